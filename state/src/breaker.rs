@@ -1,0 +1,613 @@
+//! The circuit breaker of one backend.
+//!
+//! ```text
+//!                failures trip it, or pings fail
+//!      +--------+ ---------------------------------> +------+
+//!      | CLOSED |                                    | OPEN | <-+
+//!      +--------+ <---+                              +------+   |
+//!                     | success_threshold                |      | a probe fails, or never reports
+//!                     | successes in a row   its time is |      | (the next wait doubles)
+//!                     |                          over,   v      |
+//!                     |                    or by +-----------+  |
+//!                     +------------------- order | HALF_OPEN | -+
+//!                                                +-----------+
+//! ```
+//!
+//! Over this machine lie two orders of an operator: a *force* (open or closed, with a reason and
+//! perhaps an expiry), and *offline*, which outranks it. They change the effective state and leave the
+//! one underneath where it is; the window goes on recording.
+//!
+//! **Hot path.** One atomic word carries what a call needs to know: the effective state, the offline
+//! bit and the *epoch*, which every change of the effective state raises. A permit remembers its
+//! epoch, and an outcome whose epoch is over changes nothing. In CLOSED a permit costs one load, and a
+//! success one more and one addition to the window. Everything else is behind one short lock.
+//!
+//! **Invariants.** The word is only written under the lock. `HALF_OPEN` never has more probes out than
+//! `success_threshold`. A permit is always settled: what is dropped without an outcome is neutral.
+
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    backoff::uniform,
+    outcome::{Outcome, Verdict},
+    units::{Moment, Ratio, millis},
+    window::{Horizon, Window},
+};
+
+mod memory;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod transition;
+
+pub use memory::{BreakerMemory, ForceMemory};
+pub use snapshot::{Force, Rejected, Snapshot};
+pub use transition::{ErrorRecord, Reason, State, Transition, TransitionRecord};
+
+/// Errors that a transition remembers.
+const ERRORS_KEPT: usize = 5;
+/// The rate at which a shorter horizon trips.
+const BURST_RATE: f64 = 0.8;
+
+/// When a breaker trips and how it recovers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerSettings {
+    /// Failures in the window (and failed pings in a row) that trip it; at least 1.
+    pub failure_threshold: u32,
+    /// Failures among the calls of the window that trip it; 0 turns this test off.
+    pub failure_rate: Ratio,
+    /// How long it stays open the first time.
+    pub recovery_timeout: Duration,
+    /// The longest that it stays open; at least `recovery_timeout`.
+    pub recovery_timeout_max: Duration,
+    /// Probes at once, and successes in a row that close it; at least 1.
+    pub success_threshold: u32,
+    /// Length of the window; at least 60 ms.
+    pub window: Duration,
+    /// Whether it leaves OPEN by itself.
+    pub auto_recovery: bool,
+    /// The longest that an attempt takes; a probe that is out twice as long is given up.
+    pub attempt_timeout: Duration,
+    /// The share of an open time that is random from the second time on: waits lie in
+    /// `[(1 - jitter) d, d]`.
+    pub jitter: Ratio,
+}
+
+/// Leave for one attempt. Settle it with [`Breaker::record`]; dropping it is neutral.
+#[must_use]
+pub struct Permit<'a> {
+    breaker: &'a Breaker,
+    epoch: u32,
+    /// The probe's number in `HALF_OPEN`, 0 in CLOSED.
+    probe: u32,
+}
+
+impl Permit<'_> {
+    /// Whether this attempt is a trial of a half-open breaker.
+    pub fn is_probe(&self) -> bool {
+        self.probe != 0
+    }
+}
+
+impl Drop for Permit<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.probe != 0 {
+            self.breaker.return_probe(self.epoch, self.probe);
+        }
+    }
+}
+
+enum Underlying {
+    Closed {
+        since: Moment,
+    },
+    Open {
+        until: Moment,
+    },
+    HalfOpen {
+        successes: u32,
+        probes: Vec<(u32, Moment)>,
+        /// By an operator's order: a failure does not count as a failed recovery.
+        ordered: bool,
+    },
+}
+
+impl Underlying {
+    fn state(&self) -> State {
+        match self {
+            Self::Closed { .. } => State::Closed,
+            Self::Open { .. } => State::Open,
+            Self::HalfOpen { .. } => State::HalfOpen,
+        }
+    }
+}
+
+struct Cold {
+    settings: BreakerSettings,
+    underlying: Underlying,
+    /// Since when the effective state holds.
+    since: Moment,
+    force: Option<Force>,
+    offline: bool,
+    exponent: u32,
+    pings_failed: u32,
+    next_probe: u32,
+    /// The longest open time while the system is CRITICAL.
+    open_cap: Option<Duration>,
+    errors: VecDeque<ErrorRecord>,
+    random: u64,
+}
+
+/// The breaker. Shared by every call; see the module's page.
+pub struct Breaker {
+    word: AtomicU64,
+    window: Window,
+    cold: Mutex<Cold>,
+}
+
+const OFFLINE: u64 = 4;
+
+impl Breaker {
+    /// A closed breaker; `seed` feeds its jitter.
+    pub fn new(settings: BreakerSettings, seed: u64, now: Moment) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            window: Window::new(settings.window),
+            cold: Mutex::new(Cold {
+                settings,
+                underlying: Underlying::Closed { since: now },
+                since: now,
+                force: None,
+                offline: false,
+                exponent: 0,
+                pings_failed: 0,
+                next_probe: 1,
+                open_cap: None,
+                errors: VecDeque::with_capacity(ERRORS_KEPT),
+                random: seed | 1,
+            }),
+        }
+    }
+
+    /// Asks for leave for one attempt.
+    ///
+    /// # Errors
+    /// [`Rejected`] where the attempt must not be made; never counts against the backend.
+    #[inline]
+    pub fn try_acquire(&self, now: Moment) -> Result<Permit<'_>, Rejected> {
+        let word = self.word.load(Ordering::Acquire);
+        if word & (OFFLINE | 3) == 0 {
+            return Ok(Permit { breaker: self, epoch: epoch(word), probe: 0 });
+        }
+        self.try_acquire_cold(now)
+    }
+
+    #[cold]
+    fn try_acquire_cold(&self, now: Moment) -> Result<Permit<'_>, Rejected> {
+        let word = self.word.load(Ordering::Acquire);
+        if word & OFFLINE != 0 {
+            return Err(Rejected::Offline);
+        }
+        if State::of(word) == State::Open {
+            return Err(Rejected::Open);
+        }
+        let mut cold = self.cold.lock();
+        let word = self.word.load(Ordering::Acquire);
+        if word & (OFFLINE | 3) == 0 {
+            return Ok(Permit { breaker: self, epoch: epoch(word), probe: 0 });
+        }
+        let number = cold.next_probe;
+        let most = cold.settings.success_threshold as usize;
+        match &mut cold.underlying {
+            Underlying::HalfOpen { probes, .. }
+                if State::of(word) == State::HalfOpen && probes.len() < most =>
+            {
+                probes.push((number, now));
+                cold.next_probe = number.wrapping_add(1).max(1);
+                Ok(Permit { breaker: self, epoch: epoch(word), probe: number })
+            }
+            _ => Err(Rejected::Open),
+        }
+    }
+
+    /// Settles `permit` with what its attempt said of the backend. A transition that it caused is
+    /// returned to be told; nothing else tells it. It is boxed because it is rare and large: the usual
+    /// answer is one word.
+    #[inline]
+    pub fn record(
+        &self,
+        permit: Permit<'_>,
+        outcome: Outcome,
+        now: Moment,
+    ) -> Option<Box<Transition>> {
+        if permit.probe == 0 && outcome.verdict == Verdict::Success {
+            if permit.epoch == epoch(self.word.load(Ordering::Relaxed)) {
+                self.window.success(now);
+            }
+            return None;
+        }
+        self.record_cold(permit, outcome.verdict, now).map(Box::new)
+    }
+
+    #[cold]
+    fn record_cold(&self, permit: Permit<'_>, verdict: Verdict, now: Moment) -> Option<Transition> {
+        if verdict == Verdict::Neutral {
+            return None;
+        }
+        let (number, of) = (permit.probe, permit.epoch);
+        std::mem::forget(permit);
+        let mut cold = self.cold.lock();
+        if of != epoch(self.word.load(Ordering::Relaxed)) {
+            return None;
+        }
+        if number == 0 {
+            self.window.failure(now);
+            return self.evaluate(&mut cold, now);
+        }
+        let most = cold.settings.success_threshold;
+        let Underlying::HalfOpen { successes, probes, .. } = &mut cold.underlying else {
+            return None;
+        };
+        probes.retain(|(probe, _)| *probe != number);
+        if verdict == Verdict::Failure {
+            return Some(self.reopen(&mut cold, Reason::ProbeFailed, now));
+        }
+        *successes += 1;
+        (*successes >= most).then(|| self.close(&mut cold, Reason::ProbesSucceeded, None, now))
+    }
+
+    /// Remembers an error for the next transition and for `explain`; call it before
+    /// [`Breaker::record`].
+    pub fn note_error(&self, error: ErrorRecord) {
+        let errors = &mut self.cold.lock().errors;
+        if errors.len() == ERRORS_KEPT {
+            errors.pop_front();
+        }
+        errors.push_back(error);
+    }
+
+    /// Counts a ping outside the window. Enough failed ones in a row trip a closed breaker, so that a
+    /// dead, idle backend is known before a caller pays for it.
+    pub fn record_ping(&self, answered: bool, now: Moment) -> Option<Transition> {
+        let mut cold = self.cold.lock();
+        if answered {
+            cold.pings_failed = 0;
+            return None;
+        }
+        cold.pings_failed = cold.pings_failed.saturating_add(1);
+        let trips = cold.pings_failed >= cold.settings.failure_threshold
+            && matches!(cold.underlying, Underlying::Closed { .. })
+            && cold.force.is_none()
+            && !cold.offline;
+        trips.then(|| self.open(&mut cold, Reason::PingsFailed, Horizon::Whole, now))
+    }
+
+    /// Does what time has made due: ends an open time, a force or a lost probe, forgets an exponent.
+    pub fn tick(&self, now: Moment) -> Option<Transition> {
+        let mut cold = self.cold.lock();
+        if cold.force.as_ref().and_then(|force| force.until).is_some_and(|until| until <= now) {
+            return Some(self.lift(&mut cold, Reason::ForceExpired, now));
+        }
+        if cold.force.is_some() || cold.offline {
+            return None;
+        }
+        let patience = cold.settings.attempt_timeout * 2;
+        match &cold.underlying {
+            Underlying::Closed { since } => {
+                if cold.exponent > 0 && now >= since.plus(cold.settings.window * 2) {
+                    cold.exponent = 0;
+                }
+                None
+            }
+            Underlying::Open { until } => (cold.settings.auto_recovery && *until <= now)
+                .then(|| self.half_open(&mut cold, Reason::RecoveryTimeout, None, now)),
+            Underlying::HalfOpen { probes, .. } => {
+                let lost = probes.iter().any(|(_, since)| since.plus(patience) <= now);
+                lost.then(|| self.reopen(&mut cold, Reason::ProbeTimeout, now))
+            }
+        }
+    }
+
+    /// When [`Breaker::tick`] next has something to do.
+    pub fn next_tick(&self) -> Option<Moment> {
+        let cold = self.cold.lock();
+        let force_ends = cold.force.as_ref().and_then(|force| force.until);
+        if cold.force.is_some() || cold.offline {
+            return force_ends;
+        }
+        match &cold.underlying {
+            Underlying::Closed { since } => {
+                (cold.exponent > 0).then(|| since.plus(cold.settings.window * 2))
+            }
+            Underlying::Open { until } => cold.settings.auto_recovery.then_some(*until),
+            Underlying::HalfOpen { probes, .. } => {
+                let patience = cold.settings.attempt_timeout * 2;
+                probes.iter().map(|(_, since)| since.plus(patience)).min()
+            }
+        }
+    }
+
+    /// Forces it open or closed, until `until` or a release.
+    pub fn force(
+        &self,
+        open: bool,
+        reason: String,
+        until: Option<Moment>,
+        now: Moment,
+    ) -> Transition {
+        let mut cold = self.cold.lock();
+        let why = if open { Reason::ForcedOpen } else { Reason::ForcedClosed };
+        let note = Some(reason.clone());
+        cold.force = Some(Force { open, reason, since: now, until });
+        self.enter(&mut cold, why, Horizon::Whole, note, now)
+    }
+
+    /// Lifts a force: from forced open into `HALF_OPEN`, from forced closed into the state underneath,
+    /// which is OPEN where the window of that time would have tripped it. `None` without a force.
+    pub fn release(&self, now: Moment) -> Option<Transition> {
+        let mut cold = self.cold.lock();
+        cold.force.is_some().then(|| self.lift(&mut cold, Reason::Released, now))
+    }
+
+    /// Closes it, lifts a force, and forgets the window, the exponent and the failed pings.
+    pub fn reset(&self, now: Moment) -> Transition {
+        let mut cold = self.cold.lock();
+        cold.force = None;
+        cold.exponent = 0;
+        cold.pings_failed = 0;
+        cold.errors.clear();
+        self.close(&mut cold, Reason::Reset, None, now)
+    }
+
+    /// Leaves OPEN for `HALF_OPEN` now. `None` where it is not open, is forced or offline.
+    pub fn recover(&self, now: Moment) -> Option<Transition> {
+        let mut cold = self.cold.lock();
+        let open = matches!(cold.underlying, Underlying::Open { .. });
+        (open && cold.force.is_none() && !cold.offline)
+            .then(|| self.half_open(&mut cold, Reason::ForcedRecovery, None, now))
+    }
+
+    /// Takes the backend offline, or back; returns whether that changed anything.
+    pub fn set_offline(&self, offline: bool) -> bool {
+        let mut cold = self.cold.lock();
+        let changed = cold.offline != offline;
+        cold.offline = offline;
+        let word = self.word.load(Ordering::Relaxed);
+        let bit = if offline { OFFLINE } else { 0 };
+        self.word.store((word & !OFFLINE) | bit, Ordering::Release);
+        changed
+    }
+
+    /// While the system is CRITICAL, a critical backend stays open for at most `cap`; an open time
+    /// under way is shortened to it.
+    pub fn cap_open_time(&self, cap: Option<Duration>, now: Moment) {
+        let mut cold = self.cold.lock();
+        cold.open_cap = cap;
+        if let (Some(cap), Underlying::Open { until }) = (cap, &mut cold.underlying) {
+            *until = (*until).min(now.plus(cap));
+        }
+    }
+
+    /// Takes other settings; the state and what is open keep their times.
+    pub fn configure(&self, settings: BreakerSettings) {
+        let mut cold = self.cold.lock();
+        if cold.settings.window != settings.window {
+            self.window.resize(settings.window);
+        }
+        cold.settings = settings;
+    }
+
+    /// The effective state and whether it is offline, for who needs no more.
+    pub fn state(&self) -> (State, bool) {
+        let word = self.word.load(Ordering::Acquire);
+        (State::of(word), word & OFFLINE != 0)
+    }
+
+    /// Effectively CLOSED and not offline.
+    pub fn is_operational(&self) -> bool {
+        self.word.load(Ordering::Acquire) & (OFFLINE | 3) == 0
+    }
+
+    /// Since when it is forced, where it is.
+    pub fn forced_since(&self) -> Option<Moment> {
+        self.cold.lock().force.as_ref().map(|force| force.since)
+    }
+
+    /// What it looks like now.
+    pub fn snapshot(&self, now: Moment) -> Snapshot {
+        let cold = self.cold.lock();
+        Snapshot {
+            state: cold.effective(),
+            underlying: cold.underlying.state(),
+            forced: cold.force.clone(),
+            offline: cold.offline,
+            since: cold.since,
+            open_until: match &cold.underlying {
+                Underlying::Open { until } if cold.settings.auto_recovery => Some(*until),
+                _ => None,
+            },
+            exponent: cold.exponent,
+            counts: self.window.counts(Horizon::Whole, now),
+            pings_failed: cold.pings_failed,
+            last_errors: cold.errors.iter().cloned().collect(),
+        }
+    }
+
+    fn return_probe(&self, of: u32, number: u32) {
+        let mut cold = self.cold.lock();
+        if of != epoch(self.word.load(Ordering::Relaxed)) {
+            return;
+        }
+        if let Underlying::HalfOpen { probes, .. } = &mut cold.underlying {
+            probes.retain(|(probe, _)| *probe != number);
+        }
+    }
+
+    /// Whether the window trips, and over which horizon.
+    fn tripping(&self, cold: &Cold, now: Moment) -> Option<(Reason, Horizon)> {
+        let threshold = u64::from(cold.settings.failure_threshold);
+        let whole = self.window.counts(Horizon::Whole, now);
+        let rate = cold.settings.failure_rate.get();
+        if whole.failures >= threshold && (rate == 0.0 || whole.failure_rate() >= rate) {
+            return Some((Reason::FailureRate, Horizon::Whole));
+        }
+        [Horizon::Sixth, Horizon::Thirtieth].into_iter().find_map(|horizon| {
+            let counts = self.window.counts(horizon, now);
+            let trips = counts.failures >= threshold
+                && counts.calls() >= 2 * threshold
+                && counts.failure_rate() >= BURST_RATE;
+            trips.then_some((Reason::Burst, horizon))
+        })
+    }
+
+    fn evaluate(&self, cold: &mut Cold, now: Moment) -> Option<Transition> {
+        if cold.force.is_some() || !matches!(cold.underlying, Underlying::Closed { .. }) {
+            return None;
+        }
+        let (reason, horizon) = self.tripping(cold, now)?;
+        Some(self.open(cold, reason, horizon, now))
+    }
+
+    fn open(&self, cold: &mut Cold, reason: Reason, horizon: Horizon, now: Moment) -> Transition {
+        cold.underlying = Underlying::Open { until: now.plus(cold.open_time()) };
+        self.enter(cold, reason, horizon, None, now)
+    }
+
+    fn reopen(&self, cold: &mut Cold, reason: Reason, now: Moment) -> Transition {
+        if !matches!(cold.underlying, Underlying::HalfOpen { ordered: true, .. }) {
+            cold.exponent = cold.exponent.saturating_add(1);
+        }
+        self.open(cold, reason, Horizon::Whole, now)
+    }
+
+    fn half_open(
+        &self,
+        cold: &mut Cold,
+        reason: Reason,
+        note: Option<String>,
+        now: Moment,
+    ) -> Transition {
+        let ordered = reason == Reason::ForcedRecovery;
+        cold.underlying = Underlying::HalfOpen { successes: 0, probes: Vec::new(), ordered };
+        self.enter(cold, reason, Horizon::Whole, note, now)
+    }
+
+    fn close(
+        &self,
+        cold: &mut Cold,
+        reason: Reason,
+        note: Option<String>,
+        now: Moment,
+    ) -> Transition {
+        cold.underlying = Underlying::Closed { since: now };
+        cold.pings_failed = 0;
+        let transition = self.enter(cold, reason, Horizon::Whole, note, now);
+        self.window.clear();
+        transition
+    }
+
+    fn lift(&self, cold: &mut Cold, reason: Reason, now: Moment) -> Transition {
+        let force = cold.force.take();
+        let note = force.as_ref().map(|force| force.reason.clone());
+        if force.is_some_and(|force| force.open) {
+            return self.half_open(cold, reason, note, now);
+        }
+        if matches!(cold.underlying, Underlying::Closed { .. })
+            && let Some((_, horizon)) = self.tripping(cold, now)
+        {
+            return self.open(cold, reason, horizon, now);
+        }
+        self.enter(cold, reason, Horizon::Whole, note, now)
+    }
+
+    /// The one place where the effective state changes: raises the epoch and tells what happened.
+    fn enter(
+        &self,
+        cold: &mut Cold,
+        reason: Reason,
+        horizon: Horizon,
+        note: Option<String>,
+        now: Moment,
+    ) -> Transition {
+        let word = self.word.load(Ordering::Relaxed);
+        let (from, to) = (State::of(word), cold.effective());
+        let raised = u64::from(epoch(word).wrapping_add(1)) << 32;
+        self.word.store(raised | (word & OFFLINE) | to.bits(), Ordering::Release);
+        cold.since = now;
+        let counts = self.window.counts(horizon, now);
+        Transition {
+            from,
+            to,
+            reason,
+            horizon,
+            calls: counts.calls(),
+            failures: counts.failures,
+            failure_rate: counts.failure_rate(),
+            failure_threshold: cold.settings.failure_threshold,
+            failure_rate_threshold: cold.settings.failure_rate.get(),
+            open_for_ms: match &cold.underlying {
+                Underlying::Open { until }
+                    if cold.settings.auto_recovery && cold.force.is_none() =>
+                {
+                    Some(millis(until.since(now)))
+                }
+                _ => None,
+            },
+            exponent: cold.exponent,
+            note,
+            last_errors: cold.errors.iter().cloned().collect(),
+        }
+    }
+}
+
+impl Cold {
+    fn effective(&self) -> State {
+        match &self.force {
+            Some(force) if force.open => State::Open,
+            Some(_) => State::Closed,
+            None => self.underlying.state(),
+        }
+    }
+
+    /// `recovery_timeout` times 2^exponent, capped; with jitter from the second time on.
+    fn open_time(&mut self) -> Duration {
+        let base = millis(self.settings.recovery_timeout);
+        let cap = millis(self.settings.recovery_timeout_max).max(base);
+        let mut time = base.saturating_mul(1_u64 << self.exponent.min(32)).min(cap);
+        if let Some(open_cap) = self.open_cap {
+            time = time.min(millis(open_cap));
+        }
+        if self.exponent > 0 {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a share of a span of milliseconds; the ratio is between 0 and 1"
+            )]
+            let low = (time as f64 * (1.0 - self.settings.jitter.get())) as u64;
+            let random = self.draw();
+            time = uniform(low.min(time), time, random);
+        }
+        Duration::from_millis(time)
+    }
+
+    /// xorshift64* (Vigna 2014): good enough for jitter, and a test can seed it.
+    fn draw(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+#[inline]
+fn epoch(word: u64) -> u32 {
+    (word >> 32) as u32
+}

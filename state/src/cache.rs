@@ -1,0 +1,351 @@
+//! The fallback cache: what a backend last answered, for when it cannot.
+//!
+//! Entries hang on the lane that they were read from, so that a write to the lane drops them all. The
+//! rule that keeps a host from reading behind its own writes:
+//!
+//! 1. a read takes a [`Fill`] before it is sent; it remembers the lane's version;
+//! 2. a write calls [`Cache::invalidate`] before it is sent and again when it ends, which raises the
+//!    version and then drops the lane's entries;
+//! 3. [`Cache::fill`] keeps a value only where the version is still the fill's, looks again after it
+//!    has put it there, and takes it out where a write came between.
+//!
+//! Versions are kept in a small table by hash: two lanes that share a place only throw away a fill too
+//! many. Values are found by their full canonical read, never by hash alone.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use quick_cache::{Weighter, sync::Cache as Inner};
+
+use crate::units::{LaneId, Moment};
+
+/// Places in the table of versions.
+const VERSIONS: usize = 4_096;
+/// Reads that one lane's entry holds (HGET of many fields); the oldest goes first.
+const READS_PER_LANE: usize = 32;
+/// What an entry costs beside its bytes.
+const OVERHEAD: usize = 64;
+
+/// A fallback cache's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// Entries; at least 1.
+    pub items: u32,
+    /// Their bytes; at least as many as items.
+    pub bytes: u64,
+    /// How long an entry answers as `cache`.
+    pub ttl: Duration,
+    /// How long it answers at all, then as `stale`; at least `ttl`.
+    pub max_stale: Duration,
+}
+
+/// One cached read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedRead {
+    /// The read in its canonical form.
+    pub key: Bytes,
+    /// Its reply.
+    pub value: Bytes,
+    /// When it was answered.
+    pub stored_at: Moment,
+    /// Brought back by a restart: never fresh.
+    pub restored: bool,
+}
+
+/// What a look-up found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The reply.
+    pub value: Bytes,
+    /// How long ago it was answered.
+    pub age: Duration,
+    /// No older than `ttl`, and of this run.
+    pub fresh: bool,
+}
+
+/// Leave to fill a lane with what a read will answer; see the module's page.
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    lane: LaneId,
+    version: u64,
+}
+
+#[derive(Clone)]
+struct Weigh {
+    /// The least that an entry weighs, so that one limit on the weight bounds the items too.
+    floor: u64,
+}
+
+type Reads = Arc<Vec<CachedRead>>;
+
+impl Weighter<LaneId, Reads> for Weigh {
+    fn weight(&self, _: &LaneId, reads: &Reads) -> u64 {
+        reads
+            .iter()
+            .map(|read| ((read.key.len() + read.value.len() + OVERHEAD) as u64).max(self.floor))
+            .sum()
+    }
+}
+
+/// The cache. Shared by every call; its locks are held for a look-up.
+pub struct Cache {
+    inner: Inner<LaneId, Reads, Weigh>,
+    versions: Box<[AtomicU64]>,
+    settings: CacheSettings,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Cache {
+    /// An empty cache.
+    pub fn new(settings: CacheSettings) -> Self {
+        let items = u64::from(settings.items.max(1));
+        let floor = (settings.bytes / items).max(1);
+        Self {
+            inner: Inner::with_weighter(
+                settings.items as usize,
+                floor.saturating_mul(items),
+                Weigh { floor },
+            ),
+            versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
+            settings,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// Leave to fill `lane`; take it before the read is sent.
+    pub fn begin(&self, lane: LaneId) -> Fill {
+        Fill { lane, version: self.version(lane).load(Ordering::Acquire) }
+    }
+
+    /// Keeps what a live read answered, unless a write to its lane came between. What is larger than
+    /// the cache's share for one entry in eight is not kept.
+    pub fn fill(&self, fill: Fill, key: Bytes, value: Bytes, now: Moment) {
+        let version = self.version(fill.lane);
+        if version.load(Ordering::Acquire) != fill.version
+            || (key.len() + value.len()) as u64 > self.settings.bytes / 8
+        {
+            return;
+        }
+        // A reply is often a slice of a larger read buffer; the cache must not keep that alive.
+        let value = Bytes::copy_from_slice(&value);
+        let key = Bytes::copy_from_slice(&key);
+        self.put(fill.lane, CachedRead { key, value, stored_at: now, restored: false });
+        if version.load(Ordering::Acquire) != fill.version {
+            self.inner.remove(&fill.lane);
+        }
+    }
+
+    /// Drops what is cached of `lane` and voids the fills under way.
+    pub fn invalidate(&self, lane: LaneId) {
+        self.version(lane).fetch_add(1, Ordering::AcqRel);
+        self.inner.remove(&lane);
+    }
+
+    /// Drops everything and voids every fill: what a barrier over all lanes does.
+    pub fn invalidate_all(&self) {
+        for version in &self.versions {
+            version.fetch_add(1, Ordering::AcqRel);
+        }
+        self.inner.clear();
+    }
+
+    /// The cached reply to `key`, where it is no older than `max_stale` (and the cache's own limit).
+    pub fn get(
+        &self,
+        lane: LaneId,
+        key: &Bytes,
+        max_stale: Option<Duration>,
+        now: Moment,
+    ) -> Option<Hit> {
+        let limit = max_stale.unwrap_or(self.settings.max_stale).min(self.settings.max_stale);
+        let hit = self.inner.get(&lane).and_then(|reads| {
+            let read = reads.iter().find(|read| read.key == *key)?;
+            let age = now.since(read.stored_at);
+            let fresh = !read.restored && age <= self.settings.ttl;
+            (age <= limit).then(|| Hit { value: read.value.clone(), age, fresh })
+        });
+        let counter = if hit.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        hit
+    }
+
+    /// Drops what is older than `max_stale`; returns how many entries went.
+    pub fn sweep(&self, now: Moment) -> usize {
+        let old = |read: &CachedRead| now.since(read.stored_at) > self.settings.max_stale;
+        let lanes: Vec<LaneId> = self
+            .inner
+            .iter()
+            .filter(|(_, reads)| reads.iter().any(old))
+            .map(|(lane, _)| lane)
+            .collect();
+        let mut dropped = 0;
+        for lane in lanes {
+            let Some(reads) = self.inner.get(&lane) else { continue };
+            let kept: Vec<_> = reads.iter().filter(|read| !old(read)).cloned().collect();
+            dropped += reads.len() - kept.len();
+            if kept.is_empty() {
+                self.inner.remove(&lane);
+            } else {
+                self.inner.insert(lane, Arc::new(kept));
+            }
+        }
+        dropped
+    }
+
+    /// Everything in it, for a snapshot on disk.
+    pub fn entries(&self) -> Vec<(LaneId, CachedRead)> {
+        self.inner
+            .iter()
+            .flat_map(|(lane, reads)| {
+                reads.iter().cloned().map(|read| (lane, read)).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Takes back what a snapshot held; it will answer as stale only.
+    pub fn restore(&self, entries: impl IntoIterator<Item = (LaneId, CachedRead)>) {
+        for (lane, read) in entries {
+            self.put(lane, CachedRead { restored: true, ..read });
+        }
+    }
+
+    /// Entries, bytes, hits and misses.
+    pub fn stats(&self) -> (u64, u64, u64, u64) {
+        let (entries, bytes) = self.inner.iter().fold((0, 0), |(entries, bytes), (_, reads)| {
+            let size: usize = reads.iter().map(|read| read.key.len() + read.value.len()).sum();
+            (entries + reads.len() as u64, bytes + size as u64)
+        });
+        (entries, bytes, self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
+
+    fn put(&self, lane: LaneId, read: CachedRead) {
+        let mut reads = match self.inner.get(&lane) {
+            Some(reads) if !(reads.len() == 1 && reads.iter().all(|old| old.key == read.key)) => {
+                reads.iter().filter(|old| old.key != read.key).cloned().collect()
+            }
+            _ => Vec::with_capacity(1),
+        };
+        if reads.len() >= READS_PER_LANE {
+            reads.remove(0);
+        }
+        reads.push(read);
+        self.inner.insert(lane, Arc::new(reads));
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        reason = "the table has VERSIONS places and the index is taken modulo that"
+    )]
+    fn version(&self, lane: LaneId) -> &AtomicU64 {
+        &self.versions[lane.0 as usize % VERSIONS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANE: LaneId = LaneId(1);
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_millis(seconds * 1_000)
+    }
+
+    fn cache() -> Cache {
+        Cache::new(CacheSettings {
+            items: 1_000,
+            bytes: 1 << 20,
+            ttl: Duration::from_secs(300),
+            max_stale: Duration::from_secs(3_600),
+        })
+    }
+
+    fn key(name: &'static str) -> Bytes {
+        Bytes::from_static(name.as_bytes())
+    }
+
+    fn look(cache: &Cache, now: u64) -> Option<(u64, bool)> {
+        cache.get(LANE, &key("k"), None, at(now)).map(|hit| (hit.age.as_secs(), hit.fresh))
+    }
+
+    #[test]
+    fn an_entry_is_fresh_then_stale_then_gone() {
+        let cache = cache();
+        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0));
+        assert_eq!(look(&cache, 300), Some((300, true)));
+        assert_eq!(look(&cache, 301), Some((301, false)));
+        assert_eq!(look(&cache, 3_600), Some((3_600, false)));
+        assert_eq!(look(&cache, 3_601), None);
+        assert_eq!(cache.sweep(at(3_601)), 1);
+        assert_eq!(cache.stats().0, 0);
+    }
+
+    #[test]
+    fn a_caller_may_ask_for_less_staleness_but_not_for_more() {
+        let cache = cache();
+        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0));
+        let get =
+            |max| cache.get(LANE, &key("k"), Some(Duration::from_secs(max)), at(100)).is_some();
+        assert!(get(100) && !get(99));
+        assert!(cache.get(LANE, &key("k"), Some(Duration::MAX), at(3_601)).is_none());
+    }
+
+    #[test]
+    fn a_write_drops_the_lane_and_voids_a_fill_that_began_earlier() {
+        let cache = cache();
+        cache.fill(cache.begin(LANE), key("k"), key("old"), at(0));
+        let late = cache.begin(LANE);
+        cache.invalidate(LANE);
+        assert_eq!(look(&cache, 1), None);
+        cache.fill(late, key("k"), key("old"), at(1));
+        assert_eq!(look(&cache, 1), None);
+        cache.fill(cache.begin(LANE), key("k"), key("new"), at(2));
+        assert_eq!(look(&cache, 2), Some((0, true)));
+    }
+
+    #[test]
+    fn several_reads_share_a_lane() {
+        let cache = cache();
+        for name in ["HGET h a", "HGET h b", "HGETALL h"] {
+            cache.fill(cache.begin(LANE), key(name), key(name), at(0));
+        }
+        assert_eq!(cache.get(LANE, &key("HGET h a"), None, at(0)).unwrap().value, "HGET h a");
+        assert_eq!(cache.stats().0, 3);
+        cache.invalidate(LANE);
+        assert_eq!(cache.stats().0, 0);
+    }
+
+    #[test]
+    fn it_stays_within_its_items_and_bytes() {
+        let small = Cache::new(CacheSettings { items: 100, bytes: 64 << 10, ..cache().settings });
+        for lane in 0..5_000 {
+            let lane = LaneId(lane);
+            small.fill(small.begin(lane), key("k"), key("v"), at(0));
+        }
+        assert!(small.stats().0 <= 100, "{} entries", small.stats().0);
+        for lane in 0..5_000 {
+            let lane = LaneId(lane);
+            small.fill(small.begin(lane), key("k"), Bytes::from(vec![b'x'; 4_096]), at(0));
+        }
+        assert!(small.stats().1 <= 64 << 10, "{} bytes", small.stats().1);
+        small.fill(small.begin(LANE), key("k"), Bytes::from(vec![b'x'; 32 << 10]), at(0));
+        assert!(small.get(LANE, &key("k"), None, at(0)).is_none_or(|hit| hit.value.len() == 4_096));
+    }
+
+    #[test]
+    fn what_a_restart_brought_back_is_stale() {
+        let (old, new) = (cache(), cache());
+        old.fill(old.begin(LANE), key("k"), key("v"), at(100));
+        new.restore(old.entries());
+        assert_eq!(look(&new, 101), Some((1, false)));
+    }
+}

@@ -1,0 +1,214 @@
+//! Who waits for whom: the order of queued calls, lane by lane.
+//!
+//! A call stands in the line of every lane that it touches, in order of its sequence. It may move when
+//! it is first in all of them. A call over every lane is a *barrier*: it may move when nothing older is
+//! left, and nothing younger moves before it.
+//!
+//! Some calls that still stand in line no longer hold up what is behind them (they were applied, and
+//! only their removal is not synced yet); the questions here take a predicate that says which.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use crate::units::{LaneId, Lanes};
+
+/// The lines of all occupied lanes. A lane without a line is free.
+#[derive(Debug, Default)]
+pub struct LaneMap {
+    lines: HashMap<LaneId, VecDeque<u64>>,
+    barriers: BTreeSet<u64>,
+    members: BTreeMap<u64, Lanes>,
+}
+
+impl LaneMap {
+    /// Puts `seq` at the end of its lines. Sequences enter in rising order.
+    pub fn enter(&mut self, seq: u64, lanes: Lanes) {
+        if lanes.is_all() {
+            self.barriers.insert(seq);
+        }
+        for lane in lanes.as_slice() {
+            self.lines.entry(*lane).or_default().push_back(seq);
+        }
+        self.members.insert(seq, lanes);
+    }
+
+    /// Takes `seq` out of its lines. Returns who may have become first.
+    pub fn leave(&mut self, seq: u64) -> Vec<u64> {
+        let candidates = self.behind(seq);
+        let Some(lanes) = self.members.remove(&seq) else { return Vec::new() };
+        self.barriers.remove(&seq);
+        for lane in lanes.as_slice() {
+            if let Some(line) = self.lines.get_mut(lane) {
+                if line.front() == Some(&seq) {
+                    line.pop_front();
+                } else {
+                    line.retain(|waiting| *waiting != seq);
+                }
+                if line.is_empty() {
+                    self.lines.remove(lane);
+                }
+            }
+        }
+        candidates
+    }
+
+    /// Who could move next once `seq` holds up nobody.
+    pub fn behind(&self, seq: u64) -> Vec<u64> {
+        let Some(lanes) = self.members.get(&seq) else { return Vec::new() };
+        if lanes.is_all() {
+            let next = self.barriers.range(seq + 1..).next().copied();
+            return self
+                .members
+                .range(seq + 1..)
+                .map(|(member, _)| *member)
+                .take_while(|member| next.is_none_or(|barrier| *member <= barrier))
+                .collect();
+        }
+        let mut next: Vec<u64> = lanes
+            .as_slice()
+            .iter()
+            .filter_map(|lane| self.lines.get(lane)?.iter().find(|member| **member > seq).copied())
+            .collect();
+        next.extend(self.barriers.range(seq + 1..).next());
+        next.sort_unstable();
+        next.dedup();
+        next
+    }
+
+    /// Whether `seq` is first in all its lines, not counting those that `passed` says hold up nobody.
+    pub fn is_first(&self, seq: u64, passed: impl Fn(u64) -> bool) -> bool {
+        let Some(lanes) = self.members.get(&seq) else { return false };
+        if lanes.is_all() {
+            return self.members.range(..seq).all(|(older, _)| passed(*older));
+        }
+        self.barriers.range(..seq).all(|barrier| passed(*barrier))
+            && lanes.as_slice().iter().all(|lane| {
+                self.lines.get(lane).is_some_and(|line| {
+                    line.iter().take_while(|older| **older < seq).all(|older| passed(*older))
+                })
+            })
+    }
+
+    /// Whether anything stands in the line of any of `lanes`, or of every lane.
+    pub fn is_occupied(&self, lanes: &Lanes) -> bool {
+        match lanes {
+            Lanes::All => !self.members.is_empty(),
+            _ if self.members.is_empty() => false,
+            _ => {
+                !self.barriers.is_empty()
+                    || lanes.as_slice().iter().any(|lane| self.lines.contains_key(lane))
+            }
+        }
+    }
+
+    /// The line of `lane`, oldest first; `None` where a barrier stands in it, whose effect on the lane
+    /// nobody knows.
+    pub fn line(&self, lane: LaneId) -> Option<Vec<u64>> {
+        self.barriers
+            .is_empty()
+            .then(|| self.lines.get(&lane).map(|line| line.iter().copied().collect()))
+            .map(Option::unwrap_or_default)
+    }
+
+    /// Occupied lanes; a barrier counts as one.
+    pub fn occupied(&self) -> usize {
+        self.lines.len() + self.barriers.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lanes(list: &[u64]) -> Lanes {
+        Lanes::new(list.iter().map(|lane| LaneId(*lane)))
+    }
+
+    fn nobody(_: u64) -> bool {
+        false
+    }
+
+    #[test]
+    fn calls_of_a_lane_move_one_after_the_other_and_lanes_beside_each_other() {
+        let mut map = LaneMap::default();
+        map.enter(1, lanes(&[7]));
+        map.enter(2, lanes(&[7]));
+        map.enter(3, lanes(&[8]));
+        assert!(map.is_first(1, nobody) && !map.is_first(2, nobody) && map.is_first(3, nobody));
+        assert!(map.is_first(2, |seq| seq == 1));
+        assert_eq!(map.leave(1), [2]);
+        assert!(map.is_first(2, nobody));
+        assert!(map.is_occupied(&lanes(&[7, 9])) && !map.is_occupied(&lanes(&[9])));
+        map.leave(2);
+        assert!(!map.is_occupied(&lanes(&[7])));
+    }
+
+    #[test]
+    fn a_call_over_two_lanes_waits_for_both() {
+        let mut map = LaneMap::default();
+        map.enter(1, lanes(&[1]));
+        map.enter(2, lanes(&[2]));
+        map.enter(3, lanes(&[1, 2]));
+        assert_eq!(map.leave(1), [3]);
+        assert!(!map.is_first(3, nobody));
+        assert_eq!(map.leave(2), [3]);
+        assert!(map.is_first(3, nobody));
+    }
+
+    #[test]
+    fn a_barrier_waits_for_all_and_holds_up_all() {
+        let mut map = LaneMap::default();
+        map.enter(1, lanes(&[1]));
+        map.enter(2, Lanes::All);
+        map.enter(3, lanes(&[3]));
+        assert!(!map.is_first(2, nobody) && !map.is_first(3, nobody));
+        assert!(map.is_occupied(&lanes(&[99])));
+        assert_eq!(map.line(LaneId(1)), None);
+        assert_eq!(map.leave(1), [2]);
+        assert!(map.is_first(2, nobody));
+        assert_eq!(map.leave(2), [3]);
+        assert!(map.is_first(3, nobody));
+        assert_eq!(map.line(LaneId(3)), Some(vec![3]));
+    }
+
+    proptest! {
+        /// However calls enter, whoever is first leaves, and all leave in lane order.
+        #[test]
+        fn everyone_gets_a_turn_in_order(
+            calls in proptest::collection::vec(
+                proptest::option::weighted(0.9, proptest::collection::vec(0u64..6, 1..4)), 1..60),
+        ) {
+            let mut map = LaneMap::default();
+            let all: Vec<Lanes> = calls
+                .iter()
+                .map(|call| call.as_ref().map_or(Lanes::All, |list| lanes(list)))
+                .collect();
+            for (seq, call) in (1_u64..).zip(&all) {
+                map.enter(seq, call.clone());
+            }
+            let mut movable: BTreeSet<u64> =
+                (1..=all.len() as u64).filter(|seq| map.is_first(*seq, nobody)).collect();
+            let mut gone = Vec::new();
+            while let Some(seq) = movable.pop_last() {
+                gone.push(seq);
+                for next in map.leave(seq) {
+                    if map.is_first(next, nobody) {
+                        movable.insert(next);
+                    }
+                }
+            }
+            prop_assert_eq!(gone.len(), all.len());
+            prop_assert_eq!(map.occupied(), 0);
+            let of = |seq: u64| &all[usize::try_from(seq).unwrap() - 1];
+            for (index, later) in gone.iter().enumerate() {
+                for earlier in &gone[..index] {
+                    let meet = of(*later).is_all()
+                        || of(*earlier).is_all()
+                        || of(*later).as_slice().iter().any(|lane| of(*earlier).as_slice().contains(lane));
+                    prop_assert!(!meet || earlier < later, "{} left before {}", earlier, later);
+                }
+            }
+        }
+    }
+}

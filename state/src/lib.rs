@@ -1,0 +1,23 @@
+//! Decides and remembers.
+//!
+//! Every decision of fusebox is made here, in types that are handed the time and the random numbers
+//! they need: whether a call is admitted, when it is retried, what answers in its stead, in which
+//! order queued writes are replayed, what state the system is in. [`store`] is the only module that
+//! touches a disk. Nothing here knows clocks, tasks, HTTP or a backend's protocol.
+
+pub mod backoff;
+pub mod breaker;
+pub mod bulkhead;
+pub mod cache;
+pub mod flight;
+pub mod lane;
+pub mod outcome;
+pub mod queue;
+pub mod retry_budget;
+pub mod store;
+pub mod system;
+pub mod units;
+pub mod window;
+
+pub use outcome::{ErrorClass, Outcome, Verdict};
+pub use units::{LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest};

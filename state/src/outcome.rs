@@ -1,0 +1,65 @@
+//! How an attempt ended, and what may be done after it.
+
+use std::fmt;
+
+/// What an attempt says about the backend's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The backend answered, be it with an error that blames the caller.
+    Success,
+    /// The backend did not answer, answered too late, or said that it is overloaded.
+    Failure,
+    /// Says nothing of the backend: a caller that left, a local rejection, a shared reset.
+    Neutral,
+}
+
+/// An attempt's verdict, with the flag that a slow-call rate will read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What it says about the backend.
+    pub verdict: Verdict,
+    /// Whether the attempt took longer than the backend's slow-call threshold.
+    pub slow: bool,
+}
+
+impl Outcome {
+    /// A success that was not slow.
+    pub const SUCCESS: Self = Self { verdict: Verdict::Success, slow: false };
+    /// A failure that was not slow.
+    pub const FAILURE: Self = Self { verdict: Verdict::Failure, slow: false };
+    /// An attempt that says nothing of the backend.
+    pub const NEUTRAL: Self = Self { verdict: Verdict::Neutral, slow: false };
+}
+
+/// What an error leaves allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorClass {
+    /// Certainly not executed (connect refused, LOADING): anything may be tried again.
+    NotExecuted,
+    /// Perhaps executed (a timeout or reset after bytes were sent): only what is absolute, or bore a
+    /// token on every attempt, may be tried again.
+    Unknown,
+    /// The backend refuses this call for good (WRONGTYPE, a syntax error): never tried again; a
+    /// queued call becomes a dead letter.
+    Rejected,
+    /// The whole server is closed to us (authentication, READONLY, MISCONF): an operator must act;
+    /// replay of the backend pauses.
+    BlockedServer,
+    /// One object is closed to us (permission, unknown table, OOM): an operator must act; replay of
+    /// the lane pauses.
+    BlockedObject,
+}
+
+impl fmt::Display for ErrorClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotExecuted => "not_executed",
+            Self::Unknown => "unknown",
+            Self::Rejected => "rejected",
+            Self::BlockedServer => "blocked_server",
+            Self::BlockedObject => "blocked_object",
+        })
+    }
+}

@@ -1,0 +1,581 @@
+//! The queue's index in memory: which calls wait, in which order they may be replayed, and what a new
+//! one must know. The calls themselves are in the [store](crate::store).
+//!
+//! ```text
+//!  admit                committed              take                 applied           removed
+//! -------> COMMITTING -----------> WAITING ------------> SENDING ------------> REMOVING -------> gone
+//!              |                      ^  ^ due             |
+//!              | append failed        |  +---- BACKING_OFF |  bury
+//!              v                      +------- (retry) <---+------> DEAD --(requeue: a new call)-->
+//!            gone
+//! ```
+//!
+//! **Occupied.** A lane is occupied from [`QueueIndex::admit`] until [`QueueIndex::removed`] of its last
+//! call: a call in COMMITTING already holds its place, and one in REMOVING still does, because a crash
+//! would bring it back.
+//!
+//! **Order.** One call per lane is on the wire at a time. An absolute call may follow one in REMOVING
+//! (were that to come back, so would this one, behind it); any other waits until it is gone.
+//!
+//! **After a crash** the index is rebuilt from the store: what was COMMITTING is there or not and was
+//! not acknowledged; SENDING and REMOVING come back as WAITING.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{
+    lane::LaneMap,
+    units::{LaneId, Lanes, Moment, OpId, UnixMillis},
+};
+
+/// Share of the limit at which low-priority writes are shed, in percent.
+const SHED_PERCENT: f64 = 85.0;
+/// A call above this part of the byte limit may be refused without the queue being full.
+const OVERSIZED_PART: u64 = 20;
+/// Share of the limit below which a full queue takes writes again, in percent.
+const RESUME_PERCENT: f64 = 80.0;
+
+/// A queue's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Calls; at least 1.
+    pub items: u32,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// Dead letters; at least 1.
+    pub dead_items: u32,
+    /// Bytes of dead letters.
+    pub dead_bytes: u64,
+}
+
+/// Where a queued call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Handed to the committer, not acknowledged.
+    Committing,
+    /// Durable; waits for its turn.
+    Waiting,
+    /// On the wire.
+    Sending,
+    /// Durable; tried, and waits for the moment.
+    BackingOff {
+        /// When it may be tried again.
+        until: Moment,
+    },
+    /// Applied; its removal is not synced yet.
+    Removing,
+}
+
+/// What the index knows of a call.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub op_id: OpId,
+    /// Digest of the caller's body, so that another body under the same name is told apart.
+    pub digest: u64,
+    /// Its lanes.
+    pub lanes: Lanes,
+    /// Its lanes for people.
+    pub label: Box<str>,
+    /// Whether it leaves the same state however often it is applied.
+    pub absolute: bool,
+    /// Whether its name is the caller's own: then its marker outlives it.
+    pub own_name: bool,
+    /// Bytes of its body.
+    pub bytes: u64,
+    /// When it was accepted.
+    pub accepted_at: UnixMillis,
+    /// When it is no longer wanted.
+    pub expires_at: Option<UnixMillis>,
+    /// The user who sent it.
+    pub uid: u32,
+    /// When it was first sent, where that was noted.
+    pub first_sent_at: Option<UnixMillis>,
+    /// Attempts of this run.
+    pub attempts: u32,
+    /// Replies of no known class.
+    pub unclassified: u32,
+    /// How the last attempt ended, or why it is dead.
+    pub last_error: Option<Box<str>>,
+    /// Its last backoff in milliseconds.
+    pub backoff_ms: u64,
+    /// Where it is; of no meaning for a dead letter.
+    pub phase: Phase,
+    /// Dead letters: whether its lane was written since. True after a restart.
+    pub written_since: bool,
+}
+
+/// Why a call is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The queue is at its limit, or was and is not yet below 80 % of it.
+    #[error("the queue is full: {calls} of {limit} calls, {bytes} of {limit_bytes} bytes")]
+    Full {
+        /// Calls that wait.
+        calls: u64,
+        /// The limit.
+        limit: u64,
+        /// Bytes of their bodies.
+        bytes: u64,
+        /// The limit of bytes.
+        limit_bytes: u64,
+    },
+    /// The queue is above 85 % and the call is of low priority.
+    #[error("the queue is above 85 % and low-priority writes are shed")]
+    Shed,
+    /// The op id is here with another body.
+    #[error("the op_id was used with another body")]
+    Conflict,
+    /// The op id is here with this body.
+    #[error("the op_id is known")]
+    Known {
+        /// Its sequence.
+        seq: u64,
+        /// Whether it is a dead letter.
+        dead: bool,
+    },
+}
+
+/// The index. Owned by one lock; every method is a short step.
+#[derive(Debug)]
+pub struct QueueIndex {
+    limits: QueueLimits,
+    entries: BTreeMap<u64, Entry>,
+    dead: BTreeMap<u64, Entry>,
+    lanes: LaneMap,
+    by_op: HashMap<OpId, u64>,
+    /// Places taken for live writes in doubt, which may yet become calls.
+    claims: BTreeSet<u64>,
+    ready: BTreeSet<u64>,
+    backing_off: BTreeSet<(Moment, u64)>,
+    next_seq: u64,
+    bytes: u64,
+    dead_bytes: u64,
+    full: bool,
+}
+
+impl QueueIndex {
+    /// An empty index whose next sequence follows `last_seq`.
+    pub fn new(limits: QueueLimits, last_seq: u64) -> Self {
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            lanes: LaneMap::default(),
+            by_op: HashMap::new(),
+            claims: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            backing_off: BTreeSet::new(),
+            next_seq: last_seq + 1,
+            bytes: 0,
+            dead_bytes: 0,
+            full: false,
+        }
+    }
+
+    /// Takes back a call that the store holds, in rising order of sequence. `holds_lane` is for dead
+    /// letters of a backend that wants them to block their lanes.
+    pub fn restore(&mut self, seq: u64, entry: Entry, dead: bool, holds_lane: bool) {
+        self.next_seq = self.next_seq.max(seq + 1);
+        self.by_op.insert(entry.op_id, seq);
+        if !dead || holds_lane {
+            self.lanes.enter(seq, entry.lanes.clone());
+        }
+        if dead {
+            self.dead_bytes += entry.bytes;
+            self.dead.insert(seq, Entry { written_since: true, ..entry });
+            return;
+        }
+        self.bytes += entry.bytes;
+        self.entries.insert(seq, Entry { phase: Phase::Waiting, ..entry });
+        self.consider(seq);
+    }
+
+    /// Takes a place in `lanes` for a live write whose outcome is unknown, so that nothing new passes it
+    /// before it is known whether it is sent again. End it with [`QueueIndex::unclaim`] or by
+    /// [admitting](QueueIndex::admit) the write to that place. Also says whether calls stand before it:
+    /// those came while it was on the wire, and are or will be acknowledged.
+    pub fn claim(&mut self, lanes: &Lanes) -> (u64, bool) {
+        let claimed = |seq: &u64| self.claims.contains(seq);
+        let behind_calls = lanes.is_all() && !self.entries.is_empty()
+            || lanes
+                .as_slice()
+                .iter()
+                .any(|lane| self.lanes.line(*lane).is_none_or(|line| !line.iter().all(claimed)));
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.lanes.enter(seq, lanes.clone());
+        self.claims.insert(seq);
+        (seq, behind_calls)
+    }
+
+    /// Gives up a place that was claimed and not used.
+    pub fn unclaim(&mut self, seq: u64) {
+        if self.claims.remove(&seq) {
+            self.step_out(seq);
+        }
+    }
+
+    /// Gives a new call its place, the claimed one where it has one. Hand it to the committer while still under the lock, so that the
+    /// order of commits is the order of sequences.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why not; nothing changed.
+    pub fn admit(
+        &mut self,
+        entry: Entry,
+        low_priority: bool,
+        claim: Option<u64>,
+    ) -> Result<u64, Refusal> {
+        if let Some(refusal) = self.known(entry.op_id, entry.digest) {
+            return Err(refusal);
+        }
+        let calls = self.entries.len() as u64;
+        let limit = u64::from(self.limits.items);
+        if self.full && self.fill_percent() < RESUME_PERCENT {
+            self.full = false;
+        }
+        if self.full || calls >= limit || self.bytes + entry.bytes > self.limits.bytes {
+            // One oversized call does not close the queue to all others.
+            self.full |= calls >= limit || entry.bytes <= self.limits.bytes / OVERSIZED_PART;
+            let (bytes, limit_bytes) = (self.bytes, self.limits.bytes);
+            return Err(Refusal::Full { calls, limit, bytes, limit_bytes });
+        }
+        if low_priority && self.fill_percent() >= SHED_PERCENT {
+            return Err(Refusal::Shed);
+        }
+        let claimed = claim.filter(|seq| self.claims.remove(seq));
+        let seq = claimed.unwrap_or(self.next_seq);
+        self.note_written(&entry.lanes);
+        self.by_op.insert(entry.op_id, seq);
+        if claimed.is_none() {
+            self.next_seq += 1;
+            self.lanes.enter(seq, entry.lanes.clone());
+        }
+        self.bytes += entry.bytes;
+        self.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
+        Ok(seq)
+    }
+
+    /// What is known under an op id, where that is anything.
+    pub fn known(&self, op_id: OpId, digest: u64) -> Option<Refusal> {
+        let seq = *self.by_op.get(&op_id)?;
+        let dead = self.dead.contains_key(&seq);
+        let entry = self.get(seq)?;
+        Some(if entry.digest == digest { Refusal::Known { seq, dead } } else { Refusal::Conflict })
+    }
+
+    /// The append of `seq` is synced.
+    pub fn committed(&mut self, seq: u64) {
+        if let Some(entry) = self.entries.get_mut(&seq)
+            && entry.phase == Phase::Committing
+        {
+            entry.phase = Phase::Waiting;
+            self.consider(seq);
+        }
+    }
+
+    /// Takes the oldest call that may go on the wire at `now`. `None` where nothing may.
+    pub fn take(&mut self, now: Moment) -> Option<u64> {
+        self.wake_due(now);
+        let seq = self.ready.pop_first()?;
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.phase = Phase::Sending;
+            entry.attempts += 1;
+        }
+        Some(seq)
+    }
+
+    /// `seq` did not go on the wire after all: it is as if it had not been taken.
+    pub fn put_back(&mut self, seq: u64) {
+        if let Some(entry) = self.entries.get_mut(&seq)
+            && entry.phase == Phase::Sending
+        {
+            entry.phase = Phase::Waiting;
+            entry.attempts = entry.attempts.saturating_sub(1);
+            self.consider(seq);
+        }
+    }
+
+    /// `seq` was applied, or is discarded, and its removal handed to the committer.
+    pub fn applied(&mut self, seq: u64) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            if let Phase::BackingOff { until } = entry.phase {
+                self.backing_off.remove(&(until, seq));
+            }
+            entry.phase = Phase::Removing;
+            self.ready.remove(&seq);
+            for next in self.lanes.behind(seq) {
+                self.consider(next);
+            }
+        }
+    }
+
+    /// The removal of `seq` is synced (or its append failed, or it was discarded): it is gone.
+    pub fn removed(&mut self, seq: u64) {
+        if let Some(entry) = self.entries.remove(&seq) {
+            self.bytes -= entry.bytes;
+            self.forget(seq, &entry);
+        } else if let Some(entry) = self.dead.remove(&seq) {
+            self.dead_bytes -= entry.bytes;
+            self.forget(seq, &entry);
+        }
+    }
+
+    /// `seq` is to be tried again at `until`.
+    pub fn retry(&mut self, seq: u64, until: Moment, error: &str) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.phase = Phase::BackingOff { until };
+            entry.last_error = Some(error.into());
+            self.ready.remove(&seq);
+            self.backing_off.insert((until, seq));
+        }
+    }
+
+    /// Forgets every backoff: replay may try everything now.
+    pub fn retry_all(&mut self) {
+        for (_, seq) in std::mem::take(&mut self.backing_off) {
+            if let Some(entry) = self.entries.get_mut(&seq) {
+                entry.phase = Phase::Waiting;
+                self.consider(seq);
+            }
+        }
+    }
+
+    /// `seq` became a dead letter. It goes on holding its lane where `holds_lane`: for as long as its
+    /// mark is not synced, a crash would bring it back as a call that waits.
+    pub fn buried(&mut self, seq: u64, reason: &str, holds_lane: bool) {
+        let Some(mut entry) = self.entries.remove(&seq) else { return };
+        self.ready.remove(&seq);
+        if let Phase::BackingOff { until } = entry.phase {
+            self.backing_off.remove(&(until, seq));
+        }
+        self.bytes -= entry.bytes;
+        self.dead_bytes += entry.bytes;
+        entry.last_error = Some(reason.into());
+        // What stands behind it will be written once it is out of the way.
+        entry.written_since = !self.lanes.behind(seq).is_empty();
+        self.dead.insert(seq, entry);
+        if !holds_lane {
+            self.step_out(seq);
+        }
+    }
+
+    /// The mark of the dead letter `seq` is synced: it no longer holds its lane.
+    pub fn release(&mut self, seq: u64) {
+        if self.dead.contains_key(&seq) {
+            self.step_out(seq);
+        }
+    }
+
+    /// Gives a dead letter a place at the tail of its lanes; hand the requeue to the committer under
+    /// the same lock. The new call is COMMITTING.
+    pub fn requeue(&mut self, seq: u64) -> Option<u64> {
+        let entry = self.dead.remove(&seq)?;
+        self.dead_bytes -= entry.bytes;
+        self.step_out(seq);
+        let new = self.next_seq;
+        self.next_seq += 1;
+        self.bytes += entry.bytes;
+        self.by_op.insert(entry.op_id, new);
+        self.lanes.enter(new, entry.lanes.clone());
+        let fresh = Entry {
+            phase: Phase::Committing,
+            first_sent_at: None,
+            attempts: 0,
+            unclassified: 0,
+            backoff_ms: 0,
+            ..entry
+        };
+        self.entries.insert(new, fresh);
+        Some(new)
+    }
+
+    /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
+    pub fn note_written(&mut self, lanes: &Lanes) {
+        for entry in self.dead.values_mut().filter(|entry| !entry.written_since) {
+            let meet = lanes.is_all()
+                || entry.lanes.is_all()
+                || entry.lanes.as_slice().iter().any(|lane| lanes.as_slice().contains(lane));
+            entry.written_since |= meet;
+        }
+    }
+
+    /// Whether a write to `lanes` must queue behind others.
+    pub fn is_occupied(&self, lanes: &Lanes) -> bool {
+        self.lanes.is_occupied(lanes)
+    }
+
+    /// The durable writes in the line of `lane`, oldest first; `None` where a barrier or a dead letter
+    /// that holds the lane makes the lane's value unknowable.
+    pub fn writes(&self, lane: LaneId) -> Option<Vec<u64>> {
+        let members = self.lanes.line(lane)?;
+        let mut writes = Vec::with_capacity(members.len());
+        for seq in members {
+            match self.entries.get(&seq) {
+                Some(entry) if entry.phase == Phase::Committing => {}
+                None if self.claims.contains(&seq) => {}
+                Some(_) => writes.push(seq),
+                None => return None,
+            }
+        }
+        Some(writes)
+    }
+
+    /// A call or dead letter by sequence.
+    pub fn get(&self, seq: u64) -> Option<&Entry> {
+        self.entries.get(&seq).or_else(|| self.dead.get(&seq))
+    }
+
+    /// A waiting call, to note what became of an attempt.
+    pub fn get_mut(&mut self, seq: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(&seq)
+    }
+
+    /// The sequence of an op id, and whether it is a dead letter.
+    pub fn find(&self, op_id: OpId) -> Option<(u64, bool)> {
+        let seq = *self.by_op.get(&op_id)?;
+        Some((seq, self.dead.contains_key(&seq)))
+    }
+
+    /// Waiting calls, or dead letters, after a sequence, in order.
+    pub fn page(&self, dead: bool, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let map = if dead { &self.dead } else { &self.entries };
+        map.range(after + 1..).map(|(seq, entry)| (*seq, entry))
+    }
+
+    /// Calls whose time is over and that are not on the wire.
+    pub fn expired(&self, now: UnixMillis) -> Vec<u64> {
+        let over = |entry: &Entry| entry.expires_at.is_some_and(|at| at <= now);
+        self.entries
+            .iter()
+            .filter(|(_, entry)| {
+                over(entry) && matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
+            })
+            .map(|(seq, _)| *seq)
+            .collect()
+    }
+
+    /// When a backoff ends next.
+    pub fn next_due(&self) -> Option<Moment> {
+        self.backing_off.first().map(|(until, _)| *until)
+    }
+
+    /// Whether something could go on the wire at this moment.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The highest sequence given out.
+    pub fn last_seq(&self) -> u64 {
+        self.next_seq - 1
+    }
+
+    /// Calls that wait, dead letters excluded.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of the calls that wait.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Dead letters and their bytes.
+    pub fn dead(&self) -> (usize, u64) {
+        (self.dead.len(), self.dead_bytes)
+    }
+
+    /// Whether one more dead letter of `bytes` would be too many: then lanes block instead.
+    pub fn dead_full(&self, bytes: u64) -> bool {
+        self.dead.len() >= self.limits.dead_items as usize
+            || self.dead_bytes + bytes > self.limits.dead_bytes
+    }
+
+    /// Whether it refuses writes because it is, or was, full.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= self.limits.items as usize
+            || self.bytes >= self.limits.bytes
+            || (self.full && self.fill_percent() >= RESUME_PERCENT)
+    }
+
+    /// The larger share of its two limits in use, in percent.
+    pub fn fill_percent(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a percentage for people and thresholds")]
+        let share = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
+        share(self.entries.len() as u64, self.limits.items.into())
+            .max(share(self.bytes, self.limits.bytes))
+    }
+
+    /// When the oldest waiting call was accepted.
+    pub fn oldest(&self) -> Option<UnixMillis> {
+        self.entries.values().next().map(|entry| entry.accepted_at)
+    }
+
+    /// Occupied lanes.
+    pub fn occupied_lanes(&self) -> usize {
+        self.lanes.occupied()
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> QueueLimits {
+        self.limits
+    }
+
+    /// Takes other limits; what is above them stays.
+    pub fn set_limits(&mut self, limits: QueueLimits) {
+        self.limits = limits;
+    }
+
+    fn wake_due(&mut self, now: Moment) {
+        while let Some((until, seq)) = self.backing_off.first().copied() {
+            if until > now {
+                return;
+            }
+            self.backing_off.remove(&(until, seq));
+            if let Some(entry) = self.entries.get_mut(&seq) {
+                entry.phase = Phase::Waiting;
+                self.consider(seq);
+            }
+        }
+    }
+
+    /// Marks `seq` as ready where it may move.
+    fn consider(&mut self, seq: u64) {
+        let Some(entry) = self.entries.get(&seq) else { return };
+        if entry.phase != Phase::Waiting {
+            return;
+        }
+        let absolute = entry.absolute;
+        let passed = |older: u64| {
+            absolute && self.entries.get(&older).is_some_and(|entry| entry.phase == Phase::Removing)
+        };
+        if self.lanes.is_first(seq, passed) {
+            self.ready.insert(seq);
+        }
+    }
+
+    fn forget(&mut self, seq: u64, entry: &Entry) {
+        self.ready.remove(&seq);
+        if let Phase::BackingOff { until } = entry.phase {
+            self.backing_off.remove(&(until, seq));
+        }
+        if self.by_op.get(&entry.op_id) == Some(&seq) {
+            self.by_op.remove(&entry.op_id);
+        }
+        self.step_out(seq);
+    }
+
+    fn step_out(&mut self, seq: u64) {
+        for next in self.lanes.leave(seq) {
+            self.consider(next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! What each command writes. Whatever fails here fails the whole group.
+
+use sled::{Db, IVec};
+
+use super::{
+    GROUP_BYTES,
+    command::{Command, Ticket},
+    committer::{Committer, Failure},
+    dead_letters,
+    error::StoreError,
+    history, queue,
+};
+
+impl Committer {
+    /// Writes a command into the group. What does not fit any more comes back for the next group.
+    pub(super) fn apply(&mut self, db: &Db, command: Command) -> Result<Option<Command>, Failure> {
+        match command {
+            Command::Append { .. } => self.append(db, command),
+            Command::Remove { seqs, from, ticket } => self.remove_calls(db, seqs, from, ticket),
+            Command::Annotate { seq, key, value, ticket } => {
+                self.annotate(db, seq, &key, value, ticket)
+            }
+            Command::Requeue { old, new_seq, ticket } => self.requeue(db, old, new_seq, ticket),
+            Command::Put { key, value, ticket } => {
+                self.settle(ticket, Ok(()));
+                self.insert(db, &key, value)?;
+                Ok(None)
+            }
+            Command::History(record) => {
+                self.add_history(db, &record)?;
+                Ok(None)
+            }
+            // It replaces the store, so it waits for the group's end.
+            Command::Compact { .. } => Ok(Some(command)),
+            Command::Close => Ok(None),
+        }
+    }
+
+    /// Chunks first, spread over groups where they do not fit one, and the header last.
+    fn append(&mut self, db: &Db, command: Command) -> Result<Option<Command>, Failure> {
+        let Command::Append { seq, header, chunked, mut written, replaces, ticket } = command
+        else {
+            return Ok(None);
+        };
+        if let Some(refusal) = &self.group.refusal
+            && written == 0
+        {
+            let refusal = refusal.clone();
+            self.settle(ticket, Err(refusal));
+            return Ok(None);
+        }
+        if let Some(body) = &chunked {
+            while let Some(value) = queue::chunk_value(seq, written, body) {
+                if self.group.spent >= GROUP_BYTES {
+                    return Ok(Some(Command::Append {
+                        seq,
+                        header,
+                        chunked,
+                        written,
+                        replaces,
+                        ticket,
+                    }));
+                }
+                if let Err(failure) = self.insert(db, &queue::chunk_key(seq, written), value.into())
+                {
+                    self.settle(ticket, Ok(()));
+                    return Err(failure);
+                }
+                written += 1;
+            }
+        }
+        self.settle(ticket, Ok(()));
+        self.head.last_seq = self.head.last_seq.max(seq);
+        self.insert(db, &queue::key(queue::CALLS, seq), header)?;
+        if let Some(old) = replaces {
+            self.remove_call(db, old)?;
+        }
+        Ok(None)
+    }
+
+    fn remove_calls(
+        &mut self,
+        db: &Db,
+        seqs: Vec<u64>,
+        mut from: usize,
+        ticket: Ticket,
+    ) -> Result<Option<Command>, Failure> {
+        while let Some(seq) = seqs.get(from) {
+            if self.group.spent >= GROUP_BYTES {
+                return Ok(Some(Command::Remove { seqs, from, ticket }));
+            }
+            if let Err(failure) = self.remove_call(db, *seq) {
+                self.settle(ticket, Ok(()));
+                return Err(failure);
+            }
+            from += 1;
+        }
+        self.settle(ticket, Ok(()));
+        Ok(None)
+    }
+
+    /// The header goes first: without it the rest is leftovers, which an open sweeps. The chunks
+    /// need not be gone when the removal is acknowledged.
+    fn remove_call(&mut self, db: &Db, seq: u64) -> Result<(), Failure> {
+        let key = queue::key(queue::CALLS, seq);
+        let Some(value) = db.remove(key)? else { return Ok(()) };
+        self.wrote(key.len() + 16);
+        self.remove(db, &queue::key(queue::SENDING, seq))?;
+        self.remove(db, &queue::key(dead_letters::PREFIX, seq))?;
+        match queue::decode_call(seq, &value) {
+            Ok((call, _)) => {
+                let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
+                self.garbage.extend(chunks.map(|key| IVec::from(&key)));
+            }
+            Err(_) => {
+                for item in db.scan_prefix(queue::key(queue::CHUNKS, seq)).keys() {
+                    self.garbage.push(item?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn annotate(
+        &mut self,
+        db: &Db,
+        seq: u64,
+        key: &[u8],
+        value: IVec,
+        ticket: Ticket,
+    ) -> Result<Option<Command>, Failure> {
+        match db.contains_key(queue::key(queue::CALLS, seq)) {
+            Ok(true) => {
+                self.settle(ticket, Ok(()));
+                self.insert(db, key, value)?;
+            }
+            Ok(false) => self.settle(ticket, Err(StoreError::NotFound { seq })),
+            Err(error) => {
+                self.settle(ticket, Ok(()));
+                return Err(error.into());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the dead letter and appends it anew; the old one goes in the group of the new header.
+    fn requeue(
+        &mut self,
+        db: &Db,
+        old: u64,
+        new_seq: u64,
+        ticket: Ticket,
+    ) -> Result<Option<Command>, Failure> {
+        let read = queue::read_call(db, old).and_then(|call| {
+            let body = queue::read_body(db, old)?;
+            queue::encode_again(&call, new_seq, &self.shared.target.read(), &body)
+        });
+        match read {
+            Ok(encoded) => self.append(
+                db,
+                Command::Append {
+                    seq: encoded.seq,
+                    header: encoded.header,
+                    chunked: encoded.chunked,
+                    written: 0,
+                    replaces: Some(old),
+                    ticket,
+                },
+            ),
+            Err(error) => {
+                self.settle(ticket, Err(error));
+                Ok(None)
+            }
+        }
+    }
+
+    fn add_history(&mut self, db: &Db, record: &[u8]) -> Result<(), Failure> {
+        let number = self.history_next;
+        let Some(value) = history::encode(number, record) else {
+            tracing::warn!(bytes = record.len(), "a history record is too large to be kept");
+            return Ok(());
+        };
+        self.history_next += 1;
+        self.insert(db, &queue::key(history::PREFIX, number), value.into())?;
+        match number.checked_sub(history::KEPT) {
+            Some(oldest) => self.remove(db, &queue::key(history::PREFIX, oldest)),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes the ticket of a command, and what it is told once the group is durable.
+    fn settle(&mut self, ticket: Ticket, result: Result<(), StoreError>) {
+        self.group.tickets.push((ticket, result));
+    }
+
+    fn insert(&mut self, db: &Db, key: &[u8], value: IVec) -> Result<(), Failure> {
+        self.wrote(key.len() + value.len());
+        db.insert(key, value)?;
+        Ok(())
+    }
+
+    /// Removes a key; one that is not there costs nothing.
+    pub(super) fn remove(&mut self, db: &Db, key: &[u8]) -> Result<(), Failure> {
+        if db.remove(key)?.is_some() {
+            self.wrote(key.len() + 16);
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        self.group.spent += bytes;
+        self.group.dirty = true;
+    }
+}

@@ -1,0 +1,84 @@
+//! What callers ask of the committing thread, and how they hear of the end.
+
+use bytes::Bytes;
+use sled::IVec;
+
+use super::{Done, error::StoreError, scan::guarded};
+
+/// One thing to commit.
+pub(super) enum Command {
+    /// A call: its chunks, then its header.
+    Append {
+        seq: u64,
+        header: IVec,
+        /// The body where it goes into chunks.
+        chunked: Option<Bytes>,
+        /// Chunks that are written already.
+        written: u32,
+        /// The dead letter whose place it takes.
+        replaces: Option<u64>,
+        ticket: Ticket,
+    },
+    /// Calls to forget, with all that belongs to them.
+    Remove { seqs: Vec<u64>, from: usize, ticket: Ticket },
+    /// A value beside an existing call.
+    Annotate { seq: u64, key: [u8; 9], value: IVec, ticket: Ticket },
+    /// A dead letter goes to the tail.
+    Requeue { old: u64, new_seq: u64, ticket: Ticket },
+    /// A value under its own key.
+    Put { key: Vec<u8>, value: IVec, ticket: Ticket },
+    /// A record for the history ring.
+    History(Vec<u8>),
+    /// Rebuild the store to give back what is dead in it.
+    Compact { ticket: Ticket },
+    /// Commit what came before, then end.
+    Close,
+}
+
+impl Command {
+    /// The ticket of whoever waits for it.
+    pub(super) fn into_ticket(self) -> Option<Ticket> {
+        match self {
+            Self::Append { ticket, .. }
+            | Self::Remove { ticket, .. }
+            | Self::Annotate { ticket, .. }
+            | Self::Requeue { ticket, .. }
+            | Self::Put { ticket, .. }
+            | Self::Compact { ticket } => Some(ticket),
+            Self::History(_) | Self::Close => None,
+        }
+    }
+}
+
+/// A completion that runs exactly once, whatever becomes of the command.
+pub(super) struct Ticket(Option<Done>);
+
+impl Ticket {
+    pub(super) fn new(done: Done) -> Self {
+        Self(Some(done))
+    }
+
+    /// Runs the completion. One that panics is reported and harms nobody else.
+    pub(super) fn complete(mut self, result: Result<(), StoreError>) {
+        self.run(result);
+    }
+
+    fn run(&mut self, result: Result<(), StoreError>) {
+        if let Some(done) = self.0.take()
+            && let Err(panic) = guarded(move || done(result))
+        {
+            tracing::error!(panic, "a completion panicked");
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let error = if std::thread::panicking() {
+            StoreError::Failed { unknown: true, detail: "the committing thread panicked".into() }
+        } else {
+            StoreError::Closed
+        };
+        self.run(Err(error));
+    }
+}

@@ -1,0 +1,312 @@
+//! The committing thread: the only one that writes to a store.
+//!
+//! ```text
+//! callers ──commands──▶ channel ──▶ group ──insert/remove, head──▶ flush ──▶ sync_data ──▶ mark ──▶ done
+//!                                     ▲                                                          │
+//!                                     └───────────── what gathered meanwhile ◀──────────────────┘
+//! ```
+//!
+//! A group takes what has gathered while the one before was flushed, without an artificial delay, up
+//! to [`GROUP_BYTES`]. The order of the channel is the order of commits, and completions run in it.
+//! Nothing is acknowledged before `flush` *and* `sync_data` have returned; the mark follows them, so
+//! that it is never ahead.
+//!
+//! sled's batches and transactions take a lock that all stores of the process share, and
+//! `flush_async` deadlocks: plain inserts, removes and `flush` are all that is used here.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use sled::{Db, IVec};
+
+use super::{
+    GROUP_BYTES, HEAD_KEY, Shared, StoreEvent,
+    command::{Command, Ticket},
+    error::{Finding, StoreError},
+    mark::Mark,
+    open::Ready,
+    outage::Outage,
+    queue::StoredCall,
+    record::{self, Head, Kind},
+    scan::guarded,
+    space,
+};
+
+/// How long a written mark may stay unsynced.
+const MARK_SYNC_MS: u64 = 100;
+/// How often the disk is looked at again while the store is down or has no ballast.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// State of the committing thread.
+pub(super) struct Committer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: Receiver<Command>,
+    /// Taken from the channel and not finished: the rest of an append that spans groups.
+    pub(super) unfinished: VecDeque<Command>,
+    pub(super) group: Group,
+    pub(super) log: File,
+    pub(super) mark: Mark,
+    pub(super) mark_synced_at: u64,
+    pub(super) head: Head,
+    pub(super) history_next: u64,
+    /// History that waits for the store to be up again.
+    pub(super) held_history: VecDeque<Vec<u8>>,
+    /// Keys that belong to nothing; removed as groups have room.
+    pub(super) garbage: Vec<IVec>,
+    pub(super) has_ballast: bool,
+    pub(super) outage: Option<Outage>,
+    pub(super) tried_at: u64,
+    /// What an open within an outage found, until it is reported.
+    pub(super) reopened: Option<(Vec<StoredCall>, Vec<Finding>)>,
+    pub(super) closing: bool,
+}
+
+/// What one commit carries.
+#[derive(Default)]
+pub(super) struct Group {
+    /// Bytes of keys and values written.
+    pub(super) spent: usize,
+    /// Whether anything was written.
+    pub(super) dirty: bool,
+    /// In the order of their commands.
+    pub(super) tickets: Vec<(Ticket, Result<(), StoreError>)>,
+    /// Set where appends are refused for lack of space.
+    pub(super) refusal: Option<StoreError>,
+}
+
+/// Why a group was not committed.
+pub(super) enum Failure {
+    /// No space: the store is whole up to the last commit, and closed until there is room.
+    Full(String),
+    /// What was synced before still stands, but this handle proves nothing any more: rebuild.
+    Untrusted(String),
+}
+
+impl From<sled::Error> for Failure {
+    fn from(error: sled::Error) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match &error {
+            sled::Error::Io(io) if matches!(io.kind(), StorageFull | QuotaExceeded) => {
+                Self::Full(error.to_string())
+            }
+            _ => Self::Untrusted(error.to_string()),
+        }
+    }
+}
+
+impl Committer {
+    /// A committer for a store that has just been opened.
+    pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Command>, ready: Ready) -> Self {
+        let mut committer = Self {
+            shared,
+            commands,
+            unfinished: VecDeque::new(),
+            group: Group::default(),
+            log: ready.log,
+            mark: ready.mark,
+            mark_synced_at: 0,
+            head: ready.head,
+            history_next: ready.history_next,
+            held_history: VecDeque::new(),
+            garbage: ready.garbage,
+            has_ballast: false,
+            outage: None,
+            tried_at: 0,
+            reopened: None,
+            closing: false,
+        };
+        committer.has_ballast = space::make_ballast(&committer.shared.settings);
+        committer
+    }
+
+    /// Serves until the store is closed or its last handle dropped.
+    pub(super) fn run(mut self) {
+        loop {
+            if self.outage.is_some() {
+                self.wait_out();
+            } else if self.closing && self.unfinished.is_empty() {
+                break;
+            } else if self.unfinished.is_empty() && self.garbage.is_empty() {
+                self.wait();
+            } else {
+                self.commit();
+            }
+            if self.closing && self.outage.is_some() {
+                break;
+            }
+        }
+        if let Err(error) = self.mark.sync() {
+            tracing::warn!(%error, "could not sync the mark");
+        }
+        // Dropping sled flushes once more, and may panic where it is damaged.
+        let db = self.shared.db.write().take();
+        drop(guarded(move || drop(db)));
+        drop(self.shared.lock.lock().take());
+    }
+
+    /// Waits for a command; meanwhile syncs the mark and makes the ballast again.
+    fn wait(&mut self) {
+        let first = if self.mark.is_dirty() {
+            self.commands.recv_timeout(Duration::from_millis(MARK_SYNC_MS))
+        } else if self.has_ballast && self.group.refusal.is_none() {
+            self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            self.commands.recv_timeout(RETRY)
+        };
+        match first {
+            Ok(command) => {
+                self.unfinished.push_back(command);
+                self.commit();
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.sync_mark();
+                self.measure_space();
+            }
+            Err(RecvTimeoutError::Disconnected) => self.closing = true,
+        }
+    }
+
+    /// The next command: what is unfinished, then what has gathered.
+    pub(super) fn next(&mut self) -> Option<Command> {
+        let command = match self.unfinished.pop_front() {
+            Some(command) => command,
+            // What was sent after the close is answered when the channel is dropped.
+            None if self.closing => return None,
+            None => self.commands.try_recv().ok()?,
+        };
+        if matches!(command, Command::Close) {
+            self.closing = true;
+            return None;
+        }
+        Some(command)
+    }
+
+    /// Commits one group.
+    fn commit(&mut self) {
+        self.measure_space();
+        let shared = Arc::clone(&self.shared);
+        let handle = shared.db.read();
+        let result = match &*handle {
+            Some(db) => guarded(|| self.write_group(db))
+                .unwrap_or_else(|panic| Err(Failure::Untrusted(panic))),
+            None => Err(Failure::Untrusted("the store has no handle".into())),
+        };
+        drop(handle);
+        match result {
+            Ok(()) => self.complete(),
+            Err(failure) => self.fail(failure),
+        }
+        if let Some(Command::Compact { .. }) = self.unfinished.front() {
+            self.compact();
+        }
+    }
+
+    fn write_group(&mut self, db: &Db) -> Result<(), Failure> {
+        while self.group.spent < GROUP_BYTES {
+            let Some(command) = self.next() else { break };
+            if let Some(rest) = self.apply(db, command)? {
+                self.unfinished.push_front(rest);
+                break;
+            }
+        }
+        while self.group.spent < GROUP_BYTES
+            && let Some(key) = self.garbage.pop()
+        {
+            self.remove(db, &key)?;
+        }
+        if !self.group.dirty {
+            return Ok(());
+        }
+        self.head.commit += 1;
+        if let Some(value) = record::seal(Kind::Head, &self.head, 24) {
+            db.insert(HEAD_KEY, value)?;
+        }
+        self.make_durable(db)?;
+        if let Err(error) = self.mark.write(self.head) {
+            tracing::warn!(%error, "could not write the mark");
+        }
+        Ok(())
+    }
+
+    /// `flush` hands everything to the kernel, `sync_data` has the disk keep it.
+    fn make_durable(&mut self, db: &Db) -> Result<(), Failure> {
+        let faults = &self.shared.settings.faults;
+        faults.flush().map_err(|error| Failure::from(sled::Error::Io(error)))?;
+        db.flush()?;
+        faults
+            .sync()
+            .and_then(|()| self.log.sync_data())
+            .map_err(|error| Failure::Untrusted(format!("sync_data failed: {error}")))
+    }
+
+    /// Reports a durable group to its callers, in order.
+    fn complete(&mut self) {
+        self.shared.commits.store(self.head.commit, Relaxed);
+        self.shared.last_seq.store(self.head.last_seq, Relaxed);
+        self.group.spent = 0;
+        self.group.dirty = false;
+        for (ticket, result) in self.group.tickets.drain(..) {
+            ticket.complete(result);
+        }
+        let now = self.now();
+        if now.abs_diff(self.mark_synced_at) >= MARK_SYNC_MS {
+            self.sync_mark();
+        }
+    }
+
+    fn sync_mark(&mut self) {
+        self.mark_synced_at = self.now();
+        if let Err(error) = self.mark.sync() {
+            tracing::warn!(%error, "could not sync the mark");
+        }
+    }
+
+    /// Decides whether appends are taken, and makes the ballast again where there is room.
+    fn measure_space(&mut self) {
+        let settings = &self.shared.settings;
+        let refusal = match space::free(settings) {
+            Ok(free) if free < settings.disk_floor => {
+                Some(StoreError::DiskFloor { free, floor: settings.disk_floor })
+            }
+            _ => None,
+        };
+        if refusal.is_none() && !self.has_ballast {
+            self.has_ballast = space::make_ballast(settings);
+        }
+        if refusal.is_some() != self.group.refusal.is_some() {
+            self.shared.set_refusing(refusal.as_ref().map(ToString::to_string));
+            self.shared.emit(match &refusal {
+                Some(reason) => StoreEvent::Refusing { reason: reason.to_string() },
+                None => StoreEvent::Accepting,
+            });
+        }
+        self.group.refusal = refusal;
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        (self.shared.settings.unix_now)().get()
+    }
+
+    /// While the store is down: answers commands with a refusal, and retries each second.
+    fn wait_out(&mut self) {
+        let due = self.now().abs_diff(self.tried_at) >= 1_000;
+        let command =
+            if due { Err(RecvTimeoutError::Timeout) } else { self.commands.recv_timeout(RETRY) };
+        match command {
+            Ok(command) => self.refuse(command),
+            Err(RecvTimeoutError::Timeout) => {
+                self.tried_at = self.now();
+                self.recover();
+            }
+            Err(RecvTimeoutError::Disconnected) => self.closing = true,
+        }
+    }
+}

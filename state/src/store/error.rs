@@ -1,0 +1,214 @@
+//! What can go wrong, and what was found wrong.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use super::record::Unreadable;
+
+/// Why a command did not succeed. Lowercase texts, for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Free space is below the floor: definitely not stored. Refuse the write; marks and removals
+    /// go on.
+    #[error("{free} bytes are free, the floor is {floor}")]
+    DiskFloor {
+        /// Bytes free on the store's file system.
+        free: u64,
+        /// The configured floor.
+        floor: u64,
+    },
+    /// A write or flush failed, or the store is closed until the disk has room again.
+    #[error("{detail}")]
+    Failed {
+        /// Whether the command may yet turn out to be on the disk. False: definitely not stored.
+        unknown: bool,
+        /// What happened.
+        detail: Arc<str>,
+    },
+    /// The disk did not take what was written: the outcome is unknown until the store is rebuilt,
+    /// which `StoreEvent::Reopened` reports with the calls that it holds.
+    #[error("sync failed, the outcome is unknown: {detail}")]
+    SyncFailed {
+        /// What happened.
+        detail: Arc<str>,
+    },
+    /// The store was closed before the command's turn: definitely not stored.
+    #[error("the store is closed")]
+    Closed,
+    /// There is no such call.
+    #[error("no call with sequence {seq} is stored")]
+    NotFound {
+        /// The sequence asked for.
+        seq: u64,
+    },
+    /// The call's record is not what was written; replaying it would be a guess.
+    #[error("the record of sequence {seq} is damaged: {detail}")]
+    Damaged {
+        /// The sequence asked for.
+        seq: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The value does not fit the store: definitely not stored.
+    #[error("{what} of {bytes} bytes, at most {limit} fit")]
+    TooLarge {
+        /// Which value.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// The bound.
+        limit: u64,
+    },
+}
+
+impl StoreError {
+    /// Whether the command may have been made durable nevertheless. The caller of a write must then
+    /// be told so (507 with `outcome_unknown`).
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::SyncFailed { .. } | Self::Failed { unknown: true, .. })
+    }
+
+    pub(super) fn read(error: sled::Error) -> Self {
+        Self::Failed { unknown: false, detail: format!("reading the store failed: {error}").into() }
+    }
+
+    pub(super) fn damaged(seq: u64, why: &Unreadable) -> Self {
+        Self::Damaged { seq, detail: why.to_string() }
+    }
+}
+
+/// Why a store did not open. Its files are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, or another store of this one, has it open.
+    #[error("the store in {path} is in use by another process")]
+    Locked {
+        /// The store's folder.
+        path: PathBuf,
+    },
+    /// Opening on a full disk would poison the store: retry when there is room.
+    #[error("{free} bytes are free, opening the store needs {needed}")]
+    DiskFull {
+        /// Bytes free, the ballast given up already.
+        free: u64,
+        /// Bytes that opening wants.
+        needed: u64,
+    },
+    /// A newer version wrote it: install that version. Nothing was touched.
+    #[error("the store has format {found}, this version knows up to {known}")]
+    NewerFormat {
+        /// The format found.
+        found: u16,
+        /// The newest format that this version reads.
+        known: u16,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Something that was found wrong while a store opened, was rebuilt or was checked.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum Finding {
+    /// The store did not open and was set aside whole; a fresh one was started. Its calls replay
+    /// only after an operator has salvaged and requeued them.
+    SetAside {
+        /// Where it lies now.
+        path: PathBuf,
+        /// What opening it said.
+        reason: String,
+    },
+    /// The store was behind its mark: acknowledged commits are gone.
+    TailLost {
+        /// Commits missing.
+        commits: u64,
+        /// Sequences given out since what is left.
+        sequences: u64,
+        /// The store as it was found; absent where a check found it.
+        kept: Option<PathBuf>,
+    },
+    /// A record is not what was written. It is not replayed, and kept.
+    BadRecord {
+        /// The call that it belongs to, where its key tells.
+        seq: Option<u64>,
+        /// What it should have been.
+        kind: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A part of the store could not be read.
+    Unreadable {
+        /// Which part, and what sled said.
+        detail: String,
+    },
+    /// sled wrote blob files, which are never synced: what refers to them may be lost.
+    BlobFiles {
+        /// How many.
+        count: u64,
+    },
+    /// The mark is missing or damaged: a lost tail would go unnoticed this once.
+    MarkLost {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// An open that was cut short left a file that sled chokes on; it was deleted. Harmless.
+    LeftoverSnapshot {
+        /// Its name.
+        name: String,
+    },
+    /// sled's snapshot was damaged and moved aside; the log holds everything. Harmless.
+    SnapshotSetAside {
+        /// Where it lies now.
+        path: PathBuf,
+    },
+    /// A rebuild that a crash had interrupted was finished. Harmless.
+    RebuildFinished,
+}
+
+impl Finding {
+    /// Whether something that was acknowledged may be lost.
+    pub fn is_damage(&self) -> bool {
+        !matches!(
+            self,
+            Self::LeftoverSnapshot { .. } | Self::SnapshotSetAside { .. } | Self::RebuildFinished
+        )
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::SetAside { path, reason } => write!(
+                f,
+                "it did not open ({reason}) and was set aside as {}; a fresh one was started",
+                path.display()
+            ),
+            Self::TailLost { commits, sequences, kept } => {
+                write!(f, "it lost its last {commits} commits ({sequences} sequences)")?;
+                match kept {
+                    Some(path) => write!(f, "; as it was found it is kept as {}", path.display()),
+                    None => Ok(()),
+                }
+            }
+            Self::BadRecord { seq: Some(seq), kind, detail } => {
+                write!(f, "the {kind} of sequence {seq} is damaged: {detail}")
+            }
+            Self::BadRecord { seq: None, kind, detail } => {
+                write!(f, "a {kind} is damaged: {detail}")
+            }
+            Self::Unreadable { detail } => write!(f, "a part cannot be read: {detail}"),
+            Self::BlobFiles { count } => write!(f, "{count} blob files, which are never synced"),
+            Self::MarkLost { detail } => write!(f, "its mark is lost: {detail}"),
+            Self::LeftoverSnapshot { name } => write!(f, "a leftover {name} was deleted, harmless"),
+            Self::SnapshotSetAside { path } => {
+                write!(f, "a damaged snapshot was moved to {}, harmless", path.display())
+            }
+            Self::RebuildFinished => f.write_str("an interrupted rebuild was finished, harmless"),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Facts: small named values that outlive the process, such as a breaker's memory.
+
+use sled::Db;
+
+use super::{
+    error::StoreError,
+    record::{self, FactRecord, Kind, VALUE_MAX},
+};
+
+/// Prefix of the facts.
+pub(super) const PREFIX: u8 = b'f';
+
+/// The key of a fact.
+pub(super) fn key(name: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + name.len());
+    key.push(PREFIX);
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// The value of a fact.
+pub(super) fn encode(name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+    record::seal(Kind::Fact, &FactRecord { name, value }, name.len() + value.len() + 8).ok_or(
+        StoreError::TooLarge {
+            what: "fact",
+            bytes: value.len() as u64,
+            limit: VALUE_MAX as u64 - 256,
+        },
+    )
+}
+
+/// Reads a fact; `None` where there is none, or none that is whole.
+pub(super) fn read(db: &Db, name: &str) -> Option<Vec<u8>> {
+    let value = db.get(key(name)).ok().flatten()?;
+    let record: FactRecord<'_> = record::open(Kind::Fact, &value).ok()?;
+    (record.name == name).then(|| record.value.to_vec())
+}

@@ -1,0 +1,37 @@
+//! The last thousand history records of a backend, opaque to the store, in a ring.
+//!
+//! Record `n` lies under `t`+n; writing it removes record `n - 1000`. A record rides along with the
+//! next commit and nobody waits for it: a crash may lose the newest few.
+
+use sled::Db;
+
+use super::{
+    queue::key,
+    record::{self, HistoryRecord, Kind},
+};
+
+/// Prefix of the records.
+pub(super) const PREFIX: u8 = b't';
+/// Records kept.
+pub(super) const KEPT: u64 = 1_000;
+
+/// The value of record `number`; `None` where it is too large to be kept.
+pub(super) fn encode(number: u64, record: &[u8]) -> Option<Vec<u8>> {
+    record::seal(Kind::History, &HistoryRecord { number, record }, record.len() + 16)
+}
+
+/// The newest `limit` records that are whole, newest last.
+pub(super) fn read(db: &Db, limit: usize) -> Vec<Vec<u8>> {
+    let mut records: Vec<Vec<u8>> = db
+        .scan_prefix([PREFIX])
+        .rev()
+        .map_while(Result::ok)
+        .filter_map(|(at, value)| {
+            let record: HistoryRecord<'_> = record::open(Kind::History, &value).ok()?;
+            (at.as_ref() == key(PREFIX, record.number)).then(|| record.record.to_vec())
+        })
+        .take(limit)
+        .collect();
+    records.reverse();
+    records
+}

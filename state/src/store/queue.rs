@@ -1,0 +1,375 @@
+//! Calls as they lie in the store: their keys, their header, their chunks.
+//!
+//! A call is one value under `q`+sequence where header and body fit [`VALUE_MAX`] bytes; else its
+//! body lies in chunks under `c`+sequence+index, which are written *before* the header. So a header
+//! is the proof that the whole call was written, and chunks without one belong to a call that was
+//! never acknowledged (or whose removal was cut short): the next open sweeps them.
+
+use bytes::Bytes;
+use sled::{Db, IVec};
+
+use super::{
+    dead_letters::{self, DeadMark},
+    error::StoreError,
+    record::{
+        self, CHUNK_BODY, CallRecord, ChunkRecord, Kind, SendingRecord, StoredLanes, Unreadable,
+        VALUE_MAX,
+    },
+};
+use crate::units::{LaneId, Lanes, OpId, UnixMillis};
+
+/// Prefix of the chunks.
+pub(super) const CHUNKS: u8 = b'c';
+/// Prefix of the headers.
+pub(super) const CALLS: u8 = b'q';
+/// Prefix of the sending marks.
+pub(super) const SENDING: u8 = b's';
+/// Longest label kept, in bytes; what is longer is cut.
+pub(super) const LABEL_MAX: usize = 256;
+/// Longest namespace and traceparent, in bytes.
+const TEXT_MAX: usize = 256;
+/// Longest target, in bytes.
+pub(super) const TARGET_MAX: usize = 512;
+
+/// What lets a backend recognise a write that it has applied already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenKind {
+    /// The write needs none: it leaves the same state however often it is applied.
+    Absolute,
+    /// Every attempt bears a token (a marker, a deduplication token).
+    Marker,
+    /// Nothing recognises it: after a crash while it was sent, it is ambiguous.
+    None,
+    /// A marker under a name that the caller brought: it stays, so that a repetition is recognised.
+    OwnMarker,
+}
+
+impl TokenKind {
+    const fn to_u8(self) -> u8 {
+        match self {
+            Self::Absolute => 0,
+            Self::Marker => 1,
+            Self::None => 2,
+            Self::OwnMarker => 3,
+        }
+    }
+
+    const fn from_u8(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Absolute),
+            1 => Some(Self::Marker),
+            2 => Some(Self::None),
+            3 => Some(Self::OwnMarker),
+            _ => None,
+        }
+    }
+}
+
+/// A call on its way into the store.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// Its place in the queue: above every sequence given out before, see `Opened::last_seq`.
+    pub seq: u64,
+    /// Its name for ever.
+    pub op_id: OpId,
+    /// Digest of the body as the caller sent it: tells a repetition from another call of the same
+    /// `op_id`.
+    pub digest: u64,
+    /// User id of the program that sent it.
+    pub uid: u32,
+    /// Part of its lane and cache keys; empty for now. At most 256 bytes.
+    pub namespace: String,
+    /// The lanes that it touches.
+    pub lanes: Lanes,
+    /// For people (`SET user:7`); cut at 256 bytes.
+    pub label: String,
+    /// What lets the backend recognise it.
+    pub token: TokenKind,
+    /// When it was acknowledged to be in hand.
+    pub accepted_at: UnixMillis,
+    /// When it is worth nothing any more.
+    pub expires_at: Option<UnixMillis>,
+    /// The W3C trace context that it came with; one above 256 bytes is dropped.
+    pub traceparent: Option<String>,
+    /// What is sent, opaque to the store.
+    pub body: Bytes,
+}
+
+/// A call that lies in the store, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCall {
+    /// Its place in the queue.
+    pub seq: u64,
+    /// Its name for ever.
+    pub op_id: OpId,
+    /// Digest of the body as the caller sent it.
+    pub digest: u64,
+    /// User id of the program that sent it.
+    pub uid: u32,
+    /// Part of its lane and cache keys.
+    pub namespace: String,
+    /// The lanes that it touches.
+    pub lanes: Lanes,
+    /// For people.
+    pub label: String,
+    /// The backend's identity when it was accepted.
+    pub target: String,
+    /// What lets the backend recognise it.
+    pub token: TokenKind,
+    /// The replay batch that it belongs to.
+    pub batch: Option<u64>,
+    /// When it was acknowledged to be in hand.
+    pub accepted_at: UnixMillis,
+    /// When it is worth nothing any more.
+    pub expires_at: Option<UnixMillis>,
+    /// The trace context that it came with.
+    pub traceparent: Option<String>,
+    /// Length of its body in bytes.
+    pub body_len: u64,
+    /// CRC-32 of its body.
+    pub body_crc: u32,
+    /// Chunks that its body lies in; 0 where it lies beside the header.
+    pub chunks: u32,
+    /// Bytes that it takes in the store, envelopes included: what a queue's limit in bytes counts.
+    pub bytes: u64,
+    /// When it was first put on the wire, where that was noted.
+    pub first_sent_at: Option<UnixMillis>,
+    /// Set where it is a dead letter.
+    pub dead: Option<DeadMark>,
+}
+
+/// A prefix with a number, big-endian, so that keys sort as the numbers do.
+pub(super) fn key(prefix: u8, number: u64) -> [u8; 9] {
+    joined([prefix].into_iter().chain(number.to_be_bytes()))
+}
+
+/// The key of a chunk.
+pub(super) fn chunk_key(seq: u64, index: u32) -> [u8; 13] {
+    joined(key(CHUNKS, seq).into_iter().chain(index.to_be_bytes()))
+}
+
+fn joined<const N: usize>(parts: impl Iterator<Item = u8>) -> [u8; N] {
+    let mut key = [0; N];
+    key.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+    key
+}
+
+/// The number in a key that [`key`] made.
+pub(super) fn number_of(key: &[u8]) -> Option<u64> {
+    let (_, number) = key.split_first()?;
+    Some(u64::from_be_bytes(number.try_into().ok()?))
+}
+
+/// Sequence and index in a key that [`chunk_key`] made.
+pub(super) fn chunk_of(key: &[u8]) -> Option<(u64, u32)> {
+    let (head, index) = key.split_last_chunk::<4>()?;
+    Some((number_of(head)?, u32::from_be_bytes(*index)))
+}
+
+/// A call ready to be written: the value for its header, and the body where it goes into chunks.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) seq: u64,
+    pub(super) header: IVec,
+    pub(super) chunked: Option<Bytes>,
+}
+
+/// Encodes a call that the backend `target` is to get.
+pub(super) fn encode(call: &NewCall, target: &str) -> Result<Encoded, StoreError> {
+    within("namespace", call.namespace.len(), TEXT_MAX)?;
+    let record = CallRecord {
+        seq: call.seq,
+        op_id: call.op_id.to_u128(),
+        digest: call.digest,
+        uid: call.uid,
+        namespace: &call.namespace,
+        lanes: to_stored(&call.lanes),
+        label: cut(&call.label, LABEL_MAX),
+        target,
+        token: call.token.to_u8(),
+        batch: None,
+        accepted_at: call.accepted_at.get(),
+        expires_at: call.expires_at.map(UnixMillis::get),
+        traceparent: call.traceparent.as_deref().filter(|text| text.len() <= TEXT_MAX),
+        body_len: call.body.len() as u64,
+        body_crc: crc32fast::hash(&call.body),
+        chunks: 0,
+        inline: &call.body,
+    };
+    seal_call(record, &call.body)
+}
+
+/// Encodes a stored call anew under another sequence: an operator's requeue. Its marks stay behind.
+pub(super) fn encode_again(
+    call: &StoredCall,
+    seq: u64,
+    target: &str,
+    body: &Bytes,
+) -> Result<Encoded, StoreError> {
+    let record = CallRecord {
+        seq,
+        op_id: call.op_id.to_u128(),
+        digest: call.digest,
+        uid: call.uid,
+        namespace: &call.namespace,
+        lanes: to_stored(&call.lanes),
+        label: &call.label,
+        target,
+        token: call.token.to_u8(),
+        batch: None,
+        accepted_at: call.accepted_at.get(),
+        expires_at: call.expires_at.map(UnixMillis::get),
+        traceparent: call.traceparent.as_deref(),
+        body_len: call.body_len,
+        body_crc: call.body_crc,
+        chunks: 0,
+        inline: body,
+    };
+    seal_call(record, body)
+}
+
+fn seal_call(mut record: CallRecord<'_>, body: &Bytes) -> Result<Encoded, StoreError> {
+    let seq = record.seq;
+    if body.len() < VALUE_MAX
+        && let Some(header) = record::seal(Kind::Call, &record, 160 + body.len())
+    {
+        return Ok(Encoded { seq, header: header.into(), chunked: None });
+    }
+    let too_large = || StoreError::TooLarge {
+        what: "call",
+        bytes: body.len() as u64,
+        limit: u64::from(u32::MAX),
+    };
+    record.chunks = u32::try_from(body.len().div_ceil(CHUNK_BODY)).map_err(|_| too_large())?;
+    record.inline = &[];
+    let header = record::seal(Kind::Call, &record, 256).ok_or_else(too_large)?;
+    Ok(Encoded { seq, header: header.into(), chunked: Some(body.clone()) })
+}
+
+/// The value of chunk `index` of a body; `None` behind its end.
+pub(super) fn chunk_value(seq: u64, index: u32, body: &[u8]) -> Option<Vec<u8>> {
+    let data = body.chunks(CHUNK_BODY).nth(index as usize)?;
+    record::seal(Kind::Chunk, &ChunkRecord { seq, index, data }, data.len() + 24)
+}
+
+/// The value of a sending mark.
+pub(super) fn sending_value(seq: u64, at: UnixMillis) -> Option<Vec<u8>> {
+    record::seal(Kind::Sending, &SendingRecord { seq, first_sent_at: at.get() }, 24)
+}
+
+/// Refuses `bytes` above `limit`.
+pub(super) fn within(what: &'static str, bytes: usize, limit: usize) -> Result<(), StoreError> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(StoreError::TooLarge { what, bytes: bytes as u64, limit: limit as u64 })
+}
+
+/// The longest start of `text` that has at most `limit` bytes.
+pub(super) fn cut(text: &str, limit: usize) -> &str {
+    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
+}
+
+fn to_stored(lanes: &Lanes) -> StoredLanes {
+    match lanes {
+        Lanes::One(lane) => StoredLanes::One(lane.0),
+        Lanes::Many(many) => StoredLanes::Many(many.iter().map(|lane| lane.0).collect()),
+        Lanes::All => StoredLanes::All,
+    }
+}
+
+/// Decodes a header; `seq` is what its key says. Chunks and marks are not looked at.
+pub(super) fn decode_call(
+    seq: u64,
+    value: &[u8],
+) -> Result<(StoredCall, CallRecord<'_>), Unreadable> {
+    let record: CallRecord<'_> = record::open(Kind::Call, value)?;
+    if record.seq != seq {
+        return Err(Unreadable::Damaged("holds another sequence than its key says"));
+    }
+    let token =
+        TokenKind::from_u8(record.token).ok_or(Unreadable::Damaged("token kind is unknown"))?;
+    let lanes = match &record.lanes {
+        StoredLanes::One(lane) => Lanes::One(LaneId(*lane)),
+        StoredLanes::Many(many) => Lanes::new(many.iter().map(|lane| LaneId(*lane))),
+        StoredLanes::All => Lanes::All,
+    };
+    let overhead = (record::ENVELOPE as u64 + 18) * u64::from(record.chunks);
+    let outside = if record.chunks == 0 { 0 } else { record.body_len };
+    let call = StoredCall {
+        seq,
+        op_id: OpId::from_u128(record.op_id),
+        digest: record.digest,
+        uid: record.uid,
+        namespace: record.namespace.to_owned(),
+        lanes,
+        label: record.label.to_owned(),
+        target: record.target.to_owned(),
+        token,
+        batch: record.batch,
+        accepted_at: UnixMillis::new(record.accepted_at),
+        expires_at: record.expires_at.map(UnixMillis::new),
+        traceparent: record.traceparent.map(str::to_owned),
+        body_len: record.body_len,
+        body_crc: record.body_crc,
+        chunks: record.chunks,
+        bytes: value.len() as u64 + outside + overhead,
+        first_sent_at: None,
+        dead: None,
+    };
+    Ok((call, record))
+}
+
+/// Reads a call and its marks.
+pub(super) fn read_call(db: &Db, seq: u64) -> Result<StoredCall, StoreError> {
+    let value = db.get(key(CALLS, seq)).map_err(StoreError::read)?;
+    let value = value.ok_or(StoreError::NotFound { seq })?;
+    let (mut call, _) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
+    if let Some(mark) = db.get(key(SENDING, seq)).map_err(StoreError::read)? {
+        call.first_sent_at = Some(decode_sending(seq, &mark).unwrap_or(call.accepted_at));
+    }
+    if let Some(mark) = db.get(key(dead_letters::PREFIX, seq)).map_err(StoreError::read)? {
+        call.dead = Some(dead_letters::decode_or_undecodable(seq, &mark));
+    }
+    Ok(call)
+}
+
+/// When the call was first sent, by its mark. A damaged mark gives `None`.
+pub(super) fn decode_sending(seq: u64, value: &[u8]) -> Option<UnixMillis> {
+    let record: SendingRecord = record::open(Kind::Sending, value).ok()?;
+    (record.seq == seq).then(|| UnixMillis::new(record.first_sent_at))
+}
+
+/// Reads a call's body, whole and with its checksum verified.
+pub(super) fn read_body(db: &Db, seq: u64) -> Result<Bytes, StoreError> {
+    let value = db.get(key(CALLS, seq)).map_err(StoreError::read)?;
+    let value = value.ok_or(StoreError::NotFound { seq })?;
+    let (_, header) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
+    let mut body = Vec::from(header.inline);
+    for index in 0..header.chunks {
+        let chunk = db.get(chunk_key(seq, index)).map_err(StoreError::read)?;
+        let chunk = chunk.ok_or_else(|| StoreError::Damaged {
+            seq,
+            detail: format!("chunk {index} of {} is missing", header.chunks),
+        })?;
+        let data =
+            decode_chunk(seq, index, &chunk).map_err(|why| StoreError::damaged(seq, &why))?;
+        body.extend_from_slice(data);
+    }
+    if body.len() as u64 != header.body_len || crc32fast::hash(&body) != header.body_crc {
+        return Err(StoreError::Damaged { seq, detail: "checksum of the body is wrong".into() });
+    }
+    Ok(body.into())
+}
+
+/// The piece of a body in a chunk's value.
+pub(super) fn decode_chunk(seq: u64, index: u32, value: &[u8]) -> Result<&[u8], Unreadable> {
+    let record: ChunkRecord<'_> = record::open(Kind::Chunk, value)?;
+    if (record.seq, record.index) == (seq, index) {
+        Ok(record.data)
+    } else {
+        Err(Unreadable::Damaged("holds another sequence than its key says"))
+    }
+}

@@ -1,0 +1,285 @@
+//! The first full scan of an opened store: what it holds, what is bad, what is to be swept.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use sled::{Db, IVec};
+
+use super::{
+    FACT_TARGET, HEAD_KEY, dead_letters,
+    error::Finding,
+    facts, history,
+    queue::{self, StoredCall},
+    record::{self, FactRecord, Head, HistoryRecord, Kind, Unreadable},
+};
+
+/// Values per class, as a scan found them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Calls that wait, those being sent included.
+    pub pending: u64,
+    /// Calls that bear a sending mark, dead letters not counted.
+    pub sending: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Chunks of large bodies.
+    pub chunks: u64,
+    /// Facts.
+    pub facts: u64,
+    /// History records.
+    pub history: u64,
+    /// Values that are not what was written.
+    pub bad: u64,
+    /// Leftovers that the next open sweeps: chunks and marks without a call.
+    pub leftovers: u64,
+}
+
+/// What a store holds.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    pub(super) head: Option<Head>,
+    /// Ascending by sequence, dead letters included.
+    pub(super) calls: Vec<StoredCall>,
+    pub(super) findings: Vec<Finding>,
+    /// Keys that belong to nothing.
+    pub(super) garbage: Vec<IVec>,
+    pub(super) history_next: u64,
+    pub(super) target: Option<String>,
+    /// Bytes of all keys and values.
+    pub(super) live_bytes: u64,
+    pub(super) counts: Counts,
+}
+
+/// Why a scan broke off.
+#[derive(Debug)]
+pub(super) enum ScanFailure {
+    /// A value of a newer version: nothing must be touched.
+    Newer(u16),
+    /// sled failed, or panicked.
+    Broken(String),
+}
+
+/// Runs what may make sled panic, and turns a panic into its text.
+pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(what)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        format!("sled panicked: {text}")
+    })
+}
+
+/// Reads everything once.
+pub(super) fn scan(db: &Db) -> Result<Scanned, ScanFailure> {
+    guarded(|| {
+        let mut scan = Scan::default();
+        for item in db.iter() {
+            let (key, value) = item.map_err(|error| ScanFailure::Broken(error.to_string()))?;
+            scan.found.live_bytes += (key.len() + value.len()) as u64;
+            match scan.visit(&key, &value) {
+                Ok(()) => {}
+                Err(Unreadable::Newer { found }) => return Err(ScanFailure::Newer(found)),
+                Err(why) => scan.bad(&key, &why.to_string()),
+            }
+        }
+        Ok(scan.finish())
+    })
+    .unwrap_or_else(|panic| Err(ScanFailure::Broken(panic)))
+}
+
+/// The chunks of one body, as far as they were seen.
+#[derive(Default)]
+struct Pieces {
+    /// Indices seen, ascending.
+    indices: Vec<u32>,
+    bytes: u64,
+    crc: crc32fast::Hasher,
+    broken: bool,
+}
+
+#[derive(Default)]
+struct Scan {
+    found: Scanned,
+    calls: BTreeMap<u64, StoredCall>,
+    /// Every sequence with a header, be it one that does not decode.
+    headers: HashSet<u64>,
+    pieces: HashMap<u64, Pieces>,
+    marks: Vec<(u64, IVec, IVec)>,
+}
+
+impl Scan {
+    fn visit(&mut self, key: &IVec, value: &IVec) -> Result<(), Unreadable> {
+        let unknown = Unreadable::Damaged("nothing is stored under such a key");
+        let prefix = *key.first().ok_or_else(|| unknown.clone())?;
+        let number = queue::number_of(key).ok_or_else(|| unknown.clone());
+        match prefix {
+            queue::CHUNKS => self.chunk(key, value, &unknown),
+            queue::CALLS => self.call(number?, value),
+            queue::SENDING | dead_letters::PREFIX => {
+                record::peel(value).map(drop).or_else(only_newer)?;
+                self.marks.push((number?, key.clone(), value.clone()));
+                Ok(())
+            }
+            facts::PREFIX => self.fact(key, value),
+            history::PREFIX => {
+                let number = number?;
+                self.found.history_next = self.found.history_next.max(number.saturating_add(1));
+                let record: HistoryRecord<'_> = record::open(Kind::History, value)?;
+                self.found.counts.history += 1;
+                same(record.number == number)
+            }
+            _ if key.as_ref() == HEAD_KEY => {
+                self.found.head = Some(record::open(Kind::Head, value)?);
+                Ok(())
+            }
+            _ => Err(unknown),
+        }
+    }
+
+    fn chunk(&mut self, key: &IVec, value: &[u8], unknown: &Unreadable) -> Result<(), Unreadable> {
+        let (seq, index) = queue::chunk_of(key).ok_or_else(|| unknown.clone())?;
+        self.found.counts.chunks += 1;
+        let pieces = self.pieces.entry(seq).or_default();
+        pieces.broken |= pieces.indices.len() as u64 != u64::from(index);
+        pieces.indices.push(index);
+        match queue::decode_chunk(seq, index, value) {
+            Ok(data) => {
+                pieces.bytes += data.len() as u64;
+                pieces.crc.update(data);
+                Ok(())
+            }
+            Err(why) => {
+                pieces.broken = true;
+                only_newer(why)
+            }
+        }
+    }
+
+    fn call(&mut self, seq: u64, value: &[u8]) -> Result<(), Unreadable> {
+        self.headers.insert(seq);
+        let (call, record) = queue::decode_call(seq, value)?;
+        let whole = if record.chunks == 0 {
+            record.inline.len() as u64 == record.body_len
+        } else {
+            self.pieces.get(&seq).is_some_and(|pieces| {
+                !pieces.broken
+                    && pieces.indices.len() as u64 == u64::from(record.chunks)
+                    && pieces.bytes == record.body_len
+                    && pieces.crc.clone().finalize() == record.body_crc
+            })
+        };
+        if !whole {
+            return Err(Unreadable::Damaged("its body is incomplete or damaged"));
+        }
+        self.calls.insert(seq, call);
+        Ok(())
+    }
+
+    fn fact(&mut self, key: &IVec, value: &[u8]) -> Result<(), Unreadable> {
+        let record: FactRecord<'_> = record::open(Kind::Fact, value)?;
+        same(key.get(1..) == Some(record.name.as_bytes()))?;
+        if record.name == FACT_TARGET {
+            self.found.target = std::str::from_utf8(record.value).ok().map(str::to_owned);
+        }
+        self.found.counts.facts += 1;
+        Ok(())
+    }
+
+    fn bad(&mut self, key: &[u8], detail: &str) {
+        self.found.counts.bad += 1;
+        self.found.findings.push(bad_record(key, detail));
+    }
+
+    fn finish(mut self) -> Scanned {
+        for (seq, key, value) in std::mem::take(&mut self.marks) {
+            if !self.headers.contains(&seq) {
+                self.found.garbage.push(key);
+                continue;
+            }
+            let Some(call) = self.calls.get_mut(&seq) else { continue };
+            let whole = if key.first() == Some(&queue::SENDING) {
+                let at = queue::decode_sending(seq, &value);
+                call.first_sent_at = Some(at.unwrap_or(call.accepted_at));
+                at.is_some()
+            } else {
+                call.dead = Some(dead_letters::decode_or_undecodable(seq, &value));
+                dead_letters::decode(seq, &value).is_some()
+            };
+            if !whole {
+                self.bad(&key, "damaged");
+            }
+        }
+        self.sweep_chunks();
+        self.finish_requeues();
+        let mut counts = self.found.counts;
+        for call in self.calls.values() {
+            counts.dead += u64::from(call.dead.is_some());
+            counts.pending += u64::from(call.dead.is_none());
+            counts.sending += u64::from(call.dead.is_none() && call.first_sent_at.is_some());
+        }
+        counts.leftovers = self.found.garbage.len() as u64;
+        self.found.counts = counts;
+        self.found.calls = self.calls.into_values().collect();
+        self.found
+    }
+
+    fn sweep_chunks(&mut self) {
+        for (seq, pieces) in &self.pieces {
+            if !self.headers.contains(seq) {
+                self.found.live_bytes = self.found.live_bytes.saturating_sub(pieces.bytes);
+                let keys = pieces.indices.iter().map(|index| queue::chunk_key(*seq, *index));
+                self.found.garbage.extend(keys.map(|key| IVec::from(&key)));
+            }
+        }
+    }
+
+    /// A crash within a requeue may leave the dead letter beside the call that took its place: the
+    /// new one was written first, so the old one goes.
+    fn finish_requeues(&mut self) {
+        let newest: HashMap<_, _> =
+            self.calls.values().map(|call| (call.op_id, call.seq)).collect();
+        let replaced: Vec<u64> = self
+            .calls
+            .values()
+            .filter(|call| call.dead.is_some() && newest.get(&call.op_id) > Some(&call.seq))
+            .map(|call| call.seq)
+            .collect();
+        for seq in replaced {
+            let Some(call) = self.calls.remove(&seq) else { continue };
+            let marks = [queue::CALLS, dead_letters::PREFIX, queue::SENDING];
+            self.found.garbage.extend(marks.map(|prefix| IVec::from(&queue::key(prefix, seq))));
+            let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
+            self.found.garbage.extend(chunks.map(|key| IVec::from(&key)));
+        }
+    }
+}
+
+/// The finding for a value that is not what was written under `key`.
+pub(super) fn bad_record(key: &[u8], detail: &str) -> Finding {
+    let (kind, is_of_a_call) = match key.first() {
+        Some(&queue::CHUNKS) => (Kind::Chunk.name(), true),
+        Some(&queue::CALLS) => (Kind::Call.name(), true),
+        Some(&queue::SENDING) => (Kind::Sending.name(), true),
+        Some(&dead_letters::PREFIX) => (Kind::Dead.name(), true),
+        Some(&facts::PREFIX) => (Kind::Fact.name(), false),
+        Some(&history::PREFIX) => (Kind::History.name(), false),
+        _ if key == HEAD_KEY => (Kind::Head.name(), false),
+        _ => ("unknown", false),
+    };
+    let seq = queue::chunk_of(key).map(|(seq, _)| seq).or_else(|| queue::number_of(key));
+    Finding::BadRecord {
+        seq: seq.filter(|_| is_of_a_call),
+        kind: kind.to_owned(),
+        detail: detail.to_owned(),
+    }
+}
+
+fn same(matches: bool) -> Result<(), Unreadable> {
+    matches.then_some(()).ok_or(Unreadable::Damaged("holds another number than its key says"))
+}
+
+/// Damage is judged where the call is known; a newer format stops the scan.
+fn only_newer(why: Unreadable) -> Result<(), Unreadable> {
+    if matches!(why, Unreadable::Newer { .. }) { Err(why) } else { Ok(()) }
+}

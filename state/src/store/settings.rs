@@ -1,0 +1,102 @@
+//! What a store is told when it opens, and what it tells.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use super::{
+    Store,
+    error::{Finding, StoreError},
+    faults::Faults,
+    queue::StoredCall,
+};
+use crate::units::UnixMillis;
+
+/// How a command ends; runs on the committing thread, so it must be quick and must not wait.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// What a store needs to know.
+#[derive(Clone)]
+pub struct StoreSettings {
+    /// The store's own folder; made where it is missing.
+    pub dir: PathBuf,
+    /// Identity of the backend (kind, host, port, database); at most 512 bytes.
+    pub target: String,
+    /// Free bytes of the file system below which appends are refused.
+    pub disk_floor: u64,
+    /// The wall clock, for names and the mark's age.
+    pub unix_now: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
+    /// Hears what nobody asked for; runs on the committing thread, so it must not wait.
+    pub on_event: Arc<dyn Fn(StoreEvent) + Send + Sync>,
+    /// Faults that tests inject; none by default.
+    pub faults: Faults,
+}
+
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreSettings")
+            .field("dir", &self.dir)
+            .field("target", &self.target)
+            .field("disk_floor", &self.disk_floor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A store that has just been opened, with what it holds.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// Every whole call, ascending by sequence, dead letters included.
+    pub calls: Vec<StoredCall>,
+    /// The highest sequence ever given out: new calls are numbered above it.
+    pub last_seq: u64,
+    /// What was found wrong or put in order.
+    pub findings: Vec<Finding>,
+    /// The identity that the store was filled for, where it is not `StoreSettings::target`. It stays
+    /// recorded until [`Store::set_target`].
+    pub previous_target: Option<String>,
+}
+
+/// What the store reports unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// Appends, or all commands, are refused from now on.
+    Refusing {
+        /// Why, for people.
+        reason: String,
+    },
+    /// There is room above the floor again: appends are taken. The store was open all the time.
+    Accepting,
+    /// The store serves again after an outage. `calls` is what it holds, ascending by sequence, dead
+    /// letters included: the truth about every command that ended with an unknown outcome.
+    Reopened {
+        /// Every whole call.
+        calls: Vec<StoredCall>,
+    },
+    /// The store was rebuilt into new files.
+    Rebuilt {
+        /// What made it necessary.
+        reason: String,
+        /// What could not be carried over.
+        lost: Vec<Finding>,
+    },
+    /// Something was found wrong while reopening; precedes `Reopened`.
+    Found {
+        /// What.
+        findings: Vec<Finding>,
+    },
+}
+
+/// A store's state, for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StoreStatus {
+    /// Why appends or all commands are refused, if they are.
+    pub refusing: Option<String>,
+    /// Size of sled's log in bytes.
+    pub disk_bytes: u64,
+    /// Number of the last commit.
+    pub commits: u64,
+    /// Highest sequence that was committed.
+    pub last_seq: u64,
+    /// Everything found wrong since the store was opened.
+    pub findings: Vec<Finding>,
+}

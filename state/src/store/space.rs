@@ -1,0 +1,89 @@
+//! Room on the disk, the ballast that is given up when there is none, and folders made durable.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use super::StoreSettings;
+
+/// Size of the ballast: what removals and marks are written from when the disk is full.
+pub(super) const BALLAST_BYTES: u64 = 8 * 1024 * 1024;
+/// Free space that opening wants, ballast given up. An open wrote a snapshot of some kilobytes and
+/// less than two segments of 512 KiB; as much as the ballast would make the ballast useless.
+pub(super) const OPEN_BYTES: u64 = 2 * 1024 * 1024;
+
+const BALLAST: &str = "ballast";
+
+/// Bytes that we may still write on the file system of the store.
+pub(super) fn free(settings: &StoreSettings) -> io::Result<u64> {
+    if let Some(free) = settings.faults.free_space() {
+        return Ok(free);
+    }
+    let stat = statvfs(&settings.dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Gives the ballast up; whether there was one.
+pub(super) fn drop_ballast(dir: &Path) -> bool {
+    fs::remove_file(dir.join(BALLAST)).is_ok()
+}
+
+/// Makes the ballast again where the disk has room for it above `floor`; whether it is there.
+pub(super) fn make_ballast(settings: &StoreSettings) -> bool {
+    let path = settings.dir.join(BALLAST);
+    if fs::metadata(&path).is_ok_and(|ballast| ballast.len() == BALLAST_BYTES) {
+        return true;
+    }
+    let wanted = settings.disk_floor.saturating_add(BALLAST_BYTES);
+    if !free(settings).is_ok_and(|free| free >= wanted) {
+        return false;
+    }
+    match allocate(&path) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "could not make the ballast");
+            drop_ballast(&settings.dir);
+            false
+        }
+    }
+}
+
+/// Allocates blocks for real: a sparse file would give nothing back.
+fn allocate(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    if fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES).is_err() {
+        let block = vec![0; 64 * 1024];
+        for _ in 0..BALLAST_BYTES / (64 * 1024) {
+            file.write_all(&block)?;
+        }
+    }
+    file.sync_data()
+}
+
+/// Makes what a folder lists durable.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A name of the form `db.<why>-<unix ms>` in `dir` that is not taken.
+pub(super) fn aside(settings: &StoreSettings, why: &str) -> PathBuf {
+    let now = (settings.unix_now)().get();
+    let taken = |path: &PathBuf| fs::symlink_metadata(path).is_ok();
+    let mut path = settings.dir.join(format!("db.{why}-{now}"));
+    let mut number = 1_u32;
+    while taken(&path) {
+        path = settings.dir.join(format!("db.{why}-{now}-{number}"));
+        number = number.saturating_add(1);
+    }
+    path
+}
+
+/// Renames within the store's folder, durably.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    to.parent().map_or(Ok(()), sync_folder)
+}

@@ -1,0 +1,182 @@
+//! Checks, exports and repairs, which change nothing.
+
+use std::fs;
+
+use super::*;
+use crate::store::check::{
+    CheckError, CheckReport, CheckVerdict, ExportedCall, ExportedState, check, export, repair,
+};
+
+/// Every file below a folder, with its bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.insert(path.clone(), vec![]);
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// A store with three pending calls, one of them sent and one large, a dead one and a removed one.
+fn filled(dir: &Path) -> Store {
+    let store = open(dir).store;
+    for seq in 1..=5 {
+        append(&store, seq, &content(seq));
+    }
+    wait(|done| store.mark_sending(1, UnixMillis::new(3), done)).unwrap();
+    wait(|done| store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
+    wait(|done| store.remove(vec![5], done)).unwrap();
+    store
+}
+
+fn content(seq: u64) -> Vec<u8> {
+    body(seq, if seq.is_multiple_of(2) { 50_000 } else { 100 })
+}
+
+#[track_caller]
+fn checked(dir: &Path) -> CheckReport {
+    let tmp = tempfile::tempdir().unwrap();
+    let before = files(&dir.join("store"));
+    let mut last = (0, 0);
+    let report = check(&dir.join("store"), tmp.path(), &mut |done, total| last = (done, total));
+    assert!(before == files(&dir.join("store")), "a check writes nothing");
+    assert!(fs::read_dir(tmp.path()).unwrap().next().is_none(), "its copy is gone");
+    assert_eq!(last.0, last.1);
+    report
+}
+
+#[test]
+fn a_whole_store_is_counted_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).close();
+    let report = checked(dir.path());
+    assert_eq!((report.verdict, report.live), (CheckVerdict::Whole, false), "{report:?}");
+    let counts = report.counts.unwrap();
+    assert_eq!((counts.pending, counts.sending, counts.dead, counts.bad), (3, 1, 1, 0));
+    assert_eq!(counts.chunks, 26);
+    assert!(report.raw.calls >= 4 && report.raw.chunks >= 26);
+    assert_eq!(report.commit, report.marked_commit);
+}
+
+#[test]
+fn a_store_in_use_is_checked_beside_its_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path());
+    let report = checked(dir.path());
+    assert_eq!((report.verdict, report.live), (CheckVerdict::Whole, true), "{report:?}");
+    append(&store, 6, b"the daemon goes on");
+}
+
+#[test]
+fn an_empty_store_and_none_at_all_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let nothing = check(&dir.path().join("none"), dir.path(), &mut |_, _| {});
+    assert_eq!(nothing.verdict, CheckVerdict::Empty);
+    open(dir.path()).store.close();
+    assert_eq!(checked(dir.path()).verdict, CheckVerdict::Empty);
+}
+
+/// Something that happens to a closed store.
+type Damage = (&'static str, fn(&Path));
+
+#[test]
+fn damage_of_every_kind_is_found() {
+    let log = "store/db/db";
+    let kinds: [Damage; 6] = [
+        ("a truncated log", |dir| {
+            let bytes = fs::read(dir.join("store/db/db")).unwrap();
+            fs::write(dir.join("store/db/db"), &bytes[..bytes.len() / 4]).unwrap();
+        }),
+        ("an empty log", |dir| fs::write(dir.join("store/db/db"), b"").unwrap()),
+        ("a missing log", |dir| fs::remove_dir_all(dir.join("store/db")).unwrap()),
+        ("a blob file", |dir| fs::write(dir.join("store/db/blobs/1"), b"x").unwrap()),
+        ("a missing mark", |dir| fs::remove_file(dir.join("store/mark")).unwrap()),
+        ("a damaged record", |dir| {
+            tamper(dir, |db| drop(db.insert(queue::key(b'q', 1), b"garbage").unwrap()));
+        }),
+    ];
+    for (name, damage) in kinds {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path()).close();
+        assert!(dir.path().join(log).is_file());
+        damage(dir.path());
+        let report = checked(dir.path());
+        assert_eq!(report.verdict, CheckVerdict::Damaged, "{name}: {report:?}");
+    }
+}
+
+#[test]
+fn a_newer_format_is_told_and_not_called_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).close();
+    tamper(dir.path(), |db| {
+        db.insert(queue::key(b'q', 9), record::seal_as_newer(b"future")).unwrap();
+    });
+    assert_eq!(checked(dir.path()).verdict, CheckVerdict::NewerFormat);
+}
+
+#[test]
+fn an_export_holds_every_waiting_call_with_its_body() {
+    let dir = tempfile::tempdir().unwrap();
+    let tmp = tempfile::tempdir().unwrap();
+    let store = filled(dir.path());
+    let kept: Vec<_> = (1..=4).map(|seq| store.call(seq).unwrap()).collect();
+    store.close();
+    let before = files(&dir.path().join("store"));
+    let mut exported = Vec::new();
+    let summary =
+        export(&dir.path().join("store"), tmp.path(), &mut |call| exported.push(call)).unwrap();
+    assert!(before == files(&dir.path().join("store")));
+    assert_eq!((summary.calls, summary.bad), (4, 0));
+    let states = [
+        ExportedState::Sending,
+        ExportedState::Pending,
+        ExportedState::Pending,
+        ExportedState::Dead,
+    ];
+    for ((exported, kept), state) in exported.iter().zip(kept).zip(states) {
+        let body = content(kept.seq).into();
+        assert!(*exported == ExportedCall { call: kept, body, state });
+    }
+    let none = export(tmp.path(), tmp.path(), &mut |_| {});
+    assert!(matches!(none, Err(CheckError::NoStore(_))));
+}
+
+#[test]
+fn a_repair_finds_the_calls_of_a_store_that_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).close();
+    let log = dir.path().join("store/db/db");
+    // What sled needs is destroyed: the header of the first segment.
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[..40].fill(0xEE);
+    fs::write(&log, bytes).unwrap();
+    let mut found = BTreeMap::new();
+    let summary = repair(&dir.path().join("store/db"), &mut |call| {
+        assert_eq!(call.state, ExportedState::Salvaged);
+        assert!(found.insert(call.call.seq, call).is_none(), "each once");
+    })
+    .unwrap();
+    assert!(summary.calls >= 4, "{summary:?}");
+    for seq in 1..=4 {
+        assert!(found[&seq].body == content(seq), "sequence {seq}");
+    }
+    assert_eq!(found[&4].call.dead, Some(mark(DeadReason::Rejected)));
+}
+
+#[test]
+fn values_on_the_border_of_two_windows_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).store;
+    let large = body(1, 5 << 20);
+    append(&store, 1, &large);
+    store.close();
+    let mut found = Vec::new();
+    repair(&dir.path().join("store/db"), &mut |call| found.push(call)).unwrap();
+    assert!(matches!(&found[..], [only] if only.body == large));
+}

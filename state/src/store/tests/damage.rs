@@ -1,0 +1,351 @@
+//! Stores that a crash, a disk or a person has damaged, and what opening them does.
+
+use std::{fs, os::unix::fs::FileExt};
+
+use super::*;
+
+/// A closed store with calls 1 to `calls`, every third of them chunked.
+fn filled(dir: &Path, calls: u64) {
+    let opened = open(dir);
+    for seq in 1..=calls {
+        append(&opened.store, seq, &content(seq));
+    }
+}
+
+fn content(seq: u64) -> Vec<u8> {
+    body(seq, if seq.is_multiple_of(3) { 9_000 } else { 300 })
+}
+
+fn log(dir: &Path) -> PathBuf {
+    dir.join("store/db/db")
+}
+
+/// Names in the store's folder that start with `prefix`.
+fn named(dir: &Path, prefix: &str) -> Vec<String> {
+    let entries = fs::read_dir(dir.join("store")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+/// The store serves: it takes a call above every sequence before, and has it after a reopen.
+#[track_caller]
+fn serves(dir: &Path) {
+    let opened = open(dir);
+    let seq = opened.last_seq + 1;
+    append(&opened.store, seq, b"after the damage");
+    drop(opened);
+    let opened = open(dir);
+    assert_eq!(opened.store.body(seq).unwrap(), &b"after the damage"[..]);
+    let damage: Vec<_> = opened.findings.iter().filter(|finding| finding.is_damage()).collect();
+    assert!(damage.is_empty(), "damage is reported once: {damage:?}");
+}
+
+#[test]
+fn chunks_and_marks_without_a_header_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3);
+    tamper(dir.path(), |db| {
+        for index in [0, 1, 5] {
+            let value = queue::chunk_value(9, 0, b"piece").unwrap();
+            db.insert(queue::chunk_key(9, index), value).unwrap();
+        }
+        db.insert(queue::key(b's', 9), queue::sending_value(9, UnixMillis::new(1)).unwrap())
+            .unwrap();
+        let mark = dead_letters::encode(9, &mark(DeadReason::Expired)).unwrap();
+        db.insert(queue::key(b'd', 9), mark).unwrap();
+    });
+    let opened = open(dir.path());
+    assert_eq!((seqs(&opened), opened.findings.len()), (vec![1, 2, 3], 0));
+    assert_eq!(opened.last_seq, 9, "what is swept must not be a new call's");
+    append(&opened.store, 10, b"a commit");
+    drop(opened);
+    let nine = 9_u64.to_be_bytes();
+    assert!(contents(dir.path()).keys().all(|key| !key[1..].starts_with(&nine)));
+}
+
+#[test]
+fn damaged_records_are_found_kept_and_not_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 6);
+    let flip = |db: &Db, key: &[u8]| {
+        let mut value = db.get(key).unwrap().unwrap().to_vec();
+        let last = value.len() - 1;
+        value[last] ^= 0x10;
+        db.insert(key, value).unwrap();
+    };
+    let opened = open(dir.path());
+    wait(|done| opened.store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
+    wait(|done| opened.store.mark_sending(5, UnixMillis::new(9), done)).unwrap();
+    drop(opened);
+    tamper(dir.path(), |db| {
+        flip(db, &queue::key(b'q', 1)); // a header
+        flip(db, &queue::chunk_key(3, 1)); // a chunk
+        db.remove(queue::chunk_key(6, 2)).unwrap(); // a missing chunk
+        flip(db, &queue::key(b'd', 4)); // a dead-letter mark
+        flip(db, &queue::key(b's', 5)); // a sending mark
+        let other = db.get(queue::key(b'q', 2)).unwrap().unwrap();
+        db.insert(queue::key(b'q', 8), other).unwrap(); // a whole call under a foreign key
+    });
+    for _ in 0..2 {
+        let opened = open(dir.path());
+        assert_eq!(seqs(&opened), [2, 4, 5]);
+        let mut bad: Vec<_> = opened
+            .findings
+            .iter()
+            .filter_map(|finding| match finding {
+                Finding::BadRecord { seq, .. } => *seq,
+                _ => None,
+            })
+            .collect();
+        bad.sort_unstable();
+        assert_eq!(bad, [1, 3, 4, 5, 6, 8], "{:?}", opened.findings);
+        assert_eq!(opened.findings.len(), 6);
+        let dead = opened.calls[1].dead.as_ref().unwrap();
+        assert_eq!(dead.reason, DeadReason::Undecodable, "it does not come back to life");
+        assert_eq!(opened.calls[2].first_sent_at, Some(opened.calls[2].accepted_at));
+        assert!(matches!(opened.store.body(1), Err(StoreError::Damaged { seq: 1, .. })));
+        assert!(matches!(opened.store.body(3), Err(StoreError::Damaged { seq: 3, .. })));
+        assert!(matches!(opened.store.body(6), Err(StoreError::Damaged { seq: 6, .. })));
+    }
+    let opened = open(dir.path());
+    wait(|done| opened.store.remove(vec![1, 3, 6, 8], done)).unwrap();
+    wait(|done| opened.store.remove(vec![4, 5], done)).unwrap();
+    drop(opened);
+    assert_eq!(open(dir.path()).findings, [], "what an operator removes is gone");
+}
+
+#[test]
+fn a_newer_format_is_refused_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3);
+    tamper(dir.path(), |db| {
+        db.insert(queue::key(b'q', 2), record::seal_as_newer(b"future")).unwrap();
+    });
+    let before = contents(dir.path());
+    for _ in 0..2 {
+        let refused = Store::open(settings(dir.path()));
+        assert!(matches!(refused, Err(OpenError::NewerFormat { found: 2, known: 1 })));
+    }
+    assert!(before == contents(dir.path()));
+    assert_eq!(named(dir.path(), "db."), [""; 0]);
+}
+
+#[test]
+fn a_store_behind_its_mark_has_lost_its_tail_and_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 5);
+    let commits = open(dir.path()).store.status().commits;
+    let ahead = record::Head { commit: commits + 7, last_seq: 9 };
+    super::mark::Mark::create(&dir.path().join("store")).unwrap().write(ahead).unwrap();
+    let opened = open(dir.path());
+    let [Finding::TailLost { commits: lost, sequences: 4, kept: Some(kept) }] =
+        &opened.findings[..]
+    else {
+        panic!("{:?}", opened.findings)
+    };
+    assert_eq!(*lost, 7);
+    assert!(kept.join("db").is_file());
+    assert_eq!((seqs(&opened), opened.last_seq), (vec![1, 2, 3, 4, 5], 9));
+    assert_eq!(opened.store.body(3).unwrap(), content(3));
+    drop(opened);
+    serves(dir.path());
+}
+
+#[test]
+fn a_copy_that_is_older_than_its_mark_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 5);
+    let old = fs::read(log(dir.path())).unwrap();
+    let opened = open(dir.path());
+    for seq in 6..=40 {
+        append(&opened.store, seq, &content(seq));
+    }
+    drop(opened);
+    for entry in fs::read_dir(dir.path().join("store/db")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("snap.") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    fs::write(log(dir.path()), old).unwrap();
+    let opened = open(dir.path());
+    assert!(
+        opened
+            .findings
+            .iter()
+            .any(|it| matches!(it, Finding::TailLost { .. } | Finding::SetAside { .. }))
+    );
+    assert_eq!(opened.last_seq, 40, "no sequence is given out twice");
+    drop(opened);
+    serves(dir.path());
+}
+
+#[test]
+fn an_empty_log_beside_a_mark_is_a_lost_tail_and_not_a_fresh_store() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 5);
+    fs::write(log(dir.path()), b"").unwrap();
+    let opened = open(dir.path());
+    assert!(opened.findings.iter().any(Finding::is_damage), "{:?}", opened.findings);
+    assert_eq!((seqs(&opened), opened.last_seq), (vec![], 5));
+    drop(opened);
+    serves(dir.path());
+}
+
+#[test]
+fn a_missing_log_beside_a_mark_is_a_lost_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 5);
+    fs::remove_dir_all(dir.path().join("store/db")).unwrap();
+    let opened = open(dir.path());
+    assert!(matches!(opened.findings[..], [Finding::TailLost { sequences: 5, .. }]));
+    drop(opened);
+    serves(dir.path());
+}
+
+#[test]
+fn a_truncated_log_is_never_opened_in_silence() {
+    for cut in [100, 5_000, 60_000, 200_000, 500_000] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 60);
+        let length = fs::metadata(log(dir.path())).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(log(dir.path())).unwrap();
+        file.set_len(length.saturating_sub(cut)).unwrap();
+        drop(file);
+        let opened = open(dir.path());
+        let whole = seqs(&opened) == (1..=60).collect::<Vec<_>>();
+        assert!(
+            whole || opened.findings.iter().any(Finding::is_damage),
+            "{cut} bytes cut: {} calls, {:?}",
+            opened.calls.len(),
+            opened.findings
+        );
+        assert_eq!(opened.last_seq, 60);
+        drop(opened);
+        serves(dir.path());
+    }
+}
+
+#[test]
+fn a_garbage_log_is_set_aside_and_a_fresh_store_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 30);
+    let length = fs::metadata(log(dir.path())).unwrap().len();
+    fs::write(log(dir.path()), body(99, usize::try_from(length).unwrap())).unwrap();
+    let opened = open(dir.path());
+    assert!(opened.findings.iter().any(Finding::is_damage), "{:?}", opened.findings);
+    assert_eq!((opened.calls.len(), opened.last_seq), (0, 30));
+    assert_eq!(named(dir.path(), "db.damaged-").len(), 1);
+    drop(opened);
+    serves(dir.path());
+}
+
+#[test]
+fn flipped_bits_in_the_log_never_lose_a_call_in_silence() {
+    let mut random = fastrand::Rng::with_seed(11);
+    for round in 0..24 {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 40);
+        let file = fs::OpenOptions::new().read(true).write(true).open(log(dir.path())).unwrap();
+        let at = random.u64(..file.metadata().unwrap().len());
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1 << random.u8(..8)], at).unwrap();
+        drop(file);
+        let opened = open(dir.path());
+        for call in &opened.calls {
+            assert_eq!(opened.store.body(call.seq).unwrap(), content(call.seq));
+        }
+        assert!(
+            opened.calls.len() == 40 || opened.findings.iter().any(Finding::is_damage),
+            "round {round}, byte {at}: {} calls, {:?}",
+            opened.calls.len(),
+            opened.findings
+        );
+    }
+}
+
+#[test]
+fn a_snapshot_cut_short_is_deleted_and_a_damaged_one_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 5);
+    fs::write(dir.path().join("store/db/snap.0000.generating"), b"").unwrap();
+    let opened = open(dir.path());
+    assert!(matches!(opened.findings[..], [Finding::LeftoverSnapshot { .. }]));
+    assert_eq!(seqs(&opened), [1, 2, 3, 4, 5]);
+    drop(opened);
+
+    let snapshots: Vec<_> = fs::read_dir(dir.path().join("store/db"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("snap."))
+        .collect();
+    assert!(!snapshots.is_empty(), "an open writes a snapshot");
+    for snapshot in snapshots {
+        fs::write(snapshot, b"damaged").unwrap();
+    }
+    let opened = open(dir.path());
+    assert!(
+        matches!(opened.findings[..], [Finding::SnapshotSetAside { .. }]),
+        "{:?}",
+        opened.findings
+    );
+    assert_eq!(seqs(&opened), [1, 2, 3, 4, 5]);
+    drop(opened);
+    serves(dir.path());
+}
+
+#[test]
+fn a_lost_mark_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 2);
+    for damage in [None, Some(b"garbage")] {
+        let mark = dir.path().join("store/mark");
+        match damage {
+            None => fs::remove_file(mark).unwrap(),
+            Some(bytes) => fs::write(mark, bytes).unwrap(),
+        }
+        let opened = open(dir.path());
+        assert!(matches!(opened.findings[..], [Finding::MarkLost { .. }]));
+        assert_eq!(seqs(&opened), [1, 2]);
+    }
+    assert_eq!(open(dir.path()).findings, []);
+}
+
+#[test]
+fn blob_files_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 2);
+    fs::write(dir.path().join("store/db/blobs/123"), b"blob").unwrap();
+    let opened = open(dir.path());
+    assert_eq!(opened.findings, [Finding::BlobFiles { count: 1 }]);
+}
+
+#[test]
+fn a_rebuild_cut_short_is_dropped_or_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 5);
+    let store = dir.path().join("store");
+    fs::create_dir(store.join("db.partial")).unwrap();
+    fs::write(store.join("db.partial/db"), b"half").unwrap();
+    assert_eq!(seqs(&open(dir.path())), [1, 2, 3, 4, 5]);
+    assert!(!store.join("db.partial").try_exists().unwrap());
+
+    // Written and promised, and the swap not begun; then the old one away, the new one not there.
+    for (commit, old_is_there) in [(1_000, true), (2_000, false)] {
+        let db = bare(dir.path());
+        let head = record::Head { commit, last_seq: 5 };
+        rebuild::copy(&settings(dir.path()), &db, head).unwrap();
+        drop(db);
+        if !old_is_there {
+            fs::rename(store.join("db"), store.join("db.discard")).unwrap();
+        }
+        let opened = open(dir.path());
+        assert_eq!(opened.findings, [Finding::RebuildFinished]);
+        assert_eq!(seqs(&opened), [1, 2, 3, 4, 5]);
+        drop(opened);
+        assert_eq!(named(dir.path(), "db.ready"), [""; 0]);
+        assert_eq!(named(dir.path(), "db.discard"), [""; 0]);
+    }
+    serves(dir.path());
+}

@@ -1,0 +1,269 @@
+//! Disks that fill up or fail while the store serves.
+
+use super::*;
+
+#[track_caller]
+fn next(events: &mpsc::Receiver<StoreEvent>) -> StoreEvent {
+    events.recv_timeout(PATIENCE).expect("no event came")
+}
+
+fn held(calls: &[StoredCall]) -> Vec<u64> {
+    calls.iter().map(|call| call.seq).collect()
+}
+
+#[test]
+fn a_failed_sync_ends_in_a_rebuild_with_everything_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, faults, events) = open_with_faults(dir.path());
+    let store = &opened.store;
+    for seq in 1..=30 {
+        append(store, seq, &body(seq, if seq % 10 == 0 { 30_000 } else { 200 }));
+    }
+    wait(|done| store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
+    wait(|done| store.mark_sending(5, UnixMillis::new(9), done)).unwrap();
+    wait(|done| store.put_fact("breaker", b"open".to_vec(), done)).unwrap();
+    wait(|done| store.remove(vec![1], done)).unwrap();
+    faults.fail_sync(1);
+    let failed = wait(|done| store.append(call(31, b"unknown"), done)).unwrap_err();
+    assert!(matches!(failed, StoreError::SyncFailed { .. }) && failed.outcome_unknown());
+
+    assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
+    assert!(matches!(next(&events), StoreEvent::Rebuilt { lost, .. } if lost.is_empty()));
+    let StoreEvent::Reopened { calls } = next(&events) else { panic!() };
+    assert_eq!(held(&calls), (2..=31).collect::<Vec<_>>(), "the truth about the failed one, too");
+    append(store, 32, b"served again");
+    assert_eq!(store.status().refusing, None);
+    assert_eq!(store.body(10).unwrap(), body(10, 30_000));
+    let kept = std::fs::read_dir(dir.path().join("store"))
+        .unwrap()
+        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("db.failed-sync-"));
+    assert!(kept);
+    drop(opened);
+
+    let again = open(dir.path());
+    assert_eq!((seqs(&again), again.findings.len()), ((2..=32).collect(), 0));
+    assert_eq!(again.calls[2].dead, Some(mark(DeadReason::Rejected)));
+    assert_eq!(again.calls[3].first_sent_at, Some(UnixMillis::new(9)));
+    assert_eq!(again.store.fact("breaker").unwrap(), b"open");
+}
+
+#[test]
+fn nothing_is_acknowledged_while_syncs_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, faults, events) = open_with_faults(dir.path());
+    let store = &opened.store;
+    append(store, 1, b"one");
+    // The group, the rebuild's own sync and the one that seals the reopened store.
+    for nth in 1..=6 {
+        faults.fail_sync(nth);
+        let mut seq = nth * 100;
+        while faults.is_armed() {
+            seq += 1;
+            drop(wait(|done| store.append(call(seq, b"perhaps"), done)));
+        }
+        while store.status().refusing.is_some() {
+            events.recv_timeout(PATIENCE).unwrap();
+        }
+        append(store, nth * 100 + 99, b"served again");
+        assert_eq!(store.body(1).unwrap(), &b"one"[..]);
+    }
+}
+
+#[test]
+fn a_process_that_ends_between_a_failed_sync_and_the_rebuild_leaves_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, faults, events) = open_with_faults(dir.path());
+    append(&opened.store, 1, b"one");
+    faults.fake_free_space(Some(1_000));
+    faults.fail_sync(1);
+    wait(|done| opened.store.put_fact("x", vec![], done)).unwrap_err();
+    assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
+    assert_eq!(opened.store.body(1).unwrap(), &b"one"[..], "reading goes on");
+    drop(opened);
+    let again = open(dir.path());
+    assert_eq!((seqs(&again), &again.findings[..]), (vec![1], &[Finding::RebuildFinished][..]));
+    drop(again);
+    assert_eq!(open(dir.path()).findings, []);
+}
+
+#[test]
+fn a_full_disk_refuses_then_reopens_and_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, faults, events) = open_with_faults(dir.path());
+    let store = &opened.store;
+    append(store, 1, &body(1, 50_000));
+    faults.fake_free_space(Some(1_000_000));
+    faults.fail_flush(1);
+    let failed = wait(|done| store.append(call(2, b"unknown"), done)).unwrap_err();
+    assert!(matches!(failed, StoreError::Failed { unknown: true, .. }), "{failed:?}");
+    assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
+    assert!(!dir.path().join("store/ballast").try_exists().unwrap(), "the ballast is given up");
+
+    let refused = wait(|done| store.append(call(3, b"refused"), done)).unwrap_err();
+    assert!(matches!(refused, StoreError::Failed { unknown: false, .. }));
+    assert!(!refused.outcome_unknown());
+    assert!(wait(|done| store.remove(vec![1], done)).is_err());
+    assert!(matches!(store.call(1), Err(StoreError::Failed { .. })));
+    assert!(store.status().refusing.unwrap().contains("full"));
+    store.add_history(b"kept until there is room".to_vec());
+
+    faults.fake_free_space(None);
+    let StoreEvent::Reopened { calls } = next(&events) else { panic!() };
+    assert_eq!(calls[0].seq, 1);
+    append(store, 4, b"served again");
+    assert_eq!(store.status().refusing, None);
+    assert_eq!(store.body(1).unwrap(), body(1, 50_000));
+    assert_eq!(store.history(9), [b"kept until there is room"]);
+    assert!(dir.path().join("store/ballast").try_exists().unwrap());
+    drop(opened);
+    let again = open(dir.path());
+    assert!(seqs(&again).contains(&4) && !seqs(&again).contains(&3));
+    assert_eq!(again.findings, []);
+}
+
+#[test]
+fn what_was_acknowledged_among_failing_syncs_and_many_callers_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, faults, events) = open_with_faults(dir.path());
+    let store = &opened.store;
+    let next = AtomicU64::new(1);
+    let acknowledged = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for caller in 0..8 {
+            let (acknowledged, next, faults) = (&acknowledged, &next, &faults);
+            scope.spawn(move || {
+                for round in 0..60 {
+                    if caller == 0 && round % 10 == 5 {
+                        faults.fail_sync(2);
+                    }
+                    let seq = next.fetch_add(1, Relaxed);
+                    let content = body(seq, if seq.is_multiple_of(9) { 20_000 } else { 200 });
+                    if wait(|done| store.append(call(seq, &content), done)).is_ok() {
+                        assert_eq!(store.body(seq).unwrap(), content, "reads see what is stored");
+                        acknowledged.lock().push(seq);
+                    }
+                }
+            });
+        }
+    });
+    let rebuilt = events.try_iter().filter(|it| matches!(it, StoreEvent::Rebuilt { .. })).count();
+    assert!(rebuilt >= 3, "{rebuilt}");
+    drop(opened);
+    let again = open(dir.path());
+    assert_eq!(again.findings, []);
+    let acknowledged = acknowledged.into_inner();
+    assert!(acknowledged.len() > 300, "{}", acknowledged.len());
+    for seq in acknowledged {
+        assert!(again.store.call(seq).is_ok(), "{seq} is lost");
+    }
+}
+
+#[test]
+fn an_append_over_several_groups_is_all_or_nothing_when_one_fails() {
+    for nth in 1..=5 {
+        let dir = tempfile::tempdir().unwrap();
+        let (opened, faults, events) = open_with_faults(dir.path());
+        faults.fail_sync(nth);
+        let large = body(nth, 500_000);
+        let failed = wait(|done| opened.store.append(call(1, &large), done)).unwrap_err();
+        while !matches!(next(&events), StoreEvent::Reopened { .. }) {}
+        let kept = opened.store.body(1);
+        if failed.outcome_unknown() {
+            assert!(matches!(&kept, Ok(body) if *body == large) || kept.is_err());
+        } else {
+            assert_eq!(kept, Err(StoreError::NotFound { seq: 1 }), "said not to be stored");
+        }
+        append(&opened.store, 2, &large);
+        drop(opened);
+        assert_eq!(open(dir.path()).findings, []);
+    }
+}
+
+#[test]
+fn below_the_floor_appends_are_refused_and_removals_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::armed();
+    let (sender, events) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let settings = StoreSettings {
+        disk_floor: 64 << 20,
+        faults: faults.clone(),
+        on_event: Arc::new(move |event| drop(sender.lock().send(event))),
+        ..settings(dir.path())
+    };
+    let opened = Store::open(settings).unwrap();
+    let store = &opened.store;
+    append(store, 1, b"one");
+    append(store, 2, b"two");
+    faults.fake_free_space(Some(10 << 20));
+    let refused = wait(|done| store.append(call(3, b"three"), done));
+    assert_eq!(refused, Err(StoreError::DiskFloor { free: 10 << 20, floor: 64 << 20 }));
+    assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
+    wait(|done| store.mark_sending(1, UnixMillis::new(1), done)).unwrap();
+    wait(|done| store.bury(1, mark(DeadReason::Expired), done)).unwrap();
+    wait(|done| store.remove(vec![2], done)).unwrap();
+    let refused = wait(|done| store.requeue(1, 4, done));
+    assert!(matches!(refused, Err(StoreError::DiskFloor { .. })), "a requeue is an append");
+    faults.fake_free_space(Some(1 << 30));
+    assert_eq!(next(&events), StoreEvent::Accepting);
+    append(store, 5, b"five");
+    drop(opened);
+    assert_eq!(seqs(&open(dir.path())), [1, 5]);
+}
+
+#[test]
+fn a_full_disk_is_not_opened_and_gives_up_the_ballast_first() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let faults = Faults::armed();
+    faults.fake_free_space(Some(100_000));
+    let settings = StoreSettings { faults: faults.clone(), ..settings(dir.path()) };
+    let refused = Store::open(settings.clone());
+    assert!(matches!(refused, Err(OpenError::DiskFull { free: 100_000, .. })), "{refused:?}");
+    assert!(!dir.path().join("store/ballast").try_exists().unwrap());
+    faults.fake_free_space(None);
+    Store::open(settings).unwrap();
+}
+
+#[test]
+fn compacting_gives_back_what_is_dead_and_keeps_what_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, _, events) = open_with_faults(dir.path());
+    let store = &opened.store;
+    for seq in 1..=60 {
+        append(store, seq, &body(seq, 100_000));
+    }
+    wait(|done| store.remove((1..=58).collect(), done)).unwrap();
+    let before = store.status().disk_bytes;
+    wait(|done| store.compact(done)).unwrap();
+    assert!(matches!(next(&events), StoreEvent::Rebuilt { lost, .. } if lost.is_empty()));
+    assert!(store.status().disk_bytes < before / 2, "{before} to {}", store.status().disk_bytes);
+    append(store, 61, b"served on");
+    assert_eq!(store.body(59).unwrap(), body(59, 100_000));
+    drop(opened);
+    let again = open(dir.path());
+    assert_eq!((seqs(&again), again.findings.len()), (vec![59, 60, 61], 0));
+}
+
+#[test]
+fn a_grown_log_is_compacted_by_an_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    for seq in 1..=18 {
+        opened.store.append(call(seq, &body(seq, 4 << 20)), Box::new(drop));
+    }
+    wait(|done| opened.store.remove((1..=17).collect(), done)).unwrap();
+    let before = opened.store.status().disk_bytes;
+    drop(opened);
+    assert!(before > 64 << 20);
+    let faults = Faults::armed();
+    faults.fail_flush(1);
+    let settings = StoreSettings { faults, ..settings(dir.path()) };
+    let uncompacted = Store::open(settings).unwrap();
+    assert_eq!(seqs(&uncompacted), [18], "a log that cannot be compacted serves nevertheless");
+    drop(uncompacted);
+    let again = open(dir.path());
+    assert!(again.store.status().disk_bytes < before / 4);
+    assert_eq!((seqs(&again), again.findings.len()), (vec![18], 0));
+    assert_eq!(again.store.body(18).unwrap(), body(18, 4 << 20));
+}

@@ -1,0 +1,292 @@
+//! A sliding time window of outcomes in self-expiring buckets, cheap enough for every call.
+//!
+//! The window is cut into 60 buckets of equal width. A bucket's counter carries the number of the
+//! interval that it belongs to (its *epoch*), so an idle window empties without a timer: what bears an
+//! older epoch than the reader looks for counts nothing.
+//!
+//! ```text
+//! counter (one atomic word):  epoch : 32 | count : 32
+//! window = STRIPES x 64 slots x { successes, failures };  slot = epoch mod 64
+//! ```
+//!
+//! The first threads to count get stripes of their own, all others share the last one; a reader sums
+//! the stripes, which only a failure does. A success on a stripe of one's own is a plain load and store:
+//! nobody else adds to it, and an atomic addition would cost more than everything else on a call's way
+//! through the breaker (4.8 ns against 2 in `benches/breaker.rs`). What may be miscounted is harmless
+//! for a rate: an addition that races with the bucket's turn to a new epoch, and successes of the
+//! running bucket that a concurrent [`Window::clear`] meant to forget. Failures are always counted by
+//! atomic addition.
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use crate::units::{Moment, millis};
+
+/// Buckets that the window is read over.
+const BUCKETS: u32 = 60;
+/// Slots of the ring: the next power of two, so that a slot is found by a mask.
+const SLOTS: usize = 64;
+/// Stripes: the last one is shared by all threads but the first ones.
+const STRIPES: usize = 8;
+
+/// How far back a reading goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Horizon {
+    /// The whole window.
+    Whole,
+    /// A sixth of it.
+    Sixth,
+    /// A thirtieth of it.
+    Thirtieth,
+}
+
+impl Horizon {
+    const fn buckets(self) -> u32 {
+        match self {
+            Self::Whole => BUCKETS,
+            Self::Sixth => BUCKETS / 6,
+            Self::Thirtieth => BUCKETS / 30,
+        }
+    }
+}
+
+/// What a horizon holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Successes.
+    pub successes: u64,
+    /// Failures.
+    pub failures: u64,
+}
+
+impl Counts {
+    /// Successes and failures together.
+    pub fn calls(self) -> u64 {
+        self.successes + self.failures
+    }
+
+    /// Failures among the calls, 0 where there were none.
+    pub fn failure_rate(self) -> f64 {
+        match self.calls() {
+            0 => 0.0,
+            #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+            calls => self.failures as f64 / calls as f64,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    successes: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// One thread's share, on cache lines of its own.
+#[repr(align(128))]
+struct Stripe([Slot; SLOTS]);
+
+/// The window. Shared by every thread; nothing in it locks.
+pub struct Window {
+    /// 2^64 / bucket width in milliseconds, rounded up: a division by multiplication, exact for
+    /// moments below 2^64 / width.
+    reciprocal: AtomicU64,
+    stripes: Box<[Stripe; STRIPES]>,
+}
+
+impl Window {
+    /// A window of `length`, at least 60 ms: shorter ones are taken as that.
+    pub fn new(length: Duration) -> Self {
+        Self {
+            reciprocal: AtomicU64::new(reciprocal(length)),
+            stripes: Box::new(std::array::from_fn(|_| {
+                Stripe(std::array::from_fn(|_| Slot::default()))
+            })),
+        }
+    }
+
+    /// Gives it another length and forgets what it holds.
+    pub fn resize(&self, length: Duration) {
+        self.reciprocal.store(reciprocal(length), Ordering::Relaxed);
+        self.clear();
+    }
+
+    /// Counts a success at `now`.
+    #[inline]
+    pub fn success(&self, now: Moment) {
+        let (epoch, stripe) = (self.epoch(now), stripe());
+        let Some(slot) = self.slot(stripe, epoch) else { return };
+        let seen = slot.successes.load(Ordering::Relaxed);
+        if stripe < STRIPES - 1 && (seen >> 32) == u64::from(epoch) {
+            slot.successes.store(seen + 1, Ordering::Relaxed);
+        } else {
+            count(&slot.successes, epoch);
+        }
+    }
+
+    /// Counts a failure at `now`.
+    pub fn failure(&self, now: Moment) {
+        let epoch = self.epoch(now);
+        if let Some(slot) = self.slot(stripe(), epoch) {
+            count(&slot.failures, epoch);
+        }
+    }
+
+    /// What `horizon` up to `now` holds.
+    pub fn counts(&self, horizon: Horizon, now: Moment) -> Counts {
+        let last = self.epoch(now);
+        let mut counts = Counts::default();
+        for stripe in self.stripes.iter() {
+            for slot in &stripe.0 {
+                counts.successes += read(&slot.successes, last, horizon);
+                counts.failures += read(&slot.failures, last, horizon);
+            }
+        }
+        counts
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        for slot in self.stripes.iter().flat_map(|stripe| &stripe.0) {
+            slot.successes.store(0, Ordering::Relaxed);
+            slot.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The number of the interval that `now` lies in; epochs start at 1, so that an untouched counter
+    /// belongs to none.
+    #[inline]
+    fn epoch(&self, now: Moment) -> u32 {
+        let reciprocal = self.reciprocal.load(Ordering::Relaxed);
+        let product = u128::from(now.as_millis()) * u128::from(reciprocal);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "epochs wrap after 136 years of seconds"
+        )]
+        let interval =
+            if reciprocal == u64::MAX { now.as_millis() as u32 } else { (product >> 64) as u32 };
+        interval.wrapping_add(1)
+    }
+
+    #[inline]
+    fn slot(&self, stripe: usize, epoch: u32) -> Option<&Slot> {
+        self.stripes.get(stripe & (STRIPES - 1))?.0.get(epoch as usize & (SLOTS - 1))
+    }
+}
+
+/// 2^64 / bucket width, rounded up; `u64::MAX` stands for a width of one millisecond.
+fn reciprocal(length: Duration) -> u64 {
+    let width = (millis(length) / u64::from(BUCKETS)).max(1);
+    (u64::MAX / width).saturating_add(1)
+}
+
+/// Adds one to a counter of `epoch`, turning it over from an older one.
+#[cold]
+fn count(counter: &AtomicU64, epoch: u32) {
+    let seen = counter.load(Ordering::Relaxed);
+    if (seen >> 32) == u64::from(epoch) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    } else {
+        turn(counter, seen, epoch);
+    }
+}
+
+fn turn(counter: &AtomicU64, mut seen: u64, epoch: u32) {
+    let fresh = (u64::from(epoch) << 32) | 1;
+    while (seen >> 32) != u64::from(epoch) {
+        match counter.compare_exchange_weak(seen, fresh, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(now) => seen = now,
+        }
+    }
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64, last: u32, horizon: Horizon) -> u64 {
+    let word = counter.load(Ordering::Relaxed);
+    let age = last.wrapping_sub((word >> 32) as u32);
+    if age < horizon.buckets() { word & u64::from(u32::MAX) } else { 0 }
+}
+
+/// This thread's stripe.
+#[inline]
+fn stripe() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    MINE.with(|mine| {
+        if mine.get() == usize::MAX {
+            mine.set(NEXT.fetch_add(1, Ordering::Relaxed).min(STRIPES - 1));
+        }
+        mine.get()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(millis)
+    }
+
+    #[test]
+    fn outcomes_leave_each_horizon_as_they_age() {
+        let window = Window::new(Duration::from_secs(60));
+        window.failure(at(0));
+        window.success(at(500));
+        assert_eq!(window.counts(Horizon::Thirtieth, at(1_999)).calls(), 2);
+        assert_eq!(window.counts(Horizon::Thirtieth, at(2_000)).calls(), 0);
+        assert_eq!(window.counts(Horizon::Sixth, at(9_999)).calls(), 2);
+        assert_eq!(window.counts(Horizon::Sixth, at(10_000)).calls(), 0);
+        assert_eq!(window.counts(Horizon::Whole, at(59_999)).calls(), 2);
+        assert_eq!(window.counts(Horizon::Whole, at(60_000)).calls(), 0);
+    }
+
+    #[test]
+    fn threads_are_summed() {
+        let window = Window::new(Duration::from_secs(60));
+        std::thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| (0..1_000).for_each(|_| window.success(at(10))));
+            }
+        });
+        assert_eq!(window.counts(Horizon::Whole, at(20)).successes, 12_000);
+    }
+
+    proptest! {
+        #[test]
+        fn it_counts_what_a_list_of_outcomes_counts(
+            length in prop_oneof![Just(60u64), Just(600), Just(6_000), Just(60_000), Just(3_600_000)],
+            steps in proptest::collection::vec((0u64..5_000, any::<bool>()), 1..200),
+        ) {
+            let window = Window::new(Duration::from_millis(length));
+            let width = length / 60;
+            let mut list: Vec<(u64, bool)> = Vec::new();
+            let mut now = 0;
+            for (step, ok) in steps {
+                now += step;
+                if ok { window.success(at(now)) } else { window.failure(at(now)) }
+                list.push((now, ok));
+                for (horizon, buckets) in
+                    [(Horizon::Whole, 60), (Horizon::Sixth, 10), (Horizon::Thirtieth, 2)]
+                {
+                    let held = |wanted: bool| {
+                        list.iter()
+                            .filter(|(then, ok)| *ok == wanted && now / width - then / width < buckets)
+                            .count() as u64
+                    };
+                    let counts = window.counts(horizon, at(now));
+                    prop_assert_eq!(counts.successes, held(true));
+                    prop_assert_eq!(counts.failures, held(false));
+                }
+            }
+        }
+    }
+}
