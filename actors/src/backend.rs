@@ -1,0 +1,341 @@
+//! The actor of one backend.
+//!
+//! ```text
+//!  calls --(outbox)--> Told ---+--> log, event, history, breaker memory --> store
+//!  timer ------------> TickDue-+--> health hears of it
+//!  operator ---------> Force, Release, Reset, Recover, SetOffline
+//! ```
+//!
+//! It owns the circuit, the cache and the queue that calls borrow: it alone forces and resets, changes
+//! settings and keeps the breaker's timers. All of that outlives an incarnation of the actor, so a
+//! restart reopens nothing and loses nothing; what was told meanwhile lies in the outbox.
+//!
+//! **The one rule that a maintainer might break:** nothing in `handle` waits. What must be synced before
+//! an order is answered is waited for in a task.
+
+use std::{sync::Arc, time::Duration};
+
+use fusebox_state::{
+    Moment, UnixMillis,
+    breaker::{State, Transition, TransitionRecord},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort};
+use tokio::task::JoinHandle;
+
+use crate::{
+    event::{EventBus, EventKind},
+    handle::Lent,
+    settings::BackendSettings,
+};
+
+/// The fact under which the breaker's memory is stored.
+pub(crate) const BREAKER_FACT: &str = "breaker";
+/// How often a half-open breaker is looked at: its probes come and go without a word.
+const HALF_OPEN_LOOK: Duration = Duration::from_millis(500);
+
+/// What the actor of a backend is told and asked.
+#[derive(Debug)]
+pub enum BackendMessage {
+    /// Transitions lie in the outbox.
+    Told,
+    /// Time has made something due.
+    TickDue,
+    /// Forces the breaker.
+    Force {
+        /// Open, or else closed.
+        open: bool,
+        /// Who said why.
+        reason: String,
+        /// Until when, where not until released.
+        lasting: Option<Duration>,
+        /// Answered once it is remembered, or with why it is not.
+        reply: RpcReplyPort<Result<(), String>>,
+    },
+    /// Lifts a force; answers, once that is remembered, whether there was one.
+    Release(RpcReplyPort<Result<bool, String>>),
+    /// Closes the breaker and forgets what led to its state; answered once that is remembered.
+    Reset(RpcReplyPort<Result<(), String>>),
+    /// Goes half-open now; answers whether it did.
+    Recover(RpcReplyPort<bool>),
+    /// Goes offline or comes back; answered once that is synced, or why it is not.
+    SetOffline {
+        /// Offline, or else online.
+        offline: bool,
+        /// Answered once it is remembered.
+        reply: RpcReplyPort<Result<(), String>>,
+    },
+    /// Caps the open time while the system is CRITICAL.
+    CapOpenTime(Option<Duration>),
+    /// Takes changed settings.
+    Configure {
+        /// The settings.
+        settings: Box<BackendSettings>,
+        /// Answered once they are in effect.
+        reply: RpcReplyPort<()>,
+    },
+    /// Panics: a hook for tests of supervision.
+    Panic,
+}
+
+/// What the actor of a backend tells whoever started it.
+#[derive(Clone, Copy, Debug)]
+pub struct BackendChanged {
+    /// The backend's place in the list.
+    pub index: usize,
+    /// It went half-open: a ping may serve as a probe.
+    pub half_open: bool,
+}
+
+/// The actor.
+pub struct BackendActor;
+
+/// What an incarnation is lent.
+pub struct BackendArgs {
+    /// The backend's place in the list.
+    pub index: usize,
+    /// What calls borrow.
+    pub lent: Arc<Lent>,
+    /// Where events go.
+    pub bus: EventBus,
+    /// Who hears of changes.
+    pub listener: DerivedActorRef<BackendChanged>,
+}
+
+/// An incarnation's own.
+pub struct BackendState {
+    args: BackendArgs,
+    tick: Option<JoinHandle<Result<(), ractor::MessagingErr<BackendMessage>>>>,
+    told: JoinHandle<()>,
+}
+
+impl Drop for BackendState {
+    /// Also after a panic: what an incarnation leaves waiting would take the word from the next one.
+    fn drop(&mut self) {
+        self.told.abort();
+        if let Some(tick) = self.tick.take() {
+            tick.abort();
+        }
+    }
+}
+
+impl Actor for BackendActor {
+    type Msg = BackendMessage;
+    type State = BackendState;
+    type Arguments = BackendArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<BackendMessage>,
+        args: BackendArgs,
+    ) -> Result<BackendState, ActorProcessingErr> {
+        let told = tokio::spawn(pass_on(Arc::clone(&args.lent), myself.clone()));
+        let mut state = BackendState { args, tick: None, told };
+        state.told();
+        state.rearm(&myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<BackendMessage>,
+        message: BackendMessage,
+        state: &mut BackendState,
+    ) -> Result<(), ActorProcessingErr> {
+        let now = state.args.lent.circuit.clock.now();
+        match message {
+            BackendMessage::Told => state.told(),
+            BackendMessage::TickDue => state.tick_due(now),
+            BackendMessage::Force { open, reason, lasting, reply } => {
+                state.force(open, reason, lasting, now);
+                state.told();
+                state.remember(move |result| answer(reply, result));
+            }
+            BackendMessage::Release(reply) => {
+                let released = state.release(now);
+                state.told();
+                if released {
+                    state.remember(move |result| answer(reply, result.map(|()| true)));
+                } else {
+                    answer(reply, Ok(false));
+                }
+            }
+            BackendMessage::Reset(reply) => {
+                state.reset(now);
+                state.told();
+                state.remember(move |result| answer(reply, result));
+            }
+            // Made known before it is answered: the next in a round of recoveries is told later.
+            BackendMessage::Recover(reply) => {
+                let tried = state.recover(now);
+                state.told();
+                answer(reply, tried);
+            }
+            BackendMessage::SetOffline { offline, reply } => state.set_offline(offline, reply),
+            BackendMessage::CapOpenTime(cap) => {
+                state.args.lent.circuit.breaker.cap_open_time(cap, now);
+            }
+            BackendMessage::Configure { settings, reply } => {
+                state.configure(*settings);
+                answer(reply, ());
+            }
+            BackendMessage::Panic => panic_for_test(),
+        }
+        state.told();
+        state.rearm(&myself);
+        Ok(())
+    }
+}
+
+impl BackendState {
+    /// Makes known what lies in the outbox: log, event, history, memory, listener.
+    fn told(&mut self) {
+        let told = self.args.lent.circuit.take_told();
+        if told.is_empty() {
+            return;
+        }
+        let half_open = told.last().is_some_and(|(_, last)| last.to == State::HalfOpen);
+        for (at, transition) in told {
+            self.make_known(at, transition);
+        }
+        self.remember(|_| ());
+        self.changed(half_open);
+    }
+
+    fn tick_due(&mut self, now: Moment) {
+        let circuit = &self.args.lent.circuit;
+        if let Some(transition) = circuit.breaker.tick(now) {
+            circuit.tell(transition);
+        }
+    }
+
+    fn force(&mut self, open: bool, reason: String, lasting: Option<Duration>, now: Moment) {
+        let circuit = &self.args.lent.circuit;
+        let until = lasting.map(|lasting| now.plus(lasting));
+        circuit.tell(circuit.breaker.force(open, reason, until, now));
+    }
+
+    fn release(&mut self, now: Moment) -> bool {
+        let circuit = &self.args.lent.circuit;
+        let transition = circuit.breaker.release(now);
+        transition.map(|transition| circuit.tell(transition)).is_some()
+    }
+
+    fn reset(&mut self, now: Moment) {
+        let circuit = &self.args.lent.circuit;
+        circuit.tell(circuit.breaker.reset(now));
+    }
+
+    fn recover(&mut self, now: Moment) -> bool {
+        let circuit = &self.args.lent.circuit;
+        let transition = circuit.breaker.recover(now);
+        transition.map(|transition| circuit.tell(transition)).is_some()
+    }
+
+    fn set_offline(&mut self, offline: bool, reply: RpcReplyPort<Result<(), String>>) {
+        let circuit = &self.args.lent.circuit;
+        let changed = circuit.hold(|holds| {
+            holds.operator = offline;
+            holds.given_up &= offline;
+        });
+        if changed {
+            tracing::info!(backend = circuit.name, offline, "changed by an operator's order");
+            let kind = EventKind::Offline { offline };
+            self.args.bus.publish(circuit.clock.unix(), Some(&circuit.name), kind);
+        }
+        self.remember(move |result| answer(reply, result));
+        self.changed(false);
+    }
+
+    fn configure(&mut self, settings: BackendSettings) {
+        let lent = &self.args.lent;
+        lent.circuit.breaker.configure(settings.breaker.clone());
+        lent.circuit.bulkhead.set_max(settings.in_flight_max);
+        lent.queue.configure(&settings);
+        lent.circuit.settings.store(Arc::new(settings));
+        lent.queue.work.notify_one();
+    }
+
+    fn make_known(&self, at: UnixMillis, transition: Transition) {
+        let lent = &self.args.lent;
+        let metrics = &lent.circuit.metrics;
+        match (transition.from, transition.to) {
+            (State::HalfOpen, State::Closed) => drop(metrics.recovered.inc()),
+            (State::HalfOpen, State::Open) => drop(metrics.relapsed.inc()),
+            _ => {}
+        }
+        tracing::info!(
+            backend = lent.circuit.name,
+            from = transition.from.as_str(),
+            to = transition.to.as_str(),
+            reason = transition.reason.as_str(),
+            failures = transition.failures,
+            calls = transition.calls,
+            note = transition.note,
+            "the breaker changed its state"
+        );
+        let name = Some(lent.circuit.name.as_str());
+        if (transition.from == State::Closed) != (transition.to == State::Closed) {
+            let active = transition.to != State::Closed;
+            self.args.bus.publish(at, name, EventKind::Fallback { active });
+        }
+        let record = TransitionRecord { at, transition };
+        if let Ok(store) = lent.queue.store() {
+            store.add_history(crate::history::encode(&record));
+        }
+        self.args.bus.publish(at, name, EventKind::Transition { transition: record.transition });
+    }
+
+    /// Writes the breaker's memory; `then` runs once it is synced, or with what stands in the way.
+    fn remember(&self, then: impl FnOnce(Result<(), String>) + Send + 'static) {
+        let circuit = &self.args.lent.circuit;
+        let mut memory = circuit.breaker.memory(circuit.clock.now(), circuit.clock.unix());
+        memory.offline = circuit.holds().operator;
+        match self.args.lent.queue.store() {
+            Ok(store) => store.put_fact(
+                BREAKER_FACT,
+                memory.encode(),
+                Box::new(move |result| then(result.map_err(|error| error.to_string()))),
+            ),
+            Err(error) => then(Err(error.to_string())),
+        }
+    }
+
+    fn changed(&self, half_open: bool) {
+        let changed = BackendChanged { index: self.args.index, half_open };
+        // The listener is gone only when the process is about to be.
+        drop(self.args.listener.send_message(changed));
+    }
+
+    fn rearm(&mut self, myself: &ActorRef<BackendMessage>) {
+        if let Some(tick) = self.tick.take() {
+            tick.abort();
+        }
+        let circuit = &self.args.lent.circuit;
+        let now = circuit.clock.now();
+        let half_open = circuit.breaker.state() == (State::HalfOpen, false);
+        let look = half_open.then(|| now.plus(HALF_OPEN_LOOK));
+        let next = circuit.breaker.next_tick().into_iter().chain(look).min();
+        self.tick = next.map(|next| myself.send_after(next.since(now), || BackendMessage::TickDue));
+    }
+}
+
+/// Tells the actor whenever something was put into the outbox, for as long as it lives.
+async fn pass_on(lent: Arc<Lent>, actor: ActorRef<BackendMessage>) {
+    loop {
+        lent.circuit.told().await;
+        if actor.send_message(BackendMessage::Told).is_err() {
+            // The next incarnation looks into the outbox when it starts.
+            return;
+        }
+    }
+}
+
+/// Answers an order whose sender may have left.
+pub(crate) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
+    drop(reply.send(value));
+}
+
+#[expect(clippy::panic, reason = "tests of supervision need an actor that panics")]
+fn panic_for_test() {
+    panic!("told to panic by a test");
+}

@@ -1,0 +1,154 @@
+//! A call as a door hands it in, and what it gets back.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::Bytes;
+use fusebox_state::OpId;
+
+/// How much a call matters when something must be shed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Shed first: from CRITICAL on it gets no live attempt.
+    Low,
+    /// The usual.
+    #[default]
+    Normal,
+    /// Never shed for load.
+    Critical,
+}
+
+/// What a write's reply promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AckLevel {
+    /// The backend said so.
+    Applied,
+    /// Synced to this host's disk; will be replayed.
+    Durable,
+}
+
+/// What a caller may ask of one call.
+#[derive(Clone, Debug, Default)]
+pub struct CallOptions {
+    /// Give up after this long; the backend's `timeout` × attempts where it is `None`.
+    pub deadline: Option<Duration>,
+    /// The oldest fallback value that it takes; the cache's `max_stale` where it is `None`.
+    pub max_stale: Option<Duration>,
+    /// How much it matters.
+    pub priority: Priority,
+    /// `Applied` refuses to be left in the queue; `Durable` consents to be queued.
+    pub min_ack: Option<AckLevel>,
+    /// The caller's own name for the write.
+    pub op_id: Option<OpId>,
+}
+
+/// One request of a program.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The call in the backend's wire form, as its connector encodes it.
+    pub body: Bytes,
+    /// What the caller asks of it.
+    pub options: CallOptions,
+    /// The caller's user id.
+    pub uid: u32,
+    /// Whether the caller has admin rights.
+    pub admin: bool,
+    /// The W3C trace context to pass on and to store with a queued write.
+    pub traceparent: Option<String>,
+}
+
+/// Where a reply comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The backend.
+    Live,
+    /// The cache, no older than its `ttl`.
+    Cache,
+    /// The cache, older than its `ttl` or brought back by a restart.
+    Stale,
+    /// A write: made durable. A read: computed from queued writes.
+    Queued,
+    /// The right empty structure, for a non-critical read.
+    Empty,
+    /// A nil, so that the caller computes the value itself.
+    Bypass,
+}
+
+impl Source {
+    /// The word of the API and the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Cache => "cache",
+            Self::Stale => "stale",
+            Self::Queued => "queued",
+            Self::Empty => "empty",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// The answer to a call.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Where it comes from.
+    pub source: Source,
+    /// What it promises; `None` for a read.
+    pub ack: Option<AckLevel>,
+    /// The value in the backend's wire form; `None` is null (a queued write whose reply is not known).
+    pub value: Option<Bytes>,
+    /// How old the value is; zero where it is live.
+    pub age: Duration,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
+    /// The name of a write that was queued or bore a token.
+    pub op_id: Option<OpId>,
+    /// Attempts on the wire.
+    pub attempts: u32,
+    /// Writes of the backend that wait in its queue, where any do.
+    pub pending_writes: u64,
+}
+
+/// The family of a call's error; a door maps it to its own codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallErrorKind {
+    /// The request is malformed.
+    Malformed,
+    /// The caller has no right to this.
+    Forbidden,
+    /// The `op_id` was used with another body.
+    Conflict,
+    /// The backend, or its connector, refuses this call for good.
+    Refused,
+    /// Unavailable and no fallback, shed, or read-only. Not executed.
+    Unavailable,
+    /// The deadline passed or the connection broke.
+    TimedOut,
+    /// The queue is full or the store refuses writes.
+    Full,
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct CallError {
+    /// The family.
+    pub kind: CallErrorKind,
+    /// A stable word for programs: `breaker_open`, `queue_full`, `read_only`, `shed`, `lane_busy`,
+    /// `timeout`, `store_refuses`, `op_id_conflict` …, or the backend's own code.
+    pub code: Cow<'static, str>,
+    /// What happened, naming the value, and what would be right.
+    pub detail: String,
+    /// Whether the call may have been, or may yet be, applied.
+    pub outcome_unknown: bool,
+    /// The call's name where it has one.
+    pub op_id: Option<OpId>,
+    /// When trying again makes sense.
+    pub retry_after: Option<Duration>,
+    /// Attempts on the wire.
+    pub attempts: u32,
+    /// The backend's error in wire form, for doors that speak its protocol.
+    pub reply: Option<Box<Bytes>>,
+}

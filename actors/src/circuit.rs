@@ -1,0 +1,230 @@
+//! What calls borrow of a backend: its breaker, bulkhead, retry budget, counters and settings.
+//!
+//! The backend actor owns these: it alone changes settings, forces and resets, and keeps the timers.
+//! Calls touch them without a message. A transition that a call causes goes into the *outbox* and the
+//! actor is told to look there, so that nothing is lost while the actor restarts.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use fusebox_state::{
+    Moment, Outcome, UnixMillis, Verdict,
+    breaker::{Breaker, ErrorRecord, Permit, State, Transition},
+    bulkhead::Bulkhead,
+    retry_budget::RetryBudget,
+};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Clock, connector::AttemptError, metrics::BackendMetrics, settings::BackendSettings,
+};
+
+/// Why a backend is offline; it is where any of these holds.
+#[expect(clippy::struct_excessive_bools, reason = "independent reasons, each with its own end")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// An operator's order; survives a restart.
+    pub operator: bool,
+    /// Calls wait for another target.
+    pub retarget: bool,
+    /// Its connector is being exchanged for one of another target; only within `retarget`.
+    pub exchange: bool,
+    /// Its actor was given up on.
+    pub given_up: bool,
+}
+
+impl Holds {
+    fn any(self) -> bool {
+        self.operator || self.retarget || self.given_up
+    }
+}
+
+/// The circuit of one backend. Outlives its actor's incarnations.
+pub struct Circuit {
+    /// Its name.
+    pub name: String,
+    /// The breaker.
+    pub breaker: Breaker,
+    /// The bulkhead.
+    pub bulkhead: Bulkhead,
+    /// The budget of retries.
+    pub budget: RetryBudget,
+    /// The settings in effect.
+    pub settings: ArcSwap<BackendSettings>,
+    /// The counters.
+    pub metrics: Arc<BackendMetrics>,
+    /// The clocks.
+    pub clock: Clock,
+    /// Woken at every transition and change of hold: whether replay may run may have changed.
+    pub changed: Notify,
+    /// Restarts of the actor since the daemon's start.
+    pub restarts: AtomicU32,
+    calls: AtomicU32,
+    outbox: Mutex<VecDeque<(UnixMillis, Transition)>>,
+    told: Notify,
+    holds: Mutex<Holds>,
+    answered_at: AtomicU64,
+    unreachable: AtomicBool,
+}
+
+/// A call that has begun; dropped at its end, also where its caller leaves.
+pub(crate) struct UnderWay<'a>(&'a AtomicU32);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Circuit {
+    /// A closed circuit.
+    pub fn new(settings: BackendSettings, metrics: Arc<BackendMetrics>, clock: Clock) -> Self {
+        let now = clock.now();
+        Self {
+            name: settings.name.clone(),
+            breaker: Breaker::new(settings.breaker.clone(), fastrand::u64(..), now),
+            bulkhead: Bulkhead::new(settings.in_flight_max),
+            budget: RetryBudget::new(now),
+            settings: ArcSwap::from_pointee(settings),
+            metrics,
+            clock,
+            changed: Notify::new(),
+            restarts: AtomicU32::new(0),
+            calls: AtomicU32::new(0),
+            outbox: Mutex::default(),
+            told: Notify::new(),
+            holds: Mutex::default(),
+            answered_at: AtomicU64::new(0),
+            unreachable: AtomicBool::new(false),
+        }
+    }
+
+    /// A call is under way for as long as what is returned lives: on the wire, between two attempts, or
+    /// being queued.
+    pub(crate) fn call_begins(&self) -> UnderWay<'_> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        UnderWay(&self.calls)
+    }
+
+    /// Calls that have begun and not ended.
+    pub(crate) fn calls_under_way(&self) -> u32 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Settles a permit and tells what it brought about. `error` is remembered for `explain` where
+    /// the attempt failed.
+    pub fn settle(
+        &self,
+        permit: Permit<'_>,
+        verdict: Verdict,
+        error: Option<&AttemptError>,
+        traceparent: Option<&str>,
+        now: Moment,
+    ) {
+        if verdict == Verdict::Failure
+            && let Some(error) = error
+        {
+            self.note(error, traceparent.and_then(trace_id));
+        }
+        let outcome = Outcome { verdict, slow: false };
+        if let Some(transition) = self.breaker.record(permit, outcome, now) {
+            self.tell(*transition);
+        }
+    }
+
+    /// Remembers why a ping failed.
+    pub fn note_ping_error(&self, error: &AttemptError) {
+        self.note(error, None);
+    }
+
+    fn note(&self, error: &AttemptError, trace_id: Option<&str>) {
+        self.breaker.note_error(ErrorRecord {
+            at: self.clock.unix(),
+            code: error.code.chars().take(64).collect(),
+            message: error.message.chars().take(256).collect(),
+            trace_id: trace_id.map(str::to_owned),
+        });
+    }
+
+    /// Puts a transition where the actor finds it, and wakes whom it concerns.
+    pub fn tell(&self, transition: Transition) {
+        self.metrics.transition(&transition);
+        self.outbox.lock().push_back((self.clock.unix(), transition));
+        self.told.notify_one();
+        self.changed.notify_waiters();
+    }
+
+    /// The transitions that nobody has taken yet, oldest first.
+    pub fn take_told(&self) -> Vec<(UnixMillis, Transition)> {
+        self.outbox.lock().drain(..).collect()
+    }
+
+    /// Resolves when something was told.
+    pub async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    /// Changes a hold; returns whether the backend went offline or came back by it.
+    pub fn hold(&self, change: impl FnOnce(&mut Holds)) -> bool {
+        let mut holds = self.holds.lock();
+        change(&mut holds);
+        let changed = self.breaker.set_offline(holds.any());
+        // The breaker's timers stand still while it is offline: its actor must set them again.
+        self.told.notify_one();
+        self.changed.notify_waiters();
+        changed
+    }
+
+    /// The holds in effect.
+    pub fn holds(&self) -> Holds {
+        *self.holds.lock()
+    }
+
+    /// A ping ended.
+    pub fn pinged(&self, answered: bool, now: Moment) {
+        self.unreachable.store(!answered, Ordering::Relaxed);
+        if answered {
+            self.answered_at.store(now.as_millis(), Ordering::Relaxed);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Whether the newest ping went unanswered.
+    pub fn is_unreachable(&self) -> bool {
+        self.unreachable.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing may be replayed now; `None` where it may. `HALF_OPEN` admits a few as probes; a
+    /// forced-closed breaker wants a ping answered since.
+    pub fn replay_barred(&self) -> Option<&'static str> {
+        match self.breaker.state() {
+            (_, true) => Some("the backend is offline"),
+            (State::Open, _) => Some("the breaker is open"),
+            (State::HalfOpen, _) => None,
+            (State::Closed, _) => {
+                let forced = self.breaker.forced_since()?;
+                let answered = Moment::from_millis(self.answered_at.load(Ordering::Relaxed));
+                (answered < forced).then_some("forced closed, and no ping answered since")
+            }
+        }
+    }
+
+    /// The deadline of a call that names none.
+    pub fn default_deadline(&self) -> Duration {
+        let settings = self.settings.load();
+        settings.timeout * settings.retry.attempts
+    }
+}
+
+/// The trace id of a W3C `traceparent` (version-traceid-parentid-flags).
+fn trace_id(traceparent: &str) -> Option<&str> {
+    traceparent.split('-').nth(1).filter(|id| id.len() == 32)
+}

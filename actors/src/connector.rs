@@ -1,0 +1,234 @@
+//! The port behind which a backend's protocol lives.
+//!
+//! Everything above it deals in opaque bytes: a *body* is a call in its wire form, a *reply* the
+//! backend's answer in its wire form. A connector knows what a body means (lanes, effects, what an
+//! outage lets one say about it), carries attempts, and classifies how they ended. It decides neither
+//! when to admit nor when to retry nor what to fall back on.
+//!
+//! **The one rule that an implementation might break:** after an attempt that may have been executed
+//! without an answer, nothing more is sent to its lanes until it can no longer land
+//! ([`Connector::attempt`] waits for that fence itself), also when an earlier run of the daemon made it.
+
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
+
+/// A boxed future of a connector's answer.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a call is, as its connector reads it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The call in wire form: what attempts carry and what the queue stores.
+    pub body: Bytes,
+    /// The lanes for people, such as the key; at most 256 bytes of it are stored.
+    pub label: String,
+    /// The lanes that it touches. `All` is a barrier over the backend.
+    pub lanes: Lanes,
+    /// Whether it needs admin rights (CONFIG, SHUTDOWN …).
+    pub admin: bool,
+    /// Read or write, and what follows from it.
+    pub access: Access,
+}
+
+/// Whether a call reads or writes.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Changes nothing.
+    Read(Read),
+    /// May change something.
+    Write(Write),
+}
+
+/// What a read allows.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// Whether the read is of keys: then it sees its host's own queued writes.
+    pub keyed: bool,
+    /// The cache entries that together answer it, in the order of [`Connector::join`]; empty where it
+    /// is not cached.
+    pub slots: Vec<Slot>,
+    /// What stands for one slot that misses in an outage (a nil), or for the whole reply where there are
+    /// no slots; `None` where a miss is an error.
+    pub miss: Option<Bytes>,
+}
+
+/// One cache entry: a lane, and within it the canonical read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The lane whose writes invalidate the entry.
+    pub lane: LaneId,
+    /// The canonical form of the read, such as `GET k` as a RESP array.
+    pub key: Bytes,
+}
+
+/// What a write allows.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Leaves the same state however often it is applied.
+    pub absolute: bool,
+    /// What an outage lets one say of it.
+    pub outage: Outage,
+}
+
+/// What is known of a write that the backend has not seen yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// Its reply is known: queued and answered with these bytes.
+    ReplyKnown(Bytes),
+    /// Its effect is known but not its reply: queued, answered with null.
+    EffectKnown,
+    /// Its effect is not known: refused unless the caller consents with `min_ack = durable`.
+    EffectUnknown,
+    /// Never queued, for this reason.
+    Never(&'static str),
+}
+
+/// A request that the connector will not carry at all, before anything was sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// A word for programs, such as `unknown_command` or `unsupported_command`.
+    pub code: &'static str,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// Malformed (400) rather than refused (422).
+    pub malformed: bool,
+}
+
+/// Who sends an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A caller waits for it.
+    Live,
+    /// From the queue: time to live is counted from acceptance.
+    Replay,
+}
+
+/// One try of a call on the wire.
+#[derive(Clone, Debug)]
+pub struct Attempt<'a> {
+    /// The call in wire form.
+    pub body: &'a Bytes,
+    /// The lanes that it touches.
+    pub lanes: &'a Lanes,
+    /// Whether it may change something. Reads pass no fence.
+    pub write: bool,
+    /// Who sends it.
+    pub origin: Origin,
+    /// The token by which the backend recognises a write that it applied already; `None` for reads
+    /// and absolute writes.
+    pub token: Option<OpId>,
+    /// When the call was accepted, on the wall clock.
+    pub accepted_at: UnixMillis,
+    /// The wall clock now.
+    pub now: UnixMillis,
+    /// The time that this attempt may take: the backend's `timeout` or what the caller's deadline
+    /// leaves, whichever is less. The connector keeps the backend's own `timeout` itself: an attempt
+    /// whose caller left keeps its place on the wire until then.
+    pub timeout: Duration,
+    /// The caller's W3C trace context.
+    pub traceparent: Option<&'a str>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub struct Attempted {
+    /// What it says about the backend.
+    pub verdict: Verdict,
+    /// The reply in wire form, or why there is none.
+    pub result: Result<Bytes, AttemptError>,
+}
+
+impl Attempted {
+    /// The backend answered.
+    pub fn answered(reply: Bytes) -> Self {
+        Self { verdict: Verdict::Success, result: Ok(reply) }
+    }
+
+    /// It ended with `error`, which says `verdict` about the backend.
+    pub fn failed(verdict: Verdict, error: AttemptError) -> Self {
+        Self { verdict, result: Err(error) }
+    }
+}
+
+/// Why an attempt has no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct AttemptError {
+    /// What may be done next.
+    pub class: ErrorClass,
+    /// The backend's own code (`WRONGTYPE`) or one of fusebox's (`connect`, `timeout`, `reset`).
+    pub code: Cow<'static, str>,
+    /// The backend's own words, or what happened.
+    pub message: String,
+    /// The error in wire form where the backend sent one, for doors that speak its protocol.
+    pub reply: Option<Bytes>,
+    /// Whether the code is of no known class; replay gives up after 20 of these.
+    pub unclassified: bool,
+}
+
+/// A queued write as the overlay reads it.
+#[derive(Clone, Debug)]
+pub struct QueuedWrite {
+    /// The call in wire form.
+    pub body: Bytes,
+    /// When it was accepted: its time to live counts from here.
+    pub accepted_at: UnixMillis,
+}
+
+/// What a connector shows of itself.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct ConnectorStatus {
+    /// Connections that are up and usable.
+    pub connections: usize,
+    /// What an operator should know: a refused kill, an eviction policy that can drop markers.
+    pub warnings: Vec<String>,
+    /// The server's version where it has said so.
+    pub server_version: Option<String>,
+}
+
+/// Carries calls to one backend. Implementations are shared by every caller and never panic.
+pub trait Connector: Send + Sync + 'static {
+    /// Reads what `body` is. Called once per call, before anything else; must be fast.
+    ///
+    /// # Errors
+    /// The call cannot be carried, whatever the backend's state.
+    fn plan(&self, body: Bytes) -> Result<Plan, Refused>;
+
+    /// Carries one attempt. Never resolves later than `attempt.timeout` by much; dropping the future
+    /// abandons only the wait for the answer, not the call's place on the wire.
+    ///
+    /// Verdicts: a deadline shorter than the backend's own `timeout` and a reset for another call's
+    /// sake are neutral.
+    fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted>;
+
+    /// Asks the backend whether it lives, within `timeout`. Also gets past an idle connection.
+    fn ping(&self, timeout: Duration) -> Answer<'_, Attempted>;
+
+    /// The reply to one slot's read after `writes`, oldest first, or `None` where they do not
+    /// determine it.
+    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], now: UnixMillis) -> Option<Bytes>;
+
+    /// The parts of `reply`, one for each slot of the read. `None` where it is not cacheable.
+    fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>>;
+
+    /// The reply that `parts` make, one for each slot of the read.
+    fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes;
+
+    /// The outcome of these tokens is known: their markers may go. Best effort, in the background.
+    fn forget_tokens(&self, tokens: Vec<OpId>);
+
+    /// What it shows of itself.
+    fn status(&self) -> ConnectorStatus;
+
+    /// Kind, host, port and database: what a store belongs to, such as `redis 127.0.0.1:6379/0`.
+    fn target(&self) -> String;
+
+    /// Closes its connections. Attempts in flight end as if the backend had reset them.
+    fn close(&self) -> Answer<'_, ()>;
+}
+
+/// A connector as the rest of the crate holds it.
+pub type SharedConnector = Arc<dyn Connector>;

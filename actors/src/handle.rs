@@ -1,0 +1,270 @@
+//! One call, from its lanes' fence to its reply.
+//!
+//! ```text
+//!  plan -> op_id known? -> fence (occupied lanes) -> shed? -> attempts -> reply
+//!                              |                                |
+//!                              | reads: overlay, or wait        | no answer: fallback
+//!                              | writes: queue behind           v
+//!                              +------------------> cache | stale | empty | bypass | queue | error
+//! ```
+//!
+//! **The one rule that a maintainer might break:** nothing here is a message to an actor. Calls borrow
+//! the circuit, the cache and the queue; a permit and a place in the bulkhead are guards that settle
+//! themselves when the call is dropped, its caller gone.
+//!
+//! Why the order of a lane holds: a call that is invoked after an earlier one was acknowledged as
+//! durable finds the lane occupied, because the lane is occupied from before the hand-over to the
+//! committer until the removal is synced. Calls that overlap in time may take effect in either order;
+//! a write that is sent again after an unknown outcome takes effect where it stands *then*, so it claims
+//! its lanes first and is given up where a newer one was acknowledged meanwhile (`state/src/flight.rs`).
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use fusebox_state::{
+    Lanes, Moment, OpId,
+    cache::Cache,
+    flight::{Flight, Flights},
+    system::SystemState,
+};
+
+use crate::{
+    call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
+    circuit::Circuit,
+    clock::Clock,
+    connector::{Access, AttemptError, Plan, Refused, SharedConnector},
+    queue::{Claim, Queue},
+    system::SystemFlags,
+};
+
+mod attempts;
+mod read;
+mod write;
+
+/// What a call needs of its backend; lent to every call.
+pub struct Lent {
+    /// Breaker, bulkhead, budget, counters, settings.
+    pub circuit: Arc<Circuit>,
+    /// The durable queue.
+    pub queue: Arc<Queue>,
+    /// The live writes under way.
+    pub flights: Arc<Flights>,
+    /// The fallback cache.
+    pub cache: ArcSwap<Cache>,
+    /// The connector.
+    pub connector: ArcSwap<SharedConnector>,
+    /// The system state.
+    pub system: SystemFlags,
+}
+
+/// What the steps of one call share.
+pub(crate) struct Context {
+    pub(crate) started: Moment,
+    pub(crate) deadline: Moment,
+    /// Until when it may be tried on the wire.
+    pub(crate) live_until: Moment,
+    pub(crate) call: Call,
+    pub(crate) plan: Plan,
+    pub(crate) connector: SharedConnector,
+    pub(crate) attempts: u32,
+    /// An attempt may have been executed without an answer.
+    pub(crate) unknown: bool,
+    /// A failure was counted already; a call counts at most one.
+    pub(crate) counted: bool,
+    /// A write's way over the wire, from before it looked whether its lanes are occupied.
+    pub(crate) flight: Option<Flight>,
+    /// The place that it holds since its outcome is unknown.
+    pub(crate) claim: Option<Claim>,
+    /// A newer write was acknowledged since it began: it must not be sent again.
+    pub(crate) overtaken: bool,
+}
+
+impl Context {
+    /// What may still be spent on the wire at `now`.
+    pub(crate) fn live_left(&self, now: Moment) -> Duration {
+        self.live_until.since(now)
+    }
+
+    /// What the deadline leaves at `now`.
+    pub(crate) fn left(&self, now: Moment) -> Duration {
+        self.deadline.since(now)
+    }
+}
+
+/// What stands for an answer of the backend that there is not.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// The breaker, the bulkhead or the system state let nothing through.
+    Rejected {
+        /// A stable word.
+        code: &'static str,
+        /// What would be said to the caller.
+        detail: String,
+    },
+    /// The last attempt's error.
+    Failed(AttemptError),
+    /// The caller's deadline passed first.
+    Deadline,
+}
+
+impl NoAnswer {
+    fn detail(&self) -> String {
+        match self {
+            Self::Rejected { detail, .. } => detail.clone(),
+            Self::Failed(error) => error.to_string(),
+            Self::Deadline => "the deadline passed".to_owned(),
+        }
+    }
+
+    fn code(&self) -> Cow<'static, str> {
+        match self {
+            Self::Rejected { code, .. } => Cow::Borrowed(code),
+            Self::Failed(error) => error.code.clone(),
+            Self::Deadline => Cow::Borrowed("deadline"),
+        }
+    }
+}
+
+impl Lent {
+    fn clock(&self) -> Clock {
+        self.circuit.clock
+    }
+
+    /// Carries a call from fence to reply.
+    ///
+    /// # Errors
+    /// [`CallError`] says what happened, whether it may have been applied, and when to try again.
+    /// Dropping the future abandons the call: what was handed to the committer stays queued.
+    pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        let _under_way = self.circuit.call_begins();
+        let connector = SharedConnector::clone(&self.connector.load());
+        let plan = connector.plan(call.body.clone()).map_err(refused)?;
+        if plan.admin && !call.admin {
+            return Err(CallError {
+                kind: CallErrorKind::Forbidden,
+                ..error("admin_only", format!("{} needs admin rights", plan.label))
+            });
+        }
+        let started = self.clock().now();
+        let deadline = call.options.deadline.unwrap_or_else(|| self.circuit.default_deadline());
+        let is_write = matches!(plan.access, Access::Write(_));
+        let mut context = Context {
+            started,
+            deadline: started.plus(deadline),
+            live_until: started.plus(deadline),
+            call,
+            plan,
+            connector,
+            attempts: 0,
+            unknown: false,
+            counted: false,
+            flight: None,
+            claim: None,
+            overtaken: false,
+        };
+        let result = match context.plan.access.clone() {
+            Access::Read(read) => self.read(&mut context, &read).await,
+            Access::Write(write) => Box::pin(self.write(&mut context, &write)).await,
+        };
+        let source = result.as_ref().ok().map(|reply| reply.source);
+        self.circuit.metrics.call(is_write, source);
+        result
+    }
+
+    /// Whether this call gets no live attempt because of the system state.
+    fn is_shed(&self, context: &Context) -> bool {
+        context.call.options.priority == Priority::Low
+            && self.system.state() >= SystemState::Critical
+    }
+
+    fn shed() -> NoAnswer {
+        let detail = "low-priority calls are shed in this system state".to_owned();
+        NoAnswer::Rejected { code: "shed", detail }
+    }
+
+    /// Whether queued calls can be replayed at this moment.
+    pub fn replay_can_run(&self) -> bool {
+        self.circuit.replay_barred().is_none() && !self.system.is_draining()
+    }
+
+    /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.
+    pub(crate) fn invalidate_lanes(&self, lanes: &Lanes) {
+        let cache = self.cache.load();
+        if lanes.is_all() {
+            cache.invalidate_all();
+        }
+        for lane in lanes.as_slice() {
+            cache.invalidate(*lane);
+        }
+    }
+
+    fn reply(&self, context: &Context, source: Source, value: Option<Bytes>) -> Reply {
+        Reply {
+            source,
+            ack: None,
+            value,
+            age: Duration::ZERO,
+            warnings: Vec::new(),
+            op_id: None,
+            attempts: context.attempts,
+            pending_writes: self.queue.waiting(),
+        }
+    }
+
+    fn applied(&self, context: &Context, value: Bytes, op_id: Option<OpId>) -> Reply {
+        let reply = self.reply(context, Source::Live, Some(value));
+        Reply { ack: Some(AckLevel::Applied), op_id, ..reply }
+    }
+
+    /// When trying again makes sense: when the breaker may half-open, at least a second from now.
+    fn retry_after(&self) -> Duration {
+        let now = self.clock().now();
+        let until = self.circuit.breaker.next_tick().map(|until| until.since(now));
+        until.unwrap_or_default().max(Duration::from_secs(1))
+    }
+
+    /// The backend refuses the call: its own code and words, a 422.
+    fn rejected(context: &Context, refusal: AttemptError) -> CallError {
+        CallError {
+            kind: CallErrorKind::Refused,
+            code: refusal.code,
+            detail: refusal.message,
+            // An earlier attempt may have been executed all the same.
+            outcome_unknown: context.unknown,
+            attempts: context.attempts,
+            reply: refusal.reply.map(Box::new),
+            ..error("", String::new())
+        }
+    }
+
+    /// No answer and no fallback: a 503, not executed.
+    fn unavailable(&self, context: &Context, why: &NoAnswer, note: &str) -> CallError {
+        let note = if note.is_empty() { String::new() } else { format!("; {note}") };
+        CallError {
+            kind: CallErrorKind::Unavailable,
+            retry_after: Some(self.retry_after()),
+            attempts: context.attempts,
+            ..error(why.code(), format!("{}{note}", why.detail()))
+        }
+    }
+}
+
+/// An error of unavailability with everything else empty, to be built upon.
+pub(crate) fn error(code: impl Into<Cow<'static, str>>, detail: String) -> CallError {
+    CallError {
+        kind: CallErrorKind::Unavailable,
+        code: code.into(),
+        detail,
+        outcome_unknown: false,
+        op_id: None,
+        retry_after: None,
+        attempts: 0,
+        reply: None,
+    }
+}
+
+fn refused(refused: Refused) -> CallError {
+    let kind = if refused.malformed { CallErrorKind::Malformed } else { CallErrorKind::Refused };
+    CallError { kind, ..error(refused.code, refused.message) }
+}

@@ -1,0 +1,209 @@
+//! The live attempts of a call: deadline, retry with budget, breaker, bulkhead, timeout, wire.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_state::{ErrorClass, Moment, OpId, Verdict, backoff::full_jitter, flight::Standing};
+
+use super::{Context, Lent, NoAnswer};
+use crate::connector::{Attempt, AttemptError, Attempted, Origin, SharedConnector};
+
+/// How often a write in doubt looks whether the others of its lanes have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The code of an attempt that found its connector closed; it was not executed.
+const CLOSED: &str = "closed";
+/// How often a call whose connector is closed looks for the next one.
+const EXCHANGE_LOOK: Duration = Duration::from_millis(5);
+
+/// How the attempts ended.
+pub(crate) enum Live {
+    /// The backend answered.
+    Answered(Bytes),
+    /// The backend, or one object in it, refuses this call.
+    Refused(AttemptError),
+    /// There is no answer.
+    None(NoAnswer),
+}
+
+/// What an attempt carries beside the call.
+#[derive(Clone, Copy)]
+pub(crate) struct Carried {
+    /// May change something.
+    pub(crate) write: bool,
+    /// May be sent again after an unknown outcome.
+    pub(crate) repeatable: bool,
+    /// What lets the backend recognise it.
+    pub(crate) token: Option<OpId>,
+}
+
+impl Lent {
+    /// Tries the call on the wire, at most as often as the settings say and never past its deadline.
+    pub(crate) async fn attempts(&self, context: &mut Context, carried: Carried) -> Live {
+        let retry = self.circuit.settings.load().retry;
+        let mut now = context.started;
+        loop {
+            let error = match self.attempt(context, carried, now).await {
+                Ok(reply) => return Live::Answered(reply),
+                Err(NoAnswer::Failed(error)) => error,
+                Err(rejected) => return Live::None(rejected),
+            };
+            if error.code == CLOSED
+                && let Some(next) = self.next_connector(context).await
+            {
+                // It did not reach the wire: that its connector was exchanged is not the caller's affair.
+                context.connector = next;
+                context.attempts -= 1;
+                now = self.clock().now();
+                continue;
+            }
+            let again = match error.class {
+                ErrorClass::Rejected | ErrorClass::BlockedObject => return Live::Refused(error),
+                ErrorClass::BlockedServer => false,
+                ErrorClass::NotExecuted => true,
+                ErrorClass::Unknown => {
+                    context.unknown = true;
+                    carried.repeatable && self.may_repeat(context, carried).await
+                }
+            };
+            if self.system.is_cut() {
+                // There is no time for another attempt; what may be queued must be queued now.
+                return Live::None(NoAnswer::Failed(error));
+            }
+            now = self.clock().now();
+            if context.live_left(now).is_zero() {
+                return Live::None(NoAnswer::Deadline);
+            }
+            let wait = full_jitter(&retry, context.attempts.saturating_sub(1), fastrand::u64(..));
+            if !again || context.attempts >= retry.attempts || wait >= context.live_left(now) {
+                return Live::None(NoAnswer::Failed(error));
+            }
+            if !self.circuit.budget.withdraw(now) {
+                self.circuit.metrics.retry_suppressed.inc();
+                return Live::None(NoAnswer::Failed(error));
+            }
+            self.circuit.metrics.retried.inc();
+            tokio::time::sleep(wait).await;
+            if context.claim.is_some() && !self.may_repeat(context, carried).await {
+                return Live::None(NoAnswer::Failed(error));
+            }
+            now = self.clock().now();
+        }
+    }
+
+    /// The connector that takes the place of the call's own, which is closed, where there will be one: a
+    /// reload closes the old one before it puts the new one in its place. `None` where it is of another
+    /// target, for which the call was not planned, and where the daemon stops.
+    async fn next_connector(&self, context: &Context) -> Option<SharedConnector> {
+        loop {
+            let next = SharedConnector::clone(&self.connector.load());
+            if !Arc::ptr_eq(&next, &context.connector) {
+                return (next.target() == context.connector.target()).then_some(next);
+            }
+            let left = context.live_left(self.clock().now());
+            if left.is_zero() || self.system.is_draining() {
+                return None;
+            }
+            tokio::time::sleep(left.min(EXCHANGE_LOOK)).await;
+        }
+    }
+
+    /// Whether a call of unknown outcome may be sent again. A read may, and a write whose token lets the
+    /// backend recognise it. Any other first claims its lanes, then waits for what is in flight there, and
+    /// may not where something newer was acknowledged, or queued, since it began. Asked again before each
+    /// repetition: of two that are in doubt together, the one that is acknowledged overtakes the other.
+    pub(super) async fn may_repeat(&self, context: &mut Context, carried: Carried) -> bool {
+        if !carried.write || carried.token.is_some() {
+            return true;
+        }
+        if context.claim.is_none() {
+            let (claim, behind_calls) = self.queue.claim(&context.plan.lanes);
+            context.claim = Some(claim);
+            context.overtaken = behind_calls;
+        }
+        let overtaken = context.overtaken;
+        let Some(flight) = context.flight.as_mut().filter(|_| !overtaken) else { return false };
+        flight.doubt();
+        loop {
+            let left = context.deadline.since(self.clock().now());
+            match flight.standing() {
+                Standing::Alone => return true,
+                Standing::Others if !left.is_zero() && !self.system.is_cut() => {
+                    tokio::time::sleep(LOOK_AGAIN.min(left)).await;
+                }
+                Standing::Others | Standing::Overtaken => {
+                    context.overtaken = true;
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// One attempt, with permit and place. [`NoAnswer::Rejected`] where it gets none.
+    async fn attempt(
+        &self,
+        context: &mut Context,
+        carried: Carried,
+        now: Moment,
+    ) -> Result<Bytes, NoAnswer> {
+        let circuit = &*self.circuit;
+        let permit = match circuit.breaker.try_acquire(now) {
+            Ok(permit) => permit,
+            Err(rejected) => {
+                circuit.metrics.rejected.inc();
+                let code = match rejected {
+                    fusebox_state::breaker::Rejected::Open => "breaker_open",
+                    fusebox_state::breaker::Rejected::Offline => "offline",
+                };
+                return Err(NoAnswer::Rejected { code, detail: rejected.to_string() });
+            }
+        };
+        let Some(place) = circuit.bulkhead.try_enter() else {
+            circuit.metrics.rejected.inc();
+            let max = circuit.bulkhead.max();
+            let detail = format!("{max} attempts are in flight, which is the limit");
+            return Err(NoAnswer::Rejected { code: "bulkhead_full", detail });
+        };
+        if context.attempts == 0 {
+            circuit.budget.deposit();
+        }
+        context.attempts += 1;
+        let attempt = Attempt {
+            body: &context.plan.body,
+            lanes: &context.plan.lanes,
+            write: carried.write,
+            origin: Origin::Live,
+            token: carried.token,
+            accepted_at: self.clock().unix(),
+            now: self.clock().unix(),
+            timeout: context.live_left(now).min(circuit.settings.load().timeout),
+            traceparent: context.call.traceparent.as_deref(),
+        };
+        let ended = tokio::select! {
+            ended = context.connector.attempt(attempt) => ended,
+            () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
+        };
+        drop(place);
+        let ended_at = self.clock().now();
+        circuit.metrics.attempt(ended.verdict, ended_at.since(now));
+        let verdict = match ended.verdict {
+            Verdict::Failure if context.counted && !permit.is_probe() => Verdict::Neutral,
+            verdict => verdict,
+        };
+        context.counted |= verdict == Verdict::Failure;
+        let trace = context.call.traceparent.as_deref();
+        circuit.settle(permit, verdict, ended.result.as_ref().err(), trace, ended_at);
+        ended.result.map_err(NoAnswer::Failed)
+    }
+}
+
+/// The daemon stops: the attempt is abandoned, its outcome unknown.
+fn stopping() -> AttemptError {
+    AttemptError {
+        class: ErrorClass::Unknown,
+        code: "stopping".into(),
+        message: "fusebox is stopping".to_owned(),
+        reply: None,
+        unclassified: false,
+    }
+}

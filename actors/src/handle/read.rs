@@ -1,0 +1,241 @@
+//! Reads: overlay, live, cache, miss.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fusebox_state::cache::Hit;
+
+use super::{
+    Context, Lent, NoAnswer,
+    attempts::{Carried, Live},
+    error,
+};
+use crate::{
+    call::{CallError, CallErrorKind, Reply, Source},
+    connector::{QueuedWrite, Read, Slot},
+};
+
+/// What the queue says of a keyed read.
+enum Fence {
+    /// No lane of it is occupied, or what is occupied is determined: the parts, slot by slot.
+    Passed(Vec<Option<Bytes>>),
+    /// An occupied lane's value is not determined by what waits in it.
+    Undetermined,
+}
+
+/// What queued writes make of one slot.
+enum Overlaid {
+    /// None waits in its lane.
+    Nothing,
+    /// They determine it.
+    Value(Bytes),
+    /// They do not.
+    Undetermined,
+}
+
+impl Lent {
+    pub(super) async fn read(
+        &self,
+        context: &mut Context,
+        read: &Read,
+    ) -> Result<Reply, CallError> {
+        let overlaid = if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
+            self.pass_fence(context, read).await?
+        } else {
+            Vec::new()
+        };
+        if !overlaid.is_empty() && overlaid.iter().all(Option::is_some) {
+            let parts = overlaid.into_iter().flatten().collect();
+            let value = context.connector.join(&context.plan.body, parts);
+            return Ok(self.reply(context, Source::Queued, Some(value)));
+        }
+        let why = if self.is_shed(context) {
+            Self::shed()
+        } else {
+            let cache = self.cache.load();
+            let fills: Vec<_> = read.slots.iter().map(|slot| cache.begin(slot.lane)).collect();
+            let carried = Carried { write: false, repeatable: true, token: None };
+            match self.attempts(context, carried).await {
+                Live::Answered(reply) => {
+                    return Ok(self.live(context, read, &fills, overlaid, reply));
+                }
+                Live::Refused(refusal) => return Err(Self::rejected(context, refusal)),
+                Live::None(why) => why,
+            }
+        };
+        self.fall_back(context, read, overlaid, &why)
+    }
+
+    /// Sees to it that the read sees its own host's queued writes: their values where they are
+    /// determined, or else waits for the lanes while replay can run.
+    async fn pass_fence(
+        &self,
+        context: &Context,
+        read: &Read,
+    ) -> Result<Vec<Option<Bytes>>, CallError> {
+        loop {
+            if let Fence::Passed(parts) = self.overlay(context, read) {
+                return Ok(parts);
+            }
+            let left = context.left(self.clock().now());
+            let lanes = &context.plan.lanes;
+            // Replay may come to a stop meanwhile: look again now and then.
+            let patience = left.min(Duration::from_millis(250));
+            let can_run = self.replay_can_run();
+            if !can_run || left.is_zero() || self.queue.store().is_err() && left.is_zero() {
+                let why = if can_run { "until its deadline" } else { "and cannot be replayed now" };
+                let detail = format!(
+                    "writes to {} wait in the queue {why}, and do not determine this read",
+                    context.plan.label
+                );
+                return Err(CallError {
+                    retry_after: Some(self.retry_after()),
+                    ..error("lane_busy", detail)
+                });
+            }
+            if self.queue.wait_free(lanes, patience).await {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    fn overlay(&self, context: &Context, read: &Read) -> Fence {
+        if read.slots.is_empty() || self.queue.store().is_err() {
+            return if self.queue.is_occupied(&context.plan.lanes) {
+                Fence::Undetermined
+            } else {
+                Fence::Passed(Vec::new())
+            };
+        }
+        let mut parts = Vec::with_capacity(read.slots.len());
+        for slot in &read.slots {
+            match self.overlay_slot(context, slot) {
+                Overlaid::Nothing => parts.push(None),
+                Overlaid::Value(part) => parts.push(Some(part)),
+                Overlaid::Undetermined => return Fence::Undetermined,
+            }
+        }
+        Fence::Passed(parts)
+    }
+
+    /// The slot's value after the writes that wait in its lane.
+    fn overlay_slot(&self, context: &Context, slot: &Slot) -> Overlaid {
+        match self.queued_writes(slot) {
+            None => Overlaid::Undetermined,
+            Some(writes) if writes.is_empty() => Overlaid::Nothing,
+            Some(writes) => context
+                .connector
+                .overlay(slot, &writes, self.clock().unix())
+                .map_or(Overlaid::Undetermined, Overlaid::Value),
+        }
+    }
+
+    /// The writes that wait in a slot's lane, oldest first; `None` where that cannot be told.
+    fn queued_writes(&self, slot: &Slot) -> Option<Vec<QueuedWrite>> {
+        let writes: Vec<(u64, fusebox_state::UnixMillis)> = {
+            let index = self.queue.index();
+            let seqs = index.writes(slot.lane)?;
+            seqs.iter().filter_map(|seq| Some((*seq, index.get(*seq)?.accepted_at))).collect()
+        };
+        let store = self.queue.store().ok()?;
+        let mut queued = Vec::with_capacity(writes.len());
+        for (seq, accepted_at) in writes {
+            // One that was replayed and removed meanwhile: look at the lane again.
+            let body = store.body(seq).ok()?;
+            queued.push(QueuedWrite { body, accepted_at });
+        }
+        Some(queued)
+    }
+
+    fn live(
+        &self,
+        context: &Context,
+        read: &Read,
+        fills: &[fusebox_state::cache::Fill],
+        overlaid: Vec<Option<Bytes>>,
+        reply: Bytes,
+    ) -> Reply {
+        let body = &context.plan.body;
+        let mut value = reply;
+        if !read.slots.is_empty()
+            && let Some(parts) = context.connector.split(body, &read.slots, &value)
+        {
+            let now = self.clock().now();
+            let cache = self.cache.load();
+            for ((slot, fill), part) in read.slots.iter().zip(fills).zip(&parts) {
+                cache.fill(*fill, slot.key.clone(), part.clone(), now);
+            }
+            if overlaid.iter().any(Option::is_some) {
+                let merged = overlaid.into_iter().zip(parts);
+                let merged = merged.map(|(queued, live)| queued.unwrap_or(live)).collect();
+                value = context.connector.join(body, merged);
+            }
+        }
+        self.reply(context, Source::Live, Some(value))
+    }
+
+    /// The backend could not answer: cache, stale, miss, error, in this order.
+    fn fall_back(
+        &self,
+        context: &Context,
+        read: &Read,
+        overlaid: Vec<Option<Bytes>>,
+        why: &NoAnswer,
+    ) -> Result<Reply, CallError> {
+        let now = self.clock().now();
+        let cache = self.cache.load();
+        let max_stale = context.call.options.max_stale;
+        let hits: Vec<Option<Hit>> =
+            read.slots.iter().map(|slot| cache.get(slot.lane, &slot.key, max_stale, now)).collect();
+        let queued = |index: usize| overlaid.get(index).cloned().flatten();
+        let all = !hits.is_empty()
+            && hits.iter().enumerate().all(|(index, hit)| hit.is_some() || queued(index).is_some());
+        let counter =
+            if all { &self.circuit.metrics.cache_hit } else { &self.circuit.metrics.cache_miss };
+        counter.inc();
+        let misses = if all {
+            vec![None; hits.len()]
+        } else {
+            let miss = read.miss.as_ref().ok_or_else(|| self.no_fallback(context, why))?;
+            vec![Some(miss.clone()); hits.len()]
+        };
+        let age = hits.iter().flatten().map(|hit| hit.age).max().unwrap_or_default();
+        let fresh = hits.iter().flatten().all(|hit| hit.fresh);
+        let source = match (all, fresh) {
+            (false, _) => Source::Bypass,
+            (true, true) => Source::Cache,
+            (true, false) => Source::Stale,
+        };
+        let parts: Vec<Bytes> = hits
+            .into_iter()
+            .zip(misses)
+            .enumerate()
+            .filter_map(|(index, (hit, miss))| {
+                queued(index).or_else(|| hit.map(|hit| hit.value)).or(miss)
+            })
+            .collect();
+        let value = if parts.is_empty() {
+            read.miss.clone()
+        } else {
+            Some(context.connector.join(&context.plan.body, parts))
+        };
+        let mut reply = self.reply(context, source, value);
+        reply.age = age;
+        reply.warnings.push(format!("{} did not answer: {}", self.circuit.name, why.detail()));
+        if source == Source::Stale {
+            reply.warnings.push(format!("the value is {} s old", age.as_secs()));
+        }
+        Ok(reply)
+    }
+
+    fn no_fallback(&self, context: &Context, why: &NoAnswer) -> CallError {
+        match why {
+            NoAnswer::Deadline => CallError {
+                kind: CallErrorKind::TimedOut,
+                attempts: context.attempts,
+                ..error("deadline", "the deadline passed and nothing is cached".to_owned())
+            },
+            why => self.unavailable(context, why, "nothing is cached for it"),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Writes: fence, live, queue.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_state::{OpId, digest, queue::Refusal, store::StoreError, system::SystemState};
+
+use super::{
+    Context, Lent, NoAnswer,
+    attempts::{Carried, Live},
+    error,
+};
+use crate::{
+    call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
+    connector::{Outage, SharedConnector, Write},
+    queue::{AppendError, Appending, Claim, NewWrite},
+    settings::WriteFallback,
+};
+
+/// How long a write to an occupied lane waits to be applied before it is answered as durable.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The most that a live write leaves of its deadline for being queued.
+const COMMIT_RESERVE: Duration = Duration::from_millis(500);
+
+/// Whether a write may be queued, and what it is answered with if so.
+enum Queueable {
+    /// Yes; `None` answers null.
+    Yes(Option<Bytes>),
+    /// No, for this reason.
+    No(&'static str),
+}
+
+impl Lent {
+    pub(super) async fn write(
+        &self,
+        context: &mut Context,
+        write: &Write,
+    ) -> Result<Reply, CallError> {
+        let op_id = self.op_id(context);
+        let digest = digest(&context.call.body);
+        if context.call.options.op_id.is_some()
+            && let Some(answer) = self.known(context, op_id, digest).await
+        {
+            return answer;
+        }
+        self.queue.note_written(&context.plan.lanes);
+        self.invalidate_lanes(&context.plan.lanes);
+        let queueable = self.queueable(context, write);
+        if self.system.state() == SystemState::Emergency {
+            let why = NoAnswer::Rejected {
+                code: "read_only",
+                detail: "the system state is EMERGENCY: only reads go to backends".to_owned(),
+            };
+            return self.queue_write(context, write, queueable, &why, op_id, digest, false).await;
+        }
+        if !self.take_off(context) {
+            let why = NoAnswer::Rejected {
+                code: "lane_busy",
+                detail: format!("earlier writes to {} wait in the queue", context.plan.label),
+            };
+            let Queueable::No(note) = queueable else {
+                return self
+                    .queue_write(context, write, queueable, &why, op_id, digest, true)
+                    .await;
+            };
+            self.wait_for_lanes(context, &why, note).await?;
+        }
+        let result = self.write_live(context, write, queueable, op_id, digest).await;
+        self.invalidate_lanes(&context.plan.lanes);
+        result
+    }
+
+    /// Sends the write to the backend; what it could not take is queued where it may be.
+    async fn write_live(
+        &self,
+        context: &mut Context,
+        write: &Write,
+        queueable: Queueable,
+        op_id: OpId,
+        digest: u64,
+    ) -> Result<Reply, CallError> {
+        if matches!(queueable, Queueable::Yes(_)) {
+            // What the backend cannot take must be synced before the caller's deadline.
+            let reserve = (context.left(self.clock().now()) / 5).min(COMMIT_RESERVE);
+            context.live_until = context.live_until.minus(reserve);
+        }
+        let token = Self::token(context, write, op_id);
+        let repeatable = write.absolute || token.is_some();
+        let live = if self.is_shed(context) {
+            Live::None(Self::shed())
+        } else {
+            self.attempts(context, Carried { write: true, repeatable, token }).await
+        };
+        match live {
+            Live::Answered(reply) => {
+                if let Some(flight) = context.flight.take() {
+                    flight.acknowledge();
+                }
+                // A caller's own op_id is recognised for as long as its marker lives.
+                if let Some(token) = token.filter(|_| context.call.options.op_id.is_none()) {
+                    context.connector.forget_tokens(vec![token]);
+                }
+                Ok(self.applied(context, reply, token.or(context.call.options.op_id)))
+            }
+            Live::Refused(refusal) => Err(Self::rejected(context, refusal)),
+            Live::None(why) if context.unknown && (!repeatable || context.overtaken) => {
+                Err(timed_out(context, &why, op_id))
+            }
+            Live::None(why) => {
+                let carried = Carried { write: true, repeatable, token };
+                if context.claim.is_some() && !self.may_repeat(context, carried).await {
+                    return Err(timed_out(context, &why, op_id));
+                }
+                self.queue_write(context, write, queueable, &why, op_id, digest, false).await
+            }
+        }
+    }
+
+    /// Makes the write durable. With `behind` it stands behind others in its lanes, and while replay
+    /// can run it is answered when it has been applied, so that callers cannot outrun the drain.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the steps of one call; a struct would only rename them"
+    )]
+    async fn queue_write(
+        &self,
+        context: &mut Context,
+        write: &Write,
+        queueable: Queueable,
+        why: &NoAnswer,
+        op_id: OpId,
+        digest: u64,
+        behind: bool,
+    ) -> Result<Reply, CallError> {
+        let answer = match queueable {
+            Queueable::Yes(answer) => answer,
+            Queueable::No(note) if context.unknown => {
+                let mut error = timed_out(context, why, op_id);
+                error.detail = format!("{}; {note}", error.detail);
+                return Err(error);
+            }
+            Queueable::No(note) => return Err(self.unavailable(context, why, note)),
+        };
+        let current = SharedConnector::clone(&self.connector.load());
+        if !Arc::ptr_eq(&current, &context.connector)
+            && current.target() != context.connector.target()
+        {
+            if context.unknown {
+                return Err(timed_out(context, why, op_id));
+            }
+            return Err(self.unavailable(context, why, "its address was changed meanwhile"));
+        }
+        let now = self.clock().now();
+        let appended = self.queue.append(NewWrite {
+            op_id,
+            digest,
+            lanes: &context.plan.lanes,
+            label: &context.plan.label,
+            absolute: write.absolute,
+            sent_before: context.unknown && !write.absolute,
+            body: context.plan.body.clone(),
+            accepted_at: self.clock().unix(),
+            uid: context.call.uid,
+            traceparent: context.call.traceparent.clone(),
+            own_name: context.call.options.op_id.is_some(),
+            low_priority: context.call.options.priority == Priority::Low,
+            claim: context.claim.as_ref().map(Claim::seq),
+        });
+        let Appending { synced, fate, .. } =
+            appended.map_err(|refusal| self.not_queued(context, refusal, op_id))?;
+        match tokio::time::timeout(context.left(now).max(Duration::from_millis(1)), synced).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(refusal))) => return Err(self.not_stored(context, &refusal, op_id)),
+            // The deadline passed during the commit, or the store went away in the middle of it.
+            Ok(Err(_)) | Err(_) => return Err(timed_out(context, &NoAnswer::Deadline, op_id)),
+        }
+        if let Some(flight) = context.flight.take() {
+            flight.acknowledge();
+        }
+        self.invalidate_lanes(&context.plan.lanes);
+        let queued = Reply {
+            ack: Some(AckLevel::Durable),
+            op_id: Some(op_id),
+            warnings: vec![format!("queued: {}", why.detail())],
+            ..self.reply(context, Source::Queued, answer)
+        };
+        if !behind || !self.replay_can_run() {
+            return Ok(queued);
+        }
+        let left = context.left(self.clock().now());
+        match tokio::time::timeout(left.min(DRAIN_PATIENCE), fate).await {
+            Ok(Ok(Ok(reply))) => Ok(self.applied(context, reply, Some(op_id))),
+            Ok(Ok(Err(reason))) => Err(CallError {
+                kind: CallErrorKind::Refused,
+                op_id: Some(op_id),
+                attempts: context.attempts,
+                ..error("dead_letter", format!("it was queued and is a dead letter now: {reason}"))
+            }),
+            Ok(Err(_)) | Err(_) => Ok(queued),
+        }
+    }
+
+    /// A write that cannot queue waits for its lanes, or is told that they are not to be had.
+    async fn wait_for_lanes(
+        &self,
+        context: &mut Context,
+        why: &NoAnswer,
+        note: &str,
+    ) -> Result<(), CallError> {
+        loop {
+            let left = context.left(self.clock().now());
+            if left.is_zero() || !self.replay_can_run() {
+                return Err(self.unavailable(context, why, note));
+            }
+            let patience = left.min(Duration::from_millis(250));
+            if self.queue.wait_free(&context.plan.lanes, patience).await && self.take_off(context) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Begins a live write, unless its lanes are occupied. It is in flight before it looks, so that one
+    /// of unknown outcome either sees it or is seen by it.
+    fn take_off(&self, context: &mut Context) -> bool {
+        context.flight = Some(self.flights.begin(&context.plan.lanes));
+        if self.queue.is_occupied(&context.plan.lanes) {
+            context.flight = None;
+        }
+        context.flight.is_some()
+    }
+
+    fn op_id(&self, context: &Context) -> OpId {
+        let new = || OpId::new(self.clock().unix(), fastrand::u128(..));
+        context.call.options.op_id.unwrap_or_else(new)
+    }
+
+    /// The token of a write that is not absolute, where the caller's wish makes one worth its price.
+    fn token(context: &Context, write: &Write, op_id: OpId) -> Option<OpId> {
+        let options = &context.call.options;
+        let wanted = options.min_ack == Some(AckLevel::Durable) || options.op_id.is_some();
+        let can = !matches!(write.outage, Outage::Never(_));
+        (!write.absolute && wanted && can).then_some(op_id)
+    }
+
+    fn queueable(&self, context: &Context, write: &Write) -> Queueable {
+        let options = &context.call.options;
+        let consents = options.min_ack == Some(AckLevel::Durable);
+        let fallback = self.circuit.settings.load().write_fallback;
+        match &write.outage {
+            Outage::Never(reason) => Queueable::No(reason),
+            _ if options.min_ack == Some(AckLevel::Applied) => {
+                Queueable::No("min_ack = applied refuses the queue")
+            }
+            Outage::EffectUnknown if !consents => Queueable::No(
+                "its reply cannot be known before it is applied: min_ack = durable consents to that",
+            ),
+            _ if fallback == WriteFallback::Refuse && !consents => Queueable::No(
+                "the backend is read-only in an outage (queue.write_fallback = refuse)",
+            ),
+            Outage::ReplyKnown(reply) => Queueable::Yes(Some(reply.clone())),
+            Outage::EffectKnown | Outage::EffectUnknown => Queueable::Yes(None),
+        }
+    }
+
+    /// The answer to an op id that is still in the store; `None` where it is not. One that is being
+    /// stored is waited for: nobody may take it for durable yet.
+    async fn known(
+        &self,
+        context: &Context,
+        op_id: OpId,
+        digest: u64,
+    ) -> Option<Result<Reply, CallError>> {
+        let refusal = self.queue.index().known(op_id, digest)?;
+        if let Refusal::Known { seq, .. } = &refusal
+            && !self.queue.wait_stored(*seq, context.left(self.clock().now())).await
+        {
+            return Some(Err(timed_out(context, &NoAnswer::Deadline, op_id)));
+        }
+        Some(self.answer_known(context, &refusal, op_id))
+    }
+
+    fn answer_known(
+        &self,
+        context: &Context,
+        refusal: &Refusal,
+        op_id: OpId,
+    ) -> Result<Reply, CallError> {
+        match refusal {
+            Refusal::Known { dead: false, .. } => Ok(Reply {
+                ack: Some(AckLevel::Durable),
+                op_id: Some(op_id),
+                warnings: vec!["this op_id is queued already".to_owned()],
+                ..self.reply(context, Source::Queued, None)
+            }),
+            Refusal::Known { seq, .. } => {
+                let reason =
+                    self.queue.index().get(*seq).and_then(|entry| entry.last_error.clone());
+                let reason = reason.unwrap_or_default();
+                Err(CallError {
+                    kind: CallErrorKind::Refused,
+                    op_id: Some(op_id),
+                    ..error("dead_letter", format!("this op_id is a dead letter: {reason}"))
+                })
+            }
+            other => Err(CallError {
+                kind: CallErrorKind::Conflict,
+                op_id: Some(op_id),
+                ..error("op_id_conflict", other.to_string())
+            }),
+        }
+    }
+
+    fn not_queued(&self, context: &Context, refusal: AppendError, op_id: OpId) -> CallError {
+        self.circuit.metrics.refused.inc();
+        let (kind, code) = match &refusal {
+            AppendError::Refused(Refusal::Full { .. }) => (CallErrorKind::Full, "queue_full"),
+            AppendError::Refused(Refusal::Shed) => (CallErrorKind::Unavailable, "shed"),
+            AppendError::Refused(_) => (CallErrorKind::Conflict, "op_id_conflict"),
+            AppendError::NoStore(_) => (CallErrorKind::Full, "store_refuses"),
+        };
+        CallError {
+            kind,
+            outcome_unknown: context.unknown,
+            op_id: Some(op_id),
+            retry_after: Some(self.retry_after()),
+            attempts: context.attempts,
+            ..error(code, refusal.to_string())
+        }
+    }
+
+    fn not_stored(&self, context: &Context, refusal: &StoreError, op_id: OpId) -> CallError {
+        self.circuit.metrics.refused.inc();
+        CallError {
+            kind: CallErrorKind::Full,
+            outcome_unknown: context.unknown || refusal.outcome_unknown(),
+            op_id: Some(op_id),
+            retry_after: Some(self.retry_after()),
+            attempts: context.attempts,
+            ..error("store_refuses", format!("the queue's store refuses writes: {refusal}"))
+        }
+    }
+}
+
+/// The outcome is unknown: a 504 that names the call.
+fn timed_out(context: &Context, why: &NoAnswer, op_id: OpId) -> CallError {
+    CallError {
+        kind: CallErrorKind::TimedOut,
+        outcome_unknown: true,
+        op_id: Some(op_id),
+        attempts: context.attempts,
+        ..error(why.code(), why.detail())
+    }
+}

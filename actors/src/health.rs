@@ -1,0 +1,553 @@
+//! The health actor: starts and supervises the others, sends the pings, computes the system state.
+//!
+//! ```text
+//!              +--spawn, restart--> backend (one each) --BackendChanged--+
+//!   health ----+--spawn, restart--> recovery                             |
+//!     ^  ^     +--PingDue--> task: connector.ping --Pinged--+            |
+//!     |  +--------------------------------------------------+------------+
+//!     +-- LookDue, every second: heartbeat, system state
+//! ```
+//!
+//! An actor that panics is restarted with backoff; five restarts within a minute mark its backend down
+//! and leave the others running. If health itself dies, the process must exit.
+//!
+//! **The one rule that a maintainer might break:** a ping runs in a task and reports by message; health
+//! never waits for a backend.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fusebox_state::{
+    Moment, Verdict,
+    breaker::State as BreakerState,
+    system::{Assessment, BackendCondition, HOLD, SystemState, Tracker, assess},
+};
+use parking_lot::RwLock;
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use crate::{
+    backend::{BackendActor, BackendArgs, BackendChanged, BackendMessage},
+    clock::Clock,
+    event::{EventBus, EventKind},
+    handle::Lent,
+    lent::Member,
+    recovery::{RecoveryActor, RecoveryArgs, RecoveryMessage},
+    system::SystemFlags,
+};
+
+/// How often health looks around.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a backend that did not answer is pinged.
+const PING_AGAIN: Duration = Duration::from_secs(1);
+/// When a half-open breaker whose probes are all out is tried again.
+const PROBE_AGAIN: Duration = Duration::from_millis(100);
+/// Restarts within [`RESTART_WINDOW`] after which an actor is given up on.
+const RESTARTS_MAX: usize = 5;
+/// The window over which restarts are counted.
+const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// The first restart's backoff; doubles up to 32 times that.
+const RESTART_BACKOFF: Duration = Duration::from_millis(50);
+
+/// What health is told.
+#[derive(Debug)]
+pub enum HealthMessage {
+    /// It is time to look around.
+    LookDue,
+    /// It is time to ping a backend; of an older generation it is ignored.
+    PingDue {
+        /// The backend's place.
+        index: usize,
+        /// The generation of its ping timer.
+        generation: u64,
+    },
+    /// A ping ended.
+    Pinged {
+        /// The backend's place.
+        index: usize,
+        /// Whether it was answered; `None` where none was sent.
+        answered: Option<bool>,
+    },
+    /// A backend changed.
+    Changed(BackendChanged),
+    /// A stopped actor is to be started again.
+    RestartDue(Child),
+    /// An operator wants an actor that was given up on back.
+    Revive {
+        /// The backend's place.
+        index: usize,
+    },
+    /// The ping interval changed.
+    SetPingInterval(Duration),
+}
+
+impl From<BackendChanged> for HealthMessage {
+    fn from(changed: BackendChanged) -> Self {
+        Self::Changed(changed)
+    }
+}
+
+impl TryFrom<HealthMessage> for BackendChanged {
+    type Error = ();
+
+    fn try_from(message: HealthMessage) -> Result<Self, ()> {
+        match message {
+            HealthMessage::Changed(changed) => Ok(changed),
+            _ => Err(()),
+        }
+    }
+}
+
+/// An actor that health supervises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Child {
+    /// The backend at that place.
+    Backend(usize),
+    /// Recovery.
+    Recovery,
+}
+
+/// What health last found; read by doors.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The assessment of the moment.
+    pub assessment: Assessment,
+    /// The state that holds.
+    pub state: SystemState,
+    /// Since when.
+    pub since: Moment,
+}
+
+/// Where health publishes what it finds.
+pub struct HealthBoard {
+    /// What it last found.
+    pub found: RwLock<Found>,
+    heartbeat: AtomicU64,
+}
+
+impl HealthBoard {
+    /// A board on which nothing is amiss.
+    pub fn new(now: Moment) -> Self {
+        Self {
+            found: RwLock::new(Found {
+                assessment: assess(&[]),
+                state: SystemState::Healthy,
+                since: now,
+            }),
+            heartbeat: AtomicU64::new(now.as_millis()),
+        }
+    }
+
+    /// When health last looked around.
+    pub fn heartbeat(&self) -> Moment {
+        Moment::from_millis(self.heartbeat.load(Ordering::Relaxed))
+    }
+}
+
+/// The actor.
+pub struct HealthActor;
+
+/// What it starts from.
+pub struct HealthArgs {
+    /// The backends, in the order of their places.
+    pub members: Arc<[Member]>,
+    /// Where events go.
+    pub bus: EventBus,
+    /// The system state, which health alone writes.
+    pub flags: SystemFlags,
+    /// Where it publishes what it finds.
+    pub board: Arc<HealthBoard>,
+    /// Time between two pings of a backend that answers.
+    pub ping_interval: Duration,
+    /// The recovery actor's reference, kept up to date.
+    pub recovery: Arc<arc_swap::ArcSwapOption<ActorRef<RecoveryMessage>>>,
+    /// The clocks.
+    pub clock: Clock,
+}
+
+struct Watched {
+    generation: u64,
+    pinging: bool,
+    restarts: VecDeque<Moment>,
+}
+
+/// Its own.
+pub struct HealthState {
+    args: HealthArgs,
+    watched: Vec<Watched>,
+    recovery_restarts: VecDeque<Moment>,
+    tracker: Tracker,
+}
+
+impl Actor for HealthActor {
+    type Msg = HealthMessage;
+    type State = HealthState;
+    type Arguments = HealthArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<HealthMessage>,
+        args: HealthArgs,
+    ) -> Result<HealthState, ActorProcessingErr> {
+        let watched = args
+            .members
+            .iter()
+            .map(|_| Watched { generation: 0, pinging: false, restarts: VecDeque::new() })
+            .collect();
+        let mut state = HealthState {
+            args,
+            watched,
+            recovery_restarts: VecDeque::new(),
+            tracker: Tracker::default(),
+        };
+        for index in 0..state.watched.len() {
+            state.start_backend(&myself, index).await?;
+            state.ping_in(&myself, index, Duration::ZERO);
+        }
+        state.start_recovery(&myself).await?;
+        state.look(&myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<HealthMessage>,
+        message: HealthMessage,
+        state: &mut HealthState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            HealthMessage::LookDue => state.look_due(&myself),
+            HealthMessage::PingDue { index, generation } => {
+                state.ping_due(&myself, index, generation);
+            }
+            HealthMessage::Pinged { index, answered } => state.pinged(&myself, index, answered),
+            HealthMessage::Changed(changed) => state.changed(&myself, changed),
+            HealthMessage::RestartDue(child) => state.restart(&myself, child).await,
+            HealthMessage::Revive { index } => state.revive(&myself, index).await,
+            HealthMessage::SetPingInterval(interval) => state.args.ping_interval = interval,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<HealthMessage>,
+        event: SupervisionEvent,
+        state: &mut HealthState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, error) => {
+                state.stopped(&myself, cell.get_id(), &error.to_string());
+            }
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                let reason = reason.unwrap_or_else(|| "it stopped".to_owned());
+                state.stopped(&myself, cell.get_id(), &reason);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl HealthState {
+    fn look_due(&mut self, myself: &ActorRef<HealthMessage>) {
+        self.look(myself);
+    }
+
+    /// Computes the system state and says that health lives.
+    fn look(&mut self, myself: &ActorRef<HealthMessage>) {
+        drop(myself.send_after(LOOK_EVERY, || HealthMessage::LookDue));
+        self.assess();
+    }
+
+    fn assess(&mut self) {
+        let now = self.args.clock.now();
+        self.args.board.heartbeat.store(now.as_millis(), Ordering::Relaxed);
+        let conditions: Vec<_> =
+            self.args.members.iter().map(|member| condition(&member.lent)).collect();
+        let assessment = assess(&conditions);
+        let change = self.tracker.observe(assessment.state, now);
+        let state = self.tracker.state();
+        {
+            let mut found = self.args.board.found.write();
+            found.assessment = assessment.clone();
+            if assessment.state < state {
+                let (held, better) = (state.as_str(), assessment.state.as_str());
+                let reason =
+                    format!("it is {held} until it has been {better} for {} s", HOLD.as_secs());
+                found.assessment.reasons.push(reason);
+            }
+            if change.is_some() {
+                found.state = state;
+                found.since = now;
+            }
+        }
+        let Some(change) = change else { return };
+        self.args.flags.set_state(state);
+        let reasons = assessment.reasons;
+        tracing::info!(
+            from = change.from.as_str(),
+            to = state.as_str(),
+            reasons = reasons.join("; "),
+            "the system changed its state"
+        );
+        let kind = EventKind::SystemState { from: change.from, to: state, reasons };
+        self.args.bus.publish(self.args.clock.unix(), None, kind);
+        self.cap_open_times(state >= SystemState::Critical);
+    }
+
+    /// Emergency recovery: while the system is CRITICAL, critical backends stay open no longer than
+    /// the first time.
+    fn cap_open_times(&self, critical: bool) {
+        for member in self.args.members.iter() {
+            let settings = member.lent.circuit.settings.load();
+            let cap = (critical && settings.critical).then_some(settings.breaker.recovery_timeout);
+            member.tell(BackendMessage::CapOpenTime(cap));
+        }
+    }
+
+    fn ping_due(&mut self, myself: &ActorRef<HealthMessage>, index: usize, generation: u64) {
+        let (Some(watched), Some(member)) =
+            (self.watched.get_mut(index), self.args.members.get(index))
+        else {
+            return;
+        };
+        if watched.generation != generation || watched.pinging {
+            return;
+        }
+        watched.pinging = true;
+        let (lent, myself) = (Arc::clone(&member.lent), myself.clone());
+        let ping = tokio::spawn(async move { ping(&lent).await });
+        tokio::spawn(async move {
+            // One that panicked was not answered; nobody else would ever ping again.
+            let answered = ping.await.unwrap_or(Some(false));
+            // Health is gone only when the process is about to be.
+            drop(myself.send_message(HealthMessage::Pinged { index, answered }));
+        });
+    }
+
+    fn pinged(&mut self, myself: &ActorRef<HealthMessage>, index: usize, answered: Option<bool>) {
+        let (Some(watched), Some(member)) =
+            (self.watched.get_mut(index), self.args.members.get(index))
+        else {
+            return;
+        };
+        watched.pinging = false;
+        let half_open = member.lent.circuit.breaker.state() == (BreakerState::HalfOpen, false);
+        let wait = match answered {
+            Some(true) if half_open => Duration::ZERO,
+            Some(false) => PING_AGAIN.min(self.args.ping_interval),
+            None if half_open => PROBE_AGAIN,
+            Some(true) | None => self.args.ping_interval,
+        };
+        self.ping_in(myself, index, wait);
+    }
+
+    fn changed(&mut self, myself: &ActorRef<HealthMessage>, changed: BackendChanged) {
+        let online = self
+            .args
+            .members
+            .get(changed.index)
+            .is_some_and(|member| !member.lent.circuit.breaker.state().1);
+        if changed.half_open || online {
+            self.ping_in(myself, changed.index, Duration::ZERO);
+        }
+        self.assess();
+    }
+
+    fn ping_in(&mut self, myself: &ActorRef<HealthMessage>, index: usize, wait: Duration) {
+        let Some(watched) = self.watched.get_mut(index) else { return };
+        watched.generation += 1;
+        let generation = watched.generation;
+        drop(myself.send_after(wait, move || HealthMessage::PingDue { index, generation }));
+    }
+
+    async fn start_backend(
+        &mut self,
+        myself: &ActorRef<HealthMessage>,
+        index: usize,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(member) = self.args.members.get(index) else { return Ok(()) };
+        let args = BackendArgs {
+            index,
+            lent: Arc::clone(&member.lent),
+            bus: self.args.bus.clone(),
+            listener: myself.get_derived(),
+        };
+        // Without a name: several cores may live in one process, and names are the process's.
+        let (actor, _) = Actor::spawn_linked(None, BackendActor, args, myself.get_cell()).await?;
+        member.actor.store(Some(Arc::new(actor)));
+        Ok(())
+    }
+
+    async fn start_recovery(
+        &mut self,
+        myself: &ActorRef<HealthMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let args = RecoveryArgs {
+            members: Arc::clone(&self.args.members),
+            bus: self.args.bus.clone(),
+            flags: self.args.flags.clone(),
+        };
+        let (actor, _) = Actor::spawn_linked(None, RecoveryActor, args, myself.get_cell()).await?;
+        self.args.recovery.store(Some(Arc::new(actor)));
+        Ok(())
+    }
+
+    /// A child stopped: it is started again after a backoff, or given up on.
+    fn stopped(&mut self, myself: &ActorRef<HealthMessage>, id: ractor::ActorId, why: &str) {
+        if self.args.flags.is_draining() {
+            return;
+        }
+        let is = |actor: &ActorRef<BackendMessage>| actor.get_id() == id;
+        let index = self
+            .args
+            .members
+            .iter()
+            .position(|member| member.actor.load().as_deref().is_some_and(is));
+        let recovery = self.args.recovery.load().as_deref().is_some_and(|it| it.get_id() == id);
+        let child = match index {
+            Some(index) => Child::Backend(index),
+            None if recovery => Child::Recovery,
+            None => return,
+        };
+        let now = self.args.clock.now();
+        let name = match child {
+            Child::Backend(index) => {
+                self.args.members.get(index).map_or("?", |member| &member.lent.circuit.name)
+            }
+            Child::Recovery => "recovery",
+        };
+        let name = name.to_owned();
+        let restarts = match child {
+            Child::Backend(index) => match self.watched.get_mut(index) {
+                Some(watched) => &mut watched.restarts,
+                None => return,
+            },
+            Child::Recovery => &mut self.recovery_restarts,
+        };
+        restarts.retain(|then| now.since(*then) < RESTART_WINDOW);
+        let count = restarts.len();
+        if let (Child::Backend(index), true) = (child, count >= RESTARTS_MAX) {
+            self.give_up(index, &name, why);
+            return;
+        }
+        restarts.push_back(now);
+        tracing::error!(actor = name, why, "an actor failed and is started again");
+        self.publish_actor(&name, format!("it failed ({why}) and is started again"));
+        let wait = RESTART_BACKOFF * (1 << count.min(5));
+        drop(myself.send_after(wait, move || HealthMessage::RestartDue(child)));
+    }
+
+    fn give_up(&mut self, index: usize, name: &str, why: &str) {
+        let Some(member) = self.args.members.get(index) else { return };
+        member.actor.store(None);
+        member.lent.circuit.hold(|holds| holds.given_up = true);
+        let message = format!(
+            "its actor failed {RESTARTS_MAX} times within a minute ({why}) and the backend is marked \
+             down: `fusebox online {name}` brings it back"
+        );
+        tracing::error!(backend = name, message);
+        member.lent.queue.alert("actor", Some(message.clone()));
+        self.publish_actor(name, message);
+        self.assess();
+    }
+
+    fn publish_actor(&self, name: &str, message: String) {
+        let kind = EventKind::Actor { message };
+        self.args.bus.publish(self.args.clock.unix(), Some(name), kind);
+    }
+
+    async fn restart(&mut self, myself: &ActorRef<HealthMessage>, child: Child) {
+        let started = match child {
+            Child::Backend(index) => {
+                if let Some(member) = self.args.members.get(index) {
+                    member.lent.circuit.restarts.fetch_add(1, Ordering::Relaxed);
+                }
+                self.start_backend(myself, index).await
+            }
+            Child::Recovery => self.start_recovery(myself).await,
+        };
+        if let Err(error) = started {
+            tracing::error!(?child, %error, "an actor did not start");
+            drop(myself.send_after(PING_AGAIN, move || HealthMessage::RestartDue(child)));
+        }
+    }
+
+    async fn revive(&mut self, myself: &ActorRef<HealthMessage>, index: usize) {
+        let Some(member) = self.args.members.get(index) else { return };
+        if member.actor.load().is_some() {
+            return;
+        }
+        member.lent.queue.alert("actor", None);
+        member.lent.circuit.hold(|holds| holds.given_up = false);
+        if let Some(watched) = self.watched.get_mut(index) {
+            watched.restarts.clear();
+        }
+        self.restart(myself, Child::Backend(index)).await;
+    }
+}
+
+/// Pings a backend: as a probe where its breaker is half-open. `None` where no ping was sent.
+async fn ping(lent: &Lent) -> Option<bool> {
+    let circuit = &*lent.circuit;
+    let (state, offline) = circuit.breaker.state();
+    if offline {
+        return None;
+    }
+    let timeout = circuit.settings.load().timeout;
+    let connector = crate::connector::SharedConnector::clone(&lent.connector.load());
+    if state == BreakerState::HalfOpen {
+        let permit = circuit.breaker.try_acquire(circuit.clock.now()).ok()?;
+        let ended = connector.ping(timeout).await;
+        let now = circuit.clock.now();
+        let answered = ended.verdict == Verdict::Success;
+        circuit.settle(permit, ended.verdict, ended.result.as_ref().err(), None, now);
+        circuit.pinged(answered, now);
+        return Some(answered);
+    }
+    let ended = connector.ping(timeout).await;
+    let now = circuit.clock.now();
+    let answered = ended.verdict == Verdict::Success;
+    circuit.pinged(answered, now);
+    if !answered && let Err(error) = &ended.result {
+        circuit.note_ping_error(error);
+    }
+    if let Some(transition) = circuit.breaker.record_ping(answered, now) {
+        circuit.tell(transition);
+    }
+    Some(answered)
+}
+
+/// What the system state needs to know of a backend.
+pub(crate) fn condition(lent: &Lent) -> BackendCondition {
+    let circuit = &lent.circuit;
+    let (state, offline) = circuit.breaker.state();
+    let forced = circuit.breaker.forced_since().is_some();
+    let cause = match (offline, forced) {
+        (true, _) => "offline".to_owned(),
+        (false, true) => format!("{}, forced", state.as_str()),
+        (false, false) => state.as_str().to_owned(),
+    };
+    let index = lent.queue.index();
+    let (full, queue_percent) = (index.is_full() || index.dead_full(1), index.fill_percent());
+    drop(index);
+    BackendCondition {
+        name: circuit.name.clone(),
+        critical: circuit.settings.load().critical,
+        operational: circuit.breaker.is_operational(),
+        cause,
+        full,
+        queue_percent,
+        store_trouble: lent
+            .queue
+            .refuses()
+            .map(|why| format!("refuses writes: {why}"))
+            .or_else(|| lent.queue.damage()),
+    }
+}

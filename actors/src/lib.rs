@@ -1,0 +1,404 @@
+//! Who acts and when.
+//!
+//! ```text
+//!   Fusebox --start--> health --+--> backend (one each)       doors call Backend handles,
+//!                               +--> recovery --> replay      which borrow what the actors own
+//! ```
+//!
+//! Everything a call needs is in [`handle::Lent`]; the actors own it and outlive no guarantee: what must
+//! survive an actor lies in the circuit, the queue and its store. Nothing here knows sockets,
+//! configuration files or a backend's protocol.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ractor::{Actor, ActorRef, rpc::CallResult};
+use tokio::sync::watch;
+
+pub mod backend;
+pub mod call;
+pub mod circuit;
+pub mod clock;
+pub mod connector;
+pub mod event;
+pub mod handle;
+pub mod health;
+mod history;
+pub mod lent;
+pub mod metrics;
+mod orders;
+pub mod queue;
+pub mod recovery;
+pub mod settings;
+mod show;
+mod start;
+pub mod system;
+pub mod view;
+
+pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
+pub use clock::Clock;
+use connector::SharedConnector;
+pub use event::{Event, EventBus, EventKind};
+use handle::Lent;
+use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
+use lent::Member;
+use metrics::Metrics;
+pub use orders::Backend;
+use recovery::RecoveryMessage;
+pub use settings::{BackendSettings, DeadLetterPolicy, SystemSettings, WriteFallback};
+use system::SystemFlags;
+
+/// How long an order may take: a sync of the disk included.
+const ORDER_PATIENCE: Duration = Duration::from_secs(10);
+/// What a graceful stop leaves for queueing and closing when it abandons attempts.
+const CUT_RESERVE: Duration = Duration::from_secs(5);
+/// Health has looked around within this time, or is not alive.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
+
+/// A backend as it is configured, with the connector that speaks its protocol.
+pub struct BackendSpec {
+    /// Its settings.
+    pub settings: BackendSettings,
+    /// Its connector.
+    pub connector: SharedConnector,
+}
+
+/// The daemon's core could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another daemon has a store open.
+    #[error("the state directory is in use by another daemon: {0}")]
+    Locked(String),
+    /// A store was written by a newer version; its data is untouched.
+    #[error("{0}")]
+    NewerFormat(String),
+    /// Anything else that stops the daemon.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// An order of an operator that was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// No such backend or queued call.
+    #[error("{0}")]
+    NotFound(String),
+    /// It does not fit the state: what is needed is said.
+    #[error("{0}")]
+    Conflict(String),
+    /// The store, or the actor, could not carry it out.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The daemon's core. Cheap to clone.
+#[derive(Clone)]
+pub struct Fusebox(Arc<Inner>);
+
+struct Inner {
+    members: Arc<[Member]>,
+    backends: Vec<Arc<Backend>>,
+    settings: ArcSwap<SystemSettings>,
+    bus: EventBus,
+    flags: SystemFlags,
+    metrics: Metrics,
+    clock: Clock,
+    board: Arc<HealthBoard>,
+    health: ActorRef<HealthMessage>,
+    recovery: Arc<ArcSwapOption<ActorRef<RecoveryMessage>>>,
+    failed: watch::Receiver<Option<String>>,
+    stray_stores: Vec<String>,
+}
+
+impl Fusebox {
+    /// Opens the stores, starts the actors, begins to replay. Returns when every queue is recovered.
+    ///
+    /// # Errors
+    /// [`StartError`] for what stops the whole daemon; a single backend's trouble does not.
+    pub async fn start(
+        settings: SystemSettings,
+        backends: Vec<BackendSpec>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(settings, backends, Clock::system()).await
+    }
+
+    /// [`Fusebox::start`] by another clock.
+    ///
+    /// # Errors
+    /// As [`Fusebox::start`].
+    pub async fn start_with(
+        settings: SystemSettings,
+        backends: Vec<BackendSpec>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let (bus, flags, metrics) =
+            (EventBus::default(), SystemFlags::default(), Metrics::default());
+        let mut members = Vec::with_capacity(backends.len());
+        for spec in backends {
+            let lent = start::lend(spec, &metrics, clock, &bus, &flags);
+            let lent = Arc::new(lent);
+            start::open(&lent, &settings.state_dir).await?;
+            members.push(Member::new(lent));
+        }
+        let members: Arc<[Member]> = members.into();
+        let stray_stores = start::stray_stores(&settings.state_dir, &members);
+        let board = Arc::new(HealthBoard::new(clock.now()));
+        let recovery = Arc::new(ArcSwapOption::empty());
+        let args = HealthArgs {
+            members: Arc::clone(&members),
+            bus: bus.clone(),
+            flags: flags.clone(),
+            board: Arc::clone(&board),
+            ping_interval: settings.ping_interval,
+            recovery: Arc::clone(&recovery),
+            clock,
+        };
+        let (health, ended) = Actor::spawn(None, HealthActor, args).await.map_err(|error| {
+            StartError::Other(format!("the health actor did not start: {error}"))
+        })?;
+        let failed = watch_health(ended, flags.clone());
+        let backends = (0..members.len())
+            .filter_map(|index| {
+                let member = members.get(index)?.clone();
+                let (members, health) = (Arc::clone(&members), health.clone());
+                Some(Arc::new(Backend { index, member, members, health }))
+            })
+            .collect();
+        Ok(Self(Arc::new(Inner {
+            members,
+            backends,
+            settings: ArcSwap::from_pointee(settings),
+            bus,
+            flags,
+            metrics,
+            clock,
+            board,
+            health,
+            recovery,
+            failed,
+            stray_stores,
+        })))
+    }
+
+    /// The backend of that name.
+    pub fn backend(&self, name: &str) -> Option<Arc<Backend>> {
+        self.0.backends.iter().find(|backend| backend.name() == name).cloned()
+    }
+
+    /// Every backend, in the order of the configuration.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        self.0.backends.clone()
+    }
+
+    /// GET /health.
+    pub fn health(&self) -> view::HealthView {
+        let found = self.0.board.found.read().clone();
+        let members = &self.0.members;
+        view::HealthView {
+            state: found.state,
+            operational_percent: found.assessment.operational_percent,
+            reasons: found.assessment.reasons,
+            backends: members
+                .iter()
+                .map(|member| (member.lent.circuit.name.clone(), member.lent.health_view(members)))
+                .collect(),
+        }
+    }
+
+    /// GET /health/resilience.
+    pub fn resilience(&self) -> view::ResilienceView {
+        let found = self.0.board.found.read().clone();
+        let members = &self.0.members;
+        let mut recovery = view::RecoveryView::default();
+        for member in members.iter() {
+            let metrics = &member.lent.circuit.metrics;
+            recovery.succeeded += metrics.recovered.get();
+            recovery.failed += metrics.relapsed.get();
+            recovery.replayed += metrics.replayed.get();
+        }
+        recovery.attempts = recovery.succeeded + recovery.failed;
+        view::ResilienceView {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.0.clock.uptime().as_secs(),
+            state: found.state,
+            since: self.0.clock.to_unix(found.since),
+            reasons: found.assessment.reasons,
+            operational_percent: found.assessment.operational_percent,
+            active_fallbacks: members
+                .iter()
+                .filter(|member| !member.lent.circuit.breaker.is_operational())
+                .map(|member| member.lent.circuit.name.clone())
+                .collect(),
+            stray_stores: self.0.stray_stores.clone(),
+            recovery,
+            backends: members
+                .iter()
+                .map(|member| (member.lent.circuit.name.clone(), member.lent.view(members)))
+                .collect(),
+        }
+    }
+
+    /// Whether the actors' own loop runs: health has looked around within the last few seconds.
+    pub fn is_alive(&self) -> bool {
+        self.0.clock.now().since(self.0.board.heartbeat()) < HEARTBEAT_MAX
+    }
+
+    /// Whether stores are recovered and it is not draining.
+    pub fn is_ready(&self) -> bool {
+        !self.0.flags.is_draining()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> &EventBus {
+        &self.0.bus
+    }
+
+    /// Forces a recovery attempt of `backend`, or of every open one, dependencies first. Returns the
+    /// names of those that went half-open.
+    ///
+    /// # Errors
+    /// [`OrderError::NotFound`] for an unknown backend; [`OrderError::Failed`] where recovery does not
+    /// answer.
+    pub async fn recover(&self, backend: Option<&str>) -> Result<Vec<String>, OrderError> {
+        let only = match backend {
+            None => None,
+            Some(name) => {
+                let index = self.0.backends.iter().position(|backend| backend.name() == name);
+                Some(index.ok_or_else(|| OrderError::NotFound(format!("no backend {name}")))?)
+            }
+        };
+        let recovery = self.0.recovery.load_full();
+        let recovery = recovery.ok_or_else(|| failed("the recovery actor is not running"))?;
+        let make = |reply| RecoveryMessage::Recover { only, reply };
+        match recovery.call(make, Some(ORDER_PATIENCE)).await {
+            Ok(CallResult::Success(names)) => Ok(names),
+            _ => Err(failed("the recovery actor did not answer")),
+        }
+    }
+
+    /// Takes new settings, whole or not at all: a changed target while calls wait refuses everything.
+    /// A backend that is not among them stays as it is; none can be added. Returns what changed.
+    ///
+    /// # Errors
+    /// [`OrderError::Conflict`] says what stands in the way; the old settings stay.
+    pub async fn reload(
+        &self,
+        settings: SystemSettings,
+        backends: Vec<BackendSpec>,
+    ) -> Result<Vec<String>, OrderError> {
+        let new = backends.iter().find(|spec| self.backend(&spec.settings.name).is_none());
+        if let Some(new) = new {
+            return Err(OrderError::Conflict(format!(
+                "backends cannot be added without a restart: {:?} is new",
+                new.settings.name
+            )));
+        }
+        for spec in &backends {
+            let Some(backend) = self.backend(&spec.settings.name) else { continue };
+            backend.may_retarget(&spec.connector.target())?;
+        }
+        let (mut changed, mut failures) = (Vec::new(), Vec::new());
+        for spec in backends {
+            let Some(backend) = self.backend(&spec.settings.name) else { continue };
+            match backend.reconfigure(spec).await {
+                Ok(name) => changed.push(name),
+                Err(error) => failures.push(format!("{}: {error}", backend.name())),
+            }
+        }
+        if !failures.is_empty() {
+            return Err(OrderError::Failed(format!("in part: {}", failures.join("; "))));
+        }
+        let interval = settings.ping_interval;
+        drop(self.0.health.send_message(HealthMessage::SetPingInterval(interval)));
+        self.0.settings.store(Arc::new(settings));
+        Ok(changed)
+    }
+
+    /// Prometheus text, in the format of `OpenMetrics`.
+    pub fn metrics(&self) -> String {
+        self.0.metrics.page(&self.resilience())
+    }
+
+    /// Stops: no new calls, finishes or queues what is in flight for at most `grace`, syncs, closes.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.0.flags.drain();
+        let clock = self.0.clock;
+        let start = clock.now();
+        // Calls, and not only their attempts: one between two attempts or being queued is not over. What
+        // replay has on the wire is no call.
+        let in_flight = || -> u32 {
+            let circuits = self.0.members.iter().map(|member| &member.lent.circuit);
+            circuits.map(|it| it.calls_under_way().max(it.bulkhead.in_flight())).sum()
+        };
+        let cut_at = grace.saturating_sub(CUT_RESERVE).max(grace / 2);
+        let mut poll = tokio::time::interval(Duration::from_millis(20));
+        while in_flight() > 0 && clock.now().since(start) < grace {
+            poll.tick().await;
+            if clock.now().since(start) >= cut_at {
+                self.0.flags.cut();
+            }
+        }
+        self.0.health.stop(None);
+        for member in self.0.members.iter() {
+            let lent = Arc::clone(&member.lent);
+            let connector = SharedConnector::clone(&lent.connector.load());
+            connector.close().await;
+            let closed = tokio::task::spawn_blocking(move || {
+                recovery::save_cache(&lent);
+                remember(&lent);
+                if let Ok(store) = lent.queue.store() {
+                    store.close();
+                }
+            });
+            if let Err(error) = closed.await {
+                tracing::error!(backend = member.lent.circuit.name, %error, "closing failed");
+            }
+        }
+    }
+
+    /// Resolves when the core can no longer do its work (health itself died): the process must exit.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.0.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Writes the breaker's memory one last time.
+fn remember(lent: &Lent) {
+    let clock = lent.circuit.clock;
+    let mut memory = lent.circuit.breaker.memory(clock.now(), clock.unix());
+    memory.offline = lent.circuit.holds().operator;
+    if let Ok(store) = lent.queue.store() {
+        store.put_fact(backend::BREAKER_FACT, memory.encode(), Box::new(|_| ()));
+    }
+}
+
+/// Tells when health ends although nobody stopped it.
+fn watch_health(
+    ended: tokio::task::JoinHandle<()>,
+    flags: SystemFlags,
+) -> watch::Receiver<Option<String>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        let why = match ended.await {
+            Ok(()) => "the health actor stopped".to_owned(),
+            Err(error) => format!("the health actor died: {error}"),
+        };
+        if flags.is_draining() {
+            // Keeps the channel open: a stop that was asked for is no failure.
+            std::future::pending::<()>().await;
+        }
+        sender.send_replace(Some(why));
+    });
+    receiver
+}
+
+fn failed(why: &str) -> OrderError {
+    OrderError::Failed(why.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! One backend as doors and operators use it: calls, views, orders.
+
+use std::{sync::Arc, time::Duration};
+
+use fusebox_state::{OpId, cache::Cache};
+use ractor::{ActorRef, rpc::CallResult};
+
+use crate::{
+    BackendSpec, ORDER_PATIENCE, OrderError,
+    backend::BackendMessage,
+    call::{Call, CallError, Reply},
+    connector::SharedConnector,
+    failed,
+    health::HealthMessage,
+    lent::Member,
+    queue,
+    start::retarget_alert,
+    view,
+};
+
+/// One backend as doors and operators use it.
+pub struct Backend {
+    /// Its place in the list.
+    pub(crate) index: usize,
+    pub(crate) member: Member,
+    pub(crate) members: Arc<[Member]>,
+    pub(crate) health: ActorRef<HealthMessage>,
+}
+
+impl Backend {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.member.lent.circuit.name
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> &'static str {
+        self.member.lent.circuit.settings.load().kind
+    }
+
+    /// Its connector, for what only it can read.
+    pub fn connector(&self) -> SharedConnector {
+        SharedConnector::clone(&self.member.lent.connector.load())
+    }
+
+    /// Carries a call from fence to reply.
+    ///
+    /// # Errors
+    /// [`CallError`] says what happened, whether it may have been applied, and when to try again.
+    pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        self.member.lent.call(call).await
+    }
+
+    /// The backend in full.
+    pub fn view(&self) -> view::BackendView {
+        self.member.lent.view(&self.members)
+    }
+
+    /// Why its breaker is in its state.
+    pub fn explain(&self) -> view::ExplainView {
+        self.member.lent.explain()
+    }
+
+    /// The newest `limit` transitions, newest last, also of earlier runs.
+    pub fn transitions(&self, limit: usize) -> Vec<fusebox_state::breaker::TransitionRecord> {
+        self.member.lent.transitions(limit)
+    }
+
+    /// Forces the breaker open or closed, until released or for as long as said.
+    ///
+    /// # Errors
+    /// [`OrderError::Failed`] where its actor does not answer or the store cannot remember it.
+    pub async fn force(
+        &self,
+        open: bool,
+        reason: String,
+        lasting: Option<Duration>,
+    ) -> Result<(), OrderError> {
+        let order = |reply| BackendMessage::Force { open, reason, lasting, reply };
+        self.ask(order).await?.map_err(not_remembered)
+    }
+
+    /// Lifts a force.
+    ///
+    /// # Errors
+    /// [`OrderError::Conflict`] where none is in effect.
+    pub async fn release(&self) -> Result<(), OrderError> {
+        if self.ask(BackendMessage::Release).await?.map_err(not_remembered)? {
+            return Ok(());
+        }
+        Err(OrderError::Conflict(format!("the breaker of {} is not forced", self.name())))
+    }
+
+    /// Closes the breaker and forgets its window, force and exponent.
+    ///
+    /// # Errors
+    /// [`OrderError::Failed`] where its actor does not answer or the store cannot remember it.
+    pub async fn reset(&self) -> Result<(), OrderError> {
+        self.ask(BackendMessage::Reset).await?.map_err(not_remembered)
+    }
+
+    /// Takes it offline, or back.
+    ///
+    /// # Errors
+    /// [`OrderError::Failed`] where its actor does not answer or the store cannot remember it.
+    pub async fn set_offline(&self, offline: bool) -> Result<(), OrderError> {
+        if !offline && self.member.actor.load().is_none() {
+            drop(self.health.send_message(HealthMessage::Revive { index: self.index }));
+            let came_back = async {
+                while self.member.actor.load().is_none() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            // Where it does not come back, the question below says so.
+            drop(tokio::time::timeout(ORDER_PATIENCE, came_back).await);
+        }
+        let said = self.ask(|reply| BackendMessage::SetOffline { offline, reply }).await?;
+        said.map_err(not_remembered)
+    }
+
+    /// Lets calls that wait for the old target go to the new one.
+    ///
+    /// # Errors
+    /// [`OrderError::Conflict`] where nothing waits for another target.
+    pub async fn accept_retarget(&self) -> Result<(), OrderError> {
+        let lent = &self.member.lent;
+        if lent.circuit.holds().exchange {
+            return Err(OrderError::Conflict("its address is being changed: try again".to_owned()));
+        }
+        if !lent.circuit.holds().retarget {
+            return Err(OrderError::Conflict(format!(
+                "no calls of {} wait for another target",
+                self.name()
+            )));
+        }
+        let store = lent.queue.store().map_err(|error| OrderError::Failed(error.to_string()))?;
+        let (sender, synced) = tokio::sync::oneshot::channel();
+        // Before the target itself: a crash in between leaves the question open.
+        let accepted = queue::accepted(lent.queue.index().last_seq(), &self.connector().target());
+        store.put_fact(queue::ACCEPTED_FACT, accepted, Box::new(|_| ()));
+        store.set_target(
+            &self.connector().target(),
+            Box::new(move |result| drop(sender.send(result))),
+        );
+        match synced.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(OrderError::Failed(error.to_string())),
+            Err(_) => return Err(failed("the store went away")),
+        }
+        lent.circuit.hold(|holds| holds.retarget = false);
+        lent.queue.alert("retarget", None);
+        lent.queue.work.notify_one();
+        Ok(())
+    }
+
+    /// A page of the queue: everything not dead, or the dead letters, in order of acceptance.
+    pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> view::QueuePage {
+        self.member.lent.queue_page(dead, after, limit)
+    }
+
+    /// A queued call or dead letter, with its body in wire form.
+    pub fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
+        self.member.lent.queued_call(op_id)
+    }
+
+    /// Puts a dead letter back at the tail of its lane. `force` where the lane was written since.
+    ///
+    /// # Errors
+    /// [`OrderError`] where there is none, or it needs `force`.
+    pub async fn requeue(&self, op_id: OpId, force: bool) -> Result<(), OrderError> {
+        let queue = &self.member.lent.queue;
+        let seq = {
+            let index = queue.index();
+            let found = index.find(op_id);
+            let (seq, dead) = found.ok_or_else(|| no_call(op_id))?;
+            if !dead {
+                return Err(OrderError::Conflict(format!("{op_id} waits already")));
+            }
+            if !force && index.get(seq).is_some_and(|entry| entry.written_since) {
+                return Err(OrderError::Conflict(format!(
+                    "the lane of {op_id} was, or may have been, written since: `--force` requeues it \
+                     behind that, and it will overwrite it"
+                )));
+            }
+            seq
+        };
+        let synced = queue.requeue(seq).ok_or_else(|| no_call(op_id))?;
+        match synced.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(OrderError::Failed(error.to_string())),
+            Err(_) => Err(failed("the store went away")),
+        }
+    }
+
+    /// Discards a queued call or dead letter for good.
+    ///
+    /// # Errors
+    /// [`OrderError`] where there is none, or it is on the wire at this moment.
+    pub async fn discard(&self, op_id: OpId) -> Result<(), OrderError> {
+        let queue = &self.member.lent.queue;
+        let found = queue.index().find(op_id);
+        let (seq, _) = found.ok_or_else(|| no_call(op_id))?;
+        let synced = queue.discard(seq).ok_or_else(|| {
+            OrderError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
+        })?;
+        synced.await.map_err(|_| failed("the store does not take the removal"))?;
+        tracing::warn!(backend = self.name(), %op_id, "a queued call was discarded by an operator");
+        Ok(())
+    }
+
+    /// Nudges replay: forgets backoffs, lifts a pause, tries again now. Returns how many calls wait.
+    ///
+    /// # Errors
+    /// [`OrderError::Conflict`] where nothing may be replayed now, and why.
+    pub fn replay(&self) -> Result<u64, OrderError> {
+        let lent = &self.member.lent;
+        lent.queue.index().retry_all();
+        lent.queue.resume.store(true, std::sync::atomic::Ordering::Release);
+        lent.queue.work.notify_one();
+        match lent.circuit.replay_barred() {
+            Some(why) if lent.queue.waiting() > 0 => {
+                Err(OrderError::Conflict(format!("nothing can be replayed now: {why}")))
+            }
+            _ => Ok(lent.queue.waiting()),
+        }
+    }
+
+    /// Makes its actor panic: a test hook, reachable only where the environment says so.
+    pub fn panic_for_test(&self) {
+        self.member.tell(BackendMessage::Panic);
+    }
+
+    /// Whether it may be given another target now.
+    pub(crate) fn may_retarget(&self, target: &str) -> Result<(), OrderError> {
+        let lent = &self.member.lent;
+        if self.member.actor.load().is_none() {
+            return Err(OrderError::Conflict(format!(
+                "the actor of {0} was given up on: `fusebox online {0}` brings it back",
+                self.name()
+            )));
+        }
+        let waits = lent.queue.waiting() > 0 || lent.queue.index().dead().0 > 0;
+        let now = self.connector().target();
+        if waits && now != target {
+            return Err(OrderError::Conflict(format!(
+                "calls of {} wait for {now}: it cannot become {target} until they are gone",
+                self.name()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Gives it other settings and another connector; see [`crate::Fusebox::reload`].
+    pub(crate) async fn reconfigure(&self, spec: BackendSpec) -> Result<String, OrderError> {
+        let lent = &self.member.lent;
+        let target = spec.connector.target();
+        let before = self.connector().target();
+        if target != before {
+            // What is queued from here on waits until it is clear for whom it is.
+            lent.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
+            lent.queue.alert("retarget", Some(retarget_alert(self.name(), &before, &target)));
+        }
+        // What the old one has on the wire must be over before the new one sends: until then calls
+        // find it closed, and fall back.
+        self.connector().close().await;
+        lent.connector.store(Arc::new(spec.connector));
+        lent.circuit.hold(|holds| holds.exchange = false);
+        if target != before {
+            // Another server's values answer nothing here.
+            lent.cache.load().invalidate_all();
+            // Replay lifts the hold where nothing waits.
+            lent.queue.work.notify_one();
+        }
+        if lent.circuit.settings.load().cache != spec.settings.cache {
+            let cache = Cache::new(spec.settings.cache);
+            cache.restore(lent.cache.load().entries());
+            lent.cache.store(Arc::new(cache));
+        }
+        let name = self.name().to_owned();
+        let settings = Box::new(spec.settings);
+        self.ask(|reply| BackendMessage::Configure { settings, reply }).await?;
+        Ok(name)
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(ractor::RpcReplyPort<T>) -> BackendMessage,
+    ) -> Result<T, OrderError> {
+        let actor = self.member.actor.load_full();
+        let actor =
+            actor.ok_or_else(|| failed("its actor was given up on: take it online first"))?;
+        match actor.call(make, Some(ORDER_PATIENCE)).await {
+            Ok(CallResult::Success(value)) => Ok(value),
+            Ok(CallResult::Timeout) => Err(failed("its actor did not answer in time")),
+            Ok(CallResult::SenderError) | Err(_) => {
+                Err(failed("its actor is being restarted: try again"))
+            }
+        }
+    }
+}
+
+fn no_call(op_id: OpId) -> OrderError {
+    OrderError::NotFound(format!("no queued call or dead letter {op_id}"))
+}
+
+/// An order that a restart would forget.
+fn not_remembered(why: String) -> OrderError {
+    OrderError::Failed(format!("it is in effect, but not remembered: {why}"))
+}

@@ -1,0 +1,485 @@
+//! The queue that calls borrow: the index and the store, kept in step.
+//!
+//! ```text
+//!  append:  index.admit + store.append (one lock)  --synced-->  committed: may be replayed, acknowledged
+//!  replay:  index.take --applied--> store.remove   --synced-->  removed: the lane moves on
+//! ```
+//!
+//! **The one rule that a maintainer might break:** what changes the index and what goes to the committer
+//! for it happen in one step under the *order* lock, so that the order of commits is the order of
+//! sequences. The index has a lock of its own, which is never held while a command is sent: a completion
+//! takes it, and may run at once.
+//!
+//! After the store lost its footing (disk full, failed sync) it reports what it holds, and
+//! `Queue::reconcile` puts the index in step again: what was being appended is there or not, and
+//! what was being removed is removed again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_state::{
+    Lanes, OpId, UnixMillis,
+    queue::{Entry, Phase, QueueIndex, Refusal},
+    store::{DeadMark, NewCall, Store, StoreError, TokenKind},
+};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot};
+
+use crate::{
+    clock::Clock,
+    event::{EventBus, EventKind},
+    metrics::BackendMetrics,
+    settings::{BackendSettings, DeadLetterPolicy},
+};
+
+mod dead_letters;
+mod opening;
+
+pub(crate) use opening::{ACCEPTED_FACT, accepted};
+
+/// A write to be made durable.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one write")]
+pub struct NewWrite<'a> {
+    /// Its name.
+    pub op_id: OpId,
+    /// Digest of the body as the caller sent it.
+    pub digest: u64,
+    /// Its lanes.
+    pub lanes: &'a Lanes,
+    /// Its lanes for people.
+    pub label: &'a str,
+    /// Whether it leaves the same state however often it is applied.
+    pub absolute: bool,
+    /// Whether a live attempt bore its token already, with an unknown outcome: its marker may stand
+    /// since then.
+    pub sent_before: bool,
+    /// What is sent.
+    pub body: Bytes,
+    /// When it was accepted.
+    pub accepted_at: UnixMillis,
+    /// Who sent it.
+    pub uid: u32,
+    /// Its trace context.
+    pub traceparent: Option<String>,
+    /// Whether its name is the caller's own.
+    pub own_name: bool,
+    /// Shed first.
+    pub low_priority: bool,
+    /// The place that was claimed for it; see [`Queue::claim`].
+    pub claim: Option<u64>,
+}
+
+/// What became of a queued call that somebody waits for: its reply, or why it is a dead letter.
+pub type Fate = Result<Bytes, String>;
+
+/// An append under way.
+pub struct Appending {
+    /// Its place.
+    pub seq: u64,
+    /// Resolves when it is synced, or is not going to be.
+    pub synced: oneshot::Receiver<Result<(), StoreError>>,
+    /// Resolves when it has been applied or buried.
+    pub fate: oneshot::Receiver<Fate>,
+}
+
+/// Why a write was not queued.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The index refuses it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no store to write to.
+    #[error("the store is not open: {0}")]
+    NoStore(String),
+}
+
+/// A place that is held in a queue's lanes.
+pub struct Claim {
+    queue: Arc<Queue>,
+    seq: u64,
+}
+
+impl Claim {
+    /// The sequence of the place.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.queue.unclaim(self.seq);
+    }
+}
+
+/// The queue of one backend.
+pub struct Queue {
+    name: String,
+    clock: Clock,
+    bus: EventBus,
+    metrics: Arc<BackendMetrics>,
+    store: OnceLock<Store>,
+    /// Why the store is not open yet.
+    closed: Mutex<Option<String>>,
+    /// Held from a change of the index until its command is sent.
+    order: Mutex<()>,
+    index: Mutex<QueueIndex>,
+    /// Calls that wait.
+    waiting: AtomicU64,
+    /// Occupied lanes: zero lets a call pass without the lock.
+    occupied: AtomicU64,
+    dead: AtomicU64,
+    dead_blocks: AtomicBool,
+    fates: Mutex<HashMap<u64, oneshot::Sender<Fate>>>,
+    /// Appends whose outcome only the store can tell, once it is open again.
+    in_doubt: Mutex<BTreeSet<u64>>,
+    /// Dead letters whose marks the store did not take.
+    unmarked: Mutex<BTreeMap<u64, DeadMark>>,
+    alerts: Mutex<BTreeMap<&'static str, String>>,
+    /// Lanes may have become free.
+    freed: Notify,
+    /// Something may be replayed.
+    pub work: Notify,
+    /// An operator asked for a replay: a pause for a blocked server is over.
+    pub resume: AtomicBool,
+    paused: Mutex<Option<&'static str>>,
+}
+
+impl Queue {
+    /// A queue whose store is not open yet.
+    pub fn new(
+        settings: &BackendSettings,
+        metrics: Arc<BackendMetrics>,
+        clock: Clock,
+        bus: EventBus,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: settings.name.clone(),
+            clock,
+            bus,
+            metrics,
+            store: OnceLock::new(),
+            closed: Mutex::new(Some("it is being opened".into())),
+            order: Mutex::new(()),
+            index: Mutex::new(QueueIndex::new(settings.queue, 0)),
+            waiting: AtomicU64::new(0),
+            occupied: AtomicU64::new(0),
+            dead: AtomicU64::new(0),
+            dead_blocks: AtomicBool::new(settings.dead_letter_policy == DeadLetterPolicy::Block),
+            fates: Mutex::default(),
+            in_doubt: Mutex::default(),
+            unmarked: Mutex::default(),
+            alerts: Mutex::default(),
+            freed: Notify::new(),
+            work: Notify::new(),
+            resume: AtomicBool::new(false),
+            paused: Mutex::new(None),
+        })
+    }
+
+    /// Makes a write durable.
+    ///
+    /// # Errors
+    /// [`AppendError`] says why it was not even tried; nothing changed.
+    pub fn append(self: &Arc<Self>, write: NewWrite<'_>) -> Result<Appending, AppendError> {
+        let store = self.store()?;
+        let entry = Entry {
+            op_id: write.op_id,
+            digest: write.digest,
+            lanes: write.lanes.clone(),
+            label: write.label.into(),
+            absolute: write.absolute,
+            own_name: write.own_name,
+            bytes: write.body.len() as u64,
+            accepted_at: write.accepted_at,
+            expires_at: None,
+            uid: write.uid,
+            first_sent_at: write.sent_before.then_some(write.accepted_at),
+            attempts: 0,
+            unclassified: 0,
+            last_error: None,
+            backoff_ms: 0,
+            phase: Phase::Committing,
+            written_since: false,
+        };
+        let (synced_sender, synced) = oneshot::channel();
+        let (fate_sender, fate) = oneshot::channel();
+        let started = self.clock.now();
+        let ordered = self.order.lock();
+        let seq = {
+            let mut index = self.index.lock();
+            let seq = index.admit(entry, write.low_priority, write.claim)?;
+            self.count(&index);
+            seq
+        };
+        self.fates.lock().insert(seq, fate_sender);
+        let this = Arc::clone(self);
+        let call = NewCall {
+            seq,
+            op_id: write.op_id,
+            digest: write.digest,
+            uid: write.uid,
+            namespace: String::new(),
+            lanes: write.lanes.clone(),
+            label: write.label.to_owned(),
+            token: match (write.absolute, write.own_name) {
+                (true, _) => TokenKind::Absolute,
+                (false, true) => TokenKind::OwnMarker,
+                (false, false) => TokenKind::Marker,
+            },
+            accepted_at: write.accepted_at,
+            expires_at: None,
+            traceparent: write.traceparent,
+            body: write.body,
+        };
+        let done = Box::new(move |result: Result<(), StoreError>| {
+            this.appended(seq, &result);
+            let took = this.clock.now().since(started);
+            this.metrics.ack_seconds.observe(took.as_secs_f64());
+            // The caller may have left.
+            drop(synced_sender.send(result));
+        });
+        store.append(call, done);
+        if write.sent_before {
+            // Behind the call itself, so in its commit or one after it.
+            store.mark_sending(seq, write.accepted_at, Box::new(|_| ()));
+        }
+        drop(ordered);
+        Ok(Appending { seq, synced, fate })
+    }
+
+    /// Takes a place in `lanes` for a live write whose outcome is unknown; given up when dropped, unless
+    /// the write was appended to it. Also says whether calls stand before it in its lanes.
+    pub fn claim(self: &Arc<Self>, lanes: &Lanes) -> (Claim, bool) {
+        let mut index = self.index.lock();
+        let (seq, behind_calls) = index.claim(lanes);
+        self.count(&index);
+        (Claim { queue: Arc::clone(self), seq }, behind_calls)
+    }
+
+    fn unclaim(&self, seq: u64) {
+        let mut index = self.index.lock();
+        index.unclaim(seq);
+        self.count(&index);
+        drop(index);
+        self.work.notify_one();
+        self.freed.notify_waiters();
+    }
+
+    fn appended(&self, seq: u64, result: &Result<(), StoreError>) {
+        let mut index = self.index.lock();
+        match result {
+            Ok(()) => {
+                index.committed(seq);
+                self.metrics.enqueued.inc();
+            }
+            // It may be on the disk: it keeps its place until the store tells what it holds.
+            Err(error) if error.outcome_unknown() => {
+                self.in_doubt.lock().insert(seq);
+                return;
+            }
+            Err(_) => {
+                index.removed(seq);
+                self.fates.lock().remove(&seq);
+            }
+        }
+        self.count(&index);
+        drop(index);
+        self.work.notify_one();
+        self.freed.notify_waiters();
+    }
+
+    /// `seq` was applied: tells who waits for it and removes it. `then` runs once that is synced.
+    pub fn applied(self: &Arc<Self>, seq: u64, reply: Bytes, then: impl FnOnce() + Send + 'static) {
+        self.metrics.replayed.inc();
+        if let Some(fate) = self.fates.lock().remove(&seq) {
+            drop(fate.send(Ok(reply)));
+        }
+        let ordered = self.order.lock();
+        self.index.lock().applied(seq);
+        self.remove_in_order(seq, then);
+        drop(ordered);
+        self.work.notify_one();
+    }
+
+    /// Takes a call or dead letter out for good, under the order lock. `then` runs once that is synced.
+    fn remove_in_order(self: &Arc<Self>, seq: u64, then: impl FnOnce() + Send + 'static) {
+        let Ok(store) = self.store() else { return };
+        let this = Arc::clone(self);
+        store.remove(
+            vec![seq],
+            Box::new(move |result| {
+                // After a failure the store tells what it holds, and the removal is sent again.
+                if result.is_ok() {
+                    this.forget(seq);
+                    then();
+                }
+            }),
+        );
+    }
+
+    fn forget(&self, seq: u64) {
+        let mut index = self.index.lock();
+        index.removed(seq);
+        self.count(&index);
+        drop(index);
+        self.fates.lock().remove(&seq);
+        self.freed.notify_waiters();
+        self.work.notify_one();
+    }
+
+    /// Notes that a call without an absolute effect is about to be sent; resolves once that is synced.
+    pub fn mark_sending(self: &Arc<Self>, seq: u64) -> oneshot::Receiver<Result<(), StoreError>> {
+        let (sender, synced) = oneshot::channel();
+        let (at, this) = (self.clock.unix(), Arc::clone(self));
+        let done = Box::new(move |result: Result<(), StoreError>| {
+            if result.is_ok()
+                && let Some(entry) = this.index.lock().get_mut(seq)
+            {
+                entry.first_sent_at = Some(at);
+            }
+            drop(sender.send(result));
+        });
+        if let Ok(store) = self.store() {
+            store.mark_sending(seq, at, done);
+        }
+        synced
+    }
+
+    /// The index, for a short step. Where the queue itself has a method for it, call
+    /// that: it also keeps the counters.
+    pub fn index(&self) -> MutexGuard<'_, QueueIndex> {
+        self.index.lock()
+    }
+
+    /// Whether a call to `lanes` must wait or queue: they are occupied, or not known yet.
+    pub fn is_occupied(&self, lanes: &Lanes) -> bool {
+        if self.occupied.load(Ordering::Acquire) == 0 && self.store.get().is_some() {
+            return false;
+        }
+        self.store.get().is_none() || self.index.lock().is_occupied(lanes)
+    }
+
+    /// Tells dead letters that their lanes are written.
+    pub fn note_written(&self, lanes: &Lanes) {
+        if self.dead.load(Ordering::Relaxed) > 0 {
+            self.index.lock().note_written(lanes);
+        }
+    }
+
+    /// Waits until `lanes` are free, for at most `patience`; returns whether they are.
+    pub async fn wait_free(&self, lanes: &Lanes, patience: Duration) -> bool {
+        let free = async {
+            loop {
+                let freed = self.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                if !self.is_occupied(lanes) {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(patience, free).await.is_ok()
+    }
+
+    /// Waits until `seq` is stored, for at most `patience`; returns whether it is.
+    pub(crate) async fn wait_stored(&self, seq: u64, patience: Duration) -> bool {
+        let stored = async {
+            loop {
+                let freed = self.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                match self.index.lock().get(seq).map(|entry| entry.phase) {
+                    Some(Phase::Committing) => {}
+                    phase => return phase.is_some(),
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(patience, stored).await.unwrap_or(false)
+    }
+
+    /// Calls that wait; dead letters excluded.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// [`AppendError::NoStore`] while it is not open, and why.
+    pub fn store(&self) -> Result<&Store, AppendError> {
+        self.store.get().ok_or_else(|| {
+            AppendError::NoStore(self.closed.lock().clone().unwrap_or_else(|| "closed".into()))
+        })
+    }
+
+    /// Why the store refuses writes, where it does.
+    pub fn refuses(&self) -> Option<String> {
+        match self.store() {
+            Ok(store) => store.status().refusing,
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Raises, or with `None` lifts, an alert under a name of its own.
+    pub fn alert(&self, name: &'static str, message: Option<String>) {
+        let mut alerts = self.alerts.lock();
+        let changed = match &message {
+            Some(message) => alerts.insert(name, message.clone()).as_ref() != Some(message),
+            None => alerts.remove(name).is_some(),
+        };
+        drop(alerts);
+        if changed {
+            let message = message.unwrap_or_else(|| format!("over: {name}"));
+            tracing::warn!(backend = self.name, alert = name, message);
+            self.publish(EventKind::Alert { message });
+        }
+    }
+
+    /// What was found damaged since the daemon's start, as what follows "the store".
+    pub fn damage(&self) -> Option<String> {
+        let alerts = self.alerts.lock();
+        alerts.get("damage").map(|alert| alert.trim_start_matches("the store ").to_owned())
+    }
+
+    /// The alerts in effect.
+    pub fn alerts(&self) -> Vec<String> {
+        self.alerts.lock().values().cloned().collect()
+    }
+
+    /// Notes why replay does nothing; returns whether that is news.
+    pub(crate) fn set_paused(&self, reason: Option<&'static str>) -> bool {
+        std::mem::replace(&mut *self.paused.lock(), reason) != reason
+    }
+
+    /// Why replay does nothing, where calls wait.
+    pub fn paused(&self) -> Option<&'static str> {
+        (self.waiting() > 0).then(|| *self.paused.lock()).flatten()
+    }
+
+    /// Takes changed settings.
+    pub fn configure(&self, settings: &BackendSettings) {
+        self.index.lock().set_limits(settings.queue);
+        let blocks = settings.dead_letter_policy == DeadLetterPolicy::Block;
+        self.dead_blocks.store(blocks, Ordering::Relaxed);
+    }
+
+    fn publish(&self, kind: EventKind) {
+        self.bus.publish(self.clock.unix(), Some(&self.name), kind);
+    }
+
+    fn count(&self, index: &QueueIndex) {
+        self.waiting.store(index.len() as u64, Ordering::Release);
+        self.occupied.store(index.occupied_lanes() as u64, Ordering::Release);
+        self.dead.store(index.dead().0 as u64, Ordering::Release);
+    }
+}

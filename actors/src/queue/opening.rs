@@ -1,0 +1,215 @@
+//! The queue and its store: opening, what an outage of the store leaves, and putting the index in step.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak, atomic::Ordering},
+};
+
+use fusebox_state::{
+    queue::{Entry, Phase, QueueIndex},
+    store::{Finding, OpenError, Opened, Store, StoreEvent, StoreSettings, StoredCall, TokenKind},
+};
+
+use super::{Queue, dead_letters::reason_word};
+use crate::event::EventKind;
+
+impl Queue {
+    /// Opens the store in `dir` and takes back what it holds. Blocks: run it where that is allowed.
+    /// `before` is told the store, and the target that waiting calls were accepted for where it is
+    /// another one, before anybody can take a call out: what holds replay back must hold by then.
+    ///
+    /// # Errors
+    /// The store's own; where it may be tried again ([`OpenError::DiskFull`]) the queue stays closed.
+    pub fn open(
+        self: &Arc<Self>,
+        dir: std::path::PathBuf,
+        target: &str,
+        disk_floor: u64,
+        before: impl FnOnce(&Store, Option<&str>),
+    ) -> Result<(), OpenError> {
+        let this: Weak<Self> = Arc::downgrade(self);
+        let clock = self.clock;
+        let opened = Store::open(StoreSettings {
+            dir,
+            target: target.to_owned(),
+            disk_floor,
+            unix_now: Arc::new(move || clock.unix()),
+            on_event: Arc::new(move |event| {
+                if let Some(queue) = this.upgrade() {
+                    queue.on_store_event(event);
+                }
+            }),
+            faults: fusebox_state::store::Faults::default(),
+        });
+        match opened {
+            Ok(opened) => {
+                self.take_over(opened, target, before);
+                Ok(())
+            }
+            Err(error) => {
+                *self.closed.lock() = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn take_over(&self, opened: Opened, target: &str, before: impl FnOnce(&Store, Option<&str>)) {
+        let mut index = self.index.lock();
+        let limits = index.limits();
+        *index = QueueIndex::new(limits, opened.last_seq);
+        // Calls bear the target that they were accepted for, also where the store's own is the same.
+        let accepted_up_to = opened
+            .store
+            .fact(ACCEPTED_FACT)
+            .filter(|fact| *fact == accepted(seq_of(fact), target))
+            .map_or(0, |fact| seq_of(&fact));
+        let stray = |call: &&StoredCall| call.target != target && call.seq > accepted_up_to;
+        let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
+        for call in opened.calls {
+            self.restore(&mut index, call);
+        }
+        self.count(&index);
+        let waits = !index.is_empty() || index.dead().0 > 0;
+        drop(index);
+        self.tell_findings(&opened.findings);
+        let previous = match opened.previous_target.or(other) {
+            Some(previous) if waits => Some(previous),
+            Some(_) => {
+                opened.store.set_target(target, Box::new(|_| ()));
+                None
+            }
+            None => None,
+        };
+        before(&opened.store, previous.as_deref());
+        if self.store.set(opened.store).is_ok() {
+            *self.closed.lock() = None;
+        }
+        self.freed.notify_waiters();
+        self.work.notify_one();
+    }
+
+    fn restore(&self, index: &mut QueueIndex, call: StoredCall) {
+        let holds = self.dead_blocks.load(Ordering::Relaxed);
+        let (seq, dead) = (call.seq, call.dead.is_some());
+        index.restore(seq, entry_of(call), dead, holds);
+    }
+
+    pub(crate) fn on_store_event(self: &Arc<Self>, event: StoreEvent) {
+        match event {
+            StoreEvent::Refusing { reason } => {
+                self.alert("store", Some(format!("the store refuses writes: {reason}")));
+            }
+            StoreEvent::Accepting => self.alert("store", None),
+            StoreEvent::Rebuilt { reason, lost } => {
+                tracing::warn!(backend = self.name, reason, "the store was rebuilt");
+                self.tell_findings(&lost);
+            }
+            StoreEvent::Found { findings } => self.tell_findings(&findings),
+            StoreEvent::Reopened { calls } => {
+                self.reconcile(calls);
+                self.alert("store", None);
+            }
+        }
+    }
+
+    /// Puts the index in step with what the store holds; see the module's page.
+    fn reconcile(self: &Arc<Self>, calls: Vec<StoredCall>) {
+        let mut held: BTreeMap<u64, StoredCall> =
+            calls.into_iter().map(|call| (call.seq, call)).collect();
+        let ordered = self.order.lock();
+        let mut again = Vec::new();
+        let mut index = self.index.lock();
+        let known: Vec<(u64, Phase)> =
+            index.page(false, 0).map(|(seq, entry)| (seq, entry.phase)).collect();
+        for (seq, phase) in known {
+            let in_doubt = self.in_doubt.lock().remove(&seq);
+            match (held.remove(&seq), phase) {
+                // Its append was sent after the store failed, and waits for its turn.
+                (None, Phase::Committing) if !in_doubt => {}
+                (Some(_), Phase::Committing) => index.committed(seq),
+                (Some(_), Phase::Removing) => again.push(seq),
+                (Some(_), _) => {}
+                (None, Phase::Committing | Phase::Removing) => index.removed(seq),
+                (None, _) => {
+                    tracing::error!(
+                        backend = self.name,
+                        seq,
+                        "a queued call is missing from the store"
+                    );
+                    index.removed(seq);
+                }
+            }
+        }
+        for (seq, call) in held {
+            // A dead letter that is being requeued is known by its new sequence.
+            if index.get(seq).is_none() && index.find(call.op_id).is_none() {
+                self.restore(&mut index, call);
+            }
+        }
+        self.count(&index);
+        drop(index);
+        for seq in again {
+            self.remove_in_order(seq, || ());
+        }
+        // One that is there no more, or marked after all, loses nothing by it.
+        for (seq, mark) in std::mem::take(&mut *self.unmarked.lock()) {
+            self.bury_in_order(seq, mark);
+        }
+        drop(ordered);
+        self.freed.notify_waiters();
+        self.work.notify_one();
+    }
+
+    fn tell_findings(&self, findings: &[Finding]) {
+        for finding in findings {
+            tracing::error!(backend = self.name, ?finding, "the store was found damaged");
+            self.publish(EventKind::Alert { message: format!("the store: {finding}") });
+        }
+        let damage: Vec<String> =
+            findings.iter().filter(|found| found.is_damage()).map(ToString::to_string).collect();
+        if !damage.is_empty() {
+            self.alert(
+                "damage",
+                Some(format!("the store was found damaged: {}", damage.join("; "))),
+            );
+        }
+    }
+}
+
+/// The fact that says up to which sequence calls of other targets may go to the present one.
+pub(crate) const ACCEPTED_FACT: &str = "accepted";
+
+/// The value of [`ACCEPTED_FACT`].
+pub(crate) fn accepted(last_seq: u64, target: &str) -> Vec<u8> {
+    [&last_seq.to_be_bytes(), target.as_bytes()].concat()
+}
+
+fn seq_of(accepted: &[u8]) -> u64 {
+    accepted.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+fn entry_of(call: StoredCall) -> Entry {
+    let last_error = call
+        .dead
+        .as_ref()
+        .map(|mark| format!("{}: {}", reason_word(mark.reason), mark.detail).into_boxed_str());
+    Entry {
+        op_id: call.op_id,
+        digest: call.digest,
+        lanes: call.lanes,
+        label: call.label.into_boxed_str(),
+        absolute: call.token == TokenKind::Absolute,
+        own_name: call.token == TokenKind::OwnMarker,
+        bytes: call.body_len,
+        accepted_at: call.accepted_at,
+        expires_at: call.expires_at,
+        uid: call.uid,
+        first_sent_at: call.first_sent_at,
+        attempts: call.dead.as_ref().map_or(0, |mark| mark.attempts),
+        unclassified: 0,
+        last_error,
+        backoff_ms: 0,
+        phase: Phase::Waiting,
+        written_since: true,
+    }
+}

@@ -1,0 +1,321 @@
+//! The recovery actor: drives replay, runs the background maintenance, forces recoveries.
+//!
+//! ```text
+//!  cron (tokio-cron-scheduler) --cast--> SweepDue, ExpiryDue, ReportDue, NudgeDue
+//!  timer -----------------------------> SnapshotDue
+//!  operator --------------------------> Recover
+//!  replay task (one per backend) --ends--> ReplayEnded --> started again
+//! ```
+//!
+//! **The one rule that a maintainer might break:** no guarantee rests on cron. It follows the wall
+//! clock, does not guard against overlap and forgets a stalled repeated job; here a job only casts a
+//! message, and what it brings about would happen without it, only later.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use fusebox_state::{LaneId, cache::CachedRead, store::DeadReason};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_cron_scheduler::JobScheduler;
+
+use crate::{
+    backend::{BackendMessage, answer},
+    connector::SharedConnector,
+    event::EventBus,
+    handle::Lent,
+    lent::Member,
+    system::SystemFlags,
+};
+
+mod jobs;
+pub(crate) mod replay;
+
+/// How often a cache is written to its file.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
+/// When a replay task that ended is started again.
+const REPLAY_AGAIN: Duration = Duration::from_secs(1);
+
+/// What recovery is told and asked.
+#[derive(Debug)]
+pub enum RecoveryMessage {
+    /// Caches are to be swept of what is too old.
+    SweepDue,
+    /// Queued calls whose time is over are to be buried.
+    ExpiryDue,
+    /// The sizes of the stores are to be reported.
+    ReportDue,
+    /// Replay is to look again.
+    NudgeDue,
+    /// Caches are to be written to their files.
+    SnapshotDue,
+    /// The replay task of a backend ended.
+    ReplayEnded {
+        /// The backend's place.
+        index: usize,
+    },
+    /// A replay task is to be started again.
+    ReplayDue {
+        /// The backend's place.
+        index: usize,
+    },
+    /// Forces recoveries, dependencies first; answers with the names of those that went half-open.
+    Recover {
+        /// One backend, or all.
+        only: Option<usize>,
+        /// Answered when all were asked.
+        reply: RpcReplyPort<Vec<String>>,
+    },
+}
+
+/// The actor.
+pub struct RecoveryActor;
+
+/// What it starts from.
+pub struct RecoveryArgs {
+    /// The backends, in the order of their places.
+    pub members: Arc<[Member]>,
+    /// Where events go.
+    pub bus: EventBus,
+    /// The system state.
+    pub flags: SystemFlags,
+}
+
+/// Its own.
+pub struct RecoveryState {
+    args: RecoveryArgs,
+    scheduler: Option<JobScheduler>,
+    replays: Vec<Option<AbortHandle>>,
+}
+
+impl Drop for RecoveryState {
+    fn drop(&mut self) {
+        for replay in self.replays.iter().flatten() {
+            replay.abort();
+        }
+    }
+}
+
+impl Actor for RecoveryActor {
+    type Msg = RecoveryMessage;
+    type State = RecoveryState;
+    type Arguments = RecoveryArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RecoveryMessage>,
+        args: RecoveryArgs,
+    ) -> Result<RecoveryState, ActorProcessingErr> {
+        let scheduler = match jobs::schedule(&myself).await {
+            Ok(scheduler) => Some(scheduler),
+            Err(error) => {
+                tracing::error!(%error, "maintenance jobs are not scheduled");
+                None
+            }
+        };
+        let count = args.members.len();
+        let mut state = RecoveryState { args, scheduler, replays: vec![None; count] };
+        for index in 0..count {
+            state.replay_due(&myself, index);
+        }
+        drop(myself.send_interval(SNAPSHOT_EVERY, || RecoveryMessage::SnapshotDue));
+        Ok(state)
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<RecoveryMessage>,
+        state: &mut RecoveryState,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(mut scheduler) = state.scheduler.take() {
+            scheduler.shutdown().await?;
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<RecoveryMessage>,
+        message: RecoveryMessage,
+        state: &mut RecoveryState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RecoveryMessage::SweepDue => state.sweep_due(),
+            RecoveryMessage::ExpiryDue => state.expiry_due(),
+            RecoveryMessage::ReportDue => state.report_due(),
+            RecoveryMessage::NudgeDue => state.nudge_due(),
+            RecoveryMessage::SnapshotDue => state.snapshot_due(),
+            RecoveryMessage::ReplayEnded { index } => {
+                drop(myself.send_after(REPLAY_AGAIN, move || RecoveryMessage::ReplayDue { index }));
+            }
+            RecoveryMessage::ReplayDue { index } => state.replay_due(&myself, index),
+            RecoveryMessage::Recover { only, reply } => state.recover(only, reply),
+        }
+        Ok(())
+    }
+}
+
+impl RecoveryState {
+    fn sweep_due(&self) {
+        for member in self.args.members.iter() {
+            let lent = &member.lent;
+            let dropped = lent.cache.load().sweep(lent.circuit.clock.now());
+            if dropped > 0 {
+                tracing::debug!(backend = lent.circuit.name, dropped, "swept the cache");
+            }
+        }
+    }
+
+    fn expiry_due(&self) {
+        for member in self.args.members.iter() {
+            let queue = &member.lent.queue;
+            let expired = queue.index().expired(member.lent.circuit.clock.unix());
+            for seq in expired {
+                queue.bury(
+                    seq,
+                    DeadReason::Expired,
+                    "its time was over before it could be replayed",
+                );
+            }
+        }
+    }
+
+    fn report_due(&self) {
+        for member in self.args.members.iter() {
+            let queue = &member.lent.queue;
+            let Ok(store) = queue.store() else { continue };
+            let status = store.status();
+            let (waiting, dead) = (queue.waiting(), queue.index().dead().0);
+            tracing::info!(
+                backend = member.lent.circuit.name,
+                disk_bytes = status.disk_bytes,
+                commits = status.commits,
+                waiting,
+                dead,
+                "size of the store"
+            );
+        }
+    }
+
+    fn nudge_due(&self) {
+        for member in self.args.members.iter() {
+            member.lent.queue.work.notify_one();
+        }
+    }
+
+    fn snapshot_due(&self) {
+        for member in self.args.members.iter() {
+            let lent = Arc::clone(&member.lent);
+            tokio::task::spawn_blocking(move || save_cache(&lent));
+        }
+    }
+
+    fn replay_due(&mut self, myself: &ActorRef<RecoveryMessage>, index: usize) {
+        let (Some(member), Some(slot)) =
+            (self.args.members.get(index), self.replays.get_mut(index))
+        else {
+            return;
+        };
+        let lent = Arc::clone(&member.lent);
+        let (bus, flags) = (self.args.bus.clone(), self.args.flags.clone());
+        let replay: JoinHandle<()> = tokio::spawn(replay::run(lent, bus, flags));
+        *slot = Some(replay.abort_handle());
+        let (myself, name) = (myself.clone(), member.lent.circuit.name.clone());
+        tokio::spawn(async move {
+            match replay.await {
+                Err(error) if error.is_panic() => {
+                    tracing::error!(backend = name, %error, "replay panicked and is started again");
+                    drop(myself.send_message(RecoveryMessage::ReplayEnded { index }));
+                }
+                // It was stopped with the actor, or the daemon is stopping.
+                Ok(()) | Err(_) => {}
+            }
+        });
+    }
+
+    /// Asks the backends to go half-open, each after those that it depends on; waits for none of them
+    /// to recover.
+    fn recover(&self, only: Option<usize>, reply: RpcReplyPort<Vec<String>>) {
+        let order: Vec<Member> = match only {
+            Some(index) => self.args.members.get(index).cloned().into_iter().collect(),
+            None => dependencies_first(&self.args.members),
+        };
+        tokio::spawn(async move {
+            let mut recovered = Vec::new();
+            for member in order {
+                let Some(actor) = member.actor.load_full() else { continue };
+                let timeout = Some(Duration::from_secs(5));
+                if let Ok(ractor::rpc::CallResult::Success(true)) =
+                    actor.call(BackendMessage::Recover, timeout).await
+                {
+                    recovered.push(member.lent.circuit.name.clone());
+                }
+            }
+            answer(reply, recovered);
+        });
+    }
+}
+
+/// The backends, each after those that it depends on. The configuration refuses cycles.
+pub(crate) fn dependencies_first(members: &[Member]) -> Vec<Member> {
+    let mut placed = BTreeSet::new();
+    let mut order: Vec<Member> = Vec::with_capacity(members.len());
+    while order.len() < members.len() {
+        let before = order.len();
+        for member in members {
+            let settings = member.lent.circuit.settings.load();
+            let ready = settings.depends_on.iter().all(|name| placed.contains(name));
+            if ready && placed.insert(settings.name.clone()) {
+                order.push(member.clone());
+            }
+        }
+        if order.len() == before {
+            // A cycle, which cannot be: take the rest as it comes rather than loop.
+            let rest = members.iter().filter(|it| !placed.contains(&it.lent.circuit.name));
+            order.extend(rest.cloned().collect::<Vec<_>>());
+        }
+    }
+    order
+}
+
+fn target(lent: &Lent) -> String {
+    SharedConnector::clone(&lent.connector.load()).target()
+}
+
+/// Writes the cache's snapshot. Blocks.
+pub(crate) fn save_cache(lent: &Lent) {
+    let settings = lent.circuit.settings.load();
+    let Some(dir) = &settings.cache_dir else { return };
+    let clock = lent.circuit.clock;
+    let entries: Vec<_> = lent
+        .cache
+        .load()
+        .entries()
+        .into_iter()
+        .map(|(lane, read)| (lane, read.key, read.value, clock.to_unix(read.stored_at)))
+        .collect();
+    let file = dir.join(format!("{}.cache", settings.name));
+    if let Err(error) = fusebox_state::store::cache_file::save(&file, &target(lent), entries) {
+        tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not written");
+    }
+}
+
+/// Takes back the cache's snapshot of an earlier run. Blocks.
+pub(crate) fn load_cache(lent: &Lent) {
+    let settings = lent.circuit.settings.load();
+    let Some(dir) = &settings.cache_dir else { return };
+    let clock = lent.circuit.clock;
+    let file = dir.join(format!("{}.cache", settings.name));
+    match fusebox_state::store::cache_file::load(&file, &target(lent)) {
+        Ok(entries) => {
+            let (now, unix) = (clock.now(), clock.unix());
+            lent.cache.load().restore(entries.into_iter().map(|(lane, key, value, at)| {
+                let stored_at = now.minus(unix.since(at));
+                let read = CachedRead { key, value, stored_at, restored: true };
+                (lane as LaneId, read)
+            }));
+        }
+        Err(error) => {
+            tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not read");
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Replay: brings what waits in a queue to its backend, lane by lane in order.
+//!
+//! Level-triggered: the loop looks whether something may be sent and whether it may be sent *now*, does
+//! what it can, and sleeps until something changed: an append, a removal, a transition, the end of a
+//! backoff, or half a second. Nothing is remembered that could be missed.
+//!
+//! Attempts take the same permits as live calls and at most a quarter of the bulkhead, and begin with
+//! one at a time: every success doubles the width up to that share, every failure takes it back to one.
+//!
+//! What becomes of an attempt, and what a crash at that point leaves behind:
+//!
+//! | outcome | what happens | after a crash before it is synced |
+//! |---|---|---|
+//! | applied | removed; a token's marker goes once that is synced | sent again: absolute, or recognised |
+//! | not executed, unknown | back to wait, with backoff | waits |
+//! | rejected, gave up | dead letter | sent again, rejected again |
+//! | server blocked | the backend's replay pauses, with an alert | waits |
+//! | object blocked | the lane waits, with an alert | waits |
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_state::{
+    ErrorClass, Moment, OpId, UnixMillis, Verdict,
+    backoff::decorrelated_jitter,
+    queue::Entry,
+    store::{DeadReason, StoreError},
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    connector::{Attempt, AttemptError, Attempted, Origin, SharedConnector},
+    event::{EventBus, EventKind},
+    handle::Lent,
+    queue::Queue,
+    system::SystemFlags,
+};
+
+/// How long the loop sleeps at most.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Replies of no known class after which a call is given up on.
+const UNCLASSIFIED_MAX: u32 = 20;
+/// How long a marker lives: a call that was first sent longer ago may have been applied unrecognised.
+const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// How long a blocked backend or lane is left alone before it is tried again.
+const BLOCKED_PAUSE: Duration = Duration::from_secs(15);
+/// How long replay waits for a permit or place that it did not get.
+const REST: Duration = Duration::from_millis(20);
+/// Progress is told no more often than this.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Replays one backend's queue until the daemon drains.
+pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
+    let mut replay = Replay {
+        lent,
+        bus,
+        width: 1,
+        rest_until: None,
+        blocked_until: None,
+        since: None,
+        told_at: Moment::default(),
+        replayed: 0,
+    };
+    let mut attempts = JoinSet::new();
+    while !flags.is_draining() {
+        replay.send(&mut attempts).await;
+        replay.sleep(&mut attempts).await;
+    }
+    // What is on the wire keeps its place there; its calls stay in the queue.
+}
+
+struct Replay {
+    lent: Arc<Lent>,
+    bus: EventBus,
+    /// Attempts at once.
+    width: usize,
+    /// There was no permit or place: nothing is tried until then.
+    rest_until: Option<Moment>,
+    /// The server is closed to us until then.
+    blocked_until: Option<Moment>,
+    /// When the present drain began.
+    since: Option<Moment>,
+    told_at: Moment,
+    replayed: u64,
+}
+
+/// A call that was taken to be sent. It goes back to wait where nobody hears how its attempt ended:
+/// the attempt or its task panicked, or recovery was stopped.
+struct Taken {
+    queue: Arc<Queue>,
+    seq: u64,
+    settled: bool,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.queue.index().put_back(self.seq);
+            self.queue.work.notify_one();
+        }
+    }
+}
+
+/// An attempt that ended.
+struct Ended {
+    taken: Taken,
+    entry: Entry,
+    result: Result<Attempted, NotSent>,
+}
+
+/// Why a call did not go on the wire.
+enum NotSent {
+    /// No permit or place: it is as if it had not been taken.
+    Barred,
+    /// The store could not read it or note that it is sent.
+    Store(StoreError),
+    /// It was first sent so long ago that its marker may be gone.
+    Ambiguous,
+}
+
+impl Replay {
+    /// Sends what may be sent now.
+    async fn send(&mut self, attempts: &mut JoinSet<Ended>) {
+        self.take_target_where_empty();
+        loop {
+            let now = self.lent.circuit.clock.now();
+            let barred = self.barred(now);
+            self.tell_pause(barred);
+            let rests = self.rest_until.is_some_and(|until| until > now);
+            if barred.is_some() || rests || attempts.len() >= self.width {
+                return;
+            }
+            let taken = {
+                let mut index = self.lent.queue.index();
+                let seq = index.take(now);
+                seq.and_then(|seq| Some((seq, index.get(seq)?.clone())))
+            };
+            let Some((seq, entry)) = taken else { return };
+            self.begin(now);
+            let lent = Arc::clone(&self.lent);
+            let taken = Taken { queue: Arc::clone(&lent.queue), seq, settled: false };
+            attempts.spawn(async move {
+                let result = attempt(&lent, seq, &entry).await;
+                Ended { taken, entry, result }
+            });
+            // Give attempts that end at once their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// An empty queue belongs to no address: that calls waited for another one is over.
+    fn take_target_where_empty(&self) {
+        let lent = &self.lent;
+        let holds = lent.circuit.holds();
+        if !holds.retarget || holds.exchange {
+            return;
+        }
+        let index = lent.queue.index();
+        let is_empty = index.is_empty() && index.dead().0 == 0;
+        drop(index);
+        let Ok(store) = lent.queue.store() else { return };
+        if !is_empty {
+            return;
+        }
+        let target = SharedConnector::clone(&lent.connector.load()).target();
+        // Where this fails the next start finds an empty queue and tries again.
+        store.set_target(&target, Box::new(|_| ()));
+        lent.circuit.hold(|holds| holds.retarget = false);
+        lent.queue.alert("retarget", None);
+    }
+
+    /// Waits for an attempt to end or for anything else to change.
+    async fn sleep(&mut self, attempts: &mut JoinSet<Ended>) {
+        let clock = self.lent.circuit.clock;
+        let due = self.lent.queue.index().next_due();
+        let until = clock.now().plus(LOOK_EVERY);
+        let rested = self.rest_until.filter(|rested| *rested > clock.now());
+        let wake = due.into_iter().chain(rested).fold(until, Moment::min);
+        tokio::select! {
+            ended = attempts.join_next(), if !attempts.is_empty() => {
+                if let Some(Ok(ended)) = ended {
+                    self.ended(ended);
+                }
+                while let Some(Ok(ended)) = attempts.try_join_next() {
+                    self.ended(ended);
+                }
+            }
+            () = self.lent.queue.work.notified() => {}
+            () = self.lent.circuit.changed.notified() => {}
+            () = tokio::time::sleep_until(clock.instant(wake)) => {}
+        }
+        self.drained();
+    }
+
+    /// Why nothing may be sent now.
+    fn barred(&mut self, now: Moment) -> Option<&'static str> {
+        if self.lent.queue.waiting() == 0 {
+            self.blocked_until = None;
+            self.lent.queue.alert("blocked", None);
+            return None;
+        }
+        if let Some(reason) = self.lent.circuit.replay_barred() {
+            return Some(reason);
+        }
+        if self.lent.queue.resume.swap(false, std::sync::atomic::Ordering::AcqRel) {
+            self.blocked_until = None;
+        }
+        let blocked = self.blocked_until.is_some_and(|until| until > now);
+        blocked.then_some("the server is closed to us, see the alerts")
+    }
+
+    fn begin(&mut self, now: Moment) {
+        if self.since.is_some() {
+            return;
+        }
+        self.since = Some(now);
+        self.replayed = 0;
+        self.tell("started", None);
+    }
+
+    fn drained(&mut self) {
+        if self.since.is_some() && self.lent.queue.waiting() == 0 {
+            self.tell("drained", None);
+            self.since = None;
+        }
+    }
+
+    fn tell_pause(&mut self, barred: Option<&'static str>) {
+        let changed = self.lent.queue.set_paused(barred);
+        if changed && let (Some(reason), true) = (barred, self.since.is_some()) {
+            self.since = None;
+            self.tell("paused", Some(reason.to_owned()));
+        }
+    }
+
+    fn tell(&mut self, phase: &'static str, reason: Option<String>) {
+        let circuit = &self.lent.circuit;
+        self.told_at = circuit.clock.now();
+        let waiting = self.lent.queue.waiting();
+        if phase != "progress" {
+            let (backend, replayed) = (circuit.name.as_str(), self.replayed);
+            let reason = reason.as_deref();
+            tracing::info!(backend, phase, replayed, waiting, reason, "replay");
+        }
+        let kind = EventKind::Replay { phase, replayed: self.replayed, waiting, reason };
+        self.bus.publish(circuit.clock.unix(), Some(&circuit.name), kind);
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        let Ended { mut taken, entry, result } = ended;
+        let seq = taken.seq;
+        match result {
+            Ok(Attempted { result: Ok(reply), .. }) => self.applied(seq, &entry, reply),
+            Ok(Attempted { result: Err(error), .. }) => self.failed(seq, &entry, &error),
+            Err(NotSent::Barred) => {
+                self.width = 1;
+                self.rest_until = Some(self.lent.circuit.clock.now().plus(REST));
+                self.lent.queue.index().put_back(seq);
+            }
+            Err(NotSent::Ambiguous) => self.bury(
+                seq,
+                &entry,
+                DeadReason::Ambiguous,
+                "it was first sent more than 7 days ago: whether it was applied cannot be told",
+            ),
+            Err(NotSent::Store(error @ StoreError::Damaged { .. })) => {
+                self.bury(seq, &entry, DeadReason::Undecodable, &error.to_string());
+            }
+            Err(NotSent::Store(error)) => self.retry(seq, &entry, &error.to_string()),
+        }
+        taken.settled = true;
+    }
+
+    fn applied(&mut self, seq: u64, entry: &Entry, reply: Bytes) {
+        self.replayed += 1;
+        let share = (self.lent.circuit.bulkhead.max() / 4).max(1) as usize;
+        self.width = (self.width * 2).min(share);
+        self.blocked_until = None;
+        self.lent.queue.alert("blocked", None);
+        // The marker of a caller's own name stays, so that a repetition is recognised.
+        let token: Option<OpId> = (!entry.absolute && !entry.own_name).then_some(entry.op_id);
+        let connector = SharedConnector::clone(&self.lent.connector.load());
+        self.lent.invalidate_lanes(&entry.lanes);
+        self.lent.flights.begin(&entry.lanes).acknowledge();
+        self.lent.queue.applied(seq, reply, move || {
+            if let Some(token) = token {
+                connector.forget_tokens(vec![token]);
+            }
+        });
+        if self.lent.circuit.clock.now().since(self.told_at) >= PROGRESS_EVERY {
+            self.tell("progress", None);
+        }
+    }
+
+    fn failed(&mut self, seq: u64, entry: &Entry, error: &AttemptError) {
+        self.width = 1;
+        let now = self.lent.circuit.clock.now();
+        if error.unclassified {
+            let count = self.count_unclassified(seq);
+            if count >= UNCLASSIFIED_MAX {
+                let detail = format!("{count} replies of no known class, the last was {error}");
+                return self.bury(seq, entry, DeadReason::GaveUp, &detail);
+            }
+            return self.retry(seq, entry, &error.to_string());
+        }
+        match error.class {
+            ErrorClass::Rejected => {
+                self.bury(seq, entry, DeadReason::Rejected, &error.to_string());
+            }
+            ErrorClass::NotExecuted | ErrorClass::Unknown => {
+                self.retry(seq, entry, &error.to_string());
+            }
+            ErrorClass::BlockedServer => {
+                self.blocked_until = Some(now.plus(BLOCKED_PAUSE));
+                let alert = format!("replay is paused, an operator must act: {error}");
+                self.lent.queue.alert("blocked", Some(alert));
+                self.lent.queue.index().retry(seq, now.plus(BLOCKED_PAUSE), &error.to_string());
+            }
+            ErrorClass::BlockedObject => {
+                let alert =
+                    format!("replay of {} is paused, an operator must act: {error}", entry.label);
+                self.lent.queue.alert("blocked", Some(alert));
+                self.lent.queue.index().retry(seq, now.plus(BLOCKED_PAUSE), &error.to_string());
+            }
+        }
+    }
+
+    fn count_unclassified(&self, seq: u64) -> u32 {
+        let mut index = self.lent.queue.index();
+        index.get_mut(seq).map_or(0, |entry| {
+            entry.unclassified += 1;
+            entry.unclassified
+        })
+    }
+
+    fn retry(&self, seq: u64, entry: &Entry, error: &str) {
+        let previous = Duration::from_millis(entry.backoff_ms);
+        let wait = decorrelated_jitter(previous, fastrand::u64(..));
+        let mut index = self.lent.queue.index();
+        if let Some(entry) = index.get_mut(seq) {
+            entry.backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        }
+        index.retry(seq, self.lent.circuit.clock.now().plus(wait), error);
+    }
+
+    fn bury(&self, seq: u64, entry: &Entry, reason: DeadReason, detail: &str) {
+        if !self.lent.queue.bury(seq, reason, detail) {
+            let alert = "the dead letters are full: lanes with rejected calls are blocked until some \
+                         are requeued or discarded";
+            self.lent.queue.alert("dead_full", Some(alert.to_owned()));
+            self.retry(seq, entry, detail);
+        }
+    }
+}
+
+/// One attempt of a queued call.
+async fn attempt(lent: &Lent, seq: u64, entry: &Entry) -> Result<Attempted, NotSent> {
+    let circuit = &*lent.circuit;
+    let (store, unix) = (lent.queue.store().map_err(|_| NotSent::Barred)?, circuit.clock.unix());
+    let body = store.body(seq).map_err(NotSent::Store)?;
+    if !entry.absolute {
+        note_sending(lent, seq, entry, unix).await?;
+    }
+    let now = circuit.clock.now();
+    let permit = circuit.breaker.try_acquire(now).map_err(|_| NotSent::Barred)?;
+    let place = circuit.bulkhead.try_enter().ok_or(NotSent::Barred)?;
+    let attempt = Attempt {
+        body: &body,
+        lanes: &entry.lanes,
+        write: true,
+        origin: Origin::Replay,
+        token: (!entry.absolute).then_some(entry.op_id),
+        accepted_at: entry.accepted_at,
+        now: circuit.clock.unix(),
+        timeout: circuit.settings.load().timeout,
+        traceparent: None,
+    };
+    let connector = SharedConnector::clone(&lent.connector.load());
+    let ended = connector.attempt(attempt).await;
+    drop(place);
+    let ended_at = circuit.clock.now();
+    circuit.metrics.attempt(ended.verdict, ended_at.since(now));
+    let verdict: Verdict = ended.verdict;
+    circuit.settle(permit, verdict, ended.result.as_ref().err(), None, ended_at);
+    Ok(ended)
+}
+
+/// A call without an absolute effect is noted as sent, and that is synced, before it is sent the first
+/// time. One that was noted longer ago than its marker lives is ambiguous.
+async fn note_sending(
+    lent: &Lent,
+    seq: u64,
+    entry: &Entry,
+    now: UnixMillis,
+) -> Result<(), NotSent> {
+    match entry.first_sent_at {
+        Some(first) if now.since(first) >= MARKER_LIFE => Err(NotSent::Ambiguous),
+        Some(_) => Ok(()),
+        None => match lent.queue.mark_sending(seq).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(NotSent::Store(error)),
+            Err(_) => Err(NotSent::Barred),
+        },
+    }
+}

@@ -1,0 +1,73 @@
+//! The settings of the actors, already validated: to hold one is to know that it was checked.
+
+use std::time::Duration;
+
+use fusebox_state::{
+    backoff::RetrySettings, breaker::BreakerSettings, cache::CacheSettings, queue::QueueLimits,
+};
+
+/// The settings of the whole system.
+#[derive(Clone, Debug)]
+pub struct SystemSettings {
+    /// Where the stores and caches live.
+    pub state_dir: std::path::PathBuf,
+    /// Time between two pings of an idle backend.
+    pub ping_interval: Duration,
+    /// The daemon's name on its connections, kept over restarts.
+    pub instance: String,
+}
+
+/// What a plain write may do in an outage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteFallback {
+    /// It is made durable and replayed.
+    Queue,
+    /// It is refused, unless the call asks for `min_ack = durable`.
+    Refuse,
+}
+
+/// What a dead letter does to its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterPolicy {
+    /// Later calls of the lane go on.
+    Continue,
+    /// The lane waits until an operator requeues or discards the dead letter.
+    Block,
+}
+
+/// The settings of one backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendSettings {
+    /// Its name in the configuration and in routes.
+    pub name: String,
+    /// Its kind, such as `redis`.
+    pub kind: &'static str,
+    /// Whether the system is CRITICAL without it.
+    pub critical: bool,
+    /// The names of the backends that it needs.
+    pub depends_on: Vec<String>,
+    /// The longest that one attempt may take.
+    pub timeout: Duration,
+    /// The breaker.
+    pub breaker: BreakerSettings,
+    /// Retries of live calls.
+    pub retry: RetrySettings,
+    /// Attempts on the wire at once; at least 1.
+    pub in_flight_max: u32,
+    /// The fallback cache.
+    pub cache: CacheSettings,
+    /// Where the cache's snapshot is kept; `None` keeps it in memory only.
+    pub cache_dir: Option<std::path::PathBuf>,
+    /// The queue's limits.
+    pub queue: QueueLimits,
+    /// Free bytes on the state disk below which nothing is appended.
+    pub disk_floor: u64,
+    /// The folder of the store; the state directory's `backends/<name>` where it is `None`.
+    pub queue_dir: Option<std::path::PathBuf>,
+    /// What a plain write may do in an outage.
+    pub write_fallback: WriteFallback,
+    /// What a dead letter does to its lane.
+    pub dead_letter_policy: DeadLetterPolicy,
+}

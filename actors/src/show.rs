@@ -1,0 +1,379 @@
+//! What a backend shows of itself, read from what calls borrow. Nothing here asks an actor.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use fusebox_state::{
+    OpId,
+    breaker::{Reason, Snapshot, State, TransitionRecord},
+    queue::{Entry, Phase},
+};
+
+use crate::{
+    handle::Lent,
+    history,
+    lent::Member,
+    settings::BackendSettings,
+    view::{
+        BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ExplainView, ForcedView,
+        QueuePage, QueueView, QueuedCallView,
+    },
+};
+
+/// Transitions that `explain` shows.
+const EXPLAINED: usize = 5;
+
+impl Lent {
+    /// The breaker.
+    pub fn breaker_view(&self) -> BreakerView {
+        let circuit = &self.circuit;
+        let (clock, settings) = (circuit.clock, circuit.settings.load());
+        let now = clock.now();
+        let shot = circuit.breaker.snapshot(now);
+        let free = shot.forced.is_none() && !shot.offline;
+        BreakerView {
+            state: shot.state.as_str(),
+            underlying: shot.underlying.as_str(),
+            since: clock.to_unix(shot.since),
+            open_until: shot.open_until.filter(|_| free).map(|until| clock.to_unix(until)),
+            exponent: shot.exponent,
+            window_calls: shot.counts.calls(),
+            window_failures: shot.counts.failures,
+            failure_rate: shot.counts.failure_rate(),
+            failure_threshold: settings.breaker.failure_threshold,
+            failure_rate_threshold: settings.breaker.failure_rate.get(),
+            window_seconds: settings.breaker.window.as_secs_f64(),
+            pings_failed: shot.pings_failed,
+            last_transition: self.transitions(1).pop(),
+            transitions: circuit.metrics.transitions.get(),
+            forced: shot.forced.map(|force| ForcedView {
+                state: if force.open { "open" } else { "closed" },
+                reason: force.reason,
+                since: clock.to_unix(force.since),
+                until: force.until.map(|until| clock.to_unix(until)),
+            }),
+        }
+    }
+
+    /// The newest `limit` transitions, newest last, also of earlier runs.
+    pub fn transitions(&self, limit: usize) -> Vec<TransitionRecord> {
+        let Ok(store) = self.queue.store() else { return Vec::new() };
+        store.history(limit).iter().filter_map(|record| history::decode(record)).collect()
+    }
+
+    fn calls_view(&self) -> CallsView {
+        let metrics = &self.circuit.metrics;
+        let by_source: BTreeMap<_, _> = metrics.by_source().collect();
+        let (successes, failures) = (metrics.success.get(), metrics.failure.get());
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let success_rate = match successes + failures {
+            0 => 1.0,
+            all => successes as f64 / all as f64,
+        };
+        CallsView {
+            total: by_source.values().sum(),
+            by_source,
+            successes,
+            failures,
+            neutral: metrics.neutral.get(),
+            rejected: metrics.rejected.get(),
+            retries: metrics.retried.get(),
+            success_rate,
+            in_flight: self.circuit.bulkhead.in_flight(),
+            response_ms: metrics.percentiles(),
+        }
+    }
+
+    /// What an operator must act on.
+    fn alerts(&self) -> Vec<String> {
+        let mut alerts = self.queue.alerts();
+        let dead = self.queue.index().dead().0;
+        if dead > 0 {
+            let name = &self.circuit.name;
+            alerts.push(format!(
+                "{dead} dead letters wait for an operator: `fusebox queue ls --dead --backend {name}`"
+            ));
+        }
+        alerts
+    }
+
+    fn cache_view(&self) -> CacheView {
+        let (entries, bytes, ..) = self.cache.load().stats();
+        let metrics = &self.circuit.metrics;
+        CacheView {
+            entries,
+            bytes,
+            hits: metrics.cache_hit.get(),
+            misses: metrics.cache_miss.get(),
+        }
+    }
+
+    fn queue_view(&self, settings: &BackendSettings) -> QueueView {
+        let unix = self.circuit.clock.unix();
+        let status = self.queue.store().map(fusebox_state::store::Store::status);
+        let index = self.queue.index();
+        let age = index
+            .oldest()
+            .map_or(0, |oldest| u64::try_from(unix.since(oldest).as_millis()).unwrap_or(u64::MAX));
+        let (calls, bytes, limits) = (index.len() as u64, index.bytes(), index.limits());
+        let (fill_percent, lanes, dead) =
+            (index.fill_percent(), index.occupied_lanes() as u64, index.dead().0 as u64);
+        drop(index);
+        let (disk_bytes, store_refuses, findings) = match status {
+            Ok(status) => (
+                status.disk_bytes,
+                status.refusing,
+                status.findings.iter().map(ToString::to_string).collect(),
+            ),
+            Err(error) => (0, Some(error.to_string()), Vec::new()),
+        };
+        QueueView {
+            calls,
+            bytes,
+            limit_calls: limits.items.into(),
+            limit_bytes: limits.bytes,
+            fill_percent,
+            oldest_age_ms: age,
+            lanes,
+            dead_letters: dead,
+            disk_bytes,
+            replay_paused: self.queue.paused().map(str::to_owned),
+            replayed: self.circuit.metrics.replayed.get(),
+            store_refuses,
+            findings,
+            write_fallback: settings.write_fallback,
+            dead_letter_policy: settings.dead_letter_policy,
+        }
+    }
+
+    /// The backend in full; `members` are all of them, for what impairs it.
+    pub(crate) fn view(&self, members: &[Member]) -> BackendView {
+        let settings = self.circuit.settings.load();
+        let connector = self.connector.load();
+        BackendView {
+            name: settings.name.clone(),
+            kind: settings.kind,
+            target: connector.target(),
+            critical: settings.critical,
+            operational: self.circuit.breaker.is_operational(),
+            offline: self.circuit.breaker.state().1,
+            alerts: self.alerts(),
+            breaker: self.breaker_view(),
+            calls: self.calls_view(),
+            cache: self.cache_view(),
+            queue: self.queue_view(&settings),
+            connector: connector.status(),
+            depends_on: settings.depends_on.clone(),
+            impaired_by: self.impaired_by(members),
+            restarts: self.circuit.restarts.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The backend in short.
+    pub(crate) fn health_view(&self, members: &[Member]) -> BackendHealthView {
+        let (state, offline) = self.circuit.breaker.state();
+        BackendHealthView {
+            breaker: state.as_str(),
+            operational: self.circuit.breaker.is_operational(),
+            critical: self.circuit.settings.load().critical,
+            offline,
+            queued: self.queue.waiting(),
+            impaired_by: self.impaired_by(members),
+        }
+    }
+
+    /// The root causes among what it depends on: those that are down and whose own dependencies are
+    /// not.
+    fn impaired_by(&self, members: &[Member]) -> Vec<String> {
+        let mut causes = Vec::new();
+        for name in &self.circuit.settings.load().depends_on {
+            let Some(on) = members.iter().find(|member| member.lent.circuit.name == *name) else {
+                continue;
+            };
+            let deeper = on.lent.impaired_by(members);
+            if deeper.is_empty() && !on.lent.circuit.breaker.is_operational() {
+                causes.push(name.clone());
+            }
+            causes.extend(deeper);
+        }
+        causes.sort();
+        causes.dedup();
+        causes
+    }
+
+    /// Why the breaker is in its state, told in sentences.
+    pub fn explain(&self) -> ExplainView {
+        let clock = self.circuit.clock;
+        let shot = self.circuit.breaker.snapshot(clock.now());
+        let breaker = self.breaker_view();
+        let transitions = self.transitions(EXPLAINED);
+        ExplainView {
+            backend: self.circuit.name.clone(),
+            story: self.story(&shot, &breaker, transitions.last()),
+            breaker,
+            last_errors: shot.last_errors,
+            transitions,
+        }
+    }
+
+    fn story(
+        &self,
+        shot: &Snapshot,
+        breaker: &BreakerView,
+        last: Option<&TransitionRecord>,
+    ) -> Vec<String> {
+        let (name, now) = (&self.circuit.name, self.circuit.clock.now());
+        let mut story = vec![format!(
+            "The breaker of {name} is {} for {}.",
+            breaker.state,
+            seconds(now.since(shot.since))
+        )];
+        if let Some(TransitionRecord { transition, .. }) = last
+            && !matches!(transition.reason, Reason::FailureRate | Reason::Burst)
+        {
+            let (from, to) = (transition.from.as_str(), transition.to.as_str());
+            story.push(format!(
+                "It went from {from} to {to} because of {}.",
+                transition.reason.as_str()
+            ));
+        } else if let Some(TransitionRecord { transition, .. }) = last {
+            story.push(format!(
+                "It went from {} to {} because of {}: {} failures among {} calls in its window (rate \
+                 {:.2}; it trips at {} failures and a rate of {}).",
+                transition.from.as_str(),
+                transition.to.as_str(),
+                transition.reason.as_str(),
+                transition.failures,
+                transition.calls,
+                transition.failure_rate,
+                transition.failure_threshold,
+                transition.failure_rate_threshold,
+            ));
+        }
+        if let Some(error) = shot.last_errors.last() {
+            story.push(format!("The last error was {}: {}.", error.code, error.message));
+        }
+        story.push(self.outlook(shot));
+        let waiting = self.queue.waiting();
+        if waiting > 0 {
+            let paused = self.queue.paused().map_or_else(
+                || "they are being replayed".to_owned(),
+                |why| format!("replay does nothing because {why}"),
+            );
+            story.push(format!("{waiting} writes wait in its queue; {paused}."));
+        }
+        story.extend(self.queue.alerts().into_iter().map(|alert| format!("Alert: {alert}.")));
+        story
+    }
+
+    /// What will happen next and when.
+    fn outlook(&self, shot: &Snapshot) -> String {
+        let now = self.circuit.clock.now();
+        if shot.offline {
+            return "It is offline until an operator takes it online.".to_owned();
+        }
+        if let Some(force) = &shot.forced {
+            let until = force.until.map_or_else(
+                || "until it is released".to_owned(),
+                |until| format!("for another {}", seconds(until.since(now))),
+            );
+            let state = if force.open { "open" } else { "closed" };
+            return format!("It is forced {state} {until}: {:?}.", force.reason);
+        }
+        let thresholds = &self.circuit.settings.load().breaker;
+        match (shot.state, shot.open_until) {
+            (State::Open, Some(until)) => format!(
+                "It will go half-open in {} and let {} probes through.",
+                seconds(until.since(now)),
+                thresholds.success_threshold
+            ),
+            (State::Open, None) => {
+                "It stays open until an operator forces a recovery (auto_recovery is off)."
+                    .to_owned()
+            }
+            (State::HalfOpen, _) => format!(
+                "It closes after {} successful probes in a row and reopens on the first that fails.",
+                thresholds.success_threshold
+            ),
+            (State::Closed, _) => format!(
+                "It would trip at {} failures and a rate of {} within {}; now there are {} failures \
+                 among {} calls.",
+                thresholds.failure_threshold,
+                thresholds.failure_rate.get(),
+                seconds(thresholds.window),
+                shot.counts.failures,
+                shot.counts.calls()
+            ),
+        }
+    }
+
+    /// A page of the queue, in order of acceptance.
+    pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> QueuePage {
+        let unix = self.circuit.clock.unix();
+        let index = self.queue.index();
+        let found = after.and_then(|op_id| index.find(op_id)).map(|(seq, _)| seq);
+        let start = found.unwrap_or(0);
+        // One that is gone meanwhile is looked past by its name: names rise with time.
+        let gone = after.filter(|_| found.is_none());
+        let total = if dead { index.dead().0 } else { index.len() } as u64;
+        let mut calls: Vec<QueuedCallView> = index
+            .page(dead, start)
+            .filter(|(_, entry)| gone.is_none_or(|gone| entry.op_id > gone))
+            .take(limit.saturating_add(1))
+            .map(|(seq, entry)| queued_view(seq, entry, dead, unix))
+            .collect();
+        drop(index);
+        let more = calls.len() > limit;
+        calls.truncate(limit);
+        let next = calls.last().filter(|_| more).map(|call| call.op_id);
+        QueuePage { total, calls, next }
+    }
+
+    /// A queued call or dead letter, with its body.
+    pub fn queued_call(&self, op_id: OpId) -> Option<(QueuedCallView, Bytes)> {
+        let unix = self.circuit.clock.unix();
+        let (seq, mut view) = {
+            let index = self.queue.index();
+            let (seq, dead) = index.find(op_id)?;
+            (seq, queued_view(seq, index.get(seq)?, dead, unix))
+        };
+        let store = self.queue.store().ok()?;
+        if let Ok(stored) = store.call(seq) {
+            view.traceparent = stored.traceparent;
+        }
+        Some((view, store.body(seq).unwrap_or_default()))
+    }
+}
+
+fn queued_view(
+    sequence: u64,
+    entry: &Entry,
+    dead: bool,
+    now: fusebox_state::UnixMillis,
+) -> QueuedCallView {
+    let state = match entry.phase {
+        _ if dead => "dead",
+        Phase::Sending | Phase::Removing => "sending",
+        Phase::BackingOff { .. } => "retry",
+        Phase::Committing | Phase::Waiting => "pending",
+    };
+    QueuedCallView {
+        op_id: entry.op_id,
+        sequence,
+        lane: entry.label.to_string(),
+        state,
+        attempts: entry.attempts,
+        enqueued_at: entry.accepted_at,
+        age_ms: u64::try_from(now.since(entry.accepted_at).as_millis()).unwrap_or(u64::MAX),
+        bytes: entry.bytes,
+        last_error: entry.last_error.as_deref().map(str::to_owned),
+        uid: entry.uid,
+        traceparent: None,
+        expires_at: entry.expires_at,
+    }
+}
+
+/// A duration for people, to a tenth of a second.
+fn seconds(duration: std::time::Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}

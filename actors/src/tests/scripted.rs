@@ -1,0 +1,234 @@
+//! A connector that does as it is told, over a backend in memory.
+//!
+//! Bodies are words: `SET k v`, `GET k`, `INCR k`, `BAD k` (rejected for good), `FLUSH` (a barrier that
+//! never queues). Replies are the value, `OK`, or `nil`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
+use parking_lot::Mutex;
+
+use crate::connector::{
+    Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Plan,
+    QueuedWrite, Read, Refused, Slot, Write,
+};
+
+/// What the backend does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Answers.
+    Up,
+    /// Refuses connections.
+    Down,
+    /// Takes what is sent and never answers.
+    Silent,
+    /// Applies what is sent and loses the answer.
+    Deaf,
+    /// Applies at once, answers after 80 ms.
+    Slow,
+    /// Refuses everybody: a rotated password.
+    Blocked,
+    /// Refuses connections, and its connector panics at a ping.
+    Panicking,
+}
+
+/// The connector.
+pub(crate) struct Scripted {
+    mode: Mutex<Mode>,
+    data: Mutex<BTreeMap<String, String>>,
+    /// Every write that was applied, in order.
+    pub(crate) applied: Mutex<Vec<String>>,
+    tokens: Mutex<Vec<OpId>>,
+    pub(crate) name: Mutex<String>,
+    pub(crate) closing: AtomicU32,
+    pub(crate) attempts: AtomicU32,
+    pub(crate) pings: AtomicU32,
+}
+
+impl Scripted {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            mode: Mutex::new(Mode::Up),
+            data: Mutex::default(),
+            applied: Mutex::default(),
+            tokens: Mutex::default(),
+            name: Mutex::new("scripted".into()),
+            closing: AtomicU32::new(0),
+            attempts: AtomicU32::new(0),
+            pings: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        *self.mode.lock() = mode;
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<String> {
+        self.data.lock().get(key).cloned()
+    }
+
+    fn apply(&self, body: &str, token: Option<OpId>) -> Attempted {
+        let words: Vec<&str> = body.split(' ').collect();
+        let mut data = self.data.lock();
+        if let Some(token) = token {
+            let mut tokens = self.tokens.lock();
+            if tokens.contains(&token) {
+                return Attempted::answered(Bytes::from_static(b"again"));
+            }
+            tokens.push(token);
+        }
+        let reply = match words.as_slice() {
+            ["GET", key] => data.get(*key).cloned().unwrap_or_else(|| "nil".into()),
+            ["SET", key, value] => {
+                data.insert((*key).into(), (*value).into());
+                "OK".into()
+            }
+            ["MALL", value] => {
+                data.insert("a".into(), (*value).into());
+                "OK".into()
+            }
+            ["INCR", key] => {
+                let next = data.get(*key).and_then(|old| old.parse::<u64>().ok()).unwrap_or(0) + 1;
+                data.insert((*key).into(), next.to_string());
+                next.to_string()
+            }
+            ["FLUSH"] => {
+                data.clear();
+                "OK".into()
+            }
+            _ => {
+                return Attempted::failed(
+                    Verdict::Success,
+                    fault(ErrorClass::Rejected, "WRONGTYPE"),
+                );
+            }
+        };
+        if words.first() != Some(&"GET") {
+            self.applied.lock().push(body.to_owned());
+        }
+        Attempted::answered(reply.into())
+    }
+
+    async fn carry(&self, body: Option<&str>, token: Option<OpId>, timeout: Duration) -> Attempted {
+        let mode = *self.mode.lock();
+        match mode {
+            Mode::Up => match body {
+                Some(body) => self.apply(body, token),
+                None => Attempted::answered(Bytes::from_static(b"PONG")),
+            },
+            Mode::Slow => {
+                let it = body.map(|b| self.apply(b, token));
+                tokio::time::sleep(Duration::from_millis(80)).await;
+                it.unwrap_or_else(|| Attempted::answered(Bytes::from_static(b"PONG")))
+            }
+            Mode::Panicking if body.is_none() => panic!("told to panic by a test"),
+            Mode::Down | Mode::Panicking => {
+                Attempted::failed(Verdict::Failure, fault(ErrorClass::NotExecuted, "connect"))
+            }
+            Mode::Blocked => {
+                Attempted::failed(Verdict::Failure, fault(ErrorClass::BlockedServer, "WRONGPASS"))
+            }
+            Mode::Silent | Mode::Deaf => {
+                if let (Mode::Deaf, Some(body)) = (mode, body) {
+                    drop(self.apply(body, token));
+                }
+                tokio::time::sleep(timeout).await;
+                Attempted::failed(Verdict::Failure, fault(ErrorClass::Unknown, "timeout"))
+            }
+        }
+    }
+}
+
+fn fault(class: ErrorClass, code: &'static str) -> AttemptError {
+    AttemptError {
+        class,
+        code: code.into(),
+        message: "scripted".into(),
+        reply: None,
+        unclassified: false,
+    }
+}
+
+fn text(body: &Bytes) -> &str {
+    std::str::from_utf8(body).unwrap()
+}
+
+impl Connector for Scripted {
+    fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
+        let words: Vec<&str> = text(&body).split(' ').collect();
+        let key = words.get(1).copied().unwrap_or("").to_owned();
+        let lane = LaneId::of(b"", key.as_bytes());
+        let write = |absolute, outage| Access::Write(Write { absolute, outage });
+        let (lanes, access) = match words[0] {
+            "GET" => {
+                let slots = vec![Slot { lane, key: body.clone() }];
+                (
+                    Lanes::One(lane),
+                    Access::Read(Read { keyed: true, slots, miss: Some("nil".into()) }),
+                )
+            }
+            "SET" => (Lanes::One(lane), write(true, Outage::ReplyKnown("OK".into()))),
+            "MALL" => (Lanes::All, write(true, Outage::ReplyKnown("OK".into()))),
+            "FLUSH" => (Lanes::All, write(false, Outage::Never("a flush never queues"))),
+            "INCR" => (Lanes::One(lane), write(false, Outage::EffectUnknown)),
+            "BAD" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
+            other => {
+                let message = format!("unknown command {other:?}");
+                return Err(Refused { code: "unknown_command", message, malformed: true });
+            }
+        };
+        Ok(Plan { body, label: key, lanes, admin: false, access })
+    }
+
+    fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        Box::pin(self.carry(Some(text(attempt.body)), attempt.token, attempt.timeout))
+    }
+
+    fn ping(&self, timeout: Duration) -> Answer<'_, Attempted> {
+        self.pings.fetch_add(1, Ordering::Relaxed);
+        Box::pin(self.carry(None, None, timeout))
+    }
+
+    fn overlay(&self, _: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
+        let last = text(&writes.last()?.body).split(' ').collect::<Vec<_>>();
+        (last[0] == "SET").then(|| Bytes::copy_from_slice(last[2].as_bytes()))
+    }
+
+    fn split(&self, _: &Bytes, _: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
+        Some(vec![reply.clone()])
+    }
+
+    fn join(&self, _: &Bytes, mut parts: Vec<Bytes>) -> Bytes {
+        parts.remove(0)
+    }
+
+    fn forget_tokens(&self, tokens: Vec<OpId>) {
+        self.tokens.lock().retain(|token| !tokens.contains(token));
+    }
+
+    fn status(&self) -> ConnectorStatus {
+        ConnectorStatus::default()
+    }
+
+    fn target(&self) -> String {
+        self.name.lock().clone()
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async {
+            let ms = self.closing.load(Ordering::Relaxed);
+            if ms > 0 {
+                tokio::time::sleep(Duration::from_millis(ms.into())).await;
+            }
+        })
+    }
+}

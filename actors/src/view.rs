@@ -1,0 +1,303 @@
+//! What the actors show of themselves: one set of types for the admin pages, the command line and the
+//! tests. These are promises of compatibility; add freely, rename nothing.
+
+use std::collections::BTreeMap;
+
+use fusebox_state::{OpId, UnixMillis, breaker::TransitionRecord, system::SystemState};
+
+use crate::{
+    connector::ConnectorStatus,
+    settings::{DeadLetterPolicy, WriteFallback},
+};
+
+/// GET /health.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct HealthView {
+    /// The system state.
+    pub state: SystemState,
+    /// Operational backends among the enabled ones, in percent.
+    pub operational_percent: f64,
+    /// Why the state is not HEALTHY.
+    pub reasons: Vec<String>,
+    /// Each backend in short.
+    pub backends: BTreeMap<String, BackendHealthView>,
+}
+
+/// A backend in GET /health.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BackendHealthView {
+    /// The effective breaker state: `CLOSED`, `OPEN` or `HALF_OPEN`.
+    pub breaker: &'static str,
+    /// Effectively CLOSED and not offline.
+    pub operational: bool,
+    /// Whether the system is CRITICAL without it.
+    pub critical: bool,
+    /// By an operator's order.
+    pub offline: bool,
+    /// Calls that wait in its queue.
+    pub queued: u64,
+    /// The nearest root causes among its dependencies.
+    pub impaired_by: Vec<String>,
+}
+
+/// GET /health/resilience.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ResilienceView {
+    /// The daemon's version.
+    pub version: &'static str,
+    /// Seconds since its start.
+    pub uptime_seconds: u64,
+    /// The system state.
+    pub state: SystemState,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Why it is not HEALTHY.
+    pub reasons: Vec<String>,
+    /// Operational backends among the enabled ones, in percent.
+    pub operational_percent: f64,
+    /// Fallbacks that answer at this moment: backends whose breaker is not closed.
+    pub active_fallbacks: Vec<String>,
+    /// Stores in the state directory whose backend is not configured: what waits in them waits on.
+    pub stray_stores: Vec<String>,
+    /// Recoveries by force, by timer and their results.
+    pub recovery: RecoveryView,
+    /// Each backend in full.
+    pub backends: BTreeMap<String, BackendView>,
+}
+
+/// Statistics of recoveries.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct RecoveryView {
+    /// Recovery attempts (entries into `HALF_OPEN`).
+    pub attempts: u64,
+    /// Those that closed the breaker.
+    pub succeeded: u64,
+    /// Those that reopened it.
+    pub failed: u64,
+    /// Calls replayed since the start.
+    pub replayed: u64,
+}
+
+/// A backend in full.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BackendView {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Kind, host, port and database.
+    pub target: String,
+    /// Whether the system is CRITICAL without it.
+    pub critical: bool,
+    /// Effectively CLOSED and not offline.
+    pub operational: bool,
+    /// By an operator's order, or because its store belongs to another target.
+    pub offline: bool,
+    /// What an operator must act on, in words; empty in peace.
+    pub alerts: Vec<String>,
+    /// The breaker.
+    pub breaker: BreakerView,
+    /// Calls, attempts and response times.
+    pub calls: CallsView,
+    /// The fallback cache.
+    pub cache: CacheView,
+    /// The queue.
+    pub queue: QueueView,
+    /// The connector.
+    pub connector: ConnectorStatus,
+    /// What it depends on.
+    pub depends_on: Vec<String>,
+    /// The nearest root causes among its dependencies.
+    pub impaired_by: Vec<String>,
+    /// Restarts of its actor since the daemon's start.
+    pub restarts: u32,
+}
+
+/// A breaker.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BreakerView {
+    /// The effective state.
+    pub state: &'static str,
+    /// The state underneath a forced one.
+    pub underlying: &'static str,
+    /// A force in effect.
+    pub forced: Option<ForcedView>,
+    /// Since when the effective state holds.
+    pub since: UnixMillis,
+    /// Until when it is open, where it is and leaves by itself.
+    pub open_until: Option<UnixMillis>,
+    /// Failed recoveries in a row.
+    pub exponent: u32,
+    /// Calls in the window.
+    pub window_calls: u64,
+    /// Failures in the window.
+    pub window_failures: u64,
+    /// Failures among the calls of the window, 0 where there were none.
+    pub failure_rate: f64,
+    /// The threshold of failures.
+    pub failure_threshold: u32,
+    /// The threshold of the rate.
+    pub failure_rate_threshold: f64,
+    /// Length of the window in seconds.
+    pub window_seconds: f64,
+    /// Pings failed in a row.
+    pub pings_failed: u32,
+    /// The newest transition.
+    pub last_transition: Option<TransitionRecord>,
+    /// Transitions since the start.
+    pub transitions: u64,
+}
+
+/// A forced state.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ForcedView {
+    /// `open` or `closed`.
+    pub state: &'static str,
+    /// Who said why.
+    pub reason: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Until when; `None` is until released.
+    pub until: Option<UnixMillis>,
+}
+
+/// Counters and response times of a backend since the daemon's start.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct CallsView {
+    /// Calls.
+    pub total: u64,
+    /// Calls by the source of their answer; `error` for those without one.
+    pub by_source: BTreeMap<&'static str, u64>,
+    /// Attempts that succeeded.
+    pub successes: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Attempts that say nothing of the backend.
+    pub neutral: u64,
+    /// Calls rejected before the wire.
+    pub rejected: u64,
+    /// Retries.
+    pub retries: u64,
+    /// Successes among successes and failures.
+    pub success_rate: f64,
+    /// Attempts on the wire now.
+    pub in_flight: u32,
+    /// Response times in milliseconds, over all attempts since the start.
+    pub response_ms: PercentilesView,
+}
+
+/// Percentiles.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct PercentilesView {
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// The slowest.
+    pub max: f64,
+}
+
+/// A fallback cache.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct CacheView {
+    /// Entries.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Answers given from it.
+    pub hits: u64,
+    /// Look-ups that found nothing.
+    pub misses: u64,
+}
+
+/// A queue.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct QueueView {
+    /// Calls that wait: pending, sending and waiting for a retry.
+    pub calls: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The most calls that it holds.
+    pub limit_calls: u64,
+    /// The most bytes that it holds.
+    pub limit_bytes: u64,
+    /// Share of the limit in use, in percent.
+    pub fill_percent: f64,
+    /// Milliseconds since the oldest was accepted.
+    pub oldest_age_ms: u64,
+    /// Occupied lanes.
+    pub lanes: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Bytes of the store on disk.
+    pub disk_bytes: u64,
+    /// Why nothing is replayed at this moment, where calls wait and nothing is.
+    pub replay_paused: Option<String>,
+    /// Calls replayed since the start.
+    pub replayed: u64,
+    /// Whether the store takes writes, and if not, why.
+    pub store_refuses: Option<String>,
+    /// What opening the store found amiss.
+    pub findings: Vec<String>,
+    /// What a plain write may do in an outage.
+    pub write_fallback: WriteFallback,
+    /// What a dead letter does to its lane.
+    pub dead_letter_policy: DeadLetterPolicy,
+}
+
+/// A queued call in a listing.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct QueuedCallView {
+    /// Its name.
+    pub op_id: OpId,
+    /// Its place in the queue.
+    pub sequence: u64,
+    /// Its lane for people.
+    pub lane: String,
+    /// `pending`, `sending`, `retry` or `dead`.
+    pub state: &'static str,
+    /// Attempts since it was queued or since the daemon's start.
+    pub attempts: u32,
+    /// When it was accepted.
+    pub enqueued_at: UnixMillis,
+    /// Milliseconds since then.
+    pub age_ms: u64,
+    /// Bytes of its body.
+    pub bytes: u64,
+    /// How the last attempt ended, or why it is dead.
+    pub last_error: Option<String>,
+    /// The user who sent it.
+    pub uid: u32,
+    /// Its trace context.
+    pub traceparent: Option<String>,
+    /// When it is no longer wanted.
+    pub expires_at: Option<UnixMillis>,
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct QueuePage {
+    /// All calls of the wanted state.
+    pub total: u64,
+    /// This page.
+    pub calls: Vec<QueuedCallView>,
+    /// What to pass as `after` for the next page; `None` at the end.
+    pub next: Option<OpId>,
+}
+
+/// GET explain: why the breaker is in its state.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ExplainView {
+    /// The backend's name.
+    pub backend: String,
+    /// What happened and what will happen next, in sentences.
+    pub story: Vec<String>,
+    /// The breaker.
+    pub breaker: BreakerView,
+    /// The last errors, newest last.
+    pub last_errors: Vec<fusebox_state::breaker::ErrorRecord>,
+    /// The newest transitions, newest last.
+    pub transitions: Vec<TransitionRecord>,
+}
