@@ -1,0 +1,207 @@
+//! The command line: parses it, runs the command, ends with the right exit code.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use crate::{
+    config::{Config, Environment, Flags, places},
+    daemon::Sources,
+    demo, telemetry,
+};
+
+mod args;
+mod call;
+mod check;
+pub(crate) mod client;
+pub(crate) mod events;
+mod failure;
+mod manual;
+mod orders;
+mod queue;
+mod queue_offline;
+mod status;
+pub(crate) mod table;
+
+use args::{Cli, Command};
+use client::Client;
+pub(crate) use failure::Failure;
+
+/// What a command ends with.
+type Done = Result<ExitCode, Failure>;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            complain(&format!("fusebox: {failure}"));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Done {
+    let Cli { config, state_dir, socket, command } = cli;
+    let env = Environment::of_process();
+    let mut flags = Flags { config, state_dir, socket, http: None };
+    match command {
+        Command::Run { http, log_format, parent } => {
+            if let Some(parent) = parent {
+                die_with(parent)?;
+            }
+            flags.http = http;
+            telemetry::init(log_format);
+            run_daemon(Sources { flags, env })
+        }
+        Command::Demo { seconds, seed } => {
+            telemetry::init(telemetry::LogFormat::Plain);
+            let options = demo::DemoOptions { seconds, seed };
+            Ok(runtime(workers())?.block_on(demo::run(options))?)
+        }
+        Command::Check { startup, output } => check::run(&flags, &env, startup, output.json),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man => manual::man(),
+        Command::Queue(queue) if queue.command.is_offline() => {
+            let config = Config::load(&flags, &env).ok();
+            queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
+        }
+        command => {
+            let client = Client::new(socket_of(&flags, &env)?);
+            let answer = async {
+                tokio::select! {
+                    done = ask(command, &client) => done,
+                    _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+                }
+            };
+            runtime(0)?.block_on(answer)
+        }
+    }
+}
+
+/// The commands that speak to the daemon.
+async fn ask(command: Command, client: &Client) -> Done {
+    match command {
+        Command::Status { exit_code, output } => status::status(client, exit_code, output).await,
+        Command::Explain { backend, output } => status::explain(client, &backend, output).await,
+        Command::Events { follow, backend, limit, output } => {
+            events::run(client, follow, backend.as_deref(), limit, output).await
+        }
+        Command::Call(call) => call::run(client, call).await,
+        Command::Breaker { backend, order, reason, lasting } => {
+            orders::breaker(client, &backend, order, reason, lasting).await
+        }
+        Command::Recover { backend } => orders::recover(client, backend.as_deref()).await,
+        Command::Offline { backend } => orders::offline(client, &backend, true).await,
+        Command::Online { backend } => orders::offline(client, &backend, false).await,
+        Command::Backend(args::BackendOrder::AcceptRetarget { backend }) => {
+            orders::accept_retarget(client, &backend).await
+        }
+        Command::Config(order) => orders::config(client, order).await,
+        Command::Queue(queue) => queue::run(client, queue).await,
+        Command::Run { .. }
+        | Command::Demo { .. }
+        | Command::Check { .. }
+        | Command::Completions { .. }
+        | Command::Man => Err(Failure::usage("this command asks no daemon")),
+    }
+}
+
+fn run_daemon(sources: Sources) -> Done {
+    let config = Config::load(&sources.flags, &sources.env)?;
+    let runtime = runtime(workers())?;
+    let ended = runtime.block_on(crate::run(config, sources));
+    // Whatever a blocking thread still does must not keep a stopped daemon alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(ended?)
+}
+
+/// Makes the kernel kill this process when `parent`, which started it, is gone: nobody may have been
+/// left to do it.
+fn die_with(parent: u32) -> Result<(), Failure> {
+    use nix::sys::{prctl, signal::Signal};
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|error| Failure::failed(format!("cannot be tied to process {parent}: {error}")))?;
+    if std::os::unix::process::parent_id() != parent {
+        return Err(Failure::failed(format!("process {parent} is gone already")));
+    }
+    Ok(())
+}
+
+/// Two at most: the daemon's work is short, and its host has other things to do.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2))
+}
+
+/// A runtime of so many workers; 0 is the calling thread alone.
+fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, Failure> {
+    let built = match workers {
+        0 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        workers => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .thread_name("fusebox")
+            .enable_all()
+            .build(),
+    };
+    built.map_err(|error| Failure::failed(format!("cannot start a runtime: {error}")))
+}
+
+/// The state directory of a command that reads stores itself. Wants no valid configuration: a store
+/// must be readable where the file is broken.
+fn state_dir_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Failure> {
+    if let Some(dir) = &flags.state_dir {
+        return Ok(dir.clone());
+    }
+    let configured = Config::load(flags, env).ok().map(|config| config.state_dir);
+    let found = configured.or_else(|| places::state_dir(env));
+    found.ok_or_else(|| Failure::usage("no state directory is known: name it with --state-dir"))
+}
+
+/// Where the daemon is to be found.
+fn socket_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Failure> {
+    if let Some(socket) = &flags.socket {
+        return Ok(socket.clone());
+    }
+    let config = Config::load(flags, env).ok();
+    if let Some(config) = config.filter(|config| config.socket_asked) {
+        return Ok(config.socket);
+    }
+    let state_dir = state_dir_of(flags, env).ok();
+    let found = places::socket_to_call(env, state_dir.as_deref());
+    found.ok_or_else(|| Failure::usage("no socket is known: name it with --socket"))
+}
+
+/// Whether people read what is printed.
+pub(crate) fn on_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Prints on standard output. A reader that has gone, as of `| head`, is no error.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    say_bytes(text.as_bytes())
+}
+
+fn say_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot print: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a JSON value for programs, on one line for each.
+fn say_json(value: &serde_json::Value) -> Result<(), Failure> {
+    say(&format!("{value}\n"))
+}
+
+/// Prints a line on standard error.
+pub(crate) fn complain(text: &str) {
+    // There is nobody left to tell.
+    drop(writeln!(std::io::stderr(), "{text}"));
+}

@@ -1,0 +1,334 @@
+//! The command line's grammar: help, man page and completions are made from it.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::telemetry::LogFormat;
+
+/// A daemon between a host's programs and the services they depend on.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fusebox",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 the operation failed, 2 usage or configuration, 3 no daemon at \
+                  the socket, 4 backend unavailable and no fallback, 5 damage found (queue check)."
+)]
+pub(crate) struct Cli {
+    /// The configuration file [default: /etc/fusebox/fusebox.toml where it is there]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Where stores and caches are
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The command socket
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the daemon
+    Run {
+        /// Listen on this TCP address too: health, metrics, status page
+        #[arg(long, value_name = "ADDR")]
+        http: Option<String>,
+        /// How the log is written
+        #[arg(long, value_enum, default_value_t)]
+        log_format: LogFormat,
+        /// End when this process ends, which started it
+        #[arg(long, value_name = "PID", hide = true)]
+        parent: Option<u32>,
+    },
+    /// Shows an outage, a killed daemon and a recovery, with a stand-in for Redis
+    Demo {
+        /// How long it takes, about
+        #[arg(long, default_value_t = 20, value_name = "N",
+              value_parser = clap::value_parser!(u32).range(3..=600))]
+        seconds: u32,
+        /// What its random choices start from
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        seed: u64,
+    },
+    /// Validates the configuration and prints the effective one, secrets masked
+    Check {
+        /// Fail only on what would stop the daemon (for `ExecStartPre`)
+        #[arg(long)]
+        startup: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The state of the system and of every backend
+    Status {
+        /// End with 0 for HEALTHY, 1 DEGRADED, 2 CRITICAL, 3 EMERGENCY
+        #[arg(long)]
+        exit_code: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Why a backend's breaker is in its state
+    Explain {
+        backend: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// What happened, or with --follow what happens
+    Events {
+        /// Go on with what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Only of this backend
+        #[arg(long)]
+        backend: Option<String>,
+        /// How much of the past
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Sends a call; for redis a command, such as: fusebox call redis -- GET key
+    Call(CallArgs),
+    /// Forces, releases or resets a breaker
+    Breaker {
+        backend: String,
+        #[arg(value_enum)]
+        order: BreakerOrder,
+        /// Why; kept and shown
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// For how long it is forced [default: until released]
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+    },
+    /// Tries to recover now, one backend or every open one
+    Recover { backend: Option<String> },
+    /// Takes a backend offline: no calls, pings or replay until it is online again
+    Offline { backend: String },
+    /// Takes a backend online again
+    Online { backend: String },
+    /// Orders about a backend's address
+    #[command(subcommand)]
+    Backend(BackendOrder),
+    /// The queue of writes that wait, and its dead letters
+    Queue(QueueArgs),
+    /// The daemon's configuration
+    #[command(subcommand)]
+    Config(ConfigOrder),
+    /// Prints a shell's completions
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Prints the man page
+    Man,
+}
+
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Output {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    pub(crate) backend: String,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// The oldest fallback value to take
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) max_stale: Option<Duration>,
+    /// How much it matters when something must be shed
+    #[arg(long, value_enum)]
+    pub(crate) priority: Option<PriorityArg>,
+    /// What a write's reply must promise
+    #[arg(long, value_enum)]
+    pub(crate) min_ack: Option<MinAckArg>,
+    /// The write's name, a ULID
+    #[arg(long)]
+    pub(crate) op_id: Option<fusebox_state::OpId>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    /// The call
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PriorityArg {
+    Low,
+    Normal,
+    Critical,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum MinAckArg {
+    Applied,
+    Durable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BreakerOrder {
+    ForceOpen,
+    ForceClose,
+    Release,
+    Reset,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackendOrder {
+    /// Lets calls that wait for the old address go to the new one
+    AcceptRetarget { backend: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigOrder {
+    /// Prints the settings in effect, secrets masked
+    Show {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Reads the configuration again, as SIGHUP does
+    Reload,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueueArgs {
+    /// Which backend's queue [default: the only backend]
+    #[arg(long, global = true)]
+    pub(crate) backend: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: QueueCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// Lists what waits
+    Ls {
+        /// The backend, as --backend
+        name: Option<String>,
+        /// List dead letters
+        #[arg(long)]
+        dead: bool,
+        /// At most this many
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shows one call
+    Show { op_id: fusebox_state::OpId },
+    /// Replays now: forgets backoffs and lifts a pause
+    Replay {
+        /// The backend, as --backend
+        name: Option<String>,
+    },
+    /// Puts a dead letter back at the tail of its lane
+    Requeue {
+        #[arg(required_unless_present = "from", conflicts_with = "from")]
+        op_id: Option<fusebox_state::OpId>,
+        /// Also where the lane has been written since
+        #[arg(long)]
+        force: bool,
+        /// Sends the calls of an export or repair as new writes; `-` reads standard input
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        from: Option<PathBuf>,
+    },
+    /// Discards a call for good
+    Discard { op_id: fusebox_state::OpId },
+    /// Writes a store's calls as JSON lines; wants no daemon
+    Export,
+    /// Looks for damage in the stores, changing nothing; wants no daemon
+    Check {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Recovers what can be read of a store that was set aside
+    Repair {
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        let Command::Call(call) =
+            parse("fusebox call redis --deadline 2s --json -- SET k --x").command
+        else {
+            panic!("a call")
+        };
+        assert_eq!(call.args, ["SET", "k", "--x"]);
+        assert_eq!(call.deadline, Some(Duration::from_secs(2)));
+        assert!(call.output.json);
+        let Command::Call(call) = parse("fusebox call redis GET k").command else {
+            panic!("a call")
+        };
+        assert_eq!(call.args, ["GET", "k"]);
+        let Command::Breaker { order, lasting, .. } =
+            parse("fusebox breaker redis force-open --reason x --for 10m").command
+        else {
+            panic!("a breaker's order")
+        };
+        assert_eq!((order, lasting), (BreakerOrder::ForceOpen, Some(Duration::from_secs(600))));
+        let cli = parse("fusebox queue ls --dead --backend b --socket /s");
+        assert_eq!(cli.socket, Some("/s".into()));
+        let Command::Queue(queue) = cli.command else { panic!("a queue's command") };
+        assert_eq!(queue.backend.as_deref(), Some("b"));
+        for line in [
+            "fusebox run --state-dir /s --http 127.0.0.1:1 --log-format json",
+            "fusebox demo --seconds 3 --seed 4",
+            "fusebox check --startup --json",
+            "fusebox status --exit-code --json",
+            "fusebox explain redis --json",
+            "fusebox events --follow --backend redis --json",
+            "fusebox recover",
+            "fusebox recover redis",
+            "fusebox offline redis",
+            "fusebox backend accept-retarget redis",
+            "fusebox queue show 01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "fusebox queue replay redis",
+            "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --force",
+            "fusebox queue export --state-dir /s",
+            "fusebox queue check --state-dir /s --json",
+            "fusebox queue repair /d",
+            "fusebox config show",
+            "fusebox config reload",
+            "fusebox completions bash",
+            "fusebox man",
+        ] {
+            parse(line);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "fusebox",
+            "fusebox call redis",
+            "fusebox breaker redis ajar",
+            "fusebox queue show nonsense",
+            "fusebox call redis --deadline soon -- GET k",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

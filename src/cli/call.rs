@@ -1,0 +1,169 @@
+//! `fusebox call`: one call, its value printed as the backend's own client would.
+
+use std::{
+    io::{IsTerminal, Write},
+    os::unix::ffi::OsStrExt,
+    process::ExitCode,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::ValueEnum;
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Client, Done, Failure,
+    args::CallArgs,
+    client::segment,
+    complain, on_terminal, say_bytes, say_json,
+    table::{ago, list, text},
+};
+use crate::kinds;
+
+/// `fusebox call`
+pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
+    let backend = segment(&call.backend)?;
+    let view = client.get(&format!("/v1/backends/{backend}")).await?;
+    let kind = text(&view, "kind");
+    let kind = kinds::find(&kind)
+        .ok_or_else(|| Failure::failed(format!("this fusebox does not know the kind {kind:?}")))?;
+    let args: Vec<Vec<u8>> = call.args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+    let mut body = kind.call_from_args(&args).map_err(Failure::usage)?;
+    if let (Some(fields), options @ Value::Object(_)) = (body.as_object_mut(), options(&call)) {
+        fields.insert("options".into(), options);
+    }
+    let path = format!("/v1/backends/{backend}/call");
+    let (status, reply) = client.exchange(Method::POST, &path, Some(&body)).await?;
+    if call.output.json {
+        say_json(&reply)?;
+    }
+    if !(200..300).contains(&status) {
+        return Err(Failure::of_problem(status, &reply, true));
+    }
+    if call.output.json {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = Vec::new();
+    print(reply.get("value").unwrap_or(&Value::Null), on_terminal(), &mut out);
+    say_bytes(&out)?;
+    if std::io::stderr().is_terminal() {
+        for line in note(&reply) {
+            complain(&line);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(call: &CallArgs) -> Value {
+    let time =
+        |duration: std::time::Duration| json!(humantime::format_duration(duration).to_string());
+    let word = |value: Option<clap::builder::PossibleValue>| value.map(|v| json!(v.get_name()));
+    let options: Map<String, Value> = [
+        ("deadline", call.deadline.map(time)),
+        ("max_stale", call.max_stale.map(time)),
+        ("priority", call.priority.and_then(|p| word(p.to_possible_value()))),
+        ("min_ack", call.min_ack.and_then(|ack| word(ack.to_possible_value()))),
+        ("op_id", call.op_id.map(|id| json!(id.to_string()))),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+    .collect();
+    Value::Object(options)
+}
+
+/// A value as `redis-cli` prints it: text raw, a nil as `(nil)` for people and as nothing for
+/// programs, lists an element a line.
+fn print(value: &Value, terminal: bool, out: &mut Vec<u8>) {
+    match value {
+        Value::Null if terminal => out.extend_from_slice(b"(nil)"),
+        Value::Null => {}
+        Value::String(text) => out.extend_from_slice(text.as_bytes()),
+        Value::Array(items) if items.is_empty() && terminal => {
+            out.extend_from_slice(b"(empty array)");
+        }
+        Value::Array(items) => {
+            return items.iter().for_each(|item| print(item, terminal, out));
+        }
+        Value::Object(fields) => {
+            if let Some(bytes) = binary(fields) {
+                out.extend_from_slice(&bytes);
+            } else if let Some(error) = fields.get("error").filter(|_| fields.len() == 1) {
+                let (code, message) = (text(error, "code"), text(error, "message"));
+                // Writing into memory does not fail.
+                drop(write!(out, "(error) {code} {message}"));
+            } else {
+                for (key, value) in fields {
+                    out.extend_from_slice(key.as_bytes());
+                    out.push(b'\n');
+                    print(value, terminal, out);
+                }
+                return;
+            }
+        }
+        other => out.extend_from_slice(other.to_string().as_bytes()),
+    }
+    out.push(b'\n');
+}
+
+/// The bytes of `{"base64":"…"}`.
+fn binary(fields: &Map<String, Value>) -> Option<Vec<u8>> {
+    let text = fields.get("base64").filter(|_| fields.len() == 1)?.as_str()?;
+    STANDARD.decode(text).ok()
+}
+
+/// What people should know of a reply that did not come from the backend.
+fn note(reply: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let source = text(reply, "source");
+    let age = ago(reply.get("age_ms").and_then(Value::as_u64).unwrap_or(0));
+    match source.as_str() {
+        "live" => {}
+        "cache" | "stale" => lines.push(format!("({source}, {age} old)")),
+        "queued" if text(reply, "ack") == "durable" => {
+            let op_id = text(reply, "op_id");
+            lines.push(format!("(queued: durable here, to be replayed; op_id {op_id})"));
+        }
+        other => lines.push(format!("({other})")),
+    }
+    lines.extend(list(reply, "warnings").into_iter().map(|warning| format!("warning: {warning}")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(value: &Value, terminal: bool, expected: &str) {
+        let mut out = Vec::new();
+        print(value, terminal, &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+
+    #[test]
+    fn values_are_printed_as_redis_cli_does() {
+        check(&json!("ada"), true, "ada\n");
+        check(&Value::Null, true, "(nil)\n");
+        check(&Value::Null, false, "\n");
+        check(&json!(7), false, "7\n");
+        check(&json!(["a", null, ["b", 1]]), false, "a\n\nb\n1\n");
+        check(&json!([]), true, "(empty array)\n");
+        check(&json!([]), false, "");
+        check(&json!({ "f": "v", "g": 2 }), false, "f\nv\ng\n2\n");
+        check(&json!({ "base64": "YQpi" }), false, "a\nb\n");
+        check(&json!({ "error": { "code": "ERR", "message": "no" } }), false, "(error) ERR no\n");
+    }
+
+    #[test]
+    fn what_is_not_live_is_noted() {
+        assert!(note(&json!({ "source": "live", "warnings": [] })).is_empty());
+        assert_eq!(note(&json!({ "source": "stale", "age_ms": 61_000 })), ["(stale, 1m 1s old)"]);
+        assert_eq!(
+            note(
+                &json!({ "source": "queued", "ack": "durable", "op_id": "01J", "warnings": ["w"] })
+            ),
+            ["(queued: durable here, to be replayed; op_id 01J)", "warning: w"]
+        );
+        assert_eq!(note(&json!({ "source": "bypass" })), ["(bypass)"]);
+    }
+}

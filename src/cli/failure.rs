@@ -1,0 +1,111 @@
+//! Why a command did not do what it was asked, and the exit code that says so.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::config::ConfigErrors;
+
+/// The operation failed.
+const FAILED: u8 = 1;
+/// Usage or configuration.
+const USAGE: u8 = 2;
+/// No daemon at the socket.
+const NO_DAEMON: u8 = 3;
+/// Backend unavailable and no fallback.
+const UNAVAILABLE: u8 = 4;
+
+/// A failure.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The exit code.
+    pub(crate) code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The operation failed.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self { code: FAILED, message: message.into() }
+    }
+
+    /// It was asked for wrongly.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: USAGE, message: message.into() }
+    }
+
+    /// Nobody listens at the socket.
+    pub(crate) fn no_daemon(message: impl Into<String>) -> Self {
+        Self { code: NO_DAEMON, message: message.into() }
+    }
+
+    /// What the daemon's problem means. A 503 of a call is a backend without fallback; one of an order
+    /// is an order that failed.
+    pub(crate) fn of_problem(status: u16, problem: &Value, call: bool) -> Self {
+        let text = |key: &str| problem.get(key).and_then(Value::as_str);
+        let mut message = text("detail").unwrap_or("the daemon says no more").to_owned();
+        if let Some(code) = text("code").filter(|code| call && !message.contains(code)) {
+            message = format!("{code}: {message}");
+        }
+        if problem.get("outcome_unknown") == Some(&Value::Bool(true)) {
+            message.push_str("; it may have been applied");
+        }
+        if let Some(op_id) = text("op_id") {
+            message.extend([format!(" (op_id {op_id})")]);
+        }
+        let code = match status {
+            503 if call => UNAVAILABLE,
+            400 => USAGE,
+            404 if text("code") == Some("no_such_backend") => USAGE,
+            _ => FAILED,
+        };
+        Self { code, message }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::failed(format!("{error:#}"))
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::usage(errors.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_status() {
+        let problem = json!({ "detail": "the breaker is open", "code": "breaker_open" });
+        for (status, call, code) in
+            [(503, true, 4), (503, false, 1), (504, true, 1), (400, true, 2), (404, false, 1)]
+        {
+            assert_eq!(Failure::of_problem(status, &problem, call).code, code, "{status} {call}");
+        }
+        let unknown = json!({ "detail": "no such", "code": "no_such_backend" });
+        assert_eq!(Failure::of_problem(404, &unknown, false).code, 2);
+    }
+
+    #[test]
+    fn a_message_tells_what_may_have_happened() {
+        let problem =
+            json!({ "detail": "late", "code": "timeout", "outcome_unknown": true, "op_id": "01J" });
+        assert_eq!(
+            Failure::of_problem(504, &problem, true).to_string(),
+            "timeout: late; it may have been applied (op_id 01J)"
+        );
+    }
+}

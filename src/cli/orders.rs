@@ -1,0 +1,94 @@
+//! Orders about breakers, backends and the configuration.
+
+use std::{process::ExitCode, time::Duration};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Client, Done, Failure,
+    args::{BreakerOrder, ConfigOrder},
+    client::segment,
+    say, say_json,
+    table::{list, text},
+};
+
+/// `fusebox breaker`
+pub(crate) async fn breaker(
+    client: &Client,
+    backend: &str,
+    order: BreakerOrder,
+    reason: Option<String>,
+    lasting: Option<Duration>,
+) -> Done {
+    let word = match order {
+        BreakerOrder::ForceOpen => "force-open",
+        BreakerOrder::ForceClose => "force-close",
+        BreakerOrder::Release => "release",
+        BreakerOrder::Reset => "reset",
+    };
+    let forces = matches!(order, BreakerOrder::ForceOpen | BreakerOrder::ForceClose);
+    if !forces && (reason.is_some() || lasting.is_some()) {
+        return Err(Failure::usage(format!("{word} takes neither --reason nor --for")));
+    }
+    let mut body = Map::new();
+    body.extend(reason.map(|reason| ("reason".to_owned(), json!(reason))));
+    body.extend(
+        lasting.map(|lasting| {
+            ("for".to_owned(), json!(humantime::format_duration(lasting).to_string()))
+        }),
+    );
+    let path = format!("/admin/circuit-breaker/{}/{word}", segment(backend)?);
+    let answer = client.post(&path, forces.then_some(&Value::Object(body))).await?;
+    say(&format!("{backend} is {}\n", text(&answer, "breaker.state")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `fusebox recover`
+pub(crate) async fn recover(client: &Client, backend: Option<&str>) -> Done {
+    let body = backend.map(|name| json!({ "backend": name }));
+    let answer = client.post("/admin/resilience/force-recovery", body.as_ref()).await?;
+    match list(&answer, "half_open").as_slice() {
+        [] => say("nothing was open\n")?,
+        names => say(&format!("half-open: {}\n", names.join(", ")))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `fusebox offline` and `fusebox online`
+pub(crate) async fn offline(client: &Client, backend: &str, offline: bool) -> Done {
+    let word = if offline { "offline" } else { "online" };
+    client.post(&format!("/admin/backends/{}/{word}", segment(backend)?), None).await?;
+    say(&format!("{backend} is {word}\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `fusebox backend accept-retarget`
+pub(crate) async fn accept_retarget(client: &Client, backend: &str) -> Done {
+    let path = format!("/admin/backends/{}/accept-retarget", segment(backend)?);
+    let answer = client.post(&path, None).await?;
+    say(&format!("calls that wait go to {}\n", text(&answer, "target")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `fusebox config`
+pub(crate) async fn config(client: &Client, order: ConfigOrder) -> Done {
+    match order {
+        ConfigOrder::Show { output } => {
+            let shown = client.get("/admin/config").await?;
+            if output.json {
+                say_json(&shown)?;
+            } else {
+                let table = toml::Value::try_from(shown).map_err(anyhow::Error::from)?;
+                say(&toml::to_string(&table).map_err(anyhow::Error::from)?)?;
+            }
+        }
+        ConfigOrder::Reload => {
+            let answer = client.post("/admin/config/reload", None).await?;
+            match list(&answer, "changed").as_slice() {
+                [] => say("nothing changed\n")?,
+                changed => say(&format!("changed: {}\n", changed.join(", ")))?,
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

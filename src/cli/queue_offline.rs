@@ -1,0 +1,326 @@
+//! `fusebox queue export|check|repair`: reads stores itself, with the daemon stopped or not.
+//!
+//! Nothing of a store is changed: what is looked at is its raw log and a copy in the temporary folder
+//! (`TMPDIR`). A store lies at `<state_dir>/backends/<name>`, or where `queue.dir` says.
+
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fusebox_state::store::check::{self, CheckReport, CheckVerdict, ExportedCall};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{
+    Done, Failure,
+    args::{QueueArgs, QueueCommand},
+    client::segment,
+    complain, on_terminal, say, say_json,
+    table::table,
+};
+use crate::{
+    config::{Config, size},
+    kinds,
+};
+
+/// Damage was found.
+const DAMAGE: u8 = 5;
+
+/// A store and the backend that it is of.
+#[derive(Debug, PartialEq, Eq)]
+struct Store {
+    name: String,
+    dir: PathBuf,
+}
+
+/// Runs one of them. Where the configuration is valid it says which stores lie elsewhere.
+pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -> Done {
+    let tmp = std::env::temp_dir();
+    if let QueueCommand::Repair { dir } = &queue.command {
+        return repair(dir);
+    }
+    let stores = stores(state_dir, config, queue.backend.as_deref())?;
+    match queue.command {
+        QueueCommand::Check { output } => check_all(&stores, &tmp, output.json),
+        _ => export_all(&stores, &tmp),
+    }
+}
+
+/// The stores that are there, by name; one alone where it is named.
+fn stores(
+    state_dir: &Path,
+    config: Option<&Config>,
+    backend: Option<&str>,
+) -> Result<Vec<Store>, Failure> {
+    let base = state_dir.join("backends");
+    let mut found: Vec<Store> = config
+        .into_iter()
+        .flat_map(|config| &config.backends)
+        .filter_map(|backend| {
+            let settings = &backend.settings;
+            Some(Store { name: settings.name.clone(), dir: settings.queue_dir.clone()? })
+        })
+        .collect();
+    if let Some(name) = backend {
+        let dir = base.join(segment(name)?);
+        found.retain(|store| store.name == name);
+        return Ok(if found.is_empty() {
+            vec![Store { name: name.to_owned(), dir }]
+        } else {
+            found
+        });
+    }
+    match std::fs::read_dir(&base) {
+        Ok(entries) => found.extend(entries.filter_map(|entry| {
+            let dir = entry.ok()?.path();
+            let name = dir.file_name()?.to_str()?.to_owned();
+            dir.is_dir().then_some(Store { name, dir })
+        })),
+        Err(error) if !found.is_empty() => drop(error),
+        Err(error) => {
+            return Err(Failure::failed(format!("cannot read {}: {error}", base.display())));
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.dedup_by(|later, earlier| later.name == earlier.name);
+    Ok(found)
+}
+
+fn check_all(stores: &[Store], tmp: &Path, as_json: bool) -> Done {
+    let reports: Vec<(&Store, CheckReport)> = stores
+        .iter()
+        .map(|store| {
+            let bar = bar(&store.name);
+            let report = check::check(&store.dir, tmp, &mut |done, all| {
+                bar.set_length(all);
+                bar.set_position(done);
+            });
+            bar.finish_and_clear();
+            (store, report)
+        })
+        .collect();
+    if as_json {
+        let all: serde_json::Map<String, Value> = reports
+            .iter()
+            .map(|(store, report)| Ok((store.name.clone(), serde_json::to_value(report)?)))
+            .collect::<Result<_, serde_json::Error>>()
+            .map_err(anyhow::Error::from)?;
+        say_json(&json!({ "backends": all }))?;
+    } else {
+        say(&report_text(&reports, on_terminal()))?;
+    }
+    let damaged = reports.iter().any(|(_, report)| {
+        matches!(report.verdict, CheckVerdict::Damaged | CheckVerdict::NewerFormat)
+    });
+    Ok(ExitCode::from(if damaged { DAMAGE } else { 0 }))
+}
+
+fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
+    let word = |value: Result<Value, serde_json::Error>| {
+        value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    let rows: Vec<Vec<String>> = reports
+        .iter()
+        .map(|(store, report)| {
+            let count = |of: fn(&fusebox_state::store::Counts) -> u64| {
+                report.counts.as_ref().map_or_else(|| "?".into(), |counts| of(counts).to_string())
+            };
+            vec![
+                store.name.clone(),
+                word(serde_json::to_value(report.verdict)),
+                count(|counts| counts.pending),
+                count(|counts| counts.sending),
+                count(|counts| counts.dead),
+                size(report.log_bytes),
+                if report.live { "yes".into() } else { "no".into() },
+            ]
+        })
+        .collect();
+    let heads = ["BACKEND", "VERDICT", "WAITING", "SENDING", "DEAD", "SIZE", "OPEN"];
+    let mut out = table(&heads, &rows, terminal);
+    for (Store { name, dir }, report) in reports {
+        for finding in &report.findings {
+            let told = serde_json::to_value(finding).unwrap_or_default();
+            out.extend([format!("{name}: {told}\n")]);
+        }
+        if let Some(why) = &report.not_opened {
+            out.extend([format!("{name}: no copy was opened: {why}\n")]);
+        }
+        for folder in &report.set_aside {
+            let path = dir.join(folder);
+            out.extend([format!(
+                "{name}: set aside; see: fusebox queue repair {}\n",
+                path.display()
+            )]);
+        }
+    }
+    out
+}
+
+fn export_all(stores: &[Store], tmp: &Path) -> Done {
+    let mut bad = 0;
+    for store in stores {
+        let mut failed = None;
+        let summary = check::export(&store.dir, tmp, &mut |call| {
+            failed = failed.take().or_else(|| say_json(&line(&store.name, &call)).err());
+        });
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        let summary =
+            summary.map_err(|error| Failure::failed(format!("{}: {error}", store.name)))?;
+        complain(&format!("{}: {} calls exported", store.name, summary.calls));
+        if summary.bad > 0 {
+            complain(&format!("{}: {} damaged records were left out", store.name, summary.bad));
+        }
+        bad += summary.bad;
+    }
+    Ok(ExitCode::from(if bad > 0 { DAMAGE } else { 0 }))
+}
+
+/// `fusebox queue repair`: what can be read of a store that was set aside, as JSON lines.
+fn repair(dir: &Path) -> Done {
+    let mut failed = None;
+    let summary = check::repair(dir, &mut |call| {
+        failed = failed.take().or_else(|| say_json(&line("", &call)).err());
+    });
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    let summary = summary.map_err(|error| Failure::failed(error.to_string()))?;
+    complain(&format!(
+        "{} whole calls, {} incomplete; those that were delivered long ago are among them",
+        summary.calls, summary.incomplete
+    ));
+    Ok(ExitCode::from(if summary.incomplete > 0 { DAMAGE } else { 0 }))
+}
+
+/// A call as a line of an export: with its body in wire form, and as JSON where its kind is known.
+fn line(backend: &str, exported: &ExportedCall) -> Value {
+    let ExportedCall { call, body, state } = exported;
+    // A target begins with its kind: `redis 127.0.0.1:6379/0`.
+    let kind = call.target.split(' ').next().and_then(kinds::find);
+    json!({
+        "backend": backend,
+        "op_id": call.op_id,
+        "sequence": call.seq,
+        "state": state,
+        "lane": call.label,
+        "target": call.target,
+        "uid": call.uid,
+        "accepted_at": call.accepted_at,
+        "expires_at": call.expires_at,
+        "traceparent": call.traceparent,
+        "dead": call.dead.as_ref().map(|dead| json!({ "why": dead.detail, "at": dead.at })),
+        "call": kind.map(|kind| kind.body_to_json(body)),
+        "body": { "base64": STANDARD.encode(body) },
+    })
+}
+
+/// A bar of progress, where people look on.
+fn bar(name: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0).with_message(name.to_owned());
+    match ProgressStyle::with_template("{msg}  {wide_bar}  {bytes}/{total_bytes}  {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(name: &str, dir: PathBuf) -> Store {
+        Store { name: name.into(), dir }
+    }
+
+    #[test]
+    fn stores_are_the_folders_below_backends() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("backends");
+        assert!(stores(dir.path(), None, None).is_err());
+        for name in ["b", "a"] {
+            std::fs::create_dir_all(base.join(name)).unwrap();
+        }
+        std::fs::write(base.join("file"), "").unwrap();
+        let (a, b) = (store("a", base.join("a")), store("b", base.join("b")));
+        assert_eq!(stores(dir.path(), None, None).unwrap(), [a, b]);
+        assert_eq!(stores(dir.path(), None, Some("x")).unwrap(), [store("x", base.join("x"))]);
+    }
+
+    #[test]
+    fn an_empty_folder_is_empty_and_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tmp, empty) = (tempfile::tempdir().unwrap(), store("redis", dir.path().to_owned()));
+        let report = check::check(&empty.dir, tmp.path(), &mut |_, _| {});
+        assert_eq!(
+            report_text(&[(&empty, report)], false),
+            "BACKEND  VERDICT  WAITING  SENDING  DEAD  SIZE  OPEN\n\
+             redis    empty    ?        ?        ?     0 B   no\n"
+        );
+    }
+
+    /// A store at `dir` with one call in it.
+    fn store_with_a_call(dir: &Path) {
+        use fusebox_state::{
+            LaneId, Lanes, OpId, UnixMillis,
+            store::{Faults, NewCall, Store, StoreSettings, TokenKind},
+        };
+        let settings = StoreSettings {
+            dir: dir.to_owned(),
+            target: "redis h:1/0".into(),
+            disk_floor: 0,
+            unix_now: std::sync::Arc::new(|| UnixMillis::new(1_790_000_000_000)),
+            on_event: std::sync::Arc::new(|_| {}),
+            faults: Faults::default(),
+        };
+        let store = Store::open(settings).unwrap().store;
+        let call = NewCall {
+            seq: 1,
+            op_id: OpId::from_u128(7),
+            digest: 1,
+            uid: 1_000,
+            namespace: String::new(),
+            lanes: Lanes::One(LaneId(1)),
+            label: "k".into(),
+            token: TokenKind::Absolute,
+            accepted_at: UnixMillis::new(1_790_000_000_000),
+            expires_at: None,
+            traceparent: None,
+            body: b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n".as_slice().into(),
+        };
+        let (done, wait) = std::sync::mpsc::channel();
+        store.append(call, Box::new(move |result| done.send(result.is_ok()).unwrap()));
+        assert!(wait.recv().unwrap());
+        store.close();
+    }
+
+    #[test]
+    fn a_call_is_exported_with_its_command_and_its_bytes() {
+        let (dir, tmp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let redis = store("redis", dir.path().join("backends/redis"));
+        store_with_a_call(&redis.dir);
+        let mut lines = Vec::new();
+        check::export(&redis.dir, tmp.path(), &mut |call| lines.push(line("redis", &call)))
+            .unwrap();
+        let [exported] = lines.as_slice() else { panic!("one call, got {lines:?}") };
+        assert_eq!(exported["call"], json!(["SET", "k", "v"]));
+        assert_eq!(exported["body"]["base64"], "KjMNCiQzDQpTRVQNCiQxDQprDQokMQ0Kdg0K");
+        assert_eq!(
+            (exported["state"].as_str(), exported["lane"].as_str()),
+            (Some("pending"), Some("k"))
+        );
+        let report = check::check(&redis.dir, tmp.path(), &mut |_, _| {});
+        let text = report_text(&[(&redis, report)], false);
+        assert!(
+            text.lines().nth(1).unwrap().starts_with("redis    whole    1        0        0"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! Tables and times for people.
+
+use std::time::Duration;
+
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+/// Rows under heads: framed and coloured on a terminal, else columns two spaces apart.
+pub(crate) fn table(heads: &[&str], rows: &[Vec<String>], terminal: bool) -> String {
+    if terminal { framed(heads, rows) } else { plain(heads, rows) }
+}
+
+fn framed(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(heads.iter().map(|head| Cell::new(head).add_attribute(Attribute::Bold)));
+    for row in rows {
+        table.add_row(row.iter().map(|text| match colour(text) {
+            Some(colour) => Cell::new(text).fg(colour),
+            None => Cell::new(text),
+        }));
+    }
+    format!("{table}\n")
+}
+
+/// The colour of a state's word.
+fn colour(text: &str) -> Option<Color> {
+    match text.split_whitespace().next()? {
+        "CLOSED" | "HEALTHY" => Some(Color::Green),
+        "HALF_OPEN" | "DEGRADED" => Some(Color::Yellow),
+        "OPEN" | "OFFLINE" | "CRITICAL" | "EMERGENCY" => Some(Color::Red),
+        _ => None,
+    }
+}
+
+fn plain(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+    let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
+    for row in rows {
+        for (width, text) in widths.iter_mut().zip(row) {
+            *width = (*width).max(text.chars().count());
+        }
+    }
+    let mut out = String::new();
+    for row in std::iter::once(&heads).chain(rows) {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// The text at a path of keys, such as `breaker.state`; empty where there is none.
+pub(crate) fn text(value: &Value, path: &str) -> String {
+    let found = path.split('.').try_fold(value, |value, key| value.get(key));
+    match found {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The number at a path of keys; 0 where there is none.
+pub(crate) fn number(value: &Value, path: &str) -> f64 {
+    let found = path.split('.').try_fold(value, |value, key| value.get(key));
+    found.and_then(Value::as_f64).unwrap_or(0.0)
+}
+
+/// The strings of the list at `key`.
+pub(crate) fn list<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
+    let items = value.get(key).and_then(Value::as_array);
+    items.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// A duration of milliseconds in its two greatest units: `3m 2s`.
+pub(crate) fn ago(millis: u64) -> String {
+    let whole = if millis < 1_000 { millis } else { millis / 1_000 * 1_000 };
+    let text = humantime::format_duration(Duration::from_millis(whole)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_table_in_a_pipe_is_plain_columns() {
+        let rows = vec![
+            vec!["redis".into(), "CLOSED".into(), "12".into()],
+            vec!["sessions".into(), "OPEN".into(), String::new()],
+        ];
+        assert_eq!(
+            table(&["BACKEND", "STATE", "CALLS"], &rows, false),
+            "BACKEND   STATE   CALLS\nredis     CLOSED  12\nsessions  OPEN\n"
+        );
+        assert!(table(&["BACKEND"], &rows, true).contains('│'));
+    }
+
+    #[test]
+    fn values_are_found_and_times_are_written() {
+        let value = json!({ "a": { "b": 1.5, "c": "x" } });
+        assert_eq!((text(&value, "a.c"), number(&value, "a.b")), ("x".into(), 1.5));
+        assert_eq!(text(&value, "a.z"), "");
+        assert_eq!(
+            (ago(182_900), ago(20), ago(90_061_000)),
+            ("3m 2s".into(), "20ms".into(), "1day 1h".into())
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! The configuration, checked: to hold a [`Config`] is to know that it can be run.
+//!
+//! ```text
+//! sources (file, environment, flags) -> one table -> raw (types) -> Config (bounds, references)
+//! ```
+//!
+//! Everything wrong is reported at once, naming key, bound and value.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use fusebox_actors::SystemSettings;
+use toml::{Table, Value};
+
+mod backend;
+mod checker;
+mod depends;
+mod keys;
+pub(crate) mod places;
+mod raw;
+mod secret;
+mod show;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+pub(crate) use backend::Url;
+pub(crate) use backend::{BackendConfig, Endpoint};
+use checker::Checker;
+pub(crate) use checker::size;
+use raw::RawConfig;
+pub(crate) use secret::Secret;
+use sources::Merged;
+pub(crate) use sources::{Environment, Flags};
+
+/// A checked configuration.
+#[derive(Clone)]
+pub(crate) struct Config {
+    /// The file that was read, where one was.
+    pub(crate) file: Option<PathBuf>,
+    /// Where stores, caches and the lock are.
+    pub(crate) state_dir: PathBuf,
+    /// Where the daemon listens.
+    pub(crate) socket: PathBuf,
+    /// Whether a setting says so: then clients look nowhere else.
+    pub(crate) socket_asked: bool,
+    /// Whose members may call.
+    pub(crate) client_group: GroupName,
+    /// Whose members may give orders.
+    pub(crate) admin_group: GroupName,
+    /// The TCP listener, where one is wanted.
+    pub(crate) http: Option<HttpSettings>,
+    /// Time between two pings of an idle backend.
+    pub(crate) ping_interval: Duration,
+    /// Whether breakers leave OPEN by themselves.
+    pub(crate) auto_recovery: bool,
+    /// The enabled backends, by name.
+    pub(crate) backends: Vec<BackendConfig>,
+    /// What should be looked at.
+    pub(crate) warnings: Vec<String>,
+    /// What is worth knowing.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A group of the system by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupName {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it is another than the default: one that the host does not know is then worth a
+    /// warning.
+    pub(crate) asked: bool,
+}
+
+/// The TCP listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HttpSettings {
+    /// Its address.
+    pub(crate) listen: SocketAddr,
+    /// The token that opens more than health, metrics and the status page there.
+    pub(crate) token: Option<Secret>,
+    /// Where the token is kept.
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigErrors {
+    /// One sentence each.
+    pub(crate) problems: Vec<String>,
+    /// What should be looked at besides.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.as_slice() {
+            [one] => f.write_str(one),
+            many => {
+                write!(f, "{} problems in the configuration", many.len())?;
+                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads all sources and checks what they amount to.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub(crate) fn load(flags: &Flags, env: &Environment) -> Result<Self, ConfigErrors> {
+        let mut merged = Merged::read(flags, env);
+        let mut problems = std::mem::take(&mut merged.problems);
+        let raw = deserialize(merged.table, &merged.origins, &mut problems);
+        let mut checker = Checker {
+            origins: merged.origins,
+            problems,
+            warnings: merged.warnings,
+            notes: merged.notes,
+        };
+        let config = check(raw, merged.file, env, &mut checker);
+        let Checker { problems, warnings, notes, .. } = checker;
+        if problems.is_empty() {
+            Ok(Self { warnings, notes, ..config })
+        } else {
+            Err(ConfigErrors { problems, warnings })
+        }
+    }
+
+    /// What the core needs to know of the whole.
+    pub(crate) fn system(&self, instance: String) -> SystemSettings {
+        SystemSettings {
+            state_dir: self.state_dir.clone(),
+            ping_interval: self.ping_interval,
+            instance,
+        }
+    }
+}
+
+/// The table's settings by type. What has the wrong type is reported, taken out, and the rest tried
+/// again, so that every such mistake is found.
+fn deserialize(
+    mut table: Table,
+    origins: &BTreeMap<String, String>,
+    problems: &mut Vec<String>,
+) -> RawConfig {
+    loop {
+        let error = match serde_path_to_error::deserialize(Value::Table(table.clone())) {
+            Ok(raw) => return raw,
+            Err(error) => error,
+        };
+        let path = error.path().to_string();
+        let inner: toml::de::Error = error.into_inner();
+        let origin = origins.get(&path).map(|from| format!(" (set by {from})"));
+        problems.push(format!("{path}: {}{}", inner.message(), origin.unwrap_or_default()));
+        if !remove(&mut table, &path) {
+            return RawConfig::default();
+        }
+    }
+}
+
+/// Takes the value at `path` out; `false` where there is none.
+fn remove(table: &mut Table, path: &str) -> bool {
+    // An element of a list, `depends_on[1]`, goes with its list.
+    let path = path.split('[').next().unwrap_or_default();
+    match path.split_once('.') {
+        None => table.remove(path).is_some(),
+        Some((first, rest)) => {
+            table.get_mut(first).and_then(Value::as_table_mut).is_some_and(|t| remove(t, rest))
+        }
+    }
+}
+
+fn check(
+    raw: RawConfig,
+    file: Option<PathBuf>,
+    env: &Environment,
+    checker: &mut Checker,
+) -> Config {
+    let state_dir = raw.state_dir.or_else(|| places::state_dir(env));
+    if state_dir.is_none() {
+        checker.problem(
+            "state_dir",
+            "must be set: none of --state-dir, STATE_DIRECTORY, XDG_STATE_HOME and HOME is",
+        );
+    }
+    let state_dir = state_dir.unwrap_or_default();
+    let socket_asked = raw.socket.is_some();
+    let socket = raw.socket.unwrap_or_else(|| places::socket_to_listen(env, &state_dir));
+    checker.problems.extend(places::refuse_long(&socket));
+    let interval = raw.health.interval.unwrap_or(Duration::from_secs(30));
+    let ping_interval = checker.between(
+        "health.interval",
+        interval,
+        Duration::from_millis(100),
+        Duration::from_secs(86_400),
+    );
+    let auto_recovery = raw.health.auto_recovery.unwrap_or(true);
+    let mut backends = Vec::new();
+    let (mut enabled, mut left_out) = (Vec::new(), Vec::new());
+    for (name, raw) in raw.backends {
+        if raw.enabled == Some(false) {
+            left_out.push(name);
+        } else {
+            enabled.push(name.clone());
+            backends.extend(backend::check(&name, raw, auto_recovery, env, checker));
+        }
+    }
+    if enabled.is_empty() {
+        checker.problem("backends", "must have one that is enabled, got none");
+    }
+    check_dependencies(&backends, &enabled, &left_out, checker);
+    let group = |name: Option<String>, default: &str| GroupName {
+        asked: name.as_deref().is_some_and(|name| name != default),
+        name: name.unwrap_or_else(|| default.to_owned()),
+    };
+    Config {
+        file,
+        state_dir,
+        socket,
+        socket_asked,
+        client_group: group(raw.client_group, "fusebox"),
+        admin_group: group(raw.admin_group, "root"),
+        http: check_http(raw.http, checker),
+        ping_interval,
+        auto_recovery,
+        backends,
+        warnings: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn check_dependencies(
+    backends: &[BackendConfig],
+    enabled: &[String],
+    left_out: &[String],
+    checker: &mut Checker,
+) {
+    let edges: BTreeMap<&str, &[String]> = backends
+        .iter()
+        .map(|backend| (backend.settings.name.as_str(), backend.settings.depends_on.as_slice()))
+        .collect();
+    for (name, needed) in &edges {
+        for other in *needed {
+            let key = format!("backends.{name}.depends_on");
+            if left_out.contains(other) {
+                checker.problem(&key, format_args!("names {other:?}, which is not enabled"));
+            } else if !enabled.contains(other) {
+                checker.problem(
+                    &key,
+                    format_args!(
+                        "names {other:?}, which is no backend; there are: {}",
+                        enabled.join(", ")
+                    ),
+                );
+            }
+        }
+    }
+    if let Some(cycle) = depends::cycle(&edges) {
+        checker
+            .problem("depends_on", format_args!("must not lead back to where it began: {cycle}"));
+    }
+}
+
+fn check_http(raw: raw::RawHttp, checker: &mut Checker) -> Option<HttpSettings> {
+    let listen = raw.listen?;
+    let token = raw.token_file.as_deref().and_then(|path| {
+        Secret::read(path, &mut checker.warnings)
+            .map_err(|error| {
+                checker.problem("http.token_file", format_args!("is not usable: {error}"));
+            })
+            .ok()
+    });
+    let Ok(listen) = listen.parse() else {
+        let what = format!("must be an address such as 127.0.0.1:9180, got {listen:?}");
+        checker.problem("http.listen", what);
+        return None;
+    };
+    Some(HttpSettings { listen, token, token_file: raw.token_file })
+}

@@ -1,0 +1,273 @@
+//! One backend's section, checked.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytesize::ByteSize;
+use fusebox_actors::{BackendSettings, DeadLetterPolicy, WriteFallback};
+use fusebox_state::{
+    backoff::RetrySettings, breaker::BreakerSettings, cache::CacheSettings, queue::QueueLimits,
+};
+
+use super::{
+    checker::Checker,
+    raw::{RawBackend, RawBreaker, RawCache, RawQueue, RawRetry},
+    secret::{Secret, mask_url},
+    sources::Environment,
+};
+use crate::kinds::{self, Defaults, Kind};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// A backend's settings, of the core and of its kind.
+#[derive(Clone)]
+pub(crate) struct BackendConfig {
+    /// What the core obeys.
+    pub(crate) settings: BackendSettings,
+    /// Its kind.
+    pub(crate) kind: &'static dyn Kind,
+    /// Where the service is and how to sign in.
+    pub(crate) endpoint: Arc<Endpoint>,
+}
+
+/// Where a service is, and how to sign in to it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Its address, perhaps with credentials: shown through [`mask_url`] only.
+    pub(crate) url: Url,
+    /// The database, where not the address's.
+    pub(crate) database: Option<u32>,
+    /// The user, where not the address's.
+    pub(crate) username: Option<String>,
+    /// The password, where not the address's.
+    pub(crate) password: Option<Secret>,
+    /// Where the password came from, for `check`.
+    pub(crate) password_from: Option<PathBuf>,
+    /// Authorities to trust, in PEM, in place of the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// What a cache miss answers in an outage: an error, or else a nil.
+    pub(crate) miss_is_error: bool,
+}
+
+/// An address that may hold a password.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Url(pub(crate) String);
+
+impl std::fmt::Debug for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&mask_url(&self.0))
+    }
+}
+
+/// Checks the section `[backends.name]`. `None` where its kind is not known: then nothing of it can
+/// be judged.
+pub(crate) fn check(
+    name: &str,
+    raw: RawBackend,
+    auto_recovery: bool,
+    env: &Environment,
+    checker: &mut Checker,
+) -> Option<BackendConfig> {
+    let base = format!("backends.{name}");
+    if !valid_name(name) {
+        checker.problem(&base, "is no name for a backend: up to 64 of a-z, 0-9, _ and -");
+    }
+    let kind_name = raw.kind.as_deref().unwrap_or(name);
+    let Some(kind) = kinds::find(kind_name) else {
+        checker.problem(
+            &format!("{base}.kind"),
+            format_args!("{kind_name:?} is not in this release, which knows: {}", kinds::names()),
+        );
+        return None;
+    };
+    let defaults = kind.defaults();
+    let timeout = raw.timeout.unwrap_or(defaults.timeout);
+    let timeout = checker.between(&format!("{base}.timeout"), timeout, MILLI, DAY);
+    let in_flight_max = raw.bulkhead.in_flight_max.unwrap_or(256);
+    let in_flight_max =
+        checker.between(&format!("{base}.bulkhead.in_flight_max"), in_flight_max, 1, 65_536);
+    let breaker = breaker(&base, &raw.breaker, defaults, timeout, auto_recovery, checker);
+    let retry = retry(&base, &raw.retry, checker);
+    let cache = cache(&base, &raw.cache, defaults, checker);
+    let queue = queue(&base, &raw.queue, checker);
+    let disk_floor = raw.queue.disk_floor.map_or(64 << 20, |size| size.as_u64());
+    let write_fallback = checker.one_of(
+        &format!("{base}.queue.write_fallback"),
+        raw.queue.write_fallback.as_deref(),
+        defaults.write_fallback,
+        &[("queue", WriteFallback::Queue), ("refuse", WriteFallback::Refuse)],
+    );
+    let dead_letter_policy = checker.one_of(
+        &format!("{base}.queue.dead_letter_policy"),
+        raw.queue.dead_letter_policy.as_deref(),
+        DeadLetterPolicy::Continue,
+        &[("continue", DeadLetterPolicy::Continue), ("block", DeadLetterPolicy::Block)],
+    );
+    let endpoint = endpoint(name, &base, &raw, kind, env, checker);
+    let settings = BackendSettings {
+        name: name.to_owned(),
+        kind: kind.name(),
+        critical: raw.critical.unwrap_or(defaults.critical),
+        depends_on: raw.depends_on,
+        timeout,
+        breaker: breaker?,
+        retry,
+        in_flight_max,
+        cache,
+        cache_dir: raw.cache.dir,
+        queue,
+        disk_floor,
+        queue_dir: raw.queue.dir,
+        write_fallback,
+        dead_letter_policy,
+    };
+    Some(BackendConfig { settings, kind, endpoint: Arc::new(endpoint) })
+}
+
+/// Whether `name` can be a folder, a label and a part of a route.
+fn valid_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+}
+
+fn breaker(
+    base: &str,
+    raw: &RawBreaker,
+    defaults: &Defaults,
+    attempt_timeout: Duration,
+    auto_recovery: bool,
+    checker: &mut Checker,
+) -> Option<BreakerSettings> {
+    let key = |leaf: &str| format!("{base}.breaker.{leaf}");
+    let recovery_timeout = checker.between(
+        &key("recovery_timeout"),
+        raw.recovery_timeout.unwrap_or(defaults.recovery_timeout),
+        MILLI,
+        DAY,
+    );
+    let recovery_timeout_max = raw.recovery_timeout_max.unwrap_or(recovery_timeout * 10);
+    let most = "recovery_timeout_max";
+    checker.not_below(&key(most), recovery_timeout_max, "recovery_timeout", recovery_timeout);
+    let failure_rate = checker.ratio(&key("failure_rate"), raw.failure_rate.unwrap_or(0.5));
+    let jitter = checker.ratio(&key("jitter"), raw.jitter.unwrap_or(0.5));
+    Some(BreakerSettings {
+        failure_threshold: checker.between(
+            &key("failure_threshold"),
+            raw.failure_threshold.unwrap_or(defaults.failure_threshold),
+            1,
+            1_000_000,
+        ),
+        failure_rate: failure_rate?,
+        recovery_timeout,
+        recovery_timeout_max,
+        success_threshold: checker.between(
+            &key("success_threshold"),
+            raw.success_threshold.unwrap_or(defaults.success_threshold),
+            1,
+            1_000,
+        ),
+        window: checker.between(
+            &key("window"),
+            raw.window.unwrap_or(Duration::from_secs(60)),
+            Duration::from_millis(60),
+            DAY,
+        ),
+        auto_recovery,
+        attempt_timeout,
+        jitter: jitter?,
+    })
+}
+
+fn retry(base: &str, raw: &RawRetry, checker: &mut Checker) -> RetrySettings {
+    let default = RetrySettings::default();
+    let key = |leaf: &str| format!("{base}.retry.{leaf}");
+    let attempts = raw.attempts.unwrap_or(default.attempts);
+    let first = checker.between(&key("base"), raw.base.unwrap_or(default.base), MILLI, DAY);
+    let cap = raw.cap.unwrap_or(default.cap.max(first));
+    RetrySettings {
+        attempts: checker.between(&key("attempts"), attempts, 1, 100),
+        base: first,
+        cap: checker.not_below(&key("cap"), cap, "base", first),
+    }
+}
+
+fn cache(base: &str, raw: &RawCache, defaults: &Defaults, checker: &mut Checker) -> CacheSettings {
+    let key = |leaf: &str| format!("{base}.cache.{leaf}");
+    let ttl = raw.ttl.unwrap_or(defaults.cache_ttl);
+    let max_stale = raw.max_stale.unwrap_or(defaults.cache_max_stale.max(ttl));
+    let bytes = raw.bytes.unwrap_or(ByteSize::mib(64));
+    CacheSettings {
+        items: checker.between(&key("items"), raw.items.unwrap_or(1_000), 1, 10_000_000),
+        bytes: checker.between(&key("bytes"), bytes, ByteSize::kib(64), ByteSize::tib(1)).as_u64(),
+        ttl,
+        max_stale: checker.not_below(&key("max_stale"), max_stale, "ttl", ttl),
+    }
+}
+
+fn queue(base: &str, raw: &RawQueue, checker: &mut Checker) -> QueueLimits {
+    let key = |leaf: &str| format!("{base}.queue.{leaf}");
+    let (mib, tib) = (ByteSize::mib(1), ByteSize::tib(1));
+    let bytes = raw.bytes.unwrap_or(ByteSize::gib(1));
+    let dead_bytes = raw.dead_bytes.unwrap_or(ByteSize::mib(256));
+    QueueLimits {
+        items: checker.between(&key("items"), raw.items.unwrap_or(50_000), 1, 10_000_000),
+        bytes: checker.between(&key("bytes"), bytes, mib, tib).as_u64(),
+        dead_items: checker.between(
+            &key("dead_items"),
+            raw.dead_items.unwrap_or(5_000),
+            1,
+            1_000_000,
+        ),
+        dead_bytes: checker.between(&key("dead_bytes"), dead_bytes, mib, tib).as_u64(),
+    }
+}
+
+fn endpoint(
+    name: &str,
+    base: &str,
+    raw: &RawBackend,
+    kind: &dyn Kind,
+    env: &Environment,
+    checker: &mut Checker,
+) -> Endpoint {
+    let credential =
+        env.path("CREDENTIALS_DIRECTORY").map(|dir| dir.join(format!("{name}_password")));
+    let credential = credential.filter(|path| path.try_exists().unwrap_or(false));
+    let named = raw.password_file.clone();
+    let (key, file) = match (named, credential) {
+        (Some(path), _) => ("password_file", Some(path)),
+        (None, credential) => ("password", credential),
+    };
+    let password = file.as_deref().and_then(|path| {
+        Secret::read(path, &mut checker.warnings)
+            .map_err(|error| {
+                checker.problem(&format!("{base}.{key}"), format_args!("is not usable: {error}"));
+            })
+            .ok()
+    });
+    let miss_is_error = checker.one_of(
+        &format!("{base}.on_miss"),
+        raw.on_miss.as_deref(),
+        false,
+        &[("nil", false), ("error", true)],
+    );
+    let endpoint = Endpoint {
+        url: Url(raw.url.clone().unwrap_or_else(|| kind.defaults().url.to_owned())),
+        database: raw.database,
+        username: raw.username.clone(),
+        password,
+        password_from: file,
+        ca_file: raw.tls.ca_file.clone(),
+        miss_is_error,
+    };
+    if let Some(path) = &endpoint.ca_file
+        && let Err(error) = std::fs::File::open(path)
+    {
+        let what = format!("cannot be read: {}: {error}", path.display());
+        checker.problem(&format!("{base}.tls.ca_file"), what);
+    }
+    if let Err(why) = kind.check(&endpoint) {
+        checker.problem(&format!("{base}.url"), why);
+    }
+    endpoint
+}

@@ -1,0 +1,212 @@
+//! Every setting's path, and how its text is read where it comes from the environment.
+//!
+//! `*` stands for a backend's name. The table serves three ends: an unknown key is reported with the
+//! nearest right one, an environment variable knows the type of what it sets, and the deserializer is
+//! tested against it.
+
+use toml::{Table, Value};
+
+/// How the text of an environment variable becomes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Taken as it is: text, durations and sizes.
+    Text,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// `true` or `false`.
+    Flag,
+    /// Names separated by commas.
+    List,
+}
+
+use Shape::{Flag, Integer, List, Number, Text};
+
+/// All settings.
+pub(crate) const KEYS: &[(&str, Shape)] = &[
+    ("state_dir", Text),
+    ("socket", Text),
+    ("client_group", Text),
+    ("admin_group", Text),
+    ("http.listen", Text),
+    ("http.token_file", Text),
+    ("health.interval", Text),
+    ("health.auto_recovery", Flag),
+    ("backends.*.kind", Text),
+    ("backends.*.enabled", Flag),
+    ("backends.*.url", Text),
+    ("backends.*.database", Integer),
+    ("backends.*.username", Text),
+    ("backends.*.password_file", Text),
+    ("backends.*.critical", Flag),
+    ("backends.*.depends_on", List),
+    ("backends.*.timeout", Text),
+    ("backends.*.on_miss", Text),
+    ("backends.*.tls.ca_file", Text),
+    ("backends.*.breaker.failure_threshold", Integer),
+    ("backends.*.breaker.failure_rate", Number),
+    ("backends.*.breaker.recovery_timeout", Text),
+    ("backends.*.breaker.recovery_timeout_max", Text),
+    ("backends.*.breaker.success_threshold", Integer),
+    ("backends.*.breaker.window", Text),
+    ("backends.*.breaker.jitter", Number),
+    ("backends.*.retry.attempts", Integer),
+    ("backends.*.retry.base", Text),
+    ("backends.*.retry.cap", Text),
+    ("backends.*.bulkhead.in_flight_max", Integer),
+    ("backends.*.cache.items", Integer),
+    ("backends.*.cache.bytes", Text),
+    ("backends.*.cache.ttl", Text),
+    ("backends.*.cache.max_stale", Text),
+    ("backends.*.cache.dir", Text),
+    ("backends.*.queue.items", Integer),
+    ("backends.*.queue.bytes", Text),
+    ("backends.*.queue.dead_items", Integer),
+    ("backends.*.queue.dead_bytes", Text),
+    ("backends.*.queue.dir", Text),
+    ("backends.*.queue.disk_floor", Text),
+    ("backends.*.queue.write_fallback", Text),
+    ("backends.*.queue.dead_letter_policy", Text),
+];
+
+/// The pattern of a path: what follows `backends` becomes `*`.
+fn pattern(path: &str) -> String {
+    let mut parts: Vec<&str> = path.split('.').collect();
+    if let [first, name, ..] = parts.as_mut_slice()
+        && *first == "backends"
+    {
+        *name = "*";
+    }
+    parts.join(".")
+}
+
+/// The shape of the setting at `path`, where there is such a setting.
+pub(crate) fn shape(path: &str) -> Option<Shape> {
+    let wanted = pattern(path);
+    KEYS.iter().find(|(key, _)| *key == wanted).map(|(_, shape)| *shape)
+}
+
+/// Whether settings lie below `path`.
+fn is_section(path: &str) -> bool {
+    let wanted = pattern(path);
+    wanted == "backends"
+        || wanted == "backends.*"
+        || KEYS.iter().any(|(key, _)| {
+            key.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.starts_with('.'))
+        })
+}
+
+/// The setting whose path is nearest to the unknown `path`, with the backend's name put back.
+pub(crate) fn nearest(path: &str) -> Option<String> {
+    let wanted = pattern(path);
+    let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let (key, score) = KEYS
+        .iter()
+        .map(|(key, _)| {
+            let whole = strsim::jaro_winkler(&wanted, key);
+            let last = strsim::jaro_winkler(&leaf(&wanted), &leaf(key));
+            (*key, last.mul_add(2.0, whole))
+        })
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    // Below this the best match is a coincidence.
+    if score < 2.4 {
+        return None;
+    }
+    let name = path.strip_prefix("backends.").and_then(|rest| rest.split('.').next());
+    Some(match name {
+        Some(name) => key.replacen('*', name, 1),
+        None => key.replacen('*', "NAME", 1),
+    })
+}
+
+/// Takes what is no setting out of `table` and says so, one sentence each.
+pub(crate) fn remove_unknown(table: &mut Table, problems: &mut Vec<String>) {
+    remove_below(table, "", problems);
+}
+
+fn remove_below(table: &mut Table, prefix: &str, problems: &mut Vec<String>) {
+    table.retain(|key, value| {
+        let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+        if is_section(&path) {
+            let Value::Table(inner) = value else {
+                problems.push(format!("{path} must be a section, got {}", value.type_str()));
+                return false;
+            };
+            remove_below(inner, &path, problems);
+            return true;
+        }
+        if shape(&path).is_some() {
+            return true;
+        }
+        problems.push(match nearest(&path) {
+            Some(right) => format!("{path} is no setting; the nearest is {right}"),
+            None => format!("{path} is no setting"),
+        });
+        false
+    });
+}
+
+/// The value that `text` is for a setting of that shape; text where it does not read as one, so that
+/// the deserializer says what is wrong.
+pub(crate) fn value_of(shape: Shape, text: &str) -> Value {
+    let other = || Value::String(text.to_owned());
+    match shape {
+        Text => other(),
+        Integer => text.trim().parse().map_or_else(|_| other(), Value::Integer),
+        Number => text.trim().parse().map_or_else(|_| other(), Value::Float),
+        Flag => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Value::Boolean(true),
+            "false" | "no" | "off" | "0" => Value::Boolean(false),
+            _ => other(),
+        },
+        List => Value::Array(
+            text.split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .map(|name| Value::String(name.to_owned()))
+                .collect(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_key_is_found_by_its_last_word_first() {
+        let near = |path: &str| nearest(path).unwrap_or_default();
+        assert_eq!(near("stat_dir"), "state_dir");
+        assert_eq!(
+            near("backends.redis.breaker.failure_treshold"),
+            "backends.redis.breaker.failure_threshold"
+        );
+        assert_eq!(
+            near("backends.redis.failure_threshold"),
+            "backends.redis.breaker.failure_threshold"
+        );
+        assert_eq!(near("backends.b.queue.disk_flor"), "backends.b.queue.disk_floor");
+        assert_eq!(nearest("zzzz"), None);
+    }
+
+    #[test]
+    fn unknown_keys_are_taken_out_and_named() {
+        let mut table: Table =
+            toml::from_str("socket = 'a'\nhttp = 3\n[backends.r]\nurll = 'x'\nurl = 'y'").unwrap();
+        let mut problems = Vec::new();
+        remove_unknown(&mut table, &mut problems);
+        problems.sort();
+        assert_eq!(
+            problems,
+            [
+                "backends.r.urll is no setting; the nearest is backends.r.url",
+                "http must be a section, got integer",
+            ]
+        );
+        assert_eq!(
+            toml::to_string(&table).unwrap(),
+            "socket = \"a\"\n\n[backends.r]\nurl = \"y\"\n"
+        );
+    }
+}

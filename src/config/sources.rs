@@ -1,0 +1,246 @@
+//! Where settings come from, laid over one another: later wins.
+//!
+//! ```text
+//! defaults < file < settings persisted at run time (a later release) < the seed's and the
+//! ecosystem's names < FUSEBOX_* < flags
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use super::keys;
+
+/// The file that is read where none is named and it is there.
+pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
+
+/// The process's environment, taken once: tests bring their own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The variables of this process; what is not UTF-8 is left out.
+    pub(crate) fn of_process() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .collect(),
+        )
+    }
+
+    /// An environment of exactly these variables.
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+        Self(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+    }
+
+    /// The variable, where it is set and not empty.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The variable as a path.
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+}
+
+/// What the command line says of the configuration.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    /// `--config`
+    pub(crate) config: Option<PathBuf>,
+    /// `--state-dir`
+    pub(crate) state_dir: Option<PathBuf>,
+    /// `--socket`
+    pub(crate) socket: Option<PathBuf>,
+    /// `--http`
+    pub(crate) http: Option<String>,
+}
+
+/// The sources merged into one table.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// The settings.
+    pub(crate) table: Table,
+    /// The file that was read.
+    pub(crate) file: Option<PathBuf>,
+    /// Where a setting came from, where not from the file or by default.
+    pub(crate) origins: BTreeMap<String, String>,
+    /// What is wrong.
+    pub(crate) problems: Vec<String>,
+    /// What should be looked at.
+    pub(crate) warnings: Vec<String>,
+    /// What is worth knowing.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Merged {
+    /// Reads and merges all sources.
+    pub(crate) fn read(flags: &Flags, env: &Environment) -> Self {
+        let mut merged = Self::default();
+        merged.set("backends.redis.kind", Value::String("redis".into()), None);
+        merged.add_file(flags, env);
+        merged.add_seed_names(env);
+        merged.add_variables(env);
+        let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
+        if let Some(path) = &flags.state_dir {
+            merged.set("state_dir", text(path), Some("--state-dir"));
+        }
+        if let Some(path) = &flags.socket {
+            merged.set("socket", text(path), Some("--socket"));
+        }
+        if let Some(listen) = &flags.http {
+            merged.set("http.listen", Value::String(listen.clone()), Some("--http"));
+        }
+        merged
+    }
+
+    fn add_file(&mut self, flags: &Flags, env: &Environment) {
+        let named = flags.config.clone().or_else(|| env.path("FUSEBOX_CONFIG"));
+        let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                self.problems.push(format!("{} cannot be read: {error}", path.display()));
+                return;
+            }
+        };
+        match text.parse::<Table>() {
+            Ok(mut table) => {
+                keys::remove_unknown(&mut table, &mut self.problems);
+                if table
+                    .get("backends")
+                    .and_then(Value::as_table)
+                    .is_some_and(|backends| !backends.is_empty() && !backends.contains_key("redis"))
+                {
+                    self.notes.push(
+                        "the backend redis is there by default; backends.redis.enabled = false \
+                         leaves it out"
+                            .into(),
+                    );
+                }
+                overlay(&mut self.table, table);
+                self.file = Some(path);
+            }
+            Err(error) => {
+                // Not the error's own text: it shows the line, which may hold a password.
+                let before = error.span().and_then(|span| text.get(..span.start));
+                let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+                let (path, message) = (path.display(), error.message());
+                self.problems.push(format!("{path}, line {line}: {message}"));
+            }
+        }
+    }
+
+    fn add_seed_names(&mut self, env: &Environment) {
+        const NAMES: &[(&str, &str)] = &[
+            ("REDIS_CIRCUIT_BREAKER_THRESHOLD", "backends.redis.breaker.failure_threshold"),
+            ("REDIS_FALLBACK_CACHE_DIR", "backends.redis.cache.dir"),
+            ("REDIS_URL", "backends.redis.url"),
+            ("HEALTH_CHECK_INTERVAL", "health.interval"),
+            ("ENABLE_AUTO_RECOVERY", "health.auto_recovery"),
+        ];
+        const LATER: &[(&str, &str)] = &[
+            ("CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD", "the kind clickhouse comes"),
+            ("CLICKHOUSE_URL", "the kind clickhouse comes"),
+            ("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "the kind firestore comes"),
+            ("FIRESTORE_QUEUE_FILE", "the kind firestore comes"),
+            ("FIRESTORE_EMULATOR_HOST", "the kind firestore comes"),
+            ("GOOGLE_CLOUD_PROJECT", "the kind firestore comes"),
+            ("GOOGLE_APPLICATION_CREDENTIALS", "the kind firestore comes"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "the export of traces comes"),
+        ];
+        for (name, path) in NAMES {
+            let Some(text) = env.get(name) else { continue };
+            let value = match *name {
+                // The seed counts seconds without a unit.
+                "HEALTH_CHECK_INTERVAL" if text.bytes().all(|b| b.is_ascii_digit()) => {
+                    Value::String(format!("{text}s"))
+                }
+                _ => keys::value_of(keys::shape(path).unwrap_or(keys::Shape::Text), text),
+            };
+            self.set(path, value, Some(name));
+        }
+        for (name, what) in LATER {
+            if env.get(name).is_some() {
+                self.notes.push(format!("{name} is set and ignored: {what} with a later release"));
+            }
+        }
+    }
+
+    fn add_variables(&mut self, env: &Environment) {
+        const OTHERS: &[&str] = &["FUSEBOX_CONFIG", "FUSEBOX_TEST_HOOKS"];
+        for (name, text) in &env.0 {
+            let Some(rest) = name.strip_prefix("FUSEBOX_") else { continue };
+            if OTHERS.contains(&name.as_str()) || text.is_empty() {
+                continue;
+            }
+            let path = self.path_of(rest);
+            if let Some(shape) = keys::shape(&path) {
+                self.set(&path, keys::value_of(shape, text), Some(name));
+            } else if rest.contains("__") {
+                self.problems.push(match keys::nearest(&path) {
+                    Some(right) => {
+                        format!("{name} sets {path}, which is no setting; the nearest is {right}")
+                    }
+                    None => format!("{name} sets {path}, which is no setting"),
+                });
+            } else {
+                // Orchestrators inject names such as FUSEBOX_PORT: no reason not to start.
+                self.warnings.push(format!("{name} is set, but names no setting: ignored"));
+            }
+        }
+    }
+
+    /// The setting that `BACKENDS__REDIS__TIMEOUT` means. A backend's `-` may be written `_`.
+    fn path_of(&self, rest: &str) -> String {
+        let lower = rest.to_ascii_lowercase();
+        let mut parts: Vec<String> = lower.split("__").map(str::to_owned).collect();
+        if let [first, name, ..] = parts.as_mut_slice()
+            && first == "backends"
+            && let Some(known) = self.table.get("backends").and_then(Value::as_table)
+            && let Some(key) = known.keys().find(|key| key.replace('-', "_") == *name)
+        {
+            key.clone_into(name);
+        }
+        parts.join(".")
+    }
+
+    /// Sets one value, remembering where it came from.
+    fn set(&mut self, path: &str, value: Value, origin: Option<&str>) {
+        let mut table = &mut self.table;
+        let mut parts = path.split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                table.insert(part.to_owned(), value);
+                break;
+            }
+            let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+            if !entry.is_table() {
+                *entry = Value::Table(Table::new());
+            }
+            let Value::Table(inner) = entry else { return };
+            table = inner;
+        }
+        if let Some(origin) = origin {
+            self.origins.insert(path.to_owned(), origin.to_owned());
+        }
+    }
+}
+
+/// Lays `upper` over `lower`, section by section.
+fn overlay(lower: &mut Table, upper: Table) {
+    for (key, value) in upper {
+        match (lower.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => overlay(below, above),
+            (_, value) => drop(lower.insert(key, value)),
+        }
+    }
+}

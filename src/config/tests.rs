@@ -1,0 +1,331 @@
+//! The configuration from source to message.
+
+use super::*;
+
+/// The configuration of a file with this text, in this environment.
+fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fusebox.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut all = vec![("HOME", "/home/ada"), ("XDG_RUNTIME_DIR", "/run/user/1")];
+    all.extend_from_slice(env);
+    let flags = Flags { config: Some(path), ..Flags::default() };
+    Config::load(&flags, &Environment::of(&all))
+}
+
+fn good(text: &str, env: &[(&str, &str)]) -> Config {
+    load(text, env).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[track_caller]
+fn problems(text: &str, env: &[(&str, &str)], expected: &[&str]) {
+    match load(text, env) {
+        Ok(_) => panic!("no problem in {text:?}"),
+        Err(errors) => assert_eq!(errors.problems, expected, "{text}"),
+    }
+}
+
+#[test]
+fn an_empty_file_is_one_redis_with_the_usual_settings() {
+    let config = good("", &[]);
+    assert_eq!(config.state_dir, PathBuf::from("/home/ada/.local/state/fusebox"));
+    assert_eq!(
+        (config.client_group.name.as_str(), config.admin_group.name.as_str()),
+        ("fusebox", "root")
+    );
+    assert_eq!((config.ping_interval, config.auto_recovery), (Duration::from_secs(30), true));
+    let [redis] = config.backends.as_slice() else { panic!("one backend") };
+    let expected = r#"
+        kind = "redis"
+        url = "redis://127.0.0.1:6379"
+        critical = false
+        depends_on = []
+        timeout = "5s"
+        on_miss = "nil"
+        breaker = { failure_threshold = 5, failure_rate = 0.5, recovery_timeout = "30s", recovery_timeout_max = "5m", success_threshold = 3, window = "1m", jitter = 0.5 }
+        retry = { attempts = 3, base = "50ms", cap = "2s" }
+        bulkhead = { in_flight_max = 256 }
+        cache = { items = 1000, bytes = "64 MiB", ttl = "5m", max_stale = "5m" }
+        queue = { items = 50000, bytes = "1 GiB", dead_items = 5000, dead_bytes = "256 MiB", disk_floor = "64 MiB", write_fallback = "queue", dead_letter_policy = "continue" }
+    "#;
+    let expected: toml::Value = toml::from_str(expected).unwrap();
+    assert_eq!(toml::Value::try_from(redis.show()).unwrap(), expected);
+}
+
+#[test]
+fn what_check_prints_is_a_configuration_again() {
+    let text = "[backends.redis]\nurl = 'redis://h:1'\n[backends.redis.cache]\nbytes = '10MB'\n\
+                [http]\nlisten = '127.0.0.1:9180'\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']";
+    let config = good(text, &[]);
+    let again = good(&config.show_toml(), &[]);
+    assert_eq!(config.show()["backends"]["b"], again.show()["backends"]["b"]);
+    assert_eq!(config.show()["http"], again.show()["http"]);
+}
+
+#[test]
+fn later_sources_win() {
+    let file = "[backends.redis.breaker]\nfailure_threshold = 6\n[health]\ninterval = '20s'";
+    let threshold =
+        |env: &[(&str, &str)]| good(file, env).backends[0].settings.breaker.failure_threshold;
+    assert_eq!(threshold(&[]), 6);
+    let seed = ("REDIS_CIRCUIT_BREAKER_THRESHOLD", "7");
+    assert_eq!(threshold(&[seed]), 7);
+    assert_eq!(threshold(&[seed, ("FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD", "8")]), 8);
+    let flags =
+        Flags { state_dir: Some("/f".into()), http: Some("[::1]:9".into()), ..Flags::default() };
+    let env = Environment::of(&[("FUSEBOX_CONFIG", "/dev/null"), ("FUSEBOX_STATE_DIR", "/e")]);
+    let config = Config::load(&flags, &env).unwrap();
+    assert_eq!(config.state_dir, PathBuf::from("/f"));
+    assert_eq!(config.http.unwrap().listen.port(), 9);
+}
+
+#[test]
+fn the_seeds_and_the_ecosystems_names_work() {
+    let config = good(
+        "",
+        &[
+            ("HEALTH_CHECK_INTERVAL", "15"),
+            ("ENABLE_AUTO_RECOVERY", "False"),
+            ("REDIS_FALLBACK_CACHE_DIR", "/c"),
+            ("REDIS_URL", "redis://cache:7000"),
+            ("FIRESTORE_QUEUE_FILE", "/q"),
+            ("CLICKHOUSE_URL", "http://ch"),
+        ],
+    );
+    assert_eq!(config.ping_interval, Duration::from_secs(15));
+    assert!(!config.auto_recovery && !config.backends[0].settings.breaker.auto_recovery);
+    assert_eq!(config.backends[0].settings.cache_dir, Some("/c".into()));
+    assert_eq!(config.backends[0].endpoint.url.0, "redis://cache:7000");
+    assert_eq!(
+        config.notes,
+        [
+            "CLICKHOUSE_URL is set and ignored: the kind clickhouse comes with a later release",
+            "FIRESTORE_QUEUE_FILE is set and ignored: the kind firestore comes with a later release",
+        ]
+    );
+}
+
+#[test]
+fn variables_reach_every_type_and_names_with_a_dash() {
+    let config = good(
+        "[backends.my-cache]\nkind = 'redis'",
+        &[
+            ("FUSEBOX_BACKENDS__MY_CACHE__CRITICAL", "yes"),
+            ("FUSEBOX_BACKENDS__MY_CACHE__DEPENDS_ON", "redis"),
+            ("FUSEBOX_BACKENDS__MY_CACHE__CACHE__BYTES", "2MiB"),
+            ("FUSEBOX_BACKENDS__MY_CACHE__BREAKER__JITTER", "0"),
+            ("FUSEBOX_PORT", "tcp://10.0.0.1:80"),
+        ],
+    );
+    let settings = &config.backends[0].settings;
+    assert!(settings.critical);
+    assert_eq!(
+        (settings.depends_on.as_slice(), settings.cache.bytes),
+        (["redis".to_owned()].as_slice(), 2 << 20)
+    );
+    assert!(settings.breaker.jitter.get() < 1e-9);
+    assert_eq!(config.warnings, ["FUSEBOX_PORT is set, but names no setting: ignored"]);
+}
+
+#[test]
+fn every_bound_has_its_message() {
+    for (text, message) in [
+        (
+            "[backends.redis.queue]\nbytes = '9.8KiB'",
+            "backends.redis.queue.bytes must be at least 1 MiB, got 9.8 KiB",
+        ),
+        ("[backends.redis]\ntimeout = '0s'", "backends.redis.timeout must be at least 1ms, got 0s"),
+        (
+            "[backends.redis.breaker]\nfailure_threshold = 0",
+            "backends.redis.breaker.failure_threshold must be at least 1, got 0",
+        ),
+        (
+            "[backends.redis.breaker]\nfailure_rate = 1.5",
+            "backends.redis.breaker.failure_rate must be between 0 and 1, got 1.5",
+        ),
+        (
+            "[backends.redis.breaker]\njitter = -1",
+            "backends.redis.breaker.jitter must be between 0 and 1, got -1",
+        ),
+        (
+            "[backends.redis.breaker]\nrecovery_timeout_max = '5s'",
+            "backends.redis.breaker.recovery_timeout_max must be at least recovery_timeout (30s), got 5s",
+        ),
+        (
+            "[backends.redis.breaker]\nsuccess_threshold = 0",
+            "backends.redis.breaker.success_threshold must be at least 1, got 0",
+        ),
+        (
+            "[backends.redis.breaker]\nwindow = '10ms'",
+            "backends.redis.breaker.window must be at least 60ms, got 10ms",
+        ),
+        (
+            "[backends.redis.retry]\nattempts = 0",
+            "backends.redis.retry.attempts must be at least 1, got 0",
+        ),
+        (
+            "[backends.redis.retry]\nbase = '3s'\ncap = '1s'",
+            "backends.redis.retry.cap must be at least base (3s), got 1s",
+        ),
+        (
+            "[backends.redis.bulkhead]\nin_flight_max = 0",
+            "backends.redis.bulkhead.in_flight_max must be at least 1, got 0",
+        ),
+        (
+            "[backends.redis.cache]\nitems = 0",
+            "backends.redis.cache.items must be at least 1, got 0",
+        ),
+        (
+            "[backends.redis.cache]\nttl = '5m'\nmax_stale = '1m'",
+            "backends.redis.cache.max_stale must be at least ttl (5m), got 1m",
+        ),
+        (
+            "[backends.redis.queue]\nitems = 0",
+            "backends.redis.queue.items must be at least 1, got 0",
+        ),
+        (
+            "[backends.redis.queue]\ndead_items = 0",
+            "backends.redis.queue.dead_items must be at least 1, got 0",
+        ),
+        (
+            "[backends.redis.queue]\nwrite_fallback = 'drop'",
+            "backends.redis.queue.write_fallback must be \"queue\" or \"refuse\", got \"drop\"",
+        ),
+        (
+            "[backends.redis.queue]\ndead_letter_policy = 'x'",
+            "backends.redis.queue.dead_letter_policy must be \"continue\" or \"block\", got \"x\"",
+        ),
+        (
+            "[backends.redis]\non_miss = 'zero'",
+            "backends.redis.on_miss must be \"nil\" or \"error\", got \"zero\"",
+        ),
+    ] {
+        problems(text, &[], &[message]);
+    }
+}
+
+#[test]
+fn every_reference_has_its_message() {
+    for (text, message) in [
+        ("[health]\ninterval = '1ms'", "health.interval must be at least 100ms, got 1ms"),
+        (
+            "[http]\nlisten = 'here'",
+            "http.listen must be an address such as 127.0.0.1:9180, got \"here\"",
+        ),
+        (
+            "[http]\nlisten = '[::1]:1'\ntoken_file = '/nowhere'",
+            "http.token_file is not usable: /nowhere cannot be read: No such file or directory (os error 2)",
+        ),
+        (
+            "[backends.redis]\npassword_file = '/nowhere'",
+            "backends.redis.password_file is not usable: /nowhere cannot be read: No such file or directory (os error 2)",
+        ),
+        (
+            "[backends.redis]\nurl = 'rediss://h'\ntls.ca_file = '/nowhere'",
+            "backends.redis.tls.ca_file cannot be read: /nowhere: No such file or directory (os error 2)",
+        ),
+        (
+            "[backends.ch]\nkind = 'clickhouse'",
+            "backends.ch.kind \"clickhouse\" is not in this release, which knows: redis",
+        ),
+        (
+            "[backends.\"A b\"]\nkind = 'redis'",
+            "backends.A b is no name for a backend: up to 64 of a-z, 0-9, _ and -",
+        ),
+        ("[backends.redis]\nenabled = false", "backends must have one that is enabled, got none"),
+        (
+            "[backends.redis]\ndepends_on = ['db']",
+            "backends.redis.depends_on names \"db\", which is no backend; there are: redis",
+        ),
+        (
+            "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\nenabled = false",
+            "backends.redis.depends_on names \"b\", which is not enabled",
+        ),
+        (
+            "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']",
+            "depends_on must not lead back to where it began: b -> redis -> b",
+        ),
+        ("sate_dir = '/x'", "sate_dir is no setting; the nearest is state_dir"),
+        (
+            "[backends.redis]\nfailure_threshold = 3",
+            "backends.redis.failure_threshold is no setting; the nearest is backends.redis.breaker.failure_threshold",
+        ),
+    ] {
+        problems(text, &[], &[message]);
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    problems(
+        "sate_dir = 1\n[backends.redis]\ntimeout = 5\ncritical = 'maybe'\n[backends.redis.queue]\nitems = 0",
+        &[("FUSEBOX_BACKENDS__REDIS__RETRY__ATTEMPTS", "0"), ("FUSEBOX_HTTP__LISTN", "x")],
+        &[
+            "sate_dir is no setting; the nearest is state_dir",
+            "FUSEBOX_HTTP__LISTN sets http.listn, which is no setting; the nearest is http.listen",
+            "backends.redis.critical: invalid type: string \"maybe\", expected a boolean",
+            "backends.redis.timeout: invalid type: integer `5`, expected a duration",
+            "backends.redis.retry.attempts must be at least 1, got 0 (set by FUSEBOX_BACKENDS__REDIS__RETRY__ATTEMPTS)",
+            "backends.redis.queue.items must be at least 1, got 0",
+        ],
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_is_not_there_says_so() {
+    let errors = load("x = [", &[]).map(|_| ()).unwrap_err();
+    assert!(errors.to_string().contains("fusebox.toml, line 1: "), "{errors}");
+    let flags = Flags { config: Some("/nowhere".into()), ..Flags::default() };
+    let env = Environment::of(&[("HOME", "/h")]);
+    let errors = Config::load(&flags, &env).map(|_| ()).unwrap_err();
+    assert_eq!(
+        errors.problems,
+        ["/nowhere cannot be read: No such file or directory (os error 2)"]
+    );
+}
+
+#[test]
+fn a_socket_address_that_does_not_fit_is_refused() {
+    let long = format!("/{}", "x".repeat(120));
+    let errors = load("", &[("FUSEBOX_SOCKET", &long)]).map(|_| ()).unwrap_err();
+    assert!(errors.problems[0].starts_with("socket must be shorter than 108 bytes, got 121"));
+}
+
+#[test]
+fn passwords_are_found_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("redis_password");
+    std::fs::write(&file, "s3cret\n").unwrap();
+    let credentials = ("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap());
+    let config = good("[backends.redis]\nurl = 'redis://ada:s3cret@h:1'", &[credentials]);
+    let endpoint = &config.backends[0].endpoint;
+    assert_eq!(endpoint.password.as_ref().map(Secret::expose), Some("s3cret"));
+    assert_eq!(config.backends[0].show()["url"], "redis://ada:***@h:1");
+    assert!(!config.show_toml().contains("s3cret"));
+    assert!(!format!("{endpoint:?}").contains("s3cret"));
+    let named = format!("[backends.redis]\npassword_file = {:?}", file.to_str().unwrap());
+    assert_eq!(
+        good(&named, &[]).backends[0].endpoint.password.as_ref().map(Secret::expose),
+        Some("s3cret")
+    );
+}
+
+#[test]
+fn a_default_that_is_in_the_way_can_be_left_out() {
+    let config = good("[backends.redis]\nenabled = false\n[backends.b]\nkind = 'redis'", &[]);
+    assert_eq!(config.backends.len(), 1);
+    assert_eq!(config.backends[0].settings.name, "b");
+    let config = good("[backends.b]\nkind = 'redis'", &[]);
+    assert_eq!(config.backends.len(), 2);
+    assert!(config.notes[0].starts_with("the backend redis is there by default"));
+}
+
+#[test]
+fn a_file_that_does_not_parse_is_told_by_its_line_and_shows_no_password() {
+    let Err(errors) = load("[backends.redis]\nurl = \"redis://:s3cret@h:1\n", &[]) else {
+        panic!("it does not parse");
+    };
+    assert_eq!(errors.problems.len(), 1);
+    assert!(errors.problems[0].contains("line 2: "), "{errors}");
+    assert!(!errors.to_string().contains("s3cret"), "{errors}");
+}

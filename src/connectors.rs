@@ -1,0 +1,3 @@
+//! The protocols of the backends, each behind the connector port.
+
+pub mod redis;

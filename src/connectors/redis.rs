@@ -1,0 +1,222 @@
+//! Redis behind the connector port.
+//!
+//! A body and a reply are RESP frames ([`resp`]), carried untouched. What a command is follows from a
+//! table that is built in and completed by the server (`redis/commands.rs`): its keys are its
+//! lanes, its words say what an outage lets one know of it. Two connections, one for writes and one for
+//! reads and pings, carry the commands of all callers in pipelines.
+//!
+//! ```text
+//!  plan ── commands, rules, effect, cache        attempt ── replay ── token
+//!  overlay                                              │
+//!                                        link (writes)──┴──link (reads, pings)
+//!                                          │ fence           │
+//!                                        driver            driver ── handshake ── stream
+//! ```
+//! Where to look: what keeps an abandoned write from landing late is in `redis/fence.rs`; which
+//! commands are carried, queued and cached in `redis/{rules,effect,cache}.rs`; what an error means in
+//! `redis/outcome.rs`.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{
+    Answer, Attempt, Attempted, Connector, ConnectorStatus, Origin, Plan, QueuedWrite, Refused,
+    Slot,
+};
+use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
+
+mod cache;
+mod commands;
+mod driver;
+mod effect;
+mod fence;
+mod handshake;
+pub mod json;
+mod link;
+mod outcome;
+mod overlay;
+mod plan;
+mod replay;
+pub mod resp;
+mod rules;
+pub mod settings;
+mod shared;
+mod stream;
+pub(crate) mod token;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use json::{body_from_json, body_to_json, reply_to_json};
+pub use settings::{Endpoint, RedisSettings, RedisUrl, RedisUrlError, Secret, TlsSettings};
+
+use link::{Link, Purpose};
+use shared::Shared;
+
+/// So many markers are removed by one command.
+const FORGET_AT_ONCE: usize = 256;
+
+/// A Redis backend's connector. Made without a server; it connects when it is first needed.
+pub struct RedisConnector {
+    shared: Arc<Shared>,
+    reads: Arc<Link>,
+    writes: Arc<Link>,
+    /// The database's number as it is part of lanes.
+    namespace: String,
+}
+
+impl RedisConnector {
+    /// A connector for `settings`. Nothing is sent yet.
+    ///
+    /// One that takes another's place within a run is made after that one's [`Connector::close`]: the
+    /// fence spares what lives, and what was closed no longer does.
+    pub fn new(settings: RedisSettings) -> Arc<Self> {
+        let namespace = settings.database.to_string();
+        let shared = Arc::new(Shared::new(settings));
+        let reads = Link::new(Arc::clone(&shared), Purpose::Reads);
+        let writes = Link::new(Arc::clone(&shared), Purpose::Writes);
+        Arc::new(Self { shared, reads, writes, namespace })
+    }
+
+    fn resp3(&self) -> bool {
+        self.shared.resp3.load(Ordering::Relaxed)
+    }
+
+    async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
+        let body = match attempt.origin {
+            Origin::Replay if attempt.write => {
+                replay::rewrite(attempt.body, attempt.accepted_at, attempt.now)
+            }
+            _ => attempt.body.clone(),
+        };
+        if let Some(token) = attempt.token.filter(|_| attempt.write) {
+            return self.carry_once(&body, token, attempt).await;
+        }
+        let link = if attempt.write { &self.writes } else { &self.reads };
+        link.call(body, attempt.timeout, false).await
+    }
+
+    /// Carries a write that is recognised by its token.
+    async fn carry_once(&self, body: &Bytes, token: OpId, attempt: Attempt<'_>) -> Attempted {
+        self.shared.tokens_used.store(true, Ordering::Relaxed);
+        let args = resp::arguments(body).unwrap_or_default();
+        let keys = self.shared.commands.find(&args).and_then(|spec| spec.keys(&args));
+        let Some(script) = token::wrap(body, &keys.unwrap_or_default(), token, self.resp3()) else {
+            let message = format!(
+                "a write that bears a token takes at most {} words, got {}",
+                token::WORDS_MAX,
+                args.len()
+            );
+            let error = outcome::own(ErrorClass::Rejected, "too_many_words", message);
+            return Attempted::failed(Verdict::Success, error);
+        };
+        let mut ended = self.writes.call(script, attempt.timeout, false).await;
+        if let Err(error) = &mut ended.result
+            && token::refused(&error.code, &error.message)
+        {
+            let warning =
+                format!("the server refuses EVAL ({}): writes cannot bear tokens", error.message);
+            error.message = format!("the write needs a token, and {warning}");
+            // A live caller is told; a queued call waits for the operator to allow EVAL.
+            error.class = match attempt.origin {
+                Origin::Live => ErrorClass::Rejected,
+                Origin::Replay => ErrorClass::BlockedObject,
+            };
+            ended.verdict = Verdict::Success;
+            self.shared.warn("eval", Some(warning));
+        }
+        if ended.result.is_ok() {
+            self.shared.warn("eval", None);
+        }
+        ended
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.shared.warnings.lock().values().cloned().collect();
+        let server = self.shared.server.lock();
+        let eviction = server.as_ref().and_then(|server| server.eviction.as_deref());
+        if let Some(policy) = eviction.filter(|policy| *policy != "noeviction")
+            && self.shared.tokens_used.load(Ordering::Relaxed)
+        {
+            warnings.push(format!(
+                "maxmemory-policy is {policy}: the server may drop the markers by which repeated writes \
+                 are recognised; noeviction keeps them"
+            ));
+        }
+        warnings
+    }
+}
+
+impl std::fmt::Debug for RedisConnector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisConnector").field("target", &self.target()).finish_non_exhaustive()
+    }
+}
+
+impl Connector for RedisConnector {
+    fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
+        let context = plan::Context {
+            commands: &self.shared.commands,
+            database: self.namespace.as_bytes(),
+            on_miss_error: self.shared.settings.on_miss_error,
+            resp3: self.resp3(),
+        };
+        plan::plan(body, &context)
+    }
+
+    fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
+        Box::pin(self.carry(attempt))
+    }
+
+    fn ping(&self, timeout: std::time::Duration) -> Answer<'_, Attempted> {
+        let ping = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
+        // An idle connection for writes is kept from being forgotten by what lies in between, and a dead
+        // one is found out before a write is lost on it.
+        self.writes.send_and_forget(ping.clone());
+        Box::pin(self.reads.call(ping, timeout, true))
+    }
+
+    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], now: UnixMillis) -> Option<Bytes> {
+        overlay::overlay(&self.shared.commands, slot, writes, now, self.resp3())
+    }
+
+    fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
+        cache::split(body, slots, reply)
+    }
+
+    fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes {
+        cache::join(body, parts)
+    }
+
+    fn forget_tokens(&self, tokens: Vec<OpId>) {
+        for tokens in tokens.chunks(FORGET_AT_ONCE) {
+            self.writes.send_and_forget(token::forget(tokens));
+        }
+    }
+
+    fn status(&self) -> ConnectorStatus {
+        ConnectorStatus {
+            connections: usize::from(self.reads.is_up()) + usize::from(self.writes.is_up()),
+            warnings: self.warnings(),
+            server_version: self
+                .shared
+                .server
+                .lock()
+                .as_ref()
+                .and_then(|server| server.version.clone()),
+        }
+    }
+
+    fn target(&self) -> String {
+        let settings = &self.shared.settings;
+        format!("redis {}/{}", settings.endpoint, settings.database)
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async {
+            tokio::join!(self.reads.close(), self.writes.close());
+        })
+    }
+}

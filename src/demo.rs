@@ -1,0 +1,75 @@
+//! `fusebox demo`: an outage, a daemon that is killed in it, and a recovery, told as it happens.
+//!
+//! ```text
+//! this process                                    its child, the real daemon
+//!   callers ── calls over the Unix socket ──────▶   fusebox run
+//!   stand-in for Redis ◀── TCP on loopback ──────     └ a store in a temporary folder
+//! ```
+//!
+//! Only the backend is a stand-in. The daemon is this binary's own `run`, with short times, killed with
+//! SIGKILL and started again on what it left on the disk. In the end what callers were told is held
+//! against what the stand-in applied (`proof.rs`); the exit code is 0 only where every promise was kept.
+//! What `kill -9` cannot show is a power cut: the kernel still has what was written and not synced.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+mod callers;
+mod proof;
+mod screen;
+mod stage;
+pub mod stand_in;
+mod story;
+mod watch;
+
+use screen::Screen;
+use stage::Stage;
+use story::Story;
+
+/// What the demo is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DemoOptions {
+    /// About how long it takes.
+    pub(crate) seconds: u32,
+    /// What its random choices start from: which keys are written and read, and when.
+    pub(crate) seed: u64,
+}
+
+/// Runs the demo. Whatever its end, the daemon is dead and the folder gone when this returns.
+///
+/// # Errors
+/// It could not be played to its end.
+pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut stage = Stage::set().await?;
+    let screen = Arc::new(Screen::new(Duration::from_secs(options.seconds.into())));
+    screen.print(
+        "fusebox demo: a real daemon, a stand-in for Redis inside this process, and callers that \
+         know nothing of what is to come.",
+    );
+    let story = Box::pin(Story::new(options, Arc::clone(&screen), &mut stage).tell());
+    let told = tokio::select! {
+        told = story => Some(told),
+        () = screen.closed.notified() => None,
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        _ = hangup.recv() => None,
+    };
+    screen.end_status();
+    if !matches!(told, None | Some(Ok(true))) {
+        crate::cli::complain(&stage.log_end());
+    }
+    stage.strike().await;
+    match told {
+        Some(Ok(true)) => Ok(ExitCode::SUCCESS),
+        Some(Ok(false)) => Ok(ExitCode::FAILURE),
+        Some(Err(error)) => Err(error),
+        None => {
+            crate::cli::complain("fusebox: interrupted; the demo's daemon and folder are gone");
+            Ok(ExitCode::from(130))
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Orders of operators.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, State},
+};
+use fusebox_actors::OrderError;
+use http_body_util::{BodyExt, Limited};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    Doors,
+    peer::Who,
+    problem::{Checked, Problem},
+};
+
+/// The largest body of an order, in bytes.
+const ORDER_MAX: usize = 64 << 10;
+/// The longest reason that is kept.
+const REASON_MAX: usize = 1_024;
+
+/// The JSON of `body`, or the default where it is empty.
+///
+/// # Errors
+/// 413 above 64 KiB, 400 where it is malformed, naming the place.
+pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> Result<T, Problem> {
+    let read =
+        tokio::time::timeout(Duration::from_secs(5), Limited::new(body, ORDER_MAX).collect());
+    let body = match read.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return Err(Problem::too_large(ORDER_MAX as u64)),
+        Err(_) => return Err(Problem::malformed("the body did not arrive within 5 seconds")),
+    };
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| Problem::malformed(error.to_string()))
+}
+
+/// `{"reason":"…","for":"10m"}`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Force {
+    reason: Option<String>,
+    #[serde(rename = "for", with = "humantime_serde")]
+    lasting: Option<Duration>,
+}
+
+async fn force(
+    doors: &Doors,
+    name: &str,
+    who: Who,
+    body: Body,
+    open: bool,
+) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(name)?;
+    let Force { reason, lasting } = optional_json(body).await?;
+    let reason = reason.unwrap_or_else(|| format!("by user {}", who.uid));
+    if reason.len() > REASON_MAX {
+        return Err(Problem::malformed(format!("reason must be at most {REASON_MAX} bytes")));
+    }
+    backend.force(open, reason, lasting).await.map_err(|error| Problem::from(error).of(name))?;
+    breaker(doors, name)
+}
+
+/// The answer to an order about a breaker: what it is now.
+fn breaker(doors: &Doors, name: &str) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!({ "backend": name, "breaker": doors.backend(name)?.0.view().breaker })))
+}
+
+/// POST /admin/circuit-breaker/{backend}/force-open
+pub(crate) async fn force_open(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    force(&doors, &name, who, body, true).await
+}
+
+/// POST /admin/circuit-breaker/{backend}/force-close
+pub(crate) async fn force_close(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    force(&doors, &name, who, body, false).await
+}
+
+/// POST /admin/circuit-breaker/{backend}/release
+pub(crate) async fn release(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let done = doors.backend(&name)?.0.release().await;
+    done.map_err(|error| Problem::from(error).of(&name))?;
+    breaker(&doors, &name)
+}
+
+/// POST /admin/circuit-breaker/{backend}/reset
+pub(crate) async fn reset(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let done = doors.backend(&name)?.0.reset().await;
+    done.map_err(|error| Problem::from(error).of(&name))?;
+    breaker(&doors, &name)
+}
+
+/// `{"backend":"redis"}`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Recovery {
+    backend: Option<String>,
+}
+
+/// POST /admin/resilience/force-recovery
+pub(crate) async fn force_recovery(
+    State(doors): State<Arc<Doors>>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let Recovery { backend } = optional_json(body).await?;
+    if let Some(name) = &backend {
+        doors.backend(name)?;
+    }
+    let tried = doors.daemon.fusebox.recover(backend.as_deref()).await?;
+    Ok(Json(json!({ "half_open": tried })))
+}
+
+/// POST /admin/backends/{backend}/offline
+pub(crate) async fn offline(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    set_offline(&doors, &name, true).await
+}
+
+/// POST /admin/backends/{backend}/online
+pub(crate) async fn online(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    set_offline(&doors, &name, false).await
+}
+
+async fn set_offline(doors: &Doors, name: &str, offline: bool) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(name)?;
+    backend.set_offline(offline).await.map_err(|error| Problem::from(error).of(name))?;
+    Ok(Json(json!({ "backend": name, "offline": offline })))
+}
+
+/// POST /admin/backends/{backend}/accept-retarget
+pub(crate) async fn accept_retarget(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(&name)?;
+    backend.accept_retarget().await.map_err(|error| Problem::from(error).of(&name))?;
+    Ok(Json(json!({ "backend": name, "target": backend.view().target })))
+}
+
+/// GET /admin/backends/{backend}/config
+pub(crate) async fn backend_config(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    doors.backend(&name)?;
+    let config = doors.daemon.config.load();
+    let found = config.backends.iter().find(|backend| backend.settings.name == name);
+    Ok(Json(found.map_or(Value::Null, crate::config::BackendConfig::show)))
+}
+
+/// GET /admin/config
+pub(crate) async fn config(State(doors): State<Arc<Doors>>) -> Json<Value> {
+    Json(doors.daemon.config.load().show())
+}
+
+/// POST /admin/config/reload
+pub(crate) async fn reload(State(doors): State<Arc<Doors>>) -> Result<Json<Value>, Problem> {
+    // In a task of its own: a client that leaves must not end it half way.
+    let reload = tokio::spawn(async move { doors.daemon.reload().await });
+    let ended = reload.await.map_err(|error| OrderError::Failed(error.to_string()))?;
+    let changed = ended.map_err(OrderError::Conflict)?;
+    Ok(Json(json!({ "changed": changed })))
+}
+
+/// POST /admin/backends/{backend}/panic: a test hook.
+pub(crate) async fn panic(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    doors.backend(&name)?.0.panic_for_test();
+    Ok(Json(json!({ "backend": name })))
+}

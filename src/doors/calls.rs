@@ -1,0 +1,238 @@
+//! Calls: as JSON, and as bytes with their options in headers.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use fusebox_actors::{AckLevel, Backend, Call, CallOptions, Reply, Source};
+use fusebox_state::OpId;
+use serde::Serialize;
+
+use super::{
+    Doors,
+    gate::JSON_MAX,
+    options::CallOptionsJson,
+    peer::Who,
+    problem::{Checked, Problem},
+    trace::Trace,
+};
+use crate::kinds::Kind;
+
+/// The reply to a JSON call.
+#[derive(Serialize)]
+struct ReplyJson<'a> {
+    source: Source,
+    ack: Option<AckLevel>,
+    value: serde_json::Value,
+    age_ms: u64,
+    warnings: &'a [String],
+    op_id: Option<OpId>,
+    attempts: u32,
+    trace_id: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    pending_writes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// POST /v1/backends/{backend}/call
+pub(crate) async fn call(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (backend, kind) = doors.backend(&name)?;
+    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
+    let json = doors.gate.read(&mut place, body, JSON_MAX).await?;
+    let malformed = |detail: String| Problem::malformed(detail).of(&name);
+    let parsed = kind.call_from_json(&json).map_err(malformed)?;
+    drop(json);
+    let options = parsed.options.checked().map_err(malformed)?;
+    let trace = Trace::of(&headers);
+    let reply = carry(&backend, parsed.body, options, who, &trace).await?;
+    Ok(json_reply(&reply, kind, &trace))
+}
+
+/// POST /v1/backends/{backend}/call/raw
+pub(crate) async fn call_raw(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (backend, kind) = doors.backend(&name)?;
+    let malformed = |detail: String| Problem::malformed(detail).of(&name);
+    let options = CallOptionsJson::from_headers(&headers).and_then(CallOptionsJson::checked);
+    let options = options.map_err(malformed)?;
+    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
+    let body = doors.gate.read(&mut place, body, kind.raw_call_max()).await?;
+    let trace = Trace::of(&headers);
+    let reply = carry(&backend, body, options, who, &trace).await?;
+    Ok(raw_reply(reply, &trace))
+}
+
+async fn carry(
+    backend: &Backend,
+    body: Bytes,
+    options: CallOptions,
+    who: Who,
+    trace: &Trace,
+) -> Result<Reply, Problem> {
+    let traceparent = Some(trace.traceparent.clone());
+    let call = Call { body, options, uid: who.uid, admin: who.admin, traceparent };
+    backend
+        .call(call)
+        .await
+        .map_err(|error| Problem::from(error).of(backend.name()).traced(trace.id()))
+}
+
+/// 202 where a write waits in the queue, 200 else.
+fn status(reply: &Reply) -> StatusCode {
+    match (reply.source, reply.ack) {
+        (Source::Queued, Some(AckLevel::Durable)) => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    }
+}
+
+fn json_reply(reply: &Reply, kind: &dyn Kind, trace: &Trace) -> Response {
+    let json = ReplyJson {
+        source: reply.source,
+        ack: reply.ack,
+        value: reply
+            .value
+            .as_ref()
+            .map_or(serde_json::Value::Null, |value| kind.reply_to_json(value)),
+        age_ms: age_ms(reply),
+        warnings: &reply.warnings,
+        op_id: reply.op_id,
+        attempts: reply.attempts,
+        trace_id: trace.id(),
+        pending_writes: reply.pending_writes,
+    };
+    (status(reply), Json(json)).into_response()
+}
+
+fn age_ms(reply: &Reply) -> u64 {
+    u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn raw_reply(reply: Reply, trace: &Trace) -> Response {
+    let mut headers = HeaderMap::new();
+    let mut put = |name: &'static str, text: &str| {
+        // What cannot stand in a header (a warning may quote a key) is left out.
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    };
+    put("x-fusebox-source", reply.source.as_str());
+    if let Some(ack) = reply.ack {
+        put("x-fusebox-ack", if ack == AckLevel::Durable { "durable" } else { "applied" });
+    }
+    if let Some(op_id) = reply.op_id {
+        put("x-fusebox-op-id", &op_id.to_string());
+    }
+    put("x-fusebox-age-ms", &age_ms(&reply).to_string());
+    put("x-fusebox-attempts", &reply.attempts.to_string());
+    put("x-fusebox-trace-id", trace.id());
+    if reply.pending_writes > 0 {
+        put("x-fusebox-pending-writes", &reply.pending_writes.to_string());
+    }
+    if reply.value.is_none() {
+        put("x-fusebox-null", "true");
+    }
+    for warning in &reply.warnings {
+        put("x-fusebox-warning", warning);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let status = status(&reply);
+    (status, headers, reply.value.unwrap_or_default()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn reply() -> Reply {
+        Reply {
+            source: Source::Queued,
+            ack: Some(AckLevel::Durable),
+            value: None,
+            age: Duration::ZERO,
+            warnings: vec!["the queue is 70 % full".into()],
+            op_id: Some(OpId::from_u128(7)),
+            attempts: 0,
+            pending_writes: 2,
+        }
+    }
+
+    async fn body(response: Response) -> Bytes {
+        response.into_body().collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_queued_write_is_202_and_tells_all() {
+        let kind = crate::kinds::find("redis").unwrap();
+        let trace = Trace { traceparent: TRACE.into() };
+        let response = json_reply(&reply(), kind, &trace);
+        assert_eq!(response.status(), 202);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert_eq!(
+            shown,
+            json!({
+                "source": "queued", "ack": "durable", "value": null, "age_ms": 0,
+                "warnings": ["the queue is 70 % full"], "op_id": OpId::from_u128(7).to_string(),
+                "attempts": 0, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "pending_writes": 2,
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_read_from_queued_writes_is_200_and_hides_what_is_not() {
+        let kind = crate::kinds::find("redis").unwrap();
+        let trace = Trace { traceparent: TRACE.into() };
+        let read = Reply { ack: None, op_id: None, pending_writes: 0, ..reply() };
+        let response = json_reply(&read, kind, &trace);
+        assert_eq!(response.status(), 200);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert!(shown.get("pending_writes").is_none());
+        assert_eq!(shown["op_id"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_raw_reply_is_the_bytes_and_its_story_in_headers() {
+        let trace = Trace { traceparent: TRACE.into() };
+        let value = Some(Bytes::from("+OK\r\n"));
+        let live = Reply { source: Source::Live, ack: Some(AckLevel::Applied), value, ..reply() };
+        let response = raw_reply(live, &trace);
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["x-fusebox-source"], "live");
+        assert_eq!(response.headers()["x-fusebox-ack"], "applied");
+        assert_eq!(response.headers()["x-fusebox-age-ms"], "0");
+        assert!(response.headers().get("x-fusebox-null").is_none());
+        assert_eq!(body(response).await, "+OK\r\n");
+        let response = raw_reply(reply(), &trace);
+        assert_eq!(
+            (response.status().as_u16(), response.headers()["x-fusebox-null"].as_bytes()),
+            (202, b"true".as_slice())
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! What bounds the calls in flight: their number, and the bytes of their bodies.
+//!
+//! Nothing waits at a gate: who finds it full gets 429 at once and may come again.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, HttpBody},
+    http::StatusCode,
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problem::Problem;
+
+/// The largest JSON call, in bytes.
+pub(crate) const JSON_MAX: u64 = 32 << 20;
+/// Calls in flight.
+const CALLS: usize = 512;
+/// Bytes of bodies in flight, in units of [`UNIT`].
+const UNITS: usize = 256 << 10;
+/// A body is counted in KiB: a semaphore's permits are too few for bytes.
+const UNIT: u64 = 1_024;
+/// Listeners to events.
+const LISTENERS: usize = 64;
+/// The longest that a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// The gate.
+pub(crate) struct Gate {
+    calls: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    listeners: Arc<Semaphore>,
+}
+
+/// A call's place; given back when dropped.
+pub(crate) struct Place {
+    _call: OwnedSemaphorePermit,
+    bytes: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::with(CALLS, UNITS)
+    }
+}
+
+impl Gate {
+    fn with(calls: usize, units: usize) -> Self {
+        Self {
+            calls: Arc::new(Semaphore::new(calls)),
+            bytes: Arc::new(Semaphore::new(units)),
+            listeners: Arc::new(Semaphore::new(LISTENERS)),
+        }
+    }
+
+    /// A place for one call.
+    ///
+    /// # Errors
+    /// 429 where all are taken.
+    pub(crate) fn enter(&self) -> Result<Place, Problem> {
+        let call = Arc::clone(&self.calls).try_acquire_owned();
+        let call = call.map_err(|_| Problem::full("too many calls are in flight"))?;
+        Ok(Place { _call: call, bytes: None })
+    }
+
+    /// A place for a listener to events.
+    ///
+    /// # Errors
+    /// 429 where all are taken.
+    pub(crate) fn listen(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.listeners)
+            .try_acquire_owned()
+            .map_err(|_| Problem::full("too many are listening to events"))
+    }
+
+    /// Reads a body of at most `limit` bytes, counting it to `place`. Copies nothing where it arrives
+    /// in one piece.
+    ///
+    /// # Errors
+    /// 413 above the limit (before reading where its length is announced), 429 where too many bytes
+    /// are in flight, 408 where it takes too long, 400 where it breaks off.
+    pub(crate) async fn read(
+        &self,
+        place: &mut Place,
+        body: Body,
+        limit: u64,
+    ) -> Result<Bytes, Problem> {
+        let reading = self.read_on(place, body, limit);
+        tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| {
+            let detail = "the body did not arrive within 30 seconds";
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail))
+        })
+    }
+
+    async fn read_on(
+        &self,
+        place: &mut Place,
+        mut body: Body,
+        limit: u64,
+    ) -> Result<Bytes, Problem> {
+        let announced = body.size_hint().exact();
+        if announced.is_some_and(|length| length > limit) {
+            return Err(Problem::too_large(limit));
+        }
+        let mut counted = announced.unwrap_or(0);
+        self.count(place, counted)?;
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Problem::malformed("the body broke off"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len() as u64;
+            if length > limit {
+                return Err(Problem::too_large(limit));
+            }
+            if length > counted {
+                self.count(place, length - counted)?;
+                counted = length;
+            }
+            if rest.is_empty() && first.is_empty() {
+                first = data;
+                continue;
+            }
+            if rest.is_empty() {
+                rest.reserve(usize::try_from(counted).unwrap_or(0));
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+        Ok(if rest.is_empty() { first } else { rest.freeze() })
+    }
+
+    fn count(&self, place: &mut Place, bytes: u64) -> Result<(), Problem> {
+        // A body of less than a unit weighs nothing: the number of calls bounds those.
+        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+        if units == 0 {
+            return Ok(());
+        }
+        let more = Arc::clone(&self.bytes).try_acquire_many_owned(units);
+        let more = more.map_err(|_| Problem::full("too many bytes are in flight"))?;
+        match &mut place.bytes {
+            Some(held) => held.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    async fn read(gate: &Gate, body: Body, limit: u64) -> Result<Bytes, u16> {
+        let mut place = gate.enter().map_err(|problem| problem.status().as_u16())?;
+        gate.read(&mut place, body, limit).await.map_err(|problem| problem.status().as_u16())
+    }
+
+    fn chunks(count: usize, size: usize) -> Body {
+        let chunk = Bytes::from(vec![b'x'; size]);
+        Body::from_stream(stream::iter(
+            (0..count).map(move |_| Ok::<_, std::convert::Infallible>(chunk.clone())),
+        ))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_up_to_the_limit() {
+        let gate = Gate::default();
+        assert_eq!(read(&gate, Body::from("abc"), 3).await, Ok(Bytes::from("abc")));
+        assert_eq!(read(&gate, Body::from("abcd"), 3).await, Err(413));
+        assert_eq!(read(&gate, chunks(3, 4), 12).await.map(|bytes| bytes.len()), Ok(12));
+        assert_eq!(read(&gate, chunks(4, 4), 12).await, Err(413));
+        assert_eq!(read(&gate, Body::empty(), 12).await, Ok(Bytes::new()));
+    }
+
+    #[tokio::test]
+    async fn a_full_gate_says_so_and_recovers() {
+        let gate = Gate::with(1, 4);
+        let place = gate.enter().expect("the only place");
+        assert_eq!(read(&gate, Body::empty(), 1).await, Err(429));
+        drop(place);
+        assert_eq!(read(&gate, chunks(8, 1_024), 1 << 20).await, Err(429));
+        assert_eq!(read(&gate, chunks(4, 1_024), 1 << 20).await.map(|b| b.len()), Ok(4_096));
+        assert_eq!(gate.bytes.available_permits(), 4);
+    }
+}

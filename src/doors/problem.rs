@@ -1,0 +1,265 @@
+//! Errors as the doors tell them: `application/problem+json` (RFC 9457).
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use fusebox_actors::{CallError, CallErrorKind, OrderError};
+use fusebox_state::OpId;
+use serde::Serialize;
+
+/// An error with all that a caller may want to know of it. Boxed, so that what is right stays small.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Problem(Box<Told>);
+
+#[derive(Clone, Debug, Serialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    /// What happened, naming the value, and what would be right.
+    detail: String,
+    /// A stable word for programs.
+    code: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome_unknown: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op_id: Option<OpId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+}
+
+impl Problem {
+    /// A problem of that status.
+    pub(crate) fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+    ) -> Self {
+        let code = code.into();
+        Self(Box::new(Told {
+            kind: format!("urn:fusebox:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code,
+            backend: None,
+            retry_after_ms: None,
+            outcome_unknown: None,
+            op_id: None,
+            attempts: None,
+            trace_id: None,
+        }))
+    }
+
+    /// 400: this request is malformed.
+    pub(crate) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", detail)
+    }
+
+    /// 404.
+    pub(crate) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    /// 403.
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// 413: more than `limit` bytes.
+    pub(crate) fn too_large(limit: u64) -> Self {
+        let detail = format!("the body must be at most {}", crate::config::size(limit));
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
+    /// 429: a door is full.
+    pub(crate) fn full(what: &str) -> Self {
+        let detail = format!("this door is full: {what}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "door_full", detail)
+            .retry_after(Duration::from_secs(1))
+    }
+
+    /// The same, of that backend.
+    pub(crate) fn of(mut self, backend: &str) -> Self {
+        self.0.backend = Some(backend.to_owned());
+        self
+    }
+
+    /// The same, with the trace that it belongs to.
+    pub(crate) fn traced(mut self, trace_id: &str) -> Self {
+        self.0.trace_id = Some(trace_id.to_owned());
+        self
+    }
+
+    /// The same, saying when to try again.
+    pub(crate) fn retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// The status code.
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let status = match error.kind {
+            CallErrorKind::Malformed => StatusCode::BAD_REQUEST,
+            CallErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            CallErrorKind::Conflict => StatusCode::CONFLICT,
+            CallErrorKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+            CallErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            CallErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            CallErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
+        };
+        let mut problem = Self::new(status, error.code, error.detail);
+        // Where nothing was sent, saying so is worth as much as saying that it is unknown.
+        let may_have_run = matches!(error.kind, CallErrorKind::TimedOut | CallErrorKind::Full);
+        problem.0.outcome_unknown =
+            (may_have_run || error.outcome_unknown).then_some(error.outcome_unknown);
+        problem.0.op_id = error.op_id;
+        problem.0.attempts = Some(error.attempts);
+        match error.retry_after {
+            Some(after) => problem.retry_after(after),
+            None => problem,
+        }
+    }
+}
+
+impl From<OrderError> for Problem {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::NotFound(detail) => Self::not_found("not_found", detail),
+            OrderError::Conflict(detail) => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            OrderError::Failed(detail) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "order_failed", detail)
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if let Some(millis) = self.0.retry_after_ms {
+            // The header counts whole seconds; less than one would invite to come at once.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1_000).max(1)));
+        }
+        response
+    }
+}
+
+/// An extractor whose refusal is a problem like any other.
+pub(crate) struct Checked<E>(pub(crate) E);
+
+impl<S: Send + Sync, E: FromRequestParts<S>> FromRequestParts<S> for Checked<E>
+where
+    E::Rejection: fmt::Display,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let extracted = E::from_request_parts(parts, state).await;
+        extracted.map(Self).map_err(|refusal| Problem::malformed(refusal.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: CallErrorKind) -> CallError {
+        CallError {
+            kind,
+            code: "word".into(),
+            detail: "what".into(),
+            outcome_unknown: false,
+            op_id: None,
+            retry_after: None,
+            attempts: 1,
+            reply: None,
+        }
+    }
+
+    #[test]
+    fn each_family_of_errors_has_its_status() {
+        use CallErrorKind::{Conflict, Forbidden, Full, Malformed, Refused, TimedOut, Unavailable};
+        for (kind, status) in [
+            (Malformed, 400),
+            (Forbidden, 403),
+            (Conflict, 409),
+            (Refused, 422),
+            (Unavailable, 503),
+            (TimedOut, 504),
+            (Full, 507),
+        ] {
+            assert_eq!(Problem::from(error(kind)).0.status, status, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_becomes_a_problem_with_all_its_fields() {
+        let op_id = OpId::from_u128(7);
+        let problem = Problem::from(CallError {
+            outcome_unknown: true,
+            op_id: Some(op_id),
+            retry_after: Some(Duration::from_millis(1_200)),
+            ..error(CallErrorKind::TimedOut)
+        })
+        .of("redis");
+        let json = serde_json::to_value(&problem).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "type": "urn:fusebox:problem:word", "title": "Gateway Timeout", "status": 504,
+                "detail": "what", "code": "word", "backend": "redis", "retry_after_ms": 1200,
+                "outcome_unknown": true, "op_id": op_id.to_string(), "attempts": 1,
+            })
+        );
+        let response = problem.into_response();
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_extracted_is_a_problem_too() {
+        use axum::extract::Query;
+        let request = axum::http::Request::get("/?limit=many").body(()).unwrap();
+        let (mut parts, ()) = request.into_parts();
+        let refused = Checked::<Query<std::collections::HashMap<String, u32>>>::from_request_parts(
+            &mut parts,
+            &(),
+        )
+        .await;
+        let Err(problem) = refused else { panic!("a number of many") };
+        assert_eq!(problem.status(), 400);
+        assert!(problem.0.detail.contains("invalid digit"), "{}", problem.0.detail);
+    }
+
+    #[test]
+    fn orders_that_fail_say_how() {
+        let status = |error| Problem::from(error).0.status;
+        assert_eq!(status(OrderError::NotFound(String::new())), 404);
+        assert_eq!(status(OrderError::Conflict(String::new())), 409);
+        assert_eq!(status(OrderError::Failed(String::new())), 503);
+    }
+}

@@ -1,0 +1,148 @@
+//! What can be looked at: health, backends, transitions, metrics, and the page at the root.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use fusebox_actors::view::{BackendView, ExplainView, ResilienceView};
+use fusebox_state::{breaker::TransitionRecord, system::SystemState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Doors,
+    problem::{Checked, Problem},
+};
+
+/// The most transitions of one answer.
+const HISTORY_MAX: usize = 1_000;
+
+/// `?limit=`
+#[derive(Deserialize)]
+pub(crate) struct Limit {
+    limit: Option<usize>,
+}
+
+impl Limit {
+    fn get(&self) -> usize {
+        self.limit.unwrap_or(100).min(HISTORY_MAX)
+    }
+}
+
+/// GET /
+pub(crate) async fn root(State(doors): State<Arc<Doors>>) -> String {
+    let health = doors.daemon.fusebox.health();
+    let mut page = format!(
+        "fusebox {}\n{} ({:.0} % operational)\n\n",
+        env!("CARGO_PKG_VERSION"),
+        health.state.as_str(),
+        health.operational_percent
+    );
+    for (name, backend) in &health.backends {
+        page.extend([format!("{name}: {}\n", backend.breaker)]);
+    }
+    page.push_str("\n/health  /health/live  /health/ready  /health/resilience  /metrics\n");
+    page
+}
+
+/// GET /health
+pub(crate) async fn health(State(doors): State<Arc<Doors>>) -> Response {
+    let health = doors.daemon.fusebox.health();
+    let status = match health.state {
+        SystemState::Healthy | SystemState::Degraded => StatusCode::OK,
+        SystemState::Critical | SystemState::Emergency => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(health)).into_response()
+}
+
+/// GET /health/live
+pub(crate) async fn live(State(doors): State<Arc<Doors>>) -> Response {
+    answer("live", doors.daemon.fusebox.is_alive())
+}
+
+/// GET /health/ready
+pub(crate) async fn ready(State(doors): State<Arc<Doors>>) -> Response {
+    answer("ready", doors.daemon.fusebox.is_ready() && !doors.daemon.is_stopping())
+}
+
+fn answer(word: &str, yes: bool) -> Response {
+    let status = if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ word: yes }))).into_response()
+}
+
+/// GET /health/resilience
+pub(crate) async fn resilience(State(doors): State<Arc<Doors>>) -> Json<ResilienceView> {
+    Json(doors.daemon.fusebox.resilience())
+}
+
+/// GET /v1/backends
+pub(crate) async fn backends(State(doors): State<Arc<Doors>>) -> Json<Value> {
+    let backends: Vec<BackendView> =
+        doors.daemon.fusebox.backends().iter().map(|backend| backend.view()).collect();
+    Json(json!({ "backends": backends }))
+}
+
+/// GET /v1/backends/{backend}
+pub(crate) async fn backend(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<BackendView>, Problem> {
+    Ok(Json(doors.backend(&name)?.0.view()))
+}
+
+/// GET /v1/backends/{backend}/explain
+pub(crate) async fn explain(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<ExplainView>, Problem> {
+    Ok(Json(doors.backend(&name)?.0.explain()))
+}
+
+/// A transition in a history that spans backends.
+#[derive(Serialize)]
+struct Told {
+    backend: String,
+    #[serde(flatten)]
+    record: TransitionRecord,
+}
+
+fn told(name: &str, records: Vec<TransitionRecord>) -> impl Iterator<Item = Told> {
+    records.into_iter().map(move |record| Told { backend: name.to_owned(), record })
+}
+
+/// GET /v1/backends/{backend}/transitions
+pub(crate) async fn transitions(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Checked(Query(limit)): Checked<Query<Limit>>,
+) -> Result<Json<Value>, Problem> {
+    let records = doors.backend(&name)?.0.transitions(limit.get());
+    let shown: Vec<Told> = told(&name, records).collect();
+    Ok(Json(json!({ "transitions": shown })))
+}
+
+/// GET /v1/history
+pub(crate) async fn history(
+    State(doors): State<Arc<Doors>>,
+    Checked(Query(limit)): Checked<Query<Limit>>,
+) -> Json<Value> {
+    let backends = doors.daemon.fusebox.backends();
+    let mut all: Vec<Told> = backends
+        .iter()
+        .flat_map(|backend| told(backend.name(), backend.transitions(limit.get())))
+        .collect();
+    all.sort_by_key(|told| told.record.at);
+    let surplus = all.len().saturating_sub(limit.get());
+    all.drain(..surplus);
+    Json(json!({ "transitions": all }))
+}
+
+/// GET /metrics
+pub(crate) async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
+    const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, KIND)], doors.daemon.fusebox.metrics()).into_response()
+}

@@ -1,0 +1,116 @@
+//! The kinds of backend: one entry of a table for each.
+//!
+//! A kind knows its usual settings, how its connector is made, and how a call and a reply look as
+//! JSON. Everything else above the connectors deals in opaque bytes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fusebox_actors::{WriteFallback, connector::SharedConnector};
+use serde_json::Value;
+
+use crate::{
+    config::{BackendConfig, Endpoint},
+    doors::options::CallOptionsJson,
+};
+
+mod redis;
+
+/// What a backend of a kind gets where the configuration is silent.
+pub(crate) struct Defaults {
+    /// Where it usually is.
+    pub(crate) url: &'static str,
+    /// Whether the system is CRITICAL without it.
+    pub(crate) critical: bool,
+    /// The longest that one attempt takes.
+    pub(crate) timeout: Duration,
+    /// Failures that trip the breaker.
+    pub(crate) failure_threshold: u32,
+    /// How long it stays open the first time.
+    pub(crate) recovery_timeout: Duration,
+    /// Probes that close it.
+    pub(crate) success_threshold: u32,
+    /// How long a cached value answers as `cache`.
+    pub(crate) cache_ttl: Duration,
+    /// How long it answers at all.
+    pub(crate) cache_max_stale: Duration,
+    /// What a plain write may do in an outage.
+    pub(crate) write_fallback: WriteFallback,
+}
+
+/// Who the connections say they are: `fusebox:<instance>:<run>`.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// The daemon's name, kept over restarts.
+    pub(crate) instance: String,
+    /// This run's name.
+    pub(crate) run: String,
+}
+
+/// A call as JSON carried it: its wire form, and what was asked of it.
+#[derive(Debug)]
+pub(crate) struct JsonCall {
+    /// The call in wire form.
+    pub(crate) body: Bytes,
+    /// The member `options`.
+    pub(crate) options: CallOptionsJson,
+}
+
+/// A kind of backend.
+pub(crate) trait Kind: Send + Sync {
+    /// Its word in the configuration.
+    fn name(&self) -> &'static str;
+
+    /// What it gets where the configuration is silent.
+    fn defaults(&self) -> &Defaults;
+
+    /// Checks an address and what belongs to it, without touching the network.
+    ///
+    /// # Errors
+    /// What the address must be, as the end of a sentence that begins with its key.
+    fn check(&self, endpoint: &Endpoint) -> Result<(), String>;
+
+    /// A connector for a backend of this kind. Connects in the background, or at the first attempt.
+    ///
+    /// # Errors
+    /// What cannot be used, such as a file of authorities that does not parse.
+    fn connector(
+        &self,
+        backend: &BackendConfig,
+        identity: &Identity,
+    ) -> Result<SharedConnector, String>;
+
+    /// A call from its JSON.
+    ///
+    /// # Errors
+    /// What is malformed and where.
+    fn call_from_json(&self, json: &[u8]) -> Result<JsonCall, String>;
+
+    /// The largest call in wire form that `call/raw` takes, in bytes.
+    fn raw_call_max(&self) -> u64;
+
+    /// A reply in wire form as JSON.
+    fn reply_to_json(&self, reply: &Bytes) -> Value;
+
+    /// A call in wire form as JSON, for admins who look at the queue.
+    fn body_to_json(&self, body: &Bytes) -> Value;
+
+    /// A call from the arguments of `fusebox call`, as the JSON of [`Kind::call_from_json`].
+    ///
+    /// # Errors
+    /// What the arguments should be.
+    fn call_from_args(&self, args: &[Vec<u8>]) -> Result<Value, String>;
+}
+
+/// Every kind of this release.
+const KINDS: &[&dyn Kind] = &[&redis::Redis];
+
+/// The kind of that name.
+pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
+    KINDS.iter().copied().find(|kind| kind.name() == name)
+}
+
+/// The names of all kinds, for messages.
+pub(crate) fn names() -> String {
+    KINDS.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,163 @@
+//! The daemon's face to the world: configuration, doors, command line, and all wiring on one screen.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use fusebox_actors::Fusebox;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
+
+pub mod cli;
+mod config;
+pub mod connectors;
+mod daemon;
+pub mod demo;
+mod doors;
+mod kinds;
+mod state_dir;
+mod systemd;
+mod telemetry;
+
+use config::Config;
+use daemon::{Daemon, Sources};
+use doors::{
+    Doors,
+    http::{Listener, Server},
+    peer::{Peers, Policy},
+};
+use kinds::Identity;
+use state_dir::StateDir;
+
+/// The longest that stopping takes.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// Runs the daemon until a signal stops it.
+///
+/// # Errors
+/// What kept it from starting.
+async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
+    let test_hooks = sources.env.get("FUSEBOX_TEST_HOOKS") == Some("1");
+    let state_dir = StateDir::open(&config.state_dir)?;
+    let identity = Identity { instance: state_dir.instance.clone(), run: state_dir::new_name() };
+    let (policy, unknown) = Policy::resolve(&config.client_group, &config.admin_group);
+    for warning in config.warnings.iter().chain(&unknown) {
+        tracing::warn!("{warning}");
+    }
+    for note in &config.notes {
+        tracing::info!("{note}");
+    }
+
+    // Listening before the stores are open makes callers wait in the backlog instead of failing.
+    let (unix, own_socket) = if let Some(listener) = systemd::inherited()? {
+        (listener, None)
+    } else {
+        let (listener, own) = doors::socket::bind(&config.socket, policy.clients)?;
+        (listener, Some(own))
+    };
+    let mut listeners = vec![Listener::Unix(unix)];
+    if let Some(http) = &config.http {
+        let tcp = TcpListener::bind(http.listen).await;
+        listeners
+            .push(Listener::Tcp(tcp.with_context(|| format!("cannot listen at {}", http.listen))?));
+    }
+    let mut signals = Signals::new()?;
+    let specs = daemon::specs(&config.backends, &identity).map_err(anyhow::Error::msg)?;
+    let fusebox = tokio::select! {
+        started = Fusebox::start(config.system(identity.instance.clone()), specs) => started?,
+        // Recovery can take long; breaking it off is no worse than a crash.
+        () = signals.stop() => return Ok(ExitCode::SUCCESS),
+    };
+    let (socket, backends) = (config.socket.clone(), config.backends.len());
+
+    let daemon = Daemon::new(fusebox, config, identity, sources);
+    let doors = Doors::new(Arc::clone(&daemon));
+    let router = doors::routes::router(&doors, test_hooks);
+    let server = Server::new(router, Arc::new(Peers::new(policy)));
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        serving.spawn(Arc::clone(&server).serve(listener, daemon.stopping()));
+    }
+    let mut helpers = JoinSet::new();
+    helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), backends, "ready");
+    systemd::ready("serving");
+
+    let code = until_stopped(&daemon, &mut signals).await;
+    systemd::stopping(GRACE);
+    // From here on a new daemon may take the socket's place; what is connected is served to its end.
+    drop(own_socket);
+    daemon.stop();
+    let stopping = async {
+        daemon.fusebox.shutdown(GRACE).await;
+        while serving.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(GRACE + Duration::from_secs(2), stopping).await.is_err() {
+        tracing::warn!("stopped before everything was done");
+    }
+    drop(state_dir);
+    tracing::info!("stopped");
+    Ok(code)
+}
+
+/// The signals that the daemon obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that stops; others are let pass.
+    async fn stop(&mut self) {
+        while self.next().await == Order::Reload {}
+    }
+
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reload,
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Order {
+    Stop,
+    Reload,
+}
+
+/// Waits for the signal that stops the daemon, or for its core to fail. Reloads on SIGHUP.
+async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode {
+    let failed = daemon.fusebox.failed();
+    tokio::pin!(failed);
+    loop {
+        let order = tokio::select! {
+            order = signals.next() => order,
+            why = &mut failed => {
+                tracing::error!(why, "the core failed: the process ends, to be started anew");
+                return ExitCode::FAILURE;
+            }
+        };
+        if order == Order::Stop {
+            return ExitCode::SUCCESS;
+        }
+        systemd::reloading();
+        match daemon.reload().await {
+            Ok(changed) => tracing::info!(changed = changed.join(", "), "reloaded"),
+            Err(why) => tracing::error!(why, "not reloaded: the old settings stay"),
+        }
+        systemd::ready("serving");
+    }
+}

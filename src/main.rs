@@ -1,0 +1,5 @@
+//! The `fusebox` binary.
+
+fn main() -> std::process::ExitCode {
+    fusebox::cli::main()
+}
