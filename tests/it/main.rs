@@ -1,0 +1,32 @@
+//! The integration tests: the real daemon against real servers.
+
+#[cfg(test)]
+mod after_a_crash;
+#[cfg(test)]
+mod breaker;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod durability;
+#[cfg(test)]
+mod fallbacks;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod stopping;
+#[cfg(test)]
+mod supervision;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod system_state;
+#[cfg(test)]
+mod systemd;
