@@ -188,6 +188,26 @@ impl Lent {
         self.circuit.replay_barred().is_none() && !self.system.is_draining()
     }
 
+    /// An empty queue belongs to no address: that calls waited for another one is over.
+    pub(crate) fn take_target_where_empty(&self) {
+        let holds = self.circuit.holds();
+        if !holds.retarget || holds.exchange {
+            return;
+        }
+        let index = self.queue.index();
+        let is_empty = index.is_empty() && index.dead().0 == 0;
+        drop(index);
+        let Ok(store) = self.queue.store() else { return };
+        if !is_empty {
+            return;
+        }
+        let target = SharedConnector::clone(&self.connector.load()).target();
+        // Where this fails the next start finds an empty queue and tries again.
+        store.set_target(&target, Box::new(|_| ()));
+        self.circuit.hold(|holds| holds.retarget = false);
+        self.queue.alert("retarget", None);
+    }
+
     /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.
     pub(crate) fn invalidate_lanes(&self, lanes: &Lanes) {
         let cache = self.cache.load();

@@ -268,7 +268,9 @@ impl Backend {
         if target != before {
             // Another server's values answer nothing here.
             lent.cache.load().invalidate_all();
-            // Replay lifts the hold where nothing waits.
+            // Who is told that the address changed finds it so; where calls wait, replay lifts the hold
+            // once they are gone.
+            lent.take_target_where_empty();
             lent.queue.work.notify_one();
         }
         if lent.circuit.settings.load().cache != spec.settings.cache {

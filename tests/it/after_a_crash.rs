@@ -243,11 +243,12 @@ fn a_truncated_log_is_found_and_the_daemon_serves_on() {
 }
 
 #[test]
-fn flipped_bits_in_the_middle_are_found_and_the_daemon_serves_on() {
+fn flipped_bits_are_found_and_the_daemon_serves_on() {
+    // Much of the log is dead, and one place may well be: a bit in every page, but for the first quarter.
     damaged(true, |log| {
         let mut bytes = fs::read(log).unwrap();
-        let middle = bytes.len() / 2;
-        for byte in &mut bytes[middle..middle + 64] {
+        let intact = bytes.len() / 4;
+        for byte in bytes.iter_mut().skip(intact).step_by(4_096) {
             *byte ^= 0x55;
         }
         fs::write(log, bytes).unwrap();

@@ -121,7 +121,7 @@ enum NotSent {
 impl Replay {
     /// Sends what may be sent now.
     async fn send(&mut self, attempts: &mut JoinSet<Ended>) {
-        self.take_target_where_empty();
+        self.lent.take_target_where_empty();
         loop {
             let now = self.lent.circuit.clock.now();
             let barred = self.barred(now);
@@ -146,27 +146,6 @@ impl Replay {
             // Give attempts that end at once their turn.
             tokio::task::yield_now().await;
         }
-    }
-
-    /// An empty queue belongs to no address: that calls waited for another one is over.
-    fn take_target_where_empty(&self) {
-        let lent = &self.lent;
-        let holds = lent.circuit.holds();
-        if !holds.retarget || holds.exchange {
-            return;
-        }
-        let index = lent.queue.index();
-        let is_empty = index.is_empty() && index.dead().0 == 0;
-        drop(index);
-        let Ok(store) = lent.queue.store() else { return };
-        if !is_empty {
-            return;
-        }
-        let target = SharedConnector::clone(&lent.connector.load()).target();
-        // Where this fails the next start finds an empty queue and tries again.
-        store.set_target(&target, Box::new(|_| ()));
-        lent.circuit.hold(|holds| holds.retarget = false);
-        lent.queue.alert("retarget", None);
     }
 
     /// Waits for an attempt to end or for anything else to change.
