@@ -70,6 +70,8 @@ pub(crate) struct Context {
     pub(crate) attempts: u32,
     /// An attempt may have been executed without an answer.
     pub(crate) unknown: bool,
+    /// One such attempt bore no token although it needed one: nothing may be sent again.
+    pub(crate) ambiguous: bool,
     /// A failure was counted already; a call counts at most one.
     pub(crate) counted: bool,
     /// A write's way over the wire, from before it looked whether its lanes are occupied.
@@ -158,6 +160,7 @@ impl Lent {
             connector,
             attempts: 0,
             unknown: false,
+            ambiguous: false,
             counted: false,
             flight: None,
             claim: None,
@@ -229,6 +232,7 @@ impl Lent {
             op_id: None,
             attempts: context.attempts,
             pending_writes: self.queue.waiting(),
+            rest: None,
         }
     }
 

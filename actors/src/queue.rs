@@ -202,6 +202,7 @@ impl Queue {
             expires_at: None,
             uid: write.uid,
             first_sent_at: write.sent_before.then_some(write.accepted_at),
+            in_doubt: write.sent_before,
             attempts: 0,
             unclassified: 0,
             last_error: None,

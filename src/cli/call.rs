@@ -1,7 +1,7 @@
 //! `fusebox call`: one call, its value printed as the backend's own client would.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{IsTerminal, Read, Write},
     os::unix::ffi::OsStrExt,
     process::ExitCode,
 };
@@ -28,7 +28,7 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     let kind = kinds::find(&kind)
         .ok_or_else(|| Failure::failed(format!("this fusebox does not know the kind {kind:?}")))?;
     let args: Vec<Vec<u8>> = call.args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-    let mut body = kind.call_from_args(&args).map_err(Failure::usage)?;
+    let mut body = kind.call_from_args(&args, &mut piped).map_err(Failure::usage)?;
     if let (Some(fields), options @ Value::Object(_)) = (body.as_object_mut(), options(&call)) {
         fields.insert("options".into(), options);
     }
@@ -52,6 +52,19 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is piped in, to its end; `None` at a terminal.
+fn piped() -> Result<Option<Vec<u8>>, String> {
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        return Ok(None);
+    }
+    let mut data = Vec::new();
+    input
+        .read_to_end(&mut data)
+        .map_err(|error| format!("cannot read what is piped in: {error}"))?;
+    Ok(Some(data))
 }
 
 fn options(call: &CallArgs) -> Value {

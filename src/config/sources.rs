@@ -13,6 +13,7 @@ use std::{
 use toml::{Table, Value};
 
 use super::keys;
+use crate::kinds::{self, Kind};
 
 /// The file that is read where none is named and it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
@@ -84,7 +85,10 @@ impl Merged {
     /// Reads and merges all sources.
     pub(crate) fn read(flags: &Flags, env: &Environment) -> Self {
         let mut merged = Self::default();
-        merged.set("backends.redis.kind", Value::String("redis".into()), None);
+        for kind in kinds::all() {
+            let name = kind.name();
+            merged.set(&format!("backends.{name}.kind"), Value::String(name.into()), None);
+        }
         merged.add_file(flags, env);
         merged.add_seed_names(env);
         merged.add_variables(env);
@@ -115,16 +119,15 @@ impl Merged {
         match text.parse::<Table>() {
             Ok(mut table) => {
                 keys::remove_unknown(&mut table, &mut self.problems);
-                if table
-                    .get("backends")
-                    .and_then(Value::as_table)
-                    .is_some_and(|backends| !backends.is_empty() && !backends.contains_key("redis"))
-                {
-                    self.notes.push(
-                        "the backend redis is there by default; backends.redis.enabled = false \
-                         leaves it out"
-                            .into(),
-                    );
+                let backends = table.get("backends").and_then(Value::as_table);
+                let backends = backends.filter(|backends| !backends.is_empty());
+                for name in kinds::all().map(Kind::name) {
+                    if backends.is_some_and(|backends| !backends.contains_key(name)) {
+                        self.notes.push(format!(
+                            "the backend {name} is there by default; backends.{name}.enabled = \
+                             false leaves it out"
+                        ));
+                    }
                 }
                 overlay(&mut self.table, table);
                 self.file = Some(path);

@@ -56,7 +56,7 @@ pub(crate) async fn call(
     let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
     let json = doors.gate.read(&mut place, body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
-    let parsed = kind.call_from_json(&json).map_err(malformed)?;
+    let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
     drop(json);
     let options = parsed.options.checked().map_err(malformed)?;
     let trace = Trace::of(&headers);
@@ -91,7 +91,15 @@ async fn carry(
     trace: &Trace,
 ) -> Result<Reply, Problem> {
     let traceparent = Some(trace.traceparent.clone());
-    let call = Call { body, options, uid: who.uid, admin: who.admin, traceparent };
+    let call = Call {
+        body,
+        options,
+        uid: who.uid,
+        admin: who.admin,
+        traceparent,
+        streams: false,
+        upload: None,
+    };
     backend
         .call(call)
         .await
@@ -181,6 +189,7 @@ mod tests {
             op_id: Some(OpId::from_u128(7)),
             attempts: 0,
             pending_writes: 2,
+            rest: None,
         }
     }
 

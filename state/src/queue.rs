@@ -90,6 +90,8 @@ pub struct Entry {
     pub uid: u32,
     /// When it was first sent, where that was noted.
     pub first_sent_at: Option<UnixMillis>,
+    /// Whether an attempt may have been executed.
+    pub in_doubt: bool,
     /// Attempts of this run.
     pub attempts: u32,
     /// Replies of no known class.
@@ -381,6 +383,7 @@ impl QueueIndex {
         let fresh = Entry {
             phase: Phase::Committing,
             first_sent_at: None,
+            in_doubt: false,
             attempts: 0,
             unclassified: 0,
             backoff_ms: 0,

@@ -3,10 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, Moment, OpId, Verdict, backoff::full_jitter, flight::Standing};
+use fusebox_state::{
+    ErrorClass, Moment, OpId, Verdict, backoff::full_jitter, bulkhead::Kept, flight::Standing,
+};
 
 use super::{Context, Lent, NoAnswer};
-use crate::connector::{Attempt, AttemptError, Attempted, Origin, SharedConnector};
+use crate::{
+    circuit::Circuit,
+    connector::{Answer, Attempt, AttemptError, Attempted, Origin, SharedConnector, Tail},
+};
 
 /// How often a write in doubt looks whether the others of its lanes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -18,8 +23,8 @@ const EXCHANGE_LOOK: Duration = Duration::from_millis(5);
 
 /// How the attempts ended.
 pub(crate) enum Live {
-    /// The backend answered.
-    Answered(Bytes),
+    /// The backend answered, perhaps with more to follow.
+    Answered(Bytes, Option<Box<dyn Tail>>),
     /// The backend, or one object in it, refuses this call.
     Refused(AttemptError),
     /// There is no answer.
@@ -44,7 +49,7 @@ impl Lent {
         let mut now = context.started;
         loop {
             let error = match self.attempt(context, carried, now).await {
-                Ok(reply) => return Live::Answered(reply),
+                Ok((reply, rest)) => return Live::Answered(reply, rest),
                 Err(NoAnswer::Failed(error)) => error,
                 Err(rejected) => return Live::None(rejected),
             };
@@ -60,10 +65,17 @@ impl Lent {
             let again = match error.class {
                 ErrorClass::Rejected | ErrorClass::BlockedObject => return Live::Refused(error),
                 ErrorClass::BlockedServer => false,
-                ErrorClass::NotExecuted => true,
+                ErrorClass::NotExecuted => context.call.upload.is_none(),
                 ErrorClass::Unknown => {
                     context.unknown = true;
-                    carried.repeatable && self.may_repeat(context, carried).await
+                    carried.repeatable
+                        && context.call.upload.is_none()
+                        && self.may_repeat(context, carried).await
+                }
+                ErrorClass::Ambiguous => {
+                    context.unknown = true;
+                    context.ambiguous = true;
+                    false
                 }
             };
             if self.system.is_cut() {
@@ -145,7 +157,7 @@ impl Lent {
         context: &mut Context,
         carried: Carried,
         now: Moment,
-    ) -> Result<Bytes, NoAnswer> {
+    ) -> Result<(Bytes, Option<Box<dyn Tail>>), NoAnswer> {
         let circuit = &*self.circuit;
         let permit = match circuit.breaker.try_acquire(now) {
             Ok(permit) => permit,
@@ -174,6 +186,10 @@ impl Lent {
             write: carried.write,
             origin: Origin::Live,
             token: carried.token,
+            sent_before: context.unknown,
+            waiting: self.queue.waiting(),
+            streams: context.call.streams,
+            upload: context.call.upload.as_ref(),
             accepted_at: self.clock().unix(),
             now: self.clock().unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
@@ -183,7 +199,7 @@ impl Lent {
             ended = context.connector.attempt(attempt) => ended,
             () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
         };
-        drop(place);
+        let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
         let ended_at = self.clock().now();
         circuit.metrics.attempt(ended.verdict, ended_at.since(now));
         let verdict = match ended.verdict {
@@ -193,7 +209,45 @@ impl Lent {
         context.counted |= verdict == Verdict::Failure;
         let trace = context.call.traceparent.as_deref();
         circuit.settle(permit, verdict, ended.result.as_ref().err(), trace, ended_at);
-        ended.result.map_err(NoAnswer::Failed)
+        ended.result.map(|reply| (reply, rest)).map_err(NoAnswer::Failed)
+    }
+
+    /// The rest of an answer, which holds its place for as long as it comes. Its beginning was a success;
+    /// that it breaks off is told the breaker as an attempt of its own.
+    fn guarded(&self, rest: Box<dyn Tail>, place: Kept) -> Box<dyn Tail> {
+        Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), place: Some(place) })
+    }
+}
+
+/// See [`Lent::guarded`].
+struct GuardedRest {
+    rest: Box<dyn Tail>,
+    circuit: Arc<Circuit>,
+    place: Option<Kept>,
+}
+
+impl Tail for GuardedRest {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(async {
+            let piece = self.rest.next().await;
+            if let Some(Err(error)) = &piece
+                && matches!(error.class, ErrorClass::Unknown | ErrorClass::NotExecuted)
+            {
+                let now = self.circuit.clock.now();
+                if let Ok(permit) = self.circuit.breaker.try_acquire(now) {
+                    self.circuit.settle(permit, Verdict::Failure, Some(error), None, now);
+                }
+            }
+            piece
+        })
+    }
+}
+
+impl Drop for GuardedRest {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.circuit.bulkhead.leave(place);
+        }
     }
 }
 
@@ -205,5 +259,6 @@ fn stopping() -> AttemptError {
         message: "fusebox is stopping".to_owned(),
         reply: None,
         unclassified: false,
+        retry_after: None,
     }
 }

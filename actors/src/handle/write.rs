@@ -93,7 +93,7 @@ impl Lent {
             self.attempts(context, Carried { write: true, repeatable, token }).await
         };
         match live {
-            Live::Answered(reply) => {
+            Live::Answered(reply, _) => {
                 if let Some(flight) = context.flight.take() {
                     flight.acknowledge();
                 }
@@ -104,7 +104,9 @@ impl Lent {
                 Ok(self.applied(context, reply, token.or(context.call.options.op_id)))
             }
             Live::Refused(refusal) => Err(Self::rejected(context, refusal)),
-            Live::None(why) if context.unknown && (!repeatable || context.overtaken) => {
+            Live::None(why)
+                if context.ambiguous || context.unknown && (!repeatable || context.overtaken) =>
+            {
                 Err(timed_out(context, &why, op_id))
             }
             Live::None(why) => {
@@ -238,7 +240,9 @@ impl Lent {
     /// The token of a write that is not absolute, where the caller's wish makes one worth its price.
     fn token(context: &Context, write: &Write, op_id: OpId) -> Option<OpId> {
         let options = &context.call.options;
-        let wanted = options.min_ack == Some(AckLevel::Durable) || options.op_id.is_some();
+        let wanted = write.free_token
+            || options.min_ack == Some(AckLevel::Durable)
+            || options.op_id.is_some();
         let can = !matches!(write.outage, Outage::Never(_));
         (!write.absolute && wanted && can).then_some(op_id)
     }
@@ -249,6 +253,9 @@ impl Lent {
         let fallback = self.circuit.settings.load().write_fallback;
         match &write.outage {
             Outage::Never(reason) => Queueable::No(reason),
+            _ if context.call.upload.is_some() => {
+                Queueable::No("a call that is too large to hold is never queued")
+            }
             _ if options.min_ack == Some(AckLevel::Applied) => {
                 Queueable::No("min_ack = applied refuses the queue")
             }

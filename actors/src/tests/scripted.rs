@@ -154,6 +154,7 @@ fn fault(class: ErrorClass, code: &'static str) -> AttemptError {
         message: "scripted".into(),
         reply: None,
         unclassified: false,
+        retry_after: None,
     }
 }
 
@@ -166,7 +167,7 @@ impl Connector for Scripted {
         let words: Vec<&str> = text(&body).split(' ').collect();
         let key = words.get(1).copied().unwrap_or("").to_owned();
         let lane = LaneId::of(b"", key.as_bytes());
-        let write = |absolute, outage| Access::Write(Write { absolute, outage });
+        let write = |absolute, outage| Access::Write(Write { absolute, free_token: false, outage });
         let (lanes, access) = match words[0] {
             "GET" => {
                 let slots = vec![Slot { lane, key: body.clone() }];

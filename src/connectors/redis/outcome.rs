@@ -34,6 +34,7 @@ pub(super) fn of(reply: Bytes) -> Attempted {
         message,
         reply: Some(reply.clone()),
         unclassified: class.is_none(),
+        retry_after: None,
     };
     Attempted::failed(verdict, error)
 }
@@ -73,6 +74,7 @@ pub(super) fn own(
         message: message.into(),
         reply: None,
         unclassified: false,
+        retry_after: None,
     }
 }
 
