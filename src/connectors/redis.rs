@@ -175,7 +175,13 @@ impl Connector for RedisConnector {
         // An idle connection for writes is kept from being forgotten by what lies in between, and a dead
         // one is found out before a write is lost on it.
         self.writes.send_and_forget(ping.clone());
-        Box::pin(self.reads.call(ping, timeout, true))
+        Box::pin(async move {
+            let ended = self.reads.call(ping, timeout, true).await;
+            if ended.result.is_ok() {
+                self.writes.end_pause();
+            }
+            ended
+        })
     }
 
     fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], now: UnixMillis) -> Option<Bytes> {

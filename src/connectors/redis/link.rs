@@ -124,6 +124,16 @@ impl Link {
         self.order(Order::Call(Request { command, reply, begun: Instant::now() }));
     }
 
+    /// The server was heard of by other ways: the pause after a failed connect is over.
+    pub(super) fn end_pause(&self) {
+        self.state.send_if_modified(|state| {
+            if let State::Down { until, .. } = state {
+                *until = Instant::now();
+            }
+            false
+        });
+    }
+
     /// Whether it is up.
     pub(super) fn is_up(&self) -> bool {
         matches!(&*self.state.borrow(), State::Up { .. })
