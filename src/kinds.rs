@@ -109,6 +109,15 @@ pub(crate) trait Kind: Send + Sync {
         Ok(body)
     }
 
+    /// A live query from its JSON, in the wire form that its connector's streams take.
+    ///
+    /// # Errors
+    /// What is malformed and where.
+    fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
+        let _ = (json, headers);
+        Err(format!("the kind {} has no live queries", self.name()))
+    }
+
     /// The largest body that `call/raw` takes, in bytes.
     fn raw_call_max(&self) -> u64;
 

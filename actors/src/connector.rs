@@ -279,6 +279,13 @@ pub trait Connector: Send + Sync + 'static {
         None
     }
 
+    /// How much of a queued call that begins with `beginning` an attempt needs in [`Attempt::body`], in
+    /// bytes; what follows may come as [`Attempt::upload`]. `None` where it needs the whole.
+    fn held(&self, beginning: &[u8]) -> Option<usize> {
+        let _ = beginning;
+        None
+    }
+
     /// How many queued calls of different lanes [`Connector::attempt_batch`] may carry together now; 0
     /// where the backend wants a pause, after which replay asks again.
     fn batch_max(&self) -> usize {

@@ -70,16 +70,15 @@ pub(crate) struct Context {
     pub(crate) attempts: u32,
     /// An attempt may have been executed without an answer.
     pub(crate) unknown: bool,
-    /// One such attempt bore no token although it needed one: nothing may be sent again.
-    pub(crate) ambiguous: bool,
     /// A failure was counted already; a call counts at most one.
     pub(crate) counted: bool,
     /// A write's way over the wire, from before it looked whether its lanes are occupied.
     pub(crate) flight: Option<Flight>,
     /// The place that it holds since its outcome is unknown.
     pub(crate) claim: Option<Claim>,
-    /// A newer write was acknowledged since it began: it must not be sent again.
-    pub(crate) overtaken: bool,
+    /// It must not be sent again: a newer write was acknowledged since it began, or it bore no token where
+    /// it needed one.
+    pub(crate) spent: bool,
 }
 
 impl Context {
@@ -160,11 +159,10 @@ impl Lent {
             connector,
             attempts: 0,
             unknown: false,
-            ambiguous: false,
             counted: false,
             flight: None,
             claim: None,
-            overtaken: false,
+            spent: false,
         };
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,

@@ -21,6 +21,7 @@ use crate::{
 
 use crate::queue::Queue;
 
+mod kinds;
 mod scripted;
 
 use scripted::{Mode, Scripted};

@@ -66,6 +66,7 @@ pub enum Phase {
 }
 
 /// What the index knows of a call.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own end")]
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name.

@@ -73,8 +73,7 @@ impl Lent {
                         && self.may_repeat(context, carried).await
                 }
                 ErrorClass::Ambiguous => {
-                    context.unknown = true;
-                    context.ambiguous = true;
+                    (context.unknown, context.spent) = (true, true);
                     false
                 }
             };
@@ -131,10 +130,10 @@ impl Lent {
         if context.claim.is_none() {
             let (claim, behind_calls) = self.queue.claim(&context.plan.lanes);
             context.claim = Some(claim);
-            context.overtaken = behind_calls;
+            context.spent = behind_calls;
         }
-        let overtaken = context.overtaken;
-        let Some(flight) = context.flight.as_mut().filter(|_| !overtaken) else { return false };
+        let spent = context.spent;
+        let Some(flight) = context.flight.as_mut().filter(|_| !spent) else { return false };
         flight.doubt();
         loop {
             let left = context.deadline.since(self.clock().now());
@@ -144,7 +143,7 @@ impl Lent {
                     tokio::time::sleep(LOOK_AGAIN.min(left)).await;
                 }
                 Standing::Others | Standing::Overtaken => {
-                    context.overtaken = true;
+                    context.spent = true;
                     return false;
                 }
             }

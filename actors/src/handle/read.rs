@@ -198,7 +198,7 @@ impl Lent {
         counter.inc();
         let misses = if all {
             vec![None; hits.len()]
-        } else if let Some(empty) = self.empty(context) {
+        } else if let Some(empty) = Self::empty(context) {
             let mut reply = self.reply(context, Source::Empty, Some(empty));
             reply.warnings.push(format!("{} did not answer: {}", self.circuit.name, why.detail()));
             return Ok(reply);
@@ -236,7 +236,7 @@ impl Lent {
     }
 
     /// The empty structure for a read whose caller says that it is not critical.
-    fn empty(&self, context: &Context) -> Option<Bytes> {
+    fn empty(context: &Context) -> Option<Bytes> {
         (context.call.options.priority == Priority::Low)
             .then(|| context.connector.empty(&context.plan.body))
             .flatten()

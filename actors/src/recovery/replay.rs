@@ -24,20 +24,24 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Moment, OpId, Verdict,
+    ErrorClass, Moment, OpId,
     backoff::decorrelated_jitter,
     queue::Entry,
     store::{DeadReason, StoreError},
 };
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::task::JoinSet;
 
 use crate::{
-    connector::{Attempt, AttemptError, Attempted, Origin, SharedConnector},
+    connector::{AttemptError, Attempted, SharedConnector},
     event::{EventBus, EventKind},
     handle::Lent,
     queue::Queue,
     system::SystemFlags,
 };
+
+mod attempt;
+
+use attempt::attempt;
 
 /// How long the loop sleeps at most.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -394,109 +398,4 @@ impl Replay {
             self.retry(seq, entry, detail);
         }
     }
-}
-
-/// One attempt of queued calls. They are noted as sent once it is certain that they will be.
-async fn attempt(
-    lent: &Lent,
-    connector: &SharedConnector,
-    batch: Vec<(Taken, Entry)>,
-) -> Vec<Ended> {
-    let circuit = &*lent.circuit;
-    let now = circuit.clock.now();
-    let (Ok(permit), Some(place)) =
-        (circuit.breaker.try_acquire(now), circuit.bulkhead.try_enter())
-    else {
-        return batch
-            .into_iter()
-            .map(|(taken, entry)| Ended { taken, entry, result: Err(NotSent::Barred) })
-            .collect();
-    };
-    let (mut ended, mut sent, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
-    for ((taken, entry), noted) in note_sending(lent, batch).await {
-        let body = noted.and_then(|()| {
-            let store = lent.queue.store().map_err(|_| NotSent::Barred)?;
-            store.body(taken.seq).map_err(NotSent::Store)
-        });
-        match body {
-            Ok(body) => {
-                bodies.push(body);
-                sent.push((taken, entry));
-            }
-            Err(why) => ended.push(Ended { taken, entry, result: Err(why) }),
-        }
-    }
-    let timeout = circuit.settings.load().timeout;
-    let (unix, waiting) = (circuit.clock.unix(), lent.queue.waiting());
-    let attempts = sent.iter().zip(&bodies).map(|((_, entry), body)| Attempt {
-        body,
-        lanes: &entry.lanes,
-        write: true,
-        origin: Origin::Replay,
-        token: (!entry.absolute).then_some(entry.op_id),
-        sent_before: entry.in_doubt,
-        waiting,
-        streams: false,
-        upload: None,
-        accepted_at: entry.accepted_at,
-        now: unix,
-        timeout,
-        traceparent: None,
-    });
-    let mut attempts: Vec<Attempt<'_>> = attempts.collect();
-    let now = circuit.clock.now();
-    let ends = match (attempts.pop(), attempts.is_empty()) {
-        (None, _) => return ended,
-        (Some(only), true) => vec![connector.attempt(only).await],
-        (Some(last), false) => {
-            attempts.push(last);
-            connector.attempt_batch(attempts).await
-        }
-    };
-    drop(place);
-    let ended_at = circuit.clock.now();
-    let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
-    let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
-    let verdict = worst.map_or(Verdict::Neutral, |end| end.verdict);
-    circuit.metrics.attempt(verdict, ended_at.since(now));
-    let error = worst.and_then(|end| end.result.as_ref().err());
-    circuit.settle(permit, verdict, error, None, ended_at);
-    let ends = sent.into_iter().zip(ends);
-    ended.extend(ends.map(|((taken, entry), end)| Ended { taken, entry, result: Ok(end) }));
-    ended
-}
-
-/// A call without an absolute effect is noted as sent, and that is synced, before it is sent the first
-/// time. One that was noted longer ago than its marker lives is ambiguous.
-async fn note_sending(
-    lent: &Lent,
-    batch: Vec<(Taken, Entry)>,
-) -> Vec<((Taken, Entry), Result<(), NotSent>)> {
-    enum Note {
-        Done(Result<(), NotSent>),
-        UnderWay(oneshot::Receiver<Result<(), StoreError>>),
-    }
-    let now = lent.circuit.clock.unix();
-    let notes: Vec<Note> = batch
-        .iter()
-        .map(|(taken, entry)| match entry.first_sent_at {
-            _ if entry.absolute => Note::Done(Ok(())),
-            Some(first) if now.since(first) >= MARKER_LIFE => Note::Done(Err(NotSent::Ambiguous)),
-            Some(_) => Note::Done(Ok(())),
-            None => Note::UnderWay(lent.queue.mark_sending(taken.seq)),
-        })
-        .collect();
-    let mut noted = Vec::with_capacity(batch.len());
-    for (call, note) in batch.into_iter().zip(notes) {
-        let result = match note {
-            Note::Done(result) => result,
-            Note::UnderWay(synced) => match synced.await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(NotSent::Store(error)),
-                Err(_) => Err(NotSent::Barred),
-            },
-        };
-        noted.push((call, result));
-    }
-    noted
 }

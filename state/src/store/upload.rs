@@ -28,7 +28,7 @@ pub const PIECE_BYTES: usize = 16 * CHUNK_BODY;
 const PIECE_CHUNKS: u32 = 16;
 
 /// A body that lies in the store already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoredBody {
     /// Its length in bytes.
     pub len: u64,
@@ -39,6 +39,16 @@ pub struct StoredBody {
 }
 
 impl StoredBody {
+    /// Counts one more piece, and returns its index.
+    pub fn add(&mut self, piece: &[u8]) -> u32 {
+        let mut crc = crc32fast::Hasher::new_with_initial(self.crc);
+        crc.update(piece);
+        self.crc = crc.finalize();
+        self.len += piece.len() as u64;
+        self.pieces += 1;
+        self.pieces - 1
+    }
+
     /// The chunks that it lies in.
     pub(super) fn chunks(self) -> Option<u32> {
         u32::try_from(self.len.div_ceil(CHUNK_BODY as u64)).ok()
@@ -90,7 +100,7 @@ impl Store {
             let mut piece = BytesMut::with_capacity(PIECE_BYTES);
             for index in first..call.chunks.min(first.saturating_add(PIECE_CHUNKS)) {
                 queue::read_chunk(db, seq, index, call.chunks, |data| {
-                    piece.extend_from_slice(data)
+                    piece.extend_from_slice(data);
                 })?;
             }
             Ok(piece.freeze())

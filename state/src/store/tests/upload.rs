@@ -4,13 +4,13 @@ use super::*;
 
 /// Puts `body` as pieces of `seq`; returns what its header must say.
 fn put(store: &Store, seq: u64, body: &[u8]) -> StoredBody {
-    let mut pieces = 0;
+    let mut stored = StoredBody::default();
     for piece in body.chunks(PIECE_BYTES) {
         let data = Bytes::copy_from_slice(piece);
-        wait(|done| store.put_piece(seq, pieces, data, done)).unwrap();
-        pieces += 1;
+        let index = stored.add(piece);
+        wait(|done| store.put_piece(seq, index, data, done)).unwrap();
     }
-    StoredBody { len: body.len() as u64, crc: crc32fast::hash(body), pieces }
+    stored
 }
 
 fn pieces(store: &Store, seq: u64) -> Vec<u8> {
