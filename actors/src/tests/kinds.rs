@@ -12,6 +12,11 @@ async fn queued(world: &World, bodies: impl IntoIterator<Item = String>) {
     }
 }
 
+/// As [`durable`], with time enough for a store of pieces on a busy machine.
+fn stored_first() -> CallOptions {
+    CallOptions { deadline: Some(PATIENCE), ..durable() }
+}
+
 async fn upload(
     world: &World,
     head: &str,
@@ -148,12 +153,12 @@ async fn a_large_call_is_tried_once_and_stored_first_where_it_is_to_be_durable()
     assert!(refused.detail.contains("min_ack = durable"), "{}", refused.detail);
     // Two MiB, in pieces that are not the store's own.
     let large = || Pieces(vec![Bytes::from(vec![b'x'; 700_001]); 3]);
-    let full = upload(&world, "PUT t ", large(), durable()).await.unwrap_err();
+    let full = upload(&world, "PUT t ", large(), stored_first()).await.unwrap_err();
     assert_eq!(full.kind, CallErrorKind::Full, "the queue holds 1 MiB");
     let mut roomy = settings("one");
     roomy.queue.bytes = 1 << 30;
     let world = world.restart(vec![roomy]).await;
-    let reply = upload(&world, "PUT t ", large(), durable()).await.unwrap();
+    let reply = upload(&world, "PUT t ", large(), stored_first()).await.unwrap();
     assert_eq!((reply.source, reply.ack), (Source::Queued, Some(AckLevel::Durable)));
     world.server().set(Mode::Up);
     world.drained().await;
@@ -169,7 +174,7 @@ async fn a_large_call_that_breaks_off_leaves_nothing() {
         }
     }
     let world = World::one().await;
-    let refused = upload(&world, "PUT t 1", Broken, durable()).await.unwrap_err();
+    let refused = upload(&world, "PUT t 1", Broken, stored_first()).await.unwrap_err();
     assert_eq!((refused.kind, refused.outcome_unknown), (CallErrorKind::Malformed, false));
     assert_eq!(world.backend().view().queue.calls, 0);
     // A barrier finds every lane free: the place is given back.
