@@ -1,6 +1,8 @@
 //! What the scenarios stand on: real servers, the real daemon, a network that can be broken, and waiting.
 
+pub(crate) mod clickhouse;
 pub(crate) mod daemon;
+pub(crate) mod firestore;
 pub(crate) mod http;
 pub(crate) mod outage;
 pub(crate) mod poll;
