@@ -1,3 +1,10 @@
 //! The protocols of the backends, each behind the connector port.
 
+pub mod clickhouse;
 pub mod redis;
+
+mod percent;
+mod secret;
+mod tls;
+
+pub use secret::Secret;
