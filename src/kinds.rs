@@ -15,6 +15,7 @@ use crate::{
     doors::options::CallOptionsJson,
 };
 
+mod clickhouse;
 mod redis;
 
 /// What a backend of a kind gets where the configuration is silent.
@@ -151,7 +152,7 @@ pub(crate) trait Kind: Send + Sync {
 }
 
 /// Every kind of this release.
-const KINDS: &[&dyn Kind] = &[&redis::Redis];
+const KINDS: &[&dyn Kind] = &[&clickhouse::ClickHouse, &redis::Redis];
 
 /// The kind of that name.
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {

@@ -144,6 +144,11 @@ impl Merged {
 
     fn add_seed_names(&mut self, env: &Environment) {
         const NAMES: &[(&str, &str)] = &[
+            (
+                "CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD",
+                "backends.clickhouse.breaker.failure_threshold",
+            ),
+            ("CLICKHOUSE_URL", "backends.clickhouse.url"),
             ("REDIS_CIRCUIT_BREAKER_THRESHOLD", "backends.redis.breaker.failure_threshold"),
             ("REDIS_FALLBACK_CACHE_DIR", "backends.redis.cache.dir"),
             ("REDIS_URL", "backends.redis.url"),
@@ -151,8 +156,6 @@ impl Merged {
             ("ENABLE_AUTO_RECOVERY", "health.auto_recovery"),
         ];
         const LATER: &[(&str, &str)] = &[
-            ("CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD", "the kind clickhouse comes"),
-            ("CLICKHOUSE_URL", "the kind clickhouse comes"),
             ("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "the kind firestore comes"),
             ("FIRESTORE_QUEUE_FILE", "the kind firestore comes"),
             ("FIRESTORE_EMULATOR_HOST", "the kind firestore comes"),

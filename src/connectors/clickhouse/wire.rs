@@ -87,6 +87,12 @@ impl Call {
     }
 }
 
+/// Where a call's data begins, by its first bytes.
+pub(super) fn header_end(beginning: &[u8]) -> Option<usize> {
+    let [_, a, b, c, d] = *beginning.first_chunk::<HEAD>()?;
+    usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?.checked_add(HEAD)
+}
+
 /// The beginning of a reply in `format`, to which the server's bytes are added.
 pub(super) fn begin_reply(format: &str, capacity: usize) -> BytesMut {
     let name = format.as_bytes().get(..255).unwrap_or(format.as_bytes());
