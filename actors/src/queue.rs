@@ -141,8 +141,8 @@ pub struct Queue {
     index: Mutex<QueueIndex>,
     /// Calls that wait.
     waiting: AtomicU64,
-    /// Occupied lanes: zero lets a call pass without the lock.
-    occupied: AtomicU64,
+    /// What somebody may have to wait for: zero lets a call pass without the lock.
+    standing: AtomicU64,
     dead: AtomicU64,
     dead_blocks: AtomicBool,
     fates: Mutex<HashMap<u64, oneshot::Sender<Fate>>>,
@@ -178,7 +178,7 @@ impl Queue {
             order: Mutex::new(()),
             index: Mutex::new(QueueIndex::new(settings.queue, 0)),
             waiting: AtomicU64::new(0),
-            occupied: AtomicU64::new(0),
+            standing: AtomicU64::new(0),
             dead: AtomicU64::new(0),
             dead_blocks: AtomicBool::new(settings.dead_letter_policy == DeadLetterPolicy::Block),
             fates: Mutex::default(),
@@ -381,7 +381,7 @@ impl Queue {
 
     /// Whether a call to `lanes` must wait or queue: they are occupied, or not known yet.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
-        if self.occupied.load(Ordering::Acquire) == 0 && self.store.get().is_some() {
+        if self.standing.load(Ordering::Acquire) == 0 && self.store.get().is_some() {
             return false;
         }
         self.store.get().is_none() || self.index.lock().is_occupied(lanes)
@@ -499,7 +499,7 @@ impl Queue {
 
     fn count(&self, index: &QueueIndex) {
         self.waiting.store(index.len() as u64, Ordering::Release);
-        self.occupied.store(index.occupied_lanes() as u64, Ordering::Release);
+        self.standing.store(index.standing() as u64, Ordering::Release);
         self.dead.store(index.dead().0 as u64, Ordering::Release);
     }
 }

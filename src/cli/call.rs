@@ -90,7 +90,12 @@ fn print(value: &Value, terminal: bool, out: &mut Vec<u8>) {
     match value {
         Value::Null if terminal => out.extend_from_slice(b"(nil)"),
         Value::Null => {}
-        Value::String(text) => out.extend_from_slice(text.as_bytes()),
+        Value::String(text) => {
+            out.extend_from_slice(text.as_bytes());
+            if text.ends_with('\n') {
+                return;
+            }
+        }
         Value::Array(items) if items.is_empty() && terminal => {
             out.extend_from_slice(b"(empty array)");
         }

@@ -520,6 +520,11 @@ impl QueueIndex {
         self.entries.values().next().map(|entry| entry.accepted_at)
     }
 
+    /// Calls and claims that somebody may have to wait for.
+    pub fn standing(&self) -> usize {
+        self.lanes.standing()
+    }
+
     /// Occupied lanes.
     pub fn occupied_lanes(&self) -> usize {
         self.lanes.occupied()

@@ -7,6 +7,8 @@ mod breaker;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod clickhouse;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod disk;

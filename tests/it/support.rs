@@ -8,5 +8,6 @@ pub(crate) mod outage;
 pub(crate) mod poll;
 pub(crate) mod port;
 pub(crate) mod proc;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod relay;

@@ -26,7 +26,8 @@ LOCK = threading.Lock()
 FAILURES = []
 # What the real server answers by HTTP; everything else is a 500.
 STATUS = {60: 404, 81: 404, 62: 400, 47: 400, 46: 400, 115: 404, 27: 400, 516: 403, 497: 403, 202: 503}
-NOT_SETTINGS = {"query", "database", "default_format", "user", "password", "query_id", "wait_end_of_query"}
+# Parameters of the HTTP interface, which are no settings of the engine.
+NOT_SETTINGS = {"query", "database", "default_format", "user", "password", "query_id", "wait_end_of_query", "buffer_size"}
 
 
 def quoted(text):

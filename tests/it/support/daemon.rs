@@ -181,6 +181,12 @@ impl Daemon {
         self.client.clone()
     }
 
+    /// The daemon's process id.
+    #[track_caller]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("the daemon runs").id()
+    }
+
     /// The state directory.
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.state_dir.clone().unwrap_or_else(|| self.folder.path().join("state"))
