@@ -43,7 +43,9 @@ fn query(daemon: &Client, query: &str, options: Value) -> Reply {
 }
 
 fn insert(daemon: &Client, ids: impl IntoIterator<Item = u64>, options: Value) -> Reply {
-    let rows: String = ids.into_iter().map(|id| format!("{{\"id\":{id},\"round\":0}}\n")).collect();
+    let rows: Vec<String> =
+        ids.into_iter().map(|id| json!({ "id": id, "round": 0 }).to_string()).collect();
+    let rows = rows.join("\n");
     daemon.call(
         "clickhouse",
         json!({ "query": "INSERT INTO t FORMAT JSONEachRow", "data": rows, "options": options }),

@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, Attempted};
+use fusebox_actors::connector::{Attempt, Attempted, Upload};
 use fusebox_state::{ErrorClass, Verdict};
 use parking_lot::Mutex;
 use tokio::{
@@ -258,7 +258,7 @@ impl Ready<'_> {
             .chain(statement.settings.iter().map(|(name, _)| name.clone()))
             .collect();
         let streams = attempt.streams && !attempt.write;
-        let upload = attempt.upload.and_then(|upload| upload.take());
+        let upload = attempt.upload.and_then(Upload::take);
         let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
         let mut settings = header.settings.clone();
         let mut set = |name: &str, value: String| drop(settings.insert(name.to_owned(), value));

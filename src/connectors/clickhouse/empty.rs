@@ -19,18 +19,26 @@ const LEN_MAX: usize = 64 * 1024;
 
 /// The empty results of queries that were answered, by the key of their cache entry.
 #[derive(Default)]
-pub(super) struct Learnt(Mutex<(u64, HashMap<Bytes, (u64, Bytes)>)>);
+pub(super) struct Learnt(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// Counts what was learnt.
+    turn: u64,
+    /// When each was last learnt, and what.
+    empty: HashMap<Bytes, (u64, Bytes)>,
+}
 
 impl Learnt {
     /// Remembers the empty form of `reply`.
     pub(super) fn learn(&self, key: &Bytes, reply: &Bytes) {
         let (format, body) = wire::parts_of(reply);
         let Some(empty) = of_answer(&format, &body) else { return };
-        let (turn, known) = &mut *self.0.lock();
+        let Known { turn, empty: known } = &mut *self.0.lock();
         *turn += 1;
-        if let Some((used, known)) = known.get_mut(key) {
+        if let Some((used, before)) = known.get_mut(key) {
             *used = *turn;
-            if *known == empty {
+            if *before == empty {
                 return;
             }
         }
@@ -46,7 +54,7 @@ impl Learnt {
     /// The empty result of the query, in wire form.
     pub(super) fn get(&self, key: Option<&Bytes>, format: &str) -> Option<Bytes> {
         if let Some(key) = key
-            && let Some((_, empty)) = self.0.lock().1.get(key)
+            && let Some((_, empty)) = self.0.lock().empty.get(key)
         {
             return Some(empty.clone());
         }
@@ -232,7 +240,7 @@ mod tests {
         ] {
             let memory = Learnt::default();
             memory.learn(&Bytes::from_static(b"k"), &wire::reply(format, answer));
-            assert!(memory.0.lock().1.is_empty(), "{format}");
+            assert!(memory.0.lock().empty.is_empty(), "{format}");
         }
     }
 }

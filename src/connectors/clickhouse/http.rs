@@ -53,6 +53,9 @@ const PIECE_MAX: usize = 64 * 1024;
 /// The body of a request.
 type Body = UnsyncBoxBody<Bytes, AttemptError>;
 
+/// The rest of a call, and when its last piece was sent.
+pub(super) type Uploading = (Box<dyn Tail>, Arc<Mutex<Instant>>);
+
 /// What is sent.
 pub(super) struct Outgoing {
     /// The query string's pairs.
@@ -60,7 +63,7 @@ pub(super) struct Outgoing {
     /// The body, or its beginning.
     pub(super) body: Vec<Bytes>,
     /// The body's rest, and where it is noted that a piece of it left.
-    pub(super) upload: Option<(Box<dyn Tail>, Arc<Mutex<Instant>>)>,
+    pub(super) upload: Option<Uploading>,
     /// The caller's trace context.
     pub(super) traceparent: Option<String>,
 }
@@ -335,7 +338,7 @@ fn query_string(pairs: &[(String, String)]) -> String {
     text
 }
 
-fn body_of(pieces: Vec<Bytes>, upload: Option<(Box<dyn Tail>, Arc<Mutex<Instant>>)>) -> Body {
+fn body_of(pieces: Vec<Bytes>, upload: Option<Uploading>) -> Body {
     let never = |never: std::convert::Infallible| match never {};
     let Some((rest, progress)) = upload else {
         let whole = match <[Bytes; 1]>::try_from(pieces) {

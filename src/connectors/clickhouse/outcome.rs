@@ -112,7 +112,8 @@ impl Exception {
 }
 
 fn shortened(text: &str) -> String {
-    text.get(..text.floor_char_boundary(MESSAGE_MAX)).unwrap_or(text).to_owned()
+    let end = (0..=MESSAGE_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
 /// The number behind `Code: `.

@@ -1,4 +1,4 @@
-//! Real servers for tests: each with a port and a folder of its own, gone with the value.
+//! A real server of 2018 for tests, with a port and a folder of its own, gone with the value.
 
 use std::{
     net::TcpListener,
@@ -15,18 +15,8 @@ use super::{ClickHouseSettings, http::Http};
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Which engine a test runs against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Engine {
-    /// A real server of 2018: no tokens, no exception codes in headers.
-    Old,
-    /// The current engine, behind the tests' own HTTP front.
-    Current,
-}
-
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
-    engine: Engine,
     child: Child,
     pub(crate) port: u16,
     pub(crate) folder: tempfile::TempDir,
@@ -34,11 +24,11 @@ pub(crate) struct Server {
 
 impl Server {
     /// An empty server.
-    pub(crate) async fn start(engine: Engine) -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
-        let child = spawn(engine, port, folder.path());
-        let mut server = Self { engine, child, port, folder };
+        let child = spawn(port, folder.path());
+        let mut server = Self { child, port, folder };
         server.ready().await;
         server
     }
@@ -77,24 +67,6 @@ impl Server {
             answer.trim_end_matches('\n').to_owned()
         }
     }
-
-    /// Sends it a signal, such as `STOP`.
-    pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
-    }
-
-    /// Kills it without warning.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Starts it again on the same port with the data that it had.
-    pub(crate) async fn restart(&mut self) {
-        self.child = spawn(self.engine, self.port, self.folder.path());
-        self.ready().await;
-    }
 }
 
 impl Drop for Server {
@@ -118,32 +90,23 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn(engine: Engine, port: u16, folder: &Path) -> Child {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (mut command, install) = match engine {
-        Engine::Old => {
-            let config = old_config(port, folder);
-            let mut command = Command::new("clickhouse-server");
-            command.arg(format!("--config-file={}", config.display()));
-            (command, "apt-get install -y clickhouse-server clickhouse-client")
-        }
-        Engine::Current => {
-            let mut command = Command::new(project.join(".venv/bin/python"));
-            command.arg(project.join("tests/support/chdb_front.py"));
-            command.arg(port.to_string()).arg(folder.join("data"));
-            (command, "tests/setup (it puts chdb into .venv)")
-        }
-    };
+fn spawn(port: u16, folder: &Path) -> Child {
+    let config = configuration(port, folder);
     let log = std::fs::File::create(folder.join("out")).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    command
+    Command::new("clickhouse-server")
+        .arg(format!("--config-file={}", config.display()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
         .spawn()
-        .unwrap_or_else(|error| panic!("{engine:?} cannot be started ({error}): {install}"))
+        .unwrap_or_else(|error| {
+            panic!("clickhouse-server cannot be started ({error}): tests/setup")
+        })
 }
 
-/// The configuration of an old server, with the user `ada`, whose password is `hush`, and `reader`, who may
+/// The server's configuration, with the user `ada`, whose password is `hush`, and `reader`, who may
 /// change nothing.
-fn old_config(port: u16, folder: &Path) -> PathBuf {
+fn configuration(port: u16, folder: &Path) -> PathBuf {
     for name in ["data", "tmp"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
     }

@@ -60,11 +60,6 @@ impl ClickHouse {
         format!("http://{}", self.port.address())
     }
 
-    /// The server's TCP port, for a relay in front of it.
-    pub(crate) fn port(&self) -> u16 {
-        self.port.number()
-    }
-
     /// Kills the server.
     pub(crate) fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {

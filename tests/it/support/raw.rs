@@ -39,7 +39,7 @@ pub(crate) fn call_raw(
         piece.len() * times
     );
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", value, "\r\n"]);
     }
     let mut sink = &stream;
     sink.write_all(head.as_bytes()).and_then(|()| sink.write_all(b"\r\n")).expect("the head");
