@@ -1,6 +1,7 @@
 //! The protocols of the backends, each behind the connector port.
 
 pub mod clickhouse;
+pub mod firestore;
 pub mod redis;
 
 mod percent;

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod clickhouse;
+mod firestore;
 mod redis;
 
 /// What a backend of a kind gets where the configuration is silent.
@@ -152,7 +153,7 @@ pub(crate) trait Kind: Send + Sync {
 }
 
 /// Every kind of this release.
-const KINDS: &[&dyn Kind] = &[&clickhouse::ClickHouse, &redis::Redis];
+const KINDS: &[&dyn Kind] = &[&clickhouse::ClickHouse, &firestore::Firestore, &redis::Redis];
 
 /// The kind of that name.
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {

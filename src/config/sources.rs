@@ -149,26 +149,29 @@ impl Merged {
                 "backends.clickhouse.breaker.failure_threshold",
             ),
             ("CLICKHOUSE_URL", "backends.clickhouse.url"),
+            ("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "backends.firestore.breaker.failure_threshold"),
+            ("FIRESTORE_EMULATOR_HOST", "backends.firestore.url"),
+            ("FIRESTORE_QUEUE_FILE", "backends.firestore.queue.dir"),
+            ("GOOGLE_APPLICATION_CREDENTIALS", "backends.firestore.credentials_file"),
+            ("GOOGLE_CLOUD_PROJECT", "backends.firestore.project"),
             ("REDIS_CIRCUIT_BREAKER_THRESHOLD", "backends.redis.breaker.failure_threshold"),
             ("REDIS_FALLBACK_CACHE_DIR", "backends.redis.cache.dir"),
             ("REDIS_URL", "backends.redis.url"),
             ("HEALTH_CHECK_INTERVAL", "health.interval"),
             ("ENABLE_AUTO_RECOVERY", "health.auto_recovery"),
         ];
-        const LATER: &[(&str, &str)] = &[
-            ("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "the kind firestore comes"),
-            ("FIRESTORE_QUEUE_FILE", "the kind firestore comes"),
-            ("FIRESTORE_EMULATOR_HOST", "the kind firestore comes"),
-            ("GOOGLE_CLOUD_PROJECT", "the kind firestore comes"),
-            ("GOOGLE_APPLICATION_CREDENTIALS", "the kind firestore comes"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "the export of traces comes"),
-        ];
+        const LATER: &[(&str, &str)] =
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "the export of traces comes")];
         for (name, path) in NAMES {
             let Some(text) = env.get(name) else { continue };
             let value = match *name {
                 // The seed counts seconds without a unit.
                 "HEALTH_CHECK_INTERVAL" if text.bytes().all(|b| b.is_ascii_digit()) => {
                     Value::String(format!("{text}s"))
+                }
+                // Its clients want an address without a scheme.
+                "FIRESTORE_EMULATOR_HOST" if !text.contains("://") => {
+                    Value::String(format!("http://{text}"))
                 }
                 _ => keys::value_of(keys::shape(path).unwrap_or(keys::Shape::Text), text),
             };

@@ -107,6 +107,9 @@ fn the_seeds_and_the_ecosystems_names_work() {
             ("REDIS_FALLBACK_CACHE_DIR", "/c"),
             ("REDIS_URL", "redis://cache:7000"),
             ("FIRESTORE_QUEUE_FILE", "/q"),
+            ("FIRESTORE_EMULATOR_HOST", "localhost:9"),
+            ("GOOGLE_CLOUD_PROJECT", "p"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://o"),
             ("CLICKHOUSE_URL", "http://ch"),
         ],
     );
@@ -116,9 +119,15 @@ fn the_seeds_and_the_ecosystems_names_work() {
     assert_eq!(redis.settings.cache_dir, Some("/c".into()));
     assert_eq!(redis.endpoint.url.0, "redis://cache:7000");
     assert_eq!(named(&config, "clickhouse").endpoint.url.0, "http://ch");
+    let firestore = named(&config, "firestore");
+    assert_eq!(firestore.settings.queue_dir, Some("/q".into()));
+    assert_eq!(firestore.endpoint.url.0, "http://localhost:9");
+    assert_eq!(firestore.endpoint.project.as_deref(), Some("p"));
     assert_eq!(
         config.notes,
-        ["FIRESTORE_QUEUE_FILE is set and ignored: the kind firestore comes with a later release",]
+        [
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set and ignored: the export of traces comes with a later release",
+        ]
     );
 }
 
@@ -243,7 +252,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.db]\nkind = 'postgres'",
-            "backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, redis",
+            "backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis",
         ),
         (
             "[backends.\"A b\"]\nkind = 'redis'",
@@ -255,7 +264,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.redis]\ndepends_on = ['db']",
-            "backends.redis.depends_on names \"db\", which is no backend; there are: clickhouse, redis",
+            "backends.redis.depends_on names \"db\", which is no backend; there are: clickhouse, firestore, redis",
         ),
         (
             "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\nenabled = false",

@@ -17,6 +17,8 @@ mod durability;
 #[cfg(test)]
 mod fallbacks;
 #[cfg(test)]
+mod firestore;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod limits;
