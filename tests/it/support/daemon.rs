@@ -81,10 +81,11 @@ impl Builder {
     /// Writes the configuration, starts the daemon and waits until it is ready.
     pub(crate) fn start(self) -> Daemon {
         let mut settings = self.settings;
-        // A test runs the backends that it names, not those that are there by default.
-        for kind in ["clickhouse", "firestore", "redis"] {
+        // A test runs the backends that it names, not those that are there by default; without any, those.
+        let names_any = settings.contains_key("backends");
+        for kind in ["clickhouse", "firestore", "redis"].iter().filter(|_| names_any) {
             let backends = settings.get("backends").and_then(toml::Value::as_table);
-            if backends.is_none_or(|backends| !backends.contains_key(kind)) {
+            if backends.is_none_or(|backends| !backends.contains_key(*kind)) {
                 set(&mut settings, &format!("backends.{kind}.enabled"), false.into());
             }
         }
@@ -132,6 +133,11 @@ impl Daemon {
     /// A daemon with the default settings and a Redis at `url`.
     pub(crate) fn with_redis(url: &str) -> Builder {
         Builder::default().set("backends.redis.url", url)
+    }
+
+    /// A daemon without any configuration.
+    pub(crate) fn with_defaults() -> Self {
+        Builder::default().start()
     }
 
     /// Kills the daemon as a crash would.

@@ -1,4 +1,4 @@
-//! A Firestore emulator that can be killed and frozen: Google's where its SDK is installed, and the npm
+//! A Firestore emulator that can be killed: Google's where its SDK is installed, and the npm
 //! package's. Both keep everything in memory. What only Google's can show (atomic commits, resume tokens)
 //! asks for it by name; [`emulators`] says which there are.
 
@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{require, send};
+use super::proc::require;
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const JAR: &str = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar";
@@ -57,11 +56,6 @@ impl Firestore {
         server
     }
 
-    /// The emulator's address as a backend's `url`.
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.port.address())
-    }
-
     /// The emulator's TCP port, for a relay in front of it.
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
@@ -85,16 +79,6 @@ impl Firestore {
             TcpStream::connect(self.port.address()).ok()
         });
         self.process = Some(process);
-    }
-
-    /// Freezes the emulator: it accepts connections and never answers.
-    pub(crate) fn freeze(&self) {
-        send(self.process.as_ref().expect("the emulator runs"), Signal::SIGSTOP);
-    }
-
-    /// Lets a frozen emulator go on.
-    pub(crate) fn thaw(&self) {
-        send(self.process.as_ref().expect("the emulator runs"), Signal::SIGCONT);
     }
 
     fn log(&self) -> String {
