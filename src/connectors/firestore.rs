@@ -1,18 +1,18 @@
 //! Firestore behind the connector port.
 //!
-//! A body and a reply are messages of Protocol Buffers behind a version byte ([`wire`]); JSON is made of
+//! A body and a reply are messages of Protocol Buffers behind a version byte (`firestore/wire.rs`); JSON is made of
 //! them at the doors (`firestore/{json,value,write,query}.rs`). A document is a lane. One HTTP/2
 //! connection carries everything.
 //!
 //! ```text
 //!  plan ── cache, overlay            attempt, attempt_batch ── carry ── fence, pace
 //!                                                                │
-//!  streams ── listen ─────────────────────────────────────── client ── auth, names
+//!                                                             client ── auth, names
 //! ```
 //! Where to look: how calls share a commit and are still told apart, and how a call is recognised that was
 //! applied already, is in `firestore/carry.rs`; what keeps an abandoned write from landing late in
 //! `firestore/fence.rs`; what an outage lets one say of a write in `firestore/plan.rs`; what a status means
-//! in `firestore/outcome.rs`; how a live query survives an outage in `firestore/streams.rs`.
+//! in `firestore/outcome.rs`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -194,7 +194,7 @@ impl FirestoreConnector {
                 };
                 let (mut stub, request) = client.request(message, &token).await?;
                 match stub.begin_transaction(request).await {
-                    Ok(begun) => Answer::Transaction(begun.into_inner().transaction),
+                    Ok(answer) => Answer::Transaction(answer.into_inner().transaction),
                     Err(status) => return Err(client.failed(&status, behalf).await),
                 }
             }
@@ -303,7 +303,9 @@ impl Connector for FirestoreConnector {
     fn forget_tokens(&self, tokens: Vec<OpId>) {
         // Called on the committing thread, too: nothing may wait or be spawned here.
         for token in tokens {
-            drop(self.forgotten.send(token));
+            if self.forgotten.send(token).is_err() {
+                return;
+            }
         }
     }
 

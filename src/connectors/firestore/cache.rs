@@ -90,11 +90,13 @@ pub(super) fn join(body: &Bytes, mut parts: Vec<Bytes>) -> Bytes {
 mod tests {
     use serde_json::json;
 
+    use googleapis_tonic_google_firestore_v1::google::firestore::v1::Document;
+
     use super::*;
     use crate::connectors::firestore::json::{body_from_json, reply_to_json};
 
     fn found(path: &str) -> Found {
-        Found { path: path.into(), document: Some(Default::default()), estimated: false }
+        Found { path: path.into(), document: Some(Document::default()), estimated: false }
     }
 
     #[test]

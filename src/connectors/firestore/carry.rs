@@ -164,7 +164,9 @@ impl Shared {
                 Err(failed) => failed,
             };
             if failed.error.class != ErrorClass::Rejected {
-                pack.iter().for_each(|at| end(*at, failed.clone().ended()));
+                for at in &pack {
+                    end(*at, failed.clone().ended());
+                }
                 continue;
             }
             let applied = match self.markers(&aboard, deadline).await {
@@ -302,7 +304,9 @@ impl Shared {
     ) -> Result<(super::client::Stub, tonic::Request<CommitRequest>), Failed> {
         let root = self.client.root().await?;
         let mut writes = Vec::with_capacity(aboard.iter().map(|cargo| cargo.writes()).sum());
-        aboard.iter().for_each(|cargo| cargo.load(root, &mut writes));
+        for cargo in aboard {
+            cargo.load(root, &mut writes);
+        }
         let first = aboard.first();
         let message = CommitRequest {
             database: root.database.clone(),

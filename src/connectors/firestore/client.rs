@@ -1,8 +1,8 @@
 //! The connection to Firestore, and requests on it.
 //!
 //! One HTTP/2 connection carries everything; it is made when it is first needed and made anew when it
-//! breaks. What is asked here is what both emulators answer: Commit, BatchGetDocuments, RunQuery, Listen,
-//! BeginTransaction and Rollback.
+//! breaks. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
+//! `BeginTransaction` and Rollback.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -37,9 +37,8 @@ const GET_MAX: usize = 1_000;
 /// # Errors
 /// What is malformed.
 pub fn body_from_json(mut call: Map<String, Json>, token: &str) -> Result<Bytes, String> {
-    let op = match call.remove("op") {
-        Some(Json::String(op)) => op,
-        _ => return Err(format!("op must be one of {OPS}")),
+    let Some(Json::String(op)) = call.remove("op") else {
+        return Err(format!("op must be one of {OPS}"));
     };
     let transaction = match call.remove("transaction") {
         None | Some(Json::Null) => Bytes::new(),

@@ -84,7 +84,9 @@ impl Root {
         }
         let cursors = query.start_at.iter_mut().chain(&mut query.end_at);
         for Cursor { values, .. } in cursors {
-            values.iter_mut().for_each(|value| self.complete(value));
+            for value in values {
+                self.complete(value);
+            }
         }
     }
 

@@ -201,7 +201,6 @@ pub(super) fn fields_to_json(fields: &Fields) -> Json {
 pub(super) fn to_json(value: &Value) -> Json {
     let Some(value_type) = &value.value_type else { return Json::Null };
     match value_type {
-        ValueType::NullValue(_) => Json::Null,
         ValueType::BooleanValue(flag) => json!(flag),
         ValueType::IntegerValue(integer) if integer.unsigned_abs() <= EXACT_MAX => json!(integer),
         ValueType::IntegerValue(integer) => json!({ "integerValue": integer.to_string() }),
@@ -224,8 +223,9 @@ pub(super) fn to_json(value: &Value) -> Json {
                 && map.fields.keys().all(|name| TYPED.contains(&name.as_str()));
             if ambiguous { json!({ "mapValue": { "fields": fields } }) } else { fields }
         }
-        // Only in pipelines, which are not spoken here.
-        ValueType::FieldReferenceValue(_)
+        // All but the first only in pipelines, which are not spoken here.
+        ValueType::NullValue(_)
+        | ValueType::FieldReferenceValue(_)
         | ValueType::VariableReferenceValue(_)
         | ValueType::FunctionValue(_)
         | ValueType::PipelineValue(_) => Json::Null,

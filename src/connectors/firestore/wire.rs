@@ -28,6 +28,7 @@ pub(super) struct Call {
 }
 
 /// What a call does.
+#[expect(clippy::large_enum_variant, reason = "prost wants the message itself; one call has one")]
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Op {
     #[prost(message, tag = "1")]
