@@ -7,19 +7,19 @@
 //! ```text
 //!  plan ── cache, overlay            attempt, attempt_batch ── carry ── fence, pace
 //!                                                                │
-//!                                                             client ── auth, names
+//!  streams ── listening ──────────────────────────────────── client ── auth, names
 //! ```
 //! Where to look: how calls share a commit and are still told apart, and how a call is recognised that was
 //! applied already, is in `firestore/carry.rs`; what keeps an abandoned write from landing late in
 //! `firestore/fence.rs`; what an outage lets one say of a write in `firestore/plan.rs`; what a status means
-//! in `firestore/outcome.rs`.
+//! in `firestore/outcome.rs`; how a live query survives an outage in `firestore/streams.rs`.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer as Promise, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused,
-    Slot,
+    Slot, Streams,
 };
 use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
@@ -34,6 +34,7 @@ mod carry;
 mod client;
 mod fence;
 mod json;
+mod listening;
 mod names;
 mod outcome;
 mod overlay;
@@ -42,6 +43,7 @@ mod path;
 mod plan;
 mod query;
 pub mod settings;
+mod streams;
 mod value;
 mod wire;
 mod write;
@@ -57,8 +59,10 @@ pub use settings::{FirestoreSettings, FirestoreUrl, FirestoreUrlError, LOCAL_PRO
 use carry::Cargo;
 use client::{Client, closed};
 use fence::{Fence, MARGIN};
+use listening::Listening;
 use outcome::{Behalf, Failed};
 use pace::Pace;
+use streams::LiveQueries;
 use wire::{Answer, Call, Found, FoundList, Op, Reply};
 
 /// So many markers are deleted by one commit.
@@ -76,6 +80,7 @@ pub struct FirestoreConnector {
     shared: Arc<Shared>,
     /// Where the names of markers go whose time is over.
     forgotten: mpsc::UnboundedSender<OpId>,
+    streams: LiveQueries<Listening>,
     /// Project and database, which are part of every lane.
     namespace: String,
 }
@@ -89,13 +94,14 @@ impl FirestoreConnector {
         let project = settings.project.as_deref().unwrap_or_default();
         let namespace = format!("{project}/{}", settings.database);
         let client = Arc::new(Client::new(settings));
+        let streams = LiveQueries::new(Arc::new(Listening(Arc::clone(&client))));
         let shared = Arc::new(Shared { client, fence, pace });
         let (forgotten, tokens) = mpsc::unbounded_channel();
         // Without a runtime nothing can be sent, and so no marker be written.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(forget(Arc::clone(&shared), tokens));
         }
-        Arc::new(Self { shared, forgotten, namespace })
+        Arc::new(Self { shared, forgotten, streams, namespace })
     }
 
     async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
@@ -300,6 +306,10 @@ impl Connector for FirestoreConnector {
         Box::pin(self.carry_all(attempts))
     }
 
+    fn streams(&self) -> Option<&dyn Streams> {
+        Some(&self.streams)
+    }
+
     fn forget_tokens(&self, tokens: Vec<OpId>) {
         // Called on the committing thread, too: nothing may wait or be spawned here.
         for token in tokens {
@@ -322,6 +332,9 @@ impl Connector for FirestoreConnector {
     }
 
     fn close(&self) -> Promise<'_, ()> {
-        Box::pin(async { self.shared.client.close() })
+        Box::pin(async {
+            self.streams.close();
+            self.shared.client.close();
+        })
     }
 }

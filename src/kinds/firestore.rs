@@ -90,6 +90,15 @@ impl Kind for Firestore {
         firestore::body_from_json(call, &token(headers)?)
     }
 
+    fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
+        let mut query: Map<String, Value> = serde_json::from_slice(json).map_err(|_| {
+            r#"an object is wanted: {"path":"users/ada"}, or a query {"collection":"users", …}"#
+        })?;
+        let op = if query.contains_key("path") { "get" } else { "query" };
+        query.insert("op".into(), json!(op));
+        firestore::body_from_json(query, &token(headers)?)
+    }
+
     fn raw_call_max(&self) -> u64 {
         // Firestore takes 10 MiB a request; JSON is longer.
         32 << 20

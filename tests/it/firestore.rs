@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// An emulator behind a relay, and a daemon whose breaker opens at the first failure and stays open.
 struct World {
-    _emulator: Firestore,
+    emulator: Firestore,
     relay: Relay,
     daemon: Daemon,
 }
@@ -26,7 +26,7 @@ impl World {
     fn start(emulator: Firestore) -> Self {
         let relay = Relay::start(emulator.port());
         let daemon = operated(&relay).start();
-        Self { _emulator: emulator, relay, daemon }
+        Self { emulator, relay, daemon }
     }
 
     fn begin_outage(&self) {
@@ -243,4 +243,121 @@ fn what_the_server_refuses_is_told_and_opens_nothing() {
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && printed.contains("a/b"), "{printed}");
     }
+}
+
+/// What a follower of a stream knows, and holds against what it is told next.
+#[derive(Default)]
+struct Follower {
+    documents: BTreeMap<String, (String, Value)>,
+}
+
+impl Follower {
+    fn snapshot(&mut self, data: &Value) {
+        self.documents = data["documents"].as_array().unwrap().iter().map(entry).collect();
+    }
+
+    /// Takes a change: nothing that it knows already, and nothing older.
+    fn change(&mut self, data: &Value) {
+        for document in data["added"].as_array().unwrap() {
+            let (path, new) = entry(document);
+            assert!(self.documents.insert(path.clone(), new).is_none(), "{path} was added twice");
+        }
+        for document in data["modified"].as_array().unwrap() {
+            let (path, new) = entry(document);
+            let old = self.documents.insert(path.clone(), new.clone()).unwrap();
+            assert!(new.0 > old.0, "{path} went from {old:?} to {new:?}");
+        }
+        for path in data["removed"].as_array().unwrap() {
+            let path = path.as_str().unwrap();
+            assert!(self.documents.remove(path).is_some(), "{path} was removed twice");
+        }
+    }
+
+    fn values(&self) -> BTreeMap<String, Value> {
+        let value =
+            |(path, (_, data)): (&String, &(String, Value))| (path.clone(), data["n"].clone());
+        self.documents.iter().map(value).collect()
+    }
+}
+
+/// A document's path, its update time and its data.
+fn entry(document: &Value) -> (String, (String, Value)) {
+    let text = |key: &str| document[key].as_str().unwrap().to_owned();
+    (text("path"), (text("update_time"), document["data"].clone()))
+}
+
+/// A stream over two outages in which others write: every document's final state arrives, none twice and none
+/// backwards; a restart of the daemon begins with a snapshot.
+#[test]
+fn a_stream_survives_outages_and_tells_every_final_state_once() {
+    for emulator in emulators() {
+        let mut world = World::start(Firestore::start(emulator));
+        // Another host's daemon, past the relay.
+        let other = Builder::default().set("backends.firestore.url", world.emulator.url()).start();
+        for number in 0..5 {
+            set(&other, &format!("live/{number}"), &json!({ "n": number })).assert_live();
+        }
+        let open = |daemon: &Client| {
+            let query = json!({ "collection": "live" });
+            let (status, opened) = daemon.post("/v1/backends/firestore/streams", query);
+            assert_eq!(status, 200, "{opened}");
+            opened["path"].as_str().unwrap().to_owned()
+        };
+        let path = open(&world.daemon);
+        assert_eq!(open(&world.daemon), path, "the same query is one stream");
+        let events = world.daemon.events_of(&path);
+        let mut follower = Follower::default();
+        let first = events.next("a snapshot that is live", LONG, |event| {
+            event.kind == "snapshot" && event.data["stale"] == json!(false)
+        });
+        follower.snapshot(&first.data);
+        assert_eq!(follower.values().len(), 5);
+        let mut wanted = follower.values();
+        for outage in 1..=2_u64 {
+            world.relay.refuse();
+            world.relay.drop_connections();
+            events.next("it is stale", LONG, |event| event.kind == "stale");
+            let changed = json!({ "n": outage * 10 });
+            set(&other, "live/0", &json!({ "n": outage * 10 - 1 })).assert_live();
+            set(&other, "live/0", &changed).assert_live();
+            set(&other, &format!("live/new-{outage}"), &changed).assert_live();
+            call(&other, json!({ "op": "delete", "path": format!("live/{outage}") })).assert_live();
+            wanted.insert("live/0".into(), changed["n"].clone());
+            wanted.insert(format!("live/new-{outage}"), changed["n"].clone());
+            wanted.remove(&format!("live/{outage}"));
+            world.relay.accept_again();
+            world.daemon.order("/admin/resilience/force-recovery");
+            while follower.values() != wanted {
+                let event = events.next("a change", LONG, |event| event.kind != "stale");
+                assert_eq!(event.kind, "change", "{event:?}");
+                follower.change(&event.data);
+            }
+        }
+        // A write through the daemon itself arrives, too.
+        set(&world.daemon, "live/0", &json!({ "n": 99 })).assert_acknowledged();
+        wanted.insert("live/0".into(), json!(99));
+        while follower.values() != wanted {
+            let event = events.next("the last change", LONG, |event| event.kind == "change");
+            follower.change(&event.data);
+        }
+        drop(events);
+        world.daemon.kill_9();
+        world.daemon.restart();
+        assert_eq!(world.daemon.get(&path).0, 404, "the stream was the earlier run's");
+        let events = world.daemon.events_of(&open(&world.daemon));
+        let first = events.next("a snapshot", LONG, |event| {
+            event.kind == "snapshot" && event.data["stale"] == json!(false)
+        });
+        let mut anew = Follower::default();
+        anew.snapshot(&first.data);
+        assert_eq!(anew.values(), wanted);
+    }
+}
+
+#[test]
+fn what_is_no_query_cannot_be_followed() {
+    let world = World::start(Firestore::start(crate::support::firestore::Emulator::Npm));
+    let (status, refused) = world.daemon.post("/v1/backends/firestore/streams", json!({ "x": 1 }));
+    assert_eq!(status, 400, "{refused}");
+    assert_eq!(world.daemon.get("/v1/backends/firestore/streams/none").0, 404);
 }

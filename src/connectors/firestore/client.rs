@@ -70,6 +70,11 @@ impl Client {
         root.await
     }
 
+    /// The root, where it is known already.
+    pub(super) fn known_root(&self) -> Option<&Root> {
+        self.root.get()
+    }
+
     /// A stub, and a request with its headers. `caller` is a caller's own token; empty for none.
     pub(super) async fn request<T>(
         &self,

@@ -554,7 +554,12 @@ impl Client {
     /// Follows the events from now on.
     #[track_caller]
     pub(crate) fn events(&self) -> Events {
-        Events::follow(&self.socket).expect("the daemon's events")
+        Events::follow(&self.socket, "/v1/events").expect("the daemon's events")
+    }
+
+    /// The server-sent events of any path.
+    pub(crate) fn events_of(&self, path: &str) -> Events {
+        Events::follow(&self.socket, path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 }
 
@@ -602,8 +607,8 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    fn follow(socket: &Path) -> io::Result<Self> {
-        let (stream, body) = http::open_stream(socket, "/v1/events")?;
+    fn follow(socket: &Path, path: &str) -> io::Result<Self> {
+        let (stream, body) = http::open_stream(socket, path)?;
         let (sender, received) = channel();
         let reader = thread::spawn(move || {
             let mut event = Event { kind: String::new(), data: Value::Null };

@@ -56,6 +56,11 @@ impl Firestore {
         server
     }
 
+    /// The emulator's address as a backend's `url`.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.port.address())
+    }
+
     /// The emulator's TCP port, for a relay in front of it.
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
