@@ -164,13 +164,11 @@ impl<U: Upstream> Streams for LiveQueries<U> {
             return Err(refused("closed", "the connector is closed".to_owned()));
         }
         if let Some((id, entry)) = open.find(&body) {
-            return match entry.board.cause() {
-                Some(cause) => Err(refused(cause.code, cause.message)),
-                None => {
-                    entry.board.touch();
-                    Ok(id)
-                }
-            };
+            if let Some(cause) = entry.board.cause() {
+                return Err(refused(cause.code, cause.message));
+            }
+            entry.board.touch();
+            return Ok(id);
         }
         if open.by_id.len() >= STREAMS_MAX {
             let message = format!(
