@@ -377,7 +377,8 @@ fn a_large_insert_is_sent_as_it_comes_or_stored_first() {
     server.kill_9();
     let refused = call_raw(&daemon, "clickhouse", &headers, &rows, 1600);
     assert_eq!(refused.status, 503, "{refused:?}");
-    let headers = [headers[0], ("X-Fusebox-Min-Ack", "durable")];
+    // On a busy machine 25,000 synced chunks take their time.
+    let headers = [headers[0], ("X-Fusebox-Min-Ack", "durable"), ("X-Fusebox-Deadline", "100s")];
     let stored = call_raw(&daemon, "clickhouse", &headers, &rows, 1600);
     assert_eq!((stored.status, stored.source.as_str()), (202, "queued"), "{stored:?}");
     server.restart();
