@@ -137,6 +137,11 @@ pub(crate) trait Kind: Send + Sync {
     /// A reply in wire form as JSON.
     fn reply_to_json(&self, reply: &Bytes) -> Value;
 
+    /// Whether `fusebox call` prints lists and objects as JSON, rather than an element a line.
+    fn prints_json(&self) -> bool {
+        true
+    }
+
     /// A call in wire form as JSON, for admins who look at the queue.
     fn body_to_json(&self, body: &Bytes) -> Value;
 

@@ -44,7 +44,14 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let mut out = Vec::new();
-    print(reply.get("value").unwrap_or(&Value::Null), on_terminal(), &mut out);
+    let value = reply.get("value").unwrap_or(&Value::Null);
+    match value {
+        Value::Array(_) if kind.prints_json() => pretty(value, &mut out),
+        Value::Object(fields) if kind.prints_json() && binary(fields).is_none() => {
+            pretty(value, &mut out);
+        }
+        value => print(value, on_terminal(), &mut out),
+    }
     say_bytes(&out)?;
     if std::io::stderr().is_terminal() {
         for line in note(&reply) {
@@ -120,6 +127,13 @@ fn print(value: &Value, terminal: bool, out: &mut Vec<u8>) {
         }
         other => out.extend_from_slice(other.to_string().as_bytes()),
     }
+    out.push(b'\n');
+}
+
+/// A value as JSON over several lines.
+fn pretty(value: &Value, out: &mut Vec<u8>) {
+    // JSON into memory does not fail.
+    drop(serde_json::to_writer_pretty(&mut *out, value));
     out.push(b'\n');
 }
 

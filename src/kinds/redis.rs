@@ -80,6 +80,10 @@ impl Kind for Redis {
         redis::reply_to_json(reply)
     }
 
+    fn prints_json(&self) -> bool {
+        false
+    }
+
     fn body_to_json(&self, body: &Bytes) -> Value {
         redis::body_to_json(body)
     }
