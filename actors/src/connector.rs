@@ -224,6 +224,20 @@ pub struct AttemptError {
     pub retry_after: Option<Duration>,
 }
 
+impl AttemptError {
+    /// An error of fusebox's own, without words from the server.
+    pub fn own(class: ErrorClass, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            code: code.into(),
+            message: message.into(),
+            reply: None,
+            unclassified: false,
+            retry_after: None,
+        }
+    }
+}
+
 /// A queued write as the overlay reads it.
 #[derive(Clone, Debug)]
 pub struct QueuedWrite {

@@ -19,7 +19,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused, Slot,
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
+    Refused, Slot,
 };
 use fusebox_state::{OpId, UnixMillis};
 use tokio::time::{Instant, timeout};
@@ -125,7 +126,7 @@ impl Connector for ClickHouseConnector {
     fn ping(&self, time: Duration) -> Answer<'_, Attempted> {
         Box::pin(async move {
             if self.shared.http.is_closed() {
-                let error = outcome::own(
+                let error = AttemptError::own(
                     fusebox_state::ErrorClass::NotExecuted,
                     "closed",
                     "the connector is closed",

@@ -225,14 +225,7 @@ impl Tail for BodyRest {
                 Ok(Some(Err(()))) => "the body broke off".to_owned(),
                 Err(_) => "the body stood still for 30 seconds".to_owned(),
             };
-            Some(Err(AttemptError {
-                class: ErrorClass::Rejected,
-                code: "body_broken_off".into(),
-                message,
-                reply: None,
-                unclassified: false,
-                retry_after: None,
-            }))
+            Some(Err(AttemptError::own(ErrorClass::Rejected, "body_broken_off", message)))
         })
     }
 }

@@ -252,12 +252,5 @@ impl Drop for GuardedRest {
 
 /// The daemon stops: the attempt is abandoned, its outcome unknown.
 fn stopping() -> AttemptError {
-    AttemptError {
-        class: ErrorClass::Unknown,
-        code: "stopping".into(),
-        message: "fusebox is stopping".to_owned(),
-        reply: None,
-        unclassified: false,
-        retry_after: None,
-    }
+    AttemptError::own(ErrorClass::Unknown, "stopping", "fusebox is stopping")
 }

@@ -184,14 +184,7 @@ impl Tail for Pieces {
 }
 
 pub(crate) fn fault(class: ErrorClass, code: &'static str) -> AttemptError {
-    AttemptError {
-        class,
-        code: code.into(),
-        message: "scripted".into(),
-        reply: None,
-        unclassified: false,
-        retry_after: None,
-    }
+    AttemptError::own(class, code, "scripted")
 }
 
 fn text(body: &Bytes) -> &str {

@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, Attempted, Upload};
+use fusebox_actors::connector::{Attempt, AttemptError, Attempted, Upload};
 use fusebox_state::{ErrorClass, Verdict};
 use parking_lot::Mutex;
 use tokio::{
@@ -23,7 +23,7 @@ use super::{
     exchange::{self, Exchanged, Reading, Sending},
     fence::Place,
     http::{Failed, Outgoing},
-    outcome::{self, Asked},
+    outcome::Asked,
     plan,
     server::Server,
     sql::{self, Insert, Rows, Statement, Verb},
@@ -62,7 +62,7 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
         return Err(Failed::not_executed("closed", "the connector is closed", Verdict::Neutral));
     }
     let call = Call::of(attempt.body).map_err(|error| Failed {
-        error: outcome::own(ErrorClass::Rejected, "undecodable", error.to_string()),
+        error: AttemptError::own(ErrorClass::Rejected, "undecodable", error.to_string()),
         verdict: Verdict::Neutral,
     })?;
     let statement = sql::read(&call.header.query);
@@ -136,7 +136,7 @@ async fn write(
     drop(departure);
     let mut ended = ended.unwrap_or_else(|| {
         let message = format!("no answer within {time:?}");
-        Attempted::failed(verdict, outcome::own(ErrorClass::Unknown, "timeout", message))
+        Attempted::failed(verdict, AttemptError::own(ErrorClass::Unknown, "timeout", message))
     });
     if let Some(target) = &target {
         ambiguous_unless_protected(shared, &server, target, waiting, &mut ended);
@@ -200,7 +200,7 @@ async fn protected(
     if window == Window::NoTable {
         let (database, table) = target;
         let message = format!("there is no table {database}.{table} (UNKNOWN_TABLE)");
-        let error = outcome::own(ErrorClass::BlockedObject, "60", message);
+        let error = AttemptError::own(ErrorClass::BlockedObject, "60", message);
         return Err(Failed { error, verdict: Verdict::Success });
     }
     let lacks = window.lacks(target, ready.attempt.waiting);
@@ -210,7 +210,7 @@ async fn protected(
         Some(lacks) => {
             let message =
                 format!("it may have been applied already, and cannot be repeated: {lacks}");
-            let error = outcome::own(ErrorClass::Ambiguous, "ambiguous", message);
+            let error = AttemptError::own(ErrorClass::Ambiguous, "ambiguous", message);
             Err(Failed { error, verdict: Verdict::Neutral })
         }
     }

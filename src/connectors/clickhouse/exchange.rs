@@ -24,7 +24,7 @@ use super::{
     Shared,
     fence::QueryId,
     http::{self, Failed, Outgoing},
-    outcome::{self, Asked, Exception, WINDOW},
+    outcome::{Asked, Exception, WINDOW},
     wire,
 };
 
@@ -113,12 +113,12 @@ pub(super) async fn exchange(
         ended = answered(shared, sending, &mut reading) => ended,
         () = overdue => {
             let message = format!("no answer within {limit:?}");
-            let error = outcome::own(ErrorClass::Unknown, "timeout", message);
+            let error = AttemptError::own(ErrorClass::Unknown, "timeout", message);
             Exchanged::lost(Failed { error, verdict })
         }
         _ = under_way.wait_for(|closed| *closed) => {
             let message = "the connector was closed";
-            let error = outcome::own(ErrorClass::Unknown, "reset", message);
+            let error = AttemptError::own(ErrorClass::Unknown, "reset", message);
             Exchanged::lost(Failed { error, verdict: Verdict::Neutral })
         }
     };
@@ -237,7 +237,7 @@ fn too_large(write: bool) -> Exchanged {
         "the result is larger than {} MiB: call/raw passes it on piece by piece",
         RESULT_MAX >> 20
     );
-    let error = outcome::own(ErrorClass::Rejected, "result_too_large", message);
+    let error = AttemptError::own(ErrorClass::Rejected, "result_too_large", message);
     // A read that goes on answering is killed; a write has been done.
     Exchanged { attempted: Attempted::failed(Verdict::Success, error), known: write }
 }
@@ -368,7 +368,7 @@ impl Rest {
     fn fail(&mut self, code: &'static str, message: String) -> AttemptError {
         self.over = true;
         self.reading = None;
-        outcome::own(ErrorClass::Unknown, code, message)
+        AttemptError::own(ErrorClass::Unknown, code, message)
     }
 }
 

@@ -36,7 +36,7 @@ use tokio::{
 
 use super::{
     dial::{DialError, Dialer},
-    outcome::{self, Asked, Exception},
+    outcome::{Asked, Exception},
     settings::ClickHouseSettings,
 };
 use crate::connectors::percent::encode;
@@ -82,7 +82,7 @@ impl Failed {
         message: impl Into<String>,
         verdict: Verdict,
     ) -> Self {
-        Self { error: outcome::own(ErrorClass::NotExecuted, code, message), verdict }
+        Self { error: AttemptError::own(ErrorClass::NotExecuted, code, message), verdict }
     }
 }
 
@@ -146,7 +146,7 @@ impl Http {
             format!("{}/?{}", self.base, query_string(&pairs)).parse().map_err(|error| {
                 let message = format!("the parameters make no address: {error}");
                 Failed {
-                    error: outcome::own(ErrorClass::Rejected, "parameters", message),
+                    error: AttemptError::own(ErrorClass::Rejected, "parameters", message),
                     verdict: Verdict::Success,
                 }
             })?;
@@ -238,7 +238,8 @@ impl Http {
                 let text = tokio::fs::read_to_string(path).await.map_err(|error| {
                     let message =
                         format!("password_file {} cannot be read: {error}", path.display());
-                    let error = outcome::own(ErrorClass::BlockedServer, "password_file", message);
+                    let error =
+                        AttemptError::own(ErrorClass::BlockedServer, "password_file", message);
                     Failed { error, verdict: Verdict::Failure }
                 })?;
                 text.lines().next().unwrap_or_default().to_owned()
@@ -268,19 +269,22 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// The connection broke while an answer came.
 pub(super) fn broken(error: &hyper::Error) -> Failed {
     let message = format!("the answer broke off: {}", causes(error));
-    Failed { error: outcome::own(ErrorClass::Unknown, "reset", message), verdict: Verdict::Failure }
+    Failed {
+        error: AttemptError::own(ErrorClass::Unknown, "reset", message),
+        verdict: Verdict::Failure,
+    }
 }
 
 fn failed(exception: Exception, status: u16, after: Option<Duration>, asked: &Asked) -> Failed {
     let ended = exception.ends(status, after, asked);
-    let unknown = || outcome::own(ErrorClass::Unknown, "unknown", "no error");
+    let unknown = || AttemptError::own(ErrorClass::Unknown, "unknown", "no error");
     Failed { verdict: ended.verdict, error: ended.result.err().unwrap_or_else(unknown) }
 }
 
 fn not_in_time(time: Duration) -> Failed {
     let message = format!("no answer within {time:?}");
     Failed {
-        error: outcome::own(ErrorClass::Unknown, "timeout", message),
+        error: AttemptError::own(ErrorClass::Unknown, "timeout", message),
         verdict: Verdict::Failure,
     }
 }
@@ -294,7 +298,7 @@ fn lost(error: &hyper_util::client::legacy::Error) -> Failed {
                     Failed::not_executed("connect", dial.to_string(), Verdict::Failure)
                 }
                 DialError::Tls(..) => Failed {
-                    error: outcome::own(ErrorClass::BlockedServer, "tls", dial.to_string()),
+                    error: AttemptError::own(ErrorClass::BlockedServer, "tls", dial.to_string()),
                     verdict: Verdict::Failure,
                 },
             };
@@ -309,7 +313,7 @@ fn lost(error: &hyper_util::client::legacy::Error) -> Failed {
         return Failed::not_executed("connect", causes(error), Verdict::Failure);
     }
     Failed {
-        error: outcome::own(ErrorClass::Unknown, "reset", causes(error)),
+        error: AttemptError::own(ErrorClass::Unknown, "reset", causes(error)),
         verdict: Verdict::Failure,
     }
 }
@@ -362,7 +366,7 @@ pub(super) async fn text_of(body: Incoming) -> Result<String, Failed> {
         Ok(text) => Ok(String::from_utf8_lossy(&text.to_bytes()).into_owned()),
         Err(error) => {
             let message = format!("the answer broke off: {error}");
-            let error = outcome::own(ErrorClass::Unknown, "reset", message);
+            let error = AttemptError::own(ErrorClass::Unknown, "reset", message);
             Err(Failed { error, verdict: Verdict::Failure })
         }
     }

@@ -195,22 +195,6 @@ fn is_callers_fault(code: u32) -> bool {
     )
 }
 
-/// An error of fusebox's own, without words from the server.
-pub(super) fn own(
-    class: ErrorClass,
-    code: &'static str,
-    message: impl Into<String>,
-) -> AttemptError {
-    AttemptError {
-        class,
-        code: code.into(),
-        message: message.into(),
-        reply: None,
-        unclassified: false,
-        retry_after: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,15 +43,7 @@ impl Failed {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        let error = AttemptError {
-            class,
-            code: code.into(),
-            message: message.into(),
-            reply: None,
-            unclassified: false,
-            retry_after: None,
-        };
-        Self { verdict, error }
+        Self { verdict, error: AttemptError::own(class, code, message) }
     }
 
     /// The same as a port's answer.

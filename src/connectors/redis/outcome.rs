@@ -62,22 +62,6 @@ fn class(code: &str, message: &str) -> (Option<ErrorClass>, Verdict) {
     (Some(class), verdict)
 }
 
-/// An error of fusebox's own, without words from the server.
-pub(super) fn own(
-    class: ErrorClass,
-    code: &'static str,
-    message: impl Into<String>,
-) -> AttemptError {
-    AttemptError {
-        class,
-        code: code.into(),
-        message: message.into(),
-        reply: None,
-        unclassified: false,
-        retry_after: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

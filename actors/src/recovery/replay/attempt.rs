@@ -124,14 +124,9 @@ impl Tail for StoredRest {
             self.next += 1;
             match piece {
                 Ok(piece) => (!piece.is_empty()).then_some(Ok(piece)),
-                Err(message) => Some(Err(AttemptError {
-                    class: ErrorClass::NotExecuted,
-                    code: "store".into(),
-                    message,
-                    reply: None,
-                    unclassified: false,
-                    retry_after: None,
-                })),
+                Err(message) => {
+                    Some(Err(AttemptError::own(ErrorClass::NotExecuted, "store", message)))
+                }
             }
         })
     }
