@@ -14,7 +14,7 @@ use tonic::Status;
 use super::{
     client::Client,
     json::found_to_json,
-    outcome::Failed,
+    outcome::{Behalf, Failed},
     streams::{Responses, Resume, Upstream, requests, target},
     wire::{self, Call, Found, Op},
 };
@@ -78,8 +78,15 @@ impl Upstream for Listening {
         let messages = requests(root.database.clone(), target(target_type, resume));
         let (mut stub, request) =
             self.0.request(messages, &query.token).await.map_err(unavailable)?;
-        let responses = stub.listen(request).await?.into_inner();
-        Ok(Box::pin(responses))
+        match stub.listen(request).await {
+            Ok(responses) => Ok(Box::pin(responses.into_inner())),
+            Err(status) => {
+                let behalf = Behalf { caller: Self::forwarded(query), transaction: false };
+                // Credentials that were refused are read anew; what is told is the status itself.
+                drop(self.0.failed(&status, behalf).await);
+                Err(status)
+            }
+        }
     }
 
     fn to_json(&self, document: Document) -> Json {

@@ -56,6 +56,10 @@ mod id;
 mod keep;
 mod news;
 mod round;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod upstream;
 mod view;
 

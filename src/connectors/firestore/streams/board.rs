@@ -45,7 +45,7 @@ struct Inner {
 enum Phase {
     Connecting,
     Current,
-    Stale { since: SystemTime, at: Instant },
+    Stale { since: SystemTime, at: Instant, why: String },
     Closed { since: Option<SystemTime>, cause: Option<Cause> },
 }
 
@@ -106,17 +106,22 @@ impl Board {
         step
     }
 
-    /// The connection is lost, or there is none. Followers are told once.
-    pub(super) fn broken(&self) {
+    /// The connection is lost, or there is none, and `why`. Followers are told once.
+    pub(super) fn broken(&self, why: &str) {
         let mut inner = self.inner.lock();
-        let was = inner.phase.clone();
-        if matches!(was, Phase::Stale { .. } | Phase::Closed { .. }) {
-            return;
+        match &mut inner.phase {
+            // Who comes now is told why it lasts.
+            Phase::Stale { why: told, .. } => {
+                why.clone_into(told);
+                return;
+            }
+            Phase::Closed { .. } => return,
+            Phase::Connecting | Phase::Current => {}
         }
-        let since = SystemTime::now();
-        inner.phase = Phase::Stale { since, at: Instant::now() };
-        if was == Phase::Current {
-            inner.push(events::stale(since));
+        let (since, at) = (SystemTime::now(), Instant::now());
+        let stale = Phase::Stale { since, at, why: why.to_owned() };
+        if mem::replace(&mut inner.phase, stale) == Phase::Current {
+            inner.push(events::stale(since, why));
         }
         drop(inner);
         self.news.send_replace(());
@@ -286,10 +291,10 @@ impl Inner {
     }
 
     fn snapshot(&self, place: &mut Place) -> Reading {
-        let (since, closed) = match self.phase {
+        let (stale, closed) = match &self.phase {
             Phase::Connecting | Phase::Current => (None, false),
-            Phase::Stale { since, .. } => (Some(since), false),
-            Phase::Closed { since, .. } => (since, true),
+            Phase::Stale { since, why, .. } => (Some((*since, why.clone())), false),
+            Phase::Closed { since, .. } => (since.map(|since| (since, String::new())), true),
         };
         let known = self.view.read_time().is_some();
         // What ended the stream is the last event, and is told after the snapshot.
@@ -301,6 +306,6 @@ impl Inner {
         let empty = self.shed || closed || !known;
         let documents = if empty { Vec::new() } else { self.view.documents() };
         let read_time = self.view.read_time().filter(|_| !empty);
-        Reading::Snapshot(Snapshot { documents, since, empty, read_time })
+        Reading::Snapshot(Snapshot { documents, stale, empty, read_time })
     }
 }

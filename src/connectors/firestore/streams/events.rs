@@ -2,9 +2,9 @@
 //!
 //! | event | data |
 //! | --- | --- |
-//! | `snapshot` | `{"documents":[…],"stale":…,"source":"live"\|"stale"\|"empty","read_time":…}`, and `since` where it is stale |
+//! | `snapshot` | `{"documents":[…],"stale":…,"source":"live"\|"stale"\|"empty","read_time":…}`, and `since` and `reason` where it is stale |
 //! | `change` | `{"added":[…],"modified":[…],"removed":["path"…],"source":"live","read_time":…}`: also says that what was stale is so no longer |
-//! | `stale` | `{"since":…}`, and at the end of a stream `"ended":true,"code":…,"message":…` |
+//! | `stale` | `{"since":…,"reason":…}`; at the end of a stream `{"since":…,"ended":true,"code":…,"message":…}` |
 
 use std::time::SystemTime;
 
@@ -25,8 +25,8 @@ pub(super) struct Cause {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) documents: Vec<Bytes>,
-    /// Since when it is stale.
-    pub(super) since: Option<SystemTime>,
+    /// Since when it is stale, and why.
+    pub(super) stale: Option<(SystemTime, String)>,
     /// Whether it stands for documents that are not known, or not kept any more.
     pub(super) empty: bool,
     pub(super) read_time: Option<Timestamp>,
@@ -35,18 +35,19 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// The event.
     pub(super) fn event(self) -> StreamEvent {
-        let source = match (self.empty, self.since) {
+        let source = match (self.empty, &self.stale) {
             (true, _) => "empty",
             (false, Some(_)) => "stale",
             (false, None) => "live",
         };
         let mut rest = json!({
-            "stale": self.since.is_some(),
+            "stale": self.stale.is_some(),
             "source": source,
             "read_time": time(self.read_time),
         });
-        if let (Some(since), Some(rest)) = (self.since, rest.as_object_mut()) {
+        if let (Some((since, why)), Some(rest)) = (self.stale, rest.as_object_mut()) {
             rest.insert("since".into(), wall(since));
+            rest.insert("reason".into(), why.into());
         }
         event("snapshot", &[("documents", &self.documents)], &rest)
     }
@@ -64,8 +65,8 @@ pub(super) fn change(
 }
 
 /// What is known is of the past.
-pub(super) fn stale(since: SystemTime) -> StreamEvent {
-    event("stale", &[], &json!({ "since": wall(since) }))
+pub(super) fn stale(since: SystemTime, why: &str) -> StreamEvent {
+    event("stale", &[], &json!({ "since": wall(since), "reason": why }))
 }
 
 /// What is known is of the past, and the stream ends.

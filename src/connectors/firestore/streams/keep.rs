@@ -16,11 +16,14 @@ use super::{
     upstream::Upstream,
 };
 
+const SHUT: &str = "the breaker is open, or the backend offline";
+const SILENT: &str = "the server does not answer";
+
 /// How a connection ended.
 #[derive(Debug)]
 enum End {
-    /// It broke, or never came about. The server may ask to be left alone.
-    Broken { exhausted: bool },
+    /// It broke, or never came about, for this reason. The server may ask to be left alone.
+    Broken { why: String, exhausted: bool },
     /// It has to begin from the beginning.
     Anew,
     /// The server will never answer this query.
@@ -39,7 +42,7 @@ pub(super) async fn keep<U: Upstream>(
     let mut failures = 0_u32;
     loop {
         while !gate() {
-            board.broken();
+            board.broken(SHUT);
             board.shed(pace.kept);
             sleep(pace.gate_shut).await;
         }
@@ -50,17 +53,17 @@ pub(super) async fn keep<U: Upstream>(
         let mut exhausted = false;
         match end {
             // Perhaps it is the token that the server refuses.
-            End::Refused(_) if resumed && current_since.is_none() => {
+            End::Refused(cause) if resumed && current_since.is_none() => {
                 board.forget_token();
-                board.broken();
+                board.broken(&format!("{}: {}", cause.code, cause.message));
             }
             End::Refused(cause) => return cause,
             // Told of only where listening from the beginning has not helped.
             End::Anew if resumed || current_since.is_some() => board.forget_token(),
-            End::Anew => board.broken(),
-            End::Broken { exhausted: asked } => {
+            End::Anew => board.broken("the server counts other documents than it sends"),
+            End::Broken { why, exhausted: asked } => {
                 exhausted = asked;
-                board.broken();
+                board.broken(&why);
             }
         }
         board.shed(pace.kept);
@@ -86,7 +89,7 @@ async fn connection<U: Upstream>(
     let mut responses = match timeout(pace.silence, upstream.listen(query, resume)).await {
         Ok(Ok(responses)) => responses,
         Ok(Err(status)) => return ended::<U>(query, &status),
-        Err(_) => return End::Broken { exhausted: false },
+        Err(_) => return broken(SILENT),
     };
     let mut looks = interval(pace.gate_open);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -98,15 +101,15 @@ async fn connection<U: Upstream>(
                 if gate() {
                     continue;
                 }
-                None
+                return broken(SHUT);
             }
-            () = sleep_until(patience), if !round.is_current() => None,
+            () = sleep_until(patience), if !round.is_current() => return broken(SILENT),
         };
         patience = Instant::now() + pace.silence;
         let news = match response {
             Some(Ok(response)) => News::of(response, upstream),
             Some(Err(status)) => return ended::<U>(query, &status),
-            None => return End::Broken { exhausted: false },
+            None => return broken("the server has ended the stream"),
         };
         match board.hear(&mut round, news, upstream) {
             Step::Wait => {}
@@ -115,7 +118,7 @@ async fn connection<U: Upstream>(
             }
             Step::Mismatch => return End::Anew,
             Step::Removed(Some(cause)) => return ended::<U>(query, &cause),
-            Step::Removed(None) => return End::Broken { exhausted: false },
+            Step::Removed(None) => return broken("the server has ended the target"),
             Step::TooLarge => {
                 let most = bytesize::ByteSize(BYTES_MAX as u64);
                 let message = format!("the result of a live query must not exceed {most}");
@@ -123,6 +126,10 @@ async fn connection<U: Upstream>(
             }
         }
     }
+}
+
+fn broken(why: &str) -> End {
+    End::Broken { why: why.to_owned(), exhausted: false }
 }
 
 /// What a status makes of a connection. What blames the query ends the stream; the rest passes.
@@ -135,7 +142,10 @@ fn ended<U: Upstream>(query: &U::Query, status: &Status) -> End {
         Code::OutOfRange => "OUT_OF_RANGE",
         Code::Unimplemented => "UNIMPLEMENTED",
         Code::Unauthenticated if U::forwarded(query) => "UNAUTHENTICATED",
-        code => return End::Broken { exhausted: code == Code::ResourceExhausted },
+        code => {
+            let why = format!("{code:?}: {}", status.message());
+            return End::Broken { why, exhausted: code == Code::ResourceExhausted };
+        }
     };
     End::Refused(Cause { code, message: status.message().to_owned() })
 }

@@ -106,7 +106,8 @@ impl View {
         let json = document.json.clone();
         match self.documents.get_mut(&name) {
             Some(known) if document.is_older_than(known) => {
-                // Of a server that sends what it sent before.
+                // A server that sends what it sent before.
+                known.json = known.json.take().or(json);
             }
             Some(known) => {
                 if !known.same(&document) {
