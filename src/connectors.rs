@@ -1,3 +1,11 @@
 //! The protocols of the backends, each behind the connector port.
 
+pub mod clickhouse;
+pub mod firestore;
 pub mod redis;
+
+mod percent;
+mod secret;
+mod tls;
+
+pub use secret::Secret;

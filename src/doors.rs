@@ -15,6 +15,7 @@ pub(crate) mod problem;
 pub(crate) mod queue;
 pub(crate) mod routes;
 pub(crate) mod socket;
+pub(crate) mod streams;
 pub(crate) mod trace;
 pub(crate) mod views;
 

@@ -3,8 +3,9 @@
 //! A kind knows its usual settings, how its connector is made, and how a call and a reply look as
 //! JSON. Everything else above the connectors deals in opaque bytes.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
 use serde_json::Value;
@@ -14,6 +15,8 @@ use crate::{
     doors::options::CallOptionsJson,
 };
 
+mod clickhouse;
+mod firestore;
 mod redis;
 
 /// What a backend of a kind gets where the configuration is silent.
@@ -56,6 +59,18 @@ pub(crate) struct JsonCall {
     pub(crate) options: CallOptionsJson,
 }
 
+/// A key of a backend's section, and what is wrong with it.
+pub(crate) type Complaint = (&'static str, String);
+
+/// A reply as `call/raw` answers it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RawReply {
+    /// What the body is.
+    pub(crate) content_type: Cow<'static, str>,
+    /// The answer's bytes.
+    pub(crate) body: Bytes,
+}
+
 /// A kind of backend.
 pub(crate) trait Kind: Send + Sync {
     /// Its word in the configuration.
@@ -67,8 +82,8 @@ pub(crate) trait Kind: Send + Sync {
     /// Checks an address and what belongs to it, without touching the network.
     ///
     /// # Errors
-    /// What the address must be, as the end of a sentence that begins with its key.
-    fn check(&self, endpoint: &Endpoint) -> Result<(), String>;
+    /// The key, such as `url`, and what it must be, as the end of a sentence that begins with it.
+    fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint>;
 
     /// A connector for a backend of this kind. Connects in the background, or at the first attempt.
     ///
@@ -80,34 +95,79 @@ pub(crate) trait Kind: Send + Sync {
         identity: &Identity,
     ) -> Result<SharedConnector, String>;
 
-    /// A call from its JSON.
+    /// A call from its JSON, and from the request's headers what no JSON should carry, such as a
+    /// caller's own credentials.
     ///
     /// # Errors
     /// What is malformed and where.
-    fn call_from_json(&self, json: &[u8]) -> Result<JsonCall, String>;
+    fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String>;
 
-    /// The largest call in wire form that `call/raw` takes, in bytes.
+    /// A call from the `X-Fusebox-*` headers and the body of `call/raw`, in wire form.
+    ///
+    /// # Errors
+    /// What is malformed and where.
+    fn call_from_raw(&self, headers: &HeaderMap, body: Bytes) -> Result<Bytes, String> {
+        let _ = headers;
+        Ok(body)
+    }
+
+    /// A live query from its JSON, in the wire form that its connector's streams take.
+    ///
+    /// # Errors
+    /// What is malformed and where.
+    fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
+        let _ = (json, headers);
+        Err(format!("the kind {} has no live queries", self.name()))
+    }
+
+    /// The largest body that `call/raw` takes, in bytes.
     fn raw_call_max(&self) -> u64;
+
+    /// The most of such a body that is held in memory; what is longer is sent as it comes, once, and
+    /// never queued. As [`Kind::raw_call_max`] where nothing is sent so.
+    fn raw_held_max(&self) -> u64 {
+        self.raw_call_max()
+    }
+
+    /// A reply in wire form, or the beginning of one, as `call/raw` answers it.
+    fn reply_to_raw(&self, reply: &Bytes) -> RawReply {
+        RawReply { content_type: "application/octet-stream".into(), body: reply.clone() }
+    }
 
     /// A reply in wire form as JSON.
     fn reply_to_json(&self, reply: &Bytes) -> Value;
 
+    /// Whether `fusebox call` prints lists and objects as JSON, rather than an element a line.
+    fn prints_json(&self) -> bool {
+        true
+    }
+
     /// A call in wire form as JSON, for admins who look at the queue.
     fn body_to_json(&self, body: &Bytes) -> Value;
 
-    /// A call from the arguments of `fusebox call`, as the JSON of [`Kind::call_from_json`].
+    /// A call from the arguments of `fusebox call`, as the JSON of [`Kind::call_from_json`]. `data` reads
+    /// what is piped in, to its end, and is asked only where the call takes any; `None` at a terminal.
     ///
     /// # Errors
     /// What the arguments should be.
-    fn call_from_args(&self, args: &[Vec<u8>]) -> Result<Value, String>;
+    fn call_from_args(
+        &self,
+        args: &[Vec<u8>],
+        data: &mut dyn FnMut() -> Result<Option<Vec<u8>>, String>,
+    ) -> Result<Value, String>;
 }
 
 /// Every kind of this release.
-const KINDS: &[&dyn Kind] = &[&redis::Redis];
+const KINDS: &[&dyn Kind] = &[&clickhouse::ClickHouse, &firestore::Firestore, &redis::Redis];
 
 /// The kind of that name.
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
+}
+
+/// Every kind: of each there is one backend by default, under the kind's own name.
+pub(crate) fn all() -> impl Iterator<Item = &'static dyn Kind> {
+    KINDS.iter().copied()
 }
 
 /// The names of all kinds, for messages.

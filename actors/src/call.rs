@@ -1,9 +1,11 @@
 //! A call as a door hands it in, and what it gets back.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::OpId;
+
+use crate::connector::{Tail, Upload};
 
 /// How much a call matters when something must be shed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -44,7 +46,7 @@ pub struct CallOptions {
 }
 
 /// One request of a program.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Call {
     /// The call in the backend's wire form, as its connector encodes it.
     pub body: Bytes,
@@ -56,6 +58,10 @@ pub struct Call {
     pub admin: bool,
     /// The W3C trace context to pass on and to store with a queued write.
     pub traceparent: Option<String>,
+    /// Whether the door can hand on an answer piece by piece; else a large one is an error.
+    pub streams: bool,
+    /// What follows `body` where the call is too large to hold: it is tried once and never queued.
+    pub upload: Option<Upload>,
 }
 
 /// Where a reply comes from.
@@ -91,7 +97,6 @@ impl Source {
 }
 
 /// The answer to a call.
-#[derive(Clone, Debug)]
 pub struct Reply {
     /// Where it comes from.
     pub source: Source,
@@ -109,6 +114,21 @@ pub struct Reply {
     pub attempts: u32,
     /// Writes of the backend that wait in its queue, where any do.
     pub pending_writes: u64,
+    /// What follows `value` where the answer is too large to hold.
+    pub rest: Option<Box<dyn Tail>>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("source", &self.source)
+            .field("ack", &self.ack)
+            .field("value", &self.value)
+            .field("age", &self.age)
+            .field("warnings", &self.warnings)
+            .field("op_id", &self.op_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The family of a call's error; a door maps it to its own codes.

@@ -9,10 +9,14 @@
 //! without an answer, nothing more is sent to its lanes until it can no longer land
 //! ([`Connector::attempt`] waits for that fence itself), also when an earlier run of the daemon made it.
 
-use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
+use parking_lot::Mutex;
+
+/// What a connector holds of an answer before it hands out the rest piece by piece, in bytes.
+pub const HEAD_MAX: usize = 1 << 20;
 
 /// A boxed future of a connector's answer.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -68,6 +72,8 @@ pub struct Slot {
 pub struct Write {
     /// Leaves the same state however often it is applied.
     pub absolute: bool,
+    /// Whether a token costs the backend nothing: then every live attempt bears one too.
+    pub free_token: bool,
     /// What an outage lets one say of it.
     pub outage: Outage,
 }
@@ -106,6 +112,33 @@ pub enum Origin {
     Replay,
 }
 
+/// What comes piece by piece: the rest of a large answer, or of a large call.
+pub trait Tail: Send + Sync {
+    /// The next piece; `None` at the end. After an error nothing more comes.
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>>;
+}
+
+/// The rest of a call that is too large to hold. It can be taken once: such a call is tried once.
+pub struct Upload(Mutex<Option<Box<dyn Tail>>>);
+
+impl Upload {
+    /// The rest of a call.
+    pub fn new(rest: Box<dyn Tail>) -> Self {
+        Self(Mutex::new(Some(rest)))
+    }
+
+    /// Takes it; `None` where it was taken.
+    pub fn take(&self) -> Option<Box<dyn Tail>> {
+        self.0.lock().take()
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upload")
+    }
+}
+
 /// One try of a call on the wire.
 #[derive(Clone, Debug)]
 pub struct Attempt<'a> {
@@ -120,6 +153,15 @@ pub struct Attempt<'a> {
     /// The token by which the backend recognises a write that it applied already; `None` for reads
     /// and absolute writes.
     pub token: Option<OpId>,
+    /// Whether an earlier attempt may have been executed. One that bears a token is sent only where the
+    /// backend would recognise it; where it would not, it ends as [`ErrorClass::Ambiguous`] unsent.
+    pub sent_before: bool,
+    /// Calls that wait in the backend's queue: a token must be remembered for as many others.
+    pub waiting: u64,
+    /// Whether an answer above [`HEAD_MAX`] may be given as [`Attempted::rest`]; else it is an error.
+    pub streams: bool,
+    /// What follows `body` where the call is too large to hold.
+    pub upload: Option<&'a Upload>,
     /// When the call was accepted, on the wall clock.
     pub accepted_at: UnixMillis,
     /// The wall clock now.
@@ -133,23 +175,34 @@ pub struct Attempt<'a> {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Debug)]
 pub struct Attempted {
     /// What it says about the backend.
     pub verdict: Verdict,
     /// The reply in wire form, or why there is none.
     pub result: Result<Bytes, AttemptError>,
+    /// What follows the reply where it is too large to hold: then `result` is its beginning.
+    pub rest: Option<Box<dyn Tail>>,
+}
+
+impl fmt::Debug for Attempted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempted")
+            .field("verdict", &self.verdict)
+            .field("result", &self.result)
+            .field("rest", &self.rest.is_some())
+            .finish()
+    }
 }
 
 impl Attempted {
     /// The backend answered.
     pub fn answered(reply: Bytes) -> Self {
-        Self { verdict: Verdict::Success, result: Ok(reply) }
+        Self { verdict: Verdict::Success, result: Ok(reply), rest: None }
     }
 
     /// It ended with `error`, which says `verdict` about the backend.
     pub fn failed(verdict: Verdict, error: AttemptError) -> Self {
-        Self { verdict, result: Err(error) }
+        Self { verdict, result: Err(error), rest: None }
     }
 }
 
@@ -167,6 +220,22 @@ pub struct AttemptError {
     pub reply: Option<Bytes>,
     /// Whether the code is of no known class; replay gives up after 20 of these.
     pub unclassified: bool,
+    /// How long the backend asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl AttemptError {
+    /// An error of fusebox's own, without words from the server.
+    pub fn own(class: ErrorClass, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            code: code.into(),
+            message: message.into(),
+            reply: None,
+            unclassified: false,
+            retry_after: None,
+        }
+    }
 }
 
 /// A queued write as the overlay reads it.
@@ -217,6 +286,43 @@ pub trait Connector: Send + Sync + 'static {
     /// The reply that `parts` make, one for each slot of the read.
     fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes;
 
+    /// The right empty structure in place of the answer to a non-critical read that nothing can answer.
+    /// `None` where that would have to be invented.
+    fn empty(&self, body: &Bytes) -> Option<Bytes> {
+        let _ = body;
+        None
+    }
+
+    /// How much of a queued call that begins with `beginning` an attempt needs in [`Attempt::body`], in
+    /// bytes; what follows may come as [`Attempt::upload`]. `None` where it needs the whole.
+    fn held(&self, beginning: &[u8]) -> Option<usize> {
+        let _ = beginning;
+        None
+    }
+
+    /// How many queued calls of different lanes [`Connector::attempt_batch`] may carry together now; 0
+    /// where the backend wants a pause, after which replay asks again.
+    fn batch_max(&self) -> usize {
+        1
+    }
+
+    /// Carries queued calls of different lanes together; the ends in the order of the attempts. One that
+    /// the backend refuses must not end the others.
+    fn attempt_batch<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Vec<Attempted>> {
+        Box::pin(async move {
+            let mut ends = Vec::with_capacity(attempts.len());
+            for attempt in attempts {
+                ends.push(self.attempt(attempt).await);
+            }
+            ends
+        })
+    }
+
+    /// Its live queries, where it has any.
+    fn streams(&self) -> Option<&dyn Streams> {
+        None
+    }
+
     /// The outcome of these tokens is known: their markers may go. Best effort, in the background.
     fn forget_tokens(&self, tokens: Vec<OpId>);
 
@@ -228,6 +334,37 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Closes its connections. Attempts in flight end as if the backend had reset them.
     fn close(&self) -> Answer<'_, ()>;
+}
+
+/// Whether a backend may be spoken to at this moment: neither offline nor its breaker open.
+pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// One thing that a follower of a live query is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEvent {
+    /// `snapshot`, `change` or `stale`.
+    pub event: &'static str,
+    /// A JSON object.
+    pub data: Bytes,
+}
+
+/// What a follower of a live query waits on.
+pub trait Follow: Send + Sync {
+    /// The next event; `None` where the stream has ended.
+    fn next(&mut self) -> Answer<'_, Option<StreamEvent>>;
+}
+
+/// Live queries: each survives an outage, keeping its last snapshot, and goes on afterwards.
+pub trait Streams: Send + Sync {
+    /// Opens one, or finds the one that is open on the same query. Returns its id. `gate` is asked
+    /// before it connects.
+    ///
+    /// # Errors
+    /// The query cannot be followed.
+    fn open(&self, query: Bytes, gate: Gate) -> Result<String, Refused>;
+
+    /// Follows one; begins with its snapshot. `None` where there is none of that id.
+    fn follow(&self, id: &str) -> Option<Box<dyn Follow>>;
 }
 
 /// A connector as the rest of the crate holds it.

@@ -76,8 +76,9 @@ pub(crate) struct Context {
     pub(crate) flight: Option<Flight>,
     /// The place that it holds since its outcome is unknown.
     pub(crate) claim: Option<Claim>,
-    /// A newer write was acknowledged since it began: it must not be sent again.
-    pub(crate) overtaken: bool,
+    /// It must not be sent again: a newer write was acknowledged since it began, or it bore no token where
+    /// it needed one.
+    pub(crate) spent: bool,
 }
 
 impl Context {
@@ -161,7 +162,7 @@ impl Lent {
             counted: false,
             flight: None,
             claim: None,
-            overtaken: false,
+            spent: false,
         };
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,
@@ -229,6 +230,7 @@ impl Lent {
             op_id: None,
             attempts: context.attempts,
             pending_writes: self.queue.waiting(),
+            rest: None,
         }
     }
 

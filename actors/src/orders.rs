@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{OpId, cache::Cache};
+use fusebox_state::{OpId, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
     BackendSpec, ORDER_PATIENCE, OrderError,
     backend::BackendMessage,
     call::{Call, CallError, Reply},
-    connector::SharedConnector,
+    connector::{Gate, SharedConnector},
     failed,
     health::HealthMessage,
     lent::Member,
@@ -49,6 +49,15 @@ impl Backend {
     /// [`CallError`] says what happened, whether it may have been applied, and when to try again.
     pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
         self.member.lent.call(call).await
+    }
+
+    /// What a live query asks before it connects.
+    pub fn gate(&self) -> Gate {
+        let circuit = Arc::clone(&self.member.lent.circuit);
+        Arc::new(move || {
+            let (state, offline) = circuit.breaker.state();
+            !offline && state != State::Open
+        })
     }
 
     /// The backend in full.

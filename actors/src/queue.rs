@@ -27,13 +27,14 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, UnixMillis,
     queue::{Entry, Phase, QueueIndex, Refusal},
-    store::{DeadMark, NewCall, Store, StoreError, TokenKind},
+    store::{DeadMark, Done, NewCall, Store, StoreError, TokenKind},
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
     clock::Clock,
+    connector::AttemptError,
     event::{EventBus, EventKind},
     metrics::BackendMetrics,
     settings::{BackendSettings, DeadLetterPolicy},
@@ -41,6 +42,7 @@ use crate::{
 
 mod dead_letters;
 mod opening;
+mod upload;
 
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
@@ -98,6 +100,12 @@ pub enum AppendError {
     /// There is no store to write to.
     #[error("the store is not open: {0}")]
     NoStore(String),
+    /// The store did not take a piece of it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It did not arrive whole.
+    #[error("the call did not arrive whole: {0}")]
+    BrokenOff(AttemptError),
 }
 
 /// A place that is held in a queue's lanes.
@@ -133,8 +141,8 @@ pub struct Queue {
     index: Mutex<QueueIndex>,
     /// Calls that wait.
     waiting: AtomicU64,
-    /// Occupied lanes: zero lets a call pass without the lock.
-    occupied: AtomicU64,
+    /// What somebody may have to wait for: zero lets a call pass without the lock.
+    standing: AtomicU64,
     dead: AtomicU64,
     dead_blocks: AtomicBool,
     fates: Mutex<HashMap<u64, oneshot::Sender<Fate>>>,
@@ -170,7 +178,7 @@ impl Queue {
             order: Mutex::new(()),
             index: Mutex::new(QueueIndex::new(settings.queue, 0)),
             waiting: AtomicU64::new(0),
-            occupied: AtomicU64::new(0),
+            standing: AtomicU64::new(0),
             dead: AtomicU64::new(0),
             dead_blocks: AtomicBool::new(settings.dead_letter_policy == DeadLetterPolicy::Block),
             fates: Mutex::default(),
@@ -189,6 +197,17 @@ impl Queue {
     /// # Errors
     /// [`AppendError`] says why it was not even tried; nothing changed.
     pub fn append(self: &Arc<Self>, write: NewWrite<'_>) -> Result<Appending, AppendError> {
+        let bytes = write.body.len() as u64;
+        self.enter(write, bytes, Store::append)
+    }
+
+    /// Gives a write of `bytes` its place and has `send` hand it to the committer, in this order of all.
+    fn enter(
+        self: &Arc<Self>,
+        write: NewWrite<'_>,
+        bytes: u64,
+        send: impl FnOnce(&Store, NewCall, Done),
+    ) -> Result<Appending, AppendError> {
         let store = self.store()?;
         let entry = Entry {
             op_id: write.op_id,
@@ -197,11 +216,12 @@ impl Queue {
             label: write.label.into(),
             absolute: write.absolute,
             own_name: write.own_name,
-            bytes: write.body.len() as u64,
+            bytes,
             accepted_at: write.accepted_at,
             expires_at: None,
             uid: write.uid,
             first_sent_at: write.sent_before.then_some(write.accepted_at),
+            in_doubt: write.sent_before,
             attempts: 0,
             unclassified: 0,
             last_error: None,
@@ -246,7 +266,7 @@ impl Queue {
             // The caller may have left.
             drop(synced_sender.send(result));
         });
-        store.append(call, done);
+        send(store, call, done);
         if write.sent_before {
             // Behind the call itself, so in its commit or one after it.
             store.mark_sending(seq, write.accepted_at, Box::new(|_| ()));
@@ -361,7 +381,7 @@ impl Queue {
 
     /// Whether a call to `lanes` must wait or queue: they are occupied, or not known yet.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
-        if self.occupied.load(Ordering::Acquire) == 0 && self.store.get().is_some() {
+        if self.standing.load(Ordering::Acquire) == 0 && self.store.get().is_some() {
             return false;
         }
         self.store.get().is_none() || self.index.lock().is_occupied(lanes)
@@ -479,7 +499,7 @@ impl Queue {
 
     fn count(&self, index: &QueueIndex) {
         self.waiting.store(index.len() as u64, Ordering::Release);
-        self.occupied.store(index.occupied_lanes() as u64, Ordering::Release);
+        self.standing.store(index.standing() as u64, Ordering::Release);
         self.dead.store(index.dead().0 as u64, Ordering::Release);
     }
 }

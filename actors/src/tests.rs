@@ -21,6 +21,7 @@ use crate::{
 
 use crate::queue::Queue;
 
+mod kinds;
 mod scripted;
 
 use scripted::{Mode, Scripted};
@@ -134,7 +135,17 @@ async fn start(dir: &Path, backends: Vec<BackendSettings>, servers: &[Arc<Script
 
 async fn call(backend: &Backend, body: &str, options: CallOptions) -> Result<Reply, CallError> {
     let body = Bytes::copy_from_slice(body.as_bytes());
-    backend.call(Call { body, options, uid: 0, admin: false, traceparent: None }).await
+    backend
+        .call(Call {
+            body,
+            options,
+            uid: 0,
+            admin: false,
+            traceparent: None,
+            streams: false,
+            upload: None,
+        })
+        .await
 }
 
 async fn until(what: String, holds: impl Fn() -> bool) {

@@ -1,7 +1,7 @@
 //! `fusebox call`: one call, its value printed as the backend's own client would.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{IsTerminal, Read, Write},
     os::unix::ffi::OsStrExt,
     process::ExitCode,
 };
@@ -28,7 +28,7 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     let kind = kinds::find(&kind)
         .ok_or_else(|| Failure::failed(format!("this fusebox does not know the kind {kind:?}")))?;
     let args: Vec<Vec<u8>> = call.args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-    let mut body = kind.call_from_args(&args).map_err(Failure::usage)?;
+    let mut body = kind.call_from_args(&args, &mut piped).map_err(Failure::usage)?;
     if let (Some(fields), options @ Value::Object(_)) = (body.as_object_mut(), options(&call)) {
         fields.insert("options".into(), options);
     }
@@ -44,7 +44,14 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let mut out = Vec::new();
-    print(reply.get("value").unwrap_or(&Value::Null), on_terminal(), &mut out);
+    let value = reply.get("value").unwrap_or(&Value::Null);
+    match value {
+        Value::Array(_) if kind.prints_json() => pretty(value, &mut out),
+        Value::Object(fields) if kind.prints_json() && binary(fields).is_none() => {
+            pretty(value, &mut out);
+        }
+        value => print(value, on_terminal(), &mut out),
+    }
     say_bytes(&out)?;
     if std::io::stderr().is_terminal() {
         for line in note(&reply) {
@@ -52,6 +59,19 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is piped in, to its end; `None` at a terminal.
+fn piped() -> Result<Option<Vec<u8>>, String> {
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        return Ok(None);
+    }
+    let mut data = Vec::new();
+    input
+        .read_to_end(&mut data)
+        .map_err(|error| format!("cannot read what is piped in: {error}"))?;
+    Ok(Some(data))
 }
 
 fn options(call: &CallArgs) -> Value {
@@ -77,7 +97,12 @@ fn print(value: &Value, terminal: bool, out: &mut Vec<u8>) {
     match value {
         Value::Null if terminal => out.extend_from_slice(b"(nil)"),
         Value::Null => {}
-        Value::String(text) => out.extend_from_slice(text.as_bytes()),
+        Value::String(text) => {
+            out.extend_from_slice(text.as_bytes());
+            if text.ends_with('\n') {
+                return;
+            }
+        }
         Value::Array(items) if items.is_empty() && terminal => {
             out.extend_from_slice(b"(empty array)");
         }
@@ -102,6 +127,13 @@ fn print(value: &Value, terminal: bool, out: &mut Vec<u8>) {
         }
         other => out.extend_from_slice(other.to_string().as_bytes()),
     }
+    out.push(b'\n');
+}
+
+/// A value as JSON over several lines.
+fn pretty(value: &Value, out: &mut Vec<u8>) {
+    // JSON into memory does not fail.
+    drop(serde_json::to_writer_pretty(&mut *out, value));
     out.push(b'\n');
 }
 

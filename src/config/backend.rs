@@ -10,7 +10,7 @@ use fusebox_state::{
 
 use super::{
     checker::Checker,
-    raw::{RawBackend, RawBreaker, RawCache, RawQueue, RawRetry},
+    raw::{RawBackend, RawBreaker, RawCache, RawDatabase, RawQueue, RawRetry},
     secret::{Secret, mask_url},
     sources::Environment,
 };
@@ -36,7 +36,13 @@ pub(crate) struct Endpoint {
     /// Its address, perhaps with credentials: shown through [`mask_url`] only.
     pub(crate) url: Url,
     /// The database, where not the address's.
-    pub(crate) database: Option<u32>,
+    pub(crate) database: Option<String>,
+    /// The Google Cloud project.
+    pub(crate) project: Option<String>,
+    /// A service account's key.
+    pub(crate) credentials_file: Option<PathBuf>,
+    /// Whether writes that commute keep their order all the same.
+    pub(crate) ordered: Option<bool>,
     /// The user, where not the address's.
     pub(crate) username: Option<String>,
     /// The password, where not the address's.
@@ -253,7 +259,13 @@ fn endpoint(
     );
     let endpoint = Endpoint {
         url: Url(raw.url.clone().unwrap_or_else(|| kind.defaults().url.to_owned())),
-        database: raw.database,
+        database: raw.database.as_ref().map(|database| match database {
+            RawDatabase::Number(number) => number.to_string(),
+            RawDatabase::Name(name) => name.clone(),
+        }),
+        project: raw.project.clone(),
+        credentials_file: raw.credentials_file.clone(),
+        ordered: raw.ordered,
         username: raw.username.clone(),
         password,
         password_from: file,
@@ -266,8 +278,8 @@ fn endpoint(
         let what = format!("cannot be read: {}: {error}", path.display());
         checker.problem(&format!("{base}.tls.ca_file"), what);
     }
-    if let Err(why) = kind.check(&endpoint) {
-        checker.problem(&format!("{base}.url"), why);
+    if let Err((key, why)) = kind.check(&endpoint) {
+        checker.problem(&format!("{base}.{key}"), why);
     }
     endpoint
 }

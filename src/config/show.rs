@@ -80,7 +80,11 @@ impl BackendConfig {
                 "dead_letter_policy": settings.dead_letter_policy,
             },
         });
-        put(&mut shown, "database", endpoint.database.map(|n| json!(n)));
+        put(&mut shown, "database", endpoint.database.as_ref().map(|name| json!(name)));
+        put(&mut shown, "project", endpoint.project.as_ref().map(|name| json!(name)));
+        let key = endpoint.credentials_file.as_ref().map(|path| json!(path));
+        put(&mut shown, "credentials_file", key);
+        put(&mut shown, "ordered", endpoint.ordered.map(|ordered| json!(ordered)));
         put(&mut shown, "username", endpoint.username.as_ref().map(|name| json!(name)));
         // Where a password comes from is worth knowing; the password is not.
         put(&mut shown, "password_file", endpoint.password_from.as_ref().map(|path| json!(path)));

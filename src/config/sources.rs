@@ -13,6 +13,7 @@ use std::{
 use toml::{Table, Value};
 
 use super::keys;
+use crate::kinds::{self, Kind};
 
 /// The file that is read where none is named and it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
@@ -84,7 +85,10 @@ impl Merged {
     /// Reads and merges all sources.
     pub(crate) fn read(flags: &Flags, env: &Environment) -> Self {
         let mut merged = Self::default();
-        merged.set("backends.redis.kind", Value::String("redis".into()), None);
+        for kind in kinds::all() {
+            let name = kind.name();
+            merged.set(&format!("backends.{name}.kind"), Value::String(name.into()), None);
+        }
         merged.add_file(flags, env);
         merged.add_seed_names(env);
         merged.add_variables(env);
@@ -115,16 +119,15 @@ impl Merged {
         match text.parse::<Table>() {
             Ok(mut table) => {
                 keys::remove_unknown(&mut table, &mut self.problems);
-                if table
-                    .get("backends")
-                    .and_then(Value::as_table)
-                    .is_some_and(|backends| !backends.is_empty() && !backends.contains_key("redis"))
-                {
-                    self.notes.push(
-                        "the backend redis is there by default; backends.redis.enabled = false \
-                         leaves it out"
-                            .into(),
-                    );
+                let backends = table.get("backends").and_then(Value::as_table);
+                let backends = backends.filter(|backends| !backends.is_empty());
+                for name in kinds::all().map(Kind::name) {
+                    if backends.is_some_and(|backends| !backends.contains_key(name)) {
+                        self.notes.push(format!(
+                            "the backend {name} is there by default; backends.{name}.enabled = \
+                             false leaves it out"
+                        ));
+                    }
                 }
                 overlay(&mut self.table, table);
                 self.file = Some(path);
@@ -141,28 +144,34 @@ impl Merged {
 
     fn add_seed_names(&mut self, env: &Environment) {
         const NAMES: &[(&str, &str)] = &[
+            (
+                "CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD",
+                "backends.clickhouse.breaker.failure_threshold",
+            ),
+            ("CLICKHOUSE_URL", "backends.clickhouse.url"),
+            ("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "backends.firestore.breaker.failure_threshold"),
+            ("FIRESTORE_EMULATOR_HOST", "backends.firestore.url"),
+            ("FIRESTORE_QUEUE_FILE", "backends.firestore.queue.dir"),
+            ("GOOGLE_APPLICATION_CREDENTIALS", "backends.firestore.credentials_file"),
+            ("GOOGLE_CLOUD_PROJECT", "backends.firestore.project"),
             ("REDIS_CIRCUIT_BREAKER_THRESHOLD", "backends.redis.breaker.failure_threshold"),
             ("REDIS_FALLBACK_CACHE_DIR", "backends.redis.cache.dir"),
             ("REDIS_URL", "backends.redis.url"),
             ("HEALTH_CHECK_INTERVAL", "health.interval"),
             ("ENABLE_AUTO_RECOVERY", "health.auto_recovery"),
         ];
-        const LATER: &[(&str, &str)] = &[
-            ("CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD", "the kind clickhouse comes"),
-            ("CLICKHOUSE_URL", "the kind clickhouse comes"),
-            ("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "the kind firestore comes"),
-            ("FIRESTORE_QUEUE_FILE", "the kind firestore comes"),
-            ("FIRESTORE_EMULATOR_HOST", "the kind firestore comes"),
-            ("GOOGLE_CLOUD_PROJECT", "the kind firestore comes"),
-            ("GOOGLE_APPLICATION_CREDENTIALS", "the kind firestore comes"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "the export of traces comes"),
-        ];
+        const LATER: &[(&str, &str)] =
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "the export of traces comes")];
         for (name, path) in NAMES {
             let Some(text) = env.get(name) else { continue };
             let value = match *name {
                 // The seed counts seconds without a unit.
                 "HEALTH_CHECK_INTERVAL" if text.bytes().all(|b| b.is_ascii_digit()) => {
                     Value::String(format!("{text}s"))
+                }
+                // Its clients want an address without a scheme.
+                "FIRESTORE_EMULATOR_HOST" if !text.contains("://") => {
+                    Value::String(format!("http://{text}"))
                 }
                 _ => keys::value_of(keys::shape(path).unwrap_or(keys::Shape::Text), text),
             };

@@ -17,6 +17,13 @@ fn good(text: &str, env: &[(&str, &str)]) -> Config {
     load(text, env).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
+/// The backend of that name.
+#[track_caller]
+fn named<'a>(config: &'a Config, name: &str) -> &'a BackendConfig {
+    let found = config.backends.iter().find(|backend| backend.settings.name == name);
+    found.unwrap_or_else(|| panic!("no backend {name}"))
+}
+
 #[track_caller]
 fn problems(text: &str, env: &[(&str, &str)], expected: &[&str]) {
     match load(text, env) {
@@ -26,7 +33,7 @@ fn problems(text: &str, env: &[(&str, &str)], expected: &[&str]) {
 }
 
 #[test]
-fn an_empty_file_is_one_redis_with_the_usual_settings() {
+fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
     let config = good("", &[]);
     assert_eq!(config.state_dir, PathBuf::from("/home/ada/.local/state/fusebox"));
     assert_eq!(
@@ -34,7 +41,8 @@ fn an_empty_file_is_one_redis_with_the_usual_settings() {
         ("fusebox", "root")
     );
     assert_eq!((config.ping_interval, config.auto_recovery), (Duration::from_secs(30), true));
-    let [redis] = config.backends.as_slice() else { panic!("one backend") };
+    let names: Vec<&str> = config.backends.iter().map(|it| it.settings.name.as_str()).collect();
+    assert_eq!(names, crate::kinds::all().map(crate::kinds::Kind::name).collect::<Vec<_>>());
     let expected = r#"
         kind = "redis"
         url = "redis://127.0.0.1:6379"
@@ -49,7 +57,17 @@ fn an_empty_file_is_one_redis_with_the_usual_settings() {
         queue = { items = 50000, bytes = "1 GiB", dead_items = 5000, dead_bytes = "256 MiB", disk_floor = "64 MiB", write_fallback = "queue", dead_letter_policy = "continue" }
     "#;
     let expected: toml::Value = toml::from_str(expected).unwrap();
-    assert_eq!(toml::Value::try_from(redis.show()).unwrap(), expected);
+    let shown = |name: &str| toml::Value::try_from(named(&config, name).show()).unwrap();
+    assert_eq!(shown("redis"), expected);
+    let clickhouse = shown("clickhouse");
+    let of = |section: &str, key: &str| clickhouse[section][key].clone();
+    assert_eq!(clickhouse["critical"], true.into());
+    assert_eq!(clickhouse["timeout"], "30s".into());
+    assert_eq!(of("breaker", "failure_threshold"), 3.into());
+    assert_eq!(of("breaker", "recovery_timeout"), "2m".into());
+    assert_eq!(of("breaker", "success_threshold"), 2.into());
+    assert_eq!((of("cache", "ttl"), of("cache", "max_stale")), ("5m".into(), "1h".into()));
+    assert_eq!(of("queue", "write_fallback"), "refuse".into());
 }
 
 #[test]
@@ -66,7 +84,7 @@ fn what_check_prints_is_a_configuration_again() {
 fn later_sources_win() {
     let file = "[backends.redis.breaker]\nfailure_threshold = 6\n[health]\ninterval = '20s'";
     let threshold =
-        |env: &[(&str, &str)]| good(file, env).backends[0].settings.breaker.failure_threshold;
+        |env: &[(&str, &str)]| named(&good(file, env), "redis").settings.breaker.failure_threshold;
     assert_eq!(threshold(&[]), 6);
     let seed = ("REDIS_CIRCUIT_BREAKER_THRESHOLD", "7");
     assert_eq!(threshold(&[seed]), 7);
@@ -89,18 +107,26 @@ fn the_seeds_and_the_ecosystems_names_work() {
             ("REDIS_FALLBACK_CACHE_DIR", "/c"),
             ("REDIS_URL", "redis://cache:7000"),
             ("FIRESTORE_QUEUE_FILE", "/q"),
+            ("FIRESTORE_EMULATOR_HOST", "localhost:9"),
+            ("GOOGLE_CLOUD_PROJECT", "p"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://o"),
             ("CLICKHOUSE_URL", "http://ch"),
         ],
     );
     assert_eq!(config.ping_interval, Duration::from_secs(15));
-    assert!(!config.auto_recovery && !config.backends[0].settings.breaker.auto_recovery);
-    assert_eq!(config.backends[0].settings.cache_dir, Some("/c".into()));
-    assert_eq!(config.backends[0].endpoint.url.0, "redis://cache:7000");
+    let redis = named(&config, "redis");
+    assert!(!config.auto_recovery && !redis.settings.breaker.auto_recovery);
+    assert_eq!(redis.settings.cache_dir, Some("/c".into()));
+    assert_eq!(redis.endpoint.url.0, "redis://cache:7000");
+    assert_eq!(named(&config, "clickhouse").endpoint.url.0, "http://ch");
+    let firestore = named(&config, "firestore");
+    assert_eq!(firestore.settings.queue_dir, Some("/q".into()));
+    assert_eq!(firestore.endpoint.url.0, "http://localhost:9");
+    assert_eq!(firestore.endpoint.project.as_deref(), Some("p"));
     assert_eq!(
         config.notes,
         [
-            "CLICKHOUSE_URL is set and ignored: the kind clickhouse comes with a later release",
-            "FIRESTORE_QUEUE_FILE is set and ignored: the kind firestore comes with a later release",
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set and ignored: the export of traces comes with a later release",
         ]
     );
 }
@@ -117,7 +143,7 @@ fn variables_reach_every_type_and_names_with_a_dash() {
             ("FUSEBOX_PORT", "tcp://10.0.0.1:80"),
         ],
     );
-    let settings = &config.backends[0].settings;
+    let settings = &named(&config, "my-cache").settings;
     assert!(settings.critical);
     assert_eq!(
         (settings.depends_on.as_slice(), settings.cache.bytes),
@@ -225,17 +251,20 @@ fn every_reference_has_its_message() {
             "backends.redis.tls.ca_file cannot be read: /nowhere: No such file or directory (os error 2)",
         ),
         (
-            "[backends.ch]\nkind = 'clickhouse'",
-            "backends.ch.kind \"clickhouse\" is not in this release, which knows: redis",
+            "[backends.db]\nkind = 'postgres'",
+            "backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis",
         ),
         (
             "[backends.\"A b\"]\nkind = 'redis'",
             "backends.A b is no name for a backend: up to 64 of a-z, 0-9, _ and -",
         ),
-        ("[backends.redis]\nenabled = false", "backends must have one that is enabled, got none"),
+        (
+            "[backends]\nredis.enabled = false\nclickhouse.enabled = false\nfirestore.enabled = false",
+            "backends must have one that is enabled, got none",
+        ),
         (
             "[backends.redis]\ndepends_on = ['db']",
-            "backends.redis.depends_on names \"db\", which is no backend; there are: redis",
+            "backends.redis.depends_on names \"db\", which is no backend; there are: clickhouse, firestore, redis",
         ),
         (
             "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\nenabled = false",
@@ -298,26 +327,32 @@ fn passwords_are_found_and_never_shown() {
     std::fs::write(&file, "s3cret\n").unwrap();
     let credentials = ("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap());
     let config = good("[backends.redis]\nurl = 'redis://ada:s3cret@h:1'", &[credentials]);
-    let endpoint = &config.backends[0].endpoint;
+    let endpoint = &named(&config, "redis").endpoint;
     assert_eq!(endpoint.password.as_ref().map(Secret::expose), Some("s3cret"));
-    assert_eq!(config.backends[0].show()["url"], "redis://ada:***@h:1");
+    assert_eq!(named(&config, "redis").show()["url"], "redis://ada:***@h:1");
     assert!(!config.show_toml().contains("s3cret"));
     assert!(!format!("{endpoint:?}").contains("s3cret"));
-    let named = format!("[backends.redis]\npassword_file = {:?}", file.to_str().unwrap());
+    let text = format!("[backends.redis]\npassword_file = {:?}", file.to_str().unwrap());
     assert_eq!(
-        good(&named, &[]).backends[0].endpoint.password.as_ref().map(Secret::expose),
+        named(&good(&text, &[]), "redis").endpoint.password.as_ref().map(Secret::expose),
         Some("s3cret")
     );
 }
 
 #[test]
 fn a_default_that_is_in_the_way_can_be_left_out() {
+    let names = |config: &Config| -> Vec<String> {
+        config.backends.iter().map(|it| it.settings.name.clone()).collect()
+    };
+    let all = names(&good("", &[]));
     let config = good("[backends.redis]\nenabled = false\n[backends.b]\nkind = 'redis'", &[]);
-    assert_eq!(config.backends.len(), 1);
-    assert_eq!(config.backends[0].settings.name, "b");
+    assert!(!names(&config).contains(&"redis".to_owned()) && names(&config).len() == all.len());
     let config = good("[backends.b]\nkind = 'redis'", &[]);
-    assert_eq!(config.backends.len(), 2);
-    assert!(config.notes[0].starts_with("the backend redis is there by default"));
+    assert_eq!(names(&config).len(), all.len() + 1);
+    for name in all {
+        let note = format!("the backend {name} is there by default");
+        assert!(config.notes.iter().any(|told| told.starts_with(&note)), "{name}");
+    }
 }
 
 #[test]

@@ -20,8 +20,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer, Attempt, Attempted, Connector, ConnectorStatus, Origin, Plan, QueuedWrite, Refused,
-    Slot,
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Origin, Plan,
+    QueuedWrite, Refused, Slot,
 };
 use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
 
@@ -109,7 +109,7 @@ impl RedisConnector {
                 token::WORDS_MAX,
                 args.len()
             );
-            let error = outcome::own(ErrorClass::Rejected, "too_many_words", message);
+            let error = AttemptError::own(ErrorClass::Rejected, "too_many_words", message);
             return Attempted::failed(Verdict::Success, error);
         };
         let mut ended = self.writes.call(script, attempt.timeout, false).await;

@@ -10,13 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use fusebox_actors::{AckLevel, Backend, Call, CallOptions, Reply, Source};
+use fusebox_actors::{AckLevel, Backend, Call, CallOptions, Reply, Source, connector::Upload};
 use fusebox_state::OpId;
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::{
     Doors,
-    gate::JSON_MAX,
+    gate::{JSON_MAX, Place},
     options::CallOptionsJson,
     peer::Who,
     problem::{Checked, Problem},
@@ -56,11 +57,12 @@ pub(crate) async fn call(
     let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
     let json = doors.gate.read(&mut place, body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
-    let parsed = kind.call_from_json(&json).map_err(malformed)?;
+    let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
     drop(json);
     let options = parsed.options.checked().map_err(malformed)?;
     let trace = Trace::of(&headers);
-    let reply = carry(&backend, parsed.body, options, who, &trace).await?;
+    let call = Asked { body: parsed.body, options, who, streams: false, upload: None };
+    let reply = carry(&backend, call, &trace).await?;
     Ok(json_reply(&reply, kind, &trace))
 }
 
@@ -77,21 +79,33 @@ pub(crate) async fn call_raw(
     let options = CallOptionsJson::from_headers(&headers).and_then(CallOptionsJson::checked);
     let options = options.map_err(malformed)?;
     let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
-    let body = doors.gate.read(&mut place, body, kind.raw_call_max()).await?;
+    let (held, limit) = (kind.raw_held_max(), kind.raw_call_max());
+    let (body, upload) = if held < limit {
+        doors.gate.read_head(&mut place, body, held, limit).await?
+    } else {
+        (doors.gate.read(&mut place, body, limit).await?, None)
+    };
+    let body = kind.call_from_raw(&headers, body).map_err(malformed)?;
     let trace = Trace::of(&headers);
-    let reply = carry(&backend, body, options, who, &trace).await?;
-    Ok(raw_reply(reply, &trace))
+    let call = Asked { body, options, who, streams: true, upload };
+    let reply = carry(&backend, call, &trace).await?;
+    Ok(raw_reply(reply, kind, &trace, place))
 }
 
-async fn carry(
-    backend: &Backend,
+/// What a door asks of a backend.
+struct Asked {
     body: Bytes,
     options: CallOptions,
     who: Who,
-    trace: &Trace,
-) -> Result<Reply, Problem> {
+    streams: bool,
+    upload: Option<Upload>,
+}
+
+async fn carry(backend: &Backend, asked: Asked, trace: &Trace) -> Result<Reply, Problem> {
+    let Asked { body, options, who, streams, upload } = asked;
     let traceparent = Some(trace.traceparent.clone());
-    let call = Call { body, options, uid: who.uid, admin: who.admin, traceparent };
+    let (uid, admin) = (who.uid, who.admin);
+    let call = Call { body, options, uid, admin, traceparent, streams, upload };
     backend
         .call(call)
         .await
@@ -128,7 +142,8 @@ fn age_ms(reply: &Reply) -> u64 {
     u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn raw_reply(reply: Reply, trace: &Trace) -> Response {
+/// The reply's bytes. What is too large to hold goes on piece by piece, and holds the call's place.
+fn raw_reply(reply: Reply, kind: &dyn Kind, trace: &Trace, place: Place) -> Response {
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, text: &str| {
         // What cannot stand in a header (a warning may quote a key) is left out.
@@ -155,9 +170,20 @@ fn raw_reply(reply: Reply, trace: &Trace) -> Response {
     for warning in &reply.warnings {
         put("x-fusebox-warning", warning);
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let status = status(&reply);
-    (status, headers, reply.value.unwrap_or_default()).into_response()
+    let raw = reply.value.map(|value| kind.reply_to_raw(&value));
+    let octets = HeaderValue::from_static("application/octet-stream");
+    let content_type = raw.as_ref().and_then(|raw| HeaderValue::from_str(&raw.content_type).ok());
+    headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(octets));
+    let head = raw.map(|raw| raw.body).unwrap_or_default();
+    let Some(rest) = reply.rest else { return (status, headers, head).into_response() };
+    // An error after the first byte breaks the chunked body off, so that nobody takes it for whole.
+    let pieces = stream::unfold((rest, place), |(mut rest, place)| async move {
+        let piece = rest.next().await?;
+        Some((piece, (rest, place)))
+    });
+    let body = Body::from_stream(stream::once(async { Ok(head) }).chain(pieces));
+    (status, headers, body).into_response()
 }
 
 #[cfg(test)]
@@ -181,7 +207,16 @@ mod tests {
             op_id: Some(OpId::from_u128(7)),
             attempts: 0,
             pending_writes: 2,
+            rest: None,
         }
+    }
+
+    fn kind() -> &'static dyn Kind {
+        crate::kinds::find("redis").unwrap()
+    }
+
+    fn place() -> Place {
+        crate::doors::gate::Gate::default().enter().unwrap()
     }
 
     async fn body(response: Response) -> Bytes {
@@ -222,14 +257,14 @@ mod tests {
         let trace = Trace { traceparent: TRACE.into() };
         let value = Some(Bytes::from("+OK\r\n"));
         let live = Reply { source: Source::Live, ack: Some(AckLevel::Applied), value, ..reply() };
-        let response = raw_reply(live, &trace);
+        let response = raw_reply(live, kind(), &trace, place());
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["x-fusebox-source"], "live");
         assert_eq!(response.headers()["x-fusebox-ack"], "applied");
         assert_eq!(response.headers()["x-fusebox-age-ms"], "0");
         assert!(response.headers().get("x-fusebox-null").is_none());
         assert_eq!(body(response).await, "+OK\r\n");
-        let response = raw_reply(reply(), &trace);
+        let response = raw_reply(reply(), kind(), &trace, place());
         assert_eq!(
             (response.status().as_u16(), response.headers()["x-fusebox-null"].as_bytes()),
             (202, b"true".as_slice())

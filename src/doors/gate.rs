@@ -9,7 +9,10 @@ use axum::{
     http::StatusCode,
 };
 use bytes::{Bytes, BytesMut};
+use fusebox_actors::connector::{Answer, AttemptError, Tail, Upload};
+use fusebox_state::ErrorClass;
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
@@ -88,10 +91,42 @@ impl Gate {
         limit: u64,
     ) -> Result<Bytes, Problem> {
         let reading = self.read_on(place, body, limit);
-        tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| {
-            let detail = "the body did not arrive within 30 seconds";
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail))
-        })
+        tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| Err(slow_body()))
+    }
+
+    /// Reads the first `held` bytes of a body of at most `limit` bytes. `None` where that was all; else
+    /// what follows, which is read as it is wanted and not counted.
+    ///
+    /// # Errors
+    /// As [`Gate::read`].
+    pub(crate) async fn read_head(
+        &self,
+        place: &mut Place,
+        mut body: Body,
+        held: u64,
+        limit: u64,
+    ) -> Result<(Bytes, Option<Upload>), Problem> {
+        let announced = body.size_hint().exact();
+        if announced.is_some_and(|length| length > limit) {
+            return Err(Problem::too_large(limit));
+        }
+        if announced.is_some_and(|length| length <= held) {
+            return Ok((self.read(place, body, held).await?, None));
+        }
+        self.count(place, held)?;
+        let mut first = BytesMut::new();
+        while (first.len() as u64) < held {
+            let data = match tokio::time::timeout(BODY_TIME, next_data(&mut body)).await {
+                Ok(Some(Ok(data))) => data,
+                Ok(None) => return Ok((first.freeze(), None)),
+                Ok(Some(Err(()))) => return Err(Problem::malformed("the body broke off")),
+                Err(_) => return Err(slow_body()),
+            };
+            first.extend_from_slice(&data);
+        }
+        let left = limit.saturating_sub(first.len() as u64);
+        let rest = BodyRest { body: Mutex::new(body), left, limit };
+        Ok((first.freeze(), Some(Upload::new(Box::new(rest)))))
     }
 
     async fn read_on(
@@ -146,6 +181,52 @@ impl Gate {
             none => *none = Some(more),
         }
         Ok(())
+    }
+}
+
+fn slow_body() -> Problem {
+    let detail = "the body did not arrive within 30 seconds";
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
+}
+
+/// The next piece of a body; `None` at its end, an error where it breaks off.
+async fn next_data(body: &mut Body) -> Option<Result<Bytes, ()>> {
+    loop {
+        match body.frame().await? {
+            Err(_) => return Some(Err(())),
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    return Some(Ok(data));
+                }
+            }
+        }
+    }
+}
+
+/// What follows the head of a body. A piece that keeps one waiting for 30 seconds breaks it off.
+struct BodyRest {
+    /// Never contended: axum's body is not `Sync`, and a tail must be.
+    body: Mutex<Body>,
+    left: u64,
+    limit: u64,
+}
+
+impl Tail for BodyRest {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(async {
+            let body = self.body.get_mut();
+            let message = match tokio::time::timeout(BODY_TIME, next_data(body)).await {
+                Ok(None) => return None,
+                Ok(Some(Ok(data))) if data.len() as u64 <= self.left => {
+                    self.left -= data.len() as u64;
+                    return Some(Ok(data));
+                }
+                Ok(Some(Ok(_))) => format!("the body is larger than {} bytes", self.limit),
+                Ok(Some(Err(()))) => "the body broke off".to_owned(),
+                Err(_) => "the body stood still for 30 seconds".to_owned(),
+            };
+            Some(Err(AttemptError::own(ErrorClass::Rejected, "body_broken_off", message)))
+        })
     }
 }
 

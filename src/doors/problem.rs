@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use fusebox_actors::{CallError, CallErrorKind, OrderError};
+use fusebox_actors::{CallError, CallErrorKind, OrderError, connector::Refused};
 use fusebox_state::OpId;
 use serde::Serialize;
 
@@ -137,6 +137,17 @@ impl From<CallError> for Problem {
             Some(after) => problem.retry_after(after),
             None => problem,
         }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = if refused.malformed {
+            StatusCode::BAD_REQUEST
+        } else {
+            StatusCode::UNPROCESSABLE_ENTITY
+        };
+        Self::new(status, refused.code, refused.message)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     Doors, admin, calls, events, openapi,
     peer::{Access, Caller, admit},
     problem::Problem,
-    queue, views,
+    queue, streams, views,
 };
 
 /// One route.
@@ -80,6 +80,10 @@ pub(crate) const ROUTES: &[Route] = &[
         "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
         -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id",
         post(calls::call_raw)),
+    route!("POST" "/v1/backends/{backend}/streams", Client, "Opens a live query, or finds the one open on the same",
+        "JSON of the kind" -> "{\"id\": text, \"path\": text}", post(streams::open)),
+    route!("GET" "/v1/backends/{backend}/streams/{id}", Client, "Follows a live query",
+        "" -> "server-sent events: snapshot, change, stale", get(streams::follow)),
     route!("GET" "/v1/backends/{backend}/queue", Client, "A page of the queue",
         "query: state=pending|dead, after, limit" -> "QueuePage", get(queue::page)),
     route!("GET" "/v1/backends/{backend}/queue/{op_id}", Client, "A queued call or dead letter",

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
 use serde_json::{Value, json};
 
-use super::{Defaults, Identity, JsonCall, Kind};
+use super::{Complaint, Defaults, Identity, JsonCall, Kind};
 use crate::{
     config::{BackendConfig, Endpoint},
     connectors::redis::{self, RedisConnector, RedisSettings, RedisUrl, RedisUrlError, Secret},
@@ -47,7 +48,7 @@ impl Kind for Redis {
         &DEFAULTS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<(), String> {
+    fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint> {
         let nobody = Identity { instance: String::new(), run: String::new() };
         settings(endpoint, &nobody).map(drop)
     }
@@ -57,13 +58,14 @@ impl Kind for Redis {
         backend: &BackendConfig,
         identity: &Identity,
     ) -> Result<SharedConnector, String> {
-        let mut settings = settings(&backend.endpoint, identity)?;
+        let mut settings =
+            settings(&backend.endpoint, identity).map_err(|(key, why)| format!("{key} {why}"))?;
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
         Ok(RedisConnector::new(settings))
     }
 
-    fn call_from_json(&self, json: &[u8]) -> Result<JsonCall, String> {
+    fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {
         let call: Call = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let body = redis::body_from_json(&call.command)?;
         Ok(JsonCall { body, options: call.options })
@@ -78,11 +80,19 @@ impl Kind for Redis {
         redis::reply_to_json(reply)
     }
 
+    fn prints_json(&self) -> bool {
+        false
+    }
+
     fn body_to_json(&self, body: &Bytes) -> Value {
         redis::body_to_json(body)
     }
 
-    fn call_from_args(&self, args: &[Vec<u8>]) -> Result<Value, String> {
+    fn call_from_args(
+        &self,
+        args: &[Vec<u8>],
+        _: &mut dyn FnMut() -> Result<Option<Vec<u8>>, String>,
+    ) -> Result<Value, String> {
         if args.is_empty() {
             return Err("a Redis command is wanted, such as: GET key".into());
         }
@@ -98,16 +108,18 @@ impl Kind for Redis {
 }
 
 /// The connector's settings of a backend.
-fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, String> {
+fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, Complaint> {
     let url: RedisUrl = endpoint.url.0.parse().map_err(|error: RedisUrlError| {
         // The key that stands before is the address's own.
         let text = error.to_string();
-        text.strip_prefix("url ").map_or_else(|| format!("is not usable: {text}"), str::to_owned)
+        let text = text.strip_prefix("url ").map(str::to_owned);
+        ("url", text.unwrap_or_else(|| format!("is not usable: {error}")))
     })?;
     let mut settings = RedisSettings::new(url, identity.instance.clone(), identity.run.clone());
     if endpoint.ca_file.is_some() {
         let tls = settings.tls.as_mut();
-        let tls = tls.ok_or("must begin with rediss:// where tls.ca_file is set")?;
+        let tls =
+            tls.ok_or(("url", "must begin with rediss:// where tls.ca_file is set".to_owned()))?;
         tls.ca_file.clone_from(&endpoint.ca_file);
     }
     if endpoint.username.is_some() {
@@ -117,7 +129,12 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, S
         settings.password = Some(Secret::new(password.expose()));
     }
     settings.password_file.clone_from(&endpoint.password_from);
-    settings.database = endpoint.database.unwrap_or(settings.database);
+    if let Some(database) = &endpoint.database {
+        let number = database.parse().map_err(|_| {
+            ("database", format!("must be a number such as 0 for redis, got {database:?}"))
+        })?;
+        settings.database = number;
+    }
     settings.on_miss_error = endpoint.miss_is_error;
     Ok(settings)
 }
@@ -127,7 +144,7 @@ mod tests {
     use super::*;
     use crate::config::Url;
 
-    fn made(endpoint: Endpoint) -> Result<RedisSettings, String> {
+    fn made(endpoint: Endpoint) -> Result<RedisSettings, Complaint> {
         settings(&endpoint, &Identity { instance: "i".into(), run: "r".into() })
     }
 
@@ -138,7 +155,7 @@ mod tests {
         assert_eq!((plain.username.as_deref(), plain.database), (Some("ada"), 2));
         let own = made(Endpoint {
             url,
-            database: Some(3),
+            database: Some("3".into()),
             username: Some("bob".into()),
             password: Some(crate::config::Secret::new("two")),
             ca_file: Some("/ca".into()),
@@ -156,7 +173,8 @@ mod tests {
     fn an_address_that_is_none_is_told_as_the_end_of_a_sentence() {
         let why = |url: &str, ca_file: Option<&str>| {
             let ca_file = ca_file.map(Into::into);
-            made(Endpoint { url: Url(url.into()), ca_file, ..Endpoint::default() }).unwrap_err()
+            let endpoint = Endpoint { url: Url(url.into()), ca_file, ..Endpoint::default() };
+            made(endpoint).unwrap_err().1
         };
         assert!(why("http://h", None).starts_with("must begin with redis://"));
         assert!(why("redis://h:x", None).starts_with("is not usable: port must be"));

@@ -13,6 +13,18 @@ pub struct Bulkhead {
 #[must_use]
 pub struct Place<'a>(&'a Bulkhead);
 
+/// A place that outlives its guard: who has one calls [`Bulkhead::leave`] once.
+#[must_use]
+pub struct Kept(());
+
+impl Place<'_> {
+    /// Keeps the place beyond this guard.
+    pub fn keep(self) -> Kept {
+        std::mem::forget(self);
+        Kept(())
+    }
+}
+
 impl Bulkhead {
     /// A bulkhead with `max` places.
     pub fn new(max: u32) -> Self {
@@ -39,6 +51,12 @@ impl Bulkhead {
         }
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         None
+    }
+
+    /// Gives back a place, for `kept`.
+    pub fn leave(&self, kept: Kept) {
+        let Kept(()) = kept;
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Places taken now.

@@ -109,6 +109,11 @@ impl LaneMap {
             .map(Option::unwrap_or_default)
     }
 
+    /// Calls that stand anywhere, those without a lane included: a barrier waits for them, too.
+    pub fn standing(&self) -> usize {
+        self.members.len()
+    }
+
     /// Occupied lanes; a barrier counts as one.
     pub fn occupied(&self) -> usize {
         self.lines.len() + self.barriers.len()

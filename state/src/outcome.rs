@@ -41,6 +41,9 @@ pub enum ErrorClass {
     /// Perhaps executed (a timeout or reset after bytes were sent): only what is absolute, or bore a
     /// token on every attempt, may be tried again.
     Unknown,
+    /// Perhaps executed, and nothing could tell a repetition from the first: it bore no token where it
+    /// needed one. Never tried again; a queued call becomes a dead letter.
+    Ambiguous,
     /// The backend refuses this call for good (WRONGTYPE, a syntax error): never tried again; a
     /// queued call becomes a dead letter.
     Rejected,
@@ -57,6 +60,7 @@ impl fmt::Display for ErrorClass {
         f.write_str(match self {
             Self::NotExecuted => "not_executed",
             Self::Unknown => "unknown",
+            Self::Ambiguous => "ambiguous",
             Self::Rejected => "rejected",
             Self::BlockedServer => "blocked_server",
             Self::BlockedObject => "blocked_object",

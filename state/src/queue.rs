@@ -66,6 +66,7 @@ pub enum Phase {
 }
 
 /// What the index knows of a call.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own end")]
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name.
@@ -90,6 +91,8 @@ pub struct Entry {
     pub uid: u32,
     /// When it was first sent, where that was noted.
     pub first_sent_at: Option<UnixMillis>,
+    /// Whether an attempt may have been executed.
+    pub in_doubt: bool,
     /// Attempts of this run.
     pub attempts: u32,
     /// Replies of no known class.
@@ -381,6 +384,7 @@ impl QueueIndex {
         let fresh = Entry {
             phase: Phase::Committing,
             first_sent_at: None,
+            in_doubt: false,
             attempts: 0,
             unclassified: 0,
             backoff_ms: 0,
@@ -514,6 +518,11 @@ impl QueueIndex {
     /// When the oldest waiting call was accepted.
     pub fn oldest(&self) -> Option<UnixMillis> {
         self.entries.values().next().map(|entry| entry.accepted_at)
+    }
+
+    /// Calls and claims that somebody may have to wait for.
+    pub fn standing(&self) -> usize {
+        self.lanes.standing()
     }
 
     /// Occupied lanes.

@@ -81,6 +81,7 @@ mod settings;
 mod space;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::{
     fmt,
@@ -111,6 +112,7 @@ pub use self::{
     queue::{NewCall, StoredCall, TokenKind},
     scan::Counts,
     settings::{Done, Opened, StoreEvent, StoreSettings, StoreStatus},
+    upload::{PIECE_BYTES, StoredBody},
 };
 use crate::units::UnixMillis;
 
@@ -236,7 +238,7 @@ impl Store {
 
     /// Stores a call. `Ok`: it is on the disk and will be found after any crash.
     pub fn append(&self, call: NewCall, done: Done) {
-        let target = Arc::clone(&self.0.shared.target.read());
+        let target = self.target();
         match queue::encode(&call, &target) {
             Ok(queue::Encoded { seq, header, chunked }) => self.send(Command::Append {
                 seq,
@@ -371,6 +373,10 @@ impl Store {
     /// commands end with [`StoreError::Closed`].
     pub fn close(&self) {
         self.0.close();
+    }
+
+    fn target(&self) -> Arc<str> {
+        Arc::clone(&self.0.shared.target.read())
     }
 
     fn send(&self, command: Command) {

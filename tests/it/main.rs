@@ -3,9 +3,13 @@
 #[cfg(test)]
 mod after_a_crash;
 #[cfg(test)]
+mod all_three;
+#[cfg(test)]
 mod breaker;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod clickhouse;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
@@ -14,6 +18,8 @@ mod disk;
 mod durability;
 #[cfg(test)]
 mod fallbacks;
+#[cfg(test)]
+mod firestore;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! What the scenarios stand on: real servers, the real daemon, a network that can be broken, and waiting.
 
+pub(crate) mod clickhouse;
 pub(crate) mod daemon;
+pub(crate) mod firestore;
 pub(crate) mod http;
 pub(crate) mod outage;
 pub(crate) mod poll;
 pub(crate) mod port;
 pub(crate) mod proc;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod relay;

@@ -3,10 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, Moment, OpId, Verdict, backoff::full_jitter, flight::Standing};
+use fusebox_state::{
+    ErrorClass, Moment, OpId, Verdict, backoff::full_jitter, bulkhead::Kept, flight::Standing,
+};
 
 use super::{Context, Lent, NoAnswer};
-use crate::connector::{Attempt, AttemptError, Attempted, Origin, SharedConnector};
+use crate::{
+    circuit::Circuit,
+    connector::{Answer, Attempt, AttemptError, Attempted, Origin, SharedConnector, Tail},
+};
 
 /// How often a write in doubt looks whether the others of its lanes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -18,8 +23,8 @@ const EXCHANGE_LOOK: Duration = Duration::from_millis(5);
 
 /// How the attempts ended.
 pub(crate) enum Live {
-    /// The backend answered.
-    Answered(Bytes),
+    /// The backend answered, perhaps with more to follow.
+    Answered(Bytes, Option<Box<dyn Tail>>),
     /// The backend, or one object in it, refuses this call.
     Refused(AttemptError),
     /// There is no answer.
@@ -44,7 +49,7 @@ impl Lent {
         let mut now = context.started;
         loop {
             let error = match self.attempt(context, carried, now).await {
-                Ok(reply) => return Live::Answered(reply),
+                Ok((reply, rest)) => return Live::Answered(reply, rest),
                 Err(NoAnswer::Failed(error)) => error,
                 Err(rejected) => return Live::None(rejected),
             };
@@ -60,10 +65,16 @@ impl Lent {
             let again = match error.class {
                 ErrorClass::Rejected | ErrorClass::BlockedObject => return Live::Refused(error),
                 ErrorClass::BlockedServer => false,
-                ErrorClass::NotExecuted => true,
+                ErrorClass::NotExecuted => context.call.upload.is_none(),
                 ErrorClass::Unknown => {
                     context.unknown = true;
-                    carried.repeatable && self.may_repeat(context, carried).await
+                    carried.repeatable
+                        && context.call.upload.is_none()
+                        && self.may_repeat(context, carried).await
+                }
+                ErrorClass::Ambiguous => {
+                    (context.unknown, context.spent) = (true, true);
+                    false
                 }
             };
             if self.system.is_cut() {
@@ -119,10 +130,10 @@ impl Lent {
         if context.claim.is_none() {
             let (claim, behind_calls) = self.queue.claim(&context.plan.lanes);
             context.claim = Some(claim);
-            context.overtaken = behind_calls;
+            context.spent = behind_calls;
         }
-        let overtaken = context.overtaken;
-        let Some(flight) = context.flight.as_mut().filter(|_| !overtaken) else { return false };
+        let spent = context.spent;
+        let Some(flight) = context.flight.as_mut().filter(|_| !spent) else { return false };
         flight.doubt();
         loop {
             let left = context.deadline.since(self.clock().now());
@@ -132,7 +143,7 @@ impl Lent {
                     tokio::time::sleep(LOOK_AGAIN.min(left)).await;
                 }
                 Standing::Others | Standing::Overtaken => {
-                    context.overtaken = true;
+                    context.spent = true;
                     return false;
                 }
             }
@@ -145,7 +156,7 @@ impl Lent {
         context: &mut Context,
         carried: Carried,
         now: Moment,
-    ) -> Result<Bytes, NoAnswer> {
+    ) -> Result<(Bytes, Option<Box<dyn Tail>>), NoAnswer> {
         let circuit = &*self.circuit;
         let permit = match circuit.breaker.try_acquire(now) {
             Ok(permit) => permit,
@@ -174,6 +185,10 @@ impl Lent {
             write: carried.write,
             origin: Origin::Live,
             token: carried.token,
+            sent_before: context.unknown,
+            waiting: self.queue.waiting(),
+            streams: context.call.streams,
+            upload: context.call.upload.as_ref(),
             accepted_at: self.clock().unix(),
             now: self.clock().unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
@@ -183,7 +198,7 @@ impl Lent {
             ended = context.connector.attempt(attempt) => ended,
             () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
         };
-        drop(place);
+        let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
         let ended_at = self.clock().now();
         circuit.metrics.attempt(ended.verdict, ended_at.since(now));
         let verdict = match ended.verdict {
@@ -193,17 +208,49 @@ impl Lent {
         context.counted |= verdict == Verdict::Failure;
         let trace = context.call.traceparent.as_deref();
         circuit.settle(permit, verdict, ended.result.as_ref().err(), trace, ended_at);
-        ended.result.map_err(NoAnswer::Failed)
+        ended.result.map(|reply| (reply, rest)).map_err(NoAnswer::Failed)
+    }
+
+    /// The rest of an answer, which holds its place for as long as it comes. Its beginning was a success;
+    /// that it breaks off is told the breaker as an attempt of its own.
+    fn guarded(&self, rest: Box<dyn Tail>, place: Kept) -> Box<dyn Tail> {
+        Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), place: Some(place) })
+    }
+}
+
+/// See [`Lent::guarded`].
+struct GuardedRest {
+    rest: Box<dyn Tail>,
+    circuit: Arc<Circuit>,
+    place: Option<Kept>,
+}
+
+impl Tail for GuardedRest {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(async {
+            let piece = self.rest.next().await;
+            if let Some(Err(error)) = &piece
+                && matches!(error.class, ErrorClass::Unknown | ErrorClass::NotExecuted)
+            {
+                let now = self.circuit.clock.now();
+                if let Ok(permit) = self.circuit.breaker.try_acquire(now) {
+                    self.circuit.settle(permit, Verdict::Failure, Some(error), None, now);
+                }
+            }
+            piece
+        })
+    }
+}
+
+impl Drop for GuardedRest {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.circuit.bulkhead.leave(place);
+        }
     }
 }
 
 /// The daemon stops: the attempt is abandoned, its outcome unknown.
 fn stopping() -> AttemptError {
-    AttemptError {
-        class: ErrorClass::Unknown,
-        code: "stopping".into(),
-        message: "fusebox is stopping".to_owned(),
-        reply: None,
-        unclassified: false,
-    }
+    AttemptError::own(ErrorClass::Unknown, "stopping", "fusebox is stopping")
 }

@@ -11,7 +11,7 @@ use super::{
     error,
 };
 use crate::{
-    call::{CallError, CallErrorKind, Reply, Source},
+    call::{CallError, CallErrorKind, Priority, Reply, Source},
     connector::{QueuedWrite, Read, Slot},
 };
 
@@ -56,8 +56,11 @@ impl Lent {
             let fills: Vec<_> = read.slots.iter().map(|slot| cache.begin(slot.lane)).collect();
             let carried = Carried { write: false, repeatable: true, token: None };
             match self.attempts(context, carried).await {
-                Live::Answered(reply) => {
+                Live::Answered(reply, None) => {
                     return Ok(self.live(context, read, &fills, overlaid, reply));
+                }
+                Live::Answered(head, rest) => {
+                    return Ok(Reply { rest, ..self.reply(context, Source::Live, Some(head)) });
                 }
                 Live::Refused(refusal) => return Err(Self::rejected(context, refusal)),
                 Live::None(why) => why,
@@ -195,6 +198,10 @@ impl Lent {
         counter.inc();
         let misses = if all {
             vec![None; hits.len()]
+        } else if let Some(empty) = Self::empty(context) {
+            let mut reply = self.reply(context, Source::Empty, Some(empty));
+            reply.warnings.push(format!("{} did not answer: {}", self.circuit.name, why.detail()));
+            return Ok(reply);
         } else {
             let miss = read.miss.as_ref().ok_or_else(|| self.no_fallback(context, why))?;
             vec![Some(miss.clone()); hits.len()]
@@ -226,6 +233,13 @@ impl Lent {
             reply.warnings.push(format!("the value is {} s old", age.as_secs()));
         }
         Ok(reply)
+    }
+
+    /// The empty structure for a read whose caller says that it is not critical.
+    fn empty(context: &Context) -> Option<Bytes> {
+        (context.call.options.priority == Priority::Low)
+            .then(|| context.connector.empty(&context.plan.body))
+            .flatten()
     }
 
     fn no_fallback(&self, context: &Context, why: &NoAnswer) -> CallError {

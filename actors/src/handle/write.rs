@@ -47,6 +47,13 @@ impl Lent {
         self.queue.note_written(&context.plan.lanes);
         self.invalidate_lanes(&context.plan.lanes);
         let queueable = self.queueable(context, write);
+        if context.call.upload.is_some() && matches!(queueable, Queueable::Yes(_)) {
+            let why = NoAnswer::Rejected {
+                code: "stored_first",
+                detail: "it is too large to hold, so it is stored first and sent from there".into(),
+            };
+            return self.queue_write(context, write, queueable, &why, op_id, digest, true).await;
+        }
         if self.system.state() == SystemState::Emergency {
             let why = NoAnswer::Rejected {
                 code: "read_only",
@@ -93,7 +100,7 @@ impl Lent {
             self.attempts(context, Carried { write: true, repeatable, token }).await
         };
         match live {
-            Live::Answered(reply) => {
+            Live::Answered(reply, _) => {
                 if let Some(flight) = context.flight.take() {
                     flight.acknowledge();
                 }
@@ -104,7 +111,7 @@ impl Lent {
                 Ok(self.applied(context, reply, token.or(context.call.options.op_id)))
             }
             Live::Refused(refusal) => Err(Self::rejected(context, refusal)),
-            Live::None(why) if context.unknown && (!repeatable || context.overtaken) => {
+            Live::None(why) if context.unknown && (!repeatable || context.spent) => {
                 Err(timed_out(context, &why, op_id))
             }
             Live::None(why) => {
@@ -151,8 +158,8 @@ impl Lent {
             }
             return Err(self.unavailable(context, why, "its address was changed meanwhile"));
         }
-        let now = self.clock().now();
-        let appended = self.queue.append(NewWrite {
+        let rest = context.call.upload.take().and_then(|upload| upload.take());
+        let new = NewWrite {
             op_id,
             digest,
             lanes: &context.plan.lanes,
@@ -166,10 +173,22 @@ impl Lent {
             own_name: context.call.options.op_id.is_some(),
             low_priority: context.call.options.priority == Priority::Low,
             claim: context.claim.as_ref().map(Claim::seq),
-        });
+        };
+        let appended = match rest {
+            None => self.queue.append(new),
+            Some(rest) => {
+                let left = context.left(self.clock().now());
+                let upload = self.queue.append_upload(new, rest);
+                tokio::time::timeout(left, upload).await.map_err(|_| CallError {
+                    kind: CallErrorKind::TimedOut,
+                    ..error("deadline", "the deadline passed before the call had arrived".into())
+                })?
+            }
+        };
         let Appending { synced, fate, .. } =
             appended.map_err(|refusal| self.not_queued(context, refusal, op_id))?;
-        match tokio::time::timeout(context.left(now).max(Duration::from_millis(1)), synced).await {
+        let left = context.left(self.clock().now()).max(Duration::from_millis(1));
+        match tokio::time::timeout(left, synced).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(refusal))) => return Err(self.not_stored(context, &refusal, op_id)),
             // The deadline passed during the commit, or the store went away in the middle of it.
@@ -238,7 +257,9 @@ impl Lent {
     /// The token of a write that is not absolute, where the caller's wish makes one worth its price.
     fn token(context: &Context, write: &Write, op_id: OpId) -> Option<OpId> {
         let options = &context.call.options;
-        let wanted = options.min_ack == Some(AckLevel::Durable) || options.op_id.is_some();
+        let wanted = write.free_token
+            || options.min_ack == Some(AckLevel::Durable)
+            || options.op_id.is_some();
         let can = !matches!(write.outage, Outage::Never(_));
         (!write.absolute && wanted && can).then_some(op_id)
     }
@@ -249,6 +270,9 @@ impl Lent {
         let fallback = self.circuit.settings.load().write_fallback;
         match &write.outage {
             Outage::Never(reason) => Queueable::No(reason),
+            _ if context.call.upload.is_some() && !consents => {
+                Queueable::No("a call too large to hold is queued only with min_ack = durable")
+            }
             _ if options.min_ack == Some(AckLevel::Applied) => {
                 Queueable::No("min_ack = applied refuses the queue")
             }
@@ -317,7 +341,10 @@ impl Lent {
             AppendError::Refused(Refusal::Full { .. }) => (CallErrorKind::Full, "queue_full"),
             AppendError::Refused(Refusal::Shed) => (CallErrorKind::Unavailable, "shed"),
             AppendError::Refused(_) => (CallErrorKind::Conflict, "op_id_conflict"),
-            AppendError::NoStore(_) => (CallErrorKind::Full, "store_refuses"),
+            AppendError::NoStore(_) | AppendError::Store(_) => {
+                (CallErrorKind::Full, "store_refuses")
+            }
+            AppendError::BrokenOff(_) => (CallErrorKind::Malformed, "body_broken_off"),
         };
         CallError {
             kind,

@@ -204,6 +204,7 @@ fn entry_of(call: StoredCall) -> Entry {
         accepted_at: call.accepted_at,
         expires_at: call.expires_at,
         uid: call.uid,
+        in_doubt: call.first_sent_at.is_some(),
         first_sent_at: call.first_sent_at,
         attempts: call.dead.as_ref().map_or(0, |mark| mark.attempts),
         unclassified: 0,

@@ -7,21 +7,24 @@
 //! Attempts take the same permits as live calls and at most a quarter of the bulkhead, and begin with
 //! one at a time: every success doubles the width up to that share, every failure takes it back to one.
 //!
+//! An attempt carries as many calls of different lanes as the connector takes together. The calls of an
+//! object that is closed to us wait by their label, also where they have no lane in common.
+//!
 //! What becomes of an attempt, and what a crash at that point leaves behind:
 //!
 //! | outcome | what happens | after a crash before it is synced |
 //! |---|---|---|
 //! | applied | removed; a token's marker goes once that is synced | sent again: absolute, or recognised |
 //! | not executed, unknown | back to wait, with backoff | waits |
-//! | rejected, gave up | dead letter | sent again, rejected again |
+//! | rejected, ambiguous, gave up | dead letter | sent again, rejected again |
 //! | server blocked | the backend's replay pauses, with an alert | waits |
 //! | object blocked | the lane waits, with an alert | waits |
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Moment, OpId, UnixMillis, Verdict,
+    ErrorClass, Moment, OpId,
     backoff::decorrelated_jitter,
     queue::Entry,
     store::{DeadReason, StoreError},
@@ -29,12 +32,16 @@ use fusebox_state::{
 use tokio::task::JoinSet;
 
 use crate::{
-    connector::{Attempt, AttemptError, Attempted, Origin, SharedConnector},
+    connector::{AttemptError, Attempted, SharedConnector},
     event::{EventBus, EventKind},
     handle::Lent,
     queue::Queue,
     system::SystemFlags,
 };
+
+mod attempt;
+
+use attempt::attempt;
 
 /// How long the loop sleeps at most.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -46,6 +53,10 @@ const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 const BLOCKED_PAUSE: Duration = Duration::from_secs(15);
 /// How long replay waits for a permit or place that it did not get.
 const REST: Duration = Duration::from_millis(20);
+/// Bytes of the calls that go on the wire together.
+const BATCH_BYTES: u64 = 8 << 20;
+/// The longest that a backend's wish to be left alone is obeyed.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Progress is told no more often than this.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -57,6 +68,7 @@ pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
         width: 1,
         rest_until: None,
         blocked_until: None,
+        closed: HashMap::new(),
         since: None,
         told_at: Moment::default(),
         replayed: 0,
@@ -78,6 +90,8 @@ struct Replay {
     rest_until: Option<Moment>,
     /// The server is closed to us until then.
     blocked_until: Option<Moment>,
+    /// Objects, by the label of their calls, that are closed to us, and until when.
+    closed: HashMap<Box<str>, Moment>,
     /// When the present drain began.
     since: Option<Moment>,
     told_at: Moment,
@@ -101,7 +115,7 @@ impl Drop for Taken {
     }
 }
 
-/// An attempt that ended.
+/// A queued call that was sent, alone or with others, and how that ended.
 struct Ended {
     taken: Taken,
     entry: Entry,
@@ -120,7 +134,7 @@ enum NotSent {
 
 impl Replay {
     /// Sends what may be sent now.
-    async fn send(&mut self, attempts: &mut JoinSet<Ended>) {
+    async fn send(&mut self, attempts: &mut JoinSet<Vec<Ended>>) {
         self.lent.take_target_where_empty();
         loop {
             let now = self.lent.circuit.clock.now();
@@ -130,26 +144,52 @@ impl Replay {
             if barred.is_some() || rests || attempts.len() >= self.width {
                 return;
             }
-            let taken = {
-                let mut index = self.lent.queue.index();
-                let seq = index.take(now);
-                seq.and_then(|seq| Some((seq, index.get(seq)?.clone())))
-            };
-            let Some((seq, entry)) = taken else { return };
+            let connector = SharedConnector::clone(&self.lent.connector.load());
+            let most = connector.batch_max();
+            if most == 0 && self.lent.queue.index().has_ready() {
+                self.rest_until = Some(now.plus(REST));
+                return;
+            }
+            let batch = self.take(now, most);
+            if batch.is_empty() {
+                return;
+            }
             self.begin(now);
             let lent = Arc::clone(&self.lent);
-            let taken = Taken { queue: Arc::clone(&lent.queue), seq, settled: false };
-            attempts.spawn(async move {
-                let result = attempt(&lent, seq, &entry).await;
-                Ended { taken, entry, result }
-            });
+            attempts.spawn(async move { attempt(&lent, &connector, batch).await });
             // Give attempts that end at once their turn.
             tokio::task::yield_now().await;
         }
     }
 
+    /// Takes at most `most` calls, of different lanes, that may go on the wire together.
+    fn take(&mut self, now: Moment, most: usize) -> Vec<(Taken, Entry)> {
+        let mut index = self.lent.queue.index();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < most
+            && let Some(seq) = index.take(now)
+        {
+            let Some(entry) = index.get(seq).cloned() else { continue };
+            if let Some(until) = self.closed.get(&entry.label).filter(|until| **until > now) {
+                let error =
+                    entry.last_error.clone().unwrap_or_else(|| "its object is closed".into());
+                index.put_back(seq);
+                index.retry(seq, *until, &error);
+                continue;
+            }
+            bytes += entry.bytes;
+            if bytes > BATCH_BYTES && !batch.is_empty() {
+                index.put_back(seq);
+                break;
+            }
+            let taken = Taken { queue: Arc::clone(&self.lent.queue), seq, settled: false };
+            batch.push((taken, entry));
+        }
+        batch
+    }
+
     /// Waits for an attempt to end or for anything else to change.
-    async fn sleep(&mut self, attempts: &mut JoinSet<Ended>) {
+    async fn sleep(&mut self, attempts: &mut JoinSet<Vec<Ended>>) {
         let clock = self.lent.circuit.clock;
         let due = self.lent.queue.index().next_due();
         let until = clock.now().plus(LOOK_EVERY);
@@ -175,6 +215,7 @@ impl Replay {
     fn barred(&mut self, now: Moment) -> Option<&'static str> {
         if self.lent.queue.waiting() == 0 {
             self.blocked_until = None;
+            self.closed.clear();
             self.lent.queue.alert("blocked", None);
             return None;
         }
@@ -183,6 +224,7 @@ impl Replay {
         }
         if self.lent.queue.resume.swap(false, std::sync::atomic::Ordering::AcqRel) {
             self.blocked_until = None;
+            self.closed.clear();
         }
         let blocked = self.blocked_until.is_some_and(|until| until > now);
         blocked.then_some("the server is closed to us, see the alerts")
@@ -225,37 +267,52 @@ impl Replay {
         self.bus.publish(circuit.clock.unix(), Some(&circuit.name), kind);
     }
 
-    fn ended(&mut self, ended: Ended) {
-        let Ended { mut taken, entry, result } = ended;
-        let seq = taken.seq;
-        match result {
-            Ok(Attempted { result: Ok(reply), .. }) => self.applied(seq, &entry, reply),
-            Ok(Attempted { result: Err(error), .. }) => self.failed(seq, &entry, &error),
-            Err(NotSent::Barred) => {
-                self.width = 1;
-                self.rest_until = Some(self.lent.circuit.clock.now().plus(REST));
-                self.lent.queue.index().put_back(seq);
+    /// Settles what was sent together. A success widens replay, a failure narrows it.
+    fn ended(&mut self, ended: Vec<Ended>) {
+        let (mut applied, mut failed) = (false, false);
+        for Ended { mut taken, entry, result } in ended {
+            let seq = taken.seq;
+            match result {
+                Ok(Attempted { result: Ok(reply), .. }) => {
+                    applied = true;
+                    self.applied(seq, &entry, reply);
+                }
+                Ok(Attempted { result: Err(error), .. }) => {
+                    failed = true;
+                    self.failed(seq, &entry, &error);
+                }
+                Err(NotSent::Barred) => {
+                    failed = true;
+                    self.rest_until = Some(self.lent.circuit.clock.now().plus(REST));
+                    self.lent.queue.index().put_back(seq);
+                }
+                Err(NotSent::Ambiguous) => self.bury(
+                    seq,
+                    &entry,
+                    DeadReason::Ambiguous,
+                    "it was first sent more than 7 days ago: whether it was applied cannot be told",
+                ),
+                Err(NotSent::Store(error @ StoreError::Damaged { .. })) => {
+                    self.bury(seq, &entry, DeadReason::Undecodable, &error.to_string());
+                }
+                Err(NotSent::Store(error)) => self.retry(seq, &entry, &error.to_string()),
             }
-            Err(NotSent::Ambiguous) => self.bury(
-                seq,
-                &entry,
-                DeadReason::Ambiguous,
-                "it was first sent more than 7 days ago: whether it was applied cannot be told",
-            ),
-            Err(NotSent::Store(error @ StoreError::Damaged { .. })) => {
-                self.bury(seq, &entry, DeadReason::Undecodable, &error.to_string());
-            }
-            Err(NotSent::Store(error)) => self.retry(seq, &entry, &error.to_string()),
+            taken.settled = true;
         }
-        taken.settled = true;
+        let share = (self.lent.circuit.bulkhead.max() / 4).max(1) as usize;
+        if failed {
+            self.width = 1;
+        } else if applied {
+            self.width = (self.width * 2).min(share);
+        }
     }
 
     fn applied(&mut self, seq: u64, entry: &Entry, reply: Bytes) {
         self.replayed += 1;
-        let share = (self.lent.circuit.bulkhead.max() / 4).max(1) as usize;
-        self.width = (self.width * 2).min(share);
         self.blocked_until = None;
-        self.lent.queue.alert("blocked", None);
+        if self.closed.is_empty() || self.closed.remove(&entry.label).is_some() {
+            self.lent.queue.alert("blocked", None);
+        }
         // The marker of a caller's own name stays, so that a repetition is recognised.
         let token: Option<OpId> = (!entry.absolute && !entry.own_name).then_some(entry.op_id);
         let connector = SharedConnector::clone(&self.lent.connector.load());
@@ -272,8 +329,10 @@ impl Replay {
     }
 
     fn failed(&mut self, seq: u64, entry: &Entry, error: &AttemptError) {
-        self.width = 1;
         let now = self.lent.circuit.clock.now();
+        if let Some(pause) = error.retry_after {
+            self.rest_until = Some(now.plus(pause.min(PAUSE_MAX)));
+        }
         if error.unclassified {
             let count = self.count_unclassified(seq);
             if count >= UNCLASSIFIED_MAX {
@@ -286,7 +345,14 @@ impl Replay {
             ErrorClass::Rejected => {
                 self.bury(seq, entry, DeadReason::Rejected, &error.to_string());
             }
-            ErrorClass::NotExecuted | ErrorClass::Unknown => {
+            ErrorClass::Ambiguous => {
+                self.bury(seq, entry, DeadReason::Ambiguous, &error.to_string());
+            }
+            ErrorClass::NotExecuted => self.retry(seq, entry, &error.to_string()),
+            ErrorClass::Unknown => {
+                if let Some(entry) = self.lent.queue.index().get_mut(seq) {
+                    entry.in_doubt = true;
+                }
                 self.retry(seq, entry, &error.to_string());
             }
             ErrorClass::BlockedServer => {
@@ -296,10 +362,12 @@ impl Replay {
                 self.lent.queue.index().retry(seq, now.plus(BLOCKED_PAUSE), &error.to_string());
             }
             ErrorClass::BlockedObject => {
+                let until = now.plus(BLOCKED_PAUSE);
+                self.closed.insert(entry.label.clone(), until);
                 let alert =
                     format!("replay of {} is paused, an operator must act: {error}", entry.label);
                 self.lent.queue.alert("blocked", Some(alert));
-                self.lent.queue.index().retry(seq, now.plus(BLOCKED_PAUSE), &error.to_string());
+                self.lent.queue.index().retry(seq, until, &error.to_string());
             }
         }
     }
@@ -329,56 +397,5 @@ impl Replay {
             self.lent.queue.alert("dead_full", Some(alert.to_owned()));
             self.retry(seq, entry, detail);
         }
-    }
-}
-
-/// One attempt of a queued call.
-async fn attempt(lent: &Lent, seq: u64, entry: &Entry) -> Result<Attempted, NotSent> {
-    let circuit = &*lent.circuit;
-    let (store, unix) = (lent.queue.store().map_err(|_| NotSent::Barred)?, circuit.clock.unix());
-    let body = store.body(seq).map_err(NotSent::Store)?;
-    if !entry.absolute {
-        note_sending(lent, seq, entry, unix).await?;
-    }
-    let now = circuit.clock.now();
-    let permit = circuit.breaker.try_acquire(now).map_err(|_| NotSent::Barred)?;
-    let place = circuit.bulkhead.try_enter().ok_or(NotSent::Barred)?;
-    let attempt = Attempt {
-        body: &body,
-        lanes: &entry.lanes,
-        write: true,
-        origin: Origin::Replay,
-        token: (!entry.absolute).then_some(entry.op_id),
-        accepted_at: entry.accepted_at,
-        now: circuit.clock.unix(),
-        timeout: circuit.settings.load().timeout,
-        traceparent: None,
-    };
-    let connector = SharedConnector::clone(&lent.connector.load());
-    let ended = connector.attempt(attempt).await;
-    drop(place);
-    let ended_at = circuit.clock.now();
-    circuit.metrics.attempt(ended.verdict, ended_at.since(now));
-    let verdict: Verdict = ended.verdict;
-    circuit.settle(permit, verdict, ended.result.as_ref().err(), None, ended_at);
-    Ok(ended)
-}
-
-/// A call without an absolute effect is noted as sent, and that is synced, before it is sent the first
-/// time. One that was noted longer ago than its marker lives is ambiguous.
-async fn note_sending(
-    lent: &Lent,
-    seq: u64,
-    entry: &Entry,
-    now: UnixMillis,
-) -> Result<(), NotSent> {
-    match entry.first_sent_at {
-        Some(first) if now.since(first) >= MARKER_LIFE => Err(NotSent::Ambiguous),
-        Some(_) => Ok(()),
-        None => match lent.queue.mark_sending(seq).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(NotSent::Store(error)),
-            Err(_) => Err(NotSent::Barred),
-        },
     }
 }

@@ -1,13 +1,14 @@
 //! A connector that does as it is told, over a backend in memory.
 //!
 //! Bodies are words: `SET k v`, `GET k`, `INCR k`, `BAD k` (rejected for good), `FLUSH` (a barrier that
-//! never queues). Replies are the value, `OK`, or `nil`.
+//! never queues), `PUT k v` (an insert: it commutes with every other), `BIG k` (a read whose answer comes in
+//! pieces). Replies are the value, `OK`, or `nil`.
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::connector::{
     Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Plan,
-    QueuedWrite, Read, Refused, Slot, Write,
+    QueuedWrite, Read, Refused, Slot, Tail, Upload, Write,
 };
 
 /// What the backend does.
@@ -51,6 +52,16 @@ pub(crate) struct Scripted {
     pub(crate) closing: AtomicU32,
     pub(crate) attempts: AtomicU32,
     pub(crate) pings: AtomicU32,
+    /// Calls that may go together.
+    pub(crate) batch_max: AtomicU32,
+    /// How often that was asked.
+    pub(crate) asked: AtomicU32,
+    /// The sizes of the batches that came.
+    pub(crate) batches: Mutex<Vec<usize>>,
+    /// Whether tokens protect nothing here.
+    pub(crate) tokenless: AtomicBool,
+    /// Keys that are closed to us.
+    pub(crate) closed: Mutex<Vec<String>>,
 }
 
 impl Scripted {
@@ -64,6 +75,11 @@ impl Scripted {
             closing: AtomicU32::new(0),
             attempts: AtomicU32::new(0),
             pings: AtomicU32::new(0),
+            batch_max: AtomicU32::new(1),
+            asked: AtomicU32::new(0),
+            batches: Mutex::default(),
+            tokenless: AtomicBool::new(false),
+            closed: Mutex::default(),
         })
     }
 
@@ -77,6 +93,10 @@ impl Scripted {
 
     fn apply(&self, body: &str, token: Option<OpId>) -> Attempted {
         let words: Vec<&str> = body.split(' ').collect();
+        if words.get(1).is_some_and(|key| self.closed.lock().iter().any(|closed| closed == key)) {
+            let error = fault(ErrorClass::BlockedObject, "NO_SUCH_TABLE");
+            return Attempted::failed(Verdict::Success, error);
+        }
         let mut data = self.data.lock();
         if let Some(token) = token {
             let mut tokens = self.tokens.lock();
@@ -87,7 +107,12 @@ impl Scripted {
         }
         let reply = match words.as_slice() {
             ["GET", key] => data.get(*key).cloned().unwrap_or_else(|| "nil".into()),
-            ["SET", key, value] => {
+            ["BIG", _] => {
+                let pieces = Pieces(vec!["b".into(), "c".into()]);
+                let head = Attempted::answered(Bytes::from_static(b"a"));
+                return Attempted { rest: Some(Box::new(pieces)), ..head };
+            }
+            ["SET" | "PUT", key, value] => {
                 data.insert((*key).into(), (*value).into());
                 "OK".into()
             }
@@ -111,7 +136,7 @@ impl Scripted {
                 );
             }
         };
-        if words.first() != Some(&"GET") {
+        if !matches!(words.first(), Some(&"GET" | &"BIG")) {
             self.applied.lock().push(body.to_owned());
         }
         Attempted::answered(reply.into())
@@ -141,20 +166,25 @@ impl Scripted {
                     drop(self.apply(body, token));
                 }
                 tokio::time::sleep(timeout).await;
-                Attempted::failed(Verdict::Failure, fault(ErrorClass::Unknown, "timeout"))
+                let bare = token.is_some() && self.tokenless.load(Ordering::Relaxed);
+                let class = if bare { ErrorClass::Ambiguous } else { ErrorClass::Unknown };
+                Attempted::failed(Verdict::Failure, fault(class, "timeout"))
             }
         }
     }
 }
 
-fn fault(class: ErrorClass, code: &'static str) -> AttemptError {
-    AttemptError {
-        class,
-        code: code.into(),
-        message: "scripted".into(),
-        reply: None,
-        unclassified: false,
+/// What is left of an answer.
+pub(crate) struct Pieces(pub(crate) Vec<Bytes>);
+
+impl Tail for Pieces {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(async { (!self.0.is_empty()).then(|| Ok(self.0.remove(0))) })
     }
+}
+
+pub(crate) fn fault(class: ErrorClass, code: &'static str) -> AttemptError {
+    AttemptError::own(class, code, "scripted")
 }
 
 fn text(body: &Bytes) -> &str {
@@ -166,7 +196,8 @@ impl Connector for Scripted {
         let words: Vec<&str> = text(&body).split(' ').collect();
         let key = words.get(1).copied().unwrap_or("").to_owned();
         let lane = LaneId::of(b"", key.as_bytes());
-        let write = |absolute, outage| Access::Write(Write { absolute, outage });
+        let free_token = words[0] == "PUT";
+        let write = |absolute, outage| Access::Write(Write { absolute, free_token, outage });
         let (lanes, access) = match words[0] {
             "GET" => {
                 let slots = vec![Slot { lane, key: body.clone() }];
@@ -178,6 +209,11 @@ impl Connector for Scripted {
             "SET" => (Lanes::One(lane), write(true, Outage::ReplyKnown("OK".into()))),
             "MALL" => (Lanes::All, write(true, Outage::ReplyKnown("OK".into()))),
             "FLUSH" => (Lanes::All, write(false, Outage::Never("a flush never queues"))),
+            "PUT" => (Lanes::new([]), write(false, Outage::EffectKnown)),
+            "BIG" => {
+                let slots = vec![Slot { lane, key: body.clone() }];
+                (Lanes::One(lane), Access::Read(Read { keyed: false, slots, miss: None }))
+            }
             "INCR" => (Lanes::One(lane), write(false, Outage::EffectUnknown)),
             "BAD" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
             other => {
@@ -190,7 +226,49 @@ impl Connector for Scripted {
 
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
-        Box::pin(self.carry(Some(text(attempt.body)), attempt.token, attempt.timeout))
+        Box::pin(async move {
+            if attempt.sent_before
+                && attempt.token.is_some()
+                && self.tokenless.load(Ordering::Relaxed)
+            {
+                let error = fault(ErrorClass::Ambiguous, "sent_before");
+                return Attempted::failed(Verdict::Neutral, error);
+            }
+            let mut body = text(attempt.body).to_owned();
+            if let Some(mut rest) = attempt.upload.and_then(Upload::take) {
+                while let Some(piece) = rest.next().await {
+                    match piece {
+                        Ok(piece) => body.push_str(text(&piece)),
+                        Err(error) => return Attempted::failed(Verdict::Neutral, error),
+                    }
+                }
+            }
+            self.carry(Some(&body), attempt.token, attempt.timeout).await
+        })
+    }
+
+    fn empty(&self, body: &Bytes) -> Option<Bytes> {
+        text(body).starts_with("BIG").then(|| Bytes::from_static(b"[]"))
+    }
+
+    fn held(&self, beginning: &[u8]) -> Option<usize> {
+        beginning.starts_with(b"PUT").then_some(3)
+    }
+
+    fn batch_max(&self) -> usize {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.batch_max.load(Ordering::Relaxed) as usize
+    }
+
+    fn attempt_batch<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Vec<Attempted>> {
+        self.batches.lock().push(attempts.len());
+        Box::pin(async move {
+            let mut ends = Vec::new();
+            for attempt in attempts {
+                ends.push(self.attempt(attempt).await);
+            }
+            ends
+        })
     }
 
     fn ping(&self, timeout: Duration) -> Answer<'_, Attempted> {

@@ -29,13 +29,13 @@ impl Failed {
     /// Nothing was sent on anybody's behalf, and the backend is to blame.
     pub(super) fn connect(message: impl Into<String>) -> Self {
         Self {
-            error: outcome::own(ErrorClass::NotExecuted, "connect", message),
+            error: AttemptError::own(ErrorClass::NotExecuted, "connect", message),
             verdict: Verdict::Failure,
         }
     }
 
     fn blocked(code: &'static str, message: impl Into<String>) -> Self {
-        let error = outcome::own(ErrorClass::BlockedServer, code, message);
+        let error = AttemptError::own(ErrorClass::BlockedServer, code, message);
         Self { error, verdict: Verdict::Failure }
     }
 }

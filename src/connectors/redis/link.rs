@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_actors::connector::Attempted;
+use fusebox_actors::connector::{AttemptError, Attempted};
 use fusebox_state::{ErrorClass, Verdict};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -108,12 +108,16 @@ impl Link {
             }
             Ok(Ok(Ended::Lost { sent, cause })) => lost(sent, &cause, self.shared.settings.timeout),
             Ok(Err(_)) => {
-                let error = outcome::own(ErrorClass::Unknown, "reset", "the connection is gone");
+                let error =
+                    AttemptError::own(ErrorClass::Unknown, "reset", "the connection is gone");
                 Attempted::failed(Verdict::Neutral, error)
             }
             Err(_) => {
                 let message = format!("no reply within {time:?}");
-                Attempted::failed(verdict, outcome::own(ErrorClass::Unknown, "timeout", message))
+                Attempted::failed(
+                    verdict,
+                    AttemptError::own(ErrorClass::Unknown, "timeout", message),
+                )
             }
         }
     }
@@ -260,20 +264,20 @@ fn lost(sent: bool, cause: &Cause, limit: Duration) -> Attempted {
         Cause::Broken(why) if sent => (Verdict::Failure, "reset", why.clone()),
         Cause::Broken(why) => (Verdict::Neutral, "reset", why.clone()),
     };
-    Attempted::failed(verdict, outcome::own(class, code, message))
+    Attempted::failed(verdict, AttemptError::own(class, code, message))
 }
 
 fn not_in_time(fencing: bool, verdict: Verdict) -> Failed {
     if fencing {
         let message = "the server has not let go of an earlier connection's writes yet";
-        let error = outcome::own(ErrorClass::NotExecuted, "fence", message);
+        let error = AttemptError::own(ErrorClass::NotExecuted, "fence", message);
         return Failed { error, verdict: Verdict::Neutral };
     }
     let message = "no connection within the call's time";
-    Failed { error: outcome::own(ErrorClass::NotExecuted, "connect", message), verdict }
+    Failed { error: AttemptError::own(ErrorClass::NotExecuted, "connect", message), verdict }
 }
 
 fn closed() -> Failed {
-    let error = outcome::own(ErrorClass::NotExecuted, "closed", "the connector is closed");
+    let error = AttemptError::own(ErrorClass::NotExecuted, "closed", "the connector is closed");
     Failed { error, verdict: Verdict::Neutral }
 }

@@ -34,6 +34,7 @@ pub(super) fn of(reply: Bytes) -> Attempted {
         message,
         reply: Some(reply.clone()),
         unclassified: class.is_none(),
+        retry_after: None,
     };
     Attempted::failed(verdict, error)
 }
@@ -59,21 +60,6 @@ fn class(code: &str, message: &str) -> (Option<ErrorClass>, Verdict) {
         _ => return (None, Verdict::Success),
     };
     (Some(class), verdict)
-}
-
-/// An error of fusebox's own, without words from the server.
-pub(super) fn own(
-    class: ErrorClass,
-    code: &'static str,
-    message: impl Into<String>,
-) -> AttemptError {
-    AttemptError {
-        class,
-        code: code.into(),
-        message: message.into(),
-        reply: None,
-        unclassified: false,
-    }
 }
 
 #[cfg(test)]

@@ -2,27 +2,8 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-/// Text that no listing, log or error shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps `text` out of sight.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
+use crate::connectors::percent::decoded;
+pub use crate::connectors::secret::Secret;
 
 /// The socket on which a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,8 +143,8 @@ impl FromStr for RedisUrl {
         if let Some(credentials) = credentials {
             let (user, password) =
                 credentials.split_once(':').map_or((credentials, None), |(a, b)| (a, Some(b)));
-            read.username = Some(decoded(user)?).filter(|user| !user.is_empty());
-            read.password = password.map(decoded).transpose()?.map(Secret::new);
+            read.username = Some(percent(user)?).filter(|user| !user.is_empty());
+            read.password = password.map(percent).transpose()?.map(Secret::new);
         }
         for parameter in parameters.into_iter().flat_map(|all| all.split('&')) {
             let Some(("db", number)) = parameter.split_once('=') else {
@@ -203,7 +184,7 @@ fn unix(path: &str) -> Result<RedisUrl, RedisUrlError> {
     if !path.starts_with('/') {
         return Err(RedisUrlError::Path(path.to_owned()));
     }
-    let endpoint = Endpoint::Unix(decoded(path)?.into());
+    let endpoint = Endpoint::Unix(percent(path)?.into());
     Ok(RedisUrl { endpoint, tls: false, username: None, password: None, database: 0 })
 }
 
@@ -211,19 +192,8 @@ fn database(text: &str) -> Result<u32, RedisUrlError> {
     text.parse().map_err(|_| RedisUrlError::Database(text.to_owned()))
 }
 
-fn decoded(text: &str) -> Result<String, RedisUrlError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(if byte == b'%' {
-            let mut digit = || char::from(rest.next()?).to_digit(16);
-            let (high, low) = digit().zip(digit()).ok_or(RedisUrlError::Encoding)?;
-            u8::try_from(high * 16 + low).map_err(|_| RedisUrlError::Encoding)?
-        } else {
-            byte
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| RedisUrlError::Encoding)
+fn percent(text: &str) -> Result<String, RedisUrlError> {
+    decoded(text).ok_or(RedisUrlError::Encoding)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
         expires_at: None,
         uid: 0,
         first_sent_at: None,
+        in_doubt: false,
         attempts: 0,
         unclassified: 0,
         last_error: None,

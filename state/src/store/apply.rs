@@ -16,6 +16,15 @@ impl Committer {
     pub(super) fn apply(&mut self, db: &Db, command: Command) -> Result<Option<Command>, Failure> {
         match command {
             Command::Append { .. } => self.append(db, command),
+            Command::Piece { .. } => self.put_piece(db, command),
+            Command::AppendStored { seq, header, ticket } => {
+                self.append_stored(db, seq, header, ticket)?;
+                Ok(None)
+            }
+            Command::DropPieces { seq, chunks } => {
+                self.drop_pieces(seq, chunks);
+                Ok(None)
+            }
             Command::Remove { seqs, from, ticket } => self.remove_calls(db, seqs, from, ticket),
             Command::Annotate { seq, key, value, ticket } => {
                 self.annotate(db, seq, &key, value, ticket)
@@ -189,11 +198,11 @@ impl Committer {
     }
 
     /// Notes the ticket of a command, and what it is told once the group is durable.
-    fn settle(&mut self, ticket: Ticket, result: Result<(), StoreError>) {
+    pub(super) fn settle(&mut self, ticket: Ticket, result: Result<(), StoreError>) {
         self.group.tickets.push((ticket, result));
     }
 
-    fn insert(&mut self, db: &Db, key: &[u8], value: IVec) -> Result<(), Failure> {
+    pub(super) fn insert(&mut self, db: &Db, key: &[u8], value: IVec) -> Result<(), Failure> {
         self.wrote(key.len() + value.len());
         db.insert(key, value)?;
         Ok(())

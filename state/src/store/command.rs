@@ -19,6 +19,20 @@ pub(super) enum Command {
         replaces: Option<u64>,
         ticket: Ticket,
     },
+    /// A piece of a body whose header comes later.
+    Piece {
+        seq: u64,
+        /// The index of its first chunk.
+        first: u32,
+        data: Bytes,
+        /// Chunks of it that are written already.
+        written: u32,
+        ticket: Ticket,
+    },
+    /// The header of a body whose pieces were put.
+    AppendStored { seq: u64, header: IVec, ticket: Ticket },
+    /// A body whose header will not come.
+    DropPieces { seq: u64, chunks: u32 },
     /// Calls to forget, with all that belongs to them.
     Remove { seqs: Vec<u64>, from: usize, ticket: Ticket },
     /// A value beside an existing call.
@@ -40,12 +54,14 @@ impl Command {
     pub(super) fn into_ticket(self) -> Option<Ticket> {
         match self {
             Self::Append { ticket, .. }
+            | Self::Piece { ticket, .. }
+            | Self::AppendStored { ticket, .. }
             | Self::Remove { ticket, .. }
             | Self::Annotate { ticket, .. }
             | Self::Requeue { ticket, .. }
             | Self::Put { ticket, .. }
             | Self::Compact { ticket } => Some(ticket),
-            Self::History(_) | Self::Close => None,
+            Self::DropPieces { .. } | Self::History(_) | Self::Close => None,
         }
     }
 }

@@ -15,7 +15,7 @@
 //! `flush_async` deadlocks: plain inserts, removes and `flush` are all that is used here.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fs::File,
     sync::{
         Arc,
@@ -59,6 +59,8 @@ pub(super) struct Committer {
     pub(super) history_next: u64,
     /// History that waits for the store to be up again.
     pub(super) held_history: VecDeque<Vec<u8>>,
+    /// Bodies that are being put, piece by piece, since the store was last opened.
+    pub(super) uploads: HashSet<u64>,
     /// Keys that belong to nothing; removed as groups have room.
     pub(super) garbage: Vec<IVec>,
     pub(super) has_ballast: bool,
@@ -116,6 +118,7 @@ impl Committer {
             head: ready.head,
             history_next: ready.history_next,
             held_history: VecDeque::new(),
+            uploads: HashSet::new(),
             garbage: ready.garbage,
             has_ballast: false,
             outage: None,

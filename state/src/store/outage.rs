@@ -201,6 +201,8 @@ impl Committer {
         self.mark = mark;
         self.head = head;
         self.garbage = garbage;
+        // What was put of them is garbage here.
+        self.uploads.clear();
         self.history_next = history_next;
         self.shared.commits.store(head.commit, Relaxed);
         self.shared.last_seq.store(head.last_seq, Relaxed);

@@ -15,6 +15,7 @@ use super::{
         self, CHUNK_BODY, CallRecord, ChunkRecord, Kind, SendingRecord, StoredLanes, Unreadable,
         VALUE_MAX,
     },
+    upload::StoredBody,
 };
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 
@@ -177,8 +178,31 @@ pub(super) struct Encoded {
 
 /// Encodes a call that the backend `target` is to get.
 pub(super) fn encode(call: &NewCall, target: &str) -> Result<Encoded, StoreError> {
-    within("namespace", call.namespace.len(), TEXT_MAX)?;
+    seal_call(record_of(call, target)?, &call.body)
+}
+
+/// Encodes the header of a call whose body lies in chunks already.
+pub(super) fn encode_stored(
+    call: &NewCall,
+    body: StoredBody,
+    target: &str,
+) -> Result<IVec, StoreError> {
+    let too_large =
+        || StoreError::TooLarge { what: "call", bytes: body.len, limit: u64::from(u32::MAX) };
     let record = CallRecord {
+        body_len: body.len,
+        body_crc: body.crc,
+        chunks: body.chunks().ok_or_else(too_large)?,
+        inline: &[],
+        ..record_of(call, target)?
+    };
+    let header = record::seal(Kind::Call, &record, 256).ok_or_else(too_large)?;
+    Ok(header.into())
+}
+
+fn record_of<'a>(call: &'a NewCall, target: &'a str) -> Result<CallRecord<'a>, StoreError> {
+    within("namespace", call.namespace.len(), TEXT_MAX)?;
+    Ok(CallRecord {
         seq: call.seq,
         op_id: call.op_id.to_u128(),
         digest: call.digest,
@@ -196,8 +220,7 @@ pub(super) fn encode(call: &NewCall, target: &str) -> Result<Encoded, StoreError
         body_crc: crc32fast::hash(&call.body),
         chunks: 0,
         inline: &call.body,
-    };
-    seal_call(record, &call.body)
+    })
 }
 
 /// Encodes a stored call anew under another sequence: an operator's requeue. Its marks stay behind.
@@ -249,8 +272,14 @@ fn seal_call(mut record: CallRecord<'_>, body: &Bytes) -> Result<Encoded, StoreE
 
 /// The value of chunk `index` of a body; `None` behind its end.
 pub(super) fn chunk_value(seq: u64, index: u32, body: &[u8]) -> Option<Vec<u8>> {
-    let data = body.chunks(CHUNK_BODY).nth(index as usize)?;
-    record::seal(Kind::Chunk, &ChunkRecord { seq, index, data }, data.len() + 24)
+    piece_value(seq, 0, index, body)
+}
+
+/// The value of chunk `index` of a piece whose first is chunk `first` of the body; `None` behind its end.
+pub(super) fn piece_value(seq: u64, first: u32, index: u32, piece: &[u8]) -> Option<Vec<u8>> {
+    let data = piece.chunks(CHUNK_BODY).nth(index as usize)?;
+    let record = ChunkRecord { seq, index: first + index, data };
+    record::seal(Kind::Chunk, &record, data.len() + 24)
 }
 
 /// The value of a sending mark.
@@ -349,19 +378,30 @@ pub(super) fn read_body(db: &Db, seq: u64) -> Result<Bytes, StoreError> {
     let (_, header) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
     let mut body = Vec::from(header.inline);
     for index in 0..header.chunks {
-        let chunk = db.get(chunk_key(seq, index)).map_err(StoreError::read)?;
-        let chunk = chunk.ok_or_else(|| StoreError::Damaged {
-            seq,
-            detail: format!("chunk {index} of {} is missing", header.chunks),
-        })?;
-        let data =
-            decode_chunk(seq, index, &chunk).map_err(|why| StoreError::damaged(seq, &why))?;
-        body.extend_from_slice(data);
+        read_chunk(db, seq, index, header.chunks, |data| body.extend_from_slice(data))?;
     }
     if body.len() as u64 != header.body_len || crc32fast::hash(&body) != header.body_crc {
         return Err(StoreError::Damaged { seq, detail: "checksum of the body is wrong".into() });
     }
     Ok(body.into())
+}
+
+/// Hands chunk `index` of `chunks` to `take`.
+pub(super) fn read_chunk(
+    db: &Db,
+    seq: u64,
+    index: u32,
+    chunks: u32,
+    take: impl FnOnce(&[u8]),
+) -> Result<(), StoreError> {
+    let chunk = db.get(chunk_key(seq, index)).map_err(StoreError::read)?;
+    let chunk = chunk.ok_or_else(|| StoreError::Damaged {
+        seq,
+        detail: format!("chunk {index} of {chunks} is missing"),
+    })?;
+    let data = decode_chunk(seq, index, &chunk).map_err(|why| StoreError::damaged(seq, &why))?;
+    take(data);
+    Ok(())
 }
 
 /// The piece of a body in a chunk's value.

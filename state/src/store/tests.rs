@@ -5,6 +5,7 @@ mod damage;
 mod kill;
 mod model;
 mod outages;
+mod upload;
 
 use std::{
     collections::BTreeMap,

@@ -80,13 +80,22 @@ impl Builder {
 
     /// Writes the configuration, starts the daemon and waits until it is ready.
     pub(crate) fn start(self) -> Daemon {
+        let mut settings = self.settings;
+        // A test runs the backends that it names, not those that are there by default; without any, those.
+        let names_any = settings.contains_key("backends");
+        for kind in ["clickhouse", "firestore", "redis"].iter().filter(|_| names_any) {
+            let backends = settings.get("backends").and_then(toml::Value::as_table);
+            if backends.is_none_or(|backends| !backends.contains_key(*kind)) {
+                set(&mut settings, &format!("backends.{kind}.enabled"), false.into());
+            }
+        }
         let folder = tempfile::Builder::new().prefix("fusebox-").tempdir();
         let folder = folder.expect("a temporary folder");
         let client = Client { socket: folder.path().join("fusebox.sock") };
         let mut daemon = Daemon {
             client,
             folder,
-            settings: self.settings,
+            settings,
             environment: self.environment,
             state_dir: self.state_dir,
             strace: self.strace,
@@ -124,6 +133,11 @@ impl Daemon {
     /// A daemon with the default settings and a Redis at `url`.
     pub(crate) fn with_redis(url: &str) -> Builder {
         Builder::default().set("backends.redis.url", url)
+    }
+
+    /// A daemon without any configuration.
+    pub(crate) fn with_defaults() -> Self {
+        Builder::default().start()
     }
 
     /// Kills the daemon as a crash would.
@@ -171,6 +185,12 @@ impl Daemon {
     /// A way to the daemon for another thread; it goes on working over restarts.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// The daemon's process id.
+    #[track_caller]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("the daemon runs").id()
     }
 
     /// The state directory.
@@ -534,7 +554,12 @@ impl Client {
     /// Follows the events from now on.
     #[track_caller]
     pub(crate) fn events(&self) -> Events {
-        Events::follow(&self.socket).expect("the daemon's events")
+        Events::follow(&self.socket, "/v1/events").expect("the daemon's events")
+    }
+
+    /// The server-sent events of any path.
+    pub(crate) fn events_of(&self, path: &str) -> Events {
+        Events::follow(&self.socket, path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 }
 
@@ -582,8 +607,8 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    fn follow(socket: &Path) -> io::Result<Self> {
-        let (stream, body) = http::open_stream(socket, "/v1/events")?;
+    fn follow(socket: &Path, path: &str) -> io::Result<Self> {
+        let (stream, body) = http::open_stream(socket, path)?;
         let (sender, received) = channel();
         let reader = thread::spawn(move || {
             let mut event = Event { kind: String::new(), data: Value::Null };

@@ -1,0 +1,109 @@
+//! Appending a call that is too large to hold: its body goes into the store as it arrives.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fusebox_state::{
+    queue::Refusal,
+    store::{PIECE_BYTES, Store, StoreError, StoredBody},
+};
+use tokio::sync::oneshot;
+
+use super::{AppendError, Appending, NewWrite, Queue};
+use crate::connector::Tail;
+
+/// A body that is being put. Given up when dropped.
+struct Putting<'a> {
+    store: &'a Store,
+    seq: u64,
+    body: StoredBody,
+    held: BytesMut,
+    done: bool,
+}
+
+impl Putting<'_> {
+    /// Takes what arrived; puts every full piece.
+    async fn take(&mut self, data: &[u8]) -> Result<(), StoreError> {
+        self.held.extend_from_slice(data);
+        while self.held.len() >= PIECE_BYTES {
+            let piece = self.held.split_to(PIECE_BYTES).freeze();
+            self.put(piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        let index = self.body.add(&piece);
+        let (sender, synced) = oneshot::channel();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        self.store.put_piece(self.seq, index, piece, done);
+        synced.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Puts what is left and says what the header must.
+    async fn finish(&mut self) -> Result<StoredBody, StoreError> {
+        if !self.held.is_empty() {
+            let last = self.held.split().freeze();
+            self.put(last).await?;
+        }
+        Ok(self.body)
+    }
+}
+
+impl Drop for Putting<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.store.drop_pieces(self.seq, self.body.pieces);
+        }
+    }
+}
+
+impl Queue {
+    /// Makes a write durable whose body goes on with `rest`. Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// As [`Queue::append`], and where the store or the sender breaks off; nothing was queued.
+    pub async fn append_upload(
+        self: &Arc<Self>,
+        write: NewWrite<'_>,
+        mut rest: Box<dyn Tail>,
+    ) -> Result<Appending, AppendError> {
+        let store = self.store()?;
+        let (claim, _) = self.claim(write.lanes);
+        let mut putting = Putting {
+            store,
+            seq: claim.seq(),
+            body: StoredBody::default(),
+            held: BytesMut::new(),
+            done: false,
+        };
+        let mut next = Some(Ok(write.body.clone()));
+        while let Some(data) = next {
+            self.admits(putting.body.len)?;
+            putting.take(&data.map_err(AppendError::BrokenOff)?).await?;
+            next = rest.next().await;
+        }
+        let body = putting.finish().await?;
+        let write = NewWrite { body: Bytes::new(), claim: Some(claim.seq()), ..write };
+        let appending = self.enter(write, body.len, |store, call, done| {
+            store.append_stored(call, body, done);
+        })?;
+        putting.done = true;
+        Ok(appending)
+    }
+
+    /// Whether there is room for a call of `bytes`.
+    fn admits(&self, bytes: u64) -> Result<(), Refusal> {
+        let index = self.index();
+        let limits = index.limits();
+        if index.is_full() || index.bytes() + bytes > limits.bytes {
+            return Err(Refusal::Full {
+                calls: index.len() as u64,
+                limit: limits.items.into(),
+                bytes: index.bytes(),
+                limit_bytes: limits.bytes,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,373 @@
+//! Requests to the server's HTTP interface.
+//!
+//! A request is a statement and its data in the body, everything else in the query string. Connections
+//! are kept and shared; one that has been idle for [`IDLE_MAX`] is not used again, because servers close
+//! theirs after 3 s and more, and a write that meets the closing is of unknown outcome.
+
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use fusebox_actors::connector::{AttemptError, Tail};
+use fusebox_state::{ErrorClass, Verdict};
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response,
+    body::{Frame, Incoming},
+    header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
+};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::{
+    dial::{DialError, Dialer},
+    outcome::{Asked, Exception},
+    settings::ClickHouseSettings,
+};
+use crate::connectors::percent::encode;
+
+/// How long an idle connection is kept.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+/// How long a password that was read from its file is used.
+const PASSWORD_AGE_MAX: Duration = Duration::from_secs(1);
+/// What is read of an error's text, and of the answer to a question of fusebox's own.
+const TEXT_MAX: usize = 1 << 20;
+/// What hyper reads at once at most; what a streamed answer needs of memory is a few times that.
+const PIECE_MAX: usize = 64 * 1024;
+
+/// The body of a request.
+type Body = UnsyncBoxBody<Bytes, AttemptError>;
+
+/// The rest of a call, and when its last piece was sent.
+pub(super) type Uploading = (Box<dyn Tail>, Arc<Mutex<Instant>>);
+
+/// What is sent.
+pub(super) struct Outgoing {
+    /// The query string's pairs.
+    pub(super) pairs: Vec<(String, String)>,
+    /// The body, or its beginning.
+    pub(super) body: Vec<Bytes>,
+    /// The body's rest, and where it is noted that a piece of it left.
+    pub(super) upload: Option<Uploading>,
+    /// The caller's trace context.
+    pub(super) traceparent: Option<String>,
+}
+
+/// Why there is no response.
+#[derive(Clone, Debug)]
+pub(super) struct Failed {
+    pub(super) error: AttemptError,
+    pub(super) verdict: Verdict,
+}
+
+impl Failed {
+    /// Nothing was sent.
+    pub(super) fn not_executed(
+        code: &'static str,
+        message: impl Into<String>,
+        verdict: Verdict,
+    ) -> Self {
+        Self { error: AttemptError::own(ErrorClass::NotExecuted, code, message), verdict }
+    }
+}
+
+/// The way to one server.
+pub(super) struct Http {
+    settings: Arc<ClickHouseSettings>,
+    client: Client<Dialer, Body>,
+    base: String,
+    password: tokio::sync::Mutex<Option<(Instant, HeaderValue)>>,
+    open: Arc<AtomicUsize>,
+    closing: watch::Sender<bool>,
+}
+
+impl Http {
+    /// Connects when it is first needed.
+    pub(super) fn new(settings: Arc<ClickHouseSettings>) -> Self {
+        let open = Arc::new(AtomicUsize::new(0));
+        let dialer = Dialer::new(Arc::clone(&settings), Arc::clone(&open));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .http1_max_buf_size(PIECE_MAX)
+            .build(dialer);
+        let scheme = if settings.url.tls { "https" } else { "http" };
+        let base = format!("{scheme}://{}", settings.url);
+        let password = tokio::sync::Mutex::new(None);
+        Self { settings, client, base, password, open, closing: watch::Sender::new(false) }
+    }
+
+    /// Connections that are open.
+    pub(super) fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Held by whatever is under way, and told when the connector is closed.
+    pub(super) fn under_way(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Whether it is closed.
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Ends what is under way, and returns once it has ended.
+    pub(super) async fn close(&self) {
+        self.closing.send_replace(true);
+        self.closing.closed().await;
+    }
+
+    /// Sends a request and returns once the head of its response is here.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotExecuted`] where nothing was sent, [`ErrorClass::Unknown`] where something may
+    /// have been.
+    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Failed> {
+        let Outgoing { pairs, body, upload, traceparent } = outgoing;
+        let mut request = Request::new(body_of(body, upload));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() =
+            format!("{}/?{}", self.base, query_string(&pairs)).parse().map_err(|error| {
+                let message = format!("the parameters make no address: {error}");
+                Failed {
+                    error: AttemptError::own(ErrorClass::Rejected, "parameters", message),
+                    verdict: Verdict::Success,
+                }
+            })?;
+        let headers = request.headers_mut();
+        if let Some(value) = traceparent.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert("traceparent", value);
+        }
+        if let Some(value) = self.authorization().await? {
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        self.client.request(request).await.map_err(|error| lost(&error))
+    }
+
+    /// Whether the server takes requests at all.
+    pub(super) async fn ping(&self, time: Duration) -> Result<(), Failed> {
+        let request = Request::get(format!("{}/ping", self.base)).body(body_of(Vec::new(), None));
+        let request = request.map_err(|error| {
+            Failed::not_executed("connect", error.to_string(), Verdict::Failure)
+        })?;
+        let answered = async {
+            let response = self.client.request(request).await.map_err(|error| lost(&error))?;
+            let (status, retry_after) =
+                (response.status().as_u16(), retry_after(response.headers()));
+            let text = text_of(response.into_body()).await?;
+            if status == 200 {
+                return Ok(());
+            }
+            Err(failed(
+                Exception::of_body(None, text.as_bytes()),
+                status,
+                retry_after,
+                &Asked::default(),
+            ))
+        };
+        timeout(time, answered).await.map_err(|_| not_in_time(time))?
+    }
+
+    /// Asks a question of fusebox's own within `time`; the answer is in `TabSeparated` unless the question
+    /// says otherwise.
+    pub(super) async fn ask(&self, question: String, time: Duration) -> Result<String, Failed> {
+        let outgoing = Outgoing {
+            pairs: vec![("database".to_owned(), "system".to_owned())],
+            body: vec![question.into()],
+            upload: None,
+            traceparent: None,
+        };
+        let answered = async {
+            let response = self.send(outgoing).await?;
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            let text = text_of(response.into_body()).await?;
+            let asked = Asked { own: Vec::new(), whole: true };
+            if status != 200 {
+                let exception = Exception::of_body(exception_code(&headers), text.as_bytes());
+                return Err(failed(exception, status, retry_after(&headers), &asked));
+            }
+            match Exception::at_end(text.as_bytes(), None) {
+                Some(exception) => Err(failed(exception, status, None, &asked)),
+                None => Ok(text),
+            }
+        };
+        let ended = timeout(time, answered).await.map_err(|_| not_in_time(time))?;
+        self.note(&ended).await;
+        ended
+    }
+
+    /// Reads the password anew where the server does not let us in.
+    pub(super) async fn note<T>(&self, ended: &Result<T, Failed>) {
+        if ended.as_ref().is_err_and(|failed| failed.error.class == ErrorClass::BlockedServer) {
+            *self.password.lock().await = None;
+        }
+    }
+
+    async fn authorization(&self) -> Result<Option<HeaderValue>, Failed> {
+        let settings = &self.settings;
+        if settings.username.is_none()
+            && settings.password.is_none()
+            && settings.password_file.is_none()
+        {
+            return Ok(None);
+        }
+        let mut known = self.password.lock().await;
+        let lasts =
+            |read: Instant| settings.password_file.is_none() || read.elapsed() < PASSWORD_AGE_MAX;
+        if let Some((_, header)) = known.as_ref().filter(|(read, _)| lasts(*read)) {
+            return Ok(Some(header.clone()));
+        }
+        let password = match &settings.password_file {
+            Some(path) => {
+                let text = tokio::fs::read_to_string(path).await.map_err(|error| {
+                    let message =
+                        format!("password_file {} cannot be read: {error}", path.display());
+                    let error =
+                        AttemptError::own(ErrorClass::BlockedServer, "password_file", message);
+                    Failed { error, verdict: Verdict::Failure }
+                })?;
+                text.lines().next().unwrap_or_default().to_owned()
+            }
+            None => settings.password.as_ref().map_or("", |secret| secret.expose()).to_owned(),
+        };
+        let user = settings.username.as_deref().unwrap_or("default");
+        let header = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
+        // Base64 is always a header's value.
+        let Ok(mut header) = HeaderValue::from_str(&header) else { return Ok(None) };
+        header.set_sensitive(true);
+        *known = Some((Instant::now(), header.clone()));
+        Ok(Some(header))
+    }
+}
+
+/// The exception's number that the response's head tells.
+pub(super) fn exception_code(headers: &HeaderMap) -> Option<u32> {
+    headers.get("x-clickhouse-exception-code")?.to_str().ok()?.trim().parse().ok()
+}
+
+/// How long the server asks to be left alone.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The connection broke while an answer came.
+pub(super) fn broken(error: &hyper::Error) -> Failed {
+    let message = format!("the answer broke off: {}", causes(error));
+    Failed {
+        error: AttemptError::own(ErrorClass::Unknown, "reset", message),
+        verdict: Verdict::Failure,
+    }
+}
+
+fn failed(exception: Exception, status: u16, after: Option<Duration>, asked: &Asked) -> Failed {
+    let ended = exception.ends(status, after, asked);
+    let unknown = || AttemptError::own(ErrorClass::Unknown, "unknown", "no error");
+    Failed { verdict: ended.verdict, error: ended.result.err().unwrap_or_else(unknown) }
+}
+
+fn not_in_time(time: Duration) -> Failed {
+    let message = format!("no answer within {time:?}");
+    Failed {
+        error: AttemptError::own(ErrorClass::Unknown, "timeout", message),
+        verdict: Verdict::Failure,
+    }
+}
+
+fn lost(error: &hyper_util::client::legacy::Error) -> Failed {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(this) = cause {
+        if let Some(dial) = this.downcast_ref::<DialError>() {
+            return match dial {
+                DialError::Connect(..) => {
+                    Failed::not_executed("connect", dial.to_string(), Verdict::Failure)
+                }
+                DialError::Tls(..) => Failed {
+                    error: AttemptError::own(ErrorClass::BlockedServer, "tls", dial.to_string()),
+                    verdict: Verdict::Failure,
+                },
+            };
+        }
+        // The caller's own body broke: that says nothing of the server.
+        if let Some(upload) = this.downcast_ref::<AttemptError>() {
+            return Failed { error: upload.clone(), verdict: Verdict::Neutral };
+        }
+        cause = this.source();
+    }
+    if error.is_connect() {
+        return Failed::not_executed("connect", causes(error), Verdict::Failure);
+    }
+    Failed {
+        error: AttemptError::own(ErrorClass::Unknown, "reset", causes(error)),
+        verdict: Verdict::Failure,
+    }
+}
+
+/// An error with what caused it.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(this) = cause {
+        text = format!("{text}: {this}");
+        cause = this.source();
+    }
+    text
+}
+
+fn query_string(pairs: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (name, value) in pairs {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        encode(name, &mut text);
+        text.push('=');
+        encode(value, &mut text);
+    }
+    text
+}
+
+fn body_of(pieces: Vec<Bytes>, upload: Option<Uploading>) -> Body {
+    let never = |never: std::convert::Infallible| match never {};
+    let Some((rest, progress)) = upload else {
+        let whole = match <[Bytes; 1]>::try_from(pieces) {
+            Ok([only]) => only,
+            Err(pieces) => pieces.concat().into(),
+        };
+        return Full::new(whole).map_err(never).boxed_unsync();
+    };
+    let begun = stream::iter(pieces.into_iter().filter(|piece| !piece.is_empty()).map(Ok));
+    let rest = stream::unfold((rest, progress), |(mut rest, progress)| async move {
+        let piece = rest.next().await?;
+        *progress.lock() = Instant::now();
+        Some((piece, (rest, progress)))
+    });
+    StreamBody::new(begun.chain(rest).map(|piece| piece.map(Frame::data))).boxed_unsync()
+}
+
+/// An error's text, or the answer to a question of fusebox's own.
+pub(super) async fn text_of(body: Incoming) -> Result<String, Failed> {
+    match Limited::new(body, TEXT_MAX).collect().await {
+        Ok(text) => Ok(String::from_utf8_lossy(&text.to_bytes()).into_owned()),
+        Err(error) => {
+            let message = format!("the answer broke off: {error}");
+            let error = AttemptError::own(ErrorClass::Unknown, "reset", message);
+            Err(Failed { error, verdict: Verdict::Failure })
+        }
+    }
+}

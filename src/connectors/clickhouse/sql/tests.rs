@@ -1,0 +1,192 @@
+//! Statements, and what is made of them.
+
+use super::*;
+
+#[track_caller]
+fn is_read(query: &str) {
+    assert_eq!(read(query).verb, Verb::Read, "{query}");
+}
+
+#[track_caller]
+fn other(query: &str) -> Other {
+    match read(query).verb {
+        Verb::Other(other) => other,
+        verb => panic!("{query}: {verb:?}"),
+    }
+}
+
+/// `database.name rows`
+#[track_caller]
+fn inserts(query: &str, expected: &str) {
+    let Verb::Insert(Insert { table, rows }) = read(query).verb else {
+        panic!("{query}: {:?}", read(query).verb)
+    };
+    let name = table.map_or("-".to_owned(), |table| match table.database {
+        Some(database) => format!("{database}.{}", table.name),
+        None => table.name,
+    });
+    assert_eq!(format!("{name} {rows:?}"), expected, "{query}");
+}
+
+#[test]
+fn reads_are_told_by_their_first_word() {
+    for query in [
+        "SELECT 1",
+        "  -- why\n/* not /* so */ */ select 1 ;;",
+        "((SELECT 1) UNION ALL (SELECT 2))",
+        "WITH 1 AS x SELECT x",
+        "WITH x AS (SELECT 1), y AS (INSERTED) SELECT * FROM x",
+        "WITH 1 AS x FROM t SELECT x",
+        "FROM t SELECT *",
+        "EXPLAIN SYNTAX INSERT INTO t SELECT 1",
+        "SHOW TABLES",
+        "DESC TABLE t",
+        "DESCRIBE t",
+        "EXISTS TABLE t",
+        "CHECK TABLE t",
+        "SELECT 'INSERT INTO t; DROP TABLE t' -- ; DROP TABLE t",
+        "SELECT $$ ; DROP TABLE t $$",
+        "SELECT `;` FROM t",
+        "#!/bin/x\nSELECT 1",
+    ] {
+        is_read(query);
+    }
+}
+
+#[test]
+fn what_cannot_be_told_is_a_write_over_every_lane() {
+    for query in [
+        "",
+        "SELEC 1",
+        "SELECT 'a",
+        "SELECT 1; DROP TABLE t",
+        "SELECT 1; SELECT 2",
+        "/* /* */ SELECT 1",
+        "WITH 1 AS x",
+        "(DROP TABLE t)",
+        "'SELECT'",
+        "\u{a0}SELECT 1",
+        "{q:Identifier}",
+    ] {
+        assert_eq!(other(query), Other { barrier: true, admin: false }, "{query}");
+    }
+}
+
+#[test]
+fn an_inserts_table_and_rows_are_found() {
+    inserts("INSERT INTO t VALUES (1)", "t Inline");
+    inserts("insert into table `d b`.\"t\" (a, b) values", "d b.t Follow");
+    inserts("INSERT t FORMAT JSONEachRow\n{\"a\": \"it's\"}", "t Inline");
+    inserts("INSERT INTO d.t (a, `b`) SETTINGS async_insert = 1 FORMAT RowBinary", "d.t Follow");
+    inserts("INSERT INTO t", "t FollowUnnamed");
+    inserts("INSERT INTO t (a)", "t FollowUnnamed");
+    inserts("INSERT INTO t SELECT 'VALUES' FROM u", "t Selected");
+    inserts("INSERT INTO t (a) (SELECT 1)", "t Selected");
+    inserts("INSERT INTO t WITH 1 AS x SELECT x", "t Selected");
+    inserts("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", "t Selected");
+    inserts("INSERT INTO FUNCTION remote('h', d.t) VALUES (1)", "- Inline");
+    inserts("INSERT INTO {t:Identifier} VALUES (1)", "- Inline");
+    inserts("INSERT INTO a.b.c VALUES (1)", "- Inline");
+    inserts("INSERT INTO t FROM INFILE 'x' FORMAT CSV", "t Selected");
+    inserts("/* x */ INSERT INTO t VALUES ('it''s', 'a\\", "t Inline");
+}
+
+#[test]
+fn writes_wait_for_the_rows_that_they_change() {
+    for query in [
+        "ALTER TABLE t DELETE WHERE 1",
+        "TRUNCATE TABLE t",
+        "DROP TABLE t",
+        "RENAME TABLE a TO b",
+        "OPTIMIZE TABLE t FINAL",
+        "DELETE FROM t WHERE 1",
+        "DETACH TABLE t",
+    ] {
+        assert_eq!(other(query), Other { barrier: true, admin: false }, "{query}");
+    }
+    for query in ["CREATE TABLE t (a UInt8) ENGINE = Null", "CREATE OR REPLACE VIEW v AS SELECT 1"]
+    {
+        assert_eq!(other(query), Other { barrier: false, admin: false }, "{query}");
+    }
+}
+
+#[test]
+fn rights_are_the_admins_affair() {
+    for query in [
+        "SYSTEM SHUTDOWN",
+        "KILL QUERY WHERE 1",
+        "GRANT SELECT ON t TO ada",
+        "REVOKE ALL ON *.* FROM ada",
+        "CREATE USER ada",
+        "CREATE OR REPLACE ROLE r",
+        "ALTER ROW POLICY p ON t",
+        "drop settings profile p",
+    ] {
+        assert!(other(query).admin, "{query}");
+    }
+    assert!(!other("DROP TABLE user").admin);
+}
+
+#[test]
+fn a_format_is_what_stands_last() {
+    let format = |query: &str| read(query).format;
+    assert_eq!(format("SELECT 1 FORMAT JSON").as_deref(), Some("JSON"));
+    assert_eq!(format("SELECT 1 format CSV SETTINGS a = 1").as_deref(), Some("CSV"));
+    assert_eq!(format("SELECT 1 SETTINGS a = 1 FORMAT TSV;").as_deref(), Some("TSV"));
+    assert_eq!(format("SELECT format FROM t"), None);
+    assert_eq!(format("SELECT format('{}', 1)"), None);
+    assert_eq!(format("SELECT a AS format"), None);
+    assert_eq!(format("SELECT * FROM (SELECT 1 FORMAT JSON)"), None);
+    assert_eq!(format("INSERT INTO t VALUES (1) FORMAT x").as_deref(), Some("Values"));
+}
+
+#[test]
+fn settings_of_a_clause_are_read_with_their_values() {
+    let set = |query: &str| {
+        let pairs = read(query).settings.into_iter().map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        set("SELECT 1 SETTINGS max_execution_time = 1.5, `b` = 'x' FORMAT JSON"),
+        "max_execution_time=1.5 b='x'"
+    );
+    assert_eq!(set("SELECT settings FROM t WHERE a = 1"), "");
+    assert_eq!(set("SELECT * FROM (SELECT 1 SETTINGS a = 1)"), "");
+    assert_eq!(
+        set("INSERT INTO t SETTINGS async_insert=1, b = 2 VALUES (1)"),
+        "async_insert=1 b=2"
+    );
+    assert_eq!(set("INSERT INTO t (settings) VALUES (1)"), "");
+}
+
+#[test]
+fn what_a_cache_must_not_answer_is_told() {
+    for query in [
+        "SELECT * FROM system.tables",
+        "SELECT * FROM `system` . tables",
+        "SELECT generateUUIDv4()",
+        "SELECT RAND ()",
+        "CHECK TABLE t",
+        "SHOW PROCESSLIST",
+    ] {
+        assert!(read(query).volatile, "{query}");
+    }
+    for query in ["SELECT now()", "SELECT rand FROM t", "SELECT 'system.tables'", "SHOW TABLES"] {
+        assert!(!read(query).volatile, "{query}");
+    }
+}
+
+#[test]
+fn sessions_and_files_of_a_client_are_refused() {
+    for query in ["SET a = 1", "use d", "SELECT 1 INTO OUTFILE 'x'", "BEGIN TRANSACTION"] {
+        assert!(matches!(read(query).verb, Verb::Refused(_)), "{query}");
+    }
+}
+
+#[test]
+fn spellings_of_one_query_fold_into_one() {
+    let one = folded("select  a,b -- x\nFROM t WHERE s = 'a  b' ;");
+    assert_eq!(one, "select a , b FROM t WHERE s = 'a  b'");
+    assert_eq!(folded("select a, b/* */FROM t\nWHERE s='a  b'"), one);
+    assert_ne!(folded("select a, b FROM t WHERE s='a b'"), one);
+}

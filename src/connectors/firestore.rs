@@ -1,0 +1,340 @@
+//! Firestore behind the connector port.
+//!
+//! A body and a reply are messages of Protocol Buffers behind a version byte (`firestore/wire.rs`); JSON is made of
+//! them at the doors (`firestore/{json,value,write,query}.rs`). A document is a lane. One HTTP/2
+//! connection carries everything.
+//!
+//! ```text
+//!  plan ── cache, overlay            attempt, attempt_batch ── carry ── fence, pace
+//!                                                                │
+//!  streams ── listening ──────────────────────────────────── client ── auth, names
+//! ```
+//! Where to look: how calls share a commit and are still told apart, and how a call is recognised that was
+//! applied already, is in `firestore/carry.rs`; what keeps an abandoned write from landing late in
+//! `firestore/fence.rs`; what an outage lets one say of a write in `firestore/plan.rs`; what a status means
+//! in `firestore/outcome.rs`; how a live query survives an outage in `firestore/streams.rs`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{
+    Answer as Promise, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused,
+    Slot, Streams,
+};
+use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    BeginTransactionRequest, RollbackRequest, TransactionOptions,
+    transaction_options::{Mode, ReadOnly, ReadWrite},
+};
+use tokio::{runtime::Handle, sync::mpsc, time::Instant};
+
+mod auth;
+mod cache;
+mod carry;
+mod client;
+mod fence;
+mod json;
+mod listening;
+mod names;
+mod outcome;
+mod overlay;
+mod pace;
+mod path;
+mod plan;
+mod query;
+pub mod settings;
+mod streams;
+mod value;
+mod wire;
+mod write;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use json::{body_from_json, body_to_json, reply_to_json};
+pub use settings::{FirestoreSettings, FirestoreUrl, FirestoreUrlError, LOCAL_PROJECT};
+
+use carry::Cargo;
+use client::{Client, closed};
+use fence::{Fence, MARGIN};
+use listening::Listening;
+use outcome::{Behalf, Failed};
+use pace::Pace;
+use streams::LiveQueries;
+use wire::{Answer, Call, Found, FoundList, Op, Reply};
+
+/// So many markers are deleted by one commit.
+const FORGET_AT_ONCE: usize = plan::WRITES_MAX;
+
+/// What the connector's tasks share.
+struct Shared {
+    client: Arc<Client>,
+    fence: Arc<Fence>,
+    pace: Pace,
+}
+
+/// A Firestore backend's connector. Made without a server; it connects when it is first needed.
+pub struct FirestoreConnector {
+    shared: Arc<Shared>,
+    /// Where the names of markers go whose time is over.
+    forgotten: mpsc::UnboundedSender<OpId>,
+    streams: LiveQueries<Listening>,
+    /// Project and database, which are part of every lane.
+    namespace: String,
+}
+
+impl FirestoreConnector {
+    /// A connector for `settings`. Nothing is sent yet.
+    pub fn new(settings: FirestoreSettings) -> Arc<Self> {
+        let quiet = settings.previous_run.then(|| settings.timeout + MARGIN);
+        let fence = Fence::of(&settings.target(), quiet);
+        let pace = Pace::new(settings.url.tls, Instant::now());
+        let project = settings.project.as_deref().unwrap_or_default();
+        let namespace = format!("{project}/{}", settings.database);
+        let client = Arc::new(Client::new(settings));
+        let streams = LiveQueries::new(Arc::new(Listening(Arc::clone(&client))));
+        let shared = Arc::new(Shared { client, fence, pace });
+        let (forgotten, tokens) = mpsc::unbounded_channel();
+        // Without a runtime nothing can be sent, and so no marker be written.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(forget(Arc::clone(&shared), tokens));
+        }
+        Arc::new(Self { shared, forgotten, streams, namespace })
+    }
+
+    async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
+        if *self.shared.client.closed.borrow() {
+            return closed().ended();
+        }
+        let call = match wire::decode::<Call>(attempt.body) {
+            Ok(Call { op: Some(Op::Commit(_)), .. }) => {
+                return match Cargo::of(&attempt) {
+                    Ok(cargo) => one(self.shared.carry(&[cargo], attempt.timeout).await),
+                    Err(failed) => failed.ended(),
+                };
+            }
+            Ok(call) => call,
+            Err(why) => {
+                let message = format!("the call {why}");
+                let code = "malformed_call";
+                return Failed::own(Verdict::Neutral, ErrorClass::Rejected, code, message).ended();
+            }
+        };
+        self.timed(attempt.timeout, false, self.ask(call)).await
+    }
+
+    /// Waits for what changes nothing, within its time.
+    async fn timed(
+        &self,
+        time: Duration,
+        urgent: bool,
+        asked: impl Future<Output = Result<Bytes, Failed>>,
+    ) -> Attempted {
+        let whole =
+            urgent || time + Duration::from_millis(25) >= self.shared.client.settings.timeout;
+        let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
+        let mut closes = self.shared.client.closed.subscribe();
+        tokio::select! {
+            biased;
+            answered = asked => answered.map_or_else(Failed::ended, Attempted::answered),
+            _ = closes.wait_for(|closed| *closed) => {
+                let message = "the connection was closed";
+                Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message).ended()
+            }
+            () = tokio::time::sleep_until(Instant::now() + time) => {
+                let message = format!("no answer within {time:?}");
+                Failed::own(verdict, ErrorClass::Unknown, "timeout", message).ended()
+            }
+        }
+    }
+
+    /// Asks what is no commit.
+    async fn ask(&self, call: Call) -> Result<Bytes, Failed> {
+        let client = &self.shared.client;
+        let Call { op, transaction, token } = call;
+        let behalf = Behalf { caller: !token.is_empty(), transaction: !transaction.is_empty() };
+        let root = client.root().await?;
+        let answer = match op {
+            Some(Op::Get(get)) => {
+                let names = get.paths.iter().map(|path| root.name(path)).collect();
+                let mut documents = client.get(names, &transaction, &token).await?;
+                let last = get.paths.len();
+                let found = get.paths.into_iter().enumerate().map(|(at, path)| {
+                    let name = root.name(&path);
+                    // A path that is asked for twice is answered twice.
+                    let document = if at + 1 == last {
+                        documents.remove(&name)
+                    } else {
+                        documents.get(&name).cloned()
+                    };
+                    match document {
+                        Some(document) => root.found(document),
+                        None => Found { path, ..Found::default() },
+                    }
+                });
+                let mut found: Vec<Found> = found.collect();
+                if get.many {
+                    Answer::Many(FoundList { found })
+                } else {
+                    Answer::One(found.pop().unwrap_or_default())
+                }
+            }
+            Some(Op::Query(query)) => {
+                let structured = query.query.unwrap_or_default();
+                let documents =
+                    client.query(&query.parent, structured, &transaction, &token).await?;
+                let found = documents.into_iter().map(|document| root.found(document)).collect();
+                Answer::Many(FoundList { found })
+            }
+            Some(Op::Begin(begin)) => {
+                let mode = if begin.read_only {
+                    Mode::ReadOnly(ReadOnly::default())
+                } else {
+                    Mode::ReadWrite(ReadWrite::default())
+                };
+                let message = BeginTransactionRequest {
+                    database: root.database.clone(),
+                    options: Some(TransactionOptions { mode: Some(mode) }),
+                };
+                let (mut stub, request) = client.request(message, &token).await?;
+                match stub.begin_transaction(request).await {
+                    Ok(answer) => Answer::Transaction(answer.into_inner().transaction),
+                    Err(status) => return Err(client.failed(&status, behalf).await),
+                }
+            }
+            Some(Op::Rollback(_)) => {
+                let message = RollbackRequest { database: root.database.clone(), transaction };
+                let (mut stub, request) = client.request(message, &token).await?;
+                match stub.rollback(request).await {
+                    Ok(_) => Answer::Done(true),
+                    Err(status) => return Err(client.failed(&status, behalf).await),
+                }
+            }
+            Some(Op::Commit(_)) | None => {
+                let message = "the call does nothing that this fusebox knows";
+                let (verdict, class) = (Verdict::Neutral, ErrorClass::Rejected);
+                return Err(Failed::own(verdict, class, "malformed_call", message));
+            }
+        };
+        Ok(Reply::encoded(answer))
+    }
+
+    async fn carry_all(&self, attempts: Vec<Attempt<'_>>) -> Vec<Attempted> {
+        if *self.shared.client.closed.borrow() {
+            return attempts.iter().map(|_| closed().ended()).collect();
+        }
+        let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
+        let mut ends: Vec<Option<Attempted>> = Vec::with_capacity(attempts.len());
+        let mut cargos = Vec::with_capacity(attempts.len());
+        for attempt in &attempts {
+            match Cargo::of(attempt) {
+                Ok(cargo) => {
+                    cargos.push(cargo);
+                    ends.push(None);
+                }
+                Err(failed) => ends.push(Some(failed.ended())),
+            }
+        }
+        self.shared.pace.used(cargos.iter().map(Cargo::writes).sum(), Instant::now());
+        let mut carried = self.shared.carry(&cargos, time).await.into_iter();
+        let ends = ends.into_iter().map(|end| end.or_else(|| carried.next()));
+        ends.map(|end| end.unwrap_or_else(|| closed().ended())).collect()
+    }
+}
+
+/// Deletes markers, as many at once as have gathered, until their connector is dropped.
+async fn forget(shared: Arc<Shared>, mut tokens: mpsc::UnboundedReceiver<OpId>) {
+    let mut gathered = Vec::new();
+    while tokens.recv_many(&mut gathered, FORGET_AT_ONCE).await > 0 {
+        if let Err(failed) = shared.forget(&gathered).await {
+            let error = failed.error.to_string();
+            tracing::debug!(error, count = gathered.len(), "markers were left behind");
+        }
+        gathered.clear();
+    }
+}
+
+/// The only end of one call.
+fn one(mut ends: Vec<Attempted>) -> Attempted {
+    ends.pop().unwrap_or_else(|| closed().ended())
+}
+
+impl std::fmt::Debug for FirestoreConnector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FirestoreConnector").field("target", &self.target()).finish_non_exhaustive()
+    }
+}
+
+impl Connector for FirestoreConnector {
+    fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
+        plan::plan(body, self.namespace.as_bytes())
+    }
+
+    fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Promise<'a, Attempted> {
+        Box::pin(self.carry(attempt))
+    }
+
+    fn ping(&self, timeout: Duration) -> Promise<'_, Attempted> {
+        let asked = async {
+            let client = &self.shared.client;
+            let name = client.root().await?.name("fusebox_markers/ping");
+            client.get(vec![name], &Bytes::new(), "").await?;
+            Ok(Reply::encoded(Answer::Done(true)))
+        };
+        Box::pin(self.timed(timeout, true, asked))
+    }
+
+    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
+        overlay::overlay(slot, writes)
+    }
+
+    fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
+        cache::split(slots, reply)
+    }
+
+    fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes {
+        cache::join(body, parts)
+    }
+
+    fn batch_max(&self) -> usize {
+        self.shared.pace.allowance(Instant::now())
+    }
+
+    fn attempt_batch<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Promise<'a, Vec<Attempted>> {
+        Box::pin(self.carry_all(attempts))
+    }
+
+    fn streams(&self) -> Option<&dyn Streams> {
+        Some(&self.streams)
+    }
+
+    fn forget_tokens(&self, tokens: Vec<OpId>) {
+        // Called on the committing thread, too: nothing may wait or be spawned here.
+        for token in tokens {
+            if self.forgotten.send(token).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn status(&self) -> ConnectorStatus {
+        ConnectorStatus {
+            connections: usize::from(self.shared.client.is_open()),
+            warnings: Vec::new(),
+            server_version: None,
+        }
+    }
+
+    fn target(&self) -> String {
+        self.shared.client.settings.target()
+    }
+
+    fn close(&self) -> Promise<'_, ()> {
+        Box::pin(async {
+            self.streams.close();
+            self.shared.client.close();
+        })
+    }
+}

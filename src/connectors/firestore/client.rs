@@ -1,0 +1,234 @@
+//! The connection to Firestore, and requests on it.
+//!
+//! One HTTP/2 connection carries everything; it is made when it is first needed and made anew when it
+//! breaks. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
+//! `BeginTransaction` and Rollback.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use fusebox_state::{ErrorClass, Verdict};
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    BatchGetDocumentsRequest, Document, RunQueryRequest, StructuredQuery,
+    batch_get_documents_request, batch_get_documents_response, firestore_client::FirestoreClient,
+    run_query_request,
+};
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, watch};
+use tonic::{
+    Request,
+    metadata::MetadataValue,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+use super::{
+    auth::Auth,
+    names::Root,
+    outcome::{self, Behalf, Failed},
+    settings::FirestoreSettings,
+};
+
+/// The largest message that is taken: Firestore's own are far smaller.
+const MESSAGE_MAX: usize = 64 << 20;
+/// An unanswered ping after so long ends a connection with requests on it.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+
+/// A stub on the connection.
+pub(super) type Stub = FirestoreClient<Channel>;
+
+/// See the [module](self).
+pub(super) struct Client {
+    pub(super) settings: FirestoreSettings,
+    auth: Auth,
+    channel: Mutex<Option<Channel>>,
+    root: OnceCell<Root>,
+    /// Whether the connector is closed.
+    pub(super) closed: watch::Sender<bool>,
+}
+
+impl Client {
+    /// A client for `settings`. Nothing is sent yet.
+    pub(super) fn new(settings: FirestoreSettings) -> Self {
+        let root =
+            settings.project.as_deref().map(|project| Root::new(project, &settings.database));
+        Self {
+            auth: Auth::new(&settings),
+            channel: Mutex::default(),
+            root: OnceCell::new_with(root),
+            closed: watch::Sender::new(false),
+            settings,
+        }
+    }
+
+    /// The root of the database's documents. Asks for the project where it is not configured.
+    pub(super) async fn root(&self) -> Result<&Root, Failed> {
+        let root = self.root.get_or_try_init(async || {
+            let project = self.auth.project().await?;
+            Ok(Root::new(&project, &self.settings.database))
+        });
+        root.await
+    }
+
+    /// The root, where it is known already.
+    pub(super) fn known_root(&self) -> Option<&Root> {
+        self.root.get()
+    }
+
+    /// A stub, and a request with its headers. `caller` is a caller's own token; empty for none.
+    pub(super) async fn request<T>(
+        &self,
+        message: T,
+        caller: &str,
+    ) -> Result<(Stub, Request<T>), Failed> {
+        let root = self.root().await?;
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        headers.insert("authorization", self.auth.header(caller).await?);
+        // By these two the service finds the database.
+        if let Ok(value) = MetadataValue::try_from(&root.database) {
+            headers.insert("google-cloud-resource-prefix", value);
+        }
+        let params = root.database.replace('/', "%2F").replace('(', "%28").replace(')', "%29");
+        if let Ok(value) = MetadataValue::try_from(format!("database={params}")) {
+            headers.insert("x-goog-request-params", value);
+        }
+        let stub = FirestoreClient::new(self.channel()?)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        Ok((stub, request))
+    }
+
+    /// The documents of these full names; what does not exist is not among them.
+    pub(super) async fn get(
+        &self,
+        names: Vec<String>,
+        transaction: &Bytes,
+        caller: &str,
+    ) -> Result<HashMap<String, Document>, Failed> {
+        use batch_get_documents_request::ConsistencySelector;
+        let behalf = Behalf { caller: !caller.is_empty(), transaction: !transaction.is_empty() };
+        let selector = (!transaction.is_empty())
+            .then(|| ConsistencySelector::Transaction(transaction.clone()));
+        let message = BatchGetDocumentsRequest {
+            database: self.root().await?.database.clone(),
+            documents: names,
+            mask: None,
+            consistency_selector: selector,
+        };
+        let (mut stub, request) = self.request(message, caller).await?;
+        let answered = async {
+            let mut answers = stub.batch_get_documents(request).await?.into_inner();
+            let mut found = HashMap::new();
+            while let Some(answer) = answers.message().await? {
+                if let Some(batch_get_documents_response::Result::Found(document)) = answer.result {
+                    found.insert(document.name.clone(), document);
+                }
+            }
+            Ok::<_, tonic::Status>(found)
+        };
+        match answered.await {
+            Ok(found) => Ok(found),
+            Err(status) => Err(self.failed(&status, behalf).await),
+        }
+    }
+
+    /// The documents that a query finds, in its order.
+    pub(super) async fn query(
+        &self,
+        parent: &str,
+        mut query: StructuredQuery,
+        transaction: &Bytes,
+        caller: &str,
+    ) -> Result<Vec<Document>, Failed> {
+        use run_query_request::{ConsistencySelector, QueryType};
+        let behalf = Behalf { caller: !caller.is_empty(), transaction: !transaction.is_empty() };
+        let root = self.root().await?;
+        root.complete_query(&mut query);
+        let selector = (!transaction.is_empty())
+            .then(|| ConsistencySelector::Transaction(transaction.clone()));
+        let message = RunQueryRequest {
+            parent: root.name(parent),
+            explain_options: None,
+            query_type: Some(QueryType::StructuredQuery(query)),
+            consistency_selector: selector,
+        };
+        let (mut stub, request) = self.request(message, caller).await?;
+        let answered = async {
+            let mut answers = stub.run_query(request).await?.into_inner();
+            let mut found = Vec::new();
+            while let Some(answer) = answers.message().await? {
+                found.extend(answer.document);
+            }
+            Ok::<_, tonic::Status>(found)
+        };
+        match answered.await {
+            Ok(found) => Ok(found),
+            Err(status) => Err(self.failed(&status, behalf).await),
+        }
+    }
+
+    /// What a status says. Credentials that were refused are read anew the next time.
+    pub(super) async fn failed(&self, status: &tonic::Status, behalf: Behalf) -> Failed {
+        if status.code() == tonic::Code::Unauthenticated && !behalf.caller {
+            self.auth.forget().await;
+        }
+        outcome::of(status, behalf)
+    }
+
+    /// Ends the connection for ever.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+        drop(self.channel.lock().take());
+    }
+
+    /// Whether there is something to send on.
+    pub(super) fn is_open(&self) -> bool {
+        self.channel.lock().is_some()
+    }
+
+    fn channel(&self) -> Result<Channel, Failed> {
+        let mut channel = self.channel.lock();
+        if *self.closed.borrow() {
+            return Err(closed());
+        }
+        if let Some(channel) = &*channel {
+            return Ok(channel.clone());
+        }
+        let endpoint = endpoint(&self.settings).map_err(|why| {
+            Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
+        })?;
+        let new = endpoint.connect_lazy();
+        *channel = Some(new.clone());
+        Ok(new)
+    }
+}
+
+/// The connector is closed: nothing was sent.
+pub(super) fn closed() -> Failed {
+    let message = "the connector is closed";
+    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "closed", message)
+}
+
+fn endpoint(settings: &FirestoreSettings) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::from_shared(settings.url.to_string())
+        .map_err(|error| format!("the url is not usable: {error}"))?
+        .connect_timeout(settings.timeout)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+        .initial_connection_window_size(8 << 20)
+        .initial_stream_window_size(4 << 20)
+        .tcp_nodelay(true);
+    if !settings.url.tls {
+        return Ok(endpoint);
+    }
+    let tls = match &settings.ca_file {
+        Some(path) => {
+            let pem = std::fs::read(path)
+                .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+        }
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    endpoint.tls_config(tls).map_err(|error| format!("TLS is not usable: {error}"))
+}

@@ -1,0 +1,224 @@
+//! What a status says: of Firestore, and of what may be done next.
+//!
+//! | status | class | verdict |
+//! | --- | --- | --- |
+//! | `INVALID_ARGUMENT`, `ALREADY_EXISTS`, `FAILED_PRECONDITION`, `NOT_FOUND`, `OUT_OF_RANGE`, `UNIMPLEMENTED`, `DATA_LOSS` | rejected | success |
+//! | `NOT_FOUND` of the database itself | blocked: server | failure |
+//! | `PERMISSION_DENIED` | blocked: object | success |
+//! | `UNAUTHENTICATED` | blocked: server | failure |
+//! | the same, of a caller's own credentials | rejected | success |
+//! | `RESOURCE_EXHAUSTED` | not executed, with a time to wait | failure |
+//! | `ABORTED` | not executed; in a transaction rejected: all of it must be done again | success |
+//! | `UNAVAILABLE` without a connection | not executed | failure |
+//! | `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `CANCELLED`, `INTERNAL`, a broken stream | unknown | failure |
+//! | any other | unknown, `unclassified` | success |
+//!
+//! A document that is not there is an answer, and never comes here.
+
+use std::{error::Error, time::Duration};
+
+use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_state::{ErrorClass, Verdict};
+use googleapis_tonic_google_firestore_v1::google::rpc;
+use prost::Message;
+use tonic::{Code, ConnectError, Status};
+
+/// How long an exhausted server is left alone where it does not say.
+const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
+
+/// How an attempt failed.
+#[derive(Clone, Debug)]
+pub(super) struct Failed {
+    /// What it says of the backend.
+    pub(super) verdict: Verdict,
+    /// What happened.
+    pub(super) error: AttemptError,
+}
+
+impl Failed {
+    /// Something of fusebox's own, without words from the server.
+    pub(super) fn own(
+        verdict: Verdict,
+        class: ErrorClass,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { verdict, error: AttemptError::own(class, code, message) }
+    }
+
+    /// The same as a port's answer.
+    pub(super) fn ended(self) -> Attempted {
+        Attempted::failed(self.verdict, self.error)
+    }
+}
+
+/// On whose behalf a request was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Behalf {
+    /// With the caller's own credentials.
+    pub(super) caller: bool,
+    /// As part of a transaction.
+    pub(super) transaction: bool,
+}
+
+/// How an attempt that ended with `status` has failed.
+pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
+    use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
+    use Verdict::{Failure, Success};
+    let code = status.code();
+    let (class, verdict) = match code {
+        Code::NotFound if is_of_database(status) => (BlockedServer, Failure),
+        Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::NotFound
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => (Rejected, Success),
+        Code::PermissionDenied => (BlockedObject, Success),
+        Code::Unauthenticated if behalf.caller => (Rejected, Success),
+        Code::Unauthenticated => (BlockedServer, Failure),
+        Code::ResourceExhausted => (NotExecuted, Failure),
+        Code::Aborted if behalf.transaction => (Rejected, Success),
+        Code::Aborted => (NotExecuted, Success),
+        Code::Unavailable if was_not_sent(status) => (NotExecuted, Failure),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal => {
+            (Unknown, Failure)
+        }
+        Code::Unknown if status.source().is_some() => (Unknown, Failure),
+        Code::Unknown | Code::Ok => (Unknown, Success),
+    };
+    let exhausted = (code == Code::ResourceExhausted).then_some(EXHAUSTED_PAUSE);
+    let error = AttemptError {
+        class,
+        code: name(code).into(),
+        message: message(status),
+        reply: None,
+        unclassified: class == Unknown && verdict == Success,
+        retry_after: retry_after(status).or(exhausted),
+    };
+    Failed { verdict, error }
+}
+
+/// Whether the database is what was not found: then no document's call is to blame.
+fn is_of_database(status: &Status) -> bool {
+    let text = status.message();
+    text.contains("database") && text.contains("does not exist")
+}
+
+/// Whether there was no connection to send it on.
+fn was_not_sent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// The server's own words; of a failure on the way, its deepest cause.
+fn message(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// How long the server asks to be left alone, where it says so.
+fn retry_after(status: &Status) -> Option<Duration> {
+    let details = rpc::Status::decode(status.details()).ok()?.details;
+    let info = details.iter().find(|detail| detail.type_url.ends_with("google.rpc.RetryInfo"))?;
+    let delay = rpc::RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
+    Duration::try_from(delay).ok()
+}
+
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_class() {
+        use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
+        use Verdict::{Failure, Success};
+        for (code, class, verdict) in [
+            (Code::InvalidArgument, Rejected, Success),
+            (Code::AlreadyExists, Rejected, Success),
+            (Code::FailedPrecondition, Rejected, Success),
+            (Code::NotFound, Rejected, Success),
+            (Code::OutOfRange, Rejected, Success),
+            (Code::Unimplemented, Rejected, Success),
+            (Code::DataLoss, Rejected, Success),
+            (Code::PermissionDenied, BlockedObject, Success),
+            (Code::Unauthenticated, BlockedServer, Failure),
+            (Code::ResourceExhausted, NotExecuted, Failure),
+            (Code::Aborted, NotExecuted, Success),
+            (Code::Unavailable, Unknown, Failure),
+            (Code::DeadlineExceeded, Unknown, Failure),
+            (Code::Cancelled, Unknown, Failure),
+            (Code::Internal, Unknown, Failure),
+            (Code::Unknown, Unknown, Success),
+        ] {
+            let failed = of(&Status::new(code, "why"), Behalf::default());
+            assert_eq!((failed.error.class, failed.verdict), (class, verdict), "{code:?}");
+            assert_eq!(failed.error.unclassified, code == Code::Unknown);
+        }
+    }
+
+    #[test]
+    fn whose_fault_it_is_depends_on_whose_call_it_was() {
+        let caller = Behalf { caller: true, transaction: false };
+        let denied = of(&Status::unauthenticated("expired"), caller);
+        assert_eq!((denied.error.class, denied.verdict), (ErrorClass::Rejected, Verdict::Success));
+        let inside = Behalf { caller: false, transaction: true };
+        assert_eq!(of(&Status::aborted("contention"), inside).error.class, ErrorClass::Rejected);
+        let database = "The database (default) does not exist for project p";
+        let missing = of(&Status::not_found(database), Behalf::default());
+        assert_eq!(missing.error.class, ErrorClass::BlockedServer, "no call is to blame");
+    }
+
+    #[test]
+    fn a_server_that_asks_for_time_is_heard() {
+        let delay = prost_types::Duration { seconds: 7, nanos: 500_000_000 };
+        let info = rpc::RetryInfo { retry_delay: Some(delay) };
+        let details = vec![prost_types::Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
+            value: info.encode_to_vec(),
+        }];
+        let details = rpc::Status { code: 8, message: String::new(), details }.encode_to_vec();
+        let status = Status::with_details(Code::ResourceExhausted, "quota", details.into());
+        let asked = of(&status, Behalf::default()).error.retry_after;
+        assert_eq!(asked, Some(Duration::from_millis(7_500)));
+        let silent = of(&Status::resource_exhausted("quota"), Behalf::default());
+        assert_eq!(silent.error.retry_after, Some(EXHAUSTED_PAUSE));
+    }
+}

@@ -1,0 +1,201 @@
+//! Real emulators for tests: each on its own port, gone with the value.
+//!
+//! Google's is a jar of its SDK (`FUSEBOX_TEST_FIRESTORE_JAR` names it elsewhere); the other one is from
+//! npm. Both keep everything in memory. The npm one applies the writes of a commit one by one and gives no
+//! resume tokens: what needs more is tested against Google's alone, and says so.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{Access, Attempt, Attempted, Connector, Origin, Plan};
+use fusebox_state::{OpId, UnixMillis};
+use serde_json::Value as Json;
+use tokio::time::Instant;
+
+use super::{FirestoreConnector, FirestoreSettings, body_from_json, reply_to_json};
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the SDK is, as its packages have it.
+const SDKS: [&str; 3] =
+    ["/usr/lib/google-cloud-sdk", "/usr/share/google-cloud-sdk", "/opt/google-cloud-sdk"];
+
+/// Which emulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Google,
+    Npm,
+}
+
+/// An emulator that runs until it is dropped.
+pub(crate) struct Emulator {
+    pub(crate) engine: Engine,
+    child: Child,
+    pub(crate) port: u16,
+}
+
+/// Google's jar, where there is one.
+fn jar() -> Option<PathBuf> {
+    let named = std::env::var_os("FUSEBOX_TEST_FIRESTORE_JAR").map(PathBuf::from);
+    let installed = SDKS.iter().map(|sdk| {
+        PathBuf::from(sdk).join("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
+    });
+    named.into_iter().chain(installed).find(|path| path.is_file())
+}
+
+impl Emulator {
+    /// Every emulator that is installed; at least the npm one must be.
+    pub(crate) async fn all() -> Vec<Self> {
+        let mut all = vec![Self::start(Engine::Npm).await];
+        all.extend(Self::google("this test's second half").await);
+        all
+    }
+
+    /// Google's, or a line that says what was not run.
+    pub(crate) async fn google(what: &str) -> Option<Self> {
+        if jar().is_none() {
+            eprintln!("NOT RUN without Google's Firestore emulator: {what}");
+            return None;
+        }
+        Some(Self::start(Engine::Google).await)
+    }
+
+    /// Starts one, empty.
+    pub(crate) async fn start(engine: Engine) -> Self {
+        loop {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let mut child = spawn(engine, port);
+            if ready(&mut child, port).await {
+                eprintln!("Firestore emulator: {engine:?} on port {port}");
+                return Self { engine, child, port };
+            }
+        }
+    }
+
+    /// Settings for it, with a short timeout.
+    pub(crate) fn settings(&self) -> FirestoreSettings {
+        settings(self.port)
+    }
+
+    /// A connector to it.
+    pub(crate) fn connector(&self) -> Arc<FirestoreConnector> {
+        FirestoreConnector::new(self.settings())
+    }
+
+    /// Kills it; what it held is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same port, empty.
+    pub(crate) async fn restart(&mut self) {
+        self.child = spawn(self.engine, self.port);
+        assert!(ready(&mut self.child, self.port).await, "its port is taken");
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn spawn(engine: Engine, port: u16) -> Child {
+    let port = port.to_string();
+    let mut command = match engine {
+        Engine::Google => {
+            let jar = jar().expect("Google's Firestore emulator is part of the Google Cloud SDK");
+            let mut command = Command::new("java");
+            command.args(["-Xmx512m", "-cp"]).arg(jar);
+            command.arg("com.google.cloud.datastore.emulator.firestore.CloudFirestore");
+            command.args(["start", "--host=127.0.0.1", &format!("--port={port}")]);
+            command
+        }
+        Engine::Npm => {
+            let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+            let installed = root.join("node_modules/@firestore-emulator/server");
+            assert!(installed.is_dir(), "the npm Firestore emulator is not installed: tests/setup");
+            let mut command = Command::new("node");
+            command.arg(root.join("tests/support/firestore_emulator.mjs")).arg(port);
+            command
+        }
+    };
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap_or_else(|error| panic!("{engine:?} cannot be started ({error})"))
+}
+
+/// Waits until it accepts connections; false where it ended instead.
+async fn ready(child: &mut Child, port: u16) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if FirestoreConnector::new(settings(port)).ping(Duration::from_secs(2)).await.result.is_ok()
+        {
+            return true;
+        }
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        assert!(Instant::now() < deadline, "the emulator is not ready within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Settings for an emulator on `port`.
+pub(crate) fn settings(port: u16) -> FirestoreSettings {
+    let url = format!("http://127.0.0.1:{port}").parse().unwrap();
+    FirestoreSettings { timeout: Duration::from_secs(5), ..FirestoreSettings::new(url) }
+}
+
+/// A call's plan.
+pub(crate) fn planned(connector: &FirestoreConnector, call: &Json) -> Plan {
+    let body = body_from_json(call.as_object().unwrap().clone(), "").unwrap();
+    connector.plan(body).unwrap()
+}
+
+/// An attempt of a planned call.
+pub(crate) fn attempt(plan: &Plan, token: Option<OpId>) -> Attempt<'_> {
+    let now = UnixMillis::new(0);
+    Attempt {
+        body: &plan.body,
+        lanes: &plan.lanes,
+        write: matches!(plan.access, Access::Write(_)),
+        origin: Origin::Live,
+        token,
+        sent_before: false,
+        waiting: 0,
+        streams: false,
+        upload: None,
+        accepted_at: now,
+        now,
+        timeout: Duration::from_secs(5),
+        traceparent: None,
+    }
+}
+
+/// Carries one call.
+pub(crate) async fn call(connector: &FirestoreConnector, call: Json) -> Attempted {
+    let plan = planned(connector, &call);
+    connector.attempt(attempt(&plan, None)).await
+}
+
+/// The reply to a call that must be answered.
+#[track_caller]
+pub(crate) fn answered(ended: Attempted) -> Json {
+    let reply: Bytes = ended.result.unwrap_or_else(|error| panic!("{error}"));
+    reply_to_json(&reply)
+}
+
+/// The data of a document; null for none.
+pub(crate) async fn data(connector: &FirestoreConnector, path: &str) -> Json {
+    let get = serde_json::json!({ "op": "get", "path": path });
+    answered(call(connector, get).await)["data"].clone()
+}

@@ -1,0 +1,285 @@
+//! The connector against real emulators.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fusebox_actors::connector::{Attempted, Connector, Plan};
+use fusebox_state::{ErrorClass, OpId, Verdict};
+use serde_json::{Value as Json, json};
+
+use super::{
+    FirestoreConnector,
+    carry::marker,
+    testing::{Emulator, Engine, PATIENCE, answered, attempt, call, data, planned, settings},
+};
+
+fn token(n: u128) -> OpId {
+    OpId::from_u128(n)
+}
+
+fn count(path: &str) -> Json {
+    let transforms = json!({ "n": { "increment": 1 } });
+    json!({ "op": "set", "path": path, "data": {}, "merge": true, "transforms": transforms })
+}
+
+fn set(path: &str, n: usize) -> Json {
+    json!({ "op": "set", "path": path, "data": { "n": n } })
+}
+
+/// Carries calls together, each with its token where it has one.
+async fn together(
+    connector: &FirestoreConnector,
+    calls: &[(Json, Option<OpId>)],
+) -> Vec<Attempted> {
+    let plans: Vec<(Plan, Option<OpId>)> =
+        calls.iter().map(|(call, token)| (planned(connector, call), *token)).collect();
+    let attempts = plans.iter().map(|(plan, token)| attempt(plan, *token)).collect();
+    connector.attempt_batch(attempts).await
+}
+
+#[tokio::test]
+async fn documents_are_written_read_changed_and_deleted() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        let ada = json!({ "born": 1815, "tags": ["a"], "in": { "city": "London" } });
+        let wrote = json!({ "op": "set", "path": "users/ada", "data": ada });
+        assert!(answered(call(&fs, wrote).await)["update_time"].is_string());
+        let got = answered(call(&fs, json!({ "op": "get", "path": "users/ada" })).await);
+        assert_eq!((&got["path"], &got["data"]), (&json!("users/ada"), &ada));
+        assert!(got["create_time"].is_string() && got["update_time"].is_string());
+        let update = json!({
+            "op": "update", "path": "users/ada", "data": { "in.country": "UK" },
+            "delete_fields": ["tags"], "transforms": { "born": { "increment": 1 } },
+        });
+        answered(call(&fs, update).await);
+        let mut changed = json!({ "born": 1816, "in": { "city": "London", "country": "UK" } });
+        if emulator.engine == Engine::Npm {
+            // It does not take out what is in the mask and not in the document; Google's does.
+            changed["tags"] = json!(["a"]);
+        }
+        assert_eq!(data(&fs, "users/ada").await, changed, "{:?}", emulator.engine);
+        let both = json!({ "op": "batch_get", "paths": ["users/ada", "users/bob", "users/ada"] });
+        let both = answered(call(&fs, both).await);
+        assert_eq!(
+            (&both[0]["data"], &both[1], &both[2]["data"]),
+            (&changed, &json!(null), &changed)
+        );
+        answered(call(&fs, json!({ "op": "delete", "path": "users/ada" })).await);
+        assert_eq!(data(&fs, "users/ada").await, Json::Null);
+    }
+}
+
+#[tokio::test]
+async fn queries_find_what_they_ask_for() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        let writes: Vec<Json> = (0..10).map(|n| set(&format!("q/{n}"), n)).collect();
+        let commit = answered(call(&fs, json!({ "op": "commit", "writes": writes })).await);
+        assert_eq!(commit["writes"].as_array().unwrap().len(), 10);
+        let query = json!({
+            "op": "query", "collection": "q", "where": [["n", ">=", 3], ["n", "<", 9]],
+            "order": [["n", "desc"]], "limit": 3,
+        });
+        let found = answered(call(&fs, query).await);
+        let found: Vec<&Json> =
+            found.as_array().unwrap().iter().map(|found| &found["data"]["n"]).collect();
+        assert_eq!(found, [8, 7, 6], "{:?}", emulator.engine);
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_a_success_of_the_servers() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        answered(call(&fs, set("r/a", 1)).await);
+        for refused in [
+            json!({ "op": "create", "path": "r/a", "data": {} }),
+            json!({ "op": "update", "path": "r/none", "data": { "n": 1 } }),
+        ] {
+            let ended = call(&fs, refused.clone()).await;
+            let error = ended.result.unwrap_err();
+            assert_eq!(
+                (error.class, ended.verdict),
+                (ErrorClass::Rejected, Verdict::Success),
+                "{:?}: {refused}: {error}",
+                emulator.engine
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_call_is_recognised_by_its_marker() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        for _ in 0..3 {
+            let plan = planned(&fs, &count("c/one"));
+            let ended = fs.attempt(attempt(&plan, Some(token(7)))).await;
+            assert!(answered(ended)["update_time"].is_string());
+        }
+        assert_eq!(data(&fs, "c/one").await["n"], 1, "{:?}", emulator.engine);
+        fs.forget_tokens(vec![token(7)]);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while data(&fs, &marker(token(7))).await != Json::Null || exists(&fs, token(7)).await {
+            assert!(tokio::time::Instant::now() < deadline, "the marker is not deleted");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn exists(fs: &FirestoreConnector, token: OpId) -> bool {
+    !answered(call(fs, json!({ "op": "get", "path": marker(token) })).await).is_null()
+}
+
+#[tokio::test]
+async fn whatever_batches_are_made_a_call_counts_once() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        let calls: Vec<(Json, Option<OpId>)> =
+            (0..40_u128).map(|n| (count(&format!("b/{n}")), Some(token(100 + n)))).collect();
+        let first = together(&fs, &calls[..25]).await;
+        assert!(first.iter().all(|end| end.result.is_ok()), "{first:?}");
+        // As after a crash: other batches, of which some calls were applied already.
+        for group in [&calls[20..40], &calls[0..40]] {
+            let again = together(&fs, group).await;
+            assert!(again.iter().all(|end| end.result.is_ok()), "{:?}: {again:?}", emulator.engine);
+        }
+        for n in 0..40 {
+            assert_eq!(data(&fs, &format!("b/{n}")).await["n"], 1, "{:?}: {n}", emulator.engine);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_call_that_is_refused_does_not_take_the_others_with_it() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        let mut calls: Vec<(Json, Option<OpId>)> =
+            (0..60).map(|n| (set(&format!("p/{n}"), n), None)).collect();
+        let poison = json!({ "op": "update", "path": "p/missing", "data": { "n": 1 } });
+        calls.insert(37, (poison, None));
+        calls.push((count("p/count"), Some(token(900))));
+        let ends = together(&fs, &calls).await;
+        for (at, end) in ends.iter().enumerate() {
+            match &end.result {
+                Ok(_) => assert_ne!(at, 37),
+                Err(error) => {
+                    assert_eq!((at, error.class), (37, ErrorClass::Rejected), "{error}");
+                }
+            }
+        }
+        assert_eq!(data(&fs, "p/59").await["n"], 59);
+        assert_eq!(data(&fs, "p/count").await["n"], 1, "{:?}", emulator.engine);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_commit_leaves_no_marker_where_commits_are_atomic() {
+    let Some(emulator) = Emulator::google("atomic commits").await else { return };
+    let fs = emulator.connector();
+    answered(call(&fs, set("a/taken", 1)).await);
+    let poison = json!({ "op": "create", "path": "a/taken", "data": {} });
+    let calls = [
+        (count("a/one"), Some(token(1))),
+        (poison, Some(token(2))),
+        (count("a/two"), Some(token(3))),
+    ];
+    let ends = together(&fs, &calls).await;
+    assert!(ends[0].result.is_ok() && ends[2].result.is_ok());
+    assert_eq!(ends[1].result.as_ref().unwrap_err().class, ErrorClass::Rejected);
+    assert!(exists(&fs, token(1)).await && !exists(&fs, token(2)).await);
+    assert_eq!(
+        (data(&fs, "a/one").await["n"].clone(), data(&fs, "a/two").await["n"].clone()),
+        (json!(1), json!(1))
+    );
+}
+
+#[tokio::test]
+async fn more_writes_than_a_commit_takes_are_several() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        let calls: Vec<(Json, Option<OpId>)> =
+            (0..400_u128).map(|n| (count(&format!("m/{n}")), Some(token(2_000 + n)))).collect();
+        let ends = together(&fs, &calls).await;
+        assert!(ends.iter().all(|end| end.result.is_ok()), "{:?}", emulator.engine);
+        let found = answered(call(&fs, json!({ "op": "query", "collection": "m" })).await);
+        assert_eq!(found.as_array().unwrap().len(), 400);
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_passed_through() {
+    for emulator in Emulator::all().await {
+        let fs = emulator.connector();
+        answered(call(&fs, set("t/a", 1)).await);
+        let begun = answered(call(&fs, json!({ "op": "begin_transaction" })).await);
+        let id = &begun["transaction"];
+        let get = json!({ "op": "get", "path": "t/a", "transaction": id });
+        assert_eq!(answered(call(&fs, get).await)["data"]["n"], 1);
+        let commit = json!({ "op": "commit", "writes": [set("t/a", 2)], "transaction": id });
+        answered(call(&fs, commit).await);
+        assert_eq!(data(&fs, "t/a").await["n"], 2);
+        let begun = answered(call(&fs, json!({ "op": "begin_transaction" })).await);
+        let id = &begun["transaction"];
+        answered(call(&fs, json!({ "op": "rollback", "transaction": id })).await);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_was_not_executed_and_a_killed_server_comes_back() {
+    let mut emulator = Emulator::start(Engine::Npm).await;
+    let fs = emulator.connector();
+    answered(call(&fs, set("k/a", 1)).await);
+    emulator.kill();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    for attempt in 0.. {
+        // The first may still find the old connection, and leave its lane in doubt.
+        let ended = call(&fs, set(&format!("k/{attempt}"), 2)).await;
+        assert_eq!(ended.verdict, Verdict::Failure, "{ended:?}");
+        if ended.result.unwrap_err().class == ErrorClass::NotExecuted {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never told that it was not executed");
+    }
+    assert!(fs.ping(Duration::from_secs(1)).await.result.is_err());
+    emulator.restart().await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while call(&fs, set("k/b", 3)).await.result.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the connection is not made anew");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(fs.ping(Duration::from_secs(1)).await.result.is_ok());
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_leaves_the_lane_in_doubt_and_no_other() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let short = Duration::from_millis(200);
+    let fs = FirestoreConnector::new(super::FirestoreSettings { timeout: short, ..settings(port) });
+    let plan = planned(&fs, &set("s/a", 1));
+    let first = fs.attempt(super::Attempt { timeout: short, ..attempt(&plan, None) }).await;
+    let error = first.result.unwrap_err();
+    assert_eq!((error.class, first.verdict), (ErrorClass::Unknown, Verdict::Failure), "{error}");
+    let half = short / 2;
+    let second = fs.attempt(super::Attempt { timeout: half, ..attempt(&plan, None) }).await;
+    let error = second.result.unwrap_err();
+    assert_eq!((&*error.code, error.class), ("fence", ErrorClass::NotExecuted));
+    assert_eq!(second.verdict, Verdict::Neutral);
+    let other = planned(&fs, &set("s/b", 1));
+    let third = fs.attempt(super::Attempt { timeout: half, ..attempt(&other, None) }).await;
+    assert_ne!(&*third.result.unwrap_err().code, "fence");
+    assert_eq!(third.verdict, Verdict::Neutral, "its time was shorter than the backend's own");
+}
+
+#[tokio::test]
+async fn a_closed_connector_sends_nothing() {
+    let fs = FirestoreConnector::new(settings(1));
+    fs.close().await;
+    let ended = call(&fs, set("x/a", 1)).await;
+    let error = ended.result.unwrap_err();
+    assert_eq!((&*error.code, error.class), ("closed", ErrorClass::NotExecuted));
+    assert_eq!(fs.target(), "firestore 127.0.0.1:1/fusebox-local/(default)");
+    let broken = Bytes::from_static(b"\x09");
+    assert_eq!(fs.plan(broken).unwrap_err().code, "malformed_call");
+}

@@ -1,0 +1,175 @@
+//! Calls that are too large to hold: stored piece by piece before their header, and read back so.
+//!
+//! ```text
+//!  put_piece 0 ─▶ put_piece 1 ─▶ … ─▶ append_stored (the header)          every piece is synced before
+//!        └────────────┴──▶ drop_pieces, or a crash: chunks without a      the next one is asked for
+//!                          header, swept by the next open
+//! ```
+//!
+//! An upload belongs to one incarnation of the store: where it is rebuilt or opened again in between, its
+//! chunks are leftovers there, and what follows ends with `Failed`. Nothing is acknowledged before the
+//! header, so nothing acknowledged is lost by that.
+
+use bytes::{Bytes, BytesMut};
+use sled::{Db, IVec};
+
+use super::{
+    Done, GROUP_BYTES, Store,
+    command::{Command, Ticket},
+    committer::{Committer, Failure},
+    error::StoreError,
+    queue::{self, NewCall},
+    record::CHUNK_BODY,
+};
+
+/// Bytes of every piece but the last.
+pub const PIECE_BYTES: usize = 16 * CHUNK_BODY;
+/// Chunks of a full piece.
+const PIECE_CHUNKS: u32 = 16;
+
+/// A body that lies in the store already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredBody {
+    /// Its length in bytes.
+    pub len: u64,
+    /// CRC-32 of the whole.
+    pub crc: u32,
+    /// Its pieces.
+    pub pieces: u32,
+}
+
+impl StoredBody {
+    /// Counts one more piece, and returns its index.
+    pub fn add(&mut self, piece: &[u8]) -> u32 {
+        let mut crc = crc32fast::Hasher::new_with_initial(self.crc);
+        crc.update(piece);
+        self.crc = crc.finalize();
+        self.len += piece.len() as u64;
+        self.pieces += 1;
+        self.pieces - 1
+    }
+
+    /// The chunks that it lies in.
+    pub(super) fn chunks(self) -> Option<u32> {
+        u32::try_from(self.len.div_ceil(CHUNK_BODY as u64)).ok()
+    }
+}
+
+impl Store {
+    /// Stores piece `index` of the body of `seq`, all but the last of [`PIECE_BYTES`]. `Ok`: it is on the
+    /// disk, and belongs to nothing until [`Store::append_stored`].
+    pub fn put_piece(&self, seq: u64, index: u32, data: Bytes, done: Done) {
+        let (first, ticket) = (index.saturating_mul(PIECE_CHUNKS), Ticket::new(done));
+        self.send(Command::Piece { seq, first, data, written: 0, ticket });
+    }
+
+    /// Stores a call whose body was put piece by piece. `Ok`: it is on the disk and will be found after
+    /// any crash. `Failed` where the store was rebuilt since the first piece.
+    pub fn append_stored(&self, call: NewCall, body: StoredBody, done: Done) {
+        let target = self.target();
+        match queue::encode_stored(&call, body, &target) {
+            Ok(header) => {
+                let ticket = Ticket::new(done);
+                self.send(Command::AppendStored { seq: call.seq, header, ticket });
+            }
+            Err(error) => Ticket::new(done).complete(Err(error)),
+        }
+    }
+
+    /// Gives up a body of which `pieces` were put.
+    pub fn drop_pieces(&self, seq: u64, pieces: u32) {
+        self.send(Command::DropPieces { seq, chunks: pieces.saturating_mul(PIECE_CHUNKS) });
+    }
+
+    /// Reads a piece of a stored body; empty behind its end. Each chunk's checksum is verified. Blocks on
+    /// the disk.
+    ///
+    /// # Errors
+    /// `NotFound`, `Damaged`, or `Failed` while the store is down.
+    pub fn piece(&self, seq: u64, index: u32) -> Result<Bytes, StoreError> {
+        self.read(|db| {
+            let value = db.get(queue::key(queue::CALLS, seq)).map_err(StoreError::read)?;
+            let value = value.ok_or(StoreError::NotFound { seq })?;
+            let (call, header) =
+                queue::decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
+            if call.chunks == 0 {
+                let inline = if index == 0 { header.inline } else { &[] };
+                return Ok(Bytes::copy_from_slice(inline));
+            }
+            let first = index.saturating_mul(PIECE_CHUNKS);
+            let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+            for index in first..call.chunks.min(first.saturating_add(PIECE_CHUNKS)) {
+                queue::read_chunk(db, seq, index, call.chunks, |data| {
+                    piece.extend_from_slice(data);
+                })?;
+            }
+            Ok(piece.freeze())
+        })
+    }
+}
+
+impl Committer {
+    /// Writes the chunks of a piece, spread over groups where they do not fit one.
+    pub(super) fn put_piece(
+        &mut self,
+        db: &Db,
+        command: Command,
+    ) -> Result<Option<Command>, Failure> {
+        let Command::Piece { seq, first, data, mut written, ticket } = command else {
+            return Ok(None);
+        };
+        if let Some(refusal) = self.group.refusal.clone() {
+            self.settle(ticket, Err(refusal));
+            return Ok(None);
+        }
+        if first == 0 {
+            self.uploads.insert(seq);
+        } else if !self.uploads.contains(&seq) {
+            self.settle(ticket, Err(rebuilt()));
+            return Ok(None);
+        }
+        while let Some(value) = queue::piece_value(seq, first, written, &data) {
+            if self.group.spent >= GROUP_BYTES {
+                return Ok(Some(Command::Piece { seq, first, data, written, ticket }));
+            }
+            if let Err(failure) =
+                self.insert(db, &queue::chunk_key(seq, first + written), value.into())
+            {
+                self.settle(ticket, Ok(()));
+                return Err(failure);
+            }
+            written += 1;
+        }
+        self.settle(ticket, Ok(()));
+        Ok(None)
+    }
+
+    /// Writes the header of a body that was put.
+    pub(super) fn append_stored(
+        &mut self,
+        db: &Db,
+        seq: u64,
+        header: IVec,
+        ticket: Ticket,
+    ) -> Result<(), Failure> {
+        if !self.uploads.remove(&seq) {
+            self.settle(ticket, Err(rebuilt()));
+            return Ok(());
+        }
+        self.settle(ticket, Ok(()));
+        self.head.last_seq = self.head.last_seq.max(seq);
+        self.insert(db, &queue::key(queue::CALLS, seq), header)
+    }
+
+    /// Removes the chunks of a body that was given up.
+    pub(super) fn drop_pieces(&mut self, seq: u64, chunks: u32) {
+        if self.uploads.remove(&seq) {
+            self.garbage.extend((0..chunks).map(|at| IVec::from(&queue::chunk_key(seq, at))));
+        }
+    }
+}
+
+fn rebuilt() -> StoreError {
+    let detail = "the store was rebuilt while the call arrived".into();
+    StoreError::Failed { unknown: false, detail }
+}
