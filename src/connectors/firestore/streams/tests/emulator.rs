@@ -3,13 +3,6 @@
 //! Both keep everything in memory. The npm one gives no resume tokens and sends its whole result again
 //! after every change.
 
-use std::{
-    net::TcpListener as StdListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
-
 use bytes::Bytes;
 use fusebox_actors::connector::Refused;
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
@@ -25,73 +18,21 @@ use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tonic::{
     Request, Status,
     transport::{Channel, Endpoint},
 };
 
+use super::super::super::testing::Emulator;
 use super::super::{
     testing::{self, PATIENCE, ROOT},
     upstream::{Responses, Resume, Upstream, requests, target},
 };
 
 const DATABASE: &str = "projects/p/databases/(default)";
-/// Where the SDK is, as its packages have it.
-const SDKS: [&str; 3] =
-    ["/usr/lib/google-cloud-sdk", "/usr/share/google-cloud-sdk", "/opt/google-cloud-sdk"];
-
-/// Which emulator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Engine {
-    Google,
-    Npm,
-}
-
-/// An emulator that runs until it is dropped.
-pub(super) struct Emulator {
-    pub(super) engine: Engine,
-    child: Child,
-    port: u16,
-}
-
-/// Google's jar, where there is one.
-fn jar() -> Option<PathBuf> {
-    let named = std::env::var_os("FUSEBOX_TEST_FIRESTORE_JAR").map(PathBuf::from);
-    let installed = SDKS.iter().map(|sdk| {
-        PathBuf::from(sdk).join("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
-    });
-    named.into_iter().chain(installed).find(|path| path.is_file())
-}
-
 impl Emulator {
-    /// Google's, or a line that says what was not run.
-    pub(super) async fn google(what: &str) -> Option<Self> {
-        if jar().is_none() {
-            eprintln!("NOT RUN without Google's Firestore emulator: {what}");
-            return None;
-        }
-        Some(Self::start(Engine::Google).await)
-    }
-
-    /// Starts one, empty.
-    pub(super) async fn start(engine: Engine) -> Self {
-        let deadline = Instant::now() + 2 * PATIENCE;
-        let mut port = free_port();
-        let mut child = spawn(engine, port);
-        while connect(port).await.is_err() {
-            if child.try_wait().unwrap().is_some() {
-                // Somebody else took the port first.
-                port = free_port();
-                child = spawn(engine, port);
-            }
-            assert!(Instant::now() < deadline, "{engine:?} is not ready");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Self { engine, child, port }
-    }
-
     /// Commits writes past every relay: a number for a document, `None` for its deletion.
     pub(super) async fn write(&self, writes: &[(&str, Option<i64>)]) {
         let mut client = connect(self.port).await.unwrap();
@@ -115,48 +56,6 @@ impl Emulator {
         };
         client.commit(as_owner(Request::new(commit))).await.unwrap();
     }
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn spawn(engine: Engine, port: u16) -> Child {
-    let port = port.to_string();
-    let mut command = match engine {
-        Engine::Google => {
-            let jar = jar().expect("Google's Firestore emulator is part of the Google Cloud SDK");
-            let mut command = Command::new("java");
-            command.args(["-Xmx512m", "-cp"]).arg(jar);
-            command.arg("com.google.cloud.datastore.emulator.firestore.CloudFirestore");
-            command.args(["start", "--host=127.0.0.1", &format!("--port={port}")]);
-            command
-        }
-        Engine::Npm => {
-            let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-            let installed = root.join("node_modules/@firestore-emulator/server");
-            assert!(
-                installed.is_dir(),
-                "the npm emulator is missing: npm install @firestore-emulator/server@0.3.15"
-            );
-            let mut command = Command::new("node");
-            command.arg(root.join("tests/support/firestore_emulator.mjs")).arg(port);
-            command
-        }
-    };
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap_or_else(|error| {
-        panic!(
-            "{engine:?} cannot be started ({error}): apt-get install -y nodejs default-jre-headless"
-        )
-    })
-}
-
-fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn connect(port: u16) -> Result<FirestoreClient<Channel>, tonic::transport::Error> {

@@ -7,8 +7,9 @@ use fusebox_actors::connector::{Follow, Streams};
 use serde_json::Value as Json;
 
 use super::{
+    super::super::testing::{Emulator, Engine},
     super::{LiveQueries, testing::told},
-    emulator::{Direct, Emulator, Engine, Relay, within},
+    emulator::{Direct, Relay, within},
     keeping::open_gate,
 };
 
