@@ -95,6 +95,7 @@ async fn ask(command: Command, client: &Client) -> Done {
         Command::Breaker { backend, order, reason, lasting } => {
             orders::breaker(client, &backend, order, reason, lasting).await
         }
+        Command::TraceTest { output } => orders::trace_test(client, output.json).await,
         Command::Recover { backend } => orders::recover(client, backend.as_deref()).await,
         Command::Offline { backend } => orders::offline(client, &backend, true).await,
         Command::Online { backend } => orders::offline(client, &backend, false).await,

@@ -6,6 +6,6 @@ pub mod redis;
 
 mod percent;
 mod secret;
-mod tls;
+pub(crate) mod tls;
 
 pub use secret::Secret;

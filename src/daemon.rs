@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     config::{BackendConfig, Config, Environment, Flags},
     kinds::{Identity, Kind},
+    traces::Traces,
 };
 
 /// Where the configuration came from, to read it again.
@@ -29,6 +30,8 @@ pub(crate) struct Daemon {
     kinds: BTreeMap<String, &'static dyn Kind>,
     identity: Identity,
     sources: Sources,
+    /// Its traces, where they are exported.
+    pub(crate) traces: Option<Arc<Traces>>,
     stop: watch::Sender<bool>,
     /// Held while settings change, so that two reloads do not cross.
     reloading: Mutex<()>,
@@ -41,6 +44,7 @@ impl Daemon {
         config: Config,
         identity: Identity,
         sources: Sources,
+        traces: Option<Arc<Traces>>,
     ) -> Arc<Self> {
         let kinds = config.backends.iter().map(|b| (b.settings.name.clone(), b.kind)).collect();
         Arc::new(Self {
@@ -49,6 +53,7 @@ impl Daemon {
             kinds,
             identity,
             sources,
+            traces,
             stop: watch::channel(false).0,
             reloading: Mutex::default(),
         })

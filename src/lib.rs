@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use fusebox_actors::Fusebox;
+use fusebox_actors::{Fusebox, trace::TraceSink};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -20,6 +20,7 @@ mod kinds;
 mod state_dir;
 mod systemd;
 mod telemetry;
+mod traces;
 
 use config::Config;
 use daemon::{Daemon, Sources};
@@ -30,6 +31,7 @@ use doors::{
 };
 use kinds::Identity;
 use state_dir::StateDir;
+use traces::Traces;
 
 /// The longest that stopping takes.
 const GRACE: Duration = Duration::from_secs(25);
@@ -63,16 +65,18 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
         listeners
             .push(Listener::Tcp(tcp.with_context(|| format!("cannot listen at {}", http.listen))?));
     }
+    let traces = Traces::start(&sources.env, true, &identity.instance).map(Arc::new);
+    let sink = traces.as_ref().map(|traces| Arc::clone(&traces.sink) as Arc<dyn TraceSink>);
     let mut signals = Signals::new()?;
     let specs = daemon::specs(&config.backends, &identity).map_err(anyhow::Error::msg)?;
     let fusebox = tokio::select! {
-        started = Fusebox::start(config.system(identity.instance.clone()), specs) => started?,
+        started = Fusebox::start(config.system(identity.instance.clone()), specs, sink) => started?,
         // Recovery can take long; breaking it off is no worse than a crash.
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
     let (socket, backends) = (config.socket.clone(), config.backends.len());
 
-    let daemon = Daemon::new(fusebox, config, identity, sources);
+    let daemon = Daemon::new(fusebox, config, identity, sources, traces.clone());
     let doors = Doors::new(Arc::clone(&daemon));
     let router = doors::routes::router(&doors, test_hooks);
     let server = Server::new(router, Arc::new(Peers::new(policy)));
@@ -96,6 +100,9 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     };
     if tokio::time::timeout(GRACE + Duration::from_secs(2), stopping).await.is_err() {
         tracing::warn!("stopped before everything was done");
+    }
+    if let Some(traces) = traces {
+        traces.end().await;
     }
     drop(state_dir);
     tracing::info!("stopped");

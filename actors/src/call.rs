@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt, time::Duration};
 use bytes::Bytes;
 use fusebox_state::OpId;
 
-use crate::connector::{Tail, Upload};
+use crate::{
+    connector::{Tail, Upload},
+    trace::CallTrace,
+};
 
 /// How much a call matters when something must be shed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,8 +59,8 @@ pub struct Call {
     pub uid: u32,
     /// Whether the caller has admin rights.
     pub admin: bool,
-    /// The W3C trace context to pass on and to store with a queued write.
-    pub traceparent: Option<String>,
+    /// Its trace: to be recorded, passed on, and stored with a queued write.
+    pub trace: CallTrace,
     /// Whether the door can hand on an answer piece by piece; else a large one is an error.
     pub streams: bool,
     /// What follows `body` where the call is too large to hold: it is tried once and never queued.

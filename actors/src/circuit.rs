@@ -119,25 +119,26 @@ impl Circuit {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Settles a permit and tells what it brought about. `error` is remembered for `explain` where
+    /// Settles a permit, tells what it brought about, and returns the transition if there was one. `error` is remembered for `explain` where
     /// the attempt failed.
     pub fn settle(
         &self,
         permit: Permit<'_>,
         verdict: Verdict,
         error: Option<&AttemptError>,
-        traceparent: Option<&str>,
+        trace_id: Option<u128>,
         now: Moment,
-    ) {
+    ) -> Option<(State, State)> {
         if verdict == Verdict::Failure
             && let Some(error) = error
         {
-            self.note(error, traceparent.and_then(trace_id));
+            self.note(error, trace_id);
         }
         let outcome = Outcome { verdict, slow: false };
-        if let Some(transition) = self.breaker.record(permit, outcome, now) {
-            self.tell(*transition);
-        }
+        let transition = self.breaker.record(permit, outcome, now)?;
+        let change = (transition.from, transition.to);
+        self.tell(*transition);
+        Some(change)
     }
 
     /// Remembers why a ping failed.
@@ -145,12 +146,12 @@ impl Circuit {
         self.note(error, None);
     }
 
-    fn note(&self, error: &AttemptError, trace_id: Option<&str>) {
+    fn note(&self, error: &AttemptError, trace_id: Option<u128>) {
         self.breaker.note_error(ErrorRecord {
             at: self.clock.unix(),
             code: error.code.chars().take(64).collect(),
             message: error.message.chars().take(256).collect(),
-            trace_id: trace_id.map(str::to_owned),
+            trace_id: trace_id.map(|id| format!("{id:032x}")),
         });
     }
 
@@ -222,9 +223,4 @@ impl Circuit {
         let settings = self.settings.load();
         settings.timeout * settings.retry.attempts
     }
-}
-
-/// The trace id of a W3C `traceparent` (version-traceid-parentid-flags).
-fn trace_id(traceparent: &str) -> Option<&str> {
-    traceparent.split('-').nth(1).filter(|id| id.len() == 32)
 }

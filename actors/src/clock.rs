@@ -10,6 +10,23 @@ use tokio::time::Instant;
 /// before its start.
 const ORIGIN: u64 = 1 << 32;
 
+/// A reading of the monotonic clock in nanoseconds, finer than the [`Moment`] that decisions are made of.
+/// Means nothing outside the process that made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reading(u64);
+
+impl Reading {
+    /// The moment of it.
+    pub fn moment(self) -> Moment {
+        Moment::from_millis(ORIGIN.saturating_add(self.0 / 1_000_000))
+    }
+
+    /// How long after `earlier` it was made; zero where it was not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
 /// A monotonic clock and a wall clock. Copied freely.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -31,19 +48,30 @@ impl Clock {
 
     /// The moment now.
     pub fn now(&self) -> Moment {
-        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Moment::from_millis(ORIGIN.saturating_add(elapsed))
+        self.read().moment()
+    }
+
+    /// The monotonic clock now, as fine as it is.
+    pub fn read(&self) -> Reading {
+        // 584 years.
+        Reading(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// The wall clock now.
     pub fn unix(&self) -> UnixMillis {
-        if let Some(start) = self.simulated {
-            return start.plus(self.start.elapsed());
-        }
-        #[expect(clippy::disallowed_methods, reason = "this is where the wall clock is read")]
-        let now = SystemTime::now();
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        UnixMillis::new(self.unix_nanos() / 1_000_000)
+    }
+
+    /// The wall clock now, in nanoseconds since the Unix epoch.
+    pub fn unix_nanos(&self) -> u64 {
+        let since = if let Some(start) = self.simulated {
+            Duration::from_millis(start.get()) + self.start.elapsed()
+        } else {
+            #[expect(clippy::disallowed_methods, reason = "this is where the wall clock is read")]
+            let now = SystemTime::now();
+            now.duration_since(UNIX_EPOCH).unwrap_or_default()
+        };
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Time since the clock was made.

@@ -15,6 +15,8 @@ use bytes::Bytes;
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
 use parking_lot::Mutex;
 
+use crate::trace::PassedOn;
+
 /// What a connector holds of an answer before it hands out the rest piece by piece, in bytes.
 pub const HEAD_MAX: usize = 1 << 20;
 
@@ -170,8 +172,8 @@ pub struct Attempt<'a> {
     /// leaves, whichever is less. The connector keeps the backend's own `timeout` itself: an attempt
     /// whose caller left keeps its place on the wire until then.
     pub timeout: Duration,
-    /// The caller's W3C trace context.
-    pub traceparent: Option<&'a str>,
+    /// The trace context to pass on; `None` for what nobody follows.
+    pub trace: Option<PassedOn<'a>>,
 }
 
 /// How an attempt ended.
@@ -265,6 +267,13 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// The call cannot be carried, whatever the backend's state.
     fn plan(&self, body: Bytes) -> Result<Plan, Refused>;
+
+    /// The operation's name in the backend's own word (`GET`, `SELECT`, `commit`), without anything that
+    /// a caller chose: for spans, so asked of few calls.
+    fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        let _ = body;
+        Cow::Borrowed("call")
+    }
 
     /// Carries one attempt. Never resolves later than `attempt.timeout` by much; dropping the future
     /// abandons only the wait for the answer, not the call's place on the wire.

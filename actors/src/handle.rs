@@ -32,10 +32,11 @@ use fusebox_state::{
 use crate::{
     call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
     circuit::Circuit,
-    clock::Clock,
+    clock::{Clock, Reading},
     connector::{Access, AttemptError, Plan, Refused, SharedConnector},
     queue::{Claim, Queue},
     system::SystemFlags,
+    trace::{CallTrace, Of, Tracer, Trail},
 };
 
 mod attempts;
@@ -56,11 +57,13 @@ pub struct Lent {
     pub connector: ArcSwap<SharedConnector>,
     /// The system state.
     pub system: SystemFlags,
+    /// Where calls are recorded.
+    pub tracer: Tracer,
 }
 
 /// What the steps of one call share.
 pub(crate) struct Context {
-    pub(crate) started: Moment,
+    pub(crate) began: Reading,
     pub(crate) deadline: Moment,
     /// Until when it may be tried on the wire.
     pub(crate) live_until: Moment,
@@ -79,6 +82,8 @@ pub(crate) struct Context {
     /// It must not be sent again: a newer write was acknowledged since it began, or it bore no token where
     /// it needed one.
     pub(crate) spent: bool,
+    /// What it records of itself.
+    pub(crate) trail: Trail,
 }
 
 impl Context {
@@ -137,7 +142,7 @@ impl Lent {
     /// # Errors
     /// [`CallError`] says what happened, whether it may have been applied, and when to try again.
     /// Dropping the future abandons the call: what was handed to the committer stays queued.
-    pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
+    pub async fn call(&self, mut call: Call) -> Result<Reply, CallError> {
         let _under_way = self.circuit.call_begins();
         let connector = SharedConnector::clone(&self.connector.load());
         let plan = connector.plan(call.body.clone()).map_err(refused)?;
@@ -147,11 +152,13 @@ impl Lent {
                 ..error("admin_only", format!("{} needs admin rights", plan.label))
             });
         }
-        let started = self.clock().now();
+        let began = self.clock().read();
+        let started = began.moment();
+        let trace = std::mem::replace(&mut call.trace, CallTrace::NONE);
         let deadline = call.options.deadline.unwrap_or_else(|| self.circuit.default_deadline());
         let is_write = matches!(plan.access, Access::Write(_));
         let mut context = Context {
-            started,
+            began,
             deadline: started.plus(deadline),
             live_until: started.plus(deadline),
             call,
@@ -163,6 +170,7 @@ impl Lent {
             flight: None,
             claim: None,
             spent: false,
+            trail: self.tracer.begin(trace, began),
         };
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,
@@ -170,6 +178,12 @@ impl Lent {
         };
         let source = result.as_ref().ok().map(|reply| reply.source);
         self.circuit.metrics.call(is_write, source);
+        if self.tracer.wants(&context.trail, result.as_ref()) {
+            let Context { trail, connector, plan, .. } = context;
+            let kind = self.circuit.settings.load().kind;
+            let of = Of { backend: &self.circuit.name, kind, write: is_write };
+            self.tracer.end(trail, &*connector, &plan.body, of, result.as_ref());
+        }
         result
     }
 

@@ -33,6 +33,7 @@ pub mod settings;
 mod show;
 mod start;
 pub mod system;
+pub mod trace;
 pub mod view;
 
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
@@ -47,6 +48,7 @@ pub use orders::Backend;
 use recovery::RecoveryMessage;
 pub use settings::{BackendSettings, DeadLetterPolicy, SystemSettings, WriteFallback};
 use system::SystemFlags;
+use trace::TraceSink;
 
 /// How long an order may take: a sync of the disk included.
 const ORDER_PATIENCE: Duration = Duration::from_secs(10);
@@ -108,18 +110,21 @@ struct Inner {
     recovery: Arc<ArcSwapOption<ActorRef<RecoveryMessage>>>,
     failed: watch::Receiver<Option<String>>,
     stray_stores: Vec<String>,
+    sink: Option<Arc<dyn TraceSink>>,
 }
 
 impl Fusebox {
-    /// Opens the stores, starts the actors, begins to replay. Returns when every queue is recovered.
+    /// Opens the stores, starts the actors, begins to replay. Returns when every queue is recovered. What
+    /// calls record of themselves goes into `sink`.
     ///
     /// # Errors
     /// [`StartError`] for what stops the whole daemon; a single backend's trouble does not.
     pub async fn start(
         settings: SystemSettings,
         backends: Vec<BackendSpec>,
+        sink: Option<Arc<dyn TraceSink>>,
     ) -> Result<Self, StartError> {
-        Self::start_with(settings, backends, Clock::system()).await
+        Self::start_with(settings, backends, Clock::system(), sink).await
     }
 
     /// [`Fusebox::start`] by another clock.
@@ -130,12 +135,13 @@ impl Fusebox {
         settings: SystemSettings,
         backends: Vec<BackendSpec>,
         clock: Clock,
+        sink: Option<Arc<dyn TraceSink>>,
     ) -> Result<Self, StartError> {
         let (bus, flags, metrics) =
             (EventBus::default(), SystemFlags::default(), Metrics::default());
         let mut members = Vec::with_capacity(backends.len());
         for spec in backends {
-            let lent = start::lend(spec, &metrics, clock, &bus, &flags);
+            let lent = start::lend(spec, &metrics, clock, &bus, &flags, sink.clone());
             let lent = Arc::new(lent);
             start::open(&lent, &settings.state_dir).await?;
             members.push(Member::new(lent));
@@ -177,6 +183,7 @@ impl Fusebox {
             recovery,
             failed,
             stray_stores,
+            sink,
         })))
     }
 
@@ -230,6 +237,7 @@ impl Fusebox {
                 .map(|member| member.lent.circuit.name.clone())
                 .collect(),
             stray_stores: self.0.stray_stores.clone(),
+            traces: self.0.sink.as_ref().map(|sink| sink.counts()),
             recovery,
             backends: members
                 .iter()

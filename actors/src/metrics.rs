@@ -20,7 +20,7 @@ use prometheus_client::{
 
 use crate::{
     call::Source,
-    view::{BackendView, PercentilesView, ResilienceView},
+    view::{BackendView, PercentilesView, ResilienceView, TracesView},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +65,11 @@ struct SystemLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SpanLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TransitionLabels {
     backend: String,
     from: &'static str,
@@ -94,6 +99,7 @@ struct Inner {
     queue_bytes: Family<OneBackend, Gauge>,
     queue_oldest: Family<OneBackend, Gauge<f64, std::sync::atomic::AtomicU64>>,
     system_state: Family<SystemLabels, Gauge>,
+    spans: Family<SpanLabels, Counter>,
     operational: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
@@ -121,6 +127,7 @@ impl Default for Metrics {
             queue_bytes: Family::default(),
             queue_oldest: Family::default(),
             system_state: Family::default(),
+            spans: Family::default(),
             operational: Gauge::default(),
         };
         inner.declare();
@@ -176,6 +183,7 @@ impl Inner {
             self.queue_oldest.clone(),
         );
         to.register("system_state", "1 for the state of the system", self.system_state.clone());
+        to.register("spans", "Spans of traces by what became of them", self.spans.clone());
         to.register(
             "operational_percent",
             "Operational backends among the enabled ones",
@@ -189,6 +197,14 @@ impl Inner {
             self.system_state.get_or_create(&SystemLabels { state }).set(holds);
         }
         self.operational.set(view.operational_percent);
+        if let Some(TracesView { exported, dropped, failed }) = view.traces {
+            for (result, count) in
+                [("exported", exported), ("dropped", dropped), ("failed", failed)]
+            {
+                let counter = self.spans.get_or_create(&SpanLabels { result });
+                counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
         for (name, backend) in &view.backends {
             self.read_backend(name, backend);
         }

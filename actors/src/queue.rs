@@ -25,7 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, OpId, UnixMillis,
+    Lanes, OpId, SpanRef, UnixMillis,
     queue::{Entry, Phase, QueueIndex, Refusal},
     store::{DeadMark, Done, NewCall, Store, StoreError, TokenKind},
 };
@@ -68,8 +68,8 @@ pub struct NewWrite<'a> {
     pub accepted_at: UnixMillis,
     /// Who sent it.
     pub uid: u32,
-    /// Its trace context.
-    pub traceparent: Option<String>,
+    /// The span that queues it.
+    pub span: SpanRef,
     /// Whether its name is the caller's own.
     pub own_name: bool,
     /// Shed first.
@@ -228,6 +228,7 @@ impl Queue {
             backoff_ms: 0,
             phase: Phase::Committing,
             written_since: false,
+            origin: write.span.sampled.then(|| Box::new(write.span)),
         };
         let (synced_sender, synced) = oneshot::channel();
         let (fate_sender, fate) = oneshot::channel();
@@ -256,7 +257,7 @@ impl Queue {
             },
             accepted_at: write.accepted_at,
             expires_at: None,
-            traceparent: write.traceparent,
+            traceparent: Some(write.span.to_string()),
             body: write.body,
         };
         let done = Box::new(move |result: Result<(), StoreError>| {

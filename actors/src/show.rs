@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use fusebox_state::{
-    OpId,
+    OpId, SpanRef,
     breaker::{Reason, Snapshot, State, TransitionRecord},
     queue::{Entry, Phase},
 };
@@ -14,6 +14,7 @@ use crate::{
     history,
     lent::Member,
     settings::BackendSettings,
+    trace,
     view::{
         BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ExplainView, ForcedView,
         QueuePage, QueueView, QueuedCallView,
@@ -340,6 +341,10 @@ impl Lent {
         let store = self.queue.store().ok()?;
         if let Ok(stored) = store.call(seq) {
             view.traceparent = stored.traceparent;
+            let recorded = view.traceparent.as_deref().and_then(SpanRef::parse);
+            view.replay_trace_id = recorded
+                .filter(|span| span.sampled)
+                .map(|_| format!("{:032x}", trace::replay_trace_id(op_id)));
         }
         Some((view, store.body(seq).unwrap_or_default()))
     }
@@ -369,6 +374,7 @@ fn queued_view(
         last_error: entry.last_error.as_deref().map(str::to_owned),
         uid: entry.uid,
         traceparent: None,
+        replay_trace_id: None,
         expires_at: entry.expires_at,
     }
 }

@@ -6,9 +6,18 @@ use arc_swap::ArcSwap;
 use fusebox_state::{breaker::BreakerMemory, cache::Cache, store::OpenError};
 
 use crate::{
-    BackendSpec, StartError, backend, circuit::Circuit, clock::Clock, connector::SharedConnector,
-    event::EventBus, handle::Lent, lent::Member, metrics::Metrics, queue::Queue, recovery,
+    BackendSpec, StartError, backend,
+    circuit::Circuit,
+    clock::Clock,
+    connector::SharedConnector,
+    event::EventBus,
+    handle::Lent,
+    lent::Member,
+    metrics::Metrics,
+    queue::Queue,
+    recovery,
     system::SystemFlags,
+    trace::{TraceSink, Tracer},
 };
 
 /// How often a store that could not be opened for want of space is tried again.
@@ -21,6 +30,7 @@ pub(crate) fn lend(
     clock: Clock,
     bus: &EventBus,
     flags: &SystemFlags,
+    sink: Option<Arc<dyn TraceSink>>,
 ) -> Lent {
     let BackendSpec { settings, connector } = spec;
     let counters = Arc::new(metrics.backend(&settings.name));
@@ -33,6 +43,7 @@ pub(crate) fn lend(
         cache,
         connector: ArcSwap::from_pointee(connector),
         system: flags.clone(),
+        tracer: Tracer::new(sink, clock),
     }
 }
 

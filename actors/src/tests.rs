@@ -19,10 +19,11 @@ use crate::{
     WriteFallback,
 };
 
-use crate::queue::Queue;
+use crate::{queue::Queue, trace::CallTrace};
 
 mod kinds;
 mod scripted;
+mod trace;
 
 use scripted::{Mode, Scripted};
 
@@ -130,7 +131,7 @@ async fn start(dir: &Path, backends: Vec<BackendSettings>, servers: &[Arc<Script
         .zip(servers)
         .map(|(settings, server)| BackendSpec { settings, connector: server.clone() })
         .collect();
-    Fusebox::start(system, specs).await.unwrap()
+    Fusebox::start(system, specs, None).await.unwrap()
 }
 
 async fn call(backend: &Backend, body: &str, options: CallOptions) -> Result<Reply, CallError> {
@@ -141,7 +142,7 @@ async fn call(backend: &Backend, body: &str, options: CallOptions) -> Result<Rep
             options,
             uid: 0,
             admin: false,
-            traceparent: None,
+            trace: CallTrace::new("/call"),
             streams: false,
             upload: None,
         })

@@ -61,8 +61,21 @@ pub struct ResilienceView {
     pub stray_stores: Vec<String>,
     /// Recoveries by force, by timer and their results.
     pub recovery: RecoveryView,
+    /// What became of spans, where traces are exported.
+    pub traces: Option<TracesView>,
     /// Each backend in full.
     pub backends: BTreeMap<String, BackendView>,
+}
+
+/// What became of spans since the start.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct TracesView {
+    /// Taken by the collector.
+    pub exported: u64,
+    /// There was no room for them.
+    pub dropped: u64,
+    /// The collector did not take them.
+    pub failed: u64,
 }
 
 /// Statistics of recoveries.
@@ -270,8 +283,10 @@ pub struct QueuedCallView {
     pub last_error: Option<String>,
     /// The user who sent it.
     pub uid: u32,
-    /// Its trace context.
+    /// The span that queued it, as a W3C `traceparent`.
     pub traceparent: Option<String>,
+    /// The trace of its replay, where that will be recorded.
+    pub replay_trace_id: Option<String>,
     /// When it is no longer wanted.
     pub expires_at: Option<UnixMillis>,
 }

@@ -105,6 +105,11 @@ pub(crate) enum Command {
     },
     /// Tries to recover now, one backend or every open one
     Recover { backend: Option<String> },
+    /// Sends one trace, and says whether the collector took it
+    TraceTest {
+        #[command(flatten)]
+        output: Output,
+    },
     /// Takes a backend offline: no calls, pings or replay until it is online again
     Offline { backend: String },
     /// Takes a backend online again

@@ -54,6 +54,29 @@ pub(crate) async fn recover(client: &Client, backend: Option<&str>) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `fusebox trace-test`
+pub(crate) async fn trace_test(client: &Client, json: bool) -> Done {
+    let answer = client.post("/admin/trace-test", None).await?;
+    let taken = answer.get("taken") == Some(&Value::Bool(true));
+    let code = if taken { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if json {
+        say_json(&answer)?;
+        return Ok(code);
+    }
+    let (endpoint, protocol) = (text(&answer, "endpoint"), text(&answer, "protocol"));
+    let took = text(&answer, "took_ms");
+    if taken {
+        let trace = text(&answer, "trace_id");
+        say(&format!(
+            "the collector at {endpoint} ({protocol}) took trace {trace} in {took} ms\n"
+        ))?;
+    } else {
+        let error = text(&answer, "error");
+        say(&format!("the collector at {endpoint} ({protocol}) did not take it: {error}\n"))?;
+    }
+    Ok(code)
+}
+
 /// `fusebox offline` and `fusebox online`
 pub(crate) async fn offline(client: &Client, backend: &str, offline: bool) -> Done {
     let word = if offline { "offline" } else { "online" };

@@ -160,8 +160,6 @@ impl Merged {
             ("HEALTH_CHECK_INTERVAL", "health.interval"),
             ("ENABLE_AUTO_RECOVERY", "health.auto_recovery"),
         ];
-        const LATER: &[(&str, &str)] =
-            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "the export of traces comes")];
         for (name, path) in NAMES {
             let Some(text) = env.get(name) else { continue };
             let value = match *name {
@@ -176,11 +174,6 @@ impl Merged {
                 _ => keys::value_of(keys::shape(path).unwrap_or(keys::Shape::Text), text),
             };
             self.set(path, value, Some(name));
-        }
-        for (name, what) in LATER {
-            if env.get(name).is_some() {
-                self.notes.push(format!("{name} is set and ignored: {what} with a later release"));
-            }
         }
     }
 

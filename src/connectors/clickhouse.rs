@@ -15,7 +15,7 @@
 //! repetition is recognised in `clickhouse/tokens.rs`; what queues and what is cached in
 //! `clickhouse/plan.rs`; what an error means in `clickhouse/outcome.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
@@ -117,6 +117,11 @@ impl std::fmt::Debug for ClickHouseConnector {
 impl Connector for ClickHouseConnector {
     fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
         plan::plan(body, &self.shared.settings)
+    }
+
+    fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        let statement = wire::Call::of(body).map(|call| sql::read(&call.header.query));
+        Cow::Borrowed(statement.map_or("unknown", |statement| statement.operation()))
     }
 
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {

@@ -14,7 +14,7 @@
 //! `firestore/fence.rs`; what an outage lets one say of a write in `firestore/plan.rs`; what a status means
 //! in `firestore/outcome.rs`; how a live query survives an outage in `firestore/streams.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
@@ -272,8 +272,20 @@ impl Connector for FirestoreConnector {
         plan::plan(body, self.namespace.as_bytes())
     }
 
+    fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        Cow::Borrowed(match wire::decode::<Call>(body).ok().and_then(|call| call.op) {
+            Some(Op::Get(get)) if get.many => "batch_get",
+            Some(Op::Get(_)) => "get",
+            Some(Op::Query(_)) => "query",
+            Some(Op::Commit(_)) => "commit",
+            Some(Op::Begin(_)) => "begin_transaction",
+            Some(Op::Rollback(_)) => "rollback",
+            None => "unknown",
+        })
+    }
+
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Promise<'a, Attempted> {
-        Box::pin(self.carry(attempt))
+        Box::pin(client::traced(attempt.trace, self.carry(attempt)))
     }
 
     fn ping(&self, timeout: Duration) -> Promise<'_, Attempted> {
@@ -303,7 +315,9 @@ impl Connector for FirestoreConnector {
     }
 
     fn attempt_batch<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Promise<'a, Vec<Attempted>> {
-        Box::pin(self.carry_all(attempts))
+        // One commit is of one trace: the first that is followed.
+        let trace = attempts.iter().find_map(|attempt| attempt.trace);
+        Box::pin(client::traced(trace, self.carry_all(attempts)))
     }
 
     fn streams(&self) -> Option<&dyn Streams> {

@@ -16,7 +16,10 @@
 //! commands are carried, queued and cached in `redis/{rules,effect,cache}.rs`; what an error means in
 //! `redis/outcome.rs`.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
@@ -164,6 +167,14 @@ impl Connector for RedisConnector {
             resp3: self.resp3(),
         };
         plan::plan(body, &context)
+    }
+
+    fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        let args = resp::arguments(body).unwrap_or_default();
+        let spec = self.shared.commands.find(&args);
+        spec.map_or(Cow::Borrowed("unknown"), |spec| {
+            Cow::Owned(spec.name.to_ascii_uppercase().replace('|', " "))
+        })
     }
 
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {

@@ -49,7 +49,11 @@ fn is_tls(error: &io::Error) -> bool {
     error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
 }
 
-fn config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+/// A client's side of TLS that trusts the system's authorities and those of `ca_file`. Reads files: blocks.
+///
+/// # Errors
+/// What is wrong with `ca_file`.
+pub(crate) fn config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     // What cannot be read of the system's store is passed over: a missing root refuses, never admits.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -337,7 +337,7 @@ mod tests {
                     accepted_at: at,
                     now: at,
                     timeout: Duration::from_secs(2),
-                    traceparent: None,
+                    trace: None,
                 })
                 .await;
             let expected = if run == "one" { ":1\r\n" } else { "_\r\n" };

@@ -17,6 +17,7 @@ use super::{
     peer::Who,
     problem::{Checked, Problem},
 };
+use crate::traces::TestResult;
 
 /// The largest body of an order, in bytes.
 const ORDER_MAX: usize = 64 << 10;
@@ -187,6 +188,21 @@ pub(crate) async fn reload(State(doors): State<Arc<Doors>>) -> Result<Json<Value
     let ended = reload.await.map_err(|error| OrderError::Failed(error.to_string()))?;
     let changed = ended.map_err(OrderError::Conflict)?;
     Ok(Json(json!({ "changed": changed })))
+}
+
+/// POST /admin/trace-test
+pub(crate) async fn trace_test(
+    State(doors): State<Arc<Doors>>,
+) -> Result<Json<TestResult>, Problem> {
+    let off = || {
+        OrderError::Conflict(
+            "traces are off: the daemon's environment names no collector that can be used in \
+             OTEL_EXPORTER_OTLP_ENDPOINT"
+                .to_owned(),
+        )
+    };
+    let traces = doors.daemon.traces.as_ref().ok_or_else(off)?;
+    Ok(Json(traces.test().await))
 }
 
 /// POST /admin/backends/{backend}/panic: a test hook.

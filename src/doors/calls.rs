@@ -10,7 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use fusebox_actors::{AckLevel, Backend, Call, CallOptions, Reply, Source, connector::Upload};
+use fusebox_actors::{
+    AckLevel, Backend, Call, CallOptions, Reply, Source, connector::Upload, trace::CallTrace,
+};
 use fusebox_state::OpId;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
@@ -21,7 +23,7 @@ use super::{
     options::CallOptionsJson,
     peer::Who,
     problem::{Checked, Problem},
-    trace::Trace,
+    trace,
 };
 use crate::kinds::Kind;
 
@@ -45,6 +47,10 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// The routes by which calls come.
+const JSON_ROUTE: &str = "/v1/backends/{backend}/call";
+const RAW_ROUTE: &str = "/v1/backends/{backend}/call/raw";
+
 /// POST /v1/backends/{backend}/call
 pub(crate) async fn call(
     State(doors): State<Arc<Doors>>,
@@ -60,10 +66,11 @@ pub(crate) async fn call(
     let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
     drop(json);
     let options = parsed.options.checked().map_err(malformed)?;
-    let trace = Trace::of(&headers);
-    let call = Asked { body: parsed.body, options, who, streams: false, upload: None };
-    let reply = carry(&backend, call, &trace).await?;
-    Ok(json_reply(&reply, kind, &trace))
+    let trace = trace::of(&headers, JSON_ROUTE);
+    let trace_id = trace::id(trace.parent.trace_id);
+    let call = Asked { body: parsed.body, options, who, trace, streams: false, upload: None };
+    let reply = carry(&backend, call, &trace_id).await?;
+    Ok(json_reply(&reply, kind, &trace_id))
 }
 
 /// POST /v1/backends/{backend}/call/raw
@@ -86,10 +93,11 @@ pub(crate) async fn call_raw(
         (doors.gate.read(&mut place, body, limit).await?, None)
     };
     let body = kind.call_from_raw(&headers, body).map_err(malformed)?;
-    let trace = Trace::of(&headers);
-    let call = Asked { body, options, who, streams: true, upload };
-    let reply = carry(&backend, call, &trace).await?;
-    Ok(raw_reply(reply, kind, &trace, place))
+    let trace = trace::of(&headers, RAW_ROUTE);
+    let trace_id = trace::id(trace.parent.trace_id);
+    let call = Asked { body, options, who, trace, streams: true, upload };
+    let reply = carry(&backend, call, &trace_id).await?;
+    Ok(raw_reply(reply, kind, &trace_id, place))
 }
 
 /// What a door asks of a backend.
@@ -97,19 +105,19 @@ struct Asked {
     body: Bytes,
     options: CallOptions,
     who: Who,
+    trace: CallTrace,
     streams: bool,
     upload: Option<Upload>,
 }
 
-async fn carry(backend: &Backend, asked: Asked, trace: &Trace) -> Result<Reply, Problem> {
-    let Asked { body, options, who, streams, upload } = asked;
-    let traceparent = Some(trace.traceparent.clone());
+async fn carry(backend: &Backend, asked: Asked, trace_id: &str) -> Result<Reply, Problem> {
+    let Asked { body, options, who, trace, streams, upload } = asked;
     let (uid, admin) = (who.uid, who.admin);
-    let call = Call { body, options, uid, admin, traceparent, streams, upload };
+    let call = Call { body, options, uid, admin, trace, streams, upload };
     backend
         .call(call)
         .await
-        .map_err(|error| Problem::from(error).of(backend.name()).traced(trace.id()))
+        .map_err(|error| Problem::from(error).of(backend.name()).traced(trace_id.to_owned()))
 }
 
 /// 202 where a write waits in the queue, 200 else.
@@ -120,7 +128,7 @@ fn status(reply: &Reply) -> StatusCode {
     }
 }
 
-fn json_reply(reply: &Reply, kind: &dyn Kind, trace: &Trace) -> Response {
+fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
     let json = ReplyJson {
         source: reply.source,
         ack: reply.ack,
@@ -132,7 +140,7 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace: &Trace) -> Response {
         warnings: &reply.warnings,
         op_id: reply.op_id,
         attempts: reply.attempts,
-        trace_id: trace.id(),
+        trace_id,
         pending_writes: reply.pending_writes,
     };
     (status(reply), Json(json)).into_response()
@@ -143,7 +151,7 @@ fn age_ms(reply: &Reply) -> u64 {
 }
 
 /// The reply's bytes. What is too large to hold goes on piece by piece, and holds the call's place.
-fn raw_reply(reply: Reply, kind: &dyn Kind, trace: &Trace, place: Place) -> Response {
+fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Place) -> Response {
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, text: &str| {
         // What cannot stand in a header (a warning may quote a key) is left out.
@@ -160,7 +168,7 @@ fn raw_reply(reply: Reply, kind: &dyn Kind, trace: &Trace, place: Place) -> Resp
     }
     put("x-fusebox-age-ms", &age_ms(&reply).to_string());
     put("x-fusebox-attempts", &reply.attempts.to_string());
-    put("x-fusebox-trace-id", trace.id());
+    put("x-fusebox-trace-id", trace_id);
     if reply.pending_writes > 0 {
         put("x-fusebox-pending-writes", &reply.pending_writes.to_string());
     }
@@ -195,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     fn reply() -> Reply {
         Reply {
@@ -226,8 +234,7 @@ mod tests {
     #[tokio::test]
     async fn a_queued_write_is_202_and_tells_all() {
         let kind = crate::kinds::find("redis").unwrap();
-        let trace = Trace { traceparent: TRACE.into() };
-        let response = json_reply(&reply(), kind, &trace);
+        let response = json_reply(&reply(), kind, TRACE);
         assert_eq!(response.status(), 202);
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert_eq!(
@@ -243,9 +250,8 @@ mod tests {
     #[tokio::test]
     async fn a_read_from_queued_writes_is_200_and_hides_what_is_not() {
         let kind = crate::kinds::find("redis").unwrap();
-        let trace = Trace { traceparent: TRACE.into() };
         let read = Reply { ack: None, op_id: None, pending_writes: 0, ..reply() };
-        let response = json_reply(&read, kind, &trace);
+        let response = json_reply(&read, kind, TRACE);
         assert_eq!(response.status(), 200);
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert!(shown.get("pending_writes").is_none());
@@ -254,17 +260,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_raw_reply_is_the_bytes_and_its_story_in_headers() {
-        let trace = Trace { traceparent: TRACE.into() };
         let value = Some(Bytes::from("+OK\r\n"));
         let live = Reply { source: Source::Live, ack: Some(AckLevel::Applied), value, ..reply() };
-        let response = raw_reply(live, kind(), &trace, place());
+        let response = raw_reply(live, kind(), TRACE, place());
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["x-fusebox-source"], "live");
         assert_eq!(response.headers()["x-fusebox-ack"], "applied");
         assert_eq!(response.headers()["x-fusebox-age-ms"], "0");
         assert!(response.headers().get("x-fusebox-null").is_none());
         assert_eq!(body(response).await, "+OK\r\n");
-        let response = raw_reply(reply(), kind(), &trace, place());
+        let response = raw_reply(reply(), kind(), TRACE, place());
         assert_eq!(
             (response.status().as_u16(), response.headers()["x-fusebox-null"].as_bytes()),
             (202, b"true".as_slice())

@@ -98,8 +98,8 @@ impl Problem {
     }
 
     /// The same, with the trace that it belongs to.
-    pub(crate) fn traced(mut self, trace_id: &str) -> Self {
-        self.0.trace_id = Some(trace_id.to_owned());
+    pub(crate) fn traced(mut self, trace_id: String) -> Self {
+        self.0.trace_id = Some(trace_id);
         self
     }
 
@@ -115,17 +115,22 @@ impl Problem {
     }
 }
 
+/// The status of a call that was not answered.
+pub(crate) fn status_of(kind: CallErrorKind) -> StatusCode {
+    match kind {
+        CallErrorKind::Malformed => StatusCode::BAD_REQUEST,
+        CallErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        CallErrorKind::Conflict => StatusCode::CONFLICT,
+        CallErrorKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+        CallErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        CallErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        CallErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
+    }
+}
+
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
-        let status = match error.kind {
-            CallErrorKind::Malformed => StatusCode::BAD_REQUEST,
-            CallErrorKind::Forbidden => StatusCode::FORBIDDEN,
-            CallErrorKind::Conflict => StatusCode::CONFLICT,
-            CallErrorKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
-            CallErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            CallErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            CallErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
-        };
+        let status = status_of(error.kind);
         let mut problem = Self::new(status, error.code, error.detail);
         // Where nothing was sent, saying so is worth as much as saying that it is unknown.
         let may_have_run = matches!(error.kind, CallErrorKind::TimedOut | CallErrorKind::Full);

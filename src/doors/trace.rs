@@ -1,71 +1,79 @@
-//! The W3C trace context of a call.
+//! The W3C trace context of a call, as its caller sends it.
 
 use axum::http::HeaderMap;
+use fusebox_actors::trace::{CallTrace, Luggage};
+use fusebox_state::SpanRef;
 
-/// A trace context: the caller's, or a new one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trace {
-    /// The header to pass on.
-    pub(crate) traceparent: String,
-}
+/// The longest `tracestate` that is passed on, in bytes: what the recommendation asks for at least.
+const STATE_MAX: usize = 512;
+/// The longest `baggage` that is passed on, in bytes, by <https://www.w3.org/TR/baggage/>.
+const BAGGAGE_MAX: usize = 8_192;
 
-impl Trace {
-    /// The context that the request brings, or a new one where it brings none that is well formed.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        headers
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok())
-            .filter(|text| well_formed(text))
-            .map_or_else(Self::random, |text| Self { traceparent: text.to_owned() })
-    }
-
-    /// The trace's id: 32 hexadecimal digits.
-    pub(crate) fn id(&self) -> &str {
-        self.traceparent.get(3..35).unwrap_or_default()
-    }
-
-    fn random() -> Self {
-        // Neither id may be all zeros.
-        let trace = fastrand::u128(1..);
-        let span = fastrand::u64(1..);
-        Self { traceparent: format!("00-{trace:032x}-{span:016x}-00") }
+/// The context that the request brings, or a new one where it brings none that is well formed. What is
+/// too long to be passed on is left out, and without a `traceparent` there is no `tracestate`.
+pub(crate) fn of(headers: &HeaderMap, route: &'static str) -> CallTrace {
+    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let parent = traceparent.and_then(SpanRef::parse);
+    let tracestate = parent.and_then(|_| listed(headers, "tracestate", STATE_MAX));
+    let luggage = Luggage { tracestate, baggage: listed(headers, "baggage", BAGGAGE_MAX) };
+    let luggage = (luggage != Luggage::default()).then(|| Box::new(luggage));
+    match parent {
+        Some(parent) => CallTrace { parent, is_remote: true, luggage, route },
+        None => CallTrace { luggage, ..CallTrace::new(route) },
     }
 }
 
-fn well_formed(text: &str) -> bool {
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let id = |part: &str, length| hex(part, length) && part.bytes().any(|b| b != b'0');
-    let parts: Vec<&str> = text.split('-').collect();
-    matches!(parts.as_slice(), [version, trace, span, flags]
-        if *version == "00" && id(trace, 32) && id(span, 16) && hex(flags, 2))
+/// The trace's id: 32 hexadecimal digits.
+pub(crate) fn id(trace_id: u128) -> String {
+    format!("{trace_id:032x}")
+}
+
+/// A header that is a list, which may come in parts.
+fn listed(headers: &HeaderMap, name: &str, max: usize) -> Option<String> {
+    let mut parts = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let mut list = parts.next()?.to_owned();
+    for part in parts {
+        list.push(',');
+        list.push_str(part);
+    }
+    (!list.is_empty() && list.len() <= max).then_some(list)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_good_context_is_passed_on_and_a_bad_one_replaced() {
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let of = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("traceparent", text.parse().unwrap());
-            Trace::of(&headers)
-        };
-        assert_eq!(of(good).traceparent, good);
-        assert_eq!(of(good).id(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        for bad in [
-            "",
-            "x",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-        ] {
-            let made = of(bad);
-            assert_ne!(made.traceparent, bad);
-            assert!(well_formed(&made.traceparent), "{made:?}");
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn read(pairs: &[(&'static str, &str)]) -> CallTrace {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
         }
+        of(&headers, "/call")
+    }
+
+    #[test]
+    fn a_good_context_is_taken_up_and_a_bad_one_replaced() {
+        let good = read(&[("traceparent", GOOD)]);
+        assert_eq!((good.parent.to_string().as_str(), good.is_remote), (GOOD, true));
+        assert_eq!(id(good.parent.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
+        let made = read(&[("traceparent", "x"), ("tracestate", "a=b")]);
+        assert!(!made.is_remote && made.parent.trace_id != 0 && !made.parent.sampled);
+        assert_eq!(made.luggage, None, "it belongs to a context that was not taken up");
+        assert_ne!(read(&[]).parent.trace_id, made.parent.trace_id);
+    }
+
+    #[test]
+    fn state_and_baggage_are_passed_on_whole_or_not_at_all() {
+        let read = read(&[
+            ("traceparent", GOOD),
+            ("tracestate", "one=1"),
+            ("tracestate", "two=2"),
+            ("baggage", &"b".repeat(BAGGAGE_MAX + 1)),
+        ]);
+        let luggage = *read.luggage.unwrap();
+        assert_eq!(luggage.tracestate.as_deref(), Some("one=1,two=2"));
+        assert_eq!(luggage.baggage, None);
     }
 }

@@ -16,8 +16,10 @@ pub mod queue;
 pub mod retry_budget;
 pub mod store;
 pub mod system;
+pub mod trace;
 pub mod units;
 pub mod window;
 
 pub use outcome::{ErrorClass, Outcome, Verdict};
+pub use trace::SpanRef;
 pub use units::{LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest};

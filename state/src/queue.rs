@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     lane::LaneMap,
+    trace::SpanRef,
     units::{LaneId, Lanes, Moment, OpId, UnixMillis},
 };
 
@@ -105,6 +106,8 @@ pub struct Entry {
     pub phase: Phase,
     /// Dead letters: whether its lane was written since. True after a restart.
     pub written_since: bool,
+    /// The span that put it here, where that was recorded: its replay is recorded too.
+    pub origin: Option<Box<SpanRef>>,
 }
 
 /// Why a call is not admitted.

@@ -1,6 +1,7 @@
 //! What the scenarios stand on: real servers, the real daemon, a network that can be broken, and waiting.
 
 pub(crate) mod clickhouse;
+pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod firestore;
 pub(crate) mod http;

@@ -4,13 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Moment, OpId, Verdict, backoff::full_jitter, bulkhead::Kept, flight::Standing,
+    ErrorClass, OpId, Verdict, backoff::full_jitter, bulkhead::Kept, flight::Standing,
 };
 
 use super::{Context, Lent, NoAnswer};
 use crate::{
     circuit::Circuit,
+    clock::Reading,
     connector::{Answer, Attempt, AttemptError, Attempted, Origin, SharedConnector, Tail},
+    trace::{StepKind, Tried},
 };
 
 /// How often a write in doubt looks whether the others of its lanes have ended.
@@ -46,9 +48,9 @@ impl Lent {
     /// Tries the call on the wire, at most as often as the settings say and never past its deadline.
     pub(crate) async fn attempts(&self, context: &mut Context, carried: Carried) -> Live {
         let retry = self.circuit.settings.load().retry;
-        let mut now = context.started;
+        let mut read = context.began;
         loop {
-            let error = match self.attempt(context, carried, now).await {
+            let error = match self.attempt(context, carried, read).await {
                 Ok((reply, rest)) => return Live::Answered(reply, rest),
                 Err(NoAnswer::Failed(error)) => error,
                 Err(rejected) => return Live::None(rejected),
@@ -59,7 +61,7 @@ impl Lent {
                 // It did not reach the wire: that its connector was exchanged is not the caller's affair.
                 context.connector = next;
                 context.attempts -= 1;
-                now = self.clock().now();
+                read = self.clock().read();
                 continue;
             }
             let again = match error.class {
@@ -81,7 +83,8 @@ impl Lent {
                 // There is no time for another attempt; what may be queued must be queued now.
                 return Live::None(NoAnswer::Failed(error));
             }
-            now = self.clock().now();
+            let failed = self.clock().read();
+            let now = failed.moment();
             if context.live_left(now).is_zero() {
                 return Live::None(NoAnswer::Deadline);
             }
@@ -95,10 +98,11 @@ impl Lent {
             }
             self.circuit.metrics.retried.inc();
             tokio::time::sleep(wait).await;
+            read = self.clock().read();
+            context.trail.step(failed, read, StepKind::Backoff);
             if context.claim.is_some() && !self.may_repeat(context, carried).await {
                 return Live::None(NoAnswer::Failed(error));
             }
-            now = self.clock().now();
         }
     }
 
@@ -155,9 +159,10 @@ impl Lent {
         &self,
         context: &mut Context,
         carried: Carried,
-        now: Moment,
+        began: Reading,
     ) -> Result<(Bytes, Option<Box<dyn Tail>>), NoAnswer> {
         let circuit = &*self.circuit;
+        let now = began.moment();
         let permit = match circuit.breaker.try_acquire(now) {
             Ok(permit) => permit,
             Err(rejected) => {
@@ -166,19 +171,20 @@ impl Lent {
                     fusebox_state::breaker::Rejected::Open => "breaker_open",
                     fusebox_state::breaker::Rejected::Offline => "offline",
                 };
-                return Err(NoAnswer::Rejected { code, detail: rejected.to_string() });
+                return Err(Self::not_let_through(context, began, code, rejected.to_string()));
             }
         };
         let Some(place) = circuit.bulkhead.try_enter() else {
             circuit.metrics.rejected.inc();
             let max = circuit.bulkhead.max();
             let detail = format!("{max} attempts are in flight, which is the limit");
-            return Err(NoAnswer::Rejected { code: "bulkhead_full", detail });
+            return Err(Self::not_let_through(context, began, "bulkhead_full", detail));
         };
         if context.attempts == 0 {
             circuit.budget.deposit();
         }
         context.attempts += 1;
+        let span_id = context.trail.attempt_span();
         let attempt = Attempt {
             body: &context.plan.body,
             lanes: &context.plan.lanes,
@@ -192,23 +198,43 @@ impl Lent {
             accepted_at: self.clock().unix(),
             now: self.clock().unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
-            traceparent: context.call.traceparent.as_deref(),
+            trace: Some(context.trail.passed_on(span_id)),
         };
         let ended = tokio::select! {
             ended = context.connector.attempt(attempt) => ended,
             () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
         };
         let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
-        let ended_at = self.clock().now();
-        circuit.metrics.attempt(ended.verdict, ended_at.since(now));
+        let ended_at = self.clock().read();
+        circuit.metrics.attempt(ended.verdict, ended_at.since(began));
         let verdict = match ended.verdict {
             Verdict::Failure if context.counted && !permit.is_probe() => Verdict::Neutral,
             verdict => verdict,
         };
         context.counted |= verdict == Verdict::Failure;
-        let trace = context.call.traceparent.as_deref();
-        circuit.settle(permit, verdict, ended.result.as_ref().err(), trace, ended_at);
+        let (error, trace) = (ended.result.as_ref().err(), Some(context.trail.trace_id()));
+        let transition = circuit.settle(permit, verdict, error, trace, ended_at.moment());
+        let tried = Tried { number: context.attempts, verdict: ended.verdict, error, transition };
+        context.trail.attempt(began, ended_at, span_id, tried);
         ended.result.map(|reply| (reply, rest)).map_err(NoAnswer::Failed)
+    }
+
+    /// There was no permit or no place: it never reached the wire.
+    fn not_let_through(
+        context: &mut Context,
+        began: Reading,
+        code: &'static str,
+        detail: String,
+    ) -> NoAnswer {
+        let step = StepKind::Attempt {
+            span_id: 0,
+            number: context.attempts + 1,
+            verdict: None,
+            error: Some(Box::new((code.into(), detail.clone()))),
+            transition: None,
+        };
+        context.trail.step(began, began, step);
+        NoAnswer::Rejected { code, detail }
     }
 
     /// The rest of an answer, which holds its place for as long as it comes. Its beginning was a success;

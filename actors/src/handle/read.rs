@@ -13,6 +13,7 @@ use super::{
 use crate::{
     call::{CallError, CallErrorKind, Priority, Reply, Source},
     connector::{QueuedWrite, Read, Slot},
+    trace::StepKind,
 };
 
 /// What the queue says of a keyed read.
@@ -40,7 +41,10 @@ impl Lent {
         read: &Read,
     ) -> Result<Reply, CallError> {
         let overlaid = if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
-            self.pass_fence(context, read).await?
+            let began = self.clock().read();
+            let passed = self.pass_fence(context, read).await;
+            context.trail.step(began, self.clock().read(), StepKind::Fence);
+            passed?
         } else {
             Vec::new()
         };
@@ -66,7 +70,18 @@ impl Lent {
                 Live::None(why) => why,
             }
         };
-        self.fall_back(context, read, overlaid, &why)
+        let began = self.clock().read();
+        let max_stale = context.call.options.max_stale;
+        let cache = self.cache.load();
+        let look_up = |slot: &Slot| cache.get(slot.lane, &slot.key, max_stale, began.moment());
+        let hits: Vec<Option<Hit>> = read.slots.iter().map(look_up).collect();
+        let hit = !hits.is_empty() && hits.iter().all(Option::is_some);
+        let looked = self.clock().read();
+        context.trail.step(began, looked, StepKind::CacheLookup { hit });
+        let result = self.fall_back(context, read, overlaid, hits, &why);
+        let source = result.as_ref().ok().map(|reply| reply.source);
+        context.trail.step(began, looked, StepKind::Fallback(source));
+        result
     }
 
     /// Sees to it that the read sees its own host's queued writes: their values where they are
@@ -183,13 +198,9 @@ impl Lent {
         context: &Context,
         read: &Read,
         overlaid: Vec<Option<Bytes>>,
+        hits: Vec<Option<Hit>>,
         why: &NoAnswer,
     ) -> Result<Reply, CallError> {
-        let now = self.clock().now();
-        let cache = self.cache.load();
-        let max_stale = context.call.options.max_stale;
-        let hits: Vec<Option<Hit>> =
-            read.slots.iter().map(|slot| cache.get(slot.lane, &slot.key, max_stale, now)).collect();
         let queued = |index: usize| overlaid.get(index).cloned().flatten();
         let all = !hits.is_empty()
             && hits.iter().enumerate().all(|(index, hit)| hit.is_some() || queued(index).is_some());

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{OpId, digest, queue::Refusal, store::StoreError, system::SystemState};
+use fusebox_state::{
+    OpId, SpanRef, digest, queue::Refusal, store::StoreError, system::SystemState,
+};
+use tokio::sync::oneshot;
 
 use super::{
     Context, Lent, NoAnswer,
@@ -13,8 +16,9 @@ use super::{
 use crate::{
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Outage, SharedConnector, Write},
-    queue::{AppendError, Appending, Claim, NewWrite},
+    queue::{AppendError, Appending, Claim, Fate, NewWrite},
     settings::WriteFallback,
+    trace::StepKind,
 };
 
 /// How long a write to an occupied lane waits to be applied before it is answered as durable.
@@ -71,7 +75,10 @@ impl Lent {
                     .queue_write(context, write, queueable, &why, op_id, digest, true)
                     .await;
             };
-            self.wait_for_lanes(context, &why, note).await?;
+            let began = self.clock().read();
+            let waited = self.wait_for_lanes(context, &why, note).await;
+            context.trail.step(began, self.clock().read(), StepKind::Fence);
+            waited?;
         }
         let result = self.write_live(context, write, queueable, op_id, digest).await;
         self.invalidate_lanes(&context.plan.lanes);
@@ -158,6 +165,54 @@ impl Lent {
             }
             return Err(self.unavailable(context, why, "its address was changed meanwhile"));
         }
+        let began = self.clock().read();
+        let span = context.trail.queued(&self.tracer);
+        let appended = self.append(context, write, op_id, digest, span).await;
+        let step = StepKind::Append {
+            span_id: span.span_id,
+            op_id,
+            error: appended.as_ref().err().map(|error| error.detail.clone()),
+        };
+        context.trail.step(began, self.clock().read(), step);
+        let fate = appended?;
+        if let Some(flight) = context.flight.take() {
+            flight.acknowledge();
+        }
+        self.invalidate_lanes(&context.plan.lanes);
+        let queued = Reply {
+            ack: Some(AckLevel::Durable),
+            op_id: Some(op_id),
+            warnings: vec![format!("queued: {}", why.detail())],
+            ..self.reply(context, Source::Queued, answer)
+        };
+        if !behind || !self.replay_can_run() {
+            return Ok(queued);
+        }
+        let began = self.clock().read();
+        let left = context.left(began.moment());
+        let fate = tokio::time::timeout(left.min(DRAIN_PATIENCE), fate).await;
+        context.trail.step(began, self.clock().read(), StepKind::AwaitReplay);
+        match fate {
+            Ok(Ok(Ok(reply))) => Ok(self.applied(context, reply, Some(op_id))),
+            Ok(Ok(Err(reason))) => Err(CallError {
+                kind: CallErrorKind::Refused,
+                op_id: Some(op_id),
+                attempts: context.attempts,
+                ..error("dead_letter", format!("it was queued and is a dead letter now: {reason}"))
+            }),
+            Ok(Err(_)) | Err(_) => Ok(queued),
+        }
+    }
+
+    /// Appends the write to the queue and waits until it is synced. Returns what will tell its fate.
+    async fn append(
+        &self,
+        context: &mut Context,
+        write: &Write,
+        op_id: OpId,
+        digest: u64,
+        span: SpanRef,
+    ) -> Result<oneshot::Receiver<Fate>, CallError> {
         let rest = context.call.upload.take().and_then(|upload| upload.take());
         let new = NewWrite {
             op_id,
@@ -169,7 +224,7 @@ impl Lent {
             body: context.plan.body.clone(),
             accepted_at: self.clock().unix(),
             uid: context.call.uid,
-            traceparent: context.call.traceparent.clone(),
+            span,
             own_name: context.call.options.op_id.is_some(),
             low_priority: context.call.options.priority == Priority::Low,
             claim: context.claim.as_ref().map(Claim::seq),
@@ -189,34 +244,10 @@ impl Lent {
             appended.map_err(|refusal| self.not_queued(context, refusal, op_id))?;
         let left = context.left(self.clock().now()).max(Duration::from_millis(1));
         match tokio::time::timeout(left, synced).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(refusal))) => return Err(self.not_stored(context, &refusal, op_id)),
+            Ok(Ok(Ok(()))) => Ok(fate),
+            Ok(Ok(Err(refusal))) => Err(self.not_stored(context, &refusal, op_id)),
             // The deadline passed during the commit, or the store went away in the middle of it.
-            Ok(Err(_)) | Err(_) => return Err(timed_out(context, &NoAnswer::Deadline, op_id)),
-        }
-        if let Some(flight) = context.flight.take() {
-            flight.acknowledge();
-        }
-        self.invalidate_lanes(&context.plan.lanes);
-        let queued = Reply {
-            ack: Some(AckLevel::Durable),
-            op_id: Some(op_id),
-            warnings: vec![format!("queued: {}", why.detail())],
-            ..self.reply(context, Source::Queued, answer)
-        };
-        if !behind || !self.replay_can_run() {
-            return Ok(queued);
-        }
-        let left = context.left(self.clock().now());
-        match tokio::time::timeout(left.min(DRAIN_PATIENCE), fate).await {
-            Ok(Ok(Ok(reply))) => Ok(self.applied(context, reply, Some(op_id))),
-            Ok(Ok(Err(reason))) => Err(CallError {
-                kind: CallErrorKind::Refused,
-                op_id: Some(op_id),
-                attempts: context.attempts,
-                ..error("dead_letter", format!("it was queued and is a dead letter now: {reason}"))
-            }),
-            Ok(Err(_)) | Err(_) => Ok(queued),
+            Ok(Err(_)) | Err(_) => Err(timed_out(context, &NoAnswer::Deadline, op_id)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use fusebox_state::{
+    SpanRef,
     queue::{Entry, Phase, QueueIndex},
     store::{Finding, OpenError, Opened, Store, StoreEvent, StoreSettings, StoredCall, TokenKind},
 };
@@ -188,6 +189,11 @@ fn seq_of(accepted: &[u8]) -> u64 {
     accepted.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
+/// The span that queued a call, where it was recorded.
+fn recorded(traceparent: &str) -> Option<Box<SpanRef>> {
+    SpanRef::parse(traceparent).filter(|span| span.sampled).map(Box::new)
+}
+
 fn entry_of(call: StoredCall) -> Entry {
     let last_error = call
         .dead
@@ -212,5 +218,6 @@ fn entry_of(call: StoredCall) -> Entry {
         backoff_ms: 0,
         phase: Phase::Waiting,
         written_since: true,
+        origin: call.traceparent.as_deref().and_then(recorded),
     }
 }

@@ -28,7 +28,7 @@ async fn upload(
         options,
         uid: 0,
         admin: false,
-        traceparent: None,
+        trace: CallTrace::new("/call"),
         streams: false,
         upload: Some(Upload::new(Box::new(rest))),
     };

@@ -10,8 +10,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, AttemptError, Attempted, Upload};
+use fusebox_actors::{
+    connector::{Attempt, AttemptError, Attempted, Upload},
+    trace::PassedOn,
+};
 use fusebox_state::{ErrorClass, Verdict};
+use hyper::header::HeaderValue;
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
@@ -319,7 +323,7 @@ impl Ready<'_> {
             pairs,
             body: body(&call, &statement, upload.is_some()),
             upload: upload.zip(progress.clone()),
-            traceparent: attempt.traceparent.map(str::to_owned),
+            trace: attempt.trace.iter().flat_map(headers).collect(),
         };
         Sending {
             outgoing,
@@ -349,4 +353,11 @@ fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
     }
     query.push('\n');
     vec![query.into(), call.data.clone()]
+}
+
+/// The headers of a trace; what cannot stand in one is left out.
+fn headers<'a>(
+    trace: &'a PassedOn<'_>,
+) -> impl Iterator<Item = (&'static str, HeaderValue)> + use<'a> {
+    trace.headers().filter_map(|(name, text)| Some((name, HeaderValue::from_str(&text).ok()?)))
 }

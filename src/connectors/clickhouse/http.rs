@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxB
 use hyper::{
     Method, Request, Response,
     body::{Frame, Incoming},
-    header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use hyper_util::{
     client::legacy::Client,
@@ -64,8 +64,8 @@ pub(super) struct Outgoing {
     pub(super) body: Vec<Bytes>,
     /// The body's rest, and where it is noted that a piece of it left.
     pub(super) upload: Option<Uploading>,
-    /// The caller's trace context.
-    pub(super) traceparent: Option<String>,
+    /// Headers of the trace that it belongs to.
+    pub(super) trace: Vec<(&'static str, HeaderValue)>,
 }
 
 /// Why there is no response.
@@ -139,7 +139,7 @@ impl Http {
     /// [`ErrorClass::NotExecuted`] where nothing was sent, [`ErrorClass::Unknown`] where something may
     /// have been.
     pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Failed> {
-        let Outgoing { pairs, body, upload, traceparent } = outgoing;
+        let Outgoing { pairs, body, upload, trace } = outgoing;
         let mut request = Request::new(body_of(body, upload));
         *request.method_mut() = Method::POST;
         *request.uri_mut() =
@@ -151,9 +151,8 @@ impl Http {
                 }
             })?;
         let headers = request.headers_mut();
-        if let Some(value) = traceparent.and_then(|text| HeaderValue::from_str(&text).ok()) {
-            headers.insert("traceparent", value);
-        }
+        headers
+            .extend(trace.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)));
         if let Some(value) = self.authorization().await? {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
@@ -191,7 +190,7 @@ impl Http {
             pairs: vec![("database".to_owned(), "system".to_owned())],
             body: vec![question.into()],
             upload: None,
-            traceparent: None,
+            trace: Vec::new(),
         };
         let answered = async {
             let response = self.send(outgoing).await?;

@@ -117,6 +117,25 @@ const ONCE_ONLY: &[&str] = &[
     "generateSerialID",
 ];
 
+/// First words of other statements that change something.
+const CHANGES: &[&str] =
+    &["ALTER", "DROP", "TRUNCATE", "RENAME", "EXCHANGE", "OPTIMIZE", "DELETE", "UPDATE"];
+
+impl Statement {
+    /// Its first word where it is one of ClickHouse's own, and never what a caller made up.
+    pub(super) fn operation(&self) -> &'static str {
+        if matches!(self.verb, Verb::Insert(_)) {
+            return "INSERT";
+        }
+        let known = [READS, FREE, CHANGES].into_iter().flatten();
+        let mut named = known.filter(|known| **known == self.word);
+        named.next().copied().unwrap_or(match self.verb {
+            Verb::Read => "SELECT",
+            _ => "unknown",
+        })
+    }
+}
+
 /// Reads `query`.
 pub(super) fn read(query: &str) -> Statement {
     let unknown = Statement {

@@ -39,7 +39,7 @@ async fn attempt(connector: &ClickHouseConnector, query: &str, timeout: Duration
             accepted_at: now,
             now,
             timeout,
-            traceparent: None,
+            trace: None,
         })
         .await
 }

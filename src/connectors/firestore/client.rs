@@ -7,6 +7,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
+use fusebox_actors::trace::PassedOn;
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BatchGetDocumentsRequest, Document, RunQueryRequest, StructuredQuery,
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 use tonic::{
     Request,
-    metadata::MetadataValue,
+    metadata::{AsciiMetadataValue, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
@@ -36,6 +37,20 @@ const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 /// A stub on the connection.
 pub(super) type Stub = FirestoreClient<Channel>;
+
+tokio::task_local! {
+    /// The headers of the trace that requests of this task belong to.
+    static TRACE: Vec<(&'static str, AsciiMetadataValue)>;
+}
+
+/// Does what `asked` does, with requests that bear `trace`.
+pub(super) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Output = T>) -> T {
+    let value = |text: &str| AsciiMetadataValue::try_from(text).ok();
+    let headers = trace.iter().flat_map(|trace| {
+        trace.headers().filter_map(|(name, text)| Some((name, value(&text)?))).collect::<Vec<_>>()
+    });
+    TRACE.scope(headers.collect(), asked).await
+}
 
 /// See the [module](self).
 pub(super) struct Client {
@@ -85,6 +100,10 @@ impl Client {
         let mut request = Request::new(message);
         let headers = request.metadata_mut();
         headers.insert("authorization", self.auth.header(caller).await?);
+        let trace = TRACE.try_with(Clone::clone).unwrap_or_default();
+        for (name, value) in trace {
+            headers.insert(name, value);
+        }
         // By these two the service finds the database.
         if let Ok(value) = MetadataValue::try_from(&root.database) {
             headers.insert("google-cloud-resource-prefix", value);

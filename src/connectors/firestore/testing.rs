@@ -177,7 +177,7 @@ pub(crate) fn attempt(plan: &Plan, token: Option<OpId>) -> Attempt<'_> {
         accepted_at: now,
         now,
         timeout: Duration::from_secs(5),
-        traceparent: None,
+        trace: None,
     }
 }
 

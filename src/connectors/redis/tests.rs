@@ -61,7 +61,7 @@ async fn call_with(redis: &RedisConnector, body: Bytes, with: With) -> Attempted
             accepted_at,
             now: now(),
             timeout,
-            traceparent: None,
+            trace: None,
         })
         .await
 }

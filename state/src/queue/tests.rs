@@ -29,6 +29,7 @@ fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
         backoff_ms: 0,
         phase: Phase::Committing,
         written_since: false,
+        origin: None,
     }
 }
 

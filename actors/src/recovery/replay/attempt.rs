@@ -3,14 +3,20 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use fusebox_state::{ErrorClass, Verdict, queue::Entry, store::StoreError};
+use fusebox_state::{
+    ErrorClass, SpanRef, Verdict, breaker::State, queue::Entry, store::StoreError,
+};
 use tokio::sync::oneshot;
 
 use super::{Ended, MARKER_LIFE, NotSent, Taken};
 use crate::{
-    connector::{Answer, Attempt, AttemptError, HEAD_MAX, Origin, SharedConnector, Tail, Upload},
+    clock::Reading,
+    connector::{
+        Answer, Attempt, AttemptError, Attempted, HEAD_MAX, Origin, SharedConnector, Tail, Upload,
+    },
     handle::Lent,
     queue::Queue,
+    trace::{self, PassedOn, Step, StepKind, Traced, What},
 };
 
 /// One attempt of queued calls. They are noted as sent once it is certain that they will be.
@@ -20,7 +26,8 @@ pub(super) async fn attempt(
     batch: Vec<(Taken, Entry)>,
 ) -> Vec<Ended> {
     let circuit = &*lent.circuit;
-    let now = circuit.clock.now();
+    let began = circuit.clock.read();
+    let now = began.moment();
     let (Ok(permit), Some(place)) =
         (circuit.breaker.try_acquire(now), circuit.bulkhead.try_enter())
     else {
@@ -40,8 +47,10 @@ pub(super) async fn attempt(
         }
     }
     let timeout = circuit.settings.load().timeout;
+    let spans: Vec<Option<Spans>> = sent.iter().map(|(_, entry)| Spans::of(entry)).collect();
     let (unix, waiting) = (circuit.clock.unix(), lent.queue.waiting());
-    let attempts = sent.iter().zip(&bodies).map(|((_, entry), (body, upload))| Attempt {
+    let calls = sent.iter().zip(&bodies).zip(&spans);
+    let attempts = calls.map(|(((_, entry), (body, upload)), spans)| Attempt {
         body,
         lanes: &entry.lanes,
         write: true,
@@ -54,10 +63,10 @@ pub(super) async fn attempt(
         accepted_at: entry.accepted_at,
         now: unix,
         timeout,
-        traceparent: None,
+        trace: spans.as_ref().map(Spans::passed_on),
     });
     let mut attempts: Vec<Attempt<'_>> = attempts.collect();
-    let now = circuit.clock.now();
+    let sent_at = circuit.clock.read();
     let ends = match (attempts.pop(), attempts.is_empty()) {
         (None, _) => return ended,
         (Some(only), true) => vec![connector.attempt(only).await],
@@ -67,16 +76,98 @@ pub(super) async fn attempt(
         }
     };
     drop(place);
-    let ended_at = circuit.clock.now();
+    let ended_at = circuit.clock.read();
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
     let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
     let verdict = worst.map_or(Verdict::Neutral, |end| end.verdict);
-    circuit.metrics.attempt(verdict, ended_at.since(now));
+    circuit.metrics.attempt(verdict, ended_at.since(sent_at));
     let error = worst.and_then(|end| end.result.as_ref().err());
-    circuit.settle(permit, verdict, error, None, ended_at);
+    let trace = spans.iter().flatten().next().map(|spans| spans.replay.trace_id);
+    let transition = circuit.settle(permit, verdict, error, trace, ended_at.moment());
+    let took = Took { began, sent_at, ended_at, transition };
+    for (index, spans) in spans.iter().enumerate() {
+        if let (Some(spans), Some((_, entry)), Some((body, _)), Some(end)) =
+            (spans, sent.get(index), bodies.get(index), ends.get(index))
+        {
+            record(lent, connector, &took, spans, (entry, body), end, sent.len());
+        }
+    }
     let ends = sent.into_iter().zip(ends);
     ended.extend(ends.map(|((taken, entry), end)| Ended { taken, entry, result: Ok(end) }));
     ended
+}
+
+/// The spans of one call's replay, where its being queued was recorded.
+struct Spans {
+    origin: SpanRef,
+    replay: SpanRef,
+    attempt: u64,
+}
+
+impl Spans {
+    /// The replay's trace bears the call's own name.
+    fn of(entry: &Entry) -> Option<Self> {
+        let origin = *entry.origin.as_deref()?;
+        let trace_id = trace::replay_trace_id(entry.op_id);
+        let replay = SpanRef { trace_id, span_id: trace::new_span_id(), sampled: true };
+        Some(Self { origin, replay, attempt: trace::new_span_id() })
+    }
+
+    fn passed_on(&self) -> PassedOn<'static> {
+        let span = SpanRef { span_id: self.attempt, ..self.replay };
+        PassedOn { span, tracestate: None, baggage: None }
+    }
+}
+
+/// When the steps of an attempt were.
+struct Took {
+    began: Reading,
+    sent_at: Reading,
+    ended_at: Reading,
+    transition: Option<(State, State)>,
+}
+
+fn record(
+    lent: &Lent,
+    connector: &SharedConnector,
+    took: &Took,
+    spans: &Spans,
+    (entry, body): (&Entry, &Bytes),
+    end: &Attempted,
+    together: usize,
+) {
+    let Took { began, sent_at, ended_at, transition } = *took;
+    let attempt = StepKind::Attempt {
+        span_id: spans.attempt,
+        number: entry.attempts.max(1),
+        verdict: Some(end.verdict),
+        error: end.result.as_ref().err().map(trace::told),
+        transition,
+    };
+    let mut steps = Vec::with_capacity(2);
+    if !entry.absolute && entry.first_sent_at.is_none() {
+        steps.push(Step { began, ended: sent_at, kind: StepKind::NoteSending });
+    }
+    steps.push(Step { began: sent_at, ended: ended_at, kind: attempt });
+    let circuit = &*lent.circuit;
+    lent.tracer.replayed(|unix_nanos| Traced {
+        backend: circuit.name.clone(),
+        kind: circuit.settings.load().kind,
+        target: connector.target(),
+        operation: connector.operation(body),
+        span: spans.replay,
+        parent: None,
+        began_unix: unix_nanos.saturating_sub(trace::nanos(ended_at.since(began))),
+        began,
+        ended: ended_at,
+        steps,
+        what: What::Replay {
+            op_id: entry.op_id,
+            origin: spans.origin,
+            waited: circuit.clock.unix().since(entry.accepted_at),
+            together,
+        },
+    });
 }
 
 /// A call's body; of a large one the beginning, and the rest as it is wanted.

@@ -1,0 +1,259 @@
+//! What it costs a call to record itself.
+//!
+//! One call with one attempt, again and again, in turns and in one run: not recorded at all; sampled at
+//! 1 % by the trace's id, everything else noted in case it turns out to be worth keeping; and sampled at
+//! 100 %, against the same two spans with the same attributes by `tracing` and `tracing-opentelemetry` into
+//! the SDK's batch processor. Both sides hand spans to another thread, which drops them: what counts is
+//! what the call's own thread spends. The figures are the lower quartiles of many short rounds, which is what an undisturbed call takes.
+//!
+//! `cargo bench -p fusebox-actors --bench trace_cost -- --gate` exits non-zero above the gates.
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a benchmark reports on stdout and stops at the first error"
+)]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+use std::{borrow::Cow, hint::black_box, process::ExitCode, sync::Arc, thread, time::Instant};
+
+use bytes::Bytes;
+use fusebox_actors::{
+    Clock, Reply, Source,
+    connector::{
+        Answer, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused, Slot,
+    },
+    trace::{CallTrace, Of, Sampling, TraceSink, Traced, Tracer, Tried},
+    view::TracesView,
+};
+use fusebox_state::{OpId, UnixMillis, Verdict};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, SpanData, SpanExporter},
+};
+use tokio::sync::mpsc;
+use tracing_subscriber::layer::SubscriberExt;
+
+/// Short and many: what others do on the machine disturbs some of them, and those do not count.
+const ROUNDS: usize = 1_000;
+const CALLS: u32 = 1_000;
+/// Nanoseconds that a call may take longer where 1 % are sampled.
+const GATE_NANOS: f64 = 30.0;
+/// Of what tracing-opentelemetry takes.
+const GATE_RATIO: f64 = 0.35;
+
+/// As the daemon's own: a bounded channel to one task.
+struct Sink {
+    /// Of 2^63.
+    bound: u64,
+    records: mpsc::Sender<Traced>,
+}
+
+impl Sink {
+    fn tracer(ratio: f64, clock: Clock) -> Tracer {
+        let (records, mut taken) = mpsc::channel(1 << 16);
+        thread::spawn(move || while taken.blocking_recv().is_some() {});
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a ratio of 2^63"
+        )]
+        let bound = (ratio * (1_u64 << 63) as f64) as u64;
+        Tracer::new(Some(Arc::new(Self { bound, records })), clock)
+    }
+}
+
+impl TraceSink for Sink {
+    fn sampling(&self) -> Sampling {
+        Sampling { parent_based: true, bound: self.bound, keeps: true }
+    }
+
+    fn take(&self, traced: Traced) {
+        self.records.try_send(traced).ok();
+    }
+
+    fn counts(&self) -> TracesView {
+        TracesView::default()
+    }
+}
+
+/// Asked for its names alone.
+struct Named;
+
+impl Connector for Named {
+    fn plan(&self, _: Bytes) -> Result<Plan, Refused> {
+        Err(Refused { code: "none", message: String::new(), malformed: true })
+    }
+
+    fn attempt<'a>(&'a self, _: Attempt<'a>) -> Answer<'a, Attempted> {
+        Box::pin(async { Attempted::answered(Bytes::new()) })
+    }
+
+    fn ping(&self, _: std::time::Duration) -> Answer<'_, Attempted> {
+        Box::pin(async { Attempted::answered(Bytes::new()) })
+    }
+
+    fn overlay(&self, _: &Slot, _: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
+        None
+    }
+
+    fn split(&self, _: &Bytes, _: &[Slot], _: &Bytes) -> Option<Vec<Bytes>> {
+        None
+    }
+
+    fn join(&self, _: &Bytes, _: Vec<Bytes>) -> Bytes {
+        Bytes::new()
+    }
+
+    fn forget_tokens(&self, _: Vec<OpId>) {}
+
+    fn status(&self) -> ConnectorStatus {
+        ConnectorStatus::default()
+    }
+
+    fn target(&self) -> String {
+        "redis 127.0.0.1:6379/0".to_owned()
+    }
+
+    fn operation(&self, _: &Bytes) -> Cow<'static, str> {
+        Cow::Owned("GET".to_owned())
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// One call of ours. The clock's readings are made without traces, too, and so are made here once.
+fn ours(tracer: &Tracer, clock: Clock, reply: &Reply) {
+    let body = Bytes::new();
+    let trace = black_box(CallTrace::new("/call"));
+    let began = clock.read();
+    let mut trail = tracer.begin(trace, began);
+    let span_id = trail.attempt_span();
+    black_box(trail.passed_on(span_id));
+    let ended = clock.read();
+    let tried = Tried { number: 1, verdict: Verdict::Success, error: None, transition: None };
+    trail.attempt(began, ended, span_id, tried);
+    let of = Of { backend: "redis", kind: "redis", write: false };
+    if tracer.wants(&trail, Ok(reply)) {
+        tracer.end(trail, &Named, &body, of, Ok(reply));
+    }
+}
+
+/// The same two spans.
+fn theirs() {
+    let call = tracing::info_span!(
+        "POST /v1/backends/{backend}/call",
+        otel.kind = "server",
+        http.request.method = "POST",
+        http.route = "/call",
+        fusebox.backend = "redis",
+        fusebox.operation = "GET",
+        fusebox.class = "read",
+        fusebox.source = tracing::field::Empty,
+        http.response.status_code = tracing::field::Empty,
+    );
+    let inside = call.enter();
+    {
+        let attempt = tracing::info_span!(
+            "GET redis",
+            otel.kind = "client",
+            db.system.name = "redis",
+            db.operation.name = "GET",
+            server.address = "127.0.0.1",
+            server.port = 6_379,
+            db.namespace = "0",
+            fusebox.attempt = 1,
+            fusebox.verdict = tracing::field::Empty,
+        );
+        let inside = attempt.enter();
+        black_box(&inside);
+        attempt.record("fusebox.verdict", "success");
+    }
+    call.record("fusebox.source", "live");
+    call.record("http.response.status_code", 200);
+    drop(inside);
+}
+
+#[derive(Debug)]
+struct Nowhere;
+
+impl SpanExporter for Nowhere {
+    async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Nanoseconds of a call.
+fn measure(mut call: impl FnMut()) -> f64 {
+    let begun = Instant::now();
+    for _ in 0..CALLS {
+        call();
+    }
+    begun.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
+}
+
+fn quartile(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 4).copied().unwrap_or(f64::NAN)
+}
+
+fn main() -> ExitCode {
+    let gate = std::env::args().any(|argument| argument == "--gate");
+    let clock = Clock::system();
+    let reply = Reply {
+        source: Source::Live,
+        ack: None,
+        value: None,
+        age: std::time::Duration::ZERO,
+        warnings: Vec::new(),
+        op_id: None,
+        attempts: 1,
+        pending_writes: 0,
+        rest: None,
+    };
+    let off = Tracer::new(None, clock);
+    let (hundredth, all) = (Sink::tracer(0.01, clock), Sink::tracer(1.0, clock));
+    let config = BatchConfigBuilder::default().with_max_queue_size(1 << 16).build();
+    let processor = BatchSpanProcessor::builder(Nowhere).with_batch_config(config).build();
+    let provider = SdkTracerProvider::builder().with_span_processor(processor).build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("bench"));
+    let subscriber = tracing_subscriber::registry().with(layer);
+
+    let mut rounds = Vec::with_capacity(ROUNDS);
+    tracing::subscriber::with_default(subscriber, || {
+        for round in 0..=ROUNDS {
+            let figures = [
+                measure(|| ours(&off, clock, &reply)),
+                measure(|| ours(&hundredth, clock, &reply)),
+                measure(|| ours(&all, clock, &reply)),
+                measure(theirs),
+            ];
+            // The first warms up.
+            if round > 0 {
+                rounds.push(figures);
+            }
+        }
+    });
+    provider.shutdown().expect("the batch processor ends");
+    let over = |of: fn(&[f64; 4]) -> f64| quartile(rounds.iter().map(of).collect());
+    let [off, hundredth, all, theirs] =
+        [over(|it| it[0]), over(|it| it[1]), over(|it| it[2]), over(|it| it[3])];
+    let (added, ratio) = (hundredth - off, (all - off) / theirs);
+    println!("{:<44} {off:>9.0} ns", "not recorded");
+    println!("{:<44} {hundredth:>9.0} ns", "1 % sampled");
+    println!("{:<44} {all:>9.0} ns", "100 % sampled");
+    println!("{:<44} {theirs:>9.0} ns", "tracing-opentelemetry, 100 %");
+    println!("{:<44} {added:>9.1} ns  (gate <= {GATE_NANOS})", "added at 1 %");
+    println!(
+        "{:<44} {ratio:>9.2}     (gate <= {GATE_RATIO})",
+        "added at 100 %, of tracing-opentelemetry"
+    );
+    if gate && (added > GATE_NANOS || ratio > GATE_RATIO) {
+        println!("above the gate");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

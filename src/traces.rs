@@ -1,0 +1,282 @@
+//! Traces: what calls recorded becomes spans, and goes to a collector by OTLP.
+//!
+//! ```text
+//!  calls, replays ── take(): a bounded channel ──▶ one task: makes spans, gathers a batch ──▶ exporter
+//!                       └─ full: dropped, counted         └─ failed: counted, told once in the log
+//! ```
+//!
+//! **The one rule that a maintainer might break:** nothing on a call's way waits for the task, and the task
+//! alone waits for the collector. A collector that is down, slow or gone costs spans, never time. The SDK's
+//! own batch processor would do as much, but neither counts what it drops nor can be asked whether a
+//! collector took a batch; and its spans would be made on the calls' way.
+//!
+//! What is set by the environment, by the names of the specification
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>), is read in
+//! `settings.rs`; headers, timeout and compression are read by the exporter itself.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fusebox_actors::{
+    trace::{Sampling, TraceSink, Traced},
+    view::TracesView,
+};
+use opentelemetry_sdk::{error::OTelSdkResult, trace::SpanData};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::config::Environment;
+
+mod exporter;
+mod sampler;
+mod settings;
+mod spans;
+
+use exporter::Exporter;
+use settings::{Batching, Settings};
+
+/// The longest that ending holds up the daemon's end.
+const END_MAX: Duration = Duration::from_secs(2);
+/// The longest that a test waits for the collector.
+const TEST_MAX: Duration = Duration::from_secs(12);
+
+/// The daemon's traces.
+pub(crate) struct Traces {
+    /// What calls record goes here.
+    pub(crate) sink: Arc<Sink>,
+    orders: mpsc::Sender<Order>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    settings: Settings,
+}
+
+/// What calls borrow: decides whether they are recorded, and takes what they recorded.
+pub(crate) struct Sink {
+    sampling: Sampling,
+    records: mpsc::Sender<Traced>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    exported: AtomicU64,
+    dropped: AtomicU64,
+    failed: AtomicU64,
+}
+
+enum Order {
+    /// Export one span now and tell how that went.
+    Test(oneshot::Sender<Result<(), String>>),
+    /// Export what there is and end.
+    End,
+}
+
+/// How a test went.
+#[derive(Debug, Serialize)]
+pub(crate) struct TestResult {
+    /// Whether the collector took it.
+    taken: bool,
+    /// Where it was sent.
+    endpoint: String,
+    /// `grpc` or `http/protobuf`.
+    protocol: &'static str,
+    /// The span's trace.
+    trace_id: String,
+    /// How long that took.
+    took_ms: u64,
+    /// Why it was not taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Traces {
+    /// Starts to export; `None` where the environment names no collector, or what it says cannot be used,
+    /// which is told in the log and stops nothing else.
+    pub(crate) fn start(env: &Environment, keeps: bool, instance: &str) -> Option<Self> {
+        let (settings, warnings) = Settings::of(env)?;
+        for warning in &warnings {
+            tracing::warn!("traces: {warning}");
+        }
+        let exporter = match Exporter::new(&settings, instance) {
+            Ok(exporter) => exporter,
+            Err(why) => {
+                tracing::error!(why, endpoint = settings.endpoint, "traces are off");
+                return None;
+            }
+        };
+        tracing::info!(
+            endpoint = settings.endpoint,
+            protocol = settings.protocol.as_str(),
+            sampler = %settings.sampler,
+            "traces are exported"
+        );
+        let (records, taken) = mpsc::channel(settings.batching.queue_max);
+        let (orders, ordered) = mpsc::channel(8);
+        let counters = Arc::<Counters>::default();
+        let export = Export {
+            exporter,
+            batching: settings.batching,
+            counters: Arc::clone(&counters),
+            failing: false,
+        };
+        let task = tokio::spawn(export.run(taken, ordered));
+        let sampling = settings.sampler.sampling(keeps);
+        let sink = Arc::new(Sink { sampling, records, counters });
+        Some(Self { sink, orders, task: Mutex::new(Some(task)), settings })
+    }
+
+    /// Sends one span and tells whether the collector took it.
+    pub(crate) async fn test(&self) -> TestResult {
+        let started = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.orders.send(Order::Test(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        let result = match timeout(TEST_MAX, asked).await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err("the daemon is stopping".to_owned()),
+            Err(_) => Err(format!("no answer within {} s", TEST_MAX.as_secs())),
+        };
+        TestResult {
+            taken: result.is_ok(),
+            endpoint: self.settings.endpoint.clone(),
+            protocol: self.settings.protocol.as_str(),
+            trace_id: crate::doors::trace::id(spans::TEST_TRACE),
+            took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            error: result.err(),
+        }
+    }
+
+    /// Exports what there is, within two seconds, and ends.
+    pub(crate) async fn end(&self) {
+        let Some(task) = self.task.lock().take() else { return };
+        let aborting = task.abort_handle();
+        let ended = async {
+            self.orders.send(Order::End).await.ok();
+            task.await.ok();
+        };
+        if timeout(END_MAX, ended).await.is_err() {
+            aborting.abort();
+            tracing::warn!("the collector did not take the last spans in time");
+        }
+    }
+}
+
+impl TraceSink for Sink {
+    fn sampling(&self) -> Sampling {
+        self.sampling
+    }
+
+    fn take(&self, traced: Traced) {
+        if let Err(refused) = self.records.try_send(traced) {
+            self.counters.dropped.fetch_add(spans_of(&refused.into_inner()), Ordering::Relaxed);
+        }
+    }
+
+    fn counts(&self) -> TracesView {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { exported, dropped, failed } = &*self.counters;
+        TracesView { exported: read(exported), dropped: read(dropped), failed: read(failed) }
+    }
+}
+
+/// Its own span and one for each step.
+fn spans_of(traced: &Traced) -> u64 {
+    1 + traced.steps.len() as u64
+}
+
+/// The task that alone waits for the collector.
+struct Export {
+    exporter: Exporter,
+    batching: Batching,
+    counters: Arc<Counters>,
+    /// The last export failed.
+    failing: bool,
+}
+
+impl Export {
+    async fn run(mut self, mut records: mpsc::Receiver<Traced>, mut orders: mpsc::Receiver<Order>) {
+        let (mut batch, mut taken) = (Vec::new(), Vec::new());
+        let mut due = Instant::now() + self.batching.delay;
+        loop {
+            let most = self.batching.batch_max;
+            tokio::select! {
+                _ = records.recv_many(&mut taken, most) => {
+                    batch.extend(taken.drain(..).flat_map(spans::of));
+                    if batch.len() < most {
+                        continue;
+                    }
+                }
+                () = tokio::time::sleep_until(due) => {}
+                order = orders.recv() => match order {
+                    Some(Order::Test(reply)) => {
+                        let result = self.export(vec![spans::test()]).await;
+                        drop(reply.send(result));
+                        continue;
+                    }
+                    Some(Order::End) | None => {
+                        while let Ok(traced) = records.try_recv() {
+                            batch.extend(spans::of(traced));
+                        }
+                        self.export_all(&mut batch).await;
+                        return;
+                    }
+                },
+            }
+            self.export_all(&mut batch).await;
+            due = Instant::now() + self.batching.delay;
+        }
+    }
+
+    async fn export_all(&mut self, batch: &mut Vec<SpanData>) {
+        while !batch.is_empty() {
+            let rest = batch.split_off(batch.len().min(self.batching.batch_max));
+            let spans = std::mem::replace(batch, rest);
+            // Counted and told where it fails.
+            self.export(spans).await.ok();
+        }
+    }
+
+    async fn export(&mut self, spans: Vec<SpanData>) -> Result<(), String> {
+        let count = spans.len() as u64;
+        let until = Instant::now() + self.batching.timeout;
+        let result = match timeout_at(until, self.exporter.export(spans)).await {
+            Ok(result) => told(result),
+            Err(_) => Err(format!("no answer within {:?}", self.batching.timeout)),
+        };
+        let Counters { exported, failed, .. } = &*self.counters;
+        match &result {
+            Ok(()) => {
+                exported.fetch_add(count, Ordering::Relaxed);
+                if self.failing {
+                    tracing::info!("the collector takes spans again");
+                }
+            }
+            Err(why) => {
+                failed.fetch_add(count, Ordering::Relaxed);
+                if !self.failing {
+                    tracing::warn!(
+                        why,
+                        "the collector takes no spans; they are dropped and counted"
+                    );
+                }
+            }
+        }
+        self.failing = result.is_err();
+        result
+    }
+}
+
+fn told(result: OTelSdkResult) -> Result<(), String> {
+    result.map_err(|error| error.to_string())
+}
