@@ -1,12 +1,13 @@
 //! Traces: what calls recorded becomes spans, and goes to a collector by OTLP.
 //!
 //! ```text
-//!  calls, replays ── take(): a bounded channel ──▶ one task: makes spans, gathers a batch ──▶ exporter
-//!                       └─ full: dropped, counted         └─ failed: counted, told once in the log
+//!  calls, replays ── take(): a bounded list ──▶ one task: makes spans of a batch ──▶ exporter
+//!                       └─ full: dropped, counted      └─ failed: counted, told once in the log
 //! ```
 //!
 //! **The one rule that a maintainer might break:** nothing on a call's way waits for the task, and the task
-//! alone waits for the collector. A collector that is down, slow or gone costs spans, never time. The SDK's
+//! alone waits for the collector. Nothing wakes the task but its clock and a list that is long enough: a
+//! wake for each record would cost a call more than the record itself. A collector that is down, slow or gone costs spans, never time. The SDK's
 //! own batch processor would do as much, but neither counts what it drops nor can be asked whether a
 //! collector took a batch; and its spans would be made on the calls' way.
 //!
@@ -30,7 +31,7 @@ use opentelemetry_sdk::{error::OTelSdkResult, trace::SpanData};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
@@ -62,8 +63,16 @@ pub(crate) struct Traces {
 /// What calls borrow: decides whether they are recorded, and takes what they recorded.
 pub(crate) struct Sink {
     sampling: Sampling,
-    records: mpsc::Sender<Traced>,
+    waiting: Arc<Waiting>,
     counters: Arc<Counters>,
+}
+
+/// Records that wait for the task.
+struct Waiting {
+    records: Mutex<Vec<Traced>>,
+    /// There are enough for a batch.
+    enough: Notify,
+    batching: Batching,
 }
 
 #[derive(Debug, Default)]
@@ -119,18 +128,22 @@ impl Traces {
             sampler = %settings.sampler,
             "traces are exported"
         );
-        let (records, taken) = mpsc::channel(settings.batching.queue_max);
         let (orders, ordered) = mpsc::channel(8);
         let counters = Arc::<Counters>::default();
+        let waiting = Arc::new(Waiting {
+            records: Mutex::default(),
+            enough: Notify::new(),
+            batching: settings.batching,
+        });
         let export = Export {
             exporter,
-            batching: settings.batching,
+            waiting: Arc::clone(&waiting),
             counters: Arc::clone(&counters),
             failing: false,
         };
-        let task = tokio::spawn(export.run(taken, ordered));
+        let task = tokio::spawn(export.run(ordered));
         let sampling = settings.sampler.sampling(keeps);
-        let sink = Arc::new(Sink { sampling, records, counters });
+        let sink = Arc::new(Sink { sampling, waiting, counters });
         Some(Self { sink, orders, task: Mutex::new(Some(task)), settings })
     }
 
@@ -178,8 +191,17 @@ impl TraceSink for Sink {
     }
 
     fn take(&self, traced: Traced) {
-        if let Err(refused) = self.records.try_send(traced) {
-            self.counters.dropped.fetch_add(spans_of(&refused.into_inner()), Ordering::Relaxed);
+        let Waiting { records, enough, batching } = &*self.waiting;
+        let mut records = records.lock();
+        if records.len() >= batching.queue_max {
+            drop(records);
+            self.counters.dropped.fetch_add(spans_of(&traced), Ordering::Relaxed);
+            return;
+        }
+        records.push(traced);
+        if records.len() == batching.batch_max {
+            drop(records);
+            enough.notify_one();
         }
     }
 
@@ -198,61 +220,55 @@ fn spans_of(traced: &Traced) -> u64 {
 /// The task that alone waits for the collector.
 struct Export {
     exporter: Exporter,
-    batching: Batching,
+    waiting: Arc<Waiting>,
     counters: Arc<Counters>,
     /// The last export failed.
     failing: bool,
 }
 
 impl Export {
-    async fn run(mut self, mut records: mpsc::Receiver<Traced>, mut orders: mpsc::Receiver<Order>) {
-        let (mut batch, mut taken) = (Vec::new(), Vec::new());
-        let mut due = Instant::now() + self.batching.delay;
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let delay = self.waiting.batching.delay;
         loop {
-            let most = self.batching.batch_max;
+            let waiting = Arc::clone(&self.waiting);
             tokio::select! {
-                _ = records.recv_many(&mut taken, most) => {
-                    batch.extend(taken.drain(..).flat_map(spans::of));
-                    if batch.len() < most {
-                        continue;
-                    }
-                }
-                () = tokio::time::sleep_until(due) => {}
+                () = waiting.enough.notified() => {}
+                () = tokio::time::sleep(delay) => {}
                 order = orders.recv() => match order {
                     Some(Order::Test(reply)) => {
                         let result = self.export(vec![spans::test()]).await;
                         drop(reply.send(result));
-                        continue;
                     }
-                    Some(Order::End) | None => {
-                        while let Ok(traced) = records.try_recv() {
-                            batch.extend(spans::of(traced));
-                        }
-                        self.export_all(&mut batch).await;
-                        return;
-                    }
+                    Some(Order::End) | None => return self.export_all().await,
                 },
             }
-            self.export_all(&mut batch).await;
-            due = Instant::now() + self.batching.delay;
+            self.export_all().await;
         }
     }
 
-    async fn export_all(&mut self, batch: &mut Vec<SpanData>) {
-        while !batch.is_empty() {
-            let rest = batch.split_off(batch.len().min(self.batching.batch_max));
-            let spans = std::mem::replace(batch, rest);
-            // Counted and told where it fails.
-            self.export(spans).await.ok();
+    /// Exports what waits. What comes meanwhile waits for the next time, or is dropped.
+    async fn export_all(&mut self) {
+        let most = self.waiting.batching.batch_max;
+        let records = std::mem::take(&mut *self.waiting.records.lock());
+        let mut batch = Vec::new();
+        for traced in records {
+            batch.extend(spans::of(traced));
+            if batch.len() >= most {
+                // Counted and told where it fails.
+                self.export(std::mem::take(&mut batch)).await.ok();
+            }
+        }
+        if !batch.is_empty() {
+            self.export(batch).await.ok();
         }
     }
 
     async fn export(&mut self, spans: Vec<SpanData>) -> Result<(), String> {
         let count = spans.len() as u64;
-        let until = Instant::now() + self.batching.timeout;
+        let until = Instant::now() + self.waiting.batching.timeout;
         let result = match timeout_at(until, self.exporter.export(spans)).await {
             Ok(result) => told(result),
-            Err(_) => Err(format!("no answer within {:?}", self.batching.timeout)),
+            Err(_) => Err(format!("no answer within {:?}", self.waiting.batching.timeout)),
         };
         let Counters { exported, failed, .. } = &*self.counters;
         match &result {
