@@ -11,6 +11,7 @@ use super::{Context, Lent, NoAnswer};
 use crate::{
     circuit::Circuit,
     connector::{Answer, Attempt, AttemptError, Attempted, Origin, SharedConnector, Tail},
+    metrics::Traced,
 };
 
 /// How often a write in doubt looks whether the others of its lanes have ended.
@@ -194,13 +195,16 @@ impl Lent {
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
             traceparent: context.call.traceparent.as_deref(),
         };
+        let sent = self.clock().uptime();
         let ended = tokio::select! {
             ended = context.connector.attempt(attempt) => ended,
             () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
         };
         let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
         let ended_at = self.clock().now();
-        circuit.metrics.attempt(ended.verdict, ended_at.since(now));
+        let took = self.clock().uptime().saturating_sub(sent);
+        let traced = Traced::of(context.call.traceparent.as_deref(), self.clock());
+        circuit.metrics.attempt(ended.verdict, took, traced);
         let verdict = match ended.verdict {
             Verdict::Failure if context.counted && !permit.is_probe() => Verdict::Neutral,
             verdict => verdict,

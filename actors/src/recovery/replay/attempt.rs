@@ -20,7 +20,7 @@ pub(super) async fn attempt(
     batch: Vec<(Taken, Entry)>,
 ) -> Vec<Ended> {
     let circuit = &*lent.circuit;
-    let now = circuit.clock.now();
+    let (now, began) = (circuit.clock.now(), circuit.clock.uptime());
     let (Ok(permit), Some(place)) =
         (circuit.breaker.try_acquire(now), circuit.bulkhead.try_enter())
     else {
@@ -57,7 +57,7 @@ pub(super) async fn attempt(
         traceparent: None,
     });
     let mut attempts: Vec<Attempt<'_>> = attempts.collect();
-    let now = circuit.clock.now();
+    let sent_at = circuit.clock.uptime();
     let ends = match (attempts.pop(), attempts.is_empty()) {
         (None, _) => return ended,
         (Some(only), true) => vec![connector.attempt(only).await],
@@ -71,7 +71,9 @@ pub(super) async fn attempt(
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
     let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
     let verdict = worst.map_or(Verdict::Neutral, |end| end.verdict);
-    circuit.metrics.attempt(verdict, ended_at.since(now));
+    let ended_after = circuit.clock.uptime();
+    circuit.metrics.attempt(verdict, ended_after.saturating_sub(sent_at), None);
+    circuit.metrics.batch_replayed(ended_after.saturating_sub(began));
     let error = worst.and_then(|end| end.result.as_ref().err());
     circuit.settle(permit, verdict, error, None, ended_at);
     let ends = sent.into_iter().zip(ends);
