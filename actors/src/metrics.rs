@@ -19,9 +19,7 @@ use fusebox_state::{
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 
@@ -97,8 +95,8 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Upper bounds of the buckets for what takes from a tenth of a millisecond to a minute.
 const DURATIONS: [f64; 18] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0, 30.0, 60.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
 ];
 
 /// Upper bounds of the buckets for how long calls wait in a queue: a tenth of a second to a week.
@@ -248,7 +246,8 @@ impl Inner {
         to.register("breaker_forced", help, self.breaker_forced.clone());
         let help = "Changes of the breaker's state by reason";
         to.register("breaker_transitions", help, self.transitions.clone());
-        let help = "1 while the backend is offline: by order, or because an operator must decide first";
+        let help =
+            "1 while the backend is offline: by order, or because an operator must decide first";
         to.register("backend_offline", help, self.offline.clone());
         let help = "Recovery attempts by result";
         to.register("recovery_attempts", help, self.recoveries.clone());
@@ -266,7 +265,8 @@ impl Inner {
         to.register("queue_limit_calls", help, self.queue_limit_calls.clone());
         let help = "The most bytes that the queue holds";
         to.register("queue_limit_bytes", help, self.queue_limit_bytes.clone());
-        let help = "Share of the queue's limits in use, the larger of calls and bytes; 1 refuses writes";
+        let help =
+            "Share of the queue's limits in use, the larger of calls and bytes; 1 refuses writes";
         to.register("queue_fill_ratio", help, self.queue_fill.clone());
         let help = "Time since the oldest waiting call was accepted, 0 where none waits";
         to.register("queue_oldest_age_seconds", help, self.queue_oldest.clone());
