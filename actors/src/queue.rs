@@ -456,7 +456,7 @@ impl Queue {
         }
     }
 
-    /// Raises, or with `None` lifts, an alert under one of the names of [`ALERTS`].
+    /// Raises, or with `None` lifts, an alert under one of the names of `ALERTS`.
     pub fn alert(&self, name: &'static str, message: Option<String>) {
         debug_assert!(ALERTS.contains(&name), "{name} is not among the alerts");
         let mut alerts = self.alerts.lock();
