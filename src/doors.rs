@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub(crate) mod accept;
 pub(crate) mod admin;
 pub(crate) mod calls;
 pub(crate) mod events;

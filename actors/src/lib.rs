@@ -138,7 +138,7 @@ impl Fusebox {
         sink: Option<Arc<dyn TraceSink>>,
     ) -> Result<Self, StartError> {
         let (bus, flags, metrics) =
-            (EventBus::default(), SystemFlags::default(), Metrics::default());
+            (EventBus::default(), SystemFlags::default(), Metrics::new(clock));
         let mut members = Vec::with_capacity(backends.len());
         for spec in backends {
             let lent = start::lend(spec, &metrics, clock, &bus, &flags, sink.clone());
@@ -322,9 +322,17 @@ impl Fusebox {
         Ok(changed)
     }
 
-    /// Prometheus text, in the format of `OpenMetrics`.
-    pub fn metrics(&self) -> String {
-        self.0.metrics.page(&self.resilience())
+    /// The page of metrics.
+    pub fn metrics(&self, format: metrics::Format) -> String {
+        self.0.metrics.page(format, |metrics| {
+            let (state, percent) = {
+                let found = self.0.board.found.read();
+                (found.state, found.assessment.operational_percent)
+            };
+            metrics.set_system(state, percent);
+            metrics.set_spans(self.0.sink.as_ref().map(|sink| sink.counts()).unwrap_or_default());
+            self.0.members.iter().for_each(|member| member.lent.read_gauges());
+        })
     }
 
     /// Stops: no new calls, finishes or queues what is in flight for at most `grace`, syncs, closes.

@@ -1,27 +1,43 @@
-//! Every metric of fusebox, declared in this one place.
+//! Every metric of fusebox, declared in this one place; `docs/prometheus/README.md` has a table of them.
 //!
-//! Counters and histograms are counted where things happen; gauges are read from the actors' views
-//! when they are scraped. No label takes a value from a caller.
+//! Counters and histograms are counted where things happen; gauges are read from what calls borrow when
+//! they are scraped (`gauges`). Nothing on the way of a call waits for a scrape: its counters are resolved
+//! once, when its backend is made. No label takes a value from a caller, so that the number of series
+//! depends on the configuration alone. A trace id is an exemplar, never a label, and there is one per
+//! bucket at most.
+//!
+//! There are no `_created` series: a counter's reset shows in its value, and the start in
+//! `process_start_time_seconds`.
 
-use std::sync::Arc;
+use std::{sync::Arc, sync::atomic::AtomicU64, time::Duration};
 
-use fusebox_state::{Verdict, breaker::Transition};
+use fusebox_state::{
+    Verdict,
+    breaker::{Reason, State, Transition},
+    system::SystemState,
+};
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 
 use crate::{
     call::Source,
-    view::{BackendView, PercentilesView, ResilienceView, TracesView},
+    clock::Clock,
+    view::{PercentilesView, TracesView},
 };
+
+mod exemplar;
+mod gauges;
+mod text;
+
+use exemplar::{TracedHistogram, observe};
+use gauges::BackendGauges;
+
+pub use exemplar::Exemplar;
+pub use text::Format;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OneBackend {
@@ -60,6 +76,12 @@ struct StateLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlertLabels {
+    backend: String,
+    alert: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SystemLabels {
     state: &'static str,
 }
@@ -77,11 +99,42 @@ struct TransitionLabels {
     reason: &'static str,
 }
 
+/// A gauge of anything that is not a whole number.
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// Upper bounds of the buckets for what takes from a tenth of a millisecond to a minute.
+const DURATIONS: [f64; 18] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+];
+
+/// Upper bounds of the buckets for how long calls wait in a queue: a tenth of a second to a week.
+const WAITS: [f64; 13] = [
+    0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0,
+];
+
+/// The transitions that come without an operator. They are counted from 0, so that the first of each is
+/// seen as an increase.
+const TRANSITIONS: [(State, State, Reason); 8] = [
+    (State::Closed, State::Open, Reason::FailureRate),
+    (State::Closed, State::Open, Reason::Burst),
+    (State::Closed, State::Open, Reason::PingsFailed),
+    (State::Open, State::HalfOpen, Reason::RecoveryTimeout),
+    (State::Open, State::HalfOpen, Reason::ForcedRecovery),
+    (State::HalfOpen, State::Open, Reason::ProbeFailed),
+    (State::HalfOpen, State::Open, Reason::ProbeTimeout),
+    (State::HalfOpen, State::Closed, Reason::ProbesSucceeded),
+];
+
+const SYSTEM_STATES: [SystemState; 4] =
+    [SystemState::Healthy, SystemState::Degraded, SystemState::Critical, SystemState::Emergency];
+
 /// The metrics of the daemon. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
 struct Inner {
+    /// Locked while a page is made: of two scrapes at once neither sees the other's half-set gauges.
     registry: Mutex<Registry>,
     calls: Family<CallLabels, Counter>,
     attempts: Family<OutcomeLabels, Counter>,
@@ -90,27 +143,51 @@ struct Inner {
     queue_operations: Family<EventLabels, Counter>,
     recoveries: Family<ResultLabels, Counter>,
     transitions: Family<TransitionLabels, Counter>,
-    attempt_seconds: Family<OneBackend, Histogram>,
-    ack_seconds: Family<OneBackend, Histogram>,
+    restarts: Family<OneBackend, Counter>,
+    attempt_seconds: Family<OneBackend, TracedHistogram>,
+    ack_seconds: Family<OneBackend, TracedHistogram>,
+    replay_seconds: Family<OneBackend, Histogram>,
+    wait_seconds: Family<OneBackend, Histogram>,
     breaker_state: Family<StateLabels, Gauge>,
+    breaker_forced: Family<OneBackend, Gauge>,
+    offline: Family<OneBackend, Gauge>,
     fallbacks_active: Family<OneBackend, Gauge>,
+    in_flight: Family<OneBackend, Gauge>,
+    in_flight_limit: Family<OneBackend, Gauge>,
     cache_entries: Family<OneBackend, Gauge>,
+    cache_bytes: Family<OneBackend, Gauge>,
     queue_calls: Family<StateLabels, Gauge>,
     queue_bytes: Family<OneBackend, Gauge>,
-    queue_oldest: Family<OneBackend, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    queue_limit_calls: Family<OneBackend, Gauge>,
+    queue_limit_bytes: Family<OneBackend, Gauge>,
+    queue_fill: Family<OneBackend, FloatGauge>,
+    queue_oldest: Family<OneBackend, FloatGauge>,
+    replay_paused: Family<OneBackend, Gauge>,
+    store_refusing: Family<OneBackend, Gauge>,
+    store_bytes: Family<OneBackend, Gauge>,
+    alerts: Family<AlertLabels, Gauge>,
     system_state: Family<SystemLabels, Gauge>,
     spans: Family<SpanLabels, Counter>,
-    operational: Gauge<f64, std::sync::atomic::AtomicU64>,
+    operational: FloatGauge,
+    started: FloatGauge,
 }
 
-fn attempt_histogram() -> Histogram {
-    Histogram::new(exponential_buckets(0.000_1, 2.5, 14))
+fn traced_durations() -> TracedHistogram {
+    TracedHistogram::new(DURATIONS.into_iter())
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let inner = Inner {
-            registry: Mutex::new(Registry::with_prefix("fusebox")),
+fn durations() -> Histogram {
+    Histogram::new(DURATIONS)
+}
+
+fn waits() -> Histogram {
+    Histogram::new(WAITS)
+}
+
+impl Inner {
+    fn new() -> Self {
+        Self {
+            registry: Mutex::default(),
             calls: Family::default(),
             attempts: Family::default(),
             retries: Family::default(),
@@ -118,125 +195,158 @@ impl Default for Metrics {
             queue_operations: Family::default(),
             recoveries: Family::default(),
             transitions: Family::default(),
-            attempt_seconds: Family::new_with_constructor(attempt_histogram),
-            ack_seconds: Family::new_with_constructor(attempt_histogram),
+            restarts: Family::default(),
+            attempt_seconds: Family::new_with_constructor(traced_durations),
+            ack_seconds: Family::new_with_constructor(traced_durations),
+            replay_seconds: Family::new_with_constructor(durations),
+            wait_seconds: Family::new_with_constructor(waits),
             breaker_state: Family::default(),
+            breaker_forced: Family::default(),
+            offline: Family::default(),
             fallbacks_active: Family::default(),
+            in_flight: Family::default(),
+            in_flight_limit: Family::default(),
             cache_entries: Family::default(),
+            cache_bytes: Family::default(),
             queue_calls: Family::default(),
             queue_bytes: Family::default(),
+            queue_limit_calls: Family::default(),
+            queue_limit_bytes: Family::default(),
+            queue_fill: Family::default(),
             queue_oldest: Family::default(),
+            replay_paused: Family::default(),
+            store_refusing: Family::default(),
+            store_bytes: Family::default(),
+            alerts: Family::default(),
             system_state: Family::default(),
             spans: Family::default(),
-            operational: Gauge::default(),
-        };
-        inner.declare();
-        Self(Arc::new(inner))
+            operational: FloatGauge::default(),
+            started: FloatGauge::default(),
+        }
     }
-}
 
-impl Inner {
-    /// Names and help texts. prometheus-client appends `_total` to counters.
-    fn declare(&self) {
-        let mut to = self.registry.lock();
-        to.register("calls", "Calls by class and source of the answer", self.calls.clone());
-        to.register("attempts", "Attempts on the wire by outcome", self.attempts.clone());
-        to.register("retries", "Retries by result", self.retries.clone());
-        to.register(
-            "cache_requests",
-            "Look-ups in the fallback cache",
-            self.cache_requests.clone(),
-        );
-        to.register(
-            "queue_operations",
-            "What happened to queued calls",
-            self.queue_operations.clone(),
-        );
-        to.register("recovery_attempts", "Recovery attempts by result", self.recoveries.clone());
-        to.register(
-            "breaker_transitions",
-            "Changes of the breaker's state",
-            self.transitions.clone(),
-        );
-        to.register(
-            "attempt_duration_seconds",
-            "Time from sending an attempt to its outcome",
-            self.attempt_seconds.clone(),
-        );
-        to.register(
-            "durable_ack_seconds",
-            "Time from handing a write to the committer to its sync",
-            self.ack_seconds.clone(),
-        );
-        to.register(
-            "breaker_state",
-            "1 for the breaker's effective state",
-            self.breaker_state.clone(),
-        );
-        to.register("fallbacks_active", "1 while fallbacks answer", self.fallbacks_active.clone());
-        to.register("cache_entries", "Entries of the fallback cache", self.cache_entries.clone());
-        to.register("queue_calls", "Queued calls by state", self.queue_calls.clone());
-        to.register("queue_bytes", "Bytes of queued calls", self.queue_bytes.clone());
-        to.register(
-            "queue_oldest_age_seconds",
-            "Age of the oldest queued call",
-            self.queue_oldest.clone(),
-        );
+    /// Declares the metrics of the system and of calls. prometheus-client appends `_total` to counters.
+    fn declare_calls(&self, to: &mut Registry) {
         to.register("system_state", "1 for the state of the system", self.system_state.clone());
         to.register("spans", "Spans of traces by what became of them", self.spans.clone());
-        to.register(
-            "operational_percent",
-            "Operational backends among the enabled ones",
-            self.operational.clone(),
-        );
+        let help = "Operational backends among the enabled ones, in percent";
+        to.register("operational_percent", help, self.operational.clone());
+        to.register("calls", "Calls by class and source of the answer", self.calls.clone());
+        let help = "Attempts on the wire by outcome, and those rejected before it";
+        to.register("attempts", help, self.attempts.clone());
+        let help = "Time from sending an attempt, live or of replay, to its outcome";
+        to.register("attempt_duration_seconds", help, self.attempt_seconds.clone());
+        let help = "Attempts on the wire at this moment";
+        to.register("attempts_in_flight", help, self.in_flight.clone());
+        let help = "The most attempts on the wire at once";
+        to.register("attempts_in_flight_limit", help, self.in_flight_limit.clone());
+        let help = "Retries made, and those that the budget suppressed";
+        to.register("retries", help, self.retries.clone());
+        let help = "Look-ups in the fallback cache by result";
+        to.register("cache_requests", help, self.cache_requests.clone());
+        to.register("cache_entries", "Entries of the fallback cache", self.cache_entries.clone());
+        to.register("cache_bytes", "Bytes of the fallback cache", self.cache_bytes.clone());
+        let help = "1 while fallbacks answer: the breaker is not closed, or the backend is offline";
+        to.register("fallbacks_active", help, self.fallbacks_active.clone());
     }
 
-    fn read_gauges(&self, view: &ResilienceView) {
-        for state in ["HEALTHY", "DEGRADED", "CRITICAL", "EMERGENCY"] {
-            let holds = i64::from(view.state.as_str() == state);
-            self.system_state.get_or_create(&SystemLabels { state }).set(holds);
-        }
-        self.operational.set(view.operational_percent);
-        if let Some(TracesView { exported, dropped, failed }) = view.traces {
-            for (result, count) in
-                [("exported", exported), ("dropped", dropped), ("failed", failed)]
-            {
-                let counter = self.spans.get_or_create(&SpanLabels { result });
-                counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
-            }
-        }
-        for (name, backend) in &view.backends {
-            self.read_backend(name, backend);
-        }
+    /// Declares the metrics of breakers and actors.
+    fn declare_breakers(&self, to: &mut Registry) {
+        let help = "1 for the breaker's effective state";
+        to.register("breaker_state", help, self.breaker_state.clone());
+        let help = "1 while an operator's order holds the breaker open or closed";
+        to.register("breaker_forced", help, self.breaker_forced.clone());
+        let help = "Changes of the breaker's state by reason";
+        to.register("breaker_transitions", help, self.transitions.clone());
+        let help =
+            "1 while the backend is offline: by order, or because an operator must decide first";
+        to.register("backend_offline", help, self.offline.clone());
+        let help = "Recovery attempts by result";
+        to.register("recovery_attempts", help, self.recoveries.clone());
+        let help = "Restarts of the backend's actor after a panic";
+        to.register("actor_restarts", help, self.restarts.clone());
+        let help = "1 while an operator must act, by what it is about";
+        to.register("alert_active", help, self.alerts.clone());
     }
 
-    fn read_backend(&self, name: &str, backend: &BackendView) {
-        let one = OneBackend { backend: name.to_owned() };
-        let of = |state| StateLabels { backend: name.to_owned(), state };
-        for state in ["CLOSED", "OPEN", "HALF_OPEN"] {
-            let holds = i64::from(backend.breaker.state == state);
-            self.breaker_state.get_or_create(&of(state)).set(holds);
-        }
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.fallbacks_active.get_or_create(&one).set(i64::from(!backend.operational));
-        self.cache_entries.get_or_create(&one).set(gauge(backend.cache.entries));
-        self.queue_calls.get_or_create(&of("pending")).set(gauge(backend.queue.calls));
-        self.queue_calls.get_or_create(&of("dead")).set(gauge(backend.queue.dead_letters));
-        self.queue_bytes.get_or_create(&one).set(gauge(backend.queue.bytes));
-        #[expect(clippy::cast_precision_loss, reason = "an age in milliseconds")]
-        let oldest = backend.queue.oldest_age_ms as f64 / 1_000.0;
-        self.queue_oldest.get_or_create(&one).set(oldest);
+    /// Declares the metrics of queues, stores and replay.
+    fn declare_queues(&self, to: &mut Registry) {
+        to.register("queue_calls", "Queued calls by state", self.queue_calls.clone());
+        to.register("queue_bytes", "Bytes of the calls that wait", self.queue_bytes.clone());
+        let help = "The most calls that the queue holds";
+        to.register("queue_limit_calls", help, self.queue_limit_calls.clone());
+        let help = "The most bytes that the queue holds";
+        to.register("queue_limit_bytes", help, self.queue_limit_bytes.clone());
+        let help =
+            "Share of the queue's limits in use, the larger of calls and bytes; 1 refuses writes";
+        to.register("queue_fill_ratio", help, self.queue_fill.clone());
+        let help = "Time since the oldest waiting call was accepted, 0 where none waits";
+        to.register("queue_oldest_age_seconds", help, self.queue_oldest.clone());
+        let help = "What happened to queued calls";
+        to.register("queue_operations", help, self.queue_operations.clone());
+        let help = "How long a replayed call had waited since it was accepted";
+        to.register("queue_wait_seconds", help, self.wait_seconds.clone());
+        let help = "Time from handing a write to the committing thread to its sync";
+        to.register("durable_ack_seconds", help, self.ack_seconds.clone());
+        let help = "Time of one replayed batch, of one call or more: reading, sending, its outcome";
+        to.register("replay_batch_seconds", help, self.replay_seconds.clone());
+        let help = "1 while calls wait and none may be sent";
+        to.register("replay_paused", help, self.replay_paused.clone());
+        let help = "1 while the backend's store takes no writes";
+        to.register("store_refusing", help, self.store_refusing.clone());
+        let help = "Bytes of the backend's store on the disk";
+        to.register("store_disk_bytes", help, self.store_bytes.clone());
     }
 }
 
 impl Metrics {
-    /// The page, in the text format of `OpenMetrics`.
-    pub fn page(&self, view: &ResilienceView) -> String {
-        self.0.read_gauges(view);
+    /// All metrics, at 0.
+    pub fn new(clock: Clock) -> Self {
+        let inner = Inner::new();
+        let mut registry = Registry::default();
+        let help = "Start of the process, in seconds since 1970";
+        registry.register("process_start_time_seconds", help, inner.started.clone());
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of this millennium")]
+        inner.started.set(clock.unix().get() as f64 / 1_000.0);
+        let to = registry.sub_registry_with_prefix("fusebox");
+        to.register("build", "The version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        inner.declare_calls(to);
+        inner.declare_breakers(to);
+        inner.declare_queues(to);
+        *inner.registry.lock() = registry;
+        Self(Arc::new(inner))
+    }
+
+    /// The page. `read` sets the gauges.
+    pub(crate) fn page(&self, format: Format, read: impl FnOnce(&Self)) -> String {
+        let registry = self.0.registry.lock();
+        read(self);
         let mut page = String::new();
         // Writing to a string does not fail.
-        encode(&mut page, &self.0.registry.lock()).ok();
-        page
+        encode(&mut page, &registry).ok();
+        drop(registry);
+        match format {
+            Format::OpenMetrics => page,
+            Format::Prometheus => text::to_prometheus(&page),
+        }
+    }
+
+    /// Counts what became of spans.
+    pub(crate) fn set_spans(&self, counts: TracesView) {
+        let TracesView { exported, dropped, failed } = counts;
+        for (result, count) in [("exported", exported), ("dropped", dropped), ("failed", failed)] {
+            let counter = self.0.spans.get_or_create(&SpanLabels { result });
+            counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the gauges of the system.
+    pub(crate) fn set_system(&self, now: SystemState, operational_percent: f64) {
+        for state in SYSTEM_STATES {
+            let labels = SystemLabels { state: state.as_str() };
+            self.0.system_state.get_or_create(&labels).set(i64::from(state == now));
+        }
+        self.0.operational.set(operational_percent);
     }
 
     /// The counters of one backend, resolved once.
@@ -255,6 +365,11 @@ impl Metrics {
         let queue = |event| {
             self.0.queue_operations.get_or_create_owned(&EventLabels { backend: backend(), event })
         };
+        for (from, to, reason) in TRANSITIONS {
+            let labels = transition_labels(name, from, to, reason);
+            drop(self.0.transitions.get_or_create(&labels));
+        }
+        let one = OneBackend { backend: backend() };
         BackendMetrics {
             name: name.to_owned(),
             all: self.clone(),
@@ -272,13 +387,15 @@ impl Metrics {
             replayed: queue("replayed"),
             dead: queue("dead"),
             refused: queue("refused"),
+            requeued: queue("requeued"),
+            discarded: queue("discarded"),
             recovered: result(&self.0.recoveries, "succeeded"),
             relapsed: result(&self.0.recoveries, "failed"),
-            attempt_seconds: self
-                .0
-                .attempt_seconds
-                .get_or_create_owned(&OneBackend { backend: backend() }),
-            ack_seconds: self.0.ack_seconds.get_or_create_owned(&OneBackend { backend: backend() }),
+            attempt_seconds: self.0.attempt_seconds.get_or_create_owned(&one),
+            ack_seconds: self.0.ack_seconds.get_or_create_owned(&one),
+            replay_seconds: self.0.replay_seconds.get_or_create_owned(&one),
+            wait_seconds: self.0.wait_seconds.get_or_create_owned(&one),
+            gauges: BackendGauges::new(&self.0, name),
             transitions: Counter::default(),
             response_times: Mutex::new(None),
         }
@@ -316,17 +433,24 @@ pub struct BackendMetrics {
     pub replayed: Counter,
     /// Queued calls that became dead letters.
     pub dead: Counter,
-    /// Calls that the queue refused.
+    /// Writes that would have been queued, and were refused: the queue is full, sheds, or its store takes
+    /// none.
     pub refused: Counter,
+    /// Dead letters put back to wait; they count as enqueued too.
+    pub requeued: Counter,
+    /// Calls and dead letters that an operator discarded.
+    pub discarded: Counter,
     /// Recoveries that closed the breaker.
     pub recovered: Counter,
     /// Recoveries that reopened it.
     pub relapsed: Counter,
     /// Transitions since the start.
     pub transitions: Counter,
-    attempt_seconds: Histogram,
-    /// Durable acknowledgements.
-    pub ack_seconds: Histogram,
+    attempt_seconds: TracedHistogram,
+    ack_seconds: TracedHistogram,
+    replay_seconds: Histogram,
+    wait_seconds: Histogram,
+    gauges: BackendGauges,
     response_times: Mutex<Option<hdrhistogram::Histogram<u64>>>,
 }
 
@@ -351,13 +475,13 @@ impl BackendMetrics {
     }
 
     /// Counts an attempt.
-    pub fn attempt(&self, verdict: Verdict, took: std::time::Duration) {
+    pub fn attempt(&self, verdict: Verdict, took: Duration, exemplar: Option<Exemplar>) {
         match verdict {
             Verdict::Success => self.success.inc(),
             Verdict::Failure => self.failure.inc(),
             Verdict::Neutral => self.neutral.inc(),
         };
-        self.attempt_seconds.observe(took.as_secs_f64());
+        observe(&self.attempt_seconds, took, exemplar);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let mut times = self.response_times.lock();
         // Three digits from a microsecond to an hour: 23 KB, made when first needed.
@@ -367,6 +491,21 @@ impl BackendMetrics {
         if let Some(times) = times.as_mut() {
             times.saturating_record(micros);
         }
+    }
+
+    /// Counts a durable acknowledgement.
+    pub fn acknowledged(&self, took: Duration, exemplar: Option<Exemplar>) {
+        observe(&self.ack_seconds, took, exemplar);
+    }
+
+    /// Counts a batch of replay, however it ended.
+    pub fn batch_replayed(&self, took: Duration) {
+        self.replay_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a call that replay brought to its backend `waited` after it was accepted.
+    pub fn call_replayed(&self, waited: Duration) {
+        self.wait_seconds.observe(waited.as_secs_f64());
     }
 
     /// Response times since the start, in milliseconds.
@@ -381,12 +520,16 @@ impl BackendMetrics {
     /// Counts a transition.
     pub fn transition(&self, told: &Transition) {
         self.transitions.inc();
-        let labels = TransitionLabels {
-            backend: self.name.clone(),
-            from: told.from.as_str(),
-            to: told.to.as_str(),
-            reason: told.reason.as_str(),
-        };
+        let labels = transition_labels(&self.name, told.from, told.to, told.reason);
         self.all.0.transitions.get_or_create(&labels).inc();
+    }
+}
+
+fn transition_labels(name: &str, from: State, to: State, reason: Reason) -> TransitionLabels {
+    TransitionLabels {
+        backend: name.to_owned(),
+        from: from.as_str(),
+        to: to.as_str(),
+        reason: reason.as_str(),
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     clock::Clock,
     connector::AttemptError,
     event::{EventBus, EventKind},
-    metrics::BackendMetrics,
+    metrics::{BackendMetrics, Exemplar},
     settings::{BackendSettings, DeadLetterPolicy},
 };
 
@@ -45,6 +45,10 @@ mod opening;
 mod upload;
 
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
+
+/// The names under which alerts are raised.
+pub(crate) const ALERTS: [&str; 6] =
+    ["actor", "blocked", "damage", "dead_full", "retarget", "store"];
 
 /// A write to be made durable.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one write")]
@@ -232,7 +236,9 @@ impl Queue {
         };
         let (synced_sender, synced) = oneshot::channel();
         let (fate_sender, fate) = oneshot::channel();
-        let started = self.clock.now();
+        let started = self.clock.read();
+        let followed = write.span.sampled.then_some(write.span.trace_id);
+        let exemplar = Exemplar::of(followed, self.clock);
         let ordered = self.order.lock();
         let seq = {
             let mut index = self.index.lock();
@@ -262,8 +268,9 @@ impl Queue {
         };
         let done = Box::new(move |result: Result<(), StoreError>| {
             this.appended(seq, &result);
-            let took = this.clock.now().since(started);
-            this.metrics.ack_seconds.observe(took.as_secs_f64());
+            if result.is_ok() {
+                this.metrics.acknowledged(this.clock.read().since(started), exemplar);
+            }
             // The caller may have left.
             drop(synced_sender.send(result));
         });
@@ -451,8 +458,9 @@ impl Queue {
         }
     }
 
-    /// Raises, or with `None` lifts, an alert under a name of its own.
+    /// Raises, or with `None` lifts, an alert under one of the names of `ALERTS`.
     pub fn alert(&self, name: &'static str, message: Option<String>) {
+        debug_assert!(ALERTS.contains(&name), "{name} is not among the alerts");
         let mut alerts = self.alerts.lock();
         let changed = match &message {
             Some(message) => alerts.insert(name, message.clone()).as_ref() != Some(message),
@@ -475,6 +483,11 @@ impl Queue {
     /// The alerts in effect.
     pub fn alerts(&self) -> Vec<String> {
         self.alerts.lock().values().cloned().collect()
+    }
+
+    /// The names of the alerts in effect.
+    pub(crate) fn alert_names(&self) -> Vec<&'static str> {
+        self.alerts.lock().keys().copied().collect()
     }
 
     /// Notes why replay does nothing; returns whether that is news.

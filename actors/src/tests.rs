@@ -19,7 +19,7 @@ use crate::{
     WriteFallback,
 };
 
-use crate::{queue::Queue, trace::CallTrace};
+use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 
 mod kinds;
 mod scripted;
@@ -460,7 +460,7 @@ async fn events_tell_what_happened() {
     assert_eq!(transition.note.as_deref(), Some("why not"));
     world.until("it is in the history", |world| world.backend().transitions(10).len() == 1).await;
     assert!(world.backend().explain().story.iter().any(|line| line.contains("forced open")));
-    let page = world.fusebox.metrics();
+    let page = world.fusebox.metrics(Format::OpenMetrics);
     assert!(page.contains(r#"fusebox_breaker_state{backend="one",state="OPEN"} 1"#), "{page}");
 }
 

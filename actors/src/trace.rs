@@ -348,6 +348,11 @@ impl Tracer {
         }
     }
 
+    /// Whether anything is recorded at all.
+    pub fn is_on(&self) -> bool {
+        self.sink.is_some()
+    }
+
     /// Whether one more unsampled call may be kept in this second.
     fn keep(&self) -> bool {
         let second = self.clock.uptime().as_secs();
@@ -461,6 +466,12 @@ impl Trail {
         self.trace.parent.trace_id
     }
 
+    /// The trace's id where it is known now that it is recorded, here or by the caller.
+    pub fn followed(&self) -> Option<u128> {
+        let CallTrace { parent, is_remote, .. } = &self.trace;
+        (self.sampled || (*is_remote && parent.sampled)).then_some(parent.trace_id)
+    }
+
     /// The id of the next attempt's span; zero where it is not recorded.
     pub fn attempt_span(&self) -> u64 {
         if self.sampled { new_span_id() } else { 0 }
@@ -486,9 +497,12 @@ impl Trail {
             self.sampled = true;
             self.span_id = new_span_id();
         }
-        let SpanRef { trace_id, span_id, .. } = self.trace.parent;
-        let span_id = if self.sampled { new_span_id() } else { span_id };
-        SpanRef { trace_id, span_id, sampled: self.sampled }
+        let parent = self.trace.parent;
+        if self.sampled {
+            return SpanRef { span_id: new_span_id(), sampled: true, ..parent };
+        }
+        // Where nothing is recorded here, what the caller records is all that there is to link to.
+        SpanRef { sampled: parent.sampled && !tracer.is_on(), ..parent }
     }
 }
 

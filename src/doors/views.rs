@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use fusebox_actors::view::{BackendView, ExplainView, ResilienceView};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Doors,
+    Doors, accept,
     problem::{Checked, Problem},
 };
 
@@ -142,7 +142,12 @@ pub(crate) async fn history(
 }
 
 /// GET /metrics
-pub(crate) async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
-    const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, KIND)], doors.daemon.fusebox.metrics()).into_response()
+pub(crate) async fn metrics(State(doors): State<Arc<Doors>>, headers: HeaderMap) -> Response {
+    let format = accept::metrics_format(&headers);
+    let said = [
+        (header::CONTENT_TYPE, format.content_type()),
+        (header::VARY, "accept"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (said, doors.daemon.fusebox.metrics(format)).into_response()
 }

@@ -13,6 +13,7 @@
 //! many. Values are found by their full canonical read, never by hash alone.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -82,7 +83,51 @@ struct Weigh {
     floor: u64,
 }
 
-type Reads = Arc<Vec<CachedRead>>;
+type Reads = Arc<Held>;
+
+/// What the cache holds at this moment, so that nobody has to walk it to know.
+#[derive(Default)]
+struct Tally {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// The reads of one lane. They are counted for as long as they live, however the cache lets go of them.
+struct Held {
+    reads: Vec<CachedRead>,
+    tally: Arc<Tally>,
+}
+
+impl Held {
+    fn new(reads: Vec<CachedRead>, tally: &Arc<Tally>) -> Reads {
+        let held = Self { reads, tally: Arc::clone(tally) };
+        let (entries, bytes) = held.size();
+        tally.entries.fetch_add(entries, Ordering::Relaxed);
+        tally.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Arc::new(held)
+    }
+
+    fn size(&self) -> (u64, u64) {
+        let bytes: usize = self.reads.iter().map(|read| read.key.len() + read.value.len()).sum();
+        (self.reads.len() as u64, bytes as u64)
+    }
+}
+
+impl Deref for Held {
+    type Target = [CachedRead];
+
+    fn deref(&self) -> &[CachedRead] {
+        &self.reads
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let (entries, bytes) = self.size();
+        self.tally.entries.fetch_sub(entries, Ordering::Relaxed);
+        self.tally.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
 
 impl Weighter<LaneId, Reads> for Weigh {
     fn weight(&self, _: &LaneId, reads: &Reads) -> u64 {
@@ -98,6 +143,7 @@ pub struct Cache {
     inner: Inner<LaneId, Reads, Weigh>,
     versions: Box<[AtomicU64]>,
     settings: CacheSettings,
+    tally: Arc<Tally>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -115,6 +161,7 @@ impl Cache {
             ),
             versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
             settings,
+            tally: Arc::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -194,7 +241,7 @@ impl Cache {
             if kept.is_empty() {
                 self.inner.remove(&lane);
             } else {
-                self.inner.insert(lane, Arc::new(kept));
+                self.inner.insert(lane, Held::new(kept, &self.tally));
             }
         }
         dropped
@@ -217,13 +264,11 @@ impl Cache {
         }
     }
 
-    /// Entries, bytes, hits and misses.
+    /// Entries, bytes, hits and misses. Walks nothing, locks nothing.
     pub fn stats(&self) -> (u64, u64, u64, u64) {
-        let (entries, bytes) = self.inner.iter().fold((0, 0), |(entries, bytes), (_, reads)| {
-            let size: usize = reads.iter().map(|read| read.key.len() + read.value.len()).sum();
-            (entries + reads.len() as u64, bytes + size as u64)
-        });
-        (entries, bytes, self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+        let counts = [&self.tally.entries, &self.tally.bytes, &self.hits, &self.misses];
+        let [entries, bytes, hits, misses] = counts.map(|count| count.load(Ordering::Relaxed));
+        (entries, bytes, hits, misses)
     }
 
     fn put(&self, lane: LaneId, read: CachedRead) {
@@ -237,7 +282,7 @@ impl Cache {
             reads.remove(0);
         }
         reads.push(read);
-        self.inner.insert(lane, Arc::new(reads));
+        self.inner.insert(lane, Held::new(reads, &self.tally));
     }
 
     #[expect(
@@ -339,6 +384,37 @@ mod tests {
         assert!(small.stats().1 <= 64 << 10, "{} bytes", small.stats().1);
         small.fill(small.begin(LANE), key("k"), Bytes::from(vec![b'x'; 32 << 10]), at(0));
         assert!(small.get(LANE, &key("k"), None, at(0)).is_none_or(|hit| hit.value.len() == 4_096));
+    }
+
+    #[test]
+    fn its_counts_are_what_a_walk_would_count() {
+        let small = Cache::new(CacheSettings { items: 50, bytes: 8 << 10, ..cache().settings });
+        let walked = |cache: &Cache| {
+            let held = cache.entries();
+            let size = |read: &CachedRead| read.key.len() + read.value.len();
+            let bytes: usize = held.iter().map(|(_, read)| size(read)).sum();
+            (held.len() as u64, bytes as u64)
+        };
+        let counted = |cache: &Cache| (cache.stats().0, cache.stats().1);
+        let mut random = fastrand::Rng::with_seed(1);
+        for step in 0..4_000_u64 {
+            let lane = LaneId(random.u64(..100));
+            match step % 16 {
+                0 => small.invalidate(lane),
+                1 => assert!(small.sweep(at(step / 8)) <= 50),
+                _ => {
+                    let value = Bytes::from(vec![b'x'; random.usize(..2_000)]);
+                    let name = ["k", "l", "m"][random.usize(..3)];
+                    small.fill(small.begin(lane), key(name), value, at(step / 8));
+                }
+            }
+            if step % 64 == 0 {
+                assert_eq!(counted(&small), walked(&small), "at step {step}");
+            }
+        }
+        assert!(counted(&small).0 > 0, "something was left to count");
+        small.invalidate_all();
+        assert_eq!(counted(&small), (0, 0));
     }
 
     #[test]

@@ -25,6 +25,8 @@ mod hostile;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod stopping;

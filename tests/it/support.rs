@@ -9,6 +9,7 @@ pub(crate) mod outage;
 pub(crate) mod poll;
 pub(crate) mod port;
 pub(crate) mod proc;
+pub(crate) mod prometheus;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod relay;

@@ -12,6 +12,7 @@ use crate::{
     circuit::Circuit,
     clock::Reading,
     connector::{Answer, Attempt, AttemptError, Attempted, Origin, SharedConnector, Tail},
+    metrics::Exemplar,
     trace::{StepKind, Tried},
 };
 
@@ -206,7 +207,8 @@ impl Lent {
         };
         let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
         let ended_at = self.clock().read();
-        circuit.metrics.attempt(ended.verdict, ended_at.since(began));
+        let exemplar = Exemplar::of(context.trail.followed(), self.clock());
+        circuit.metrics.attempt(ended.verdict, ended_at.since(began), exemplar);
         let verdict = match ended.verdict {
             Verdict::Failure if context.counted && !permit.is_probe() => Verdict::Neutral,
             verdict => verdict,

@@ -367,7 +367,14 @@ impl Lent {
     }
 
     fn not_queued(&self, context: &Context, refusal: AppendError, op_id: OpId) -> CallError {
-        self.circuit.metrics.refused.inc();
+        // A name that is taken and a body that broke off are the caller's.
+        if !matches!(
+            refusal,
+            AppendError::Refused(Refusal::Known { .. } | Refusal::Conflict)
+                | AppendError::BrokenOff(_)
+        ) {
+            self.circuit.metrics.refused.inc();
+        }
         let (kind, code) = match &refusal {
             AppendError::Refused(Refusal::Full { .. }) => (CallErrorKind::Full, "queue_full"),
             AppendError::Refused(Refusal::Shed) => (CallErrorKind::Unavailable, "shed"),

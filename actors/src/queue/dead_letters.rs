@@ -95,6 +95,9 @@ impl Queue {
             new,
             Box::new(move |result| {
                 this.appended(new, &result);
+                if result.is_ok() {
+                    this.metrics.requeued.inc();
+                }
                 let gone = matches!(result, Err(StoreError::NotFound { .. }));
                 if !gone && result.as_ref().is_err_and(|error| !error.outcome_unknown()) {
                     // It was not stored: the dead letter is where it was.
@@ -128,7 +131,9 @@ impl Queue {
         }
         index.applied(seq);
         drop(index);
+        let discarded = self.metrics.discarded.clone();
         self.remove_in_order(seq, move || {
+            discarded.inc();
             // Who asked may have left.
             sender.send(()).ok();
         });

@@ -309,6 +309,8 @@ impl Replay {
 
     fn applied(&mut self, seq: u64, entry: &Entry, reply: Bytes) {
         self.replayed += 1;
+        let circuit = &self.lent.circuit;
+        circuit.metrics.call_replayed(circuit.clock.unix().since(entry.accepted_at));
         self.blocked_until = None;
         if self.closed.is_empty() || self.closed.remove(&entry.label).is_some() {
             self.lent.queue.alert("blocked", None);

@@ -15,6 +15,7 @@ use crate::{
         Answer, Attempt, AttemptError, Attempted, HEAD_MAX, Origin, SharedConnector, Tail, Upload,
     },
     handle::Lent,
+    metrics::Exemplar,
     queue::Queue,
     trace::{self, PassedOn, Step, StepKind, Traced, What},
 };
@@ -47,7 +48,10 @@ pub(super) async fn attempt(
         }
     }
     let timeout = circuit.settings.load().timeout;
-    let spans: Vec<Option<Spans>> = sent.iter().map(|(_, entry)| Spans::of(entry)).collect();
+    let spans: Vec<Option<Spans>> = {
+        let recorded = lent.tracer.is_on();
+        sent.iter().map(|(_, entry)| recorded.then(|| Spans::of(entry)).flatten()).collect()
+    };
     let (unix, waiting) = (circuit.clock.unix(), lent.queue.waiting());
     let calls = sent.iter().zip(&bodies).zip(&spans);
     let attempts = calls.map(|(((_, entry), (body, upload)), spans)| Attempt {
@@ -80,10 +84,12 @@ pub(super) async fn attempt(
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
     let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
     let verdict = worst.map_or(Verdict::Neutral, |end| end.verdict);
-    circuit.metrics.attempt(verdict, ended_at.since(sent_at));
+    let trace_id = spans.iter().flatten().next().map(|spans| spans.replay.trace_id);
+    let exemplar = Exemplar::of(trace_id, circuit.clock);
+    circuit.metrics.attempt(verdict, ended_at.since(sent_at), exemplar);
+    circuit.metrics.batch_replayed(ended_at.since(began));
     let error = worst.and_then(|end| end.result.as_ref().err());
-    let trace = spans.iter().flatten().next().map(|spans| spans.replay.trace_id);
-    let transition = circuit.settle(permit, verdict, error, trace, ended_at.moment());
+    let transition = circuit.settle(permit, verdict, error, trace_id, ended_at.moment());
     let took = Took { began, sent_at, ended_at, transition };
     for (index, spans) in spans.iter().enumerate() {
         if let (Some(spans), Some((_, entry)), Some((body, _)), Some(end)) =
