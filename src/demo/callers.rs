@@ -29,9 +29,9 @@ struct Crew {
 
 /// Everybody. Documents and rows are fewer than keys, as they are elsewhere.
 const CREWS: [Crew; 3] = [
-    Crew { backend: Backend::Redis, writers: 5, pause: 4..16, counters: 1, readers: 2 },
+    Crew { backend: Backend::Redis, writers: 5, pause: 4..16, counters: 3, readers: 2 },
     Crew { backend: Backend::ClickHouse, writers: 2, pause: 15..45, counters: 0, readers: 1 },
-    Crew { backend: Backend::Firestore, writers: 3, pause: 8..32, counters: 1, readers: 1 },
+    Crew { backend: Backend::Firestore, writers: 3, pause: 8..32, counters: 2, readers: 1 },
 ];
 /// Keys of each writer.
 const KEYS: u64 = 3;

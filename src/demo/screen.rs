@@ -253,7 +253,7 @@ mod tests {
             lines[..2],
             [
                 "DEGRADED     breaker        wait      live  to queue     cache    failed",
-                "redis        HALF_OPEN    12,345 1,000/s       7/s       0/s       1/s",
+                "redis        HALF_OPEN    12,345   1,000/s       7/s       0/s       1/s",
             ]
         );
         assert_eq!(lines.len(), 4);

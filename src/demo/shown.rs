@@ -23,10 +23,10 @@ fn answered(call: &Call, answer: &Answer) -> String {
     let value = value(call, answer);
     let means = match (source.as_str(), ack.as_str()) {
         ("live", _) => String::new(),
-        ("queued", "durable") => ": synced to this host's disk, to be replayed".to_owned(),
-        ("queued", _) => ": as the waiting writes will leave it".to_owned(),
+        ("queued", "durable") => ", durable: synced to this disk".to_owned(),
+        ("queued", _) => ": from the writes that wait".to_owned(),
         ("empty", _) => ": nothing, in the right form".to_owned(),
-        ("bypass", _) => ": not cached, so that the caller computes it".to_owned(),
+        ("bypass", _) => ": the caller computes it".to_owned(),
         _ => format!(": as it was {:.1} s ago", age_ms / 1_000.0),
     };
     format!("{status} {source}{value}{means}")
@@ -67,25 +67,15 @@ mod tests {
     fn a_call_is_shown_with_what_its_caller_was_told() {
         let get = || Call::get(Backend::Redis, "k");
         check(get(), "live", json!("1"), "200 live, \"1\"");
-        check(
-            get(),
-            "bypass",
-            json!(null),
-            "200 bypass, nil: not cached, so that the caller computes it",
-        );
+        check(get(), "bypass", json!(null), "200 bypass, nil: the caller computes it");
         let incr = Call::increment(Backend::Redis, "k").durable();
-        check(
-            incr,
-            "queued",
-            json!(null),
-            "200 queued: synced to this host's disk, to be replayed",
-        );
+        check(incr, "queued", json!(null), "200 queued, durable: synced to this disk");
         let rows = json!([{ "n": 1 }]);
         check(Call::select("n"), "stale", rows, "200 stale, [{\"n\":1}]: as it was 1.2 s ago");
         check(Call::insert(1..2), "live", json!({ "written_rows": "1" }), "200 live");
         let document = json!({ "path": "d/a", "data": { "value": 2 }, "update_time": null });
         let get = Call::get(Backend::Firestore, "d/a");
-        let expected = "200 queued, {\"value\":2}: as the waiting writes will leave it";
+        let expected = "200 queued, {\"value\":2}: from the writes that wait";
         check(get, "queued", document, expected);
         let refused = line(&Call::select("n"), &Ended::Refused("503 read-only".into()));
         assert!(

@@ -75,6 +75,14 @@ impl StandIns {
         }
     }
 
+    fn lose_answers(&self, backend: Backend) {
+        match backend {
+            Backend::Redis => self.redis.lose_answers(),
+            Backend::ClickHouse => self.clickhouse.lose_answers(),
+            Backend::Firestore => self.firestore.lose_answers(),
+        }
+    }
+
     fn stop(&self, backend: Backend) {
         match backend {
             Backend::Redis => self.redis.stop(),
@@ -140,6 +148,11 @@ impl Stage {
             return Err(error.context(log));
         }
         Ok(stage)
+    }
+
+    /// Lets a stand-in do what it is asked and break the connection in place of an answer.
+    pub(super) fn lose_answers(&self, backend: Backend) {
+        self.stand_ins.lose_answers(backend);
     }
 
     /// Stops a stand-in: its listener and its connections are gone, its data stays.

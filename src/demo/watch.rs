@@ -21,7 +21,7 @@ use super::{
 use crate::cli::{
     client::Client,
     events::{self, Reader},
-    table::{number, text},
+    table::{list, number, text},
 };
 
 /// How often health is asked for.
@@ -66,6 +66,8 @@ pub(super) struct Replayed {
     pub(super) calls: u64,
     /// Dead letters.
     pub(super) dead_letters: u64,
+    /// How long the oldest call that still waits has waited; nothing where none waits.
+    pub(super) oldest: Duration,
 }
 
 /// Asks a daemon what it has replayed; `None` where none answers.
@@ -75,6 +77,7 @@ pub(super) async fn replayed(client: &Client) -> Option<Each<Replayed>> {
     Some(Each::of(|backend| Replayed {
         calls: whole(&view, &path(backend, "replayed")),
         dead_letters: whole(&view, &path(backend, "dead_letters")),
+        oldest: Duration::from_millis(whole(&view, &path(backend, "oldest_age_ms"))),
     }))
 }
 
@@ -117,10 +120,12 @@ async fn show_events(screen: Arc<Screen>, client: Client) {
     }
 }
 
-/// Puts events into words. A breaker that fails to recover does so once a second: that is told once.
+/// Puts events into words. A breaker that fails to recover does so once a second, and a queue into which
+/// writes still go runs empty again and again: that is told once an outage.
 #[derive(Default)]
 struct Teller {
     told_of_a_failed_probe: BTreeSet<String>,
+    told_of_an_empty_queue: BTreeSet<String>,
 }
 
 impl Teller {
@@ -140,14 +145,33 @@ impl Teller {
                 ("HALF_OPEN", "CLOSED") => {
                     "breaker OPEN -> HALF_OPEN -> CLOSED (the probes succeeded)".into()
                 }
+                ("CLOSED", _) => {
+                    self.told_of_a_failed_probe.remove(&backend);
+                    self.told_of_an_empty_queue.remove(&backend);
+                    format!("breaker {what}")
+                }
                 _ => format!("breaker {what}"),
             },
             "replay" if text(event, "phase") != "drained" => return None,
-            "replay" | "system_state" | "dead_letter" | "alert" | "actor" => what.to_owned(),
+            "replay" if !self.told_of_an_empty_queue.insert(backend.clone()) => return None,
+            "replay" => format!("its queue is empty, {} replayed", text(event, "replayed")),
+            "system_state" => state(event),
+            "dead_letter" | "alert" | "actor" => what.to_owned(),
             _ => return None,
         };
         Some(if backend.is_empty() { told } else { format!("{backend:<10} {told}") })
     }
+}
+
+/// The system's state, and what made it so; that a backend is down is said by its breaker.
+fn state(event: &Value) -> String {
+    let mut reasons = list(event, "reasons");
+    if reasons.len() > 1 {
+        reasons.retain(|reason| !reason.starts_with("backend "));
+    }
+    let (to, from) = (text(event, "to"), text(event, "from"));
+    let line = format!("the system is {to} (was {from}): {}", reasons.join("; "));
+    line.trim_end_matches(": ").to_owned()
 }
 
 /// Calls so far to one backend, by what became of them.
@@ -230,6 +254,27 @@ mod tests {
         assert_eq!(line("redis", "HALF_OPEN", "OPEN"), None);
         assert!(line("clickhouse", "HALF_OPEN", "OPEN").is_some(), "each backend's is told");
         assert!(line("redis", "HALF_OPEN", "CLOSED").is_some());
+    }
+
+    #[test]
+    fn a_queue_that_keeps_running_empty_is_told_of_once() {
+        let mut teller = Teller::default();
+        let drained = json!({ "event": "replay", "backend": "redis", "phase": "drained",
+            "replayed": 7, "waiting": 0 });
+        let told = Some("redis      its queue is empty, 7 replayed".to_owned());
+        assert_eq!([teller.line(&drained), teller.line(&drained)], [told, None]);
+    }
+
+    #[test]
+    fn a_state_is_told_with_what_made_it_so() {
+        let line = |reasons: &[&str]| {
+            let event =
+                json!({ "event": "system_state", "to": "B", "from": "A", "reasons": reasons });
+            Teller::default().line(&event).unwrap()
+        };
+        assert_eq!(line(&[]), "the system is B (was A)");
+        assert_eq!(line(&["backend x is down"]), "the system is B (was A): backend x is down");
+        assert_eq!(line(&["only 33 %", "backend x is down"]), "the system is B (was A): only 33 %");
     }
 
     #[test]

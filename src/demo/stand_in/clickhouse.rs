@@ -1,7 +1,7 @@
 //! A stand-in for ClickHouse, over HTTP.
 //!
-//! It has one table ([`table`]), recognises an insert that comes again by its token, and runs one statement
-//! after the other, so that there is never a query to be listed or killed.
+//! It has one table (`clickhouse/table.rs`), recognises an insert that comes again by its token, and runs
+//! one statement after the other, so that there is never a query to be listed or killed.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
-use super::port::{Port, Up};
+use super::port::{Line, Port};
 use crate::connectors::percent;
 
 mod statement;
@@ -44,7 +44,13 @@ impl StandIn {
     /// The address is taken or not this host's.
     pub async fn start(self: &Arc<Self>, address: SocketAddr) -> io::Result<SocketAddr> {
         let server = Arc::clone(self);
-        self.port.start(address, move |stream, up| Arc::clone(&server).serve(stream, up)).await
+        self.port.start(address, move |stream, line| Arc::clone(&server).serve(stream, line)).await
+    }
+
+    /// Does from now on what it is asked with its table, and breaks the connection in place of an answer:
+    /// until it is started again.
+    pub fn lose_answers(&self) {
+        self.port.lose_answers();
     }
 
     /// Drops the listener and every connection.
@@ -62,8 +68,8 @@ impl StandIn {
         self.table.lock().recognised()
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, up: Up) {
-        let service = service_fn(|request| self.answer(request, &up));
+    async fn serve(self: Arc<Self>, stream: TcpStream, line: Arc<Line>) {
+        let service = service_fn(|request| self.answer(request, &line));
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         // However a connection ends, nobody is left to be told.
         drop(connection.await);
@@ -72,7 +78,7 @@ impl StandIn {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        up: &Up,
+        line: &Line,
     ) -> io::Result<Response<Full<Bytes>>> {
         if request.uri().path() == "/ping" {
             return Ok(Response::new("Ok.\n".into()));
@@ -82,11 +88,15 @@ impl StandIn {
         let body = body.map_err(io::Error::other)?.to_bytes();
         let text = String::from_utf8_lossy(&body);
         let mut table = self.table.lock();
-        if !up.is_up() {
+        if line.is_closed() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let ran = statement::run(&text, &given, &mut table);
         drop(table);
+        // Not so to what is asked about the server: else nothing more would be sent.
+        if line.loses_answers() && text.contains(table::NAME) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         match ran {
             Ok(answer) => answered(answer),
             Err(exception) => refused(&exception),
@@ -189,8 +199,10 @@ mod tests {
         let real = Server::start().await;
         let (_server, address) = stand_in().await;
         // The oldest server that there is has no tokens, and its own words.
-        real.ask("CREATE TABLE visits (id UInt64, amount UInt64) ENGINE = MergeTree ORDER BY id")
-            .await;
+        real.ask(
+            "CREATE TABLE default.visits (id UInt64, amount UInt64) ENGINE = MergeTree ORDER BY id",
+        )
+        .await;
         let connectors = [real.port, address.port()]
             .map(|port| ClickHouseConnector::new(settings(port, "i", "r")));
         for (query, data) in [
@@ -205,7 +217,7 @@ mod tests {
             ("SELECT count() FROM default.visits FORMAT TabSeparated", None),
             ("SELECT count() FROM missing FORMAT TabSeparated", None),
             ("INSERT INTO missing FORMAT JSONEachRow", Some("{\"id\":1}")),
-            ("SELECT FROM FORMAT TabSeparated", None),
+            ("SELECT count( FROM visits FORMAT TabSeparated", None),
         ] {
             let mut ended = Vec::new();
             for connector in &connectors {
@@ -241,6 +253,16 @@ mod tests {
             );
         }
         assert_eq!((server.ids(), server.recognised()), (vec![7], 1));
+    }
+
+    #[tokio::test]
+    async fn an_insert_whose_answer_is_lost_is_there() {
+        let (server, address) = stand_in().await;
+        let connector = ClickHouseConnector::new(settings(address.port(), "i", "r"));
+        server.lose_answers();
+        let lost = carry(&connector, INSERT, Some("{\"id\":1}"), None, false).await;
+        assert_eq!(lost.result.unwrap_err().class, fusebox_state::ErrorClass::Unknown);
+        assert_eq!(server.ids(), [1]);
     }
 
     #[tokio::test]

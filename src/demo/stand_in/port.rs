@@ -23,19 +23,27 @@ pub(super) struct Port {
 
 #[derive(Debug)]
 struct Open {
-    up: Up,
+    line: Arc<Line>,
     accepting: JoinHandle<()>,
 }
 
-/// Whether the port that took a connection is still open. What came over another one must change nothing:
-/// a task of its own may outlive the connection.
-#[derive(Clone, Debug)]
-pub(super) struct Up(Arc<AtomicBool>);
+/// What those who serve a connection must know of the port that took it.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    closed: AtomicBool,
+    loses_answers: AtomicBool,
+}
 
-impl Up {
-    /// Whether it is.
-    pub(super) fn is_up(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+impl Line {
+    /// Whether the port is closed. What came over it must change nothing any more: a task of its own may
+    /// outlive its connection.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether what is asked is done, and the connection broken in place of an answer.
+    pub(super) fn loses_answers(&self) -> bool {
+        self.loses_answers.load(Ordering::Acquire)
     }
 }
 
@@ -47,32 +55,39 @@ impl Port {
     /// The address is taken or not this host's.
     pub(super) async fn start<S, F>(&self, address: SocketAddr, serve: S) -> io::Result<SocketAddr>
     where
-        S: Fn(TcpStream, Up) -> F + Send + 'static,
+        S: Fn(TcpStream, Arc<Line>) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let up = Up(Arc::new(AtomicBool::new(true)));
-        let lent = up.clone();
+        let line = Arc::new(Line::default());
+        let lent = Arc::clone(&line);
         let accepting = tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 // Without it answers are only slower.
                 stream.set_nodelay(true).unwrap_or_default();
-                connections.spawn(serve(stream, lent.clone()));
+                connections.spawn(serve(stream, Arc::clone(&lent)));
                 while connections.try_join_next().is_some() {}
             }
         });
         self.stop();
-        *self.open.lock() = Some(Open { up, accepting });
+        *self.open.lock() = Some(Open { line, accepting });
         Ok(address)
+    }
+
+    /// From now on, until it is started again, answers are lost.
+    pub(super) fn lose_answers(&self) {
+        if let Some(open) = &*self.open.lock() {
+            open.line.loses_answers.store(true, Ordering::Release);
+        }
     }
 
     /// Stops listening and drops every connection.
     pub(super) fn stop(&self) {
-        if let Some(Open { up, accepting }) = self.open.lock().take() {
-            up.0.store(false, Ordering::Release);
+        if let Some(Open { line, accepting }) = self.open.lock().take() {
+            line.closed.store(true, Ordering::Release);
             accepting.abort();
         }
     }

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -35,6 +35,7 @@ pub struct StandIn {
     clients: Mutex<BTreeMap<u64, Client>>,
     next: AtomicU64,
     listening: Mutex<Option<(SocketAddr, JoinHandle<()>)>>,
+    loses_answers: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,7 @@ impl StandIn {
     pub async fn start(self: &Arc<Self>, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
+        self.loses_answers.store(false, Ordering::Release);
         let server = Arc::clone(self);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -73,6 +75,12 @@ impl StandIn {
             last.abort();
         }
         Ok(address)
+    }
+
+    /// Does from now on what it is asked with its data, and breaks the connection in place of an answer:
+    /// until it is started again.
+    pub fn lose_answers(&self) {
+        self.loses_answers.store(true, Ordering::Release);
     }
 
     /// Drops the listener and every connection.
@@ -123,7 +131,7 @@ impl StandIn {
     async fn serve(&self, id: u64, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (mut finder, mut inbox) = (FrameFinder::default(), BytesMut::new());
-        let (mut out, mut resp3) = (BytesMut::new(), false);
+        let (mut out, mut resp3, mut is_lost) = (BytesMut::new(), false, false);
         while stream.read_buf(&mut inbox).await? > 0 {
             while let Some(frame) = finder.next(&mut inbox).map_err(io::Error::other)? {
                 let args = resp::arguments(&frame).map_err(io::Error::other)?;
@@ -136,8 +144,12 @@ impl StandIn {
                 let mut store = self.store.lock();
                 if !connection.answer(&args, &mut out) {
                     store.answer(&args, resp3, &mut out);
+                    is_lost |= self.loses_answers.load(Ordering::Acquire);
                 }
                 resp3 = connection.resp3;
+            }
+            if is_lost {
+                return Ok(());
             }
             stream.write_all(&out.split()).await?;
         }
@@ -287,6 +299,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_is_lost_is_there() {
+        let (server, address) = stand_in().await;
+        server.lose_answers();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"*1\r\n$4\r\nPING\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\n1\r\n")
+            .await
+            .unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        assert!(!answers.contains("OK"), "{answers}");
+        assert_eq!(server.snapshot(), BTreeMap::from([("k".to_owned(), "1".to_owned())]));
     }
 
     #[tokio::test]

@@ -302,6 +302,33 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_replaced_or_changed_as_the_mask_says() {
+        let mut documents = Documents::with_log(10);
+        let mut both = set("d/a", 1);
+        if let Some(Operation::Update(document)) = &mut both.operation {
+            document.fields.insert("other".to_owned(), integer(5));
+        }
+        let masked = |fields: &[&str], write: Write| {
+            let field_paths = fields.iter().map(|field| (*field).to_owned()).collect();
+            Write { update_mask: Some(DocumentMask { field_paths }), ..write }
+        };
+        let mut fields_after = |write: Write| {
+            documents.commit(&[write]).unwrap();
+            let fields = &documents.get(&name("d/a")).unwrap().fields;
+            fields.keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(fields_after(both.clone()), "other value");
+        assert_eq!(fields_after(masked(&["value"], set("d/a", 2))), "other value");
+        assert_eq!(
+            fields_after(masked(&["other"], set("d/a", 3))),
+            "value",
+            "it is not in the write"
+        );
+        assert_eq!(fields_after(both), "other value");
+        assert_eq!(fields_after(set("d/a", 4)), "value");
+    }
+
+    #[test]
     fn times_rise_and_a_creation_is_remembered() {
         let mut documents = Documents::with_log(10);
         let first = documents.commit(&[set("d/a", 1)]).unwrap().commit_time;
