@@ -36,7 +36,7 @@ use story::Story;
 /// What the demo is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DemoOptions {
-    /// About how long it takes.
+    /// About how long it takes; where that is not enough, longer.
     pub(crate) seconds: u32,
     /// What its random choices start from: what is written and read, and when.
     pub(crate) seed: u64,
@@ -53,8 +53,8 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let mut stage = Stage::set().await?;
     let screen = Arc::new(Screen::new(Duration::from_secs(options.seconds.into())));
     screen.print(
-        "fusebox demo: a real daemon, stand-ins for Redis, ClickHouse and Firestore inside this process, \
-         and callers that know nothing of what is to come.",
+        "fusebox demo: a real daemon, stand-ins for Redis, ClickHouse and Firestore, and callers that know\n\
+         nothing of what is to come.",
     );
     let story = Box::pin(Story::new(options, Arc::clone(&screen), &mut stage).tell());
     let told = tokio::select! {
