@@ -37,7 +37,7 @@ const CREWS: [Crew; 3] = [
 const KEYS: u64 = 3;
 /// As [`Crew::pause`], for counters: each of their writes bears a token and is synced on its own in replay,
 /// so that many of them would make the demo longer, not better.
-const COUNTER_PAUSE: Range<u64> = 20..60;
+const COUNTER_PAUSE: Range<u64> = 30..90;
 /// A caller that was turned away waits longer.
 const PAUSE_AFTER_FAILURE: Range<u64> = 40..80;
 /// The ids of a writer's rows begin with its number times this.

@@ -13,10 +13,13 @@ use super::{
     backend::Each,
     watch::{Condition, Health},
 };
-use crate::cli;
+use crate::cli::{self, table::terminal_width};
 
 /// How often a status is printed in a pipe.
 const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the text of a line begins, behind its time.
+const INDENT: usize = 10;
 
 /// What moves.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,8 +86,13 @@ impl Screen {
 
     /// Tells what happened, with its time.
     pub(super) fn note(&self, text: &str) {
-        let text = self.with_states(text);
-        self.print(&format!("{:>6.1} s  {text}", self.begun.elapsed().as_secs_f64()));
+        let mut line = format!("{:>6.1} s  {text}", self.begun.elapsed().as_secs_f64());
+        if self.is_terminal()
+            && let Some(width) = terminal_width()
+        {
+            line = wrapped(&line, width);
+        }
+        self.print(&self.with_states(&line));
     }
 
     /// Shows how things stand.
@@ -207,6 +215,23 @@ fn row(first: &str, second: &str, figures: [&str; 5]) -> String {
     format!("{first:<12} {second:<10}{}", figures.join(" "))
 }
 
+/// `line` broken between words so that it fits into `width`; what follows stands under its text.
+fn wrapped(line: &str, width: usize) -> String {
+    let (mut text, mut used) = (String::with_capacity(line.len()), 0);
+    for word in line.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if used > INDENT && used + length > width {
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            text.push_str(&" ".repeat(INDENT));
+            used = INDENT;
+        }
+        text.push_str(word);
+        used += word.chars().count();
+    }
+    text
+}
+
 /// A number as people write it: `12,345`.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
@@ -258,6 +283,15 @@ mod tests {
         );
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|line| line.len() < 80));
+    }
+
+    #[test]
+    fn a_line_is_broken_between_words() {
+        let line = "   1.0 s  redis      GET k  -> 200 queued";
+        assert_eq!(wrapped(line, 80), line);
+        let expected = "   1.0 s  redis      GET k  -> 200\n          queued";
+        assert_eq!(wrapped(line, 38), expected);
+        assert_eq!(wrapped("   1.0 s  unbreakable", 5), "   1.0 s  unbreakable");
     }
 
     #[test]
