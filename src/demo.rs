@@ -3,24 +3,30 @@
 //! ```text
 //! this process                                    its child, the real daemon
 //!   callers ── calls over the Unix socket ──────▶   fusebox run
-//!   stand-in for Redis ◀── TCP on loopback ──────     └ a store in a temporary folder
+//!   stand-ins for Redis, ClickHouse                   └ stores in a temporary folder
+//!     and Firestore ◀── TCP on loopback ────────────────┘
 //! ```
 //!
-//! Only the backend is a stand-in. The daemon is this binary's own `run`, with short times, killed with
+//! Only the backends are stand-ins. The daemon is this binary's own `run`, with short times, killed with
 //! SIGKILL and started again on what it left on the disk. In the end what callers were told is held
-//! against what the stand-in applied (`proof.rs`); the exit code is 0 only where every promise was kept.
+//! against what the stand-ins applied (`proof.rs`); the exit code is 0 only where every promise was kept.
 //! What `kill -9` cannot show is a power cut: the kernel still has what was written and not synced.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+mod backend;
+mod call;
 mod callers;
+mod ledger;
 mod proof;
 mod screen;
+mod shown;
 mod stage;
 pub mod stand_in;
 mod story;
+mod tables;
 mod watch;
 
 use screen::Screen;
@@ -30,9 +36,9 @@ use story::Story;
 /// What the demo is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DemoOptions {
-    /// About how long it takes.
+    /// About how long it takes; where that is not enough, longer.
     pub(crate) seconds: u32,
-    /// What its random choices start from: which keys are written and read, and when.
+    /// What its random choices start from: what is written and read, and when.
     pub(crate) seed: u64,
 }
 
@@ -47,8 +53,8 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let mut stage = Stage::set().await?;
     let screen = Arc::new(Screen::new(Duration::from_secs(options.seconds.into())));
     screen.print(
-        "fusebox demo: a real daemon, a stand-in for Redis inside this process, and callers that \
-         know nothing of what is to come.",
+        "fusebox demo: a real daemon, stand-ins for Redis, ClickHouse and Firestore, and callers that know\n\
+         nothing of what is to come.",
     );
     let story = Box::pin(Story::new(options, Arc::clone(&screen), &mut stage).tell());
     let told = tokio::select! {

@@ -45,7 +45,7 @@ pub(crate) enum Command {
     },
     /// Shows an outage, a killed daemon and a recovery, with a stand-in for Redis
     Demo {
-        /// How long it takes, about
+        /// How long it takes, about, and at least 15: the recovery alone takes some 12
         #[arg(long, default_value_t = 20, value_name = "N",
               value_parser = clap::value_parser!(u32).range(3..=600))]
         seconds: u32,

@@ -10,6 +10,11 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>], terminal: bool) -> Str
     if terminal { framed(heads, rows) } else { plain(heads, rows) }
 }
 
+/// How wide the terminal is; `None` where there is none.
+pub(crate) fn terminal_width() -> Option<usize> {
+    Table::new().width().map(usize::from)
+}
+
 fn framed(heads: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table

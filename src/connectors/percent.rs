@@ -2,7 +2,7 @@
 
 /// The text that `text` encodes; `None` for a `%` without two hexadecimal digits, and for what is not
 /// UTF-8.
-pub(super) fn decoded(text: &str) -> Option<String> {
+pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -1,133 +1,59 @@
 //! The callers: writers, counters and readers that know nothing of an outage and use what the daemon's
 //! socket offers to anyone. What they are told is written down in the [`Ledger`].
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use hyper::Method;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::proof::Told;
-use crate::cli::{client::Client, table::text};
+use super::{
+    backend::Backend,
+    call::Call,
+    ledger::{Ended, Ledger},
+};
+use crate::cli::client::Client;
 
-/// Writers, each of keys of its own.
-const WRITERS: u64 = 6;
-/// Keys of each.
+/// Who calls one backend.
+struct Crew {
+    backend: Backend,
+    /// Writers, each of keys or rows of its own.
+    writers: u64,
+    /// How long one waits after an answer, in milliseconds.
+    pause: Range<u64>,
+    /// Writers of counters, each of one of its own.
+    counters: u64,
+    readers: u64,
+}
+
+/// Everybody. Documents and rows are fewer than keys, as they are elsewhere.
+const CREWS: [Crew; 3] = [
+    Crew { backend: Backend::Redis, writers: 5, pause: 4..16, counters: 3, readers: 2 },
+    Crew { backend: Backend::ClickHouse, writers: 2, pause: 15..45, counters: 0, readers: 1 },
+    Crew { backend: Backend::Firestore, writers: 3, pause: 8..32, counters: 2, readers: 1 },
+];
+/// Keys of each writer.
 const KEYS: u64 = 3;
-/// Writers of counters, each of one of its own.
-const COUNTERS: u64 = 2;
-/// Readers of any writer's keys, and of what is not written again.
-const READERS: u64 = 3;
-/// How long a caller waits after an answer, in milliseconds.
-const PAUSE: std::ops::Range<u64> = 4..16;
-/// As [`PAUSE`], for counters: each of their writes bears a token and is synced on its own in replay, so
-/// that many of them would make the demo longer, not better.
-const COUNTER_PAUSE: std::ops::Range<u64> = 20..60;
+/// As [`Crew::pause`], for counters: each of their writes bears a token and is synced on its own in replay,
+/// so that many of them would make the demo longer, not better.
+const COUNTER_PAUSE: Range<u64> = 30..90;
 /// A caller that was turned away waits longer.
-const PAUSE_AFTER_FAILURE: std::ops::Range<u64> = 40..80;
-/// Keys that are written at the start and never again.
-pub(super) const FIXED: [&str; 2] = ["demo:fixed-1", "demo:fixed-2"];
-/// The exit code of a client that finds nobody at the socket.
-const NO_DAEMON: u8 = 3;
+const PAUSE_AFTER_FAILURE: Range<u64> = 40..80;
+/// The ids of a writer's rows begin with its number times this.
+const IDS: u64 = 1_000_000_000;
+/// The most rows of an insert.
+const ROWS_MAX: u64 = 3;
 
-/// How a call ended for its caller.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Ended {
-    /// It was answered: with a status, from this source, and perhaps with an acknowledgement.
-    Answered {
-        /// 200 or 202.
-        status: u16,
-        /// `live`, `cache`, `stale`, `queued`, `empty` or `bypass`.
-        source: String,
-        /// `applied`, `durable` or nothing.
-        ack: String,
-        /// The value.
-        value: Value,
-    },
-    /// It was not executed, for this reason.
-    Refused(String),
-    /// Nobody listened at the socket, so that it was not executed.
-    NoDaemon,
-    /// It may have been executed or not.
-    Unknown(String),
+/// Keys, or documents, that are written at the start and never again.
+pub(super) fn fixed(backend: Backend) -> String {
+    name(backend, "fixed")
 }
 
-impl Ended {
-    fn of(answer: Result<(u16, Value), crate::cli::Failure>) -> Self {
-        match answer {
-            Ok((status @ (200 | 202), reply)) => Self::Answered {
-                status,
-                source: text(&reply, "source"),
-                ack: text(&reply, "ack"),
-                value: reply.get("value").cloned().unwrap_or_default(),
-            },
-            Ok((status, problem)) => {
-                let why = format!("{status} {}", text(&problem, "detail"));
-                let unknown = problem.get("outcome_unknown") == Some(&Value::Bool(true));
-                if unknown { Self::Unknown(why) } else { Self::Refused(why) }
-            }
-            Err(failure) if failure.code == NO_DAEMON => Self::NoDaemon,
-            Err(failure) => Self::Unknown(failure.to_string()),
-        }
-    }
-
-    /// The word under which it is counted.
-    fn word(&self) -> &str {
-        match self {
-            Self::Answered { source, .. } => source,
-            Self::Refused(_) => "refused",
-            Self::NoDaemon => "no daemon",
-            Self::Unknown(_) => "outcome unknown",
-        }
-    }
-}
-
-/// What callers were told.
-#[derive(Debug, Default)]
-pub(super) struct Ledger {
-    /// Of each write.
-    pub(super) told: Told,
-    /// Calls by how they ended: reads and writes.
-    pub(super) ended: BTreeMap<String, (u64, u64)>,
-    /// Writes that were acknowledged as applied.
-    pub(super) applied: u64,
-    /// Writes that were acknowledged as durable.
-    pub(super) durable: u64,
-}
-
-impl Ledger {
-    fn count(&mut self, ended: &Ended, write: bool) {
-        let (reads, writes) = self.ended.entry(ended.word().to_owned()).or_default();
-        *(if write { writes } else { reads }) += 1;
-        match ended {
-            Ended::Answered { ack, .. } if ack == "applied" => self.applied += 1,
-            Ended::Answered { ack, .. } if ack == "durable" => self.durable += 1,
-            _ => {}
-        }
-    }
-
-    fn set(&mut self, key: &str, value: u64, ended: &Ended) {
-        self.count(ended, true);
-        let key = self.told.keys.entry(key.to_owned()).or_default();
-        let told = match ended {
-            Ended::Answered { .. } => &mut key.acknowledged,
-            Ended::Unknown(_) => &mut key.unknown,
-            Ended::Refused(_) | Ended::NoDaemon => &mut key.refused,
-        };
-        told.insert(value);
-    }
-
-    fn increment(&mut self, counter: &str, ended: &Ended) {
-        self.count(ended, true);
-        let counter = self.told.counters.entry(counter.to_owned()).or_default();
-        match ended {
-            Ended::Answered { .. } => counter.acknowledged += 1,
-            Ended::Unknown(_) => counter.unknown += 1,
-            Ended::Refused(_) | Ended::NoDaemon => {}
-        }
-    }
+/// A key of Redis, or a document of Firestore.
+pub(super) fn name(backend: Backend, name: &str) -> String {
+    let mark = if backend == Backend::Firestore { '/' } else { ':' };
+    format!("demo{mark}{name}")
 }
 
 /// Calls the daemon at a socket, and writes down what it is told.
@@ -144,31 +70,12 @@ impl Caller {
         Self { socket, ledger: Arc::default() }
     }
 
-    async fn ask(&self, command: &[&str], options: Value) -> Ended {
-        let body = json!({ "command": command, "options": options });
+    /// Makes a call.
+    pub(super) async fn make(&self, call: &Call) -> Ended {
         let client = Client::new(self.socket.clone());
-        Ended::of(client.exchange(Method::POST, "/v1/backends/redis/call", Some(&body)).await)
-    }
-
-    /// Sets a key of which this is the only writer to a value above all earlier ones.
-    pub(super) async fn set(&self, key: &str, value: u64) -> Ended {
-        let ended = self.ask(&["SET", key, &value.to_string()], json!({})).await;
-        self.ledger.lock().set(key, value, &ended);
-        ended
-    }
-
-    /// Increments a counter; with `durable`, consents to being queued for an answer without a value.
-    pub(super) async fn increment(&self, counter: &str, durable: bool) -> Ended {
-        let options = if durable { json!({ "min_ack": "durable" }) } else { json!({}) };
-        let ended = self.ask(&["INCR", counter], options).await;
-        self.ledger.lock().increment(counter, &ended);
-        ended
-    }
-
-    /// Reads a key.
-    pub(super) async fn get(&self, key: &str) -> Ended {
-        let ended = self.ask(&["GET", key], json!({})).await;
-        self.ledger.lock().count(&ended, false);
+        let answer = client.exchange(Method::POST, &call.path(), Some(&call.json())).await;
+        let ended = Ended::of(answer);
+        self.ledger.lock().get_mut(call.backend).note(call, &ended);
         ended
     }
 }
@@ -180,20 +87,26 @@ pub(super) struct Workload {
 }
 
 impl Workload {
-    /// Sets them to work. Their choices of keys and pauses follow from `seed`.
+    /// Sets them to work. Their choices and pauses follow from `seed`.
     pub(super) fn start(caller: &Caller, seed: u64) -> Self {
         let stop = watch::channel(false).0;
         let mut tasks = JoinSet::new();
         let mut seeds = Rng::with_seed(seed);
-        let mut rng = || Rng::with_seed(seeds.u64(..));
-        for writer in 1..=WRITERS {
-            tasks.spawn(write(caller.clone(), writer, rng(), stop.subscribe()));
-        }
-        for counter in 1..=COUNTERS {
-            tasks.spawn(count(caller.clone(), counter, rng(), stop.subscribe()));
-        }
-        for _ in 0..READERS {
-            tasks.spawn(read(caller.clone(), rng(), stop.subscribe()));
+        let mut worker = || Worker {
+            caller: caller.clone(),
+            rng: Rng::with_seed(seeds.u64(..)),
+            stop: stop.subscribe(),
+        };
+        for Crew { backend, writers, pause, counters, readers } in CREWS {
+            for writer in 1..=writers {
+                tasks.spawn(write(worker(), backend, writer, pause.clone()));
+            }
+            for counter in 1..=counters {
+                tasks.spawn(count(worker(), backend, counter));
+            }
+            for _ in 0..readers {
+                tasks.spawn(read(worker(), backend, writers, pause.clone()));
+            }
         }
         Self { stop, tasks }
     }
@@ -205,76 +118,66 @@ impl Workload {
     }
 }
 
-fn key(writer: u64, key: u64) -> String {
-    format!("demo:writer-{writer}:{key}")
+/// One of them.
+struct Worker {
+    caller: Caller,
+    rng: Rng,
+    stop: watch::Receiver<bool>,
 }
 
-/// Waits from one call to the next, in the rhythm of `usual` as long as calls are answered. False at the
-/// end.
-async fn pause(
-    usual: std::ops::Range<u64>,
-    rng: &mut Rng,
-    ended: &Ended,
-    stop: &mut watch::Receiver<bool>,
-) -> bool {
-    let answered = matches!(ended, Ended::Answered { .. });
-    let millis = rng.u64(if answered { usual } else { PAUSE_AFTER_FAILURE });
-    tokio::select! {
-        () = tokio::time::sleep(Duration::from_millis(millis)) => true,
-        _ = stop.wait_for(|stop| *stop) => false,
-    }
-}
-
-async fn write(caller: Caller, writer: u64, mut rng: Rng, mut stop: watch::Receiver<bool>) {
-    for value in 1.. {
-        let key = key(writer, rng.u64(1..=KEYS));
-        let ended = caller.set(&key, value).await;
-        if !pause(PAUSE, &mut rng, &ended, &mut stop).await {
-            return;
+impl Worker {
+    /// Makes a call and waits until the next one is due, in the rhythm of `pause` as long as calls are
+    /// answered. False at the end.
+    async fn make(&mut self, call: Call, pause: Range<u64>) -> bool {
+        let ended = self.caller.make(&call).await;
+        let answered = matches!(ended, Ended::Answered(_));
+        let millis = self.rng.u64(if answered { pause } else { PAUSE_AFTER_FAILURE });
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(millis)) => true,
+            _ = self.stop.wait_for(|stop| *stop) => false,
         }
     }
 }
 
-async fn count(caller: Caller, counter: u64, mut rng: Rng, mut stop: watch::Receiver<bool>) {
-    let counter = format!("demo:counter-{counter}");
+fn key(backend: Backend, writer: u64, key: u64) -> String {
+    name(backend, &format!("writer-{writer}-{key}"))
+}
+
+async fn write(mut worker: Worker, backend: Backend, writer: u64, pause: Range<u64>) {
+    let (mut value, mut id) = (0, writer * IDS);
     loop {
-        let ended = caller.increment(&counter, true).await;
-        if !pause(COUNTER_PAUSE, &mut rng, &ended, &mut stop).await {
+        let call = if backend == Backend::ClickHouse {
+            let ids = id..id + worker.rng.u64(1..=ROWS_MAX);
+            id = ids.end;
+            Call::insert(ids).durable()
+        } else {
+            value += 1;
+            Call::set(backend, &key(backend, writer, worker.rng.u64(1..=KEYS)), value)
+        };
+        if !worker.make(call, pause.clone()).await {
             return;
         }
     }
 }
 
-async fn read(caller: Caller, mut rng: Rng, mut stop: watch::Receiver<bool>) {
+async fn count(mut worker: Worker, backend: Backend, counter: u64) {
+    let counter = name(backend, &format!("counter-{counter}"));
+    while worker.make(Call::increment(backend, &counter).durable(), COUNTER_PAUSE).await {}
+}
+
+async fn read(mut worker: Worker, backend: Backend, writers: u64, pause: Range<u64>) {
     loop {
-        let written = key(rng.u64(1..=WRITERS), rng.u64(1..=KEYS));
-        let fixed = rng.choice(FIXED).filter(|_| rng.u8(0..3) == 0);
-        let ended = caller.get(fixed.unwrap_or(&written)).await;
-        if !pause(PAUSE, &mut rng, &ended, &mut stop).await {
+        let call = if backend == Backend::ClickHouse {
+            let what = ["count() AS rows", "count() AS rows, sum(amount) AS total"];
+            Call::select(worker.rng.choice(what).unwrap_or_default())
+        } else if worker.rng.u8(0..3) == 0 {
+            Call::get(backend, &fixed(backend))
+        } else {
+            let (writer, number) = (worker.rng.u64(1..=writers), worker.rng.u64(1..=KEYS));
+            Call::get(backend, &key(backend, writer, number))
+        };
+        if !worker.make(call, pause.clone()).await {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_caller_is_told_decides_what_the_proof_expects() {
-        let mut ledger = Ledger::default();
-        let answer = |status, body| Ended::of(Ok((status, body)));
-        ledger.set("k", 1, &answer(200, json!({ "source": "live", "ack": "applied" })));
-        ledger.set("k", 2, &answer(202, json!({ "source": "queued", "ack": "durable" })));
-        ledger.set("k", 3, &answer(503, json!({ "detail": "the breaker is open" })));
-        ledger.set("k", 4, &answer(504, json!({ "outcome_unknown": true })));
-        ledger.set("k", 5, &Ended::of(Err(crate::cli::Failure::no_daemon("refused"))));
-        ledger.set("k", 6, &Ended::of(Err(crate::cli::Failure::failed("broke"))));
-        let key = &ledger.told.keys["k"];
-        assert_eq!(key.acknowledged, [1, 2].into());
-        assert_eq!(key.refused, [3, 5].into());
-        assert_eq!(key.unknown, [4, 6].into());
-        assert_eq!((ledger.applied, ledger.durable), (1, 1));
-        assert_eq!(ledger.ended["outcome unknown"], (0, 2));
     }
 }

@@ -7,19 +7,20 @@
 //! refused                is not there
 //! ```
 //!
-//! Every key has one writer, whose values rise by one from write to write; so order shows in the
-//! values. A counter is between what was acknowledged and that plus what is unknown.
+//! Every key and every document has one writer, whose values rise by one from write to write; so order
+//! shows in the values. A row has an id of its own, and is there once or not at all. A counter is between
+//! what was acknowledged and that plus what is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What callers were told of the writes to one key.
+/// What callers were told of the writes to one key or document, by their values, or of rows, by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Key {
-    /// Values that were acknowledged.
+pub(super) struct Writes {
+    /// Those that were acknowledged.
     pub(super) acknowledged: BTreeSet<u64>,
-    /// Values of whose fate the caller heard nothing.
+    /// Those of whose fate the caller heard nothing.
     pub(super) unknown: BTreeSet<u64>,
-    /// Values of which the caller was told that they are not written.
+    /// Those of which the caller was told that they are not written.
     pub(super) refused: BTreeSet<u64>,
 }
 
@@ -32,22 +33,26 @@ pub(super) struct Counter {
     pub(super) unknown: u64,
 }
 
-/// What callers were told of all writes.
-#[derive(Clone, Debug, Default)]
+/// What callers were told of all writes to a backend.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Told {
-    /// By key.
-    pub(super) keys: BTreeMap<String, Key>,
+    /// By key or document.
+    pub(super) keys: BTreeMap<String, Writes>,
     /// By counter.
     pub(super) counters: BTreeMap<String, Counter>,
+    /// Of rows.
+    pub(super) rows: Writes,
 }
 
-/// What the stand-in did.
+/// What its stand-in did.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Applied {
-    /// Keys and the values that SET gave them, in order.
+    /// Keys, or documents, and the values that they were set to, in order.
     pub(super) log: Vec<(String, String)>,
-    /// Keys and the values that they hold in the end.
+    /// Keys, or documents, and the values that they hold in the end.
     pub(super) values: BTreeMap<String, String>,
+    /// The ids of all rows.
+    pub(super) rows: Vec<u64>,
 }
 
 /// The outcome.
@@ -55,15 +60,15 @@ pub(super) struct Applied {
 pub(super) struct Verdict {
     /// Acknowledged writes that are not there.
     pub(super) lost: u64,
-    /// Increments that are there more than once.
+    /// Increments and rows that are there more than once.
     pub(super) applied_twice: u64,
     /// Writes that came after a newer one of the same key.
     pub(super) out_of_order: u64,
     /// Writes that are there although their caller was told that they are not.
     pub(super) refused_but_applied: u64,
-    /// Keys that do not hold their last write.
+    /// Keys and documents that do not hold their last write.
     pub(super) wrong_values: u64,
-    /// SETs that were sent again before anything else was written to their key: that changes nothing.
+    /// Writes that were sent again before anything else was written to their key: that changes nothing.
     pub(super) repeated: u64,
     /// What is wrong, in sentences.
     pub(super) problems: Vec<String>,
@@ -93,11 +98,12 @@ pub(super) fn verify(told: &Told, applied: &Applied) -> Verdict {
     for (name, counter) in &told.counters {
         verdict.counter(name, *counter, applied.values.get(name).map(String::as_str));
     }
+    verdict.rows(&told.rows, &applied.rows);
     verdict
 }
 
 impl Verdict {
-    fn key(&mut self, name: &str, told: &Key, log: &[u64], value: Option<&str>) {
+    fn key(&mut self, name: &str, told: &Writes, log: &[u64], value: Option<&str>) {
         let there: BTreeSet<u64> = log.iter().copied().collect();
         for lost in told.acknowledged.difference(&there) {
             self.lost += 1;
@@ -145,6 +151,29 @@ impl Verdict {
             self.problems.push(format!("{name} is {held} after at most {most} increments"));
         }
     }
+
+    fn rows(&mut self, told: &Writes, rows: &[u64]) {
+        let mut there: BTreeMap<u64, u64> = BTreeMap::new();
+        for id in rows {
+            *there.entry(*id).or_default() += 1;
+        }
+        for lost in told.acknowledged.iter().filter(|id| !there.contains_key(id)) {
+            self.lost += 1;
+            self.problems.push(format!("row {lost} was acknowledged and is lost"));
+        }
+        for (id, times) in there {
+            if told.refused.contains(&id) {
+                self.refused_but_applied += 1;
+                self.problems.push(format!("row {id} was refused and yet inserted"));
+            } else if !told.acknowledged.contains(&id) && !told.unknown.contains(&id) {
+                self.problems.push(format!("row {id} is there and nobody wrote it"));
+            }
+            if times > 1 {
+                self.applied_twice += times - 1;
+                self.problems.push(format!("row {id} is there {times} times"));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -153,15 +182,17 @@ mod tests {
 
     /// One key, written 1 to 5: 3 was refused, 5 is unknown. One counter: 7 acknowledged, 1 unknown.
     fn told() -> Told {
-        let key = Key { acknowledged: [1, 2, 4].into(), unknown: [5].into(), refused: [3].into() };
+        let key =
+            Writes { acknowledged: [1, 2, 4].into(), unknown: [5].into(), refused: [3].into() };
         let counter = Counter { acknowledged: 7, unknown: 1 };
-        Told { keys: [("k".into(), key)].into(), counters: [("c".into(), counter)].into() }
+        let (keys, counters) = ([("k".into(), key)].into(), [("c".into(), counter)].into());
+        Told { keys, counters, rows: Writes::default() }
     }
 
     fn judge(log: &[u64], value: &str, counter: &str) -> Verdict {
         let log = log.iter().map(|value| ("k".to_owned(), value.to_string())).collect();
         let values = [("k".to_owned(), value.to_owned()), ("c".to_owned(), counter.to_owned())];
-        verify(&told(), &Applied { log, values: values.into() })
+        verify(&told(), &Applied { log, values: values.into(), rows: Vec::new() })
     }
 
     #[test]
@@ -209,6 +240,43 @@ mod tests {
     fn a_refused_write_that_is_there_is_found() {
         let verdict = judge(&[1, 2, 3, 4], "4", "7");
         assert_eq!((verdict.refused_but_applied, verdict.holds()), (1, false));
+    }
+
+    /// Rows 1 to 5: 3 and 4 were refused, 5 is unknown.
+    fn judge_rows(rows: &[u64]) -> Verdict {
+        let told =
+            Writes { acknowledged: [1, 2].into(), unknown: [5].into(), refused: [3, 4].into() };
+        let told = Told { rows: told, ..Told::default() };
+        verify(&told, &Applied { rows: rows.to_vec(), ..Applied::default() })
+    }
+
+    #[test]
+    fn rows_hold_in_any_order_where_each_is_there_once() {
+        assert_eq!(judge_rows(&[2, 1]), Verdict::default());
+        assert_eq!(judge_rows(&[1, 5, 2]), Verdict::default());
+    }
+
+    #[test]
+    fn a_lost_row_is_found() {
+        let verdict = judge_rows(&[2]);
+        assert_eq!((verdict.lost, verdict.holds()), (1, false));
+        assert_eq!(verdict.problems, ["row 1 was acknowledged and is lost"]);
+        assert_eq!(judge_rows(&[]).lost, 2);
+    }
+
+    #[test]
+    fn a_row_that_is_there_twice_is_found() {
+        let verdict = judge_rows(&[1, 2, 1, 1]);
+        assert_eq!((verdict.applied_twice, verdict.holds()), (2, false));
+        assert_eq!(verdict.problems, ["row 1 is there 3 times"]);
+        assert_eq!(judge_rows(&[1, 2, 5, 5]).applied_twice, 1, "also one of unknown outcome");
+    }
+
+    #[test]
+    fn a_row_that_was_refused_or_that_nobody_wrote_is_found() {
+        let verdict = judge_rows(&[1, 2, 3]);
+        assert_eq!((verdict.refused_but_applied, verdict.holds()), (1, false));
+        assert_eq!(judge_rows(&[1, 2, 9]).problems, ["row 9 is there and nobody wrote it"]);
     }
 
     #[test]

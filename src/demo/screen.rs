@@ -9,23 +9,37 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::cli;
+use super::{
+    backend::Each,
+    watch::{Condition, Health},
+};
+use crate::cli::{self, table::terminal_width};
 
 /// How often a status is printed in a pipe.
-const LINE_EVERY: Duration = Duration::from_millis(500);
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the text of a line begins, behind its time.
+const INDENT: usize = 10;
 
 /// What moves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Status {
-    /// The system's state, the breaker's state and the queue's depth; `None` where no daemon answers.
-    pub(super) health: Option<(String, String, u64)>,
-    /// Calls a second that the backend answered.
+    /// How the system is; `None` where no daemon answers.
+    pub(super) health: Option<Health>,
+    /// What becomes of the calls to each backend.
+    pub(super) rates: Each<Rates>,
+}
+
+/// Calls a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rates {
+    /// Those that the backend answered.
     pub(super) live: u64,
-    /// Writes a second that became durable in the queue, and reads answered from there.
+    /// Writes that became durable in the queue, and reads answered from there.
     pub(super) queued: u64,
-    /// Reads a second that the cache answered, or nothing where it had nothing.
+    /// Reads that the cache answered, or nothing where it had nothing.
     pub(super) cached: u64,
-    /// Calls a second without an answer.
+    /// Those without an answer.
     pub(super) failed: u64,
 }
 
@@ -46,7 +60,7 @@ impl Screen {
         let bar = terminal.then(|| {
             let millis = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
             let bar = ProgressBar::with_draw_target(Some(millis), ProgressDrawTarget::stdout());
-            let style = ProgressStyle::with_template("{wide_msg}\n{bar:30.cyan/dim}  {prefix}");
+            let style = ProgressStyle::with_template("{msg}\n{bar:72.cyan/dim}");
             style.map(|style| bar.set_style(style.progress_chars("━━─"))).unwrap_or_default();
             bar
         });
@@ -72,8 +86,13 @@ impl Screen {
 
     /// Tells what happened, with its time.
     pub(super) fn note(&self, text: &str) {
-        let text = self.with_states(text);
-        self.print(&format!("{:>6.1} s  {text}", self.begun.elapsed().as_secs_f64()));
+        let mut line = format!("{:>6.1} s  {text}", self.begun.elapsed().as_secs_f64());
+        if self.is_terminal()
+            && let Some(width) = terminal_width()
+        {
+            line = wrapped(&line, width);
+        }
+        self.print(&self.with_states(&line));
     }
 
     /// Shows how things stand.
@@ -84,16 +103,13 @@ impl Screen {
             }
             let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             bar.set_position(millis.min(bar.length().unwrap_or(millis)));
-            let (first, second) = status_text(status);
-            bar.set_prefix(second);
-            bar.set_message(self.with_states(&first));
+            bar.set_message(self.with_states(&status.block()));
             return;
         }
         let mut last = self.last_line.lock();
         if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
             *last = Some(Instant::now());
-            let (first, second) = status_text(status);
-            self.note(&format!("{first}  {second}"));
+            self.note(&status.line());
         }
     }
 
@@ -139,29 +155,81 @@ impl Screen {
 
     /// `text` with the words for states in their colours.
     fn with_states(&self, text: &str) -> String {
-        let words = text.split(' ').map(|word| match word {
-            "HEALTHY" | "CLOSED" => self.paint("32", word),
-            "DEGRADED" | "HALF_OPEN" => self.paint("33", word),
-            "OPEN" | "CRITICAL" | "EMERGENCY" | "none" => self.paint("31", word),
-            _ => word.to_owned(),
+        let words = text.split_inclusive([' ', '\n']).map(|word| {
+            let code = match word.trim_end() {
+                "HEALTHY" | "CLOSED" => "32",
+                "DEGRADED" | "HALF_OPEN" => "33",
+                "OPEN" | "CRITICAL" | "EMERGENCY" | "none" => "31",
+                _ => return word.to_owned(),
+            };
+            self.paint(code, word)
         });
-        words.collect::<Vec<_>>().join(" ")
+        words.collect()
     }
 }
 
-/// The two halves of a status.
-fn status_text(status: &Status) -> (String, String) {
-    let Status { health, live, queued, cached, failed } = status;
-    let (state, breaker, depth) = match health {
-        Some((state, breaker, depth)) => (state.as_str(), breaker.as_str(), thousands(*depth)),
-        None => ("none", "none", "-".to_owned()),
-    };
-    let rate = |rate: &u64| format!("{}/s", thousands(*rate));
-    let first =
-        format!("state {state:<9} breaker {breaker:<10} queued {depth:<7} live {:<8}", rate(live));
-    let second =
-        format!("to queue {:<7} cache {:<7} failed {}", rate(queued), rate(cached), rate(failed));
-    (first.trim_end().to_owned(), second)
+impl Status {
+    /// A line that says how things stand.
+    fn line(&self) -> String {
+        let Some(health) = &self.health else { return "no daemon".to_owned() };
+        let breakers = health.backends.iter().map(|(backend, Condition { breaker, queued })| {
+            let waiting =
+                if *queued > 0 { format!(" ({} wait)", thousands(*queued)) } else { String::new() };
+            format!("{} {breaker}{waiting}", backend.name())
+        });
+        let sum = |rate: fn(&Rates) -> u64| {
+            thousands(self.rates.iter().map(|(_, rates)| rate(rates)).sum())
+        };
+        format!(
+            "state {}: {}; live {}/s, to queue {}/s, cache {}/s, failed {}/s",
+            health.state,
+            breakers.collect::<Vec<_>>().join(", "),
+            sum(|rates| rates.live),
+            sum(|rates| rates.queued),
+            sum(|rates| rates.cached),
+            sum(|rates| rates.failed)
+        )
+    }
+
+    /// The same as a small table, with what becomes of each backend's calls.
+    fn block(&self) -> String {
+        let state = self.health.as_ref().map_or("no daemon", |health| &health.state);
+        let mut text = row(state, "breaker", ["wait", "live", "to queue", "cache", "failed"]);
+        for (backend, rates) in self.rates.iter() {
+            let condition = self.health.as_ref().map(|health| health.backends.get(backend));
+            let breaker = condition.map_or("none", |condition| &condition.breaker);
+            let queued = condition.map_or("-".to_owned(), |condition| thousands(condition.queued));
+            let rate = |rate: u64| format!("{}/s", thousands(rate));
+            let Rates { live, queued: to_queue, cached, failed } = *rates;
+            let figures = [queued, rate(live), rate(to_queue), rate(cached), rate(failed)];
+            let figures = figures.each_ref().map(String::as_str);
+            text = format!("{text}\n{}", row(backend.name(), breaker, figures));
+        }
+        text
+    }
+}
+
+/// A row of the small table.
+fn row(first: &str, second: &str, figures: [&str; 5]) -> String {
+    let figures = figures.map(|figure| format!("{figure:>9}"));
+    format!("{first:<12} {second:<10}{}", figures.join(" "))
+}
+
+/// `line` broken between words so that it fits into `width`; what follows stands under its text.
+fn wrapped(line: &str, width: usize) -> String {
+    let (mut text, mut used) = (String::with_capacity(line.len()), 0);
+    for word in line.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if used > INDENT && used + length > width {
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            text.push_str(&" ".repeat(INDENT));
+            used = INDENT;
+        }
+        text.push_str(word);
+        used += word.chars().count();
+    }
+    text
 }
 
 /// A number as people write it: `12,345`.
@@ -180,16 +248,50 @@ pub(super) fn thousands(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::backend::Backend;
+
+    fn status() -> Status {
+        let backends = Each::of(|backend| Condition {
+            breaker: if backend == Backend::Redis { "HALF_OPEN" } else { "CLOSED" }.to_owned(),
+            queued: if backend == Backend::Redis { 12_345 } else { 0 },
+        });
+        let health = Some(Health { state: "DEGRADED".to_owned(), backends });
+        let rates = Each::of(|_| Rates { live: 1_000, queued: 7, cached: 0, failed: 1 });
+        Status { health, rates }
+    }
 
     #[test]
-    fn a_status_tells_state_breaker_queue_and_rates() {
-        let health = Some(("CRITICAL".to_owned(), "HALF_OPEN".to_owned(), 12_345));
-        let status = Status { health, live: 1_234, queued: 7, cached: 0, failed: 1 };
-        let (first, second) = status_text(&status);
-        assert_eq!(first, "state CRITICAL  breaker HALF_OPEN  queued 12,345  live 1,234/s");
-        assert_eq!(second, "to queue 7/s     cache 0/s     failed 1/s");
-        let (first, _) = status_text(&Status::default());
-        assert_eq!(first, "state none      breaker none       queued -       live 0/s");
+    fn a_status_in_a_pipe_is_a_line() {
+        assert_eq!(
+            status().line(),
+            "state DEGRADED: redis HALF_OPEN (12,345 wait), clickhouse CLOSED, firestore CLOSED; \
+             live 3,000/s, to queue 21/s, cache 0/s, failed 3/s"
+        );
+        assert_eq!(Status::default().line(), "no daemon");
+    }
+
+    #[test]
+    fn a_status_on_a_terminal_is_a_row_for_each_backend() {
+        let block = status().block();
+        let lines: Vec<&str> = block.lines().collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "DEGRADED     breaker        wait      live  to queue     cache    failed",
+                "redis        HALF_OPEN    12,345   1,000/s       7/s       0/s       1/s",
+            ]
+        );
+        assert_eq!(lines.len(), 4);
+        assert!(lines.iter().all(|line| line.len() < 80));
+    }
+
+    #[test]
+    fn a_line_is_broken_between_words() {
+        let line = "   1.0 s  redis      GET k  -> 200 queued";
+        assert_eq!(wrapped(line, 80), line);
+        let expected = "   1.0 s  redis      GET k  -> 200\n          queued";
+        assert_eq!(wrapped(line, 38), expected);
+        assert_eq!(wrapped("   1.0 s  unbreakable", 5), "   1.0 s  unbreakable");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What the demo plays on: a temporary folder, the stand-in, and a real daemon as a child process.
+//! What the demo plays on: a temporary folder, the stand-ins, and a real daemon as a child process.
 
 use std::{
     fs::Permissions,
+    io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -14,10 +15,14 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::stand_in::StandIn;
+use super::{
+    backend::{Backend, Each},
+    proof::Applied,
+    stand_in::{clickhouse, firestore, redis},
+};
 use crate::cli::client::Client;
 
-/// How many applied writes the stand-in remembers: 600 seconds of all writers.
+/// How many applied writes a stand-in remembers: 600 seconds of all writers.
 const LOG_MAX: usize = 2_000_000;
 /// The longest that a start may take.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -30,33 +35,96 @@ const HOST: [u8; 4] = [127, 0, 0, 2];
 /// Short times, so that the story fits into seconds.
 const CONFIG: &str = r#"[health]
 interval = "300ms"
-[backends.redis]
-url = "redis://@ADDRESS@"
+"#;
+const CONFIG_OF_EACH: &str = r#"[backends.@NAME@]
+url = "@URL@"
 timeout = "500ms"
-[backends.redis.breaker]
+[backends.@NAME@.breaker]
 failure_threshold = 5
 success_threshold = 3
 recovery_timeout = "600ms"
 recovery_timeout_max = "1200ms"
 window = "5s"
-[backends.clickhouse]
-enabled = false
-[backends.firestore]
-enabled = false
 "#;
+/// A result of a second ago counts as old.
+const CONFIG_OF_CACHE: &str = r#"[backends.clickhouse.cache]
+ttl = "500ms"
+"#;
+
+/// A stand-in for each backend.
+pub(super) struct StandIns {
+    redis: Arc<redis::StandIn>,
+    clickhouse: Arc<clickhouse::StandIn>,
+    firestore: Arc<firestore::StandIn>,
+}
+
+impl StandIns {
+    fn new() -> Self {
+        Self {
+            redis: redis::StandIn::with_log(LOG_MAX),
+            clickhouse: clickhouse::StandIn::new(),
+            firestore: firestore::StandIn::with_log(LOG_MAX),
+        }
+    }
+
+    async fn start(&self, backend: Backend, address: SocketAddr) -> io::Result<SocketAddr> {
+        match backend {
+            Backend::Redis => self.redis.start(address).await,
+            Backend::ClickHouse => self.clickhouse.start(address).await,
+            Backend::Firestore => self.firestore.start(address).await,
+        }
+    }
+
+    fn lose_answers(&self, backend: Backend) {
+        match backend {
+            Backend::Redis => self.redis.lose_answers(),
+            Backend::ClickHouse => self.clickhouse.lose_answers(),
+            Backend::Firestore => self.firestore.lose_answers(),
+        }
+    }
+
+    fn stop(&self, backend: Backend) {
+        match backend {
+            Backend::Redis => self.redis.stop(),
+            Backend::ClickHouse => self.clickhouse.stop(),
+            Backend::Firestore => self.firestore.stop(),
+        }
+    }
+
+    /// What one of them applied; `None` where that was more than it remembers.
+    pub(super) fn applied(&self, backend: Backend) -> Option<Applied> {
+        let (log, values) = match backend {
+            Backend::Redis => (self.redis.log()?, self.redis.snapshot()),
+            Backend::Firestore => (self.firestore.log()?, self.firestore.values()),
+            Backend::ClickHouse => {
+                return Some(Applied { rows: self.clickhouse.ids(), ..Applied::default() });
+            }
+        };
+        Some(Applied { log, values, rows: Vec::new() })
+    }
+
+    /// How many writes one of them was sent again and recognised by their token.
+    pub(super) fn recognised(&self, backend: Backend) -> u64 {
+        match backend {
+            Backend::Redis => self.redis.recognised(),
+            Backend::ClickHouse => self.clickhouse.recognised(),
+            Backend::Firestore => self.firestore.recognised(),
+        }
+    }
+}
 
 /// The stage. The daemon dies with it, and the folder goes.
 pub(super) struct Stage {
-    /// The stand-in for Redis.
-    pub(super) stand_in: Arc<StandIn>,
-    /// Where the stand-in listens when it does.
-    pub(super) address: SocketAddr,
+    /// The stand-ins.
+    pub(super) stand_ins: StandIns,
+    /// Where each listens when it does.
+    pub(super) addresses: Each<SocketAddr>,
     daemon: Option<Child>,
     folder: TempDir,
 }
 
 impl Stage {
-    /// Makes the folder and starts the stand-in and the daemon.
+    /// Makes the folder and starts the stand-ins and the daemon.
     ///
     /// # Errors
     /// What could not be made or started; of a daemon that does not start, the end of its log.
@@ -66,17 +134,40 @@ impl Stage {
             .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .context("cannot make a temporary folder")?;
-        let stand_in = StandIn::with_log(LOG_MAX);
-        let address = stand_in.start((HOST, 0).into()).await.context("cannot listen")?;
-        let config = CONFIG.replace("@ADDRESS@", &address.to_string());
-        std::fs::write(folder.path().join("fusebox.toml"), config)?;
-        let mut stage = Self { stand_in, address, daemon: None, folder };
+        let stand_ins = StandIns::new();
+        let mut addresses = Each::of(|_| SocketAddr::from((HOST, 0)));
+        for backend in Backend::ALL {
+            let address = addresses.get_mut(backend);
+            *address = stand_ins.start(backend, *address).await.context("cannot listen")?;
+        }
+        std::fs::write(folder.path().join("fusebox.toml"), config(&addresses))?;
+        let mut stage = Self { stand_ins, addresses, daemon: None, folder };
         if let Err(error) = stage.start_daemon().await {
             let log = stage.log_end();
             stage.strike().await;
             return Err(error.context(log));
         }
         Ok(stage)
+    }
+
+    /// Lets a stand-in do what it is asked and break the connection in place of an answer.
+    pub(super) fn lose_answers(&self, backend: Backend) {
+        self.stand_ins.lose_answers(backend);
+    }
+
+    /// Stops a stand-in: its listener and its connections are gone, its data stays.
+    pub(super) fn stop(&self, backend: Backend) {
+        self.stand_ins.stop(backend);
+    }
+
+    /// Starts a stand-in again, where it listened before.
+    ///
+    /// # Errors
+    /// It cannot listen there.
+    pub(super) async fn start(&self, backend: Backend) -> anyhow::Result<()> {
+        let address = *self.addresses.get(backend);
+        self.stand_ins.start(backend, address).await.context("cannot listen again")?;
+        Ok(())
     }
 
     /// Starts the daemon on the state that it has, and waits until it is ready. Returns how long that
@@ -160,15 +251,28 @@ impl Stage {
         format!("the daemon's log ends with\n{}", shown.join("\n"))
     }
 
-    /// Ends the daemon, stops the stand-in and removes the folder.
+    /// Ends the daemon, stops the stand-ins and removes the folder.
     pub(super) async fn strike(mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             // One that has ended already needs no killing.
             drop(daemon.kill().await);
         }
-        self.stand_in.stop();
+        for backend in Backend::ALL {
+            self.stand_ins.stop(backend);
+        }
         if let Err(error) = self.folder.close() {
             crate::cli::complain(&format!("fusebox: the temporary folder remains: {error}"));
         }
     }
+}
+
+/// The daemon's configuration.
+fn config(addresses: &Each<SocketAddr>) -> String {
+    let mut text = CONFIG.to_owned();
+    for (backend, address) in addresses.iter() {
+        let scheme = if backend == Backend::Redis { "redis" } else { "http" };
+        let url = format!("{scheme}://{address}");
+        text += &CONFIG_OF_EACH.replace("@NAME@", backend.name()).replace("@URL@", &url);
+    }
+    text + CONFIG_OF_CACHE
 }

@@ -3,34 +3,45 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use serde_json::Value;
 
 use super::{
     DemoOptions,
-    callers::{Caller, Ended, FIXED, Workload},
-    proof::{self, Applied, Verdict},
+    backend::{Backend, Each},
+    call::Call,
+    callers::{Caller, Workload, fixed, name},
+    proof,
     screen::{Screen, thousands},
+    shown,
     stage::Stage,
+    tables::{Figures, tables},
     watch::{self, Health},
 };
-use crate::cli::{client::Client, table::table};
+use crate::cli::client::Client;
 
-/// The longest that the breaker takes to open.
+/// The longest that a breaker takes to open.
 const TRIP_DEADLINE: Duration = Duration::from_secs(20);
 /// The longest that replay takes.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
-/// Keys of the single calls that are shown.
-const GUEST: &str = "demo:guest";
-
-/// Figures that the ledger does not have.
-#[derive(Default)]
-struct Figures {
-    /// Writes acknowledged as durable when the daemon was killed.
-    durable_at_kill: u64,
-    /// Calls replayed, by both daemons.
-    replayed: u64,
-    dead_letters: u64,
-}
+/// The longest that the system takes to be HEALTHY again.
+const HEALTHY_DEADLINE: Duration = Duration::from_secs(60);
+/// About how long the recovery takes: from EMERGENCY back to HEALTHY is two steps of 5 s each.
+const RECOVERY: Duration = Duration::from_millis(11_500);
+/// The least that is left for what comes before it.
+const BEFORE_MIN: Duration = Duration::from_secs(3);
+/// The longest outage: what it leaves to be replayed takes its time, too.
+const OUTAGE_MAX: Duration = Duration::from_secs(45);
+/// The system's states, from good to bad.
+const STATES: [&str; 4] = ["HEALTHY", "DEGRADED", "CRITICAL", "EMERGENCY"];
+/// The order in which backends fail, and the state that the system is in after each.
+const OUTAGES: [(Backend, &str); 3] = [
+    (Backend::Firestore, "DEGRADED"),
+    (Backend::Redis, "CRITICAL"),
+    (Backend::ClickHouse, "EMERGENCY"),
+];
+/// A result that is asked for while all is well, and in the outage.
+const RESULT: &str = "count() AS visits";
+/// The id of the first row that is inserted for all to see.
+const GUEST_ROW: u64 = 1;
 
 /// One telling.
 pub(super) struct Story<'a> {
@@ -39,14 +50,14 @@ pub(super) struct Story<'a> {
     stage: &'a mut Stage,
     caller: Caller,
     client: Client,
-    figures: Figures,
+    figures: Each<Figures>,
 }
 
 impl<'a> Story<'a> {
     /// A story told on `screen` and played on `stage`.
     pub(super) fn new(options: DemoOptions, screen: Arc<Screen>, stage: &'a mut Stage) -> Self {
         let (caller, client) = (Caller::new(stage.socket()), Client::new(stage.socket()));
-        Self { options, screen, stage, caller, client, figures: Figures::default() }
+        Self { options, screen, stage, caller, client, figures: Each::default() }
     }
 
     /// Tells it. Returns whether the proof holds.
@@ -54,55 +65,68 @@ impl<'a> Story<'a> {
     /// # Errors
     /// The story could not be played to its end.
     pub(super) async fn tell(mut self) -> anyhow::Result<bool> {
-        self.screen.heading("1  Everything is well: calls go straight to the backend.");
+        self.screen.heading("1  Everything is well: calls go straight to the backends.");
+        self.who_is_who();
         let watching = watch::start(&self.screen, &self.caller, self.stage.socket());
-        for key in FIXED {
-            self.caller.set(key, 1).await;
+        for backend in [Backend::Redis, Backend::Firestore] {
+            self.caller.make(&Call::set(backend, &fixed(backend), 1)).await;
         }
         let workload = Workload::start(&self.caller, self.options.seed);
         self.all_is_well().await;
-        self.outage().await?;
+        self.outages().await?;
         self.kill().await?;
         self.recovery().await?;
         workload.stop().await;
-        self.drained().await?;
+        self.wait("all is replayed", DRAIN_DEADLINE, |health| {
+            health.backends.iter().all(|(_, is)| is.queued == 0 && is.breaker == "CLOSED")
+        })
+        .await?;
         drop(watching);
         self.screen.end_status();
         self.proof().await
     }
 
-    async fn all_is_well(&mut self) {
-        self.screen.note(&format!(
-            "a stand-in for Redis, inside this process, listens at {}",
-            self.stage.address
-        ));
+    fn who_is_who(&self) {
+        for (backend, address) in self.stage.addresses.iter() {
+            let title = backend.title();
+            self.screen
+                .note(&format!("a stand-in for {title}, inside this process, is at {address}"));
+        }
         let id = self.stage.daemon_id().unwrap_or_default();
         self.screen.note(&format!("the daemon, a real one, is process {id}"));
-        let ended = self.caller.set(GUEST, 1).await;
-        self.show(&format!("SET {GUEST} 1"), &ended);
-        let ended = self.caller.get(GUEST).await;
-        self.show(&format!("GET {GUEST}"), &ended);
-        self.until_part(0.2).await;
     }
 
-    async fn outage(&mut self) -> anyhow::Result<()> {
-        self.screen
-            .heading("2  The stand-in is stopped: callers go on, their writes wait on the disk.");
-        self.stage.stand_in.stop();
-        self.wait("the breaker opens", TRIP_DEADLINE, |health| health.breaker == "OPEN").await?;
-        let ended = self.caller.set(GUEST, 2).await;
-        self.show(&format!("SET {GUEST} 2"), &ended);
-        let ended = self.caller.get(GUEST).await;
-        self.show(&format!("GET {GUEST}"), &ended);
-        let ended = self.caller.get("demo:fixed-1").await;
-        self.show("GET demo:fixed-1", &ended);
-        let ended = self.caller.get("demo:never-read").await;
-        self.show("GET demo:never-read", &ended);
-        let ended = self.caller.increment("demo:visits", false).await;
-        self.show("INCR demo:visits", &ended);
-        let ended = self.caller.increment("demo:visits", true).await;
-        self.show("INCR demo:visits, min_ack durable", &ended);
-        self.until_part(0.4).await;
+    async fn all_is_well(&mut self) {
+        self.show(&guest_set(Backend::Redis, 1)).await;
+        self.show(&guest_get(Backend::Redis)).await;
+        self.show(&Call::insert(GUEST_ROW..GUEST_ROW + 1).durable()).await;
+        self.show(&Call::select(RESULT)).await;
+        self.show(&guest_set(Backend::Firestore, 1)).await;
+        self.show(&guest_get(Backend::Firestore)).await;
+        self.until_part(0.0).await;
+    }
+
+    async fn outages(&mut self) -> anyhow::Result<()> {
+        self.screen.heading(
+            "2  One after the other they fail: callers go on, and their writes wait on the disk.",
+        );
+        for ((backend, state), part) in OUTAGES.into_iter().zip([0.2, 0.4, 0.67]) {
+            let title = backend.title();
+            self.stage.lose_answers(backend);
+            self.screen.note(&format!(
+                "{title} fails: it still does what it is asked, but no answer arrives"
+            ));
+            self.wait(&format!("the system is {state}"), TRIP_DEADLINE, |health| {
+                is_as_bad_as(&health.state, state) && health.backends.get(backend).breaker == "OPEN"
+            })
+            .await?;
+            self.stage.stop(backend);
+            self.screen.note(&format!("{title} is gone altogether"));
+            for call in calls_in_outage(backend) {
+                self.show(&call).await;
+            }
+            self.until_part(part).await;
+        }
         Ok(())
     }
 
@@ -110,169 +134,136 @@ impl<'a> Story<'a> {
         self.screen.heading(
             "3  In the middle of the outage the daemon is killed with -9 and started again.",
         );
-        self.figures.replayed =
-            watch::replayed(&self.client).await.context("the daemon does not answer")?.0;
+        let replayed = watch::replayed(&self.client).await.context("the daemon does not answer")?;
         let id = self.stage.kill_daemon().await?;
-        self.figures.durable_at_kill = self.caller.ledger.lock().durable;
+        let mut durable = 0;
+        for (backend, page) in self.caller.ledger.lock().iter() {
+            durable += page.durable;
+            let figures = self.figures.get_mut(backend);
+            (figures.durable_at_kill, figures.replayed) = (page.durable, *replayed.get(backend));
+        }
+        let durable = thousands(durable);
         self.screen.note(&format!(
-            "killed process {id}; {} writes had been acknowledged as durable by then",
-            thousands(self.figures.durable_at_kill)
+            "killed process {id}; {durable} writes had been acknowledged as durable by then"
         ));
-        let ended = self.caller.get(GUEST).await;
-        self.show(&format!("GET {GUEST}"), &ended);
-        self.until_part(0.45).await;
+        self.show(&guest_get(Backend::Redis)).await;
+        self.until_part(0.76).await;
         let took = self.stage.start_daemon().await?;
         let health = watch::health(&self.client).await.context("the daemon does not answer")?;
         self.screen.note(&format!(
-            "started again as process {}, ready after {} ms; {} writes wait in its queue",
+            "started again as process {}, ready after {} ms; {} writes wait in its queues",
             self.stage.daemon_id().unwrap_or_default(),
             took.as_millis(),
-            thousands(health.queued)
+            thousands(health.backends.iter().map(|(_, is)| is.queued).sum())
         ));
-        let ended = self.caller.get(GUEST).await;
-        self.show(&format!("GET {GUEST}"), &ended);
-        self.until_part(0.65).await;
+        self.show(&guest_get(Backend::Redis)).await;
+        self.show(&guest_get(Backend::Firestore)).await;
+        self.until_part(1.0).await;
         Ok(())
     }
 
     async fn recovery(&mut self) -> anyhow::Result<()> {
         self.screen.heading(
-            "4  The stand-in is back: what waits is replayed, then calls go straight again.",
+            "4  The stand-ins are back: what waits is replayed, then calls go straight again.",
         );
-        let address = self.stage.address;
-        self.stage.stand_in.start(address).await.context("cannot listen again")?;
+        let waiting = watch::health(&self.client).await.context("the daemon does not answer")?;
+        let waiting = waiting.backends.iter().map(|(_, is)| is.queued).sum();
         let begun = self.screen.elapsed();
-        self.drained().await?;
-        let took = self.screen.elapsed().saturating_sub(begun);
-        self.screen.note(&format!(
-            "nothing waits any more, {:.1} s after it came back",
-            took.as_secs_f64()
-        ));
-        let ended = self.caller.set(GUEST, 3).await;
-        self.show(&format!("SET {GUEST} 3"), &ended);
-        if watch::health(&self.client).await.is_some_and(|health| health.state != "HEALTHY") {
-            self.screen.note("the system counts as HEALTHY again once that has held for 5 s");
+        for backend in Backend::ALL {
+            self.stage.start(backend).await?;
         }
+        self.drained_of(begun).await?;
+        let took = self.screen.elapsed().saturating_sub(begun).as_secs_f64();
+        let count = thousands(waiting);
+        self.screen.note(&format!(
+            "the {count} writes that waited are replayed, {took:.1} s after the stand-ins came back"
+        ));
+        if watch::health(&self.client).await.is_some_and(|health| health.state == "EMERGENCY") {
+            self.screen.note("in EMERGENCY new writes still go over the disk");
+            self.screen.note("a better state is believed once it has held for 5 s");
+        }
+        self.wait("the system is HEALTHY", HEALTHY_DEADLINE, |health| health.state == "HEALTHY")
+            .await?;
+        self.show(&guest_set(Backend::Redis, 3)).await;
+        self.show(&Call::insert(GUEST_ROW + 3..GUEST_ROW + 4).durable()).await;
+        self.show(&guest_set(Backend::Firestore, 3)).await;
         // A moment of peace, whatever replay left of the time.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        self.until_part(0.97).await;
+        let end = Duration::from_secs(self.options.seconds.into());
+        tokio::time::sleep(end.saturating_sub(self.screen.elapsed())).await;
         Ok(())
     }
 
     async fn proof(&mut self) -> anyhow::Result<bool> {
         self.screen
-            .heading("5  The proof: what callers were told, against what the stand-in applied.");
-        let (replayed, dead) =
-            watch::replayed(&self.client).await.context("the daemon does not answer")?;
-        self.figures.replayed += replayed;
-        self.figures.dead_letters = dead;
-        let log = self.stage.stand_in.log();
-        let whole = log.is_some();
-        let values = self.stage.stand_in.snapshot();
-        let applied = Applied { log: log.unwrap_or_default(), values };
-        let told = self.caller.ledger.lock().told.clone();
-        let mut verdict = proof::verify(&told, &applied);
-        if !whole {
-            verdict.problems.push("more was written than the stand-in remembers".into());
-        }
-        if self.figures.durable_at_kill == 0 {
-            let nothing = "nothing waited when the daemon was killed: this run shows nothing";
-            verdict.problems.push(nothing.into());
-        }
-        self.screen.print(&self.tables(&verdict));
-        let seed = self.options.seed;
-        let seconds = self.screen.elapsed().as_secs_f64();
-        if verdict.holds() {
-            self.screen.print(&self.screen.verdict(
-                true,
-                &format!(
-                    "PROVEN: every acknowledged write arrived, in order, none twice (seed {seed}, {seconds:.1} s)"
-                ),
-            ));
-        } else {
-            let shown: Vec<&str> = verdict.problems.iter().take(20).map(String::as_str).collect();
-            let count = verdict.problems.len();
-            let text = format!("NOT PROVEN (seed {seed}): {count} found\n  {}", shown.join("\n  "));
-            self.screen.print(&self.screen.verdict(false, &text));
-        }
-        Ok(verdict.holds())
-    }
-
-    fn tables(&self, verdict: &Verdict) -> String {
-        let ledger = self.caller.ledger.lock();
-        let order = ["live", "queued", "cache", "stale", "empty", "bypass"];
-        let rank = |word: &str| order.iter().position(|is| *is == word).unwrap_or(order.len());
-        let mut ended: Vec<_> = ledger.ended.iter().collect();
-        ended.sort_by_key(|(word, _)| rank(word));
-        let calls: Vec<Vec<String>> = ended
-            .into_iter()
-            .map(|(word, (reads, writes))| {
-                vec![word.clone(), thousands(*reads), thousands(*writes)]
-            })
-            .collect();
-        let sum = |count: fn(&proof::Key) -> usize| {
-            ledger.told.keys.values().map(|key| count(key) as u64).sum::<u64>()
-        };
-        let unknown = sum(|key| key.unknown.len())
-            + ledger.told.counters.values().map(|counter| counter.unknown).sum::<u64>();
-        let figures: Vec<Vec<String>> = [
-            ("acknowledged as applied", ledger.applied),
-            ("acknowledged as durable", ledger.durable),
-            ("  of these before the daemon was killed", self.figures.durable_at_kill),
-            ("replayed", self.figures.replayed),
-            ("outcome unknown to the caller", unknown),
-            ("lost", verdict.lost),
-            ("applied twice", verdict.applied_twice),
-            ("out of order", verdict.out_of_order),
-            ("refused and yet applied", verdict.refused_but_applied),
-            ("keys with a wrong value", verdict.wrong_values),
-            ("SETs repeated in place, without effect", verdict.repeated),
-            ("dead letters", self.figures.dead_letters),
-        ]
-        .into_iter()
-        .map(|(what, figure)| vec![what.to_owned(), thousands(figure)])
-        .collect();
-        let terminal = self.screen.is_terminal();
-        format!(
-            "{}\n{}",
-            table(&["CALLS BY SOURCE", "READS", "WRITES"], &calls, terminal),
-            table(&["WRITES", "COUNT"], &figures, terminal)
-        )
-    }
-
-    /// Shows one call and what its caller was told.
-    fn show(&self, call: &str, ended: &Ended) {
-        let told = match ended {
-            Ended::Answered { status, source, ack, value } => {
-                let means = match (source.as_str(), ack.as_str()) {
-                    ("live", _) => "",
-                    ("queued", "durable") => ": synced to this host's disk, to be replayed",
-                    ("queued", _) => ": as the waiting writes will leave it",
-                    ("empty" | "bypass", _) => ": not cached, so that the caller computes it",
-                    _ => ": as it was last seen there",
-                };
-                let value = match value {
-                    Value::Null if ack == "durable" => String::new(),
-                    Value::Null => ", nil".to_owned(),
-                    value => format!(", {value}"),
-                };
-                format!("{status} {source}{value}{means}")
+            .heading("5  The proof: what callers were told, against what the stand-ins applied.");
+        let replayed = watch::replayed(&self.client).await.context("the daemon does not answer")?;
+        let ledger = self.caller.ledger.lock().clone();
+        let mut problems = Vec::new();
+        for (backend, page) in ledger.iter() {
+            let figures = self.figures.get_mut(backend);
+            figures.replayed.calls += replayed.get(backend).calls;
+            figures.replayed.dead_letters = replayed.get(backend).dead_letters;
+            figures.recognised = self.stage.stand_ins.recognised(backend);
+            let applied = self.stage.stand_ins.applied(backend);
+            let whole = applied.is_some();
+            figures.verdict = proof::verify(&page.told, &applied.unwrap_or_default());
+            let found = &mut figures.verdict.problems;
+            if !whole {
+                found.push("more was written than the stand-in remembers".into());
             }
-            Ended::Refused(why) | Ended::Unknown(why) => why.clone(),
-            Ended::NoDaemon => "nobody listens at the socket".to_owned(),
+            if figures.durable_at_kill == 0 {
+                found.push("nothing waited when the daemon was killed: this shows nothing".into());
+            }
+            problems.extend(found.iter().map(|problem| format!("{}: {problem}", backend.name())));
+        }
+        let terminal = self.screen.is_terminal();
+        self.screen.print(&tables(&ledger, &self.figures, terminal));
+        let holds = self.figures.iter().all(|(_, figures)| figures.verdict.holds());
+        let (seed, seconds) = (self.options.seed, self.screen.elapsed().as_secs_f64());
+        let text = if holds {
+            format!(
+                "PROVEN: every acknowledged write to all three arrived, in order, none twice \
+                 (seed {seed}, {seconds:.1} s)"
+            )
+        } else {
+            let shown: Vec<&str> = problems.iter().take(20).map(String::as_str).collect();
+            let count = problems.len();
+            format!("NOT PROVEN (seed {seed}): {count} found\n  {}", shown.join("\n  "))
         };
-        self.screen.note(&format!("{call:<34} -> {told}"));
+        self.screen.print(&self.screen.verdict(holds, &text));
+        Ok(holds)
     }
 
-    /// Waits until this part of the demo's time is over; not at all where it is.
+    /// Makes one call and shows what its caller was told.
+    async fn show(&self, call: &Call) {
+        let ended = self.caller.make(call).await;
+        self.screen.note(&shown::line(call, &ended));
+    }
+
+    /// Waits until this part of the outage is over; not at all where it is.
     async fn until_part(&self, part: f64) {
-        let until = Duration::from_secs(self.options.seconds.into()).mul_f64(part);
+        let length = Duration::from_secs(self.options.seconds.into());
+        let before = length.saturating_sub(RECOVERY).max(BEFORE_MIN);
+        let outage = before.mul_f64(0.75).min(OUTAGE_MAX);
+        let until = before.saturating_sub(outage) + outage.mul_f64(part);
         tokio::time::sleep(until.saturating_sub(self.screen.elapsed())).await;
     }
 
-    async fn drained(&self) -> anyhow::Result<()> {
-        let drained = |health: &Health| health.queued == 0 && health.breaker == "CLOSED";
-        self.wait("all is replayed", DRAIN_DEADLINE, drained).await
+    /// Waits until nothing waits any more that was accepted before `moment`.
+    async fn drained_of(&self, moment: Duration) -> anyhow::Result<()> {
+        let until = moment + DRAIN_DEADLINE;
+        loop {
+            let asked = self.screen.elapsed().saturating_sub(moment);
+            let replayed = watch::replayed(&self.client).await;
+            if replayed.is_some_and(|each| each.iter().all(|(_, is)| is.oldest < asked)) {
+                return Ok(());
+            }
+            if self.screen.elapsed() > until {
+                bail!("what waited is not replayed after {} s", DRAIN_DEADLINE.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
     }
 
     async fn wait(
@@ -289,5 +280,47 @@ impl<'a> Story<'a> {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         Ok(())
+    }
+}
+
+/// Whether a state is `other` or worse: on a busy host more may fail than was made to.
+fn is_as_bad_as(state: &str, other: &str) -> bool {
+    let rank = |wanted: &str| STATES.iter().position(|state| *state == wanted);
+    rank(state) >= rank(other)
+}
+
+/// The key, or document, of the single calls that are shown.
+fn guest_set(backend: Backend, value: u64) -> Call {
+    Call::set(backend, &name(backend, "guest"), value)
+}
+
+fn guest_get(backend: Backend) -> Call {
+    Call::get(backend, &name(backend, "guest"))
+}
+
+/// What is shown of a backend's outage.
+fn calls_in_outage(backend: Backend) -> Vec<Call> {
+    let counter = Call::increment(backend, &name(backend, "visits"));
+    match backend {
+        Backend::Redis => vec![
+            guest_set(backend, 2),
+            guest_get(backend),
+            Call::get(backend, &fixed(backend)),
+            Call::get(backend, &name(backend, "never-read")),
+            counter.clone(),
+            counter.durable(),
+        ],
+        Backend::ClickHouse => vec![
+            Call::select(RESULT),
+            Call::select("sum(id) AS ids"),
+            Call::select("sum(id) AS ids").low(),
+            Call::insert(GUEST_ROW + 1..GUEST_ROW + 2),
+            Call::insert(GUEST_ROW + 2..GUEST_ROW + 3).durable(),
+        ],
+        Backend::Firestore => vec![
+            guest_set(backend, 2),
+            Call::increment(backend, &name(backend, "guest-visits")),
+            guest_get(backend),
+        ],
     }
 }

@@ -1,7 +1,7 @@
 //! Watches the daemon as a dashboard would: its health, its events, and what callers get.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,13 +13,15 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{
-    callers::{Caller, Ledger},
-    screen::{Screen, Status},
+    backend::{Backend, Each},
+    callers::Caller,
+    ledger::Page,
+    screen::{Rates, Screen, Status},
 };
 use crate::cli::{
     client::Client,
     events::{self, Reader},
-    table::{number, text},
+    table::{list, number, text},
 };
 
 /// How often health is asked for.
@@ -28,13 +30,20 @@ const TICK: Duration = Duration::from_millis(100);
 const RATE_OVER: Duration = Duration::from_secs(1);
 
 /// What `/health` says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Health {
     /// The system's state.
     pub(super) state: String,
-    /// The breaker's.
+    /// Each backend's.
+    pub(super) backends: Each<Condition>,
+}
+
+/// How a backend is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Condition {
+    /// Its breaker's state.
     pub(super) breaker: String,
-    /// Calls that wait in the queue.
+    /// Calls that wait in its queue.
     pub(super) queued: u64,
 }
 
@@ -42,19 +51,34 @@ pub(super) struct Health {
 pub(super) async fn health(client: &Client) -> Option<Health> {
     // 503 is an answer too: of a system that is CRITICAL.
     let (_, view) = client.exchange(Method::GET, "/health", None).await.ok()?;
-    let backend = view.get("backends")?.get("redis")?;
-    Some(Health {
-        state: text(&view, "state"),
-        breaker: text(backend, "breaker"),
-        queued: whole(backend, "queued"),
-    })
+    let path = |backend: Backend, key: &str| format!("backends.{}.{key}", backend.name());
+    let backends = Each::of(|backend| Condition {
+        breaker: text(&view, &path(backend, "breaker")),
+        queued: whole(&view, &path(backend, "queued")),
+    });
+    Some(Health { state: text(&view, "state"), backends })
 }
 
-/// Calls that the daemon has replayed since its start, and its dead letters.
-pub(super) async fn replayed(client: &Client) -> Option<(u64, u64)> {
+/// What a daemon has replayed of a backend's queue since its start, and what it gave up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Replayed {
+    /// Calls that were replayed.
+    pub(super) calls: u64,
+    /// Dead letters.
+    pub(super) dead_letters: u64,
+    /// How long the oldest call that still waits has waited; nothing where none waits.
+    pub(super) oldest: Duration,
+}
+
+/// Asks a daemon what it has replayed; `None` where none answers.
+pub(super) async fn replayed(client: &Client) -> Option<Each<Replayed>> {
     let (_, view) = client.exchange(Method::GET, "/health/resilience", None).await.ok()?;
-    let queue = view.get("backends")?.get("redis")?.get("queue")?;
-    Some((whole(queue, "replayed"), whole(queue, "dead_letters")))
+    let path = |backend: Backend, key: &str| format!("backends.{}.queue.{key}", backend.name());
+    Some(Each::of(|backend| Replayed {
+        calls: whole(&view, &path(backend, "replayed")),
+        dead_letters: whole(&view, &path(backend, "dead_letters")),
+        oldest: Duration::from_millis(whole(&view, &path(backend, "oldest_age_ms"))),
+    }))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
@@ -71,12 +95,11 @@ pub(super) fn start(screen: &Arc<Screen>, caller: &Caller, socket: PathBuf) -> J
 }
 
 async fn show_status(screen: Arc<Screen>, caller: Caller, client: Client) {
-    let mut rates = Rates::default();
+    let mut past = Past::default();
     loop {
         let health = health(&client).await;
-        let mut status = rates.since_a_second(Counts::of(&caller.ledger.lock()));
-        status.health = health.map(|health| (health.state, health.breaker, health.queued));
-        screen.status(&status);
+        let counts = Each::of(|backend| Counts::of(caller.ledger.lock().get(backend)));
+        screen.status(&Status { health, rates: past.since_a_second(counts) });
         tokio::time::sleep(TICK).await;
     }
 }
@@ -97,40 +120,61 @@ async fn show_events(screen: Arc<Screen>, client: Client) {
     }
 }
 
-/// Puts events into words. A breaker that fails to recover does so once a second: that is told once.
+/// Puts events into words. A breaker that fails to recover does so once a second, and a queue into which
+/// writes still go runs empty again and again: that is told once an outage.
 #[derive(Default)]
 struct Teller {
-    told_of_a_failed_probe: bool,
+    told_of_a_failed_probe: BTreeSet<String>,
+    told_of_an_empty_queue: BTreeSet<String>,
 }
 
 impl Teller {
     /// An event's line; `None` for what the status shows better.
     fn line(&mut self, event: &Value) -> Option<String> {
-        let what = events::what(event);
-        match text(event, "event").as_str() {
+        let (what, backend) = (events::what(event), text(event, "backend"));
+        let what = what.trim_end_matches(": ").trim_end();
+        let told = match text(event, "event").as_str() {
             "transition" => match (text(event, "from").as_str(), text(event, "to").as_str()) {
-                ("OPEN", "HALF_OPEN") => None,
+                ("OPEN", "HALF_OPEN") => return None,
                 ("HALF_OPEN", "OPEN") => {
-                    let first = !std::mem::replace(&mut self.told_of_a_failed_probe, true);
-                    first.then(|| {
-                        "breaker OPEN -> HALF_OPEN -> OPEN (the probe failed; it goes on trying)".into()
-                    })
+                    if !self.told_of_a_failed_probe.insert(backend.clone()) {
+                        return None;
+                    }
+                    "breaker OPEN -> HALF_OPEN -> OPEN (the probe failed; it goes on trying)".into()
                 }
                 ("HALF_OPEN", "CLOSED") => {
-                    Some("breaker OPEN -> HALF_OPEN -> CLOSED (the probes succeeded)".into())
+                    "breaker OPEN -> HALF_OPEN -> CLOSED (the probes succeeded)".into()
                 }
-                _ => Some(format!("breaker {what}")),
+                ("CLOSED", _) => {
+                    self.told_of_a_failed_probe.remove(&backend);
+                    self.told_of_an_empty_queue.remove(&backend);
+                    format!("breaker {what}")
+                }
+                _ => format!("breaker {what}"),
             },
-            "replay" if text(event, "phase") != "drained" => None,
-            "system_state" | "replay" | "dead_letter" | "alert" | "actor" => {
-                Some(what.trim_end_matches(": ").trim_end().to_owned())
-            }
-            _ => None,
-        }
+            "replay" if text(event, "phase") != "drained" => return None,
+            "replay" if !self.told_of_an_empty_queue.insert(backend.clone()) => return None,
+            "replay" => format!("its queue is empty, {} replayed", text(event, "replayed")),
+            "system_state" => state(event),
+            "dead_letter" | "alert" | "actor" => what.to_owned(),
+            _ => return None,
+        };
+        Some(if backend.is_empty() { told } else { format!("{backend:<10} {told}") })
     }
 }
 
-/// Calls so far, by what became of them.
+/// The system's state, and what made it so; that a backend is down is said by its breaker.
+fn state(event: &Value) -> String {
+    let mut reasons = list(event, "reasons");
+    if reasons.len() > 1 {
+        reasons.retain(|reason| !reason.starts_with("backend "));
+    }
+    let (to, from) = (text(event, "to"), text(event, "from"));
+    let line = format!("the system is {to} (was {from}): {}", reasons.join("; "));
+    line.trim_end_matches(": ").to_owned()
+}
+
+/// Calls so far to one backend, by what became of them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     live: u64,
@@ -140,9 +184,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(ledger: &Ledger) -> Self {
+    fn of(page: &Page) -> Self {
         let mut counts = Self::default();
-        for (word, (reads, writes)) in &ledger.ended {
+        for (word, (reads, writes)) in &page.ended {
             let count = match word.as_str() {
                 "live" => &mut counts.live,
                 "queued" => &mut counts.queued,
@@ -155,30 +199,35 @@ impl Counts {
     }
 }
 
-/// Turns counts into rates.
+/// What was counted lately, to turn counts into rates.
 #[derive(Default)]
-struct Rates {
-    past: VecDeque<(Instant, Counts)>,
+struct Past {
+    counts: VecDeque<(Instant, Each<Counts>)>,
 }
 
-impl Rates {
+impl Past {
     /// Calls a second over the last second, or over less where there was less.
-    fn since_a_second(&mut self, counts: Counts) -> Status {
+    fn since_a_second(&mut self, counts: Each<Counts>) -> Each<Rates> {
         let now = Instant::now();
-        self.past.push_back((now, counts));
-        while self.past.get(1).is_some_and(|(at, _)| now - *at >= RATE_OVER) {
-            self.past.pop_front();
+        self.counts.push_back((now, counts));
+        while self.counts.get(1).is_some_and(|(at, _)| now - *at >= RATE_OVER) {
+            self.counts.pop_front();
         }
-        let Some((since, first)) = self.past.front() else { return Status::default() };
+        let (Some((since, first)), Some((_, last))) = (self.counts.front(), self.counts.back())
+        else {
+            return Each::default();
+        };
         let millis = u64::try_from((now - *since).as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = |now: u64, then: u64| (now - then) * 1_000 / millis;
-        Status {
-            health: None,
-            live: rate(counts.live, first.live),
-            queued: rate(counts.queued, first.queued),
-            cached: rate(counts.cached, first.cached),
-            failed: rate(counts.failed, first.failed),
-        }
+        Each::of(|backend| {
+            let (first, last) = (first.get(backend), last.get(backend));
+            Rates {
+                live: rate(last.live, first.live),
+                queued: rate(last.queued, first.queued),
+                cached: rate(last.cached, first.cached),
+                failed: rate(last.failed, first.failed),
+            }
+        })
     }
 }
 
@@ -191,18 +240,55 @@ mod tests {
     #[test]
     fn a_breaker_that_keeps_failing_to_recover_is_told_of_once() {
         let mut teller = Teller::default();
-        let mut line = |from: &str, to: &str| {
-            teller.line(&json!({ "event": "transition", "from": from, "to": to, "reason": "r",
-                "failures": 5, "calls": 6 }))
+        let mut line = |backend: &str, from: &str, to: &str| {
+            teller.line(&json!({ "event": "transition", "backend": backend, "from": from, "to": to,
+                "reason": "r", "failures": 5, "calls": 6 }))
         };
         assert_eq!(
-            line("CLOSED", "OPEN").as_deref(),
-            Some("breaker CLOSED -> OPEN (r, 5 of 6 failed)")
+            line("redis", "CLOSED", "OPEN").as_deref(),
+            Some("redis      breaker CLOSED -> OPEN (r, 5 of 6 failed)")
         );
-        assert_eq!(line("OPEN", "HALF_OPEN"), None);
-        assert!(line("HALF_OPEN", "OPEN").is_some());
-        assert_eq!(line("OPEN", "HALF_OPEN"), None);
-        assert_eq!(line("HALF_OPEN", "OPEN"), None);
-        assert!(line("HALF_OPEN", "CLOSED").is_some());
+        assert_eq!(line("redis", "OPEN", "HALF_OPEN"), None);
+        assert!(line("redis", "HALF_OPEN", "OPEN").is_some());
+        assert_eq!(line("redis", "OPEN", "HALF_OPEN"), None);
+        assert_eq!(line("redis", "HALF_OPEN", "OPEN"), None);
+        assert!(line("clickhouse", "HALF_OPEN", "OPEN").is_some(), "each backend's is told");
+        assert!(line("redis", "HALF_OPEN", "CLOSED").is_some());
+    }
+
+    #[test]
+    fn a_queue_that_keeps_running_empty_is_told_of_once() {
+        let mut teller = Teller::default();
+        let drained = json!({ "event": "replay", "backend": "redis", "phase": "drained",
+            "replayed": 7, "waiting": 0 });
+        let told = Some("redis      its queue is empty, 7 replayed".to_owned());
+        assert_eq!([teller.line(&drained), teller.line(&drained)], [told, None]);
+    }
+
+    #[test]
+    fn a_state_is_told_with_what_made_it_so() {
+        let line = |reasons: &[&str]| {
+            let event =
+                json!({ "event": "system_state", "to": "B", "from": "A", "reasons": reasons });
+            Teller::default().line(&event).unwrap()
+        };
+        assert_eq!(line(&[]), "the system is B (was A)");
+        assert_eq!(line(&["backend x is down"]), "the system is B (was A): backend x is down");
+        assert_eq!(line(&["only 33 %", "backend x is down"]), "the system is B (was A): only 33 %");
+    }
+
+    #[test]
+    fn rates_are_those_of_the_last_second() {
+        let mut past = Past::default();
+        let counts = |live| {
+            Each::of(|backend| Counts {
+                live: if backend == Backend::ClickHouse { live } else { 0 },
+                ..Counts::default()
+            })
+        };
+        past.since_a_second(counts(10));
+        let rates = past.since_a_second(counts(30));
+        assert!(rates.get(Backend::ClickHouse).live > 0);
+        assert_eq!(rates.get(Backend::Redis).live, 0);
     }
 }

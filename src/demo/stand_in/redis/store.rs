@@ -25,6 +25,7 @@ struct Entry {
 pub(super) struct Store {
     entries: HashMap<Bytes, Entry>,
     log: Option<Log>,
+    recognised: u64,
 }
 
 /// The values that `SET` gave to keys, in the order in which they were given.
@@ -45,7 +46,7 @@ impl Store {
     /// A store that remembers the first `sets_max` values that `SET` gave.
     pub(super) fn with_log(sets_max: usize) -> Self {
         let log = Log { sets: Vec::new(), sets_max, whole: true };
-        Self { entries: HashMap::new(), log: Some(log) }
+        Self { log: Some(log), ..Self::default() }
     }
 
     /// The keys and values that were set, in order, as text; `None` without a log, or where more was
@@ -53,6 +54,11 @@ impl Store {
     pub(super) fn log(&self) -> Option<Vec<(String, String)>> {
         let log = self.log.as_ref().filter(|log| log.whole)?;
         Some(log.sets.iter().map(|(key, value)| (text(key), text(value))).collect())
+    }
+
+    /// Commands that a marker stopped.
+    pub(super) fn recognised(&self) -> u64 {
+        self.recognised
     }
 
     /// Keys and values as text, without the markers of tokens.
@@ -133,6 +139,7 @@ impl Store {
     /// What [`token`]'s script does.
     fn once(&mut self, marker: &[u8], command: &[&[u8]], resp3: bool, out: &mut BytesMut) {
         if self.get(marker).is_some() {
+            self.recognised += 1;
             return line(out, if resp3 { "_" } else { "$-1" });
         }
         let mut reply = BytesMut::new();
