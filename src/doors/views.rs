@@ -33,8 +33,8 @@ impl Limit {
     }
 }
 
-/// GET /
-pub(crate) async fn root(State(doors): State<Arc<Doors>>) -> String {
+/// GET / for whoever does not ask for markup.
+pub(crate) fn root(doors: &Doors) -> String {
     let health = doors.daemon.fusebox.health();
     let mut page = format!(
         "fusebox {}\n{} ({:.0} % operational)\n\n",
@@ -45,7 +45,9 @@ pub(crate) async fn root(State(doors): State<Arc<Doors>>) -> String {
     for (name, backend) in &health.backends {
         page.extend([format!("{name}: {}\n", backend.breaker)]);
     }
-    page.push_str("\n/health  /health/live  /health/ready  /health/resilience  /metrics\n");
+    page.push_str(
+        "\n/health  /health/live  /health/ready  /health/resilience  /health/stream  /metrics\n",
+    );
     page
 }
 
@@ -130,15 +132,20 @@ pub(crate) async fn history(
     State(doors): State<Arc<Doors>>,
     Checked(Query(limit)): Checked<Query<Limit>>,
 ) -> Json<Value> {
+    Json(newest(&doors, limit.get()))
+}
+
+/// The newest `limit` transitions of all backends, newest last.
+pub(crate) fn newest(doors: &Doors, limit: usize) -> Value {
     let backends = doors.daemon.fusebox.backends();
     let mut all: Vec<Told> = backends
         .iter()
-        .flat_map(|backend| told(backend.name(), backend.transitions(limit.get())))
+        .flat_map(|backend| told(backend.name(), backend.transitions(limit)))
         .collect();
     all.sort_by_key(|told| told.record.at);
-    let surplus = all.len().saturating_sub(limit.get());
+    let surplus = all.len().saturating_sub(limit);
     all.drain(..surplus);
-    Json(json!({ "transitions": all }))
+    json!({ "transitions": all })
 }
 
 /// GET /metrics

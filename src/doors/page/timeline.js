@@ -1,0 +1,70 @@
+// What happened, newest first: the history that the daemon tells at the beginning, then what it tells
+// as it happens.
+
+import { because, by, count, el, some, time } from "./words.js";
+
+const KEPT = 60;
+/// By what it is, so that what is told twice stands once.
+let entries = new Map();
+
+export function history(transitions) {
+  const others = [...entries].filter(([, entry]) => !entry.transition);
+  entries = new Map(others);
+  for (const transition of transitions) note("transition", transition);
+  draw();
+}
+
+export function happened(name, data) {
+  note(name, data);
+  draw();
+}
+
+/// The newest transition of a backend for which `wanted` holds.
+export function newest(backend, wanted) {
+  const found = [...entries.values()].map((entry) => entry.transition);
+  const own = found.filter((it) => it && it.backend === backend && wanted(it));
+  return own.reduce((best, it) => (!best || it.at > best.at ? it : best), undefined);
+}
+
+function note(name, data) {
+  const what = words(name, data);
+  if (!what) return;
+  const who = data.backend ?? (name === "system_state" ? "system" : "daemon");
+  entries.set(`${data.at} ${who} ${what.text}`, {
+    at: data.at, who, ...what, transition: name === "transition" ? data : undefined,
+  });
+}
+
+function words(name, data) {
+  switch (name) {
+    case "transition":
+      return { change: `${data.from} → ${data.to}`, to: data.to, text: because(data) };
+    case "system_state":
+      return { change: `${data.from} → ${data.to}`, to: data.to, text: data.reasons.join("; ") };
+    case "offline":
+      return { text: data.offline ? "offline by an operator’s order" : "online again" };
+    case "dead_letter":
+      return { text: "a queued call became a dead letter" };
+    case "replay":
+      if (data.phase === "started") return { text: `replay began, ${some(data.waiting, "call")} wait` };
+      if (data.phase === "drained") return { text: `queue drained, ${count(data.replayed)} replayed` };
+      if (data.phase === "paused") return { text: `replay paused: ${data.reason}` };
+      return undefined;
+    case "run":
+      return { text: data.text };
+    default:
+      return undefined;
+  }
+}
+
+function draw() {
+  const newest = [...entries].sort(([, a], [, b]) => (a.at < b.at ? 1 : a.at > b.at ? -1 : 0));
+  entries = new Map(newest.slice(0, KEPT));
+  const rows = [...entries.values()].map((entry) => el("tr", { role: "row" },
+    el("td", { role: "cell" }, el("time", { datetime: entry.at, title: entry.at }, time(entry.at))),
+    el("th", { scope: "row", role: "rowheader" }, entry.who),
+    el("td", { role: "cell" }, entry.change && el("strong", { "data-to": entry.to }, entry.change),
+      entry.change && entry.text ? ": " : null, entry.text)));
+  by("timeline").replaceChildren(...(rows.length > 0
+    ? rows : [el("tr", {}, el("td", { colspan: 3 }, "Nothing yet."))]));
+}
