@@ -27,6 +27,8 @@ mod limits;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod stopping;
 #[cfg(test)]
 mod supervision;
