@@ -132,20 +132,15 @@ pub(crate) async fn history(
     State(doors): State<Arc<Doors>>,
     Checked(Query(limit)): Checked<Query<Limit>>,
 ) -> Json<Value> {
-    Json(newest(&doors, limit.get()))
-}
-
-/// The newest `limit` transitions of all backends, newest last.
-pub(crate) fn newest(doors: &Doors, limit: usize) -> Value {
     let backends = doors.daemon.fusebox.backends();
     let mut all: Vec<Told> = backends
         .iter()
-        .flat_map(|backend| told(backend.name(), backend.transitions(limit)))
+        .flat_map(|backend| told(backend.name(), backend.transitions(limit.get())))
         .collect();
     all.sort_by_key(|told| told.record.at);
-    let surplus = all.len().saturating_sub(limit);
+    let surplus = all.len().saturating_sub(limit.get());
     all.drain(..surplus);
-    json!({ "transitions": all })
+    Json(json!({ "transitions": all }))
 }
 
 /// GET /metrics

@@ -1,11 +1,12 @@
 //! The status page, over HTTP and in a real browser.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -214,12 +215,19 @@ fn the_stream_tells_the_state_at_once_and_what_changes_and_nothing_that_callers_
     assert_eq!((name.as_str(), &now["state"]), ("state", &json!("HEALTHY")));
     assert_eq!(now["backends"]["redis"]["breaker"]["state"], "CLOSED");
 
-    // Nothing happens: it says so every five seconds, and not all the time.
-    let begun = Instant::now();
-    let same = stream.until(|name, _| name == "state");
-    let silent = begun.elapsed();
-    assert!((3..7).contains(&silent.as_secs()), "{silent:?}: {same}");
-    assert_eq!(same["started"], now["started"]);
+    // Where nothing happens it says so every five seconds, and not all the time.
+    let mut longest = Duration::ZERO;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let same = stream.until(|name, _| name == "state");
+        longest = longest.max(begun.elapsed());
+        assert_eq!(same["started"], now["started"]);
+        // The first connection to the backend may still be news.
+        if longest.as_secs() >= 3 {
+            break;
+        }
+    }
+    assert!((3..7).contains(&longest.as_secs()), "{longest:?}");
 
     stage.daemon.redis(&["SET", "secret-key", "v"]).assert_live();
     begin_outage(&mut stage.redis, &stage.daemon);
@@ -259,13 +267,38 @@ fn the_stream_tells_the_state_at_once_and_what_changes_and_nothing_that_callers_
 }
 
 #[test]
+fn the_beginning_of_an_outage_is_told_however_often_it_was_probed_in_vain() {
+    let mut stage = Stage::set();
+    begin_outage(&mut stage.redis, &stage.daemon);
+    let order = json!({ "backend": "redis" });
+    for round in 2..30 {
+        let (status, body) = stage.daemon.post("/admin/resilience/force-recovery", order.clone());
+        assert_eq!(status, 200, "{body}");
+        stage.daemon.wait_until("it is open again", LONG, |daemon| {
+            daemon.transitions("redis", "HALF_OPEN", "OPEN") == round - 1
+        });
+    }
+    let history = Stream::follow(&stage).until(|name, _| name == "history");
+    let transitions = history["transitions"].as_array().unwrap();
+    assert_eq!(transitions.len(), 50);
+    assert!(transitions.iter().all(|it| it["from"] != "CLOSED"), "{history}");
+    let began = history["began"].as_array().unwrap();
+    assert_eq!(began.len(), 1, "{history}");
+    assert_eq!((&began[0]["backend"], &began[0]["from"]), (&json!("redis"), &json!("CLOSED")));
+
+    let mut browser = Browser::at(&stage.origin(), 1280, "light");
+    browser.sees("[data-backend=redis] .cause", "a probe failed.*First opened at .*last errors: ");
+    browser.sees("#broken li", "redis is OPEN: (too many calls|pings) failed");
+}
+
+#[test]
 fn state_is_told_at_most_once_a_second() {
     let stage = Stage::set();
     let mut stream = Stream::follow(&stage);
     let stop = Stop::default();
     let (watch, client) = (stop.watch(), stage.daemon.client());
     // Something changes all the time.
-    let caller = std::thread::spawn(move || {
+    let caller = thread::spawn(move || {
         while !watch.is_set() {
             client.redis(&["SET", "k", "v"]);
         }
@@ -504,6 +537,46 @@ fn dead_letters_are_for_the_token_alone() {
         let provoked = complaint.contains("status of 401") || complaint.contains("status of 409");
         provoked && complaint.contains("Failed to load resource")
     });
+}
+
+/// Forwards a port to a socket, as `ssh -L` does, for as long as the test runs.
+fn forward(socket: &Path) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, socket) = (listener.local_addr().unwrap(), socket.to_owned());
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(daemon) = UnixStream::connect(&socket) else { continue };
+            let (mut from, mut to) = (client.try_clone().unwrap(), daemon.try_clone().unwrap());
+            thread::spawn(move || {
+                io::copy(&mut from, &mut to).ok();
+                to.shutdown(Shutdown::Both).ok();
+            });
+            let (mut from, mut to) = (daemon, client);
+            thread::spawn(move || {
+                io::copy(&mut from, &mut to).ok();
+                to.shutdown(Shutdown::Both).ok();
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn at_the_end_of_a_forwarded_socket_the_page_has_its_users_rights() {
+    let mut stage = Stage::set();
+    let op_id = stage.bury("list");
+    let origin = format!("http://{}", forward(stage.daemon.socket()));
+    let mut browser = Browser::at(&origin, 1280, "light");
+    browser.sees(".letter", &format!("list.*{op_id}"));
+    assert_eq!(browser.count("#give-token"), 0);
+    browser.click(".needs-rights button", "What waits");
+    browser.sees("dialog", "Nothing");
+    browser.press("Escape");
+    browser.click(&format!("[aria-label='Discard {op_id} of redis']"), "");
+    browser.click("dialog button", "^Discard$");
+    browser.sees("#dead-intro", "^None\\.$");
+    assert_eq!(stage.daemon.queued("redis", "dead"), 0);
+    browser.assert_well_behaved(&origin, |_| false);
 }
 
 #[test]

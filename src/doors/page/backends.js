@@ -1,9 +1,9 @@
 // A card per backend: what state it is in and why, what will happen next, what waits and how long.
 
 import { queueChart, responseChart } from "./charts.js";
-import { newest } from "./timeline.js";
+import { beginning } from "./timeline.js";
 import {
-  because, clock, count, el, isTrip, list, millis, percent, say, some, time, trips, whole,
+  because, clock, count, el, list, millis, percent, say, some, time, trips, whole,
 } from "./words.js";
 
 const SIGNS = { CLOSED: "✔", OPEN: "✖", HALF_OPEN: "◐", OFFLINE: "⏻" };
@@ -39,12 +39,12 @@ export function next(view) {
 
 /// Why the breaker is as it is.
 export function why(view) {
-  const last = newest(view.name, () => true) ?? view.breaker.last_transition;
+  const last = view.breaker.last_transition;
   if (!last) return "";
   let text = `${last.from} → ${last.to} at ${time(last.at)}: ${because(last)}.`;
-  const trip = newest(view.name, isTrip);
-  if (last.to !== "CLOSED" && trip && trip.at < last.at) {
-    text += ` First opened at ${time(trip.at)}: ${because(trip)}.`;
+  const first = beginning(view.name);
+  if (last.to !== "CLOSED" && first && first.at < last.at) {
+    text += ` First opened at ${time(first.at)}: ${because(first)}.`;
   }
   return text;
 }
@@ -67,7 +67,10 @@ export function drain(view, samples) {
     return `waits: ${paused ?? `the backend is ${condition(view)}`}${from}`;
   }
   const now = samples.at(-1);
-  const before = earlier(samples, RATE_SPAN);
+  const oldest = samples.indexOf(earlier(samples, RATE_SPAN));
+  // A pause before replay began says nothing of its rate.
+  const begun = samples.findIndex((it, index) => index > oldest && it.replayed > samples[oldest].replayed);
+  const before = samples[Math.max(oldest, begun - 1)];
   const seconds = (now.at - before.at) / 1000;
   const replayed = now.replayed - before.replayed;
   if (!(seconds > 0) || replayed <= 0) return "about to be replayed";
@@ -210,7 +213,7 @@ function flags(view) {
 /// A backend's trouble in a sentence, for the top of the page.
 export function trouble(view, samples) {
   const parts = [`${view.name} is ${condition(view)}`];
-  const cause = newest(view.name, isTrip);
+  const cause = beginning(view.name);
   if (view.breaker.state !== "CLOSED" && !view.breaker.forced && cause) parts[0] += `: ${because(cause)}`;
   const ahead = next(view);
   if (ahead) parts.push(ahead.replace(/\.$/, ""));

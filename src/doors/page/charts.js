@@ -58,7 +58,9 @@ export class Chart {
       if (!Number.isFinite(value)) continue;
       const x = WIDTH * (1 - (now - at) / span);
       const y = (HEIGHT - 2) * (1 - value / most) + 1;
-      path += `${before === undefined || at - before > GAP ? "M" : "L"}${x.toFixed(1)} ${y.toFixed(1)}`;
+      const place = `${x.toFixed(1)} ${y.toFixed(1)}`;
+      // A point with a gap on either side is a dot.
+      path += before === undefined || at - before > GAP ? `M${place}h.1` : `L${place}`;
       before = at;
     }
     return path;

@@ -31,7 +31,7 @@ const hear = {
     say(by("about"), `fusebox ${hello.version}. Times are ${ZONE}’s.`);
   },
   history(told) {
-    timeline.history(told.transitions);
+    timeline.history(told);
   },
   state(state) {
     clock.hear(state.at);

@@ -1,6 +1,7 @@
 //! GET /health/stream: what the status page shows, as it changes.
 //!
-//! A listener is told `hello` (what it may do), `history` (the newest transitions) and `state` (the
+//! A listener is told `hello` (what it may do), `history` (the newest transitions, and those
+//! with which the outages that go on began) and `state` (the
 //! whole of `/health/resilience`) at once; from then on `state` whenever something of it changed, at
 //! most once a second and at least every five, and each event of `/v1/events` that tells nothing of
 //! callers. The view is made once for all listeners. What errors say may quote a caller's keys or data:
@@ -15,14 +16,16 @@ use std::{
 };
 
 use axum::{
-    Extension,
-    extract::State,
+    Extension, extract,
     http::{HeaderMap, HeaderValue, header},
     response::sse::Event as Sse,
     response::{IntoResponse, Response, Sse as SseResponse},
 };
 use fusebox_actors::{Clock, Event, EventKind};
-use fusebox_state::UnixMillis;
+use fusebox_state::{
+    UnixMillis,
+    breaker::{State, TransitionRecord},
+};
 use futures_util::stream;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -35,7 +38,6 @@ use super::super::{
     Doors,
     peer::{Caller, Who, host_matches},
     problem::Problem,
-    views,
 };
 use crate::daemon::Daemon;
 
@@ -50,6 +52,8 @@ const FRESH: Duration = Duration::from_millis(900);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Transitions told at the beginning.
 const HISTORY: usize = 50;
+/// As many as a store keeps: where the beginning of an outage is looked for.
+const ALL: usize = 1_000;
 /// Members that change by the passing of time alone.
 const CLOCKWORK: [&str; 6] =
     ["at", "uptime_seconds", "oldest_age_ms", "since", "open_until", "until"];
@@ -191,7 +195,7 @@ struct Listener {
 
 /// GET /health/stream
 pub(crate) async fn follow(
-    State(doors): State<Arc<Doors>>,
+    extract::State(doors): extract::State<Arc<Doors>>,
     Extension(caller): Extension<Caller>,
     Extension(who): Extension<Who>,
     headers: HeaderMap,
@@ -202,8 +206,7 @@ pub(crate) async fn follow(
     let hello = json!({
         "version": env!("CARGO_PKG_VERSION"), "page": doors.page_version, "rights": rights,
     });
-    let mut history = views::newest(&doors, HISTORY);
-    without_words(&mut history);
+    let history = history(&doors);
     let event = |name: &str, value: &Value| Sse::default().event(name).data(value.to_string());
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -224,6 +227,35 @@ pub(crate) async fn follow(
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     Ok(response)
+}
+
+/// The newest transitions of all backends, newest last, and with which each outage began that goes on:
+/// a backend that is probed in vain for hours has pushed that out of the newest.
+fn history(doors: &Doors) -> Value {
+    let (mut transitions, mut began) = (Vec::new(), Vec::new());
+    for backend in doors.daemon.fusebox.backends() {
+        let told = |record: TransitionRecord| (record.at, shown(backend.name(), &record));
+        transitions.extend(backend.transitions(HISTORY).into_iter().map(told));
+        if backend.view().breaker.state != State::Closed.as_str() {
+            let all = backend.transitions(ALL);
+            let first =
+                all.into_iter().rev().find(|record| record.transition.from == State::Closed);
+            began.extend(first.map(|record| shown(backend.name(), &record)));
+        }
+    }
+    transitions.sort_by_key(|(at, _)| *at);
+    let surplus = transitions.len().saturating_sub(HISTORY);
+    let transitions: Vec<Value> = transitions.drain(surplus..).map(|(_, value)| value).collect();
+    json!({ "transitions": transitions, "began": began })
+}
+
+fn shown(backend: &str, record: &TransitionRecord) -> Value {
+    let mut value = serde_json::to_value(record).unwrap_or_default();
+    without_words(&mut value);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("backend".into(), json!(backend));
+    }
+    value
 }
 
 /// How whoever listens may give orders: as they are, with a token, or not at all.

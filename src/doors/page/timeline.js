@@ -7,7 +7,11 @@ const KEPT = 60;
 /// By what it is, so that what is told twice stands once.
 let entries = new Map();
 
-export function history(transitions) {
+/// With which the outage of a backend began, told apart because it may be older than the history.
+let began = new Map();
+
+export function history({ transitions, began: outages }) {
+  began = new Map(outages.map((transition) => [transition.backend, transition]));
   const others = [...entries].filter(([, entry]) => !entry.transition);
   entries = new Map(others);
   for (const transition of transitions) note("transition", transition);
@@ -19,17 +23,14 @@ export function happened(name, data) {
   draw();
 }
 
-/// The newest transition of a backend for which `wanted` holds.
-export function newest(backend, wanted) {
-  const found = [...entries.values()].map((entry) => entry.transition);
-  const own = found.filter((it) => it && it.backend === backend && wanted(it));
-  return own.reduce((best, it) => (!best || it.at > best.at ? it : best), undefined);
-}
+/// With what the newest outage of a backend began.
+export const beginning = (backend) => began.get(backend);
 
 function note(name, data) {
   const what = words(name, data);
   if (!what) return;
   const who = data.backend ?? (name === "system_state" ? "system" : "daemon");
+  if (name === "transition" && data.from === "CLOSED") began.set(who, data);
   entries.set(`${data.at} ${who} ${what.text}`, {
     at: data.at, who, ...what, transition: name === "transition" ? data : undefined,
   });

@@ -111,7 +111,7 @@ const REASONS = {
   reset: "an operator reset it",
 };
 const TRIPS = ["failure_rate", "burst", "pings_failed"];
-export const isTrip = (transition) => TRIPS.includes(transition.reason);
+const isTrip = (transition) => TRIPS.includes(transition.reason);
 
 /// What trips a breaker; a rate of 0 is one that is not looked at.
 export function trips(failures, rate) {
