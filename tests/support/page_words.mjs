@@ -16,8 +16,14 @@ async function load(name) {
   }
   return `data:text/javascript,${encodeURIComponent(text)}`;
 }
-const { drain, rank } = await import(await load("backends.js"));
-const { because, percent, span } = await import(urls["words.js"]);
+const { drain: drained, rank } = await import(await load("backends.js"));
+const words = await import(urls["words.js"]);
+/// Figures and units are glued together by a space that does not break.
+const plain = (text) => text.replaceAll("\u00a0", " ");
+const drain = (...how) => plain(drained(...how));
+const because = (transition) => plain(words.because(transition));
+const span = (millis) => plain(words.span(millis));
+const percent = (share) => plain(words.percent(share));
 const { ResponseTimes } = await import(urls["charts.js"]);
 
 const view = (queue, more = {}) => ({

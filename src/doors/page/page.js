@@ -41,6 +41,7 @@ const hear = {
       timeline.happened("run", { at: state.started, text });
     }
     view = state;
+    timeline.state(view);
     system();
     backends();
     letters.take(view);

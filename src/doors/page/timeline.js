@@ -19,8 +19,15 @@ export function history({ transitions, began: outages }) {
 }
 
 export function happened(name, data) {
-  note(name, data);
-  draw();
+  if (note(name, data)) draw();
+}
+
+/// Takes each backend's newest transition: one may have fallen between the history and the events.
+export function state(view) {
+  const oldest = entries.size < KEPT ? "" : [...entries.values()].at(-1).at;
+  for (const { name, breaker } of Object.values(view.backends)) {
+    if (breaker.last_transition?.at >= oldest) happened("transition", { ...breaker.last_transition, backend: name });
+  }
 }
 
 /// With what the newest outage of a backend began.
@@ -28,12 +35,14 @@ export const beginning = (backend) => began.get(backend);
 
 function note(name, data) {
   const what = words(name, data);
-  if (!what) return;
+  if (!what) return false;
   const who = data.backend ?? (name === "system_state" ? "system" : "daemon");
-  if (name === "transition" && data.from === "CLOSED") began.set(who, data);
-  entries.set(`${data.at} ${who} ${what.text}`, {
-    at: data.at, who, ...what, transition: name === "transition" ? data : undefined,
-  });
+  const older = began.get(who)?.at > data.at;
+  if (name === "transition" && data.from === "CLOSED" && !older) began.set(who, data);
+  const key = `${data.at} ${who} ${what.change ?? what.text}`;
+  const news = !entries.has(key);
+  entries.set(key, { at: data.at, who, ...what, transition: name === "transition" });
+  return news;
 }
 
 function words(name, data) {

@@ -63,13 +63,15 @@ export function time(at) {
   return today ? TIME.format(date) : `${DAY.format(date)} ${TIME.format(date)}`;
 }
 
-const two = (large, unit, small, smaller) => `${large} ${unit}${small > 0 ? ` ${small} ${smaller}` : ""}`;
+/// A figure and its unit stay on one line.
+const GLUE = "\u00a0";
+const two = (large, unit, small, smaller) => `${large}${GLUE}${unit}${small > 0 ? `${GLUE}${small}${GLUE}${smaller}` : ""}`;
 
 export function span(millis) {
   const seconds = Math.max(0, millis) / 1000;
-  if (seconds < 10 && seconds % 1 > 0.05) return `${seconds.toFixed(1)} s`;
+  if (seconds < 10 && seconds % 1 > 0.05) return `${seconds.toFixed(1)}${GLUE}s`;
   const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
+  if (whole < 60) return `${whole}${GLUE}s`;
   const minutes = Math.floor(whole / 60);
   if (minutes < 60) return two(minutes, "min", whole % 60, "s");
   const hours = Math.floor(minutes / 60);
@@ -85,14 +87,14 @@ export const some = (number, one, many = `${one}s`) => `${count(number)} ${numbe
 export function percent(share) {
   const value = share * 100;
   if (value > 0 && value < 0.05) return "under 0.1 %";
-  return `${value > 0 && value < 10 ? value.toFixed(1) : Math.round(value)} %`;
+  return `${value > 0 && value < 10 ? value.toFixed(1) : Math.round(value)}${GLUE}%`;
 }
 
 export function millis(value) {
   if (!(value > 0)) return "–";
-  if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
+  if (value >= 1000) return `${(value / 1000).toFixed(1)}${GLUE}s`;
   if (value < 0.1) return "under 0.1 ms";
-  return `${value >= 10 ? Math.round(value) : value.toPrecision(2)} ms`;
+  return `${value >= 10 ? Math.round(value) : value.toPrecision(2)}${GLUE}ms`;
 }
 
 const REASONS = {
