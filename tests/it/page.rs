@@ -38,10 +38,10 @@ struct Stage {
 
 impl Stage {
     fn set() -> Self {
-        Self::with(|builder| builder)
+        Self::with(|builder, _| builder)
     }
 
-    fn with(settings: impl FnOnce(Builder) -> Builder) -> Self {
+    fn with(settings: impl FnOnce(Builder, &str) -> Builder) -> Self {
         let (redis, port) = (RedisServer::start(), Port::lease());
         let secrets = tempfile::tempdir().unwrap();
         let file = secrets.path().join("token");
@@ -49,7 +49,7 @@ impl Stage {
         let builder = operated(&redis.url())
             .set("http.listen", port.address().to_string())
             .set("http.token_file", file.to_str().unwrap());
-        let daemon = settings(builder).start();
+        let daemon = settings(builder, &redis.url()).start();
         Self { redis, daemon, port, _secrets: secrets }
     }
 
@@ -620,10 +620,10 @@ fn what_people_and_servers_say_is_text_and_never_markup() {
 
 #[test]
 fn the_page_is_accessible_in_every_state_scheme_and_width() {
-    let mut stage = Stage::with(|builder| {
+    let mut stage = Stage::with(|builder, url| {
         builder
             .set("backends.session-store-of-the-shop.kind", "redis")
-            .set("backends.session-store-of-the-shop.url", "redis://127.0.0.1:1")
+            .set("backends.session-store-of-the-shop.url", url)
             .set("backends.session-store-of-the-shop.critical", true)
             .set("backends.session-store-of-the-shop.depends_on", vec!["redis"])
             .set("backends.session-store-of-the-shop.breaker.failure_threshold", 1)
@@ -643,7 +643,8 @@ fn the_page_is_accessible_in_every_state_scheme_and_width() {
         }
         browser.look(1280, "light");
     };
-    every_look(&mut browser, "before");
+    browser.sees("#system-state", "^HEALTHY$");
+    every_look(&mut browser, "healthy");
 
     begin_outage(&mut stage.redis, &stage.daemon);
     for number in 0..300 {
