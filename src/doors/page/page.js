@@ -9,7 +9,7 @@ import { by, clock, count, el, list, say, show, some, time, whole, ZONE } from "
 
 const SIGNS = { HEALTHY: "✔", DEGRADED: "▲", CRITICAL: "✖", EMERGENCY: "‼" };
 const MEANS = {
-  HEALTHY: "Everything answers.",
+  HEALTHY: "No critical condition, and four of five backends or more are operational.",
   DEGRADED: "Fallbacks answer for some backends, or a queue is filling up.",
   CRITICAL: "One critical condition: calls of low priority are answered from fallbacks only.",
   EMERGENCY: "Two critical conditions or more: read-only. No caller’s write goes to a backend; what can queue is queued.",
@@ -79,7 +79,8 @@ function system() {
   section.dataset.state = view.state;
   say(by("system-sign"), SIGNS[view.state] ?? "?");
   say(by("system-state"), view.state);
-  say(by("system-means"), MEANS[view.state] ?? "");
+  const allWell = Object.values(view.backends).every((backend) => backend.operational);
+  say(by("system-means"), view.state === "HEALTHY" && allWell ? "Everything answers." : MEANS[view.state] ?? "");
   list(by("reasons"), view.reasons);
   title();
   sinceWhen();
