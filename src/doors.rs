@@ -11,6 +11,7 @@ pub(crate) mod http;
 pub(crate) mod openapi;
 pub(crate) mod options;
 pub(crate) mod paced;
+pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod problem;
 pub(crate) mod queue;
@@ -24,6 +25,7 @@ use fusebox_actors::Backend;
 
 use crate::{daemon::Daemon, kinds::Kind};
 use gate::Gate;
+use page::stream::Board;
 use problem::Problem;
 
 /// What every handler borrows.
@@ -34,12 +36,22 @@ pub(crate) struct Doors {
     pub(crate) gate: Gate,
     /// `openapi.json`, made once.
     pub(crate) openapi: bytes::Bytes,
+    /// What the listeners of the status page share.
+    pub(crate) board: Board,
+    /// The status page's own version.
+    pub(crate) page_version: String,
 }
 
 impl Doors {
     /// The doors of `daemon`.
     pub(crate) fn new(daemon: Arc<Daemon>) -> Arc<Self> {
-        Arc::new(Self { daemon, gate: Gate::default(), openapi: openapi::render(routes::ROUTES) })
+        Arc::new(Self {
+            daemon,
+            gate: Gate::default(),
+            openapi: openapi::render(routes::ROUTES),
+            board: Board::default(),
+            page_version: page::version(),
+        })
     }
 
     /// The backend of that name and its kind, or a 404 that says which there are.

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    Doors, admin, calls, events, openapi,
+    Doors, admin, calls, events, openapi, page,
     peer::{Access, Caller, admit},
     problem::Problem,
     queue, streams, views,
@@ -53,7 +53,10 @@ const FORCE: &str = "optional JSON {\"reason\": text, \"for\": duration}";
 
 /// All routes.
 pub(crate) const ROUTES: &[Route] = &[
-    route!("GET" "/", Public, "The status page", "" -> "text", get(views::root)),
+    route!("GET" "/", Public, "The status page",
+        "" -> "HTML where Accept names it, else text", get(page::root)),
+    route!("GET" "/page/{file}", Public, "What the status page is made of", "" -> "the file",
+        get(page::file)),
     route!("GET" "/health", Public, "The system's state in short",
         "" -> "HealthView; 503 where CRITICAL or EMERGENCY", get(views::health)),
     route!("GET" "/health/live", Public, "Whether the daemon's own loop runs",
@@ -62,6 +65,9 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "{\"ready\": flag}; 503 where not", get(views::ready)),
     route!("GET" "/health/resilience", Public, "Everything that the actors show",
         "" -> "ResilienceView", get(views::resilience)),
+    route!("GET" "/health/stream", Public, "What the status page shows, as it changes",
+        "" -> "server-sent events: hello, history, state (ResilienceView), transition, system_state, offline, replay, fallback, dead_letter",
+        get(page::stream::follow)),
     route!("GET" "/metrics", Public, "Metrics",
         "" -> "Prometheus text; OpenMetrics for who accepts application/openmetrics-text",
         get(views::metrics)),

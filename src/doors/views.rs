@@ -33,8 +33,8 @@ impl Limit {
     }
 }
 
-/// GET /
-pub(crate) async fn root(State(doors): State<Arc<Doors>>) -> String {
+/// GET / for whoever does not ask for markup.
+pub(crate) fn root(doors: &Doors) -> String {
     let health = doors.daemon.fusebox.health();
     let mut page = format!(
         "fusebox {}\n{} ({:.0} % operational)\n\n",
@@ -45,7 +45,9 @@ pub(crate) async fn root(State(doors): State<Arc<Doors>>) -> String {
     for (name, backend) in &health.backends {
         page.extend([format!("{name}: {}\n", backend.breaker)]);
     }
-    page.push_str("\n/health  /health/live  /health/ready  /health/resilience  /metrics\n");
+    page.push_str(
+        "\n/health  /health/live  /health/ready  /health/resilience  /health/stream  /metrics\n",
+    );
     page
 }
 

@@ -29,6 +29,8 @@ mod metrics;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod stopping;
 #[cfg(test)]
 mod supervision;
