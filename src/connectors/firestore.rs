@@ -287,7 +287,7 @@ impl Connector for FirestoreConnector {
     }
 
     fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-        overlay::overlay(slot, writes)
+        overlay::overlay(slot, writes, self.shared.client.known_root())
     }
 
     fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
