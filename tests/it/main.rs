@@ -21,6 +21,8 @@ mod fallbacks;
 #[cfg(test)]
 mod firestore;
 #[cfg(test)]
+mod firestore_client;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod limits;

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{require, send};
+use super::proc::{require, send, venv_python};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -145,7 +145,7 @@ impl ClickHouse {
                 command
             }
             Engine::Current => {
-                let mut command = Command::new(python());
+                let mut command = Command::new(venv_python());
                 command
                     .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/chdb_front.py"))
                     .arg(self.port.number().to_string())
@@ -168,13 +168,6 @@ impl Drop for ClickHouse {
     fn drop(&mut self) {
         self.kill_9();
     }
-}
-
-/// The Python that has chdb.
-fn python() -> PathBuf {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
-    assert!(python.try_exists().unwrap_or(false), "chdb is not installed: run tests/setup");
-    python
 }
 
 /// The old server's files.

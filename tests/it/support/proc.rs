@@ -22,6 +22,18 @@ pub(crate) fn require(program: &str, packages: &str) -> PathBuf {
         })
 }
 
+/// The Python that has what `tests/support/requirements.txt` names.
+#[track_caller]
+pub(crate) fn venv_python() -> PathBuf {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    assert!(
+        python.try_exists().unwrap_or(false),
+        "there is no {}: run tests/setup",
+        python.display()
+    );
+    python
+}
+
 /// Sends `signal` to a child that has not been waited for, so that its id is still its own.
 #[track_caller]
 pub(crate) fn send(child: &Child, signal: Signal) {
