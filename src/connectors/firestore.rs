@@ -32,6 +32,7 @@ mod auth;
 mod cache;
 mod carry;
 mod client;
+mod dial;
 mod fence;
 mod json;
 mod listening;
