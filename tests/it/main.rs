@@ -38,3 +38,5 @@ mod support;
 mod system_state;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod tls;

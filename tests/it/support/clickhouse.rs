@@ -60,6 +60,11 @@ impl ClickHouse {
         format!("http://{}", self.port.address())
     }
 
+    /// The server's TCP port, for what stands in front of it.
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
+    }
+
     /// Kills the server.
     pub(crate) fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {
