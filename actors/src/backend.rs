@@ -263,6 +263,8 @@ impl BackendState {
             (State::HalfOpen, State::Open) => drop(metrics.relapsed.inc()),
             _ => {}
         }
+        let last_error = transition.last_errors.last().filter(|_| transition.to == State::Open);
+        let last_error = last_error.map(|error| format!("{}: {}", error.code, error.message));
         tracing::info!(
             backend = lent.circuit.name,
             from = transition.from.as_str(),
@@ -271,6 +273,7 @@ impl BackendState {
             failures = transition.failures,
             calls = transition.calls,
             note = transition.note,
+            error = last_error,
             "the breaker changed its state"
         );
         let name = Some(lent.circuit.name.as_str());

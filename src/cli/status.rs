@@ -98,6 +98,17 @@ fn state(backend: &Value) -> String {
 /// All that an operator should know of a backend.
 fn notes(backend: &Value) -> Vec<String> {
     let mut notes: Vec<String> = list(backend, "alerts").into_iter().map(str::to_owned).collect();
+    // Who forced it knows why.
+    let is_down =
+        text(backend, "breaker.state") != "CLOSED" && text(backend, "breaker.forced").is_empty();
+    let errors = backend.pointer("/breaker/last_transition/last_errors").and_then(Value::as_array);
+    if let Some(error) = errors.and_then(|errors| errors.last()).filter(|_| is_down) {
+        notes.push(format!(
+            "the last error was {}: {}",
+            text(error, "code"),
+            text(error, "message")
+        ));
+    }
     let causes = list(backend, "impaired_by");
     if !causes.is_empty() {
         notes.push(format!("impaired by {}", causes.join(", ")));
@@ -211,7 +222,12 @@ mod tests {
                     "queue": { "calls": 500, "dead_letters": 1, "replay_paused": "the breaker is open" },
                     "alerts": ["1 dead letter waits for an order"],
                 })),
-                "sessions": backend("sessions", &json!({ "impaired_by": ["redis"] })),
+                "sessions": backend("sessions", &json!({
+                    "impaired_by": ["redis"],
+                    "breaker": { "state": "OPEN", "forced": null, "last_transition": {
+                        "last_errors": [{ "code": "connect", "message": "early" }, { "code": "tls", "message": "late" }],
+                    } },
+                })),
                 "old": backend("old", &json!({ "offline": true })),
             },
         });
@@ -222,9 +238,10 @@ mod tests {
              BACKEND   KIND   STATE          CALLS  SUCCESS  P99 MS  CACHED  QUEUED  DEAD\n\
              old       redis  OFFLINE        0      -        -       0       0       0\n\
              redis     redis  OPEN (forced)  12     75.0 %   4.2     0       500     1\n\
-             sessions  redis  CLOSED         0      -        -       0       0       0\n\n  \
+             sessions  redis  OPEN           0      -        -       0       0       0\n\n  \
                redis: 1 dead letter waits for an order\n  \
                redis: replay is paused: the breaker is open\n  \
+               sessions: the last error was tls: late\n  \
                sessions: impaired by redis\n"
         );
     }

@@ -32,6 +32,7 @@ mod auth;
 mod cache;
 mod carry;
 mod client;
+mod dial;
 mod fence;
 mod json;
 mod listening;
@@ -299,7 +300,7 @@ impl Connector for FirestoreConnector {
     }
 
     fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-        overlay::overlay(slot, writes)
+        overlay::overlay(slot, writes, self.shared.client.known_root())
     }
 
     fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

@@ -56,11 +56,13 @@ fn grpc(settings: &Settings) -> Result<SpanExporter, String> {
     let builder = SpanExporter::builder().with_tonic();
     let mut builder = builder.with_endpoint(&settings.endpoint);
     if settings.endpoint.starts_with("https:") {
-        let mut tls = ClientTlsConfig::new().with_native_roots();
+        let mut tls = ClientTlsConfig::new();
         if let Some(file) = &settings.certificate {
             let pem =
                 std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
             tls = tls.ca_certificate(Certificate::from_pem(pem));
+        } else {
+            tls = tls.with_native_roots();
         }
         builder = builder.with_tls_config(tls);
     }
@@ -68,7 +70,8 @@ fn grpc(settings: &Settings) -> Result<SpanExporter, String> {
 }
 
 fn http(settings: &Settings) -> Result<SpanExporter, String> {
-    let config = tls::config(settings.certificate.as_deref())?;
+    let config = tls::config(settings.certificate.as_deref(), &[])
+        .map_err(|why| why.replace("tls.ca_file", "OTEL_EXPORTER_OTLP_CERTIFICATE"))?;
     let connector =
         HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
     // The exporter reads the address itself: it appends the path to one that is meant for all signals.

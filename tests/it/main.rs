@@ -21,6 +21,8 @@ mod fallbacks;
 #[cfg(test)]
 mod firestore;
 #[cfg(test)]
+mod firestore_client;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod limits;
@@ -40,5 +42,7 @@ mod support;
 mod system_state;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod traces;

@@ -13,3 +13,4 @@ pub(crate) mod prometheus;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod relay;
+pub(crate) mod tls;

@@ -72,7 +72,7 @@ impl Dialer {
                 return Ok(Box::new(stream) as Box<dyn Stream>);
             }
             let ca_file = self.settings.ca_file.as_deref();
-            match tls::secured(stream, &url.host, ca_file).await {
+            match tls::secured(stream, &url.host, ca_file, &[]).await {
                 Ok(stream) => Ok(Box::new(stream) as Box<dyn Stream>),
                 Err(TlsError::Tls(why)) => Err(DialError::Tls(url.to_string(), why)),
                 Err(TlsError::Io(error)) => Err(failed(error)),

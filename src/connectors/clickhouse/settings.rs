@@ -17,7 +17,7 @@ pub struct ClickHouseSettings {
     pub password_file: Option<PathBuf>,
     /// The database of calls that name none.
     pub database: String,
-    /// Certificates (PEM) that are trusted besides the system's.
+    /// Authorities to trust, in PEM, in place of the system's.
     pub ca_file: Option<PathBuf>,
     /// The time after which an unanswered call is abandoned.
     pub timeout: Duration,

@@ -19,11 +19,12 @@ use tokio::sync::{OnceCell, watch};
 use tonic::{
     Request,
     metadata::{AsciiMetadataValue, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint},
 };
 
 use super::{
     auth::Auth,
+    dial,
     names::Root,
     outcome::{self, Behalf, Failed},
     settings::FirestoreSettings,
@@ -217,7 +218,9 @@ impl Client {
         let endpoint = endpoint(&self.settings).map_err(|why| {
             Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
         })?;
-        let new = endpoint.connect_lazy();
+        let settings = self.settings.clone();
+        let new = endpoint
+            .connect_with_connector_lazy(tower::service_fn(move |_| dial::dial(settings.clone())));
         *channel = Some(new.clone());
         Ok(new)
     }
@@ -230,24 +233,16 @@ pub(super) fn closed() -> Failed {
 }
 
 fn endpoint(settings: &FirestoreSettings) -> Result<Endpoint, String> {
-    let endpoint = Endpoint::from_shared(settings.url.to_string())
-        .map_err(|error| format!("the url is not usable: {error}"))?
+    let unusable = |error: &dyn std::fmt::Display| format!("the url is not usable: {error}");
+    // TLS is the dialer's: the channel is told of the scheme by the origin alone.
+    let endpoint = Endpoint::from_shared(format!("http://{}", settings.url.authority()))
+        .map_err(|error| unusable(&error))?;
+    let origin = settings.url.to_string().parse().map_err(|error| unusable(&error))?;
+    Ok(endpoint
+        .origin(origin)
         .connect_timeout(settings.timeout)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_ANSWER)
         .initial_connection_window_size(8 << 20)
-        .initial_stream_window_size(4 << 20)
-        .tcp_nodelay(true);
-    if !settings.url.tls {
-        return Ok(endpoint);
-    }
-    let tls = match &settings.ca_file {
-        Some(path) => {
-            let pem = std::fs::read(path)
-                .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
-        }
-        None => ClientTlsConfig::new().with_native_roots(),
-    };
-    endpoint.tls_config(tls).map_err(|error| format!("TLS is not usable: {error}"))
+        .initial_stream_window_size(4 << 20))
 }

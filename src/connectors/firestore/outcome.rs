@@ -10,6 +10,7 @@
 //! | `RESOURCE_EXHAUSTED` | not executed, with a time to wait | failure |
 //! | `ABORTED` | not executed; in a transaction rejected: all of it must be done again | success |
 //! | `UNAVAILABLE` without a connection | not executed | failure |
+//! | the same for TLS's sake (`tls`) | blocked: server | failure |
 //! | `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `CANCELLED`, `INTERNAL`, a broken stream | unknown | failure |
 //! | any other | unknown, `unclassified` | success |
 //!
@@ -22,6 +23,8 @@ use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, ConnectError, Status};
+
+use super::dial::DialError;
 
 /// How long an exhausted server is left alone where it does not say.
 const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
@@ -66,6 +69,9 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
     use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
     use Verdict::{Failure, Success};
     let code = status.code();
+    if let Some(refused) = tls_of(status) {
+        return Failed::own(Failure, BlockedServer, "tls", refused);
+    }
     let (class, verdict) = match code {
         Code::NotFound if is_of_database(status) => (BlockedServer, Failure),
         Code::InvalidArgument
@@ -104,6 +110,18 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
 fn is_of_database(status: &Status) -> bool {
     let text = status.message();
     text.contains("database") && text.contains("does not exist")
+}
+
+/// What TLS has against the server, where that is why there is no connection.
+fn tls_of(status: &Status) -> Option<String> {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(dial @ DialError::Tls(..)) = error.downcast_ref::<DialError>() {
+            return Some(dial.to_string());
+        }
+        source = error.source();
+    }
+    None
 }
 
 /// Whether there was no connection to send it on.

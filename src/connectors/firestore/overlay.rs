@@ -28,7 +28,9 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 use prost_types::Timestamp;
 
 use super::{
-    cache, path,
+    cache,
+    names::Root,
+    path,
     value::{self, Fields},
     wire::{self, Call, Found, Op},
 };
@@ -40,15 +42,20 @@ enum State {
 }
 
 /// The document's entry after `writes`, oldest first, or `None` where they do not determine it.
-pub(super) fn overlay(slot: &Slot, writes: &[QueuedWrite]) -> Option<Bytes> {
+/// References are shown as `root` will complete them, so that a document reads the same before and after.
+pub(super) fn overlay(slot: &Slot, writes: &[QueuedWrite], root: Option<&Root>) -> Option<Bytes> {
     let path = cache::path_of(slot)?;
     let (mut state, mut estimated) = (State::Unknown, false);
     for queued in writes {
         let call: Call = wire::decode(&queued.body).ok()?;
         let Some(Op::Commit(commit)) = call.op else { return None };
-        for write in commit.writes.iter().filter(|write| wire::document_of(write) == path) {
+        let of_it = commit.writes.into_iter().filter(|write| wire::document_of(write) == path);
+        for mut write in of_it {
+            if let Some(root) = root {
+                root.complete_write(&mut write);
+            }
             let replaced = write.update_mask.is_none();
-            state = apply(state, write, queued.accepted_at)?;
+            state = apply(state, &write, queued.accepted_at)?;
             let sets_time = |transform: &FieldTransform| {
                 matches!(transform.transform_type, Some(TransformType::SetToServerValue(_)))
             };
@@ -242,7 +249,7 @@ mod tests {
                 QueuedWrite { body, accepted_at: UnixMillis::new(1_500) }
             })
             .collect();
-        let Some(part) = overlay(&slot, &writes) else { return json!("unknown") };
+        let Some(part) = overlay(&slot, &writes, None) else { return json!("unknown") };
         let shown = reply_to_json(&Reply::encoded(Answer::One(wire::decode(&part).unwrap())));
         if shown["estimated"] == true {
             return json!({ "estimated": shown["data"] });

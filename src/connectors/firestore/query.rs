@@ -167,16 +167,20 @@ fn filter((name, op, json): &(String, String, Json)) -> Result<Filter, String> {
         let filter = UnaryFilter { op: op as i32, operand_type: Some(operand) };
         Ok(Filter { filter_type: Some(FilterType::UnaryFilter(filter)) })
     };
-    match (json, operator) {
-        (Json::Null, Operator::Equal) => return unary(unary_filter::Operator::IsNull),
-        (Json::Null, Operator::NotEqual) => return unary(unary_filter::Operator::IsNotNull),
+    let operand = operand(name, json)?;
+    // Firestore compares nothing with these two, and has questions of their own for them.
+    let not_a_number =
+        matches!(operand.value_type, Some(ValueType::DoubleValue(double)) if double.is_nan());
+    let nothing = matches!(operand.value_type, Some(ValueType::NullValue(_)));
+    match operator {
+        Operator::Equal if nothing => return unary(unary_filter::Operator::IsNull),
+        Operator::NotEqual if nothing => return unary(unary_filter::Operator::IsNotNull),
+        Operator::Equal if not_a_number => return unary(unary_filter::Operator::IsNan),
+        Operator::NotEqual if not_a_number => return unary(unary_filter::Operator::IsNotNan),
         _ => {}
     }
-    let filter = FieldFilter {
-        field: Some(field(name)?),
-        op: operator as i32,
-        value: Some(operand(name, json)?),
-    };
+    let filter =
+        FieldFilter { field: Some(field(name)?), op: operator as i32, value: Some(operand) };
     Ok(Filter { filter_type: Some(FilterType::FieldFilter(filter)) })
 }
 
@@ -274,6 +278,24 @@ mod tests {
             "the name is a reference"
         );
         assert_eq!(query.order_by[0].direction, Direction::Descending as i32);
+    }
+
+    /// Google's clients ask so too: an equality with either finds nothing.
+    #[test]
+    fn what_equals_nothing_is_asked_for_by_its_own_question() {
+        use unary_filter::Operator::{IsNan, IsNotNan, IsNotNull, IsNull};
+        let nan = json!({ "doubleValue": "NaN" });
+        for (op, value, wanted) in [
+            ("==", json!(null), IsNull),
+            ("!=", json!({ "nullValue": null }), IsNotNull),
+            ("==", nan.clone(), IsNan),
+            ("!=", nan, IsNotNan),
+        ] {
+            let query = made(json!({ "collection": "u", "where": [["x", op, value]] })).unwrap();
+            let filter = query.query.unwrap().r#where.unwrap().filter_type;
+            let Some(FilterType::UnaryFilter(unary)) = filter else { panic!("{filter:?}") };
+            assert_eq!(unary.op, wanted as i32, "{op} {value}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl fmt::Display for Endpoint {
 /// How a TLS server's certificate is checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// Certificates (PEM) that are trusted besides the system's.
+    /// Authorities to trust, in PEM, in place of the system's.
     pub ca_file: Option<PathBuf>,
 }
 

@@ -52,7 +52,7 @@ async fn secured(
     settings: &RedisSettings,
     tls: &TlsSettings,
 ) -> Result<TlsStream<TcpStream>, OpenError> {
-    tls::secured(stream, host, tls.ca_file.as_deref()).await.map_err(|error| match error {
+    tls::secured(stream, host, tls.ca_file.as_deref(), &[]).await.map_err(|error| match error {
         TlsError::Tls(why) => OpenError::Tls(settings.endpoint.clone(), why),
         TlsError::Io(error) => OpenError::Connect(settings.endpoint.clone(), error),
     })

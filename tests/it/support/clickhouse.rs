@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{python, require, send};
+use super::proc::{require, send, venv_python};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,6 +58,11 @@ impl ClickHouse {
     /// The server's address as a backend's `url`.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.port.address())
+    }
+
+    /// The server's TCP port, for what stands in front of it.
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// Kills the server.
@@ -145,7 +150,7 @@ impl ClickHouse {
                 command
             }
             Engine::Current => {
-                let mut command = Command::new(python());
+                let mut command = Command::new(venv_python());
                 command
                     .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/chdb_front.py"))
                     .arg(self.port.number().to_string())

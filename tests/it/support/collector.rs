@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{python, send};
+use super::proc::{send, venv_python};
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Longer than a batch is gathered and an export retried.
@@ -88,7 +88,7 @@ impl Collector {
                       os.execv(os.path.join(os.path.dirname(rotel.__file__), 'rotel-agent'), sys.argv)";
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.expect("the collector's log");
-        let process = Command::new(python())
+        let process = Command::new(venv_python())
             .args(["-c", script, "start", "--exporter", "blackhole"])
             .args(["--debug-log", "traces", "--debug-log-verbosity", "detailed"])
             .args(["--otlp-grpc-endpoint", &self.grpc.address().to_string()])

@@ -22,12 +22,13 @@ pub(crate) fn require(program: &str, packages: &str) -> PathBuf {
         })
 }
 
-/// The Python that has what the tests need of it.
-pub(crate) fn python() -> PathBuf {
+/// The Python that has what `tests/support/requirements.txt` names.
+#[track_caller]
+pub(crate) fn venv_python() -> PathBuf {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     assert!(
         python.try_exists().unwrap_or(false),
-        "{} is missing: run tests/setup",
+        "there is no {}: run tests/setup",
         python.display()
     );
     python
