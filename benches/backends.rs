@@ -51,7 +51,7 @@ mod support {
 
 use support::{
     clickhouse::{ClickHouse, Engine},
-    daemon::{Builder, Daemon},
+    daemon::{Builder, Client, Daemon},
     firestore::{Emulator, Firestore, emulators},
     redis::RedisServer,
     relay::Relay,
@@ -162,7 +162,7 @@ impl<S: Read + Write> Http<S> {
     }
 }
 
-fn ours(daemon: &Daemon) -> Http<UnixStream> {
+fn ours(daemon: &Client) -> Http<UnixStream> {
     Http::new(UnixStream::connect(daemon.socket()).expect("the daemon listens"))
 }
 
