@@ -28,6 +28,17 @@ pub(crate) enum Engine {
     Current,
 }
 
+/// A user besides `default`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct User<'a> {
+    /// Its name, and its profile's.
+    pub(crate) name: &'a str,
+    /// Its settings.
+    pub(crate) profile: &'a [(&'a str, &'a str)],
+    /// Empty for none.
+    pub(crate) password: &'a str,
+}
+
 /// A server on a loopback port and a folder of its own. Killed when dropped.
 pub(crate) struct ClickHouse {
     engine: Engine,
@@ -45,10 +56,19 @@ impl ClickHouse {
 
     /// As [`ClickHouse::start`]; the user `default` has this password. The current engine only.
     pub(crate) fn with_password(engine: Engine, password: &str) -> Self {
+        Self::made(engine, password, &[])
+    }
+
+    /// The old server with more users: each has a name, settings of its profile, and a password or none.
+    pub(crate) fn with_users(users: &[User<'_>]) -> Self {
+        Self::made(Engine::Old, "", users)
+    }
+
+    fn made(engine: Engine, password: &str, users: &[User<'_>]) -> Self {
         let folder = tempfile::Builder::new().prefix("fusebox-clickhouse-").tempdir();
         let folder = folder.expect("a temporary folder");
         let port = Port::lease();
-        write_configuration(folder.path(), port.number());
+        write_configuration(folder.path(), port.number(), users);
         let password = password.to_owned();
         let mut server = Self { engine, folder, port, password, process: None };
         server.restart();
@@ -176,7 +196,7 @@ impl Drop for ClickHouse {
 }
 
 /// The old server's files.
-fn write_configuration(folder: &Path, port: u16) {
+fn write_configuration(folder: &Path, port: u16, more: &[User<'_>]) {
     let at = folder.display();
     let config = format!(
         "<yandex><logger><level>warning</level><log>{at}/server.log</log></logger>\
@@ -186,11 +206,26 @@ fn write_configuration(folder: &Path, port: u16) {
          <default_profile>default</default_profile><default_database>default</default_database>\
          </yandex>"
     );
-    let users = "<yandex><profiles><default/></profiles><quotas><default/></quotas><users><default>\
-                 <password></password><networks><ip>::/0</ip></networks><profile>default</profile>\
-                 <quota>default</quota></default></users></yandex>";
+    let (mut profiles, mut users) = ("<default/>".to_owned(), user("default", ""));
+    for User { name, profile, password } in more {
+        let settings: Vec<String> =
+            profile.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
+        profiles.extend([format!("<{name}>"), settings.concat(), format!("</{name}>")]);
+        users.push_str(&user(name, password));
+    }
+    let users = format!(
+        "<yandex><profiles>{profiles}</profiles><quotas><default/></quotas><users>{users}</users></yandex>"
+    );
     fs::write(folder.join("config.xml"), config).expect("the server's configuration");
     fs::write(folder.join("users.xml"), users).expect("the server's users");
+}
+
+/// A user of the old server, with the profile and the quota of its name.
+fn user(name: &str, password: &str) -> String {
+    format!(
+        "<{name}><password>{password}</password><networks><ip>::/0</ip></networks>\
+         <profile>{name}</profile><quota>default</quota></{name}>"
+    )
 }
 
 #[cfg(test)]

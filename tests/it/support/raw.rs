@@ -31,18 +31,8 @@ pub(crate) fn call_raw(
     piece: &[u8],
     times: usize,
 ) -> RawAnswer {
-    let stream = UnixStream::connect(daemon.socket()).expect("the daemon listens");
-    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
-    stream.set_write_timeout(Some(TIMEOUT)).expect("a timeout");
-    let mut head = format!(
-        "POST /v1/backends/{backend}/call/raw HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n",
-        piece.len() * times
-    );
-    for (name, value) in headers {
-        head.extend([name, ": ", value, "\r\n"]);
-    }
+    let stream = begin(daemon, backend, headers, piece.len() * times);
     let mut sink = &stream;
-    sink.write_all(head.as_bytes()).and_then(|()| sink.write_all(b"\r\n")).expect("the head");
     for _ in 0..times {
         // A call that is refused before its end is answered all the same.
         if sink.write_all(piece).is_err() {
@@ -50,6 +40,41 @@ pub(crate) fn call_raw(
         }
     }
     answer(BufReader::with_capacity(1 << 16, stream))
+}
+
+/// A call whose body is under way. Dropped, its caller has gone.
+pub(crate) struct Unfinished(UnixStream);
+
+impl Unfinished {
+    /// Sends the head of a call with a body of so many bytes.
+    pub(crate) fn begin(
+        daemon: &Client,
+        backend: &str,
+        headers: &[(&str, &str)],
+        length: usize,
+    ) -> Self {
+        Self(begin(daemon, backend, headers, length))
+    }
+
+    /// Sends more of the body.
+    pub(crate) fn send(&self, piece: &[u8]) {
+        (&self.0).write_all(piece).expect("the daemon takes it");
+    }
+}
+
+fn begin(daemon: &Client, backend: &str, headers: &[(&str, &str)], length: usize) -> UnixStream {
+    let stream = UnixStream::connect(daemon.socket()).expect("the daemon listens");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("a timeout");
+    let mut head = format!(
+        "POST /v1/backends/{backend}/call/raw HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+    );
+    for (name, value) in headers {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    let mut sink = &stream;
+    sink.write_all(head.as_bytes()).and_then(|()| sink.write_all(b"\r\n")).expect("the head");
+    stream
 }
 
 fn answer(mut stream: BufReader<UnixStream>) -> RawAnswer {
