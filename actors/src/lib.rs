@@ -28,6 +28,7 @@ pub mod lent;
 pub mod metrics;
 mod orders;
 pub mod queue;
+mod recent;
 pub mod recovery;
 pub mod settings;
 mod show;

@@ -20,6 +20,7 @@ use prometheus_client::{
 
 use crate::{
     call::Source,
+    recent::Times,
     view::{BackendView, PercentilesView, ResilienceView},
 };
 
@@ -265,6 +266,7 @@ impl Metrics {
             ack_seconds: self.0.ack_seconds.get_or_create_owned(&OneBackend { backend: backend() }),
             transitions: Counter::default(),
             response_times: Mutex::new(None),
+            times: Times::default(),
         }
     }
 }
@@ -312,6 +314,8 @@ pub struct BackendMetrics {
     /// Durable acknowledgements.
     pub ack_seconds: Histogram,
     response_times: Mutex<Option<hdrhistogram::Histogram<u64>>>,
+    /// The same in buckets, for the recent ones.
+    pub(crate) times: Times,
 }
 
 impl BackendMetrics {
@@ -343,6 +347,7 @@ impl BackendMetrics {
         };
         self.attempt_seconds.observe(took.as_secs_f64());
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.times.record(micros);
         let mut times = self.response_times.lock();
         // Three digits from a microsecond to an hour: 23 KB, made when first needed.
         if times.is_none() {

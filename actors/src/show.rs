@@ -13,6 +13,7 @@ use crate::{
     handle::Lent,
     history,
     lent::Member,
+    recent::Sample,
     settings::BackendSettings,
     view::{
         BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ExplainView, ForcedView,
@@ -43,6 +44,7 @@ impl Lent {
             failure_threshold: settings.breaker.failure_threshold,
             failure_rate_threshold: settings.breaker.failure_rate.get(),
             window_seconds: settings.breaker.window.as_secs_f64(),
+            success_threshold: settings.breaker.success_threshold,
             pings_failed: shot.pings_failed,
             last_transition: self.transitions(1).pop(),
             transitions: circuit.metrics.transitions.get(),
@@ -108,7 +110,21 @@ impl Lent {
         }
     }
 
-    fn queue_view(&self, settings: &BackendSettings) -> QueueView {
+    /// A reading of what goes on, for the recent figures.
+    fn sample(&self) -> Sample {
+        let mut sample = Sample::of(&self.circuit.metrics, self.circuit.clock.now());
+        sample.replaying = self.queue.is_replaying();
+        let index = self.queue.index();
+        (sample.calls, sample.bytes) = (index.len() as u64, index.bytes());
+        sample
+    }
+
+    /// Keeps a reading; to be called about every second.
+    pub(crate) fn keep_sample(&self) {
+        self.circuit.recent.keep(self.sample());
+    }
+
+    fn queue_view(&self, settings: &BackendSettings, sample: &Sample) -> QueueView {
         let unix = self.circuit.clock.unix();
         let status = self.queue.store().map(fusebox_state::store::Store::status);
         let index = self.queue.index();
@@ -119,6 +135,7 @@ impl Lent {
         let (fill_percent, lanes, dead) =
             (index.fill_percent(), index.occupied_lanes() as u64, index.dead().0 as u64);
         drop(index);
+        let pace = self.circuit.recent.pace(sample, limits.items.into(), limits.bytes);
         let (disk_bytes, store_refuses, findings) = match status {
             Ok(status) => (
                 status.disk_bytes,
@@ -139,6 +156,10 @@ impl Lent {
             disk_bytes,
             replay_paused: self.queue.paused().map(str::to_owned),
             replayed: self.circuit.metrics.replayed.get(),
+            enqueued_per_second: pace.enqueued_per_second,
+            replayed_per_second: pace.replayed_per_second,
+            drain_seconds: pace.drain_seconds,
+            full_seconds: pace.full_seconds,
             store_refuses,
             findings,
             write_fallback: settings.write_fallback,
@@ -150,6 +171,7 @@ impl Lent {
     pub(crate) fn view(&self, members: &[Member]) -> BackendView {
         let settings = self.circuit.settings.load();
         let connector = self.connector.load();
+        let sample = self.sample();
         BackendView {
             name: settings.name.clone(),
             kind: settings.kind,
@@ -161,11 +183,13 @@ impl Lent {
             breaker: self.breaker_view(),
             calls: self.calls_view(),
             cache: self.cache_view(),
-            queue: self.queue_view(&settings),
+            queue: self.queue_view(&settings, &sample),
             connector: connector.status(),
             depends_on: settings.depends_on.clone(),
             impaired_by: self.impaired_by(members),
             restarts: self.circuit.restarts.load(Ordering::Relaxed),
+            recent: self.circuit.recent.view(&sample),
+            next_ping_at: self.circuit.next_ping().map(|at| self.circuit.clock.to_unix(at)),
         }
     }
 

@@ -111,6 +111,29 @@ pub struct BackendView {
     pub impaired_by: Vec<String>,
     /// Restarts of its actor since the daemon's start.
     pub restarts: u32,
+    /// The last minute.
+    pub recent: RecentView,
+    /// When it is pinged next, where no ping is on its way.
+    pub next_ping_at: Option<UnixMillis>,
+}
+
+/// What a backend did lately: within the last minute, or since the daemon's start where that is less.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct RecentView {
+    /// How many seconds these figures are of; 60 but for the first minute.
+    pub seconds: f64,
+    /// Calls.
+    pub calls: u64,
+    /// Calls by the source of their answer; `error` for those without one.
+    pub by_source: BTreeMap<&'static str, u64>,
+    /// Attempts that succeeded.
+    pub successes: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Calls per second over the last ten seconds.
+    pub calls_per_second: f64,
+    /// Response times in milliseconds, right to about a tenth.
+    pub response_ms: PercentilesView,
 }
 
 /// A breaker.
@@ -140,6 +163,8 @@ pub struct BreakerView {
     pub failure_rate_threshold: f64,
     /// Length of the window in seconds.
     pub window_seconds: f64,
+    /// Successful probes in a row that close it, and the most probes at once.
+    pub success_threshold: u32,
     /// Pings failed in a row.
     pub pings_failed: u32,
     /// The newest transition.
@@ -237,6 +262,14 @@ pub struct QueueView {
     pub replay_paused: Option<String>,
     /// Calls replayed since the start.
     pub replayed: u64,
+    /// Calls queued per second, over the last ten seconds.
+    pub enqueued_per_second: f64,
+    /// Calls replayed per second, over the last ten seconds.
+    pub replayed_per_second: f64,
+    /// Seconds until nothing waits at the present pace of replay; `None` where it does not get shorter.
+    pub drain_seconds: Option<f64>,
+    /// Seconds until it is full at the pace of the last ten seconds; `None` where it does not get longer.
+    pub full_seconds: Option<f64>,
     /// Whether the store takes writes, and if not, why.
     pub store_refuses: Option<String>,
     /// What opening the store found amiss.
