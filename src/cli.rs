@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod args;
+mod board;
 mod call;
 mod check;
 pub(crate) mod client;
@@ -21,6 +22,7 @@ pub(crate) mod events;
 mod failure;
 mod manual;
 mod orders;
+mod paint;
 mod queue;
 mod queue_offline;
 mod status;

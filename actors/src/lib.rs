@@ -220,6 +220,7 @@ impl Fusebox {
         recovery.attempts = recovery.succeeded + recovery.failed;
         view::ResilienceView {
             version: env!("CARGO_PKG_VERSION"),
+            at: self.0.clock.unix(),
             uptime_seconds: self.0.clock.uptime().as_secs(),
             state: found.state,
             since: self.0.clock.to_unix(found.since),

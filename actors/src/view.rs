@@ -45,6 +45,8 @@ pub struct BackendHealthView {
 pub struct ResilienceView {
     /// The daemon's version.
     pub version: &'static str,
+    /// When this was read, on the daemon's wall clock.
+    pub at: UnixMillis,
     /// Seconds since its start.
     pub uptime_seconds: u64,
     /// The system state.

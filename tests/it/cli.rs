@@ -55,7 +55,7 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(says(&daemon, "call redis -- SET k v"), "OK\n");
     assert_eq!(says(&daemon, "breaker redis force-open --reason x"), "redis is OPEN\n");
     assert_eq!(says(&daemon, "call redis --min-ack durable -- INCR n"), "\n");
-    assert!(says(&daemon, "status").contains("redis    redis  OPEN (forced)"));
+    assert!(says(&daemon, "status").contains("redis    redis  OPEN (forced)  "));
     assert!(
         says(&daemon, "explain redis").contains("It is forced open until it is released: \"x\".")
     );
