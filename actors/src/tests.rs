@@ -9,8 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    OpId, Ratio, UnixMillis, backoff::RetrySettings, breaker::BreakerSettings,
-    cache::CacheSettings, queue::QueueLimits, store::StoreEvent, system::SystemState,
+    OpId, Ratio, UnixMillis,
+    backoff::RetrySettings,
+    breaker::{BreakerSettings, Reason},
+    cache::CacheSettings,
+    queue::QueueLimits,
+    store::StoreEvent,
+    system::SystemState,
 };
 
 use crate::{
@@ -848,4 +853,38 @@ async fn a_queue_that_gets_shorter_says_when_it_will_be_empty() {
     let recent = world.backend().view().recent;
     assert_eq!((recent.calls, recent.by_source["queued"]), (40, 40));
     assert!((60.0..130.0).contains(&recent.response_ms.p50), "80 ms each: {recent:?}");
+}
+
+#[tokio::test]
+async fn short_drains_in_a_row_are_told_of_once() {
+    let world = World::one().await;
+    let mut events = world.fusebox.events().subscribe();
+    // Whatever is written meanwhile is queued and replayed at once.
+    world.fusebox.0.flags.set_state(SystemState::Emergency);
+    for value in 0..20 {
+        world.call(&format!("SET a {value}")).await.unwrap();
+        world.drained().await;
+    }
+    // A pause is told of at once, and what comes after it.
+    world.backend().force(true, "by hand".into(), None).await.unwrap();
+    world.call("SET a last").await.unwrap();
+    let paused = |world: &World| world.backend().view().queue.replay_paused.is_some();
+    world.until("replay has noticed", paused).await;
+    world.backend().release().await.unwrap();
+    world.drained().await;
+    let (mut told, mut released, mut over) = (Vec::new(), false, false);
+    while !over {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        match event.kind {
+            EventKind::Replay { phase, .. } => {
+                over = released && phase == "drained";
+                told.push(phase);
+            }
+            EventKind::Transition { transition } => {
+                released |= transition.reason == Reason::Released;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(told, ["started", "drained", "started", "drained"]);
 }

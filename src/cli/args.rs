@@ -63,6 +63,9 @@ pub(crate) enum Command {
     },
     /// The state of the system and of every backend
     Status {
+        /// Show it as it changes, on the whole terminal; with --json an object a line, every second
+        #[arg(long, conflicts_with = "exit_code")]
+        watch: bool,
         /// End with 0 for HEALTHY, 1 DEGRADED, 2 CRITICAL, 3 EMERGENCY
         #[arg(long)]
         exit_code: bool,
@@ -298,6 +301,8 @@ mod tests {
             "fusebox demo --seconds 3 --seed 4",
             "fusebox check --startup --json",
             "fusebox status --exit-code --json",
+            "fusebox status --watch",
+            "fusebox status --watch --json",
             "fusebox explain redis --json",
             "fusebox events --follow --backend redis --json",
             "fusebox recover",
@@ -324,6 +329,7 @@ mod tests {
         for line in [
             "fusebox",
             "fusebox call redis",
+            "fusebox status --watch --exit-code",
             "fusebox breaker redis ajar",
             "fusebox queue show nonsense",
             "fusebox call redis --deadline soon -- GET k",

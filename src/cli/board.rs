@@ -1,6 +1,8 @@
 //! The table of backends, as `status` prints it and `status --watch` draws it: which columns there are,
 //! what stands in them, and which of them a width leaves room for.
 
+use std::time::Duration;
+
 use fusebox_state::UnixMillis;
 use serde_json::Value;
 
@@ -47,8 +49,8 @@ impl Cell {
         Self::plain("-")
     }
 
-    fn is_none(&self) -> bool {
-        self.text == "-" || self.text.is_empty()
+    fn is_news(&self) -> bool {
+        !matches!(self.text.as_str(), "-" | "" | "0") && self.tone != Tone::Faint
     }
 }
 
@@ -73,22 +75,23 @@ impl Board {
     pub(crate) fn of(view: &Value, width: Option<usize>) -> Self {
         let backends = backends(view);
         let now = time(view, "at");
-        let mut columns = columns(&backends, now);
-        let mut gone: Vec<Column> = Vec::new();
-        while let Some(width) = width
-            && columns.iter().map(Column::width).sum::<usize>() + GAP * (columns.len() - 1) > width
-            && let Some(at) = (0..columns.len()).max_by_key(|at| columns.get(*at).map(|it| it.rank))
-            && columns.get(at).is_some_and(|column| column.rank > 0)
-        {
-            gone.push(columns.remove(at));
+        let columns = columns(&backends, now);
+        let mut least = u8::MAX;
+        let room = |least: u8| {
+            let widths = columns.iter().filter(|it| it.rank < least).map(|it| it.width() + GAP);
+            width.is_none_or(|width| widths.sum::<usize>() <= width + GAP)
+        };
+        while least > 1 && !room(least) {
+            let ranks = columns.iter().map(|column| column.rank).filter(|rank| *rank < least);
+            least = ranks.max().unwrap_or(0).max(1);
         }
-        gone.sort_by_key(|column| column.rank);
+        let (columns, gone): (Vec<_>, Vec<_>) =
+            columns.into_iter().partition(|column| column.rank < least);
         let rest = (0..backends.len())
             .map(|row| {
                 let cells = gone.iter().filter_map(|column| Some((column, column.cells.get(row)?)));
-                let told = cells.filter(|(column, cell)| {
-                    !cell.is_none() && cell.tone != Tone::Faint && column.rank < NEVER_TOLD
-                });
+                let told =
+                    cells.filter(|(column, cell)| cell.is_news() && column.rank < NEVER_TOLD);
                 told.map(|(column, cell)| column.said.replace('?', &cell.text)).collect()
             })
             .collect();
@@ -96,8 +99,10 @@ impl Board {
     }
 }
 
+/// A queue that is being replayed is said to fill where it would be full within so many seconds.
+const FILLS_WITHIN: f64 = 3_600.0;
 /// Columns of this rank and above are not told in words either.
-const NEVER_TOLD: u8 = 11;
+const NEVER_TOLD: u8 = 12;
 
 /// The backends of a resilience view.
 pub(crate) fn backends(view: &Value) -> Vec<&Value> {
@@ -115,21 +120,21 @@ fn columns(backends: &[&Value], now: Option<UnixMillis>) -> Vec<Column> {
     };
     vec![
         column("BACKEND", "", 0, false, &|it| Cell::plain(name(it))),
-        column("KIND", "", 12, false, &|it| Cell::plain(text(it, "kind"))),
+        column("KIND", "", 13, false, &|it| Cell::plain(text(it, "kind"))),
         column("STATE", "", 0, false, &state),
-        column("FOR", "for ?", 4, false, &|it| since(it, now)),
-        column("NEXT", "?", 5, false, &|it| next(it, now)),
+        column("FOR", "for ?", 5, false, &|it| since(it, now)),
+        column("NEXT", "?", 6, false, &|it| next(it, now)),
         column("FAILED", "failed ?", 1, false, &failed),
-        column("TRIPS AT", "trips at ?", 9, false, &trips_at),
-        column("CALLS/S", "? calls/s", 8, true, &|it| per_second(it)),
-        column("P50 MS", "p50 ? ms", 7, true, &|it| millis(it, "p50")),
-        column("P99 MS", "p99 ? ms", 3, true, &|it| millis(it, "p99")),
-        column("ANSWERS", "?", 10, false, &answers),
-        column("CACHED", "? cached", 11, true, &|it| Cell::plain(text(it, "cache.entries"))),
+        column("TRIPS AT", "trips at ?", 10, false, &trips_at),
+        column("CALLS/S", "? calls/s", 9, true, &|it| per_second(it)),
+        column("P50 MS", "p50 ? ms", 8, true, &|it| millis(it, "p50")),
+        column("P99 MS", "p99 ? ms", 4, true, &|it| millis(it, "p99")),
+        column("ANSWERS", "?", 11, false, &answers),
+        column("CACHED", "? cached", 12, true, &|it| Cell::plain(text(it, "cache.entries"))),
         column("QUEUED", "? queued", 0, true, &queued),
-        column("OLDEST", "oldest ?", 6, false, &oldest),
-        column("REPLAY", "?", 2, false, &drains),
-        column("DEAD", "? dead", 1, true, &dead),
+        column("OLDEST", "oldest ?", 7, false, &oldest),
+        column("REPLAY", "?", 3, false, &drains),
+        column("DEAD", "? dead", 2, true, &dead),
     ]
 }
 
@@ -155,13 +160,18 @@ pub(crate) fn time(value: &Value, path: &str) -> Option<UnixMillis> {
 /// How long ago the time at a path was.
 fn passed(value: &Value, path: &str, now: Option<UnixMillis>) -> Option<String> {
     let then = time(value, path)?;
-    Some(ago(u64::try_from(now?.since(then).as_millis()).unwrap_or(u64::MAX)))
+    Some(whole_seconds(now?.since(then)))
+}
+
+/// A duration in its two greatest units, none smaller than a second.
+fn whole_seconds(duration: Duration) -> String {
+    ago(duration.as_secs().saturating_mul(1_000))
 }
 
 /// How long it is until the time at a path.
 fn left(value: &Value, path: &str, now: Option<UnixMillis>) -> Option<String> {
     let then = time(value, path)?;
-    Some(ago(u64::try_from(then.since(now?).as_millis()).unwrap_or(u64::MAX)))
+    Some(whole_seconds(then.since(now?)))
 }
 
 fn since(backend: &Value, now: Option<UnixMillis>) -> Cell {
@@ -285,7 +295,9 @@ fn queued(backend: &Value) -> Cell {
 
 fn oldest(backend: &Value) -> Cell {
     match text(backend, "queue.oldest_age_ms").parse() {
-        Ok(age) if text(backend, "queue.calls") != "0" => Cell::plain(ago(age)),
+        Ok(age) if text(backend, "queue.calls") != "0" => {
+            Cell::plain(whole_seconds(Duration::from_millis(age)))
+        }
         _ => Cell::none(),
     }
 }
@@ -296,10 +308,12 @@ fn drains(backend: &Value) -> Cell {
     if let Some(left) = seconds(backend, "queue.drain_seconds") {
         return Cell::plain(format!("drained in {left}"));
     }
-    if let (Some(left), true) = (seconds(backend, "queue.full_seconds"), waits) {
+    let paused = !text(backend, "queue.replay_paused").is_empty();
+    // While replay runs, a queue that is a little longer than it was is no sign that it fills.
+    let fills = waits && (paused || number(backend, "queue.full_seconds") < FILLS_WITHIN);
+    if let (Some(left), true) = (seconds(backend, "queue.full_seconds"), fills) {
         return Cell { text: format!("full in {left}"), tone: Tone::Doubtful };
     }
-    let paused = !text(backend, "queue.replay_paused").is_empty();
     match (waits, paused) {
         (true, true) => Cell::plain("paused"),
         (true, false) => Cell::plain("replays"),
@@ -310,9 +324,8 @@ fn drains(backend: &Value) -> Cell {
 /// A number of seconds in its two greatest units.
 pub(crate) fn seconds(value: &Value, path: &str) -> Option<String> {
     let found = path.split('.').try_fold(value, |value, key| value.get(key))?;
-    let seconds = std::time::Duration::try_from_secs_f64(found.as_f64()?).ok()?;
-    let millis = seconds.as_millis().max(1_000).div_ceil(1_000) * 1_000;
-    Some(ago(u64::try_from(millis).unwrap_or(u64::MAX)))
+    let seconds = Duration::try_from_secs_f64(found.as_f64()?).ok()?;
+    Some(whole_seconds(seconds + Duration::from_millis(999)))
 }
 
 fn dead(backend: &Value) -> Cell {
@@ -323,6 +336,11 @@ fn dead(backend: &Value) -> Cell {
 /// All that an operator should know of a backend, in sentences.
 pub(crate) fn notes(backend: &Value) -> Vec<String> {
     let mut notes = list(backend, "alerts");
+    let (pings, most) =
+        (number(backend, "breaker.pings_failed"), number(backend, "breaker.failure_threshold"));
+    if pings > 0.0 && text(backend, "breaker.state") == "CLOSED" {
+        notes.push(format!("{pings} pings in a row have failed; its breaker opens at {most}"));
+    }
     let forced = text(backend, "breaker.forced.state");
     if !forced.is_empty() {
         let until = text(backend, "breaker.forced.until");

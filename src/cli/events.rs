@@ -109,15 +109,26 @@ pub(crate) fn what(event: &Value) -> String {
             text(event, "from"),
             list(event, "reasons").join("; ")
         ),
-        "offline" => format!("offline: {}", text(event, "offline")),
-        "replay" => format!(
-            "replay {}: {} replayed, {} wait {}",
-            text(event, "phase"),
-            text(event, "replayed"),
-            text(event, "waiting"),
-            text(event, "reason")
-        ),
-        "fallback" => format!("answered by fallbacks: {}", text(event, "active")),
+        "offline" => match text(event, "offline").as_str() {
+            "true" => "taken offline".into(),
+            _ => "taken online".into(),
+        },
+        "replay" => {
+            let (replayed, waiting) = (text(event, "replayed"), text(event, "waiting"));
+            match text(event, "phase").as_str() {
+                "started" => format!("replay begins: {waiting} wait"),
+                "paused" => format!(
+                    "replay pauses, since {}: {replayed} replayed, {waiting} wait",
+                    text(event, "reason")
+                ),
+                "drained" => format!("nothing waits any more: {replayed} replayed"),
+                phase => format!("replay {phase}: {replayed} replayed, {waiting} wait"),
+            }
+        }
+        "fallback" => match text(event, "active").as_str() {
+            "true" => "fallbacks answer".into(),
+            _ => "fallbacks no longer answer".into(),
+        },
         "dead_letter" => {
             format!("dead letter {}: {}", text(event, "op_id"), text(event, "reason"))
         }
@@ -156,7 +167,16 @@ mod tests {
             (
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "drained",
                     "replayed": 7, "waiting": 0 }),
-                "2026-09-21T14:13:20Z  redis         replay drained: 7 replayed, 0 wait\n",
+                "2026-09-21T14:13:20Z  redis         nothing waits any more: 7 replayed\n",
+            ),
+            (
+                json!({ "at": at, "backend": "redis", "event": "replay", "phase": "paused",
+                    "replayed": 7, "waiting": 3, "reason": "the breaker is open" }),
+                "2026-09-21T14:13:20Z  redis         replay pauses, since the breaker is open: 7 replayed, 3 wait\n",
+            ),
+            (
+                json!({ "at": at, "backend": "redis", "event": "fallback", "active": true }),
+                "2026-09-21T14:13:20Z  redis         fallbacks answer\n",
             ),
         ] {
             assert_eq!(line(&event), expected);

@@ -250,8 +250,8 @@ fusebox 0.1.0  CRITICAL  for 20s  50 % operational  up 3m 2s
 BACKEND   STATE          FOR     FAILED   P99 MS  QUEUED  REPLAY          DEAD
 old       OFFLINE        -       -             -       0  -                  0
 queue     CLOSED         10s     2/60 3%      32  500 1%  drained in 42s     3
-  oldest 1m 1s \u{b7} p50 0.4 ms \u{b7} 12 calls/s \u{b7} trips at 5 and 50% \u{b7} live 99% queued
-  1% error <1%
+  trips at 5 and 50% \u{b7} 12 calls/s \u{b7} p50 0.4 ms \u{b7} live 99% queued 1% error <1%
+  \u{b7} oldest 1m 1s
 sessions  OPEN (forced)  3m 20s  -             -       9  full in 2h 13m     0
   released in 6m 40s \u{b7} oldest 0s
 store*    OPEN           3m 20s  5/6 83%       -       0  -                  0

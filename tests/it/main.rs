@@ -36,3 +36,5 @@ mod support;
 mod system_state;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod watching;

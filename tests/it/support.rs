@@ -11,3 +11,4 @@ pub(crate) mod proc;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod relay;
+pub(crate) mod tmux;
