@@ -20,6 +20,7 @@ mod call;
 mod check;
 pub(crate) mod client;
 pub(crate) mod events;
+mod explain;
 mod failure;
 mod manual;
 mod orders;
@@ -97,7 +98,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         Command::Status { exit_code, output, .. } => {
             status::status(client, exit_code, output).await
         }
-        Command::Explain { backend, output } => status::explain(client, &backend, output).await,
+        Command::Explain { backend, output } => explain::explain(client, &backend, output).await,
         Command::Events { follow, backend, limit, output } => {
             events::run(client, follow, backend.as_deref(), limit, output).await
         }

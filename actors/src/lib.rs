@@ -21,6 +21,7 @@ pub mod circuit;
 pub mod clock;
 pub mod connector;
 pub mod event;
+mod explain;
 pub mod handle;
 pub mod health;
 mod history;

@@ -329,10 +329,31 @@ pub struct ExplainView {
     pub backend: String,
     /// What happened and what will happen next, in sentences.
     pub story: Vec<String>,
+    /// What an operator can do about it, in sentences; empty in peace.
+    pub advice: Vec<String>,
     /// The breaker.
     pub breaker: BreakerView,
     /// The last errors, newest last.
     pub last_errors: Vec<fusebox_state::breaker::ErrorRecord>,
     /// The newest transitions, newest last.
     pub transitions: Vec<TransitionRecord>,
+    /// The newest transition that took it out of CLOSED, where it has not come back since.
+    pub outage: Option<TransitionRecord>,
+    /// The traces of the calls whose errors led to it and of the last errors, oldest first.
+    pub traces: Vec<TraceView>,
+    /// The queue.
+    pub queue: QueueView,
+    /// The last minute.
+    pub recent: RecentView,
+    /// When it is pinged next, where no ping is on its way.
+    pub next_ping_at: Option<UnixMillis>,
+}
+
+/// The trace of a call.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TraceView {
+    /// Its id.
+    pub trace_id: String,
+    /// Where it can be looked at, where that is known.
+    pub url: Option<String>,
 }

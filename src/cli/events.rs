@@ -9,8 +9,8 @@ use super::{
     Client, Done, Failure,
     args::Output,
     client::segment,
+    explain::transitions,
     on_terminal, say, say_json,
-    status::transitions,
     table::{list, text},
 };
 

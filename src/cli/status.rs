@@ -1,4 +1,4 @@
-//! `fusebox status` and `fusebox explain`.
+//! `fusebox status`.
 
 use std::process::ExitCode;
 
@@ -8,11 +8,9 @@ use super::{
     Client, Done,
     args::Output,
     board::{Board, Column, MARK, all_notes, headline, marks_any},
-    client::segment,
-    on_terminal,
     paint::{Paper, Tone},
     say, say_json,
-    table::{list, number, table, text},
+    table::{list, text},
 };
 
 /// `fusebox status`
@@ -83,72 +81,6 @@ fn row<'a>(cells: impl Iterator<Item = (&'a Column, &'a str, Tone)>, paper: Pape
         blank = after + 2;
     }
     line
-}
-
-/// `fusebox explain`
-pub(crate) async fn explain(client: &Client, backend: &str, output: Output) -> Done {
-    let view = client.get(&format!("/v1/backends/{}/explain", segment(backend)?)).await?;
-    if output.json {
-        say_json(&view)?;
-    } else {
-        say(&explain_text(&view, on_terminal()))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn explain_text(view: &Value, terminal: bool) -> String {
-    let mut out = format!("{}  {}\n", text(view, "backend"), text(view, "breaker.state"));
-    for sentence in list(view, "story") {
-        out.extend([format!("  {sentence}\n")]);
-    }
-    out.extend([format!(
-        "\nwindow of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}\n",
-        number(view, "breaker.window_seconds"),
-        text(view, "breaker.window_calls"),
-        text(view, "breaker.window_failures"),
-        number(view, "breaker.failure_rate"),
-        text(view, "breaker.failure_threshold"),
-        number(view, "breaker.failure_rate_threshold"),
-    )]);
-    let errors = view.get("last_errors").and_then(Value::as_array);
-    let errors: Vec<Vec<String>> = errors
-        .into_iter()
-        .flatten()
-        .map(|error| {
-            let when = text(error, "at");
-            vec![when, text(error, "code"), text(error, "message"), text(error, "trace_id")]
-        })
-        .collect();
-    if !errors.is_empty() {
-        out.extend([format!(
-            "\nlast errors\n{}",
-            table(&["AT", "CODE", "MESSAGE", "TRACE"], &errors, terminal)
-        )]);
-    }
-    let past = view.get("transitions").and_then(Value::as_array);
-    let past: Vec<&Value> = past.into_iter().flatten().collect();
-    if !past.is_empty() {
-        out.extend([format!("\ntransitions\n{}", transitions(&past, terminal))]);
-    }
-    out
-}
-
-/// Transitions as a table, newest last.
-pub(crate) fn transitions(records: &[&Value], terminal: bool) -> String {
-    let rows: Vec<Vec<String>> = records
-        .iter()
-        .map(|record| {
-            vec![
-                text(record, "at"),
-                text(record, "backend"),
-                format!("{} -> {}", text(record, "from"), text(record, "to")),
-                text(record, "reason"),
-                format!("{}/{}", text(record, "failures"), text(record, "calls")),
-                text(record, "note"),
-            ]
-        })
-        .collect();
-    table(&["AT", "BACKEND", "CHANGE", "REASON", "FAILURES", "NOTE"], &rows, terminal)
 }
 
 #[cfg(test)]
@@ -250,8 +182,8 @@ fusebox 0.1.0  CRITICAL  for 20s  50 % operational  up 3m 2s
 BACKEND   STATE          FOR     FAILED   P99 MS  QUEUED  REPLAY          DEAD
 old       OFFLINE        -       -             -       0  -                  0
 queue     CLOSED         10s     2/60 3%      32  500 1%  drained in 42s     3
-  trips at 5 and 50% \u{b7} 12 calls/s \u{b7} p50 0.4 ms \u{b7} live 99% queued 1% error <1%
-  \u{b7} oldest 1m 1s
+  trips at 5 and 50% \u{b7} 12 calls/s \u{b7} p50 0.4 ms \u{b7} live 99% queued 1% error <1% \u{b7}
+  oldest 1m 1s
 sessions  OPEN (forced)  3m 20s  -             -       9  full in 2h 13m     0
   released in 6m 40s \u{b7} oldest 0s
 store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
@@ -282,29 +214,5 @@ store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
             }
             assert_eq!(bare, plain);
         }
-    }
-
-    #[test]
-    fn an_explanation_tells_story_window_errors_and_past() {
-        let view = json!({
-            "backend": "redis", "story": ["it opened after 5 failures of 6 calls"],
-            "breaker": { "state": "OPEN", "window_seconds": 60.0, "window_calls": 6,
-                "window_failures": 5, "failure_rate": 0.833, "failure_threshold": 5,
-                "failure_rate_threshold": 0.5 },
-            "last_errors": [{ "at": "2026-09-21T14:13:20Z", "code": "connect", "message": "refused",
-                "trace_id": null }],
-            "transitions": [{ "at": "2026-09-21T14:13:20.001Z", "from": "CLOSED", "to": "OPEN",
-                "reason": "failure_rate", "calls": 6, "failures": 5, "note": null }],
-        });
-        assert_eq!(
-            explain_text(&view, false),
-            "redis  OPEN\n  it opened after 5 failures of 6 calls\n\n\
-             window of 60 s: 6 calls, 5 failures (rate 0.83); trips at 5 failures and a rate of 0.50\n\n\
-             last errors\nAT                    CODE     MESSAGE  TRACE\n\
-             2026-09-21T14:13:20Z  connect  refused\n\n\
-             transitions\n\
-             AT                        BACKEND  CHANGE          REASON        FAILURES  NOTE\n\
-             2026-09-21T14:13:20.001Z           CLOSED -> OPEN  failure_rate  5/6\n"
-        );
     }
 }

@@ -99,7 +99,13 @@ pub(crate) async fn explain(
     State(doors): State<Arc<Doors>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<ExplainView>, Problem> {
-    Ok(Json(doors.backend(&name)?.0.explain()))
+    let mut view = doors.backend(&name)?.0.explain();
+    if let Some(jaeger) = &doors.daemon.config.load().jaeger_url {
+        for trace in &mut view.traces {
+            trace.url = Some(format!("{jaeger}/trace/{}", trace.trace_id));
+        }
+    }
+    Ok(Json(view))
 }
 
 /// A transition in a history that spans backends.

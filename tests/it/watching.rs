@@ -22,8 +22,8 @@ fn an_outage_is_watched_from_its_beginning_to_its_end() {
     daemon.redis(&["SET", "k", "v"]).assert_live();
     let terminal = Terminal::open(&daemon, 100, 30);
     terminal.fusebox("status --watch");
-    let screen = terminal.shows("peace", &["HEALTHY", "100 % operational", "> redis", "CLOSED"]);
-    assert!(screen.contains(" calls/s ") && screen.contains(" events "), "{screen}");
+    let peace = ["HEALTHY", "100 % operational", "> redis", "CLOSED", " calls/s ", " events "];
+    terminal.shows("peace", &peace);
 
     begin_outage(&mut redis, &daemon);
     daemon.redis(&["SET", "k", "w"]).assert_queued();
@@ -51,10 +51,7 @@ fn every_size_shows_the_state_and_the_backend() {
     for (columns, lines) in [(80, 24), (40, 12), (200, 50), (20, 5), (300, 8), (80, 24)] {
         terminal.resize(columns, lines);
         let state = if columns > 30 { "CRITICAL" } else { "CRIT" };
-        let screen = terminal.shows("it fits", &[state, "> sessions*"]);
-        for line in screen.lines() {
-            assert!(line.chars().count() <= columns.into(), "{columns}x{lines}:\n{screen}");
-        }
+        terminal.shows(&format!("{columns}x{lines}"), &[state, "> sessions*"]);
         if lines >= 12 {
             terminal.shows("all of it", &["redis", "OPEN (forced)", "q quit"]);
         }

@@ -21,7 +21,7 @@ use ratatui::{
 
 use super::seen::Seen;
 use crate::cli::{
-    board::{Board, backends, headline, notes, short, time},
+    board::{Board, backends, headline, short, time},
     events::what,
     paint::{Tone, fold},
     table::{ago, list, text},
@@ -217,7 +217,7 @@ fn draw_below(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
     if area.height < 8 {
         return draw_story(frame, seen, &name, area);
     }
-    let wanted = story(seen, &name, usize::from(area.width)).len() + 1;
+    let wanted = story(seen, usize::from(area.width)).len() + 1;
     let most = usize::from(area.height) * 2 / 3;
     let height = u16::try_from(wanted.min(most)).unwrap_or(area.height);
     let [upper, lower] =
@@ -228,12 +228,12 @@ fn draw_below(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
 
 fn draw_story(frame: &mut Frame<'_>, seen: &Seen, name: &str, area: Rect) {
     let block = Block::new().borders(Borders::TOP).title(format!(" {name} "));
-    let lines = story(seen, name, usize::from(area.width));
+    let lines = story(seen, usize::from(area.width));
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// What the table has no room for, what an operator must know, and the explanation.
-fn story(seen: &Seen, name: &str, width: usize) -> Vec<Line<'static>> {
+/// What the table has no room for, the explanation, and what an operator can do.
+fn story(seen: &Seen, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let mut add = |text: &str, tone: Tone| {
         let folded = fold(text, width, 2);
@@ -248,10 +248,6 @@ fn story(seen: &Seen, name: &str, width: usize) -> Vec<Line<'static>> {
     let told = seen.story();
     for sentence in told.map(|told| list(told, "story")).unwrap_or_default() {
         add(&sentence, Tone::Plain);
-    }
-    let backend = seen.view.get("backends").and_then(|all| all.get(name));
-    for note in backend.map(notes).unwrap_or_default() {
-        add(&note, Tone::Doubtful);
     }
     for advice in told.map(|told| list(told, "advice")).unwrap_or_default() {
         add(&advice, Tone::Faint);
