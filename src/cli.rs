@@ -99,9 +99,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
             status::status(client, exit_code, output).await
         }
         Command::Explain { backend, output } => explain::explain(client, &backend, output).await,
-        Command::Events { follow, backend, limit, output } => {
-            events::run(client, follow, backend.as_deref(), limit, output).await
-        }
+        Command::Events(wanted) => events::run(client, wanted).await,
         Command::Call(call) => call::run(client, call).await,
         Command::Breaker { backend, order, reason, lasting } => {
             orders::breaker(client, &backend, order, reason, lasting).await

@@ -40,7 +40,7 @@ pub mod view;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use clock::Clock;
 use connector::SharedConnector;
-pub use event::{Event, EventBus, EventKind};
+pub use event::{Event, EventBus, EventKind, Past, PastQuery};
 use handle::Lent;
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use lent::Member;
@@ -133,8 +133,10 @@ impl Fusebox {
         backends: Vec<BackendSpec>,
         clock: Clock,
     ) -> Result<Self, StartError> {
+        let dir = settings.state_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || EventBus::open(&dir)).await;
         let (bus, flags, metrics) =
-            (EventBus::default(), SystemFlags::default(), Metrics::default());
+            (opened.unwrap_or_default(), SystemFlags::default(), Metrics::default());
         let mut members = Vec::with_capacity(backends.len());
         for spec in backends {
             let lent = start::lend(spec, &metrics, clock, &bus, &flags);
@@ -142,6 +144,7 @@ impl Fusebox {
             start::open(&lent, &settings.state_dir).await?;
             members.push(Member::new(lent));
         }
+        tell_daemon(&bus, clock, "started");
         let members: Arc<[Member]> = members.into();
         let stray_stores = start::stray_stores(&settings.state_dir, &members);
         let board = Arc::new(HealthBoard::new(clock.now()));
@@ -357,6 +360,9 @@ impl Fusebox {
                 tracing::error!(backend = member.lent.circuit.name, %error, "closing failed");
             }
         }
+        tell_daemon(&self.0.bus, clock, "stopped");
+        let bus = self.0.bus.clone();
+        drop(tokio::task::spawn_blocking(move || bus.close()).await);
     }
 
     /// Resolves when the core can no longer do its work (health itself died): the process must exit.
@@ -367,6 +373,11 @@ impl Fusebox {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+fn tell_daemon(bus: &EventBus, clock: Clock, phase: &'static str) {
+    let kind = EventKind::Daemon { phase, version: env!("CARGO_PKG_VERSION") };
+    bus.publish(clock.unix(), None, kind);
 }
 
 /// Writes the breaker's memory one last time.

@@ -79,19 +79,7 @@ pub(crate) enum Command {
         output: Output,
     },
     /// What happened, or with --follow what happens
-    Events {
-        /// Go on with what happens from now on
-        #[arg(long, short)]
-        follow: bool,
-        /// Only of this backend
-        #[arg(long)]
-        backend: Option<String>,
-        /// How much of the past
-        #[arg(long, default_value_t = 20, value_name = "N")]
-        limit: u32,
-        #[command(flatten)]
-        output: Output,
-    },
+    Events(EventsArgs),
     /// Sends a call; for redis a command, such as: fusebox call redis -- GET key
     Call(CallArgs),
     /// Forces, releases or resets a breaker
@@ -134,6 +122,24 @@ pub(crate) struct Output {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// From then on: a duration such as 2h, or a time such as 2026-11-23T16:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Only of this backend, and what concerns all
+    #[arg(long)]
+    pub(crate) backend: Option<String>,
+    /// At most so many of the past [default: 20, with --since all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -305,6 +311,8 @@ mod tests {
             "fusebox status --watch --json",
             "fusebox explain redis --json",
             "fusebox events --follow --backend redis --json",
+            "fusebox events --since 2h --follow",
+            "fusebox events --since 2026-11-23T16:00:00Z --limit 5",
             "fusebox recover",
             "fusebox recover redis",
             "fusebox offline redis",

@@ -98,7 +98,7 @@ fn errors(view: &Value) -> Vec<Vec<String>> {
 }
 
 /// Transitions as a table, newest last.
-pub(crate) fn transitions(records: &[&Value], terminal: bool) -> String {
+fn transitions(records: &[&Value], terminal: bool) -> String {
     let rows: Vec<Vec<String>> = records
         .iter()
         .map(|record| {

@@ -90,8 +90,11 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "QueuedCallView; for admins with \"call\"", get(queue::show)),
     route!("GET" "/v1/events", Client, "What happens from now on",
         "query: backend" -> "server-sent events", get(events::follow)),
-    route!("GET" "/v1/history", Client, "The newest transitions of all backends, newest last",
-        "query: limit" -> "{\"transitions\": [TransitionRecord]}", get(views::history)),
+    route!("GET" "/v1/history", Client,
+        "The newest events, also of earlier runs, newest last; and the newest transitions",
+        "query: since, backend, limit"
+        -> "{\"transitions\": [TransitionRecord], \"events\": [Event], \"more\": flag}",
+        get(views::history)),
     Route {
         request: FORCE,
         ..route!("POST" "/admin/circuit-breaker/{backend}/force-open", Admin,

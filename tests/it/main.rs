@@ -17,6 +17,8 @@ mod disk;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod fallbacks;
 #[cfg(test)]
 mod firestore;
