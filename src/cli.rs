@@ -110,6 +110,9 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         Command::Backend(args::BackendOrder::AcceptRetarget { backend }) => {
             orders::accept_retarget(client, &backend).await
         }
+        Command::LogLevel { filter, lasting, usual } => {
+            orders::log_level(client, filter, lasting, usual).await
+        }
         Command::Config(order) => orders::config(client, order).await,
         Command::Queue(queue) => queue::run(client, queue).await,
         Command::Run { .. }
@@ -126,6 +129,7 @@ fn run_daemon(sources: Sources) -> Done {
     let ended = runtime.block_on(crate::run(config, sources));
     // Whatever a blocking thread still does must not keep a stopped daemon alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    telemetry::finish();
     Ok(ended?)
 }
 

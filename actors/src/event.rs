@@ -172,10 +172,10 @@ impl EventBus {
         let mut inner = self.inner.lock();
         inner.last += 1;
         let event = Event { id: inner.last, at, backend: backend.map(str::to_owned), kind };
-        if let Some(journal) = inner.journal.as_ref().filter(|_| event.kind.is_kept()) {
-            if let Some(lost) = journal.add(kept(&event)) {
-                tracing::warn!(lost, "the journal has no room: an event was not kept");
-            }
+        if let Some(journal) = inner.journal.as_ref().filter(|_| event.kind.is_kept())
+            && let Some(lost) = journal.add(kept(&event))
+        {
+            tracing::warn!(lost, "the journal has no room: an event was not kept");
         }
         // Nobody listening is the usual case and no error.
         drop(self.sender.send(event));

@@ -40,7 +40,7 @@ impl Lent {
             told.causes(&transitions, outage.as_ref()),
             told.errors(outage.as_ref()),
             told.next(),
-            told.queue(&queue),
+            waiting(&queue),
             answers(&recent),
             told.impaired(members),
             self.alerts().into_iter().map(|alert| format!("Alert: {alert}.")).collect(),
@@ -96,6 +96,35 @@ fn answers(recent: &RecentView) -> Vec<String> {
         .collect();
     let span = lasting(Duration::from_secs_f64(recent.seconds.max(0.0)));
     vec![format!("{} calls were answered in the last {span}: {}.", recent.calls, words.join(", "))]
+}
+
+/// What waits, and when it will be gone.
+fn waiting(queue: &QueueView) -> Vec<String> {
+    if queue.calls == 0 {
+        return Vec::new();
+    }
+    let age = lasting(Duration::from_millis(queue.oldest_age_ms));
+    let (waits, them) = match queue.calls {
+        1 => ("1 write waits".to_owned(), "it"),
+        calls => (format!("{calls} writes wait"), "them"),
+    };
+    let mut told = vec![format!("{waits} in its queue, the oldest for {age}.")];
+    let about = |seconds: f64| lasting(Duration::from_secs_f64(seconds.max(0.0)));
+    match (&queue.replay_paused, queue.drain_seconds) {
+        (Some(why), _) => {
+            told.push(format!("Nothing replays {them}: {why}."));
+            if let Some(full) = queue.full_seconds {
+                told.push(format!("At this pace the queue is full in about {}.", about(full)));
+            }
+        }
+        (None, Some(seconds)) => told.push(format!(
+            "{:.0} a second are replayed: the queue is drained in about {}.",
+            queue.replayed_per_second,
+            about(seconds)
+        )),
+        (None, None) => told.push("Replay is at work.".to_owned()),
+    }
+    told
 }
 
 /// What the sentences are made of.
@@ -274,34 +303,6 @@ impl Told<'_> {
 
     fn left(&self, until: UnixMillis) -> String {
         lasting(until.since(self.now))
-    }
-
-    fn queue(&self, queue: &QueueView) -> Vec<String> {
-        if queue.calls == 0 {
-            return Vec::new();
-        }
-        let age = lasting(Duration::from_millis(queue.oldest_age_ms));
-        let (waits, them) = match queue.calls {
-            1 => ("1 write waits".to_owned(), "it"),
-            calls => (format!("{calls} writes wait"), "them"),
-        };
-        let mut told = vec![format!("{waits} in its queue, the oldest for {age}.")];
-        let about = |seconds: f64| lasting(Duration::from_secs_f64(seconds.max(0.0)));
-        match (&queue.replay_paused, queue.drain_seconds) {
-            (Some(why), _) => {
-                told.push(format!("Nothing replays {them}: {why}."));
-                if let Some(full) = queue.full_seconds {
-                    told.push(format!("At this pace the queue is full in about {}.", about(full)));
-                }
-            }
-            (None, Some(seconds)) => told.push(format!(
-                "{:.0} a second are replayed: the queue is drained in about {}.",
-                queue.replayed_per_second,
-                about(seconds)
-            )),
-            (None, None) => told.push("Replay is at work.".to_owned()),
-        }
-        told
     }
 
     fn impaired(&self, members: &[Member]) -> Vec<String> {

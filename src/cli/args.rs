@@ -108,6 +108,18 @@ pub(crate) enum Command {
     /// The daemon's configuration
     #[command(subcommand)]
     Config(ConfigOrder),
+    /// What the daemon logs; with a filter, changes it until the next start
+    LogLevel {
+        /// Such as info, or debug,fusebox=trace
+        filter: Option<String>,
+        /// For how long [default: until the next start]
+        #[arg(long = "for", value_name = "DURATION", requires = "filter",
+              value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+        /// Back to what is usual
+        #[arg(long, conflicts_with = "filter")]
+        usual: bool,
+    },
     /// Prints a shell's completions
     Completions {
         #[arg(value_enum)]
@@ -325,6 +337,9 @@ mod tests {
             "fusebox queue repair /d",
             "fusebox config show",
             "fusebox config reload",
+            "fusebox log-level",
+            "fusebox log-level debug,fusebox=trace --for 10m",
+            "fusebox log-level --usual",
             "fusebox completions bash",
             "fusebox man",
         ] {
@@ -339,6 +354,7 @@ mod tests {
             "fusebox call redis",
             "fusebox status --watch --exit-code",
             "fusebox breaker redis ajar",
+            "fusebox log-level --for 10m",
             "fusebox queue show nonsense",
             "fusebox call redis --deadline soon -- GET k",
         ] {

@@ -31,10 +31,8 @@ pub(crate) async fn run(client: &Client, wanted: EventsArgs) -> Done {
     let since = since.map(|since| crate::since::parse(&since, now)).transpose();
     let since = since.map_err(|why| Failure::usage(format!("--since {why}")))?;
     // Opened first: what happens meanwhile is in both, and is known by its number.
-    let stream = match follow {
-        true => Some(client.stream(&query("/v1/events", &filter)).await?),
-        false => None,
-    };
+    let stream =
+        if follow { Some(client.stream(&query("/v1/events", &filter)).await?) } else { None };
     let mut last = 0;
     if stream.is_none() || since.is_some() || limit.is_some() {
         filter.extend(since.map(|since| format!("since={since}")));

@@ -49,15 +49,15 @@ fn explain_text(view: &Value, paper: Paper) -> String {
         let heads = ["AT", "CODE", "MESSAGE", "TRACE"];
         lines.push(table(&heads, &errors, paper.width.is_some()).trim_end().to_owned());
     }
-    let links: Vec<Vec<String>> = records(view, "traces")
+    let traces: Vec<Vec<String>> = records(view, "traces")
         .into_iter()
         .filter(|trace| !text(trace, "url").is_empty())
         .map(|trace| vec![text(trace, "trace_id"), text(trace, "url")])
         .collect();
-    if !links.is_empty() {
+    if !traces.is_empty() {
         head(&mut lines, "traces");
         // Never folded: a link is to be clicked.
-        lines.extend(links.into_iter().map(|link| format!("  {}", link.join("  "))));
+        lines.extend(traces.into_iter().map(|trace| format!("  {}", trace.join("  "))));
     }
     let past = records(view, "transitions");
     if !past.is_empty() {

@@ -74,9 +74,10 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
     let mut sources = JoinSet::new();
     sources.spawn(poll(Arc::clone(client), selected, sender.clone()));
     sources.spawn(listen(Arc::clone(client), sender.clone()));
-    let stop = |kind| signal(kind).map_err(|error| Failure::failed(format!("no signals: {error}")));
+    let heard =
+        |kind| signal(kind).map_err(|error| Failure::failed(format!("no signals: {error}")));
     let (mut terminated, mut hung_up) =
-        (stop(SignalKind::terminate())?, stop(SignalKind::hangup())?);
+        (heard(SignalKind::terminate())?, heard(SignalKind::hangup())?);
     let mut terminal = Terminal::take()?;
     let _keys = Keys::read(sender);
     let mut seen = Seen::default();

@@ -8,7 +8,7 @@ use axum::{
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 
 /// One route.
 pub(crate) struct Route {
-    /// `GET`, `POST` or `DELETE`.
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub(crate) method: &'static str,
     /// Its path, with parameters in braces.
     pub(crate) path: &'static str,
@@ -125,6 +125,10 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "the configuration, secrets masked", get(admin::config)),
     route!("POST" "/admin/config/reload", Admin, "Reads the configuration again, as SIGHUP does",
         "" -> "{\"changed\": [text]}; 409 where it is refused", post(admin::reload)),
+    route!("GET" "/admin/log", Admin, "What the log is filtered by, and what is usual",
+        "" -> "{\"filter\", \"usual\"}", get(admin::log)),
+    route!("PUT" "/admin/log", Admin, "Filters the log anew, for as long as said; without a filter as is usual",
+        "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,

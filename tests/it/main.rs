@@ -27,6 +27,8 @@ mod hostile;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod stopping;

@@ -95,11 +95,14 @@ fn assert_given_back(terminal: &Terminal) {
     assert!(has("icanon") && has("echo") && has("isig") && has("opost"), "{modes}");
 }
 
+/// A way out: its name, how it is taken, and what the shell then shows.
+type Way<'a> = (&'a str, &'a dyn Fn(&Terminal), &'a str);
+
 #[test]
 fn the_terminal_is_given_back_on_every_way_out() {
     let redis = RedisServer::start();
     let daemon = operated(&redis.url()).start();
-    let ways: [(&str, &dyn Fn(&Terminal), &str); 5] = [
+    let ways: [Way<'_>; 5] = [
         ("q", &|terminal| terminal.press("q"), "exit=0"),
         ("SIGTERM", &|terminal| signal(terminal, Signal::SIGTERM), "exit=143"),
         ("SIGHUP", &|terminal| signal(terminal, Signal::SIGHUP), "exit=129"),

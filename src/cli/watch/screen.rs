@@ -167,6 +167,10 @@ fn line<'a>(
     Line::from(spans)
 }
 
+/// A chart's name, points, how a point is written, what the whole height stands for, and colour.
+type Chart<'a> =
+    (&'a str, &'a VecDeque<Option<u64>>, &'a dyn Fn(u64) -> String, Option<u64>, Color);
+
 fn draw_trends(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
     let Some(trend) = seen.selected().and_then(|(_, name)| seen.trends.get(&name)) else { return };
     if area.height == 0 {
@@ -179,7 +183,7 @@ fn draw_trends(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
         0 => "-".to_owned(),
         value => format!("{} ms", short(value as f64 / 1_000.0)),
     };
-    let all: [(&str, &VecDeque<_>, &dyn Fn(u64) -> String, Option<u64>, Color); 4] = [
+    let all: [Chart<'_>; 4] = [
         ("calls/s", &trend.calls, &plain, None, Color::Cyan),
         ("failed", &trend.failed, &percent, Some(100), Color::Red),
         ("queued", &trend.queued, &plain, None, Color::Yellow),
