@@ -3,6 +3,7 @@
 use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser;
@@ -14,19 +15,23 @@ use crate::{
 };
 
 mod args;
+mod board;
 mod call;
 mod check;
 pub(crate) mod client;
 pub(crate) mod events;
+mod explain;
 mod failure;
 mod manual;
 mod orders;
+mod paint;
 mod queue;
 mod queue_offline;
 mod status;
 pub(crate) mod table;
+mod watch;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Output};
 use client::Client;
 pub(crate) use failure::Failure;
 
@@ -71,7 +76,7 @@ fn dispatch(cli: Cli) -> Done {
             queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
         }
         command => {
-            let client = Client::new(socket_of(&flags, &env)?);
+            let client = Arc::new(Client::new(socket_of(&flags, &env)?));
             let answer = async {
                 tokio::select! {
                     done = ask(command, &client) => done,
@@ -84,13 +89,17 @@ fn dispatch(cli: Cli) -> Done {
 }
 
 /// The commands that speak to the daemon.
-async fn ask(command: Command, client: &Client) -> Done {
+async fn ask(command: Command, client: &Arc<Client>) -> Done {
     match command {
-        Command::Status { exit_code, output } => status::status(client, exit_code, output).await,
-        Command::Explain { backend, output } => status::explain(client, &backend, output).await,
-        Command::Events { follow, backend, limit, output } => {
-            events::run(client, follow, backend.as_deref(), limit, output).await
+        Command::Status { watch: true, output: Output { json: true }, .. } => {
+            watch::lines(client).await
         }
+        Command::Status { watch: true, .. } => watch::run(client).await,
+        Command::Status { exit_code, output, .. } => {
+            status::status(client, exit_code, output).await
+        }
+        Command::Explain { backend, output } => explain::explain(client, &backend, output).await,
+        Command::Events(wanted) => events::run(client, wanted).await,
         Command::Call(call) => call::run(client, call).await,
         Command::Breaker { backend, order, reason, lasting } => {
             orders::breaker(client, &backend, order, reason, lasting).await
@@ -101,6 +110,9 @@ async fn ask(command: Command, client: &Client) -> Done {
         Command::Online { backend } => orders::offline(client, &backend, false).await,
         Command::Backend(args::BackendOrder::AcceptRetarget { backend }) => {
             orders::accept_retarget(client, &backend).await
+        }
+        Command::LogLevel { filter, lasting, usual } => {
+            orders::log_level(client, filter, lasting, usual).await
         }
         Command::Config(order) => orders::config(client, order).await,
         Command::Queue(queue) => queue::run(client, queue).await,
@@ -118,6 +130,7 @@ fn run_daemon(sources: Sources) -> Done {
     let ended = runtime.block_on(crate::run(config, sources));
     // Whatever a blocking thread still does must not keep a stopped daemon alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    telemetry::finish();
     Ok(ended?)
 }
 
@@ -187,12 +200,20 @@ pub(crate) fn say(text: &str) -> Result<(), Failure> {
 }
 
 fn say_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    print(bytes).map(drop)
+}
+
+/// Prints on standard output; returns whether somebody still reads.
+fn say_while_read(text: &str) -> Result<bool, Failure> {
+    print(text.as_bytes())
+}
+
+fn print(bytes: &[u8]) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot print: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::failed(format!("cannot print: {error}"))),
     }
 }
 

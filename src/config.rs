@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) ping_interval: Duration,
     /// Whether breakers leave OPEN by themselves.
     pub(crate) auto_recovery: bool,
+    /// Where the pages of a Jaeger are, without a slash at the end: traces are shown as links there.
+    pub(crate) jaeger_url: Option<String>,
     /// The enabled backends, by name.
     pub(crate) backends: Vec<BackendConfig>,
     /// What should be looked at.
@@ -227,6 +229,7 @@ fn check(
         http: check_http(raw.http, checker),
         ping_interval,
         auto_recovery,
+        jaeger_url: check_jaeger(raw.tracing.jaeger_url, checker),
         backends,
         warnings: Vec::new(),
         notes: Vec::new(),
@@ -263,6 +266,24 @@ fn check_dependencies(
         checker
             .problem("depends_on", format_args!("must not lead back to where it began: {cycle}"));
     }
+}
+
+fn check_jaeger(url: Option<String>, checker: &mut Checker) -> Option<String> {
+    let url = url?;
+    let base = url.trim_end_matches('/');
+    let parsed: Option<hyper::Uri> = base.parse().ok();
+    let fits = parsed.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+            && !base.contains(['#', '@'])
+    });
+    if fits {
+        return Some(base.to_owned());
+    }
+    let what = format!("must be an http or https URL such as http://127.0.0.1:16686, got {url:?}");
+    checker.problem("tracing.jaeger_url", what);
+    None
 }
 
 fn check_http(raw: raw::RawHttp, checker: &mut Checker) -> Option<HttpSettings> {

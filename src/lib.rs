@@ -17,6 +17,7 @@ mod daemon;
 pub mod demo;
 mod doors;
 mod kinds;
+mod since;
 mod state_dir;
 mod systemd;
 mod telemetry;

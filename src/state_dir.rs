@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use fusebox_state::store::journal;
 
 /// The lock's file. It stays when the daemon ends; what counts is the lock on it.
 const LOCK: &str = "lock";
@@ -15,7 +16,7 @@ const LOCK: &str = "lock";
 const INSTANCE: &str = "instance";
 
 /// All that a daemon keeps here.
-const OURS: &[&str] = &[LOCK, INSTANCE, "backends"];
+const OURS: &[&str] = &[LOCK, INSTANCE, "backends", journal::NEWER, journal::OLDER];
 
 /// The directory, locked for as long as this lives.
 pub(crate) struct StateDir {

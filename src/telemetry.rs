@@ -1,13 +1,33 @@
 //! The log: one event is one clean line of bounded length, on standard error.
+//!
+//! Under the journal each line begins with its priority (`<3>` to `<7>`, see sd-daemon(3)), which the journal
+//! takes off: as good as its own protocol for lines, and without another crate.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use parking_lot::Mutex;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::Directive, fmt::MakeWriter, prelude::*, reload,
+};
+
+mod limit;
+
+use limit::{Limit, Limited};
 
 /// What is written where `RUST_LOG` does not say. The actors' own spans would stand before every line.
 const USUAL: &str = "info,ractor=warn,tokio_cron_scheduler=warn";
 /// The longest line, its end not counted.
 const LINE_MAX: usize = 8 << 10;
+/// The longest text in a JSON object that would be longer than a line.
+const TEXT_MAX: usize = 1 << 10;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -19,42 +39,216 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The log of the process.
+struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+    /// What is written where nobody says otherwise.
+    usual: String,
+    now: Mutex<String>,
+    /// Which change the present filter is of: an end that was set for an earlier one is void.
+    change: AtomicU64,
+    limit: Limit,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
 /// Starts the log. `RUST_LOG` chooses what is written.
 pub(crate) fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(USUAL));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(CleanStderr);
-    // The journal stamps lines itself.
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let started = match format {
-        LogFormat::Json => builder.json().with_target(true).flatten_event(true).try_init(),
-        LogFormat::Plain if journal => builder.without_time().try_init(),
-        LogFormat::Plain => builder.try_init(),
+    let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let parsed = asked.map(|text| (EnvFilter::builder().parse(&text), text));
+    let (filter, usual, refused) = match parsed {
+        Some((Ok(filter), text)) => (filter, text, None),
+        Some((Err(_), text)) => (EnvFilter::new(USUAL), USUAL.to_owned(), Some(text)),
+        None => (EnvFilter::new(USUAL), USUAL.to_owned(), None),
     };
+    let (filter, handle) = reload::Layer::new(filter);
+    let (journal, limit) = (is_journal(), Limit::new());
+    let writer = CleanStderr { journal, json: format == LogFormat::Json };
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
+    let layer = match format {
+        LogFormat::Json => {
+            let layer = layer.json().flatten_event(true);
+            layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
+        }
+        // The journal stamps lines itself.
+        LogFormat::Plain if journal => {
+            let layer = layer.with_target(false).without_time();
+            layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
+        }
+        LogFormat::Plain => {
+            let layer = layer.with_target(false);
+            layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
+        }
+    };
+    let layer = layer.with_filter(filter);
     // A second start within a process (a test) keeps the first.
-    drop(started);
+    if tracing_subscriber::registry().with(layer).try_init().is_err() {
+        return;
+    }
+    limit.tell();
+    let (now, change) = (Mutex::new(usual.clone()), AtomicU64::new(0));
+    drop(LOG.set(Log { filter: handle, usual, now, change, limit }));
+    log_panics(writer);
+    if let Some(text) = refused {
+        let why = refusal(&text).unwrap_or_default();
+        tracing::warn!(usual = USUAL, "RUST_LOG is not obeyed: {why}");
+    }
+}
+
+/// Says what was left out so far, before the process ends.
+pub(crate) fn finish() {
+    if let Some(log) = LOG.get() {
+        log.limit.finish();
+    }
+}
+
+/// The filter in effect, and the one that is usual.
+pub(crate) fn filter() -> (String, String) {
+    LOG.get().map_or_else(Default::default, |log| (log.now.lock().clone(), log.usual.clone()))
+}
+
+/// Writes what `text` says from now on, for as long as said; then what is usual.
+///
+/// # Errors
+/// What is wrong with it, naming the part.
+pub(crate) fn set_filter(text: &str, lasting: Option<Duration>) -> Result<(), String> {
+    let log = LOG.get().ok_or("there is no log")?;
+    let change = log.put(text)?;
+    if let Some(lasting) = lasting {
+        tokio::spawn(async move {
+            tokio::time::sleep(lasting).await;
+            if log.change.load(Ordering::Acquire) == change
+                && let Err(why) = log.put(&log.usual)
+            {
+                tracing::error!(why, "the usual filter of the log is not back");
+            }
+        });
+    }
+    Ok(())
+}
+
+impl Log {
+    /// Puts a filter in effect; returns which change this was.
+    fn put(&self, text: &str) -> Result<u64, String> {
+        if let Some(why) = refusal(text) {
+            return Err(why);
+        }
+        let filter = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
+        let mut now = self.now.lock();
+        // Told while it can be: the next one may let nothing through.
+        tracing::info!(filter = text, "the log is filtered anew");
+        self.filter.reload(filter).map_err(|error| error.to_string())?;
+        text.clone_into(&mut now);
+        Ok(self.change.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+}
+
+/// What is wrong with a filter, naming the part. A word that is no level names a part of the program, which
+/// is rarely meant: it must say so by a level.
+fn refusal(text: &str) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    for part in parts {
+        let shown: String = part.chars().take(100).collect();
+        let usual = "levels are off, error, warn, info, debug and trace; a part of the program has its own \
+                     as in fusebox_actors=debug";
+        let bare = !part.contains(['=', '[']) && part.parse::<u8>().is_err();
+        if bare && !LEVELS.contains(&part.to_ascii_lowercase().as_str()) {
+            return Some(format!("{shown:?} is no level: {usual}"));
+        }
+        if part.parse::<Directive>().is_err() {
+            return Some(format!("{shown:?} is no part of a filter: {usual}"));
+        }
+    }
+    None
+}
+
+/// Makes a panic one line as well. It may have happened while something was being logged, so nothing of the
+/// log is asked for it.
+fn log_panics(writer: CleanStderr) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let told = panic.payload();
+        let what = told.downcast_ref::<&str>().copied();
+        let what = what.or_else(|| told.downcast_ref::<String>().map(String::as_str));
+        let what = what.unwrap_or("without a text");
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        let mut line = writer.make_writer();
+        line.priority = writer.journal.then(|| priority(Level::ERROR));
+        let trace = std::backtrace::Backtrace::capture();
+        let trace = match trace.status() {
+            std::backtrace::BacktraceStatus::Captured => trace.to_string(),
+            _ => String::new(),
+        };
+        let now = fusebox_actors::Clock::system().unix();
+        let message = format!("panicked: {what}");
+        let text = if writer.json {
+            let event = serde_json::json!({
+                "timestamp": now, "level": "ERROR", "message": message, "at": at, "thread": thread,
+                "trace": trace,
+            });
+            event.to_string()
+        } else {
+            let stamp = if writer.journal { String::new() } else { format!("{now} ") };
+            format!("{stamp}ERROR {message} at={at:?} thread={thread:?} {trace}")
+        };
+        line.text = text.trim_end().as_bytes().to_vec();
+    }));
+}
+
+/// Whether standard error is the journal: `JOURNAL_STREAM` names its device and inode, and may have been
+/// inherited by a process whose standard error is another.
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let named = stream.split_once(':').and_then(|(device, inode)| {
+        Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
+    });
+    let is = nix::sys::stat::fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    named.is_some() && named == is
 }
 
 /// Makes writers that gather an event and put it out as one clean line.
-struct CleanStderr;
+#[derive(Clone, Copy)]
+struct CleanStderr {
+    journal: bool,
+    json: bool,
+}
 
 impl<'a> MakeWriter<'a> for CleanStderr {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line(Vec::with_capacity(256))
+        Line { text: Vec::with_capacity(256), json: self.json, priority: None }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
+        let mut line = self.make_writer();
+        line.priority = self.journal.then(|| priority(*metadata.level()));
+        line
+    }
+}
+
+/// The priority of syslog(3).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
     }
 }
 
 /// One event's text; written when it is dropped.
-struct Line(Vec<u8>);
+struct Line {
+    text: Vec<u8>,
+    json: bool,
+    priority: Option<u8>,
+}
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend_from_slice(bytes);
+        self.text.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -65,11 +259,20 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if !self.0.is_empty() {
-            // There is nobody to tell that the log cannot be written.
-            drop(io::stderr().lock().write_all(clean(&self.0).as_bytes()));
+        if self.text.is_empty() {
+            return;
         }
+        let mut line = self.priority.map(|priority| format!("<{priority}>")).unwrap_or_default();
+        line.push_str(&if self.json { clean_json(&self.text) } else { clean(&self.text) });
+        // There is nobody to tell that the log cannot be written.
+        drop(io::stderr().lock().write_all(line.as_bytes()));
     }
+}
+
+/// Whether a reader of lines, or a terminal, would take `letter` for more than a letter.
+fn is_order(letter: char) -> bool {
+    let turns = matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    letter.is_control() || turns
 }
 
 /// `event` without control characters (a newline in a value must not look like another event), cut
@@ -77,13 +280,13 @@ impl Drop for Line {
 fn clean(event: &[u8]) -> String {
     let text = String::from_utf8_lossy(event);
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    let mut line = String::with_capacity(text.len() + 1);
+    let mut line = String::with_capacity(text.len().min(LINE_MAX) + 1);
     for letter in text.chars() {
         if line.len() >= LINE_MAX {
             line.push_str("… (cut)");
             break;
         }
-        if letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') {
+        if is_order(letter) {
             line.extend(letter.escape_default());
         } else {
             line.push(letter);
@@ -91,6 +294,51 @@ fn clean(event: &[u8]) -> String {
     }
     line.push('\n');
     line
+}
+
+/// The same of an object in JSON, which stays one: its texts are cut, and letters are escaped as JSON does.
+fn clean_json(event: &[u8]) -> String {
+    let text = String::from_utf8_lossy(event);
+    let text = text.trim_end_matches('\n');
+    let cut = (text.len() > LINE_MAX).then(|| shortened(text));
+    let mut line = String::with_capacity(text.len().min(LINE_MAX) + 1);
+    for letter in cut.as_deref().unwrap_or(text).chars() {
+        if is_order(letter) {
+            line.extend(["\\u", &format!("{:04x}", u32::from(letter))]);
+        } else {
+            line.push(letter);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// An object that is too long with its texts cut, and only the first of its fields where even that is not
+/// enough.
+fn shortened(text: &str) -> String {
+    let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_str(text) else {
+        return serde_json::json!({ "message": "an event that is no object" }).to_string();
+    };
+    for value in fields.values_mut() {
+        let mut told = match value {
+            serde_json::Value::String(text) => std::mem::take(text),
+            serde_json::Value::Object(_) | serde_json::Value::Array(_) => value.to_string(),
+            _ => continue,
+        };
+        if let Some((at, _)) = told.char_indices().nth(TEXT_MAX) {
+            told.truncate(at);
+            told.push_str("… (cut)");
+        }
+        *value = told.into();
+    }
+    let mut left = LINE_MAX * 2;
+    fields.retain(|name, value| {
+        let size = name.len() + value.as_str().map_or(32, str::len);
+        let fits = size <= left;
+        left = left.saturating_sub(size);
+        fits
+    });
+    serde_json::Value::Object(fields).to_string()
 }
 
 #[cfg(test)]
@@ -103,5 +351,48 @@ mod tests {
         assert_eq!(clean("Größe \u{2028} ok\n".as_bytes()), "Größe \\u{2028} ok\n");
         let long = clean(&vec![b'x'; 100_000]);
         assert!(long.len() < LINE_MAX + 32 && long.ends_with("… (cut)\n"));
+    }
+
+    #[test]
+    fn an_object_stays_one_however_long_it_is() {
+        let event = "{\"k\":\"a\u{9b}b\u{2028}ü\"}\n";
+        assert_eq!(clean_json(event.as_bytes()), "{\"k\":\"a\\u009bb\\u2028ü\"}\n");
+        let long = "x\n".repeat(1 << 20);
+        let event =
+            serde_json::json!({ "level": "INFO", "key": long, "span": { "name": long }, "n": 3 });
+        let line = clean_json(format!("{event}\n").as_bytes());
+        assert!(line.len() < LINE_MAX && line.lines().count() == 1, "{}", line.len());
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&read["level"], &read["n"]), (&"INFO".into(), &3.into()));
+        assert!(read["key"].as_str().unwrap().ends_with("… (cut)"));
+        let many: serde_json::Map<_, _> =
+            (0..10_000).map(|number| (number.to_string(), "x".repeat(900).into())).collect();
+        let line = clean_json(serde_json::Value::Object(many).to_string().as_bytes());
+        assert!(line.len() < 4 * LINE_MAX, "{}", line.len());
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_named_by_its_part() {
+        for good in
+            ["info", "debug,fusebox=trace", "WARN", "off", "info,fusebox_actors::health=debug", "3"]
+        {
+            assert_eq!(refusal(good), None, "{good}");
+        }
+        for (bad, part) in [
+            ("fusebox=loud", "\"fusebox=loud\" is no part of a filter: levels are"),
+            ("info,debgu", "\"debgu\" is no level: levels are off"),
+            ("", "\"\" is no level"),
+            ("info,fusebox=trace=x", "\"fusebox=trace=x\" is no part"),
+        ] {
+            let why = refusal(bad).unwrap_or_default();
+            assert!(why.starts_with(part), "{bad}: {why}");
+        }
+    }
+
+    #[test]
+    fn priorities_are_those_of_syslog() {
+        let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+        assert_eq!(levels.map(priority), [3, 4, 6, 7, 7]);
     }
 }

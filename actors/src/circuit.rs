@@ -24,7 +24,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    clock::Clock, connector::AttemptError, metrics::BackendMetrics, settings::BackendSettings,
+    clock::Clock, connector::AttemptError, metrics::BackendMetrics, recent::Recent,
+    settings::BackendSettings,
 };
 
 /// Why a backend is offline; it is where any of these holds.
@@ -67,12 +68,16 @@ pub struct Circuit {
     pub changed: Notify,
     /// Restarts of the actor since the daemon's start.
     pub restarts: AtomicU32,
+    /// The last minute.
+    pub(crate) recent: Recent,
     calls: AtomicU32,
     outbox: Mutex<VecDeque<(UnixMillis, Transition)>>,
     told: Notify,
     holds: Mutex<Holds>,
     answered_at: AtomicU64,
     unreachable: AtomicBool,
+    /// In milliseconds of the clock; 0 while a ping is on its way.
+    next_ping: AtomicU64,
 }
 
 /// A call that has begun; dropped at its end, also where its caller leaves.
@@ -98,12 +103,14 @@ impl Circuit {
             clock,
             changed: Notify::new(),
             restarts: AtomicU32::new(0),
+            recent: Recent::default(),
             calls: AtomicU32::new(0),
             outbox: Mutex::default(),
             told: Notify::new(),
             holds: Mutex::default(),
             answered_at: AtomicU64::new(0),
             unreachable: AtomicBool::new(false),
+            next_ping: AtomicU64::new(0),
         }
     }
 
@@ -196,6 +203,17 @@ impl Circuit {
             self.answered_at.store(now.as_millis(), Ordering::Relaxed);
             self.changed.notify_waiters();
         }
+    }
+
+    /// Notes when the next ping is sent; `None` while one is on its way.
+    pub(crate) fn set_next_ping(&self, at: Option<Moment>) {
+        self.next_ping.store(at.map_or(0, Moment::as_millis), Ordering::Relaxed);
+    }
+
+    /// When the next ping is sent, where none is on its way and it is not offline.
+    pub fn next_ping(&self) -> Option<Moment> {
+        let at = self.next_ping.load(Ordering::Relaxed);
+        (at > 0 && !self.breaker.state().1).then(|| Moment::from_millis(at))
     }
 
     /// Whether the newest ping went unanswered.

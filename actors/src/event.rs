@@ -1,15 +1,27 @@
-//! What happens, told to whoever listens: a bounded broadcast that nobody can slow down.
+//! What happens, told to whoever listens: a bounded broadcast that nobody can slow down. All but progress is
+//! kept in a journal too, in the same order and under the same numbers, which go on over restarts.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use fusebox_state::{UnixMillis, breaker::Transition, system::SystemState};
+use fusebox_state::{
+    UnixMillis,
+    breaker::Transition,
+    store::journal::{FILE_BYTES, Journal},
+    system::SystemState,
+};
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use serde_json::Value;
+use tokio::sync::{broadcast, oneshot};
+
+/// Bytes of an event from which on its texts are cut before it is kept.
+const LONG: usize = 16 << 10;
+/// Letters of a text that are kept of a long event.
+const TEXT_KEPT: usize = 1_000;
 
 /// One thing that happened.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Event {
-    /// Rises by one from event to event of a run.
+    /// Rises by one from event to event, and goes on where the run before ended.
     pub id: u64,
     /// When, on the wall clock.
     pub at: UnixMillis,
@@ -79,27 +91,92 @@ pub enum EventKind {
         /// What happened to it.
         message: String,
     },
+    /// The daemon started, or stopped as it was asked to.
+    Daemon {
+        /// `started` or `stopped`.
+        phase: &'static str,
+        /// Its version.
+        version: &'static str,
+    },
+}
+
+impl EventKind {
+    /// Whether it is worth keeping: progress is news only while it is made.
+    fn is_kept(&self) -> bool {
+        !matches!(self, Self::Replay { phase: "progress", .. })
+    }
+}
+
+/// Which events of the past are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct PastQuery {
+    /// None that happened before.
+    pub since: Option<UnixMillis>,
+    /// Only of this backend, and those that concern none alone.
+    pub backend: Option<String>,
+    /// At most so many, the newest.
+    pub limit: usize,
+}
+
+/// Events of the past, oldest first, as they were told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Past {
+    /// The events: JSON, so that an earlier version's are read as well.
+    pub events: Vec<Value>,
+    /// Whether there are more than were wanted.
+    pub more: bool,
 }
 
 /// Where events are published and listened to. Cheap to clone.
 #[derive(Clone)]
 pub struct EventBus {
-    inner: Arc<Mutex<u64>>,
+    inner: Arc<Mutex<Inner>>,
     sender: broadcast::Sender<Event>,
+}
+
+#[derive(Default)]
+struct Inner {
+    last: u64,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Default for EventBus {
     fn default() -> Self {
-        Self { inner: Arc::new(Mutex::new(0)), sender: broadcast::channel(1024).0 }
+        Self { inner: Arc::default(), sender: broadcast::channel(1024).0 }
     }
 }
 
 impl EventBus {
+    /// A bus that keeps what happens in `dir` and goes on where the run before ended. Where the disk does
+    /// not let it, nothing is kept: that is no reason not to run. Blocks.
+    pub(crate) fn open(dir: &Path) -> Self {
+        let bus = Self::default();
+        match Journal::open(dir, FILE_BYTES) {
+            Ok((journal, past)) => {
+                let mut ids = lines(&past).filter_map(|line| {
+                    let event: Value = serde_json::from_slice(line).ok()?;
+                    event.get("id")?.as_u64()
+                });
+                let last = ids.next().unwrap_or(0);
+                *bus.inner.lock() = Inner { last, journal: Some(Arc::new(journal)) };
+            }
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), %error, "what happens is not kept");
+            }
+        }
+        bus
+    }
+
     /// Publishes what happened; never waits.
     pub fn publish(&self, at: UnixMillis, backend: Option<&str>, kind: EventKind) {
-        let mut last = self.inner.lock();
-        *last += 1;
-        let event = Event { id: *last, at, backend: backend.map(str::to_owned), kind };
+        let mut inner = self.inner.lock();
+        inner.last += 1;
+        let event = Event { id: inner.last, at, backend: backend.map(str::to_owned), kind };
+        if let Some(journal) = inner.journal.as_ref().filter(|_| event.kind.is_kept())
+            && let Some(lost) = journal.add(kept(&event))
+        {
+            tracing::warn!(lost, "the journal has no room: an event was not kept");
+        }
         // Nobody listening is the usual case and no error.
         drop(self.sender.send(event));
     }
@@ -108,5 +185,153 @@ impl EventBus {
     /// told how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.sender.subscribe()
+    }
+
+    /// What happened, also in earlier runs, up to now: with a subscription taken before, nothing is missed,
+    /// and what is in both bears the same number.
+    pub async fn past(&self, query: PastQuery) -> Past {
+        let Some(journal) = self.inner.lock().journal.clone() else { return Past::default() };
+        let (sender, read) = oneshot::channel();
+        journal.read(move |bytes| {
+            // Who asked may have left.
+            drop(sender.send(bytes));
+        });
+        let Ok(bytes) = read.await else { return Past::default() };
+        let chosen = tokio::task::spawn_blocking(move || choose(&bytes, &query)).await;
+        chosen.unwrap_or_default()
+    }
+
+    /// Writes what is still to be kept; what is published later is not. Blocks.
+    pub(crate) fn close(&self) {
+        let journal = self.inner.lock().journal.take();
+        if let Some(journal) = journal {
+            journal.close();
+        }
+    }
+}
+
+/// The event as it is kept.
+fn kept(event: &Event) -> Vec<u8> {
+    let line = serde_json::to_vec(event).unwrap_or_default();
+    if line.len() <= LONG {
+        return line;
+    }
+    let mut event = serde_json::to_value(event).unwrap_or_default();
+    cut(&mut event);
+    serde_json::to_vec(&event).unwrap_or_default()
+}
+
+/// Cuts texts, and lists after a few.
+fn cut(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some((at, _)) = text.char_indices().nth(TEXT_KEPT) {
+                text.truncate(at);
+                text.push('\u{2026}');
+            }
+        }
+        Value::Array(items) => {
+            items.truncate(10);
+            items.iter_mut().for_each(cut);
+        }
+        Value::Object(fields) => fields.values_mut().for_each(cut),
+        _ => {}
+    }
+}
+
+/// The lines, newest first.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty())
+}
+
+/// What `query` wants of the journal's lines. What is no event is passed over.
+fn choose(bytes: &[u8], query: &PastQuery) -> Past {
+    let wanted = |event: &Value| {
+        let backend = event.get("backend").and_then(Value::as_str);
+        let at = || event.get("at")?.as_str()?.parse::<UnixMillis>().ok();
+        event.get("id").is_some_and(Value::is_u64)
+            && (backend.is_none() || query.backend.is_none() || query.backend.as_deref() == backend)
+            && query.since.is_none_or(|since| at().is_some_and(|at| at >= since))
+    };
+    let events = lines(bytes).filter_map(|line| serde_json::from_slice(line).ok()).filter(wanted);
+    let mut events: Vec<Value> = events.take(query.limit.saturating_add(1)).collect();
+    let more = events.len() > query.limit;
+    events.truncate(query.limit);
+    events.reverse();
+    Past { events, more }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(past: &Past) -> Vec<u64> {
+        past.events.iter().map(|event| event["id"].as_u64().unwrap()).collect()
+    }
+
+    fn last(limit: usize) -> PastQuery {
+        PastQuery { limit, ..PastQuery::default() }
+    }
+
+    #[tokio::test]
+    async fn what_happened_outlives_a_run_and_numbers_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let alert = |message: &str| EventKind::Alert { message: message.into() };
+        let at = UnixMillis::new;
+        let bus = EventBus::open(dir.path());
+        bus.publish(at(1_000), Some("a"), alert("one"));
+        bus.publish(at(2_000), Some("b"), alert("two"));
+        let progress =
+            EventKind::Replay { phase: "progress", replayed: 1, waiting: 2, reason: None };
+        bus.publish(at(2_500), Some("b"), progress);
+        assert_eq!(ids(&bus.past(last(9)).await), [1, 2]);
+        drop(bus);
+        // Something that is no event, and a tail that was torn.
+        let file = dir.path().join(fusebox_state::store::journal::NEWER);
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        text.push_str("[]\nnull\n{\"id\":\"x\"}\n{\"id\":7,");
+        std::fs::write(&file, text).unwrap();
+
+        let bus = EventBus::open(dir.path());
+        let mut heard = bus.subscribe();
+        bus.publish(at(3_000), None, alert("three"));
+        assert_eq!(heard.recv().await.unwrap().id, 3);
+        let past = bus.past(last(9)).await;
+        assert_eq!((ids(&past), past.more), (vec![1, 2, 3], false));
+        assert_eq!(past.events[0]["message"], "one");
+        let past = bus.past(last(2)).await;
+        assert_eq!((ids(&past), past.more), (vec![2, 3], true));
+        let of_a = PastQuery { backend: Some("a".into()), ..last(9) };
+        assert_eq!(ids(&bus.past(of_a).await), [1, 3], "with what concerns the whole");
+        let since = PastQuery { since: Some(at(2_000)), ..last(9) };
+        assert_eq!(ids(&bus.past(since).await), [2, 3]);
+        bus.close();
+        bus.publish(at(4_000), None, alert("late"));
+        assert_eq!(bus.past(last(9)).await, Past::default());
+    }
+
+    #[tokio::test]
+    async fn an_event_of_any_length_is_kept_and_is_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = EventBus::open(dir.path());
+        let reason = "a\nb\u{1b}".repeat(1 << 20);
+        let kind = EventKind::DeadLetter { op_id: "01J".into(), reason };
+        bus.publish(UnixMillis::new(1), Some("a"), kind);
+        let past = bus.past(last(9)).await;
+        assert_eq!((ids(&past), &past.events[0]["op_id"]), (vec![1], &Value::from("01J")));
+        let reason = past.events[0]["reason"].as_str().unwrap();
+        assert_eq!((reason.chars().count(), &reason[..4]), (TEXT_KEPT + 1, "a\nb\u{1b}"));
+    }
+
+    #[tokio::test]
+    async fn a_bus_without_a_disk_still_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let bus = EventBus::open(&file);
+        let mut heard = bus.subscribe();
+        bus.publish(UnixMillis::new(1), None, EventKind::Fallback { active: true });
+        assert_eq!(heard.recv().await.unwrap().id, 1);
+        assert_eq!(bus.past(last(9)).await, Past::default());
     }
 }

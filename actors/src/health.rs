@@ -262,6 +262,7 @@ impl HealthState {
     /// Computes the system state and says that health lives.
     fn look(&mut self, myself: &ActorRef<HealthMessage>) {
         drop(myself.send_after(LOOK_EVERY, || HealthMessage::LookDue));
+        self.args.members.iter().for_each(|member| member.lent.keep_sample());
         self.assess();
     }
 
@@ -321,6 +322,7 @@ impl HealthState {
             return;
         }
         watched.pinging = true;
+        member.lent.circuit.set_next_ping(None);
         let (lent, myself) = (Arc::clone(&member.lent), myself.clone());
         let ping = tokio::spawn(async move { ping(&lent).await });
         tokio::spawn(async move {
@@ -364,6 +366,10 @@ impl HealthState {
         let Some(watched) = self.watched.get_mut(index) else { return };
         watched.generation += 1;
         let generation = watched.generation;
+        if let (Some(member), false) = (self.args.members.get(index), watched.pinging) {
+            let due = self.args.clock.now().plus(wait);
+            member.lent.circuit.set_next_ping(Some(due));
+        }
         drop(myself.send_after(wait, move || HealthMessage::PingDue { index, generation }));
     }
 

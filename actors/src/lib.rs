@@ -21,6 +21,7 @@ pub mod circuit;
 pub mod clock;
 pub mod connector;
 pub mod event;
+mod explain;
 pub mod handle;
 pub mod health;
 mod history;
@@ -28,6 +29,7 @@ pub mod lent;
 pub mod metrics;
 mod orders;
 pub mod queue;
+mod recent;
 pub mod recovery;
 pub mod settings;
 mod show;
@@ -39,7 +41,7 @@ pub mod view;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use clock::Clock;
 use connector::SharedConnector;
-pub use event::{Event, EventBus, EventKind};
+pub use event::{Event, EventBus, EventKind, Past, PastQuery};
 use handle::Lent;
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use lent::Member;
@@ -137,8 +139,10 @@ impl Fusebox {
         clock: Clock,
         sink: Option<Arc<dyn TraceSink>>,
     ) -> Result<Self, StartError> {
+        let dir = settings.state_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || EventBus::open(&dir)).await;
         let (bus, flags, metrics) =
-            (EventBus::default(), SystemFlags::default(), Metrics::new(clock));
+            (opened.unwrap_or_default(), SystemFlags::default(), Metrics::new(clock));
         let mut members = Vec::with_capacity(backends.len());
         for spec in backends {
             let lent = start::lend(spec, &metrics, clock, &bus, &flags, sink.clone());
@@ -146,6 +150,7 @@ impl Fusebox {
             start::open(&lent, &settings.state_dir).await?;
             members.push(Member::new(lent));
         }
+        tell_daemon(&bus, clock, "started");
         let members: Arc<[Member]> = members.into();
         let stray_stores = start::stray_stores(&settings.state_dir, &members);
         let board = Arc::new(HealthBoard::new(clock.now()));
@@ -226,6 +231,7 @@ impl Fusebox {
         recovery.attempts = recovery.succeeded + recovery.failed;
         view::ResilienceView {
             version: env!("CARGO_PKG_VERSION"),
+            at: self.0.clock.unix(),
             uptime_seconds: self.0.clock.uptime().as_secs(),
             state: found.state,
             since: self.0.clock.to_unix(found.since),
@@ -370,6 +376,9 @@ impl Fusebox {
                 tracing::error!(backend = member.lent.circuit.name, %error, "closing failed");
             }
         }
+        tell_daemon(&self.0.bus, clock, "stopped");
+        let bus = self.0.bus.clone();
+        drop(tokio::task::spawn_blocking(move || bus.close()).await);
     }
 
     /// Resolves when the core can no longer do its work (health itself died): the process must exit.
@@ -380,6 +389,11 @@ impl Fusebox {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+fn tell_daemon(bus: &EventBus, clock: Clock, phase: &'static str) {
+    let kind = EventKind::Daemon { phase, version: env!("CARGO_PKG_VERSION") };
+    bus.publish(clock.unix(), None, kind);
 }
 
 /// Writes the breaker's memory one last time.

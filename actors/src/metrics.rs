@@ -26,6 +26,7 @@ use prometheus_client::{
 use crate::{
     call::Source,
     clock::Clock,
+    recent::Times,
     view::{PercentilesView, TracesView},
 };
 
@@ -398,6 +399,7 @@ impl Metrics {
             gauges: BackendGauges::new(&self.0, name),
             transitions: Counter::default(),
             response_times: Mutex::new(None),
+            times: Times::default(),
         }
     }
 }
@@ -452,6 +454,8 @@ pub struct BackendMetrics {
     wait_seconds: Histogram,
     gauges: BackendGauges,
     response_times: Mutex<Option<hdrhistogram::Histogram<u64>>>,
+    /// The same in buckets, for the recent ones.
+    pub(crate) times: Times,
 }
 
 impl BackendMetrics {
@@ -483,6 +487,7 @@ impl BackendMetrics {
         };
         observe(&self.attempt_seconds, took, exemplar);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.times.record(micros);
         let mut times = self.response_times.lock();
         // Three digits from a microsecond to an hour: 23 KB, made when first needed.
         if times.is_none() {

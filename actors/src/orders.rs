@@ -67,7 +67,7 @@ impl Backend {
 
     /// Why its breaker is in its state.
     pub fn explain(&self) -> view::ExplainView {
-        self.member.lent.explain()
+        self.member.lent.explain(&self.members)
     }
 
     /// The newest `limit` transitions, newest last, also of earlier runs.

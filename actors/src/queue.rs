@@ -500,6 +500,11 @@ impl Queue {
         (self.waiting() > 0).then(|| *self.paused.lock()).flatten()
     }
 
+    /// Whether calls wait and nothing keeps replay from them.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.waiting() > 0 && self.paused.lock().is_none()
+    }
+
     /// Takes changed settings.
     pub fn configure(&self, settings: &BackendSettings) {
         self.index.lock().set_limits(settings.queue);

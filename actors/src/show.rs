@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use bytes::Bytes;
 use fusebox_state::{
     OpId, SpanRef,
-    breaker::{Reason, Snapshot, State, TransitionRecord},
+    breaker::TransitionRecord,
     queue::{Entry, Phase},
 };
 
@@ -13,16 +13,14 @@ use crate::{
     handle::Lent,
     history,
     lent::Member,
+    recent::Sample,
     settings::BackendSettings,
     trace,
     view::{
-        BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ExplainView, ForcedView,
-        QueuePage, QueueView, QueuedCallView,
+        BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ForcedView, QueuePage,
+        QueueView, QueuedCallView,
     },
 };
-
-/// Transitions that `explain` shows.
-const EXPLAINED: usize = 5;
 
 impl Lent {
     /// The breaker.
@@ -32,10 +30,14 @@ impl Lent {
         let now = clock.now();
         let shot = circuit.breaker.snapshot(now);
         let free = shot.forced.is_none() && !shot.offline;
+        let last_transition = self.transitions(1).pop();
+        // The breaker's own memory of when begins with the daemon's run.
+        let entered = last_transition.as_ref().filter(|last| last.transition.to == shot.state);
+        let since = clock.to_unix(shot.since);
         BreakerView {
             state: shot.state.as_str(),
             underlying: shot.underlying.as_str(),
-            since: clock.to_unix(shot.since),
+            since: entered.map_or(since, |last| last.at),
             open_until: shot.open_until.filter(|_| free).map(|until| clock.to_unix(until)),
             exponent: shot.exponent,
             window_calls: shot.counts.calls(),
@@ -44,8 +46,9 @@ impl Lent {
             failure_threshold: settings.breaker.failure_threshold,
             failure_rate_threshold: settings.breaker.failure_rate.get(),
             window_seconds: settings.breaker.window.as_secs_f64(),
+            success_threshold: settings.breaker.success_threshold,
             pings_failed: shot.pings_failed,
-            last_transition: self.transitions(1).pop(),
+            last_transition,
             transitions: circuit.metrics.transitions.get(),
             forced: shot.forced.map(|force| ForcedView {
                 state: if force.open { "open" } else { "closed" },
@@ -86,7 +89,7 @@ impl Lent {
     }
 
     /// What an operator must act on.
-    fn alerts(&self) -> Vec<String> {
+    pub(crate) fn alerts(&self) -> Vec<String> {
         let mut alerts = self.queue.alerts();
         let dead = self.queue.index().dead().0;
         if dead > 0 {
@@ -109,7 +112,21 @@ impl Lent {
         }
     }
 
-    fn queue_view(&self, settings: &BackendSettings) -> QueueView {
+    /// A reading of what goes on, for the recent figures.
+    pub(crate) fn sample(&self) -> Sample {
+        let mut sample = Sample::of(&self.circuit.metrics, self.circuit.clock.now());
+        sample.replaying = self.queue.is_replaying();
+        let index = self.queue.index();
+        (sample.calls, sample.bytes) = (index.len() as u64, index.bytes());
+        sample
+    }
+
+    /// Keeps a reading; to be called about every second.
+    pub(crate) fn keep_sample(&self) {
+        self.circuit.recent.keep(self.sample());
+    }
+
+    pub(crate) fn queue_view(&self, settings: &BackendSettings, sample: &Sample) -> QueueView {
         let unix = self.circuit.clock.unix();
         let status = self.queue.store().map(fusebox_state::store::Store::status);
         let index = self.queue.index();
@@ -120,6 +137,7 @@ impl Lent {
         let (fill_percent, lanes, dead) =
             (index.fill_percent(), index.occupied_lanes() as u64, index.dead().0 as u64);
         drop(index);
+        let pace = self.circuit.recent.pace(sample, limits.items.into(), limits.bytes);
         let (disk_bytes, store_refuses, findings) = match status {
             Ok(status) => (
                 status.disk_bytes,
@@ -140,6 +158,10 @@ impl Lent {
             disk_bytes,
             replay_paused: self.queue.paused().map(str::to_owned),
             replayed: self.circuit.metrics.replayed.get(),
+            enqueued_per_second: pace.enqueued_per_second,
+            replayed_per_second: pace.replayed_per_second,
+            drain_seconds: pace.drain_seconds,
+            full_seconds: pace.full_seconds,
             store_refuses,
             findings,
             write_fallback: settings.write_fallback,
@@ -151,6 +173,7 @@ impl Lent {
     pub(crate) fn view(&self, members: &[Member]) -> BackendView {
         let settings = self.circuit.settings.load();
         let connector = self.connector.load();
+        let sample = self.sample();
         BackendView {
             name: settings.name.clone(),
             kind: settings.kind,
@@ -162,11 +185,13 @@ impl Lent {
             breaker: self.breaker_view(),
             calls: self.calls_view(),
             cache: self.cache_view(),
-            queue: self.queue_view(&settings),
+            queue: self.queue_view(&settings, &sample),
             connector: connector.status(),
             depends_on: settings.depends_on.clone(),
             impaired_by: self.impaired_by(members),
             restarts: self.circuit.restarts.load(Ordering::Relaxed),
+            recent: self.circuit.recent.view(&sample),
+            next_ping_at: self.circuit.next_ping().map(|at| self.circuit.clock.to_unix(at)),
         }
     }
 
@@ -185,7 +210,7 @@ impl Lent {
 
     /// The root causes among what it depends on: those that are down and whose own dependencies are
     /// not.
-    fn impaired_by(&self, members: &[Member]) -> Vec<String> {
+    pub(crate) fn impaired_by(&self, members: &[Member]) -> Vec<String> {
         let mut causes = Vec::new();
         for name in &self.circuit.settings.load().depends_on {
             let Some(on) = members.iter().find(|member| member.lent.circuit.name == *name) else {
@@ -200,112 +225,6 @@ impl Lent {
         causes.sort();
         causes.dedup();
         causes
-    }
-
-    /// Why the breaker is in its state, told in sentences.
-    pub fn explain(&self) -> ExplainView {
-        let clock = self.circuit.clock;
-        let shot = self.circuit.breaker.snapshot(clock.now());
-        let breaker = self.breaker_view();
-        let transitions = self.transitions(EXPLAINED);
-        ExplainView {
-            backend: self.circuit.name.clone(),
-            story: self.story(&shot, &breaker, transitions.last()),
-            breaker,
-            last_errors: shot.last_errors,
-            transitions,
-        }
-    }
-
-    fn story(
-        &self,
-        shot: &Snapshot,
-        breaker: &BreakerView,
-        last: Option<&TransitionRecord>,
-    ) -> Vec<String> {
-        let (name, now) = (&self.circuit.name, self.circuit.clock.now());
-        let mut story = vec![format!(
-            "The breaker of {name} is {} for {}.",
-            breaker.state,
-            seconds(now.since(shot.since))
-        )];
-        if let Some(TransitionRecord { transition, .. }) = last
-            && !matches!(transition.reason, Reason::FailureRate | Reason::Burst)
-        {
-            let (from, to) = (transition.from.as_str(), transition.to.as_str());
-            story.push(format!(
-                "It went from {from} to {to} because of {}.",
-                transition.reason.as_str()
-            ));
-        } else if let Some(TransitionRecord { transition, .. }) = last {
-            story.push(format!(
-                "It went from {} to {} because of {}: {} failures among {} calls in its window (rate \
-                 {:.2}; it trips at {} failures and a rate of {}).",
-                transition.from.as_str(),
-                transition.to.as_str(),
-                transition.reason.as_str(),
-                transition.failures,
-                transition.calls,
-                transition.failure_rate,
-                transition.failure_threshold,
-                transition.failure_rate_threshold,
-            ));
-        }
-        if let Some(error) = shot.last_errors.last() {
-            story.push(format!("The last error was {}: {}.", error.code, error.message));
-        }
-        story.push(self.outlook(shot));
-        let waiting = self.queue.waiting();
-        if waiting > 0 {
-            let paused = self.queue.paused().map_or_else(
-                || "they are being replayed".to_owned(),
-                |why| format!("replay does nothing because {why}"),
-            );
-            story.push(format!("{waiting} writes wait in its queue; {paused}."));
-        }
-        story.extend(self.queue.alerts().into_iter().map(|alert| format!("Alert: {alert}.")));
-        story
-    }
-
-    /// What will happen next and when.
-    fn outlook(&self, shot: &Snapshot) -> String {
-        let now = self.circuit.clock.now();
-        if shot.offline {
-            return "It is offline until an operator takes it online.".to_owned();
-        }
-        if let Some(force) = &shot.forced {
-            let until = force.until.map_or_else(
-                || "until it is released".to_owned(),
-                |until| format!("for another {}", seconds(until.since(now))),
-            );
-            let state = if force.open { "open" } else { "closed" };
-            return format!("It is forced {state} {until}: {:?}.", force.reason);
-        }
-        let thresholds = &self.circuit.settings.load().breaker;
-        match (shot.state, shot.open_until) {
-            (State::Open, Some(until)) => format!(
-                "It will go half-open in {} and let {} probes through.",
-                seconds(until.since(now)),
-                thresholds.success_threshold
-            ),
-            (State::Open, None) => {
-                "It stays open until an operator forces a recovery (auto_recovery is off)."
-                    .to_owned()
-            }
-            (State::HalfOpen, _) => format!(
-                "It closes after {} successful probes in a row and reopens on the first that fails.",
-                thresholds.success_threshold
-            ),
-            (State::Closed, _) => format!(
-                "It would trip at {} failures and a rate of {} within {}; now there are {} failures \
-                 among {} calls.",
-                thresholds.failure_threshold,
-                thresholds.failure_rate.get(),
-                seconds(thresholds.window),
-                shot.counts.failures,
-                shot.counts.calls()
-            ),
-        }
     }
 
     /// A page of the queue, in order of acceptance.
@@ -377,9 +296,4 @@ fn queued_view(
         replay_trace_id: None,
         expires_at: entry.expires_at,
     }
-}
-
-/// A duration for people, to a tenth of a second.
-fn seconds(duration: std::time::Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
 }

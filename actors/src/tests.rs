@@ -9,8 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    OpId, Ratio, UnixMillis, backoff::RetrySettings, breaker::BreakerSettings,
-    cache::CacheSettings, queue::QueueLimits, store::StoreEvent, system::SystemState,
+    OpId, Ratio, UnixMillis,
+    backoff::RetrySettings,
+    breaker::{BreakerSettings, Reason},
+    cache::CacheSettings,
+    queue::QueueLimits,
+    store::StoreEvent,
+    system::SystemState,
 };
 
 use crate::{
@@ -824,4 +829,63 @@ async fn what_is_queued_while_a_reload_changes_the_address_goes_nowhere_by_itsel
         assert!(view.alerts.iter().any(|alert| alert.contains("accept-retarget")));
     }
     assert_eq!(other.get("a"), None, "it was meant for the other server");
+}
+
+#[tokio::test]
+async fn a_queue_that_gets_shorter_says_when_it_will_be_empty() {
+    let world = World::one().await;
+    world.backend().force(true, "by hand".into(), None).await.unwrap();
+    for value in 0..40 {
+        world.call(&format!("SET a {value}")).await.unwrap();
+    }
+    let queue = |world: &World| world.backend().view().queue;
+    assert_eq!(queue(&world).drain_seconds, None, "it is paused");
+    // One at a time, 12 a second.
+    world.server().set(Mode::Slow);
+    world.backend().release().await.unwrap();
+    world.until("there is an estimate", |world| queue(world).drain_seconds.is_some()).await;
+    let view = queue(&world);
+    let (left, estimate) =
+        (f64::from(u32::try_from(view.calls).unwrap()) / 12.5, view.drain_seconds);
+    let estimate = estimate.unwrap();
+    assert!(estimate > left * 0.4 && estimate < left * 2.5, "{estimate} s for {left} s");
+    world.drained().await;
+    assert_eq!(queue(&world).drain_seconds, None, "nothing waits");
+    let recent = world.backend().view().recent;
+    assert_eq!((recent.calls, recent.by_source["queued"]), (40, 40));
+    assert!((60.0..130.0).contains(&recent.response_ms.p50), "80 ms each: {recent:?}");
+}
+
+#[tokio::test]
+async fn short_drains_in_a_row_are_told_of_once() {
+    let world = World::one().await;
+    let mut events = world.fusebox.events().subscribe();
+    // Whatever is written meanwhile is queued and replayed at once.
+    world.fusebox.0.flags.set_state(SystemState::Emergency);
+    for value in 0..20 {
+        world.call(&format!("SET a {value}")).await.unwrap();
+        world.drained().await;
+    }
+    // A pause is told of at once, and what comes after it.
+    world.backend().force(true, "by hand".into(), None).await.unwrap();
+    world.call("SET a last").await.unwrap();
+    let paused = |world: &World| world.backend().view().queue.replay_paused.is_some();
+    world.until("replay has noticed", paused).await;
+    world.backend().release().await.unwrap();
+    world.drained().await;
+    let (mut told, mut released, mut over) = (Vec::new(), false, false);
+    while !over {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        match event.kind {
+            EventKind::Replay { phase, .. } => {
+                over = released && phase == "drained";
+                told.push(phase);
+            }
+            EventKind::Transition { transition } => {
+                released |= transition.reason == Reason::Released;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(told, ["started", "drained", "started", "drained"]);
 }

@@ -45,6 +45,8 @@ pub struct BackendHealthView {
 pub struct ResilienceView {
     /// The daemon's version.
     pub version: &'static str,
+    /// When this was read, on the daemon's wall clock.
+    pub at: UnixMillis,
     /// Seconds since its start.
     pub uptime_seconds: u64,
     /// The system state.
@@ -124,6 +126,29 @@ pub struct BackendView {
     pub impaired_by: Vec<String>,
     /// Restarts of its actor since the daemon's start.
     pub restarts: u32,
+    /// The last minute.
+    pub recent: RecentView,
+    /// When it is pinged next, where no ping is on its way.
+    pub next_ping_at: Option<UnixMillis>,
+}
+
+/// What a backend did lately: within the last minute, or since the daemon's start where that is less.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct RecentView {
+    /// How many seconds these figures are of; 60 but for the first minute.
+    pub seconds: f64,
+    /// Calls.
+    pub calls: u64,
+    /// Calls by the source of their answer; `error` for those without one.
+    pub by_source: BTreeMap<&'static str, u64>,
+    /// Attempts that succeeded.
+    pub successes: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Calls per second over the last ten seconds.
+    pub calls_per_second: f64,
+    /// Response times in milliseconds, right to about a tenth.
+    pub response_ms: PercentilesView,
 }
 
 /// A breaker.
@@ -153,6 +178,8 @@ pub struct BreakerView {
     pub failure_rate_threshold: f64,
     /// Length of the window in seconds.
     pub window_seconds: f64,
+    /// Successful probes in a row that close it, and the most probes at once.
+    pub success_threshold: u32,
     /// Pings failed in a row.
     pub pings_failed: u32,
     /// The newest transition.
@@ -250,6 +277,14 @@ pub struct QueueView {
     pub replay_paused: Option<String>,
     /// Calls replayed since the start.
     pub replayed: u64,
+    /// Calls queued per second, over the last ten seconds.
+    pub enqueued_per_second: f64,
+    /// Calls replayed per second, over the last ten seconds.
+    pub replayed_per_second: f64,
+    /// Seconds until nothing waits at the present pace of replay; `None` where it does not get shorter.
+    pub drain_seconds: Option<f64>,
+    /// Seconds until it is full at the pace of the last ten seconds; `None` where it does not get longer.
+    pub full_seconds: Option<f64>,
     /// Whether the store takes writes, and if not, why.
     pub store_refuses: Option<String>,
     /// What opening the store found amiss.
@@ -309,10 +344,31 @@ pub struct ExplainView {
     pub backend: String,
     /// What happened and what will happen next, in sentences.
     pub story: Vec<String>,
+    /// What an operator can do about it, in sentences; empty in peace.
+    pub advice: Vec<String>,
     /// The breaker.
     pub breaker: BreakerView,
     /// The last errors, newest last.
     pub last_errors: Vec<fusebox_state::breaker::ErrorRecord>,
     /// The newest transitions, newest last.
     pub transitions: Vec<TransitionRecord>,
+    /// The newest transition that took it out of CLOSED, where it has not come back since.
+    pub outage: Option<TransitionRecord>,
+    /// The traces of the calls whose errors led to it and of the last errors, oldest first.
+    pub traces: Vec<TraceView>,
+    /// The queue.
+    pub queue: QueueView,
+    /// The last minute.
+    pub recent: RecentView,
+    /// When it is pinged next, where no ping is on its way.
+    pub next_ping_at: Option<UnixMillis>,
+}
+
+/// The trace of a call.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TraceView {
+    /// Its id.
+    pub trace_id: String,
+    /// Where it can be looked at, where that is known.
+    pub url: Option<String>,
 }

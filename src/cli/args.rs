@@ -63,6 +63,9 @@ pub(crate) enum Command {
     },
     /// The state of the system and of every backend
     Status {
+        /// Show it as it changes, on the whole terminal; with --json an object a line, every second
+        #[arg(long, conflicts_with = "exit_code")]
+        watch: bool,
         /// End with 0 for HEALTHY, 1 DEGRADED, 2 CRITICAL, 3 EMERGENCY
         #[arg(long)]
         exit_code: bool,
@@ -76,19 +79,7 @@ pub(crate) enum Command {
         output: Output,
     },
     /// What happened, or with --follow what happens
-    Events {
-        /// Go on with what happens from now on
-        #[arg(long, short)]
-        follow: bool,
-        /// Only of this backend
-        #[arg(long)]
-        backend: Option<String>,
-        /// How much of the past
-        #[arg(long, default_value_t = 20, value_name = "N")]
-        limit: u32,
-        #[command(flatten)]
-        output: Output,
-    },
+    Events(EventsArgs),
     /// Sends a call; for redis a command, such as: fusebox call redis -- GET key
     Call(CallArgs),
     /// Forces, releases or resets a breaker
@@ -122,6 +113,18 @@ pub(crate) enum Command {
     /// The daemon's configuration
     #[command(subcommand)]
     Config(ConfigOrder),
+    /// What the daemon logs; with a filter, changes it until the next start
+    LogLevel {
+        /// Such as info, or debug,fusebox=trace
+        filter: Option<String>,
+        /// For how long [default: until the next start]
+        #[arg(long = "for", value_name = "DURATION", requires = "filter",
+              value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+        /// Back to what is usual
+        #[arg(long, conflicts_with = "filter")]
+        usual: bool,
+    },
     /// Prints a shell's completions
     Completions {
         #[arg(value_enum)]
@@ -136,6 +139,24 @@ pub(crate) struct Output {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// From then on: a duration such as 2h, or a time such as 2026-11-23T16:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Only of this backend, and what concerns all
+    #[arg(long)]
+    pub(crate) backend: Option<String>,
+    /// At most so many of the past [default: 20, with --since all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -303,8 +324,12 @@ mod tests {
             "fusebox demo --seconds 3 --seed 4",
             "fusebox check --startup --json",
             "fusebox status --exit-code --json",
+            "fusebox status --watch",
+            "fusebox status --watch --json",
             "fusebox explain redis --json",
             "fusebox events --follow --backend redis --json",
+            "fusebox events --since 2h --follow",
+            "fusebox events --since 2026-11-23T16:00:00Z --limit 5",
             "fusebox recover",
             "fusebox recover redis",
             "fusebox offline redis",
@@ -317,6 +342,9 @@ mod tests {
             "fusebox queue repair /d",
             "fusebox config show",
             "fusebox config reload",
+            "fusebox log-level",
+            "fusebox log-level debug,fusebox=trace --for 10m",
+            "fusebox log-level --usual",
             "fusebox completions bash",
             "fusebox man",
         ] {
@@ -329,7 +357,9 @@ mod tests {
         for line in [
             "fusebox",
             "fusebox call redis",
+            "fusebox status --watch --exit-code",
             "fusebox breaker redis ajar",
+            "fusebox log-level --for 10m",
             "fusebox queue show nonsense",
             "fusebox call redis --deadline soon -- GET k",
         ] {

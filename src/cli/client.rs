@@ -32,6 +32,11 @@ impl Client {
         self.ask(Method::POST, path, body).await
     }
 
+    /// Puts a value in the place of the one at `path`.
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask(Method::PUT, path, Some(body)).await
+    }
+
     /// Deletes what is at `path`.
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.ask(Method::DELETE, path, None).await

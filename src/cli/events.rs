@@ -1,59 +1,88 @@
-//! `fusebox events`: the past from the history, what happens from the stream.
+//! `fusebox events`: the past from the daemon's journal, what happens from its stream.
 
 use std::process::ExitCode;
 
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::{
     Client, Done, Failure,
-    args::Output,
+    args::{EventsArgs, Output},
     client::segment,
-    on_terminal, say, say_json,
-    status::transitions,
+    complain, say_while_read,
     table::{list, text},
 };
 
-/// `fusebox events`
-pub(crate) async fn run(
-    client: &Client,
-    follow: bool,
-    backend: Option<&str>,
-    limit: u32,
-    output: Output,
-) -> Done {
-    if follow {
-        return follow_on(client, backend, output).await;
+/// Events of the past that are listed where nothing says how many.
+const USUAL: u32 = 20;
+/// The most that the daemon lists.
+const MOST: u32 = 10_000;
+
+/// `fusebox events`: what happened, and with `--follow` what happens. Without `--since` or `--limit`,
+/// `--follow` begins with now.
+pub(crate) async fn run(client: &Client, wanted: EventsArgs) -> Done {
+    let EventsArgs { follow, since, backend, limit, output } = wanted;
+    let mut filter = Vec::new();
+    if let Some(name) = &backend {
+        filter.push(format!("backend={}", segment(name)?));
     }
-    let path = match backend {
-        Some(name) => format!("/v1/backends/{}/transitions?limit={limit}", segment(name)?),
-        None => format!("/v1/history?limit={limit}"),
-    };
-    let answer = client.get(&path).await?;
-    let records: Vec<&Value> =
-        answer.get("transitions").and_then(Value::as_array).into_iter().flatten().collect();
-    if output.json {
-        for record in records {
-            say_json(record)?;
+    let now = fusebox_actors::Clock::system().unix();
+    let since = since.map(|since| crate::since::parse(&since, now)).transpose();
+    let since = since.map_err(|why| Failure::usage(format!("--since {why}")))?;
+    // Opened first: what happens meanwhile is in both, and is known by its number.
+    let stream =
+        if follow { Some(client.stream(&query("/v1/events", &filter)).await?) } else { None };
+    let mut last = 0;
+    if stream.is_none() || since.is_some() || limit.is_some() {
+        filter.extend(since.map(|since| format!("since={since}")));
+        let usual = if since.is_some() { MOST } else { USUAL };
+        filter.push(format!("limit={}", limit.unwrap_or(usual)));
+        let past = client.get(&query("/v1/history", &filter)).await?;
+        let events = past.get("events").and_then(Value::as_array);
+        for event in events.into_iter().flatten() {
+            if !print(event, output)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            last = number_of(event).unwrap_or(last);
         }
-    } else {
-        say(&transitions(&records, on_terminal()))?;
+        if past.get("more") == Some(&Value::Bool(true)) && limit.is_none() && since.is_some() {
+            complain(&format!("fusebox: only the newest {MOST} are shown"));
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    match stream {
+        Some(body) => follow_on(body, last, output).await,
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
-async fn follow_on(client: &Client, backend: Option<&str>, output: Output) -> Done {
-    let path = match backend {
-        Some(name) => format!("/v1/events?backend={}", segment(name)?),
-        None => "/v1/events".to_owned(),
-    };
-    let mut body = client.stream(&path).await?;
+fn query(path: &str, filter: &[String]) -> String {
+    match filter {
+        [] => path.to_owned(),
+        filter => format!("{path}?{}", filter.join("&")),
+    }
+}
+
+fn number_of(event: &Value) -> Option<u64> {
+    event.get("id").and_then(Value::as_u64)
+}
+
+/// Prints an event; returns whether somebody still reads.
+fn print(event: &Value, output: Output) -> Result<bool, Failure> {
+    say_while_read(&if output.json { format!("{event}\n") } else { line(event) })
+}
+
+/// Prints what comes after the event of number `last`.
+async fn follow_on(mut body: Incoming, last: u64, output: Output) -> Done {
     let mut reader = Reader::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Failure::failed(format!("the stream broke: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        for event in reader.read(&data) {
-            if output.json { say_json(&event)? } else { say(&line(&event))? }
+        let events = reader.read(&data).into_iter();
+        for event in events.filter(|event| number_of(event).is_none_or(|id| id > last)) {
+            if !print(&event, output)? {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
     }
     Err(Failure::failed("the daemon ended the stream"))
@@ -109,18 +138,30 @@ pub(crate) fn what(event: &Value) -> String {
             text(event, "from"),
             list(event, "reasons").join("; ")
         ),
-        "offline" => format!("offline: {}", text(event, "offline")),
-        "replay" => format!(
-            "replay {}: {} replayed, {} wait {}",
-            text(event, "phase"),
-            text(event, "replayed"),
-            text(event, "waiting"),
-            text(event, "reason")
-        ),
-        "fallback" => format!("answered by fallbacks: {}", text(event, "active")),
+        "offline" => match text(event, "offline").as_str() {
+            "true" => "taken offline".into(),
+            _ => "taken online".into(),
+        },
+        "replay" => {
+            let (replayed, waiting) = (text(event, "replayed"), text(event, "waiting"));
+            match text(event, "phase").as_str() {
+                "started" => format!("replay begins: {waiting} wait"),
+                "paused" => format!(
+                    "replay pauses, since {}: {replayed} replayed, {waiting} wait",
+                    text(event, "reason")
+                ),
+                "drained" => format!("nothing waits any more: {replayed} replayed"),
+                phase => format!("replay {phase}: {replayed} replayed, {waiting} wait"),
+            }
+        }
+        "fallback" => match text(event, "active").as_str() {
+            "true" => "fallbacks answer".into(),
+            _ => "fallbacks no longer answer".into(),
+        },
         "dead_letter" => {
             format!("dead letter {}: {}", text(event, "op_id"), text(event, "reason"))
         }
+        "daemon" => format!("the daemon {} ({})", text(event, "phase"), text(event, "version")),
         "missed" => format!("{} events were missed", text(event, "events")),
         _ => text(event, "message"),
     }
@@ -156,7 +197,16 @@ mod tests {
             (
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "drained",
                     "replayed": 7, "waiting": 0 }),
-                "2026-09-21T14:13:20Z  redis         replay drained: 7 replayed, 0 wait\n",
+                "2026-09-21T14:13:20Z  redis         nothing waits any more: 7 replayed\n",
+            ),
+            (
+                json!({ "at": at, "backend": "redis", "event": "replay", "phase": "paused",
+                    "replayed": 7, "waiting": 3, "reason": "the breaker is open" }),
+                "2026-09-21T14:13:20Z  redis         replay pauses, since the breaker is open: 7 replayed, 3 wait\n",
+            ),
+            (
+                json!({ "at": at, "backend": "redis", "event": "fallback", "active": true }),
+                "2026-09-21T14:13:20Z  redis         fallbacks answer\n",
             ),
         ] {
             assert_eq!(line(&event), expected);

@@ -115,3 +115,27 @@ pub(crate) async fn config(client: &Client, order: ConfigOrder) -> Done {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// `fusebox log-level`
+pub(crate) async fn log_level(
+    client: &Client,
+    filter: Option<String>,
+    lasting: Option<Duration>,
+    usual: bool,
+) -> Done {
+    let mut body = Map::new();
+    body.extend(filter.map(|filter| ("filter".to_owned(), json!(filter))));
+    body.extend(
+        lasting.map(|lasting| {
+            ("for".to_owned(), json!(humantime::format_duration(lasting).to_string()))
+        }),
+    );
+    let changes = usual || !body.is_empty();
+    let answer = if changes {
+        client.put("/admin/log", &Value::Object(body)).await?
+    } else {
+        client.get("/admin/log").await?
+    };
+    say(&format!("{}\n", text(&answer, "filter")))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,4 +1,4 @@
-//! `fusebox status` and `fusebox explain`.
+//! `fusebox status`.
 
 use std::process::ExitCode;
 
@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::{
     Client, Done,
     args::Output,
-    client::segment,
-    on_terminal, say, say_json,
-    table::{ago, list, number, table, text},
+    board::{Board, Column, MARK, all_notes, headline, marks_any},
+    paint::{Paper, Tone},
+    say, say_json,
+    table::{list, text},
 };
 
 /// `fusebox status`
@@ -18,7 +19,7 @@ pub(crate) async fn status(client: &Client, exit_code: bool, output: Output) -> 
     if output.json {
         say_json(&view)?;
     } else {
-        say(&status_text(&view, on_terminal()))?;
+        say(&status_text(&view, Paper::of_stdout()))?;
     }
     let severity = match text(&view, "state").as_str() {
         "HEALTHY" => 0,
@@ -30,162 +31,56 @@ pub(crate) async fn status(client: &Client, exit_code: bool, output: Output) -> 
 }
 
 /// The resilience view for people.
-fn status_text(view: &Value, terminal: bool) -> String {
-    let up = view.get("uptime_seconds").and_then(Value::as_u64).unwrap_or(0);
-    let mut out = format!(
-        "fusebox {}  {}  {:.0} % operational  up {}\n",
-        text(view, "version"),
-        text(view, "state"),
-        number(view, "operational_percent"),
-        ago(up * 1_000)
-    );
+fn status_text(view: &Value, paper: Paper) -> String {
+    let (daemon, state, rest) = headline(view);
+    let tone = Tone::of_state(&state);
+    let mut lines = vec![format!("{daemon}  {}  {rest}", paper.paint(tone, &state))];
     for reason in list(view, "reasons") {
-        out.extend([format!("  {reason}\n")]);
+        lines.extend(paper.fold(&format!("  {reason}"), 4));
     }
-    out.push('\n');
-    let backends = view.get("backends").and_then(Value::as_object);
-    let backends: Vec<&Value> = backends.into_iter().flat_map(|all| all.values()).collect();
-    let rows: Vec<Vec<String>> = backends.iter().map(|backend| row(backend)).collect();
-    let heads =
-        ["BACKEND", "KIND", "STATE", "CALLS", "SUCCESS", "P99 MS", "CACHED", "QUEUED", "DEAD"];
-    out.push_str(&table(&heads, &rows, terminal));
-    let mut alerts = String::new();
-    for backend in backends {
-        for alert in notes(backend) {
-            alerts.extend([format!("  {}: {alert}\n", text(backend, "name"))]);
+    lines.push(String::new());
+    lines.extend(rows(&Board::of(view, paper.width), paper));
+    if marks_any(view) {
+        lines.push(paper.paint(Tone::Faint, MARK));
+    }
+    let notes = all_notes(view);
+    if !notes.is_empty() {
+        lines.push(String::new());
+    }
+    for note in notes {
+        lines.extend(paper.fold(&format!("  {note}"), 4));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The table in lines: a row for each backend, and beneath it what its columns had no room for.
+fn rows(board: &Board, paper: Paper) -> Vec<String> {
+    let heads = board.shown.iter().map(|column| (column, column.head, Tone::Strong));
+    let mut lines = vec![row(heads, paper)];
+    for (at, rest) in board.rest.iter().enumerate() {
+        let cells = board.shown.iter().filter_map(|column| Some((column, column.cells.get(at)?)));
+        lines.push(row(cells.map(|(column, cell)| (column, cell.text.as_str(), cell.tone)), paper));
+        if !rest.is_empty() {
+            let rest = paper.fold(&format!("  {}", rest.join(" \u{b7} ")), 2);
+            lines.extend(rest.iter().map(|line| paper.paint(Tone::Faint, line)));
         }
     }
-    for store in list(view, "stray_stores") {
-        alerts.extend([format!(
-            "  the store {store} belongs to no backend: what waits in it waits on\n"
-        )]);
-    }
-    if !alerts.is_empty() {
-        out.extend([format!("\n{alerts}")]);
-    }
-    out
+    lines
 }
 
-fn row(backend: &Value) -> Vec<String> {
-    let attempts = number(backend, "calls.successes") + number(backend, "calls.failures");
-    let rate = number(backend, "calls.success_rate") * 100.0;
-    vec![
-        text(backend, "name"),
-        text(backend, "kind"),
-        state(backend),
-        text(backend, "calls.total"),
-        if attempts > 0.0 { format!("{rate:.1} %") } else { "-".into() },
-        if attempts > 0.0 {
-            format!("{:.1}", number(backend, "calls.response_ms.p99"))
-        } else {
-            "-".into()
-        },
-        text(backend, "cache.entries"),
-        text(backend, "queue.calls"),
-        text(backend, "queue.dead_letters"),
-    ]
-}
-
-/// The breaker's state in a word, and what lies over it.
-fn state(backend: &Value) -> String {
-    if backend.get("offline") == Some(&Value::Bool(true)) {
-        return "OFFLINE".into();
+fn row<'a>(cells: impl Iterator<Item = (&'a Column, &'a str, Tone)>, paper: Paper) -> String {
+    let mut line = String::new();
+    let mut blank = 0;
+    for (column, text, tone) in cells {
+        let space = column.width() - text.chars().count();
+        let (before, after) = if column.right { (space, 0) } else { (0, space) };
+        line.push_str(&" ".repeat(blank + before));
+        line.push_str(&paper.paint(tone, text));
+        // Nothing stands at a line's end but what it says.
+        blank = after + 2;
     }
-    let forced = if text(backend, "breaker.forced").is_empty() { "" } else { " (forced)" };
-    format!("{}{forced}", text(backend, "breaker.state"))
-}
-
-/// All that an operator should know of a backend.
-fn notes(backend: &Value) -> Vec<String> {
-    let mut notes: Vec<String> = list(backend, "alerts").into_iter().map(str::to_owned).collect();
-    // Who forced it knows why.
-    let is_down =
-        text(backend, "breaker.state") != "CLOSED" && text(backend, "breaker.forced").is_empty();
-    let errors = backend.pointer("/breaker/last_transition/last_errors").and_then(Value::as_array);
-    if let Some(error) = errors.and_then(|errors| errors.last()).filter(|_| is_down) {
-        notes.push(format!(
-            "the last error was {}: {}",
-            text(error, "code"),
-            text(error, "message")
-        ));
-    }
-    let causes = list(backend, "impaired_by");
-    if !causes.is_empty() {
-        notes.push(format!("impaired by {}", causes.join(", ")));
-    }
-    let paused = text(backend, "queue.replay_paused");
-    if !paused.is_empty() {
-        notes.push(format!("replay is paused: {paused}"));
-    }
-    let connector = backend.get("connector").unwrap_or(&Value::Null);
-    notes.extend(list(connector, "warnings").into_iter().map(str::to_owned));
-    notes
-}
-
-/// `fusebox explain`
-pub(crate) async fn explain(client: &Client, backend: &str, output: Output) -> Done {
-    let view = client.get(&format!("/v1/backends/{}/explain", segment(backend)?)).await?;
-    if output.json {
-        say_json(&view)?;
-    } else {
-        say(&explain_text(&view, on_terminal()))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn explain_text(view: &Value, terminal: bool) -> String {
-    let mut out = format!("{}  {}\n", text(view, "backend"), text(view, "breaker.state"));
-    for sentence in list(view, "story") {
-        out.extend([format!("  {sentence}\n")]);
-    }
-    out.extend([format!(
-        "\nwindow of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}\n",
-        number(view, "breaker.window_seconds"),
-        text(view, "breaker.window_calls"),
-        text(view, "breaker.window_failures"),
-        number(view, "breaker.failure_rate"),
-        text(view, "breaker.failure_threshold"),
-        number(view, "breaker.failure_rate_threshold"),
-    )]);
-    let errors = view.get("last_errors").and_then(Value::as_array);
-    let errors: Vec<Vec<String>> = errors
-        .into_iter()
-        .flatten()
-        .map(|error| {
-            let when = text(error, "at");
-            vec![when, text(error, "code"), text(error, "message"), text(error, "trace_id")]
-        })
-        .collect();
-    if !errors.is_empty() {
-        out.extend([format!(
-            "\nlast errors\n{}",
-            table(&["AT", "CODE", "MESSAGE", "TRACE"], &errors, terminal)
-        )]);
-    }
-    let past = view.get("transitions").and_then(Value::as_array);
-    let past: Vec<&Value> = past.into_iter().flatten().collect();
-    if !past.is_empty() {
-        out.extend([format!("\ntransitions\n{}", transitions(&past, terminal))]);
-    }
-    out
-}
-
-/// Transitions as a table, newest last.
-pub(crate) fn transitions(records: &[&Value], terminal: bool) -> String {
-    let rows: Vec<Vec<String>> = records
-        .iter()
-        .map(|record| {
-            vec![
-                text(record, "at"),
-                text(record, "backend"),
-                format!("{} -> {}", text(record, "from"), text(record, "to")),
-                text(record, "reason"),
-                format!("{}/{}", text(record, "failures"), text(record, "calls")),
-                text(record, "note"),
-            ]
-        })
-        .collect();
-    table(&["AT", "BACKEND", "CHANGE", "REASON", "FAILURES", "NOTE"], &rows, terminal)
+    line
 }
 
 #[cfg(test)]
@@ -196,77 +91,128 @@ mod tests {
 
     fn backend(name: &str, more: &Value) -> Value {
         let mut value = json!({
-            "name": name, "kind": "redis", "offline": false, "alerts": [], "impaired_by": [],
-            "breaker": { "state": "CLOSED", "forced": null },
-            "calls": { "total": 0, "successes": 0, "failures": 0, "success_rate": 0.0,
-                       "response_ms": { "p99": 0.0 } },
-            "cache": { "entries": 0 }, "queue": { "calls": 0, "dead_letters": 0, "replay_paused": null },
+            "name": name, "kind": "redis", "critical": false, "offline": false, "alerts": [],
+            "impaired_by": [],
+            "breaker": { "state": "CLOSED", "forced": null, "since": "2026-09-21T14:10:00Z",
+                "open_until": null, "window_calls": 0, "window_failures": 0, "failure_rate": 0.0,
+                "failure_threshold": 5, "failure_rate_threshold": 0.5 },
+            "cache": { "entries": 0 },
+            "queue": { "calls": 0, "dead_letters": 0, "replay_paused": null, "fill_percent": 0.0,
+                "oldest_age_ms": 0, "drain_seconds": null, "full_seconds": null,
+                "store_refuses": null },
+            "recent": { "calls": 0, "calls_per_second": 0.0, "response_ms": { "p50": 0.0, "p99": 0.0 } },
             "connector": { "warnings": [] },
         });
-        for (key, change) in more.as_object().unwrap() {
-            value[key] = change.clone();
+        for (path, change) in more.as_object().unwrap() {
+            let keys = path.split('.');
+            *keys.fold(&mut value, |value, key| &mut value[key]) = change.clone();
         }
         value
     }
 
-    #[test]
-    fn the_status_of_a_bad_day() {
-        let view = json!({
-            "version": "0.1.0", "uptime_seconds": 182, "state": "DEGRADED", "operational_percent": 50.0,
-            "reasons": ["backend redis is down (OPEN, forced)"],
+    fn a_bad_day() -> Value {
+        json!({
+            "version": "0.1.0", "uptime_seconds": 182, "state": "CRITICAL",
+            "at": "2026-09-21T14:13:20Z", "since": "2026-09-21T14:13:00Z",
+            "operational_percent": 50.0,
+            "reasons": ["critical backend store is down (OPEN)", "backend old is down (offline)"],
             "backends": {
-                "redis": backend("redis", &json!({
-                    "breaker": { "state": "OPEN", "forced": { "state": "open" } },
-                    "calls": { "total": 12, "successes": 9, "failures": 3, "success_rate": 0.75,
-                               "response_ms": { "p99": 4.25 } },
-                    "queue": { "calls": 500, "dead_letters": 1, "replay_paused": "the breaker is open" },
-                    "alerts": ["1 dead letter waits for an order"],
+                "old": backend("old", &json!({ "offline": true, "breaker.state": "OPEN" })),
+                "queue": backend("queue", &json!({
+                    "breaker.since": "2026-09-21T14:13:10Z",
+                    "breaker.window_calls": 60, "breaker.window_failures": 2, "breaker.failure_rate": 0.033,
+                    "recent": { "calls": 600, "calls_per_second": 12.26,
+                        "by_source": { "live": 594, "queued": 4, "error": 2 },
+                        "response_ms": { "p50": 0.42, "p99": 31.7 } },
+                    "queue.calls": 500, "queue.fill_percent": 1.0, "queue.oldest_age_ms": 61_000,
+                    "queue.drain_seconds": 41.2, "queue.dead_letters": 3,
+                    "alerts": ["3 dead letters wait for an operator"],
                 })),
                 "sessions": backend("sessions", &json!({
-                    "impaired_by": ["redis"],
-                    "breaker": { "state": "OPEN", "forced": null, "last_transition": {
-                        "last_errors": [{ "code": "connect", "message": "early" }, { "code": "tls", "message": "late" }],
-                    } },
+                    "impaired_by": ["store"],
+                    "breaker.forced": { "state": "open", "reason": "a drill\u{1b}[2J",
+                        "until": "2026-09-21T14:20:00Z" },
+                    "breaker.state": "OPEN",
+                    "queue.calls": 9, "queue.full_seconds": 8_000.0, "queue.replay_paused": "the breaker is open",
                 })),
-                "old": backend("old", &json!({ "offline": true })),
+                "store": backend("store", &json!({
+                    "critical": true, "kind": "clickhouse", "breaker.state": "OPEN",
+                    "breaker.open_until": "2026-09-21T14:14:08Z",
+                    "breaker.window_calls": 6, "breaker.window_failures": 5, "breaker.failure_rate": 0.833,
+                })),
             },
-        });
+            "stray_stores": ["gone"],
+        })
+    }
+
+    #[test]
+    fn the_status_of_a_bad_day_in_a_pipe() {
         assert_eq!(
-            status_text(&view, false),
-            "fusebox 0.1.0  DEGRADED  50 % operational  up 3m 2s\n  \
-               backend redis is down (OPEN, forced)\n\n\
-             BACKEND   KIND   STATE          CALLS  SUCCESS  P99 MS  CACHED  QUEUED  DEAD\n\
-             old       redis  OFFLINE        0      -        -       0       0       0\n\
-             redis     redis  OPEN (forced)  12     75.0 %   4.2     0       500     1\n\
-             sessions  redis  OPEN           0      -        -       0       0       0\n\n  \
-               redis: 1 dead letter waits for an order\n  \
-               redis: replay is paused: the breaker is open\n  \
-               sessions: the last error was tls: late\n  \
-               sessions: impaired by redis\n"
+            status_text(&a_bad_day(), Paper::PIPE),
+            "\
+fusebox 0.1.0  CRITICAL  for 20s  50 % operational  up 3m 2s
+  critical backend store is down (OPEN)
+  backend old is down (offline)
+
+BACKEND   KIND        STATE          FOR     NEXT                FAILED   TRIPS AT   CALLS/S  P50 MS  P99 MS  ANSWERS                       CACHED  QUEUED  OLDEST  REPLAY          DEAD
+old       redis       OFFLINE        -       -                   -        5 and 50%        -       -       -  -                                  0       0  -       -                  0
+queue     redis       CLOSED         10s     -                   2/60 3%  5 and 50%       12     0.4      32  live 99% queued 1% error <1%       0  500 1%  1m 1s   drained in 42s     3
+sessions  redis       OPEN (forced)  3m 20s  released in 6m 40s  -        5 and 50%        -       -       -  -                                  0       9  0s      full in 2h 13m     0
+store*    clickhouse  OPEN           3m 20s  half-opens in 48s   5/6 83%  5 and 50%        -       -       -  -                                  0       0  -       -                  0
+* the system is CRITICAL while it is down
+
+  queue: 3 dead letters wait for an operator
+  sessions: forced open until 2026-09-21T14:20:00Z: a drill\\u{1b}[2J
+  sessions: impaired by store
+  sessions: replay is paused: the breaker is open
+  the store gone belongs to no backend: what waits in it waits on
+"
         );
     }
 
     #[test]
-    fn an_explanation_tells_story_window_errors_and_past() {
-        let view = json!({
-            "backend": "redis", "story": ["it opened after 5 failures of 6 calls"],
-            "breaker": { "state": "OPEN", "window_seconds": 60.0, "window_calls": 6,
-                "window_failures": 5, "failure_rate": 0.833, "failure_threshold": 5,
-                "failure_rate_threshold": 0.5 },
-            "last_errors": [{ "at": "2026-09-21T14:13:20Z", "code": "connect", "message": "refused",
-                "trace_id": null }],
-            "transitions": [{ "at": "2026-09-21T14:13:20.001Z", "from": "CLOSED", "to": "OPEN",
-                "reason": "failure_rate", "calls": 6, "failures": 5, "note": null }],
-        });
+    fn the_status_of_a_bad_day_on_a_terminal_of_eighty_columns() {
         assert_eq!(
-            explain_text(&view, false),
-            "redis  OPEN\n  it opened after 5 failures of 6 calls\n\n\
-             window of 60 s: 6 calls, 5 failures (rate 0.83); trips at 5 failures and a rate of 0.50\n\n\
-             last errors\nAT                    CODE     MESSAGE  TRACE\n\
-             2026-09-21T14:13:20Z  connect  refused\n\n\
-             transitions\n\
-             AT                        BACKEND  CHANGE          REASON        FAILURES  NOTE\n\
-             2026-09-21T14:13:20.001Z           CLOSED -> OPEN  failure_rate  5/6\n"
+            status_text(&a_bad_day(), Paper { colour: false, width: Some(80) }),
+            "\
+fusebox 0.1.0  CRITICAL  for 20s  50 % operational  up 3m 2s
+  critical backend store is down (OPEN)
+  backend old is down (offline)
+
+BACKEND   STATE          FOR     FAILED   P99 MS  QUEUED  REPLAY          DEAD
+old       OFFLINE        -       -             -       0  -                  0
+queue     CLOSED         10s     2/60 3%      32  500 1%  drained in 42s     3
+  trips at 5 and 50% \u{b7} 12 calls/s \u{b7} p50 0.4 ms \u{b7} live 99% queued 1% error <1% \u{b7}
+  oldest 1m 1s
+sessions  OPEN (forced)  3m 20s  -             -       9  full in 2h 13m     0
+  released in 6m 40s \u{b7} oldest 0s
+store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
+  half-opens in 48s \u{b7} trips at 5 and 50%
+* the system is CRITICAL while it is down
+
+  queue: 3 dead letters wait for an operator
+  sessions: forced open until 2026-09-21T14:20:00Z: a drill\\u{1b}[2J
+  sessions: impaired by store
+  sessions: replay is paused: the breaker is open
+  the store gone belongs to no backend: what waits in it waits on
+"
         );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_and_colours_take_no_room() {
+        for width in [40, 60, 80, 100, 120, 160, 200] {
+            let plain = status_text(&a_bad_day(), Paper { colour: false, width: Some(width) });
+            for line in plain.lines() {
+                assert!(line.chars().count() <= width.max(60), "{width}: {line}");
+            }
+            let coloured = status_text(&a_bad_day(), Paper { colour: true, width: Some(width) });
+            assert!(coloured.contains("\u{1b}[31mOPEN\u{1b}[0m"), "{coloured}");
+            let mut bare = coloured;
+            for code in ["0", "1", "2", "31", "32", "33"] {
+                bare = bare.replace(&format!("\u{1b}[{code}m"), "");
+            }
+            assert_eq!(bare, plain);
+        }
     }
 }

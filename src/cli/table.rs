@@ -58,11 +58,11 @@ fn plain(heads: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// The text at a path of keys, such as `breaker.state`; empty where there is none.
+/// The text at a path of keys, such as `breaker.state`, fit to be shown; empty where there is none.
 pub(crate) fn text(value: &Value, path: &str) -> String {
     let found = path.split('.').try_fold(value, |value, key| value.get(key));
     match found {
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => tame(text),
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),
     }
@@ -74,10 +74,30 @@ pub(crate) fn number(value: &Value, path: &str) -> f64 {
     found.and_then(Value::as_f64).unwrap_or(0.0)
 }
 
-/// The strings of the list at `key`.
-pub(crate) fn list<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
+/// The strings of the list at `key`, fit to be shown.
+pub(crate) fn list(value: &Value, key: &str) -> Vec<String> {
     let items = value.get(key).and_then(Value::as_array);
-    items.into_iter().flatten().filter_map(Value::as_str).collect()
+    items.into_iter().flatten().filter_map(Value::as_str).map(tame).collect()
+}
+
+/// `text` on one line and without what a terminal would obey: a reason or a message of a backend is
+/// whatever somebody made it.
+fn tame(text: &str) -> String {
+    let mut tame = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_order(letter) {
+            tame.extend(letter.escape_default());
+        } else {
+            tame.push(letter);
+        }
+    }
+    tame
+}
+
+/// Whether a terminal or a reader of lines would take `letter` for more than a letter.
+fn is_order(letter: char) -> bool {
+    let turns = matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    letter.is_control() || turns
 }
 
 /// A duration of milliseconds in its two greatest units: `3m 2s`.
@@ -104,6 +124,13 @@ mod tests {
             "BACKEND   STATE   CALLS\nredis     CLOSED  12\nsessions  OPEN\n"
         );
         assert!(table(&["BACKEND"], &rows, true).contains('│'));
+    }
+
+    #[test]
+    fn what_is_shown_gives_a_terminal_no_orders() {
+        let value = json!({ "a": "x\n\u{1b}[2Jy\u{9b}\u{202e}z ü", "l": ["\r"] });
+        assert_eq!(text(&value, "a"), "x\\n\\u{1b}[2Jy\\u{9b}\\u{202e}z ü");
+        assert_eq!(list(&value, "l"), ["\\r"]);
     }
 
     #[test]

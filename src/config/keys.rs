@@ -33,6 +33,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("http.token_file", Text),
     ("health.interval", Text),
     ("health.auto_recovery", Flag),
+    ("tracing.jaeger_url", Text),
     ("backends.*.kind", Text),
     ("backends.*.enabled", Flag),
     ("backends.*.url", Text),

@@ -15,6 +15,7 @@ pub(crate) struct RawConfig {
     pub(crate) admin_group: Option<String>,
     pub(crate) http: RawHttp,
     pub(crate) health: RawHealth,
+    pub(crate) tracing: RawTracing,
     pub(crate) backends: BTreeMap<String, RawBackend>,
 }
 
@@ -33,6 +34,13 @@ pub(crate) struct RawHealth {
     #[serde(with = "humantime_serde")]
     pub(crate) interval: Option<Duration>,
     pub(crate) auto_recovery: Option<bool>,
+}
+
+/// `[tracing]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawTracing {
+    pub(crate) jaeger_url: Option<String>,
 }
 
 /// `[backends.NAME]`
@@ -174,6 +182,7 @@ mod tests {
             "",
             "http",
             "health",
+            "tracing",
             "backends.*",
             "backends.*.tls",
             "backends.*.breaker",

@@ -27,6 +27,9 @@ impl Config {
             put(&mut section, "token_file", http.token_file.as_ref().map(|p| json!(p)));
             fields.insert("http".into(), section);
         }
+        if let (Some(jaeger_url), Some(fields)) = (&self.jaeger_url, shown.as_object_mut()) {
+            fields.insert("tracing".into(), json!({ "jaeger_url": jaeger_url }));
+        }
         shown
     }
 

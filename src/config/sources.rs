@@ -178,7 +178,8 @@ impl Merged {
     }
 
     fn add_variables(&mut self, env: &Environment) {
-        const OTHERS: &[&str] = &["FUSEBOX_CONFIG", "FUSEBOX_TEST_HOOKS"];
+        const OTHERS: &[&str] =
+            &["FUSEBOX_CONFIG", "FUSEBOX_TEST_HOOKS", "FUSEBOX_TEST_LOG_WINDOW"];
         for (name, text) in &env.0 {
             let Some(rest) = name.strip_prefix("FUSEBOX_") else { continue };
             if OTHERS.contains(&name.as_str()) || text.is_empty() {

@@ -73,11 +73,13 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
 #[test]
 fn what_check_prints_is_a_configuration_again() {
     let text = "[backends.redis]\nurl = 'redis://h:1'\n[backends.redis.cache]\nbytes = '10MB'\n\
-                [http]\nlisten = '127.0.0.1:9180'\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']";
+                [http]\nlisten = '127.0.0.1:9180'\n[tracing]\njaeger_url = 'https://j:1/ui/'\n\
+                [backends.b]\nkind = 'redis'\ndepends_on = ['redis']";
     let config = good(text, &[]);
     let again = good(&config.show_toml(), &[]);
     assert_eq!(config.show()["backends"]["b"], again.show()["backends"]["b"]);
     assert_eq!(config.show()["http"], again.show()["http"]);
+    assert_eq!(again.show()["tracing"]["jaeger_url"], "https://j:1/ui");
 }
 
 #[test]
@@ -232,6 +234,22 @@ fn every_reference_has_its_message() {
         (
             "[http]\nlisten = 'here'",
             "http.listen must be an address such as 127.0.0.1:9180, got \"here\"",
+        ),
+        (
+            "[tracing]\njaeger_url = 'jaeger:16686'",
+            "tracing.jaeger_url must be an http or https URL such as http://127.0.0.1:16686, got \"jaeger:16686\"",
+        ),
+        (
+            "[tracing]\njaeger_url = 'ftp://h/'",
+            "tracing.jaeger_url must be an http or https URL such as http://127.0.0.1:16686, got \"ftp://h/\"",
+        ),
+        (
+            "[tracing]\njaeger_url = 'http://h/?a'",
+            "tracing.jaeger_url must be an http or https URL such as http://127.0.0.1:16686, got \"http://h/?a\"",
+        ),
+        (
+            "[tracing]\njaeger = 'http://h'",
+            "tracing.jaeger is no setting; the nearest is tracing.jaeger_url",
         ),
         (
             "[http]\nlisten = '[::1]:1'\ntoken_file = '/nowhere'",

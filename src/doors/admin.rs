@@ -205,6 +205,30 @@ pub(crate) async fn trace_test(
     Ok(Json(traces.test().await))
 }
 
+/// `{"filter":"debug,fusebox=trace","for":"10m"}`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogFilter {
+    filter: Option<String>,
+    #[serde(rename = "for", with = "humantime_serde")]
+    lasting: Option<Duration>,
+}
+
+/// GET /admin/log
+pub(crate) async fn log() -> Json<Value> {
+    let (filter, usual) = crate::telemetry::filter();
+    Json(json!({ "filter": filter, "usual": usual }))
+}
+
+/// PUT /admin/log; without a filter the usual one.
+pub(crate) async fn set_log(body: Body) -> Result<Json<Value>, Problem> {
+    let LogFilter { filter, lasting } = optional_json(body).await?;
+    let filter = filter.unwrap_or_else(|| crate::telemetry::filter().1);
+    crate::telemetry::set_filter(&filter, lasting)
+        .map_err(|why| Problem::malformed(format!("filter: {why}")))?;
+    Ok(log().await)
+}
+
 /// POST /admin/backends/{backend}/panic: a test hook.
 pub(crate) async fn panic(
     State(doors): State<Arc<Doors>>,

@@ -8,7 +8,7 @@ use axum::{
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 
 /// One route.
 pub(crate) struct Route {
-    /// `GET`, `POST` or `DELETE`.
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub(crate) method: &'static str,
     /// Its path, with parameters in braces.
     pub(crate) path: &'static str,
@@ -98,8 +98,11 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "QueuedCallView; for admins with \"call\"", get(queue::show)),
     route!("GET" "/v1/events", Client, "What happens from now on",
         "query: backend" -> "server-sent events", get(events::follow)),
-    route!("GET" "/v1/history", Client, "The newest transitions of all backends, newest last",
-        "query: limit" -> "{\"transitions\": [TransitionRecord]}", get(views::history)),
+    route!("GET" "/v1/history", Client,
+        "The newest events, also of earlier runs, newest last; and the newest transitions",
+        "query: since, backend, limit"
+        -> "{\"transitions\": [TransitionRecord], \"events\": [Event], \"more\": flag}",
+        get(views::history)),
     Route {
         request: FORCE,
         ..route!("POST" "/admin/circuit-breaker/{backend}/force-open", Admin,
@@ -133,6 +136,10 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("POST" "/admin/trace-test", Admin, "Sends one trace to the collector",
         "" -> "{\"taken\": flag, \"endpoint\", \"protocol\", \"trace_id\", \"took_ms\", \"error\"}; 409 where traces are off",
         post(admin::trace_test)),
+    route!("GET" "/admin/log", Admin, "What the log is filtered by, and what is usual",
+        "" -> "{\"filter\", \"usual\"}", get(admin::log)),
+    route!("PUT" "/admin/log", Admin, "Filters the log anew, for as long as said; without a filter as is usual",
+        "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,

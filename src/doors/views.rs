@@ -8,7 +8,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use fusebox_actors::view::{BackendView, ExplainView, ResilienceView};
+use fusebox_actors::{
+    Clock, PastQuery,
+    view::{BackendView, ExplainView, ResilienceView},
+};
 use fusebox_state::{breaker::TransitionRecord, system::SystemState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,6 +23,8 @@ use super::{
 
 /// The most transitions of one answer.
 const HISTORY_MAX: usize = 1_000;
+/// The most events of one answer.
+const EVENTS_MAX: usize = 10_000;
 
 /// `?limit=`
 #[derive(Deserialize)]
@@ -101,7 +106,13 @@ pub(crate) async fn explain(
     State(doors): State<Arc<Doors>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<ExplainView>, Problem> {
-    Ok(Json(doors.backend(&name)?.0.explain()))
+    let mut view = doors.backend(&name)?.0.explain();
+    if let Some(jaeger) = &doors.daemon.config.load().jaeger_url {
+        for trace in &mut view.traces {
+            trace.url = Some(format!("{jaeger}/trace/{}", trace.trace_id));
+        }
+    }
+    Ok(Json(view))
 }
 
 /// A transition in a history that spans backends.
@@ -127,20 +138,39 @@ pub(crate) async fn transitions(
     Ok(Json(json!({ "transitions": shown })))
 }
 
+/// `?since=&backend=&limit=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    since: Option<String>,
+    backend: Option<String>,
+    limit: Option<usize>,
+}
+
 /// GET /v1/history
 pub(crate) async fn history(
     State(doors): State<Arc<Doors>>,
-    Checked(Query(limit)): Checked<Query<Limit>>,
-) -> Json<Value> {
-    let backends = doors.daemon.fusebox.backends();
+    Checked(Query(wanted)): Checked<Query<Wanted>>,
+) -> Result<Json<Value>, Problem> {
+    let fusebox = &doors.daemon.fusebox;
+    let backends = match &wanted.backend {
+        Some(name) => vec![doors.backend(name)?.0],
+        None => fusebox.backends(),
+    };
+    let since = wanted.since.map(|since| crate::since::parse(&since, Clock::system().unix()));
+    let since = since.transpose().map_err(|why| Problem::malformed(format!("since {why}")))?;
+    let limit = Limit { limit: wanted.limit }.get();
     let mut all: Vec<Told> = backends
         .iter()
-        .flat_map(|backend| told(backend.name(), backend.transitions(limit.get())))
+        .flat_map(|backend| told(backend.name(), backend.transitions(limit)))
+        .filter(|told| since.is_none_or(|since| told.record.at >= since))
         .collect();
     all.sort_by_key(|told| told.record.at);
-    let surplus = all.len().saturating_sub(limit.get());
+    let surplus = all.len().saturating_sub(limit);
     all.drain(..surplus);
-    Json(json!({ "transitions": all }))
+    let limit = wanted.limit.unwrap_or(100).min(EVENTS_MAX);
+    let past = fusebox.events().past(PastQuery { since, backend: wanted.backend, limit }).await;
+    Ok(Json(json!({ "transitions": all, "events": past.events, "more": past.more })))
 }
 
 /// GET /metrics

@@ -53,7 +53,7 @@ pub use transition::{ErrorRecord, Reason, State, Transition, TransitionRecord};
 /// Errors that a transition remembers.
 const ERRORS_KEPT: usize = 5;
 /// The rate at which a shorter horizon trips.
-const BURST_RATE: f64 = 0.8;
+pub const BURST_RATE: f64 = 0.8;
 
 /// When a breaker trips and how it recovers.
 #[derive(Clone, Debug, PartialEq)]

@@ -70,6 +70,7 @@ mod error;
 mod facts;
 mod faults;
 mod history;
+pub mod journal;
 mod mark;
 mod open;
 mod outage;

@@ -55,7 +55,7 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(says(&daemon, "call redis -- SET k v"), "OK\n");
     assert_eq!(says(&daemon, "breaker redis force-open --reason x"), "redis is OPEN\n");
     assert_eq!(says(&daemon, "call redis --min-ack durable -- INCR n"), "\n");
-    assert!(says(&daemon, "status").contains("redis    redis  OPEN (forced)"));
+    assert!(says(&daemon, "status").contains("redis    redis  OPEN (forced)  "));
     assert!(
         says(&daemon, "explain redis").contains("It is forced open until it is released: \"x\".")
     );
@@ -87,6 +87,120 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(shown["backends"]["redis"]["url"].as_str(), Some(redis.url().as_str()));
 }
 
+/// `text` with each number as `#`, without its decimals.
+fn without_numbers(text: &str) -> String {
+    let mut masked = String::new();
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let in_number = masked.ends_with('#');
+        let goes_on = letters.peek().is_some_and(char::is_ascii_digit);
+        match letter {
+            '0'..='9' if in_number => {}
+            '0'..='9' => masked.push('#'),
+            '.' if in_number && goes_on => {}
+            _ => masked.push(letter),
+        }
+    }
+    masked
+}
+
+#[test]
+fn an_explanation_tells_what_happened_since_when_and_what_comes_next() {
+    let mut redis = RedisServer::start();
+    let mut daemon = Daemon::with_redis(&redis.url())
+        .set("health.interval", "1h")
+        .set("backends.redis.breaker.recovery_timeout", "4m")
+        .set("tracing.jaeger_url", "http://jaeger:16686/")
+        .start();
+    daemon.redis(&["SET", "k", "v"]).assert_live();
+    let peace = says(&daemon, "explain redis");
+    assert_eq!(
+        without_numbers(&peace),
+        "redis  CLOSED
+  The breaker of redis is CLOSED since #-#-#T#:#:#Z, for # s.
+  # of # calls failed within the last # min; it would trip at # failures that are # % of the calls.
+  The next ping is in # min # s.
+  # calls were answered in the last # s: # live.
+
+window of # s: # calls, # failures (rate #); trips at # failures and a rate of #
+"
+    );
+    redis.kill_9();
+    let failing: Vec<_> = (0..5).map(|_| daemon.redis(&["LLEN", "l"])).collect();
+    daemon.wait_for_breaker("redis", "OPEN", LONG);
+    daemon.redis(&["SET", "k", "w"]).assert_queued();
+    let outage = says(&daemon, "explain redis");
+    let story: Vec<&str> = outage.lines().take_while(|line| !line.is_empty()).collect();
+    // A ping may be on its way.
+    let is_ping = |line: &&&str| line.contains("The next ping is in ");
+    let lasting: Vec<&str> = story.iter().filter(|line| !is_ping(line)).copied().collect();
+    // The first error may have been the end of the old connection.
+    let told = without_numbers(&lasting.join("\n")).replace("# \u{d7} reset, ", "");
+    assert_eq!(
+        told,
+        "redis  OPEN
+  The breaker of redis is OPEN since #-#-#T#:#:#Z, for # s.
+  It opened because # of # calls failed within # min (# %; it trips at # failures and # % there).
+  The last # errors before the outage: # \u{d7} connect.
+  The last error, at #-#-#T#:#:#Z, # s ago, was connect: cannot connect to #:#: Connection refused (os error #).
+  It half-opens at #-#-#T#:#:#Z, in # min # s, and lets # probes through; that many successes close it.
+  # write waits in its queue, the oldest for # s.
+  Nothing replays it: the breaker is open.
+  # calls were answered in the last # s: # with an error, # live, # queued."
+    );
+    for part in [
+        "because 5 of 6 calls failed within 1 min (83 %; it trips at 5 failures and 50 % there)",
+        "The last 5 errors before the outage: ",
+        "in 3 min 5",
+        "lets 3 probes through",
+        "1 write waits",
+        "7 calls were answered in the last ",
+        ": 5 with an error, 1 live, 1 queued.",
+        "\nwhat you can do\n  `fusebox recover redis` tries a recovery now.\n",
+    ] {
+        assert!(outage.contains(part), "{part}: {outage}");
+    }
+
+    let traces: Vec<&str> =
+        failing.iter().map(|reply| reply.body["trace_id"].as_str().unwrap()).collect();
+    let told: Value = serde_json::from_str(&says(&daemon, "explain redis --json")).unwrap();
+    for line in lasting.iter().skip(1).map(|line| without_numbers(line.trim())) {
+        let sentences = told["story"].as_array().unwrap().iter();
+        let mut sentences = sentences.map(|said| without_numbers(said.as_str().unwrap()));
+        assert!(sentences.any(|said| said == line), "{line}: {told}");
+    }
+    let since = told["breaker"]["since"].clone();
+    daemon.kill_9();
+    daemon.restart();
+    // What led to the outage and when it began outlive the daemon.
+    let told: Value = serde_json::from_str(&says(&daemon, "explain redis --json")).unwrap();
+    assert_eq!(told["breaker"]["since"], since);
+    let text = says(&daemon, "explain redis");
+    assert!(text.contains("because 5 of 6 calls failed within 1 min"), "{text}");
+    for (trace, shown) in traces.iter().zip(told["traces"].as_array().unwrap()) {
+        let url = format!("http://jaeger:16686/trace/{trace}");
+        assert_eq!(shown, &json!({ "trace_id": trace, "url": url }));
+        assert!(text.contains(&url), "{text}");
+    }
+    assert_eq!(told["traces"].as_array().unwrap().len(), 5);
+
+    says(&daemon, "breaker redis force-open --reason drill --for 10m");
+    let forced = says(&daemon, "explain redis");
+    for part in [
+        "An operator forced it open.",
+        ", for another 9 min 5",
+        ": \"drill\".",
+        "`fusebox breaker redis release` lifts the force.",
+        "The outage began at ",
+        "ago: it opened because 5 of 6",
+    ] {
+        assert!(forced.contains(part), "{part}: {forced}");
+    }
+    says(&daemon, "offline redis");
+    let offline = says(&daemon, "explain redis");
+    assert!(offline.contains("`fusebox online redis` takes it online again."), "{offline}");
+}
+
 #[test]
 fn json_is_json_an_object_a_line() {
     let redis = RedisServer::start();
@@ -103,8 +217,9 @@ fn json_is_json_an_object_a_line() {
     assert_eq!(one("call redis --json -- GET k")["source"], "queued");
     assert_eq!(one("queue ls --json")["total"], 1);
     assert_eq!(one("config show --json")["backends"]["redis"]["kind"], "redis");
-    for event in json_lines(&daemon, "events --json") {
-        assert_eq!(event["backend"], "redis");
+    let events = json_lines(&daemon, "events --json");
+    for kind in ["daemon", "fallback", "transition", "system_state"] {
+        assert!(events.iter().any(|event| event["event"] == kind), "{kind}: {events:?}");
     }
     let config = daemon.configuration();
     let checked = one(&format!("check --json --config {}", config.display()));

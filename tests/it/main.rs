@@ -19,6 +19,8 @@ mod disk;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod fallbacks;
 #[cfg(test)]
 mod firestore;
@@ -28,6 +30,8 @@ mod firestore_client;
 mod hostile;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod logs;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
@@ -48,3 +52,5 @@ mod systemd;
 mod tls;
 #[cfg(test)]
 mod traces;
+#[cfg(test)]
+mod watching;

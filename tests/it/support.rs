@@ -14,3 +14,4 @@ pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod tls;
+pub(crate) mod tmux;

@@ -57,6 +57,9 @@ const REST: Duration = Duration::from_millis(20);
 const BATCH_BYTES: u64 = 8 << 20;
 /// The longest that a backend's wish to be left alone is obeyed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A drain that begins this soon after the last one ended is not told of until it has lasted as long: while
+/// the system is in EMERGENCY every write is queued and replayed at once, dozens a second.
+const QUIET: Duration = Duration::from_secs(5);
 /// Progress is told no more often than this.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -70,6 +73,8 @@ pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
         blocked_until: None,
         closed: HashMap::new(),
         since: None,
+        told: false,
+        drained_at: None,
         told_at: Moment::default(),
         replayed: 0,
     };
@@ -94,6 +99,10 @@ struct Replay {
     closed: HashMap<Box<str>, Moment>,
     /// When the present drain began.
     since: Option<Moment>,
+    /// Whether anybody was told of it.
+    told: bool,
+    /// When the last one ended, nothing left.
+    drained_at: Option<Moment>,
     told_at: Moment,
     replayed: u64,
 }
@@ -236,20 +245,41 @@ impl Replay {
         }
         self.since = Some(now);
         self.replayed = 0;
-        self.tell("started", None);
+        self.told = self.drained_at.is_none_or(|ended| now.since(ended) >= QUIET);
+        if self.told {
+            self.tell("started", None);
+        }
     }
 
     fn drained(&mut self) {
         if self.since.is_some() && self.lent.queue.waiting() == 0 {
-            self.tell("drained", None);
+            if self.told {
+                self.tell("drained", None);
+            }
             self.since = None;
+            self.drained_at = Some(self.lent.circuit.clock.now());
+        }
+    }
+
+    /// Tells how far the present drain is, where that is news.
+    fn progress(&mut self) {
+        let now = self.lent.circuit.clock.now();
+        if self.told {
+            if now.since(self.told_at) >= PROGRESS_EVERY {
+                self.tell("progress", None);
+            }
+        } else if self.since.is_some_and(|since| now.since(since) >= QUIET) {
+            self.told = true;
+            self.tell("started", None);
         }
     }
 
     fn tell_pause(&mut self, barred: Option<&'static str>) {
         let changed = self.lent.queue.set_paused(barred);
-        if changed && let (Some(reason), true) = (barred, self.since.is_some()) {
-            self.since = None;
+        let (true, Some(reason)) = (changed, barred) else { return };
+        // What follows a pause is always told.
+        self.drained_at = None;
+        if self.since.take().is_some() {
             self.tell("paused", Some(reason.to_owned()));
         }
     }
@@ -325,9 +355,7 @@ impl Replay {
                 connector.forget_tokens(vec![token]);
             }
         });
-        if self.lent.circuit.clock.now().since(self.told_at) >= PROGRESS_EVERY {
-            self.tell("progress", None);
-        }
+        self.progress();
     }
 
     fn failed(&mut self, seq: u64, entry: &Entry, error: &AttemptError) {

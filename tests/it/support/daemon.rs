@@ -34,6 +34,7 @@ const LOG_LINES: usize = 200;
 pub(crate) struct Builder {
     settings: toml::Table,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     state_dir: Option<PathBuf>,
     strace: Option<Trace>,
 }
@@ -57,6 +58,12 @@ impl Builder {
     /// Sets a variable of the daemon's environment, which is otherwise empty but for `PATH` and `HOME`.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds to the daemon's command line.
+    pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|it| (*it).to_owned()));
         self
     }
 
@@ -97,6 +104,7 @@ impl Builder {
             folder,
             settings,
             environment: self.environment,
+            arguments: self.arguments,
             state_dir: self.state_dir,
             strace: self.strace,
             process: None,
@@ -124,6 +132,7 @@ pub(crate) struct Daemon {
     folder: TempDir,
     settings: toml::Table,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     state_dir: Option<PathBuf>,
     strace: Option<Trace>,
     process: Option<Child>,
@@ -209,6 +218,11 @@ impl Daemon {
         self.write_configuration();
     }
 
+    /// Sets a variable of the daemon's environment, for the next start.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     fn write_configuration(&self) {
         let text = toml::to_string(&self.settings).expect("settings are TOML");
         fs::write(self.configuration(), text).expect("the configuration");
@@ -276,7 +290,8 @@ impl Daemon {
         self.folder.path().join("strace.log")
     }
 
-    fn log(&self) -> PathBuf {
+    /// The file of the daemon's log.
+    pub(crate) fn log(&self) -> PathBuf {
         self.folder.path().join("daemon.log")
     }
 
@@ -317,6 +332,7 @@ impl Daemon {
             .arg(self.state_dir())
             .arg("--socket")
             .arg(&self.client.socket)
+            .args(&self.arguments)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("a second handle to the log"))

@@ -38,17 +38,20 @@ impl Drop for Stop {
 
 /// Asks `probe` until it has an answer, and fails the test when `deadline` passes without one.
 #[track_caller]
-pub(crate) fn wait_for<T>(
-    what: &str,
-    deadline: Duration,
-    mut probe: impl FnMut() -> Option<T>,
-) -> T {
+pub(crate) fn wait_for<T>(what: &str, deadline: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    look_for(deadline, probe).unwrap_or_else(|| panic!("{what}: not within {deadline:?}"))
+}
+
+/// Asks `probe` until it has an answer or `deadline` passes.
+pub(crate) fn look_for<T>(deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let until = Instant::now() + deadline;
     loop {
         if let Some(found) = probe() {
-            return found;
+            return Some(found);
         }
-        assert!(Instant::now() < until, "{what}: not within {deadline:?}");
+        if Instant::now() >= until {
+            return None;
+        }
         thread::park_timeout(PAUSE);
     }
 }
