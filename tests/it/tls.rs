@@ -50,7 +50,10 @@ impl World {
             // Its outage alone is then no reason for the whole to be read-only.
             .set("backends.clickhouse.critical", false)
             .set("backends.firestore.project", PROJECT)
-            .set("backends.firestore.credentials_file", account);
+            .set("backends.firestore.credentials_file", account)
+            // Each certificate is another fact to this test, though not to the log.
+            .env("FUSEBOX_TEST_HOOKS", "1")
+            .env("FUSEBOX_TEST_LOG_WINDOW", "10ms");
         for ((name, scheme), front) in
             ALL.iter().zip(["https", "https", "rediss"]).zip(&self.fronts)
         {

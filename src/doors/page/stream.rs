@@ -55,8 +55,20 @@ const HISTORY: usize = 50;
 /// As many as a store keeps: where the beginning of an outage is looked for.
 const ALL: usize = 1_000;
 /// Members that change by the passing of time alone.
-const CLOCKWORK: [&str; 6] =
-    ["at", "uptime_seconds", "oldest_age_ms", "since", "open_until", "until"];
+const CLOCKWORK: [&str; 12] = [
+    "at",
+    "uptime_seconds",
+    "oldest_age_ms",
+    "since",
+    "open_until",
+    "until",
+    "next_ping_at",
+    "recent",
+    "drain_seconds",
+    "full_seconds",
+    "enqueued_per_second",
+    "replayed_per_second",
+];
 
 /// What all listeners share.
 pub(crate) struct Board {
