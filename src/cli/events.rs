@@ -124,14 +124,15 @@ fn line(event: &Value) -> String {
 /// What happened, for people.
 pub(crate) fn what(event: &Value) -> String {
     match text(event, "event").as_str() {
-        "transition" => format!(
-            "{} -> {} ({}, {} of {} failed)",
-            text(event, "from"),
-            text(event, "to"),
-            text(event, "reason"),
-            text(event, "failures"),
-            text(event, "calls")
-        ),
+        "transition" => {
+            let (from, to, why) = (text(event, "from"), text(event, "to"), text(event, "reason"));
+            match (text(event, "failures"), text(event, "calls")) {
+                (_, calls) if calls == "0" => format!("{from} -> {to} ({why})"),
+                (failures, calls) => {
+                    format!("{from} -> {to} ({why}, {failures} of {calls} failed)")
+                }
+            }
+        }
         "system_state" => format!(
             "the system is {} (was {}): {}",
             text(event, "to"),
@@ -188,6 +189,11 @@ mod tests {
                 json!({ "at": at, "backend": "redis", "event": "transition", "from": "CLOSED",
                     "to": "OPEN", "reason": "burst", "failures": 9, "calls": 10 }),
                 "2026-09-21T14:13:20Z  redis         CLOSED -> OPEN (burst, 9 of 10 failed)\n",
+            ),
+            (
+                json!({ "at": at, "backend": "redis", "event": "transition", "from": "CLOSED",
+                    "to": "OPEN", "reason": "pings_failed", "failures": 0, "calls": 0 }),
+                "2026-09-21T14:13:20Z  redis         CLOSED -> OPEN (pings_failed)\n",
             ),
             (
                 json!({ "at": at, "event": "system_state", "from": "HEALTHY", "to": "CRITICAL",

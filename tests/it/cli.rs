@@ -70,7 +70,12 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(says(&daemon, &format!("queue discard {op_id}")), format!("{op_id} is discarded\n"));
     assert_eq!(says(&daemon, "queue ls"), "none\n");
     assert_eq!(says(&daemon, "queue replay redis"), "0 calls wait\n");
-    assert_eq!(says(&daemon, "breaker redis release"), "redis is HALF_OPEN\n");
+    // Probes may have closed it before it is answered.
+    let released = says(&daemon, "breaker redis release");
+    assert!(
+        matches!(released.as_str(), "redis is HALF_OPEN\n" | "redis is CLOSED\n"),
+        "{released}"
+    );
     daemon.wait_for_breaker("redis", "CLOSED", LONG);
     assert_eq!(says(&daemon, "recover"), "nothing was open\n");
     assert_eq!(says(&daemon, "recover redis"), "nothing was open\n");
@@ -78,7 +83,7 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(says(&daemon, "breaker redis reset"), "redis is CLOSED\n");
     assert_eq!(says(&daemon, "offline redis"), "redis is offline\n");
     assert_eq!(says(&daemon, "online redis"), "redis is online\n");
-    let history = says(&daemon, "events");
+    let history = says(&daemon, "events --limit 100");
     assert!(
         history.contains("CLOSED -> OPEN") && history.contains("HALF_OPEN -> CLOSED"),
         "{history}"

@@ -221,7 +221,7 @@ fn draw_below(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
     if area.height < 8 {
         return draw_story(frame, seen, &name, area);
     }
-    let wanted = story(seen, usize::from(area.width)).len() + 1;
+    let wanted = story(seen, usize::from(area.width), area.height < 8).len() + 1;
     let most = usize::from(area.height) * 2 / 3;
     let height = u16::try_from(wanted.min(most)).unwrap_or(area.height);
     let [upper, lower] =
@@ -232,26 +232,30 @@ fn draw_below(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
 
 fn draw_story(frame: &mut Frame<'_>, seen: &Seen, name: &str, area: Rect) {
     let block = Block::new().borders(Borders::TOP).title(format!(" {name} "));
-    let lines = story(seen, usize::from(area.width));
+    let lines = story(seen, usize::from(area.width), area.height < 8);
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// What the table has no room for, the explanation, and what an operator can do.
-fn story(seen: &Seen, width: usize) -> Vec<Line<'static>> {
+/// What the table has no room for (last, where room is scarce), the explanation, and what an operator can do.
+fn story(seen: &Seen, width: usize, scarce: bool) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let mut add = |text: &str, tone: Tone| {
         let folded = fold(text, width, 2);
         lines.extend(folded.into_iter().map(|line| Line::styled(line, tone.style())));
     };
-    let board = Board::of(&seen.view, Some(width.saturating_sub(2)));
-    if let Some(rest) = seen.selected().and_then(|(at, _)| board.rest.get(at))
-        && !rest.is_empty()
-    {
-        add(&rest.join(" \u{b7} "), Tone::Faint);
-    }
     let told = seen.story();
-    for sentence in told.map(|told| list(told, "story")).unwrap_or_default() {
+    let story = told.map(|told| list(told, "story")).unwrap_or_default();
+    let board = Board::of(&seen.view, Some(width.saturating_sub(2)));
+    let rest = seen.selected().and_then(|(at, _)| board.rest.get(at));
+    let rest = rest.filter(|rest| !rest.is_empty()).map(|rest| rest.join(" \u{b7} "));
+    if let (Some(rest), false) = (&rest, scarce) {
+        add(rest, Tone::Faint);
+    }
+    for sentence in story {
         add(&sentence, Tone::Plain);
+    }
+    if let (Some(rest), true) = (&rest, scarce) {
+        add(rest, Tone::Faint);
     }
     for advice in told.map(|told| list(told, "advice")).unwrap_or_default() {
         add(&advice, Tone::Faint);

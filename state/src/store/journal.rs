@@ -4,7 +4,7 @@
 //! ```text
 //! publish --try_send--> channel (bounded) --> one thread --> events.jsonl --full--> events.1.jsonl
 //!                                                 |                (replaces the one before)
-//!                                                 +--sync_data, after all that waits
+//!                                                 +--sync_data, when it is quiet or after 64 lines
 //! ```
 //!
 //! Nobody waits for it: a line that finds the channel full is lost and counted. What is read is asked of the
@@ -13,8 +13,11 @@
 //! | crash | what is left |
 //! | --- | --- |
 //! | the process is killed | every line that the thread has written; the last may be torn |
-//! | the power fails | the lines that were synced: all but those being written |
+//! | the power fails | the lines that were synced: all but those of the last half second of quiet, 64 at most |
 //! | between the two steps of a change of files | the older file, and no newer one: it is made |
+//!
+//! It is not synced line by line: what happens together with an outage would make the stores' own syncs wait,
+//! and with them the callers.
 //!
 //! A torn line stays where it is, ends with the next line's beginning, and is passed over by readers, as is
 //! anything else that they cannot read. A line that the disk has no room for is lost; the next one tries anew.
@@ -26,9 +29,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -39,6 +43,10 @@ pub const NEWER: &str = "events.jsonl";
 pub const OLDER: &str = "events.1.jsonl";
 /// Bytes after which a new file is begun: some ten thousand events.
 pub const FILE_BYTES: u64 = 4 << 20;
+/// How long nothing is written before a sync.
+const QUIET: Duration = Duration::from_millis(500);
+/// Lines after which there is a sync all the same.
+const UNSYNCED_MAX: u32 = 64;
 /// Lines that may wait to be written.
 const WAITING: usize = 4_096;
 
@@ -118,27 +126,33 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, commands: &Receiver<Command>) {
-        let mut closed = false;
-        while !closed && let Ok(command) = commands.recv() {
-            // All that waits, and then one sync.
-            let mut written = false;
-            for command in std::iter::once(command).chain(commands.try_iter()).take(WAITING) {
-                match command {
-                    Command::Line(line) => {
-                        written = true;
-                        if let Err(error) = self.line(&line) {
-                            let dir = self.dir.display();
-                            tracing::warn!(%dir, %error, "an event could not be kept");
-                        }
+        let mut unsynced = 0;
+        loop {
+            let command = match unsynced {
+                0 => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                _ => commands.recv_timeout(QUIET),
+            };
+            match command {
+                Ok(Command::Line(line)) => {
+                    unsynced += 1;
+                    if let Err(error) = self.line(&line) {
+                        let dir = self.dir.display();
+                        tracing::warn!(%dir, %error, "an event could not be kept");
                     }
-                    Command::Read(done) => done(self.read()),
-                    Command::Close => closed = true,
                 }
+                Ok(Command::Read(done)) => done(self.read()),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.sync();
+                    unsynced = 0;
+                }
+                Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => break,
             }
-            if written {
+            if unsynced >= UNSYNCED_MAX {
                 self.sync();
+                unsynced = 0;
             }
         }
+        self.sync();
     }
 
     fn line(&mut self, line: &[u8]) -> io::Result<()> {
