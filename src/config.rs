@@ -56,6 +56,9 @@ pub(crate) struct Config {
     pub(crate) auto_recovery: bool,
     /// Where the pages of a Jaeger are, without a slash at the end: traces are shown as links there.
     pub(crate) jaeger_url: Option<String>,
+    /// Whether calls that failed, were retried, queued or answered by a fallback are traced though no
+    /// sampler took them.
+    pub(crate) keep_unsampled: bool,
     /// The enabled backends, by name.
     pub(crate) backends: Vec<BackendConfig>,
     /// What should be looked at.
@@ -229,6 +232,7 @@ fn check(
         http: check_http(raw.http, checker),
         ping_interval,
         auto_recovery,
+        keep_unsampled: raw.tracing.keep_unsampled.unwrap_or(true),
         jaeger_url: check_jaeger(raw.tracing.jaeger_url, checker),
         backends,
         warnings: Vec::new(),

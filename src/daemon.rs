@@ -141,6 +141,7 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
         ("client_group", old.client_group.name == new.client_group.name),
         ("admin_group", old.admin_group.name == new.admin_group.name),
         ("http.listen", http(old) == http(new)),
+        ("tracing.keep_unsampled", old.keep_unsampled == new.keep_unsampled),
         ("backends: their names and kinds", names(old) == names(new)),
     ] {
         if !same {

@@ -66,7 +66,8 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
         listeners
             .push(Listener::Tcp(tcp.with_context(|| format!("cannot listen at {}", http.listen))?));
     }
-    let traces = Traces::start(&sources.env, true, &identity.instance).map(Arc::new);
+    let traces =
+        Traces::start(&sources.env, config.keep_unsampled, &identity.instance).map(Arc::new);
     let sink = traces.as_ref().map(|traces| Arc::clone(&traces.sink) as Arc<dyn TraceSink>);
     let mut signals = Signals::new()?;
     let specs = daemon::specs(&config.backends, &identity).map_err(anyhow::Error::msg)?;

@@ -34,6 +34,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("health.interval", Text),
     ("health.auto_recovery", Flag),
     ("tracing.jaeger_url", Text),
+    ("tracing.keep_unsampled", Flag),
     ("backends.*.kind", Text),
     ("backends.*.enabled", Flag),
     ("backends.*.url", Text),

@@ -41,6 +41,7 @@ pub(crate) struct RawHealth {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTracing {
     pub(crate) jaeger_url: Option<String>,
+    pub(crate) keep_unsampled: Option<bool>,
 }
 
 /// `[backends.NAME]`

@@ -27,8 +27,10 @@ impl Config {
             put(&mut section, "token_file", http.token_file.as_ref().map(|p| json!(p)));
             fields.insert("http".into(), section);
         }
-        if let (Some(jaeger_url), Some(fields)) = (&self.jaeger_url, shown.as_object_mut()) {
-            fields.insert("tracing".into(), json!({ "jaeger_url": jaeger_url }));
+        if let Some(fields) = shown.as_object_mut() {
+            let mut section = json!({ "keep_unsampled": self.keep_unsampled });
+            put(&mut section, "jaeger_url", self.jaeger_url.as_ref().map(|url| json!(url)));
+            fields.insert("tracing".into(), section);
         }
         shown
     }

@@ -73,13 +73,14 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
 #[test]
 fn what_check_prints_is_a_configuration_again() {
     let text = "[backends.redis]\nurl = 'redis://h:1'\n[backends.redis.cache]\nbytes = '10MB'\n\
-                [http]\nlisten = '127.0.0.1:9180'\n[tracing]\njaeger_url = 'https://j:1/ui/'\n\
+                [http]\nlisten = '127.0.0.1:9180'\n[tracing]\njaeger_url = 'https://j:1/ui/'\nkeep_unsampled = false\n\
                 [backends.b]\nkind = 'redis'\ndepends_on = ['redis']";
     let config = good(text, &[]);
     let again = good(&config.show_toml(), &[]);
     assert_eq!(config.show()["backends"]["b"], again.show()["backends"]["b"]);
     assert_eq!(config.show()["http"], again.show()["http"]);
-    assert_eq!(again.show()["tracing"]["jaeger_url"], "https://j:1/ui");
+    let tracing = serde_json::json!({ "jaeger_url": "https://j:1/ui", "keep_unsampled": false });
+    assert_eq!(again.show()["tracing"], tracing);
 }
 
 #[test]
