@@ -109,12 +109,11 @@ impl Pool {
         loop {
             let idle = self.take();
             let is_used = idle.is_some();
-            let mut line = match idle {
-                Some(line) => line,
-                None => {
-                    let socket = self.dialer.dial().await.map_err(Lost::Dial)?;
-                    Box::new(Line::new(socket).await.map_err(Lost::Broken)?)
-                }
+            let mut line = if let Some(line) = idle {
+                line
+            } else {
+                let socket = self.dialer.dial().await.map_err(Lost::Dial)?;
+                Box::new(Line::new(socket).await.map_err(Lost::Broken)?)
             };
             let mut failed = match line.carry(request).await {
                 Ok(response) => {
@@ -164,13 +163,11 @@ async fn sweep(pool: Weak<Pool>) {
         let Some(pool) = pool.upgrade() else { return };
         let mut idle = pool.idle.lock();
         idle.lines.retain(|(since, _)| since.elapsed() < IDLE_MAX);
-        match idle.lines.first() {
-            Some((oldest, _)) => due = *oldest + IDLE_MAX,
-            None => {
-                idle.swept = false;
-                return;
-            }
-        }
+        let Some((oldest, _)) = idle.lines.first() else {
+            idle.swept = false;
+            return;
+        };
+        due = *oldest + IDLE_MAX;
     }
 }
 
@@ -333,14 +330,18 @@ mod tests {
         String::from_utf8(text).unwrap()
     }
 
+    async fn answered(pool: &Arc<Pool>) {
+        let response = pool.send(short()).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+    }
+
     /// Answers one request on `stream`, and has the pool read the answer to its end.
     async fn exchange(pool: &Arc<Pool>, stream: &mut TcpStream) {
         let server = async {
             read_to(stream, "SELECT 1").await;
             stream.write_all(SHORT).await.unwrap();
         };
-        let (response, ()) = tokio::join!(pool.send(short()), server);
-        assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "ok");
+        tokio::join!(answered(pool), server);
     }
 
     /// The first exchange, on a connection that is dialled for it.
@@ -351,9 +352,7 @@ mod tests {
             stream.write_all(SHORT).await.unwrap();
             stream
         };
-        let (response, stream) = tokio::join!(pool.send(short()), server);
-        assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "ok");
-        stream
+        tokio::join!(answered(pool), server).1
     }
 
     #[tokio::test]
