@@ -9,7 +9,7 @@
 //!  empty (what was learnt)            │ ────── fence (writes) ── tokens (repetitions)
 //!                                  exchange ── outcome
 //!                                     │
-//!                                    http ── dial
+//!                                    http ── pool ── dial
 //! ```
 //! Where to look: what keeps an abandoned write from landing late is in `clickhouse/fence.rs`; whether a
 //! repetition is recognised in `clickhouse/tokens.rs`; what queues and what is cached in
@@ -35,6 +35,7 @@ pub mod json;
 mod lexer;
 mod outcome;
 mod plan;
+mod pool;
 mod server;
 pub mod settings;
 mod sql;

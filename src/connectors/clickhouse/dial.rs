@@ -14,16 +14,12 @@ use std::{
     time::Duration,
 };
 
-use hyper::{Uri, rt};
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
-    rt::TokioIo,
-};
+use hyper::rt;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tower::Service;
 
 use super::settings::ClickHouseSettings;
 use crate::connectors::tls::{self, TlsError};
@@ -48,19 +44,24 @@ pub(super) enum DialError {
 }
 
 /// Connects to one server.
-#[derive(Clone)]
 pub(super) struct Dialer {
     settings: Arc<ClickHouseSettings>,
     open: Arc<AtomicUsize>,
 }
 
 impl Dialer {
-    /// Counts its connections in `open`.
-    pub(super) fn new(settings: Arc<ClickHouseSettings>, open: Arc<AtomicUsize>) -> Self {
-        Self { settings, open }
+    /// Connects when it is asked to.
+    pub(super) fn new(settings: Arc<ClickHouseSettings>) -> Self {
+        Self { settings, open: Arc::default() }
     }
 
-    async fn dial(self) -> Result<Socket, DialError> {
+    /// Its connections that are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connects.
+    pub(super) async fn dial(&self) -> Result<Socket, DialError> {
         let url = &self.settings.url;
         let failed = |error| DialError::Connect(url.to_string(), error);
         let limit = CONNECT_MAX.min(self.settings.timeout / 2);
@@ -82,21 +83,7 @@ impl Dialer {
             |_| failed(io::Error::new(io::ErrorKind::TimedOut, format!("not within {limit:?}")));
         let stream = tokio::time::timeout(limit, connected).await.map_err(overdue)??;
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Socket { stream: TokioIo::new(stream), open: self.open })
-    }
-}
-
-impl Service<Uri> for Dialer {
-    type Response = Socket;
-    type Error = DialError;
-    type Future = Pin<Box<dyn Future<Output = Result<Socket, DialError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().dial())
+        Ok(Socket { stream: TokioIo::new(stream), open: Arc::clone(&self.open) })
     }
 }
 
@@ -109,12 +96,6 @@ pub(super) struct Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Connection for Socket {
-    fn connected(&self) -> Connected {
-        Connected::new()
     }
 }
 

@@ -7,17 +7,23 @@
 //! A read whose answer nobody waits for any more is killed, in the background and once: that spares the
 //! server, and nothing depends on it. What becomes of a write is the [fence](super::fence)'s affair.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::{Answer, AttemptError, Attempted, HEAD_MAX, Tail};
 use fusebox_state::{ErrorClass, Verdict};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
@@ -25,11 +31,17 @@ use super::{
     fence::QueryId,
     http::{self, Failed, Outgoing},
     outcome::{Asked, Exception, WINDOW},
+    pool::Rows,
     wire,
 };
 
 /// The largest result that is gathered for a caller who does not take it piece by piece.
 const RESULT_MAX: usize = 32 << 20;
+/// What of a rest is gathered into one piece: servers send chunks of 4 KiB, and each piece that is passed on
+/// costs a system call. A socket takes about as much at once.
+const PIECE: usize = 256 * 1024;
+/// What is passed on as it came.
+const PIECE_ENOUGH: usize = 64 * 1024;
 /// How long the background tries to kill a read.
 const KILL_TIME: Duration = Duration::from_secs(5);
 
@@ -138,6 +150,17 @@ async fn overdue(limit: Duration, progress: Option<Arc<Mutex<Instant>>>) {
             Some(later) => due = later,
             None => return,
         }
+    }
+}
+
+/// Returns at `until`, by an alarm that may be set to an earlier time.
+async fn goes_off(mut alarm: Pin<&mut Sleep>, until: Instant) {
+    loop {
+        alarm.as_mut().await;
+        if Instant::now() >= until {
+            return;
+        }
+        alarm.as_mut().reset(until);
     }
 }
 
@@ -256,7 +279,7 @@ impl Gathered {
     }
 
     /// Takes the next piece; false at the end.
-    async fn next(&mut self, body: &mut Incoming) -> Result<bool, hyper::Error> {
+    async fn next(&mut self, body: &mut Rows) -> Result<bool, hyper::Error> {
         match body.frame().await {
             Some(frame) => {
                 if let Ok(piece) = frame?.into_data() {
@@ -276,7 +299,7 @@ impl Gathered {
 
     fn into_parts(
         self,
-        body: Incoming,
+        body: Rows,
         asked: Asked,
         idle: Duration,
         reading: Option<Reading>,
@@ -284,23 +307,73 @@ impl Gathered {
     ) -> Attempted {
         let from = self.reply.len().saturating_sub(WINDOW).max(self.start);
         let window = BytesMut::from(self.reply.get(from..).unwrap_or_default());
-        let rest =
-            Rest { body, window, tag: self.tag, asked, idle, reading, under_way, over: false };
+        let rest = Rest {
+            coming: Coming { body, buffer: BytesMut::new(), end: None },
+            window,
+            tag: self.tag,
+            asked,
+            idle,
+            alarm: Box::pin(sleep_until(Instant::now() + idle)),
+            reading,
+            under_way,
+            over: false,
+        };
         let mut attempted = Attempted::answered(self.reply.freeze());
         attempted.rest = Some(Box::new(rest));
         attempted
     }
 }
 
+/// The pieces of an answer.
+struct Coming {
+    body: Rows,
+    buffer: BytesMut,
+    /// How it ended, once it has.
+    end: Option<Result<(), hyper::Error>>,
+}
+
+impl Coming {
+    /// The next piece: all that is there, up to about [`PIECE`]. An empty one is the last.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let mut first = Bytes::new();
+        while self.end.is_none() && first.len() < PIECE_ENOUGH && self.buffer.len() < PIECE {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending if first.is_empty() && self.buffer.is_empty() => {
+                    return Poll::Pending;
+                }
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(piece) = frame.into_data() else { continue };
+                    if first.is_empty() && self.buffer.is_empty() {
+                        first = piece;
+                        continue;
+                    }
+                    if self.buffer.is_empty() {
+                        self.buffer.reserve(PIECE + PIECE_ENOUGH);
+                    }
+                    self.buffer.extend_from_slice(&std::mem::take(&mut first));
+                    self.buffer.extend_from_slice(&piece);
+                }
+                Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
+                Poll::Ready(None) => self.end = Some(Ok(())),
+            }
+        }
+        let gathered = self.buffer.split().freeze();
+        Poll::Ready(if first.is_empty() { gathered } else { first })
+    }
+}
+
 /// What follows the beginning of a large answer.
 struct Rest {
-    body: Incoming,
+    coming: Coming,
     /// The last bytes that came, in which an exception would stand.
     window: BytesMut,
     tag: Option<String>,
     asked: Asked,
     /// The longest without a piece.
     idle: Duration,
+    /// Goes off no later than that is over. It is set anew only then: most pieces come at once.
+    alarm: Pin<Box<Sleep>>,
     reading: Option<Reading>,
     under_way: watch::Receiver<bool>,
     over: bool,
@@ -308,40 +381,37 @@ struct Rest {
 
 impl Rest {
     async fn piece(&mut self) -> Option<Result<Bytes, AttemptError>> {
-        loop {
-            if self.over {
-                return None;
+        if self.over {
+            return None;
+        }
+        let until = Instant::now() + self.idle;
+        let closing = "the connector was closed";
+        if *self.under_way.borrow() {
+            return Some(Err(self.fail("reset", closing.to_owned())));
+        }
+        let came = tokio::select! {
+            biased;
+            piece = poll_fn(|cx| self.coming.poll_piece(cx)) => Ok(piece),
+            () = goes_off(self.alarm.as_mut(), until) => {
+                Err(("timeout", format!("nothing came for {:?}", self.idle)))
             }
-            let frame = tokio::select! {
-                frame = timeout(self.idle, self.body.frame()) => Some(frame),
-                _ = self.under_way.wait_for(|closed| *closed) => None,
-            };
-            match frame {
-                None => {
-                    return Some(Err(self.fail("reset", "the connector was closed".to_owned())));
-                }
-                Some(Err(_)) => {
-                    let message = format!("nothing came for {:?}", self.idle);
-                    return Some(Err(self.fail("timeout", message)));
-                }
-                Some(Ok(Some(Ok(frame)))) => {
-                    let Ok(piece) = frame.into_data() else { continue };
-                    self.remember(&piece);
-                    return Some(Ok(piece));
-                }
-                Some(Ok(None)) => {
-                    self.over = true;
-                    self.has_ended();
-                    return self.exception().map(Err);
-                }
-                Some(Ok(Some(Err(error)))) => {
-                    self.over = true;
-                    if let Some(exception) = self.exception() {
-                        self.has_ended();
-                        return Some(Err(exception));
-                    }
-                    return Some(Err(http::broken(&error).error));
-                }
+            _ = self.under_way.wait_for(|closed| *closed) => Err(("reset", closing.to_owned())),
+        };
+        let piece = match came {
+            Ok(piece) => piece,
+            Err((code, message)) => return Some(Err(self.fail(code, message))),
+        };
+        if !piece.is_empty() {
+            self.remember(&piece);
+            return Some(Ok(piece));
+        }
+        self.over = true;
+        let exception = self.exception();
+        match (self.coming.end.take(), exception) {
+            (Some(Err(error)), None) => Some(Err(http::broken(&error).error)),
+            (_, exception) => {
+                self.has_ended();
+                exception.map(Err)
             }
         }
     }

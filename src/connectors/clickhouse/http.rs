@@ -1,32 +1,20 @@
 //! Requests to the server's HTTP interface.
 //!
 //! A request is a statement and its data in the body, everything else in the query string. Connections
-//! are kept and shared; one that has been idle for [`IDLE_MAX`] is not used again, because servers close
-//! theirs after 3 s and more, and a write that meets the closing is of unknown outcome.
+//! are kept and used again: see [`super::pool`].
 
-use std::{
-    error::Error,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Tail};
 use fusebox_state::{ErrorClass, Verdict};
 use futures_util::{StreamExt, stream};
-use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::{
-    Method, Request, Response,
-    body::{Frame, Incoming},
-    header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
-};
-use hyper_util::{
-    client::legacy::Client,
-    rt::{TokioExecutor, TokioTimer},
+    Method, Request, Response, Uri,
+    body::Frame,
+    header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -37,21 +25,15 @@ use tokio::{
 use super::{
     dial::{DialError, Dialer},
     outcome::{Asked, Exception},
+    pool::{Body, Lost, Pool, Rows},
     settings::ClickHouseSettings,
 };
 use crate::connectors::percent::encode;
 
-/// How long an idle connection is kept.
-const IDLE_MAX: Duration = Duration::from_secs(2);
 /// How long a password that was read from its file is used.
 const PASSWORD_AGE_MAX: Duration = Duration::from_secs(1);
 /// What is read of an error's text, and of the answer to a question of fusebox's own.
 const TEXT_MAX: usize = 1 << 20;
-/// What hyper reads at once at most; what a streamed answer needs of memory is a few times that.
-const PIECE_MAX: usize = 64 * 1024;
-
-/// The body of a request.
-type Body = UnsyncBoxBody<Bytes, AttemptError>;
 
 /// The rest of a call, and when its last piece was sent.
 pub(super) type Uploading = (Box<dyn Tail>, Arc<Mutex<Instant>>);
@@ -89,32 +71,26 @@ impl Failed {
 /// The way to one server.
 pub(super) struct Http {
     settings: Arc<ClickHouseSettings>,
-    client: Client<Dialer, Body>,
-    base: String,
+    pool: Arc<Pool>,
+    host: HeaderValue,
     password: tokio::sync::Mutex<Option<(Instant, HeaderValue)>>,
-    open: Arc<AtomicUsize>,
     closing: watch::Sender<bool>,
 }
 
 impl Http {
     /// Connects when it is first needed.
     pub(super) fn new(settings: Arc<ClickHouseSettings>) -> Self {
-        let open = Arc::new(AtomicUsize::new(0));
-        let dialer = Dialer::new(Arc::clone(&settings), Arc::clone(&open));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_MAX)
-            .http1_max_buf_size(PIECE_MAX)
-            .build(dialer);
-        let scheme = if settings.url.tls { "https" } else { "http" };
-        let base = format!("{scheme}://{}", settings.url);
+        let pool = Pool::new(Dialer::new(Arc::clone(&settings)));
+        // The host of an address that was read is always a header's value.
+        let host = HeaderValue::from_str(&settings.url.to_string())
+            .unwrap_or(HeaderValue::from_static(""));
         let password = tokio::sync::Mutex::new(None);
-        Self { settings, client, base, password, open, closing: watch::Sender::new(false) }
+        Self { settings, pool, host, password, closing: watch::Sender::new(false) }
     }
 
     /// Connections that are open.
     pub(super) fn connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.pool.connections()
     }
 
     /// Held by whatever is under way, and told when the connector is closed.
@@ -130,6 +106,7 @@ impl Http {
     /// Ends what is under way, and returns once it has ended.
     pub(super) async fn close(&self) {
         self.closing.send_replace(true);
+        self.pool.close();
         self.closing.closed().await;
     }
 
@@ -138,35 +115,34 @@ impl Http {
     /// # Errors
     /// [`ErrorClass::NotExecuted`] where nothing was sent, [`ErrorClass::Unknown`] where something may
     /// have been.
-    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Failed> {
+    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<Response<Rows>, Failed> {
         let Outgoing { pairs, body, upload, trace } = outgoing;
         let mut request = Request::new(body_of(body, upload));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() =
-            format!("{}/?{}", self.base, query_string(&pairs)).parse().map_err(|error| {
-                let message = format!("the parameters make no address: {error}");
-                Failed {
-                    error: AttemptError::own(ErrorClass::Rejected, "parameters", message),
-                    verdict: Verdict::Success,
-                }
-            })?;
+        *request.uri_mut() = format!("/?{}", query_string(&pairs)).parse().map_err(|error| {
+            let message = format!("the parameters make no address: {error}");
+            Failed {
+                error: AttemptError::own(ErrorClass::Rejected, "parameters", message),
+                verdict: Verdict::Success,
+            }
+        })?;
         let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
         headers
             .extend(trace.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)));
         if let Some(value) = self.authorization().await? {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        self.client.request(request).await.map_err(|error| lost(&error))
+        self.pool.send(request).await.map_err(|why| lost(&why))
     }
 
     /// Whether the server takes requests at all.
     pub(super) async fn ping(&self, time: Duration) -> Result<(), Failed> {
-        let request = Request::get(format!("{}/ping", self.base)).body(body_of(Vec::new(), None));
-        let request = request.map_err(|error| {
-            Failed::not_executed("connect", error.to_string(), Verdict::Failure)
-        })?;
+        let mut request = Request::new(body_of(Vec::new(), None));
+        *request.uri_mut() = Uri::from_static("/ping");
+        request.headers_mut().insert(HOST, self.host.clone());
         let answered = async {
-            let response = self.client.request(request).await.map_err(|error| lost(&error))?;
+            let response = self.pool.send(request).await.map_err(|why| lost(&why))?;
             let (status, retry_after) =
                 (response.status().as_u16(), retry_after(response.headers()));
             let text = text_of(response.into_body()).await?;
@@ -288,28 +264,24 @@ fn not_in_time(time: Duration) -> Failed {
     }
 }
 
-fn lost(error: &hyper_util::client::legacy::Error) -> Failed {
-    let mut cause: Option<&(dyn Error + 'static)> = error.source();
-    while let Some(this) = cause {
-        if let Some(dial) = this.downcast_ref::<DialError>() {
-            return match dial {
-                DialError::Connect(..) => {
-                    Failed::not_executed("connect", dial.to_string(), Verdict::Failure)
-                }
-                DialError::Tls(..) => Failed {
-                    error: AttemptError::own(ErrorClass::BlockedServer, "tls", dial.to_string()),
-                    verdict: Verdict::Failure,
-                },
-            };
+fn lost(why: &Lost) -> Failed {
+    let error = match why {
+        Lost::Dial(dial @ DialError::Connect(..)) => {
+            return Failed::not_executed("connect", dial.to_string(), Verdict::Failure);
         }
+        Lost::Dial(dial @ DialError::Tls(..)) => {
+            let error = AttemptError::own(ErrorClass::BlockedServer, "tls", dial.to_string());
+            return Failed { error, verdict: Verdict::Failure };
+        }
+        Lost::Broken(error) => error,
+    };
+    let mut cause = error.source();
+    while let Some(this) = cause {
         // The caller's own body broke: that says nothing of the server.
         if let Some(upload) = this.downcast_ref::<AttemptError>() {
             return Failed { error: upload.clone(), verdict: Verdict::Neutral };
         }
         cause = this.source();
-    }
-    if error.is_connect() {
-        return Failed::not_executed("connect", causes(error), Verdict::Failure);
     }
     Failed {
         error: AttemptError::own(ErrorClass::Unknown, "reset", causes(error)),
@@ -360,7 +332,7 @@ fn body_of(pieces: Vec<Bytes>, upload: Option<Uploading>) -> Body {
 }
 
 /// An error's text, or the answer to a question of fusebox's own.
-pub(super) async fn text_of(body: Incoming) -> Result<String, Failed> {
+pub(super) async fn text_of(body: Rows) -> Result<String, Failed> {
     match Limited::new(body, TEXT_MAX).collect().await {
         Ok(text) => Ok(String::from_utf8_lossy(&text.to_bytes()).into_owned()),
         Err(error) => {
