@@ -66,6 +66,12 @@ impl Firestore {
         self.port.number()
     }
 
+    /// The emulator's process id.
+    #[track_caller]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("the emulator runs").id()
+    }
+
     /// Kills the emulator, and with it all documents.
     pub(crate) fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {
