@@ -10,6 +10,9 @@
 //! An attempt carries as many calls of different lanes as the connector takes together. The calls of an
 //! object that is closed to us wait by their label, also where they have no lane in common.
 //!
+//! Calls that fail together back off together, so that they can share an attempt again. A breaker that
+//! closes ends every backoff: what an outage has put off need not wait for longer than the outage.
+//!
 //! What becomes of an attempt, and what a crash at that point leaves behind:
 //!
 //! | outcome | what happens | after a crash before it is synced |
@@ -26,6 +29,7 @@ use bytes::Bytes;
 use fusebox_state::{
     ErrorClass, Moment, OpId,
     backoff::decorrelated_jitter,
+    breaker::State,
     queue::Entry,
     store::{DeadReason, StoreError},
 };
@@ -69,6 +73,9 @@ pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
         lent,
         bus,
         width: 1,
+        was_closed: true,
+        ended_at: Moment::default(),
+        draw: 0,
         rest_until: None,
         blocked_until: None,
         closed: HashMap::new(),
@@ -91,6 +98,11 @@ struct Replay {
     bus: EventBus,
     /// Attempts at once.
     width: usize,
+    /// Whether the breaker was closed when last looked at.
+    was_closed: bool,
+    /// When the calls ended that are being settled, and the chance in their backoffs.
+    ended_at: Moment,
+    draw: u64,
     /// There was no permit or place: nothing is tried until then.
     rest_until: Option<Moment>,
     /// The server is closed to us until then.
@@ -147,6 +159,7 @@ impl Replay {
         self.lent.take_target_where_empty();
         loop {
             let now = self.lent.circuit.clock.now();
+            self.end_backoffs_of_an_outage();
             let barred = self.barred(now);
             self.tell_pause(barred);
             let rests = self.rest_until.is_some_and(|until| until > now);
@@ -169,6 +182,16 @@ impl Replay {
             // Give attempts that end at once their turn.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// A breaker that has closed says that the backend is well: no call waits for its own backoff then,
+    /// which would scatter those of an outage over a minute and over as many attempts.
+    fn end_backoffs_of_an_outage(&mut self) {
+        let closed = self.lent.circuit.breaker.state().0 == State::Closed;
+        if closed && !self.was_closed {
+            self.lent.queue.index().retry_all();
+        }
+        self.was_closed = closed;
     }
 
     /// Takes at most `most` calls, of different lanes, that may go on the wire together.
@@ -300,6 +323,7 @@ impl Replay {
     /// Settles what was sent together. A success widens replay, a failure narrows it.
     fn ended(&mut self, ended: Vec<Ended>) {
         let (mut applied, mut failed) = (false, false);
+        (self.ended_at, self.draw) = (self.lent.circuit.clock.now(), fastrand::u64(..));
         for Ended { mut taken, entry, result } in ended {
             let seq = taken.seq;
             match result {
@@ -412,12 +436,12 @@ impl Replay {
 
     fn retry(&self, seq: u64, entry: &Entry, error: &str) {
         let previous = Duration::from_millis(entry.backoff_ms);
-        let wait = decorrelated_jitter(previous, fastrand::u64(..));
+        let wait = decorrelated_jitter(previous, self.draw);
         let mut index = self.lent.queue.index();
         if let Some(entry) = index.get_mut(seq) {
             entry.backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         }
-        index.retry(seq, self.lent.circuit.clock.now().plus(wait), error);
+        index.retry(seq, self.ended_at.plus(wait), error);
     }
 
     fn bury(&self, seq: u64, entry: &Entry, reason: DeadReason, detail: &str) {

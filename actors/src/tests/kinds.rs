@@ -1,6 +1,8 @@
 //! What kinds of backend other than a keyed store need: writes that commute, batches, tokens that protect
 //! nothing, objects that are closed, answers and calls too large to hold.
 
+use fusebox_state::backoff::REPLAY_BASE;
+
 use super::*;
 use crate::connector::{AttemptError, Tail, Upload};
 use scripted::{Pieces, fault};
@@ -75,6 +77,41 @@ async fn calls_of_different_lanes_go_together_and_a_bad_one_alone_is_buried() {
     assert_eq!(world.backend().view().queue.dead_letters, 1);
     let batches = world.server().batches.lock().clone();
     assert!(batches.contains(&10) && batches.iter().all(|size| *size <= 10), "{batches:?}");
+}
+
+#[tokio::test]
+async fn the_end_of_an_outage_ends_the_backoffs_of_its_attempts() {
+    let mut settings = settings("one");
+    settings.breaker.recovery_timeout_max = settings.breaker.recovery_timeout;
+    let world = World::start(vec![settings]).await;
+    world.server().batch_max.store(10, Ordering::Relaxed);
+    world.server().set(Mode::Down);
+    queued(&world, (0..100).map(|n| format!("SET k{n} {n}"))).await;
+    let batches = |world: &World| world.server().batches.lock().len();
+    let tried = batches(&world);
+    world.until("probes have failed", |world| batches(world) >= tried + 4).await;
+    world.server().set(Mode::Up);
+    world.breaker_is("CLOSED").await;
+    let clock = Clock::system();
+    world.drained().await;
+    let took = clock.uptime();
+    assert!(took < REPLAY_BASE / 2, "{took:?}, and the shortest backoff is {REPLAY_BASE:?}");
+}
+
+#[tokio::test]
+async fn calls_that_fail_together_are_tried_again_together() {
+    let mut settings = settings("one");
+    settings.breaker.failure_threshold = 1_000;
+    let world = World::start(vec![settings]).await;
+    world.server().batch_max.store(10, Ordering::Relaxed);
+    world.backend().set_offline(true).await.unwrap();
+    queued(&world, (0..10).map(|n| format!("SET k{n} {n}"))).await;
+    world.server().set(Mode::Down);
+    world.backend().set_offline(false).await.unwrap();
+    world.until("two failed", |world| world.server().batches.lock().len() >= 2).await;
+    world.server().set(Mode::Up);
+    world.drained().await;
+    assert_eq!(*world.server().batches.lock(), [10, 10, 10]);
 }
 
 #[tokio::test]

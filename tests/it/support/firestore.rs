@@ -43,7 +43,8 @@ pub(crate) struct Firestore {
     emulator: Emulator,
     folder: TempDir,
     port: Port,
-    process: Option<Child>,
+    /// Its process, while it runs.
+    pub(crate) process: Option<Child>,
 }
 
 impl Firestore {
@@ -65,7 +66,6 @@ impl Firestore {
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
     }
-
     /// Kills the emulator, and with it all documents.
     pub(crate) fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {
