@@ -1,9 +1,8 @@
 //! What kinds of backend other than a keyed store need: writes that commute, batches, tokens that protect
 //! nothing, objects that are closed, answers and calls too large to hold.
 
-use std::time::Instant;
-
 use fusebox_state::backoff::REPLAY_BASE;
+use tokio::time::Instant;
 
 use super::*;
 use crate::connector::{AttemptError, Tail, Upload};

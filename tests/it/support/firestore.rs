@@ -155,9 +155,10 @@ mod tests {
     fn emulators_start_and_start_again_on_their_port() {
         for emulator in emulators() {
             let mut firestore = Firestore::start(emulator);
-            let port = firestore.port();
+            let (port, process) = (firestore.port(), firestore.id());
             firestore.restart();
             assert_eq!(firestore.port(), port);
+            assert_ne!(firestore.id(), process);
         }
     }
 }
