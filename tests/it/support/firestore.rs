@@ -43,8 +43,7 @@ pub(crate) struct Firestore {
     emulator: Emulator,
     folder: TempDir,
     port: Port,
-    /// Its process, while it runs.
-    pub(crate) process: Option<Child>,
+    process: Option<Child>,
 }
 
 impl Firestore {
@@ -66,6 +65,13 @@ impl Firestore {
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
     }
+
+    /// The emulator's process id.
+    #[track_caller]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("the emulator runs").id()
+    }
+
     /// Kills the emulator, and with it all documents.
     pub(crate) fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -149,9 +155,10 @@ mod tests {
     fn emulators_start_and_start_again_on_their_port() {
         for emulator in emulators() {
             let mut firestore = Firestore::start(emulator);
-            let port = firestore.port();
+            let (port, process) = (firestore.port(), firestore.id());
             firestore.restart();
             assert_eq!(firestore.port(), port);
+            assert_ne!(firestore.id(), process);
         }
     }
 }
