@@ -1,11 +1,21 @@
 //! The connector against real emulators.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempted, Connector, Plan};
-use fusebox_state::{ErrorClass, OpId, Verdict};
+use fusebox_actors::{
+    connector::{Attempt, Attempted, Connector, Plan},
+    trace::PassedOn,
+};
+use fusebox_state::{ErrorClass, OpId, SpanRef, Verdict};
+use http_body_util::Empty;
+use hyper::{
+    HeaderMap, Request, Response, body::Incoming, server::conn::http2, service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
+use tokio::net::TcpListener;
 
 use super::{
     FirestoreConnector,
@@ -282,4 +292,59 @@ async fn a_closed_connector_sends_nothing() {
     assert_eq!(fs.target(), "firestore 127.0.0.1:1/fusebox-local/(default)");
     let broken = Bytes::from_static(b"\x09");
     assert_eq!(fs.plan(broken).unwrap_err().code, "malformed_call");
+}
+
+/// Refuses every request, and keeps the headers. A stand-in: an emulator does not tell what it was sent.
+async fn recording_server() -> (u16, Arc<Mutex<Vec<HeaderMap>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let headers = Arc::<Mutex<Vec<HeaderMap>>>::default();
+    let kept = Arc::clone(&headers);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let kept = Arc::clone(&kept);
+            let service = service_fn(move |request: Request<Incoming>| {
+                kept.lock().push(request.headers().clone());
+                let refusal = Response::builder()
+                    .header("content-type", "application/grpc")
+                    .header("grpc-status", "3")
+                    .body(Empty::<Bytes>::new());
+                std::future::ready(refusal)
+            });
+            let serving = http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            drop(tokio::spawn(serving));
+        }
+    });
+    (port, headers)
+}
+
+#[tokio::test]
+async fn reads_writes_and_batches_bear_the_trace_that_they_belong_to() {
+    let (port, headers) = recording_server().await;
+    let fs = FirestoreConnector::new(settings(port));
+    let trace = PassedOn {
+        span: SpanRef { trace_id: 0xabc, span_id: 0xd, sampled: true },
+        tracestate: Some("shop=1"),
+        baggage: Some("user=hush"),
+    };
+    let get = planned(&fs, &json!({ "op": "get", "path": "a/b" }));
+    let (one, two) = (planned(&fs, &set("a/b", 1)), planned(&fs, &set("a/c", 2)));
+    let traced = |plan| Attempt { trace: Some(trace), ..attempt(plan, None) };
+    fs.attempt(traced(&get)).await;
+    fs.attempt(traced(&one)).await;
+    fs.attempt_batch(vec![attempt(&one, None), traced(&two)]).await;
+    fs.attempt(attempt(&get, None)).await;
+    let told: Vec<Option<String>> = headers
+        .lock()
+        .iter()
+        .map(|headers| {
+            let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+            Some([text("traceparent")?, text("tracestate")?, text("baggage")?].join(" "))
+        })
+        .collect();
+    let all = format!("{} shop=1 user=hush", trace.span);
+    assert!(told.len() >= 4, "{told:?}");
+    assert!(told[..3].iter().all(|told| told.as_ref() == Some(&all)), "{told:?}");
+    assert_eq!(told.last(), Some(&None), "what nobody follows bears nothing");
 }
