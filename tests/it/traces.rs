@@ -15,6 +15,7 @@ use crate::support::poll::eventually;
 use crate::support::port::Port;
 use crate::support::raw::call_raw;
 use crate::support::redis::RedisServer;
+use crate::support::tls::{Authority, TlsFront};
 
 const LONG: Duration = Duration::from_secs(30);
 const CALLER: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -259,4 +260,46 @@ fn without_a_sampled_caller_only_what_is_worth_it_is_kept() {
     let of = |trace_id: &serde_json::Value, span: &Span| *trace_id == span.trace_id;
     collector.wait_for("the call that failed", |span| of(&loud.body["trace_id"], span));
     assert!(!collector.spans().iter().any(|span| of(&quiet.body["trace_id"], span)));
+}
+
+#[test]
+fn a_collector_behind_tls_is_trusted_by_its_authority_alone() {
+    let (collector, redis) = (Collector::start(), RedisServer::start());
+    let (ours, stranger) = (Authority::new("ours"), Authority::new("stranger"));
+    for (protocol, port) in
+        [("grpc", collector.grpc_port()), ("http/protobuf", collector.http_port())]
+    {
+        let front = TlsFront::start(port, &ours.sign());
+        let taken = |authority: &Authority| {
+            let url = format!("https://{}", front.address());
+            let daemon = traced(Daemon::with_redis(&redis.url()), &url, protocol)
+                .env("OTEL_EXPORTER_OTLP_CERTIFICATE", &authority.file())
+                .start();
+            let told = daemon.fusebox(&["trace-test", "--json"]);
+            String::from_utf8_lossy(&told.stdout).into_owned()
+        };
+        let told = taken(&ours);
+        assert!(told.contains("\"taken\":true"), "{protocol}: {told}");
+        let told = taken(&stranger);
+        assert!(told.contains("\"taken\":false"), "{protocol}: {told}");
+    }
+    collector.wait_for("the test's span", |span| span.name == "fusebox trace-test");
+}
+
+#[test]
+fn a_collector_gets_the_headers_that_the_environment_says() {
+    let (redis, port) = (RedisServer::start(), Port::lease());
+    let heads = recording_server(&port);
+    let url = format!("http://{}", port.address());
+    let daemon = traced(Daemon::with_redis(&redis.url()), &url, "http/protobuf")
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hush,x-scope=shop")
+        .start();
+    daemon.fusebox(&["trace-test"]);
+    let is_whole = |head: &String| {
+        head.starts_with("post /v1/traces ")
+            && head.contains("authorization: bearer hush")
+            && head.contains("x-scope: shop")
+    };
+    assert!(heads.lock().iter().any(is_whole), "{:?}", heads.lock());
+    assert!(!daemon.log_text().contains("hush"), "secrets are not logged");
 }

@@ -68,6 +68,16 @@ impl Collector {
         format!("http://{}", self.grpc.address())
     }
 
+    /// The port at which it takes OTLP over gRPC.
+    pub(crate) fn grpc_port(&self) -> u16 {
+        self.grpc.number()
+    }
+
+    /// The port at which it takes OTLP over HTTP.
+    pub(crate) fn http_port(&self) -> u16 {
+        self.http.number()
+    }
+
     /// Where it takes OTLP over HTTP.
     pub(crate) fn http_url(&self) -> String {
         format!("http://{}", self.http.address())
