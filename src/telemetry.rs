@@ -1,10 +1,12 @@
 //! The log: one event is one clean line of bounded length, on standard error.
 //!
-//! Under the journal each line begins with its priority (`<3>` to `<7>`, see sd-daemon(3)), which the journal
-//! takes off: as good as its own protocol for lines, and without another crate.
+//! Under the journal an event goes there by the journal's own protocol, its fields as the journal's
+//! (`journal.rs`). What the journal does not take is a line that begins with its priority (`<3>` to `<7>`, see
+//! sd-daemon(3)), and so is every line where JSON was asked for.
 
 use std::{
     io::{self, Write},
+    path::Path,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -18,8 +20,10 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::Directive, fmt::MakeWriter, prelude::*, reload,
 };
 
+mod journal;
 mod limit;
 
+use journal::Journal;
 use limit::{Limit, Limited};
 
 /// What is written where `RUST_LOG` does not say. The actors' own spans would stand before every line.
@@ -63,22 +67,20 @@ pub(crate) fn init(format: LogFormat) {
     };
     let (filter, handle) = reload::Layer::new(filter);
     let (journal, limit) = (is_journal(), Limit::new());
-    let writer = CleanStderr { journal, json: format == LogFormat::Json };
+    let native = if journal && format == LogFormat::Plain { native() } else { None };
+    let json = format == LogFormat::Json || native.is_some();
+    let writer = CleanStderr { journal, json, native };
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
-    let layer = match format {
-        LogFormat::Json => {
-            let layer = layer.json().flatten_event(true);
-            layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
-        }
+    let layer = if json {
+        let layer = layer.json().flatten_event(true);
+        layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
+    } else if journal {
         // The journal stamps lines itself.
-        LogFormat::Plain if journal => {
-            let layer = layer.with_target(false).without_time();
-            layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
-        }
-        LogFormat::Plain => {
-            let layer = layer.with_target(false);
-            layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
-        }
+        let layer = layer.with_target(false).without_time();
+        layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
+    } else {
+        let layer = layer.with_target(false);
+        layer.map_event_format(|format| Limited { format, limit: limit.clone() }).boxed()
     };
     let layer = layer.with_filter(filter);
     // A second start within a process (a test) keeps the first.
@@ -208,18 +210,28 @@ fn is_journal() -> bool {
     named.is_some() && named == is
 }
 
+/// The journal, where it listens.
+fn native() -> Option<&'static Journal> {
+    static JOURNAL: OnceLock<Option<Journal>> = OnceLock::new();
+    let hooks = std::env::var("FUSEBOX_TEST_HOOKS").is_ok_and(|hooks| hooks == "1");
+    let other = std::env::var_os("FUSEBOX_TEST_JOURNAL").filter(|_| hooks);
+    let socket = other.unwrap_or_else(|| journal::SOCKET.into());
+    JOURNAL.get_or_init(|| Journal::at(Path::new(&socket))).as_ref()
+}
+
 /// Makes writers that gather an event and put it out as one clean line.
 #[derive(Clone, Copy)]
 struct CleanStderr {
     journal: bool,
     json: bool,
+    native: Option<&'static Journal>,
 }
 
 impl<'a> MakeWriter<'a> for CleanStderr {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { text: Vec::with_capacity(256), json: self.json, priority: None }
+        Line { text: Vec::with_capacity(256), json: self.json, priority: None, native: self.native }
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
@@ -244,6 +256,7 @@ struct Line {
     text: Vec<u8>,
     json: bool,
     priority: Option<u8>,
+    native: Option<&'static Journal>,
 }
 
 impl Write for Line {
@@ -260,6 +273,11 @@ impl Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if self.text.is_empty() {
+            return;
+        }
+        if let (Some(journal), Some(priority)) = (self.native, self.priority)
+            && journal.take(priority, &self.text)
+        {
             return;
         }
         let mut line = self.priority.map(|priority| format!("<{priority}>")).unwrap_or_default();

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -107,7 +108,12 @@ fn whatever_callers_say_is_an_object_in_json() {
 #[test]
 fn the_journal_is_told_priorities_and_only_the_journal() {
     let redis = RedisServer::start();
-    let mut daemon = operated(&redis.url()).env("RUST_LOG", "debug").start();
+    // Lines are what there is where the journal does not listen.
+    let mut daemon = operated(&redis.url())
+        .env("RUST_LOG", "debug")
+        .env("FUSEBOX_TEST_HOOKS", "1")
+        .env("FUSEBOX_TEST_JOURNAL", "/nowhere")
+        .start();
     let file = fs::metadata(daemon.log()).unwrap();
     let inherited = format!("{}:{}", file.dev(), file.ino() + 1);
     for (stream, marked) in [(format!("{}:{}", file.dev(), file.ino()), true), (inherited, false)] {
@@ -124,6 +130,35 @@ fn the_journal_is_told_priorities_and_only_the_journal() {
         assert_eq!(has("<7>DEBUG ", ""), marked, "{log}");
         assert_eq!(has("20", ""), !marked, "the journal stamps lines itself: {log}");
     }
+}
+
+#[test]
+fn a_journal_that_listens_gets_the_fields_of_each_event() {
+    let (redis, folder) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let socket = folder.path().join("socket");
+    let journal = UnixDatagram::bind(&socket).unwrap();
+    journal.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut daemon = operated(&redis.url())
+        .env("FUSEBOX_TEST_HOOKS", "1")
+        .env("FUSEBOX_TEST_JOURNAL", socket.to_str().unwrap())
+        .start();
+    let file = fs::metadata(daemon.log()).unwrap();
+    let before = daemon.log_text().len();
+    daemon.set_env("JOURNAL_STREAM", &format!("{}:{}", file.dev(), file.ino()));
+    daemon.restart();
+    daemon.order("/admin/circuit-breaker/redis/force-open");
+    let mut bytes = vec![0; 1 << 17];
+    let mut events = std::iter::from_fn(|| {
+        let read = journal.recv(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..read]).into_owned())
+    });
+    let event = events.find(|event| event.contains("the breaker changed its state"));
+    let event = event.expect("the journal was told");
+    for field in ["PRIORITY=6\n", "SYSLOG_IDENTIFIER=fusebox\n", "FUSEBOX_BACKEND=redis\n"] {
+        assert!(event.contains(field), "{field}: {event}");
+    }
+    assert!(event.contains("MESSAGE=the breaker changed its state backend=\"redis\""), "{event}");
+    assert_eq!(daemon.log_text().split_off(before), "", "it is told once");
 }
 
 #[test]
