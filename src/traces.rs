@@ -7,9 +7,9 @@
 //!
 //! **The one rule that a maintainer might break:** nothing on a call's way waits for the task, and the task
 //! alone waits for the collector. Nothing wakes the task but its clock and a list that is long enough: a
-//! wake for each record would cost a call more than the record itself. A collector that is down, slow or gone costs spans, never time. The SDK's
-//! own batch processor would do as much, but neither counts what it drops nor can be asked whether a
-//! collector took a batch; and its spans would be made on the calls' way.
+//! wake for each record would cost a call more than the record itself. A collector that is down, slow or
+//! gone costs spans, never time. The SDK's own batch processor would do as much, but neither counts what it
+//! drops nor can be asked whether a collector took a batch; and its spans would be made on the calls' way.
 //!
 //! What is set by the environment, by the names of the specification
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>), is read in

@@ -126,8 +126,8 @@ impl Circuit {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Settles a permit, tells what it brought about, and returns the transition if there was one. `error` is remembered for `explain` where
-    /// the attempt failed.
+    /// Settles a permit, tells what it brought about, and returns the transition if there was one. `error`
+    /// is remembered for `explain` where the attempt failed.
     pub fn settle(
         &self,
         permit: Permit<'_>,

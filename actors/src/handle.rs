@@ -63,7 +63,8 @@ pub struct Lent {
 
 /// What the steps of one call share.
 pub(crate) struct Context {
-    pub(crate) began: Reading,
+    /// The clock as it was last read: at the beginning, and after each wait.
+    pub(crate) read_at: Reading,
     pub(crate) deadline: Moment,
     /// Until when it may be tried on the wire.
     pub(crate) live_until: Moment,
@@ -158,7 +159,7 @@ impl Lent {
         let deadline = call.options.deadline.unwrap_or_else(|| self.circuit.default_deadline());
         let is_write = matches!(plan.access, Access::Write(_));
         let mut context = Context {
-            began,
+            read_at: began,
             deadline: started.plus(deadline),
             live_until: started.plus(deadline),
             call,

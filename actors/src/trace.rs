@@ -437,6 +437,11 @@ fn steps(first: Option<FirstAttempt>, mut more: Vec<Step>) -> Vec<Step> {
 }
 
 impl Trail {
+    /// Whether steps are noted at all.
+    pub fn keeps(&self) -> bool {
+        self.keeps
+    }
+
     /// Notes a step.
     pub fn step(&mut self, began: Reading, ended: Reading, kind: StepKind) {
         if self.keeps {

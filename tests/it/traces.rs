@@ -43,6 +43,7 @@ fn all_kinds_of_calls_arrive(protocol: &str) {
     let mut redis = RedisServer::start();
     let builder = traced(Daemon::with_redis(&redis.url()), &url, protocol)
         .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+        .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
         .env("OTEL_SERVICE_NAME", "shop");
     let daemon = builder.start();
 

@@ -49,7 +49,7 @@ impl Lent {
     /// Tries the call on the wire, at most as often as the settings say and never past its deadline.
     pub(crate) async fn attempts(&self, context: &mut Context, carried: Carried) -> Live {
         let retry = self.circuit.settings.load().retry;
-        let mut read = context.began;
+        let mut read = context.read_at;
         loop {
             let error = match self.attempt(context, carried, read).await {
                 Ok((reply, rest)) => return Live::Answered(reply, rest),
@@ -228,14 +228,16 @@ impl Lent {
         code: &'static str,
         detail: String,
     ) -> NoAnswer {
-        let step = StepKind::Attempt {
-            span_id: 0,
-            number: context.attempts + 1,
-            verdict: None,
-            error: Some(Box::new((code.into(), detail.clone()))),
-            transition: None,
-        };
-        context.trail.step(began, began, step);
+        if context.trail.keeps() {
+            let step = StepKind::Attempt {
+                span_id: 0,
+                number: context.attempts + 1,
+                verdict: None,
+                error: Some(Box::new((code.into(), detail.clone()))),
+                transition: None,
+            };
+            context.trail.step(began, began, step);
+        }
         NoAnswer::Rejected { code, detail }
     }
 

@@ -43,7 +43,8 @@ impl Lent {
         let overlaid = if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
             let began = self.clock().read();
             let passed = self.pass_fence(context, read).await;
-            context.trail.step(began, self.clock().read(), StepKind::Fence);
+            context.read_at = self.clock().read();
+            context.trail.step(began, context.read_at, StepKind::Fence);
             passed?
         } else {
             Vec::new()

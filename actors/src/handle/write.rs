@@ -77,7 +77,8 @@ impl Lent {
             };
             let began = self.clock().read();
             let waited = self.wait_for_lanes(context, &why, note).await;
-            context.trail.step(began, self.clock().read(), StepKind::Fence);
+            context.read_at = self.clock().read();
+            context.trail.step(began, context.read_at, StepKind::Fence);
             waited?;
         }
         let result = self.write_live(context, write, queueable, op_id, digest).await;

@@ -56,11 +56,20 @@ impl Traces {
     }
 
     async fn call(&self, body: &str, sampled: bool) -> Result<Reply, CallError> {
+        self.call_with(body, sampled, CallOptions::default()).await
+    }
+
+    async fn call_with(
+        &self,
+        body: &str,
+        sampled: bool,
+        options: CallOptions,
+    ) -> Result<Reply, CallError> {
         let parent = SpanRef { sampled, ..CALLER };
         let trace = CallTrace { parent, is_remote: true, ..CallTrace::new("/call") };
         let call = Call {
             body: Bytes::copy_from_slice(body.as_bytes()),
-            options: CallOptions::default(),
+            options,
             uid: 0,
             admin: false,
             trace,
@@ -181,4 +190,20 @@ async fn a_transition_tells_the_traces_of_the_errors_that_caused_it() {
     let explained = backend.explain();
     let traced = explained.last_errors.iter().filter_map(|error| error.trace_id.as_ref());
     assert!(traced.into_iter().any(|id| *id == told), "{:?}", explained.last_errors);
+}
+
+#[tokio::test]
+async fn an_attempt_begins_when_the_wait_for_queued_writes_is_over() {
+    let world = Traces::start(true).await;
+    world.server.set(Mode::Down);
+    // A read of what an increment leaves has to wait for it.
+    let queued = world.call_with("INCR n", false, durable()).await.unwrap();
+    assert_eq!(queued.source, Source::Queued);
+    world.server.set(Mode::Up);
+    assert_eq!(value(&world.call("GET n", true).await.unwrap()), "1");
+    let traced = world.taken().into_iter().rfind(|traced| steps(traced).contains(&"Fence".into()));
+    let traced = traced.expect("it waited");
+    assert_eq!(steps(&traced), ["Fence", "Success"]);
+    let [fence, attempt] = &traced.steps[..] else { panic!("two steps") };
+    assert!(fence.ended > fence.began && attempt.began >= fence.ended, "{traced:?}");
 }
