@@ -4,6 +4,7 @@ pub mod clickhouse;
 pub mod firestore;
 pub mod redis;
 
+mod dial;
 pub(crate) mod percent;
 mod secret;
 pub(crate) mod tls;

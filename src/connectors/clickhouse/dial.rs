@@ -14,34 +14,15 @@ use std::{
     time::Duration,
 };
 
+use super::settings::ClickHouseSettings;
+use crate::connectors::dial::{Dial, Stream};
 use hyper::rt;
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
 
-use super::settings::ClickHouseSettings;
-use crate::connectors::tls::{self, TlsError};
+pub(super) use crate::connectors::dial::DialError;
 
 /// The longest that connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-
-/// A connected socket of any kind.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
-    /// Nobody answers there.
-    #[error("cannot connect to {0}: {1}")]
-    Connect(String, io::Error),
-    /// Somebody answers, whom TLS does not let pass.
-    #[error("TLS with {0} failed: {1}")]
-    Tls(String, String),
-}
 
 /// Connects to one server.
 pub(super) struct Dialer {
@@ -63,25 +44,21 @@ impl Dialer {
     /// Connects.
     pub(super) async fn dial(&self) -> Result<Socket, DialError> {
         let url = &self.settings.url;
-        let failed = |error| DialError::Connect(url.to_string(), error);
         let limit = CONNECT_MAX.min(self.settings.timeout / 2);
-        let connected = async {
-            let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            stream.set_zero_linger().map_err(failed)?;
-            if !url.tls {
-                return Ok(Box::new(stream) as Box<dyn Stream>);
-            }
-            let ca_file = self.settings.ca_file.as_deref();
-            match tls::secured(stream, &url.host, ca_file, &[]).await {
-                Ok(stream) => Ok(Box::new(stream) as Box<dyn Stream>),
-                Err(TlsError::Tls(why)) => Err(DialError::Tls(url.to_string(), why)),
-                Err(TlsError::Io(error)) => Err(failed(error)),
-            }
+        let dial = Dial {
+            address: url.to_string(),
+            host: &url.host,
+            port: url.port,
+            tls: url.tls,
+            ca_file: self.settings.ca_file.as_deref(),
+            protocols: &[],
+            resets: true,
         };
-        let overdue =
-            |_| failed(io::Error::new(io::ErrorKind::TimedOut, format!("not within {limit:?}")));
-        let stream = tokio::time::timeout(limit, connected).await.map_err(overdue)??;
+        let overdue = |_| {
+            let late = io::Error::new(io::ErrorKind::TimedOut, format!("not within {limit:?}"));
+            DialError::Connect(url.to_string(), late)
+        };
+        let stream = tokio::time::timeout(limit, dial.connect()).await.map_err(overdue)??;
         self.open.fetch_add(1, Ordering::Relaxed);
         Ok(Socket { stream: TokioIo::new(stream), open: Arc::clone(&self.open) })
     }
