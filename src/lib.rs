@@ -10,6 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 
+mod attend;
 pub mod cli;
 mod config;
 pub mod connectors;

@@ -28,6 +28,7 @@ use super::{
     peer::{Caller, Peers},
     problem::Problem,
 };
+use crate::attend::attended;
 
 /// Connections at once, over all listeners.
 const CONNECTIONS: usize = 1_024;
@@ -189,7 +190,7 @@ impl Server {
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_MAX)
             .serve_connection(io, service);
-        if let Err(error) = watcher.watch(connection).await {
+        if let Err(error) = attended(watcher.watch(connection)).await {
             tracing::debug!(%error, "connection ended");
         }
     }

@@ -9,7 +9,7 @@
 //! **One task.** hyper's connection is a future beside the request's own. Given to a task of its own, it
 //! costs each request and each piece of an answer a hand-over from one task to another, often to another
 //! thread; so whoever waits for an answer polls the connection itself ([`Line::turn`]). What they tell each
-//! other within that poll wakes nobody ([`Bell`]).
+//! other within that poll wakes nobody ([`Attendant`]).
 //!
 //! **Who owns what.** A [`Line`] belongs to one exchange at a time. The exchange that is dropped drops it,
 //! which resets the connection ([`super::dial`]); only an answer that was read to its end, on a connection
@@ -23,17 +23,13 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker, ready},
+    sync::{Arc, Weak},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use fusebox_actors::connector::AttemptError;
-use futures_util::task::AtomicWaker;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{
     Request, Response,
@@ -47,13 +43,12 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use super::dial::{DialError, Dialer, Socket};
+use crate::attend::Attendant;
 
 /// How long an idle connection is kept.
 const IDLE_MAX: Duration = Duration::from_secs(2);
 /// What hyper reads at once at most.
 const READ_MAX: usize = 256 * 1024;
-/// How often a connection and what waits for it are polled in turn before the task is woken instead.
-const TURNS_MAX: usize = 8;
 
 /// The body of a request.
 pub(super) type Body = UnsyncBoxBody<Bytes, AttemptError>;
@@ -176,17 +171,14 @@ struct Line {
     sender: SendRequest<Body>,
     /// None once it has ended.
     connection: Option<Connection<Socket, Body>>,
-    bell: Arc<Bell>,
-    waker: Waker,
+    attendant: Attendant,
 }
 
 impl Line {
     async fn new(socket: Socket) -> hyper::Result<Self> {
         let (sender, connection) =
             http1::Builder::new().max_buf_size(READ_MAX).handshake(socket).await?;
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(Arc::clone(&bell));
-        Ok(Self { sender, connection: Some(connection), bell, waker })
+        Ok(Self { sender, connection: Some(connection), attendant: Attendant::default() })
     }
 
     async fn carry(
@@ -203,23 +195,11 @@ impl Line {
         cx: &mut Context<'_>,
         mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.bell.task.register(cx.waker());
-        self.bell.attended.store(true, Ordering::SeqCst);
-        let mut polled = Poll::Pending;
-        for _ in 0..TURNS_MAX {
-            self.bell.rung.store(false, Ordering::SeqCst);
-            let mut inner = Context::from_waker(&self.waker);
-            advance(&mut self.connection, &mut inner);
-            polled = wanted(&mut inner);
-            if polled.is_ready() || !self.bell.rung.load(Ordering::SeqCst) {
-                break;
-            }
-        }
-        self.bell.attended.store(false, Ordering::SeqCst);
-        if polled.is_pending() && self.bell.rung.load(Ordering::SeqCst) {
-            cx.waker().wake_by_ref();
-        }
-        polled
+        let Self { connection, attendant, .. } = self;
+        attendant.turn(cx, |cx| {
+            advance(connection, cx);
+            wanted(cx)
+        })
     }
 
     /// Whether it is open and ready for a request. Of use only between exchanges.
@@ -233,28 +213,6 @@ impl Line {
 fn advance(connection: &mut Option<Connection<Socket, Body>>, cx: &mut Context<'_>) {
     if connection.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
         *connection = None;
-    }
-}
-
-/// Wakes the task of an exchange, unless that is attending to it anyway.
-#[derive(Default)]
-struct Bell {
-    task: AtomicWaker,
-    attended: AtomicBool,
-    rung: AtomicBool,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // In this order, and the other one in `turn`: one of both sides sees what the other did.
-        self.rung.store(true, Ordering::SeqCst);
-        if !self.attended.load(Ordering::SeqCst) {
-            self.task.wake();
-        }
     }
 }
 

@@ -32,6 +32,7 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 use prost::Message;
 use prost_types::Timestamp;
 use tokio::time::{Instant, timeout_at};
+use tonic::Status;
 
 use super::{
     Shared,
@@ -251,12 +252,15 @@ impl Shared {
         })??;
         request.set_timeout(limit);
         let behalf = aboard.first().map(|cargo| cargo.behalf()).unwrap_or_default();
-        let (wait, pass) = self.fence.enter(lanes, Instant::now() + limit);
+        let expiry = Instant::now() + limit;
+        let (wait, pass) = self.fence.enter(lanes, expiry);
         let client = std::sync::Arc::clone(&self.client);
         let under_way = tokio::spawn(async move {
             let mut closes = client.closed.subscribe();
             let answered = tokio::select! {
-                answered = stub.commit(request) => answered,
+                answered = timeout_at(expiry + GRACE, stub.commit(request)) => {
+                    answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+                }
                 _ = closes.wait_for(|closed| *closed) => {
                     let message = "the connection was closed";
                     return Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message));
@@ -364,10 +368,15 @@ impl Shared {
             transaction: Bytes::new(),
         };
         let (mut stub, mut request) = self.client.request(message, "").await?;
-        request.set_timeout(self.client.settings.timeout);
-        match stub.commit(request).await {
-            Ok(_) => Ok(()),
-            Err(status) => Err(self.client.failed(&status, Behalf::default()).await),
+        let limit = self.client.settings.timeout;
+        request.set_timeout(limit);
+        match timeout_at(Instant::now() + limit, stub.commit(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.client.failed(&status, Behalf::default()).await),
+            Err(_) => {
+                let message = format!("no answer within {limit:?}");
+                Err(Failed::own(Verdict::Failure, ErrorClass::Unknown, "timeout", message))
+            }
         }
     }
 }

@@ -1,10 +1,9 @@
 //! The connection to Firestore, and requests on it.
 //!
-//! One HTTP/2 connection carries everything; it is made when it is first needed and made anew when it
-//! breaks. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
+//! One [channel](super::channel) carries everything. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
 //! `BeginTransaction` and Rollback.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use fusebox_actors::trace::PassedOn;
@@ -16,15 +15,11 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 };
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
-use tonic::{
-    Request,
-    metadata::{AsciiMetadataValue, MetadataValue},
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, metadata::AsciiMetadataValue};
 
 use super::{
     auth::Auth,
-    dial,
+    channel::Channel,
     names::Root,
     outcome::{self, Behalf, Failed},
     settings::FirestoreSettings,
@@ -32,9 +27,6 @@ use super::{
 
 /// The largest message that is taken: Firestore's own are far smaller.
 const MESSAGE_MAX: usize = 64 << 20;
-/// An unanswered ping after so long ends a connection with requests on it.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 /// A stub on the connection.
 pub(super) type Stub = FirestoreClient<Channel>;
@@ -46,7 +38,12 @@ tokio::task_local! {
 
 /// Does what `asked` does, with requests that bear `trace`.
 pub(super) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Output = T>) -> T {
-    let value = |text: &str| AsciiMetadataValue::try_from(text).ok();
+    // Of use once: marked so, neither side keeps it in its table of headers, where it would push out others.
+    let value = |text: &str| {
+        let mut value = AsciiMetadataValue::try_from(text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    };
     let headers = trace.iter().flat_map(|trace| {
         trace.headers().filter_map(|(name, text)| Some((name, value(&text)?))).collect::<Vec<_>>()
     });
@@ -105,14 +102,7 @@ impl Client {
         for (name, value) in trace {
             headers.insert(name, value);
         }
-        // By these two the service finds the database.
-        if let Ok(value) = MetadataValue::try_from(&root.database) {
-            headers.insert("google-cloud-resource-prefix", value);
-        }
-        let params = root.database.replace('/', "%2F").replace('(', "%28").replace(')', "%29");
-        if let Ok(value) = MetadataValue::try_from(format!("database={params}")) {
-            headers.insert("x-goog-request-params", value);
-        }
+        root.address(headers);
         let stub = FirestoreClient::new(self.channel()?)
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
@@ -215,12 +205,10 @@ impl Client {
         if let Some(channel) = &*channel {
             return Ok(channel.clone());
         }
-        let endpoint = endpoint(&self.settings).map_err(|why| {
+        let new = Channel::new(self.settings.clone()).map_err(|error| {
+            let why = format!("the url is not usable: {error}");
             Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
         })?;
-        let settings = self.settings.clone();
-        let new = endpoint
-            .connect_with_connector_lazy(tower::service_fn(move |_| dial::dial(settings.clone())));
         *channel = Some(new.clone());
         Ok(new)
     }
@@ -230,19 +218,4 @@ impl Client {
 pub(super) fn closed() -> Failed {
     let message = "the connector is closed";
     Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "closed", message)
-}
-
-fn endpoint(settings: &FirestoreSettings) -> Result<Endpoint, String> {
-    let unusable = |error: &dyn std::fmt::Display| format!("the url is not usable: {error}");
-    // TLS is the dialer's: the channel is told of the scheme by the origin alone.
-    let endpoint = Endpoint::from_shared(format!("http://{}", settings.url.authority()))
-        .map_err(|error| unusable(&error))?;
-    let origin = settings.url.to_string().parse().map_err(|error| unusable(&error))?;
-    Ok(endpoint
-        .origin(origin)
-        .connect_timeout(settings.timeout)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE_ANSWER)
-        .initial_connection_window_size(8 << 20)
-        .initial_stream_window_size(4 << 20))
 }

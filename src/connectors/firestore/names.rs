@@ -13,6 +13,8 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     write::Operation,
 };
 
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+
 use super::wire::Found;
 
 /// The root of a database's documents: `projects/p/databases/d/documents`.
@@ -21,13 +23,28 @@ pub(super) struct Root {
     /// `projects/p/databases/d`
     pub(super) database: String,
     prefix: String,
+    /// The headers by which the service finds the database.
+    headers: [Option<AsciiMetadataValue>; 2],
 }
 
 impl Root {
     /// The root of `database` in `project`.
     pub(super) fn new(project: &str, database: &str) -> Self {
         let database = format!("projects/{project}/databases/{database}");
-        Self { prefix: format!("{database}/documents/"), database }
+        let params = database.replace('/', "%2F").replace('(', "%28").replace(')', "%29");
+        let headers = [database.clone(), format!("database={params}")];
+        let headers = headers.map(|text| AsciiMetadataValue::try_from(text).ok());
+        Self { prefix: format!("{database}/documents/"), database, headers }
+    }
+
+    /// Puts the headers by which the service finds the database.
+    pub(super) fn address(&self, headers: &mut MetadataMap) {
+        let names = ["google-cloud-resource-prefix", "x-goog-request-params"];
+        for (name, value) in names.into_iter().zip(&self.headers) {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
     }
 
     /// The full name of `path`; of the root itself where it is empty.

@@ -22,9 +22,10 @@ use fusebox_actors::connector::{AttemptError, Attempted};
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
-use tonic::{Code, ConnectError, Status};
+use tonic::{Code, Status};
 
-use super::dial::DialError;
+use super::channel::NotSent;
+use crate::connectors::dial::DialError;
 
 /// How long an exhausted server is left alone where it does not say.
 const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
@@ -87,7 +88,7 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
         Code::ResourceExhausted => (NotExecuted, Failure),
         Code::Aborted if behalf.transaction => (Rejected, Success),
         Code::Aborted => (NotExecuted, Success),
-        Code::Unavailable if was_not_sent(status) => (NotExecuted, Failure),
+        Code::Unavailable if not_sent(status).is_some() => (NotExecuted, Failure),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal => {
             (Unknown, Failure)
         }
@@ -112,28 +113,17 @@ fn is_of_database(status: &Status) -> bool {
     text.contains("database") && text.contains("does not exist")
 }
 
-/// What TLS has against the server, where that is why there is no connection.
-fn tls_of(status: &Status) -> Option<String> {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if let Some(dial @ DialError::Tls(..)) = error.downcast_ref::<DialError>() {
-            return Some(dial.to_string());
-        }
-        source = error.source();
-    }
-    None
+/// Why nothing of it was acted upon, where that is known.
+fn not_sent(status: &Status) -> Option<&NotSent> {
+    status.source()?.downcast_ref()
 }
 
-/// Whether there was no connection to send it on.
-fn was_not_sent(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        source = error.source();
+/// What TLS has against the server, where that is why there is no connection.
+fn tls_of(status: &Status) -> Option<String> {
+    match not_sent(status)? {
+        NotSent::Dial(dial) if matches!(**dial, DialError::Tls(..)) => Some(dial.to_string()),
+        NotSent::Dial(_) | NotSent::Refused(_) => None,
     }
-    false
 }
 
 /// The server's own words; of a failure on the way, its deepest cause.

@@ -1,0 +1,398 @@
+//! A gRPC channel: one HTTP/2 connection that is dialled when it is first needed and anew after it broke.
+//!
+//! ```text
+//!            there ──────────────────┐
+//!  request ─▶ being dialled: wait ───┼─▶ stream: head, message and end in one write ─▶ answer, trailers
+//!            none: dial, and tell ───┘       │ refused before the server acted      │ it broke
+//!            all who wait                    ▼                                      ▼
+//!                                        `NotSent`                            of unknown outcome
+//! ```
+//! tonic has a channel of its own, which is not used here: it puts a queue with a task, hyper's dispatcher and
+//! a task for each body between a caller and the connection, and writes head, message and end of a request
+//! one after the other, each of which wakes the server. A get through all that took a quarter longer.
+//!
+//! **Tasks.** The connection is driven by one, which ends with it. A request is carried by its caller's own
+//! task; dropped, its stream is reset.
+//!
+//! **A connection that broke** is noticed by its task, and by whoever finds it unusable before anything is
+//! sent: that one dials anew, once. A silent one is found out by a ping every [`KEEP_ALIVE`] while it carries
+//! requests.
+
+use std::{
+    future::{pending, poll_fn},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared, poll_immediate},
+};
+use h2::{
+    Ping, PingPong, Reason, RecvStream, SendStream,
+    client::{Builder, SendRequest},
+};
+use http_body_util::BodyExt;
+use hyper::{
+    HeaderMap, Request, Response, Uri,
+    body::Frame,
+    header::{HeaderValue, USER_AGENT},
+    http::uri::{Authority, InvalidUri, PathAndQuery, Scheme},
+};
+use parking_lot::Mutex;
+use tokio::time::{sleep, timeout};
+use tonic::{Status, body::Body};
+
+use super::settings::FirestoreSettings;
+use crate::connectors::dial::{Dial, DialError, Stream};
+
+/// What gRPC is spoken in.
+const HTTP2: &[&str] = &["h2"];
+/// How much a server may send of one answer before it is read, and of all together.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// A connection that carries requests is pinged so often.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// One whose ping is unanswered for so long is given up.
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// How often a request looks for a usable connection.
+const TRIES: usize = 2;
+
+const USER_AGENT_VALUE: HeaderValue =
+    HeaderValue::from_static(concat!("fusebox/", env!("CARGO_PKG_VERSION")));
+
+/// Nothing of a request was acted upon: the source of the status that says so.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum NotSent {
+    /// There is no connection.
+    #[error(transparent)]
+    Dial(Arc<DialError>),
+    /// It was unusable already, or the server refused the stream.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl NotSent {
+    fn status(self) -> Status {
+        let mut status = Status::unavailable("there is no connection");
+        status.set_source(Arc::new(self));
+        status
+    }
+}
+
+/// See the [module](self). Clones share the connection.
+#[derive(Clone)]
+pub(super) struct Channel(Arc<Inner>);
+
+struct Inner {
+    settings: FirestoreSettings,
+    scheme: Scheme,
+    authority: Authority,
+    state: Mutex<State>,
+}
+
+enum State {
+    None,
+    Dialling(Shared<BoxFuture<'static, Result<Connection, NotSent>>>),
+    Open(Connection),
+}
+
+#[derive(Clone)]
+struct Connection {
+    sender: SendRequest<Bytes>,
+    /// How many requests it carries.
+    requests: Arc<AtomicUsize>,
+}
+
+impl Channel {
+    /// A channel to the server of `settings`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The server's name is none.
+    pub(super) fn new(settings: FirestoreSettings) -> Result<Self, InvalidUri> {
+        Ok(Self(Arc::new(Inner {
+            scheme: if settings.url.tls { Scheme::HTTPS } else { Scheme::HTTP },
+            authority: settings.url.authority().parse()?,
+            settings,
+            state: Mutex::new(State::None),
+        })))
+    }
+
+    /// Sends a request and returns once the head of its answer is here.
+    async fn exchange(self, request: Request<Body>) -> Result<Response<Answer>, Status> {
+        let (mut parts, mut body) = request.into_parts();
+        let message = next_message(&mut body).await.transpose()?.unwrap_or_default();
+        let more = match poll_immediate(next_message(&mut body)).await {
+            Some(None) => None,
+            Some(Some(second)) => Some((body, Some(second?))),
+            None => Some((body, None)),
+        };
+        let path = parts.uri.into_parts().path_and_query;
+        let mut uri = hyper::http::uri::Parts::default();
+        uri.scheme = Some(self.0.scheme.clone());
+        uri.authority = Some(self.0.authority.clone());
+        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        parts.uri = Uri::from_parts(uri).map_err(|error| Status::internal(error.to_string()))?;
+        parts.headers.insert(USER_AGENT, USER_AGENT_VALUE);
+
+        let (mut sender, carried) = self.ready().await?;
+        let refused = |error: h2::Error| NotSent::Refused(error.to_string()).status();
+        let (mut response, mut stream) =
+            sender.send_request(Request::from_parts(parts, ()), false).map_err(refused)?;
+        drop(sender);
+        // The connection's task writes both in one go.
+        stream.send_data(message, more.is_none()).map_err(lost)?;
+        let mut pump: Pump = more.map(|(body, second)| pump(body, stream, second).boxed());
+        let answered = poll_fn(|cx| {
+            advance(&mut pump, cx);
+            Pin::new(&mut response).poll(cx)
+        });
+        let response = answered.await.map_err(lost)?;
+        Ok(response.map(|answer| Answer { answer, pump, _carried: carried }))
+    }
+
+    /// A connection that takes a request now, dialled where there is none.
+    async fn ready(&self) -> Result<(SendRequest<Bytes>, Carried), Status> {
+        let mut unusable = String::new();
+        for _ in 0..TRIES {
+            let connection = self.connection().await.map_err(NotSent::status)?;
+            let carried = Carried::one(&connection.requests);
+            match connection.sender.clone().ready().await {
+                Ok(sender) => return Ok((sender, carried)),
+                Err(error) => {
+                    unusable = error.to_string();
+                    self.forget(&connection);
+                }
+            }
+        }
+        Err(NotSent::Refused(unusable).status())
+    }
+
+    async fn connection(&self) -> Result<Connection, NotSent> {
+        let dialling = {
+            let mut state = self.0.state.lock();
+            match &*state {
+                State::Open(connection) => return Ok(connection.clone()),
+                State::Dialling(dialling) => dialling.clone(),
+                State::None => {
+                    // A task of its own: it goes on when whoever wanted it has gone.
+                    let task = tokio::spawn(self.clone().dialled());
+                    let ended = task.map(|ended| {
+                        ended.unwrap_or_else(|error| Err(NotSent::Refused(error.to_string())))
+                    });
+                    let dialling = ended.boxed().shared();
+                    *state = State::Dialling(dialling.clone());
+                    dialling
+                }
+            }
+        };
+        dialling.await
+    }
+
+    async fn dialled(self) -> Result<Connection, NotSent> {
+        let dialled = self.dial().await;
+        *self.0.state.lock() = match &dialled {
+            Ok(connection) => State::Open(connection.clone()),
+            Err(_) => State::None,
+        };
+        dialled
+    }
+
+    async fn dial(&self) -> Result<Connection, NotSent> {
+        let settings = &self.0.settings;
+        let connecting = async {
+            let socket = socket(settings).await.map_err(|error| NotSent::Dial(Arc::new(error)))?;
+            let mut builder = Builder::new();
+            builder
+                .enable_push(false)
+                .initial_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW);
+            let hello = builder.handshake::<_, Bytes>(socket).await;
+            hello.map_err(|error| NotSent::Refused(error.to_string()))
+        };
+        let late = || NotSent::Refused(format!("no connection within {:?}", settings.timeout));
+        let connected = timeout(settings.timeout, connecting).await;
+        let (sender, connection) = connected.map_err(|_| late())??;
+        let requests = Arc::new(AtomicUsize::new(0));
+        drop(tokio::spawn(drive(connection, Arc::clone(&requests))));
+        Ok(Connection { sender, requests })
+    }
+
+    /// The next request dials anew, unless somebody did so already.
+    fn forget(&self, unusable: &Connection) {
+        let mut state = self.0.state.lock();
+        if matches!(&*state, State::Open(it) if Arc::ptr_eq(&it.requests, &unusable.requests)) {
+            *state = State::None;
+        }
+    }
+}
+
+impl tower::Service<Request<Body>> for Channel {
+    type Response = Response<Answer>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Answer>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.clone().exchange(request))
+    }
+}
+
+async fn socket(settings: &FirestoreSettings) -> Result<Box<dyn Stream>, DialError> {
+    let FirestoreSettings { url, ca_file, .. } = settings;
+    let dial = Dial {
+        address: url.authority(),
+        host: &url.host,
+        port: url.port,
+        tls: url.tls,
+        ca_file: ca_file.as_deref(),
+        protocols: HTTP2,
+        resets: false,
+    };
+    dial.connect().await
+}
+
+/// Reads and writes for a connection until it ends or falls silent. Whatever it carries then ends too.
+async fn drive(
+    mut connection: h2::client::Connection<Box<dyn Stream>, Bytes>,
+    requests: Arc<AtomicUsize>,
+) {
+    let silence = silence(connection.ping_pong(), requests);
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(%error, "the connection to Firestore ended");
+        },
+        () = silence => tracing::debug!("the connection to Firestore is silent"),
+    }
+}
+
+/// Returns once a ping is not answered.
+async fn silence(pings: Option<PingPong>, requests: Arc<AtomicUsize>) {
+    let Some(mut pings) = pings else { return pending().await };
+    loop {
+        sleep(KEEP_ALIVE).await;
+        if requests.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        let answered = timeout(KEEP_ALIVE_ANSWER, pings.ping(Ping::opaque())).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
+/// A request that its connection carries.
+struct Carried(Arc<AtomicUsize>);
+
+impl Carried {
+    fn one(requests: &Arc<AtomicUsize>) -> Self {
+        requests.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The next message of a request, encoded.
+async fn next_message(body: &mut Body) -> Option<Result<Bytes, Status>> {
+    loop {
+        match body.frame().await? {
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    return Some(Ok(data));
+                }
+            }
+            Err(status) => return Some(Err(status)),
+        }
+    }
+}
+
+/// Sends the further messages of a request as they come. They are few and small: Firestore's streams
+/// listen.
+async fn pump(mut body: Body, mut stream: SendStream<Bytes>, mut second: Option<Bytes>) {
+    loop {
+        let next = match second.take() {
+            Some(second) => Some(Ok(second)),
+            None => next_message(&mut body).await,
+        };
+        let sent = match next {
+            Some(Ok(message)) => stream.send_data(message, false),
+            Some(Err(_)) => return stream.send_reset(Reason::CANCEL),
+            None => return drop(stream.send_data(Bytes::new(), true)),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// What sends the rest of a request; none where all is sent.
+type Pump = Option<BoxFuture<'static, ()>>;
+
+fn advance(pump: &mut Pump, cx: &mut Context<'_>) {
+    if pump.as_mut().is_some_and(|pump| pump.as_mut().poll(cx).is_ready()) {
+        *pump = None;
+    }
+}
+
+/// The body of an answer.
+pub(super) struct Answer {
+    answer: RecvStream,
+    pump: Pump,
+    _carried: Carried,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { answer, pump, .. } = self.get_mut();
+        advance(pump, cx);
+        if let Some(data) = std::task::ready!(answer.poll_data(cx)) {
+            let data = data.map_err(lost).and_then(|data| {
+                answer.flow_control().release_capacity(data.len()).map_err(lost)?;
+                Ok(Frame::data(data))
+            });
+            return Poll::Ready(Some(data));
+        }
+        let trailers: Result<Option<HeaderMap>, h2::Error> =
+            std::task::ready!(answer.poll_trailers(cx));
+        Poll::Ready(trailers.map_err(lost).transpose().map(|it| it.map(Frame::trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+}
+
+/// A request's stream broke. What the server did is not known, unless it refused the stream.
+fn lost(error: h2::Error) -> Status {
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) => return NotSent::Refused(error.to_string()).status(),
+        Some(Reason::CANCEL) => return Status::cancelled(error.to_string()),
+        _ => {}
+    }
+    let mut status = Status::unavailable("the connection broke");
+    status.set_source(Arc::new(error));
+    status
+}
+
+#[cfg(test)]
+mod tests;
