@@ -482,17 +482,21 @@ impl Trail {
         if self.sampled { new_span_id() } else { 0 }
     }
 
-    /// What an attempt passes on whose span is `span_id`.
-    pub fn passed_on(&self, span_id: u64) -> PassedOn<'_> {
-        let CallTrace { parent, luggage, .. } = &self.trace;
+    /// What an attempt passes on whose span is `span_id`. Nothing of a trace that began here and that nobody
+    /// follows: no part of it would ever be seen.
+    pub fn passed_on(&self, span_id: u64) -> Option<PassedOn<'_>> {
+        let CallTrace { parent, luggage, is_remote, .. } = &self.trace;
+        if span_id == 0 && !is_remote && luggage.is_none() {
+            return None;
+        }
         let span =
             if span_id == 0 { *parent } else { SpanRef { span_id, sampled: true, ..*parent } };
         let luggage = luggage.as_deref();
-        PassedOn {
+        Some(PassedOn {
             span,
             tracestate: luggage.and_then(|it| it.tracestate.as_deref()),
             baggage: luggage.and_then(|it| it.baggage.as_deref()),
-        }
+        })
     }
 
     /// The span of a write that is about to be queued, to be stored with it. That it is queued makes it
@@ -527,4 +531,28 @@ pub struct Tried<'a> {
 /// Code and words of an attempt's error, for a step.
 pub fn told(error: &AttemptError) -> Box<(Cow<'static, str>, String)> {
     Box::new((error.code.clone(), error.message.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_is_passed_on_where_somebody_follows_it() {
+        let clock = Clock::system();
+        let tracer = Tracer::new(None, clock);
+        let own = tracer.begin(CallTrace::new("/call"), clock.read());
+        assert!(own.passed_on(0).is_none());
+        let parent = own.trace.parent;
+        let sampled = own.passed_on(7).unwrap().span;
+        assert_eq!(sampled, SpanRef { span_id: 7, sampled: true, ..parent });
+        let remote = CallTrace { is_remote: true, ..CallTrace::new("/call") };
+        let parent = remote.parent;
+        let remote = tracer.begin(remote, clock.read());
+        assert_eq!(remote.passed_on(0).unwrap().span, parent, "as the caller sent it");
+        let luggage = Luggage { tracestate: None, baggage: Some("a=b".into()) };
+        let loaded = CallTrace { luggage: Some(Box::new(luggage)), ..CallTrace::new("/call") };
+        let loaded = tracer.begin(loaded, clock.read());
+        assert_eq!(loaded.passed_on(0).unwrap().baggage, Some("a=b"));
+    }
 }

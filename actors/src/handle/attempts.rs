@@ -199,7 +199,7 @@ impl Lent {
             accepted_at: self.clock().unix(),
             now: self.clock().unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
-            trace: Some(context.trail.passed_on(span_id)),
+            trace: context.trail.passed_on(span_id),
         };
         let ended = tokio::select! {
             ended = context.connector.attempt(attempt) => ended,

@@ -5,7 +5,7 @@
 //! backoff, or half a second. Nothing is remembered that could be missed.
 //!
 //! Attempts take the same permits as live calls and at most a quarter of the bulkhead, and begin with
-//! one at a time: every success doubles the width up to that share, every failure takes it back to one.
+//! one at a time: they become more while that pays ([`width`]), and a failure takes them back to one.
 //!
 //! An attempt carries as many calls of different lanes as the connector takes together. The calls of an
 //! object that is closed to us wait by their label, also where they have no lane in common.
@@ -44,8 +44,10 @@ use crate::{
 };
 
 mod attempt;
+mod width;
 
 use attempt::attempt;
+use width::Width;
 
 /// How long the loop sleeps at most.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -72,7 +74,7 @@ pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
     let mut replay = Replay {
         lent,
         bus,
-        width: 1,
+        width: Width::default(),
         was_closed: true,
         ended_at: Moment::default(),
         draw: 0,
@@ -96,8 +98,7 @@ pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
 struct Replay {
     lent: Arc<Lent>,
     bus: EventBus,
-    /// Attempts at once.
-    width: usize,
+    width: Width,
     /// Whether the breaker was closed when last looked at.
     was_closed: bool,
     /// When the calls ended that are being settled, and the chance in their backoffs.
@@ -163,7 +164,7 @@ impl Replay {
             let barred = self.barred(now);
             self.tell_pause(barred);
             let rests = self.rest_until.is_some_and(|until| until > now);
-            if barred.is_some() || rests || attempts.len() >= self.width {
+            if barred.is_some() || rests || attempts.len() >= self.width.get() {
                 return;
             }
             let connector = SharedConnector::clone(&self.lent.connector.load());
@@ -177,6 +178,7 @@ impl Replay {
                 return;
             }
             self.begin(now);
+            self.width.begun(now);
             let lent = Arc::clone(&self.lent);
             attempts.spawn(async move { attempt(&lent, &connector, batch).await });
             // Give attempts that end at once their turn.
@@ -222,6 +224,9 @@ impl Replay {
 
     /// Waits for an attempt to end or for anything else to change.
     async fn sleep(&mut self, attempts: &mut JoinSet<Vec<Ended>>) {
+        if attempts.is_empty() {
+            self.width.idle();
+        }
         let clock = self.lent.circuit.clock;
         let due = self.lent.queue.index().next_due();
         let until = clock.now().plus(LOOK_EVERY);
@@ -320,15 +325,15 @@ impl Replay {
         self.bus.publish(circuit.clock.unix(), Some(&circuit.name), kind);
     }
 
-    /// Settles what was sent together. A success widens replay, a failure narrows it.
+    /// Settles what was sent together.
     fn ended(&mut self, ended: Vec<Ended>) {
-        let (mut applied, mut failed) = (false, false);
+        let (mut applied, mut failed) = (0, false);
         (self.ended_at, self.draw) = (self.lent.circuit.clock.now(), fastrand::u64(..));
         for Ended { mut taken, entry, result } in ended {
             let seq = taken.seq;
             match result {
                 Ok(Attempted { result: Ok(reply), .. }) => {
-                    applied = true;
+                    applied += 1;
                     self.applied(seq, &entry, reply);
                 }
                 Ok(Attempted { result: Err(error), .. }) => {
@@ -355,9 +360,9 @@ impl Replay {
         }
         let share = (self.lent.circuit.bulkhead.max() / 4).max(1) as usize;
         if failed {
-            self.width = 1;
-        } else if applied {
-            self.width = (self.width * 2).min(share);
+            self.width.failed();
+        } else {
+            self.width.carried(applied, self.ended_at, share);
         }
     }
 
