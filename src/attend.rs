@@ -102,32 +102,32 @@ mod tests {
         }
     }
 
-    /// Polls once what wakes itself so often and is ready then. Returns how often it was polled and its task
-    /// woken.
-    fn polled(wakes: usize) -> (usize, usize) {
+    /// Polls once what wakes itself so often and is ready then. Returns whether it was, how often it was
+    /// polled and how often its task was woken.
+    fn polled(restless: usize) -> (bool, usize, usize) {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut polls = 0;
         let future = attended(poll_fn(|cx| {
             polls += 1;
-            if polls > wakes {
+            if polls > restless {
                 return Poll::Ready(());
             }
             cx.waker().wake_by_ref();
             Poll::Pending
         }));
-        let _: Poll<()> = pin!(future).poll(&mut Context::from_waker(&waker));
-        (polls, woken.0.load(Ordering::SeqCst))
+        let polled: Poll<()> = pin!(future).poll(&mut Context::from_waker(&waker));
+        (polled.is_ready(), polls, woken.0.load(Ordering::SeqCst))
     }
 
     #[test]
     fn what_wakes_itself_is_polled_again_and_its_task_is_not_woken() {
-        assert_eq!(polled(3), (4, 0));
+        assert_eq!(polled(3), (true, 4, 0));
     }
 
     #[test]
     fn what_never_rests_lets_others_get_on() {
-        assert_eq!(polled(usize::MAX), (TURNS_MAX, 1));
+        assert_eq!(polled(usize::MAX), (false, TURNS_MAX, 1));
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -154,7 +154,7 @@ impl Channel {
             Pin::new(&mut response).poll(cx)
         });
         let response = answered.await.map_err(lost)?;
-        Ok(response.map(|answer| Answer { answer, pump, _carried: carried }))
+        Ok(response.map(|stream| Answer { stream, pump, _carried: carried }))
     }
 
     /// A connection that takes a request now, dialled where there is none.
@@ -350,7 +350,7 @@ fn advance(pump: &mut Pump, cx: &mut Context<'_>) {
 
 /// The body of an answer.
 pub(super) struct Answer {
-    answer: RecvStream,
+    stream: RecvStream,
     pump: Pump,
     _carried: Carried,
 }
@@ -363,22 +363,21 @@ impl hyper::body::Body for Answer {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { answer, pump, .. } = self.get_mut();
+        let Self { stream, pump, .. } = self.get_mut();
         advance(pump, cx);
-        if let Some(data) = std::task::ready!(answer.poll_data(cx)) {
+        if let Some(data) = ready!(stream.poll_data(cx)) {
             let data = data.map_err(lost).and_then(|data| {
-                answer.flow_control().release_capacity(data.len()).map_err(lost)?;
+                stream.flow_control().release_capacity(data.len()).map_err(lost)?;
                 Ok(Frame::data(data))
             });
             return Poll::Ready(Some(data));
         }
-        let trailers: Result<Option<HeaderMap>, h2::Error> =
-            std::task::ready!(answer.poll_trailers(cx));
+        let trailers: Result<Option<HeaderMap>, h2::Error> = ready!(stream.poll_trailers(cx));
         Poll::Ready(trailers.map_err(lost).transpose().map(|it| it.map(Frame::trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.answer.is_end_stream()
+        self.stream.is_end_stream()
     }
 }
 
