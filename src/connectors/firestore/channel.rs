@@ -167,7 +167,7 @@ impl Channel {
                 Ok(sender) => return Ok((sender, carried)),
                 Err(error) => {
                     unusable = error.to_string();
-                    self.forget(&connection);
+                    self.0.forget(&connection.requests);
                 }
             }
         }
@@ -179,8 +179,9 @@ impl Channel {
             let mut state = self.0.state.lock();
             match &*state {
                 State::Open(connection) => return Ok(connection.clone()),
-                State::Dialling(dialling) => dialling.clone(),
-                State::None => {
+                State::Dialling(dialling) if dialling.peek().is_none() => dialling.clone(),
+                // One that has ended and is still here was cut short: by a panic, or by the runtime's end.
+                State::Dialling(_) | State::None => {
                     // A task of its own: it goes on when whoever wanted it has gone.
                     let task = tokio::spawn(self.clone().dialled());
                     let ended = task.map(|ended| {
@@ -220,14 +221,28 @@ impl Channel {
         let connected = timeout(settings.timeout, connecting).await;
         let (sender, connection) = connected.map_err(|_| late())??;
         let requests = Arc::new(AtomicUsize::new(0));
-        drop(tokio::spawn(drive(connection, Arc::clone(&requests))));
+        let (inner, carries) = (Arc::downgrade(&self.0), Arc::clone(&requests));
+        drop(tokio::spawn(async move {
+            drive(connection, Arc::clone(&carries)).await;
+            // A strong reference would keep the connection open.
+            if let Some(inner) = inner.upgrade() {
+                inner.forget(&carries);
+            }
+        }));
         Ok(Connection { sender, requests })
     }
 
+    /// Whether there is a connection.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(&*self.0.state.lock(), State::Open(_))
+    }
+}
+
+impl Inner {
     /// The next request dials anew, unless somebody did so already.
-    fn forget(&self, unusable: &Connection) {
-        let mut state = self.0.state.lock();
-        if matches!(&*state, State::Open(it) if Arc::ptr_eq(&it.requests, &unusable.requests)) {
+    fn forget(&self, unusable: &Arc<AtomicUsize>) {
+        let mut state = self.state.lock();
+        if matches!(&*state, State::Open(open) if Arc::ptr_eq(&open.requests, unusable)) {
             *state = State::None;
         }
     }

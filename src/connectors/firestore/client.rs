@@ -192,9 +192,9 @@ impl Client {
         drop(self.channel.lock().take());
     }
 
-    /// Whether there is something to send on.
+    /// Whether there is a connection.
     pub(super) fn is_open(&self) -> bool {
-        self.channel.lock().is_some()
+        self.channel.lock().as_ref().is_some_and(Channel::is_open)
     }
 
     fn channel(&self) -> Result<Channel, Failed> {

@@ -73,6 +73,16 @@ async fn answered(channel: &Channel) {
     assert_eq!(whole.to_bytes(), "a");
 }
 
+/// Waits until the channel knows that it has no connection.
+async fn until_closed(channel: &Channel) {
+    let closed = async {
+        while channel.is_open() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, closed).await.unwrap();
+}
+
 /// Whether it is known that nothing of the request was acted upon.
 fn not_executed(status: &Status) -> bool {
     let error = outcome::of(status, outcome::Behalf::default()).error;
@@ -86,6 +96,7 @@ async fn all_who_come_first_share_one_connection_with_all_who_follow() {
     join_all((0..50).map(|_| answered(&channel))).await;
     answered(&channel).await;
     assert_eq!(connections.load(Ordering::SeqCst), 1);
+    assert!(channel.is_open());
 }
 
 #[tokio::test]
@@ -111,7 +122,7 @@ async fn a_message_bears_the_end_of_its_request_and_a_head_says_where_it_goes() 
     };
     let client = async {
         answered(&channel).await;
-        *channel.0.state.lock() = State::None;
+        drop(channel);
     };
     tokio::join!(server, client);
 }
@@ -148,6 +159,7 @@ async fn a_refused_stream_was_not_executed_and_a_broken_one_may_have_been() {
         assert!(!not_executed(&lost), "{lost:?}");
     };
     tokio::join!(server, client);
+    until_closed(&channel).await;
 }
 
 #[tokio::test]
@@ -162,6 +174,33 @@ async fn where_nobody_listens_nothing_is_sent_and_the_next_request_tries_again()
     }
     answering(TcpListener::bind(address).await.unwrap());
     answered(&channel).await;
+}
+
+#[tokio::test]
+async fn a_dial_that_was_cut_short_is_begun_anew() {
+    let (listener, channel) = played().await;
+    let cut_short = NotSent::Refused("cut short".to_owned());
+    let ended = futures_util::future::ready(Err(cut_short)).boxed().shared();
+    drop(ended.clone().await);
+    *channel.0.state.lock() = State::Dialling(ended);
+    answering(listener);
+    answered(&channel).await;
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_with_the_last_of_its_channels() {
+    let (listener, channel) = played().await;
+    let server = async {
+        let mut served = accepted(&listener).await;
+        answer(next(&mut served).await.1);
+        let end = timeout(PATIENCE, served.accept()).await.unwrap();
+        assert!(end.is_none_or(|request| request.is_err()));
+    };
+    let client = async {
+        answered(&channel).await;
+        drop(channel);
+    };
+    tokio::join!(server, client);
 }
 
 #[tokio::test]
