@@ -22,7 +22,7 @@
 //! longer the more documents there are, and longer for 500 at once than for 500 alone; replay is not
 //! measured against it. So there are two gates:
 //! - on loopback, replay against the same writes sent by hand in commits of 500, one after the other, which
-//!   is the least that such commits can take: what replay itself adds (1.2 to 1.5 times on two cores, on which the server and fusebox compete);
+//!   is the least that such commits can take: what replay itself adds (1.1 to 1.5 times on two cores, on which the server and fusebox compete);
 //! - through a network that takes [`ONE_WAY`] each way, replay against one commit each.
 //!
 //! The writes are queued while an operator has the backend offline; replay is timed from the order that ends
