@@ -9,7 +9,7 @@
 //! ```
 //! tonic has a channel of its own, which is not used here: it puts a queue with a task, hyper's dispatcher and
 //! a task for each body between a caller and the connection, and writes head, message and end of a request
-//! one after the other, each of which wakes the server. A get through all that took a quarter longer.
+//! one after the other, each of which wakes the server.
 //!
 //! **Tasks.** The connection is driven by one, which ends with it. A request is carried by its caller's own
 //! task; dropped, its stream is reset.

@@ -1,7 +1,7 @@
 //! The connection to Firestore, and requests on it.
 //!
-//! One [channel](super::channel) carries everything. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
-//! `BeginTransaction` and Rollback.
+//! One [channel](super::channel) carries everything. What is asked here is what both emulators answer: Commit,
+//! `BatchGetDocuments`, `RunQuery`, Listen, `BeginTransaction` and Rollback.
 
 use std::collections::HashMap;
 
@@ -44,10 +44,10 @@ pub(super) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Ou
         value.set_sensitive(true);
         Some(value)
     };
-    let headers = trace.iter().flat_map(|trace| {
-        trace.headers().filter_map(|(name, text)| Some((name, value(&text)?))).collect::<Vec<_>>()
+    let headers = trace.map(|trace| {
+        trace.headers().filter_map(|(name, text)| Some((name, value(&text)?))).collect()
     });
-    TRACE.scope(headers.collect(), asked).await
+    TRACE.scope(headers.unwrap_or_default(), asked).await
 }
 
 /// See the [module](self).

@@ -280,6 +280,10 @@ async fn a_server_that_never_answers_leaves_the_lane_in_doubt_and_no_other() {
     let third = fs.attempt(super::Attempt { timeout: half, ..attempt(&other, None) }).await;
     assert_ne!(&*third.result.unwrap_err().code, "fence");
     assert_eq!(third.verdict, Verdict::Neutral, "its time was shorter than the backend's own");
+    // Nor are those held up that share its commit.
+    let shared = together(&fs, &[(set("s/a", 2), None), (set("s/c", 1), None)]).await;
+    let codes: Vec<_> = shared.into_iter().map(|ended| ended.result.unwrap_err().code).collect();
+    assert!(codes[0] == "fence" && codes[1] != "fence", "{codes:?}");
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{handshake::Dialogue, resp::FrameFinder, stream::Stream};
+use super::{handshake::Dialogue, resp::FrameFinder};
+use crate::connectors::dial::Stream;
 
 /// No more requests are taken while so many bytes wait to be written.
 const OUTBOX_MAX: usize = 256 * 1024;

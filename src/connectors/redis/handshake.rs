@@ -15,8 +15,9 @@ use super::{
     resp::{self, FrameFinder, Reply},
     settings::{RedisSettings, Secret},
     shared::Shared,
-    stream::{self, OpenError, Stream},
+    stream,
 };
+use crate::connectors::dial::{DialError, Stream};
 
 /// Why a connection could not be had; what callers who waited for it are told.
 #[derive(Clone, Debug)]
@@ -136,8 +137,8 @@ pub(super) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed
     let settings = &shared.settings;
     let password = password(settings).await?;
     let stream = stream::open(settings).await.map_err(|error| match error {
-        OpenError::Connect(..) => Failed::connect(error.to_string()),
-        OpenError::Tls(..) => Failed::blocked("tls", error.to_string()),
+        DialError::Connect(..) => Failed::connect(error.to_string()),
+        DialError::Tls(..) => Failed::blocked("tls", error.to_string()),
     })?;
     let mut dialogue = Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() };
     let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
