@@ -115,6 +115,24 @@ async fn calls_that_fail_together_are_tried_again_together() {
 }
 
 #[tokio::test]
+async fn replay_sends_more_at_once_to_a_backend_that_is_far_away_up_to_its_share() {
+    let world = World::one().await;
+    let in_flight = |world: &World| world.backend().member.lent.circuit.bulkhead.in_flight();
+    world.backend().set_offline(true).await.unwrap();
+    queued(&world, (0..400).map(|n| format!("SET k{n} {n}"))).await;
+    world.server().set(Mode::Slow);
+    world.backend().set_offline(false).await.unwrap();
+    let share = settings("one").in_flight_max / 4;
+    world.until("its share is used", |world| in_flight(world) >= share).await;
+    for _ in 0..100 {
+        assert!(in_flight(&world) <= share);
+        tokio::task::yield_now().await;
+    }
+    world.server().set(Mode::Up);
+    world.drained().await;
+}
+
+#[tokio::test]
 async fn a_backend_that_wants_a_pause_gets_one() {
     let world = World::one().await;
     world.server().set(Mode::Down);
