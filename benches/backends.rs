@@ -42,12 +42,10 @@
 )]
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::TcpStream,
     ops::Range,
     os::unix::net::UnixStream,
     process::ExitCode,
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -65,6 +63,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+#[path = "backends/figure.rs"]
+mod figure;
+#[path = "backends/http.rs"]
+mod http;
+#[path = "backends/network.rs"]
+mod network;
+
 /// The tests' own servers and daemon.
 #[expect(dead_code, unused_imports, reason = "the tests need more of it")]
 #[path = "../tests/it/support"]
@@ -79,6 +84,9 @@ mod support {
     pub(crate) mod redis;
 }
 
+use figure::{Figure, Gate};
+use http::Http;
+use network::network;
 use support::{
     clickhouse::{ClickHouse, Engine},
     daemon::{Builder, Client, Daemon},
@@ -100,104 +108,6 @@ const ONE_WAY: Duration = Duration::from_millis(5);
 const QUEUED: usize = 50_000;
 const PROJECT: &str = "fusebox";
 const DATABASE: &str = "projects/fusebox/databases/(default)";
-
-/// A figure and its gate.
-struct Figure {
-    what: &'static str,
-    direct: String,
-    ours: String,
-    value: f64,
-    gate: Gate,
-}
-
-enum Gate {
-    AtMost(f64),
-    AtLeast(f64),
-    /// It is only told.
-    None,
-}
-
-impl Figure {
-    fn holds(&self) -> bool {
-        match self.gate {
-            Gate::AtMost(most) => self.value <= most,
-            Gate::AtLeast(least) => self.value >= least,
-            Gate::None => true,
-        }
-    }
-
-    fn print(&self) {
-        let gate = match self.gate {
-            Gate::AtMost(most) => format!("<= {most}"),
-            Gate::AtLeast(least) => format!(">= {least}"),
-            Gate::None => "none".to_owned(),
-        };
-        let Self { what, direct, ours, value, .. } = self;
-        println!("{what:<44} {direct:>14} {ours:>14} {value:>8.2} {gate:>8}");
-    }
-}
-
-/// A kept connection that speaks HTTP/1.1.
-struct Http<S: Read + Write>(BufReader<S>);
-
-impl<S: Read + Write> Http<S> {
-    fn new(stream: S) -> Self {
-        Self(BufReader::with_capacity(1 << 18, stream))
-    }
-
-    /// POSTs and reads the answer to its end. Returns how long it was.
-    fn post(&mut self, path: &str, body: &str) -> usize {
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.0.get_mut().write_all(head.as_bytes()).expect("the request");
-        let status = self.line();
-        let mut length = None;
-        loop {
-            let line = self.line().to_ascii_lowercase();
-            if line.is_empty() {
-                break;
-            }
-            length = line.strip_prefix("content-length: ").map_or(length, |it| it.parse().ok());
-        }
-        let read = match length {
-            Some(length) => self.skip(length),
-            None => self.skip_chunks(),
-        };
-        assert!(status.contains(" 200 ") || status.contains(" 202 "), "{path}: {status}");
-        read
-    }
-
-    fn skip_chunks(&mut self) -> usize {
-        let mut whole = 0;
-        loop {
-            let size = usize::from_str_radix(&self.line(), 16).expect("a chunk's size");
-            whole += self.skip(size);
-            self.line();
-            if size == 0 {
-                return whole;
-            }
-        }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("a line");
-        line.trim_end().to_owned()
-    }
-
-    fn skip(&mut self, length: usize) -> usize {
-        let mut left = length;
-        while left > 0 {
-            let there = self.0.fill_buf().expect("the body").len().min(left);
-            assert!(there > 0, "the body broke off");
-            self.0.consume(there);
-            left -= there;
-        }
-        length
-    }
-}
 
 fn ours(daemon: &Client) -> Http<UnixStream> {
     Http::new(UnixStream::connect(daemon.socket()).expect("the daemon listens"))
@@ -307,55 +217,6 @@ fn document(name: String, value: i64) -> Document {
 
 fn name(collection: &str, number: usize) -> String {
     format!("{DATABASE}/documents/{collection}/d{number}")
-}
-
-/// A network of some length in front of a server, as long for many bytes as for few. Returns its port.
-fn network(server: u16, one_way: Duration) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let port = listener.local_addr().expect("its address").port();
-    thread::spawn(move || {
-        for near in listener.incoming() {
-            let near = near.expect("a connection");
-            let far = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).expect("the server");
-            let clone = |stream: &TcpStream| {
-                stream.set_nodelay(true).expect("no delay");
-                stream.try_clone().expect("a second handle to a socket")
-            };
-            carry(clone(&near), clone(&far), one_way);
-            carry(far, near, one_way);
-        }
-    });
-    port
-}
-
-/// Carries bytes one way until either end has gone.
-fn carry(mut from: TcpStream, mut to: TcpStream, one_way: Duration) {
-    if one_way.is_zero() {
-        thread::spawn(move || {
-            io::copy(&mut from, &mut to).ok();
-            to.shutdown(Shutdown::Both).ok();
-        });
-        return;
-    }
-    let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
-    thread::spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
-        while let Ok(read @ 1..) = from.read(&mut buffer) {
-            let due = Instant::now() + one_way;
-            if sender.send((due, buffer[..read].to_vec())).is_err() {
-                return;
-            }
-        }
-    });
-    thread::spawn(move || {
-        for (due, bytes) in receiver {
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            if to.write_all(&bytes).is_err() {
-                break;
-            }
-        }
-        to.shutdown(Shutdown::Both).ok();
-    });
 }
 
 /// The processor time that a process has used, in seconds: unlike what passes, it does not tell of what
