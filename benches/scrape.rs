@@ -69,7 +69,7 @@ impl Connector for Stub {
         let lane = LaneId::of(b"", &body);
         let outage = Outage::ReplyKnown(Bytes::from_static(b"OK"));
         let access = if body.starts_with(b"W") {
-            Access::Write(Write { absolute: true, free_token: false, outage })
+            Access::Write(Write { absolute: true, ..Write::new(outage) })
         } else {
             let slots = vec![Slot { lane, key: body.clone() }];
             Access::Read(Read { keyed: true, slots, miss: None })

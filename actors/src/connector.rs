@@ -70,14 +70,42 @@ pub struct Slot {
 }
 
 /// What a write allows.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one write")]
 #[derive(Clone, Debug)]
 pub struct Write {
     /// Leaves the same state however often it is applied.
     pub absolute: bool,
+    /// Sets the whole value of its only lane, whatever the lane held: after it, earlier writes of the lane
+    /// make no difference. Only of meaning for an absolute write of one lane.
+    pub whole: bool,
+    /// Its reply is the same however often it is applied (`OK`). Where it is not, a reply to a repetition
+    /// is not the reply that the first attempt would have had, and the caller is told so.
+    pub settled_reply: bool,
     /// Whether a token costs the backend nothing: then every live attempt bears one too.
     pub free_token: bool,
+    /// Queued writes of the same number may be sent as one ([`Connector::attempt_group`]); `None` for one
+    /// that is always sent alone.
+    pub gather: Option<u64>,
+    /// What is queued depends on what else waits in its lanes (a deadline that it carries): its attempts
+    /// see what stands behind it ([`Attempt::following`]).
+    pub timed: bool,
     /// What an outage lets one say of it.
     pub outage: Outage,
+}
+
+impl Write {
+    /// A write that needs a token to be repeated, with nothing else said of it.
+    pub fn new(outage: Outage) -> Self {
+        Self {
+            absolute: false,
+            whole: false,
+            settled_reply: false,
+            free_token: false,
+            gather: None,
+            timed: false,
+            outage,
+        }
+    }
 }
 
 /// What is known of a write that the backend has not seen yet.
@@ -141,6 +169,16 @@ impl fmt::Debug for Upload {
     }
 }
 
+/// Earlier attempts of a write may have been carried out: what a proof must know of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Doubt<'a> {
+    /// When the first of them was sent, on the wall clock.
+    pub since: UnixMillis,
+    /// What the connector had noted beside that sending ([`Connector::prepare`], or
+    /// [`AttemptError::doubt`]); empty where it noted nothing.
+    pub evidence: &'a Bytes,
+}
+
 /// One try of a call on the wire.
 #[derive(Clone, Debug)]
 pub struct Attempt<'a> {
@@ -155,11 +193,16 @@ pub struct Attempt<'a> {
     /// The token by which the backend recognises a write that it applied already; `None` for reads
     /// and absolute writes.
     pub token: Option<OpId>,
-    /// Whether an earlier attempt may have been executed. One that bears a token is sent only where the
-    /// backend would recognise it; where it would not, it ends as [`ErrorClass::Ambiguous`] unsent.
-    pub sent_before: bool,
-    /// Calls that wait in the backend's queue: a token must be remembered for as many others.
-    pub waiting: u64,
+    /// Digest of the call as its caller sent it. A marker carries it: another call under the same token ends
+    /// as [`ErrorClass::Conflict`].
+    pub digest: u64,
+    /// Earlier attempts that may have been carried out; `None` where none may. One that bears a token is sent
+    /// only where it is proven that the backend would recognise it; where that cannot be proven, it ends as
+    /// [`ErrorClass::Ambiguous`] unsent.
+    pub doubt: Option<Doubt<'a>>,
+    /// Replay of a timed write ([`Write::timed`]): the queued writes that stand behind it in its lanes,
+    /// oldest first. Empty otherwise.
+    pub following: &'a [QueuedWrite],
     /// Whether an answer above [`HEAD_MAX`] may be given as [`Attempted::rest`]; else it is an error.
     pub streams: bool,
     /// What follows `body` where the call is too large to hold.
@@ -184,6 +227,34 @@ pub struct Attempted {
     pub result: Result<Bytes, AttemptError>,
     /// What follows the reply where it is too large to hold: then `result` is its beginning.
     pub rest: Option<Box<dyn Tail>>,
+    /// It was applied by an earlier attempt whose reply is gone: `result` is not that reply.
+    pub reply_lost: bool,
+    /// What must still be done once the writes accepted before a certain time have been replayed; replaces
+    /// the queued call. Only of replay, and only of a timed write.
+    pub residue: Option<Residue>,
+}
+
+/// What is left to do of a queued call that was applied: to end a key's life, say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Residue {
+    /// The call that remains, in wire form. It must be absolute.
+    pub body: Bytes,
+    /// The lanes that it touches.
+    pub lanes: Lanes,
+    /// Writes accepted before this are replayed before it, also those that stand behind it; writes accepted
+    /// later wait for it.
+    pub due: UnixMillis,
+}
+
+/// What becomes of a residue by a write to one of its lanes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResidueAfter {
+    /// It remains.
+    Kept,
+    /// It has no meaning any more.
+    Void,
+    /// It is another one now: the key that it is about was renamed.
+    Changed(Residue),
 }
 
 impl fmt::Debug for Attempted {
@@ -199,12 +270,23 @@ impl fmt::Debug for Attempted {
 impl Attempted {
     /// The backend answered.
     pub fn answered(reply: Bytes) -> Self {
-        Self { verdict: Verdict::Success, result: Ok(reply), rest: None }
+        Self {
+            verdict: Verdict::Success,
+            result: Ok(reply),
+            rest: None,
+            reply_lost: false,
+            residue: None,
+        }
+    }
+
+    /// The backend recognised the write: an earlier attempt applied it, and `reply` is not that attempt's.
+    pub fn recognised(reply: Bytes) -> Self {
+        Self { reply_lost: true, ..Self::answered(reply) }
     }
 
     /// It ended with `error`, which says `verdict` about the backend.
     pub fn failed(verdict: Verdict, error: AttemptError) -> Self {
-        Self { verdict, result: Err(error), rest: None }
+        Self { verdict, result: Err(error), rest: None, reply_lost: false, residue: None }
     }
 }
 
@@ -214,6 +296,10 @@ impl Attempted {
 pub struct AttemptError {
     /// What may be done next.
     pub class: ErrorClass,
+    /// `None`: it is proven that this attempt wrote nothing. `Some`: it may have written something, whatever
+    /// the class (a statement that is refused in the middle of its rows); with what a later proof must know,
+    /// empty for nothing.
+    pub doubt: Option<Bytes>,
     /// The backend's own code (`WRONGTYPE`) or one of fusebox's (`connect`, `timeout`, `reset`).
     pub code: Cow<'static, str>,
     /// The backend's own words, or what happened.
@@ -227,10 +313,13 @@ pub struct AttemptError {
 }
 
 impl AttemptError {
-    /// An error of fusebox's own, without words from the server.
+    /// An error of fusebox's own, without words from the server. In doubt where its class is unknown or
+    /// ambiguous.
     pub fn own(class: ErrorClass, code: &'static str, message: impl Into<String>) -> Self {
+        let in_doubt = matches!(class, ErrorClass::Unknown | ErrorClass::Ambiguous);
         Self {
             class,
+            doubt: in_doubt.then(Bytes::new),
             code: code.into(),
             message: message.into(),
             reply: None,
@@ -247,6 +336,8 @@ pub struct QueuedWrite {
     pub body: Bytes,
     /// When it was accepted: its time to live counts from here.
     pub accepted_at: UnixMillis,
+    /// It is a [`Residue`], which is due then.
+    pub due: Option<UnixMillis>,
 }
 
 /// What a connector shows of itself.
@@ -273,6 +364,48 @@ pub trait Connector: Send + Sync + 'static {
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {
         let _ = body;
         Cow::Borrowed("call")
+    }
+
+    /// The form in which a queue stores a call, where it is not `body` itself: with what is known now and must
+    /// be known at its replay (the deadline that a key has already). Attempts of replay carry that form.
+    fn stored(&self, body: &Bytes) -> Option<Bytes> {
+        let _ = body;
+        None
+    }
+
+    /// Makes ready to send queued writes: a connection, what must be known of the server, whatever must be
+    /// over first. Returns what is to be noted beside the sending of each, synced before it is sent; empty for
+    /// nothing. An error says that nothing was sent, and nothing is noted then.
+    ///
+    /// Called for writes that are not absolute and about to be sent for the first time, so that what never
+    /// left is not in doubt.
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Answer<'a, Result<Vec<Bytes>, (Verdict, AttemptError)>> {
+        Box::pin(async move { Ok(vec![Bytes::new(); attempts.len()]) })
+    }
+
+    /// How many queued writes of one [`Write::gather`] number may be sent as one, and how many bytes of them.
+    fn group_max(&self) -> (usize, u64) {
+        (1, 0)
+    }
+
+    /// Carries queued writes of one [`Write::gather`] number as one, in this order; all bear the same token and
+    /// the same doubt. They are applied together or not at all. The end counts for each.
+    fn attempt_group<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Attempted> {
+        let count = attempts.len();
+        Box::pin(async move {
+            let message = format!("this kind of backend takes no groups, got one of {count}");
+            let error = AttemptError::own(ErrorClass::NotExecuted, "group", message);
+            Attempted::failed(Verdict::Neutral, error)
+        })
+    }
+
+    /// What `residue` becomes by `applied`, a write that was replayed after it in one of its lanes.
+    fn residue_after(&self, residue: &QueuedWrite, applied: &Bytes) -> ResidueAfter {
+        let (_, _) = (residue, applied);
+        ResidueAfter::Kept
     }
 
     /// Carries one attempt. Never resolves later than `attempt.timeout` by much; dropping the future
@@ -332,7 +465,8 @@ pub trait Connector: Send + Sync + 'static {
         None
     }
 
-    /// The outcome of these tokens is known: their markers may go. Best effort, in the background.
+    /// The outcome of these tokens is known and every attempt that bore one was answered: their markers may
+    /// go. Best effort, in the background.
     fn forget_tokens(&self, tokens: Vec<OpId>);
 
     /// What it shows of itself.

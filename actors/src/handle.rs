@@ -23,7 +23,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, Moment, OpId,
+    Lanes, Moment, OpId, UnixMillis,
     cache::Cache,
     flight::{Flight, Flights},
     system::SystemState,
@@ -72,6 +72,12 @@ pub(crate) struct Context {
     pub(crate) plan: Plan,
     pub(crate) connector: SharedConnector,
     pub(crate) attempts: u32,
+    /// When it was accepted, on the wall clock.
+    pub(crate) accepted_at: UnixMillis,
+    /// Digest of the call as its caller sent it; 0 for a read.
+    pub(crate) digest: u64,
+    /// What a later proof must know of its attempts.
+    pub(crate) evidence: Bytes,
     /// An attempt may have been executed without an answer.
     pub(crate) unknown: bool,
     /// A failure was counted already; a call counts at most one.
@@ -166,6 +172,9 @@ impl Lent {
             plan,
             connector,
             attempts: 0,
+            accepted_at: self.clock().unix(),
+            digest: 0,
+            evidence: Bytes::new(),
             unknown: false,
             counted: false,
             flight: None,

@@ -32,7 +32,7 @@ impl Outcome {
     pub const NEUTRAL: Self = Self { verdict: Verdict::Neutral, slow: false };
 }
 
-/// What an error leaves allowed.
+/// What an error leaves allowed. Whether the attempt may have written something is told beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
@@ -47,6 +47,9 @@ pub enum ErrorClass {
     /// The backend refuses this call for good (WRONGTYPE, a syntax error): never tried again; a
     /// queued call becomes a dead letter.
     Rejected,
+    /// Its name belongs to another call: a marker of that name bears another digest. Never tried again; a
+    /// queued call becomes a dead letter.
+    Conflict,
     /// The whole server is closed to us (authentication, READONLY, MISCONF): an operator must act;
     /// replay of the backend pauses.
     BlockedServer,
@@ -62,6 +65,7 @@ impl fmt::Display for ErrorClass {
             Self::Unknown => "unknown",
             Self::Ambiguous => "ambiguous",
             Self::Rejected => "rejected",
+            Self::Conflict => "conflict",
             Self::BlockedServer => "blocked_server",
             Self::BlockedObject => "blocked_object",
         })

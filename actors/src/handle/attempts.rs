@@ -11,7 +11,7 @@ use super::{Context, Lent, NoAnswer};
 use crate::{
     circuit::Circuit,
     clock::Reading,
-    connector::{Answer, Attempt, AttemptError, Attempted, Origin, SharedConnector, Tail},
+    connector::{Answer, Attempt, AttemptError, Attempted, Doubt, Origin, SharedConnector, Tail},
     metrics::Exemplar,
     trace::{StepKind, Tried},
 };
@@ -66,11 +66,18 @@ impl Lent {
                 continue;
             }
             let again = match error.class {
-                ErrorClass::Rejected | ErrorClass::BlockedObject => return Live::Refused(error),
+                ErrorClass::Rejected | ErrorClass::Conflict | ErrorClass::BlockedObject => {
+                    return Live::Refused(error);
+                }
                 ErrorClass::BlockedServer => false,
                 ErrorClass::NotExecuted => context.call.upload.is_none(),
                 ErrorClass::Unknown => {
                     context.unknown = true;
+                    if let Some(evidence) =
+                        error.doubt.clone().filter(|_| context.evidence.is_empty())
+                    {
+                        context.evidence = evidence;
+                    }
                     carried.repeatable
                         && context.call.upload.is_none()
                         && self.may_repeat(context, carried).await
@@ -192,11 +199,14 @@ impl Lent {
             write: carried.write,
             origin: Origin::Live,
             token: carried.token,
-            sent_before: context.unknown,
-            waiting: self.queue.waiting(),
+            digest: context.digest,
+            doubt: context
+                .unknown
+                .then_some(Doubt { since: context.accepted_at, evidence: &context.evidence }),
+            following: &[],
             streams: context.call.streams,
             upload: context.call.upload.as_ref(),
-            accepted_at: self.clock().unix(),
+            accepted_at: context.accepted_at,
             now: self.clock().unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
             trace: context.trail.passed_on(span_id),

@@ -161,7 +161,7 @@ impl Lent {
         for (seq, accepted_at) in writes {
             // One that was replayed and removed meanwhile: look at the lane again.
             let body = store.body(seq).ok()?;
-            queued.push(QueuedWrite { body, accepted_at });
+            queued.push(QueuedWrite { body, accepted_at, due: None });
         }
         Some(queued)
     }

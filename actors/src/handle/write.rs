@@ -43,6 +43,7 @@ impl Lent {
     ) -> Result<Reply, CallError> {
         let op_id = self.op_id(context);
         let digest = digest(&context.call.body);
+        context.digest = digest;
         if context.call.options.op_id.is_some()
             && let Some(answer) = self.known(context, op_id, digest).await
         {
@@ -223,7 +224,7 @@ impl Lent {
             absolute: write.absolute,
             sent_before: context.unknown && !write.absolute,
             body: context.plan.body.clone(),
-            accepted_at: self.clock().unix(),
+            accepted_at: context.accepted_at,
             uid: context.call.uid,
             span,
             own_name: context.call.options.op_id.is_some(),

@@ -401,7 +401,7 @@ impl Replay {
             return self.retry(seq, entry, &error.to_string());
         }
         match error.class {
-            ErrorClass::Rejected => {
+            ErrorClass::Rejected | ErrorClass::Conflict => {
                 self.bury(seq, entry, DeadReason::Rejected, &error.to_string());
             }
             ErrorClass::Ambiguous => {

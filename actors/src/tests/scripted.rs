@@ -197,7 +197,8 @@ impl Connector for Scripted {
         let key = words.get(1).copied().unwrap_or("").to_owned();
         let lane = LaneId::of(b"", key.as_bytes());
         let free_token = words[0] == "PUT";
-        let write = |absolute, outage| Access::Write(Write { absolute, free_token, outage });
+        let write =
+            |absolute, outage| Access::Write(Write { absolute, free_token, ..Write::new(outage) });
         let (lanes, access) = match words[0] {
             "GET" => {
                 let slots = vec![Slot { lane, key: body.clone() }];
@@ -227,7 +228,7 @@ impl Connector for Scripted {
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
-            if attempt.sent_before
+            if attempt.doubt.is_some()
                 && attempt.token.is_some()
                 && self.tokenless.load(Ordering::Relaxed)
             {

@@ -100,16 +100,16 @@ async fn write(
 ) -> Result<Attempted, Failed> {
     let attempt = &ready.attempt;
     let commutes = !attempt.lanes.is_all() && attempt.lanes.as_slice().is_empty();
-    let first = commutes && !attempt.sent_before;
+    let first = commutes && !attempt.doubt.is_some();
     shared
         .fence
         .pass(&shared.http, first, until)
         .await
         .map_err(|failed| neutral_unless(ready.whole, failed))?;
-    let waiting = attempt.waiting;
+    let waiting = 0;
     if let Some(target) = &ready.target {
         let known = shared.tables.known(target, &ready.server);
-        if attempt.sent_before {
+        if attempt.doubt.is_some() {
             protected(shared, &ready, target, until).await?;
         } else if known.is_none() {
             tokens::learn_soon(shared, target.clone(), waiting);
@@ -207,7 +207,7 @@ async fn protected(
         let error = AttemptError::own(ErrorClass::BlockedObject, "60", message);
         return Err(Failed { error, verdict: Verdict::Success });
     }
-    let lacks = window.lacks(target, ready.attempt.waiting);
+    let lacks = window.lacks(target, 0);
     shared.tables.warn(&shared.settings.name, target, lacks.clone());
     match lacks {
         None => Ok(()),

@@ -25,6 +25,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted};
 use fusebox_state::{ErrorClass, Verdict};
 
@@ -100,6 +101,7 @@ impl Exception {
         let (class, verdict) = class(self.code, &self.message, status, asked);
         let error = AttemptError {
             class: class.unwrap_or(ErrorClass::Unknown),
+            doubt: class.is_none_or(|class| class == ErrorClass::Unknown).then(Bytes::new),
             code: if self.code == 0 { format!("http_{status}") } else { self.code.to_string() }
                 .into(),
             reply: Some(wire::reply("exception", self.message.as_bytes())),

@@ -166,7 +166,7 @@ fn insertion(
             "it sets async_insert or deduplication itself, so that a repetition is not recognised",
         )
     } else {
-        Access::Write(Write { absolute: false, free_token: true, outage: Outage::EffectKnown })
+        Access::Write(Write { free_token: true, ..Write::new(Outage::EffectKnown) })
     };
     (label, lanes, false, access)
 }
@@ -214,8 +214,7 @@ fn none() -> Lanes {
 }
 
 fn never(reason: &'static str) -> Access {
-    let outage = Outage::Never(reason);
-    Access::Write(Write { absolute: false, free_token: false, outage })
+    Access::Write(Write::new(Outage::Never(reason)))
 }
 
 fn malformed(message: String) -> Refused {

@@ -18,6 +18,7 @@
 
 use std::{error::Error, time::Duration};
 
+use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted};
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::rpc;
@@ -98,6 +99,7 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
     let exhausted = (code == Code::ResourceExhausted).then_some(EXHAUSTED_PAUSE);
     let error = AttemptError {
         class,
+        doubt: (class == Unknown).then(Bytes::new),
         code: name(code).into(),
         message: message(status),
         reply: None,

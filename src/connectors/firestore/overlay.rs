@@ -246,7 +246,7 @@ mod tests {
                     call.insert("path".into(), json!("u/a"));
                 }
                 let body = body_from_json(call, "").unwrap();
-                QueuedWrite { body, accepted_at: UnixMillis::new(1_500) }
+                QueuedWrite { body, accepted_at: UnixMillis::new(1_500), due: None }
             })
             .collect();
         let Some(part) = overlay(&slot, &writes, None) else { return json!("unknown") };

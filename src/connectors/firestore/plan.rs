@@ -127,11 +127,11 @@ fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
         Outage::EffectKnown
     };
     let absolute = writes.iter().all(is_absolute);
-    Write { absolute, free_token: false, outage }
+    Write { absolute, ..Write::new(outage) }
 }
 
 fn never(why: &'static str) -> Access {
-    Access::Write(Write { absolute: false, free_token: false, outage: Outage::Never(why) })
+    Access::Write(Write::new(Outage::Never(why)))
 }
 
 /// There is no nil for a document: that it is not cached does not say that it does not exist.

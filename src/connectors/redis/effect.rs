@@ -41,7 +41,7 @@ pub(super) fn of(name: &str, args: &[&[u8]]) -> Write {
         _ if effect_known(name, args) => (true, Outage::EffectKnown),
         _ => (false, Outage::EffectUnknown),
     };
-    Write { absolute, free_token: false, outage }
+    Write { absolute, ..Write::new(outage) }
 }
 
 fn effect_known(name: &str, args: &[&[u8]]) -> bool {

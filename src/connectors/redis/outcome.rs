@@ -30,6 +30,7 @@ pub(super) fn of(reply: Bytes) -> Attempted {
     };
     let error = AttemptError {
         class: class.unwrap_or(ErrorClass::Unknown),
+        doubt: class.is_none().then(Bytes::new),
         code: code.to_owned().into(),
         message,
         reply: Some(reply.clone()),

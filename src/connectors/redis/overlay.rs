@@ -125,7 +125,11 @@ mod tests {
         let slot = Slot { lane: LaneId::of(b"0", b"k"), key: words(read) };
         let writes: Vec<QueuedWrite> = writes
             .iter()
-            .map(|(at, text)| QueuedWrite { body: words(text), accepted_at: UnixMillis::new(*at) })
+            .map(|(at, text)| QueuedWrite {
+                body: words(text),
+                accepted_at: UnixMillis::new(*at),
+                due: None,
+            })
             .collect();
         overlay(&Commands::default(), &slot, &writes, UnixMillis::new(now), true)
             .map(|reply| String::from_utf8(reply.to_vec()).unwrap())

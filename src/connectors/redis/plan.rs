@@ -93,7 +93,7 @@ fn look() -> Access {
 }
 
 fn never(why: &'static str) -> Access {
-    Access::Write(Write { absolute: false, free_token: false, outage: Outage::Never(why) })
+    Access::Write(Write::new(Outage::Never(why)))
 }
 
 /// The keys as people read them, or the command's name where it has none.

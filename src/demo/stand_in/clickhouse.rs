@@ -143,7 +143,7 @@ fn refused(exception: &Exception) -> io::Result<Response<Full<Bytes>>> {
 mod tests {
     use std::time::Duration;
 
-    use fusebox_actors::connector::{Access, Attempt, Attempted, Connector, Origin};
+    use fusebox_actors::connector::{Access, Attempt, Attempted, Connector, Doubt, Origin};
     use fusebox_state::{OpId, UnixMillis};
     use serde_json::json;
 
@@ -153,6 +153,8 @@ mod tests {
         json::{JsonParts, body_from_json, reply_to_json},
         testing::{Server, settings},
     };
+
+    static NOTHING: Bytes = Bytes::new();
 
     async fn stand_in() -> (Arc<StandIn>, SocketAddr) {
         let server = StandIn::new();
@@ -180,8 +182,9 @@ mod tests {
             write: matches!(plan.access, Access::Write(_)),
             origin: Origin::Live,
             token,
-            sent_before,
-            waiting: 0,
+            digest: 0,
+            doubt: sent_before.then_some(Doubt { since: at, evidence: &NOTHING }),
+            following: &[],
             streams: false,
             upload: None,
             accepted_at: at,

@@ -12,13 +12,16 @@ use super::{Ended, MARKER_LIFE, NotSent, Taken};
 use crate::{
     clock::Reading,
     connector::{
-        Answer, Attempt, AttemptError, Attempted, HEAD_MAX, Origin, SharedConnector, Tail, Upload,
+        Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, SharedConnector, Tail,
+        Upload,
     },
     handle::Lent,
     metrics::Exemplar,
     queue::Queue,
     trace::{self, PassedOn, Step, StepKind, Traced, What},
 };
+
+static EMPTY: Bytes = Bytes::new();
 
 /// One attempt of queued calls. They are noted as sent once it is certain that they will be.
 pub(super) async fn attempt(
@@ -52,7 +55,7 @@ pub(super) async fn attempt(
         let recorded = lent.tracer.is_on();
         sent.iter().map(|(_, entry)| recorded.then(|| Spans::of(entry)).flatten()).collect()
     };
-    let (unix, waiting) = (circuit.clock.unix(), lent.queue.waiting());
+    let unix = circuit.clock.unix();
     let calls = sent.iter().zip(&bodies).zip(&spans);
     let attempts = calls.map(|(((_, entry), (body, upload)), spans)| Attempt {
         body,
@@ -60,8 +63,12 @@ pub(super) async fn attempt(
         write: true,
         origin: Origin::Replay,
         token: (!entry.absolute).then_some(entry.op_id),
-        sent_before: entry.in_doubt,
-        waiting,
+        digest: entry.digest,
+        doubt: entry.in_doubt.then_some(Doubt {
+            since: entry.first_sent_at.unwrap_or(entry.accepted_at),
+            evidence: &EMPTY,
+        }),
+        following: &[],
         streams: false,
         upload: upload.as_ref(),
         accepted_at: entry.accepted_at,

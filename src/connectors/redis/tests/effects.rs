@@ -160,7 +160,7 @@ async fn the_overlay_agrees_with_a_replay_to_a_real_server() {
             (0..random.usize(1..6)).map(|_| *random.choice(&WRITES).unwrap()).collect();
         let queued: Vec<QueuedWrite> = picked
             .iter()
-            .map(|text| QueuedWrite { body: words(text), accepted_at: accepted })
+            .map(|text| QueuedWrite { body: words(text), accepted_at: accepted, due: None })
             .collect();
         let with = With { origin: Origin::Replay, accepted, ..With::default() };
         for write in &queued {
