@@ -460,6 +460,18 @@ pub trait Connector: Send + Sync + 'static {
         })
     }
 
+    /// Whether what is cached hangs on lanes that writes touch. Where it does not (results of queries), no write
+    /// drops any of it.
+    fn caches_by_lane(&self) -> bool {
+        true
+    }
+
+    /// Whether an abandoned write may still land in `lane`: then what a read answers now is not cached.
+    fn may_land(&self, lane: LaneId) -> bool {
+        let _ = lane;
+        false
+    }
+
     /// Its live queries, where it has any.
     fn streams(&self) -> Option<&dyn Streams> {
         None

@@ -207,6 +207,7 @@ mod tests {
 
     fn reply() -> Reply {
         Reply {
+            reply_lost: false,
             source: Source::Queued,
             ack: Some(AckLevel::Durable),
             value: None,

@@ -101,7 +101,7 @@ pub(crate) async fn requeue(
     let (backend, _) = doors.backend(&name)?;
     let id = op_id(&id)?;
     let Requeue { force } = optional_json(body).await?;
-    backend.requeue(id, force).await.map_err(|error| Problem::from(error).of(&name))?;
+    backend.requeue(id, force, false).await.map_err(|error| Problem::from(error).of(&name))?;
     Ok(Json(json!({ "op_id": id, "state": "pending" })))
 }
 
