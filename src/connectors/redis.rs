@@ -23,12 +23,12 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Origin, Plan,
-    QueuedWrite, Refused, Slot,
+    Answer, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused, Slot,
 };
-use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
+use fusebox_state::{OpId, UnixMillis};
 
 mod cache;
+mod carry;
 mod commands;
 mod driver;
 mod effect;
@@ -85,55 +85,6 @@ impl RedisConnector {
 
     fn resp3(&self) -> bool {
         self.shared.resp3.load(Ordering::Relaxed)
-    }
-
-    async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
-        let body = match attempt.origin {
-            Origin::Replay if attempt.write => {
-                replay::rewrite(attempt.body, attempt.accepted_at, attempt.now)
-            }
-            _ => attempt.body.clone(),
-        };
-        if let Some(token) = attempt.token.filter(|_| attempt.write) {
-            return self.carry_once(&body, token, attempt).await;
-        }
-        let link = if attempt.write { &self.writes } else { &self.reads };
-        link.call(body, attempt.timeout, false).await
-    }
-
-    /// Carries a write that is recognised by its token.
-    async fn carry_once(&self, body: &Bytes, token: OpId, attempt: Attempt<'_>) -> Attempted {
-        self.shared.tokens_used.store(true, Ordering::Relaxed);
-        let args = resp::arguments(body).unwrap_or_default();
-        let keys = self.shared.commands.find(&args).and_then(|spec| spec.keys(&args));
-        let Some(script) = token::wrap(body, &keys.unwrap_or_default(), token, self.resp3()) else {
-            let message = format!(
-                "a write that bears a token takes at most {} words, got {}",
-                token::WORDS_MAX,
-                args.len()
-            );
-            let error = AttemptError::own(ErrorClass::Rejected, "too_many_words", message);
-            return Attempted::failed(Verdict::Success, error);
-        };
-        let mut ended = self.writes.call(script, attempt.timeout, false).await;
-        if let Err(error) = &mut ended.result
-            && token::refused(&error.code, &error.message)
-        {
-            let warning =
-                format!("the server refuses EVAL ({}): writes cannot bear tokens", error.message);
-            error.message = format!("the write needs a token, and {warning}");
-            // A live caller is told; a queued call waits for the operator to allow EVAL.
-            error.class = match attempt.origin {
-                Origin::Live => ErrorClass::Rejected,
-                Origin::Replay => ErrorClass::BlockedObject,
-            };
-            ended.verdict = Verdict::Success;
-            self.shared.warn("eval", Some(warning));
-        }
-        if ended.result.is_ok() {
-            self.shared.warn("eval", None);
-        }
-        ended
     }
 
     fn warnings(&self) -> Vec<String> {

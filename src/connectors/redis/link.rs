@@ -101,8 +101,7 @@ impl Link {
                 if let Err(error) = &ended.result
                     && matches!(&*error.code, "READONLY" | "NOAUTH")
                 {
-                    // The name may lead to another server by now, the file hold another password.
-                    self.order(Order::Retire);
+                    self.retire();
                 }
                 ended
             }
@@ -120,6 +119,12 @@ impl Link {
                 )
             }
         }
+    }
+
+    /// Ends the connection once what was sent is answered: the name may lead to another server by now, the
+    /// file hold another password.
+    pub(super) fn retire(&self) {
+        self.order(Order::Retire);
     }
 
     /// Sends `command` if the link is up, and waits for nothing.

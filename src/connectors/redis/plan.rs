@@ -67,7 +67,7 @@ pub(super) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> 
         },
         Kind::Write => match &keys {
             Some(keys) if !keys.is_empty() => {
-                (lanes(keys, context), Access::Write(effect::of(&spec.name, &args)))
+                (lanes(keys, context), Access::Write(effect::write(&spec, &args)))
             }
             _ => (Lanes::All, never("its keys cannot be told")),
         },
@@ -170,6 +170,19 @@ mod tests {
         }
         assert_eq!(planned("GET k").label, "k");
         assert_eq!(planned("CONFIG GET x").label, "CONFIG GET");
+    }
+
+    #[test]
+    fn what_no_script_can_carry_is_never_queued() {
+        let words = |name: &str, count| format!("{name} k{}", " v".repeat(count));
+        let outage = |command: &str| match planned(command).access {
+            Access::Write(write) => (write.outage, write.absolute),
+            Access::Read(_) => panic!("{command} is a write"),
+        };
+        assert_eq!(outage(&words("LPUSH", 6_998)), (Outage::EffectUnknown, false));
+        assert!(matches!(outage(&words("LPUSH", 6_999)), (Outage::Never(_), false)));
+        assert_eq!(outage(&words("SADD", 8_001)), (Outage::EffectKnown, true));
+        assert_eq!(planned(&words("LPUSH", 8_001)).lanes, lanes_of(&["k"]));
     }
 
     #[test]
