@@ -1,8 +1,8 @@
 //! Firestore behind the connector port.
 //!
 //! A body and a reply are messages of Protocol Buffers behind a version byte (`firestore/wire.rs`); JSON is made of
-//! them at the doors (`firestore/{json,value,write,query}.rs`). A document is a lane. One HTTP/2
-//! connection carries everything.
+//! them at the doors (`firestore/{json,value,write,query}.rs`). A document is a lane. A few HTTP/2
+//! connections carry everything: one reads and Listens, the others writes.
 //!
 //! ```text
 //!  plan ── cache, overlay            attempt, attempt_batch ── carry ── fence, pace
@@ -18,8 +18,8 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer as Promise, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused,
-    Slot, Streams,
+    Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan,
+    QueuedWrite, Refused, Slot, Streams,
 };
 use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
@@ -245,6 +245,11 @@ impl FirestoreConnector {
     }
 }
 
+/// Evidence of nothing: a marker says by itself what it is of.
+fn no_evidence(attempts: &[Attempt<'_>]) -> Vec<Bytes> {
+    vec![Bytes::new(); attempts.len()]
+}
+
 /// Deletes markers, as many at once as have gathered, until their connector is dropped.
 async fn forget(shared: Arc<Shared>, mut tokens: mpsc::UnboundedReceiver<OpId>) {
     let mut gathered = Vec::new();
@@ -282,6 +287,22 @@ impl Connector for FirestoreConnector {
             Some(Op::Begin(_)) => "begin_transaction",
             Some(Op::Rollback(_)) => "rollback",
             None => "unknown",
+        })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Promise<'a, Result<Vec<Bytes>, (Verdict, AttemptError)>> {
+        Box::pin(async move {
+            let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
+            // What cannot be read is not sent either; its attempt says so.
+            let cargos: Vec<Cargo> =
+                attempts.iter().filter_map(|attempt| Cargo::of(attempt).ok()).collect();
+            match self.shared.ready(&cargos, time).await {
+                Ok(()) => Ok(no_evidence(attempts)),
+                Err(Failed { verdict, error }) => Err((verdict, error)),
+            }
         })
     }
 
@@ -336,7 +357,7 @@ impl Connector for FirestoreConnector {
 
     fn status(&self) -> ConnectorStatus {
         ConnectorStatus {
-            connections: usize::from(self.shared.client.is_open()),
+            connections: self.shared.client.open(),
             warnings: Vec::new(),
             server_version: None,
         }

@@ -20,11 +20,11 @@
 //! absolute ones are sent again, the others are recognised by their markers. A marker whose call has left
 //! the queue before `forget_tokens` was heard stays behind: it is litter, and harmless.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Attempt, Attempted};
-use fusebox_state::{ErrorClass, Lanes, OpId, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     CommitRequest, CommitResponse, Document, Precondition, Write, WriteResult,
     precondition::ConditionType, write::Operation,
@@ -32,11 +32,12 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 use prost::Message;
 use prost_types::Timestamp;
 use tokio::time::{Instant, timeout_at};
-use tonic::Status;
+use tonic::Request;
 
 use super::{
     Shared,
-    client::closed,
+    channel::Carrier,
+    client::{Stub, closed},
     names::Root,
     outcome::{Behalf, Failed},
     plan::{BYTES_MAX, WRITES_MAX},
@@ -135,6 +136,21 @@ impl Cargo {
 }
 
 impl Shared {
+    /// Makes ready to send these calls: whatever could keep them from being sent is tried now.
+    pub(super) async fn ready(&self, cargos: &[Cargo], time: Duration) -> Result<(), Failed> {
+        let connected = async {
+            for cargo in cargos {
+                self.client.ready_to_write(&cargo.caller, number(&cargo.lanes)).await?;
+            }
+            Ok(())
+        };
+        let ended = tokio::time::timeout(time, connected).await;
+        ended.unwrap_or_else(|_| {
+            let message = format!("no connection within {time:?}");
+            Err(Failed::own(Verdict::Failure, ErrorClass::NotExecuted, "connect", message))
+        })
+    }
+
     /// Carries calls of different lanes; how each ended, in their order.
     pub(super) async fn carry(&self, cargos: &[Cargo], time: Duration) -> Vec<Attempted> {
         let deadline = Instant::now() + time;
@@ -245,40 +261,41 @@ impl Shared {
         let limit = self.client.settings.timeout;
         let whole = time + GRACE >= limit;
         let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
-        let ready = timeout_at(deadline, self.loaded(aboard)).await;
-        let (mut stub, mut request) = ready.map_err(|_| {
+        let ready = timeout_at(deadline, self.loaded(aboard, &lanes)).await;
+        let (mut stub, mut request, carrier) = ready.map_err(|_| {
             let message = "no credentials within the call's time";
             Failed::own(verdict, ErrorClass::NotExecuted, "credentials", message)
         })??;
         request.set_timeout(limit);
         let behalf = aboard.first().map(|cargo| cargo.behalf()).unwrap_or_default();
         let expiry = Instant::now() + limit;
-        let (wait, pass) = self.fence.enter(lanes, expiry);
-        let client = std::sync::Arc::clone(&self.client);
+        let (wait, pass) = self.fence.enter(lanes, limit);
+        let client = Arc::clone(&self.client);
         let under_way = tokio::spawn(async move {
             let mut closes = client.closed.subscribe();
             let answered = tokio::select! {
-                answered = timeout_at(expiry + GRACE, stub.commit(request)) => {
-                    answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
-                }
-                _ = closes.wait_for(|closed| *closed) => {
-                    let message = "the connection was closed";
-                    return Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message));
-                }
+                answered = timeout_at(expiry + GRACE, stub.commit(request)) => answered.ok(),
+                _ = closes.wait_for(|closed| *closed) => None,
             };
-            match answered {
-                Ok(response) => {
+            let status = match answered {
+                Some(Ok(response)) => {
                     pass.answered();
-                    Ok(response.into_inner())
+                    return Ok(response.into_inner());
                 }
-                Err(status) => {
-                    let failed = client.failed(&status, behalf).await;
-                    if failed.error.class != ErrorClass::Unknown {
+                Some(Err(status)) => status,
+                None => {
+                    let sent = carrier.reset().await;
+                    if !sent {
                         pass.answered();
                     }
-                    Err(failed)
+                    return Err(given_up(sent, *client.closed.borrow(), limit));
                 }
+            };
+            let failed = client.failed(&status, behalf).await;
+            if failed.error.doubt.is_none() {
+                pass.answered();
             }
+            Err(failed)
         });
         let patience = if whole { deadline + GRACE } else { deadline };
         let ended = timeout_at(patience, under_way).await;
@@ -305,7 +322,8 @@ impl Shared {
     async fn loaded(
         &self,
         aboard: &[&Cargo],
-    ) -> Result<(super::client::Stub, tonic::Request<CommitRequest>), Failed> {
+        lanes: &Lanes,
+    ) -> Result<(Stub, Request<CommitRequest>, Carrier), Failed> {
         let root = self.client.root().await?;
         let mut writes = Vec::with_capacity(aboard.iter().map(|cargo| cargo.writes()).sum());
         for cargo in aboard {
@@ -318,7 +336,8 @@ impl Shared {
             transaction: first.map(|cargo| cargo.transaction.clone()).unwrap_or_default(),
         };
         debug_assert!(message.encoded_len() <= 11 << 20, "packs are bounded");
-        self.client.request(message, first.map_or("", |cargo| &cargo.caller)).await
+        let caller = first.map_or("", |cargo| &cargo.caller);
+        self.client.write_request(message, caller, number(lanes)).await
     }
 
     /// When the calls' markers were made; `None` for one that bears none or whose marker is not there.
@@ -367,7 +386,10 @@ impl Shared {
             writes: writes.collect(),
             transaction: Bytes::new(),
         };
-        let (mut stub, mut request) = self.client.request(message, "").await?;
+        // It may land when it will: nobody asks for such a marker again.
+        let lane =
+            tokens.first().map_or(0, |token| LaneId::of(b"", token.to_string().as_bytes()).0);
+        let (mut stub, mut request, _) = self.client.write_request(message, "", lane).await?;
         let limit = self.client.settings.timeout;
         request.set_timeout(limit);
         match timeout_at(Instant::now() + limit, stub.commit(request)).await {
@@ -395,6 +417,29 @@ fn distribute(aboard: &[&Cargo], response: CommitResponse) -> Vec<Attempted> {
             cargo.answer(own, commit_time)
         })
         .collect()
+}
+
+/// Which of the connections for writes carries what is in these lanes.
+fn number(lanes: &Lanes) -> u64 {
+    if lanes.is_all() { 0 } else { lanes.as_slice().first().map_or(0, |lane| lane.0) }
+}
+
+/// No answer came, and the connection that took the commit is closed; `sent` is whether one took it.
+fn given_up(sent: bool, closed: bool, limit: Duration) -> Failed {
+    let class = if sent { ErrorClass::Unknown } else { ErrorClass::NotExecuted };
+    if closed {
+        return Failed::own(Verdict::Neutral, class, "reset", "the connection was closed");
+    }
+    if sent {
+        return Failed::own(
+            Verdict::Failure,
+            class,
+            "timeout",
+            format!("no answer within {limit:?}"),
+        );
+    }
+    let message = format!("no connection took it within {limit:?}");
+    Failed::own(Verdict::Failure, class, "connect", message)
 }
 
 fn fenced() -> Failed {

@@ -11,6 +11,7 @@
 //! | `ABORTED` | not executed; in a transaction rejected: all of it must be done again | success |
 //! | `UNAVAILABLE` without a connection | not executed | failure |
 //! | the same for TLS's sake (`tls`) | blocked: server | failure |
+//! | the same because another write's connection was reset (`reset`) | unknown | neutral |
 //! | `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `CANCELLED`, `INTERNAL`, a broken stream | unknown | failure |
 //! | any other | unknown, `unclassified` | success |
 //!
@@ -25,7 +26,7 @@ use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::channel::NotSent;
+use super::channel::{NotSent, ResetForAnother};
 use crate::connectors::dial::DialError;
 
 /// How long an exhausted server is left alone where it does not say.
@@ -73,6 +74,9 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
     let code = status.code();
     if let Some(refused) = tls_of(status) {
         return Failed::own(Failure, BlockedServer, "tls", refused);
+    }
+    if let Some(reset) = status.source().and_then(|it| it.downcast_ref::<ResetForAnother>()) {
+        return Failed::own(Verdict::Neutral, Unknown, "reset", reset.to_string());
     }
     let (class, verdict) = match code {
         Code::NotFound if is_of_database(status) => (BlockedServer, Failure),

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use fusebox_actors::connector::{Access, Attempt, Attempted, Connector, Origin, Plan};
 use fusebox_state::{OpId, UnixMillis};
 use serde_json::Value as Json;
-use tokio::time::Instant;
+use tokio::{net::TcpStream, sync::watch, time::Instant};
 
 use super::{FirestoreConnector, FirestoreSettings, body_from_json, reply_to_json};
 
@@ -199,4 +199,97 @@ pub(crate) fn answered(ended: Attempted) -> Json {
 pub(crate) async fn data(connector: &FirestoreConnector, path: &str) -> Json {
     let get = serde_json::json!({ "op": "get", "path": path });
     answered(call(connector, get).await)["data"].clone()
+}
+
+/// A network in front of a server, which can stall. What it holds is like packets that their sender still has:
+/// a reset of the connection discards them, an orderly close does not.
+pub(crate) struct Network {
+    pub(crate) port: u16,
+    /// Connections below this number are held; the number of the next; how many are open.
+    state: watch::Sender<NetworkState>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct NetworkState {
+    held_below: usize,
+    next: usize,
+    open: usize,
+}
+
+impl Network {
+    /// A network in front of the server on `server_port`.
+    pub(crate) async fn start(server_port: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = watch::Sender::new(NetworkState::default());
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let number = shared.borrow().next;
+                shared.send_modify(|state| (state.next, state.open) = (number + 1, state.open + 1));
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else {
+                        return shared.send_modify(|state| state.open -= 1);
+                    };
+                    client.set_nodelay(true).unwrap();
+                    server.set_nodelay(true).unwrap();
+                    let (up, down) = (shared.subscribe(), shared.subscribe());
+                    tokio::select! {
+                        () = pass(&client, &server, number, up) => {}
+                        () = pass(&server, &client, number, down) => {}
+                    }
+                    shared.send_modify(|state| state.open -= 1);
+                });
+            }
+        });
+        Self { port, state }
+    }
+
+    /// Holds everything on the connections that are there; new ones pass.
+    pub(crate) fn hold(&self) {
+        self.state.send_modify(|state| state.held_below = state.next);
+    }
+
+    /// Holds nothing any more.
+    pub(crate) fn release(&self) {
+        self.state.send_modify(|state| state.held_below = 0);
+    }
+
+    /// How many connections there have been.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.borrow().next
+    }
+}
+
+/// Carries bytes one way until either side is gone, unless the connection is held.
+async fn pass(
+    from: &TcpStream,
+    to: &TcpStream,
+    number: usize,
+    mut state: watch::Receiver<NetworkState>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        from.readable().await.unwrap();
+        state.wait_for(|state| number >= state.held_below).await.unwrap();
+        let reset = |socket: &TcpStream| socket.take_error().unwrap().is_some();
+        if reset(from) || reset(to) {
+            return;
+        }
+        let mut left: &[u8] = match from.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => &buffer[..read],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => return,
+        };
+        while !left.is_empty() {
+            to.writable().await.unwrap();
+            match to.try_write(left) {
+                Ok(written) => left = &left[written..],
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
 }

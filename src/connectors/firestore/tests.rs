@@ -18,9 +18,11 @@ use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
 use super::{
-    FirestoreConnector,
+    FirestoreConnector, FirestoreSettings,
     carry::marker,
-    testing::{Emulator, Engine, PATIENCE, answered, attempt, call, data, planned, settings},
+    testing::{
+        Emulator, Engine, Network, PATIENCE, answered, attempt, call, data, planned, settings,
+    },
 };
 
 fn token(n: u128) -> OpId {
@@ -284,6 +286,128 @@ async fn a_server_that_never_answers_leaves_the_lane_in_doubt_and_no_other() {
     let shared = together(&fs, &[(set("s/a", 2), None), (set("s/c", 1), None)]).await;
     let codes: Vec<_> = shared.into_iter().map(|ended| ended.result.unwrap_err().code).collect();
     assert!(codes[0] == "fence" && codes[1] != "fence", "{codes:?}");
+}
+
+/// Settings for a server behind `network`, with that timeout.
+fn behind(network: &Network, timeout: Duration) -> FirestoreSettings {
+    FirestoreSettings { timeout, ..settings(network.port) }
+}
+
+/// Carries a call until it is answered.
+async fn insistently(fs: &FirestoreConnector, asked: &Json, timeout: Duration) -> Json {
+    let plan = planned(fs, asked);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let ended = fs.attempt(Attempt { timeout, ..attempt(&plan, None) }).await;
+        match ended.result {
+            Ok(reply) => return super::reply_to_json(&reply),
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_the_network_held_does_not_land_after_newer_ones() {
+    for emulator in Emulator::all().await {
+        let network = Network::start(emulator.port).await;
+        let short = Duration::from_millis(500);
+        let fs = FirestoreConnector::new(behind(&network, short));
+        insistently(&fs, &set("late/a", 0), short).await;
+        network.hold();
+        let plan = planned(&fs, &set("late/a", 1));
+        let held = fs.attempt(Attempt { timeout: short, ..attempt(&plan, None) }).await;
+        let error = held.result.unwrap_err();
+        assert_eq!((error.class, &*error.code), (ErrorClass::Unknown, "timeout"), "{error}");
+        for n in [2, 3] {
+            insistently(&fs, &set("late/a", n), short).await;
+        }
+        network.release();
+        // A commit over the connection that was held would be answered before this one.
+        let direct = emulator.connector();
+        for n in 0..100 {
+            answered(call(&direct, set("late/b", n)).await);
+            assert_eq!(data(&direct, "late/a").await["n"], 3, "{:?}", emulator.engine);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_given_up_soon_after_a_request_on_it() {
+    let emulator = Emulator::start(Engine::Npm).await;
+    let network = Network::start(emulator.port).await;
+    let short = Duration::from_millis(300);
+    let fs = FirestoreConnector::new(behind(&network, short));
+    let get = json!({ "op": "get", "path": "silent/a" });
+    insistently(&fs, &get, short).await;
+    network.hold();
+    let began = tokio::time::Instant::now();
+    let plan = planned(&fs, &get);
+    let first = fs.attempt(Attempt { timeout: short, ..attempt(&plan, None) }).await;
+    assert_eq!(&*first.result.unwrap_err().code, "timeout");
+    insistently(&fs, &get, short).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(network.connections(), 2);
+}
+
+/// A path in `collection` whose writes go over the same connection as those to `other`.
+fn beside(fs: &FirestoreConnector, collection: &str, other: &str) -> String {
+    let lane = |path: &str| planned(fs, &set(path, 1)).lanes.as_slice()[0].0 % 4;
+    let mut paths = (0..).map(|n| format!("{collection}/{n}"));
+    paths.find(|path| lane(path) == lane(other)).unwrap()
+}
+
+#[tokio::test]
+async fn a_reset_for_another_calls_sake_is_neutral_and_cuts_no_read() {
+    let emulator = Emulator::start(Engine::Npm).await;
+    let network = Network::start(emulator.port).await;
+    let short = Duration::from_millis(600);
+    let fs = FirestoreConnector::new(behind(&network, short));
+    insistently(&fs, &set("shared/a", 0), short).await;
+    network.hold();
+    data(&fs, "shared/a").await;
+    let (first, second) = (set("shared/a", 1), set(&beside(&fs, "shared", "shared/a"), 1));
+    let (first, second) = (planned(&fs, &first), planned(&fs, &second));
+    let late = async {
+        tokio::time::sleep(short / 2).await;
+        fs.attempt(Attempt { timeout: short, ..attempt(&second, None) }).await
+    };
+    let own = fs.attempt(Attempt { timeout: short, ..attempt(&first, None) });
+    let (own, other) = tokio::join!(own, late);
+    assert_eq!((own.verdict, &*own.result.unwrap_err().code), (Verdict::Failure, "timeout"));
+    let error = other.result.unwrap_err();
+    assert_eq!(
+        (other.verdict, &*error.code, error.class),
+        (Verdict::Neutral, "reset", ErrorClass::Unknown),
+        "{error}"
+    );
+    assert!(error.doubt.is_some());
+    assert_eq!(fs.status().connections, 1, "the reads' own");
+}
+
+#[tokio::test]
+async fn what_cannot_connect_is_told_before_anything_is_noted() {
+    let mut emulator = Emulator::start(Engine::Npm).await;
+    let fs = emulator.connector();
+    let plan = planned(&fs, &count("ready/a"));
+    let attempts = [attempt(&plan, Some(token(1))), attempt(&plan, Some(token(2)))];
+    let evidence = fs.prepare(&attempts).await.map_err(|(_, error)| error).unwrap();
+    assert_eq!(evidence.len(), 2);
+    assert_eq!(fs.status().connections, 1);
+    emulator.kill();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        // The connection may be there for a moment yet.
+        let Err((verdict, error)) = fs.prepare(&attempts).await else {
+            assert!(tokio::time::Instant::now() < deadline, "it is never told");
+            tokio::task::yield_now().await;
+            continue;
+        };
+        assert_eq!((verdict, error.class), (Verdict::Failure, ErrorClass::NotExecuted), "{error}");
+        assert_eq!(error.doubt, None);
+        break;
+    }
 }
 
 #[tokio::test]
