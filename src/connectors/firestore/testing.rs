@@ -205,15 +205,19 @@ pub(crate) async fn data(connector: &FirestoreConnector, path: &str) -> Json {
 /// a reset of the connection discards them, an orderly close does not.
 pub(crate) struct Network {
     pub(crate) port: u16,
-    /// Connections below this number are held; the number of the next; how many are open.
     state: watch::Sender<NetworkState>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct NetworkState {
+    /// Connections below this number are held.
     held_below: usize,
+    /// The number of the next one.
     next: usize,
-    open: usize,
+    /// How many bytes a second pass each way over each connection; 0 for any number.
+    rate: usize,
+    /// What breaks the connection over which it is sent.
+    poison: Option<&'static str>,
 }
 
 impl Network {
@@ -226,11 +230,11 @@ impl Network {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let number = shared.borrow().next;
-                shared.send_modify(|state| (state.next, state.open) = (number + 1, state.open + 1));
+                shared.send_modify(|state| state.next += 1);
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else {
-                        return shared.send_modify(|state| state.open -= 1);
+                        return;
                     };
                     client.set_nodelay(true).unwrap();
                     server.set_nodelay(true).unwrap();
@@ -239,7 +243,6 @@ impl Network {
                         () = pass(&client, &server, number, up) => {}
                         () = pass(&server, &client, number, down) => {}
                     }
-                    shared.send_modify(|state| state.open -= 1);
                 });
             }
         });
@@ -256,6 +259,16 @@ impl Network {
         self.state.send_modify(|state| state.held_below = 0);
     }
 
+    /// Passes so many bytes a second each way over each connection.
+    pub(crate) fn slow_down(&self, rate: usize) {
+        self.state.send_modify(|state| state.rate = rate);
+    }
+
+    /// Breaks each connection over which `poison` is sent.
+    pub(crate) fn break_on(&self, poison: &'static str) {
+        self.state.send_modify(|state| state.poison = Some(poison));
+    }
+
     /// How many connections there have been.
     pub(crate) fn connections(&self) -> usize {
         self.state.borrow().next
@@ -269,7 +282,8 @@ async fn pass(
     number: usize,
     mut state: watch::Receiver<NetworkState>,
 ) {
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
+    let mut seen = Vec::new();
     loop {
         from.readable().await.unwrap();
         state.wait_for(|state| number >= state.held_below).await.unwrap();
@@ -283,6 +297,18 @@ async fn pass(
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
             Err(_) => return,
         };
+        let NetworkState { rate, poison, .. } = *state.borrow();
+        if let Some(poison) = poison {
+            // It may lie in two reads.
+            seen.drain(..usize::saturating_sub(seen.len(), poison.len()));
+            seen.extend_from_slice(left);
+            if seen.windows(poison.len()).any(|part| part == poison.as_bytes()) {
+                return;
+            }
+        }
+        if rate > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(left.len() as f64 / rate as f64)).await;
+        }
         while !left.is_empty() {
             to.writable().await.unwrap();
             match to.try_write(left) {
