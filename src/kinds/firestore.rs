@@ -57,8 +57,9 @@ impl Kind for Firestore {
     }
 
     fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String> {
-        let mut call: Map<String, Value> = serde_json::from_slice(json)
-            .map_err(|_| r#"an object is wanted, such as {"op":"get","path":"users/ada"}"#)?;
+        let mut call = firestore::object_of(json).map_err(|why| {
+            format!(r#"{why}; a call is such as {{"op":"get","path":"users/ada"}}"#)
+        })?;
         let options: CallOptionsJson = match call.remove("options") {
             None => CallOptionsJson::default(),
             Some(options) => {
@@ -76,23 +77,23 @@ impl Kind for Firestore {
         };
         // The headers name what the body is about; alone, the body is the whole call.
         let Some(op) = text("x-fusebox-op")? else {
-            let call = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            return firestore::body_from_json(call, &token(headers)?);
+            return firestore::body_from_json(firestore::object_of(&body)?, &token(headers)?);
         };
         let mut call = Map::from_iter([("op".to_owned(), json!(op))]);
         if let Some(path) = text("x-fusebox-path")? {
             call.insert("path".into(), json!(path));
         }
         if !body.is_empty() {
-            let data: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            call.insert("data".into(), data);
+            call.insert("data".into(), Value::Object(firestore::object_of(&body)?));
         }
         firestore::body_from_json(call, &token(headers)?)
     }
 
     fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
-        let mut query: Map<String, Value> = serde_json::from_slice(json).map_err(|_| {
-            r#"an object is wanted: {"path":"users/ada"}, or a query {"collection":"users", …}"#
+        let mut query = firestore::object_of(json).map_err(|why| {
+            format!(
+                r#"{why}; wanted is {{"path":"users/ada"}}, or a query {{"collection":"users", …}}"#
+            )
         })?;
         let op = if query.contains_key("path") { "get" } else { "query" };
         query.insert("op".into(), json!(op));
@@ -132,7 +133,7 @@ impl Kind for Firestore {
             _ => return Err(WANTED.into()),
         };
         let object = |bytes: Vec<u8>| -> Result<Map<String, Value>, String> {
-            serde_json::from_slice(&bytes).map_err(|error| format!("the JSON is none: {error}"))
+            firestore::object_of(&bytes).map_err(|why| format!("the JSON: {why}"))
         };
         let mut call = Map::from_iter([("op".into(), json!(op)), ("path".into(), json!(path))]);
         match op {

@@ -33,8 +33,9 @@ const DEFAULTS: Defaults = Defaults {
 /// `POST …/call`
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"command\": [\"GET\", \"key\"]}")]
-struct Call {
-    command: Value,
+struct Call<'a> {
+    #[serde(borrow)]
+    command: redis::Arguments<'a>,
     #[serde(default)]
     options: CallOptionsJson,
 }
@@ -66,7 +67,7 @@ impl Kind for Redis {
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {
-        let call: Call = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let call: Call<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let body = redis::body_from_json(&call.command)?;
         Ok(JsonCall { body, options: call.options })
     }

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use crate::connectors::clickhouse::{
         ClickHouseConnector,
-        json::{JsonParts, body_from_json, reply_to_json},
+        json::{Data, JsonParts, body_from_json, reply_to_json},
         testing::{Server, settings},
     };
 
@@ -171,7 +171,7 @@ mod tests {
     ) -> Attempted {
         let parts = JsonParts {
             query: query.to_owned(),
-            data: data.map(|data| json!(data)),
+            data: data.map(|data| Data(data.to_owned().into())),
             ..JsonParts::default()
         };
         let plan = connector.plan(body_from_json(parts).unwrap()).unwrap();
