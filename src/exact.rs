@@ -1,4 +1,4 @@
-//! A caller's JSON, in which every number keeps its own text.
+//! JSON in which every number keeps its own text, on its way in and on its way out.
 //!
 //! `serde_json::Value` holds a number in 64 bits. It rounds what does not fit (`12345678901234567890123`) and
 //! writes others anew (`1e3` becomes `1000.0`), and nobody can tell afterwards. So a value that goes on to a
@@ -8,6 +8,8 @@
 //!   building anything;
 //! - [`Json`] takes a member apart where its parts matter. It borrows the text.
 //!
+//! A backend's JSON goes out as [`Outgoing`]: validated once, embedded as it is, and never taken apart.
+//!
 //! Three things are refused rather than guessed at: text that is not Unicode (a lone surrogate such as
 //! `\ud800`), an object that names a member twice (readers of JSON disagree on which one counts), and more
 //! than [`DEPTH_MAX`] levels, which bounds the recursion here and in whatever walks the tree.
@@ -15,10 +17,10 @@
 use std::{borrow::Cow, collections::BTreeSet, fmt};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{Error, MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 /// The most arrays and objects within one another; `serde_json`'s own limit.
 pub(crate) const DEPTH_MAX: usize = 128;
@@ -228,10 +230,82 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
+/// A reply's JSON.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Outgoing<'a> {
+    /// Made here, of what is no JSON.
+    Made(Value),
+    /// The backend's own document.
+    Own(&'a RawValue),
+    /// The backend's own rows, which become the elements of an array.
+    Rows(Vec<&'a RawValue>),
+}
+
+impl<'a> Outgoing<'a> {
+    /// The one JSON document that `bytes` are; `None` where they are none.
+    pub(crate) fn document(bytes: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().map(Self::Own)
+    }
+
+    /// The JSON documents that follow one another in `bytes`; `None` where anything else is among them.
+    pub(crate) fn rows(bytes: &'a [u8]) -> Option<Self> {
+        let rows = serde_json::Deserializer::from_slice(bytes).into_iter();
+        rows.collect::<Result<_, _>>().ok().map(Self::Rows)
+    }
+}
+
+/// A valid JSON text on one line. Within its strings every line break is escaped, so those that are left
+/// stand between its tokens and mean nothing.
+pub(crate) fn on_one_line(json: &str) -> Cow<'_, str> {
+    if json.contains(['\n', '\r']) {
+        return Cow::Owned(json.replace(['\n', '\r'], ""));
+    }
+    Cow::Borrowed(json)
+}
+
+/// A valid JSON text over several lines, two spaces a level (up to [`DEPTH_MAX`] levels), as `serde_json`
+/// writes it. Nothing but white space is changed, and nothing recurses.
+pub(crate) fn over_lines(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() * 2);
+    let mut reader = Reader { rest: json };
+    let mut depth = 0_usize;
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth.min(DEPTH_MAX)));
+    };
+    while let Some(byte) = reader.peek() {
+        let token = match byte {
+            b'"' => reader.string(),
+            b'{' | b'[' | b'}' | b']' | b',' | b':' => reader.take(1),
+            _ => reader.word(),
+        };
+        let Ok(token) = token else { break };
+        if matches!(byte, b'}' | b']') {
+            depth = depth.saturating_sub(1);
+            if !out.ends_with(['{', '[']) {
+                line(&mut out, depth);
+            }
+        }
+        out.push_str(token);
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                if !matches!(reader.peek(), Some(b'}' | b']')) {
+                    line(&mut out, depth);
+                }
+            }
+            b',' => line(&mut out, depth),
+            b':' => out.push(' '),
+            _ => {}
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::Value;
 
     use super::*;
 
@@ -295,6 +369,35 @@ mod tests {
         assert!(error.to_string().starts_with("`a` is named twice"), "{error}");
     }
 
+    #[test]
+    fn a_backends_json_goes_out_as_it_is() {
+        let text = |json: Option<Outgoing<'_>>| json.map(|it| serde_json::to_string(&it).unwrap());
+        let document = b" {\"d\":\n\t100.10, \"d\":1e3}\n";
+        assert_eq!(text(Outgoing::document(document)).unwrap(), "{\"d\":\n\t100.10, \"d\":1e3}");
+        let rows = b"{\"a\":0.10}\n{\"a\":12345678901234567890123}\n";
+        assert_eq!(
+            text(Outgoing::rows(rows)).unwrap(),
+            r#"[{"a":0.10},{"a":12345678901234567890123}]"#
+        );
+        assert_eq!(text(Outgoing::rows(b"")).unwrap(), "[]");
+        for wrong in [&b"{\"a\":1}{"[..], b"{\"a\":\"\xff\"}", b"", b"{\"a\":1} x"] {
+            assert!(text(Outgoing::document(wrong)).is_none());
+            assert!(wrong.is_empty() || text(Outgoing::rows(wrong)).is_none());
+        }
+    }
+
+    #[test]
+    fn lines_are_broken_between_tokens_alone() {
+        let json = "{ \"a b\\\"{\" :\r\n[1e3,\n{},[ ],-0.10 ],\t\"c\":\"x\\ny\"}";
+        assert_eq!(on_one_line(json), "{ \"a b\\\"{\" :[1e3,{},[ ],-0.10 ],\t\"c\":\"x\\ny\"}");
+        let lines = "{\n  \"a b\\\"{\": [\n    1e3,\n    {},\n    [],\n    -0.10\n  ],\n  \
+                     \"c\": \"x\\ny\"\n}";
+        assert_eq!(over_lines(json), lines);
+        let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+        assert!(matches!(on_one_line(&deep), Cow::Borrowed(_)));
+        assert!(over_lines(&deep).len() < 200 << 20);
+    }
+
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -317,6 +420,14 @@ mod tests {
         fn all_else_is_read_as_serde_json_reads_it(json in any_json(), pretty: bool) {
             let text = if pretty { format!("{json:#}") } else { json.to_string() };
             prop_assert_eq!(rounded(&Json::of_bytes(text.as_bytes()).unwrap()), json);
+        }
+
+        #[test]
+        fn lines_are_as_serde_json_breaks_them(json in any_json(), pretty: bool) {
+            let text = if pretty { format!("{json:#}") } else { json.to_string() };
+            prop_assert_eq!(over_lines(&text), format!("{json:#}"));
+            prop_assert!(!on_one_line(&text).contains('\n'));
+            prop_assert_eq!(serde_json::from_str::<Value>(&on_one_line(&text)).unwrap(), json);
         }
 
         #[test]

@@ -20,7 +20,7 @@ use crate::{
         },
     },
     doors::options::CallOptionsJson,
-    exact::Members,
+    exact::{Members, Outgoing},
 };
 
 /// ClickHouse over its HTTP interface.
@@ -141,7 +141,7 @@ impl Kind for ClickHouse {
         RawReply { content_type: content_type(&format), body }
     }
 
-    fn reply_to_json(&self, reply: &Bytes) -> Value {
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a> {
         clickhouse::json::reply_to_json(reply)
     }
 

@@ -14,6 +14,7 @@ use crate::{
         self, FirestoreConnector, FirestoreSettings, FirestoreUrl, FirestoreUrlError,
     },
     doors::options::CallOptionsJson,
+    exact::Outgoing,
 };
 
 /// Firestore over gRPC, or an emulator of it.
@@ -108,12 +109,12 @@ impl Kind for Firestore {
     fn reply_to_raw(&self, reply: &Bytes) -> super::RawReply {
         super::RawReply {
             content_type: "application/json; charset=UTF-8".into(),
-            body: self.reply_to_json(reply).to_string().into(),
+            body: firestore::reply_to_json(reply).to_string().into(),
         }
     }
 
-    fn reply_to_json(&self, reply: &Bytes) -> Value {
-        firestore::reply_to_json(reply)
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a> {
+        Outgoing::Made(firestore::reply_to_json(reply))
     }
 
     fn body_to_json(&self, body: &Bytes) -> Value {

@@ -13,6 +13,7 @@ use crate::{
     config::{BackendConfig, Endpoint},
     connectors::redis::{self, RedisConnector, RedisSettings, RedisUrl, RedisUrlError, Secret},
     doors::options::CallOptionsJson,
+    exact::Outgoing,
 };
 
 /// Redis and what speaks its protocol.
@@ -77,8 +78,8 @@ impl Kind for Redis {
         128 << 20
     }
 
-    fn reply_to_json(&self, reply: &Bytes) -> Value {
-        redis::reply_to_json(reply)
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a> {
+        Outgoing::Made(redis::reply_to_json(reply))
     }
 
     fn prints_json(&self) -> bool {

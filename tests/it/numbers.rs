@@ -142,6 +142,51 @@ fn clickhouse_reads_a_parameter_as_it_was_written() {
 }
 
 #[test]
+fn clickhouse_is_answered_in_its_own_digits() {
+    const HUGE: &str =
+        "115792089237316195423570985008687907853269984665640564039457584007913129639935";
+    for engine in [Engine::Old, Engine::Current] {
+        let server = ClickHouse::start(engine);
+        let daemon = clickhouse(&server);
+        for format in ["JSON", "JSONCompact", "JSONEachRow"] {
+            let query =
+                format!("SELECT toDecimal64('99999999999999.9999', 4) AS d FORMAT {format}");
+            let body = live(&daemon, "clickhouse", &json!({ "query": query }).to_string());
+            assert!(body.contains("99999999999999.9999"), "{engine:?} {format}: {body}");
+            let whole: Value = serde_json::from_str(&body).expect("valid JSON");
+            assert_eq!(whole["value"].is_array(), format == "JSONEachRow", "{body}");
+            let cli = daemon.fusebox(&["call", "clickhouse", "--", &query]);
+            let cli = String::from_utf8_lossy(&cli.stdout).into_owned();
+            assert!(cli.contains("99999999999999.9999"), "{engine:?} {format}: {cli}");
+            let line = daemon.fusebox(&["call", "clickhouse", "--json", "--", &query]);
+            let line = String::from_utf8_lossy(&line.stdout).into_owned();
+            assert!(line.contains("99999999999999.9999"), "{engine:?} {format}: {line}");
+            assert_eq!(line.lines().count(), 1, "one line for programs: {line:?}");
+        }
+    }
+    let server = ClickHouse::start(Engine::Current);
+    let daemon = clickhouse(&server);
+    for format in [
+        "JSON",
+        "JSONCompact",
+        "JSONEachRow",
+        "JSONCompactEachRow",
+        "JSONColumns",
+        "JSONColumnsWithMetadata",
+        "JSONObjectEachRow",
+    ] {
+        let query = format!(
+            "SELECT toUInt256('{HUGE}') AS u, toUInt64(18446744073709551615) AS w FORMAT {format} \
+             SETTINGS output_format_json_quote_64bit_integers = 0"
+        );
+        let body = live(&daemon, "clickhouse", &json!({ "query": query }).to_string());
+        assert!(body.contains(HUGE), "{format}: {body}");
+        assert!(body.contains("18446744073709551615"), "{format}: {body}");
+        serde_json::from_str::<Value>(&body).unwrap_or_else(|error| panic!("{format}: {error}"));
+    }
+}
+
+#[test]
 fn firestore_keeps_integers_and_doubles_apart_and_refuses_what_it_cannot_hold() {
     for emulator in emulators() {
         let server = Firestore::start(emulator);

@@ -18,7 +18,7 @@ use super::{
     sql::{self, Insert, Rows, Verb},
     wire::{self, Call, Header, SUMMARY},
 };
-use crate::exact::{Json, Members, quoted};
+use crate::exact::{Json, Members, Outgoing, quoted};
 
 /// The members of a call.
 #[derive(Debug, Default)]
@@ -181,15 +181,10 @@ pub fn body_to_json(body: &Bytes) -> Value {
 
 /// A reply in wire form as JSON: a document as itself, rows of JSON as an array, other text as text, what is
 /// no text as `{"base64": "…"}`, and the summary of a write.
-pub fn reply_to_json(reply: &Bytes) -> Value {
-    let (format, body) = wire::parts_of(reply);
-    let document = || serde_json::from_slice(&body).ok();
-    let rows = || {
-        let rows = serde_json::Deserializer::from_slice(&body).into_iter::<Value>();
-        rows.collect::<Result<Vec<_>, _>>().ok().map(Value::Array)
-    };
-    let read = match format.as_str() {
-        "" if body.is_empty() => Some(Value::Null),
+pub(crate) fn reply_to_json(reply: &Bytes) -> Outgoing<'_> {
+    let (format, body) = wire::parts(reply);
+    let read = match format {
+        "" if body.is_empty() => Some(Outgoing::Made(Value::Null)),
         SUMMARY
         | "JSON"
         | "JSONCompact"
@@ -198,7 +193,7 @@ pub fn reply_to_json(reply: &Bytes) -> Value {
         | "JSONColumns"
         | "JSONCompactColumns"
         | "JSONColumnsWithMetadata"
-        | "JSONObjectEachRow" => document(),
+        | "JSONObjectEachRow" => Outgoing::document(body),
         "JSONEachRow"
         | "JSONLines"
         | "NDJSON"
@@ -208,13 +203,13 @@ pub fn reply_to_json(reply: &Bytes) -> Value {
         | "JSONCompactEachRowWithNames"
         | "JSONCompactEachRowWithNamesAndTypes"
         | "JSONCompactStringsEachRowWithNames"
-        | "JSONCompactStringsEachRowWithNamesAndTypes" => rows(),
+        | "JSONCompactStringsEachRowWithNamesAndTypes" => Outgoing::rows(body),
         _ => None,
     };
-    read.unwrap_or_else(|| bytes_to_json(&body))
+    read.unwrap_or_else(|| Outgoing::Made(bytes_to_json(body)))
 }
 
-fn bytes_to_json(bytes: &Bytes) -> Value {
+fn bytes_to_json(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!(text),
         Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
@@ -300,11 +295,16 @@ mod tests {
 
     #[test]
     fn a_reply_is_as_much_json_as_its_format_is() {
-        let json = |format: &str, body: &[u8]| reply_to_json(&wire::reply(format, body));
+        let json = |format: &str, body: &[u8]| {
+            serde_json::to_value(reply_to_json(&wire::reply(format, body))).unwrap()
+        };
         assert_eq!(json("JSON", b"{\"data\":[]}"), json!({ "data": [] }));
         assert_eq!(json("JSONEachRow", b"{\"a\":1}\n{\"a\":2}\n"), json!([{ "a": 1 }, { "a": 2 }]));
         assert_eq!(json("JSONEachRow", b""), json!([]));
         assert_eq!(json("CSV", b"1\n"), json!("1\n"));
+        assert_eq!(json("JSON", b"{\"a\":\"\xff\"}"), json!({ "base64": "eyJhIjoi/yJ9" }));
+        assert_eq!(json("JSON", b"{\"a\":1}{"), json!("{\"a\":1}{"));
+        assert_eq!(json("JSONEachRow", b"{\"a\":1}\nCode: 1"), json!("{\"a\":1}\nCode: 1"));
         assert_eq!(json("RowBinary", b"\xff"), json!({ "base64": "/w==" }));
         assert_eq!(json("", b""), Value::Null);
         assert_eq!(json(SUMMARY, b"{\"written_rows\":\"1\"}"), json!({ "written_rows": "1" }));
