@@ -38,6 +38,7 @@ mod fence;
 mod json;
 mod listening;
 mod names;
+mod numbers;
 mod outcome;
 mod overlay;
 mod pace;
@@ -57,6 +58,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use json::{body_from_json, body_to_json, reply_to_json};
+pub use numbers::object_of;
 pub use settings::{FirestoreSettings, FirestoreUrl, FirestoreUrlError, LOCAL_PROJECT};
 
 use cargo::Cargo;

@@ -52,7 +52,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use json::{body_from_json, body_to_json, reply_to_json};
+pub use json::{Arguments, body_from_json, body_to_json, reply_to_json};
 pub use settings::{Endpoint, RedisSettings, RedisUrl, RedisUrlError, Secret, TlsSettings};
 
 use link::{Link, Purpose};

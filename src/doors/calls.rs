@@ -25,14 +25,14 @@ use super::{
     problem::{Checked, Problem},
     trace,
 };
-use crate::kinds::Kind;
+use crate::{exact::Outgoing, kinds::Kind};
 
 /// The reply to a JSON call.
 #[derive(Serialize)]
 struct ReplyJson<'a> {
     source: Source,
     ack: Option<AckLevel>,
-    value: serde_json::Value,
+    value: Option<Outgoing<'a>>,
     age_ms: u64,
     warnings: &'a [String],
     op_id: Option<OpId>,
@@ -132,10 +132,7 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
     let json = ReplyJson {
         source: reply.source,
         ack: reply.ack,
-        value: reply
-            .value
-            .as_ref()
-            .map_or(serde_json::Value::Null, |value| kind.reply_to_json(value)),
+        value: reply.value.as_ref().map(|value| kind.reply_to_json(value)),
         age_ms: age_ms(reply),
         warnings: &reply.warnings,
         op_id: reply.op_id,

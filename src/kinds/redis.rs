@@ -13,6 +13,7 @@ use crate::{
     config::{BackendConfig, Endpoint},
     connectors::redis::{self, RedisConnector, RedisSettings, RedisUrl, RedisUrlError, Secret},
     doors::options::CallOptionsJson,
+    exact::Outgoing,
 };
 
 /// Redis and what speaks its protocol.
@@ -33,8 +34,9 @@ const DEFAULTS: Defaults = Defaults {
 /// `POST …/call`
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"command\": [\"GET\", \"key\"]}")]
-struct Call {
-    command: Value,
+struct Call<'a> {
+    #[serde(borrow)]
+    command: redis::Arguments<'a>,
     #[serde(default)]
     options: CallOptionsJson,
 }
@@ -66,7 +68,7 @@ impl Kind for Redis {
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {
-        let call: Call = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let call: Call<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let body = redis::body_from_json(&call.command)?;
         Ok(JsonCall { body, options: call.options })
     }
@@ -76,8 +78,8 @@ impl Kind for Redis {
         128 << 20
     }
 
-    fn reply_to_json(&self, reply: &Bytes) -> Value {
-        redis::reply_to_json(reply)
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a> {
+        Outgoing::Made(redis::reply_to_json(reply))
     }
 
     fn prints_json(&self) -> bool {

@@ -35,6 +35,8 @@ mod logs;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod numbers;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod page;

@@ -6,8 +6,8 @@
 //! | Firestore | JSON |
 //! | --- | --- |
 //! | null, boolean, string, array, map | the same |
-//! | integer | a number; `{"integerValue":"…"}` beyond 2^53, which JavaScript would round |
-//! | double | a number with a point or exponent; `{"doubleValue":"NaN"}` and `"Infinity"` |
+//! | integer | a number without point and exponent; `{"integerValue":"…"}` beyond 2^53, which JavaScript would round |
+//! | double | a number with a point or an exponent; `{"doubleValue":"NaN"}` and `"Infinity"` |
 //! | timestamp, bytes, reference, geo point | `{"timestampValue":"…Z"}`, `{"bytesValue":"base64"}`, `{"referenceValue":"…"}`, `{"geoPointValue":{…}}` |
 //! | a map that would read as a typed value | `{"mapValue":{"fields":{…}}}` |
 //!
