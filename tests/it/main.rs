@@ -13,6 +13,8 @@ mod clickhouse;
 #[cfg(test)]
 mod clickhouse_outcomes;
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod disk;
@@ -40,6 +42,8 @@ mod numbers;
 mod order;
 #[cfg(test)]
 mod page;
+#[cfg(test)]
+mod seams;
 #[cfg(test)]
 mod stopping;
 #[cfg(test)]
