@@ -36,6 +36,7 @@ mod lexer;
 mod outcome;
 mod plan;
 mod pool;
+mod request;
 mod server;
 pub mod settings;
 mod sql;
