@@ -6,7 +6,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::resp::{self, Items, Reply};
+use super::{
+    internal,
+    resp::{self, Items, Reply},
+};
 
 /// A command in wire form from its JSON: an array of strings, numbers and `{"base64":"…"}`.
 ///
@@ -42,7 +45,8 @@ const NOT_AN_ARGUMENT: &str = "must be a string, a number or {\"base64\":\"…\"
 
 /// A command as JSON, for listings; `null` where `body` is no command.
 pub fn body_to_json(body: &Bytes) -> Value {
-    resp::arguments(body).map_or(Value::Null, |args| args.into_iter().map(text).collect())
+    resp::arguments(&internal::original(body))
+        .map_or(Value::Null, |args| args.into_iter().map(text).collect())
 }
 
 /// A reply as JSON. An error is `{"error":{"code":…,"message":…}}`; a frame that is not whole is
