@@ -425,6 +425,13 @@ pub trait Connector: Send + Sync + 'static {
     /// The parts of `reply`, one for each slot of the read. `None` where it is not cacheable.
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>>;
 
+    /// How long what `slot` holds may be cached, if its lane's value is known to end: a deadline that was
+    /// carried to the backend. `None` if none is known; zero for one that has just passed.
+    fn expires(&self, slot: &Slot) -> Option<Duration> {
+        let _ = slot;
+        None
+    }
+
     /// The reply that `parts` make, one for each slot of the read.
     fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes;
 

@@ -43,6 +43,8 @@ mod order;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
+mod redis_scripts;
+#[cfg(test)]
 mod seams;
 #[cfg(test)]
 mod stopping;

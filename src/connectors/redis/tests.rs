@@ -15,8 +15,10 @@ use tokio::time::Instant;
 use super::{RedisConnector, resp, testing};
 use testing::{Server, settings, until};
 
+mod deadlines;
 mod effects;
 mod fence;
+mod line;
 mod relay;
 mod tls;
 mod tokens;
