@@ -96,7 +96,7 @@ pub(crate) async fn call_raw(
     let trace = trace::of(&headers, RAW_ROUTE);
     let trace_id = trace::id(trace.parent.trace_id);
     let call = Asked { body, options, who, trace, streams: true, upload };
-    let reply = carry(&backend, call, &trace_id).await?;
+    let reply = carry(&backend, call, &trace_id).await.map_err(|error| place.blame(error))?;
     Ok(raw_reply(reply, kind, &trace_id, place))
 }
 

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    Doors, admin, calls, events, openapi, page,
+    Doors, admin, calls, encoding, events, openapi, page,
     peer::{Access, Caller, admit},
     problem::Problem,
     queue, streams, views,
@@ -154,7 +154,8 @@ pub(crate) const ROUTES: &[Route] = &[
 const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
     "" -> "{\"backend\"}", post(admin::panic));
 
-/// The router. Every route is behind [`admit`]; nothing of a body is read before.
+/// The router. Every route is behind [`admit`]; nothing of a body is read before, and what is read is what
+/// it was before it was encoded ([`encoding::pass`]).
 pub(crate) fn router(doors: &Arc<Doors>, test_hooks: bool) -> Router {
     let hook = test_hooks.then_some(&TEST_HOOK);
     let mut router = Router::new();
@@ -181,7 +182,7 @@ async fn guard(
     match admitted {
         Ok(who) => {
             request.extensions_mut().insert(who);
-            next.run(request).await
+            encoding::pass(request, next).await
         }
         Err(problem) => {
             tracing::debug!(?caller, path = request.uri().path(), "refused at the door");

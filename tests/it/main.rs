@@ -21,6 +21,8 @@ mod disk;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod encodings;
+#[cfg(test)]
 mod events;
 #[cfg(test)]
 mod fallbacks;
