@@ -21,7 +21,7 @@ use fusebox_actors::connector::{
     Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan,
     QueuedWrite, Refused, Slot, Streams,
 };
-use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BeginTransactionRequest, RollbackRequest, TransactionOptions,
     transaction_options::{Mode, ReadOnly, ReadWrite},
@@ -350,6 +350,10 @@ impl Connector for FirestoreConnector {
             Ok(Reply::encoded(Answer::Done(true)))
         };
         Box::pin(self.timed(timeout, true, asked))
+    }
+
+    fn may_land(&self, lane: LaneId) -> bool {
+        self.shared.fence.in_doubt_until(&Lanes::One(lane)).is_some()
     }
 
     fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {

@@ -27,7 +27,7 @@ use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
     Refused, ResidueAfter, Slot,
 };
-use fusebox_state::{OpId, UnixMillis, Verdict};
+use fusebox_state::{LaneId, OpId, UnixMillis, Verdict};
 
 mod cache;
 mod carry;
@@ -206,6 +206,10 @@ impl Connector for RedisConnector {
 
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         cache::split(body, slots, reply)
+    }
+
+    fn may_land(&self, _: LaneId) -> bool {
+        self.shared.may_land.load(Ordering::Acquire)
     }
 
     fn expires(&self, slot: &Slot) -> Option<Duration> {

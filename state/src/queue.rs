@@ -348,6 +348,19 @@ impl QueueIndex {
         }
     }
 
+    /// Keeps `seq`, which waits, from being taken until it is [put back](QueueIndex::put_back) or replaced.
+    pub fn hold(&mut self, seq: u64) {
+        if let Some(entry) = self.entries.get_mut(&seq)
+            && matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
+        {
+            if let Phase::BackingOff { until } = entry.phase {
+                self.backing_off.remove(&(until, seq));
+            }
+            entry.phase = Phase::Sending;
+            self.ready.remove(&seq);
+        }
+    }
+
     /// `seq` was applied, or is discarded, and its removal handed to the committer.
     pub fn applied(&mut self, seq: u64) {
         if let Some(entry) = self.entries.get_mut(&seq) {

@@ -210,7 +210,8 @@ impl Lent {
             let now = self.clock().now();
             for ((slot, fill), part) in read.slots.iter().zip(&fills.fills).zip(&parts) {
                 if let Some(fill) = fill {
-                    fills.cache.fill(*fill, slot.key.clone(), part.clone(), now);
+                    let until = context.connector.expires(slot).map(|left| now.plus(left));
+                    fills.cache.fill(*fill, slot.key.clone(), part.clone(), now, until);
                 }
             }
             if overlaid.iter().any(Option::is_some) {

@@ -134,7 +134,9 @@ impl Queue {
         let ordered = self.order.lock();
         let Residue { body, lanes, due } = residue;
         let call = {
-            let index = self.index.lock();
+            let mut index = self.index.lock();
+            // What replaces it can be read before that is synced: nobody takes it until then.
+            index.hold(seq);
             let Some(entry) = index.get(seq) else { return };
             residue_call(seq, entry, body, &lanes, due)
         };
