@@ -252,6 +252,7 @@ impl Lent {
             age: Duration::ZERO,
             warnings: Vec::new(),
             op_id: None,
+            reply_lost: false,
             attempts: context.attempts,
             pending_writes: self.queue.waiting(),
             rest: None,

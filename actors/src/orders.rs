@@ -173,10 +173,19 @@ impl Backend {
     }
 
     /// Puts a dead letter back at the tail of its lane. `force` where the lane was written since.
+    /// `forget_doubt` where an operator has checked that no earlier attempt was applied: it is then sent as
+    /// one that was never sent.
     ///
     /// # Errors
     /// [`OrderError`] where there is none, or it needs `force`.
-    pub async fn requeue(&self, op_id: OpId, force: bool) -> Result<(), OrderError> {
+    pub async fn requeue(
+        &self,
+        op_id: OpId,
+        force: bool,
+        forget_doubt: bool,
+    ) -> Result<(), OrderError> {
+        // The queue keeps no doubt of a dead letter yet: a requeue forgets it always.
+        let _ = forget_doubt;
         let queue = &self.member.lent.queue;
         let seq = {
             let index = queue.index();

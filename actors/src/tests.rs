@@ -354,8 +354,11 @@ async fn a_rejected_call_becomes_a_dead_letter_and_can_be_discarded() {
     let page = world.backend().queue_page(true, None, 10);
     assert_eq!((page.total, page.calls[0].state), (1, "dead"));
     let op_id = page.calls[0].op_id;
-    assert!(world.backend().requeue(op_id, false).await.is_err(), "its lane was written since");
-    world.backend().requeue(op_id, true).await.unwrap();
+    assert!(
+        world.backend().requeue(op_id, false, false).await.is_err(),
+        "its lane was written since"
+    );
+    world.backend().requeue(op_id, true, false).await.unwrap();
     world.until("it is dead again", |world| world.backend().view().queue.dead_letters == 1).await;
     world.backend().discard(op_id).await.unwrap();
     assert_eq!(world.backend().queue_page(true, None, 10).total, 0);

@@ -34,8 +34,10 @@ struct ReplyJson<'a> {
     ack: Option<AckLevel>,
     value: Option<Outgoing<'a>>,
     age_ms: u64,
-    warnings: &'a [String],
+    warnings: Vec<&'a str>,
     op_id: Option<OpId>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reply_lost: bool,
     attempts: u32,
     trace_id: &'a str,
     #[serde(skip_serializing_if = "is_zero")]
@@ -46,6 +48,10 @@ struct ReplyJson<'a> {
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
+
+/// The warning that goes with `reply_lost`.
+const REPLY_LOST: &str = "the write was applied, but the backend's reply to it was lost: the value does not \
+                          say what the write found";
 
 /// The routes by which calls come.
 const JSON_ROUTE: &str = "/v1/backends/{backend}/call";
@@ -134,13 +140,20 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
         ack: reply.ack,
         value: reply.value.as_ref().map(|value| kind.reply_to_json(value)),
         age_ms: age_ms(reply),
-        warnings: &reply.warnings,
+        warnings: warnings(reply).collect(),
         op_id: reply.op_id,
+        reply_lost: reply.reply_lost,
         attempts: reply.attempts,
         trace_id,
         pending_writes: reply.pending_writes,
     };
     (status(reply), Json(json)).into_response()
+}
+
+/// What the caller should know.
+fn warnings(reply: &Reply) -> impl Iterator<Item = &str> {
+    let lost = reply.reply_lost.then_some(REPLY_LOST);
+    reply.warnings.iter().map(String::as_str).chain(lost)
 }
 
 fn age_ms(reply: &Reply) -> u64 {
@@ -172,7 +185,10 @@ fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Place) -> Res
     if reply.value.is_none() {
         put("x-fusebox-null", "true");
     }
-    for warning in &reply.warnings {
+    if reply.reply_lost {
+        put("x-fusebox-reply-lost", "true");
+    }
+    for warning in warnings(&reply) {
         put("x-fusebox-warning", warning);
     }
     let status = status(&reply);
@@ -210,6 +226,7 @@ mod tests {
             age: Duration::ZERO,
             warnings: vec!["the queue is 70 % full".into()],
             op_id: Some(OpId::from_u128(7)),
+            reply_lost: false,
             attempts: 0,
             pending_writes: 2,
             rest: None,
@@ -253,6 +270,21 @@ mod tests {
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert!(shown.get("pending_writes").is_none());
         assert_eq!(shown["op_id"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_lost_reply_is_told_in_json_and_in_headers() {
+        let lost = || Reply { reply_lost: true, ..reply() };
+        let response = json_reply(&lost(), kind(), TRACE);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert_eq!(shown["reply_lost"], true);
+        assert_eq!(shown["warnings"], json!(["the queue is 70 % full", REPLY_LOST]));
+        let response = raw_reply(lost(), kind(), TRACE, place());
+        assert_eq!(response.headers()["x-fusebox-reply-lost"], "true");
+        let warnings = response.headers().get_all("x-fusebox-warning").iter();
+        assert!(warnings.into_iter().any(|warning| warning == REPLY_LOST));
+        let response = raw_reply(reply(), kind(), TRACE, place());
+        assert!(response.headers().get("x-fusebox-reply-lost").is_none());
     }
 
     #[tokio::test]
