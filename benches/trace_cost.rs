@@ -220,6 +220,7 @@ fn main() -> ExitCode {
     let gate = std::env::args().any(|argument| argument == "--gate");
     let clock = Clock::system();
     let reply = Reply {
+        reply_lost: false,
         source: Source::Live,
         ack: None,
         value: None,

@@ -113,14 +113,14 @@ pub struct Reply {
     pub warnings: Vec<String>,
     /// The name of a write that was queued or bore a token.
     pub op_id: Option<OpId>,
-    /// The write was applied, but the reply to it was lost: `value` is not that reply. Doors say so.
-    pub reply_lost: bool,
     /// Attempts on the wire.
     pub attempts: u32,
     /// Writes of the backend that wait in its queue, where any do.
     pub pending_writes: u64,
     /// What follows `value` where the answer is too large to hold.
     pub rest: Option<Box<dyn Tail>>,
+    /// A write was applied by an attempt whose reply did not arrive: `value` is not that reply.
+    pub reply_lost: bool,
 }
 
 impl fmt::Debug for Reply {

@@ -36,6 +36,7 @@ mod lexer;
 mod outcome;
 mod plan;
 mod pool;
+mod request;
 mod server;
 pub mod settings;
 mod sql;
@@ -164,6 +165,10 @@ impl Connector for ClickHouseConnector {
         let format = statement.format.as_ref().or(call.header.format.as_ref());
         let format = format.map_or("TabSeparated", String::as_str);
         self.learnt.get(slot.as_ref().map(|slot| &slot.key), format)
+    }
+
+    fn caches_by_lane(&self) -> bool {
+        false
     }
 
     fn held(&self, beginning: &[u8]) -> Option<usize> {

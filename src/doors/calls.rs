@@ -34,7 +34,7 @@ struct ReplyJson<'a> {
     ack: Option<AckLevel>,
     value: Option<Outgoing<'a>>,
     age_ms: u64,
-    warnings: Vec<&'a str>,
+    warnings: &'a [String],
     op_id: Option<OpId>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     reply_lost: bool,
@@ -48,10 +48,6 @@ struct ReplyJson<'a> {
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
-
-/// The warning that goes with `reply_lost`.
-const REPLY_LOST: &str = "the write was applied, but the backend's reply to it was lost: the value does not \
-                          say what the write found";
 
 /// The routes by which calls come.
 const JSON_ROUTE: &str = "/v1/backends/{backend}/call";
@@ -140,7 +136,7 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
         ack: reply.ack,
         value: reply.value.as_ref().map(|value| kind.reply_to_json(value)),
         age_ms: age_ms(reply),
-        warnings: warnings(reply).collect(),
+        warnings: &reply.warnings,
         op_id: reply.op_id,
         reply_lost: reply.reply_lost,
         attempts: reply.attempts,
@@ -148,12 +144,6 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
         pending_writes: reply.pending_writes,
     };
     (status(reply), Json(json)).into_response()
-}
-
-/// What the caller should know.
-fn warnings(reply: &Reply) -> impl Iterator<Item = &str> {
-    let lost = reply.reply_lost.then_some(REPLY_LOST);
-    reply.warnings.iter().map(String::as_str).chain(lost)
 }
 
 fn age_ms(reply: &Reply) -> u64 {
@@ -188,7 +178,7 @@ fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Place) -> Res
     if reply.reply_lost {
         put("x-fusebox-reply-lost", "true");
     }
-    for warning in warnings(&reply) {
+    for warning in &reply.warnings {
         put("x-fusebox-warning", warning);
     }
     let status = status(&reply);
@@ -278,11 +268,8 @@ mod tests {
         let response = json_reply(&lost(), kind(), TRACE);
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert_eq!(shown["reply_lost"], true);
-        assert_eq!(shown["warnings"], json!(["the queue is 70 % full", REPLY_LOST]));
         let response = raw_reply(lost(), kind(), TRACE, place());
         assert_eq!(response.headers()["x-fusebox-reply-lost"], "true");
-        let warnings = response.headers().get_all("x-fusebox-warning").iter();
-        assert!(warnings.into_iter().any(|warning| warning == REPLY_LOST));
         let response = raw_reply(reply(), kind(), TRACE, place());
         assert!(response.headers().get("x-fusebox-reply-lost").is_none());
     }

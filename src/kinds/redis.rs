@@ -138,6 +138,7 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, C
         settings.database = number;
     }
     settings.on_miss_error = endpoint.miss_is_error;
+    settings.scripts_are_barriers = endpoint.scripts_are_barriers;
     Ok(settings)
 }
 
@@ -164,13 +165,14 @@ mod tests {
             password: Some(crate::config::Secret::new("two")),
             ca_file: Some("/ca".into()),
             miss_is_error: true,
+            scripts_are_barriers: true,
             ..Endpoint::default()
         })
         .unwrap();
         assert_eq!((own.username.as_deref(), own.database), (Some("bob"), 3));
         assert_eq!(own.password.map(|password| password.expose().to_owned()), Some("two".into()));
         assert_eq!(own.tls.and_then(|tls| tls.ca_file), Some("/ca".into()));
-        assert!(own.on_miss_error);
+        assert!(own.on_miss_error && own.scripts_are_barriers);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache as Inner};
 
-use crate::units::{LaneId, Moment};
+use crate::units::{LaneId, Lanes, Moment};
 
 /// Places in the table of versions.
 const VERSIONS: usize = 4_096;
@@ -142,6 +142,8 @@ impl Weighter<LaneId, Reads> for Weigh {
 pub struct Cache {
     inner: Inner<LaneId, Reads, Weigh>,
     versions: Box<[AtomicU64]>,
+    /// Until when fills are barred, in milliseconds of a [`Moment`]; by hash, as the versions are.
+    barred: Box<[AtomicU64]>,
     settings: CacheSettings,
     tally: Arc<Tally>,
     hits: AtomicU64,
@@ -160,6 +162,7 @@ impl Cache {
                 Weigh { floor },
             ),
             versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
+            barred: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
             settings,
             tally: Arc::default(),
             hits: AtomicU64::new(0),
@@ -194,6 +197,25 @@ impl Cache {
     pub fn invalidate(&self, lane: LaneId) {
         self.version(lane).fetch_add(1, Ordering::AcqRel);
         self.inner.remove(&lane);
+    }
+
+    /// A write to `lanes` may still land until then, and nobody will say when: what reads answer meanwhile is not
+    /// kept. Ask [`Cache::is_barred`] when a read begins.
+    pub fn bar(&self, lanes: &Lanes, until: Moment) {
+        let bar = |place: &AtomicU64| place.fetch_max(until.as_millis(), Ordering::AcqRel);
+        if lanes.is_all() {
+            self.barred.iter().for_each(|place| {
+                bar(place);
+            });
+        }
+        for lane in lanes.as_slice() {
+            bar(place_of(&self.barred, *lane));
+        }
+    }
+
+    /// Whether what a read of `lane` answers that begins now must not be kept.
+    pub fn is_barred(&self, lane: LaneId, now: Moment) -> bool {
+        place_of(&self.barred, lane).load(Ordering::Acquire) > now.as_millis()
     }
 
     /// Drops everything and voids every fill: what a barrier over all lanes does.
@@ -264,6 +286,20 @@ impl Cache {
         }
     }
 
+    /// Takes over what another cache holds, with its age, as long as nothing was written here since this one was
+    /// made. It must be in use already: then a write that came meanwhile is known here.
+    pub fn take_over(&self, entries: impl IntoIterator<Item = (LaneId, CachedRead)>) {
+        for (lane, read) in entries {
+            let version = self.version(lane);
+            if version.load(Ordering::Acquire) == 0 {
+                self.put(lane, read);
+                if version.load(Ordering::Acquire) != 0 {
+                    self.inner.remove(&lane);
+                }
+            }
+        }
+    }
+
     /// Entries, bytes, hits and misses. Walks nothing, locks nothing.
     pub fn stats(&self) -> (u64, u64, u64, u64) {
         let counts = [&self.tally.entries, &self.tally.bytes, &self.hits, &self.misses];
@@ -285,14 +321,18 @@ impl Cache {
         self.inner.insert(lane, Held::new(reads, &self.tally));
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        clippy::cast_possible_truncation,
-        reason = "the table has VERSIONS places and the index is taken modulo that"
-    )]
     fn version(&self, lane: LaneId) -> &AtomicU64 {
-        &self.versions[lane.0 as usize % VERSIONS]
+        place_of(&self.versions, lane)
     }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a table has VERSIONS places and the index is taken modulo that"
+)]
+fn place_of(table: &[AtomicU64], lane: LaneId) -> &AtomicU64 {
+    &table[lane.0 as usize % VERSIONS]
 }
 
 #[cfg(test)]
@@ -358,6 +398,17 @@ mod tests {
     }
 
     #[test]
+    fn fills_are_barred_where_a_write_may_still_land() {
+        let cache = cache();
+        cache.bar(&Lanes::One(LANE), at(5));
+        cache.bar(&Lanes::One(LANE), at(3));
+        assert!(cache.is_barred(LANE, at(4)) && !cache.is_barred(LaneId(2), at(4)));
+        assert!(!cache.is_barred(LANE, at(5)));
+        cache.bar(&Lanes::All, at(9));
+        assert!(cache.is_barred(LANE, at(8)) && cache.is_barred(LaneId(7), at(8)));
+    }
+
+    #[test]
     fn several_reads_share_a_lane() {
         let cache = cache();
         for name in ["HGET h a", "HGET h b", "HGETALL h"] {
@@ -415,6 +466,19 @@ mod tests {
         assert!(counted(&small).0 > 0, "something was left to count");
         small.invalidate_all();
         assert_eq!(counted(&small), (0, 0));
+    }
+
+    #[test]
+    fn a_cache_that_takes_anothers_place_takes_over_nothing_that_was_written_since() {
+        let (old, new) = (cache(), cache());
+        let other = LaneId(2);
+        old.fill(old.begin(LANE), key("k"), key("v"), at(100));
+        old.fill(old.begin(other), key("k"), key("v"), at(100));
+        // `new` is in use; a write comes before the old entries are read.
+        new.invalidate(LANE);
+        new.take_over(old.entries());
+        assert_eq!(look(&new, 101), None);
+        assert!(new.get(other, &key("k"), None, at(101)).unwrap().fresh);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! ClickHouse: what a caller sees of an outage, and what becomes of its inserts. Against the 2018 server and
-//! against the current engine behind the tests' own HTTP front: see `support/clickhouse.rs`.
+//! against a current one: see `support/clickhouse.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::clickhouse::{ClickHouse, Engine};
+use crate::support::clickhouse::{ClickHouse, Engine, User};
 use crate::support::daemon::{Builder, Client, Daemon, Reply};
 use crate::support::poll::stays;
 use crate::support::raw::call_raw;
 
 const LONG: Duration = Duration::from_secs(30);
 const BOTH: [Engine; 2] = [Engine::Old, Engine::Current];
-/// A table whose inserts are recognised by their token, for the current engine.
+/// A table whose inserts are recognised by their token, for the current server.
 const TABLE: &str = "CREATE TABLE t (id Int64, round Int64) ENGINE = MergeTree ORDER BY id \
                      SETTINGS non_replicated_deduplication_window = 10000";
 /// The same for the old one, which knows no tokens.
@@ -261,9 +261,12 @@ fn where_there_are_no_tokens_nothing_is_lost_and_what_is_ambiguous_is_told() {
 
 #[test]
 fn overload_opens_the_breaker_and_a_wrong_statement_never_does() {
-    let server = ClickHouse::start(Engine::Current);
+    let narrow =
+        User { profile: &[("max_concurrent_queries_for_user", "1")], ..User::named("narrow") };
+    let server = ClickHouse::with_users(Engine::Current, &[narrow]);
     let daemon = with(&server.url())
         .set("health.interval", "1h")
+        .set("backends.clickhouse.username", "narrow")
         .set("backends.clickhouse.breaker.recovery_timeout", "4m")
         .set("backends.clickhouse.retry.attempts", 1)
         .start();
@@ -285,7 +288,11 @@ fn overload_opens_the_breaker_and_a_wrong_statement_never_does() {
     }
     assert_eq!(daemon.breaker("clickhouse"), "CLOSED");
     query(&daemon, "SELECT 1", json!({})).assert_live();
-    server.fail_next(202, 30);
+    // Another program of the same user has the only place.
+    let occupant = server.begin("narrow", "SELECT count() FROM system.numbers FORMAT Null");
+    daemon.wait_until("the place is taken", LONG, |_| {
+        server.query("SELECT count() FROM system.processes WHERE user = 'narrow'") == "1"
+    });
     for _ in 0..30 {
         if daemon.breaker("clickhouse") == "OPEN" {
             break;
@@ -293,6 +300,7 @@ fn overload_opens_the_breaker_and_a_wrong_statement_never_does() {
         assert_ne!(query(&daemon, "SELECT 2", json!({})).status, 200);
     }
     assert_eq!(daemon.breaker("clickhouse"), "OPEN");
+    drop(occupant);
 }
 
 #[test]
@@ -396,12 +404,14 @@ fn a_large_insert_is_sent_as_it_comes_or_stored_first() {
 
 #[test]
 fn a_wrong_password_pauses_replay_and_buries_nothing() {
-    let server = ClickHouse::with_password(Engine::Current, "right");
+    let secret = User { password: "right", ..User::named("secret") };
+    let server = ClickHouse::with_users(Engine::Current, &[secret]);
     server.query(TABLE);
     let secrets = tempfile::tempdir().unwrap();
     let file = secrets.path().join("password");
     fs::write(&file, "wrong\n").unwrap();
     let daemon = with(&server.url())
+        .set("backends.clickhouse.username", "secret")
         .set("backends.clickhouse.password_file", file.to_str().unwrap())
         .set("backends.clickhouse.breaker.failure_threshold", 1_000)
         .set("health.interval", "1h")

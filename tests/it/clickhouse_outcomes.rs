@@ -18,17 +18,13 @@ const HEAVY: &str = "SELECT length(groupArray(number)) FROM numbers(20000000)";
 const ENDLESS: &str = "SELECT count() FROM system.numbers";
 
 const USERS: [User<'_>; 6] = [
-    User { name: "narrow", profile: &[("max_concurrent_queries_for_user", "2")], password: "" },
+    User { profile: &[("max_concurrent_queries_for_user", "2")], ..User::named("narrow") },
     // It may change no setting, the time that a query has neither.
-    User {
-        name: "hasty",
-        profile: &[("readonly", "1"), ("max_execution_time", "1")],
-        password: "",
-    },
-    User { name: "crowded", profile: &[("max_memory_usage_for_user", "20000000")], password: "" },
-    User { name: "small", profile: &[("max_memory_usage", "20000000")], password: "" },
-    User { name: "reader", profile: &[("readonly", "1")], password: "" },
-    User { name: "secret", profile: &[], password: "right" },
+    User { profile: &[("readonly", "1"), ("max_execution_time", "1")], ..User::named("hasty") },
+    User { profile: &[("max_memory_usage_for_user", "20000000")], ..User::named("crowded") },
+    User { profile: &[("max_memory_usage", "20000000")], ..User::named("small") },
+    User { profile: &[("readonly", "1")], ..User::named("reader") },
+    User { password: "right", ..User::named("secret") },
 ];
 
 /// A daemon with one backend for each of these users of `server`, which are not tried again.
@@ -92,7 +88,7 @@ fn wait_until_idle(daemon: &Client, server: &ClickHouse) {
 /// The server's own codes: what a call is answered, and whether that counts against the server.
 #[test]
 fn each_code_of_the_real_server_ends_as_it_should() {
-    let server = ClickHouse::with_users(&USERS);
+    let server = ClickHouse::with_users(Engine::Old, &USERS);
     server.query("CREATE TABLE t (id Int64) ENGINE = MergeTree ORDER BY id");
     let backends = ["default", "hasty", "crowded", "small", "reader", "secret", "nobody"];
     let daemon = as_users(&server, &backends).start();
@@ -119,37 +115,55 @@ fn each_code_of_the_real_server_ends_as_it_should() {
     assert_eq!(ids(&server, "t"), BTreeMap::new());
 }
 
-/// The same of the current engine, which has other words for them. What it cannot be brought to say, the HTTP
-/// front says for it.
+/// The same of the current server, which has other words for them.
 #[test]
-fn each_code_of_the_current_engine_ends_as_it_should() {
-    let server = ClickHouse::start(Engine::Current);
-    let daemon = with(&server).start();
+fn each_code_of_the_current_server_ends_as_it_should() {
+    let mut users = USERS.to_vec();
+    users.push(User { grants: &["GRANT SELECT ON system.*"], ..User::named("blind") });
+    let server = ClickHouse::with_users(Engine::Current, &users);
+    server.query("CREATE TABLE t (id Int64) ENGINE = MergeTree ORDER BY id");
+    server.query(
+        "CREATE TABLE full (id Int64) ENGINE = MergeTree ORDER BY id \
+         SETTINGS parts_to_throw_insert = 1, parts_to_delay_insert = 0",
+    );
+    server.query("SYSTEM STOP MERGES full");
+    server.query("INSERT INTO full SETTINGS async_insert = 0 VALUES (1)");
+    let backends = ["default", "hasty", "crowded", "small", "reader", "secret", "nobody", "blind"];
+    let daemon = as_users(&server, &backends).start();
     let none = json!({});
-    query(&daemon, "default", "SELECT 1", &none).assert_live();
-    for (asked, settings, code, ends) in [
-        ("SELECT * FROM nothing", &none, "60", REFUSED),
-        ("SELECT 1 FROM nowhere.nothing", &none, "81", REFUSED),
-        ("SELEC 1", &none, "62", REFUSED),
-        ("SELECT missing FROM numbers(1)", &none, "47", REFUSED),
-        (ENDLESS, &json!({ "max_execution_time": 1 }), "159", REFUSED),
-        (HEAVY, &json!({ "max_memory_usage": 20_000_000 }), "241", REFUSED),
+    for (user, asked, settings, code, (status, counts)) in [
+        ("default", "SELECT * FROM nothing", &none, "60", REFUSED),
+        ("default", "SELECT 1 FROM nowhere.nothing", &none, "81", REFUSED),
+        ("default", "SELEC 1", &none, "62", REFUSED),
+        ("default", "SELECT missing FROM t", &none, "47", REFUSED),
+        ("default", ENDLESS, &json!({ "max_execution_time": 1 }), "159", REFUSED),
+        ("default", HEAVY, &json!({ "max_memory_usage": 20_000_000 }), "241", REFUSED),
+        ("small", HEAVY, &none, "241", REFUSED),
+        ("reader", "INSERT INTO t SELECT 1", &none, "164", REFUSED),
+        ("blind", "SELECT * FROM t", &none, "497", REFUSED),
+        ("hasty", ENDLESS, &none, "159", UNAVAILABLE),
+        ("crowded", HEAVY, &none, "241", UNAVAILABLE),
+        ("secret", "SELECT 1", &none, "516", UNAVAILABLE),
+        ("nobody", "SELECT 1", &none, "516", UNAVAILABLE),
+        ("default", "INSERT INTO full VALUES (1)", &none, "252", UNAVAILABLE),
     ] {
-        assert_ends(&daemon, "default", (asked, settings), code, ends);
+        assert_ends(&daemon, user, (asked, settings), code, (status, counts));
     }
-    // Limits of the server's own: of each query, which blames the query, and of all of a user's.
-    server.query("SET max_memory_usage = 20000000");
-    assert_ends(&daemon, "default", (HEAVY, &none), "241", REFUSED);
-    server.query("SET max_memory_usage = DEFAULT");
-    server.query("SET max_memory_usage_for_user = 20000000");
-    assert_ends(&daemon, "default", (HEAVY, &none), "241", UNAVAILABLE);
-    server.query("SET max_memory_usage_for_user = DEFAULT");
-    for (code, ends) in
-        [(497, REFUSED), (516, UNAVAILABLE), (252, UNAVAILABLE), (394, (503, [0, 0, 1]))]
-    {
-        server.fail_next(code, 1);
-        assert_ends(&daemon, "default", ("SELECT 1", &none), &code.to_string(), ends);
-    }
+    // Killed by an operator: that says nothing of the server.
+    let before = counted(&daemon, "default");
+    let killed = thread::scope(|scope| {
+        let client = daemon.client();
+        let asked = scope.spawn(move || query(&client, "default", ENDLESS, &json!({})));
+        daemon.wait_until("it runs", LONG, |_| {
+            server.query("SELECT count() FROM system.processes WHERE query LIKE '%system.numbers'")
+                == "1"
+        });
+        server.query("KILL QUERY WHERE query LIKE '%system.numbers' SYNC");
+        asked.join().unwrap()
+    });
+    assert_eq!((killed.status, &killed.body["code"]), (503, &json!("394")), "{}", killed.body);
+    let after = counted(&daemon, "default");
+    assert_eq!([0, 1, 2].map(|at| after[at] - before[at]), [0, 0, 1], "{}", killed.body);
 }
 
 /// The status, and by how much successes, failures and what says nothing of the server have grown.
@@ -182,7 +196,7 @@ fn assert_ends(
 /// there is room.
 #[test]
 fn too_many_queries_at_once_are_an_overload() {
-    let server = ClickHouse::with_users(&USERS);
+    let server = ClickHouse::with_users(Engine::Old, &USERS);
     server.query("CREATE TABLE t (id Int64) ENGINE = MergeTree ORDER BY id");
     let daemon = as_users(&server, &["narrow"])
         .set("backends.narrow.timeout", "60s")

@@ -13,6 +13,8 @@ mod clickhouse;
 #[cfg(test)]
 mod clickhouse_outcomes;
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod disk;
@@ -42,6 +44,10 @@ mod numbers;
 mod order;
 #[cfg(test)]
 mod page;
+#[cfg(test)]
+mod redis_scripts;
+#[cfg(test)]
+mod seams;
 #[cfg(test)]
 mod stopping;
 #[cfg(test)]

@@ -9,14 +9,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use fusebox_actors::{
-    connector::{Attempt, AttemptError, Attempted, Upload},
-    trace::PassedOn,
-};
+use fusebox_actors::connector::{Attempt, AttemptError, Attempted};
 use fusebox_state::{ErrorClass, Verdict};
-use hyper::header::HeaderValue;
-use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
@@ -26,19 +20,17 @@ use super::{
     Shared,
     exchange::{self, Exchanged, Reading, Sending},
     fence::Place,
-    http::{Failed, Outgoing},
-    outcome::Asked,
+    http::Failed,
     plan,
+    request::{self, Asking},
     server::Server,
-    sql::{self, Insert, Rows, Statement, Verb},
+    sql::{self, Insert, Statement, Verb},
     tokens::{self, Target, Window},
     wire::Call,
 };
 
 /// How much longer than its full time a caller waits, so that the exchange itself says what became of it.
 const GRACE: Duration = Duration::from_millis(25);
-/// What a server may hold of an answer before it begins to send, where it is to hold it all back.
-const BUFFER_SIZE: &str = "4194304";
 
 /// Carries one attempt.
 pub(super) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempted {
@@ -89,7 +81,7 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
 async fn read(shared: &Arc<Shared>, ready: Ready<'_>) -> Attempted {
     let reading = Reading::new(shared, shared.fence.id());
     let limit = ready.attempt.timeout;
-    let sending = ready.sending(shared, reading.id(), limit);
+    let sending = request::sending(shared, ready.asking(), reading.id(), limit);
     exchange::exchange(shared, sending, Some(reading)).await.attempted
 }
 
@@ -123,7 +115,7 @@ async fn write(
     let server = Arc::clone(&ready.server);
     let place = shared.fence.enter(shared.fence.id(), commutes);
     let departure = Departure { shared: Arc::clone(shared), id: place.id().to_owned() };
-    let sending = ready.sending(shared, place.id(), shared.settings.timeout);
+    let sending = request::sending(shared, ready.asking(), place.id(), shared.settings.timeout);
     let (sender, receiver) = oneshot::channel();
     let own = Arc::clone(shared);
     tokio::spawn(async move {
@@ -194,13 +186,7 @@ async fn protected(
 ) -> Result<(), Failed> {
     let time = until.saturating_duration_since(Instant::now());
     let window = shared.tables.get(target, &ready.server, &shared.http, time).await;
-    let window = window.map_err(|mut failed| {
-        // Of the write itself nothing was sent.
-        if failed.error.class == ErrorClass::Unknown {
-            failed.error.class = ErrorClass::NotExecuted;
-        }
-        neutral_unless(ready.whole, failed)
-    })?;
+    let window = window.map_err(|failed| neutral_unless(ready.whole, failed.unsent()))?;
     if window == Window::NoTable {
         let (database, table) = target;
         let message = format!("there is no table {database}.{table} (UNKNOWN_TABLE)");
@@ -250,114 +236,9 @@ fn neutral_unless(whole: bool, mut failed: Failed) -> Failed {
     failed
 }
 
-impl Ready<'_> {
-    /// The request.
-    fn sending(self, shared: &Arc<Shared>, id: &str, limit: Duration) -> Sending {
+impl<'a> Ready<'a> {
+    fn asking(self) -> Asking<'a> {
         let Self { attempt, call, statement, server, whole, .. } = self;
-        let header = &call.header;
-        let own: Vec<String> = header
-            .settings
-            .keys()
-            .cloned()
-            .chain(statement.settings.iter().map(|(name, _)| name.clone()))
-            .collect();
-        let streams = attempt.streams && !attempt.write;
-        let upload = attempt.upload.and_then(Upload::take);
-        let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
-        let mut settings = header.settings.clone();
-        let mut set = |name: &str, value: String| drop(settings.insert(name.to_owned(), value));
-        // What comes or goes piece by piece may take as long as pieces come; the idle time bounds it.
-        if !streams
-            && upload.is_none()
-            && !server.read_only
-            && !own.iter().any(|name| name == "max_execution_time")
-        {
-            let seconds = attempt.timeout.as_secs() + u64::from(attempt.timeout.subsec_nanos() > 0);
-            set("max_execution_time", seconds.max(1).to_string());
-        }
-        for name in ["cancel_http_readonly_queries_on_client_close"] {
-            if server.knows(name) {
-                set(name, "1".to_owned());
-            }
-        }
-        if server.knows("http_write_exception_in_output_format") {
-            set("http_write_exception_in_output_format", "0".to_owned());
-        }
-        if let Some(token) = attempt.token.filter(|_| attempt.write && server.takes_tokens()) {
-            set("insert_deduplication_token", token.to_string());
-            let foreground = ["distributed_foreground_insert", "insert_distributed_sync"];
-            let foreground = foreground.into_iter().find(|name| server.knows(name));
-            let known = |name: &'static str| Some(name).filter(|name| server.knows(name));
-            for (name, value) in [
-                (known("insert_deduplicate"), "1"),
-                (known("deduplicate_insert"), "enable"),
-                (known("async_insert"), "0"),
-                (known("deduplicate_blocks_in_dependent_materialized_views"), "1"),
-                (foreground, "1"),
-            ] {
-                if let Some(name) = name {
-                    set(name, value.to_owned());
-                }
-            }
-        }
-        let mut pairs = vec![
-            ("query_id".to_owned(), id.to_owned()),
-            (
-                "database".to_owned(),
-                header.database.as_ref().unwrap_or(&shared.settings.database).clone(),
-            ),
-        ];
-        if let Some(format) = &header.format {
-            pairs.push(("default_format".to_owned(), format.clone()));
-        }
-        if !streams {
-            pairs.push(("wait_end_of_query".to_owned(), "1".to_owned()));
-            pairs.push(("buffer_size".to_owned(), BUFFER_SIZE.to_owned()));
-        }
-        pairs.extend(
-            header.params.iter().map(|(name, value)| (format!("param_{name}"), value.clone())),
-        );
-        pairs.extend(settings);
-        let format = statement.format.clone().or_else(|| header.format.clone());
-        let outgoing = Outgoing {
-            pairs,
-            body: body(&call, &statement, upload.is_some()),
-            upload: upload.zip(progress.clone()),
-            trace: attempt.trace.iter().flat_map(headers).collect(),
-        };
-        Sending {
-            outgoing,
-            format: format.unwrap_or_else(|| "TabSeparated".to_owned()),
-            asked: Asked { own, whole },
-            write: attempt.write,
-            streams,
-            limit,
-            progress,
-        }
+        Asking { attempt, call, statement, server, whole }
     }
-}
-
-/// The statement, and its data on the next line.
-fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
-    let mut query = call.header.query.clone();
-    if let (Verb::Insert(Insert { rows: Rows::FollowUnnamed, .. }), Some(format)) =
-        (&statement.verb, &call.header.format)
-    {
-        query.truncate(query.trim_ascii_end().trim_end_matches(';').len());
-        // On a line of its own: the statement may end in a comment.
-        query.push_str("\nFORMAT ");
-        query.push_str(format);
-    }
-    if call.data.is_empty() && !more {
-        return vec![query.into()];
-    }
-    query.push('\n');
-    vec![query.into(), call.data.clone()]
-}
-
-/// The headers of a trace; what cannot stand in one is left out.
-fn headers<'a>(
-    trace: &'a PassedOn<'_>,
-) -> impl Iterator<Item = (&'static str, HeaderValue)> + use<'a> {
-    trace.headers().filter_map(|(name, text)| Some((name, HeaderValue::from_str(&text).ok()?)))
 }

@@ -30,7 +30,7 @@ use super::{
     Shared,
     fence::QueryId,
     http::{self, Failed, Outgoing},
-    outcome::{Asked, Exception, WINDOW},
+    outcome::{Asked, Came, Exception, WINDOW, written_rows},
     pool::Rows,
     wire,
 };
@@ -42,6 +42,8 @@ const RESULT_MAX: usize = 32 << 20;
 const PIECE: usize = 256 * 1024;
 /// What is passed on as it came.
 const PIECE_ENOUGH: usize = 64 * 1024;
+/// How an exception comes behind an answer that has begun.
+const LATE: Came = Came { late: true, handed_on: None };
 /// How long the background tries to kill a read.
 const KILL_TIME: Duration = Duration::from_secs(5);
 
@@ -118,10 +120,10 @@ pub(super) async fn exchange(
     mut reading: Option<Reading>,
 ) -> Exchanged {
     let mut under_way = shared.http.under_way();
-    let (limit, progress) = (sending.limit, sending.progress.clone());
+    let (limit, progress, write) = (sending.limit, sending.progress.clone(), sending.write);
     let verdict = if sending.asked.whole { Verdict::Failure } else { Verdict::Neutral };
     let overdue = overdue(limit, progress);
-    let ended = tokio::select! {
+    let mut ended = tokio::select! {
         ended = answered(shared, sending, &mut reading) => ended,
         () = overdue => {
             let message = format!("no answer within {limit:?}");
@@ -136,6 +138,11 @@ pub(super) async fn exchange(
     };
     if let Some(reading) = reading.as_mut().filter(|_| ended.known) {
         reading.ended = true;
+    }
+    if let Err(error) = &mut ended.attempted.result
+        && !write
+    {
+        error.doubt = None;
     }
     ended
 }
@@ -184,13 +191,23 @@ async fn answered(
     let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
     if status != 200 {
         let (code, after) = (http::exception_code(headers), http::retry_after(headers));
+        let summary = header("x-clickhouse-summary").filter(|_| asked.summary);
+        let handed_on = summary.and_then(|summary| written_rows(&summary));
+        let came = Came { late: false, handed_on };
         let text = match http::text_of(response.into_body()).await {
             Ok(text) => text,
             Err(failed) => return Exchanged::lost(failed),
         };
         return Exchanged::known(
-            exception(shared, Exception::of_body(code, text.as_bytes()), status, after, &asked)
-                .await,
+            exception(
+                shared,
+                Exception::of_body(code, text.as_bytes()),
+                status,
+                after,
+                &asked,
+                came,
+            )
+            .await,
         );
     }
     let format = header("x-clickhouse-format").unwrap_or(format);
@@ -217,14 +234,16 @@ async fn answered(
             Ok(false) => break,
             Err(error) => match gathered.exception() {
                 Some(found) => {
-                    return Exchanged::known(exception(shared, found, 500, None, &asked).await);
+                    return Exchanged::known(
+                        exception(shared, found, 500, None, &asked, LATE).await,
+                    );
                 }
                 None => return Exchanged::lost(http::broken(&error)),
             },
         }
     }
     if let Some(found) = gathered.exception() {
-        return Exchanged::known(exception(shared, found, 500, None, &asked).await);
+        return Exchanged::known(exception(shared, found, 500, None, &asked, LATE).await);
     }
     let reply = match (write && gathered.len() == 0, summary) {
         (true, Some(summary)) => wire::reply(wire::SUMMARY, summary.as_bytes()),
@@ -241,12 +260,13 @@ async fn exception(
     status: u16,
     after: Option<Duration>,
     asked: &Asked,
+    came: Came,
 ) -> Attempted {
     if found.code == 115 {
         // It may not know a setting that another server knew.
         shared.servers.forget();
     }
-    let ended = found.ends(status, after, asked);
+    let ended = found.ends(status, after, asked, came);
     if let Err(error) = &ended.result {
         let failed: Result<(), Failed> =
             Err(Failed { error: error.clone(), verdict: ended.verdict });
@@ -260,8 +280,9 @@ fn too_large(write: bool) -> Exchanged {
         "the result is larger than {} MiB: call/raw passes it on piece by piece",
         RESULT_MAX >> 20
     );
-    let error = AttemptError::own(ErrorClass::Rejected, "result_too_large", message);
+    let mut error = AttemptError::own(ErrorClass::Rejected, "result_too_large", message);
     // A read that goes on answering is killed; a write has been done.
+    error.doubt = write.then(Bytes::new);
     Exchanged { attempted: Attempted::failed(Verdict::Success, error), known: write }
 }
 
@@ -426,7 +447,7 @@ impl Rest {
 
     fn exception(&self) -> Option<AttemptError> {
         let found = Exception::at_end(&self.window, self.tag.as_deref())?;
-        found.ends(500, None, &self.asked).result.err()
+        found.ends(500, None, &self.asked, LATE).result.err()
     }
 
     fn has_ended(&mut self) {

@@ -235,12 +235,7 @@ impl Fence {
                 *self.refused.lock() = Some(failed.error.message);
                 self.settle(begun, None);
             }
-            Err(mut failed) => {
-                if failed.error.class == ErrorClass::Unknown {
-                    failed.error.class = ErrorClass::NotExecuted;
-                }
-                return Err(failed);
-            }
+            Err(failed) => return Err(failed.unsent()),
         }
         self.changed.notify_waiters();
         Ok(())

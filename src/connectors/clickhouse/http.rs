@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     dial::{DialError, Dialer},
-    outcome::{Asked, Exception},
+    outcome::{Asked, Came, Exception},
     pool::{Body, Lost, Pool, Rows},
     settings::ClickHouseSettings,
 };
@@ -65,6 +65,15 @@ impl Failed {
         verdict: Verdict,
     ) -> Self {
         Self { error: AttemptError::own(ErrorClass::NotExecuted, code, message), verdict }
+    }
+
+    /// Of a question that had to be answered before the call could be sent: nothing of the call was.
+    pub(super) fn unsent(mut self) -> Self {
+        self.error.doubt = None;
+        if self.error.class == ErrorClass::Unknown {
+            self.error.class = ErrorClass::NotExecuted;
+        }
+        self
     }
 }
 
@@ -172,7 +181,7 @@ impl Http {
             let response = self.send(outgoing).await?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             let text = text_of(response.into_body()).await?;
-            let asked = Asked { own: Vec::new(), whole: true };
+            let asked = Asked { whole: true, ..Asked::default() };
             if status != 200 {
                 let exception = Exception::of_body(exception_code(&headers), text.as_bytes());
                 return Err(failed(exception, status, retry_after(&headers), &asked));
@@ -251,7 +260,7 @@ pub(super) fn broken(error: &hyper::Error) -> Failed {
 }
 
 fn failed(exception: Exception, status: u16, after: Option<Duration>, asked: &Asked) -> Failed {
-    let ended = exception.ends(status, after, asked);
+    let ended = exception.ends(status, after, asked, Came::default());
     let unknown = || AttemptError::own(ErrorClass::Unknown, "unknown", "no error");
     Failed { verdict: ended.verdict, error: ended.result.err().unwrap_or_else(unknown) }
 }
@@ -279,7 +288,9 @@ fn lost(why: &Lost) -> Failed {
     while let Some(this) = cause {
         // The caller's own body broke: that says nothing of the server.
         if let Some(upload) = this.downcast_ref::<AttemptError>() {
-            return Failed { error: upload.clone(), verdict: Verdict::Neutral };
+            // What came before it was sent, and may have been written.
+            let error = AttemptError { doubt: Some(Bytes::new()), ..upload.clone() };
+            return Failed { error, verdict: Verdict::Neutral };
         }
         cause = this.source();
     }

@@ -1,16 +1,20 @@
-//! What a reply says: of the backend, and of what may be done next.
+//! What a reply says: of the backend, of what may be done next, and of what may have been written.
 //!
 //! | codes | class | verdict |
 //! | --- | --- | --- |
 //! | no exception | | success |
-//! | 202, 203, 252, 225, 242, 243, 364, 439, 745, 749, 762, 1019; HTTP 429 and 503 | not executed | failure |
-//! | 159 (its time was up), 209, 210, 236, 279, 285, 286, 289, 319, 999, 1017 … | unknown | failure |
+//! | 202, 203, 252, 225, 242, 243, 364, 439, 745, 749, 762, 1019; HTTP 429 and 503 | not executed (a write: see below) | failure |
+//! | 74–76 (the server's disk), 159 (its time was up), 209, 210, 236, 279, 285, 286, 289, 319, 999, 1017 … | unknown | failure |
 //! | 241 (memory) of the whole server or user | unknown | failure |
 //! | 394, 735 (killed) | unknown | neutral |
 //! | 192–195, 516, 700, 720 … (who we are), TLS; HTTP 401 and 407 | blocked: server | failure |
 //! | 60, 81, 218 (no such table, database), 164, 291, 392, 497 (rights), 201 (quota) | blocked: object | success |
 //! | syntax, types, names, values; limits that a query ran into by itself, 241 of the query | rejected | success |
 //! | any other | unknown, `unclassified` | success |
+//!
+//! **A write has a column of its own**: what proves that nothing of it was written is in [`proof`]. Without such a
+//! proof it is in doubt whatever its class: a rejection stays one, and what would be "not executed" of a read is
+//! unknown. With it, what would be unknown is not executed.
 //!
 //! **Whose time was up.** Every query is told `max_execution_time`. Where it brought its own, 159 blames the
 //! query: rejected. Where its caller's deadline was shorter than the backend's `timeout`, it says nothing of
@@ -29,7 +33,10 @@ use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted};
 use fusebox_state::{ErrorClass, Verdict};
 
+pub(super) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
 use super::wire;
+
+mod proof;
 
 /// The end of an answer in which an exception is looked for: the longest that servers write is 16 KiB.
 pub(super) const WINDOW: usize = 32 * 1024;
@@ -45,6 +52,10 @@ pub(super) struct Asked {
     pub(super) own: Vec<String>,
     /// Whether it has the backend's whole `timeout`.
     pub(super) whole: bool,
+    /// What it writes; `None` for a read.
+    pub(super) writing: Option<Writing>,
+    /// Whether the server's summary is a proof ([`SUMMARY_SINCE`]).
+    pub(super) summary: bool,
 }
 
 /// A server's exception.
@@ -97,11 +108,20 @@ impl Exception {
         status: u16,
         retry_after: Option<Duration>,
         asked: &Asked,
+        came: Came,
     ) -> Attempted {
         let (class, verdict) = class(self.code, &self.message, status, asked);
+        let doubt = asked.writing.filter(|writing| {
+            !proof::wrote_nothing(self.code, &self.message, status, *writing, came)
+        });
+        let of_write = match (class, asked.writing.is_some(), doubt.is_some()) {
+            (Some(ErrorClass::NotExecuted), true, true) => Some(ErrorClass::Unknown),
+            (Some(ErrorClass::Unknown), true, false) => Some(ErrorClass::NotExecuted),
+            (class, ..) => class,
+        };
         let error = AttemptError {
-            class: class.unwrap_or(ErrorClass::Unknown),
-            doubt: class.is_none_or(|class| class == ErrorClass::Unknown).then(Bytes::new),
+            class: of_write.unwrap_or(ErrorClass::Unknown),
+            doubt: doubt.map(|_| Bytes::new()),
             code: if self.code == 0 { format!("http_{status}") } else { self.code.to_string() }
                 .into(),
             reply: Some(wire::reply("exception", self.message.as_bytes())),
@@ -149,9 +169,39 @@ fn class(code: u32, message: &str, status: u16, asked: &Asked) -> (Option<ErrorC
         202 | 203 | 225 | 242 | 243 | 252 | 364 | 439 | 745 | 749 | 762 | 1019 => {
             (ErrorClass::NotExecuted, Verdict::Failure)
         }
-        159 | 173 | 198 | 204 | 209 | 210 | 236 | 241 | 244 | 254 | 265 | 279 | 285 | 286 | 289
-        | 297 | 319 | 341 | 384 | 410 | 415 | 416 | 425 | 473 | 499 | 519 | 529 | 568 | 574
-        | 733 | 999 | 1017 => (ErrorClass::Unknown, Verdict::Failure),
+        74..=76
+        | 159
+        | 173
+        | 198
+        | 204
+        | 209
+        | 210
+        | 236
+        | 241
+        | 244
+        | 254
+        | 265
+        | 279
+        | 285
+        | 286
+        | 289
+        | 297
+        | 319
+        | 341
+        | 384
+        | 410
+        | 415
+        | 416
+        | 425
+        | 473
+        | 499
+        | 519
+        | 529
+        | 568
+        | 574
+        | 733
+        | 999
+        | 1017 => (ErrorClass::Unknown, Verdict::Failure),
         394 | 677 | 735 => (ErrorClass::Unknown, Verdict::Neutral),
         180 | 192..=195 | 199 | 516 | 532 | 700 | 720 | 767 => {
             (ErrorClass::BlockedServer, Verdict::Failure)
@@ -203,8 +253,17 @@ mod tests {
 
     #[track_caller]
     fn ends(code: u32, message: &str, own: &[&str], whole: bool) -> (ErrorClass, Verdict, bool) {
-        let asked = Asked { own: own.iter().map(|name| (*name).to_owned()).collect(), whole };
-        let ended = Exception { code, message: message.to_owned() }.ends(500, None, &asked);
+        let asked = Asked {
+            own: own.iter().map(|name| (*name).to_owned()).collect(),
+            whole,
+            ..Asked::default()
+        };
+        let ended = Exception { code, message: message.to_owned() }.ends(
+            500,
+            None,
+            &asked,
+            Came::default(),
+        );
         let error = ended.result.unwrap_err();
         (error.class, ended.verdict, error.unclassified)
     }
@@ -249,7 +308,7 @@ mod tests {
     fn a_status_speaks_where_no_code_does() {
         let ends = |status: u16, code: u32| {
             let exception = Exception { code, message: String::new() };
-            let ended = exception.ends(status, None, &Asked::default());
+            let ended = exception.ends(status, None, &Asked::default(), Came::default());
             (ended.result.unwrap_err().class, ended.verdict)
         };
         assert_eq!(ends(429, 0), (ErrorClass::NotExecuted, Verdict::Failure));
@@ -257,6 +316,31 @@ mod tests {
         assert_eq!(ends(401, 0), (ErrorClass::BlockedServer, Verdict::Failure));
         assert_eq!(ends(502, 0), (ErrorClass::Unknown, Verdict::Failure));
         assert_eq!(ends(400, 12_345), (ErrorClass::Rejected, Verdict::Success));
+    }
+
+    #[test]
+    fn a_write_is_not_executed_only_where_that_is_proven() {
+        use ErrorClass::{BlockedObject, NotExecuted, Rejected, Unknown};
+        let writing = Some(Writing::Rows { one_block: false, at_once: true });
+        let asked = Asked { whole: true, writing, ..Asked::default() };
+        let ends = |code: u32, handed_on| {
+            let exception = Exception { code, message: String::new() };
+            let ended = exception.ends(500, None, &asked, Came { late: false, handed_on });
+            let error = ended.result.unwrap_err();
+            (error.class, error.doubt.is_some(), error.unclassified)
+        };
+        assert_eq!(ends(202, None), (NotExecuted, false, false));
+        for code in [225, 242, 243, 252, 439] {
+            assert_eq!(ends(code, None), (Unknown, true, false), "{code}");
+            assert_eq!(ends(code, Some(100)), (Unknown, true, false), "{code}");
+            assert_eq!(ends(code, Some(0)), (NotExecuted, false, false), "{code}");
+        }
+        assert_eq!(ends(159, Some(0)), (NotExecuted, false, false));
+        assert_eq!(ends(27, Some(800)), (Rejected, true, false));
+        assert_eq!(ends(27, Some(0)), (Rejected, false, false));
+        assert_eq!(ends(201, None), (BlockedObject, true, false));
+        assert_eq!(ends(1_001, None), (Unknown, true, true));
+        assert_eq!(ends(1_001, Some(0)), (Unknown, false, true));
     }
 
     #[test]

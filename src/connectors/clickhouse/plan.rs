@@ -178,6 +178,9 @@ fn deduplicates_itself(header: &Header, statement: &Statement) -> bool {
         "async_insert" => !matches!(value, "0" | "false"),
         "insert_deduplicate" => !matches!(value, "1" | "true"),
         "deduplicate_insert" => !value.contains("enable"),
+        "deduplicate_blocks_in_dependent_materialized_views"
+        | "distributed_foreground_insert"
+        | "insert_distributed_sync" => !matches!(value, "1" | "true"),
         _ => false,
     };
     header.settings.iter().any(|(name, value)| own(name, value))
@@ -271,6 +274,10 @@ mod tests {
             ("INSERT INTO t SELECT 1", Lanes::new([])),
             ("INSERT INTO FUNCTION null('a UInt8') VALUES (1)", Lanes::new([])),
             ("INSERT INTO t SETTINGS async_insert = 1 VALUES (1)", Lanes::new([])),
+            (
+                "INSERT INTO t SETTINGS deduplicate_blocks_in_dependent_materialized_views = 0 VALUES (1)",
+                Lanes::new([]),
+            ),
             ("CREATE TABLE t (a UInt8) ENGINE = Null", Lanes::new([])),
             ("ALTER TABLE t DELETE WHERE 1", Lanes::All),
             ("nonsense", Lanes::All),

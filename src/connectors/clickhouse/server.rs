@@ -21,6 +21,12 @@ const WANTED: &[&str] = &[
     "deduplicate_blocks_in_dependent_materialized_views",
     "cancel_http_readonly_queries_on_client_close",
     "http_write_exception_in_output_format",
+    "max_insert_block_size",
+    "max_insert_block_size_bytes",
+    "min_insert_block_size_rows",
+    "min_insert_block_size_bytes",
+    "min_chunk_bytes_for_parallel_parsing",
+    "input_format_max_block_wait_ms",
 ];
 
 /// A server as it described itself.
@@ -37,6 +43,12 @@ impl Server {
     /// Whether it knows the setting, and lets us set it.
     pub(super) fn knows(&self, setting: &str) -> bool {
         !self.read_only && self.known.contains(setting)
+    }
+
+    /// Whether it is at least of this version, such as `(26, 7)`.
+    pub(super) fn since(&self, version: (u32, u32)) -> bool {
+        let mut parts = self.version.split('.').map(|part| part.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= version
     }
 
     /// Whether it recognises a repetition by its token.
@@ -100,13 +112,7 @@ impl Servers {
         };
         match tokio::time::timeout(time, asked).await {
             Ok(Ok(server)) => Ok(server),
-            Ok(Err(mut failed)) => {
-                // Of the call itself nothing was sent.
-                if matches!(failed.error.class, ErrorClass::Unknown) {
-                    failed.error.class = ErrorClass::NotExecuted;
-                }
-                Err(failed)
-            }
+            Ok(Err(failed)) => Err(failed.unsent()),
             Err(_) => Err(Failed::not_executed(
                 "timeout",
                 format!("the server did not describe itself within {time:?}"),
@@ -145,6 +151,8 @@ mod tests {
     fn a_server_is_read_from_its_lines() {
         let server = Server::of_lines("version 26.9.2.1\nsetting async_insert\nreadonly 0\n");
         assert_eq!(server.version, "26.9.2.1");
+        assert!(server.since((26, 7)) && server.since((26, 9)) && !server.since((26, 10)));
+        assert!(!Server::default().since((1, 0)));
         assert!(server.knows("async_insert") && !server.takes_tokens());
         let locked = Server::of_lines("setting insert_deduplication_token\nreadonly 1\n");
         assert!(!locked.takes_tokens(), "a user who may set nothing has no tokens");

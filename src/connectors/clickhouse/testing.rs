@@ -1,4 +1,5 @@
-//! A real server of 2018 for tests, with a port and a folder of its own, gone with the value.
+//! Real servers for tests, one of 2018 and a current one, each with a port and a folder of its own, gone with
+//! the value.
 
 use std::{
     net::TcpListener,
@@ -15,22 +16,75 @@ use super::{ClickHouseSettings, http::Http};
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// 18.16: no tokens, no summary, no header with the error's code.
+    Old,
+    /// 26.7: `tests/support/clickhouse_server.py`.
+    Current,
+}
+
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
+    _disk: Option<SmallDisk>,
     pub(crate) folder: tempfile::TempDir,
 }
 
+/// A small file system; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, mib: u32) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let size = format!("size={mib}M");
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", &size, "fusebox-test"]).arg(&at).output();
+        let said = mounted.as_ref().map(|output| String::from_utf8_lossy(&output.stderr));
+        let is_mounted = mounted.as_ref().is_ok_and(|output| output.status.success());
+        assert!(is_mounted, "this test needs root, to mount a small tmpfs: {said:?}");
+        Self(at)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg("--lazy").arg(&self.0).status().ok();
+    }
+}
+
 impl Server {
-    /// An empty server.
+    /// An empty server of 2018.
     pub(crate) async fn start() -> Self {
+        Self::of(Engine::Old).await
+    }
+
+    /// An empty server.
+    pub(crate) async fn of(engine: Engine) -> Self {
+        Self::begun(engine, tempfile::tempdir().unwrap(), None).await
+    }
+
+    /// An empty server whose data lies on a file system of so many MiB of its own.
+    pub(crate) async fn on_small_disk(engine: Engine, mib: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let disk = SmallDisk::mount(folder.path().join("data"), mib);
+        Self::begun(engine, folder, Some(disk)).await
+    }
+
+    async fn begun(engine: Engine, folder: tempfile::TempDir, disk: Option<SmallDisk>) -> Self {
         let port = free_port();
-        let child = spawn(port, folder.path());
-        let mut server = Self { child, port, folder };
+        let child = spawn(engine, port, folder.path());
+        let mut server = Self { child, port, _disk: disk, folder };
         server.ready().await;
         server
+    }
+
+    /// Kills the server.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 
     async fn ready(&mut self) {
@@ -71,8 +125,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.kill();
     }
 }
 
@@ -90,47 +143,68 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn(port: u16, folder: &Path) -> Child {
-    let config = configuration(port, folder);
+fn spawn(engine: Engine, port: u16, folder: &Path) -> Child {
+    let config = configuration(engine, port, folder);
     let log = std::fs::File::create(folder.join("out")).unwrap();
-    Command::new("clickhouse-server")
-        .arg(format!("--config-file={}", config.display()))
+    let mut command = match engine {
+        Engine::Old => {
+            let mut command = Command::new("clickhouse-server");
+            command.arg(format!("--config-file={}", config.display()));
+            command
+        }
+        Engine::Current => {
+            let mut command = Command::new("python3");
+            let script = "tests/support/clickhouse_server.py";
+            command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script)).arg(config);
+            command
+        }
+    };
+    command
+        .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
-        .unwrap_or_else(|error| {
-            panic!("clickhouse-server cannot be started ({error}): tests/setup")
-        })
+        .unwrap_or_else(|error| panic!("ClickHouse cannot be started ({error}): tests/setup"))
 }
 
-/// The server's configuration, with the user `ada`, whose password is `hush`, and `reader`, who may
-/// change nothing.
-fn configuration(port: u16, folder: &Path) -> PathBuf {
+/// The server's configuration, with the users `ada`, whose password is `hush`; `reader`, who may change
+/// nothing; and `writer`, who at the current server may insert and see the tables, and nothing else.
+fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {
     for name in ["data", "tmp"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
     }
     let dir = folder.display();
-    let user = |name: &str, password: &str, profile: &str| {
+    let user = |name: &str, password: &str, profile: &str, grants: &str| {
         format!(
             "<{name}><password>{password}</password><networks><ip>127.0.0.1</ip></networks>\
-             <profile>{profile}</profile><quota>default</quota></{name}>"
+             <profile>{profile}</profile><quota>default</quota>{grants}</{name}>"
         )
     };
+    let writer = "<grants><query>GRANT INSERT ON default.*</query>\
+                  <query>GRANT SELECT ON system.processes</query></grants>";
     let users = format!(
-        "<yandex><profiles><default></default><reader><readonly>1</readonly></reader></profiles><users>{}{}{}</users>\
+        "<yandex><profiles><default></default><reader><readonly>1</readonly></reader></profiles><users>{}{}{}{}</users>\
          <quotas><default/></quotas></yandex>",
-        user("default", "", "default"),
-        user("ada", "hush", "default"),
-        user("reader", "", "reader"),
+        user("default", "", "default", ""),
+        user("ada", "hush", "default", ""),
+        user("reader", "", "reader", ""),
+        user("writer", "", "default", writer),
     );
     std::fs::write(folder.join("users.xml"), users).unwrap();
+    let of_engine = match engine {
+        Engine::Old => "<default_database>default</default_database>",
+        Engine::Current => {
+            "<default_database>local</default_database><query_log><database>system</database>\
+             <table>query_log</table><flush_interval_milliseconds>500</flush_interval_milliseconds></query_log>"
+        }
+    };
     let config = format!(
         "<yandex><logger><level>warning</level><log>{dir}/log</log><errorlog>{dir}/err</errorlog></logger>\
          <http_port>{port}</http_port><listen_host>127.0.0.1</listen_host><path>{dir}/data/</path>\
          <tmp_path>{dir}/tmp/</tmp_path><users_config>{dir}/users.xml</users_config>\
          <mark_cache_size>67108864</mark_cache_size><default_profile>default</default_profile>\
-         <default_database>default</default_database></yandex>"
+         {of_engine}</yandex>"
     );
     let path = folder.join("config.xml");
     std::fs::write(&path, config).unwrap();

@@ -1,16 +1,18 @@
-//! The connector against a real server of 2018, whose HTTP interface is its own.
+//! The connector against real servers.
 
 use std::{io::Write, net::TcpStream, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Access, Attempt, Attempted, Connector, Origin};
-use fusebox_state::{ErrorClass, UnixMillis, Verdict};
+use fusebox_actors::connector::{Access, Attempt, Attempted, Connector, Doubt, Origin, Plan};
+use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
 
 use super::{
     ClickHouseConnector,
     testing::{Server, rows, until},
     wire::{Call, Header},
 };
+
+mod doubt;
 
 const TABLE: &str = "CREATE TABLE default.t (n UInt64) ENGINE = MergeTree ORDER BY n";
 /// Takes about ten seconds, in blocks of a row.
@@ -23,26 +25,50 @@ fn body(query: &str) -> Bytes {
 }
 
 async fn attempt(connector: &ClickHouseConnector, query: &str, timeout: Duration) -> Attempted {
-    let plan = connector.plan(body(query)).unwrap();
-    let now = UnixMillis::new(1);
-    connector
-        .attempt(Attempt {
+    Sent { timeout, ..Sent::of(body(query)) }.to(connector).await
+}
+
+/// A call that a test sends, as the core would.
+struct Sent {
+    body: Bytes,
+    token: Option<OpId>,
+    /// When it was first sent, and what was noted then, where that is in doubt.
+    doubt: Option<(UnixMillis, Bytes)>,
+    origin: Origin,
+    now: UnixMillis,
+    timeout: Duration,
+}
+
+impl Sent {
+    fn of(body: Bytes) -> Self {
+        let timeout = Duration::from_secs(3);
+        let now = UnixMillis::new(1_000_000_000);
+        Self { body, token: None, doubt: None, origin: Origin::Live, now, timeout }
+    }
+
+    async fn to(&self, connector: &ClickHouseConnector) -> Attempted {
+        let plan = connector.plan(self.body.clone()).unwrap();
+        connector.attempt(self.attempt(&plan)).await
+    }
+
+    fn attempt<'a>(&'a self, plan: &'a Plan) -> Attempt<'a> {
+        Attempt {
             body: &plan.body,
             lanes: &plan.lanes,
             write: matches!(plan.access, Access::Write(_)),
-            origin: Origin::Live,
-            token: None,
+            origin: self.origin,
+            token: self.token,
             digest: 0,
-            doubt: None,
+            doubt: self.doubt.as_ref().map(|(since, evidence)| Doubt { since: *since, evidence }),
             following: &[],
             streams: false,
             upload: None,
-            accepted_at: now,
-            now,
-            timeout,
+            accepted_at: self.now,
+            now: self.now,
+            timeout: self.timeout,
             trace: None,
-        })
-        .await
+        }
+    }
 }
 
 /// Queries like `part` that the server runs, the question itself excluded.
@@ -57,6 +83,9 @@ async fn an_abandoned_write_is_killed_before_what_does_not_commute_follows() {
     let server = Server::start().await;
     server.ask(TABLE).await;
     let connector = ClickHouseConnector::new(server.settings("i", "r"));
+    // The server is known from here on, and what an earlier run might have left.
+    let warm = attempt(&connector, "INSERT INTO t VALUES (1)", Duration::from_secs(3)).await;
+    assert!(warm.result.is_ok(), "{warm:?}");
     let abandoned = format!("INSERT INTO t {SLOW}");
     let ended = attempt(&connector, &abandoned, Duration::from_millis(300)).await;
     let error = ended.result.unwrap_err();

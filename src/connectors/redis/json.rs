@@ -15,7 +15,10 @@ use serde::{
 };
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::resp::{self, Items, Reply};
+use super::{
+    internal,
+    resp::{self, Items, Reply},
+};
 use crate::exact::{quoted, unescaped};
 
 /// A command's JSON: an array of strings, numbers and `{"base64":"…"}`, each in its own text.
@@ -92,7 +95,8 @@ fn not_one(json: &str) -> String {
 
 /// A command as JSON, for listings; `null` where `body` is no command.
 pub fn body_to_json(body: &Bytes) -> Value {
-    resp::arguments(body).map_or(Value::Null, |args| args.into_iter().map(text).collect())
+    resp::arguments(&internal::original(body))
+        .map_or(Value::Null, |args| args.into_iter().map(text).collect())
 }
 
 /// A reply as JSON. An error is `{"error":{"code":…,"message":…}}`; a frame that is not whole is

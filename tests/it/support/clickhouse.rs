@@ -1,6 +1,5 @@
-//! A real ClickHouse that can be killed, restarted and frozen: the 2018 server that Debian has, or the
-//! current engine (chdb) behind the HTTP front in `tests/support/chdb_front.py`, whose page says what of it
-//! is the engine's and what the front's.
+//! A real ClickHouse that can be killed, restarted and frozen: the 2018 server that Debian has, or a current
+//! one out of an npm package, which `tests/support/clickhouse_server.py` starts.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -14,7 +13,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{require, send, venv_python};
+use super::proc::{require, send};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,7 +23,7 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) enum Engine {
     /// The server 18.16: no tokens, no header with the error's code.
     Old,
-    /// The engine 26.9: deduplication by token.
+    /// The server 26.7: deduplication by token, grants, a query log.
     Current,
 }
 
@@ -37,6 +36,8 @@ pub(crate) struct User<'a> {
     pub(crate) profile: &'a [(&'a str, &'a str)],
     /// Empty for none.
     pub(crate) password: &'a str,
+    /// What it may do, as GRANT statements; everything where there are none. The current server only.
+    pub(crate) grants: &'a [&'a str],
 }
 
 /// A server on a loopback port and a folder of its own. Killed when dropped.
@@ -44,33 +45,22 @@ pub(crate) struct ClickHouse {
     engine: Engine,
     folder: TempDir,
     port: Port,
-    password: String,
     process: Option<Child>,
 }
 
 impl ClickHouse {
     /// Starts an empty server and waits until it answers.
     pub(crate) fn start(engine: Engine) -> Self {
-        Self::with_password(engine, "")
+        Self::with_users(engine, &[])
     }
 
-    /// As [`ClickHouse::start`]; the user `default` has this password. The current engine only.
-    pub(crate) fn with_password(engine: Engine, password: &str) -> Self {
-        Self::made(engine, password, &[])
-    }
-
-    /// The old server with more users: each has a name, settings of its profile, and a password or none.
-    pub(crate) fn with_users(users: &[User<'_>]) -> Self {
-        Self::made(Engine::Old, "", users)
-    }
-
-    fn made(engine: Engine, password: &str, users: &[User<'_>]) -> Self {
+    /// As [`ClickHouse::start`], with more users than `default`.
+    pub(crate) fn with_users(engine: Engine, users: &[User<'_>]) -> Self {
         let folder = tempfile::Builder::new().prefix("fusebox-clickhouse-").tempdir();
         let folder = folder.expect("a temporary folder");
         let port = Port::lease();
-        write_configuration(folder.path(), port.number(), users);
-        let password = password.to_owned();
-        let mut server = Self { engine, folder, port, password, process: None };
+        write_configuration(engine, folder.path(), port.number(), users);
+        let mut server = Self { engine, folder, port, process: None };
         server.restart();
         server
     }
@@ -115,13 +105,6 @@ impl ClickHouse {
         send(self.process.as_ref().expect("the server runs"), Signal::SIGCONT);
     }
 
-    /// Makes the next `count` queries end with `code`, which the front does and not the engine.
-    pub(crate) fn fail_next(&self, code: u32, count: u32) {
-        assert_eq!(self.engine, Engine::Current, "the old server cannot be told to fail");
-        let path = format!("/front/fail?code={code}&count={count}");
-        assert_eq!(self.post(&path, "").expect("the front answers").0, 200);
-    }
-
     /// Asks the server itself, past the daemon; the answer without its last line break.
     #[track_caller]
     pub(crate) fn query(&self, query: &str) -> String {
@@ -142,9 +125,8 @@ impl ClickHouse {
         stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
         write!(
             stream,
-            "POST {path} HTTP/1.0\r\nX-ClickHouse-User: default\r\nX-ClickHouse-Key: {}\r\n\
+            "POST {path} HTTP/1.0\r\nX-ClickHouse-User: default\r\nX-ClickHouse-Database: default\r\n\
              Content-Length: {}\r\n\r\n{body}",
-            self.password,
             body.len()
         )?;
         let mut answer = Vec::new();
@@ -156,26 +138,36 @@ impl ClickHouse {
         Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
     }
 
+    /// Begins a query as `user` that ends with the connection.
+    pub(crate) fn begin(&self, user: &str, query: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.port.address()).expect("ClickHouse accepts");
+        write!(
+            stream,
+            "POST /?cancel_http_readonly_queries_on_client_close=1 HTTP/1.0\r\nX-ClickHouse-User: {user}\r\n\
+             Content-Length: {}\r\n\r\n{query}",
+            query.len()
+        )
+        .expect("ClickHouse reads");
+        stream
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     fn spawn(&self) -> Child {
         let log = File::create(self.folder.path().join("log")).expect("the server's log");
+        let config = self.folder.path().join("config.xml");
         let mut command = match self.engine {
             Engine::Old => {
                 let mut command = Command::new(require("clickhouse-server", "clickhouse-server"));
-                let file = self.folder.path().join("config.xml");
-                command.arg(format!("--config-file={}", file.display()));
+                command.arg(format!("--config-file={}", config.display()));
                 command
             }
             Engine::Current => {
-                let mut command = Command::new(venv_python());
-                command
-                    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/chdb_front.py"))
-                    .arg(self.port.number().to_string())
-                    .arg(self.folder.path().join("chdb"))
-                    .arg(&self.password);
+                let mut command = Command::new(require("python3", "python3"));
+                let script = "tests/support/clickhouse_server.py";
+                command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script)).arg(config);
                 command
             }
         };
@@ -195,36 +187,61 @@ impl Drop for ClickHouse {
     }
 }
 
-/// The old server's files.
-fn write_configuration(folder: &Path, port: u16, more: &[User<'_>]) {
+/// The server's files.
+fn write_configuration(engine: Engine, folder: &Path, port: u16, more: &[User<'_>]) {
     let at = folder.display();
+    let of_engine = match engine {
+        Engine::Old => "<default_database>default</default_database>",
+        Engine::Current => {
+            "<default_database>local</default_database>\
+             <query_log><database>system</database><table>query_log</table>\
+             <flush_interval_milliseconds>500</flush_interval_milliseconds></query_log>"
+        }
+    };
     let config = format!(
         "<yandex><logger><level>warning</level><log>{at}/server.log</log></logger>\
          <http_port>{port}</http_port><listen_host>127.0.0.1</listen_host>\
          <path>{at}/data/</path><tmp_path>{at}/tmp/</tmp_path>\
          <users_config>{at}/users.xml</users_config><mark_cache_size>67108864</mark_cache_size>\
-         <default_profile>default</default_profile><default_database>default</default_database>\
-         </yandex>"
+         <default_profile>default</default_profile>{of_engine}</yandex>"
     );
-    let (mut profiles, mut users) = ("<default/>".to_owned(), user("default", ""));
-    for User { name, profile, password } in more {
+    let (mut profiles, mut users) = ("<default/>".to_owned(), user(&User::named("default")));
+    for each in more {
+        let User { name, profile, .. } = each;
         let settings: Vec<String> =
             profile.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
         profiles.extend([format!("<{name}>"), settings.concat(), format!("</{name}>")]);
-        users.push_str(&user(name, password));
+        users.push_str(&user(each));
     }
     let users = format!(
         "<yandex><profiles>{profiles}</profiles><quotas><default/></quotas><users>{users}</users></yandex>"
     );
+    for name in ["data", "tmp"] {
+        fs::create_dir_all(folder.join(name)).expect("the server's folders");
+    }
     fs::write(folder.join("config.xml"), config).expect("the server's configuration");
     fs::write(folder.join("users.xml"), users).expect("the server's users");
 }
 
-/// A user of the old server, with the profile and the quota of its name.
-fn user(name: &str, password: &str) -> String {
+impl<'a> User<'a> {
+    /// A user who may do everything.
+    pub(crate) const fn named(name: &'a str) -> Self {
+        Self { name, profile: &[], password: "", grants: &[] }
+    }
+}
+
+/// A user, with the profile and the quota of its name.
+fn user(User { name, password, grants, .. }: &User<'_>) -> String {
+    let queries: Vec<String> =
+        grants.iter().map(|grant| format!("<query>{grant}</query>")).collect();
+    let grants = if queries.is_empty() {
+        String::new()
+    } else {
+        format!("<grants>{}</grants>", queries.concat())
+    };
     format!(
         "<{name}><password>{password}</password><networks><ip>::/0</ip></networks>\
-         <profile>{name}</profile><quota>default</quota></{name}>"
+         <profile>{name}</profile><quota>default</quota>{grants}</{name}>"
     )
 }
 
@@ -247,16 +264,17 @@ mod tests {
     }
 
     #[test]
-    fn the_current_engine_knows_a_token_again_and_fails_when_told_to() {
+    fn the_current_server_knows_a_token_again_also_in_a_view() {
         let server = ClickHouse::start(Engine::Current);
-        server.query(&format!("{TABLE} SETTINGS non_replicated_deduplication_window = 100"));
+        let settings =
+            "ENGINE = MergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 100";
+        server.query(&format!("CREATE TABLE t (a Int64) {settings}"));
+        server.query(&format!("CREATE MATERIALIZED VIEW v {settings} AS SELECT a FROM t"));
         for _ in 0..2 {
-            let insert = "/?query=INSERT%20INTO%20t%20VALUES&insert_deduplication_token=x";
+            let insert =
+                "/?query=INSERT%20INTO%20t%20VALUES&async_insert=0&insert_deduplication_token=x";
             assert_eq!(server.post(insert, "(7)").unwrap().0, 200);
         }
-        assert_eq!(server.query("SELECT count() FROM t"), "1");
-        server.fail_next(202, 1);
-        assert_eq!(server.try_query("SELECT 1").unwrap().0, 503);
-        assert_eq!(server.query("SELECT 1"), "1");
+        assert_eq!(server.query("SELECT (SELECT count() FROM t), (SELECT count() FROM v)"), "1\t1");
     }
 }
