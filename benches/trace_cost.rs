@@ -227,6 +227,7 @@ fn main() -> ExitCode {
         age: std::time::Duration::ZERO,
         warnings: Vec::new(),
         op_id: None,
+        reply_lost: false,
         attempts: 1,
         pending_writes: 0,
         rest: None,

@@ -41,24 +41,26 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     }
     let path = format!("/v1/backends/{backend}/call");
     let (status, answer) = client.exchange_bytes(Method::POST, &path, Some(&body)).await?;
-    let wrong = |_| Failure::failed(format!("the answer ({status}) is no JSON"));
-    let text = std::str::from_utf8(&answer).map_err(|_| wrong(()))?;
-    let whole: &RawValue = serde_json::from_str(text).map_err(|_| wrong(()))?;
+    let wrong = || Failure::failed(format!("the answer ({status}) is no JSON"));
+    let text = std::str::from_utf8(&answer).map_err(|_| wrong())?;
+    let whole: &RawValue = serde_json::from_str(text).map_err(|_| wrong())?;
     if call.output.json {
         say(&format!("{}\n", on_one_line(whole.get())))?;
     }
     if !(200..300).contains(&status) {
-        let problem = serde_json::from_str(text).map_err(|_| wrong(()))?;
+        let problem = serde_json::from_str(text).map_err(|_| wrong())?;
         return Err(Failure::of_problem(status, &problem, true));
     }
     if call.output.json {
         return Ok(ExitCode::SUCCESS);
     }
-    let Answer { value, rest } = serde_json::from_str(text).map_err(|_| wrong(()))?;
+    let Answer { value, rest } = serde_json::from_str(text).map_err(|_| wrong())?;
     let value = value.map_or("null", RawValue::get);
     say_bytes(&printed(value, kind.prints_json(), on_terminal()))?;
-    if std::io::stderr().is_terminal() {
-        for line in note(&Value::Object(rest)) {
+    let rest = Value::Object(rest);
+    // That the value is not the write's own reply is no remark: a program must not miss it.
+    if std::io::stderr().is_terminal() || rest.get("reply_lost") == Some(&Value::Bool(true)) {
+        for line in note(&rest) {
             complain(&line);
         }
     }
@@ -188,6 +190,9 @@ fn note(reply: &Value) -> Vec<String> {
         }
         other => lines.push(format!("({other})")),
     }
+    if reply.get("reply_lost") == Some(&Value::Bool(true)) {
+        lines.push("(reply lost)".to_owned());
+    }
     lines.extend(list(reply, "warnings").into_iter().map(|warning| format!("warning: {warning}")));
     lines
 }
@@ -256,5 +261,7 @@ mod tests {
             ["(queued: durable here, to be replayed; op_id 01J)", "warning: w"]
         );
         assert_eq!(note(&json!({ "source": "bypass" })), ["(bypass)"]);
+        let lost = json!({ "source": "live", "reply_lost": true, "warnings": ["it was lost"] });
+        assert_eq!(note(&lost), ["(reply lost)", "warning: it was lost"]);
     }
 }

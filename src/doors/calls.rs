@@ -36,6 +36,8 @@ struct ReplyJson<'a> {
     age_ms: u64,
     warnings: &'a [String],
     op_id: Option<OpId>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reply_lost: bool,
     attempts: u32,
     trace_id: &'a str,
     #[serde(skip_serializing_if = "is_zero")]
@@ -136,6 +138,7 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
         age_ms: age_ms(reply),
         warnings: &reply.warnings,
         op_id: reply.op_id,
+        reply_lost: reply.reply_lost,
         attempts: reply.attempts,
         trace_id,
         pending_writes: reply.pending_writes,
@@ -172,6 +175,9 @@ fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Place) -> Res
     if reply.value.is_none() {
         put("x-fusebox-null", "true");
     }
+    if reply.reply_lost {
+        put("x-fusebox-reply-lost", "true");
+    }
     for warning in &reply.warnings {
         put("x-fusebox-warning", warning);
     }
@@ -204,13 +210,13 @@ mod tests {
 
     fn reply() -> Reply {
         Reply {
-            reply_lost: false,
             source: Source::Queued,
             ack: Some(AckLevel::Durable),
             value: None,
             age: Duration::ZERO,
             warnings: vec!["the queue is 70 % full".into()],
             op_id: Some(OpId::from_u128(7)),
+            reply_lost: false,
             attempts: 0,
             pending_writes: 2,
             rest: None,
@@ -254,6 +260,18 @@ mod tests {
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert!(shown.get("pending_writes").is_none());
         assert_eq!(shown["op_id"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_lost_reply_is_told_in_json_and_in_headers() {
+        let lost = || Reply { reply_lost: true, ..reply() };
+        let response = json_reply(&lost(), kind(), TRACE);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert_eq!(shown["reply_lost"], true);
+        let response = raw_reply(lost(), kind(), TRACE, place());
+        assert_eq!(response.headers()["x-fusebox-reply-lost"], "true");
+        let response = raw_reply(reply(), kind(), TRACE, place());
+        assert!(response.headers().get("x-fusebox-reply-lost").is_none());
     }
 
     #[tokio::test]

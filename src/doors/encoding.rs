@@ -210,7 +210,7 @@ impl Decoding {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Vec<u8>, axum::BoxError>>> {
         let Some(decoder) = &mut self.decoder else { return Poll::Ready(None) };
         let name = decoder.name();
-        let decoded = if self.encoded.is_empty() {
+        let bytes = if self.encoded.is_empty() {
             match ready!(self.body.poll_next_unpin(cx)) {
                 Some(Ok(data)) => {
                     self.encoded = data;
@@ -222,7 +222,7 @@ impl Decoding {
         } else {
             decoder.push(&self.encoded.split_to(PIECE.min(self.encoded.len())))
         };
-        Poll::Ready(Some(decoded.map_err(|error| {
+        Poll::Ready(Some(bytes.map_err(|error| {
             self.decoder = None;
             NotDecoded(format!("the body is not whole and valid {name}: {error}")).into()
         })))

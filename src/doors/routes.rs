@@ -86,7 +86,7 @@ pub(crate) const ROUTES: &[Route] = &[
         post(calls::call)),
     route!("POST" "/v1/backends/{backend}/call/raw", Client, "Carries a call in wire form",
         "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
-        -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id",
+        -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id, -Reply-Lost, -Warning",
         post(calls::call_raw)),
     route!("POST" "/v1/backends/{backend}/streams", Client, "Opens a live query, or finds the one open on the same",
         "JSON of the kind" -> "{\"id\": text, \"path\": text}", post(streams::open)),
@@ -144,7 +144,7 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "{\"waiting\": number}", post(queue::replay)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
         "Puts a dead letter back at the tail of its lane",
-        "optional JSON {\"force\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),
+        "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),
     route!("DELETE" "/admin/backends/{backend}/queue/{op_id}", Admin,
         "Discards a queued call or dead letter for good",
         "" -> "{\"op_id\", \"state\"}", delete(queue::discard)),

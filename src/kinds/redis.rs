@@ -144,6 +144,8 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, C
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::Url;
 
@@ -183,5 +185,25 @@ mod tests {
         assert!(why("http://h", None).starts_with("must begin with redis://"));
         assert!(why("redis://h:x", None).starts_with("is not usable: port must be"));
         assert!(why("redis://h", Some("/ca")).starts_with("must begin with rediss://"));
+    }
+
+    /// Every text that is a number in JSON.
+    fn any_number() -> impl Strategy<Value = String> {
+        let form = r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,6})?";
+        prop::string::string_regex(form).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_is_sent_as_it_was_written(
+            numbers in prop::collection::vec(any_number(), 1..5),
+            comma in "[ \n\t]{0,2},[ \r]{0,2}",
+        ) {
+            let call = format!(r#"{{"command":["ECHO" {comma}{}]}}"#, numbers.join(&comma));
+            let body = Redis.call_from_json(call.as_bytes(), &HeaderMap::new()).unwrap().body;
+            let Value::Array(sent) = Redis.body_to_json(&body) else { panic!("a command") };
+            let sent: Vec<&str> = sent.iter().filter_map(Value::as_str).collect();
+            prop_assert_eq!(&sent[1..], &numbers);
+        }
     }
 }

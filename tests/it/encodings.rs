@@ -85,7 +85,8 @@ fn an_encoded_insert_is_inserted_as_rows() {
             "{engine:?}"
         );
         // More than is held: it is decoded while it is sent on.
-        let many: String = (0..300_000).map(|id| format!("{id},many\n")).collect();
+        let rows: Vec<String> = (0..300_000).map(|id| format!("{id},many\n")).collect();
+        let many = rows.concat();
         assert!(many.len() > 3 << 20, "{}", many.len());
         let headers = [insert, ("content-encoding", "gzip")];
         let (status, _, answer) = send(&daemon, "POST", PATH, &headers, &gzip(many.as_bytes()));

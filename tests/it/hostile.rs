@@ -106,6 +106,40 @@ fn a_malformed_call_is_told_what_is_wrong() {
     assert_well(&daemon);
 }
 
+#[test]
+fn text_that_is_not_unicode_is_named_by_every_kind() {
+    let redis = RedisServer::start();
+    // Nobody listens at either: a malformed call is refused before anything is asked of a backend.
+    let daemon = operated(&redis.url())
+        .set("backends.clickhouse.url", "http://127.0.0.1:1")
+        .set("backends.firestore.url", "http://127.0.0.1:1")
+        .start();
+    for (backend, call) in [
+        ("redis", r#"{"command":["SET","k",TEXT]}"#),
+        ("redis", r#"{"command":["SET","k",{"base64":TEXT}]}"#),
+        ("clickhouse", r#"{"query":TEXT}"#),
+        ("clickhouse", r#"{"query":"SELECT 1","params":{"p":[TEXT]}}"#),
+        ("clickhouse", r#"{"query":"SELECT 1","settings":{TEXT:1}}"#),
+        ("clickhouse", r#"{"query":"INSERT INTO t FORMAT CSV","data":TEXT}"#),
+        ("firestore", r#"{"op":"set","path":"u/a","data":{"n":TEXT}}"#),
+        ("firestore", r#"{"op":"set","path":"u/a","data":{TEXT:1}}"#),
+    ] {
+        for (text, part) in
+            [(&br#""a\ud800""#[..], "hex escape"), (br#""\udfff""#, ""), (b"\"\xff\"", "unicode")]
+        {
+            let (before, after) = call.split_once("TEXT").unwrap();
+            let body = [before.as_bytes(), text, after.as_bytes()].concat();
+            let path = format!("/v1/backends/{backend}/call");
+            let answer = exchange(connect(&daemon), &request("POST", &path, &body));
+            let (status, problem) = problem(&answer);
+            let shown = String::from_utf8_lossy(&body).into_owned();
+            assert_eq!(status, 400, "{shown}: {problem}");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains(part) || call.contains("base64"), "{shown}: {detail}");
+        }
+    }
+}
+
 /// Every member of every kind's call, 200,000 levels deep: refused, by whatever walks it.
 #[test]
 fn no_depth_of_json_ends_the_daemon() {
