@@ -44,7 +44,7 @@ mod outcome;
 mod overlay;
 mod plan;
 mod replay;
-mod residue;
+pub(crate) mod residue;
 pub mod resp;
 mod rules;
 pub mod settings;

@@ -45,6 +45,8 @@ mod order;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
+mod redis_markers;
+#[cfg(test)]
 mod redis_scripts;
 #[cfg(test)]
 mod seams;

@@ -116,9 +116,8 @@ impl RedisConnector {
             return self.send(&rewritten(), attempt.clone()).await;
         };
         let begun = self.deadlines.replay(read.written(), attempt.body, attempt.accepted_at);
-        let far = at.saturating_add(residue::FAR_MILLIS);
         let with_far = match self.someone_meets(key, at, &attempt) {
-            true => replay::with_far_time(&read.args, far),
+            true => replay::with_far_time(&read.args, residue::far(at)),
             false => None,
         };
         let Some(body) = with_far else {
@@ -160,11 +159,14 @@ impl RedisConnector {
         if let Some(ended) = self.carry_past_its_end(&read, deadlines, &attempt).await {
             return ended;
         }
+        match self.knows_far_times(&attempt).await {
+            Ok(true) => {}
+            Ok(false) => return self.send(&resp::command(&read.args), attempt.clone()).await,
+            Err(failed) => return failed,
+        }
         let keys = read.keys();
-        let far: Vec<(&[u8], u64)> = deadlines
-            .iter()
-            .map(|(key, at)| (*key, at.saturating_add(residue::FAR_MILLIS)))
-            .collect();
+        let far: Vec<(&[u8], u64)> =
+            deadlines.iter().map(|(key, at)| (*key, residue::far(*at))).collect();
         let token = attempt.token.map(|token| (token, attempt.digest));
         let wrapped = Wrapped { args: &read.args, keys: &keys, token, deadlines: &far };
         let mut ended = self.run(wrapped, attempt.clone()).await;
@@ -252,16 +254,16 @@ impl RedisConnector {
             _ => return ended,
         }
         for key in keys {
-            let ask = resp::command(&[b"PTTL", *key]);
+            let ask = resp::command(&[b"PEXPIRETIME", *key]);
             let asked = self.writes.call(ask, attempt.timeout, false).await;
-            let left = match &asked.result {
+            let time = match &asked.result {
                 Ok(reply) => match Reply::of(reply) {
-                    Some(Reply::Int(left)) => left,
+                    Some(Reply::Int(time)) => time,
                     _ => continue,
                 },
                 Err(_) => return asked,
             };
-            if let Some(step) = residue::step(at, key, left, now) {
+            if let Some(step) = residue::step(at, key, time, now) {
                 let set = self.writes.call(step, attempt.timeout, false).await;
                 if set.result.is_err() {
                     return set;
@@ -271,17 +273,15 @@ impl RedisConnector {
         Attempted::answered(Bytes::from_static(b"+OK\r\n"))
     }
 
-    /// Whether the server knows `SET … PXAT`. An error says that it could not be asked.
+    /// Whether the server knows `PEXPIRETIME`, by which a far time is recognised. An error says that it could not be asked.
     async fn knows_far_times(&self, attempt: &Attempt<'_>) -> Result<bool, Attempted> {
         if self.shared.server.lock().is_none() {
             self.writes.ready(attempt.timeout).await?;
         }
         let server = self.shared.server.lock();
         let version = server.as_ref().and_then(|server| server.version.as_deref());
-        let mut numbers = version.unwrap_or_default().split('.').map(|part| part.parse().ok());
-        let (major, minor): (Option<u32>, Option<u32>) =
-            (numbers.next().flatten(), numbers.next().flatten());
-        Ok(major.zip(minor).is_some_and(|version| version >= (6, 2)))
+        let major = version.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        Ok(major.is_some_and(|major| major >= 7))
     }
 
     /// Sends a write in the form `body`, in the script if it bears a token.

@@ -225,7 +225,7 @@ impl Deadlines {
         now: u64,
     ) -> Vec<(u64, u64)> {
         let taken = written.touches().filter_map(|(key, touch)| match touch.fate {
-            Fate::Takes(from) if touch.sure => {
+            Fate::Takes(from) if touch.sure || ttl::replaces(written.args) => {
                 let at = self.alive(entries, written.args.get(from)?, now)?;
                 Some((self.hasher.hash_one(key), at))
             }

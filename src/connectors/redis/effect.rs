@@ -165,15 +165,18 @@ pub(super) struct SetOptions {
 }
 
 impl SetOptions {
+    /// None at all.
+    pub(super) const NONE: Self = Self {
+        expiry: Expiry::Never,
+        conditional: false,
+        only_if_absent: false,
+        get: false,
+        expiry_at: None,
+    };
+
     /// Reads the options; `None` where a server would refuse them or where one is not known.
     pub(super) fn parse(options: &[&[u8]]) -> Option<Self> {
-        let mut read = Self {
-            expiry: Expiry::Never,
-            conditional: false,
-            only_if_absent: false,
-            get: false,
-            expiry_at: None,
-        };
+        let mut read = Self::NONE;
         let mut index = 0;
         while let Some(option) = options.get(index) {
             let word = option.to_ascii_uppercase();

@@ -25,7 +25,7 @@ use fusebox_state::UnixMillis;
 use super::{
     cache,
     commands::Commands,
-    effect::SetOptions,
+    effect::{Expiry, SetOptions},
     internal::Form,
     resp,
     ttl::{self, Fate},
@@ -126,8 +126,22 @@ fn after<'a>(
     let mut mine = places.into_iter().filter(|place| args.get(*place) == Some(&key)).peekable();
     let Some(first) = mine.peek().copied() else { return held };
     match &*spec.name {
-        "set" => return set(held, args, accepted),
-        "setex" | "psetex" => return valued(held, args.get(3), &spec.name, args, accepted),
+        "set" => {
+            let options = args.get(3..).and_then(SetOptions::parse);
+            return options.map_or(unknown, |options| set(held, options, args, accepted));
+        }
+        "getset" => return set(held, SetOptions { get: true, ..SetOptions::NONE }, args, accepted),
+        "setnx" => {
+            let options =
+                SetOptions { conditional: true, only_if_absent: true, ..SetOptions::NONE };
+            return set(held, options, args, accepted);
+        }
+        "setex" | "psetex" => {
+            return match ttl::touch(&spec.name, args, 1).fate {
+                Fate::Sets(expiry) => valued(held, args.get(3), expiry, accepted),
+                _ => unknown,
+            };
+        }
         "mset" => {
             let value = mine.last().and_then(|place| args.get(place + 1));
             return value.map_or(unknown, |value| Held::Value(value, Ends::Never));
@@ -139,7 +153,11 @@ fn after<'a>(
                 Held::Something(_) | Held::Unknown(_) => unknown,
             };
         }
+        "persist" | "getex" | "expire" | "pexpire" | "expireat" | "pexpireat" => {}
         "rename" if first == 1 && args.get(1) != args.get(2) => return Held::Nothing,
+        name if matches!(ttl::touch(name, args, first).fate, Fate::Sets(_) | Fate::Clears) => {
+            return unknown;
+        }
         _ => {}
     }
     mine.fold(held, |held, place| moved(held, ttl::touch(&spec.name, args, place), accepted))
@@ -169,7 +187,6 @@ fn moved(held: Held<'_>, touch: ttl::Touch, accepted: u64) -> Held<'_> {
         (Fate::Sets(expiry), true) => {
             ttl::deadline(expiry, accepted).map_or(Ends::Unknown, Ends::At)
         }
-        // PERSIST; what else clears is told apart before.
         (Fate::Clears, true) => Ends::Never,
         _ => return unknown,
     };
@@ -182,43 +199,36 @@ fn moved(held: Held<'_>, touch: ttl::Touch, accepted: u64) -> Held<'_> {
     held.met_at(accepted)
 }
 
-/// `SET key value …`
-fn set<'a>(held: Held<'a>, args: &[&'a [u8]], accepted: u64) -> Held<'a> {
-    let unknown = Held::Unknown(Ends::Unknown);
-    let Some(options) = args.get(3..).and_then(SetOptions::parse) else { return unknown };
+/// A write of the SET family, whose new value is its third word.
+fn set<'a>(held: Held<'a>, options: SetOptions, args: &[&'a [u8]], accepted: u64) -> Held<'a> {
     let (only_if_there, only_if_absent) =
         (options.conditional && !options.only_if_absent, options.only_if_absent);
     match held {
         // With GET it fails over what is no string, and with a condition it may do nothing.
-        Held::Unknown(_) if options.get || options.conditional => unknown,
-        Held::Something(ends) if options.get || only_if_absent => Held::Something(ends),
+        Held::Unknown(_) if options.get || options.conditional => Held::Unknown(Ends::Unknown),
+        Held::Something(_) if only_if_absent => held,
+        Held::Something(_) if options.get => Held::Something(Ends::Unknown),
         Held::Nothing if only_if_there => Held::Nothing,
         Held::Value(..) if only_if_absent => held,
-        _ => valued(held, args.get(2), "set", args, accepted),
+        _ => valued(held, args.get(2), options.expiry, accepted),
     }
 }
 
-/// The key holds `value`, for as long as the write `name` says.
-fn valued<'a>(
-    held: Held<'a>,
-    value: Option<&&'a [u8]>,
-    name: &str,
-    args: &[&'a [u8]],
-    accepted: u64,
-) -> Held<'a> {
+/// The key holds `value`, for as long as `expiry` says.
+fn valued<'a>(held: Held<'a>, value: Option<&&'a [u8]>, expiry: Expiry, accepted: u64) -> Held<'a> {
     let unknown = Held::Unknown(Ends::Unknown);
     let Some(value) = value else { return unknown };
-    let ends = match ttl::touch(name, args, 1).fate {
-        Fate::Clears => Ends::Never,
-        Fate::Sets(expiry) => ttl::deadline(expiry, accepted).map_or(Ends::Unknown, Ends::At),
-        // KEEPTTL
-        Fate::Inherits => match held {
+    let ends = match expiry {
+        Expiry::Never => Ends::Never,
+        Expiry::After(_) | Expiry::At(_) => {
+            ttl::deadline(expiry, accepted).map_or(Ends::Unknown, Ends::At)
+        }
+        Expiry::Keep => match held {
             Held::Nothing => Ends::Never,
             Held::Value(_, ends) | Held::Something(ends) => ends,
             Held::Unknown(Ends::Never) => Ends::Never,
             Held::Unknown(_) => Ends::Unknown,
         },
-        _ => return unknown,
     };
     match ends {
         Ends::Unknown => unknown,
@@ -277,7 +287,8 @@ mod tests {
             "INCR k",
             "APPEND k x",
             "SETRANGE k 0 x",
-            "SETNX k x",
+            "SUNIONSTORE k j",
+            "BITOP NOT k j",
             "HSET k f v",
             "RENAME j k",
             "RENAMENX k j",
@@ -360,6 +371,9 @@ mod tests {
         assert_eq!(get(&[(0, "DEL k"), (1, "SET k v XX")], 9).as_deref(), NIL);
         assert_eq!(get(&[(0, "SET k v"), (1, "SET k x NX")], 9).as_deref(), V);
         assert_eq!(get(&[(0, "SET k v"), (1, "GETDEL k")], 9).as_deref(), NIL);
+        assert_eq!(get(&[(0, "SET k v"), (1, "SETNX k x")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "SET k x PX 5"), (1, "GETSET k v")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "FUSEBOX.UNTIL 1 5 k APPEND k x"), (1, "GETSET k v")], 9), None);
     }
 
     #[test]

@@ -16,8 +16,9 @@
 //! look at, not what became of them. A crash at any step leaves a key that ends in about a century, and
 //! the queued call or its residue, which puts that right.
 //!
-//! The far time is recognised with an hour of tolerance, for clocks that differ. On servers before 6.2, which
-//! know no `SET … PXAT`, deadlines are not followed: each call is judged alone.
+//! The far time is an absolute one, so it is recognised to the millisecond, whatever the clocks say
+//! (`PEXPIRETIME`). Servers before 7.0 do not know that command: there, deadlines are not followed, and each call
+//! is judged alone.
 //!
 //! Without the right to EVAL, the residue asks and sets in two steps; a client of another program may
 //! come in between.
@@ -33,16 +34,13 @@ use super::{
 };
 
 /// How much longer a key lives while writes that are to meet it alive are on their way: 40,000 days.
-pub(super) const FAR_MILLIS: u64 = 40_000 * 24 * 3600 * 1000;
-/// How far from it a time is still taken for it.
-const TOLERANCE_MILLIS: u64 = 3600 * 1000;
+const FAR_MILLIS: u64 = 40_000 * 24 * 3600 * 1000;
 
 /// Gives each key whose time is the far one what remains of its own.
-/// ARGV: what remains of the far time, of the key's own time (not above zero: it ends), the tolerance.
+/// ARGV: the far time, and what remains of the key's own (not above zero: it ends).
 pub(crate) const SCRIPT: &str = "\
 for i = 1, #KEYS do
-  local left = redis.call('PTTL', KEYS[i])
-  if left >= 0 and math.abs(left - ARGV[1]) < tonumber(ARGV[3]) then
+  if redis.call('PEXPIRETIME', KEYS[i]) == tonumber(ARGV[1]) then
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
   end
 end
@@ -52,23 +50,22 @@ return redis.status_reply('OK')
 /// The call that settles the residue of `keys` at `now`.
 pub(super) fn script(at: u64, keys: &[&[u8]], now: u64) -> Bytes {
     let count = keys.len().to_string();
-    let (far, own) = (far_left(at, now).to_string(), own_left(at, now).to_string());
-    let tolerance = TOLERANCE_MILLIS.to_string();
+    let (far, own) = (far(at).to_string(), own_left(at, now).to_string());
     let mut words: Vec<&[u8]> = vec![b"EVAL", SCRIPT.as_bytes(), count.as_bytes()];
     words.extend(keys);
-    words.extend([far.as_bytes(), own.as_bytes(), tolerance.as_bytes()]);
+    words.extend([far.as_bytes(), own.as_bytes()]);
     resp::command(&words)
 }
 
-/// The call that settles it for `key`, if its PTTL is `left`.
-pub(super) fn step(at: u64, key: &[u8], left: i64, now: u64) -> Option<Bytes> {
-    let is_far = left >= 0 && left.abs_diff(far_left(at, now)) < TOLERANCE_MILLIS;
+/// The call that settles it for `key`, if its PEXPIRETIME is `time`.
+pub(super) fn step(at: u64, key: &[u8], time: i64, now: u64) -> Option<Bytes> {
     let own = own_left(at, now).to_string();
-    is_far.then(|| resp::command(&[b"PEXPIRE", key, own.as_bytes()]))
+    (u64::try_from(time) == Ok(far(at))).then(|| resp::command(&[b"PEXPIRE", key, own.as_bytes()]))
 }
 
-fn far_left(at: u64, now: u64) -> i64 {
-    own_left(at.saturating_add(FAR_MILLIS), now)
+/// The time that a key gets which ends at `at` and may not end yet.
+pub(crate) fn far(at: u64) -> u64 {
+    at.saturating_add(FAR_MILLIS)
 }
 
 /// What remains until `at`; below zero once it has passed.
@@ -150,8 +147,8 @@ mod tests {
         left("k j", "RENAME k j", "j");
         left("k", "RENAMENX k j", "k j");
         left("k", "COPY k j", "k j");
-        left("j k", "COPY k j REPLACE", "k j");
-        left("j", "COPY k j REPLACE", "");
+        left("j k", "COPY k j REPLACE", "j k");
+        left("j", "COPY k j REPLACE", "j");
         left("k j", "DEL j", "k");
         left("k", "FUSEBOX.UNTIL 1 5 k HSET k f v", "");
         left("k", "FUSEBOX.UNTIL 1 6 k HSET k f v", "k");
@@ -160,16 +157,16 @@ mod tests {
 
     #[test]
     fn the_far_time_is_recognised_and_no_other() {
-        let far = i64::try_from(FAR_MILLIS).unwrap();
-        let words = |left: i64, now: u64| {
-            let call = step(1000, b"k", left, now)?;
+        let far = i64::try_from(far(1000)).unwrap();
+        let words = |time: i64, now: u64| {
+            let call = step(1000, b"k", time, now)?;
             let words = resp::arguments(&call).unwrap();
             Some(words.iter().map(|w| String::from_utf8_lossy(w)).collect::<Vec<_>>().join(" "))
         };
-        assert_eq!(words(far + 300, 700).as_deref(), Some("PEXPIRE k 300"));
-        assert_eq!(words(far - 500, 1500).as_deref(), Some("PEXPIRE k -500"));
-        for left in [-1, -2, 300, 100_000_000, far - 4_000_000, far + 4_000_000] {
-            assert_eq!(words(left, 700), None, "{left}");
+        assert_eq!(words(far, 700).as_deref(), Some("PEXPIRE k 300"));
+        assert_eq!(words(far, 1500).as_deref(), Some("PEXPIRE k -500"));
+        for time in [-1, -2, 1000, far - 1, far + 1] {
+            assert_eq!(words(time, 700), None, "{time}");
         }
     }
 }

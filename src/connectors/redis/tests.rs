@@ -20,6 +20,7 @@ mod effects;
 mod fence;
 mod line;
 mod relay;
+mod stayed_up;
 mod tls;
 mod tokens;
 

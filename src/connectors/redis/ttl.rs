@@ -66,7 +66,8 @@ pub(super) fn touch(name: &str, args: &[&[u8]], place: usize) -> Touch {
         }
         "copy" if args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"DB")) => Touch::UNKNOWN,
         "copy" if first => Touch::sure(Fate::Keeps),
-        "copy" => Touch { fate: Fate::Takes(1), sure: replaces(args) },
+        // Without a source it answers 0.
+        "copy" => Touch { fate: Fate::Takes(1), sure: false },
         "sdiffstore" | "sinterstore" | "sunionstore" | "zdiffstore" | "zinterstore"
         | "zunionstore" | "zrangestore" | "geosearchstore" => {
             Touch::sure(if first { Fate::Clears } else { Fate::Keeps })
@@ -175,7 +176,7 @@ mod tests {
         reads("RENAME a a", 2, Keeps, true);
         reads("COPY a b", 1, Keeps, true);
         reads("COPY a b", 2, Takes(1), false);
-        reads("COPY a b REPLACE", 2, Takes(1), true);
+        reads("COPY a b REPLACE", 2, Takes(1), false);
         reads("COPY a b DB 1", 2, Unknown, false);
         reads("SUNIONSTORE d a", 1, Clears, true);
         reads("SUNIONSTORE d a", 2, Keeps, true);

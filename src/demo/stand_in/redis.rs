@@ -236,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::connectors::redis::{
+        residue,
         testing::{Server, ask},
         token,
     };
@@ -300,6 +301,20 @@ mod tests {
         let words = ["EVAL", token::SCRIPT, "1", "d", "2", "", "1", "d", "9", "SET", "d", "v"];
         let (expected, got) = (ask(real.port, &words).await, ask(address.port(), &words).await);
         assert_eq!(got, expected, "without a marker");
+        let far = residue::far(5).to_string();
+        for (command, left) in [
+            (&["SET", "far", "v", "PXAT", far.as_str()][..], "900000"),
+            (&["SET", "near", "v", "PX", "9000"], "-5"),
+            (&["SET", "none", "v"], "-5"),
+            (&["SET", "past", "v", "PXAT", far.as_str()], "-5"),
+        ] {
+            let settle = ["EVAL", residue::SCRIPT, "1", command[1], far.as_str(), left];
+            for words in [command, &settle, &["TTL", command[1]]] {
+                let (expected, got) =
+                    (ask(real.port, words).await, ask(address.port(), words).await);
+                assert_eq!(got, expected, "{words:?}");
+            }
+        }
         for server in [real.port, address.port()] {
             assert_eq!(ask(server, &["EXISTS", "d"]).await, ":0\r\n", "its deadline has passed");
         }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::line;
 use crate::connectors::redis::{
+    residue,
     resp::{write_bulk, write_head},
     token,
 };
@@ -132,6 +133,12 @@ impl Store {
                     None => line(out, "-ERR Number of keys can't be greater than number of args"),
                 }
             }
+            (b"EVAL", [script, count, rest @ ..]) if *script == residue::SCRIPT.as_bytes() => {
+                let keys = number(count).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+                let (keys, args) = rest.split_at_checked(keys).unwrap_or_default();
+                self.settle(keys, args.get(1).and_then(|left| number(left)));
+                line(out, "+OK");
+            }
             _ => line(out, "-ERR unknown command or wrong arguments: this is only a stand-in"),
         }
     }
@@ -190,6 +197,19 @@ impl Store {
         }
         tagged(out, b"new");
         out.extend_from_slice(&reply);
+    }
+
+    /// What [`residue`]'s script does. Times beyond what a clock can hold are far ones.
+    fn settle(&mut self, keys: &[&[u8]], left: Option<i64>) {
+        let far = Instant::now() + LIFE_MAX / 2;
+        for key in keys {
+            if let Some(entry) =
+                self.entries.get_mut(*key).filter(|entry| entry.expires > Some(far))
+            {
+                let left = left.and_then(|left| span(left, 1)).unwrap_or_default();
+                entry.expires = Some(Instant::now() + left);
+            }
+        }
     }
 
     fn set(&mut self, key: &[u8], text: &[u8], options: &[&[u8]], nil: &str, out: &mut BytesMut) {
