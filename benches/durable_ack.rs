@@ -32,7 +32,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_state::{
     LaneId, Lanes, OpId, UnixMillis,
-    store::{Faults, NewCall, Store, StoreSettings, TokenKind},
+    store::{Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
 };
 
 const RECORD_BYTES: usize = 256;
@@ -120,9 +120,11 @@ impl Side for Stored {
             lanes: Lanes::One(LaneId(seq)),
             label: "SET user".into(),
             token: TokenKind::Absolute,
+            traits: Traits::default(),
             accepted_at: UnixMillis::new(1_790_000_000_000),
             expires_at: None,
             traceparent: None,
+            note: None,
             body: Bytes::from(vec![0xA5; RECORD_BYTES]),
         };
         self.store.append(

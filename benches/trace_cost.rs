@@ -220,12 +220,14 @@ fn main() -> ExitCode {
     let gate = std::env::args().any(|argument| argument == "--gate");
     let clock = Clock::system();
     let reply = Reply {
+        reply_lost: false,
         source: Source::Live,
         ack: None,
         value: None,
         age: std::time::Duration::ZERO,
         warnings: Vec::new(),
         op_id: None,
+        reply_lost: false,
         attempts: 1,
         pending_writes: 0,
         rest: None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 pub(crate) mod accept;
 pub(crate) mod admin;
 pub(crate) mod calls;
+pub(crate) mod encoding;
 pub(crate) mod events;
 pub(crate) mod gate;
 pub(crate) mod http;

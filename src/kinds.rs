@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     config::{BackendConfig, Endpoint},
     doors::options::CallOptionsJson,
+    exact::Outgoing,
 };
 
 mod clickhouse;
@@ -134,8 +135,8 @@ pub(crate) trait Kind: Send + Sync {
         RawReply { content_type: "application/octet-stream".into(), body: reply.clone() }
     }
 
-    /// A reply in wire form as JSON.
-    fn reply_to_json(&self, reply: &Bytes) -> Value;
+    /// A reply in wire form as JSON. What is JSON already goes out as the backend wrote it.
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a>;
 
     /// Whether `fusebox call` prints lists and objects as JSON, rather than an element a line.
     fn prints_json(&self) -> bool {

@@ -17,6 +17,7 @@ pub mod connectors;
 mod daemon;
 pub mod demo;
 mod doors;
+mod exact;
 mod kinds;
 mod since;
 mod state_dir;

@@ -119,6 +119,8 @@ pub struct Reply {
     pub pending_writes: u64,
     /// What follows `value` where the answer is too large to hold.
     pub rest: Option<Box<dyn Tail>>,
+    /// A write was applied by an attempt whose reply did not arrive: `value` is not that reply.
+    pub reply_lost: bool,
 }
 
 impl fmt::Debug for Reply {

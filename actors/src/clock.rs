@@ -27,10 +27,18 @@ impl Reading {
     }
 }
 
+fn wall_nanos() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "this is where the wall clock is read")]
+    let now = SystemTime::now();
+    u64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A monotonic clock and a wall clock. Copied freely.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    /// The wall clock when this was made.
+    start_unix: u64,
     /// The wall clock at the start, where it runs with the monotonic one.
     simulated: Option<UnixMillis>,
 }
@@ -38,12 +46,13 @@ pub struct Clock {
 impl Clock {
     /// The clocks of the machine.
     pub fn system() -> Self {
-        Self { start: Instant::now(), simulated: None }
+        Self { start: Instant::now(), start_unix: wall_nanos(), simulated: None }
     }
 
     /// A wall clock that stood at `unix` when this was made and runs with tokio's clock: for tests.
     pub fn simulated(unix: UnixMillis) -> Self {
-        Self { start: Instant::now(), simulated: Some(unix) }
+        let start_unix = unix.get().saturating_mul(1_000_000);
+        Self { start: Instant::now(), start_unix, simulated: Some(unix) }
     }
 
     /// The moment now.
@@ -67,11 +76,16 @@ impl Clock {
         let since = if let Some(start) = self.simulated {
             Duration::from_millis(start.get()) + self.start.elapsed()
         } else {
-            #[expect(clippy::disallowed_methods, reason = "this is where the wall clock is read")]
-            let now = SystemTime::now();
-            now.duration_since(UNIX_EPOCH).unwrap_or_default()
+            return wall_nanos();
         };
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The wall clock as it would stand had nobody set it since this was made: for times to live, which a step of
+    /// the clock must neither shorten nor prolong. In milliseconds since the Unix epoch, and comparable with the
+    /// wall clock of other runs.
+    pub fn steady_unix(&self) -> UnixMillis {
+        UnixMillis::new(self.start_unix.saturating_add(self.read().0) / 1_000_000)
     }
 
     /// Time since the clock was made.

@@ -425,6 +425,13 @@ pub trait Connector: Send + Sync + 'static {
     /// The parts of `reply`, one for each slot of the read. `None` where it is not cacheable.
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>>;
 
+    /// How long what `slot` holds may be cached, if its lane's value is known to end: a deadline that was
+    /// carried to the backend. `None` if none is known; zero for one that has just passed.
+    fn expires(&self, slot: &Slot) -> Option<Duration> {
+        let _ = slot;
+        None
+    }
+
     /// The reply that `parts` make, one for each slot of the read.
     fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes;
 
@@ -458,6 +465,18 @@ pub trait Connector: Send + Sync + 'static {
             }
             ends
         })
+    }
+
+    /// Whether what is cached hangs on lanes that writes touch. Where it does not (results of queries), no write
+    /// drops any of it.
+    fn caches_by_lane(&self) -> bool {
+        true
+    }
+
+    /// Whether an abandoned write may still land in `lane`: then what a read answers now is not cached.
+    fn may_land(&self, lane: LaneId) -> bool {
+        let _ = lane;
+        false
     }
 
     /// Its live queries, where it has any.

@@ -16,17 +16,22 @@
 //! durable finds the lane occupied, because the lane is occupied from before the hand-over to the
 //! committer until the removal is synced. Calls that overlap in time may take effect in either order;
 //! a write that is sent again after an unknown outcome takes effect where it stands *then*, so it claims
-//! its lanes first and is given up where a newer one was acknowledged meanwhile (`state/src/flight.rs`).
+//! its lanes first and is given up where a newer one was acknowledged meanwhile (`state/src/flight.rs`). Whether
+//! it may be sent again at all is said by its [`WriteState`].
+//!
+//! **The cache is emptied by what was done**: a write drops what is cached of its lanes when it is sent, and again
+//! when it ends or is queued. What never left drops nothing.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, Moment, OpId, UnixMillis,
+    ErrorClass, Lanes, Moment, OpId, UnixMillis,
     cache::Cache,
     flight::{Flight, Flights},
     system::SystemState,
+    write::{Repeat, WriteState},
 };
 
 use crate::{
@@ -76,19 +81,16 @@ pub(crate) struct Context {
     pub(crate) accepted_at: UnixMillis,
     /// Digest of the call as its caller sent it; 0 for a read.
     pub(crate) digest: u64,
+    /// What is known of it; of no meaning for a read.
+    pub(crate) state: WriteState,
     /// What a later proof must know of its attempts.
     pub(crate) evidence: Bytes,
-    /// An attempt may have been executed without an answer.
-    pub(crate) unknown: bool,
     /// A failure was counted already; a call counts at most one.
     pub(crate) counted: bool,
     /// A write's way over the wire, from before it looked whether its lanes are occupied.
     pub(crate) flight: Option<Flight>,
     /// The place that it holds since its outcome is unknown.
     pub(crate) claim: Option<Claim>,
-    /// It must not be sent again: a newer write was acknowledged since it began, or it bore no token where
-    /// it needed one.
-    pub(crate) spent: bool,
     /// What it records of itself.
     pub(crate) trail: Trail,
 }
@@ -172,14 +174,13 @@ impl Lent {
             plan,
             connector,
             attempts: 0,
-            accepted_at: self.clock().unix(),
+            accepted_at: self.clock().steady_unix(),
             digest: 0,
+            state: WriteState::fresh(Repeat::Absolute),
             evidence: Bytes::new(),
-            unknown: false,
             counted: false,
             flight: None,
             claim: None,
-            spent: false,
             trail: self.tracer.begin(trace, began),
         };
         let result = match context.plan.access.clone() {
@@ -236,12 +237,20 @@ impl Lent {
     /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.
     pub(crate) fn invalidate_lanes(&self, lanes: &Lanes) {
         let cache = self.cache.load();
-        if lanes.is_all() {
+        if lanes.is_all() && self.connector.load().caches_by_lane() {
             cache.invalidate_all();
         }
         for lane in lanes.as_slice() {
             cache.invalidate(*lane);
         }
+    }
+
+    /// A write to `lanes` goes on without anybody who waits for it: what is cached of them goes, and what reads
+    /// answer until it is over is not kept.
+    fn bar_fills(&self, lanes: &Lanes) {
+        self.invalidate_lanes(lanes);
+        let timeout = self.circuit.settings.load().timeout;
+        self.cache.load().bar(lanes, self.clock().now().plus(timeout.saturating_mul(2)));
     }
 
     fn reply(&self, context: &Context, source: Source, value: Option<Bytes>) -> Reply {
@@ -255,12 +264,19 @@ impl Lent {
             attempts: context.attempts,
             pending_writes: self.queue.waiting(),
             rest: None,
+            reply_lost: false,
         }
     }
 
-    fn applied(&self, context: &Context, value: Bytes, op_id: Option<OpId>) -> Reply {
-        let reply = self.reply(context, Source::Live, Some(value));
-        Reply { ack: Some(AckLevel::Applied), op_id, ..reply }
+    /// It was applied, and answered with `value`, which is not the reply of its first attempt if that is `lost`.
+    fn applied(&self, context: &Context, value: Bytes, lost: bool, op_id: Option<OpId>) -> Reply {
+        let mut reply = self.reply(context, Source::Live, Some(value));
+        if lost {
+            let why = "reply_lost: the write was applied by an attempt whose reply did not arrive; the value \
+                       is that of a repetition, or null";
+            reply.warnings.push(why.to_owned());
+        }
+        Reply { ack: Some(AckLevel::Applied), op_id, reply_lost: lost, ..reply }
     }
 
     /// When trying again makes sense: when the breaker may half-open, at least a second from now.
@@ -271,13 +287,16 @@ impl Lent {
     }
 
     /// The backend refuses the call: its own code and words, a 422.
-    fn rejected(context: &Context, refusal: AttemptError) -> CallError {
+    fn rejected(context: &Context, refusal: AttemptError, op_id: Option<OpId>) -> CallError {
+        let conflict = refusal.class == ErrorClass::Conflict;
         CallError {
-            kind: CallErrorKind::Refused,
+            kind: if conflict { CallErrorKind::Conflict } else { CallErrorKind::Refused },
             code: refusal.code,
             detail: refusal.message,
-            // An earlier attempt may have been executed all the same.
-            outcome_unknown: context.unknown,
+            // An attempt may have written something all the same: an earlier one, or this one before it was
+            // refused.
+            outcome_unknown: context.state.is_in_doubt(),
+            op_id,
             attempts: context.attempts,
             reply: refusal.reply.map(Box::new),
             ..error("", String::new())

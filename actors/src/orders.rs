@@ -172,11 +172,18 @@ impl Backend {
         self.member.lent.queued_call(op_id)
     }
 
-    /// Puts a dead letter back at the tail of its lane. `force` where the lane was written since.
+    /// Puts a dead letter back at the tail of its lane, with all that were sent with it as one. `force` is wanted
+    /// if the lane was written since. One that may have been applied stays in doubt, and is sent only if the
+    /// backend is proven to recognise it; `not_applied` says that somebody has checked that it was not.
     ///
     /// # Errors
-    /// [`OrderError`] where there is none, or it needs `force`.
-    pub async fn requeue(&self, op_id: OpId, force: bool) -> Result<(), OrderError> {
+    /// [`OrderError`] if there is none, or it needs `force`.
+    pub async fn requeue(
+        &self,
+        op_id: OpId,
+        force: bool,
+        not_applied: bool,
+    ) -> Result<(), OrderError> {
         let queue = &self.member.lent.queue;
         let seq = {
             let index = queue.index();
@@ -193,7 +200,7 @@ impl Backend {
             }
             seq
         };
-        let synced = queue.requeue(seq).ok_or_else(|| no_call(op_id))?;
+        let synced = queue.requeue(seq, not_applied).ok_or_else(|| no_call(op_id))?;
         match synced.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(OrderError::Failed(error.to_string())),
@@ -283,9 +290,9 @@ impl Backend {
             lent.queue.work.notify_one();
         }
         if lent.circuit.settings.load().cache != spec.settings.cache {
-            let cache = Cache::new(spec.settings.cache);
-            cache.restore(lent.cache.load().entries());
-            lent.cache.store(Arc::new(cache));
+            let cache = Arc::new(Cache::new(spec.settings.cache));
+            let old = lent.cache.swap(Arc::clone(&cache));
+            cache.take_over(old.entries());
         }
         let name = self.name().to_owned();
         let settings = Box::new(spec.settings);

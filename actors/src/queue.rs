@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  append:  index.admit + store.append (one lock)  --synced-->  committed: may be replayed, acknowledged
-//!  replay:  index.take --applied--> store.remove   --synced-->  removed: the lane moves on
+//!  replay:  index.take --noted, synced--> wire --applied--> store.remove --synced--> removed: the lane moves on
 //! ```
 //!
 //! **The one rule that a maintainer might break:** what changes the index and what goes to the committer
@@ -26,8 +26,9 @@ use std::{
 use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, SpanRef, UnixMillis,
-    queue::{Entry, Phase, QueueIndex, Refusal},
-    store::{DeadMark, Done, NewCall, Store, StoreError, TokenKind},
+    queue::{Entry, Noted, Phase, QueueIndex, Refusal},
+    store::{DeadMark, Done, NewCall, Note, Store, StoreError, TokenKind, Traits},
+    write::{Repeat, WriteState},
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
@@ -41,8 +42,11 @@ use crate::{
 };
 
 mod dead_letters;
+mod notes;
 mod opening;
 mod upload;
+
+use notes::within_limit;
 
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
@@ -51,7 +55,6 @@ pub(crate) const ALERTS: [&str; 6] =
     ["actor", "blocked", "damage", "dead_full", "retarget", "store"];
 
 /// A write to be made durable.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about one write")]
 pub struct NewWrite<'a> {
     /// Its name.
     pub op_id: OpId,
@@ -61,11 +64,12 @@ pub struct NewWrite<'a> {
     pub lanes: &'a Lanes,
     /// Its lanes for people.
     pub label: &'a str,
-    /// Whether it leaves the same state however often it is applied.
-    pub absolute: bool,
-    /// Whether a live attempt bore its token already, with an unknown outcome: its marker may stand
-    /// since then.
-    pub sent_before: bool,
+    /// What is known of it: live attempts may have been made.
+    pub state: WriteState,
+    /// What a later proof must know of these.
+    pub evidence: Bytes,
+    /// What else replay must know of it.
+    pub traits: Traits,
     /// What is sent.
     pub body: Bytes,
     /// When it was accepted.
@@ -83,7 +87,15 @@ pub struct NewWrite<'a> {
 }
 
 /// What became of a queued call that somebody waits for: its reply, or why it is a dead letter.
-pub type Fate = Result<Bytes, String>;
+pub type Fate = Result<Applied, String>;
+
+/// A queued call was applied.
+pub struct Applied {
+    /// The backend's reply, or what stands for it.
+    pub reply: Bytes,
+    /// It is not the reply that the first attempt would have had.
+    pub lost: bool,
+}
 
 /// An append under way.
 pub struct Appending {
@@ -213,19 +225,33 @@ impl Queue {
         send: impl FnOnce(&Store, NewCall, Done),
     ) -> Result<Appending, AppendError> {
         let store = self.store()?;
+        let in_doubt = write.state.is_in_doubt() && write.state.repeat() != Repeat::Absolute;
+        let note = in_doubt.then(|| Note {
+            first_sent_at: write.accepted_at,
+            evidence: within_limit(write.evidence.clone()),
+            group: None,
+        });
         let entry = Entry {
             op_id: write.op_id,
             digest: write.digest,
             lanes: write.lanes.clone(),
             label: write.label.into(),
-            absolute: write.absolute,
+            state: write.state,
+            traits: Traits {
+                gather: write.traits.gather.map(Traits::gather_number),
+                ..write.traits
+            },
             own_name: write.own_name,
             bytes,
             accepted_at: write.accepted_at,
             expires_at: None,
             uid: write.uid,
-            first_sent_at: write.sent_before.then_some(write.accepted_at),
-            in_doubt: write.sent_before,
+            noted: note.as_ref().map(|note| {
+                Box::new(Noted { at: note.first_sent_at, evidence: note.evidence.clone() })
+            }),
+            group: None,
+            group_max: u32::MAX,
+            verdict: None,
             attempts: 0,
             unclassified: 0,
             last_error: None,
@@ -256,14 +282,16 @@ impl Queue {
             namespace: String::new(),
             lanes: write.lanes.clone(),
             label: write.label.to_owned(),
-            token: match (write.absolute, write.own_name) {
-                (true, _) => TokenKind::Absolute,
-                (false, true) => TokenKind::OwnMarker,
-                (false, false) => TokenKind::Marker,
+            token: match (write.state.repeat(), write.own_name) {
+                (Repeat::Absolute, _) => TokenKind::Absolute,
+                (_, true) => TokenKind::OwnMarker,
+                (_, false) => TokenKind::Marker,
             },
+            traits: write.traits,
             accepted_at: write.accepted_at,
             expires_at: None,
             traceparent: Some(write.span.to_string()),
+            note,
             body: write.body,
         };
         let done = Box::new(move |result: Result<(), StoreError>| {
@@ -275,10 +303,6 @@ impl Queue {
             drop(synced_sender.send(result));
         });
         send(store, call, done);
-        if write.sent_before {
-            // Behind the call itself, so in its commit or one after it.
-            store.mark_sending(seq, write.accepted_at, Box::new(|_| ()));
-        }
         drop(ordered);
         Ok(Appending { seq, synced, fate })
     }
@@ -324,11 +348,18 @@ impl Queue {
         self.freed.notify_waiters();
     }
 
-    /// `seq` was applied: tells who waits for it and removes it. `then` runs once that is synced.
-    pub fn applied(self: &Arc<Self>, seq: u64, reply: Bytes, then: impl FnOnce() + Send + 'static) {
+    /// `seq` was applied: tells who waits for it and removes it. Without `applied` nobody knows its reply. `then`
+    /// runs once the removal is synced.
+    pub fn applied(
+        self: &Arc<Self>,
+        seq: u64,
+        applied: Option<Applied>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
         self.metrics.replayed.inc();
-        if let Some(fate) = self.fates.lock().remove(&seq) {
-            drop(fate.send(Ok(reply)));
+        let fate = self.fates.lock().remove(&seq);
+        if let (Some(fate), Some(applied)) = (fate, applied) {
+            drop(fate.send(Ok(applied)));
         }
         let ordered = self.order.lock();
         self.index.lock().applied(seq);
@@ -361,24 +392,6 @@ impl Queue {
         self.fates.lock().remove(&seq);
         self.freed.notify_waiters();
         self.work.notify_one();
-    }
-
-    /// Notes that a call without an absolute effect is about to be sent; resolves once that is synced.
-    pub fn mark_sending(self: &Arc<Self>, seq: u64) -> oneshot::Receiver<Result<(), StoreError>> {
-        let (sender, synced) = oneshot::channel();
-        let (at, this) = (self.clock.unix(), Arc::clone(self));
-        let done = Box::new(move |result: Result<(), StoreError>| {
-            if result.is_ok()
-                && let Some(entry) = this.index.lock().get_mut(seq)
-            {
-                entry.first_sent_at = Some(at);
-            }
-            drop(sender.send(result));
-        });
-        if let Ok(store) = self.store() {
-            store.mark_sending(seq, at, done);
-        }
-        synced
     }
 
     /// The index, for a short step. Where the queue itself has a method for it, call

@@ -13,7 +13,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use fusebox_state::{LaneId, cache::CachedRead, store::DeadReason};
+use fusebox_state::{
+    cache::CachedRead,
+    store::{
+        DeadReason,
+        cache_file::{self, CacheEntry},
+    },
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_cron_scheduler::JobScheduler;
@@ -291,10 +297,16 @@ pub(crate) fn save_cache(lent: &Lent) {
         .load()
         .entries()
         .into_iter()
-        .map(|(lane, read)| (lane, read.key, read.value, clock.to_unix(read.stored_at)))
+        .map(|(lane, read)| CacheEntry {
+            lane,
+            key: read.key,
+            value: read.value,
+            at: clock.to_unix(read.stored_at),
+            until: read.until.map(|until| clock.to_unix(until)),
+        })
         .collect();
     let file = dir.join(format!("{}.cache", settings.name));
-    if let Err(error) = fusebox_state::store::cache_file::save(&file, &target(lent), entries) {
+    if let Err(error) = cache_file::save(&file, &target(lent), entries) {
         tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not written");
     }
 }
@@ -305,13 +317,14 @@ pub(crate) fn load_cache(lent: &Lent) {
     let Some(dir) = &settings.cache_dir else { return };
     let clock = lent.circuit.clock;
     let file = dir.join(format!("{}.cache", settings.name));
-    match fusebox_state::store::cache_file::load(&file, &target(lent)) {
+    match cache_file::load(&file, &target(lent)) {
         Ok(entries) => {
             let (now, unix) = (clock.now(), clock.unix());
-            lent.cache.load().restore(entries.into_iter().map(|(lane, key, value, at)| {
+            lent.cache.load().restore(entries.into_iter().map(|entry| {
+                let CacheEntry { lane, key, value, at, until } = entry;
                 let stored_at = now.minus(unix.since(at));
-                let read = CachedRead { key, value, stored_at, restored: true };
-                (lane as LaneId, read)
+                let until = until.map(|until| now.plus(until.since(unix)));
+                (lane, CachedRead { key, value, stored_at, restored: true, until })
             }));
         }
         Err(error) => {

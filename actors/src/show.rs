@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fusebox_state::{
     OpId, SpanRef,
     breaker::TransitionRecord,
-    queue::{Entry, Phase},
+    queue::{Entry, Phase, QueueIndex},
 };
 
 use crate::{
@@ -239,8 +239,10 @@ impl Lent {
         let mut calls: Vec<QueuedCallView> = index
             .page(dead, start)
             .filter(|(_, entry)| gone.is_none_or(|gone| entry.op_id > gone))
+            // A group is one dead letter.
+            .filter(|(seq, entry)| !dead || entry.group.is_none_or(|first| first == *seq))
             .take(limit.saturating_add(1))
-            .map(|(seq, entry)| queued_view(seq, entry, dead, unix))
+            .map(|(seq, entry)| queued_view(seq, entry, dead, unix, &index))
             .collect();
         drop(index);
         let more = calls.len() > limit;
@@ -255,7 +257,7 @@ impl Lent {
         let (seq, mut view) = {
             let index = self.queue.index();
             let (seq, dead) = index.find(op_id)?;
-            (seq, queued_view(seq, index.get(seq)?, dead, unix))
+            (seq, queued_view(seq, index.get(seq)?, dead, unix, &index))
         };
         let store = self.queue.store().ok()?;
         if let Ok(stored) = store.call(seq) {
@@ -274,7 +276,9 @@ fn queued_view(
     entry: &Entry,
     dead: bool,
     now: fusebox_state::UnixMillis,
+    index: &QueueIndex,
 ) -> QueuedCallView {
+    let group = entry.group.and_then(|id| index.group(id));
     let state = match entry.phase {
         _ if dead => "dead",
         Phase::Sending | Phase::Removing => "sending",
@@ -295,5 +299,7 @@ fn queued_view(
         traceparent: None,
         replay_trace_id: None,
         expires_at: entry.expires_at,
+        in_doubt: entry.state.is_in_doubt(),
+        calls: group.map_or(1, |group| group.members.len()),
     }
 }

@@ -29,6 +29,7 @@ use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 mod kinds;
 mod scripted;
 mod trace;
+mod write_state;
 
 use scripted::{Mode, Scripted};
 
@@ -354,8 +355,11 @@ async fn a_rejected_call_becomes_a_dead_letter_and_can_be_discarded() {
     let page = world.backend().queue_page(true, None, 10);
     assert_eq!((page.total, page.calls[0].state), (1, "dead"));
     let op_id = page.calls[0].op_id;
-    assert!(world.backend().requeue(op_id, false).await.is_err(), "its lane was written since");
-    world.backend().requeue(op_id, true).await.unwrap();
+    assert!(
+        world.backend().requeue(op_id, false, false).await.is_err(),
+        "its lane was written since"
+    );
+    world.backend().requeue(op_id, true, false).await.unwrap();
     world.until("it is dead again", |world| world.backend().view().queue.dead_letters == 1).await;
     world.backend().discard(op_id).await.unwrap();
     assert_eq!(world.backend().queue_page(true, None, 10).total, 0);
@@ -633,7 +637,7 @@ async fn what_was_tried_live_with_its_token_is_noted_as_sent() {
     let world = world.restart(vec![settings("one")]).await;
     let queue = &world.fusebox.0.members[0].lent.queue;
     let entry = queue.index().page(false, 0).next().map(|(_, entry)| entry.clone()).unwrap();
-    assert_eq!(entry.first_sent_at, Some(entry.accepted_at));
+    assert_eq!(entry.noted.as_ref().map(|noted| noted.at), Some(entry.accepted_at));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -324,6 +324,17 @@ pub struct QueuedCallView {
     pub replay_trace_id: Option<String>,
     /// When it is no longer wanted.
     pub expires_at: Option<UnixMillis>,
+    /// Whether it may have been applied.
+    pub in_doubt: bool,
+    /// The calls that were sent as one with it, itself included. Dead letters are listed, requeued and discarded
+    /// as one.
+    #[serde(skip_serializing_if = "is_one")]
+    pub calls: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(number: &usize) -> bool {
+    *number == 1
 }
 
 /// A page of a listing.

@@ -260,6 +260,9 @@ pub(crate) enum QueueCommand {
         /// Also where the lane has been written since
         #[arg(long)]
         force: bool,
+        /// You have checked that it was not applied: forgets that it may have been, and sends it as new
+        #[arg(long, conflicts_with = "from")]
+        not_applied: bool,
         /// Sends the calls of an export or repair as new writes; `-` reads standard input
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         from: Option<PathBuf>,
@@ -337,6 +340,7 @@ mod tests {
             "fusebox queue show 01ARZ3NDEKTSV4RRFFQ69G5FAV",
             "fusebox queue replay redis",
             "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --force",
+            "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --not-applied --force",
             "fusebox queue export --state-dir /s",
             "fusebox queue check --state-dir /s --json",
             "fusebox queue repair /d",
@@ -361,6 +365,7 @@ mod tests {
             "fusebox breaker redis ajar",
             "fusebox log-level --for 10m",
             "fusebox queue show nonsense",
+            "fusebox queue requeue --from calls.jsonl --not-applied",
             "fusebox call redis --deadline soon -- GET k",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

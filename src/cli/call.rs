@@ -1,4 +1,7 @@
 //! `fusebox call`: one call, its value printed as the backend's own client would.
+//!
+//! The value is printed in the daemon's own text, which is the backend's where that wrote JSON: read and
+//! written anew, a Decimal would lose its digits.
 
 use std::{
     io::{IsTerminal, Read, Write},
@@ -9,16 +12,20 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
 use hyper::Method;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     Client, Done, Failure,
     args::CallArgs,
     client::segment,
-    complain, on_terminal, say_bytes, say_json,
+    complain, on_terminal, say, say_bytes,
     table::{ago, list, text},
 };
-use crate::kinds;
+use crate::{
+    exact::{on_one_line, over_lines},
+    kinds,
+};
 
 /// `fusebox call`
 pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
@@ -33,32 +40,65 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
         fields.insert("options".into(), options);
     }
     let path = format!("/v1/backends/{backend}/call");
-    let (status, reply) = client.exchange(Method::POST, &path, Some(&body)).await?;
+    let (status, answer) = client.exchange_bytes(Method::POST, &path, Some(&body)).await?;
+    let wrong = || Failure::failed(format!("the answer ({status}) is no JSON"));
+    let text = std::str::from_utf8(&answer).map_err(|_| wrong())?;
+    let whole: &RawValue = serde_json::from_str(text).map_err(|_| wrong())?;
     if call.output.json {
-        say_json(&reply)?;
+        say(&format!("{}\n", on_one_line(whole.get())))?;
     }
     if !(200..300).contains(&status) {
-        return Err(Failure::of_problem(status, &reply, true));
+        let problem = serde_json::from_str(text).map_err(|_| wrong())?;
+        return Err(Failure::of_problem(status, &problem, true));
     }
     if call.output.json {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut out = Vec::new();
-    let value = reply.get("value").unwrap_or(&Value::Null);
-    match value {
-        Value::Array(_) if kind.prints_json() => pretty(value, &mut out),
-        Value::Object(fields) if kind.prints_json() && binary(fields).is_none() => {
-            pretty(value, &mut out);
-        }
-        value => print(value, on_terminal(), &mut out),
-    }
-    say_bytes(&out)?;
-    if std::io::stderr().is_terminal() {
-        for line in note(&reply) {
+    let Answer { value, rest } = serde_json::from_str(text).map_err(|_| wrong())?;
+    let value = value.map_or("null", RawValue::get);
+    say_bytes(&printed(value, kind.prints_json(), on_terminal()))?;
+    let rest = Value::Object(rest);
+    // That the value is not the write's own reply is no remark: a program must not miss it.
+    if std::io::stderr().is_terminal() || rest.get("reply_lost") == Some(&Value::Bool(true)) {
+        for line in note(&rest) {
             complain(&line);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon's answer: the value in its own text, and what is said of it.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// A value as it is printed.
+fn printed(json: &str, as_json: bool, terminal: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let is_list = json.starts_with('[');
+    let is_object = json.starts_with('{') && binary_of(json).is_none();
+    if as_json && (is_list || is_object) {
+        out.extend_from_slice(over_lines(json).as_bytes());
+        out.push(b'\n');
+        return out;
+    }
+    let is_number = json.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    match serde_json::from_str(json) {
+        Ok(value) if !is_number => print(&value, terminal, &mut out),
+        // A number's own text; or what nests too deep to be read.
+        Ok(_) | Err(_) => out.extend([json, "\n"].iter().flat_map(|text| text.bytes())),
+    }
+    out
+}
+
+/// The bytes of a text that is `{"base64":"…"}`, as the daemon writes it.
+fn binary_of(json: &str) -> Option<Vec<u8>> {
+    let json = Some(json).filter(|json| json.starts_with("{\"base64\":"))?;
+    binary(&serde_json::from_str(json).ok()?)
 }
 
 /// What is piped in, to its end; `None` at a terminal.
@@ -130,13 +170,6 @@ fn print(value: &Value, terminal: bool, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// A value as JSON over several lines.
-fn pretty(value: &Value, out: &mut Vec<u8>) {
-    // JSON into memory does not fail.
-    drop(serde_json::to_writer_pretty(&mut *out, value));
-    out.push(b'\n');
-}
-
 /// The bytes of `{"base64":"…"}`.
 fn binary(fields: &Map<String, Value>) -> Option<Vec<u8>> {
     let text = fields.get("base64").filter(|_| fields.len() == 1)?.as_str()?;
@@ -156,6 +189,9 @@ fn note(reply: &Value) -> Vec<String> {
             lines.push(format!("(queued: durable here, to be replayed; op_id {op_id})"));
         }
         other => lines.push(format!("({other})")),
+    }
+    if reply.get("reply_lost") == Some(&Value::Bool(true)) {
+        lines.push("(reply lost)".to_owned());
     }
     lines.extend(list(reply, "warnings").into_iter().map(|warning| format!("warning: {warning}")));
     lines
@@ -187,6 +223,34 @@ mod tests {
     }
 
     #[test]
+    fn a_backends_own_json_is_printed_in_its_own_digits() {
+        let json =
+            r#"{"source":"live","value":{"meta":[],"data":[{"d":0.10,"d":1e3}]},"age_ms":0}"#;
+        let answer: Answer<'_> = serde_json::from_str(json).unwrap();
+        let value = answer.value.unwrap().get();
+        let lines = "{\n  \"meta\": [],\n  \"data\": [\n    {\n      \"d\": 0.10,\n      \"d\": 1e3\n    \
+                     }\n  ]\n}\n";
+        assert_eq!(String::from_utf8(printed(value, true, false)).unwrap(), lines);
+        assert_eq!(
+            answer.rest,
+            json!({ "source": "live", "age_ms": 0 }).as_object().unwrap().clone()
+        );
+        for (json, shown) in [
+            ("12345678901234567890123", "12345678901234567890123\n"),
+            ("-0.10", "-0.10\n"),
+            (r#"{"base64":"YQpi"}"#, "a\nb\n"),
+            (r#""1\n""#, "1\n"),
+            ("null", "\n"),
+        ] {
+            assert_eq!(String::from_utf8(printed(json, true, false)).unwrap(), shown, "{json}");
+        }
+        let none: Answer<'_> = serde_json::from_str(r#"{"value":null}"#).unwrap();
+        assert!(none.value.is_none());
+        let deep = format!("{}1{}", "[".repeat(200_000), "]".repeat(200_000));
+        assert_eq!(printed(&deep, false, false).len(), deep.len() + 1);
+    }
+
+    #[test]
     fn what_is_not_live_is_noted() {
         assert!(note(&json!({ "source": "live", "warnings": [] })).is_empty());
         assert_eq!(note(&json!({ "source": "stale", "age_ms": 61_000 })), ["(stale, 1m 1s old)"]);
@@ -197,5 +261,7 @@ mod tests {
             ["(queued: durable here, to be replayed; op_id 01J)", "warning: w"]
         );
         assert_eq!(note(&json!({ "source": "bypass" })), ["(bypass)"]);
+        let lost = json!({ "source": "live", "reply_lost": true, "warnings": ["it was lost"] });
+        assert_eq!(note(&lost), ["(reply lost)", "warning: it was lost"]);
     }
 }

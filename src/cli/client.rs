@@ -62,12 +62,23 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value), Failure> {
+        let (status, body) = self.exchange_bytes(method, path, body).await?;
+        let value = serde_json::from_slice(&body)
+            .map_err(|_| Failure::failed(format!("the answer ({status}) is no JSON")))?;
+        Ok((status, value))
+    }
+
+    /// The status and the bytes of an answer, for what must not be written anew.
+    pub(crate) async fn exchange_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Bytes), Failure> {
         let response = self.send(method, path, body).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|error| broke(&error))?;
-        let value = serde_json::from_slice(&body.to_bytes())
-            .map_err(|_| Failure::failed(format!("the answer ({status}) is no JSON")))?;
-        Ok((status, value))
+        Ok((status, body.to_bytes()))
     }
 
     /// The answer to a GET as it comes.

@@ -107,5 +107,10 @@ mod tests {
             Failure::of_problem(504, &problem, true).to_string(),
             "timeout: late; it may have been applied (op_id 01J)"
         );
+        for status in [400, 409, 413, 422, 503, 507] {
+            let problem = json!({ "detail": "refused", "code": "27", "outcome_unknown": true });
+            let message = Failure::of_problem(status, &problem, true).to_string();
+            assert_eq!(message, "27: refused; it may have been applied", "{status}");
+        }
     }
 }

@@ -55,9 +55,9 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         QueueCommand::Requeue { from: Some(file), .. } => {
             return requeue_from(client, backend, &file).await;
         }
-        QueueCommand::Requeue { op_id, force, from: None } => {
+        QueueCommand::Requeue { op_id, force, not_applied, from: None } => {
             let op_id = op_id.map(|op_id| op_id.to_string()).unwrap_or_default();
-            let body = json!({ "force": force });
+            let body = json!({ "force": force, "not_applied": not_applied });
             client.post(&format!("{orders}/{op_id}/requeue"), Some(&body)).await?;
             say(&format!("{op_id} waits again\n"))?;
         }

@@ -290,6 +290,8 @@ mod tests {
             lanes: Lanes::One(LaneId(1)),
             label: "k".into(),
             token: TokenKind::Absolute,
+            traits: Default::default(),
+            note: None,
             accepted_at: UnixMillis::new(1_790_000_000_000),
             expires_at: None,
             traceparent: None,

@@ -53,6 +53,8 @@ pub(crate) struct Endpoint {
     pub(crate) ca_file: Option<PathBuf>,
     /// What a cache miss answers in an outage: an error, or else a nil.
     pub(crate) miss_is_error: bool,
+    /// Whether a script locks every lane rather than its declared keys.
+    pub(crate) scripts_are_barriers: bool,
 }
 
 /// An address that may hold a password.
@@ -257,6 +259,12 @@ fn endpoint(
         false,
         &[("nil", false), ("error", true)],
     );
+    let scripts_are_barriers = checker.one_of(
+        &format!("{base}.scripts"),
+        raw.scripts.as_deref(),
+        false,
+        &[("declared", false), ("barrier", true)],
+    );
     let endpoint = Endpoint {
         url: Url(raw.url.clone().unwrap_or_else(|| kind.defaults().url.to_owned())),
         database: raw.database.as_ref().map(|database| match database {
@@ -271,6 +279,7 @@ fn endpoint(
         password_from: file,
         ca_file: raw.tls.ca_file.clone(),
         miss_is_error,
+        scripts_are_barriers,
     };
     if let Some(path) = &endpoint.ca_file
         && let Err(error) = std::fs::File::open(path)

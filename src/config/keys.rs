@@ -48,6 +48,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("backends.*.depends_on", List),
     ("backends.*.timeout", Text),
     ("backends.*.on_miss", Text),
+    ("backends.*.scripts", Text),
     ("backends.*.tls.ca_file", Text),
     ("backends.*.breaker.failure_threshold", Integer),
     ("backends.*.breaker.failure_rate", Number),

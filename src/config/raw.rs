@@ -62,6 +62,7 @@ pub(crate) struct RawBackend {
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Option<Duration>,
     pub(crate) on_miss: Option<String>,
+    pub(crate) scripts: Option<String>,
     pub(crate) tls: RawTls,
     pub(crate) breaker: RawBreaker,
     pub(crate) retry: RawRetry,

@@ -54,6 +54,7 @@ impl BackendConfig {
             "depends_on": settings.depends_on,
             "timeout": time(settings.timeout),
             "on_miss": if endpoint.miss_is_error { "error" } else { "nil" },
+            "scripts": if endpoint.scripts_are_barriers { "barrier" } else { "declared" },
             "breaker": {
                 "failure_threshold": breaker.failure_threshold,
                 "failure_rate": breaker.failure_rate.get(),

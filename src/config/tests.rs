@@ -50,6 +50,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         depends_on = []
         timeout = "5s"
         on_miss = "nil"
+        scripts = "declared"
         breaker = { failure_threshold = 5, failure_rate = 0.5, recovery_timeout = "30s", recovery_timeout_max = "5m", success_threshold = 3, window = "1m", jitter = 0.5 }
         retry = { attempts = 3, base = "50ms", cap = "2s" }
         bulkhead = { in_flight_max = 256 }
@@ -222,6 +223,10 @@ fn every_bound_has_its_message() {
         (
             "[backends.redis]\non_miss = 'zero'",
             "backends.redis.on_miss must be \"nil\" or \"error\", got \"zero\"",
+        ),
+        (
+            "[backends.redis]\nscripts = 'all'",
+            "backends.redis.scripts must be \"declared\" or \"barrier\", got \"all\"",
         ),
     ] {
         problems(text, &[], &[message]);

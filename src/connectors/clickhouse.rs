@@ -177,6 +177,10 @@ impl Connector for ClickHouseConnector {
         self.learnt.get(slot.as_ref().map(|slot| &slot.key), format)
     }
 
+    fn caches_by_lane(&self) -> bool {
+        false
+    }
+
     fn held(&self, beginning: &[u8]) -> Option<usize> {
         wire::header_end(beginning)
     }

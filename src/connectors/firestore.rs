@@ -1,8 +1,8 @@
 //! Firestore behind the connector port.
 //!
 //! A body and a reply are messages of Protocol Buffers behind a version byte (`firestore/wire.rs`); JSON is made of
-//! them at the doors (`firestore/{json,value,write,query}.rs`). A document is a lane. One HTTP/2
-//! connection carries everything.
+//! them at the doors (`firestore/{json,value,write,query}.rs`). A document is a lane. A few HTTP/2
+//! connections carry everything: one reads and Listens, the others writes.
 //!
 //! ```text
 //!  plan ── cache, overlay            attempt, attempt_batch ── carry ── fence, pace
@@ -18,10 +18,10 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer as Promise, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused,
-    Slot, Streams,
+    Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan,
+    QueuedWrite, Refused, Slot, Streams,
 };
-use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BeginTransactionRequest, RollbackRequest, TransactionOptions,
     transaction_options::{Mode, ReadOnly, ReadWrite},
@@ -30,6 +30,7 @@ use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 mod auth;
 mod cache;
+mod cargo;
 mod carry;
 mod channel;
 mod client;
@@ -37,6 +38,7 @@ mod fence;
 mod json;
 mod listening;
 mod names;
+mod numbers;
 mod outcome;
 mod overlay;
 mod pace;
@@ -44,6 +46,7 @@ mod path;
 mod plan;
 mod query;
 pub mod settings;
+mod size;
 mod streams;
 mod value;
 mod wire;
@@ -55,14 +58,16 @@ pub(crate) mod testing;
 mod tests;
 
 pub use json::{body_from_json, body_to_json, reply_to_json};
+pub use numbers::object_of;
 pub use settings::{FirestoreSettings, FirestoreUrl, FirestoreUrlError, LOCAL_PROJECT};
 
-use carry::Cargo;
+use cargo::Cargo;
 use client::{Client, closed};
 use fence::{Fence, MARGIN};
 use listening::Listening;
 use outcome::{Behalf, Failed};
 use pace::Pace;
+use size::Sizes;
 use streams::LiveQueries;
 use wire::{Answer, Call, Found, FoundList, Op, Reply};
 
@@ -74,6 +79,7 @@ struct Shared {
     client: Arc<Client>,
     fence: Arc<Fence>,
     pace: Pace,
+    sizes: Sizes,
 }
 
 /// A Firestore backend's connector. Made without a server; it connects when it is first needed.
@@ -96,13 +102,37 @@ impl FirestoreConnector {
         let namespace = format!("{project}/{}", settings.database);
         let client = Arc::new(Client::new(settings));
         let streams = LiveQueries::new(Arc::new(Listening(Arc::clone(&client))));
-        let shared = Arc::new(Shared { client, fence, pace });
+        let shared = Arc::new(Shared { client, fence, pace, sizes: Sizes::new() });
         let (forgotten, tokens) = mpsc::unbounded_channel();
         // Without a runtime nothing can be sent, and so no marker be written.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(forget(Arc::clone(&shared), tokens));
         }
         Arc::new(Self { shared, forgotten, streams, namespace })
+    }
+
+    /// Checks a commit against the largest message that the server takes, where it has said so.
+    fn check_message(&self, plan: &Plan) -> Result<(), Refused> {
+        let (Access::Write(_), Some(limit)) = (&plan.access, self.shared.sizes.limit()) else {
+            return Ok(());
+        };
+        // Names are completed on the way: by less than this for each write, or else the size does not matter.
+        if plan.body.len().saturating_mul(2) < limit {
+            return Ok(());
+        }
+        let call = wire::decode::<Call>(&plan.body).ok();
+        let (Some(Op::Commit(commit)), Some(root)) =
+            (call.and_then(|call| call.op), self.shared.client.known_root())
+        else {
+            return Ok(());
+        };
+        let bytes = cargo::message_size(commit.writes, root);
+        if bytes <= limit {
+            return Ok(());
+        }
+        let message =
+            format!("the server takes messages of {limit} bytes, this commit has {bytes}");
+        Err(Refused { code: "too_large", message, malformed: false })
     }
 
     async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
@@ -245,6 +275,11 @@ impl FirestoreConnector {
     }
 }
 
+/// Evidence of nothing: a marker says by itself what it is of.
+fn no_evidence(attempts: &[Attempt<'_>]) -> Vec<Bytes> {
+    vec![Bytes::new(); attempts.len()]
+}
+
 /// Deletes markers, as many at once as have gathered, until their connector is dropped.
 async fn forget(shared: Arc<Shared>, mut tokens: mpsc::UnboundedReceiver<OpId>) {
     let mut gathered = Vec::new();
@@ -270,7 +305,9 @@ impl std::fmt::Debug for FirestoreConnector {
 
 impl Connector for FirestoreConnector {
     fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
-        plan::plan(body, self.namespace.as_bytes())
+        let plan = plan::plan(body, self.namespace.as_bytes())?;
+        self.check_message(&plan)?;
+        Ok(plan)
     }
 
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {
@@ -282,6 +319,22 @@ impl Connector for FirestoreConnector {
             Some(Op::Begin(_)) => "begin_transaction",
             Some(Op::Rollback(_)) => "rollback",
             None => "unknown",
+        })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Promise<'a, Result<Vec<Bytes>, (Verdict, AttemptError)>> {
+        Box::pin(async move {
+            let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
+            // What cannot be read is not sent either; its attempt says so.
+            let cargos: Vec<Cargo> =
+                attempts.iter().filter_map(|attempt| Cargo::of(attempt).ok()).collect();
+            match self.shared.ready(&cargos, time).await {
+                Ok(()) => Ok(no_evidence(attempts)),
+                Err(Failed { verdict, error, .. }) => Err((verdict, error)),
+            }
         })
     }
 
@@ -299,6 +352,10 @@ impl Connector for FirestoreConnector {
         Box::pin(self.timed(timeout, true, asked))
     }
 
+    fn may_land(&self, lane: LaneId) -> bool {
+        self.shared.fence.in_doubt_until(&Lanes::One(lane)).is_some()
+    }
+
     fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
         overlay::overlay(slot, writes, self.shared.client.known_root())
     }
@@ -312,7 +369,7 @@ impl Connector for FirestoreConnector {
     }
 
     fn batch_max(&self) -> usize {
-        self.shared.pace.allowance(Instant::now())
+        self.shared.pace.allowance(Instant::now()).min(self.shared.sizes.batch())
     }
 
     fn attempt_batch<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Promise<'a, Vec<Attempted>> {
@@ -336,7 +393,7 @@ impl Connector for FirestoreConnector {
 
     fn status(&self) -> ConnectorStatus {
         ConnectorStatus {
-            connections: usize::from(self.shared.client.is_open()),
+            connections: self.shared.client.open(),
             warnings: Vec::new(),
             server_version: None,
         }

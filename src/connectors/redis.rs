@@ -19,42 +19,50 @@
 use std::{
     borrow::Cow,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Origin, Plan,
-    QueuedWrite, Refused, Slot,
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
+    Refused, ResidueAfter, Slot,
 };
-use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
+use fusebox_state::{LaneId, OpId, UnixMillis, Verdict};
 
 mod cache;
+mod carry;
 mod commands;
+mod deadlines;
 mod driver;
 mod effect;
 mod fence;
 mod handshake;
+mod internal;
 pub mod json;
 mod link;
 mod outcome;
 mod overlay;
 mod plan;
 mod replay;
+pub(crate) mod residue;
 pub mod resp;
 mod rules;
 pub mod settings;
 mod shared;
 mod stream;
 pub(crate) mod token;
+mod ttl;
 
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use json::{body_from_json, body_to_json, reply_to_json};
+pub use json::{Arguments, body_from_json, body_to_json, reply_to_json};
 pub use settings::{Endpoint, RedisSettings, RedisUrl, RedisUrlError, Secret, TlsSettings};
 
+use deadlines::{Deadlines, Written};
+use internal::Form;
 use link::{Link, Purpose};
 use shared::Shared;
 
@@ -68,6 +76,7 @@ pub struct RedisConnector {
     writes: Arc<Link>,
     /// The database's number as it is part of lanes.
     namespace: String,
+    deadlines: Deadlines,
 }
 
 impl RedisConnector {
@@ -80,60 +89,11 @@ impl RedisConnector {
         let shared = Arc::new(Shared::new(settings));
         let reads = Link::new(Arc::clone(&shared), Purpose::Reads);
         let writes = Link::new(Arc::clone(&shared), Purpose::Writes);
-        Arc::new(Self { shared, reads, writes, namespace })
+        Arc::new(Self { shared, reads, writes, namespace, deadlines: Deadlines::new() })
     }
 
     fn resp3(&self) -> bool {
         self.shared.resp3.load(Ordering::Relaxed)
-    }
-
-    async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
-        let body = match attempt.origin {
-            Origin::Replay if attempt.write => {
-                replay::rewrite(attempt.body, attempt.accepted_at, attempt.now)
-            }
-            _ => attempt.body.clone(),
-        };
-        if let Some(token) = attempt.token.filter(|_| attempt.write) {
-            return self.carry_once(&body, token, attempt).await;
-        }
-        let link = if attempt.write { &self.writes } else { &self.reads };
-        link.call(body, attempt.timeout, false).await
-    }
-
-    /// Carries a write that is recognised by its token.
-    async fn carry_once(&self, body: &Bytes, token: OpId, attempt: Attempt<'_>) -> Attempted {
-        self.shared.tokens_used.store(true, Ordering::Relaxed);
-        let args = resp::arguments(body).unwrap_or_default();
-        let keys = self.shared.commands.find(&args).and_then(|spec| spec.keys(&args));
-        let Some(script) = token::wrap(body, &keys.unwrap_or_default(), token, self.resp3()) else {
-            let message = format!(
-                "a write that bears a token takes at most {} words, got {}",
-                token::WORDS_MAX,
-                args.len()
-            );
-            let error = AttemptError::own(ErrorClass::Rejected, "too_many_words", message);
-            return Attempted::failed(Verdict::Success, error);
-        };
-        let mut ended = self.writes.call(script, attempt.timeout, false).await;
-        if let Err(error) = &mut ended.result
-            && token::refused(&error.code, &error.message)
-        {
-            let warning =
-                format!("the server refuses EVAL ({}): writes cannot bear tokens", error.message);
-            error.message = format!("the write needs a token, and {warning}");
-            // A live caller is told; a queued call waits for the operator to allow EVAL.
-            error.class = match attempt.origin {
-                Origin::Live => ErrorClass::Rejected,
-                Origin::Replay => ErrorClass::BlockedObject,
-            };
-            ended.verdict = Verdict::Success;
-            self.shared.warn("eval", Some(warning));
-        }
-        if ended.result.is_ok() {
-            self.shared.warn("eval", None);
-        }
-        ended
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -164,24 +124,69 @@ impl Connector for RedisConnector {
             commands: &self.shared.commands,
             database: self.namespace.as_bytes(),
             on_miss_error: self.shared.settings.on_miss_error,
+            scripts_are_barriers: self.shared.settings.scripts_are_barriers,
             resp3: self.resp3(),
+            deadlines: &self.deadlines,
         };
         plan::plan(body, &context)
     }
 
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {
-        let args = resp::arguments(body).unwrap_or_default();
+        let args = match Form::of(body) {
+            Some(Form::Call { args, .. }) => args,
+            Some(Form::Deadline { .. }) => return Cow::Borrowed("deadline"),
+            None => Vec::new(),
+        };
         let spec = self.shared.commands.find(&args);
         spec.map_or(Cow::Borrowed("unknown"), |spec| {
             Cow::Owned(spec.name.to_ascii_uppercase().replace('|', " "))
         })
     }
 
+    fn stored(&self, body: &Bytes) -> Option<Bytes> {
+        let args = resp::arguments(body).ok()?;
+        let spec = self.shared.commands.find(&args)?;
+        let places = spec.keys(&args).unwrap_or_default();
+        let written = Written { name: &spec.name, args: &args, places: &places };
+        let inherited = self.deadlines.stored(written, body);
+        let fits = args.len() <= token::WORDS_MAX - 2 * inherited.len().min(token::WORDS_MAX / 4);
+        (!inherited.is_empty() && fits).then(|| internal::until(&inherited, &args))
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Answer<'a, Result<Vec<Bytes>, (Verdict, AttemptError)>> {
+        Box::pin(async move {
+            let time = attempts.iter().map(|attempt| attempt.timeout).min().unwrap_or_default();
+            match self.writes.ready(time).await {
+                Ok(()) => Ok(vec![Bytes::new(); attempts.len()]),
+                Err(Attempted { verdict, result: Err(error), .. }) => Err((verdict, error)),
+                // It cannot: what is not ready has an error.
+                Err(_) => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn residue_after(&self, residue: &QueuedWrite, applied: &Bytes) -> ResidueAfter {
+        let Some(Form::Deadline { at, keys }) = Form::of(&residue.body) else {
+            return ResidueAfter::Kept;
+        };
+        let left = residue::after(&self.shared.commands, at, &keys, applied);
+        if left.is_empty() {
+            ResidueAfter::Void
+        } else if left == keys {
+            ResidueAfter::Kept
+        } else {
+            ResidueAfter::Changed(self.residue(at, &left))
+        }
+    }
+
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
         Box::pin(self.carry(attempt))
     }
 
-    fn ping(&self, timeout: std::time::Duration) -> Answer<'_, Attempted> {
+    fn ping(&self, timeout: Duration) -> Answer<'_, Attempted> {
         let ping = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
         // An idle connection for writes is kept from being forgotten by what lies in between, and a dead
         // one is found out before a write is lost on it.
@@ -201,6 +206,19 @@ impl Connector for RedisConnector {
 
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         cache::split(body, slots, reply)
+    }
+
+    fn may_land(&self, _: LaneId) -> bool {
+        self.shared.may_land.load(Ordering::Acquire)
+    }
+
+    fn expires(&self, slot: &Slot) -> Option<Duration> {
+        let read = resp::arguments(&slot.key).ok()?;
+        let spec = self.shared.commands.find(&read)?;
+        let places = spec.keys(&read)?;
+        let lately = self.shared.settings.timeout + Duration::from_secs(1);
+        let keys = places.iter().filter_map(|place| read.get(*place));
+        keys.filter_map(|key| self.deadlines.left(key, lately)).min()
     }
 
     fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes {

@@ -8,12 +8,13 @@ use axum::{
     extract::{Path, State},
 };
 use fusebox_actors::OrderError;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
     Doors,
+    encoding::NotDecoded,
     peer::Who,
     problem::{Checked, Problem},
 };
@@ -33,7 +34,13 @@ pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> 
         tokio::time::timeout(Duration::from_secs(5), Limited::new(body, ORDER_MAX).collect());
     let body = match read.await {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Err(Problem::too_large(ORDER_MAX as u64)),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return Err(Problem::too_large(ORDER_MAX as u64));
+        }
+        Ok(Err(error)) => {
+            let why = NotDecoded::in_error(&*error);
+            return Err(Problem::malformed(why.unwrap_or_else(|| "the body broke off".to_owned())));
+        }
         Err(_) => return Err(Problem::malformed("the body did not arrive within 5 seconds")),
     };
     if body.is_empty() {

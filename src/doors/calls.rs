@@ -25,17 +25,19 @@ use super::{
     problem::{Checked, Problem},
     trace,
 };
-use crate::kinds::Kind;
+use crate::{exact::Outgoing, kinds::Kind};
 
 /// The reply to a JSON call.
 #[derive(Serialize)]
 struct ReplyJson<'a> {
     source: Source,
     ack: Option<AckLevel>,
-    value: serde_json::Value,
+    value: Option<Outgoing<'a>>,
     age_ms: u64,
     warnings: &'a [String],
     op_id: Option<OpId>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reply_lost: bool,
     attempts: u32,
     trace_id: &'a str,
     #[serde(skip_serializing_if = "is_zero")]
@@ -96,7 +98,7 @@ pub(crate) async fn call_raw(
     let trace = trace::of(&headers, RAW_ROUTE);
     let trace_id = trace::id(trace.parent.trace_id);
     let call = Asked { body, options, who, trace, streams: true, upload };
-    let reply = carry(&backend, call, &trace_id).await?;
+    let reply = carry(&backend, call, &trace_id).await.map_err(|error| place.blame(error))?;
     Ok(raw_reply(reply, kind, &trace_id, place))
 }
 
@@ -132,13 +134,11 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
     let json = ReplyJson {
         source: reply.source,
         ack: reply.ack,
-        value: reply
-            .value
-            .as_ref()
-            .map_or(serde_json::Value::Null, |value| kind.reply_to_json(value)),
+        value: reply.value.as_ref().map(|value| kind.reply_to_json(value)),
         age_ms: age_ms(reply),
         warnings: &reply.warnings,
         op_id: reply.op_id,
+        reply_lost: reply.reply_lost,
         attempts: reply.attempts,
         trace_id,
         pending_writes: reply.pending_writes,
@@ -174,6 +174,9 @@ fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Place) -> Res
     }
     if reply.value.is_none() {
         put("x-fusebox-null", "true");
+    }
+    if reply.reply_lost {
+        put("x-fusebox-reply-lost", "true");
     }
     for warning in &reply.warnings {
         put("x-fusebox-warning", warning);
@@ -213,6 +216,7 @@ mod tests {
             age: Duration::ZERO,
             warnings: vec!["the queue is 70 % full".into()],
             op_id: Some(OpId::from_u128(7)),
+            reply_lost: false,
             attempts: 0,
             pending_writes: 2,
             rest: None,
@@ -256,6 +260,18 @@ mod tests {
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert!(shown.get("pending_writes").is_none());
         assert_eq!(shown["op_id"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_lost_reply_is_told_in_json_and_in_headers() {
+        let lost = || Reply { reply_lost: true, ..reply() };
+        let response = json_reply(&lost(), kind(), TRACE);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert_eq!(shown["reply_lost"], true);
+        let response = raw_reply(lost(), kind(), TRACE, place());
+        assert_eq!(response.headers()["x-fusebox-reply-lost"], "true");
+        let response = raw_reply(reply(), kind(), TRACE, place());
+        assert!(response.headers().get("x-fusebox-reply-lost").is_none());
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::problem::Problem;
+use super::{encoding::NotDecoded, problem::Problem};
 
 /// The largest JSON call, in bytes.
 pub(crate) const JSON_MAX: u64 = 32 << 20;
@@ -41,6 +41,21 @@ pub(crate) struct Gate {
 pub(crate) struct Place {
     _call: OwnedSemaphorePermit,
     bytes: Option<OwnedSemaphorePermit>,
+    /// What was wrong with the body, where that was found out while it was being passed on.
+    fault: Option<Fault>,
+}
+
+type Fault = Arc<Mutex<Option<Problem>>>;
+
+impl Place {
+    /// What is to be answered where a call ended with `problem`: that its body is too large, broken or slow,
+    /// where that was why.
+    pub(crate) fn blame(&self, problem: Problem) -> Problem {
+        match self.fault.as_ref().and_then(|fault| fault.lock().take()) {
+            Some(fault) => fault.in_place_of(problem),
+            None => problem,
+        }
+    }
 }
 
 impl Default for Gate {
@@ -65,7 +80,7 @@ impl Gate {
     pub(crate) fn enter(&self) -> Result<Place, Problem> {
         let call = Arc::clone(&self.calls).try_acquire_owned();
         let call = call.map_err(|_| Problem::full("too many calls are in flight"))?;
-        Ok(Place { _call: call, bytes: None })
+        Ok(Place { _call: call, bytes: None, fault: None })
     }
 
     /// A place for a listener to events.
@@ -119,13 +134,15 @@ impl Gate {
             let data = match tokio::time::timeout(BODY_TIME, next_data(&mut body)).await {
                 Ok(Some(Ok(data))) => data,
                 Ok(None) => return Ok((first.freeze(), None)),
-                Ok(Some(Err(()))) => return Err(Problem::malformed("the body broke off")),
+                Ok(Some(Err(problem))) => return Err(problem),
                 Err(_) => return Err(slow_body()),
             };
             first.extend_from_slice(&data);
         }
         let left = limit.saturating_sub(first.len() as u64);
-        let rest = BodyRest { body: Mutex::new(body), left, limit };
+        let fault = Fault::default();
+        place.fault = Some(Arc::clone(&fault));
+        let rest = BodyRest { body: Mutex::new(body), left, limit, fault };
         Ok((first.freeze(), Some(Upload::new(Box::new(rest)))))
     }
 
@@ -145,7 +162,7 @@ impl Gate {
         let mut rest = BytesMut::new();
         let mut length = 0;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Problem::malformed("the body broke off"))?;
+            let frame = frame.map_err(|error| broken(&error))?;
             let Ok(data) = frame.into_data() else { continue };
             length += data.len() as u64;
             if length > limit {
@@ -185,15 +202,22 @@ impl Gate {
 }
 
 fn slow_body() -> Problem {
-    let detail = "the body did not arrive within 30 seconds";
+    let detail = "the body did not arrive, or stood still, for 30 seconds";
     Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
 }
 
+/// A body that broke off, or that is not what its `Content-Encoding` says.
+fn broken(error: &axum::Error) -> Problem {
+    Problem::malformed(
+        NotDecoded::in_error(error).unwrap_or_else(|| "the body broke off".to_owned()),
+    )
+}
+
 /// The next piece of a body; `None` at its end, an error where it breaks off.
-async fn next_data(body: &mut Body) -> Option<Result<Bytes, ()>> {
+async fn next_data(body: &mut Body) -> Option<Result<Bytes, Problem>> {
     loop {
         match body.frame().await? {
-            Err(_) => return Some(Err(())),
+            Err(error) => return Some(Err(broken(&error))),
             Ok(frame) => {
                 if let Ok(data) = frame.into_data() {
                     return Some(Ok(data));
@@ -209,22 +233,26 @@ struct BodyRest {
     body: Mutex<Body>,
     left: u64,
     limit: u64,
+    /// Where the call's door looks, which answers for what is wrong with it.
+    fault: Fault,
 }
 
 impl Tail for BodyRest {
     fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
         Box::pin(async {
             let body = self.body.get_mut();
-            let message = match tokio::time::timeout(BODY_TIME, next_data(body)).await {
+            let problem = match tokio::time::timeout(BODY_TIME, next_data(body)).await {
                 Ok(None) => return None,
                 Ok(Some(Ok(data))) if data.len() as u64 <= self.left => {
                     self.left -= data.len() as u64;
                     return Some(Ok(data));
                 }
-                Ok(Some(Ok(_))) => format!("the body is larger than {} bytes", self.limit),
-                Ok(Some(Err(()))) => "the body broke off".to_owned(),
-                Err(_) => "the body stood still for 30 seconds".to_owned(),
+                Ok(Some(Ok(_))) => Problem::too_large(self.limit),
+                Ok(Some(Err(problem))) => problem,
+                Err(_) => slow_body(),
             };
+            let message = problem.detail().to_owned();
+            *self.fault.lock() = Some(problem);
             Some(Err(AttemptError::own(ErrorClass::Rejected, "body_broken_off", message)))
         })
     }
@@ -235,6 +263,7 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
+    use crate::doors::encoding;
 
     async fn read(gate: &Gate, body: Body, limit: u64) -> Result<Bytes, u16> {
         let mut place = gate.enter().map_err(|problem| problem.status().as_u16())?;
@@ -256,6 +285,51 @@ mod tests {
         assert_eq!(read(&gate, chunks(3, 4), 12).await.map(|bytes| bytes.len()), Ok(12));
         assert_eq!(read(&gate, chunks(4, 4), 12).await, Err(413));
         assert_eq!(read(&gate, Body::empty(), 12).await, Ok(Bytes::new()));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_body_that_is_passed_on_is_the_callers_answer() {
+        let gate = Gate::default();
+        let mut place = gate.enter().expect("a place");
+        let (head, upload) = gate.read_head(&mut place, chunks(10, 4), 8, 30).await.unwrap();
+        assert_eq!(head.len(), 8);
+        let refused = || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "body_broken_off", "");
+        assert_eq!(place.blame(refused()).status(), 422, "nothing is wrong with it so far");
+        let mut rest = upload.unwrap().take().unwrap();
+        let mut passed_on = 0;
+        let error = loop {
+            match rest.next().await.expect("it is larger than the limit") {
+                Ok(data) => passed_on += data.len(),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((passed_on, error.class), (20, ErrorClass::Rejected));
+        assert_eq!(place.blame(refused()).status(), 413);
+    }
+
+    /// What is decoded on the way counts as what it becomes: held, passed on, and against the limit.
+    #[tokio::test]
+    async fn a_bomb_that_is_passed_on_ends_at_the_limit() {
+        use flate2::{Compression, write::GzEncoder};
+        let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+        std::io::Write::write_all(&mut bomb, &vec![0; 24 << 20]).unwrap();
+        let bomb = bomb.finish().unwrap();
+        assert!(bomb.len() < 64 << 10);
+        let gate = Gate::default();
+        let mut place = gate.enter().expect("a place");
+        let body = encoding::gunzipped(Body::from(bomb));
+        let limit = 16 << 20;
+        let (head, upload) = gate.read_head(&mut place, body, 1 << 20, limit).await.unwrap();
+        let mut rest = upload.expect("it is more than is held").take().unwrap();
+        let (mut passed_on, mut largest) = (head.len() as u64, 0);
+        while let Some(Ok(data)) = rest.next().await {
+            passed_on += data.len() as u64;
+            largest = largest.max(data.len());
+        }
+        assert!((12 << 20..=limit).contains(&passed_on), "{passed_on}");
+        assert!(largest <= 2 << 20, "{largest} at once");
+        let refused = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "body_broken_off", "");
+        assert_eq!(place.blame(refused).status(), 413);
     }
 
     #[tokio::test]

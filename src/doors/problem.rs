@@ -109,6 +109,22 @@ impl Problem {
         self
     }
 
+    /// The same about a call that ended with `other`: what is known of that call is kept.
+    pub(crate) fn in_place_of(mut self, other: Self) -> Self {
+        let other = *other.0;
+        self.0.backend = other.backend;
+        self.0.outcome_unknown = other.outcome_unknown;
+        self.0.op_id = other.op_id;
+        self.0.attempts = other.attempts;
+        self.0.trace_id = other.trace_id;
+        self
+    }
+
+    /// What happened.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// The status code.
     pub(crate) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -230,6 +246,19 @@ mod tests {
         ] {
             assert_eq!(Problem::from(error(kind)).0.status, status, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn that_a_call_may_have_been_applied_is_told_with_every_status() {
+        use CallErrorKind::{Conflict, Forbidden, Full, Malformed, Refused, TimedOut, Unavailable};
+        for kind in [Malformed, Forbidden, Conflict, Refused, Unavailable, TimedOut, Full] {
+            let problem = Problem::from(CallError { outcome_unknown: true, ..error(kind) });
+            assert_eq!(problem.0.outcome_unknown, Some(true), "{kind:?}");
+            let instead = Problem::too_large(1).in_place_of(problem);
+            assert_eq!((instead.0.status, instead.0.outcome_unknown), (413, Some(true)));
+        }
+        assert_eq!(Problem::from(error(Refused)).0.outcome_unknown, None, "it says nothing else");
+        assert_eq!(Problem::from(error(TimedOut)).0.outcome_unknown, Some(false));
     }
 
     #[test]

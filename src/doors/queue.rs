@@ -85,11 +85,13 @@ pub(crate) async fn replay(
     Ok(Json(json!({ "waiting": waiting.map_err(|error| Problem::from(error).of(&name))? })))
 }
 
-/// `{"force":true}`
+/// `{"force":true,"not_applied":true}`
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Requeue {
     force: bool,
+    /// The operator has checked that it was not applied.
+    not_applied: bool,
 }
 
 /// `POST /admin/backends/{backend}/queue/{op_id}/requeue`
@@ -100,8 +102,12 @@ pub(crate) async fn requeue(
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = doors.backend(&name)?;
     let id = op_id(&id)?;
-    let Requeue { force } = optional_json(body).await?;
-    backend.requeue(id, force).await.map_err(|error| Problem::from(error).of(&name))?;
+    let Requeue { force, not_applied } = optional_json(body).await?;
+    let requeued = backend.requeue(id, force, not_applied).await;
+    requeued.map_err(|error| Problem::from(error).of(&name))?;
+    if not_applied {
+        tracing::info!(backend = name, op_id = %id, "an operator says that it was not applied");
+    }
     Ok(Json(json!({ "op_id": id, "state": "pending" })))
 }
 

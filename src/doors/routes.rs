@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    Doors, admin, calls, events, openapi, page,
+    Doors, admin, calls, encoding, events, openapi, page,
     peer::{Access, Caller, admit},
     problem::Problem,
     queue, streams, views,
@@ -86,7 +86,7 @@ pub(crate) const ROUTES: &[Route] = &[
         post(calls::call)),
     route!("POST" "/v1/backends/{backend}/call/raw", Client, "Carries a call in wire form",
         "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
-        -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id",
+        -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id, -Reply-Lost, -Warning",
         post(calls::call_raw)),
     route!("POST" "/v1/backends/{backend}/streams", Client, "Opens a live query, or finds the one open on the same",
         "JSON of the kind" -> "{\"id\": text, \"path\": text}", post(streams::open)),
@@ -144,7 +144,7 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "{\"waiting\": number}", post(queue::replay)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
         "Puts a dead letter back at the tail of its lane",
-        "optional JSON {\"force\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),
+        "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),
     route!("DELETE" "/admin/backends/{backend}/queue/{op_id}", Admin,
         "Discards a queued call or dead letter for good",
         "" -> "{\"op_id\", \"state\"}", delete(queue::discard)),
@@ -154,7 +154,8 @@ pub(crate) const ROUTES: &[Route] = &[
 const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
     "" -> "{\"backend\"}", post(admin::panic));
 
-/// The router. Every route is behind [`admit`]; nothing of a body is read before.
+/// The router. Every route is behind [`admit`]; nothing of a body is read before, and what is read is what
+/// it was before it was encoded ([`encoding::pass`]).
 pub(crate) fn router(doors: &Arc<Doors>, test_hooks: bool) -> Router {
     let hook = test_hooks.then_some(&TEST_HOOK);
     let mut router = Router::new();
@@ -181,7 +182,7 @@ async fn guard(
     match admitted {
         Ok(who) => {
             request.extensions_mut().insert(who);
-            next.run(request).await
+            encoding::pass(request, next).await
         }
         Err(problem) => {
             tracing::debug!(?caller, path = request.uri().path(), "refused at the door");

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Complaint, Defaults, Identity, JsonCall, Kind, RawReply};
 use crate::{
@@ -15,11 +15,12 @@ use crate::{
         Secret,
         clickhouse::{
             self, ClickHouseConnector, ClickHouseSettings, ClickHouseUrl,
-            json::{JsonParts, body_from_json, escaped, takes_data},
+            json::{Data, JsonParts, body_from_json, escaped, takes_data},
             wire::{Call as WireCall, Header, parts_of},
         },
     },
     doors::options::CallOptionsJson,
+    exact::{Members, Outgoing},
 };
 
 /// ClickHouse over its HTTP interface.
@@ -44,14 +45,14 @@ const SETTINGS: &str = "x-fusebox-setting-";
 /// `POST …/call`
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"query\": \"SELECT 1\"}")]
-struct Call {
+struct Call<'a> {
     query: String,
-    #[serde(default)]
-    params: Map<String, Value>,
-    #[serde(default)]
-    settings: Map<String, Value>,
+    #[serde(default, borrow)]
+    params: Members<'a>,
+    #[serde(default, borrow)]
+    settings: Members<'a>,
     format: Option<String>,
-    data: Option<Value>,
+    data: Option<Data>,
     database: Option<String>,
     #[serde(default)]
     options: CallOptionsJson,
@@ -84,7 +85,7 @@ impl Kind for ClickHouse {
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {
-        let call: Call = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let call: Call<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let Call { query, params, settings, format, data, database, options } = call;
         let parts = JsonParts { query, params, settings, format, data, database };
         Ok(JsonCall { body: body_from_json(parts)?, options })
@@ -140,7 +141,7 @@ impl Kind for ClickHouse {
         RawReply { content_type: content_type(&format), body }
     }
 
-    fn reply_to_json(&self, reply: &Bytes) -> Value {
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a> {
         clickhouse::json::reply_to_json(reply)
     }
 

@@ -14,6 +14,7 @@ use crate::{
         self, FirestoreConnector, FirestoreSettings, FirestoreUrl, FirestoreUrlError,
     },
     doors::options::CallOptionsJson,
+    exact::Outgoing,
 };
 
 /// Firestore over gRPC, or an emulator of it.
@@ -57,8 +58,9 @@ impl Kind for Firestore {
     }
 
     fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String> {
-        let mut call: Map<String, Value> = serde_json::from_slice(json)
-            .map_err(|_| r#"an object is wanted, such as {"op":"get","path":"users/ada"}"#)?;
+        let mut call = firestore::object_of(json).map_err(|why| {
+            format!(r#"{why}; a call is such as {{"op":"get","path":"users/ada"}}"#)
+        })?;
         let options: CallOptionsJson = match call.remove("options") {
             None => CallOptionsJson::default(),
             Some(options) => {
@@ -76,23 +78,23 @@ impl Kind for Firestore {
         };
         // The headers name what the body is about; alone, the body is the whole call.
         let Some(op) = text("x-fusebox-op")? else {
-            let call = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            return firestore::body_from_json(call, &token(headers)?);
+            return firestore::body_from_json(firestore::object_of(&body)?, &token(headers)?);
         };
         let mut call = Map::from_iter([("op".to_owned(), json!(op))]);
         if let Some(path) = text("x-fusebox-path")? {
             call.insert("path".into(), json!(path));
         }
         if !body.is_empty() {
-            let data: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-            call.insert("data".into(), data);
+            call.insert("data".into(), Value::Object(firestore::object_of(&body)?));
         }
         firestore::body_from_json(call, &token(headers)?)
     }
 
     fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
-        let mut query: Map<String, Value> = serde_json::from_slice(json).map_err(|_| {
-            r#"an object is wanted: {"path":"users/ada"}, or a query {"collection":"users", …}"#
+        let mut query = firestore::object_of(json).map_err(|why| {
+            format!(
+                r#"{why}; wanted is {{"path":"users/ada"}}, or a query {{"collection":"users", …}}"#
+            )
         })?;
         let op = if query.contains_key("path") { "get" } else { "query" };
         query.insert("op".into(), json!(op));
@@ -107,12 +109,12 @@ impl Kind for Firestore {
     fn reply_to_raw(&self, reply: &Bytes) -> super::RawReply {
         super::RawReply {
             content_type: "application/json; charset=UTF-8".into(),
-            body: self.reply_to_json(reply).to_string().into(),
+            body: firestore::reply_to_json(reply).to_string().into(),
         }
     }
 
-    fn reply_to_json(&self, reply: &Bytes) -> Value {
-        firestore::reply_to_json(reply)
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a> {
+        Outgoing::Made(firestore::reply_to_json(reply))
     }
 
     fn body_to_json(&self, body: &Bytes) -> Value {
@@ -132,7 +134,7 @@ impl Kind for Firestore {
             _ => return Err(WANTED.into()),
         };
         let object = |bytes: Vec<u8>| -> Result<Map<String, Value>, String> {
-            serde_json::from_slice(&bytes).map_err(|error| format!("the JSON is none: {error}"))
+            firestore::object_of(&bytes).map_err(|why| format!("the JSON: {why}"))
         };
         let mut call = Map::from_iter([("op".into(), json!(op)), ("path".into(), json!(path))]);
         match op {

@@ -13,6 +13,7 @@ use crate::{
     config::{BackendConfig, Endpoint},
     connectors::redis::{self, RedisConnector, RedisSettings, RedisUrl, RedisUrlError, Secret},
     doors::options::CallOptionsJson,
+    exact::Outgoing,
 };
 
 /// Redis and what speaks its protocol.
@@ -33,8 +34,9 @@ const DEFAULTS: Defaults = Defaults {
 /// `POST …/call`
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"command\": [\"GET\", \"key\"]}")]
-struct Call {
-    command: Value,
+struct Call<'a> {
+    #[serde(borrow)]
+    command: redis::Arguments<'a>,
     #[serde(default)]
     options: CallOptionsJson,
 }
@@ -66,7 +68,7 @@ impl Kind for Redis {
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {
-        let call: Call = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let call: Call<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let body = redis::body_from_json(&call.command)?;
         Ok(JsonCall { body, options: call.options })
     }
@@ -76,8 +78,8 @@ impl Kind for Redis {
         128 << 20
     }
 
-    fn reply_to_json(&self, reply: &Bytes) -> Value {
-        redis::reply_to_json(reply)
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a> {
+        Outgoing::Made(redis::reply_to_json(reply))
     }
 
     fn prints_json(&self) -> bool {
@@ -136,11 +138,14 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, C
         settings.database = number;
     }
     settings.on_miss_error = endpoint.miss_is_error;
+    settings.scripts_are_barriers = endpoint.scripts_are_barriers;
     Ok(settings)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::Url;
 
@@ -160,13 +165,14 @@ mod tests {
             password: Some(crate::config::Secret::new("two")),
             ca_file: Some("/ca".into()),
             miss_is_error: true,
+            scripts_are_barriers: true,
             ..Endpoint::default()
         })
         .unwrap();
         assert_eq!((own.username.as_deref(), own.database), (Some("bob"), 3));
         assert_eq!(own.password.map(|password| password.expose().to_owned()), Some("two".into()));
         assert_eq!(own.tls.and_then(|tls| tls.ca_file), Some("/ca".into()));
-        assert!(own.on_miss_error);
+        assert!(own.on_miss_error && own.scripts_are_barriers);
     }
 
     #[test]
@@ -179,5 +185,25 @@ mod tests {
         assert!(why("http://h", None).starts_with("must begin with redis://"));
         assert!(why("redis://h:x", None).starts_with("is not usable: port must be"));
         assert!(why("redis://h", Some("/ca")).starts_with("must begin with rediss://"));
+    }
+
+    /// Every text that is a number in JSON.
+    fn any_number() -> impl Strategy<Value = String> {
+        let form = r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,6})?";
+        prop::string::string_regex(form).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_is_sent_as_it_was_written(
+            numbers in prop::collection::vec(any_number(), 1..5),
+            comma in "[ \n\t]{0,2},[ \r]{0,2}",
+        ) {
+            let call = format!(r#"{{"command":["ECHO" {comma}{}]}}"#, numbers.join(&comma));
+            let body = Redis.call_from_json(call.as_bytes(), &HeaderMap::new()).unwrap().body;
+            let Value::Array(sent) = Redis.body_to_json(&body) else { panic!("a command") };
+            let sent: Vec<&str> = sent.iter().filter_map(Value::as_str).collect();
+            prop_assert_eq!(&sent[1..], &numbers);
+        }
     }
 }

@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache as Inner};
 
-use crate::units::{LaneId, Moment};
+use crate::units::{LaneId, Lanes, Moment};
 
 /// Places in the table of versions.
 const VERSIONS: usize = 4_096;
@@ -57,6 +57,8 @@ pub struct CachedRead {
     pub stored_at: Moment,
     /// Brought back by a restart: never fresh.
     pub restored: bool,
+    /// When the value is known to end at the backend: it answers nothing from then on.
+    pub until: Option<Moment>,
 }
 
 /// What a look-up found.
@@ -142,6 +144,8 @@ impl Weighter<LaneId, Reads> for Weigh {
 pub struct Cache {
     inner: Inner<LaneId, Reads, Weigh>,
     versions: Box<[AtomicU64]>,
+    /// Until when fills are barred, in milliseconds of a [`Moment`]; by hash, as the versions are.
+    barred: Box<[AtomicU64]>,
     settings: CacheSettings,
     tally: Arc<Tally>,
     hits: AtomicU64,
@@ -160,6 +164,7 @@ impl Cache {
                 Weigh { floor },
             ),
             versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
+            barred: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
             settings,
             tally: Arc::default(),
             hits: AtomicU64::new(0),
@@ -172,9 +177,9 @@ impl Cache {
         Fill { lane, version: self.version(lane).load(Ordering::Acquire) }
     }
 
-    /// Keeps what a live read answered, unless a write to its lane came between. What is larger than
-    /// the cache's share for one entry in eight is not kept.
-    pub fn fill(&self, fill: Fill, key: Bytes, value: Bytes, now: Moment) {
+    /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, where
+    /// that is known. What is larger than the cache's share for one entry in eight is not kept.
+    pub fn fill(&self, fill: Fill, key: Bytes, value: Bytes, now: Moment, until: Option<Moment>) {
         let version = self.version(fill.lane);
         if version.load(Ordering::Acquire) != fill.version
             || (key.len() + value.len()) as u64 > self.settings.bytes / 8
@@ -184,7 +189,7 @@ impl Cache {
         // A reply is often a slice of a larger read buffer; the cache must not keep that alive.
         let value = Bytes::copy_from_slice(&value);
         let key = Bytes::copy_from_slice(&key);
-        self.put(fill.lane, CachedRead { key, value, stored_at: now, restored: false });
+        self.put(fill.lane, CachedRead { key, value, stored_at: now, restored: false, until });
         if version.load(Ordering::Acquire) != fill.version {
             self.inner.remove(&fill.lane);
         }
@@ -194,6 +199,25 @@ impl Cache {
     pub fn invalidate(&self, lane: LaneId) {
         self.version(lane).fetch_add(1, Ordering::AcqRel);
         self.inner.remove(&lane);
+    }
+
+    /// A write to `lanes` may still land until then, and nobody will say when: what reads answer meanwhile is not
+    /// kept. Ask [`Cache::is_barred`] when a read begins.
+    pub fn bar(&self, lanes: &Lanes, until: Moment) {
+        let bar = |place: &AtomicU64| place.fetch_max(until.as_millis(), Ordering::AcqRel);
+        if lanes.is_all() {
+            self.barred.iter().for_each(|place| {
+                bar(place);
+            });
+        }
+        for lane in lanes.as_slice() {
+            bar(place_of(&self.barred, *lane));
+        }
+    }
+
+    /// Whether what a read of `lane` answers that begins now must not be kept.
+    pub fn is_barred(&self, lane: LaneId, now: Moment) -> bool {
+        place_of(&self.barred, lane).load(Ordering::Acquire) > now.as_millis()
     }
 
     /// Drops everything and voids every fill: what a barrier over all lanes does.
@@ -217,16 +241,20 @@ impl Cache {
             let read = reads.iter().find(|read| read.key == *key)?;
             let age = now.since(read.stored_at);
             let fresh = !read.restored && age <= self.settings.ttl;
-            (age <= limit).then(|| Hit { value: read.value.clone(), age, fresh })
+            let ended = read.until.is_some_and(|until| until <= now);
+            (age <= limit && !ended).then(|| Hit { value: read.value.clone(), age, fresh })
         });
         let counter = if hit.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         hit
     }
 
-    /// Drops what is older than `max_stale`; returns how many entries went.
+    /// Drops what is older than `max_stale`, or has ended; returns how many entries went.
     pub fn sweep(&self, now: Moment) -> usize {
-        let old = |read: &CachedRead| now.since(read.stored_at) > self.settings.max_stale;
+        let old = |read: &CachedRead| {
+            now.since(read.stored_at) > self.settings.max_stale
+                || read.until.is_some_and(|until| until <= now)
+        };
         let lanes: Vec<LaneId> = self
             .inner
             .iter()
@@ -264,6 +292,20 @@ impl Cache {
         }
     }
 
+    /// Takes over what another cache holds, with its age, as long as nothing was written here since this one was
+    /// made. It must be in use already: then a write that came meanwhile is known here.
+    pub fn take_over(&self, entries: impl IntoIterator<Item = (LaneId, CachedRead)>) {
+        for (lane, read) in entries {
+            let version = self.version(lane);
+            if version.load(Ordering::Acquire) == 0 {
+                self.put(lane, read);
+                if version.load(Ordering::Acquire) != 0 {
+                    self.inner.remove(&lane);
+                }
+            }
+        }
+    }
+
     /// Entries, bytes, hits and misses. Walks nothing, locks nothing.
     pub fn stats(&self) -> (u64, u64, u64, u64) {
         let counts = [&self.tally.entries, &self.tally.bytes, &self.hits, &self.misses];
@@ -285,14 +327,18 @@ impl Cache {
         self.inner.insert(lane, Held::new(reads, &self.tally));
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        clippy::cast_possible_truncation,
-        reason = "the table has VERSIONS places and the index is taken modulo that"
-    )]
     fn version(&self, lane: LaneId) -> &AtomicU64 {
-        &self.versions[lane.0 as usize % VERSIONS]
+        place_of(&self.versions, lane)
     }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a table has VERSIONS places and the index is taken modulo that"
+)]
+fn place_of(table: &[AtomicU64], lane: LaneId) -> &AtomicU64 {
+    &table[lane.0 as usize % VERSIONS]
 }
 
 #[cfg(test)]
@@ -325,7 +371,7 @@ mod tests {
     #[test]
     fn an_entry_is_fresh_then_stale_then_gone() {
         let cache = cache();
-        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0));
+        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), None);
         assert_eq!(look(&cache, 300), Some((300, true)));
         assert_eq!(look(&cache, 301), Some((301, false)));
         assert_eq!(look(&cache, 3_600), Some((3_600, false)));
@@ -337,7 +383,7 @@ mod tests {
     #[test]
     fn a_caller_may_ask_for_less_staleness_but_not_for_more() {
         let cache = cache();
-        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0));
+        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), None);
         let get =
             |max| cache.get(LANE, &key("k"), Some(Duration::from_secs(max)), at(100)).is_some();
         assert!(get(100) && !get(99));
@@ -347,21 +393,41 @@ mod tests {
     #[test]
     fn a_write_drops_the_lane_and_voids_a_fill_that_began_earlier() {
         let cache = cache();
-        cache.fill(cache.begin(LANE), key("k"), key("old"), at(0));
+        cache.fill(cache.begin(LANE), key("k"), key("old"), at(0), None);
         let late = cache.begin(LANE);
         cache.invalidate(LANE);
         assert_eq!(look(&cache, 1), None);
-        cache.fill(late, key("k"), key("old"), at(1));
+        cache.fill(late, key("k"), key("old"), at(1), None);
         assert_eq!(look(&cache, 1), None);
-        cache.fill(cache.begin(LANE), key("k"), key("new"), at(2));
+        cache.fill(cache.begin(LANE), key("k"), key("new"), at(2), None);
         assert_eq!(look(&cache, 2), Some((0, true)));
+    }
+
+    #[test]
+    fn an_entry_ends_when_its_value_does() {
+        let cache = cache();
+        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), Some(at(2)));
+        assert_eq!(look(&cache, 1), Some((1, true)));
+        assert_eq!(look(&cache, 2), None);
+        assert_eq!((cache.sweep(at(1)), cache.sweep(at(2))), (0, 1));
+    }
+
+    #[test]
+    fn fills_are_barred_where_a_write_may_still_land() {
+        let cache = cache();
+        cache.bar(&Lanes::One(LANE), at(5));
+        cache.bar(&Lanes::One(LANE), at(3));
+        assert!(cache.is_barred(LANE, at(4)) && !cache.is_barred(LaneId(2), at(4)));
+        assert!(!cache.is_barred(LANE, at(5)));
+        cache.bar(&Lanes::All, at(9));
+        assert!(cache.is_barred(LANE, at(8)) && cache.is_barred(LaneId(7), at(8)));
     }
 
     #[test]
     fn several_reads_share_a_lane() {
         let cache = cache();
         for name in ["HGET h a", "HGET h b", "HGETALL h"] {
-            cache.fill(cache.begin(LANE), key(name), key(name), at(0));
+            cache.fill(cache.begin(LANE), key(name), key(name), at(0), None);
         }
         assert_eq!(cache.get(LANE, &key("HGET h a"), None, at(0)).unwrap().value, "HGET h a");
         assert_eq!(cache.stats().0, 3);
@@ -374,15 +440,15 @@ mod tests {
         let small = Cache::new(CacheSettings { items: 100, bytes: 64 << 10, ..cache().settings });
         for lane in 0..5_000 {
             let lane = LaneId(lane);
-            small.fill(small.begin(lane), key("k"), key("v"), at(0));
+            small.fill(small.begin(lane), key("k"), key("v"), at(0), None);
         }
         assert!(small.stats().0 <= 100, "{} entries", small.stats().0);
         for lane in 0..5_000 {
             let lane = LaneId(lane);
-            small.fill(small.begin(lane), key("k"), Bytes::from(vec![b'x'; 4_096]), at(0));
+            small.fill(small.begin(lane), key("k"), Bytes::from(vec![b'x'; 4_096]), at(0), None);
         }
         assert!(small.stats().1 <= 64 << 10, "{} bytes", small.stats().1);
-        small.fill(small.begin(LANE), key("k"), Bytes::from(vec![b'x'; 32 << 10]), at(0));
+        small.fill(small.begin(LANE), key("k"), Bytes::from(vec![b'x'; 32 << 10]), at(0), None);
         assert!(small.get(LANE, &key("k"), None, at(0)).is_none_or(|hit| hit.value.len() == 4_096));
     }
 
@@ -405,7 +471,7 @@ mod tests {
                 _ => {
                     let value = Bytes::from(vec![b'x'; random.usize(..2_000)]);
                     let name = ["k", "l", "m"][random.usize(..3)];
-                    small.fill(small.begin(lane), key(name), value, at(step / 8));
+                    small.fill(small.begin(lane), key(name), value, at(step / 8), None);
                 }
             }
             if step % 64 == 0 {
@@ -418,9 +484,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_that_takes_anothers_place_takes_over_nothing_that_was_written_since() {
+        let (old, new) = (cache(), cache());
+        let other = LaneId(2);
+        old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
+        old.fill(old.begin(other), key("k"), key("v"), at(100), None);
+        // `new` is in use; a write comes before the old entries are read.
+        new.invalidate(LANE);
+        new.take_over(old.entries());
+        assert_eq!(look(&new, 101), None);
+        assert!(new.get(other, &key("k"), None, at(101)).unwrap().fresh);
+    }
+
+    #[test]
     fn what_a_restart_brought_back_is_stale() {
         let (old, new) = (cache(), cache());
-        old.fill(old.begin(LANE), key("k"), key("v"), at(100));
+        old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
         new.restore(old.entries());
         assert_eq!(look(&new, 101), Some((1, false)));
     }

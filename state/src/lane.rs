@@ -109,6 +109,48 @@ impl LaneMap {
             .map(Option::unwrap_or_default)
     }
 
+    /// The line of `lane` from `seq` on; `None` where a barrier stands in it.
+    pub fn line_from(&self, lane: LaneId, seq: u64) -> Option<impl Iterator<Item = u64> + '_> {
+        let line = self.barriers.is_empty().then(|| self.lines.get(&lane))?;
+        Some(line.into_iter().flatten().copied().skip_while(move |member| *member < seq))
+    }
+
+    /// Who stands behind `seq` in any of its lanes, in order.
+    pub fn following(&self, seq: u64) -> Vec<u64> {
+        let Some(lanes) = self.members.get(&seq) else { return Vec::new() };
+        if lanes.is_all() {
+            return self.members.range(seq + 1..).map(|(member, _)| *member).collect();
+        }
+        let lines = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
+        let mut behind: Vec<u64> = lines.flatten().copied().filter(|it| *it > seq).collect();
+        behind.extend(self.barriers.range(seq + 1..));
+        behind.sort_unstable();
+        behind.dedup();
+        behind
+    }
+
+    /// Puts `seq` into other lines, where it stands by its sequence.
+    pub fn change(&mut self, seq: u64, lanes: Lanes) {
+        self.leave(seq);
+        self.enter_again(seq, Some(lanes));
+    }
+
+    /// Puts `seq` back into its lines, where it stands by its sequence.
+    pub fn enter_again(&mut self, seq: u64, lanes: Option<Lanes>) {
+        let Some(lanes) = lanes else { return };
+        if lanes.is_all() {
+            self.barriers.insert(seq);
+        }
+        for lane in lanes.as_slice() {
+            let line = self.lines.entry(*lane).or_default();
+            let at = line.partition_point(|member| *member < seq);
+            if line.get(at) != Some(&seq) {
+                line.insert(at, seq);
+            }
+        }
+        self.members.insert(seq, lanes);
+    }
+
     /// Calls that stand anywhere, those without a lane included: a barrier waits for them, too.
     pub fn standing(&self) -> usize {
         self.members.len()

@@ -19,6 +19,7 @@ pub mod system;
 pub mod trace;
 pub mod units;
 pub mod window;
+pub mod write;
 
 pub use outcome::{ErrorClass, Outcome, Verdict};
 pub use trace::SpanRef;

@@ -17,16 +17,31 @@
 //! **Order.** One call per lane is on the wire at a time. An absolute call may follow one in REMOVING
 //! (were that to come back, so would this one, behind it); any other waits until it is gone.
 //!
+//! **What may be sent again** is [`WriteState`]'s to say, which every call bears. A call that replay has given up
+//! on and that cannot become a dead letter yet keeps its *verdict*, and is not sent again meanwhile.
+//!
+//! **Residues** ([`Traits::due`]) are what is left to do of a call that was applied, in its place in the line.
+//! Calls that were accepted before a residue is due pass it while it waits; it may move when none of these is left
+//! in its lanes. Calls that were accepted later wait for it.
+//!
 //! **After a crash** the index is rebuilt from the store: what was COMMITTING is there or not and was
-//! not acknowledged; SENDING and REMOVING come back as WAITING.
+//! not acknowledged; SENDING and REMOVING come back as WAITING, in doubt if their sending was noted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use bytes::Bytes;
+
 use crate::{
     lane::LaneMap,
+    store::{DeadReason, Traits},
     trace::SpanRef,
     units::{LaneId, Lanes, Moment, OpId, UnixMillis},
+    write::{End, Known, WriteState},
 };
+
+mod turn;
+
+pub use turn::{Group, Turn};
 
 /// Share of the limit at which low-priority writes are shed, in percent.
 const SHED_PERCENT: f64 = 85.0;
@@ -67,7 +82,6 @@ pub enum Phase {
 }
 
 /// What the index knows of a call.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own end")]
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name.
@@ -78,8 +92,10 @@ pub struct Entry {
     pub lanes: Lanes,
     /// Its lanes for people.
     pub label: Box<str>,
-    /// Whether it leaves the same state however often it is applied.
-    pub absolute: bool,
+    /// What is known of it, and what may be done next.
+    pub state: WriteState,
+    /// What else replay must know of it.
+    pub traits: Traits,
     /// Whether its name is the caller's own: then its marker outlives it.
     pub own_name: bool,
     /// Bytes of its body.
@@ -90,10 +106,14 @@ pub struct Entry {
     pub expires_at: Option<UnixMillis>,
     /// The user who sent it.
     pub uid: u32,
-    /// When it was first sent, where that was noted.
-    pub first_sent_at: Option<UnixMillis>,
-    /// Whether an attempt may have been executed.
-    pub in_doubt: bool,
+    /// What is noted of its sending, durably.
+    pub noted: Option<Box<Noted>>,
+    /// The calls that it was sent with as one: the sequence of the first.
+    pub group: Option<u64>,
+    /// The most calls that it may be sent with as one.
+    pub group_max: u32,
+    /// Why replay has given up on it, where it could not become a dead letter yet.
+    pub verdict: Option<Box<(DeadReason, String)>>,
     /// Attempts of this run.
     pub attempts: u32,
     /// Replies of no known class.
@@ -108,6 +128,15 @@ pub struct Entry {
     pub written_since: bool,
     /// The span that put it here, where that was recorded: its replay is recorded too.
     pub origin: Option<Box<SpanRef>>,
+}
+
+/// What is noted of a sending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// When it was first sent.
+    pub at: UnixMillis,
+    /// What a later proof must know.
+    pub evidence: Bytes,
 }
 
 /// Why a call is not admitted.
@@ -153,9 +182,14 @@ pub struct QueueIndex {
     claims: BTreeSet<u64>,
     ready: BTreeSet<u64>,
     backing_off: BTreeSet<(Moment, u64)>,
+    groups: BTreeMap<u64, Group>,
+    /// Calls that are left to do of others; see the module's page.
+    residues: BTreeSet<u64>,
     next_seq: u64,
     bytes: u64,
     dead_bytes: u64,
+    /// Dead letters that count with another of their group.
+    dead_in_groups: usize,
     full: bool,
 }
 
@@ -171,9 +205,12 @@ impl QueueIndex {
             claims: BTreeSet::new(),
             ready: BTreeSet::new(),
             backing_off: BTreeSet::new(),
+            groups: BTreeMap::new(),
+            residues: BTreeSet::new(),
             next_seq: last_seq + 1,
             bytes: 0,
             dead_bytes: 0,
+            dead_in_groups: 0,
             full: false,
         }
     }
@@ -192,6 +229,9 @@ impl QueueIndex {
             return;
         }
         self.bytes += entry.bytes;
+        if entry.traits.due.is_some() {
+            self.residues.insert(seq);
+        }
         self.entries.insert(seq, Entry { phase: Phase::Waiting, ..entry });
         self.consider(seq);
     }
@@ -259,6 +299,8 @@ impl QueueIndex {
         }
         self.bytes += entry.bytes;
         self.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
+        // A residue that was about to move lets it pass.
+        self.consider_residues();
         Ok(seq)
     }
 
@@ -298,7 +340,24 @@ impl QueueIndex {
         {
             entry.phase = Phase::Waiting;
             entry.attempts = entry.attempts.saturating_sub(1);
+            if entry.state.known() == Known::OnWire {
+                // It did go on the wire, and nobody heard how that ended.
+                entry.state.end(End::Unknown);
+            }
             self.consider(seq);
+        }
+    }
+
+    /// Keeps `seq`, which waits, from being taken until it is [put back](QueueIndex::put_back) or replaced.
+    pub fn hold(&mut self, seq: u64) {
+        if let Some(entry) = self.entries.get_mut(&seq)
+            && matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
+        {
+            if let Phase::BackingOff { until } = entry.phase {
+                self.backing_off.remove(&(until, seq));
+            }
+            entry.phase = Phase::Sending;
+            self.ready.remove(&seq);
         }
     }
 
@@ -310,10 +369,57 @@ impl QueueIndex {
             }
             entry.phase = Phase::Removing;
             self.ready.remove(&seq);
-            for next in self.lanes.behind(seq) {
+            for next in self.next_of(seq) {
                 self.consider(next);
             }
+            self.consider_residues();
         }
+    }
+
+    /// `seq` was applied, and something is left to do of it, which takes its place: `bytes` large, in `lanes`,
+    /// due then. It waits from now on.
+    pub fn became_residue(&mut self, seq: u64, lanes: Lanes, due: UnixMillis, bytes: u64) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        self.bytes = self.bytes - entry.bytes + bytes;
+        entry.bytes = bytes;
+        entry.traits = Traits { due: Some(due), ..Traits::default() };
+        entry.state = WriteState::fresh(crate::write::Repeat::Absolute);
+        (entry.noted, entry.verdict) = (None, None);
+        (entry.attempts, entry.unclassified, entry.backoff_ms) = (0, 0, 0);
+        if let Phase::BackingOff { until } = entry.phase {
+            self.backing_off.remove(&(until, seq));
+        }
+        entry.phase = Phase::Waiting;
+        self.ready.remove(&seq);
+        self.residues.insert(seq);
+        if entry.lanes != lanes {
+            entry.lanes = lanes.clone();
+            self.lanes.change(seq, lanes);
+        }
+        self.consider(seq);
+        for next in self.lanes.behind(seq) {
+            self.consider(next);
+        }
+    }
+
+    /// The residues that wait in any of `lanes`.
+    pub fn residues_in(&self, lanes: &Lanes) -> Vec<u64> {
+        let meets = |seq: &&u64| {
+            self.entries
+                .get(seq)
+                .is_some_and(|entry| entry.phase != Phase::Removing && entry.lanes.meets(lanes))
+        };
+        self.residues.iter().filter(meets).copied().collect()
+    }
+
+    /// The durable writes that stand behind `seq` in its lanes, in order.
+    pub fn following(&self, seq: u64) -> Vec<u64> {
+        let durable = |member: &u64| {
+            self.entries
+                .get(member)
+                .is_some_and(|entry| !matches!(entry.phase, Phase::Committing | Phase::Removing))
+        };
+        self.lanes.following(seq).into_iter().filter(durable).collect()
     }
 
     /// The removal of `seq` is synced (or its append failed, or it was discarded): it is gone.
@@ -323,6 +429,7 @@ impl QueueIndex {
             self.forget(seq, &entry);
         } else if let Some(entry) = self.dead.remove(&seq) {
             self.dead_bytes -= entry.bytes;
+            self.count_out(&entry);
             self.forget(seq, &entry);
         }
     }
@@ -357,6 +464,11 @@ impl QueueIndex {
         }
         self.bytes -= entry.bytes;
         self.dead_bytes += entry.bytes;
+        entry.verdict = None;
+        if entry.state.known() == Known::OnWire {
+            entry.state.end(End::Unknown);
+        }
+        self.count_in(&entry);
         entry.last_error = Some(reason.into());
         // What stands behind it will be written once it is out of the way.
         entry.written_since = !self.lanes.behind(seq).is_empty();
@@ -374,9 +486,14 @@ impl QueueIndex {
     }
 
     /// Gives a dead letter a place at the tail of its lanes; hand the requeue to the committer under
-    /// the same lock. The new call is COMMITTING.
-    pub fn requeue(&mut self, seq: u64) -> Option<u64> {
-        let entry = self.dead.remove(&seq)?;
+    /// the same lock. The new call is COMMITTING, and keeps its doubt unless that is to be forgotten. For one of a
+    /// group see [`QueueIndex::revive`].
+    pub fn requeue(&mut self, seq: u64, forget_doubt: bool) -> Option<u64> {
+        let mut entry = self.dead.remove(&seq)?;
+        if forget_doubt {
+            entry.state.cleared();
+            entry.noted = None;
+        }
         self.dead_bytes -= entry.bytes;
         self.step_out(seq);
         let new = self.next_seq;
@@ -386,8 +503,6 @@ impl QueueIndex {
         self.lanes.enter(new, entry.lanes.clone());
         let fresh = Entry {
             phase: Phase::Committing,
-            first_sent_at: None,
-            in_doubt: false,
             attempts: 0,
             unclassified: 0,
             backoff_ms: 0,
@@ -400,10 +515,7 @@ impl QueueIndex {
     /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
     pub fn note_written(&mut self, lanes: &Lanes) {
         for entry in self.dead.values_mut().filter(|entry| !entry.written_since) {
-            let meet = lanes.is_all()
-                || entry.lanes.is_all()
-                || entry.lanes.as_slice().iter().any(|lane| lanes.as_slice().contains(lane));
-            entry.written_since |= meet;
+            entry.written_since |= entry.lanes.meets(lanes);
         }
     }
 
@@ -492,14 +604,14 @@ impl QueueIndex {
         self.bytes
     }
 
-    /// Dead letters and their bytes.
+    /// Dead letters and their bytes. Calls that were sent as one are one.
     pub fn dead(&self) -> (usize, u64) {
-        (self.dead.len(), self.dead_bytes)
+        (self.dead.len() - self.dead_in_groups, self.dead_bytes)
     }
 
     /// Whether one more dead letter of `bytes` would be too many: then lanes block instead.
     pub fn dead_full(&self, bytes: u64) -> bool {
-        self.dead.len() >= self.limits.dead_items as usize
+        self.dead().0 >= self.limits.dead_items as usize
             || self.dead_bytes + bytes > self.limits.dead_bytes
     }
 
@@ -562,12 +674,37 @@ impl QueueIndex {
         if entry.phase != Phase::Waiting {
             return;
         }
-        let absolute = entry.absolute;
+        let (absolute, accepted_at) = (entry.is_absolute(), entry.accepted_at);
         let passed = |older: u64| {
-            absolute && self.entries.get(&older).is_some_and(|entry| entry.phase == Phase::Removing)
+            self.entries.get(&older).is_some_and(|entry| match entry.traits.due {
+                Some(due) if accepted_at < due => {
+                    matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
+                        || absolute && entry.phase == Phase::Removing
+                }
+                _ => absolute && entry.phase == Phase::Removing,
+            })
         };
-        if self.lanes.is_first(seq, passed) {
+        let due = entry.traits.due;
+        if self.lanes.is_first(seq, passed) && due.is_none_or(|due| self.is_due(seq, due)) {
             self.ready.insert(seq);
+        } else {
+            self.ready.remove(&seq);
+        }
+    }
+
+    /// Whether nothing is left in the lanes of the residue `seq` that comes before it.
+    fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
+        self.lanes.following(seq).iter().all(|member| match self.entries.get(member) {
+            Some(entry) => entry.phase == Phase::Removing || entry.accepted_at >= due,
+            // A place that a live write in doubt holds, or a dead letter: that is accepted already.
+            None => !self.claims.contains(member),
+        })
+    }
+
+    fn consider_residues(&mut self) {
+        let residues: Vec<u64> = self.residues.iter().copied().collect();
+        for seq in residues {
+            self.consider(seq);
         }
     }
 
@@ -579,13 +716,27 @@ impl QueueIndex {
         if self.by_op.get(&entry.op_id) == Some(&seq) {
             self.by_op.remove(&entry.op_id);
         }
+        self.leave_group(seq, entry);
         self.step_out(seq);
     }
 
+    /// Who may be able to move once `seq` holds up nobody. A residue has let others pass: all behind it.
+    fn next_of(&self, seq: u64) -> Vec<u64> {
+        if self.residues.contains(&seq) {
+            self.lanes.following(seq)
+        } else {
+            self.lanes.behind(seq)
+        }
+    }
+
     fn step_out(&mut self, seq: u64) {
-        for next in self.lanes.leave(seq) {
+        let next = self.next_of(seq);
+        self.residues.remove(&seq);
+        self.lanes.leave(seq);
+        for next in next {
             self.consider(next);
         }
+        self.consider_residues();
     }
 }
 

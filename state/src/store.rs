@@ -24,19 +24,22 @@
 //! | `h` | head: commit number and last sequence, written by every commit |
 //! | `q` seq | a call's header, with the body where the whole fits 4,096 bytes |
 //! | `c` seq index | a chunk of a larger body, written before the header |
-//! | `s` seq | sending mark: the call is or was on the wire |
+//! | `s` seq | note of sending: the call, or the group whose first call it is, is or was on the wire |
 //! | `d` seq | dead-letter mark |
 //! | `f` name | a fact |
 //! | `t` n | the history ring |
 //!
 //! # States of a call
 //! ```text
-//!          append              mark_sending            remove
-//! (none) ─────────▶ pending ─────────────────▶ sending ───────▶ (none)
-//!                      │  bury                    │ bury   ▲
-//!                      └────────────▶ dead ◀──────┘        │ remove
-//!                                      │ └─────────────────┘
-//!                                      └─requeue─▶ pending, under a new sequence
+//!          append             note_sending             remove
+//! (none) ─────────▶ pending ────────────────▶ noted ─────────▶ (none)
+//!                    ▲ │  take_back_note        │ │       ▲
+//!            replace └─┤◀───────────────────────┘ │       │
+//!                      │  bury                    │ bury  │ remove
+//!                      └────────────▶ dead ◀──────┘       │
+//!                                      │ ├────────────────┘
+//!                                      │ └─revive─▶ pending or noted, as it was
+//!                                      └─requeue─▶ the same under a new sequence
 //! ```
 //!
 //! # Invariants
@@ -56,7 +59,8 @@
 //! | before `flush` and `sync_data` returned | the call or nothing of it; it was not acknowledged |
 //! | between the sync and the mark | a store ahead of its mark: fine |
 //! | within a removal | the call, to be replayed again; or its chunks and marks alone: swept |
-//! | within a burial | a pending call or a whole dead letter |
+//! | within a burial, a revival, the taking back of a note, a replacement | what was before, or what is after |
+//! | within a group's notes and removals | see `note.rs` |
 //! | within a requeue | the dead letter, or both: then the new one stays and the old one is swept |
 //! | within a rebuild | the old store, or a whole new one whose swap is finished |
 
@@ -72,6 +76,7 @@ mod faults;
 mod history;
 pub mod journal;
 mod mark;
+mod note;
 mod open;
 mod outage;
 mod queue;
@@ -110,12 +115,12 @@ pub use self::{
     dead_letters::{DeadMark, DeadReason},
     error::{Finding, OpenError, StoreError},
     faults::Faults,
-    queue::{NewCall, StoredCall, TokenKind},
+    note::{EVIDENCE_MAX, GroupNote, MEMBERS_MAX, Note},
+    queue::{NewCall, StoredCall, StoredGroup, TokenKind, Traits},
     scan::Counts,
     settings::{Done, Opened, StoreEvent, StoreSettings, StoreStatus},
     upload::{PIECE_BYTES, StoredBody},
 };
-use crate::units::UnixMillis;
 
 /// Bytes of keys and values written between two syncs. 210 of 210 simulated power cuts left a whole
 /// store with at most 110 KB in flight, 2 of 30 a broken one with 330 KB. sled writes four to ten
@@ -240,13 +245,16 @@ impl Store {
     /// Stores a call. `Ok`: it is on the disk and will be found after any crash.
     pub fn append(&self, call: NewCall, done: Done) {
         let target = self.target();
-        match queue::encode(&call, &target) {
-            Ok(queue::Encoded { seq, header, chunked }) => self.send(Command::Append {
+        let note = call.note.as_ref().map(|note| note::encode(call.seq, note)).transpose();
+        let encoded = queue::encode(&call, &target).and_then(|encoded| Ok((encoded, note?)));
+        match encoded {
+            Ok((queue::Encoded { seq, header, chunked }, note)) => self.send(Command::Append {
                 seq,
                 header,
                 chunked,
                 written: 0,
                 replaces: None,
+                note: note.map(Into::into),
                 ticket: Ticket::new(done),
             }),
             Err(error) => Ticket::new(done).complete(Err(error)),
@@ -259,15 +267,40 @@ impl Store {
         self.send(Command::Remove { seqs, from: 0, ticket: Ticket::new(done) });
     }
 
-    /// Notes that a call is about to be put on the wire for the first time. `Ok`: a crash from now on
-    /// will find it marked. Ends with `NotFound` where the call is not stored.
-    pub fn mark_sending(&self, seq: u64, at: UnixMillis, done: Done) {
-        let value = queue::sending_value(seq, at).ok_or(StoreError::TooLarge {
-            what: "sending mark",
-            bytes: 0,
-            limit: 0,
-        });
-        self.annotate(seq, queue::SENDING, value, done);
+    /// Notes that a call, or the group whose first call it is, is about to be put on the wire; replaces the
+    /// note that is there. `Ok`: a crash from now on will find it noted. Ends with `NotFound` if the call is not
+    /// stored, with `TooLarge` if the note is above its limits.
+    pub fn note_sending(&self, seq: u64, note: &Note, done: Done) {
+        self.annotate(seq, queue::SENDING, note::encode(seq, note), done);
+    }
+
+    /// Takes a note back: it is proven that nothing was sent. Without a note nothing happens.
+    pub fn take_back_note(&self, seq: u64, done: Done) {
+        let keys = vec![queue::key(queue::SENDING, seq)];
+        self.send(Command::Drop { keys, ticket: Ticket::new(done) });
+    }
+
+    /// Makes dead letters calls that wait again, where they are and with their notes.
+    pub fn revive(&self, seqs: &[u64], done: Done) {
+        let keys = seqs.iter().map(|seq| queue::key(dead_letters::PREFIX, *seq)).collect();
+        self.send(Command::Drop { keys, ticket: Ticket::new(done) });
+    }
+
+    /// Puts `call` in the place of the one of its sequence, without that one's note. A crash leaves the one or
+    /// the other. Ends with `NotFound` if there is none, with `TooLarge` if it does not fit one value.
+    pub fn replace(&self, call: &NewCall, done: Done) {
+        let ticket = Ticket::new(done);
+        match queue::encode(call, &self.target()) {
+            Ok(queue::Encoded { seq, header, chunked: None }) => {
+                self.send(Command::Replace { seq, header, ticket });
+            }
+            Ok(_) => ticket.complete(Err(StoreError::TooLarge {
+                what: "replacement",
+                bytes: call.body.len() as u64,
+                limit: record::VALUE_MAX as u64,
+            })),
+            Err(error) => ticket.complete(Err(error)),
+        }
     }
 
     /// Makes a call a dead letter. A crash leaves a pending call or a whole dead letter. Ends with
@@ -287,10 +320,11 @@ impl Store {
         }
     }
 
-    /// Moves a dead letter to the tail: the same call and `op_id` under `new_seq`, without its marks.
-    /// Old and new change place in one commit. Ends with `NotFound` where `old` is not stored.
-    pub fn requeue(&self, old: u64, new_seq: u64, done: Done) {
-        self.send(Command::Requeue { old, new_seq, ticket: Ticket::new(done) });
+    /// Moves a dead letter to the tail: the same call and `op_id` under `new_seq`, without its mark, with
+    /// its note of sending only if `keep_note`. Old and new change place in one commit. Ends with
+    /// `NotFound` if `old` is not stored.
+    pub fn requeue(&self, old: u64, new_seq: u64, keep_note: bool, done: Done) {
+        self.send(Command::Requeue { old, new_seq, keep_note, ticket: Ticket::new(done) });
     }
 
     /// Stores a named value of at most about 3,800 bytes, in place of the one before.

@@ -226,6 +226,13 @@ impl Lanes {
     pub fn is_all(&self) -> bool {
         matches!(self, Self::All)
     }
+
+    /// Whether the two have a lane in common.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.is_all()
+            || other.is_all()
+            || self.as_slice().iter().any(|lane| other.as_slice().contains(lane))
+    }
 }
 
 /// A share between 0 and 1.

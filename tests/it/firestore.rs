@@ -218,6 +218,34 @@ fn a_poisoned_write_is_buried_alone() {
     }
 }
 
+/// The npm emulator takes messages of 4 MiB, as many a proxy does: what fits singly must drain, and what does not
+/// is refused.
+#[test]
+fn what_is_too_large_together_is_replayed_singly_and_what_is_too_large_is_refused() {
+    let world = World::start(Firestore::start(crate::support::firestore::Emulator::Npm));
+    let daemon = &world.daemon;
+    let large = json!({ "text": "x".repeat(900_000) });
+    world.begin_outage();
+    for number in 0..5 {
+        set(daemon, &format!("large/{number}"), &large).assert_queued();
+    }
+    world.end_outage();
+    daemon.wait_until_drained("firestore", LONG);
+    for number in 0..5 {
+        let found = get(daemon, &format!("large/{number}"));
+        assert_eq!(found.value()["data"], large);
+    }
+    let writes: Vec<Value> = (0..5)
+        .map(|n| json!({ "op": "set", "path": format!("large/{n}"), "data": large }))
+        .collect();
+    let commit = json!({ "op": "commit", "writes": writes });
+    let refused = call(daemon, commit.clone());
+    assert_eq!((refused.status, &refused.body["code"]), (422, &json!("too_large")));
+    world.begin_outage();
+    let refused = call(daemon, commit);
+    assert_eq!((refused.status, &refused.body["code"]), (422, &json!("too_large")));
+}
+
 #[test]
 fn what_the_server_refuses_is_told_and_opens_nothing() {
     for emulator in emulators() {

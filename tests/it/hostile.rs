@@ -65,6 +65,7 @@ fn a_malformed_call_is_told_what_is_wrong() {
     let redis = RedisServer::start();
     let daemon = operated(&redis.url()).start();
     let deep = format!("{{\"command\":{}", "[".repeat(200_000));
+    let closed = format!("{deep}{}}}", "]".repeat(200_000));
     let cases: Vec<(&[u8], &str)> = vec![
         (b"", "EOF"),
         (b"{", "EOF"),
@@ -85,8 +86,15 @@ fn a_malformed_call_is_told_what_is_wrong() {
         (b"{\"command\":[\"GET\",\"k\"],\"options\":{\"priority\":\"urgent\"}}", "urgent"),
         (b"{\"command\":[\"GET\",\"k\"],\"options\":{\"op_id\":\"x\"}}", "ULID"),
         (b"{\"command\":[\"GET\",\"k\xff\"]}", "unicode"),
+        (b"{\"command\":[\"GET\",\"\\ud800\"]}", "\"\\ud800\" is not Unicode text: "),
+        (b"{\"command\":[\"GET\",\"k\\udc00x\"]}", "\"k\\udc00x\" is not Unicode text: "),
+        (b"{\"command\":[\"GET\"],\"command\":[\"GET\",\"k\"]}", "duplicate field `command`"),
+        (b"{\"command\":[\"SET\",\"k\",01]}", "invalid number"),
+        (b"{\"command\":[\"SET\",\"k\",+1]}", "expected value"),
+        (b"{\"command\":[\"SET\",\"k\",NaN]}", "expected value"),
         (b"{\"command\":[\"GET\"]}", "GET takes 1 argument, got 0"),
-        (deep.as_bytes(), "recursion limit"),
+        (deep.as_bytes(), "EOF while parsing a list"),
+        (closed.as_bytes(), "command[0] must be a string, a number or "),
     ];
     for (body, part) in cases {
         let answer = exchange(connect(&daemon), &request("POST", "/v1/backends/redis/call", body));
@@ -94,6 +102,77 @@ fn a_malformed_call_is_told_what_is_wrong() {
         let shown = String::from_utf8_lossy(&body[..body.len().min(80)]);
         assert_eq!(status, 400, "{shown}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(part), "{shown}: {problem}");
+    }
+    assert_well(&daemon);
+}
+
+#[test]
+fn text_that_is_not_unicode_is_named_by_every_kind() {
+    let redis = RedisServer::start();
+    // Nobody listens at either: a malformed call is refused before anything is asked of a backend.
+    let daemon = operated(&redis.url())
+        .set("backends.clickhouse.url", "http://127.0.0.1:1")
+        .set("backends.firestore.url", "http://127.0.0.1:1")
+        .start();
+    for (backend, call) in [
+        ("redis", r#"{"command":["SET","k",TEXT]}"#),
+        ("redis", r#"{"command":["SET","k",{"base64":TEXT}]}"#),
+        ("clickhouse", r#"{"query":TEXT}"#),
+        ("clickhouse", r#"{"query":"SELECT 1","params":{"p":[TEXT]}}"#),
+        ("clickhouse", r#"{"query":"SELECT 1","settings":{TEXT:1}}"#),
+        ("clickhouse", r#"{"query":"INSERT INTO t FORMAT CSV","data":TEXT}"#),
+        ("firestore", r#"{"op":"set","path":"u/a","data":{"n":TEXT}}"#),
+        ("firestore", r#"{"op":"set","path":"u/a","data":{TEXT:1}}"#),
+    ] {
+        for (text, part) in
+            [(&br#""a\ud800""#[..], "hex escape"), (br#""\udfff""#, ""), (b"\"\xff\"", "unicode")]
+        {
+            let (before, after) = call.split_once("TEXT").unwrap();
+            let body = [before.as_bytes(), text, after.as_bytes()].concat();
+            let path = format!("/v1/backends/{backend}/call");
+            let answer = exchange(connect(&daemon), &request("POST", &path, &body));
+            let (status, problem) = problem(&answer);
+            let shown = String::from_utf8_lossy(&body).into_owned();
+            assert_eq!(status, 400, "{shown}: {problem}");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains(part) || call.contains("base64"), "{shown}: {detail}");
+        }
+    }
+}
+
+/// Every member of every kind's call, 200,000 levels deep: refused, by whatever walks it.
+#[test]
+fn no_depth_of_json_ends_the_daemon() {
+    let redis = RedisServer::start();
+    // Nobody listens at either: a malformed call is refused before anything is asked of a backend.
+    let daemon = operated(&redis.url())
+        .set("backends.clickhouse.url", "http://127.0.0.1:1")
+        .set("backends.firestore.url", "http://127.0.0.1:1")
+        .start();
+    for (backend, call) in [
+        ("redis", "{\"command\":DEEP}"),
+        ("redis", "{\"command\":[\"GET\",{\"base64\":DEEP}]}"),
+        ("redis", "{\"command\":[\"GET\",\"k\"],\"options\":DEEP}"),
+        ("redis", "{\"command\":[\"GET\",\"k\"],\"other\":DEEP}"),
+        ("clickhouse", "{\"query\":DEEP}"),
+        ("clickhouse", "{\"query\":\"SELECT 1\",\"params\":{\"p\":DEEP}}"),
+        ("clickhouse", "{\"query\":\"SELECT 1\",\"settings\":{\"s\":DEEP}}"),
+        ("clickhouse", "{\"query\":\"INSERT INTO t FORMAT CSV\",\"data\":DEEP}"),
+        ("firestore", "DEEP"),
+        ("firestore", "{\"op\":\"set\",\"path\":\"u/a\",\"data\":{\"d\":DEEP}}"),
+        ("firestore", "{\"op\":\"commit\",\"writes\":DEEP}"),
+        ("firestore", "{\"op\":\"query\",\"collection\":\"u\",\"where\":[[\"n\",\"==\",DEEP]]}"),
+    ] {
+        for (open, close) in [("[", "]"), ("{\"m\":", "}")] {
+            let deep = format!("{}1{}", open.repeat(200_000), close.repeat(200_000));
+            let body = call.replace("DEEP", &deep);
+            let path = format!("/v1/backends/{backend}/call");
+            let answer = exchange(connect(&daemon), &request("POST", &path, body.as_bytes()));
+            let (status, problem) = problem(&answer);
+            assert_eq!(status, 400, "{call}: {problem}");
+            let length = problem["detail"].as_str().unwrap().len();
+            assert!(length < 2_000, "{call}: {length} bytes of detail");
+        }
     }
     assert_well(&daemon);
 }

@@ -280,7 +280,9 @@ fn a_dead_letter_is_requeued_at_the_tail_and_only_by_force_where_its_lane_was_wr
     let refused = daemon.fusebox(&["queue", "requeue", op_id]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("force"), "{refused:?}");
-    let forced = daemon.fusebox(&["queue", "requeue", op_id, "--force"]);
+    let refused = daemon.fusebox(&["queue", "requeue", op_id, "--not-applied"]);
+    assert_eq!(refused.status.code(), Some(1), "it says nothing of the lane: {refused:?}");
+    let forced = daemon.fusebox(&["queue", "requeue", op_id, "--force", "--not-applied"]);
     assert_eq!(forced.status.code(), Some(0), "{forced:?}");
     daemon.wait_until_drained("redis", LONG);
     assert_eq!(redis.query::<String>(&["HGET", "k", "f"]), "late");

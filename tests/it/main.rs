@@ -13,11 +13,15 @@ mod clickhouse;
 #[cfg(test)]
 mod clickhouse_outcomes;
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod durability;
+#[cfg(test)]
+mod encodings;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
@@ -35,9 +39,17 @@ mod logs;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod numbers;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod page;
+#[cfg(test)]
+mod redis_markers;
+#[cfg(test)]
+mod redis_scripts;
+#[cfg(test)]
+mod seams;
 #[cfg(test)]
 mod stopping;
 #[cfg(test)]

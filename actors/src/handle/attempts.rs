@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, OpId, Verdict, backoff::full_jitter, bulkhead::Kept, flight::Standing,
+    ErrorClass, Lanes, OpId, Verdict,
+    backoff::full_jitter,
+    bulkhead::Kept,
+    flight::Standing,
+    write::{End, Next},
 };
 
 use super::{Context, Lent, NoAnswer};
@@ -26,12 +30,23 @@ const EXCHANGE_LOOK: Duration = Duration::from_millis(5);
 
 /// How the attempts ended.
 pub(crate) enum Live {
-    /// The backend answered, perhaps with more to follow.
-    Answered(Bytes, Option<Box<dyn Tail>>),
+    /// The backend answered.
+    Answered(Answered),
     /// The backend, or one object in it, refuses this call.
     Refused(AttemptError),
     /// There is no answer.
     None(NoAnswer),
+}
+
+/// The backend's answer.
+pub(crate) struct Answered {
+    /// The reply, perhaps with more to follow.
+    pub(crate) reply: Bytes,
+    pub(crate) rest: Option<Box<dyn Tail>>,
+    /// An earlier attempt may have been applied: this one was a repetition.
+    pub(crate) repeated: bool,
+    /// It is not the reply of the attempt that was applied.
+    pub(crate) lost: bool,
 }
 
 /// What an attempt carries beside the call.
@@ -39,10 +54,13 @@ pub(crate) enum Live {
 pub(crate) struct Carried {
     /// May change something.
     pub(crate) write: bool,
-    /// May be sent again after an unknown outcome.
-    pub(crate) repeatable: bool,
     /// What lets the backend recognise it.
     pub(crate) token: Option<OpId>,
+}
+
+impl Carried {
+    /// A read.
+    pub(crate) const READ: Self = Self { write: false, token: None };
 }
 
 impl Lent {
@@ -52,7 +70,7 @@ impl Lent {
         let mut read = context.read_at;
         loop {
             let error = match self.attempt(context, carried, read).await {
-                Ok((reply, rest)) => return Live::Answered(reply, rest),
+                Ok(answered) => return Live::Answered(answered),
                 Err(NoAnswer::Failed(error)) => error,
                 Err(rejected) => return Live::None(rejected),
             };
@@ -69,22 +87,9 @@ impl Lent {
                 ErrorClass::Rejected | ErrorClass::Conflict | ErrorClass::BlockedObject => {
                     return Live::Refused(error);
                 }
-                ErrorClass::BlockedServer => false,
-                ErrorClass::NotExecuted => context.call.upload.is_none(),
-                ErrorClass::Unknown => {
-                    context.unknown = true;
-                    if let Some(evidence) =
-                        error.doubt.clone().filter(|_| context.evidence.is_empty())
-                    {
-                        context.evidence = evidence;
-                    }
-                    carried.repeatable
-                        && context.call.upload.is_none()
-                        && self.may_repeat(context, carried).await
-                }
-                ErrorClass::Ambiguous => {
-                    (context.unknown, context.spent) = (true, true);
-                    false
+                ErrorClass::BlockedServer | ErrorClass::Ambiguous => false,
+                ErrorClass::NotExecuted | ErrorClass::Unknown => {
+                    context.call.upload.is_none() && self.may_send_again(context, carried).await
                 }
             };
             if self.system.is_cut() {
@@ -108,7 +113,7 @@ impl Lent {
             tokio::time::sleep(wait).await;
             read = self.clock().read();
             context.trail.step(failed, read, StepKind::Backoff);
-            if context.claim.is_some() && !self.may_repeat(context, carried).await {
+            if !self.may_send_again(context, carried).await {
                 return Live::None(NoAnswer::Failed(error));
             }
         }
@@ -131,21 +136,28 @@ impl Lent {
         }
     }
 
-    /// Whether a call of unknown outcome may be sent again. A read may, and a write whose token lets the
-    /// backend recognise it. Any other first claims its lanes, then waits for what is in flight there, and
-    /// may not where something newer was acknowledged, or queued, since it began. Asked again before each
-    /// repetition: of two that are in doubt together, the one that is acknowledged overtakes the other.
-    pub(super) async fn may_repeat(&self, context: &mut Context, carried: Carried) -> bool {
-        if !carried.write || carried.token.is_some() {
+    /// Whether the call may be sent again, or queued. A read may; of a write its state says so. An absolute one in
+    /// doubt first claims its lanes, then waits for what is in flight there, and may not if something newer was
+    /// acknowledged, or queued, since it began. Asked again before each repetition: of two that are in doubt
+    /// together, the one that is acknowledged overtakes the other.
+    pub(super) async fn may_send_again(&self, context: &mut Context, carried: Carried) -> bool {
+        if !carried.write {
             return true;
+        }
+        match context.state.next() {
+            Next::Send | Next::Prove => return true,
+            Next::Repeat => {}
+            Next::Wait | Next::GiveUp | Next::Done => return false,
         }
         if context.claim.is_none() {
             let (claim, behind_calls) = self.queue.claim(&context.plan.lanes);
             context.claim = Some(claim);
-            context.spent = behind_calls;
+            if behind_calls {
+                context.state.overtaken();
+                return false;
+            }
         }
-        let spent = context.spent;
-        let Some(flight) = context.flight.as_mut().filter(|_| !spent) else { return false };
+        let Some(flight) = context.flight.as_mut() else { return false };
         flight.doubt();
         loop {
             let left = context.deadline.since(self.clock().now());
@@ -155,7 +167,7 @@ impl Lent {
                     tokio::time::sleep(LOOK_AGAIN.min(left)).await;
                 }
                 Standing::Others | Standing::Overtaken => {
-                    context.spent = true;
+                    context.state.overtaken();
                     return false;
                 }
             }
@@ -168,7 +180,7 @@ impl Lent {
         context: &mut Context,
         carried: Carried,
         began: Reading,
-    ) -> Result<(Bytes, Option<Box<dyn Tail>>), NoAnswer> {
+    ) -> Result<Answered, NoAnswer> {
         let circuit = &*self.circuit;
         let now = began.moment();
         let permit = match circuit.breaker.try_acquire(now) {
@@ -193,6 +205,13 @@ impl Lent {
         }
         context.attempts += 1;
         let span_id = context.trail.attempt_span();
+        let repeated = context.state.is_in_doubt();
+        if carried.write {
+            self.queue.note_written(&context.plan.lanes);
+            self.invalidate_lanes(&context.plan.lanes);
+            context.state.sent();
+        }
+        let departure = carried.write.then(|| Departure::of(self, &context.plan.lanes));
         let attempt = Attempt {
             body: &context.plan.body,
             lanes: &context.plan.lanes,
@@ -200,14 +219,13 @@ impl Lent {
             origin: Origin::Live,
             token: carried.token,
             digest: context.digest,
-            doubt: context
-                .unknown
+            doubt: repeated
                 .then_some(Doubt { since: context.accepted_at, evidence: &context.evidence }),
             following: &[],
             streams: context.call.streams,
             upload: context.call.upload.as_ref(),
             accepted_at: context.accepted_at,
-            now: self.clock().unix(),
+            now: self.clock().steady_unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
             trace: context.trail.passed_on(span_id),
         };
@@ -215,6 +233,9 @@ impl Lent {
             ended = context.connector.attempt(attempt) => ended,
             () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
         };
+        if let Some(departure) = departure {
+            departure.stayed();
+        }
         let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
         let ended_at = self.clock().read();
         let exemplar = Exemplar::of(context.trail.followed(), self.clock());
@@ -228,7 +249,12 @@ impl Lent {
         let transition = circuit.settle(permit, verdict, error, trace, ended_at.moment());
         let tried = Tried { number: context.attempts, verdict: ended.verdict, error, transition };
         context.trail.attempt(began, ended_at, span_id, tried);
-        ended.result.map(|reply| (reply, rest)).map_err(NoAnswer::Failed)
+        if carried.write {
+            context.note_end(&ended.result);
+        }
+        let lost = ended.reply_lost;
+        let answered = |reply| Answered { reply, rest, repeated, lost };
+        ended.result.map(answered).map_err(NoAnswer::Failed)
     }
 
     /// There was no permit or no place: it never reached the wire.
@@ -255,6 +281,51 @@ impl Lent {
     /// that it breaks off is told the breaker as an attempt of its own.
     fn guarded(&self, rest: Box<dyn Tail>, place: Kept) -> Box<dyn Tail> {
         Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), place: Some(place) })
+    }
+}
+
+/// A write on the wire, for whose end its caller waits. One whose caller leaves goes on, and nobody hears when it
+/// lands.
+struct Departure<'a> {
+    lent: &'a Lent,
+    lanes: Option<Lanes>,
+}
+
+impl<'a> Departure<'a> {
+    fn of(lent: &'a Lent, lanes: &Lanes) -> Self {
+        Self { lent, lanes: Some(lanes.clone()) }
+    }
+
+    /// Its caller has waited.
+    fn stayed(mut self) {
+        self.lanes = None;
+    }
+}
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        if let Some(lanes) = &self.lanes {
+            self.lent.bar_fills(lanes);
+        }
+    }
+}
+
+impl Context {
+    /// Notes what the end of an attempt says of the write.
+    fn note_end(&mut self, result: &Result<Bytes, AttemptError>) {
+        let end = match result {
+            Ok(_) => End::Applied,
+            Err(AttemptError { doubt: None, .. }) => End::Nothing,
+            Err(AttemptError { class: ErrorClass::Ambiguous, .. }) => End::Unprovable,
+            Err(AttemptError { doubt: Some(evidence), .. }) => {
+                // What the first sending knew is what counts.
+                if !self.state.is_in_doubt() {
+                    self.evidence = evidence.clone();
+                }
+                End::Unknown
+            }
+        };
+        self.state.end(end);
     }
 }
 

@@ -1,18 +1,21 @@
 //! Reads: overlay, live, cache, miss.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::cache::Hit;
+use fusebox_state::{
+    Moment, UnixMillis,
+    cache::{Cache, Fill, Hit},
+};
 
 use super::{
     Context, Lent, NoAnswer,
-    attempts::{Carried, Live},
+    attempts::{Answered, Carried, Live},
     error,
 };
 use crate::{
     call::{CallError, CallErrorKind, Priority, Reply, Source},
-    connector::{QueuedWrite, Read, Slot},
+    connector::{Connector, QueuedWrite, Read, Slot},
     trace::StepKind,
 };
 
@@ -32,6 +35,24 @@ enum Overlaid {
     Value(Bytes),
     /// They do not.
     Undetermined,
+}
+
+/// Leave to fill the cache with what a read will answer, slot by slot. It belongs to the cache that was in use when
+/// the read began: one that took its place since knows nothing of writes that came between.
+struct Fills {
+    cache: Arc<Cache>,
+    fills: Vec<Option<Fill>>,
+}
+
+impl Fills {
+    fn begin(cache: Arc<Cache>, read: &Read, connector: &dyn Connector, now: Moment) -> Self {
+        let fill = |slot: &Slot| {
+            let doubtful = cache.is_barred(slot.lane, now) || connector.may_land(slot.lane);
+            (!doubtful).then(|| cache.begin(slot.lane))
+        };
+        let fills = read.slots.iter().map(fill).collect();
+        Self { cache, fills }
+    }
 }
 
 impl Lent {
@@ -57,17 +78,20 @@ impl Lent {
         let why = if self.is_shed(context) {
             Self::shed()
         } else {
-            let cache = self.cache.load();
-            let fills: Vec<_> = read.slots.iter().map(|slot| cache.begin(slot.lane)).collect();
-            let carried = Carried { write: false, repeatable: true, token: None };
-            match self.attempts(context, carried).await {
-                Live::Answered(reply, None) => {
+            let fills = Fills::begin(
+                self.cache.load_full(),
+                read,
+                &*context.connector,
+                context.read_at.moment(),
+            );
+            match self.attempts(context, Carried::READ).await {
+                Live::Answered(Answered { reply, rest: None, .. }) => {
                     return Ok(self.live(context, read, &fills, overlaid, reply));
                 }
-                Live::Answered(head, rest) => {
-                    return Ok(Reply { rest, ..self.reply(context, Source::Live, Some(head)) });
+                Live::Answered(Answered { reply, rest, .. }) => {
+                    return Ok(Reply { rest, ..self.reply(context, Source::Live, Some(reply)) });
                 }
-                Live::Refused(refusal) => return Err(Self::rejected(context, refusal)),
+                Live::Refused(refusal) => return Err(Self::rejected(context, refusal, None)),
                 Live::None(why) => why,
             }
         };
@@ -144,24 +168,28 @@ impl Lent {
             Some(writes) if writes.is_empty() => Overlaid::Nothing,
             Some(writes) => context
                 .connector
-                .overlay(slot, &writes, self.clock().unix())
+                .overlay(slot, &writes, self.clock().steady_unix())
                 .map_or(Overlaid::Undetermined, Overlaid::Value),
         }
     }
 
     /// The writes that wait in a slot's lane, oldest first; `None` where that cannot be told.
     fn queued_writes(&self, slot: &Slot) -> Option<Vec<QueuedWrite>> {
-        let writes: Vec<(u64, fusebox_state::UnixMillis)> = {
+        let writes: Vec<(u64, UnixMillis, Option<UnixMillis>)> = {
             let index = self.queue.index();
             let seqs = index.writes(slot.lane)?;
-            seqs.iter().filter_map(|seq| Some((*seq, index.get(*seq)?.accepted_at))).collect()
+            let facts = |seq: &u64| {
+                let entry = index.get(*seq)?;
+                Some((*seq, entry.accepted_at, entry.traits.due))
+            };
+            seqs.iter().filter_map(facts).collect()
         };
         let store = self.queue.store().ok()?;
         let mut queued = Vec::with_capacity(writes.len());
-        for (seq, accepted_at) in writes {
+        for (seq, accepted_at, due) in writes {
             // One that was replayed and removed meanwhile: look at the lane again.
             let body = store.body(seq).ok()?;
-            queued.push(QueuedWrite { body, accepted_at, due: None });
+            queued.push(QueuedWrite { body, accepted_at, due });
         }
         Some(queued)
     }
@@ -170,7 +198,7 @@ impl Lent {
         &self,
         context: &Context,
         read: &Read,
-        fills: &[fusebox_state::cache::Fill],
+        fills: &Fills,
         overlaid: Vec<Option<Bytes>>,
         reply: Bytes,
     ) -> Reply {
@@ -180,9 +208,11 @@ impl Lent {
             && let Some(parts) = context.connector.split(body, &read.slots, &value)
         {
             let now = self.clock().now();
-            let cache = self.cache.load();
-            for ((slot, fill), part) in read.slots.iter().zip(fills).zip(&parts) {
-                cache.fill(*fill, slot.key.clone(), part.clone(), now);
+            for ((slot, fill), part) in read.slots.iter().zip(&fills.fills).zip(&parts) {
+                if let Some(fill) = fill {
+                    let until = context.connector.expires(slot).map(|left| now.plus(left));
+                    fills.cache.fill(*fill, slot.key.clone(), part.clone(), now, until);
+                }
             }
             if overlaid.iter().any(Option::is_some) {
                 let merged = overlaid.into_iter().zip(parts);

@@ -4,19 +4,23 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    OpId, SpanRef, digest, queue::Refusal, store::StoreError, system::SystemState,
+    OpId, SpanRef, digest,
+    queue::Refusal,
+    store::{StoreError, Traits},
+    system::SystemState,
+    write::{Known, Repeat, WriteState},
 };
 use tokio::sync::oneshot;
 
 use super::{
     Context, Lent, NoAnswer,
-    attempts::{Carried, Live},
+    attempts::{Answered, Carried, Live},
     error,
 };
 use crate::{
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Outage, SharedConnector, Write},
-    queue::{AppendError, Appending, Claim, Fate, NewWrite},
+    queue::{AppendError, Appending, Applied, Claim, Fate, NewWrite},
     settings::WriteFallback,
     trace::StepKind,
 };
@@ -49,8 +53,6 @@ impl Lent {
         {
             return answer;
         }
-        self.queue.note_written(&context.plan.lanes);
-        self.invalidate_lanes(&context.plan.lanes);
         let queueable = self.queueable(context, write);
         if context.call.upload.is_some() && matches!(queueable, Queueable::Yes(_)) {
             let why = NoAnswer::Rejected {
@@ -83,7 +85,11 @@ impl Lent {
             waited?;
         }
         let result = self.write_live(context, write, queueable, op_id, digest).await;
-        self.invalidate_lanes(&context.plan.lanes);
+        match context.state.known() {
+            Known::Fresh | Known::NotExecuted => {}
+            _ if context.state.is_in_doubt() => self.bar_fills(&context.plan.lanes),
+            _ => self.invalidate_lanes(&context.plan.lanes),
+        }
         result
     }
 
@@ -102,34 +108,37 @@ impl Lent {
             context.live_until = context.live_until.minus(reserve);
         }
         let token = Self::token(context, write, op_id);
-        let repeatable = write.absolute || token.is_some();
+        context.state = WriteState::fresh(match token {
+            _ if write.absolute => Repeat::Absolute,
+            Some(_) => Repeat::Token,
+            None => Repeat::Never,
+        });
+        let carried = Carried { write: true, token };
         let live = if self.is_shed(context) {
             Live::None(Self::shed())
         } else {
-            self.attempts(context, Carried { write: true, repeatable, token }).await
+            self.attempts(context, carried).await
         };
+        let named = token.or(context.call.options.op_id);
         match live {
-            Live::Answered(reply, _) => {
+            Live::Answered(Answered { reply, repeated, lost, .. }) => {
                 if let Some(flight) = context.flight.take() {
                     flight.acknowledge();
                 }
-                // A caller's own op_id is recognised for as long as its marker lives.
-                if let Some(token) = token.filter(|_| context.call.options.op_id.is_none()) {
+                // A caller's own op_id is recognised for as long as its marker lives; and so is one that an
+                // attempt without an answer could still meet.
+                let forget = token.filter(|_| context.call.options.op_id.is_none() && !repeated);
+                if let Some(token) = forget {
                     context.connector.forget_tokens(vec![token]);
                 }
-                Ok(self.applied(context, reply, token.or(context.call.options.op_id)))
+                let lost = lost || repeated && write.absolute && !write.settled_reply;
+                Ok(self.applied(context, reply, lost, named))
             }
-            Live::Refused(refusal) => Err(Self::rejected(context, refusal)),
-            Live::None(why) if context.unknown && (!repeatable || context.spent) => {
-                Err(timed_out(context, &why, op_id))
-            }
-            Live::None(why) => {
-                let carried = Carried { write: true, repeatable, token };
-                if context.claim.is_some() && !self.may_repeat(context, carried).await {
-                    return Err(timed_out(context, &why, op_id));
-                }
+            Live::Refused(refusal) => Err(Self::rejected(context, refusal, named)),
+            Live::None(why) if self.may_send_again(context, carried).await => {
                 self.queue_write(context, write, queueable, &why, op_id, digest, false).await
             }
+            Live::None(why) => Err(timed_out(context, &why, op_id)),
         }
     }
 
@@ -151,7 +160,7 @@ impl Lent {
     ) -> Result<Reply, CallError> {
         let answer = match queueable {
             Queueable::Yes(answer) => answer,
-            Queueable::No(note) if context.unknown => {
+            Queueable::No(note) if context.state.is_in_doubt() => {
                 let mut error = timed_out(context, why, op_id);
                 error.detail = format!("{}; {note}", error.detail);
                 return Err(error);
@@ -162,7 +171,7 @@ impl Lent {
         if !Arc::ptr_eq(&current, &context.connector)
             && current.target() != context.connector.target()
         {
-            if context.unknown {
+            if context.state.is_in_doubt() {
                 return Err(timed_out(context, why, op_id));
             }
             return Err(self.unavailable(context, why, "its address was changed meanwhile"));
@@ -195,7 +204,9 @@ impl Lent {
         let fate = tokio::time::timeout(left.min(DRAIN_PATIENCE), fate).await;
         context.trail.step(began, self.clock().read(), StepKind::AwaitReplay);
         match fate {
-            Ok(Ok(Ok(reply))) => Ok(self.applied(context, reply, Some(op_id))),
+            Ok(Ok(Ok(Applied { reply, lost }))) => {
+                Ok(self.applied(context, reply, lost && !write.settled_reply, Some(op_id)))
+            }
             Ok(Ok(Err(reason))) => Err(CallError {
                 kind: CallErrorKind::Refused,
                 op_id: Some(op_id),
@@ -216,14 +227,25 @@ impl Lent {
         span: SpanRef,
     ) -> Result<oneshot::Receiver<Fate>, CallError> {
         let rest = context.call.upload.take().and_then(|upload| upload.take());
+        let stored = context.connector.stored(&context.plan.body);
+        let traits = Traits {
+            whole: write.whole,
+            timed: write.timed || stored.is_some(),
+            gather: write.gather.filter(|_| rest.is_none()),
+            due: None,
+        };
+        let repeat = if write.absolute { Repeat::Absolute } else { Repeat::Token };
+        let in_doubt = context.state.is_in_doubt();
         let new = NewWrite {
             op_id,
             digest,
             lanes: &context.plan.lanes,
             label: &context.plan.label,
-            absolute: write.absolute,
-            sent_before: context.unknown && !write.absolute,
-            body: context.plan.body.clone(),
+            // Where nothing was written it may bear a token from now on, whatever a live attempt would have borne.
+            state: if in_doubt { context.state } else { WriteState::fresh(repeat) },
+            evidence: context.evidence.clone(),
+            traits,
+            body: stored.unwrap_or_else(|| context.plan.body.clone()),
             accepted_at: context.accepted_at,
             uid: context.call.uid,
             span,
@@ -388,7 +410,7 @@ impl Lent {
         };
         CallError {
             kind,
-            outcome_unknown: context.unknown,
+            outcome_unknown: context.state.is_in_doubt(),
             op_id: Some(op_id),
             retry_after: Some(self.retry_after()),
             attempts: context.attempts,
@@ -400,7 +422,7 @@ impl Lent {
         self.circuit.metrics.refused.inc();
         CallError {
             kind: CallErrorKind::Full,
-            outcome_unknown: context.unknown || refusal.outcome_unknown(),
+            outcome_unknown: context.state.is_in_doubt() || refusal.outcome_unknown(),
             op_id: Some(op_id),
             retry_after: Some(self.retry_after()),
             attempts: context.attempts,

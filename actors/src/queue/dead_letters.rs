@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use fusebox_state::{
-    queue::Phase,
+    queue::{Phase, QueueIndex},
     store::{DeadMark, DeadReason, StoreError},
 };
 use tokio::sync::oneshot;
@@ -12,8 +12,8 @@ use super::Queue;
 use crate::event::EventKind;
 
 impl Queue {
-    /// Gives up on `seq` and keeps it with its reason. Where dead letters are full it goes back to
-    /// wait, which blocks its lane, and `false` is returned.
+    /// Gives up on `seq`, and on all that were sent with it as one, and keeps it with its reason. If the dead
+    /// letters are full, `false` is returned: it keeps its verdict and its lane, and is not sent again.
     pub fn bury(self: &Arc<Self>, seq: u64, reason: DeadReason, detail: &str) -> bool {
         if self.store().is_err() {
             return false;
@@ -21,23 +21,39 @@ impl Queue {
         let ordered = self.order.lock();
         let mut index = self.index.lock();
         let Some(entry) = index.get(seq) else { return true };
-        let (bytes, attempts, op_id) = (entry.bytes, entry.attempts, entry.op_id);
+        let (attempts, op_id) = (entry.attempts, entry.op_id);
+        let seqs = members(&index, seq);
+        let bytes = seqs.iter().filter_map(|it| Some(index.get(*it)?.bytes)).sum();
         if index.dead_full(bytes) {
+            if let Some(entry) = index.get_mut(seq) {
+                entry.verdict = Some(Box::new((reason, detail.to_owned())));
+            }
             return false;
         }
         let said = format!("{}: {detail}", reason_word(reason));
         // Until the mark is synced; after that only where the settings say so.
-        index.buried(seq, &said, true);
+        seqs.iter().for_each(|seq| index.buried(*seq, &said, true));
         self.count(&index);
         drop(index);
-        let mark = DeadMark { reason, detail: detail.to_owned(), at: self.clock.unix(), attempts };
-        self.bury_in_order(seq, mark);
+        for seq in &seqs {
+            let (detail, at) = (detail.to_owned(), self.clock.unix());
+            self.bury_in_order(*seq, DeadMark { reason, detail, at, attempts });
+        }
         drop(ordered);
         self.metrics.dead.inc();
-        tracing::warn!(backend = self.name, %op_id, reason = said, "a queued call is a dead letter");
+        let calls = seqs.len();
+        tracing::warn!(
+            backend = self.name,
+            %op_id,
+            calls,
+            reason = said,
+            "a queued call is a dead letter"
+        );
         self.publish(EventKind::DeadLetter { op_id: op_id.to_string(), reason: said.clone() });
-        if let Some(fate) = self.fates.lock().remove(&seq) {
-            drop(fate.send(Err(said)));
+        for seq in seqs {
+            if let Some(fate) = self.fates.lock().remove(&seq) {
+                drop(fate.send(Err(said.clone())));
+            }
         }
         self.freed.notify_waiters();
         self.work.notify_one();
@@ -74,18 +90,40 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Puts a dead letter back at the tail of its lanes; resolves once that is synced.
+    /// Puts a dead letter back at the tail of its lanes; resolves once that is synced. It keeps its doubt unless
+    /// that is to be forgotten.
     pub fn requeue(
         self: &Arc<Self>,
         seq: u64,
+        forget_doubt: bool,
     ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
+        self.alert("dead_full", None);
         let store = self.store().ok()?;
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
         let (new, old) = {
             let mut index = self.index.lock();
             let old = index.get(seq)?.clone();
-            let new = index.requeue(seq)?;
+            if let Some(id) = old.group {
+                let members = index.revive(id)?;
+                if forget_doubt {
+                    index.dissolve_group(id, false);
+                    for entry in &members {
+                        if let Some(entry) = index.get_mut(*entry) {
+                            entry.state.cleared();
+                            entry.noted = None;
+                        }
+                    }
+                    store.take_back_note(id, Box::new(|_| ()));
+                }
+                self.count(&index);
+                drop(index);
+                store.revive(&members, Box::new(move |result| drop(sender.send(result))));
+                self.metrics.requeued.inc();
+                self.work.notify_one();
+                return Some(synced);
+            }
+            let new = index.requeue(seq, forget_doubt)?;
             self.count(&index);
             (new, old)
         };
@@ -93,6 +131,7 @@ impl Queue {
         store.requeue(
             seq,
             new,
+            !forget_doubt,
             Box::new(move |result| {
                 this.appended(new, &result);
                 if result.is_ok() {
@@ -113,33 +152,43 @@ impl Queue {
         Some(synced)
     }
 
-    /// Discards a call or dead letter that is not on the wire; resolves once that is synced. `None`
-    /// where it is on the wire or gone.
+    /// Discards a call or dead letter that is not on the wire, with all that were sent with it as one; resolves
+    /// once that is synced. `None` if it is on the wire or gone.
     pub fn discard(self: &Arc<Self>, seq: u64) -> Option<oneshot::Receiver<()>> {
+        self.alert("dead_full", None);
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
         let mut index = self.index.lock();
-        let busy = match index.get_mut(seq) {
-            Some(entry) if matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. }) => {
-                false
-            }
-            Some(_) => true,
-            None => index.get(seq).is_none(),
-        };
+        let seqs = members(&index, seq);
+        let busy = seqs.iter().any(|seq| match index.get_mut(*seq) {
+            Some(entry) => !matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. }),
+            None => index.get(*seq).is_none(),
+        });
         if busy {
             return None;
         }
         index.applied(seq);
         drop(index);
         let discarded = self.metrics.discarded.clone();
-        self.remove_in_order(seq, move || {
+        let then = move || {
             discarded.inc();
             // Who asked may have left.
             sender.send(()).ok();
-        });
+        };
+        if seqs.len() > 1 {
+            self.remove_group_in_order(&seqs, then);
+        } else {
+            self.remove_in_order(seq, then);
+        }
         drop(ordered);
         Some(synced)
     }
+}
+
+/// The call, and those that were sent with it as one.
+fn members(index: &QueueIndex, seq: u64) -> Vec<u64> {
+    let id = index.get(seq).and_then(|entry| entry.group);
+    id.and_then(|id| index.group(id)).map_or_else(|| vec![seq], |it| it.members.clone())
 }
 
 /// The word of the API for a reason.

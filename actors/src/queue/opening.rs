@@ -6,9 +6,13 @@ use std::{
 };
 
 use fusebox_state::{
-    SpanRef,
-    queue::{Entry, Phase, QueueIndex},
-    store::{Finding, OpenError, Opened, Store, StoreEvent, StoreSettings, StoredCall, TokenKind},
+    OpId, SpanRef,
+    queue::{Entry, Noted, Phase, QueueIndex},
+    store::{
+        Finding, GroupNote, Note, OpenError, Opened, Store, StoreEvent, StoreSettings, StoredCall,
+        TokenKind, Traits,
+    },
+    write::{Repeat, WriteState},
 };
 
 use super::{Queue, dead_letters::reason_word};
@@ -66,9 +70,7 @@ impl Queue {
             .map_or(0, |fact| seq_of(&fact));
         let stray = |call: &&StoredCall| call.target != target && call.seq > accepted_up_to;
         let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
-        for call in opened.calls {
-            self.restore(&mut index, call);
-        }
+        self.restore_all(&mut index, opened.calls);
         self.count(&index);
         let waits = !index.is_empty() || index.dead().0 > 0;
         drop(index);
@@ -89,10 +91,21 @@ impl Queue {
         self.work.notify_one();
     }
 
-    fn restore(&self, index: &mut QueueIndex, call: StoredCall) {
+    /// Takes calls back, in rising order of sequence, with the groups that they were sent in.
+    fn restore_all(&self, index: &mut QueueIndex, calls: Vec<StoredCall>) {
         let holds = self.dead_blocks.load(Ordering::Relaxed);
-        let (seq, dead) = (call.seq, call.dead.is_some());
-        index.restore(seq, entry_of(call), dead, holds);
+        let mut groups: BTreeMap<u64, (Vec<u64>, OpId, bool)> = BTreeMap::new();
+        for call in calls {
+            let (seq, dead) = (call.seq, call.dead.is_some());
+            if let Some(group) = call.group {
+                let token = (Vec::new(), group.token, group.broken);
+                groups.entry(group.id).or_insert(token).0.push(seq);
+            }
+            index.restore(seq, entry_of(call), dead, holds);
+        }
+        for (members, token, broken) in groups.into_values() {
+            index.form_group(members, token, broken);
+        }
     }
 
     pub(crate) fn on_store_event(self: &Arc<Self>, event: StoreEvent) {
@@ -129,6 +142,15 @@ impl Queue {
                 (None, Phase::Committing) if !in_doubt => {}
                 (Some(_), Phase::Committing) => index.committed(seq),
                 (Some(_), Phase::Removing) => again.push(seq),
+                // What replaced it was written after all.
+                (
+                    Some(StoredCall {
+                        traits: Traits { due: Some(due), .. }, lanes, body_len, ..
+                    }),
+                    _,
+                ) if index.get(seq).is_some_and(|entry| entry.traits.due != Some(due)) => {
+                    index.became_residue(seq, lanes, due, body_len);
+                }
                 (Some(_), _) => {}
                 (None, Phase::Committing | Phase::Removing) => index.removed(seq),
                 (None, _) => {
@@ -141,14 +163,23 @@ impl Queue {
                 }
             }
         }
-        for (seq, call) in held {
-            // A dead letter that is being requeued is known by its new sequence.
-            if index.get(seq).is_none() && index.find(call.op_id).is_none() {
-                self.restore(&mut index, call);
+        // A dead letter that is being requeued is known by its new sequence.
+        let unknown = held.into_values();
+        let unknown =
+            unknown.filter(|it| index.get(it.seq).is_none() && index.find(it.op_id).is_none());
+        let unknown: Vec<StoredCall> = unknown.collect();
+        self.restore_all(&mut index, unknown);
+        self.count(&index);
+        let notes: Vec<(u64, Note)> =
+            again.iter().filter_map(|seq| Some((*seq, applied_note(&index, *seq)?))).collect();
+        drop(index);
+        if let Ok(store) = self.store() {
+            for (seq, note) in &notes {
+                store.note_sending(*seq, note, Box::new(|_| ()));
             }
         }
-        self.count(&index);
-        drop(index);
+        // The calls beside which the notes of groups lie go last.
+        again.sort_by_key(|seq| notes.iter().any(|(first, _)| first == seq));
         for seq in again {
             self.remove_in_order(seq, || ());
         }
@@ -177,6 +208,21 @@ impl Queue {
     }
 }
 
+/// What is noted beside `seq`, the first call of a group, once the group was applied or is discarded.
+pub(super) fn applied_note(index: &QueueIndex, seq: u64) -> Option<Note> {
+    let group = index.group(seq)?;
+    let noted = index.get(seq)?.noted.as_deref()?;
+    Some(Note {
+        first_sent_at: noted.at,
+        evidence: noted.evidence.clone(),
+        group: Some(GroupNote {
+            token: group.token,
+            members: group.members.clone(),
+            applied: true,
+        }),
+    })
+}
+
 /// The fact that says up to which sequence calls of other targets may go to the present one.
 pub(crate) const ACCEPTED_FACT: &str = "accepted";
 
@@ -199,19 +245,27 @@ fn entry_of(call: StoredCall) -> Entry {
         .dead
         .as_ref()
         .map(|mark| format!("{}: {}", reason_word(mark.reason), mark.detail).into_boxed_str());
+    let repeat = match call.token {
+        TokenKind::Absolute => Repeat::Absolute,
+        TokenKind::Marker | TokenKind::OwnMarker => Repeat::Token,
+        TokenKind::None => Repeat::Never,
+    };
     Entry {
         op_id: call.op_id,
         digest: call.digest,
         lanes: call.lanes,
         label: call.label.into_boxed_str(),
-        absolute: call.token == TokenKind::Absolute,
+        state: WriteState::restored(repeat, call.first_sent_at.is_some()),
+        traits: call.traits,
         own_name: call.token == TokenKind::OwnMarker,
         bytes: call.body_len,
         accepted_at: call.accepted_at,
         expires_at: call.expires_at,
         uid: call.uid,
-        in_doubt: call.first_sent_at.is_some(),
-        first_sent_at: call.first_sent_at,
+        noted: call.first_sent_at.map(|at| Box::new(Noted { at, evidence: call.evidence.clone() })),
+        group: None,
+        group_max: u32::MAX,
+        verdict: None,
         attempts: call.dead.as_ref().map_or(0, |mark| mark.attempts),
         unclassified: 0,
         last_error,

@@ -13,40 +13,53 @@
 //! Calls that fail together back off together, so that they can share an attempt again. A breaker that
 //! closes ends every backoff: what an outage has put off need not wait for longer than the outage.
 //!
-//! What becomes of an attempt, and what a crash at that point leaves behind:
+//! What an attempt carries: a call alone, calls of different lanes that a connector takes together, calls that are
+//! sent as one (a *group*), or the last write of a lane in the place of all before it (`state/src/queue/turn.rs`).
+//!
+//! **Before the wire**, for what is not absolute: the connector makes ready (connected, what a later proof must know),
+//! then the sending is noted and that is synced. So a call that bears a note may have been sent, and one without
+//! never was. The note is taken back if it is proven that no attempt wrote anything.
+//!
+//! What becomes of an attempt, and what a crash at that point leaves behind. Whether the call may be sent again at
+//! all is said by its [`WriteState`](fusebox_state::write::WriteState), whatever the outcome:
 //!
 //! | outcome | what happens | after a crash before it is synced |
 //! |---|---|---|
-//! | applied | removed; a token's marker goes once that is synced | sent again: absolute, or recognised |
-//! | not executed, unknown | back to wait, with backoff | waits |
-//! | rejected, ambiguous, gave up | dead letter | sent again, rejected again |
+//! | applied | removed; a token's marker goes once that is synced, if every attempt was answered | sent again: absolute, or recognised |
+//! | applied, and something is left to do | replaced by its residue | sent again: absolute |
+//! | nothing was written | back to wait, with backoff; the note is taken back; a group is dissolved | waits, or is in doubt |
+//! | unknown | back to wait, with backoff, in doubt | waits, in doubt |
+//! | unknown, and it may not be sent again; ambiguous | dead letter | as it was |
+//! | rejected, gave up | dead letter, with its doubt | sent again, rejected again |
 //! | server blocked | the backend's replay pauses, with an alert | waits |
 //! | object blocked | the lane waits, with an alert | waits |
+//!
+//! A dead letter that finds no room keeps its verdict: its lane waits, and it is not sent again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use fusebox_state::{
     ErrorClass, Moment, OpId,
     backoff::decorrelated_jitter,
     breaker::State,
-    queue::Entry,
-    store::{DeadReason, StoreError},
+    queue::{Entry, Turn},
+    store::{DeadReason, MEMBERS_MAX, StoreError},
+    write::{End, Next},
 };
 use tokio::task::JoinSet;
 
 use crate::{
-    connector::{AttemptError, Attempted, SharedConnector},
+    connector::{AttemptError, Attempted, Connector, QueuedWrite, ResidueAfter, SharedConnector},
     event::{EventBus, EventKind},
     handle::Lent,
-    queue::Queue,
+    queue::{Applied, Queue},
     system::SystemFlags,
 };
 
 mod attempt;
 mod width;
 
-use attempt::attempt;
+use attempt::{Job, attempt};
 use width::Width;
 
 /// How long the loop sleeps at most.
@@ -139,19 +152,25 @@ impl Drop for Taken {
 
 /// A queued call that was sent, alone or with others, and how that ended.
 struct Ended {
-    taken: Taken,
-    entry: Entry,
+    job: Job,
     result: Result<Attempted, NotSent>,
 }
 
+impl Job {
+    fn ends(self, result: Result<Attempted, NotSent>) -> Ended {
+        Ended { job: self, result }
+    }
+}
+
 /// Why a call did not go on the wire.
+#[derive(Clone)]
 enum NotSent {
     /// No permit or place: it is as if it had not been taken.
     Barred,
     /// The store could not read it or note that it is sent.
     Store(StoreError),
-    /// It was first sent so long ago that its marker may be gone.
-    Ambiguous,
+    /// Whether it was applied cannot be told: why.
+    Ambiguous(&'static str),
 }
 
 impl Replay {
@@ -173,14 +192,20 @@ impl Replay {
                 self.rest_until = Some(now.plus(REST));
                 return;
             }
-            let batch = self.take(now, most);
-            if batch.is_empty() {
+            let (jobs, sentenced) = self.take(now, most, &*connector);
+            if jobs.is_empty() && sentenced.is_empty() {
                 return;
+            }
+            for (taken, entry) in sentenced {
+                self.carry_out(taken, &entry);
+            }
+            if jobs.is_empty() {
+                continue;
             }
             self.begin(now);
             self.width.begun(now);
             let lent = Arc::clone(&self.lent);
-            attempts.spawn(async move { attempt(&lent, &connector, batch).await });
+            attempts.spawn(async move { attempt(&lent, &connector, jobs).await });
             // Give attempts that end at once their turn.
             tokio::task::yield_now().await;
         }
@@ -196,30 +221,71 @@ impl Replay {
         self.was_closed = closed;
     }
 
-    /// Takes at most `most` calls, of different lanes, that may go on the wire together.
-    fn take(&mut self, now: Moment, most: usize) -> Vec<(Taken, Entry)> {
-        let mut index = self.lent.queue.index();
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < most
-            && let Some(seq) = index.take(now)
+    /// Takes calls that may go on the wire together: at most `most` of different lanes, or one group. Also returns
+    /// those that have a verdict already.
+    fn take(
+        &mut self,
+        now: Moment,
+        most: usize,
+        connector: &dyn Connector,
+    ) -> (Vec<Job>, Vec<(Taken, Entry)>) {
+        let (calls, group_bytes) = connector.group_max();
+        let calls = calls.min(MEMBERS_MAX);
+        let queue = Arc::clone(&self.lent.queue);
+        let mut index = queue.index();
+        let (mut jobs, mut sentenced, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let taken = |seq| Taken { queue: Arc::clone(&queue), seq, settled: false };
+        while jobs.len() < most
+            && let Some(first) = index.take(now)
         {
-            let Some(entry) = index.get(seq).cloned() else { continue };
+            let Some(entry) = index.get(first).cloned() else { continue };
+            if entry.verdict.is_some() {
+                sentenced.push((taken(first), entry));
+                continue;
+            }
             if let Some(until) = self.closed.get(&entry.label).filter(|until| **until > now) {
                 let error =
                     entry.last_error.clone().unwrap_or_else(|| "its object is closed".into());
-                index.put_back(seq);
-                index.retry(seq, *until, &error);
+                index.put_back(first);
+                index.retry(first, *until, &error);
                 continue;
             }
-            bytes += entry.bytes;
-            if bytes > BATCH_BYTES && !batch.is_empty() {
-                index.put_back(seq);
+            let Turn { seqs, overtaken, .. } = index.turn(first, calls, group_bytes);
+            let size: u64 = seqs.iter().filter_map(|seq| Some(index.get(*seq)?.bytes)).sum();
+            bytes += size;
+            let is_group = seqs.len() > 1;
+            if !jobs.is_empty() && (bytes > BATCH_BYTES || is_group) {
+                seqs.iter().chain(&overtaken).for_each(|seq| index.put_back(*seq));
                 break;
             }
-            let taken = Taken { queue: Arc::clone(&self.lent.queue), seq, settled: false };
-            batch.push((taken, entry));
+            for seq in seqs {
+                let Some(entry) = index.get(seq).cloned() else { continue };
+                let overtaken = overtaken.iter().map(|seq| taken(*seq)).collect();
+                let job = Job { taken: taken(seq), entry, overtaken, is_group };
+                jobs.push(job);
+            }
+            if is_group {
+                break;
+            }
         }
-        batch
+        drop(index);
+        (jobs, sentenced)
+    }
+
+    /// A call that has a verdict becomes a dead letter if there is room now.
+    fn carry_out(&mut self, mut taken: Taken, entry: &Entry) {
+        taken.settled = true;
+        (self.ended_at, self.draw) = (self.lent.circuit.clock.now(), fastrand::u64(..));
+        self.lent.queue.index().put_back(taken.seq);
+        if let Some((reason, detail)) = entry.verdict.as_deref() {
+            let (reason, detail) = (*reason, detail.clone());
+            let entry = entry.clone();
+            self.bury(
+                &Job { taken, entry, overtaken: Vec::new(), is_group: false },
+                reason,
+                &detail,
+            );
+        }
     }
 
     /// Waits for an attempt to end or for anything else to change.
@@ -329,34 +395,16 @@ impl Replay {
     fn ended(&mut self, ended: Vec<Ended>) {
         let (mut applied, mut failed) = (0, false);
         (self.ended_at, self.draw) = (self.lent.circuit.clock.now(), fastrand::u64(..));
-        for Ended { mut taken, entry, result } in ended {
-            let seq = taken.seq;
-            match result {
-                Ok(Attempted { result: Ok(reply), .. }) => {
+        if ended.iter().any(|ended| ended.job.is_group) {
+            (applied, failed) = self.group_ended(ended);
+        } else {
+            for ended in ended {
+                if self.one_ended(ended) {
                     applied += 1;
-                    self.applied(seq, &entry, reply);
-                }
-                Ok(Attempted { result: Err(error), .. }) => {
+                } else {
                     failed = true;
-                    self.failed(seq, &entry, &error);
                 }
-                Err(NotSent::Barred) => {
-                    failed = true;
-                    self.rest_until = Some(self.lent.circuit.clock.now().plus(REST));
-                    self.lent.queue.index().put_back(seq);
-                }
-                Err(NotSent::Ambiguous) => self.bury(
-                    seq,
-                    &entry,
-                    DeadReason::Ambiguous,
-                    "it was first sent more than 7 days ago: whether it was applied cannot be told",
-                ),
-                Err(NotSent::Store(error @ StoreError::Damaged { .. })) => {
-                    self.bury(seq, &entry, DeadReason::Undecodable, &error.to_string());
-                }
-                Err(NotSent::Store(error)) => self.retry(seq, &entry, &error.to_string()),
             }
-            taken.settled = true;
         }
         let share = (self.lent.circuit.bulkhead.max() / 4).max(1) as usize;
         if failed {
@@ -366,20 +414,139 @@ impl Replay {
         }
     }
 
-    fn applied(&mut self, seq: u64, entry: &Entry, reply: Bytes) {
-        self.replayed += 1;
-        let circuit = &self.lent.circuit;
-        circuit.metrics.call_replayed(circuit.clock.unix().since(entry.accepted_at));
+    /// Settles one call; whether it was applied.
+    fn one_ended(&mut self, ended: Ended) -> bool {
+        let Ended { mut job, result } = ended;
+        let was_applied = match result {
+            Ok(Attempted { result: Ok(reply), reply_lost, residue, .. }) => {
+                let again = job.entry.state.is_in_doubt() && job.entry.is_absolute();
+                let applied = Applied { reply, lost: reply_lost || again };
+                self.applied(&job, applied, residue);
+                true
+            }
+            Ok(Attempted { result: Err(error), .. }) => {
+                self.failed(&job, &error);
+                false
+            }
+            Err(why) => {
+                self.not_sent(&job, why);
+                false
+            }
+        };
+        for overtaken in &mut job.overtaken {
+            // Taken out with it, or put back with it.
+            overtaken.settled = true;
+        }
+        job.taken.settled = true;
+        was_applied
+    }
+
+    /// Settles calls that were sent as one: their ends are the same. Returns how many were applied, and whether
+    /// the attempt failed.
+    fn group_ended(&mut self, ended: Vec<Ended>) -> (u64, bool) {
+        let mut jobs: Vec<Job> = Vec::with_capacity(ended.len());
+        let mut first = None;
+        for Ended { job, result } in ended {
+            first.get_or_insert(result);
+            jobs.push(job);
+        }
+        jobs.sort_by_key(|job| job.taken.seq);
+        let Some((result, leader)) = first.zip(jobs.first()) else { return (0, false) };
+        let (applied, failed) = match result {
+            Ok(Attempted { result: Ok(reply), .. }) => {
+                let seqs: Vec<u64> = jobs.iter().map(|job| job.taken.seq).collect();
+                let unix = self.lent.circuit.clock.unix();
+                for job in &jobs {
+                    let waited = unix.since(job.entry.accepted_at);
+                    self.lent.circuit.metrics.call_replayed(waited);
+                }
+                self.reopened(&leader.entry);
+                self.lent.queue.group_applied(&seqs, &reply);
+                let count = seqs.len() as u64;
+                self.replayed += count;
+                self.progress();
+                (count, false)
+            }
+            Ok(Attempted { result: Err(error), .. }) => {
+                self.group_failed(&jobs, &error);
+                (0, true)
+            }
+            Err(why) => {
+                for job in &jobs {
+                    self.not_sent(job, why.clone());
+                }
+                (0, true)
+            }
+        };
+        jobs.iter_mut().for_each(|job| job.taken.settled = true);
+        (applied, failed)
+    }
+
+    /// A group was not applied. If it wrote nothing it is dissolved; if the backend had something against it, it is
+    /// halved, so that the one that is to blame ends up alone.
+    fn group_failed(&mut self, jobs: &[Job], error: &AttemptError) {
+        let Some(leader) = jobs.first() else { return };
+        let states: Vec<Next> =
+            jobs.iter().map(|job| self.note_end(job.taken.seq, error)).collect();
+        let in_doubt = self
+            .lent
+            .queue
+            .index()
+            .get(leader.taken.seq)
+            .is_some_and(|entry| entry.state.is_in_doubt());
+        if !in_doubt {
+            let halved = error.reply.is_some();
+            self.lent.queue.take_back_note(leader.taken.seq, halved);
+            self.mind_pause(error);
+            if matches!(error.class, ErrorClass::BlockedServer | ErrorClass::BlockedObject) {
+                return jobs.iter().for_each(|job| self.goes_on(job, error, Next::Send));
+            }
+            let at = if halved { self.ended_at } else { self.backed_off(&leader.entry) };
+            let mut index = self.lent.queue.index();
+            for job in jobs {
+                index.retry(job.taken.seq, at, &error.to_string());
+            }
+            return;
+        }
+        // One that is buried takes the others along.
+        let gives_up = states.first() == Some(&Next::GiveUp)
+            || matches!(error.class, ErrorClass::Rejected | ErrorClass::Conflict);
+        let jobs = if gives_up { jobs.get(..1).unwrap_or_default() } else { jobs };
+        for (job, next) in jobs.iter().zip(states) {
+            self.goes_on(job, error, next);
+        }
+    }
+
+    /// Its object was closed to us, or the server: it is not any more.
+    fn reopened(&mut self, entry: &Entry) {
         self.blocked_until = None;
         if self.closed.is_empty() || self.closed.remove(&entry.label).is_some() {
             self.lent.queue.alert("blocked", None);
         }
-        // The marker of a caller's own name stays, so that a repetition is recognised.
-        let token: Option<OpId> = (!entry.absolute && !entry.own_name).then_some(entry.op_id);
+    }
+
+    fn applied(&mut self, job: &Job, applied: Applied, residue: Option<crate::connector::Residue>) {
+        let (seq, entry) = (job.taken.seq, &job.entry);
+        self.replayed += 1;
+        let circuit = &self.lent.circuit;
+        circuit.metrics.call_replayed(circuit.clock.unix().since(entry.accepted_at));
+        self.reopened(entry);
         let connector = SharedConnector::clone(&self.lent.connector.load());
         self.lent.invalidate_lanes(&entry.lanes);
         self.lent.flights.begin(&entry.lanes).acknowledge();
-        self.lent.queue.applied(seq, reply, move || {
+        if let Some(residue) = residue {
+            self.lent.queue.replace(seq, residue, Some(applied));
+            return self.progress();
+        }
+        self.change_residues(seq, entry, &*connector);
+        let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
+        self.lent.queue.overtaken(&overtaken);
+        // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
+        // without an answer could still meet, which must be recognised, too.
+        let answered = !entry.state.is_in_doubt();
+        let token: Option<OpId> =
+            (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.op_id);
+        self.lent.queue.applied(seq, Some(applied), move || {
             if let Some(token) = token {
                 connector.forget_tokens(vec![token]);
             }
@@ -387,38 +554,112 @@ impl Replay {
         self.progress();
     }
 
-    fn failed(&mut self, seq: u64, entry: &Entry, error: &AttemptError) {
-        let now = self.lent.circuit.clock.now();
+    /// What is left to do of other calls in the lanes of `seq`, now that it was applied.
+    fn change_residues(&self, seq: u64, entry: &Entry, connector: &dyn Connector) {
+        let queue = &self.lent.queue;
+        let residues = queue.index().residues_in(&entry.lanes);
+        let Ok(store) = queue.store() else { return };
+        for residue in residues.into_iter().filter(|it| *it != seq) {
+            let (Ok(body), Ok(own)) = (store.body(residue), store.body(seq)) else { continue };
+            let (accepted_at, due) = {
+                let index = queue.index();
+                let Some(entry) = index.get(residue) else { continue };
+                (entry.accepted_at, entry.traits.due)
+            };
+            match connector.residue_after(&QueuedWrite { body, accepted_at, due }, &own) {
+                ResidueAfter::Kept => {}
+                ResidueAfter::Void => queue.applied(residue, None, || ()),
+                ResidueAfter::Changed(changed) => queue.replace(residue, changed, None),
+            }
+        }
+    }
+
+    /// Nobody heard of the attempt, because there was none.
+    fn not_sent(&mut self, job: &Job, why: NotSent) {
+        match why {
+            NotSent::Barred => {
+                self.rest_until = Some(self.lent.circuit.clock.now().plus(REST));
+                let mut index = self.lent.queue.index();
+                job.seqs().for_each(|seq| index.put_back(seq));
+            }
+            NotSent::Ambiguous(why) => {
+                if let Some(entry) = self.lent.queue.index().get_mut(job.taken.seq) {
+                    entry.state.end(End::Unprovable);
+                }
+                self.bury(job, DeadReason::Ambiguous, why);
+            }
+            NotSent::Store(error @ StoreError::Damaged { .. }) => {
+                self.bury(job, DeadReason::Undecodable, &error.to_string());
+            }
+            NotSent::Store(error) => self.retry(job, &error.to_string()),
+        }
+    }
+
+    /// Notes how an attempt ended; what may be done next. A note of sending is taken back where nothing was
+    /// written.
+    fn note_end(&self, seq: u64, error: &AttemptError) -> Next {
+        let mut index = self.lent.queue.index();
+        let Some(entry) = index.get_mut(seq) else { return Next::Done };
+        entry.state.end(match (&error.doubt, error.class) {
+            (None, _) => End::Nothing,
+            (Some(_), ErrorClass::Ambiguous) => End::Unprovable,
+            (Some(_), _) => End::Unknown,
+        });
+        let taken_back = entry.noted.is_some() && !entry.state.is_in_doubt();
+        let (next, alone) = (entry.state.next(), entry.group.is_none());
+        drop(index);
+        if taken_back && alone {
+            self.lent.queue.take_back_note(seq, false);
+        }
+        next
+    }
+
+    fn failed(&mut self, job: &Job, error: &AttemptError) {
+        let next = self.note_end(job.taken.seq, error);
+        self.goes_on(job, error, next);
+    }
+
+    fn mind_pause(&mut self, error: &AttemptError) {
         if let Some(pause) = error.retry_after {
+            let now = self.lent.circuit.clock.now();
             self.rest_until = Some(now.plus(pause.min(PAUSE_MAX)));
         }
+    }
+
+    /// What becomes of a call that was not applied and of which `next` may be done.
+    fn goes_on(&mut self, job: &Job, error: &AttemptError, next: Next) {
+        let entry = &job.entry;
+        let now = self.lent.circuit.clock.now();
+        self.mind_pause(error);
+        let waits = matches!(
+            error.class,
+            ErrorClass::NotExecuted | ErrorClass::Unknown | ErrorClass::BlockedObject
+        );
+        if next == Next::GiveUp && waits {
+            let detail = format!("it may have been applied, and cannot be repeated: {error}");
+            return self.bury(job, DeadReason::Ambiguous, &detail);
+        }
         if error.unclassified {
-            let count = self.count_unclassified(seq);
+            let count = self.count_unclassified(job.taken.seq);
             if count >= UNCLASSIFIED_MAX {
                 let detail = format!("{count} replies of no known class, the last was {error}");
-                return self.bury(seq, entry, DeadReason::GaveUp, &detail);
+                return self.bury(job, DeadReason::GaveUp, &detail);
             }
-            return self.retry(seq, entry, &error.to_string());
+            return self.retry(job, &error.to_string());
         }
         match error.class {
             ErrorClass::Rejected | ErrorClass::Conflict => {
-                self.bury(seq, entry, DeadReason::Rejected, &error.to_string());
+                self.bury(job, DeadReason::Rejected, &error.to_string());
             }
             ErrorClass::Ambiguous => {
-                self.bury(seq, entry, DeadReason::Ambiguous, &error.to_string());
+                self.bury(job, DeadReason::Ambiguous, &error.to_string());
             }
-            ErrorClass::NotExecuted => self.retry(seq, entry, &error.to_string()),
-            ErrorClass::Unknown => {
-                if let Some(entry) = self.lent.queue.index().get_mut(seq) {
-                    entry.in_doubt = true;
-                }
-                self.retry(seq, entry, &error.to_string());
-            }
+            ErrorClass::NotExecuted | ErrorClass::Unknown => self.retry(job, &error.to_string()),
             ErrorClass::BlockedServer => {
                 self.blocked_until = Some(now.plus(BLOCKED_PAUSE));
                 let alert = format!("replay is paused, an operator must act: {error}");
                 self.lent.queue.alert("blocked", Some(alert));
-                self.lent.queue.index().retry(seq, now.plus(BLOCKED_PAUSE), &error.to_string());
+                self.retry_at(job, now.plus(BLOCKED_PAUSE), &error.to_string());
             }
             ErrorClass::BlockedObject => {
                 let until = now.plus(BLOCKED_PAUSE);
@@ -426,7 +667,7 @@ impl Replay {
                 let alert =
                     format!("replay of {} is paused, an operator must act: {error}", entry.label);
                 self.lent.queue.alert("blocked", Some(alert));
-                self.lent.queue.index().retry(seq, until, &error.to_string());
+                self.retry_at(job, until, &error.to_string());
             }
         }
     }
@@ -439,22 +680,41 @@ impl Replay {
         })
     }
 
-    fn retry(&self, seq: u64, entry: &Entry, error: &str) {
+    /// When a call that has just failed may be tried again.
+    fn backed_off(&self, entry: &Entry) -> Moment {
         let previous = Duration::from_millis(entry.backoff_ms);
-        let wait = decorrelated_jitter(previous, self.draw);
-        let mut index = self.lent.queue.index();
-        if let Some(entry) = index.get_mut(seq) {
-            entry.backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        }
-        index.retry(seq, self.ended_at.plus(wait), error);
+        self.ended_at.plus(decorrelated_jitter(previous, self.draw))
     }
 
-    fn bury(&self, seq: u64, entry: &Entry, reason: DeadReason, detail: &str) {
-        if !self.lent.queue.bury(seq, reason, detail) {
-            let alert = "the dead letters are full: lanes with rejected calls are blocked until some \
-                         are requeued or discarded";
-            self.lent.queue.alert("dead_full", Some(alert.to_owned()));
-            self.retry(seq, entry, detail);
+    fn retry(&self, job: &Job, error: &str) {
+        let at = self.backed_off(&job.entry);
+        let wait = at.since(self.ended_at);
+        if let Some(entry) = self.lent.queue.index().get_mut(job.head()) {
+            entry.backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         }
+        self.retry_at(job, at, error);
+    }
+
+    /// The line waits with its first call, whichever of it was sent.
+    fn retry_at(&self, job: &Job, at: Moment, error: &str) {
+        let mut index = self.lent.queue.index();
+        for seq in job.seqs().filter(|seq| *seq != job.head()) {
+            index.put_back(seq);
+        }
+        index.retry(job.head(), at, error);
+    }
+
+    /// Makes the call a dead letter; those in whose place it was sent wait again.
+    fn bury(&self, job: &Job, reason: DeadReason, detail: &str) {
+        let queue = &self.lent.queue;
+        if queue.bury(job.taken.seq, reason, detail) {
+            let mut index = queue.index();
+            job.overtaken.iter().for_each(|taken| index.put_back(taken.seq));
+            return;
+        }
+        let alert = "the dead letters are full: lanes with rejected calls are blocked until some \
+                     are requeued or discarded";
+        queue.alert("dead_full", Some(alert.to_owned()));
+        self.retry_at(job, self.backed_off(&job.entry), detail);
     }
 }

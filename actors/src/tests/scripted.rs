@@ -2,7 +2,8 @@
 //!
 //! Bodies are words: `SET k v`, `GET k`, `INCR k`, `BAD k` (rejected for good), `FLUSH` (a barrier that
 //! never queues), `PUT k v` (an insert: it commutes with every other), `BIG k` (a read whose answer comes in
-//! pieces). Replies are the value, `OK`, or `nil`.
+//! pieces), `KEEP k v` (sets `k` until 300 ms after it was accepted, which is judged along its lane: what ends its
+//! life is `END k ms`), `MOVE k l` (renames). Replies are the value, `OK`, or `nil`.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use parking_lot::Mutex;
 
 use crate::connector::{
     Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Plan,
-    QueuedWrite, Read, Refused, Slot, Tail, Upload, Write,
+    QueuedWrite, Read, Refused, Residue, ResidueAfter, Slot, Tail, Upload, Write,
 };
 
 /// What the backend does.
@@ -39,6 +40,12 @@ pub(crate) enum Mode {
     Blocked,
     /// Refuses connections, and its connector panics at a ping.
     Panicking,
+    /// Applies half of what is sent and refuses the rest.
+    Half,
+    /// Applies what is sent and answers with an error that nobody knows.
+    Strange,
+    /// Connects, and refuses before anything is read.
+    Full,
 }
 
 /// The connector.
@@ -62,6 +69,16 @@ pub(crate) struct Scripted {
     pub(crate) tokenless: AtomicBool,
     /// Keys that are closed to us.
     pub(crate) closed: Mutex<Vec<String>>,
+    /// Whether inserts go together, and how many of them.
+    pub(crate) gathers: AtomicU32,
+    /// The sizes of the groups that came, and the tokens that they bore.
+    pub(crate) groups: Mutex<Vec<(usize, OpId)>>,
+    /// What was known of attempts that came in doubt.
+    pub(crate) evidence: Mutex<Vec<Bytes>>,
+    /// How often it made ready.
+    pub(crate) prepared: AtomicU32,
+    /// Whether it says of a SET that it sets the whole value of its key.
+    pub(crate) wholes: AtomicBool,
 }
 
 impl Scripted {
@@ -80,6 +97,11 @@ impl Scripted {
             batches: Mutex::default(),
             tokenless: AtomicBool::new(false),
             closed: Mutex::default(),
+            gathers: AtomicU32::new(0),
+            groups: Mutex::default(),
+            evidence: Mutex::default(),
+            prepared: AtomicU32::new(0),
+            wholes: AtomicBool::new(false),
         })
     }
 
@@ -92,6 +114,11 @@ impl Scripted {
     }
 
     fn apply(&self, body: &str, token: Option<OpId>) -> Attempted {
+        if body.contains(';') {
+            self.tokens.lock().extend(token);
+            body.split(';').for_each(|body| drop(self.apply(body, None)));
+            return Attempted::answered(Bytes::from_static(b"OK"));
+        }
         let words: Vec<&str> = body.split(' ').collect();
         if words.get(1).is_some_and(|key| self.closed.lock().iter().any(|closed| closed == key)) {
             let error = fault(ErrorClass::BlockedObject, "NO_SUCH_TABLE");
@@ -112,9 +139,37 @@ impl Scripted {
                 let head = Attempted::answered(Bytes::from_static(b"a"));
                 return Attempted { rest: Some(Box::new(pieces)), ..head };
             }
-            ["SET" | "PUT", key, value] => {
+            ["PUT", _, "bad"] => {
+                let error = AttemptError {
+                    reply: Some("bad".into()),
+                    ..fault(ErrorClass::Rejected, "BAD_ROW")
+                };
+                return Attempted::failed(Verdict::Success, error);
+            }
+            ["END", key, _] => {
+                data.remove(*key);
+                "OK".into()
+            }
+            ["MOVE", key, to] => {
+                let Some(value) = data.remove(*key) else {
+                    return Attempted::failed(
+                        Verdict::Success,
+                        fault(ErrorClass::Rejected, "NO_SUCH_KEY"),
+                    );
+                };
+                data.insert((*to).into(), value);
+                "OK".into()
+            }
+            ["SET" | "PUT" | "KEEP", key, value] => {
                 data.insert((*key).into(), (*value).into());
                 "OK".into()
+            }
+            ["ADD", key, value] => {
+                let held = data.entry((*key).into()).or_default();
+                if !held.contains(value) {
+                    held.push_str(value);
+                }
+                "1".into()
             }
             ["MALL", value] => {
                 data.insert("a".into(), (*value).into());
@@ -161,6 +216,27 @@ impl Scripted {
             Mode::Blocked => {
                 Attempted::failed(Verdict::Failure, fault(ErrorClass::BlockedServer, "WRONGPASS"))
             }
+            Mode::Full => {
+                let error = AttemptError {
+                    reply: Some("full".into()),
+                    ..fault(ErrorClass::NotExecuted, "FULL")
+                };
+                Attempted::failed(Verdict::Failure, error)
+            }
+            Mode::Half | Mode::Strange => {
+                let Some(body) = body else {
+                    return Attempted::answered(Bytes::from_static(b"PONG"));
+                };
+                drop(self.apply(body, token));
+                let class =
+                    if mode == Mode::Half { ErrorClass::Rejected } else { ErrorClass::Unknown };
+                let error = AttemptError {
+                    doubt: Some(Bytes::from_static(b"live")),
+                    unclassified: mode == Mode::Strange,
+                    ..fault(class, "ODD")
+                };
+                Attempted::failed(Verdict::Success, error)
+            }
             Mode::Silent | Mode::Deaf => {
                 if let (Mode::Deaf, Some(body)) = (mode, body) {
                     drop(self.apply(body, token));
@@ -183,6 +259,11 @@ impl Tail for Pieces {
     }
 }
 
+fn residue(key: &str, due: UnixMillis) -> Residue {
+    let body = format!("END {key} {}", due.get()).into();
+    Residue { body, lanes: Lanes::One(LaneId::of(b"", key.as_bytes())), due }
+}
+
 pub(crate) fn fault(class: ErrorClass, code: &'static str) -> AttemptError {
     AttemptError::own(class, code, "scripted")
 }
@@ -197,8 +278,24 @@ impl Connector for Scripted {
         let key = words.get(1).copied().unwrap_or("").to_owned();
         let lane = LaneId::of(b"", key.as_bytes());
         let free_token = words[0] == "PUT";
-        let write =
-            |absolute, outage| Access::Write(Write { absolute, free_token, ..Write::new(outage) });
+        let gathers = self.gathers.load(Ordering::Relaxed) > 0;
+        let gather = (free_token && gathers).then_some(1);
+        let (whole, timed) = (
+            matches!(words[0], "SET" | "KEEP") && self.wholes.load(Ordering::Relaxed),
+            words[0] == "KEEP",
+        );
+        let write = |absolute, outage| {
+            let new = Write::new(outage);
+            Access::Write(Write {
+                absolute,
+                free_token,
+                whole,
+                timed,
+                gather,
+                settled_reply: matches!(words[0], "SET" | "MALL" | "PUT"),
+                ..new
+            })
+        };
         let (lanes, access) = match words[0] {
             "GET" => {
                 let slots = vec![Slot { lane, key: body.clone() }];
@@ -207,7 +304,12 @@ impl Connector for Scripted {
                     Access::Read(Read { keyed: true, slots, miss: Some("nil".into()) }),
                 )
             }
-            "SET" => (Lanes::One(lane), write(true, Outage::ReplyKnown("OK".into()))),
+            "SET" | "KEEP" => (Lanes::One(lane), write(true, Outage::ReplyKnown("OK".into()))),
+            "ADD" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
+            "MOVE" => {
+                let to = LaneId::of(b"", words[2].as_bytes());
+                (Lanes::new([lane, to]), write(false, Outage::EffectKnown))
+            }
             "MALL" => (Lanes::All, write(true, Outage::ReplyKnown("OK".into()))),
             "FLUSH" => (Lanes::All, write(false, Outage::Never("a flush never queues"))),
             "PUT" => (Lanes::new([]), write(false, Outage::EffectKnown)),
@@ -228,6 +330,9 @@ impl Connector for Scripted {
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
+            if let Some(doubt) = &attempt.doubt {
+                self.evidence.lock().push(doubt.evidence.clone());
+            }
             if attempt.doubt.is_some()
                 && attempt.token.is_some()
                 && self.tokenless.load(Ordering::Relaxed)
@@ -244,8 +349,66 @@ impl Connector for Scripted {
                     }
                 }
             }
-            self.carry(Some(&body), attempt.token, attempt.timeout).await
+            let timed = body.starts_with("KEEP") && !attempt.following.is_empty();
+            let mut ended = self.carry(Some(&body), attempt.token, attempt.timeout).await;
+            if timed && ended.result.is_ok() {
+                let key = body.split(' ').nth(1).unwrap();
+                let due = attempt.accepted_at.plus(Duration::from_millis(300));
+                ended.residue = Some(residue(key, due));
+            }
+            ended
         })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Answer<'a, Result<Vec<Bytes>, (Verdict, AttemptError)>> {
+        Box::pin(async move {
+            if *self.mode.lock() == Mode::Down {
+                self.attempts.fetch_add(1, Ordering::Relaxed);
+                return Err((Verdict::Failure, fault(ErrorClass::NotExecuted, "connect")));
+            }
+            let number = self.prepared.fetch_add(1, Ordering::Relaxed);
+            Ok(vec![Bytes::from(format!("prepared {number}")); attempts.len()])
+        })
+    }
+
+    fn group_max(&self) -> (usize, u64) {
+        (self.gathers.load(Ordering::Relaxed) as usize, 1 << 20)
+    }
+
+    fn attempt_group<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Attempted> {
+        let token = attempts[0].token.unwrap();
+        self.groups.lock().push((attempts.len(), token));
+        Box::pin(async move {
+            let bodies: Vec<&str> = attempts.iter().map(|attempt| text(attempt.body)).collect();
+            if let Some(doubt) = &attempts[0].doubt {
+                self.evidence.lock().push(doubt.evidence.clone());
+                if self.tokenless.load(Ordering::Relaxed) {
+                    let error = fault(ErrorClass::Ambiguous, "sent_before");
+                    return Attempted::failed(Verdict::Neutral, error);
+                }
+            }
+            if bodies.iter().any(|body| body.ends_with("bad")) {
+                return self.apply("PUT t bad", None);
+            }
+            let again = self.tokens.lock().contains(&token);
+            let all = if again { "GET nothing".to_owned() } else { bodies.join(";") };
+            self.carry(Some(&all), Some(token), attempts[0].timeout).await
+        })
+    }
+
+    fn residue_after(&self, residue: &QueuedWrite, applied: &Bytes) -> ResidueAfter {
+        let words: Vec<&str> = text(applied).split(' ').collect();
+        let key = text(&residue.body).split(' ').nth(1).unwrap();
+        match words.as_slice() {
+            ["SET" | "KEEP", ..] => ResidueAfter::Void,
+            ["MOVE", from, to] if *from == key => {
+                ResidueAfter::Changed(self::residue(to, residue.due.unwrap()))
+            }
+            _ => ResidueAfter::Kept,
+        }
     }
 
     fn empty(&self, body: &Bytes) -> Option<Bytes> {

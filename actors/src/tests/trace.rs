@@ -200,6 +200,8 @@ async fn an_attempt_begins_when_the_wait_for_queued_writes_is_over() {
     let queued = world.call_with("INCR n", false, durable()).await.unwrap();
     assert_eq!(queued.source, Source::Queued);
     world.server.set(Mode::Up);
+    // Replay may have tried already, and back off.
+    world.fusebox.backends()[0].replay().unwrap();
     assert_eq!(value(&world.call("GET n", true).await.unwrap()), "1");
     let traced = world.taken().into_iter().rfind(|traced| steps(traced).contains(&"Fence".into()));
     let traced = traced.expect("it waited");

@@ -112,13 +112,18 @@ pub(super) fn reply(format: &str, body: &[u8]) -> Bytes {
 
 /// The format's name and the server's bytes. What is no reply is taken as bytes of no format.
 pub fn parts_of(reply: &Bytes) -> (String, Bytes) {
+    let (name, body) = parts(reply);
+    (name.to_owned(), reply.slice_ref(body))
+}
+
+/// The same in place.
+pub(super) fn parts(reply: &[u8]) -> (&str, &[u8]) {
     let parts = || {
-        let [VERSION, len, ..] = **reply else { return None };
-        let end = 2 + usize::from(len);
-        let name = std::str::from_utf8(reply.get(2..end)?).ok()?.to_owned();
-        Some((name, reply.slice(end..)))
+        let [VERSION, len, ..] = *reply else { return None };
+        let (name, body) = reply.get(2..)?.split_at_checked(usize::from(len))?;
+        Some((std::str::from_utf8(name).ok()?, body))
     };
-    parts().unwrap_or_else(|| (String::new(), reply.clone()))
+    parts().unwrap_or(("", reply))
 }
 
 #[cfg(test)]

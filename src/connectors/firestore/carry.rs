@@ -1,225 +1,236 @@
 //! Writes on their way: one call, or many in one commit.
 //!
 //! A commit is all or nothing, so calls that share one share its fate. That is what makes replay fast, and
-//! it must not let one call that is refused take the others with it:
+//! it must not let one call that fails take the others with it:
 //!
 //! ```text
-//!   calls of different lanes ──▶ a commit of up to 500 writes ──┬─ done: each has its answer
-//!                                      ▲                        ├─ outcome unknown: each unknown
-//!                                      │ halves, or what is     ├─ not executed: none of them
-//!                                      │ left of them           └─ refused: read the markers
-//!                                      └──────────────────────────────┘ there: that call was applied
-//!                                                                       none: halve; one alone is refused
+//!   calls of different lanes ──▶ a commit ──┬─ done: each has its answer
+//!                                   ▲       ├─ outcome unknown: each unknown; the next commits are smaller
+//!                                   │       ├─ no connection, quota, credentials: none of them, nor what is left
+//!                       halves, or  │       └─ refused, too large, aborted, forbidden
+//!                      what is left └──────────┴─ read the markers · there: that call was applied, or it is
+//!                                                 another's · none: halve; one alone ends so
 //! ```
-//! **Tokens.** A call that is not absolute brings its marker, the document `fusebox_markers/<op_id>`, made
-//! (not merely written) right before its own writes in the same commit. A second commit of the call is
+//! **A commit that failed as a whole is never sent again as it was.** What is proven not applied is halved at
+//! once, down to one call. After an unknown outcome the calls come back from the queue, and then go in
+//! smaller commits apart from others: see [`Sizes`](super::size::Sizes), which also learns how many calls and
+//! bytes go through.
+//!
+//! **Tokens.** A call that is not absolute brings its [marker](super::cargo). A second commit of the call is
 //! refused on the marker, and applies nothing. Markers are per call and not per batch, so whatever batches
-//! are made after a crash, no call is applied twice: nothing about batches needs to be remembered.
+//! are made after a crash, no call is applied twice: nothing about batches needs to be remembered. A marker is
+//! deleted by [`forget`](Shared::forget) alone, which is asked for where every attempt was answered.
 //!
 //! **What a crash leaves:** a commit under way lands or does not. Its calls are still in the queue; the
 //! absolute ones are sent again, the others are recognised by their markers. A marker whose call has left
 //! the queue before `forget_tokens` was heard stays behind: it is litter, and harmless.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, Attempted};
-use fusebox_state::{ErrorClass, Lanes, OpId, Verdict};
+use fusebox_actors::connector::Attempted;
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    CommitRequest, CommitResponse, Document, Precondition, Write, WriteResult,
-    precondition::ConditionType, write::Operation,
+    CommitRequest, CommitResponse, Write, write::Operation,
 };
-use prost::Message;
-use prost_types::Timestamp;
 use tokio::time::{Instant, timeout_at};
-use tonic::Status;
+use tonic::Request;
 
 use super::{
     Shared,
-    client::closed,
-    names::Root,
+    cargo::{Cargo, Loaded, Mark, marker, number},
+    channel::Carrier,
+    client::{Stub, closed},
     outcome::{Behalf, Failed},
-    plan::{BYTES_MAX, WRITES_MAX},
-    wire::{self, Answer, Call, Commit, Committed, Op, Reply},
+    plan::WRITES_MAX,
 };
 
-/// The collection of the markers.
-const MARKERS: &str = "fusebox_markers";
 /// How much longer than its full time a caller waits, so that the server itself says what became of it.
 const GRACE: Duration = Duration::from_millis(25);
 
-/// The path of a token's marker.
-pub(super) fn marker(token: OpId) -> String {
-    format!("{MARKERS}/{token}")
+/// A call on its way: where its end belongs, and what is sent of it.
+struct Aboard<'a> {
+    at: usize,
+    cargo: &'a Cargo,
+    loaded: Loaded,
 }
 
-/// A call's writes.
-pub(super) struct Cargo {
-    lanes: Lanes,
-    token: Option<OpId>,
-    commit: Commit,
-    transaction: Bytes,
-    caller: String,
-
-    bytes: usize,
+/// What follows a commit that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// Its calls end as it did.
+    End,
+    /// So do all others: they would fail alike.
+    EndAll,
+    /// It is proven that nothing was applied by it: each of its calls may still end in its own way.
+    Sift,
 }
 
-impl Cargo {
-    /// The writes of an attempt.
-    ///
-    /// # Errors
-    /// Its body is none of this kind's.
-    pub(super) fn of(attempt: &Attempt<'_>) -> Result<Self, Failed> {
-        let wrong = |why: String| {
-            Failed::own(Verdict::Neutral, ErrorClass::Rejected, "malformed_call", why)
-        };
-        let call: Call =
-            wire::decode(attempt.body).map_err(|why| wrong(format!("the call {why}")))?;
-        let Some(Op::Commit(commit)) = call.op else {
-            return Err(wrong("the call is no write".to_owned()));
-        };
-        Ok(Self {
-            lanes: attempt.lanes.clone(),
-            token: attempt.token,
-            commit,
-            transaction: call.transaction,
-            caller: call.token,
-
-            bytes: attempt.body.len(),
-        })
-    }
-
-    /// Its writes in a commit, with its marker.
-    pub(super) fn writes(&self) -> usize {
-        self.commit.writes.len() + usize::from(self.token.is_some())
-    }
-
-    fn load(&self, root: &Root, into: &mut Vec<Write>) {
-        if let Some(token) = self.token {
-            let document = Document { name: root.name(&marker(token)), ..Document::default() };
-            into.push(Write {
-                operation: Some(Operation::Update(document)),
-                current_document: Some(Precondition {
-                    condition_type: Some(ConditionType::Exists(false)),
-                }),
-                ..Write::default()
-            });
+impl After {
+    fn of(failed: &Failed) -> Self {
+        let error = &failed.error;
+        match error.class {
+            ErrorClass::Rejected | ErrorClass::BlockedObject => Self::Sift,
+            ErrorClass::BlockedServer => Self::EndAll,
+            ErrorClass::NotExecuted if error.code == "ABORTED" => Self::Sift,
+            ErrorClass::NotExecuted if error.code == "fence" => Self::End,
+            ErrorClass::NotExecuted => Self::EndAll,
+            ErrorClass::Unknown | ErrorClass::Ambiguous | ErrorClass::Conflict => Self::End,
         }
-        into.extend(self.commit.writes.iter().cloned().map(|mut write| {
-            root.complete_write(&mut write);
-            write
-        }));
-    }
-
-    /// The reply that its results make.
-    fn answer(&self, results: Vec<WriteResult>, time: Option<Timestamp>) -> Attempted {
-        let answer = if self.commit.many {
-            Answer::Committed(Committed { results, time })
-        } else {
-            let mut result = results.into_iter().next().unwrap_or_default();
-            result.update_time = result.update_time.or(time);
-            Answer::Written(result)
-        };
-        Attempted::answered(Reply::encoded(answer))
-    }
-
-    /// It was applied at that time, by an attempt whose answer nobody heard.
-    fn applied_before(&self, time: Option<Timestamp>) -> Attempted {
-        let result = WriteResult { update_time: time, ..WriteResult::default() };
-        self.answer(vec![result; self.commit.writes.len()], time)
-    }
-
-    fn behalf(&self) -> Behalf {
-        Behalf { caller: !self.caller.is_empty(), transaction: !self.transaction.is_empty() }
     }
 }
 
 impl Shared {
+    /// Makes ready to send these calls: whatever could keep them from being sent is tried now.
+    pub(super) async fn ready(&self, cargos: &[Cargo], time: Duration) -> Result<(), Failed> {
+        let connected = async {
+            for cargo in cargos {
+                self.client.ready_to_write(&cargo.caller, number(&cargo.lanes)).await?;
+            }
+            Ok(())
+        };
+        let ended = tokio::time::timeout(time, connected).await;
+        ended.unwrap_or_else(|_| {
+            let message = format!("no connection within {time:?}");
+            Err(Failed::own(Verdict::Failure, ErrorClass::NotExecuted, "connect", message))
+        })
+    }
+
     /// Carries calls of different lanes; how each ended, in their order.
     pub(super) async fn carry(&self, cargos: &[Cargo], time: Duration) -> Vec<Attempted> {
         let deadline = Instant::now() + time;
         let mut ends: Vec<Option<Attempted>> = cargos.iter().map(|_| None).collect();
-        let mut work = self.packs(cargos, &mut ends);
-        let mut first = true;
+        let root = timeout_at(deadline, self.client.root()).await;
+        let root = root.unwrap_or_else(|_| Err(no_credentials(Verdict::Failure)));
+        let mut work = match root {
+            Ok(root) => {
+                let aboard = cargos.iter().enumerate().map(|(at, cargo)| Aboard {
+                    at,
+                    cargo,
+                    loaded: cargo.loaded(root),
+                });
+                self.packs(aboard.collect(), &mut ends)
+            }
+            Err(failed) => return cargos.iter().map(|_| failed.clone().ended()).collect(),
+        };
+        let mut end = |at: usize, ended: Attempted| {
+            if let Some(slot) = ends.get_mut(at) {
+                *slot = Some(ended);
+            }
+        };
+        let (mut longest, mut hopeless) = (Duration::ZERO, None::<Failed>);
         while let Some(pack) = work.pop_front() {
-            let aboard: Vec<&Cargo> = pack.iter().filter_map(|at| cargos.get(*at)).collect();
-            let sent = if first || Instant::now() < deadline {
-                self.send(&aboard, deadline, time).await
-            } else {
-                let message = "the time was used up by the calls before it";
-                Err(Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "batch", message))
+            let began = Instant::now();
+            // What might take as long as one before it did is not begun: it would end in doubt.
+            let late = !longest.is_zero() && began + longest > deadline;
+            let failed = hopeless.clone().or_else(|| late.then(out_of_time));
+            let sent = match failed {
+                Some(failed) => Err(failed),
+                None => self.send(&pack, deadline).await,
             };
-            first = false;
-            let mut end = |at: usize, ended: Attempted| {
-                if let Some(slot) = ends.get_mut(at) {
-                    *slot = Some(ended);
-                }
-            };
+            longest = longest.max(began.elapsed());
             let failed = match sent {
                 Ok(response) => {
-                    for (at, ended) in pack.iter().zip(distribute(&aboard, response)) {
-                        end(*at, ended);
-                    }
+                    distribute(&pack, response, &mut end);
                     continue;
                 }
                 Err(failed) => failed,
             };
-            if failed.error.class != ErrorClass::Rejected {
-                for at in &pack {
-                    end(*at, failed.clone().ended());
-                }
-                continue;
-            }
-            let applied = match self.markers(&aboard, deadline).await {
-                Ok(applied) => applied,
-                Err(unread) => {
-                    // What was refused was not applied now, but perhaps before.
-                    for (at, cargo) in pack.iter().zip(&aboard) {
-                        let known = cargo.token.is_none() && pack.len() == 1;
-                        end(*at, if known { failed.clone() } else { unread.clone() }.ended());
+            match After::of(&failed) {
+                After::Sift => {}
+                after => {
+                    pack.iter().for_each(|it| end(it.at, failed.clone().ended()));
+                    if after == After::EndAll && hopeless.is_none() {
+                        hopeless = Some(failed);
                     }
                     continue;
                 }
-            };
-            let mut left = Vec::new();
-            for ((at, cargo), time) in pack.iter().zip(&aboard).zip(&applied) {
-                match time {
-                    Some(time) => end(*at, cargo.applied_before(Some(*time))),
-                    None => left.push(*at),
-                }
             }
-            match left.as_slice() {
-                [] => {}
-                [only] if pack.len() == 1 => end(*only, failed.ended()),
-                // Those that were applied already were in the way of the others.
-                rest if rest.len() < pack.len() => work.push_front(rest.to_vec()),
-                rest => {
-                    let (one, other) = rest.split_at(rest.len() / 2);
-                    work.push_front(other.to_vec());
-                    work.push_front(one.to_vec());
-                }
+            let left = self.sifted(pack, &failed, deadline, &mut end).await;
+            for half in left.into_iter().rev() {
+                work.push_front(half);
             }
         }
         ends.into_iter().map(|end| end.unwrap_or_else(|| closed().ended())).collect()
     }
 
+    /// What is left to be sent of a commit that was refused, once those have ended that its markers tell of.
+    async fn sifted<'a>(
+        &self,
+        pack: Vec<Aboard<'a>>,
+        failed: &Failed,
+        deadline: Instant,
+        end: &mut impl FnMut(usize, Attempted),
+    ) -> Vec<Vec<Aboard<'a>>> {
+        let together = pack.len();
+        let marks = match self.markers(&pack, deadline).await {
+            Ok(marks) => marks,
+            Err(unread) => {
+                for it in &pack {
+                    // What was refused was not applied now, but perhaps before.
+                    let known = it.cargo.token.is_none() && together == 1;
+                    end(it.at, if known { failed.clone() } else { unread.clone() }.ended());
+                }
+                return Vec::new();
+            }
+        };
+        let mut left = Vec::with_capacity(together);
+        for (it, mark) in pack.into_iter().zip(marks) {
+            match mark {
+                Some(mark) => end(it.at, it.cargo.recognised(&mark)),
+                None => left.push(it),
+            }
+        }
+        match left.len() {
+            0 => Vec::new(),
+            1 if together == 1 => {
+                left.iter().for_each(|it| end(it.at, failed.clone().ended()));
+                Vec::new()
+            }
+            // Those that were applied already were in the way of the others.
+            some if some < together => vec![left],
+            all => {
+                let other = left.split_off(all / 2);
+                vec![left, other]
+            }
+        }
+    }
+
     /// The calls that fit into a commit each. With others, one whose lanes are in doubt is left out: it
-    /// must not hold them up.
-    fn packs(&self, cargos: &[Cargo], ends: &mut [Option<Attempted>]) -> VecDeque<Vec<usize>> {
-        let mut packs: VecDeque<Vec<usize>> = VecDeque::new();
-        let (mut writes, mut bytes) = (0, 0);
-        for (at, (cargo, end)) in cargos.iter().zip(ends).enumerate() {
-            if cargos.len() > 1 && self.fence.in_doubt_until(&cargo.lanes).is_some() {
-                *end = Some(fenced().ended());
+    /// must not hold them up. Suspects go apart.
+    fn packs<'a>(
+        &self,
+        mut cargos: Vec<Aboard<'a>>,
+        ends: &mut [Option<Attempted>],
+    ) -> VecDeque<Vec<Aboard<'a>>> {
+        let together = cargos.len();
+        let bounds = self.sizes.bounds();
+        let most = |it: &Aboard<'_>| self.sizes.suspect(it.cargo.lane());
+        cargos.sort_by_key(|it| Reverse(most(it).unwrap_or(usize::MAX)));
+        let mut packs: VecDeque<Vec<Aboard<'a>>> = VecDeque::new();
+        let (mut writes, mut bytes, mut suspects) = (0, 0, None);
+        for it in cargos {
+            if together > 1 && self.fence.in_doubt_until(&it.cargo.lanes).is_some() {
+                if let Some(end) = ends.get_mut(it.at) {
+                    *end = Some(fenced().ended());
+                }
                 continue;
             }
-            writes += cargo.writes();
-            bytes += cargo.bytes;
+            let (own, own_bytes, most) = (it.loaded.writes.len(), it.loaded.bytes, most(&it));
+            writes += own;
+            bytes += own_bytes;
             match packs.back_mut() {
-                Some(pack) if writes <= WRITES_MAX && bytes <= BYTES_MAX => pack.push(at),
+                Some(pack)
+                    if writes <= WRITES_MAX
+                        && bytes <= bounds.bytes
+                        && pack.len() < bounds.calls.min(most.unwrap_or(usize::MAX))
+                        && most == suspects =>
+                {
+                    pack.push(it);
+                }
                 _ => {
-                    packs.push_back(vec![at]);
-                    (writes, bytes) = (cargo.writes(), cargo.bytes);
+                    packs.push_back(vec![it]);
+                    (writes, bytes, suspects) = (own, own_bytes, most);
                 }
             }
         }
@@ -228,69 +239,57 @@ impl Shared {
 
     /// Sends one commit and waits for its answer until `deadline`. It stays on the wire after that, until
     /// the backend's own timeout.
-    async fn send(
-        &self,
-        aboard: &[&Cargo],
-        deadline: Instant,
-        time: Duration,
-    ) -> Result<CommitResponse, Failed> {
-        let lanes = match aboard {
-            [only] => only.lanes.clone(),
-            _ if aboard.iter().any(|cargo| cargo.lanes.is_all()) => Lanes::All,
-            _ => Lanes::new(aboard.iter().flat_map(|cargo| cargo.lanes.as_slice()).copied()),
+    async fn send(&self, pack: &[Aboard<'_>], deadline: Instant) -> Result<CommitResponse, Failed> {
+        let lanes = match pack {
+            [only] => only.cargo.lanes.clone(),
+            _ if pack.iter().any(|it| it.cargo.lanes.is_all()) => Lanes::All,
+            _ => Lanes::new(pack.iter().flat_map(|it| it.cargo.lanes.as_slice()).copied()),
         };
         if !self.fence.pass(&lanes, deadline).await {
             return Err(fenced());
         }
         let limit = self.client.settings.timeout;
+        let time = deadline.saturating_duration_since(Instant::now());
         let whole = time + GRACE >= limit;
         let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
-        let ready = timeout_at(deadline, self.loaded(aboard)).await;
-        let (mut stub, mut request) = ready.map_err(|_| {
-            let message = "no credentials within the call's time";
-            Failed::own(verdict, ErrorClass::NotExecuted, "credentials", message)
-        })??;
+        let ready = timeout_at(deadline, self.loaded(pack, &lanes)).await;
+        let (mut stub, mut request, carrier) = ready.map_err(|_| no_credentials(verdict))??;
         request.set_timeout(limit);
-        let behalf = aboard.first().map(|cargo| cargo.behalf()).unwrap_or_default();
+        let behalf = pack.first().map(|it| it.cargo.behalf()).unwrap_or_default();
         let expiry = Instant::now() + limit;
-        let (wait, pass) = self.fence.enter(lanes, expiry);
-        let client = std::sync::Arc::clone(&self.client);
+        let (wait, pass) = self.fence.enter(lanes, limit);
+        let client = Arc::clone(&self.client);
         let under_way = tokio::spawn(async move {
             let mut closes = client.closed.subscribe();
             let answered = tokio::select! {
-                answered = timeout_at(expiry + GRACE, stub.commit(request)) => {
-                    answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
-                }
-                _ = closes.wait_for(|closed| *closed) => {
-                    let message = "the connection was closed";
-                    return Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message));
-                }
+                answered = timeout_at(expiry + GRACE, stub.commit(request)) => answered.ok(),
+                _ = closes.wait_for(|closed| *closed) => None,
             };
-            match answered {
-                Ok(response) => {
+            let status = match answered {
+                Some(Ok(response)) => {
                     pass.answered();
-                    Ok(response.into_inner())
+                    return Ok(response.into_inner());
                 }
-                Err(status) => {
-                    let failed = client.failed(&status, behalf).await;
-                    if failed.error.class != ErrorClass::Unknown {
+                Some(Err(status)) => status,
+                None => {
+                    let sent = carrier.reset().await;
+                    if !sent {
                         pass.answered();
                     }
-                    Err(failed)
+                    return Err(given_up(sent, *client.closed.borrow(), limit));
                 }
+            };
+            let failed = client.failed(&status, behalf).await;
+            if failed.error.doubt.is_none() {
+                pass.answered();
             }
+            Err(failed)
         });
         let patience = if whole { deadline + GRACE } else { deadline };
         let ended = timeout_at(patience, under_way).await;
         drop(wait);
-        match ended {
-            Ok(Ok(Err(failed))) => {
-                if failed.error.retry_after.is_some() {
-                    self.pace.exhausted(Instant::now());
-                }
-                Err(failed)
-            }
-            Ok(Ok(Ok(response))) => Ok(response),
+        let ended = match ended {
+            Ok(Ok(ended)) => ended,
             Ok(Err(_)) => {
                 let message = "the request ended unheard";
                 Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message))
@@ -299,54 +298,73 @@ impl Shared {
                 let message = format!("no answer within {time:?}");
                 Err(Failed::own(verdict, ErrorClass::Unknown, "timeout", message))
             }
+        };
+        self.learn(pack, ended.as_ref().err());
+        ended
+    }
+
+    /// Learns from how a commit ended.
+    fn learn(&self, pack: &[Aboard<'_>], failed: Option<&Failed>) {
+        let lanes: Vec<u64> = pack.iter().map(|it| it.cargo.lane()).collect();
+        let bytes = pack.iter().map(|it| it.loaded.bytes).sum();
+        let Some(Failed { error, too_large, .. }) = failed else {
+            return self.sizes.answered(&lanes, bytes, true);
+        };
+        if let Some(limit) = too_large {
+            self.sizes.too_large(*limit, lanes.len(), bytes);
+        } else if error.retry_after.is_some() {
+            self.pace.exhausted(Instant::now());
+        }
+        match error.class {
+            ErrorClass::Unknown => self.sizes.lost(&lanes, bytes),
+            ErrorClass::NotExecuted | ErrorClass::BlockedServer => {}
+            // Of several, one alone is to blame.
+            _ if lanes.len() > 1 => {}
+            _ => self.sizes.answered(&lanes, bytes, false),
         }
     }
 
     async fn loaded(
         &self,
-        aboard: &[&Cargo],
-    ) -> Result<(super::client::Stub, tonic::Request<CommitRequest>), Failed> {
+        pack: &[Aboard<'_>],
+        lanes: &Lanes,
+    ) -> Result<(Stub, Request<CommitRequest>, Carrier), Failed> {
         let root = self.client.root().await?;
-        let mut writes = Vec::with_capacity(aboard.iter().map(|cargo| cargo.writes()).sum());
-        for cargo in aboard {
-            cargo.load(root, &mut writes);
-        }
-        let first = aboard.first();
+        let first = pack.first().map(|it| it.cargo);
         let message = CommitRequest {
             database: root.database.clone(),
-            writes,
+            writes: pack.iter().flat_map(|it| it.loaded.writes.iter().cloned()).collect(),
             transaction: first.map(|cargo| cargo.transaction.clone()).unwrap_or_default(),
         };
-        debug_assert!(message.encoded_len() <= 11 << 20, "packs are bounded");
-        self.client.request(message, first.map_or("", |cargo| &cargo.caller)).await
+        let caller = first.map_or("", |cargo| &cargo.caller);
+        self.client.write_request(message, caller, number(lanes)).await
     }
 
-    /// When the calls' markers were made; `None` for one that bears none or whose marker is not there.
+    /// What the calls' markers say; `None` for one that bears none or whose marker is not there.
     async fn markers(
         &self,
-        aboard: &[&Cargo],
+        pack: &[Aboard<'_>],
         deadline: Instant,
-    ) -> Result<Vec<Option<Timestamp>>, Failed> {
-        let tokens: Vec<Option<OpId>> = aboard.iter().map(|cargo| cargo.token).collect();
+    ) -> Result<Vec<Option<Mark>>, Failed> {
+        let tokens: Vec<Option<OpId>> = pack.iter().map(|it| it.cargo.token).collect();
         if tokens.iter().all(Option::is_none) {
-            return Ok(vec![None; aboard.len()]);
+            return Ok(vec![None; pack.len()]);
         }
         let read = async {
             let root = self.client.root().await?;
             let name = |token: OpId| root.name(&marker(token));
             let names = tokens.iter().flatten().copied().map(name).collect();
             let found = self.client.get(names, &Bytes::new(), "").await?;
-            let made = |token: OpId| {
-                found.get(&name(token)).map(|marker| marker.update_time.unwrap_or_default())
-            };
-            Ok::<_, Failed>(tokens.iter().map(|token| token.and_then(made)).collect())
+            let mark = |token: OpId| found.get(&name(token)).map(Mark::of);
+            Ok::<_, Failed>(tokens.iter().map(|token| token.and_then(mark)).collect())
         };
         // They are asked for after the commit's answer: a little more time does no harm.
         let ended = timeout_at(deadline + GRACE * 8, read).await;
         let unread = |verdict, why: &str| {
             let message =
                 format!("the commit was refused, and its markers could not be read: {why}");
-            Failed::own(verdict, ErrorClass::Unknown, "markers", message)
+            // This attempt applied nothing; whether an earlier one did is as it was.
+            Failed::own(verdict, ErrorClass::NotExecuted, "markers", message)
         };
         match ended {
             Ok(Ok(made)) => Ok(made),
@@ -367,7 +385,10 @@ impl Shared {
             writes: writes.collect(),
             transaction: Bytes::new(),
         };
-        let (mut stub, mut request) = self.client.request(message, "").await?;
+        // It may land when it will: nobody asks for such a marker again.
+        let lane =
+            tokens.first().map_or(0, |token| LaneId::of(b"", token.to_string().as_bytes()).0);
+        let (mut stub, mut request, _) = self.client.write_request(message, "", lane).await?;
         let limit = self.client.settings.timeout;
         request.set_timeout(limit);
         match timeout_at(Instant::now() + limit, stub.commit(request)).await {
@@ -381,20 +402,45 @@ impl Shared {
     }
 }
 
-/// The calls' own answers out of their commit's.
-fn distribute(aboard: &[&Cargo], response: CommitResponse) -> Vec<Attempted> {
+/// Ends the calls of a commit that was applied with their own answers out of its.
+fn distribute(
+    pack: &[Aboard<'_>],
+    response: CommitResponse,
+    end: &mut impl FnMut(usize, Attempted),
+) {
     let CommitResponse { write_results, commit_time } = response;
     let mut results = write_results.into_iter();
-    aboard
-        .iter()
-        .map(|cargo| {
-            if cargo.token.is_some() {
-                results.next();
-            }
-            let own = results.by_ref().take(cargo.commit.writes.len()).collect();
-            cargo.answer(own, commit_time)
-        })
-        .collect()
+    for it in pack {
+        end(it.at, it.cargo.take(&mut results, commit_time));
+    }
+}
+
+fn no_credentials(verdict: Verdict) -> Failed {
+    let message = "no credentials within the call's time";
+    Failed::own(verdict, ErrorClass::NotExecuted, "credentials", message)
+}
+
+fn out_of_time() -> Failed {
+    let message = "the time was used up by the calls before it";
+    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "batch", message)
+}
+
+/// No answer came, and the connection that took the commit is closed; `sent` is whether one took it.
+fn given_up(sent: bool, closed: bool, limit: Duration) -> Failed {
+    let class = if sent { ErrorClass::Unknown } else { ErrorClass::NotExecuted };
+    if closed {
+        return Failed::own(Verdict::Neutral, class, "reset", "the connection was closed");
+    }
+    if sent {
+        return Failed::own(
+            Verdict::Failure,
+            class,
+            "timeout",
+            format!("no answer within {limit:?}"),
+        );
+    }
+    let message = format!("no connection took it within {limit:?}");
+    Failed::own(Verdict::Failure, class, "connect", message)
 }
 
 fn fenced() -> Failed {

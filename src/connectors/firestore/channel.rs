@@ -11,22 +11,21 @@
 //! a task for each body between a caller and the connection, and writes head, message and end of a request
 //! one after the other, each of which wakes the server.
 //!
-//! **Tasks.** The connection is driven by one, which ends with it. A request is carried by its caller's own
-//! task; dropped, its stream is reset.
+//! **Tasks.** The connection is driven by one ([`line`]), which ends with it. A request is carried by its
+//! caller's own task; dropped, its stream is reset.
 //!
 //! **A connection that broke** is noticed by its task, and by whoever finds it unusable before anything is
-//! sent: that one dials anew, once. A silent one is found out by a ping every [`KEEP_ALIVE`] while it carries
-//! requests.
+//! sent: that one dials anew, once.
+//!
+//! **A request that must not land later** is sent over a channel that [resets](Channel::new), and is
+//! [followed](Channel::followed): its [`Carrier`] knows which connection took it, if any did, and closes that
+//! one. What else it carried ends as [`ResetForAnother`].
 
 use std::{
-    future::{pending, poll_fn},
+    future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -35,7 +34,7 @@ use futures_util::{
     future::{BoxFuture, Shared, poll_immediate},
 };
 use h2::{
-    Ping, PingPong, Reason, RecvStream, SendStream,
+    Reason, RecvStream, SendStream,
     client::{Builder, SendRequest},
 };
 use http_body_util::BodyExt;
@@ -46,21 +45,21 @@ use hyper::{
     http::uri::{Authority, InvalidUri, PathAndQuery, Scheme},
 };
 use parking_lot::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::{Status, body::Body};
 
 use super::settings::FirestoreSettings;
 use crate::connectors::dial::{Dial, DialError, Stream};
+
+mod line;
+
+use line::{Carried, Line};
 
 /// What gRPC is spoken in.
 const HTTP2: &[&str] = &["h2"];
 /// How much a server may send of one answer before it is read, and of all together.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// A connection that carries requests is pinged so often.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// One whose ping is unanswered for so long is given up.
-const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// How often a request looks for a usable connection.
 const TRIES: usize = 2;
 
@@ -86,12 +85,36 @@ impl NotSent {
     }
 }
 
+/// Another request was given up, and the connection closed for its sake: the source of the status that says so.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the connection was reset because another write on it was not answered in time")]
+pub(super) struct ResetForAnother;
+
 /// See the [module](self). Clones share the connection.
 #[derive(Clone)]
-pub(super) struct Channel(Arc<Inner>);
+pub(super) struct Channel {
+    inner: Arc<Inner>,
+    carrier: Option<Carrier>,
+}
+
+/// Which connection took a request.
+#[derive(Clone, Default)]
+pub(super) struct Carrier(Arc<OnceLock<Line>>);
+
+impl Carrier {
+    /// Closes the connection that took the request, and returns once it is closed. False if none took it:
+    /// then nothing of it was sent. The request itself must have been dropped before.
+    pub(super) async fn reset(self) -> bool {
+        let Some(line) = self.0.get() else { return false };
+        line.reset().await;
+        true
+    }
+}
 
 struct Inner {
     settings: FirestoreSettings,
+    /// Whether closing the connection discards what was not sent yet.
+    resets: bool,
     scheme: Scheme,
     authority: Authority,
     state: Mutex<State>,
@@ -106,22 +129,45 @@ enum State {
 #[derive(Clone)]
 struct Connection {
     sender: SendRequest<Bytes>,
-    /// How many requests it carries.
-    requests: Arc<AtomicUsize>,
+    line: Line,
 }
 
 impl Channel {
-    /// A channel to the server of `settings`. Nothing is sent yet.
+    /// A channel to the server of `settings`. Nothing is sent yet. With `resets`, closing its connection
+    /// discards what was not sent.
     ///
     /// # Errors
     /// The server's name is none.
-    pub(super) fn new(settings: FirestoreSettings) -> Result<Self, InvalidUri> {
-        Ok(Self(Arc::new(Inner {
+    pub(super) fn new(settings: FirestoreSettings, resets: bool) -> Result<Self, InvalidUri> {
+        let inner = Inner {
             scheme: if settings.url.tls { Scheme::HTTPS } else { Scheme::HTTP },
             authority: settings.url.authority().parse()?,
             settings,
+            resets,
             state: Mutex::new(State::None),
-        })))
+        };
+        Ok(Self { inner: Arc::new(inner), carrier: None })
+    }
+
+    /// The same channel for one request, and what will know which connection took it.
+    pub(super) fn followed(&self) -> (Self, Carrier) {
+        let carrier = Carrier::default();
+        (Self { inner: Arc::clone(&self.inner), carrier: Some(carrier.clone()) }, carrier)
+    }
+
+    /// Connects where there is no connection.
+    ///
+    /// # Errors
+    /// There is none to be had.
+    pub(super) async fn connect(&self) -> Result<(), Status> {
+        self.ready().await.map(drop)
+    }
+
+    /// Begins to close the connection. The next request dials anew.
+    pub(super) fn reset(&self) {
+        if let State::Open(connection) = &*self.inner.state.lock() {
+            connection.line.begin_reset();
+        }
     }
 
     /// Sends a request and returns once the head of its answer is here.
@@ -135,48 +181,58 @@ impl Channel {
         };
         let path = parts.uri.into_parts().path_and_query;
         let mut uri = hyper::http::uri::Parts::default();
-        uri.scheme = Some(self.0.scheme.clone());
-        uri.authority = Some(self.0.authority.clone());
+        uri.scheme = Some(self.inner.scheme.clone());
+        uri.authority = Some(self.inner.authority.clone());
         uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         parts.uri = Uri::from_parts(uri).map_err(|error| Status::internal(error.to_string()))?;
         parts.headers.insert(USER_AGENT, USER_AGENT_VALUE);
 
-        let (mut sender, carried) = self.ready().await?;
+        let Connection { mut sender, line } = self.ready().await?;
+        let (carried, awaited) = (line.carried(), line.awaited());
+        if let Some(carrier) = &self.carrier {
+            drop(carrier.0.set(line.clone()));
+        }
         let refused = |error: h2::Error| NotSent::Refused(error.to_string()).status();
         let (mut response, mut stream) =
             sender.send_request(Request::from_parts(parts, ()), false).map_err(refused)?;
         drop(sender);
         // The connection's task writes both in one go.
-        stream.send_data(message, more.is_none()).map_err(lost)?;
+        stream.send_data(message, more.is_none()).map_err(|error| lost(error, &line))?;
         let mut pump: Pump = more.map(|(body, second)| pump(body, stream, second).boxed());
         let answered = poll_fn(|cx| {
             advance(&mut pump, cx);
             Pin::new(&mut response).poll(cx)
         });
-        let response = answered.await.map_err(lost)?;
-        Ok(response.map(|stream| Answer { stream, pump, _carried: carried }))
+        let response = answered.await.map_err(|error| lost(error, &line))?;
+        awaited.answered();
+        Ok(response.map(|stream| Answer { stream, pump, line, _carried: carried }))
     }
 
     /// A connection that takes a request now, dialled where there is none.
-    async fn ready(&self) -> Result<(SendRequest<Bytes>, Carried), Status> {
-        let mut unusable = String::new();
+    async fn ready(&self) -> Result<Connection, Status> {
+        let mut unusable = "the connection is being reset".to_owned();
         for _ in 0..TRIES {
-            let connection = self.connection().await.map_err(NotSent::status)?;
-            let carried = Carried::one(&connection.requests);
-            match connection.sender.clone().ready().await {
-                Ok(sender) => return Ok((sender, carried)),
+            let Connection { sender, line } = self.connection().await.map_err(NotSent::status)?;
+            if line.was_reset() {
+                self.inner.forget(&line);
+                continue;
+            }
+            let carried = line.carried();
+            match sender.ready().await {
+                Ok(sender) => return Ok(Connection { sender, line }),
                 Err(error) => {
                     unusable = error.to_string();
-                    self.0.forget(&connection.requests);
+                    self.inner.forget(&line);
                 }
             }
+            drop(carried);
         }
         Err(NotSent::Refused(unusable).status())
     }
 
     async fn connection(&self) -> Result<Connection, NotSent> {
         let dialling = {
-            let mut state = self.0.state.lock();
+            let mut state = self.inner.state.lock();
             match &*state {
                 State::Open(connection) => return Ok(connection.clone()),
                 State::Dialling(dialling) if dialling.peek().is_none() => dialling.clone(),
@@ -198,7 +254,7 @@ impl Channel {
 
     async fn dialled(self) -> Result<Connection, NotSent> {
         let dialled = self.dial().await;
-        *self.0.state.lock() = match &dialled {
+        *self.inner.state.lock() = match &dialled {
             Ok(connection) => State::Open(connection.clone()),
             Err(_) => State::None,
         };
@@ -206,43 +262,44 @@ impl Channel {
     }
 
     async fn dial(&self) -> Result<Connection, NotSent> {
-        let settings = &self.0.settings;
+        let settings = &self.inner.settings;
+        let line = Line::new();
         let connecting = async {
-            let socket = socket(settings).await.map_err(|error| NotSent::Dial(Arc::new(error)))?;
+            let socket = socket(settings, self.inner.resets).await;
+            let socket = socket.map_err(|error| NotSent::Dial(Arc::new(error)))?;
             let mut builder = Builder::new();
             builder
                 .enable_push(false)
                 .initial_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW);
-            let hello = builder.handshake::<_, Bytes>(socket).await;
+            let hello = builder.handshake::<_, Bytes>(line.listening(socket)).await;
             hello.map_err(|error| NotSent::Refused(error.to_string()))
         };
         let late = || NotSent::Refused(format!("no connection within {:?}", settings.timeout));
         let connected = timeout(settings.timeout, connecting).await;
         let (sender, connection) = connected.map_err(|_| late())??;
-        let requests = Arc::new(AtomicUsize::new(0));
-        let (inner, carries) = (Arc::downgrade(&self.0), Arc::clone(&requests));
+        let (inner, driven) = (Arc::downgrade(&self.inner), line.clone());
         drop(tokio::spawn(async move {
-            drive(connection, Arc::clone(&carries)).await;
+            driven.drive(connection).await;
             // A strong reference would keep the connection open.
             if let Some(inner) = inner.upgrade() {
-                inner.forget(&carries);
+                inner.forget(&driven);
             }
         }));
-        Ok(Connection { sender, requests })
+        Ok(Connection { sender, line })
     }
 
     /// Whether there is a connection.
     pub(super) fn is_open(&self) -> bool {
-        matches!(&*self.0.state.lock(), State::Open(_))
+        matches!(&*self.inner.state.lock(), State::Open(_))
     }
 }
 
 impl Inner {
     /// The next request dials anew, unless somebody did so already.
-    fn forget(&self, unusable: &Arc<AtomicUsize>) {
+    fn forget(&self, unusable: &Line) {
         let mut state = self.state.lock();
-        if matches!(&*state, State::Open(open) if Arc::ptr_eq(&open.requests, unusable)) {
+        if matches!(&*state, State::Open(open) if open.line.is(unusable)) {
             *state = State::None;
         }
     }
@@ -262,7 +319,7 @@ impl tower::Service<Request<Body>> for Channel {
     }
 }
 
-async fn socket(settings: &FirestoreSettings) -> Result<Box<dyn Stream>, DialError> {
+async fn socket(settings: &FirestoreSettings, resets: bool) -> Result<Box<dyn Stream>, DialError> {
     let FirestoreSettings { url, ca_file, .. } = settings;
     let dial = Dial {
         address: url.authority(),
@@ -271,54 +328,9 @@ async fn socket(settings: &FirestoreSettings) -> Result<Box<dyn Stream>, DialErr
         tls: url.tls,
         ca_file: ca_file.as_deref(),
         protocols: HTTP2,
-        resets: false,
+        resets,
     };
     dial.connect().await
-}
-
-/// Reads and writes for a connection until it ends or falls silent. Whatever it carries then ends too.
-async fn drive(
-    mut connection: h2::client::Connection<Box<dyn Stream>, Bytes>,
-    requests: Arc<AtomicUsize>,
-) {
-    let silence = silence(connection.ping_pong(), requests);
-    tokio::select! {
-        ended = connection => if let Err(error) = ended {
-            tracing::debug!(%error, "the connection to Firestore ended");
-        },
-        () = silence => tracing::debug!("the connection to Firestore is silent"),
-    }
-}
-
-/// Returns once a ping is not answered.
-async fn silence(pings: Option<PingPong>, requests: Arc<AtomicUsize>) {
-    let Some(mut pings) = pings else { return pending().await };
-    loop {
-        sleep(KEEP_ALIVE).await;
-        if requests.load(Ordering::Relaxed) == 0 {
-            continue;
-        }
-        let answered = timeout(KEEP_ALIVE_ANSWER, pings.ping(Ping::opaque())).await;
-        if !matches!(answered, Ok(Ok(_))) {
-            return;
-        }
-    }
-}
-
-/// A request that its connection carries.
-struct Carried(Arc<AtomicUsize>);
-
-impl Carried {
-    fn one(requests: &Arc<AtomicUsize>) -> Self {
-        requests.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(requests))
-    }
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The next message of a request, encoded.
@@ -367,6 +379,7 @@ fn advance(pump: &mut Pump, cx: &mut Context<'_>) {
 pub(super) struct Answer {
     stream: RecvStream,
     pump: Pump,
+    line: Line,
     _carried: Carried,
 }
 
@@ -378,7 +391,8 @@ impl hyper::body::Body for Answer {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { stream, pump, .. } = self.get_mut();
+        let Self { stream, pump, line, .. } = self.get_mut();
+        let lost = |error| lost(error, line);
         advance(pump, cx);
         if let Some(data) = ready!(stream.poll_data(cx)) {
             let data = data.map_err(lost).and_then(|data| {
@@ -397,9 +411,14 @@ impl hyper::body::Body for Answer {
 }
 
 /// A request's stream broke. What the server did is not known, unless it refused the stream.
-fn lost(error: h2::Error) -> Status {
+fn lost(error: h2::Error, line: &Line) -> Status {
     match error.reason() {
         Some(Reason::REFUSED_STREAM) => return NotSent::Refused(error.to_string()).status(),
+        _ if line.was_reset() => {
+            let mut status = Status::unavailable("the connection was closed");
+            status.set_source(Arc::new(ResetForAnother));
+            return status;
+        }
         Some(Reason::CANCEL) => return Status::cancelled(error.to_string()),
         _ => {}
     }

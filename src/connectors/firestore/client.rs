@@ -1,7 +1,9 @@
-//! The connection to Firestore, and requests on it.
+//! The connections to Firestore, and requests on them.
 //!
-//! One [channel](super::channel) carries everything. What is asked here is what both emulators answer: Commit,
-//! `BatchGetDocuments`, `RunQuery`, Listen, `BeginTransaction` and Rollback.
+//! Reads and Listens share one [channel](super::channel). Writes go over [`WRITE_CHANNELS`] of their own,
+//! spread by lane: an abandoned commit's connection is reset, and that must not cut every commit nor any
+//! Listen. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
+//! `BeginTransaction` and Rollback.
 
 use std::collections::HashMap;
 
@@ -19,7 +21,7 @@ use tonic::{Request, metadata::AsciiMetadataValue};
 
 use super::{
     auth::Auth,
-    channel::Channel,
+    channel::{Carrier, Channel},
     names::Root,
     outcome::{self, Behalf, Failed},
     settings::FirestoreSettings,
@@ -28,7 +30,10 @@ use super::{
 /// The largest message that is taken: Firestore's own are far smaller.
 const MESSAGE_MAX: usize = 64 << 20;
 
-/// A stub on the connection.
+/// How many connections carry writes.
+const WRITE_CHANNELS: usize = 4;
+
+/// A stub on a connection.
 pub(super) type Stub = FirestoreClient<Channel>;
 
 tokio::task_local! {
@@ -50,11 +55,22 @@ pub(super) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Ou
     TRACE.scope(headers.unwrap_or_default(), asked).await
 }
 
+struct Channels {
+    reads: Channel,
+    writes: [Channel; WRITE_CHANNELS],
+}
+
+impl Channels {
+    fn all(&self) -> impl Iterator<Item = &Channel> {
+        std::iter::once(&self.reads).chain(&self.writes)
+    }
+}
+
 /// See the [module](self).
 pub(super) struct Client {
     pub(super) settings: FirestoreSettings,
     auth: Auth,
-    channel: Mutex<Option<Channel>>,
+    channels: Mutex<Option<Channels>>,
     root: OnceCell<Root>,
     /// Whether the connector is closed.
     pub(super) closed: watch::Sender<bool>,
@@ -67,7 +83,7 @@ impl Client {
             settings.project.as_deref().map(|project| Root::new(project, &settings.database));
         Self {
             auth: Auth::new(&settings),
-            channel: Mutex::default(),
+            channels: Mutex::default(),
             root: OnceCell::new_with(root),
             closed: watch::Sender::new(false),
             settings,
@@ -88,12 +104,39 @@ impl Client {
         self.root.get()
     }
 
-    /// A stub, and a request with its headers. `caller` is a caller's own token; empty for none.
+    /// A stub for reads, and a request with its headers. `caller` is a caller's own token; empty for none.
     pub(super) async fn request<T>(
         &self,
         message: T,
         caller: &str,
     ) -> Result<(Stub, Request<T>), Failed> {
+        let request = self.addressed(message, caller).await?;
+        let channel = self.channel(|channels| channels.reads.clone())?;
+        Ok((stub(channel), request))
+    }
+
+    /// The same for a write, over the connection of `lane`, and what will know which connection took it.
+    pub(super) async fn write_request<T>(
+        &self,
+        message: T,
+        caller: &str,
+        lane: u64,
+    ) -> Result<(Stub, Request<T>, Carrier), Failed> {
+        let request = self.addressed(message, caller).await?;
+        let (channel, carrier) = self.write_channel(lane)?.followed();
+        Ok((stub(channel), request, carrier))
+    }
+
+    /// Makes ready to write on behalf of `caller` over the connection of `lane`: credentials, and a
+    /// connection.
+    pub(super) async fn ready_to_write(&self, caller: &str, lane: u64) -> Result<(), Failed> {
+        self.root().await?;
+        self.auth.header(caller).await?;
+        let connected = self.write_channel(lane)?.connect().await;
+        connected.map_err(|status| outcome::of(&status, Behalf::default()))
+    }
+
+    async fn addressed<T>(&self, message: T, caller: &str) -> Result<Request<T>, Failed> {
         let root = self.root().await?;
         let mut request = Request::new(message);
         let headers = request.metadata_mut();
@@ -103,10 +146,7 @@ impl Client {
             headers.insert(name, value);
         }
         root.address(headers);
-        let stub = FirestoreClient::new(self.channel()?)
-            .max_decoding_message_size(MESSAGE_MAX)
-            .max_encoding_message_size(MESSAGE_MAX);
-        Ok((stub, request))
+        Ok(request)
     }
 
     /// The documents of these full names; what does not exist is not among them.
@@ -186,32 +226,50 @@ impl Client {
         outcome::of(status, behalf)
     }
 
-    /// Ends the connection for ever.
+    /// Ends the connections for ever.
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
-        drop(self.channel.lock().take());
+        if let Some(channels) = self.channels.lock().take() {
+            channels.writes.iter().for_each(Channel::reset);
+        }
     }
 
-    /// Whether there is a connection.
-    pub(super) fn is_open(&self) -> bool {
-        self.channel.lock().as_ref().is_some_and(Channel::is_open)
+    /// How many connections there are.
+    pub(super) fn open(&self) -> usize {
+        let channels = self.channels.lock();
+        let all = channels.iter().flat_map(Channels::all);
+        all.filter(|channel| channel.is_open()).count()
     }
 
-    fn channel(&self) -> Result<Channel, Failed> {
-        let mut channel = self.channel.lock();
+    fn write_channel(&self, lane: u64) -> Result<Channel, Failed> {
+        // The remainder of a division by a handful.
+        let at = usize::try_from(lane % WRITE_CHANNELS as u64).unwrap_or_default();
+        self.channel(|channels| channels.writes.get(at).unwrap_or(&channels.reads).clone())
+    }
+
+    fn channel(&self, wanted: impl FnOnce(&Channels) -> Channel) -> Result<Channel, Failed> {
+        let mut channels = self.channels.lock();
         if *self.closed.borrow() {
             return Err(closed());
         }
-        if let Some(channel) = &*channel {
-            return Ok(channel.clone());
+        if let Some(channels) = &*channels {
+            return Ok(wanted(channels));
         }
-        let new = Channel::new(self.settings.clone()).map_err(|error| {
-            let why = format!("the url is not usable: {error}");
-            Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
-        })?;
-        *channel = Some(new.clone());
-        Ok(new)
+        let made = |resets| {
+            Channel::new(self.settings.clone(), resets).map_err(|error| {
+                let why = format!("the url is not usable: {error}");
+                Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
+            })
+        };
+        let writes = [made(true)?, made(true)?, made(true)?, made(true)?];
+        Ok(wanted(channels.insert(Channels { reads: made(false)?, writes })))
     }
+}
+
+fn stub(channel: Channel) -> Stub {
+    FirestoreClient::new(channel)
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX)
 }
 
 /// The connector is closed: nothing was sent.

@@ -1,19 +1,30 @@
 //! The fence: nothing enters a lane while an abandoned write could still land in it.
 //!
 //! A commit that was sent and not answered may lie in a dead network and reach the server after a newer
-//! one was acknowledged; it would undo it. Firestore knows no way to kill it. But it bears its deadline,
-//! and the server drops what arrives later: so its lanes are in doubt until that deadline and five seconds
-//! more (the span that clocks and a slow commit may take), or until its answer comes after all.
+//! one was acknowledged; it would undo it. Firestore knows no way to kill it. But its connection can be
+//! reset, so that what has not left this host, or lies on the way in something that heeds the reset, never
+//! arrives. What did arrive bears its deadline, which the server counts from the arrival. So an abandoned
+//! commit's lanes are in doubt until its connection is closed, and for the deadline and five seconds more
+//! (the span that clocks and a slow commit may take) after that; or until its answer comes after all.
 //!
 //! ```text
-//!            sent                     nobody waits for it            its answer, or deadline + 5 s
-//!   (none) ────────▶ under way ───────────────────────▶ in doubt ────────────────────────────▶ (none)
-//!                        │ its answer                                                            ▲
-//!                        └───────────────────────────────────────────────────────────────────────┘
+//!            sent                  nobody waits for it            not answered in time: the
+//!   (none) ───────▶ under way ──────────────────────▶ in doubt ───connection is closed──▶ in doubt, with an end
+//!                     │ its answer          its answer │                                      │ deadline + 5 s
+//!                     └───────────▶ (none) ◀───────────┴──────────────────────────────────────┘
 //! ```
+//! **Who resets:** the task that carries the commit, when the backend's `timeout` has passed, never when a
+//! caller leaves ([`Carrier::reset`](super::channel::Carrier::reset)); it drops its [`Pass`] once the socket is
+//! closed. If no connection took the commit, nothing was sent, and it counts as answered. A commit that an
+//! error left unknown (the connection broke, a proxy gave up) ends in the same way, without another reset.
+//!
+//! **What remains:** something between that takes a connection's bytes, outlives its reset and delivers them
+//! later than `timeout` and 5 s. A call that is not absolute is safe even then, by its marker.
+//!
 //! One fence stands for all connectors of a target within a process: a reload makes a new connector, and
 //! what the old one sent is still under way. Of what an earlier *run* sent nothing is known here, so where
-//! there may have been one nothing at all is written for the backend's `timeout` and 5 s after the start.
+//! there may have been one nothing at all is written for the backend's `timeout` and 5 s after the start: the
+//! end of that process closed its connections in the same way.
 
 use std::{
     collections::HashMap,
@@ -54,8 +65,9 @@ struct State {
 
 struct Entry {
     lanes: Lanes,
-    until: Instant,
     in_doubt: bool,
+    /// When it can no longer land; `None` while its connection may still carry it.
+    until: Option<Instant>,
 }
 
 impl Fence {
@@ -87,7 +99,7 @@ impl Fence {
         }
     }
 
-    /// Until when an old write could land in `lanes`, as far as is known now; `None` for not at all.
+    /// Until when at least an old write could land in `lanes`; `None` for not at all.
     pub(super) fn in_doubt_until(&self, lanes: &Lanes) -> Option<Instant> {
         let now = Instant::now();
         let quiet = self.quiet_until.filter(|until| *until > now);
@@ -96,7 +108,7 @@ impl Fence {
         }
         let mut state = self.state.lock();
         state.writes.retain(|_, entry| {
-            let over = entry.in_doubt && entry.until <= now;
+            let over = entry.in_doubt && entry.until.is_some_and(|until| until <= now);
             if over {
                 self.doubts.fetch_sub(1, Ordering::AcqRel);
             }
@@ -104,28 +116,29 @@ impl Fence {
         });
         let entries = state.writes.values();
         let doubtful = entries.filter(|entry| entry.in_doubt && meet(&entry.lanes, lanes));
-        doubtful.map(|entry| entry.until).chain(quiet).max()
+        let until = |entry: &Entry| entry.until.unwrap_or(now + MARGIN);
+        doubtful.map(until).chain(quiet).max()
     }
 
-    /// A write to `lanes` goes out whose deadline at the server is `deadline`.
-    pub(super) fn enter(self: &Arc<Self>, lanes: Lanes, deadline: Instant) -> (Wait, Pass) {
+    /// A write to `lanes` goes out, which the server drops `limit` after it arrived.
+    pub(super) fn enter(self: &Arc<Self>, lanes: Lanes, limit: Duration) -> (Wait, Pass) {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        state.writes.insert(id, Entry { lanes, until: deadline + MARGIN, in_doubt: false });
-        (
-            Wait { fence: Arc::clone(self), id },
-            Pass { fence: Arc::clone(self), id, answered: false },
-        )
+        state.writes.insert(id, Entry { lanes, in_doubt: false, until: None });
+        let pass = Pass { fence: Arc::clone(self), id, limit, answered: false };
+        (Wait { fence: Arc::clone(self), id }, pass)
     }
 
-    fn doubt(&self, id: u64) {
-        if let Some(entry) = self.state.lock().writes.get_mut(&id)
-            && !entry.in_doubt
-        {
-            entry.in_doubt = true;
-            self.doubts.fetch_add(1, Ordering::AcqRel);
+    fn doubt(&self, id: u64, until: Option<Instant>) {
+        if let Some(entry) = self.state.lock().writes.get_mut(&id) {
+            entry.until = until.or(entry.until);
+            if !entry.in_doubt {
+                entry.in_doubt = true;
+                self.doubts.fetch_add(1, Ordering::AcqRel);
+            }
         }
+        self.changed.notify_waiters();
     }
 
     fn answered(&self, id: u64) {
@@ -150,14 +163,16 @@ pub(super) struct Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.fence.doubt(self.id);
+        self.fence.doubt(self.id, None);
     }
 }
 
-/// A write on its way. Dropped without an answer, it could still land.
+/// A write on its way. Dropped without an answer, it could still land: until then no longer than `limit` and
+/// [`MARGIN`]. Whoever drops it so has closed its connection.
 pub(super) struct Pass {
     fence: Arc<Fence>,
     id: u64,
+    limit: Duration,
     answered: bool,
 }
 
@@ -173,7 +188,7 @@ impl Drop for Pass {
         if self.answered {
             self.fence.answered(self.id);
         } else {
-            self.fence.doubt(self.id);
+            self.fence.doubt(self.id, Some(Instant::now() + self.limit + MARGIN));
         }
     }
 }
@@ -188,34 +203,47 @@ mod tests {
         Lanes::new(ids.iter().map(|id| LaneId(*id)))
     }
 
-    /// A deadline whose margin ends in so many milliseconds: the tests run on the real clock.
-    fn lands_within(millis: u64) -> Instant {
-        Instant::now() + Duration::from_millis(millis) - MARGIN
-    }
-
     fn soon(millis: u64) -> Instant {
         Instant::now() + Duration::from_millis(millis)
     }
 
-    #[tokio::test]
-    async fn a_write_that_nobody_waits_for_holds_its_lanes_until_it_cannot_land() {
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_begins_when_the_connection_is_closed() {
         let fence = Fence::of("abandoned", None);
-        let start = Instant::now();
-        let (wait, pass) = fence.enter(lanes(&[1]), lands_within(300));
+        let limit = Duration::from_secs(10);
+        let (wait, pass) = fence.enter(lanes(&[1]), limit);
         assert!(fence.pass(&lanes(&[1]), soon(0)).await, "it is under way and waited for");
         drop(wait);
-        assert!(!fence.pass(&lanes(&[1, 2]), soon(20)).await);
+        assert!(!fence.pass(&lanes(&[1, 2]), soon(600_000)).await, "its connection may carry it");
         assert!(fence.pass(&lanes(&[2]), soon(0)).await, "other lanes are free");
+        let closed = Instant::now();
         drop(pass);
-        assert!(fence.pass(&lanes(&[1]), soon(10_000)).await);
-        let took = start.elapsed();
-        assert!((300..5_000).contains(&took.as_millis()), "its deadline and the margin: {took:?}");
+        assert!(!fence.pass(&lanes(&[1]), soon(14_900)).await);
+        assert!(fence.pass(&lanes(&[1]), soon(60_000)).await);
+        assert_eq!(closed.elapsed().as_secs(), 15);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_learns_that_the_end_is_known() {
+        let fence = Fence::of("learns", None);
+        let (wait, pass) = fence.enter(lanes(&[1]), Duration::from_secs(1));
+        drop(wait);
+        let waiter = {
+            let fence = Arc::clone(&fence);
+            tokio::spawn(async move { fence.pass(&lanes(&[1]), soon(600_000)).await })
+        };
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let closed = Instant::now();
+        drop(pass);
+        assert!(waiter.await.unwrap());
+        assert_eq!(closed.elapsed().as_secs(), 6);
     }
 
     #[tokio::test]
     async fn a_late_answer_frees_the_lanes() {
         let fence = Fence::of("late", None);
-        let (wait, pass) = fence.enter(lanes(&[1]), soon(60_000));
+        let limit = Duration::from_secs(60);
+        let (wait, pass) = fence.enter(lanes(&[1]), limit);
         drop(wait);
         let waiter = tokio::spawn({
             let fence = Arc::clone(&fence);
@@ -225,7 +253,7 @@ mod tests {
         assert!(!waiter.is_finished());
         pass.answered();
         assert!(waiter.await.unwrap());
-        let (wait, pass) = fence.enter(Lanes::All, soon(60_000));
+        let (wait, pass) = fence.enter(Lanes::All, limit);
         pass.answered();
         drop(wait);
         assert!(fence.in_doubt_until(&lanes(&[1])).is_none(), "an answer in time leaves no doubt");

@@ -7,10 +7,12 @@
 //! | `PERMISSION_DENIED` | blocked: object | success |
 //! | `UNAUTHENTICATED` | blocked: server | failure |
 //! | the same, of a caller's own credentials | rejected | success |
+//! | the message is too large for the server or for what is in between (`too_large`) | rejected | success |
 //! | `RESOURCE_EXHAUSTED` | not executed, with a time to wait | failure |
 //! | `ABORTED` | not executed; in a transaction rejected: all of it must be done again | success |
 //! | `UNAVAILABLE` without a connection | not executed | failure |
 //! | the same for TLS's sake (`tls`) | blocked: server | failure |
+//! | the same because another write's connection was reset (`reset`) | unknown | neutral |
 //! | `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `CANCELLED`, `INTERNAL`, a broken stream | unknown | failure |
 //! | any other | unknown, `unclassified` | success |
 //!
@@ -25,7 +27,7 @@ use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::channel::NotSent;
+use super::channel::{NotSent, ResetForAnother};
 use crate::connectors::dial::DialError;
 
 /// How long an exhausted server is left alone where it does not say.
@@ -38,6 +40,8 @@ pub(super) struct Failed {
     pub(super) verdict: Verdict,
     /// What happened.
     pub(super) error: AttemptError,
+    /// The message was too large: how many bytes would not be, where the server said so.
+    pub(super) too_large: Option<Option<usize>>,
 }
 
 impl Failed {
@@ -48,7 +52,7 @@ impl Failed {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        Self { verdict, error: AttemptError::own(class, code, message) }
+        Self { verdict, error: AttemptError::own(class, code, message), too_large: None }
     }
 
     /// The same as a port's answer.
@@ -73,6 +77,13 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
     let code = status.code();
     if let Some(refused) = tls_of(status) {
         return Failed::own(Failure, BlockedServer, "tls", refused);
+    }
+    if let Some(reset) = status.source().and_then(|it| it.downcast_ref::<ResetForAnother>()) {
+        return Failed::own(Verdict::Neutral, Unknown, "reset", reset.to_string());
+    }
+    if let Some(limit) = too_large(status) {
+        let failed = Failed::own(Success, Rejected, "too_large", message(status));
+        return Failed { too_large: Some(limit), ..failed };
     }
     let (class, verdict) = match code {
         Code::NotFound if is_of_database(status) => (BlockedServer, Failure),
@@ -106,7 +117,31 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
         unclassified: class == Unknown && verdict == Success,
         retry_after: retry_after(status).or(exhausted),
     };
-    Failed { verdict, error }
+    Failed { verdict, error, too_large: None }
+}
+
+/// Whether the message was too large to be taken at all; with the largest that would be, where that is told.
+/// Servers and proxies say so in words of their own: gRPC's C core, Java, Go and Rust, Firestore, and HTTP.
+fn too_large(status: &Status) -> Option<Option<usize>> {
+    const WORDS: [&str; 6] = [
+        "larger than max",
+        "message exceeds maximum size",
+        "message length too large",
+        "payload size exceeds",
+        "message too large",
+        "status code 413",
+    ];
+    let asked = matches!(
+        status.code(),
+        Code::ResourceExhausted | Code::OutOfRange | Code::InvalidArgument | Code::Unknown
+    );
+    let text = status.message().to_ascii_lowercase();
+    if !asked || !WORDS.iter().any(|words| text.contains(words)) {
+        return None;
+    }
+    // Of what was sent and what is allowed the latter is less.
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+    Some(numbers.filter(|number| *number >= 1_024).min())
 }
 
 /// Whether the database is what was not found: then no document's call is to blame.
@@ -202,6 +237,53 @@ mod tests {
             assert_eq!((failed.error.class, failed.verdict), (class, verdict), "{code:?}");
             assert_eq!(failed.error.unclassified, code == Code::Unknown);
         }
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_no_overload() {
+        for (code, text, limit) in [
+            (
+                Code::ResourceExhausted,
+                "Received message larger than max (4718643 vs 4194304)",
+                4_194_304,
+            ),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (4718643 vs. 4194304)",
+                4_194_304,
+            ),
+            (
+                Code::ResourceExhausted,
+                "gRPC message exceeds maximum size 4194304: 4718643",
+                4_194_304,
+            ),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 9 bytes, the limit is: 4194304 bytes",
+                4_194_304,
+            ),
+            (
+                Code::InvalidArgument,
+                "Request payload size exceeds the limit: 11534336 bytes.",
+                11_534_336,
+            ),
+            (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413", 0),
+        ] {
+            let failed = of(&Status::new(code, text), Behalf::default());
+            assert_eq!(failed.too_large, Some((limit > 0).then_some(limit)), "{text}");
+            assert_eq!(
+                (failed.error.class, failed.verdict, failed.error.retry_after),
+                (ErrorClass::Rejected, Verdict::Success, None)
+            );
+            assert_eq!((&*failed.error.code, failed.error.doubt), ("too_large", None));
+        }
+        let document = "Document cannot be written because its size (1,048,700 bytes) exceeds the \
+                        maximum allowed size of 1,048,576 bytes.";
+        assert_eq!(of(&Status::invalid_argument(document), Behalf::default()).too_large, None);
+        assert_eq!(
+            of(&Status::resource_exhausted("Quota exceeded."), Behalf::default()).too_large,
+            None
+        );
     }
 
     #[test]

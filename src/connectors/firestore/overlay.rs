@@ -25,7 +25,6 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     value::ValueType,
     write::Operation,
 };
-use prost_types::Timestamp;
 
 use super::{
     cache,
@@ -155,7 +154,7 @@ fn transformed(
     accepted_at: UnixMillis,
 ) -> Option<Value> {
     let value_type = match transform {
-        TransformType::SetToServerValue(_) => ValueType::TimestampValue(time(accepted_at)),
+        TransformType::SetToServerValue(_) => ValueType::TimestampValue(value::time(accepted_at)),
         TransformType::Increment(by) => match (number(old), by.value_type.as_ref()?) {
             (Some(ValueType::IntegerValue(old)), ValueType::IntegerValue(by)) => {
                 ValueType::IntegerValue(old.saturating_add(*by))
@@ -215,12 +214,6 @@ fn array(value: Option<&Value>) -> Vec<Value> {
         Some(ValueType::ArrayValue(array)) => array.values.clone(),
         _ => Vec::new(),
     }
-}
-
-fn time(at: UnixMillis) -> Timestamp {
-    let millis = i64::try_from(at.get()).unwrap_or(i64::MAX);
-    let nanos = i32::try_from(millis % 1_000).unwrap_or(0) * 1_000_000;
-    Timestamp { seconds: millis / 1_000, nanos }
 }
 
 #[cfg(test)]

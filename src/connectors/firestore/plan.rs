@@ -10,7 +10,9 @@
 //! | `create` (or another one of what must not exist) | no | its effect is not known |
 //! | with an `update_time`, in a transaction, with a caller's own credentials | no | never queued |
 //!
-//! A commit is as strict as the strictest of its writes.
+//! A commit is as strict as the strictest of its writes. The reply to one without transforms is the same
+//! whenever it is repeated; what a transform made depends on what was there. A single set or delete without
+//! conditions leaves nothing of what was there.
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Slot, Write};
@@ -91,7 +93,7 @@ fn check_size(writes: &[Change], bytes: usize) -> Result<(), Refused> {
 }
 
 /// Whether the write leaves the same state however often it is applied.
-fn is_absolute(write: &Change) -> bool {
+pub(super) fn is_absolute(write: &Change) -> bool {
     let condition = write.current_document.as_ref().and_then(|it| it.condition_type.as_ref());
     match condition {
         Some(ConditionType::Exists(false) | ConditionType::UpdateTime(_)) => false,
@@ -104,6 +106,18 @@ fn is_absolute(write: &Change) -> bool {
             write.update_transforms.is_empty()
                 && !matches!(write.operation, Some(Operation::Transform(_)))
         }
+    }
+}
+
+/// Whether nothing of what the document was makes a difference after it.
+fn is_whole(write: &Change) -> bool {
+    let conditional = write.current_document.as_ref().is_some_and(|it| it.condition_type.is_some());
+    match write.operation {
+        Some(Operation::Update(_)) => {
+            !conditional && write.update_mask.is_none() && write.update_transforms.is_empty()
+        }
+        Some(Operation::Delete(_)) => !conditional,
+        Some(Operation::Transform(_)) | None => false,
     }
 }
 
@@ -127,7 +141,9 @@ fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
         Outage::EffectKnown
     };
     let absolute = writes.iter().all(is_absolute);
-    Write { absolute, ..Write::new(outage) }
+    let whole = matches!(writes, [only] if is_whole(only));
+    let settled_reply = writes.iter().all(|write| write.update_transforms.is_empty());
+    Write { absolute, whole, settled_reply, ..Write::new(outage) }
 }
 
 fn never(why: &'static str) -> Access {
@@ -208,6 +224,32 @@ mod tests {
                 Some(outage) => assert_eq!(write.outage, outage),
                 None => assert!(matches!(write.outage, Outage::Never(_))),
             }
+        }
+    }
+
+    #[test]
+    fn what_is_whole_and_what_a_repetition_answers() {
+        let at = |op: &str, rest: Json| {
+            let mut call = json!({ "op": op, "path": "u/a" });
+            call.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            call
+        };
+        let set = at("set", json!({ "data": { "n": 1 } }));
+        let count = json!({ "n": { "increment": 1 } });
+        for (call, whole, settled) in [
+            (set.clone(), true, true),
+            (at("delete", json!({})), true, true),
+            (at("set", json!({ "data": {}, "merge": true })), false, true),
+            (at("set", json!({ "data": {}, "precondition": { "exists": true } })), false, true),
+            (at("update", json!({ "data": { "n": 1 } })), false, true),
+            (at("delete", json!({ "precondition": { "exists": true } })), false, true),
+            (at("create", json!({ "data": {} })), false, true),
+            (at("set", json!({ "data": {}, "transforms": count })), false, false),
+            (json!({ "op": "commit", "writes": [set] }), true, true),
+            (json!({ "op": "commit", "writes": [set, set] }), false, true),
+        ] {
+            let write = written(call.clone());
+            assert_eq!((write.whole, write.settled_reply), (whole, settled), "{call}");
         }
     }
 

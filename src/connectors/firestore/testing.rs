@@ -16,7 +16,7 @@ use bytes::Bytes;
 use fusebox_actors::connector::{Access, Attempt, Attempted, Connector, Origin, Plan};
 use fusebox_state::{OpId, UnixMillis};
 use serde_json::Value as Json;
-use tokio::time::Instant;
+use tokio::{net::TcpStream, sync::watch, time::Instant};
 
 use super::{FirestoreConnector, FirestoreSettings, body_from_json, reply_to_json};
 
@@ -199,4 +199,123 @@ pub(crate) fn answered(ended: Attempted) -> Json {
 pub(crate) async fn data(connector: &FirestoreConnector, path: &str) -> Json {
     let get = serde_json::json!({ "op": "get", "path": path });
     answered(call(connector, get).await)["data"].clone()
+}
+
+/// A network in front of a server, which can stall. What it holds is like packets that their sender still has:
+/// a reset of the connection discards them, an orderly close does not.
+pub(crate) struct Network {
+    pub(crate) port: u16,
+    state: watch::Sender<NetworkState>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct NetworkState {
+    /// Connections below this number are held.
+    held_below: usize,
+    /// The number of the next one.
+    next: usize,
+    /// How many bytes a second pass each way over each connection; 0 for any number.
+    rate: usize,
+    /// What breaks the connection over which it is sent.
+    poison: Option<&'static str>,
+}
+
+impl Network {
+    /// A network in front of the server on `server_port`.
+    pub(crate) async fn start(server_port: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = watch::Sender::new(NetworkState::default());
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let number = shared.borrow().next;
+                shared.send_modify(|state| state.next += 1);
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else {
+                        return;
+                    };
+                    client.set_nodelay(true).unwrap();
+                    server.set_nodelay(true).unwrap();
+                    let (up, down) = (shared.subscribe(), shared.subscribe());
+                    tokio::select! {
+                        () = pass(&client, &server, number, up) => {}
+                        () = pass(&server, &client, number, down) => {}
+                    }
+                });
+            }
+        });
+        Self { port, state }
+    }
+
+    /// Holds everything on the connections that are there; new ones pass.
+    pub(crate) fn hold(&self) {
+        self.state.send_modify(|state| state.held_below = state.next);
+    }
+
+    /// Holds nothing any more.
+    pub(crate) fn release(&self) {
+        self.state.send_modify(|state| state.held_below = 0);
+    }
+
+    /// Passes so many bytes a second each way over each connection.
+    pub(crate) fn slow_down(&self, rate: usize) {
+        self.state.send_modify(|state| state.rate = rate);
+    }
+
+    /// Breaks each connection over which `poison` is sent.
+    pub(crate) fn break_on(&self, poison: &'static str) {
+        self.state.send_modify(|state| state.poison = Some(poison));
+    }
+
+    /// How many connections there have been.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.borrow().next
+    }
+}
+
+/// Carries bytes one way until either side is gone, unless the connection is held.
+async fn pass(
+    from: &TcpStream,
+    to: &TcpStream,
+    number: usize,
+    mut state: watch::Receiver<NetworkState>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut seen = Vec::new();
+    loop {
+        from.readable().await.unwrap();
+        state.wait_for(|state| number >= state.held_below).await.unwrap();
+        let reset = |socket: &TcpStream| socket.take_error().unwrap().is_some();
+        if reset(from) || reset(to) {
+            return;
+        }
+        let mut left: &[u8] = match from.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => &buffer[..read],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => return,
+        };
+        let NetworkState { rate, poison, .. } = *state.borrow();
+        if let Some(poison) = poison {
+            // It may lie in two reads.
+            seen.drain(..usize::saturating_sub(seen.len(), poison.len()));
+            seen.extend_from_slice(left);
+            if seen.windows(poison.len()).any(|part| part == poison.as_bytes()) {
+                return;
+            }
+        }
+        if rate > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(left.len() as f64 / rate as f64)).await;
+        }
+        while !left.is_empty() {
+            to.writable().await.unwrap();
+            match to.try_write(left) {
+                Ok(written) => left = &left[written..],
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
 }

@@ -6,8 +6,8 @@
 //! | Firestore | JSON |
 //! | --- | --- |
 //! | null, boolean, string, array, map | the same |
-//! | integer | a number; `{"integerValue":"…"}` beyond 2^53, which JavaScript would round |
-//! | double | a number with a point or exponent; `{"doubleValue":"NaN"}` and `"Infinity"` |
+//! | integer | a number without point and exponent; `{"integerValue":"…"}` beyond 2^53, which JavaScript would round |
+//! | double | a number with a point or an exponent; `{"doubleValue":"NaN"}` and `"Infinity"` |
 //! | timestamp, bytes, reference, geo point | `{"timestampValue":"…Z"}`, `{"bytesValue":"base64"}`, `{"referenceValue":"…"}`, `{"geoPointValue":{…}}` |
 //! | a map that would read as a typed value | `{"mapValue":{"fields":{…}}}` |
 //!
@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fusebox_state::UnixMillis;
 use googleapis_tonic_google_firestore_v1::google::{
     firestore::v1::{ArrayValue, MapValue, Value, value::ValueType},
     r#type::LatLng,
@@ -190,6 +191,13 @@ fn deeper(depth: usize) -> Result<usize, String> {
 /// It is none.
 pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| format!("{text:?} is no time such as \"2026-01-01T00:00:00Z\""))
+}
+
+/// A moment as Firestore has it.
+pub(super) fn time(at: UnixMillis) -> Timestamp {
+    let millis = i64::try_from(at.get()).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(millis % 1_000).unwrap_or(0) * 1_000_000;
+    Timestamp { seconds: millis / 1_000, nanos }
 }
 
 /// The JSON of fields.

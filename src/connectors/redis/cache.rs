@@ -149,12 +149,20 @@ pub(super) fn join(body: &[u8], mut parts: Vec<Bytes>) -> Bytes {
 mod tests {
     use super::*;
     use crate::connectors::redis::commands::Commands;
+    use crate::connectors::redis::deadlines::Deadlines;
     use crate::connectors::redis::plan::plan;
     use fusebox_actors::connector::Access;
 
     fn read(command: &str, resp3: bool, on_miss_error: bool) -> (Bytes, Vec<Slot>, Option<Bytes>) {
-        let commands = Commands::default();
-        let context = Context { commands: &commands, database: b"0", on_miss_error, resp3 };
+        let (commands, deadlines) = (Commands::default(), Deadlines::new());
+        let context = Context {
+            commands: &commands,
+            database: b"0",
+            on_miss_error,
+            scripts_are_barriers: false,
+            resp3,
+            deadlines: &deadlines,
+        };
         let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         let plan = plan(resp::command(&args), &context).unwrap();
         let Access::Read(read) = plan.access else { panic!("{command} is a read") };

@@ -29,8 +29,10 @@ impl Flags {
     pub(super) const RANDOM: Self = Self(32);
     /// Its first argument names a command of its own.
     pub(super) const CONTAINER: Self = Self(64);
+    /// No script may call it.
+    pub(super) const NO_SCRIPT: Self = Self(128);
 
-    const NAMES: [(Self, &'static str); 7] = [
+    const NAMES: [(Self, &'static str); 8] = [
         (Self::WRITE, "write"),
         (Self::READONLY, "readonly"),
         (Self::ADMIN, "admin"),
@@ -38,6 +40,7 @@ impl Flags {
         (Self::PUBSUB, "pubsub"),
         (Self::RANDOM, "random"),
         (Self::CONTAINER, "container"),
+        (Self::NO_SCRIPT, "noscript"),
     ];
 
     pub(super) fn has(self, flag: Self) -> bool {
@@ -221,6 +224,11 @@ static BUILT_IN: LazyLock<Table> = LazyLock::new(|| {
 
 fn table(specs: impl Iterator<Item = Spec>) -> Table {
     specs.map(|spec| (spec.name.clone(), Arc::new(spec))).collect()
+}
+
+/// Whether `name`, in lower case, is a command of the server's own.
+pub(super) fn is_built_in(name: &str) -> bool {
+    BUILT_IN.contains_key(name)
 }
 
 /// The built-in commands and what the server has added to them.

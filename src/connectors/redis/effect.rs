@@ -10,6 +10,10 @@
 //! | DEL, UNLINK, EXPIRE family without conditions, PERSIST, HSET, HDEL, SADD, SREM, ZADD without options but CH, ZREM, GEOADD likewise, SETRANGE, SETBIT, PFADD, XDEL | yes | effect known |
 //! | everything else that writes | no | effect unknown |
 //!
+//! A write that is not absolute is applied once by a script that carries it. One that no script can carry (it
+//! has more words than a script can pass on, or the server lets no script call it) is never queued: it
+//! goes live only, without a token.
+//!
 //! HMSET may still meet a key of another type: then its queued call becomes a dead letter, as one of an
 //! effect that is known would.
 //!
@@ -21,11 +25,35 @@
 use bytes::Bytes;
 use fusebox_actors::connector::{Outage, Write};
 
+use super::{
+    commands::{Flags, Spec},
+    token,
+};
+
 /// The longest time to live that is taken for one, in milliseconds: about 30,000 years.
 const TTL_MAX: u64 = 1_000_000_000_000_000;
 
+/// What `spec`'s write with `args` allows.
+pub(super) fn write(spec: &Spec, args: &[&[u8]]) -> Write {
+    let write = of(&spec.name, args);
+    if write.absolute {
+        return write;
+    }
+    if spec.flags.has(Flags::NO_SCRIPT) {
+        return Write::new(Outage::Never(
+            "no script may call it, so it cannot be applied just once",
+        ));
+    }
+    if args.len() > token::WORDS_MAX {
+        return Write::new(Outage::Never(
+            "it has more than 7,000 words, too many for the script that would apply it just once",
+        ));
+    }
+    write
+}
+
 /// The effect of the write `name` with `args`, its name included.
-pub(super) fn of(name: &str, args: &[&[u8]]) -> Write {
+fn of(name: &str, args: &[&[u8]]) -> Write {
     let ok = || Outage::ReplyKnown(Bytes::from_static(b"+OK\r\n"));
     let (absolute, outage) = match name {
         "set" => match SetOptions::parse(args.get(3..).unwrap_or_default()) {
@@ -41,7 +69,17 @@ pub(super) fn of(name: &str, args: &[&[u8]]) -> Write {
         _ if effect_known(name, args) => (true, Outage::EffectKnown),
         _ => (false, Outage::EffectUnknown),
     };
-    Write { absolute, ..Write::new(outage) }
+    let settled_reply = matches!(outage, Outage::ReplyKnown(_));
+    Write { absolute, whole: absolute && whole(name, args), settled_reply, ..Write::new(outage) }
+}
+
+/// Whether an absolute write sets the whole value of its only key and how long that lives.
+fn whole(name: &str, args: &[&[u8]]) -> bool {
+    match name {
+        "set" | "setex" | "psetex" => true,
+        "del" | "unlink" => args.len() == 2,
+        _ => false,
+    }
 }
 
 fn effect_known(name: &str, args: &[&[u8]]) -> bool {
@@ -127,15 +165,18 @@ pub(super) struct SetOptions {
 }
 
 impl SetOptions {
+    /// None at all.
+    pub(super) const NONE: Self = Self {
+        expiry: Expiry::Never,
+        conditional: false,
+        only_if_absent: false,
+        get: false,
+        expiry_at: None,
+    };
+
     /// Reads the options; `None` where a server would refuse them or where one is not known.
     pub(super) fn parse(options: &[&[u8]]) -> Option<Self> {
-        let mut read = Self {
-            expiry: Expiry::Never,
-            conditional: false,
-            only_if_absent: false,
-            get: false,
-            expiry_at: None,
-        };
+        let mut read = Self::NONE;
         let mut index = 0;
         while let Some(option) = options.get(index) {
             let word = option.to_ascii_uppercase();
@@ -217,6 +258,48 @@ mod tests {
             assert_eq!(effect(command), (true, "reply"), "{command}");
         }
         assert_eq!(effect("SET k v KEEPTTL"), (false, "reply"));
+    }
+
+    #[test]
+    fn whole_is_what_leaves_nothing_of_earlier_writes() {
+        let read = |command: &str| {
+            let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+            of(&command.split(' ').next().unwrap().to_ascii_lowercase(), &args)
+        };
+        for command in
+            ["SET k v", "SET k v EX 5", "SETEX k 5 v", "PSETEX k 5 v", "DEL k", "UNLINK k"]
+        {
+            assert!(read(command).whole, "{command}");
+        }
+        for command in [
+            "SET k v NX",
+            "SET k v GET",
+            "SET k v KEEPTTL",
+            "SET k v EX x",
+            "DEL a b",
+            "EXPIRE k 5",
+            "HSET h f v",
+            "MSET a 1",
+            "HMSET h f v",
+        ] {
+            assert!(!read(command).whole, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_settled_only_where_it_can_only_be_ok() {
+        let settled = |command: &str| {
+            let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+            of(&command.split(' ').next().unwrap().to_ascii_lowercase(), &args).settled_reply
+        };
+        for command in ["SET k v", "SET k v KEEPTTL", "SETEX k 5 v", "MSET a 1", "HMSET h f v"] {
+            assert!(settled(command), "{command}");
+        }
+        for command in
+            ["SET k v NX", "SET k v GET", "DEL k", "SADD s a", "HSET h f v", "EXPIRE k 5"]
+        {
+            assert!(!settled(command), "{command}");
+        }
     }
 
     #[test]

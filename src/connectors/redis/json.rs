@@ -1,48 +1,102 @@
 //! Commands and replies as JSON, for the HTTP door and for listings.
 //!
-//! Text is a JSON string; what is not UTF-8 is `{"base64":"…"}`, in both directions.
+//! Text is a JSON string; what is not UTF-8 is `{"base64":"…"}`, in both directions. A number among a
+//! command's arguments is sent as it was written: to Redis every argument is text, and `1e3` and `1000.0`
+//! are two of them. A reply's integers have 64 bits and are JSON numbers; a double of RESP3 is one by the
+//! protocol and is written as the shortest number that means it; a RESP3 big number is a JSON string.
+
+use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
+use serde_json::{Map, Value, json, value::RawValue};
 
-use super::resp::{self, Items, Reply};
+use super::{
+    internal,
+    resp::{self, Items, Reply},
+};
+use crate::exact::{quoted, unescaped};
 
-/// A command in wire form from its JSON: an array of strings, numbers and `{"base64":"…"}`.
+/// A command's JSON: an array of strings, numbers and `{"base64":"…"}`, each in its own text.
+#[derive(Debug)]
+pub struct Arguments<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Arguments<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfArguments;
+
+        impl<'de> Visitor<'de> for OfArguments {
+            type Value = Arguments<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(NOT_A_COMMAND)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut arguments = Vec::new();
+                while let Some(argument) = seq.next_element()? {
+                    arguments.push(argument);
+                }
+                Ok(Arguments(arguments))
+            }
+        }
+
+        deserializer.deserialize_seq(OfArguments)
+    }
+}
+
+const NOT_A_COMMAND: &str = "command must be a non-empty array, such as [\"GET\",\"key\"]";
+
+/// A command in wire form from its JSON.
 ///
 /// # Errors
 /// What is wrong with it and what would be right.
-pub fn body_from_json(command: &Value) -> Result<Bytes, String> {
-    let args = command
-        .as_array()
-        .filter(|args| !args.is_empty())
-        .ok_or("command must be a non-empty array, such as [\"GET\",\"key\"]")?;
-    let mut bytes = Vec::with_capacity(args.len());
-    for (position, arg) in args.iter().enumerate() {
-        bytes.push(argument(arg).map_err(|error| format!("command[{position}] {error}"))?);
+pub fn body_from_json(command: &Arguments<'_>) -> Result<Bytes, String> {
+    if command.0.is_empty() {
+        return Err(NOT_A_COMMAND.to_owned());
+    }
+    let mut bytes = Vec::with_capacity(command.0.len());
+    for (position, arg) in command.0.iter().enumerate() {
+        bytes.push(argument(arg.get()).map_err(|error| format!("command[{position}] {error}"))?);
     }
     Ok(resp::command(&bytes))
 }
 
-fn argument(value: &Value) -> Result<Vec<u8>, String> {
-    match value {
-        Value::String(text) => Ok(text.as_bytes().to_vec()),
-        Value::Number(number) => Ok(number.to_string().into_bytes()),
-        Value::Object(fields) if fields.len() == 1 => match fields.get("base64") {
-            Some(Value::String(text)) => {
-                STANDARD.decode(text).map_err(|error| format!("is not base64: {error}"))
-            }
-            _ => Err(NOT_AN_ARGUMENT.to_owned()),
-        },
-        _ => Err(NOT_AN_ARGUMENT.to_owned()),
+/// An argument's bytes, which most often are its text's own.
+fn argument(json: &str) -> Result<Cow<'_, [u8]>, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Binary<'a> {
+        #[serde(borrow)]
+        base64: Cow<'a, str>,
+    }
+    match json.bytes().next() {
+        Some(b'"') => Ok(match unescaped(json).map_err(|why| format!("must be text: {why}"))? {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        }),
+        Some(b'-' | b'0'..=b'9') => Ok(Cow::Borrowed(json.as_bytes())),
+        Some(b'{') => {
+            let binary: Binary<'_> = serde_json::from_str(json).map_err(|_| not_one(json))?;
+            let bytes = STANDARD.decode(binary.base64.as_bytes());
+            bytes.map(Cow::Owned).map_err(|error| format!("is not base64: {error}"))
+        }
+        _ => Err(not_one(json)),
     }
 }
 
-const NOT_AN_ARGUMENT: &str = "must be a string, a number or {\"base64\":\"…\"}";
+fn not_one(json: &str) -> String {
+    format!("must be a string, a number or {{\"base64\":\"…\"}}, got {}", quoted(json))
+}
 
 /// A command as JSON, for listings; `null` where `body` is no command.
 pub fn body_to_json(body: &Bytes) -> Value {
-    resp::arguments(body).map_or(Value::Null, |args| args.into_iter().map(text).collect())
+    resp::arguments(&internal::original(body))
+        .map_or(Value::Null, |args| args.into_iter().map(text).collect())
 }
 
 /// A reply as JSON. An error is `{"error":{"code":…,"message":…}}`; a frame that is not whole is
@@ -106,6 +160,8 @@ fn text(bytes: &[u8]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -145,19 +201,42 @@ mod tests {
         assert!(reply_to_json(&Bytes::from(frame)).is_array());
     }
 
+    fn made(command: &str) -> Result<Bytes, String> {
+        let arguments: Arguments<'_> =
+            serde_json::from_str(command).map_err(|error| error.to_string())?;
+        body_from_json(&arguments)
+    }
+
     #[test]
     fn a_command_survives_json() {
-        let command = json!(["SET", "k", {"base64": "//4="}, "EX", 60]);
-        let body = body_from_json(&command).unwrap();
-        assert_eq!(body_to_json(&body), json!(["SET", "k", {"base64": "//4="}, "EX", "60"]));
+        let body = made(r#"["SET", "k\n\u00e9", {"base64": "//4="}, "EX", 60]"#).unwrap();
+        assert_eq!(body_to_json(&body), json!(["SET", "k\né", {"base64": "//4="}, "EX", "60"]));
     }
 
     #[test]
     fn a_bad_command_is_told_what_is_right() {
-        let error = |command| body_from_json(&command).unwrap_err();
-        assert!(error(json!("GET k")).contains("non-empty array"));
-        assert!(error(json!([])).contains("non-empty array"));
-        assert!(error(json!(["GET", null])).starts_with("command[1] must be a string"));
-        assert!(error(json!(["GET", {"base64": "!"}])).contains("is not base64"));
+        let deep = format!("[{}1{}]", "[".repeat(200_000), "]".repeat(200_000));
+        for (command, why) in [
+            (r#""GET k""#, "command must be a non-empty array"),
+            ("{}", "command must be a non-empty array"),
+            ("[]", "command must be a non-empty array"),
+            (r#"["GET",null]"#, "command[1] must be a string"),
+            (r#"["GET",{"base64":"!"}]"#, "command[1] is not base64"),
+            (r#"["GET",{"base64":"","x":1}]"#, "command[1] must be a string"),
+            (r#"["GET",{"base64":1}]"#, "command[1] must be a string"),
+            (r#"["GET","\ud800"]"#, r#"command[1] must be text: "\ud800" is not Unicode"#),
+            (&deep, "command[0] must be a string"),
+        ] {
+            let error = made(command).unwrap_err();
+            assert!(error.contains(why) && error.len() < 300, "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_sent_as_it_was_meant(text in any::<String>()) {
+            let body = made(&json!(["ECHO", &text]).to_string()).unwrap();
+            prop_assert_eq!(resp::arguments(&body).unwrap()[1], text.as_bytes());
+        }
     }
 }

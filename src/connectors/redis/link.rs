@@ -101,8 +101,7 @@ impl Link {
                 if let Err(error) = &ended.result
                     && matches!(&*error.code, "READONLY" | "NOAUTH")
                 {
-                    // The name may lead to another server by now, the file hold another password.
-                    self.order(Order::Retire);
+                    self.retire();
                 }
                 ended
             }
@@ -120,6 +119,12 @@ impl Link {
                 )
             }
         }
+    }
+
+    /// Ends the connection once what was sent is answered: the name may lead to another server by now, the
+    /// file hold another password.
+    pub(super) fn retire(&self) {
+        self.order(Order::Retire);
     }
 
     /// Sends `command` if the link is up, and waits for nothing.
@@ -164,21 +169,45 @@ impl Link {
         command: &Bytes,
         deadline: Instant,
         verdict: Verdict,
-        mut urgent: bool,
+        urgent: bool,
     ) -> Result<oneshot::Receiver<Ended>, Failed> {
+        self.once_up(deadline, verdict, urgent, |orders| {
+            let (reply, receiver) = oneshot::channel();
+            let request = Request { command: command.clone(), reply, begun: Instant::now() };
+            orders.send(Order::Call(request)).ok().map(|()| receiver)
+        })
+        .await
+    }
+
+    /// Waits until the link is up, for `time` at most. An error says so, and that nothing was sent.
+    pub(super) async fn ready(&self, time: Duration) -> Result<(), Attempted> {
+        let deadline = Instant::now() + time;
+        let whole = time + GRACE >= self.shared.settings.timeout;
+        let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
+        let is_open = |orders: &mpsc::UnboundedSender<Order>| (!orders.is_closed()).then_some(());
+        let ready = self.once_up(deadline, verdict, false, is_open).await;
+        ready.map_err(|failed| Attempted::failed(failed.verdict, failed.error))
+    }
+
+    /// Does `step` once the link is up; `None` says that the connection ends in this moment.
+    async fn once_up<T>(
+        &self,
+        deadline: Instant,
+        verdict: Verdict,
+        mut urgent: bool,
+        step: impl Fn(&mpsc::UnboundedSender<Order>) -> Option<T>,
+    ) -> Result<T, Failed> {
         // Subscribed to only where the link is not up, and before the state is looked at again: so no
         // change is missed, and the usual call takes no part in it.
         let mut changes: Option<watch::Receiver<State>> = None;
         let mut waited = false;
         loop {
-            let step = match &mut changes {
-                Some(changes) => {
-                    try_hand_over(&changes.borrow_and_update(), command, urgent, waited)
-                }
-                None => try_hand_over(&self.state.borrow(), command, urgent, false),
+            let taken = match &mut changes {
+                Some(changes) => attempt_step(&changes.borrow_and_update(), &step, urgent, waited),
+                None => attempt_step(&self.state.borrow(), &step, urgent, false),
             };
-            let fencing = match step {
-                Step::Sent(reply) => return Ok(reply),
+            let fencing = match taken {
+                Step::Done(done) => return Ok(done),
                 Step::Refused(failed) => return Err(failed),
                 Step::Wait { fencing } => fencing,
             };
@@ -222,25 +251,22 @@ impl Link {
 }
 
 /// What the link's state makes of a call.
-enum Step {
-    Sent(oneshot::Receiver<Ended>),
+enum Step<T> {
+    Done(T),
     Refused(Failed),
     Wait { fencing: bool },
 }
 
-/// Hands `command` over where the link is up. Who has `waited` for a connect is told how it failed, and
+/// Does `step` where the link is up. Who has `waited` for a connect is told how it failed, and
 /// so is who comes in the pause after it and is not `urgent`.
-fn try_hand_over(state: &State, command: &Bytes, urgent: bool, waited: bool) -> Step {
+fn attempt_step<T>(
+    state: &State,
+    step: impl Fn(&mpsc::UnboundedSender<Order>) -> Option<T>,
+    urgent: bool,
+    waited: bool,
+) -> Step<T> {
     match state {
-        State::Up { orders, .. } => {
-            let (reply, receiver) = oneshot::channel();
-            let request = Request { command: command.clone(), reply, begun: Instant::now() };
-            match orders.send(Order::Call(request)) {
-                Ok(()) => Step::Sent(receiver),
-                // It ends in this moment.
-                Err(_) => Step::Wait { fencing: false },
-            }
-        }
+        State::Up { orders, .. } => step(orders).map_or(Step::Wait { fencing: false }, Step::Done),
         State::Down { until, failed: Some(failed), .. }
             if waited || (!urgent && Instant::now() < *until) =>
         {

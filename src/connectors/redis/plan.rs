@@ -7,8 +7,10 @@ use fusebox_state::{LaneId, Lanes};
 use super::{
     cache,
     commands::{Commands, Spec},
-    effect, resp,
+    deadlines::{Deadlines, Written},
+    effect, internal, resp,
     rules::{self, Kind},
+    ttl,
 };
 
 /// The longest label that is worth making; more of it is not stored.
@@ -21,8 +23,11 @@ pub(super) struct Context<'a> {
     /// The database's number, which is part of every lane.
     pub(super) database: &'a [u8],
     pub(super) on_miss_error: bool,
+    /// Whether a script locks every lane rather than its declared keys.
+    pub(super) scripts_are_barriers: bool,
     /// Whether the server speaks RESP3 with us.
     pub(super) resp3: bool,
+    pub(super) deadlines: &'a Deadlines,
 }
 
 impl Context<'_> {
@@ -39,21 +44,35 @@ pub(super) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> 
         message: error.to_string(),
         malformed: true,
     })?;
+    if internal::is_reserved(&args) {
+        return Err(unknown(&args, context.commands));
+    }
     let spec = context.commands.find(&args).ok_or_else(|| unknown(&args, context.commands))?;
     rules::check(&spec, &args)?;
     if !spec.takes(args.len()) {
         return Err(wrong_arity(&spec, args.len()));
     }
-    let keys = spec.keys(&args);
-    let keys: Option<Vec<&[u8]>> = keys
-        .map(|keys| keys.into_iter().filter_map(|position| args.get(position).copied()).collect());
+    let places = spec.keys(&args);
+    let keys: Option<Vec<&[u8]>> = places
+        .as_ref()
+        .map(|places| places.iter().filter_map(|place| args.get(*place).copied()).collect());
     let (lanes, access) = match rules::kind(&spec) {
         Kind::Look => (Lanes::new([]), look()),
         Kind::Publish => {
             (Lanes::new([]), never("a message reaches those who listen now, or nobody"))
         }
         Kind::Barrier(why) => (Lanes::All, never(why)),
-        Kind::ReadAll => (Lanes::All, read(Vec::new(), None)),
+        Kind::Script { reads } => {
+            let access = if reads {
+                read(Vec::new(), None)
+            } else {
+                never("what a script writes cannot be told")
+            };
+            match &keys {
+                Some(keys) if !context.scripts_are_barriers => (lanes(keys, context), access),
+                _ => (Lanes::All, access),
+            }
+        }
         Kind::Read => match &keys {
             Some(keys) if keys.is_empty() => (Lanes::new([]), look()),
             Some(keys) => {
@@ -67,7 +86,9 @@ pub(super) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> 
         },
         Kind::Write => match &keys {
             Some(keys) if !keys.is_empty() => {
-                (lanes(keys, context), Access::Write(effect::of(&spec.name, &args)))
+                let places = places.as_deref().unwrap_or_default();
+                let written = Written { name: &spec.name, args: &args, places };
+                (lanes(keys, context), Access::Write(write(&spec, written, context)))
             }
             _ => (Lanes::All, never("its keys cannot be told")),
         },
@@ -86,6 +107,12 @@ fn lanes(keys: &[&[u8]], context: &Context<'_>) -> Lanes {
 
 fn read(slots: Vec<fusebox_actors::connector::Slot>, miss: Option<Bytes>) -> Access {
     Access::Read(Read { keyed: true, slots, miss })
+}
+
+fn write(spec: &Spec, written: Written<'_, '_>, context: &Context<'_>) -> Write {
+    let timed = ttl::carried(written.name, written.args, 0).is_some()
+        || context.deadlines.may_inherit(written);
+    Write { timed, ..effect::write(spec, written.args) }
 }
 
 fn look() -> Access {
@@ -138,9 +165,19 @@ mod tests {
     use super::*;
 
     fn try_plan(command: &str) -> Result<Plan, Refused> {
-        let commands = Commands::default();
-        let context =
-            Context { commands: &commands, database: b"0", on_miss_error: false, resp3: true };
+        plan_where(false, command)
+    }
+
+    fn plan_where(scripts_are_barriers: bool, command: &str) -> Result<Plan, Refused> {
+        let (commands, deadlines) = (Commands::default(), Deadlines::new());
+        let context = Context {
+            commands: &commands,
+            database: b"0",
+            on_miss_error: false,
+            scripts_are_barriers,
+            resp3: true,
+            deadlines: &deadlines,
+        };
         let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         plan(resp::command(&args), &context)
     }
@@ -160,9 +197,7 @@ mod tests {
         assert_eq!(planned("MSET a 1 b 2").lanes, lanes_of(&["a", "b"]));
         assert_eq!(planned("RENAME a b").lanes, lanes_of(&["a", "b"]));
         assert_eq!(planned("PING").lanes, lanes_of(&[]));
-        for command in
-            ["EVAL s 1 k", "FCALL f 0", "FLUSHALL", "SWAPDB 0 1", "SORT k", "SCRIPT LOAD x"]
-        {
+        for command in ["FLUSHALL", "SWAPDB 0 1", "SORT k", "SCRIPT LOAD x", "EVAL s 5 k"] {
             let plan = planned(command);
             assert!(plan.lanes.is_all(), "{command}");
             let Access::Write(write) = plan.access else { panic!("{command} is a write") };
@@ -170,6 +205,41 @@ mod tests {
         }
         assert_eq!(planned("GET k").label, "k");
         assert_eq!(planned("CONFIG GET x").label, "CONFIG GET");
+    }
+
+    #[test]
+    fn a_script_locks_the_keys_that_it_declares_or_every_key() {
+        for (command, keys) in [
+            ("EVAL s 1 k arg", &["k"][..]),
+            ("EVAL s 0", &[]),
+            ("EVALSHA f00 2 a b", &["a", "b"]),
+            ("FCALL f 1 k", &["k"]),
+            ("EVAL_RO s 1 k", &["k"]),
+            ("FCALL_RO f 0", &[]),
+        ] {
+            let plan = planned(command);
+            assert_eq!(plan.lanes, lanes_of(keys), "{command}");
+            assert!(plan_where(true, command).unwrap().lanes.is_all(), "{command}");
+            match plan.access {
+                Access::Write(write) => {
+                    assert!(matches!(write.outage, Outage::Never(_)) && !write.absolute);
+                }
+                Access::Read(read) => assert!(read.keyed && read.slots.is_empty(), "{command}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_script_can_carry_is_never_queued() {
+        let words = |name: &str, count| format!("{name} k{}", " v".repeat(count));
+        let outage = |command: &str| match planned(command).access {
+            Access::Write(write) => (write.outage, write.absolute),
+            Access::Read(_) => panic!("{command} is a write"),
+        };
+        assert_eq!(outage(&words("LPUSH", 6_998)), (Outage::EffectUnknown, false));
+        assert!(matches!(outage(&words("LPUSH", 6_999)), (Outage::Never(_), false)));
+        assert_eq!(outage(&words("SADD", 8_001)), (Outage::EffectKnown, true));
+        assert_eq!(planned(&words("LPUSH", 8_001)).lanes, lanes_of(&["k"]));
     }
 
     #[test]
@@ -263,6 +333,25 @@ mod tests {
             try_plan("OBJECT ENCODING").unwrap_err().message,
             "OBJECT ENCODING takes 1 argument, got 0"
         );
-        assert_eq!(try_plan("NOSUCH").unwrap_err().code, "unknown_command");
+        for command in ["NOSUCH", "FUSEBOX.DEADLINE 5 k", "fusebox.until 1 5 k SET k v"] {
+            assert_eq!(try_plan(command).unwrap_err().code, "unknown_command", "{command}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_carries_a_deadline_is_timed() {
+        let timed = |command: &str| match planned(command).access {
+            Access::Write(write) => write.timed,
+            Access::Read(_) => panic!("{command} is a write"),
+        };
+        for command in
+            ["SET k v EX 5", "SETEX k 5 v", "EXPIRE k 5 NX", "PEXPIREAT k 5", "GETEX k PX 5"]
+        {
+            assert!(timed(command), "{command}");
+        }
+        for command in ["SET k v", "SET k v KEEPTTL", "PERSIST k", "GETEX k", "HSET h f v", "DEL k"]
+        {
+            assert!(!timed(command), "{command}");
+        }
     }
 }

@@ -6,8 +6,8 @@
 //! condition decides. Everything else of a call is preserved; absolute times and KEEPTTL are left alone,
 //! and so is what a server would refuse.
 //!
-//! Each call is judged alone: an EXPIRE that would have prolonged a value is too late for it where the
-//! value's own time has run out by the time of its replay.
+//! If writes that were accepted before the deadline still stand behind the call, its key may not end yet: it
+//! gets the far time of [`super::residue`] in place of its own.
 
 use std::borrow::Cow;
 
@@ -20,6 +20,31 @@ use super::{
 };
 
 type Words<'a> = Vec<Cow<'a, [u8]>>;
+
+/// The call `args`, which sets the deadline `at` for its only key, with the time `far` in place of that.
+pub(super) fn with_far_time(args: &[&[u8]], far: u64) -> Option<Bytes> {
+    let far = || number(far);
+    let name = args.first()?.to_ascii_lowercase();
+    let words: Words<'_> = match (name.as_slice(), args) {
+        (b"set", _) => {
+            let at = 3 + SetOptions::parse(args.get(3..)?)?.expiry_at?;
+            with_time(args, at, b"PXAT", far())
+        }
+        (b"getex", _) => with_time(args, 2, b"PXAT", far()),
+        (b"setex" | b"psetex", &[_, key, _, value]) => {
+            let words = [&b"SET"[..], key, value, b"PXAT"].into_iter().map(Cow::Borrowed);
+            words.chain([far()]).collect()
+        }
+        (b"expire" | b"pexpire" | b"expireat" | b"pexpireat", _) => {
+            let mut words = copied(args);
+            *words.first_mut()? = Cow::Borrowed(b"PEXPIREAT");
+            *words.get_mut(2)? = far();
+            words
+        }
+        _ => return None,
+    };
+    Some(resp::command(&words))
+}
 
 /// `body` as it is to be sent at `now`, having been accepted at `accepted`.
 pub(super) fn rewrite(body: &Bytes, accepted: UnixMillis, now: UnixMillis) -> Bytes {
@@ -111,10 +136,20 @@ fn relative(args: &[&[u8]], at: usize) -> Option<u64> {
 
 /// The words with `PX left` in place of the two at `at`.
 fn with_px<'a>(args: &[&'a [u8]], at: usize, left: u64) -> Words<'a> {
+    with_time(args, at, b"PX", number(left))
+}
+
+/// The words with `option time` in place of the two at `at`.
+fn with_time<'a>(
+    args: &[&'a [u8]],
+    at: usize,
+    option: &'static [u8],
+    new: Cow<'a, [u8]>,
+) -> Words<'a> {
     let mut words = copied(args);
     if let Some([word, time]) = words.get_mut(at..at + 2) {
-        *word = Cow::Borrowed(b"PX");
-        *time = number(left);
+        *word = Cow::Borrowed(option);
+        *time = new;
     }
     words
 }
@@ -160,6 +195,25 @@ mod tests {
         sent("RESTORE k 100 dump REPLACE", 40, "RESTORE k 60 dump REPLACE");
         sent("HEXPIRE h 10 NX FIELDS 1 f", 1000, "HPEXPIRE h 9000 NX FIELDS 1 f");
         sent("HSETEX h FNX EX 10 FIELDS 1 EX 5", 1000, "HSETEX h FNX PX 9000 FIELDS 1 EX 5");
+    }
+
+    #[test]
+    fn a_far_time_takes_the_place_of_every_deadline() {
+        for (command, expected) in [
+            ("SET k v EX 10 XX", "SET k v PXAT 77 XX"),
+            ("SET k v GET EXAT 10", "SET k v GET PXAT 77"),
+            ("SETEX k 10 v", "SET k v PXAT 77"),
+            ("psetex k 10 v", "SET k v PXAT 77"),
+            ("EXPIRE k 10", "PEXPIREAT k 77"),
+            ("PEXPIREAT k 10 NX", "PEXPIREAT k 77 NX"),
+            ("GETEX k EX 10", "GETEX k PXAT 77"),
+        ] {
+            let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+            let body = with_far_time(&args, 77).unwrap();
+            let words = resp::arguments(&body).unwrap();
+            let sent: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
+            assert_eq!(sent.join(" "), expected);
+        }
     }
 
     #[test]

@@ -9,8 +9,11 @@ use super::commands::{Flags, Spec};
 pub(super) enum Kind {
     /// Reads keys.
     Read,
-    /// Reads keys that it does not have to name.
-    ReadAll,
+    /// Runs a script or a function, which may touch the keys that it declares and no others.
+    Script {
+        /// It may only read.
+        reads: bool,
+    },
     /// Reads what is no key.
     Look,
     /// Writes keys.
@@ -25,8 +28,8 @@ pub(super) enum Kind {
 pub(super) fn kind(spec: &Spec) -> Kind {
     match &*spec.name {
         "publish" | "spublish" => Kind::Publish,
-        "eval" | "evalsha" | "fcall" => Kind::Barrier("what a script writes cannot be told"),
-        "eval_ro" | "evalsha_ro" | "fcall_ro" => Kind::ReadAll,
+        "eval" | "evalsha" | "fcall" => Kind::Script { reads: false },
+        "eval_ro" | "evalsha_ro" | "fcall_ro" => Kind::Script { reads: true },
         "flushall" | "flushdb" => Kind::Barrier("it removes every key"),
         "swapdb" => Kind::Barrier("it exchanges every key"),
         "script|exists" | "function|list" | "function|dump" | "function|stats" => Kind::Look,

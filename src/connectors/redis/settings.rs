@@ -55,6 +55,8 @@ pub struct RedisSettings {
     pub timeout: Duration,
     /// Whether a read that misses in an outage is an error, because Redis is the store here.
     pub on_miss_error: bool,
+    /// Whether a script locks every lane rather than its declared keys.
+    pub scripts_are_barriers: bool,
     /// This installation's name among all that use the server: what bears it is killed by the fence.
     pub instance: String,
     /// This run of the daemon, different at each start.
@@ -76,6 +78,7 @@ impl RedisSettings {
             tls: tls.then(TlsSettings::default),
             timeout: Duration::from_secs(5),
             on_miss_error: false,
+            scripts_are_barriers: false,
             instance: instance.into(),
             run: run.into(),
             name: "redis".to_owned(),

@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) warnings: Mutex<BTreeMap<&'static str, String>>,
     /// When writes were last left unanswered; the start counts as such a time.
     pub(super) abandoned: Mutex<Instant>,
+    /// Whether a write that was left unanswered may still land: until the fence has been raised again.
+    pub(super) may_land: AtomicBool,
     /// The server run whose commands were learnt.
     pub(super) learnt_of: Mutex<Option<String>>,
 }
@@ -46,6 +48,7 @@ impl Shared {
             server: Mutex::default(),
             warnings: Mutex::default(),
             abandoned: Mutex::new(Instant::now()),
+            may_land: AtomicBool::new(false),
             learnt_of: Mutex::default(),
         }
     }

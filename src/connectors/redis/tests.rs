@@ -6,16 +6,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Access, Attempt, AttemptError, Attempted, Connector, Origin};
+use fusebox_actors::connector::{
+    Access, Attempt, AttemptError, Attempted, Connector, Doubt, Origin,
+};
 use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
 use tokio::time::Instant;
 
 use super::{RedisConnector, resp, testing};
 use testing::{Server, settings, until};
 
+mod deadlines;
 mod effects;
 mod fence;
+mod line;
 mod relay;
+mod stayed_up;
 mod tls;
 mod tokens;
 
@@ -33,20 +38,25 @@ fn words(command: &str) -> Bytes {
 struct With {
     timeout: Duration,
     token: Option<OpId>,
+    digest: u64,
     origin: Origin,
     accepted: UnixMillis,
+    /// When an earlier attempt was sent that may have been carried out.
+    doubt: Option<UnixMillis>,
 }
+
+static NO_EVIDENCE: Bytes = Bytes::new();
 
 impl Default for With {
     fn default() -> Self {
         let timeout = Duration::from_secs(2);
-        Self { timeout, token: None, origin: Origin::Live, accepted: now() }
+        Self { timeout, token: None, digest: 1, origin: Origin::Live, accepted: now(), doubt: None }
     }
 }
 
 async fn call_with(redis: &RedisConnector, body: Bytes, with: With) -> Attempted {
     let plan = redis.plan(body).unwrap();
-    let With { timeout, token, origin, accepted: accepted_at } = with;
+    let With { timeout, token, digest, origin, accepted: accepted_at, doubt } = with;
     redis
         .attempt(Attempt {
             body: &plan.body,
@@ -54,8 +64,8 @@ async fn call_with(redis: &RedisConnector, body: Bytes, with: With) -> Attempted
             write: matches!(plan.access, Access::Write(_)),
             origin,
             token,
-            digest: 0,
-            doubt: None,
+            digest,
+            doubt: doubt.map(|since| Doubt { since, evidence: &NO_EVIDENCE }),
             following: &[],
             streams: false,
             upload: None,

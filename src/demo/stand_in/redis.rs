@@ -236,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::connectors::redis::{
+        residue,
         testing::{Server, ask},
         token,
     };
@@ -286,18 +287,36 @@ mod tests {
             let (expected, got) = (ask(real.port, &words).await, ask(address.port(), &words).await);
             assert_eq!(got, expected, "{command}");
         }
-        for script in [token::SCRIPT_2, token::SCRIPT_3] {
-            for command in ["INCR n", "SET s text", "INCR s", "INCR s", "SET s x NX"] {
-                let marker = format!("fusebox:{command}:{}", script.len());
-                let mut words =
-                    vec!["EVAL", script, "2", &marker, command.split(' ').nth(1).unwrap()];
-                words.extend(command.split(' '));
-                for _ in 0..2 {
-                    let (expected, got) =
-                        (ask(real.port, &words).await, ask(address.port(), &words).await);
-                    assert_eq!(got, expected, "{command} in the script");
-                }
+        for command in ["INCR n", "SET s text", "INCR s", "INCR s", "SET s x NX", "GET s"] {
+            let marker = format!("fusebox:{command}");
+            let key = command.split(' ').nth(1).unwrap();
+            let mut words = vec!["EVAL", token::SCRIPT, "2", &marker, key, "2", "d", "0"];
+            words.extend(command.split(' '));
+            for _ in 0..2 {
+                let (expected, got) =
+                    (ask(real.port, &words).await, ask(address.port(), &words).await);
+                assert_eq!(got, expected, "{command} in the script");
             }
+        }
+        let words = ["EVAL", token::SCRIPT, "1", "d", "2", "", "1", "d", "9", "SET", "d", "v"];
+        let (expected, got) = (ask(real.port, &words).await, ask(address.port(), &words).await);
+        assert_eq!(got, expected, "without a marker");
+        let far = residue::far(5).to_string();
+        for (command, left) in [
+            (&["SET", "far", "v", "PXAT", far.as_str()][..], "900000"),
+            (&["SET", "near", "v", "PX", "9000"], "-5"),
+            (&["SET", "none", "v"], "-5"),
+            (&["SET", "past", "v", "PXAT", far.as_str()], "-5"),
+        ] {
+            let settle = ["EVAL", residue::SCRIPT, "1", command[1], far.as_str(), left];
+            for words in [command, &settle, &["TTL", command[1]]] {
+                let (expected, got) =
+                    (ask(real.port, words).await, ask(address.port(), words).await);
+                assert_eq!(got, expected, "{words:?}");
+            }
+        }
+        for server in [real.port, address.port()] {
+            assert_eq!(ask(server, &["EXISTS", "d"]).await, ":0\r\n", "its deadline has passed");
         }
     }
 
@@ -359,8 +378,8 @@ mod tests {
                     trace: None,
                 })
                 .await;
-            let expected = if run == "one" { ":1\r\n" } else { "_\r\n" };
-            assert_eq!(ended.result.unwrap(), expected);
+            assert!(!ended.reply_lost, "in run {run}");
+            assert_eq!(ended.result.unwrap(), ":1\r\n");
             assert!(redis.status().warnings.is_empty());
         }
         assert_eq!(server.snapshot(), BTreeMap::from([("n".to_owned(), "1".to_owned())]));

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::write::Repeat;
+
+mod turns;
 
 const LIMITS: QueueLimits =
     QueueLimits { items: 10, bytes: 10_000, dead_items: 2, dead_bytes: 10_000 };
@@ -15,14 +18,17 @@ fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
         digest: 1,
         lanes: Lanes::One(LaneId(lane)),
         label: "k".into(),
-        absolute,
+        state: WriteState::fresh(if absolute { Repeat::Absolute } else { Repeat::Token }),
+        traits: Traits::default(),
         own_name: false,
         bytes: 100,
         accepted_at: UnixMillis::new(0),
         expires_at: None,
         uid: 0,
-        first_sent_at: None,
-        in_doubt: false,
+        noted: None,
+        group: None,
+        group_max: u32::MAX,
+        verdict: None,
         attempts: 0,
         unclassified: 0,
         last_error: None,
@@ -122,7 +128,7 @@ fn a_requeued_call_goes_to_the_tail_under_its_old_name() {
     index.removed(waits + 1);
     let second = push(&mut index, 2, 1, true);
     assert!(index.get(first).unwrap().written_since);
-    let again = index.requeue(first).unwrap();
+    let again = index.requeue(first, false).unwrap();
     index.committed(again);
     assert_eq!(index.find(OpId::from_u128(1)), Some((again, false)));
     assert_eq!(index.take(at(0)), Some(second));
@@ -231,7 +237,7 @@ proptest! {
                     let last = last_applied.insert(entry.lanes.clone(), seq);
                     prop_assert!(last.is_none_or(|last| last < seq));
                     let older = removing.iter().filter(|older| index.get(**older).unwrap().lanes == entry.lanes);
-                    prop_assert!(entry.absolute || older.count() == 0);
+                    prop_assert!(entry.is_absolute() || older.count() == 0);
                     index.applied(seq);
                     removing.push(seq);
                 },

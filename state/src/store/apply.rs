@@ -8,7 +8,9 @@ use super::{
     committer::{Committer, Failure},
     dead_letters,
     error::StoreError,
-    history, queue,
+    history,
+    note::{self, Note},
+    queue,
 };
 
 impl Committer {
@@ -29,7 +31,17 @@ impl Committer {
             Command::Annotate { seq, key, value, ticket } => {
                 self.annotate(db, seq, &key, value, ticket)
             }
-            Command::Requeue { old, new_seq, ticket } => self.requeue(db, old, new_seq, ticket),
+            Command::Drop { keys, ticket } => {
+                self.settle(ticket, Ok(()));
+                for key in keys {
+                    self.remove(db, &key)?;
+                }
+                Ok(None)
+            }
+            Command::Replace { seq, header, ticket } => self.replace(db, seq, header, ticket),
+            Command::Requeue { old, new_seq, keep_note, ticket } => {
+                self.requeue(db, old, new_seq, keep_note, ticket)
+            }
             Command::Put { key, value, ticket } => {
                 self.settle(ticket, Ok(()));
                 self.insert(db, &key, value)?;
@@ -47,7 +59,7 @@ impl Committer {
 
     /// Chunks first, spread over groups where they do not fit one, and the header last.
     fn append(&mut self, db: &Db, command: Command) -> Result<Option<Command>, Failure> {
-        let Command::Append { seq, header, chunked, mut written, replaces, ticket } = command
+        let Command::Append { seq, header, chunked, mut written, replaces, note, ticket } = command
         else {
             return Ok(None);
         };
@@ -67,6 +79,7 @@ impl Committer {
                         chunked,
                         written,
                         replaces,
+                        note,
                         ticket,
                     }));
                 }
@@ -80,6 +93,10 @@ impl Committer {
         }
         self.settle(ticket, Ok(()));
         self.head.last_seq = self.head.last_seq.max(seq);
+        if let Some(note) = note {
+            // Before the header: a call that keeps its note is never found without it.
+            self.insert(db, &queue::key(queue::SENDING, seq), note)?;
+        }
         self.insert(db, &queue::key(queue::CALLS, seq), header)?;
         if let Some(old) = replaces {
             self.remove_call(db, old)?;
@@ -152,20 +169,58 @@ impl Committer {
         Ok(None)
     }
 
+    /// The new header goes over the old one; what else belonged to that goes with it.
+    fn replace(
+        &mut self,
+        db: &Db,
+        seq: u64,
+        header: IVec,
+        ticket: Ticket,
+    ) -> Result<Option<Command>, Failure> {
+        let key = queue::key(queue::CALLS, seq);
+        let old = match db.get(key) {
+            Ok(Some(old)) => old,
+            Ok(None) => {
+                self.settle(ticket, Err(StoreError::NotFound { seq }));
+                return Ok(None);
+            }
+            Err(error) => {
+                self.settle(ticket, Ok(()));
+                return Err(error.into());
+            }
+        };
+        self.settle(ticket, Ok(()));
+        let chunks = queue::decode_call(seq, &old).map_or(0, |(call, _)| call.chunks);
+        self.insert(db, &key, header)?;
+        self.remove(db, &queue::key(queue::SENDING, seq))?;
+        self.garbage.extend((0..chunks).map(|at| IVec::from(&queue::chunk_key(seq, at))));
+        Ok(None)
+    }
+
     /// Reads the dead letter and appends it anew; the old one goes in the group of the new header.
     fn requeue(
         &mut self,
         db: &Db,
         old: u64,
         new_seq: u64,
+        keep_note: bool,
         ticket: Ticket,
     ) -> Result<Option<Command>, Failure> {
         let read = queue::read_call(db, old).and_then(|call| {
             let body = queue::read_body(db, old)?;
-            queue::encode_again(&call, new_seq, &self.shared.target.read(), &body)
+            let note = match call.first_sent_at.filter(|_| keep_note) {
+                Some(first_sent_at) => {
+                    let evidence = call.evidence.clone();
+                    let note = Note { first_sent_at, evidence, group: None };
+                    Some(note::encode(new_seq, &note)?.into())
+                }
+                None => None,
+            };
+            let target = self.shared.target.read();
+            Ok((queue::encode_again(&call, new_seq, &target, &body)?, note))
         });
         match read {
-            Ok(encoded) => self.append(
+            Ok((encoded, note)) => self.append(
                 db,
                 Command::Append {
                     seq: encoded.seq,
@@ -173,6 +228,7 @@ impl Committer {
                     chunked: encoded.chunked,
                     written: 0,
                     replaces: Some(old),
+                    note,
                     ticket,
                 },
             ),

@@ -19,12 +19,24 @@ use bytes::Bytes;
 use crate::units::{LaneId, UnixMillis};
 
 const MAGIC: &[u8; 4] = b"FBXC";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// A larger file than any cache's limit is not one of ours.
 const MAX: usize = 1 << 30;
 
-/// An entry: its lane, the canonical read, the reply, and when it was answered.
-pub type CacheEntry = (LaneId, Bytes, Bytes, UnixMillis);
+/// An entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheEntry {
+    /// Its lane.
+    pub lane: LaneId,
+    /// The canonical read.
+    pub key: Bytes,
+    /// The reply.
+    pub value: Bytes,
+    /// When it was answered.
+    pub at: UnixMillis,
+    /// When the value ends at the backend, if that is known.
+    pub until: Option<UnixMillis>,
+}
 
 #[derive(bincode::Encode, bincode::Decode)]
 struct Stored {
@@ -32,6 +44,7 @@ struct Stored {
     key: Vec<u8>,
     value: Vec<u8>,
     at: u64,
+    until: Option<u64>,
 }
 
 /// Writes the `entries` of `target` (kind, host, port, database) to `file`, making its folder (mode 0700) where it is missing.
@@ -41,11 +54,12 @@ struct Stored {
 pub fn save(file: &Path, target: &str, entries: Vec<CacheEntry>) -> io::Result<()> {
     let stored: Vec<Stored> = entries
         .into_iter()
-        .map(|(lane, key, value, at)| Stored {
-            lane: lane.0,
-            key: key.into(),
-            value: value.into(),
-            at: at.get(),
+        .map(|it| Stored {
+            lane: it.lane.0,
+            key: it.key.into(),
+            value: it.value.into(),
+            at: it.at.get(),
+            until: it.until.map(UnixMillis::get),
         })
         .collect();
     let body = bincode::encode_to_vec((target, &stored), bincode::config::standard())
@@ -97,7 +111,13 @@ pub fn load(file: &Path, target: &str) -> io::Result<Vec<CacheEntry>> {
     }
     Ok(stored
         .into_iter()
-        .map(|it| (LaneId(it.lane), it.key.into(), it.value.into(), UnixMillis::new(it.at)))
+        .map(|it| CacheEntry {
+            lane: LaneId(it.lane),
+            key: it.key.into(),
+            value: it.value.into(),
+            at: UnixMillis::new(it.at),
+            until: it.until.map(UnixMillis::new),
+        })
         .collect())
 }
 
@@ -110,8 +130,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("new").join("redis.cache");
         assert!(load(&file, "t").unwrap().is_empty());
-        let entries =
-            vec![(LaneId(7), Bytes::from("GET k"), Bytes::from("$1\r\nv\r\n"), UnixMillis::new(9))];
+        let entry = CacheEntry {
+            lane: LaneId(7),
+            key: Bytes::from("GET k"),
+            value: Bytes::from("$1\r\nv\r\n"),
+            at: UnixMillis::new(9),
+            until: None,
+        };
+        let entries = vec![CacheEntry { until: Some(UnixMillis::new(12)), ..entry.clone() }, entry];
         save(&file, "t", entries.clone()).unwrap();
         assert_eq!(load(&file, "t").unwrap(), entries);
         assert!(load(&file, "another").unwrap().is_empty());

@@ -17,6 +17,8 @@ pub(super) enum Command {
         written: u32,
         /// The dead letter whose place it takes.
         replaces: Option<u64>,
+        /// The note of sending that it keeps.
+        note: Option<IVec>,
         ticket: Ticket,
     },
     /// A piece of a body whose header comes later.
@@ -37,8 +39,12 @@ pub(super) enum Command {
     Remove { seqs: Vec<u64>, from: usize, ticket: Ticket },
     /// A value beside an existing call.
     Annotate { seq: u64, key: [u8; 9], value: IVec, ticket: Ticket },
+    /// Values that are to be gone, beside calls that stay.
+    Drop { keys: Vec<[u8; 9]>, ticket: Ticket },
+    /// Another header, with its body, in place of the one that is there.
+    Replace { seq: u64, header: IVec, ticket: Ticket },
     /// A dead letter goes to the tail.
-    Requeue { old: u64, new_seq: u64, ticket: Ticket },
+    Requeue { old: u64, new_seq: u64, keep_note: bool, ticket: Ticket },
     /// A value under its own key.
     Put { key: Vec<u8>, value: IVec, ticket: Ticket },
     /// A record for the history ring.
@@ -58,6 +64,8 @@ impl Command {
             | Self::AppendStored { ticket, .. }
             | Self::Remove { ticket, .. }
             | Self::Annotate { ticket, .. }
+            | Self::Drop { ticket, .. }
+            | Self::Replace { ticket, .. }
             | Self::Requeue { ticket, .. }
             | Self::Put { ticket, .. }
             | Self::Compact { ticket } => Some(ticket),

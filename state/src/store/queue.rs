@@ -11,10 +11,8 @@ use sled::{Db, IVec};
 use super::{
     dead_letters::{self, DeadMark},
     error::StoreError,
-    record::{
-        self, CHUNK_BODY, CallRecord, ChunkRecord, Kind, SendingRecord, StoredLanes, Unreadable,
-        VALUE_MAX,
-    },
+    note::{self, Note},
+    record::{self, CHUNK_BODY, CallRecord, ChunkRecord, Kind, StoredLanes, Unreadable, VALUE_MAX},
     upload::StoredBody,
 };
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
@@ -23,7 +21,7 @@ use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 pub(super) const CHUNKS: u8 = b'c';
 /// Prefix of the headers.
 pub(super) const CALLS: u8 = b'q';
-/// Prefix of the sending marks.
+/// Prefix of the notes of sending.
 pub(super) const SENDING: u8 = b's';
 /// Longest label kept, in bytes; what is longer is cut.
 pub(super) const LABEL_MAX: usize = 256;
@@ -67,6 +65,63 @@ impl TokenKind {
     }
 }
 
+/// What replay must know of a call besides its token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// It sets the whole value of its only lane.
+    pub whole: bool,
+    /// What is sent depends on what stands behind it in its lanes.
+    pub timed: bool,
+    /// Calls of the same number may be sent as one; its upper two bits are not kept.
+    pub gather: Option<u64>,
+    /// It is what is left to do of a call that was applied, and is due then.
+    pub due: Option<UnixMillis>,
+}
+
+/// The bits of a number that [`Traits`] keeps.
+const TRAIT_BITS: u64 = u64::MAX >> 2;
+const GATHER: u64 = 1;
+const DUE: u64 = 2;
+
+impl Traits {
+    /// As one number: what it is in the upper two bits. `None` for a call that is nothing special.
+    fn to_number(self) -> Option<u64> {
+        let tagged = |tag: u64, number: u64| Some(tag << 62 | number & TRAIT_BITS);
+        match self {
+            Self { due: Some(due), .. } => tagged(DUE, due.get()),
+            Self { gather: Some(gather), .. } => tagged(GATHER, gather),
+            Self { whole: false, timed: false, .. } => None,
+            Self { whole, timed, .. } => tagged(0, u64::from(whole) | u64::from(timed) << 1),
+        }
+    }
+
+    fn from_number(number: Option<u64>) -> Self {
+        let Some(number) = number else { return Self::default() };
+        let value = number & TRAIT_BITS;
+        match number >> 62 {
+            GATHER => Self { gather: Some(value), ..Self::default() },
+            DUE => Self { due: Some(UnixMillis::new(value)), ..Self::default() },
+            _ => Self { whole: value & 1 > 0, timed: value & 2 > 0, ..Self::default() },
+        }
+    }
+
+    /// A number by which calls are gathered, as it comes back from the store.
+    pub fn gather_number(number: u64) -> u64 {
+        number & TRAIT_BITS
+    }
+}
+
+/// The group that a call belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredGroup {
+    /// The sequence of its first call.
+    pub id: u64,
+    /// The token that its calls bear.
+    pub token: OpId,
+    /// A member is missing: it cannot be sent again as it was.
+    pub broken: bool,
+}
+
 /// A call on its way into the store.
 #[derive(Clone, Debug)]
 pub struct NewCall {
@@ -87,12 +142,16 @@ pub struct NewCall {
     pub label: String,
     /// What lets the backend recognise it.
     pub token: TokenKind,
+    /// What else replay must know of it.
+    pub traits: Traits,
     /// When it was acknowledged to be in hand.
     pub accepted_at: UnixMillis,
     /// When it is worth nothing any more.
     pub expires_at: Option<UnixMillis>,
     /// The W3C trace context that it came with; one above 256 bytes is dropped.
     pub traceparent: Option<String>,
+    /// What is noted of its sending already: it is never found without that.
+    pub note: Option<Note>,
     /// What is sent, opaque to the store.
     pub body: Bytes,
 }
@@ -118,8 +177,8 @@ pub struct StoredCall {
     pub target: String,
     /// What lets the backend recognise it.
     pub token: TokenKind,
-    /// The replay batch that it belongs to.
-    pub batch: Option<u64>,
+    /// What else replay must know of it.
+    pub traits: Traits,
     /// When it was acknowledged to be in hand.
     pub accepted_at: UnixMillis,
     /// When it is worth nothing any more.
@@ -136,8 +195,27 @@ pub struct StoredCall {
     pub bytes: u64,
     /// When it was first put on the wire, where that was noted.
     pub first_sent_at: Option<UnixMillis>,
+    /// What was noted beside that for a later proof.
+    pub evidence: Bytes,
+    /// The calls that it was sent with as one.
+    pub group: Option<StoredGroup>,
     /// Set where it is a dead letter.
     pub dead: Option<DeadMark>,
+}
+
+impl StoredCall {
+    /// It bears this note. Where the note itself is damaged (a default one), it was sent some time since it was
+    /// accepted.
+    pub(super) fn noted(&mut self, note: &Note) {
+        let known = note.first_sent_at > UnixMillis::default();
+        self.first_sent_at = Some(if known { note.first_sent_at } else { self.accepted_at });
+        self.evidence = note.evidence.clone();
+        self.group = note.group.as_ref().map(|group| StoredGroup {
+            id: group.members.first().copied().unwrap_or(self.seq),
+            token: group.token,
+            broken: false,
+        });
+    }
 }
 
 /// A prefix with a number, big-endian, so that keys sort as the numbers do.
@@ -212,7 +290,7 @@ fn record_of<'a>(call: &'a NewCall, target: &'a str) -> Result<CallRecord<'a>, S
         label: cut(&call.label, LABEL_MAX),
         target,
         token: call.token.to_u8(),
-        batch: None,
+        traits: call.traits.to_number(),
         accepted_at: call.accepted_at.get(),
         expires_at: call.expires_at.map(UnixMillis::get),
         traceparent: call.traceparent.as_deref().filter(|text| text.len() <= TEXT_MAX),
@@ -240,7 +318,7 @@ pub(super) fn encode_again(
         label: &call.label,
         target,
         token: call.token.to_u8(),
-        batch: None,
+        traits: call.traits.to_number(),
         accepted_at: call.accepted_at.get(),
         expires_at: call.expires_at.map(UnixMillis::get),
         traceparent: call.traceparent.as_deref(),
@@ -280,11 +358,6 @@ pub(super) fn piece_value(seq: u64, first: u32, index: u32, piece: &[u8]) -> Opt
     let data = piece.chunks(CHUNK_BODY).nth(index as usize)?;
     let record = ChunkRecord { seq, index: first + index, data };
     record::seal(Kind::Chunk, &record, data.len() + 24)
-}
-
-/// The value of a sending mark.
-pub(super) fn sending_value(seq: u64, at: UnixMillis) -> Option<Vec<u8>> {
-    record::seal(Kind::Sending, &SendingRecord { seq, first_sent_at: at.get() }, 24)
 }
 
 /// Refuses `bytes` above `limit`.
@@ -337,7 +410,7 @@ pub(super) fn decode_call(
         label: record.label.to_owned(),
         target: record.target.to_owned(),
         token,
-        batch: record.batch,
+        traits: Traits::from_number(record.traits),
         accepted_at: UnixMillis::new(record.accepted_at),
         expires_at: record.expires_at.map(UnixMillis::new),
         traceparent: record.traceparent.map(str::to_owned),
@@ -346,6 +419,8 @@ pub(super) fn decode_call(
         chunks: record.chunks,
         bytes: value.len() as u64 + outside + overhead,
         first_sent_at: None,
+        evidence: Bytes::new(),
+        group: None,
         dead: None,
     };
     Ok((call, record))
@@ -356,19 +431,13 @@ pub(super) fn read_call(db: &Db, seq: u64) -> Result<StoredCall, StoreError> {
     let value = db.get(key(CALLS, seq)).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
     let (mut call, _) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
-    if let Some(mark) = db.get(key(SENDING, seq)).map_err(StoreError::read)? {
-        call.first_sent_at = Some(decode_sending(seq, &mark).unwrap_or(call.accepted_at));
+    if let Some(note) = db.get(key(SENDING, seq)).map_err(StoreError::read)? {
+        call.noted(&note::decode(seq, &note).unwrap_or_default());
     }
     if let Some(mark) = db.get(key(dead_letters::PREFIX, seq)).map_err(StoreError::read)? {
         call.dead = Some(dead_letters::decode_or_undecodable(seq, &mark));
     }
     Ok(call)
-}
-
-/// When the call was first sent, by its mark. A damaged mark gives `None`.
-pub(super) fn decode_sending(seq: u64, value: &[u8]) -> Option<UnixMillis> {
-    let record: SendingRecord = record::open(Kind::Sending, value).ok()?;
-    (record.seq == seq).then(|| UnixMillis::new(record.first_sent_at))
 }
 
 /// Reads a call's body, whole and with its checksum verified.

@@ -27,7 +27,7 @@ use sled::Db;
 use super::{
     GROUP_BYTES, HEAD_KEY, StoreSettings, dead_letters,
     error::{Finding, OpenError},
-    facts, history,
+    facts, history, note,
     open::{at, open_sled, require_space},
     queue,
     record::{self, Head, Kind, Unreadable},
@@ -154,7 +154,7 @@ impl Copy<'_> {
                 }
             };
             match record::peel(&value) {
-                Ok(_) if self.is_orphan(prefix, &key)? => {}
+                Ok(_) if self.is_orphan(prefix, &key, &value)? => {}
                 Ok(_) => {
                     self.unsynced += key.len() + value.len();
                     self.target.insert(key, value).map_err(io::Error::from)?;
@@ -171,9 +171,10 @@ impl Copy<'_> {
         Ok(findings)
     }
 
-    /// Whether a chunk or mark belongs to no call.
-    fn is_orphan(&self, prefix: u8, key: &[u8]) -> io::Result<bool> {
+    /// Whether a chunk or mark belongs to no call. The note of a group belongs to all its calls.
+    fn is_orphan(&self, prefix: u8, key: &[u8], value: &[u8]) -> io::Result<bool> {
         let seq = match prefix {
+            queue::SENDING if self.has_members(key, value)? => return Ok(false),
             queue::CHUNKS => queue::chunk_of(key).map(|(seq, _)| seq),
             queue::SENDING | dead_letters::PREFIX => queue::number_of(key),
             _ => return Ok(false),
@@ -181,6 +182,18 @@ impl Copy<'_> {
         let Some(seq) = seq else { return Ok(true) };
         let has_header = self.source.contains_key(queue::key(queue::CALLS, seq));
         has_header.map(|has| !has).map_err(io::Error::from)
+    }
+
+    fn has_members(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        let note = queue::number_of(key).and_then(|seq| note::decode(seq, value).ok());
+        let Some(group) = note.and_then(|note| note.group) else { return Ok(false) };
+        for member in group.members {
+            let is_there = self.source.contains_key(queue::key(queue::CALLS, member));
+            if is_there.map_err(io::Error::from)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// At most about 100 KB are ever in flight: more would not survive a power cut in order.

@@ -44,6 +44,7 @@ pub(super) enum Kind {
     Dead = 5,
     Fact = 6,
     History = 7,
+    Note = 8,
 }
 
 impl Kind {
@@ -56,6 +57,7 @@ impl Kind {
             5 => Self::Dead,
             6 => Self::Fact,
             7 => Self::History,
+            8 => Self::Note,
             _ => return None,
         })
     }
@@ -65,7 +67,7 @@ impl Kind {
             Self::Head => "head",
             Self::Call => "call",
             Self::Chunk => "chunk",
-            Self::Sending => "sending mark",
+            Self::Sending | Self::Note => "note of sending",
             Self::Dead => "dead-letter mark",
             Self::Fact => "fact",
             Self::History => "history",
@@ -118,7 +120,8 @@ pub(super) struct CallRecord<'a> {
     pub(super) label: &'a str,
     pub(super) target: &'a str,
     pub(super) token: u8,
-    pub(super) batch: Option<u64>,
+    /// See `Traits`; the first release wrote none and passes over them.
+    pub(super) traits: Option<u64>,
     pub(super) accepted_at: u64,
     pub(super) expires_at: Option<u64>,
     pub(super) traceparent: Option<&'a str>,
@@ -141,6 +144,23 @@ pub(super) struct ChunkRecord<'a> {
 pub(super) struct SendingRecord {
     pub(super) seq: u64,
     pub(super) first_sent_at: u64,
+}
+
+/// The same, with what the first release did not know.
+#[derive(Clone, Debug, Encode, BorrowDecode)]
+pub(super) struct NoteRecord<'a> {
+    pub(super) seq: u64,
+    pub(super) first_sent_at: u64,
+    pub(super) evidence: &'a [u8],
+    pub(super) group: Option<GroupRecord>,
+}
+
+/// The calls of a group: the first sequence, then the distance of each from the one before.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(super) struct GroupRecord {
+    pub(super) token: u128,
+    pub(super) gaps: Vec<u64>,
+    pub(super) applied: bool,
 }
 
 /// The call is a dead letter.

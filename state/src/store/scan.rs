@@ -11,7 +11,8 @@ use super::{
     FACT_TARGET, HEAD_KEY, dead_letters,
     error::Finding,
     facts, history,
-    queue::{self, StoredCall},
+    note::{self, GroupNote, Note},
+    queue::{self, StoredCall, StoredGroup},
     record::{self, FactRecord, Head, HistoryRecord, Kind, Unreadable},
 };
 
@@ -106,6 +107,7 @@ struct Scan {
     headers: HashSet<u64>,
     pieces: HashMap<u64, Pieces>,
     marks: Vec<(u64, IVec, IVec)>,
+    groups: Vec<(u64, Note)>,
 }
 
 impl Scan {
@@ -192,16 +194,25 @@ impl Scan {
     }
 
     fn finish(mut self) -> Scanned {
+        let mut illegible = Vec::new();
         for (seq, key, value) in std::mem::take(&mut self.marks) {
+            let is_note = key.first() == Some(&queue::SENDING);
+            let note = if is_note { note::decode(seq, &value).ok() } else { None };
+            if let Some(note) = note.as_ref().filter(|note| note.group.is_some()) {
+                self.groups.push((seq, note.clone()));
+                continue;
+            }
             if !self.headers.contains(&seq) {
                 self.found.garbage.push(key);
                 continue;
             }
             let Some(call) = self.calls.get_mut(&seq) else { continue };
-            let whole = if key.first() == Some(&queue::SENDING) {
-                let at = queue::decode_sending(seq, &value);
-                call.first_sent_at = Some(at.unwrap_or(call.accepted_at));
-                at.is_some()
+            let whole = if is_note {
+                call.noted(&note.clone().unwrap_or_default());
+                if let (None, Some(gather)) = (&note, call.traits.gather) {
+                    illegible.push((seq, gather));
+                }
+                note.is_some()
             } else {
                 call.dead = Some(dead_letters::decode_or_undecodable(seq, &value));
                 dead_letters::decode(seq, &value).is_some()
@@ -211,6 +222,10 @@ impl Scan {
             }
         }
         self.sweep_chunks();
+        self.settle_groups();
+        for (seq, gather) in illegible {
+            self.doubt_all_of(seq, gather);
+        }
         self.finish_requeues();
         let mut counts = self.found.counts;
         for call in self.calls.values() {
@@ -224,7 +239,64 @@ impl Scan {
         self.found
     }
 
+    /// Gives the calls of a group its note, or removes them where it was applied; see `note.rs`.
+    fn settle_groups(&mut self) {
+        for (seq, note) in std::mem::take(&mut self.groups) {
+            let Some(group) = &note.group else { continue };
+            let present: Vec<u64> =
+                group.members.iter().copied().filter(|it| self.calls.contains_key(it)).collect();
+            if group.applied || present.is_empty() {
+                // What is pushed last is removed first: the note outlives its calls.
+                self.found.garbage.push(IVec::from(&queue::key(queue::SENDING, seq)));
+                for member in present {
+                    self.sweep_call(member);
+                }
+                continue;
+            }
+            self.join_group(&note, group, &present);
+        }
+    }
+
+    fn join_group(&mut self, note: &Note, group: &GroupNote, present: &[u64]) {
+        let broken = present.len() < group.members.len();
+        let id = group.members.first().copied().unwrap_or_default();
+        // A burial that was cut short is finished: a group is one dead letter.
+        let dead = present.iter().find_map(|seq| self.calls.get(seq)?.dead.clone());
+        for seq in present {
+            let Some(call) = self.calls.get_mut(seq) else { continue };
+            call.noted(note);
+            call.group = Some(StoredGroup { id, token: group.token, broken });
+            call.dead = call.dead.take().or_else(|| dead.clone());
+        }
+    }
+
+    /// The note of `seq` cannot be read, and may have been one of a group: whatever could have been sent with it
+    /// and bears no note of its own is in doubt, too.
+    fn doubt_all_of(&mut self, seq: u64, gather: u64) {
+        let alike = |call: &&mut StoredCall| call.traits.gather == Some(gather);
+        for call in self.calls.values_mut().filter(alike) {
+            if call.first_sent_at.is_none() || call.seq == seq {
+                call.noted(&Note::default());
+                call.group = Some(StoredGroup { id: seq, token: call.op_id, broken: true });
+            }
+        }
+    }
+
+    /// Takes a call out, with all that belongs to it.
+    fn sweep_call(&mut self, seq: u64) {
+        let Some(call) = self.calls.remove(&seq) else { return };
+        let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
+        self.found.garbage.extend(chunks.map(|key| IVec::from(&key)));
+        let marks = [dead_letters::PREFIX, queue::CALLS];
+        self.found.garbage.extend(marks.map(|prefix| IVec::from(&queue::key(prefix, seq))));
+    }
+
     fn sweep_chunks(&mut self) {
+        for (seq, call) in &self.calls {
+            let Some(pieces) = self.pieces.get(seq).filter(|_| call.chunks == 0) else { continue };
+            let keys = pieces.indices.iter().map(|index| queue::chunk_key(*seq, *index));
+            self.found.garbage.extend(keys.map(|key| IVec::from(&key)));
+        }
         for (seq, pieces) in &self.pieces {
             if !self.headers.contains(seq) {
                 self.found.live_bytes = self.found.live_bytes.saturating_sub(pieces.bytes);
@@ -246,11 +318,8 @@ impl Scan {
             .map(|call| call.seq)
             .collect();
         for seq in replaced {
-            let Some(call) = self.calls.remove(&seq) else { continue };
-            let marks = [queue::CALLS, dead_letters::PREFIX, queue::SENDING];
-            self.found.garbage.extend(marks.map(|prefix| IVec::from(&queue::key(prefix, seq))));
-            let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
-            self.found.garbage.extend(chunks.map(|key| IVec::from(&key)));
+            self.found.garbage.push(IVec::from(&queue::key(queue::SENDING, seq)));
+            self.sweep_call(seq);
         }
     }
 }

@@ -4,6 +4,7 @@ mod check;
 mod damage;
 mod kill;
 mod model;
+mod notes;
 mod outages;
 mod upload;
 
@@ -15,7 +16,7 @@ use std::{
 };
 
 use super::*;
-use crate::units::{LaneId, Lanes, OpId};
+use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 
 /// A wait that only ends by this bound when the store is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,9 +59,11 @@ fn call(seq: u64, body: &[u8]) -> NewCall {
         lanes: Lanes::One(LaneId(seq % 3)),
         label: format!("SET key:{seq}"),
         token: TokenKind::Marker,
+        traits: Traits::default(),
         accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
         expires_at: Some(UnixMillis::new(1_800_000_000_000)),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        note: None,
         body: Bytes::copy_from_slice(body),
     }
 }
@@ -69,6 +72,11 @@ fn call(seq: u64, body: &[u8]) -> NewCall {
 fn body(seed: u64, length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     (0..length).map(|_| random.u8(..)).collect()
+}
+
+/// A note of a sending at `at` milliseconds.
+fn noted(at: u64) -> Note {
+    Note { first_sent_at: UnixMillis::new(at), ..Note::default() }
 }
 
 fn mark(reason: DeadReason) -> DeadMark {
@@ -193,7 +201,7 @@ fn a_removal_takes_header_chunks_and_marks_with_it() {
     let opened = open(dir.path());
     append(&opened.store, 1, &body(1, 20_000));
     append(&opened.store, 2, b"two");
-    wait(|done| opened.store.mark_sending(1, UnixMillis::new(9), done)).unwrap();
+    wait(|done| opened.store.note_sending(1, &noted(9), done)).unwrap();
     wait(|done| opened.store.bury(1, mark(DeadReason::Rejected), done)).unwrap();
     wait(|done| opened.store.remove(vec![1, 77], done)).unwrap();
     assert_eq!(opened.store.call(1), Err(StoreError::NotFound { seq: 1 }));
@@ -211,10 +219,10 @@ fn marks_survive_and_want_a_call() {
     let opened = open(dir.path());
     append(&opened.store, 1, b"one");
     append(&opened.store, 2, b"two");
-    wait(|done| opened.store.mark_sending(1, UnixMillis::new(9), done)).unwrap();
+    wait(|done| opened.store.note_sending(1, &noted(9), done)).unwrap();
     wait(|done| opened.store.bury(2, mark(DeadReason::Ambiguous), done)).unwrap();
     let missing = Err(StoreError::NotFound { seq: 3 });
-    assert_eq!(wait(|done| opened.store.mark_sending(3, UnixMillis::new(9), done)), missing);
+    assert_eq!(wait(|done| opened.store.note_sending(3, &noted(9), done)), missing);
     assert_eq!(wait(|done| opened.store.bury(3, mark(DeadReason::Expired), done)), missing);
     drop(opened);
     let again = open(dir.path());
@@ -230,12 +238,12 @@ fn a_requeue_keeps_the_call_and_its_op_id_under_a_new_sequence() {
         let opened = open(dir.path());
         let store = &opened.store;
         append(store, 1, &body(1, length));
-        wait(|done| store.mark_sending(1, UnixMillis::new(9), done)).unwrap();
+        wait(|done| store.note_sending(1, &noted(9), done)).unwrap();
         wait(|done| store.bury(1, mark(DeadReason::Rejected), done)).unwrap();
         let old = store.call(1).unwrap();
-        wait(|done| store.requeue(1, 2, done)).unwrap();
+        wait(|done| store.requeue(1, 2, false, done)).unwrap();
         let missing = Err(StoreError::NotFound { seq: 8 });
-        assert_eq!(wait(|done| store.requeue(8, 9, done)), missing);
+        assert_eq!(wait(|done| store.requeue(8, 9, false, done)), missing);
         drop(opened);
         let again = open(dir.path());
         let [new] = &again.calls[..] else { panic!("{:?}", again.calls) };

@@ -1,10 +1,10 @@
 //! One attempt of queued calls: permit and place, the note that they are sent, their bodies, the wire.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use fusebox_state::{
-    ErrorClass, SpanRef, Verdict, breaker::State, queue::Entry, store::StoreError,
+    ErrorClass, OpId, SpanRef, UnixMillis, Verdict, breaker::State, queue::Entry, store::StoreError,
 };
 use tokio::sync::oneshot;
 
@@ -12,8 +12,8 @@ use super::{Ended, MARKER_LIFE, NotSent, Taken};
 use crate::{
     clock::Reading,
     connector::{
-        Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, SharedConnector, Tail,
-        Upload,
+        Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, QueuedWrite,
+        SharedConnector, Tail, Upload,
     },
     handle::Lent,
     metrics::Exemplar,
@@ -21,13 +21,43 @@ use crate::{
     trace::{self, PassedOn, Step, StepKind, Traced, What},
 };
 
-static EMPTY: Bytes = Bytes::new();
+/// A call that was taken to be sent.
+pub(super) struct Job {
+    pub(super) taken: Taken,
+    /// The call as it was when it was taken.
+    pub(super) entry: Entry,
+    /// Calls of its lane in whose place it is sent, oldest first.
+    pub(super) overtaken: Vec<Taken>,
+    /// It is sent with the others as one.
+    pub(super) is_group: bool,
+}
+
+impl Job {
+    /// The call that is first in its line: the oldest of those in whose place it is sent.
+    pub(super) fn head(&self) -> u64 {
+        self.overtaken.first().map_or(self.taken.seq, |taken| taken.seq)
+    }
+
+    /// All that was taken for it.
+    pub(super) fn seqs(&self) -> impl Iterator<Item = u64> {
+        self.overtaken.iter().chain([&self.taken]).map(|taken| taken.seq)
+    }
+}
+
+/// What of a call goes on the wire.
+struct Cargo {
+    body: Bytes,
+    upload: Option<Upload>,
+    /// What stands behind it, where it must know.
+    following: Vec<QueuedWrite>,
+    spans: Option<Spans>,
+}
 
 /// One attempt of queued calls. They are noted as sent once it is certain that they will be.
 pub(super) async fn attempt(
     lent: &Lent,
     connector: &SharedConnector,
-    batch: Vec<(Taken, Entry)>,
+    jobs: Vec<Job>,
 ) -> Vec<Ended> {
     let circuit = &*lent.circuit;
     let began = circuit.clock.read();
@@ -35,79 +65,279 @@ pub(super) async fn attempt(
     let (Ok(permit), Some(place)) =
         (circuit.breaker.try_acquire(now), circuit.bulkhead.try_enter())
     else {
-        return batch
-            .into_iter()
-            .map(|(taken, entry)| Ended { taken, entry, result: Err(NotSent::Barred) })
-            .collect();
+        return jobs.into_iter().map(|job| job.ends(Err(NotSent::Barred))).collect();
     };
-    let (mut ended, mut sent, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
-    for ((taken, entry), noted) in note_sending(lent, batch).await {
-        match noted.and_then(|()| read(lent, connector, taken.seq, &entry)) {
-            Ok(body) => {
-                bodies.push(body);
-                sent.push((taken, entry));
+    let (mut ended, ready) = load(lent, connector, jobs);
+    let timeout = circuit.settings.load().timeout;
+    let unix = circuit.clock.steady_unix();
+    let token = group_token(lent, &ready);
+    let shared = Shared { group: token, now: unix, timeout };
+    if ready.is_empty() {
+        return ended;
+    }
+    let notes = match prepare(connector, &ready, shared).await {
+        Ok(evidence) => note_sending(lent, &ready, token, evidence),
+        Err((verdict, error)) => {
+            let ended_at = circuit.clock.read();
+            circuit.settle(permit, verdict, Some(&error), None, ended_at.moment());
+            let failed =
+                |(job, _): (Job, Cargo)| job.ends(Ok(Attempted::failed(verdict, error.clone())));
+            ended.extend(ready.into_iter().map(failed));
+            return ended;
+        }
+    };
+    let (unnoted, sent) = noted(notes, ready).await;
+    ended.extend(unnoted);
+    if sent.is_empty() {
+        return ended;
+    }
+    {
+        let mut index = lent.queue.index();
+        for (job, _) in &sent {
+            if let Some(entry) = index.get_mut(job.taken.seq) {
+                entry.state.sent();
             }
-            Err(why) => ended.push(Ended { taken, entry, result: Err(why) }),
         }
     }
-    let timeout = circuit.settings.load().timeout;
-    let spans: Vec<Option<Spans>> = {
-        let recorded = lent.tracer.is_on();
-        sent.iter().map(|(_, entry)| recorded.then(|| Spans::of(entry)).flatten()).collect()
-    };
-    let unix = circuit.clock.unix();
-    let calls = sent.iter().zip(&bodies).zip(&spans);
-    let attempts = calls.map(|(((_, entry), (body, upload)), spans)| Attempt {
-        body,
-        lanes: &entry.lanes,
-        write: true,
-        origin: Origin::Replay,
-        token: (!entry.absolute).then_some(entry.op_id),
-        digest: entry.digest,
-        doubt: entry.in_doubt.then_some(Doubt {
-            since: entry.first_sent_at.unwrap_or(entry.accepted_at),
-            evidence: &EMPTY,
-        }),
-        following: &[],
-        streams: false,
-        upload: upload.as_ref(),
-        accepted_at: entry.accepted_at,
-        now: unix,
-        timeout,
-        trace: spans.as_ref().map(Spans::passed_on),
-    });
-    let mut attempts: Vec<Attempt<'_>> = attempts.collect();
     let sent_at = circuit.clock.read();
-    let ends = match (attempts.pop(), attempts.is_empty()) {
-        (None, _) => return ended,
-        (Some(only), true) => vec![connector.attempt(only).await],
-        (Some(last), false) => {
-            attempts.push(last);
-            connector.attempt_batch(attempts).await
-        }
-    };
+    let ends = carry(connector, sent.iter().map(|it| shared.attempt(it)).collect()).await;
     drop(place);
     let ended_at = circuit.clock.read();
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
     let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
     let verdict = worst.map_or(Verdict::Neutral, |end| end.verdict);
-    let trace_id = spans.iter().flatten().next().map(|spans| spans.replay.trace_id);
+    let spans = sent.iter().find_map(|(_, cargo)| cargo.spans.as_ref());
+    let trace_id = spans.map(|spans| spans.replay.trace_id);
     let exemplar = Exemplar::of(trace_id, circuit.clock);
     circuit.metrics.attempt(verdict, ended_at.since(sent_at), exemplar);
     circuit.metrics.batch_replayed(ended_at.since(began));
     let error = worst.and_then(|end| end.result.as_ref().err());
     let transition = circuit.settle(permit, verdict, error, trace_id, ended_at.moment());
     let took = Took { began, sent_at, ended_at, transition };
-    for (index, spans) in spans.iter().enumerate() {
-        if let (Some(spans), Some((_, entry)), Some((body, _)), Some(end)) =
-            (spans, sent.get(index), bodies.get(index), ends.get(index))
-        {
-            record(lent, connector, &took, spans, (entry, body), end, sent.len());
+    for ((job, cargo), end) in sent.iter().zip(&ends) {
+        if let Some(spans) = &cargo.spans {
+            record(lent, connector, &took, spans, (&job.entry, &cargo.body), end, sent.len());
         }
     }
-    let ends = sent.into_iter().zip(ends);
-    ended.extend(ends.map(|((taken, entry), end)| Ended { taken, entry, result: Ok(end) }));
+    ended.extend(sent.into_iter().zip(ends).map(|((job, _), end)| job.ends(Ok(end))));
     ended
+}
+
+/// Reads what goes on the wire. What must not go, or cannot be read, has ended.
+fn load(
+    lent: &Lent,
+    connector: &SharedConnector,
+    jobs: Vec<Job>,
+) -> (Vec<Ended>, Vec<(Job, Cargo)>) {
+    let unix = lent.circuit.clock.unix();
+    let recorded = lent.tracer.is_on();
+    let (mut ended, mut ready) = (Vec::new(), Vec::with_capacity(jobs.len()));
+    let why = jobs.iter().find_map(|job| unprovable(lent, &job.entry, unix));
+    for job in jobs {
+        let own = if job.is_group { why } else { unprovable(lent, &job.entry, unix) };
+        if let Some(why) = own {
+            ended.push(job.ends(Err(NotSent::Ambiguous(why))));
+            continue;
+        }
+        match read(lent, connector, job.taken.seq, &job.entry) {
+            Ok((body, upload)) => {
+                let following = following(lent, &job);
+                let spans = recorded.then(|| Spans::of(&job.entry)).flatten();
+                ready.push((job, Cargo { body, upload, following, spans }));
+            }
+            Err(why) => ended.push(job.ends(Err(why))),
+        }
+    }
+    if ready.iter().any(|(job, _)| job.is_group) && !ended.is_empty() {
+        // All or none: the others are sent without the one that cannot be read.
+        ended.extend(ready.drain(..).map(|(job, _)| job.ends(Err(NotSent::Barred))));
+    }
+    (ended, ready)
+}
+
+/// Why nobody can tell whether the call was applied, without asking the backend.
+fn unprovable(lent: &Lent, entry: &Entry, now: UnixMillis) -> Option<&'static str> {
+    if !entry.state.is_in_doubt() || entry.is_absolute() {
+        return None;
+    }
+    let broken =
+        entry.group.is_some_and(|id| lent.queue.index().group(id).is_none_or(|group| group.broken));
+    if broken {
+        return Some("it was sent with others as one, and not all of these are left");
+    }
+    let sent_at = entry.noted.as_ref().map_or(entry.accepted_at, |noted| noted.at);
+    (now.since(sent_at) >= MARKER_LIFE)
+        .then_some("it was first sent more than 7 days ago: whether it was applied cannot be told")
+}
+
+/// The writes that stand behind a timed one in its lanes.
+fn following(lent: &Lent, job: &Job) -> Vec<QueuedWrite> {
+    if !job.entry.traits.timed {
+        return Vec::new();
+    }
+    let behind: Vec<(u64, UnixMillis, Option<UnixMillis>)> = {
+        let index = lent.queue.index();
+        let seqs = index.following(job.taken.seq).into_iter();
+        seqs.filter_map(|seq| {
+            let entry = index.get(seq)?;
+            Some((seq, entry.accepted_at, entry.traits.due))
+        })
+        .collect()
+    };
+    let Ok(store) = lent.queue.store() else { return Vec::new() };
+    let read = |(seq, accepted_at, due)| {
+        Some(QueuedWrite { body: store.body(seq).ok()?, accepted_at, due })
+    };
+    behind.into_iter().filter_map(read).collect()
+}
+
+/// The token of a group: of the one that was sent, or one that no other group has.
+fn group_token(lent: &Lent, ready: &[(Job, Cargo)]) -> Option<OpId> {
+    let (first, _) = ready.first().filter(|(job, _)| job.is_group)?;
+    let index = lent.queue.index();
+    if let Some(group) = first.entry.group.and_then(|id| index.group(id)) {
+        return Some(group.token);
+    }
+    Some(OpId::new(lent.circuit.clock.unix(), fastrand::u128(..)))
+}
+
+/// What the attempts of one sending have in common.
+#[derive(Clone, Copy)]
+struct Shared {
+    /// The token that all of a group bear.
+    group: Option<OpId>,
+    now: UnixMillis,
+    timeout: Duration,
+}
+
+impl Shared {
+    fn attempt<'a>(&self, (job, cargo): &'a (Job, Cargo)) -> Attempt<'a> {
+        let entry = &job.entry;
+        let in_doubt = entry.state.is_in_doubt();
+        let noted = entry.noted.as_deref();
+        Attempt {
+            body: &cargo.body,
+            lanes: &entry.lanes,
+            write: true,
+            origin: Origin::Replay,
+            token: (!entry.is_absolute()).then(|| self.group.unwrap_or(entry.op_id)),
+            digest: entry.digest,
+            doubt: in_doubt.then(|| Doubt {
+                since: noted.map_or(entry.accepted_at, |noted| noted.at),
+                evidence: noted.map_or(&NOTHING, |noted| &noted.evidence),
+            }),
+            following: &cargo.following,
+            streams: false,
+            upload: cargo.upload.as_ref(),
+            accepted_at: entry.accepted_at,
+            now: self.now,
+            timeout: self.timeout,
+            trace: cargo.spans.as_ref().map(Spans::passed_on),
+        }
+    }
+}
+
+static NOTHING: Bytes = Bytes::new();
+
+/// Whether the sending of the call must be noted, and is not yet.
+fn wants_note(job: &Job) -> bool {
+    !job.entry.is_absolute() && job.entry.noted.is_none()
+}
+
+/// Makes ready to send what is not noted yet. Returns what is to be noted of each.
+async fn prepare(
+    connector: &SharedConnector,
+    ready: &[(Job, Cargo)],
+    shared: Shared,
+) -> Result<Vec<Bytes>, (Verdict, AttemptError)> {
+    let fresh: Vec<Attempt<'_>> =
+        ready.iter().filter(|(job, _)| wants_note(job)).map(|it| shared.attempt(it)).collect();
+    if fresh.is_empty() {
+        return Ok(Vec::new());
+    }
+    connector.prepare(&fresh).await
+}
+
+type Noting = Option<oneshot::Receiver<Result<(), StoreError>>>;
+
+/// Notes that calls are sent, a group by one note. One place for each call; `None` where there is nothing to wait
+/// for.
+fn note_sending(
+    lent: &Lent,
+    ready: &[(Job, Cargo)],
+    group: Option<OpId>,
+    evidence: Vec<Bytes>,
+) -> Vec<Noting> {
+    let mut evidence = evidence.into_iter();
+    if let Some(token) = group {
+        let seqs: Vec<u64> = ready.iter().map(|(job, _)| job.taken.seq).collect();
+        let wanted = ready.first().is_some_and(|(job, _)| wants_note(job));
+        let note = wanted
+            .then(|| lent.queue.note_sending(&seqs, token, evidence.next().unwrap_or_default()));
+        return std::iter::once(note)
+            .chain(std::iter::repeat_with(|| None))
+            .take(ready.len())
+            .collect();
+    }
+    let note = |(job, _): &(Job, Cargo)| {
+        wants_note(job).then(|| {
+            let evidence = evidence.next().unwrap_or_default();
+            lent.queue.note_sending(&[job.taken.seq], job.entry.op_id, evidence)
+        })
+    };
+    ready.iter().map(note).collect()
+}
+
+/// Waits until the notes are synced. What could not be noted has ended.
+async fn noted(notes: Vec<Noting>, ready: Vec<(Job, Cargo)>) -> (Vec<Ended>, Vec<(Job, Cargo)>) {
+    let (mut ended, mut sent) = (Vec::new(), Vec::with_capacity(ready.len()));
+    let mut of_group = None;
+    for (note, (job, cargo)) in notes.into_iter().zip(ready) {
+        let why = match note {
+            None => of_group.clone(),
+            Some(synced) => match synced.await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(NotSent::Store(error)),
+                Err(_) => Some(NotSent::Barred),
+            },
+        };
+        if job.is_group {
+            of_group.clone_from(&why);
+        }
+        match why {
+            None => sent.push((job, cargo)),
+            Some(why) => ended.push(job.ends(Err(why))),
+        }
+    }
+    (ended, sent)
+}
+
+/// Sends them: one alone, several as one, or a batch. One end for each.
+async fn carry(connector: &SharedConnector, mut attempts: Vec<Attempt<'_>>) -> Vec<Attempted> {
+    let count = attempts.len();
+    let Some(last) = attempts.pop() else { return Vec::new() };
+    if attempts.is_empty() {
+        return vec![connector.attempt(last).await];
+    }
+    let is_group = attempts.iter().all(|other| other.token.is_some() && other.token == last.token);
+    attempts.push(last);
+    if !is_group {
+        return connector.attempt_batch(attempts).await;
+    }
+    let end = connector.attempt_group(attempts).await;
+    let copies = (1..count).map(|_| copy(&end)).collect::<Vec<_>>();
+    copies.into_iter().chain([end]).collect()
+}
+
+/// The end of a group counts for each of its calls.
+fn copy(end: &Attempted) -> Attempted {
+    Attempted {
+        verdict: end.verdict,
+        result: end.result.clone(),
+        rest: None,
+        reply_lost: end.reply_lost,
+        residue: None,
+    }
 }
 
 /// The spans of one call's replay, where its being queued was recorded.
@@ -158,7 +388,7 @@ fn record(
         transition,
     };
     let mut steps = Vec::with_capacity(2);
-    if !entry.absolute && entry.first_sent_at.is_none() {
+    if !entry.is_absolute() && entry.noted.is_none() {
         steps.push(Step { began, ended: sent_at, kind: StepKind::NoteSending });
     }
     steps.push(Step { began: sent_at, ended: ended_at, kind: attempt });
@@ -234,39 +464,4 @@ impl Tail for StoredRest {
             }
         })
     }
-}
-
-/// A call without an absolute effect is noted as sent, and that is synced, before it is sent the first
-/// time. One that was noted longer ago than its marker lives is ambiguous.
-async fn note_sending(
-    lent: &Lent,
-    batch: Vec<(Taken, Entry)>,
-) -> Vec<((Taken, Entry), Result<(), NotSent>)> {
-    enum Note {
-        Done(Result<(), NotSent>),
-        UnderWay(oneshot::Receiver<Result<(), StoreError>>),
-    }
-    let now = lent.circuit.clock.unix();
-    let notes: Vec<Note> = batch
-        .iter()
-        .map(|(taken, entry)| match entry.first_sent_at {
-            _ if entry.absolute => Note::Done(Ok(())),
-            Some(first) if now.since(first) >= MARKER_LIFE => Note::Done(Err(NotSent::Ambiguous)),
-            Some(_) => Note::Done(Ok(())),
-            None => Note::UnderWay(lent.queue.mark_sending(taken.seq)),
-        })
-        .collect();
-    let mut calls = Vec::with_capacity(batch.len());
-    for (call, note) in batch.into_iter().zip(notes) {
-        let result = match note {
-            Note::Done(result) => result,
-            Note::UnderWay(synced) => match synced.await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(NotSent::Store(error)),
-                Err(_) => Err(NotSent::Barred),
-            },
-        };
-        calls.push((call, result));
-    }
-    calls
 }

@@ -1,5 +1,10 @@
 //! The channel against a server that the test plays itself.
 
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
 use futures_util::future::join_all;
 use h2::server::{Connection as Served, SendResponse};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -10,7 +15,10 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::*;
+use super::{
+    line::{KEEP_ALIVE, KEEP_ALIVE_ANSWER, SUSPECT_ANSWER},
+    *,
+};
 use crate::connectors::firestore::{
     outcome,
     testing::{PATIENCE, settings},
@@ -20,7 +28,7 @@ use crate::connectors::firestore::{
 async fn played() -> (TcpListener, Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    (listener, Channel::new(settings(port)).unwrap())
+    (listener, Channel::new(settings(port), false).unwrap())
 }
 
 async fn accepted(listener: &TcpListener) -> Served<TcpStream, Bytes> {
@@ -182,7 +190,7 @@ async fn a_dial_that_was_cut_short_is_begun_anew() {
     let cut_short = NotSent::Refused("cut short".to_owned());
     let ended = futures_util::future::ready(Err(cut_short)).boxed().shared();
     drop(ended.clone().await);
-    *channel.0.state.lock() = State::Dialling(ended);
+    *channel.inner.state.lock() = State::Dialling(ended);
     answering(listener);
     answered(&channel).await;
 }
@@ -255,6 +263,83 @@ async fn the_messages_of_a_stream_go_out_as_they_come() {
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "a");
     };
     tokio::join!(server, client);
+}
+
+#[tokio::test]
+async fn the_connection_that_took_a_request_is_reset_for_it() {
+    let (listener, channel) = played().await;
+    let settings = channel.inner.settings.clone();
+    let channel = Channel::new(settings, true).unwrap();
+    let (followed, carrier) = channel.followed();
+    let carried = tokio::spawn(followed.exchange(request()));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut read = Vec::new();
+    while !read.windows(7).any(|part| part == b"message") {
+        assert_ne!(timeout(PATIENCE, stream.read_buf(&mut read)).await.unwrap().unwrap(), 0);
+    }
+    assert!(timeout(PATIENCE, carrier.reset()).await.unwrap(), "it was sent");
+    let error = loop {
+        match stream.read_buf(&mut read).await {
+            Ok(0) => panic!("it was closed in good order"),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let lost = carried.await.unwrap().map(drop).unwrap_err();
+    assert!(!not_executed(&lost), "{lost:?}");
+    answering(listener);
+    answered(&channel).await;
+}
+
+#[tokio::test]
+async fn a_request_that_no_connection_took_was_not_sent() {
+    let (listener, channel) = played().await;
+    let (followed, carrier) = channel.followed();
+    drop(listener);
+    assert!(followed.exchange(request()).await.is_err());
+    assert!(!carrier.reset().await);
+}
+
+#[tokio::test]
+async fn a_request_given_up_unheard_makes_a_silent_connection_end_soon() {
+    let (listener, channel) = played().await;
+    let given_up = channel.clone().exchange(request());
+    let silent = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        // Held open, unread.
+        std::future::pending::<()>().await;
+        drop(stream);
+    };
+    tokio::select! {
+        ended = timeout(Duration::from_millis(200), given_up) => assert!(ended.is_err()),
+        () = silent => {}
+    }
+    let began = tokio::time::Instant::now();
+    until_closed(&channel).await;
+    assert!(began.elapsed() < SUSPECT_ANSWER * 3, "{:?}", began.elapsed());
+    answering(listener);
+    answered(&channel).await;
+}
+
+#[tokio::test]
+async fn a_slow_server_that_answers_pings_is_kept() {
+    let (listener, channel) = played().await;
+    let server = tokio::spawn(async move {
+        let mut served = accepted(&listener).await;
+        let mut held = Vec::new();
+        while let Some(Ok(came)) = served.accept().await {
+            held.push(came);
+        }
+        drop(listener);
+    });
+    // For longer than a ping of suspicion may go unanswered.
+    for _ in 0..15 {
+        let slow = timeout(Duration::from_millis(100), channel.clone().exchange(request()));
+        assert!(slow.await.is_err());
+    }
+    assert!(channel.is_open());
+    server.abort();
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! How a link comes up, and what is noted when its connection ends.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -113,6 +113,10 @@ impl Link {
             _ => None,
         });
         if went_up {
+            if self.purpose == Purpose::Writes {
+                // Behind the fence.
+                self.shared.may_land.store(false, Ordering::Release);
+            }
             let link = Weak::clone(&self.myself);
             tokio::spawn(async move {
                 let (debts, orders) = driver.run().await;
@@ -154,6 +158,7 @@ fn ended(shared: &Shared, link: Option<&Link>, name: &str, debts: &Debts) {
     let Some(link) = link else { return };
     if link.purpose == Purpose::Writes && debts.in_doubt() {
         *shared.abandoned.lock() = Instant::now();
+        shared.may_land.store(true, Ordering::Release);
     }
     link.enter(|state| match state {
         State::Up { name: current, .. } if current == name => {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::line;
 use crate::connectors::redis::{
+    residue,
     resp::{write_bulk, write_head},
     token,
 };
@@ -125,33 +126,90 @@ impl Store {
             (b"PEXPIRE", [key, time]) => self.expire(key, number(time), 1, out),
             (b"TTL", [key]) => line(out, &format!(":{}", self.left(key, 1000))),
             (b"PTTL", [key]) => line(out, &format!(":{}", self.left(key, 1))),
-            (b"EVAL", [script, count, marker, rest @ ..])
-                if [token::SCRIPT_2.as_bytes(), token::SCRIPT_3.as_bytes()].contains(script) =>
-            {
-                let keys = number(count).and_then(|count| usize::try_from(count - 1).ok());
-                let command = keys.and_then(|keys| rest.get(keys..)).unwrap_or_default();
-                self.once(marker, command, resp3, out);
+            (b"EVAL", [script, count, rest @ ..]) if *script == token::SCRIPT.as_bytes() => {
+                let keys = number(count).and_then(|count| usize::try_from(count).ok());
+                match keys.and_then(|keys| rest.split_at_checked(keys)) {
+                    Some((keys, args)) => self.carry(keys, args, resp3, out),
+                    None => line(out, "-ERR Number of keys can't be greater than number of args"),
+                }
+            }
+            (b"EVAL", [script, count, rest @ ..]) if *script == residue::SCRIPT.as_bytes() => {
+                let keys = number(count).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+                let (keys, args) = rest.split_at_checked(keys).unwrap_or_default();
+                self.settle(keys, args.get(1).and_then(|left| number(left)));
+                line(out, "+OK");
             }
             _ => line(out, "-ERR unknown command or wrong arguments: this is only a stand-in"),
         }
     }
 
-    /// What [`token`]'s script does.
-    fn once(&mut self, marker: &[u8], command: &[&[u8]], resp3: bool, out: &mut BytesMut) {
-        if self.get(marker).is_some() {
+    /// What [`token`]'s script does. It knows no command whose reply a script could not hold.
+    fn carry(&mut self, keys: &[&[u8]], args: &[&[u8]], resp3: bool, out: &mut BytesMut) {
+        let [_, digest, count, rest @ ..] = args else { return line(out, "-ERR user_script") };
+        let count = number(count).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        let (deadlines, command) = rest.split_at_checked(2 * count).unwrap_or_default();
+        let marker = keys.first().copied().filter(|_| !digest.is_empty());
+        if let Some(found) = marker.and_then(|marker| self.get(marker)) {
+            let value = found.value.clone();
             self.recognised += 1;
-            return line(out, if resp3 { "_" } else { "$-1" });
+            tagged(out, b"old");
+            return write_bulk(out, &value);
         }
+        let missing: Vec<bool> = deadlines
+            .chunks(2)
+            .map(|pair| pair.first().is_some_and(|key| self.get(key).is_none()))
+            .collect();
         let mut reply = BytesMut::new();
         // One level only: a script cannot run a script.
         if command.first().is_some_and(|name| name.eq_ignore_ascii_case(b"EVAL")) {
-            return line(out, "-ERR This Redis command is not allowed from script");
+            line(&mut reply, "-ERR This Redis command is not allowed from script");
+        } else {
+            self.answer(command, resp3, &mut reply);
         }
-        self.answer(command, resp3, &mut reply);
-        if !reply.starts_with(b"-") {
-            self.put(marker, b"1", Some(Instant::now() + MARKER_LIFE));
+        let text = reply.strip_suffix(b"\r\n").unwrap_or(&reply);
+        if let Some(error) = text.strip_prefix(b"-") {
+            tagged(out, b"error");
+            return write_bulk(out, error);
         }
+        for (pair, missing) in deadlines.chunks(2).zip(missing) {
+            if let (true, [key, time]) = (missing, pair)
+                && let Some(entry) = self.entries.get_mut(*key)
+            {
+                entry.expires = number(time).map(at);
+            }
+        }
+        if let Some(marker) = marker {
+            let kept = match text.split_first() {
+                Some((b'$', rest)) if *rest != *b"-1" => {
+                    let bulk = rest.iter().position(|byte| *byte == b'\n');
+                    [b"$", bulk.and_then(|end| rest.get(end + 1..)).unwrap_or_default()].concat()
+                }
+                Some((b'+' | b':', _)) => text.to_vec(),
+                Some((b'_' | b'$', _)) => b"_".to_vec(),
+                _ => b"!".to_vec(),
+            };
+            let value = [digest, kept.as_slice()].concat();
+            self.put(marker, &value, Some(Instant::now() + MARKER_LIFE));
+        }
+        if resp3 && text == b"_" {
+            write_head(out, '*', 1);
+            return write_bulk(out, b"new");
+        }
+        tagged(out, b"new");
         out.extend_from_slice(&reply);
+    }
+
+    /// What [`residue`]'s script does. Times beyond what a clock can hold are far ones.
+    fn settle(&mut self, keys: &[&[u8]], left: Option<i64>) {
+        let far = Instant::now() + LIFE_MAX / 2;
+        for key in keys {
+            if let Some(entry) =
+                self.entries.get_mut(*key).filter(|entry| entry.expires > Some(far))
+            {
+                let left = left.and_then(|left| span(left, 1)).unwrap_or_default();
+                entry.expires = Some(Instant::now() + left);
+            }
+        }
     }
 
     fn set(&mut self, key: &[u8], text: &[u8], options: &[&[u8]], nil: &str, out: &mut BytesMut) {
@@ -164,13 +222,15 @@ impl Store {
                 b"NX" | b"XX" => continue,
                 b"EX" => 1000,
                 b"PX" => 1,
+                b"PXAT" => 0,
                 _ => return line(out, "-ERR syntax error"),
             };
             let time = rest.next().and_then(|time| number(time)).filter(|time| *time > 0);
-            let Some(after) = time.and_then(|time| span(time, unit)) else {
+            let Some(time) = time else {
                 return line(out, "-ERR invalid expire time in 'set' command");
             };
-            expires = Some(Instant::now() + after);
+            let after = span(time, unit).unwrap_or_default();
+            expires = Some(if unit == 0 { at(time) } else { Instant::now() + after });
         }
         self.put(key, text, expires);
         if let Some(log) = &mut self.log {
@@ -225,6 +285,19 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The head of an answer of the script.
+fn tagged(out: &mut BytesMut, tag: &[u8]) {
+    write_head(out, '*', 2);
+    write_bulk(out, tag);
+}
+
+/// A time in milliseconds since the epoch, on the clock of times to live.
+fn at(millis: i64) -> Instant {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+    Instant::now() + time.saturating_sub(since).min(LIFE_MAX)
+}
+
 /// A time to live of so many units of so many milliseconds; `None` below zero.
 fn span(time: i64, unit: u64) -> Option<Duration> {
     let millis = u64::try_from(time).ok()?.saturating_mul(unit);
@@ -245,7 +318,8 @@ mod tests {
         let mut say = |words: &[&[u8]]| store.answer(words, false, &mut BytesMut::new());
         say(&[b"SET", b"k", b"1"]);
         say(&[b"SET", b"k", b"0", b"NX"]);
-        say(&[b"EVAL", token::SCRIPT_2.as_bytes(), b"2", b"fusebox:m", b"k", b"SET", b"k", b"2"]);
+        let script = token::SCRIPT.as_bytes();
+        say(&[b"EVAL", script, b"2", b"fusebox:m", b"k", b"2", b"d", b"0", b"SET", b"k", b"2"]);
         let pair = |value: &str| ("k".to_owned(), value.to_owned());
         assert_eq!(store.log(), Some(vec![pair("1"), pair("2")]));
         store.answer(&[b"SET", b"k", b"3"], false, &mut BytesMut::new());

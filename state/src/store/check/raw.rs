@@ -57,7 +57,7 @@ pub(super) fn count(
             *match kind {
                 Kind::Call => &mut counts.calls,
                 Kind::Chunk => &mut counts.chunks,
-                Kind::Sending | Kind::Dead => &mut counts.marks,
+                Kind::Sending | Kind::Note | Kind::Dead => &mut counts.marks,
                 Kind::Head | Kind::Fact | Kind::History => &mut counts.others,
             } += 1;
             if let Ok(head) = record::open::<Head>(Kind::Head, value) {
@@ -145,7 +145,7 @@ impl Index {
                     self.dead.insert(mark.seq, whole);
                 }
             }
-            Kind::Head | Kind::Sending | Kind::Fact | Kind::History => {}
+            Kind::Head | Kind::Sending | Kind::Note | Kind::Fact | Kind::History => {}
         }
     }
 

@@ -28,7 +28,7 @@ fn filled(dir: &Path) -> Store {
     for seq in 1..=5 {
         append(&store, seq, &content(seq));
     }
-    wait(|done| store.mark_sending(1, UnixMillis::new(3), done)).unwrap();
+    wait(|done| store.note_sending(1, &noted(3), done)).unwrap();
     wait(|done| store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
     wait(|done| store.remove(vec![5], done)).unwrap();
     store

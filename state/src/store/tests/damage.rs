@@ -49,8 +49,7 @@ fn chunks_and_marks_without_a_header_are_swept() {
             let value = queue::chunk_value(9, 0, b"piece").unwrap();
             db.insert(queue::chunk_key(9, index), value).unwrap();
         }
-        db.insert(queue::key(b's', 9), queue::sending_value(9, UnixMillis::new(1)).unwrap())
-            .unwrap();
+        db.insert(queue::key(b's', 9), note::encode(9, &noted(1)).unwrap()).unwrap();
         let mark = dead_letters::encode(9, &mark(DeadReason::Expired)).unwrap();
         db.insert(queue::key(b'd', 9), mark).unwrap();
     });
@@ -75,7 +74,7 @@ fn damaged_records_are_found_kept_and_not_replayed() {
     };
     let opened = open(dir.path());
     wait(|done| opened.store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
-    wait(|done| opened.store.mark_sending(5, UnixMillis::new(9), done)).unwrap();
+    wait(|done| opened.store.note_sending(5, &noted(9), done)).unwrap();
     drop(opened);
     tamper(dir.path(), |db| {
         flip(db, &queue::key(b'q', 1)); // a header

@@ -34,7 +34,7 @@ fn child_that_appends_until_it_is_killed() {
             let (told, gone) = (tell.clone(), seq - 2);
             let done: Done = Box::new(move |result| told(format!("gone {gone}"), result));
             opened.store.remove(vec![gone], done);
-            wait(|done| opened.store.mark_sending(seq, UnixMillis::new(1), done)).unwrap();
+            wait(|done| opened.store.note_sending(seq, &noted(1), done)).unwrap();
         }
     }
 }

@@ -73,7 +73,7 @@ impl Run {
             }
             Step::Send(of) => {
                 let Some(seq) = self.pick(of, false) else { return };
-                wait(|done| self.store().mark_sending(seq, UnixMillis::new(3), done)).unwrap();
+                wait(|done| self.store().note_sending(seq, &noted(3), done)).unwrap();
                 self.model.get_mut(&seq).unwrap().sent = true;
             }
             Step::Bury(of) => {
@@ -84,7 +84,7 @@ impl Run {
             Step::Requeue(of) => {
                 let Some(old) = self.pick(of, true) else { return };
                 self.next += 1;
-                wait(|done| self.store().requeue(old, seq, done)).unwrap();
+                wait(|done| self.store().requeue(old, seq, false, done)).unwrap();
                 let kept = self.model.remove(&old).unwrap();
                 self.model.insert(seq, Kept { sent: false, dead: false, ..kept });
             }

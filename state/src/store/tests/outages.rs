@@ -20,7 +20,7 @@ fn a_failed_sync_ends_in_a_rebuild_with_everything_acknowledged() {
         append(store, seq, &body(seq, if seq % 10 == 0 { 30_000 } else { 200 }));
     }
     wait(|done| store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
-    wait(|done| store.mark_sending(5, UnixMillis::new(9), done)).unwrap();
+    wait(|done| store.note_sending(5, &noted(9), done)).unwrap();
     wait(|done| store.put_fact("breaker", b"open".to_vec(), done)).unwrap();
     wait(|done| store.remove(vec![1], done)).unwrap();
     faults.fail_sync(1);
@@ -199,10 +199,10 @@ fn below_the_floor_appends_are_refused_and_removals_go_on() {
     let refused = wait(|done| store.append(call(3, b"three"), done));
     assert_eq!(refused, Err(StoreError::DiskFloor { free: 10 << 20, floor: 64 << 20 }));
     assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
-    wait(|done| store.mark_sending(1, UnixMillis::new(1), done)).unwrap();
+    wait(|done| store.note_sending(1, &noted(1), done)).unwrap();
     wait(|done| store.bury(1, mark(DeadReason::Expired), done)).unwrap();
     wait(|done| store.remove(vec![2], done)).unwrap();
-    let refused = wait(|done| store.requeue(1, 4, done));
+    let refused = wait(|done| store.requeue(1, 4, false, done));
     assert!(matches!(refused, Err(StoreError::DiskFloor { .. })), "a requeue is an append");
     faults.fake_free_space(Some(1 << 30));
     assert_eq!(next(&events), StoreEvent::Accepting);

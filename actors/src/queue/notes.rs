@@ -1,0 +1,189 @@
+//! What is noted of calls on their way: that they are sent, that they were applied, what is left of them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fusebox_state::{
+    Lanes, OpId, UnixMillis,
+    queue::{Entry, Noted},
+    store::{EVIDENCE_MAX, GroupNote, NewCall, Note, StoreError, TokenKind, Traits},
+};
+use tokio::sync::oneshot;
+
+use super::{Applied, Queue, opening::applied_note};
+use crate::connector::Residue;
+
+/// Evidence as it is kept. What is too large proves nothing later, which is safe.
+pub(super) fn within_limit(evidence: Bytes) -> Bytes {
+    if evidence.len() <= EVIDENCE_MAX { evidence } else { Bytes::new() }
+}
+
+impl Queue {
+    /// Notes that calls are about to be sent, as one if they are several, under `token`; resolves once that is
+    /// synced.
+    pub(crate) fn note_sending(
+        self: &Arc<Self>,
+        seqs: &[u64],
+        token: OpId,
+        evidence: Bytes,
+    ) -> oneshot::Receiver<Result<(), StoreError>> {
+        let (sender, synced) = oneshot::channel();
+        let (Ok(store), Some(first)) = (self.store(), seqs.first().copied()) else { return synced };
+        let (at, this, members) = (self.clock.unix(), Arc::clone(self), seqs.to_vec());
+        let evidence = within_limit(evidence);
+        let group = (members.len() > 1).then(|| GroupNote {
+            token,
+            members: members.clone(),
+            applied: false,
+        });
+        let note = Note { first_sent_at: at, evidence: evidence.clone(), group };
+        let done = Box::new(move |result: Result<(), StoreError>| {
+            if result.is_ok() {
+                let mut index = this.index.lock();
+                for seq in &members {
+                    if let Some(entry) = index.get_mut(*seq) {
+                        let evidence = evidence.clone();
+                        entry.noted = Some(Box::new(Noted { at, evidence }));
+                    }
+                }
+                if members.len() > 1 {
+                    index.form_group(members, token, false);
+                }
+            }
+            drop(sender.send(result));
+        });
+        let ordered = self.order.lock();
+        store.note_sending(first, &note, done);
+        drop(ordered);
+        synced
+    }
+
+    /// Takes the note of a call, or of the group that begins with it, back: nothing of it was written. A group is
+    /// dissolved, and `halved` if it was the calls' own fault.
+    pub(crate) fn take_back_note(&self, seq: u64, halved: bool) {
+        let Ok(store) = self.store() else { return };
+        let ordered = self.order.lock();
+        {
+            let mut index = self.index.lock();
+            let members = index.group(seq).map_or_else(|| vec![seq], |it| it.members.clone());
+            index.dissolve_group(seq, halved);
+            for member in members {
+                if let Some(entry) = index.get_mut(member) {
+                    entry.noted = None;
+                }
+            }
+        }
+        // Not synced before the next sending is noted, which it precedes.
+        store.take_back_note(seq, Box::new(|_| ()));
+        drop(ordered);
+    }
+
+    /// A group was applied: tells who waits for its calls and removes them. What a crash leaves of them after the
+    /// note is removed by the next open.
+    pub(crate) fn group_applied(self: &Arc<Self>, seqs: &[u64], reply: &Bytes) {
+        for seq in seqs {
+            self.metrics.replayed.inc();
+            if let Some(fate) = self.fates.lock().remove(seq) {
+                drop(fate.send(Ok(Applied { reply: reply.clone(), lost: false })));
+            }
+        }
+        let ordered = self.order.lock();
+        self.remove_group_in_order(seqs, || ());
+        drop(ordered);
+        self.work.notify_one();
+    }
+
+    /// Takes the calls of a group out for good, under the order lock. `then` runs once that is synced.
+    pub(super) fn remove_group_in_order(
+        self: &Arc<Self>,
+        seqs: &[u64],
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        let (Ok(store), Some(first)) = (self.store(), seqs.first().copied()) else { return };
+        let note = {
+            let mut index = self.index.lock();
+            let note = applied_note(&index, first);
+            seqs.iter().for_each(|seq| index.applied(*seq));
+            note
+        };
+        if let Some(note) = note {
+            store.note_sending(first, &note, Box::new(|_| ()));
+        }
+        // The one beside which the note lies goes last.
+        let first_last: Vec<u64> = seqs.iter().skip(1).copied().chain([first]).collect();
+        let (this, gone) = (Arc::clone(self), seqs.to_vec());
+        store.remove(
+            first_last,
+            Box::new(move |result| {
+                // After a failure the store tells what it holds, and the removal is sent again.
+                if result.is_ok() {
+                    gone.iter().for_each(|seq| this.forget(*seq));
+                    then();
+                }
+            }),
+        );
+    }
+
+    /// `seq` was applied, and `residue` is left to do of it: takes its place in the store and in the line.
+    pub(crate) fn replace(self: &Arc<Self>, seq: u64, residue: Residue, applied: Option<Applied>) {
+        let fate = self.fates.lock().remove(&seq);
+        if let (Some(fate), Some(applied)) = (fate, applied) {
+            drop(fate.send(Ok(applied)));
+        }
+        let Ok(store) = self.store() else { return };
+        let ordered = self.order.lock();
+        let Residue { body, lanes, due } = residue;
+        let call = {
+            let mut index = self.index.lock();
+            // What replaces it can be read before that is synced: nobody takes it until then.
+            index.hold(seq);
+            let Some(entry) = index.get(seq) else { return };
+            residue_call(seq, entry, body, &lanes, due)
+        };
+        let bytes = call.body.len() as u64;
+        let this = Arc::clone(self);
+        store.replace(
+            &call,
+            Box::new(move |result| {
+                let mut index = this.index.lock();
+                if result.is_ok() {
+                    index.became_residue(seq, lanes, due, bytes);
+                } else {
+                    // It waits as it was; applied again it leaves the same.
+                    index.put_back(seq);
+                }
+                this.count(&index);
+                drop(index);
+                this.work.notify_one();
+                this.freed.notify_waiters();
+            }),
+        );
+        drop(ordered);
+    }
+
+    /// Takes calls out that a later one of their lane has made meaningless, oldest first.
+    pub(crate) fn overtaken(self: &Arc<Self>, seqs: &[u64]) {
+        for seq in seqs {
+            self.applied(*seq, None, || ());
+        }
+    }
+}
+
+fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMillis) -> NewCall {
+    NewCall {
+        seq,
+        op_id: entry.op_id,
+        digest: entry.digest,
+        uid: entry.uid,
+        namespace: String::new(),
+        lanes: lanes.clone(),
+        label: entry.label.to_string(),
+        token: TokenKind::Absolute,
+        traits: Traits { due: Some(due), ..Traits::default() },
+        accepted_at: entry.accepted_at,
+        expires_at: None,
+        traceparent: entry.origin.as_deref().map(ToString::to_string),
+        note: None,
+        body,
+    }
+}

@@ -1,0 +1,408 @@
+//! What may be done with a write whose attempts failed: the seams between an attempt, its outcome and what is sent
+//! next, live and queued, over restarts.
+
+use fusebox_state::{queue::Phase, write::Known};
+
+use super::*;
+use crate::connector::Connector;
+
+/// Queues calls while nothing is replayed.
+async fn held(world: &World, bodies: impl IntoIterator<Item = String>) -> Vec<OpId> {
+    world.backend().set_offline(true).await.unwrap();
+    let names = queued(world, bodies).await;
+    world.backend().set_offline(false).await.unwrap();
+    names
+}
+
+async fn queued(world: &World, bodies: impl IntoIterator<Item = String>) -> Vec<OpId> {
+    let mut names = Vec::new();
+    for body in bodies {
+        let reply = world.call_with(&body, durable()).await.unwrap();
+        assert_eq!(reply.source, Source::Queued, "{body}");
+        names.push(reply.op_id.unwrap());
+    }
+    names
+}
+
+/// How often `body` was applied.
+fn times(world: &World, body: &str) -> usize {
+    world.server().applied.lock().iter().filter(|applied| *applied == body).count()
+}
+
+fn noted(world: &World) -> usize {
+    let backend = world.backend();
+    let index = backend.member.lent.queue.index();
+    index.page(false, 0).filter(|(_, entry)| entry.noted.is_some()).count()
+}
+
+#[tokio::test]
+async fn what_never_left_is_not_in_doubt_after_a_restart() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    queued(&world, (0..5).map(|n| format!("INCR k{n}"))).await;
+    world
+        .until("replay has tried", |world| {
+            let backend = world.backend();
+            let index = backend.member.lent.queue.index();
+            index.page(false, 0).any(|(_, entry)| entry.last_error.is_some())
+        })
+        .await;
+    assert_eq!((noted(&world), world.server().prepared.load(Ordering::Relaxed)), (0, 0));
+    // Nothing tells repetitions apart: whatever is in doubt would be a dead letter.
+    world.server().tokenless.store(true, Ordering::Relaxed);
+    let world = world.restart(vec![settings("one")]).await;
+    world.server().set(Mode::Up);
+    world.drained().await;
+    assert_eq!(world.backend().view().queue.dead_letters, 0);
+    assert_eq!(world.server().applied.lock().len(), 5);
+}
+
+#[tokio::test]
+async fn a_note_is_taken_back_where_nothing_was_written_unless_an_earlier_attempt_is_in_doubt() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    queued(&world, ["INCR k".to_owned()]).await;
+    world.server().set(Mode::Full);
+    let prepared = |world: &World| world.server().prepared.load(Ordering::Relaxed);
+    world.until("it was refused twice", |world| prepared(world) >= 2).await;
+    world.until("the note is taken back", |world| noted(world) == 0).await;
+    world.server().set(Mode::Deaf);
+    world.until("it is in doubt", |world| times(world, "INCR k") == 1 && noted(world) == 1).await;
+    world.server().set(Mode::Full);
+    let tried = world.server().evidence.lock().len();
+    world.until("it was refused again", |world| world.server().evidence.lock().len() > tried).await;
+    assert_eq!(noted(&world), 1, "the doubt stays");
+    world.server().set(Mode::Up);
+    world.drained().await;
+    assert_eq!(times(&world, "INCR k"), 1);
+    let evidence = world.server().evidence.lock().clone();
+    assert!(evidence.iter().all(|it| it.starts_with(b"prepared")), "{evidence:?}");
+    assert!(evidence.windows(2).all(|pair| pair[0] == pair[1]), "of the first: {evidence:?}");
+}
+
+#[tokio::test]
+async fn an_unprotected_insert_is_never_repeated_though_the_dead_letters_are_full() {
+    let mut settings = settings("one");
+    settings.queue.dead_items = 1;
+    let world = World::start(vec![settings]).await;
+    world.server().tokenless.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Down);
+    queued(&world, ["BAD x".to_owned(), "PUT t 1".to_owned()]).await;
+    world.server().set(Mode::Deaf);
+    world.until("it was applied", |world| times(world, "PUT t 1") == 1).await;
+    world.server().set(Mode::Up);
+    world
+        .until("the dead letters are full", |world| {
+            world
+                .backend()
+                .view()
+                .alerts
+                .iter()
+                .any(|alert| alert.contains("dead letters are full"))
+        })
+        .await;
+    world.backend().replay().unwrap();
+    let tried = world.server().attempts.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.server().attempts.load(Ordering::Relaxed), tried, "it has its verdict");
+    let view = world.backend().view();
+    assert_eq!((view.queue.dead_letters, view.queue.calls), (1, 1));
+    let dead = world.backend().queue_page(true, None, 10).calls[0].op_id;
+    world.backend().discard(dead).await.unwrap();
+    world.until("it takes the place", |world| world.backend().view().queue.calls == 0).await;
+    assert_eq!(world.backend().view().queue.dead_letters, 1);
+    assert_eq!(times(&world, "PUT t 1"), 1);
+}
+
+#[tokio::test]
+async fn an_error_of_no_class_leaves_doubt() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    queued(&world, ["PUT t 1".to_owned()]).await;
+    world.server().tokenless.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Strange);
+    world.until("it is given up", |world| world.backend().view().queue.dead_letters == 1).await;
+    assert_eq!(times(&world, "PUT t 1"), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_middle_is_a_refusal_of_unknown_outcome() {
+    let world = World::one().await;
+    world.server().set(Mode::Half);
+    for body in ["PUT t 1", "SET k v", "INCR k"] {
+        let error = world.call(body).await.unwrap_err();
+        assert_eq!((error.kind, error.outcome_unknown), (CallErrorKind::Refused, true), "{body}");
+        assert_eq!(times(&world, body), 1);
+    }
+    world.server().set(Mode::Down);
+    queued(&world, ["PUT t 2".to_owned()]).await;
+    world.server().set(Mode::Half);
+    world
+        .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
+        .await;
+    let dead = world.backend().queue_page(true, None, 10).calls.remove(0);
+    assert!(dead.last_error.unwrap().starts_with("rejected"));
+    // Requeued, it is still in doubt: what nothing recognises is not sent again.
+    world.server().set(Mode::Up);
+    world.server().tokenless.store(true, Ordering::Relaxed);
+    world.backend().requeue(dead.op_id, true, false).await.unwrap();
+    world
+        .until("it is one again", |world| {
+            let calls = world.backend().queue_page(true, None, 10).calls;
+            calls
+                .first()
+                .is_some_and(|call| call.last_error.as_deref().unwrap().starts_with("ambiguous"))
+        })
+        .await;
+    assert_eq!(times(&world, "PUT t 2"), 1);
+    // Unless somebody has looked.
+    world.server().forget_tokens(vec![dead.op_id]);
+    world.backend().requeue(dead.op_id, true, true).await.unwrap();
+    world.drained().await;
+    assert_eq!(times(&world, "PUT t 2"), 2);
+}
+
+#[tokio::test]
+async fn a_requeue_keeps_the_doubt_over_a_restart() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    queued(&world, ["PUT t 1".to_owned()]).await;
+    world.server().set(Mode::Half);
+    world
+        .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
+        .await;
+    let dead = world.backend().queue_page(true, None, 10).calls[0].op_id;
+    world.server().set(Mode::Down);
+    world.backend().set_offline(true).await.unwrap();
+    world.backend().requeue(dead, true, false).await.unwrap();
+    let world = world.restart(vec![settings("one")]).await;
+    {
+        let backend = world.backend();
+        let index = backend.member.lent.queue.index();
+        let (_, entry) = index.page(false, 0).next().unwrap();
+        assert_eq!(entry.state.known(), Known::InDoubt);
+    }
+    world.server().set(Mode::Up);
+    world.backend().set_offline(false).await.unwrap();
+    world.drained().await;
+    assert_eq!(times(&world, "PUT t 1"), 1, "its token is recognised");
+}
+
+#[tokio::test]
+async fn inserts_go_as_one_and_again_as_the_same_one() {
+    let world = World::one().await;
+    world.server().gathers.store(50, Ordering::Relaxed);
+    world.server().set(Mode::Deaf);
+    held(&world, (0..100).map(|n| format!("PUT t {n}"))).await;
+    world.until("a group is in doubt", |world| !world.server().groups.lock().is_empty()).await;
+    let world = world.restart(vec![settings("one")]).await;
+    world.server().set(Mode::Up);
+    world.drained().await;
+    for n in 0..100 {
+        assert_eq!(times(&world, &format!("PUT t {n}")), 1, "{n}");
+    }
+    let groups = world.server().groups.lock().clone();
+    assert!(groups.iter().all(|(size, _)| *size == 50), "{groups:?}");
+    assert_eq!(world.backend().view().queue.dead_letters, 0);
+}
+
+#[tokio::test]
+async fn a_group_is_halved_towards_the_one_that_is_refused() {
+    let world = World::one().await;
+    world.server().gathers.store(16, Ordering::Relaxed);
+    let bodies = (0..16).map(|n| if n == 11 { "PUT t bad".into() } else { format!("PUT t {n}") });
+    held(&world, bodies).await;
+    world.drained().await;
+    assert_eq!(world.server().applied.lock().len(), 15);
+    let dead = world.backend().queue_page(true, None, 10);
+    assert_eq!((dead.total, dead.calls.len()), (1, 1));
+    let sizes: Vec<usize> = world.server().groups.lock().iter().map(|(size, _)| *size).collect();
+    assert!(sizes.contains(&16) && sizes.contains(&8) && sizes.len() <= 10, "{sizes:?}");
+}
+
+#[tokio::test]
+async fn a_group_in_doubt_that_nothing_recognises_is_one_dead_letter_also_after_a_restart() {
+    let world = World::one().await;
+    world.server().gathers.store(50, Ordering::Relaxed);
+    world.server().set(Mode::Deaf);
+    let names = held(&world, (0..20).map(|n| format!("PUT t {n}"))).await;
+    world.until("it was applied", |world| times(world, "PUT t 19") == 1).await;
+    world.server().tokenless.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Up);
+    let one = |world: &World| world.backend().view().queue.dead_letters == 1;
+    world.until("it is given up", one).await;
+    let world = world.restart(vec![settings("one")]).await;
+    assert_eq!(world.backend().view().queue.dead_letters, 1);
+    assert_eq!(world.backend().queue_page(true, None, 100).calls.len(), 1);
+    // By the name of any of its calls.
+    world.backend().requeue(names[7], true, false).await.unwrap();
+    world.until("it is given up again", one).await;
+    assert_eq!(times(&world, "PUT t 7"), 1);
+    world.server().tokenless.store(false, Ordering::Relaxed);
+    world.backend().requeue(names[19], true, false).await.unwrap();
+    world.drained().await;
+    assert_eq!(world.backend().view().queue.dead_letters, 0);
+    assert_eq!(world.server().applied.lock().len(), 20, "and nothing twice");
+}
+
+#[tokio::test]
+async fn only_the_last_whole_write_of_a_key_is_sent() {
+    let world = World::one().await;
+    world.server().wholes.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Down);
+    for n in 0..10 {
+        world.call(&format!("SET k {n}")).await.unwrap();
+    }
+    world.call("SET j 1").await.unwrap();
+    world.server().set(Mode::Up);
+    world.drained().await;
+    assert_eq!(world.server().get("k").as_deref(), Some("9"));
+    assert!(times(&world, "SET k 9") == 1 && times(&world, "SET k 5") == 0);
+    let world = world.restart(vec![settings("one")]).await;
+    assert_eq!(world.backend().view().queue.calls, 0);
+}
+
+#[tokio::test]
+async fn what_is_left_to_do_of_a_write_is_done_when_its_time_has_come_in_its_lane() {
+    // What each is accepted with: all within the 300 ms of the first.
+    for (after, ends_as) in [
+        (vec!["ADD k w"], None),
+        (vec!["ADD k w", "SET k last"], Some("last")),
+        (vec!["ADD k w", "MOVE k l"], None),
+    ] {
+        let world = World::one().await;
+        world.server().set(Mode::Down);
+        world.backend().set_offline(true).await.unwrap();
+        world.call("SET l old").await.unwrap();
+        world.call_with("KEEP k v", CallOptions::default()).await.unwrap();
+        for body in &after {
+            world.call_with(body, durable()).await.unwrap();
+        }
+        // Accepted when its life was over already.
+        tokio::time::sleep(Duration::from_millis(350)).await;
+        world.call_with("ADD later x", durable()).await.unwrap();
+        let world = world.restart(vec![settings("one")]).await;
+        let waiting = 3 + after.len() as u64;
+        world.until("it is open", |world| world.backend().view().queue.calls == waiting).await;
+        world.server().set(Mode::Up);
+        world.backend().set_offline(false).await.unwrap();
+        world.drained().await;
+        let applied = world.server().applied.lock().clone();
+        assert_eq!(world.server().get("k").as_deref(), ends_as, "{after:?}: {applied:?}");
+        let moved = after.contains(&"MOVE k l");
+        assert_eq!(world.server().get("l").as_deref(), (!moved).then_some("old"), "{after:?}");
+        assert_eq!(world.backend().view().queue.dead_letters, 0, "{after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_accepted_after_the_end_of_a_keys_life_meets_it_dead() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    world.backend().set_offline(true).await.unwrap();
+    world.call("KEEP k v").await.unwrap();
+    world.call_with("ADD k w", durable()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    world.call_with("ADD k late", durable()).await.unwrap();
+    world.server().set(Mode::Up);
+    world.backend().set_offline(false).await.unwrap();
+    world.drained().await;
+    assert_eq!(world.server().get("k").as_deref(), Some("late"));
+}
+
+#[tokio::test]
+async fn the_reply_to_a_repetition_is_not_told_as_that_of_the_write() {
+    let mut settings = settings("one");
+    settings.breaker.failure_threshold = 100;
+    let world = World::start(vec![settings]).await;
+    for (body, lost) in [("ADD k v", true), ("SET k v", false)] {
+        world.server().set(Mode::Deaf);
+        let call = world.call(body);
+        let (reply, ()) = tokio::join!(call, async {
+            world.until("it was applied", |world| times(world, body) == 1).await;
+            world.server().set(Mode::Up);
+        });
+        let reply = reply.unwrap();
+        assert_eq!((reply.reply_lost, reply.ack), (lost, Some(AckLevel::Applied)), "{body}");
+        assert_eq!(reply.warnings.iter().any(|it| it.starts_with("reply_lost")), lost);
+        let first = world.call("ADD other v").await.unwrap();
+        assert!(!first.reply_lost);
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_sent_empties_no_cache() {
+    let world = World::one().await;
+    world.call("SET a 1").await.unwrap();
+    world.call("GET a").await.unwrap();
+    let entries = |world: &World| world.backend().view().cache.entries;
+    assert_eq!(entries(&world), 1);
+    world.server().set(Mode::Down);
+    world.backend().set_offline(true).await.unwrap();
+    assert!(world.call("FLUSH").await.is_err());
+    assert!(world.call("INCR a").await.is_err());
+    assert!(world.call("NONSENSE a").await.is_err());
+    assert_eq!(entries(&world), 1, "none of these left");
+    assert_eq!(world.call("GET a").await.unwrap().source, Source::Cache);
+    // What is queued was done.
+    world.call("SET a 2").await.unwrap();
+    assert_eq!(entries(&world), 0);
+}
+
+#[tokio::test]
+async fn a_fill_that_began_before_a_reload_is_not_kept() {
+    let world = World::one().await;
+    world.call("SET a 1").await.unwrap();
+    world.server().set(Mode::Slow);
+    let tried = world.server().attempts.load(Ordering::Relaxed);
+    let read = world.call("GET a");
+    let reload = async {
+        world
+            .until("the read is on the wire", move |world| {
+                world.server().attempts.load(Ordering::Relaxed) > tried
+            })
+            .await;
+        let lent = Arc::clone(&world.backend().member.lent);
+        let old =
+            lent.cache.swap(Arc::new(fusebox_state::cache::Cache::new(settings("one").cache)));
+        drop(old);
+    };
+    let (read, ()) = tokio::join!(read, reload);
+    read.unwrap();
+    assert_eq!(world.backend().view().cache.entries, 0);
+}
+
+#[tokio::test]
+async fn a_write_whose_caller_left_bars_fills_until_it_is_over() {
+    let world = World::one().await;
+    world.call("SET a 1").await.unwrap();
+    world.server().set(Mode::Silent);
+    let left = tokio::time::timeout(Duration::from_millis(20), world.call("SET a 2")).await;
+    assert!(left.is_err());
+    world.server().set(Mode::Up);
+    world.call("GET a").await.unwrap();
+    assert_eq!(world.backend().view().cache.entries, 0, "it may land at any moment");
+    world.call("GET b").await.unwrap();
+    assert_eq!(world.backend().view().cache.entries, 1);
+}
+
+#[tokio::test]
+async fn a_call_is_discarded_with_all_that_it_was_sent_with() {
+    let world = World::one().await;
+    world.server().gathers.store(50, Ordering::Relaxed);
+    world.server().set(Mode::Deaf);
+    let names = held(&world, (0..4).map(|n| format!("PUT t {n}"))).await;
+    world.until("it was applied", |world| times(world, "PUT t 3") == 1).await;
+    world.backend().set_offline(true).await.unwrap();
+    world
+        .until("none is on the wire", |world| {
+            let backend = world.backend();
+            let index = backend.member.lent.queue.index();
+            index.page(false, 0).all(|(_, entry)| entry.phase != Phase::Sending)
+        })
+        .await;
+    world.backend().discard(names[2]).await.unwrap();
+    let world = world.restart(vec![settings("one")]).await;
+    assert_eq!(world.backend().view().queue.calls, 0);
+    assert_eq!(world.backend().view().queue.dead_letters, 0);
+}

@@ -1,0 +1,187 @@
+//! A key's time to live is judged along its lane: after a replay it is as on a server that had stayed up.
+
+use super::{line::Line, *};
+
+fn ago(millis: u64) -> UnixMillis {
+    UnixMillis::new(now().get() - millis)
+}
+
+/// The value and PTTL of `key`; what the value is for other types than strings does not matter.
+async fn seen(server: &Server, key: &str) -> (String, i64) {
+    let reply = server.ask(&["PTTL", key]).await;
+    let Some(resp::Reply::Int(left)) = resp::Reply::of(&reply) else { panic!("a number") };
+    (server.value(key).await, left)
+}
+
+/// Sequences that are queued at times before their replay, in milliseconds, and what is read afterwards.
+#[tokio::test]
+async fn a_replay_leaves_what_a_server_that_stayed_up_would_hold() {
+    const GONE: (&str, i64, i64) = ("", -2, -2);
+    const HOUR: i64 = 3_600_000;
+    type Case<'a> = (&'a [(u64, &'a str)], &'a [(&'a str, (&'a str, i64, i64))]);
+    let table: &[Case<'_>] = &[
+        (&[(2500, "SET k v EX 1"), (2400, "EXPIRE k 1000")], &[("k", ("v", 990_000, 997_600))]),
+        (&[(2500, "SET k v PX 800"), (2400, "PERSIST k")], &[("k", ("v", -1, -1))]),
+        (&[(2500, "SET k v PX 800"), (2400, "SET k v2 KEEPTTL")], &[("k", GONE)]),
+        (&[(2500, "SET k v PX 800"), (1600, "SET k v2 KEEPTTL")], &[("k", ("v2", -1, -1))]),
+        (&[(2500, "HSET k f v"), (2400, "EXPIRE k 1"), (2300, "HSET k g w")], &[("k", GONE)]),
+        (&[(2500, "SET k v PX 800"), (2400, "SETRANGE k 0 w")], &[("k", GONE)]),
+        (&[(2500, "SET k v PX 800"), (1600, "SETRANGE k 0 w")], &[("k", ("w", -1, -1))]),
+        (&[(2500, "SET k0 v PX 800"), (2400, "RENAME k0 k")], &[("k", GONE), ("k0", GONE)]),
+        (&[(2500, "SET k0 v PX 800"), (2400, "COPY k0 k REPLACE")], &[("k", GONE), ("k0", GONE)]),
+        (&[(2500, "SET k0 v PX 800"), (2400, "COPY k0 k")], &[("k", ("old", -1, -1))]),
+        (&[(2500, "SET k v PX 800"), (2400, "SET k v2")], &[("k", ("v2", -1, -1))]),
+        (&[(2500, "SET k v PX 800"), (2400, "DEL k"), (2300, "RPUSH k a")], &[("k", ("", -1, -1))]),
+        (
+            &[
+                (2500, "DEL k"),
+                (2400, "RPUSH k a"),
+                (2400, "PEXPIRE k 800"),
+                (2300, "LPOP k"),
+                (2200, "RPUSH k b"),
+            ],
+            &[("k", ("", -1, -1))],
+        ),
+        (&[(2500, "SET k v PX 9000"), (2400, "APPEND k w")], &[("k", ("vw", 6000, 6500))]),
+        (&[(2500, "SET k v PX 800"), (2400, "PEXPIRE k 5000 NX")], &[("k", GONE)]),
+        (
+            &[(2500, "SET k v PX 800"), (2400, "SET k x NX"), (2300, "GETEX k PERSIST")],
+            &[("k", ("v", -1, -1))],
+        ),
+        (
+            &[(2500, "PSETEX k 800 v"), (2400, "GETEX k EX 3600")],
+            &[("k", ("v", HOUR - 9000, HOUR - 2400))],
+        ),
+        (
+            &[
+                (2500, "PSETEX k 800 v"),
+                (2400, "RENAME k j"),
+                (2300, "PERSIST j"),
+                (2200, "RENAME j k"),
+            ],
+            &[("k", ("v", -1, -1)), ("j", GONE)],
+        ),
+    ];
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    for (number, (writes, expected)) in table.iter().enumerate() {
+        server.ask(&["FLUSHALL"]).await;
+        server.ask(&["SET", "k", "old"]).await;
+        if writes[0].1.starts_with("HSET") {
+            server.ask(&["DEL", "k"]).await;
+        }
+        let mut line = Line::new(&redis, number as u128);
+        for (before, command) in *writes {
+            line.accept(words(command), ago(*before));
+        }
+        line.drain().await;
+        assert!(line.dead.is_empty(), "{writes:?}: {:?}", line.dead);
+        for (key, (value, least, most)) in *expected {
+            let (held, left) = seen(&server, key).await;
+            assert_eq!(held, *value, "{key} after {writes:?}");
+            assert!((*least..=*most).contains(&left), "{key} has {left} after {writes:?}");
+        }
+    }
+}
+
+/// A TTL that went live, and writes to the key that are queued before it has passed and replayed after.
+#[tokio::test]
+async fn a_deadline_that_went_live_is_inherited_by_queued_writes() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    for (live, queued, gone) in [
+        (&["HSET k f v", "PEXPIRE k 400"][..], &["HSET k g w"][..], &["k"][..]),
+        (&["SET k 1 PX 400"], &["INCR k"], &["k"]),
+        (&["SET k v PX 400"], &["SET k w KEEPTTL", "APPEND k x"], &["k"]),
+        (&["SET k1 old", "SET k v PX 400"], &["RENAME k k1", "APPEND k1 x"], &["k", "k1"]),
+        (&["SET k1 old", "SET k v PX 400"], &["COPY k k1 REPLACE"], &["k", "k1"]),
+        (&["SET j v PX 400", "RENAME j k"], &["APPEND k x"], &["j", "k"]),
+        (&["PSETEX k 400 v", "GETEX k PX 500"], &["SETRANGE k 9 x"], &["k"]),
+    ] {
+        server.ask(&["FLUSHALL"]).await;
+        for command in live {
+            reply(call(&redis, command).await);
+        }
+        let mut line = Line::new(&redis, 1);
+        for command in queued {
+            line.accept(words(command), now());
+        }
+        until("it has expired", || async { server.ask(&["EXISTS", "k", "j"]).await == ":0\r\n" })
+            .await;
+        line.drain().await;
+        assert!(line.dead.is_empty(), "{queued:?}");
+        for key in gone {
+            assert_eq!(seen(&server, key).await.1, -2, "{key} after {live:?}, {queued:?}");
+        }
+    }
+    // What was settled otherwise since is left alone.
+    for settles in ["SET k v", "PERSIST k", "DEL k"] {
+        reply(call(&redis, "SET k 1 PX 400").await);
+        drop(call(&redis, settles).await);
+        let mut line = Line::new(&redis, 2);
+        line.accept(words("APPEND k x"), now());
+        line.drain().await;
+        assert_eq!(seen(&server, "k").await.1, -1, "{settles}");
+    }
+}
+
+#[tokio::test]
+async fn without_eval_a_residue_is_settled_in_steps() {
+    let server =
+        Server::start_with(&["--user", "default", "on", "nopass", "~*", "+@all", "-eval"]).await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    for (second, expected) in
+        [("SETRANGE k 0 w", ("", -2)), ("SET k w", ("w", -1)), ("HSET k f v", ("", -2))]
+    {
+        let mut line = Line::new(&redis, 1);
+        line.accept(words("SET k v PX 800"), ago(2500));
+        line.accept(words(second), ago(2400));
+        line.drain().await;
+        let (value, left) = seen(&server, "k").await;
+        assert_eq!((value.as_str(), left), expected, "{second}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_between_a_write_and_its_residue_leaves_nothing_behind() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    for first in ["SET k v PX 800", "SET k v PX 800 NX"] {
+        let mut line = Line::new(&redis, 1);
+        line.accept(words(first), ago(2500));
+        line.accept(words("APPEND k w"), ago(2400));
+        // It is sent, and the daemon dies before it has noted what is left to do: it is sent again.
+        let mut lost = line.copy();
+        assert!(lost.step().await);
+        assert!(seen(&server, "k").await.1 > 3_000_000_000_000, "it lives on for now");
+        line.drain().await;
+        assert_eq!(seen(&server, "k").await.1, -2);
+    }
+    reply(call(&redis, "HSET h f v").await);
+    reply(call(&redis, "PEXPIRE h 300").await);
+    let mut line = Line::new(&redis, 2);
+    line.accept(words("HSET h g w"), now());
+    until("it has expired", || async { server.ask(&["EXISTS", "h"]).await == ":0\r\n" }).await;
+    let mut lost = line.copy();
+    assert!(lost.step().await);
+    line.drain().await;
+    assert_eq!(seen(&server, "h").await.1, -2);
+}
+
+#[tokio::test]
+async fn a_slot_expires_with_its_key() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    let expires = |read: &str| {
+        let Access::Read(read) = redis.plan(words(read)).unwrap().access else { panic!("a read") };
+        redis.expires(&read.slots[0])
+    };
+    reply(call(&redis, "SET k v PX 300").await);
+    reply(call(&redis, "SET j v").await);
+    assert!(expires("GET k").unwrap() <= Duration::from_millis(300));
+    assert!(expires("STRLEN k").is_some());
+    assert_eq!(expires("GET j"), None);
+    until("it has passed", || async { expires("GET k") == Some(Duration::ZERO) }).await;
+    reply(call(&redis, "SET k v").await);
+    assert_eq!(expires("GET k"), None);
+}

@@ -1,0 +1,202 @@
+//! Groups, the last write of a lane, residues.
+
+use super::*;
+
+/// An insert that may go with others; it has no lane.
+fn row(index: &mut QueueIndex, op: u64) -> u64 {
+    let traits = Traits { gather: Some(1), ..Traits::default() };
+    put(index, Entry { lanes: Lanes::new([]), traits, ..entry(op, 0, false) })
+}
+
+/// A write of the whole value of `lane`, accepted then.
+fn whole(index: &mut QueueIndex, op: u64, lane: u64, accepted: u64) -> u64 {
+    let traits = Traits { whole: true, ..Traits::default() };
+    let accepted_at = UnixMillis::new(accepted);
+    put(index, Entry { traits, accepted_at, ..entry(op, lane, true) })
+}
+
+fn accepted(index: &mut QueueIndex, op: u64, lane: u64, at: u64) -> u64 {
+    put(index, Entry { accepted_at: UnixMillis::new(at), ..entry(op, lane, true) })
+}
+
+fn put(index: &mut QueueIndex, entry: Entry) -> u64 {
+    let seq = index.admit(entry, false, None).unwrap();
+    index.committed(seq);
+    seq
+}
+
+fn turn(index: &mut QueueIndex) -> Option<Turn> {
+    let seq = index.take(at(0))?;
+    Some(index.turn(seq, 4, 1_000))
+}
+
+fn many() -> QueueIndex {
+    QueueIndex::new(QueueLimits { items: 100, bytes: 100_000, ..LIMITS }, 0)
+}
+
+#[test]
+fn calls_that_may_go_together_do_and_no_others() {
+    let mut index = many();
+    let (a, b) = (row(&mut index, 1), row(&mut index, 2));
+    let other = push(&mut index, 3, 3, false);
+    let named = put(
+        &mut index,
+        Entry {
+            own_name: true,
+            traits: Traits { gather: Some(1), ..Traits::default() },
+            lanes: Lanes::new([]),
+            ..entry(4, 0, false)
+        },
+    );
+    let mut doubted = Entry {
+        traits: Traits { gather: Some(1), ..Traits::default() },
+        lanes: Lanes::new([]),
+        ..entry(5, 0, false)
+    };
+    doubted.state = WriteState::restored(Repeat::Token, true);
+    let doubted = put(&mut index, doubted);
+    let c = row(&mut index, 6);
+    assert_eq!(turn(&mut index).unwrap().seqs, [a, b, c]);
+    for alone in [other, named, doubted] {
+        assert_eq!(turn(&mut index).unwrap().seqs, [alone]);
+    }
+    assert_eq!(turn(&mut index), None);
+}
+
+#[test]
+fn a_group_keeps_to_its_limits_and_is_halved_until_one_is_alone() {
+    let mut index = many();
+    let rows: Vec<u64> = (0..9).map(|op| row(&mut index, op)).collect();
+    let first = turn(&mut index).unwrap();
+    assert_eq!(first.seqs, rows[..4], "four at most");
+    let mut sizes = Vec::new();
+    let mut seqs = first.seqs;
+    while seqs.len() > 1 {
+        sizes.push(seqs.len());
+        index.form_group(seqs.clone(), OpId::from_u128(9), false);
+        index.dissolve_group(seqs[0], true);
+        seqs.iter().for_each(|seq| index.put_back(*seq));
+        seqs = turn(&mut index).unwrap().seqs;
+    }
+    assert_eq!((sizes, seqs), (vec![4, 2], vec![rows[0]]));
+    // Nine of 100 bytes: ten fit.
+    assert_eq!(index.get(rows[8]).unwrap().group_max, u32::MAX);
+}
+
+#[test]
+fn a_group_is_sent_again_as_itself_and_is_one_dead_letter() {
+    let mut index = many();
+    let rows: Vec<u64> = (0..4).map(|op| row(&mut index, op)).collect();
+    let sent = turn(&mut index).unwrap().seqs;
+    index.form_group(sent.clone(), OpId::from_u128(9), false);
+    for seq in &sent {
+        let entry = index.get_mut(*seq).unwrap();
+        entry.state.sent();
+        entry.state.end(End::Unknown);
+        index.retry(*seq, at(0), "timeout");
+    }
+    let more = row(&mut index, 7);
+    let again = turn(&mut index).unwrap();
+    assert_eq!((again.seqs, again.again), (rows.clone(), true), "and nothing new with it");
+    assert_eq!(turn(&mut index).unwrap().seqs, [more]);
+    for seq in &rows {
+        index.buried(*seq, "ambiguous", false);
+    }
+    assert_eq!(index.dead(), (1, 400));
+    assert!(!index.dead_full(1), "four calls, one dead letter of two");
+    assert_eq!(index.revive(rows[0]), Some(rows.clone()));
+    assert_eq!(index.dead(), (0, 0));
+    let revived = turn(&mut index).unwrap();
+    assert_eq!((revived.seqs, revived.again), (rows.clone(), true));
+    for seq in &rows {
+        index.applied(*seq);
+        index.removed(*seq);
+    }
+    assert_eq!(index.group(rows[0]), None);
+    assert_eq!(index.len(), 1);
+}
+
+#[test]
+fn only_the_last_write_of_a_lane_that_sets_its_whole_value_is_sent() {
+    let mut index = many();
+    let (a, b) = (whole(&mut index, 1, 1, 0), push(&mut index, 2, 1, true));
+    let (c, d) = (whole(&mut index, 3, 1, 0), push(&mut index, 4, 1, true));
+    let first = turn(&mut index).unwrap();
+    assert_eq!((first.seqs, first.overtaken), (vec![c], vec![a, b]));
+    assert_eq!(turn(&mut index), None, "the lane is busy");
+    // It was not applied after all: the line is what it was.
+    index.put_back(c);
+    index.put_back(b);
+    index.retry(a, at(0), "refused");
+    let again = turn(&mut index).unwrap();
+    assert_eq!((again.seqs, again.overtaken), (vec![c], vec![a, b]));
+    for seq in [a, b, c] {
+        index.applied(seq);
+    }
+    assert_eq!(turn(&mut index).unwrap().seqs, [d]);
+}
+
+#[test]
+fn a_write_that_matters_is_never_skipped() {
+    type Change = fn(&mut Entry);
+    let changes: [(&str, Change); 3] = [
+        ("not absolute", |entry| entry.state = WriteState::fresh(Repeat::Token)),
+        ("a name of its own", |entry| entry.own_name = true),
+        ("another lane", |entry| entry.lanes = Lanes::new([LaneId(1), LaneId(2)])),
+    ];
+    for (what, change) in changes {
+        let mut index = many();
+        let a = whole(&mut index, 1, 1, 0);
+        let mut between = entry(2, 1, true);
+        change(&mut between);
+        put(&mut index, between);
+        whole(&mut index, 3, 1, 0);
+        assert_eq!(turn(&mut index).unwrap().seqs, [a], "{what}");
+    }
+    let mut index = many();
+    let a = whole(&mut index, 1, 1, 0);
+    let pending = index.admit(entry(2, 1, true), false, None).unwrap();
+    whole(&mut index, 3, 1, 0);
+    assert_eq!(turn(&mut index).unwrap().seqs, [a], "one before it is not durable yet");
+    index.committed(pending);
+}
+
+#[test]
+fn a_residue_lets_what_was_accepted_before_it_is_due_pass_and_holds_up_the_rest() {
+    let mut index = many();
+    let carrier = accepted(&mut index, 1, 1, 0);
+    let (early, late) = (accepted(&mut index, 2, 1, 500), accepted(&mut index, 3, 1, 900));
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
+    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
+    assert_eq!(index.bytes(), 240);
+    assert_eq!(turn(&mut index).unwrap().seqs, [early], "accepted before it is due");
+    assert_eq!(turn(&mut index), None);
+    index.applied(early);
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier], "nothing is left before it");
+    assert_eq!(turn(&mut index), None);
+    index.applied(carrier);
+    assert_eq!(turn(&mut index).unwrap().seqs, [late]);
+}
+
+#[test]
+fn a_residue_waits_for_what_comes_before_it_is_due_and_may_move_to_other_lanes() {
+    let mut index = many();
+    let carrier = accepted(&mut index, 1, 1, 0);
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
+    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
+    let new = index
+        .admit(Entry { accepted_at: UnixMillis::new(700), ..entry(2, 1, true) }, false, None)
+        .unwrap();
+    assert_eq!(turn(&mut index), None, "one that it must let pass is being stored");
+    index.committed(new);
+    assert_eq!(turn(&mut index).unwrap().seqs, [new]);
+    assert_eq!(index.residues_in(&Lanes::One(LaneId(1))), [carrier]);
+    index.became_residue(carrier, Lanes::One(LaneId(2)), UnixMillis::new(800), 40);
+    assert_eq!(index.residues_in(&Lanes::One(LaneId(1))), [0; 0]);
+    assert!(index.is_occupied(&Lanes::One(LaneId(2))));
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
+    index.applied(carrier);
+    index.removed(carrier);
+    assert!(!index.is_occupied(&Lanes::One(LaneId(2))));
+    assert_eq!(index.residues_in(&Lanes::All), [0; 0]);
+}

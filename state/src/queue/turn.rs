@@ -1,0 +1,225 @@
+//! What goes on the wire when a call's turn has come: the call itself, the group that it belongs to, calls that
+//! can be sent with it as one, or the only write of its lane that still matters.
+//!
+//! **Groups.** Calls that were sent as one stay together while their outcome is unknown: they are sent again as the
+//! same group, become one dead letter, and are revived as one. A group whose attempt is proven to have written
+//! nothing is dissolved, and its calls go into groups of at most half its size from then on, so that the one that is
+//! refused ends up alone.
+//!
+//! **The last write of a lane.** If every queued write of a lane up to a later one is absolute, touches this lane
+//! alone and has no name of its caller's own, and the later one sets the whole value, then only the later one is
+//! sent: the others make no difference. They are removed after it was applied, oldest first and the one that was
+//! sent last, so that a crash in between leaves a line whose last write is the same.
+
+use super::{Entry, Phase, QueueIndex};
+use crate::{
+    units::{Lanes, OpId},
+    write::{Known, Repeat},
+};
+
+/// Calls that were sent as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Their sequences, ascending.
+    pub members: Vec<u64>,
+    /// The token that they bear.
+    pub token: OpId,
+    /// One of them is missing, so that they cannot be sent again as they were.
+    pub broken: bool,
+    /// How many of them are dead letters.
+    pub(super) dead: u32,
+}
+
+/// What goes on the wire together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// The calls to be sent, ascending; several are sent as one.
+    pub seqs: Vec<u64>,
+    /// They are a group that was sent before.
+    pub again: bool,
+    /// Calls that the only one in `seqs` makes meaningless, oldest first.
+    pub overtaken: Vec<u64>,
+}
+
+impl QueueIndex {
+    /// What is sent when it is `seq`'s turn, which was [taken](QueueIndex::take). At most `calls` calls of at
+    /// most `bytes` together are sent as one.
+    pub fn turn(&mut self, seq: u64, calls: usize, bytes: u64) -> Turn {
+        let Some(entry) = self.entries.get(&seq) else { return Turn::default() };
+        if let Some(group) = entry.group.and_then(|id| self.groups.get(&id)) {
+            let seqs = group.members.clone();
+            self.begin_sending(seqs.iter().copied().filter(|member| *member != seq));
+            return Turn { seqs, again: true, overtaken: Vec::new() };
+        }
+        if let Some(gather) = entry.traits.gather.filter(|_| entry.may_gather()) {
+            let seqs = self.gather(seq, gather, calls, bytes);
+            self.begin_sending(seqs.iter().copied().filter(|member| *member != seq));
+            return Turn { seqs, ..Turn::default() };
+        }
+        if let Some((last, overtaken)) = self.last_whole(seq) {
+            let begun: Vec<u64> = overtaken.iter().copied().chain([last]).collect();
+            self.begin_sending(begun.into_iter().filter(|member| *member != seq));
+            return Turn { seqs: vec![last], again: false, overtaken };
+        }
+        Turn { seqs: vec![seq], ..Turn::default() }
+    }
+
+    /// Notes that calls were sent as one, or are about to be.
+    pub fn form_group(&mut self, members: Vec<u64>, token: OpId, broken: bool) {
+        let Some(id) = members.first().copied() else { return };
+        let mut dead = 0;
+        for seq in &members {
+            if let Some(entry) = self.entries.get_mut(seq) {
+                entry.group = Some(id);
+            } else if let Some(entry) = self.dead.get_mut(seq) {
+                entry.group = Some(id);
+                dead += 1;
+            }
+        }
+        self.dead_in_groups += usize::try_from(dead).unwrap_or(usize::MAX).saturating_sub(1);
+        self.groups.insert(id, Group { members, token, broken, dead });
+    }
+
+    /// The group of `id` wrote nothing: its calls are on their own. If it was their own fault, they go into groups
+    /// of at most half its size from now on.
+    pub fn dissolve_group(&mut self, id: u64, halved: bool) {
+        let Some(group) = self.groups.remove(&id) else { return };
+        let half = u32::try_from(group.members.len() / 2).unwrap_or(u32::MAX).max(1);
+        for seq in group.members {
+            if let Some(entry) = self.entries.get_mut(&seq) {
+                entry.group = None;
+                entry.group_max = if halved { entry.group_max.min(half) } else { entry.group_max };
+            }
+        }
+    }
+
+    /// The group of that id.
+    pub fn group(&self, id: u64) -> Option<&Group> {
+        self.groups.get(&id)
+    }
+
+    /// A group of dead letters waits again; returns its calls. `None` where there is no such group.
+    pub fn revive(&mut self, id: u64) -> Option<Vec<u64>> {
+        let members = self.groups.get(&id)?.members.clone();
+        for seq in &members {
+            let Some(entry) = self.dead.remove(seq) else { continue };
+            self.dead_bytes -= entry.bytes;
+            self.count_out(&entry);
+            self.bytes += entry.bytes;
+            let fresh = Entry { attempts: 0, unclassified: 0, backoff_ms: 0, ..entry };
+            let fresh = Entry { phase: Phase::Waiting, verdict: None, ..fresh };
+            self.entries.insert(*seq, fresh);
+            self.lanes.enter_again(*seq, self.entries.get(seq).map(|it| it.lanes.clone()));
+            self.consider(*seq);
+        }
+        Some(members)
+    }
+
+    /// A dead letter of a group: all but the first do not count.
+    pub(super) fn count_in(&mut self, entry: &Entry) {
+        if let Some(group) = entry.group.and_then(|id| self.groups.get_mut(&id)) {
+            self.dead_in_groups += usize::from(group.dead > 0);
+            group.dead += 1;
+        }
+    }
+
+    pub(super) fn count_out(&mut self, entry: &Entry) {
+        if let Some(group) = entry.group.and_then(|id| self.groups.get_mut(&id)) {
+            group.dead = group.dead.saturating_sub(1);
+            self.dead_in_groups -= usize::from(group.dead > 0);
+        }
+    }
+
+    /// A call of a group is gone.
+    pub(super) fn leave_group(&mut self, seq: u64, entry: &Entry) {
+        let Some(id) = entry.group else { return };
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.members.retain(|member| *member != seq);
+            if group.members.is_empty() {
+                self.groups.remove(&id);
+            }
+        }
+    }
+
+    fn begin_sending(&mut self, seqs: impl Iterator<Item = u64>) {
+        for seq in seqs {
+            self.ready.remove(&seq);
+            if let Some(entry) = self.entries.get_mut(&seq) {
+                if let Phase::BackingOff { until } = entry.phase {
+                    self.backing_off.remove(&(until, seq));
+                }
+                entry.phase = Phase::Sending;
+                entry.attempts += 1;
+            }
+        }
+    }
+
+    /// `seq` and what may be sent with it as one, ascending.
+    fn gather(&self, seq: u64, gather: u64, calls: usize, bytes: u64) -> Vec<u64> {
+        let Some(first) = self.entries.get(&seq) else { return Vec::new() };
+        let (mut seqs, mut held) = (vec![seq], first.bytes);
+        let mut most = calls.min(first.group_max as usize);
+        for other in &self.ready {
+            if seqs.len() >= most {
+                break;
+            }
+            let Some(entry) = self
+                .entries
+                .get(other)
+                .filter(|entry| entry.traits.gather == Some(gather) && entry.may_gather())
+            else {
+                continue;
+            };
+            let limit = most.min(entry.group_max as usize);
+            if held + entry.bytes > bytes || seqs.len() >= limit {
+                continue;
+            }
+            most = limit;
+            held += entry.bytes;
+            seqs.push(*other);
+        }
+        seqs.sort_unstable();
+        seqs
+    }
+
+    /// The last call of `seq`'s lane that makes all before it meaningless, and those.
+    fn last_whole(&self, seq: u64) -> Option<(u64, Vec<u64>)> {
+        let lane = match self.entries.get(&seq)?.lanes {
+            Lanes::One(lane) => lane,
+            _ => return None,
+        };
+        let (mut passed, mut found) = (Vec::new(), None);
+        for member in self.lanes.line_from(lane, seq)? {
+            let Some(entry) = self.entries.get(&member) else { break };
+            let can_wait = match entry.phase {
+                Phase::Waiting | Phase::BackingOff { .. } => true,
+                Phase::Sending => member == seq,
+                Phase::Committing | Phase::Removing => false,
+            };
+            let alone = matches!(entry.lanes, Lanes::One(_));
+            if !(can_wait && alone && entry.is_absolute() && !entry.own_name) {
+                break;
+            }
+            if entry.traits.whole && member != seq {
+                found = Some((member, passed.len()));
+            }
+            passed.push(member);
+        }
+        let (last, count) = found?;
+        passed.truncate(count);
+        Some((last, passed))
+    }
+}
+
+impl Entry {
+    /// Whether it leaves the same state however often it is applied.
+    pub fn is_absolute(&self) -> bool {
+        self.state.repeat() == Repeat::Absolute
+    }
+
+    /// Whether it may go into a group: nothing is in doubt, and its name is nobody's own.
+    fn may_gather(&self) -> bool {
+        let known = self.state.known();
+        matches!(known, Known::Fresh | Known::NotExecuted) && self.group.is_none() && !self.own_name
+    }
+}

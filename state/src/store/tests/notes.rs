@@ -1,0 +1,201 @@
+//! Notes of sending: of one call and of a group, and what a crash between their steps leaves.
+
+use super::*;
+
+fn group(members: &[u64], applied: bool) -> Note {
+    let group = GroupNote { token: OpId::from_u128(77), members: members.to_vec(), applied };
+    Note { evidence: Bytes::from_static(b"baseline"), group: Some(group), ..noted(9) }
+}
+
+fn gathered(seq: u64) -> NewCall {
+    NewCall { traits: Traits { gather: Some(5), ..Traits::default() }, ..call(seq, b"row") }
+}
+
+/// A store with so many calls that may be sent as one.
+fn store_of(dir: &Path, calls: u64) -> Opened {
+    let opened = Store::open(settings(dir)).unwrap();
+    for seq in 1..=calls {
+        wait(|done| opened.store.append(gathered(seq), done)).unwrap();
+    }
+    opened
+}
+
+fn reopen(opened: Opened, dir: &Path) -> Opened {
+    opened.store.close();
+    drop(opened);
+    let again = Store::open(settings(dir)).unwrap();
+    assert!(again.findings.is_empty(), "{:?}", again.findings);
+    again
+}
+
+fn seqs(opened: &Opened) -> Vec<u64> {
+    opened.calls.iter().map(|call| call.seq).collect()
+}
+
+#[test]
+fn a_note_keeps_its_evidence_and_can_be_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 2);
+    let note = Note { evidence: Bytes::from_static(b"uuid 12"), ..noted(9) };
+    wait(|done| opened.store.note_sending(1, &note, done)).unwrap();
+    wait(|done| opened.store.note_sending(2, &noted(9), done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!(opened.calls[0].first_sent_at, Some(UnixMillis::new(9)));
+    assert_eq!(opened.calls[0].evidence, "uuid 12");
+    wait(|done| opened.store.take_back_note(1, done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!((opened.calls[0].first_sent_at, &*opened.calls[0].evidence), (None, &b""[..]));
+    assert!(opened.calls[1].first_sent_at.is_some());
+}
+
+#[test]
+fn what_replay_must_know_of_a_call_outlives_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Store::open(settings(dir.path())).unwrap();
+    let all = [
+        Traits::default(),
+        Traits { whole: true, ..Traits::default() },
+        Traits { timed: true, whole: true, ..Traits::default() },
+        Traits { gather: Some(Traits::gather_number(u64::MAX)), ..Traits::default() },
+        Traits { due: Some(UnixMillis::new(1_790_000_000_123)), ..Traits::default() },
+    ];
+    for (seq, traits) in (1..).zip(all) {
+        wait(|done| opened.store.append(NewCall { traits, ..call(seq, b"x") }, done)).unwrap();
+    }
+    let opened = reopen(opened, dir.path());
+    assert_eq!(opened.calls.iter().map(|call| call.traits).collect::<Vec<_>>(), all);
+}
+
+#[test]
+fn a_group_comes_back_as_a_whole_with_its_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 4);
+    wait(|done| opened.store.note_sending(2, &group(&[2, 3, 4], false), done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!((opened.calls[0].group, opened.calls[0].first_sent_at), (None, None));
+    for call in &opened.calls[1..] {
+        let whole = StoredGroup { id: 2, token: OpId::from_u128(77), broken: false };
+        assert_eq!((call.group, &*call.evidence), (Some(whole), &b"baseline"[..]));
+        assert_eq!(call.first_sent_at, Some(UnixMillis::new(9)));
+    }
+}
+
+#[test]
+fn what_is_left_of_a_group_that_was_applied_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 4);
+    wait(|done| opened.store.note_sending(2, &group(&[2, 3, 4], false), done)).unwrap();
+    wait(|done| opened.store.note_sending(2, &group(&[2, 3, 4], true), done)).unwrap();
+    wait(|done| opened.store.remove(vec![3], done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!(seqs(&opened), [1]);
+    // The leftovers ride along with what is committed next.
+    append(&opened.store, 9, b"more");
+    let opened = reopen(opened, dir.path());
+    assert_eq!(seqs(&opened), [1, 9]);
+    assert_eq!(opened.calls[1].group, None);
+}
+
+#[test]
+fn a_group_with_a_member_missing_is_in_doubt_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 4);
+    wait(|done| opened.store.note_sending(2, &group(&[2, 3, 4], false), done)).unwrap();
+    // As damage would have it: also where the call is missing beside which the note lies.
+    wait(|done| opened.store.remove(vec![3], done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!(seqs(&opened), [1, 2, 4]);
+    for call in &opened.calls[1..] {
+        assert!(call.first_sent_at.is_some() && call.group.unwrap().broken);
+    }
+}
+
+#[test]
+fn a_group_is_one_dead_letter_and_revived_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 3);
+    wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3], false), done)).unwrap();
+    // A burial that a crash cut short.
+    wait(|done| opened.store.bury(2, mark(DeadReason::Ambiguous), done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert!(opened.calls.iter().all(|call| call.dead.is_some()));
+    wait(|done| opened.store.revive(&[1, 2, 3], done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert!(opened.calls.iter().all(|call| call.dead.is_none() && call.group.is_some()));
+}
+
+#[test]
+fn a_requeue_keeps_the_doubt_if_it_is_asked_to() {
+    for keep in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store_of(dir.path(), 1);
+        let note = Note { evidence: Bytes::from_static(b"e"), ..noted(9) };
+        wait(|done| opened.store.note_sending(1, &note, done)).unwrap();
+        wait(|done| opened.store.bury(1, mark(DeadReason::Ambiguous), done)).unwrap();
+        wait(|done| opened.store.requeue(1, 2, keep, done)).unwrap();
+        let opened = reopen(opened, dir.path());
+        let [call] = opened.calls.as_slice() else { panic!("{:?}", opened.calls) };
+        assert_eq!((call.seq, &call.dead, call.traits.gather), (2, &None, Some(5)));
+        assert_eq!(call.first_sent_at, keep.then(|| UnixMillis::new(9)));
+        assert_eq!(call.evidence, if keep { "e" } else { "" });
+    }
+}
+
+#[test]
+fn a_call_that_was_sent_before_it_was_queued_is_never_found_without_its_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Store::open(settings(dir.path())).unwrap();
+    let note = Note { evidence: Bytes::from_static(b"live"), ..noted(4) };
+    let sent = NewCall { note: Some(note), ..call(1, &body(1, 9_000)) };
+    wait(|done| opened.store.append(sent, done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!(opened.calls[0].first_sent_at, Some(UnixMillis::new(4)));
+    assert_eq!(opened.calls[0].evidence, "live");
+}
+
+#[test]
+fn a_call_is_replaced_in_its_place_whatever_its_size_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Store::open(settings(dir.path())).unwrap();
+    append(&opened.store, 1, &body(1, 50_000));
+    append(&opened.store, 2, b"two");
+    wait(|done| opened.store.note_sending(1, &noted(9), done)).unwrap();
+    let due = Traits { due: Some(UnixMillis::new(5)), ..Traits::default() };
+    let residue = NewCall { traits: due, ..call(1, b"what is left") };
+    wait(|done| opened.store.replace(&residue, done)).unwrap();
+    assert_eq!(opened.store.body(1).unwrap(), "what is left");
+    let opened = reopen(opened, dir.path());
+    assert_eq!(seqs(&opened), [1, 2]);
+    assert_eq!((opened.calls[0].traits, opened.calls[0].first_sent_at), (due, None));
+    assert_eq!(opened.store.body(1).unwrap(), "what is left");
+    let missing = wait(|done| opened.store.replace(&NewCall { seq: 7, ..residue.clone() }, done));
+    assert_eq!(missing, Err(StoreError::NotFound { seq: 7 }));
+    let large = NewCall { body: body(2, 5_000).into(), ..residue };
+    assert!(matches!(
+        wait(|done| opened.store.replace(&large, done)),
+        Err(StoreError::TooLarge { .. })
+    ));
+}
+
+#[test]
+fn an_illegible_note_puts_all_that_it_may_have_named_in_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 3);
+    wait(|done| opened.store.append(call(4, b"other"), done)).unwrap();
+    wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3], false), done)).unwrap();
+    opened.store.close();
+    drop(opened);
+    let path = settings(dir.path()).dir.join("db");
+    let db = sled::open(&path).unwrap();
+    let key = queue::key(queue::SENDING, 1);
+    let mut note = db.get(key).unwrap().unwrap().to_vec();
+    note[30] ^= 1;
+    db.insert(key, note).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let opened = Store::open(settings(dir.path())).unwrap();
+    for call in &opened.calls[..3] {
+        assert!(call.first_sent_at.is_some() && call.group.unwrap().broken, "{call:?}");
+    }
+    assert_eq!(opened.calls[3].first_sent_at, None);
+}
