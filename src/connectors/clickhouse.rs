@@ -130,6 +130,16 @@ impl Connector for ClickHouseConnector {
         Box::pin(attempt::carry(&self.shared, attempt))
     }
 
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Answer<'a, Result<Vec<Bytes>, (fusebox_state::Verdict, AttemptError)>> {
+        Box::pin(async {
+            let prepared = attempt::prepare(&self.shared, attempts).await;
+            prepared.map_err(|failed| (failed.verdict, failed.error))
+        })
+    }
+
     fn ping(&self, time: Duration) -> Answer<'_, Attempted> {
         Box::pin(async move {
             if self.shared.http.is_closed() {
@@ -175,8 +185,9 @@ impl Connector for ClickHouseConnector {
         wire::header_end(beginning)
     }
 
-    fn forget_tokens(&self, _: Vec<OpId>) {
+    fn forget_tokens(&self, tokens: Vec<OpId>) {
         // The server's own window forgets them.
+        self.shared.tables.forget(&tokens);
     }
 
     fn status(&self) -> ConnectorStatus {

@@ -2,7 +2,7 @@
 //!
 //! A write that was sent and not answered may still run, or lie in the server's socket and begin to run
 //! seconds later. Every query bears an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is told to
-//! end it.
+//! end it; that of a write that bears a token is `fusebox:<instance>:<run>:<token>:<ulid>`.
 //!
 //! ```text
 //!            caller left                overdue, or the connection broke
@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, OpId, Verdict};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -57,8 +57,9 @@ static LIVING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 pub(super) struct QueryId(pub(super) String);
 
 impl QueryId {
-    fn new(prefix: &str, run: &str) -> Self {
-        let id = format!("{prefix}{}:{}", word(run), ulid::Ulid::generate());
+    fn new(prefix: &str, run: &str, token: Option<OpId>) -> Self {
+        let token = token.map(|token| format!("{token}:")).unwrap_or_default();
+        let id = format!("{prefix}{}:{token}{}", word(run), ulid::Ulid::generate());
         LIVING.lock().insert(id.clone());
         Self(id)
     }
@@ -129,7 +130,17 @@ impl Fence {
 
     /// A new query's id.
     pub(super) fn id(&self) -> QueryId {
-        QueryId::new(&self.prefix, &self.run)
+        QueryId::new(&self.prefix, &self.run, None)
+    }
+
+    /// The id of one sending of the write that bears `token`, by which the server's log is searched for it.
+    pub(super) fn id_of(&self, token: Option<OpId>) -> QueryId {
+        QueryId::new(&self.prefix, &self.run, token)
+    }
+
+    /// What all ids of this installation begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// A write goes on the wire.

@@ -145,6 +145,16 @@ impl Http {
         self.pool.send(request).await.map_err(|why| lost(&why))
     }
 
+    /// Sees to it that there is a connection. Nothing is sent on it.
+    ///
+    /// # Errors
+    /// Nobody accepts one within `time`.
+    pub(super) async fn connect(&self, time: Duration) -> Result<(), Failed> {
+        let ended =
+            timeout(time, self.pool.connect()).await.map_err(|_| not_in_time(time).unsent())?;
+        ended.map_err(|why| lost(&why).unsent())
+    }
+
     /// Whether the server takes requests at all.
     pub(super) async fn ping(&self, time: Duration) -> Result<(), Failed> {
         let mut request = Request::new(body_of(Vec::new(), None));

@@ -96,6 +96,21 @@ impl Pool {
         idle.lines.clear();
     }
 
+    /// Sees to it that there is a connection: one that is idle and still open, or a new one.
+    pub(super) async fn connect(self: &Arc<Self>) -> Result<(), Lost> {
+        let line = match self.take() {
+            Some(line) => line,
+            None => self.dialled().await?,
+        };
+        self.keep(line);
+        Ok(())
+    }
+
+    async fn dialled(&self) -> Result<Box<Line>, Lost> {
+        let socket = self.dialer.dial().await.map_err(Lost::Dial)?;
+        Ok(Box::new(Line::new(socket).await.map_err(Lost::Broken)?))
+    }
+
     /// Sends a request and returns once the head of its response is here.
     pub(super) async fn send(
         self: &Arc<Self>,
@@ -104,11 +119,9 @@ impl Pool {
         loop {
             let idle = self.take();
             let is_used = idle.is_some();
-            let mut line = if let Some(line) = idle {
-                line
-            } else {
-                let socket = self.dialer.dial().await.map_err(Lost::Dial)?;
-                Box::new(Line::new(socket).await.map_err(Lost::Broken)?)
+            let mut line = match idle {
+                Some(line) => line,
+                None => self.dialled().await?,
             };
             let mut failed = match line.carry(request).await {
                 Ok(response) => {

@@ -169,7 +169,8 @@ fn spawn(engine: Engine, port: u16, folder: &Path) -> Child {
 }
 
 /// The server's configuration, with the users `ada`, whose password is `hush`; `reader`, who may change
-/// nothing; and `writer`, who at the current server may insert and see the tables, and nothing else.
+/// nothing; and at the current server `writer`, who may only insert, and `teller`, who may also ask what the tables
+/// remember, but not read the query log.
 fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {
     for name in ["data", "tmp"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
@@ -181,22 +182,33 @@ fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {
              <profile>{profile}</profile><quota>default</quota>{grants}</{name}>"
         )
     };
-    let writer = "<grants><query>GRANT INSERT ON default.*</query>\
-                  <query>GRANT SELECT ON system.processes</query></grants>";
+    let grants = |more: &[&str]| {
+        let all =
+            ["INSERT, SELECT ON default.*", "KILL QUERY ON *.*", "SELECT ON system.processes"];
+        let all = all.iter().chain(more).map(|grant| format!("<query>GRANT {grant}</query>"));
+        format!("<grants>{}</grants>", all.collect::<String>())
+    };
+    let asking =
+        ["parts", "tables", "replicas", "merge_tree_settings", "replicated_merge_tree_settings"]
+            .map(|table| format!("SELECT ON system.{table}"));
+    let asking: Vec<&str> = asking.iter().map(String::as_str).collect();
     let users = format!(
-        "<yandex><profiles><default></default><reader><readonly>1</readonly></reader></profiles><users>{}{}{}{}</users>\
+        "<yandex><profiles><default></default><reader><readonly>1</readonly></reader></profiles><users>{}{}{}{}{}</users>\
          <quotas><default/></quotas></yandex>",
         user("default", "", "default", ""),
         user("ada", "hush", "default", ""),
         user("reader", "", "reader", ""),
-        user("writer", "", "default", writer),
+        user("writer", "", "default", &grants(&[])),
+        user("teller", "", "default", &grants(&asking)),
     );
     std::fs::write(folder.join("users.xml"), users).unwrap();
     let of_engine = match engine {
         Engine::Old => "<default_database>default</default_database>",
         Engine::Current => {
             "<default_database>local</default_database><query_log><database>system</database>\
-             <table>query_log</table><flush_interval_milliseconds>500</flush_interval_milliseconds></query_log>"
+             <table>query_log</table><flush_interval_milliseconds>500</flush_interval_milliseconds></query_log>\
+             <remote_servers><one><shard><replica><host>127.0.0.1</host><port>1</port></replica></shard></one>\
+             </remote_servers>"
         }
     };
     let config = format!(
@@ -209,6 +221,80 @@ fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {
     let path = folder.join("config.xml");
     std::fs::write(&path, config).unwrap();
     path
+}
+
+/// A network before a server that can lose answers.
+pub(crate) struct Relay {
+    pub(crate) port: u16,
+    /// How many answers to inserts are still to be lost.
+    lose: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    pub(crate) async fn start(server: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let lose = std::sync::Arc::default();
+        let losing = std::sync::Arc::clone(&lose);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let losing = std::sync::Arc::clone(&losing);
+                drop(tokio::spawn(relayed(client, server, losing)));
+            }
+        });
+        Self { port, lose, task }
+    }
+
+    /// Loses the answers to the next `count` inserts, which reach the server.
+    pub(crate) fn lose(&self, count: usize) {
+        self.lose.store(count, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One connection: what was asked last decides whether its answer is lost.
+async fn relayed(
+    mut client: tokio::net::TcpStream,
+    server: u16,
+    lose: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+) {
+    use std::sync::atomic::Ordering::SeqCst;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Ok(mut upstream) = tokio::net::TcpStream::connect(("127.0.0.1", server)).await else {
+        return;
+    };
+    let (mut asked, mut said) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut inserts = false;
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => match read {
+                Ok(len @ 1..) => {
+                    let text = String::from_utf8_lossy(&asked[..len]);
+                    if text.starts_with("POST") {
+                        inserts = text.contains("insert_deduplication_token=");
+                    }
+                    upstream.write_all(&asked[..len]).await.ok();
+                }
+                _ => return,
+            },
+            read = upstream.read(&mut said) => match read {
+                Ok(len @ 1..) => {
+                    let lost = inserts && lose.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+                    if lost {
+                        return;
+                    }
+                    client.write_all(&said[..len]).await.ok();
+                }
+                _ => return,
+            },
+        }
+    }
 }
 
 /// Polls until `done`, or fails.

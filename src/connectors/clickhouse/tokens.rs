@@ -1,10 +1,22 @@
-//! Whether a token protects a write: a property of the server and of the table.
+//! Whether a token protects a write, and the proof of it before the write is sent again.
 //!
-//! A server recognises a repetition by `insert_deduplication_token` where it knows that setting, the table
-//! is of the `MergeTree` family, and the table's deduplication window is on and longer than what may come
-//! between the first sending and the repetition: the calls that wait in the queue. It is looked up when it
-//! decides something, and beside the first insert into a table, so that `status` warns in time; for
-//! [`AGE_MAX`] it is then taken as known.
+//! ```text
+//!  first sending ── baseline: what it reaches, how far each table is ──▶ evidence, kept by the core
+//!                                                                           │
+//!  sent again ── query log: did it end? ── what it reaches now ── compared ─┴─▶ recognisable │ applied │ not proven
+//! ```
+//! A server recognises a repetition by `insert_deduplication_token` while every table that the write reaches
+//! ([`reach`]) still remembers its blocks. A table remembers its last so many blocks, so that what counts is what came
+//! **since the first sending**, whoever sent it. The evidence ([`evidence`]) is the state of those tables from before
+//! that sending. Older is safe: the difference only grows. So a live insert takes what was asked some time ago and
+//! has it refreshed behind its back; only the first insert into a table waits for the answer.
+//!
+//! Where the server's query log can be read it is asked first ([`log`]): a write of which it says that it ended well
+//! was applied, window or not.
+//!
+//! **Not proven means never sent again**: the write is ambiguous, and `status` says which table or right is lacking.
+//! So are writes without evidence, such as those of an earlier release. A crash before the evidence was synced leaves
+//! a write that was not sent; after it, one with its evidence.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,98 +24,181 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use fusebox_actors::connector::Doubt;
+use fusebox_state::{ErrorClass, OpId, UnixMillis};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::{evidence::Evidence, log::Logged, reach::Reach};
 use super::{
+    Shared,
     http::{Failed, Http},
-    lexer::{Lexer, Token},
+    outcome::SUMMARY_SINCE,
     server::Server,
 };
 
-/// How long what a table said is taken as known.
-const AGE_MAX: Duration = Duration::from_secs(60);
+mod evidence;
+mod log;
+mod reach;
+
+/// How long what a server said is good enough not to ask again behind a live insert.
+const AGE_MAX: Duration = Duration::from_secs(10);
+/// How long a live insert waits for the first answer.
+const FIRST_MAX: Duration = Duration::from_secs(2);
 /// Tables that are remembered and warned of.
 const TABLES_MAX: usize = 1_000;
 const WARNINGS_MAX: usize = 20;
-const OWN: &str = "non_replicated_deduplication_window";
-const REPLICATED: &str = "replicated_deduplication_window";
+/// Tokens whose sendings are remembered.
+const SENT_MAX: usize = 20_000;
 
 /// A database and a table of it.
 pub(super) type Target = (String, String);
 
-/// How a table tells repetitions.
+/// What is noted beside a sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Window {
-    /// It remembers so many blocks, as this setting of the table's says.
-    Blocks(u64, &'static str),
-    /// It is of an engine that remembers none.
-    Never(String),
-    /// The server knows no tokens.
-    NoTokens,
-    /// There is no such table.
+pub(super) struct Noted {
+    /// What a later proof needs; empty for nothing.
+    pub(super) evidence: Bytes,
+    /// Why it cannot be sent again when its outcome is unknown; `None` where it perhaps can.
+    pub(super) lacks: Option<String>,
+}
+
+/// What is known of a write that may have been applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// The server would recognise it.
+    Recognisable,
+    /// It was applied.
+    Applied,
+    /// It was not.
+    NotExecuted,
+    /// Nothing that is a proof: why.
+    Lacks(String),
+    /// Its table is gone.
     NoTable,
 }
 
-impl Window {
-    /// Why a repetition would not be recognised behind `waiting` other calls; `None` where it would.
-    pub(super) fn lacks(&self, (database, table): &Target, waiting: u64) -> Option<String> {
-        match self {
-            Self::Blocks(blocks, _) if *blocks > waiting => None,
-            Self::Blocks(0, setting) => Some(format!(
-                "{database}.{table} remembers no blocks: set {setting} to more than the calls that may wait"
-            )),
-            Self::Blocks(blocks, setting) => Some(format!(
-                "{database}.{table} remembers {blocks} blocks and {waiting} calls wait: set {setting} higher"
-            )),
-            Self::Never(engine) => Some(format!(
-                "{database}.{table} is of the engine {engine}, which does not recognise repetitions"
-            )),
-            Self::NoTokens => Some("this server knows no insert_deduplication_token".to_owned()),
-            Self::NoTable => None,
-        }
-    }
+/// What a table said.
+struct Known {
+    asked: Instant,
+    /// Inserts into it since.
+    sent: u64,
+    version: String,
+    reach: Reach,
+    log: bool,
+    refreshing: bool,
 }
 
-/// What the tables have said.
-#[derive(Default)]
+/// The sendings of one write whose end is not known to have been harmless.
+type Sent = HashMap<u128, Vec<String>>;
+
+/// What the tables have said, and what was sent.
 pub(super) struct Tables {
-    known: Mutex<HashMap<Target, (Instant, Window)>>,
+    /// Of this connector alone: only it knows what it sent.
+    connector: u64,
+    known: Mutex<HashMap<Target, Known>>,
+    asking: tokio::sync::Mutex<()>,
+    /// `None` once there were too many to remember.
+    sent: Mutex<Option<Sent>>,
     warnings: Mutex<BTreeMap<Target, String>>,
 }
 
-impl Tables {
-    /// What the table said not long ago.
-    pub(super) fn known(&self, target: &Target, server: &Server) -> Option<Window> {
-        if !server.takes_tokens() {
-            return Some(Window::NoTokens);
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            connector: fastrand::u64(..),
+            known: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            sent: Mutex::new(Some(HashMap::new())),
+            warnings: Mutex::default(),
         }
-        let known = self.known.lock();
-        let (asked, window) = known.get(target)?;
-        (asked.elapsed() < AGE_MAX).then(|| window.clone())
+    }
+}
+
+impl Known {
+    /// Whether so much may have come since it was asked that a proof would fail for that alone.
+    fn is_stale(&self) -> bool {
+        let smallest = match &self.reach {
+            Reach::Tables(tables) => tables.iter().map(|table| table.window).min().unwrap_or(0),
+            _ => u64::MAX,
+        };
+        self.asked.elapsed() > AGE_MAX || self.sent.saturating_mul(8) > smallest
     }
 
-    /// What the table says.
-    ///
-    /// # Errors
-    /// The server did not answer.
-    pub(super) async fn get(
-        &self,
-        target: &Target,
-        server: &Server,
-        http: &Http,
-        time: Duration,
-    ) -> Result<Window, Failed> {
-        if let Some(window) = self.known(target, server) {
-            return Ok(window);
+    fn noted(&self, connector: u64) -> Noted {
+        let lacks = match &self.reach {
+            Reach::Tables(_) => None,
+            Reach::Lacks(why) => Some(why.clone()),
+            Reach::NoTable => Some("there is no such table".to_owned()),
+        };
+        let tables = match &self.reach {
+            Reach::Tables(tables) => Some(tables.clone()),
+            _ => None,
+        };
+        let evidence =
+            Evidence { connector, log: self.log, version: self.version.clone(), tables }.to_bytes();
+        let too_much = || "it reaches more tables than can be noted".to_owned();
+        let lacks = match lacks {
+            _ if evidence.is_empty() => Some(lacks.unwrap_or_else(too_much)),
+            _ if self.log => None,
+            lacks => lacks,
+        };
+        Noted { evidence, lacks }
+    }
+}
+
+impl Tables {
+    /// What was said of the table, and whether it should be asked anew. Counts an insert into it.
+    fn take(&self, target: &Target) -> Option<(Noted, bool)> {
+        let mut all = self.known.lock();
+        let known = all.get_mut(target)?;
+        let (noted, stale) = (known.noted(self.connector), known.is_stale());
+        known.sent += 1;
+        let refresh = stale && !std::mem::replace(&mut known.refreshing, stale);
+        Some((noted, refresh))
+    }
+
+    /// Remembers that a write goes out as `id`.
+    pub(super) fn sending(&self, token: Option<OpId>, id: &str) {
+        let Some(token) = token else { return };
+        let mut sent = self.sent.lock();
+        if let Some(of) = sent.as_mut() {
+            of.entry(token.to_u128()).or_default().push(id.to_owned());
+            if of.len() > SENT_MAX {
+                *sent = None;
+            }
         }
-        let window = window_of(&http.ask(question(target), time).await?);
-        let mut known = self.known.lock();
-        if known.len() >= TABLES_MAX {
-            known.clear();
+    }
+
+    /// That sending wrote nothing, or it was answered.
+    pub(super) fn settled(&self, token: Option<OpId>, id: &str) {
+        let Some(token) = token else { return };
+        if let Some(sent) = self.sent.lock().as_mut()
+            && let Some(ids) = sent.get_mut(&token.to_u128())
+        {
+            ids.retain(|sent| sent != id);
+            if ids.is_empty() {
+                sent.remove(&token.to_u128());
+            }
         }
-        known.insert(target.clone(), (Instant::now(), window.clone()));
-        Ok(window)
+    }
+
+    /// What became of these is known.
+    pub(super) fn forget(&self, tokens: &[OpId]) {
+        if let Some(sent) = self.sent.lock().as_mut() {
+            for token in tokens {
+                sent.remove(&token.to_u128());
+            }
+        }
+    }
+
+    /// All sendings of `token` that may have written something, where this connector knows all of them.
+    fn all_sent(&self, token: OpId, evidence: &Evidence) -> Option<Vec<String>> {
+        if evidence.connector != self.connector {
+            return None;
+        }
+        self.sent.lock().as_ref()?.get(&token.to_u128()).cloned()
     }
 
     /// Warns of a table, or takes the warning back.
@@ -127,105 +222,208 @@ impl Tables {
         all.dedup();
         all
     }
-}
 
-/// Asks beside the call, so that what the table says is known when it matters.
-pub(super) fn learn_soon(shared: &Arc<super::Shared>, target: Target, waiting: u64) {
-    let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        let Some(server) = shared.servers.known() else { return };
-        let time = shared.settings.timeout;
-        if let Ok(window) = shared.tables.get(&target, &server, &shared.http, time).await {
-            shared.tables.warn(&shared.settings.name, &target, window.lacks(&target, waiting));
+    fn keep(&self, target: &Target, known: Known) {
+        let mut all = self.known.lock();
+        if all.len() >= TABLES_MAX {
+            all.clear();
         }
-    });
+        all.insert(target.clone(), known);
+    }
 }
 
-fn question((database, table): &Target) -> String {
-    format!(
-        "SELECT engine, engine_full FROM system.tables WHERE database = {} AND name = {} \
-         UNION ALL SELECT name, toString(value) FROM system.merge_tree_settings \
-         WHERE name IN ('{OWN}', '{REPLICATED}') FORMAT TabSeparated",
-        quoted(database),
-        quoted(table)
-    )
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
-/// Reads the answer: two lines of settings and, where there is the table, one of its engine.
-fn window_of(answer: &str) -> Window {
-    let (mut table, mut defaults) = (None, HashMap::new());
-    for line in answer.lines() {
-        match line.split_once('\t') {
-            Some((name @ (OWN | REPLICATED), value)) => {
-                defaults.insert(name, value.parse::<u64>().unwrap_or(0));
-            }
-            Some((engine, full)) => table = Some((engine, full)),
-            None => {}
+/// What is noted beside the sending of a write into `target`: from before it, whenever that was. `fresh` waits for
+/// an answer that is not stale; otherwise only a first insert waits, and that not for long.
+///
+/// # Errors
+/// Nothing can be sent to the server, or, where it is to be `fresh`, it did not answer.
+pub(super) async fn baseline(
+    shared: &Arc<Shared>,
+    server: &Arc<Server>,
+    target: &Target,
+    fresh: bool,
+    until: Instant,
+) -> Result<Noted, Failed> {
+    match shared.tables.take(target) {
+        Some((noted, false)) => return Ok(noted),
+        Some((noted, true)) if !fresh => {
+            let (shared, server, target) = (Arc::clone(shared), Arc::clone(server), target.clone());
+            tokio::spawn(async move {
+                let until = Instant::now() + shared.settings.timeout;
+                if learn(&shared, &server, &target, until).await.is_err()
+                    && let Some(known) = shared.tables.known.lock().get_mut(&target)
+                {
+                    known.refreshing = false;
+                }
+            });
+            return Ok(noted);
         }
+        _ => {}
     }
-    let Some((engine, full)) = table else { return Window::NoTable };
-    if !engine.ends_with("MergeTree") {
-        return Window::Never(engine.to_owned());
-    }
-    let copies = engine.starts_with("Replicated") || engine.starts_with("Shared");
-    let setting = if copies { REPLICATED } else { OWN };
-    let of_table = setting_of(full, setting);
-    Window::Blocks(of_table.or(defaults.get(setting).copied()).unwrap_or(0), setting)
-}
-
-/// The number that a table's own definition gives to `setting`.
-fn setting_of(definition: &str, setting: &str) -> Option<u64> {
-    let mut lexer = Lexer::new(definition);
-    while let Ok(Some(token)) = lexer.next() {
-        if token.is(setting) && lexer.next() == Ok(Some(Token::Mark('='))) {
-            return lexer.next().ok().flatten().and_then(Token::word)?.parse().ok();
+    let until = if fresh { until } else { until.min(Instant::now() + FIRST_MAX) };
+    match learn(shared, server, target, until).await {
+        Ok(()) => {}
+        Err(failed) if fresh || failed.error.class != ErrorClass::Unknown => {
+            return Err(failed.unsent());
+        }
+        Err(failed) => {
+            let why =
+                format!("the server did not say in time what it remembers ({})", failed.error);
+            return Ok(Noted { evidence: Bytes::new(), lacks: Some(why) });
         }
     }
-    None
+    let nothing =
+        || Noted { evidence: Bytes::new(), lacks: Some("its table is not known".to_owned()) };
+    Ok(shared.tables.take(target).map_or_else(nothing, |(noted, _)| noted))
+}
+
+/// Asks what an insert into `target` reaches, and keeps it.
+async fn learn(
+    shared: &Arc<Shared>,
+    server: &Server,
+    target: &Target,
+    until: Instant,
+) -> Result<(), Failed> {
+    let tables = &shared.tables;
+    let _one_at_a_time = tables.asking.lock().await;
+    if tables.known.lock().get(target).is_some_and(|known| !known.is_stale()) {
+        return Ok(());
+    }
+    let asked = Instant::now();
+    let left = |until: Instant| until.saturating_duration_since(Instant::now());
+    let reach = reach_of(&shared.http, server, target, &BTreeMap::new(), left(until)).await?;
+    let log = log::readable(&shared.http, left(until)).await;
+    let known =
+        Known { asked, sent: 0, version: server.version.clone(), reach, log, refreshing: false };
+    let lacks = match &known.reach {
+        Reach::Lacks(why) => Some(why.clone()),
+        _ => None,
+    };
+    tables.warn(&shared.settings.name, target, lacks);
+    if known.reach != Reach::NoTable {
+        tables.keep(target, known);
+    }
+    Ok(())
+}
+
+async fn reach_of(
+    http: &Http,
+    server: &Server,
+    target: &Target,
+    noted: &BTreeMap<u128, u64>,
+    time: Duration,
+) -> Result<Reach, Failed> {
+    if !server.takes_tokens() {
+        return Ok(Reach::Lacks("this server knows no insert_deduplication_token".to_owned()));
+    }
+    reach::ask(http, target, noted, time).await
+}
+
+/// A write that may have been applied.
+pub(super) struct Doubted<'a> {
+    pub(super) target: &'a Target,
+    pub(super) token: OpId,
+    pub(super) doubt: Doubt<'a>,
+    /// The wall clock now.
+    pub(super) now: UnixMillis,
+    /// What the query ids of this installation begin with.
+    pub(super) prefix: &'a str,
+}
+
+/// What is known of it now.
+///
+/// # Errors
+/// The server did not answer; nothing of the write was sent.
+pub(super) async fn prove(
+    shared: &Arc<Shared>,
+    server: &Server,
+    write: &Doubted<'_>,
+    until: Instant,
+) -> Result<Proof, Failed> {
+    let Some(evidence) = Evidence::of(write.doubt.evidence) else {
+        return Ok(Proof::Lacks("nothing was noted when it was first sent".to_owned()));
+    };
+    let Doubted { target, token, doubt, now, prefix } = *write;
+    if evidence.log {
+        let sent = shared.tables.all_sent(token, &evidence).filter(|_| server.since(SUMMARY_SINCE));
+        let asked =
+            log::ask(&shared.http, prefix, token, doubt.since, sent.as_deref(), until).await;
+        match asked {
+            Ok(Logged::Applied) => return Ok(Proof::Applied),
+            Ok(Logged::NotExecuted) => return Ok(Proof::NotExecuted),
+            Ok(Logged::NotKnown) => {}
+            Err(failed)
+                if matches!(
+                    failed.error.class,
+                    ErrorClass::BlockedObject | ErrorClass::Rejected
+                ) => {}
+            Err(failed) => return Err(failed.unsent()),
+        }
+    }
+    let noted = evidence.tables.iter().flatten();
+    let noted = noted.map(|table| (table.identity, table.number)).collect();
+    let left = until.saturating_duration_since(Instant::now());
+    let reach = reach_of(&shared.http, server, target, &noted, left).await;
+    let reach = reach.map_err(Failed::unsent)?;
+    if reach == Reach::NoTable {
+        return Ok(Proof::NoTable);
+    }
+    let age = (now >= doubt.since).then(|| now.since(doubt.since));
+    let lacks = evidence.lacks(&reach, &server.version, age, shared.settings.timeout);
+    if let (Some(why), Reach::Lacks(_)) = (&lacks, &reach) {
+        shared.tables.warn(&shared.settings.name, target, Some(why.clone()));
+    }
+    Ok(lacks.map_or(Proof::Recognisable, Proof::Lacks))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connectors::clickhouse::tokens::reach::Reached;
 
-    const DEFAULTS: &str =
-        "non_replicated_deduplication_window\t0\nreplicated_deduplication_window\t100\n";
+    fn known(reach: Reach, log: bool) -> Known {
+        let asked = Instant::now();
+        Known { asked, sent: 0, version: "26.7".into(), reach, log, refreshing: false }
+    }
 
-    #[test]
-    fn a_tables_window_is_its_own_or_the_servers() {
-        let window = |table: &str| window_of(&format!("{DEFAULTS}{table}\n"));
-        assert_eq!(window("MergeTree\tMergeTree ORDER BY a"), Window::Blocks(0, OWN));
-        assert_eq!(
-            window(
-                "MergeTree\tMergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 7, index_granularity = 8192"
-            ),
-            Window::Blocks(7, OWN)
-        );
-        assert_eq!(
-            window("ReplicatedMergeTree\tReplicatedMergeTree('/x', 'r') ORDER BY a"),
-            Window::Blocks(100, REPLICATED)
-        );
-        assert_eq!(window("Buffer\tBuffer(a, b)"), Window::Never("Buffer".into()));
-        assert_eq!(window_of(DEFAULTS), Window::NoTable);
+    fn table(window: u64) -> Reach {
+        Reach::Tables(vec![Reached { identity: 1, window, seconds: 0, number: 0, covers: true }])
     }
 
     #[test]
-    fn a_window_must_be_longer_than_what_waits() {
+    fn what_cannot_be_proven_later_is_said_when_it_is_sent() {
+        let lacks = || Reach::Lacks("why".to_owned());
+        assert_eq!(known(table(100), false).noted(1).lacks, None);
+        let nothing = known(lacks(), false).noted(1);
+        assert_eq!((nothing.evidence.len(), nothing.lacks.as_deref()), (0, Some("why")));
+        let log = known(lacks(), true).noted(1);
+        assert!(!log.evidence.is_empty() && log.lacks.is_none(), "the log may tell");
+    }
+
+    #[test]
+    fn a_small_window_is_asked_for_more_often() {
+        let tables = Tables::default();
         let target = ("d".to_owned(), "t".to_owned());
-        let lacks = |window: Window, waiting| window.lacks(&target, waiting);
-        assert_eq!(lacks(Window::Blocks(10, OWN), 9), None);
-        assert!(lacks(Window::Blocks(10, OWN), 10).unwrap().contains("10 calls wait"));
-        assert!(lacks(Window::Blocks(0, OWN), 0).unwrap().contains(OWN));
-        assert!(lacks(Window::Never("Log".into()), 0).unwrap().contains("engine Log"));
-        assert!(lacks(Window::NoTokens, 0).is_some());
+        assert_eq!(tables.take(&target), None);
+        tables.keep(&target, known(table(80), false));
+        let refreshes = (0..20).filter(|_| tables.take(&target).unwrap().1).count();
+        assert_eq!((refreshes, tables.known.lock()[&target].sent), (1, 20), "one at a time");
     }
 
     #[test]
-    fn a_name_cannot_leave_its_quotes() {
-        assert_eq!(quoted(r"a'b\"), r"'a\'b\\'");
+    fn a_sending_is_remembered_until_its_end_is_known() {
+        let tables = Tables::default();
+        let token = OpId::from_u128(7);
+        let evidence =
+            |connector| Evidence { connector, log: true, version: String::new(), tables: None };
+        let own = evidence(tables.connector);
+        tables.sending(Some(token), "a");
+        tables.sending(Some(token), "b");
+        assert_eq!(tables.all_sent(token, &own), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(tables.all_sent(token, &evidence(tables.connector ^ 1)), None);
+        tables.settled(Some(token), "a");
+        assert_eq!(tables.all_sent(token, &own), Some(vec!["b".to_owned()]));
+        tables.forget(&[token]);
+        assert_eq!(tables.all_sent(token, &own), None);
     }
 }
