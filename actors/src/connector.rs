@@ -386,6 +386,12 @@ pub trait Connector: Send + Sync + 'static {
         Box::pin(async move { Ok(vec![Bytes::new(); attempts.len()]) })
     }
 
+    /// Whether a proof that a repetition is recognised rests on what was noted of the first sending. Then an attempt
+    /// that may have been carried out and of which nothing was noted can never be repeated.
+    fn needs_evidence(&self) -> bool {
+        false
+    }
+
     /// How many queued writes of one [`Write::gather`] number may be sent as one, and how many bytes of them.
     fn group_max(&self) -> (usize, u64) {
         (1, 0)

@@ -177,6 +177,10 @@ impl Connector for ClickHouseConnector {
         self.learnt.get(slot.as_ref().map(|slot| &slot.key), format)
     }
 
+    fn needs_evidence(&self) -> bool {
+        true
+    }
+
     fn caches_by_lane(&self) -> bool {
         false
     }

@@ -317,6 +317,11 @@ impl Context {
             Ok(_) => End::Applied,
             Err(AttemptError { doubt: None, .. }) => End::Nothing,
             Err(AttemptError { class: ErrorClass::Ambiguous, .. }) => End::Unprovable,
+            Err(AttemptError { doubt: Some(evidence), .. })
+                if evidence.is_empty() && self.connector.needs_evidence() =>
+            {
+                End::Unprovable
+            }
             Err(AttemptError { doubt: Some(evidence), .. }) => {
                 // What the first sending knew is what counts.
                 if !self.state.is_in_doubt() {
