@@ -220,7 +220,6 @@ fn main() -> ExitCode {
     let gate = std::env::args().any(|argument| argument == "--gate");
     let clock = Clock::system();
     let reply = Reply {
-        reply_lost: false,
         source: Source::Live,
         ack: None,
         value: None,

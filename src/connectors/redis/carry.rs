@@ -116,10 +116,10 @@ impl RedisConnector {
             return self.send(&rewritten(), attempt.clone()).await;
         };
         let begun = self.deadlines.replay(read.written(), attempt.body, attempt.accepted_at);
-        let with_far = match self.someone_meets(key, at, &attempt) {
-            true => replay::with_far_time(&read.args, residue::far(at)),
-            false => None,
-        };
+        let with_far = self
+            .someone_meets(key, at, &attempt)
+            .then(|| replay::with_far_time(&read.args, residue::far(at)))
+            .flatten();
         let Some(body) = with_far else {
             let ended = self.send(&rewritten(), attempt.clone()).await;
             if let Ok(reply) = &ended.result {

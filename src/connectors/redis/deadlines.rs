@@ -437,15 +437,12 @@ mod tests {
     fn a_full_map_forgets_what_ends_soonest() {
         let map = Map::new();
         for n in 0..KEYS_MAX + 10 {
-            map.live(&format!("SET k{n} v EX {}", 10_000 - n / 10), "+OK\r\n");
+            map.live(&format!("SET k{n} v EX {}", 90_000 - n), "+OK\r\n");
         }
         assert!(map.0.count.load(Ordering::Relaxed) <= KEYS_MAX);
-        map.inherits("k5", Some(10_000_000));
+        map.inherits("k5", Some(89_995_000));
         map.inherits(&format!("k{}", KEYS_MAX - 1), None);
-        map.inherits(
-            &format!("k{}", KEYS_MAX + 9),
-            Some((10_000 - (KEYS_MAX as u64 + 9) / 10) * 1000),
-        );
+        map.inherits(&format!("k{}", KEYS_MAX + 9), Some((90_000 - (KEYS_MAX as u64 + 9)) * 1000));
     }
 
     #[test]

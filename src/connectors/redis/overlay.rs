@@ -206,10 +206,9 @@ fn set<'a>(held: Held<'a>, options: SetOptions, args: &[&'a [u8]], accepted: u64
     match held {
         // With GET it fails over what is no string, and with a condition it may do nothing.
         Held::Unknown(_) if options.get || options.conditional => Held::Unknown(Ends::Unknown),
-        Held::Something(_) if only_if_absent => held,
+        Held::Something(_) | Held::Value(..) if only_if_absent => held,
         Held::Something(_) if options.get => Held::Something(Ends::Unknown),
         Held::Nothing if only_if_there => Held::Nothing,
-        Held::Value(..) if only_if_absent => held,
         _ => valued(held, args.get(2), options.expiry, accepted),
     }
 }
@@ -224,9 +223,8 @@ fn valued<'a>(held: Held<'a>, value: Option<&&'a [u8]>, expiry: Expiry, accepted
             ttl::deadline(expiry, accepted).map_or(Ends::Unknown, Ends::At)
         }
         Expiry::Keep => match held {
-            Held::Nothing => Ends::Never,
+            Held::Nothing | Held::Unknown(Ends::Never) => Ends::Never,
             Held::Value(_, ends) | Held::Something(ends) => ends,
-            Held::Unknown(Ends::Never) => Ends::Never,
             Held::Unknown(_) => Ends::Unknown,
         },
     };
@@ -333,7 +331,8 @@ mod tests {
 
     #[test]
     fn a_deadline_is_judged_by_when_the_writes_behind_it_were_accepted() {
-        let table: [(&[(u64, &str)], Option<&str>); 18] = [
+        type Case<'a> = (&'a [(u64, &'a str)], Option<&'a str>);
+        let table: [Case<'_>; 18] = [
             (&[(0, "SET k v EX 1"), (500, "EXPIRE k 1000")], V),
             (&[(0, "SET k v EX 1"), (1500, "EXPIRE k 1000")], NIL),
             (&[(0, "SET k v PX 800"), (500, "PERSIST k")], V),

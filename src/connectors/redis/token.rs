@@ -206,7 +206,8 @@ mod tests {
     fn the_script_gets_the_marker_the_keys_and_the_command() {
         let token = OpId::from_u128(7);
         let args: [&[u8]; 3] = [b"INCRBY", b"k", b"5"];
-        let (keys, deadlines): ([&[u8]; 1], [(&[u8], u64); 1]) = ([b"k"], [(b"k", 9)]);
+        let keys: [&[u8]; 1] = [b"k"];
+        let deadlines = [(keys[0], 9)];
         let mut wrapped =
             Wrapped { args: &args, keys: &keys, token: Some((token, 0xab)), deadlines: &[] };
         let words = |wrapped: &Wrapped<'_>, resp3| {

@@ -177,13 +177,13 @@ async fn another_call_under_a_name_that_is_taken_is_a_conflict() {
     let (conflict, verdict) = error(call_with(&redis, words("INCR m"), other).await);
     assert_eq!((conflict.class, verdict), (ErrorClass::Conflict, Verdict::Success));
     assert_eq!((&*conflict.code, conflict.doubt), ("op_id_conflict", None));
-    assert_eq!((server.value("n").await, server.value("m").await), ("1".into(), "".into()));
+    assert_eq!((server.value("n").await, server.value("m").await), ("1".into(), String::new()));
     // A marker of an older release matches any call.
     let old = token(2);
     server.ask(&["SET", &super::super::token::marker(old.token.unwrap()), "1"]).await;
     let found = call_with(&redis, words("INCR m"), old).await;
     assert!(found.reply_lost);
-    assert_eq!((reply(found), server.value("m").await), (Bytes::from("_\r\n"), "".into()));
+    assert_eq!((reply(found), server.value("m").await), (Bytes::from("_\r\n"), String::new()));
 }
 
 #[tokio::test]
