@@ -5,7 +5,7 @@
 //!
 //! | field | type | what for |
 //! | --- | --- | --- |
-//! | `digest` | integer | the call as its caller sent it: another call under the same op_id is a conflict. A marker without it is of an earlier version, and is of any call |
+//! | `digest` | text, 16 hexadecimal digits | the call as its caller sent it: another call under the same op_id is a conflict. A marker without it is of an earlier version, and is of any call |
 //! | `expires_at` | timestamp | seven days after it was sent; a TTL policy on it removes markers that were left behind |
 
 use std::time::Duration;
@@ -104,7 +104,7 @@ impl Cargo {
     /// Its writes as they are sent.
     pub(super) fn loaded(&self, root: &Root) -> Loaded {
         let marker = self.token.map(|token| {
-            let digest = ValueType::IntegerValue(self.digest.cast_signed());
+            let digest = ValueType::StringValue(format!("{:016x}", self.digest));
             let expires_at = ValueType::TimestampValue(value::time(self.expires_at));
             let fields = [(DIGEST, digest), (EXPIRES_AT, expires_at)];
             let fields: Fields =
@@ -194,8 +194,8 @@ pub(super) struct Mark {
 impl Mark {
     /// What the document of a marker says.
     pub(super) fn of(document: &Document) -> Self {
-        let digest = document.fields.get(DIGEST).and_then(|value| match value.value_type {
-            Some(ValueType::IntegerValue(digest)) => Some(digest.cast_unsigned()),
+        let digest = document.fields.get(DIGEST).and_then(|value| match &value.value_type {
+            Some(ValueType::StringValue(digest)) => u64::from_str_radix(digest, 16).ok(),
             _ => None,
         });
         Self { time: document.update_time.unwrap_or_default(), digest }
