@@ -36,6 +36,7 @@ mod channel;
 mod client;
 mod fence;
 mod json;
+mod limits;
 mod listening;
 mod names;
 mod numbers;

@@ -71,10 +71,9 @@ impl After {
         let error = &failed.error;
         match error.class {
             ErrorClass::Rejected | ErrorClass::BlockedObject => Self::Sift,
-            ErrorClass::BlockedServer => Self::EndAll,
             ErrorClass::NotExecuted if error.code == "ABORTED" => Self::Sift,
-            ErrorClass::NotExecuted if error.code == "fence" => Self::End,
-            ErrorClass::NotExecuted => Self::EndAll,
+            ErrorClass::NotExecuted if matches!(&*error.code, "fence" | "batch") => Self::End,
+            ErrorClass::BlockedServer | ErrorClass::NotExecuted => Self::EndAll,
             ErrorClass::Unknown | ErrorClass::Ambiguous | ErrorClass::Conflict => Self::End,
         }
     }
@@ -118,17 +117,22 @@ impl Shared {
                 *slot = Some(ended);
             }
         };
-        let (mut longest, mut hopeless) = (Duration::ZERO, None::<Failed>);
+        let (mut longest, mut hopeless) = ((Duration::ZERO, 1), None::<Failed>);
         while let Some(pack) = work.pop_front() {
             let began = Instant::now();
-            // What might take as long as one before it did is not begun: it would end in doubt.
-            let late = !longest.is_zero() && began + longest > deadline;
-            let failed = hopeless.clone().or_else(|| late.then(out_of_time));
-            let sent = match failed {
-                Some(failed) => Err(failed),
+            let count = u32::try_from(pack.len()).unwrap_or(u32::MAX);
+            // What might take too long, as one before it did, is not begun: it would end in doubt.
+            let (took, of) = longest;
+            let late = began + took.saturating_mul(count.min(of)) / of > deadline;
+            let sent = match &hopeless {
+                Some(failed) => Err(failed.clone()),
+                None if late && !took.is_zero() => {
+                    self.sizes.unsent(&numbers(&pack));
+                    Err(out_of_time())
+                }
                 None => self.send(&pack, deadline).await,
             };
-            longest = longest.max(began.elapsed());
+            longest = longest.max((began.elapsed(), count));
             let failed = match sent {
                 Ok(response) => {
                     distribute(&pack, response, &mut end);
@@ -139,7 +143,9 @@ impl Shared {
             match After::of(&failed) {
                 After::Sift => {}
                 after => {
-                    pack.iter().for_each(|it| end(it.at, failed.clone().ended()));
+                    for it in &pack {
+                        end(it.at, failed.clone().ended());
+                    }
                     if after == After::EndAll && hopeless.is_none() {
                         hopeless = Some(failed);
                     }
@@ -184,7 +190,9 @@ impl Shared {
         match left.len() {
             0 => Vec::new(),
             1 if together == 1 => {
-                left.iter().for_each(|it| end(it.at, failed.clone().ended()));
+                for it in &left {
+                    end(it.at, failed.clone().ended());
+                }
                 Vec::new()
             }
             // Those that were applied already were in the way of the others.
@@ -305,13 +313,13 @@ impl Shared {
 
     /// Learns from how a commit ended.
     fn learn(&self, pack: &[Aboard<'_>], failed: Option<&Failed>) {
-        let lanes: Vec<u64> = pack.iter().map(|it| it.cargo.lane()).collect();
+        let lanes = numbers(pack);
         let bytes = pack.iter().map(|it| it.loaded.bytes).sum();
         let Some(Failed { error, too_large, .. }) = failed else {
             return self.sizes.answered(&lanes, bytes, true);
         };
-        if let Some(limit) = too_large {
-            self.sizes.too_large(*limit, lanes.len(), bytes);
+        if let Some(too_large) = too_large {
+            self.sizes.too_large(too_large.limit, lanes.len(), bytes);
         } else if error.retry_after.is_some() {
             self.pace.exhausted(Instant::now());
         }
@@ -400,6 +408,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// The numbers of the calls' lanes.
+fn numbers(pack: &[Aboard<'_>]) -> Vec<u64> {
+    pack.iter().map(|it| it.cargo.lane()).collect()
 }
 
 /// Ends the calls of a commit that was applied with their own answers out of its.

@@ -40,8 +40,15 @@ pub(super) struct Failed {
     pub(super) verdict: Verdict,
     /// What happened.
     pub(super) error: AttemptError,
-    /// The message was too large: how many bytes would not be, where the server said so.
-    pub(super) too_large: Option<Option<usize>>,
+    /// Whether the message was too large.
+    pub(super) too_large: Option<TooLarge>,
+}
+
+/// A message was too large to be taken at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLarge {
+    /// The largest that would be taken, in bytes, where the server said so.
+    pub(super) limit: Option<usize>,
 }
 
 impl Failed {
@@ -81,9 +88,9 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
     if let Some(reset) = status.source().and_then(|it| it.downcast_ref::<ResetForAnother>()) {
         return Failed::own(Verdict::Neutral, Unknown, "reset", reset.to_string());
     }
-    if let Some(limit) = too_large(status) {
+    if let too_large @ Some(_) = too_large(status) {
         let failed = Failed::own(Success, Rejected, "too_large", message(status));
-        return Failed { too_large: Some(limit), ..failed };
+        return Failed { too_large, ..failed };
     }
     let (class, verdict) = match code {
         Code::NotFound if is_of_database(status) => (BlockedServer, Failure),
@@ -120,9 +127,9 @@ pub(super) fn of(status: &Status, behalf: Behalf) -> Failed {
     Failed { verdict, error, too_large: None }
 }
 
-/// Whether the message was too large to be taken at all; with the largest that would be, where that is told.
+/// Whether the message was too large.
 /// Servers and proxies say so in words of their own: gRPC's C core, Java, Go and Rust, Firestore, and HTTP.
-fn too_large(status: &Status) -> Option<Option<usize>> {
+fn too_large(status: &Status) -> Option<TooLarge> {
     const WORDS: [&str; 6] = [
         "larger than max",
         "message exceeds maximum size",
@@ -141,7 +148,7 @@ fn too_large(status: &Status) -> Option<Option<usize>> {
     }
     // Of what was sent and what is allowed the latter is less.
     let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
-    Some(numbers.filter(|number| *number >= 1_024).min())
+    Some(TooLarge { limit: numbers.filter(|number| *number >= 1_024).min() })
 }
 
 /// Whether the database is what was not found: then no document's call is to blame.
@@ -270,7 +277,8 @@ mod tests {
             (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413", 0),
         ] {
             let failed = of(&Status::new(code, text), Behalf::default());
-            assert_eq!(failed.too_large, Some((limit > 0).then_some(limit)), "{text}");
+            let limit = (limit > 0).then_some(limit);
+            assert_eq!(failed.too_large, Some(TooLarge { limit }), "{text}");
             assert_eq!(
                 (failed.error.class, failed.verdict, failed.error.retry_after),
                 (ErrorClass::Rejected, Verdict::Success, None)

@@ -1,19 +1,36 @@
 //! The value of a document after the writes that wait in its lane.
 //!
-//! One function from a lane's writes to a value. What stood before them is not known here, so the first
-//! write must be one that leaves nothing of it (a set or a delete); a partial write before any such leaves
-//! the value undetermined, until the next one that replaces it.
+//! One function from a lane's writes to a value. What stood before them is not known here, so each queued
+//! commit is carried out in every *world* that is possible: at first the document is absent, or it is there
+//! and its fields are not known. The value is determined where one world is left and its fields are known.
 //!
-//! | write | on a known document | on a known absence | on what is not known |
+//! | write | on a known document | on a known absence | on fields that are not known |
 //! | --- | --- | --- | --- |
 //! | set | replaced | made | made |
 //! | set with merge | changed | made | not known |
-//! | update | changed | refused later: nothing | not known |
-//! | create | refused later: nothing | made | not known |
+//! | update | changed | refused | not known |
+//! | create | refused | made | refused |
 //! | delete | gone | gone | gone |
 //! | transforms | applied after the fields | applied after the fields | as their write |
+//!
+//! **A commit is all or nothing.** It is refused if one precondition fails, or if it makes the document larger
+//! than Firestore takes, and then it changes nothing. Whether another document exists is known only from
+//! earlier writes of the same commit, because writes to that document alone are not in this lane; where a
+//! precondition on it is left open, both what was and what the commit makes are possible.
+//!
+//! **Transforms** are Firestore's, as its documentation has them and Google's emulator does them:
+//! - numbers are compared by their exact value, an integer with a double too; 0, 0.0 and -0.0 are equal, and
+//!   NaN equals NaN. Maps and arrays are equal where their elements are.
+//! - `array_union` adds what nothing equals, `array_remove` takes out all that is equal.
+//! - `minimum` and `maximum` keep the old number where both are equal, and are NaN where either is.
+//! - `increment` stops at the largest and the smallest integer; with a double it adds as doubles.
+//! - timestamps are cut to microseconds when they are stored.
+//!
+//! The npm emulator differs: its set keeps fields that it should replace, it refuses or mistakes transforms of
+//! nested fields and other types, does not take out masked fields that are missing, and applies a refused
+//! commit's first writes.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::HashMap};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{QueuedWrite, Slot};
@@ -25,99 +42,186 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     value::ValueType,
     write::Operation,
 };
+use prost::Message;
 
 use super::{
-    cache,
+    cache, limits,
     names::Root,
     path,
     value::{self, Fields},
     wire::{self, Call, Found, Op},
 };
 
-/// What is known of the document.
-enum State {
-    Unknown,
-    Known(Option<Fields>),
+/// So many worlds are told apart; where there would be more, nothing is known.
+const WORLDS_MAX: usize = 8;
+
+/// What the document may be.
+#[derive(Clone, Debug)]
+enum World {
+    Absent,
+    /// It is there; `None` where its fields are not known.
+    Present(Option<Known>),
+}
+
+/// A document whose fields are known.
+#[derive(Clone, Debug)]
+struct Known {
+    fields: Fields,
+    /// Whether a time in it is a guess at what the server will write.
+    estimated: bool,
+}
+
+impl World {
+    fn exists(&self) -> bool {
+        matches!(self, Self::Present(_))
+    }
+
+    /// Whether both are the same, NaN included.
+    fn is(&self, other: &Self) -> bool {
+        let encoded = |known: &Known| {
+            let fields = known.fields.clone();
+            (Document { fields, ..Document::default() }.encode_to_vec(), known.estimated)
+        };
+        match (self, other) {
+            (Self::Present(one), Self::Present(other)) => {
+                one.as_ref().map(encoded) == other.as_ref().map(encoded)
+            }
+            (one, other) => one.exists() == other.exists(),
+        }
+    }
+}
+
+/// Everything that the document may be, where nothing is known.
+fn anything() -> Vec<World> {
+    vec![World::Absent, World::Present(None)]
 }
 
 /// The document's entry after `writes`, oldest first, or `None` where they do not determine it.
 /// References are shown as `root` will complete them, so that a document reads the same before and after.
 pub(super) fn overlay(slot: &Slot, writes: &[QueuedWrite], root: Option<&Root>) -> Option<Bytes> {
     let path = cache::path_of(slot)?;
-    let (mut state, mut estimated) = (State::Unknown, false);
+    let mut worlds = anything();
     for queued in writes {
         let call: Call = wire::decode(&queued.body).ok()?;
-        let Some(Op::Commit(commit)) = call.op else { return None };
-        let of_it = commit.writes.into_iter().filter(|write| wire::document_of(write) == path);
-        for mut write in of_it {
+        let Some(Op::Commit(mut commit)) = call.op else { return None };
+        let names: Vec<String> =
+            commit.writes.iter().map(|write| wire::document_of(write).to_owned()).collect();
+        for write in &mut commit.writes {
             if let Some(root) = root {
-                root.complete_write(&mut write);
+                root.complete_write(write);
             }
-            let replaced = write.update_mask.is_none();
-            state = apply(state, &write, queued.accepted_at)?;
-            let sets_time = |transform: &FieldTransform| {
-                matches!(transform.transform_type, Some(TransformType::SetToServerValue(_)))
-            };
-            estimated = (estimated && !replaced) || write.update_transforms.iter().any(sets_time);
+            cut_times(write);
         }
+        let mut next: Vec<World> = Vec::new();
+        for world in &worlds {
+            let writes = names.iter().map(String::as_str).zip(&commit.writes);
+            for after in committed(world, path, writes, queued.accepted_at)? {
+                if !next.iter().any(|world| world.is(&after)) {
+                    next.push(after);
+                }
+            }
+        }
+        worlds = if next.len() > WORLDS_MAX { anything() } else { next };
     }
-    let State::Known(fields) = state else { return None };
-    let estimated = estimated && fields.is_some();
-    let document = fields.map(|fields| Document { fields, ..Document::default() });
+    let known = match <[World; 1]>::try_from(worlds).ok()? {
+        [World::Absent] => None,
+        [World::Present(known)] => Some(known?),
+    };
+    let estimated = known.as_ref().is_some_and(|known| known.estimated);
+    let document = known.map(|known| Document { fields: known.fields, ..Document::default() });
     Some(wire::encode(&Found { path: path.to_owned(), document, estimated }))
 }
 
-/// What the write makes of the document. `None` where the write itself cannot be told.
-fn apply(state: State, write: &Write, accepted_at: UnixMillis) -> Option<State> {
-    let condition = write.current_document.as_ref().and_then(|it| it.condition_type.as_ref());
-    let new = match &write.operation {
-        Some(Operation::Update(document)) => document,
-        Some(Operation::Delete(_)) => return Some(State::Known(None)),
-        Some(Operation::Transform(_)) | None => return None,
-    };
-    let must_exist = match condition {
-        Some(ConditionType::Exists(exists)) => Some(*exists),
-        Some(ConditionType::UpdateTime(_)) => return None,
-        None => None,
-    };
-    let before = match (state, must_exist) {
-        // It will be refused.
-        (State::Known(Some(fields)), Some(false)) => return Some(State::Known(Some(fields))),
-        (State::Known(None), Some(true)) => return Some(State::Known(None)),
-        // Whether it will be refused is not known: what stands there is not what it writes.
-        (State::Unknown, Some(false)) => return Some(State::Unknown),
-        (State::Known(fields), _) => Some(fields.unwrap_or_default()),
-        (State::Unknown, _) => None,
-    };
-    let mut fields = match (&write.update_mask, before) {
-        (None, _) => new.fields.clone(),
-        (Some(_), None) => return Some(State::Unknown),
-        (Some(mask), Some(mut fields)) => {
-            for field in &mask.field_paths {
-                let parts = path::fields(field).ok()?;
-                let value = get(&new.fields, &parts).cloned();
-                put(&mut fields, &parts, value);
-            }
-            fields
+/// What a commit of `writes` may make of the document at `path`. `None` where a write cannot be told.
+fn committed<'a>(
+    before: &World,
+    path: &str,
+    writes: impl Iterator<Item = (&'a str, &'a Write)>,
+    accepted_at: UnixMillis,
+) -> Option<Vec<World>> {
+    let (mut after, mut certain) = (before.clone(), true);
+    let mut others: HashMap<&str, bool> = HashMap::new();
+    for (name, write) in writes {
+        let exists = if name == path { Some(after.exists()) } else { others.get(name).copied() };
+        match write.current_document.as_ref().and_then(|it| it.condition_type.as_ref()) {
+            Some(ConditionType::Exists(wanted)) => match exists {
+                Some(exists) if exists == *wanted => {}
+                Some(_) => return Some(vec![before.clone()]),
+                None => certain = false,
+            },
+            Some(ConditionType::UpdateTime(_)) => certain = false,
+            None => {}
         }
-    };
-    for transform in &write.update_transforms {
-        let parts = path::fields(&transform.field_path).ok()?;
-        let old = get(&fields, &parts);
-        let new = transformed(transform.transform_type.as_ref()?, old, accepted_at)?;
-        put(&mut fields, &parts, Some(new));
+        if name == path {
+            after = written(after, write, accepted_at)?;
+        } else {
+            others.insert(name, !matches!(write.operation, Some(Operation::Delete(_))));
+        }
     }
-    Some(State::Known(Some(fields)))
+    if let World::Present(Some(known)) = &after
+        && limits::document_size(path, &known.fields) > limits::DOCUMENT_MAX
+    {
+        return Some(vec![before.clone()]);
+    }
+    Some(if certain { vec![after] } else { vec![before.clone(), after] })
 }
 
-/// The value at the path `parts`.
-fn get<'a>(fields: &'a Fields, parts: &[String]) -> Option<&'a Value> {
-    let (first, rest) = parts.split_first()?;
-    let value = fields.get(first)?;
-    match &value.value_type {
-        _ if rest.is_empty() => Some(value),
-        Some(ValueType::MapValue(map)) => get(&map.fields, rest),
-        _ => None,
+/// What the write makes of the document. `None` where the write itself cannot be told.
+fn written(before: World, write: &Write, accepted_at: UnixMillis) -> Option<World> {
+    let new = match &write.operation {
+        Some(Operation::Update(document)) => document,
+        Some(Operation::Delete(_)) => return Some(World::Absent),
+        Some(Operation::Transform(_)) | None => return None,
+    };
+    let mut known = match (&write.update_mask, before) {
+        (None, _) => Known { fields: new.fields.clone(), estimated: false },
+        (Some(_), World::Present(None)) => return Some(World::Present(None)),
+        (Some(mask), before) => {
+            let mut known = match before {
+                World::Present(Some(known)) => known,
+                World::Present(None) | World::Absent => {
+                    Known { fields: Fields::new(), estimated: false }
+                }
+            };
+            for field in &mask.field_paths {
+                let parts = path::fields(field).ok()?;
+                let value = value::at_path(&new.fields, &parts).cloned();
+                put(&mut known.fields, &parts, value);
+            }
+            known
+        }
+    };
+    for FieldTransform { field_path, transform_type } in &write.update_transforms {
+        let (parts, transform) = (path::fields(field_path).ok()?, transform_type.as_ref()?);
+        let old = value::at_path(&known.fields, &parts);
+        let new = transformed(transform, old, accepted_at)?;
+        put(&mut known.fields, &parts, Some(new));
+        known.estimated |= matches!(transform, TransformType::SetToServerValue(_));
+    }
+    Some(World::Present(Some(known)))
+}
+
+/// Cuts the times in a write as they are cut when they are stored.
+fn cut_times(write: &mut Write) {
+    if let Some(Operation::Update(document)) = &mut write.operation {
+        document.fields.values_mut().for_each(cut);
+    }
+    for transform in &mut write.update_transforms {
+        if let Some(
+            TransformType::AppendMissingElements(array) | TransformType::RemoveAllFromArray(array),
+        ) = &mut transform.transform_type
+        {
+            array.values.iter_mut().for_each(cut);
+        }
+    }
+}
+
+fn cut(value: &mut Value) {
+    match &mut value.value_type {
+        Some(ValueType::TimestampValue(time)) => time.nanos -= time.nanos % 1_000,
+        Some(ValueType::ArrayValue(array)) => array.values.iter_mut().for_each(cut),
+        Some(ValueType::MapValue(map)) => map.fields.values_mut().for_each(cut),
+        _ => {}
     }
 }
 
@@ -162,12 +266,12 @@ fn transformed(
             (Some(old), by) => ValueType::DoubleValue(double(&old)? + double(by)?),
             (None, by) => by.clone(),
         },
-        TransformType::Maximum(with) => extreme(number(old), with, Ordering::Less)?,
-        TransformType::Minimum(with) => extreme(number(old), with, Ordering::Greater)?,
+        TransformType::Maximum(with) => extreme(number(old), with, Ordering::Greater)?,
+        TransformType::Minimum(with) => extreme(number(old), with, Ordering::Less)?,
         TransformType::AppendMissingElements(items) => {
             let mut values = array(old);
             for item in &items.values {
-                if !values.contains(item) {
+                if !values.iter().any(|value| equal(value, item)) {
                     values.push(item.clone());
                 }
             }
@@ -175,22 +279,77 @@ fn transformed(
         }
         TransformType::RemoveAllFromArray(items) => {
             let mut values = array(old);
-            values.retain(|value| !items.values.contains(value));
+            values.retain(|value| !items.values.iter().any(|item| equal(value, item)));
             ValueType::ArrayValue(ArrayValue { values })
         }
     };
     Some(value::value(value_type))
 }
 
-/// `with`, where the old number lies on that side of it or there is none; else the old one.
+/// `with`, where it lies on that side of the old number or there is none; else the old one. NaN outdoes all.
 fn extreme(old: Option<ValueType>, with: &Value, side: Ordering) -> Option<ValueType> {
     let with = with.value_type.as_ref()?;
-    let Some(old) = old else { return Some(with.clone()) };
-    let order = match (&old, with) {
-        (ValueType::IntegerValue(old), ValueType::IntegerValue(with)) => old.cmp(with),
-        (old, with) => double(old)?.total_cmp(&double(with)?),
-    };
-    Some(if order == side { with.clone() } else { old })
+    let Some(old) = old.filter(|_| !is_nan(with)) else { return Some(with.clone()) };
+    Some(if !is_nan(&old) && compare(with, &old) == Some(side) { with.clone() } else { old })
+}
+
+fn is_nan(number: &ValueType) -> bool {
+    matches!(number, ValueType::DoubleValue(double) if double.is_nan())
+}
+
+/// The order of two numbers by their exact values; `None` where one is NaN or no number.
+fn compare(one: &ValueType, other: &ValueType) -> Option<Ordering> {
+    match (one, other) {
+        (ValueType::IntegerValue(one), ValueType::IntegerValue(other)) => Some(one.cmp(other)),
+        (ValueType::DoubleValue(one), ValueType::DoubleValue(other)) => one.partial_cmp(other),
+        (ValueType::IntegerValue(one), ValueType::DoubleValue(other)) => mixed(*one, *other),
+        (ValueType::DoubleValue(one), ValueType::IntegerValue(other)) => {
+            mixed(*other, *one).map(Ordering::reverse)
+        }
+        _ => None,
+    }
+}
+
+/// The order of an integer and a double. Not by way of a double, which rounds integers above 2^53.
+fn mixed(integer: i64, double: f64) -> Option<Ordering> {
+    /// 2^63, the first double above every integer.
+    const ABOVE: f64 = 9_223_372_036_854_775_808.0;
+    if double.is_nan() {
+        return None;
+    }
+    if double >= ABOVE {
+        return Some(Ordering::Less);
+    }
+    if double < -ABOVE {
+        return Some(Ordering::Greater);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the integers")]
+    let whole = double.trunc() as i64;
+    Some(integer.cmp(&whole).then(0.0_f64.partial_cmp(&double.fract())?))
+}
+
+/// Whether Firestore takes both for the same element of an array.
+fn equal(one: &Value, other: &Value) -> bool {
+    let (Some(one), Some(other)) = (&one.value_type, &other.value_type) else { return false };
+    match (one, other) {
+        (ValueType::ArrayValue(one), ValueType::ArrayValue(other)) => {
+            one.values.len() == other.values.len()
+                && one.values.iter().zip(&other.values).all(|(one, other)| equal(one, other))
+        }
+        (ValueType::MapValue(one), ValueType::MapValue(other)) => {
+            one.fields.len() == other.fields.len()
+                && one
+                    .fields
+                    .iter()
+                    .zip(&other.fields)
+                    .all(|(one, other)| one.0 == other.0 && equal(one.1, other.1))
+        }
+        (one, other) => {
+            one == other
+                || (is_nan(one) && is_nan(other))
+                || compare(one, other) == Some(Ordering::Equal)
+        }
+    }
 }
 
 fn number(value: Option<&Value>) -> Option<ValueType> {
@@ -217,131 +376,4 @@ fn array(value: Option<&Value>) -> Vec<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use fusebox_state::LaneId;
-    use serde_json::{Value as Json, json};
-
-    use super::*;
-    use crate::connectors::firestore::{
-        json::{body_from_json, reply_to_json},
-        wire::{Answer, Get, Reply},
-    };
-
-    /// The document `u/a` after these writes; the word `unknown` where they do not determine it.
-    fn after(writes: &[Json]) -> Json {
-        let get = Get { paths: vec!["u/a".into()], many: false };
-        let slot = cache::document_slots(&get, "", |_| LaneId(1)).remove(0);
-        let writes: Vec<QueuedWrite> = writes
-            .iter()
-            .map(|call| {
-                let mut call = call.as_object().unwrap().clone();
-                if !call.contains_key("writes") {
-                    call.insert("path".into(), json!("u/a"));
-                }
-                let body = body_from_json(call, "").unwrap();
-                QueuedWrite { body, accepted_at: UnixMillis::new(1_500), due: None }
-            })
-            .collect();
-        let Some(part) = overlay(&slot, &writes, None) else { return json!("unknown") };
-        let shown = reply_to_json(&Reply::encoded(Answer::One(wire::decode(&part).unwrap())));
-        if shown["estimated"] == true {
-            return json!({ "estimated": shown["data"] });
-        }
-        if shown.is_null() { shown } else { shown["data"].clone() }
-    }
-
-    fn set(data: Json) -> Json {
-        json!({ "op": "set", "data": data })
-    }
-
-    fn update(data: Json) -> Json {
-        json!({ "op": "update", "data": data })
-    }
-
-    fn transform(transforms: Json) -> Json {
-        json!({ "op": "update", "transforms": transforms })
-    }
-
-    #[test]
-    fn writes_make_the_value_that_they_determine() {
-        let delete = || json!({ "op": "delete" });
-        let create = || json!({ "op": "create", "data": { "c": 1 } });
-        let merge = |data: Json| json!({ "op": "set", "data": data, "merge": true });
-        for (writes, value) in [
-            (vec![set(json!({ "a": 1 }))], json!({ "a": 1 })),
-            (vec![set(json!({ "a": 1 })), set(json!({ "b": 2 }))], json!({ "b": 2 })),
-            (vec![delete()], json!(null)),
-            (vec![update(json!({ "a": 1 }))], json!("unknown")),
-            (vec![merge(json!({ "a": 1 }))], json!("unknown")),
-            (vec![create()], json!("unknown")),
-            (vec![create(), set(json!({}))], json!({})),
-            (vec![delete(), create()], json!({ "c": 1 })),
-            (vec![set(json!({ "a": 1 })), create()], json!({ "a": 1 })),
-            (vec![delete(), update(json!({ "a": 1 }))], json!(null)),
-            (vec![delete(), merge(json!({ "a": { "b": 1 } }))], json!({ "a": { "b": 1 } })),
-            (
-                vec![
-                    set(json!({ "a": { "x": 1, "y": 2 }, "z": 3 })),
-                    merge(json!({ "a": { "x": 9 } })),
-                ],
-                json!({ "a": { "x": 9, "y": 2 }, "z": 3 }),
-            ),
-            (
-                vec![set(json!({ "a": { "x": 1 }, "b": 2 })), update(json!({ "a.y": 5, "b": {} }))],
-                json!({ "a": { "x": 1, "y": 5 }, "b": {} }),
-            ),
-            (
-                vec![
-                    set(json!({ "a": { "x": 1, "y": 1 } })),
-                    json!({ "op": "update", "delete_fields": ["a.x", "b.c"] }),
-                ],
-                json!({ "a": { "y": 1 } }),
-            ),
-        ] {
-            assert_eq!(after(&writes), value, "{writes:?}");
-        }
-    }
-
-    #[test]
-    fn transforms_apply_as_the_server_will() {
-        let base = || set(json!({ "i": 5, "d": 1.5, "l": [1, 2], "s": "x" }));
-        for (transforms, field, value) in [
-            (json!({ "i": { "increment": 2 } }), "i", json!(7)),
-            (json!({ "i": { "increment": 0.5 } }), "i", json!(5.5)),
-            (json!({ "s": { "increment": 2 } }), "s", json!(2)),
-            (json!({ "n.m": { "increment": 1 } }), "n", json!({ "m": 1 })),
-            (json!({ "i": { "maximum": 9 } }), "i", json!(9)),
-            (json!({ "i": { "maximum": 4.5 } }), "i", json!(5)),
-            (json!({ "d": { "minimum": 1 } }), "d", json!(1)),
-            (json!({ "l": { "array_union": [2, 3, 3] } }), "l", json!([1, 2, 3])),
-            (json!({ "l": { "array_remove": [1] } }), "l", json!([2])),
-            (json!({ "s": { "array_union": [1] } }), "s", json!([1])),
-        ] {
-            assert_eq!(
-                after(&[base(), transform(transforms.clone())])[field],
-                value,
-                "{transforms}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_server_time_is_an_estimate_until_it_is_replaced() {
-        let time = json!({ "timestampValue": "1970-01-01T00:00:01.500Z" });
-        let stamp = transform(json!({ "t": "server_timestamp" }));
-        let stamped = after(&[set(json!({})), stamp.clone()]);
-        assert_eq!(stamped, json!({ "estimated": { "t": time } }));
-        assert_eq!(after(&[set(json!({})), stamp.clone(), set(json!({}))]), json!({}));
-        assert_eq!(after(&[set(json!({})), stamp, json!({ "op": "delete" })]), json!(null));
-    }
-
-    #[test]
-    fn a_commit_counts_with_its_writes_to_this_document() {
-        let commit = json!({ "op": "commit", "writes": [
-            { "op": "set", "path": "u/a", "data": { "n": 1 } },
-            { "op": "set", "path": "u/b", "data": { "n": 7 } },
-            { "op": "update", "path": "u/a", "transforms": { "n": { "increment": 1 } } },
-        ] });
-        assert_eq!(after(&[commit]), json!({ "n": 2 }));
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 use prost::Message;
 
 use super::{
-    cache,
+    cache, limits,
     wire::{self, Call, Op},
 };
 
@@ -57,6 +57,13 @@ pub(super) fn plan(body: Bytes, namespace: &[u8]) -> Result<Plan, Refused> {
         }
         Some(Op::Commit(commit)) => {
             check_size(&commit.writes, commit.encoded_len())?;
+            for write in &commit.writes {
+                limits::check(write).map_err(|message| Refused {
+                    code: "invalid_argument",
+                    message,
+                    malformed: false,
+                })?;
+            }
             let paths = commit.writes.iter().map(wire::document_of);
             let lanes = Lanes::new(paths.clone().map(lane));
             (lanes, label(paths), Access::Write(effect(&commit.writes, live)))

@@ -7,6 +7,7 @@
 //! | what happened to a commit of several calls | what follows |
 //! | --- | --- |
 //! | its outcome is not known | the next ones are a quarter as large, in calls and in bytes; its calls go apart from others, at most a quarter of them together, until each is answered |
+//! | it was not sent, because others before it used up the time | its calls go apart from others, no more of them together than now |
 //! | its message was too large | the next ones stay below the limit that the server named, or half of what was sent |
 //! | it went through, and was as large as allowed | twice the size after two of them, up to half of what failed last; above that a quarter more after eight |
 //!
@@ -83,6 +84,19 @@ impl Learnt {
     }
 }
 
+impl State {
+    /// These calls go apart from others from now on, so many of them together.
+    fn suspect(&mut self, lanes: &[u64], together: usize) {
+        if self.suspects.len() + lanes.len() > SUSPECTS_MAX {
+            self.suspects.clear();
+        }
+        for lane in lanes {
+            let most = self.suspects.entry(*lane).or_insert(together);
+            *most = together.min(*most);
+        }
+    }
+}
+
 impl Sizes {
     /// Nothing is learnt yet.
     pub(super) fn new() -> Self {
@@ -150,14 +164,13 @@ impl Sizes {
         state.calls.failed(lanes.len());
         state.bytes.failed(bytes);
         state.typical = state.typical.max(bytes / lanes.len());
-        if state.suspects.len() + lanes.len() > SUSPECTS_MAX {
-            state.suspects.clear();
-        }
-        let together = (lanes.len() / 4).max(1);
-        for lane in lanes {
-            let most = state.suspects.entry(*lane).or_insert(together);
-            *most = together.min(*most);
-        }
+        state.suspect(lanes, (lanes.len() / 4).max(1));
+    }
+
+    /// There was no time left to send these calls, which were to share a commit: halves of one that was refused,
+    /// say, which must not become whole again.
+    pub(super) fn unsent(&self, lanes: &[u64]) {
+        self.0.lock().suspect(lanes, lanes.len());
     }
 
     /// The server takes no message of so many bytes, of so many calls; `limit` is what it does take, where it
@@ -227,6 +240,8 @@ mod tests {
         assert_eq!((sizes.suspect(3), sizes.suspect(9)), (Some(1), Some(5)));
         sizes.answered(&[3], 100, false);
         assert_eq!(sizes.suspect(3), None);
+        sizes.unsent(&[3, 9]);
+        assert_eq!((sizes.suspect(3), sizes.suspect(9)), (Some(2), Some(2)));
     }
 
     #[test]

@@ -307,7 +307,8 @@ async fn pass(
             }
         }
         if rate > 0 {
-            tokio::time::sleep(Duration::from_secs_f64(left.len() as f64 / rate as f64)).await;
+            let micros = left.len() * 1_000_000 / rate;
+            tokio::time::sleep(Duration::from_micros(micros as u64)).await;
         }
         while !left.is_empty() {
             to.writable().await.unwrap();

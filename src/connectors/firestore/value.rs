@@ -29,7 +29,7 @@ use serde_json::{Map, Value as Json, json};
 pub(super) type Fields = BTreeMap<String, Value>;
 
 /// Firestore's own limit on maps and arrays within one another.
-const DEPTH_MAX: usize = 20;
+pub(super) const DEPTH_MAX: usize = 20;
 
 /// The largest integer up to which every one is a number that JavaScript keeps: 2^53.
 const EXACT_MAX: u64 = 1 << 53;
@@ -191,6 +191,17 @@ fn deeper(depth: usize) -> Result<usize, String> {
 /// It is none.
 pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| format!("{text:?} is no time such as \"2026-01-01T00:00:00Z\""))
+}
+
+/// The value at the path `parts`.
+pub(super) fn at_path<'a>(fields: &'a Fields, parts: &[String]) -> Option<&'a Value> {
+    let (first, rest) = parts.split_first()?;
+    let value = fields.get(first)?;
+    match &value.value_type {
+        _ if rest.is_empty() => Some(value),
+        Some(ValueType::MapValue(map)) => at_path(&map.fields, rest),
+        _ => None,
+    }
 }
 
 /// A moment as Firestore has it.

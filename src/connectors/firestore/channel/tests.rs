@@ -271,7 +271,7 @@ async fn the_connection_that_took_a_request_is_reset_for_it() {
     let settings = channel.inner.settings.clone();
     let channel = Channel::new(settings, true).unwrap();
     let (followed, carrier) = channel.followed();
-    let carried = tokio::spawn(followed.exchange(request()));
+    let under_way = tokio::spawn(followed.exchange(request()));
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut read = Vec::new();
     while !read.windows(7).any(|part| part == b"message") {
@@ -286,7 +286,7 @@ async fn the_connection_that_took_a_request_is_reset_for_it() {
         }
     };
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    let lost = carried.await.unwrap().map(drop).unwrap_err();
+    let lost = under_way.await.unwrap().map(drop).unwrap_err();
     assert!(!not_executed(&lost), "{lost:?}");
     answering(listener);
     answered(&channel).await;
