@@ -263,6 +263,8 @@ impl fmt::Debug for Attempted {
             .field("verdict", &self.verdict)
             .field("result", &self.result)
             .field("rest", &self.rest.is_some())
+            .field("reply_lost", &self.reply_lost)
+            .field("residue", &self.residue)
             .finish()
     }
 }

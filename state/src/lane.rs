@@ -111,8 +111,8 @@ impl LaneMap {
 
     /// The line of `lane` from `seq` on; `None` where a barrier stands in it.
     pub fn line_from(&self, lane: LaneId, seq: u64) -> Option<impl Iterator<Item = u64> + '_> {
-        let line = self.barriers.is_empty().then(|| self.lines.get(&lane))?;
-        Some(line.into_iter().flatten().copied().skip_while(move |member| *member < seq))
+        let members = self.barriers.is_empty().then(|| self.lines.get(&lane))?;
+        Some(members.into_iter().flatten().copied().skip_while(move |member| *member < seq))
     }
 
     /// Who stands behind `seq` in any of its lanes, in order.
@@ -121,8 +121,8 @@ impl LaneMap {
         if lanes.is_all() {
             return self.members.range(seq + 1..).map(|(member, _)| *member).collect();
         }
-        let lines = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
-        let mut behind: Vec<u64> = lines.flatten().copied().filter(|it| *it > seq).collect();
+        let own = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
+        let mut behind: Vec<u64> = own.flatten().copied().filter(|it| *it > seq).collect();
         behind.extend(self.barriers.range(seq + 1..));
         behind.sort_unstable();
         behind.dedup();

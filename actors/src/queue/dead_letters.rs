@@ -32,7 +32,9 @@ impl Queue {
         }
         let said = format!("{}: {detail}", reason_word(reason));
         // Until the mark is synced; after that only where the settings say so.
-        seqs.iter().for_each(|seq| index.buried(*seq, &said, true));
+        for seq in &seqs {
+            index.buried(*seq, &said, true);
+        }
         self.count(&index);
         drop(index);
         for seq in &seqs {

@@ -103,7 +103,9 @@ impl Queue {
         let note = {
             let mut index = self.index.lock();
             let note = applied_note(&index, first);
-            seqs.iter().for_each(|seq| index.applied(*seq));
+            for seq in seqs {
+                index.applied(*seq);
+            }
             note
         };
         if let Some(note) = note {
@@ -117,7 +119,9 @@ impl Queue {
             Box::new(move |result| {
                 // After a failure the store tells what it holds, and the removal is sent again.
                 if result.is_ok() {
-                    gone.iter().for_each(|seq| this.forget(*seq));
+                    for seq in gone {
+                        this.forget(seq);
+                    }
                     then();
                 }
             }),

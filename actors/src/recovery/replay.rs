@@ -478,7 +478,9 @@ impl Replay {
                 (0, true)
             }
         };
-        jobs.iter_mut().for_each(|job| job.taken.settled = true);
+        for job in &mut jobs {
+            job.taken.settled = true;
+        }
         (applied, failed)
     }
 

@@ -305,7 +305,6 @@ impl Connector for Scripted {
                 )
             }
             "SET" | "KEEP" => (Lanes::One(lane), write(true, Outage::ReplyKnown("OK".into()))),
-            "ADD" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
             "MOVE" => {
                 let to = LaneId::of(b"", words[2].as_bytes());
                 (Lanes::new([lane, to]), write(false, Outage::EffectKnown))
@@ -318,7 +317,7 @@ impl Connector for Scripted {
                 (Lanes::One(lane), Access::Read(Read { keyed: false, slots, miss: None }))
             }
             "INCR" => (Lanes::One(lane), write(false, Outage::EffectUnknown)),
-            "BAD" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
+            "ADD" | "BAD" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
             other => {
                 let message = format!("unknown command {other:?}");
                 return Err(Refused { code: "unknown_command", message, malformed: true });

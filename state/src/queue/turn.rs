@@ -184,10 +184,7 @@ impl QueueIndex {
 
     /// The last call of `seq`'s lane that makes all before it meaningless, and those.
     fn last_whole(&self, seq: u64) -> Option<(u64, Vec<u64>)> {
-        let lane = match self.entries.get(&seq)?.lanes {
-            Lanes::One(lane) => lane,
-            _ => return None,
-        };
+        let Lanes::One(lane) = self.entries.get(&seq)?.lanes else { return None };
         let (mut passed, mut found) = (Vec::new(), None);
         for member in self.lanes.line_from(lane, seq)? {
             let Some(entry) = self.entries.get(&member) else { break };

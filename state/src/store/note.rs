@@ -147,8 +147,8 @@ fn members(gaps: &[u64]) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    fn group(members: Vec<u64>) -> Option<GroupNote> {
-        Some(GroupNote { token: OpId::from_u128(9), members, applied: false })
+    fn group(members: Vec<u64>) -> GroupNote {
+        GroupNote { token: OpId::from_u128(9), members, applied: false }
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
         for note in [
             Note { first_sent_at: UnixMillis::new(5), ..Note::default() },
             Note { evidence: Bytes::from_static(b"baseline"), ..Note::default() },
-            Note { group: group(vec![7, 8, 1_000, u64::MAX]), ..Note::default() },
+            Note { group: Some(group(vec![7, 8, 1_000, u64::MAX])), ..Note::default() },
         ] {
             assert_eq!(decode(7, &encode(7, &note).unwrap()).unwrap(), note);
             assert!(decode(8, &encode(7, &note).unwrap()).is_err());
@@ -169,7 +169,7 @@ mod tests {
         let evidence = Bytes::from(vec![1; EVIDENCE_MAX]);
         let note = |count| Note {
             evidence: evidence.clone(),
-            group: group(members(count)),
+            group: Some(group(members(count))),
             ..Note::default()
         };
         assert!(encode(1, &note(1_000)).is_ok());

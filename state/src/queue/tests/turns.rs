@@ -75,7 +75,9 @@ fn a_group_keeps_to_its_limits_and_is_halved_until_one_is_alone() {
         sizes.push(seqs.len());
         index.form_group(seqs.clone(), OpId::from_u128(9), false);
         index.dissolve_group(seqs[0], true);
-        seqs.iter().for_each(|seq| index.put_back(*seq));
+        for seq in &seqs {
+            index.put_back(*seq);
+        }
         seqs = turn(&mut index).unwrap().seqs;
     }
     assert_eq!((sizes, seqs), (vec![4, 2], vec![rows[0]]));
