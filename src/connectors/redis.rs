@@ -169,16 +169,16 @@ impl Connector for RedisConnector {
     }
 
     fn residue_after(&self, residue: &QueuedWrite, applied: &Bytes) -> ResidueAfter {
-        let Some(Form::Deadline { at, keys }) = Form::of(&residue.body) else {
+        let Some(Form::Deadline { at, keys, sure }) = Form::of(&residue.body) else {
             return ResidueAfter::Kept;
         };
-        let left = residue::after(&self.shared.commands, at, &keys, applied);
+        let (left, still) = residue::after(&self.shared.commands, at, &keys, sure, applied);
         if left.is_empty() {
             ResidueAfter::Void
-        } else if left == keys {
+        } else if left == keys && still == sure {
             ResidueAfter::Kept
         } else {
-            ResidueAfter::Changed(self.residue(at, &left))
+            ResidueAfter::Changed(self.residue(at, &left, still))
         }
     }
 

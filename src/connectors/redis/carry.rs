@@ -19,8 +19,8 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, UnixMillis, Verdict};
 use super::{
     RedisConnector,
     commands::Spec,
-    deadlines::{Begun, Written},
-    internal::Form,
+    deadlines::{self, Begun, Written},
+    internal::{self, Form},
     outcome::{self, Carrier},
     replay, residue,
     resp::{self, Reply},
@@ -95,7 +95,7 @@ impl RedisConnector {
     async fn carry_queued(&self, attempt: Attempt<'_>) -> Attempted {
         self.deadlines.tell(attempt.now);
         match Form::of(attempt.body) {
-            Some(Form::Deadline { at, keys }) => self.settle_residue(at, &keys, attempt).await,
+            Some(Form::Deadline { at, keys, .. }) => self.settle_residue(at, &keys, attempt).await,
             Some(Form::Call { args, deadlines }) if deadlines.is_empty() => {
                 self.carry_timed(args, attempt).await
             }
@@ -132,11 +132,15 @@ impl RedisConnector {
             Ok(false) => return self.send(&rewritten(), attempt.clone()).await,
             Err(failed) => return failed,
         }
-        let ended = self.send(&body, attempt.clone()).await;
+        let mut ended = self.send(&body, attempt.clone()).await;
         if let Ok(reply) = &ended.result {
             self.deadlines.answered(read.written(), &begun, reply);
+            let done = deadlines::work_done(read.written(), reply).filter(|_| !ended.reply_lost);
+            if done != Some(false) {
+                ended.residue = Some(self.residue(at, &[key], done.is_some()));
+            }
         }
-        self.leaving(ended, at, &[key])
+        ended
     }
 
     /// Whether a write that stands behind is to meet `key` alive, which ends at `at`.
@@ -181,7 +185,10 @@ impl RedisConnector {
         let first = deadlines.iter().map(|(_, at)| *at).min().unwrap_or_default();
         let same: Vec<&[u8]> =
             deadlines.iter().filter(|(_, at)| *at == first).map(|(key, _)| *key).collect();
-        self.leaving(ended, first, &same)
+        if ended.result.is_ok() {
+            ended.residue = Some(self.residue(first, &same, true));
+        }
+        ended
     }
 
     /// RENAME or COPY of a key that has ended since: what it moved has ended with it.
@@ -223,19 +230,11 @@ impl RedisConnector {
         Some(ended)
     }
 
-    /// The end of an attempt that leaves the deadline of `keys` to be set.
-    fn leaving(&self, mut ended: Attempted, at: u64, keys: &[&[u8]]) -> Attempted {
-        if ended.result.is_ok() {
-            ended.residue = Some(self.residue(at, keys));
-        }
-        ended
-    }
-
     /// The residue of `keys`, which end at `at`.
-    pub(super) fn residue(&self, at: u64, keys: &[&[u8]]) -> Residue {
+    pub(super) fn residue(&self, at: u64, keys: &[&[u8]], sure: bool) -> Residue {
         let lane = |key: &&[u8]| LaneId::of(self.namespace.as_bytes(), key);
         Residue {
-            body: residue::body(at, keys),
+            body: internal::deadline(at, keys, sure),
             lanes: Lanes::new(keys.iter().map(lane)),
             due: UnixMillis::new(at),
         }

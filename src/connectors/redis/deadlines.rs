@@ -135,7 +135,7 @@ impl Deadlines {
 
     /// The write was answered with `reply`.
     pub(super) fn answered(&self, written: Written<'_, '_>, begun: &Begun, reply: &[u8]) {
-        if begun.deadlines.is_empty() || !did_its_work(written, reply) {
+        if begun.deadlines.is_empty() || work_done(written, reply) != Some(true) {
             return;
         }
         let mut entries = self.entries.lock();
@@ -268,14 +268,14 @@ impl Deadlines {
     }
 }
 
-/// Whether `reply` says that the write has done what [`ttl::touch`] says of it.
-fn did_its_work(written: Written<'_, '_>, reply: &[u8]) -> bool {
+/// Whether `reply` says that the write has done what [`ttl::touch`] says of it; `None` if it does not say.
+pub(super) fn work_done(written: Written<'_, '_>, reply: &[u8]) -> Option<bool> {
     let get = written.name == "set"
         && written.args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"GET"));
     if get {
-        return written.touches().all(|(_, touch)| touch.sure);
+        return written.touches().all(|(_, touch)| touch.sure).then_some(true);
     }
-    !matches!(Reply::of(reply), None | Some(Reply::Nil | Reply::Error(_) | Reply::Int(0)))
+    Some(!matches!(Reply::of(reply), None | Some(Reply::Nil | Reply::Error(_) | Reply::Int(0))))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! | form | what it is |
 //! | --- | --- |
 //! | `FUSEBOX.UNTIL <count> <time> <key> … <the caller's words>` | a call to keys that had deadlines when it was accepted, which fusebox had carried to the server |
-//! | `FUSEBOX.DEADLINE <time> <key> …` | a residue: the keys' deadline, still to be set ([`super::residue`]) |
+//! | `FUSEBOX.DEADLINE <time> <key> …` | a residue: the keys are there, and this is their deadline, still to be set ([`super::residue`]) |
+//! | `FUSEBOX.PERHAPS <time> <key> …` | a residue of which it is not certain that the keys are there and have this deadline |
 //!
 //! Times are in milliseconds since the epoch. A caller's call under such a name is refused as unknown before
 //! it is planned, and what is sent live is never taken for one.
@@ -15,6 +16,7 @@ use super::resp;
 const PREFIX: &[u8] = b"FUSEBOX.";
 const UNTIL: &[u8] = b"FUSEBOX.UNTIL";
 const DEADLINE: &[u8] = b"FUSEBOX.DEADLINE";
+const PERHAPS: &[u8] = b"FUSEBOX.PERHAPS";
 
 /// A queued call as it is stored.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(super) enum Form<'a> {
         /// When the keys end.
         at: u64,
         keys: Vec<&'a [u8]>,
+        /// Whether they are there and end then, unless a write that stands behind settles it otherwise.
+        sure: bool,
     },
 }
 
@@ -39,8 +43,9 @@ impl<'a> Form<'a> {
     pub(super) fn of(body: &'a [u8]) -> Option<Self> {
         let args = resp::arguments(body).ok()?;
         match args.as_slice() {
-            [DEADLINE, at, keys @ ..] => {
-                Some(Self::Deadline { at: time(at)?, keys: keys.to_vec() })
+            [name @ (DEADLINE | PERHAPS), at, keys @ ..] => {
+                let sure = *name == DEADLINE;
+                Some(Self::Deadline { at: time(at)?, keys: keys.to_vec(), sure })
             }
             [UNTIL, count, rest @ ..] => {
                 let count = usize::try_from(time(count)?).ok()?.checked_mul(2)?;
@@ -78,9 +83,9 @@ pub(super) fn until(deadlines: &[(&[u8], u64)], args: &[&[u8]]) -> Bytes {
 }
 
 /// The deadline of `keys` as a residue.
-pub(super) fn deadline(at: u64, keys: &[&[u8]]) -> Bytes {
+pub(super) fn deadline(at: u64, keys: &[&[u8]], sure: bool) -> Bytes {
     let at = at.to_string();
-    let mut words: Vec<&[u8]> = vec![DEADLINE, at.as_bytes()];
+    let mut words: Vec<&[u8]> = vec![if sure { DEADLINE } else { PERHAPS }, at.as_bytes()];
     words.extend(keys);
     resp::command(&words)
 }
@@ -113,9 +118,12 @@ mod tests {
         let expected = Form::Call { args: args.to_vec(), deadlines: vec![] };
         assert_eq!(Form::of(&plain), Some(expected));
         assert_eq!(original(&plain), plain);
-        let residue = deadline(9, &[b"k"]);
-        assert_eq!(Form::of(&residue), Some(Form::Deadline { at: 9, keys: vec![b"k"] }));
-        assert_eq!(original(&residue), residue);
+        for sure in [true, false] {
+            let residue = deadline(9, &[b"k"], sure);
+            let expected = Form::Deadline { at: 9, keys: vec![b"k"], sure };
+            assert_eq!(Form::of(&residue), Some(expected));
+            assert_eq!(original(&residue), residue);
+        }
         for bad in ["FUSEBOX.UNTIL 9 1 k SET", "FUSEBOX.UNTIL 1 x k SET", "FUSEBOX.DEADLINE x k"] {
             let body = resp::command(&bad.split(' ').collect::<Vec<_>>());
             assert_eq!(Form::of(&body), None, "{bad}");

@@ -62,11 +62,17 @@ pub(super) fn overlay(
     for write in writes {
         held = held.met_at(write.accepted_at.get());
         held = match Form::of(&write.body) {
-            Some(Form::Deadline { at, keys }) if keys.contains(&key) => held.told_of(at, false),
+            Some(Form::Deadline { at, keys, sure }) if keys.contains(&key) => {
+                if sure {
+                    held.told_of(at)
+                } else {
+                    Held::Unknown(Ends::Unknown)
+                }
+            }
             Some(Form::Deadline { .. }) => held,
             Some(Form::Call { args, deadlines }) => {
                 if let Some((_, at)) = deadlines.iter().find(|(other, _)| *other == key) {
-                    held = held.told_of(*at, true);
+                    held = held.told_of(*at);
                 }
                 after(held, commands, &args, key, write.accepted_at.get())
             }
@@ -101,12 +107,10 @@ impl Held<'_> {
         }
     }
 
-    /// The key ended at `at` when a write was accepted, and it was there then if `there`.
-    fn told_of(self, at: u64, there: bool) -> Self {
+    /// The key was there when a write was accepted, to end at `at`.
+    fn told_of(self, at: u64) -> Self {
         match self {
-            Held::Unknown(_) if there => Held::Something(Ends::At(at)),
-            Held::Unknown(_) => Held::Unknown(Ends::At(at)),
-            Held::Something(Ends::Unknown) => Held::Something(Ends::At(at)),
+            Held::Unknown(_) | Held::Something(Ends::Unknown) => Held::Something(Ends::At(at)),
             held => held,
         }
     }
@@ -386,7 +390,9 @@ mod tests {
         assert_eq!(residue(800, &[], 700), None);
         assert_eq!(residue(800, &[], 900).as_deref(), NIL);
         assert_eq!(residue(800, &[(500, "PERSIST k")], 900), None);
-        assert_eq!(residue(800, &[(500, "SET k v KEEPTTL")], 700), None);
+        assert_eq!(residue(800, &[(500, "SET k v KEEPTTL")], 700).as_deref(), V);
+        assert_eq!(get(&[(0, "FUSEBOX.PERHAPS 800 k")], 900), None);
+        assert_eq!(get(&[(0, "FUSEBOX.PERHAPS 800 k"), (500, "SET k v")], 900).as_deref(), V);
         assert_eq!(residue(800, &[(900, "SET k v NX")], 950).as_deref(), V);
         assert_eq!(residue(800, &[(500, "SET k v")], 900).as_deref(), V);
     }

@@ -25,13 +25,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    commands::Commands,
-    deadlines::Written,
-    internal::{self, Form},
-    resp,
-    ttl::Fate,
-};
+use super::{commands::Commands, deadlines::Written, internal::Form, resp, ttl::Fate};
 
 /// How much longer a key lives while writes that are to meet it alive are on their way: 40,000 days.
 const FAR_MILLIS: u64 = 40_000 * 24 * 3600 * 1000;
@@ -74,16 +68,18 @@ fn own_left(at: u64, now: u64) -> i64 {
     at.saturating_sub(now)
 }
 
-/// Which keys the residue of `keys` is about after the replayed write `applied`.
+/// Which keys the residue of `keys` is about after the replayed write `applied`, and whether it is still `sure`
+/// that they are there and end at `at`: the overlay reads that.
 pub(super) fn after<'a>(
     commands: &Commands,
     at: u64,
     keys: &[&'a [u8]],
+    mut sure: bool,
     applied: &'a [u8],
-) -> Vec<&'a [u8]> {
+) -> (Vec<&'a [u8]>, bool) {
     let mut left = keys.to_vec();
-    let Some(Form::Call { args, deadlines }) = Form::of(applied) else { return left };
-    let Some(spec) = commands.find(&args) else { return left };
+    let Some(Form::Call { args, deadlines }) = Form::of(applied) else { return (left, sure) };
+    let Some(spec) = commands.find(&args) else { return (left, false) };
     let places = spec.keys(&args).unwrap_or_default();
     // It leaves a residue of its own for these.
     left.retain(|key| !deadlines.contains(&(*key, at)));
@@ -91,19 +87,23 @@ pub(super) fn after<'a>(
     for (key, touch) in (Written { name: &spec.name, args: &args, places: &places }).touches() {
         let settles =
             matches!(touch.fate, Fate::Sets(_) | Fate::Clears | Fate::Takes(_) | Fate::Leaves(_));
+        let neutral = matches!(touch.fate, Fate::Keeps | Fate::Inherits);
         if settles && touch.sure {
             left.retain(|other| *other != key);
+        } else if !neutral && keys.contains(&key) {
+            sure = false;
         }
         if let Fate::Takes(from) = touch.fate
             && let Some(from) = args.get(from)
             && keys.contains(from)
         {
             more.push(key);
+            sure &= touch.sure;
         }
     }
     more.retain(|key| !left.contains(key));
     left.extend(more);
-    left
+    (left, sure)
 }
 
 /// Whether a write that stands behind, `body`, was accepted while the key `key` with this deadline lived.
@@ -113,46 +113,43 @@ pub(super) fn concerns(commands: &Commands, body: &[u8], key: &[u8]) -> bool {
     places.iter().any(|place| args.get(*place) == Some(&key))
 }
 
-/// The residue's own form.
-pub(super) fn body(at: u64, keys: &[&[u8]]) -> Bytes {
-    internal::deadline(at, keys)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[track_caller]
-    fn left(keys: &str, applied: &str, expected: &str) {
+    fn left(keys: &str, applied: &str, expected: &str, still_sure: bool) {
         let keys: Vec<&[u8]> = keys.split(' ').map(str::as_bytes).collect();
         let applied = resp::command(&applied.split(' ').collect::<Vec<_>>());
-        let left = after(&Commands::default(), 5, &keys, &applied);
+        let (left, sure) = after(&Commands::default(), 5, &keys, true, &applied);
         let expected: Vec<&[u8]> =
             expected.split(' ').filter(|key| !key.is_empty()).map(str::as_bytes).collect();
         assert_eq!(left, expected, "{keys:?} after {applied:?}");
+        assert_eq!(sure || left.is_empty(), still_sure, "{keys:?} after {applied:?}");
     }
 
     #[test]
     fn what_settles_the_time_to_live_ends_a_residue_and_what_moves_the_key_moves_it() {
         for write in ["SET k v", "SET k v PX 9", "DEL k", "PERSIST k", "EXPIRE k 9", "GETDEL k"] {
-            left("k", write, "");
+            left("k", write, "", true);
         }
-        for write in
-            ["SET k v KEEPTTL", "SET k v NX", "INCR k", "LPOP k", "EXPIRE k 9 NX", "SET j v", "X k"]
-        {
-            left("k", write, "k");
+        for write in ["SET k v KEEPTTL", "INCR k", "GETEX k", "SET j v"] {
+            left("k", write, "k", true);
         }
-        left("k", "RENAME k j", "j");
-        left("k", "RENAME j k", "");
-        left("k j", "RENAME k j", "j");
-        left("k", "RENAMENX k j", "k j");
-        left("k", "COPY k j", "k j");
-        left("j k", "COPY k j REPLACE", "j k");
-        left("j", "COPY k j REPLACE", "j");
-        left("k j", "DEL j", "k");
-        left("k", "FUSEBOX.UNTIL 1 5 k HSET k f v", "");
-        left("k", "FUSEBOX.UNTIL 1 6 k HSET k f v", "k");
-        left("k", "FUSEBOX.DEADLINE 9 k", "k");
+        for write in ["SET k v NX", "LPOP k", "EXPIRE k 9 NX", "X k", "RESTORE k 0 x"] {
+            left("k", write, "k", false);
+        }
+        left("k", "RENAME k j", "j", true);
+        left("k", "RENAME j k", "", true);
+        left("k j", "RENAME k j", "j", true);
+        left("k", "RENAMENX k j", "k j", false);
+        left("k", "COPY k j", "k j", false);
+        left("j k", "COPY k j REPLACE", "j k", false);
+        left("j", "COPY k j REPLACE", "j", false);
+        left("k j", "DEL j", "k", true);
+        left("k", "FUSEBOX.UNTIL 1 5 k HSET k f v", "", true);
+        left("k", "FUSEBOX.UNTIL 1 6 k HSET k f v", "k", true);
+        left("k", "FUSEBOX.DEADLINE 9 k", "k", true);
     }
 
     #[test]

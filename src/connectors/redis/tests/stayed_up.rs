@@ -10,7 +10,8 @@
 //! - *queued*: every deadline is set by a queued write, and the replay begins when all are queued. Any command.
 //! - *live*: deadlines go live, and so do those that an early replay sends; the server counts those down itself.
 //!   So a queued write cannot prolong one (PERSIST, EXPIRE) or find the key by a condition (NX, XX) after
-//!   it has passed there. Commands that change a key, move it or set it as a whole.
+//!   it has passed there. Commands that change a key, move it or set it as a whole; nothing is moved onto a
+//!   key from one that is not there.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -155,7 +156,15 @@ impl Sequence<'_> {
         let from = now();
         let command = filled(random, pattern, self.number, &mut self.carried);
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        if self.number.is_multiple_of(2) && matches!(words[0], "RENAME" | "COPY") {
+            let source = self.two.theirs.ask(&["EXISTS", words[1]]).await;
+            if source == ":0\r\n" {
+                return;
+            }
+        }
         let said = self.two.theirs.ask(&words).await;
+        // Slower than that, the deadline of the one server is not the other's.
+        self.tainted |= now().get() - from.get() > MARGIN / 3;
         self.note(&format!(
             "{} {} → {}",
             if live { "live" } else { "queue" },
@@ -166,6 +175,7 @@ impl Sequence<'_> {
         if live && !self.line.occupied(&body) {
             let with = With { accepted: from, timeout: testing::PATIENCE, ..With::default() };
             drop(call_with(self.two.redis, body, with).await);
+            self.tainted |= now().get() - from.get() > MARGIN / 3;
         } else {
             self.line.accept(body, from);
         }
@@ -207,7 +217,7 @@ impl Sequence<'_> {
             let (mut held, mut left) = (Vec::new(), Vec::new());
             for server in [self.two.ours, self.two.theirs] {
                 held.push(server.ask(&["DUMP", &key]).await);
-                let reply = server.ask(&["PTTL", &key]).await;
+                let reply = server.ask(&["PEXPIRETIME", &key]).await;
                 let Some(resp::Reply::Int(ttl)) = resp::Reply::of(&reply) else {
                     panic!("a number")
                 };
@@ -278,7 +288,7 @@ async fn run(two: &Two<'_>, number: usize, seed: u64, counts: &[AtomicUsize; 3])
 
 #[tokio::test]
 async fn random_writes_end_as_on_a_server_that_stayed_up() {
-    let sequences = std::env::var("FUSEBOX_SEQUENCES").map_or(72, |count| count.parse().unwrap());
+    let sequences = std::env::var("FUSEBOX_SEQUENCES").map_or(40, |count| count.parse().unwrap());
     let seed =
         std::env::var("FUSEBOX_SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
     let (ours, theirs) = (Server::start().await, Server::start().await);
@@ -287,16 +297,17 @@ async fn random_writes_end_as_on_a_server_that_stayed_up() {
     let two = Two { ours: &ours, theirs: &theirs, redis: &redis };
     let counts = [AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0)];
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut left = sequences;
-    let mut number = 0;
-    while left > 0 {
-        // As many at once as the machine does without delays that would taint them.
-        let wave: Vec<_> =
-            (0..left.min(24)).map(|n| run(&two, number + n, random.u64(..), &counts)).collect();
-        (left, number) = (left - wave.len(), number + wave.len());
-        futures_util::future::join_all(wave).await;
+    // As many at once as leave a machine that is otherwise idle without delays that would taint them.
+    for wave in 0.. {
+        let numbers = wave * 24..(wave + 1) * 24;
+        let wave = numbers.map(|number| run(&two, number, random.u64(..), &counts));
+        futures_util::future::join_all(wave.collect::<Vec<_>>()).await;
+        let [clean, run] = [0, 2].map(|of: usize| counts[of].load(Ordering::Relaxed));
+        if clean >= sequences {
+            break;
+        }
+        assert!(run < 12 * sequences, "{clean} of {run} sequences prove something");
     }
-    let [clean, overlaid, run] = counts.map(AtomicUsize::into_inner);
-    assert!(clean * 4 > run, "{clean} of {run} sequences prove something");
+    let [clean, overlaid, _] = counts.map(AtomicUsize::into_inner);
     assert!(overlaid > clean / 2, "{overlaid} reads were determined");
 }
