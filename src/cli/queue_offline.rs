@@ -270,7 +270,7 @@ mod tests {
     fn store_with_a_call(dir: &Path) {
         use fusebox_state::{
             LaneId, Lanes, OpId, UnixMillis,
-            store::{Faults, NewCall, Store, StoreSettings, TokenKind},
+            store::{Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
         };
         let settings = StoreSettings {
             dir: dir.to_owned(),
@@ -290,7 +290,7 @@ mod tests {
             lanes: Lanes::One(LaneId(1)),
             label: "k".into(),
             token: TokenKind::Absolute,
-            traits: Default::default(),
+            traits: Traits::default(),
             note: None,
             accepted_at: UnixMillis::new(1_790_000_000_000),
             expires_at: None,

@@ -222,13 +222,12 @@ fn is_csv(rows: &[u8]) -> bool {
     let mut at = At::Start;
     for byte in rows {
         at = match (at, byte) {
-            (At::Quoted, b'"') => At::Ended,
+            (At::Quoted, b'"') | (At::Ended, b' ' | b'\t' | b'\r') => At::Ended,
             (At::Quoted, _) | (At::Start | At::Ended, b'"') => At::Quoted,
-            (At::Start | At::Bare | At::Ended, b',' | b'\n') => At::Start,
-            (_, b'"' | b'\'') => return false,
-            (At::Start, b' ' | b'\t') => At::Start,
-            (At::Ended, b' ' | b'\t' | b'\r') => At::Ended,
-            (At::Ended, _) => return false,
+            (At::Start | At::Bare | At::Ended, b',' | b'\n') | (At::Start, b' ' | b'\t') => {
+                At::Start
+            }
+            (_, b'"' | b'\'') | (At::Ended, _) => return false,
             (At::Start | At::Bare, _) => At::Bare,
         };
     }

@@ -124,14 +124,11 @@ impl<'a> Lexer<'a> {
 
 /// What the server passes over between two words.
 pub(super) fn is_blank(c: char) -> bool {
-    match c {
-        ' ' | '\t'..='\r' => true,
-        '\u{85}' | '\u{a0}' | '\u{180e}' | '\u{2000}'..='\u{200d}' | '\u{2028}' | '\u{2029}' => {
-            true
-        }
-        '\u{202f}' | '\u{205f}' | '\u{2060}' | '\u{3000}' | '\u{feff}' => true,
-        _ => false,
-    }
+    matches!(
+        c,
+        ' ' | '\t'..='\r' | '\u{85}' | '\u{a0}' | '\u{180e}' | '\u{2000}'..='\u{200d}' | '\u{2028}'
+            | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{2060}' | '\u{3000}' | '\u{feff}'
+    )
 }
 
 fn is_word(c: char) -> bool {

@@ -327,9 +327,9 @@ mod tests {
         }
         assert_eq!(key(header("SELECT * FROM system.parts")), None);
         for database in ["system", "INFORMATION_SCHEMA"] {
-            let bare =
+            let of_state =
                 Header { database: Some(database.into()), ..header("SELECT count() FROM one") };
-            assert_eq!(key(bare), None);
+            assert_eq!(key(of_state), None);
         }
         assert!(key(header("SELECT now()")).is_some());
         assert_eq!(key(header("\u{feff}SELECT\u{a0}1")), key(header("SELECT 1")));

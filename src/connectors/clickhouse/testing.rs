@@ -285,8 +285,8 @@ async fn relayed(
             },
             read = upstream.read(&mut said) => match read {
                 Ok(len @ 1..) => {
-                    let lost = inserts && lose.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
-                    if lost {
+                    let gone = inserts && lose.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+                    if gone {
                         return;
                     }
                     client.write_all(&said[..len]).await.ok();

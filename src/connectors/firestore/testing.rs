@@ -306,8 +306,7 @@ async fn pass(
                 return;
             }
         }
-        if rate > 0 {
-            let micros = left.len() * 1_000_000 / rate;
+        if let Some(micros) = (left.len() * 1_000_000).checked_div(rate) {
             tokio::time::sleep(Duration::from_micros(micros as u64)).await;
         }
         while !left.is_empty() {

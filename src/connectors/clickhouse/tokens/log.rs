@@ -86,7 +86,7 @@ fn read(rows: &str, sent: Option<&[String]>) -> Logged {
         match (end, fields.next()) {
             ("QueryFinish", _) => return Logged::Applied,
             ("ExceptionBeforeStart", _) | ("ExceptionWhileProcessing", Some("0")) => {
-                nothing.push(id)
+                nothing.push(id);
             }
             _ => {}
         }

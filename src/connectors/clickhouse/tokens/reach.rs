@@ -114,9 +114,10 @@ async fn asked(
         }
         let level = std::mem::take(&mut walk.next);
         if walk.seen.len() + level.len() > TABLES_MAX {
-            return Ok(
-                walk.lacks(target, format!("it feeds more than {TABLES_MAX} tables and views"))
-            );
+            return Ok(Walk::lacks(
+                target,
+                format!("it feeds more than {TABLES_MAX} tables and views"),
+            ));
         }
         let rows = http.ask(tables_question(&level), left()).await?;
         if let Some(reach) = walk.take(target, level, &rows) {
@@ -124,9 +125,10 @@ async fn asked(
         }
     }
     if !walk.next.is_empty() {
-        return Ok(
-            walk.lacks(target, format!("its views feed each other in {STEPS_MAX} steps and more"))
-        );
+        return Ok(Walk::lacks(
+            target,
+            format!("its views feed each other in {STEPS_MAX} steps and more"),
+        ));
     }
     let defaults = http.ask(defaults_question(), left()).await?;
     let nodes = match walk.nodes(&defaults) {
@@ -194,9 +196,10 @@ impl Walk {
             let Ok(Row(database, name, uuid, engine, full, changed, create, databases, tables)) =
                 serde_json::from_str(line)
             else {
-                return Some(
-                    self.lacks(target, "the server describes it in a way that is not known"),
-                );
+                return Some(Self::lacks(
+                    target,
+                    "the server describes it in a way that is not known",
+                ));
             };
             let this = (database, name);
             missing.remove(&this);
@@ -205,12 +208,10 @@ impl Walk {
                 .extend(databases.into_iter().zip(tables).filter(|view| !self.seen.contains(view)));
             if engine == "MaterializedView" {
                 let Some(inner) = fed_by(&this, &uuid, &create) else {
-                    return Some(
-                        self.lacks(
-                            target,
-                            format!("what {}.{} feeds is not known", this.0, this.1),
-                        ),
-                    );
+                    return Some(Self::lacks(
+                        target,
+                        format!("what {}.{} feeds is not known", this.0, this.1),
+                    ));
                 };
                 if !self.seen.contains(&inner) {
                     self.next.insert(inner);
@@ -229,12 +230,13 @@ impl Walk {
             return Some(Reach::NoTable);
         }
         let unseen = missing.into_iter().next()?;
-        Some(
-            self.lacks(target, format!("it feeds {}.{}, which cannot be seen", unseen.0, unseen.1)),
-        )
+        Some(Self::lacks(
+            target,
+            format!("it feeds {}.{}, which cannot be seen", unseen.0, unseen.1),
+        ))
     }
 
-    fn lacks(&self, (database, table): &Target, why: impl std::fmt::Display) -> Reach {
+    fn lacks((database, table): &Target, why: impl std::fmt::Display) -> Reach {
         Reach::Lacks(format!(
             "whether {database}.{table} recognises repetitions is not known: {why}"
         ))
@@ -334,11 +336,16 @@ fn parts_question(nodes: &[&Node], noted: &BTreeMap<u128, u64>) -> String {
     for node in nodes {
         let (database, table) = &node.name;
         let noted = noted.get(&node.identity).copied().unwrap_or(0);
-        number.push_str(&format!(
-            "database = {} AND table = {}, toInt64({noted}), ",
-            quoted(database),
-            quoted(table)
-        ));
+        let (database, table) = (quoted(database), quoted(table));
+        number.extend([
+            "database = ",
+            &database,
+            " AND table = ",
+            &table,
+            ", toInt64(",
+            &noted.to_string(),
+            "), ",
+        ]);
     }
     number.push_str("toInt64(0))");
     format!(
