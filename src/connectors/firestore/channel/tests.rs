@@ -278,13 +278,16 @@ async fn the_connection_that_took_a_request_is_reset_for_it() {
         assert_ne!(timeout(PATIENCE, stream.read_buf(&mut read)).await.unwrap().unwrap(), 0);
     }
     assert!(timeout(PATIENCE, carrier.reset()).await.unwrap(), "it was sent");
-    let error = loop {
-        match stream.read_buf(&mut read).await {
-            Ok(0) => panic!("it was closed in good order"),
-            Ok(_) => {}
-            Err(error) => break error,
+    let end = async {
+        loop {
+            match stream.read_buf(&mut read).await {
+                Ok(0) => panic!("it was closed in good order"),
+                Ok(_) => {}
+                Err(error) => return error,
+            }
         }
     };
+    let error = timeout(Duration::from_secs(5), end).await.expect("it is closed at once");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let lost = under_way.await.unwrap().map(drop).unwrap_err();
     assert!(!not_executed(&lost), "{lost:?}");
@@ -304,20 +307,14 @@ async fn a_request_that_no_connection_took_was_not_sent() {
 #[tokio::test]
 async fn a_request_given_up_unheard_makes_a_silent_connection_end_soon() {
     let (listener, channel) = played().await;
-    let given_up = channel.clone().exchange(request());
-    let silent = async {
-        let (stream, _) = listener.accept().await.unwrap();
-        // Held open, unread.
-        std::future::pending::<()>().await;
-        drop(stream);
-    };
-    tokio::select! {
-        ended = timeout(Duration::from_millis(200), given_up) => assert!(ended.is_err()),
-        () = silent => {}
-    }
+    let given_up = timeout(Duration::from_millis(200), channel.clone().exchange(request()));
+    // Held open, unread.
+    let (ended, held) = tokio::join!(given_up, listener.accept());
+    assert!(ended.is_err());
     let began = tokio::time::Instant::now();
     until_closed(&channel).await;
     assert!(began.elapsed() < SUSPECT_ANSWER * 3, "{:?}", began.elapsed());
+    drop(held);
     answering(listener);
     answered(&channel).await;
 }
