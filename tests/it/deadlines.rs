@@ -101,7 +101,9 @@ fn a_replay_leaves_every_key_as_on_a_server_that_stayed_up() {
     ];
     let mut both = Both::start();
     let send = |both: &Both, row: usize, commands: &[&str]| {
-        commands.iter().for_each(|command| both.send(&of_row(command, row)));
+        for command in commands {
+            both.send(&of_row(command, row));
+        }
     };
     for (row, (live, _)) in rows.iter().enumerate() {
         send(&both, row, live);
@@ -147,7 +149,9 @@ fn a_life_that_is_not_over_at_the_replay_ends_when_it_was_to_end() {
     ] {
         let mut both = Both::start();
         both.outage();
-        queued.iter().for_each(|command| both.send(command));
+        for command in queued {
+            both.send(command);
+        }
         both.recover();
         for key in ["k", "l"] {
             both.agree(key, &format!("{queued:?}"));
