@@ -12,7 +12,7 @@
 //!                                    http ── pool ── dial
 //! ```
 //! Where to look: what keeps an abandoned write from landing late is in `clickhouse/fence.rs`; whether a
-//! repetition is recognised in `clickhouse/tokens.rs`; what queues and what is cached in
+//! repetition is recognised in `clickhouse/tokens.rs`; what is sent together in `clickhouse/gather.rs`; what queues and what is cached in
 //! `clickhouse/plan.rs`; what an error means in `clickhouse/outcome.rs`.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -30,6 +30,7 @@ mod dial;
 mod empty;
 mod exchange;
 mod fence;
+mod gather;
 mod http;
 pub mod json;
 mod lexer;
@@ -138,6 +139,14 @@ impl Connector for ClickHouseConnector {
             let prepared = attempt::prepare(&self.shared, attempts).await;
             prepared.map_err(|failed| (failed.verdict, failed.error))
         })
+    }
+
+    fn group_max(&self) -> (usize, u64) {
+        (gather::CALLS_MAX, gather::BYTES_MAX)
+    }
+
+    fn attempt_group<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Attempted> {
+        Box::pin(attempt::carry_group(&self.shared, attempts))
     }
 
     fn ping(&self, time: Duration) -> Answer<'_, Attempted> {

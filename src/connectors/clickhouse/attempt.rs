@@ -9,7 +9,7 @@
 //! carried by a task of its own and keeps its place on the wire until the backend's `timeout`, whoever waits
 //! for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Attempt, AttemptError, Attempted};
@@ -23,6 +23,7 @@ use super::{
     Shared,
     exchange::{self, Exchanged, Reading, Sending},
     fence::Place,
+    gather,
     http::Failed,
     plan,
     request::{self, Asking},
@@ -41,6 +42,20 @@ pub(super) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempt
         Ok(attempted) => attempted,
         Err(failed) => Attempted::failed(failed.verdict, failed.error),
     }
+}
+
+/// Carries queued inserts as one, under their common token and their common doubt.
+pub(super) async fn carry_group(shared: &Arc<Shared>, attempts: Vec<Attempt<'_>>) -> Attempted {
+    let calls: Option<Vec<Call>> =
+        attempts.iter().map(|attempt| Call::of(attempt.body).ok()).collect();
+    let joined = calls.and_then(|calls| gather::joined(&calls, &shared.settings));
+    let (Some(joined), Some(first)) = (joined, attempts.first()) else {
+        let message = format!("{} queued calls cannot be sent as one", attempts.len());
+        let error = AttemptError::own(ErrorClass::NotExecuted, "group", message);
+        return Attempted::failed(Verdict::Neutral, error);
+    };
+    let body = joined.to_bytes();
+    carry(shared, Attempt { body: &body, upload: None, ..first.clone() }).await
 }
 
 /// An attempt that was read and may be sent.
@@ -240,16 +255,23 @@ pub(super) async fn prepare(
     let first = attempts.iter().all(commutes);
     shared.fence.pass(&shared.http, first, until).await.map_err(neutral)?;
     let mut evidence = Vec::with_capacity(attempts.len());
+    // One answer for all that go to one table: it is from before each of them.
+    let mut of_table: HashMap<Target, Bytes> = HashMap::new();
     for attempt in attempts {
         let call = call_of(attempt)?;
         let statement = sql::read(&call.header.query);
-        evidence.push(match target_of(shared, attempt, &call, &statement) {
-            Some((target, _)) => {
-                let noted = tokens::baseline(shared, &server, &target, true, until).await;
-                noted.map_err(neutral)?.evidence
-            }
-            None => Bytes::new(),
-        });
+        let Some((target, _)) = target_of(shared, attempt, &call, &statement) else {
+            evidence.push(Bytes::new());
+            continue;
+        };
+        if let Some(known) = of_table.get(&target) {
+            evidence.push(known.clone());
+            continue;
+        }
+        let noted = tokens::baseline(shared, &server, &target, true, until).await;
+        let noted = noted.map_err(neutral)?.evidence;
+        evidence.push(noted.clone());
+        of_table.insert(target, noted);
     }
     Ok(evidence)
 }

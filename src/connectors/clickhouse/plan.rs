@@ -17,6 +17,7 @@ use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Slot, Write
 use fusebox_state::{LaneId, Lanes};
 
 use super::{
+    gather, lexer,
     settings::ClickHouseSettings,
     sql::{self, Insert, Rows, Statement, Table, Verb},
     wire::{Call, Header, WireError},
@@ -78,7 +79,7 @@ pub(super) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
         Verb::Read => {
             (statement.word.clone(), none(), false, read(&call.header, &statement, settings))
         }
-        Verb::Insert(insert) => insertion(&call.header, &statement, insert, settings),
+        Verb::Insert(insert) => insertion(&call, &statement, insert, settings),
         Verb::Other(other) => {
             let lanes = if other.barrier { Lanes::All } else { none() };
             let label = if statement.word.is_empty() { "statement" } else { &statement.word };
@@ -104,7 +105,9 @@ pub(super) fn slot(
     statement: &Statement,
     settings: &ClickHouseSettings,
 ) -> Option<Slot> {
-    if statement.volatile {
+    let database = header.database.as_deref().unwrap_or(&settings.database);
+    // In these a bare name is one of the server's own tables.
+    if statement.volatile || sql::is_server_state(database) {
         return None;
     }
     let mut key = String::new();
@@ -114,7 +117,7 @@ pub(super) fn slot(
         key.push(':');
         key.push_str(text);
     };
-    part(&mut key, header.database.as_deref().unwrap_or(&settings.database));
+    part(&mut key, database);
     part(&mut key, settings.username.as_deref().unwrap_or_default());
     part(&mut key, statement.format.as_deref().or(header.format.as_deref()).unwrap_or_default());
     part(&mut key, &sql::folded(&header.query));
@@ -137,11 +140,12 @@ fn read(header: &Header, statement: &Statement, settings: &ClickHouseSettings) -
 }
 
 fn insertion(
-    header: &Header,
+    call: &Call,
     statement: &Statement,
     insert: &Insert,
     settings: &ClickHouseSettings,
 ) -> (String, Lanes, bool, Access) {
+    let header = &call.header;
     let Some(table) = &insert.table else {
         let access = never("its table cannot be told from the statement");
         return ("INSERT".to_owned(), none(), false, access);
@@ -166,7 +170,8 @@ fn insertion(
             "it sets async_insert or deduplication itself, so that a repetition is not recognised",
         )
     } else {
-        Access::Write(Write { free_token: true, ..Write::new(Outage::EffectKnown) })
+        let gather = gather::number(call, statement, insert, settings);
+        Access::Write(Write { free_token: true, gather, ..Write::new(Outage::EffectKnown) })
     };
     (label, lanes, false, access)
 }
@@ -193,7 +198,7 @@ fn check(header: &Header) -> Result<(), Refused> {
         !name.is_empty()
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
     };
-    if header.query.trim_ascii().is_empty() {
+    if header.query.chars().all(lexer::is_blank) {
         return Err(malformed("query must not be empty".to_owned()));
     }
     if let Some(name) = header.params.keys().find(|name| !is_name(name)) {
@@ -261,6 +266,12 @@ mod tests {
         let (plan, write) = write("INSERT INTO t VALUES (1)");
         assert_eq!((plan.label.as_str(), plan.lanes), ("logs.t", Lanes::new([])));
         assert!(write.free_token && !write.absolute && write.outage == Outage::EffectKnown);
+        let (plan, marked) = self::write("\u{feff}INSERT\u{a0}INTO t VALUES (1)");
+        assert_eq!((plan.label.as_str(), plan.lanes), ("logs.t", Lanes::new([])));
+        assert!(
+            marked.free_token && marked.gather == write.gather,
+            "a mark and a space are blanks"
+        );
         let ordered = ClickHouseSettings { ordered: true, ..settings() };
         let lanes = |query: &str| planned(header(query), &ordered).lanes;
         assert!(matches!(lanes("INSERT INTO t VALUES (1)"), Lanes::One(_)));
@@ -281,6 +292,7 @@ mod tests {
             ("CREATE TABLE t (a UInt8) ENGINE = Null", Lanes::new([])),
             ("ALTER TABLE t DELETE WHERE 1", Lanes::All),
             ("nonsense", Lanes::All),
+            ("\u{feff}TRUNCATE TABLE t", Lanes::All),
         ] {
             let (plan, write) = write(query);
             assert_eq!(plan.lanes, lanes, "{query}");
@@ -314,7 +326,13 @@ mod tests {
             assert_ne!(plain, key_of(change));
         }
         assert_eq!(key(header("SELECT * FROM system.parts")), None);
+        for database in ["system", "INFORMATION_SCHEMA"] {
+            let bare =
+                Header { database: Some(database.into()), ..header("SELECT count() FROM one") };
+            assert_eq!(key(bare), None);
+        }
         assert!(key(header("SELECT now()")).is_some());
+        assert_eq!(key(header("\u{feff}SELECT\u{a0}1")), key(header("SELECT 1")));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct Insert {
     pub(super) table: Option<Table>,
     /// Where the rows come from.
     pub(super) rows: Rows,
+    /// Where the rows begin in the query that has them in it; its length for any other.
+    pub(super) head: usize,
 }
 
 /// Where an INSERT has its rows from.
@@ -148,6 +150,11 @@ pub(super) fn read(query: &str) -> Statement {
     try_read(query, unknown.clone()).unwrap_or(unknown)
 }
 
+/// Whether the tables of this database are the server's own state.
+pub(super) fn is_server_state(database: &str) -> bool {
+    SERVER_STATE.iter().any(|own| own.eq_ignore_ascii_case(database))
+}
+
 /// `query` with comments and white space folded: what two spellings of one query have in common.
 pub(super) fn folded(query: &str) -> String {
     let (mut lexer, mut text) = (Lexer::new(query), String::with_capacity(query.len()));
@@ -176,13 +183,13 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
         return Ok(statement);
     }
     if first.is("INSERT") {
-        return insert(lexer, statement);
+        return insert(lexer, statement, query.len());
     }
     if first.is("WITH") {
         let mut seen = lexer.clone();
         if let Some(found) = find(&mut seen, &["INSERT", "SELECT", "FROM"])? {
             if found.is("INSERT") {
-                return insert(seen, statement);
+                return insert(seen, statement, query.len());
             }
             return rest_of_read(lexer, first, brackets, statement);
         }
@@ -309,9 +316,13 @@ fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
 }
 
 /// An INSERT, once its first word is passed.
-fn insert(mut lexer: Lexer<'_>, mut statement: Statement) -> Result<Statement, Unterminated> {
+fn insert(
+    mut lexer: Lexer<'_>,
+    mut statement: Statement,
+    len: usize,
+) -> Result<Statement, Unterminated> {
     let table = table(&mut lexer)?;
-    let mut rows = Rows::FollowUnnamed;
+    let (mut rows, mut head) = (Rows::FollowUnnamed, len);
     let mut depth = 0_i64;
     let mut clause = Vec::new();
     let mut in_settings = false;
@@ -329,12 +340,14 @@ fn insert(mut lexer: Lexer<'_>, mut statement: Statement) -> Result<Statement, U
             _ if depth > 0 => {}
             _ if token.is("VALUES") => {
                 rows = rows_behind(&lexer);
+                head = len.saturating_sub(lexer.rest().len());
                 statement.format = Some("Values".to_owned());
                 break;
             }
             _ if token.is("FORMAT") => {
                 statement.format = lexer.next()?.and_then(Token::name);
                 rows = rows_behind(&lexer);
+                head = len.saturating_sub(lexer.rest().len());
                 break;
             }
             // FROM INFILE is the client's own; the server says so.
@@ -353,7 +366,7 @@ fn insert(mut lexer: Lexer<'_>, mut statement: Statement) -> Result<Statement, U
         }
     }
     statement.settings = settings(&clause);
-    statement.verb = Verb::Insert(Insert { table, rows });
+    statement.verb = Verb::Insert(Insert { table, rows, head });
     Ok(statement)
 }
 

@@ -13,6 +13,7 @@ use super::{
 };
 
 mod doubt;
+mod groups;
 mod windows;
 
 const TABLE: &str = "CREATE TABLE default.t (n UInt64) ENGINE = MergeTree ORDER BY n";

@@ -90,27 +90,28 @@ struct Known {
     refreshing: bool,
 }
 
-/// The sendings of one write whose end is not known to have been harmless.
-type Sent = HashMap<u128, Vec<String>>;
+/// The sendings of each write that may have written something.
+#[derive(Default)]
+struct Sent {
+    /// Whose sendings these are; evidence of another is of sendings that are not all here.
+    connector: u64,
+    ids: HashMap<u128, Vec<String>>,
+}
 
 /// What the tables have said, and what was sent.
 pub(super) struct Tables {
-    /// Of this connector alone: only it knows what it sent.
-    connector: u64,
     known: Mutex<HashMap<Target, Known>>,
     asking: tokio::sync::Mutex<()>,
-    /// `None` once there were too many to remember.
-    sent: Mutex<Option<Sent>>,
+    sent: Mutex<Sent>,
     warnings: Mutex<BTreeMap<Target, String>>,
 }
 
 impl Default for Tables {
     fn default() -> Self {
         Self {
-            connector: fastrand::u64(..),
             known: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
-            sent: Mutex::new(Some(HashMap::new())),
+            sent: Mutex::new(Sent { connector: fastrand::u64(..), ..Sent::default() }),
             warnings: Mutex::default(),
         }
     }
@@ -151,9 +152,10 @@ impl Known {
 impl Tables {
     /// What was said of the table, and whether it should be asked anew. Counts an insert into it.
     fn take(&self, target: &Target) -> Option<(Noted, bool)> {
+        let connector = self.sent.lock().connector;
         let mut all = self.known.lock();
         let known = all.get_mut(target)?;
-        let (noted, stale) = (known.noted(self.connector), known.is_stale());
+        let (noted, stale) = (known.noted(connector), known.is_stale());
         known.sent += 1;
         let refresh = stale && !std::mem::replace(&mut known.refreshing, stale);
         Some((noted, refresh))
@@ -163,42 +165,37 @@ impl Tables {
     pub(super) fn sending(&self, token: Option<OpId>, id: &str) {
         let Some(token) = token else { return };
         let mut sent = self.sent.lock();
-        if let Some(of) = sent.as_mut() {
-            of.entry(token.to_u128()).or_default().push(id.to_owned());
-            if of.len() > SENT_MAX {
-                *sent = None;
-            }
+        if sent.ids.len() >= SENT_MAX {
+            // From here on nothing is known to be all of what was noted so far.
+            *sent = Sent { connector: fastrand::u64(..), ..Sent::default() };
         }
+        sent.ids.entry(token.to_u128()).or_default().push(id.to_owned());
     }
 
-    /// That sending wrote nothing, or it was answered.
+    /// That sending is known to have written nothing, or to have been answered well.
     pub(super) fn settled(&self, token: Option<OpId>, id: &str) {
-        let Some(token) = token else { return };
-        if let Some(sent) = self.sent.lock().as_mut()
-            && let Some(ids) = sent.get_mut(&token.to_u128())
-        {
-            ids.retain(|sent| sent != id);
-            if ids.is_empty() {
-                sent.remove(&token.to_u128());
-            }
+        let Some(token) = token.map(OpId::to_u128) else { return };
+        let mut sent = self.sent.lock();
+        let Some(ids) = sent.ids.get_mut(&token) else { return };
+        ids.retain(|sent| sent != id);
+        if ids.is_empty() {
+            sent.ids.remove(&token);
         }
     }
 
     /// What became of these is known.
     pub(super) fn forget(&self, tokens: &[OpId]) {
-        if let Some(sent) = self.sent.lock().as_mut() {
-            for token in tokens {
-                sent.remove(&token.to_u128());
-            }
+        let mut sent = self.sent.lock();
+        for token in tokens {
+            sent.ids.remove(&token.to_u128());
         }
     }
 
-    /// All sendings of `token` that may have written something, where this connector knows all of them.
+    /// All sendings of `token` that may have written something, where all of them are known.
     fn all_sent(&self, token: OpId, evidence: &Evidence) -> Option<Vec<String>> {
-        if evidence.connector != self.connector {
-            return None;
-        }
-        self.sent.lock().as_ref()?.get(&token.to_u128()).cloned()
+        let sent = self.sent.lock();
+        let all = (evidence.connector == sent.connector).then(|| sent.ids.get(&token.to_u128()));
+        all.flatten().cloned()
     }
 
     /// Warns of a table, or takes the warning back.
@@ -416,11 +413,12 @@ mod tests {
         let token = OpId::from_u128(7);
         let evidence =
             |connector| Evidence { connector, log: true, version: String::new(), tables: None };
-        let own = evidence(tables.connector);
+        let connector = tables.sent.lock().connector;
+        let own = evidence(connector);
         tables.sending(Some(token), "a");
         tables.sending(Some(token), "b");
         assert_eq!(tables.all_sent(token, &own), Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(tables.all_sent(token, &evidence(tables.connector ^ 1)), None);
+        assert_eq!(tables.all_sent(token, &evidence(connector ^ 1)), None);
         tables.settled(Some(token), "a");
         assert_eq!(tables.all_sent(token, &own), Some(vec!["b".to_owned()]));
         tables.forget(&[token]);

@@ -18,7 +18,7 @@ fn other(query: &str) -> Other {
 /// `database.name rows`
 #[track_caller]
 fn inserts(query: &str, expected: &str) {
-    let Verb::Insert(Insert { table, rows }) = read(query).verb else {
+    let Verb::Insert(Insert { table, rows, .. }) = read(query).verb else {
         panic!("{query}: {:?}", read(query).verb)
     };
     let name = table.map_or("-".to_owned(), |table| match table.database {
@@ -65,7 +65,7 @@ fn what_cannot_be_told_is_a_write_over_every_lane() {
         "WITH 1 AS x",
         "(DROP TABLE t)",
         "'SELECT'",
-        "\u{a0}SELECT 1",
+        "\u{1680}SELECT 1",
         "{q:Identifier}",
     ] {
         assert_eq!(other(query), Other { barrier: true, admin: false }, "{query}");

@@ -152,10 +152,10 @@ async fn too_many_parts_or_partitions_are_a_proof_only_for_one_block() {
             // It knows no such limit.
             assert_eq!(ended, end(ErrorClass::Rejected, false, "115"));
         } else {
-            assert_eq!(ended, end(ErrorClass::NotExecuted, false, "252"));
+            assert_eq!(ended, end(ErrorClass::Rejected, false, "252"));
             assert_eq!(world.count("t").await, 0);
             let ended = world.insert("t", &narrow(&BLOCKS_OF_100), both).await;
-            assert_eq!(ended, end(ErrorClass::Unknown, true, "252"));
+            assert_eq!(ended, end(ErrorClass::Rejected, true, "252"));
             // A server keeps a block when the next one has been read.
             let there = world.count("t").await;
             assert!((100..=300).contains(&there), "{there}");

@@ -18,6 +18,9 @@ const SETTINGS: [&str; 7] = [
     "http_write_exception_in_output_format",
 ];
 
+/// The table's.
+const UUID: &str = "6a1e2f5c-0c1b-4b7e-9d3a-5f0e4c2b1a00";
+
 /// What came with a statement, beside it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Given {
@@ -125,8 +128,8 @@ fn select(text: &str, given: &Given, table: &Table) -> Result<Answer, Exception>
     if query.starts_with("SELECT concat('setting ', name) FROM system.settings") {
         return Ok(lines(settings(query)));
     }
-    if query.starts_with("SELECT engine, engine_full FROM system.tables") {
-        return Ok(lines(tables(query)));
+    if let Some(answer) = of_table(query, table) {
+        return Ok(lines(answer));
     }
     if query.starts_with("SELECT query_id FROM system.processes") {
         // One statement is over before the next begins.
@@ -191,18 +194,22 @@ fn settings(question: &str) -> String {
     format!("{}\nversion {VERSION}\nreadonly 0\n", known.join("\n"))
 }
 
-/// The engine of the table that is asked for, and what tables are made with.
-fn tables(question: &str) -> String {
-    let mut lines = String::new();
-    if question.contains(&format!("database = '{DATABASE}' AND name = '{NAME}'")) {
-        lines = format!(
-            "MergeTree\tMergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = {WINDOW}\n"
+/// What the connector asks of the table that an insert reaches: what it is, what it remembers, and how many blocks
+/// it has got.
+fn of_table(question: &str, table: &Table) -> Option<String> {
+    let is_ours = question.contains(&format!("('{DATABASE}', '{NAME}')"));
+    let row = |row: Value| Some(if is_ours { format!("{row}\n") } else { String::new() });
+    if question.starts_with("SELECT database, name, toString(uuid)") {
+        let full = format!(
+            "MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = {WINDOW}"
         );
+        return row(json!([DATABASE, NAME, UUID, "MergeTree", full, "1", "", [], []]));
     }
-    lines.push_str(
-        "non_replicated_deduplication_window\t0\nreplicated_deduplication_window\t10000\n",
-    );
-    lines
+    if question.starts_with("SELECT database, table, toString(max(max_block_number))") {
+        return row(json!([DATABASE, NAME, table.blocks().to_string(), 1]));
+    }
+    let defaults = "plain\tnon_replicated_deduplication_window\t0\n";
+    question.starts_with("SELECT 'plain', name").then(|| defaults.to_owned())
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub(super) struct Table {
     /// The same in their order.
     window: VecDeque<String>,
     recognised: u64,
+    blocks: u64,
 }
 
 impl Table {
@@ -53,6 +54,12 @@ impl Table {
             }
         }
         self.rows.extend_from_slice(rows);
+        self.blocks += 1;
+    }
+
+    /// How many blocks it has got.
+    pub(super) fn blocks(&self) -> u64 {
+        self.blocks
     }
 
     /// Its rows, in the order in which they came.
