@@ -183,7 +183,10 @@ async fn a_marker_says_whose_it_is_and_until_when_it_is_of_use() {
     let own = Attempt { digest: u64::MAX - 1, now, ..attempt(&plan, Some(token(72))) };
     answered(fs.attempt(own).await);
     let expires = json!({ "timestampValue": "1970-01-08T00:00:01Z" });
-    assert_eq!(data(&fs, &marker(token(72))).await, json!({ "digest": "fffffffffffffffe", "expires_at": expires }));
+    assert_eq!(
+        data(&fs, &marker(token(72))).await,
+        json!({ "digest": "fffffffffffffffe", "expires_at": expires })
+    );
 }
 
 #[tokio::test]
