@@ -257,8 +257,8 @@ fn queued_inserts_are_applied_exactly_once() {
     assert!(there.values().all(|count| *count == 1), "none twice: {there:?}");
     let missing = plain.acknowledged.iter().filter(|id| !there.contains_key(id)).count();
     // What was sent as one is told as one.
-    let told: usize = dead.iter().map(|call| call["calls"].as_u64().unwrap_or(1) as usize).sum();
-    assert!(missing <= told, "{missing} are missing, {told} are told: {dead:?}");
+    let told: u64 = dead.iter().map(|call| call["calls"].as_u64().unwrap_or(1)).sum();
+    assert!(missing as u64 <= told, "{missing} are missing, {told} are told: {dead:?}");
     let unknown = (protected.unknown.len(), plain.unknown.len());
     println!("{next} each, of unknown outcome {unknown:?}, dead letters {told}");
 }
