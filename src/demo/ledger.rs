@@ -120,7 +120,12 @@ impl Page {
             Ended::Unknown(_) => &mut told.unknown,
             Ended::Refused(_) | Ended::NoDaemon => &mut told.refused,
         };
-        fate.extend(names);
+        fate.extend(names.clone());
+        if let Ended::Answered(answer) = ended
+            && answer.ack == "durable"
+        {
+            told.queued.extend(names);
+        }
     }
 
     /// Writes of whose fate callers heard nothing.
@@ -156,6 +161,7 @@ mod tests {
         }
         let key = &page.told.keys["k"];
         assert_eq!(key.acknowledged, [1, 2].into());
+        assert_eq!(key.queued, [2].into());
         assert_eq!(key.refused, [3, 5].into());
         assert_eq!(key.unknown, [4, 6].into());
         assert_eq!(page.told.rows.acknowledged, [10, 11, 20, 21].into());

@@ -223,7 +223,8 @@ impl<'a> Story<'a> {
         let (seed, seconds) = (self.options.seed, self.screen.elapsed().as_secs_f64());
         let text = if holds {
             format!(
-                "PROVEN: every acknowledged write to all three arrived, in order, none twice \
+                "PROVEN: every acknowledged write to all three arrived or was overtaken by a newer one of its \
+                 key, in order, none twice \
                  (seed {seed}, {seconds:.1} s)"
             )
         } else {

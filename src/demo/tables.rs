@@ -50,13 +50,14 @@ fn calls(ledger: &Ledger, terminal: bool) -> String {
 
 fn writes(ledger: &Ledger, figures: &Each<Figures>, terminal: bool) -> String {
     type Figure = fn(&Page, &Figures) -> u64;
-    let all: [(&str, Figure); 12] = [
+    let all: [(&str, Figure); 13] = [
         ("acknowledged as applied", |page, _| page.applied),
         ("acknowledged as durable", |page, _| page.durable),
         ("  of these before the daemon was killed", |_, figures| figures.durable_at_kill),
         ("replayed", |_, figures| figures.replayed.calls),
         ("outcome unknown to the caller", |page, _| page.unknown()),
         ("sent again, without effect", |_, figures| figures.recognised + figures.verdict.repeated),
+        ("overtaken by a newer one in the queue", |_, figures| figures.verdict.overtaken),
         ("lost", |_, figures| figures.verdict.lost),
         ("applied twice", |_, figures| figures.verdict.applied_twice),
         ("out of order", |_, figures| figures.verdict.out_of_order),
