@@ -1,6 +1,6 @@
 //! What calls and replays record of themselves.
 
-use fusebox_state::SpanRef;
+use fusebox_state::{SpanRef, queue::Phase};
 use parking_lot::Mutex;
 
 use super::*;
@@ -199,10 +199,16 @@ async fn an_attempt_begins_when_the_wait_for_queued_writes_is_over() {
     // A read of what an increment leaves has to wait for it.
     let queued = world.call_with("INCR n", false, durable()).await.unwrap();
     assert_eq!(queued.source, Source::Queued);
+    let backend = world.fusebox.backends()[0].clone();
+    until("replay has tried, and backs off".to_owned(), || {
+        let index = backend.member.lent.queue.index();
+        index.page(false, 0).any(|(_, entry)| matches!(entry.phase, Phase::BackingOff { .. }))
+    })
+    .await;
     world.server.set(Mode::Up);
-    // Replay may have tried already, and back off.
-    world.fusebox.backends()[0].replay().unwrap();
-    assert_eq!(value(&world.call("GET n", true).await.unwrap()), "1");
+    let read = world.call("GET n", true);
+    let (read, ()) = tokio::join!(read, async { drop(backend.replay()) });
+    assert_eq!(value(&read.unwrap()), "1");
     let traced = world.taken().into_iter().rfind(|traced| steps(traced).contains(&"Fence".into()));
     let traced = traced.expect("it waited");
     assert_eq!(steps(&traced), ["Fence", "Success"]);
