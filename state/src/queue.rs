@@ -490,6 +490,7 @@ impl QueueIndex {
     /// group see [`QueueIndex::revive`].
     pub fn requeue(&mut self, seq: u64, forget_doubt: bool) -> Option<u64> {
         let mut entry = self.dead.remove(&seq)?;
+        entry.state.asked_again();
         if forget_doubt {
             entry.state.cleared();
             entry.noted = None;

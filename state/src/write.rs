@@ -21,7 +21,8 @@
 //! 2. A write in doubt is sent again only if a repetition changes nothing ([`Repeat::Absolute`]), or if every
 //!    attempt bears a token and the backend is proven to recognise it ([`Next::Prove`]). Any other write in
 //!    doubt is given up.
-//! 3. A proof that was refused once ([`End::Unprovable`]) is not asked for again.
+//! 3. A proof that was refused once ([`End::Unprovable`]) is not asked for again, except by an
+//!    [operator](WriteState::asked_again).
 //! 4. What is known and what may be done next are two things: a write that the backend refuses in the middle of
 //!    its rows is given up for the refusal's sake, and its outcome is unknown all the same.
 //!
@@ -146,6 +147,11 @@ impl WriteState {
         }
     }
 
+    /// An operator asks for the proof once more. The doubt stays.
+    pub fn asked_again(&mut self) {
+        self.unprovable = false;
+    }
+
     /// An operator has checked that it was not applied.
     pub fn cleared(&mut self) {
         *self = Self::fresh(self.repeat);
@@ -233,6 +239,10 @@ mod tests {
         assert_eq!((state.known(), state.next()), (Known::InDoubt, Next::GiveUp));
         state.end(End::Nothing);
         assert_eq!(state.next(), Next::GiveUp);
+        state.asked_again();
+        assert_eq!((state.known(), state.next()), (Known::InDoubt, Next::Prove), "an operator asks");
+        state.sent();
+        state.end(End::Unprovable);
         state.cleared();
         assert_eq!(state.next(), Next::Send, "an operator has looked");
     }

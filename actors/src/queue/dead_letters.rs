@@ -20,7 +20,8 @@ impl Queue {
         }
         let ordered = self.order.lock();
         let mut index = self.index.lock();
-        let Some(entry) = index.get(seq) else { return true };
+        // One that was sent with others as one may have been given up with these.
+        let Some(entry) = index.get_mut(seq) else { return true };
         let (attempts, op_id) = (entry.attempts, entry.op_id);
         let seqs = members(&index, seq);
         let bytes = seqs.iter().filter_map(|it| Some(index.get(*it)?.bytes)).sum();

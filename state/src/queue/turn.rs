@@ -107,7 +107,8 @@ impl QueueIndex {
             self.count_out(&entry);
             self.bytes += entry.bytes;
             let fresh = Entry { attempts: 0, unclassified: 0, backoff_ms: 0, ..entry };
-            let fresh = Entry { phase: Phase::Waiting, verdict: None, ..fresh };
+            let mut fresh = Entry { phase: Phase::Waiting, verdict: None, ..fresh };
+            fresh.state.asked_again();
             self.entries.insert(*seq, fresh);
             self.lanes.enter_again(*seq, self.entries.get(seq).map(|it| it.lanes.clone()));
             self.consider(*seq);
