@@ -246,6 +246,32 @@ async fn a_group_in_doubt_that_nothing_recognises_is_one_dead_letter_also_after_
 }
 
 #[tokio::test]
+async fn a_group_that_is_given_up_unsent_is_given_up_once() {
+    let world = World::one().await;
+    world.server().gathers.store(50, Ordering::Relaxed);
+    world.server().set(Mode::Deaf);
+    held(&world, (0..20).map(|n| format!("PUT t {n}"))).await;
+    world.until("it was applied", |world| times(world, "PUT t 19") == 1).await;
+    {
+        let backend = world.backend();
+        let mut index = backend.member.lent.queue.index();
+        let seqs: Vec<u64> = index.page(false, 0).map(|(seq, _)| seq).collect();
+        for seq in seqs {
+            // More than seven days ago.
+            index.get_mut(seq).unwrap().noted.as_mut().unwrap().at = UnixMillis::default();
+        }
+    }
+    world.server().set(Mode::Up);
+    world
+        .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
+        .await;
+    world.until("nothing waits", |world| world.backend().view().queue.calls == 0).await;
+    let told = world.backend().member.lent.circuit.metrics.dead.get();
+    assert_eq!(told, 1, "one dead letter, counted once");
+    assert_eq!(times(&world, "PUT t 7"), 1);
+}
+
+#[tokio::test]
 async fn only_the_last_whole_write_of_a_key_is_sent() {
     let world = World::one().await;
     world.server().wholes.store(true, Ordering::Relaxed);
