@@ -240,7 +240,11 @@ mod tests {
         state.end(End::Nothing);
         assert_eq!(state.next(), Next::GiveUp);
         state.asked_again();
-        assert_eq!((state.known(), state.next()), (Known::InDoubt, Next::Prove), "an operator asks");
+        assert_eq!(
+            (state.known(), state.next()),
+            (Known::InDoubt, Next::Prove),
+            "an operator asks"
+        );
         state.sent();
         state.end(End::Unprovable);
         state.cleared();
