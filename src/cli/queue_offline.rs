@@ -38,14 +38,13 @@ struct Store {
 
 /// Runs one of them. Where the configuration is valid it says which stores lie elsewhere.
 pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -> Done {
-    let tmp = std::env::temp_dir();
     if let QueueCommand::Repair { dir } = &queue.command {
         return repair(dir);
     }
     let stores = stores(state_dir, config, queue.backend.as_deref())?;
     match queue.command {
-        QueueCommand::Check { output } => check_all(&stores, &tmp, output.json),
-        _ => export_all(&stores, &tmp),
+        QueueCommand::Check { output } => check_all(&stores, output.json),
+        _ => export_all(&stores),
     }
 }
 
@@ -89,12 +88,12 @@ fn stores(
     Ok(found)
 }
 
-fn check_all(stores: &[Store], tmp: &Path, as_json: bool) -> Done {
+fn check_all(stores: &[Store], as_json: bool) -> Done {
     let reports: Vec<(&Store, CheckReport)> = stores
         .iter()
         .map(|store| {
             let bar = bar(&store.name);
-            let report = check::check(&store.dir, tmp, &mut |done, all| {
+            let report = check::check(&store.dir, &mut |done, all| {
                 bar.set_length(all);
                 bar.set_position(done);
             });
@@ -143,11 +142,10 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
     let mut out = table(&heads, &rows, terminal);
     for (Store { name, dir }, report) in reports {
         for finding in &report.findings {
-            let told = serde_json::to_value(finding).unwrap_or_default();
-            out.extend([format!("{name}: {told}\n")]);
+            out.extend([format!("{name}: {finding}\n")]);
         }
-        if let Some(why) = &report.not_opened {
-            out.extend([format!("{name}: no copy was opened: {why}\n")]);
+        if let Some(why) = &report.not_proven {
+            out.extend([format!("{name}: what waits cannot be told: {why}\n")]);
         }
         for folder in &report.set_aside {
             let path = dir.join(folder);
@@ -160,11 +158,11 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
     out
 }
 
-fn export_all(stores: &[Store], tmp: &Path) -> Done {
+fn export_all(stores: &[Store]) -> Done {
     let mut bad = 0;
     for store in stores {
         let mut failed = None;
-        let summary = check::export(&store.dir, tmp, &mut |call| {
+        let summary = check::export(&store.dir, &mut |call| {
             failed = failed.take().or_else(|| say_json(&line(&store.name, &call)).err());
         });
         if let Some(failure) = failed {
@@ -257,8 +255,8 @@ mod tests {
     #[test]
     fn an_empty_folder_is_empty_and_no_damage() {
         let dir = tempfile::tempdir().unwrap();
-        let (tmp, empty) = (tempfile::tempdir().unwrap(), store("redis", dir.path().to_owned()));
-        let report = check::check(&empty.dir, tmp.path(), &mut |_, _| {});
+        let empty = store("redis", dir.path().to_owned());
+        let report = check::check(&empty.dir, &mut |_, _| {});
         assert_eq!(
             report_text(&[(&empty, report)], false),
             "BACKEND  VERDICT  WAITING  SENDING  DEAD  SIZE  OPEN\n\
@@ -305,12 +303,11 @@ mod tests {
 
     #[test]
     fn a_call_is_exported_with_its_command_and_its_bytes() {
-        let (dir, tmp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dir = tempfile::tempdir().unwrap();
         let redis = store("redis", dir.path().join("backends/redis"));
         store_with_a_call(&redis.dir);
         let mut lines = Vec::new();
-        check::export(&redis.dir, tmp.path(), &mut |call| lines.push(line("redis", &call)))
-            .unwrap();
+        check::export(&redis.dir, &mut |call| lines.push(line("redis", &call))).unwrap();
         let [exported] = lines.as_slice() else { panic!("one call, got {lines:?}") };
         assert_eq!(exported["call"], json!(["SET", "k", "v"]));
         assert_eq!(exported["body"]["base64"], "KjMNCiQzDQpTRVQNCiQxDQprDQokMQ0Kdg0K");
@@ -318,7 +315,7 @@ mod tests {
             (exported["state"].as_str(), exported["lane"].as_str()),
             (Some("pending"), Some("k"))
         );
-        let report = check::check(&redis.dir, tmp.path(), &mut |_, _| {});
+        let report = check::check(&redis.dir, &mut |_, _| {});
         let text = report_text(&[(&redis, report)], false);
         assert!(
             text.lines().nth(1).unwrap().starts_with("redis    whole    1        0        0"),

@@ -73,16 +73,21 @@ mod dead_letters;
 mod error;
 mod facts;
 mod faults;
+mod head;
 mod history;
 pub mod journal;
+mod ledger;
 mod mark;
 mod note;
 mod open;
 mod outage;
+mod plan;
 mod queue;
+mod raw;
 mod rebuild;
 mod record;
 mod scan;
+mod seqs;
 mod settings;
 mod space;
 #[cfg(test)]
@@ -110,6 +115,7 @@ use sled::Db;
 use self::{
     command::{Command, Ticket},
     committer::Committer,
+    record::Draft,
 };
 pub use self::{
     dead_letters::{DeadMark, DeadReason},
@@ -248,15 +254,18 @@ impl Store {
         let note = call.note.as_ref().map(|note| note::encode(call.seq, note)).transpose();
         let encoded = queue::encode(&call, &target).and_then(|encoded| Ok((encoded, note?)));
         match encoded {
-            Ok((queue::Encoded { seq, header, chunked }, note)) => self.send(Command::Append {
-                seq,
-                header,
-                chunked,
-                written: 0,
-                replaces: None,
-                note: note.map(Into::into),
-                ticket: Ticket::new(done),
-            }),
+            Ok((queue::Encoded { seq, header, says, chunked }, note)) => {
+                self.send(Command::Append {
+                    seq,
+                    header,
+                    says,
+                    chunked,
+                    written: 0,
+                    replaces: None,
+                    note,
+                    ticket: Ticket::new(done),
+                })
+            }
             Err(error) => Ticket::new(done).complete(Err(error)),
         }
     }
@@ -277,13 +286,13 @@ impl Store {
     /// Takes a note back: it is proven that nothing was sent. Without a note nothing happens.
     pub fn take_back_note(&self, seq: u64, done: Done) {
         let keys = vec![queue::key(queue::SENDING, seq)];
-        self.send(Command::Drop { keys, ticket: Ticket::new(done) });
+        self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
     }
 
     /// Makes dead letters calls that wait again, where they are and with their notes.
     pub fn revive(&self, seqs: &[u64], done: Done) {
         let keys = seqs.iter().map(|seq| queue::key(dead_letters::PREFIX, *seq)).collect();
-        self.send(Command::Drop { keys, ticket: Ticket::new(done) });
+        self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
     }
 
     /// Puts `call` in the place of the one of its sequence, without that one's note. A crash leaves the one or
@@ -291,8 +300,8 @@ impl Store {
     pub fn replace(&self, call: &NewCall, done: Done) {
         let ticket = Ticket::new(done);
         match queue::encode(call, &self.target()) {
-            Ok(queue::Encoded { seq, header, chunked: None }) => {
-                self.send(Command::Replace { seq, header, ticket });
+            Ok(queue::Encoded { seq, header, says, chunked: None }) => {
+                self.send(Command::Replace { seq, header, says, ticket });
             }
             Ok(_) => ticket.complete(Err(StoreError::TooLarge {
                 what: "replacement",
@@ -309,12 +318,12 @@ impl Store {
         self.annotate(seq, dead_letters::PREFIX, dead_letters::encode(seq, &mark), done);
     }
 
-    fn annotate(&self, seq: u64, prefix: u8, value: Result<Vec<u8>, StoreError>, done: Done) {
+    fn annotate(&self, seq: u64, prefix: u8, value: Result<Draft, StoreError>, done: Done) {
         let ticket = Ticket::new(done);
         match value {
             Ok(value) => {
                 let key = queue::key(prefix, seq);
-                self.send(Command::Annotate { seq, key, value: value.into(), ticket });
+                self.send(Command::Annotate { seq, key, value, ticket });
             }
             Err(error) => ticket.complete(Err(error)),
         }
@@ -336,7 +345,7 @@ impl Store {
         let ticket = Ticket::new(done);
         match facts::encode(name, value) {
             Ok(value) => {
-                self.send(Command::Put { key: facts::key(name), value: value.into(), ticket });
+                self.send(Command::Put { key: facts::key(name), value, ticket });
             }
             Err(error) => ticket.complete(Err(error)),
         }

@@ -3,15 +3,21 @@
 use sled::{Db, IVec};
 
 use super::{
-    GROUP_BYTES,
+    GROUP_BYTES, HEAD_KEY,
     command::{Command, Ticket},
     committer::{Committer, Failure},
     dead_letters,
     error::StoreError,
+    head::{self, Head},
     history,
+    ledger::{GONE, Says},
     note::{self, Note},
     queue,
+    record::{self, Draft, Kind},
 };
+
+/// Bytes of a removal record.
+const GONE_BYTES: usize = 192;
 
 impl Committer {
     /// Writes a command into the group. What does not fit any more comes back for the next group.
@@ -19,32 +25,34 @@ impl Committer {
         match command {
             Command::Append { .. } => self.append(db, command),
             Command::Piece { .. } => self.put_piece(db, command),
-            Command::AppendStored { seq, header, ticket } => {
-                self.append_stored(db, seq, header, ticket)?;
+            Command::AppendStored { seq, header, says, ticket } => {
+                self.append_stored(db, seq, header, says, ticket)?;
                 Ok(None)
             }
             Command::DropPieces { seq, chunks } => {
                 self.drop_pieces(seq, chunks);
                 Ok(None)
             }
-            Command::Remove { seqs, from, ticket } => self.remove_calls(db, seqs, from, ticket),
+            Command::Remove { seqs, from, ticket } => Ok(self.remove_calls(seqs, from, ticket)),
             Command::Annotate { seq, key, value, ticket } => {
                 self.annotate(db, seq, &key, value, ticket)
             }
-            Command::Drop { keys, ticket } => {
+            Command::TakeBack { keys, ticket } => {
                 self.settle(ticket, Ok(()));
                 for key in keys {
-                    self.remove(db, &key)?;
+                    self.take_back(db, &key)?;
                 }
                 Ok(None)
             }
-            Command::Replace { seq, header, ticket } => self.replace(db, seq, header, ticket),
+            Command::Replace { seq, header, says, ticket } => {
+                self.replace(db, seq, header, says, ticket)
+            }
             Command::Requeue { old, new_seq, keep_note, ticket } => {
                 self.requeue(db, old, new_seq, keep_note, ticket)
             }
             Command::Put { key, value, ticket } => {
                 self.settle(ticket, Ok(()));
-                self.insert(db, &key, value)?;
+                self.insert(db, &key, value, Says::Itself)?;
                 Ok(None)
             }
             Command::History(record) => {
@@ -59,7 +67,8 @@ impl Committer {
 
     /// Chunks first, spread over groups where they do not fit one, and the header last.
     fn append(&mut self, db: &Db, command: Command) -> Result<Option<Command>, Failure> {
-        let Command::Append { seq, header, chunked, mut written, replaces, note, ticket } = command
+        let Command::Append { seq, header, says, chunked, mut written, replaces, note, ticket } =
+            command
         else {
             return Ok(None);
         };
@@ -76,6 +85,7 @@ impl Committer {
                     return Ok(Some(Command::Append {
                         seq,
                         header,
+                        says,
                         chunked,
                         written,
                         replaces,
@@ -83,8 +93,8 @@ impl Committer {
                         ticket,
                     }));
                 }
-                if let Err(failure) = self.insert(db, &queue::chunk_key(seq, written), value.into())
-                {
+                let key = queue::chunk_key(seq, written);
+                if let Err(failure) = self.insert(db, &key, value, Says::Itself) {
                     self.settle(ticket, Ok(()));
                     return Err(failure);
                 }
@@ -93,58 +103,46 @@ impl Committer {
         }
         self.settle(ticket, Ok(()));
         self.head.last_seq = self.head.last_seq.max(seq);
+        self.lower_floor(seq);
         if let Some(note) = note {
             // Before the header: a call that keeps its note is never found without it.
-            self.insert(db, &queue::key(queue::SENDING, seq), note)?;
+            self.insert(db, &queue::key(queue::SENDING, seq), note, Says::Itself)?;
         }
-        self.insert(db, &queue::key(queue::CALLS, seq), header)?;
+        self.insert(db, &queue::key(queue::CALLS, seq), header, says)?;
         if let Some(old) = replaces {
-            self.remove_call(db, old)?;
+            self.remove_call(old);
         }
         Ok(None)
     }
 
-    fn remove_calls(
-        &mut self,
-        db: &Db,
-        seqs: Vec<u64>,
-        mut from: usize,
-        ticket: Ticket,
-    ) -> Result<Option<Command>, Failure> {
+    /// A call below the floor: the records of what is gone around it were dropped.
+    pub(super) fn lower_floor(&mut self, seq: u64) {
+        if seq < self.head.floor {
+            self.ledger.lower_floor(seq, self.head.floor);
+        }
+    }
+
+    fn remove_calls(&mut self, seqs: Vec<u64>, mut from: usize, ticket: Ticket) -> Option<Command> {
         while let Some(seq) = seqs.get(from) {
             if self.group.spent >= GROUP_BYTES {
-                return Ok(Some(Command::Remove { seqs, from, ticket }));
+                return Some(Command::Remove { seqs, from, ticket });
             }
-            if let Err(failure) = self.remove_call(db, *seq) {
-                self.settle(ticket, Ok(()));
-                return Err(failure);
-            }
+            self.remove_call(*seq);
             from += 1;
         }
         self.settle(ticket, Ok(()));
-        Ok(None)
+        None
     }
 
-    /// The header goes first: without it the rest is leftovers, which an open sweeps. The chunks
-    /// need not be gone when the removal is acknowledged.
-    fn remove_call(&mut self, db: &Db, seq: u64) -> Result<(), Failure> {
-        let key = queue::key(queue::CALLS, seq);
-        let Some(value) = db.remove(key)? else { return Ok(()) };
-        self.wrote(key.len() + 16);
-        self.remove(db, &queue::key(queue::SENDING, seq))?;
-        self.remove(db, &queue::key(dead_letters::PREFIX, seq))?;
-        match queue::decode_call(seq, &value) {
-            Ok((call, _)) => {
-                let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
-                self.garbage.extend(chunks.map(|key| IVec::from(&key)));
-            }
-            Err(_) => {
-                for item in db.scan_prefix(queue::key(queue::CHUNKS, seq)).keys() {
-                    self.garbage.push(item?);
-                }
-            }
+    /// The removal is recorded at the group's end, and done after that. The chunks need not be gone when it is
+    /// acknowledged.
+    pub(super) fn remove_call(&mut self, seq: u64) {
+        if !self.ledger.is_live(seq) {
+            return;
         }
-        Ok(())
+        for prefix in [queue::CALLS, queue::SENDING, dead_letters::PREFIX] {
+            self.remove(&queue::key(prefix, seq));
+        }
     }
 
     fn annotate(
@@ -152,21 +150,24 @@ impl Committer {
         db: &Db,
         seq: u64,
         key: &[u8],
-        value: IVec,
+        value: Draft,
         ticket: Ticket,
     ) -> Result<Option<Command>, Failure> {
-        match db.contains_key(queue::key(queue::CALLS, seq)) {
-            Ok(true) => {
-                self.settle(ticket, Ok(()));
-                self.insert(db, key, value)?;
-            }
-            Ok(false) => self.settle(ticket, Err(StoreError::NotFound { seq })),
-            Err(error) => {
-                self.settle(ticket, Ok(()));
-                return Err(error.into());
-            }
+        if !self.ledger.is_live(seq) {
+            self.settle(ticket, Err(StoreError::NotFound { seq }));
+            return Ok(None);
         }
+        self.settle(ticket, Ok(()));
+        self.insert(db, key, value, Says::Itself)?;
         Ok(None)
+    }
+
+    /// A mark that is taken back says so under its key: a reader of the raw log finds the older one, too.
+    fn take_back(&mut self, db: &Db, key: &[u8]) -> Result<(), Failure> {
+        match record::void(key).filter(|_| self.ledger.holds(key)) {
+            Some(void) => self.insert(db, key, void, Says::Nothing),
+            None => Ok(()),
+        }
     }
 
     /// The new header goes over the old one; what else belonged to that goes with it.
@@ -174,13 +175,14 @@ impl Committer {
         &mut self,
         db: &Db,
         seq: u64,
-        header: IVec,
+        header: Draft,
+        says: Says,
         ticket: Ticket,
     ) -> Result<Option<Command>, Failure> {
         let key = queue::key(queue::CALLS, seq);
         let old = match db.get(key) {
-            Ok(Some(old)) => old,
-            Ok(None) => {
+            Ok(Some(old)) if self.ledger.is_live(seq) => old,
+            Ok(_) => {
                 self.settle(ticket, Err(StoreError::NotFound { seq }));
                 return Ok(None);
             }
@@ -191,8 +193,8 @@ impl Committer {
         };
         self.settle(ticket, Ok(()));
         let chunks = queue::decode_call(seq, &old).map_or(0, |(call, _)| call.chunks);
-        self.insert(db, &key, header)?;
-        self.remove(db, &queue::key(queue::SENDING, seq))?;
+        self.insert(db, &key, header, says)?;
+        self.take_back(db, &queue::key(queue::SENDING, seq))?;
         self.garbage.extend((0..chunks).map(|at| IVec::from(&queue::chunk_key(seq, at))));
         Ok(None)
     }
@@ -206,13 +208,15 @@ impl Committer {
         keep_note: bool,
         ticket: Ticket,
     ) -> Result<Option<Command>, Failure> {
-        let read = queue::read_call(db, old).and_then(|call| {
+        let there =
+            if self.ledger.is_live(old) { Ok(()) } else { Err(StoreError::NotFound { seq: old }) };
+        let read = there.and_then(|()| queue::read_call(db, old)).and_then(|call| {
             let body = queue::read_body(db, old)?;
             let note = match call.first_sent_at.filter(|_| keep_note) {
                 Some(first_sent_at) => {
                     let evidence = call.evidence.clone();
                     let note = Note { first_sent_at, evidence, group: None };
-                    Some(note::encode(new_seq, &note)?.into())
+                    Some(note::encode(new_seq, &note)?)
                 }
                 None => None,
             };
@@ -225,6 +229,7 @@ impl Committer {
                 Command::Append {
                     seq: encoded.seq,
                     header: encoded.header,
+                    says: encoded.says,
                     chunked: encoded.chunked,
                     written: 0,
                     replaces: Some(old),
@@ -246,11 +251,11 @@ impl Committer {
             return Ok(());
         };
         self.history_next += 1;
-        self.insert(db, &queue::key(history::PREFIX, number), value.into())?;
-        match number.checked_sub(history::KEPT) {
-            Some(oldest) => self.remove(db, &queue::key(history::PREFIX, oldest)),
-            None => Ok(()),
+        self.insert(db, &queue::key(history::PREFIX, number), value, Says::Itself)?;
+        if let Some(oldest) = number.checked_sub(history::KEPT) {
+            self.remove(&queue::key(history::PREFIX, oldest));
         }
+        Ok(())
     }
 
     /// Notes the ticket of a command, and what it is told once the group is durable.
@@ -258,16 +263,68 @@ impl Committer {
         self.group.tickets.push((ticket, result));
     }
 
-    pub(super) fn insert(&mut self, db: &Db, key: &[u8], value: IVec) -> Result<(), Failure> {
+    /// Writes a value into the group.
+    pub(super) fn insert(
+        &mut self,
+        db: &Db,
+        key: &[u8],
+        value: Draft,
+        says: Says,
+    ) -> Result<(), Failure> {
         self.wrote(key.len() + value.len());
-        db.insert(key, value)?;
+        let commit = self.head.commit + 1;
+        self.ledger.written(key, says, commit);
+        db.insert(key, value.stamp(commit))?;
         Ok(())
     }
 
-    /// Removes a key; one that is not there costs nothing.
-    pub(super) fn remove(&mut self, db: &Db, key: &[u8]) -> Result<(), Failure> {
-        if db.remove(key)?.is_some() {
-            self.wrote(key.len() + 16);
+    /// Has a key removed at the group's end.
+    pub(super) fn remove(&mut self, key: &[u8]) {
+        if let Some(seq) = queue::number_of(key).filter(|_| key.first() == Some(&queue::CALLS))
+            && self.ledger.touches_anew(seq)
+        {
+            self.wrote(GONE_BYTES);
+        }
+        self.wrote(key.len() + 16);
+        self.ledger.removed(key);
+        self.group.removals.push(IVec::from(key));
+    }
+
+    /// The group's end: what is gone is recorded, then removed; the head vouches for all.
+    pub(super) fn finish_group(&mut self, db: &Db) -> Result<Head, Failure> {
+        let commit = self.head.commit + 1;
+        for record in self.ledger.take_touched() {
+            if let Some(value) = record::seal(Kind::Gone, &record, GONE_BYTES) {
+                db.insert(queue::key(GONE, record.block), value.stamp(commit))?;
+            }
+        }
+        for key in std::mem::take(&mut self.group.removals) {
+            let Some(value) = db.remove(&key)? else { continue };
+            if key.first() == Some(&queue::CALLS) {
+                self.sweep_chunks_of(db, &key, &value)?;
+            }
+        }
+        // Below the floor of a head that is synced already.
+        for block in self.ledger.drop_below(self.head.floor) {
+            db.remove(queue::key(GONE, block))?;
+        }
+        let arriving = self.uploads.first().copied();
+        let head = self.ledger.head(commit, self.head.last_seq, arriving);
+        if let Some(value) = head::encode(&head) {
+            db.insert(HEAD_KEY, value)?;
+        }
+        Ok(head)
+    }
+
+    fn sweep_chunks_of(&mut self, db: &Db, key: &[u8], header: &[u8]) -> Result<(), Failure> {
+        let Some(seq) = queue::number_of(key) else { return Ok(()) };
+        if let Ok((call, _)) = queue::decode_call(seq, header) {
+            let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
+            self.garbage.extend(chunks.map(|key| IVec::from(&key)));
+            return Ok(());
+        }
+        for item in db.scan_prefix(queue::key(queue::CHUNKS, seq)).keys() {
+            self.garbage.push(item?);
         }
         Ok(())
     }

@@ -1,29 +1,28 @@
 //! Looking at a store offline, without changing anything in it.
 //!
-//! sled writes when it opens, so a store is never opened where it lies: its log is scanned raw for
-//! our envelopes, and where there is room the folder is copied and the copy opened. A store that a
-//! daemon has open may be checked, too: a copy taken meanwhile is a crash-consistent prefix.
-
-mod raw;
+//! sled writes when it opens, so it is not used here: the raw log is read, as an open reads it first (`raw.rs`), and what
+//! is live is proven in the same way (`plan.rs`), so that a check says what the next start will say. A store that a
+//! daemon has open may be checked, too; one that moves under the reading eye is read again.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, flock, statvfs};
-use sled::Db;
+use rustix::fs::{FlockOperation, flock};
 
-pub use self::raw::{RawCounts, RepairSummary, repair};
+pub use super::raw::RawCounts;
 use super::{
-    Counts, Finding, StoredCall,
+    Counts, Finding, StoredCall, dead_letters,
     mark::{self, Reading},
-    open::{count_entries, open_sled},
+    open::{Look, count_entries, look},
+    plan::Plan,
     queue,
-    record::Head,
-    scan::{self, ScanFailure, Scanned, guarded},
+    raw::{Key, Place, Raw},
+    rebuild,
+    scan::{self, ScanFailure, Scanned},
+    space,
 };
 
 /// What a check came to.
@@ -51,14 +50,14 @@ pub struct CheckReport {
     pub log_bytes: u64,
     /// Commit number that the mark asks for.
     pub marked_commit: Option<u64>,
-    /// Commit number that the store has: of the opened copy, else the highest in the raw log.
+    /// Commit number that the store has: the one of which everything was proven to be there, else the highest found.
     pub commit: Option<u64>,
     /// What the raw log holds, removed values included.
     pub raw: RawCounts,
-    /// What the opened copy holds; absent where it was not opened.
+    /// What lives in it; absent if that cannot be told.
     pub counts: Option<Counts>,
-    /// Why no copy was opened, if none was.
-    pub not_opened: Option<String>,
+    /// Why it cannot be told what lives in it.
+    pub not_proven: Option<String>,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// Stores that were set aside, by folder name, for `repair`.
@@ -99,25 +98,26 @@ pub struct ExportSummary {
     pub bad: u64,
 }
 
+/// What a repair found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RepairSummary {
+    /// Whole calls handed over.
+    pub calls: u64,
+    /// Calls of which a part is missing.
+    pub incomplete: u64,
+    /// Envelopes whose checksum is wrong.
+    pub scarred: u64,
+}
+
 /// Why an export or a repair did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// There is no store in that folder.
     #[error("{0} holds no store")]
     NoStore(PathBuf),
-    /// The copy does not fit: name another temporary folder.
-    #[error("copying the store needs {needed} bytes, {free} are free in {path}")]
-    NoRoom {
-        /// The temporary folder.
-        path: PathBuf,
-        /// Bytes free there.
-        free: u64,
-        /// Bytes needed there.
-        needed: u64,
-    },
-    /// The copy does not open: `repair` reads the raw log.
-    #[error("the store does not open: {0}")]
-    DoesNotOpen(String),
+    /// What is live cannot be told: `repair` reads everything that the raw log has.
+    #[error("which of its calls wait cannot be told: {0}")]
+    NotProven(String),
     /// A newer version wrote it.
     #[error("the store has format {0}, which this version does not know")]
     NewerFormat(u16),
@@ -126,112 +126,173 @@ pub enum CheckError {
     Io(#[from] io::Error),
 }
 
-/// Checks the store in `dir` without writing into it. `tmp` takes a copy where it has room for one;
-/// it is deleted again. `progress` hears bytes scanned and bytes in all.
-pub fn check(dir: &Path, tmp: &Path, progress: &mut dyn FnMut(u64, u64)) -> CheckReport {
-    // The mark comes first: a store that lives moves on, and is never behind an older mark.
-    let marked = mark::read(dir).unwrap_or(Reading::Damaged);
-    let log = dir.join("db/db");
-    let raw = raw::count(&log, progress);
+/// Checks the store in `dir` without writing anything. `progress` hears bytes read and bytes in all.
+pub fn check(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> CheckReport {
     let mut report = CheckReport {
         verdict: CheckVerdict::Whole,
         live: is_live(dir),
-        log_bytes: fs::metadata(&log).map_or(0, |log| log.len()),
+        log_bytes: 0,
         marked_commit: None,
-        commit: raw.as_ref().ok().and_then(|(_, head)| head.map(|head| head.commit)),
-        raw: raw.as_ref().map(|(counts, _)| *counts).unwrap_or_default(),
+        commit: None,
+        raw: RawCounts::default(),
         counts: None,
-        not_opened: None,
-        findings: look_around(dir),
-        set_aside: set_aside(dir),
+        not_proven: None,
+        findings: Vec::new(),
+        set_aside: space::asides(dir)
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect(),
     };
-    let there_is_a_log = log.try_exists().unwrap_or(true);
-    if !there_is_a_log && marked == Reading::Absent {
-        report.verdict = CheckVerdict::Empty;
-        return report;
-    }
-    let mut head = raw.ok().and_then(|(_, head)| head);
-    let mut newer = matches!(marked, Reading::Newer(_)) || report.raw.newer > 0;
-    if there_is_a_log {
-        match open_copy(dir, tmp, report.live) {
-            Ok(copy) => {
-                head = copy.scanned.head;
-                report.commit = head.map(|head| head.commit);
-                report.counts = Some(copy.scanned.counts);
-                report.findings.extend(copy.scanned.findings.iter().cloned());
-            }
-            Err(error @ (CheckError::NoRoom { .. } | CheckError::Io(_))) => {
-                report.not_opened = Some(error.to_string());
-            }
-            Err(CheckError::NewerFormat(_)) => newer = true,
-            Err(error) => {
-                report.not_opened = Some(error.to_string());
-                report.findings.push(Finding::Unreadable { detail: error.to_string() });
-            }
+    report.verdict = match steady(dir, progress) {
+        Ok((db, marked, seen)) => report.judge(&db, marked, seen),
+        Err(error) => {
+            let detail = error.to_string();
+            report.not_proven = Some(detail.clone());
+            report.findings.push(Finding::Unreadable { detail });
+            CheckVerdict::Damaged
         }
-    }
-    compare(&mut report, marked, head);
-    report.verdict = judge(&report, newer);
+    };
     report
 }
 
-/// Compares what the store holds with what its mark asks for.
-fn compare(report: &mut CheckReport, marked: Reading, head: Option<Head>) {
-    let found = head.unwrap_or_default();
-    match marked {
-        Reading::At(marked) => {
-            report.marked_commit = Some(marked.commit);
-            if found.commit < marked.commit || found.last_seq < marked.last_seq {
-                report.findings.push(Finding::TailLost {
-                    commits: marked.commit.saturating_sub(found.commit),
-                    sequences: marked.last_seq.saturating_sub(found.last_seq),
-                    kept: None,
-                });
-            }
-        }
-        Reading::Newer(_) => {}
-        Reading::Absent | Reading::Damaged => {
-            if head.is_some() {
-                let detail = format!("the mark is {marked:?}").to_lowercase();
-                report.findings.push(Finding::MarkLost { detail });
-            }
+/// Looks at a store, again if a daemon changes it meanwhile.
+fn steady(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> io::Result<(PathBuf, Reading, Look)> {
+    let mut tries = if is_live(dir) { 5 } else { 1 };
+    loop {
+        tries -= 1;
+        // The mark comes first: a store that lives moves on, and is never behind an older mark.
+        let marked = mark::read(dir)?;
+        let db = rebuild::standing(dir, marked)?.folder(dir);
+        let seen = look(&db, marked, progress)?;
+        let is_settled = match &seen {
+            Look::Planned(_, plan) => plan.is_exact(),
+            Look::Unprovable(..) => false,
+            _ => true,
+        };
+        if is_settled || tries == 0 {
+            return Ok((db, marked, seen));
         }
     }
 }
 
-fn judge(report: &CheckReport, newer: bool) -> CheckVerdict {
-    let held_nothing = report
-        .counts
-        .is_some_and(|counts| counts == Counts { facts: counts.facts, ..Counts::default() });
-    if newer {
-        CheckVerdict::NewerFormat
-    } else if report.findings.iter().any(Finding::is_damage) {
-        CheckVerdict::Damaged
-    } else if held_nothing && report.raw.calls == 0 {
-        CheckVerdict::Empty
-    } else {
+impl CheckReport {
+    fn judge(&mut self, db: &Path, marked: Reading, seen: Look) -> CheckVerdict {
+        self.findings.extend(look_around(db));
+        self.marked_commit = match marked {
+            Reading::At(head) => Some(head.commit),
+            Reading::First(head) => Some(head.commit),
+            _ => None,
+        };
+        let verdict = match seen {
+            Look::Nothing => return CheckVerdict::Empty,
+            Look::Newer(_) => return CheckVerdict::NewerFormat,
+            Look::First(raw) => {
+                self.counted(&raw);
+                self.commit = raw.first.map(|head| head.commit);
+                let behind = self.commit < self.marked_commit;
+                let why = "it has the first format: the next start brings it to the present one";
+                self.not_proven = Some(why.into());
+                if behind {
+                    let detail = "it is behind its mark".into();
+                    self.findings.push(Finding::Unreadable { detail });
+                }
+                CheckVerdict::Whole
+            }
+            Look::Unprovable(raw, why) => {
+                self.counted(&raw);
+                self.not_proven = Some(why.clone());
+                self.findings.push(Finding::Unreadable { detail: why });
+                CheckVerdict::Damaged
+            }
+            Look::Planned(raw, plan) => self.planned(&raw, &plan, marked),
+        };
+        if self.findings.iter().any(Finding::is_damage) { CheckVerdict::Damaged } else { verdict }
+    }
+
+    fn counted(&mut self, raw: &Raw) {
+        self.log_bytes = raw.bytes;
+        self.raw = raw.counts;
+        self.commit = raw.heads.keys().next_back().copied();
+    }
+
+    fn planned(&mut self, raw: &Raw, plan: &Plan, marked: Reading) -> CheckVerdict {
+        self.counted(raw);
+        self.commit = Some(plan.head.commit);
+        if matches!(marked, Reading::Absent | Reading::Damaged) {
+            let detail = format!("the mark is {marked:?}").to_lowercase();
+            self.findings.push(Finding::MarkLost { detail });
+        }
+        if !plan.is_exact() {
+            self.findings.push(lost(plan));
+        } else if let Some(scar) = raw.scars.first().filter(|_| !self.live) {
+            self.findings.push(Finding::Healed { reason: scar.clone() });
+        }
+        match scan_plan(raw, plan) {
+            Ok(scanned) => {
+                let counts = scanned.counts;
+                self.counts = Some(counts);
+                self.findings.extend(scanned.findings);
+                let held_nothing = counts == Counts { facts: counts.facts, ..Counts::default() };
+                if held_nothing && raw.counts.calls == 0 {
+                    return CheckVerdict::Empty;
+                }
+            }
+            Err(error) => self.not_proven = Some(error.to_string()),
+        }
         CheckVerdict::Whole
     }
 }
 
-/// Hands every pending and dead call of the store in `dir` to `each`, ascending by sequence, from a
-/// copy in `tmp`.
+/// What an open would tell of a plan.
+fn lost(plan: &Plan) -> Finding {
+    Finding::Lost {
+        calls: plan.lost.calls.iter().copied().collect(),
+        notes: plan.lost.notes.iter().copied().collect(),
+        dead: plan.lost.dead.iter().copied().collect(),
+        facts: plan.lost.facts,
+        kept: None,
+    }
+}
+
+/// What an open's scan would find.
+fn scan_plan(raw: &Raw, plan: &Plan) -> Result<Scanned, CheckError> {
+    let values =
+        plan.values.iter().map(|(key, (_, place))| Ok((key.to_bytes(), raw.load(*place)?)));
+    match scan::scan_values(values) {
+        Ok(scanned) => Ok(scanned),
+        Err(ScanFailure::Newer(found)) => Err(CheckError::NewerFormat(found)),
+        Err(ScanFailure::Broken(why)) => Err(CheckError::NotProven(why)),
+    }
+}
+
+/// Hands every pending and dead call of the store in `dir` to `each`, ascending by sequence.
 ///
 /// # Errors
 /// See [`CheckError`]; nothing was handed over then.
-pub fn export(
-    dir: &Path,
-    tmp: &Path,
-    each: &mut dyn FnMut(ExportedCall),
-) -> Result<ExportSummary, CheckError> {
-    if !dir.join("db/db").try_exists()? {
-        return Err(CheckError::NoStore(dir.to_owned()));
-    }
-    let copy = open_copy(dir, tmp, is_live(dir))?;
-    let mut summary = ExportSummary { calls: 0, bad: copy.scanned.counts.bad };
-    for call in &copy.scanned.calls {
-        let body = guarded(|| queue::read_body(&copy.db, call.seq));
-        let Ok(Ok(body)) = body else {
+pub fn export(dir: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<ExportSummary, CheckError> {
+    let (db, _, seen) = steady(dir, &mut |_, _| {})?;
+    let (raw, plan) = match seen {
+        Look::Planned(raw, plan) => (raw, plan),
+        Look::Nothing if db.join("db").try_exists()? => return Ok(ExportSummary::default()),
+        Look::Nothing => return Err(CheckError::NoStore(dir.to_owned())),
+        Look::Newer(found) => return Err(CheckError::NewerFormat(found)),
+        Look::First(_) => {
+            let why = "it has the first format; the next start brings it to the present one";
+            return Err(CheckError::NotProven(why.into()));
+        }
+        Look::Unprovable(_, why) => return Err(CheckError::NotProven(why)),
+    };
+    let scanned = scan_plan(&raw, &plan)?;
+    let lost = plan.lost.calls.len() as u64;
+    let mut summary = ExportSummary { calls: 0, bad: scanned.counts.bad + lost };
+    for call in scanned.calls {
+        let place = plan.values.get(&Key::Call(call.seq)).map(|(_, place)| *place);
+        let chunk = |index| plan.values.get(&Key::Chunk(call.seq, index)).map(|it| it.1);
+        let body = match place {
+            Some(place) => body(&raw, call.seq, place, &chunk)?,
+            None => None,
+        };
+        let Some(body) = body else {
             summary.bad += 1;
             continue;
         };
@@ -241,9 +302,64 @@ pub fn export(
             (None, None) => ExportedState::Pending,
         };
         summary.calls += 1;
-        each(ExportedCall { call: call.clone(), body, state });
+        each(ExportedCall { call, body, state });
     }
     Ok(summary)
+}
+
+/// Hands every whole call in the raw log of a set-aside store to `each`, ascending by sequence, each
+/// once. `db` is the folder that was set aside (`db.damaged-…`). Calls that were delivered or
+/// removed long ago are among them, so nothing of this may be replayed without an operator.
+///
+/// # Errors
+/// `NoStore` where the folder holds no log; `Io` where it cannot be read.
+pub fn repair(db: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<RepairSummary, CheckError> {
+    if !db.join("db").try_exists()? {
+        return Err(CheckError::NoStore(db.to_owned()));
+    }
+    let raw = Raw::read(db, &mut |_, _| {})?;
+    let mut summary = RepairSummary { scarred: raw.counts.scarred, ..RepairSummary::default() };
+    for (key, _, place) in raw.newest_of_each(u64::MAX) {
+        let Key::Call(seq) = key else { continue };
+        let chunk = |index| raw.newest(&Key::Chunk(*seq, index), u64::MAX).map(|(_, place)| place);
+        let Some(body) = body(&raw, *seq, place, &chunk)? else {
+            summary.incomplete += 1;
+            continue;
+        };
+        let value = raw.load(place)?;
+        let Ok((mut call, _)) = queue::decode_call(*seq, &value) else {
+            summary.incomplete += 1;
+            continue;
+        };
+        let mark = raw.newest(&Key::Dead(*seq), u64::MAX).filter(|(_, place)| !place.is_void);
+        if let Some((_, place)) = mark {
+            call.dead = dead_letters::decode(*seq, &raw.load(place)?);
+        }
+        summary.calls += 1;
+        each(ExportedCall { call, body, state: ExportedState::Salvaged });
+    }
+    Ok(summary)
+}
+
+/// The body of the call whose header lies at `place`, if all of it is there and whole.
+fn body(
+    raw: &Raw,
+    seq: u64,
+    place: Place,
+    chunk: &dyn Fn(u32) -> Option<Place>,
+) -> io::Result<Option<Bytes>> {
+    let value = raw.load(place)?;
+    let Ok((_, header)) = queue::decode_call(seq, &value) else { return Ok(None) };
+    let mut body = header.inline.to_vec();
+    for index in 0..header.chunks {
+        let Some(place) = chunk(index) else { return Ok(None) };
+        let value = raw.load(place)?;
+        let Ok(data) = queue::decode_chunk(seq, index, &value) else { return Ok(None) };
+        body.extend_from_slice(data);
+    }
+    let is_whole =
+        body.len() as u64 == header.body_len && crc32fast::hash(&body) == header.body_crc;
+    Ok(is_whole.then(|| body.into()))
 }
 
 /// Whether a daemon holds the store's lock. Ours is gone at once, and an open has a moment's
@@ -254,140 +370,17 @@ fn is_live(dir: &Path) -> bool {
 }
 
 /// What lies about: blob files and leftovers of an interrupted open.
-fn look_around(dir: &Path) -> Vec<Finding> {
+fn look_around(db: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let blobs = count_entries(&dir.join("db/blobs"));
+    let blobs = count_entries(&db.join("blobs"));
     if blobs > 0 {
         findings.push(Finding::BlobFiles { count: blobs });
     }
-    for name in names(&dir.join("db")) {
+    let names = fs::read_dir(db).into_iter().flatten().flatten();
+    for name in names.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
         if name.starts_with("snap.") && name.ends_with(".generating") {
             findings.push(Finding::LeftoverSnapshot { name });
         }
     }
     findings
-}
-
-fn set_aside(dir: &Path) -> Vec<String> {
-    let kept = ["db.damaged-", "db.failed-sync-", "db.replaced-"];
-    let is_kept = |name: &String| kept.iter().any(|prefix| name.starts_with(prefix));
-    names(dir).into_iter().filter(is_kept).collect()
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
-    names
-}
-
-/// A store's copy, opened and scanned. Deleted when dropped.
-struct Copy {
-    db: Db,
-    scanned: Scanned,
-    _folder: TemporaryFolder,
-}
-
-struct TemporaryFolder(PathBuf);
-
-impl Drop for TemporaryFolder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a temporary copy is left behind");
-        }
-    }
-}
-
-/// Copies the store and opens the copy. One that lives may move under the copying hand, so it gets
-/// a second and a third try.
-fn open_copy(dir: &Path, tmp: &Path, live: bool) -> Result<Copy, CheckError> {
-    let tries = if live { 3 } else { 1 };
-    let mut last = CheckError::NoStore(dir.to_owned());
-    for _ in 0..tries {
-        match try_copy(dir, tmp) {
-            Ok(copy) => return Ok(copy),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn try_copy(dir: &Path, tmp: &Path) -> Result<Copy, CheckError> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let from = dir.join("db");
-    let needed = folder_size(&from)?.saturating_add(8 * 1024 * 1024);
-    let stat = statvfs(tmp).map_err(io::Error::from)?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free < needed {
-        return Err(CheckError::NoRoom { path: tmp.to_owned(), free, needed });
-    }
-    let number = NUMBER.fetch_add(1, Relaxed);
-    let to = tmp.join(format!("fusebox-check-{}-{number}", std::process::id()));
-    fs::create_dir_all(&to)?;
-    let folder = TemporaryFolder(to.clone());
-    copy_folder(&from, &to)?;
-    let broken = match open_and_scan(&to) {
-        Ok((db, scanned)) => return Ok(Copy { db, scanned, _folder: folder }),
-        Err(error @ CheckError::NewerFormat(_)) => return Err(error),
-        Err(error) => error,
-    };
-    // As a daemon would: the snapshot is dispensable.
-    let snapshots: Vec<_> =
-        names(&to).into_iter().filter(|name| name.starts_with("snap.")).collect();
-    if snapshots.is_empty() {
-        return Err(broken);
-    }
-    fs::remove_dir_all(&to)?;
-    fs::create_dir_all(&to)?;
-    copy_folder(&from, &to)?;
-    for name in snapshots {
-        match fs::remove_file(to.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
-    let (db, scanned) = open_and_scan(&to)?;
-    Ok(Copy { db, scanned, _folder: folder })
-}
-
-fn open_and_scan(path: &Path) -> Result<(Db, Scanned), CheckError> {
-    let db = open_sled(path)
-        .map_err(CheckError::DoesNotOpen)?
-        .map_err(|error| CheckError::DoesNotOpen(error.to_string()))?;
-    match scan::scan(&db) {
-        Ok(scanned) => Ok((db, scanned)),
-        Err(ScanFailure::Newer(found)) => Err(CheckError::NewerFormat(found)),
-        Err(ScanFailure::Broken(reason)) => {
-            drop(guarded(move || drop(db)));
-            Err(CheckError::DoesNotOpen(reason))
-        }
-    }
-}
-
-fn folder_size(path: &Path) -> io::Result<u64> {
-    let mut size = 0;
-    for entry in fs::read_dir(path)? {
-        size += entry?.metadata()?.len();
-    }
-    Ok(size)
-}
-
-/// Copies files and folders, without what an interrupted open left. A file that goes away meanwhile
-/// is passed over: a store that lives renews its snapshots.
-fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir_all(&target)?;
-            copy_folder(&entry.path(), &target)?;
-        } else if !entry.file_name().to_string_lossy().ends_with(".generating") {
-            match fs::copy(entry.path(), &target) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,16 +1,16 @@
 //! What callers ask of the committing thread, and how they hear of the end.
 
 use bytes::Bytes;
-use sled::IVec;
 
-use super::{Done, error::StoreError, scan::guarded};
+use super::{Done, error::StoreError, ledger::Says, record::Draft, scan::guarded};
 
 /// One thing to commit.
 pub(super) enum Command {
     /// A call: its chunks, then its header.
     Append {
         seq: u64,
-        header: IVec,
+        header: Draft,
+        says: Says,
         /// The body where it goes into chunks.
         chunked: Option<Bytes>,
         /// Chunks that are written already.
@@ -18,7 +18,7 @@ pub(super) enum Command {
         /// The dead letter whose place it takes.
         replaces: Option<u64>,
         /// The note of sending that it keeps.
-        note: Option<IVec>,
+        note: Option<Draft>,
         ticket: Ticket,
     },
     /// A piece of a body whose header comes later.
@@ -32,21 +32,21 @@ pub(super) enum Command {
         ticket: Ticket,
     },
     /// The header of a body whose pieces were put.
-    AppendStored { seq: u64, header: IVec, ticket: Ticket },
+    AppendStored { seq: u64, header: Draft, says: Says, ticket: Ticket },
     /// A body whose header will not come.
     DropPieces { seq: u64, chunks: u32 },
     /// Calls to forget, with all that belongs to them.
     Remove { seqs: Vec<u64>, from: usize, ticket: Ticket },
     /// A value beside an existing call.
-    Annotate { seq: u64, key: [u8; 9], value: IVec, ticket: Ticket },
-    /// Values that are to be gone, beside calls that stay.
-    Drop { keys: Vec<[u8; 9]>, ticket: Ticket },
+    Annotate { seq: u64, key: [u8; 9], value: Draft, ticket: Ticket },
+    /// Notes or marks to take back, beside calls that stay.
+    TakeBack { keys: Vec<[u8; 9]>, ticket: Ticket },
     /// Another header, with its body, in place of the one that is there.
-    Replace { seq: u64, header: IVec, ticket: Ticket },
+    Replace { seq: u64, header: Draft, says: Says, ticket: Ticket },
     /// A dead letter goes to the tail.
     Requeue { old: u64, new_seq: u64, keep_note: bool, ticket: Ticket },
     /// A value under its own key.
-    Put { key: Vec<u8>, value: IVec, ticket: Ticket },
+    Put { key: Vec<u8>, value: Draft, ticket: Ticket },
     /// A record for the history ring.
     History(Vec<u8>),
     /// Rebuild the store to give back what is dead in it.
@@ -64,7 +64,7 @@ impl Command {
             | Self::AppendStored { ticket, .. }
             | Self::Remove { ticket, .. }
             | Self::Annotate { ticket, .. }
-            | Self::Drop { ticket, .. }
+            | Self::TakeBack { ticket, .. }
             | Self::Replace { ticket, .. }
             | Self::Requeue { ticket, .. }
             | Self::Put { ticket, .. }

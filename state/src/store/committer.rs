@@ -15,7 +15,7 @@
 //! `flush_async` deadlocks: plain inserts, removes and `flush` are all that is used here.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     fs::File,
     sync::{
         Arc,
@@ -28,14 +28,15 @@ use std::{
 use sled::{Db, IVec};
 
 use super::{
-    GROUP_BYTES, HEAD_KEY, Shared, StoreEvent,
+    GROUP_BYTES, Shared, StoreEvent,
     command::{Command, Ticket},
     error::{Finding, StoreError},
+    head::Head,
+    ledger::Ledger,
     mark::Mark,
     open::Ready,
     outage::Outage,
     queue::StoredCall,
-    record::{self, Head, Kind},
     scan::guarded,
     space,
 };
@@ -55,12 +56,14 @@ pub(super) struct Committer {
     pub(super) log: File,
     pub(super) mark: Mark,
     pub(super) mark_synced_at: u64,
+    /// Of the last commit, but for the last sequence, which is ahead within a group.
     pub(super) head: Head,
+    pub(super) ledger: Ledger,
     pub(super) history_next: u64,
     /// History that waits for the store to be up again.
     pub(super) held_history: VecDeque<Vec<u8>>,
     /// Bodies that are being put, piece by piece, since the store was last opened.
-    pub(super) uploads: HashSet<u64>,
+    pub(super) uploads: BTreeSet<u64>,
     /// Keys that belong to nothing; removed as groups have room.
     pub(super) garbage: Vec<IVec>,
     pub(super) has_ballast: bool,
@@ -78,6 +81,8 @@ pub(super) struct Group {
     pub(super) spent: usize,
     /// Whether anything was written.
     pub(super) dirty: bool,
+    /// What is removed at its end.
+    pub(super) removals: Vec<IVec>,
     /// In the order of their commands.
     pub(super) tickets: Vec<(Ticket, Result<(), StoreError>)>,
     /// Set where appends are refused for lack of space.
@@ -116,9 +121,10 @@ impl Committer {
             mark: ready.mark,
             mark_synced_at: 0,
             head: ready.head,
+            ledger: ready.ledger,
             history_next: ready.history_next,
             held_history: VecDeque::new(),
-            uploads: HashSet::new(),
+            uploads: BTreeSet::new(),
             garbage: ready.garbage,
             has_ballast: false,
             outage: None,
@@ -223,17 +229,15 @@ impl Committer {
         while self.group.spent < GROUP_BYTES
             && let Some(key) = self.garbage.pop()
         {
-            self.remove(db, &key)?;
+            self.remove(&key);
         }
         if !self.group.dirty {
             return Ok(());
         }
-        self.head.commit += 1;
-        if let Some(value) = record::seal(Kind::Head, &self.head, 24) {
-            db.insert(HEAD_KEY, value)?;
-        }
+        let head = self.finish_group(db)?;
         self.make_durable(db)?;
-        if let Err(error) = self.mark.write(self.head) {
+        self.head = head;
+        if let Err(error) = self.mark.write(&self.head) {
             tracing::warn!(%error, "could not write the mark");
         }
         Ok(())

@@ -6,7 +6,7 @@
 use super::{
     error::StoreError,
     queue::cut,
-    record::{self, DeadRecord, Kind},
+    record::{self, DeadRecord, Draft, Kind},
 };
 use crate::units::UnixMillis;
 
@@ -68,7 +68,7 @@ pub struct DeadMark {
 }
 
 /// The value of the mark that buries `seq`.
-pub(super) fn encode(seq: u64, mark: &DeadMark) -> Result<Vec<u8>, StoreError> {
+pub(super) fn encode(seq: u64, mark: &DeadMark) -> Result<Draft, StoreError> {
     let detail = cut(&mark.detail, DETAIL_MAX);
     let record = DeadRecord {
         seq,

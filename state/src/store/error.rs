@@ -123,14 +123,30 @@ pub enum Finding {
         /// What opening it said.
         reason: String,
     },
-    /// The store was behind its mark: acknowledged commits are gone.
-    TailLost {
-        /// Commits missing.
-        commits: u64,
-        /// Sequences given out since what is left.
-        sequences: u64,
+    /// What the head vouches for was not all in the log. Everything else was saved into a new store.
+    Lost {
+        /// Sequences of the calls that are gone.
+        calls: Vec<u64>,
+        /// Sequences of calls whose note of sending is gone: they are in doubt.
+        notes: Vec<u64>,
+        /// Sequences of calls whose dead-letter mark is gone: they are dead letters all the same.
+        dead: Vec<u64>,
+        /// Whether facts (what an operator has forced, say) are gone or older than they were.
+        facts: bool,
         /// The store as it was found; absent where a check found it.
         kept: Option<PathBuf>,
+    },
+    /// The log was damaged, and everything in it that is live was saved into a new store. Harmless.
+    Healed {
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// The store was brought from the first format to this one. Harmless.
+    Upgraded,
+    /// A store that was set aside earlier was deleted, because the disk has little room. The newest is kept.
+    AsideRemoved {
+        /// Where it lay.
+        path: PathBuf,
     },
     /// A record is not what was written. It is not replayed, and kept.
     BadRecord {
@@ -161,11 +177,6 @@ pub enum Finding {
         /// Its name.
         name: String,
     },
-    /// sled's snapshot was damaged and moved aside; the log holds everything. Harmless.
-    SnapshotSetAside {
-        /// Where it lies now.
-        path: PathBuf,
-    },
     /// A rebuild that a crash had interrupted was finished. Harmless.
     RebuildFinished,
 }
@@ -175,7 +186,11 @@ impl Finding {
     pub fn is_damage(&self) -> bool {
         !matches!(
             self,
-            Self::LeftoverSnapshot { .. } | Self::SnapshotSetAside { .. } | Self::RebuildFinished
+            Self::LeftoverSnapshot { .. }
+                | Self::Healed { .. }
+                | Self::Upgraded
+                | Self::AsideRemoved { .. }
+                | Self::RebuildFinished
         )
     }
 }
@@ -188,12 +203,38 @@ impl std::fmt::Display for Finding {
                 "it did not open ({reason}) and was set aside as {}; a fresh one was started",
                 path.display()
             ),
-            Self::TailLost { commits, sequences, kept } => {
-                write!(f, "it lost its last {commits} commits ({sequences} sequences)")?;
+            Self::Lost { calls, notes, dead, facts, kept } => {
+                f.write_str("it was damaged, and lost ")?;
+                let mut lost = Vec::new();
+                if !calls.is_empty() {
+                    lost.push(named("call", calls));
+                }
+                if !notes.is_empty() {
+                    lost.push(format!("the note of sending of {}", named("call", notes)));
+                }
+                if !dead.is_empty() {
+                    lost.push(format!("the dead-letter mark of {}", named("call", dead)));
+                }
+                if *facts {
+                    lost.push("facts".to_owned());
+                }
+                write!(f, "{}; everything else was saved", lost.join(", "))?;
                 match kept {
-                    Some(path) => write!(f, "; as it was found it is kept as {}", path.display()),
+                    Some(path) => {
+                        write!(f, ", and it is kept as it was found as {}", path.display())
+                    }
                     None => Ok(()),
                 }
+            }
+            Self::Healed { reason } => {
+                write!(
+                    f,
+                    "it was damaged ({reason}), and everything was saved from its log, harmless"
+                )
+            }
+            Self::Upgraded => f.write_str("it was brought to the present format, harmless"),
+            Self::AsideRemoved { path } => {
+                write!(f, "{} was deleted to make room; newer ones are kept", path.display())
             }
             Self::BadRecord { seq: Some(seq), kind, detail } => {
                 write!(f, "the {kind} of sequence {seq} is damaged: {detail}")
@@ -205,10 +246,16 @@ impl std::fmt::Display for Finding {
             Self::BlobFiles { count } => write!(f, "{count} blob files, which are never synced"),
             Self::MarkLost { detail } => write!(f, "its mark is lost: {detail}"),
             Self::LeftoverSnapshot { name } => write!(f, "a leftover {name} was deleted, harmless"),
-            Self::SnapshotSetAside { path } => {
-                write!(f, "a damaged snapshot was moved to {}, harmless", path.display())
-            }
             Self::RebuildFinished => f.write_str("an interrupted rebuild was finished, harmless"),
         }
     }
+}
+
+/// `3 calls (sequences 5, 7 and 9)`; at most ten are named.
+fn named(what: &str, seqs: &[u64]) -> String {
+    const NAMED: usize = 10;
+    let plural = if seqs.len() == 1 { "" } else { "s" };
+    let shown: Vec<String> = seqs.iter().take(NAMED).map(u64::to_string).collect();
+    let more = if seqs.len() > NAMED { ", …" } else { "" };
+    format!("{} {what}{plural} (sequence{plural} {}{more})", seqs.len(), shown.join(", "))
 }

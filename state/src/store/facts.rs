@@ -4,7 +4,7 @@ use sled::Db;
 
 use super::{
     error::StoreError,
-    record::{self, FactRecord, Kind, VALUE_MAX},
+    record::{self, Draft, FactRecord, Kind, VALUE_MAX},
 };
 
 /// Prefix of the facts.
@@ -18,8 +18,14 @@ pub(super) fn key(name: &str) -> Vec<u8> {
     key
 }
 
+/// The name in a key that [`key`] made.
+pub(super) fn name_of(key: &[u8]) -> Option<&str> {
+    let (_, name) = key.split_first()?;
+    std::str::from_utf8(name).ok()
+}
+
 /// The value of a fact.
-pub(super) fn encode(name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+pub(super) fn encode(name: &str, value: &[u8]) -> Result<Draft, StoreError> {
     record::seal(Kind::Fact, &FactRecord { name, value }, name.len() + value.len() + 8).ok_or(
         StoreError::TooLarge {
             what: "fact",

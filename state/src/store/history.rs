@@ -7,7 +7,7 @@ use sled::Db;
 
 use super::{
     queue::key,
-    record::{self, HistoryRecord, Kind},
+    record::{self, Draft, HistoryRecord, Kind},
 };
 
 /// Prefix of the records.
@@ -16,7 +16,7 @@ pub(super) const PREFIX: u8 = b't';
 pub(super) const KEPT: u64 = 1_000;
 
 /// The value of record `number`; `None` where it is too large to be kept.
-pub(super) fn encode(number: u64, record: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn encode(number: u64, record: &[u8]) -> Option<Draft> {
     record::seal(Kind::History, &HistoryRecord { number, record }, record.len() + 16)
 }
 

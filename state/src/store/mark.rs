@@ -1,25 +1,31 @@
-//! The mark: commit number and last sequence in a small file beside the store.
+//! The mark: a copy of the head in a small file beside the store.
 //!
-//! sled opens with its tail silently missing, or as empty, when its file was cut short. The mark
-//! notices: it is written after every commit (so it is never ahead of what is synced) and synced at
-//! most every 100 ms and when idle, and the store must not be behind it. A tail lost within those
-//! 100 ms of a power cut goes unnoticed; a killed process loses nothing of it.
+//! sled opens with its tail silently missing, or as empty, when its file was cut short. The mark notices: it is
+//! written after every commit (so it is never ahead of what is synced) and synced at most every 100 ms and when idle,
+//! and the store must not be behind it. A tail lost within those 100 ms of a power cut goes unnoticed; a killed
+//! process loses nothing of it.
 //!
 //! ```text
-//! magic 4 | format u16 | 0 u16 | commit u64 | last sequence u64 | crc32 u32 | 0 u32
+//! magic 4 | format u16 | 0 u16 | commit u64 | last sequence u64 | crc32 u32 | 0 u32 | the head's value
 //! ```
+//!
+//! The first 32 bytes are the whole mark of the first format, so that the release that wrote that one refuses a newer
+//! store by its mark, before it opens anything.
 
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
 
-use super::record::{FORMAT, Head};
+use super::{
+    head::{self, AnyHead, FirstHead, Head},
+    record::{FIRST, FORMAT},
+};
 
 const MAGIC: [u8; 4] = *b"fbxM";
-const SIZE: usize = 32;
+const PREFIX: usize = 32;
 /// The mark's name within the store's folder.
 pub(super) const FILE: &str = "mark";
 
@@ -32,8 +38,17 @@ pub(super) enum Reading {
     Damaged,
     /// A newer version wrote it.
     Newer(u16),
+    /// The first format: the store must not be behind this.
+    First(FirstHead),
     /// The store must not be behind this.
     At(Head),
+}
+
+impl Reading {
+    /// The head that it holds.
+    pub(super) fn head(self) -> Option<Head> {
+        if let Self::At(head) = self { Some(head) } else { None }
+    }
 }
 
 /// The mark file, open for writing.
@@ -46,13 +61,17 @@ pub(super) struct Mark {
 impl Mark {
     /// Opens or creates the mark in `dir`; what it held is left as it is.
     pub(super) fn create(dir: &Path) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(FILE))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join(FILE))?;
         Ok(Self { file, dirty: false })
     }
 
     /// Overwrites the mark, without a sync.
-    pub(super) fn write(&mut self, head: Head) -> io::Result<()> {
+    pub(super) fn write(&mut self, head: &Head) -> io::Result<()> {
         self.file.write_all_at(&encode(head), 0)?;
         self.dirty = true;
         Ok(())
@@ -78,26 +97,32 @@ pub(super) fn read(dir: &Path) -> io::Result<Reading> {
     match std::fs::read(dir.join(FILE)) {
         Ok(bytes) => Ok(decode(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Reading::Absent),
+        // A folder stands there: no mark, and nothing that will pass.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(Reading::Damaged),
         Err(error) => Err(error),
     }
 }
 
-fn encode(head: Head) -> [u8; SIZE] {
-    let mut bytes = [0; SIZE];
-    let (fields, tail) = bytes.split_at_mut(24);
-    let parts: [&[u8]; 5] = [
-        &MAGIC,
-        &FORMAT.to_le_bytes(),
-        &[0; 2],
-        &head.commit.to_le_bytes(),
-        &head.last_seq.to_le_bytes(),
-    ];
-    for (to, from) in fields.iter_mut().zip(parts.into_iter().flatten()) {
-        *to = *from;
-    }
-    for (to, from) in tail.iter_mut().zip(crc32fast::hash(fields).to_le_bytes()) {
-        *to = from;
-    }
+fn encode(head: &Head) -> Vec<u8> {
+    let mut bytes = prefix(FORMAT, head.commit, head.last_seq);
+    bytes.extend(head::encode(head).unwrap_or_default());
+    bytes
+}
+
+/// The mark of the first format.
+pub(super) fn encode_first(head: FirstHead) -> Vec<u8> {
+    prefix(FIRST, head.commit, head.last_seq)
+}
+
+fn prefix(format: u16, commit: u64, last_seq: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(PREFIX + 128);
+    bytes.extend(MAGIC);
+    bytes.extend(format.to_le_bytes());
+    bytes.extend([0; 2]);
+    bytes.extend(commit.to_le_bytes());
+    bytes.extend(last_seq.to_le_bytes());
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes.extend([0; 4]);
     bytes
 }
 
@@ -109,39 +134,49 @@ fn decode(bytes: &[u8]) -> Reading {
     }
     let [m0, m1, m2, m3, f0, f1, _, _, numbers @ ..] = *fields;
     let [c0, c1, c2, c3, c4, c5, c6, c7, s0, s1, s2, s3, s4, s5, s6, s7] = numbers;
-    let found = u16::from_le_bytes([f0, f1]);
-    if [m0, m1, m2, m3] != MAGIC {
-        Reading::Damaged
-    } else if found > FORMAT {
-        Reading::Newer(found)
-    } else {
-        Reading::At(Head {
-            commit: u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
-            last_seq: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-        })
+    let commit = u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]);
+    let last_seq = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+    match u16::from_le_bytes([f0, f1]) {
+        _ if [m0, m1, m2, m3] != MAGIC => Reading::Damaged,
+        FIRST => Reading::First(FirstHead { commit, last_seq }),
+        FORMAT => match head::decode(bytes.get(PREFIX..).unwrap_or_default()) {
+            Ok(AnyHead::Vouching(head)) if (head.commit, head.last_seq) == (commit, last_seq) => {
+                Reading::At(head)
+            }
+            _ => Reading::Damaged,
+        },
+        newer => Reading::Newer(newer),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::head::{Class, Digests};
+
+    fn sample() -> Head {
+        let mut digests = Digests::default();
+        digests.calls.add(Class::Calls.hash(7));
+        Head { commit: 41, last_seq: u64::MAX, floor: 7, digests }
+    }
 
     #[test]
     fn reads_back_what_was_written() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), Reading::Absent);
-        let head = Head { commit: 41, last_seq: u64::MAX };
         let mut mark = Mark::create(dir.path()).unwrap();
-        mark.write(Head { commit: 40, last_seq: 3 }).unwrap();
-        mark.write(head).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Reading::At(head));
+        mark.write(&Head { commit: 40, ..sample() }).unwrap();
+        mark.write(&sample()).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Reading::At(sample()));
+        let first = FirstHead { commit: 3, last_seq: 4 };
+        assert_eq!(decode(&encode_first(first)), Reading::First(first));
     }
 
     #[test]
     fn any_bit_flip_makes_it_damaged() {
-        let bytes = encode(Head { commit: 5, last_seq: 9 });
-        for bit in 0..28 * 8 {
-            let mut flipped = bytes;
+        let bytes = encode(&sample());
+        for bit in (0..bytes.len() * 8).filter(|bit| !(28 * 8..32 * 8).contains(bit)) {
+            let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&flipped), Reading::Damaged, "bit {bit}");
         }

@@ -27,7 +27,7 @@ use bytes::Bytes;
 
 use super::{
     error::StoreError,
-    record::{self, GroupRecord, Kind, NoteRecord, SendingRecord, Unreadable},
+    record::{self, Draft, GroupRecord, Kind, NoteRecord, SendingRecord, Unreadable},
 };
 use crate::units::{OpId, UnixMillis};
 
@@ -59,7 +59,7 @@ pub struct GroupNote {
 }
 
 /// The value of the note beside `seq`.
-pub(super) fn encode(seq: u64, note: &Note) -> Result<Vec<u8>, StoreError> {
+pub(super) fn encode(seq: u64, note: &Note) -> Result<Draft, StoreError> {
     let too_large = || StoreError::TooLarge {
         what: "note of sending",
         bytes: note.evidence.len() as u64,
@@ -158,8 +158,8 @@ mod tests {
             Note { evidence: Bytes::from_static(b"baseline"), ..Note::default() },
             Note { group: Some(group(vec![7, 8, 1_000, u64::MAX])), ..Note::default() },
         ] {
-            assert_eq!(decode(7, &encode(7, &note).unwrap()).unwrap(), note);
-            assert!(decode(8, &encode(7, &note).unwrap()).is_err());
+            assert_eq!(decode(7, &encode(7, &note).unwrap().stamp(3)).unwrap(), note);
+            assert!(decode(8, &encode(7, &note).unwrap().stamp(3)).is_err());
         }
     }
 
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_note_without_more_is_what_the_first_release_wrote() {
         let note = Note { first_sent_at: UnixMillis::new(5), ..Note::default() };
-        let value = encode(7, &note).unwrap();
+        let value = encode(7, &note).unwrap().stamp(3);
         assert_eq!(record::peel(&value).unwrap().kind, Kind::Sending);
     }
 }

@@ -1,11 +1,22 @@
 //! Opening, which trusts nothing: not the disk, not sled, not the files.
 //!
-//! In this order: room on the disk, the mark, a rebuild that was cut short, leftovers of sled, sled
-//! itself behind `catch_unwind` and without its snapshot where that is damaged, one full scan, and
-//! the comparison with the mark. What does not open is renamed and a fresh store started; what is
-//! behind its mark is kept and rebuilt. Both are findings, and loud. A newer format stops it all.
+//! ```text
+//! room, mark ─▶ interrupted rebuild ─▶ look at the raw log ─┬─ exact, structure whole ─▶ sled ─▶ as planned? ─▶ serve
+//!                                            ▲              ├─ exact, or losses named ─▶ rebuild ──┐  │ no
+//!                                            │              ├─ cannot be proven ─▶ set aside ──────┤  │
+//!                                            │              └─ first format ─▶ upgrade ────────────┤  │
+//!                                            └─────────────────────────────────────────────────────┴──┘ rebuild
+//! ```
+//!
+//! sled writes when it opens: it zeroes what it takes for torn, and truncates. So the raw log is read first
+//! (`raw.rs`), the plan of what is live made and proven (`plan.rs`), and sled opens only a log whose structure is whole.
+//! What it shows is compared with the plan. Whatever differs is rebuilt from the log as it was; where a call was lost,
+//! the old folder is kept as it was found. A log of which nothing can be proven is set aside untouched, and a fresh
+//! store started loudly. A newer format stops it all. An error of the disk is no damage: the open ends, and may be
+//! tried again.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     path::Path,
@@ -18,18 +29,25 @@ use super::{
     FACT_TARGET, HEAD_KEY, StoreSettings,
     error::{Finding, OpenError},
     facts,
+    head::{self, AnyHead, FirstHead, Head},
+    ledger::{GONE, Ledger, Says},
     mark::{self, Mark, Reading},
+    plan::{self, Lost, NoPlan, Plan},
     queue::{self, StoredCall},
-    rebuild::{self, Keep},
-    record::{self, FORMAT, Head, Kind},
+    raw::{Key, Raw, SEGMENT},
+    rebuild,
+    record::{self, Draft, FORMAT, Kind},
     scan::{self, ScanFailure, Scanned, guarded},
     space,
 };
 
 /// sled's own cache; its default is 1 GiB.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
-/// A log above this size of which less than a quarter is alive is rebuilt.
+/// A log above this size, of which less than a quarter lives, is rebuilt.
 const COMPACT_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Rebuilds and stores set aside in one open; more would be a loop.
+const REPAIRS_MAX: usize = 4;
 
 /// A store that is ready to serve.
 pub(super) struct Ready {
@@ -38,6 +56,7 @@ pub(super) struct Ready {
     pub(super) log: File,
     pub(super) mark: Mark,
     pub(super) head: Head,
+    pub(super) ledger: Ledger,
     pub(super) calls: Vec<StoredCall>,
     pub(super) findings: Vec<Finding>,
     pub(super) garbage: Vec<sled::IVec>,
@@ -45,31 +64,446 @@ pub(super) struct Ready {
     pub(super) previous_target: Option<String>,
 }
 
+/// What a look at a store's files comes to. Changes nothing.
+pub(super) enum Look {
+    /// There is nothing, and never was.
+    Nothing,
+    /// A newer version wrote it.
+    Newer(u16),
+    /// The first format.
+    First(Raw),
+    /// What is live is known.
+    Planned(Raw, Plan),
+    /// Nothing can be proven.
+    Unprovable(Raw, String),
+}
+
+/// Looks at the store whose log lies in `db`.
+pub(super) fn look(
+    db: &Path,
+    marked: Reading,
+    progress: &mut dyn FnMut(u64, u64),
+) -> io::Result<Look> {
+    let raw = Raw::read(db, progress)?;
+    let newer = if let Reading::Newer(found) = marked { Some(found) } else { raw.newer };
+    if let Some(found) = newer {
+        return Ok(Look::Newer(found));
+    }
+    if raw.is_empty() {
+        match marked {
+            Reading::At(head) if head.commit == 0 => return Ok(Look::Nothing),
+            Reading::Absent if raw.bytes == 0 => return Ok(Look::Nothing),
+            Reading::Absent => {
+                return Ok(Look::Unprovable(raw, "the log holds nothing of ours".into()));
+            }
+            _ => {}
+        }
+    }
+    let was_first = matches!(marked, Reading::First(_));
+    if raw.heads.is_empty() && (raw.first.is_some() || was_first) {
+        return Ok(Look::First(raw));
+    }
+    match plan::choose(&raw, marked.head()) {
+        Ok(plan) => Ok(Look::Planned(raw, plan)),
+        Err(NoPlan::Io(error)) => Err(error),
+        Err(NoPlan::Unprovable(why)) => Ok(Look::Unprovable(raw, why)),
+    }
+}
+
 /// Opens the store in `settings.dir`, repairing what can be repaired without a guess.
 pub(super) fn open(settings: &StoreSettings) -> Result<Ready, OpenError> {
     let dir = &settings.dir;
-    require_space(settings)?;
+    space::require(settings, space::OPEN_BYTES)?;
     let marked = mark::read(dir).map_err(at(dir))?;
+    let mut opening = Opening { settings, marked, findings: Vec::new() };
     if let Reading::Newer(found) = marked {
         return Err(OpenError::NewerFormat { found, known: FORMAT });
     }
-    let mut findings = Vec::new();
-    if rebuild::finish(settings).map_err(at(dir))? {
-        findings.push(Finding::RebuildFinished);
-    }
-    let (db, scanned) = open_or_set_aside(settings, &mut findings)?;
-    let (db, scanned) = rebuild_if_suspect(settings, db, scanned, &mut findings)?;
-    let (db, scanned) = compare_with_mark(settings, db, scanned, marked, &mut findings)?;
-    let (db, scanned) = compact_if_grown(settings, db, scanned, &mut findings)?;
-    let ready = seal(settings, db, scanned, marked, findings).map_err(at(dir))?;
-    for finding in &ready.findings {
-        if finding.is_damage() {
-            tracing::error!(store = %dir.display(), ?finding, "the store is damaged");
-        } else {
-            tracing::warn!(store = %dir.display(), ?finding, "the store was put in order");
+    rebuild::finish(settings, marked, &mut opening.findings).map_err(at(dir))?;
+    for _ in 0..REPAIRS_MAX {
+        if let Some(ready) = opening.attempt()? {
+            ready.tell(dir);
+            return Ok(ready);
         }
     }
-    Ok(ready)
+    let source = io::Error::other("what was rebuilt does not open");
+    Err(OpenError::Io { path: dir.clone(), source })
+}
+
+/// Writes what a closed store holds into new files. If there is no room for that, everything stays as it is.
+pub(super) fn compact(settings: &StoreSettings) -> Result<(), OpenError> {
+    let dir = &settings.dir;
+    let marked = mark::read(dir).map_err(at(dir))?;
+    let db = dir.join("db");
+    match look(&db, marked, &mut |_, _| {}).map_err(at(&db))? {
+        Look::Planned(raw, plan) if plan.is_exact() => {
+            rebuild::from_plan(settings, &raw, &plan)?;
+            rebuild::swap(settings, None).map(drop).map_err(at(dir))
+        }
+        // An open knows what to do.
+        _ => Ok(()),
+    }
+}
+
+impl Ready {
+    fn tell(&self, dir: &Path) {
+        for finding in &self.findings {
+            if finding.is_damage() {
+                tracing::error!(store = %dir.display(), %finding, "the store is damaged");
+            } else {
+                tracing::warn!(store = %dir.display(), %finding, "the store was put in order");
+            }
+        }
+    }
+}
+
+struct Opening<'a> {
+    settings: &'a StoreSettings,
+    marked: Reading,
+    findings: Vec<Finding>,
+}
+
+impl Opening<'_> {
+    /// One way through the picture above. `None`: the files were repaired, and are to be looked at again.
+    fn attempt(&mut self) -> Result<Option<Ready>, OpenError> {
+        let settings = self.settings;
+        let db = settings.dir.join("db");
+        match look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))? {
+            Look::Newer(found) => Err(OpenError::NewerFormat { found, known: FORMAT }),
+            Look::Nothing => self.begin().map(Some),
+            Look::First(raw) => self.upgrade(&raw).map(|()| None),
+            Look::Unprovable(raw, why) => {
+                drop(raw);
+                self.set_aside(why).map(|()| None)
+            }
+            Look::Planned(raw, plan) => self.serve_or_rebuild(raw, plan),
+        }
+    }
+
+    fn serve_or_rebuild(&mut self, raw: Raw, plan: Plan) -> Result<Option<Ready>, OpenError> {
+        let dir = &self.settings.dir;
+        let path = dir.join("db");
+        if matches!(self.marked, Reading::Absent | Reading::Damaged) {
+            let detail = format!("the mark is {:?}", self.marked).to_lowercase();
+            let told = Finding::MarkLost { detail };
+            if !self.findings.contains(&told) {
+                self.findings.push(told);
+            }
+        }
+        let mut why = raw.scars.first().cloned();
+        let reached = raw
+            .heads
+            .values()
+            .next_back()
+            .is_some_and(|seen| seen.reachable && seen.head == plan.head);
+        if !reached {
+            why.get_or_insert_with(|| "sled would not get to the last head".into());
+        }
+        if !plan.is_exact() {
+            return self.rebuild(&raw, &plan, None).map(|()| None);
+        }
+        if rebuild::is_suspect(dir) {
+            self.rebuild(&raw, &plan, why)?;
+            self.findings.push(Finding::RebuildFinished);
+            return Ok(None);
+        }
+        if let Some(why) = why {
+            return self.rebuild(&raw, &plan, Some(why)).map(|()| None);
+        }
+        let blobs = tidy(&path, &mut self.findings).map_err(at(&path))?;
+        let told = Finding::BlobFiles { count: blobs };
+        if blobs > 0 && !self.findings.contains(&told) {
+            self.findings.push(told);
+        }
+        let (db, scanned) = match try_open(&path, Some(&plan)) {
+            Ok((db, scanned)) => match scanned.differs.clone() {
+                None => (db, scanned),
+                Some(why) => {
+                    drop(guarded(move || drop(db)));
+                    return self.rebuild(&raw, &plan, Some(why)).map(|()| None);
+                }
+            },
+            Err(Attempt::Final(error)) => return Err(error),
+            Err(Attempt::Broken(why)) => {
+                return self.rebuild(&raw, &plan, Some(why)).map(|()| None);
+            }
+        };
+        if is_grown(self.settings, raw.bytes, scanned.live_bytes) && scanned.counts.bad == 0 {
+            drop(guarded(move || drop(db)));
+            match rebuild::from_plan(self.settings, &raw, &plan) {
+                Ok(()) => {
+                    rebuild::swap(self.settings, None).map_err(at(dir))?;
+                    return Ok(None);
+                }
+                // A large log is no reason not to serve.
+                Err(error) => {
+                    tracing::warn!(%error, "the log has grown and could not be compacted")
+                }
+            }
+            return match try_open(&path, Some(&plan)) {
+                Ok((db, scanned)) => self.seal(db, scanned, &raw, &plan).map(Some),
+                Err(Attempt::Final(error)) => Err(error),
+                Err(Attempt::Broken(why)) => {
+                    Err(OpenError::Io { path, source: io::Error::other(why) })
+                }
+            };
+        }
+        self.seal(db, scanned, &raw, &plan).map(Some)
+    }
+
+    /// Writes what is live into new files. The old ones are kept where something was lost.
+    fn rebuild(&mut self, raw: &Raw, plan: &Plan, why: Option<String>) -> Result<(), OpenError> {
+        let dir = &self.settings.dir;
+        rebuild::from_plan(self.settings, raw, plan)?;
+        let is_lossy = !plan.is_exact();
+        let kept = rebuild::swap(self.settings, is_lossy.then_some("damaged")).map_err(at(dir))?;
+        if is_lossy {
+            let lost = &plan.lost;
+            self.findings.push(Finding::Lost {
+                calls: lost.calls.iter().copied().collect(),
+                notes: lost.notes.iter().copied().collect(),
+                dead: lost.dead.iter().copied().collect(),
+                facts: lost.facts,
+                kept,
+            });
+            space::prune_asides(self.settings, &mut self.findings);
+        } else if let Some(reason) = why {
+            self.findings.push(Finding::Healed { reason });
+        }
+        Ok(())
+    }
+
+    /// Nothing can be proven of it: it is kept as it was found, and a fresh store begun.
+    fn set_aside(&mut self, reason: String) -> Result<(), OpenError> {
+        let dir = &self.settings.dir;
+        let aside = space::aside(self.settings, "damaged");
+        let path = dir.join("db");
+        if path.try_exists().map_err(at(&path))? {
+            space::rename(&path, &aside).map_err(at(&path))?;
+        }
+        self.findings.push(Finding::SetAside { path: aside, reason });
+        space::prune_asides(self.settings, &mut self.findings);
+        let last_seq = match self.marked {
+            Reading::At(head) => head.last_seq,
+            Reading::First(head) => head.last_seq,
+            _ => 0,
+        };
+        self.remark(last_seq).map_err(at(dir))
+    }
+
+    /// A mark that asks for nothing but the sequences given out.
+    fn remark(&mut self, last_seq: u64) -> io::Result<()> {
+        let floor = last_seq.saturating_add(1);
+        let head = Head { commit: 0, last_seq, floor, ..Head::default() };
+        let path = self.settings.dir.join(mark::FILE);
+        if path.is_dir() {
+            rebuild::remove_folder(&path)?;
+        }
+        let mut mark = Mark::create(&self.settings.dir)?;
+        mark.write(&head)?;
+        mark.sync()?;
+        space::sync_folder(&self.settings.dir)?;
+        self.marked = Reading::At(head);
+        Ok(())
+    }
+
+    /// The first start: the mark is there before the store, so that a start that is cut short is told from a store that
+    /// lost its mark.
+    fn begin(&mut self) -> Result<Ready, OpenError> {
+        let dir = &self.settings.dir;
+        let path = dir.join("db");
+        rebuild::remove_folder(&path).map_err(at(&path))?;
+        if self.marked == Reading::Absent {
+            self.remark(0).map_err(at(dir))?;
+        }
+        let head = self.marked.head().unwrap_or_default();
+        let (db, scanned) = match try_open(&path, None) {
+            Ok(opened) => opened,
+            Err(Attempt::Final(error)) => return Err(error),
+            Err(Attempt::Broken(why)) => {
+                return Err(OpenError::Io { path, source: io::Error::other(why) });
+            }
+        };
+        let plan = Plan { head, values: BTreeMap::new(), lost: Lost::default() };
+        let raw = Raw::read(&path, &mut |_, _| {}).map_err(at(&path))?;
+        self.seal(db, scanned, &raw, &plan)
+    }
+
+    /// Brings a store of the first format to this one. Only sled can tell what was removed of it, and only where its
+    /// structure is whole.
+    fn upgrade(&mut self, raw: &Raw) -> Result<(), OpenError> {
+        let path = self.settings.dir.join("db");
+        let marked =
+            if let Reading::First(head) = self.marked { head } else { FirstHead::default() };
+        let head = raw.first.unwrap_or_default();
+        if head.commit < marked.commit || head.last_seq < marked.last_seq {
+            let missing = marked.commit - head.commit.min(marked.commit);
+            return self.set_aside(format!("it is {missing} commits behind its mark"));
+        }
+        if let Some(scar) = raw.scars.first() {
+            return self.set_aside(scar.clone());
+        }
+        tidy(&path, &mut self.findings).map_err(at(&path))?;
+        let (db, scanned) = match try_open(&path, None) {
+            Ok(opened) => opened,
+            Err(Attempt::Final(error)) => return Err(error),
+            Err(Attempt::Broken(why)) => return self.set_aside(why),
+        };
+        if scanned.head != Some(AnyHead::First(head)) {
+            drop(guarded(move || drop(db)));
+            return self.set_aside("sled does not show its last commit".into());
+        }
+        rebuild::from_first(self.settings, &db, head)?;
+        drop(guarded(move || drop(db)));
+        let is_lossy = scanned.counts.bad > 0;
+        let swapped = rebuild::swap(self.settings, is_lossy.then_some("first-format"));
+        swapped.map_err(at(&self.settings.dir))?;
+        let damage = scanned.findings.into_iter().filter(Finding::is_damage);
+        self.findings.extend(damage);
+        self.findings.push(Finding::Upgraded);
+        // It is as good as the new store's, whose head is above it.
+        self.marked = Reading::At(Head { commit: 0, ..Head::default() });
+        let highest = marked.last_seq.max(head.last_seq);
+        self.remark(highest).map_err(at(&self.settings.dir))
+    }
+
+    /// Makes head and mark agree, and everything that creation wrote durable. What a commit that was not completed has
+    /// written is written again, or said not to be, under a number of its own: the raw log keeps it.
+    fn seal(
+        &mut self,
+        db: Db,
+        mut scanned: Scanned,
+        raw: &Raw,
+        plan: &Plan,
+    ) -> Result<Ready, OpenError> {
+        let dir = &self.settings.dir;
+        let path = dir.join("db");
+        let marked = self.marked.head().unwrap_or_default();
+        let commit = raw.highest_commit().max(plan.head.commit).max(marked.commit) + 1;
+        let mut last_seq = plan.head.last_seq.max(marked.last_seq);
+        last_seq = last_seq.max(scanned.calls.last().map_or(0, |call| call.seq));
+        // Nor may a new call take the sequence of one that was never completed, or of chunks that wait to be swept.
+        let leftovers = scanned.garbage.iter().filter_map(|key| queue::chunk_of(key));
+        last_seq = leftovers.map(|(seq, _)| seq).fold(last_seq, u64::max);
+        let unsettled = raw.unsettled(plan.head.commit);
+        for key in &unsettled {
+            if let Key::Call(seq) | Key::Chunk(seq, _) = key {
+                last_seq = last_seq.max(*seq);
+            }
+        }
+        let written = (|| -> io::Result<(Head, Mark, File)> {
+            let mut settling = Settling { db: &db, ledger: &mut scanned.ledger, commit };
+            for key in unsettled {
+                settling.settle(&key)?;
+            }
+            if scanned.target.is_none()
+                && let Ok(value) = facts::encode(FACT_TARGET, self.settings.target.as_bytes())
+            {
+                settling.insert(&facts::key(FACT_TARGET), value, Says::Itself)?;
+            }
+            let head = settling.finish(last_seq)?;
+            self.settings.faults.flush()?;
+            db.flush().map_err(io::Error::from)?;
+            let log = File::open(path.join("db"))?;
+            self.settings.faults.sync()?;
+            log.sync_all()?;
+            File::open(path.join("conf"))?.sync_all()?;
+            space::sync_folder(&path)?;
+            let mark_path = dir.join(mark::FILE);
+            if mark_path.is_dir() {
+                rebuild::remove_folder(&mark_path)?;
+            }
+            let mut mark = Mark::create(dir)?;
+            mark.write(&head)?;
+            mark.sync()?;
+            space::sync_folder(dir)?;
+            sync_parents(dir)?;
+            Ok((head, mark, log))
+        })();
+        let (head, mark, log) = written.map_err(at(dir))?;
+        space::make_ballast(self.settings);
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.append(&mut scanned.findings);
+        Ok(Ready {
+            db,
+            log,
+            mark,
+            head,
+            ledger: scanned.ledger,
+            calls: scanned.calls,
+            findings,
+            garbage: scanned.garbage,
+            history_next: scanned.history_next,
+            previous_target: scanned.target.filter(|target| *target != self.settings.target),
+        })
+    }
+}
+
+/// Writes the first commit of an open.
+struct Settling<'a> {
+    db: &'a Db,
+    ledger: &'a mut Ledger,
+    commit: u64,
+}
+
+impl Settling<'_> {
+    /// What sled shows under a key that a commit above the head has written is what counts from now on.
+    fn settle(&mut self, key: &Key) -> io::Result<()> {
+        let bytes = key.to_bytes();
+        let shown = match key {
+            Key::Call(_) | Key::Note(_) | Key::Dead(_) | Key::Fact(_) => {
+                self.db.get(&bytes).map_err(io::Error::from)?
+            }
+            Key::Chunk(..) | Key::History(_) => return Ok(()),
+            Key::Gone(block) => {
+                self.ledger.touch(*block);
+                return Ok(());
+            }
+        };
+        let again = shown.as_ref().and_then(|value| {
+            let sealed = record::peel(value).ok()?;
+            let is_void = sealed.kind == Kind::Void;
+            let is_residue = matches!(key, Key::Call(seq) if queue::decode_call(*seq, value)
+                .is_ok_and(|(call, _)| queue::says(&call.traits) == Says::Residue));
+            let says = match (is_void, is_residue) {
+                (true, _) => Says::Nothing,
+                (false, true) => Says::Residue,
+                (false, false) => Says::Itself,
+            };
+            Some((record::seal_again(value, FORMAT)?, says))
+        });
+        match (key, again) {
+            (_, Some((value, says))) => self.insert(&bytes, value, says),
+            (Key::Call(seq), None) => {
+                self.ledger.never_was(*seq);
+                Ok(())
+            }
+            (Key::Note(seq) | Key::Dead(seq), None) if !self.ledger.is_live(*seq) => Ok(()),
+            (_, None) => match record::void(&bytes) {
+                Some(void) => self.insert(&bytes, void, Says::Nothing),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn insert(&mut self, key: &[u8], value: Draft, says: Says) -> io::Result<()> {
+        self.ledger.written(key, says, self.commit);
+        self.db.insert(key, value.stamp(self.commit)).map(drop).map_err(io::Error::from)
+    }
+
+    fn finish(self, last_seq: u64) -> io::Result<Head> {
+        for record in self.ledger.take_touched() {
+            if let Some(value) = record::seal(Kind::Gone, &record, 192) {
+                let key = queue::key(GONE, record.block);
+                self.db.insert(key, value.stamp(self.commit)).map_err(io::Error::from)?;
+            }
+        }
+        let head = self.ledger.head(self.commit, last_seq, None);
+        if let Some(value) = head::encode(&head) {
+            self.db.insert(HEAD_KEY, value).map_err(io::Error::from)?;
+        }
+        Ok(head)
+    }
 }
 
 /// The error of a file operation on `path`.
@@ -82,60 +516,10 @@ pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
     }
 }
 
-/// sled chokes for ever on what an open leaves behind on a full disk, so there must be room.
-pub(super) fn require_space(settings: &StoreSettings) -> Result<(), OpenError> {
-    let enough = |free: &u64| *free >= space::OPEN_BYTES;
-    let mut free = space::free(settings).map_err(at(&settings.dir))?;
-    if !enough(&free) && space::drop_ballast(&settings.dir) {
-        free = space::free(settings).map_err(at(&settings.dir))?;
-    }
-    if enough(&free) {
-        return Ok(());
-    }
-    Err(OpenError::DiskFull { free, needed: space::OPEN_BYTES })
-}
-
 /// Opens sled with the settings that durability rests on.
 pub(super) fn open_sled(path: &Path) -> Result<sled::Result<Db>, String> {
     let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
     guarded(|| config.open())
-}
-
-fn open_or_set_aside(
-    settings: &StoreSettings,
-    findings: &mut Vec<Finding>,
-) -> Result<(Db, Scanned), OpenError> {
-    let path = settings.dir.join("db");
-    let blobs = tidy(&path, findings).map_err(at(&path))?;
-    if blobs > 0 {
-        findings.push(Finding::BlobFiles { count: blobs });
-    }
-    let reason = match try_open(&path) {
-        Ok(opened) => return Ok(opened),
-        Err(Attempt::Final(error)) => return Err(error),
-        Err(Attempt::Broken(reason)) => reason,
-    };
-    if let Some(moved) = move_snapshots(settings, &path).map_err(at(&path))? {
-        match try_open(&path) {
-            Ok(opened) => {
-                findings.push(Finding::SnapshotSetAside { path: moved });
-                return Ok(opened);
-            }
-            // An open that panicked may have left sled's own lock behind, within this process.
-            Err(Attempt::Broken(_) | Attempt::Final(OpenError::Locked { .. })) => {}
-            Err(Attempt::Final(error)) => return Err(error),
-        }
-    }
-    let aside = space::aside(settings, "damaged");
-    space::rename(&path, &aside).map_err(at(&path))?;
-    findings.push(Finding::SetAside { path: aside, reason });
-    match try_open(&path) {
-        Ok(opened) => Ok(opened),
-        Err(Attempt::Final(error)) => Err(error),
-        Err(Attempt::Broken(reason)) => {
-            Err(OpenError::Io { path, source: io::Error::other(reason) })
-        }
-    }
 }
 
 /// Why an attempt to open failed.
@@ -146,7 +530,7 @@ enum Attempt {
     Final(OpenError),
 }
 
-fn try_open(path: &Path) -> Result<(Db, Scanned), Attempt> {
+fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> {
     let mut patience = 100;
     let db = loop {
         match open_sled(path) {
@@ -166,7 +550,7 @@ fn try_open(path: &Path) -> Result<(Db, Scanned), Attempt> {
             Err(panic) => return Err(Attempt::Broken(panic)),
         }
     };
-    match scan::scan(&db) {
+    match scan::scan(&db, plan) {
         Ok(scanned) => Ok((db, scanned)),
         Err(ScanFailure::Newer(found)) => {
             Err(Attempt::Final(OpenError::NewerFormat { found, known: FORMAT }))
@@ -181,8 +565,11 @@ fn try_open(path: &Path) -> Result<(Db, Scanned), Attempt> {
 
 /// Errors of reading where the files point to nowhere, as against errors of the disk.
 fn speaks_of_damage(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, UnexpectedEof};
+    matches!(
+        error.kind(),
+        InvalidData | InvalidInput | UnexpectedEof | IsADirectory | NotADirectory
+    )
 }
 
 fn is_lock(error: &sled::Error) -> bool {
@@ -212,146 +599,12 @@ pub(super) fn count_entries(path: &Path) -> u64 {
     fs::read_dir(path).map_or(0, |entries| entries.count() as u64)
 }
 
-/// Moves sled's snapshots out of its way; where to, if there were any.
-fn move_snapshots(settings: &StoreSettings, path: &Path) -> io::Result<Option<std::path::PathBuf>> {
-    let mut moved = None;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("snap.") {
-            let aside = moved.get_or_insert_with(|| space::aside(settings, "snapshots"));
-            fs::create_dir_all(&*aside)?;
-            fs::rename(entry.path(), aside.join(entry.file_name()))?;
-        }
-    }
-    Ok(moved)
-}
-
-/// A sync failed and the process ended before the rebuild: what was read may not be on the disk.
-fn rebuild_if_suspect(
-    settings: &StoreSettings,
-    db: Db,
-    scanned: Scanned,
-    findings: &mut Vec<Finding>,
-) -> Result<(Db, Scanned), OpenError> {
-    if !rebuild::is_suspect(&settings.dir) {
-        return Ok((db, scanned));
-    }
-    let head = scanned.head.unwrap_or_default();
-    let rebuilt = rebuild::rebuild(settings, db, head, Keep::As("failed-sync"))?;
-    findings.push(Finding::RebuildFinished);
-    findings.extend(rebuilt.findings);
-    open_or_set_aside(settings, findings)
-}
-
-/// A store behind its mark has lost acknowledged commits: it is kept as found, and rebuilt.
-fn compare_with_mark(
-    settings: &StoreSettings,
-    db: Db,
-    scanned: Scanned,
-    marked: Reading,
-    findings: &mut Vec<Finding>,
-) -> Result<(Db, Scanned), OpenError> {
-    let found = scanned.head.unwrap_or_default();
-    let Reading::At(marked) = marked else {
-        if found.commit > 0 {
-            findings.push(Finding::MarkLost {
-                detail: format!("the mark is {marked:?}").to_lowercase(),
-            });
-        }
-        return Ok((db, scanned));
-    };
-    let was_set_aside = findings.iter().any(|finding| matches!(finding, Finding::SetAside { .. }));
-    if was_set_aside || (found.commit >= marked.commit && found.last_seq >= marked.last_seq) {
-        return Ok((db, scanned));
-    }
-    let lost = rebuild::rebuild(settings, db, newer(found, marked), Keep::As("damaged"))?;
-    findings.push(Finding::TailLost {
-        commits: marked.commit.saturating_sub(found.commit),
-        sequences: marked.last_seq.saturating_sub(found.last_seq),
-        kept: lost.kept,
-    });
-    findings.extend(lost.findings);
-    open_or_set_aside(settings, findings)
-}
-
-fn compact_if_grown(
-    settings: &StoreSettings,
-    db: Db,
-    scanned: Scanned,
-    findings: &mut Vec<Finding>,
-) -> Result<(Db, Scanned), OpenError> {
-    let size = fs::metadata(settings.dir.join("db/db")).map_or(0, |log| log.len());
-    let is_grown = size > COMPACT_ABOVE_BYTES && scanned.live_bytes < size / 4;
-    // Bad records stay where they are: a rebuild would leave them behind.
-    if !is_grown || scanned.counts.bad > 0 {
-        return Ok((db, scanned));
-    }
-    let head = scanned.head.unwrap_or_default();
-    let lost = match rebuild::copy(settings, &db, head) {
-        Ok(lost) => lost,
-        Err(error) => {
-            // A large log is no reason not to serve.
-            tracing::warn!(%error, "the log has grown and could not be compacted");
-            return Ok((db, scanned));
-        }
-    };
-    drop(guarded(move || drop(db)));
-    rebuild::swap(settings, Keep::OnlyIfLossy, &lost).map_err(at(&settings.dir))?;
-    findings.extend(lost);
-    open_or_set_aside(settings, findings)
-}
-
-/// Makes head and mark agree, and everything that creation wrote durable.
-fn seal(
-    settings: &StoreSettings,
-    db: Db,
-    mut scanned: Scanned,
-    marked: Reading,
-    mut findings: Vec<Finding>,
-) -> io::Result<Ready> {
-    let dir = &settings.dir;
-    let path = dir.join("db");
-    let mut head = scanned.head.unwrap_or_default();
-    if let Reading::At(marked) = marked {
-        head = newer(head, marked);
-    }
-    head.last_seq = head.last_seq.max(scanned.calls.last().map_or(0, |call| call.seq));
-    // Nor may a new call take the sequence of chunks that wait to be swept.
-    let leftovers = scanned.garbage.iter().filter_map(|key| queue::chunk_of(key));
-    head.last_seq = leftovers.map(|(seq, _)| seq).fold(head.last_seq, u64::max);
-    head.commit += 1;
-    if let Some(value) = record::seal(Kind::Head, &head, 24) {
-        db.insert(HEAD_KEY, value).map_err(io::Error::from)?;
-    }
-    if scanned.target.is_none()
-        && let Ok(value) = facts::encode(FACT_TARGET, settings.target.as_bytes())
-    {
-        db.insert(facts::key(FACT_TARGET), value).map_err(io::Error::from)?;
-    }
-    db.flush().map_err(io::Error::from)?;
-    let log = File::open(path.join("db"))?;
-    settings.faults.sync()?;
-    log.sync_all()?;
-    File::open(path.join("conf"))?.sync_all()?;
-    space::sync_folder(&path)?;
-    let mut mark = Mark::create(dir)?;
-    mark.write(head)?;
-    mark.sync()?;
-    space::sync_folder(dir)?;
-    sync_parents(dir)?;
-    space::make_ballast(settings);
-    findings.append(&mut scanned.findings);
-    Ok(Ready {
-        db,
-        log,
-        mark,
-        head,
-        calls: scanned.calls,
-        findings,
-        garbage: scanned.garbage,
-        history_next: scanned.history_next,
-        previous_target: scanned.target.filter(|target| *target != settings.target),
-    })
+/// Whether a log is worth a rebuild: above four times what lives, and above 64 MiB or an eighth of the free disk.
+pub(super) fn is_grown(settings: &StoreSettings, log: u64, live: u64) -> bool {
+    let eighth = space::free(settings).map_or(u64::MAX, |free| free / 8);
+    // Below a few segments there is nothing to win.
+    let least = COMPACT_ABOVE_BYTES.min(eighth).max(4 * SEGMENT as u64);
+    log > least && log / 4 > live
 }
 
 /// Syncs what the store's folder may have been made in: the parent must be, what lies above may
@@ -365,9 +618,4 @@ fn sync_parents(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The higher of both in each field.
-pub(super) fn newer(a: Head, b: Head) -> Head {
-    Head { commit: a.commit.max(b.commit), last_seq: a.last_seq.max(b.last_seq) }
 }

@@ -1,11 +1,14 @@
 //! What the committing thread does when the disk fails it.
 //!
 //! ```text
-//!            no space                     reopened
-//! serving ───────────▶ Full (closed) ───────────────▶ serving
-//!    │   failed sync, sled error or panic     rebuilt and reopened
-//!    └──────────▶ Untrusted (open for reading) ──────────────▶ serving
+//!            no space, failed sync, sled error or panic
+//! serving ─────────────────────────────────────────────▶ down (closed) ──open, each second──▶ serving
 //! ```
+//!
+//! The handle that failed is closed at once: it is no evidence of what the disk holds. An open then does what it does
+//! at a start: it reads the raw log, proves what is live by the digest that the mark holds (which is that of the last
+//! acknowledged commit), and, after a failed sync, writes it into new files. An error that has passed by then heals so
+//! without a restart; one that has not leaves everything as it is, and the next second tries again.
 //!
 //! While down, every command is refused as definitely not stored; only the group that failed has an
 //! unknown outcome. Back in service, `Reopened` carries what the store holds: that is the truth about
@@ -17,72 +20,63 @@ use super::{
     StoreEvent,
     command::Command,
     committer::{Committer, Failure},
-    error::{Finding, OpenError, StoreError},
+    error::{Finding, StoreError},
     history,
     open::{self, Ready},
-    rebuild::{self, Keep},
+    rebuild,
     scan::guarded,
     space,
 };
 
 /// Why the store is down.
 #[derive(Clone, Debug)]
-pub(super) enum Outage {
-    /// The disk is full; the store is closed.
-    Full { reason: Arc<str> },
-    /// The files prove nothing any more; the handle still reads, until the copy is made.
-    Untrusted { reason: Arc<str>, copied: Option<Vec<Finding>> },
-}
-
-impl Outage {
-    fn reason(&self) -> &Arc<str> {
-        match self {
-            Self::Full { reason } | Self::Untrusted { reason, .. } => reason,
-        }
-    }
+pub(super) struct Outage {
+    reason: Arc<str>,
+    /// Whether the files had to be rebuilt before they prove anything again.
+    is_untrusted: bool,
 }
 
 impl Committer {
     /// Ends a group that was not committed, and takes the store out of service.
     pub(super) fn fail(&mut self, failure: Failure) {
-        let (outage, error) = match failure {
+        let (reason, error, is_untrusted): (Arc<str>, _, _) = match failure {
             Failure::Full(detail) => {
                 let reason: Arc<str> = format!("the disk is full: {detail}").into();
                 let error = StoreError::Failed { unknown: true, detail: Arc::clone(&reason) };
-                (Outage::Full { reason }, error)
+                (reason, error, false)
             }
             Failure::Untrusted(detail) => {
                 let reason: Arc<str> = detail.into();
                 let error = StoreError::SyncFailed { detail: Arc::clone(&reason) };
-                (Outage::Untrusted { reason, copied: None }, error)
+                (reason, error, true)
             }
         };
-        let reason = outage.reason().to_string();
-        tracing::error!(store = %self.shared.settings.dir.display(), reason, "the store is down");
-        self.shared.set_refusing(Some(reason.clone()));
+        tracing::error!(store = %self.shared.settings.dir.display(), %reason, "the store is down");
+        self.shared.set_refusing(Some(reason.to_string()));
         self.group.spent = 0;
         self.group.dirty = false;
+        self.group.removals.clear();
         for (ticket, result) in self.group.tickets.drain(..) {
             ticket.complete(result.and(Err(error.clone())));
         }
-        let is_full = matches!(outage, Outage::Full { .. });
-        self.outage = Some(outage);
+        let emitted = reason.to_string();
+        self.outage = Some(Outage { reason, is_untrusted });
         // Not begun, or begun and without a header: none of these is stored.
         for command in std::mem::take(&mut self.unfinished) {
             self.refuse(command);
         }
         self.tried_at = self.now();
-        if is_full {
-            // The error is sticky: only a new handle writes again. Reading stops with the old one.
-            let db = self.shared.db.write().take();
-            drop(guarded(move || drop(db)));
+        if is_untrusted {
+            rebuild::suspect(&self.shared.settings.dir);
+        } else {
             space::drop_ballast(&self.shared.settings.dir);
             self.has_ballast = false;
-        } else {
-            rebuild::suspect(&self.shared.settings.dir);
         }
-        self.shared.emit(StoreEvent::Refusing { reason });
-        if !is_full {
+        // The error is sticky: only a new handle writes again.
+        let db = self.shared.db.write().take();
+        drop(guarded(move || drop(db)));
+        self.shared.emit(StoreEvent::Refusing { reason: emitted });
+        if is_untrusted {
             self.recover();
         }
     }
@@ -90,7 +84,7 @@ impl Committer {
     /// Answers a command while the store is down: definitely not stored.
     pub(super) fn refuse(&mut self, command: Command) {
         let detail =
-            self.outage.as_ref().map_or_else(|| "down".into(), |it| Arc::clone(it.reason()));
+            self.outage.as_ref().map_or_else(|| "down".into(), |it| Arc::clone(&it.reason));
         match command {
             Command::Close => self.closing = true,
             Command::History(record) => {
@@ -111,83 +105,47 @@ impl Committer {
 
     /// Tries to get the store back into service.
     pub(super) fn recover(&mut self) {
-        let Some(mut outage) = self.outage.take() else { return };
-        let result = match &mut outage {
-            Outage::Full { .. } => self.reopen(),
-            Outage::Untrusted { copied, .. } => self.rebuild(copied),
-        };
-        if let Err(error) = result {
-            tracing::warn!(%error, "the store stays down");
-            self.outage = Some(outage);
-            return;
+        let Some(outage) = self.outage.take() else { return };
+        match open::open(&self.shared.settings) {
+            Ok(mut ready) => {
+                // That it was rebuilt is told in its own event.
+                ready.findings.retain(|finding| *finding != Finding::RebuildFinished);
+                if outage.is_untrusted {
+                    let lost: Vec<Finding> =
+                        ready.findings.iter().filter(|it| it.is_damage()).cloned().collect();
+                    let reason = outage.reason.to_string();
+                    self.shared.emit(StoreEvent::Rebuilt { reason, lost });
+                }
+                self.adopt(ready);
+                self.resume();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the store stays down");
+                self.outage = Some(outage);
+            }
         }
-        if let Outage::Untrusted { reason, copied } = outage {
-            let lost = copied.unwrap_or_default();
-            self.shared.emit(StoreEvent::Rebuilt { reason: reason.to_string(), lost });
-        }
-        self.resume();
-    }
-
-    fn reopen(&mut self) -> Result<(), OpenError> {
-        let ready = open::open(&self.shared.settings)?;
-        self.adopt(ready);
-        Ok(())
-    }
-
-    /// Copies what the old handle still reads, swaps the copy in and opens it. What was `copied` in
-    /// an earlier try is not copied again: it waits as `db.ready`, which an open swaps in as well.
-    fn rebuild(&mut self, copied: &mut Option<Vec<Finding>>) -> Result<(), OpenError> {
-        let settings = &self.shared.settings;
-        if copied.is_none() {
-            let handle = self.shared.db.read();
-            // A store without a handle has been swapped already.
-            let findings = handle.as_ref().map(|db| rebuild::copy(settings, db, self.head));
-            drop(handle);
-            let Some(findings) = findings.transpose()? else { return self.reopen() };
-            let old = self.shared.db.write().take();
-            drop(guarded(move || drop(old)));
-            let lost = copied.insert(findings);
-            rebuild::swap(settings, Keep::As("failed-sync"), lost)
-                .map_err(open::at(&settings.dir))?;
-        }
-        self.reopen()
     }
 
     /// Replaces the store by a rebuilt one while in service.
     pub(super) fn compact(&mut self) {
         let Some(Command::Compact { ticket }) = self.unfinished.pop_front() else { return };
         let settings = &self.shared.settings;
-        let handle = self.shared.db.read();
-        let copied = handle.as_ref().map(|db| rebuild::copy(settings, db, self.head));
-        drop(handle);
-        let findings = match copied {
-            Some(Ok(findings)) => findings,
-            // The store is as it was and serves on.
-            Some(Err(error)) => {
-                let detail = error.to_string().into();
-                ticket.complete(Err(StoreError::Failed { unknown: false, detail }));
-                return;
-            }
-            None => return,
-        };
         let old = self.shared.db.write().take();
         drop(guarded(move || drop(old)));
-        let swapped =
-            rebuild::swap(settings, Keep::OnlyIfLossy, &findings).map_err(open::at(&settings.dir));
-        match swapped.and_then(|_| open::open(settings)) {
+        match open::compact(settings).and_then(|()| open::open(settings)) {
             Ok(ready) => {
                 self.adopt(ready);
                 self.shared
-                    .emit(StoreEvent::Rebuilt { reason: "compacted".into(), lost: findings });
+                    .emit(StoreEvent::Rebuilt { reason: "compacted".into(), lost: Vec::new() });
                 self.report_reopened(false);
                 ticket.complete(Ok(()));
             }
             Err(error) => {
-                // The files are whole, the handle is gone: what a full disk needs, too.
+                // The files are whole, the handle is gone.
                 let reason: Arc<str> = error.to_string().into();
                 self.shared.set_refusing(Some(reason.to_string()));
                 self.shared.emit(StoreEvent::Refusing { reason: reason.to_string() });
-                self.outage = Some(Outage::Full { reason: Arc::clone(&reason) });
+                self.outage = Some(Outage { reason: Arc::clone(&reason), is_untrusted: false });
                 ticket.complete(Err(StoreError::Failed { unknown: false, detail: reason }));
             }
         }
@@ -195,11 +153,13 @@ impl Committer {
 
     /// Works on the handle of a store that was opened anew.
     fn adopt(&mut self, ready: Ready) {
-        let Ready { db, log, mark, head, calls, findings, garbage, history_next, .. } = ready;
+        let Ready { db, log, mark, head, ledger, calls, findings, garbage, history_next, .. } =
+            ready;
         *self.shared.db.write() = Some(db);
         self.log = log;
         self.mark = mark;
         self.head = head;
+        self.ledger = ledger;
         self.garbage = garbage;
         // What was put of them is garbage here.
         self.uploads.clear();

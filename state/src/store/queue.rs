@@ -6,13 +6,16 @@
 //! never acknowledged (or whose removal was cut short): the next open sweeps them.
 
 use bytes::Bytes;
-use sled::{Db, IVec};
+use sled::Db;
 
 use super::{
     dead_letters::{self, DeadMark},
     error::StoreError,
+    ledger::Says,
     note::{self, Note},
-    record::{self, CHUNK_BODY, CallRecord, ChunkRecord, Kind, StoredLanes, Unreadable, VALUE_MAX},
+    record::{
+        self, CHUNK_BODY, CallRecord, ChunkRecord, Draft, Kind, StoredLanes, Unreadable, VALUE_MAX,
+    },
     upload::StoredBody,
 };
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
@@ -109,6 +112,11 @@ impl Traits {
     pub fn gather_number(number: u64) -> u64 {
         number & TRAIT_BITS
     }
+}
+
+/// Whether a header with these traits took the place of another.
+pub(super) fn is_residue(traits: Option<u64>) -> bool {
+    Traits::from_number(traits).due.is_some()
 }
 
 /// The group that a call belongs to.
@@ -250,8 +258,14 @@ pub(super) fn chunk_of(key: &[u8]) -> Option<(u64, u32)> {
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) seq: u64,
-    pub(super) header: IVec,
+    pub(super) header: Draft,
+    pub(super) says: Says,
     pub(super) chunked: Option<Bytes>,
+}
+
+/// What the header of a call with these traits says to the ledger.
+pub(super) fn says(traits: &Traits) -> Says {
+    if traits.due.is_some() { Says::Residue } else { Says::Itself }
 }
 
 /// Encodes a call that the backend `target` is to get.
@@ -264,7 +278,7 @@ pub(super) fn encode_stored(
     call: &NewCall,
     body: StoredBody,
     target: &str,
-) -> Result<IVec, StoreError> {
+) -> Result<Draft, StoreError> {
     let too_large =
         || StoreError::TooLarge { what: "call", bytes: body.len, limit: u64::from(u32::MAX) };
     let record = CallRecord {
@@ -274,8 +288,7 @@ pub(super) fn encode_stored(
         inline: &[],
         ..record_of(call, target)?
     };
-    let header = record::seal(Kind::Call, &record, 256).ok_or_else(too_large)?;
-    Ok(header.into())
+    record::seal(Kind::Call, &record, 256).ok_or_else(too_large)
 }
 
 fn record_of<'a>(call: &'a NewCall, target: &'a str) -> Result<CallRecord<'a>, StoreError> {
@@ -332,10 +345,11 @@ pub(super) fn encode_again(
 
 fn seal_call(mut record: CallRecord<'_>, body: &Bytes) -> Result<Encoded, StoreError> {
     let seq = record.seq;
+    let says = if is_residue(record.traits) { Says::Residue } else { Says::Itself };
     if body.len() < VALUE_MAX
         && let Some(header) = record::seal(Kind::Call, &record, 160 + body.len())
     {
-        return Ok(Encoded { seq, header: header.into(), chunked: None });
+        return Ok(Encoded { seq, header, says, chunked: None });
     }
     let too_large = || StoreError::TooLarge {
         what: "call",
@@ -345,16 +359,16 @@ fn seal_call(mut record: CallRecord<'_>, body: &Bytes) -> Result<Encoded, StoreE
     record.chunks = u32::try_from(body.len().div_ceil(CHUNK_BODY)).map_err(|_| too_large())?;
     record.inline = &[];
     let header = record::seal(Kind::Call, &record, 256).ok_or_else(too_large)?;
-    Ok(Encoded { seq, header: header.into(), chunked: Some(body.clone()) })
+    Ok(Encoded { seq, header, says, chunked: Some(body.clone()) })
 }
 
 /// The value of chunk `index` of a body; `None` behind its end.
-pub(super) fn chunk_value(seq: u64, index: u32, body: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn chunk_value(seq: u64, index: u32, body: &[u8]) -> Option<Draft> {
     piece_value(seq, 0, index, body)
 }
 
 /// The value of chunk `index` of a piece whose first is chunk `first` of the body; `None` behind its end.
-pub(super) fn piece_value(seq: u64, first: u32, index: u32, piece: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn piece_value(seq: u64, first: u32, index: u32, piece: &[u8]) -> Option<Draft> {
     let data = piece.chunks(CHUNK_BODY).nth(index as usize)?;
     let record = ChunkRecord { seq, index: first + index, data };
     record::seal(Kind::Chunk, &record, data.len() + 24)
@@ -398,7 +412,7 @@ pub(super) fn decode_call(
         StoredLanes::Many(many) => Lanes::new(many.iter().map(|lane| LaneId(*lane))),
         StoredLanes::All => Lanes::All,
     };
-    let overhead = (record::ENVELOPE as u64 + 18) * u64::from(record.chunks);
+    let overhead = (record::OVERHEAD as u64 + 18) * u64::from(record.chunks);
     let outside = if record.chunks == 0 { 0 } else { record.body_len };
     let call = StoredCall {
         seq,
@@ -431,13 +445,19 @@ pub(super) fn read_call(db: &Db, seq: u64) -> Result<StoredCall, StoreError> {
     let value = db.get(key(CALLS, seq)).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
     let (mut call, _) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
-    if let Some(note) = db.get(key(SENDING, seq)).map_err(StoreError::read)? {
+    if let Some(note) = mark_under(db, key(SENDING, seq))? {
         call.noted(&note::decode(seq, &note).unwrap_or_default());
     }
-    if let Some(mark) = db.get(key(dead_letters::PREFIX, seq)).map_err(StoreError::read)? {
+    if let Some(mark) = mark_under(db, key(dead_letters::PREFIX, seq))? {
         call.dead = Some(dead_letters::decode_or_undecodable(seq, &mark));
     }
     Ok(call)
+}
+
+/// The note or mark under a key, if there is one that is not taken back.
+fn mark_under(db: &Db, key: [u8; 9]) -> Result<Option<sled::IVec>, StoreError> {
+    let value = db.get(key).map_err(StoreError::read)?;
+    Ok(value.filter(|value| !record::is_void(value)))
 }
 
 /// Reads a call's body, whole and with its checksum verified.

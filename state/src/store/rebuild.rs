@@ -1,94 +1,136 @@
-//! Rebuild, the one repair: read everything readable, write a new, synced store, swap by rename.
+//! Rebuild, the one repair: write what is live into a new, synced store, and swap it in by renaming.
 //!
-//! It serves a failed sync (the kernel marks the lost pages clean, so the old files prove nothing),
-//! a store behind its mark, a format upgrade, and a log that has grown (sled's never shrinks while
-//! open). The steps, and what a crash after each leaves:
+//! It serves a failed sync (the kernel marks the lost pages clean, so the old files prove nothing), a damaged log, a
+//! format upgrade, and a log that has grown (sled's never shrinks while open). It reads the raw log, never a handle of
+//! sled's: a handle that failed is no evidence of what the disk holds. The steps, and what a crash after each leaves:
 //!
-//! 1. the new store is written to `db.partial`, flushed and synced in small groups: the old store is
-//!    untouched; the next open deletes `db.partial`;
-//! 2. `db.partial` becomes `db.ready`, a promise that it is whole and synced: the next open goes on
-//!    at step 3 (nothing was acknowledged in between);
-//! 3. `db` becomes `db.<why>-<unix ms>`, or `db.discard` where nothing is worth keeping;
+//! 1. the new store is written to `db.partial`, synced, read back raw and compared with what it was made from: the old
+//!    store is untouched; the next open deletes `db.partial`;
+//! 2. `db.partial` becomes `db.ready`: the next open proves that it is whole, and goes on at step 3 (nothing was
+//!    acknowledged in between);
+//! 3. `db` becomes `db.<why>-<unix ms>` where something in it was not carried over, or else `db.discard`: the next open
+//!    goes on at step 4, or takes `db.discard` back if `db.ready` is not whole;
 //! 4. `db.ready` becomes `db`: done; the next open deletes `db.discard`.
 //!
-//! A process that dies between a failed sync and step 3 leaves a file `suspect`: the next open
-//! rebuilds before it serves, because what it reads may be in the kernel's cache alone.
-//!
-//! Records that do not decode are not carried over: they stay in the copy that is kept.
+//! A process that dies between a failed sync and step 3 leaves a file `suspect`: the next open rebuilds before it
+//! serves, because what it reads may be in the kernel's cache alone.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use sled::Db;
 
 use super::{
-    GROUP_BYTES, HEAD_KEY, StoreSettings, dead_letters,
+    HEAD_KEY, StoreSettings,
+    dead_letters::{self, DeadMark, DeadReason},
     error::{Finding, OpenError},
-    facts, history, note,
-    open::{at, open_sled, require_space},
+    head::{self, Class, FirstHead, Head},
+    ledger::{Ledger, Says},
+    mark::Reading,
+    note::{self, Note},
+    open::{at, open_sled},
+    plan::{self, Plan},
     queue,
-    record::{self, Head, Kind, Unreadable},
-    scan::{bad_record, guarded},
+    raw::{Key, Raw},
+    record::{self, FORMAT, Kind, Unreadable},
+    scan::guarded,
     space,
 };
+use crate::units::UnixMillis;
 
 /// Name of the note that a sync has failed.
 const SUSPECT: &str = "suspect";
+/// Bytes written between two flushes.
+const FLUSH_BYTES: usize = 1 << 20;
 
-/// What becomes of the old store.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Keep {
-    /// It is kept under this name.
-    As(&'static str),
-    /// It is deleted, unless something in it was not carried over.
-    OnlyIfLossy,
-}
-
-/// What a rebuild did.
-#[derive(Debug)]
-pub(super) struct Rebuilt {
-    /// What was not carried over.
-    pub(super) findings: Vec<Finding>,
-    /// Where the old store lies now.
-    pub(super) kept: Option<PathBuf>,
-}
-
-/// Copies `source` and puts the copy in its place; `db` must be opened anew afterwards.
-///
-/// `source` must be the last handle of the store.
-pub(super) fn rebuild(
-    settings: &StoreSettings,
-    source: Db,
-    head: Head,
-    keep: Keep,
-) -> Result<Rebuilt, OpenError> {
-    let findings = copy(settings, &source, head)?;
-    // sled flushes when dropped; what that does to the old files does not matter any more.
-    drop(guarded(move || drop(source)));
-    let kept = swap(settings, keep, &findings).map_err(at(&settings.dir))?;
-    Ok(Rebuilt { findings, kept })
-}
-
-/// Steps 1 and 2: writes what is readable in `source` to `db.ready`. `source` may go on serving
-/// reads meanwhile.
-pub(super) fn copy(
-    settings: &StoreSettings,
-    source: &Db,
-    head: Head,
-) -> Result<Vec<Finding>, OpenError> {
-    require_space(settings)?;
-    let partial = settings.dir.join("db.partial");
-    let result = guarded(|| write_partial(settings, source, head, &partial))
-        .unwrap_or_else(|panic| Err(io::Error::other(panic)));
-    match result {
-        Ok(findings) => {
-            let ready = settings.dir.join("db.ready");
-            space::rename(&partial, &ready).map_err(at(&partial))?;
-            Ok(findings)
+/// Steps 1 and 2 for a plan.
+pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Result<(), OpenError> {
+    let live: u64 = plan.values.values().map(|(_, place)| u64::from(place.length)).sum();
+    write(settings, live, plan.head.commit, plan.head.last_seq, &mut |writer| {
+        for (key, (commit, place)) in &plan.values {
+            let value = raw.load(*place)?;
+            let is_it = record::peel(&value).is_ok_and(|sealed| sealed.commit == *commit);
+            if !is_it {
+                return Err(io::Error::other(format!("{key:?} reads otherwise than before")));
+            }
+            let says = if place.is_residue { Says::Residue } else { Says::Itself };
+            writer.insert(&key.to_bytes(), value, says, *commit)?;
         }
+        let mut expected = plan::digests(plan);
+        for seq in &plan.lost.notes {
+            expected.notes.add(Class::Notes.hash(*seq));
+            let note = note::encode(*seq, &Note::default()).map_err(io::Error::other)?;
+            let value = note.stamp(plan.head.commit);
+            writer.insert(&Key::Note(*seq).to_bytes(), value, Says::Itself, plan.head.commit)?;
+        }
+        for seq in &plan.lost.dead {
+            expected.dead.add(Class::Dead.hash(*seq));
+            let value = lost_mark(*seq, settings.unix_now.as_ref()())?.stamp(plan.head.commit);
+            writer.insert(&Key::Dead(*seq).to_bytes(), value, Says::Itself, plan.head.commit)?;
+        }
+        if writer.ledger.digests() == expected {
+            return Ok(());
+        }
+        Err(io::Error::other("what was written is not what was planned"))
+    })
+}
+
+fn lost_mark(seq: u64, at: UnixMillis) -> io::Result<record::Draft> {
+    let detail = "its dead-letter mark was lost".into();
+    let mark = DeadMark { reason: DeadReason::Undecodable, detail, at, attempts: 0 };
+    dead_letters::encode(seq, &mark).map_err(io::Error::other)
+}
+
+/// Steps 1 and 2 for a store of the first format, which only sled can tell the removed values of.
+pub(super) fn from_first(
+    settings: &StoreSettings,
+    db: &Db,
+    head: FirstHead,
+) -> Result<(), OpenError> {
+    let live = db.iter().flatten().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+    let commit = head.commit + 1;
+    write(settings, live, commit, head.last_seq, &mut |writer| {
+        for item in db.iter() {
+            let (key, value) = item.map_err(io::Error::from)?;
+            match record::peel(&value) {
+                Ok(sealed) if sealed.kind == Kind::Head => continue,
+                Ok(_) => {}
+                // It stays in the old store, which is kept for its sake.
+                Err(Unreadable::Damaged(_)) => continue,
+                Err(why) => return Err(io::Error::other(why.to_string())),
+            }
+            let is_residue = key.first() == Some(&queue::CALLS)
+                && queue::number_of(&key)
+                    .and_then(|seq| queue::decode_call(seq, &value).ok())
+                    .is_some_and(|(call, _)| queue::says(&call.traits) == Says::Residue);
+            let says = if is_residue { Says::Residue } else { Says::Itself };
+            let too_large = || io::Error::other("a value does not fit the new format");
+            let again = record::seal_again(&value, FORMAT).ok_or_else(too_large)?.stamp(commit);
+            writer.insert(&key, again, says, commit)?;
+        }
+        Ok(())
+    })
+}
+
+fn write(
+    settings: &StoreSettings,
+    live: u64,
+    commit: u64,
+    last_seq: u64,
+    fill: &mut dyn FnMut(&mut Writer<'_>) -> io::Result<()>,
+) -> Result<(), OpenError> {
+    // sled rewrites its leaves as they grow: about twice what lives, and never less than two segments.
+    space::require(settings, space::OPEN_BYTES.saturating_add(live.saturating_mul(2)))?;
+    let partial = settings.dir.join("db.partial");
+    let written = guarded(|| Writer::write(settings, &partial, commit, last_seq, fill))
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+    let proven = written.and_then(|head| prove(&partial, &head));
+    match proven {
+        Ok(()) => space::rename(&partial, &settings.dir.join("db.ready")).map_err(at(&partial)),
         Err(error) => {
             drop(fs::remove_dir_all(&partial));
             Err(at(&partial)(error))
@@ -96,162 +138,161 @@ pub(super) fn copy(
     }
 }
 
-fn write_partial(
-    settings: &StoreSettings,
-    source: &Db,
-    head: Head,
-    partial: &Path,
-) -> io::Result<Vec<Finding>> {
-    remove_folder(partial)?;
-    let target = open_sled(partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
-    let mut copy =
-        Copy { settings, source, log: File::open(partial.join("db"))?, target, unsynced: 0 };
-    let mut findings = Vec::new();
-    let classes = [
-        queue::CHUNKS,
-        dead_letters::PREFIX,
-        facts::PREFIX,
-        queue::CALLS,
-        queue::SENDING,
-        history::PREFIX,
-    ];
-    for prefix in classes {
-        match guarded(|| copy.class(prefix)) {
-            Ok(result) => findings.extend(result?),
-            Err(panic) => findings.push(unreadable(prefix, &panic)),
+/// Reads a new store raw: it must hold what its head says.
+fn prove(db: &Path, head: &Head) -> io::Result<()> {
+    let raw = Raw::read(db, &mut |_, _| {})?;
+    match plan::plan(&raw, *head) {
+        Ok(plan) if plan.is_exact() && raw.scars.is_empty() => Ok(()),
+        Ok(plan) => {
+            Err(io::Error::other(format!("the new store lacks {:?} {:?}", plan.lost, raw.scars)))
         }
+        Err(plan::NoPlan::Io(error)) => Err(error),
+        Err(plan::NoPlan::Unprovable(why)) => Err(io::Error::other(why)),
     }
-    if let Some(value) = record::seal(Kind::Head, &head, 24) {
-        copy.target.insert(HEAD_KEY, value).map_err(io::Error::from)?;
-    }
-    copy.sync()?;
-    let Copy { target, log, .. } = copy;
-    drop(target);
-    log.sync_all()?;
-    File::open(partial.join("conf"))?.sync_all()?;
-    space::sync_folder(partial)?;
-    Ok(findings)
 }
 
-struct Copy<'a> {
+struct Writer<'a> {
     settings: &'a StoreSettings,
-    source: &'a Db,
     target: Db,
-    log: File,
+    ledger: Ledger,
     unsynced: usize,
 }
 
-impl Copy<'_> {
-    /// Copies all values of one prefix; what cannot be read or does not decode is a finding.
-    fn class(&mut self, prefix: u8) -> io::Result<Vec<Finding>> {
-        let mut findings = Vec::new();
-        for item in self.source.scan_prefix([prefix]) {
-            let (key, value) = match item {
-                Ok(pair) => pair,
-                Err(error) => {
-                    findings.push(unreadable(prefix, &error.to_string()));
-                    break;
-                }
-            };
-            match record::peel(&value) {
-                Ok(_) if self.is_orphan(prefix, &key, &value)? => {}
-                Ok(_) => {
-                    self.unsynced += key.len() + value.len();
-                    self.target.insert(key, value).map_err(io::Error::from)?;
-                }
-                Err(Unreadable::Newer { found }) => {
-                    return Err(io::Error::other(format!("a value has format {found}")));
-                }
-                Err(why) => findings.push(bad_record(&key, &why.to_string())),
-            }
-            if self.unsynced >= GROUP_BYTES {
-                self.sync()?;
-            }
-        }
-        Ok(findings)
+impl Writer<'_> {
+    fn write(
+        settings: &StoreSettings,
+        partial: &Path,
+        commit: u64,
+        last_seq: u64,
+        fill: &mut dyn FnMut(&mut Writer<'_>) -> io::Result<()>,
+    ) -> io::Result<Head> {
+        remove_folder(partial)?;
+        let target = open_sled(partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
+        let mut writer = Writer { settings, target, ledger: Ledger::default(), unsynced: 0 };
+        fill(&mut writer)?;
+        let head = writer.ledger.head(commit + 1, last_seq, None);
+        let value = head::encode(&head).ok_or_else(|| io::Error::other("the head is too large"))?;
+        writer.target.insert(HEAD_KEY, value).map_err(io::Error::from)?;
+        writer.flush()?;
+        let Writer { target, .. } = writer;
+        drop(target);
+        settings.faults.sync()?;
+        File::open(partial.join("db"))?.sync_all()?;
+        File::open(partial.join("conf"))?.sync_all()?;
+        space::sync_folder(partial)?;
+        Ok(head)
     }
 
-    /// Whether a chunk or mark belongs to no call. The note of a group belongs to all its calls.
-    fn is_orphan(&self, prefix: u8, key: &[u8], value: &[u8]) -> io::Result<bool> {
-        let seq = match prefix {
-            queue::SENDING if self.has_members(key, value)? => return Ok(false),
-            queue::CHUNKS => queue::chunk_of(key).map(|(seq, _)| seq),
-            queue::SENDING | dead_letters::PREFIX => queue::number_of(key),
-            _ => return Ok(false),
-        };
-        let Some(seq) = seq else { return Ok(true) };
-        let has_header = self.source.contains_key(queue::key(queue::CALLS, seq));
-        has_header.map(|has| !has).map_err(io::Error::from)
+    fn insert(&mut self, key: &[u8], value: Vec<u8>, says: Says, commit: u64) -> io::Result<()> {
+        self.unsynced += key.len() + value.len();
+        self.ledger.written(key, says, commit);
+        self.target.insert(key, value).map_err(io::Error::from)?;
+        if self.unsynced >= FLUSH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn has_members(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
-        let note = queue::number_of(key).and_then(|seq| note::decode(seq, value).ok());
-        let Some(group) = note.and_then(|note| note.group) else { return Ok(false) };
-        for member in group.members {
-            let is_there = self.source.contains_key(queue::key(queue::CALLS, member));
-            if is_there.map_err(io::Error::from)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// At most about 100 KB are ever in flight: more would not survive a power cut in order.
-    fn sync(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.unsynced = 0;
         self.settings.faults.flush()?;
-        self.target.flush().map_err(io::Error::from)?;
-        self.settings.faults.sync()?;
-        self.log.sync_data()
+        self.target.flush().map(drop).map_err(io::Error::from)
     }
 }
 
-fn unreadable(prefix: u8, why: &str) -> Finding {
-    Finding::Unreadable { detail: format!("values under '{}': {why}", char::from(prefix)) }
-}
-
-/// Steps 3 and 4. The old store must be closed.
-pub(super) fn swap(
-    settings: &StoreSettings,
-    keep: Keep,
-    findings: &[Finding],
-) -> io::Result<Option<PathBuf>> {
+/// Steps 3 and 4. The old store must be closed. It is kept under the name of `why`, if there is one.
+pub(super) fn swap(settings: &StoreSettings, why: Option<&str>) -> io::Result<Option<PathBuf>> {
     let dir = &settings.dir;
-    let (aside, kept) = match keep {
-        Keep::OnlyIfLossy if findings.is_empty() => (dir.join("db.discard"), false),
-        Keep::OnlyIfLossy => (space::aside(settings, "damaged"), true),
-        Keep::As(why) => (space::aside(settings, why), true),
+    let db = dir.join("db");
+    let aside = match why {
+        Some(why) => space::aside(settings, why),
+        None => dir.join("db.discard"),
     };
-    space::rename(&dir.join("db"), &aside)?;
-    space::rename(&dir.join("db.ready"), &dir.join("db"))?;
+    if db.try_exists()? {
+        remove_folder(&dir.join("db.discard"))?;
+        space::rename(&db, &aside)?;
+    }
+    space::rename(&dir.join("db.ready"), &db)?;
     trust(dir)?;
-    if kept {
+    if why.is_some() {
         return Ok(Some(aside));
     }
     remove_folder(&aside)?;
     Ok(None)
 }
 
-/// Goes on where a crash interrupted a rebuild; whether one was finished.
-pub(super) fn finish(settings: &StoreSettings) -> io::Result<bool> {
+/// Where the store lies that the next open will serve from, after a rebuild that a crash interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// In its place.
+    Db,
+    /// The new one, proven whole, waits to be swapped in.
+    Ready,
+    /// The old one was moved away, and the new one is not whole.
+    Discard,
+}
+
+impl Standing {
+    pub(super) fn folder(self, dir: &Path) -> PathBuf {
+        dir.join(match self {
+            Self::Db => "db",
+            Self::Ready => "db.ready",
+            Self::Discard => "db.discard",
+        })
+    }
+}
+
+/// Which of the folders holds the store. Changes nothing.
+pub(super) fn standing(dir: &Path, marked: Reading) -> io::Result<Standing> {
+    let oldest = match marked {
+        Reading::At(head) => head.commit,
+        Reading::First(head) => head.commit,
+        _ => 0,
+    };
+    let ready = Standing::Ready.folder(dir);
+    if ready.try_exists()? {
+        let raw = Raw::read(&ready, &mut |_, _| {})?;
+        let head = raw.heads.values().next_back().map(|seen| seen.head);
+        let is_whole = head.filter(|head| head.commit >= oldest).is_some_and(|head| {
+            plan::plan(&raw, head).is_ok_and(|plan| plan.is_exact()) && raw.scars.is_empty()
+        });
+        if is_whole {
+            return Ok(Standing::Ready);
+        }
+    }
+    let is_away = !dir.join("db").try_exists()? && Standing::Discard.folder(dir).try_exists()?;
+    Ok(if is_away { Standing::Discard } else { Standing::Db })
+}
+
+/// Goes on where a crash interrupted a rebuild.
+pub(super) fn finish(
+    settings: &StoreSettings,
+    marked: Reading,
+    findings: &mut Vec<Finding>,
+) -> io::Result<()> {
     let dir = &settings.dir;
     remove_folder(&dir.join("db.partial"))?;
-    let ready = dir.join("db.ready");
-    let is_ready = ready.try_exists()?;
-    if is_ready {
-        if dir.join("db").try_exists()? {
-            space::rename(&dir.join("db"), &space::aside(settings, "replaced"))?;
+    match standing(dir, marked)? {
+        Standing::Ready => {
+            swap(settings, None)?;
+            findings.push(Finding::RebuildFinished);
         }
-        space::rename(&ready, &dir.join("db"))?;
-        trust(dir)?;
+        Standing::Discard => space::rename(&Standing::Discard.folder(dir), &dir.join("db"))?,
+        Standing::Db => {}
     }
-    remove_folder(&dir.join("db.discard"))?;
-    Ok(is_ready)
+    let ready = Standing::Ready.folder(dir);
+    if ready.try_exists()? {
+        remove_folder(&ready)?;
+    }
+    remove_folder(&dir.join("db.discard"))
 }
 
 /// Notes that the files prove nothing until they are rebuilt. Best effort: the disk has just failed.
 pub(super) fn suspect(dir: &Path) {
-    let noted = File::create(dir.join(SUSPECT)).and_then(|_| space::sync_folder(dir));
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(dir.join(SUSPECT));
+    let noted = file.and_then(|_| space::sync_folder(dir));
     if let Err(error) = noted {
         tracing::warn!(%error, "could not note that the store must be rebuilt");
     }
@@ -269,8 +310,14 @@ fn trust(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn remove_folder(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+/// Removes a folder, or a file that stands in its place.
+pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(it) if it.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -1,11 +1,14 @@
 //! The envelope that every stored value wears, and the shapes inside it.
 //!
 //! ```text
-//! magic 4 | format u16 | kind u8 | flags u8 | payload length u32 | crc32 u32 | payload (bincode 2)
+//! magic 4 | format u16 | kind u8 | flags u8 | length u32 | crc32 u32 | commit u64 | payload (bincode 2)
 //! ```
 //!
-//! All numbers of the envelope are little-endian. The checksum covers everything from the format to
-//! the end but itself; bincode has no integrity of its own (819 of 832 single bit flips in a record
+//! All numbers of the envelope are little-endian. The length is that of commit and payload. `commit` is the
+//! number of the commit that wrote the value: what bears a number above the head's belongs to a commit that was
+//! never completed. Format 1 had no such number, and is read only to be brought to format 2.
+//!
+//! The checksum covers everything from the format to the end but itself; bincode has no integrity of its own (819 of 832 single bit flips in a record
 //! decoded silently wrong). The envelope's layout is frozen for every format to come, so that a
 //! newer format (checksum right, number unknown) is told from a damaged one (checksum wrong).
 //! Each payload repeats what its key says, so that a raw scan of the log needs no keys and a value
@@ -20,12 +23,16 @@ use bincode::{
 
 /// Largest value handed to sled: larger ones end in blob files that are never synced.
 pub(super) const VALUE_MAX: usize = 4096;
-/// Bytes of the envelope before its payload.
-pub(super) const ENVELOPE: usize = 16;
+/// Bytes of the envelope before the commit number.
+const ENVELOPE: usize = 16;
+/// Bytes before the payload.
+pub(super) const OVERHEAD: usize = ENVELOPE + 8;
 /// First bytes of every value.
 pub(super) const MAGIC: [u8; 4] = [0xF5, b'b', b'x', 0x1A];
 /// The format that this version writes.
-pub(super) const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 2;
+/// The first format, whose values bear no commit number.
+pub(super) const FIRST: u16 = 1;
 /// Body bytes in one chunk: with its header (17 bytes at most) and the envelope below [`VALUE_MAX`].
 pub(super) const CHUNK_BODY: usize = 4032;
 /// What decoding may allocate; without a limit a corrupt length aborts the process.
@@ -45,6 +52,8 @@ pub(super) enum Kind {
     Fact = 6,
     History = 7,
     Note = 8,
+    Gone = 9,
+    Void = 10,
 }
 
 impl Kind {
@@ -58,6 +67,8 @@ impl Kind {
             6 => Self::Fact,
             7 => Self::History,
             8 => Self::Note,
+            9 => Self::Gone,
+            10 => Self::Void,
             _ => return None,
         })
     }
@@ -71,6 +82,8 @@ impl Kind {
             Self::Dead => "dead-letter mark",
             Self::Fact => "fact",
             Self::History => "history",
+            Self::Gone => "removal record",
+            Self::Void => "taken back mark",
         }
     }
 }
@@ -91,13 +104,6 @@ impl std::fmt::Display for Unreadable {
             Self::Damaged(what) => f.write_str(what),
         }
     }
-}
-
-/// Commit number and highest sequence, rewritten by every group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub(super) struct Head {
-    pub(super) commit: u64,
-    pub(super) last_seq: u64,
 }
 
 /// The lanes of a call as they are stored.
@@ -187,28 +193,89 @@ pub(super) struct HistoryRecord<'a> {
     pub(super) record: &'a [u8],
 }
 
+/// Calls of one block that are gone; see `gone.rs`.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(super) struct GoneRecord {
+    pub(super) block: u64,
+    pub(super) bits: [u64; 16],
+}
+
+/// What lay under this key is no more.
+#[derive(Clone, Copy, Debug, Encode, BorrowDecode)]
+pub(super) struct VoidRecord<'a> {
+    pub(super) key: &'a [u8],
+}
+
+/// Whether a value says that nothing lies under its key any more.
+pub(super) fn is_void(value: &[u8]) -> bool {
+    peel(value).is_ok_and(|sealed| sealed.kind == Kind::Void)
+}
+
+/// The value that takes back what lies under `key`.
+pub(super) fn void(key: &[u8]) -> Option<Draft> {
+    seal(Kind::Void, &VoidRecord { key }, key.len() + 2)
+}
+
+/// A value that waits for the number of its commit.
+#[derive(Clone, Debug)]
+pub(super) struct Draft(Vec<u8>);
+
+impl Draft {
+    /// Bytes of the whole value.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The value, as that commit writes it.
+    pub(super) fn stamp(self, commit: u64) -> Vec<u8> {
+        let mut value = self.0;
+        if let Some((envelope, rest)) = value.split_first_chunk_mut::<ENVELOPE>()
+            && let Some((number, _)) = rest.split_first_chunk_mut::<8>()
+            && envelope.get(4..6) != Some(FIRST.to_le_bytes().as_slice())
+        {
+            *number = commit.to_le_bytes();
+        }
+        seal_envelope(&mut value);
+        value
+    }
+}
+
 /// Puts `payload` into its envelope; `None` where the whole would exceed [`VALUE_MAX`].
-pub(super) fn seal(kind: Kind, payload: &impl Encode, size_hint: usize) -> Option<Vec<u8>> {
-    let mut value = Vec::with_capacity(ENVELOPE + size_hint);
-    value.extend_from_slice(&[0; ENVELOPE]);
+pub(super) fn seal(kind: Kind, payload: &impl Encode, size_hint: usize) -> Option<Draft> {
+    let mut value = Vec::with_capacity(OVERHEAD + size_hint);
+    value.extend_from_slice(&[0; OVERHEAD]);
     bincode::encode_into_std_write(payload, &mut value, CODEC).ok()?;
+    draft(kind, FORMAT, ENVELOPE, value)
+}
+
+/// The same payload in another format: brings a value to this format, or back to the first.
+pub(super) fn seal_again(value: &[u8], format: u16) -> Option<Draft> {
+    let sealed = peel(value).ok()?;
+    let begin = if format == FIRST { ENVELOPE } else { OVERHEAD };
+    let mut again = vec![0; begin];
+    again.extend_from_slice(sealed.payload);
+    draft(sealed.kind, format, ENVELOPE, again)
+}
+
+fn draft(kind: Kind, format: u16, begin: usize, mut value: Vec<u8>) -> Option<Draft> {
     if value.len() > VALUE_MAX {
         return None;
     }
-    let length = u32::try_from(value.len() - ENVELOPE).ok()?;
-    stamp(&mut value, FORMAT, kind as u8, 0, length);
-    Some(value)
-}
-
-/// Writes the envelope's fields over the first [`ENVELOPE`] bytes of `value`.
-fn stamp(value: &mut [u8], format: u16, kind: u8, flags: u8, length: u32) {
-    let Some((envelope, payload)) = value.split_first_chunk_mut::<ENVELOPE>() else { return };
+    let length = u32::try_from(value.len() - begin).ok()?;
+    let (envelope, _) = value.split_first_chunk_mut::<ENVELOPE>()?;
     let [f0, f1] = format.to_le_bytes();
     let [l0, l1, l2, l3] = length.to_le_bytes();
-    let fields = [f0, f1, kind, flags, l0, l1, l2, l3];
-    let [c0, c1, c2, c3] = checksum(&fields, payload).to_le_bytes();
     let [m0, m1, m2, m3] = MAGIC;
-    *envelope = [m0, m1, m2, m3, f0, f1, kind, flags, l0, l1, l2, l3, c0, c1, c2, c3];
+    *envelope = [m0, m1, m2, m3, f0, f1, kind as u8, 0, l0, l1, l2, l3, 0, 0, 0, 0];
+    Some(Draft(value))
+}
+
+/// Writes the checksum over what the envelope and the rest hold.
+fn seal_envelope(value: &mut [u8]) {
+    let Some((envelope, rest)) = value.split_first_chunk_mut::<ENVELOPE>() else { return };
+    let [_, _, _, _, f0, f1, kind, flags, l0, l1, l2, l3, crc @ ..] = envelope;
+    let fields = [*f0, *f1, *kind, *flags, *l0, *l1, *l2, *l3];
+    *crc = checksum(&fields, rest).to_le_bytes();
 }
 
 fn checksum(fields: &[u8], payload: &[u8]) -> u32 {
@@ -222,9 +289,13 @@ fn checksum(fields: &[u8], payload: &[u8]) -> u32 {
 pub(super) struct Sealed<'a> {
     /// What it holds.
     pub(super) kind: Kind,
+    /// The format that it was written in.
+    pub(super) format: u16,
+    /// The commit that wrote it; 0 in the first format.
+    pub(super) commit: u64,
     /// The bytes inside.
     pub(super) payload: &'a [u8],
-    /// Length of envelope and payload.
+    /// Length of the whole.
     pub(super) length: usize,
 }
 
@@ -246,9 +317,15 @@ pub(super) fn peel(bytes: &[u8]) -> Result<Sealed<'_>, Unreadable> {
         return Err(Unreadable::Damaged("checksum is wrong"));
     }
     let found = u16::from_le_bytes([f0, f1]);
-    // An older format would be told to its own decoder here; 1 is the first.
+    let length = ENVELOPE + length;
     match (found, flags, Kind::from_u8(kind)) {
-        (1, 0, Some(kind)) => Ok(Sealed { kind, payload, length: ENVELOPE + length }),
+        (FIRST, 0, Some(kind)) => Ok(Sealed { kind, format: found, commit: 0, payload, length }),
+        (FORMAT, 0, Some(kind)) => {
+            let (number, payload) =
+                payload.split_first_chunk().ok_or(Unreadable::Damaged("too short"))?;
+            let commit = u64::from_le_bytes(*number);
+            Ok(Sealed { kind, format: found, commit, payload, length })
+        }
         // Formats, flags and kinds that this version does not know come from a newer one.
         _ => Err(Unreadable::Newer { found }),
     }
@@ -281,7 +358,8 @@ pub(super) fn open<'a, T: BorrowDecode<'a, ()>>(
 pub(super) fn seal_as_newer(payload: &[u8]) -> Vec<u8> {
     let mut value = vec![0; ENVELOPE];
     value.extend_from_slice(payload);
-    stamp(&mut value, FORMAT + 1, 2, 0, u32::try_from(payload.len()).unwrap());
+    let mut value = draft(Kind::Call, FORMAT + 1, ENVELOPE, value).unwrap().0;
+    seal_envelope(&mut value);
     value
 }
 
@@ -291,7 +369,7 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let record = ChunkRecord { seq: 7, index: 3, data: b"payload" };
-        seal(Kind::Chunk, &record, 64).unwrap()
+        seal(Kind::Chunk, &record, 64).unwrap().stamp(5)
     }
 
     #[test]
@@ -299,6 +377,15 @@ mod tests {
         let value = sample();
         let chunk: ChunkRecord<'_> = open(Kind::Chunk, &value).unwrap();
         assert_eq!((chunk.seq, chunk.index, chunk.data), (7, 3, &b"payload"[..]));
+        assert_eq!(peel(&value).unwrap().commit, 5);
+    }
+
+    #[test]
+    fn a_value_can_be_brought_to_the_first_format_and_back() {
+        let first = seal_again(&sample(), FIRST).unwrap().stamp(0);
+        let sealed = peel(&first).unwrap();
+        assert_eq!((sealed.format, sealed.commit, sealed.kind), (FIRST, 0, Kind::Chunk));
+        assert_eq!(seal_again(&first, FORMAT).unwrap().stamp(5), sample());
     }
 
     #[test]
@@ -325,9 +412,9 @@ mod tests {
 
     #[test]
     fn bytes_behind_the_record_within_the_payload_are_refused() {
-        let sealed = seal(Kind::Head, &(Head { commit: 1, last_seq: 2 }, 9u8), 16).unwrap();
+        let sealed = seal(Kind::Sending, &(SendingRecord { seq: 1, first_sent_at: 2 }, 9u8), 16);
         assert_eq!(
-            open::<Head>(Kind::Head, &sealed).unwrap_err(),
+            open::<SendingRecord>(Kind::Sending, &sealed.unwrap().stamp(1)).unwrap_err(),
             Unreadable::Damaged("bytes follow")
         );
     }
@@ -346,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        assert_eq!(peel(&seal_as_newer(b"future")).err(), Some(Unreadable::Newer { found: 2 }));
+        assert_eq!(peel(&seal_as_newer(b"future")).err(), Some(Unreadable::Newer { found: 3 }));
     }
 
     #[test]

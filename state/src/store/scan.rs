@@ -1,7 +1,11 @@
-//! The first full scan of an opened store: what it holds, what is bad, what is to be swept.
+//! The first full scan of an opened store: what it holds, what is bad, what is to be swept; and whether sled shows what
+//! the plan of its raw log says.
+//!
+//! A commit that was not completed may be there in part. Its appends and marks bear a number above the head's, and what
+//! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -10,11 +14,17 @@ use sled::{Db, IVec};
 use super::{
     FACT_TARGET, HEAD_KEY, dead_letters,
     error::Finding,
-    facts, history,
+    facts,
+    head::{self, AnyHead},
+    history,
+    ledger::{GONE, Ledger, Says},
     note::{self, GroupNote, Note},
+    plan::Plan,
     queue::{self, StoredCall, StoredGroup},
-    record::{self, FactRecord, Head, HistoryRecord, Kind, Unreadable},
+    raw::Key,
+    record::{self, FactRecord, HistoryRecord, Kind, Unreadable},
 };
+use crate::units::UnixMillis;
 
 /// Values per class, as a scan found them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -40,7 +50,10 @@ pub struct Counts {
 /// What a store holds.
 #[derive(Debug, Default)]
 pub(super) struct Scanned {
-    pub(super) head: Option<Head>,
+    pub(super) head: Option<AnyHead>,
+    pub(super) ledger: Ledger,
+    /// What sled shows otherwise than the plan says.
+    pub(super) differs: Option<String>,
     /// Ascending by sequence, dead letters included.
     pub(super) calls: Vec<StoredCall>,
     pub(super) findings: Vec<Finding>,
@@ -71,13 +84,16 @@ pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Reads everything once.
-pub(super) fn scan(db: &Db) -> Result<Scanned, ScanFailure> {
+/// Reads everything once, and compares it with a plan.
+pub(super) fn scan(db: &Db, plan: Option<&Plan>) -> Result<Scanned, ScanFailure> {
     guarded(|| {
-        let mut scan = Scan::default();
+        let mut scan = Scan { witness: plan.map(Witness::new), ..Scan::default() };
         for item in db.iter() {
             let (key, value) = item.map_err(|error| ScanFailure::Broken(error.to_string()))?;
             scan.found.live_bytes += (key.len() + value.len()) as u64;
+            if let Some(witness) = &mut scan.witness {
+                witness.see(&key, &value);
+            }
             match scan.visit(&key, &value) {
                 Ok(()) => {}
                 Err(Unreadable::Newer { found }) => return Err(ScanFailure::Newer(found)),
@@ -99,8 +115,84 @@ struct Pieces {
     broken: bool,
 }
 
+/// Reads values of which it is known that they are live, ascending by key.
+pub(super) fn scan_values(
+    values: impl Iterator<Item = std::io::Result<(Vec<u8>, Vec<u8>)>>,
+) -> Result<Scanned, ScanFailure> {
+    let mut scan = Scan::default();
+    for item in values {
+        let (key, value) = item.map_err(|error| ScanFailure::Broken(error.to_string()))?;
+        let (key, value) = (IVec::from(key), IVec::from(value));
+        match scan.visit(&key, &value) {
+            Ok(()) => {}
+            Err(Unreadable::Newer { found }) => return Err(ScanFailure::Newer(found)),
+            Err(why) => scan.bad(&key, &why.to_string()),
+        }
+    }
+    Ok(scan.finish())
+}
+
+/// Compares what sled shows with a plan.
+struct Witness<'a> {
+    plan: &'a Plan,
+    unseen: BTreeSet<&'a Key>,
+    /// Keys that a commit above the head's has written.
+    above: BTreeSet<Key>,
+    foreign: Option<Key>,
+}
+
+impl<'a> Witness<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let compared = plan.values.keys().filter(|key| !matches!(key, Key::History(_)));
+        Self { plan, unseen: compared.collect(), above: BTreeSet::new(), foreign: None }
+    }
+
+    fn see(&mut self, key: &[u8], value: &[u8]) {
+        let (Some(key), Ok(sealed)) = (Key::from_bytes(key), record::peel(value)) else { return };
+        if sealed.commit > self.plan.head.commit {
+            self.above.insert(key);
+            return;
+        }
+        match self.plan.values.get(&key) {
+            Some((commit, _)) if *commit == sealed.commit => drop(self.unseen.remove(&key)),
+            None if self.is_leftover(&key, sealed.kind) => {}
+            _ => drop(self.foreign.get_or_insert(key)),
+        }
+    }
+
+    /// What may be there without being live.
+    fn is_leftover(&self, key: &Key, kind: Kind) -> bool {
+        match key {
+            Key::Gone(_) | Key::History(_) => true,
+            Key::Chunk(seq, _) => !self.plan.values.contains_key(&Key::Call(*seq)),
+            Key::Note(seq) | Key::Dead(seq) => {
+                kind == Kind::Void || !self.plan.values.contains_key(&Key::Call(*seq))
+            }
+            Key::Fact(_) => kind == Kind::Void,
+            Key::Call(_) => false,
+        }
+    }
+
+    /// What differs without an explanation.
+    fn verdict(self, ledger: &Ledger) -> Option<String> {
+        if let Some(key) = self.foreign {
+            return Some(format!("sled shows {key:?}, which is not live"));
+        }
+        let missing = self.unseen.iter().find(|key| {
+            let seq = match key {
+                Key::Call(seq) | Key::Note(seq) | Key::Dead(seq) | Key::Chunk(seq, _) => Some(*seq),
+                Key::Fact(_) | Key::Gone(_) | Key::History(_) => None,
+            };
+            let was_removed = seq.is_some_and(|seq| ledger.is_gone(seq) && !ledger.is_live(seq));
+            !was_removed && !self.above.contains(**key)
+        });
+        missing.map(|key| format!("sled does not show {key:?}"))
+    }
+}
+
 #[derive(Default)]
-struct Scan {
+struct Scan<'a> {
+    witness: Option<Witness<'a>>,
     found: Scanned,
     calls: BTreeMap<u64, StoredCall>,
     /// Every sequence with a header, be it one that does not decode.
@@ -110,12 +202,27 @@ struct Scan {
     groups: Vec<(u64, Note)>,
 }
 
-impl Scan {
+impl Scan<'_> {
     fn visit(&mut self, key: &IVec, value: &IVec) -> Result<(), Unreadable> {
         let unknown = Unreadable::Damaged("nothing is stored under such a key");
         let prefix = *key.first().ok_or_else(|| unknown.clone())?;
         let number = queue::number_of(key).ok_or_else(|| unknown.clone());
+        let sealed = record::peel(value);
+        let commit = sealed.as_ref().map_or(0, |sealed| sealed.commit);
+        let is_void = sealed.is_ok_and(|sealed| sealed.kind == Kind::Void);
+        if prefix != queue::CALLS {
+            self.found.ledger.written(
+                key,
+                if is_void { Says::Nothing } else { Says::Itself },
+                commit,
+            );
+        }
         match prefix {
+            queue::SENDING | dead_letters::PREFIX | facts::PREFIX if is_void => Ok(()),
+            GONE => {
+                self.found.ledger.recorded(&record::open(Kind::Gone, value)?);
+                Ok(())
+            }
             queue::CHUNKS => self.chunk(key, value, &unknown),
             queue::CALLS => self.call(number?, value),
             queue::SENDING | dead_letters::PREFIX => {
@@ -132,7 +239,7 @@ impl Scan {
                 same(record.number == number)
             }
             _ if key.as_ref() == HEAD_KEY => {
-                self.found.head = Some(record::open(Kind::Head, value)?);
+                self.found.head = Some(head::decode(value)?);
                 Ok(())
             }
             _ => Err(unknown),
@@ -160,7 +267,10 @@ impl Scan {
 
     fn call(&mut self, seq: u64, value: &[u8]) -> Result<(), Unreadable> {
         self.headers.insert(seq);
-        let (call, record) = queue::decode_call(seq, value)?;
+        let decoded = queue::decode_call(seq, value);
+        let says = decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(&call.traits));
+        self.found.ledger.written(&queue::key(queue::CALLS, seq), says, 0);
+        let (call, record) = decoded?;
         let whole = if record.chunks == 0 {
             record.inline.len() as u64 == record.body_len
         } else {
@@ -194,6 +304,8 @@ impl Scan {
     }
 
     fn finish(mut self) -> Scanned {
+        let witness = self.witness.take();
+        self.found.differs = witness.and_then(|witness| witness.verdict(&self.found.ledger));
         let mut illegible = Vec::new();
         for (seq, key, value) in std::mem::take(&mut self.marks) {
             let is_note = key.first() == Some(&queue::SENDING);
@@ -209,7 +321,9 @@ impl Scan {
             let Some(call) = self.calls.get_mut(&seq) else { continue };
             let whole = if is_note {
                 call.noted(&note.clone().unwrap_or_default());
-                if let (None, Some(gather)) = (&note, call.traits.gather) {
+                // A note that was lost and made anew knows nothing, not even a time.
+                let knows = note.as_ref().filter(|it| it.first_sent_at > UnixMillis::default());
+                if let (None, Some(gather)) = (knows, call.traits.gather) {
                     illegible.push((seq, gather));
                 }
                 note.is_some()

@@ -8,7 +8,11 @@ use std::{
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::StoreSettings;
+use super::{
+    StoreSettings,
+    error::{Finding, OpenError},
+    open::at,
+};
 
 /// Size of the ballast: what removals and marks are written from when the disk is full.
 pub(super) const BALLAST_BYTES: u64 = 8 * 1024 * 1024;
@@ -25,6 +29,54 @@ pub(super) fn free(settings: &StoreSettings) -> io::Result<u64> {
     }
     let stat = statvfs(&settings.dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// sled chokes for ever on what an open leaves behind on a full disk, so there must be room first. The ballast is given
+/// up for it.
+pub(super) fn require(settings: &StoreSettings, needed: u64) -> Result<(), OpenError> {
+    let dir = &settings.dir;
+    let mut free = free(settings).map_err(at(dir))?;
+    if free < needed && drop_ballast(dir) {
+        free = self::free(settings).map_err(at(dir))?;
+    }
+    if free >= needed { Ok(()) } else { Err(OpenError::DiskFull { free, needed }) }
+}
+
+/// The folders that were set aside, oldest first.
+pub(super) fn asides(dir: &Path) -> Vec<PathBuf> {
+    let kept =
+        ["db.damaged-", "db.failed-sync-", "db.replaced-", "db.first-format-", "db.snapshots-"];
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<(String, PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let prefix = kept.iter().find(|prefix| name.starts_with(**prefix))?;
+            Some((name.get(prefix.len()..)?.to_owned(), entry.path()))
+        })
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Keeps the newest store that was set aside, and of the older ones as many as take a quarter of what is free.
+pub(super) fn prune_asides(settings: &StoreSettings, findings: &mut Vec<Finding>) {
+    let mut older = asides(&settings.dir);
+    older.pop();
+    let mut room = free(settings).unwrap_or_default() / 4;
+    for path in older.into_iter().rev() {
+        let size = folder_bytes(&path);
+        if let Some(left) = room.checked_sub(size) {
+            room = left;
+        } else if fs::remove_dir_all(&path).is_ok() {
+            room = 0;
+            findings.push(Finding::AsideRemoved { path });
+        }
+    }
+}
+
+fn folder_bytes(path: &Path) -> u64 {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|it| it.len()).sum()
 }
 
 /// Gives the ballast up; whether there was one.

@@ -2,6 +2,7 @@
 
 mod check;
 mod damage;
+mod flips;
 mod kill;
 mod model;
 mod notes;
@@ -10,6 +11,7 @@ mod upload;
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     sync::mpsc,
     time::Duration,
@@ -125,6 +127,18 @@ fn tamper(dir: &Path, change: impl FnOnce(&Db)) {
     db.flush().unwrap();
 }
 
+/// Flips a bit in every copy of a value that the raw log holds.
+fn flip_everywhere(dir: &Path, value: &[u8]) {
+    let log = dir.join("store/db/db");
+    let mut bytes = fs::read(&log).unwrap();
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, value).collect();
+    assert!(!places.is_empty(), "the log holds it");
+    for at in places {
+        bytes[at + value.len() - 1] ^= 0x10;
+    }
+    fs::write(&log, bytes).unwrap();
+}
+
 #[test]
 fn a_call_comes_back_as_it_was_appended() {
     let dir = tempfile::tempdir().unwrap();
@@ -208,7 +222,7 @@ fn a_removal_takes_header_chunks_and_marks_with_it() {
     wait(|done| opened.store.remove(vec![2], done)).unwrap();
     drop(opened);
     let left: Vec<u8> = contents(dir.path()).keys().map(|key| key[0]).collect();
-    assert_eq!(left, *b"fh", "target and head alone");
+    assert_eq!(left, *b"fgh", "the target, the record of the removals, and the head");
     let again = open(dir.path());
     assert_eq!((seqs(&again), again.last_seq), (vec![], 2), "sequences are not given out twice");
 }

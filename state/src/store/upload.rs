@@ -18,8 +18,9 @@ use super::{
     command::{Command, Ticket},
     committer::{Committer, Failure},
     error::StoreError,
+    ledger::Says,
     queue::{self, NewCall},
-    record::CHUNK_BODY,
+    record::{CHUNK_BODY, Draft},
 };
 
 /// Bytes of every piece but the last.
@@ -70,7 +71,8 @@ impl Store {
         match queue::encode_stored(&call, body, &target) {
             Ok(header) => {
                 let ticket = Ticket::new(done);
-                self.send(Command::AppendStored { seq: call.seq, header, ticket });
+                let says = queue::says(&call.traits);
+                self.send(Command::AppendStored { seq: call.seq, header, says, ticket });
             }
             Err(error) => Ticket::new(done).complete(Err(error)),
         }
@@ -124,6 +126,7 @@ impl Committer {
         }
         if first == 0 {
             self.uploads.insert(seq);
+            self.lower_floor(seq);
         } else if !self.uploads.contains(&seq) {
             self.settle(ticket, Err(rebuilt()));
             return Ok(None);
@@ -133,7 +136,7 @@ impl Committer {
                 return Ok(Some(Command::Piece { seq, first, data, written, ticket }));
             }
             if let Err(failure) =
-                self.insert(db, &queue::chunk_key(seq, first + written), value.into())
+                self.insert(db, &queue::chunk_key(seq, first + written), value, Says::Itself)
             {
                 self.settle(ticket, Ok(()));
                 return Err(failure);
@@ -149,7 +152,8 @@ impl Committer {
         &mut self,
         db: &Db,
         seq: u64,
-        header: IVec,
+        header: Draft,
+        says: Says,
         ticket: Ticket,
     ) -> Result<(), Failure> {
         if !self.uploads.remove(&seq) {
@@ -158,7 +162,7 @@ impl Committer {
         }
         self.settle(ticket, Ok(()));
         self.head.last_seq = self.head.last_seq.max(seq);
-        self.insert(db, &queue::key(queue::CALLS, seq), header)
+        self.insert(db, &queue::key(queue::CALLS, seq), header, says)
     }
 
     /// Removes the chunks of a body that was given up.

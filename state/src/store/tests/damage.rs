@@ -46,11 +46,11 @@ fn chunks_and_marks_without_a_header_are_swept() {
     filled(dir.path(), 3);
     tamper(dir.path(), |db| {
         for index in [0, 1, 5] {
-            let value = queue::chunk_value(9, 0, b"piece").unwrap();
+            let value = queue::chunk_value(9, 0, b"piece").unwrap().stamp(1);
             db.insert(queue::chunk_key(9, index), value).unwrap();
         }
-        db.insert(queue::key(b's', 9), note::encode(9, &noted(1)).unwrap()).unwrap();
-        let mark = dead_letters::encode(9, &mark(DeadReason::Expired)).unwrap();
+        db.insert(queue::key(b's', 9), note::encode(9, &noted(1)).unwrap().stamp(1)).unwrap();
+        let mark = dead_letters::encode(9, &mark(DeadReason::Expired)).unwrap().stamp(1);
         db.insert(queue::key(b'd', 9), mark).unwrap();
     });
     let opened = open(dir.path());
@@ -62,55 +62,76 @@ fn chunks_and_marks_without_a_header_are_swept() {
     assert!(contents(dir.path()).keys().all(|key| !key[1..].starts_with(&nine)));
 }
 
+/// What an open lost.
+fn lost(opened: &Opened) -> Option<&Finding> {
+    opened.findings.iter().find(|finding| matches!(finding, Finding::Lost { .. }))
+}
+
 #[test]
-fn damaged_records_are_found_kept_and_not_replayed() {
+fn what_is_lost_is_named_told_once_and_kept_and_the_rest_serves() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path(), 6);
-    let flip = |db: &Db, key: &[u8]| {
-        let mut value = db.get(key).unwrap().unwrap().to_vec();
-        let last = value.len() - 1;
-        value[last] ^= 0x10;
-        db.insert(key, value).unwrap();
-    };
     let opened = open(dir.path());
     wait(|done| opened.store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
     wait(|done| opened.store.note_sending(5, &noted(9), done)).unwrap();
     drop(opened);
-    tamper(dir.path(), |db| {
-        flip(db, &queue::key(b'q', 1)); // a header
-        flip(db, &queue::chunk_key(3, 1)); // a chunk
-        db.remove(queue::chunk_key(6, 2)).unwrap(); // a missing chunk
-        flip(db, &queue::key(b'd', 4)); // a dead-letter mark
-        flip(db, &queue::key(b's', 5)); // a sending mark
-        let other = db.get(queue::key(b'q', 2)).unwrap().unwrap();
-        db.insert(queue::key(b'q', 8), other).unwrap(); // a whole call under a foreign key
-    });
-    for _ in 0..2 {
-        let opened = open(dir.path());
-        assert_eq!(seqs(&opened), [2, 4, 5]);
-        let mut bad: Vec<_> = opened
-            .findings
-            .iter()
-            .filter_map(|finding| match finding {
-                Finding::BadRecord { seq, .. } => *seq,
-                _ => None,
-            })
-            .collect();
-        bad.sort_unstable();
-        assert_eq!(bad, [1, 3, 4, 5, 6, 8], "{:?}", opened.findings);
-        assert_eq!(opened.findings.len(), 6);
-        let dead = opened.calls[1].dead.as_ref().unwrap();
-        assert_eq!(dead.reason, DeadReason::Undecodable, "it does not come back to life");
-        assert_eq!(opened.calls[2].first_sent_at, Some(opened.calls[2].accepted_at));
-        assert!(matches!(opened.store.body(1), Err(StoreError::Damaged { seq: 1, .. })));
-        assert!(matches!(opened.store.body(3), Err(StoreError::Damaged { seq: 3, .. })));
-        assert!(matches!(opened.store.body(6), Err(StoreError::Damaged { seq: 6, .. })));
+    let values = contents(dir.path());
+    let keys = [
+        queue::key(b'q', 1).to_vec(),
+        queue::chunk_key(3, 1).to_vec(),
+        queue::key(b'd', 4).to_vec(),
+        queue::key(b's', 5).to_vec(),
+    ];
+    for key in keys {
+        flip_everywhere(dir.path(), &values[&key]);
     }
     let opened = open(dir.path());
-    wait(|done| opened.store.remove(vec![1, 3, 6, 8], done)).unwrap();
-    wait(|done| opened.store.remove(vec![4, 5], done)).unwrap();
+    assert_eq!(seqs(&opened), [2, 4, 5, 6]);
+    let Some(Finding::Lost { calls, notes, dead, facts: false, kept: Some(kept) }) = lost(&opened)
+    else {
+        panic!("{:?}", opened.findings)
+    };
+    assert_eq!((&calls[..], &notes[..], &dead[..]), (&[1, 3][..], &[5][..], &[4][..]));
+    assert!(kept.join("db").is_file());
+    let dead = opened.calls[1].dead.as_ref().unwrap();
+    assert_eq!(dead.reason, DeadReason::Undecodable, "it does not come back to life");
+    assert_eq!(opened.calls[2].first_sent_at, Some(opened.calls[2].accepted_at), "in doubt");
+    assert!(matches!(opened.store.body(1), Err(StoreError::NotFound { seq: 1 })));
+    for seq in [2, 6] {
+        assert_eq!(opened.store.body(seq).unwrap(), content(seq));
+    }
     drop(opened);
-    assert_eq!(open(dir.path()).findings, [], "what an operator removes is gone");
+    serves(dir.path());
+}
+
+#[test]
+fn what_sled_shows_otherwise_than_the_raw_log_is_healed() {
+    let changes: [fn(&Db); 4] = [
+        |db| drop(db.insert(queue::key(b'q', 1), b"garbage").unwrap()),
+        |db| drop(db.remove(queue::key(b'q', 2)).unwrap()),
+        |db| drop(db.remove(queue::chunk_key(6, 2)).unwrap()),
+        |db| {
+            let other = db.get(queue::key(b'q', 2)).unwrap().unwrap();
+            db.insert(queue::key(b'q', 8), other).unwrap();
+        },
+    ];
+    for (round, change) in changes.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 6);
+        tamper(dir.path(), change);
+        let opened = open(dir.path());
+        assert!(
+            matches!(opened.findings[..], [Finding::Healed { .. }]),
+            "{round}: {:?}",
+            opened.findings
+        );
+        assert_eq!(seqs(&opened), [1, 2, 3, 4, 5, 6], "{round}");
+        for seq in 1..=6 {
+            assert_eq!(opened.store.body(seq).unwrap(), content(seq), "{round}");
+        }
+        drop(opened);
+        serves(dir.path());
+    }
 }
 
 #[test]
@@ -123,7 +144,7 @@ fn a_newer_format_is_refused_untouched() {
     let before = contents(dir.path());
     for _ in 0..2 {
         let refused = Store::open(settings(dir.path()));
-        assert!(matches!(refused, Err(OpenError::NewerFormat { found: 2, known: 1 })));
+        assert!(matches!(refused, Err(OpenError::NewerFormat { found: 3, known: 2 })));
     }
     assert!(before == contents(dir.path()));
     assert_eq!(named(dir.path(), "db."), [""; 0]);
@@ -133,16 +154,18 @@ fn a_newer_format_is_refused_untouched() {
 fn a_store_behind_its_mark_has_lost_its_tail_and_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path(), 5);
-    let commits = open(dir.path()).store.status().commits;
-    let ahead = record::Head { commit: commits + 7, last_seq: 9 };
-    super::mark::Mark::create(&dir.path().join("store")).unwrap().write(ahead).unwrap();
+    let store = dir.path().join("store");
+    let mut ahead = super::mark::read(&store).unwrap().head().unwrap();
+    for seq in 6..=9 {
+        ahead.digests.calls.add(head::Class::Calls.hash(seq));
+    }
+    ahead = head::Head { commit: ahead.commit + 7, last_seq: 9, ..ahead };
+    super::mark::Mark::create(&store).unwrap().write(&ahead).unwrap();
     let opened = open(dir.path());
-    let [Finding::TailLost { commits: lost, sequences: 4, kept: Some(kept) }] =
-        &opened.findings[..]
-    else {
+    let Some(Finding::Lost { calls, kept: Some(kept), .. }) = lost(&opened) else {
         panic!("{:?}", opened.findings)
     };
-    assert_eq!(*lost, 7);
+    assert_eq!(calls[..], [6, 7, 8, 9]);
     assert!(kept.join("db").is_file());
     assert_eq!((seqs(&opened), opened.last_seq), (vec![1, 2, 3, 4, 5], 9));
     assert_eq!(opened.store.body(3).unwrap(), content(3));
@@ -168,12 +191,8 @@ fn a_copy_that_is_older_than_its_mark_is_noticed() {
     }
     fs::write(log(dir.path()), old).unwrap();
     let opened = open(dir.path());
-    assert!(
-        opened
-            .findings
-            .iter()
-            .any(|it| matches!(it, Finding::TailLost { .. } | Finding::SetAside { .. }))
-    );
+    let Some(Finding::Lost { calls, .. }) = lost(&opened) else { panic!("{:?}", opened.findings) };
+    assert!(calls.iter().copied().eq(6..=40), "{calls:?}");
     assert_eq!(opened.last_seq, 40, "no sequence is given out twice");
     drop(opened);
     serves(dir.path());
@@ -197,7 +216,8 @@ fn a_missing_log_beside_a_mark_is_a_lost_tail() {
     filled(dir.path(), 5);
     fs::remove_dir_all(dir.path().join("store/db")).unwrap();
     let opened = open(dir.path());
-    assert!(matches!(opened.findings[..], [Finding::TailLost { sequences: 5, .. }]));
+    let Some(Finding::Lost { calls, .. }) = lost(&opened) else { panic!("{:?}", opened.findings) };
+    assert_eq!(calls[..], [1, 2, 3, 4, 5]);
     drop(opened);
     serves(dir.path());
 }
@@ -284,11 +304,7 @@ fn a_snapshot_cut_short_is_deleted_and_a_damaged_one_set_aside() {
         fs::write(snapshot, b"damaged").unwrap();
     }
     let opened = open(dir.path());
-    assert!(
-        matches!(opened.findings[..], [Finding::SnapshotSetAside { .. }]),
-        "{:?}",
-        opened.findings
-    );
+    assert!(matches!(opened.findings[..], [Finding::Healed { .. }]), "{:?}", opened.findings);
     assert_eq!(seqs(&opened), [1, 2, 3, 4, 5]);
     drop(opened);
     serves(dir.path());
@@ -320,6 +336,18 @@ fn blob_files_are_damage() {
     assert_eq!(opened.findings, [Finding::BlobFiles { count: 1 }]);
 }
 
+/// A rebuild of a closed store that has come as far as `db.ready`.
+fn rebuilt(dir: &Path) {
+    let store = dir.join("store");
+    let marked = super::mark::read(&store).unwrap();
+    match open::look(&store.join("db"), marked, &mut |_, _| {}).unwrap() {
+        open::Look::Planned(raw, plan) => {
+            rebuild::from_plan(&settings(dir), &raw, &plan).unwrap();
+        }
+        _ => panic!("a whole store has a plan"),
+    }
+}
+
 #[test]
 fn a_rebuild_cut_short_is_dropped_or_finished() {
     let dir = tempfile::tempdir().unwrap();
@@ -331,11 +359,8 @@ fn a_rebuild_cut_short_is_dropped_or_finished() {
     assert!(!store.join("db.partial").try_exists().unwrap());
 
     // Written and promised, and the swap not begun; then the old one away, the new one not there.
-    for (commit, old_is_there) in [(1_000, true), (2_000, false)] {
-        let db = bare(dir.path());
-        let head = record::Head { commit, last_seq: 5 };
-        rebuild::copy(&settings(dir.path()), &db, head).unwrap();
-        drop(db);
+    for old_is_there in [true, false] {
+        rebuilt(dir.path());
         if !old_is_there {
             fs::rename(store.join("db"), store.join("db.discard")).unwrap();
         }
@@ -347,4 +372,33 @@ fn a_rebuild_cut_short_is_dropped_or_finished() {
         assert_eq!(named(dir.path(), "db.discard"), [""; 0]);
     }
     serves(dir.path());
+}
+
+#[test]
+fn a_finished_copy_that_is_not_whole_replaces_nothing() {
+    let damages: [fn(&Path); 3] = [
+        |ready| fs::write(ready.join("db"), b"").unwrap(),
+        |ready| fs::write(ready.join("db"), vec![7; 900_000]).unwrap(),
+        |ready| {
+            fs::remove_dir_all(ready).unwrap();
+            fs::write(ready, b"a file").unwrap();
+        },
+    ];
+    for (round, damage) in damages.into_iter().enumerate() {
+        for old_is_there in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            filled(dir.path(), 5);
+            rebuilt(dir.path());
+            let store = dir.path().join("store");
+            if !old_is_there {
+                fs::rename(store.join("db"), store.join("db.discard")).unwrap();
+            }
+            damage(&store.join("db.ready"));
+            let opened = open(dir.path());
+            assert_eq!(opened.findings, [], "{round}");
+            assert_eq!(seqs(&opened), [1, 2, 3, 4, 5], "{round}, {old_is_there}");
+            drop(opened);
+            serves(dir.path());
+        }
+    }
 }

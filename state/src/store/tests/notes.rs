@@ -185,14 +185,8 @@ fn an_illegible_note_puts_all_that_it_may_have_named_in_doubt() {
     wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3], false), done)).unwrap();
     opened.store.close();
     drop(opened);
-    let path = settings(dir.path()).dir.join("db");
-    let db = sled::open(&path).unwrap();
-    let key = queue::key(queue::SENDING, 1);
-    let mut note = db.get(key).unwrap().unwrap().to_vec();
-    note[30] ^= 1;
-    db.insert(key, note).unwrap();
-    db.flush().unwrap();
-    drop(db);
+    let note = contents(dir.path()).remove(&queue::key(queue::SENDING, 1)[..]).unwrap();
+    flip_everywhere(dir.path(), &note);
     let opened = Store::open(settings(dir.path())).unwrap();
     for call in &opened.calls[..3] {
         assert!(call.first_sent_at.is_some() && call.group.unwrap().broken, "{call:?}");

@@ -1,0 +1,432 @@
+//! What of a raw log is live, and the proof of it.
+//!
+//! For one head, a *plan* names the newest value of every live key up to that head's commit, and compares it with the
+//! head's digests. It is **exact** if all agree. If they do not, and the difference has one explanation that the sums
+//! prove, the plan names what is lost: the call whose header lies under a flipped bit, say. Otherwise there is no
+//! plan, and nothing of the log may be replayed by itself.
+//!
+//! # Which head
+//! Candidates are the heads of the log and the one that the mark holds a copy of, none of them older than the mark.
+//! The newest one that has an exact plan is it: a newer one that has none is the head of a commit that was never
+//! completed, and so never acknowledged. If none is exact, it is the newest one whose losses can be named.
+//! *(A head newer than the mark may have been acknowledged within the last 100 ms before a power cut. If a bit of that
+//! commit flips as well, its loss is not told.)*
+//!
+//! # How a difference is explained
+//! The pool of what may be missing are the sequences between the floor and the last that are neither found nor recorded
+//! as removed; of what may be too much (a removal record is lost), those found. Tried in this order: the whole pool; one
+//! of it; a run of its neighbours; two of it; one missing with one too many. A sum of 64-bit hashes agrees by chance
+//! once in 2⁶⁴, and at most 2²² sets are tried.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+};
+
+use super::{
+    head::{Class, Digests, Head, Sum, fact_hash},
+    history, note,
+    raw::{Key, Place, Raw},
+    record::{self, GoneRecord, Kind},
+    seqs::SeqSet,
+};
+
+/// The largest pool that is searched for an explanation.
+const POOL_MAX: usize = 1 << 22;
+
+/// What a head vouches for and the log no longer has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Calls whose header, or a part of whose body, is gone.
+    pub(super) calls: BTreeSet<u64>,
+    /// Calls whose note of sending is gone.
+    pub(super) notes: BTreeSet<u64>,
+    /// Calls whose dead-letter mark is gone.
+    pub(super) dead: BTreeSet<u64>,
+    /// Facts are missing, or older ones in their place.
+    pub(super) facts: bool,
+}
+
+impl Lost {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// The head that it is the plan of.
+    pub(super) head: Head,
+    /// The values that are live, with the commits that wrote them. Without removal records.
+    pub(super) values: BTreeMap<Key, (u64, Place)>,
+    pub(super) lost: Lost,
+}
+
+impl Plan {
+    /// Whether everything that the head vouches for is there.
+    pub(super) fn is_exact(&self) -> bool {
+        self.lost.is_nothing()
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub(super) enum NoPlan {
+    /// The log could not be read; it may be another time.
+    Io(io::Error),
+    /// What is missing cannot be named.
+    Unprovable(String),
+}
+
+impl From<io::Error> for NoPlan {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The plan of a log. `marked` is what the mark holds.
+pub(super) fn choose(raw: &Raw, marked: Option<Head>) -> Result<Plan, NoPlan> {
+    let oldest = marked.map_or(0, |head| head.commit);
+    let mut candidates: BTreeMap<u64, Head> = raw
+        .heads
+        .values()
+        .filter(|seen| seen.head.commit >= oldest)
+        .map(|seen| (seen.head.commit, seen.head))
+        .collect();
+    let mut why = "the log has no head".to_owned();
+    if let Some(marked) = marked {
+        // At equal commits both must say the same.
+        match candidates.insert(marked.commit, marked) {
+            Some(head) if head != marked => {
+                why = format!("head and mark of commit {} do not agree", marked.commit);
+                candidates.remove(&marked.commit);
+            }
+            _ => {}
+        }
+    }
+    let mut named: Option<Plan> = None;
+    for head in candidates.into_values().rev() {
+        match plan(raw, head) {
+            Ok(plan) if plan.is_exact() => return Ok(plan),
+            Ok(plan) => named = named.or(Some(plan)),
+            Err(NoPlan::Io(error)) => return Err(NoPlan::Io(error)),
+            Err(NoPlan::Unprovable(reason)) => why = reason,
+        }
+    }
+    named.ok_or(NoPlan::Unprovable(why))
+}
+
+/// The plan for one head.
+pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
+    let newest: BTreeMap<Key, (u64, Place)> = raw
+        .newest_of_each(head.commit)
+        .map(|(key, commit, place)| (key.clone(), (commit, place)))
+        .collect();
+    let gone = gone(raw, &newest)?;
+    let mut found = Found::default();
+    for (key, (_, place)) in &newest {
+        if let Key::Call(seq) = key
+            && *seq >= head.floor
+            && !gone.contains(*seq)
+        {
+            found.calls.insert(*seq);
+            if place.is_residue {
+                found.residues.insert(*seq);
+            }
+        }
+    }
+    let calls = explain(Class::Calls, &found.calls, head.digests.calls, &|| {
+        let all = head.floor..=head.last_seq;
+        all.filter(|seq| !found.calls.contains(seq) && !gone.contains(*seq))
+            .take(POOL_MAX)
+            .collect()
+    })
+    .ok_or_else(|| unprovable(Class::Calls, &found.calls, head.digests.calls))?;
+    let mut lost = Lost { calls: calls.missing.clone(), ..Lost::default() };
+    found.calls.retain(|seq| !calls.surplus.contains(seq));
+    // The calls that were live, lost ones included.
+    let live: BTreeSet<u64> = found.calls.union(&calls.missing).copied().collect();
+    found.residues.retain(|seq| live.contains(seq));
+    let among = |found: &BTreeSet<u64>| -> Vec<u64> {
+        live.iter().filter(|seq| !found.contains(seq)).copied().collect()
+    };
+    // The older header of a call whose residue is lost must not come back to life.
+    let residues = explain(Class::Residues, &found.residues, head.digests.residues, &|| {
+        among(&found.residues)
+    })
+    .filter(|residues| residues.surplus.is_empty())
+    .ok_or_else(|| unprovable(Class::Residues, &found.residues, head.digests.residues))?;
+    lost.calls.extend(residues.missing);
+    found.marks(raw, &newest, &live)?;
+    let notes = explain(Class::Notes, &found.notes, head.digests.notes, &|| among(&found.notes))
+        .ok_or_else(|| unprovable(Class::Notes, &found.notes, head.digests.notes))?;
+    let dead = explain(Class::Dead, &found.dead, head.digests.dead, &|| among(&found.dead))
+        .ok_or_else(|| unprovable(Class::Dead, &found.dead, head.digests.dead))?;
+    found.notes.retain(|seq| !notes.surplus.contains(seq));
+    found.dead.retain(|seq| !dead.surplus.contains(seq));
+    lost.facts = facts(&newest) != head.digests.facts;
+    let mut values = BTreeMap::new();
+    for seq in &found.calls {
+        let (commit, place) = newest.get(&Key::Call(*seq)).copied().unwrap_or_default();
+        let is_whole = (0..place.chunks).all(|at| newest.contains_key(&Key::Chunk(*seq, at)));
+        if !is_whole {
+            lost.calls.insert(*seq);
+        }
+        if lost.calls.contains(seq) {
+            continue;
+        }
+        values.insert(Key::Call(*seq), (commit, place));
+        for key in (0..place.chunks).map(|at| Key::Chunk(*seq, at)) {
+            values.extend(newest.get(&key).map(|value| (key, *value)));
+        }
+    }
+    found.dead.retain(|seq| !lost.calls.contains(seq));
+    let mut orphans = BTreeSet::new();
+    for seq in found.notes.intersection(&lost.calls) {
+        let Some((_, place)) = newest.get(&Key::Note(*seq)) else { continue };
+        let is_alive = |member: &u64| live.contains(member) && !lost.calls.contains(member);
+        if !members(*seq, &raw.load(*place)?).iter().any(is_alive) {
+            orphans.insert(*seq);
+        }
+    }
+    found.notes.retain(|seq| !orphans.contains(seq));
+    lost.notes = notes.missing.difference(&lost.calls).copied().collect();
+    lost.dead = dead.missing.difference(&lost.calls).copied().collect();
+    let marks = found.notes.iter().map(|seq| Key::Note(*seq));
+    let marks = marks.chain(found.dead.iter().map(|seq| Key::Dead(*seq)));
+    let facts = newest.iter().filter(|(_, (_, place))| !place.is_void);
+    let facts = facts.map(|(key, _)| key).filter(|key| matches!(key, Key::Fact(_))).cloned();
+    let kept = newest.keys().rev().filter(|key| matches!(key, Key::History(_))).cloned();
+    let kept = kept.take(usize::try_from(history::KEPT).unwrap_or(usize::MAX));
+    for key in marks.chain(facts).chain(kept) {
+        values.extend(newest.get(&key).map(|value| (key, *value)));
+    }
+    Ok(Plan { head, values, lost })
+}
+
+/// What the newest values say.
+#[derive(Default)]
+struct Found {
+    calls: BTreeSet<u64>,
+    residues: BTreeSet<u64>,
+    notes: BTreeSet<u64>,
+    dead: BTreeSet<u64>,
+}
+
+impl Found {
+    /// Notes and marks that belong to a live call. The note of a group belongs to all its calls.
+    fn marks(
+        &mut self,
+        raw: &Raw,
+        newest: &BTreeMap<Key, (u64, Place)>,
+        live: &BTreeSet<u64>,
+    ) -> io::Result<()> {
+        for (key, (_, place)) in newest {
+            if place.is_void {
+                continue;
+            }
+            match key {
+                Key::Dead(seq) if live.contains(seq) => drop(self.dead.insert(*seq)),
+                Key::Note(seq) => {
+                    let belongs = live.contains(seq)
+                        || members(*seq, &raw.load(*place)?).iter().any(|it| live.contains(it));
+                    if belongs {
+                        self.notes.insert(*seq);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The calls that a note was made for as one; none if it was for one alone.
+fn members(seq: u64, note: &[u8]) -> Vec<u64> {
+    let group = note::decode(seq, note).ok().and_then(|note| note.group);
+    group.map(|group| group.members).unwrap_or_default()
+}
+
+fn gone(raw: &Raw, newest: &BTreeMap<Key, (u64, Place)>) -> Result<SeqSet, NoPlan> {
+    let mut gone = SeqSet::default();
+    for (key, (_, place)) in newest {
+        if let Key::Gone(_) = key
+            && let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &raw.load(*place)?)
+        {
+            gone.set(&record);
+        }
+    }
+    Ok(gone)
+}
+
+fn facts(newest: &BTreeMap<Key, (u64, Place)>) -> Sum {
+    let mut sum = Sum::default();
+    for (key, (commit, place)) in newest {
+        if let Key::Fact(name) = key
+            && !place.is_void
+        {
+            sum.add(fact_hash(name, *commit));
+        }
+    }
+    sum
+}
+
+fn unprovable(class: Class, found: &BTreeSet<u64>, expected: Sum) -> NoPlan {
+    let class = match class {
+        Class::Calls => "calls",
+        Class::Residues => "deadlines",
+        Class::Notes => "notes of sending",
+        Class::Dead => "dead-letter marks",
+    };
+    NoPlan::Unprovable(format!(
+        "{} {class} should be there and {} are, and which are missing cannot be told",
+        expected.count,
+        found.len()
+    ))
+}
+
+/// Why a class differs from its digest.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    missing: BTreeSet<u64>,
+    surplus: BTreeSet<u64>,
+}
+
+/// The difference between what was found and a digest, if it has one explanation. `pool` lists, ascending, what may be
+/// missing.
+fn explain(
+    class: Class,
+    found: &BTreeSet<u64>,
+    expected: Sum,
+    pool: &dyn Fn() -> Vec<u64>,
+) -> Option<Difference> {
+    let mut sum = Sum::default();
+    for seq in found {
+        sum.add(class.hash(*seq));
+    }
+    if sum == expected {
+        return Some(Difference::default());
+    }
+    let missing = expected.sum.wrapping_sub(sum.sum);
+    match (usize::try_from(expected.count).ok()?, found.len()) {
+        (wanted, there) if wanted > there => {
+            let missing = some_of(class, &pool(), wanted - there, missing)?;
+            Some(Difference { missing, ..Difference::default() })
+        }
+        (wanted, there) if wanted < there => {
+            let all: Vec<u64> = found.iter().copied().collect();
+            let surplus = some_of(class, &all, there - wanted, missing.wrapping_neg())?;
+            Some(Difference { surplus, ..Difference::default() })
+        }
+        _ => {
+            let by_hash: HashMap<u64, u64> =
+                pool().into_iter().map(|seq| (class.hash(seq), seq)).collect();
+            found.iter().find_map(|surplus| {
+                let missing = by_hash.get(&missing.wrapping_add(class.hash(*surplus)))?;
+                Some(Difference { missing: [*missing].into(), surplus: [*surplus].into() })
+            })
+        }
+    }
+}
+
+/// The `count` of `pool` whose hashes add up to `sum`.
+fn some_of(class: Class, pool: &[u64], count: usize, sum: u64) -> Option<BTreeSet<u64>> {
+    if count > pool.len() || pool.len() >= POOL_MAX {
+        return None;
+    }
+    let hashes: Vec<u64> = pool.iter().map(|seq| class.hash(*seq)).collect();
+    // A run of neighbours, which may be the whole pool or one of it.
+    let mut run = hashes.iter().take(count).fold(0_u64, |sum, hash| sum.wrapping_add(*hash));
+    for begin in 0..=pool.len() - count {
+        if run == sum {
+            return Some(pool.get(begin..begin + count)?.iter().copied().collect());
+        }
+        let (left, entered) = (hashes.get(begin)?, hashes.get(begin + count));
+        run = run.wrapping_sub(*left).wrapping_add(entered.copied().unwrap_or_default());
+    }
+    if count != 2 {
+        return None;
+    }
+    let by_hash: HashMap<u64, u64> = hashes.iter().copied().zip(pool.iter().copied()).collect();
+    hashes.iter().zip(pool).find_map(|(hash, one)| {
+        let other = by_hash.get(&sum.wrapping_sub(*hash)).filter(|other| *other != one)?;
+        Some([*one, *other].into())
+    })
+}
+
+/// The digests of what a plan would write.
+pub(super) fn digests(plan: &Plan) -> Digests {
+    let mut digests = Digests::default();
+    for (key, (commit, place)) in &plan.values {
+        match key {
+            Key::Call(seq) => {
+                digests.calls.add(Class::Calls.hash(*seq));
+                if place.is_residue {
+                    digests.residues.add(Class::Residues.hash(*seq));
+                }
+            }
+            Key::Note(seq) => digests.notes.add(Class::Notes.hash(*seq)),
+            Key::Dead(seq) => digests.dead.add(Class::Dead.hash(*seq)),
+            Key::Fact(name) => digests.facts.add(fact_hash(name, *commit)),
+            Key::Chunk(..) | Key::Gone(_) | Key::History(_) => {}
+        }
+    }
+    digests
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sum_of(seqs: impl IntoIterator<Item = u64>) -> Sum {
+        let mut sum = Sum::default();
+        seqs.into_iter().for_each(|seq| sum.add(Class::Calls.hash(seq)));
+        sum
+    }
+
+    fn why(found: &[u64], expected: &[u64], pool: &[u64]) -> Option<Difference> {
+        let found: BTreeSet<u64> = found.iter().copied().collect();
+        explain(Class::Calls, &found, sum_of(expected.iter().copied()), &|| pool.to_vec())
+    }
+
+    #[test]
+    fn a_difference_is_named_or_not_explained() {
+        let named = |missing: &[u64], surplus: &[u64]| {
+            let of = |seqs: &[u64]| seqs.iter().copied().collect();
+            Some(Difference { missing: of(missing), surplus: of(surplus) })
+        };
+        assert_eq!(why(&[1, 2, 3], &[1, 2, 3], &[]), named(&[], &[]));
+        assert_eq!(why(&[1, 3], &[1, 2, 3], &[2, 4, 5]), named(&[2], &[]));
+        assert_eq!(why(&[1], &[1, 2, 5], &[2, 3, 4, 5]), named(&[2, 5], &[]), "two");
+        assert_eq!(why(&[1], &[1, 3, 4, 5], &[2, 3, 4, 5, 6]), named(&[3, 4, 5], &[]), "a run");
+        assert_eq!(why(&[1, 2, 3, 4], &[1, 4], &[]), named(&[], &[2, 3]));
+        assert_eq!(why(&[1, 2], &[1, 3], &[3, 4]), named(&[3], &[2]), "one for another");
+        assert_eq!(why(&[1], &[1, 2, 4, 6], &[2, 3, 4, 5, 6]), None, "three apart");
+        assert_eq!(why(&[1], &[1, 9], &[2, 3]), None, "not in the pool");
+    }
+
+    proptest! {
+        #[test]
+        fn an_explanation_is_the_truth(
+            live in prop::collection::btree_set(1..200_u64, 0..60),
+            drop_at in any::<prop::sample::Index>(),
+            dropped in 0..4_usize,
+        ) {
+            let all: Vec<u64> = live.iter().copied().collect();
+            let begin = if all.is_empty() { 0 } else { drop_at.index(all.len()) };
+            let lost: BTreeSet<u64> = all.iter().copied().skip(begin).take(dropped).collect();
+            let found: BTreeSet<u64> = live.difference(&lost).copied().collect();
+            let pool = || (1..200).filter(|seq| !found.contains(seq)).collect();
+            let why = explain(Class::Calls, &found, sum_of(live.iter().copied()), &pool);
+            if let Some(why) = why {
+                prop_assert_eq!(why.missing, lost);
+                prop_assert!(why.surplus.is_empty());
+            } else {
+                prop_assert!(lost.len() > 2);
+            }
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The one reader of a store's raw log. It serves a look before an open, a rebuild, a check, an export and a repair,
+//! and never lets sled near the files: sled locks, zeroes what it takes for torn, and truncates.
+//!
+//! Our values lie in the log whole and uncompressed, each in its own envelope with its own checksum, what was
+//! superseded or removed until its space is used again. So every value that can be read is found, whatever became of
+//! the structure around it; `plan.rs` says which of them are live.
+//!
+//! The structure is looked at, too, since it decides what sled would do with the file. sled 0.34 writes segments of
+//! 512 KiB (its `pagecache/logger.rs`, `iterator.rs` and `serialization.rs` are the source):
+//!
+//! ```text
+//! segment:  !crc32 u32 | lsn u64 | highest stable lsn u64 | message … message        (numbers xor-ed)
+//! message:  !crc32 u32 | kind u8 | length | segment number | page | length bytes     (varints)
+//! ```
+//!
+//! sled follows the messages of a segment to its end or to a *cap*. In the segment of the highest lsn they may end
+//! anywhere; what lies behind that end sled overwrites with zeroes when it opens. In any other segment an early end
+//! is damage. Messages never cross a segment's end, and no value crosses a message's.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use memchr::memmem;
+
+use super::{
+    dead_letters, facts,
+    head::{self, AnyHead, FirstHead, Head},
+    history,
+    ledger::GONE,
+    queue,
+    record::{
+        self, CallRecord, ChunkRecord, DeadRecord, FIRST, FactRecord, GoneRecord, HistoryRecord,
+        Kind, MAGIC, NoteRecord, Sealed, SendingRecord, Unreadable, VoidRecord,
+    },
+};
+
+/// Bytes of a segment.
+pub(super) const SEGMENT: usize = 512 * 1024;
+/// Bytes of a segment's header.
+const SEGMENT_HEADER: usize = 20;
+/// The longest header of a message; nothing begins closer to a segment's end.
+const MESSAGE_HEADER_MAX: usize = 32;
+/// Heads that are kept: the newest.
+const HEADS_KEPT: usize = 64;
+
+/// What a value lies under; in the order of the keys.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Chunk(u64, u32),
+    Dead(u64),
+    Fact(Box<str>),
+    Gone(u64),
+    Call(u64),
+    Note(u64),
+    History(u64),
+}
+
+impl Key {
+    /// The key in sled.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Chunk(seq, index) => queue::chunk_key(*seq, *index).to_vec(),
+            Self::Dead(seq) => queue::key(dead_letters::PREFIX, *seq).to_vec(),
+            Self::Fact(name) => facts::key(name),
+            Self::Gone(block) => queue::key(GONE, *block).to_vec(),
+            Self::Call(seq) => queue::key(queue::CALLS, *seq).to_vec(),
+            Self::Note(seq) => queue::key(queue::SENDING, *seq).to_vec(),
+            Self::History(number) => queue::key(history::PREFIX, *number).to_vec(),
+        }
+    }
+
+    /// The key that sled has; `None` for the head and for what is not ours.
+    pub(super) fn from_bytes(key: &[u8]) -> Option<Self> {
+        let number = queue::number_of(key);
+        Some(match *key.first()? {
+            queue::CHUNKS => queue::chunk_of(key).map(|(seq, index)| Self::Chunk(seq, index))?,
+            dead_letters::PREFIX => Self::Dead(number?),
+            facts::PREFIX => Self::Fact(facts::name_of(key)?.into()),
+            GONE => Self::Gone(number?),
+            queue::CALLS => Self::Call(number?),
+            queue::SENDING => Self::Note(number?),
+            history::PREFIX => Self::History(number?),
+            _ => return None,
+        })
+    }
+}
+
+/// Where a value lies, and what it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) length: u16,
+    /// It says that nothing lies under its key any more.
+    pub(super) is_void: bool,
+    /// A header that took the place of another.
+    pub(super) is_residue: bool,
+    /// Chunks that the body of this header lies in.
+    pub(super) chunks: u32,
+}
+
+/// Values in a raw log, superseded and removed ones included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RawCounts {
+    /// Call headers.
+    pub calls: u64,
+    /// Chunks of large bodies.
+    pub chunks: u64,
+    /// Sending and dead-letter marks, taken back ones included.
+    pub marks: u64,
+    /// Heads, facts, removal records and history records.
+    pub others: u64,
+    /// Envelopes whose checksum is wrong. Some are normal: overwritten space of the log.
+    pub scarred: u64,
+    /// Whole values of a newer version.
+    pub newer: u64,
+}
+
+/// A head, and whether sled would get to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeenHead {
+    pub(super) head: Head,
+    pub(super) reachable: bool,
+}
+
+/// All that a raw log holds.
+#[derive(Debug)]
+pub(super) struct Raw {
+    file: Option<File>,
+    /// Bytes of the log.
+    pub(super) bytes: u64,
+    /// By key and commit.
+    pub(super) values: BTreeMap<(Key, u64), Place>,
+    /// By commit, the newest.
+    pub(super) heads: BTreeMap<u64, SeenHead>,
+    /// The newest head of the first format.
+    pub(super) first: Option<FirstHead>,
+    /// The format of a value of a newer version.
+    pub(super) newer: Option<u16>,
+    pub(super) counts: RawCounts,
+    /// What is wrong with the structure.
+    pub(super) scars: Vec<String>,
+}
+
+/// A segment's header and the extent of its messages.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    offset: u64,
+    lsn: i64,
+    stable: i64,
+    /// Where its messages end, and whether that is where they should.
+    end: usize,
+    whole: bool,
+}
+
+impl Raw {
+    /// Reads the log of the sled store in `db`. One that is missing is empty.
+    pub(super) fn read(db: &Path, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Self> {
+        let path: PathBuf = db.join("db");
+        let file = match File::open(&path) {
+            // What stands there instead of a log is no log.
+            Ok(file) => Some(file).filter(|file| !file.metadata().is_ok_and(|it| it.is_dir())),
+            Err(error) if is_missing(&error) => None,
+            Err(error) => return Err(error),
+        };
+        let bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|it| it.len()))?;
+        let mut raw = Self {
+            file,
+            bytes,
+            values: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            first: None,
+            newer: None,
+            counts: RawCounts::default(),
+            scars: Vec::new(),
+        };
+        raw.read_all(progress)?;
+        Ok(raw)
+    }
+
+    fn read_all(&mut self, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        let finder = memmem::Finder::new(&MAGIC);
+        let mut buffer = vec![0; SEGMENT];
+        let (mut segments, mut heads, mut offset) = (Vec::new(), Vec::new(), 0);
+        while offset < self.bytes {
+            let length = read_up_to(&file, &mut buffer, offset)?;
+            let data = buffer.get(..length).unwrap_or_default();
+            let segment = self.segment(data, offset);
+            for at in finder.find_iter(data) {
+                let value = data.get(at..).unwrap_or_default();
+                self.value(value, offset + at as u64, &mut heads);
+            }
+            segments.extend(segment);
+            offset += SEGMENT as u64;
+            progress(offset.min(self.bytes), self.bytes);
+        }
+        self.file = Some(file);
+        self.judge(segments, heads);
+        Ok(())
+    }
+
+    /// Follows a segment's messages.
+    fn segment(&mut self, data: &[u8], offset: u64) -> Option<Segment> {
+        let Some(header) = data.first_chunk::<SEGMENT_HEADER>() else {
+            if data.iter().any(|byte| *byte != 0) {
+                self.scars.push(format!("the log ends within a segment's header at {offset}"));
+            }
+            return None;
+        };
+        let Some((lsn, stable)) = segment_header(header) else {
+            if data.iter().any(|byte| *byte != 0) {
+                self.scars.push(format!("the header of the segment at {offset} is damaged"));
+            }
+            return None;
+        };
+        let (end, whole) = messages(data, lsn);
+        Some(Segment { offset, lsn, stable, end, whole })
+    }
+
+    fn value(&mut self, value: &[u8], offset: u64, heads: &mut Vec<(u64, Head)>) {
+        let sealed = match record::peel(value) {
+            Ok(sealed) => sealed,
+            Err(Unreadable::Newer { found }) => {
+                self.counts.newer += 1;
+                self.newer = Some(found);
+                return;
+            }
+            Err(Unreadable::Damaged(_)) => {
+                self.counts.scarred += 1;
+                return;
+            }
+        };
+        *match sealed.kind {
+            Kind::Call => &mut self.counts.calls,
+            Kind::Chunk => &mut self.counts.chunks,
+            Kind::Sending | Kind::Note | Kind::Dead | Kind::Void => &mut self.counts.marks,
+            Kind::Head | Kind::Fact | Kind::History | Kind::Gone => &mut self.counts.others,
+        } += 1;
+        if sealed.kind == Kind::Head {
+            match head::decode(value.get(..sealed.length).unwrap_or_default()) {
+                Ok(AnyHead::Vouching(head)) => heads.push((offset, head)),
+                Ok(AnyHead::First(head)) => {
+                    let before = self.first.filter(|before| before.commit > head.commit);
+                    self.first = before.or(Some(head));
+                }
+                Err(_) => self.counts.scarred += 1,
+            }
+            if heads.len() > 4 * HEADS_KEPT {
+                heads.sort_unstable_by_key(|(_, head)| std::cmp::Reverse(head.commit));
+                heads.dedup_by_key(|(offset, head)| (head.commit, *offset / SEGMENT as u64));
+                heads.truncate(2 * HEADS_KEPT);
+            }
+            return;
+        }
+        let length = u16::try_from(sealed.length).unwrap_or(u16::MAX);
+        match found(&sealed, offset, length) {
+            Some((key, place)) => {
+                self.values.entry((key, sealed.commit)).or_insert(place);
+            }
+            None => self.counts.scarred += 1,
+        }
+    }
+
+    /// What sled would make of the segments, and which heads it would get to.
+    fn judge(&mut self, mut segments: Vec<Segment>, heads: Vec<(u64, Head)>) {
+        segments.sort_unstable_by_key(|segment| segment.lsn);
+        let twice = segments.windows(2).any(|pair| matches!(pair, [a, b] if a.lsn == b.lsn));
+        if twice {
+            self.scars.push("two segments have the same number".into());
+        }
+        let stable = segments.iter().map(|segment| segment.stable).max().unwrap_or_default();
+        let size = i64::try_from(SEGMENT).unwrap_or(i64::MAX);
+        let base = stable.max(0) / size * size;
+        // sled drops whatever stands behind a gap in the segments that it does not know to be stable.
+        let tail = segments.iter().map(|segment| segment.lsn).filter(|lsn| *lsn >= base);
+        let expected = std::iter::successors(Some(base), |lsn| Some(lsn.saturating_add(size)));
+        if let Some((_, missing)) = tail.zip(expected).find(|(found, expected)| found != expected) {
+            self.scars.push(format!("the segment of number {missing} is missing"));
+        }
+        let last = segments.last().map(|segment| segment.lsn);
+        for segment in &segments {
+            if !segment.whole && Some(segment.lsn) != last {
+                self.scars.push(format!(
+                    "the segment at {} breaks off after {} bytes",
+                    segment.offset, segment.end
+                ));
+            }
+        }
+        for (offset, head) in heads {
+            let begin = offset / SEGMENT as u64 * SEGMENT as u64;
+            let reachable = segments
+                .iter()
+                .any(|segment| segment.offset == begin && offset - begin < segment.end as u64);
+            let seen = self.heads.entry(head.commit).or_insert(SeenHead { head, reachable });
+            seen.reachable |= reachable;
+        }
+        while self.heads.len() > HEADS_KEPT {
+            self.heads.pop_first();
+        }
+    }
+
+    /// The newest value of `key` up to a commit.
+    pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<(u64, Place)> {
+        let range = (key.clone(), 0)..=(key.clone(), up_to);
+        self.values.range(range).next_back().map(|((_, commit), place)| (*commit, *place))
+    }
+
+    /// The newest value of each key up to a commit.
+    pub(super) fn newest_of_each(&self, up_to: u64) -> impl Iterator<Item = (&Key, u64, Place)> {
+        let mut values =
+            self.values.iter().filter(move |((_, commit), _)| *commit <= up_to).peekable();
+        std::iter::from_fn(move || {
+            let (mut key, mut place) = values.next()?;
+            while let Some(((next, _), _)) = values.peek()
+                && *next == key.0
+            {
+                (key, place) = values.next()?;
+            }
+            Some((&key.0, key.1, *place))
+        })
+    }
+
+    /// Keys of which a commit above `commit` has written a value.
+    pub(super) fn unsettled(&self, commit: u64) -> Vec<Key> {
+        let mut keys: Vec<Key> =
+            self.values.keys().filter(|it| it.1 > commit).map(|it| it.0.clone()).collect();
+        keys.dedup();
+        keys
+    }
+
+    /// The highest commit of which anything was written.
+    pub(super) fn highest_commit(&self) -> u64 {
+        let of_values = self.values.keys().map(|it| it.1).max();
+        of_values.into_iter().chain(self.heads.keys().copied()).max().unwrap_or_default()
+    }
+
+    /// Whether there is nothing of ours in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.heads.is_empty() && self.first.is_none()
+    }
+
+    /// Reads a value.
+    pub(super) fn load(&self, place: Place) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; usize::from(place.length)];
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        file.read_exact_at(&mut value, place.offset)?;
+        Ok(value)
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// As many bytes as there are, at most a buffer full.
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// What a value lies under, by its own word. `None` if it does not decode.
+fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Place)> {
+    let mut place = Place { offset, length, is_void: false, is_residue: false, chunks: 0 };
+    let payload = sealed.payload;
+    let key = match sealed.kind {
+        Kind::Call => {
+            let call: CallRecord<'_> = record::decode(payload).ok()?;
+            place.is_residue = queue::is_residue(call.traits);
+            place.chunks = call.chunks;
+            Key::Call(call.seq)
+        }
+        Kind::Chunk => {
+            let chunk: ChunkRecord<'_> = record::decode(payload).ok()?;
+            Key::Chunk(chunk.seq, chunk.index)
+        }
+        Kind::Sending => Key::Note(record::decode::<SendingRecord>(payload).ok()?.seq),
+        Kind::Note => Key::Note(record::decode::<NoteRecord<'_>>(payload).ok()?.seq),
+        Kind::Dead => Key::Dead(record::decode::<DeadRecord<'_>>(payload).ok()?.seq),
+        Kind::Fact => Key::Fact(record::decode::<FactRecord<'_>>(payload).ok()?.name.into()),
+        Kind::History => Key::History(record::decode::<HistoryRecord<'_>>(payload).ok()?.number),
+        Kind::Gone => Key::Gone(record::decode::<GoneRecord>(payload).ok()?.block),
+        Kind::Void => {
+            place.is_void = true;
+            Key::from_bytes(record::decode::<VoidRecord<'_>>(payload).ok()?.key)?
+        }
+        Kind::Head => return None,
+    };
+    // The first format had no removal records and no taken back marks.
+    let is_new = matches!(sealed.kind, Kind::Gone | Kind::Void);
+    (sealed.format != FIRST || !is_new).then_some((key, place))
+}
+
+/// The numbers in a segment's header, if its checksum is right.
+fn segment_header(header: &[u8; SEGMENT_HEADER]) -> Option<(i64, i64)> {
+    let [c0, c1, c2, c3, l0, l1, l2, l3, l4, l5, l6, l7, s0, s1, s2, s3, s4, s5, s6, s7] = *header;
+    let crc = !u32::from_le_bytes([c0, c1, c2, c3]);
+    let number = |bytes| i64::from_le_bytes(bytes) ^ i64::MAX;
+    (crc32fast::hash(header.get(4..)?) == crc).then(|| {
+        (number([l0, l1, l2, l3, l4, l5, l6, l7]), number([s0, s1, s2, s3, s4, s5, s6, s7]))
+    })
+}
+
+/// Where the messages of a segment end, and whether that is its end.
+fn messages(data: &[u8], lsn: i64) -> (usize, bool) {
+    let number = u64::try_from(lsn).unwrap_or_default() / SEGMENT as u64;
+    let mut at = SEGMENT_HEADER;
+    loop {
+        if at + MESSAGE_HEADER_MAX > SEGMENT {
+            return (at, true);
+        }
+        match message(data.get(at..).unwrap_or_default(), number) {
+            Some((_, true)) => return (at, true),
+            Some((length, false)) => at += length,
+            None => return (at, false),
+        }
+    }
+}
+
+/// Length of the message at the start of `bytes`, and whether it is a segment's last. `None` if there is none.
+fn message(bytes: &[u8], number: u64) -> Option<(usize, bool)> {
+    const CORRUPTED: u8 = 0;
+    const CAP: u8 = 2;
+    const LAST_KIND: u8 = 11;
+    let (crc, rest) = bytes.split_first_chunk::<4>()?;
+    let (kind, rest) = rest.split_first()?;
+    if *kind == CORRUPTED || *kind > LAST_KIND {
+        return None;
+    }
+    let (length, rest) = varint(rest)?;
+    let (segment, rest) = varint(rest)?;
+    let (_page, rest) = varint(rest)?;
+    let body = rest.get(..usize::try_from(length).ok()?)?;
+    let header = bytes.get(4..bytes.len() - rest.len())?;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(body);
+    hasher.update(header);
+    let is_whole = hasher.finalize() == !u32::from_le_bytes(*crc) && segment == number;
+    is_whole.then_some((4 + header.len() + body.len(), *kind == CAP))
+}
+
+/// A number as sled packs it.
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    match *first {
+        0..=240 => Some((u64::from(*first), rest)),
+        241..=248 => {
+            let (second, rest) = rest.split_first()?;
+            Some((240 + 256 * (u64::from(*first) - 241) + u64::from(*second), rest))
+        }
+        249 => {
+            let ([high, low], rest) = rest.split_first_chunk()?;
+            Some((2288 + 256 * u64::from(*high) + u64::from(*low), rest))
+        }
+        size => {
+            let (digits, rest) = rest.split_at_checked(usize::from(size) - 247)?;
+            let number =
+                digits.iter().rev().fold(0, |number, digit| number << 8 | u64::from(*digit));
+            Some((number, rest))
+        }
+    }
+}
