@@ -15,7 +15,7 @@
 //! | `ballast` | 8 MiB, given up when the disk is full |
 //! | `suspect` | a sync has failed: rebuild before serving (`rebuild.rs`) |
 //! | `db.partial`, `db.ready`, `db.discard` | a rebuild under way (`rebuild.rs`) |
-//! | `db.damaged-…`, `db.failed-sync-…`, `db.replaced-…` | stores set aside; nothing deletes them |
+//! | `db.damaged-…` | stores set aside; the newest is kept, older ones as far as there is room |
 //!
 //! and within sled, numbers big-endian so that they sort:
 //!
@@ -69,7 +69,9 @@ pub mod cache_file;
 pub mod check;
 mod command;
 mod committer;
+mod compact;
 mod dead_letters;
+mod downgrade;
 mod error;
 mod facts;
 mod faults;
@@ -119,6 +121,7 @@ use self::{
 };
 pub use self::{
     dead_letters::{DeadMark, DeadReason},
+    downgrade::{Downgraded, downgrade},
     error::{Finding, OpenError, StoreError},
     faults::Faults,
     note::{EVIDENCE_MAX, GroupNote, MEMBERS_MAX, Note},
@@ -232,7 +235,7 @@ impl Store {
             settings,
         });
         let (commands, receiver) = mpsc::channel();
-        let committer = Committer::new(Arc::clone(&shared), receiver, ready);
+        let committer = Committer::new(Arc::clone(&shared), receiver, commands.clone(), ready);
         let thread = thread::Builder::new()
             .name("committer".into())
             .spawn(move || committer.run())
@@ -407,8 +410,8 @@ impl Store {
         self.put(FACT_TARGET, target.as_bytes(), done);
     }
 
-    /// Rebuilds the store into new files, which gives back what is dead in its log. Commands wait
-    /// meanwhile. `Failed`: the store is as it was, or down and retrying.
+    /// Writes what is live into new files, which gives back what is dead in the log. The store serves meanwhile, but
+    /// for the open at the end. `Failed`: the store is as it was, or down and retrying.
     pub fn compact(&self, done: Done) {
         self.send(Command::Compact { ticket: Ticket::new(done) });
     }

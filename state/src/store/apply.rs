@@ -59,8 +59,14 @@ impl Committer {
                 self.add_history(db, &record)?;
                 Ok(None)
             }
+            // What is dead already is swept first.
+            Command::Compact { .. } if !self.garbage.is_empty() => Ok(Some(command)),
+            Command::Compact { ticket } => {
+                self.begin_compaction(vec![ticket]);
+                Ok(None)
+            }
             // It replaces the store, so it waits for the group's end.
-            Command::Compact { .. } => Ok(Some(command)),
+            Command::Compacted => Ok(Some(command)),
             Command::Close => Ok(None),
         }
     }
@@ -274,8 +280,25 @@ impl Committer {
         self.wrote(key.len() + value.len());
         let commit = self.head.commit + 1;
         self.ledger.written(key, says, commit);
-        db.insert(key, value.stamp(commit))?;
+        let value = value.stamp(commit);
+        self.live_bytes += (key.len() + value.len()) as u64;
+        if let Some(before) = db.insert(key, value)? {
+            self.no_longer(key, &before);
+        }
+        self.changed(key);
         Ok(())
+    }
+
+    fn no_longer(&mut self, key: &[u8], value: &[u8]) {
+        let bytes = (key.len() + value.len()) as u64;
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+    }
+
+    /// A compaction that is under way has to copy this key again.
+    fn changed(&self, key: &[u8]) {
+        if let Some(compaction) = &self.compaction {
+            compaction.changed.lock().insert(key.into());
+        }
     }
 
     /// Has a key removed at the group's end.
@@ -299,7 +322,11 @@ impl Committer {
             }
         }
         for key in std::mem::take(&mut self.group.removals) {
-            let Some(value) = db.remove(&key)? else { continue };
+            let removed = db.remove(&key)?;
+            // After it was: a copy that was made before is made again.
+            self.changed(&key);
+            let Some(value) = removed else { continue };
+            self.no_longer(&key, &value);
             if key.first() == Some(&queue::CALLS) {
                 self.sweep_chunks_of(db, &key, &value)?;
             }

@@ -49,8 +49,10 @@ pub(super) enum Command {
     Put { key: Vec<u8>, value: Draft, ticket: Ticket },
     /// A record for the history ring.
     History(Vec<u8>),
-    /// Rebuild the store to give back what is dead in it.
+    /// Compact the store to give back what is dead in it.
     Compact { ticket: Ticket },
+    /// The copying thread of a compaction has ended.
+    Compacted,
     /// Commit what came before, then end.
     Close,
 }
@@ -69,7 +71,7 @@ impl Command {
             | Self::Requeue { ticket, .. }
             | Self::Put { ticket, .. }
             | Self::Compact { ticket } => Some(ticket),
-            Self::DropPieces { .. } | Self::History(_) | Self::Close => None,
+            Self::DropPieces { .. } | Self::History(_) | Self::Compacted | Self::Close => None,
         }
     }
 }

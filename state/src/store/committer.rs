@@ -20,7 +20,7 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, Sender},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ use sled::{Db, IVec};
 use super::{
     GROUP_BYTES, Shared, StoreEvent,
     command::{Command, Ticket},
+    compact::{Compaction, LOOK_EVERY},
     error::{Finding, StoreError},
     head::Head,
     ledger::Ledger,
@@ -59,6 +60,13 @@ pub(super) struct Committer {
     /// Of the last commit, but for the last sequence, which is ahead within a group.
     pub(super) head: Head,
     pub(super) ledger: Ledger,
+    /// Bytes of all keys and values.
+    pub(super) live_bytes: u64,
+    pub(super) compaction: Option<Compaction>,
+    /// To wake itself with.
+    pub(super) wake: Sender<Command>,
+    /// The commit at which the log's size was looked at.
+    pub(super) looked_at: u64,
     pub(super) history_next: u64,
     /// History that waits for the store to be up again.
     pub(super) held_history: VecDeque<Vec<u8>>,
@@ -111,7 +119,12 @@ impl From<sled::Error> for Failure {
 
 impl Committer {
     /// A committer for a store that has just been opened.
-    pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Command>, ready: Ready) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        commands: Receiver<Command>,
+        wake: Sender<Command>,
+        ready: Ready,
+    ) -> Self {
         let mut committer = Self {
             shared,
             commands,
@@ -122,6 +135,10 @@ impl Committer {
             mark_synced_at: 0,
             head: ready.head,
             ledger: ready.ledger,
+            live_bytes: ready.live_bytes,
+            compaction: None,
+            wake,
+            looked_at: 0,
             history_next: ready.history_next,
             held_history: VecDeque::new(),
             uploads: BTreeSet::new(),
@@ -152,6 +169,7 @@ impl Committer {
                 break;
             }
         }
+        self.stop_compaction();
         if let Err(error) = self.mark.sync() {
             tracing::warn!(%error, "could not sync the mark");
         }
@@ -165,7 +183,10 @@ impl Committer {
     fn wait(&mut self) {
         let first = if self.mark.is_dirty() {
             self.commands.recv_timeout(Duration::from_millis(MARK_SYNC_MS))
-        } else if self.has_ballast && self.group.refusal.is_none() {
+        } else if self.has_ballast
+            && self.group.refusal.is_none()
+            && self.looked_at == self.head.commit
+        {
             self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             self.commands.recv_timeout(RETRY)
@@ -178,6 +199,9 @@ impl Committer {
             Err(RecvTimeoutError::Timeout) => {
                 self.sync_mark();
                 self.measure_space();
+                if self.looked_at != self.head.commit {
+                    self.compact_if_grown();
+                }
             }
             Err(RecvTimeoutError::Disconnected) => self.closing = true,
         }
@@ -213,8 +237,13 @@ impl Committer {
             Ok(()) => self.complete(),
             Err(failure) => self.fail(failure),
         }
-        if let Some(Command::Compact { .. }) = self.unfinished.front() {
-            self.compact();
+        if let Some(Command::Compacted) = self.unfinished.front() {
+            self.unfinished.pop_front();
+            self.finish_compaction();
+        }
+        if self.head.commit.saturating_sub(self.looked_at) >= LOOK_EVERY && self.garbage.is_empty()
+        {
+            self.compact_if_grown();
         }
     }
 

@@ -176,12 +176,6 @@ impl Ledger {
         self.gone.drop_below(block_of(floor))
     }
 
-    /// A new store with the same content has no removed calls in its log.
-    pub(super) fn forget_gone(&mut self) {
-        self.gone = SeqSet::default();
-        self.touched.clear();
-    }
-
     /// The head of a commit. `arriving` is the lowest sequence whose body arrives.
     pub(super) fn head(&self, commit: u64, last_seq: u64, arriving: Option<u64>) -> Head {
         let lowest = self.live.first().into_iter().chain(arriving).min();

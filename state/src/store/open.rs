@@ -57,6 +57,7 @@ pub(super) struct Ready {
     pub(super) mark: Mark,
     pub(super) head: Head,
     pub(super) ledger: Ledger,
+    pub(super) live_bytes: u64,
     pub(super) calls: Vec<StoredCall>,
     pub(super) findings: Vec<Finding>,
     pub(super) garbage: Vec<sled::IVec>,
@@ -115,7 +116,7 @@ pub(super) fn open(settings: &StoreSettings) -> Result<Ready, OpenError> {
     let dir = &settings.dir;
     space::require(settings, space::OPEN_BYTES)?;
     let marked = mark::read(dir).map_err(at(dir))?;
-    let mut opening = Opening { settings, marked, findings: Vec::new() };
+    let mut opening = Opening { settings, marked, findings: Vec::new(), distrusted: None };
     if let Reading::Newer(found) = marked {
         return Err(OpenError::NewerFormat { found, known: FORMAT });
     }
@@ -128,21 +129,6 @@ pub(super) fn open(settings: &StoreSettings) -> Result<Ready, OpenError> {
     }
     let source = io::Error::other("what was rebuilt does not open");
     Err(OpenError::Io { path: dir.clone(), source })
-}
-
-/// Writes what a closed store holds into new files. If there is no room for that, everything stays as it is.
-pub(super) fn compact(settings: &StoreSettings) -> Result<(), OpenError> {
-    let dir = &settings.dir;
-    let marked = mark::read(dir).map_err(at(dir))?;
-    let db = dir.join("db");
-    match look(&db, marked, &mut |_, _| {}).map_err(at(&db))? {
-        Look::Planned(raw, plan) if plan.is_exact() => {
-            rebuild::from_plan(settings, &raw, &plan)?;
-            rebuild::swap(settings, None).map(drop).map_err(at(dir))
-        }
-        // An open knows what to do.
-        _ => Ok(()),
-    }
 }
 
 impl Ready {
@@ -161,6 +147,8 @@ struct Opening<'a> {
     settings: &'a StoreSettings,
     marked: Reading,
     findings: Vec<Finding>,
+    /// Why what sled makes of the log is not to be served from.
+    distrusted: Option<String>,
 }
 
 impl Opening<'_> {
@@ -190,7 +178,7 @@ impl Opening<'_> {
                 self.findings.push(told);
             }
         }
-        let mut why = raw.scars.first().cloned();
+        let mut why = self.distrusted.take().or_else(|| raw.scars.first().cloned());
         let reached = raw
             .heads
             .values()
@@ -215,21 +203,7 @@ impl Opening<'_> {
         if blobs > 0 && !self.findings.contains(&told) {
             self.findings.push(told);
         }
-        let (db, scanned) = match try_open(&path, Some(&plan)) {
-            Ok((db, scanned)) => match scanned.differs.clone() {
-                None => (db, scanned),
-                Some(why) => {
-                    drop(guarded(move || drop(db)));
-                    return self.rebuild(&raw, &plan, Some(why)).map(|()| None);
-                }
-            },
-            Err(Attempt::Final(error)) => return Err(error),
-            Err(Attempt::Broken(why)) => {
-                return self.rebuild(&raw, &plan, Some(why)).map(|()| None);
-            }
-        };
-        if is_grown(self.settings, raw.bytes, scanned.live_bytes) && scanned.counts.bad == 0 {
-            drop(guarded(move || drop(db)));
+        if is_grown(self.settings, raw.bytes, plan.bytes()) {
             match rebuild::from_plan(self.settings, &raw, &plan) {
                 Ok(()) => {
                     rebuild::swap(self.settings, None).map_err(at(dir))?;
@@ -240,15 +214,20 @@ impl Opening<'_> {
                     tracing::warn!(%error, "the log has grown and could not be compacted")
                 }
             }
-            return match try_open(&path, Some(&plan)) {
-                Ok((db, scanned)) => self.seal(db, scanned, &raw, &plan).map(Some),
-                Err(Attempt::Final(error)) => Err(error),
-                Err(Attempt::Broken(why)) => {
-                    Err(OpenError::Io { path, source: io::Error::other(why) })
-                }
-            };
         }
-        self.seal(db, scanned, &raw, &plan).map(Some)
+        // sled changes the file when it opens: what was read of it lies elsewhere now. So it is looked at again.
+        match try_open(&path, Some(&plan)) {
+            Ok((db, scanned)) => match scanned.differs.clone() {
+                None => return self.seal(db, scanned, &raw, &plan).map(Some),
+                Some(why) => {
+                    drop(guarded(move || drop(db)));
+                    self.distrusted = Some(why);
+                }
+            },
+            Err(Attempt::Final(error)) => return Err(error),
+            Err(Attempt::Broken(why)) => self.distrusted = Some(why),
+        }
+        Ok(None)
     }
 
     /// Writes what is live into new files. The old ones are kept where something was lost.
@@ -430,6 +409,7 @@ impl Opening<'_> {
             mark,
             head,
             ledger: scanned.ledger,
+            live_bytes: scanned.live_bytes,
             calls: scanned.calls,
             findings,
             garbage: scanned.garbage,
@@ -461,15 +441,7 @@ impl Settling<'_> {
             }
         };
         let again = shown.as_ref().and_then(|value| {
-            let sealed = record::peel(value).ok()?;
-            let is_void = sealed.kind == Kind::Void;
-            let is_residue = matches!(key, Key::Call(seq) if queue::decode_call(*seq, value)
-                .is_ok_and(|(call, _)| queue::says(&call.traits) == Says::Residue));
-            let says = match (is_void, is_residue) {
-                (true, _) => Says::Nothing,
-                (false, true) => Says::Residue,
-                (false, false) => Says::Itself,
-            };
+            let says = queue::says_of(&bytes, value);
             Some((record::seal_again(value, FORMAT)?, says))
         });
         match (key, again) {

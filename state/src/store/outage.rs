@@ -72,6 +72,7 @@ impl Committer {
             space::drop_ballast(&self.shared.settings.dir);
             self.has_ballast = false;
         }
+        self.stop_compaction();
         // The error is sticky: only a new handle writes again.
         let db = self.shared.db.write().take();
         drop(guarded(move || drop(db)));
@@ -87,6 +88,7 @@ impl Committer {
             self.outage.as_ref().map_or_else(|| "down".into(), |it| Arc::clone(&it.reason));
         match command {
             Command::Close => self.closing = true,
+            Command::Compacted => {}
             Command::History(record) => {
                 self.held_history.push_back(record);
                 if self.held_history.len() as u64 > history::KEPT {
@@ -126,40 +128,34 @@ impl Committer {
         }
     }
 
-    /// Replaces the store by a rebuilt one while in service.
-    pub(super) fn compact(&mut self) {
-        let Some(Command::Compact { ticket }) = self.unfinished.pop_front() else { return };
-        let settings = &self.shared.settings;
-        let old = self.shared.db.write().take();
-        drop(guarded(move || drop(old)));
-        match open::compact(settings).and_then(|()| open::open(settings)) {
-            Ok(ready) => {
-                self.adopt(ready);
-                self.shared
-                    .emit(StoreEvent::Rebuilt { reason: "compacted".into(), lost: Vec::new() });
-                self.report_reopened(false);
-                ticket.complete(Ok(()));
-            }
-            Err(error) => {
-                // The files are whole, the handle is gone.
-                let reason: Arc<str> = error.to_string().into();
-                self.shared.set_refusing(Some(reason.to_string()));
-                self.shared.emit(StoreEvent::Refusing { reason: reason.to_string() });
-                self.outage = Some(Outage { reason: Arc::clone(&reason), is_untrusted: false });
-                ticket.complete(Err(StoreError::Failed { unknown: false, detail: reason }));
-            }
-        }
+    /// The files are whole and the handle is gone: out of service until an open succeeds.
+    pub(super) fn go_down(&mut self, reason: Arc<str>) {
+        self.shared.set_refusing(Some(reason.to_string()));
+        self.shared.emit(StoreEvent::Refusing { reason: reason.to_string() });
+        self.outage = Some(Outage { reason, is_untrusted: false });
     }
 
     /// Works on the handle of a store that was opened anew.
-    fn adopt(&mut self, ready: Ready) {
-        let Ready { db, log, mark, head, ledger, calls, findings, garbage, history_next, .. } =
-            ready;
+    pub(super) fn adopt(&mut self, ready: Ready) {
+        let Ready {
+            db,
+            log,
+            mark,
+            head,
+            ledger,
+            live_bytes,
+            calls,
+            findings,
+            garbage,
+            history_next,
+            ..
+        } = ready;
         *self.shared.db.write() = Some(db);
         self.log = log;
         self.mark = mark;
         self.head = head;
         self.ledger = ledger;
+        self.live_bytes = live_bytes;
         self.garbage = garbage;
         // What was put of them is garbage here.
         self.uploads.clear();
@@ -183,7 +179,7 @@ impl Committer {
 
     /// Says what the last open found. What the store holds is told `always`, or where it is less
     /// than before.
-    fn report_reopened(&mut self, always: bool) {
+    pub(super) fn report_reopened(&mut self, always: bool) {
         let Some((calls, findings)) = self.reopened.take() else { return };
         let damaged = findings.iter().any(Finding::is_damage);
         if !findings.is_empty() {

@@ -68,6 +68,11 @@ impl Plan {
     pub(super) fn is_exact(&self) -> bool {
         self.lost.is_nothing()
     }
+
+    /// Bytes of the live values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.values.values().map(|(_, place)| u64::from(place.length)).sum()
+    }
 }
 
 /// Why there is no plan.

@@ -268,6 +268,18 @@ pub(super) fn says(traits: &Traits) -> Says {
     if traits.due.is_some() { Says::Residue } else { Says::Itself }
 }
 
+/// What a value says to the ledger.
+pub(super) fn says_of(key: &[u8], value: &[u8]) -> Says {
+    if record::is_void(value) {
+        return Says::Nothing;
+    }
+    let call = number_of(key).filter(|_| key.first() == Some(&CALLS));
+    match call.and_then(|seq| decode_call(seq, value).ok()) {
+        Some((call, _)) => says(&call.traits),
+        None => Says::Itself,
+    }
+}
+
 /// Encodes a call that the backend `target` is to get.
 pub(super) fn encode(call: &NewCall, target: &str) -> Result<Encoded, StoreError> {
     seal_call(record_of(call, target)?, &call.body)

@@ -28,7 +28,7 @@ use super::{
     HEAD_KEY, StoreSettings,
     dead_letters::{self, DeadMark, DeadReason},
     error::{Finding, OpenError},
-    head::{self, Class, FirstHead, Head},
+    head::{self, Class, Digests, FirstHead, Head},
     ledger::{Ledger, Says},
     mark::Reading,
     note::{self, Note},
@@ -49,8 +49,7 @@ const FLUSH_BYTES: usize = 1 << 20;
 
 /// Steps 1 and 2 for a plan.
 pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Result<(), OpenError> {
-    let live: u64 = plan.values.values().map(|(_, place)| u64::from(place.length)).sum();
-    write(settings, live, plan.head.commit, plan.head.last_seq, &mut |writer| {
+    write(settings, plan.bytes(), plan.head.commit, plan.head.last_seq, &mut |writer| {
         for (key, (commit, place)) in &plan.values {
             let value = raw.load(*place)?;
             let is_it = record::peel(&value).is_ok_and(|sealed| sealed.commit == *commit);
@@ -103,11 +102,7 @@ pub(super) fn from_first(
                 Err(Unreadable::Damaged(_)) => continue,
                 Err(why) => return Err(io::Error::other(why.to_string())),
             }
-            let is_residue = key.first() == Some(&queue::CALLS)
-                && queue::number_of(&key)
-                    .and_then(|seq| queue::decode_call(seq, &value).ok())
-                    .is_some_and(|(call, _)| queue::says(&call.traits) == Says::Residue);
-            let says = if is_residue { Says::Residue } else { Says::Itself };
+            let says = queue::says_of(&key, &value);
             let too_large = || io::Error::other("a value does not fit the new format");
             let again = record::seal_again(&value, FORMAT).ok_or_else(too_large)?.stamp(commit);
             writer.insert(&key, again, says, commit)?;
@@ -121,21 +116,29 @@ fn write(
     live: u64,
     commit: u64,
     last_seq: u64,
-    fill: &mut dyn FnMut(&mut Writer<'_>) -> io::Result<()>,
+    fill: &mut dyn FnMut(&mut Writer) -> io::Result<()>,
 ) -> Result<(), OpenError> {
     // sled rewrites its leaves as they grow: about twice what lives, and never less than two segments.
     space::require(settings, space::OPEN_BYTES.saturating_add(live.saturating_mul(2)))?;
     let partial = settings.dir.join("db.partial");
-    let written = guarded(|| Writer::write(settings, &partial, commit, last_seq, fill))
-        .unwrap_or_else(|panic| Err(io::Error::other(panic)));
-    let proven = written.and_then(|head| prove(&partial, &head));
-    match proven {
-        Ok(()) => space::rename(&partial, &settings.dir.join("db.ready")).map_err(at(&partial)),
+    let written = guarded(|| {
+        let mut writer = Writer::create(settings)?;
+        fill(&mut writer)?;
+        writer.end(commit, last_seq, None)
+    });
+    let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+    match written.and_then(|head| prove(&partial, &head)) {
+        Ok(()) => promise(&settings.dir).map_err(at(&partial)),
         Err(error) => {
             drop(fs::remove_dir_all(&partial));
             Err(at(&partial)(error))
         }
     }
+}
+
+/// Step 2.
+pub(super) fn promise(dir: &Path) -> io::Result<()> {
+    space::rename(&dir.join("db.partial"), &dir.join("db.ready"))
 }
 
 /// Reads a new store raw: it must hold what its head says.
@@ -151,49 +154,88 @@ fn prove(db: &Path, head: &Head) -> io::Result<()> {
     }
 }
 
-struct Writer<'a> {
-    settings: &'a StoreSettings,
+/// A new store that is being written.
+pub(super) struct Writer {
+    settings: StoreSettings,
+    partial: PathBuf,
     target: Db,
     ledger: Ledger,
     unsynced: usize,
 }
 
-impl Writer<'_> {
-    fn write(
-        settings: &StoreSettings,
-        partial: &Path,
-        commit: u64,
-        last_seq: u64,
-        fill: &mut dyn FnMut(&mut Writer<'_>) -> io::Result<()>,
-    ) -> io::Result<Head> {
-        remove_folder(partial)?;
-        let target = open_sled(partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
-        let mut writer = Writer { settings, target, ledger: Ledger::default(), unsynced: 0 };
-        fill(&mut writer)?;
-        let head = writer.ledger.head(commit + 1, last_seq, None);
-        let value = head::encode(&head).ok_or_else(|| io::Error::other("the head is too large"))?;
-        writer.target.insert(HEAD_KEY, value).map_err(io::Error::from)?;
-        writer.flush()?;
-        let Writer { target, .. } = writer;
-        drop(target);
-        settings.faults.sync()?;
-        File::open(partial.join("db"))?.sync_all()?;
-        File::open(partial.join("conf"))?.sync_all()?;
-        space::sync_folder(partial)?;
-        Ok(head)
+impl Writer {
+    /// Begins a new store in `db.partial`.
+    pub(super) fn create(settings: &StoreSettings) -> io::Result<Self> {
+        let partial = settings.dir.join("db.partial");
+        remove_folder(&partial)?;
+        let target = open_sled(&partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
+        let (settings, ledger) = (settings.clone(), Ledger::default());
+        Ok(Self { settings, partial, target, ledger, unsynced: 0 })
     }
 
-    fn insert(&mut self, key: &[u8], value: Vec<u8>, says: Says, commit: u64) -> io::Result<()> {
+    /// Writes a value that `commit` wrote.
+    pub(super) fn insert(
+        &mut self,
+        key: &[u8],
+        value: Vec<u8>,
+        says: Says,
+        commit: u64,
+    ) -> io::Result<()> {
         self.unsynced += key.len() + value.len();
         self.ledger.written(key, says, commit);
         self.target.insert(key, value).map_err(io::Error::from)?;
         if self.unsynced >= FLUSH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Removes a value that was written and is no more.
+    pub(super) fn remove(&mut self, key: &[u8]) -> io::Result<()> {
+        if self.target.remove(key).map_err(io::Error::from)?.is_some() {
+            self.ledger.removed(key);
+        }
+        Ok(())
+    }
+
+    /// Whether something lies under a key.
+    pub(super) fn holds(&self, key: &[u8]) -> io::Result<bool> {
+        self.target.contains_key(key).map_err(io::Error::from)
+    }
+
+    pub(super) fn digests(&self) -> Digests {
+        self.ledger.digests()
+    }
+
+    /// Hands everything to the kernel.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         self.unsynced = 0;
         self.settings.faults.flush()?;
         self.target.flush().map(drop).map_err(io::Error::from)
+    }
+
+    /// Writes the head of the commit after `commit`, and syncs everything.
+    pub(super) fn end(
+        mut self,
+        commit: u64,
+        last_seq: u64,
+        arriving: Option<u64>,
+    ) -> io::Result<Head> {
+        let commit = commit + 1;
+        for record in self.ledger.take_touched() {
+            if let Some(value) = record::seal(Kind::Gone, &record, 192) {
+                let key = Key::Gone(record.block).to_bytes();
+                self.target.insert(key, value.stamp(commit)).map_err(io::Error::from)?;
+            }
+        }
+        let head = self.ledger.head(commit, last_seq, arriving);
+        let value = head::encode(&head).ok_or_else(|| io::Error::other("the head is too large"))?;
+        self.target.insert(HEAD_KEY, value).map_err(io::Error::from)?;
+        self.flush()?;
+        let Self { settings, partial, target, .. } = self;
+        drop(target);
+        settings.faults.sync()?;
+        File::open(partial.join("db"))?.sync_all()?;
+        File::open(partial.join("conf"))?.sync_all()?;
+        space::sync_folder(&partial)?;
+        Ok(head)
     }
 }
 

@@ -162,6 +162,7 @@ impl Committer {
         }
         self.settle(ticket, Ok(()));
         self.head.last_seq = self.head.last_seq.max(seq);
+        self.lower_floor(seq);
         self.insert(db, &queue::key(queue::CALLS, seq), header, says)
     }
 

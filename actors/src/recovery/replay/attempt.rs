@@ -139,9 +139,9 @@ fn load(
             ended.push(job.ends(Err(NotSent::Ambiguous(why))));
             continue;
         }
-        match read(lent, connector, job.taken.seq, &job.entry) {
-            Ok((body, upload)) => {
-                let following = following(lent, &job);
+        let cargo = read(lent, connector, job.taken.seq, &job.entry);
+        match cargo.and_then(|cargo| Ok((cargo, following(lent, &job)?))) {
+            Ok(((body, upload), following)) => {
                 let spans = recorded.then(|| Spans::of(&job.entry)).flatten();
                 ready.push((job, Cargo { body, upload, following, spans }));
             }
@@ -171,9 +171,12 @@ fn unprovable(lent: &Lent, entry: &Entry, now: UnixMillis) -> Option<&'static st
 }
 
 /// The writes that stand behind a timed one in its lanes.
-fn following(lent: &Lent, job: &Job) -> Vec<QueuedWrite> {
+///
+/// # Errors
+/// One of them cannot be read: what is judged without it would be wrong.
+fn following(lent: &Lent, job: &Job) -> Result<Vec<QueuedWrite>, NotSent> {
     if !job.entry.traits.timed {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let behind: Vec<(u64, UnixMillis, Option<UnixMillis>)> = {
         let index = lent.queue.index();
@@ -184,9 +187,15 @@ fn following(lent: &Lent, job: &Job) -> Vec<QueuedWrite> {
         })
         .collect()
     };
-    let Ok(store) = lent.queue.store() else { return Vec::new() };
-    let read = |(seq, accepted_at, due)| {
-        Some(QueuedWrite { body: store.body(seq).ok()?, accepted_at, due })
+    let Ok(store) = lent.queue.store() else { return Err(NotSent::Barred) };
+    let read = |(seq, accepted_at, due)| match store.body(seq) {
+        Ok(body) => Some(Ok(QueuedWrite { body, accepted_at, due })),
+        // It has left the queue meanwhile.
+        Err(StoreError::NotFound { .. }) => None,
+        Err(error) => {
+            let detail = error.to_string().into();
+            Some(Err(NotSent::Store(StoreError::Failed { unknown: false, detail })))
+        }
     };
     behind.into_iter().filter_map(read).collect()
 }

@@ -402,3 +402,45 @@ fn a_finished_copy_that_is_not_whole_replaces_nothing() {
         }
     }
 }
+
+#[test]
+fn a_store_goes_to_the_first_format_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 6);
+    let opened = open(dir.path());
+    wait(|done| opened.store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
+    wait(|done| opened.store.note_sending(5, &noted(9), done)).unwrap();
+    wait(|done| opened.store.note_sending(6, &noted(9), done)).unwrap();
+    wait(|done| opened.store.take_back_note(6, done)).unwrap();
+    wait(|done| opened.store.remove(vec![1], done)).unwrap();
+    drop(opened);
+    assert_eq!(downgrade(&settings(dir.path())).unwrap().calls, 5);
+    for value in contents(dir.path()).values() {
+        assert_eq!(record::peel(value).unwrap().format, record::FIRST);
+    }
+    let opened = open(dir.path());
+    assert_eq!(opened.findings, [Finding::Upgraded]);
+    assert_eq!((seqs(&opened), opened.last_seq), (vec![2, 3, 4, 5, 6], 6));
+    assert_eq!(opened.calls[2].dead, Some(mark(DeadReason::Rejected)));
+    assert_eq!(opened.calls[3].first_sent_at, Some(UnixMillis::new(9)));
+    assert_eq!(opened.calls[4].first_sent_at, None);
+    for seq in 2..=6 {
+        assert_eq!(opened.store.body(seq).unwrap(), content(seq));
+    }
+    drop(opened);
+    serves(dir.path());
+}
+
+#[test]
+fn a_store_of_the_first_format_that_is_behind_its_mark_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 6);
+    downgrade(&settings(dir.path())).unwrap();
+    let ahead = head::FirstHead { commit: 1_000, last_seq: 9 };
+    fs::write(dir.path().join("store/mark"), super::mark::encode_first(ahead)).unwrap();
+    let opened = open(dir.path());
+    assert!(matches!(opened.findings[..], [Finding::SetAside { .. }]), "{:?}", opened.findings);
+    assert_eq!((seqs(&opened), opened.last_seq), (vec![], 9));
+    drop(opened);
+    serves(dir.path());
+}
