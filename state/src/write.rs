@@ -301,7 +301,8 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4_000))]
+        // 4,000, or as many as PROPTEST_CASES says.
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(4_000)))]
 
         /// One write against a server that applies, half-applies, refuses, forgets, and loses requests and
         /// answers, over restarts: its rows are there at most once, nothing newer is undone, and `Applied` is

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::clickhouse::{ClickHouse, Engine, User};
 use crate::support::daemon::{Builder, Client, Daemon, Reply};
+use crate::support::given;
 use crate::support::poll::stays;
 use crate::support::raw::call_raw;
 
@@ -212,7 +213,7 @@ impl Told {
     }
 }
 
-/// Twenty rounds of killing the server and the daemon while inserts are sent: into a table with a window whose view
+/// Rounds of killing the server and the daemon while inserts are sent: into a table with a window whose view
 /// feeds another with one, and into a table without. Of the first each that was acknowledged is there once, and in
 /// the view's table; of the last none is there twice, and what is missing is a dead letter.
 #[test]
@@ -224,7 +225,7 @@ fn queued_inserts_are_applied_exactly_once() {
     server.query(&OLD_TABLE.replace("TABLE t", "TABLE plain"));
     let mut daemon = with(&server.url()).set("health.interval", "200ms").start();
     let (mut protected, mut plain, mut next) = (Told::default(), Told::default(), 0);
-    for round in 0..20 {
+    for round in 0..given::rounds(20) {
         for step in 0..6 {
             if step == 2 {
                 server.kill_9();

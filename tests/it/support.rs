@@ -4,6 +4,7 @@ pub(crate) mod clickhouse;
 pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod firestore;
+pub(crate) mod given;
 pub(crate) mod http;
 pub(crate) mod outage;
 pub(crate) mod poll;

@@ -46,6 +46,8 @@ pub(crate) enum Mode {
     Strange,
     /// Connects, and refuses before anything is read.
     Full,
+    /// Does not accept connections, and does not refuse them either.
+    Unreachable,
 }
 
 /// The connector.
@@ -77,6 +79,8 @@ pub(crate) struct Scripted {
     pub(crate) evidence: Mutex<Vec<Bytes>>,
     /// How often it made ready.
     pub(crate) prepared: AtomicU32,
+    /// How often it began to connect to a server that is unreachable.
+    pub(crate) connecting: AtomicU32,
     /// Whether it says of a SET that it sets the whole value of its key.
     pub(crate) wholes: AtomicBool,
 }
@@ -101,6 +105,7 @@ impl Scripted {
             groups: Mutex::default(),
             evidence: Mutex::default(),
             prepared: AtomicU32::new(0),
+            connecting: AtomicU32::new(0),
             wholes: AtomicBool::new(false),
         })
     }
@@ -111,6 +116,11 @@ impl Scripted {
 
     pub(crate) fn get(&self, key: &str) -> Option<String> {
         self.data.lock().get(key).cloned()
+    }
+
+    /// Whether a repetition of that call would be recognised.
+    pub(crate) fn recognises(&self, token: OpId) -> bool {
+        self.tokens.lock().contains(&token)
     }
 
     fn apply(&self, body: &str, token: Option<OpId>) -> Attempted {
@@ -211,6 +221,10 @@ impl Scripted {
             }
             Mode::Panicking if body.is_none() => panic!("told to panic by a test"),
             Mode::Down | Mode::Panicking => {
+                Attempted::failed(Verdict::Failure, fault(ErrorClass::NotExecuted, "connect"))
+            }
+            Mode::Unreachable => {
+                tokio::time::sleep(timeout).await;
                 Attempted::failed(Verdict::Failure, fault(ErrorClass::NotExecuted, "connect"))
             }
             Mode::Blocked => {
@@ -366,6 +380,11 @@ impl Connector for Scripted {
         Box::pin(async move {
             if *self.mode.lock() == Mode::Down {
                 self.attempts.fetch_add(1, Ordering::Relaxed);
+                return Err((Verdict::Failure, fault(ErrorClass::NotExecuted, "connect")));
+            }
+            if *self.mode.lock() == Mode::Unreachable {
+                self.connecting.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 return Err((Verdict::Failure, fault(ErrorClass::NotExecuted, "connect")));
             }
             let number = self.prepared.fetch_add(1, Ordering::Relaxed);

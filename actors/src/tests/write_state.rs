@@ -58,6 +58,17 @@ async fn what_never_left_is_not_in_doubt_after_a_restart() {
 }
 
 #[tokio::test]
+async fn nothing_is_noted_while_nothing_connects() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    queued(&world, ["INCR k".to_owned()]).await;
+    world.server().set(Mode::Unreachable);
+    let connects = |world: &World| world.server().connecting.load(Ordering::Relaxed) > 0;
+    world.until("it connects", connects).await;
+    assert_eq!(noted(&world), 0, "a crash at this moment must leave no doubt");
+}
+
+#[tokio::test]
 async fn a_note_is_taken_back_where_nothing_was_written_unless_an_earlier_attempt_is_in_doubt() {
     let world = World::one().await;
     world.server().set(Mode::Down);
@@ -204,6 +215,26 @@ async fn inserts_go_as_one_and_again_as_the_same_one() {
     let groups = world.server().groups.lock().clone();
     assert!(groups.iter().all(|(size, _)| *size == 50), "{groups:?}");
     assert_eq!(world.backend().view().queue.dead_letters, 0);
+}
+
+#[tokio::test]
+async fn a_group_in_doubt_is_sent_again_as_itself() {
+    let world = World::one().await;
+    world.server().gathers.store(50, Ordering::Relaxed);
+    world.server().set(Mode::Deaf);
+    held(&world, (0..20).map(|n| format!("PUT t {n}"))).await;
+    world
+        .until("its answer is lost", |world| {
+            let backend = world.backend();
+            let index = backend.member.lent.queue.index();
+            index.page(false, 0).all(|(_, entry)| entry.state.is_in_doubt())
+        })
+        .await;
+    world.server().set(Mode::Up);
+    world.drained().await;
+    assert_eq!(world.server().applied.lock().len(), 20, "none twice");
+    let groups = world.server().groups.lock().clone();
+    assert!(groups.len() >= 2 && groups.iter().all(|group| *group == groups[0]), "{groups:?}");
 }
 
 #[tokio::test]
@@ -354,6 +385,62 @@ async fn the_reply_to_a_repetition_is_not_told_as_that_of_the_write() {
         let first = world.call("ADD other v").await.unwrap();
         assert!(!first.reply_lost);
     }
+}
+
+#[tokio::test]
+async fn a_marker_stays_if_an_attempt_in_doubt_could_still_meet_it() {
+    let mut settings = settings("one");
+    settings.breaker.failure_threshold = 100;
+    let world = World::start(vec![settings]).await;
+    let patient = || CallOptions { deadline: Some(PATIENCE), ..durable() };
+    let answered = world.call_with("INCR answered", patient()).await.unwrap();
+    assert!(!world.server().recognises(answered.op_id.unwrap()), "no attempt can meet it");
+    world.server().set(Mode::Deaf);
+    let (live, ()) = tokio::join!(world.call_with("INCR live", patient()), async {
+        world.until("it was applied", |world| times(world, "INCR live") == 1).await;
+        world.server().set(Mode::Up);
+    });
+    let live = live.unwrap();
+    assert_eq!((live.source, live.attempts), (Source::Live, 2));
+    assert!(world.server().recognises(live.op_id.unwrap()));
+
+    let replayed = held(&world, ["INCR replayed".to_owned()]).await[0];
+    let forgotten =
+        |world: &World| times(world, "INCR replayed") == 1 && !world.server().recognises(replayed);
+    world.until("it is forgotten", forgotten).await;
+    world.server().set(Mode::Deaf);
+    let doubted = held(&world, ["INCR doubted".to_owned()]).await[0];
+    world.until("it was applied", |world| times(world, "INCR doubted") == 1).await;
+    world.server().set(Mode::Up);
+    world.drained().await;
+    // What replay forgets of a later call it has forgotten of this one.
+    let later = held(&world, ["INCR later".to_owned()]).await[0];
+    let forgotten =
+        |world: &World| times(world, "INCR later") == 1 && !world.server().recognises(later);
+    world.until("it is forgotten", forgotten).await;
+    assert!(world.server().recognises(doubted));
+    assert_eq!(times(&world, "INCR doubted"), 1);
+}
+
+#[tokio::test]
+async fn what_was_cached_under_a_write_that_ends_unknown_is_dropped() {
+    let world = World::one().await;
+    let entries = |world: &World| world.backend().view().cache.entries;
+    world.call("SET a 1").await.unwrap();
+    world.server().set(Mode::Silent);
+    let tried = world.server().attempts.load(Ordering::Relaxed);
+    let (written, ()) = tokio::join!(world.call("INCR a"), async {
+        world
+            .until("it is sent", |world| world.server().attempts.load(Ordering::Relaxed) > tried)
+            .await;
+        world.server().set(Mode::Up);
+        world.call("GET a").await.unwrap();
+    });
+    let error = written.unwrap_err();
+    assert_eq!((error.kind, error.outcome_unknown), (CallErrorKind::TimedOut, true));
+    assert_eq!(entries(&world), 0, "it may have been written since the read");
+    world.call("GET a").await.unwrap();
+    assert_eq!(entries(&world), 0, "it may still land");
 }
 
 #[tokio::test]

@@ -288,9 +288,11 @@ async fn run(two: &Two<'_>, number: usize, seed: u64, counts: &[AtomicUsize; 3])
 
 #[tokio::test]
 async fn random_writes_end_as_on_a_server_that_stayed_up() {
-    let sequences = std::env::var("FUSEBOX_SEQUENCES").map_or(40, |count| count.parse().unwrap());
-    let seed =
-        std::env::var("FUSEBOX_SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let sequences = number("FUSEBOX_TEST_SEQUENCES").unwrap_or(40);
+    let sequences = usize::try_from(sequences).unwrap();
+    let seed = number("FUSEBOX_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("repeat with FUSEBOX_TEST_SEED={seed}");
     let (ours, theirs) = (Server::start().await, Server::start().await);
     let redis = RedisConnector::new(ours.settings("i", "r"));
     reply(redis.ping(Duration::from_secs(2)).await);
@@ -309,5 +311,6 @@ async fn random_writes_end_as_on_a_server_that_stayed_up() {
         assert!(run < 12 * sequences, "{clean} of {run} sequences prove something");
     }
     let [clean, overlaid, _] = counts.map(AtomicUsize::into_inner);
+    println!("{clean} sequences prove something, {overlaid} reads were determined");
     assert!(overlaid > clean / 2, "{overlaid} reads were determined");
 }

@@ -125,7 +125,8 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    // A tenth of the others' cases, as each writes to the disk: 25, or by PROPTEST_CASES.
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(10) / 10))]
 
     #[test]
     fn the_store_is_a_map_that_survives(steps in prop::collection::vec(step(), 1..40)) {
