@@ -94,6 +94,7 @@ mod settings;
 mod space;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod upload;
 
 use std::{
@@ -147,7 +148,7 @@ struct Shared {
     /// `None` while the store is closed or being swapped. A guard is held for as long as a handle is
     /// used, so that taking it out makes it the last one.
     db: RwLock<Option<Db>>,
-    target: RwLock<Arc<str>>,
+    target: Arc<RwLock<Arc<str>>>,
     refusing: Mutex<Option<String>>,
     findings: Mutex<Vec<Finding>>,
     commits: AtomicU64,
@@ -226,7 +227,7 @@ impl Store {
         let findings = ready.findings.clone();
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(ready.db.clone())),
-            target: RwLock::new(settings.target.as_str().into()),
+            target: Arc::new(RwLock::new(settings.target.as_str().into())),
             refusing: Mutex::default(),
             findings: Mutex::new(findings.clone()),
             commits: AtomicU64::new(ready.head.commit),

@@ -1,27 +1,98 @@
 //! What each command writes. Whatever fails here fails the whole group.
 
-use sled::{Db, IVec};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use parking_lot::RwLock;
+use sled::IVec;
 
 use super::{
     GROUP_BYTES, HEAD_KEY,
     command::{Command, Ticket},
-    committer::{Committer, Failure},
+    committer::Failure,
+    compact::Changed,
     dead_letters,
     error::StoreError,
     head::{self, Head},
     history,
-    ledger::{GONE, Says},
+    ledger::{GONE, Ledger, Says},
     note::{self, Note},
     queue,
     record::{self, Draft, Kind},
+    tree::Tree,
 };
 
 /// Bytes of a removal record.
 const GONE_BYTES: usize = 192;
 
-impl Committer {
+/// What a store's commands need besides the map that it lies in.
+pub(super) struct Applier {
+    pub(super) group: Group,
+    /// Of the last commit, but for the last sequence, which is ahead within a group.
+    pub(super) head: Head,
+    pub(super) ledger: Ledger,
+    /// Bytes of all keys and values.
+    pub(super) live_bytes: u64,
+    pub(super) history_next: u64,
+    /// Bodies that are being put, piece by piece, since the store was last opened.
+    pub(super) uploads: BTreeSet<u64>,
+    /// Keys that belong to nothing; removed as groups have room.
+    pub(super) garbage: Vec<IVec>,
+    /// The identity that new calls bear.
+    pub(super) target: Arc<RwLock<Arc<str>>>,
+    /// What a compaction has to copy again.
+    pub(super) changed: Option<Changed>,
+}
+
+/// What one commit carries.
+#[derive(Default)]
+pub(super) struct Group {
+    /// Bytes of keys and values written.
+    pub(super) spent: usize,
+    /// Whether anything was written.
+    pub(super) dirty: bool,
+    /// Keys written, but for those of chunks.
+    pub(super) written: HashSet<IVec>,
+    /// What is removed at its end.
+    pub(super) removals: Vec<IVec>,
+    /// In the order of their commands.
+    pub(super) tickets: Vec<(Ticket, Result<(), StoreError>)>,
+    /// Set where appends are refused for lack of space.
+    pub(super) refusal: Option<StoreError>,
+}
+
+impl Group {
+    /// Forgets what it carried; who waits for it is still to be told.
+    pub(super) fn clear(&mut self) {
+        self.spent = 0;
+        self.dirty = false;
+        self.written.clear();
+        self.removals.clear();
+    }
+}
+
+impl Applier {
+    /// What does not fit a group any more is written with the next one, and so is what is dead already.
+    pub(super) fn sweep(&mut self) {
+        while self.group.spent < GROUP_BYTES
+            && let Some(key) = self.garbage.pop()
+        {
+            self.remove(&key);
+        }
+    }
+
     /// Writes a command into the group. What does not fit any more comes back for the next group.
-    pub(super) fn apply(&mut self, db: &Db, command: Command) -> Result<Option<Command>, Failure> {
+    pub(super) fn apply(
+        &mut self,
+        db: &impl Tree,
+        command: Command,
+    ) -> Result<Option<Command>, Failure> {
+        if command.writes_over().any(|key| self.group.written.contains(key.as_slice())) {
+            // Two values of one key and one commit could not be told apart in the raw log.
+            return Ok(Some(command));
+        }
         match command {
             Command::Append { .. } => self.append(db, command),
             Command::Piece { .. } => self.put_piece(db, command),
@@ -59,20 +130,14 @@ impl Committer {
                 self.add_history(db, &record)?;
                 Ok(None)
             }
-            // What is dead already is swept first.
-            Command::Compact { .. } if !self.garbage.is_empty() => Ok(Some(command)),
-            Command::Compact { ticket } => {
-                self.begin_compaction(vec![ticket]);
-                Ok(None)
-            }
-            // It replaces the store, so it waits for the group's end.
-            Command::Compacted => Ok(Some(command)),
+            // They are about the store as a whole, and wait for the group's end.
+            Command::Compact { .. } | Command::Compacted => Ok(Some(command)),
             Command::Close => Ok(None),
         }
     }
 
     /// Chunks first, spread over groups where they do not fit one, and the header last.
-    fn append(&mut self, db: &Db, command: Command) -> Result<Option<Command>, Failure> {
+    fn append(&mut self, db: &impl Tree, command: Command) -> Result<Option<Command>, Failure> {
         let Command::Append { seq, header, says, chunked, mut written, replaces, note, ticket } =
             command
         else {
@@ -153,7 +218,7 @@ impl Committer {
 
     fn annotate(
         &mut self,
-        db: &Db,
+        db: &impl Tree,
         seq: u64,
         key: &[u8],
         value: Draft,
@@ -169,7 +234,7 @@ impl Committer {
     }
 
     /// A mark that is taken back says so under its key: a reader of the raw log finds the older one, too.
-    fn take_back(&mut self, db: &Db, key: &[u8]) -> Result<(), Failure> {
+    fn take_back(&mut self, db: &impl Tree, key: &[u8]) -> Result<(), Failure> {
         match record::void(key).filter(|_| self.ledger.holds(key)) {
             Some(void) => self.insert(db, key, void, Says::Nothing),
             None => Ok(()),
@@ -179,14 +244,14 @@ impl Committer {
     /// The new header goes over the old one; what else belonged to that goes with it.
     fn replace(
         &mut self,
-        db: &Db,
+        db: &impl Tree,
         seq: u64,
         header: Draft,
         says: Says,
         ticket: Ticket,
     ) -> Result<Option<Command>, Failure> {
         let key = queue::key(queue::CALLS, seq);
-        let old = match db.get(key) {
+        let old = match db.get(&key) {
             Ok(Some(old)) if self.ledger.is_live(seq) => old,
             Ok(_) => {
                 self.settle(ticket, Err(StoreError::NotFound { seq }));
@@ -208,7 +273,7 @@ impl Committer {
     /// Reads the dead letter and appends it anew; the old one goes in the group of the new header.
     fn requeue(
         &mut self,
-        db: &Db,
+        db: &impl Tree,
         old: u64,
         new_seq: u64,
         keep_note: bool,
@@ -226,7 +291,7 @@ impl Committer {
                 }
                 None => None,
             };
-            let target = self.shared.target.read();
+            let target = self.target.read();
             Ok((queue::encode_again(&call, new_seq, &target, &body)?, note))
         });
         match read {
@@ -250,7 +315,7 @@ impl Committer {
         }
     }
 
-    fn add_history(&mut self, db: &Db, record: &[u8]) -> Result<(), Failure> {
+    fn add_history(&mut self, db: &impl Tree, record: &[u8]) -> Result<(), Failure> {
         let number = self.history_next;
         let Some(value) = history::encode(number, record) else {
             tracing::warn!(bytes = record.len(), "a history record is too large to be kept");
@@ -272,7 +337,7 @@ impl Committer {
     /// Writes a value into the group.
     pub(super) fn insert(
         &mut self,
-        db: &Db,
+        db: &impl Tree,
         key: &[u8],
         value: Draft,
         says: Says,
@@ -280,6 +345,9 @@ impl Committer {
         self.wrote(key.len() + value.len());
         let commit = self.head.commit + 1;
         self.ledger.written(key, says, commit);
+        if key.first() != Some(&queue::CHUNKS) {
+            self.group.written.insert(key.into());
+        }
         let value = value.stamp(commit);
         self.live_bytes += (key.len() + value.len()) as u64;
         if let Some(before) = db.insert(key, value)? {
@@ -296,8 +364,8 @@ impl Committer {
 
     /// A compaction that is under way has to copy this key again.
     fn changed(&self, key: &[u8]) {
-        if let Some(compaction) = &self.compaction {
-            compaction.changed.lock().insert(key.into());
+        if let Some(changed) = &self.changed {
+            changed.lock().insert(key.into());
         }
     }
 
@@ -314,11 +382,11 @@ impl Committer {
     }
 
     /// The group's end: what is gone is recorded, then removed; the head vouches for all.
-    pub(super) fn finish_group(&mut self, db: &Db) -> Result<Head, Failure> {
+    pub(super) fn finish_group(&mut self, db: &impl Tree) -> Result<Head, Failure> {
         let commit = self.head.commit + 1;
         for record in self.ledger.take_touched() {
             if let Some(value) = record::seal(Kind::Gone, &record, GONE_BYTES) {
-                db.insert(queue::key(GONE, record.block), value.stamp(commit))?;
+                db.insert(&queue::key(GONE, record.block), value.stamp(commit))?;
             }
         }
         for key in std::mem::take(&mut self.group.removals) {
@@ -333,7 +401,7 @@ impl Committer {
         }
         // Below the floor of a head that is synced already.
         for block in self.ledger.drop_below(self.head.floor) {
-            db.remove(queue::key(GONE, block))?;
+            db.remove(&queue::key(GONE, block))?;
         }
         let arriving = self.uploads.first().copied();
         let head = self.ledger.head(commit, self.head.last_seq, arriving);
@@ -343,16 +411,19 @@ impl Committer {
         Ok(head)
     }
 
-    fn sweep_chunks_of(&mut self, db: &Db, key: &[u8], header: &[u8]) -> Result<(), Failure> {
+    fn sweep_chunks_of(
+        &mut self,
+        db: &impl Tree,
+        key: &[u8],
+        header: &[u8],
+    ) -> Result<(), Failure> {
         let Some(seq) = queue::number_of(key) else { return Ok(()) };
         if let Ok((call, _)) = queue::decode_call(seq, header) {
             let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
             self.garbage.extend(chunks.map(|key| IVec::from(&key)));
             return Ok(());
         }
-        for item in db.scan_prefix(queue::key(queue::CHUNKS, seq)).keys() {
-            self.garbage.push(item?);
-        }
+        self.garbage.extend(db.keys(&queue::key(queue::CHUNKS, seq))?);
         Ok(())
     }
 

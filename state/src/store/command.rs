@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Done, error::StoreError, ledger::Says, record::Draft, scan::guarded};
+use super::{Done, error::StoreError, ledger::Says, queue, record::Draft, scan::guarded};
 
 /// One thing to commit.
 pub(super) enum Command {
@@ -58,6 +58,20 @@ pub(super) enum Command {
 }
 
 impl Command {
+    /// The keys of which it may replace the value.
+    pub(super) fn writes_over(&self) -> impl Iterator<Item = Vec<u8>> {
+        let keys = match self {
+            Self::Annotate { key, .. } => vec![key.to_vec()],
+            Self::TakeBack { keys, .. } => keys.iter().map(|key| key.to_vec()).collect(),
+            Self::Replace { seq, .. } => {
+                [queue::CALLS, queue::SENDING].map(|it| queue::key(it, *seq).to_vec()).into()
+            }
+            Self::Put { key, .. } => vec![key.clone()],
+            _ => Vec::new(),
+        };
+        keys.into_iter()
+    }
+
     /// The ticket of whoever waits for it.
     pub(super) fn into_ticket(self) -> Option<Ticket> {
         match self {

@@ -25,15 +25,14 @@ use std::{
     time::Duration,
 };
 
-use sled::{Db, IVec};
+use sled::Db;
 
 use super::{
     GROUP_BYTES, Shared, StoreEvent,
-    command::{Command, Ticket},
+    apply::{Applier, Group},
+    command::Command,
     compact::{Compaction, LOOK_EVERY},
     error::{Finding, StoreError},
-    head::Head,
-    ledger::Ledger,
     mark::Mark,
     open::Ready,
     outage::Outage,
@@ -53,48 +52,23 @@ pub(super) struct Committer {
     pub(super) commands: Receiver<Command>,
     /// Taken from the channel and not finished: the rest of an append that spans groups.
     pub(super) unfinished: VecDeque<Command>,
-    pub(super) group: Group,
+    pub(super) applier: Applier,
     pub(super) log: File,
     pub(super) mark: Mark,
     pub(super) mark_synced_at: u64,
-    /// Of the last commit, but for the last sequence, which is ahead within a group.
-    pub(super) head: Head,
-    pub(super) ledger: Ledger,
-    /// Bytes of all keys and values.
-    pub(super) live_bytes: u64,
     pub(super) compaction: Option<Compaction>,
     /// To wake itself with.
     pub(super) wake: Sender<Command>,
     /// The commit at which the log's size was looked at.
     pub(super) looked_at: u64,
-    pub(super) history_next: u64,
     /// History that waits for the store to be up again.
     pub(super) held_history: VecDeque<Vec<u8>>,
-    /// Bodies that are being put, piece by piece, since the store was last opened.
-    pub(super) uploads: BTreeSet<u64>,
-    /// Keys that belong to nothing; removed as groups have room.
-    pub(super) garbage: Vec<IVec>,
     pub(super) has_ballast: bool,
     pub(super) outage: Option<Outage>,
     pub(super) tried_at: u64,
     /// What an open within an outage found, until it is reported.
     pub(super) reopened: Option<(Vec<StoredCall>, Vec<Finding>)>,
     pub(super) closing: bool,
-}
-
-/// What one commit carries.
-#[derive(Default)]
-pub(super) struct Group {
-    /// Bytes of keys and values written.
-    pub(super) spent: usize,
-    /// Whether anything was written.
-    pub(super) dirty: bool,
-    /// What is removed at its end.
-    pub(super) removals: Vec<IVec>,
-    /// In the order of their commands.
-    pub(super) tickets: Vec<(Ticket, Result<(), StoreError>)>,
-    /// Set where appends are refused for lack of space.
-    pub(super) refusal: Option<StoreError>,
 }
 
 /// Why a group was not committed.
@@ -125,24 +99,29 @@ impl Committer {
         wake: Sender<Command>,
         ready: Ready,
     ) -> Self {
-        let mut committer = Self {
-            shared,
-            commands,
-            unfinished: VecDeque::new(),
+        let applier = Applier {
             group: Group::default(),
-            log: ready.log,
-            mark: ready.mark,
-            mark_synced_at: 0,
             head: ready.head,
             ledger: ready.ledger,
             live_bytes: ready.live_bytes,
+            history_next: ready.history_next,
+            uploads: BTreeSet::new(),
+            garbage: ready.garbage,
+            target: Arc::clone(&shared.target),
+            changed: None,
+        };
+        let mut committer = Self {
+            shared,
+            applier,
+            commands,
+            unfinished: VecDeque::new(),
+            log: ready.log,
+            mark: ready.mark,
+            mark_synced_at: 0,
             compaction: None,
             wake,
             looked_at: 0,
-            history_next: ready.history_next,
             held_history: VecDeque::new(),
-            uploads: BTreeSet::new(),
-            garbage: ready.garbage,
             has_ballast: false,
             outage: None,
             tried_at: 0,
@@ -160,7 +139,7 @@ impl Committer {
                 self.wait_out();
             } else if self.closing && self.unfinished.is_empty() {
                 break;
-            } else if self.unfinished.is_empty() && self.garbage.is_empty() {
+            } else if self.unfinished.is_empty() && self.applier.garbage.is_empty() {
                 self.wait();
             } else {
                 self.commit();
@@ -184,8 +163,8 @@ impl Committer {
         let first = if self.mark.is_dirty() {
             self.commands.recv_timeout(Duration::from_millis(MARK_SYNC_MS))
         } else if self.has_ballast
-            && self.group.refusal.is_none()
-            && self.looked_at == self.head.commit
+            && self.applier.group.refusal.is_none()
+            && self.looked_at == self.applier.head.commit
         {
             self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
@@ -199,7 +178,7 @@ impl Committer {
             Err(RecvTimeoutError::Timeout) => {
                 self.sync_mark();
                 self.measure_space();
-                if self.looked_at != self.head.commit {
+                if self.looked_at != self.applier.head.commit {
                     self.compact_if_grown();
                 }
             }
@@ -237,36 +216,38 @@ impl Committer {
             Ok(()) => self.complete(),
             Err(failure) => self.fail(failure),
         }
-        if let Some(Command::Compacted) = self.unfinished.front() {
-            self.unfinished.pop_front();
-            self.finish_compaction();
+        match self.unfinished.pop_front() {
+            Some(Command::Compacted) => self.finish_compaction(),
+            // What is dead already is swept first.
+            Some(Command::Compact { ticket }) if self.applier.garbage.is_empty() => {
+                self.begin_compaction(vec![ticket]);
+            }
+            Some(other) => self.unfinished.push_front(other),
+            None => {}
         }
-        if self.head.commit.saturating_sub(self.looked_at) >= LOOK_EVERY && self.garbage.is_empty()
+        if self.applier.head.commit.saturating_sub(self.looked_at) >= LOOK_EVERY
+            && self.applier.garbage.is_empty()
         {
             self.compact_if_grown();
         }
     }
 
     fn write_group(&mut self, db: &Db) -> Result<(), Failure> {
-        while self.group.spent < GROUP_BYTES {
+        while self.applier.group.spent < GROUP_BYTES {
             let Some(command) = self.next() else { break };
-            if let Some(rest) = self.apply(db, command)? {
+            if let Some(rest) = self.applier.apply(db, command)? {
                 self.unfinished.push_front(rest);
                 break;
             }
         }
-        while self.group.spent < GROUP_BYTES
-            && let Some(key) = self.garbage.pop()
-        {
-            self.remove(&key);
-        }
-        if !self.group.dirty {
+        self.applier.sweep();
+        if !self.applier.group.dirty {
             return Ok(());
         }
-        let head = self.finish_group(db)?;
+        let head = self.applier.finish_group(db)?;
         self.make_durable(db)?;
-        self.head = head;
-        if let Err(error) = self.mark.write(&self.head) {
+        self.applier.head = head;
+        if let Err(error) = self.mark.write(&self.applier.head) {
             tracing::warn!(%error, "could not write the mark");
         }
         Ok(())
@@ -285,11 +266,10 @@ impl Committer {
 
     /// Reports a durable group to its callers, in order.
     fn complete(&mut self) {
-        self.shared.commits.store(self.head.commit, Relaxed);
-        self.shared.last_seq.store(self.head.last_seq, Relaxed);
-        self.group.spent = 0;
-        self.group.dirty = false;
-        for (ticket, result) in self.group.tickets.drain(..) {
+        self.shared.commits.store(self.applier.head.commit, Relaxed);
+        self.shared.last_seq.store(self.applier.head.last_seq, Relaxed);
+        self.applier.group.clear();
+        for (ticket, result) in self.applier.group.tickets.drain(..) {
             ticket.complete(result);
         }
         let now = self.now();
@@ -317,14 +297,14 @@ impl Committer {
         if refusal.is_none() && !self.has_ballast {
             self.has_ballast = space::make_ballast(settings);
         }
-        if refusal.is_some() != self.group.refusal.is_some() {
+        if refusal.is_some() != self.applier.group.refusal.is_some() {
             self.shared.set_refusing(refusal.as_ref().map(ToString::to_string));
             self.shared.emit(match &refusal {
                 Some(reason) => StoreEvent::Refusing { reason: reason.to_string() },
                 None => StoreEvent::Accepting,
             });
         }
-        self.group.refusal = refusal;
+        self.applier.group.refusal = refusal;
     }
 
     pub(super) fn now(&self) -> u64 {

@@ -56,7 +56,7 @@ pub(super) type Changed = Arc<Mutex<BTreeSet<IVec>>>;
 
 /// A compaction under way.
 pub(super) struct Compaction {
-    pub(super) changed: Changed,
+    changed: Changed,
     stop: Arc<AtomicBool>,
     /// The thread has nothing left to do but to end.
     done: Arc<AtomicBool>,
@@ -149,10 +149,10 @@ fn put(writer: &mut Writer, key: &[u8], value: Option<&IVec>) -> io::Result<()> 
 impl Committer {
     /// Begins a compaction if the log has grown; tells a caller who asked for one.
     pub(super) fn compact_if_grown(&mut self) {
-        self.looked_at = self.head.commit;
+        self.looked_at = self.applier.head.commit;
         let settings = &self.shared.settings;
         let log = self.log.metadata().map_or(0, |log| log.len());
-        if self.compaction.is_none() && open::is_grown(settings, log, self.live_bytes) {
+        if self.compaction.is_none() && open::is_grown(settings, log, self.applier.live_bytes) {
             self.begin_compaction(Vec::new());
         }
     }
@@ -165,7 +165,7 @@ impl Committer {
         }
         let settings = self.shared.settings.clone();
         let Some(db) = self.shared.db.read().clone() else { return };
-        let needed = space::OPEN_BYTES.saturating_add(self.live_bytes.saturating_mul(2));
+        let needed = space::OPEN_BYTES.saturating_add(self.applier.live_bytes.saturating_mul(2));
         let begun = match space::free(&settings) {
             Ok(free) if free < needed => Err(io::ErrorKind::StorageFull.into()),
             Ok(_) => Writer::create(&settings),
@@ -173,13 +173,17 @@ impl Committer {
         };
         let begun = begun.map(|writer| Compaction::start(writer, db, self.wake.clone(), tickets));
         match begun.and_then(std::convert::identity) {
-            Ok(compaction) => self.compaction = Some(compaction),
+            Ok(compaction) => {
+                self.applier.changed = Some(Arc::clone(&compaction.changed));
+                self.compaction = Some(compaction);
+            }
             Err(error) => tracing::warn!(%error, "the log has grown and cannot be compacted now"),
         }
     }
 
     /// Gives a compaction up, so that nothing else holds the store.
     pub(super) fn stop_compaction(&mut self) {
+        self.applier.changed = None;
         let Some(compaction) = self.compaction.take() else { return };
         let (writer, tickets) = compaction.stop();
         drop(writer);
@@ -199,6 +203,7 @@ impl Committer {
         let Some(compaction) = self.compaction.take_if(|it| it.done.load(Relaxed)) else {
             return;
         };
+        self.applier.changed = None;
         let left = std::mem::take(&mut *compaction.changed.lock());
         let (writer, tickets) = compaction.end();
         let result = match writer {
@@ -226,11 +231,11 @@ impl Committer {
             })
         };
         let written = copied.and_then(|()| {
-            let arriving = self.uploads.first().copied();
-            if writer.digests() != self.ledger.digests() {
+            let arriving = self.applier.uploads.first().copied();
+            if writer.digests() != self.applier.ledger.digests() {
                 return Err(io::Error::other("what was copied is not what lives"));
             }
-            writer.end(self.head.commit, self.head.last_seq, arriving)
+            writer.end(self.applier.head.commit, self.applier.head.last_seq, arriving)
         });
         if let Err(error) = written.and_then(|_| rebuild::promise(dir)) {
             drop(rebuild::remove_folder(&dir.join("db.partial")));
@@ -242,13 +247,13 @@ impl Committer {
         let opened = rebuild::swap(&settings, None).map_err(at(dir));
         match opened.and_then(|_| open::open(&settings)) {
             Ok(ready) => {
-                let uploads = std::mem::take(&mut self.uploads);
+                let uploads = std::mem::take(&mut self.applier.uploads);
                 self.adopt(ready);
                 // Their pieces were copied with the rest.
-                self.garbage.retain(|key| {
+                self.applier.garbage.retain(|key| {
                     !queue::chunk_of(key).is_some_and(|(seq, _)| uploads.contains(&seq))
                 });
-                self.uploads = uploads;
+                self.applier.uploads = uploads;
                 self.shared
                     .emit(StoreEvent::Rebuilt { reason: "compacted".into(), lost: Vec::new() });
                 self.report_reopened(false);

@@ -53,10 +53,8 @@ impl Committer {
         };
         tracing::error!(store = %self.shared.settings.dir.display(), %reason, "the store is down");
         self.shared.set_refusing(Some(reason.to_string()));
-        self.group.spent = 0;
-        self.group.dirty = false;
-        self.group.removals.clear();
-        for (ticket, result) in self.group.tickets.drain(..) {
+        self.applier.group.clear();
+        for (ticket, result) in self.applier.group.tickets.drain(..) {
             ticket.complete(result.and(Err(error.clone())));
         }
         let emitted = reason.to_string();
@@ -153,13 +151,13 @@ impl Committer {
         *self.shared.db.write() = Some(db);
         self.log = log;
         self.mark = mark;
-        self.head = head;
-        self.ledger = ledger;
-        self.live_bytes = live_bytes;
-        self.garbage = garbage;
+        self.applier.head = head;
+        self.applier.ledger = ledger;
+        self.applier.live_bytes = live_bytes;
+        self.applier.garbage = garbage;
         // What was put of them is garbage here.
-        self.uploads.clear();
-        self.history_next = history_next;
+        self.applier.uploads.clear();
+        self.applier.history_next = history_next;
         self.shared.commits.store(head.commit, Relaxed);
         self.shared.last_seq.store(head.last_seq, Relaxed);
         self.shared.add_findings(&findings);
@@ -169,7 +167,7 @@ impl Committer {
     /// Back in service: says so, with what the store holds.
     fn resume(&mut self) {
         self.outage = None;
-        self.group.refusal = None;
+        self.applier.group.refusal = None;
         self.has_ballast = space::make_ballast(&self.shared.settings);
         self.shared.set_refusing(None);
         self.unfinished.extend(self.held_history.drain(..).map(Command::History));

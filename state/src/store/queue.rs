@@ -5,9 +5,6 @@
 //! is the proof that the whole call was written, and chunks without one belong to a call that was
 //! never acknowledged (or whose removal was cut short): the next open sweeps them.
 
-use bytes::Bytes;
-use sled::Db;
-
 use super::{
     dead_letters::{self, DeadMark},
     error::StoreError,
@@ -16,9 +13,11 @@ use super::{
     record::{
         self, CHUNK_BODY, CallRecord, ChunkRecord, Draft, Kind, StoredLanes, Unreadable, VALUE_MAX,
     },
+    tree::Tree,
     upload::StoredBody,
 };
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
+use bytes::Bytes;
 
 /// Prefix of the chunks.
 pub(super) const CHUNKS: u8 = b'c';
@@ -453,8 +452,8 @@ pub(super) fn decode_call(
 }
 
 /// Reads a call and its marks.
-pub(super) fn read_call(db: &Db, seq: u64) -> Result<StoredCall, StoreError> {
-    let value = db.get(key(CALLS, seq)).map_err(StoreError::read)?;
+pub(super) fn read_call(db: &impl Tree, seq: u64) -> Result<StoredCall, StoreError> {
+    let value = db.get(&key(CALLS, seq)).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
     let (mut call, _) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
     if let Some(note) = mark_under(db, key(SENDING, seq))? {
@@ -467,14 +466,14 @@ pub(super) fn read_call(db: &Db, seq: u64) -> Result<StoredCall, StoreError> {
 }
 
 /// The note or mark under a key, if there is one that is not taken back.
-fn mark_under(db: &Db, key: [u8; 9]) -> Result<Option<sled::IVec>, StoreError> {
-    let value = db.get(key).map_err(StoreError::read)?;
+fn mark_under(db: &impl Tree, key: [u8; 9]) -> Result<Option<sled::IVec>, StoreError> {
+    let value = db.get(&key).map_err(StoreError::read)?;
     Ok(value.filter(|value| !record::is_void(value)))
 }
 
 /// Reads a call's body, whole and with its checksum verified.
-pub(super) fn read_body(db: &Db, seq: u64) -> Result<Bytes, StoreError> {
-    let value = db.get(key(CALLS, seq)).map_err(StoreError::read)?;
+pub(super) fn read_body(db: &impl Tree, seq: u64) -> Result<Bytes, StoreError> {
+    let value = db.get(&key(CALLS, seq)).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
     let (_, header) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
     let mut body = Vec::from(header.inline);
@@ -489,13 +488,13 @@ pub(super) fn read_body(db: &Db, seq: u64) -> Result<Bytes, StoreError> {
 
 /// Hands chunk `index` of `chunks` to `take`.
 pub(super) fn read_chunk(
-    db: &Db,
+    db: &impl Tree,
     seq: u64,
     index: u32,
     chunks: u32,
     take: impl FnOnce(&[u8]),
 ) -> Result<(), StoreError> {
-    let chunk = db.get(chunk_key(seq, index)).map_err(StoreError::read)?;
+    let chunk = db.get(&chunk_key(seq, index)).map_err(StoreError::read)?;
     let chunk = chunk.ok_or_else(|| StoreError::Damaged {
         seq,
         detail: format!("chunk {index} of {chunks} is missing"),

@@ -304,6 +304,34 @@ impl Raw {
         }
     }
 
+    /// A log that holds these values, all within reach.
+    #[cfg(test)]
+    pub(super) fn of(values: impl Iterator<Item = Vec<u8>>) -> Self {
+        use std::io::Write;
+        let mut file = tempfile::tempfile().unwrap();
+        let mut raw = Self {
+            file: None,
+            bytes: 0,
+            values: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            first: None,
+            newer: None,
+            counts: RawCounts::default(),
+            scars: Vec::new(),
+        };
+        let mut heads = Vec::new();
+        for value in values {
+            file.write_all(&value).unwrap();
+            raw.value(&value, raw.bytes, &mut heads);
+            raw.bytes += value.len() as u64;
+        }
+        for (_, head) in heads {
+            raw.heads.insert(head.commit, SeenHead { head, reachable: true });
+        }
+        raw.file = Some(file);
+        raw
+    }
+
     /// The newest value of `key` up to a commit.
     pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<(u64, Place)> {
         let range = (key.clone(), 0)..=(key.clone(), up_to);

@@ -7,6 +7,7 @@ mod kill;
 mod model;
 mod notes;
 mod outages;
+mod simulated;
 mod upload;
 
 use std::{

@@ -11,16 +11,18 @@
 //! header, so nothing acknowledged is lost by that.
 
 use bytes::{Bytes, BytesMut};
-use sled::{Db, IVec};
+use sled::IVec;
 
 use super::{
     Done, GROUP_BYTES, Store,
+    apply::Applier,
     command::{Command, Ticket},
-    committer::{Committer, Failure},
+    committer::Failure,
     error::StoreError,
     ledger::Says,
     queue::{self, NewCall},
     record::{CHUNK_BODY, Draft},
+    tree::Tree,
 };
 
 /// Bytes of every piece but the last.
@@ -90,7 +92,7 @@ impl Store {
     /// `NotFound`, `Damaged`, or `Failed` while the store is down.
     pub fn piece(&self, seq: u64, index: u32) -> Result<Bytes, StoreError> {
         self.read(|db| {
-            let value = db.get(queue::key(queue::CALLS, seq)).map_err(StoreError::read)?;
+            let value = Tree::get(db, &queue::key(queue::CALLS, seq)).map_err(StoreError::read)?;
             let value = value.ok_or(StoreError::NotFound { seq })?;
             let (call, header) =
                 queue::decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
@@ -110,11 +112,11 @@ impl Store {
     }
 }
 
-impl Committer {
+impl Applier {
     /// Writes the chunks of a piece, spread over groups where they do not fit one.
     pub(super) fn put_piece(
         &mut self,
-        db: &Db,
+        db: &impl Tree,
         command: Command,
     ) -> Result<Option<Command>, Failure> {
         let Command::Piece { seq, first, data, mut written, ticket } = command else {
@@ -150,7 +152,7 @@ impl Committer {
     /// Writes the header of a body that was put.
     pub(super) fn append_stored(
         &mut self,
-        db: &Db,
+        db: &impl Tree,
         seq: u64,
         header: Draft,
         says: Says,

@@ -1,0 +1,410 @@
+//! Random histories of the store's commands over a map in memory, with crashes that keep any part of the last commit,
+//! commits that fail, and values that are lost from the log: what the plan of the raw log says is the truth.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use proptest::prelude::*;
+use sled::IVec;
+
+use super::*;
+use crate::store::{
+    apply::{Applier, Group},
+    command::Ticket,
+    head::Head,
+    ledger::Ledger,
+    plan::{self, Plan},
+    raw::{Key, Raw},
+    tree::Tree,
+};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append { chunks: usize },
+    Remove(usize),
+    Note(usize),
+    TakeBack(usize),
+    Bury(usize),
+    Revive(usize),
+    Requeue(usize),
+    Replace(usize),
+    Fact(usize),
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    Synced,
+    /// The disk kept those of the last commit's values whose bit is set, in any order, and all before.
+    Crashed(u64),
+    /// As a crash, but the process knows: a failed sync.
+    Failed(u64),
+    /// After it was synced, this one of the values that the log holds is not what was written.
+    Flipped(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        5 => prop_oneof![3 => Just(0_usize), 1 => 1..3_usize].prop_map(|chunks| Op::Append { chunks }),
+        3 => any::<usize>().prop_map(Op::Remove),
+        2 => any::<usize>().prop_map(Op::Note),
+        1 => any::<usize>().prop_map(Op::TakeBack),
+        1 => any::<usize>().prop_map(Op::Bury),
+        1 => any::<usize>().prop_map(Op::Revive),
+        1 => any::<usize>().prop_map(Op::Requeue),
+        1 => any::<usize>().prop_map(Op::Replace),
+        1 => (0..3_usize).prop_map(Op::Fact),
+    ]
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![
+        8 => Just(End::Synced),
+        2 => any::<u64>().prop_map(End::Crashed),
+        1 => Just(End::Crashed(u64::MAX)),
+        1 => any::<u64>().prop_map(End::Failed),
+        2 => any::<usize>().prop_map(End::Flipped),
+    ]
+}
+
+/// What a call should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Kept {
+    op: u64,
+    residue: bool,
+    noted: bool,
+    dead: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    calls: BTreeMap<u64, Kept>,
+    facts: BTreeMap<String, u64>,
+}
+
+/// A map that remembers every value that was written.
+#[derive(Default)]
+struct Memory {
+    map: RefCell<BTreeMap<Vec<u8>, IVec>>,
+    log: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Tree for Memory {
+    fn get(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
+        Ok(self.map.borrow().get(key).cloned())
+    }
+
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> sled::Result<Option<IVec>> {
+        self.log.borrow_mut().push(value.clone());
+        Ok(self.map.borrow_mut().insert(key.to_vec(), value.into()))
+    }
+
+    fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
+        Ok(self.map.borrow_mut().remove(key))
+    }
+
+    fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {
+        let map = self.map.borrow();
+        let found = map.keys().filter(|key| key.starts_with(prefix));
+        Ok(found.map(|key| IVec::from(key.as_slice())).collect())
+    }
+}
+
+struct Run {
+    memory: Memory,
+    applier: Applier,
+    /// Values of the log that are synced.
+    synced: usize,
+    mark: Head,
+    acknowledged: Model,
+    next: u64,
+}
+
+impl Run {
+    fn new() -> Self {
+        let head = Head { floor: 1, ..Head::default() };
+        let applier = applier(head, Ledger::default(), 0);
+        Self {
+            memory: Memory::default(),
+            applier,
+            synced: 0,
+            mark: head,
+            acknowledged: Model::default(),
+            next: 1,
+        }
+    }
+
+    /// Whether the command went into the group; one that has to wait for the next is left out.
+    fn apply(&mut self, command: Command) -> bool {
+        let mut command = Some(command);
+        while let Some(next) = command.take() {
+            if next.writes_over().any(|key| self.applier.group.written.contains(key.as_slice())) {
+                return false;
+            }
+            // A group that is full goes on: this is about what a commit holds, not how much.
+            self.applier.group.spent = 0;
+            command = self.applier.apply(&self.memory, next).map_err(|_| ()).unwrap();
+        }
+        true
+    }
+
+    /// Takes one step, with `model` what the store should hold after it.
+    fn step(&mut self, op: &Op, model: &mut Model) {
+        let pick = |of: usize, wanted: &dyn Fn(&Kept) -> bool| {
+            let fit: Vec<u64> =
+                model.calls.iter().filter(|(_, kept)| wanted(kept)).map(|(seq, _)| *seq).collect();
+            fit.get(of % fit.len().max(1)).copied()
+        };
+        let ticket = || Ticket::new(Box::new(|_| ()));
+        match *op {
+            Op::Append { chunks } => {
+                let seq = self.next;
+                self.next += 1;
+                let body = body(seq, if chunks == 0 { 20 } else { 4_000 * chunks + 200 });
+                let encoded = queue::encode(&call(seq, &body), "t").unwrap();
+                self.apply(Command::Append {
+                    seq,
+                    header: encoded.header,
+                    says: encoded.says,
+                    chunked: encoded.chunked,
+                    written: 0,
+                    replaces: None,
+                    note: None,
+                    ticket: ticket(),
+                });
+                model.calls.insert(seq, Kept { op: seq, ..Kept::default() });
+            }
+            Op::Remove(of) => {
+                let Some(seq) = pick(of, &|_| true) else { return };
+                self.apply(Command::Remove { seqs: vec![seq], from: 0, ticket: ticket() });
+                model.calls.remove(&seq);
+            }
+            Op::Note(of) => {
+                let Some(seq) = pick(of, &|_| true) else { return };
+                let key = queue::key(queue::SENDING, seq);
+                let value = note::encode(seq, &noted(7)).unwrap();
+                if self.apply(Command::Annotate { seq, key, value, ticket: ticket() }) {
+                    model.calls.entry(seq).and_modify(|it| it.noted = true);
+                }
+            }
+            Op::TakeBack(of) => {
+                let Some(seq) = pick(of, &|_| true) else { return };
+                let keys = vec![queue::key(queue::SENDING, seq)];
+                if self.apply(Command::TakeBack { keys, ticket: ticket() }) {
+                    model.calls.entry(seq).and_modify(|it| it.noted = false);
+                }
+            }
+            Op::Bury(of) => {
+                let Some(seq) = pick(of, &|_| true) else { return };
+                let key = queue::key(dead_letters::PREFIX, seq);
+                let value = dead_letters::encode(seq, &mark(DeadReason::Rejected)).unwrap();
+                if self.apply(Command::Annotate { seq, key, value, ticket: ticket() }) {
+                    model.calls.entry(seq).and_modify(|it| it.dead = true);
+                }
+            }
+            Op::Revive(of) => {
+                let Some(seq) = pick(of, &|kept| kept.dead) else { return };
+                let keys = vec![queue::key(dead_letters::PREFIX, seq)];
+                if self.apply(Command::TakeBack { keys, ticket: ticket() }) {
+                    model.calls.entry(seq).and_modify(|it| it.dead = false);
+                }
+            }
+            Op::Requeue(of) => {
+                let Some(old) = pick(of, &|kept| kept.dead) else { return };
+                let new_seq = self.next;
+                self.next += 1;
+                let keep_note = old % 2 == 0;
+                self.apply(Command::Requeue { old, new_seq, keep_note, ticket: ticket() });
+                let kept = model.calls.remove(&old).unwrap();
+                let noted = kept.noted && keep_note;
+                model.calls.insert(new_seq, Kept { noted, dead: false, ..kept });
+            }
+            Op::Replace(of) => {
+                let Some(seq) = pick(of, &|kept| !kept.residue) else { return };
+                let op = model.calls[&seq].op;
+                let traits = Traits { due: Some(UnixMillis::new(9)), ..Traits::default() };
+                let residue = NewCall { traits, ..call(seq, b"what is left") };
+                let residue = NewCall { op_id: call(op, b"").op_id, ..residue };
+                let encoded = queue::encode(&residue, "t").unwrap();
+                let (header, says) = (encoded.header, encoded.says);
+                if self.apply(Command::Replace { seq, header, says, ticket: ticket() }) {
+                    let residue = Kept { residue: true, noted: false, ..model.calls[&seq] };
+                    model.calls.insert(seq, residue);
+                }
+            }
+            Op::Fact(which) => {
+                let name = ["breaker", "offline", "target"][which];
+                let version = self.applier.head.commit + 1;
+                let value = facts::encode(name, &version.to_be_bytes()).unwrap();
+                if self.apply(Command::Put { key: facts::key(name), value, ticket: ticket() }) {
+                    model.facts.insert(name.into(), version);
+                }
+            }
+        }
+    }
+
+    /// Commits what was applied, and has it end so.
+    fn commit(&mut self, end: &End, model: Model) {
+        assert!(self.applier.group.tickets.iter().all(|(_, result)| result.is_ok()));
+        self.applier.group.spent = 0;
+        self.applier.sweep();
+        if !self.applier.group.dirty {
+            return;
+        }
+        let head = self.applier.finish_group(&self.memory).map_err(|_| ()).unwrap();
+        let all = self.memory.log.borrow().len();
+        match *end {
+            End::Synced | End::Flipped(_) => {
+                self.applier.head = head;
+                self.mark = head;
+                self.synced = all;
+                self.acknowledged = model;
+                self.applier.group = Group::default();
+                if let End::Flipped(at) = *end {
+                    self.flip(at);
+                }
+            }
+            End::Crashed(kept) | End::Failed(kept) => {
+                let bit = |at: usize| kept & 1 << ((at - self.synced) % 64) != 0;
+                let values: Vec<Vec<u8>> = {
+                    let log = self.memory.log.borrow();
+                    (0..all)
+                        .filter(|at| *at < self.synced || bit(*at))
+                        .map(|at| log[at].clone())
+                        .collect()
+                };
+                let whole = values.len() == all;
+                let raw = Raw::of(values.into_iter());
+                let plan = plan::choose(&raw, Some(self.mark)).unwrap();
+                assert!(plan.is_exact(), "{:?}", plan.lost);
+                let found = shown(&raw, &plan);
+                if whole {
+                    assert_eq!(found, model, "everything was written");
+                } else if found != model {
+                    assert_eq!(found, self.acknowledged, "what was acknowledged");
+                }
+                self.acknowledged = found;
+                self.rebuild(&raw, &plan);
+            }
+        }
+    }
+
+    /// One value of the log is not what was written: it is told, or it made no difference.
+    fn flip(&mut self, at: usize) {
+        let mut values = self.memory.log.borrow().clone();
+        let lost = values.remove(at % values.len());
+        // sled writes many values more than once.
+        values.retain(|value| *value != lost);
+        let raw = Raw::of(values.into_iter());
+        let plan = match plan::choose(&raw, Some(self.mark)) {
+            Ok(plan) => plan,
+            // Told: the store is set aside.
+            Err(_) => return self.restart(),
+        };
+        let found = shown(&raw, &plan);
+        let truth = &self.acknowledged;
+        if plan.is_exact() {
+            assert_eq!(found, *truth, "lost in silence");
+            return;
+        }
+        for (seq, kept) in &truth.calls {
+            let Some(shown) = found.calls.get(seq) else {
+                assert!(plan.lost.calls.contains(seq), "{seq} is lost in silence");
+                continue;
+            };
+            assert_eq!((shown.op, shown.residue), (kept.op, kept.residue), "{seq}");
+            let noted = shown.noted || plan.lost.notes.contains(seq);
+            let dead = shown.dead || plan.lost.dead.contains(seq);
+            assert_eq!((noted, dead), (kept.noted, kept.dead), "{seq}");
+        }
+        assert!(found.calls.keys().all(|seq| truth.calls.contains_key(seq)), "nothing comes back");
+        assert!(found.facts == truth.facts || plan.lost.facts, "a fact is lost in silence");
+        assert!(plan.lost.calls.len() <= 1, "one value costs one call");
+    }
+
+    /// Goes on from new files, as a rebuild makes them.
+    fn rebuild(&mut self, raw: &Raw, plan: &Plan) {
+        let memory = Memory::default();
+        let mut ledger = Ledger::default();
+        for (key, (commit, place)) in &plan.values {
+            let (key, value) = (key.to_bytes(), raw.load(*place).unwrap());
+            ledger.written(&key, queue::says_of(&key, &value), *commit);
+            memory.insert(&key, value).unwrap();
+        }
+        let commit = plan.head.commit + 1;
+        let head = ledger.head(commit, plan.head.last_seq, None);
+        memory.insert(HEAD_KEY, head::encode(&head).unwrap()).unwrap();
+        // A call of the last commit that was not completed is never given out again.
+        self.applier = applier(Head { last_seq: self.next - 1, ..head }, ledger, 0);
+        self.synced = memory.log.borrow().len();
+        self.mark = head;
+        self.memory = memory;
+    }
+
+    fn restart(&mut self) {
+        let next = self.next;
+        *self = Self::new();
+        self.next = next;
+        self.applier.head.last_seq = next - 1;
+        self.applier.head.floor = next;
+        self.mark = self.applier.head;
+    }
+}
+
+fn applier(head: Head, ledger: Ledger, history_next: u64) -> Applier {
+    Applier {
+        group: Group::default(),
+        head,
+        ledger,
+        live_bytes: 0,
+        history_next,
+        uploads: BTreeSet::new(),
+        garbage: Vec::new(),
+        target: Arc::new(RwLock::new("t".into())),
+        changed: None,
+    }
+}
+
+/// What a plan says that the store holds.
+fn shown(raw: &Raw, plan: &Plan) -> Model {
+    let mut model = Model::default();
+    for (key, (_, place)) in &plan.values {
+        let value = raw.load(*place).unwrap();
+        match key {
+            Key::Call(seq) => {
+                let (call, _) = queue::decode_call(*seq, &value).unwrap();
+                let op = u64::try_from(call.op_id.to_u128() >> 64).unwrap();
+                let residue = place.is_residue;
+                model.calls.insert(*seq, Kept { op, residue, ..Kept::default() });
+            }
+            Key::Note(seq) => model.calls.get_mut(seq).unwrap().noted = true,
+            Key::Fact(name) => {
+                let record: record::FactRecord<'_> =
+                    record::open(record::Kind::Fact, &value).unwrap();
+                let version = u64::from_be_bytes(record.value.try_into().unwrap());
+                model.facts.insert(name.to_string(), version);
+            }
+            _ => {}
+        }
+    }
+    for key in plan.values.keys() {
+        if let Key::Dead(seq) = key {
+            model.calls.get_mut(seq).unwrap().dead = true;
+        }
+    }
+    model
+}
+
+proptest! {
+    #[test]
+    fn the_plan_of_the_log_is_the_truth_whatever_a_crash_keeps(
+        commits in prop::collection::vec((prop::collection::vec(op(), 1..8), end()), 1..16),
+    ) {
+        let mut run = Run::new();
+        for (ops, end) in &commits {
+            let mut model = run.acknowledged.clone();
+            for op in ops {
+                run.step(op, &mut model);
+            }
+            run.commit(end, model);
+        }
+    }
+}

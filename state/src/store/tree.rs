@@ -1,0 +1,33 @@
+//! The ordered map that a store lies in: sled's, or one in memory for tests.
+
+use sled::{Db, IVec};
+
+/// An ordered map of small values.
+pub(super) trait Tree {
+    /// The value under a key.
+    fn get(&self, key: &[u8]) -> sled::Result<Option<IVec>>;
+    /// Writes a value; returns the one before.
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> sled::Result<Option<IVec>>;
+    /// Removes a value; returns it.
+    fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>>;
+    /// The keys that begin with `prefix`, ascending.
+    fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>>;
+}
+
+impl Tree for Db {
+    fn get(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
+        (**self).get(key)
+    }
+
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> sled::Result<Option<IVec>> {
+        (**self).insert(key, value)
+    }
+
+    fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
+        (**self).remove(key)
+    }
+
+    fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {
+        self.scan_prefix(prefix).keys().collect()
+    }
+}
