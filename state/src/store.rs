@@ -66,6 +66,7 @@
 
 mod apply;
 pub mod cache_file;
+mod call_store;
 pub mod check;
 mod command;
 mod committer;
@@ -80,6 +81,7 @@ mod history;
 pub mod journal;
 mod ledger;
 mod mark;
+pub mod memory;
 mod note;
 mod open;
 mod outage;
@@ -110,17 +112,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
 use sled::Db;
 
-use self::{
-    command::{Command, Ticket},
-    committer::Committer,
-    record::Draft,
-};
+use self::{call_store::Backed, command::Command, committer::Committer};
 pub use self::{
+    call_store::CallStore,
     dead_letters::{DeadMark, DeadReason},
     downgrade::{Downgraded, downgrade},
     error::{Finding, OpenError, StoreError},
@@ -251,185 +249,18 @@ impl Store {
             previous_target,
         })
     }
+}
 
-    /// Stores a call. `Ok`: it is on the disk and will be found after any crash.
-    pub fn append(&self, call: NewCall, done: Done) {
-        let target = self.target();
-        let note = call.note.as_ref().map(|note| note::encode(call.seq, note)).transpose();
-        let encoded = queue::encode(&call, &target).and_then(|encoded| Ok((encoded, note?)));
-        match encoded {
-            Ok((queue::Encoded { seq, header, says, chunked }, note)) => {
-                self.send(Command::Append {
-                    seq,
-                    header,
-                    says,
-                    chunked,
-                    written: 0,
-                    replaces: None,
-                    note,
-                    ticket: Ticket::new(done),
-                })
-            }
-            Err(error) => Ticket::new(done).complete(Err(error)),
-        }
-    }
-
-    /// Forgets calls, pending or dead, with all that belongs to them. `Ok`: none of them will be
-    /// found again. Sequences that are not stored are passed over.
-    pub fn remove(&self, seqs: Vec<u64>, done: Done) {
-        self.send(Command::Remove { seqs, from: 0, ticket: Ticket::new(done) });
-    }
-
-    /// Notes that a call, or the group whose first call it is, is about to be put on the wire; replaces the
-    /// note that is there. `Ok`: a crash from now on will find it noted. Ends with `NotFound` if the call is not
-    /// stored, with `TooLarge` if the note is above its limits.
-    pub fn note_sending(&self, seq: u64, note: &Note, done: Done) {
-        self.annotate(seq, queue::SENDING, note::encode(seq, note), done);
-    }
-
-    /// Takes a note back: it is proven that nothing was sent. Without a note nothing happens.
-    pub fn take_back_note(&self, seq: u64, done: Done) {
-        let keys = vec![queue::key(queue::SENDING, seq)];
-        self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
-    }
-
-    /// Makes dead letters calls that wait again, where they are and with their notes.
-    pub fn revive(&self, seqs: &[u64], done: Done) {
-        let keys = seqs.iter().map(|seq| queue::key(dead_letters::PREFIX, *seq)).collect();
-        self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
-    }
-
-    /// Puts `call` in the place of the one of its sequence, without that one's note. A crash leaves the one or
-    /// the other. Ends with `NotFound` if there is none, with `TooLarge` if it does not fit one value.
-    pub fn replace(&self, call: &NewCall, done: Done) {
-        let ticket = Ticket::new(done);
-        match queue::encode(call, &self.target()) {
-            Ok(queue::Encoded { seq, header, says, chunked: None }) => {
-                self.send(Command::Replace { seq, header, says, ticket });
-            }
-            Ok(_) => ticket.complete(Err(StoreError::TooLarge {
-                what: "replacement",
-                bytes: call.body.len() as u64,
-                limit: record::VALUE_MAX as u64,
-            })),
-            Err(error) => ticket.complete(Err(error)),
-        }
-    }
-
-    /// Makes a call a dead letter. A crash leaves a pending call or a whole dead letter. Ends with
-    /// `NotFound` where the call is not stored.
-    pub fn bury(&self, seq: u64, mark: DeadMark, done: Done) {
-        self.annotate(seq, dead_letters::PREFIX, dead_letters::encode(seq, &mark), done);
-    }
-
-    fn annotate(&self, seq: u64, prefix: u8, value: Result<Draft, StoreError>, done: Done) {
-        let ticket = Ticket::new(done);
-        match value {
-            Ok(value) => {
-                let key = queue::key(prefix, seq);
-                self.send(Command::Annotate { seq, key, value, ticket });
-            }
-            Err(error) => ticket.complete(Err(error)),
-        }
-    }
-
-    /// Moves a dead letter to the tail: the same call and `op_id` under `new_seq`, without its mark, with
-    /// its note of sending only if `keep_note`. Old and new change place in one commit. Ends with
-    /// `NotFound` if `old` is not stored.
-    pub fn requeue(&self, old: u64, new_seq: u64, keep_note: bool, done: Done) {
-        self.send(Command::Requeue { old, new_seq, keep_note, ticket: Ticket::new(done) });
-    }
-
-    /// Stores a named value of at most about 3,800 bytes, in place of the one before.
-    pub fn put_fact(&self, name: &'static str, value: Vec<u8>, done: Done) {
-        self.put(name, &value, done);
-    }
-
-    fn put(&self, name: &str, value: &[u8], done: Done) {
-        let ticket = Ticket::new(done);
-        match facts::encode(name, value) {
-            Ok(value) => {
-                self.send(Command::Put { key: facts::key(name), value, ticket });
-            }
-            Err(error) => ticket.complete(Err(error)),
-        }
-    }
-
-    /// The fact of that name; `None` where there is none, none that is whole, or the store is down.
-    pub fn fact(&self, name: &str) -> Option<Vec<u8>> {
-        self.read(|db| Ok(facts::read(db, name))).ok().flatten()
-    }
-
-    /// Adds a record of at most about 4,000 bytes to the history; the last 1,000 are kept. It rides
-    /// along with a commit that nobody waits for.
-    pub fn add_history(&self, record: Vec<u8>) {
-        self.send(Command::History(record));
-    }
-
-    /// The newest `limit` records of the history, newest last.
-    pub fn history(&self, limit: usize) -> Vec<Vec<u8>> {
-        self.read(|db| Ok(history::read(db, limit))).unwrap_or_default()
-    }
-
-    /// Reads a call's body and verifies its checksum. Blocks on the disk.
-    ///
-    /// # Errors
-    /// `NotFound`, `Damaged`, or `Failed` while the store is down.
-    pub fn body(&self, seq: u64) -> Result<Bytes, StoreError> {
-        self.read(|db| queue::read_body(db, seq))
-    }
-
-    /// Reads a call with its marks, without its body. Blocks on the disk.
-    ///
-    /// # Errors
-    /// `NotFound`, `Damaged`, or `Failed` while the store is down.
-    pub fn call(&self, seq: u64) -> Result<StoredCall, StoreError> {
-        self.read(|db| queue::read_call(db, seq))
-    }
-
-    /// The store's state. Asks the file system for a size, nothing more.
-    pub fn status(&self) -> StoreStatus {
-        let shared = &self.0.shared;
-        StoreStatus {
-            refusing: shared.refusing.lock().clone(),
-            disk_bytes: fs::metadata(shared.settings.dir.join("db/db")).map_or(0, |log| log.len()),
-            commits: shared.commits.load(Relaxed),
-            last_seq: shared.last_seq.load(Relaxed),
-            findings: shared.findings.lock().clone(),
-        }
-    }
-
-    /// Records the identity that the store is filled for from now on. Calls appended after `Ok` bear
-    /// it; those that wait keep theirs.
-    pub fn set_target(&self, target: &str, done: Done) {
-        if let Err(error) = queue::within("target", target.len(), queue::TARGET_MAX) {
-            return Ticket::new(done).complete(Err(error));
-        }
-        // Calls sent from here on bear it. Where the fact is not written, the next start asks.
-        let mut current = self.0.shared.target.write();
-        *current = target.into();
-        self.put(FACT_TARGET, target.as_bytes(), done);
-    }
-
-    /// Writes what is live into new files, which gives back what is dead in the log. The store serves meanwhile, but
-    /// for the open at the end. `Failed`: the store is as it was, or down and retrying.
-    pub fn compact(&self, done: Done) {
-        self.send(Command::Compact { ticket: Ticket::new(done) });
-    }
-
-    /// Commits what was sent before, syncs the mark, closes the files and waits for all that. Later
-    /// commands end with [`StoreError::Closed`].
-    pub fn close(&self) {
-        self.0.close();
-    }
-
-    fn target(&self) -> Arc<str> {
-        Arc::clone(&self.0.shared.target.read())
-    }
+impl Backed for Store {
+    type Map = Db;
 
     fn send(&self, command: Command) {
         // An error drops the command, whose ticket then says `Closed`.
         drop(self.0.commands.send(command));
+    }
+
+    fn target(&self) -> &RwLock<Arc<str>> {
+        &self.0.shared.target
     }
 
     fn read<T>(&self, what: impl FnOnce(&Db) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -440,6 +271,23 @@ impl Store {
         scan::guarded(|| what(db)).unwrap_or_else(|panic| {
             Err(StoreError::Failed { unknown: false, detail: panic.into() })
         })
+    }
+
+    /// Asks the file system for a size, nothing more.
+    fn state(&self) -> StoreStatus {
+        let shared = &self.0.shared;
+        StoreStatus {
+            refusing: shared.refusing.lock().clone(),
+            disk_bytes: fs::metadata(shared.settings.dir.join("db/db")).map_or(0, |log| log.len()),
+            commits: shared.commits.load(Relaxed),
+            last_seq: shared.last_seq.load(Relaxed),
+            findings: shared.findings.lock().clone(),
+        }
+    }
+
+    /// Commits what was sent before, syncs the mark, closes the files and waits for all that.
+    fn end(&self) {
+        self.0.close();
     }
 }
 

@@ -1,10 +1,9 @@
 //! Facts: small named values that outlive the process, such as a breaker's memory.
 
-use sled::Db;
-
 use super::{
     error::StoreError,
     record::{self, Draft, FactRecord, Kind, VALUE_MAX},
+    tree::Tree,
 };
 
 /// Prefix of the facts.
@@ -36,8 +35,8 @@ pub(super) fn encode(name: &str, value: &[u8]) -> Result<Draft, StoreError> {
 }
 
 /// Reads a fact; `None` where there is none, or none that is whole.
-pub(super) fn read(db: &Db, name: &str) -> Option<Vec<u8>> {
-    let value = db.get(key(name)).ok().flatten()?;
+pub(super) fn read(db: &impl Tree, name: &str) -> Option<Vec<u8>> {
+    let value = db.get(&key(name)).ok().flatten()?;
     let record: FactRecord<'_> = record::open(Kind::Fact, &value).ok()?;
     (record.name == name).then(|| record.value.to_vec())
 }

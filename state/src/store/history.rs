@@ -3,11 +3,10 @@
 //! Record `n` lies under `t`+n; writing it removes record `n - 1000`. A record rides along with the
 //! next commit and nobody waits for it: a crash may lose the newest few.
 
-use sled::Db;
-
 use super::{
     queue::key,
     record::{self, Draft, HistoryRecord, Kind},
+    tree::Tree,
 };
 
 /// Prefix of the records.
@@ -21,12 +20,13 @@ pub(super) fn encode(number: u64, record: &[u8]) -> Option<Draft> {
 }
 
 /// The newest `limit` records that are whole, newest last.
-pub(super) fn read(db: &Db, limit: usize) -> Vec<Vec<u8>> {
-    let mut records: Vec<Vec<u8>> = db
-        .scan_prefix([PREFIX])
+pub(super) fn read(db: &impl Tree, limit: usize) -> Vec<Vec<u8>> {
+    let keys = db.keys(&[PREFIX]).unwrap_or_default();
+    let mut records: Vec<Vec<u8>> = keys
+        .iter()
         .rev()
-        .map_while(Result::ok)
-        .filter_map(|(at, value)| {
+        .filter_map(|at| {
+            let value = db.get(at).ok()??;
             let record: HistoryRecord<'_> = record::open(Kind::History, &value).ok()?;
             (at.as_ref() == key(PREFIX, record.number)).then(|| record.record.to_vec())
         })

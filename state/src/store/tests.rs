@@ -1,6 +1,7 @@
 //! The store as its users see it: what it keeps, in which order, and what it says of damage.
 
 mod check;
+mod conformance;
 mod damage;
 mod flips;
 mod kill;

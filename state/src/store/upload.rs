@@ -10,17 +10,16 @@
 //! chunks are leftovers there, and what follows ends with `Failed`. Nothing is acknowledged before the
 //! header, so nothing acknowledged is lost by that.
 
-use bytes::{Bytes, BytesMut};
 use sled::IVec;
 
 use super::{
-    Done, GROUP_BYTES, Store,
+    GROUP_BYTES,
     apply::Applier,
     command::{Command, Ticket},
     committer::Failure,
     error::StoreError,
     ledger::Says,
-    queue::{self, NewCall},
+    queue,
     record::{CHUNK_BODY, Draft},
     tree::Tree,
 };
@@ -28,7 +27,7 @@ use super::{
 /// Bytes of every piece but the last.
 pub const PIECE_BYTES: usize = 16 * CHUNK_BODY;
 /// Chunks of a full piece.
-const PIECE_CHUNKS: u32 = 16;
+pub(super) const PIECE_CHUNKS: u32 = 16;
 
 /// A body that lies in the store already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,60 +54,6 @@ impl StoredBody {
     /// The chunks that it lies in.
     pub(super) fn chunks(self) -> Option<u32> {
         u32::try_from(self.len.div_ceil(CHUNK_BODY as u64)).ok()
-    }
-}
-
-impl Store {
-    /// Stores piece `index` of the body of `seq`, all but the last of [`PIECE_BYTES`]. `Ok`: it is on the
-    /// disk, and belongs to nothing until [`Store::append_stored`].
-    pub fn put_piece(&self, seq: u64, index: u32, data: Bytes, done: Done) {
-        let (first, ticket) = (index.saturating_mul(PIECE_CHUNKS), Ticket::new(done));
-        self.send(Command::Piece { seq, first, data, written: 0, ticket });
-    }
-
-    /// Stores a call whose body was put piece by piece. `Ok`: it is on the disk and will be found after
-    /// any crash. `Failed` where the store was rebuilt since the first piece.
-    pub fn append_stored(&self, call: NewCall, body: StoredBody, done: Done) {
-        let target = self.target();
-        match queue::encode_stored(&call, body, &target) {
-            Ok(header) => {
-                let ticket = Ticket::new(done);
-                let says = queue::says(&call.traits);
-                self.send(Command::AppendStored { seq: call.seq, header, says, ticket });
-            }
-            Err(error) => Ticket::new(done).complete(Err(error)),
-        }
-    }
-
-    /// Gives up a body of which `pieces` were put.
-    pub fn drop_pieces(&self, seq: u64, pieces: u32) {
-        self.send(Command::DropPieces { seq, chunks: pieces.saturating_mul(PIECE_CHUNKS) });
-    }
-
-    /// Reads a piece of a stored body; empty behind its end. Each chunk's checksum is verified. Blocks on
-    /// the disk.
-    ///
-    /// # Errors
-    /// `NotFound`, `Damaged`, or `Failed` while the store is down.
-    pub fn piece(&self, seq: u64, index: u32) -> Result<Bytes, StoreError> {
-        self.read(|db| {
-            let value = Tree::get(db, &queue::key(queue::CALLS, seq)).map_err(StoreError::read)?;
-            let value = value.ok_or(StoreError::NotFound { seq })?;
-            let (call, header) =
-                queue::decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
-            if call.chunks == 0 {
-                let inline = if index == 0 { header.inline } else { &[] };
-                return Ok(Bytes::copy_from_slice(inline));
-            }
-            let first = index.saturating_mul(PIECE_CHUNKS);
-            let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-            for index in first..call.chunks.min(first.saturating_add(PIECE_CHUNKS)) {
-                queue::read_chunk(db, seq, index, call.chunks, |data| {
-                    piece.extend_from_slice(data);
-                })?;
-            }
-            Ok(piece.freeze())
-        })
     }
 }
 
