@@ -26,6 +26,8 @@ mod manual;
 mod orders;
 mod paint;
 mod queue;
+mod queue_drain;
+mod queue_import;
 mod queue_offline;
 mod status;
 pub(crate) mod table;
@@ -71,7 +73,22 @@ fn dispatch(cli: Cli) -> Done {
         Command::Check { startup, output } => check::run(&flags, &env, startup, output.json),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::man(),
+        Command::Queue(args::QueueArgs { backend, command: args::QueueCommand::Drain(wanted) }) => {
+            if flags.state_dir.is_none() {
+                return Err(Failure::usage("name the directory with --state-dir"));
+            }
+            crate::keep_private();
+            telemetry::init(telemetry::LogFormat::Plain);
+            let config = Config::load(&flags, &env)?;
+            let drained = queue_drain::run(config, backend.as_deref(), wanted);
+            let runtime = runtime(workers())?;
+            let done = runtime.block_on(drained);
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            telemetry::finish();
+            done
+        }
         Command::Queue(queue) if queue.command.is_offline() => {
+            crate::keep_private();
             let config = Config::load(&flags, &env).ok();
             queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
         }
@@ -110,6 +127,10 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         Command::Online { backend } => orders::offline(client, &backend, false).await,
         Command::Backend(args::BackendOrder::AcceptRetarget { backend }) => {
             orders::accept_retarget(client, &backend).await
+        }
+        Command::Backend(args::BackendOrder::AcceptClone) => orders::accept_clone(client).await,
+        Command::Backend(args::BackendOrder::AcceptLoss { backend }) => {
+            orders::accept_loss(client, &backend).await
         }
         Command::LogLevel { filter, lasting, usual } => {
             orders::log_level(client, filter, lasting, usual).await

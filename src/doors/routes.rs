@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    Doors, admin, calls, encoding, events, openapi, page,
+    Doors, admin, calls, encoding, events, import, openapi, page,
     peer::{Access, Caller, admit},
     problem::Problem,
     queue, streams, views,
@@ -127,6 +127,12 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("POST" "/admin/backends/{backend}/accept-retarget", Admin,
         "Lets calls that wait for the old address go to the new one",
         "" -> "{\"target\": text}; 409 where none waits", post(admin::accept_retarget)),
+    route!("POST" "/admin/backends/{backend}/accept-loss", Admin,
+        "Ends the alert that the backend's store was gone at a start",
+        "" -> "{\"accepted\": true}; 409 where it was not", post(admin::accept_loss)),
+    route!("POST" "/admin/backends/accept-clone", Admin,
+        "Lets a state directory replay that is a copy, or has one",
+        "" -> "{\"accepted\": true}; 409 where it is none", post(admin::accept_clone)),
     route!("GET" "/admin/backends/{backend}/config", Admin, "A backend's settings in effect",
         "" -> "the section, secrets masked", get(admin::backend_config)),
     route!("GET" "/admin/config", Admin, "All settings in effect",
@@ -142,6 +148,11 @@ pub(crate) const ROUTES: &[Route] = &[
         "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
+    route!("POST" "/admin/backends/{backend}/queue/import", Admin,
+        "Takes the calls of an export or a repair into the queue, at its tail",
+        "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, at most 64 MiB"
+        -> "{\"imported\", \"in_doubt\", \"dead\", \"salvaged\", \"known\", \"wants_force\", \"lanes_written\", \"refused\", \"not_tried\"}; 422 where a line is not understood",
+        post(import::import)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
         "Puts a dead letter back at the tail of its lane",
         "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),

@@ -47,11 +47,15 @@ mod order;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
+mod queue_moves;
+#[cfg(test)]
 mod redis_markers;
 #[cfg(test)]
 mod redis_scripts;
 #[cfg(test)]
 mod seams;
+#[cfg(test)]
+mod state_dir;
 #[cfg(test)]
 mod stopping;
 #[cfg(test)]

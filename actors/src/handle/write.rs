@@ -284,7 +284,7 @@ impl Lent {
     ) -> Result<(), CallError> {
         loop {
             let left = context.left(self.clock().now());
-            if left.is_zero() || !self.replay_can_run() {
+            if left.is_zero() || !self.replay_can_run() || self.queue.shut().is_some() {
                 return Err(self.unavailable(context, why, note));
             }
             let patience = left.min(Duration::from_millis(250));
@@ -403,7 +403,7 @@ impl Lent {
             AppendError::Refused(Refusal::Full { .. }) => (CallErrorKind::Full, "queue_full"),
             AppendError::Refused(Refusal::Shed) => (CallErrorKind::Unavailable, "shed"),
             AppendError::Refused(_) => (CallErrorKind::Conflict, "op_id_conflict"),
-            AppendError::NoStore(_) | AppendError::Store(_) => {
+            AppendError::NoStore(_) | AppendError::Store(_) | AppendError::DeadFull => {
                 (CallErrorKind::Full, "store_refuses")
             }
             AppendError::BrokenOff(_) => (CallErrorKind::Malformed, "body_broken_off"),

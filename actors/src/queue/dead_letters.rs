@@ -8,7 +8,7 @@ use fusebox_state::{
 };
 use tokio::sync::oneshot;
 
-use super::Queue;
+use super::{AppendError, NewWrite, Queue};
 use crate::event::EventKind;
 
 impl Queue {
@@ -26,9 +26,8 @@ impl Queue {
         let seqs = members(&index, seq);
         let bytes = seqs.iter().filter_map(|it| Some(index.get(*it)?.bytes)).sum();
         if index.dead_full(bytes) {
-            if let Some(entry) = index.get_mut(seq) {
-                entry.verdict = Some(Box::new((reason, detail.to_owned())));
-            }
+            index.sentence(seq, reason, detail);
+            self.count(&index);
             return false;
         }
         let said = format!("{}: {detail}", reason_word(reason));
@@ -81,6 +80,49 @@ impl Queue {
         );
     }
 
+    /// Makes a call durable that is a dead letter already, and never waits in this run; resolves once that is synced.
+    ///
+    /// # Errors
+    /// [`AppendError`] says why it was not even tried; nothing changed.
+    pub(crate) fn append_dead(
+        self: &Arc<Self>,
+        write: NewWrite<'_>,
+        mark: DeadMark,
+    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, AppendError> {
+        let bytes = write.body.len() as u64;
+        if self.index.lock().dead_full(bytes) {
+            return Err(AppendError::DeadFull);
+        }
+        let (sender, marked) = oneshot::channel();
+        let said = format!("{}: {}", reason_word(mark.reason), mark.detail);
+        let this = Arc::clone(self);
+        self.enter(write, bytes, move |store, call, done| {
+            let seq = call.seq;
+            {
+                let mut index = this.index.lock();
+                index.buried(seq, &said, true);
+                this.count(&index);
+            }
+            this.fates.lock().remove(&seq);
+            store.append(call, done);
+            let (queue, again) = (Arc::clone(&this), mark.clone());
+            store.bury(
+                seq,
+                mark,
+                Box::new(move |result| {
+                    match &result {
+                        Ok(()) => queue.marked(seq),
+                        // It was not stored either, and is forgotten.
+                        Err(StoreError::NotFound { .. }) => {}
+                        Err(_) => drop(queue.unmarked.lock().insert(seq, again)),
+                    }
+                    drop(sender.send(result));
+                }),
+            );
+        })?;
+        Ok(marked)
+    }
+
     fn marked(&self, seq: u64) {
         if self.dead_blocks.load(Ordering::Relaxed) {
             return;
@@ -100,7 +142,6 @@ impl Queue {
         seq: u64,
         forget_doubt: bool,
     ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
-        self.alert("dead_full", None);
         let store = self.store().ok()?;
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
@@ -121,33 +162,27 @@ impl Queue {
                 }
                 self.count(&index);
                 drop(index);
-                store.revive(&members, Box::new(move |result| drop(sender.send(result))));
-                self.metrics.requeued.inc();
-                self.work.notify_one();
+                let (this, said) = (Arc::clone(self), old.last_error.unwrap_or_default());
+                let revived = members.clone();
+                let done = Box::new(move |result: Result<(), StoreError>| {
+                    this.revived(&revived, &said, &result);
+                    drop(sender.send(result));
+                });
+                store.revive(&members, done);
                 return Some(synced);
             }
             let new = index.requeue(seq, forget_doubt)?;
             self.count(&index);
             (new, old)
         };
+        self.requeuing.lock().insert(new, (seq, old));
         let this = Arc::clone(self);
         store.requeue(
             seq,
             new,
             !forget_doubt,
             Box::new(move |result| {
-                this.appended(new, &result);
-                if result.is_ok() {
-                    this.metrics.requeued.inc();
-                }
-                let gone = matches!(result, Err(StoreError::NotFound { .. }));
-                if !gone && result.as_ref().is_err_and(|error| !error.outcome_unknown()) {
-                    // It was not stored: the dead letter is where it was.
-                    let holds = this.dead_blocks.load(Ordering::Relaxed);
-                    let mut index = this.index.lock();
-                    index.restore(seq, old, true, holds);
-                    this.count(&index);
-                }
+                this.requeued(new, &result);
                 drop(sender.send(result));
             }),
         );
@@ -155,10 +190,58 @@ impl Queue {
         Some(synced)
     }
 
+    /// The revival of calls that were sent as one has ended. If its outcome is unknown, they wait once the store is
+    /// open again, which holds them either way.
+    fn revived(&self, members: &[u64], said: &str, result: &Result<(), StoreError>) {
+        if result.as_ref().is_err_and(StoreError::outcome_unknown) {
+            return;
+        }
+        let holds = self.dead_blocks.load(Ordering::Relaxed);
+        let mut index = self.index.lock();
+        for seq in members {
+            if result.is_ok() {
+                index.committed(*seq);
+            } else {
+                index.buried(*seq, said, holds);
+            }
+        }
+        self.count(&index);
+        drop(index);
+        if result.is_ok() {
+            self.metrics.requeued.inc();
+        }
+        self.freed.notify_waiters();
+        self.work.notify_one();
+    }
+
+    /// The requeue that gave a dead letter the place `new` has ended. If its outcome is unknown, the store tells
+    /// it once it is open again.
+    fn requeued(&self, new: u64, result: &Result<(), StoreError>) {
+        self.appended(new, result);
+        if result.as_ref().is_err_and(StoreError::outcome_unknown) {
+            return;
+        }
+        let Some((old, entry)) = self.requeuing.lock().remove(&new) else { return };
+        let mut index = self.index.lock();
+        match result {
+            Ok(()) => {
+                self.metrics.requeued.inc();
+                index.unclaim(old);
+            }
+            // The dead letter itself is gone.
+            Err(StoreError::NotFound { .. }) => index.unclaim(old),
+            // It was not stored: the dead letter is where it was.
+            Err(_) => index.not_requeued(old, entry),
+        }
+        self.count(&index);
+        drop(index);
+        self.freed.notify_waiters();
+        self.work.notify_one();
+    }
+
     /// Discards a call or dead letter that is not on the wire, with all that were sent with it as one; resolves
     /// once that is synced. `None` if it is on the wire or gone.
     pub fn discard(self: &Arc<Self>, seq: u64) -> Option<oneshot::Receiver<()>> {
-        self.alert("dead_full", None);
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
         let mut index = self.index.lock();
