@@ -32,7 +32,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_state::{
     LaneId, Lanes, OpId, UnixMillis,
-    store::{Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
+    store::{CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
 };
 
 const RECORD_BYTES: usize = 256;

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, SpanRef, UnixMillis,
     queue::{Entry, Noted, Phase, QueueIndex, Refusal},
-    store::{DeadMark, Done, NewCall, Note, Store, StoreError, TokenKind, Traits},
+    store::{CallStore, DeadMark, Done, NewCall, Note, StoreError, TokenKind, Traits},
     write::{Repeat, WriteState},
 };
 use parking_lot::{Mutex, MutexGuard};
@@ -155,7 +155,7 @@ pub struct Queue {
     clock: Clock,
     bus: EventBus,
     metrics: Arc<BackendMetrics>,
-    store: OnceLock<Store>,
+    store: OnceLock<Arc<dyn CallStore>>,
     /// Why the store is not open yet.
     closed: Mutex<Option<String>>,
     /// Held from a change of the index until its command is sent.
@@ -229,7 +229,7 @@ impl Queue {
     /// [`AppendError`] says why it was not even tried; nothing changed.
     pub fn append(self: &Arc<Self>, write: NewWrite<'_>) -> Result<Appending, AppendError> {
         let bytes = write.body.len() as u64;
-        self.enter(write, bytes, Store::append)
+        self.enter(write, bytes, |store, call, done| store.append(call, done))
     }
 
     /// Gives a write of `bytes` its place and has `send` hand it to the committer, in this order of all.
@@ -237,7 +237,7 @@ impl Queue {
         self: &Arc<Self>,
         write: NewWrite<'_>,
         bytes: u64,
-        send: impl FnOnce(&Store, NewCall, Done),
+        send: impl FnOnce(&dyn CallStore, NewCall, Done),
     ) -> Result<Appending, AppendError> {
         let store = self.store()?;
         let in_doubt = write.state.is_in_doubt() && write.state.repeat() != Repeat::Absolute;
@@ -473,8 +473,8 @@ impl Queue {
     ///
     /// # Errors
     /// [`AppendError::NoStore`] while it is not open, and why.
-    pub fn store(&self) -> Result<&Store, AppendError> {
-        self.store.get().ok_or_else(|| {
+    pub fn store(&self) -> Result<&dyn CallStore, AppendError> {
+        self.store.get().map(|store| &**store).ok_or_else(|| {
             AppendError::NoStore(self.closed.lock().clone().unwrap_or_else(|| "closed".into()))
         })
     }

@@ -7,6 +7,7 @@ use fusebox_state::{
     OpId, SpanRef,
     breaker::TransitionRecord,
     queue::{Entry, Phase, QueueIndex},
+    store::CallStore,
 };
 
 use crate::{
@@ -128,7 +129,7 @@ impl Lent {
 
     pub(crate) fn queue_view(&self, settings: &BackendSettings, sample: &Sample) -> QueueView {
         let unix = self.circuit.clock.unix();
-        let status = self.queue.store().map(fusebox_state::store::Store::status);
+        let status = self.queue.store().map(CallStore::status);
         let index = self.queue.index();
         let age = index
             .oldest()

@@ -295,7 +295,7 @@ mod tests {
     fn store_with_a_call(dir: &Path) {
         use fusebox_state::{
             LaneId, Lanes, OpId, UnixMillis,
-            store::{Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
+            store::{CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
         };
         let settings = StoreSettings {
             dir: dir.to_owned(),

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fusebox_state::{breaker::State, store::Store};
+use fusebox_state::{breaker::State, store::CallStore};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
 use super::{AlertLabels, FloatGauge, Inner, OneBackend, StateLabels};
@@ -114,7 +114,7 @@ impl Lent {
             set(&gauges.queue_limit_bytes, index.limits().bytes);
         }
         flag(&gauges.replay_paused, self.queue.paused().is_some());
-        let status = self.queue.store().map(Store::status).ok();
+        let status = self.queue.store().map(CallStore::status).ok();
         flag(&gauges.store_refusing, status.as_ref().is_none_or(|it| it.refusing.is_some()));
         set(&gauges.store_bytes, status.map_or(0, |status| status.disk_bytes));
         let active = self.queue.alert_names();

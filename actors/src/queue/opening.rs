@@ -9,8 +9,8 @@ use fusebox_state::{
     OpId, SpanRef,
     queue::{Entry, Noted, Phase, QueueIndex},
     store::{
-        Finding, GroupNote, Note, OpenError, Opened, Store, StoreEvent, StoreSettings, StoredCall,
-        TokenKind, Traits,
+        CallStore, Finding, GroupNote, Note, OpenError, Opened, Store, StoreEvent, StoreSettings,
+        StoredCall, TokenKind, Traits,
     },
     write::{Repeat, WriteState},
 };
@@ -30,7 +30,7 @@ impl Queue {
         dir: std::path::PathBuf,
         target: &str,
         disk_floor: u64,
-        before: impl FnOnce(&Store, Option<&str>),
+        before: impl FnOnce(&dyn CallStore, Option<&str>),
     ) -> Result<(), OpenError> {
         let this: Weak<Self> = Arc::downgrade(self);
         let clock = self.clock;
@@ -58,7 +58,12 @@ impl Queue {
         }
     }
 
-    fn take_over(&self, opened: Opened, target: &str, before: impl FnOnce(&Store, Option<&str>)) {
+    fn take_over(
+        &self,
+        opened: Opened,
+        target: &str,
+        before: impl FnOnce(&dyn CallStore, Option<&str>),
+    ) {
         let mut index = self.index.lock();
         let limits = index.limits();
         if opened.calls.is_empty() && index.standing() > 0 {
@@ -89,7 +94,7 @@ impl Queue {
             None => None,
         };
         before(&opened.store, previous.as_deref());
-        if self.store.set(opened.store).is_ok() {
+        if self.store.set(Arc::new(opened.store)).is_ok() {
             *self.closed.lock() = None;
         }
         self.alert("closed", None);

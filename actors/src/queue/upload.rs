@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fusebox_state::{
     queue::Refusal,
-    store::{PIECE_BYTES, Store, StoreError, StoredBody},
+    store::{CallStore, PIECE_BYTES, StoreError, StoredBody},
 };
 use tokio::sync::oneshot;
 
@@ -14,7 +14,7 @@ use crate::connector::Tail;
 
 /// A body that is being put. Given up when dropped.
 struct Putting<'a> {
-    store: &'a Store,
+    store: &'a dyn CallStore,
     seq: u64,
     body: StoredBody,
     held: BytesMut,

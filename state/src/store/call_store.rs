@@ -161,7 +161,7 @@ impl<B: Backed> CallStore for B {
                     replaces: None,
                     note,
                     ticket: Ticket::new(done),
-                })
+                });
             }
             Err(error) => Ticket::new(done).complete(Err(error)),
         }

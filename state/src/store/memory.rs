@@ -85,7 +85,9 @@ pub struct MemoryCommitter {
 
 impl fmt::Debug for MemoryCommitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryCommitter").field("commit", &self.applier.head.commit).finish()
+        f.debug_struct("MemoryCommitter")
+            .field("commit", &self.applier.head.commit)
+            .finish_non_exhaustive()
     }
 }
 

@@ -211,7 +211,7 @@ impl Opening<'_> {
                 }
                 // A large log is no reason not to serve.
                 Err(error) => {
-                    tracing::warn!(%error, "the log has grown and could not be compacted")
+                    tracing::warn!(%error, "the log has grown and could not be compacted");
                 }
             }
         }

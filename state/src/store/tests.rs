@@ -19,6 +19,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::*;
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 

@@ -294,11 +294,8 @@ impl Run {
         // sled writes many values more than once.
         values.retain(|value| *value != lost);
         let raw = Raw::of(values.into_iter());
-        let plan = match plan::choose(&raw, Some(self.mark)) {
-            Ok(plan) => plan,
-            // Told: the store is set aside.
-            Err(_) => return self.restart(),
-        };
+        // If there is no plan, that is told, and the store is set aside.
+        let Ok(plan) = plan::choose(&raw, Some(self.mark)) else { return self.restart() };
         let found = shown(&raw, &plan);
         let truth = &self.acknowledged;
         if plan.is_exact() {
