@@ -175,6 +175,7 @@ async fn world(dir: &std::path::Path) -> Fusebox {
         state_dir: dir.to_owned(),
         ping_interval: Duration::from_secs(3_600),
         instance: "bench".into(),
+        copied: None,
     };
     let fusebox = Fusebox::start(system, specs.collect(), None).await.expect("the core starts");
     for (backend, stub) in fusebox.backends().iter().zip(&stubs).take(BACKENDS) {

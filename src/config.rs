@@ -141,6 +141,7 @@ impl Config {
             state_dir: self.state_dir.clone(),
             ping_interval: self.ping_interval,
             instance,
+            copied: None,
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     settings::BackendSettings,
 };
 
-/// Why a backend is offline; it is where any of these holds.
+/// What holds a backend back; it is offline where any of these holds but [`Holds::copied`].
 #[expect(clippy::struct_excessive_bools, reason = "independent reasons, each with its own end")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
@@ -40,6 +40,8 @@ pub struct Holds {
     pub exchange: bool,
     /// Its actor was given up on.
     pub given_up: bool,
+    /// The state directory is a copy, or has one: nothing is replayed, all else goes on.
+    pub copied: bool,
 }
 
 impl Holds {
@@ -224,6 +226,9 @@ impl Circuit {
     /// Why nothing may be replayed now; `None` where it may. `HALF_OPEN` admits a few as probes; a
     /// forced-closed breaker wants a ping answered since.
     pub fn replay_barred(&self) -> Option<&'static str> {
+        if self.holds().copied {
+            return Some("the state directory is a copy, see the alerts");
+        }
         match self.breaker.state() {
             (_, true) => Some("the backend is offline"),
             (State::Open, _) => Some("the breaker is open"),

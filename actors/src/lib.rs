@@ -70,13 +70,8 @@ pub struct BackendSpec {
 /// The daemon's core could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another daemon has a store open.
-    #[error("the state directory is in use by another daemon: {0}")]
-    Locked(String),
-    /// A store was written by a newer version; its data is untouched.
-    #[error("{0}")]
-    NewerFormat(String),
-    /// Anything else that stops the daemon.
+    /// An actor did not start. A store that does not open stops nobody: its backend alone is refused what
+    /// would be queued, until it opens.
     #[error("{0}")]
     Other(String),
 }
@@ -116,8 +111,9 @@ struct Inner {
 }
 
 impl Fusebox {
-    /// Opens the stores, starts the actors, begins to replay. Returns when every queue is recovered. What
-    /// calls record of themselves goes into `sink`.
+    /// Opens the stores, starts the actors, begins to replay. Returns when every queue is recovered, or its
+    /// store was tried in vain: that one is tried again in the background. What calls record of themselves goes
+    /// into `sink`.
     ///
     /// # Errors
     /// [`StartError`] for what stops the whole daemon; a single backend's trouble does not.
@@ -147,7 +143,10 @@ impl Fusebox {
         for spec in backends {
             let lent = start::lend(spec, &metrics, clock, &bus, &flags, sink.clone());
             let lent = Arc::new(lent);
-            start::open(&lent, &settings.state_dir).await?;
+            if let Some(told) = &settings.copied {
+                start::hold_copied(&lent, told);
+            }
+            start::open(&lent, &settings.state_dir).await;
             members.push(Member::new(lent));
         }
         tell_daemon(&bus, clock, "started");
@@ -287,6 +286,23 @@ impl Fusebox {
         match recovery.call(make, Some(ORDER_PATIENCE)).await {
             Ok(CallResult::Success(names)) => Ok(names),
             _ => Err(failed("the recovery actor did not answer")),
+        }
+    }
+
+    /// The state directory is a copy, or has one: nothing is replayed until [`Fusebox::accept_clone`]. Operators
+    /// are told so in these words.
+    pub fn hold_copied(&self, told: &str) {
+        for member in self.0.members.iter() {
+            start::hold_copied(&member.lent, told);
+        }
+    }
+
+    /// An operator says that this directory may replay.
+    pub fn accept_clone(&self) {
+        for member in self.0.members.iter() {
+            member.lent.circuit.hold(|holds| holds.copied = false);
+            member.lent.queue.alert("copied", None);
+            member.lent.queue.work.notify_one();
         }
     }
 

@@ -241,6 +241,16 @@ impl Backend {
         }
     }
 
+    /// Tells operators that its store was gone at the start, until `None`; a critical condition.
+    pub fn tell_lost(&self, told: Option<String>) {
+        self.member.lent.queue.alert("lost", told);
+    }
+
+    /// Whether its store is open.
+    pub fn is_stored(&self) -> bool {
+        self.member.lent.queue.store().is_ok()
+    }
+
     /// Makes its actor panic: a test hook, reachable only where the environment says so.
     pub fn panic_for_test(&self) {
         self.member.tell(BackendMessage::Panic);

@@ -51,8 +51,11 @@ use notes::within_limit;
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
 /// The names under which alerts are raised.
-pub(crate) const ALERTS: [&str; 6] =
-    ["actor", "blocked", "damage", "dead_full", "retarget", "store"];
+pub(crate) const ALERTS: [&str; 9] =
+    ["actor", "blocked", "closed", "copied", "damage", "dead_full", "lost", "retarget", "store"];
+/// What an operator is told while [`QueueIndex::dead_letters_block`] holds.
+const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls are blocked until some are \
+                         requeued or discarded";
 
 /// A write to be made durable.
 pub struct NewWrite<'a> {
@@ -166,6 +169,12 @@ pub struct Queue {
     in_doubt: Mutex<BTreeSet<u64>>,
     /// Dead letters whose marks the store did not take.
     unmarked: Mutex<BTreeMap<u64, DeadMark>>,
+    /// Requeues whose end is not known, by their new sequence: the dead letter's, and what it was.
+    requeuing: Mutex<BTreeMap<u64, (u64, Entry)>>,
+    /// The store's folder holds nothing, so no lane is occupied though the store is not open.
+    holds_nothing: AtomicBool,
+    /// Whether it is told that the dead letters are full.
+    dead_full: AtomicBool,
     alerts: Mutex<BTreeMap<&'static str, String>>,
     /// Lanes may have become free.
     freed: Notify,
@@ -200,6 +209,9 @@ impl Queue {
             fates: Mutex::default(),
             in_doubt: Mutex::default(),
             unmarked: Mutex::default(),
+            requeuing: Mutex::default(),
+            holds_nothing: AtomicBool::new(false),
+            dead_full: AtomicBool::new(false),
             alerts: Mutex::default(),
             freed: Notify::new(),
             work: Notify::new(),
@@ -402,10 +414,11 @@ impl Queue {
 
     /// Whether a call to `lanes` must wait or queue: they are occupied, or not known yet.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
-        if self.standing.load(Ordering::Acquire) == 0 && self.store.get().is_some() {
+        let known = self.store.get().is_some() || self.holds_nothing.load(Ordering::Acquire);
+        if known && self.standing.load(Ordering::Acquire) == 0 {
             return false;
         }
-        self.store.get().is_none() || self.index.lock().is_occupied(lanes)
+        !known || self.index.lock().is_occupied(lanes)
     }
 
     /// Tells dead letters that their lanes are written.
@@ -463,6 +476,19 @@ impl Queue {
         })
     }
 
+    /// Why the store did not open, where it was tried in vain and may hold calls: nobody knows which lanes are
+    /// occupied.
+    pub(crate) fn shut(&self) -> Option<String> {
+        let shut = self.store.get().is_none() && self.alerts.lock().contains_key("closed");
+        (shut && !self.holds_nothing.load(Ordering::Acquire))
+            .then(|| self.closed.lock().clone().unwrap_or_default())
+    }
+
+    /// The store's folder holds nothing: until the store is opened no lane is occupied.
+    pub(crate) fn holds_nothing(&self) {
+        self.holds_nothing.store(true, Ordering::Release);
+    }
+
     /// Why the store refuses writes, where it does.
     pub fn refuses(&self) -> Option<String> {
         match self.store() {
@@ -487,10 +513,13 @@ impl Queue {
         }
     }
 
-    /// What was found damaged since the daemon's start, as what follows "the store".
+    /// What was found damaged since the daemon's start, or that the store is gone, as what follows "the store".
     pub fn damage(&self) -> Option<String> {
         let alerts = self.alerts.lock();
-        alerts.get("damage").map(|alert| alert.trim_start_matches("the store ").to_owned())
+        alerts
+            .get("damage")
+            .or_else(|| alerts.get("lost"))
+            .map(|alert| alert.trim_start_matches("the store ").to_owned())
     }
 
     /// The alerts in effect.
@@ -520,18 +549,26 @@ impl Queue {
 
     /// Takes changed settings.
     pub fn configure(&self, settings: &BackendSettings) {
-        self.index.lock().set_limits(settings.queue);
         let blocks = settings.dead_letter_policy == DeadLetterPolicy::Block;
         self.dead_blocks.store(blocks, Ordering::Relaxed);
+        let mut index = self.index.lock();
+        index.set_limits(settings.queue);
+        self.count(&index);
     }
 
     fn publish(&self, kind: EventKind) {
         self.bus.publish(self.clock.unix(), Some(&self.name), kind);
     }
 
+    /// Keeps the counters and the alert of full dead letters in step; call it with the index's lock held.
     fn count(&self, index: &QueueIndex) {
         self.waiting.store(index.len() as u64, Ordering::Release);
         self.standing.store(index.standing() as u64, Ordering::Release);
         self.dead.store(index.dead().0 as u64, Ordering::Release);
+        // By what is, not by what happened: whichever way there is room again, the alert is lifted.
+        let full = index.dead_letters_block();
+        if self.dead_full.swap(full, Ordering::AcqRel) != full {
+            self.alert("dead_full", full.then(|| DEAD_FULL.to_owned()));
+        }
     }
 }

@@ -15,6 +15,9 @@ pub struct SystemSettings {
     pub ping_interval: Duration,
     /// The daemon's name on its connections, kept over restarts.
     pub instance: String,
+    /// What an operator is told where the state directory is a copy: then nothing is replayed until
+    /// [`crate::Fusebox::accept_clone`]. Of meaning at the start alone.
+    pub copied: Option<String>,
 }
 
 /// What a plain write may do in an outage.

@@ -1,12 +1,17 @@
 //! How a backend comes up: what calls will borrow of it, and its store with what an earlier run left.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use fusebox_state::{breaker::BreakerMemory, cache::Cache, store::OpenError};
 
 use crate::{
-    BackendSpec, StartError, backend,
+    BackendSpec, backend,
     circuit::Circuit,
     clock::Clock,
     connector::SharedConnector,
@@ -20,8 +25,12 @@ use crate::{
     trace::{TraceSink, Tracer},
 };
 
-/// How often a store that could not be opened for want of space is tried again.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// How long after the first attempt to open a store in vain the second one is made; doubled up to
+/// [`REOPEN_MAX`], except while the disk is full.
+const REOPEN_MIN: Duration = Duration::from_secs(1);
+const REOPEN_MAX: Duration = Duration::from_secs(30);
+/// What lies in a store's folder besides `db` and what begins with `db.`.
+const OURS: [&str; 4] = ["lock", "mark", "ballast", "suspect"];
 
 /// What calls will borrow of a backend.
 pub(crate) fn lend(
@@ -47,27 +56,89 @@ pub(crate) fn lend(
     }
 }
 
-/// Opens a backend's store and takes up where an earlier run left off. A full disk is waited out in the
-/// background: until then the backend refuses writes.
-pub(crate) async fn open(lent: &Arc<Lent>, state_dir: &Path) -> Result<(), StartError> {
+/// Opens a backend's store and takes up where an earlier run left off. One that does not open is tried again in
+/// the background, for as long as it takes: until then what would be queued is refused, and so is what would
+/// have to wait for calls that may lie in it. No other backend is concerned.
+pub(crate) async fn open(lent: &Arc<Lent>, state_dir: &Path) {
     let settings = lent.circuit.settings.load_full();
     let dir = settings
         .queue_dir
         .clone()
         .unwrap_or_else(|| state_dir.join("backends").join(&settings.name));
-    let (opening, at) = (Arc::clone(lent), dir.clone());
-    match run_blocking(move || open_now(&opening, &at)).await? {
-        Ok(()) => Ok(()),
-        Err(error @ OpenError::DiskFull { .. }) => {
-            tracing::error!(backend = settings.name, %error, "the store is not open yet");
-            tokio::spawn(open_later(Arc::clone(lent), dir));
-            Ok(())
+    let Err(why) = try_open(lent, &dir).await else { return };
+    let mut told = String::new();
+    tell_closed(lent, &why, &mut told);
+    tokio::spawn(open_later(Arc::clone(lent), dir, told));
+}
+
+/// Why a store did not open this time.
+enum NotOpen {
+    Refused(OpenError),
+    Panicked(String),
+}
+
+impl NotOpen {
+    /// A word for its kind: what is told again only when it changes.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Refused(OpenError::DiskFull { .. }) => "the disk is full",
+            Self::Refused(OpenError::Locked { .. }) => "it is in use",
+            Self::Refused(OpenError::NewerFormat { .. }) => "it is of a newer version",
+            Self::Refused(OpenError::Io { .. }) => "the file system refuses",
+            Self::Panicked(_) => "opening it panicked",
         }
-        Err(error @ OpenError::Locked { .. }) => Err(StartError::Locked(error.to_string())),
-        Err(error @ OpenError::NewerFormat { .. }) => {
-            Err(StartError::NewerFormat(error.to_string()))
+    }
+}
+
+impl std::fmt::Display for NotOpen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::Panicked(why) => f.write_str(why),
         }
-        Err(error) => Err(StartError::Other(error.to_string())),
+    }
+}
+
+fn tell_closed(lent: &Lent, why: &NotOpen, told: &mut String) {
+    if told == why.word() {
+        return;
+    }
+    why.word().clone_into(told);
+    tracing::error!(backend = lent.circuit.name, %why, "the store does not open");
+    let alert = format!("the store does not open ({told}: {why}); it is tried again and again");
+    lent.queue.alert("closed", Some(alert));
+}
+
+/// Makes the store's folder where it is missing, and takes others their rights on one that holds nothing but a
+/// store. Says whether there is nothing in it.
+fn prepare_folder(dir: &Path) -> std::io::Result<bool> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        names.push(entry?.file_name());
+    }
+    let is_open = std::fs::metadata(dir)?.mode() & 0o077 != 0;
+    let is_ours = |name: &std::ffi::OsString| {
+        let name = name.to_string_lossy();
+        OURS.contains(&&*name) || name == "db" || name.starts_with("db.")
+    };
+    if is_open && names.iter().all(is_ours) {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    } else if is_open {
+        tracing::warn!(
+            path = %dir.display(),
+            "the store's folder is open to others and holds what callers wrote; make it mode 0700"
+        );
+    }
+    Ok(names.iter().all(|name| name == "lock" || name == "ballast"))
+}
+
+async fn try_open(lent: &Arc<Lent>, dir: &Path) -> Result<(), NotOpen> {
+    let (opening, dir) = (Arc::clone(lent), dir.to_owned());
+    let ended = tokio::task::spawn_blocking(move || open_now(&opening, &dir)).await;
+    match ended {
+        Ok(opened) => opened.map_err(NotOpen::Refused),
+        Err(error) => Err(NotOpen::Panicked(format!("opening the store panicked: {error}"))),
     }
 }
 
@@ -88,17 +159,14 @@ pub(crate) fn stray_stores(state_dir: &Path, members: &[Member]) -> Vec<String> 
     names
 }
 
-async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, StartError> {
-    let ended = tokio::task::spawn_blocking(work).await;
-    ended.map_err(|error| StartError::Other(format!("opening a store panicked: {error}")))
-}
-
 fn open_now(lent: &Lent, dir: &Path) -> Result<(), OpenError> {
     let settings = lent.circuit.settings.load();
     let target = SharedConnector::clone(&lent.connector.load()).target();
     let clock = lent.circuit.clock;
+    // Where it cannot be told, opening says why.
+    if prepare_folder(dir).unwrap_or(false) {
+        lent.queue.holds_nothing();
+    }
     lent.queue.open(dir.to_owned(), &target, settings.disk_floor, |store, previous| {
         let memory = store.fact(backend::BREAKER_FACT);
         if let Some(memory) = memory.and_then(|bytes| BreakerMemory::decode(&bytes)) {
@@ -115,6 +183,12 @@ fn open_now(lent: &Lent, dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Keeps replay back until an operator accepts that the state directory is a copy.
+pub(crate) fn hold_copied(lent: &Lent, told: &str) {
+    lent.circuit.hold(|holds| holds.copied = true);
+    lent.queue.alert("copied", Some(told.to_owned()));
+}
+
 /// What an operator is told while calls wait for another target.
 pub(crate) fn retarget_alert(name: &str, previous: &str, target: &str) -> String {
     format!(
@@ -123,23 +197,20 @@ pub(crate) fn retarget_alert(name: &str, previous: &str, target: &str) -> String
     )
 }
 
-async fn open_later(lent: Arc<Lent>, dir: std::path::PathBuf) {
+async fn open_later(lent: Arc<Lent>, dir: std::path::PathBuf, mut told: String) {
+    let mut wait = REOPEN_MIN;
     loop {
-        tokio::time::sleep(REOPEN_EVERY).await;
-        let (opening, at) = (Arc::clone(&lent), dir.clone());
-        match run_blocking(move || open_now(&opening, &at)).await {
-            Ok(Ok(())) => {
+        tokio::time::sleep(wait).await;
+        match try_open(&lent, &dir).await {
+            Ok(()) => {
                 tracing::info!(backend = lent.circuit.name, "the store is open");
                 return;
             }
-            Ok(Err(OpenError::DiskFull { .. })) => {}
-            Ok(Err(error)) => {
-                tracing::error!(backend = lent.circuit.name, %error, "the store does not open");
-                return;
-            }
-            Err(error) => {
-                tracing::error!(backend = lent.circuit.name, %error, "the store does not open");
-                return;
+            Err(why) => {
+                tell_closed(&lent, &why, &mut told);
+                let is_full = matches!(why, NotOpen::Refused(OpenError::DiskFull { .. }));
+                // Looking for room costs little.
+                wait = if is_full { REOPEN_MIN } else { (wait * 2).min(REOPEN_MAX) };
             }
         }
     }

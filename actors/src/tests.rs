@@ -28,6 +28,7 @@ use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 
 mod kinds;
 mod scripted;
+mod store;
 mod trace;
 mod write_state;
 
@@ -131,6 +132,7 @@ async fn start(dir: &Path, backends: Vec<BackendSettings>, servers: &[Arc<Script
         state_dir: dir.to_owned(),
         ping_interval: Duration::from_millis(50),
         instance: "test".into(),
+        copied: None,
     };
     let specs = backends
         .into_iter()
@@ -823,6 +825,7 @@ async fn what_is_queued_while_a_reload_changes_the_address_goes_nowhere_by_itsel
         state_dir: world.dir.path().to_owned(),
         ping_interval: Duration::from_millis(50),
         instance: "test".into(),
+        copied: None,
     };
     let spec = BackendSpec { settings: settings("one"), connector: other.clone() };
     world.fusebox.reload(system, vec![spec]).await.unwrap();

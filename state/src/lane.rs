@@ -151,6 +151,11 @@ impl LaneMap {
         self.members.insert(seq, lanes);
     }
 
+    /// Whether `seq` stands in its lines.
+    pub fn stands(&self, seq: u64) -> bool {
+        self.members.contains_key(&seq)
+    }
+
     /// Calls that stand anywhere, those without a lane included: a barrier waits for them, too.
     pub fn standing(&self) -> usize {
         self.members.len()

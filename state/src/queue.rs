@@ -185,6 +185,8 @@ pub struct QueueIndex {
     groups: BTreeMap<u64, Group>,
     /// Calls that are left to do of others; see the module's page.
     residues: BTreeSet<u64>,
+    /// Calls with a verdict, for which there was no room among the dead letters.
+    sentenced: BTreeSet<u64>,
     next_seq: u64,
     bytes: u64,
     dead_bytes: u64,
@@ -207,6 +209,7 @@ impl QueueIndex {
             backing_off: BTreeSet::new(),
             groups: BTreeMap::new(),
             residues: BTreeSet::new(),
+            sentenced: BTreeSet::new(),
             next_seq: last_seq + 1,
             bytes: 0,
             dead_bytes: 0,
@@ -385,6 +388,7 @@ impl QueueIndex {
         entry.traits = Traits { due: Some(due), ..Traits::default() };
         entry.state = WriteState::fresh(crate::write::Repeat::Absolute);
         (entry.noted, entry.verdict) = (None, None);
+        self.sentenced.remove(&seq);
         (entry.attempts, entry.unclassified, entry.backoff_ms) = (0, 0, 0);
         if let Phase::BackingOff { until } = entry.phase {
             self.backing_off.remove(&(until, seq));
@@ -468,6 +472,7 @@ impl QueueIndex {
         if entry.state.known() == Known::OnWire {
             entry.state.end(End::Unknown);
         }
+        self.sentenced.remove(&seq);
         self.count_in(&entry);
         entry.last_error = Some(reason.into());
         // What stands behind it will be written once it is out of the way.
@@ -475,6 +480,15 @@ impl QueueIndex {
         self.dead.insert(seq, entry);
         if !holds_lane {
             self.step_out(seq);
+        }
+    }
+
+    /// Replay has given up on `seq`, and there is no room for it among the dead letters: it keeps its lane, and
+    /// is not sent again.
+    pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: &str) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.verdict = Some(Box::new((reason, detail.to_owned())));
+            self.sentenced.insert(seq);
         }
     }
 
@@ -487,7 +501,8 @@ impl QueueIndex {
 
     /// Gives a dead letter a place at the tail of its lanes; hand the requeue to the committer under
     /// the same lock. The new call is COMMITTING, and keeps its doubt unless that is to be forgotten. For one of a
-    /// group see [`QueueIndex::revive`].
+    /// group see [`QueueIndex::revive`]. A place that the dead letter held in its lanes is claimed until the end of
+    /// the requeue is known: then [unclaim](QueueIndex::unclaim) it, or [take it back](QueueIndex::not_requeued).
     pub fn requeue(&mut self, seq: u64, forget_doubt: bool) -> Option<u64> {
         let mut entry = self.dead.remove(&seq)?;
         entry.state.asked_again();
@@ -496,7 +511,9 @@ impl QueueIndex {
             entry.noted = None;
         }
         self.dead_bytes -= entry.bytes;
-        self.step_out(seq);
+        if self.lanes.stands(seq) {
+            self.claims.insert(seq);
+        }
         let new = self.next_seq;
         self.next_seq += 1;
         self.bytes += entry.bytes;
@@ -511,6 +528,15 @@ impl QueueIndex {
         };
         self.entries.insert(new, fresh);
         Some(new)
+    }
+
+    /// The requeue of the dead letter `seq` was not stored, and its new place is given up: it is what it was,
+    /// `entry`, and goes on holding its lane where it held it.
+    pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
+        self.claims.remove(&seq);
+        self.by_op.insert(entry.op_id, seq);
+        self.dead_bytes += entry.bytes;
+        self.dead.insert(seq, entry);
     }
 
     /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
@@ -616,6 +642,22 @@ impl QueueIndex {
             || self.dead_bytes + bytes > self.limits.dead_bytes
     }
 
+    /// Whether calls that replay gives up on block their lanes, because one more dead letter would be too many
+    /// or because one waits for which there is no room.
+    pub fn dead_letters_block(&self) -> bool {
+        let bytes = |seq: &u64| -> u64 {
+            let group = self.get(*seq).and_then(|entry| self.groups.get(&entry.group?));
+            let size = |seq: &u64| self.get(*seq).map_or(0, |entry| entry.bytes);
+            group.map_or_else(|| size(seq), |group| group.members.iter().map(size).sum())
+        };
+        self.dead_full(1) || self.sentenced.iter().any(|seq| self.dead_full(bytes(seq)))
+    }
+
+    /// Numbers new calls above `last_seq`, too: that of a store which holds none, and which was opened late.
+    pub fn follow(&mut self, last_seq: u64) {
+        self.next_seq = self.next_seq.max(last_seq + 1);
+    }
+
     /// Whether it refuses writes because it is, or was, full.
     pub fn is_full(&self) -> bool {
         self.entries.len() >= self.limits.items as usize
@@ -711,6 +753,7 @@ impl QueueIndex {
 
     fn forget(&mut self, seq: u64, entry: &Entry) {
         self.ready.remove(&seq);
+        self.sentenced.remove(&seq);
         if let Phase::BackingOff { until } = entry.phase {
             self.backing_off.remove(&(until, seq));
         }

@@ -120,6 +120,16 @@ impl Lent {
             if let Fence::Passed(parts) = self.overlay(context, read) {
                 return Ok(parts);
             }
+            if let Some(why) = self.queue.shut() {
+                let detail = format!(
+                    "the queue's store does not open ({why}): nobody knows what writes to {} wait in it",
+                    context.plan.label
+                );
+                return Err(CallError {
+                    retry_after: Some(self.retry_after()),
+                    ..error("store_closed", detail)
+                });
+            }
             let left = context.left(self.clock().now());
             let lanes = &context.plan.lanes;
             // Replay may come to a stop meanwhile: look again now and then.

@@ -284,7 +284,7 @@ impl Lent {
     ) -> Result<(), CallError> {
         loop {
             let left = context.left(self.clock().now());
-            if left.is_zero() || !self.replay_can_run() {
+            if left.is_zero() || !self.replay_can_run() || self.queue.shut().is_some() {
                 return Err(self.unavailable(context, why, note));
             }
             let patience = left.min(Duration::from_millis(250));

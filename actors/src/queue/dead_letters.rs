@@ -26,9 +26,8 @@ impl Queue {
         let seqs = members(&index, seq);
         let bytes = seqs.iter().filter_map(|it| Some(index.get(*it)?.bytes)).sum();
         if index.dead_full(bytes) {
-            if let Some(entry) = index.get_mut(seq) {
-                entry.verdict = Some(Box::new((reason, detail.to_owned())));
-            }
+            index.sentence(seq, reason, detail);
+            self.count(&index);
             return false;
         }
         let said = format!("{}: {detail}", reason_word(reason));
@@ -100,7 +99,6 @@ impl Queue {
         seq: u64,
         forget_doubt: bool,
     ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
-        self.alert("dead_full", None);
         let store = self.store().ok()?;
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
@@ -130,24 +128,14 @@ impl Queue {
             self.count(&index);
             (new, old)
         };
+        self.requeuing.lock().insert(new, (seq, old));
         let this = Arc::clone(self);
         store.requeue(
             seq,
             new,
             !forget_doubt,
             Box::new(move |result| {
-                this.appended(new, &result);
-                if result.is_ok() {
-                    this.metrics.requeued.inc();
-                }
-                let gone = matches!(result, Err(StoreError::NotFound { .. }));
-                if !gone && result.as_ref().is_err_and(|error| !error.outcome_unknown()) {
-                    // It was not stored: the dead letter is where it was.
-                    let holds = this.dead_blocks.load(Ordering::Relaxed);
-                    let mut index = this.index.lock();
-                    index.restore(seq, old, true, holds);
-                    this.count(&index);
-                }
+                this.requeued(new, &result);
                 drop(sender.send(result));
             }),
         );
@@ -155,10 +143,34 @@ impl Queue {
         Some(synced)
     }
 
+    /// The requeue that gave a dead letter the place `new` has ended. If its outcome is unknown, the store tells
+    /// it once it is open again.
+    fn requeued(&self, new: u64, result: &Result<(), StoreError>) {
+        self.appended(new, result);
+        if result.as_ref().is_err_and(StoreError::outcome_unknown) {
+            return;
+        }
+        let Some((old, entry)) = self.requeuing.lock().remove(&new) else { return };
+        let mut index = self.index.lock();
+        match result {
+            Ok(()) => {
+                self.metrics.requeued.inc();
+                index.unclaim(old);
+            }
+            // The dead letter itself is gone.
+            Err(StoreError::NotFound { .. }) => index.unclaim(old),
+            // It was not stored: the dead letter is where it was.
+            Err(_) => index.not_requeued(old, entry),
+        }
+        self.count(&index);
+        drop(index);
+        self.freed.notify_waiters();
+        self.work.notify_one();
+    }
+
     /// Discards a call or dead letter that is not on the wire, with all that were sent with it as one; resolves
     /// once that is synced. `None` if it is on the wire or gone.
     pub fn discard(self: &Arc<Self>, seq: u64) -> Option<oneshot::Receiver<()>> {
-        self.alert("dead_full", None);
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
         let mut index = self.index.lock();

@@ -24,7 +24,7 @@ impl Queue {
     /// another one, before anybody can take a call out: what holds replay back must hold by then.
     ///
     /// # Errors
-    /// The store's own; where it may be tried again ([`OpenError::DiskFull`]) the queue stays closed.
+    /// The store's own. The queue stays closed, and may be opened another time.
     pub fn open(
         self: &Arc<Self>,
         dir: std::path::PathBuf,
@@ -61,7 +61,12 @@ impl Queue {
     fn take_over(&self, opened: Opened, target: &str, before: impl FnOnce(&Store, Option<&str>)) {
         let mut index = self.index.lock();
         let limits = index.limits();
-        *index = QueueIndex::new(limits, opened.last_seq);
+        if opened.calls.is_empty() && index.standing() > 0 {
+            // Live writes hold places that they claimed while it was not open.
+            index.follow(opened.last_seq);
+        } else {
+            *index = QueueIndex::new(limits, opened.last_seq);
+        }
         // Calls bear the target that they were accepted for, also where the store's own is the same.
         let accepted_up_to = opened
             .store
@@ -87,6 +92,7 @@ impl Queue {
         if self.store.set(opened.store).is_ok() {
             *self.closed.lock() = None;
         }
+        self.alert("closed", None);
         self.freed.notify_waiters();
         self.work.notify_one();
     }
@@ -135,6 +141,7 @@ impl Queue {
         let mut index = self.index.lock();
         let known: Vec<(u64, Phase)> =
             index.page(false, 0).map(|(seq, entry)| (seq, entry.phase)).collect();
+        let requeued = self.take_doubtful_requeues();
         for (seq, phase) in known {
             let in_doubt = self.in_doubt.lock().remove(&seq);
             match (held.remove(&seq), phase) {
@@ -161,6 +168,15 @@ impl Queue {
                     );
                     index.removed(seq);
                 }
+            }
+        }
+        for (new, old, entry) in requeued {
+            if index.get(new).is_some() {
+                index.unclaim(old);
+            } else if held.remove(&old).is_some() {
+                index.not_requeued(old, entry);
+            } else {
+                index.unclaim(old);
             }
         }
         // A dead letter that is being requeued is known by its new sequence.
@@ -192,8 +208,27 @@ impl Queue {
         self.work.notify_one();
     }
 
+    /// The requeues whose outcome only the store can tell, as it does now.
+    fn take_doubtful_requeues(&self) -> Vec<(u64, u64, Entry)> {
+        let in_doubt = self.in_doubt.lock();
+        let mut requeuing = self.requeuing.lock();
+        let mut doubtful = Vec::new();
+        requeuing.retain(|new, (old, entry)| {
+            let is_doubtful = in_doubt.contains(new);
+            if is_doubtful {
+                doubtful.push((*new, *old, entry.clone()));
+            }
+            !is_doubtful
+        });
+        doubtful
+    }
+
     fn tell_findings(&self, findings: &[Finding]) {
         for finding in findings {
+            if !finding.is_damage() {
+                tracing::warn!(backend = self.name, %finding, "the store was put in order");
+                continue;
+            }
             tracing::error!(backend = self.name, ?finding, "the store was found damaged");
             self.publish(EventKind::Alert { message: format!("the store: {finding}") });
         }

@@ -714,9 +714,6 @@ impl Replay {
             job.overtaken.iter().for_each(|taken| index.put_back(taken.seq));
             return;
         }
-        let alert = "the dead letters are full: lanes with rejected calls are blocked until some \
-                     are requeued or discarded";
-        queue.alert("dead_full", Some(alert.to_owned()));
         self.retry_at(job, self.backed_off(&job.entry), detail);
     }
 }

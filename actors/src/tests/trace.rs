@@ -48,6 +48,7 @@ impl Traces {
             state_dir: dir.path().to_owned(),
             ping_interval: Duration::from_secs(3_600),
             instance: "test".into(),
+            copied: None,
         };
         let specs = vec![BackendSpec { settings: settings("one"), connector: server.clone() }];
         let to = Some(Arc::clone(&sink) as Arc<dyn TraceSink>);

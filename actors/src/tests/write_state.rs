@@ -92,15 +92,15 @@ async fn an_unprotected_insert_is_never_repeated_though_the_dead_letters_are_ful
     world.until("it was applied", |world| times(world, "PUT t 1") == 1).await;
     world.server().set(Mode::Up);
     world
-        .until("the dead letters are full", |world| {
-            world
-                .backend()
-                .view()
-                .alerts
-                .iter()
-                .any(|alert| alert.contains("dead letters are full"))
+        .until("it has a verdict and no room", |world| {
+            let backend = world.backend();
+            let index = backend.member.lent.queue.index();
+            index.page(false, 0).any(|(_, entry)| entry.verdict.is_some())
         })
         .await;
+    let alerts = world.backend().view().alerts;
+    assert!(alerts.iter().any(|alert| alert.contains("dead letters are full")), "{alerts:?}");
+    world.breaker_is("CLOSED").await;
     world.backend().replay().unwrap();
     let tried = world.server().attempts.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(300)).await;

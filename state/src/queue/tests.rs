@@ -306,3 +306,50 @@ fn one_oversized_call_does_not_close_the_queue_to_others() {
     assert!(matches!(index.admit(sized(2, 2_000), false, None), Err(Refusal::Full { .. })));
     assert!(index.admit(sized(3, 100), false, None).is_ok());
 }
+
+#[test]
+fn a_dead_letter_that_holds_its_lane_lets_go_once_its_requeue_is_stored() {
+    for stored in [true, false] {
+        let mut index = index();
+        let dead = push(&mut index, 1, 1, true);
+        let behind = push(&mut index, 2, 1, true);
+        assert_eq!(index.take(at(0)), Some(dead));
+        index.buried(dead, "rejected", true);
+        let old = index.get(dead).unwrap().clone();
+        let new = index.requeue(dead, false).unwrap();
+        assert_eq!(index.take(at(0)), None, "a crash would bring it back as it was");
+        if stored {
+            index.committed(new);
+            index.unclaim(dead);
+            assert_eq!(index.take(at(0)), Some(behind));
+        } else {
+            index.removed(new);
+            index.not_requeued(dead, old);
+            assert_eq!((index.take(at(0)), index.dead(), index.len()), (None, (1, 100), 1));
+            assert_eq!(index.find(OpId::from_u128(1)), Some((dead, true)));
+            index.removed(dead);
+            assert_eq!(index.take(at(0)), Some(behind), "discarded");
+        }
+    }
+}
+
+#[test]
+fn dead_letters_block_while_one_more_has_no_room() {
+    let mut index = index();
+    assert!(!index.dead_letters_block());
+    let large = Entry { bytes: 9_950, ..entry(1, 1, true) };
+    let large = index.admit(large, false, None).unwrap();
+    index.buried(large, "rejected", false);
+    assert!(!index.dead_letters_block(), "a small one has room");
+    let waits = push(&mut index, 2, 2, true);
+    index.sentence(waits, DeadReason::Rejected, "no");
+    assert!(index.dead_letters_block(), "this one has none");
+    index.removed(large);
+    assert!(!index.dead_letters_block());
+    index.buried(waits, "rejected", false);
+    let more = push(&mut index, 3, 3, true);
+    index.buried(more, "rejected", false);
+    assert!(index.dead_letters_block(), "two of two");
+    index.removed(more);
+    assert!(!index.dead_letters_block());
+}

@@ -1,0 +1,188 @@
+//! A store that refuses or does not open, and dead letters that have no room: what is told, what goes on, and
+//! what is as it was before.
+
+use std::os::unix::fs::PermissionsExt;
+
+use fusebox_state::{queue::Phase, store::Finding};
+
+use super::*;
+
+/// Puts `body`, which the backend refuses, among the dead letters.
+async fn bury(world: &World, body: &str) {
+    let before = world.backend().view().queue.dead_letters;
+    world.backend().set_offline(true).await.unwrap();
+    world.call(body).await.unwrap();
+    world.backend().set_offline(false).await.unwrap();
+    world.until("it is dead", |it| it.backend().view().queue.dead_letters > before).await;
+}
+
+fn alert_of_full(world: &World) -> bool {
+    world.backend().view().alerts.iter().any(|alert| alert.starts_with("the dead letters are full"))
+}
+
+fn first_dead(world: &World) -> OpId {
+    world.backend().queue_page(true, None, 1).calls[0].op_id
+}
+
+#[tokio::test]
+async fn a_requeue_that_the_store_refuses_leaves_its_lane_held() {
+    let policy = DeadLetterPolicy::Block;
+    let world =
+        World::start(vec![BackendSettings { dead_letter_policy: policy, ..settings("one") }]).await;
+    bury(&world, "BAD a").await;
+    assert_eq!(world.call("SET a 1").await.unwrap().source, Source::Queued);
+    let queue = &world.fusebox.0.members[0].lent.queue;
+    queue.store().unwrap().close();
+    assert!(world.backend().requeue(first_dead(&world), true, false).await.is_err());
+    assert_eq!(world.backend().view().queue.dead_letters, 1);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let index = queue.index();
+    let (_, behind) = index.page(false, 0).next().unwrap();
+    assert_eq!((behind.attempts, behind.phase), (0, Phase::Waiting), "what stands behind it waits");
+}
+
+#[tokio::test]
+async fn a_requeue_of_a_dead_letter_that_blocks_lets_go_of_its_lane() {
+    let policy = DeadLetterPolicy::Block;
+    let world =
+        World::start(vec![BackendSettings { dead_letter_policy: policy, ..settings("one") }]).await;
+    bury(&world, "BAD a").await;
+    assert_eq!(world.call("SET a 1").await.unwrap().source, Source::Queued);
+    world.backend().requeue(first_dead(&world), true, false).await.unwrap();
+    world.until("what stood behind it moves on", |it| it.server().get("a").is_some()).await;
+}
+
+#[tokio::test]
+async fn full_dead_letters_are_told_for_as_long_as_they_are_full() {
+    let queue = QueueLimits { dead_items: 1, ..settings("one").queue };
+    let one = || vec![BackendSettings { queue, ..settings("one") }];
+    let world = World::start(one()).await;
+    bury(&world, "BAD a").await;
+    assert!(alert_of_full(&world), "the next one would have no room");
+    world.backend().set_offline(true).await.unwrap();
+    world.call("BAD b").await.unwrap();
+    world.backend().set_offline(false).await.unwrap();
+    world
+        .until("it has a verdict", |world| {
+            let backend = world.backend();
+            let index = backend.member.lent.queue.index();
+            index.page(false, 0).any(|(_, entry)| entry.verdict.is_some())
+        })
+        .await;
+    // The same after a restart, which knows of no event.
+    let world = world.restart(one()).await;
+    world.until("it is told again", alert_of_full).await;
+    // Discarded though it waits for room, it makes none.
+    let waiting = world.backend().queue_page(false, None, 1).calls[0].op_id;
+    world.backend().set_offline(true).await.unwrap();
+    world.backend().discard(waiting).await.unwrap();
+    assert!(alert_of_full(&world));
+    world.backend().discard(first_dead(&world)).await.unwrap();
+    world.until("there is room again", |world| !alert_of_full(world)).await;
+    world.backend().set_offline(false).await.unwrap();
+    // Room that a call moves into at once is none; what is replayed later makes room without an order.
+    bury(&world, "BAD c").await;
+    world.until("it is full once more", alert_of_full).await;
+    world.backend().requeue(first_dead(&world), true, false).await.unwrap();
+    world.until("it is dead again", |it| it.backend().view().queue.dead_letters == 1).await;
+    world.until("and full", alert_of_full).await;
+}
+
+#[tokio::test]
+async fn harmless_findings_raise_no_alert() {
+    let world = World::one().await;
+    let mut events = world.fusebox.events().subscribe();
+    let queue = &world.fusebox.0.members[0].lent.queue;
+    queue.on_store_event(StoreEvent::Found { findings: vec![Finding::RebuildFinished] });
+    assert!(world.backend().view().alerts.is_empty() && events.try_recv().is_err());
+    let lost = Finding::Unreadable { detail: "a leaf".into() };
+    queue.on_store_event(StoreEvent::Found { findings: vec![lost] });
+    assert_eq!(world.backend().view().alerts.len(), 1);
+    assert!(matches!(events.try_recv().unwrap().kind, EventKind::Alert { .. }));
+}
+
+/// Two backends that were stopped, the first with `body` in its queue.
+async fn stopped(body: Option<&str>) -> World {
+    let world = World::start(vec![settings("one"), settings("two")]).await;
+    if let Some(body) = body {
+        world.backend().set_offline(true).await.unwrap();
+        world.call(body).await.unwrap();
+    }
+    world.fusebox.shutdown(Duration::ZERO).await;
+    world
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_open_is_refused_alone_and_heals() {
+    let world = stopped(Some("SET a 1")).await;
+    let place = world.dir.path().join("backends");
+    // What is in the way of the folder is in the way of whatever the store does first.
+    std::fs::rename(place.join("one"), place.join("aside")).unwrap();
+    std::fs::write(place.join("one"), "no folder").unwrap();
+    let fusebox =
+        start(world.dir.path(), vec![settings("one"), settings("two")], &world.servers).await;
+    let world = World { fusebox, ..world };
+    let refused = world.call("SET a 2").await.unwrap_err();
+    assert_eq!((refused.kind, &*refused.code), (CallErrorKind::Full, "store_refuses"));
+    assert_eq!(&*world.call("GET a").await.unwrap_err().code, "store_closed");
+    let other = world.fusebox.backends()[1].clone();
+    let live = call(&other, "SET b 1", CallOptions::default()).await.unwrap();
+    assert_eq!(live.source, Source::Live);
+    assert!(world.backend().view().alerts[0].starts_with("the store does not open"));
+    assert!(world.backend().view().queue.store_refuses.is_some());
+    world
+        .until("it is a critical condition", |it| it.fusebox.health().state > SystemState::Degraded)
+        .await;
+
+    std::fs::remove_file(place.join("one")).unwrap();
+    std::fs::rename(place.join("aside"), place.join("one")).unwrap();
+    world.until("it is open", |world| world.backend().view().alerts.is_empty()).await;
+    // It was offline when it was stopped, and its store says so.
+    assert!(world.backend().view().offline);
+    assert_eq!(value(&world.call("GET a").await.unwrap()), "1");
+    world.backend().set_offline(false).await.unwrap();
+    world.drained().await;
+    assert_eq!(world.server().get("a").as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_store_that_holds_nothing_and_does_not_open_keeps_no_live_call_back() {
+    let world = stopped(None).await;
+    let place = world.dir.path().join("backends/one");
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    // Nothing can be locked here.
+    std::fs::create_dir(place.join("lock")).unwrap();
+    let fusebox =
+        start(world.dir.path(), vec![settings("one"), settings("two")], &world.servers).await;
+    let world = World { fusebox, ..world };
+    assert!(world.backend().view().queue.store_refuses.is_some());
+    assert_eq!(world.call("SET a 1").await.unwrap().source, Source::Live);
+    assert_eq!(value(&world.call("GET a").await.unwrap()), "1");
+    world.server().set(Mode::Down);
+    let refused = world.call("SET a 2").await.unwrap_err();
+    assert_eq!(refused.kind, CallErrorKind::Full, "what would queue");
+    world.server().set(Mode::Up);
+    std::fs::remove_dir(place.join("lock")).unwrap();
+    world.until("it is open", |world| world.backend().view().queue.store_refuses.is_none()).await;
+    world.breaker_is("CLOSED").await;
+    assert!(world.call("SET a 3").await.unwrap().ack.is_some());
+}
+
+#[tokio::test]
+async fn a_stores_folder_is_private_wherever_it_is_and_somebody_elses_is_left_alone() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let dir = elsewhere.path().join("deep").join("queue");
+    let settings = || vec![BackendSettings { queue_dir: Some(dir.clone()), ..settings("one") }];
+    let world = World::start(settings()).await;
+    let mode = || std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777;
+    let open = || std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(mode(), 0o700);
+    open();
+    let world = world.restart(settings()).await;
+    assert_eq!(mode(), 0o700, "an earlier release made it 0755");
+    open();
+    std::fs::write(dir.join("somebody's"), "").unwrap();
+    let _world = world.restart(settings()).await;
+    assert_eq!(mode(), 0o755);
+}
