@@ -72,6 +72,7 @@ fn dispatch(cli: Cli) -> Done {
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::man(),
         Command::Queue(queue) if queue.command.is_offline() => {
+            crate::keep_private();
             let config = Config::load(&flags, &env).ok();
             queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
         }
@@ -110,6 +111,10 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         Command::Online { backend } => orders::offline(client, &backend, false).await,
         Command::Backend(args::BackendOrder::AcceptRetarget { backend }) => {
             orders::accept_retarget(client, &backend).await
+        }
+        Command::Backend(args::BackendOrder::AcceptClone) => orders::accept_clone(client).await,
+        Command::Backend(args::BackendOrder::AcceptLoss { backend }) => {
+            orders::accept_loss(client, &backend).await
         }
         Command::LogLevel { filter, lasting, usual } => {
             orders::log_level(client, filter, lasting, usual).await

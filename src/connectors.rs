@@ -8,5 +8,7 @@ mod dial;
 pub(crate) mod percent;
 mod secret;
 pub(crate) mod tls;
+mod twins;
 
 pub use secret::Secret;
+pub use twins::Twins;

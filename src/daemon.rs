@@ -1,15 +1,16 @@
 //! The running daemon as its doors and signals see it: the core, the configuration in effect, and how
 //! to read it again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use fusebox_actors::{BackendSpec, Fusebox};
+use fusebox_actors::{Backend, BackendSpec, Fusebox, OrderError};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
     config::{BackendConfig, Config, Environment, Flags},
     kinds::{Identity, Kind},
+    state_dir::StateDir,
     traces::Traces,
 };
 
@@ -28,7 +29,8 @@ pub(crate) struct Daemon {
     /// The configuration in effect.
     pub(crate) config: ArcSwap<Config>,
     kinds: BTreeMap<String, &'static dyn Kind>,
-    identity: Identity,
+    identity: ArcSwap<Identity>,
+    state_dir: Arc<StateDir>,
     sources: Sources,
     /// Its traces, where they are exported.
     pub(crate) traces: Option<Arc<Traces>>,
@@ -45,13 +47,15 @@ impl Daemon {
         identity: Identity,
         sources: Sources,
         traces: Option<Arc<Traces>>,
+        state_dir: Arc<StateDir>,
     ) -> Arc<Self> {
         let kinds = config.backends.iter().map(|b| (b.settings.name.clone(), b.kind)).collect();
         Arc::new(Self {
             fusebox,
             config: ArcSwap::from_pointee(config),
             kinds,
-            identity,
+            identity: ArcSwap::from_pointee(identity),
+            state_dir,
             sources,
             traces,
             stop: watch::channel(false).0,
@@ -74,8 +78,9 @@ impl Daemon {
             .map_err(|errors| errors.to_string())?;
         let old = self.config.load_full();
         fixed(&old, &next)?;
-        let specs = specs(next.backends.iter().filter(|it| changed(&old, it)), &self.identity)?;
-        let system = next.system(self.identity.instance.clone());
+        let identity = self.identity.load_full();
+        let specs = specs(next.backends.iter().filter(|it| changed(&old, it)), &identity)?;
+        let system = next.system(identity.instance.clone());
         let reloaded = self.fusebox.reload(system, specs).await;
         let changed = reloaded.map_err(|error| error.to_string())?;
         for warning in &next.warnings {
@@ -83,6 +88,80 @@ impl Daemon {
         }
         self.config.store(Arc::new(next));
         Ok(changed)
+    }
+
+    /// Remembers which backends have a store, so that one that is gone at a later start is told.
+    pub(crate) fn remember_stores(&self) {
+        let config = self.config.load();
+        let has_store = |(name, _): &(String, _)| {
+            self.fusebox.backend(name).is_some_and(|backend| backend.is_stored())
+        };
+        self.state_dir
+            .remember_stores(config.backends.iter().map(crate::store_of).filter(has_store));
+    }
+
+    /// Tells of the stores that were gone at this start, or an earlier one, and that nobody has accepted.
+    pub(crate) fn tell_losses(&self) {
+        for (name, told) in self.state_dir.lost() {
+            if let Some(backend) = self.fusebox.backend(&name) {
+                backend.tell_lost(Some(told));
+            }
+        }
+    }
+
+    /// An operator knows that the store of `backend` is gone.
+    ///
+    /// # Errors
+    /// [`OrderError`] where it is not, or that cannot be written down.
+    pub(crate) async fn accept_loss(self: &Arc<Self>, backend: &Backend) -> Result<(), OrderError> {
+        let (this, name) = (Arc::clone(self), backend.name().to_owned());
+        let was_told = blocking(move || this.state_dir.accept_loss(&name)).await?;
+        backend.tell_lost(None);
+        if was_told {
+            return Ok(());
+        }
+        Err(OrderError::Conflict(format!(
+            "the store of {} is not known to be gone",
+            backend.name()
+        )))
+    }
+
+    /// An operator says that this state directory may replay, though it is a copy or has one.
+    ///
+    /// # Errors
+    /// [`OrderError`] where it is none, or that cannot be written down.
+    pub(crate) async fn accept_clone(self: &Arc<Self>) -> Result<(), OrderError> {
+        let this = Arc::clone(self);
+        let was_paused = blocking(move || this.state_dir.accept_clone()).await?;
+        self.fusebox.accept_clone();
+        if was_paused {
+            tracing::warn!(
+                "an operator accepts that the state directory is a copy: replay goes on"
+            );
+            return Ok(());
+        }
+        Err(OrderError::Conflict("this state directory is not known to be a copy".to_owned()))
+    }
+
+    /// Another daemon bears our name: takes another one, and replays nothing until an operator has looked.
+    async fn take_new_name(self: &Arc<Self>) -> Result<(), String> {
+        let _alone = self.reloading.lock().await;
+        let this = Arc::clone(self);
+        let taken = blocking(move || Ok(this.state_dir.take_new_name())).await;
+        let instance = taken.map_err(|error| error.to_string())?;
+        self.fusebox.hold_copied(&self.state_dir.copied().unwrap_or_default());
+        let identity = Identity {
+            instance: instance.clone(),
+            run: crate::state_dir::new_name(),
+            former: Some(self.identity.load().instance.clone()),
+            twins: Arc::default(),
+        };
+        let config = self.config.load_full();
+        let specs = specs(&config.backends, &identity)?;
+        let renamed = self.fusebox.reload(config.system(instance), specs).await;
+        renamed.map_err(|error| error.to_string())?;
+        self.identity.store(Arc::new(identity));
+        Ok(())
     }
 
     /// Begins to stop: doors let what is in flight finish and take nothing new.
@@ -99,6 +178,30 @@ impl Daemon {
     pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
+}
+
+/// Waits for the proof that another daemon bears our name, and takes another one, as often as that happens.
+pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
+    loop {
+        let twins = Arc::clone(&daemon.identity.load().twins);
+        twins.proven().await;
+        if let Err(error) = daemon.take_new_name().await {
+            tracing::error!(
+                error,
+                "another daemon bears our name, and not all connections bear a new one yet"
+            );
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+/// What the disk says to `work`, which blocks.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, OrderError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|error| OrderError::Failed(error.to_string()))?;
+    done.map_err(|error| OrderError::Failed(format!("it cannot be written down: {error}")))
 }
 
 /// The backends with their connectors.

@@ -3,7 +3,7 @@
 //! A kind knows its usual settings, how its connector is made, and how a call and a reply look as
 //! JSON. Everything else above the connectors deals in opaque bytes.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     config::{BackendConfig, Endpoint},
+    connectors::Twins,
     doors::options::CallOptionsJson,
     exact::Outgoing,
 };
@@ -43,12 +44,16 @@ pub(crate) struct Defaults {
 }
 
 /// Who the connections say they are: `fusebox:<instance>:<run>`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
     /// The daemon's name, kept over restarts.
     pub(crate) instance: String,
     /// This run's name.
     pub(crate) run: String,
+    /// The name that it had before it was found to be another's: what bears it is killed once.
+    pub(crate) former: Option<String>,
+    /// Where other daemons of this name are told.
+    pub(crate) twins: Arc<Twins>,
 }
 
 /// A call as JSON carried it: its wire form, and what was asked of it.

@@ -1,6 +1,6 @@
 //! The daemon's face to the world: configuration, doors, command line, and all wiring on one screen.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use fusebox_actors::{Fusebox, trace::TraceSink};
@@ -25,7 +25,7 @@ mod systemd;
 mod telemetry;
 mod traces;
 
-use config::Config;
+use config::{BackendConfig, Config};
 use daemon::{Daemon, Sources};
 use doors::{
     Doors,
@@ -45,8 +45,13 @@ const GRACE: Duration = Duration::from_secs(25);
 /// What kept it from starting.
 async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let test_hooks = sources.env.get("FUSEBOX_TEST_HOOKS") == Some("1");
-    let state_dir = StateDir::open(&config.state_dir)?;
-    let identity = Identity { instance: state_dir.instance.clone(), run: state_dir::new_name() };
+    let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
+    let identity = Identity {
+        instance: state_dir.instance.clone(),
+        run: state_dir::new_name(),
+        former: state_dir.former.clone(),
+        twins: Arc::default(),
+    };
     let (policy, unknown) = Policy::resolve(&config.client_group, &config.admin_group);
     for warning in config.warnings.iter().chain(&unknown) {
         tracing::warn!("{warning}");
@@ -62,6 +67,8 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
         let (listener, own) = doors::socket::bind(&config.socket, policy.clients)?;
         (listener, Some(own))
     };
+    // The socket has the mode that it is to have; whatever is made from here on is the daemon's alone.
+    keep_private();
     let mut listeners = vec![Listener::Unix(unix)];
     if let Some(http) = &config.http {
         let tcp = TcpListener::bind(http.listen).await;
@@ -73,14 +80,21 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let sink = traces.as_ref().map(|traces| Arc::clone(&traces.sink) as Arc<dyn TraceSink>);
     let mut signals = Signals::new()?;
     let specs = daemon::specs(&config.backends, &identity).map_err(anyhow::Error::msg)?;
+    let stores: Vec<_> = config.backends.iter().map(store_of).collect();
+    state_dir.look_for_stores(&stores);
+    let mut system = config.system(identity.instance.clone());
+    system.copied = state_dir.copied();
     let fusebox = tokio::select! {
-        started = Fusebox::start(config.system(identity.instance.clone()), specs, sink) => started?,
+        started = Fusebox::start(system, specs, sink) => started?,
         // Recovery can take long; breaking it off is no worse than a crash.
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
     let (socket, backends) = (config.socket.clone(), config.backends.len());
 
-    let daemon = Daemon::new(fusebox, config, identity, sources, traces.clone());
+    let daemon =
+        Daemon::new(fusebox, config, identity, sources, traces.clone(), Arc::clone(&state_dir));
+    daemon.remember_stores();
+    daemon.tell_losses();
     let doors = Doors::new(Arc::clone(&daemon));
     let router = doors::routes::router(&doors, test_hooks);
     let server = Server::new(router, Arc::new(Peers::new(policy)));
@@ -90,6 +104,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     }
     let mut helpers = JoinSet::new();
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
+    helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), backends, "ready");
     systemd::ready("serving");
 
@@ -98,6 +113,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     // From here on a new daemon may take the socket's place; what is connected is served to its end.
     drop(own_socket);
     daemon.stop();
+    daemon.remember_stores();
     let stopping = async {
         daemon.fusebox.shutdown(GRACE).await;
         while serving.join_next().await.is_some() {}
@@ -111,6 +127,17 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     drop(state_dir);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// A backend and the folder of its store, where that is not the usual one.
+fn store_of(backend: &BackendConfig) -> (String, Option<PathBuf>) {
+    (backend.settings.name.clone(), backend.settings.queue_dir.clone())
+}
+
+/// What this process makes from here on is for its own user alone, whatever umask it was started with.
+fn keep_private() {
+    use nix::sys::stat::{Mode, umask};
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }
 
 /// The signals that the daemon obeys.

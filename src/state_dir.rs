@@ -1,14 +1,33 @@
-//! The state directory: private to the daemon, locked by it, and where its name is kept.
+//! The state directory: private to the daemon, locked by it, and where its name and its origin are kept.
+//!
+//! | name | what |
+//! | --- | --- |
+//! | `lock` | locked for as long as a daemon has the directory |
+//! | `instance` | the daemon's name, by which its connections are found and killed |
+//! | `origin` | where the directory was made, and which stores it has had ([`origin`]) |
+//! | `backends/` | the stores |
+//! | `events-…` | what happened |
+//! | `instance.damaged-…`, `origin.damaged-…` | files that were none of these, set aside; nothing deletes them |
+//!
+//! **A name that cannot be read is lost**: the daemon takes a new one, and cannot find the connections that its
+//! last run left under the old one. A write that run had given up on may then land after a newer one.
 
 use std::{
+    collections::BTreeMap,
     fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
 use fusebox_state::store::journal;
+use parking_lot::Mutex;
+
+mod origin;
+
+use origin::{Origin, Place};
 
 /// The lock's file. It stays when the daemon ends; what counts is the lock on it.
 const LOCK: &str = "lock";
@@ -16,12 +35,16 @@ const LOCK: &str = "lock";
 const INSTANCE: &str = "instance";
 
 /// All that a daemon keeps here.
-const OURS: &[&str] = &[LOCK, INSTANCE, "backends", journal::NEWER, journal::OLDER];
+const OURS: &[&str] = &[LOCK, INSTANCE, origin::FILE, "backends", journal::NEWER, journal::OLDER];
 
 /// The directory, locked for as long as this lives.
 pub(crate) struct StateDir {
     /// The daemon's name on its connections, kept over restarts.
     pub(crate) instance: String,
+    /// The name that it had before it was found to be a copy: what bears it is killed once.
+    pub(crate) former: Option<String>,
+    path: PathBuf,
+    origin: Mutex<Origin>,
     _lock: File,
 }
 
@@ -41,7 +64,165 @@ impl StateDir {
         keep_others_out(path);
         let instance =
             instance(path).with_context(|| format!("cannot keep the daemon's name in {shown}"))?;
-        Ok(Self { instance, _lock: lock })
+        let origin = Origin::default();
+        let path = path.to_owned();
+        let mut dir =
+            Self { instance, former: None, path, origin: Mutex::new(origin), _lock: lock };
+        dir.find_origin();
+        Ok(dir)
+    }
+
+    /// Reads where the directory comes from. A copy takes a new name, and its replay is paused.
+    fn find_origin(&mut self) {
+        let now = Place::of(&self.path);
+        let anew = || Origin { place: now.clone(), ..Origin::default() };
+        let (mut found, mut is_new) = match origin::read(&self.path) {
+            origin::Read::Found(found) => (found, false),
+            origin::Read::Nothing => (anew(), true),
+            origin::Read::Garbage(why) => {
+                set_aside(&self.path, origin::FILE, &why);
+                (anew(), true)
+            }
+        };
+        if let Some(why) = found.place.differs(&now) {
+            (found.place, is_new) = (now, true);
+            let why = format!("this state directory is a copy ({why})");
+            self.former = Some(std::mem::replace(&mut self.instance, new_name()));
+            if let Err(error) = write_name(&self.path, &self.instance) {
+                tracing::error!(%error, "the copy's new name is not kept: the next start takes another");
+            }
+            found.paused = Some(why);
+        }
+        *self.origin.get_mut() = found;
+        if is_new {
+            self.keep();
+        }
+    }
+
+    /// Writes the origin. Where that fails, what is in memory holds for this run.
+    fn keep(&self) {
+        if let Err(error) = origin::write(&self.path, &self.origin.lock()) {
+            tracing::error!(%error, path = %self.path.display(), "the origin is not kept");
+        }
+    }
+
+    /// What an operator is told while replay is paused because the directory is a copy, or has one.
+    pub(crate) fn copied(&self) -> Option<String> {
+        let origin = self.origin.lock();
+        let why = origin.paused.as_ref()?;
+        Some(format!(
+            "{why}: replay is paused, as another daemon may have the same calls. If none has, or it must not \
+             replay them: `fusebox backend accept-clone`"
+        ))
+    }
+
+    /// An operator says that this directory may replay. Returns whether it was paused.
+    ///
+    /// # Errors
+    /// It cannot be written down, and is as it was.
+    pub(crate) fn accept_clone(&self) -> std::io::Result<bool> {
+        let mut origin = self.origin.lock();
+        let accepted = Origin { paused: None, ..origin.clone() };
+        origin::write(&self.path, &accepted)?;
+        Ok(std::mem::replace(&mut *origin, accepted).paused.is_some())
+    }
+
+    /// Another daemon has the present name, so it is left to that one: returns a new one. Replay is paused.
+    pub(crate) fn take_new_name(&self) -> String {
+        let name = new_name();
+        if let Err(error) = write_name(&self.path, &name) {
+            tracing::error!(%error, "the new name is not kept: the next start has the old one");
+        }
+        let why = "another daemon bears this one's name (its connections come back after they were killed), so \
+                   one of the two has a copy of the other's state directory";
+        self.origin.lock().paused = Some(why.to_owned());
+        self.keep();
+        name
+    }
+
+    /// Looks whether the stores that `backends` have had are still there; with each goes its folder where that is
+    /// not the usual one. Call it before they are opened, which makes what is missing.
+    pub(crate) fn look_for_stores(&self, backends: &[(String, Option<PathBuf>)]) {
+        let before = self.origin.lock().clone();
+        let mut origin = before.clone();
+        for (name, elsewhere) in backends {
+            if origin::has_store(&self.store_dir(name, elsewhere.as_deref())) {
+                origin.stores.insert(name.clone(), elsewhere.clone());
+                continue;
+            }
+            let Some(then) = before.stores.get(name) else { continue };
+            let (was, is) =
+                (self.store_dir(name, then.as_deref()), self.store_dir(name, elsewhere.as_deref()));
+            let what = if was != is && origin::has_store(&was) {
+                format!(
+                    "the store is not where it was: calls may wait in {}, and {} is a new one",
+                    was.display(),
+                    is.display()
+                )
+            } else {
+                format!(
+                    "the store is gone: it was in {}, and what waited in it is lost",
+                    was.display()
+                )
+            };
+            tracing::error!(backend = name, "{what}");
+            origin.lost.insert(name.clone(), what);
+        }
+        origin.stores.retain(|name, elsewhere| {
+            let known = backends.iter().any(|(backend, _)| backend == name);
+            let dir = self.store_dir(name, elsewhere.as_deref());
+            let kept = known || origin::has_store(&dir);
+            if !kept {
+                tracing::warn!(store = name, path = %dir.display(), "a store without a backend is gone");
+            }
+            kept
+        });
+        if origin != before {
+            *self.origin.lock() = origin;
+            self.keep();
+        }
+    }
+
+    /// Remembers that these backends have a store.
+    pub(crate) fn remember_stores(
+        &self,
+        backends: impl Iterator<Item = (String, Option<PathBuf>)>,
+    ) {
+        let mut origin = self.origin.lock();
+        let before = origin.stores.clone();
+        origin.stores.extend(backends);
+        let changed = origin.stores != before;
+        drop(origin);
+        if changed {
+            self.keep();
+        }
+    }
+
+    fn store_dir(&self, name: &str, elsewhere: Option<&Path>) -> PathBuf {
+        elsewhere.map_or_else(|| self.path.join("backends").join(name), Path::to_owned)
+    }
+
+    /// What is told of backends whose store was gone, until an operator accepts it.
+    pub(crate) fn lost(&self) -> BTreeMap<String, String> {
+        let origin = self.origin.lock();
+        let told = |(name, what): (&String, &String)| {
+            let order = format!("`fusebox backend accept-loss {name}`");
+            (name.clone(), format!("{what}; {order} ends this alert"))
+        };
+        origin.lost.iter().map(told).collect()
+    }
+
+    /// An operator knows that the store of `name` is gone. Returns whether there was anything to know.
+    ///
+    /// # Errors
+    /// It cannot be written down, and is as it was.
+    pub(crate) fn accept_loss(&self, name: &str) -> std::io::Result<bool> {
+        let mut origin = self.origin.lock();
+        let mut accepted = origin.clone();
+        let was_told = accepted.lost.remove(name).is_some();
+        origin::write(&self.path, &accepted)?;
+        *origin = accepted;
+        Ok(was_told)
     }
 }
 
@@ -83,8 +264,11 @@ fn keep_others_out(dir: &Path) {
     if !std::fs::metadata(dir).is_ok_and(|dir| dir.mode() & 0o077 != 0) {
         return;
     }
+    let is_ours = |name: &str| {
+        OURS.contains(&name) || name.starts_with("instance.") || name.starts_with("origin.")
+    };
     let only_ours = std::fs::read_dir(dir).is_ok_and(|mut entries| {
-        entries.all(|entry| entry.is_ok_and(|e| OURS.iter().any(|name| e.file_name() == *name)))
+        entries.all(|entry| entry.is_ok_and(|e| e.file_name().to_str().is_some_and(is_ours)))
     });
     let done = only_ours && std::fs::set_permissions(dir, Permissions::from_mode(0o700)).is_ok();
     if !done {
@@ -95,32 +279,56 @@ fn keep_others_out(dir: &Path) {
     }
 }
 
+/// The daemon's name. What stands in its place and is none is set aside, whatever it is: a name is less than a
+/// daemon that does not start.
 fn instance(dir: &Path) -> anyhow::Result<String> {
-    let path = dir.join(INSTANCE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if ulid::Ulid::from_string(text.trim()).is_ok() => {
-            return Ok(text.trim().to_owned());
+    let why = match std::fs::read(dir.join(INSTANCE)) {
+        Ok(bytes) => {
+            let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+            if ulid::Ulid::from_string(text).is_ok() {
+                return Ok(text.to_owned());
+            }
+            "it holds no name".to_owned()
         }
-        Ok(_) => tracing::warn!(path = %path.display(), "not a name: a new one is made"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => error.to_string(),
+    };
+    if !why.is_empty() {
+        set_aside(dir, INSTANCE, &why);
     }
     let name = new_name();
-    let next = dir.join("instance.next");
-    let mut file = File::create(&next)?;
-    writeln!(file, "{name}")?;
-    file.sync_all()?;
-    std::fs::rename(&next, &path)?;
-    File::open(dir)?.sync_all()?;
+    write_name(dir, &name)?;
     Ok(name)
+}
+
+fn write_name(dir: &Path, name: &str) -> std::io::Result<()> {
+    origin::replace(dir, INSTANCE, format!("{name}\n").as_bytes())
+}
+
+/// Renames what stands in the place of the file `name` and is none.
+fn set_aside(dir: &Path, name: &str, why: &str) {
+    let to = dir.join(format!("{name}.damaged-{}", unix_millis()));
+    match std::fs::rename(dir.join(name), &to) {
+        Ok(()) => tracing::error!(
+            file = name,
+            why,
+            kept = %to.display(),
+            "a file of the state directory is damaged: it was set aside, and is begun anew"
+        ),
+        Err(error) => {
+            tracing::error!(file = name, why, %error, "a damaged file cannot be set aside");
+        }
+    }
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
 /// A name that no other daemon, and no other run, has.
 pub(crate) fn new_name() -> String {
-    let millis = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
-    ulid::Ulid::from_parts(millis, fastrand::u128(..)).to_string()
+    ulid::Ulid::from_parts(unix_millis(), fastrand::u128(..)).to_string()
 }
 
 #[cfg(test)]
@@ -139,8 +347,29 @@ mod tests {
         let name = first.instance.clone();
         drop(first);
         assert_eq!(StateDir::open(&path).unwrap().instance, name);
-        std::fs::write(path.join(INSTANCE), "rubbish").unwrap();
-        assert_ne!(StateDir::open(&path).unwrap().instance, name);
+    }
+
+    #[test]
+    fn what_is_no_name_is_set_aside_and_a_new_one_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = StateDir::open(dir.path()).unwrap().instance;
+        let file = dir.path().join(INSTANCE);
+        for garbage in [&b"rubbish"[..], b"", b"\xff\xfe\x00"] {
+            std::fs::write(&file, garbage).unwrap();
+            let again = StateDir::open(dir.path()).unwrap();
+            assert_ne!(again.instance, name);
+            assert_eq!(again.copied(), None, "a lost name makes no copy");
+            assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), again.instance);
+        }
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir_all(file.join("a folder")).unwrap();
+        assert!(StateDir::open(dir.path()).is_ok());
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let kept = entries.filter(|entry| {
+            entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("instance.damaged-")
+        });
+        assert!(kept.count() >= 1);
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -154,5 +383,106 @@ mod tests {
         std::fs::remove_file(dir.path().join("somebody's")).unwrap();
         drop(StateDir::open(dir.path()).unwrap());
         assert_eq!(mode(), 0o700);
+    }
+
+    /// What `cp -a` makes of a directory that holds files alone.
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_copy_takes_a_new_name_and_is_paused_until_it_is_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        let original = StateDir::open(&first).unwrap();
+        copy(&first, &second);
+        let clone = StateDir::open(&second).unwrap();
+        assert_ne!(clone.instance, original.instance);
+        assert_eq!(clone.former.as_ref(), Some(&original.instance));
+        assert!(clone.copied().unwrap().contains("is a copy (it is not the folder"));
+        let name = clone.instance.clone();
+        drop(clone);
+        let again = StateDir::open(&second).unwrap();
+        assert_eq!((&again.instance, &again.former), (&name, &None), "once");
+        assert!(again.copied().is_some(), "until an operator says so");
+        assert!(again.accept_clone().unwrap() && !again.accept_clone().unwrap());
+        drop(again);
+        assert_eq!(StateDir::open(&second).unwrap().copied(), None);
+        assert_eq!(original.copied(), None);
+
+        // One that is moved is the same; one of an earlier release has no origin, and is no copy.
+        let moved = dir.path().join("moved");
+        drop(original);
+        std::fs::rename(&first, &moved).unwrap();
+        assert_eq!(StateDir::open(&moved).unwrap().copied(), None);
+        std::fs::remove_file(moved.join(origin::FILE)).unwrap();
+        let third = dir.path().join("third");
+        copy(&moved, &third);
+        assert_eq!(StateDir::open(&third).unwrap().copied(), None);
+    }
+
+    #[test]
+    fn a_twin_leaves_the_old_name_to_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::open(dir.path()).unwrap();
+        let name = first.take_new_name();
+        assert_ne!(name, first.instance);
+        assert!(first.copied().unwrap().contains("bears this one's name"));
+        drop(first);
+        let again = StateDir::open(dir.path()).unwrap();
+        assert_eq!((again.instance.clone(), again.copied().is_some()), (name, true));
+    }
+
+    #[test]
+    fn a_store_that_is_gone_is_told_until_it_is_accepted_and_a_new_one_never() {
+        let dir = tempfile::tempdir().unwrap();
+        let backends: [(String, Option<PathBuf>); 2] =
+            [("a".into(), None), ("b".into(), Some(dir.path().join("elsewhere")))];
+        let make = |path: &Path| std::fs::create_dir_all(path.join("db")).unwrap();
+        let (a, b) = (dir.path().join("backends/a"), dir.path().join("elsewhere"));
+        let look = || {
+            let state = StateDir::open(dir.path()).unwrap();
+            state.look_for_stores(&backends);
+            state
+        };
+        let state = look();
+        assert!(state.lost().is_empty(), "a first start");
+        make(&a);
+        make(&b);
+        state.remember_stores(backends.iter().cloned());
+        drop(state);
+        assert!(look().lost().is_empty());
+        std::fs::remove_dir_all(dir.path().join("backends")).unwrap();
+        let lost = look().lost();
+        assert_eq!(lost.keys().collect::<Vec<_>>(), ["a"]);
+        assert!(lost["a"].starts_with("the store is gone: it was in"), "{lost:?}");
+        make(&a);
+        assert_eq!(look().lost(), lost, "that it was made anew brings nothing back");
+        let state = look();
+        assert!(state.accept_loss("a").unwrap() && !state.accept_loss("a").unwrap());
+        drop(state);
+        assert!(look().lost().is_empty());
+
+        // A folder that is emptied, and one that the settings leave behind.
+        std::fs::remove_dir_all(b.join("db")).unwrap();
+        assert_eq!(look().lost().keys().collect::<Vec<_>>(), ["b"]);
+        let state = StateDir::open(dir.path()).unwrap();
+        state.look_for_stores(&[("a".into(), Some(dir.path().join("new")))]);
+        assert!(
+            state.lost()["a"].starts_with("the store is not where it was"),
+            "{:?}",
+            state.lost()
+        );
+        drop(state);
+        // What no backend is for is no loss of a backend's.
+        let state = look();
+        state.accept_loss("b").unwrap();
+        state.look_for_stores(&[]);
+        state.look_for_stores(&backends[1..]);
+        assert!(!state.lost().contains_key("b"), "{:?}", state.lost());
     }
 }

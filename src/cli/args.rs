@@ -105,7 +105,7 @@ pub(crate) enum Command {
     Offline { backend: String },
     /// Takes a backend online again
     Online { backend: String },
-    /// Orders about a backend's address
+    /// Says that what an alert about an address, a copy or a lost store tells is meant to be
     #[command(subcommand)]
     Backend(BackendOrder),
     /// The queue of writes that wait, and its dead letters
@@ -209,6 +209,10 @@ pub(crate) enum BreakerOrder {
 pub(crate) enum BackendOrder {
     /// Lets calls that wait for the old address go to the new one
     AcceptRetarget { backend: String },
+    /// Lets this state directory replay though it is a copy, or has one: no other daemon may replay the same calls
+    AcceptClone,
+    /// Ends the alert that a backend's store was gone at a start
+    AcceptLoss { backend: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -337,6 +341,8 @@ mod tests {
             "fusebox recover redis",
             "fusebox offline redis",
             "fusebox backend accept-retarget redis",
+            "fusebox backend accept-clone",
+            "fusebox backend accept-loss redis",
             "fusebox queue show 01ARZ3NDEKTSV4RRFFQ69G5FAV",
             "fusebox queue replay redis",
             "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --force",

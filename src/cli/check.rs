@@ -76,7 +76,7 @@ fn report(flags: &Flags, env: &Environment) -> Report {
     }
     report.warnings.extend(Policy::resolve(&config.client_group, &config.admin_group).1);
     report.warnings.extend(stray_stores(&config));
-    let nobody = Identity { instance: "check".into(), run: "check".into() };
+    let nobody = Identity { instance: "check".into(), run: "check".into(), ..Identity::default() };
     report.problems.extend(daemon::specs(&config.backends, &nobody).err());
     report
 }

@@ -93,6 +93,21 @@ pub(crate) async fn accept_retarget(client: &Client, backend: &str) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `fusebox backend accept-clone`
+pub(crate) async fn accept_clone(client: &Client) -> Done {
+    client.post("/admin/backends/accept-clone", None).await?;
+    say("replay goes on\n")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `fusebox backend accept-loss`
+pub(crate) async fn accept_loss(client: &Client, backend: &str) -> Done {
+    let path = format!("/admin/backends/{}/accept-loss", segment(backend)?);
+    client.post(&path, None).await?;
+    say(&format!("that the store of {backend} was gone is known\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `fusebox config`
 pub(crate) async fn config(client: &Client, order: ConfigOrder) -> Done {
     match order {

@@ -172,6 +172,23 @@ pub(crate) async fn accept_retarget(
     Ok(Json(json!({ "backend": name, "target": backend.view().target })))
 }
 
+/// POST /admin/backends/{backend}/accept-loss
+pub(crate) async fn accept_loss(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(&name)?;
+    let accepted = doors.daemon.accept_loss(&backend).await;
+    accepted.map_err(|error| Problem::from(error).of(&name))?;
+    Ok(Json(json!({ "backend": name, "accepted": true })))
+}
+
+/// POST /admin/backends/accept-clone
+pub(crate) async fn accept_clone(State(doors): State<Arc<Doors>>) -> Result<Json<Value>, Problem> {
+    doors.daemon.accept_clone().await?;
+    Ok(Json(json!({ "accepted": true })))
+}
+
 /// GET /admin/backends/{backend}/config
 pub(crate) async fn backend_config(
     State(doors): State<Arc<Doors>>,

@@ -1,6 +1,6 @@
 //! The kind `clickhouse`.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -68,7 +68,7 @@ impl Kind for ClickHouse {
     }
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint> {
-        let nobody = Identity { instance: String::new(), run: String::new() };
+        let nobody = Identity::default();
         settings(endpoint, &nobody).map(drop)
     }
 
@@ -203,6 +203,8 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<ClickHouseSettin
     }
     let mut settings =
         ClickHouseSettings::new(url, identity.instance.clone(), identity.run.clone());
+    settings.former.clone_from(&identity.former);
+    settings.twins = Arc::clone(&identity.twins);
     settings.ca_file.clone_from(&endpoint.ca_file);
     if endpoint.username.is_some() {
         settings.username.clone_from(&endpoint.username);
@@ -224,7 +226,7 @@ mod tests {
     use crate::config::Url;
 
     fn made(url: &str, endpoint: Endpoint) -> Result<ClickHouseSettings, Complaint> {
-        let identity = Identity { instance: "i".into(), run: "r".into() };
+        let identity = Identity { instance: "i".into(), run: "r".into(), ..Identity::default() };
         settings(&Endpoint { url: Url(url.into()), ..endpoint }, &identity)
     }
 

@@ -1,6 +1,6 @@
 //! The kind `redis`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -51,7 +51,7 @@ impl Kind for Redis {
     }
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint> {
-        let nobody = Identity { instance: String::new(), run: String::new() };
+        let nobody = Identity::default();
         settings(endpoint, &nobody).map(drop)
     }
 
@@ -118,6 +118,8 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, C
         ("url", text.unwrap_or_else(|| format!("is not usable: {error}")))
     })?;
     let mut settings = RedisSettings::new(url, identity.instance.clone(), identity.run.clone());
+    settings.former.clone_from(&identity.former);
+    settings.twins = Arc::clone(&identity.twins);
     if endpoint.ca_file.is_some() {
         let tls = settings.tls.as_mut();
         let tls =
@@ -150,7 +152,10 @@ mod tests {
     use crate::config::Url;
 
     fn made(endpoint: Endpoint) -> Result<RedisSettings, Complaint> {
-        settings(&endpoint, &Identity { instance: "i".into(), run: "r".into() })
+        settings(
+            &endpoint,
+            &Identity { instance: "i".into(), run: "r".into(), ..Identity::default() },
+        )
     }
 
     #[test]

@@ -53,6 +53,8 @@ mod redis_scripts;
 #[cfg(test)]
 mod seams;
 #[cfg(test)]
+mod state_dir;
+#[cfg(test)]
 mod stopping;
 #[cfg(test)]
 mod supervision;

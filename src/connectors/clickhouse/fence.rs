@@ -23,6 +23,10 @@
 //! **Where it cannot be done** (the list or the kill is refused), an id is gone after twice the backend's
 //! `timeout`, and `status` warns: that is a bet, no proof.
 //!
+//! **A former name** ([`ClickHouseSettings::former`]) counts as an earlier run's, until that is gone: afterwards it
+//! may be another daemon's. A query under our name that began after this process and comes back after others of its
+//! run were killed is a twin's ([`crate::connectors::Twins`]).
+//!
 //! A crash of the daemon leaves nothing here: the next run finds its queries by the instance's name.
 
 use std::{
@@ -37,6 +41,8 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
 };
+
+use crate::connectors::twins::{Twins, since_start};
 
 use super::{
     http::{Failed, Http},
@@ -95,7 +101,10 @@ enum Earlier {
 /// The writes whose end is not known; see the [module](self).
 pub(super) struct Fence {
     prefix: String,
+    /// What ids began with before.
+    former: Option<String>,
     run: String,
+    twins: Arc<Twins>,
     /// Twice the backend's `timeout`.
     patience: Duration,
     entries: Mutex<BTreeMap<String, Entry>>,
@@ -118,7 +127,9 @@ impl Fence {
     pub(super) fn new(settings: &ClickHouseSettings) -> Self {
         Self {
             prefix: format!("fusebox:{}:", word(&settings.instance)),
+            former: settings.former.as_ref().map(|former| format!("fusebox:{}:", word(former))),
             run: settings.run.clone(),
+            twins: Arc::clone(&settings.twins),
             patience: settings.timeout * 2,
             entries: Mutex::default(),
             earlier: Mutex::new(Earlier::Doubted(Instant::now(), None)),
@@ -258,15 +269,19 @@ impl Fence {
         http: &Http,
         time: Duration,
     ) -> Result<BTreeMap<String, bool>, Failed> {
+        let begins = |prefix: &String| format!("startsWith(query_id, '{prefix}')");
+        let former = self.former.as_ref().filter(|_| *self.earlier.lock() != Earlier::Gone);
+        let any: Vec<String> = former.into_iter().chain([&self.prefix]).map(begins).collect();
         let list = format!(
-            "SELECT query_id FROM system.processes WHERE startsWith(query_id, '{}') FORMAT TabSeparated",
-            self.prefix
+            "SELECT query_id FROM system.processes WHERE {} FORMAT TabSeparated",
+            any.join(" OR ")
         );
         let listed = http.ask(list, time).await?;
         let old: Vec<String> = {
             let living = LIVING.lock();
             listed.lines().filter(|id| !living.contains(*id)).map(str::to_owned).collect()
         };
+        old.iter().for_each(|id| self.meet(id));
         let mut found: BTreeMap<String, bool> = old.iter().map(|id| (id.clone(), true)).collect();
         for ids in old.chunks(IDS_MAX) {
             let ids: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
@@ -284,6 +299,16 @@ impl Fence {
             }
         }
         Ok(found)
+    }
+
+    /// Tells of a query under our name that is none of this run's.
+    fn meet(&self, id: &str) {
+        let Some(rest) = id.strip_prefix(&self.prefix) else { return };
+        let Some((run, rest)) = rest.split_once(':') else { return };
+        let made = rest.rsplit(':').next().and_then(|last| ulid::Ulid::from_string(last).ok());
+        let Some(made) = made.filter(|_| run != word(&self.run)) else { return };
+        let young = made.datetime() > since_start().1 + Duration::from_secs(1);
+        self.twins.met(run, made.0, young);
     }
 
     /// Draws the conclusions of a round that begun `begun`: `found` is what it found, `None` where it was
@@ -438,6 +463,26 @@ mod tests {
         now += Duration::from_secs(61);
         fence.settle(now, None);
         assert!(!fence.is_in_doubt(), "twice the timeout has passed");
+    }
+
+    #[test]
+    fn queries_of_another_run_that_keep_coming_are_a_twins() {
+        let fence = fence();
+        let proven = || futures_util::FutureExt::now_or_never(fence.twins.proven()).is_some();
+        let id = |run: &str, seconds: u64| {
+            let at = since_start().1 + Duration::from_secs(seconds);
+            format!("fusebox:host_a_b:{run}:{}", ulid::Ulid::from_datetime(at))
+        };
+        for seconds in 2..20 {
+            fence.meet(&id("run", seconds));
+            fence.meet(&id("run", seconds).replace("host_a_b", "other"));
+        }
+        assert!(!proven(), "our own, and another installation's");
+        (0..1).for_each(|_| (0..20).for_each(|_| fence.meet(&id("dead", 0))));
+        assert!(!proven(), "older than this process");
+        let token = ulid::Ulid::generate();
+        (2..6).for_each(|s| fence.meet(&id("twin", s).replace("twin:", &format!("twin:{token}:"))));
+        assert!(proven());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Where a ClickHouse is, and how it is spoken to.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use crate::connectors::{Secret, percent::decoded};
+use crate::connectors::{Secret, percent::decoded, twins::Twins};
 
 /// A backend's settings. `Debug` shows no secret.
 #[derive(Clone, Debug)]
@@ -27,6 +27,10 @@ pub struct ClickHouseSettings {
     pub instance: String,
     /// This run of the daemon, different at each start.
     pub run: String,
+    /// The name that it had before: what bears it is killed too, once.
+    pub former: Option<String>,
+    /// Where other daemons of this name are told.
+    pub twins: Arc<Twins>,
     /// The backend's name.
     pub name: String,
 }
@@ -49,6 +53,8 @@ impl ClickHouseSettings {
             ordered: false,
             instance: instance.into(),
             run: run.into(),
+            former: None,
+            twins: Arc::default(),
             name: "clickhouse".to_owned(),
         }
     }

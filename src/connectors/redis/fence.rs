@@ -25,6 +25,10 @@
 //! is not in the list), writes wait until twice the backend's `timeout` after the last connection with
 //! writes unanswered was abandoned (or after the start), and `status` warns: that is a bet, no proof.
 //!
+//! **A former name** ([`super::settings::RedisSettings::former`]) is killed as well, by the first fence alone:
+//! afterwards it may be another daemon's. What bears our name and comes back after it was killed is a twin's
+//! ([`crate::connectors::Twins`]).
+//!
 //! **What it does not cover:** a server that was replaced by another one (a failover): the old one may
 //! still execute what it was sent; its data is gone with it.
 
@@ -37,6 +41,7 @@ use super::{
     resp::{self, Reply},
     shared::Shared,
 };
+use crate::connectors::twins::since_start;
 
 /// How a fence went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +60,8 @@ const ROUNDS_MAX: usize = 50;
 struct Client<'a> {
     id: &'a str,
     name: &'a str,
+    /// For how many seconds the server has had it.
+    age: Option<u64>,
 }
 
 /// Kills what earlier connections of this instance left, on a new connection named `own`.
@@ -68,6 +75,7 @@ pub(super) async fn raise(
 ) -> Result<Fenced, Failed> {
     let list = resp::command(&["CLIENT", "LIST"]);
     let prefix = shared.name_prefix();
+    let former = shared.former_prefix();
     let mut killed = 0;
     for _ in 0..ROUNDS_MAX {
         let replies = dialogue.ask(std::slice::from_ref(&list)).await.map_err(|e| lost(&e))?;
@@ -81,14 +89,20 @@ pub(super) async fn raise(
         if !clients.iter().any(|client| client.name == own) {
             return Ok(Fenced::Refused("CLIENT LIST does not show this connection".to_owned()));
         }
-        let old: Vec<Bytes> = clients
-            .iter()
-            .filter(|client| client.name.starts_with(&prefix) && !shared.lives(client.name))
-            .map(|client| resp::command(&["CLIENT", "KILL", "ID", client.id]))
-            .collect();
+        let is_old = |client: &&Client<'_>| {
+            client.name.starts_with(&prefix) && !shared.lives(client.name)
+                || former.as_ref().is_some_and(|former| client.name.starts_with(former))
+        };
+        let old: Vec<&Client<'_>> = clients.iter().filter(is_old).collect();
         if old.is_empty() {
+            shared.former_is_gone();
             return Ok(Fenced::Clear(killed));
         }
+        for client in &old {
+            meet(shared, &prefix, client);
+        }
+        let kill = |client: &&Client<'_>| resp::command(&["CLIENT", "KILL", "ID", client.id]);
+        let old: Vec<Bytes> = old.iter().map(kill).collect();
         for reply in dialogue.ask(&old).await.map_err(|error| lost(&error))? {
             match checked(reply)? {
                 Ok(_) => killed += 1,
@@ -103,10 +117,25 @@ pub(super) async fn raise(
     Ok(Fenced::Refused("clients that were killed are still listed".to_owned()))
 }
 
+/// Tells of a client under our name that is none of this run's.
+fn meet(shared: &Shared, prefix: &str, client: &Client<'_>) {
+    let Some((run, number)) = client.name.strip_prefix(prefix).and_then(|it| it.split_once(':'))
+    else {
+        return;
+    };
+    let Ok(number) = number.parse() else { return };
+    // The server counts whole seconds.
+    let young = client.age.is_some_and(|age| Duration::from_secs(age + 1) < since_start().0);
+    if !shared.is_own_run(run) {
+        shared.settings.twins.met(run, number, young);
+    }
+}
+
 fn client(line: &str) -> Option<Client<'_>> {
     let field =
         |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-    Some(Client { id: field("id")?, name: field("name")? })
+    let age = field("age").and_then(|age| age.parse().ok());
+    Some(Client { id: field("id")?, name: field("name")?, age })
 }
 
 #[cfg(test)]
@@ -116,8 +145,8 @@ mod tests {
     #[test]
     fn a_client_is_read_by_its_id_and_name() {
         let line = "id=6 addr=127.0.0.1:56598 laddr=127.0.0.1:7390 fd=7 name=fusebox:a:b:1 age=0";
-        assert_eq!(client(line), Some(Client { id: "6", name: "fusebox:a:b:1" }));
-        assert_eq!(client("id=6 name= age=0"), Some(Client { id: "6", name: "" }));
+        assert_eq!(client(line), Some(Client { id: "6", name: "fusebox:a:b:1", age: Some(0) }));
+        assert_eq!(client("id=6 name="), Some(Client { id: "6", name: "", age: None }));
         assert_eq!(client("nothing"), None);
     }
 }

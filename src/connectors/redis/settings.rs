@@ -1,9 +1,9 @@
 //! Where a Redis is, and how it is spoken to.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use crate::connectors::percent::decoded;
 pub use crate::connectors::secret::Secret;
+use crate::connectors::{percent::decoded, twins::Twins};
 
 /// The socket on which a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,10 @@ pub struct RedisSettings {
     pub instance: String,
     /// This run of the daemon, different at each start.
     pub run: String,
+    /// The name that it had before: what bears it is killed too, once.
+    pub former: Option<String>,
+    /// Where other daemons of this name are told.
+    pub twins: Arc<Twins>,
     /// The backend's name.
     pub name: String,
 }
@@ -81,6 +85,8 @@ impl RedisSettings {
             scripts_are_barriers: false,
             instance: instance.into(),
             run: run.into(),
+            former: None,
+            twins: Arc::default(),
             name: "redis".to_owned(),
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) abandoned: Mutex<Instant>,
     /// Whether a write that was left unanswered may still land: until the fence has been raised again.
     pub(super) may_land: AtomicBool,
+    /// Whether what bears the former name is still to be killed.
+    former: AtomicBool,
     /// The server run whose commands were learnt.
     pub(super) learnt_of: Mutex<Option<String>>,
 }
@@ -41,6 +43,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(settings: RedisSettings) -> Self {
         Self {
+            former: AtomicBool::new(settings.former.is_some()),
             settings,
             commands: Commands::default(),
             resp3: AtomicBool::new(true),
@@ -56,6 +59,22 @@ impl Shared {
     /// How the names of this installation's connections begin.
     pub(super) fn name_prefix(&self) -> String {
         format!("fusebox:{}:", word(&self.settings.instance))
+    }
+
+    /// How the names begin that this installation's connections had before, until they were killed once.
+    pub(super) fn former_prefix(&self) -> Option<String> {
+        let former = self.settings.former.as_ref()?;
+        self.former.load(Ordering::Acquire).then(|| format!("fusebox:{}:", word(former)))
+    }
+
+    /// What bore the former name is gone: from here on it may be another daemon's.
+    pub(super) fn former_is_gone(&self) {
+        self.former.store(false, Ordering::Release);
+    }
+
+    /// Whether `run` is this one, as it is part of names.
+    pub(super) fn is_own_run(&self, run: &str) -> bool {
+        run == word(&self.settings.run)
     }
 
     fn run_prefix(&self) -> String {

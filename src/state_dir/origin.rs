@@ -1,0 +1,212 @@
+//! What a state directory knows of itself, in the file `origin` beside `instance`: where it was made, which
+//! backends have had a store, and what an operator has yet to decide.
+//!
+//! # A copy
+//! A directory is the one that it was if it has the inode and the birth time that it had, on the machine of the
+//! same `/etc/machine-id`. (Never the device number, which changes from one boot to the next.) So an `mv` within
+//! a file system is no copy. Everything that makes a second one is: `cp`, `rsync`, a restored backup, a golden
+//! image, a volume that is attached to another machine; and so is an `mv` to another file system, which nobody
+//! can tell from these. What a file system or a container does not tell (a birth time, a machine id) is not
+//! compared.
+//!
+//! A copy by blocks on the same machine id is the same by all that. Its proof is the twin itself
+//! ([`crate::connectors::twins`]).
+//!
+//! # What is written when
+//! | event | order | a crash in between leaves |
+//! | --- | --- | --- |
+//! | first start | `instance`, `origin` | a name without an origin, which is taken from where it lies then |
+//! | a copy is found | `instance` with a new name, `origin` with the pause | a copy, which is found again |
+//! | a twin is found | the same | a new name, and no pause: the twin has the old one |
+//! | accept-clone, accept-loss | `origin`, then what it holds back goes on | it goes on at the next start |
+//! | a store is gone | `origin`, then the store is made anew | the loss, told again |
+//!
+//! A file that is no origin is set aside, told, and begun anew: what it had to say of copies and losses is gone.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Its file.
+pub(super) const FILE: &str = "origin";
+
+/// The file's content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Origin {
+    /// Where the directory was made, or last accepted.
+    #[serde(flatten)]
+    pub(super) place: Place,
+    /// The backends that have had a store; with its folder where that is not the usual one.
+    #[serde(default)]
+    pub(super) stores: BTreeMap<String, Option<PathBuf>>,
+    /// Backends whose store was gone at a start, and what is told of that until an operator accepts it.
+    #[serde(default)]
+    pub(super) lost: BTreeMap<String, String>,
+    /// Why replay is paused until an operator accepts the copy.
+    #[serde(default)]
+    pub(super) paused: Option<String>,
+}
+
+/// What tells a directory from its copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Place {
+    /// A digest of the machine's id, which is nobody's business.
+    machine: Option<String>,
+    inode: Option<u64>,
+    /// Seconds and nanoseconds since 1970.
+    born: Option<(u64, u32)>,
+}
+
+impl Place {
+    /// Of the directory `dir` on this machine.
+    pub(super) fn of(dir: &Path) -> Self {
+        let machine = std::fs::read_to_string("/etc/machine-id").ok();
+        let machine = machine.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty());
+        let meta = std::fs::metadata(dir).ok();
+        let born = meta.as_ref().and_then(|meta| meta.created().ok());
+        let born = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        Self {
+            machine: machine
+                .map(|id| format!("{:032x}", xxh3_128(format!("fusebox {id}").as_bytes()))),
+            inode: meta.map(|meta| meta.ino()),
+            born: born.map(|born| (born.as_secs(), born.subsec_nanos())),
+        }
+    }
+
+    /// Why `now` is not what was written of this place, in the words of a sentence; `None` where it is.
+    pub(super) fn differs(&self, now: &Self) -> Option<&'static str> {
+        fn other<T: PartialEq>(one: Option<&T>, two: Option<&T>) -> bool {
+            one.zip(two).is_some_and(|(one, two)| one != two)
+        }
+        if other(self.machine.as_ref(), now.machine.as_ref()) {
+            return Some("it was made on another machine");
+        }
+        let moved = other(self.inode.as_ref(), now.inode.as_ref())
+            || other(self.born.as_ref(), now.born.as_ref());
+        moved.then_some("it is not the folder that was made here")
+    }
+}
+
+/// What was found at the origin's place.
+pub(super) enum Read {
+    Found(Origin),
+    Nothing,
+    /// It is none, or cannot be read: why.
+    Garbage(String),
+}
+
+/// Reads the origin in `dir`.
+pub(super) fn read(dir: &Path) -> Read {
+    match std::fs::read(dir.join(FILE)) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(origin) => Read::Found(origin),
+            Err(error) => Read::Garbage(error.to_string()),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Read::Nothing,
+        Err(error) => Read::Garbage(error.to_string()),
+    }
+}
+
+/// Writes the origin in `dir`, in the place of the one before.
+///
+/// # Errors
+/// What the file system says; the one before stays.
+pub(super) fn write(dir: &Path, origin: &Origin) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(origin).map_err(std::io::Error::other)?;
+    text.push(b'\n');
+    replace(dir, FILE, &text)
+}
+
+/// Replaces the file `name` in `dir`, synced; only its owner may read it.
+pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let next = dir.join(format!("{name}.next"));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&next)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&next, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Whether a store lies in `dir`. A folder that cannot be read is taken for one: opening it says what is wrong.
+pub(super) fn has_store(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => entries.filter_map(Result::ok).any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name == "mark" || name == "suspect" || name == "db" || name.starts_with("db.")
+        }),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_another_place_and_a_move_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        std::fs::create_dir(&here).unwrap();
+        let place = Place::of(&here);
+        assert!(place.inode.is_some());
+        std::fs::rename(&here, &there).unwrap();
+        assert_eq!(place.differs(&Place::of(&there)), None);
+        std::fs::create_dir(&here).unwrap();
+        let why = "it is not the folder that was made here";
+        assert_eq!(place.differs(&Place::of(&here)), Some(why));
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_place_is_not_compared() {
+        let place = |machine: Option<&str>, inode, born| Place {
+            machine: machine.map(str::to_owned),
+            inode,
+            born,
+        };
+        let whole = place(Some("m"), Some(1), Some((2, 3)));
+        for same in
+            [place(None, None, None), place(Some("m"), None, None), place(None, Some(1), None)]
+        {
+            assert_eq!((whole.differs(&same), same.differs(&whole)), (None, None));
+        }
+        let machine = Some("it was made on another machine");
+        assert_eq!(whole.differs(&place(Some("n"), Some(1), Some((2, 3)))), machine);
+        // An inode's number that is given again, as on a restored volume.
+        assert!(whole.differs(&place(Some("m"), Some(1), Some((2, 4)))).is_some());
+        assert!(whole.differs(&place(Some("m"), Some(2), None)).is_some());
+    }
+
+    #[test]
+    fn an_origin_is_read_as_it_was_written_and_garbage_is_told_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(read(dir.path()), Read::Nothing));
+        let origin = Origin {
+            place: Place::of(dir.path()),
+            stores: [("redis".to_owned(), None), ("f".to_owned(), Some("/q".into()))].into(),
+            lost: [("redis".to_owned(), "gone".to_owned())].into(),
+            paused: Some("a copy".into()),
+        };
+        write(dir.path(), &origin).unwrap();
+        let Read::Found(found) = read(dir.path()) else { panic!("it was written") };
+        assert_eq!(found, origin);
+        assert_eq!(std::fs::metadata(dir.path().join(FILE)).unwrap().mode() & 0o777, 0o600);
+        for garbage in ["", "{", "[1]", "\u{0}\u{1}"] {
+            std::fs::write(dir.path().join(FILE), garbage).unwrap();
+            assert!(matches!(read(dir.path()), Read::Garbage(_)), "{garbage:?}");
+        }
+        // A later version's.
+        std::fs::write(dir.path().join(FILE), r#"{"inode":1,"more":{}}"#).unwrap();
+        assert!(matches!(read(dir.path()), Read::Found(_)));
+    }
+}
