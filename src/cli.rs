@@ -26,6 +26,8 @@ mod manual;
 mod orders;
 mod paint;
 mod queue;
+mod queue_drain;
+mod queue_import;
 mod queue_offline;
 mod status;
 pub(crate) mod table;
@@ -71,6 +73,20 @@ fn dispatch(cli: Cli) -> Done {
         Command::Check { startup, output } => check::run(&flags, &env, startup, output.json),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::man(),
+        Command::Queue(args::QueueArgs { backend, command: args::QueueCommand::Drain(wanted) }) => {
+            if flags.state_dir.is_none() {
+                return Err(Failure::usage("name the directory with --state-dir"));
+            }
+            crate::keep_private();
+            telemetry::init(telemetry::LogFormat::Plain);
+            let config = Config::load(&flags, &env)?;
+            let drained = queue_drain::run(config, backend.as_deref(), wanted);
+            let runtime = runtime(workers())?;
+            let done = runtime.block_on(drained);
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            telemetry::finish();
+            done
+        }
         Command::Queue(queue) if queue.command.is_offline() => {
             crate::keep_private();
             let config = Config::load(&flags, &env).ok();

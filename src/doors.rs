@@ -9,6 +9,7 @@ pub(crate) mod encoding;
 pub(crate) mod events;
 pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod import;
 pub(crate) mod openapi;
 pub(crate) mod options;
 pub(crate) mod paced;

@@ -25,6 +25,7 @@ mod explain;
 pub mod handle;
 pub mod health;
 mod history;
+pub mod import;
 pub mod lent;
 pub mod metrics;
 mod orders;

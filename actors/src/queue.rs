@@ -122,6 +122,9 @@ pub enum AppendError {
     /// The store did not take a piece of it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is a dead letter, and there is no room for one more.
+    #[error("the dead letters are full")]
+    DeadFull,
     /// It did not arrive whole.
     #[error("the call did not arrive whole: {0}")]
     BrokenOff(AttemptError),

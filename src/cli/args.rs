@@ -206,6 +206,7 @@ pub(crate) enum BreakerOrder {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "they are the commands' own names")]
 pub(crate) enum BackendOrder {
     /// Lets calls that wait for the old address go to the new one
     AcceptRetarget { backend: String },
@@ -280,11 +281,42 @@ pub(crate) enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Replays what waits in a state directory that no daemon has; ends with 1 where something is left
+    Drain(DrainArgs),
+    /// Takes the calls of an export or a repair into a queue, at its tail, under their own names
+    Import {
+        /// The lines; `-` reads standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Also calls whose lane was, or may have been, written since: they will overwrite that
+        #[arg(long)]
+        force: bool,
+        /// Also calls that were accepted for another address
+        #[arg(long)]
+        retarget: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Recovers what can be read of a store that was set aside
     Repair {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Give up when nothing has moved for so long
+    #[arg(long, default_value = "1m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) patience: Duration,
+    /// The directory is a copy, and no other daemon has or will replay the same calls
+    #[arg(long)]
+    pub(crate) accept_clone: bool,
+    /// Calls that wait for another address go to the one in the configuration
+    #[arg(long)]
+    pub(crate) accept_retarget: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[cfg(test)]
@@ -350,6 +382,10 @@ mod tests {
             "fusebox queue export --state-dir /s",
             "fusebox queue check --state-dir /s --json",
             "fusebox queue repair /d",
+            "fusebox queue drain --state-dir /s",
+            "fusebox queue drain --state-dir /s --patience 5s --accept-clone --accept-retarget --json",
+            "fusebox queue import calls.jsonl",
+            "fusebox queue import - --force --retarget --backend redis --json",
             "fusebox config show",
             "fusebox config reload",
             "fusebox log-level",
@@ -372,6 +408,8 @@ mod tests {
             "fusebox log-level --for 10m",
             "fusebox queue show nonsense",
             "fusebox queue requeue --from calls.jsonl --not-applied",
+            "fusebox queue import",
+            "fusebox queue drain --patience soon",
             "fusebox call redis --deadline soon -- GET k",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

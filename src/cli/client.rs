@@ -32,6 +32,19 @@ impl Client {
         self.ask(Method::POST, path, body).await
     }
 
+    /// Sends an order whose body is text.
+    pub(crate) async fn post_text(&self, path: &str, text: String) -> Result<Value, Failure> {
+        let response = self.send_bytes(Method::POST, path, text.into()).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|error| broke(&error))?;
+        let value = serde_json::from_slice(&body.to_bytes())
+            .map_err(|_| Failure::failed(format!("the answer ({status}) is no JSON")))?;
+        if (200..300).contains(&status) {
+            return Ok(value);
+        }
+        Err(Failure::of_problem(status, &value, false))
+    }
+
     /// Puts a value in the place of the one at `path`.
     pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.ask(Method::PUT, path, Some(body)).await
@@ -99,6 +112,16 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Response<Incoming>, Failure> {
+        let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        self.send_bytes(method, path, bytes).await
+    }
+
+    async fn send_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        bytes: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
         let shown = self.socket.display();
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             use std::io::ErrorKind::{ConnectionRefused, NotFound};
@@ -111,7 +134,6 @@ impl Client {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| broke(&error))?;
         drop(tokio::spawn(connection));
-        let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = Request::builder()
             .method(method)
             .uri(path)

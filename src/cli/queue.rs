@@ -10,7 +10,9 @@ use super::{
     Client, Done, Failure,
     args::{QueueArgs, QueueCommand},
     client::segment,
-    complain, on_terminal, say, say_json,
+    complain, on_terminal,
+    queue_import::{self, Wanted},
+    say, say_json,
     table::{ago, table, text},
 };
 use crate::config::size;
@@ -25,6 +27,10 @@ impl QueueCommand {
 /// `fusebox queue`
 pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
     let QueueArgs { backend, command } = queue;
+    if let QueueCommand::Import { file, force, retarget, output } = &command {
+        let wanted = Wanted { force: *force, retarget: *retarget, json: output.json };
+        return queue_import::run(client, backend, file, &wanted).await;
+    }
     let named = match &command {
         QueueCommand::Ls { name: Some(name), .. } | QueueCommand::Replay { name: Some(name) } => {
             Some(name.clone())
@@ -65,7 +71,11 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
             client.delete(&format!("{orders}/{op_id}")).await?;
             say(&format!("{op_id} is discarded\n"))?;
         }
-        QueueCommand::Export | QueueCommand::Check { .. } | QueueCommand::Repair { .. } => {
+        QueueCommand::Export
+        | QueueCommand::Check { .. }
+        | QueueCommand::Drain(_)
+        | QueueCommand::Import { .. }
+        | QueueCommand::Repair { .. } => {
             return Err(Failure::usage("this command asks no daemon"));
         }
     }
@@ -108,7 +118,7 @@ async fn requeue_from(client: &Client, backend: &str, file: &Path) -> Done {
 }
 
 /// The backend that is meant where none is named.
-async fn only_backend(client: &Client) -> Result<String, Failure> {
+pub(super) async fn only_backend(client: &Client) -> Result<String, Failure> {
     let answer = client.get("/v1/backends").await?;
     let names: Vec<String> = answer
         .get("backends")

@@ -10,7 +10,10 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fusebox_state::store::check::{self, CheckReport, CheckVerdict, ExportedCall};
+use fusebox_state::{
+    Lanes,
+    store::check::{self, CheckReport, CheckVerdict, ExportedCall},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -214,10 +217,34 @@ fn line(backend: &str, exported: &ExportedCall) -> Value {
         "accepted_at": call.accepted_at,
         "expires_at": call.expires_at,
         "traceparent": call.traceparent,
-        "dead": call.dead.as_ref().map(|dead| json!({ "why": dead.detail, "at": dead.at })),
+        "dead": call.dead.as_ref().map(|dead| json!({
+            "why": dead.detail, "at": dead.at, "reason": dead.reason, "attempts": dead.attempts,
+        })),
+        "digest": format!("{:016x}", call.digest),
+        "lanes": lanes(&call.lanes),
+        "token": call.token,
+        "traits": {
+            "whole": call.traits.whole,
+            "timed": call.traits.timed,
+            "gather": call.traits.gather.map(|number| format!("{number:016x}")),
+            "due": call.traits.due,
+        },
+        "sent": call.first_sent_at.map(|at| json!({
+            "at": at,
+            "evidence": { "base64": STANDARD.encode(&call.evidence) },
+            "together": call.group.is_some(),
+        })),
         "call": kind.map(|kind| kind.body_to_json(body)),
         "body": { "base64": STANDARD.encode(body) },
     })
+}
+
+/// Lanes as an export has them: hexadecimal, as they do not fit the numbers of every reader.
+fn lanes(lanes: &Lanes) -> Value {
+    if lanes.is_all() {
+        return json!("all");
+    }
+    lanes.as_slice().iter().map(|lane| json!(format!("{:016x}", lane.0))).collect()
 }
 
 /// A bar of progress, where people look on.

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    Doors, admin, calls, encoding, events, openapi, page,
+    Doors, admin, calls, encoding, events, import, openapi, page,
     peer::{Access, Caller, admit},
     problem::Problem,
     queue, streams, views,
@@ -148,6 +148,11 @@ pub(crate) const ROUTES: &[Route] = &[
         "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
+    route!("POST" "/admin/backends/{backend}/queue/import", Admin,
+        "Takes the calls of an export or a repair into the queue, at its tail",
+        "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, at most 64 MiB"
+        -> "{\"imported\", \"in_doubt\", \"dead\", \"salvaged\", \"known\", \"wants_force\", \"lanes_written\", \"refused\", \"not_tried\"}; 422 where a line is not understood",
+        post(import::import)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
         "Puts a dead letter back at the tail of its lane",
         "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),

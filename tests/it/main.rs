@@ -47,6 +47,8 @@ mod order;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
+mod queue_moves;
+#[cfg(test)]
 mod redis_markers;
 #[cfg(test)]
 mod redis_scripts;

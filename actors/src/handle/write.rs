@@ -403,7 +403,7 @@ impl Lent {
             AppendError::Refused(Refusal::Full { .. }) => (CallErrorKind::Full, "queue_full"),
             AppendError::Refused(Refusal::Shed) => (CallErrorKind::Unavailable, "shed"),
             AppendError::Refused(_) => (CallErrorKind::Conflict, "op_id_conflict"),
-            AppendError::NoStore(_) | AppendError::Store(_) => {
+            AppendError::NoStore(_) | AppendError::Store(_) | AppendError::DeadFull => {
                 (CallErrorKind::Full, "store_refuses")
             }
             AppendError::BrokenOff(_) => (CallErrorKind::Malformed, "body_broken_off"),

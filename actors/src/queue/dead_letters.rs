@@ -8,7 +8,7 @@ use fusebox_state::{
 };
 use tokio::sync::oneshot;
 
-use super::Queue;
+use super::{AppendError, NewWrite, Queue};
 use crate::event::EventKind;
 
 impl Queue {
@@ -78,6 +78,49 @@ impl Queue {
                 }
             }),
         );
+    }
+
+    /// Makes a call durable that is a dead letter already, and never waits in this run; resolves once that is synced.
+    ///
+    /// # Errors
+    /// [`AppendError`] says why it was not even tried; nothing changed.
+    pub(crate) fn append_dead(
+        self: &Arc<Self>,
+        write: NewWrite<'_>,
+        mark: DeadMark,
+    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, AppendError> {
+        let bytes = write.body.len() as u64;
+        if self.index.lock().dead_full(bytes) {
+            return Err(AppendError::DeadFull);
+        }
+        let (sender, marked) = oneshot::channel();
+        let said = format!("{}: {}", reason_word(mark.reason), mark.detail);
+        let this = Arc::clone(self);
+        self.enter(write, bytes, move |store, call, done| {
+            let seq = call.seq;
+            {
+                let mut index = this.index.lock();
+                index.buried(seq, &said, true);
+                this.count(&index);
+            }
+            this.fates.lock().remove(&seq);
+            store.append(call, done);
+            let (queue, again) = (Arc::clone(&this), mark.clone());
+            store.bury(
+                seq,
+                mark,
+                Box::new(move |result| {
+                    match &result {
+                        Ok(()) => queue.marked(seq),
+                        // It was not stored either, and is forgotten.
+                        Err(StoreError::NotFound { .. }) => {}
+                        Err(_) => drop(queue.unmarked.lock().insert(seq, again)),
+                    }
+                    drop(sender.send(result));
+                }),
+            );
+        })?;
+        Ok(marked)
     }
 
     fn marked(&self, seq: u64) {

@@ -281,7 +281,9 @@ impl Fence {
             let living = LIVING.lock();
             listed.lines().filter(|id| !living.contains(*id)).map(str::to_owned).collect()
         };
-        old.iter().for_each(|id| self.meet(id));
+        for id in &old {
+            self.meet(id);
+        }
         let mut found: BTreeMap<String, bool> = old.iter().map(|id| (id.clone(), true)).collect();
         for ids in old.chunks(IDS_MAX) {
             let ids: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();

@@ -1,0 +1,216 @@
+//! Taking in calls that an export or a repair wrote: at the tail of the queue, under their own names.
+//!
+//! What is known of a call is kept. One that may have been sent is in doubt as before, and is sent only if the
+//! backend is proven to recognise it; a dead letter stays one. A call that was sent with others as one cannot be
+//! sent again as that one, so it comes back as a dead letter.
+//!
+//! Nobody knows what was written to a lane since a call of it was exported: another run, another host may have
+//! done so. So a call that has a lane wants force.
+//!
+//! A crash in between leaves the calls that were stored; who imports the same lines again passes them over. A
+//! dead letter is stored as a call and marked in the next breath: a crash between the two leaves a call that
+//! waits, which was not acknowledged as imported.
+
+use bytes::Bytes;
+use fusebox_state::{
+    Lanes, OpId, SpanRef, UnixMillis,
+    queue::Refusal,
+    store::{DeadMark, DeadReason, StoreError, TokenKind, Traits},
+    write::{Repeat, WriteState},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    connector::{Access, Refused},
+    orders::Backend,
+    queue::{AppendError, NewWrite},
+};
+
+/// What its connector would say of a call, as an export wrote it down.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The lanes that it touches.
+    pub lanes: Lanes,
+    /// Digest of the body as its caller sent it.
+    pub digest: u64,
+    /// What lets the backend recognise it.
+    pub token: TokenKind,
+    /// What else replay must know of it.
+    pub traits: Traits,
+}
+
+/// A call to be imported.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// Its name.
+    pub op_id: OpId,
+    /// Its lanes for people.
+    pub label: String,
+    /// What was written down of it; `None` where its connector is to be asked.
+    pub known: Option<Known>,
+    /// What is sent.
+    pub body: Bytes,
+    /// When it was accepted.
+    pub accepted_at: UnixMillis,
+    /// Who sent it.
+    pub uid: u32,
+    /// The span that queued it.
+    pub traceparent: Option<String>,
+    /// Whether it may have been sent.
+    pub in_doubt: bool,
+    /// What was noted of that sending.
+    pub evidence: Bytes,
+    /// Whether it was sent with others as one.
+    pub in_group: bool,
+    /// Why it is a dead letter, where it is one.
+    pub dead: Option<DeadMark>,
+}
+
+/// What became of a call that was to be imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// It waits.
+    Waits {
+        /// It may have been applied.
+        in_doubt: bool,
+    },
+    /// It is a dead letter.
+    Dead,
+    /// A call of that name is there already: it was passed over.
+    Known,
+    /// Its lane was, or may have been, written since it was exported.
+    WantsForce,
+    /// It was not taken, and neither was any after it: why.
+    Refused(String),
+}
+
+impl Backend {
+    /// Whether `import` could be taken, which its body must let its connector say.
+    ///
+    /// # Errors
+    /// What its connector has against it.
+    pub fn check_import(&self, import: &Import) -> Result<(), Refused> {
+        self.known_of(import).map(drop)
+    }
+
+    /// Takes calls in, in this order, each once it is synced. After one that is refused no other is taken, so that
+    /// none overtakes it.
+    pub async fn import(&self, imports: Vec<Import>, force: bool) -> Vec<Imported> {
+        let mut results = Vec::with_capacity(imports.len());
+        let mut pending = Vec::new();
+        for (place, import) in imports.into_iter().enumerate() {
+            match self.begin_import(import, force) {
+                Ok((result, synced)) => {
+                    pending.extend(synced.map(|synced| (place, synced)));
+                    results.push(result);
+                }
+                Err(why) => {
+                    results.push(Imported::Refused(why));
+                    break;
+                }
+            }
+        }
+        for (place, synced) in pending {
+            let why = match synced.await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the store went away".to_owned(),
+            };
+            if let Some(result) = results.get_mut(place) {
+                *result = Imported::Refused(why);
+            }
+        }
+        results
+    }
+
+    /// What is known of a call: as it was written down, or as its connector reads it.
+    fn known_of(&self, import: &Import) -> Result<Known, Refused> {
+        if let Some(known) = &import.known {
+            return Ok(known.clone());
+        }
+        let plan = self.connector().plan(import.body.clone())?;
+        let Access::Write(write) = plan.access else {
+            return Err(Refused {
+                code: "not_a_write",
+                message: "it is a read, which is never queued".to_owned(),
+                malformed: true,
+            });
+        };
+        Ok(Known {
+            lanes: plan.lanes,
+            digest: fusebox_state::digest(&import.body),
+            token: if write.absolute { TokenKind::Absolute } else { TokenKind::Marker },
+            traits: Traits {
+                whole: write.whole,
+                timed: write.timed,
+                gather: write.gather,
+                due: None,
+            },
+        })
+    }
+
+    /// Hands one call to the store; what resolves once that is synced, where anything was handed over.
+    #[expect(clippy::type_complexity, reason = "a result and what to wait for")]
+    fn begin_import(
+        &self,
+        import: Import,
+        force: bool,
+    ) -> Result<(Imported, Option<oneshot::Receiver<Result<(), StoreError>>>), String> {
+        let queue = &self.member.lent.queue;
+        let known = self.known_of(&import).map_err(|refused| refused.to_string())?;
+        match queue.index().known(import.op_id, known.digest) {
+            Some(Refusal::Known { .. }) => return Ok((Imported::Known, None)),
+            Some(refusal) => return Err(refusal.to_string()),
+            None => {}
+        }
+        let has_lane = known.lanes.is_all() || !known.lanes.as_slice().is_empty();
+        if has_lane && !force {
+            return Ok((Imported::WantsForce, None));
+        }
+        let repeat = match known.token {
+            TokenKind::Absolute => Repeat::Absolute,
+            TokenKind::Marker | TokenKind::OwnMarker => Repeat::Token,
+            TokenKind::None => Repeat::Never,
+        };
+        let in_doubt = import.in_doubt && repeat != Repeat::Absolute;
+        let lost = in_doubt && (import.in_group || repeat == Repeat::Never);
+        let dead = import.dead.or_else(|| {
+            lost.then(|| DeadMark {
+                reason: DeadReason::Ambiguous,
+                detail: "it may have been applied before it was imported, and nothing tells a repetition"
+                    .to_owned(),
+                at: self.member.lent.circuit.clock.unix(),
+                attempts: 0,
+            })
+        });
+        let span = import.traceparent.as_deref().and_then(SpanRef::parse);
+        let write = NewWrite {
+            op_id: import.op_id,
+            digest: known.digest,
+            lanes: &known.lanes,
+            label: &import.label,
+            state: WriteState::restored(repeat, in_doubt),
+            evidence: import.evidence,
+            // What is left to do of a call goes by its place now, not by when it is due.
+            traits: Traits { due: None, ..known.traits },
+            body: import.body,
+            accepted_at: import.accepted_at,
+            uid: import.uid,
+            span: span.unwrap_or(SpanRef {
+                trace_id: import.op_id.to_u128().max(1),
+                span_id: 1,
+                sampled: false,
+            }),
+            own_name: known.token == TokenKind::OwnMarker,
+            low_priority: false,
+            claim: None,
+        };
+        let refused = |error: AppendError| error.to_string();
+        if let Some(mark) = dead {
+            let synced = queue.append_dead(write, mark).map_err(refused)?;
+            return Ok((Imported::Dead, Some(synced)));
+        }
+        let appending = queue.append(write).map_err(refused)?;
+        Ok((Imported::Waits { in_doubt }, Some(appending.synced)))
+    }
+}

@@ -1,0 +1,258 @@
+//! `fusebox queue drain`: replays what waits in a state directory that no daemon has, without doors.
+//!
+//! For a directory whose host is gone: its stores are opened, what waits in them is sent to the backends of the
+//! given configuration, and what is left is told. Only stores that lie in the directory itself are opened, and
+//! only of backends that the configuration has: what lies elsewhere is this host's own.
+//!
+//! A crash, or an interruption, leaves what a daemon's would: the rest waits.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
+use serde_json::{Value, json};
+
+use super::{Done, Failure, args::DrainArgs, complain, say, say_json};
+use crate::{
+    GRACE, Signals,
+    config::Config,
+    daemon,
+    kinds::Identity,
+    state_dir::{self, StateDir},
+};
+
+/// How often it looks how far replay is.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What is left of one backend's queue.
+#[derive(Debug, Default, PartialEq)]
+struct Left {
+    replayed: u64,
+    waiting: u64,
+    /// Why what waits does not go on, where it does not.
+    why: Option<String>,
+    /// Names, lanes and reasons.
+    dead: Vec<(String, String, String)>,
+}
+
+impl Left {
+    fn is_empty(&self) -> bool {
+        self.waiting == 0 && self.dead.is_empty() && self.why.is_none()
+    }
+}
+
+/// Drains the directory. Ends with 0 where nothing is left, with 1 and what is left otherwise.
+pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArgs) -> Done {
+    let dir = config.state_dir.clone();
+    let found = stores(&dir)?;
+    let state_dir =
+        Arc::new(StateDir::open(&dir).map_err(|error| Failure::failed(format!("{error:#}")))?);
+    if let Some(told) = state_dir.copied() {
+        if !wanted.accept_clone {
+            let (why, _) = told.split_once(": replay").unwrap_or((&told, ""));
+            return Err(Failure::failed(format!(
+                "{why}: if no other daemon has, or will replay, the same calls, say so with --accept-clone"
+            )));
+        }
+        let accepted = state_dir.accept_clone();
+        accepted.map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
+    }
+    config.backends.retain_mut(|backend| {
+        // Where this host keeps its own is nothing to the directory.
+        (backend.settings.queue_dir, backend.settings.cache_dir) = (None, None);
+        let name = &backend.settings.name;
+        found.contains(name) && only.is_none_or(|only| only == name)
+    });
+    let is_known = |name: &&String| config.backends.iter().any(|it| it.settings.name == **name);
+    let stray: Vec<String> = match only {
+        None => found.iter().filter(|name| !is_known(name)).cloned().collect(),
+        Some(only) if config.backends.is_empty() => {
+            return Err(Failure::usage(format!(
+                "{}/backends has no store of a backend {only} that the configuration has",
+                dir.display()
+            )));
+        }
+        Some(_) => Vec::new(),
+    };
+    let identity = Identity {
+        instance: state_dir.instance.clone(),
+        run: state_dir::new_name(),
+        former: state_dir.former.clone(),
+        twins: Arc::default(),
+    };
+    let specs = daemon::specs(&config.backends, &identity).map_err(Failure::usage)?;
+    let fusebox = Fusebox::start(config.system(identity.instance.clone()), specs, None).await;
+    let fusebox = fusebox.map_err(|error| Failure::failed(error.to_string()))?;
+    let mut signals = Signals::new().map_err(anyhow::Error::from)?;
+    release(&fusebox, wanted.accept_retarget).await;
+    tokio::select! {
+        () = until_still(&fusebox, wanted.patience) => {}
+        () = identity.twins.proven() => complain(
+            "another daemon bears this directory's name: it was copied, and the copy is in use"
+        ),
+        () = signals.stop() => complain("interrupted: the rest waits on"),
+    }
+    let left: BTreeMap<String, Left> =
+        fusebox.backends().iter().map(|it| (it.name().to_owned(), left_of(it))).collect();
+    fusebox.shutdown(GRACE).await;
+    if wanted.output.json {
+        say_json(&as_json(&left, &stray))?;
+    } else {
+        say(&as_text(&left, &stray))?;
+    }
+    let done = left.values().all(Left::is_empty) && stray.is_empty();
+    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The names of the stores in the directory. One that is not there is not made.
+fn stores(dir: &Path) -> Result<Vec<String>, Failure> {
+    let base = dir.join("backends");
+    let entries = std::fs::read_dir(&base)
+        .map_err(|error| Failure::failed(format!("{} holds no stores: {error}", dir.display())))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            entry.path().is_dir().then(|| entry.file_name().into_string().ok())?
+        })
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// An order of the daemon that is gone holds nothing back any more: to drain is to replay.
+async fn release(fusebox: &Fusebox, accept_retarget: bool) {
+    for backend in fusebox.backends() {
+        let name = backend.name().to_owned();
+        if let Err(error) = backend.set_offline(false).await {
+            complain(&format!("{name}: {error}"));
+        }
+        if accept_retarget && backend.accept_retarget().await.is_ok() {
+            complain(&format!("{name}: what waits goes to {}", backend.view().target));
+        }
+    }
+}
+
+/// Waits until nothing waits, or nothing has moved for as long as `patience`.
+async fn until_still(fusebox: &Fusebox, patience: Duration) {
+    let backends = fusebox.backends();
+    let (mut last, mut moved) = (None, Instant::now());
+    let mut poll = tokio::time::interval(LOOK_EVERY);
+    loop {
+        poll.tick().await;
+        let mut now: Vec<(u64, u64)> = Vec::with_capacity(backends.len());
+        let mut over = true;
+        for backend in &backends {
+            let queue = backend.view().queue;
+            over &= queue.calls == 0 && backend.is_stored();
+            now.push((queue.calls, queue.dead_letters));
+        }
+        if over {
+            return;
+        }
+        if last.as_ref() != Some(&now) {
+            (last, moved) = (Some(now), Instant::now());
+        } else if moved.elapsed() >= patience {
+            return;
+        }
+    }
+}
+
+fn left_of(backend: &Backend) -> Left {
+    let view = backend.view();
+    let refuses = view.queue.store_refuses.filter(|_| !backend.is_stored());
+    let mut left = Left {
+        replayed: view.queue.replayed,
+        waiting: view.queue.calls,
+        why: refuses.map(|why| format!("its store does not open: {why}")),
+        dead: Vec::new(),
+    };
+    if left.waiting > 0 {
+        let newest = || {
+            let page = backend.queue_page(false, None, 1);
+            page.calls.into_iter().next().and_then(|call| call.last_error)
+        };
+        let why = view.alerts.into_iter().next().or(view.queue.replay_paused).or_else(newest);
+        left.why = left.why.or(why);
+    }
+    let mut after = None;
+    loop {
+        let page = backend.queue_page(true, after, 1_000);
+        let named = |call: QueuedCallView| {
+            (call.op_id.to_string(), call.lane, call.last_error.unwrap_or_default())
+        };
+        left.dead.extend(page.calls.into_iter().map(named));
+        after = page.next;
+        if after.is_none() {
+            return left;
+        }
+    }
+}
+
+fn as_json(left: &BTreeMap<String, Left>, stray: &[String]) -> Value {
+    let one = |left: &Left| {
+        let dead: Vec<Value> = left
+            .dead
+            .iter()
+            .map(|(op_id, lane, why)| json!({ "op_id": op_id, "lane": lane, "why": why }))
+            .collect();
+        json!({ "replayed": left.replayed, "waiting": left.waiting, "why": left.why, "dead": dead })
+    };
+    let backends: serde_json::Map<String, Value> =
+        left.iter().map(|(name, left)| (name.clone(), one(left))).collect();
+    json!({ "backends": backends, "without_backend": stray })
+}
+
+fn as_text(left: &BTreeMap<String, Left>, stray: &[String]) -> String {
+    let mut out = String::new();
+    for (name, left) in left {
+        let Left { replayed, waiting, why, dead } = left;
+        out.extend([match (waiting, dead.len()) {
+            (0, 0) => format!("{name}: {replayed} replayed, nothing left\n"),
+            (waiting, dead) => {
+                format!("{name}: {replayed} replayed, {waiting} wait, {dead} dead letters\n")
+            }
+        }]);
+        out.extend(why.iter().map(|why| format!("  {why}\n")));
+        out.extend(dead.iter().map(|(op_id, lane, why)| format!("  {op_id}  {lane}  {why}\n")));
+    }
+    out.extend(stray.iter().map(|name| format!("{name}: no such backend in the configuration\n")));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_named() {
+        let dead = vec![("01J".to_owned(), "k".to_owned(), "rejected: WRONGTYPE".to_owned())];
+        let left = BTreeMap::from([
+            ("a".to_owned(), Left { replayed: 3, ..Left::default() }),
+            (
+                "b".to_owned(),
+                Left { replayed: 1, waiting: 2, why: Some("it is down".into()), dead },
+            ),
+        ]);
+        assert_eq!(
+            as_text(&left, &["c".to_owned()]),
+            "a: 3 replayed, nothing left\n\
+             b: 1 replayed, 2 wait, 1 dead letters\n  it is down\n  01J  k  rejected: WRONGTYPE\n\
+             c: no such backend in the configuration\n"
+        );
+        let json = as_json(&left, &[]);
+        assert_eq!(json["backends"]["b"]["dead"][0]["op_id"], "01J");
+        assert!(left["a"].is_empty() && !left["b"].is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = dir.path().join("absent");
+        assert!(stores(&absent).is_err() && !absent.try_exists().unwrap());
+    }
+}

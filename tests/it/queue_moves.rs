@@ -1,0 +1,260 @@
+//! Queues that leave their daemon: drained without one, exported and imported into another one.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::{Builder, Client, Daemon};
+use crate::support::outage::operated;
+use crate::support::redis::RedisServer;
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn durable(daemon: &Client, command: &[&str]) -> String {
+    let reply = daemon.redis_with(command, json!({ "min_ack": "durable" }));
+    reply.assert_queued();
+    reply.body["op_id"].as_str().unwrap().to_owned()
+}
+
+fn drain(daemon: &Daemon, dir: &Path, more: &[&str]) -> Output {
+    let mut command = daemon.cli(&["queue", "drain", "--json", "--state-dir"]);
+    command.arg(dir).arg("--config").arg(daemon.configuration()).args(more);
+    command.output().expect("fusebox runs")
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_str(&out(output)).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn an_orphaned_directory_is_drained_without_doors() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let dir = daemon.state_dir();
+    let refused = drain(&daemon, &dir, &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(err(&refused).contains("runs on the state directory"), "{}", err(&refused));
+    daemon.order("/admin/backends/redis/offline");
+    for key in 0..200 {
+        daemon.redis(&["SET", &format!("k{key}"), "v"]).assert_queued();
+    }
+    durable(&daemon, &["INCR", "n"]);
+    daemon.kill_9();
+    let drained = drain(&daemon, &dir, &[]);
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+    let told = json_of(&drained);
+    assert_eq!(
+        (&told["backends"]["redis"]["waiting"], &told["without_backend"]),
+        (&json!(0), &json!([]))
+    );
+    assert_eq!((redis.get("k199").as_deref(), redis.get("n").as_deref()), (Some("v"), Some("1")));
+    assert!(!daemon.is_up(), "nobody listens");
+    let again = drain(&daemon, &dir, &[]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    assert_eq!(redis.get("n").as_deref(), Some("1"));
+}
+
+#[test]
+fn what_a_drain_leaves_is_named() {
+    let mut redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let dir = daemon.state_dir();
+    daemon.redis(&["SET", "text", "no number"]).assert_live();
+    daemon.order("/admin/backends/redis/offline");
+    let op_id = durable(&daemon, &["INCR", "text"]);
+    daemon.redis(&["SET", "k", "v"]).assert_queued();
+    daemon.kill_9();
+    fs::create_dir(dir.join("backends/gone")).unwrap();
+    let left = drain(&daemon, &dir, &[]);
+    assert_eq!(left.status.code(), Some(1), "{left:?}");
+    let told = json_of(&left);
+    let dead = &told["backends"]["redis"]["dead"];
+    assert_eq!(
+        (&dead[0]["op_id"], dead.as_array().map(Vec::len)),
+        (&json!(op_id), Some(1)),
+        "{told}"
+    );
+    assert!(dead[0]["why"].to_string().contains("rejected"), "{told}");
+    assert_eq!(told["without_backend"], json!(["gone"]));
+    assert_eq!(redis.get("k").as_deref(), Some("v"));
+
+    // A backend that does not come: what waits, waits on.
+    daemon.restart();
+    daemon.order("/admin/backends/redis/offline");
+    daemon.redis(&["SET", "k", "w"]).assert_queued();
+    daemon.kill_9();
+    redis.kill_9();
+    let left = drain(&daemon, &dir, &["--patience", "1s", "--backend", "redis"]);
+    assert_eq!(
+        (left.status.code(), &json_of(&left)["backends"]["redis"]["waiting"]),
+        (Some(1), &json!(1))
+    );
+    let absent = drain(&daemon, &daemon.folder().join("absent"), &[]);
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(err(&absent).contains("holds no stores"), "{}", err(&absent));
+}
+
+#[test]
+fn a_copy_is_drained_only_where_an_operator_says_that_it_may_be() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    daemon.order("/admin/backends/redis/offline");
+    daemon.redis(&["SET", "k", "v"]).assert_queued();
+    daemon.kill_9();
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("copy");
+    let copied =
+        std::process::Command::new("cp").arg("-a").args([&daemon.state_dir(), &dir]).status();
+    assert!(copied.unwrap().success());
+    let refused = drain(&daemon, &dir, &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(err(&refused).contains("is a copy") && err(&refused).contains("--accept-clone"));
+    assert_eq!(redis.get("k"), None);
+    assert_eq!(drain(&daemon, &dir, &["--accept-clone"]).status.code(), Some(0));
+    assert_eq!(redis.get("k").as_deref(), Some("v"));
+}
+
+fn export(daemon: &Daemon) -> String {
+    let mut command = daemon.cli(&["queue", "export", "--state-dir"]);
+    let exported = command.arg(daemon.state_dir()).output().unwrap();
+    assert!(exported.status.success(), "{exported:?}");
+    out(&exported)
+}
+
+fn import(daemon: &Daemon, lines: &str, more: &[&str]) -> Output {
+    let mut arguments = vec!["queue", "import", "-", "--json"];
+    arguments.extend_from_slice(more);
+    daemon.fusebox_with_stdin(&arguments, lines)
+}
+
+fn nimble(redis: &RedisServer) -> Builder {
+    operated(&redis.url()).set("backends.redis.timeout", "500ms")
+}
+
+#[test]
+fn a_queue_is_imported_as_it_was_exported_with_its_doubt_and_its_dead_letters() {
+    let redis = RedisServer::start();
+    let mut old = nimble(&redis).start();
+    old.redis(&["SET", "text", "no number"]).assert_live();
+    let dead = {
+        old.order("/admin/backends/redis/offline");
+        let dead = durable(&old, &["INCR", "text"]);
+        old.order("/admin/backends/redis/online");
+        old.wait_until("it is dead", LONG, |daemon| daemon.queued("redis", "dead") == 1);
+        dead
+    };
+    // Sent, and applied once the server goes on, though nobody heard of it.
+    redis.freeze();
+    let doubted = durable(&old, &["INCR", "once"]);
+    old.order("/admin/backends/redis/offline");
+    old.kill_9();
+    redis.thaw();
+    old.restart();
+    let fresh = durable(&old, &["INCR", "n"]);
+    old.redis(&["SET", "k", "1"]).assert_queued();
+    old.redis(&["SET", "k", "2"]).assert_queued();
+    old.kill_9();
+    let lines = export(&old);
+    assert_eq!(lines.lines().count(), 5);
+    assert!(lines.contains("\"sending\"") && lines.contains("\"dead\""), "{lines}");
+
+    let mut new = nimble(&redis).start();
+    new.order("/admin/backends/redis/offline");
+    let held = import(&new, &lines, &[]);
+    assert_eq!(held.status.code(), Some(1));
+    let told = json_of(&held);
+    assert_eq!(
+        (&told["counts"]["wants_force"], &told["counts"]["imported"]),
+        (&json!(5), &json!(0))
+    );
+    assert_eq!(told["lanes_written"][0]["line"], json!(1), "{told}");
+    let taken = import(&new, &lines, &["--force"]);
+    assert_eq!(taken.status.code(), Some(0), "{taken:?}");
+    let counts = &json_of(&taken)["counts"];
+    assert_eq!(
+        (&counts["imported"], &counts["in_doubt"], &counts["dead"], &counts["salvaged"]),
+        (&json!(4), &json!(1), &json!(1), &json!(0)),
+        "{counts}"
+    );
+    let again = json_of(&import(&new, &lines, &["--force"]));
+    assert_eq!((&again["counts"]["known"], &again["counts"]["imported"]), (&json!(5), &json!(0)));
+
+    // What was acknowledged survives a crash as it was.
+    new.kill_9();
+    new.restart();
+    assert_eq!((new.queued("redis", "pending"), new.queued("redis", "dead")), (4, 1));
+    for (op_id, in_doubt) in [(&doubted, true), (&fresh, false)] {
+        let (status, call) = new.get(&format!("/v1/backends/redis/queue/{op_id}"));
+        assert_eq!((status, &call["in_doubt"]), (200, &json!(in_doubt)), "{call}");
+    }
+    let (_, call) = new.get(&format!("/v1/backends/redis/queue/{dead}"));
+    assert_eq!(call["state"], json!("dead"));
+    assert!(call["last_error"].to_string().contains("rejected"), "{call}");
+    new.order("/admin/backends/redis/online");
+    new.wait_until("nothing waits", LONG, |daemon| daemon.queued("redis", "pending") == 0);
+    assert_eq!(redis.get("once").as_deref(), Some("1"), "its marker says that it was applied");
+    assert_eq!((redis.get("n").as_deref(), redis.get("k").as_deref()), (Some("1"), Some("2")));
+    assert_eq!(new.queued("redis", "dead"), 1);
+}
+
+#[test]
+fn a_line_that_is_not_understood_is_named_and_nothing_is_taken() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    daemon.order("/admin/backends/redis/offline");
+    for key in ["a", "b", "c"] {
+        daemon.redis(&["SET", key, "v"]).assert_queued();
+    }
+    daemon.kill_9();
+    let lines = export(&daemon);
+    let fresh = operated(&redis.url()).start();
+    fresh.order("/admin/backends/redis/offline");
+    let (first, last) = lines.trim_end().rsplit_once('\n').unwrap();
+    let spoilt = format!("{first}\n{}\n", last.replace("\"uid\":", "\"uid\":\"x\",\"was\":"));
+    let refused = import(&fresh, &spoilt, &["--force"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(err(&refused).contains("nothing was imported; line 3, uid: "), "{}", err(&refused));
+    assert_eq!(fresh.queued("redis", "pending"), 0);
+
+    // Another address, and another backend.
+    let elsewhere = lines.replace("/0\"", "/1\"");
+    let refused = import(&fresh, &elsewhere, &["--force"]);
+    assert!(err(&refused).contains("line 1, target: "), "{}", err(&refused));
+    let other = lines.replace("\"backend\":\"redis\"", "\"backend\":\"other\"");
+    assert_eq!(import(&fresh, &other, &["--force"]).status.code(), Some(2), "no such backend");
+    assert_eq!(import(&fresh, &elsewhere, &["--force", "--retarget"]).status.code(), Some(0));
+    assert_eq!(fresh.queued("redis", "pending"), 3);
+}
+
+#[test]
+fn what_was_salvaged_is_told_as_such() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    daemon.redis(&["SET", "gone", "v"]).assert_live();
+    daemon.order("/admin/backends/redis/offline");
+    daemon.redis(&["SET", "k", "v"]).assert_queued();
+    daemon.kill_9();
+    let mut repair = daemon.cli(&["queue", "repair"]);
+    let repaired = repair.arg(daemon.state_dir().join("backends/redis/db")).output().unwrap();
+    assert!(out(&repaired).contains("\"salvaged\""), "{repaired:?}");
+    let fresh = operated(&redis.url()).start();
+    fresh.order("/admin/backends/redis/offline");
+    let told = json_of(&import(&fresh, &out(&repaired), &["--force"]));
+    assert_eq!((&told["counts"]["salvaged"], &told["counts"]["imported"]), (&json!(1), &json!(1)));
+    let said = fresh.fusebox_with_stdin(&["queue", "import", "-", "--force"], &out(&repaired));
+    assert!(out(&said).contains("1 were there already"), "{said:?}");
+    fresh.order("/admin/backends/redis/online");
+    fresh.wait_until_drained("redis", LONG);
+    assert_eq!(redis.get("k").as_deref(), Some("v"));
+}
