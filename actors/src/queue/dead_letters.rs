@@ -162,9 +162,13 @@ impl Queue {
                 }
                 self.count(&index);
                 drop(index);
-                store.revive(&members, Box::new(move |result| drop(sender.send(result))));
-                self.metrics.requeued.inc();
-                self.work.notify_one();
+                let (this, said) = (Arc::clone(self), old.last_error.unwrap_or_default());
+                let revived = members.clone();
+                let done = Box::new(move |result: Result<(), StoreError>| {
+                    this.revived(&revived, &said, &result);
+                    drop(sender.send(result));
+                });
+                store.revive(&members, done);
                 return Some(synced);
             }
             let new = index.requeue(seq, forget_doubt)?;
@@ -184,6 +188,30 @@ impl Queue {
         );
         drop(ordered);
         Some(synced)
+    }
+
+    /// The revival of calls that were sent as one has ended. If its outcome is unknown, they wait once the store is
+    /// open again, which holds them either way.
+    fn revived(&self, members: &[u64], said: &str, result: &Result<(), StoreError>) {
+        if result.as_ref().is_err_and(StoreError::outcome_unknown) {
+            return;
+        }
+        let holds = self.dead_blocks.load(Ordering::Relaxed);
+        let mut index = self.index.lock();
+        for seq in members {
+            if result.is_ok() {
+                index.committed(*seq);
+            } else {
+                index.buried(*seq, said, holds);
+            }
+        }
+        self.count(&index);
+        drop(index);
+        if result.is_ok() {
+            self.metrics.requeued.inc();
+        }
+        self.freed.notify_waiters();
+        self.work.notify_one();
     }
 
     /// The requeue that gave a dead letter the place `new` has ended. If its outcome is unknown, the store tells

@@ -53,6 +53,26 @@ async fn a_requeue_of_a_dead_letter_that_blocks_lets_go_of_its_lane() {
 }
 
 #[tokio::test]
+async fn calls_that_were_sent_as_one_stay_dead_where_the_store_refuses_their_requeue() {
+    let world = World::one().await;
+    world.server().gathers.store(50, Ordering::Relaxed);
+    world.server().set(Mode::Deaf);
+    world.backend().set_offline(true).await.unwrap();
+    for number in 0..20 {
+        world.call_with(&format!("PUT t {number}"), durable()).await.unwrap();
+    }
+    world.backend().set_offline(false).await.unwrap();
+    world.until("they are sent", |world| world.server().applied.lock().len() == 20).await;
+    world.server().tokenless.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Up);
+    world.until("they are dead", |it| it.backend().view().queue.dead_letters == 1).await;
+    world.fusebox.0.members[0].lent.queue.store().unwrap().close();
+    assert!(world.backend().requeue(first_dead(&world), true, false).await.is_err());
+    let queue = world.backend().view().queue;
+    assert_eq!((queue.dead_letters, queue.calls), (1, 0));
+}
+
+#[tokio::test]
 async fn full_dead_letters_are_told_for_as_long_as_they_are_full() {
     let queue = QueueLimits { dead_items: 1, ..settings("one").queue };
     let one = || vec![BackendSettings { queue, ..settings("one") }];

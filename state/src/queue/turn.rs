@@ -98,7 +98,8 @@ impl QueueIndex {
         self.groups.get(&id)
     }
 
-    /// A group of dead letters waits again; returns its calls. `None` where there is no such group.
+    /// A group of dead letters waits again; returns its calls. `None` where there is no such group. They are
+    /// COMMITTING until that is stored ([`QueueIndex::committed`]); where it is not, [bury](QueueIndex::buried) them.
     pub fn revive(&mut self, id: u64) -> Option<Vec<u64>> {
         let members = self.groups.get(&id)?.members.clone();
         for seq in &members {
@@ -107,11 +108,10 @@ impl QueueIndex {
             self.count_out(&entry);
             self.bytes += entry.bytes;
             let fresh = Entry { attempts: 0, unclassified: 0, backoff_ms: 0, ..entry };
-            let mut fresh = Entry { phase: Phase::Waiting, verdict: None, ..fresh };
+            let mut fresh = Entry { phase: Phase::Committing, verdict: None, ..fresh };
             fresh.state.asked_again();
             self.entries.insert(*seq, fresh);
             self.lanes.enter_again(*seq, self.entries.get(seq).map(|it| it.lanes.clone()));
-            self.consider(*seq);
         }
         Some(members)
     }
