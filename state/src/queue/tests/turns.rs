@@ -108,7 +108,9 @@ fn a_group_is_sent_again_as_itself_and_is_one_dead_letter() {
     assert!(!index.dead_full(1), "four calls, one dead letter of two");
     assert_eq!(index.revive(rows[0]), Some(rows.clone()));
     assert!(turn(&mut index).is_none(), "not before it is stored");
-    rows.iter().for_each(|seq| index.committed(*seq));
+    for seq in &rows {
+        index.committed(*seq);
+    }
     assert_eq!(index.dead(), (0, 0));
     let revived = turn(&mut index).unwrap();
     assert_eq!((revived.seqs, revived.again), (rows.clone(), true));
