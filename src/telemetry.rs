@@ -169,6 +169,9 @@ fn refusal(text: &str) -> Option<String> {
 /// log is asked for it.
 fn log_panics(writer: CleanStderr) {
     std::panic::set_hook(Box::new(move |panic| {
+        if fusebox_state::store::panic_is_caught() {
+            return;
+        }
         let told = panic.payload();
         let what = told.downcast_ref::<&str>().copied();
         let what = what.or_else(|| told.downcast_ref::<String>().map(String::as_str));

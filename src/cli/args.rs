@@ -297,6 +297,8 @@ pub(crate) enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Writes the stores of a stopped daemon in the format of the release before; wants no daemon
+    Downgrade,
     /// Recovers what can be read of a store that was set aside
     Repair {
         #[arg(value_hint = ValueHint::DirPath)]

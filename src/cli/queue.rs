@@ -20,7 +20,7 @@ use crate::config::size;
 impl QueueCommand {
     /// Whether it reads stores itself and wants no daemon.
     pub(crate) fn is_offline(&self) -> bool {
-        matches!(self, Self::Export | Self::Check { .. } | Self::Repair { .. })
+        matches!(self, Self::Export | Self::Check { .. } | Self::Downgrade | Self::Repair { .. })
     }
 }
 
@@ -73,6 +73,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         }
         QueueCommand::Export
         | QueueCommand::Check { .. }
+        | QueueCommand::Downgrade
         | QueueCommand::Drain(_)
         | QueueCommand::Import { .. }
         | QueueCommand::Repair { .. } => {

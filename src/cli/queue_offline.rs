@@ -1,18 +1,23 @@
-//! `fusebox queue export|check|repair`: reads stores itself, with the daemon stopped or not.
+//! `fusebox queue export|check|repair`: reads stores itself, with the daemon stopped or not; and `downgrade`, which
+//! writes them, with the daemon stopped.
 //!
-//! Nothing of a store is changed: what is looked at is its raw log and a copy in the temporary folder
-//! (`TMPDIR`). A store lies at `<state_dir>/backends/<name>`, or where `queue.dir` says.
+//! The others change nothing: what they look at is the raw log. A store lies at `<state_dir>/backends/<name>`, or where `queue.dir` says.
 
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fusebox_actors::Clock;
 use fusebox_state::{
     Lanes,
-    store::check::{self, CheckReport, CheckVerdict, ExportedCall},
+    store::{
+        Faults, StoreSettings,
+        check::{self, CheckReport, CheckVerdict, ExportedCall},
+    },
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -47,6 +52,7 @@ pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -
     let stores = stores(state_dir, config, queue.backend.as_deref())?;
     match queue.command {
         QueueCommand::Check { output } => check_all(&stores, output.json),
+        QueueCommand::Downgrade => downgrade_all(&stores),
         _ => export_all(&stores),
     }
 }
@@ -180,6 +186,24 @@ fn export_all(stores: &[Store]) -> Done {
         bad += summary.bad;
     }
     Ok(ExitCode::from(if bad > 0 { DAMAGE } else { 0 }))
+}
+
+/// `fusebox queue downgrade`: each store in the format of the release before, or the first that cannot be.
+fn downgrade_all(stores: &[Store]) -> Done {
+    for store in stores {
+        let settings = StoreSettings {
+            dir: store.dir.clone(),
+            target: String::new(),
+            disk_floor: 0,
+            unix_now: Arc::new(|| Clock::system().unix()),
+            on_event: Arc::new(|_| ()),
+            faults: Faults::default(),
+        };
+        let done = fusebox_state::store::downgrade(&settings);
+        let done = done.map_err(|error| Failure::failed(format!("{}: {error}", store.name)))?;
+        say(&format!("{}: {} calls, for the release before\n", store.name, done.calls))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `fusebox queue repair`: what can be read of a store that was set aside, as JSON lines.

@@ -125,7 +125,7 @@ pub use self::{
     faults::Faults,
     note::{EVIDENCE_MAX, GroupNote, MEMBERS_MAX, Note},
     queue::{NewCall, StoredCall, StoredGroup, TokenKind, Traits},
-    scan::Counts,
+    scan::{Counts, panic_is_caught},
     settings::{Done, Opened, StoreEvent, StoreSettings, StoreStatus},
     upload::{PIECE_BYTES, StoredBody},
 };

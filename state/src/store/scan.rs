@@ -5,6 +5,7 @@
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -75,9 +76,21 @@ pub(super) enum ScanFailure {
     Broken(String),
 }
 
+thread_local! {
+    static GUARDED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether this thread runs something of which a panic is caught and told as an error: a panic hook need not print it.
+pub fn panic_is_caught() -> bool {
+    GUARDED.get() > 0
+}
+
 /// Runs what may make sled panic, and turns a panic into its text.
 pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(what)).map_err(|panic| {
+    GUARDED.set(GUARDED.get() + 1);
+    let result = catch_unwind(AssertUnwindSafe(what));
+    GUARDED.set(GUARDED.get() - 1);
+    result.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         format!("sled panicked: {text}")
