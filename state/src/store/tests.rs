@@ -2,11 +2,14 @@
 
 mod check;
 mod damage;
+mod faulty;
 mod flips;
 mod kill;
 mod model;
 mod notes;
 mod outages;
+mod power;
+mod syscalls;
 mod upload;
 
 use std::{
