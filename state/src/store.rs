@@ -15,6 +15,8 @@
 //! | `ballast` | 8 MiB, given up when the disk is full |
 //! | `suspect` | a sync has failed: rebuild before serving (`rebuild.rs`) |
 //! | `db.partial`, `db.ready`, `db.discard` | a rebuild under way (`rebuild.rs`) |
+//! | `db.before`, `db.first` | the log as it was before sled opened it, or a copy that it opens instead (`shield.rs`) |
+//! | `untold` | losses that were found and not told yet (`untold.rs`) |
 //! | `db.damaged-…`, `db.failed-sync-…`, `db.replaced-…` | stores set aside; nothing deletes them |
 //!
 //! and within sled, numbers big-endian so that they sort:
@@ -89,9 +91,11 @@ mod record;
 mod scan;
 mod seqs;
 mod settings;
+mod shield;
 mod space;
 #[cfg(test)]
 mod tests;
+mod untold;
 mod upload;
 
 use std::{
@@ -123,7 +127,7 @@ pub use self::{
     faults::Faults,
     note::{EVIDENCE_MAX, GroupNote, MEMBERS_MAX, Note},
     queue::{NewCall, StoredCall, StoredGroup, TokenKind, Traits},
-    scan::Counts,
+    scan::{Counts, is_guarded},
     settings::{Done, Opened, StoreEvent, StoreSettings, StoreStatus},
     upload::{PIECE_BYTES, StoredBody},
 };
@@ -155,7 +159,7 @@ struct Shared {
 impl Shared {
     fn emit(&self, event: StoreEvent) {
         let on_event = Arc::clone(&self.settings.on_event);
-        if let Err(panic) = scan::guarded(move || on_event(event)) {
+        if let Err(panic) = scan::caught(move || on_event(event)) {
             tracing::error!(panic, "a listener of the store panicked");
         }
     }

@@ -37,8 +37,8 @@ use super::{
     open::Ready,
     outage::Outage,
     queue::StoredCall,
-    scan::guarded,
-    space,
+    scan::{caught, guarded},
+    space, untold,
 };
 
 /// How long a written mark may stay unsynced.
@@ -71,6 +71,8 @@ pub(super) struct Committer {
     pub(super) tried_at: u64,
     /// What an open within an outage found, until it is reported.
     pub(super) reopened: Option<(Vec<StoredCall>, Vec<Finding>)>,
+    /// Whether what an open found may not have been told for certain.
+    pub(super) is_untold: bool,
     pub(super) closing: bool,
 }
 
@@ -130,6 +132,7 @@ impl Committer {
             outage: None,
             tried_at: 0,
             reopened: None,
+            is_untold: true,
             closing: false,
         };
         committer.has_ballast = space::make_ballast(&committer.shared.settings);
@@ -154,6 +157,9 @@ impl Committer {
         }
         if let Err(error) = self.mark.sync() {
             tracing::warn!(%error, "could not sync the mark");
+        }
+        if self.is_untold && self.outage.is_none() {
+            untold::told(&self.shared.settings.dir);
         }
         // Dropping sled flushes once more, and may panic where it is damaged.
         let db = self.shared.db.write().take();
@@ -204,7 +210,7 @@ impl Committer {
         let shared = Arc::clone(&self.shared);
         let handle = shared.db.read();
         let result = match &*handle {
-            Some(db) => guarded(|| self.write_group(db))
+            Some(db) => caught(|| self.write_group(db))
                 .unwrap_or_else(|panic| Err(Failure::Untrusted(panic))),
             None => Err(Failure::Untrusted("the store has no handle".into())),
         };
@@ -260,6 +266,11 @@ impl Committer {
         self.shared.last_seq.store(self.head.last_seq, Relaxed);
         self.group.spent = 0;
         self.group.dirty = false;
+        // Whoever asks for something has what the open found.
+        if self.is_untold && !self.group.tickets.is_empty() {
+            self.is_untold = false;
+            untold::told(&self.shared.settings.dir);
+        }
         for (ticket, result) in self.group.tickets.drain(..) {
             ticket.complete(result);
         }

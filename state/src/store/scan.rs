@@ -5,6 +5,7 @@
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -75,8 +76,26 @@ pub(super) enum ScanFailure {
     Broken(String),
 }
 
+thread_local! {
+    static GUARDED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether a panic of this thread is one that the store expects of sled and tells in its own words: a panic hook
+/// should be silent about it.
+pub fn is_guarded() -> bool {
+    GUARDED.get() > 0
+}
+
 /// Runs what may make sled panic, and turns a panic into its text.
 pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Result<T, String> {
+    GUARDED.set(GUARDED.get() + 1);
+    let result = caught(what);
+    GUARDED.set(GUARDED.get() - 1);
+    result
+}
+
+/// Runs what must not panic, and turns a panic into its text nevertheless.
+pub(super) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(what)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

@@ -112,7 +112,9 @@ impl Reader<'_> {
     /// A call that began when there were `since` steps and has returned.
     fn call(&mut self, call: &str, since: usize, was_said: bool) {
         let Some((name, rest)) = call.split_once('(') else { return };
-        let Some((arguments, result)) = rest.rsplit_once(") = ") else { return };
+        // strace aligns results in columns.
+        let Some((arguments, result)) = rest.rsplit_once(" = ") else { return };
+        let Some(arguments) = arguments.trim_end().strip_suffix(')') else { return };
         let result = result.split(' ').next().unwrap_or_default();
         let Ok(result) = result.parse::<i64>() else { return };
         if result < 0 {
