@@ -75,6 +75,10 @@ mod dead_letters;
 mod error;
 mod facts;
 mod faults;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[expect(clippy::cast_possible_truncation, reason = "bytes of a body")]
+pub mod fuzzing;
 mod head;
 mod history;
 pub mod journal;

@@ -167,6 +167,20 @@ fn decode(bytes: &[u8]) -> Reading {
     }
 }
 
+/// What must hold of any bytes, for the fuzzer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn hold(bytes: &[u8]) {
+    if let Reading::At(head) = decode(bytes) {
+        assert_eq!(decode(&encode(&head)), Reading::At(head));
+    }
+}
+
+/// The mark of a head, for the fuzzer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn sample(head: &Head) -> Vec<u8> {
+    encode(head)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

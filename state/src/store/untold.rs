@@ -26,13 +26,14 @@ const LIMIT: usize = 1 << 28;
 #[derive(Debug, Encode, Decode)]
 struct Untold {
     findings: Vec<Finding>,
-    /// Where the old store lies if it happened.
-    moved: Option<PathBuf>,
+    /// The folder beside, in which the old store lies if it happened.
+    moved: Option<String>,
 }
 
 /// Notes what will have been found once the old store lies in `moved`; without one, it has happened already.
 pub(super) fn note(dir: &Path, findings: &[Finding], moved: Option<&Path>) -> io::Result<()> {
-    let untold = Untold { findings: findings.to_vec(), moved: moved.map(Path::to_owned) };
+    let moved = moved.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let untold = Untold { findings: findings.to_vec(), moved };
     let body = bincode::encode_to_vec(&untold, bincode::config::standard())
         .map_err(|error| io::Error::other(error.to_string()))?;
     let fresh = dir.join("untold.new");
@@ -54,7 +55,7 @@ pub(super) fn read(dir: &Path) -> io::Result<(Vec<Finding>, Option<PathBuf>)> {
         let detail = "what an earlier open found".into();
         return Ok((vec![Finding::Unreadable { detail }], None));
     };
-    match moved {
+    match moved.map(|name| dir.join(name)) {
         Some(moved) if !moved.try_exists()? => Ok((findings, Some(moved))),
         _ => Ok((findings, None)),
     }

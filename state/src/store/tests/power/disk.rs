@@ -144,29 +144,42 @@ impl Disk {
                     names.insert(to.clone(), node);
                 }
             }
-            Step::Sync { .. } | Step::Said(_) => {}
+            Step::Sync { .. } | Step::Failed { .. } | Step::Said(_) => {}
         }
     }
 
     /// The disk after these steps and a cut.
     pub(super) fn after(&self, steps: &[Step], cut: Cut, random: &mut fastrand::Rng) -> Self {
         let mut synced: HashMap<Node, usize> = HashMap::new();
+        let mut failed: HashMap<Node, Vec<std::ops::Range<usize>>> = HashMap::new();
         for step in steps {
-            if let Step::Sync { node, since } = step {
-                let until = synced.entry(*node).or_default();
-                *until = (*until).max(*since);
+            match step {
+                Step::Sync { node, since } => {
+                    let until = synced.entry(*node).or_default();
+                    *until = (*until).max(*since);
+                }
+                Step::Failed { node, since } => {
+                    let from = synced.get(node).copied().unwrap_or_default();
+                    failed.entry(*node).or_default().push(from..*since);
+                }
+                _ => {}
             }
         }
+        let is_gone = |node: Node, at: usize| {
+            failed.get(&node).is_some_and(|ranges| ranges.iter().any(|range| range.contains(&at)))
+        };
         let mut disk = self.clone();
         let mut pending: HashMap<Node, Vec<&Step>> = HashMap::new();
-        let mut names: HashMap<Node, usize> = HashMap::new();
         for (at, step) in steps.iter().enumerate() {
             let Some(node) = step.node() else { continue };
+            let is_written = matches!(step, Step::Write { .. });
+            if cut != Cut::Killed && is_written && is_gone(node, at) {
+                continue;
+            }
             if cut == Cut::Killed || synced.get(&node).is_some_and(|until| at < *until) {
                 disk.take(step);
             } else if step.is_of_names() {
                 pending.entry(node).or_default().push(step);
-                *names.entry(node).or_default() += 1;
             } else if cut == Cut::Files {
                 disk.take(step);
             } else {
@@ -243,7 +256,7 @@ impl Step {
             Self::Link { folder, .. }
             | Self::Unlink { folder, .. }
             | Self::Rename { folder, .. } => Some(*folder),
-            Self::Sync { .. } | Self::Said(_) => None,
+            Self::Sync { .. } | Self::Failed { .. } | Self::Said(_) => None,
         }
     }
 

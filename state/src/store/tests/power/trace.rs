@@ -117,7 +117,8 @@ impl Reader<'_> {
         let Some(arguments) = arguments.trim_end().strip_suffix(')') else { return };
         let result = result.split(' ').next().unwrap_or_default();
         let Ok(result) = result.parse::<i64>() else { return };
-        if result < 0 {
+        let is_sync = matches!(name, "fsync" | "fdatasync" | "sync_file_range");
+        if result < 0 && !(is_sync && call.contains("EIO")) {
             return;
         }
         let words = arguments_of(arguments);
@@ -138,6 +139,11 @@ impl Reader<'_> {
                 if let Some(open) = self.files.get(&first()).copied() {
                     let length = word(1).parse().unwrap();
                     self.step(Step::Truncate { node: open.node, length });
+                }
+            }
+            _ if result < 0 => {
+                if let Some(open) = self.files.get(&first()).copied() {
+                    self.step(Step::Failed { node: open.node, since });
                 }
             }
             "fsync" | "fdatasync" => {
