@@ -169,7 +169,7 @@ fn refusal(text: &str) -> Option<String> {
 /// log is asked for it.
 fn log_panics(writer: CleanStderr) {
     std::panic::set_hook(Box::new(move |panic| {
-        if fusebox_state::store::panic_is_caught() {
+        if fusebox_state::store::is_guarded() {
             return;
         }
         let told = panic.payload();

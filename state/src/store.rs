@@ -15,6 +15,8 @@
 //! | `ballast` | 8 MiB, given up when the disk is full |
 //! | `suspect` | a sync has failed: rebuild before serving (`rebuild.rs`) |
 //! | `db.partial`, `db.ready`, `db.discard` | a rebuild under way (`rebuild.rs`) |
+//! | `db.before`, `db.first` | the log as it was before sled opened it, or a copy that it opens instead (`shield.rs`) |
+//! | `untold` | losses that were found and not told yet (`untold.rs`) |
 //! | `db.damaged-…` | stores set aside; the newest is kept, older ones as far as there is room |
 //!
 //! and within sled, numbers big-endian so that they sort:
@@ -76,6 +78,10 @@ mod downgrade;
 mod error;
 mod facts;
 mod faults;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[expect(clippy::cast_possible_truncation, reason = "bytes of a body")]
+pub mod fuzzing;
 mod head;
 mod history;
 pub mod journal;
@@ -93,10 +99,12 @@ mod record;
 mod scan;
 mod seqs;
 mod settings;
+mod shield;
 mod space;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod untold;
 mod upload;
 
 use std::{
@@ -125,7 +133,7 @@ pub use self::{
     faults::Faults,
     note::{EVIDENCE_MAX, GroupNote, MEMBERS_MAX, Note},
     queue::{NewCall, StoredCall, StoredGroup, TokenKind, Traits},
-    scan::{Counts, panic_is_caught},
+    scan::{Counts, is_guarded},
     settings::{Done, Opened, StoreEvent, StoreSettings, StoreStatus},
     upload::{PIECE_BYTES, StoredBody},
 };
@@ -157,7 +165,7 @@ struct Shared {
 impl Shared {
     fn emit(&self, event: StoreEvent) {
         let on_event = Arc::clone(&self.settings.on_event);
-        if let Err(panic) = scan::guarded(move || on_event(event)) {
+        if let Err(panic) = scan::caught(move || on_event(event)) {
             tracing::error!(panic, "a listener of the store panicked");
         }
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Done, error::StoreError, ledger::Says, queue, record::Draft, scan::guarded};
+use super::{Done, error::StoreError, ledger::Says, queue, record::Draft, scan::caught};
 
 /// One thing to commit.
 pub(super) enum Command {
@@ -105,7 +105,7 @@ impl Ticket {
 
     fn run(&mut self, result: Result<(), StoreError>) {
         if let Some(done) = self.0.take()
-            && let Err(panic) = guarded(move || done(result))
+            && let Err(panic) = caught(move || done(result))
         {
             tracing::error!(panic, "a completion panicked");
         }

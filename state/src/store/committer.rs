@@ -37,8 +37,8 @@ use super::{
     open::Ready,
     outage::Outage,
     queue::StoredCall,
-    scan::guarded,
-    space,
+    scan::{caught, guarded},
+    space, untold,
 };
 
 /// How long a written mark may stay unsynced.
@@ -68,6 +68,8 @@ pub(super) struct Committer {
     pub(super) tried_at: u64,
     /// What an open within an outage found, until it is reported.
     pub(super) reopened: Option<(Vec<StoredCall>, Vec<Finding>)>,
+    /// Whether what an open found may not have been told for certain.
+    pub(super) is_untold: bool,
     pub(super) closing: bool,
 }
 
@@ -126,6 +128,7 @@ impl Committer {
             outage: None,
             tried_at: 0,
             reopened: None,
+            is_untold: true,
             closing: false,
         };
         committer.has_ballast = space::make_ballast(&committer.shared.settings);
@@ -151,6 +154,9 @@ impl Committer {
         self.stop_compaction();
         if let Err(error) = self.mark.sync() {
             tracing::warn!(%error, "could not sync the mark");
+        }
+        if self.is_untold && self.outage.is_none() {
+            untold::told(&self.shared.settings.dir);
         }
         // Dropping sled flushes once more, and may panic where it is damaged.
         let db = self.shared.db.write().take();
@@ -207,7 +213,7 @@ impl Committer {
         let shared = Arc::clone(&self.shared);
         let handle = shared.db.read();
         let result = match &*handle {
-            Some(db) => guarded(|| self.write_group(db))
+            Some(db) => caught(|| self.write_group(db))
                 .unwrap_or_else(|panic| Err(Failure::Untrusted(panic))),
             None => Err(Failure::Untrusted("the store has no handle".into())),
         };
@@ -269,6 +275,11 @@ impl Committer {
         self.shared.commits.store(self.applier.head.commit, Relaxed);
         self.shared.last_seq.store(self.applier.head.last_seq, Relaxed);
         self.applier.group.clear();
+        // Whoever asks for something has what the open found.
+        if self.is_untold && !self.applier.group.tickets.is_empty() {
+            self.is_untold = false;
+            untold::told(&self.shared.settings.dir);
+        }
         for (ticket, result) in self.applier.group.tickets.drain(..) {
             ticket.complete(result);
         }

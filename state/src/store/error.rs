@@ -112,7 +112,7 @@ pub enum OpenError {
 }
 
 /// Something that was found wrong while a store opened, was rebuilt or was checked.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, bincode::Encode, bincode::Decode)]
 #[serde(tag = "finding", rename_all = "snake_case")]
 pub enum Finding {
     /// The store did not open and was set aside whole; a fresh one was started. Its calls replay

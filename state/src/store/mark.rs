@@ -10,11 +10,12 @@
 //! ```
 //!
 //! The first 32 bytes are the whole mark of the first format, so that the release that wrote that one refuses a newer
-//! store by its mark, before it opens anything.
+//! store by its mark, before it opens anything. The file is filled up to one sector, so that it never grows: a power cut
+//! could leave a new content with an old length. A mark that is not there yet appears whole, by a rename.
 
 use std::{
-    fs::{File, OpenOptions},
-    io,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
@@ -26,6 +27,8 @@ use super::{
 
 const MAGIC: [u8; 4] = *b"fbxM";
 const PREFIX: usize = 32;
+/// Bytes of the file.
+const SECTOR: usize = 512;
 /// The mark's name within the store's folder.
 pub(super) const FILE: &str = "mark";
 
@@ -92,6 +95,20 @@ impl Mark {
     }
 }
 
+/// Puts a whole mark in the place of whatever is there: the one or the other is found after a crash.
+pub(super) fn replace(dir: &Path, head: &Head) -> io::Result<()> {
+    let (fresh, path) = (dir.join("mark.new"), dir.join(FILE));
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(&encode(head))?;
+    file.sync_data()?;
+    if path.is_dir() {
+        fs::remove_dir_all(&path)?;
+    }
+    fs::rename(&fresh, &path)?;
+    File::open(dir)?.sync_all()
+}
+
 /// Reads the mark of the store in `dir`.
 pub(super) fn read(dir: &Path) -> io::Result<Reading> {
     match std::fs::read(dir.join(FILE)) {
@@ -106,6 +123,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Reading> {
 fn encode(head: &Head) -> Vec<u8> {
     let mut bytes = prefix(FORMAT, head.commit, head.last_seq);
     bytes.extend(head::encode(head).unwrap_or_default());
+    bytes.resize(SECTOR, 0);
     bytes
 }
 
@@ -149,6 +167,20 @@ fn decode(bytes: &[u8]) -> Reading {
     }
 }
 
+/// What must hold of any bytes, for the fuzzer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn hold(bytes: &[u8]) {
+    if let Reading::At(head) = decode(bytes) {
+        assert_eq!(decode(&encode(&head)), Reading::At(head));
+    }
+}
+
+/// The mark of a head, for the fuzzer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn sample(head: &Head) -> Vec<u8> {
+    encode(head)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +206,8 @@ mod tests {
 
     #[test]
     fn any_bit_flip_makes_it_damaged() {
-        let bytes = encode(&sample());
+        let mut bytes = encode(&sample());
+        bytes.truncate(PREFIX + head::encode(&sample()).unwrap().len());
         for bit in (0..bytes.len() * 8).filter(|bit| !(28 * 8..32 * 8).contains(bit)) {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -38,7 +38,7 @@ use super::{
     rebuild,
     record::{self, Draft, FORMAT, Kind},
     scan::{self, ScanFailure, Scanned, guarded},
-    space,
+    shield, space, untold,
 };
 
 /// sled's own cache; its default is 1 GiB.
@@ -154,9 +154,7 @@ struct Opening<'a> {
 impl Opening<'_> {
     /// One way through the picture above. `None`: the files were repaired, and are to be looked at again.
     fn attempt(&mut self) -> Result<Option<Ready>, OpenError> {
-        let settings = self.settings;
-        let db = settings.dir.join("db");
-        match look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))? {
+        match self.look()? {
             Look::Newer(found) => Err(OpenError::NewerFormat { found, known: FORMAT }),
             Look::Nothing => self.begin().map(Some),
             Look::First(raw) => self.upgrade(&raw).map(|()| None),
@@ -168,7 +166,25 @@ impl Opening<'_> {
         }
     }
 
-    fn serve_or_rebuild(&mut self, raw: Raw, plan: Plan) -> Result<Option<Ready>, OpenError> {
+    /// Looks at the log. One that an earlier open has spoilt is rebuilt from what it was before.
+    fn look(&mut self) -> Result<Look, OpenError> {
+        let db = self.settings.dir.join("db");
+        let seen = look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))?;
+        let before = shield::folder(&self.settings.dir);
+        let is_whole = |seen: &Look| matches!(seen, Look::Planned(_, plan) if plan.is_exact());
+        if is_whole(&seen) || !before.try_exists().map_err(at(&before))? {
+            return Ok(seen);
+        }
+        let earlier = look(&before, self.marked, &mut |_, _| {}).map_err(at(&before))?;
+        let Look::Planned(raw, plan) = &earlier else { return Ok(seen) };
+        if !plan.is_exact() {
+            return Ok(seen);
+        }
+        self.rebuild(raw, plan, Some("an open that failed has spoilt it".into()))?;
+        look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))
+    }
+
+    fn serve_or_rebuild(&mut self, mut raw: Raw, plan: Plan) -> Result<Option<Ready>, OpenError> {
         let dir = &self.settings.dir;
         let path = dir.join("db");
         if matches!(self.marked, Reading::Absent | Reading::Damaged) {
@@ -215,17 +231,27 @@ impl Opening<'_> {
                 }
             }
         }
-        // sled changes the file when it opens: what was read of it lies elsewhere now. So it is looked at again.
-        match try_open(&path, Some(&plan)) {
+        // sled changes the file when it opens, so that what is read of it lies elsewhere then. It is read from the copy
+        // from here on; without one, the log is looked at again.
+        let copy = shield::copy_log(self.settings, &path).map_err(at(&path))?;
+        if let Some(copy) = &copy {
+            raw.read_from(copy).map_err(at(copy))?;
+        }
+        let why = match try_open(&path, Some(&plan)) {
             Ok((db, scanned)) => match scanned.differs.clone() {
                 None => return self.seal(db, scanned, &raw, &plan).map(Some),
                 Some(why) => {
                     drop(guarded(move || drop(db)));
-                    self.distrusted = Some(why);
+                    why
                 }
             },
             Err(Attempt::Final(error)) => return Err(error),
-            Err(Attempt::Broken(why)) => self.distrusted = Some(why),
+            Err(Attempt::Broken(why)) => why,
+        };
+        if copy.is_some() {
+            self.rebuild(&raw, &plan, Some(why))?;
+        } else {
+            self.distrusted = Some(why);
         }
         Ok(None)
     }
@@ -233,22 +259,29 @@ impl Opening<'_> {
     /// Writes what is live into new files. The old ones are kept where something was lost.
     fn rebuild(&mut self, raw: &Raw, plan: &Plan, why: Option<String>) -> Result<(), OpenError> {
         let dir = &self.settings.dir;
-        rebuild::from_plan(self.settings, raw, plan)?;
-        let is_lossy = !plan.is_exact();
-        let kept = rebuild::swap(self.settings, is_lossy.then_some("damaged")).map_err(at(dir))?;
-        if is_lossy {
-            let lost = &plan.lost;
-            self.findings.push(Finding::Lost {
-                calls: lost.calls.iter().copied().collect(),
-                notes: lost.notes.iter().copied().collect(),
-                dead: lost.dead.iter().copied().collect(),
-                facts: lost.facts,
-                kept,
-            });
-            space::prune_asides(self.settings, &mut self.findings);
-        } else if let Some(reason) = why {
-            self.findings.push(Finding::Healed { reason });
+        if plan.is_exact() {
+            rebuild::from_plan(self.settings, raw, plan)?;
+            rebuild::swap(self.settings, None).map_err(at(dir))?;
+            self.findings.extend(why.map(|reason| Finding::Healed { reason }));
+            return Ok(());
         }
+        let path = dir.join("db");
+        let kept = space::aside(self.settings, "damaged");
+        let kept = path.try_exists().map_err(at(&path))?.then_some(kept);
+        let lost = &plan.lost;
+        let mut findings = self.findings.clone();
+        findings.push(Finding::Lost {
+            calls: lost.calls.iter().copied().collect(),
+            notes: lost.notes.iter().copied().collect(),
+            dead: lost.dead.iter().copied().collect(),
+            facts: lost.facts,
+            kept: kept.clone(),
+        });
+        untold::note(dir, &findings, kept.as_deref()).map_err(at(dir))?;
+        rebuild::from_plan(self.settings, raw, plan)?;
+        rebuild::swap(self.settings, kept.as_deref()).map_err(at(dir))?;
+        self.findings = findings;
+        space::prune_asides(self.settings, &mut self.findings);
         Ok(())
     }
 
@@ -257,10 +290,13 @@ impl Opening<'_> {
         let dir = &self.settings.dir;
         let aside = space::aside(self.settings, "damaged");
         let path = dir.join("db");
-        if path.try_exists().map_err(at(&path))? {
+        let is_there = path.try_exists().map_err(at(&path))?;
+        self.findings.push(Finding::SetAside { path: aside.clone(), reason });
+        let moved = is_there.then_some(aside.as_path());
+        untold::note(dir, &self.findings, moved).map_err(at(dir))?;
+        if is_there {
             space::rename(&path, &aside).map_err(at(&path))?;
         }
-        self.findings.push(Finding::SetAside { path: aside, reason });
         space::prune_asides(self.settings, &mut self.findings);
         let last_seq = match self.marked {
             Reading::At(head) => head.last_seq,
@@ -274,14 +310,7 @@ impl Opening<'_> {
     fn remark(&mut self, last_seq: u64) -> io::Result<()> {
         let floor = last_seq.saturating_add(1);
         let head = Head { commit: 0, last_seq, floor, ..Head::default() };
-        let path = self.settings.dir.join(mark::FILE);
-        if path.is_dir() {
-            rebuild::remove_folder(&path)?;
-        }
-        let mut mark = Mark::create(&self.settings.dir)?;
-        mark.write(&head)?;
-        mark.sync()?;
-        space::sync_folder(&self.settings.dir)?;
+        mark::replace(&self.settings.dir, &head)?;
         self.marked = Reading::At(head);
         Ok(())
     }
@@ -323,23 +352,35 @@ impl Opening<'_> {
             return self.set_aside(scar.clone());
         }
         tidy(&path, &mut self.findings).map_err(at(&path))?;
-        let (db, scanned) = match try_open(&path, None) {
+        // The structure is whole, so that whatever sled says against it speaks of the disk, or of sled. It works on a
+        // copy, and may spoil that.
+        let copy = self.settings.dir.join("db.first");
+        space::require(self.settings, space::OPEN_BYTES.saturating_add(raw.bytes))?;
+        shield::copy_store(&path, &copy).map_err(at(&copy))?;
+        let not_now = |why: String| at(&copy)(io::Error::other(why));
+        let (db, scanned) = match try_open(&copy, None) {
             Ok(opened) => opened,
             Err(Attempt::Final(error)) => return Err(error),
-            Err(Attempt::Broken(why)) => return self.set_aside(why),
+            Err(Attempt::Broken(why)) => return Err(not_now(why)),
         };
         if scanned.head != Some(AnyHead::First(head)) {
             drop(guarded(move || drop(db)));
-            return self.set_aside("sled does not show its last commit".into());
+            return Err(not_now("sled does not show its last commit".into()));
+        }
+        let is_lossy = scanned.counts.bad > 0;
+        let kept = is_lossy.then(|| space::aside(self.settings, "first-format"));
+        let mut findings = self.findings.clone();
+        findings.extend(scanned.findings.into_iter().filter(Finding::is_damage));
+        findings.push(Finding::Upgraded);
+        if is_lossy {
+            untold::note(&self.settings.dir, &findings, kept.as_deref()).map_err(at(&path))?;
         }
         rebuild::from_first(self.settings, &db, head)?;
         drop(guarded(move || drop(db)));
-        let is_lossy = scanned.counts.bad > 0;
-        let swapped = rebuild::swap(self.settings, is_lossy.then_some("first-format"));
+        let swapped = rebuild::swap(self.settings, kept.as_deref());
         swapped.map_err(at(&self.settings.dir))?;
-        let damage = scanned.findings.into_iter().filter(Finding::is_damage);
-        self.findings.extend(damage);
-        self.findings.push(Finding::Upgraded);
+        rebuild::remove_folder(&copy).map_err(at(&copy))?;
+        self.findings = findings;
         // It is as good as the new store's, whose head is above it.
         self.marked = Reading::At(Head { commit: 0, ..Head::default() });
         let highest = marked.last_seq.max(head.last_seq);
@@ -388,14 +429,9 @@ impl Opening<'_> {
             log.sync_all()?;
             File::open(path.join("conf"))?.sync_all()?;
             space::sync_folder(&path)?;
-            let mark_path = dir.join(mark::FILE);
-            if mark_path.is_dir() {
-                rebuild::remove_folder(&mark_path)?;
-            }
-            let mut mark = Mark::create(dir)?;
-            mark.write(&head)?;
-            mark.sync()?;
-            space::sync_folder(dir)?;
+            shield::drop_copy(dir)?;
+            mark::replace(dir, &head)?;
+            let mark = Mark::create(dir)?;
             sync_parents(dir)?;
             Ok((head, mark, log))
         })();

@@ -158,6 +158,7 @@ impl Committer {
         // What was put of them is garbage here.
         self.applier.uploads.clear();
         self.applier.history_next = history_next;
+        self.is_untold = true;
         self.shared.commits.store(head.commit, Relaxed);
         self.shared.last_seq.store(head.last_seq, Relaxed);
         self.shared.add_findings(&findings);

@@ -372,6 +372,16 @@ impl Raw {
         self.values.is_empty() && self.heads.is_empty() && self.first.is_none()
     }
 
+    /// Values are read from this copy of the log from now on.
+    pub(super) fn read_from(&mut self, copy: &Path) -> io::Result<()> {
+        let file = File::open(copy.join("db"))?;
+        if file.metadata()?.len() != self.bytes {
+            return Err(io::Error::other("the copy of the log has another length"));
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
     /// Reads a value.
     pub(super) fn load(&self, place: Place) -> io::Result<Vec<u8>> {
         let mut value = vec![0; usize::from(place.length)];

@@ -12,6 +12,9 @@
 //!    goes on at step 4, or takes `db.discard` back if `db.ready` is not whole;
 //! 4. `db.ready` becomes `db`: done; the next open deletes `db.discard`.
 //!
+//! What is lost is noted before step 2 (`untold.rs`), with the name that step 3 gives to the old store, so that an open
+//! that goes on there keeps it and tells the loss.
+//!
 //! A process that dies between a failed sync and step 3 leaves a file `suspect`: the next open rebuilds before it
 //! serves, because what it reads may be in the kernel's cache alone.
 
@@ -38,7 +41,7 @@ use super::{
     raw::{Key, Raw},
     record::{self, FORMAT, Kind, Unreadable},
     scan::guarded,
-    space,
+    space, untold,
 };
 use crate::units::UnixMillis;
 
@@ -239,25 +242,21 @@ impl Writer {
     }
 }
 
-/// Steps 3 and 4. The old store must be closed. It is kept under the name of `why`, if there is one.
-pub(super) fn swap(settings: &StoreSettings, why: Option<&str>) -> io::Result<Option<PathBuf>> {
+/// Steps 3 and 4. The old store must be closed. It is moved to `aside`, or deleted where nothing in it is of use.
+pub(super) fn swap(settings: &StoreSettings, aside: Option<&Path>) -> io::Result<()> {
     let dir = &settings.dir;
     let db = dir.join("db");
-    let aside = match why {
-        Some(why) => space::aside(settings, why),
-        None => dir.join("db.discard"),
-    };
+    let discard = dir.join("db.discard");
     if db.try_exists()? {
-        remove_folder(&dir.join("db.discard"))?;
-        space::rename(&db, &aside)?;
+        remove_folder(&discard)?;
+        space::rename(&db, aside.unwrap_or(&discard))?;
     }
     space::rename(&dir.join("db.ready"), &db)?;
     trust(dir)?;
-    if why.is_some() {
-        return Ok(Some(aside));
+    if aside.is_none() {
+        remove_folder(&discard)?;
     }
-    remove_folder(&aside)?;
-    Ok(None)
+    Ok(())
 }
 
 /// Where the store lies that the next open will serve from, after a rebuild that a crash interrupted.
@@ -292,11 +291,13 @@ pub(super) fn standing(dir: &Path, marked: Reading) -> io::Result<Standing> {
     if ready.try_exists()? {
         let raw = Raw::read(&ready, &mut |_, _| {})?;
         let head = raw.heads.values().next_back().map(|seen| seen.head);
-        let is_whole = head.filter(|head| head.commit >= oldest).is_some_and(|head| {
-            plan::plan(&raw, head).is_ok_and(|plan| plan.is_exact()) && raw.scars.is_empty()
-        });
-        if is_whole {
-            return Ok(Standing::Ready);
+        if let Some(head) = head.filter(|head| head.commit >= oldest && raw.scars.is_empty()) {
+            match plan::plan(&raw, head) {
+                Ok(plan) if plan.is_exact() => return Ok(Standing::Ready),
+                // That it cannot be read now does not say that it is not whole.
+                Err(plan::NoPlan::Io(error)) => return Err(error),
+                Ok(_) | Err(plan::NoPlan::Unprovable(_)) => {}
+            }
         }
     }
     let is_away = !dir.join("db").try_exists()? && Standing::Discard.folder(dir).try_exists()?;
@@ -311,13 +312,18 @@ pub(super) fn finish(
 ) -> io::Result<()> {
     let dir = &settings.dir;
     remove_folder(&dir.join("db.partial"))?;
+    remove_folder(&dir.join("db.first"))?;
+    let (untold, moving) = untold::read(dir)?;
     match standing(dir, marked)? {
         Standing::Ready => {
-            swap(settings, None)?;
+            swap(settings, moving.as_deref())?;
+            findings.extend(untold);
             findings.push(Finding::RebuildFinished);
         }
         Standing::Discard => space::rename(&Standing::Discard.folder(dir), &dir.join("db"))?,
-        Standing::Db => {}
+        Standing::Db if moving.is_none() => findings.extend(untold),
+        // It did not happen.
+        Standing::Db => untold::told(dir),
     }
     let ready = Standing::Ready.folder(dir);
     if ready.try_exists()? {

@@ -80,17 +80,23 @@ thread_local! {
     static GUARDED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whether this thread runs something of which a panic is caught and told as an error: a panic hook need not print it.
-pub fn panic_is_caught() -> bool {
+/// Whether a panic of this thread is one that the store expects of sled and tells in its own words: a panic hook
+/// should be silent about it.
+pub fn is_guarded() -> bool {
     GUARDED.get() > 0
 }
 
 /// Runs what may make sled panic, and turns a panic into its text.
 pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Result<T, String> {
     GUARDED.set(GUARDED.get() + 1);
-    let result = catch_unwind(AssertUnwindSafe(what));
+    let result = caught(what);
     GUARDED.set(GUARDED.get() - 1);
-    result.map_err(|panic| {
+    result
+}
+
+/// Runs what must not panic, and turns a panic into its text nevertheless.
+pub(super) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(what)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         format!("sled panicked: {text}")

@@ -3,12 +3,15 @@
 mod check;
 mod conformance;
 mod damage;
+mod faulty;
 mod flips;
 mod kill;
 mod model;
 mod notes;
 mod outages;
+mod power;
 mod simulated;
+mod syscalls;
 mod upload;
 
 use std::{

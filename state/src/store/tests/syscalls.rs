@@ -1,0 +1,264 @@
+//! Every system call that the store makes fails, one by one, and nothing that was acknowledged is lost.
+//!
+//! strace makes them fail in a child (`faulty.rs`): the N-th call of one kind, for N = 1, 2, … until a run meets no
+//! fault, once, ten times in a row, or from then on; in service with a warm and a cold cache, at the start, in replay,
+//! in a rebuild, in a salvage, in an upgrade and in a first start. **strace counts the calls of each thread for itself**,
+//! so that the N-th `pwrite64` fails in every thread that gets so far. A fault that passes must heal without a restart;
+//! under one that stays the store may refuse everything, and it must open whole when the fault is gone.
+//!
+//! A sample of all that runs by default, everything with `FUSEBOX_TEST_FAULTS=all`.
+
+use std::collections::BTreeSet;
+
+use super::{
+    faulty::{Template, command, everything, judge, model::Model, said, scratch},
+    *,
+};
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Once(&'static str),
+    TenTimes(&'static str),
+    Sticky(&'static str),
+    Kill,
+}
+
+impl Fault {
+    fn expression(self, syscall: &str, nth: usize) -> String {
+        match self {
+            Self::Once(error) => format!("inject={syscall}:error={error}:when={nth}"),
+            Self::TenTimes(error) => {
+                format!("inject={syscall}:error={error}:when={nth}..{}", nth + 9)
+            }
+            Self::Sticky(error) => format!("inject={syscall}:error={error}:when={nth}+"),
+            Self::Kill => format!("inject={syscall}:signal=KILL:when={nth}"),
+        }
+    }
+}
+
+/// What the child does, and with which store.
+struct Scene {
+    name: &'static str,
+    part: &'static str,
+    template: Template,
+    /// Paths of the store that the child touches: only calls on them fail.
+    paths: BTreeSet<String>,
+    dir: tempfile::TempDir,
+}
+
+const CALLS: [&str; 14] = [
+    "pwrite64",
+    "pread64",
+    "fdatasync",
+    "fsync",
+    "sync_file_range",
+    "ftruncate",
+    "openat",
+    "rename",
+    "statfs",
+    "write",
+    "read",
+    "unlink",
+    "mkdir",
+    "fallocate",
+];
+
+impl Scene {
+    fn new(name: &'static str, part: &'static str, template: Template) -> Self {
+        let mut scene = Self { name, part, template, paths: BTreeSet::new(), dir: scratch() };
+        scene.look_at_paths();
+        scene
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("it")
+    }
+
+    /// A run without faults, which tells what paths there are.
+    fn look_at_paths(&mut self) {
+        let root = self.root();
+        drop(self.template.copy_to(&root));
+        let log = self.dir.path().join("trace");
+        let wrapper = self.strace(&log, &["-e", "trace=openat,rename,mkdir,unlink,statfs"]);
+        let output = command(&wrapper, self.part, &root).output().unwrap();
+        assert!(output.status.code().is_some(), "{output:?}");
+        let text = fs::read_to_string(&log).unwrap();
+        let root = root.to_str().unwrap().to_owned();
+        let quoted = text.split('"').filter(|part| part.starts_with(&root));
+        self.paths = quoted.map(str::to_owned).collect();
+        for folder in
+            ["store", "store/db", "store/db.partial", "store/db.ready", "store/db.discard"]
+        {
+            for file in ["", "/db", "/conf", "/blobs"] {
+                self.paths.insert(format!("{root}/{folder}{file}"));
+            }
+        }
+    }
+
+    fn strace(&self, log: &Path, more: &[&str]) -> Vec<String> {
+        let log = log.to_str().unwrap();
+        let mut words: Vec<String> =
+            ["strace", "-f", "--seccomp-bpf", "-qqq", "-o", log].map(str::to_owned).into();
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words
+    }
+
+    /// One run. `None`: it met no fault.
+    fn run(&self, fault: Fault, syscall: &str, nth: usize) -> Option<Result<(), String>> {
+        let root = self.root();
+        let mut model = self.template.copy_to(&root);
+        let log = self.dir.path().join("trace");
+        let (traced, injected) = (format!("trace={syscall}"), fault.expression(syscall, nth));
+        let mut wrapper = self.strace(&log, &["-e", &traced, "-e", &injected]);
+        for path in &self.paths {
+            wrapper.extend(["-P".to_owned(), path.clone()]);
+        }
+        let mut child = command(&wrapper, self.part, &root);
+        if matches!(fault, Fault::Sticky(_)) {
+            child.env(super::faulty::child::GIVES_UP, "1300");
+        }
+        let output = child.output().unwrap();
+        let trace = fs::read_to_string(&log).unwrap();
+        if !trace.contains("(INJECTED)") && !trace.contains("killed by SIGKILL") {
+            return None;
+        }
+        Some(self.examine(fault, &root, &mut model, &output))
+    }
+
+    fn examine(
+        &self,
+        fault: Fault,
+        root: &Path,
+        model: &mut Model,
+        output: &std::process::Output,
+    ) -> Result<(), String> {
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = text.lines().filter_map(said).collect();
+        let tail = || lines.iter().rev().take(12).rev().copied().collect::<Vec<_>>().join("\n    ");
+        for line in &lines {
+            model.hear(line).map_err(|why| format!("{why}\n    {}", tail()))?;
+        }
+        if errors.contains("panicked at") {
+            return Err(format!("a panic shows: {errors}\n    {}", tail()));
+        }
+        let ended = lines.last() == Some(&"end");
+        if matches!(fault, Fault::Once(_) | Fault::TenTimes(_)) && !ended {
+            return Err(format!("it did not heal: {errors}\n    {}", tail()));
+        }
+        let what = format!("{} after {}", self.name, tail());
+        let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            judge(root, model, &what);
+        }));
+        judged.map_err(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
+    }
+
+    /// Runs with the N-th call failing, until none does. In a sample, few of them.
+    fn run_all(&self, fault: Fault, syscall: &str, failures: &mut Vec<String>) -> usize {
+        let mut nth = 1;
+        let mut runs = 0;
+        while let Some(result) = self.run(fault, syscall, nth) {
+            runs += 1;
+            if let Err(why) = result {
+                let entry = format!("{}: {fault:?} {syscall} {nth}: {why}", self.name);
+                println!("{entry}");
+                failures.push(entry);
+            }
+            nth += if everything() { 1 } else { nth * 4 };
+        }
+        runs
+    }
+}
+
+/// Runs all faults of a scene; the test fails where one of them does.
+#[track_caller]
+fn suffer(scene: &Scene, faults: &[Fault], syscalls: &[&str]) {
+    let mut failures = Vec::new();
+    for fault in faults {
+        let counts: Vec<String> = syscalls
+            .iter()
+            .map(|syscall| format!("{syscall} {}", scene.run_all(*fault, syscall, &mut failures)))
+            .collect();
+        println!("{} {fault:?}: {}", scene.name, counts.join(", "));
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The faults of a scene: some of them by default.
+fn faults() -> Vec<Fault> {
+    let mut faults = vec![Fault::Once("EIO")];
+    if everything() {
+        faults.extend([Fault::TenTimes("EIO"), Fault::Sticky("EIO"), Fault::Once("ENOSPC")]);
+        faults.extend([Fault::TenTimes("ENOSPC"), Fault::Sticky("ENOSPC"), Fault::Kill]);
+    }
+    faults
+}
+
+#[test]
+fn in_service_with_a_warm_cache() {
+    let scene = Scene::new("warm", "serve", Template::empty());
+    suffer(&scene, &faults(), &CALLS);
+}
+
+#[test]
+fn in_service_with_a_cold_cache() {
+    let scene = Scene::new("cold", "serve", Template::filled("fill"));
+    suffer(&scene, &faults(), &CALLS);
+}
+
+#[test]
+fn at_the_start() {
+    let scene = Scene::new("start", "open", Template::filled("fill"));
+    suffer(&scene, &faults(), &CALLS);
+}
+
+#[test]
+fn in_replay() {
+    let scene = Scene::new("replay", "replay", Template::filled("fill"));
+    suffer(&scene, &faults(), &CALLS);
+}
+
+#[test]
+fn in_a_replay_of_more_than_the_cache_holds() {
+    let scene = Scene::new("large", "replay", Template::filled("fill-large"));
+    suffer(&scene, &faults(), &["pwrite64", "pread64"]);
+}
+
+#[test]
+fn in_a_rebuild() {
+    let scene = Scene::new("rebuild", "rebuild", Template::filled("fill"));
+    suffer(&scene, &faults(), &CALLS);
+}
+
+#[test]
+fn in_a_salvage() {
+    let scene = Scene::new("salvage", "open", Template::flipped("fill"));
+    suffer(&scene, &faults(), &CALLS);
+}
+
+#[test]
+fn in_an_upgrade() {
+    let scene = Scene::new("upgrade", "open", Template::of_the_first_format("fill"));
+    suffer(&scene, &faults(), &CALLS);
+}
+
+#[test]
+fn in_a_first_start() {
+    let scene = Scene::new("first", "open", Template::empty());
+    suffer(&scene, &faults(), &CALLS);
+}
+
+/// Killed at the N-th call, in a sample; everything is part of the above.
+#[test]
+fn killed_at_some_call() {
+    for (name, part, template) in [
+        ("serve", "serve", Template::filled("fill")),
+        ("rebuild", "rebuild", Template::filled("fill")),
+        ("salvage", "open", Template::flipped("fill")),
+        ("first", "open", Template::empty()),
+    ] {
+        let scene = Scene::new(name, part, template);
+        suffer(&scene, &[Fault::Kill], &["pwrite64", "rename", "fsync", "openat"]);
+    }
+}
