@@ -53,6 +53,11 @@ pub(super) enum Step {
         node: Node,
         since: usize,
     },
+    /// What was written to the node before step `since`, and not synced before, will never be there.
+    Failed {
+        node: Node,
+        since: usize,
+    },
     Said(String),
 }
 
