@@ -21,7 +21,7 @@ enum Fault {
     Once(&'static str),
     TenTimes(&'static str),
     Sticky(&'static str),
-    /// It says that it has written 64 bytes, and has not.
+    /// It says that it has written 3,000 bytes, and has not.
     Lie,
     Kill,
 }
@@ -34,7 +34,7 @@ impl Fault {
                 format!("inject={syscall}:error={error}:when={nth}..{}", nth + 9)
             }
             Self::Sticky(error) => format!("inject={syscall}:error={error}:when={nth}+"),
-            Self::Lie => format!("inject={syscall}:retval=64:when={nth}"),
+            Self::Lie => format!("inject={syscall}:retval=3000:when={nth}"),
             Self::Kill => format!("inject={syscall}:signal=KILL:when={nth}"),
         }
     }
@@ -104,6 +104,10 @@ impl Scene {
         let mut words: Vec<String> =
             ["strace", "-f", "--seccomp-bpf", "-qqq", "-o", log].map(str::to_owned).into();
         words.extend(more.iter().map(|word| (*word).to_owned()));
+        if words.iter().any(|word| word.contains("signal=")) {
+            // With the filter, strace 6.1 sends no signal.
+            words.retain(|word| word != "--seccomp-bpf");
+        }
         words
     }
 
@@ -169,7 +173,7 @@ impl Scene {
                 println!("{entry}");
                 failures.push(entry);
             }
-            nth += if everything() { 1 } else { nth * 4 };
+            nth += if everything() || fault == Fault::Lie { 1 } else { nth * 4 };
         }
         runs
     }
