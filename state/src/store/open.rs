@@ -375,8 +375,9 @@ impl Opening<'_> {
         if is_lossy {
             untold::note(&self.settings.dir, &findings, kept.as_deref()).map_err(at(&path))?;
         }
-        rebuild::from_first(self.settings, &db, head)?;
+        let written = rebuild::from_first(self.settings, &db, head);
         drop(guarded(move || drop(db)));
+        written?;
         let swapped = rebuild::swap(self.settings, kept.as_deref());
         swapped.map_err(at(&self.settings.dir))?;
         rebuild::remove_folder(&copy).map_err(at(&copy))?;
@@ -435,7 +436,13 @@ impl Opening<'_> {
             sync_parents(dir)?;
             Ok((head, mark, log))
         })();
-        let (head, mark, log) = written.map_err(at(dir))?;
+        let (head, mark, log) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                drop(guarded(move || drop(db)));
+                return Err(at(dir)(error));
+            }
+        };
         space::make_ballast(self.settings);
         let mut findings = std::mem::take(&mut self.findings);
         findings.append(&mut scanned.findings);
@@ -561,6 +568,7 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> 
     match scan::scan(&db, plan) {
         Ok(scanned) => Ok((db, scanned)),
         Err(ScanFailure::Newer(found)) => {
+            drop(guarded(move || drop(db)));
             Err(Attempt::Final(OpenError::NewerFormat { found, known: FORMAT }))
         }
         Err(ScanFailure::Broken(reason)) => {
