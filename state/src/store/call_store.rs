@@ -103,7 +103,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     fn close(&self);
 
     /// Stores piece `index` of the body of `seq`, all but the last of [`PIECE_BYTES`]. `Ok`: it is on the
-    /// disk, and belongs to nothing until [`Store::append_stored`].
+    /// disk, and belongs to nothing until [`CallStore::append_stored`].
     fn put_piece(&self, seq: u64, index: u32, data: Bytes, done: Done);
 
     /// Stores a call whose body was put piece by piece. `Ok`: it is on the disk and will be found after

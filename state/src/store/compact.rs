@@ -245,7 +245,7 @@ impl Committer {
         let old = self.shared.db.write().take();
         drop(guarded(move || drop(old)));
         let opened = rebuild::swap(&settings, None).map_err(at(dir));
-        match opened.and_then(|_| open::open(&settings)) {
+        match opened.and_then(|()| open::open(&settings)) {
             Ok(ready) => {
                 let uploads = std::mem::take(&mut self.applier.uploads);
                 self.adopt(ready);

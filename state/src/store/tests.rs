@@ -3,14 +3,21 @@
 mod check;
 mod conformance;
 mod damage;
+#[expect(
+    clippy::pedantic,
+    clippy::disallowed_methods,
+    reason = "a harness, which waits for processes"
+)]
 mod faulty;
 mod flips;
 mod kill;
 mod model;
 mod notes;
 mod outages;
+#[expect(clippy::pedantic, reason = "a harness, which counts in floats")]
 mod power;
 mod simulated;
+#[expect(clippy::pedantic, reason = "a harness")]
 mod syscalls;
 mod upload;
 

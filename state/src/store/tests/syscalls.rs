@@ -128,7 +128,7 @@ impl Scene {
         let output = child.output().unwrap();
         let trace = fs::read_to_string(&log).unwrap();
         let was_killed = output.status.signal().is_some();
-        if !trace.contains("(INJECTED)") && !was_killed || fault == Fault::Kill && !was_killed {
+        if !was_killed && (fault == Fault::Kill || !trace.contains("(INJECTED)")) {
             return None;
         }
         Some(self.examine(fault, &root, &mut model, &output))
