@@ -21,7 +21,7 @@ enum Fault {
     Once(&'static str),
     TenTimes(&'static str),
     Sticky(&'static str),
-    /// It says that it has written 3,000 bytes, and has not.
+    /// It says that it has written 36,000 bytes, and has not: most of a small store.
     Lie,
     Kill,
 }
@@ -34,7 +34,7 @@ impl Fault {
                 format!("inject={syscall}:error={error}:when={nth}..{}", nth + 9)
             }
             Self::Sticky(error) => format!("inject={syscall}:error={error}:when={nth}+"),
-            Self::Lie => format!("inject={syscall}:retval=3000:when={nth}"),
+            Self::Lie => format!("inject={syscall}:retval=36000:when={nth}"),
             Self::Kill => format!("inject={syscall}:signal=KILL:when={nth}"),
         }
     }
