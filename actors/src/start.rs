@@ -30,7 +30,8 @@ use crate::{
 const REOPEN_MIN: Duration = Duration::from_secs(1);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
 /// What lies in a store's folder besides `db` and what begins with `db.`.
-const OURS: [&str; 4] = ["lock", "mark", "ballast", "suspect"];
+const OURS: [&str; 8] =
+    ["lock", "mark", "mark.new", "mark.next", "ballast", "suspect", "untold", "untold.new"];
 
 /// What calls will borrow of a backend.
 pub(crate) fn lend(

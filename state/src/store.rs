@@ -103,6 +103,7 @@ mod record;
 mod scan;
 mod seqs;
 mod settings;
+mod settle;
 mod shield;
 mod space;
 #[cfg(test)]

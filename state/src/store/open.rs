@@ -26,18 +26,19 @@ use std::{
 use sled::Db;
 
 use super::{
-    FACT_TARGET, HEAD_KEY, StoreSettings,
+    FACT_TARGET, StoreSettings,
     error::{Finding, OpenError},
     facts,
-    head::{self, AnyHead, FirstHead, Head},
-    ledger::{GONE, Ledger, Says},
+    head::{AnyHead, FirstHead, Head},
+    ledger::{Ledger, Says},
     mark::{self, Mark, Reading},
     plan::{self, Lost, NoPlan, Plan},
     queue::{self, StoredCall},
     raw::{Key, Raw, SEGMENT},
     rebuild,
-    record::{self, Draft, FORMAT, Kind},
+    record::FORMAT,
     scan::{self, ScanFailure, Scanned, guarded},
+    settle::Settling,
     shield, space, untold,
 };
 
@@ -459,65 +460,6 @@ impl Opening<'_> {
             history_next: scanned.history_next,
             previous_target: scanned.target.filter(|target| *target != self.settings.target),
         })
-    }
-}
-
-/// Writes the first commit of an open.
-struct Settling<'a> {
-    db: &'a Db,
-    ledger: &'a mut Ledger,
-    commit: u64,
-}
-
-impl Settling<'_> {
-    /// What sled shows under a key that a commit above the head has written is what counts from now on.
-    fn settle(&mut self, key: &Key) -> io::Result<()> {
-        let bytes = key.to_bytes();
-        let shown = match key {
-            Key::Call(_) | Key::Note(_) | Key::Dead(_) | Key::Fact(_) => {
-                self.db.get(&bytes).map_err(io::Error::from)?
-            }
-            Key::Chunk(..) | Key::History(_) => return Ok(()),
-            Key::Gone(block) => {
-                self.ledger.touch(*block);
-                return Ok(());
-            }
-        };
-        let again = shown.as_ref().and_then(|value| {
-            let says = queue::says_of(&bytes, value);
-            Some((record::seal_again(value, FORMAT)?, says))
-        });
-        match (key, again) {
-            (_, Some((value, says))) => self.insert(&bytes, value, says),
-            (Key::Call(seq), None) => {
-                self.ledger.never_was(*seq);
-                Ok(())
-            }
-            (Key::Note(seq) | Key::Dead(seq), None) if !self.ledger.is_live(*seq) => Ok(()),
-            (_, None) => match record::void(&bytes) {
-                Some(void) => self.insert(&bytes, void, Says::Nothing),
-                None => Ok(()),
-            },
-        }
-    }
-
-    fn insert(&mut self, key: &[u8], value: Draft, says: Says) -> io::Result<()> {
-        self.ledger.written(key, says, self.commit);
-        self.db.insert(key, value.stamp(self.commit)).map(drop).map_err(io::Error::from)
-    }
-
-    fn finish(self, last_seq: u64) -> io::Result<Head> {
-        for record in self.ledger.take_touched() {
-            if let Some(value) = record::seal(Kind::Gone, &record, 192) {
-                let key = queue::key(GONE, record.block);
-                self.db.insert(key, value.stamp(self.commit)).map_err(io::Error::from)?;
-            }
-        }
-        let head = self.ledger.head(self.commit, last_seq, None);
-        if let Some(value) = head::encode(&head) {
-            self.db.insert(HEAD_KEY, value).map_err(io::Error::from)?;
-        }
-        Ok(head)
     }
 }
 
