@@ -61,6 +61,8 @@ pub(super) struct Committer {
     pub(super) wake: Sender<Command>,
     /// The commit at which the log's size was looked at.
     pub(super) looked_at: u64,
+    /// Bytes of the log after the last compaction.
+    pub(super) compacted_to: u64,
     /// History that waits for the store to be up again.
     pub(super) held_history: VecDeque<Vec<u8>>,
     pub(super) has_ballast: bool,
@@ -123,6 +125,7 @@ impl Committer {
             compaction: None,
             wake,
             looked_at: 0,
+            compacted_to: 0,
             held_history: VecDeque::new(),
             has_ballast: false,
             outage: None,

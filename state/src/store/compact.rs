@@ -13,8 +13,8 @@
 //! the new one as any start does, which proves it. Only that open, whose time goes with what is live, keeps callers
 //! waiting.
 //!
-//! A log is worth it above four times what lives and above 64 MiB or an eighth of the free disk. It is looked at when
-//! the store falls idle, and every thousand commits.
+//! A log is worth it above four times what lives and above 64 MiB or an eighth of the free disk, if it has doubled since
+//! the last time. It is looked at when the store falls idle, and every thousand commits.
 
 use std::{
     collections::BTreeSet,
@@ -152,7 +152,12 @@ impl Committer {
         self.looked_at = self.applier.head.commit;
         let settings = &self.shared.settings;
         let log = self.log.metadata().map_or(0, |log| log.len());
-        if self.compaction.is_none() && open::is_grown(settings, log, self.applier.live_bytes) {
+        // A new log may be several times what lives: it is left alone until it has doubled.
+        let has_doubled = log / 2 > self.compacted_to;
+        if self.compaction.is_none()
+            && has_doubled
+            && open::is_grown(settings, log, self.applier.live_bytes)
+        {
             self.begin_compaction(Vec::new());
         }
     }
@@ -247,6 +252,7 @@ impl Committer {
         let opened = rebuild::swap(&settings, None).map_err(at(dir));
         match opened.and_then(|()| open::open(&settings)) {
             Ok(ready) => {
+                self.compacted_to = ready.log.metadata().map_or(0, |log| log.len());
                 let uploads = std::mem::take(&mut self.applier.uploads);
                 self.adopt(ready);
                 // Their pieces were copied with the rest.

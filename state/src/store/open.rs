@@ -117,7 +117,8 @@ pub(super) fn open(settings: &StoreSettings) -> Result<Ready, OpenError> {
     let dir = &settings.dir;
     space::require(settings, space::OPEN_BYTES)?;
     let marked = mark::read(dir).map_err(at(dir))?;
-    let mut opening = Opening { settings, marked, findings: Vec::new(), distrusted: None };
+    let mut opening =
+        Opening { settings, marked, findings: Vec::new(), distrusted: None, is_compacted: false };
     if let Reading::Newer(found) = marked {
         return Err(OpenError::NewerFormat { found, known: FORMAT });
     }
@@ -150,6 +151,8 @@ struct Opening<'a> {
     findings: Vec<Finding>,
     /// Why what sled makes of the log is not to be served from.
     distrusted: Option<String>,
+    /// It was compacted already: a new log may be as large, on a small disk.
+    is_compacted: bool,
 }
 
 impl Opening<'_> {
@@ -220,7 +223,8 @@ impl Opening<'_> {
         if blobs > 0 && !self.findings.contains(&told) {
             self.findings.push(told);
         }
-        if is_grown(self.settings, raw.bytes, plan.bytes()) {
+        if !self.is_compacted && is_grown(self.settings, raw.bytes, plan.bytes()) {
+            self.is_compacted = true;
             match rebuild::from_plan(self.settings, &raw, &plan) {
                 Ok(()) => {
                     rebuild::swap(self.settings, None).map_err(at(dir))?;

@@ -335,3 +335,25 @@ fn an_upload_goes_on_over_a_compaction() {
     assert_eq!((seqs(&again), again.findings.len()), (vec![2], 0));
     assert_eq!(again.store.body(2).unwrap(), whole);
 }
+
+#[test]
+fn a_log_that_stays_large_is_compacted_once_and_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    // Several of them at once go into a commit, and sled's log is many times what they take.
+    for seq in 1..=4_000 {
+        opened.store.append(call(seq, b""), Box::new(|result| result.unwrap()));
+    }
+    wait(|done| opened.store.put_fact("last", vec![], done)).unwrap();
+    drop(opened);
+    let faults = Faults::armed();
+    faults.fake_free_space(Some(17 << 20));
+    let settings = StoreSettings { faults, ..settings(dir.path()) };
+    for _ in 0..2 {
+        let opened = Store::open(settings.clone()).unwrap();
+        assert_eq!((opened.calls.len(), opened.findings.len()), (4_000, 0));
+        let log = opened.store.status().disk_bytes;
+        let live: u64 = opened.calls.iter().map(|call| call.bytes).sum();
+        assert!(log > 4 * live && log > 2_500_000, "it is as large as before: {log} of {live}");
+    }
+}
