@@ -16,7 +16,7 @@ pub use super::raw::RawCounts;
 use super::{
     Counts, Finding, StoredCall, dead_letters,
     mark::{self, Reading},
-    open::{Look, count_entries, look},
+    open::{Look, UNREACHED, count_entries, look},
     plan::Plan,
     queue,
     raw::{Key, Place, Raw},
@@ -224,8 +224,10 @@ impl CheckReport {
         }
         if !plan.is_exact() {
             self.findings.push(lost(plan));
-        } else if let Some(scar) = raw.scars.first().filter(|_| !self.live) {
-            self.findings.push(Finding::Healed { reason: scar.clone() });
+        } else if !self.live {
+            let unreached = || (!raw.ends_with(&plan.head)).then(|| UNREACHED.to_owned());
+            let reason = raw.scars.first().cloned().or_else(unreached);
+            self.findings.extend(reason.map(|reason| Finding::Healed { reason }));
         }
         match scan_plan(raw, plan) {
             Ok(scanned) => {

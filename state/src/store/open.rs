@@ -42,6 +42,8 @@ use super::{
     shield, space, untold,
 };
 
+/// Why a log is rebuilt of which sled would see a part alone.
+pub(super) const UNREACHED: &str = "sled would not get to the last head";
 /// sled's own cache; its default is 1 GiB.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// A log above this size, of which less than a quarter lives, is rebuilt.
@@ -199,13 +201,8 @@ impl Opening<'_> {
             }
         }
         let mut why = self.distrusted.take().or_else(|| raw.scars.first().cloned());
-        let reached = raw
-            .heads
-            .values()
-            .next_back()
-            .is_some_and(|seen| seen.reachable && seen.head == plan.head);
-        if !reached {
-            why.get_or_insert_with(|| "sled would not get to the last head".into());
+        if !raw.ends_with(&plan.head) {
+            why.get_or_insert_with(|| UNREACHED.into());
         }
         if !plan.is_exact() {
             return self.rebuild(&raw, &plan, None).map(|()| None);

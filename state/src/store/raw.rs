@@ -367,6 +367,12 @@ impl Raw {
         of_values.into_iter().chain(self.heads.keys().copied()).max().unwrap_or_default()
     }
 
+    /// Whether sled would get to `head`, and that is the last one.
+    pub(super) fn ends_with(&self, head: &Head) -> bool {
+        let last = self.heads.values().next_back();
+        last.is_some_and(|seen| seen.reachable && seen.head == *head)
+    }
+
     /// Whether there is nothing of ours in it.
     pub(super) fn is_empty(&self) -> bool {
         self.values.is_empty() && self.heads.is_empty() && self.first.is_none()

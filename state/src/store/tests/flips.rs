@@ -75,6 +75,12 @@ fn judge(dir: &Path, live: &BTreeMap<u64, (bool, bool)>, what: &str) -> End {
         "{what}: {report:?} and then {:?}",
         opened.findings
     );
+    let healed = |findings: &[Finding]| {
+        findings.iter().any(|finding| matches!(finding, Finding::Healed { .. }))
+    };
+    if healed(&report.findings) {
+        assert!(healed(&opened.findings), "{what}: {report:?} and then {:?}", opened.findings);
+    }
     assert_eq!(opened.last_seq, 600, "{what}: no sequence is given out twice");
     for call in &opened.calls {
         assert_eq!(opened.store.body(call.seq).unwrap(), content(call.seq), "{what}");
