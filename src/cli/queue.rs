@@ -83,16 +83,20 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sends the calls of an export as new writes under their old names: what is still in the queue is
-/// recognised, all else is written now, over whatever was written since.
-async fn requeue_from(client: &Client, backend: &str, file: &Path) -> Done {
+/// The text of a file, or of standard input for `-`.
+pub(super) fn read_lines(file: &Path) -> Result<String, Failure> {
     let read = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
         std::fs::read_to_string(file)
     };
-    let shown = file.display();
-    let text = read.map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?;
+    read.map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))
+}
+
+/// Sends the calls of an export as new writes under their old names: what is still in the queue is
+/// recognised, all else is written now, over whatever was written since.
+async fn requeue_from(client: &Client, backend: &str, file: &Path) -> Done {
+    let (shown, text) = (file.display(), read_lines(file)?);
     let (mut sent, mut refused) = (0, 0);
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let exported: Value = serde_json::from_str(line)

@@ -42,13 +42,7 @@ pub(super) async fn run(
     file: &Path,
     wanted: &Wanted,
 ) -> Done {
-    let read = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(file)
-    };
-    let shown = file.display();
-    let text = read.map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?;
+    let (shown, text) = (file.display(), super::queue::read_lines(file)?);
     // A line of a repair names no backend.
     let usual = match &backend {
         Some(name) => name.clone(),

@@ -17,15 +17,12 @@ use super::{
     error::StoreError,
     head::{self, Head},
     history,
-    ledger::{GONE, Ledger, Says},
+    ledger::{GONE, GONE_BYTES, Ledger, Says},
     note::{self, Note},
     queue,
-    record::{self, Draft, Kind},
+    record::{self, Draft},
     tree::Tree,
 };
-
-/// Bytes of a removal record.
-const GONE_BYTES: usize = 192;
 
 /// What a store's commands need besides the map that it lies in.
 pub(super) struct Applier {
@@ -384,10 +381,8 @@ impl Applier {
     /// The group's end: what is gone is recorded, then removed; the head vouches for all.
     pub(super) fn finish_group(&mut self, db: &impl Tree) -> Result<Head, Failure> {
         let commit = self.head.commit + 1;
-        for record in self.ledger.take_touched() {
-            if let Some(value) = record::seal(Kind::Gone, &record, GONE_BYTES) {
-                db.insert(&queue::key(GONE, record.block), value.stamp(commit))?;
-            }
+        for (key, value) in self.ledger.take_touched(commit) {
+            db.insert(&key, value)?;
         }
         for key in std::mem::take(&mut self.group.removals) {
             let removed = db.remove(&key)?;

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    path::Path,
 };
 
 use super::{
@@ -25,24 +26,31 @@ pub struct Downgraded {
 }
 
 /// Writes the store in `settings.dir`, which must be whole and not in use, in the first format. The store as it was is
-/// kept beside it as `db.damaged-…`, which `repair` reads. A crash leaves the old store, or the new one.
+/// kept beside it as `db.damaged-…`, which `repair` reads. A crash leaves the old store, or the new one with the old
+/// mark; either is brought to its end by doing it again.
 ///
 /// # Errors
 /// `NotProven` if something is lost or damaged: start this version first. `NoStore` if there is none.
 pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
     let dir = &settings.dir;
-    if !dir.join("db").try_exists()? {
+    let marked = mark::read(dir)?;
+    if marked == Reading::Absent && !dir.join("db").try_exists()? {
         return Err(CheckError::NoStore(dir.clone()));
     }
     let _lock = take_lock(dir).map_err(|error| CheckError::NotProven(error.to_string()))?;
-    let marked = mark::read(dir)?;
+    rebuild::finish(settings, marked, &mut Vec::new())?;
     let (raw, plan) = match look(&dir.join("db"), marked, &mut |_, _| {})? {
         Look::Planned(raw, plan) if plan.is_exact() && raw.scars.is_empty() => (raw, plan),
         Look::Planned(..) => {
             return Err(CheckError::NotProven("it is damaged; start this version first".into()));
         }
         Look::First(_) if matches!(marked, Reading::First(_)) => return Ok(Downgraded::default()),
-        Look::First(_) | Look::Nothing => return Err(CheckError::NoStore(dir.clone())),
+        // It was cut short before its mark.
+        Look::First(raw) => {
+            mark_as_first(dir, raw.first.unwrap_or_default())?;
+            return Ok(Downgraded::default());
+        }
+        Look::Nothing => return Err(CheckError::NoStore(dir.clone())),
         Look::Newer(found) => return Err(CheckError::NewerFormat(found)),
         Look::Unprovable(_, why) => return Err(CheckError::NotProven(why)),
     };
@@ -67,14 +75,18 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
     File::open(partial.join("db"))?.sync_all()?;
     File::open(partial.join("conf"))?.sync_all()?;
     space::sync_folder(&partial)?;
-    // Between the two renames there is no store, and the mark is of the old one: the next downgrade, or the next start of
-    // this version, takes the old one back from where it lies.
+    // Between the two renames there is no store: whoever comes next takes the old one back from where it lies.
     let aside = dir.join("db.discard");
     space::rename(&dir.join("db"), &aside)?;
     space::rename(&partial, &dir.join("db"))?;
-    fs::write(dir.join("mark.next"), mark::encode_first(head))?;
-    File::open(dir.join("mark.next"))?.sync_all()?;
-    space::rename(&dir.join("mark.next"), &dir.join(mark::FILE))?;
+    mark_as_first(dir, head)?;
     space::rename(&aside, &space::aside(settings, "damaged"))?;
     Ok(done)
+}
+
+fn mark_as_first(dir: &Path, head: FirstHead) -> io::Result<()> {
+    let next = dir.join("mark.next");
+    fs::write(&next, mark::encode_first(head))?;
+    File::open(&next)?.sync_all()?;
+    space::rename(&next, &dir.join(mark::FILE))
 }

@@ -16,12 +16,14 @@ use super::{
     dead_letters, facts,
     head::{Class, Digests, Head, fact_hash},
     queue,
-    record::GoneRecord,
+    record::{self, GoneRecord, Kind},
     seqs::{SeqSet, block_of, first_of},
 };
 
 /// Prefix of the removal records.
 pub(super) const GONE: u8 = b'g';
+/// Bytes of a removal record, with its key.
+pub(super) const GONE_BYTES: usize = 192;
 
 /// What a value says to the ledger, besides what its key says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +162,14 @@ impl Ledger {
         self.touched.insert(block);
     }
 
-    /// Removal records that are to be written with this commit.
-    pub(super) fn take_touched(&mut self) -> Vec<GoneRecord> {
-        let touched = std::mem::take(&mut self.touched);
-        touched.into_iter().map(|block| self.gone.record(block)).collect()
+    /// Removal records that are to be written with this commit: keys and values.
+    pub(super) fn take_touched(&mut self, commit: u64) -> Vec<([u8; 9], Vec<u8>)> {
+        let touched = std::mem::take(&mut self.touched).into_iter();
+        let value = |block| {
+            let value = record::seal(Kind::Gone, &self.gone.record(block), GONE_BYTES)?;
+            Some((queue::key(GONE, block), value.stamp(commit)))
+        };
+        touched.filter_map(value).collect()
     }
 
     /// Whether writing `seq` off would touch a block that nothing has touched yet.

@@ -11,10 +11,10 @@ use sled::Db;
 use super::{
     HEAD_KEY,
     head::{self, Head},
-    ledger::{GONE, Ledger, Says},
+    ledger::{Ledger, Says},
     queue,
     raw::Key,
-    record::{self, Draft, FORMAT, Kind},
+    record::{self, Draft, FORMAT},
 };
 
 /// Writes the first commit of an open.
@@ -62,11 +62,8 @@ impl Settling<'_> {
     }
 
     pub(super) fn finish(self, last_seq: u64) -> io::Result<Head> {
-        for record in self.ledger.take_touched() {
-            if let Some(value) = record::seal(Kind::Gone, &record, 192) {
-                let key = queue::key(GONE, record.block);
-                self.db.insert(key, value.stamp(self.commit)).map_err(io::Error::from)?;
-            }
+        for (key, value) in self.ledger.take_touched(self.commit) {
+            self.db.insert(key, value).map_err(io::Error::from)?;
         }
         let head = self.ledger.head(self.commit, last_seq, None);
         if let Some(value) = head::encode(&head) {

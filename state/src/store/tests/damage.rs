@@ -444,3 +444,26 @@ fn a_store_of_the_first_format_that_is_behind_its_mark_is_set_aside() {
     drop(opened);
     serves(dir.path());
 }
+
+#[test]
+fn a_downgrade_that_was_cut_short_is_done_again() {
+    // Between its two renames; and after them, with the mark still the old one.
+    for after_both in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 6);
+        let store = dir.path().join("store");
+        let mark = fs::read(store.join("mark")).unwrap();
+        if after_both {
+            downgrade(&settings(dir.path())).unwrap();
+            fs::write(store.join("mark"), mark).unwrap();
+        } else {
+            fs::rename(store.join("db"), store.join("db.discard")).unwrap();
+        }
+        downgrade(&settings(dir.path())).unwrap();
+        let marked = super::mark::read(&store).unwrap();
+        assert!(matches!(marked, super::mark::Reading::First(_)), "{after_both}: {marked:?}");
+        let opened = open(dir.path());
+        assert_eq!((seqs(&opened), opened.last_seq), ((1..=6).collect(), 6), "{after_both}");
+        assert_eq!(opened.findings, [Finding::Upgraded], "{after_both}");
+    }
+}
