@@ -1,9 +1,14 @@
 //! What an acknowledged write costs, against the least that it could cost.
 //!
-//! Both sides of the comparison run here, in turns, on the same disk: a plain file to which a
-//! group-committing thread appends 256-byte records with one `fdatasync` per group, and the durable
-//! store with calls whose body has 256 bytes. Callers wait in the same way on both. What counts is
-//! the median of the ratios within the rounds, so that a noisy machine slows both sides.
+//! Three sides run here, in turns, on the same disk: a plain file to which a group-committing thread
+//! appends 256-byte records with one `fdatasync` per group; sled alone, with 256-byte values and the
+//! same grouping; and the durable store with calls whose body has 256 bytes. Callers wait in the same
+//! way on all of them. What counts is the median of the ratios within the rounds, so that a noisy
+//! machine slows all sides.
+//!
+//! With many callers the gate is the share of what sled alone reaches: how much of the plain append
+//! sled reaches depends on the machine (0.49 to 0.65 were seen), and the store cannot change it as long
+//! as each call is a value of its own. The share of the plain append is shown beside it.
 //!
 //! `cargo bench --bench durable_ack -- --gate` exits non-zero below the gates; the folder is made in
 //! `CARGO_TARGET_TMPDIR` unless `DURABLE_ACK_DIR` names another.
@@ -40,8 +45,8 @@ const ROUNDS: usize = 9;
 const CALLERS: u64 = 64;
 const OPERATIONS_OF_MANY: u64 = 200;
 const OPERATIONS_OF_ONE: u64 = 1_500;
-/// 64 callers get at least this share of the raw throughput.
-const GATE_THROUGHPUT: f64 = 0.55;
+/// 64 callers get at least this share of the throughput of sled alone.
+const GATE_THROUGHPUT: f64 = 0.75;
 /// One caller waits at most this many times as long as for a raw append, at the median.
 const GATE_LATENCY: f64 = 1.6;
 
@@ -84,6 +89,51 @@ impl Raw {
 impl Side for Raw {
     fn put(&self, done: Acknowledge) {
         self.0.send((vec![0xA5; RECORD_BYTES], done)).expect("raw committer");
+    }
+}
+
+/// sled alone: a loop that groups alike, and writes nothing but the values.
+struct Engine {
+    db: sled::Db,
+    records: Sender<(u64, Acknowledge)>,
+    next: AtomicU64,
+}
+
+impl Engine {
+    fn start(dir: &Path) -> Self {
+        let (records, receiver) = mpsc::channel();
+        let db = sled::Config::new().path(dir).flush_every_ms(None).open().expect("sled");
+        let log = File::open(dir.join("db")).expect("sled's log");
+        let engine = Self { db: db.clone(), records, next: AtomicU64::new(1) };
+        thread::spawn(move || Self::run(&db, &log, &receiver));
+        engine
+    }
+
+    fn run(db: &sled::Db, log: &File, records: &Receiver<(u64, Acknowledge)>) {
+        let mut waiting = Vec::new();
+        while let Ok(first) = records.recv() {
+            for (number, done) in std::iter::once(first).chain(records.try_iter()) {
+                db.insert(number.to_be_bytes(), vec![0xA5; RECORD_BYTES]).expect("insert");
+                waiting.push(done);
+            }
+            db.flush().expect("flush");
+            log.sync_data().expect("fdatasync");
+            waiting.drain(..).for_each(|done| done());
+        }
+    }
+}
+
+impl Side for Engine {
+    fn put(&self, done: Acknowledge) {
+        let number = self.next.fetch_add(1, Relaxed);
+        self.records.send((number, done)).expect("sled's committer");
+    }
+
+    fn clear(&self) {
+        for key in self.db.iter().keys() {
+            self.db.remove(key.expect("key")).expect("remove");
+        }
+        self.db.flush().expect("flush");
     }
 }
 
@@ -195,24 +245,30 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Medians over the rounds: of the raw side, of the store, and of the ratio within a round.
-struct Comparison {
-    raw: f64,
-    stored: f64,
-    ratio: f64,
+/// Medians over the rounds: of each side, and of the store's ratio to the other sides within a round.
+struct Comparison<const SIDES: usize> {
+    sides: [f64; SIDES],
+    ratios: [f64; SIDES],
 }
 
-/// Measures both sides in turns.
-fn compare(raw: &dyn Side, stored: &dyn Side, measure: fn(&dyn Side) -> f64) -> Comparison {
+/// Measures all sides in turns; the last one is the store.
+fn compare<const SIDES: usize>(
+    sides: [&dyn Side; SIDES],
+    measure: fn(&dyn Side) -> f64,
+) -> Comparison<SIDES> {
     // The first round of each warms up and does not count.
-    measure(raw);
-    measure(stored);
-    let rounds: Vec<_> = (0..ROUNDS).map(|_| (measure(raw), measure(stored))).collect();
-    Comparison {
-        raw: median(rounds.iter().map(|(raw, _)| *raw).collect()),
-        stored: median(rounds.iter().map(|(_, stored)| *stored).collect()),
-        ratio: median(rounds.iter().map(|(raw, stored)| stored / raw).collect()),
-    }
+    let rounds: Vec<[f64; SIDES]> = (0..=ROUNDS).map(|_| sides.map(measure)).skip(1).collect();
+    let ratios = rounds.iter().map(|round| {
+        let [.., stored] = *round.as_slice() else { return [f64::NAN; SIDES] };
+        round.map(|side| stored / side)
+    });
+    Comparison { ratios: medians(&ratios.collect::<Vec<_>>()), sides: medians(&rounds) }
+}
+
+/// The median of each column.
+fn medians<const SIDES: usize>(rounds: &[[f64; SIDES]]) -> [f64; SIDES] {
+    let column = |side| rounds.iter().filter_map(|round| round.get(side).copied()).collect();
+    std::array::from_fn(|side| median(column(side)))
 }
 
 fn main() -> ExitCode {
@@ -221,20 +277,24 @@ fn main() -> ExitCode {
         .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     let dir = base.join(format!("durable_ack-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("folder");
-    let (raw, stored) = (Raw::start(&dir.join("raw")), Stored::open(&dir.join("store")));
-    let many = compare(&raw, &stored, throughput);
-    let one = compare(&raw, &stored, latency);
+    let raw = Raw::start(&dir.join("raw"));
+    let engine = Engine::start(&dir.join("engine"));
+    let stored = Stored::open(&dir.join("store"));
+    let many = compare([&raw, &engine, &stored], throughput);
+    let one = compare([&raw, &stored], latency);
     stored.store.close();
     fs::remove_dir_all(&dir).expect("clean up");
 
-    println!("{:<24} {:>11} {:>11} {:>7} {:>8}", "", "raw append", "store", "ratio", "gate");
-    for (name, Comparison { raw, stored, ratio }, gate) in [
-        ("64 callers, records/s", &many, format!(">= {GATE_THROUGHPUT}")),
-        ("1 caller, median in us", &one, format!("<= {GATE_LATENCY}")),
-    ] {
-        println!("{name:<24} {raw:>11.0} {stored:>11.0} {ratio:>7.2} {gate:>8}");
-    }
-    if gate && (many.ratio < GATE_THROUGHPUT || one.ratio > GATE_LATENCY) {
+    let ([raw_rate, engine_rate, rate], [of_raw, of_engine, _]) = (many.sides, many.ratios);
+    let ([raw_took, took], [times_raw, _]) = (one.sides, one.ratios);
+    println!(
+        "64 callers, records/s: raw append {raw_rate:.0}, sled alone {engine_rate:.0}, store {rate:.0}"
+    );
+    println!("  of sled alone    {of_engine:.2}   gate >= {GATE_THROUGHPUT}");
+    println!("  of a raw append  {of_raw:.2}");
+    println!("1 caller, median in us: raw append {raw_took:.0}, store {took:.0}");
+    println!("  of a raw append  {times_raw:.2}   gate <= {GATE_LATENCY}");
+    if gate && (of_engine < GATE_THROUGHPUT || times_raw > GATE_LATENCY) {
         println!("below the gate");
         return ExitCode::FAILURE;
     }
