@@ -53,6 +53,22 @@ impl Lent {
         {
             return answer;
         }
+        if let (Some(op_id), Outage::Never(reason), false) =
+            (context.call.options.op_id, &write.outage, write.absolute)
+        {
+            // Neither the queue nor the backend would know it again: a repetition would be applied again.
+            return Err(CallError {
+                kind: CallErrorKind::Refused,
+                op_id: Some(op_id),
+                ..error(
+                    "op_id_unsupported",
+                    format!(
+                        "an op_id cannot protect {} from repetition: {reason}",
+                        context.plan.label
+                    ),
+                )
+            });
+        }
         let queueable = self.queueable(context, write);
         if context.call.upload.is_some() && matches!(queueable, Queueable::Yes(_)) {
             let why = NoAnswer::Rejected {

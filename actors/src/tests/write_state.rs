@@ -519,3 +519,15 @@ async fn a_call_is_discarded_with_all_that_it_was_sent_with() {
     assert_eq!(world.backend().view().queue.calls, 0);
     assert_eq!(world.backend().view().queue.dead_letters, 0);
 }
+
+#[tokio::test]
+async fn an_op_id_that_nothing_would_know_again_is_refused() {
+    let world = World::one().await;
+    let options = || CallOptions { op_id: Some(OpId::from_u128(7)), ..CallOptions::default() };
+    let error = world.call_with("FLUSH", options()).await.unwrap_err();
+    assert_eq!((error.kind, &*error.code), (CallErrorKind::Refused, "op_id_unsupported"));
+    assert!(!error.outcome_unknown);
+    assert_eq!((times(&world, "FLUSH"), error.attempts), (0, 0));
+    world.call_with("FLUSH", CallOptions::default()).await.unwrap();
+    assert_eq!(times(&world, "FLUSH"), 1);
+}
