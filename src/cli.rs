@@ -1,41 +1,32 @@
 //! The command line: parses it, runs the command, ends with the right exit code.
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-
-use crate::{
-    config::{Config, Environment, Flags, places},
-    daemon::Sources,
-    demo, telemetry,
-};
 
 mod args;
 mod board;
 mod call;
 mod check;
-pub(crate) mod client;
 pub(crate) mod events;
 mod explain;
-mod failure;
 mod manual;
 mod orders;
-mod paint;
 mod queue;
 mod queue_drain;
 mod queue_import;
 mod queue_offline;
 mod status;
-pub(crate) mod table;
 mod watch;
 
+pub(crate) use crate::terminal::failure::Failure;
+use crate::{
+    config::{Config, Environment, Flags, places},
+    daemon::Sources,
+    demo, telemetry,
+    terminal::{client::Client, print::complain},
+};
 use args::{Cli, Command, Output};
-use client::Client;
-pub(crate) use failure::Failure;
 
 /// What a command ends with.
 type Done = Result<ExitCode, Failure>;
@@ -208,43 +199,4 @@ fn socket_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Fai
     let state_dir = state_dir_of(flags, env).ok();
     let found = places::socket_to_call(env, state_dir.as_deref());
     found.ok_or_else(|| Failure::usage("no socket is known: name it with --socket"))
-}
-
-/// Whether people read what is printed.
-pub(crate) fn on_terminal() -> bool {
-    std::io::stdout().is_terminal()
-}
-
-/// Prints on standard output. A reader that has gone, as of `| head`, is no error.
-pub(crate) fn say(text: &str) -> Result<(), Failure> {
-    say_bytes(text.as_bytes())
-}
-
-fn say_bytes(bytes: &[u8]) -> Result<(), Failure> {
-    print(bytes).map(drop)
-}
-
-/// Prints on standard output; returns whether somebody still reads.
-fn say_while_read(text: &str) -> Result<bool, Failure> {
-    print(text.as_bytes())
-}
-
-fn print(bytes: &[u8]) -> Result<bool, Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::failed(format!("cannot print: {error}"))),
-    }
-}
-
-/// Prints a JSON value for programs, on one line for each.
-fn say_json(value: &serde_json::Value) -> Result<(), Failure> {
-    say(&format!("{value}\n"))
-}
-
-/// Prints a line on standard error.
-pub(crate) fn complain(text: &str) {
-    // There is nobody left to tell.
-    drop(writeln!(std::io::stderr(), "{text}"));
 }

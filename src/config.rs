@@ -24,14 +24,14 @@ mod sources;
 mod tests;
 
 #[cfg(test)]
-pub(crate) use backend::Url;
-pub(crate) use backend::{BackendConfig, Endpoint};
+pub(crate) use self::backend::Url;
+pub(crate) use self::backend::{BackendConfig, Endpoint};
+pub(crate) use self::checker::size;
+pub(crate) use self::secret::Secret;
+pub(crate) use self::sources::{Environment, Flags};
 use checker::Checker;
-pub(crate) use checker::size;
 use raw::RawConfig;
-pub(crate) use secret::Secret;
 use sources::Merged;
-pub(crate) use sources::{Environment, Flags};
 
 /// A checked configuration.
 #[derive(Clone)]

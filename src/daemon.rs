@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     config::{BackendConfig, Config, Environment, Flags},
-    kinds::{Identity, Kind},
+    kinds::port::{Identity, Kind},
     state_dir::StateDir,
     traces::Traces,
 };

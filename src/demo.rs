@@ -24,7 +24,6 @@ mod proof;
 mod screen;
 mod shown;
 mod stage;
-pub mod stand_in;
 mod story;
 mod tables;
 mod watch;
@@ -66,7 +65,7 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     };
     screen.end_status();
     if !matches!(told, None | Some(Ok(true))) {
-        crate::cli::complain(&stage.log_end());
+        crate::terminal::print::complain(&stage.log_end());
     }
     stage.strike().await;
     match told {
@@ -74,7 +73,9 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
         Some(Ok(false)) => Ok(ExitCode::FAILURE),
         Some(Err(error)) => Err(error),
         None => {
-            crate::cli::complain("fusebox: interrupted; the demo's daemon and folder are gone");
+            crate::terminal::print::complain(
+                "fusebox: interrupted; the demo's daemon and folder are gone",
+            );
             Ok(ExitCode::from(130))
         }
     }

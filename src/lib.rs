@@ -10,31 +10,38 @@ use tokio::{
     task::JoinSet,
 };
 
-mod attend;
 pub mod cli;
 mod config;
-pub mod connectors;
 mod daemon;
 pub mod demo;
-mod doors;
 mod exact;
-mod kinds;
+mod http_api;
+mod ingress;
+pub mod kinds;
+pub mod net;
 mod since;
 mod state_dir;
 mod systemd;
 mod telemetry;
+mod terminal;
 mod traces;
 
-use config::{BackendConfig, Config};
-use daemon::{Daemon, Sources};
-use doors::{
-    Doors,
-    http::{Listener, Server},
-    peer::{Peers, Policy},
+use crate::{
+    config::{BackendConfig, Config},
+    daemon::{Daemon, Sources},
+    http_api::{
+        Doors,
+        http::{Listener, Server},
+        routes,
+    },
+    ingress::{
+        peer::{Peers, Policy},
+        socket,
+    },
+    kinds::port::Identity,
+    state_dir::StateDir,
+    traces::Traces,
 };
-use kinds::Identity;
-use state_dir::StateDir;
-use traces::Traces;
 
 /// The longest that stopping takes.
 const GRACE: Duration = Duration::from_secs(25);
@@ -64,7 +71,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let (unix, own_socket) = if let Some(listener) = systemd::inherited()? {
         (listener, None)
     } else {
-        let (listener, own) = doors::socket::bind(&config.socket, policy.clients)?;
+        let (listener, own) = socket::bind(&config.socket, policy.clients)?;
         (listener, Some(own))
     };
     // The socket has the mode that it is to have; whatever is made from here on is the daemon's alone.
@@ -96,7 +103,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     daemon.remember_stores();
     daemon.tell_losses();
     let doors = Doors::new(Arc::clone(&daemon));
-    let router = doors::routes::router(&doors, test_hooks);
+    let router = routes::router(&doors, test_hooks);
     let server = Server::new(router, Arc::new(Peers::new(policy)));
     let mut serving = JoinSet::new();
     for listener in listeners {

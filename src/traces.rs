@@ -36,13 +36,12 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::config::Environment;
-
 mod exporter;
 mod sampler;
 mod settings;
 mod spans;
 
+use crate::config::Environment;
 use exporter::Exporter;
 use settings::{Batching, Settings};
 
@@ -164,7 +163,7 @@ impl Traces {
             taken: result.is_ok(),
             endpoint: self.settings.endpoint.clone(),
             protocol: self.settings.protocol.as_str(),
-            trace_id: crate::doors::trace::id(spans::TEST_TRACE),
+            trace_id: crate::http_api::trace::id(spans::TEST_TRACE),
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             error: result.err(),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fusebox_state::UnixMillis;
 use serde_json::Value;
 
-use super::{
+use crate::terminal::{
     paint::Tone,
     table::{ago, list, number, text},
 };

@@ -15,16 +15,16 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{
-    Client, Done, Failure,
-    args::CallArgs,
-    client::segment,
-    complain, on_terminal, say, say_bytes,
-    table::{ago, list, text},
-};
+use super::{Done, args::CallArgs};
 use crate::{
     exact::{on_one_line, over_lines},
     kinds,
+    terminal::{
+        client::{Client, segment},
+        failure::Failure,
+        print::{complain, on_terminal, say, say_bytes},
+        table::{ago, list, text},
+    },
 };
 
 /// `fusebox call`

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{Done, complain, say, say_json};
+use super::Done;
 use crate::{
     config::{Config, ConfigErrors, Environment, Flags},
     daemon,
-    doors::peer::Policy,
-    kinds::Identity,
+    ingress::peer::Policy,
+    kinds::port::Identity,
+    terminal::print::{complain, say, say_json},
 };
 
 /// What was found.

@@ -7,10 +7,13 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::{
-    Client, Done, Failure,
+    Done,
     args::{EventsArgs, Output},
-    client::segment,
-    complain, say_while_read,
+};
+use crate::terminal::{
+    client::{Client, segment},
+    failure::Failure,
+    print::{complain, say_while_read},
     table::{list, text},
 };
 

@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{
-    Client, Done,
-    args::Output,
-    client::segment,
+use super::{Done, args::Output};
+use crate::terminal::{
+    client::{Client, segment},
     paint::{Paper, Tone},
-    say, say_json,
+    print::{say, say_json},
     table::{list, number, table, text},
 };
 

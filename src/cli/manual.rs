@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use super::{Done, Failure, args::Cli, say_bytes};
+use super::{Done, args::Cli};
+use crate::terminal::{failure::Failure, print::say_bytes};
 
 /// `fusebox completions`
 pub(crate) fn completions(shell: clap_complete::Shell) -> Done {

@@ -5,10 +5,13 @@ use std::{process::ExitCode, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Client, Done, Failure,
+    Done,
     args::{BreakerOrder, ConfigOrder},
-    client::segment,
-    say, say_json,
+};
+use crate::terminal::{
+    client::{Client, segment},
+    failure::Failure,
+    print::{say, say_json},
     table::{list, text},
 };
 

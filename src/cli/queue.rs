@@ -7,15 +7,19 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Client, Done, Failure,
+    Done,
     args::{QueueArgs, QueueCommand},
-    client::segment,
-    complain, on_terminal,
     queue_import::{self, Wanted},
-    say, say_json,
-    table::{ago, table, text},
 };
-use crate::config::size;
+use crate::{
+    config::size,
+    terminal::{
+        client::{Client, segment},
+        failure::Failure,
+        print::{complain, on_terminal, say, say_json},
+        table::{ago, table, text},
+    },
+};
 
 impl QueueCommand {
     /// Whether it reads stores itself and wants no daemon.
@@ -115,7 +119,10 @@ async fn requeue_from(client: &Client, backend: &str, file: &Path) -> Done {
             sent += 1;
         } else {
             refused += 1;
-            complain(&format!("line {number}: {}", super::table::text(&answer, "detail")));
+            complain(&format!(
+                "line {number}: {}",
+                crate::terminal::table::text(&answer, "detail")
+            ));
         }
     }
     say(&format!("{sent} calls sent, {refused} refused\n"))?;

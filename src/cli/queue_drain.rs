@@ -17,13 +17,17 @@ use std::{
 use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
 use serde_json::{Value, json};
 
-use super::{Done, Failure, args::DrainArgs, complain, say, say_json};
+use super::{Done, args::DrainArgs};
 use crate::{
     GRACE, Signals,
     config::Config,
     daemon,
-    kinds::Identity,
+    kinds::port::Identity,
     state_dir::{self, StateDir},
+    terminal::{
+        failure::Failure,
+        print::{complain, say, say_json},
+    },
 };
 
 /// How often it looks how far replay is.

@@ -9,8 +9,15 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Client, Done, Failure, client::segment, complain, queue::only_backend, say, say_json};
-use crate::doors::import::IMPORT_MAX;
+use super::{Done, queue::only_backend};
+use crate::{
+    http_api::import::IMPORT_MAX,
+    terminal::{
+        client::{Client, segment},
+        failure::Failure,
+        print::{complain, say, say_json},
+    },
+};
 
 /// Bytes of one request; a single line may be longer.
 const REQUEST_BYTES: usize = 8 << 20;
@@ -76,14 +83,14 @@ pub(super) async fn run(
     } else {
         say(&text_of(&sums))?;
         let said = |line: &Value, why: &str| {
-            let at = |key: &str| super::table::text(line, key);
+            let at = |key: &str| crate::terminal::table::text(line, key);
             complain(&format!("line {}, {}: {why}", at("line"), at("op_id")));
         };
         for line in &written {
             said(line, "its lane was, or may have been, written since: --force takes it");
         }
         for line in &refused {
-            said(line, &super::table::text(line, "why"));
+            said(line, &crate::terminal::table::text(line, "why"));
         }
     }
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -23,15 +23,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
-    Done, Failure,
+    Done,
     args::{QueueArgs, QueueCommand},
-    client::segment,
-    complain, on_terminal, say, say_json,
-    table::table,
 };
 use crate::{
     config::{Config, size},
     kinds,
+    terminal::{
+        client::segment,
+        failure::Failure,
+        print::{complain, on_terminal, say, say_json},
+        table::table,
+    },
 };
 
 /// Damage was found.

@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::{
-    Client, Done,
+    Done,
     args::Output,
     board::{Board, Column, MARK, all_notes, headline, marks_any},
+};
+use crate::terminal::{
+    client::Client,
     paint::{Paper, Tone},
-    say, say_json,
+    print::{say, say_json},
     table::{list, text},
 };
 

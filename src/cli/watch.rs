@@ -32,7 +32,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Client, Done, Failure, client::segment, events::Reader, say_while_read};
+use super::{Done, events::Reader};
+use crate::terminal::{
+    client::{Client, segment},
+    failure::Failure,
+    print::say_while_read,
+};
 use seen::{Outlook, Seen};
 
 mod screen;
@@ -64,7 +69,7 @@ enum Told {
 /// `fusebox status --watch`
 pub(crate) async fn run(client: &Arc<Client>) -> Done {
     use std::io::IsTerminal;
-    if !super::on_terminal() || !std::io::stdin().is_terminal() {
+    if !crate::terminal::print::on_terminal() || !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
             "--watch wants a terminal; --watch --json prints a line a second anywhere",
         ));

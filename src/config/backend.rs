@@ -14,7 +14,10 @@ use super::{
     secret::{Secret, mask_url},
     sources::Environment,
 };
-use crate::kinds::{self, Defaults, Kind};
+use crate::kinds::{
+    self,
+    port::{Defaults, Kind},
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const MILLI: Duration = Duration::from_millis(1);

@@ -13,7 +13,7 @@ use std::{
 use toml::{Table, Value};
 
 use super::keys;
-use crate::kinds::{self, Kind};
+use crate::kinds::{self, port::Kind};
 
 /// The file that is read where none is named and it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";

@@ -42,7 +42,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
     );
     assert_eq!((config.ping_interval, config.auto_recovery), (Duration::from_secs(30), true));
     let names: Vec<&str> = config.backends.iter().map(|it| it.settings.name.as_str()).collect();
-    assert_eq!(names, crate::kinds::all().map(crate::kinds::Kind::name).collect::<Vec<_>>());
+    assert_eq!(names, crate::kinds::all().map(crate::kinds::port::Kind::name).collect::<Vec<_>>());
     let expected = r#"
         kind = "redis"
         url = "redis://127.0.0.1:6379"

@@ -13,7 +13,7 @@ use super::{
     call::Call,
     ledger::{Ended, Ledger},
 };
-use crate::cli::client::Client;
+use crate::terminal::client::Client;
 
 /// Who calls one backend.
 struct Crew {

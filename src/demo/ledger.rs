@@ -9,7 +9,7 @@ use super::{
     call::{Call, Effect},
     proof::Told,
 };
-use crate::cli::table::{number, text};
+use crate::terminal::table::{number, text};
 
 /// The exit code of a client that finds nobody at the socket.
 const NO_DAEMON: u8 = 3;
@@ -44,7 +44,7 @@ pub(super) struct Answer {
 
 impl Ended {
     /// What became of a request to the daemon.
-    pub(super) fn of(answer: Result<(u16, Value), crate::cli::Failure>) -> Self {
+    pub(super) fn of(answer: Result<(u16, Value), crate::terminal::failure::Failure>) -> Self {
         match answer {
             Ok((status @ (200 | 202), reply)) => Self::Answered(Answer {
                 status,
@@ -138,8 +138,9 @@ impl Page {
 mod tests {
     use serde_json::json;
 
+    use super::super::backend::Backend;
     use super::*;
-    use crate::{cli::Failure, demo::backend::Backend};
+    use crate::terminal::failure::Failure;
 
     #[test]
     fn what_a_caller_is_told_decides_what_the_proof_expects() {

@@ -13,7 +13,7 @@ use super::{
     backend::Each,
     watch::{Condition, Health},
 };
-use crate::cli::{self, table::terminal_width};
+use crate::terminal::{print::on_terminal, table::terminal_width};
 
 /// How often a status is printed in a pipe.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub(super) struct Screen {
 impl Screen {
     /// The screen of a story of about this length.
     pub(super) fn new(length: Duration) -> Self {
-        let terminal = cli::on_terminal();
+        let terminal = on_terminal();
         let bar = terminal.then(|| {
             let millis = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
             let bar = ProgressBar::with_draw_target(Some(millis), ProgressDrawTarget::stdout());
@@ -247,8 +247,8 @@ pub(super) fn thousands(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::backend::Backend;
     use super::*;
-    use crate::demo::backend::Backend;
 
     fn status() -> Status {
         let backends = Each::of(|backend| Condition {

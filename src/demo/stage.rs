@@ -18,9 +18,14 @@ use tokio::process::{Child, Command};
 use super::{
     backend::{Backend, Each},
     proof::Applied,
-    stand_in::{clickhouse, firestore, redis},
 };
-use crate::cli::client::Client;
+use crate::{
+    kinds::{
+        clickhouse::stand_in as clickhouse, firestore::stand_in as firestore,
+        redis::stand_in as redis,
+    },
+    terminal::client::Client,
+};
 
 /// How many applied writes a stand-in remembers: 600 seconds of all writers.
 const LOG_MAX: usize = 2_000_000;
@@ -261,7 +266,9 @@ impl Stage {
             self.stand_ins.stop(backend);
         }
         if let Err(error) = self.folder.close() {
-            crate::cli::complain(&format!("fusebox: the temporary folder remains: {error}"));
+            crate::terminal::print::complain(&format!(
+                "fusebox: the temporary folder remains: {error}"
+            ));
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     tables::{Figures, tables},
     watch::{self, Health},
 };
-use crate::cli::client::Client;
+use crate::terminal::client::Client;
 
 /// The longest that a breaker takes to open.
 const TRIP_DEADLINE: Duration = Duration::from_secs(20);

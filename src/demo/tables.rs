@@ -9,7 +9,7 @@ use super::{
     screen::thousands,
     watch::Replayed,
 };
-use crate::cli::table::table;
+use crate::terminal::table::table;
 
 /// What the ledger does not have of a backend.
 #[derive(Clone, Debug, Default, PartialEq)]

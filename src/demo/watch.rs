@@ -18,10 +18,12 @@ use super::{
     ledger::Page,
     screen::{Rates, Screen, Status},
 };
-use crate::cli::{
-    client::Client,
-    events::{self, Reader},
-    table::{list, number, text},
+use crate::{
+    cli::events::{self, Reader},
+    terminal::{
+        client::Client,
+        table::{list, number, text},
+    },
 };
 
 /// How often health is asked for.

@@ -10,7 +10,7 @@
 //! compared.
 //!
 //! A copy by blocks on the same machine id is the same by all that. Its proof is the twin itself
-//! ([`crate::connectors::twins`]).
+//! ([`crate::kinds::twins`]).
 //!
 //! # What is written when
 //! | event | order | a crash in between leaves |

@@ -14,7 +14,7 @@ use opentelemetry_sdk::{
 use tonic::transport::{Certificate, ClientTlsConfig};
 
 use super::settings::{Protocol, Settings};
-use crate::connectors::tls;
+use crate::net::tls;
 
 /// The longest that one request over HTTP takes, whatever the exporter's own timeout says.
 const REQUEST_MAX: Duration = Duration::from_secs(30);

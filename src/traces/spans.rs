@@ -21,7 +21,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use crate::doors::problem::status_of;
+use crate::http_api::problem::status_of;
 
 /// The trace of every test: known in advance, so that it is found.
 pub(super) const TEST_TRACE: u128 = 0xf05e_b0c5_0000_0000_0000_0000_0000_7e57;

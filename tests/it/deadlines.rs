@@ -2,7 +2,7 @@
 //! what the daemon answers meanwhile agrees with that.
 //!
 //! A second Redis gets the same commands and stays up. The commands for which this is promised are those that
-//! appear here and in `connectors/redis`' own random test.
+//! appear here and in `kinds/redis/tests/stayed_up.rs`.
 
 use std::time::{Duration, Instant};
 

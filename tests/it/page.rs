@@ -385,7 +385,7 @@ fn what_the_page_works_out_for_itself_is_right() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let checked = Command::new(require("node", "nodejs"))
         .arg(root.join("tests/support/page_words.mjs"))
-        .arg(root.join("src/doors/page"))
+        .arg(root.join("src/http_api/page"))
         .output()
         .unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));

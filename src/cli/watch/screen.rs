@@ -20,11 +20,15 @@ use ratatui::{
 };
 
 use super::seen::Seen;
-use crate::cli::{
-    board::{Board, backends, headline, short, time},
-    events::what,
-    paint::{Tone, fold},
-    table::{ago, list, text},
+use crate::{
+    cli::{
+        board::{Board, backends, headline, short, time},
+        events::what,
+    },
+    terminal::{
+        paint::{Tone, fold},
+        table::{ago, list, text},
+    },
 };
 
 /// The fewest columns of a trend.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use fusebox_state::UnixMillis;
 use serde_json::Value;
 
-use crate::cli::{
-    board::{backends, time},
-    table::{number, text},
+use crate::{
+    cli::board::{backends, time},
+    terminal::table::{number, text},
 };
 
 /// Points of a trend: more than a wide terminal has columns.

@@ -1,0 +1,262 @@
+//! Orders of operators.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, State},
+};
+use fusebox_actors::OrderError;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    Doors,
+    encoding::NotDecoded,
+    problem::{Checked, Problem},
+};
+use crate::{ingress::peer::Who, traces::TestResult};
+
+/// The largest body of an order, in bytes.
+const ORDER_MAX: usize = 64 << 10;
+/// The longest reason that is kept.
+const REASON_MAX: usize = 1_024;
+
+/// The JSON of `body`, or the default where it is empty.
+///
+/// # Errors
+/// 413 above 64 KiB, 400 where it is malformed, naming the place.
+pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> Result<T, Problem> {
+    let read =
+        tokio::time::timeout(Duration::from_secs(5), Limited::new(body, ORDER_MAX).collect());
+    let body = match read.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return Err(Problem::too_large(ORDER_MAX as u64));
+        }
+        Ok(Err(error)) => {
+            let why = NotDecoded::in_error(&*error);
+            return Err(Problem::malformed(why.unwrap_or_else(|| "the body broke off".to_owned())));
+        }
+        Err(_) => return Err(Problem::malformed("the body did not arrive within 5 seconds")),
+    };
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| Problem::malformed(error.to_string()))
+}
+
+/// `{"reason":"…","for":"10m"}`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Force {
+    reason: Option<String>,
+    #[serde(rename = "for", with = "humantime_serde")]
+    lasting: Option<Duration>,
+}
+
+async fn force(
+    doors: &Doors,
+    name: &str,
+    who: Who,
+    body: Body,
+    open: bool,
+) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(name)?;
+    let Force { reason, lasting } = optional_json(body).await?;
+    let reason = reason.unwrap_or_else(|| format!("by user {}", who.uid));
+    if reason.len() > REASON_MAX {
+        return Err(Problem::malformed(format!("reason must be at most {REASON_MAX} bytes")));
+    }
+    backend.force(open, reason, lasting).await.map_err(|error| Problem::from(error).of(name))?;
+    breaker(doors, name)
+}
+
+/// The answer to an order about a breaker: what it is now.
+fn breaker(doors: &Doors, name: &str) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!({ "backend": name, "breaker": doors.backend(name)?.0.view().breaker })))
+}
+
+/// POST /admin/circuit-breaker/{backend}/force-open
+pub(crate) async fn force_open(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    force(&doors, &name, who, body, true).await
+}
+
+/// POST /admin/circuit-breaker/{backend}/force-close
+pub(crate) async fn force_close(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    force(&doors, &name, who, body, false).await
+}
+
+/// POST /admin/circuit-breaker/{backend}/release
+pub(crate) async fn release(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let done = doors.backend(&name)?.0.release().await;
+    done.map_err(|error| Problem::from(error).of(&name))?;
+    breaker(&doors, &name)
+}
+
+/// POST /admin/circuit-breaker/{backend}/reset
+pub(crate) async fn reset(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let done = doors.backend(&name)?.0.reset().await;
+    done.map_err(|error| Problem::from(error).of(&name))?;
+    breaker(&doors, &name)
+}
+
+/// `{"backend":"redis"}`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Recovery {
+    backend: Option<String>,
+}
+
+/// POST /admin/resilience/force-recovery
+pub(crate) async fn force_recovery(
+    State(doors): State<Arc<Doors>>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let Recovery { backend } = optional_json(body).await?;
+    if let Some(name) = &backend {
+        doors.backend(name)?;
+    }
+    let tried = doors.daemon.fusebox.recover(backend.as_deref()).await?;
+    Ok(Json(json!({ "half_open": tried })))
+}
+
+/// POST /admin/backends/{backend}/offline
+pub(crate) async fn offline(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    set_offline(&doors, &name, true).await
+}
+
+/// POST /admin/backends/{backend}/online
+pub(crate) async fn online(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    set_offline(&doors, &name, false).await
+}
+
+async fn set_offline(doors: &Doors, name: &str, offline: bool) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(name)?;
+    backend.set_offline(offline).await.map_err(|error| Problem::from(error).of(name))?;
+    Ok(Json(json!({ "backend": name, "offline": offline })))
+}
+
+/// POST /admin/backends/{backend}/accept-retarget
+pub(crate) async fn accept_retarget(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(&name)?;
+    backend.accept_retarget().await.map_err(|error| Problem::from(error).of(&name))?;
+    Ok(Json(json!({ "backend": name, "target": backend.view().target })))
+}
+
+/// POST /admin/backends/{backend}/accept-loss
+pub(crate) async fn accept_loss(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(&name)?;
+    let accepted = doors.daemon.accept_loss(&backend).await;
+    accepted.map_err(|error| Problem::from(error).of(&name))?;
+    Ok(Json(json!({ "backend": name, "accepted": true })))
+}
+
+/// POST /admin/backends/accept-clone
+pub(crate) async fn accept_clone(State(doors): State<Arc<Doors>>) -> Result<Json<Value>, Problem> {
+    doors.daemon.accept_clone().await?;
+    Ok(Json(json!({ "accepted": true })))
+}
+
+/// GET /admin/backends/{backend}/config
+pub(crate) async fn backend_config(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    doors.backend(&name)?;
+    let config = doors.daemon.config.load();
+    let found = config.backends.iter().find(|backend| backend.settings.name == name);
+    Ok(Json(found.map_or(Value::Null, crate::config::BackendConfig::show)))
+}
+
+/// GET /admin/config
+pub(crate) async fn config(State(doors): State<Arc<Doors>>) -> Json<Value> {
+    Json(doors.daemon.config.load().show())
+}
+
+/// POST /admin/config/reload
+pub(crate) async fn reload(State(doors): State<Arc<Doors>>) -> Result<Json<Value>, Problem> {
+    // In a task of its own: a client that leaves must not end it half way.
+    let reload = tokio::spawn(async move { doors.daemon.reload().await });
+    let ended = reload.await.map_err(|error| OrderError::Failed(error.to_string()))?;
+    let changed = ended.map_err(OrderError::Conflict)?;
+    Ok(Json(json!({ "changed": changed })))
+}
+
+/// POST /admin/trace-test
+pub(crate) async fn trace_test(
+    State(doors): State<Arc<Doors>>,
+) -> Result<Json<TestResult>, Problem> {
+    let off = || {
+        OrderError::Conflict(
+            "traces are off: the daemon's environment names no collector that can be used in \
+             OTEL_EXPORTER_OTLP_ENDPOINT"
+                .to_owned(),
+        )
+    };
+    let traces = doors.daemon.traces.as_ref().ok_or_else(off)?;
+    Ok(Json(traces.test().await))
+}
+
+/// `{"filter":"debug,fusebox=trace","for":"10m"}`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogFilter {
+    filter: Option<String>,
+    #[serde(rename = "for", with = "humantime_serde")]
+    lasting: Option<Duration>,
+}
+
+/// GET /admin/log
+pub(crate) async fn log() -> Json<Value> {
+    let (filter, usual) = crate::telemetry::filter();
+    Json(json!({ "filter": filter, "usual": usual }))
+}
+
+/// PUT /admin/log; without a filter the usual one.
+pub(crate) async fn set_log(body: Body) -> Result<Json<Value>, Problem> {
+    let LogFilter { filter, lasting } = optional_json(body).await?;
+    let filter = filter.unwrap_or_else(|| crate::telemetry::filter().1);
+    crate::telemetry::set_filter(&filter, lasting)
+        .map_err(|why| Problem::malformed(format!("filter: {why}")))?;
+    Ok(log().await)
+}
+
+/// POST /admin/backends/{backend}/panic: a test hook.
+pub(crate) async fn panic(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    doors.backend(&name)?.0.panic_for_test();
+    Ok(Json(json!({ "backend": name })))
+}

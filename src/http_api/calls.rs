@@ -1,0 +1,298 @@
+//! Calls: as JSON, and as bytes with their options in headers.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use fusebox_actors::{
+    AckLevel, Backend, Call, CallOptions, Reply, Source, connector::Upload, trace::CallTrace,
+};
+use fusebox_state::OpId;
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::{
+    Doors,
+    problem::{Checked, Problem},
+    trace,
+};
+use crate::{
+    exact::Outgoing,
+    ingress::{
+        gate::{JSON_MAX, Place},
+        peer::Who,
+    },
+    kinds::{options::CallOptionsJson, port::Kind},
+};
+
+/// The reply to a JSON call.
+#[derive(Serialize)]
+struct ReplyJson<'a> {
+    source: Source,
+    ack: Option<AckLevel>,
+    value: Option<Outgoing<'a>>,
+    age_ms: u64,
+    warnings: &'a [String],
+    op_id: Option<OpId>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reply_lost: bool,
+    attempts: u32,
+    trace_id: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    pending_writes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The routes by which calls come.
+const JSON_ROUTE: &str = "/v1/backends/{backend}/call";
+const RAW_ROUTE: &str = "/v1/backends/{backend}/call/raw";
+
+/// POST /v1/backends/{backend}/call
+pub(crate) async fn call(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (backend, kind) = doors.backend(&name)?;
+    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
+    let json = doors.gate.read(&mut place, body, JSON_MAX).await?;
+    let malformed = |detail: String| Problem::malformed(detail).of(&name);
+    let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
+    drop(json);
+    let options = parsed.options.checked().map_err(malformed)?;
+    let trace = trace::of(&headers, JSON_ROUTE);
+    let trace_id = trace::id(trace.parent.trace_id);
+    let call = Asked { body: parsed.body, options, who, trace, streams: false, upload: None };
+    let reply = carry(&backend, call, &trace_id).await?;
+    Ok(json_reply(&reply, kind, &trace_id))
+}
+
+/// POST /v1/backends/{backend}/call/raw
+pub(crate) async fn call_raw(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (backend, kind) = doors.backend(&name)?;
+    let malformed = |detail: String| Problem::malformed(detail).of(&name);
+    let options = CallOptionsJson::from_headers(&headers).and_then(CallOptionsJson::checked);
+    let options = options.map_err(malformed)?;
+    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
+    let (held, limit) = (kind.raw_held_max(), kind.raw_call_max());
+    let (body, upload) = if held < limit {
+        doors.gate.read_head(&mut place, body, held, limit).await?
+    } else {
+        (doors.gate.read(&mut place, body, limit).await?, None)
+    };
+    let body = kind.call_from_raw(&headers, body).map_err(malformed)?;
+    let trace = trace::of(&headers, RAW_ROUTE);
+    let trace_id = trace::id(trace.parent.trace_id);
+    let call = Asked { body, options, who, trace, streams: true, upload };
+    let reply = carry(&backend, call, &trace_id).await.map_err(|error| place.blame(error))?;
+    Ok(raw_reply(reply, kind, &trace_id, place))
+}
+
+/// What a door asks of a backend.
+struct Asked {
+    body: Bytes,
+    options: CallOptions,
+    who: Who,
+    trace: CallTrace,
+    streams: bool,
+    upload: Option<Upload>,
+}
+
+async fn carry(backend: &Backend, asked: Asked, trace_id: &str) -> Result<Reply, Problem> {
+    let Asked { body, options, who, trace, streams, upload } = asked;
+    let (uid, admin) = (who.uid, who.admin);
+    let call = Call { body, options, uid, admin, trace, streams, upload };
+    backend
+        .call(call)
+        .await
+        .map_err(|error| Problem::from(error).of(backend.name()).traced(trace_id.to_owned()))
+}
+
+/// 202 where a write waits in the queue, 200 else.
+fn status(reply: &Reply) -> StatusCode {
+    match (reply.source, reply.ack) {
+        (Source::Queued, Some(AckLevel::Durable)) => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    }
+}
+
+fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
+    let json = ReplyJson {
+        source: reply.source,
+        ack: reply.ack,
+        value: reply.value.as_ref().map(|value| kind.reply_to_json(value)),
+        age_ms: age_ms(reply),
+        warnings: &reply.warnings,
+        op_id: reply.op_id,
+        reply_lost: reply.reply_lost,
+        attempts: reply.attempts,
+        trace_id,
+        pending_writes: reply.pending_writes,
+    };
+    (status(reply), Json(json)).into_response()
+}
+
+fn age_ms(reply: &Reply) -> u64 {
+    u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The reply's bytes. What is too large to hold goes on piece by piece, and holds the call's place.
+fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Place) -> Response {
+    let mut headers = HeaderMap::new();
+    let mut put = |name: &'static str, text: &str| {
+        // What cannot stand in a header (a warning may quote a key) is left out.
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    };
+    put("x-fusebox-source", reply.source.as_str());
+    if let Some(ack) = reply.ack {
+        put("x-fusebox-ack", if ack == AckLevel::Durable { "durable" } else { "applied" });
+    }
+    if let Some(op_id) = reply.op_id {
+        put("x-fusebox-op-id", &op_id.to_string());
+    }
+    put("x-fusebox-age-ms", &age_ms(&reply).to_string());
+    put("x-fusebox-attempts", &reply.attempts.to_string());
+    put("x-fusebox-trace-id", trace_id);
+    if reply.pending_writes > 0 {
+        put("x-fusebox-pending-writes", &reply.pending_writes.to_string());
+    }
+    if reply.value.is_none() {
+        put("x-fusebox-null", "true");
+    }
+    if reply.reply_lost {
+        put("x-fusebox-reply-lost", "true");
+    }
+    for warning in &reply.warnings {
+        put("x-fusebox-warning", warning);
+    }
+    let status = status(&reply);
+    let raw = reply.value.map(|value| kind.reply_to_raw(&value));
+    let octets = HeaderValue::from_static("application/octet-stream");
+    let content_type = raw.as_ref().and_then(|raw| HeaderValue::from_str(&raw.content_type).ok());
+    headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(octets));
+    let head = raw.map(|raw| raw.body).unwrap_or_default();
+    let Some(rest) = reply.rest else { return (status, headers, head).into_response() };
+    // An error after the first byte breaks the chunked body off, so that nobody takes it for whole.
+    let pieces = stream::unfold((rest, place), |(mut rest, place)| async move {
+        let piece = rest.next().await?;
+        Some((piece, (rest, place)))
+    });
+    let body = Body::from_stream(stream::once(async { Ok(head) }).chain(pieces));
+    (status, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn reply() -> Reply {
+        Reply {
+            source: Source::Queued,
+            ack: Some(AckLevel::Durable),
+            value: None,
+            age: Duration::ZERO,
+            warnings: vec!["the queue is 70 % full".into()],
+            op_id: Some(OpId::from_u128(7)),
+            reply_lost: false,
+            attempts: 0,
+            pending_writes: 2,
+            rest: None,
+        }
+    }
+
+    fn kind() -> &'static dyn Kind {
+        crate::kinds::find("redis").unwrap()
+    }
+
+    fn place() -> Place {
+        crate::ingress::gate::Gate::default().enter().unwrap()
+    }
+
+    async fn body(response: Response) -> Bytes {
+        response.into_body().collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_queued_write_is_202_and_tells_all() {
+        let kind = crate::kinds::find("redis").unwrap();
+        let response = json_reply(&reply(), kind, TRACE);
+        assert_eq!(response.status(), 202);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert_eq!(
+            shown,
+            json!({
+                "source": "queued", "ack": "durable", "value": null, "age_ms": 0,
+                "warnings": ["the queue is 70 % full"], "op_id": OpId::from_u128(7).to_string(),
+                "attempts": 0, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "pending_writes": 2,
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_read_from_queued_writes_is_200_and_hides_what_is_not() {
+        let kind = crate::kinds::find("redis").unwrap();
+        let read = Reply { ack: None, op_id: None, pending_writes: 0, ..reply() };
+        let response = json_reply(&read, kind, TRACE);
+        assert_eq!(response.status(), 200);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert!(shown.get("pending_writes").is_none());
+        assert_eq!(shown["op_id"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_lost_reply_is_told_in_json_and_in_headers() {
+        let lost = || Reply { reply_lost: true, ..reply() };
+        let response = json_reply(&lost(), kind(), TRACE);
+        let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
+        assert_eq!(shown["reply_lost"], true);
+        let response = raw_reply(lost(), kind(), TRACE, place());
+        assert_eq!(response.headers()["x-fusebox-reply-lost"], "true");
+        let response = raw_reply(reply(), kind(), TRACE, place());
+        assert!(response.headers().get("x-fusebox-reply-lost").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_raw_reply_is_the_bytes_and_its_story_in_headers() {
+        let value = Some(Bytes::from("+OK\r\n"));
+        let live = Reply { source: Source::Live, ack: Some(AckLevel::Applied), value, ..reply() };
+        let response = raw_reply(live, kind(), TRACE, place());
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["x-fusebox-source"], "live");
+        assert_eq!(response.headers()["x-fusebox-ack"], "applied");
+        assert_eq!(response.headers()["x-fusebox-age-ms"], "0");
+        assert!(response.headers().get("x-fusebox-null").is_none());
+        assert_eq!(body(response).await, "+OK\r\n");
+        let response = raw_reply(reply(), kind(), TRACE, place());
+        assert_eq!(
+            (response.status().as_u16(), response.headers()["x-fusebox-null"].as_bytes()),
+            (202, b"true".as_slice())
+        );
+    }
+}

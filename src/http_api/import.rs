@@ -1,0 +1,510 @@
+//! Importing into a queue: `POST /admin/backends/{backend}/queue/import`, the lines of `queue export` and `queue
+//! repair`.
+//!
+//! The lines of a request are read before any is taken: if one is not understood, it is named with its field, and
+//! none is taken, so that a call that is mended does not come behind those that stood behind it.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fusebox_actors::{
+    Backend,
+    import::{Import, Imported, Known},
+};
+use fusebox_state::{
+    LaneId, Lanes, OpId, UnixMillis,
+    store::{DeadMark, DeadReason, TokenKind, Traits},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Doors,
+    problem::{Checked, Problem},
+};
+use crate::ingress::peer::Who;
+
+/// The largest request, in bytes.
+pub(crate) const IMPORT_MAX: u64 = 64 << 20;
+/// How many lines are named of each kind.
+const NAMED_MAX: usize = 100;
+
+/// `?force=&retarget=&check=&first_line=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Wanted {
+    /// Also calls whose lane may have been written since.
+    force: bool,
+    /// Also calls that were accepted for another address.
+    retarget: bool,
+    /// Read the lines, and take none.
+    check: bool,
+    /// The number of the first line, for messages.
+    first_line: usize,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { force: false, retarget: false, check: false, first_line: 1 }
+    }
+}
+
+/// A line of an export. What it has besides, and what a later version adds, is passed over.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    backend: String,
+    op_id: String,
+    state: ExportedState,
+    lane: String,
+    target: Option<String>,
+    #[serde(default)]
+    uid: u32,
+    accepted_at: UnixMillis,
+    expires_at: Option<UnixMillis>,
+    traceparent: Option<String>,
+    dead: Option<Dead>,
+    body: Base64,
+    digest: Option<Hex>,
+    lanes: Option<LanesJson>,
+    token: Option<Token>,
+    traits: Option<TraitsJson>,
+    #[serde(default)]
+    sent: SentJson,
+}
+
+/// Whether it was sent.
+#[derive(Default)]
+enum SentJson {
+    /// It is of a release that did not tell.
+    #[default]
+    Untold,
+    No,
+    Yes(Sent),
+}
+
+impl<'de> Deserialize<'de> for SentJson {
+    fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(value)?.map_or(Self::No, Self::Yes))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ExportedState {
+    Pending,
+    Sending,
+    Dead,
+    Salvaged,
+}
+
+#[derive(Deserialize)]
+struct Dead {
+    why: String,
+    at: UnixMillis,
+    reason: Option<Reason>,
+    #[serde(default)]
+    attempts: u32,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reason {
+    Rejected,
+    Expired,
+    Ambiguous,
+    Undecodable,
+    GaveUp,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Token {
+    Absolute,
+    Marker,
+    None,
+    OwnMarker,
+}
+
+#[derive(Deserialize)]
+struct TraitsJson {
+    whole: bool,
+    timed: bool,
+    gather: Option<Hex>,
+    due: Option<UnixMillis>,
+}
+
+#[derive(Default, Deserialize)]
+struct Sent {
+    #[serde(default)]
+    evidence: Base64,
+    #[serde(default)]
+    together: bool,
+}
+
+#[derive(Default)]
+struct Base64(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wrapped {
+            base64: String,
+        }
+        let Wrapped { base64 } = Wrapped::deserialize(value)?;
+        let bytes = STANDARD.decode(base64.as_bytes()).map_err(serde::de::Error::custom)?;
+        Ok(Self(bytes))
+    }
+}
+
+/// A number of 64 bits in hexadecimal digits.
+#[derive(Clone, Copy)]
+struct Hex(u64);
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(value)?;
+        let wrong = |_| serde::de::Error::custom(format!("must be hexadecimal, got {text:?}"));
+        u64::from_str_radix(&text, 16).map(Self).map_err(wrong)
+    }
+}
+
+struct LanesJson(Lanes);
+
+impl<'de> Deserialize<'de> for LanesJson {
+    fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Any {
+            All(String),
+            Some(Vec<Hex>),
+        }
+        match Any::deserialize(value) {
+            Ok(Any::All(word)) if word == "all" => Ok(Self(Lanes::All)),
+            Ok(Any::Some(lanes)) => Ok(Self(Lanes::new(lanes.iter().map(|lane| LaneId(lane.0))))),
+            _ => Err(serde::de::Error::custom("must be \"all\" or a list of hexadecimal numbers")),
+        }
+    }
+}
+
+/// What is wrong with a line: its field, and what.
+type Wrong = (String, String);
+
+/// Reads a line for `backend`, whose calls are for `target` now.
+fn import_of(text: &str, backend: &str, target: &str, retarget: bool) -> Result<Read, Wrong> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let line: Line = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        let field = if field == "." { "the line".to_owned() } else { field };
+        (field, error.into_inner().to_string())
+    })?;
+    json.end().map_err(|error| ("the line".to_owned(), error.to_string()))?;
+    let wrong = |field: &str, why: String| Err((field.to_owned(), why));
+    if !line.backend.is_empty() && line.backend != backend {
+        return wrong("backend", format!("is {:?}, not {backend}", line.backend));
+    }
+    let op_id: OpId = match line.op_id.parse() {
+        Ok(op_id) => op_id,
+        Err(error) => return wrong("op_id", format!("{error}")),
+    };
+    if let Some(other) = line.target.filter(|other| other != target && !retarget) {
+        let why = format!("is {other}, and {backend} is {target}: --retarget sends it there");
+        return wrong("target", why);
+    }
+    if line.expires_at.is_some() {
+        return wrong("expires_at", "is of no release that this one knows".to_owned());
+    }
+    let known = match (line.lanes, line.token, line.digest, line.traits) {
+        (Some(lanes), Some(token), Some(digest), Some(traits)) => Some(Known {
+            lanes: lanes.0,
+            digest: digest.0,
+            token: token.kind(),
+            traits: traits.traits(),
+        }),
+        _ => None,
+    };
+    let dead = match (line.state, line.dead) {
+        (ExportedState::Dead, None) => return wrong("dead", "is missing".to_owned()),
+        (ExportedState::Dead, Some(dead)) => Some(dead.mark()),
+        _ => None,
+    };
+    // Of a call that was salvaged, and of a dead letter of a release that did not tell, it is not known.
+    let in_doubt = match (line.state, &line.sent) {
+        (ExportedState::Sending | ExportedState::Salvaged, _)
+        | (_, SentJson::Yes(_))
+        | (ExportedState::Dead, SentJson::Untold) => true,
+        (ExportedState::Pending | ExportedState::Dead, _) => false,
+    };
+    let sent = match line.sent {
+        SentJson::Yes(sent) => sent,
+        SentJson::No | SentJson::Untold => Sent::default(),
+    };
+    let import = Import {
+        op_id,
+        label: line.lane,
+        known,
+        body: line.body.0.into(),
+        accepted_at: line.accepted_at,
+        uid: line.uid,
+        traceparent: line.traceparent,
+        in_doubt,
+        evidence: sent.evidence.0.into(),
+        in_group: sent.together,
+        dead,
+    };
+    Ok(Read { import, salvaged: line.state == ExportedState::Salvaged })
+}
+
+struct Read {
+    import: Import,
+    salvaged: bool,
+}
+
+impl Token {
+    fn kind(self) -> TokenKind {
+        match self {
+            Self::Absolute => TokenKind::Absolute,
+            Self::Marker => TokenKind::Marker,
+            Self::None => TokenKind::None,
+            Self::OwnMarker => TokenKind::OwnMarker,
+        }
+    }
+}
+
+impl TraitsJson {
+    fn traits(&self) -> Traits {
+        Traits {
+            whole: self.whole,
+            timed: self.timed,
+            gather: self.gather.map(|number| number.0),
+            due: self.due,
+        }
+    }
+}
+
+impl Dead {
+    fn mark(self) -> DeadMark {
+        let reason = match self.reason {
+            Some(Reason::Rejected) => DeadReason::Rejected,
+            Some(Reason::Expired) => DeadReason::Expired,
+            Some(Reason::Ambiguous) => DeadReason::Ambiguous,
+            Some(Reason::Undecodable) => DeadReason::Undecodable,
+            Some(Reason::GaveUp) | None => DeadReason::GaveUp,
+        };
+        DeadMark { reason, detail: self.why, at: self.at, attempts: self.attempts }
+    }
+}
+
+/// POST /admin/backends/{backend}/queue/import
+pub(crate) async fn import(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Checked(Query(wanted)): Checked<Query<Wanted>>,
+    Extension(who): Extension<Who>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let (backend, _) = doors.backend(&name)?;
+    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
+    let body = doors.gate.read(&mut place, body, IMPORT_MAX).await?;
+    let text = std::str::from_utf8(&body)
+        .map_err(|error| Problem::malformed(format!("the lines are no UTF-8: {error}")))?;
+    let lines = read_all(text, &backend, &wanted).map_err(|problem| problem.of(&name))?;
+    if wanted.check {
+        return Ok(Json(json!({ "backend": name, "understood": lines.len() })));
+    }
+    let count = lines.len();
+    // In a task of its own: a client that leaves must not end it half way.
+    let (carried, force) = (Arc::clone(&backend), wanted.force);
+    let task = tokio::spawn(async move {
+        let told: Vec<(usize, OpId, String, bool)> = lines
+            .iter()
+            .map(|(number, read)| {
+                let Read { import, salvaged } = read;
+                (*number, import.op_id, import.label.clone(), *salvaged)
+            })
+            .collect();
+        let imports = lines.into_iter().map(|(_, read)| read.import).collect();
+        report(told, carried.import(imports, force).await)
+    });
+    let mut report = task.await.map_err(|error| Problem::malformed(error.to_string()))?;
+    tracing::warn!(backend = name, uid = who.uid, lines = count, %report, "calls were imported");
+    if let Some(fields) = report.as_object_mut() {
+        fields.insert("backend".to_owned(), json!(name));
+    }
+    Ok(Json(report))
+}
+
+/// Every line with its number; an error names the first that are not understood.
+fn read_all(text: &str, backend: &Backend, wanted: &Wanted) -> Result<Vec<(usize, Read)>, Problem> {
+    let target = backend.connector().target();
+    let (mut lines, mut wrong) = (Vec::new(), Vec::new());
+    for (number, line) in (wanted.first_line..).zip(text.lines()) {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let read = import_of(line, backend.name(), &target, wanted.retarget).and_then(|read| {
+            let checked = backend.check_import(&read.import);
+            checked.map(|()| read).map_err(|why| ("body".to_owned(), why.message))
+        });
+        match read {
+            Ok(read) => lines.push((number, read)),
+            Err((field, why)) => wrong.push(format!("line {number}, {field}: {why}")),
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(lines);
+    }
+    let more = wrong.len().saturating_sub(NAMED_MAX);
+    wrong.truncate(NAMED_MAX);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let detail = format!("nothing was imported; {}{more}", wrong.join("; "));
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_understood", detail))
+}
+
+/// What became of the lines, in numbers, and by name where something is left to do.
+fn report(told: Vec<(usize, OpId, String, bool)>, results: Vec<Imported>) -> Value {
+    let (mut imported, mut in_doubt, mut dead, mut known, mut salvaged) = (0, 0, 0, 0, 0);
+    let (mut wants_force, mut forced, mut refused) = (0, Vec::new(), Vec::new());
+    let left = told.len() - results.len();
+    for ((number, op_id, lane, is_salvaged), result) in told.into_iter().zip(results) {
+        let taken = match result {
+            Imported::Waits { in_doubt: doubt } => {
+                imported += 1;
+                in_doubt += u64::from(doubt);
+                true
+            }
+            Imported::Dead => {
+                dead += 1;
+                true
+            }
+            Imported::Known => {
+                known += 1;
+                false
+            }
+            Imported::WantsForce => {
+                wants_force += 1;
+                if forced.len() < NAMED_MAX {
+                    forced.push(json!({ "line": number, "op_id": op_id, "lane": lane }));
+                }
+                false
+            }
+            Imported::Refused(why) => {
+                refused.push(json!({ "line": number, "op_id": op_id, "why": why }));
+                false
+            }
+        };
+        salvaged += u64::from(taken && is_salvaged);
+    }
+    json!({
+        "imported": imported,
+        "in_doubt": in_doubt,
+        "dead": dead,
+        "salvaged": salvaged,
+        "known": known,
+        "wants_force": wants_force,
+        "lanes_written": forced,
+        "refused": refused,
+        "not_tried": left,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Value {
+        json!({
+            "backend": "redis", "op_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "sequence": 7, "state": "pending",
+            "lane": "k", "target": "redis h:1/0", "uid": 5, "accepted_at": "2026-11-23T16:00:00.123Z",
+            "expires_at": null, "traceparent": null, "dead": null, "digest": "00000000000000ff",
+            "lanes": ["000000000000000a"], "token": "marker",
+            "traits": { "whole": false, "timed": false, "gather": null, "due": null }, "sent": null,
+            "call": ["INCR", "k"], "body": { "base64": "YQ==" },
+        })
+    }
+
+    fn read(line: &Value) -> Result<Import, Wrong> {
+        import_of(&line.to_string(), "redis", "redis h:1/0", false).map(|read| read.import)
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut line = line();
+        line[field] = value;
+        line
+    }
+
+    fn without(fields: &[&str]) -> Value {
+        let mut line = line();
+        for field in fields {
+            line.as_object_mut().unwrap().remove(*field);
+        }
+        line
+    }
+
+    #[test]
+    fn a_line_is_taken_with_all_that_is_known() {
+        let import = read(&line()).unwrap();
+        assert_eq!((import.label.as_str(), import.uid, &import.body[..]), ("k", 5, &b"a"[..]));
+        assert!(!import.in_doubt && !import.in_group && import.dead.is_none());
+        let known = import.known.unwrap();
+        assert_eq!((known.digest, known.token), (255, TokenKind::Marker));
+        assert_eq!(known.lanes, Lanes::One(LaneId(10)));
+        assert!(read(&with("later", json!({ "more": 1 }))).is_ok(), "a later release's");
+        let all = read(&with("lanes", json!("all"))).unwrap().known.unwrap();
+        assert!(all.lanes.is_all());
+        // An earlier release's: its connector is asked.
+        let old = read(&without(&["digest", "lanes", "token", "traits", "sent"])).unwrap();
+        assert!(old.known.is_none() && !old.in_doubt);
+    }
+
+    #[test]
+    fn doubt_is_kept() {
+        let sent = json!({ "at": "2026-11-23T16:00:00Z", "evidence": { "base64": "ZQ==" }, "together": true });
+        let import = read(&with("sent", sent)).unwrap();
+        assert!(import.in_doubt && import.in_group && &import.evidence[..] == b"e");
+        for state in ["sending", "salvaged"] {
+            assert!(read(&with("state", json!(state))).unwrap().in_doubt, "{state}");
+        }
+        let mut dead = with("state", json!("dead"));
+        dead["dead"] = json!({ "why": "no", "at": "2026-11-23T16:00:00Z", "reason": "rejected", "attempts": 3 });
+        let import = read(&dead).unwrap();
+        let mark = import.dead.unwrap();
+        assert_eq!(
+            (mark.reason, mark.detail.as_str(), mark.attempts),
+            (DeadReason::Rejected, "no", 3)
+        );
+        assert!(!import.in_doubt, "it was proven not to be sent");
+        dead.as_object_mut().unwrap().remove("sent");
+        assert!(read(&dead).unwrap().in_doubt, "an earlier release did not tell");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, field, why) in [
+            (without(&["op_id"]), "the line", "op_id"),
+            (with("op_id", json!("x")), "op_id", "x"),
+            (with("state", json!("gone")), "state", "gone"),
+            (with("body", json!({ "base64": "?" })), "body", "symbol"),
+            (with("digest", json!("xyz")), "digest", "hexadecimal"),
+            (with("lanes", json!("some")), "lanes", "all"),
+            (with("backend", json!("other")), "backend", "other"),
+            (with("target", json!("redis h:2/0")), "target", "--retarget"),
+            (with("accepted_at", json!("soon")), "accepted_at", "soon"),
+            (with("state", json!("dead")), "dead", "missing"),
+            (with("expires_at", json!("2026-11-23T16:00:00Z")), "expires_at", "release"),
+            (with("sent", json!(7)), "sent", "invalid type"),
+        ] {
+            let (at, said) = read(&line).unwrap_err();
+            assert!(at.starts_with(field) && said.to_lowercase().contains(why), "{at}: {said}");
+        }
+        assert!(import_of("{} {}", "redis", "t", false).is_err());
+        let other = with("target", json!("redis h:2/0")).to_string();
+        assert!(import_of(&other, "redis", "redis h:1/0", true).is_ok());
+    }
+}

@@ -1,0 +1,216 @@
+//! Every route: the one table from which the router and `openapi.json` are made.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, delete, get, post, put},
+};
+
+use super::{
+    Doors, admin, calls, encoding, events, import, openapi, page, problem::Problem, queue, streams,
+    views,
+};
+use crate::ingress::peer::{Access, Caller, admit};
+
+/// One route.
+pub(crate) struct Route {
+    /// `GET`, `POST`, `PUT` or `DELETE`.
+    pub(crate) method: &'static str,
+    /// Its path, with parameters in braces.
+    pub(crate) path: &'static str,
+    /// Who may use it.
+    pub(crate) access: Access,
+    /// What it does, in a sentence.
+    pub(crate) summary: &'static str,
+    /// What its query and its body hold; empty for none.
+    pub(crate) request: &'static str,
+    /// What it answers.
+    pub(crate) response: &'static str,
+    handler: fn() -> MethodRouter<Arc<Doors>>,
+}
+
+macro_rules! route {
+    ($method:literal $path:literal, $access:ident, $summary:literal, $request:literal -> $response:literal, $handler:expr) => {
+        Route {
+            method: $method,
+            path: $path,
+            access: Access::$access,
+            summary: $summary,
+            request: $request,
+            response: $response,
+            handler: || $handler,
+        }
+    };
+}
+
+const FORCE: &str = "optional JSON {\"reason\": text, \"for\": duration}";
+
+/// All routes.
+pub(crate) const ROUTES: &[Route] = &[
+    route!("GET" "/", Public, "The status page",
+        "" -> "HTML where Accept names it, else text", get(page::root)),
+    route!("GET" "/page/{file}", Public, "What the status page is made of", "" -> "the file",
+        get(page::file)),
+    route!("GET" "/health", Public, "The system's state in short",
+        "" -> "HealthView; 503 where CRITICAL or EMERGENCY", get(views::health)),
+    route!("GET" "/health/live", Public, "Whether the daemon's own loop runs",
+        "" -> "{\"live\": flag}; 503 where not", get(views::live)),
+    route!("GET" "/health/ready", Public, "Whether stores are recovered and it is not draining",
+        "" -> "{\"ready\": flag}; 503 where not", get(views::ready)),
+    route!("GET" "/health/resilience", Public, "Everything that the actors show",
+        "" -> "ResilienceView", get(views::resilience)),
+    route!("GET" "/health/stream", Public, "What the status page shows, as it changes",
+        "" -> "server-sent events: hello, history, state (ResilienceView), transition, system_state, offline, replay, fallback, dead_letter",
+        get(page::stream::follow)),
+    route!("GET" "/metrics", Public, "Metrics",
+        "" -> "Prometheus text; OpenMetrics for who accepts application/openmetrics-text",
+        get(views::metrics)),
+    route!("GET" "/openapi.json", Client, "This description",
+        "" -> "OpenAPI 3.1", get(openapi::document)),
+    route!("GET" "/v1/backends", Client, "Every backend in full",
+        "" -> "{\"backends\": [BackendView]}", get(views::backends)),
+    route!("GET" "/v1/backends/{backend}", Client, "A backend in full",
+        "" -> "BackendView", get(views::backend)),
+    route!("GET" "/v1/backends/{backend}/explain", Client, "Why its breaker is in its state",
+        "" -> "ExplainView", get(views::explain)),
+    route!("GET" "/v1/backends/{backend}/transitions", Client, "Its newest transitions, newest last",
+        "query: limit" -> "{\"transitions\": [TransitionRecord]}", get(views::transitions)),
+    route!("POST" "/v1/backends/{backend}/call", Client, "Carries a call",
+        "JSON of the kind, and \"options\"; at most 32 MiB" -> "the reply; 202 where a write is queued",
+        post(calls::call)),
+    route!("POST" "/v1/backends/{backend}/call/raw", Client, "Carries a call in wire form",
+        "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
+        -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id, -Reply-Lost, -Warning",
+        post(calls::call_raw)),
+    route!("POST" "/v1/backends/{backend}/streams", Client, "Opens a live query, or finds the one open on the same",
+        "JSON of the kind" -> "{\"id\": text, \"path\": text}", post(streams::open)),
+    route!("GET" "/v1/backends/{backend}/streams/{id}", Client, "Follows a live query",
+        "" -> "server-sent events: snapshot, change, stale", get(streams::follow)),
+    route!("GET" "/v1/backends/{backend}/queue", Client, "A page of the queue",
+        "query: state=pending|dead, after, limit" -> "QueuePage", get(queue::page)),
+    route!("GET" "/v1/backends/{backend}/queue/{op_id}", Client, "A queued call or dead letter",
+        "" -> "QueuedCallView; for admins with \"call\"", get(queue::show)),
+    route!("GET" "/v1/events", Client, "What happens from now on",
+        "query: backend" -> "server-sent events", get(events::follow)),
+    route!("GET" "/v1/history", Client,
+        "The newest events, also of earlier runs, newest last; and the newest transitions",
+        "query: since, backend, limit"
+        -> "{\"transitions\": [TransitionRecord], \"events\": [Event], \"more\": flag}",
+        get(views::history)),
+    Route {
+        request: FORCE,
+        ..route!("POST" "/admin/circuit-breaker/{backend}/force-open", Admin,
+        "Forces a breaker open", "" -> "BreakerView", post(admin::force_open))
+    },
+    Route {
+        request: FORCE,
+        ..route!("POST" "/admin/circuit-breaker/{backend}/force-close", Admin,
+        "Forces a breaker closed", "" -> "BreakerView", post(admin::force_close))
+    },
+    route!("POST" "/admin/circuit-breaker/{backend}/release", Admin, "Lifts a force",
+        "" -> "BreakerView; 409 where there is none", post(admin::release)),
+    route!("POST" "/admin/circuit-breaker/{backend}/reset", Admin,
+        "Closes a breaker and forgets its window, force and exponent",
+        "" -> "BreakerView", post(admin::reset)),
+    route!("POST" "/admin/resilience/force-recovery", Admin, "Tries to recover now",
+        "optional JSON {\"backend\": name}" -> "{\"half_open\": [name]}", post(admin::force_recovery)),
+    route!("POST" "/admin/backends/{backend}/offline", Admin, "Takes a backend offline",
+        "" -> "{\"offline\": true}", post(admin::offline)),
+    route!("POST" "/admin/backends/{backend}/online", Admin, "Takes a backend online again",
+        "" -> "{\"offline\": false}", post(admin::online)),
+    route!("POST" "/admin/backends/{backend}/accept-retarget", Admin,
+        "Lets calls that wait for the old address go to the new one",
+        "" -> "{\"target\": text}; 409 where none waits", post(admin::accept_retarget)),
+    route!("POST" "/admin/backends/{backend}/accept-loss", Admin,
+        "Ends the alert that the backend's store was gone at a start",
+        "" -> "{\"accepted\": true}; 409 where it was not", post(admin::accept_loss)),
+    route!("POST" "/admin/backends/accept-clone", Admin,
+        "Lets a state directory replay that is a copy, or has one",
+        "" -> "{\"accepted\": true}; 409 where it is none", post(admin::accept_clone)),
+    route!("GET" "/admin/backends/{backend}/config", Admin, "A backend's settings in effect",
+        "" -> "the section, secrets masked", get(admin::backend_config)),
+    route!("GET" "/admin/config", Admin, "All settings in effect",
+        "" -> "the configuration, secrets masked", get(admin::config)),
+    route!("POST" "/admin/config/reload", Admin, "Reads the configuration again, as SIGHUP does",
+        "" -> "{\"changed\": [text]}; 409 where it is refused", post(admin::reload)),
+    route!("POST" "/admin/trace-test", Admin, "Sends one trace to the collector",
+        "" -> "{\"taken\": flag, \"endpoint\", \"protocol\", \"trace_id\", \"took_ms\", \"error\"}; 409 where traces are off",
+        post(admin::trace_test)),
+    route!("GET" "/admin/log", Admin, "What the log is filtered by, and what is usual",
+        "" -> "{\"filter\", \"usual\"}", get(admin::log)),
+    route!("PUT" "/admin/log", Admin, "Filters the log anew, for as long as said; without a filter as is usual",
+        "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
+    route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
+        "" -> "{\"waiting\": number}", post(queue::replay)),
+    route!("POST" "/admin/backends/{backend}/queue/import", Admin,
+        "Takes the calls of an export or a repair into the queue, at its tail",
+        "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, at most 64 MiB"
+        -> "{\"imported\", \"in_doubt\", \"dead\", \"salvaged\", \"known\", \"wants_force\", \"lanes_written\", \"refused\", \"not_tried\"}; 422 where a line is not understood",
+        post(import::import)),
+    route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
+        "Puts a dead letter back at the tail of its lane",
+        "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),
+    route!("DELETE" "/admin/backends/{backend}/queue/{op_id}", Admin,
+        "Discards a queued call or dead letter for good",
+        "" -> "{\"op_id\", \"state\"}", delete(queue::discard)),
+];
+
+/// A route for tests that make an actor panic; part of the table only where the environment says so.
+const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
+    "" -> "{\"backend\"}", post(admin::panic));
+
+/// The router. Every route is behind [`admit`]; nothing of a body is read before, and what is read is what
+/// it was before it was encoded ([`encoding::pass`]).
+pub(crate) fn router(doors: &Arc<Doors>, test_hooks: bool) -> Router {
+    let hook = test_hooks.then_some(&TEST_HOOK);
+    let mut router = Router::new();
+    for route in ROUTES.iter().chain(hook) {
+        let guard = middleware::from_fn_with_state((Arc::clone(doors), route.access), guard);
+        router = router.route(route.path, (route.handler)().route_layer(guard));
+    }
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(Arc::clone(doors))
+}
+
+async fn guard(
+    State((doors, access)): State<(Arc<Doors>, Access)>,
+    Extension(caller): Extension<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let admitted = {
+        let config = doors.daemon.config.load();
+        admit(access, caller, request.headers(), config.http.as_ref())
+    };
+    match admitted {
+        Ok(who) => {
+            request.extensions_mut().insert(who);
+            encoding::pass(request, next).await
+        }
+        Err(problem) => {
+            tracing::debug!(?caller, path = request.uri().path(), "refused at the door");
+            problem.into_response()
+        }
+    }
+}
+
+async fn no_route(request: Request) -> Problem {
+    let path: String = request.uri().path().chars().take(256).collect();
+    Problem::not_found(
+        "no_such_route",
+        format!("there is no {path:?}; GET /openapi.json lists all"),
+    )
+}
+
+async fn wrong_method(method: Method, request: Request) -> Problem {
+    let path: String = request.uri().path().chars().take(256).collect();
+    let detail = format!("{method} is not for {path:?}; GET /openapi.json lists what is");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail)
+}

@@ -1,0 +1,83 @@
+//! Live queries: opened with a POST, followed as server-sent events.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    http::HeaderMap,
+    response::Sse as SseResponse,
+    response::sse::{Event as Sse, KeepAlive, KeepAliveStream},
+};
+use fusebox_actors::connector::{Follow, SharedConnector};
+use futures_util::{Stream, stream};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::{
+    Doors,
+    problem::{Checked, Problem},
+};
+use crate::ingress::gate::JSON_MAX;
+
+struct Follower {
+    follow: Box<dyn Follow>,
+    stopping: watch::Receiver<bool>,
+    /// Keeps the stream's owner alive where a reload exchanges it.
+    _connector: SharedConnector,
+    _place: OwnedSemaphorePermit,
+}
+
+/// POST /v1/backends/{backend}/streams
+pub(crate) async fn open(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let (backend, kind) = doors.backend(&name)?;
+    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
+    let json = doors.gate.read(&mut place, body, JSON_MAX).await?;
+    let malformed = |detail: String| Problem::malformed(detail).of(&name);
+    let query = kind.stream_from_json(&json, &headers).map_err(malformed)?;
+    let connector = backend.connector();
+    let streams = connector.streams().ok_or_else(|| none(&name))?;
+    let id =
+        streams.open(query, backend.gate()).map_err(|refused| Problem::from(refused).of(&name))?;
+    Ok(Json(json!({ "id": id, "path": format!("/v1/backends/{name}/streams/{id}") })))
+}
+
+/// GET /v1/backends/{backend}/streams/{id}
+pub(crate) async fn follow(
+    State(doors): State<Arc<Doors>>,
+    Checked(Path((name, id))): Checked<Path<(String, String)>>,
+) -> Result<SseResponse<KeepAliveStream<impl Stream<Item = Result<Sse, Infallible>>>>, Problem> {
+    let (backend, _) = doors.backend(&name)?;
+    let connector = backend.connector();
+    let streams = connector.streams().ok_or_else(|| none(&name))?;
+    let follow = streams.follow(&id).ok_or_else(|| {
+        let detail = format!("there is no stream {id:?}: open it again");
+        Problem::not_found("no_such_stream", detail).of(&name)
+    })?;
+    let follower = Follower {
+        follow,
+        stopping: doors.daemon.stopping(),
+        _connector: connector,
+        _place: doors.gate.listen()?,
+    };
+    let events = stream::unfold(follower, |mut follower| async move {
+        let event = tokio::select! {
+            event = follower.follow.next() => event?,
+            _ = follower.stopping.wait_for(|stopping| *stopping) => return None,
+        };
+        let data = String::from_utf8_lossy(&event.data);
+        Some((Ok(Sse::default().event(event.event).data(data)), follower))
+    });
+    let alive = KeepAlive::new().interval(Duration::from_secs(15));
+    Ok(SseResponse::new(events).keep_alive(alive))
+}
+
+fn none(backend: &str) -> Problem {
+    Problem::not_found("no_streams", "a backend of this kind has no live queries").of(backend)
+}

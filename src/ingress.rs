@@ -1,0 +1,6 @@
+//! What stands before every door: who calls, how much at once, at what pace. It knows nothing of HTTP.
+
+pub(crate) mod gate;
+pub(crate) mod paced;
+pub(crate) mod peer;
+pub(crate) mod socket;

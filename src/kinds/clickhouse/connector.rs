@@ -1,0 +1,202 @@
+//! ClickHouse behind the connector port, over its HTTP interface.
+//!
+//! A body is a statement with its parameters, settings and data; a reply is the bytes that the server sent,
+//! under the name of their format ([`wire`]). What a statement is follows from a small lexer
+//! (`protocol/sql.rs`): where it cannot be told, it is a write.
+//!
+//! ```text
+//!  plan ── sql ── lexer            attempt ── server (what does it know)
+//!  empty (what was learnt)            │ ────── fence (writes) ── tokens (repetitions)
+//!                                  exchange ── outcome
+//!                                     │
+//!                                    http ── pool ── dial
+//! ```
+//! Where to look: what keeps an abandoned write from landing late is in `transport/fence.rs`; whether a
+//! repetition is recognised in `transport/tokens.rs`; what is sent together in `protocol/gather.rs`; what queues and what is cached in
+//! `protocol/plan.rs`; what an error means in `protocol/outcome.rs`.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
+    Refused, Slot,
+};
+use fusebox_state::{OpId, UnixMillis};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    protocol::{empty, gather, plan, sql, wire},
+    settings::ClickHouseSettings,
+    transport::{
+        attempt, fence::Fence, http::Http, server::Servers, shared::Shared, tokens::Tables,
+    },
+};
+
+/// A ClickHouse backend's connector. Made without a server; it connects when it is first needed.
+pub struct ClickHouseConnector {
+    shared: Arc<Shared>,
+    learnt: empty::Learnt,
+}
+
+impl ClickHouseConnector {
+    /// A connector for `settings`. Nothing is sent yet.
+    pub fn new(settings: ClickHouseSettings) -> Arc<Self> {
+        let settings = Arc::new(settings);
+        let shared = Shared {
+            http: Http::new(Arc::clone(&settings)),
+            servers: Servers::default(),
+            tables: Tables::default(),
+            fence: Arc::new(Fence::new(&settings)),
+            settings,
+        };
+        Arc::new(Self { shared: Arc::new(shared), learnt: empty::Learnt::default() })
+    }
+
+    /// Whether the server takes requests, and then whether it can answer one.
+    async fn answers(&self, time: Duration) -> Attempted {
+        let http = &self.shared.http;
+        let until = Instant::now() + time;
+        let asked = async {
+            http.ping(time).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            http.ask("SELECT 1 FORMAT TabSeparated".to_owned(), left).await
+        };
+        match asked.await {
+            Ok(answer) => {
+                if self.shared.fence.is_in_doubt() {
+                    attempt::raise_soon(&self.shared);
+                }
+                Attempted::answered(wire::reply("TabSeparated", answer.as_bytes()))
+            }
+            Err(failed) => {
+                self.shared.servers.forget();
+                Attempted::failed(fusebox_state::Verdict::Failure, failed.error)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for ClickHouseConnector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClickHouseConnector")
+            .field("target", &self.target())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connector for ClickHouseConnector {
+    fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
+        plan::plan(body, &self.shared.settings)
+    }
+
+    fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        let statement = wire::Call::of(body).map(|call| sql::read(&call.header.query));
+        Cow::Borrowed(statement.map_or("unknown", |statement| statement.operation()))
+    }
+
+    fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
+        Box::pin(attempt::carry(&self.shared, attempt))
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Answer<'a, Result<Vec<Bytes>, (fusebox_state::Verdict, AttemptError)>> {
+        Box::pin(async {
+            let prepared = attempt::prepare(&self.shared, attempts).await;
+            prepared.map_err(|failed| (failed.verdict, failed.error))
+        })
+    }
+
+    fn group_max(&self) -> (usize, u64) {
+        (gather::CALLS_MAX, gather::BYTES_MAX)
+    }
+
+    fn attempt_group<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Attempted> {
+        Box::pin(attempt::carry_group(&self.shared, attempts))
+    }
+
+    fn ping(&self, time: Duration) -> Answer<'_, Attempted> {
+        Box::pin(async move {
+            if self.shared.http.is_closed() {
+                let error = AttemptError::own(
+                    fusebox_state::ErrorClass::NotExecuted,
+                    "closed",
+                    "the connector is closed",
+                );
+                return Attempted::failed(fusebox_state::Verdict::Neutral, error);
+            }
+            self.answers(time).await
+        })
+    }
+
+    fn overlay(&self, _: &Slot, _: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
+        None
+    }
+
+    fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
+        let [slot] = slots else { return None };
+        self.learnt.learn(&slot.key, reply);
+        Some(vec![reply.clone()])
+    }
+
+    fn join(&self, _: &Bytes, parts: Vec<Bytes>) -> Bytes {
+        parts.into_iter().next().unwrap_or_default()
+    }
+
+    fn empty(&self, body: &Bytes) -> Option<Bytes> {
+        let call = wire::Call::of(body).ok()?;
+        let statement = sql::read(&call.header.query);
+        let slot = plan::slot(&call.header, &statement, &self.shared.settings);
+        let format = statement.format.as_ref().or(call.header.format.as_ref());
+        let format = format.map_or("TabSeparated", String::as_str);
+        self.learnt.get(slot.as_ref().map(|slot| &slot.key), format)
+    }
+
+    fn needs_evidence(&self) -> bool {
+        true
+    }
+
+    fn caches_by_lane(&self) -> bool {
+        false
+    }
+
+    fn held(&self, beginning: &[u8]) -> Option<usize> {
+        wire::header_end(beginning)
+    }
+
+    fn forget_tokens(&self, tokens: Vec<OpId>) {
+        // The server's own window forgets them.
+        self.shared.tables.forget(&tokens);
+    }
+
+    fn status(&self) -> ConnectorStatus {
+        let shared = &self.shared;
+        let server = shared.servers.known();
+        let mut warnings: Vec<String> = shared.fence.warning().into_iter().collect();
+        if server.as_ref().is_some_and(|server| server.read_only) {
+            let user = shared.settings.username.as_deref().unwrap_or("default");
+            warnings.push(format!(
+                "the user {user} may change no settings (readonly = 1): queries bear no time limit, inserts no token"
+            ));
+        }
+        warnings.extend(shared.tables.warnings());
+        ConnectorStatus {
+            connections: shared.http.connections(),
+            warnings,
+            server_version: server.map(|s| s.version.clone()).filter(|version| !version.is_empty()),
+        }
+    }
+
+    fn target(&self) -> String {
+        format!("clickhouse {}/{}", self.shared.settings.url, self.shared.settings.database)
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async {
+            // What is under way ends at once; a task that hangs all the same does not hold up the daemon.
+            drop(timeout(self.shared.settings.timeout, self.shared.http.close()).await);
+        })
+    }
+}

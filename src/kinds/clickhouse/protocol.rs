@@ -1,0 +1,10 @@
+//! What ClickHouse's calls and replies are, as bytes: no connection, no clock, no task.
+
+pub(crate) mod empty;
+pub(crate) mod gather;
+pub mod json;
+pub(crate) mod lexer;
+pub(crate) mod outcome;
+pub(crate) mod plan;
+pub(crate) mod sql;
+pub mod wire;

@@ -1,0 +1,378 @@
+//! What a reply says: of the backend, of what may be done next, and of what may have been written.
+//!
+//! | codes | class | verdict |
+//! | --- | --- | --- |
+//! | no exception | | success |
+//! | 202, 203, 252, 225, 242, 243, 364, 439, 745, 749, 762, 1019; HTTP 429 and 503 | not executed (a write: see below) | failure |
+//! | 74–76 (the server's disk), 159 (its time was up), 209, 210, 236, 279, 285, 286, 289, 319, 999, 1017 … | unknown | failure |
+//! | 241 (memory) of the whole server or user | unknown | failure |
+//! | 394, 735 (killed) | unknown | neutral |
+//! | 192–195, 516, 700, 720 … (who we are), TLS; HTTP 401 and 407 | blocked: server | failure |
+//! | 60, 81, 218 (no such table, database), 164, 291, 392, 497 (rights), 201 (quota) | blocked: object | success |
+//! | syntax, types, names, values; limits that a query ran into by itself, 241 of the query | rejected | success |
+//! | any other | unknown, `unclassified` | success |
+//!
+//! **A write has a column of its own**: what proves that nothing of it was written is in [`proof`]. Without such a
+//! proof it is in doubt whatever its class: a rejection stays one, and what would be "not executed" of a read is
+//! unknown. With it, what would be unknown is not executed.
+//!
+//! **Whose time was up.** Every query is told `max_execution_time`. Where it brought its own, 159 blames the
+//! query: rejected. Where its caller's deadline was shorter than the backend's `timeout`, it says nothing of
+//! the backend: neutral. The same holds for any limit that a call sets itself.
+//!
+//! **A code of no class that comes with HTTP 400** blames the query as well: that status is the server's own
+//! word for it.
+//!
+//! An exception is looked for also at the end of an answer that began with HTTP 200: a server has nothing
+//! else to say it with once rows have left. Older ones write `Code: 395, e.displayText() = …` behind them,
+//! later ones `Code: 395. DB::Exception: … (version …)`, the latest a block between two `__exception__`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_state::{ErrorClass, Verdict};
+
+pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
+use super::wire;
+
+mod proof;
+
+/// The end of an answer in which an exception is looked for: the longest that servers write is 16 KiB.
+pub(crate) const WINDOW: usize = 32 * 1024;
+/// How much of an exception is passed on.
+const MESSAGE_MAX: usize = 4 * 1024;
+/// Marks an exception of the latest servers.
+const MARKER: &[u8] = b"__exception__";
+
+/// What of an attempt its exceptions are read by.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// The settings that the call brings itself.
+    pub(crate) own: Vec<String>,
+    /// Whether it has the backend's whole `timeout`.
+    pub(crate) whole: bool,
+    /// What it writes; `None` for a read.
+    pub(crate) writing: Option<Writing>,
+    /// Whether the server's summary is a proof ([`SUMMARY_SINCE`]).
+    pub(crate) summary: bool,
+}
+
+/// A server's exception.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Exception {
+    /// Its number; 0 where it has none.
+    pub(crate) code: u32,
+    /// The server's own words.
+    pub(crate) message: String,
+}
+
+impl Exception {
+    /// The exception that the body of an answer with an error's status is.
+    pub(crate) fn of_body(code: Option<u32>, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let code = code.or_else(|| code_of(text.trim_start())).unwrap_or(0);
+        Self { code, message: shortened(text.trim()) }
+    }
+
+    /// The exception that the end of an answer with status 200 is. `tag` is what the latest servers
+    /// announce to put around it.
+    pub(crate) fn at_end(window: &[u8], tag: Option<&str>) -> Option<Self> {
+        if let Some(tag) = tag {
+            let end = window.trim_ascii_end().strip_suffix(MARKER)?;
+            let start = find_last(end, MARKER)?;
+            let block = String::from_utf8_lossy(end.get(start + MARKER.len()..)?).into_owned();
+            let block = block.trim().strip_prefix(tag)?.trim_start();
+            // The last line is the length and the tag again.
+            let message = block.rsplit_once('\n').map_or(block, |(message, _)| message);
+            return Some(Self { code: code_of(message)?, message: shortened(message.trim()) });
+        }
+        let start = find_last(window, b"Code: ")?;
+        let text = String::from_utf8_lossy(window.get(start..)?).into_owned();
+        let text = text.trim_end();
+        let older = text.contains(", e.displayText() = DB::Exception")
+            && text.ends_with("e.what() = DB::Exception");
+        let later = text.contains(". DB::Exception: ")
+            && text.ends_with(')')
+            && text
+                .rfind("(version ")
+                .is_some_and(|at| !text.get(at..).unwrap_or("").contains('\n'));
+        (older || later)
+            .then(|| Some(Self { code: code_of(text)?, message: shortened(text) }))
+            .flatten()
+    }
+
+    /// How the attempt ended whose answer this is.
+    pub(crate) fn ends(
+        self,
+        status: u16,
+        retry_after: Option<Duration>,
+        asked: &Asked,
+        came: Came,
+    ) -> Attempted {
+        let (class, verdict) = class(self.code, &self.message, status, asked);
+        let doubt = asked.writing.filter(|writing| {
+            !proof::wrote_nothing(self.code, &self.message, status, *writing, came)
+        });
+        let of_write = match (class, asked.writing.is_some(), doubt.is_some()) {
+            (Some(ErrorClass::NotExecuted), true, true) => Some(ErrorClass::Unknown),
+            (Some(ErrorClass::Unknown), true, false) => Some(ErrorClass::NotExecuted),
+            (class, ..) => class,
+        };
+        let error = AttemptError {
+            class: of_write.unwrap_or(ErrorClass::Unknown),
+            doubt: doubt.map(|_| Bytes::new()),
+            code: if self.code == 0 { format!("http_{status}") } else { self.code.to_string() }
+                .into(),
+            reply: Some(wire::reply("exception", self.message.as_bytes())),
+            message: self.message,
+            unclassified: class.is_none(),
+            retry_after,
+        };
+        Attempted::failed(verdict, error)
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let end = (0..=MESSAGE_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
+}
+
+/// The number behind `Code: `.
+fn code_of(text: &str) -> Option<u32> {
+    let rest = text.strip_prefix("Code: ")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit())?;
+    rest.get(..end)?.parse().ok()
+}
+
+fn find_last(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).rposition(|window| window == wanted)
+}
+
+/// The setting by which a query limits itself so that it ends with `code`.
+fn limit_of(code: u32) -> &'static [&'static str] {
+    match code {
+        159 => &["max_execution_time", "timeout_overflow_mode", "max_estimated_execution_time"],
+        241 => &["max_memory_usage", "max_memory_usage_for_user"],
+        202 => &["max_concurrent_queries_for_user", "max_concurrent_queries_for_all_users"],
+        _ => &[],
+    }
+}
+
+fn class(code: u32, message: &str, status: u16, asked: &Asked) -> (Option<ErrorClass>, Verdict) {
+    let own_limit = asked.own.iter().any(|name| limit_of(code).contains(&name.as_str()));
+    let of_query = message.contains("(for query)") || message.contains("Query memory limit");
+    let (class, verdict) = match code {
+        _ if own_limit => (ErrorClass::Rejected, Verdict::Success),
+        // One block over more partitions than the server lets it be: it will always be.
+        252 if message.contains("partitions for single INSERT block") => {
+            (ErrorClass::Rejected, Verdict::Success)
+        }
+        241 if of_query => (ErrorClass::Rejected, Verdict::Success),
+        159 if !asked.whole => (ErrorClass::Unknown, Verdict::Neutral),
+        202 | 203 | 225 | 242 | 243 | 252 | 364 | 439 | 745 | 749 | 762 | 1019 => {
+            (ErrorClass::NotExecuted, Verdict::Failure)
+        }
+        74..=76
+        | 159
+        | 173
+        | 198
+        | 204
+        | 209
+        | 210
+        | 236
+        | 241
+        | 244
+        | 254
+        | 265
+        | 279
+        | 285
+        | 286
+        | 289
+        | 297
+        | 319
+        | 341
+        | 384
+        | 410
+        | 415
+        | 416
+        | 425
+        | 473
+        | 499
+        | 519
+        | 529
+        | 568
+        | 574
+        | 733
+        | 999
+        | 1017 => (ErrorClass::Unknown, Verdict::Failure),
+        394 | 677 | 735 => (ErrorClass::Unknown, Verdict::Neutral),
+        180 | 192..=195 | 199 | 516 | 532 | 700 | 720 | 767 => {
+            (ErrorClass::BlockedServer, Verdict::Failure)
+        }
+        60 | 81 | 164 | 201 | 218 | 291 | 392 | 481 | 482 | 495 | 497 | 620 | 673 | 774 => {
+            (ErrorClass::BlockedObject, Verdict::Success)
+        }
+        code if is_callers_fault(code) => (ErrorClass::Rejected, Verdict::Success),
+        0 => return by_status(status),
+        _ if status == 400 => (ErrorClass::Rejected, Verdict::Success),
+        _ => return (None, Verdict::Success),
+    };
+    (Some(class), verdict)
+}
+
+/// Without a code of the server's it is a proxy that speaks, or no ClickHouse at all.
+fn by_status(status: u16) -> (Option<ErrorClass>, Verdict) {
+    match status {
+        429 | 503 => (Some(ErrorClass::NotExecuted), Verdict::Failure),
+        401 | 407 => (Some(ErrorClass::BlockedServer), Verdict::Failure),
+        403 => (Some(ErrorClass::BlockedObject), Verdict::Success),
+        408 | 500 | 502 | 504 => (Some(ErrorClass::Unknown), Verdict::Failure),
+        400 | 405 | 411 | 413 | 414 => (Some(ErrorClass::Rejected), Verdict::Success),
+        _ => (None, Verdict::Success),
+    }
+}
+
+/// Syntax, types, names and values that are wrong, and limits that a query runs into by itself.
+fn is_callers_fault(code: u32) -> bool {
+    matches!(
+        code,
+        1..=4 | 6..=13 | 15 | 16 | 19 | 20 | 25..=28 | 32..=39 | 41..=44 | 46..=48 | 50..=53 | 55..=57
+        | 59 | 62 | 63 | 69 | 70 | 72 | 73 | 78..=80 | 82 | 85 | 89 | 90 | 92 | 107 | 108 | 113 | 115 | 116
+        | 117 | 119..=125 | 127..=131 | 133..=135 | 141 | 145 | 152 | 153 | 158 | 160..=162 | 165..=170
+        | 174 | 179 | 181..=184 | 186 | 187 | 190 | 191 | 206..=208 | 211 | 213 | 215 | 219 | 223 | 229
+        | 248 | 256..=258 | 260 | 262 | 264 | 269 | 277 | 282..=284 | 288 | 290 | 306 | 307 | 309 | 321
+        | 336 | 344 | 346 | 349 | 352 | 353 | 358 | 359 | 366 | 370 | 376..=378 | 386 | 387 | 393 | 395
+        | 396..=399 | 403 | 406..=408 | 417..=422 | 427 | 431..=433 | 436 | 438 | 440..=444 | 446 | 450
+        | 452 | 455..=457 | 467 | 469 | 471 | 472 | 474..=480 | 491..=493 | 498 | 503 | 508 | 509 | 511
+        | 523 | 524 | 527 | 544 | 545 | 549 | 557 | 558 | 563 | 565 | 572 | 578 | 581..=583 | 585 | 596
+        | 597 | 609..=611 | 621 | 623 | 626 | 628 | 630 | 632 | 636 | 645 | 648 | 669..=671 | 675 | 676
+        | 690 | 691 | 703..=705 | 715 | 717..=719 | 721 | 723 | 727 | 728 | 731 | 748 | 779
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn ends(code: u32, message: &str, own: &[&str], whole: bool) -> (ErrorClass, Verdict, bool) {
+        let asked = Asked {
+            own: own.iter().map(|name| (*name).to_owned()).collect(),
+            whole,
+            ..Asked::default()
+        };
+        let ended = Exception { code, message: message.to_owned() }.ends(
+            500,
+            None,
+            &asked,
+            Came::default(),
+        );
+        let error = ended.result.unwrap_err();
+        (error.class, ended.verdict, error.unclassified)
+    }
+
+    #[test]
+    fn every_code_has_its_class() {
+        use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
+        use Verdict::{Failure, Neutral, Success};
+        for (codes, class, verdict) in [
+            (&[202, 203, 252, 439, 745][..], NotExecuted, Failure),
+            (&[159, 209, 210, 241, 319, 999], Unknown, Failure),
+            (&[394, 735], Unknown, Neutral),
+            (&[192, 193, 194, 195, 516], BlockedServer, Failure),
+            (&[60, 81, 164, 201, 497], BlockedObject, Success),
+            (&[62, 47, 16, 27, 53, 117, 158, 395, 456], Rejected, Success),
+        ] {
+            for code in codes {
+                assert_eq!(ends(*code, "", &[], true), (class, verdict, false), "{code}");
+            }
+        }
+        assert_eq!(ends(49, "", &[], true), (Unknown, Success, true));
+        assert_eq!(ends(12_345, "", &[], true), (Unknown, Success, true));
+    }
+
+    #[test]
+    fn a_limit_blames_whoever_set_it() {
+        use ErrorClass::{Rejected, Unknown};
+        use Verdict::{Failure, Neutral, Success};
+        assert_eq!(ends(159, "", &["max_execution_time"], true), (Rejected, Success, false));
+        assert_eq!(ends(159, "", &["max_memory_usage"], true), (Unknown, Failure, false));
+        assert_eq!(ends(159, "", &[], false), (Unknown, Neutral, false));
+        let query = "Memory limit (for query) exceeded: would use";
+        assert_eq!(ends(241, query, &[], true), (Rejected, Success, false));
+        assert_eq!(
+            ends(241, "Memory limit (total) exceeded", &[], true),
+            (Unknown, Failure, false)
+        );
+        assert_eq!(ends(241, "", &["max_memory_usage"], true), (Rejected, Success, false));
+    }
+
+    #[test]
+    fn a_status_speaks_where_no_code_does() {
+        let ends = |status: u16, code: u32| {
+            let exception = Exception { code, message: String::new() };
+            let ended = exception.ends(status, None, &Asked::default(), Came::default());
+            (ended.result.unwrap_err().class, ended.verdict)
+        };
+        assert_eq!(ends(429, 0), (ErrorClass::NotExecuted, Verdict::Failure));
+        assert_eq!(ends(503, 0), (ErrorClass::NotExecuted, Verdict::Failure));
+        assert_eq!(ends(401, 0), (ErrorClass::BlockedServer, Verdict::Failure));
+        assert_eq!(ends(502, 0), (ErrorClass::Unknown, Verdict::Failure));
+        assert_eq!(ends(400, 12_345), (ErrorClass::Rejected, Verdict::Success));
+    }
+
+    #[test]
+    fn a_write_is_not_executed_only_where_that_is_proven() {
+        use ErrorClass::{BlockedObject, NotExecuted, Rejected, Unknown};
+        let writing = Some(Writing::Rows { one_block: false, at_once: true });
+        let asked = Asked { whole: true, writing, ..Asked::default() };
+        let ends = |code: u32, handed_on| {
+            let exception = Exception { code, message: String::new() };
+            let ended = exception.ends(500, None, &asked, Came { late: false, handed_on });
+            let error = ended.result.unwrap_err();
+            (error.class, error.doubt.is_some(), error.unclassified)
+        };
+        assert_eq!(ends(202, None), (NotExecuted, false, false));
+        for code in [225, 242, 243, 252, 439] {
+            assert_eq!(ends(code, None), (Unknown, true, false), "{code}");
+            assert_eq!(ends(code, Some(100)), (Unknown, true, false), "{code}");
+            assert_eq!(ends(code, Some(0)), (NotExecuted, false, false), "{code}");
+        }
+        assert_eq!(ends(159, Some(0)), (NotExecuted, false, false));
+        assert_eq!(ends(27, Some(800)), (Rejected, true, false));
+        assert_eq!(ends(27, Some(0)), (Rejected, false, false));
+        assert_eq!(ends(201, None), (BlockedObject, true, false));
+        assert_eq!(ends(1_001, None), (Unknown, true, true));
+        assert_eq!(ends(1_001, Some(0)), (Unknown, false, true));
+    }
+
+    #[test]
+    fn a_code_is_read_from_the_text_where_no_header_has_it() {
+        let old = b"Code: 60, e.displayText() = DB::Exception: Table default.x doesn't exist.";
+        assert_eq!(Exception::of_body(None, old).code, 60);
+        assert_eq!(Exception::of_body(Some(62), b"whatever").code, 62);
+        assert_eq!(Exception::of_body(None, b"<html>").code, 0);
+    }
+
+    #[test]
+    fn an_exception_behind_rows_is_found() {
+        let at_end = |text: &str, tag| Exception::at_end(text.as_bytes(), tag).map(|e| e.code);
+        let old = "1\n2\nCode: 395, e.displayText() = DB::Exception: x, e.what() = DB::Exception\n";
+        assert_eq!(at_end(old, None), Some(395));
+        let later = "1\nCode: 395. DB::Exception: x: while executing (F) (version 24.8.1.1)\n";
+        assert_eq!(at_end(later, None), Some(395));
+        let latest = "1\n\r\n__exception__\r\nabcdefghijklmnop\r\nCode: 395. DB::Exception: x\nmore. (F)\r\n\
+                      45 abcdefghijklmnop\r\n__exception__\r\n";
+        assert_eq!(at_end(latest, Some("abcdefghijklmnop")), Some(395));
+        assert_eq!(at_end(latest, Some("ponmlkjihgfedcba")), None);
+        for rows in [
+            "1\n2\n",
+            "Code: 395\n",
+            "Code: 395. DB::Exception: x (version 1)\nand more rows\n",
+            "Code: 395, e.displayText() = DB::Exception: x, e.what() = DB::Exception\n3\n",
+        ] {
+            assert_eq!(at_end(rows, None), None, "{rows}");
+        }
+    }
+}

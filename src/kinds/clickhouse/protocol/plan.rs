@@ -1,0 +1,357 @@
+//! What a call is: its lanes, its cache entry, what an outage lets one say of it.
+//!
+//! | statement | lanes | in an outage |
+//! | --- | --- | --- |
+//! | a read | none | cached, unless an answer from a cache would be wrong rather than old |
+//! | an INSERT of data into a table | none: they commute; the table's where `ordered` | queued; bears a token |
+//! | INSERT … SELECT, into a function, or with deduplication settings of its own | none | refused |
+//! | CREATE, ATTACH, GRANT, SYSTEM … | none | refused |
+//! | ALTER, DROP, TRUNCATE, and whatever is not known | all: no queued insert may be left | refused |
+//!
+//! A query is cacheable also where it asks for the time: the cache answers in an outage only, and says how
+//! old its answer is. It is not where it asks for the server's own state (`system.…`), or for random
+//! numbers and ids, which nobody else may get.
+
+use bytes::Bytes;
+use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Slot, Write};
+use fusebox_state::{LaneId, Lanes};
+
+use super::{
+    gather, lexer,
+    sql::{self, Insert, Rows, Statement, Table, Verb},
+    wire::{Call, Header, WireError},
+};
+use crate::kinds::clickhouse::settings::ClickHouseSettings;
+
+/// Parameters of the HTTP interface that are no settings, and those that this connector needs itself.
+const RESERVED: &[&str] = &[
+    "query",
+    "query_id",
+    "user",
+    "password",
+    "quota_key",
+    "database",
+    "default_format",
+    "session_id",
+    "session_timeout",
+    "session_check",
+    "close_session",
+    "compress",
+    "decompress",
+    "buffer_size",
+    "enable_http_compression",
+    "wait_end_of_query",
+    "stacktrace",
+    "role",
+];
+/// Settings that say how a query runs, not what it answers.
+const WITHOUT_EFFECT: &[&str] = &[
+    "max_execution_time",
+    "max_threads",
+    "max_memory_usage",
+    "priority",
+    "log_queries",
+    "log_comment",
+    "timeout_before_checking_execution_speed",
+    "send_progress_in_http_headers",
+    "max_block_size",
+    "use_query_cache",
+    "http_headers_progress_interval_ms",
+    "workload",
+    "load_balancing",
+];
+
+/// Reads what `body` is.
+pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, Refused> {
+    let call = Call::of(&body).map_err(not_ours)?;
+    check(&call.header)?;
+    let statement = sql::read(&call.header.query);
+    let takes_data =
+        matches!(&statement.verb, Verb::Insert(insert) if insert.rows != Rows::Selected);
+    if !call.data.is_empty() && !takes_data {
+        return Err(malformed("data goes with an INSERT that has none of its own".to_owned()));
+    }
+    let (label, lanes, admin, access) = match &statement.verb {
+        Verb::Refused(why) => {
+            let message = format!("{} is not carried: {why}", statement.word);
+            return Err(Refused { code: "unsupported_statement", message, malformed: false });
+        }
+        Verb::Read => {
+            (statement.word.clone(), none(), false, read(&call.header, &statement, settings))
+        }
+        Verb::Insert(insert) => insertion(&call, &statement, insert, settings),
+        Verb::Other(other) => {
+            let lanes = if other.barrier { Lanes::All } else { none() };
+            let label = if statement.word.is_empty() { "statement" } else { &statement.word };
+            (label.to_owned(), lanes, other.admin, never("it is no insert of data"))
+        }
+    };
+    Ok(Plan { body, label, lanes, admin, access })
+}
+
+/// The table that an INSERT goes to, with the database that is meant where it names none.
+pub(crate) fn target(
+    table: &Table,
+    header: &Header,
+    settings: &ClickHouseSettings,
+) -> (String, String) {
+    let database = table.database.as_ref().or(header.database.as_ref());
+    (database.unwrap_or(&settings.database).clone(), table.name.clone())
+}
+
+/// The cache entry of a read; `None` where there is none.
+pub(crate) fn slot(
+    header: &Header,
+    statement: &Statement,
+    settings: &ClickHouseSettings,
+) -> Option<Slot> {
+    let database = header.database.as_deref().unwrap_or(&settings.database);
+    // In these a bare name is one of the server's own tables.
+    if statement.volatile || sql::is_server_state(database) {
+        return None;
+    }
+    let mut key = String::new();
+    let part = |key: &mut String, text: &str| {
+        // With its length, so that no two calls have one key.
+        key.push_str(&text.len().to_string());
+        key.push(':');
+        key.push_str(text);
+    };
+    part(&mut key, database);
+    part(&mut key, settings.username.as_deref().unwrap_or_default());
+    part(&mut key, statement.format.as_deref().or(header.format.as_deref()).unwrap_or_default());
+    part(&mut key, &sql::folded(&header.query));
+    for (name, value) in &header.params {
+        part(&mut key, name);
+        part(&mut key, value);
+    }
+    for (name, value) in &header.settings {
+        if !WITHOUT_EFFECT.contains(&name.as_str()) {
+            part(&mut key, name);
+            part(&mut key, value);
+        }
+    }
+    Some(Slot { lane: LaneId::of(b"clickhouse", key.as_bytes()), key: key.into() })
+}
+
+fn read(header: &Header, statement: &Statement, settings: &ClickHouseSettings) -> Access {
+    let slots = slot(header, statement, settings).into_iter().collect();
+    Access::Read(Read { keyed: false, slots, miss: None })
+}
+
+fn insertion(
+    call: &Call,
+    statement: &Statement,
+    insert: &Insert,
+    settings: &ClickHouseSettings,
+) -> (String, Lanes, bool, Access) {
+    let header = &call.header;
+    let Some(table) = &insert.table else {
+        let access = never("its table cannot be told from the statement");
+        return ("INSERT".to_owned(), none(), false, access);
+    };
+    let (database, name) = target(table, header, settings);
+    let label = format!("{database}.{name}");
+    if insert.rows == Rows::Selected {
+        return (
+            label,
+            none(),
+            false,
+            never("what an INSERT … SELECT would find later is not known"),
+        );
+    }
+    let lanes = if settings.ordered {
+        Lanes::One(LaneId::of(b"clickhouse", format!("{database}\0{name}").as_bytes()))
+    } else {
+        none()
+    };
+    let access = if deduplicates_itself(header, statement) {
+        never(
+            "it sets async_insert or deduplication itself, so that a repetition is not recognised",
+        )
+    } else {
+        let gather = gather::number(call, statement, insert, settings);
+        Access::Write(Write { free_token: true, gather, ..Write::new(Outage::EffectKnown) })
+    };
+    (label, lanes, false, access)
+}
+
+/// Whether the call itself says how the server tells a repetition.
+fn deduplicates_itself(header: &Header, statement: &Statement) -> bool {
+    let own = |name: &str, value: &str| match name {
+        "insert_deduplication_token" => true,
+        "async_insert" => !matches!(value, "0" | "false"),
+        "insert_deduplicate" => !matches!(value, "1" | "true"),
+        "deduplicate_insert" => !value.contains("enable"),
+        "deduplicate_blocks_in_dependent_materialized_views"
+        | "distributed_foreground_insert"
+        | "insert_distributed_sync" => !matches!(value, "1" | "true"),
+        _ => false,
+    };
+    header.settings.iter().any(|(name, value)| own(name, value))
+        || statement.settings.iter().any(|(name, value)| own(name, value))
+}
+
+/// Checks what the statement does not say.
+fn check(header: &Header) -> Result<(), Refused> {
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+    };
+    if header.query.chars().all(lexer::is_blank) {
+        return Err(malformed("query must not be empty".to_owned()));
+    }
+    if let Some(name) = header.params.keys().find(|name| !is_name(name)) {
+        return Err(malformed(format!(
+            "a parameter's name must be letters, digits and _, got {name:?}"
+        )));
+    }
+    for name in header.settings.keys() {
+        if !is_name(name) || name.starts_with("param_") || RESERVED.contains(&name.as_str()) {
+            return Err(malformed(format!("{name:?} is no setting that a call may bring")));
+        }
+    }
+    if let Some(format) = header.format.as_ref().filter(|format| !is_name(format)) {
+        return Err(malformed(format!("format must be a name such as JSON, got {format:?}")));
+    }
+    Ok(())
+}
+
+fn none() -> Lanes {
+    Lanes::new([])
+}
+
+fn never(reason: &'static str) -> Access {
+    Access::Write(Write::new(Outage::Never(reason)))
+}
+
+fn malformed(message: String) -> Refused {
+    Refused { code: "malformed", message, malformed: true }
+}
+
+fn not_ours(error: WireError) -> Refused {
+    malformed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> ClickHouseSettings {
+        ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r")
+    }
+
+    fn header(query: &str) -> Header {
+        Header { query: query.to_owned(), ..Header::default() }
+    }
+
+    fn planned(header: Header, settings: &ClickHouseSettings) -> Plan {
+        plan(Call { header, data: Bytes::new() }.to_bytes(), settings).unwrap()
+    }
+
+    fn write(query: &str) -> (Plan, Write) {
+        let plan = planned(header(query), &settings());
+        let Access::Write(write) = plan.access.clone() else { panic!("{query} is a read") };
+        (plan, write)
+    }
+
+    fn key(header: Header) -> Option<Bytes> {
+        let Access::Read(read) = planned(header, &settings()).access else { panic!("a write") };
+        assert!(!read.keyed && read.miss.is_none());
+        read.slots.first().map(|slot| slot.key.clone())
+    }
+
+    #[test]
+    fn a_plain_insert_commutes_bears_a_token_and_may_queue() {
+        let (plan, write) = write("INSERT INTO t VALUES (1)");
+        assert_eq!((plan.label.as_str(), plan.lanes), ("logs.t", Lanes::new([])));
+        assert!(write.free_token && !write.absolute && write.outage == Outage::EffectKnown);
+        let (plan, marked) = self::write("\u{feff}INSERT\u{a0}INTO t VALUES (1)");
+        assert_eq!((plan.label.as_str(), plan.lanes), ("logs.t", Lanes::new([])));
+        assert!(
+            marked.free_token && marked.gather == write.gather,
+            "a mark and a space are blanks"
+        );
+        let ordered = ClickHouseSettings { ordered: true, ..settings() };
+        let lanes = |query: &str| planned(header(query), &ordered).lanes;
+        assert!(matches!(lanes("INSERT INTO t VALUES (1)"), Lanes::One(_)));
+        assert_eq!(lanes("INSERT INTO t VALUES (1)"), lanes("INSERT INTO logs.t FORMAT CSV"));
+        assert_ne!(lanes("INSERT INTO t VALUES (1)"), lanes("INSERT INTO other.t FORMAT CSV"));
+    }
+
+    #[test]
+    fn what_is_no_insert_of_data_never_queues() {
+        for (query, lanes) in [
+            ("INSERT INTO t SELECT 1", Lanes::new([])),
+            ("INSERT INTO FUNCTION null('a UInt8') VALUES (1)", Lanes::new([])),
+            ("INSERT INTO t SETTINGS async_insert = 1 VALUES (1)", Lanes::new([])),
+            (
+                "INSERT INTO t SETTINGS deduplicate_blocks_in_dependent_materialized_views = 0 VALUES (1)",
+                Lanes::new([]),
+            ),
+            ("CREATE TABLE t (a UInt8) ENGINE = Null", Lanes::new([])),
+            ("ALTER TABLE t DELETE WHERE 1", Lanes::All),
+            ("nonsense", Lanes::All),
+            ("\u{feff}TRUNCATE TABLE t", Lanes::All),
+        ] {
+            let (plan, write) = write(query);
+            assert_eq!(plan.lanes, lanes, "{query}");
+            assert!(matches!(write.outage, Outage::Never(_)) && !write.free_token, "{query}");
+        }
+        assert!(write("GRANT SELECT ON t TO ada").0.admin);
+    }
+
+    #[test]
+    fn the_cache_key_is_what_the_answer_depends_on() {
+        let base = || header("SELECT a FROM t WHERE b = {b:UInt8}");
+        let key_of = |change: fn(&mut Header)| {
+            let mut header = base();
+            change(&mut header);
+            key(header).unwrap()
+        };
+        let plain = key_of(|_| ());
+        assert_eq!(
+            plain,
+            key_of(|h| h.query = "SELECT a /* x */\nFROM t WHERE b={b:UInt8} ;".into())
+        );
+        assert_eq!(plain, key_of(|h| drop(h.settings.insert("max_threads".into(), "1".into()))));
+        assert_eq!(plain, key_of(|h| h.database = Some("logs".into())));
+        for change in [
+            (|h: &mut Header| h.query = "SELECT b FROM t".into()) as fn(&mut Header),
+            |h| drop(h.params.insert("b".into(), "1".into())),
+            |h| drop(h.settings.insert("final".into(), "1".into())),
+            |h| h.database = Some("other".into()),
+            |h| h.format = Some("JSON".into()),
+        ] {
+            assert_ne!(plain, key_of(change));
+        }
+        assert_eq!(key(header("SELECT * FROM system.parts")), None);
+        for database in ["system", "INFORMATION_SCHEMA"] {
+            let of_state =
+                Header { database: Some(database.into()), ..header("SELECT count() FROM one") };
+            assert_eq!(key(of_state), None);
+        }
+        assert!(key(header("SELECT now()")).is_some());
+        assert_eq!(key(header("\u{feff}SELECT\u{a0}1")), key(header("SELECT 1")));
+    }
+
+    #[test]
+    fn what_a_call_must_not_bring_is_refused() {
+        let refused = |header: Header, data: &'static str| {
+            plan(Call { header, data: data.into() }.to_bytes(), &settings()).unwrap_err()
+        };
+        let with = |name: &str| Header {
+            settings: [(name.to_owned(), "1".to_owned())].into(),
+            ..header("SELECT 1")
+        };
+        for name in ["query_id", "param_x", "a b", "session_id"] {
+            assert!(refused(with(name), "").malformed, "{name}");
+        }
+        assert!(refused(header(" "), "").malformed);
+        assert!(refused(header("SELECT 1"), "x").malformed);
+        assert!(refused(header("INSERT INTO t SELECT 1"), "x").malformed);
+        assert!(!refused(header("SET a = 1"), "").malformed);
+        let later = plan(Bytes::from_static(b"\x02\0\0\0\0"), &settings()).unwrap_err();
+        assert!(later.message.contains("version 2"));
+    }
+}

@@ -1,0 +1,401 @@
+//! What a statement is, as far as that can be told without a grammar.
+//!
+//! The rules, each on the safe side: **where it cannot be told, it is a write** over every lane.
+//!
+//! - The first word decides, after leading `(`; after WITH it is the first INSERT, SELECT or FROM outside
+//!   of brackets. A second statement, or a quote that does not end, makes it a write.
+//! - An INSERT's target may stand after INTO and TABLE, bare or quoted, with its database or without.
+//!   `FUNCTION …` and `{name:Identifier}` are no table that could be told.
+//! - An INSERT is *plain* where its rows are data: VALUES or FORMAT, in the query or behind it. Nothing
+//!   behind VALUES or the format's name is looked at.
+//! - FORMAT counts only where nothing but SETTINGS follows it, so that a column may be called `format`.
+
+use super::lexer::{Lexer, Token, Unterminated};
+
+/// What a statement does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Changes nothing.
+    Read,
+    /// Adds rows.
+    Insert(Insert),
+    /// Changes something else.
+    Other(Other),
+    /// Is not carried: why.
+    Refused(&'static str),
+}
+
+/// Where an INSERT puts its rows, and where it has them from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Insert {
+    /// The table, where it can be told.
+    pub(crate) table: Option<Table>,
+    /// Where the rows come from.
+    pub(crate) rows: Rows,
+    /// Where the rows begin in the query that has them in it; its length for any other.
+    pub(crate) head: usize,
+}
+
+/// Where an INSERT has its rows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// They stand in the query.
+    Inline,
+    /// They follow the query, whose format is named.
+    Follow,
+    /// They follow the query, which names no format.
+    FollowUnnamed,
+    /// The server has them itself: INSERT … SELECT.
+    Selected,
+}
+
+/// A table's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Its database, where it is named.
+    pub(crate) database: Option<String>,
+    /// Its own name.
+    pub(crate) name: String,
+}
+
+/// What a write that is no INSERT touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Other {
+    /// Whether it must wait until no earlier write is left: what it does depends on the rows there are.
+    pub(crate) barrier: bool,
+    /// Whether it needs admin rights.
+    pub(crate) admin: bool,
+}
+
+/// A statement as far as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Statement {
+    /// What it does.
+    pub(crate) verb: Verb,
+    /// The first word, in capitals; empty where there is none.
+    pub(crate) word: String,
+    /// The format that it names.
+    pub(crate) format: Option<String>,
+    /// The settings that it sets itself, each with its value as written.
+    pub(crate) settings: Vec<(String, String)>,
+    /// Whether an answer from a cache would be wrong rather than old: it asks for the server's own state,
+    /// or for numbers that nobody else has.
+    pub(crate) volatile: bool,
+}
+
+/// First words of statements that change nothing.
+const READS: &[&str] =
+    &["SELECT", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "EXISTS", "CHECK", "FROM"];
+/// First words of writes that need not wait for earlier ones.
+const FREE: &[&str] =
+    &["CREATE", "ATTACH", "UNDROP", "GRANT", "REVOKE", "SYSTEM", "KILL", "BACKUP"];
+/// First words that need admin rights.
+const ADMIN: &[&str] = &["GRANT", "REVOKE", "SYSTEM", "KILL"];
+/// What CREATE, ALTER and DROP need admin rights for.
+const ACCESS: &[&str] =
+    &["USER", "ROLE", "QUOTA", "PROFILE", "SETTINGS", "ROW", "POLICY", "MASKING", "NAMED"];
+/// First words of what belongs to a session; there is none.
+const SESSION: &[&str] = &["SET", "USE", "BEGIN", "START", "COMMIT", "ROLLBACK"];
+/// Databases whose tables are the server's own state.
+const SERVER_STATE: &[&str] = &["system", "information_schema"];
+/// Functions whose results nobody else may get.
+const ONCE_ONLY: &[&str] = &[
+    "rand",
+    "rand32",
+    "rand64",
+    "randCanonical",
+    "randConstant",
+    "randUniform",
+    "randNormal",
+    "randomString",
+    "randomFixedString",
+    "randomPrintableASCII",
+    "randomStringUTF8",
+    "fuzzBits",
+    "generateUUIDv4",
+    "generateUUIDv7",
+    "generateULID",
+    "generateSnowflakeID",
+    "generateSerialID",
+];
+
+/// First words of other statements that change something.
+const CHANGES: &[&str] =
+    &["ALTER", "DROP", "TRUNCATE", "RENAME", "EXCHANGE", "OPTIMIZE", "DELETE", "UPDATE"];
+
+impl Statement {
+    /// Its first word where it is one of ClickHouse's own, and never what a caller made up.
+    pub(crate) fn operation(&self) -> &'static str {
+        if matches!(self.verb, Verb::Insert(_)) {
+            return "INSERT";
+        }
+        let known = [READS, FREE, CHANGES].into_iter().flatten();
+        let mut named = known.filter(|known| **known == self.word);
+        named.next().copied().unwrap_or(match self.verb {
+            Verb::Read => "SELECT",
+            _ => "unknown",
+        })
+    }
+}
+
+/// Reads `query`.
+pub(crate) fn read(query: &str) -> Statement {
+    let unknown = Statement {
+        verb: Verb::Other(Other { barrier: true, admin: false }),
+        word: String::new(),
+        format: None,
+        settings: Vec::new(),
+        volatile: false,
+    };
+    try_read(query, unknown.clone()).unwrap_or(unknown)
+}
+
+/// Whether the tables of this database are the server's own state.
+pub(crate) fn is_server_state(database: &str) -> bool {
+    SERVER_STATE.iter().any(|own| own.eq_ignore_ascii_case(database))
+}
+
+/// `query` with comments and white space folded: what two spellings of one query have in common.
+pub(crate) fn folded(query: &str) -> String {
+    let (mut lexer, mut text) = (Lexer::new(query), String::with_capacity(query.len()));
+    while let Ok(Some(token)) = lexer.next() {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        token.write(&mut text);
+    }
+    text.truncate(text.trim_end_matches([' ', ';']).len());
+    text
+}
+
+fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> {
+    let mut lexer = Lexer::new(query);
+    let mut first = lexer.next()?;
+    let mut brackets = 0_usize;
+    while first == Some(Token::Mark('(')) {
+        brackets += 1;
+        first = lexer.next()?;
+    }
+    let Some(word) = first.and_then(Token::word) else { return Ok(unknown) };
+    let mut statement = Statement { word: word.to_ascii_uppercase(), ..unknown };
+    let first = Token::Word(word);
+    if brackets > 0 && !first.is_any(&["SELECT", "WITH"]) {
+        return Ok(statement);
+    }
+    if first.is("INSERT") {
+        return insert(lexer, statement, query.len());
+    }
+    if first.is("WITH") {
+        let mut seen = lexer.clone();
+        if let Some(found) = find(&mut seen, &["INSERT", "SELECT", "FROM"])? {
+            if found.is("INSERT") {
+                return insert(seen, statement, query.len());
+            }
+            return rest_of_read(lexer, first, brackets, statement);
+        }
+        return Ok(statement);
+    }
+    if first.is_any(READS) {
+        return rest_of_read(lexer, first, brackets, statement);
+    }
+    if first.is_any(SESSION) {
+        statement.verb = Verb::Refused(
+            "there is no session: settings and the database go with each call, in `settings` and `database`",
+        );
+        return Ok(statement);
+    }
+    let of_access = first.is_any(&["CREATE", "ALTER", "DROP", "MOVE", "ATTACH"])
+        && after(lexer, &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
+    statement.verb = Verb::Other(Other {
+        barrier: !first.is_any(FREE) && !of_access,
+        admin: first.is_any(ADMIN) || of_access,
+    });
+    Ok(statement)
+}
+
+/// The first token that is none of the words `passed`.
+fn after<'a>(mut lexer: Lexer<'a>, passed: &[&str]) -> Result<Option<Token<'a>>, Unterminated> {
+    loop {
+        match lexer.next()? {
+            Some(token) if token.is_any(passed) => {}
+            other => return Ok(other),
+        }
+    }
+}
+
+/// Goes on to the first of `words` outside of brackets.
+fn find<'a>(lexer: &mut Lexer<'a>, words: &[&str]) -> Result<Option<Token<'a>>, Unterminated> {
+    let mut depth = 0_i64;
+    while let Some(token) = lexer.next()? {
+        match token {
+            Token::Mark('(' | '[' | '{') => depth += 1,
+            Token::Mark(')' | ']' | '}') => depth -= 1,
+            token if depth == 0 && token.is_any(words) => return Ok(Some(token)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// A read, once its first word is known.
+fn rest_of_read(
+    mut lexer: Lexer<'_>,
+    first: Token<'_>,
+    brackets: usize,
+    mut statement: Statement,
+) -> Result<Statement, Unterminated> {
+    let mut tokens = vec![first];
+    while let Some(token) = lexer.next()? {
+        tokens.push(token);
+    }
+    let end = tokens.iter().position(|token| *token == Token::Mark(';')).unwrap_or(tokens.len());
+    if tokens.iter().skip(end).any(|token| *token != Token::Mark(';')) {
+        // A second statement: who knows which.
+        return Ok(statement);
+    }
+    tokens.truncate(end);
+    statement.verb = Verb::Read;
+    statement.volatile = first.is("CHECK");
+    let mut depth = i64::try_from(brackets).unwrap_or(i64::MAX);
+    for (index, token) in tokens.iter().copied().enumerate() {
+        let next = |by: usize| tokens.get(index + by).copied();
+        match token {
+            Token::Mark('(' | '[' | '{') => depth += 1,
+            Token::Mark(')' | ']' | '}') => depth -= 1,
+            _ if token.is("INTO") && next(1).is_some_and(|next| next.is("OUTFILE")) => {
+                statement.verb = Verb::Refused(
+                    "INTO OUTFILE is the command line client's own: the answer comes back here",
+                );
+            }
+            _ if token.is("PROCESSLIST") && first.is("SHOW") => statement.volatile = true,
+            _ => {}
+        }
+        let name = token.name();
+        let named = |names: &[&str]| {
+            name.as_deref().is_some_and(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
+        };
+        statement.volatile |= next(1) == Some(Token::Mark('.')) && named(SERVER_STATE)
+            || next(1) == Some(Token::Mark('(')) && named(ONCE_ONLY);
+        let rest = tokens.get(index + 1..).unwrap_or_default();
+        if depth == 0 && token.is("SETTINGS") && statement.settings.is_empty() {
+            statement.settings = settings(rest);
+        }
+        if depth == 0
+            && token.is("FORMAT")
+            && let Some((Token::Word(format), behind)) = rest.split_first()
+            && (behind.is_empty() || behind.first().is_some_and(|token| token.is("SETTINGS")))
+        {
+            statement.format = Some((*format).to_owned());
+        }
+    }
+    Ok(statement)
+}
+
+/// The settings of a clause `SETTINGS a = 1, b = 'x'`, whose first word is passed already.
+fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut rest = tokens;
+    while let [name, Token::Mark('='), behind @ ..] = rest {
+        let Some(name) = name.name() else { break };
+        let mut value = String::new();
+        let end = behind.iter().position(|token| {
+            *token == Token::Mark(',') || token.is_any(&["FORMAT", "VALUES", "SELECT", "WITH"])
+        });
+        let (written, behind) =
+            behind.split_at_checked(end.unwrap_or(behind.len())).unwrap_or((behind, &[]));
+        for token in written {
+            token.write(&mut value);
+        }
+        found.push((name, value));
+        match behind {
+            [Token::Mark(','), behind @ ..] => rest = behind,
+            _ => break,
+        }
+    }
+    found
+}
+
+/// An INSERT, once its first word is passed.
+fn insert(
+    mut lexer: Lexer<'_>,
+    mut statement: Statement,
+    len: usize,
+) -> Result<Statement, Unterminated> {
+    let table = table(&mut lexer)?;
+    let (mut rows, mut head) = (Rows::FollowUnnamed, len);
+    let mut depth = 0_i64;
+    let mut clause = Vec::new();
+    let mut in_settings = false;
+    while let Some(token) = lexer.next()? {
+        match token {
+            Token::Mark('(' | '[' | '{') => {
+                depth += 1;
+                let inner = lexer.clone().next()?;
+                if depth == 1 && inner.is_some_and(|inner| inner.is_any(&["SELECT", "WITH"])) {
+                    rows = Rows::Selected;
+                    break;
+                }
+            }
+            Token::Mark(')' | ']' | '}') => depth -= 1,
+            _ if depth > 0 => {}
+            _ if token.is("VALUES") => {
+                rows = rows_behind(&lexer);
+                head = len.saturating_sub(lexer.rest().len());
+                statement.format = Some("Values".to_owned());
+                break;
+            }
+            _ if token.is("FORMAT") => {
+                statement.format = lexer.next()?.and_then(Token::name);
+                rows = rows_behind(&lexer);
+                head = len.saturating_sub(lexer.rest().len());
+                break;
+            }
+            // FROM INFILE is the client's own; the server says so.
+            _ if token.is_any(&["SELECT", "WITH", "WATCH", "FROM"]) => {
+                rows = Rows::Selected;
+                break;
+            }
+            _ if token.is("SETTINGS") => {
+                in_settings = true;
+                continue;
+            }
+            _ => {}
+        }
+        if in_settings {
+            clause.push(token);
+        }
+    }
+    statement.settings = settings(&clause);
+    statement.verb = Verb::Insert(Insert { table, rows, head });
+    Ok(statement)
+}
+
+fn rows_behind(lexer: &Lexer<'_>) -> Rows {
+    if lexer.rest().trim_ascii().trim_matches(';').is_empty() { Rows::Follow } else { Rows::Inline }
+}
+
+/// The table that stands next, where it can be told; its tokens are passed.
+fn table(lexer: &mut Lexer<'_>) -> Result<Option<Table>, Unterminated> {
+    let mut token = lexer.next()?;
+    for optional in ["INTO", "TABLE"] {
+        if token.is_some_and(|token| token.is(optional)) {
+            token = lexer.next()?;
+        }
+    }
+    if token.is_some_and(|token| token.is("FUNCTION")) {
+        return Ok(None);
+    }
+    let Some(first) = token.and_then(Token::name) else { return Ok(None) };
+    let mut parts = vec![first];
+    while lexer.clone().next()? == Some(Token::Mark('.')) {
+        lexer.next()?;
+        let Some(part) = lexer.next()?.and_then(Token::name) else { return Ok(None) };
+        parts.push(part);
+    }
+    let name = parts.pop();
+    let database = parts.pop();
+    Ok(name.filter(|_| parts.is_empty()).map(|name| Table { database, name }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Where a ClickHouse is, and how it is spoken to.
+
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use crate::{
+    kinds::twins::Twins,
+    net::{percent::decoded, secret::Secret},
+};
+
+/// A backend's settings. `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct ClickHouseSettings {
+    /// Where the server is.
+    pub url: ClickHouseUrl,
+    /// The user; the server's own default where there is none.
+    pub username: Option<String>,
+    /// The password; `password_file` goes first.
+    pub password: Option<Secret>,
+    /// Holds the password, on its first line; read anew at most once a second.
+    pub password_file: Option<PathBuf>,
+    /// The database of calls that name none.
+    pub database: String,
+    /// Authorities to trust, in PEM, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The time after which an unanswered call is abandoned.
+    pub timeout: Duration,
+    /// Whether inserts into one table keep their order, though they commute.
+    pub ordered: bool,
+    /// This installation's name among all that use the server: what bears it is killed by the fence.
+    pub instance: String,
+    /// This run of the daemon, different at each start.
+    pub run: String,
+    /// The name that it had before: what bears it is killed too, once.
+    pub former: Option<String>,
+    /// Where other daemons of this name are told.
+    pub twins: Arc<Twins>,
+    /// The backend's name.
+    pub name: String,
+}
+
+impl ClickHouseSettings {
+    /// Settings for `url` with a `timeout` of 30 s, as `instance` in its run `run`.
+    pub fn new(
+        mut url: ClickHouseUrl,
+        instance: impl Into<String>,
+        run: impl Into<String>,
+    ) -> Self {
+        Self {
+            username: url.username.take(),
+            password: url.password.take(),
+            password_file: None,
+            database: url.database.take().unwrap_or_else(|| "default".to_owned()),
+            url,
+            ca_file: None,
+            timeout: Duration::from_secs(30),
+            ordered: false,
+            instance: instance.into(),
+            run: run.into(),
+            former: None,
+            twins: Arc::default(),
+            name: "clickhouse".to_owned(),
+        }
+    }
+}
+
+/// What a ClickHouse URL says: `http[s]://[user[:password]@]host[:port][/database]`, where user, password
+/// and database may also stand behind a `?`. `Debug` shows no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClickHouseUrl {
+    /// Whether it is spoken to over TLS.
+    pub tls: bool,
+    /// Its name or address, without the brackets of an IPv6 address.
+    pub host: String,
+    /// 8123 by default, 8443 over TLS.
+    pub port: u16,
+    /// The user, where one is named.
+    pub username: Option<String>,
+    /// The password, where one is given.
+    pub password: Option<Secret>,
+    /// The database, where one is named.
+    pub database: Option<String>,
+}
+
+impl fmt::Display for ClickHouseUrl {
+    /// `host:port`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            host if host.contains(':') => write!(f, "[{host}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+/// A URL that is none of ClickHouse's HTTP interface. Names the part that is wrong, never a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClickHouseUrlError {
+    /// The scheme is missing or another's.
+    #[error("must begin with http:// or https://, got scheme {0:?}")]
+    Scheme(String),
+    /// It is the address of the native protocol.
+    #[error("must be the address of the HTTP interface (port 8123, 8443 with TLS), got port {0}")]
+    Native(u16),
+    /// There is no host.
+    #[error("must name a host, such as http://127.0.0.1:8123")]
+    NoHost,
+    /// The host has characters that a host's name has not.
+    #[error("must name a host, got {0:?}")]
+    Host(String),
+    /// The port is no port.
+    #[error("must have a port from 1 to 65535, got {0:?}")]
+    Port(String),
+    /// There is more than a database behind the host.
+    #[error("must have nothing but a database behind the host, such as http://host:8123/logs")]
+    Path,
+    /// A parameter that is not known.
+    #[error("may have the parameters user, password and database, got {0:?}")]
+    Parameter(String),
+    /// A `%` without two hexadecimal digits, or what is not UTF-8 behind it.
+    #[error("must be percent-encoded UTF-8 (%40 for @ in a password)")]
+    Encoding,
+}
+
+impl FromStr for ClickHouseUrl {
+    type Err = ClickHouseUrlError;
+
+    fn from_str(url: &str) -> Result<Self, ClickHouseUrlError> {
+        let scheme =
+            |url: &str| url.split(':').next().unwrap_or_default().chars().take(16).collect();
+        let (tls, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => return Err(ClickHouseUrlError::Scheme(scheme(url))),
+        };
+        let (rest, parameters) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
+        let (credentials, rest) = rest.rsplit_once('@').map_or((None, rest), |(a, b)| (Some(a), b));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = place(authority, tls)?;
+        let mut read = Self { tls, host, port, username: None, password: None, database: None };
+        if let Some(credentials) = credentials {
+            let (user, password) =
+                credentials.split_once(':').map_or((credentials, None), |(a, b)| (a, Some(b)));
+            read.username = some(user)?;
+            read.password = password.map(text).transpose()?.map(Secret::new);
+        }
+        let path = path.strip_suffix('/').unwrap_or(path);
+        if path.contains('/') {
+            return Err(ClickHouseUrlError::Path);
+        }
+        read.database = some(path)?;
+        let parameters = parameters.into_iter().flat_map(|all| all.split('&'));
+        for parameter in parameters.filter(|parameter| !parameter.is_empty()) {
+            match parameter.split_once('=') {
+                Some(("user" | "username", value)) => read.username = some(value)?,
+                Some(("password", value)) => read.password = some(value)?.map(Secret::new),
+                Some(("database", value)) => read.database = some(value)?,
+                // Only the name is shown: the value may be a secret.
+                _ => {
+                    let name = parameter.split('=').next().unwrap_or_default();
+                    return Err(ClickHouseUrlError::Parameter(name.to_owned()));
+                }
+            }
+        }
+        Ok(read)
+    }
+}
+
+fn place(authority: &str, tls: bool) -> Result<(String, u16), ClickHouseUrlError> {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => authority.split_once(':').map_or((authority, None), |(a, b)| (a, Some(b))),
+    };
+    if host.is_empty() {
+        return Err(ClickHouseUrlError::NoHost);
+    }
+    if !host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c)) {
+        return Err(ClickHouseUrlError::Host(host.to_owned()));
+    }
+    let port = port.map_or(Ok(if tls { 8443 } else { 8123 }), |port| match port.parse() {
+        Ok(number @ (9000 | 9440)) => Err(ClickHouseUrlError::Native(number)),
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(ClickHouseUrlError::Port(port.to_owned())),
+    })?;
+    Ok((host.to_owned(), port))
+}
+
+fn text(encoded: &str) -> Result<String, ClickHouseUrlError> {
+    decoded(encoded).ok_or(ClickHouseUrlError::Encoding)
+}
+
+fn some(encoded: &str) -> Result<Option<String>, ClickHouseUrlError> {
+    text(encoded).map(|text| Some(text).filter(|text| !text.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> ClickHouseUrl {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn every_form_of_url_is_read() {
+        let read = url("http://127.0.0.1");
+        assert_eq!((read.to_string().as_str(), read.tls), ("127.0.0.1:8123", false));
+        let read = url("https://ada:p%40ss:w%3Ard@ch.example/logs/");
+        assert_eq!((read.to_string().as_str(), read.tls), ("ch.example:8443", true));
+        assert_eq!(read.username.as_deref(), Some("ada"));
+        assert_eq!(read.password, Some(Secret::new("p@ss:w:rd")));
+        assert_eq!(read.database.as_deref(), Some("logs"));
+        let read = url("http://[::1]:7000/?user=bob&password=x&database=d");
+        assert_eq!(read.to_string(), "[::1]:7000");
+        assert_eq!((read.username.as_deref(), read.database.as_deref()), (Some("bob"), Some("d")));
+        let settings = ClickHouseSettings::new(read, "i", "r");
+        assert_eq!((settings.username.as_deref(), settings.database.as_str()), (Some("bob"), "d"));
+        assert_eq!(ClickHouseSettings::new(url("http://h"), "i", "r").database, "default");
+    }
+
+    #[test]
+    fn a_wrong_url_is_told_what_is_right() {
+        let error = |text: &str| text.parse::<ClickHouseUrl>().unwrap_err().to_string();
+        assert!(error("127.0.0.1:8123").contains("begin with http://"));
+        assert!(error("clickhouse://h").contains("got scheme \"clickhouse\""));
+        assert!(error("http://h:9000").contains("HTTP interface"));
+        assert!(error("http://").contains("name a host"));
+        assert!(error("http://a b").contains("got \"a b\""));
+        assert!(error("http://h:0").contains("1 to 65535, got \"0\""));
+        assert!(error("http://h/a/b").contains("nothing but a database"));
+        assert!(error("http://a%4@h").contains("percent-encoded"));
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let read = url("http://ada:hush@h/?password=hush");
+        assert!(!format!("{read:?}").contains("hush"));
+        assert!(!format!("{:?}", ClickHouseSettings::new(read, "i", "r")).contains("hush"));
+        let error = "http://h/?pass=hush".parse::<ClickHouseUrl>().unwrap_err().to_string();
+        assert!(error.contains("got \"pass\"") && !error.contains("hush"));
+    }
+}

@@ -1,0 +1,338 @@
+//! One attempt: what goes before the wire, and what its end means.
+//!
+//! ```text
+//!  closed? ─▶ what does the server know ─▶ (writes) fence ─▶ first: what is noted; again: the proof ─▶ wire
+//! ```
+//! A write in doubt is sent again only after a proof ([`tokens::prove`]); without one it ends ambiguous, unsent.
+//!
+//! A read is carried by its caller's own task: who leaves ends it, and it is killed at the server. A write is
+//! carried by a task of its own and keeps its place on the wire until the backend's `timeout`, whoever waits
+//! for it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{Attempt, AttemptError, Attempted};
+use fusebox_state::{ErrorClass, OpId, Verdict};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    exchange::{self, Exchanged, Reading, Sending},
+    fence::Place,
+    http::Failed,
+    request::{self, Asking},
+    server::Server,
+    shared::Shared,
+    tokens::{self, Doubted, Noted, Proof, Target},
+};
+use crate::kinds::clickhouse::protocol::{
+    gather, plan,
+    sql::{self, Insert, Statement, Verb},
+    wire::{self, Call},
+};
+
+/// How much longer than its full time a caller waits, so that the exchange itself says what became of it.
+const GRACE: Duration = Duration::from_millis(25);
+
+/// Carries one attempt.
+pub(crate) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempted {
+    match carried(shared, attempt).await {
+        Ok(attempted) => attempted,
+        Err(failed) => Attempted::failed(failed.verdict, failed.error),
+    }
+}
+
+/// Carries queued inserts as one, under their common token and their common doubt.
+pub(crate) async fn carry_group(shared: &Arc<Shared>, attempts: Vec<Attempt<'_>>) -> Attempted {
+    let calls: Option<Vec<Call>> =
+        attempts.iter().map(|attempt| Call::of(attempt.body).ok()).collect();
+    let joined = calls.and_then(|calls| gather::joined(&calls, &shared.settings));
+    let (Some(joined), Some(first)) = (joined, attempts.first()) else {
+        let message = format!("{} queued calls cannot be sent as one", attempts.len());
+        let error = AttemptError::own(ErrorClass::NotExecuted, "group", message);
+        return Attempted::failed(Verdict::Neutral, error);
+    };
+    let body = joined.to_bytes();
+    carry(shared, Attempt { body: &body, upload: None, ..first.clone() }).await
+}
+
+/// An attempt that was read and may be sent.
+struct Ready<'a> {
+    attempt: Attempt<'a>,
+    call: Call,
+    statement: Statement,
+    server: Arc<Server>,
+    /// The table of an insert that bears a token, and the token.
+    target: Option<(Target, OpId)>,
+    whole: bool,
+}
+
+async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted, Failed> {
+    let until = Instant::now() + attempt.timeout;
+    let whole = is_whole(shared, attempt.timeout);
+    check_open(shared)?;
+    let call = call_of(&attempt)?;
+    let statement = sql::read(&call.header.query);
+    let server = shared.servers.get(&shared.http, attempt.timeout).await;
+    let server = server.map_err(|failed| neutral_unless(whole, failed))?;
+    let target = target_of(shared, &attempt, &call, &statement);
+    let ready = Ready { attempt, call, statement, server, target, whole };
+    if ready.attempt.write {
+        write(shared, ready, until).await
+    } else {
+        Ok(read(shared, ready).await)
+    }
+}
+
+fn check_open(shared: &Shared) -> Result<(), Failed> {
+    if shared.http.is_closed() {
+        return Err(Failed::not_executed("closed", "the connector is closed", Verdict::Neutral));
+    }
+    Ok(())
+}
+
+/// Whether that is the backend's whole `timeout`.
+fn is_whole(shared: &Shared, time: Duration) -> bool {
+    time + GRACE >= shared.settings.timeout
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+fn call_of(attempt: &Attempt<'_>) -> Result<Call, Failed> {
+    Call::of(attempt.body).map_err(|error| Failed {
+        error: AttemptError::own(ErrorClass::Rejected, "undecodable", error.to_string()),
+        verdict: Verdict::Neutral,
+    })
+}
+
+/// The table of an insert that bears a token, and the token.
+fn target_of(
+    shared: &Shared,
+    attempt: &Attempt<'_>,
+    call: &Call,
+    statement: &Statement,
+) -> Option<(Target, OpId)> {
+    let Verb::Insert(Insert { table: Some(table), .. }) = &statement.verb else { return None };
+    Some((plan::target(table, &call.header, &shared.settings), attempt.token?))
+}
+
+async fn read(shared: &Arc<Shared>, ready: Ready<'_>) -> Attempted {
+    let reading = Reading::new(shared, shared.fence.id());
+    let limit = ready.attempt.timeout;
+    let sending = request::sending(shared, ready.asking(), reading.id(), limit);
+    exchange::exchange(shared, sending, Some(reading)).await.attempted
+}
+
+async fn write(
+    shared: &Arc<Shared>,
+    ready: Ready<'_>,
+    until: Instant,
+) -> Result<Attempted, Failed> {
+    let attempt = &ready.attempt;
+    let commutes = commutes(attempt);
+    let neutral = |failed| neutral_unless(ready.whole, failed);
+    let first = commutes && attempt.doubt.is_none();
+    shared.fence.pass(&shared.http, first, until).await.map_err(neutral)?;
+    let noted = match (attempt.doubt, &ready.target) {
+        (Some(doubt), Some((target, token))) => {
+            let (token, now, prefix) = (*token, attempt.now, shared.fence.prefix());
+            let write = Doubted { target, token, doubt, now, prefix };
+            let proof = tokens::prove(shared, &ready.server, &write, until).await;
+            if let Some(ended) = by_proof(proof.map_err(neutral)?, target)? {
+                return Ok(ended);
+            }
+            None
+        }
+        (Some(_), None) => return Err(ambiguous("it bears no token")),
+        (None, Some((target, _))) => {
+            let noted = tokens::baseline(shared, &ready.server, target, false, until).await;
+            Some(noted.map_err(neutral)?)
+        }
+        (None, None) => None,
+    };
+    Ok(sent(shared, ready, noted, commutes, until).await)
+}
+
+/// How a write ended, by what is known of its earlier sendings; `None` where it is to be sent again.
+fn by_proof(proof: Proof, (database, table): &Target) -> Result<Option<Attempted>, Failed> {
+    match proof {
+        Proof::Recognisable | Proof::NotExecuted => Ok(None),
+        Proof::Applied => Ok(Some(Attempted::recognised(wire::reply("", b"")))),
+        Proof::NoTable => {
+            let message = format!("there is no table {database}.{table} (UNKNOWN_TABLE)");
+            let error = AttemptError::own(ErrorClass::BlockedObject, "60", message);
+            Err(Failed { error, verdict: Verdict::Success })
+        }
+        Proof::Lacks(why) => Err(ambiguous(&why)),
+    }
+}
+
+fn ambiguous(why: &str) -> Failed {
+    let message = format!("it may have been applied already, and cannot be repeated: {why}");
+    let error = AttemptError::own(ErrorClass::Ambiguous, "ambiguous", message);
+    Failed { error, verdict: Verdict::Neutral }
+}
+
+/// Whether inserts may overtake it, and it them.
+fn commutes(attempt: &Attempt<'_>) -> bool {
+    !attempt.lanes.is_all() && attempt.lanes.as_slice().is_empty()
+}
+
+/// Sends a write and waits for its end. `noted` is what must be known to send it again; `None` for one that is
+/// sent again, or bears no token.
+async fn sent(
+    shared: &Arc<Shared>,
+    ready: Ready<'_>,
+    noted: Option<Noted>,
+    commutes: bool,
+    until: Instant,
+) -> Attempted {
+    let (verdict, whole) =
+        (if ready.whole { Verdict::Failure } else { Verdict::Neutral }, ready.whole);
+    let (streamed, time) = (ready.attempt.upload.is_some(), ready.attempt.timeout);
+    let token = ready.target.as_ref().map(|(_, token)| *token);
+    let place = shared.fence.enter(shared.fence.id_of(token), commutes);
+    let departure = Departure { shared: Arc::clone(shared), id: place.id().to_owned() };
+    shared.tables.sending(token, place.id());
+    let sending = request::sending(shared, ready.asking(), place.id(), shared.settings.timeout);
+    let (sender, receiver) = oneshot::channel();
+    let own = Arc::clone(shared);
+    tokio::spawn(async move {
+        // Who waits for it may have left.
+        drop(sender.send(on_the_wire(&own, sending, token, place).await));
+    });
+    let ended = if streamed {
+        // Its time is counted from piece to piece, by the exchange.
+        receiver.await.ok()
+    } else {
+        let patience = if whole { until + GRACE } else { until };
+        timeout_at(patience, receiver).await.ok().and_then(Result::ok)
+    };
+    drop(departure);
+    let mut ended = ended.unwrap_or_else(|| {
+        let message = format!("no answer within {time:?}");
+        Attempted::failed(verdict, AttemptError::own(ErrorClass::Unknown, "timeout", message))
+    });
+    if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
+        note(error, noted);
+    }
+    ended
+}
+
+/// Beside an error in doubt goes what a proof will need. Where there can be none, nothing is tried.
+fn note(error: &mut AttemptError, noted: Noted) {
+    if error.doubt.is_none() {
+        return;
+    }
+    error.doubt = Some(noted.evidence);
+    if let (ErrorClass::Unknown, Some(lacks)) = (error.class, noted.lacks) {
+        error.class = ErrorClass::Ambiguous;
+        error.unclassified = false;
+        error.message = format!("{}; it cannot be repeated: {lacks}", error.message);
+    }
+}
+
+/// Makes ready to send queued writes; see [`Connector::prepare`].
+///
+/// [`Connector::prepare`]: fusebox_actors::connector::Connector::prepare
+pub(crate) async fn prepare(
+    shared: &Arc<Shared>,
+    attempts: &[Attempt<'_>],
+) -> Result<Vec<Bytes>, Failed> {
+    let Some(time) = attempts.iter().map(|attempt| attempt.timeout).min() else {
+        return Ok(Vec::new());
+    };
+    let until = Instant::now() + time;
+    let whole = is_whole(shared, time);
+    let neutral = |failed| neutral_unless(whole, failed);
+    check_open(shared)?;
+    shared.http.connect(time).await.map_err(neutral)?;
+    let server = shared.servers.get(&shared.http, left(until)).await.map_err(neutral)?;
+    let first = attempts.iter().all(commutes);
+    shared.fence.pass(&shared.http, first, until).await.map_err(neutral)?;
+    let mut evidence = Vec::with_capacity(attempts.len());
+    // One answer for all that go to one table: it is from before each of them.
+    let mut of_table: HashMap<Target, Bytes> = HashMap::new();
+    for attempt in attempts {
+        let call = call_of(attempt)?;
+        let statement = sql::read(&call.header.query);
+        let Some((target, _)) = target_of(shared, attempt, &call, &statement) else {
+            evidence.push(Bytes::new());
+            continue;
+        };
+        if let Some(known) = of_table.get(&target) {
+            evidence.push(known.clone());
+            continue;
+        }
+        let noted = tokens::baseline(shared, &server, &target, true, until).await;
+        let noted = noted.map_err(neutral)?.evidence;
+        evidence.push(noted.clone());
+        of_table.insert(target, noted);
+    }
+    Ok(evidence)
+}
+
+/// A write's way over the wire. Where its end is not known, the fence is raised at once, in the hope that
+/// nobody has to wait for it.
+async fn on_the_wire(
+    shared: &Arc<Shared>,
+    sending: Sending,
+    token: Option<OpId>,
+    mut place: Place,
+) -> Attempted {
+    let Exchanged { attempted, known } = exchange::exchange(shared, sending, None).await;
+    if attempted.result.as_ref().err().is_none_or(|error| error.doubt.is_none()) {
+        shared.tables.settled(token, place.id());
+    }
+    if known {
+        place.ended();
+        return attempted;
+    }
+    drop(place);
+    raise_soon(shared);
+    attempted
+}
+
+/// Raises the fence in the background, once.
+pub(crate) fn raise_soon(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let until = Instant::now() + shared.settings.timeout;
+        if let Err(failed) = shared.fence.round(&shared.http, until).await {
+            let backend = shared.settings.name.as_str();
+            tracing::debug!(backend, error = %failed.error, "an abandoned write is in doubt");
+        }
+    });
+}
+
+/// Notes that nobody waits for a write any more.
+struct Departure {
+    shared: Arc<Shared>,
+    id: String,
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        self.shared.fence.depart(&self.id);
+    }
+}
+
+/// A deadline shorter than the backend's own says nothing of the backend.
+fn neutral_unless(whole: bool, mut failed: Failed) -> Failed {
+    if !whole && failed.error.code == "timeout" {
+        failed.verdict = Verdict::Neutral;
+    }
+    failed
+}
+
+impl<'a> Ready<'a> {
+    fn asking(self) -> Asking<'a> {
+        let Self { attempt, call, statement, server, whole, .. } = self;
+        Asking { attempt, call, statement, server, whole }
+    }
+}

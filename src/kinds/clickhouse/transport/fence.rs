@@ -1,0 +1,499 @@
+//! The fence: nothing new is written until nothing old can still land.
+//!
+//! A write that was sent and not answered may still run, or lie in the server's socket and begin to run
+//! seconds later. Every query bears an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is told to
+//! end it; that of a write that bears a token is `fusebox:<instance>:<run>:<token>:<ulid>`.
+//!
+//! ```text
+//!            caller left                overdue, or the connection broke
+//!  OnWire ───────────────▶ Departed ──────────────────────────────────────▶ Doubted ──▶ gone
+//!    │ answered                │ answered                                    killed, or twice not found
+//!    └─────────────────────────┴──▶ gone
+//! ```
+//! **Who waits for what.** Inserts commute, so a first insert waits only for what does not: an abandoned
+//! ALTER, say. Everything else, and every repetition of a write that bears a token, waits until nothing is
+//! Departed or Doubted. At the first write of a connector's life everything that an earlier run, or an earlier
+//! connector of this run, left under the instance's name counts as Doubted.
+//!
+//! **A round** reads which queries of the instance run, leaves out those that live by our own account, and
+//! kills the others (`KILL QUERY … SYNC`). An id that was found and killed is gone. One that was not found is
+//! gone after a second look, [`SETTLE`] later: a server that was frozen reads what lies in its sockets within
+//! that time. What was not sent is none of its sockets' (linger 0, [`crate::net::http1_dial`]).
+//!
+//! **Where it cannot be done** (the list or the kill is refused), an id is gone after twice the backend's
+//! `timeout`, and `status` warns: that is a bet, no proof.
+//!
+//! **A former name** ([`ClickHouseSettings::former`]) counts as an earlier run's, until that is gone: afterwards it
+//! may be another daemon's. A query under our name that began after this process and comes back after others of its
+//! run were killed is a twin's ([`crate::kinds::twins::Twins`]).
+//!
+//! A crash of the daemon leaves nothing here: the next run finds its queries by the instance's name.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use fusebox_state::{ErrorClass, OpId, Verdict};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::http::{Failed, Http};
+use crate::kinds::{
+    clickhouse::settings::ClickHouseSettings,
+    twins::{Twins, since_start},
+};
+
+/// How long after a look that found nothing a second one proves it.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Between two rounds.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Ids in one statement.
+const IDS_MAX: usize = 500;
+
+/// The queries that live, of all connectors of the process: two of them may be on one server.
+static LIVING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+/// A query's id for as long as somebody waits for its end.
+pub(crate) struct QueryId(pub(crate) String);
+
+impl QueryId {
+    fn new(prefix: &str, run: &str, token: Option<OpId>) -> Self {
+        let token = token.map(|token| format!("{token}:")).unwrap_or_default();
+        let id = format!("{prefix}{}:{token}{}", word(run), ulid::Ulid::generate());
+        LIVING.lock().insert(id.clone());
+        Self(id)
+    }
+}
+
+impl Drop for QueryId {
+    fn drop(&mut self) {
+        LIVING.lock().remove(&self.0);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    OnWire,
+    Departed,
+    /// Since then; the first look that did not find it.
+    Doubted(Instant, Option<Instant>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    commutes: bool,
+}
+
+/// Whether what an earlier run left is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Earlier {
+    Doubted(Instant, Option<Instant>),
+    Gone,
+}
+
+/// The writes whose end is not known; see the [module](self).
+pub(crate) struct Fence {
+    prefix: String,
+    /// What ids began with before.
+    former: Option<String>,
+    run: String,
+    twins: Arc<Twins>,
+    /// Twice the backend's `timeout`.
+    patience: Duration,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    earlier: Mutex<Earlier>,
+    changed: Notify,
+    rounds: tokio::sync::Mutex<()>,
+    refused: Mutex<Option<String>>,
+}
+
+/// What stands between a write and the wire.
+enum Obstacle {
+    /// Its end must be found out.
+    Doubt,
+    /// Somebody's write that is still on the wire.
+    Departed,
+}
+
+impl Fence {
+    /// A fence that has yet to look for what earlier runs left.
+    pub(crate) fn new(settings: &ClickHouseSettings) -> Self {
+        Self {
+            prefix: format!("fusebox:{}:", word(&settings.instance)),
+            former: settings.former.as_ref().map(|former| format!("fusebox:{}:", word(former))),
+            run: settings.run.clone(),
+            twins: Arc::clone(&settings.twins),
+            patience: settings.timeout * 2,
+            entries: Mutex::default(),
+            earlier: Mutex::new(Earlier::Doubted(Instant::now(), None)),
+            changed: Notify::new(),
+            rounds: tokio::sync::Mutex::default(),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// A new query's id.
+    pub(crate) fn id(&self) -> QueryId {
+        QueryId::new(&self.prefix, &self.run, None)
+    }
+
+    /// The id of one sending of the write that bears `token`, by which the server's log is searched for it.
+    pub(crate) fn id_of(&self, token: Option<OpId>) -> QueryId {
+        QueryId::new(&self.prefix, &self.run, token)
+    }
+
+    /// What all ids of this installation begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A write goes on the wire.
+    pub(crate) fn enter(self: &Arc<Self>, id: QueryId, commutes: bool) -> Place {
+        self.entries.lock().insert(id.0.clone(), Entry { state: State::OnWire, commutes });
+        Place { fence: Arc::clone(self), id, known: false }
+    }
+
+    /// Nobody waits for this write any more; it keeps its place.
+    pub(crate) fn depart(&self, id: &str) {
+        if let Some(entry) = self.entries.lock().get_mut(id)
+            && entry.state == State::OnWire
+        {
+            entry.state = State::Departed;
+        }
+    }
+
+    /// Whether anything is in doubt.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.entries.lock().values().any(|entry| matches!(entry.state, State::Doubted(..)))
+    }
+
+    /// Why killing is refused.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let refused = self.refused.lock();
+        let why = refused.as_ref()?;
+        Some(format!(
+            "the server does not let us find and kill abandoned queries ({why}): writes wait {:?} after one",
+            self.patience
+        ))
+    }
+
+    /// Waits until a write may be sent; `first` is one that commutes and was never sent before.
+    ///
+    /// # Errors
+    /// Not before `until`, or the server cannot be asked. The write was not sent.
+    pub(crate) async fn pass(
+        &self,
+        http: &Http,
+        first: bool,
+        until: Instant,
+    ) -> Result<(), Failed> {
+        loop {
+            let changed = self.changed.notified();
+            let Some(obstacle) = self.obstacle(first) else { return Ok(()) };
+            let step = async {
+                match obstacle {
+                    Obstacle::Departed => changed.await,
+                    Obstacle::Doubt => {
+                        self.round(http, until).await?;
+                        if self.obstacle(first).is_some() {
+                            sleep(PAUSE).await;
+                        }
+                    }
+                }
+                Ok(())
+            };
+            match timeout_at(until, step).await {
+                Ok(Ok(())) => {}
+                Ok(Err(failed)) => return Err(failed),
+                Err(_) => {
+                    let message =
+                        "an abandoned write may still land: the server has not ended it yet";
+                    return Err(Failed::not_executed("fence", message, Verdict::Neutral));
+                }
+            }
+        }
+    }
+
+    fn obstacle(&self, first: bool) -> Option<Obstacle> {
+        if *self.earlier.lock() != Earlier::Gone {
+            return Some(Obstacle::Doubt);
+        }
+        let entries = self.entries.lock();
+        let mut obstacle = None;
+        for entry in entries.values().filter(|entry| !first || !entry.commutes) {
+            match entry.state {
+                State::OnWire => {}
+                State::Departed => obstacle = obstacle.or(Some(Obstacle::Departed)),
+                State::Doubted(..) => return Some(Obstacle::Doubt),
+            }
+        }
+        obstacle
+    }
+
+    /// One round; others that want one wait for it.
+    pub(crate) async fn round(&self, http: &Http, until: Instant) -> Result<(), Failed> {
+        let _one_at_a_time = self.rounds.lock().await;
+        let time = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let begun = Instant::now();
+        match self.look_and_kill(http, time).await {
+            Ok(found) => {
+                *self.refused.lock() = None;
+                self.settle(begun, Some(&found));
+            }
+            Err(failed)
+                if matches!(
+                    failed.error.class,
+                    ErrorClass::BlockedObject | ErrorClass::Rejected
+                ) =>
+            {
+                tracing::warn!(error = %failed.error, "abandoned queries cannot be killed");
+                *self.refused.lock() = Some(failed.error.message);
+                self.settle(begun, None);
+            }
+            Err(failed) => return Err(failed.unsent()),
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// The abandoned queries that ran, and whether each has been ended.
+    async fn look_and_kill(
+        &self,
+        http: &Http,
+        time: Duration,
+    ) -> Result<BTreeMap<String, bool>, Failed> {
+        let begins = |prefix: &String| format!("startsWith(query_id, '{prefix}')");
+        let former = self.former.as_ref().filter(|_| *self.earlier.lock() != Earlier::Gone);
+        let any: Vec<String> = former.into_iter().chain([&self.prefix]).map(begins).collect();
+        let list = format!(
+            "SELECT query_id FROM system.processes WHERE {} FORMAT TabSeparated",
+            any.join(" OR ")
+        );
+        let listed = http.ask(list, time).await?;
+        let old: Vec<String> = {
+            let living = LIVING.lock();
+            listed.lines().filter(|id| !living.contains(*id)).map(str::to_owned).collect()
+        };
+        for id in &old {
+            self.meet(id);
+        }
+        let mut found: BTreeMap<String, bool> = old.iter().map(|id| (id.clone(), true)).collect();
+        for ids in old.chunks(IDS_MAX) {
+            let ids: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
+            let kill = format!(
+                "KILL QUERY WHERE query_id IN ({}) SYNC FORMAT TabSeparated",
+                ids.join(", ")
+            );
+            let answer = http.ask(kill, time).await?;
+            for line in answer.lines() {
+                let mut fields = line.split('\t');
+                let (status, id) = (fields.next(), fields.next());
+                if let Some(ended) = id.and_then(|id| found.get_mut(id)) {
+                    *ended = status == Some("finished");
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Tells of a query under our name that is none of this run's.
+    fn meet(&self, id: &str) {
+        let Some(rest) = id.strip_prefix(&self.prefix) else { return };
+        let Some((run, rest)) = rest.split_once(':') else { return };
+        let made = rest.rsplit(':').next().and_then(|last| ulid::Ulid::from_string(last).ok());
+        let Some(made) = made.filter(|_| run != word(&self.run)) else { return };
+        let young = made.datetime() > since_start().1 + Duration::from_secs(1);
+        self.twins.met(run, made.0, young);
+    }
+
+    /// Draws the conclusions of a round that begun `begun`: `found` is what it found, `None` where it was
+    /// refused.
+    fn settle(&self, begun: Instant, found: Option<&BTreeMap<String, bool>>) {
+        let gone =
+            |since: Instant, looked: &mut Option<Instant>, ended: Option<bool>, commutes: bool| {
+                if found.is_none() {
+                    return begun.saturating_duration_since(since) >= self.patience;
+                }
+                match ended {
+                    Some(ended) => ended,
+                    // A repetition is recognised by its token, whichever of the two comes first.
+                    None if commutes => true,
+                    None => {
+                        let first = *looked.get_or_insert(begun);
+                        begun.saturating_duration_since(first) >= SETTLE
+                    }
+                }
+            };
+        self.entries.lock().retain(|id, entry| match &mut entry.state {
+            State::Doubted(since, looked) => {
+                let ended = found.and_then(|found| found.get(id).copied());
+                !gone(*since, looked, ended, entry.commutes)
+            }
+            _ => true,
+        });
+        let mut earlier = self.earlier.lock();
+        if let Earlier::Doubted(since, looked) = &mut *earlier {
+            // What was found has been killed, and more may lie in a socket: twice nothing proves it.
+            let nothing = found.is_none_or(BTreeMap::is_empty);
+            if !nothing {
+                *looked = None;
+            } else if gone(*since, looked, None, false) {
+                *earlier = Earlier::Gone;
+            }
+        }
+    }
+
+    fn leave(&self, id: &str, known: bool) {
+        let mut entries = self.entries.lock();
+        if known {
+            entries.remove(id);
+        } else if let Some(entry) = entries.get_mut(id) {
+            entry.state = State::Doubted(Instant::now(), None);
+        }
+        drop(entries);
+        self.changed.notify_waiters();
+    }
+}
+
+/// A write's place on the wire. Dropped without [`Place::ended`], the write is in doubt.
+pub(crate) struct Place {
+    fence: Arc<Fence>,
+    id: QueryId,
+    known: bool,
+}
+
+impl Place {
+    /// The query's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id.0
+    }
+
+    /// The server has ended the query, or never got it.
+    pub(crate) fn ended(&mut self) {
+        self.known = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.fence.leave(&self.id.0, self.known);
+    }
+}
+
+/// A part of a query's id: no space, quote or colon.
+fn word(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fence() -> Arc<Fence> {
+        let url = "http://127.0.0.1:1".parse().unwrap();
+        Arc::new(Fence::new(&ClickHouseSettings::new(url, "host a:b", "run")))
+    }
+
+    fn nothing() -> BTreeMap<String, bool> {
+        BTreeMap::new()
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_gone_after_two_looks_that_found_nothing() {
+        let fence = fence();
+        let mut now = Instant::now();
+        assert!(fence.obstacle(true).is_some());
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(true).is_some(), "one look proves nothing");
+        now += SETTLE;
+        let one = BTreeMap::from([("fusebox:host_a_b:before:1".to_owned(), true)]);
+        fence.settle(now, Some(&one));
+        now += SETTLE;
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(true).is_some(), "something was found in between");
+        now += SETTLE;
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(true).is_none() && fence.obstacle(false).is_none());
+    }
+
+    #[test]
+    fn an_insert_waits_for_what_does_not_commute_and_a_repetition_for_everything() {
+        let (fence, mut now) = (fence(), Instant::now());
+        *fence.earlier.lock() = Earlier::Gone;
+        let insert = fence.enter(fence.id(), true);
+        assert!(fence.obstacle(false).is_none(), "its caller waits: they overlap");
+        fence.depart(insert.id());
+        assert!(matches!(fence.obstacle(false), Some(Obstacle::Departed)));
+        assert!(fence.obstacle(true).is_none());
+        drop(insert);
+        assert!(matches!(fence.obstacle(false), Some(Obstacle::Doubt)) && fence.is_in_doubt());
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(false).is_none(), "a token does the rest");
+        drop(fence.enter(fence.id(), false));
+        assert!(fence.obstacle(true).is_some());
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(true).is_some());
+        now += SETTLE;
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(true).is_none());
+    }
+
+    #[test]
+    fn an_id_that_was_killed_is_gone_and_one_that_cannot_be_is_waited_for() {
+        let (fence, mut now) = (fence(), Instant::now());
+        *fence.earlier.lock() = Earlier::Gone;
+        let place = fence.enter(fence.id(), false);
+        let id = place.id().to_owned();
+        assert!(id.starts_with("fusebox:host_a_b:run:"));
+        drop(place);
+        fence.settle(now, Some(&BTreeMap::from([(id.clone(), false)])));
+        assert!(fence.is_in_doubt());
+        fence.settle(now, Some(&BTreeMap::from([(id, true)])));
+        assert!(!fence.is_in_doubt());
+        drop(fence.enter(fence.id(), false));
+        fence.settle(now, None);
+        assert!(fence.is_in_doubt(), "refused");
+        now += Duration::from_secs(61);
+        fence.settle(now, None);
+        assert!(!fence.is_in_doubt(), "twice the timeout has passed");
+    }
+
+    #[test]
+    fn queries_of_another_run_that_keep_coming_are_a_twins() {
+        let fence = fence();
+        let proven = || futures_util::FutureExt::now_or_never(fence.twins.proven()).is_some();
+        let id = |run: &str, seconds: u64| {
+            let at = since_start().1 + Duration::from_secs(seconds);
+            format!("fusebox:host_a_b:{run}:{}", ulid::Ulid::from_datetime(at))
+        };
+        for seconds in 2..20 {
+            fence.meet(&id("run", seconds));
+            fence.meet(&id("run", seconds).replace("host_a_b", "other"));
+        }
+        assert!(!proven(), "our own, and another installation's");
+        (0..1).for_each(|_| (0..20).for_each(|_| fence.meet(&id("dead", 0))));
+        assert!(!proven(), "older than this process");
+        let token = ulid::Ulid::generate();
+        (2..6).for_each(|s| fence.meet(&id("twin", s).replace("twin:", &format!("twin:{token}:"))));
+        assert!(proven());
+    }
+
+    #[test]
+    fn a_write_that_was_answered_leaves_nothing_behind() {
+        let fence = fence();
+        let mut place = fence.enter(fence.id(), false);
+        assert!(LIVING.lock().contains(place.id()));
+        let id = place.id().to_owned();
+        place.ended();
+        drop(place);
+        assert!(fence.entries.lock().is_empty() && !LIVING.lock().contains(&id));
+    }
+}

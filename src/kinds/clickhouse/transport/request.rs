@@ -1,0 +1,189 @@
+//! The request that an attempt is: its statement, its data, and the settings beside them.
+//!
+//! **Blocks are formed alike** whenever an insert is sent: a token names the blocks by their place in it, so the
+//! same rows must fall into the same blocks when it is sent again, whatever the user's profile says by then. So the
+//! sizes are sent ([`BLOCKS`], ClickHouse's own defaults), except those that the call brings itself.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::{
+    connector::{Attempt, Upload},
+    trace::PassedOn,
+};
+use hyper::header::HeaderValue;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{exchange::Sending, http::Outgoing, server::Server, shared::Shared};
+use crate::kinds::clickhouse::protocol::{
+    outcome::{Asked, SUMMARY_SINCE, Writing},
+    sql::{Insert, Rows, Statement, Verb},
+    wire::Call,
+};
+
+/// What a server may hold of an answer before it begins to send, where it is to hold it all back.
+const BUFFER_SIZE: &str = "4194304";
+/// How a server forms blocks of the rows of an insert.
+const BLOCKS: [(&str, &str); 6] = [
+    ("max_insert_block_size", "1048449"),
+    ("max_insert_block_size_bytes", "0"),
+    ("min_insert_block_size_rows", "1048449"),
+    ("min_insert_block_size_bytes", "268402944"),
+    ("min_chunk_bytes_for_parallel_parsing", "10485760"),
+    ("input_format_max_block_wait_ms", "0"),
+];
+/// So many bytes of rows are one block: a row has a byte at least, and a piece that is parsed by itself has more.
+pub(crate) const ONE_BLOCK: usize = 1_000_000;
+
+/// What is asked.
+pub(crate) struct Asking<'a> {
+    pub(crate) attempt: Attempt<'a>,
+    pub(crate) call: Call,
+    pub(crate) statement: Statement,
+    pub(crate) server: Arc<Server>,
+    /// Whether it has the backend's whole `timeout`.
+    pub(crate) whole: bool,
+}
+
+/// The request, under the query id `id`.
+pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Duration) -> Sending {
+    let own = own_settings(&asking);
+    let writing = writing(&asking, &own);
+    let settings = settings(&asking, &own);
+    let Asking { attempt, call, statement, server, whole } = asking;
+    let header = &call.header;
+    let streams = attempt.streams && !attempt.write;
+    let upload = attempt.upload.and_then(Upload::take);
+    let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
+    let mut pairs = vec![
+        ("query_id".to_owned(), id.to_owned()),
+        (
+            "database".to_owned(),
+            header.database.as_ref().unwrap_or(&shared.settings.database).clone(),
+        ),
+    ];
+    if let Some(format) = &header.format {
+        pairs.push(("default_format".to_owned(), format.clone()));
+    }
+    if !streams {
+        pairs.push(("wait_end_of_query".to_owned(), "1".to_owned()));
+        pairs.push(("buffer_size".to_owned(), BUFFER_SIZE.to_owned()));
+    }
+    pairs
+        .extend(header.params.iter().map(|(name, value)| (format!("param_{name}"), value.clone())));
+    pairs.extend(settings);
+    let format = statement.format.clone().or_else(|| header.format.clone());
+    let outgoing = Outgoing {
+        pairs,
+        body: body(&call, &statement, upload.is_some()),
+        upload: upload.zip(progress.clone()),
+        trace: attempt.trace.iter().flat_map(headers).collect(),
+    };
+    Sending {
+        outgoing,
+        format: format.unwrap_or_else(|| "TabSeparated".to_owned()),
+        asked: Asked { own, whole, writing, summary: server.since(SUMMARY_SINCE) },
+        write: attempt.write,
+        streams,
+        limit,
+        progress,
+    }
+}
+
+/// The names of the settings that the call brings itself.
+fn own_settings(asking: &Asking<'_>) -> Vec<String> {
+    let of_header = asking.call.header.settings.keys().cloned();
+    of_header.chain(asking.statement.settings.iter().map(|(name, _)| name.clone())).collect()
+}
+
+/// The settings of the request: the call's own, and those that are sent with it.
+fn settings(asking: &Asking<'_>, own: &[String]) -> BTreeMap<String, String> {
+    let Asking { attempt, call, statement, server, .. } = asking;
+    let mut settings = call.header.settings.clone();
+    let mut set =
+        |name: &str, value: &str| drop(settings.insert(name.to_owned(), value.to_owned()));
+    let is_own = |name: &str| own.iter().any(|own| own == name);
+    let by_pieces = attempt.upload.is_some() || attempt.streams && !attempt.write;
+    // What comes or goes piece by piece may take as long as pieces come; the idle time bounds it.
+    if !by_pieces && !server.read_only && !is_own("max_execution_time") {
+        let seconds = attempt.timeout.as_secs() + u64::from(attempt.timeout.subsec_nanos() > 0);
+        set("max_execution_time", &seconds.max(1).to_string());
+    }
+    for (name, value) in [
+        ("cancel_http_readonly_queries_on_client_close", "1"),
+        ("http_write_exception_in_output_format", "0"),
+    ] {
+        if server.knows(name) {
+            set(name, value);
+        }
+    }
+    if matches!(&statement.verb, Verb::Insert(insert) if insert.rows != Rows::Selected) {
+        for (name, value) in BLOCKS {
+            if server.knows(name) && !is_own(name) {
+                set(name, value);
+            }
+        }
+    }
+    if let Some(token) = attempt.token.filter(|_| attempt.write && server.takes_tokens()) {
+        set("insert_deduplication_token", &token.to_string());
+        let foreground = ["distributed_foreground_insert", "insert_distributed_sync"];
+        let foreground = foreground.into_iter().find(|name| server.knows(name));
+        let known = |name: &'static str| Some(name).filter(|name| server.knows(name));
+        for (name, value) in [
+            (known("insert_deduplicate"), "1"),
+            (known("deduplicate_insert"), "enable"),
+            (known("async_insert"), "0"),
+            (known("deduplicate_blocks_in_dependent_materialized_views"), "1"),
+            (foreground, "1"),
+        ] {
+            if let Some(name) = name {
+                set(name, value);
+            }
+        }
+    }
+    settings
+}
+
+/// What the attempt writes, as its exceptions are read.
+fn writing(asking: &Asking<'_>, own: &[String]) -> Option<Writing> {
+    let Asking { attempt, call, statement, server, .. } = asking;
+    if !attempt.write {
+        return None;
+    }
+    let Verb::Insert(insert) = &statement.verb else { return Some(Writing::Statement) };
+    let sizes_are_sent = BLOCKS.iter().all(|(name, _)| !own.iter().any(|own| own == name))
+        && server.knows("max_insert_block_size")
+        && server.knows("min_insert_block_size_rows");
+    let bytes = call.header.query.len() + call.data.len();
+    let selected = insert.rows == Rows::Selected;
+    Some(Writing::Rows {
+        one_block: !selected && sizes_are_sent && attempt.upload.is_none() && bytes <= ONE_BLOCK,
+        at_once: selected || attempt.token.is_some() && server.takes_tokens(),
+    })
+}
+
+/// The statement, and its data on the next line.
+fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
+    let mut query = call.header.query.clone();
+    if let (Verb::Insert(Insert { rows: Rows::FollowUnnamed, .. }), Some(format)) =
+        (&statement.verb, &call.header.format)
+    {
+        query.truncate(query.trim_ascii_end().trim_end_matches(';').len());
+        // On a line of its own: the statement may end in a comment.
+        query.push_str("\nFORMAT ");
+        query.push_str(format);
+    }
+    if call.data.is_empty() && !more {
+        return vec![query.into()];
+    }
+    query.push('\n');
+    vec![query.into(), call.data.clone()]
+}
+
+/// The headers of a trace; what cannot stand in one is left out.
+fn headers<'a>(
+    trace: &'a PassedOn<'_>,
+) -> impl Iterator<Item = (&'static str, HeaderValue)> + use<'a> {
+    trace.headers().filter_map(|(name, text)| Some((name, HeaderValue::from_str(&text).ok()?)))
+}

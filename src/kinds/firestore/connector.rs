@@ -1,0 +1,381 @@
+//! Firestore behind the connector port.
+//!
+//! A body and a reply are messages of Protocol Buffers behind a version byte (`protocol/wire.rs`); JSON is made of
+//! them at the doors (`protocol/{json,value,write,query}.rs`). A document is a lane. A few HTTP/2
+//! connections carry everything: one reads and Listens, the others writes.
+//!
+//! ```text
+//!  plan ── cache, overlay            attempt, attempt_batch ── carry ── fence, pace
+//!                                                                │
+//!  live_queries ── listening ──────────────────────────────────── client ── auth, names
+//! ```
+//! Where to look: how calls share a commit and are still told apart, and how a call is recognised that was
+//! applied already, is in `transport/carry.rs`; what keeps an abandoned write from landing late in
+//! `transport/fence.rs`; what an outage lets one say of a write in `protocol/plan.rs`; what a status means
+//! in `protocol/outcome.rs`; how a live query survives an outage in `live_queries.rs`.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{
+    Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan,
+    QueuedWrite, Refused, Slot, Streams,
+};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    BeginTransactionRequest, RollbackRequest, TransactionOptions,
+    transaction_options::{Mode, ReadOnly, ReadWrite},
+};
+use tokio::{runtime::Handle, sync::mpsc, time::Instant};
+
+use super::{
+    live_queries::LiveQueries,
+    protocol::{
+        cache,
+        cargo::{self, Cargo},
+        outcome::{Behalf, Failed},
+        overlay, plan,
+        size::Sizes,
+        wire::{self, Answer, Call, Found, FoundList, Op, Reply},
+    },
+    settings::FirestoreSettings,
+    transport::{
+        client::{self, Client, closed},
+        fence::{Fence, MARGIN},
+        listening::Listening,
+        pace::Pace,
+        shared::Shared,
+    },
+};
+
+/// So many markers are deleted by one commit.
+const FORGET_AT_ONCE: usize = plan::WRITES_MAX;
+
+/// A Firestore backend's connector. Made without a server; it connects when it is first needed.
+pub struct FirestoreConnector {
+    pub(super) shared: Arc<Shared>,
+    /// Where the names of markers go whose time is over.
+    forgotten: mpsc::UnboundedSender<OpId>,
+    streams: LiveQueries<Listening>,
+    /// Project and database, which are part of every lane.
+    namespace: String,
+}
+
+impl FirestoreConnector {
+    /// A connector for `settings`. Nothing is sent yet.
+    pub fn new(settings: FirestoreSettings) -> Arc<Self> {
+        let quiet = settings.previous_run.then(|| settings.timeout + MARGIN);
+        let fence = Fence::of(&settings.target(), quiet);
+        let pace = Pace::new(settings.url.tls, Instant::now());
+        let project = settings.project.as_deref().unwrap_or_default();
+        let namespace = format!("{project}/{}", settings.database);
+        let client = Arc::new(Client::new(settings));
+        let streams = LiveQueries::new(Arc::new(Listening(Arc::clone(&client))));
+        let shared = Arc::new(Shared { client, fence, pace, sizes: Sizes::new() });
+        let (forgotten, tokens) = mpsc::unbounded_channel();
+        // Without a runtime nothing can be sent, and so no marker be written.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(forget(Arc::clone(&shared), tokens));
+        }
+        Arc::new(Self { shared, forgotten, streams, namespace })
+    }
+
+    /// Checks a commit against the largest message that the server takes, where it has said so.
+    fn check_message(&self, plan: &Plan) -> Result<(), Refused> {
+        let (Access::Write(_), Some(limit)) = (&plan.access, self.shared.sizes.limit()) else {
+            return Ok(());
+        };
+        // Names are completed on the way: by less than this for each write, or else the size does not matter.
+        if plan.body.len().saturating_mul(2) < limit {
+            return Ok(());
+        }
+        let call = wire::decode::<Call>(&plan.body).ok();
+        let (Some(Op::Commit(commit)), Some(root)) =
+            (call.and_then(|call| call.op), self.shared.client.known_root())
+        else {
+            return Ok(());
+        };
+        let bytes = cargo::message_size(commit.writes, root);
+        if bytes <= limit {
+            return Ok(());
+        }
+        let message =
+            format!("the server takes messages of {limit} bytes, this commit has {bytes}");
+        Err(Refused { code: "too_large", message, malformed: false })
+    }
+
+    async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
+        if *self.shared.client.closed.borrow() {
+            return closed().ended();
+        }
+        let call = match wire::decode::<Call>(attempt.body) {
+            Ok(Call { op: Some(Op::Commit(_)), .. }) => {
+                return match Cargo::of(&attempt) {
+                    Ok(cargo) => one(self.shared.carry(&[cargo], attempt.timeout).await),
+                    Err(failed) => failed.ended(),
+                };
+            }
+            Ok(call) => call,
+            Err(why) => {
+                let message = format!("the call {why}");
+                let code = "malformed_call";
+                return Failed::own(Verdict::Neutral, ErrorClass::Rejected, code, message).ended();
+            }
+        };
+        self.timed(attempt.timeout, false, self.ask(call)).await
+    }
+
+    /// Waits for what changes nothing, within its time.
+    async fn timed(
+        &self,
+        time: Duration,
+        urgent: bool,
+        asked: impl Future<Output = Result<Bytes, Failed>>,
+    ) -> Attempted {
+        let whole =
+            urgent || time + Duration::from_millis(25) >= self.shared.client.settings.timeout;
+        let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
+        let mut closes = self.shared.client.closed.subscribe();
+        tokio::select! {
+            biased;
+            answered = asked => answered.map_or_else(Failed::ended, Attempted::answered),
+            _ = closes.wait_for(|closed| *closed) => {
+                let message = "the connection was closed";
+                Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message).ended()
+            }
+            () = tokio::time::sleep_until(Instant::now() + time) => {
+                let message = format!("no answer within {time:?}");
+                Failed::own(verdict, ErrorClass::Unknown, "timeout", message).ended()
+            }
+        }
+    }
+
+    /// Asks what is no commit.
+    async fn ask(&self, call: Call) -> Result<Bytes, Failed> {
+        let client = &self.shared.client;
+        let Call { op, transaction, token } = call;
+        let behalf = Behalf { caller: !token.is_empty(), transaction: !transaction.is_empty() };
+        let root = client.root().await?;
+        let answer = match op {
+            Some(Op::Get(get)) => {
+                let names = get.paths.iter().map(|path| root.name(path)).collect();
+                let mut documents = client.get(names, &transaction, &token).await?;
+                let last = get.paths.len();
+                let found = get.paths.into_iter().enumerate().map(|(at, path)| {
+                    let name = root.name(&path);
+                    // A path that is asked for twice is answered twice.
+                    let document = if at + 1 == last {
+                        documents.remove(&name)
+                    } else {
+                        documents.get(&name).cloned()
+                    };
+                    match document {
+                        Some(document) => root.found(document),
+                        None => Found { path, ..Found::default() },
+                    }
+                });
+                let mut found: Vec<Found> = found.collect();
+                if get.many {
+                    Answer::Many(FoundList { found })
+                } else {
+                    Answer::One(found.pop().unwrap_or_default())
+                }
+            }
+            Some(Op::Query(query)) => {
+                let structured = query.query.unwrap_or_default();
+                let documents =
+                    client.query(&query.parent, structured, &transaction, &token).await?;
+                let found = documents.into_iter().map(|document| root.found(document)).collect();
+                Answer::Many(FoundList { found })
+            }
+            Some(Op::Begin(begin)) => {
+                let mode = if begin.read_only {
+                    Mode::ReadOnly(ReadOnly::default())
+                } else {
+                    Mode::ReadWrite(ReadWrite::default())
+                };
+                let message = BeginTransactionRequest {
+                    database: root.database.clone(),
+                    options: Some(TransactionOptions { mode: Some(mode) }),
+                };
+                let (mut stub, request) = client.request(message, &token).await?;
+                match stub.begin_transaction(request).await {
+                    Ok(answer) => Answer::Transaction(answer.into_inner().transaction),
+                    Err(status) => return Err(client.failed(&status, behalf).await),
+                }
+            }
+            Some(Op::Rollback(_)) => {
+                let message = RollbackRequest { database: root.database.clone(), transaction };
+                let (mut stub, request) = client.request(message, &token).await?;
+                match stub.rollback(request).await {
+                    Ok(_) => Answer::Done(true),
+                    Err(status) => return Err(client.failed(&status, behalf).await),
+                }
+            }
+            Some(Op::Commit(_)) | None => {
+                let message = "the call does nothing that this fusebox knows";
+                let (verdict, class) = (Verdict::Neutral, ErrorClass::Rejected);
+                return Err(Failed::own(verdict, class, "malformed_call", message));
+            }
+        };
+        Ok(Reply::encoded(answer))
+    }
+
+    async fn carry_all(&self, attempts: Vec<Attempt<'_>>) -> Vec<Attempted> {
+        if *self.shared.client.closed.borrow() {
+            return attempts.iter().map(|_| closed().ended()).collect();
+        }
+        let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
+        let mut ends: Vec<Option<Attempted>> = Vec::with_capacity(attempts.len());
+        let mut cargos = Vec::with_capacity(attempts.len());
+        for attempt in &attempts {
+            match Cargo::of(attempt) {
+                Ok(cargo) => {
+                    cargos.push(cargo);
+                    ends.push(None);
+                }
+                Err(failed) => ends.push(Some(failed.ended())),
+            }
+        }
+        self.shared.pace.used(cargos.iter().map(Cargo::writes).sum(), Instant::now());
+        let mut carried = self.shared.carry(&cargos, time).await.into_iter();
+        let ends = ends.into_iter().map(|end| end.or_else(|| carried.next()));
+        ends.map(|end| end.unwrap_or_else(|| closed().ended())).collect()
+    }
+}
+
+/// Evidence of nothing: a marker says by itself what it is of.
+fn no_evidence(attempts: &[Attempt<'_>]) -> Vec<Bytes> {
+    vec![Bytes::new(); attempts.len()]
+}
+
+/// Deletes markers, as many at once as have gathered, until their connector is dropped.
+async fn forget(shared: Arc<Shared>, mut tokens: mpsc::UnboundedReceiver<OpId>) {
+    let mut gathered = Vec::new();
+    while tokens.recv_many(&mut gathered, FORGET_AT_ONCE).await > 0 {
+        if let Err(failed) = shared.forget(&gathered).await {
+            let error = failed.error.to_string();
+            tracing::debug!(error, count = gathered.len(), "markers were left behind");
+        }
+        gathered.clear();
+    }
+}
+
+/// The only end of one call.
+fn one(mut ends: Vec<Attempted>) -> Attempted {
+    ends.pop().unwrap_or_else(|| closed().ended())
+}
+
+impl std::fmt::Debug for FirestoreConnector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FirestoreConnector").field("target", &self.target()).finish_non_exhaustive()
+    }
+}
+
+impl Connector for FirestoreConnector {
+    fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
+        let plan = plan::plan(body, self.namespace.as_bytes())?;
+        self.check_message(&plan)?;
+        Ok(plan)
+    }
+
+    fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        Cow::Borrowed(match wire::decode::<Call>(body).ok().and_then(|call| call.op) {
+            Some(Op::Get(get)) if get.many => "batch_get",
+            Some(Op::Get(_)) => "get",
+            Some(Op::Query(_)) => "query",
+            Some(Op::Commit(_)) => "commit",
+            Some(Op::Begin(_)) => "begin_transaction",
+            Some(Op::Rollback(_)) => "rollback",
+            None => "unknown",
+        })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Promise<'a, Result<Vec<Bytes>, (Verdict, AttemptError)>> {
+        Box::pin(async move {
+            let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
+            // What cannot be read is not sent either; its attempt says so.
+            let cargos: Vec<Cargo> =
+                attempts.iter().filter_map(|attempt| Cargo::of(attempt).ok()).collect();
+            match self.shared.ready(&cargos, time).await {
+                Ok(()) => Ok(no_evidence(attempts)),
+                Err(Failed { verdict, error, .. }) => Err((verdict, error)),
+            }
+        })
+    }
+
+    fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Promise<'a, Attempted> {
+        Box::pin(client::traced(attempt.trace, self.carry(attempt)))
+    }
+
+    fn ping(&self, timeout: Duration) -> Promise<'_, Attempted> {
+        let asked = async {
+            let client = &self.shared.client;
+            let name = client.root().await?.name("fusebox_markers/ping");
+            client.get(vec![name], &Bytes::new(), "").await?;
+            Ok(Reply::encoded(Answer::Done(true)))
+        };
+        Box::pin(self.timed(timeout, true, asked))
+    }
+
+    fn may_land(&self, lane: LaneId) -> bool {
+        self.shared.fence.in_doubt_until(&Lanes::One(lane)).is_some()
+    }
+
+    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
+        overlay::overlay(slot, writes, self.shared.client.known_root())
+    }
+
+    fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
+        cache::split(slots, reply)
+    }
+
+    fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes {
+        cache::join(body, parts)
+    }
+
+    fn batch_max(&self) -> usize {
+        self.shared.pace.allowance(Instant::now()).min(self.shared.sizes.batch())
+    }
+
+    fn attempt_batch<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Promise<'a, Vec<Attempted>> {
+        // One commit is of one trace: the first that is followed.
+        let trace = attempts.iter().find_map(|attempt| attempt.trace);
+        Box::pin(client::traced(trace, self.carry_all(attempts)))
+    }
+
+    fn streams(&self) -> Option<&dyn Streams> {
+        Some(&self.streams)
+    }
+
+    fn forget_tokens(&self, tokens: Vec<OpId>) {
+        // Called on the committing thread, too: nothing may wait or be spawned here.
+        for token in tokens {
+            if self.forgotten.send(token).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn status(&self) -> ConnectorStatus {
+        ConnectorStatus {
+            connections: self.shared.client.open(),
+            warnings: Vec::new(),
+            server_version: None,
+        }
+    }
+
+    fn target(&self) -> String {
+        self.shared.client.settings.target()
+    }
+
+    fn close(&self) -> Promise<'_, ()> {
+        Box::pin(async {
+            self.streams.close();
+            self.shared.client.close();
+        })
+    }
+}

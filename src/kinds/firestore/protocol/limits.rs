@@ -1,0 +1,294 @@
+//! What Firestore refuses whatever its documents hold: such a write is refused before it is acknowledged.
+//!
+//! | what | the limit |
+//! | --- | --- |
+//! | an array directly within an array | refused |
+//! | maps and arrays within one another | 20 deep below a field |
+//! | latitude, longitude | -90 to 90, -180 to 180 |
+//! | a timestamp | the years 1 to 9999 |
+//! | a reference | a document's path, or the full name of a document |
+//! | a field's name | not empty, at most 1,500 bytes, not `__x__`; only within a map may it be `__type__` |
+//! | a field's path | at most 1,500 bytes; in a mask at most 20 names |
+//! | the id of a collection or a document | not `__x__`, but for documents' `__id7__` |
+//! | transforms of one document | none of a field within another's |
+//! | one text or bytes | 1,048,487 bytes |
+//! | a document | 1,048,576 bytes by Firestore's formula ([`document_size`]); of a partial write what it gives alone |
+//!
+//! Each was held against Google's emulator, which counts sizes by the same formula; the npm one refuses none of
+//! them. What that emulator takes is not refused here, even where the documentation speaks against it: arrays
+//! within the elements of `array_union`, transforms of paths above 1,500 bytes, paths of more than 100 names.
+//! Limits on index entries depend on the database's indexes, which are not known here.
+
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    Value, Write, document_transform::field_transform::TransformType, value::ValueType,
+    write::Operation,
+};
+
+use super::{
+    path,
+    value::{self, DEPTH_MAX, Fields},
+    wire,
+};
+
+/// The most that a name or a path of a field takes, in bytes.
+const NAME_MAX: usize = 1_500;
+/// The most names in a path of a mask.
+const MASK_NAMES_MAX: usize = 20;
+/// The most that one text or bytes take, in bytes.
+const VALUE_MAX: usize = (1 << 20) - 89;
+/// The most that a document takes by the formula, in bytes.
+pub(crate) const DOCUMENT_MAX: usize = 1 << 20;
+/// The first second of the year 1, and of the year 10000.
+const YEARS: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
+
+/// Checks a write.
+///
+/// # Errors
+/// What Firestore would refuse, with its place and value.
+pub(crate) fn check(write: &Write) -> Result<(), String> {
+    let name = wire::document_of(write);
+    check_ids(name)?;
+    let wrong = |why: String| format!("{name}: {why}");
+    if let Some(Operation::Update(document)) = &write.operation {
+        check_fields(&document.fields, "", Place::Document, DEPTH_MAX).map_err(wrong)?;
+        let size = match &write.update_mask {
+            None => fields_size(&document.fields),
+            Some(mask) => {
+                let parts = mask.field_paths.iter().filter_map(|field| path::fields(field).ok());
+                let given = parts.filter_map(|parts| {
+                    Some(value_size(value::at_path(&document.fields, &parts)?))
+                });
+                given.sum()
+            }
+        };
+        check_document_size(name, size)?;
+    }
+    for field in write.update_mask.iter().flat_map(|mask| &mask.field_paths) {
+        let parts = path::fields(field).map_err(wrong)?;
+        check_path(field, &parts).map_err(wrong)?;
+        let bytes = path_len(&parts);
+        if bytes > NAME_MAX {
+            return Err(wrong(format!(
+                "a field's path takes {NAME_MAX} bytes, got {bytes}: {}",
+                short(field)
+            )));
+        }
+        if parts.len() > MASK_NAMES_MAX {
+            let why = format!(
+                "a field's path takes {MASK_NAMES_MAX} names, got {}: {}",
+                parts.len(),
+                short(field)
+            );
+            return Err(wrong(why));
+        }
+    }
+    check_transforms(write).map_err(wrong)
+}
+
+fn check_transforms(write: &Write) -> Result<(), String> {
+    let mut paths = Vec::with_capacity(write.update_transforms.len());
+    for transform in &write.update_transforms {
+        let field = &transform.field_path;
+        let parts = path::fields(field)?;
+        check_path(field, &parts)?;
+        if let Some(
+            TransformType::AppendMissingElements(items) | TransformType::RemoveAllFromArray(items),
+        ) = &transform.transform_type
+        {
+            for item in &items.values {
+                check_value(item, field, Place::Element, DEPTH_MAX)?;
+            }
+        }
+        paths.push(parts);
+    }
+    // Sorted, one that lies within another comes right after it or after others within it.
+    paths.sort_unstable();
+    for (outer, inner) in paths.iter().zip(paths.iter().skip(1)) {
+        if inner.len() > outer.len() && inner.starts_with(outer) {
+            let [outer, inner] =
+                [outer, inner].map(|parts| path::field_path(parts.iter().map(String::as_str)));
+            return Err(format!("transforms of {outer} and of {inner}, which lies within it"));
+        }
+    }
+    Ok(())
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Document,
+    Map,
+    Array,
+    /// Among the elements of a transform, where the emulator takes arrays within arrays.
+    Element,
+}
+
+fn check_fields(fields: &Fields, above: &str, place: Place, depth: usize) -> Result<(), String> {
+    for (name, value) in fields {
+        let own = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+        if name.is_empty() {
+            return Err(format!("a field's name must not be empty, got one in {:?}", short(above)));
+        }
+        if is_reserved(name) && !(place != Place::Document && name == "__type__") {
+            return Err(format!(
+                "names such as {name} are reserved, got the field {}",
+                short(&own)
+            ));
+        }
+        if own.len() > NAME_MAX {
+            let bytes = own.len();
+            return Err(format!(
+                "a field's path takes {NAME_MAX} bytes, got {bytes}: {}",
+                short(&own)
+            ));
+        }
+        check_value(value, &own, Place::Map, depth)?;
+    }
+    Ok(())
+}
+
+fn check_value(value: &Value, field: &str, place: Place, depth: usize) -> Result<(), String> {
+    let wrong = |why: String| Err(format!("{}: {why}", short(field)));
+    let deeper = || {
+        let why = || format!("{}: maps and arrays nest at most {DEPTH_MAX} deep", short(field));
+        depth.checked_sub(1).ok_or_else(why)
+    };
+    match &value.value_type {
+        Some(ValueType::ArrayValue(_)) if place == Place::Array => {
+            wrong("an array cannot hold an array".to_owned())
+        }
+        Some(ValueType::ArrayValue(array)) => {
+            let (depth, within) =
+                (deeper()?, if place == Place::Element { place } else { Place::Array });
+            array.values.iter().try_for_each(|item| check_value(item, field, within, depth))
+        }
+        Some(ValueType::MapValue(map)) => {
+            // The path begins anew within an array.
+            let above = if place == Place::Map { field } else { "" };
+            check_fields(&map.fields, above, Place::Map, deeper()?)
+        }
+        Some(ValueType::GeoPointValue(point)) => {
+            let (latitude, longitude) = (point.latitude, point.longitude);
+            if !(-90.0..=90.0).contains(&latitude) {
+                return wrong(format!("latitude must be -90 to 90, got {latitude}"));
+            }
+            if !(-180.0..=180.0).contains(&longitude) {
+                return wrong(format!("longitude must be -180 to 180, got {longitude}"));
+            }
+            Ok(())
+        }
+        Some(ValueType::TimestampValue(time)) if !YEARS.contains(&time.seconds) => {
+            wrong(format!("a time must lie in the years 1 to 9999, got {time}"))
+        }
+        Some(ValueType::ReferenceValue(name)) => match check_reference(name) {
+            Ok(()) => Ok(()),
+            Err(why) => wrong(why),
+        },
+        Some(ValueType::StringValue(text)) if text.len() > VALUE_MAX => {
+            wrong(format!("a text takes {VALUE_MAX} bytes, got {}", text.len()))
+        }
+        Some(ValueType::BytesValue(bytes)) if bytes.len() > VALUE_MAX => {
+            wrong(format!("bytes take {VALUE_MAX} bytes, got {}", bytes.len()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_reference(name: &str) -> Result<(), String> {
+    let path = match name.strip_prefix("projects/") {
+        None => name,
+        Some(rest) => {
+            let mut parts = rest.splitn(5, '/');
+            match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+                (Some(_), Some("databases"), Some(_), Some("documents"), Some(path)) => path,
+                _ => return Err(format!("{name:?} is the full name of no document")),
+            }
+        }
+    };
+    path::check_document(path)?;
+    check_ids(path)
+}
+
+/// Checks the ids of a document's path; their form was checked before.
+fn check_ids(path: &str) -> Result<(), String> {
+    for (at, id) in path.split('/').enumerate() {
+        let numbered = id
+            .strip_prefix("__id")
+            .and_then(|id| id.strip_suffix("__"))
+            .is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
+        if is_reserved(id) && !(at % 2 == 1 && numbered) {
+            return Err(format!("ids such as {id} are reserved, got {}", short(path)));
+        }
+    }
+    Ok(())
+}
+
+fn check_path(field: &str, parts: &[String]) -> Result<(), String> {
+    match parts.iter().find(|name| is_reserved(name)) {
+        Some(name) => {
+            Err(format!("names such as {name} are reserved, got the field {}", short(field)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_document_size(name: &str, fields: usize) -> Result<(), String> {
+    let size = name_size(name) + DOCUMENT_OWN + fields;
+    if size <= DOCUMENT_MAX {
+        return Ok(());
+    }
+    Err(format!("{name}: a document takes {DOCUMENT_MAX} bytes, got at least {size}"))
+}
+
+/// Whether names such as this one are Firestore's own: `__x__`, but neither `__` nor `____`.
+fn is_reserved(name: &str) -> bool {
+    name.len() > 4 && name.starts_with("__") && name.ends_with("__")
+}
+
+/// What a document takes beside its name and its fields.
+const DOCUMENT_OWN: usize = 32;
+
+/// How large a document is by Firestore's formula, in bytes. `name` is its path.
+pub(crate) fn document_size(name: &str, fields: &Fields) -> usize {
+    name_size(name) + DOCUMENT_OWN + fields_size(fields)
+}
+
+fn name_size(name: &str) -> usize {
+    let path = name.split_once("/documents/").map_or(name, |(_, path)| path);
+    16 + path.split('/').map(|id| id.len() + 1).sum::<usize>()
+}
+
+fn fields_size(fields: &Fields) -> usize {
+    fields.iter().map(|(name, value)| name.len() + 1 + value_size(value)).sum()
+}
+
+fn value_size(value: &Value) -> usize {
+    match &value.value_type {
+        Some(ValueType::StringValue(text)) => text.len() + 1,
+        Some(ValueType::BytesValue(bytes)) => bytes.len(),
+        Some(ValueType::ReferenceValue(name)) => name_size(name),
+        Some(ValueType::GeoPointValue(_)) => 16,
+        Some(
+            ValueType::IntegerValue(_) | ValueType::DoubleValue(_) | ValueType::TimestampValue(_),
+        ) => 8,
+        Some(ValueType::ArrayValue(array)) => array.values.iter().map(value_size).sum(),
+        Some(ValueType::MapValue(map)) => fields_size(&map.fields),
+        _ => 1,
+    }
+}
+
+fn path_len(parts: &[String]) -> usize {
+    parts.iter().map(|name| name.len() + 1).sum::<usize>().saturating_sub(1)
+}
+
+/// The beginning of what may be long.
+fn short(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

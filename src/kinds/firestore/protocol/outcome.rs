@@ -1,0 +1,326 @@
+//! What a status says: of Firestore, and of what may be done next.
+//!
+//! | status | class | verdict |
+//! | --- | --- | --- |
+//! | `INVALID_ARGUMENT`, `ALREADY_EXISTS`, `FAILED_PRECONDITION`, `NOT_FOUND`, `OUT_OF_RANGE`, `UNIMPLEMENTED`, `DATA_LOSS` | rejected | success |
+//! | `NOT_FOUND` of the database itself | blocked: server | failure |
+//! | `PERMISSION_DENIED` | blocked: object | success |
+//! | `UNAUTHENTICATED` | blocked: server | failure |
+//! | the same, of a caller's own credentials | rejected | success |
+//! | the message is too large for the server or for what is in between (`too_large`) | rejected | success |
+//! | `RESOURCE_EXHAUSTED` | not executed, with a time to wait | failure |
+//! | `ABORTED` | not executed; in a transaction rejected: all of it must be done again | success |
+//! | `UNAVAILABLE` without a connection | not executed | failure |
+//! | the same for TLS's sake (`tls`) | blocked: server | failure |
+//! | the same because another write's connection was reset (`reset`) | unknown | neutral |
+//! | `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `CANCELLED`, `INTERNAL`, a broken stream | unknown | failure |
+//! | any other | unknown, `unclassified` | success |
+//!
+//! A document that is not there is an answer, and never comes here.
+
+use std::{error::Error, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_state::{ErrorClass, Verdict};
+use googleapis_tonic_google_firestore_v1::google::rpc;
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::net::{
+    dial::DialError,
+    grpc::{NotSent, ResetForAnother},
+};
+
+/// How long an exhausted server is left alone where it does not say.
+const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
+
+/// How an attempt failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    /// What it says of the backend.
+    pub(crate) verdict: Verdict,
+    /// What happened.
+    pub(crate) error: AttemptError,
+    /// Whether the message was too large.
+    pub(crate) too_large: Option<TooLarge>,
+}
+
+/// A message was too large to be taken at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLarge {
+    /// The largest that would be taken, in bytes, where the server said so.
+    pub(crate) limit: Option<usize>,
+}
+
+impl Failed {
+    /// Something of fusebox's own, without words from the server.
+    pub(crate) fn own(
+        verdict: Verdict,
+        class: ErrorClass,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { verdict, error: AttemptError::own(class, code, message), too_large: None }
+    }
+
+    /// The same as a port's answer.
+    pub(crate) fn ended(self) -> Attempted {
+        Attempted::failed(self.verdict, self.error)
+    }
+}
+
+/// On whose behalf a request was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behalf {
+    /// With the caller's own credentials.
+    pub(crate) caller: bool,
+    /// As part of a transaction.
+    pub(crate) transaction: bool,
+}
+
+/// How an attempt that ended with `status` has failed.
+pub(crate) fn of(status: &Status, behalf: Behalf) -> Failed {
+    use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
+    use Verdict::{Failure, Success};
+    let code = status.code();
+    if let Some(refused) = tls_of(status) {
+        return Failed::own(Failure, BlockedServer, "tls", refused);
+    }
+    if let Some(reset) = status.source().and_then(|it| it.downcast_ref::<ResetForAnother>()) {
+        return Failed::own(Verdict::Neutral, Unknown, "reset", reset.to_string());
+    }
+    if let too_large @ Some(_) = too_large(status) {
+        let failed = Failed::own(Success, Rejected, "too_large", message(status));
+        return Failed { too_large, ..failed };
+    }
+    let (class, verdict) = match code {
+        Code::NotFound if is_of_database(status) => (BlockedServer, Failure),
+        Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::NotFound
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => (Rejected, Success),
+        Code::PermissionDenied => (BlockedObject, Success),
+        Code::Unauthenticated if behalf.caller => (Rejected, Success),
+        Code::Unauthenticated => (BlockedServer, Failure),
+        Code::ResourceExhausted => (NotExecuted, Failure),
+        Code::Aborted if behalf.transaction => (Rejected, Success),
+        Code::Aborted => (NotExecuted, Success),
+        Code::Unavailable if not_sent(status).is_some() => (NotExecuted, Failure),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal => {
+            (Unknown, Failure)
+        }
+        Code::Unknown if status.source().is_some() => (Unknown, Failure),
+        Code::Unknown | Code::Ok => (Unknown, Success),
+    };
+    let exhausted = (code == Code::ResourceExhausted).then_some(EXHAUSTED_PAUSE);
+    let error = AttemptError {
+        class,
+        doubt: (class == Unknown).then(Bytes::new),
+        code: name(code).into(),
+        message: message(status),
+        reply: None,
+        unclassified: class == Unknown && verdict == Success,
+        retry_after: retry_after(status).or(exhausted),
+    };
+    Failed { verdict, error, too_large: None }
+}
+
+/// Whether the message was too large.
+/// Servers and proxies say so in words of their own: gRPC's C core, Java, Go and Rust, Firestore, and HTTP.
+fn too_large(status: &Status) -> Option<TooLarge> {
+    const WORDS: [&str; 6] = [
+        "larger than max",
+        "message exceeds maximum size",
+        "message length too large",
+        "payload size exceeds",
+        "message too large",
+        "status code 413",
+    ];
+    let asked = matches!(
+        status.code(),
+        Code::ResourceExhausted | Code::OutOfRange | Code::InvalidArgument | Code::Unknown
+    );
+    let text = status.message().to_ascii_lowercase();
+    if !asked || !WORDS.iter().any(|words| text.contains(words)) {
+        return None;
+    }
+    // Of what was sent and what is allowed the latter is less.
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+    Some(TooLarge { limit: numbers.filter(|number| *number >= 1_024).min() })
+}
+
+/// Whether the database is what was not found: then no document's call is to blame.
+fn is_of_database(status: &Status) -> bool {
+    let text = status.message();
+    text.contains("database") && text.contains("does not exist")
+}
+
+/// Why nothing of it was acted upon, where that is known.
+fn not_sent(status: &Status) -> Option<&NotSent> {
+    status.source()?.downcast_ref()
+}
+
+/// What TLS has against the server, where that is why there is no connection.
+fn tls_of(status: &Status) -> Option<String> {
+    match not_sent(status)? {
+        NotSent::Dial(dial) if matches!(**dial, DialError::Tls(..)) => Some(dial.to_string()),
+        NotSent::Dial(_) | NotSent::Refused(_) => None,
+    }
+}
+
+/// The server's own words; of a failure on the way, its deepest cause.
+fn message(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// How long the server asks to be left alone, where it says so.
+fn retry_after(status: &Status) -> Option<Duration> {
+    let details = rpc::Status::decode(status.details()).ok()?.details;
+    let info = details.iter().find(|detail| detail.type_url.ends_with("google.rpc.RetryInfo"))?;
+    let delay = rpc::RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
+    Duration::try_from(delay).ok()
+}
+
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_class() {
+        use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
+        use Verdict::{Failure, Success};
+        for (code, class, verdict) in [
+            (Code::InvalidArgument, Rejected, Success),
+            (Code::AlreadyExists, Rejected, Success),
+            (Code::FailedPrecondition, Rejected, Success),
+            (Code::NotFound, Rejected, Success),
+            (Code::OutOfRange, Rejected, Success),
+            (Code::Unimplemented, Rejected, Success),
+            (Code::DataLoss, Rejected, Success),
+            (Code::PermissionDenied, BlockedObject, Success),
+            (Code::Unauthenticated, BlockedServer, Failure),
+            (Code::ResourceExhausted, NotExecuted, Failure),
+            (Code::Aborted, NotExecuted, Success),
+            (Code::Unavailable, Unknown, Failure),
+            (Code::DeadlineExceeded, Unknown, Failure),
+            (Code::Cancelled, Unknown, Failure),
+            (Code::Internal, Unknown, Failure),
+            (Code::Unknown, Unknown, Success),
+        ] {
+            let failed = of(&Status::new(code, "why"), Behalf::default());
+            assert_eq!((failed.error.class, failed.verdict), (class, verdict), "{code:?}");
+            assert_eq!(failed.error.unclassified, code == Code::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_no_overload() {
+        for (code, text, limit) in [
+            (
+                Code::ResourceExhausted,
+                "Received message larger than max (4718643 vs 4194304)",
+                4_194_304,
+            ),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (4718643 vs. 4194304)",
+                4_194_304,
+            ),
+            (
+                Code::ResourceExhausted,
+                "gRPC message exceeds maximum size 4194304: 4718643",
+                4_194_304,
+            ),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 9 bytes, the limit is: 4194304 bytes",
+                4_194_304,
+            ),
+            (
+                Code::InvalidArgument,
+                "Request payload size exceeds the limit: 11534336 bytes.",
+                11_534_336,
+            ),
+            (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413", 0),
+        ] {
+            let failed = of(&Status::new(code, text), Behalf::default());
+            let limit = (limit > 0).then_some(limit);
+            assert_eq!(failed.too_large, Some(TooLarge { limit }), "{text}");
+            assert_eq!(
+                (failed.error.class, failed.verdict, failed.error.retry_after),
+                (ErrorClass::Rejected, Verdict::Success, None)
+            );
+            assert_eq!((&*failed.error.code, failed.error.doubt), ("too_large", None));
+        }
+        let document = "Document cannot be written because its size (1,048,700 bytes) exceeds the \
+                        maximum allowed size of 1,048,576 bytes.";
+        assert_eq!(of(&Status::invalid_argument(document), Behalf::default()).too_large, None);
+        assert_eq!(
+            of(&Status::resource_exhausted("Quota exceeded."), Behalf::default()).too_large,
+            None
+        );
+    }
+
+    #[test]
+    fn whose_fault_it_is_depends_on_whose_call_it_was() {
+        let caller = Behalf { caller: true, transaction: false };
+        let denied = of(&Status::unauthenticated("expired"), caller);
+        assert_eq!((denied.error.class, denied.verdict), (ErrorClass::Rejected, Verdict::Success));
+        let inside = Behalf { caller: false, transaction: true };
+        assert_eq!(of(&Status::aborted("contention"), inside).error.class, ErrorClass::Rejected);
+        let database = "The database (default) does not exist for project p";
+        let missing = of(&Status::not_found(database), Behalf::default());
+        assert_eq!(missing.error.class, ErrorClass::BlockedServer, "no call is to blame");
+    }
+
+    #[test]
+    fn a_server_that_asks_for_time_is_heard() {
+        let delay = prost_types::Duration { seconds: 7, nanos: 500_000_000 };
+        let info = rpc::RetryInfo { retry_delay: Some(delay) };
+        let details = vec![prost_types::Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
+            value: info.encode_to_vec(),
+        }];
+        let details = rpc::Status { code: 8, message: String::new(), details }.encode_to_vec();
+        let status = Status::with_details(Code::ResourceExhausted, "quota", details.into());
+        let asked = of(&status, Behalf::default()).error.retry_after;
+        assert_eq!(asked, Some(Duration::from_millis(7_500)));
+        let silent = of(&Status::resource_exhausted("quota"), Behalf::default());
+        assert_eq!(silent.error.retry_after, Some(EXHAUSTED_PAUSE));
+    }
+}

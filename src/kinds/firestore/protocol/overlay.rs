@@ -1,0 +1,379 @@
+//! The value of a document after the writes that wait in its lane.
+//!
+//! One function from a lane's writes to a value. What stood before them is not known here, so each queued
+//! commit is carried out in every *world* that is possible: at first the document is absent, or it is there
+//! and its fields are not known. The value is determined where one world is left and its fields are known.
+//!
+//! | write | on a known document | on a known absence | on fields that are not known |
+//! | --- | --- | --- | --- |
+//! | set | replaced | made | made |
+//! | set with merge | changed | made | not known |
+//! | update | changed | refused | not known |
+//! | create | refused | made | refused |
+//! | delete | gone | gone | gone |
+//! | transforms | applied after the fields | applied after the fields | as their write |
+//!
+//! **A commit is all or nothing.** It is refused if one precondition fails, or if it makes the document larger
+//! than Firestore takes, and then it changes nothing. Whether another document exists is known only from
+//! earlier writes of the same commit, because writes to that document alone are not in this lane; where a
+//! precondition on it is left open, both what was and what the commit makes are possible.
+//!
+//! **Transforms** are Firestore's, as its documentation has them and Google's emulator does them:
+//! - numbers are compared by their exact value, an integer with a double too; 0, 0.0 and -0.0 are equal, and
+//!   NaN equals NaN. Maps and arrays are equal where their elements are.
+//! - `array_union` adds what nothing equals, `array_remove` takes out all that is equal.
+//! - `minimum` and `maximum` keep the old number where both are equal, and are NaN where either is.
+//! - `increment` stops at the largest and the smallest integer; with a double it adds as doubles.
+//! - timestamps are cut to microseconds when they are stored.
+//!
+//! The npm emulator differs: its set keeps fields that it should replace, it refuses or mistakes transforms of
+//! nested fields and other types, does not take out masked fields that are missing, and applies a refused
+//! commit's first writes.
+
+use std::{cmp::Ordering, collections::HashMap};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{QueuedWrite, Slot};
+use fusebox_state::UnixMillis;
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    ArrayValue, Document, Value, Write,
+    document_transform::{FieldTransform, field_transform::TransformType},
+    precondition::ConditionType,
+    value::ValueType,
+    write::Operation,
+};
+use prost::Message;
+
+use super::{
+    cache, limits,
+    names::Root,
+    path,
+    value::{self, Fields},
+    wire::{self, Call, Found, Op},
+};
+
+/// So many worlds are told apart; where there would be more, nothing is known.
+const WORLDS_MAX: usize = 8;
+
+/// What the document may be.
+#[derive(Clone, Debug)]
+enum World {
+    Absent,
+    /// It is there; `None` where its fields are not known.
+    Present(Option<Known>),
+}
+
+/// A document whose fields are known.
+#[derive(Clone, Debug)]
+struct Known {
+    fields: Fields,
+    /// Whether a time in it is a guess at what the server will write.
+    estimated: bool,
+}
+
+impl World {
+    fn exists(&self) -> bool {
+        matches!(self, Self::Present(_))
+    }
+
+    /// Whether both are the same, NaN included.
+    fn is(&self, other: &Self) -> bool {
+        let encoded = |known: &Known| {
+            let fields = known.fields.clone();
+            (Document { fields, ..Document::default() }.encode_to_vec(), known.estimated)
+        };
+        match (self, other) {
+            (Self::Present(one), Self::Present(other)) => {
+                one.as_ref().map(encoded) == other.as_ref().map(encoded)
+            }
+            (one, other) => one.exists() == other.exists(),
+        }
+    }
+}
+
+/// Everything that the document may be, where nothing is known.
+fn anything() -> Vec<World> {
+    vec![World::Absent, World::Present(None)]
+}
+
+/// The document's entry after `writes`, oldest first, or `None` where they do not determine it.
+/// References are shown as `root` will complete them, so that a document reads the same before and after.
+pub(crate) fn overlay(slot: &Slot, writes: &[QueuedWrite], root: Option<&Root>) -> Option<Bytes> {
+    let path = cache::path_of(slot)?;
+    let mut worlds = anything();
+    for queued in writes {
+        let call: Call = wire::decode(&queued.body).ok()?;
+        let Some(Op::Commit(mut commit)) = call.op else { return None };
+        let names: Vec<String> =
+            commit.writes.iter().map(|write| wire::document_of(write).to_owned()).collect();
+        for write in &mut commit.writes {
+            if let Some(root) = root {
+                root.complete_write(write);
+            }
+            cut_times(write);
+        }
+        let mut next: Vec<World> = Vec::new();
+        for world in &worlds {
+            let writes = names.iter().map(String::as_str).zip(&commit.writes);
+            for after in committed(world, path, writes, queued.accepted_at)? {
+                if !next.iter().any(|world| world.is(&after)) {
+                    next.push(after);
+                }
+            }
+        }
+        worlds = if next.len() > WORLDS_MAX { anything() } else { next };
+    }
+    let known = match <[World; 1]>::try_from(worlds).ok()? {
+        [World::Absent] => None,
+        [World::Present(known)] => Some(known?),
+    };
+    let estimated = known.as_ref().is_some_and(|known| known.estimated);
+    let document = known.map(|known| Document { fields: known.fields, ..Document::default() });
+    Some(wire::encode(&Found { path: path.to_owned(), document, estimated }))
+}
+
+/// What a commit of `writes` may make of the document at `path`. `None` where a write cannot be told.
+fn committed<'a>(
+    before: &World,
+    path: &str,
+    writes: impl Iterator<Item = (&'a str, &'a Write)>,
+    accepted_at: UnixMillis,
+) -> Option<Vec<World>> {
+    let (mut after, mut certain) = (before.clone(), true);
+    let mut others: HashMap<&str, bool> = HashMap::new();
+    for (name, write) in writes {
+        let exists = if name == path { Some(after.exists()) } else { others.get(name).copied() };
+        match write.current_document.as_ref().and_then(|it| it.condition_type.as_ref()) {
+            Some(ConditionType::Exists(wanted)) => match exists {
+                Some(exists) if exists == *wanted => {}
+                Some(_) => return Some(vec![before.clone()]),
+                None => certain = false,
+            },
+            Some(ConditionType::UpdateTime(_)) => certain = false,
+            None => {}
+        }
+        if name == path {
+            after = written(after, write, accepted_at)?;
+        } else {
+            others.insert(name, !matches!(write.operation, Some(Operation::Delete(_))));
+        }
+    }
+    if let World::Present(Some(known)) = &after
+        && limits::document_size(path, &known.fields) > limits::DOCUMENT_MAX
+    {
+        return Some(vec![before.clone()]);
+    }
+    Some(if certain { vec![after] } else { vec![before.clone(), after] })
+}
+
+/// What the write makes of the document. `None` where the write itself cannot be told.
+fn written(before: World, write: &Write, accepted_at: UnixMillis) -> Option<World> {
+    let new = match &write.operation {
+        Some(Operation::Update(document)) => document,
+        Some(Operation::Delete(_)) => return Some(World::Absent),
+        Some(Operation::Transform(_)) | None => return None,
+    };
+    let mut known = match (&write.update_mask, before) {
+        (None, _) => Known { fields: new.fields.clone(), estimated: false },
+        (Some(_), World::Present(None)) => return Some(World::Present(None)),
+        (Some(mask), before) => {
+            let mut known = match before {
+                World::Present(Some(known)) => known,
+                World::Present(None) | World::Absent => {
+                    Known { fields: Fields::new(), estimated: false }
+                }
+            };
+            for field in &mask.field_paths {
+                let parts = path::fields(field).ok()?;
+                let value = value::at_path(&new.fields, &parts).cloned();
+                put(&mut known.fields, &parts, value);
+            }
+            known
+        }
+    };
+    for FieldTransform { field_path, transform_type } in &write.update_transforms {
+        let (parts, transform) = (path::fields(field_path).ok()?, transform_type.as_ref()?);
+        let old = value::at_path(&known.fields, &parts);
+        let new = transformed(transform, old, accepted_at)?;
+        put(&mut known.fields, &parts, Some(new));
+        known.estimated |= matches!(transform, TransformType::SetToServerValue(_));
+    }
+    Some(World::Present(Some(known)))
+}
+
+/// Cuts the times in a write as they are cut when they are stored.
+fn cut_times(write: &mut Write) {
+    if let Some(Operation::Update(document)) = &mut write.operation {
+        document.fields.values_mut().for_each(cut);
+    }
+    for transform in &mut write.update_transforms {
+        if let Some(
+            TransformType::AppendMissingElements(array) | TransformType::RemoveAllFromArray(array),
+        ) = &mut transform.transform_type
+        {
+            array.values.iter_mut().for_each(cut);
+        }
+    }
+}
+
+fn cut(value: &mut Value) {
+    match &mut value.value_type {
+        Some(ValueType::TimestampValue(time)) => time.nanos -= time.nanos % 1_000,
+        Some(ValueType::ArrayValue(array)) => array.values.iter_mut().for_each(cut),
+        Some(ValueType::MapValue(map)) => map.fields.values_mut().for_each(cut),
+        _ => {}
+    }
+}
+
+/// Puts a value at the path `parts`, making maps on the way, or takes it out where there is none.
+fn put(fields: &mut Fields, parts: &[String], new: Option<Value>) {
+    let Some((first, rest)) = parts.split_first() else { return };
+    if rest.is_empty() {
+        match new {
+            Some(new) => drop(fields.insert(first.clone(), new)),
+            None => drop(fields.remove(first)),
+        }
+        return;
+    }
+    if new.is_none() && !fields.contains_key(first) {
+        return;
+    }
+    let empty = || value::value(ValueType::MapValue(value::empty_map()));
+    let inner = fields.entry(first.clone()).or_insert_with(empty);
+    if !matches!(inner.value_type, Some(ValueType::MapValue(_))) {
+        if new.is_none() {
+            return;
+        }
+        *inner = empty();
+    }
+    if let Some(ValueType::MapValue(map)) = &mut inner.value_type {
+        put(&mut map.fields, rest, new);
+    }
+}
+
+/// What the server will make of `old`; a time is that of acceptance, as an estimate.
+fn transformed(
+    transform: &TransformType,
+    old: Option<&Value>,
+    accepted_at: UnixMillis,
+) -> Option<Value> {
+    let value_type = match transform {
+        TransformType::SetToServerValue(_) => ValueType::TimestampValue(value::time(accepted_at)),
+        TransformType::Increment(by) => match (number(old), by.value_type.as_ref()?) {
+            (Some(ValueType::IntegerValue(old)), ValueType::IntegerValue(by)) => {
+                ValueType::IntegerValue(old.saturating_add(*by))
+            }
+            (Some(old), by) => ValueType::DoubleValue(double(&old)? + double(by)?),
+            (None, by) => by.clone(),
+        },
+        TransformType::Maximum(with) => extreme(number(old), with, Ordering::Greater)?,
+        TransformType::Minimum(with) => extreme(number(old), with, Ordering::Less)?,
+        TransformType::AppendMissingElements(items) => {
+            let mut values = array(old);
+            for item in &items.values {
+                if !values.iter().any(|value| equal(value, item)) {
+                    values.push(item.clone());
+                }
+            }
+            ValueType::ArrayValue(ArrayValue { values })
+        }
+        TransformType::RemoveAllFromArray(items) => {
+            let mut values = array(old);
+            values.retain(|value| !items.values.iter().any(|item| equal(value, item)));
+            ValueType::ArrayValue(ArrayValue { values })
+        }
+    };
+    Some(value::value(value_type))
+}
+
+/// `with`, where it lies on that side of the old number or there is none; else the old one. NaN outdoes all.
+fn extreme(old: Option<ValueType>, with: &Value, side: Ordering) -> Option<ValueType> {
+    let with = with.value_type.as_ref()?;
+    let Some(old) = old.filter(|_| !is_nan(with)) else { return Some(with.clone()) };
+    Some(if !is_nan(&old) && compare(with, &old) == Some(side) { with.clone() } else { old })
+}
+
+fn is_nan(number: &ValueType) -> bool {
+    matches!(number, ValueType::DoubleValue(double) if double.is_nan())
+}
+
+/// The order of two numbers by their exact values; `None` where one is NaN or no number.
+fn compare(one: &ValueType, other: &ValueType) -> Option<Ordering> {
+    match (one, other) {
+        (ValueType::IntegerValue(one), ValueType::IntegerValue(other)) => Some(one.cmp(other)),
+        (ValueType::DoubleValue(one), ValueType::DoubleValue(other)) => one.partial_cmp(other),
+        (ValueType::IntegerValue(one), ValueType::DoubleValue(other)) => mixed(*one, *other),
+        (ValueType::DoubleValue(one), ValueType::IntegerValue(other)) => {
+            mixed(*other, *one).map(Ordering::reverse)
+        }
+        _ => None,
+    }
+}
+
+/// The order of an integer and a double. Not by way of a double, which rounds integers above 2^53.
+fn mixed(integer: i64, double: f64) -> Option<Ordering> {
+    /// 2^63, the first double above every integer.
+    const ABOVE: f64 = 9_223_372_036_854_775_808.0;
+    if double.is_nan() {
+        return None;
+    }
+    if double >= ABOVE {
+        return Some(Ordering::Less);
+    }
+    if double < -ABOVE {
+        return Some(Ordering::Greater);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the integers")]
+    let whole = double.trunc() as i64;
+    Some(integer.cmp(&whole).then(0.0_f64.partial_cmp(&double.fract())?))
+}
+
+/// Whether Firestore takes both for the same element of an array.
+fn equal(one: &Value, other: &Value) -> bool {
+    let (Some(one), Some(other)) = (&one.value_type, &other.value_type) else { return false };
+    match (one, other) {
+        (ValueType::ArrayValue(one), ValueType::ArrayValue(other)) => {
+            one.values.len() == other.values.len()
+                && one.values.iter().zip(&other.values).all(|(one, other)| equal(one, other))
+        }
+        (ValueType::MapValue(one), ValueType::MapValue(other)) => {
+            one.fields.len() == other.fields.len()
+                && one
+                    .fields
+                    .iter()
+                    .zip(&other.fields)
+                    .all(|(one, other)| one.0 == other.0 && equal(one.1, other.1))
+        }
+        (one, other) => {
+            one == other
+                || (is_nan(one) && is_nan(other))
+                || compare(one, other) == Some(Ordering::Equal)
+        }
+    }
+}
+
+fn number(value: Option<&Value>) -> Option<ValueType> {
+    value?
+        .value_type
+        .clone()
+        .filter(|it| matches!(it, ValueType::IntegerValue(_) | ValueType::DoubleValue(_)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "as Firestore adds an integer to a double")]
+fn double(number: &ValueType) -> Option<f64> {
+    match number {
+        ValueType::IntegerValue(integer) => Some(*integer as f64),
+        ValueType::DoubleValue(double) => Some(*double),
+        _ => None,
+    }
+}
+
+fn array(value: Option<&Value>) -> Vec<Value> {
+    match value.and_then(|value| value.value_type.as_ref()) {
+        Some(ValueType::ArrayValue(array)) => array.values.clone(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! How calls get to Firestore and replies back.
+
+pub(crate) mod auth;
+pub(crate) mod carry;
+pub(crate) mod client;
+pub(crate) mod fence;
+pub(crate) mod listening;
+pub(crate) mod pace;
+pub(crate) mod shared;

@@ -1,0 +1,283 @@
+//! The connections to Firestore, and requests on them.
+//!
+//! Reads and Listens share one [channel](crate::net::grpc). Writes go over [`WRITE_CHANNELS`] of their own,
+//! spread by lane: an abandoned commit's connection is reset, and that must not cut every commit nor any
+//! Listen. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
+//! `BeginTransaction` and Rollback.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use fusebox_actors::trace::PassedOn;
+use fusebox_state::{ErrorClass, Verdict};
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    BatchGetDocumentsRequest, Document, RunQueryRequest, StructuredQuery,
+    batch_get_documents_request, batch_get_documents_response, firestore_client::FirestoreClient,
+    run_query_request,
+};
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, watch};
+use tonic::{Request, metadata::AsciiMetadataValue};
+
+use super::auth::Auth;
+use crate::{
+    kinds::firestore::{
+        protocol::{
+            names::Root,
+            outcome::{self, Behalf, Failed},
+        },
+        settings::FirestoreSettings,
+    },
+    net::grpc::{Carrier, Channel},
+};
+
+/// The largest message that is taken: Firestore's own are far smaller.
+const MESSAGE_MAX: usize = 64 << 20;
+
+/// How many connections carry writes.
+const WRITE_CHANNELS: usize = 4;
+
+/// A stub on a connection.
+pub(crate) type Stub = FirestoreClient<Channel>;
+
+tokio::task_local! {
+    /// The headers of the trace that requests of this task belong to.
+    static TRACE: Vec<(&'static str, AsciiMetadataValue)>;
+}
+
+/// Does what `asked` does, with requests that bear `trace`.
+pub(crate) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Output = T>) -> T {
+    // Of use once: marked so, neither side keeps it in its table of headers, where it would push out others.
+    let value = |text: &str| {
+        let mut value = AsciiMetadataValue::try_from(text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    };
+    let headers = trace.map(|trace| {
+        trace.headers().filter_map(|(name, text)| Some((name, value(&text)?))).collect()
+    });
+    TRACE.scope(headers.unwrap_or_default(), asked).await
+}
+
+struct Channels {
+    reads: Channel,
+    writes: [Channel; WRITE_CHANNELS],
+}
+
+impl Channels {
+    fn all(&self) -> impl Iterator<Item = &Channel> {
+        std::iter::once(&self.reads).chain(&self.writes)
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Client {
+    pub(crate) settings: FirestoreSettings,
+    auth: Auth,
+    channels: Mutex<Option<Channels>>,
+    root: OnceCell<Root>,
+    /// Whether the connector is closed.
+    pub(crate) closed: watch::Sender<bool>,
+}
+
+impl Client {
+    /// A client for `settings`. Nothing is sent yet.
+    pub(crate) fn new(settings: FirestoreSettings) -> Self {
+        let root =
+            settings.project.as_deref().map(|project| Root::new(project, &settings.database));
+        Self {
+            auth: Auth::new(&settings),
+            channels: Mutex::default(),
+            root: OnceCell::new_with(root),
+            closed: watch::Sender::new(false),
+            settings,
+        }
+    }
+
+    /// The root of the database's documents. Asks for the project where it is not configured.
+    pub(crate) async fn root(&self) -> Result<&Root, Failed> {
+        let root = self.root.get_or_try_init(async || {
+            let project = self.auth.project().await?;
+            Ok(Root::new(&project, &self.settings.database))
+        });
+        root.await
+    }
+
+    /// The root, where it is known already.
+    pub(crate) fn known_root(&self) -> Option<&Root> {
+        self.root.get()
+    }
+
+    /// A stub for reads, and a request with its headers. `caller` is a caller's own token; empty for none.
+    pub(crate) async fn request<T>(
+        &self,
+        message: T,
+        caller: &str,
+    ) -> Result<(Stub, Request<T>), Failed> {
+        let request = self.addressed(message, caller).await?;
+        let channel = self.channel(|channels| channels.reads.clone())?;
+        Ok((stub(channel), request))
+    }
+
+    /// The same for a write, over the connection of `lane`, and what will know which connection took it.
+    pub(crate) async fn write_request<T>(
+        &self,
+        message: T,
+        caller: &str,
+        lane: u64,
+    ) -> Result<(Stub, Request<T>, Carrier), Failed> {
+        let request = self.addressed(message, caller).await?;
+        let (channel, carrier) = self.write_channel(lane)?.followed();
+        Ok((stub(channel), request, carrier))
+    }
+
+    /// Makes ready to write on behalf of `caller` over the connection of `lane`: credentials, and a
+    /// connection.
+    pub(crate) async fn ready_to_write(&self, caller: &str, lane: u64) -> Result<(), Failed> {
+        self.root().await?;
+        self.auth.header(caller).await?;
+        let connected = self.write_channel(lane)?.connect().await;
+        connected.map_err(|status| outcome::of(&status, Behalf::default()))
+    }
+
+    async fn addressed<T>(&self, message: T, caller: &str) -> Result<Request<T>, Failed> {
+        let root = self.root().await?;
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        headers.insert("authorization", self.auth.header(caller).await?);
+        let trace = TRACE.try_with(Clone::clone).unwrap_or_default();
+        for (name, value) in trace {
+            headers.insert(name, value);
+        }
+        root.address(headers);
+        Ok(request)
+    }
+
+    /// The documents of these full names; what does not exist is not among them.
+    pub(crate) async fn get(
+        &self,
+        names: Vec<String>,
+        transaction: &Bytes,
+        caller: &str,
+    ) -> Result<HashMap<String, Document>, Failed> {
+        use batch_get_documents_request::ConsistencySelector;
+        let behalf = Behalf { caller: !caller.is_empty(), transaction: !transaction.is_empty() };
+        let selector = (!transaction.is_empty())
+            .then(|| ConsistencySelector::Transaction(transaction.clone()));
+        let message = BatchGetDocumentsRequest {
+            database: self.root().await?.database.clone(),
+            documents: names,
+            mask: None,
+            consistency_selector: selector,
+        };
+        let (mut stub, request) = self.request(message, caller).await?;
+        let answered = async {
+            let mut answers = stub.batch_get_documents(request).await?.into_inner();
+            let mut found = HashMap::new();
+            while let Some(answer) = answers.message().await? {
+                if let Some(batch_get_documents_response::Result::Found(document)) = answer.result {
+                    found.insert(document.name.clone(), document);
+                }
+            }
+            Ok::<_, tonic::Status>(found)
+        };
+        match answered.await {
+            Ok(found) => Ok(found),
+            Err(status) => Err(self.failed(&status, behalf).await),
+        }
+    }
+
+    /// The documents that a query finds, in its order.
+    pub(crate) async fn query(
+        &self,
+        parent: &str,
+        mut query: StructuredQuery,
+        transaction: &Bytes,
+        caller: &str,
+    ) -> Result<Vec<Document>, Failed> {
+        use run_query_request::{ConsistencySelector, QueryType};
+        let behalf = Behalf { caller: !caller.is_empty(), transaction: !transaction.is_empty() };
+        let root = self.root().await?;
+        root.complete_query(&mut query);
+        let selector = (!transaction.is_empty())
+            .then(|| ConsistencySelector::Transaction(transaction.clone()));
+        let message = RunQueryRequest {
+            parent: root.name(parent),
+            explain_options: None,
+            query_type: Some(QueryType::StructuredQuery(query)),
+            consistency_selector: selector,
+        };
+        let (mut stub, request) = self.request(message, caller).await?;
+        let answered = async {
+            let mut answers = stub.run_query(request).await?.into_inner();
+            let mut found = Vec::new();
+            while let Some(answer) = answers.message().await? {
+                found.extend(answer.document);
+            }
+            Ok::<_, tonic::Status>(found)
+        };
+        match answered.await {
+            Ok(found) => Ok(found),
+            Err(status) => Err(self.failed(&status, behalf).await),
+        }
+    }
+
+    /// What a status says. Credentials that were refused are read anew the next time.
+    pub(crate) async fn failed(&self, status: &tonic::Status, behalf: Behalf) -> Failed {
+        if status.code() == tonic::Code::Unauthenticated && !behalf.caller {
+            self.auth.forget().await;
+        }
+        outcome::of(status, behalf)
+    }
+
+    /// Ends the connections for ever.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+        if let Some(channels) = self.channels.lock().take() {
+            channels.writes.iter().for_each(Channel::reset);
+        }
+    }
+
+    /// How many connections there are.
+    pub(crate) fn open(&self) -> usize {
+        let channels = self.channels.lock();
+        let all = channels.iter().flat_map(Channels::all);
+        all.filter(|channel| channel.is_open()).count()
+    }
+
+    fn write_channel(&self, lane: u64) -> Result<Channel, Failed> {
+        // The remainder of a division by a handful.
+        let at = usize::try_from(lane % WRITE_CHANNELS as u64).unwrap_or_default();
+        self.channel(|channels| channels.writes.get(at).unwrap_or(&channels.reads).clone())
+    }
+
+    fn channel(&self, wanted: impl FnOnce(&Channels) -> Channel) -> Result<Channel, Failed> {
+        let mut channels = self.channels.lock();
+        if *self.closed.borrow() {
+            return Err(closed());
+        }
+        if let Some(channels) = &*channels {
+            return Ok(wanted(channels));
+        }
+        let made = |resets| {
+            Channel::new(self.settings.clone(), resets).map_err(|error| {
+                let why = format!("the url is not usable: {error}");
+                Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
+            })
+        };
+        let writes = [made(true)?, made(true)?, made(true)?, made(true)?];
+        Ok(wanted(channels.insert(Channels { reads: made(false)?, writes })))
+    }
+}
+
+fn stub(channel: Channel) -> Stub {
+    FirestoreClient::new(channel)
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX)
+}
+
+/// The connector is closed: nothing was sent.
+pub(crate) fn closed() -> Failed {
+    let message = "the connector is closed";
+    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "closed", message)
+}

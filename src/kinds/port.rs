@@ -1,0 +1,159 @@
+//! What a kind of backend is, to everything above it.
+//!
+//! A kind knows its usual settings, how its connector is made, and how a call and a reply look as JSON. Everything else
+//! above the connectors deals in opaque bytes.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use fusebox_actors::{WriteFallback, connector::SharedConnector};
+use serde_json::Value;
+
+use super::{options::CallOptionsJson, twins::Twins};
+use crate::{
+    config::{BackendConfig, Endpoint},
+    exact::Outgoing,
+};
+
+/// What a backend of a kind gets where the configuration is silent.
+pub(crate) struct Defaults {
+    /// Where it usually is.
+    pub(crate) url: &'static str,
+    /// Whether the system is CRITICAL without it.
+    pub(crate) critical: bool,
+    /// The longest that one attempt takes.
+    pub(crate) timeout: Duration,
+    /// Failures that trip the breaker.
+    pub(crate) failure_threshold: u32,
+    /// How long it stays open the first time.
+    pub(crate) recovery_timeout: Duration,
+    /// Probes that close it.
+    pub(crate) success_threshold: u32,
+    /// How long a cached value answers as `cache`.
+    pub(crate) cache_ttl: Duration,
+    /// How long it answers at all.
+    pub(crate) cache_max_stale: Duration,
+    /// What a plain write may do in an outage.
+    pub(crate) write_fallback: WriteFallback,
+}
+
+/// Who the connections say they are: `fusebox:<instance>:<run>`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity {
+    /// The daemon's name, kept over restarts.
+    pub(crate) instance: String,
+    /// This run's name.
+    pub(crate) run: String,
+    /// The name that it had before it was found to be another's: what bears it is killed once.
+    pub(crate) former: Option<String>,
+    /// Where other daemons of this name are told.
+    pub(crate) twins: Arc<Twins>,
+}
+
+/// A call as JSON carried it: its wire form, and what was asked of it.
+#[derive(Debug)]
+pub(crate) struct JsonCall {
+    /// The call in wire form.
+    pub(crate) body: Bytes,
+    /// The member `options`.
+    pub(crate) options: CallOptionsJson,
+}
+
+/// A key of a backend's section, and what is wrong with it.
+pub(crate) type Complaint = (&'static str, String);
+
+/// A reply as `call/raw` answers it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RawReply {
+    /// What the body is.
+    pub(crate) content_type: Cow<'static, str>,
+    /// The answer's bytes.
+    pub(crate) body: Bytes,
+}
+
+/// A kind of backend.
+pub(crate) trait Kind: Send + Sync {
+    /// Its word in the configuration.
+    fn name(&self) -> &'static str;
+
+    /// What it gets where the configuration is silent.
+    fn defaults(&self) -> &Defaults;
+
+    /// Checks an address and what belongs to it, without touching the network.
+    ///
+    /// # Errors
+    /// The key, such as `url`, and what it must be, as the end of a sentence that begins with it.
+    fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint>;
+
+    /// A connector for a backend of this kind. Connects in the background, or at the first attempt.
+    ///
+    /// # Errors
+    /// What cannot be used, such as a file of authorities that does not parse.
+    fn connector(
+        &self,
+        backend: &BackendConfig,
+        identity: &Identity,
+    ) -> Result<SharedConnector, String>;
+
+    /// A call from its JSON, and from the request's headers what no JSON should carry, such as a
+    /// caller's own credentials.
+    ///
+    /// # Errors
+    /// What is malformed and where.
+    fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String>;
+
+    /// A call from the `X-Fusebox-*` headers and the body of `call/raw`, in wire form.
+    ///
+    /// # Errors
+    /// What is malformed and where.
+    fn call_from_raw(&self, headers: &HeaderMap, body: Bytes) -> Result<Bytes, String> {
+        let _ = headers;
+        Ok(body)
+    }
+
+    /// A live query from its JSON, in the wire form that its connector's streams take.
+    ///
+    /// # Errors
+    /// What is malformed and where.
+    fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
+        let _ = (json, headers);
+        Err(format!("the kind {} has no live queries", self.name()))
+    }
+
+    /// The largest body that `call/raw` takes, in bytes.
+    fn raw_call_max(&self) -> u64;
+
+    /// The most of such a body that is held in memory; what is longer is sent as it comes, once, and
+    /// never queued. As [`Kind::raw_call_max`] where nothing is sent so.
+    fn raw_held_max(&self) -> u64 {
+        self.raw_call_max()
+    }
+
+    /// A reply in wire form, or the beginning of one, as `call/raw` answers it.
+    fn reply_to_raw(&self, reply: &Bytes) -> RawReply {
+        RawReply { content_type: "application/octet-stream".into(), body: reply.clone() }
+    }
+
+    /// A reply in wire form as JSON. What is JSON already goes out as the backend wrote it.
+    fn reply_to_json<'a>(&self, reply: &'a Bytes) -> Outgoing<'a>;
+
+    /// Whether `fusebox call` prints lists and objects as JSON, rather than an element a line.
+    fn prints_json(&self) -> bool {
+        true
+    }
+
+    /// A call in wire form as JSON, for admins who look at the queue.
+    fn body_to_json(&self, body: &Bytes) -> Value;
+
+    /// A call from the arguments of `fusebox call`, as the JSON of [`Kind::call_from_json`]. `data` reads
+    /// what is piped in, to its end, and is asked only where the call takes any; `None` at a terminal.
+    ///
+    /// # Errors
+    /// What the arguments should be.
+    fn call_from_args(
+        &self,
+        args: &[Vec<u8>],
+        data: &mut dyn FnMut() -> Result<Option<Vec<u8>>, String>,
+    ) -> Result<Value, String>;
+}

@@ -1,0 +1,230 @@
+//! Redis behind the connector port.
+//!
+//! A body and a reply are RESP frames ([`resp`]), carried untouched. What a command is follows from a
+//! table that is built in and completed by the server (`protocol/commands.rs`): its keys are its
+//! lanes, its words say what an outage lets one know of it. Two connections, one for writes and one for
+//! reads and pings, carry the commands of all callers in pipelines.
+//!
+//! ```text
+//!  plan ── commands, rules, effect, cache        attempt ── replay ── token
+//!  overlay                                              │
+//!                                        link (writes)──┴──link (reads, pings)
+//!                                          │ fence           │
+//!                                        driver            driver ── handshake ── stream
+//! ```
+//! Where to look: what keeps an abandoned write from landing late is in `transport/fence.rs`; which
+//! commands are carried, queued and cached in `protocol/{rules,effect,cache}.rs`; what an error means in
+//! `protocol/outcome.rs`.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
+    Refused, ResidueAfter, Slot,
+};
+use fusebox_state::{LaneId, OpId, UnixMillis, Verdict};
+
+use super::{
+    protocol::{
+        cache,
+        deadlines::{Deadlines, Written},
+        internal::{self, Form},
+        overlay, plan, residue, resp, token,
+    },
+    settings::RedisSettings,
+    transport::{
+        carry::Links,
+        link::{Link, Purpose},
+        shared::Shared,
+    },
+};
+
+/// So many markers are removed by one command.
+const FORGET_AT_ONCE: usize = 256;
+
+/// A Redis backend's connector. Made without a server; it connects when it is first needed.
+pub struct RedisConnector {
+    links: Links,
+}
+
+impl RedisConnector {
+    /// A connector for `settings`. Nothing is sent yet.
+    ///
+    /// One that takes another's place within a run is made after that one's [`Connector::close`]: the
+    /// fence spares what lives, and what was closed no longer does.
+    pub fn new(settings: RedisSettings) -> Arc<Self> {
+        let namespace = settings.database.to_string();
+        let shared = Arc::new(Shared::new(settings));
+        let reads = Link::new(Arc::clone(&shared), Purpose::Reads);
+        let writes = Link::new(Arc::clone(&shared), Purpose::Writes);
+        let deadlines = Deadlines::new();
+        Arc::new(Self { links: Links { shared, reads, writes, namespace, deadlines } })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> =
+            self.links.shared.warnings.lock().values().cloned().collect();
+        let server = self.links.shared.server.lock();
+        let eviction = server.as_ref().and_then(|server| server.eviction.as_deref());
+        if let Some(policy) = eviction.filter(|policy| *policy != "noeviction")
+            && self.links.shared.tokens_used.load(Ordering::Relaxed)
+        {
+            warnings.push(format!(
+                "maxmemory-policy is {policy}: the server may drop the markers by which repeated writes \
+                 are recognised; noeviction keeps them"
+            ));
+        }
+        warnings
+    }
+}
+
+impl std::fmt::Debug for RedisConnector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisConnector").field("target", &self.target()).finish_non_exhaustive()
+    }
+}
+
+impl Connector for RedisConnector {
+    fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
+        let context = plan::Context {
+            commands: &self.links.shared.commands,
+            database: self.links.namespace.as_bytes(),
+            on_miss_error: self.links.shared.settings.on_miss_error,
+            scripts_are_barriers: self.links.shared.settings.scripts_are_barriers,
+            resp3: self.links.resp3(),
+            deadlines: &self.links.deadlines,
+        };
+        plan::plan(body, &context)
+    }
+
+    fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        let args = match Form::of(body) {
+            Some(Form::Call { args, .. }) => args,
+            Some(Form::Deadline { .. }) => return Cow::Borrowed("deadline"),
+            None => Vec::new(),
+        };
+        let spec = self.links.shared.commands.find(&args);
+        spec.map_or(Cow::Borrowed("unknown"), |spec| {
+            Cow::Owned(spec.name.to_ascii_uppercase().replace('|', " "))
+        })
+    }
+
+    fn stored(&self, body: &Bytes) -> Option<Bytes> {
+        let args = resp::arguments(body).ok()?;
+        let spec = self.links.shared.commands.find(&args)?;
+        let places = spec.keys(&args).unwrap_or_default();
+        let written = Written { name: &spec.name, args: &args, places: &places };
+        let inherited = self.links.deadlines.stored(written, body);
+        let fits = args.len() <= token::WORDS_MAX - 2 * inherited.len().min(token::WORDS_MAX / 4);
+        (!inherited.is_empty() && fits).then(|| internal::until(&inherited, &args))
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        attempts: &'a [Attempt<'a>],
+    ) -> Answer<'a, Result<Vec<Bytes>, (Verdict, AttemptError)>> {
+        Box::pin(async move {
+            let time = attempts.iter().map(|attempt| attempt.timeout).min().unwrap_or_default();
+            match self.links.writes.ready(time).await {
+                Ok(()) => Ok(vec![Bytes::new(); attempts.len()]),
+                Err(Attempted { verdict, result: Err(error), .. }) => Err((verdict, error)),
+                // It cannot: what is not ready has an error.
+                Err(_) => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn residue_after(&self, residue: &QueuedWrite, applied: &Bytes) -> ResidueAfter {
+        let Some(Form::Deadline { at, keys, sure }) = Form::of(&residue.body) else {
+            return ResidueAfter::Kept;
+        };
+        let (left, still) = residue::after(&self.links.shared.commands, at, &keys, sure, applied);
+        if left.is_empty() {
+            ResidueAfter::Void
+        } else if left == keys && still == sure {
+            ResidueAfter::Kept
+        } else {
+            ResidueAfter::Changed(self.links.residue(at, &left, still))
+        }
+    }
+
+    fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
+        Box::pin(self.links.carry(attempt))
+    }
+
+    fn ping(&self, timeout: Duration) -> Answer<'_, Attempted> {
+        let ping = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
+        // An idle connection for writes is kept from being forgotten by what lies in between, and a dead
+        // one is found out before a write is lost on it.
+        self.links.writes.send_and_forget(ping.clone());
+        Box::pin(async move {
+            let ended = self.links.reads.call(ping, timeout, true).await;
+            if ended.result.is_ok() {
+                self.links.writes.end_pause();
+            }
+            ended
+        })
+    }
+
+    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], now: UnixMillis) -> Option<Bytes> {
+        overlay::overlay(&self.links.shared.commands, slot, writes, now, self.links.resp3())
+    }
+
+    fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
+        cache::split(body, slots, reply)
+    }
+
+    fn may_land(&self, _: LaneId) -> bool {
+        self.links.shared.may_land.load(Ordering::Acquire)
+    }
+
+    fn expires(&self, slot: &Slot) -> Option<Duration> {
+        let read = resp::arguments(&slot.key).ok()?;
+        let spec = self.links.shared.commands.find(&read)?;
+        let places = spec.keys(&read)?;
+        let lately = self.links.shared.settings.timeout + Duration::from_secs(1);
+        let keys = places.iter().filter_map(|place| read.get(*place));
+        keys.filter_map(|key| self.links.deadlines.left(key, lately)).min()
+    }
+
+    fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes {
+        cache::join(body, parts)
+    }
+
+    fn forget_tokens(&self, tokens: Vec<OpId>) {
+        for tokens in tokens.chunks(FORGET_AT_ONCE) {
+            self.links.writes.send_and_forget(token::forget(tokens));
+        }
+    }
+
+    fn status(&self) -> ConnectorStatus {
+        ConnectorStatus {
+            connections: usize::from(self.links.reads.is_up())
+                + usize::from(self.links.writes.is_up()),
+            warnings: self.warnings(),
+            server_version: self
+                .links
+                .shared
+                .server
+                .lock()
+                .as_ref()
+                .and_then(|server| server.version.clone()),
+        }
+    }
+
+    fn target(&self) -> String {
+        let settings = &self.links.shared.settings;
+        format!("redis {}/{}", settings.endpoint, settings.database)
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async {
+            tokio::join!(self.links.reads.close(), self.links.writes.close());
+        })
+    }
+}

@@ -1,0 +1,399 @@
+//! What a key holds for a reader while writes to it are queued, where those settle it.
+//!
+//! The answer is that of a server that had stayed up: each write meets the key as it was when the write was
+//! *accepted*, so a deadline that had passed by then has ended the key, and one that passed later is judged by
+//! `now`. What is followed per key:
+//!
+//! ```text
+//!  Nothing    there is no such key
+//!  Value      a string, known
+//!  Something  there is one, and it is not known what it holds
+//!  Unknown    nothing is known; how it begins
+//! ```
+//! each but the first with the key's deadline where that is known; of Unknown it is the deadline that the key
+//! has *if* it is there. Answered are GET and EXISTS of Nothing and Value. A write that could fail for the type
+//! of what it meets (`SET … GET` over a list) or that depends on whether it meets anything (NX, XX) determines
+//! the key only if that is known. A residue ([`super::residue`]) tells the deadline of a key whose value is on
+//! the server.
+//!
+//! Lanes are hashes, so every write's own keys are looked at.
+
+use bytes::{Bytes, BytesMut};
+use fusebox_actors::connector::{QueuedWrite, Slot};
+use fusebox_state::UnixMillis;
+
+use super::{
+    cache,
+    commands::Commands,
+    effect::{Expiry, SetOptions},
+    internal::Form,
+    resp,
+    ttl::{self, Fate},
+};
+
+/// When a key ends, in milliseconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ends {
+    At(u64),
+    Never,
+    Unknown,
+}
+
+/// What is known of the key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Held<'a> {
+    Nothing,
+    Value(&'a [u8], Ends),
+    Something(Ends),
+    Unknown(Ends),
+}
+
+/// The reply to `slot`'s read after `writes`, or `None` where they do not determine it.
+pub(crate) fn overlay(
+    commands: &Commands,
+    slot: &Slot,
+    writes: &[QueuedWrite],
+    now: UnixMillis,
+    resp3: bool,
+) -> Option<Bytes> {
+    let read = resp::arguments(&slot.key).ok()?;
+    let &[name, key] = read.as_slice() else { return None };
+    let mut held = Held::Unknown(Ends::Unknown);
+    for write in writes {
+        held = held.met_at(write.accepted_at.get());
+        held = match Form::of(&write.body) {
+            Some(Form::Deadline { at, keys, sure }) if keys.contains(&key) => {
+                if sure {
+                    held.told_of(at)
+                } else {
+                    Held::Unknown(Ends::Unknown)
+                }
+            }
+            Some(Form::Deadline { .. }) => held,
+            Some(Form::Call { args, deadlines }) => {
+                if let Some((_, at)) = deadlines.iter().find(|(other, _)| *other == key) {
+                    held = held.told_of(*at);
+                }
+                after(held, commands, &args, key, write.accepted_at.get())
+            }
+            None => Held::Unknown(Ends::Unknown),
+        };
+    }
+    match (name, held.met_at(now.get())) {
+        (b"GET", Held::Nothing) => Some(cache::nil(resp3)),
+        (b"GET", Held::Value(value, _)) => {
+            let mut out = BytesMut::with_capacity(value.len() + 16);
+            resp::write_bulk(&mut out, value);
+            Some(out.freeze())
+        }
+        (b"EXISTS", Held::Nothing) => Some(Bytes::from_static(b":0\r\n")),
+        (b"EXISTS", Held::Value(..)) => Some(Bytes::from_static(b":1\r\n")),
+        _ => None,
+    }
+}
+
+impl Held<'_> {
+    /// What is there at `time`.
+    fn met_at(self, time: u64) -> Self {
+        match self {
+            Held::Value(_, Ends::At(at))
+            | Held::Something(Ends::At(at))
+            | Held::Unknown(Ends::At(at))
+                if at <= time =>
+            {
+                Held::Nothing
+            }
+            held => held,
+        }
+    }
+
+    /// The key was there when a write was accepted, to end at `at`.
+    fn told_of(self, at: u64) -> Self {
+        match self {
+            Held::Unknown(_) | Held::Something(Ends::Unknown) => Held::Something(Ends::At(at)),
+            held => held,
+        }
+    }
+}
+
+/// What `held` becomes by the write `args`, accepted at `accepted`.
+fn after<'a>(
+    held: Held<'a>,
+    commands: &Commands,
+    args: &[&'a [u8]],
+    key: &[u8],
+    accepted: u64,
+) -> Held<'a> {
+    let unknown = Held::Unknown(Ends::Unknown);
+    let Some(spec) = commands.find(args) else { return unknown };
+    let Some(places) = spec.keys(args) else { return unknown };
+    let mut mine = places.into_iter().filter(|place| args.get(*place) == Some(&key)).peekable();
+    let Some(first) = mine.peek().copied() else { return held };
+    match &*spec.name {
+        "set" => {
+            let options = args.get(3..).and_then(SetOptions::parse);
+            return options.map_or(unknown, |options| set(held, options, args, accepted));
+        }
+        "getset" => return set(held, SetOptions { get: true, ..SetOptions::NONE }, args, accepted),
+        "setnx" => {
+            let options =
+                SetOptions { conditional: true, only_if_absent: true, ..SetOptions::NONE };
+            return set(held, options, args, accepted);
+        }
+        "setex" | "psetex" => {
+            return match ttl::touch(&spec.name, args, 1).fate {
+                Fate::Sets(expiry) => valued(held, args.get(3), expiry, accepted),
+                _ => unknown,
+            };
+        }
+        "mset" => {
+            let value = mine.last().and_then(|place| args.get(place + 1));
+            return value.map_or(unknown, |value| Held::Value(value, Ends::Never));
+        }
+        "del" | "unlink" => return Held::Nothing,
+        "getdel" => {
+            return match held {
+                Held::Nothing | Held::Value(..) => Held::Nothing,
+                Held::Something(_) | Held::Unknown(_) => unknown,
+            };
+        }
+        "persist" | "getex" | "expire" | "pexpire" | "expireat" | "pexpireat" => {}
+        "rename" if first == 1 && args.get(1) != args.get(2) => return Held::Nothing,
+        name if matches!(ttl::touch(name, args, first).fate, Fate::Sets(_) | Fate::Clears) => {
+            return unknown;
+        }
+        _ => {}
+    }
+    mine.fold(held, |held, place| moved(held, ttl::touch(&spec.name, args, place), accepted))
+}
+
+/// What `held` becomes by a write of which only its effect on the time to live is known.
+fn moved(held: Held<'_>, touch: ttl::Touch, accepted: u64) -> Held<'_> {
+    let unknown = Held::Unknown(Ends::Unknown);
+    let ends = match (touch.fate, touch.sure) {
+        (Fate::Keeps, _) => return held,
+        (Fate::Inherits, _) => {
+            return match held {
+                Held::Nothing => Held::Unknown(Ends::Never),
+                Held::Value(_, ends) | Held::Something(ends) => Held::Something(ends),
+                Held::Unknown(Ends::Never) => held,
+                Held::Unknown(_) => unknown,
+            };
+        }
+        (Fate::Shrinks, _) => {
+            return match held {
+                Held::Nothing => Held::Nothing,
+                Held::Value(_, ends) | Held::Something(ends) | Held::Unknown(ends) => {
+                    Held::Unknown(ends)
+                }
+            };
+        }
+        (Fate::Sets(expiry), true) => {
+            ttl::deadline(expiry, accepted).map_or(Ends::Unknown, Ends::At)
+        }
+        (Fate::Clears, true) => Ends::Never,
+        _ => return unknown,
+    };
+    let held = match held {
+        Held::Nothing => Held::Nothing,
+        Held::Value(value, _) => Held::Value(value, ends),
+        Held::Something(_) => Held::Something(ends),
+        Held::Unknown(_) => Held::Unknown(ends),
+    };
+    held.met_at(accepted)
+}
+
+/// A write of the SET family, whose new value is its third word.
+fn set<'a>(held: Held<'a>, options: SetOptions, args: &[&'a [u8]], accepted: u64) -> Held<'a> {
+    let (only_if_there, only_if_absent) =
+        (options.conditional && !options.only_if_absent, options.only_if_absent);
+    match held {
+        // With GET it fails over what is no string, and with a condition it may do nothing.
+        Held::Unknown(_) if options.get || options.conditional => Held::Unknown(Ends::Unknown),
+        Held::Something(_) | Held::Value(..) if only_if_absent => held,
+        Held::Something(_) if options.get => Held::Something(Ends::Unknown),
+        Held::Nothing if only_if_there => Held::Nothing,
+        _ => valued(held, args.get(2), options.expiry, accepted),
+    }
+}
+
+/// The key holds `value`, for as long as `expiry` says.
+fn valued<'a>(held: Held<'a>, value: Option<&&'a [u8]>, expiry: Expiry, accepted: u64) -> Held<'a> {
+    let unknown = Held::Unknown(Ends::Unknown);
+    let Some(value) = value else { return unknown };
+    let ends = match expiry {
+        Expiry::Never => Ends::Never,
+        Expiry::After(_) | Expiry::At(_) => {
+            ttl::deadline(expiry, accepted).map_or(Ends::Unknown, Ends::At)
+        }
+        Expiry::Keep => match held {
+            Held::Nothing | Held::Unknown(Ends::Never) => Ends::Never,
+            Held::Value(_, ends) | Held::Something(ends) => ends,
+            Held::Unknown(_) => Ends::Unknown,
+        },
+    };
+    match ends {
+        Ends::Unknown => unknown,
+        ends => Held::Value(value, ends).met_at(accepted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusebox_state::LaneId;
+
+    /// The reply to `read` at `now`, after writes given as `accepted: command`.
+    #[track_caller]
+    fn after(read: &str, writes: &[(u64, &str)], now: u64) -> Option<String> {
+        let words = |text: &str| resp::command(&text.split(' ').collect::<Vec<_>>());
+        let slot = Slot { lane: LaneId::of(b"0", b"k"), key: words(read) };
+        let writes: Vec<QueuedWrite> = writes
+            .iter()
+            .map(|(at, text)| QueuedWrite {
+                body: words(text),
+                accepted_at: UnixMillis::new(*at),
+                due: None,
+            })
+            .collect();
+        overlay(&Commands::default(), &slot, &writes, UnixMillis::new(now), true)
+            .map(|reply| String::from_utf8(reply.to_vec()).unwrap())
+    }
+
+    fn get(writes: &[(u64, &str)], now: u64) -> Option<String> {
+        after("GET k", writes, now)
+    }
+
+    const NIL: Option<&str> = Some("_\r\n");
+    const V: Option<&str> = Some("$1\r\nv\r\n");
+
+    #[test]
+    fn the_last_write_that_settles_it_counts() {
+        assert_eq!(get(&[(0, "SET k v")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "SET k x"), (1, "set k v")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "SET k x"), (1, "DEL k")], 9).as_deref(), NIL);
+        assert_eq!(get(&[(0, "INCR k"), (1, "SET k v")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "MSET k x j y k v")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "DEL j k"), (1, "PERSIST k")], 9).as_deref(), NIL);
+    }
+
+    #[test]
+    fn another_key_of_the_lane_says_nothing() {
+        assert_eq!(get(&[(0, "SET k v"), (1, "SET j x"), (2, "INCR j")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "SET j v")], 9), None);
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_undetermined() {
+        for write in [
+            "INCR k",
+            "APPEND k x",
+            "SETRANGE k 0 x",
+            "SUNIONSTORE k j",
+            "BITOP NOT k j",
+            "HSET k f v",
+            "RENAME j k",
+            "RENAMENX k j",
+            "COPY j k",
+            "LPOP k",
+            "X k",
+        ] {
+            assert_eq!(get(&[(0, "SET k v"), (1, write)], 9), None, "{write}");
+        }
+        assert_eq!(get(&[], 9), None);
+        assert_eq!(get(&[(0, "EXPIRE k 100")], 9), None);
+        assert_eq!(get(&[(0, "SET k v KEEPTTL")], 9), None);
+        assert_eq!(after("HGET k f", &[(0, "SET k v")], 9), None);
+    }
+
+    #[test]
+    fn time_runs_from_acceptance() {
+        assert_eq!(get(&[(1000, "SET k v EX 2")], 2999).as_deref(), V);
+        assert_eq!(get(&[(1000, "SET k v EX 2")], 3000).as_deref(), NIL);
+        assert_eq!(get(&[(1000, "SETEX k 2 v")], 3000).as_deref(), NIL);
+        assert_eq!(get(&[(1000, "PSETEX k 2 v")], 1001).as_deref(), V);
+        assert_eq!(get(&[(1000, "SET k v PXAT 5000")], 4999).as_deref(), V);
+        assert_eq!(get(&[(1000, "SET k v EXAT 5")], 5000).as_deref(), NIL);
+        assert_eq!(get(&[(0, "SET k v"), (1000, "PEXPIRE k 50")], 1049).as_deref(), V);
+        assert_eq!(get(&[(0, "SET k v"), (1000, "PEXPIRE k 50")], 1050).as_deref(), NIL);
+        assert_eq!(
+            get(&[(0, "EXPIRE k -1")], 9).as_deref(),
+            NIL,
+            "the past removes whatever was there"
+        );
+        assert_eq!(get(&[(0, "INCR k"), (0, "EXPIREAT k 1")], 1000).as_deref(), NIL);
+        assert_eq!(get(&[(0, "SET k x"), (0, "SET k v KEEPTTL")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "SET k v"), (0, "EXPIRE k 1 NX")], 9), None);
+        assert_eq!(get(&[(0, "SET k v"), (0, "GETEX k PX 5")], 9).as_deref(), NIL);
+    }
+
+    #[test]
+    fn exists_follows_the_value() {
+        assert_eq!(after("EXISTS k", &[(0, "SET k v")], 9).as_deref(), Some(":1\r\n"));
+        assert_eq!(after("EXISTS k", &[(0, "UNLINK k")], 9).as_deref(), Some(":0\r\n"));
+    }
+
+    #[test]
+    fn a_deadline_is_judged_by_when_the_writes_behind_it_were_accepted() {
+        type Case<'a> = (&'a [(u64, &'a str)], Option<&'a str>);
+        let table: [Case<'_>; 18] = [
+            (&[(0, "SET k v EX 1"), (500, "EXPIRE k 1000")], V),
+            (&[(0, "SET k v EX 1"), (1500, "EXPIRE k 1000")], NIL),
+            (&[(0, "SET k v PX 800"), (500, "PERSIST k")], V),
+            (&[(0, "SET k v PX 800"), (900, "PERSIST k")], NIL),
+            (&[(0, "SET k x PX 800"), (500, "SET k v KEEPTTL")], NIL),
+            (&[(0, "SET k x PX 800"), (900, "SET k v KEEPTTL")], V),
+            (&[(0, "EXPIRE k 1"), (500, "HSET k g w")], None),
+            (&[(0, "SET k v PX 800"), (500, "SETRANGE k 0 w")], NIL),
+            (&[(0, "SET k v PX 800"), (900, "SETRANGE k 0 w")], None),
+            (&[(0, "SET k v PX 800"), (500, "LPOP k")], NIL),
+            (&[(0, "SET k x PX 800"), (500, "SET k v NX")], NIL),
+            (&[(0, "SET k x PX 800"), (900, "SET k v NX")], V),
+            (&[(0, "SET k x PX 800"), (500, "SET k v XX")], V),
+            (&[(0, "SET k x PX 800"), (900, "SET k v XX")], NIL),
+            (&[(0, "SET k x PX 800"), (500, "SET k v GET")], V),
+            (&[(0, "FUSEBOX.UNTIL 1 800 k HSET k f v")], NIL),
+            (&[(0, "FUSEBOX.UNTIL 1 800 k HSET k f v"), (900, "SET k v KEEPTTL")], V),
+            (&[(0, "SET k v PX 800"), (500, "RENAME k j"), (600, "SET k v KEEPTTL")], V),
+        ];
+        for (writes, expected) in table {
+            assert_eq!(get(writes, 2500).as_deref(), expected, "{writes:?}");
+        }
+        assert_eq!(get(&[(0, "FUSEBOX.UNTIL 1 800 k HSET k f v")], 700), None);
+    }
+
+    #[test]
+    fn what_depends_on_the_type_or_on_the_presence_of_what_is_unknown_is_undetermined() {
+        for write in
+            ["SET k v GET", "SET k v NX", "SET k v XX", "SETNX k v", "GETDEL k", "GETSET k v"]
+        {
+            assert_eq!(get(&[(0, write)], 9), None, "{write}");
+        }
+        assert_eq!(get(&[(0, "DEL k"), (1, "SET k v GET")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "DEL k"), (1, "SET k v NX")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "DEL k"), (1, "SET k v XX")], 9).as_deref(), NIL);
+        assert_eq!(get(&[(0, "SET k v"), (1, "SET k x NX")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "SET k v"), (1, "GETDEL k")], 9).as_deref(), NIL);
+        assert_eq!(get(&[(0, "SET k v"), (1, "SETNX k x")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "SET k x PX 5"), (1, "GETSET k v")], 9).as_deref(), V);
+        assert_eq!(get(&[(0, "FUSEBOX.UNTIL 1 5 k APPEND k x"), (1, "GETSET k v")], 9), None);
+    }
+
+    #[test]
+    fn a_residue_ends_what_the_server_holds_unless_it_is_settled() {
+        let residue = |at: u64, then: &[(u64, &str)], now: u64| {
+            let text = format!("FUSEBOX.DEADLINE {at} j k");
+            let mut writes = vec![(0, text.as_str())];
+            writes.extend_from_slice(then);
+            get(&writes, now)
+        };
+        assert_eq!(residue(800, &[], 700), None);
+        assert_eq!(residue(800, &[], 900).as_deref(), NIL);
+        assert_eq!(residue(800, &[(500, "PERSIST k")], 900), None);
+        assert_eq!(residue(800, &[(500, "SET k v KEEPTTL")], 700).as_deref(), V);
+        assert_eq!(get(&[(0, "FUSEBOX.PERHAPS 800 k")], 900), None);
+        assert_eq!(get(&[(0, "FUSEBOX.PERHAPS 800 k"), (500, "SET k v")], 900).as_deref(), V);
+        assert_eq!(residue(800, &[(900, "SET k v NX")], 950).as_deref(), V);
+        assert_eq!(residue(800, &[(500, "SET k v")], 900).as_deref(), V);
+    }
+}

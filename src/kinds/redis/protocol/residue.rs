@@ -1,0 +1,169 @@
+//! A deadline that waits: what is left of a replayed write whose key may not end yet.
+//!
+//! A write with a deadline may be replayed when writes that were accepted *before* the deadline still stand
+//! behind it. Those must meet the key alive, however late they come. So the key gets, in place of its
+//! deadline, the same time and 40,000 days ([`FAR_MILLIS`]), and the deadline stays in the line as a *residue*:
+//!
+//! ```text
+//!  SET k v PX 800        ──▶ SET k v PXAT (deadline + FAR)   ──▶ residue: FUSEBOX.DEADLINE <deadline> k
+//!  SETRANGE k 0 w        ──▶ meets k alive, keeps its far time
+//!  (the residue)         ──▶ is k's time still the far one? then it gets what remains of its own, or ends
+//! ```
+//! **The server itself keeps the account.** A write that settles the time to live (SET, PERSIST, EXPIRE) or
+//! removes the key, be it another client's, takes the far time away, and the residue finds nothing to do; one that
+//! keeps it (KEEPTTL, INCR) keeps the far one; RENAME and COPY take it along. So the residue is safe to send at
+//! any time, twice, or after the key has been written by others, and [`after`] needs to know only which keys to
+//! look at, not what became of them. A crash at any step leaves a key that ends in about a century, and
+//! the queued call or its residue, which puts that right.
+//!
+//! The far time is an absolute one, so it is recognised to the millisecond, whatever the clocks say
+//! (`PEXPIRETIME`). Servers before 7.0 do not know that command: there, deadlines are not followed, and each call
+//! is judged alone.
+//!
+//! Without the right to EVAL, the residue asks and sets in two steps; a client of another program may
+//! come in between.
+
+use bytes::Bytes;
+
+use super::{commands::Commands, deadlines::Written, internal::Form, resp, ttl::Fate};
+
+/// How much longer a key lives while writes that are to meet it alive are on their way: 40,000 days.
+const FAR_MILLIS: u64 = 40_000 * 24 * 3600 * 1000;
+
+/// Gives each key whose time is the far one what remains of its own.
+/// ARGV: the far time, and what remains of the key's own (not above zero: it ends).
+pub(crate) const SCRIPT: &str = "\
+for i = 1, #KEYS do
+  if redis.call('PEXPIRETIME', KEYS[i]) == tonumber(ARGV[1]) then
+    redis.call('PEXPIRE', KEYS[i], ARGV[2])
+  end
+end
+return redis.status_reply('OK')
+";
+
+/// The call that settles the residue of `keys` at `now`.
+pub(crate) fn script(at: u64, keys: &[&[u8]], now: u64) -> Bytes {
+    let count = keys.len().to_string();
+    let (far, own) = (far(at).to_string(), own_left(at, now).to_string());
+    let mut words: Vec<&[u8]> = vec![b"EVAL", SCRIPT.as_bytes(), count.as_bytes()];
+    words.extend(keys);
+    words.extend([far.as_bytes(), own.as_bytes()]);
+    resp::command(&words)
+}
+
+/// The call that settles it for `key`, if its PEXPIRETIME is `time`.
+pub(crate) fn step(at: u64, key: &[u8], time: i64, now: u64) -> Option<Bytes> {
+    let own = own_left(at, now).to_string();
+    (u64::try_from(time) == Ok(far(at))).then(|| resp::command(&[b"PEXPIRE", key, own.as_bytes()]))
+}
+
+/// The time that a key gets which ends at `at` and may not end yet.
+pub(crate) fn far(at: u64) -> u64 {
+    at.saturating_add(FAR_MILLIS)
+}
+
+/// What remains until `at`; below zero once it has passed.
+fn own_left(at: u64, now: u64) -> i64 {
+    let (at, now) = (i64::try_from(at).unwrap_or(i64::MAX), i64::try_from(now).unwrap_or(i64::MAX));
+    at.saturating_sub(now)
+}
+
+/// Which keys the residue of `keys` is about after the replayed write `applied`, and whether it is still `sure`
+/// that they are there and end at `at`: the overlay reads that.
+pub(crate) fn after<'a>(
+    commands: &Commands,
+    at: u64,
+    keys: &[&'a [u8]],
+    mut sure: bool,
+    applied: &'a [u8],
+) -> (Vec<&'a [u8]>, bool) {
+    let mut left = keys.to_vec();
+    let Some(Form::Call { args, deadlines }) = Form::of(applied) else { return (left, sure) };
+    let Some(spec) = commands.find(&args) else { return (left, false) };
+    let places = spec.keys(&args).unwrap_or_default();
+    // It leaves a residue of its own for these.
+    left.retain(|key| !deadlines.contains(&(*key, at)));
+    let mut more: Vec<&[u8]> = Vec::new();
+    for (key, touch) in (Written { name: &spec.name, args: &args, places: &places }).touches() {
+        let settles =
+            matches!(touch.fate, Fate::Sets(_) | Fate::Clears | Fate::Takes(_) | Fate::Leaves(_));
+        let neutral = matches!(touch.fate, Fate::Keeps | Fate::Inherits);
+        if settles && touch.sure {
+            left.retain(|other| *other != key);
+        } else if !neutral && keys.contains(&key) {
+            sure = false;
+        }
+        if let Fate::Takes(from) = touch.fate
+            && let Some(from) = args.get(from)
+            && keys.contains(from)
+        {
+            more.push(key);
+            sure &= touch.sure;
+        }
+    }
+    more.retain(|key| !left.contains(key));
+    left.extend(more);
+    (left, sure)
+}
+
+/// Whether a write that stands behind, `body`, was accepted while the key `key` with this deadline lived.
+pub(crate) fn concerns(commands: &Commands, body: &[u8], key: &[u8]) -> bool {
+    let Some(Form::Call { args, .. }) = Form::of(body) else { return false };
+    let Some(places) = commands.find(&args).and_then(|spec| spec.keys(&args)) else { return true };
+    places.iter().any(|place| args.get(*place) == Some(&key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn left(keys: &str, applied: &str, expected: &str, still_sure: bool) {
+        let keys: Vec<&[u8]> = keys.split(' ').map(str::as_bytes).collect();
+        let applied = resp::command(&applied.split(' ').collect::<Vec<_>>());
+        let (left, sure) = after(&Commands::default(), 5, &keys, true, &applied);
+        let expected: Vec<&[u8]> =
+            expected.split(' ').filter(|key| !key.is_empty()).map(str::as_bytes).collect();
+        assert_eq!(left, expected, "{keys:?} after {applied:?}");
+        assert_eq!(sure || left.is_empty(), still_sure, "{keys:?} after {applied:?}");
+    }
+
+    #[test]
+    fn what_settles_the_time_to_live_ends_a_residue_and_what_moves_the_key_moves_it() {
+        for write in ["SET k v", "SET k v PX 9", "DEL k", "PERSIST k", "EXPIRE k 9", "GETDEL k"] {
+            left("k", write, "", true);
+        }
+        for write in ["SET k v KEEPTTL", "INCR k", "GETEX k", "SET j v"] {
+            left("k", write, "k", true);
+        }
+        for write in ["SET k v NX", "LPOP k", "EXPIRE k 9 NX", "X k", "RESTORE k 0 x"] {
+            left("k", write, "k", false);
+        }
+        left("k", "RENAME k j", "j", true);
+        left("k", "RENAME j k", "", true);
+        left("k j", "RENAME k j", "j", true);
+        left("k", "RENAMENX k j", "k j", false);
+        left("k", "COPY k j", "k j", false);
+        left("j k", "COPY k j REPLACE", "j k", false);
+        left("j", "COPY k j REPLACE", "j", false);
+        left("k j", "DEL j", "k", true);
+        left("k", "FUSEBOX.UNTIL 1 5 k HSET k f v", "", true);
+        left("k", "FUSEBOX.UNTIL 1 6 k HSET k f v", "k", true);
+        left("k", "FUSEBOX.DEADLINE 9 k", "k", true);
+    }
+
+    #[test]
+    fn the_far_time_is_recognised_and_no_other() {
+        let far = i64::try_from(far(1000)).unwrap();
+        let words = |time: i64, now: u64| {
+            let call = step(1000, b"k", time, now)?;
+            let words = resp::arguments(&call).unwrap();
+            Some(words.iter().map(|w| String::from_utf8_lossy(w)).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(words(far, 700).as_deref(), Some("PEXPIRE k 300"));
+        assert_eq!(words(far, 1500).as_deref(), Some("PEXPIRE k -500"));
+        for time in [-1, -2, 1000, far - 1, far + 1] {
+            assert_eq!(words(time, 700), None, "{time}");
+        }
+    }
+}

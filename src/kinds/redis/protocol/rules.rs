@@ -1,0 +1,153 @@
+//! Which commands are carried at all, and what kind of call each is.
+
+use fusebox_actors::connector::Refused;
+
+use super::commands::{Flags, Spec};
+
+/// What kind of call a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Reads keys.
+    Read,
+    /// Runs a script or a function, which may touch the keys that it declares and no others.
+    Script {
+        /// It may only read.
+        reads: bool,
+    },
+    /// Reads what is no key.
+    Look,
+    /// Writes keys.
+    Write,
+    /// Reaches those who listen now; touches no key.
+    Publish,
+    /// A write that may touch anything, and is never queued for this reason.
+    Barrier(&'static str),
+}
+
+/// The kind of `spec`'s calls.
+pub(crate) fn kind(spec: &Spec) -> Kind {
+    match &*spec.name {
+        "publish" | "spublish" => Kind::Publish,
+        "eval" | "evalsha" | "fcall" => Kind::Script { reads: false },
+        "eval_ro" | "evalsha_ro" | "fcall_ro" => Kind::Script { reads: true },
+        "flushall" | "flushdb" => Kind::Barrier("it removes every key"),
+        "swapdb" => Kind::Barrier("it exchanges every key"),
+        "script|exists" | "function|list" | "function|dump" | "function|stats" => Kind::Look,
+        name if name.starts_with("script") || name.starts_with("function") => {
+            Kind::Barrier("scripts belong to the server")
+        }
+        name if LOOKS.contains(&name) => Kind::Look,
+        _ if spec.flags.has(Flags::WRITE) => Kind::Write,
+        _ if spec.flags.has(Flags::READONLY) => Kind::Read,
+        _ => Kind::Barrier("it changes the server"),
+    }
+}
+
+/// Whether `spec`'s calls need admin rights.
+pub(crate) fn admin(spec: &Spec) -> bool {
+    // The server does not mark all that is within these; MIGRATE sends keys to any server that its
+    // caller names.
+    const MORE: [&str; 9] = [
+        "acl", "cluster", "config", "debug", "latency", "migrate", "module", "shutdown", "slowlog",
+    ];
+    let family = spec.name.split('|').next().unwrap_or_default();
+    spec.flags.has(Flags::ADMIN) || MORE.contains(&family)
+}
+
+/// Commands without keys that change nothing, though the server does not mark them as reads.
+const LOOKS: [&str; 48] = [
+    "acl|cat",
+    "acl|dryrun",
+    "acl|genpass",
+    "acl|getuser",
+    "acl|help",
+    "acl|list",
+    "acl|log",
+    "acl|users",
+    "acl|whoami",
+    "client|getname",
+    "client|getredir",
+    "client|help",
+    "client|id",
+    "client|info",
+    "client|list",
+    "client|trackinginfo",
+    "cluster|info",
+    "cluster|keyslot",
+    "cluster|myid",
+    "cluster|nodes",
+    "cluster|shards",
+    "cluster|slots",
+    "command",
+    "command|count",
+    "command|docs",
+    "command|getkeys",
+    "command|getkeysandflags",
+    "command|help",
+    "command|info",
+    "command|list",
+    "config|get",
+    "config|help",
+    "echo",
+    "info",
+    "lastsave",
+    "latency|doctor",
+    "latency|history",
+    "latency|latest",
+    "memory|doctor",
+    "memory|stats",
+    "ping",
+    "pubsub|channels",
+    "pubsub|numpat",
+    "pubsub|numsub",
+    "pubsub|shardchannels",
+    "pubsub|shardnumsub",
+    "role",
+    "time",
+];
+
+/// Refuses what cannot share a connection with other callers.
+pub(crate) fn check(spec: &Spec, args: &[&[u8]]) -> Result<(), Refused> {
+    let name = &*spec.name;
+    let refuse = |code, why: &str| {
+        let shown = name.replace('|', " ").to_ascii_uppercase();
+        Err(Refused { code, message: format!("{shown} is refused: {why}"), malformed: false })
+    };
+    match name {
+        "select" => return refuse("unsupported_command", "the database is configuration"),
+        "multi" | "exec" | "discard" | "watch" | "unwatch" => {
+            let why = "transactions need a connection of their own; a script (EVAL) is one call";
+            return refuse("unsupported_command", why);
+        }
+        "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe"
+        | "sunsubscribe" | "monitor" => {
+            return refuse("unsupported_command", "a subscription needs a connection of its own");
+        }
+        "auth" | "hello" | "reset" | "quit" | "readonly" | "readwrite" | "asking" | "sync"
+        | "psync" | "replconf" | "restore-asking" | "client" | "client|reply"
+        | "client|setname" | "client|setinfo" | "client|tracking" | "client|caching"
+        | "client|no-evict" | "client|no-touch" | "script|debug" => {
+            return refuse(
+                "unsupported_command",
+                "it changes the connection, which all callers share",
+            );
+        }
+        _ => {}
+    }
+    if blocks(spec, args) {
+        return refuse("unsupported_command", "it waits on a connection that all callers share");
+    }
+    Ok(())
+}
+
+/// Whether the call may wait for others: `XREAD` and its like do so only with their word for it.
+fn blocks(spec: &Spec, args: &[&[u8]]) -> bool {
+    if !spec.flags.has(Flags::BLOCKING) && !matches!(&*spec.name, "wait" | "waitaof") {
+        return false;
+    }
+    if !matches!(&*spec.name, "xread" | "xreadgroup") {
+        return true;
+    }
+    let options = args.iter().take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"));
+    options.into_iter().any(|arg| arg.eq_ignore_ascii_case(b"BLOCK"))
+}

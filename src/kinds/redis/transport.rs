@@ -1,0 +1,9 @@
+//! How commands get to Redis and replies back.
+
+pub(crate) mod carry;
+pub(crate) mod driver;
+pub(crate) mod fence;
+pub(crate) mod handshake;
+pub(crate) mod link;
+pub(crate) mod shared;
+pub(crate) mod stream;

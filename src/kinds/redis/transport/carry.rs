@@ -1,0 +1,419 @@
+//! Carries one attempt: which form of a call is sent, and what its answer proves.
+//!
+//! ```text
+//!  read ──────────────────────────────────────────────────────────▶ link (reads)
+//!  write, live ── its deadline is noted (deadlines) ──┬──▶ link (writes)
+//!  write, replayed                                             │
+//!    a residue ── protocol/residue ────────────────────────────┤
+//!    sets a deadline: what remains of it, or the far time ─────┤
+//!    inherits a deadline ────────────────────────┐             │
+//!  bears a token ────────────────────────────────┴─ the script (token)
+//! ```
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{Attempt, AttemptError, Attempted, Origin, Residue};
+use fusebox_state::{ErrorClass, LaneId, Lanes, UnixMillis, Verdict};
+
+use super::{link::Link, shared::Shared};
+use crate::kinds::redis::protocol::{
+    commands::Spec,
+    deadlines::{self, Begun, Deadlines, Written},
+    internal::{self, Form},
+    outcome::{self, Carrier},
+    replay, residue,
+    resp::{self, Reply},
+    token::{self, Ran, Wrapped},
+    ttl,
+};
+
+/// How long a marker is relied upon: an hour less than it stands, for clocks that differ.
+const MARKER_TRUST_MILLIS: u64 = (7 * 24 - 1) * 3600 * 1000;
+
+/// A write as it was read anew for its attempt.
+struct Read<'a> {
+    spec: Arc<Spec>,
+    args: Vec<&'a [u8]>,
+    places: Vec<usize>,
+}
+
+impl<'a> Read<'a> {
+    fn written(&self) -> Written<'_, 'a> {
+        Written { name: &self.spec.name, args: &self.args, places: &self.places }
+    }
+
+    fn keys(&self) -> Vec<&'a [u8]> {
+        self.places.iter().filter_map(|place| self.args.get(*place).copied()).collect()
+    }
+}
+
+/// What a connector carries its calls over, and what it knows for that.
+pub(crate) struct Links {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) reads: Arc<Link>,
+    pub(crate) writes: Arc<Link>,
+    /// The database's number as it is part of lanes.
+    pub(crate) namespace: String,
+    pub(crate) deadlines: Deadlines,
+}
+
+impl Links {
+    /// Whether the server speaks RESP3 with us.
+    pub(crate) fn resp3(&self) -> bool {
+        self.shared.resp3.load(Ordering::Relaxed)
+    }
+
+    pub(crate) async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
+        if !attempt.write {
+            let ended = self.reads.call(attempt.body.clone(), attempt.timeout, false).await;
+            return self.judged(attempt.body, ended);
+        }
+        match attempt.origin {
+            Origin::Live => self.carry_live(attempt).await,
+            Origin::Replay => self.carry_queued(attempt).await,
+        }
+    }
+
+    async fn carry_live(&self, attempt: Attempt<'_>) -> Attempted {
+        let noted = self.note(&attempt);
+        let ended = self.send(attempt.body, attempt.clone()).await;
+        if let (Some((read, begun)), Ok(reply)) = (noted, &ended.result) {
+            self.deadlines.answered(read.written(), &begun, reply);
+        }
+        ended
+    }
+
+    /// Notes the deadline that a live write carries. Most writes carry none while none is known.
+    fn note<'a>(&self, attempt: &Attempt<'a>) -> Option<(Read<'a>, Begun)> {
+        const PLAIN_SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
+        let head = attempt.body.get(..PLAIN_SET.len()).unwrap_or_default();
+        if self.deadlines.is_empty() && head.eq_ignore_ascii_case(PLAIN_SET) {
+            return None;
+        }
+        let read = self.read(resp::arguments(attempt.body).ok()?)?;
+        let sets = ttl::carried(&read.spec.name, &read.args, 0).is_some();
+        if self.deadlines.is_empty() && !sets {
+            return None;
+        }
+        self.deadlines.tell(attempt.now);
+        let begun = self.deadlines.begin(read.written(), attempt.accepted_at);
+        Some((read, begun))
+    }
+
+    fn read<'a>(&self, args: Vec<&'a [u8]>) -> Option<Read<'a>> {
+        let spec = self.shared.commands.find(&args)?;
+        let places = spec.keys(&args).unwrap_or_default();
+        Some(Read { spec, args, places })
+    }
+
+    async fn carry_queued(&self, attempt: Attempt<'_>) -> Attempted {
+        self.deadlines.tell(attempt.now);
+        match Form::of(attempt.body) {
+            Some(Form::Deadline { at, keys, .. }) => self.settle_residue(at, &keys, attempt).await,
+            Some(Form::Call { args, deadlines }) if deadlines.is_empty() => {
+                self.carry_timed(args, attempt).await
+            }
+            Some(Form::Call { args, deadlines }) => {
+                self.carry_inheriting(args, &deadlines, attempt).await
+            }
+            None => self.send(attempt.body, attempt.clone()).await,
+        }
+    }
+
+    /// A queued write as its caller sent it, which may set a deadline.
+    async fn carry_timed(&self, args: Vec<&[u8]>, attempt: Attempt<'_>) -> Attempted {
+        let rewritten = || replay::rewrite(attempt.body, attempt.accepted_at, attempt.now);
+        let Some(read) = self.read(args) else { return self.send(&rewritten(), attempt).await };
+        let key = read.keys().first().copied();
+        let at = ttl::carried(&read.spec.name, &read.args, attempt.accepted_at.get());
+        let (Some(at), Some(key)) = (at, key) else {
+            return self.send(&rewritten(), attempt.clone()).await;
+        };
+        let begun = self.deadlines.replay(read.written(), attempt.body, attempt.accepted_at);
+        let with_far = self
+            .someone_meets(key, at, &attempt)
+            .then(|| replay::with_far_time(&read.args, residue::far(at)))
+            .flatten();
+        let Some(body) = with_far else {
+            let ended = self.send(&rewritten(), attempt.clone()).await;
+            if let Ok(reply) = &ended.result {
+                self.deadlines.answered(read.written(), &begun, reply);
+            }
+            return ended;
+        };
+        match self.knows_far_times(&attempt).await {
+            Ok(true) => {}
+            Ok(false) => return self.send(&rewritten(), attempt.clone()).await,
+            Err(failed) => return failed,
+        }
+        let mut ended = self.send(&body, attempt.clone()).await;
+        if let Ok(reply) = &ended.result {
+            self.deadlines.answered(read.written(), &begun, reply);
+            let done = deadlines::work_done(read.written(), reply).filter(|_| !ended.reply_lost);
+            if done != Some(false) {
+                ended.residue = Some(self.residue(at, &[key], done.is_some()));
+            }
+        }
+        ended
+    }
+
+    /// Whether a write that stands behind is to meet `key` alive, which ends at `at`.
+    fn someone_meets(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
+        attempt.following.iter().any(|write| {
+            write.due.is_none()
+                && write.accepted_at.get() < at
+                && residue::concerns(&self.shared.commands, &write.body, key)
+        })
+    }
+
+    /// A queued write to keys that had deadlines when it was accepted, which the server may have met since.
+    async fn carry_inheriting(
+        &self,
+        args: Vec<&[u8]>,
+        deadlines: &[(&[u8], u64)],
+        attempt: Attempt<'_>,
+    ) -> Attempted {
+        let Some(read) = self.read(args) else { return self.send(attempt.body, attempt).await };
+        if let Some(ended) = self.carry_past_its_end(&read, deadlines, &attempt).await {
+            return ended;
+        }
+        match self.knows_far_times(&attempt).await {
+            Ok(true) => {}
+            Ok(false) => return self.send(&resp::command(&read.args), attempt.clone()).await,
+            Err(failed) => return failed,
+        }
+        let keys = read.keys();
+        let far: Vec<(&[u8], u64)> =
+            deadlines.iter().map(|(key, at)| (*key, residue::far(*at))).collect();
+        let token = attempt.token.map(|token| (token, attempt.digest));
+        let wrapped = Wrapped { args: &read.args, keys: &keys, token, deadlines: &far };
+        let mut ended = self.run(wrapped, attempt.clone()).await;
+        if let Err(error) = &ended.result
+            && token::refused(&error.code, &error.message)
+            && attempt.token.is_none()
+        {
+            // Without a script it is sent as it is.
+            ended = self.send(&resp::command(&read.args), attempt.clone()).await;
+        }
+        // One residue for all: the keys of one call that end at different times are few.
+        let first = deadlines.iter().map(|(_, at)| *at).min().unwrap_or_default();
+        let same: Vec<&[u8]> =
+            deadlines.iter().filter(|(_, at)| *at == first).map(|(key, _)| *key).collect();
+        if ended.result.is_ok() {
+            ended.residue = Some(self.residue(first, &same, true));
+        }
+        ended
+    }
+
+    /// RENAME or COPY of a key that has ended since: what it moved has ended with it.
+    async fn carry_past_its_end(
+        &self,
+        read: &Read<'_>,
+        deadlines: &[(&[u8], u64)],
+        attempt: &Attempt<'_>,
+    ) -> Option<Attempted> {
+        let reply: &'static [u8] = match &*read.spec.name {
+            "rename" => b"+OK\r\n",
+            "copy" if ttl::replaces(&read.args) => b":1\r\n",
+            _ => return None,
+        };
+        let (source, target) = (*read.args.get(1)?, *read.args.get(2)?);
+        let (_, at) = deadlines.iter().find(|(key, _)| *key == source)?;
+        if attempt.now.get() < *at {
+            return None;
+        }
+        let exists = resp::command(&[b"EXISTS", source]);
+        let mut asked = self.writes.call(exists, attempt.timeout, false).await;
+        match &mut asked.result {
+            Ok(found) if *found == b":0\r\n"[..] => {}
+            Ok(_) => return None,
+            Err(error) => {
+                // Nothing but a question was sent.
+                if error.class == ErrorClass::Unknown {
+                    error.class = ErrorClass::NotExecuted;
+                }
+                error.doubt = None;
+                return Some(asked);
+            }
+        }
+        let removal = resp::command(&[&b"DEL"[..], source, target]);
+        let mut ended = self.send(&removal, attempt.clone()).await;
+        if ended.result.is_ok() {
+            ended.result = Ok(Bytes::from_static(reply));
+        }
+        Some(ended)
+    }
+
+    /// The residue of `keys`, which end at `at`.
+    pub(crate) fn residue(&self, at: u64, keys: &[&[u8]], sure: bool) -> Residue {
+        let lane = |key: &&[u8]| LaneId::of(self.namespace.as_bytes(), key);
+        Residue {
+            body: internal::deadline(at, keys, sure),
+            lanes: Lanes::new(keys.iter().map(lane)),
+            due: UnixMillis::new(at),
+        }
+    }
+
+    /// Sends a residue: the keys that still have its far time get what remains of their own, or end.
+    async fn settle_residue(&self, at: u64, keys: &[&[u8]], attempt: Attempt<'_>) -> Attempted {
+        let now = attempt.now.get();
+        let script = residue::script(at, keys, now);
+        let ended = self.writes.call(script, attempt.timeout, false).await;
+        match &ended.result {
+            Err(error) if token::refused(&error.code, &error.message) => {}
+            Err(AttemptError { reply: Some(reply), .. }) => {
+                return outcome::by(Carrier::Own, reply.clone());
+            }
+            _ => return ended,
+        }
+        for key in keys {
+            let ask = resp::command(&[b"PEXPIRETIME", *key]);
+            let asked = self.writes.call(ask, attempt.timeout, false).await;
+            let time = match &asked.result {
+                Ok(reply) => match Reply::of(reply) {
+                    Some(Reply::Int(time)) => time,
+                    _ => continue,
+                },
+                Err(_) => return asked,
+            };
+            if let Some(step) = residue::step(at, key, time, now) {
+                let set = self.writes.call(step, attempt.timeout, false).await;
+                if set.result.is_err() {
+                    return set;
+                }
+            }
+        }
+        Attempted::answered(Bytes::from_static(b"+OK\r\n"))
+    }
+
+    /// Whether the server knows `PEXPIRETIME`, by which a far time is recognised. An error says that it could not be asked.
+    async fn knows_far_times(&self, attempt: &Attempt<'_>) -> Result<bool, Attempted> {
+        if self.shared.server.lock().is_none() {
+            self.writes.ready(attempt.timeout).await?;
+        }
+        let server = self.shared.server.lock();
+        let version = server.as_ref().and_then(|server| server.version.as_deref());
+        let major = version.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        Ok(major.is_some_and(|major| major >= 7))
+    }
+
+    /// Sends a write in the form `body`, in the script if it bears a token.
+    async fn send(&self, body: &Bytes, attempt: Attempt<'_>) -> Attempted {
+        let Some(token) = attempt.token else {
+            let ended = self.writes.call(body.clone(), attempt.timeout, false).await;
+            return self.judged(body, ended);
+        };
+        let args = resp::arguments(body).unwrap_or_default();
+        let read = self.read(args.clone());
+        let keys = read.as_ref().map(Read::keys).unwrap_or_default();
+        let token = Some((token, attempt.digest));
+        self.run(Wrapped { args: &args, keys: &keys, token, deadlines: &[] }, attempt).await
+    }
+
+    /// What an error says of `body`, whose own it may be or the server's.
+    fn judged(&self, body: &Bytes, ended: Attempted) -> Attempted {
+        let Err(AttemptError { reply: Some(reply), .. }) = &ended.result else { return ended };
+        let args = resp::arguments(body).unwrap_or_default();
+        match self.carrier(&args) {
+            Carrier::Command => ended,
+            carrier => outcome::by(carrier, reply.clone()),
+        }
+    }
+
+    fn carrier(&self, args: &[&[u8]]) -> Carrier {
+        self.shared.commands.find(args).map_or(Carrier::Module, |spec| Carrier::of(&spec))
+    }
+
+    /// Runs `wrapped` within the script.
+    async fn run(&self, wrapped: Wrapped<'_>, attempt: Attempt<'_>) -> Attempted {
+        if wrapped.token.is_some() {
+            if let Some(doubt) = attempt.doubt
+                && attempt.now.get() > doubt.since.get().saturating_add(MARKER_TRUST_MILLIS)
+            {
+                let message =
+                    "an earlier attempt may have applied it, and its marker has expired by now";
+                let error = AttemptError::own(ErrorClass::Ambiguous, "marker_expired", message);
+                return Attempted::failed(Verdict::Neutral, error);
+            }
+            self.shared.tokens_used.store(true, Ordering::Relaxed);
+        }
+        let resp3 = self.resp3();
+        let Some(script) = wrapped.command(resp3) else {
+            let message = format!(
+                "a write that bears a token takes at most {} words, got {}",
+                token::WORDS_MAX,
+                wrapped.args.len()
+            );
+            let error = AttemptError::own(ErrorClass::Rejected, "too_many_words", message);
+            return Attempted::failed(Verdict::Success, error);
+        };
+        let ended = self.writes.call(script, attempt.timeout, false).await;
+        let frame = match ended.result {
+            Ok(frame) => frame,
+            Err(AttemptError { reply: Some(reply), .. }) => {
+                return self.not_run(outcome::by(Carrier::Own, reply), attempt.origin);
+            }
+            Err(_) => return ended,
+        };
+        let ended = match token::read(&frame, attempt.digest, resp3) {
+            Ran::Ended(ended) => ended,
+            Ran::Failed(error) => outcome::by(self.carrier(wrapped.args), error),
+            Ran::Unmarked(error) => {
+                let ended = outcome::by(Carrier::Own, error);
+                return self.unmarked(ended, attempt.origin);
+            }
+        };
+        self.shared.warn("eval", None);
+        self.shared.warn("marker", None);
+        ended
+    }
+
+    /// The server did not run the script.
+    fn not_run(&self, ended: Attempted, origin: Origin) -> Attempted {
+        let refused = |error: &AttemptError| token::refused(&error.code, &error.message);
+        self.without_token(ended, origin, "eval", refused, |error| {
+            format!("the server refuses EVAL ({error}): writes cannot bear tokens")
+        })
+    }
+
+    /// The server refused the marker, so the command was not run.
+    fn unmarked(&self, ended: Attempted, origin: Origin) -> Attempted {
+        if let Err(error) = &ended.result
+            && matches!(&*error.code, "READONLY" | "NOAUTH")
+        {
+            self.writes.retire();
+        }
+        let refused = |error: &AttemptError| outcome::is_forbidden(&error.code, &error.message);
+        self.without_token(ended, origin, "marker", refused, |error| {
+            format!(
+                "the server refuses GET and SET of fusebox:* ({error}): writes cannot bear tokens"
+            )
+        })
+    }
+
+    /// Nothing was applied. If a token cannot be borne at all, a live caller is told so, and a queued call
+    /// waits for the operator.
+    fn without_token(
+        &self,
+        mut ended: Attempted,
+        origin: Origin,
+        about: &'static str,
+        is_refused: impl Fn(&AttemptError) -> bool,
+        warning: impl Fn(&str) -> String,
+    ) -> Attempted {
+        if let Err(error) = &mut ended.result
+            && is_refused(error)
+        {
+            let warning = warning(&error.message);
+            error.message = format!("the write needs a token, and {warning}");
+            error.class = match origin {
+                Origin::Live => ErrorClass::Rejected,
+                Origin::Replay => ErrorClass::BlockedObject,
+            };
+            ended.verdict = Verdict::Success;
+            self.shared.warn(about, Some(warning));
+        }
+        ended
+    }
+}

@@ -1,0 +1,217 @@
+//! What is said on a new connection before anybody's call.
+//!
+//! HELLO 3 with the credentials, or AUTH where a server knows no HELLO; SELECT; CLIENT SETNAME, without
+//! whose acknowledgement no write is sent (the fence finds connections by name); CLIENT ID; INFO.
+
+use std::{io, sync::atomic::Ordering};
+
+use bytes::{Bytes, BytesMut};
+use fusebox_actors::connector::AttemptError;
+use fusebox_state::{ErrorClass, Verdict};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{shared::Shared, stream};
+use crate::{
+    kinds::redis::{
+        protocol::{
+            outcome,
+            resp::{self, FrameFinder, Reply},
+        },
+        settings::{RedisSettings, Secret},
+    },
+    net::dial::{DialError, Stream},
+};
+
+/// Why a connection could not be had; what callers who waited for it are told.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: AttemptError,
+    pub(crate) verdict: Verdict,
+}
+
+impl Failed {
+    /// Nothing was sent on anybody's behalf, and the backend is to blame.
+    pub(crate) fn connect(message: impl Into<String>) -> Self {
+        Self {
+            error: AttemptError::own(ErrorClass::NotExecuted, "connect", message),
+            verdict: Verdict::Failure,
+        }
+    }
+
+    fn blocked(code: &'static str, message: impl Into<String>) -> Self {
+        let error = AttemptError::own(ErrorClass::BlockedServer, code, message);
+        Self { error, verdict: Verdict::Failure }
+    }
+}
+
+/// A connection in which one question is asked at a time.
+pub(crate) struct Dialogue {
+    pub(crate) stream: Box<dyn Stream>,
+    pub(crate) inbox: BytesMut,
+    pub(crate) finder: FrameFinder,
+}
+
+impl Dialogue {
+    /// Sends `commands` together and reads as many replies.
+    pub(crate) async fn ask(&mut self, commands: &[Bytes]) -> io::Result<Vec<Bytes>> {
+        self.stream.write_all(&commands.concat()).await?;
+        self.stream.flush().await?;
+        let mut replies = Vec::with_capacity(commands.len());
+        while replies.len() < commands.len() {
+            match self.finder.next(&mut self.inbox).map_err(io::Error::other)? {
+                Some(frame) if frame.starts_with(b">") => {}
+                Some(frame) => replies.push(frame),
+                None => {
+                    if self.stream.read_buf(&mut self.inbox).await? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Sends `command` and reads its reply; an error is one of the server's.
+    async fn step(&mut self, command: Bytes) -> Result<Result<Bytes, Failed>, Failed> {
+        let mut replies = self.ask(&[command]).await.map_err(|error| lost(&error))?;
+        checked(replies.pop().unwrap_or_default())
+    }
+}
+
+/// The connection broke before anything was sent on anybody's behalf.
+pub(crate) fn lost(error: &io::Error) -> Failed {
+    Failed::connect(format!("the connection was lost while it was being set up: {error}"))
+}
+
+/// What the server replies to fusebox's own question; the outer error is one that another connect may
+/// not meet, such as BUSY.
+pub(crate) fn checked(reply: Bytes) -> Result<Result<Bytes, Failed>, Failed> {
+    let ended = outcome::of(reply);
+    match ended.result {
+        Ok(reply) => Ok(Ok(reply)),
+        Err(error) if error.class == ErrorClass::NotExecuted => {
+            Err(Failed { error, verdict: Verdict::Failure })
+        }
+        Err(error) => Ok(Err(Failed {
+            error: AttemptError { class: ErrorClass::BlockedServer, ..error },
+            verdict: Verdict::Failure,
+        })),
+    }
+}
+
+/// What the server says of itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ServerInfo {
+    pub(crate) version: Option<String>,
+    pub(crate) run_id: Option<String>,
+    pub(crate) replica: bool,
+    pub(crate) eviction: Option<String>,
+    cluster: bool,
+}
+
+impl ServerInfo {
+    fn read(reply: &[u8]) -> Self {
+        let mut info = Self::default();
+        let text = Reply::of(reply).and_then(|reply| reply.text()).unwrap_or_default();
+        for line in String::from_utf8_lossy(text).lines() {
+            match line.split_once(':') {
+                Some(("redis_version", value)) => info.version = Some(value.to_owned()),
+                Some(("run_id", value)) => info.run_id = Some(value.to_owned()),
+                Some(("role", value)) => info.replica = value == "slave",
+                Some(("maxmemory_policy", value)) => info.eviction = Some(value.to_owned()),
+                Some(("cluster_enabled", value)) => info.cluster = value == "1",
+                _ => {}
+            }
+        }
+        info
+    }
+}
+
+/// A connection that is ready for calls, as far as the server is concerned.
+pub(crate) struct Ready {
+    pub(crate) dialogue: Dialogue,
+    /// Whether the server has acknowledged the connection's name.
+    pub(crate) named: bool,
+    pub(crate) info: ServerInfo,
+}
+
+/// Connects and introduces itself as `name`.
+pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed> {
+    let settings = &shared.settings;
+    let password = password(settings).await?;
+    let stream = stream::open(settings).await.map_err(|error| match error {
+        DialError::Connect(..) => Failed::connect(error.to_string()),
+        DialError::Tls(..) => Failed::blocked("tls", error.to_string()),
+    })?;
+    let mut dialogue = Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() };
+    let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
+    shared.resp3.store(resp3, Ordering::Relaxed);
+    if settings.database != 0 {
+        let select = resp::command(&["SELECT", &settings.database.to_string()]);
+        dialogue.step(select).await?.map_err(|mut failed| {
+            failed.error.message = format!(
+                "database {} cannot be selected: {}",
+                settings.database, failed.error.message
+            );
+            failed
+        })?;
+    }
+    let rest = [
+        resp::command(&["CLIENT", "SETNAME", name]),
+        resp::command(&["CLIENT", "ID"]),
+        resp::command(&["INFO"]),
+    ];
+    let replies = dialogue.ask(&rest).await.map_err(|error| lost(&error))?;
+    let replies: Vec<_> = replies.into_iter().map(checked).collect::<Result<_, _>>()?;
+    let [named, id, info] = replies.as_slice() else {
+        return Err(Failed::connect("the handshake's replies are incomplete"));
+    };
+    if let Err(failed) = named
+        && failed.error.code == "NOAUTH"
+    {
+        return Err(failed.clone());
+    }
+    let info = info.as_ref().map(|info| ServerInfo::read(info)).unwrap_or_default();
+    if info.cluster {
+        return Err(Failed::blocked("cluster", outcome::CLUSTER));
+    }
+    tracing::debug!(backend = settings.name, name, resp3, ?id, "connected");
+    Ok(Ready { dialogue, named: named.is_ok(), info })
+}
+
+/// Agrees on the protocol and authenticates; true for RESP3.
+async fn greet(
+    dialogue: &mut Dialogue,
+    settings: &RedisSettings,
+    password: Option<&Secret>,
+) -> Result<bool, Failed> {
+    let user = settings.username.as_deref();
+    let mut hello = vec!["HELLO", "3"];
+    if let Some(password) = password {
+        hello.extend(["AUTH", user.unwrap_or("default"), password.expose()]);
+    }
+    let Err(refusal) = dialogue.step(resp::command(&hello)).await? else { return Ok(true) };
+    // A server before version 6, one behind a proxy, or one whose rules forbid HELLO.
+    if !matches!(&*refusal.error.code, "ERR" | "NOPROTO" | "NOPERM") {
+        return Err(refusal);
+    }
+    if let Some(password) = password {
+        let auth = match user {
+            Some(user) => resp::command(&["AUTH", user, password.expose()]),
+            None => resp::command(&["AUTH", password.expose()]),
+        };
+        let _ok = dialogue.step(auth).await??;
+    }
+    Ok(false)
+}
+
+async fn password(settings: &RedisSettings) -> Result<Option<Secret>, Failed> {
+    let Some(file) = &settings.password_file else { return Ok(settings.password.clone()) };
+    match tokio::fs::read_to_string(file).await {
+        Ok(text) => Ok(text.lines().next().map(Secret::new)),
+        Err(error) => Err(Failed::blocked(
+            "password_file",
+            format!("password_file {} cannot be read: {error}", file.display()),
+        )),
+    }
+}

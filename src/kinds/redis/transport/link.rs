@@ -1,0 +1,309 @@
+//! One of a backend's two links: for writes, and for reads and pings.
+//!
+//! ```text
+//!            a call, a ping                        ready
+//!   Down ───────────────────▶ Connecting ─────────────────────▶ Up
+//!    ▲  (not before its pause)     │ refused, overdue            │ ended
+//!    └─────────────────────────────┴─────────────────────────────┘
+//! ```
+//! A link connects when somebody needs it. Who comes while it connects waits, up to its own deadline;
+//! who comes in the pause after a failed connect is told at once how that ended (a ping is not: it
+//! always tries). The pause is short, at most half a second, so that what is told is never old news.
+//! A link for writes is `Up` only behind its [fence](super::fence).
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_state::{ErrorClass, Verdict};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    driver::{Cause, Ended, Order, Request},
+    handshake::Failed,
+    shared::Shared,
+};
+use crate::kinds::redis::protocol::outcome;
+
+mod connect;
+
+/// How much longer than its full time a caller waits, so that the connection itself says what became
+/// of the call.
+const GRACE: Duration = Duration::from_millis(25);
+
+/// What a link carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Reads,
+    Writes,
+}
+
+enum State {
+    /// Not before `until`, unless a ping asks; `failed` is how the last connect ended.
+    Down {
+        until: Instant,
+        failures: u32,
+        failed: Option<Failed>,
+    },
+    Connecting {
+        failures: u32,
+        /// Whether the connection stands and waits for its fence.
+        fencing: bool,
+    },
+    Up {
+        name: String,
+        orders: mpsc::UnboundedSender<Order>,
+    },
+    Closed,
+}
+
+/// A link; see the [module](self).
+pub(crate) struct Link {
+    shared: Arc<Shared>,
+    purpose: Purpose,
+    state: watch::Sender<State>,
+    myself: Weak<Link>,
+}
+
+impl Link {
+    pub(crate) fn new(shared: Arc<Shared>, purpose: Purpose) -> Arc<Self> {
+        let state = State::Down { until: Instant::now(), failures: 0, failed: None };
+        Arc::new_cyclic(|myself| Self {
+            shared,
+            purpose,
+            state: watch::Sender::new(state),
+            myself: myself.clone(),
+        })
+    }
+
+    /// Carries `command` and says how that ended, within `time` or a little more. An `urgent` one
+    /// makes the link connect also in its pause.
+    pub(crate) async fn call(&self, command: Bytes, time: Duration, urgent: bool) -> Attempted {
+        let deadline = Instant::now() + time;
+        // What was spent before the call came here does not make it a shorter one.
+        let whole = time + GRACE >= self.shared.settings.timeout;
+        // A time shorter than the backend's own says nothing of the backend, unless it is a ping's.
+        let verdict = if whole || urgent { Verdict::Failure } else { Verdict::Neutral };
+        let reply = match self.hand_over(&command, deadline, verdict, urgent).await {
+            Ok(reply) => reply,
+            Err(failed) => return Attempted::failed(failed.verdict, failed.error),
+        };
+        let patience = if whole { deadline + GRACE } else { deadline };
+        match timeout_at(patience, reply).await {
+            Ok(Ok(Ended::Reply(frame))) => {
+                let ended = outcome::of(frame);
+                if let Err(error) = &ended.result
+                    && matches!(&*error.code, "READONLY" | "NOAUTH")
+                {
+                    self.retire();
+                }
+                ended
+            }
+            Ok(Ok(Ended::Lost { sent, cause })) => lost(sent, &cause, self.shared.settings.timeout),
+            Ok(Err(_)) => {
+                let error =
+                    AttemptError::own(ErrorClass::Unknown, "reset", "the connection is gone");
+                Attempted::failed(Verdict::Neutral, error)
+            }
+            Err(_) => {
+                let message = format!("no reply within {time:?}");
+                Attempted::failed(
+                    verdict,
+                    AttemptError::own(ErrorClass::Unknown, "timeout", message),
+                )
+            }
+        }
+    }
+
+    /// Ends the connection once what was sent is answered: the name may lead to another server by now, the
+    /// file hold another password.
+    pub(crate) fn retire(&self) {
+        self.order(Order::Retire);
+    }
+
+    /// Sends `command` if the link is up, and waits for nothing.
+    pub(crate) fn send_and_forget(&self, command: Bytes) {
+        let (reply, _) = oneshot::channel();
+        self.order(Order::Call(Request { command, reply, begun: Instant::now() }));
+    }
+
+    /// The server was heard of by other ways: the pause after a failed connect is over.
+    pub(crate) fn end_pause(&self) {
+        self.state.send_if_modified(|state| {
+            if let State::Down { until, .. } = state {
+                *until = Instant::now();
+            }
+            false
+        });
+    }
+
+    /// Whether it is up.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Up { .. })
+    }
+
+    /// Ends it for ever, and returns once its socket is closed.
+    pub(crate) async fn close(&self) {
+        let last = self.state.send_replace(State::Closed);
+        if let State::Up { orders, .. } = last {
+            drop(orders.send(Order::Close));
+            orders.closed().await;
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let State::Up { orders, .. } = &*self.state.borrow() {
+            // A connection that ends in this moment has no use for it.
+            drop(orders.send(order));
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        command: &Bytes,
+        deadline: Instant,
+        verdict: Verdict,
+        urgent: bool,
+    ) -> Result<oneshot::Receiver<Ended>, Failed> {
+        self.once_up(deadline, verdict, urgent, |orders| {
+            let (reply, receiver) = oneshot::channel();
+            let request = Request { command: command.clone(), reply, begun: Instant::now() };
+            orders.send(Order::Call(request)).ok().map(|()| receiver)
+        })
+        .await
+    }
+
+    /// Waits until the link is up, for `time` at most. An error says so, and that nothing was sent.
+    pub(crate) async fn ready(&self, time: Duration) -> Result<(), Attempted> {
+        let deadline = Instant::now() + time;
+        let whole = time + GRACE >= self.shared.settings.timeout;
+        let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
+        let is_open = |orders: &mpsc::UnboundedSender<Order>| (!orders.is_closed()).then_some(());
+        let ready = self.once_up(deadline, verdict, false, is_open).await;
+        ready.map_err(|failed| Attempted::failed(failed.verdict, failed.error))
+    }
+
+    /// Does `step` once the link is up; `None` says that the connection ends in this moment.
+    async fn once_up<T>(
+        &self,
+        deadline: Instant,
+        verdict: Verdict,
+        mut urgent: bool,
+        step: impl Fn(&mpsc::UnboundedSender<Order>) -> Option<T>,
+    ) -> Result<T, Failed> {
+        // Subscribed to only where the link is not up, and before the state is looked at again: so no
+        // change is missed, and the usual call takes no part in it.
+        let mut changes: Option<watch::Receiver<State>> = None;
+        let mut waited = false;
+        loop {
+            let taken = match &mut changes {
+                Some(changes) => attempt_step(&changes.borrow_and_update(), &step, urgent, waited),
+                None => attempt_step(&self.state.borrow(), &step, urgent, false),
+            };
+            let fencing = match taken {
+                Step::Done(done) => return Ok(done),
+                Step::Refused(failed) => return Err(failed),
+                Step::Wait { fencing } => fencing,
+            };
+            let Some(changes) = &mut changes else {
+                changes = Some(self.state.subscribe());
+                continue;
+            };
+            self.begin();
+            (urgent, waited) = (false, true);
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err(not_in_time(fencing, verdict));
+            }
+        }
+    }
+
+    /// Begins to connect, unless it does so already or is up.
+    fn begin(&self) {
+        let Some(link) = self.myself.upgrade() else { return };
+        self.state.send_if_modified(|state| {
+            let failures = match state {
+                State::Down { failures, .. } => *failures,
+                State::Up { orders, .. } if orders.is_closed() => 0,
+                _ => return false,
+            };
+            *state = State::Connecting { failures, fencing: false };
+            tokio::spawn(link.connect(failures));
+            false
+        });
+    }
+
+    /// Enters what `next` makes of the state; true where it made something of it.
+    fn enter(&self, next: impl FnOnce(&State) -> Option<State>) -> bool {
+        self.state.send_if_modified(|state| match next(state) {
+            Some(next) => {
+                *state = next;
+                true
+            }
+            None => false,
+        })
+    }
+}
+
+/// What the link's state makes of a call.
+enum Step<T> {
+    Done(T),
+    Refused(Failed),
+    Wait { fencing: bool },
+}
+
+/// Does `step` where the link is up. Who has `waited` for a connect is told how it failed, and
+/// so is who comes in the pause after it and is not `urgent`.
+fn attempt_step<T>(
+    state: &State,
+    step: impl Fn(&mpsc::UnboundedSender<Order>) -> Option<T>,
+    urgent: bool,
+    waited: bool,
+) -> Step<T> {
+    match state {
+        State::Up { orders, .. } => step(orders).map_or(Step::Wait { fencing: false }, Step::Done),
+        State::Down { until, failed: Some(failed), .. }
+            if waited || (!urgent && Instant::now() < *until) =>
+        {
+            Step::Refused(failed.clone())
+        }
+        State::Down { .. } => Step::Wait { fencing: false },
+        State::Connecting { fencing, .. } => Step::Wait { fencing: *fencing },
+        State::Closed => Step::Refused(closed()),
+    }
+}
+
+fn lost(sent: bool, cause: &Cause, limit: Duration) -> Attempted {
+    let class = if sent { ErrorClass::Unknown } else { ErrorClass::NotExecuted };
+    let (verdict, code, message) = match cause {
+        Cause::Overdue => (Verdict::Failure, "timeout", format!("no reply within {limit:?}")),
+        Cause::Shared => (
+            Verdict::Neutral,
+            "reset",
+            "the connection was reset for another call's sake".to_owned(),
+        ),
+        Cause::Broken(why) if sent => (Verdict::Failure, "reset", why.clone()),
+        Cause::Broken(why) => (Verdict::Neutral, "reset", why.clone()),
+    };
+    Attempted::failed(verdict, AttemptError::own(class, code, message))
+}
+
+fn not_in_time(fencing: bool, verdict: Verdict) -> Failed {
+    if fencing {
+        let message = "the server has not let go of an earlier connection's writes yet";
+        let error = AttemptError::own(ErrorClass::NotExecuted, "fence", message);
+        return Failed { error, verdict: Verdict::Neutral };
+    }
+    let message = "no connection within the call's time";
+    Failed { error: AttemptError::own(ErrorClass::NotExecuted, "connect", message), verdict }
+}
+
+fn closed() -> Failed {
+    let error = AttemptError::own(ErrorClass::NotExecuted, "closed", "the connector is closed");
+    Failed { error, verdict: Verdict::Neutral }
+}

@@ -1,0 +1,153 @@
+//! What both links of a backend share, above all by which names their connections go.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::handshake::ServerInfo;
+use crate::kinds::redis::{protocol::commands::Commands, settings::RedisSettings};
+
+/// The names of the connections that live, from before they are opened until they are closed. They are
+/// the process's, not a backend's: two backends may be on one server, and must spare each other.
+static LIVING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+/// Numbers the process's connections, so that no name is given twice.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// What both links of a backend share.
+pub(crate) struct Shared {
+    pub(crate) settings: RedisSettings,
+    pub(crate) commands: Commands,
+    /// Whether the server speaks RESP3 with us; it is taken to until it has said otherwise.
+    pub(crate) resp3: AtomicBool,
+    /// Whether a token was ever sent.
+    pub(crate) tokens_used: AtomicBool,
+    pub(crate) server: Mutex<Option<ServerInfo>>,
+    /// What an operator should know, by what it is about.
+    pub(crate) warnings: Mutex<BTreeMap<&'static str, String>>,
+    /// When writes were last left unanswered; the start counts as such a time.
+    pub(crate) abandoned: Mutex<Instant>,
+    /// Whether a write that was left unanswered may still land: until the fence has been raised again.
+    pub(crate) may_land: AtomicBool,
+    /// Whether what bears the former name is still to be killed.
+    former: AtomicBool,
+    /// The server run whose commands were learnt.
+    pub(crate) learnt_of: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: RedisSettings) -> Self {
+        Self {
+            former: AtomicBool::new(settings.former.is_some()),
+            settings,
+            commands: Commands::default(),
+            resp3: AtomicBool::new(true),
+            tokens_used: AtomicBool::new(false),
+            server: Mutex::default(),
+            warnings: Mutex::default(),
+            abandoned: Mutex::new(Instant::now()),
+            may_land: AtomicBool::new(false),
+            learnt_of: Mutex::default(),
+        }
+    }
+
+    /// How the names of this installation's connections begin.
+    pub(crate) fn name_prefix(&self) -> String {
+        format!("fusebox:{}:", word(&self.settings.instance))
+    }
+
+    /// How the names begin that this installation's connections had before, until they were killed once.
+    pub(crate) fn former_prefix(&self) -> Option<String> {
+        let former = self.settings.former.as_ref()?;
+        self.former.load(Ordering::Acquire).then(|| format!("fusebox:{}:", word(former)))
+    }
+
+    /// What bore the former name is gone: from here on it may be another daemon's.
+    pub(crate) fn former_is_gone(&self) {
+        self.former.store(false, Ordering::Release);
+    }
+
+    /// Whether `run` is this one, as it is part of names.
+    pub(crate) fn is_own_run(&self, run: &str) -> bool {
+        run == word(&self.settings.run)
+    }
+
+    fn run_prefix(&self) -> String {
+        format!("{}{}:", self.name_prefix(), word(&self.settings.run))
+    }
+
+    /// Whether `name` is a connection of this run that lives.
+    pub(crate) fn lives(&self, name: &str) -> bool {
+        name.starts_with(&self.run_prefix()) && LIVING.lock().contains(name)
+    }
+
+    /// A new connection's name.
+    pub(crate) fn new_name(self: &Arc<Self>) -> Living {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}{number}", self.run_prefix());
+        LIVING.lock().insert(name.clone());
+        Living { name, shared: Arc::clone(self) }
+    }
+
+    /// Warns, or takes back the warning, of what `about` is about.
+    pub(crate) fn warn(&self, about: &'static str, warning: Option<String>) {
+        let mut warnings = self.warnings.lock();
+        match warning {
+            Some(text) => {
+                if warnings.get(about) != Some(&text) {
+                    tracing::warn!(backend = self.settings.name, "{text}");
+                }
+                warnings.insert(about, text);
+            }
+            None => {
+                warnings.remove(about);
+            }
+        }
+    }
+}
+
+/// A part of a connection's name: no space, line end or colon.
+fn word(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() && c != ':' { c } else { '_' }).collect()
+}
+
+/// A connection's name for as long as the connection lives.
+pub(crate) struct Living {
+    pub(crate) name: String,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        LIVING.lock().remove(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::redis::testing::settings;
+
+    #[test]
+    fn a_name_lives_as_long_as_its_connection_and_belongs_to_one_instance() {
+        let shared = Arc::new(Shared::new(settings(1, "host a:b", "run")));
+        assert_eq!(shared.name_prefix(), "fusebox:host_a_b:");
+        let (one, two) = (shared.new_name(), shared.new_name());
+        assert!(one.name.starts_with("fusebox:host_a_b:run:") && one.name != two.name);
+        let (neighbour, successor) = (
+            Shared::new(settings(1, "host a:b", "run")),
+            Shared::new(settings(1, "host a:b", "r")),
+        );
+        assert!(shared.lives(&one.name) && neighbour.lives(&one.name));
+        assert!(!successor.lives(&one.name), "another run knows nothing of it");
+        let name = one.name.clone();
+        drop(one);
+        assert!(!shared.lives(&name) && shared.lives(&two.name));
+    }
+}

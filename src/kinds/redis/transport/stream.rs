@@ -1,0 +1,32 @@
+//! Opens the socket: TCP, TLS or Unix.
+
+use tokio::net::UnixStream;
+
+use crate::{
+    kinds::redis::settings::{Endpoint, RedisSettings},
+    net::dial::{Dial, DialError, Stream},
+};
+
+/// Connects. Whatever ends a TCP connection resets it: what the peer has not been sent by then dies
+/// with it, also where it is the daemon that dies.
+pub(crate) async fn open(settings: &RedisSettings) -> Result<Box<dyn Stream>, DialError> {
+    let address = settings.endpoint.to_string();
+    match &settings.endpoint {
+        Endpoint::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(DialError::Connect(address, error)),
+        },
+        Endpoint::Tcp { host, port } => {
+            let dial = Dial {
+                address,
+                host,
+                port: *port,
+                tls: settings.tls.is_some(),
+                ca_file: settings.tls.as_ref().and_then(|tls| tls.ca_file.as_deref()),
+                protocols: &[],
+                resets: true,
+            };
+            dial.connect().await
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What every kind's connections are made of: dialling, TLS, HTTP/1, gRPC.
+
+pub(crate) mod dial;
+pub(crate) mod grpc;
+pub(crate) mod http1;
+pub(crate) mod http1_dial;
+pub(crate) mod percent;
+pub(crate) mod same_task;
+pub(crate) mod secret;
+pub(crate) mod test_listener;
+pub(crate) mod tls;
