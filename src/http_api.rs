@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 pub(crate) mod accept;
 pub(crate) mod admin;
+pub(crate) mod admit;
+pub(crate) mod body;
 pub(crate) mod calls;
 pub(crate) mod encoding;
 pub(crate) mod events;

@@ -3,4 +3,5 @@
 pub(crate) mod gate;
 pub(crate) mod paced;
 pub(crate) mod peer;
+pub(crate) mod refusal;
 pub(crate) mod socket;

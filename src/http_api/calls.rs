@@ -19,15 +19,13 @@ use serde::Serialize;
 
 use super::{
     Doors,
+    body::{Admitted, JSON_MAX},
     problem::{Checked, Problem},
     trace,
 };
 use crate::{
     exact::Outgoing,
-    ingress::{
-        gate::{JSON_MAX, Place},
-        peer::Who,
-    },
+    ingress::peer::Who,
     kinds::{options::CallOptionsJson, port::Kind},
 };
 
@@ -66,8 +64,8 @@ pub(crate) async fn call(
     body: Body,
 ) -> Result<Response, Problem> {
     let (backend, kind) = doors.backend(&name)?;
-    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
-    let json = doors.gate.read(&mut place, body, JSON_MAX).await?;
+    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
+    let json = place.read(body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
     drop(json);
@@ -91,12 +89,12 @@ pub(crate) async fn call_raw(
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let options = CallOptionsJson::from_headers(&headers).and_then(CallOptionsJson::checked);
     let options = options.map_err(malformed)?;
-    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
+    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
     let (held, limit) = (kind.raw_held_max(), kind.raw_call_max());
     let (body, upload) = if held < limit {
-        doors.gate.read_head(&mut place, body, held, limit).await?
+        place.read_head(body, held, limit).await?
     } else {
-        (doors.gate.read(&mut place, body, limit).await?, None)
+        (place.read(body, limit).await?, None)
     };
     let body = kind.call_from_raw(&headers, body).map_err(malformed)?;
     let trace = trace::of(&headers, RAW_ROUTE);
@@ -155,7 +153,7 @@ fn age_ms(reply: &Reply) -> u64 {
 }
 
 /// The reply's bytes. What is too large to hold goes on piece by piece, and holds the call's place.
-fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Place) -> Response {
+fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Admitted) -> Response {
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, text: &str| {
         // What cannot stand in a header (a warning may quote a key) is left out.
@@ -231,8 +229,8 @@ mod tests {
         crate::kinds::find("redis").unwrap()
     }
 
-    fn place() -> Place {
-        crate::ingress::gate::Gate::default().enter().unwrap()
+    fn place() -> Admitted {
+        Admitted::enter(&crate::ingress::gate::Gate::default()).unwrap()
     }
 
     async fn body(response: Response) -> Bytes {

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 
 use super::{
     Doors,
+    body::Admitted,
     problem::{Checked, Problem},
 };
 use crate::ingress::peer::Who;
@@ -310,8 +311,8 @@ pub(crate) async fn import(
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = doors.backend(&name)?;
-    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
-    let body = doors.gate.read(&mut place, body, IMPORT_MAX).await?;
+    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
+    let body = place.read(body, IMPORT_MAX).await?;
     let text = std::str::from_utf8(&body)
         .map_err(|error| Problem::malformed(format!("the lines are no UTF-8: {error}")))?;
     let lines = read_all(text, &backend, &wanted).map_err(|problem| problem.of(&name))?;

@@ -11,6 +11,8 @@ use fusebox_actors::{CallError, CallErrorKind, OrderError, connector::Refused};
 use fusebox_state::OpId;
 use serde::Serialize;
 
+use crate::ingress::refusal::{Denied, Full};
+
 /// An error with all that a caller may want to know of it. Boxed, so that what is right stays small.
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
@@ -84,13 +86,6 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     }
 
-    /// 429: a door is full.
-    pub(crate) fn full(what: &str) -> Self {
-        let detail = format!("this door is full: {what}");
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "door_full", detail)
-            .retry_after(Duration::from_secs(1))
-    }
-
     /// The same, of that backend.
     pub(crate) fn of(mut self, backend: &str) -> Self {
         self.0.backend = Some(backend.to_owned());
@@ -141,6 +136,23 @@ pub(crate) fn status_of(kind: CallErrorKind) -> StatusCode {
         CallErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         CallErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         CallErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(Full(what): Full) -> Self {
+        let detail = format!("this door is full: {what}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "door_full", detail)
+            .retry_after(Duration::from_secs(1))
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Unknown(detail) => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail),
+            Denied::Forbidden(detail) => Self::forbidden(detail),
+        }
     }
 }
 

@@ -12,10 +12,10 @@ use axum::{
 };
 
 use super::{
-    Doors, admin, calls, encoding, events, import, openapi, page, problem::Problem, queue, streams,
-    views,
+    Doors, admin, admit::admit, calls, encoding, events, import, openapi, page, problem::Problem,
+    queue, streams, views,
 };
-use crate::ingress::peer::{Access, Caller, admit};
+use crate::ingress::peer::{Access, Caller};
 
 /// One route.
 pub(crate) struct Route {

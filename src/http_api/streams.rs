@@ -17,9 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{
     Doors,
+    body::{Admitted, JSON_MAX},
     problem::{Checked, Problem},
 };
-use crate::ingress::gate::JSON_MAX;
 
 struct Follower {
     follow: Box<dyn Follow>,
@@ -37,8 +37,8 @@ pub(crate) async fn open(
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let (backend, kind) = doors.backend(&name)?;
-    let mut place = doors.gate.enter().map_err(|full| full.of(&name))?;
-    let json = doors.gate.read(&mut place, body, JSON_MAX).await?;
+    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
+    let json = place.read(body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let query = kind.stream_from_json(&json, &headers).map_err(malformed)?;
     let connector = backend.connector();

@@ -36,8 +36,11 @@ use tokio::{
 
 use crate::{
     daemon::Daemon,
-    http_api::{Doors, problem::Problem},
-    ingress::peer::{Caller, Who, host_matches},
+    http_api::{Doors, admit::host_matches, problem::Problem},
+    ingress::{
+        peer::{Caller, Who},
+        refusal::Full,
+    },
 };
 
 /// Listeners at once. Their places are their own: pages never take those of `/v1/events`.
@@ -102,7 +105,7 @@ impl Board {
     /// 429 where all are taken.
     fn listen(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| Problem::full("too many are following the status page"))
+        place.map_err(|_| Full("too many are following the status page").into())
     }
 
     /// The state, made anew where the last one is not fresh.

@@ -1,0 +1,176 @@
+//! Who a request comes from, by its connection and its headers, and whether that lets it in.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::{HeaderMap, header};
+
+use super::problem::Problem;
+use crate::{
+    config::HttpSettings,
+    ingress::{
+        peer::{Access, Caller, NOBODY, Who, may, same},
+        refusal::Denied,
+    },
+};
+
+/// Lets a request in, or says why not. Reads nothing of its body.
+pub(crate) fn admit(
+    access: Access,
+    caller: Caller,
+    headers: &HeaderMap,
+    http: Option<&HttpSettings>,
+) -> Result<Who, Problem> {
+    if access != Access::Public {
+        own_origin(headers, caller)?;
+    }
+    match caller {
+        Caller::Local { uid, rights } => Ok(may(access, uid, rights)?),
+        Caller::Network if access == Access::Public => Ok(Who { uid: NOBODY, admin: false }),
+        Caller::Network => admit_by_token(headers, http),
+    }
+}
+
+fn admit_by_token(headers: &HeaderMap, http: Option<&HttpSettings>) -> Result<Who, Problem> {
+    let unauthorized = |detail| Problem::from(Denied::Unknown(detail));
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some((http, token)) = http.and_then(|http| Some((http, http.token.as_ref()?))) else {
+        return Err(unauthorized("over TCP this wants a token, and http.token_file names none"));
+    };
+    host_matches(headers, http)?;
+    let bearer = text(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    match bearer {
+        Some(given) if same(given.as_bytes(), token.expose().as_bytes()) => {
+            Ok(Who { uid: NOBODY, admin: true })
+        }
+        Some(_) => Err(unauthorized("the token is not the one in http.token_file")),
+        None => Err(unauthorized("over TCP this wants Authorization: Bearer and a token")),
+    }
+}
+
+/// Refuses a page in a browser that was rebound to this address: it brings its own host name.
+///
+/// # Errors
+/// 403 where the host is not the one that `http.listen` names.
+pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(), Problem> {
+    let listen = http.listen;
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let matches = host == listen.to_string()
+        || host.strip_prefix("localhost:").and_then(|port| port.parse().ok())
+            == Some(listen.port())
+        || (listen.ip().is_unspecified()
+            && host.parse::<SocketAddr>().is_ok_and(|a| a.port() == listen.port()));
+    let refused =
+        || Problem::forbidden("the Host header must be the address that http.listen names");
+    matches.then_some(()).ok_or_else(refused)
+}
+
+/// Refuses what a page of another origin sends in its user's name. A browser names the origin of
+/// whatever may change something; programs name none. Where the socket is forwarded to a port, nothing
+/// else would tell such a page from its user, and a rebound one brings a host of its own.
+fn own_origin(headers: &HeaderMap, caller: Caller) -> Result<(), Problem> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let from = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let host = text(header::HOST).unwrap_or_default();
+    let same = from.is_some_and(|from| from == host && !host.is_empty());
+    if same && (caller == Caller::Network || is_loopback(host)) {
+        return Ok(());
+    }
+    Err(Problem::forbidden("a page of another origin may not do this"))
+}
+
+/// Whether a `Host` is this host under a name that nobody else can have.
+fn is_loopback(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    let name = name.map_or(host, |(name, _)| name);
+    let ip = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Secret, ingress::peer::Rights};
+
+    fn local(client: bool, admin: bool) -> Caller {
+        Caller::Local { uid: 7, rights: Rights { client, admin } }
+    }
+
+    #[test]
+    fn routes_admit_by_rights() {
+        let status = |access, caller| {
+            admit(access, caller, &HeaderMap::new(), None)
+                .map_err(|problem| problem.status().as_u16())
+        };
+        let who = |admin| Ok(Who { uid: 7, admin });
+        for (caller, public, client, admin) in [
+            (local(true, true), who(true), who(true), who(true)),
+            (local(true, false), who(false), who(false), Err(403)),
+            (local(false, false), Err(403), Err(403), Err(403)),
+            (Caller::Network, Ok(Who { uid: NOBODY, admin: false }), Err(401), Err(401)),
+        ] {
+            assert_eq!(status(Access::Public, caller), public);
+            assert_eq!(status(Access::Client, caller), client);
+            assert_eq!(status(Access::Admin, caller), admin);
+        }
+    }
+
+    #[test]
+    fn tcp_wants_token_and_host() {
+        let http = HttpSettings {
+            listen: "127.0.0.1:9180".parse().unwrap(),
+            token: Some(Secret::new("t0ken")),
+            token_file: None,
+        };
+        for (host, authorization, expected) in [
+            ("127.0.0.1:9180", "Bearer t0ken", Ok(())),
+            ("localhost:9180", "bearer t0ken", Ok(())),
+            ("evil.example:9180", "Bearer t0ken", Err(403)),
+            ("127.0.0.1:9180", "Bearer t0keN", Err(401)),
+            ("127.0.0.1:9180", "Bearer t0ken2", Err(401)),
+            ("127.0.0.1:9180", "Basic t0ken", Err(401)),
+            ("127.0.0.1:9180", "", Err(401)),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", host.parse().unwrap());
+            headers.insert("authorization", authorization.parse().unwrap());
+            let got = admit(Access::Admin, Caller::Network, &headers, Some(&http));
+            let got = got.map(|_| ()).map_err(|problem| problem.status().as_u16());
+            assert_eq!(got, expected, "{host} {authorization}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_origin_gives_no_orders_in_its_users_name() {
+        let status = |caller, host: &str, origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", host.parse().unwrap());
+            headers.insert("origin", origin.parse().unwrap());
+            let admitted = admit(Access::Admin, caller, &headers, None);
+            admitted.map(|_| ()).map_err(|problem| problem.status().as_u16())
+        };
+        let own = local(true, true);
+        for (host, origin, expected) in [
+            ("localhost:9180", "http://localhost:9180", Ok(())),
+            ("127.0.0.1:9180", "http://127.0.0.1:9180", Ok(())),
+            ("[::1]:9180", "http://[::1]:9180", Ok(())),
+            ("localhost", "http://localhost", Ok(())),
+            ("localhost:9180", "http://localhost:8080", Err(403)),
+            ("localhost:9180", "https://evil.example", Err(403)),
+            ("localhost:9180", "null", Err(403)),
+            // Rebound: the same origin by a name that anybody can have.
+            ("evil.example:9180", "http://evil.example:9180", Err(403)),
+            ("", "http://", Err(403)),
+        ] {
+            assert_eq!(status(own, host, origin), expected, "{host} {origin}");
+        }
+        assert_eq!(status(Caller::Network, "a:1", "http://b:1"), Err(403));
+        assert_eq!(status(Caller::Network, "a:1", "http://a:1"), Err(401), "the token is next");
+        let foreign = HeaderMap::from_iter([(header::ORIGIN, "http://b".parse().unwrap())]);
+        assert!(admit(Access::Public, own, &foreign, None).is_ok(), "nothing is changed there");
+    }
+}
