@@ -9,7 +9,10 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     config::{BackendConfig, Config, Environment, Flags},
-    kinds::port::{Identity, Kind},
+    kinds::{
+        self,
+        port::{Identity, Kind},
+    },
     state_dir::StateDir,
     traces::Traces,
 };
@@ -49,7 +52,10 @@ impl Daemon {
         traces: Option<Arc<Traces>>,
         state_dir: Arc<StateDir>,
     ) -> Arc<Self> {
-        let kinds = config.backends.iter().map(|b| (b.settings.name.clone(), b.kind)).collect();
+        let kinds = config.backends.iter().filter_map(|backend| {
+            Some((backend.settings.name.clone(), kinds::find(backend.settings.kind)?))
+        });
+        let kinds = kinds.collect();
         Arc::new(Self {
             fusebox,
             config: ArcSwap::from_pointee(config),
@@ -74,7 +80,7 @@ impl Daemon {
     /// What stands in the way; the old settings stay.
     pub(crate) async fn reload(&self) -> Result<Vec<String>, String> {
         let _alone = self.reloading.lock().await;
-        let next = Config::load(&self.sources.flags, &self.sources.env)
+        let next = crate::load_config(&self.sources.flags, &self.sources.env)
             .map_err(|errors| errors.to_string())?;
         let old = self.config.load_full();
         fixed(&old, &next)?;
@@ -216,7 +222,9 @@ pub(crate) fn specs<'a>(
         .into_iter()
         .map(|backend| {
             let name = &backend.settings.name;
-            let connector = backend.kind.connector(backend, identity);
+            let kind = kinds::find(backend.settings.kind).ok_or("its kind is not known");
+            let connector =
+                kind.map_err(str::to_owned).and_then(|kind| kind.connector(backend, identity));
             let connector = connector.map_err(|why| format!("backends.{name}: {why}"))?;
             Ok(BackendSpec { settings: backend.settings.clone(), connector })
         })
@@ -228,7 +236,9 @@ fn changed(old: &Config, backend: &BackendConfig) -> bool {
     let name = &backend.settings.name;
     let before = old.backends.iter().find(|before| before.settings.name == *name);
     before.is_none_or(|before| {
-        before.settings != backend.settings || before.endpoint != backend.endpoint
+        before.settings != backend.settings
+            || before.endpoint != backend.endpoint
+            || before.own != backend.own
     })
 }
 
@@ -261,7 +271,7 @@ mod tests {
     fn config(pairs: &[(&str, &str)]) -> Config {
         let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
         all.extend_from_slice(pairs);
-        Config::load(&Flags::default(), &Environment::of(&all)).unwrap()
+        crate::load_config(&Flags::default(), &Environment::of(&all)).unwrap()
     }
 
     #[test]

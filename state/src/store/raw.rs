@@ -276,7 +276,9 @@ impl Raw {
         let stable = segments.iter().map(|segment| segment.stable).max().unwrap_or_default();
         let size = i64::try_from(SEGMENT).unwrap_or(i64::MAX);
         let base = stable.max(0) / size * size;
-        // sled drops whatever stands behind a gap in the segments that it does not know to be stable.
+        // sled drops whatever stands behind a gap in the segments that it does not know to be stable. It begins at its
+        // snapshot if that is newer; a snapshot may be damaged, so it counts for nothing here. What is no gap to sled
+        // is then healed for nothing, and nothing is lost.
         let tail = segments.iter().map(|segment| segment.lsn).filter(|lsn| *lsn >= base);
         let expected = std::iter::successors(Some(base), |lsn| Some(lsn.saturating_add(size)));
         if let Some((_, missing)) = tail.zip(expected).find(|(found, expected)| found != expected) {
