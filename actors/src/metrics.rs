@@ -23,12 +23,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    call::Source,
-    clock::Clock,
-    recent::Times,
-    view::{PercentilesView, TracesView},
-};
+use crate::{call::Source, clock::Clock, recent::Times, view::TracesView};
 
 mod exemplar;
 mod gauges;
@@ -398,7 +393,6 @@ impl Metrics {
             wait_seconds: self.0.wait_seconds.get_or_create_owned(&one),
             gauges: BackendGauges::new(&self.0, name),
             transitions: Counter::default(),
-            response_times: Mutex::new(None),
             times: Times::default(),
         }
     }
@@ -453,8 +447,7 @@ pub struct BackendMetrics {
     replay_seconds: Histogram,
     wait_seconds: Histogram,
     gauges: BackendGauges,
-    response_times: Mutex<Option<hdrhistogram::Histogram<u64>>>,
-    /// The same in buckets, for the recent ones.
+    /// Response times, for the views.
     pub(crate) times: Times,
 }
 
@@ -486,16 +479,7 @@ impl BackendMetrics {
             Verdict::Neutral => self.neutral.inc(),
         };
         observe(&self.attempt_seconds, took, exemplar);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        self.times.record(micros);
-        let mut times = self.response_times.lock();
-        // Three digits from a microsecond to an hour: 23 KB, made when first needed.
-        if times.is_none() {
-            *times = hdrhistogram::Histogram::new_with_bounds(1, 3_600_000_000, 3).ok();
-        }
-        if let Some(times) = times.as_mut() {
-            times.saturating_record(micros);
-        }
+        self.times.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// Counts a durable acknowledgement.
@@ -511,15 +495,6 @@ impl BackendMetrics {
     /// Counts a call that replay brought to its backend `waited` after it was accepted.
     pub fn call_replayed(&self, waited: Duration) {
         self.wait_seconds.observe(waited.as_secs_f64());
-    }
-
-    /// Response times since the start, in milliseconds.
-    pub fn percentiles(&self) -> PercentilesView {
-        let times = self.response_times.lock();
-        let Some(times) = times.as_ref() else { return PercentilesView::default() };
-        #[expect(clippy::cast_precision_loss, reason = "microseconds up to an hour")]
-        let at = |quantile| times.value_at_quantile(quantile) as f64 / 1_000.0;
-        PercentilesView { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
     }
 
     /// Counts a transition.

@@ -259,7 +259,6 @@ impl Queue {
             own_name: write.own_name,
             bytes,
             accepted_at: write.accepted_at,
-            expires_at: None,
             uid: write.uid,
             noted: note.as_ref().map(|note| {
                 Box::new(Noted { at: note.first_sent_at, evidence: note.evidence.clone() })
@@ -304,7 +303,6 @@ impl Queue {
             },
             traits: write.traits,
             accepted_at: write.accepted_at,
-            expires_at: None,
             traceparent: Some(write.span.to_string()),
             note,
             body: write.body,

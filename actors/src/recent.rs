@@ -20,7 +20,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -41,12 +41,15 @@ const RATE_MIN: Duration = Duration::from_millis(900);
 /// Four for each power of two of microseconds below 2^32.
 const BUCKETS: usize = 128;
 
-/// Response times since the start, in buckets. Counts wrap, and only differences are looked at.
-pub(crate) struct Times([AtomicU32; BUCKETS]);
+/// Response times since the start, in buckets. Counted without a lock, so that an attempt pays one addition.
+pub(crate) struct Times([AtomicU64; BUCKETS]);
+
+/// A reading of [`Times`].
+type Counts = [u64; BUCKETS];
 
 impl Default for Times {
     fn default() -> Self {
-        Self([const { AtomicU32::new(0) }; BUCKETS])
+        Self([const { AtomicU64::new(0) }; BUCKETS])
     }
 }
 
@@ -58,7 +61,12 @@ impl Times {
         }
     }
 
-    fn read(&self) -> Box<[u32; BUCKETS]> {
+    /// Percentiles of all attempts, in milliseconds.
+    pub(crate) fn since_start(&self) -> PercentilesView {
+        percentiles(&[0; BUCKETS], &self.read())
+    }
+
+    fn read(&self) -> Box<Counts> {
         let mut counts = Box::new([0; BUCKETS]);
         for (count, bucket) in counts.iter_mut().zip(&self.0) {
             *count = bucket.load(Ordering::Relaxed);
@@ -98,7 +106,7 @@ pub(crate) struct Sample {
     pub(crate) bytes: u64,
     /// Calls wait and replay is not paused.
     pub(crate) replaying: bool,
-    times: Box<[u32; BUCKETS]>,
+    times: Box<Counts>,
 }
 
 /// How a queue moves.
@@ -197,9 +205,9 @@ fn per_second(before: u64, after: u64, then: &Sample, now: &Sample) -> f64 {
     thousandths(real(after.saturating_sub(before)) / took.as_secs_f64())
 }
 
-fn percentiles(then: &[u32; BUCKETS], now: &[u32; BUCKETS]) -> PercentilesView {
+fn percentiles(then: &Counts, now: &Counts) -> PercentilesView {
     let counts: Vec<u64> =
-        now.iter().zip(then).map(|(now, then)| u64::from(now.wrapping_sub(*then))).collect();
+        now.iter().zip(then).map(|(now, then)| now.saturating_sub(*then)).collect();
     let all: u64 = counts.iter().sum();
     if all == 0 {
         return PercentilesView::default();
@@ -356,6 +364,7 @@ mod tests {
             assert!((found / wanted - 1.0).abs() < 0.13, "{found} {wanted}");
         }
         assert!(found.max >= 10.0 && found.max < 12.5, "{found:?}");
+        assert_eq!(times.since_start().p99.to_bits(), found.p99.to_bits());
         times.record(0);
         times.record(u64::MAX);
         assert_eq!(percentiles(&before, &before).p99.to_bits(), 0);

@@ -1,7 +1,7 @@
 //! The recovery actor: drives replay, runs the background maintenance, forces recoveries.
 //!
 //! ```text
-//!  cron (tokio-cron-scheduler) --cast--> SweepDue, ExpiryDue, ReportDue, NudgeDue
+//!  cron (tokio-cron-scheduler) --cast--> SweepDue, ReportDue, NudgeDue
 //!  timer -----------------------------> SnapshotDue
 //!  operator --------------------------> Recover
 //!  replay task (one per backend) --ends--> ReplayEnded --> started again
@@ -15,10 +15,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use fusebox_state::{
     cache::CachedRead,
-    store::{
-        DeadReason,
-        cache_file::{self, CacheEntry},
-    },
+    store::cache_file::{self, CacheEntry},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -46,8 +43,6 @@ const REPLAY_AGAIN: Duration = Duration::from_secs(1);
 pub enum RecoveryMessage {
     /// Caches are to be swept of what is too old.
     SweepDue,
-    /// Queued calls whose time is over are to be buried.
-    ExpiryDue,
     /// The sizes of the stores are to be reported.
     ReportDue,
     /// Replay is to look again.
@@ -146,7 +141,6 @@ impl Actor for RecoveryActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             RecoveryMessage::SweepDue => state.sweep_due(),
-            RecoveryMessage::ExpiryDue => state.expiry_due(),
             RecoveryMessage::ReportDue => state.report_due(),
             RecoveryMessage::NudgeDue => state.nudge_due(),
             RecoveryMessage::SnapshotDue => state.snapshot_due(),
@@ -167,20 +161,6 @@ impl RecoveryState {
             let dropped = lent.cache.load().sweep(lent.circuit.clock.now());
             if dropped > 0 {
                 tracing::debug!(backend = lent.circuit.name, dropped, "swept the cache");
-            }
-        }
-    }
-
-    fn expiry_due(&self) {
-        for member in self.args.members.iter() {
-            let queue = &member.lent.queue;
-            let expired = queue.index().expired(member.lent.circuit.clock.unix());
-            for seq in expired {
-                queue.bury(
-                    seq,
-                    DeadReason::Expired,
-                    "its time was over before it could be replayed",
-                );
             }
         }
     }

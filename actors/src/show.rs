@@ -85,7 +85,7 @@ impl Lent {
             retries: metrics.retried.get(),
             success_rate,
             in_flight: self.circuit.bulkhead.in_flight(),
-            response_ms: metrics.percentiles(),
+            response_ms: metrics.times.since_start(),
         }
     }
 
@@ -299,7 +299,7 @@ fn queued_view(
         uid: entry.uid,
         traceparent: None,
         replay_trace_id: None,
-        expires_at: entry.expires_at,
+        expires_at: (),
         in_doubt: entry.state.is_in_doubt(),
         calls: group.map_or(1, |group| group.members.len()),
     }

@@ -322,8 +322,8 @@ pub struct QueuedCallView {
     pub traceparent: Option<String>,
     /// The trace of its replay, where that will be recorded.
     pub replay_trace_id: Option<String>,
-    /// When it is no longer wanted.
-    pub expires_at: Option<UnixMillis>,
+    /// Always null: no call expires.
+    pub expires_at: (),
     /// Whether it may have been applied.
     pub in_doubt: bool,
     /// The calls that were sent as one with it, itself included. Dead letters are listed, requeued and discarded

@@ -102,8 +102,6 @@ pub struct Entry {
     pub bytes: u64,
     /// When it was accepted.
     pub accepted_at: UnixMillis,
-    /// When it is no longer wanted.
-    pub expires_at: Option<UnixMillis>,
     /// The user who sent it.
     pub uid: u32,
     /// What is noted of its sending, durably.
@@ -587,18 +585,6 @@ impl QueueIndex {
     pub fn page(&self, dead: bool, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
         let map = if dead { &self.dead } else { &self.entries };
         map.range(after + 1..).map(|(seq, entry)| (*seq, entry))
-    }
-
-    /// Calls whose time is over and that are not on the wire.
-    pub fn expired(&self, now: UnixMillis) -> Vec<u64> {
-        let over = |entry: &Entry| entry.expires_at.is_some_and(|at| at <= now);
-        self.entries
-            .iter()
-            .filter(|(_, entry)| {
-                over(entry) && matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
-            })
-            .map(|(seq, _)| *seq)
-            .collect()
     }
 
     /// When a backoff ends next.

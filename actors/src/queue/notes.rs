@@ -185,7 +185,6 @@ fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMi
         token: TokenKind::Absolute,
         traits: Traits { due: Some(due), ..Traits::default() },
         accepted_at: entry.accepted_at,
-        expires_at: None,
         traceparent: entry.origin.as_deref().map(ToString::to_string),
         note: None,
         body,

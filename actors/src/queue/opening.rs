@@ -300,7 +300,6 @@ fn entry_of(call: StoredCall) -> Entry {
         own_name: call.token == TokenKind::OwnMarker,
         bytes: call.body_len,
         accepted_at: call.accepted_at,
-        expires_at: call.expires_at,
         uid: call.uid,
         noted: call.first_sent_at.map(|at| Box::new(Noted { at, evidence: call.evidence.clone() })),
         group: None,

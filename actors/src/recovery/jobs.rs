@@ -9,9 +9,8 @@ use super::RecoveryMessage;
 type CronJob = (&'static str, fn() -> RecoveryMessage);
 
 /// What runs when: seconds, minutes, hours, day of month, month, day of week; UTC.
-const JOBS: [CronJob; 4] = [
+const JOBS: [CronJob; 3] = [
     ("*/30 * * * * *", || RecoveryMessage::SweepDue),
-    ("*/10 * * * * *", || RecoveryMessage::ExpiryDue),
     ("0 0 * * * *", || RecoveryMessage::ReportDue),
     ("*/5 * * * * *", || RecoveryMessage::NudgeDue),
 ];

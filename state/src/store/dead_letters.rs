@@ -21,7 +21,7 @@ const DETAIL_MAX: usize = 2048;
 pub enum DeadReason {
     /// The backend refuses it for good.
     Rejected,
-    /// It was not delivered before `expires_at`.
+    /// Its time was over. No release writes this; a mark that says so is still read.
     Expired,
     /// It may have been applied, and nothing lets the backend say so.
     Ambiguous,

@@ -157,7 +157,6 @@ fn make_fixture() -> Option<Fixture> {
             token: TokenKind::Marker,
             traits: Traits::default(),
             accepted_at: UnixMillis::new(seq),
-            expires_at: None,
             traceparent: None,
             note: None,
             body: Bytes::from(body),

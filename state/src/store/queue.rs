@@ -153,8 +153,6 @@ pub struct NewCall {
     pub traits: Traits,
     /// When it was acknowledged to be in hand.
     pub accepted_at: UnixMillis,
-    /// When it is worth nothing any more.
-    pub expires_at: Option<UnixMillis>,
     /// The W3C trace context that it came with; one above 256 bytes is dropped.
     pub traceparent: Option<String>,
     /// What is noted of its sending already: it is never found without that.
@@ -188,8 +186,6 @@ pub struct StoredCall {
     pub traits: Traits,
     /// When it was acknowledged to be in hand.
     pub accepted_at: UnixMillis,
-    /// When it is worth nothing any more.
-    pub expires_at: Option<UnixMillis>,
     /// The trace context that it came with.
     pub traceparent: Option<String>,
     /// Length of its body in bytes.
@@ -316,7 +312,7 @@ fn record_of<'a>(call: &'a NewCall, target: &'a str) -> Result<CallRecord<'a>, S
         token: call.token.to_u8(),
         traits: call.traits.to_number(),
         accepted_at: call.accepted_at.get(),
-        expires_at: call.expires_at.map(UnixMillis::get),
+        expires_at: None,
         traceparent: call.traceparent.as_deref().filter(|text| text.len() <= TEXT_MAX),
         body_len: call.body.len() as u64,
         body_crc: crc32fast::hash(&call.body),
@@ -344,7 +340,7 @@ pub(super) fn encode_again(
         token: call.token.to_u8(),
         traits: call.traits.to_number(),
         accepted_at: call.accepted_at.get(),
-        expires_at: call.expires_at.map(UnixMillis::get),
+        expires_at: None,
         traceparent: call.traceparent.as_deref(),
         body_len: call.body_len,
         body_crc: call.body_crc,
@@ -437,7 +433,6 @@ pub(super) fn decode_call(
         token,
         traits: Traits::from_number(record.traits),
         accepted_at: UnixMillis::new(record.accepted_at),
-        expires_at: record.expires_at.map(UnixMillis::new),
         traceparent: record.traceparent.map(str::to_owned),
         body_len: record.body_len,
         body_crc: record.body_crc,

@@ -77,7 +77,6 @@ fn call(seq: u64, body: &[u8]) -> NewCall {
         token: TokenKind::Marker,
         traits: Traits::default(),
         accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
-        expires_at: Some(UnixMillis::new(1_800_000_000_000)),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         note: None,
         body: Bytes::copy_from_slice(body),
@@ -154,6 +153,18 @@ fn flip_everywhere(dir: &Path, value: &[u8]) {
 }
 
 #[test]
+fn a_time_to_live_in_a_record_is_passed_over() {
+    let sent = call(4, b"payload");
+    let value = super::queue::encode(&sent, "target").unwrap().header.stamp(1);
+    let (mut plain, mut record) = super::queue::decode_call(4, &value).unwrap();
+    record.expires_at = Some(1_800_000_000_000);
+    let older = super::record::seal(super::record::Kind::Call, &record, 256).unwrap().stamp(1);
+    let (read, _) = super::queue::decode_call(4, &older).unwrap();
+    plain.bytes = read.bytes;
+    assert_eq!(read, plain);
+}
+
+#[test]
 fn a_call_comes_back_as_it_was_appended() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
@@ -170,7 +181,7 @@ fn a_call_comes_back_as_it_was_appended() {
     assert!(matches!(&again.calls[..], [only] if *only == kept));
     assert_eq!((kept.op_id, kept.digest, kept.uid), (sent.op_id, sent.digest, sent.uid));
     assert_eq!((kept.lanes, kept.label, kept.token), (sent.lanes, sent.label, sent.token));
-    assert_eq!((kept.accepted_at, kept.expires_at), (sent.accepted_at, sent.expires_at));
+    assert_eq!(kept.accepted_at, sent.accepted_at);
     assert_eq!((kept.traceparent, kept.body_len), (sent.traceparent, 7));
     assert_eq!(kept.target, "redis://localhost:6379/0");
     assert_eq!((kept.first_sent_at, kept.dead, kept.chunks), (None, None, 0));
