@@ -23,8 +23,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort}
 use tokio::task::JoinHandle;
 
 use crate::{
+    backend_shared::Lent,
     event::{EventBus, EventKind},
-    handle::Lent,
     settings::BackendSettings,
 };
 

@@ -10,8 +10,8 @@ use fusebox_state::{
 };
 
 use crate::{
-    handle::Lent,
-    lent::Member,
+    backend_entry::Member,
+    backend_shared::Lent,
     view::{BreakerView, ExplainView, QueueView, RecentView, TraceView},
 };
 

@@ -33,10 +33,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::{
     backend::{BackendActor, BackendArgs, BackendChanged, BackendMessage},
+    backend_entry::Member,
+    backend_shared::Lent,
     clock::Clock,
     event::{EventBus, EventKind},
-    handle::Lent,
-    lent::Member,
     recovery::{RecoveryActor, RecoveryArgs, RecoveryMessage},
     system::SystemFlags,
 };

@@ -21,8 +21,8 @@ use fusebox_state::{
 use tokio::sync::oneshot;
 
 use crate::{
+    backend_handle::Backend,
     connector::{Access, Refused},
-    orders::Backend,
     queue::{AppendError, NewWrite},
 };
 

@@ -5,7 +5,7 @@
 //!                               +--> recovery --> replay      which borrow what the actors own
 //! ```
 //!
-//! Everything a call needs is in [`handle::Lent`]; the actors own it and outlive no guarantee: what must
+//! Everything a call needs is in [`Lent`]; the actors own it and outlive no guarantee: what must
 //! survive an actor lies in the circuit, the queue and its store. Nothing here knows sockets,
 //! configuration files or a backend's protocol.
 
@@ -15,58 +15,56 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ractor::{Actor, ActorRef, rpc::CallResult};
 use tokio::sync::watch;
 
+mod alert;
 pub mod backend;
+pub mod backend_entry;
+mod backend_handle;
+pub mod backend_shared;
 pub mod call;
+mod call_path;
 pub mod circuit;
 pub mod clock;
 pub mod connector;
 pub mod event;
 mod explain;
-pub mod handle;
 pub mod health;
 mod history;
 pub mod import;
-pub mod lent;
 pub mod metrics;
-mod orders;
+mod pieces;
 pub mod queue;
 mod recent;
 pub mod recovery;
+mod refusal;
+mod scrape;
 pub mod settings;
 mod show;
 mod start;
 pub mod system;
+mod times;
 pub mod trace;
 pub mod view;
 
+use backend_entry::Member;
+pub use backend_handle::{Backend, OrderError};
+use backend_handle::{ORDER_PATIENCE, failed};
+use backend_shared::Lent;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, Past, PastQuery};
-use handle::Lent;
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
-use lent::Member;
 use metrics::Metrics;
-pub use orders::Backend;
 use recovery::RecoveryMessage;
 pub use settings::{BackendSettings, DeadLetterPolicy, SystemSettings, WriteFallback};
+pub use start::BackendSpec;
 use system::SystemFlags;
 use trace::TraceSink;
 
-/// How long an order may take: a sync of the disk included.
-const ORDER_PATIENCE: Duration = Duration::from_secs(10);
 /// What a graceful stop leaves for queueing and closing when it abandons attempts.
 const CUT_RESERVE: Duration = Duration::from_secs(5);
 /// Health has looked around within this time, or is not alive.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
-
-/// A backend as it is configured, with the connector that speaks its protocol.
-pub struct BackendSpec {
-    /// Its settings.
-    pub settings: BackendSettings,
-    /// Its connector.
-    pub connector: SharedConnector,
-}
 
 /// The daemon's core could not start.
 #[derive(Debug, thiserror::Error)]
@@ -75,20 +73,6 @@ pub enum StartError {
     /// would be queued, until it opens.
     #[error("{0}")]
     Other(String),
-}
-
-/// An order of an operator that was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum OrderError {
-    /// No such backend or queued call.
-    #[error("{0}")]
-    NotFound(String),
-    /// It does not fit the state: what is needed is said.
-    #[error("{0}")]
-    Conflict(String),
-    /// The store, or the actor, could not carry it out.
-    #[error("{0}")]
-    Failed(String),
 }
 
 /// The daemon's core. Cheap to clone.
@@ -441,10 +425,6 @@ fn watch_health(
         sender.send_replace(Some(why));
     });
     receiver
-}
-
-fn failed(why: &str) -> OrderError {
-    OrderError::Failed(why.to_owned())
 }
 
 #[cfg(test)]

@@ -27,17 +27,20 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, SpanRef, UnixMillis,
     queue::{Entry, Noted, Phase, QueueIndex, Refusal},
-    store::{CallStore, DeadMark, Done, NewCall, Note, StoreError, TokenKind, Traits},
+    store::{
+        CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError, TokenKind, Traits,
+    },
     write::{Repeat, WriteState},
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
+    alert::ALERTS,
     clock::Clock,
-    connector::AttemptError,
     event::{EventBus, EventKind},
     metrics::{BackendMetrics, Exemplar},
+    refusal::AttemptError,
     settings::{BackendSettings, DeadLetterPolicy},
 };
 
@@ -46,13 +49,8 @@ mod notes;
 mod opening;
 mod upload;
 
-use notes::within_limit;
-
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
-/// The names under which alerts are raised.
-pub(crate) const ALERTS: [&str; 9] =
-    ["actor", "blocked", "closed", "copied", "damage", "dead_full", "lost", "retarget", "store"];
 /// What an operator is told while [`QueueIndex::dead_letters_block`] holds.
 const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls are blocked until some are \
                          requeued or discarded";
@@ -87,6 +85,11 @@ pub struct NewWrite<'a> {
     pub low_priority: bool,
     /// The place that was claimed for it; see [`Queue::claim`].
     pub claim: Option<u64>,
+}
+
+/// Evidence as it is kept. What is too large proves nothing later, which is safe.
+fn within_limit(evidence: Bytes) -> Bytes {
+    if evidence.len() <= EVIDENCE_MAX { evidence } else { Bytes::new() }
 }
 
 /// What became of a queued call that somebody waits for: its reply, or why it is a dead letter.

@@ -23,50 +23,23 @@ use tokio_cron_scheduler::JobScheduler;
 
 use crate::{
     backend::{BackendMessage, answer},
+    backend_entry::Member,
+    backend_shared::Lent,
     connector::SharedConnector,
     event::EventBus,
-    handle::Lent,
-    lent::Member,
     system::SystemFlags,
 };
 
 mod jobs;
+mod message;
 pub(crate) mod replay;
+
+pub use message::RecoveryMessage;
 
 /// How often a cache is written to its file.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
 /// When a replay task that ended is started again.
 const REPLAY_AGAIN: Duration = Duration::from_secs(1);
-
-/// What recovery is told and asked.
-#[derive(Debug)]
-pub enum RecoveryMessage {
-    /// Caches are to be swept of what is too old.
-    SweepDue,
-    /// The sizes of the stores are to be reported.
-    ReportDue,
-    /// Replay is to look again.
-    NudgeDue,
-    /// Caches are to be written to their files.
-    SnapshotDue,
-    /// The replay task of a backend ended.
-    ReplayEnded {
-        /// The backend's place.
-        index: usize,
-    },
-    /// A replay task is to be started again.
-    ReplayDue {
-        /// The backend's place.
-        index: usize,
-    },
-    /// Forces recoveries, dependencies first; answers with the names of those that went half-open.
-    Recover {
-        /// One backend, or all.
-        only: Option<usize>,
-        /// Answered when all were asked.
-        reply: RpcReplyPort<Vec<String>>,
-    },
-}
 
 /// The actor.
 pub struct RecoveryActor;

@@ -11,9 +11,9 @@ use fusebox_state::{
 };
 
 use crate::{
-    handle::Lent,
+    backend_entry::Member,
+    backend_shared::Lent,
     history,
-    lent::Member,
     recent::Sample,
     settings::BackendSettings,
     trace,

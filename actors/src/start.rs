@@ -11,16 +11,17 @@ use arc_swap::ArcSwap;
 use fusebox_state::{breaker::BreakerMemory, cache::Cache, store::OpenError};
 
 use crate::{
-    BackendSpec, backend,
+    backend,
+    backend_entry::Member,
+    backend_shared::Lent,
     circuit::Circuit,
     clock::Clock,
     connector::SharedConnector,
     event::EventBus,
-    handle::Lent,
-    lent::Member,
     metrics::Metrics,
     queue::Queue,
     recovery,
+    settings::BackendSettings,
     system::SystemFlags,
     trace::{TraceSink, Tracer},
 };
@@ -32,6 +33,14 @@ const REOPEN_MAX: Duration = Duration::from_secs(30);
 /// What lies in a store's folder besides `db` and what begins with `db.`.
 const OURS: [&str; 8] =
     ["lock", "mark", "mark.new", "mark.next", "ballast", "suspect", "untold", "untold.new"];
+
+/// A backend as it is configured, with the connector that speaks its protocol.
+pub struct BackendSpec {
+    /// Its settings.
+    pub settings: BackendSettings,
+    /// Its connector.
+    pub connector: SharedConnector,
+}
 
 /// What calls will borrow of a backend.
 pub(crate) fn lend(

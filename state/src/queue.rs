@@ -41,7 +41,7 @@ use crate::{
 
 mod turn;
 
-pub use turn::{Group, Turn};
+pub use turn::Turn;
 
 /// Share of the limit at which low-priority writes are shed, in percent.
 const SHED_PERCENT: f64 = 85.0;
@@ -135,6 +135,19 @@ pub struct Noted {
     pub at: UnixMillis,
     /// What a later proof must know.
     pub evidence: Bytes,
+}
+
+/// Calls that were sent as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Their sequences, ascending.
+    pub members: Vec<u64>,
+    /// The token that they bear.
+    pub token: OpId,
+    /// One of them is missing, so that they cannot be sent again as they were.
+    pub broken: bool,
+    /// How many of them are dead letters.
+    dead: u32,
 }
 
 /// Why a call is not admitted.

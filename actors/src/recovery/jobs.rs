@@ -3,7 +3,7 @@
 use ractor::ActorRef;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
-use super::RecoveryMessage;
+use super::message::RecoveryMessage;
 
 /// A schedule and the message that it brings.
 type CronJob = (&'static str, fn() -> RecoveryMessage);

@@ -49,25 +49,25 @@ use fusebox_state::{
 use tokio::task::JoinSet;
 
 use crate::{
+    backend_shared::Lent,
     connector::{AttemptError, Attempted, Connector, QueuedWrite, ResidueAfter, SharedConnector},
     event::{EventBus, EventKind},
-    handle::Lent,
-    queue::{Applied, Queue},
+    queue::Applied,
     system::SystemFlags,
 };
 
 mod attempt;
+mod job;
 mod width;
 
-use attempt::{Job, attempt};
+use attempt::attempt;
+use job::{Ended, Job, NotSent, Taken};
 use width::Width;
 
 /// How long the loop sleeps at most.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Replies of no known class after which a call is given up on.
 const UNCLASSIFIED_MAX: u32 = 20;
-/// How long a marker lives: a call that was first sent longer ago may have been applied unrecognised.
-const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// How long a blocked backend or lane is left alone before it is tried again.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(15);
 /// How long replay waits for a permit or place that it did not get.
@@ -131,46 +131,6 @@ struct Replay {
     drained_at: Option<Moment>,
     told_at: Moment,
     replayed: u64,
-}
-
-/// A call that was taken to be sent. It goes back to wait where nobody hears how its attempt ended:
-/// the attempt or its task panicked, or recovery was stopped.
-struct Taken {
-    queue: Arc<Queue>,
-    seq: u64,
-    settled: bool,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.queue.index().put_back(self.seq);
-            self.queue.work.notify_one();
-        }
-    }
-}
-
-/// A queued call that was sent, alone or with others, and how that ended.
-struct Ended {
-    job: Job,
-    result: Result<Attempted, NotSent>,
-}
-
-impl Job {
-    fn ends(self, result: Result<Attempted, NotSent>) -> Ended {
-        Ended { job: self, result }
-    }
-}
-
-/// Why a call did not go on the wire.
-#[derive(Clone)]
-enum NotSent {
-    /// No permit or place: it is as if it had not been taken.
-    Barred,
-    /// The store could not read it or note that it is sent.
-    Store(StoreError),
-    /// Whether it was applied cannot be told: why.
-    Ambiguous(&'static str),
 }
 
 impl Replay {

@@ -14,7 +14,9 @@ use rustix::fs::{FlockOperation, flock};
 
 pub use super::raw::RawCounts;
 use super::{
-    Counts, Finding, StoredCall, dead_letters,
+    Counts, Finding,
+    calls::StoredCall,
+    dead_letters,
     mark::{self, Reading},
     open::{Look, UNREACHED, count_entries, look},
     plan::Plan,

@@ -28,11 +28,9 @@ use std::{
 use memchr::memmem;
 
 use super::{
-    dead_letters, facts,
+    calls, facts,
     head::{self, AnyHead, FirstHead, Head},
-    history,
-    ledger::GONE,
-    queue,
+    keys::{self, GONE},
     record::{
         self, CallRecord, ChunkRecord, DeadRecord, FIRST, FactRecord, GoneRecord, HistoryRecord,
         Kind, MAGIC, NoteRecord, Sealed, SendingRecord, Unreadable, VoidRecord,
@@ -64,27 +62,27 @@ impl Key {
     /// The key in sled.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
-            Self::Chunk(seq, index) => queue::chunk_key(*seq, *index).to_vec(),
-            Self::Dead(seq) => queue::key(dead_letters::PREFIX, *seq).to_vec(),
+            Self::Chunk(seq, index) => keys::chunk_key(*seq, *index).to_vec(),
+            Self::Dead(seq) => keys::key(keys::DEAD, *seq).to_vec(),
             Self::Fact(name) => facts::key(name),
-            Self::Gone(block) => queue::key(GONE, *block).to_vec(),
-            Self::Call(seq) => queue::key(queue::CALLS, *seq).to_vec(),
-            Self::Note(seq) => queue::key(queue::SENDING, *seq).to_vec(),
-            Self::History(number) => queue::key(history::PREFIX, *number).to_vec(),
+            Self::Gone(block) => keys::key(GONE, *block).to_vec(),
+            Self::Call(seq) => keys::key(keys::CALLS, *seq).to_vec(),
+            Self::Note(seq) => keys::key(keys::SENDING, *seq).to_vec(),
+            Self::History(number) => keys::key(keys::HISTORY, *number).to_vec(),
         }
     }
 
     /// The key that sled has; `None` for the head and for what is not ours.
     pub(super) fn from_bytes(key: &[u8]) -> Option<Self> {
-        let number = queue::number_of(key);
+        let number = keys::number_of(key);
         Some(match *key.first()? {
-            queue::CHUNKS => queue::chunk_of(key).map(|(seq, index)| Self::Chunk(seq, index))?,
-            dead_letters::PREFIX => Self::Dead(number?),
+            keys::CHUNKS => keys::chunk_of(key).map(|(seq, index)| Self::Chunk(seq, index))?,
+            keys::DEAD => Self::Dead(number?),
             facts::PREFIX => Self::Fact(facts::name_of(key)?.into()),
             GONE => Self::Gone(number?),
-            queue::CALLS => Self::Call(number?),
-            queue::SENDING => Self::Note(number?),
-            history::PREFIX => Self::History(number?),
+            keys::CALLS => Self::Call(number?),
+            keys::SENDING => Self::Note(number?),
+            keys::HISTORY => Self::History(number?),
             _ => return None,
         })
     }
@@ -422,7 +420,7 @@ fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Place)> 
     let key = match sealed.kind {
         Kind::Call => {
             let call: CallRecord<'_> = record::decode(payload).ok()?;
-            place.is_residue = queue::is_residue(call.traits);
+            place.is_residue = calls::is_residue(call.traits);
             place.chunks = call.chunks;
             Key::Call(call.seq)
         }

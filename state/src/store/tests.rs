@@ -31,7 +31,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::*;
+use super::{guard, keys, *};
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 
 /// A wait that only ends by this bound when the store is broken.
@@ -118,7 +118,7 @@ fn seqs(opened: &Opened) -> Vec<u64> {
 /// A closed store, as sled sees it.
 fn bare(dir: &Path) -> Db {
     loop {
-        match open::open_sled(&dir.join("store/db")).unwrap() {
+        match guard::open_sled(&dir.join("store/db")).unwrap() {
             Ok(db) => return db,
             // sled's own threads may hold a closed store for a moment longer.
             Err(error) => assert!(error.to_string().contains("lock"), "{error}"),
@@ -309,7 +309,7 @@ fn a_requeue_cut_short_is_finished_by_the_next_open() {
     let opened = open(dir.path());
     append(&opened.store, 3, b"three");
     drop(opened);
-    assert!(!contents(dir.path()).contains_key(&queue::key(b'q', 1)[..]));
+    assert!(!contents(dir.path()).contains_key(&keys::key(b'q', 1)[..]));
 }
 
 #[test]

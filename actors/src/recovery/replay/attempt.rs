@@ -8,41 +8,21 @@ use fusebox_state::{
 };
 use tokio::sync::oneshot;
 
-use super::{Ended, MARKER_LIFE, NotSent, Taken};
+use super::job::{Ended, Job, NotSent};
 use crate::{
+    backend_shared::Lent,
     clock::Reading,
     connector::{
         Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, QueuedWrite,
         SharedConnector, Tail, Upload,
     },
-    handle::Lent,
     metrics::Exemplar,
     queue::Queue,
     trace::{self, PassedOn, Step, StepKind, Traced, What},
 };
 
-/// A call that was taken to be sent.
-pub(super) struct Job {
-    pub(super) taken: Taken,
-    /// The call as it was when it was taken.
-    pub(super) entry: Entry,
-    /// Calls of its lane in whose place it is sent, oldest first.
-    pub(super) overtaken: Vec<Taken>,
-    /// It is sent with the others as one.
-    pub(super) is_group: bool,
-}
-
-impl Job {
-    /// The call that is first in its line: the oldest of those in whose place it is sent.
-    pub(super) fn head(&self) -> u64 {
-        self.overtaken.first().map_or(self.taken.seq, |taken| taken.seq)
-    }
-
-    /// All that was taken for it.
-    pub(super) fn seqs(&self) -> impl Iterator<Item = u64> {
-        self.overtaken.iter().chain([&self.taken]).map(|taken| taken.seq)
-    }
-}
+/// How long a marker lives: a call that was first sent longer ago may have been applied unrecognised.
+const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// What of a call goes on the wire.
 struct Cargo {

@@ -11,8 +11,9 @@ use fusebox_state::{
     write::{End, Next},
 };
 
-use super::{Context, Lent, NoAnswer};
+use super::{Context, NoAnswer};
 use crate::{
+    backend_shared::Lent,
     circuit::Circuit,
     clock::Reading,
     connector::{Answer, Attempt, AttemptError, Attempted, Doubt, Origin, SharedConnector, Tail},

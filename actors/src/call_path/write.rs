@@ -13,11 +13,12 @@ use fusebox_state::{
 use tokio::sync::oneshot;
 
 use super::{
-    Context, Lent, NoAnswer,
+    Context, NoAnswer,
     attempts::{Answered, Carried, Live},
     error,
 };
 use crate::{
+    backend_shared::Lent,
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Outage, SharedConnector, Write},
     queue::{AppendError, Appending, Applied, Claim, Fate, NewWrite},
@@ -177,7 +178,7 @@ impl Lent {
             return Err(self.unavailable(context, why, "its address was changed meanwhile"));
         }
         let began = self.clock().read();
-        let span = context.trail.queued(&self.tracer);
+        let span = self.tracer.queued(&mut context.trail);
         let appended = self.append(context, write, op_id, digest, span).await;
         let step = StepKind::Append {
             span_id: span.span_id,

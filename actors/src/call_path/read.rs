@@ -9,11 +9,12 @@ use fusebox_state::{
 };
 
 use super::{
-    Context, Lent, NoAnswer,
+    Context, NoAnswer,
     attempts::{Answered, Carried, Live},
     error,
 };
 use crate::{
+    backend_shared::Lent,
     call::{CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Connector, QueuedWrite, Read, Slot},
     trace::StepKind,

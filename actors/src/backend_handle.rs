@@ -6,17 +6,32 @@ use fusebox_state::{OpId, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
-    BackendSpec, ORDER_PATIENCE, OrderError,
     backend::BackendMessage,
+    backend_entry::Member,
     call::{Call, CallError, Reply},
     connector::{Gate, SharedConnector},
-    failed,
     health::HealthMessage,
-    lent::Member,
     queue,
-    start::retarget_alert,
+    start::{BackendSpec, retarget_alert},
     view,
 };
+
+/// How long an order may take: a sync of the disk included.
+pub(crate) const ORDER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// An order of an operator that was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// No such backend or queued call.
+    #[error("{0}")]
+    NotFound(String),
+    /// It does not fit the state: what is needed is said.
+    #[error("{0}")]
+    Conflict(String),
+    /// The store, or the actor, could not carry it out.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// One backend as doors and operators use it.
 pub struct Backend {
@@ -329,6 +344,11 @@ impl Backend {
 
 fn no_call(op_id: OpId) -> OrderError {
     OrderError::NotFound(format!("no queued call or dead letter {op_id}"))
+}
+
+/// An order that was not carried out, and why.
+pub(crate) fn failed(why: &str) -> OrderError {
+    OrderError::Failed(why.to_owned())
 }
 
 /// An order that a restart would forget.

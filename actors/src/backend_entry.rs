@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use ractor::ActorRef;
 
-use crate::{backend::BackendMessage, handle::Lent};
+use crate::{backend::BackendMessage, backend_shared::Lent};
 
 /// A backend.
 #[derive(Clone)]
