@@ -25,7 +25,7 @@ use std::{
 
 use fusebox_actors::{
     Clock, Reply, Source,
-    trace::{CallTrace, Of, Sampling, TraceSink, Traced, Tracer, Tried},
+    trace::{CallRef, CallTrace, Sampling, TraceSink, Traced, Tracer, Tried},
     view::TracesView,
 };
 use fusebox_state::Verdict;
@@ -94,21 +94,21 @@ impl TraceSink for Sink {
 fn ours(tracer: &Tracer, clock: Clock, reply: &Reply) {
     let trace = black_box(CallTrace::new("/call"));
     let began = clock.read();
-    let mut trail = tracer.begin(trace, began);
-    let span_id = trail.attempt_span();
-    black_box(trail.passed_on(span_id));
+    let mut recorder = tracer.begin(trace, began);
+    let span_id = recorder.attempt_span();
+    black_box(recorder.passed_on(span_id));
     let ended = clock.read();
     let tried = Tried { number: 1, verdict: Verdict::Success, error: None, transition: None };
-    trail.attempt(began, ended, span_id, tried);
-    if tracer.wants(&trail, Ok(reply)) {
-        let of = Of {
+    recorder.attempt(began, ended, span_id, tried);
+    if tracer.wants(&recorder, Ok(reply)) {
+        let of = CallRef {
             backend: "redis",
             kind: "redis",
             target: "redis 127.0.0.1:6379/0".to_owned(),
             operation: Cow::Owned("GET".to_owned()),
             write: false,
         };
-        tracer.end(trail, of, Ok(reply));
+        tracer.end(recorder, of, Ok(reply));
     }
 }
 

@@ -6,12 +6,12 @@ use arc_swap::ArcSwap;
 use fusebox_state::{Lanes, cache::Cache, flight::Flights};
 
 use crate::{
-    circuit::Circuit, clock::Clock, connector::SharedConnector, queue::Queue, system::SystemFlags,
-    trace::Tracer,
+    alert::Alert, circuit::Circuit, clock::Clock, connector::SharedConnector, queue::Queue,
+    system::SystemFlags, trace::Tracer,
 };
 
-/// What a call needs of its backend; lent to every call.
-pub struct Lent {
+/// What a call needs of its backend; shared by all its calls.
+pub struct BackendShared {
     /// Breaker, bulkhead, budget, counters, settings.
     pub circuit: Arc<Circuit>,
     /// The durable queue.
@@ -28,7 +28,7 @@ pub struct Lent {
     pub tracer: Tracer,
 }
 
-impl Lent {
+impl BackendShared {
     pub(crate) fn clock(&self) -> Clock {
         self.circuit.clock
     }
@@ -55,7 +55,7 @@ impl Lent {
         // Where this fails the next start finds an empty queue and tries again.
         store.set_target(&target, Box::new(|_| ()));
         self.circuit.hold(|holds| holds.retarget = false);
-        self.queue.alert("retarget", None);
+        self.queue.alert(Alert::Retarget, None);
     }
 
     /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.

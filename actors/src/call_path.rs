@@ -33,13 +33,13 @@ use fusebox_state::{
 };
 
 use crate::{
-    backend_shared::Lent,
+    backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
     clock::Reading,
     connector::{Access, Plan, SharedConnector},
     queue::Claim,
     refusal::{AttemptError, Refused},
-    trace::{CallTrace, Of, Trail},
+    trace::{CallRecorder, CallRef, CallTrace},
 };
 
 mod attempts;
@@ -72,7 +72,7 @@ pub(crate) struct Context {
     /// The place that it holds since its outcome is unknown.
     pub(crate) claim: Option<Claim>,
     /// What it records of itself.
-    pub(crate) trail: Trail,
+    pub(crate) recorder: CallRecorder,
 }
 
 impl Context {
@@ -121,7 +121,7 @@ impl NoAnswer {
     }
 }
 
-impl Lent {
+impl BackendShared {
     /// Carries a call from fence to reply.
     ///
     /// # Errors
@@ -157,7 +157,7 @@ impl Lent {
             counted: false,
             flight: None,
             claim: None,
-            trail: self.tracer.begin(trace, began),
+            recorder: self.tracer.begin(trace, began),
         };
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,
@@ -165,17 +165,17 @@ impl Lent {
         };
         let source = result.as_ref().ok().map(|reply| reply.source);
         self.circuit.metrics.call(is_write, source);
-        if self.tracer.wants(&context.trail, result.as_ref()) {
-            let Context { trail, connector, plan, .. } = context;
+        if self.tracer.wants(&context.recorder, result.as_ref()) {
+            let Context { recorder, connector, plan, .. } = context;
             let kind = self.circuit.settings.load().kind;
-            let of = Of {
+            let of = CallRef {
                 backend: &self.circuit.name,
                 kind,
                 target: connector.target(),
                 operation: connector.operation(&plan.body),
                 write: is_write,
             };
-            self.tracer.end(trail, of, result.as_ref());
+            self.tracer.end(recorder, of, result.as_ref());
         }
         result
     }

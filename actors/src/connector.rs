@@ -17,7 +17,7 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
 use crate::trace::context::PassedOn;
 pub use crate::{
     pieces::{Answer, Tail, Upload},
-    refusal::{AttemptError, Refused},
+    refusal::{AttemptError, OwnCode, Refused},
     view::ConnectorStatus,
 };
 
@@ -270,7 +270,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Reads what `body` is. Called once per call, before anything else; must be fast.
     ///
     /// # Errors
-    /// The call cannot be carried, whatever the backend's state.
+    /// The call cannot be spec, whatever the backend's state.
     fn plan(&self, body: Bytes) -> Result<Plan, Refused>;
 
     /// The operation's name in the backend's own word (`GET`, `SELECT`, `commit`), without anything that

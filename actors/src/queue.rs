@@ -36,7 +36,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    alert::ALERTS,
+    alert::Alert,
     clock::Clock,
     event::{EventBus, EventKind},
     metrics::{BackendMetrics, Exemplar},
@@ -181,7 +181,7 @@ pub struct Queue {
     holds_nothing: AtomicBool,
     /// Whether it is told that the dead letters are full.
     dead_full: AtomicBool,
-    alerts: Mutex<BTreeMap<&'static str, String>>,
+    alerts: Mutex<BTreeMap<Alert, String>>,
     /// Lanes may have become free.
     freed: Notify,
     /// Something may be replayed.
@@ -483,7 +483,7 @@ impl Queue {
     /// Why the store did not open, where it was tried in vain and may hold calls: nobody knows which lanes are
     /// occupied.
     pub(crate) fn shut(&self) -> Option<String> {
-        let shut = self.store.get().is_none() && self.alerts.lock().contains_key("closed");
+        let shut = self.store.get().is_none() && self.alerts.lock().contains_key(&Alert::Closed);
         (shut && !self.holds_nothing.load(Ordering::Acquire))
             .then(|| self.closed.lock().clone().unwrap_or_default())
     }
@@ -501,18 +501,17 @@ impl Queue {
         }
     }
 
-    /// Raises, or with `None` lifts, an alert under one of the names of `ALERTS`.
-    pub fn alert(&self, name: &'static str, message: Option<String>) {
-        debug_assert!(ALERTS.contains(&name), "{name} is not among the alerts");
+    /// Raises, or with `None` lifts, an alert.
+    pub fn alert(&self, alert: Alert, message: Option<String>) {
         let mut alerts = self.alerts.lock();
         let changed = match &message {
-            Some(message) => alerts.insert(name, message.clone()).as_ref() != Some(message),
-            None => alerts.remove(name).is_some(),
+            Some(message) => alerts.insert(alert, message.clone()).as_ref() != Some(message),
+            None => alerts.remove(&alert).is_some(),
         };
         drop(alerts);
         if changed {
-            let message = message.unwrap_or_else(|| format!("over: {name}"));
-            tracing::warn!(backend = self.name, alert = name, message);
+            let message = message.unwrap_or_else(|| format!("over: {}", alert.as_str()));
+            tracing::warn!(backend = self.name, alert = alert.as_str(), message);
             self.publish(EventKind::Alert { message });
         }
     }
@@ -521,8 +520,8 @@ impl Queue {
     pub fn damage(&self) -> Option<String> {
         let alerts = self.alerts.lock();
         alerts
-            .get("damage")
-            .or_else(|| alerts.get("lost"))
+            .get(&Alert::Damage)
+            .or_else(|| alerts.get(&Alert::Lost))
             .map(|alert| alert.trim_start_matches("the store ").to_owned())
     }
 
@@ -531,8 +530,8 @@ impl Queue {
         self.alerts.lock().values().cloned().collect()
     }
 
-    /// The names of the alerts in effect.
-    pub(crate) fn alert_names(&self) -> Vec<&'static str> {
+    /// The subjects of the alerts in effect.
+    pub(crate) fn alert_subjects(&self) -> Vec<Alert> {
         self.alerts.lock().keys().copied().collect()
     }
 
@@ -572,7 +571,7 @@ impl Queue {
         // By what is, not by what happened: whichever way there is room again, the alert is lifted.
         let full = index.dead_letters_block();
         if self.dead_full.swap(full, Ordering::AcqRel) != full {
-            self.alert("dead_full", full.then(|| DEAD_FULL.to_owned()));
+            self.alert(Alert::DeadFull, full.then(|| DEAD_FULL.to_owned()));
         }
     }
 }

@@ -23,8 +23,8 @@ use tokio_cron_scheduler::JobScheduler;
 
 use crate::{
     backend::{BackendMessage, answer},
-    backend_entry::Member,
-    backend_shared::Lent,
+    backend_entry::BackendEntry,
+    backend_shared::BackendShared,
     connector::SharedConnector,
     event::EventBus,
     system::SystemFlags,
@@ -47,7 +47,7 @@ pub struct RecoveryActor;
 /// What it starts from.
 pub struct RecoveryArgs {
     /// The backends, in the order of their places.
-    pub members: Arc<[Member]>,
+    pub entries: Arc<[BackendEntry]>,
     /// Where events go.
     pub bus: EventBus,
     /// The system state.
@@ -86,7 +86,7 @@ impl Actor for RecoveryActor {
                 None
             }
         };
-        let count = args.members.len();
+        let count = args.entries.len();
         let mut state = RecoveryState { args, scheduler, replays: vec![None; count] };
         for index in 0..count {
             state.replay_due(&myself, index);
@@ -129,23 +129,23 @@ impl Actor for RecoveryActor {
 
 impl RecoveryState {
     fn sweep_due(&self) {
-        for member in self.args.members.iter() {
-            let lent = &member.lent;
-            let dropped = lent.cache.load().sweep(lent.circuit.clock.now());
+        for entry in self.args.entries.iter() {
+            let shared = &entry.shared;
+            let dropped = shared.cache.load().sweep(shared.circuit.clock.now());
             if dropped > 0 {
-                tracing::debug!(backend = lent.circuit.name, dropped, "swept the cache");
+                tracing::debug!(backend = shared.circuit.name, dropped, "swept the cache");
             }
         }
     }
 
     fn report_due(&self) {
-        for member in self.args.members.iter() {
-            let queue = &member.lent.queue;
+        for entry in self.args.entries.iter() {
+            let queue = &entry.shared.queue;
             let Ok(store) = queue.store() else { continue };
             let status = store.status();
             let (waiting, dead) = (queue.waiting(), queue.index().dead().0);
             tracing::info!(
-                backend = member.lent.circuit.name,
+                backend = entry.shared.circuit.name,
                 disk_bytes = status.disk_bytes,
                 commits = status.commits,
                 waiting,
@@ -156,29 +156,28 @@ impl RecoveryState {
     }
 
     fn nudge_due(&self) {
-        for member in self.args.members.iter() {
-            member.lent.queue.work.notify_one();
+        for entry in self.args.entries.iter() {
+            entry.shared.queue.work.notify_one();
         }
     }
 
     fn snapshot_due(&self) {
-        for member in self.args.members.iter() {
-            let lent = Arc::clone(&member.lent);
-            tokio::task::spawn_blocking(move || save_cache(&lent));
+        for entry in self.args.entries.iter() {
+            let shared = Arc::clone(&entry.shared);
+            tokio::task::spawn_blocking(move || save_cache(&shared));
         }
     }
 
     fn replay_due(&mut self, myself: &ActorRef<RecoveryMessage>, index: usize) {
-        let (Some(member), Some(slot)) =
-            (self.args.members.get(index), self.replays.get_mut(index))
+        let (Some(entry), Some(slot)) = (self.args.entries.get(index), self.replays.get_mut(index))
         else {
             return;
         };
-        let lent = Arc::clone(&member.lent);
+        let shared = Arc::clone(&entry.shared);
         let (bus, flags) = (self.args.bus.clone(), self.args.flags.clone());
-        let replay: JoinHandle<()> = tokio::spawn(replay::run(lent, bus, flags));
+        let replay: JoinHandle<()> = tokio::spawn(replay::run(shared, bus, flags));
         *slot = Some(replay.abort_handle());
-        let (myself, name) = (myself.clone(), member.lent.circuit.name.clone());
+        let (myself, name) = (myself.clone(), entry.shared.circuit.name.clone());
         tokio::spawn(async move {
             match replay.await {
                 Err(error) if error.is_panic() => {
@@ -194,19 +193,19 @@ impl RecoveryState {
     /// Asks the backends to go half-open, each after those that it depends on; waits for none of them
     /// to recover.
     fn recover(&self, only: Option<usize>, reply: RpcReplyPort<Vec<String>>) {
-        let order: Vec<Member> = match only {
-            Some(index) => self.args.members.get(index).cloned().into_iter().collect(),
-            None => dependencies_first(&self.args.members),
+        let order: Vec<BackendEntry> = match only {
+            Some(index) => self.args.entries.get(index).cloned().into_iter().collect(),
+            None => dependencies_first(&self.args.entries),
         };
         tokio::spawn(async move {
             let mut recovered = Vec::new();
-            for member in order {
-                let Some(actor) = member.actor.load_full() else { continue };
+            for entry in order {
+                let Some(actor) = entry.actor.load_full() else { continue };
                 let timeout = Some(Duration::from_secs(5));
                 if let Ok(ractor::rpc::CallResult::Success(true)) =
                     actor.call(BackendMessage::Recover, timeout).await
                 {
-                    recovered.push(member.lent.circuit.name.clone());
+                    recovered.push(entry.shared.circuit.name.clone());
                 }
             }
             answer(reply, recovered);
@@ -215,37 +214,37 @@ impl RecoveryState {
 }
 
 /// The backends, each after those that it depends on. The configuration refuses cycles.
-pub(crate) fn dependencies_first(members: &[Member]) -> Vec<Member> {
+pub(crate) fn dependencies_first(entries: &[BackendEntry]) -> Vec<BackendEntry> {
     let mut placed = BTreeSet::new();
-    let mut order: Vec<Member> = Vec::with_capacity(members.len());
-    while order.len() < members.len() {
+    let mut order: Vec<BackendEntry> = Vec::with_capacity(entries.len());
+    while order.len() < entries.len() {
         let before = order.len();
-        for member in members {
-            let settings = member.lent.circuit.settings.load();
+        for entry in entries {
+            let settings = entry.shared.circuit.settings.load();
             let ready = settings.depends_on.iter().all(|name| placed.contains(name));
             if ready && placed.insert(settings.name.clone()) {
-                order.push(member.clone());
+                order.push(entry.clone());
             }
         }
         if order.len() == before {
             // A cycle, which cannot be: take the rest as it comes rather than loop.
-            let rest = members.iter().filter(|it| !placed.contains(&it.lent.circuit.name));
+            let rest = entries.iter().filter(|it| !placed.contains(&it.shared.circuit.name));
             order.extend(rest.cloned().collect::<Vec<_>>());
         }
     }
     order
 }
 
-fn target(lent: &Lent) -> String {
-    SharedConnector::clone(&lent.connector.load()).target()
+fn target(shared: &BackendShared) -> String {
+    SharedConnector::clone(&shared.connector.load()).target()
 }
 
 /// Writes the cache's snapshot. Blocks.
-pub(crate) fn save_cache(lent: &Lent) {
-    let settings = lent.circuit.settings.load();
+pub(crate) fn save_cache(shared: &BackendShared) {
+    let settings = shared.circuit.settings.load();
     let Some(dir) = &settings.cache_dir else { return };
-    let clock = lent.circuit.clock;
-    let entries: Vec<_> = lent
+    let clock = shared.circuit.clock;
+    let entries: Vec<_> = shared
         .cache
         .load()
         .entries()
@@ -259,21 +258,21 @@ pub(crate) fn save_cache(lent: &Lent) {
         })
         .collect();
     let file = dir.join(format!("{}.cache", settings.name));
-    if let Err(error) = cache_file::save(&file, &target(lent), entries) {
+    if let Err(error) = cache_file::save(&file, &target(shared), entries) {
         tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not written");
     }
 }
 
 /// Takes back the cache's snapshot of an earlier run. Blocks.
-pub(crate) fn load_cache(lent: &Lent) {
-    let settings = lent.circuit.settings.load();
+pub(crate) fn load_cache(shared: &BackendShared) {
+    let settings = shared.circuit.settings.load();
     let Some(dir) = &settings.cache_dir else { return };
-    let clock = lent.circuit.clock;
+    let clock = shared.circuit.clock;
     let file = dir.join(format!("{}.cache", settings.name));
-    match cache_file::load(&file, &target(lent)) {
+    match cache_file::load(&file, &target(shared)) {
         Ok(entries) => {
             let (now, unix) = (clock.now(), clock.unix());
-            lent.cache.load().restore(entries.into_iter().map(|entry| {
+            shared.cache.load().restore(entries.into_iter().map(|entry| {
                 let CacheEntry { lane, key, value, at, until } = entry;
                 let stored_at = now.minus(unix.since(at));
                 let until = until.map(|until| now.plus(until.since(unix)));

@@ -17,6 +17,25 @@ pub struct Refused {
     pub malformed: bool,
 }
 
+/// A code of fusebox's own that decides what is done next. Callers see its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnCode {
+    /// The connector is closed; the attempt did not reach the wire.
+    Closed,
+    /// No answer came in time.
+    Timeout,
+}
+
+impl OwnCode {
+    /// The word that callers see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
 /// Why an attempt has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
@@ -40,6 +59,11 @@ pub struct AttemptError {
 }
 
 impl AttemptError {
+    /// Whether it ended with this code.
+    pub fn is(&self, code: OwnCode) -> bool {
+        self.code == code.as_str()
+    }
+
     /// An error of fusebox's own, without words from the server. In doubt where its class is unknown or
     /// ambiguous.
     pub fn own(class: ErrorClass, code: &'static str, message: impl Into<String>) -> Self {

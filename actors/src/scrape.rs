@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use fusebox_state::store::CallStore;
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::{backend_shared::Lent, metrics::BREAKER_STATES};
+use crate::{backend_shared::BackendShared, metrics::BREAKER_STATES};
 
 fn set(gauge: &Gauge, value: u64) {
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -16,7 +16,7 @@ fn flag(gauge: &Gauge, value: bool) {
     gauge.set(i64::from(value));
 }
 
-impl Lent {
+impl BackendShared {
     /// Sets the gauges of this backend.
     pub(crate) fn read_gauges(&self) {
         let gauges = &self.circuit.metrics.gauges;
@@ -56,9 +56,9 @@ impl Lent {
         let status = self.queue.store().map(CallStore::status).ok();
         flag(&gauges.store_refusing, status.as_ref().is_none_or(|it| it.refusing.is_some()));
         set(&gauges.store_bytes, status.map_or(0, |status| status.disk_bytes));
-        let active = self.queue.alert_names();
-        for (name, gauge) in &gauges.alerts {
-            flag(gauge, active.contains(name));
+        let active = self.queue.alert_subjects();
+        for (alert, gauge) in &gauges.alerts {
+            flag(gauge, active.contains(alert));
         }
     }
 }

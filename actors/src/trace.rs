@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  door: the caller's context, or a new one
-//!    └─▶ Trail: each step notes when it began and ended, from clock readings that are made anyway
+//!    └─▶ CallRecorder: each step notes when it began and ended, from clock readings that are made anyway
 //!          └─▶ end: sampled? worth keeping? ── no ──▶ dropped, nothing was allocated
 //!                                           └─ yes ─▶ Traced, plain data ──▶ TraceSink::take, never waits
 //! ```
@@ -41,10 +41,10 @@ pub(crate) mod context;
 mod record;
 mod recorder;
 
-pub use context::{CallTrace, Luggage, PassedOn, new_span_id};
+pub use context::{CallTrace, PassedOn, Propagated, new_span_id};
 use record::steps;
-pub use record::{Answered, Failed, Sampling, Step, StepKind, TraceSink, Traced, What};
-pub use recorder::{Trail, Tried, told};
+pub use record::{Answered, Failed, Sampling, Step, StepKind, TraceSink, TraceSubject, Traced};
+pub use recorder::{CallRecorder, Tried, told};
 
 /// Unsampled calls of one backend that are kept in one second, at most.
 pub const KEPT_MAX: u64 = 50;
@@ -68,21 +68,21 @@ impl Tracer {
 
     /// Begins to record a call.
     #[inline]
-    pub fn begin(&self, trace: CallTrace, began: Reading) -> Trail {
+    pub fn begin(&self, trace: CallTrace, began: Reading) -> CallRecorder {
         let sampled = self.sampling.samples(&trace);
         let span_id = if sampled { new_span_id() } else { 0 };
         let keeps = sampled || self.sampling.keeps;
-        Trail { trace, began, span_id, sampled, keeps, first: None, more: Vec::new() }
+        CallRecorder { trace, began, span_id, sampled, keeps, first: None, more: Vec::new() }
     }
 
     /// Whether the record of a call that ends is wanted: it was sampled, or is worth it.
     #[inline]
-    pub fn wants(&self, trail: &Trail, result: Result<&Reply, &CallError>) -> bool {
-        trail.sampled || (trail.keeps && is_worth_it(trail, result) && self.keep())
+    pub fn wants(&self, recorder: &CallRecorder, result: Result<&Reply, &CallError>) -> bool {
+        recorder.sampled || (recorder.keeps && is_worth_it(recorder, result) && self.keep())
     }
 
     /// Hands on the record of a call that [`Tracer::wants`].
-    pub fn end(&self, trail: Trail, of: Of<'_>, result: Result<&Reply, &CallError>) {
+    pub fn end(&self, recorder: CallRecorder, of: CallRef<'_>, result: Result<&Reply, &CallError>) {
         let Some(sink) = self.sink.as_ref() else { return };
         let (ended, unix) = (self.clock.read(), self.clock.unix_nanos());
         let result = match result {
@@ -93,8 +93,8 @@ impl Tracer {
                 Err(Failed { kind: *kind, code: code.clone(), detail: detail.clone() })
             }
         };
-        let CallTrace { parent, is_remote, route, .. } = trail.trace;
-        let span_id = if trail.span_id == 0 { new_span_id() } else { trail.span_id };
+        let CallTrace { parent, is_remote, route, .. } = recorder.trace;
+        let span_id = if recorder.span_id == 0 { new_span_id() } else { recorder.span_id };
         sink.take(Traced {
             backend: of.backend.to_owned(),
             kind: of.kind,
@@ -102,11 +102,11 @@ impl Tracer {
             operation: of.operation,
             span: SpanRef { trace_id: parent.trace_id, span_id, sampled: true },
             parent: is_remote.then_some(parent.span_id),
-            began_unix: unix.saturating_sub(nanos(ended.since(trail.began))),
-            began: trail.began,
+            began_unix: unix.saturating_sub(nanos(ended.since(recorder.began))),
+            began: recorder.began,
             ended,
-            steps: steps(trail.first, trail.more),
-            what: What::Call { route, is_remote, write: of.write, result },
+            steps: steps(recorder.first, recorder.more),
+            what: TraceSubject::Call { route, is_remote, write: of.write, result },
         });
     }
 
@@ -119,13 +119,13 @@ impl Tracer {
 
     /// The span of a write that is about to be queued, to be stored with it. That it is queued makes it
     /// worth keeping, so that is decided here: the flag tells the replay.
-    pub fn queued(&self, trail: &mut Trail) -> SpanRef {
-        if !trail.sampled && trail.keeps && self.keep() {
-            trail.sampled = true;
-            trail.span_id = new_span_id();
+    pub fn queued(&self, recorder: &mut CallRecorder) -> SpanRef {
+        if !recorder.sampled && recorder.keeps && self.keep() {
+            recorder.sampled = true;
+            recorder.span_id = new_span_id();
         }
-        let parent = trail.trace.parent;
-        if trail.sampled {
+        let parent = recorder.trace.parent;
+        if recorder.sampled {
             return SpanRef { span_id: new_span_id(), sampled: true, ..parent };
         }
         // Where nothing is recorded here, what the caller records is all that there is to link to.
@@ -151,7 +151,7 @@ impl Tracer {
 
 /// Whose call it is that ends.
 #[derive(Clone, Debug)]
-pub struct Of<'a> {
+pub struct CallRef<'a> {
     /// The backend's name.
     pub backend: &'a str,
     /// Its kind.
@@ -166,9 +166,9 @@ pub struct Of<'a> {
 
 /// The quiet majority is answered by the backend at once.
 #[inline]
-fn is_worth_it(trail: &Trail, result: Result<&Reply, &CallError>) -> bool {
-    trail.first.is_none()
-        || !trail.more.is_empty()
+fn is_worth_it(recorder: &CallRecorder, result: Result<&Reply, &CallError>) -> bool {
+    recorder.first.is_none()
+        || !recorder.more.is_empty()
         || !matches!(result, Ok(Reply { source: Source::Live, .. }))
 }
 
@@ -199,8 +199,9 @@ mod tests {
         let parent = remote.parent;
         let remote = tracer.begin(remote, clock.read());
         assert_eq!(remote.passed_on(0).unwrap().span, parent, "as the caller sent it");
-        let luggage = Luggage { tracestate: None, baggage: Some("a=b".into()) };
-        let loaded = CallTrace { luggage: Some(Box::new(luggage)), ..CallTrace::new("/call") };
+        let propagated = Propagated { tracestate: None, baggage: Some("a=b".into()) };
+        let loaded =
+            CallTrace { propagated: Some(Box::new(propagated)), ..CallTrace::new("/call") };
         let loaded = tracer.begin(loaded, clock.read());
         assert_eq!(loaded.passed_on(0).unwrap().baggage, Some("a=b"));
     }

@@ -169,19 +169,19 @@ pub struct Opened {
     pub previous_target: Option<String>,
 }
 
-struct Inner {
+struct Handle {
     shared: Arc<Shared>,
     commands: Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Drop for Inner {
+impl Drop for Handle {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl Inner {
+impl Handle {
     fn close(&self) {
         // An error means that the thread has ended already.
         drop(self.commands.send(Command::Close));
@@ -200,7 +200,7 @@ impl Inner {
 /// were sent. Reads are safe on any thread and see what the committing thread has written, synced or
 /// not; they wait while the store is swapped by a rebuild.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<Handle>);
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -238,7 +238,7 @@ impl Store {
             .spawn(move || committer.run())
             .map_err(at(&dir))?;
         let (calls, head, previous_target) = opened;
-        let inner = Inner { shared, commands, thread: Mutex::new(Some(thread)) };
+        let inner = Handle { shared, commands, thread: Mutex::new(Some(thread)) };
         Ok(Opened {
             store: Self(Arc::new(inner)),
             calls,

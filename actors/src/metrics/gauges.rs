@@ -6,7 +6,7 @@ use fusebox_state::breaker::State;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
 use super::families::{AlertLabels, Families, FloatGauge, OneBackend, StateLabels};
-use crate::alert::ALERTS;
+use crate::alert::Alert;
 
 /// The states of a breaker, in the order of its gauges.
 pub(crate) const BREAKER_STATES: [State; 3] = [State::Closed, State::Open, State::HalfOpen];
@@ -31,7 +31,7 @@ pub(crate) struct BackendGauges {
     pub(crate) replay_paused: Gauge,
     pub(crate) store_refusing: Gauge,
     pub(crate) store_bytes: Gauge,
-    pub(crate) alerts: [(&'static str, Gauge); ALERTS.len()],
+    pub(crate) alerts: [(Alert, Gauge); Alert::ALL.len()],
     pub(crate) restarts: Counter<u64, AtomicU64>,
 }
 
@@ -39,8 +39,8 @@ impl BackendGauges {
     pub(super) fn new(all: &Families, name: &str) -> Self {
         let one = OneBackend { backend: name.to_owned() };
         let state = |state| StateLabels { backend: name.to_owned(), state };
-        let alert = |alert| {
-            let labels = AlertLabels { backend: name.to_owned(), alert };
+        let alert = |alert: Alert| {
+            let labels = AlertLabels { backend: name.to_owned(), alert: alert.as_str() };
             (alert, all.alerts.get_or_create_owned(&labels))
         };
         Self {
@@ -63,7 +63,7 @@ impl BackendGauges {
             replay_paused: all.replay_paused.get_or_create_owned(&one),
             store_refusing: all.store_refusing.get_or_create_owned(&one),
             store_bytes: all.store_bytes.get_or_create_owned(&one),
-            alerts: ALERTS.map(alert),
+            alerts: Alert::ALL.map(alert),
             restarts: all.restarts.get_or_create_owned(&one),
         }
     }

@@ -12,14 +12,14 @@ pub struct CallTrace {
     /// Whether the caller named it.
     pub is_remote: bool,
     /// What else is to be passed on, where there is anything.
-    pub luggage: Option<Box<Luggage>>,
+    pub propagated: Option<Box<Propagated>>,
     /// The route by which the call came.
     pub route: &'static str,
 }
 
 /// What goes with a trace context and is passed on as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Luggage {
+pub struct Propagated {
     /// The caller's `tracestate`.
     pub tracestate: Option<String>,
     /// The caller's `baggage`; never recorded.
@@ -31,7 +31,7 @@ impl CallTrace {
     pub(crate) const NONE: Self = Self {
         parent: SpanRef { trace_id: 0, span_id: 0, sampled: false },
         is_remote: false,
-        luggage: None,
+        propagated: None,
         route: "",
     };
 
@@ -39,7 +39,7 @@ impl CallTrace {
     pub fn new(route: &'static str) -> Self {
         let parent =
             SpanRef { trace_id: fastrand::u128(1..), span_id: fastrand::u64(1..), sampled: false };
-        Self { parent, is_remote: false, luggage: None, route }
+        Self { parent, is_remote: false, propagated: None, route }
     }
 }
 

@@ -76,12 +76,12 @@ pub struct Traced {
     /// What it did, in the order of their ends.
     pub steps: Vec<Step>,
     /// What it was.
-    pub what: What,
+    pub what: TraceSubject,
 }
 
 /// A record's subject.
 #[derive(Debug)]
-pub enum What {
+pub enum TraceSubject {
     /// A caller's call.
     Call {
         /// The route by which it came.

@@ -12,7 +12,7 @@ use crate::{clock::Reading, refusal::AttemptError};
 
 /// What one call has recorded so far.
 #[derive(Debug)]
-pub struct Trail {
+pub struct CallRecorder {
     pub(super) trace: CallTrace,
     pub(super) began: Reading,
     /// Its own span's id; zero as long as nobody needed one.
@@ -25,7 +25,7 @@ pub struct Trail {
     pub(super) more: Vec<Step>,
 }
 
-impl Trail {
+impl CallRecorder {
     /// Whether steps are noted at all.
     pub fn keeps(&self) -> bool {
         self.keeps
@@ -74,17 +74,17 @@ impl Trail {
     /// What an attempt passes on whose span is `span_id`. Nothing of a trace that began here and that nobody
     /// follows: no part of it would ever be seen.
     pub fn passed_on(&self, span_id: u64) -> Option<PassedOn<'_>> {
-        let CallTrace { parent, luggage, is_remote, .. } = &self.trace;
-        if span_id == 0 && !is_remote && luggage.is_none() {
+        let CallTrace { parent, propagated, is_remote, .. } = &self.trace;
+        if span_id == 0 && !is_remote && propagated.is_none() {
             return None;
         }
         let span =
             if span_id == 0 { *parent } else { SpanRef { span_id, sampled: true, ..*parent } };
-        let luggage = luggage.as_deref();
+        let propagated = propagated.as_deref();
         Some(PassedOn {
             span,
-            tracestate: luggage.and_then(|it| it.tracestate.as_deref()),
-            baggage: luggage.and_then(|it| it.baggage.as_deref()),
+            tracestate: propagated.and_then(|it| it.tracestate.as_deref()),
+            baggage: propagated.and_then(|it| it.baggage.as_deref()),
         })
     }
 }

@@ -90,7 +90,7 @@ impl Key {
 
 /// Where a value lies, and what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) offset: u64,
     pub(super) length: u16,
     /// It says that nothing lies under its key any more.
@@ -132,7 +132,7 @@ pub(super) struct Raw {
     /// Bytes of the log.
     pub(super) bytes: u64,
     /// By key and commit.
-    pub(super) values: BTreeMap<(Key, u64), Place>,
+    pub(super) values: BTreeMap<(Key, u64), Position>,
     /// By commit, the newest.
     pub(super) heads: BTreeMap<u64, SeenHead>,
     /// The newest head of the first format.
@@ -331,13 +331,13 @@ impl Raw {
     }
 
     /// The newest value of `key` up to a commit.
-    pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<(u64, Place)> {
+    pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<(u64, Position)> {
         let range = (key.clone(), 0)..=(key.clone(), up_to);
         self.values.range(range).next_back().map(|((_, commit), place)| (*commit, *place))
     }
 
     /// The newest value of each key up to a commit.
-    pub(super) fn newest_of_each(&self, up_to: u64) -> impl Iterator<Item = (&Key, u64, Place)> {
+    pub(super) fn newest_of_each(&self, up_to: u64) -> impl Iterator<Item = (&Key, u64, Position)> {
         let mut values =
             self.values.iter().filter(move |((_, commit), _)| *commit <= up_to).peekable();
         std::iter::from_fn(move || {
@@ -387,7 +387,7 @@ impl Raw {
     }
 
     /// Reads a value.
-    pub(super) fn load(&self, place: Place) -> io::Result<Vec<u8>> {
+    pub(super) fn load(&self, place: Position) -> io::Result<Vec<u8>> {
         let mut value = vec![0; usize::from(place.length)];
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         file.read_exact_at(&mut value, place.offset)?;
@@ -414,8 +414,8 @@ fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> 
 }
 
 /// What a value lies under, by its own word. `None` if it does not decode.
-fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Place)> {
-    let mut place = Place { offset, length, is_void: false, is_residue: false, chunks: 0 };
+fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Position)> {
+    let mut place = Position { offset, length, is_void: false, is_residue: false, chunks: 0 };
     let payload = sealed.payload;
     let key = match sealed.kind {
         Kind::Call => {
