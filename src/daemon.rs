@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use fusebox_actors::{Backend, BackendSpec, Fusebox, OrderError};
+use fusebox_actors::{AdminError, Backend, BackendSpec, Fusebox};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
@@ -118,15 +118,15 @@ impl Daemon {
     /// An operator knows that the store of `backend` is gone.
     ///
     /// # Errors
-    /// [`OrderError`] where it is not, or that cannot be written down.
-    pub(crate) async fn accept_loss(self: &Arc<Self>, backend: &Backend) -> Result<(), OrderError> {
+    /// [`AdminError`] where it is not, or that cannot be written down.
+    pub(crate) async fn accept_loss(self: &Arc<Self>, backend: &Backend) -> Result<(), AdminError> {
         let (this, name) = (Arc::clone(self), backend.name().to_owned());
         let was_told = blocking(move || this.state_dir.accept_loss(&name)).await?;
         backend.tell_lost(None);
         if was_told {
             return Ok(());
         }
-        Err(OrderError::Conflict(format!(
+        Err(AdminError::Conflict(format!(
             "the store of {} is not known to be gone",
             backend.name()
         )))
@@ -135,8 +135,8 @@ impl Daemon {
     /// An operator says that this state directory may replay, though it is a copy or has one.
     ///
     /// # Errors
-    /// [`OrderError`] where it is none, or that cannot be written down.
-    pub(crate) async fn accept_clone(self: &Arc<Self>) -> Result<(), OrderError> {
+    /// [`AdminError`] where it is none, or that cannot be written down.
+    pub(crate) async fn accept_clone(self: &Arc<Self>) -> Result<(), AdminError> {
         let this = Arc::clone(self);
         let was_paused = blocking(move || this.state_dir.accept_clone()).await?;
         self.fusebox.accept_clone();
@@ -146,7 +146,7 @@ impl Daemon {
             );
             return Ok(());
         }
-        Err(OrderError::Conflict("this state directory is not known to be a copy".to_owned()))
+        Err(AdminError::Conflict("this state directory is not known to be a copy".to_owned()))
     }
 
     /// Another daemon bears our name: takes another one, and replays nothing until an operator has looked.
@@ -204,10 +204,10 @@ pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
 /// What the disk says to `work`, which blocks.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, OrderError> {
+) -> Result<T, AdminError> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| OrderError::Failed(error.to_string()))?;
-    done.map_err(|error| OrderError::Failed(format!("it cannot be written down: {error}")))
+    let done = done.map_err(|error| AdminError::Failed(error.to_string()))?;
+    done.map_err(|error| AdminError::Failed(format!("it cannot be written down: {error}")))
 }
 
 /// The backends with their connectors.
