@@ -10,6 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 
+mod agreed;
 pub mod cli;
 mod config;
 mod daemon;

@@ -1,6 +1,7 @@
 //! What every kind's connections are made of: dialling, TLS, HTTP/1, gRPC.
 
 pub(crate) mod dial;
+pub(crate) mod endpoint;
 pub(crate) mod grpc;
 pub(crate) mod http1;
 pub(crate) mod http1_dial;

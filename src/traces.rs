@@ -163,7 +163,7 @@ impl Traces {
             taken: result.is_ok(),
             endpoint: self.settings.endpoint.clone(),
             protocol: self.settings.protocol.as_str(),
-            trace_id: crate::http_api::trace::id(spans::TEST_TRACE),
+            trace_id: crate::agreed::trace_id(spans::TEST_TRACE),
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             error: result.err(),
         }

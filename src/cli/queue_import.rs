@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Done, queue::only_backend};
 use crate::{
-    http_api::import::IMPORT_MAX,
+    agreed::IMPORT_MAX,
     terminal::{
         client::{Client, segment},
         failure::Failure,

@@ -71,7 +71,7 @@ pub(crate) async fn call(
     drop(json);
     let options = parsed.options.checked().map_err(malformed)?;
     let trace = trace::of(&headers, JSON_ROUTE);
-    let trace_id = trace::id(trace.parent.trace_id);
+    let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
     let call = Asked { body: parsed.body, options, who, trace, streams: false, upload: None };
     let reply = carry(&backend, call, &trace_id).await?;
     Ok(json_reply(&reply, kind, &trace_id))
@@ -98,7 +98,7 @@ pub(crate) async fn call_raw(
     };
     let body = kind.call_from_raw(&headers, body).map_err(malformed)?;
     let trace = trace::of(&headers, RAW_ROUTE);
-    let trace_id = trace::id(trace.parent.trace_id);
+    let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
     let call = Asked { body, options, who, trace, streams: true, upload };
     let reply = carry(&backend, call, &trace_id).await.map_err(|error| place.blame(error))?;
     Ok(raw_reply(reply, kind, &trace_id, place))

@@ -29,10 +29,8 @@ use super::{
     body::Admitted,
     problem::{Checked, Problem},
 };
-use crate::ingress::peer::Who;
+use crate::{agreed::IMPORT_MAX, ingress::peer::Who};
 
-/// The largest request, in bytes.
-pub(crate) const IMPORT_MAX: u64 = 64 << 20;
 /// How many lines are named of each kind.
 const NAMED_MAX: usize = 100;
 

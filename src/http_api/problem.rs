@@ -11,7 +11,10 @@ use fusebox_actors::{AdminError, CallError, CallErrorKind, connector::Refused};
 use fusebox_state::OpId;
 use serde::Serialize;
 
-use crate::ingress::refusal::{Denied, Full};
+use crate::{
+    agreed::status_of,
+    ingress::refusal::{Denied, Full},
+};
 
 /// An error with all that a caller may want to know of it. Boxed, so that what is right stays small.
 #[derive(Clone, Debug, Serialize)]
@@ -126,19 +129,6 @@ impl Problem {
     }
 }
 
-/// The status of a call that was not answered.
-pub(crate) fn status_of(kind: CallErrorKind) -> StatusCode {
-    match kind {
-        CallErrorKind::Malformed => StatusCode::BAD_REQUEST,
-        CallErrorKind::Forbidden => StatusCode::FORBIDDEN,
-        CallErrorKind::Conflict => StatusCode::CONFLICT,
-        CallErrorKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
-        CallErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        CallErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        CallErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
-    }
-}
-
 impl From<Full> for Problem {
     fn from(Full(what): Full) -> Self {
         let detail = format!("this door is full: {what}");
@@ -158,7 +148,8 @@ impl From<Denied> for Problem {
 
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
-        let status = status_of(error.kind);
+        let status = StatusCode::from_u16(status_of(error.kind));
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Self::new(status, error.code, error.detail);
         // Where nothing was sent, saying so is worth as much as saying that it is unknown.
         let may_have_run = matches!(error.kind, CallErrorKind::TimedOut | CallErrorKind::Full);

@@ -23,11 +23,6 @@ pub(crate) fn of(headers: &HeaderMap, route: &'static str) -> CallTrace {
     }
 }
 
-/// The trace's id: 32 hexadecimal digits.
-pub(crate) fn id(trace_id: u128) -> String {
-    format!("{trace_id:032x}")
-}
-
 /// A header that is a list, which may come in parts.
 fn listed(headers: &HeaderMap, name: &str, max: usize) -> Option<String> {
     let mut parts = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -57,7 +52,10 @@ mod tests {
     fn a_good_context_is_taken_up_and_a_bad_one_replaced() {
         let good = read(&[("traceparent", GOOD)]);
         assert_eq!((good.parent.to_string().as_str(), good.is_remote), (GOOD, true));
-        assert_eq!(id(good.parent.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(
+            crate::agreed::trace_id(good.parent.trace_id),
+            "4bf92f3577b34da6a3ce929d0e0e4736"
+        );
         let made = read(&[("traceparent", "x"), ("tracestate", "a=b")]);
         assert!(!made.is_remote && made.parent.trace_id != 0 && !made.parent.sampled);
         assert_eq!(made.propagated, None, "it belongs to a context that was not taken up");

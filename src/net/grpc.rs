@@ -50,8 +50,10 @@ use tonic::{Status, body::Body};
 
 mod line;
 
-use super::dial::{Dial, DialError, Stream};
-use crate::kinds::firestore::settings::FirestoreSettings;
+use super::{
+    dial::{Dial, DialError, Stream},
+    endpoint::Server,
+};
 use line::{Carried, Line};
 
 /// What gRPC is spoken in.
@@ -111,7 +113,7 @@ impl Carrier {
 }
 
 struct Inner {
-    settings: FirestoreSettings,
+    server: Server,
     /// Whether closing the connection discards what was not sent yet.
     resets: bool,
     scheme: Scheme,
@@ -132,16 +134,16 @@ struct Connection {
 }
 
 impl Channel {
-    /// A channel to the server of `settings`. Nothing is sent yet. With `resets`, closing its connection
+    /// A channel to `server`. Nothing is sent yet. With `resets`, closing its connection
     /// discards what was not sent.
     ///
     /// # Errors
     /// The server's name is none.
-    pub(crate) fn new(settings: FirestoreSettings, resets: bool) -> Result<Self, InvalidUri> {
+    pub(crate) fn new(server: Server, resets: bool) -> Result<Self, InvalidUri> {
         let inner = Inner {
-            scheme: if settings.url.tls { Scheme::HTTPS } else { Scheme::HTTP },
-            authority: settings.url.authority().parse()?,
-            settings,
+            scheme: if server.tls { Scheme::HTTPS } else { Scheme::HTTP },
+            authority: server.address.parse()?,
+            server,
             resets,
             state: Mutex::new(State::None),
         };
@@ -261,10 +263,10 @@ impl Channel {
     }
 
     async fn dial(&self) -> Result<Connection, NotSent> {
-        let settings = &self.inner.settings;
+        let server = &self.inner.server;
         let line = Line::new();
         let connecting = async {
-            let socket = socket(settings, self.inner.resets).await;
+            let socket = socket(server, self.inner.resets).await;
             let socket = socket.map_err(|error| NotSent::Dial(Arc::new(error)))?;
             let mut builder = Builder::new();
             builder
@@ -274,8 +276,8 @@ impl Channel {
             let hello = builder.handshake::<_, Bytes>(line.listening(socket)).await;
             hello.map_err(|error| NotSent::Refused(error.to_string()))
         };
-        let late = || NotSent::Refused(format!("no connection within {:?}", settings.timeout));
-        let connected = timeout(settings.timeout, connecting).await;
+        let late = || NotSent::Refused(format!("no connection within {:?}", server.connect_time));
+        let connected = timeout(server.connect_time, connecting).await;
         let (sender, connection) = connected.map_err(|_| late())??;
         let (inner, driven) = (Arc::downgrade(&self.inner), line.clone());
         drop(tokio::spawn(async move {
@@ -318,13 +320,13 @@ impl tower::Service<Request<Body>> for Channel {
     }
 }
 
-async fn socket(settings: &FirestoreSettings, resets: bool) -> Result<Box<dyn Stream>, DialError> {
-    let FirestoreSettings { url, ca_file, .. } = settings;
+async fn socket(server: &Server, resets: bool) -> Result<Box<dyn Stream>, DialError> {
+    let Server { address, host, port, tls, ca_file, .. } = server;
     let dial = Dial {
-        address: url.authority(),
-        host: &url.host,
-        port: url.port,
-        tls: url.tls,
+        address: address.clone(),
+        host,
+        port: *port,
+        tls: *tls,
         ca_file: ca_file.as_deref(),
         protocols: HTTP2,
         resets,

@@ -282,7 +282,7 @@ mod tests {
     async fn played() -> (TcpListener, Arc<Pool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        (listener, Pool::new(Dialer::new(settings(port, "i", "r").into())))
+        (listener, Pool::new(Dialer::new(settings(port, "i", "r").server())))
     }
 
     fn request(body: Body) -> Request<Body> {

@@ -1,7 +1,7 @@
 //! Opens sockets for the HTTP client.
 //!
 //! Whatever ends a connection resets it (linger 0): what the server has not been sent by then dies with it,
-//! so that an abandoned write does not leave for it later. That is half of the [fence](crate::kinds::clickhouse::transport::fence).
+//! so that an abandoned write does not leave for it later. That is half of a fence.
 
 use std::{
     io,
@@ -11,30 +11,28 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use hyper::rt;
 use hyper_util::rt::TokioIo;
 
-use super::dial::{Dial, Stream};
-use crate::kinds::clickhouse::settings::ClickHouseSettings;
+use super::{
+    dial::{Dial, Stream},
+    endpoint::Server,
+};
 
 pub(crate) use super::dial::DialError;
 
-/// The longest that connecting may take.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-
 /// Connects to one server.
 pub(crate) struct Dialer {
-    settings: Arc<ClickHouseSettings>,
+    server: Server,
     open: Arc<AtomicUsize>,
 }
 
 impl Dialer {
     /// Connects when it is asked to.
-    pub(crate) fn new(settings: Arc<ClickHouseSettings>) -> Self {
-        Self { settings, open: Arc::default() }
+    pub(crate) fn new(server: Server) -> Self {
+        Self { server, open: Arc::default() }
     }
 
     /// Its connections that are open.
@@ -44,22 +42,22 @@ impl Dialer {
 
     /// Connects.
     pub(crate) async fn dial(&self) -> Result<Socket, DialError> {
-        let url = &self.settings.url;
-        let limit = CONNECT_MAX.min(self.settings.timeout / 2);
+        let Server { address, host, port, tls, ca_file, connect_time } = &self.server;
         let dial = Dial {
-            address: url.to_string(),
-            host: &url.host,
-            port: url.port,
-            tls: url.tls,
-            ca_file: self.settings.ca_file.as_deref(),
+            address: address.clone(),
+            host,
+            port: *port,
+            tls: *tls,
+            ca_file: ca_file.as_deref(),
             protocols: &[],
             resets: true,
         };
         let overdue = |_| {
-            let late = io::Error::new(io::ErrorKind::TimedOut, format!("not within {limit:?}"));
-            DialError::Connect(url.to_string(), late)
+            let why = format!("not within {connect_time:?}");
+            DialError::Connect(address.clone(), io::Error::new(io::ErrorKind::TimedOut, why))
         };
-        let stream = tokio::time::timeout(limit, dial.connect()).await.map_err(overdue)??;
+        let stream =
+            tokio::time::timeout(*connect_time, dial.connect()).await.map_err(overdue)??;
         self.open.fetch_add(1, Ordering::Relaxed);
         Ok(Socket { stream: TokioIo::new(stream), open: Arc::clone(&self.open) })
     }

@@ -21,7 +21,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use crate::http_api::problem::status_of;
+use crate::agreed::status_of;
 
 /// The trace of every test: known in advance, so that it is found.
 pub(super) const TEST_TRACE: u128 = 0xf05e_b0c5_0000_0000_0000_0000_0000_7e57;
@@ -210,7 +210,7 @@ impl Own {
             }
             Err(Failed { kind, code, detail }) => {
                 attributes.push(KeyValue::new("error.type", code.to_string()));
-                let http = status_of(*kind).as_u16();
+                let http = status_of(*kind);
                 // By the conventions of HTTP servers a 4xx is the caller's error, not the span's.
                 let status = if http < 500 { Status::Unset } else { error_status(detail) };
                 if *kind == CallErrorKind::Refused {

@@ -4,8 +4,11 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use crate::{
     kinds::twins::Twins,
-    net::{percent::decoded, secret::Secret},
+    net::{endpoint::Server, percent::decoded, secret::Secret},
 };
+
+/// The longest that connecting may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// A backend's settings. `Debug` shows no secret.
 #[derive(Clone, Debug)]
@@ -59,6 +62,18 @@ impl ClickHouseSettings {
             former: None,
             twins: Arc::default(),
             name: "clickhouse".to_owned(),
+        }
+    }
+
+    /// What connections are made to.
+    pub(crate) fn server(&self) -> Server {
+        Server {
+            address: self.url.to_string(),
+            host: self.url.host.clone(),
+            port: self.url.port,
+            tls: self.url.tls,
+            ca_file: self.ca_file.clone(),
+            connect_time: CONNECT_MAX.min(self.timeout / 2),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use crate::net::endpoint::Server;
+
 /// The project that an emulator is given where none is named.
 pub const LOCAL_PROJECT: &str = "fusebox-local";
 /// The database that every project has.
@@ -111,6 +113,18 @@ impl FirestoreSettings {
     pub fn target(&self) -> String {
         let project = self.project.as_deref().unwrap_or("(metadata)");
         format!("firestore {}/{project}/{}", self.url.authority(), self.database)
+    }
+
+    /// What connections are made to.
+    pub(crate) fn server(&self) -> Server {
+        Server {
+            address: self.url.authority(),
+            host: self.url.host.clone(),
+            port: self.url.port,
+            tls: self.url.tls,
+            ca_file: self.ca_file.clone(),
+            connect_time: self.timeout,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod carry;
+pub(crate) mod cause;
 pub(crate) mod client;
 pub(crate) mod fence;
 pub(crate) mod listening;

@@ -22,13 +22,14 @@ use super::{
 use crate::kinds::firestore::{
     protocol::outcome,
     testing::{PATIENCE, settings},
+    transport::cause,
 };
 
 /// A server, and a channel to it.
 async fn played() -> (TcpListener, Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    (listener, Channel::new(settings(port), false).unwrap())
+    (listener, Channel::new(settings(port).server(), false).unwrap())
 }
 
 async fn accepted(listener: &TcpListener) -> Served<TcpStream, Bytes> {
@@ -93,7 +94,7 @@ async fn until_closed(channel: &Channel) {
 
 /// Whether it is known that nothing of the request was acted upon.
 fn not_executed(status: &Status) -> bool {
-    let error = outcome::of(status, outcome::Behalf::default()).error;
+    let error = outcome::of(status, cause::of(status), outcome::Behalf::default()).error;
     error.class == fusebox_state::ErrorClass::NotExecuted
 }
 
@@ -268,7 +269,7 @@ async fn the_messages_of_a_stream_go_out_as_they_come() {
 #[tokio::test]
 async fn the_connection_that_took_a_request_is_reset_for_it() {
     let (listener, channel) = played().await;
-    let settings = channel.inner.settings.clone();
+    let settings = channel.inner.server.clone();
     let channel = Channel::new(settings, true).unwrap();
     let (followed, carrier) = channel.followed();
     let under_way = tokio::spawn(followed.exchange(request()));

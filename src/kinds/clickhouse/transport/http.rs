@@ -93,7 +93,7 @@ pub(crate) struct Http {
 impl Http {
     /// Connects when it is first needed.
     pub(crate) fn new(settings: Arc<ClickHouseSettings>) -> Self {
-        let pool = Pool::new(Dialer::new(Arc::clone(&settings)));
+        let pool = Pool::new(Dialer::new(settings.server()));
         // The host of an address that was read is always a header's value.
         let host = HeaderValue::from_str(&settings.url.to_string())
             .unwrap_or(HeaderValue::from_static(""));

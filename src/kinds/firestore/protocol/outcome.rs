@@ -27,11 +27,6 @@ use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::net::{
-    dial::DialError,
-    grpc::{NotSent, ResetForAnother},
-};
-
 /// How long an exhausted server is left alone where it does not say.
 const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -70,6 +65,21 @@ impl Failed {
     }
 }
 
+/// Where a status comes from: the server, or what kept its answer away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The server sent it.
+    Server,
+    /// TLS has this against the server, so there is no connection.
+    Tls(String),
+    /// Nothing of the request was acted upon.
+    NotSent,
+    /// The connection was closed because another write on it was not answered in time.
+    Reset(String),
+    /// The connection broke.
+    Connection,
+}
+
 /// On whose behalf a request was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Behalf {
@@ -80,15 +90,14 @@ pub(crate) struct Behalf {
 }
 
 /// How an attempt that ended with `status` has failed.
-pub(crate) fn of(status: &Status, behalf: Behalf) -> Failed {
+pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
     use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
     use Verdict::{Failure, Success};
     let code = status.code();
-    if let Some(refused) = tls_of(status) {
-        return Failed::own(Failure, BlockedServer, "tls", refused);
-    }
-    if let Some(reset) = status.source().and_then(|it| it.downcast_ref::<ResetForAnother>()) {
-        return Failed::own(Verdict::Neutral, Unknown, "reset", reset.to_string());
+    match &cause {
+        Cause::Tls(refused) => return Failed::own(Failure, BlockedServer, "tls", refused),
+        Cause::Reset(why) => return Failed::own(Verdict::Neutral, Unknown, "reset", why),
+        Cause::Server | Cause::NotSent | Cause::Connection => {}
     }
     if let too_large @ Some(_) = too_large(status) {
         let failed = Failed::own(Success, Rejected, "too_large", message(status));
@@ -109,11 +118,11 @@ pub(crate) fn of(status: &Status, behalf: Behalf) -> Failed {
         Code::ResourceExhausted => (NotExecuted, Failure),
         Code::Aborted if behalf.transaction => (Rejected, Success),
         Code::Aborted => (NotExecuted, Success),
-        Code::Unavailable if not_sent(status).is_some() => (NotExecuted, Failure),
+        Code::Unavailable if cause == Cause::NotSent => (NotExecuted, Failure),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal => {
             (Unknown, Failure)
         }
-        Code::Unknown if status.source().is_some() => (Unknown, Failure),
+        Code::Unknown if cause != Cause::Server => (Unknown, Failure),
         Code::Unknown | Code::Ok => (Unknown, Success),
     };
     let exhausted = (code == Code::ResourceExhausted).then_some(EXHAUSTED_PAUSE);
@@ -157,19 +166,6 @@ fn too_large(status: &Status) -> Option<TooLarge> {
 fn is_of_database(status: &Status) -> bool {
     let text = status.message();
     text.contains("database") && text.contains("does not exist")
-}
-
-/// Why nothing of it was acted upon, where that is known.
-fn not_sent(status: &Status) -> Option<&NotSent> {
-    status.source()?.downcast_ref()
-}
-
-/// What TLS has against the server, where that is why there is no connection.
-fn tls_of(status: &Status) -> Option<String> {
-    match not_sent(status)? {
-        NotSent::Dial(dial) if matches!(**dial, DialError::Tls(..)) => Some(dial.to_string()),
-        NotSent::Dial(_) | NotSent::Refused(_) => None,
-    }
 }
 
 /// The server's own words; of a failure on the way, its deepest cause.
@@ -242,7 +238,7 @@ mod tests {
             (Code::Internal, Unknown, Failure),
             (Code::Unknown, Unknown, Success),
         ] {
-            let failed = of(&Status::new(code, "why"), Behalf::default());
+            let failed = of(&Status::new(code, "why"), Cause::Server, Behalf::default());
             assert_eq!((failed.error.class, failed.verdict), (class, verdict), "{code:?}");
             assert_eq!(failed.error.unclassified, code == Code::Unknown);
         }
@@ -278,7 +274,7 @@ mod tests {
             ),
             (Code::Unknown, "grpc-status header missing, mapped from HTTP status code 413", 0),
         ] {
-            let failed = of(&Status::new(code, text), Behalf::default());
+            let failed = of(&Status::new(code, text), Cause::Server, Behalf::default());
             let limit = (limit > 0).then_some(limit);
             assert_eq!(failed.too_large, Some(TooLarge { limit }), "{text}");
             assert_eq!(
@@ -289,9 +285,13 @@ mod tests {
         }
         let document = "Document cannot be written because its size (1,048,700 bytes) exceeds the \
                         maximum allowed size of 1,048,576 bytes.";
-        assert_eq!(of(&Status::invalid_argument(document), Behalf::default()).too_large, None);
         assert_eq!(
-            of(&Status::resource_exhausted("Quota exceeded."), Behalf::default()).too_large,
+            of(&Status::invalid_argument(document), Cause::Server, Behalf::default()).too_large,
+            None
+        );
+        assert_eq!(
+            of(&Status::resource_exhausted("Quota exceeded."), Cause::Server, Behalf::default())
+                .too_large,
             None
         );
     }
@@ -299,12 +299,15 @@ mod tests {
     #[test]
     fn whose_fault_it_is_depends_on_whose_call_it_was() {
         let caller = Behalf { caller: true, transaction: false };
-        let denied = of(&Status::unauthenticated("expired"), caller);
+        let denied = of(&Status::unauthenticated("expired"), Cause::Server, caller);
         assert_eq!((denied.error.class, denied.verdict), (ErrorClass::Rejected, Verdict::Success));
         let inside = Behalf { caller: false, transaction: true };
-        assert_eq!(of(&Status::aborted("contention"), inside).error.class, ErrorClass::Rejected);
+        assert_eq!(
+            of(&Status::aborted("contention"), Cause::Server, inside).error.class,
+            ErrorClass::Rejected
+        );
         let database = "The database (default) does not exist for project p";
-        let missing = of(&Status::not_found(database), Behalf::default());
+        let missing = of(&Status::not_found(database), Cause::Server, Behalf::default());
         assert_eq!(missing.error.class, ErrorClass::BlockedServer, "no call is to blame");
     }
 
@@ -318,9 +321,9 @@ mod tests {
         }];
         let details = rpc::Status { code: 8, message: String::new(), details }.encode_to_vec();
         let status = Status::with_details(Code::ResourceExhausted, "quota", details.into());
-        let asked = of(&status, Behalf::default()).error.retry_after;
+        let asked = of(&status, Cause::Server, Behalf::default()).error.retry_after;
         assert_eq!(asked, Some(Duration::from_millis(7_500)));
-        let silent = of(&Status::resource_exhausted("quota"), Behalf::default());
+        let silent = of(&Status::resource_exhausted("quota"), Cause::Server, Behalf::default());
         assert_eq!(silent.error.retry_after, Some(EXHAUSTED_PAUSE));
     }
 }

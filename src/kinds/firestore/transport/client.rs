@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 use tonic::{Request, metadata::AsciiMetadataValue};
 
-use super::auth::Auth;
+use super::{auth::Auth, cause};
 use crate::{
     kinds::firestore::{
         protocol::{
@@ -137,7 +137,7 @@ impl Client {
         self.root().await?;
         self.auth.header(caller).await?;
         let connected = self.write_channel(lane)?.connect().await;
-        connected.map_err(|status| outcome::of(&status, Behalf::default()))
+        connected.map_err(|status| outcome::of(&status, cause::of(&status), Behalf::default()))
     }
 
     async fn addressed<T>(&self, message: T, caller: &str) -> Result<Request<T>, Failed> {
@@ -227,7 +227,7 @@ impl Client {
         if status.code() == tonic::Code::Unauthenticated && !behalf.caller {
             self.auth.forget().await;
         }
-        outcome::of(status, behalf)
+        outcome::of(status, cause::of(status), behalf)
     }
 
     /// Ends the connections for ever.
@@ -260,7 +260,7 @@ impl Client {
             return Ok(wanted(channels));
         }
         let made = |resets| {
-            Channel::new(self.settings.clone(), resets).map_err(|error| {
+            Channel::new(self.settings.server(), resets).map_err(|error| {
                 let why = format!("the url is not usable: {error}");
                 Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
             })
