@@ -172,7 +172,6 @@ impl Side for Stored {
             token: TokenKind::Absolute,
             traits: Traits::default(),
             accepted_at: UnixMillis::new(1_790_000_000_000),
-            expires_at: None,
             traceparent: None,
             note: None,
             body: Bytes::from(vec![0xA5; RECORD_BYTES]),

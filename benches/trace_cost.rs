@@ -23,16 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use fusebox_actors::{
     Clock, Reply, Source,
-    connector::{
-        Answer, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused, Slot,
-    },
-    trace::{CallTrace, Of, Sampling, TraceSink, Traced, Tracer, Tried},
+    trace::{CallRef, CallTrace, Sampling, TraceSink, Traced, Tracer, Tried},
     view::TracesView,
 };
-use fusebox_state::{OpId, UnixMillis, Verdict};
+use fusebox_state::Verdict;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::{
     error::OTelSdkResult,
@@ -94,67 +90,25 @@ impl TraceSink for Sink {
     }
 }
 
-/// Asked for its names alone.
-struct Named;
-
-impl Connector for Named {
-    fn plan(&self, _: Bytes) -> Result<Plan, Refused> {
-        Err(Refused { code: "none", message: String::new(), malformed: true })
-    }
-
-    fn attempt<'a>(&'a self, _: Attempt<'a>) -> Answer<'a, Attempted> {
-        Box::pin(async { Attempted::answered(Bytes::new()) })
-    }
-
-    fn ping(&self, _: std::time::Duration) -> Answer<'_, Attempted> {
-        Box::pin(async { Attempted::answered(Bytes::new()) })
-    }
-
-    fn overlay(&self, _: &Slot, _: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-        None
-    }
-
-    fn split(&self, _: &Bytes, _: &[Slot], _: &Bytes) -> Option<Vec<Bytes>> {
-        None
-    }
-
-    fn join(&self, _: &Bytes, _: Vec<Bytes>) -> Bytes {
-        Bytes::new()
-    }
-
-    fn forget_tokens(&self, _: Vec<OpId>) {}
-
-    fn status(&self) -> ConnectorStatus {
-        ConnectorStatus::default()
-    }
-
-    fn target(&self) -> String {
-        "redis 127.0.0.1:6379/0".to_owned()
-    }
-
-    fn operation(&self, _: &Bytes) -> Cow<'static, str> {
-        Cow::Owned("GET".to_owned())
-    }
-
-    fn close(&self) -> Answer<'_, ()> {
-        Box::pin(async {})
-    }
-}
-
 /// One call of ours. The clock's readings are made without traces, too, and so are made here once.
 fn ours(tracer: &Tracer, clock: Clock, reply: &Reply) {
-    let body = Bytes::new();
     let trace = black_box(CallTrace::new("/call"));
     let began = clock.read();
-    let mut trail = tracer.begin(trace, began);
-    let span_id = trail.attempt_span();
-    black_box(trail.passed_on(span_id));
+    let mut recorder = tracer.begin(trace, began);
+    let span_id = recorder.attempt_span();
+    black_box(recorder.passed_on(span_id));
     let ended = clock.read();
     let tried = Tried { number: 1, verdict: Verdict::Success, error: None, transition: None };
-    trail.attempt(began, ended, span_id, tried);
-    let of = Of { backend: "redis", kind: "redis", write: false };
-    if tracer.wants(&trail, Ok(reply)) {
-        tracer.end(trail, &Named, &body, of, Ok(reply));
+    recorder.attempt(began, ended, span_id, tried);
+    if tracer.wants(&recorder, Ok(reply)) {
+        let of = CallRef {
+            backend: "redis",
+            kind: "redis",
+            target: "redis 127.0.0.1:6379/0".to_owned(),
+            operation: Cow::Owned("GET".to_owned()),
+            write: false,
+        };
+        tracer.end(recorder, of, Ok(reply));
     }
 }
 

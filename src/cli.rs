@@ -21,7 +21,7 @@ mod watch;
 
 pub(crate) use crate::terminal::failure::Failure;
 use crate::{
-    config::{Config, Environment, Flags, places},
+    config::{Environment, Flags, places},
     daemon::Sources,
     demo, telemetry,
     terminal::{client::Client, print::complain},
@@ -70,7 +70,7 @@ fn dispatch(cli: Cli) -> Done {
             }
             crate::keep_private();
             telemetry::init(telemetry::LogFormat::Plain);
-            let config = Config::load(&flags, &env)?;
+            let config = crate::load_config(&flags, &env)?;
             let drained = queue_drain::run(config, backend.as_deref(), wanted);
             let runtime = runtime(workers())?;
             let done = runtime.block_on(drained);
@@ -80,7 +80,7 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Queue(queue) if queue.command.is_offline() => {
             crate::keep_private();
-            let config = Config::load(&flags, &env).ok();
+            let config = crate::load_config(&flags, &env).ok();
             queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
         }
         command => {
@@ -137,7 +137,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
 }
 
 fn run_daemon(sources: Sources) -> Done {
-    let config = Config::load(&sources.flags, &sources.env)?;
+    let config = crate::load_config(&sources.flags, &sources.env)?;
     let runtime = runtime(workers())?;
     let ended = runtime.block_on(crate::run(config, sources));
     // Whatever a blocking thread still does must not keep a stopped daemon alive.
@@ -182,7 +182,7 @@ fn state_dir_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, 
     if let Some(dir) = &flags.state_dir {
         return Ok(dir.clone());
     }
-    let configured = Config::load(flags, env).ok().map(|config| config.state_dir);
+    let configured = crate::load_config(flags, env).ok().map(|config| config.state_dir);
     let found = configured.or_else(|| places::state_dir(env));
     found.ok_or_else(|| Failure::usage("no state directory is known: name it with --state-dir"))
 }
@@ -192,7 +192,7 @@ fn socket_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Fai
     if let Some(socket) = &flags.socket {
         return Ok(socket.clone());
     }
-    let config = Config::load(flags, env).ok();
+    let config = crate::load_config(flags, env).ok();
     if let Some(config) = config.filter(|config| config.socket_asked) {
         return Ok(config.socket);
     }

@@ -1,8 +1,10 @@
 //! The configuration, checked: to hold a [`Config`] is to know that it can be run.
 //!
 //! ```text
-//! sources (file, environment, flags) -> one table -> raw (types) -> Config (bounds, references)
+//! sources (file, environment, flags) -> one table -+-> raw (types) ----------> Config (bounds, references)
+//!                                                  +-> own settings of kinds ----^
 //! ```
+//! What a kind has of its own it declares as a [`Section`]; nothing here knows a kind.
 //!
 //! Everything wrong is reported at once, naming key, bound and value.
 
@@ -14,10 +16,11 @@ use toml::{Table, Value};
 mod backend;
 mod checker;
 mod depends;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod places;
 mod raw;
 mod secret;
+pub(crate) mod section;
 mod show;
 mod sources;
 #[cfg(test)]
@@ -26,8 +29,9 @@ mod tests;
 #[cfg(test)]
 pub(crate) use self::backend::Url;
 pub(crate) use self::backend::{BackendConfig, Endpoint};
-pub(crate) use self::checker::size;
+pub(crate) use self::checker::{choice, size};
 pub(crate) use self::secret::Secret;
+pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
 pub(crate) use self::sources::{Environment, Flags};
 use checker::Checker;
 use raw::RawConfig;
@@ -116,9 +120,14 @@ impl Config {
     ///
     /// # Errors
     /// All problems at once.
-    pub(crate) fn load(flags: &Flags, env: &Environment) -> Result<Self, ConfigErrors> {
-        let mut merged = Merged::read(flags, env);
+    pub(crate) fn load(
+        flags: &Flags,
+        env: &Environment,
+        sections: &[&dyn Section],
+    ) -> Result<Self, ConfigErrors> {
+        let mut merged = Merged::read(flags, env, sections);
         let mut problems = std::mem::take(&mut merged.problems);
+        let own = section::split(&mut merged.table, sections, &mut problems);
         let raw = deserialize(merged.table, &merged.origins, &mut problems);
         let mut checker = Checker {
             origins: merged.origins,
@@ -126,7 +135,8 @@ impl Config {
             warnings: merged.warnings,
             notes: merged.notes,
         };
-        let config = check(raw, merged.file, env, &mut checker);
+        let of_kinds = OfKinds { sections, own };
+        let config = check(raw, of_kinds, merged.file, env, &mut checker);
         let Checker { problems, warnings, notes, .. } = checker;
         if problems.is_empty() {
             Ok(Self { warnings, notes, ..config })
@@ -180,8 +190,16 @@ fn remove(table: &mut Table, path: &str) -> bool {
     }
 }
 
+/// What the kinds have in a configuration.
+struct OfKinds<'a> {
+    sections: &'a [&'a dyn Section],
+    /// Each backend's own settings.
+    own: BTreeMap<String, Table>,
+}
+
 fn check(
     raw: RawConfig,
+    mut of_kinds: OfKinds<'_>,
     file: Option<PathBuf>,
     env: &Environment,
     checker: &mut Checker,
@@ -212,7 +230,9 @@ fn check(
             left_out.push(name);
         } else {
             enabled.push(name.clone());
-            backends.extend(backend::check(&name, raw, auto_recovery, env, checker));
+            let own = of_kinds.own.remove(&name).unwrap_or_default();
+            let section = backend::Raw { raw, own, sections: of_kinds.sections };
+            backends.extend(backend::check(&name, section, auto_recovery, env, checker));
         }
     }
     if enabled.is_empty() {

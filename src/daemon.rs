@@ -4,12 +4,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use fusebox_actors::{Backend, BackendSpec, Fusebox, OrderError};
+use fusebox_actors::{AdminError, Backend, BackendSpec, Fusebox};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
     config::{BackendConfig, Config, Environment, Flags},
-    kinds::port::{Identity, Kind},
+    kinds::{
+        self,
+        port::{Identity, Kind},
+    },
     state_dir::StateDir,
     traces::Traces,
 };
@@ -49,7 +52,10 @@ impl Daemon {
         traces: Option<Arc<Traces>>,
         state_dir: Arc<StateDir>,
     ) -> Arc<Self> {
-        let kinds = config.backends.iter().map(|b| (b.settings.name.clone(), b.kind)).collect();
+        let kinds = config.backends.iter().filter_map(|backend| {
+            Some((backend.settings.name.clone(), kinds::find(backend.settings.kind)?))
+        });
+        let kinds = kinds.collect();
         Arc::new(Self {
             fusebox,
             config: ArcSwap::from_pointee(config),
@@ -74,7 +80,7 @@ impl Daemon {
     /// What stands in the way; the old settings stay.
     pub(crate) async fn reload(&self) -> Result<Vec<String>, String> {
         let _alone = self.reloading.lock().await;
-        let next = Config::load(&self.sources.flags, &self.sources.env)
+        let next = crate::load_config(&self.sources.flags, &self.sources.env)
             .map_err(|errors| errors.to_string())?;
         let old = self.config.load_full();
         fixed(&old, &next)?;
@@ -112,15 +118,15 @@ impl Daemon {
     /// An operator knows that the store of `backend` is gone.
     ///
     /// # Errors
-    /// [`OrderError`] where it is not, or that cannot be written down.
-    pub(crate) async fn accept_loss(self: &Arc<Self>, backend: &Backend) -> Result<(), OrderError> {
+    /// [`AdminError`] where it is not, or that cannot be written down.
+    pub(crate) async fn accept_loss(self: &Arc<Self>, backend: &Backend) -> Result<(), AdminError> {
         let (this, name) = (Arc::clone(self), backend.name().to_owned());
         let was_told = blocking(move || this.state_dir.accept_loss(&name)).await?;
         backend.tell_lost(None);
         if was_told {
             return Ok(());
         }
-        Err(OrderError::Conflict(format!(
+        Err(AdminError::Conflict(format!(
             "the store of {} is not known to be gone",
             backend.name()
         )))
@@ -129,8 +135,8 @@ impl Daemon {
     /// An operator says that this state directory may replay, though it is a copy or has one.
     ///
     /// # Errors
-    /// [`OrderError`] where it is none, or that cannot be written down.
-    pub(crate) async fn accept_clone(self: &Arc<Self>) -> Result<(), OrderError> {
+    /// [`AdminError`] where it is none, or that cannot be written down.
+    pub(crate) async fn accept_clone(self: &Arc<Self>) -> Result<(), AdminError> {
         let this = Arc::clone(self);
         let was_paused = blocking(move || this.state_dir.accept_clone()).await?;
         self.fusebox.accept_clone();
@@ -140,7 +146,7 @@ impl Daemon {
             );
             return Ok(());
         }
-        Err(OrderError::Conflict("this state directory is not known to be a copy".to_owned()))
+        Err(AdminError::Conflict("this state directory is not known to be a copy".to_owned()))
     }
 
     /// Another daemon bears our name: takes another one, and replays nothing until an operator has looked.
@@ -198,10 +204,10 @@ pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
 /// What the disk says to `work`, which blocks.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, OrderError> {
+) -> Result<T, AdminError> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| OrderError::Failed(error.to_string()))?;
-    done.map_err(|error| OrderError::Failed(format!("it cannot be written down: {error}")))
+    let done = done.map_err(|error| AdminError::Failed(error.to_string()))?;
+    done.map_err(|error| AdminError::Failed(format!("it cannot be written down: {error}")))
 }
 
 /// The backends with their connectors.
@@ -216,7 +222,9 @@ pub(crate) fn specs<'a>(
         .into_iter()
         .map(|backend| {
             let name = &backend.settings.name;
-            let connector = backend.kind.connector(backend, identity);
+            let kind = kinds::find(backend.settings.kind).ok_or("its kind is not known");
+            let connector =
+                kind.map_err(str::to_owned).and_then(|kind| kind.connector(backend, identity));
             let connector = connector.map_err(|why| format!("backends.{name}: {why}"))?;
             Ok(BackendSpec { settings: backend.settings.clone(), connector })
         })
@@ -228,7 +236,9 @@ fn changed(old: &Config, backend: &BackendConfig) -> bool {
     let name = &backend.settings.name;
     let before = old.backends.iter().find(|before| before.settings.name == *name);
     before.is_none_or(|before| {
-        before.settings != backend.settings || before.endpoint != backend.endpoint
+        before.settings != backend.settings
+            || before.endpoint != backend.endpoint
+            || before.own != backend.own
     })
 }
 
@@ -261,7 +271,7 @@ mod tests {
     fn config(pairs: &[(&str, &str)]) -> Config {
         let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
         all.extend_from_slice(pairs);
-        Config::load(&Flags::default(), &Environment::of(&all)).unwrap()
+        crate::load_config(&Flags::default(), &Environment::of(&all)).unwrap()
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod port;
 pub mod redis;
 pub mod twins;
 
+use crate::config::Section;
 use port::Kind;
 
 /// Every kind of this release.
@@ -18,12 +19,7 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
-/// Every kind: of each there is one backend by default, under the kind's own name.
-pub(crate) fn all() -> impl Iterator<Item = &'static dyn Kind> {
-    KINDS.iter().copied()
-}
-
-/// The names of all kinds, for messages.
-pub(crate) fn names() -> String {
-    KINDS.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
+/// What each kind declares of the configuration: of each there is one backend by default, under the kind's name.
+pub(crate) fn sections() -> Vec<&'static dyn Section> {
+    KINDS.iter().map(|kind| *kind as &dyn Section).collect()
 }

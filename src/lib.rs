@@ -27,7 +27,7 @@ mod terminal;
 mod traces;
 
 use crate::{
-    config::{BackendConfig, Config},
+    config::{BackendConfig, Config, ConfigErrors, Environment, Flags},
     daemon::{Daemon, Sources},
     http_api::{
         Doors,
@@ -45,6 +45,14 @@ use crate::{
 
 /// The longest that stopping takes.
 const GRACE: Duration = Duration::from_secs(25);
+
+/// The configuration of these sources: of the core, and of every kind of this release.
+///
+/// # Errors
+/// All that is wrong, at once.
+pub(crate) fn load_config(flags: &Flags, env: &Environment) -> Result<Config, ConfigErrors> {
+    Config::load(flags, env, &kinds::sections())
+}
 
 /// Runs the daemon until a signal stops it.
 ///

@@ -1,7 +1,7 @@
 //! The actor of one backend.
 //!
 //! ```text
-//!  calls --(outbox)--> Told ---+--> log, event, history, breaker memory --> store
+//!  calls --(outbox)> OutboxFilled+--> log, event, history, breaker memory --> store
 //!  timer ------------> TickDue-+--> health hears of it
 //!  operator ---------> Force, Release, Reset, Recover, SetOffline
 //! ```
@@ -23,8 +23,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort}
 use tokio::task::JoinHandle;
 
 use crate::{
+    backend_shared::BackendShared,
     event::{EventBus, EventKind},
-    handle::Lent,
     settings::BackendSettings,
 };
 
@@ -37,7 +37,7 @@ const HALF_OPEN_LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub enum BackendMessage {
     /// Transitions lie in the outbox.
-    Told,
+    OutboxFilled,
     /// Time has made something due.
     TickDue,
     /// Forces the breaker.
@@ -94,7 +94,7 @@ pub struct BackendArgs {
     /// The backend's place in the list.
     pub index: usize,
     /// What calls borrow.
-    pub lent: Arc<Lent>,
+    pub shared: Arc<BackendShared>,
     /// Where events go.
     pub bus: EventBus,
     /// Who hears of changes.
@@ -105,13 +105,13 @@ pub struct BackendArgs {
 pub struct BackendState {
     args: BackendArgs,
     tick: Option<JoinHandle<Result<(), ractor::MessagingErr<BackendMessage>>>>,
-    told: JoinHandle<()>,
+    watch: JoinHandle<()>,
 }
 
 impl Drop for BackendState {
     /// Also after a panic: what an incarnation leaves waiting would take the word from the next one.
     fn drop(&mut self) {
-        self.told.abort();
+        self.watch.abort();
         if let Some(tick) = self.tick.take() {
             tick.abort();
         }
@@ -128,9 +128,9 @@ impl Actor for BackendActor {
         myself: ActorRef<BackendMessage>,
         args: BackendArgs,
     ) -> Result<BackendState, ActorProcessingErr> {
-        let told = tokio::spawn(pass_on(Arc::clone(&args.lent), myself.clone()));
-        let mut state = BackendState { args, tick: None, told };
-        state.told();
+        let watch = tokio::spawn(pass_on(Arc::clone(&args.shared), myself.clone()));
+        let mut state = BackendState { args, tick: None, watch };
+        state.drain_outbox();
         state.rearm(&myself);
         Ok(state)
     }
@@ -141,18 +141,18 @@ impl Actor for BackendActor {
         message: BackendMessage,
         state: &mut BackendState,
     ) -> Result<(), ActorProcessingErr> {
-        let now = state.args.lent.circuit.clock.now();
+        let now = state.args.shared.circuit.clock.now();
         match message {
-            BackendMessage::Told => state.told(),
+            BackendMessage::OutboxFilled => state.drain_outbox(),
             BackendMessage::TickDue => state.tick_due(now),
             BackendMessage::Force { open, reason, lasting, reply } => {
                 state.force(open, reason, lasting, now);
-                state.told();
+                state.drain_outbox();
                 state.remember(move |result| answer(reply, result));
             }
             BackendMessage::Release(reply) => {
                 let released = state.release(now);
-                state.told();
+                state.drain_outbox();
                 if released {
                     state.remember(move |result| answer(reply, result.map(|()| true)));
                 } else {
@@ -161,18 +161,18 @@ impl Actor for BackendActor {
             }
             BackendMessage::Reset(reply) => {
                 state.reset(now);
-                state.told();
+                state.drain_outbox();
                 state.remember(move |result| answer(reply, result));
             }
             // Made known before it is answered: the next in a round of recoveries is told later.
             BackendMessage::Recover(reply) => {
                 let tried = state.recover(now);
-                state.told();
+                state.drain_outbox();
                 answer(reply, tried);
             }
             BackendMessage::SetOffline { offline, reply } => state.set_offline(offline, reply),
             BackendMessage::CapOpenTime(cap) => {
-                state.args.lent.circuit.breaker.cap_open_time(cap, now);
+                state.args.shared.circuit.breaker.cap_open_time(cap, now);
             }
             BackendMessage::Configure { settings, reply } => {
                 state.configure(*settings);
@@ -180,7 +180,7 @@ impl Actor for BackendActor {
             }
             BackendMessage::Panic => panic_for_test(),
         }
-        state.told();
+        state.drain_outbox();
         state.rearm(&myself);
         Ok(())
     }
@@ -188,8 +188,8 @@ impl Actor for BackendActor {
 
 impl BackendState {
     /// Makes known what lies in the outbox: log, event, history, memory, listener.
-    fn told(&mut self) {
-        let told = self.args.lent.circuit.take_told();
+    fn drain_outbox(&mut self) {
+        let told = self.args.shared.circuit.drain_outbox();
         if told.is_empty() {
             return;
         }
@@ -202,37 +202,37 @@ impl BackendState {
     }
 
     fn tick_due(&mut self, now: Moment) {
-        let circuit = &self.args.lent.circuit;
+        let circuit = &self.args.shared.circuit;
         if let Some(transition) = circuit.breaker.tick(now) {
-            circuit.tell(transition);
+            circuit.publish(transition);
         }
     }
 
     fn force(&mut self, open: bool, reason: String, lasting: Option<Duration>, now: Moment) {
-        let circuit = &self.args.lent.circuit;
+        let circuit = &self.args.shared.circuit;
         let until = lasting.map(|lasting| now.plus(lasting));
-        circuit.tell(circuit.breaker.force(open, reason, until, now));
+        circuit.publish(circuit.breaker.force(open, reason, until, now));
     }
 
     fn release(&mut self, now: Moment) -> bool {
-        let circuit = &self.args.lent.circuit;
+        let circuit = &self.args.shared.circuit;
         let transition = circuit.breaker.release(now);
-        transition.map(|transition| circuit.tell(transition)).is_some()
+        transition.map(|transition| circuit.publish(transition)).is_some()
     }
 
     fn reset(&mut self, now: Moment) {
-        let circuit = &self.args.lent.circuit;
-        circuit.tell(circuit.breaker.reset(now));
+        let circuit = &self.args.shared.circuit;
+        circuit.publish(circuit.breaker.reset(now));
     }
 
     fn recover(&mut self, now: Moment) -> bool {
-        let circuit = &self.args.lent.circuit;
+        let circuit = &self.args.shared.circuit;
         let transition = circuit.breaker.recover(now);
-        transition.map(|transition| circuit.tell(transition)).is_some()
+        transition.map(|transition| circuit.publish(transition)).is_some()
     }
 
     fn set_offline(&mut self, offline: bool, reply: RpcReplyPort<Result<(), String>>) {
-        let circuit = &self.args.lent.circuit;
+        let circuit = &self.args.shared.circuit;
         let changed = circuit.hold(|holds| {
             holds.operator = offline;
             holds.given_up &= offline;
@@ -247,17 +247,17 @@ impl BackendState {
     }
 
     fn configure(&mut self, settings: BackendSettings) {
-        let lent = &self.args.lent;
-        lent.circuit.breaker.configure(settings.breaker.clone());
-        lent.circuit.bulkhead.set_max(settings.in_flight_max);
-        lent.queue.configure(&settings);
-        lent.circuit.settings.store(Arc::new(settings));
-        lent.queue.work.notify_one();
+        let shared = &self.args.shared;
+        shared.circuit.breaker.configure(settings.breaker.clone());
+        shared.circuit.bulkhead.set_max(settings.in_flight_max);
+        shared.queue.configure(&settings);
+        shared.circuit.settings.store(Arc::new(settings));
+        shared.queue.work.notify_one();
     }
 
     fn make_known(&self, at: UnixMillis, transition: Transition) {
-        let lent = &self.args.lent;
-        let metrics = &lent.circuit.metrics;
+        let shared = &self.args.shared;
+        let metrics = &shared.circuit.metrics;
         match (transition.from, transition.to) {
             (State::HalfOpen, State::Closed) => drop(metrics.recovered.inc()),
             (State::HalfOpen, State::Open) => drop(metrics.relapsed.inc()),
@@ -266,7 +266,7 @@ impl BackendState {
         let last_error = transition.last_errors.last().filter(|_| transition.to == State::Open);
         let last_error = last_error.map(|error| format!("{}: {}", error.code, error.message));
         tracing::info!(
-            backend = lent.circuit.name,
+            backend = shared.circuit.name,
             from = transition.from.as_str(),
             to = transition.to.as_str(),
             reason = transition.reason.as_str(),
@@ -276,13 +276,13 @@ impl BackendState {
             error = last_error,
             "the breaker changed its state"
         );
-        let name = Some(lent.circuit.name.as_str());
+        let name = Some(shared.circuit.name.as_str());
         if (transition.from == State::Closed) != (transition.to == State::Closed) {
             let active = transition.to != State::Closed;
             self.args.bus.publish(at, name, EventKind::Fallback { active });
         }
         let record = TransitionRecord { at, transition };
-        if let Ok(store) = lent.queue.store() {
+        if let Ok(store) = shared.queue.store() {
             store.add_history(crate::history::encode(&record));
         }
         self.args.bus.publish(at, name, EventKind::Transition { transition: record.transition });
@@ -290,10 +290,10 @@ impl BackendState {
 
     /// Writes the breaker's memory; `then` runs once it is synced, or with what stands in the way.
     fn remember(&self, then: impl FnOnce(Result<(), String>) + Send + 'static) {
-        let circuit = &self.args.lent.circuit;
+        let circuit = &self.args.shared.circuit;
         let mut memory = circuit.breaker.memory(circuit.clock.now(), circuit.clock.unix());
         memory.offline = circuit.holds().operator;
-        match self.args.lent.queue.store() {
+        match self.args.shared.queue.store() {
             Ok(store) => store.put_fact(
                 BREAKER_FACT,
                 memory.encode(),
@@ -313,7 +313,7 @@ impl BackendState {
         if let Some(tick) = self.tick.take() {
             tick.abort();
         }
-        let circuit = &self.args.lent.circuit;
+        let circuit = &self.args.shared.circuit;
         let now = circuit.clock.now();
         let half_open = circuit.breaker.state() == (State::HalfOpen, false);
         let look = half_open.then(|| now.plus(HALF_OPEN_LOOK));
@@ -323,10 +323,10 @@ impl BackendState {
 }
 
 /// Tells the actor whenever something was put into the outbox, for as long as it lives.
-async fn pass_on(lent: Arc<Lent>, actor: ActorRef<BackendMessage>) {
+async fn pass_on(shared: Arc<BackendShared>, actor: ActorRef<BackendMessage>) {
     loop {
-        lent.circuit.told().await;
-        if actor.send_message(BackendMessage::Told).is_err() {
+        shared.circuit.outbox_filled().await;
+        if actor.send_message(BackendMessage::OutboxFilled).is_err() {
             // The next incarnation looks into the outbox when it starts.
             return;
         }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use fusebox_state::OpId;
 
 use crate::{
-    connector::{Tail, Upload},
-    trace::CallTrace,
+    pieces::{Tail, Upload},
+    trace::context::CallTrace,
 };
 
 /// How much a call matters when something must be shed.

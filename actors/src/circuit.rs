@@ -74,7 +74,7 @@ pub struct Circuit {
     pub(crate) recent: Recent,
     calls: AtomicU32,
     outbox: Mutex<VecDeque<(UnixMillis, Transition)>>,
-    told: Notify,
+    filled: Notify,
     holds: Mutex<Holds>,
     answered_at: AtomicU64,
     unreachable: AtomicBool,
@@ -108,7 +108,7 @@ impl Circuit {
             recent: Recent::default(),
             calls: AtomicU32::new(0),
             outbox: Mutex::default(),
-            told: Notify::new(),
+            filled: Notify::new(),
             holds: Mutex::default(),
             answered_at: AtomicU64::new(0),
             unreachable: AtomicBool::new(false),
@@ -146,7 +146,7 @@ impl Circuit {
         let outcome = Outcome { verdict, slow: false };
         let transition = self.breaker.record(permit, outcome, now)?;
         let change = (transition.from, transition.to);
-        self.tell(*transition);
+        self.publish(*transition);
         Some(change)
     }
 
@@ -165,21 +165,21 @@ impl Circuit {
     }
 
     /// Puts a transition where the actor finds it, and wakes whom it concerns.
-    pub fn tell(&self, transition: Transition) {
+    pub fn publish(&self, transition: Transition) {
         self.metrics.transition(&transition);
         self.outbox.lock().push_back((self.clock.unix(), transition));
-        self.told.notify_one();
+        self.filled.notify_one();
         self.changed.notify_waiters();
     }
 
     /// The transitions that nobody has taken yet, oldest first.
-    pub fn take_told(&self) -> Vec<(UnixMillis, Transition)> {
+    pub fn drain_outbox(&self) -> Vec<(UnixMillis, Transition)> {
         self.outbox.lock().drain(..).collect()
     }
 
-    /// Resolves when something was told.
-    pub async fn told(&self) {
-        self.told.notified().await;
+    /// Resolves when something was put into the outbox.
+    pub async fn outbox_filled(&self) {
+        self.filled.notified().await;
     }
 
     /// Changes a hold; returns whether the backend went offline or came back by it.
@@ -188,7 +188,7 @@ impl Circuit {
         change(&mut holds);
         let changed = self.breaker.set_offline(holds.any());
         // The breaker's timers stand still while it is offline: its actor must set them again.
-        self.told.notify_one();
+        self.filled.notify_one();
         self.changed.notify_waiters();
         changed
     }

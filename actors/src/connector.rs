@@ -9,19 +9,20 @@
 //! without an answer, nothing more is sent to its lanes until it can no longer land
 //! ([`Connector::attempt`] waits for that fence itself), also when an earlier run of the daemon made it.
 
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
-use parking_lot::Mutex;
 
-use crate::trace::PassedOn;
+use crate::trace::context::PassedOn;
+pub use crate::{
+    pieces::{Answer, Tail, Upload},
+    refusal::{AttemptError, OwnCode, Refused},
+    view::ConnectorStatus,
+};
 
 /// What a connector holds of an answer before it hands out the rest piece by piece, in bytes.
 pub const HEAD_MAX: usize = 1 << 20;
-
-/// A boxed future of a connector's answer.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a call is, as its connector reads it.
 #[derive(Clone, Debug)]
@@ -121,18 +122,6 @@ pub enum Outage {
     Never(&'static str),
 }
 
-/// A request that the connector will not carry at all, before anything was sent.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Refused {
-    /// A word for programs, such as `unknown_command` or `unsupported_command`.
-    pub code: &'static str,
-    /// What is wrong and what would be right.
-    pub message: String,
-    /// Malformed (400) rather than refused (422).
-    pub malformed: bool,
-}
-
 /// Who sends an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -140,33 +129,6 @@ pub enum Origin {
     Live,
     /// From the queue: time to live is counted from acceptance.
     Replay,
-}
-
-/// What comes piece by piece: the rest of a large answer, or of a large call.
-pub trait Tail: Send + Sync {
-    /// The next piece; `None` at the end. After an error nothing more comes.
-    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>>;
-}
-
-/// The rest of a call that is too large to hold. It can be taken once: such a call is tried once.
-pub struct Upload(Mutex<Option<Box<dyn Tail>>>);
-
-impl Upload {
-    /// The rest of a call.
-    pub fn new(rest: Box<dyn Tail>) -> Self {
-        Self(Mutex::new(Some(rest)))
-    }
-
-    /// Takes it; `None` where it was taken.
-    pub fn take(&self) -> Option<Box<dyn Tail>> {
-        self.0.lock().take()
-    }
-}
-
-impl fmt::Debug for Upload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Upload")
-    }
 }
 
 /// Earlier attempts of a write may have been carried out: what a proof must know of them.
@@ -292,45 +254,6 @@ impl Attempted {
     }
 }
 
-/// Why an attempt has no result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct AttemptError {
-    /// What may be done next.
-    pub class: ErrorClass,
-    /// `None`: it is proven that this attempt wrote nothing. `Some`: it may have written something, whatever
-    /// the class (a statement that is refused in the middle of its rows); with what a later proof must know,
-    /// empty for nothing.
-    pub doubt: Option<Bytes>,
-    /// The backend's own code (`WRONGTYPE`) or one of fusebox's (`connect`, `timeout`, `reset`).
-    pub code: Cow<'static, str>,
-    /// The backend's own words, or what happened.
-    pub message: String,
-    /// The error in wire form where the backend sent one, for doors that speak its protocol.
-    pub reply: Option<Bytes>,
-    /// Whether the code is of no known class; replay gives up after 20 of these.
-    pub unclassified: bool,
-    /// How long the backend asks to be left alone.
-    pub retry_after: Option<Duration>,
-}
-
-impl AttemptError {
-    /// An error of fusebox's own, without words from the server. In doubt where its class is unknown or
-    /// ambiguous.
-    pub fn own(class: ErrorClass, code: &'static str, message: impl Into<String>) -> Self {
-        let in_doubt = matches!(class, ErrorClass::Unknown | ErrorClass::Ambiguous);
-        Self {
-            class,
-            doubt: in_doubt.then(Bytes::new),
-            code: code.into(),
-            message: message.into(),
-            reply: None,
-            unclassified: false,
-            retry_after: None,
-        }
-    }
-}
-
 /// A queued write as the overlay reads it.
 #[derive(Clone, Debug)]
 pub struct QueuedWrite {
@@ -342,23 +265,12 @@ pub struct QueuedWrite {
     pub due: Option<UnixMillis>,
 }
 
-/// What a connector shows of itself.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct ConnectorStatus {
-    /// Connections that are up and usable.
-    pub connections: usize,
-    /// What an operator should know: a refused kill, an eviction policy that can drop markers.
-    pub warnings: Vec<String>,
-    /// The server's version where it has said so.
-    pub server_version: Option<String>,
-}
-
 /// Carries calls to one backend. Implementations are shared by every caller and never panic.
 pub trait Connector: Send + Sync + 'static {
     /// Reads what `body` is. Called once per call, before anything else; must be fast.
     ///
     /// # Errors
-    /// The call cannot be carried, whatever the backend's state.
+    /// The call cannot be spec, whatever the backend's state.
     fn plan(&self, body: Bytes) -> Result<Plan, Refused>;
 
     /// The operation's name in the backend's own word (`GET`, `SELECT`, `commit`), without anything that

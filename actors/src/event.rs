@@ -33,6 +33,32 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayPhase {
+    /// It began.
+    Started,
+    /// It goes on.
+    Progress,
+    /// Calls wait and none may be sent.
+    Paused,
+    /// Nothing waits any more.
+    Drained,
+}
+
+impl ReplayPhase {
+    /// The word of events and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Progress => "progress",
+            Self::Paused => "paused",
+            Self::Drained => "drained",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -59,8 +85,8 @@ pub enum EventKind {
     },
     /// Replay began, went on or ended.
     Replay {
-        /// `started`, `progress`, `paused` or `drained`.
-        phase: &'static str,
+        /// Which.
+        phase: ReplayPhase,
         /// Calls replayed since it began.
         replayed: u64,
         /// Calls that still wait.
@@ -103,7 +129,7 @@ pub enum EventKind {
 impl EventKind {
     /// Whether it is worth keeping: progress is news only while it is made.
     fn is_kept(&self) -> bool {
-        !matches!(self, Self::Replay { phase: "progress", .. })
+        !matches!(self, Self::Replay { phase: ReplayPhase::Progress, .. })
     }
 }
 
@@ -130,12 +156,12 @@ pub struct Past {
 /// Where events are published and listened to. Cheap to clone.
 #[derive(Clone)]
 pub struct EventBus {
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<Bus>>,
     sender: broadcast::Sender<Event>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct Bus {
     last: u64,
     journal: Option<Arc<Journal>>,
 }
@@ -158,7 +184,7 @@ impl EventBus {
                     event.get("id")?.as_u64()
                 });
                 let last = ids.next().unwrap_or(0);
-                *bus.inner.lock() = Inner { last, journal: Some(Arc::new(journal)) };
+                *bus.inner.lock() = Bus { last, journal: Some(Arc::new(journal)) };
             }
             Err(error) => {
                 tracing::error!(dir = %dir.display(), %error, "what happens is not kept");
@@ -281,8 +307,12 @@ mod tests {
         let bus = EventBus::open(dir.path());
         bus.publish(at(1_000), Some("a"), alert("one"));
         bus.publish(at(2_000), Some("b"), alert("two"));
-        let progress =
-            EventKind::Replay { phase: "progress", replayed: 1, waiting: 2, reason: None };
+        let progress = EventKind::Replay {
+            phase: ReplayPhase::Progress,
+            replayed: 1,
+            waiting: 2,
+            reason: None,
+        };
         bus.publish(at(2_500), Some("b"), progress);
         assert_eq!(ids(&bus.past(last(9)).await), [1, 2]);
         drop(bus);

@@ -10,8 +10,8 @@ use fusebox_state::{
 };
 
 use crate::{
-    handle::Lent,
-    lent::Member,
+    backend_entry::BackendEntry,
+    backend_shared::BackendShared,
     view::{BreakerView, ExplainView, QueueView, RecentView, TraceView},
 };
 
@@ -21,9 +21,9 @@ const EXPLAINED: usize = 5;
 /// minutes adds two of them.
 const LOOKED_THROUGH: usize = 200;
 
-impl Lent {
-    /// Why the breaker is in its state; `members` are all backends, for what impairs it.
-    pub(crate) fn explain(&self, members: &[Member]) -> ExplainView {
+impl BackendShared {
+    /// Why the breaker is in its state; `entries` are all backends, for what impairs it.
+    pub(crate) fn explain(&self, entries: &[BackendEntry]) -> ExplainView {
         let clock = self.circuit.clock;
         let shot = self.circuit.breaker.snapshot(clock.now());
         let breaker = self.breaker_view();
@@ -34,7 +34,7 @@ impl Lent {
         let settings = self.circuit.settings.load();
         let (queue, recent) =
             (self.queue_view(&settings, &sample), self.circuit.recent.view(&sample));
-        let told = Told { lent: self, shot: &shot, breaker: &breaker, now: clock.unix() };
+        let told = Sentences { shared: self, shot: &shot, breaker: &breaker, now: clock.unix() };
         let story = [
             told.present(),
             told.causes(&transitions, outage.as_ref()),
@@ -42,7 +42,7 @@ impl Lent {
             told.next(),
             waiting(&queue),
             answers(&recent),
-            told.impaired(members),
+            told.impaired(entries),
             self.alerts().into_iter().map(|alert| format!("Alert: {alert}.")).collect(),
         ];
         ExplainView {
@@ -128,17 +128,17 @@ fn waiting(queue: &QueueView) -> Vec<String> {
 }
 
 /// What the sentences are made of.
-struct Told<'a> {
-    lent: &'a Lent,
+struct Sentences<'a> {
+    shared: &'a BackendShared,
     shot: &'a Snapshot,
     breaker: &'a BreakerView,
     now: UnixMillis,
 }
 
-impl Told<'_> {
+impl Sentences<'_> {
     fn present(&self) -> Vec<String> {
         let (name, state, since) =
-            (&self.lent.circuit.name, self.breaker.state, self.breaker.since);
+            (&self.shared.circuit.name, self.breaker.state, self.breaker.since);
         let lasts = lasting(self.now.since(since));
         vec![format!("The breaker of {name} is {state} since {}, for {lasts}.", seconds_of(since))]
     }
@@ -160,7 +160,7 @@ impl Told<'_> {
     }
 
     fn cause(&self, transition: &Transition) -> String {
-        let window = self.lent.circuit.settings.load().breaker.window;
+        let window = self.shared.circuit.settings.load().breaker.window;
         let Transition { calls, failures, failure_threshold, exponent, .. } = transition;
         let percent = |rate: f64| format!("{:.0} %", rate * 100.0);
         match transition.reason {
@@ -246,8 +246,8 @@ impl Told<'_> {
     /// What will happen next, and when.
     fn next(&self) -> Vec<String> {
         let mut told = vec![self.outlook()];
-        if let Some(at) = self.lent.circuit.next_ping() {
-            let clock = self.lent.circuit.clock;
+        if let Some(at) = self.shared.circuit.next_ping() {
+            let clock = self.shared.circuit.clock;
             let failed = match self.shot.pings_failed {
                 0 => String::new(),
                 failed => format!("; {failed} in a row were not answered"),
@@ -305,8 +305,8 @@ impl Told<'_> {
         lasting(until.since(self.now))
     }
 
-    fn impaired(&self, members: &[Member]) -> Vec<String> {
-        let causes = self.lent.impaired_by(members);
+    fn impaired(&self, entries: &[BackendEntry]) -> Vec<String> {
+        let causes = self.shared.impaired_by(entries);
         match causes.as_slice() {
             [] => Vec::new(),
             causes => vec![format!("It depends on what is down: {}.", causes.join(", "))],
@@ -315,7 +315,7 @@ impl Told<'_> {
 
     /// What an operator can do.
     fn advice(&self, queue: &QueueView) -> Vec<String> {
-        let (name, holds) = (&self.lent.circuit.name, self.lent.circuit.holds());
+        let (name, holds) = (&self.shared.circuit.name, self.shared.circuit.holds());
         let mut advice = Vec::new();
         if holds.operator || holds.given_up {
             advice.push(format!("`fusebox online {name}` takes it online again."));
@@ -330,7 +330,7 @@ impl Told<'_> {
         } else if self.shot.state == State::Open && !self.shot.offline {
             advice.push(format!("`fusebox recover {name}` tries a recovery now."));
         }
-        if queue.replay_paused.is_some() && self.lent.circuit.replay_barred().is_none() {
+        if queue.replay_paused.is_some() && self.shared.circuit.replay_barred().is_none() {
             advice.push(format!(
                 "`fusebox queue replay {name}` replays again once the cause is mended."
             ));

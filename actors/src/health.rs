@@ -32,11 +32,12 @@ use parking_lot::RwLock;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::{
+    alert::Alert,
     backend::{BackendActor, BackendArgs, BackendChanged, BackendMessage},
+    backend_entry::BackendEntry,
+    backend_shared::BackendShared,
     clock::Clock,
     event::{EventBus, EventKind},
-    handle::Lent,
-    lent::Member,
     recovery::{RecoveryActor, RecoveryArgs, RecoveryMessage},
     system::SystemFlags,
 };
@@ -155,7 +156,7 @@ pub struct HealthActor;
 /// What it starts from.
 pub struct HealthArgs {
     /// The backends, in the order of their places.
-    pub members: Arc<[Member]>,
+    pub entries: Arc<[BackendEntry]>,
     /// Where events go.
     pub bus: EventBus,
     /// The system state, which health alone writes.
@@ -195,7 +196,7 @@ impl Actor for HealthActor {
         args: HealthArgs,
     ) -> Result<HealthState, ActorProcessingErr> {
         let watched = args
-            .members
+            .entries
             .iter()
             .map(|_| Watched { generation: 0, pinging: false, restarts: VecDeque::new() })
             .collect();
@@ -262,7 +263,7 @@ impl HealthState {
     /// Computes the system state and says that health lives.
     fn look(&mut self, myself: &ActorRef<HealthMessage>) {
         drop(myself.send_after(LOOK_EVERY, || HealthMessage::LookDue));
-        self.args.members.iter().for_each(|member| member.lent.keep_sample());
+        self.args.entries.iter().for_each(|entry| entry.shared.keep_sample());
         self.assess();
     }
 
@@ -270,7 +271,7 @@ impl HealthState {
         let now = self.args.clock.now();
         self.args.board.heartbeat.store(now.as_millis(), Ordering::Relaxed);
         let conditions: Vec<_> =
-            self.args.members.iter().map(|member| condition(&member.lent)).collect();
+            self.args.entries.iter().map(|entry| condition(&entry.shared)).collect();
         let assessment = assess(&conditions);
         let change = self.tracker.observe(assessment.state, now);
         let state = self.tracker.state();
@@ -305,16 +306,16 @@ impl HealthState {
     /// Emergency recovery: while the system is CRITICAL, critical backends stay open no longer than
     /// the first time.
     fn cap_open_times(&self, critical: bool) {
-        for member in self.args.members.iter() {
-            let settings = member.lent.circuit.settings.load();
+        for entry in self.args.entries.iter() {
+            let settings = entry.shared.circuit.settings.load();
             let cap = (critical && settings.critical).then_some(settings.breaker.recovery_timeout);
-            member.tell(BackendMessage::CapOpenTime(cap));
+            entry.tell(BackendMessage::CapOpenTime(cap));
         }
     }
 
     fn ping_due(&mut self, myself: &ActorRef<HealthMessage>, index: usize, generation: u64) {
-        let (Some(watched), Some(member)) =
-            (self.watched.get_mut(index), self.args.members.get(index))
+        let (Some(watched), Some(entry)) =
+            (self.watched.get_mut(index), self.args.entries.get(index))
         else {
             return;
         };
@@ -322,9 +323,9 @@ impl HealthState {
             return;
         }
         watched.pinging = true;
-        member.lent.circuit.set_next_ping(None);
-        let (lent, myself) = (Arc::clone(&member.lent), myself.clone());
-        let ping = tokio::spawn(async move { ping(&lent).await });
+        entry.shared.circuit.set_next_ping(None);
+        let (shared, myself) = (Arc::clone(&entry.shared), myself.clone());
+        let ping = tokio::spawn(async move { ping(&shared).await });
         tokio::spawn(async move {
             // One that panicked was not answered; nobody else would ever ping again.
             let answered = ping.await.unwrap_or(Some(false));
@@ -334,13 +335,13 @@ impl HealthState {
     }
 
     fn pinged(&mut self, myself: &ActorRef<HealthMessage>, index: usize, answered: Option<bool>) {
-        let (Some(watched), Some(member)) =
-            (self.watched.get_mut(index), self.args.members.get(index))
+        let (Some(watched), Some(entry)) =
+            (self.watched.get_mut(index), self.args.entries.get(index))
         else {
             return;
         };
         watched.pinging = false;
-        let half_open = member.lent.circuit.breaker.state() == (BreakerState::HalfOpen, false);
+        let half_open = entry.shared.circuit.breaker.state() == (BreakerState::HalfOpen, false);
         let wait = match answered {
             Some(true) if half_open => Duration::ZERO,
             Some(false) => PING_AGAIN.min(self.args.ping_interval),
@@ -353,9 +354,9 @@ impl HealthState {
     fn changed(&mut self, myself: &ActorRef<HealthMessage>, changed: BackendChanged) {
         let online = self
             .args
-            .members
+            .entries
             .get(changed.index)
-            .is_some_and(|member| !member.lent.circuit.breaker.state().1);
+            .is_some_and(|entry| !entry.shared.circuit.breaker.state().1);
         if changed.half_open || online {
             self.ping_in(myself, changed.index, Duration::ZERO);
         }
@@ -366,9 +367,9 @@ impl HealthState {
         let Some(watched) = self.watched.get_mut(index) else { return };
         watched.generation += 1;
         let generation = watched.generation;
-        if let (Some(member), false) = (self.args.members.get(index), watched.pinging) {
+        if let (Some(entry), false) = (self.args.entries.get(index), watched.pinging) {
             let due = self.args.clock.now().plus(wait);
-            member.lent.circuit.set_next_ping(Some(due));
+            entry.shared.circuit.set_next_ping(Some(due));
         }
         drop(myself.send_after(wait, move || HealthMessage::PingDue { index, generation }));
     }
@@ -378,16 +379,16 @@ impl HealthState {
         myself: &ActorRef<HealthMessage>,
         index: usize,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(member) = self.args.members.get(index) else { return Ok(()) };
+        let Some(entry) = self.args.entries.get(index) else { return Ok(()) };
         let args = BackendArgs {
             index,
-            lent: Arc::clone(&member.lent),
+            shared: Arc::clone(&entry.shared),
             bus: self.args.bus.clone(),
             listener: myself.get_derived(),
         };
         // Without a name: several cores may live in one process, and names are the process's.
         let (actor, _) = Actor::spawn_linked(None, BackendActor, args, myself.get_cell()).await?;
-        member.actor.store(Some(Arc::new(actor)));
+        entry.actor.store(Some(Arc::new(actor)));
         Ok(())
     }
 
@@ -396,7 +397,7 @@ impl HealthState {
         myself: &ActorRef<HealthMessage>,
     ) -> Result<(), ActorProcessingErr> {
         let args = RecoveryArgs {
-            members: Arc::clone(&self.args.members),
+            entries: Arc::clone(&self.args.entries),
             bus: self.args.bus.clone(),
             flags: self.args.flags.clone(),
         };
@@ -413,9 +414,9 @@ impl HealthState {
         let is = |actor: &ActorRef<BackendMessage>| actor.get_id() == id;
         let index = self
             .args
-            .members
+            .entries
             .iter()
-            .position(|member| member.actor.load().as_deref().is_some_and(is));
+            .position(|entry| entry.actor.load().as_deref().is_some_and(is));
         let recovery = self.args.recovery.load().as_deref().is_some_and(|it| it.get_id() == id);
         let child = match index {
             Some(index) => Child::Backend(index),
@@ -425,7 +426,7 @@ impl HealthState {
         let now = self.args.clock.now();
         let name = match child {
             Child::Backend(index) => {
-                self.args.members.get(index).map_or("?", |member| &member.lent.circuit.name)
+                self.args.entries.get(index).map_or("?", |entry| &entry.shared.circuit.name)
             }
             Child::Recovery => "recovery",
         };
@@ -451,15 +452,15 @@ impl HealthState {
     }
 
     fn give_up(&mut self, index: usize, name: &str, why: &str) {
-        let Some(member) = self.args.members.get(index) else { return };
-        member.actor.store(None);
-        member.lent.circuit.hold(|holds| holds.given_up = true);
+        let Some(entry) = self.args.entries.get(index) else { return };
+        entry.actor.store(None);
+        entry.shared.circuit.hold(|holds| holds.given_up = true);
         let message = format!(
             "its actor failed {RESTARTS_MAX} times within a minute ({why}) and the backend is marked \
              down: `fusebox online {name}` brings it back"
         );
         tracing::error!(backend = name, message);
-        member.lent.queue.alert("actor", Some(message.clone()));
+        entry.shared.queue.alert(Alert::Actor, Some(message.clone()));
         self.publish_actor(name, message);
         self.assess();
     }
@@ -472,8 +473,8 @@ impl HealthState {
     async fn restart(&mut self, myself: &ActorRef<HealthMessage>, child: Child) {
         let started = match child {
             Child::Backend(index) => {
-                if let Some(member) = self.args.members.get(index) {
-                    member.lent.circuit.restarts.fetch_add(1, Ordering::Relaxed);
+                if let Some(entry) = self.args.entries.get(index) {
+                    entry.shared.circuit.restarts.fetch_add(1, Ordering::Relaxed);
                 }
                 self.start_backend(myself, index).await
             }
@@ -486,12 +487,12 @@ impl HealthState {
     }
 
     async fn revive(&mut self, myself: &ActorRef<HealthMessage>, index: usize) {
-        let Some(member) = self.args.members.get(index) else { return };
-        if member.actor.load().is_some() {
+        let Some(entry) = self.args.entries.get(index) else { return };
+        if entry.actor.load().is_some() {
             return;
         }
-        member.lent.queue.alert("actor", None);
-        member.lent.circuit.hold(|holds| holds.given_up = false);
+        entry.shared.queue.alert(Alert::Actor, None);
+        entry.shared.circuit.hold(|holds| holds.given_up = false);
         if let Some(watched) = self.watched.get_mut(index) {
             watched.restarts.clear();
         }
@@ -500,14 +501,14 @@ impl HealthState {
 }
 
 /// Pings a backend: as a probe where its breaker is half-open. `None` where no ping was sent.
-async fn ping(lent: &Lent) -> Option<bool> {
-    let circuit = &*lent.circuit;
+async fn ping(shared: &BackendShared) -> Option<bool> {
+    let circuit = &*shared.circuit;
     let (state, offline) = circuit.breaker.state();
     if offline {
         return None;
     }
     let timeout = circuit.settings.load().timeout;
-    let connector = crate::connector::SharedConnector::clone(&lent.connector.load());
+    let connector = crate::connector::SharedConnector::clone(&shared.connector.load());
     if state == BreakerState::HalfOpen {
         let permit = circuit.breaker.try_acquire(circuit.clock.now()).ok()?;
         let ended = connector.ping(timeout).await;
@@ -525,14 +526,14 @@ async fn ping(lent: &Lent) -> Option<bool> {
         circuit.note_ping_error(error);
     }
     if let Some(transition) = circuit.breaker.record_ping(answered, now) {
-        circuit.tell(transition);
+        circuit.publish(transition);
     }
     Some(answered)
 }
 
 /// What the system state needs to know of a backend.
-pub(crate) fn condition(lent: &Lent) -> BackendCondition {
-    let circuit = &lent.circuit;
+pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
+    let circuit = &shared.circuit;
     let (state, offline) = circuit.breaker.state();
     let forced = circuit.breaker.forced_since().is_some();
     let cause = match (offline, forced) {
@@ -540,7 +541,7 @@ pub(crate) fn condition(lent: &Lent) -> BackendCondition {
         (false, true) => format!("{}, forced", state.as_str()),
         (false, false) => state.as_str().to_owned(),
     };
-    let index = lent.queue.index();
+    let index = shared.queue.index();
     let (full, queue_percent) = (index.is_full() || index.dead_full(1), index.fill_percent());
     drop(index);
     BackendCondition {
@@ -550,10 +551,10 @@ pub(crate) fn condition(lent: &Lent) -> BackendCondition {
         cause,
         full,
         queue_percent,
-        store_trouble: lent
+        store_trouble: shared
             .queue
             .refuses()
             .map(|why| format!("refuses writes: {why}"))
-            .or_else(|| lent.queue.damage()),
+            .or_else(|| shared.queue.damage()),
     }
 }

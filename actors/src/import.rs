@@ -21,8 +21,8 @@ use fusebox_state::{
 use tokio::sync::oneshot;
 
 use crate::{
+    backend_handle::Backend,
     connector::{Access, Refused},
-    orders::Backend,
     queue::{AppendError, NewWrite},
 };
 
@@ -156,7 +156,7 @@ impl Backend {
         import: Import,
         force: bool,
     ) -> Result<(Imported, Option<oneshot::Receiver<Result<(), StoreError>>>), String> {
-        let queue = &self.member.lent.queue;
+        let queue = &self.entry.shared.queue;
         let known = self.known_of(&import).map_err(|refused| refused.to_string())?;
         match queue.index().known(import.op_id, known.digest) {
             Some(Refusal::Known { .. }) => return Ok((Imported::Known, None)),
@@ -179,7 +179,7 @@ impl Backend {
                 reason: DeadReason::Ambiguous,
                 detail: "it may have been applied before it was imported, and nothing tells a repetition"
                     .to_owned(),
-                at: self.member.lent.circuit.clock.unix(),
+                at: self.entry.shared.circuit.clock.unix(),
                 attempts: 0,
             })
         });

@@ -5,7 +5,7 @@
 //!                               +--> recovery --> replay      which borrow what the actors own
 //! ```
 //!
-//! Everything a call needs is in [`handle::Lent`]; the actors own it and outlive no guarantee: what must
+//! Everything a call needs is in [`BackendShared`]; the actors own it and outlive no guarantee: what must
 //! survive an actor lies in the circuit, the queue and its store. Nothing here knows sockets,
 //! configuration files or a backend's protocol.
 
@@ -15,58 +15,57 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ractor::{Actor, ActorRef, rpc::CallResult};
 use tokio::sync::watch;
 
+pub mod alert;
 pub mod backend;
+pub mod backend_entry;
+mod backend_handle;
+pub mod backend_shared;
 pub mod call;
+mod call_path;
 pub mod circuit;
 pub mod clock;
 pub mod connector;
 pub mod event;
 mod explain;
-pub mod handle;
 pub mod health;
 mod history;
 pub mod import;
-pub mod lent;
 pub mod metrics;
-mod orders;
+mod pieces;
 pub mod queue;
 mod recent;
 pub mod recovery;
+mod refusal;
+mod scrape;
 pub mod settings;
 mod show;
 mod start;
 pub mod system;
+mod times;
 pub mod trace;
 pub mod view;
 
+use alert::Alert;
+use backend_entry::BackendEntry;
+use backend_handle::{ADMIN_PATIENCE, failed};
+pub use backend_handle::{AdminError, Backend};
+use backend_shared::BackendShared;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, Past, PastQuery};
-use handle::Lent;
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
-use lent::Member;
 use metrics::Metrics;
-pub use orders::Backend;
 use recovery::RecoveryMessage;
 pub use settings::{BackendSettings, DeadLetterPolicy, SystemSettings, WriteFallback};
+pub use start::BackendSpec;
 use system::SystemFlags;
 use trace::TraceSink;
 
-/// How long an order may take: a sync of the disk included.
-const ORDER_PATIENCE: Duration = Duration::from_secs(10);
 /// What a graceful stop leaves for queueing and closing when it abandons attempts.
 const CUT_RESERVE: Duration = Duration::from_secs(5);
 /// Health has looked around within this time, or is not alive.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
-
-/// A backend as it is configured, with the connector that speaks its protocol.
-pub struct BackendSpec {
-    /// Its settings.
-    pub settings: BackendSettings,
-    /// Its connector.
-    pub connector: SharedConnector,
-}
 
 /// The daemon's core could not start.
 #[derive(Debug, thiserror::Error)]
@@ -77,26 +76,12 @@ pub enum StartError {
     Other(String),
 }
 
-/// An order of an operator that was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum OrderError {
-    /// No such backend or queued call.
-    #[error("{0}")]
-    NotFound(String),
-    /// It does not fit the state: what is needed is said.
-    #[error("{0}")]
-    Conflict(String),
-    /// The store, or the actor, could not carry it out.
-    #[error("{0}")]
-    Failed(String),
-}
-
 /// The daemon's core. Cheap to clone.
 #[derive(Clone)]
-pub struct Fusebox(Arc<Inner>);
+pub struct Fusebox(Arc<Core>);
 
-struct Inner {
-    members: Arc<[Member]>,
+struct Core {
+    entries: Arc<[BackendEntry]>,
     backends: Vec<Arc<Backend>>,
     settings: ArcSwap<SystemSettings>,
     bus: EventBus,
@@ -140,23 +125,23 @@ impl Fusebox {
         let opened = tokio::task::spawn_blocking(move || EventBus::open(&dir)).await;
         let (bus, flags, metrics) =
             (opened.unwrap_or_default(), SystemFlags::default(), Metrics::new(clock));
-        let mut members = Vec::with_capacity(backends.len());
+        let mut entries = Vec::with_capacity(backends.len());
         for spec in backends {
-            let lent = start::lend(spec, &metrics, clock, &bus, &flags, sink.clone());
-            let lent = Arc::new(lent);
+            let shared = start::lend(spec, &metrics, clock, &bus, &flags, sink.clone());
+            let shared = Arc::new(shared);
             if let Some(told) = &settings.copied {
-                start::hold_copied(&lent, told);
+                start::hold_copied(&shared, told);
             }
-            start::open(&lent, &settings.state_dir).await;
-            members.push(Member::new(lent));
+            start::open(&shared, &settings.state_dir).await;
+            entries.push(BackendEntry::new(shared));
         }
         tell_daemon(&bus, clock, "started");
-        let members: Arc<[Member]> = members.into();
-        let stray_stores = start::stray_stores(&settings.state_dir, &members);
+        let entries: Arc<[BackendEntry]> = entries.into();
+        let stray_stores = start::stray_stores(&settings.state_dir, &entries);
         let board = Arc::new(HealthBoard::new(clock.now()));
         let recovery = Arc::new(ArcSwapOption::empty());
         let args = HealthArgs {
-            members: Arc::clone(&members),
+            entries: Arc::clone(&entries),
             bus: bus.clone(),
             flags: flags.clone(),
             board: Arc::clone(&board),
@@ -168,15 +153,15 @@ impl Fusebox {
             StartError::Other(format!("the health actor did not start: {error}"))
         })?;
         let failed = watch_health(ended, flags.clone());
-        let backends = (0..members.len())
+        let backends = (0..entries.len())
             .filter_map(|index| {
-                let member = members.get(index)?.clone();
-                let (members, health) = (Arc::clone(&members), health.clone());
-                Some(Arc::new(Backend { index, member, members, health }))
+                let entry = entries.get(index)?.clone();
+                let (entries, health) = (Arc::clone(&entries), health.clone());
+                Some(Arc::new(Backend { index, entry, entries, health }))
             })
             .collect();
-        Ok(Self(Arc::new(Inner {
-            members,
+        Ok(Self(Arc::new(Core {
+            entries,
             backends,
             settings: ArcSwap::from_pointee(settings),
             bus,
@@ -205,14 +190,14 @@ impl Fusebox {
     /// GET /health.
     pub fn health(&self) -> view::HealthView {
         let found = self.0.board.found.read().clone();
-        let members = &self.0.members;
+        let entries = &self.0.entries;
         view::HealthView {
             state: found.state,
             operational_percent: found.assessment.operational_percent,
             reasons: found.assessment.reasons,
-            backends: members
+            backends: entries
                 .iter()
-                .map(|member| (member.lent.circuit.name.clone(), member.lent.health_view(members)))
+                .map(|entry| (entry.shared.circuit.name.clone(), entry.shared.health_view(entries)))
                 .collect(),
         }
     }
@@ -220,10 +205,10 @@ impl Fusebox {
     /// GET /health/resilience.
     pub fn resilience(&self) -> view::ResilienceView {
         let found = self.0.board.found.read().clone();
-        let members = &self.0.members;
+        let entries = &self.0.entries;
         let mut recovery = view::RecoveryView::default();
-        for member in members.iter() {
-            let metrics = &member.lent.circuit.metrics;
+        for entry in entries.iter() {
+            let metrics = &entry.shared.circuit.metrics;
             recovery.succeeded += metrics.recovered.get();
             recovery.failed += metrics.relapsed.get();
             recovery.replayed += metrics.replayed.get();
@@ -237,17 +222,17 @@ impl Fusebox {
             since: self.0.clock.to_unix(found.since),
             reasons: found.assessment.reasons,
             operational_percent: found.assessment.operational_percent,
-            active_fallbacks: members
+            active_fallbacks: entries
                 .iter()
-                .filter(|member| !member.lent.circuit.breaker.is_operational())
-                .map(|member| member.lent.circuit.name.clone())
+                .filter(|entry| !entry.shared.circuit.breaker.is_operational())
+                .map(|entry| entry.shared.circuit.name.clone())
                 .collect(),
             stray_stores: self.0.stray_stores.clone(),
             traces: self.0.sink.as_ref().map(|sink| sink.counts()),
             recovery,
-            backends: members
+            backends: entries
                 .iter()
-                .map(|member| (member.lent.circuit.name.clone(), member.lent.view(members)))
+                .map(|entry| (entry.shared.circuit.name.clone(), entry.shared.view(entries)))
                 .collect(),
         }
     }
@@ -271,20 +256,20 @@ impl Fusebox {
     /// names of those that went half-open.
     ///
     /// # Errors
-    /// [`OrderError::NotFound`] for an unknown backend; [`OrderError::Failed`] where recovery does not
+    /// [`AdminError::NotFound`] for an unknown backend; [`AdminError::Failed`] where recovery does not
     /// answer.
-    pub async fn recover(&self, backend: Option<&str>) -> Result<Vec<String>, OrderError> {
+    pub async fn recover(&self, backend: Option<&str>) -> Result<Vec<String>, AdminError> {
         let only = match backend {
             None => None,
             Some(name) => {
                 let index = self.0.backends.iter().position(|backend| backend.name() == name);
-                Some(index.ok_or_else(|| OrderError::NotFound(format!("no backend {name}")))?)
+                Some(index.ok_or_else(|| AdminError::NotFound(format!("no backend {name}")))?)
             }
         };
         let recovery = self.0.recovery.load_full();
         let recovery = recovery.ok_or_else(|| failed("the recovery actor is not running"))?;
         let make = |reply| RecoveryMessage::Recover { only, reply };
-        match recovery.call(make, Some(ORDER_PATIENCE)).await {
+        match recovery.call(make, Some(ADMIN_PATIENCE)).await {
             Ok(CallResult::Success(names)) => Ok(names),
             _ => Err(failed("the recovery actor did not answer")),
         }
@@ -293,17 +278,17 @@ impl Fusebox {
     /// The state directory is a copy, or has one: nothing is replayed until [`Fusebox::accept_clone`]. Operators
     /// are told so in these words.
     pub fn hold_copied(&self, told: &str) {
-        for member in self.0.members.iter() {
-            start::hold_copied(&member.lent, told);
+        for entry in self.0.entries.iter() {
+            start::hold_copied(&entry.shared, told);
         }
     }
 
     /// An operator says that this directory may replay.
     pub fn accept_clone(&self) {
-        for member in self.0.members.iter() {
-            member.lent.circuit.hold(|holds| holds.copied = false);
-            member.lent.queue.alert("copied", None);
-            member.lent.queue.work.notify_one();
+        for entry in self.0.entries.iter() {
+            entry.shared.circuit.hold(|holds| holds.copied = false);
+            entry.shared.queue.alert(Alert::Copied, None);
+            entry.shared.queue.work.notify_one();
         }
     }
 
@@ -311,15 +296,15 @@ impl Fusebox {
     /// A backend that is not among them stays as it is; none can be added. Returns what changed.
     ///
     /// # Errors
-    /// [`OrderError::Conflict`] says what stands in the way; the old settings stay.
+    /// [`AdminError::Conflict`] says what stands in the way; the old settings stay.
     pub async fn reload(
         &self,
         settings: SystemSettings,
         backends: Vec<BackendSpec>,
-    ) -> Result<Vec<String>, OrderError> {
+    ) -> Result<Vec<String>, AdminError> {
         let new = backends.iter().find(|spec| self.backend(&spec.settings.name).is_none());
         if let Some(new) = new {
-            return Err(OrderError::Conflict(format!(
+            return Err(AdminError::Conflict(format!(
                 "backends cannot be added without a restart: {:?} is new",
                 new.settings.name
             )));
@@ -337,7 +322,7 @@ impl Fusebox {
             }
         }
         if !failures.is_empty() {
-            return Err(OrderError::Failed(format!("in part: {}", failures.join("; "))));
+            return Err(AdminError::Failed(format!("in part: {}", failures.join("; "))));
         }
         let interval = settings.ping_interval;
         drop(self.0.health.send_message(HealthMessage::SetPingInterval(interval)));
@@ -354,7 +339,7 @@ impl Fusebox {
             };
             metrics.set_system(state, percent);
             metrics.set_spans(self.0.sink.as_ref().map(|sink| sink.counts()).unwrap_or_default());
-            self.0.members.iter().for_each(|member| member.lent.read_gauges());
+            self.0.entries.iter().for_each(|entry| entry.shared.read_gauges());
         })
     }
 
@@ -366,7 +351,7 @@ impl Fusebox {
         // Calls, and not only their attempts: one between two attempts or being queued is not over. What
         // replay has on the wire is no call.
         let in_flight = || -> u32 {
-            let circuits = self.0.members.iter().map(|member| &member.lent.circuit);
+            let circuits = self.0.entries.iter().map(|entry| &entry.shared.circuit);
             circuits.map(|it| it.calls_under_way().max(it.bulkhead.in_flight())).sum()
         };
         let cut_at = grace.saturating_sub(CUT_RESERVE).max(grace / 2);
@@ -378,19 +363,19 @@ impl Fusebox {
             }
         }
         self.0.health.stop(None);
-        for member in self.0.members.iter() {
-            let lent = Arc::clone(&member.lent);
-            let connector = SharedConnector::clone(&lent.connector.load());
+        for entry in self.0.entries.iter() {
+            let shared = Arc::clone(&entry.shared);
+            let connector = SharedConnector::clone(&shared.connector.load());
             connector.close().await;
             let closed = tokio::task::spawn_blocking(move || {
-                recovery::save_cache(&lent);
-                remember(&lent);
-                if let Ok(store) = lent.queue.store() {
+                recovery::save_cache(&shared);
+                remember(&shared);
+                if let Ok(store) = shared.queue.store() {
                     store.close();
                 }
             });
             if let Err(error) = closed.await {
-                tracing::error!(backend = member.lent.circuit.name, %error, "closing failed");
+                tracing::error!(backend = entry.shared.circuit.name, %error, "closing failed");
             }
         }
         tell_daemon(&self.0.bus, clock, "stopped");
@@ -414,11 +399,11 @@ fn tell_daemon(bus: &EventBus, clock: Clock, phase: &'static str) {
 }
 
 /// Writes the breaker's memory one last time.
-fn remember(lent: &Lent) {
-    let clock = lent.circuit.clock;
-    let mut memory = lent.circuit.breaker.memory(clock.now(), clock.unix());
-    memory.offline = lent.circuit.holds().operator;
-    if let Ok(store) = lent.queue.store() {
+fn remember(shared: &BackendShared) {
+    let clock = shared.circuit.clock;
+    let mut memory = shared.circuit.breaker.memory(clock.now(), clock.unix());
+    memory.offline = shared.circuit.holds().operator;
+    if let Ok(store) = shared.queue.store() {
         store.put_fact(backend::BREAKER_FACT, memory.encode(), Box::new(|_| ()));
     }
 }
@@ -441,10 +426,6 @@ fn watch_health(
         sender.send_replace(Some(why));
     });
     receiver
-}
-
-fn failed(why: &str) -> OrderError {
-    OrderError::Failed(why.to_owned())
 }
 
 #[cfg(test)]

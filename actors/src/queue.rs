@@ -27,17 +27,20 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, SpanRef, UnixMillis,
     queue::{Entry, Noted, Phase, QueueIndex, Refusal},
-    store::{CallStore, DeadMark, Done, NewCall, Note, StoreError, TokenKind, Traits},
+    store::{
+        CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError, TokenKind, Traits,
+    },
     write::{Repeat, WriteState},
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
+    alert::Alert,
     clock::Clock,
-    connector::AttemptError,
     event::{EventBus, EventKind},
     metrics::{BackendMetrics, Exemplar},
+    refusal::AttemptError,
     settings::{BackendSettings, DeadLetterPolicy},
 };
 
@@ -46,13 +49,8 @@ mod notes;
 mod opening;
 mod upload;
 
-use notes::within_limit;
-
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
-/// The names under which alerts are raised.
-pub(crate) const ALERTS: [&str; 9] =
-    ["actor", "blocked", "closed", "copied", "damage", "dead_full", "lost", "retarget", "store"];
 /// What an operator is told while [`QueueIndex::dead_letters_block`] holds.
 const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls are blocked until some are \
                          requeued or discarded";
@@ -87,6 +85,11 @@ pub struct NewWrite<'a> {
     pub low_priority: bool,
     /// The place that was claimed for it; see [`Queue::claim`].
     pub claim: Option<u64>,
+}
+
+/// Evidence as it is kept. What is too large proves nothing later, which is safe.
+fn within_limit(evidence: Bytes) -> Bytes {
+    if evidence.len() <= EVIDENCE_MAX { evidence } else { Bytes::new() }
 }
 
 /// What became of a queued call that somebody waits for: its reply, or why it is a dead letter.
@@ -178,7 +181,7 @@ pub struct Queue {
     holds_nothing: AtomicBool,
     /// Whether it is told that the dead letters are full.
     dead_full: AtomicBool,
-    alerts: Mutex<BTreeMap<&'static str, String>>,
+    alerts: Mutex<BTreeMap<Alert, String>>,
     /// Lanes may have become free.
     freed: Notify,
     /// Something may be replayed.
@@ -259,7 +262,6 @@ impl Queue {
             own_name: write.own_name,
             bytes,
             accepted_at: write.accepted_at,
-            expires_at: None,
             uid: write.uid,
             noted: note.as_ref().map(|note| {
                 Box::new(Noted { at: note.first_sent_at, evidence: note.evidence.clone() })
@@ -304,7 +306,6 @@ impl Queue {
             },
             traits: write.traits,
             accepted_at: write.accepted_at,
-            expires_at: None,
             traceparent: Some(write.span.to_string()),
             note,
             body: write.body,
@@ -482,7 +483,7 @@ impl Queue {
     /// Why the store did not open, where it was tried in vain and may hold calls: nobody knows which lanes are
     /// occupied.
     pub(crate) fn shut(&self) -> Option<String> {
-        let shut = self.store.get().is_none() && self.alerts.lock().contains_key("closed");
+        let shut = self.store.get().is_none() && self.alerts.lock().contains_key(&Alert::Closed);
         (shut && !self.holds_nothing.load(Ordering::Acquire))
             .then(|| self.closed.lock().clone().unwrap_or_default())
     }
@@ -500,18 +501,17 @@ impl Queue {
         }
     }
 
-    /// Raises, or with `None` lifts, an alert under one of the names of `ALERTS`.
-    pub fn alert(&self, name: &'static str, message: Option<String>) {
-        debug_assert!(ALERTS.contains(&name), "{name} is not among the alerts");
+    /// Raises, or with `None` lifts, an alert.
+    pub fn alert(&self, alert: Alert, message: Option<String>) {
         let mut alerts = self.alerts.lock();
         let changed = match &message {
-            Some(message) => alerts.insert(name, message.clone()).as_ref() != Some(message),
-            None => alerts.remove(name).is_some(),
+            Some(message) => alerts.insert(alert, message.clone()).as_ref() != Some(message),
+            None => alerts.remove(&alert).is_some(),
         };
         drop(alerts);
         if changed {
-            let message = message.unwrap_or_else(|| format!("over: {name}"));
-            tracing::warn!(backend = self.name, alert = name, message);
+            let message = message.unwrap_or_else(|| format!("over: {}", alert.as_str()));
+            tracing::warn!(backend = self.name, alert = alert.as_str(), message);
             self.publish(EventKind::Alert { message });
         }
     }
@@ -520,8 +520,8 @@ impl Queue {
     pub fn damage(&self) -> Option<String> {
         let alerts = self.alerts.lock();
         alerts
-            .get("damage")
-            .or_else(|| alerts.get("lost"))
+            .get(&Alert::Damage)
+            .or_else(|| alerts.get(&Alert::Lost))
             .map(|alert| alert.trim_start_matches("the store ").to_owned())
     }
 
@@ -530,8 +530,8 @@ impl Queue {
         self.alerts.lock().values().cloned().collect()
     }
 
-    /// The names of the alerts in effect.
-    pub(crate) fn alert_names(&self) -> Vec<&'static str> {
+    /// The subjects of the alerts in effect.
+    pub(crate) fn alert_subjects(&self) -> Vec<Alert> {
         self.alerts.lock().keys().copied().collect()
     }
 
@@ -571,7 +571,7 @@ impl Queue {
         // By what is, not by what happened: whichever way there is room again, the alert is lifted.
         let full = index.dead_letters_block();
         if self.dead_full.swap(full, Ordering::AcqRel) != full {
-            self.alert("dead_full", full.then(|| DEAD_FULL.to_owned()));
+            self.alert(Alert::DeadFull, full.then(|| DEAD_FULL.to_owned()));
         }
     }
 }

@@ -14,13 +14,9 @@
 //!
 //! **Full.** In the same way `(limit - now) / ((now - then) / t)` over the last ten seconds, for calls and
 //! for bytes, whichever is sooner.
-//!
-//! **Response times** are counted in buckets of a quarter of a power of two, so that a percentile is right
-//! to about a tenth.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -28,8 +24,9 @@ use fusebox_state::Moment;
 use parking_lot::Mutex;
 
 use crate::{
-    metrics::SOURCES,
-    view::{PercentilesView, RecentView},
+    metrics::{BackendMetrics, SOURCES},
+    times::{Counts, percentiles, real, thousandths},
+    view::RecentView,
 };
 
 /// How far back a view looks.
@@ -38,51 +35,6 @@ const SPAN: Duration = Duration::from_secs(60);
 const RATE_SPAN: Duration = Duration::from_secs(10);
 /// The least time that a rate is worth anything over.
 const RATE_MIN: Duration = Duration::from_millis(900);
-/// Four for each power of two of microseconds below 2^32.
-const BUCKETS: usize = 128;
-
-/// Response times since the start, in buckets. Counts wrap, and only differences are looked at.
-pub(crate) struct Times([AtomicU32; BUCKETS]);
-
-impl Default for Times {
-    fn default() -> Self {
-        Self([const { AtomicU32::new(0) }; BUCKETS])
-    }
-}
-
-impl Times {
-    /// Counts an attempt.
-    pub(crate) fn record(&self, micros: u64) {
-        if let Some(bucket) = self.0.get(bucket_of(micros)) {
-            bucket.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn read(&self) -> Box<[u32; BUCKETS]> {
-        let mut counts = Box::new([0; BUCKETS]);
-        for (count, bucket) in counts.iter_mut().zip(&self.0) {
-            *count = bucket.load(Ordering::Relaxed);
-        }
-        counts
-    }
-}
-
-fn bucket_of(micros: u64) -> usize {
-    let micros = u32::try_from(micros).unwrap_or(u32::MAX).max(1);
-    let octave = micros.ilog2();
-    // The two bits below the highest.
-    let quarter = ((u64::from(micros) << 2) >> octave) & 3;
-    octave as usize * 4 + usize::try_from(quarter).unwrap_or(0)
-}
-
-/// Milliseconds in the middle of a bucket, or at its end.
-fn millis_of(bucket: usize, end: bool) -> f64 {
-    let octave = i32::try_from(bucket / 4).unwrap_or(0);
-    let quarter = f64::from(u32::try_from(bucket % 4).unwrap_or(0));
-    let within = if end { 1.0 } else { 0.5 };
-    thousandths(2f64.powi(octave) * (1.0 + (quarter + within) / 4.0) / 1_000.0)
-}
-
 /// One reading.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
@@ -98,7 +50,7 @@ pub(crate) struct Sample {
     pub(crate) bytes: u64,
     /// Calls wait and replay is not paused.
     pub(crate) replaying: bool,
-    times: Box<[u32; BUCKETS]>,
+    times: Box<Counts>,
 }
 
 /// How a queue moves.
@@ -197,42 +149,13 @@ fn per_second(before: u64, after: u64, then: &Sample, now: &Sample) -> f64 {
     thousandths(real(after.saturating_sub(before)) / took.as_secs_f64())
 }
 
-fn percentiles(then: &[u32; BUCKETS], now: &[u32; BUCKETS]) -> PercentilesView {
-    let counts: Vec<u64> =
-        now.iter().zip(then).map(|(now, then)| u64::from(now.wrapping_sub(*then))).collect();
-    let all: u64 = counts.iter().sum();
-    if all == 0 {
-        return PercentilesView::default();
-    }
-    let at = |share: f64| {
-        let (wanted, mut seen) = (real(all) * share, 0);
-        let found = counts.iter().position(|count| {
-            seen += count;
-            real(seen) >= wanted
-        });
-        found.map_or(0.0, |bucket| millis_of(bucket, false))
-    };
-    let last = counts.iter().rposition(|count| *count > 0);
-    let max = last.map_or(0.0, |bucket| millis_of(bucket, true));
-    PercentilesView { p50: at(0.5), p90: at(0.9), p99: at(0.99), max }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts and bytes for people")]
-fn real(count: u64) -> f64 {
-    count as f64
-}
-
-fn thousandths(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
-}
-
 fn tenths(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
 impl Sample {
     /// A reading of everything but what is in the queue.
-    pub(crate) fn of(metrics: &crate::metrics::BackendMetrics, at: Moment) -> Self {
+    pub(crate) fn of(metrics: &BackendMetrics, at: Moment) -> Self {
         let mut by_source = [0; SOURCES.len()];
         for (count, (_, calls)) in by_source.iter_mut().zip(metrics.by_source()) {
             *count = calls;
@@ -255,6 +178,7 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::times::BUCKETS;
 
     fn sample(second: u64, calls: u64, replaying: bool) -> Sample {
         Sample {
@@ -342,32 +266,5 @@ mod tests {
         assert_eq!((view.by_source["live"], view.by_source["cache"]), (122, 0));
         assert!((view.calls_per_second - 2.2).abs() < 1e-9, "{view:?}");
         assert!(recent.samples.lock().len() <= 62);
-    }
-
-    #[test]
-    fn percentiles_are_right_to_a_tenth() {
-        let times = Times::default();
-        let before = times.read();
-        for micros in 1..=10_000 {
-            times.record(micros);
-        }
-        let found = percentiles(&before, &times.read());
-        for (found, wanted) in [(found.p50, 5.0), (found.p90, 9.0), (found.p99, 9.9)] {
-            assert!((found / wanted - 1.0).abs() < 0.13, "{found} {wanted}");
-        }
-        assert!(found.max >= 10.0 && found.max < 12.5, "{found:?}");
-        times.record(0);
-        times.record(u64::MAX);
-        assert_eq!(percentiles(&before, &before).p99.to_bits(), 0);
-    }
-
-    #[test]
-    fn every_bucket_holds_what_its_borders_say() {
-        for micros in [1, 2, 3, 4, 5, 7, 8, 1_000, 1_023, 1_024, 1_500_000, u64::from(u32::MAX)] {
-            let bucket = bucket_of(micros);
-            let millis = real(micros) / 1_000.0;
-            assert!(millis <= millis_of(bucket, true), "{micros}");
-            assert!(bucket == 0 || millis >= millis_of(bucket - 1, true) * 0.79, "{micros}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The recovery actor: drives replay, runs the background maintenance, forces recoveries.
 //!
 //! ```text
-//!  cron (tokio-cron-scheduler) --cast--> SweepDue, ExpiryDue, ReportDue, NudgeDue
+//!  cron (tokio-cron-scheduler) --cast--> SweepDue, ReportDue, NudgeDue
 //!  timer -----------------------------> SnapshotDue
 //!  operator --------------------------> Recover
 //!  replay task (one per backend) --ends--> ReplayEnded --> started again
@@ -15,10 +15,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use fusebox_state::{
     cache::CachedRead,
-    store::{
-        DeadReason,
-        cache_file::{self, CacheEntry},
-    },
+    store::cache_file::{self, CacheEntry},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -26,52 +23,23 @@ use tokio_cron_scheduler::JobScheduler;
 
 use crate::{
     backend::{BackendMessage, answer},
+    backend_entry::BackendEntry,
+    backend_shared::BackendShared,
     connector::SharedConnector,
     event::EventBus,
-    handle::Lent,
-    lent::Member,
     system::SystemFlags,
 };
 
 mod jobs;
+mod message;
 pub(crate) mod replay;
+
+pub use message::RecoveryMessage;
 
 /// How often a cache is written to its file.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
 /// When a replay task that ended is started again.
 const REPLAY_AGAIN: Duration = Duration::from_secs(1);
-
-/// What recovery is told and asked.
-#[derive(Debug)]
-pub enum RecoveryMessage {
-    /// Caches are to be swept of what is too old.
-    SweepDue,
-    /// Queued calls whose time is over are to be buried.
-    ExpiryDue,
-    /// The sizes of the stores are to be reported.
-    ReportDue,
-    /// Replay is to look again.
-    NudgeDue,
-    /// Caches are to be written to their files.
-    SnapshotDue,
-    /// The replay task of a backend ended.
-    ReplayEnded {
-        /// The backend's place.
-        index: usize,
-    },
-    /// A replay task is to be started again.
-    ReplayDue {
-        /// The backend's place.
-        index: usize,
-    },
-    /// Forces recoveries, dependencies first; answers with the names of those that went half-open.
-    Recover {
-        /// One backend, or all.
-        only: Option<usize>,
-        /// Answered when all were asked.
-        reply: RpcReplyPort<Vec<String>>,
-    },
-}
 
 /// The actor.
 pub struct RecoveryActor;
@@ -79,7 +47,7 @@ pub struct RecoveryActor;
 /// What it starts from.
 pub struct RecoveryArgs {
     /// The backends, in the order of their places.
-    pub members: Arc<[Member]>,
+    pub entries: Arc<[BackendEntry]>,
     /// Where events go.
     pub bus: EventBus,
     /// The system state.
@@ -118,7 +86,7 @@ impl Actor for RecoveryActor {
                 None
             }
         };
-        let count = args.members.len();
+        let count = args.entries.len();
         let mut state = RecoveryState { args, scheduler, replays: vec![None; count] };
         for index in 0..count {
             state.replay_due(&myself, index);
@@ -146,7 +114,6 @@ impl Actor for RecoveryActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             RecoveryMessage::SweepDue => state.sweep_due(),
-            RecoveryMessage::ExpiryDue => state.expiry_due(),
             RecoveryMessage::ReportDue => state.report_due(),
             RecoveryMessage::NudgeDue => state.nudge_due(),
             RecoveryMessage::SnapshotDue => state.snapshot_due(),
@@ -162,37 +129,23 @@ impl Actor for RecoveryActor {
 
 impl RecoveryState {
     fn sweep_due(&self) {
-        for member in self.args.members.iter() {
-            let lent = &member.lent;
-            let dropped = lent.cache.load().sweep(lent.circuit.clock.now());
+        for entry in self.args.entries.iter() {
+            let shared = &entry.shared;
+            let dropped = shared.cache.load().sweep(shared.circuit.clock.now());
             if dropped > 0 {
-                tracing::debug!(backend = lent.circuit.name, dropped, "swept the cache");
-            }
-        }
-    }
-
-    fn expiry_due(&self) {
-        for member in self.args.members.iter() {
-            let queue = &member.lent.queue;
-            let expired = queue.index().expired(member.lent.circuit.clock.unix());
-            for seq in expired {
-                queue.bury(
-                    seq,
-                    DeadReason::Expired,
-                    "its time was over before it could be replayed",
-                );
+                tracing::debug!(backend = shared.circuit.name, dropped, "swept the cache");
             }
         }
     }
 
     fn report_due(&self) {
-        for member in self.args.members.iter() {
-            let queue = &member.lent.queue;
+        for entry in self.args.entries.iter() {
+            let queue = &entry.shared.queue;
             let Ok(store) = queue.store() else { continue };
             let status = store.status();
             let (waiting, dead) = (queue.waiting(), queue.index().dead().0);
             tracing::info!(
-                backend = member.lent.circuit.name,
+                backend = entry.shared.circuit.name,
                 disk_bytes = status.disk_bytes,
                 commits = status.commits,
                 waiting,
@@ -203,29 +156,28 @@ impl RecoveryState {
     }
 
     fn nudge_due(&self) {
-        for member in self.args.members.iter() {
-            member.lent.queue.work.notify_one();
+        for entry in self.args.entries.iter() {
+            entry.shared.queue.work.notify_one();
         }
     }
 
     fn snapshot_due(&self) {
-        for member in self.args.members.iter() {
-            let lent = Arc::clone(&member.lent);
-            tokio::task::spawn_blocking(move || save_cache(&lent));
+        for entry in self.args.entries.iter() {
+            let shared = Arc::clone(&entry.shared);
+            tokio::task::spawn_blocking(move || save_cache(&shared));
         }
     }
 
     fn replay_due(&mut self, myself: &ActorRef<RecoveryMessage>, index: usize) {
-        let (Some(member), Some(slot)) =
-            (self.args.members.get(index), self.replays.get_mut(index))
+        let (Some(entry), Some(slot)) = (self.args.entries.get(index), self.replays.get_mut(index))
         else {
             return;
         };
-        let lent = Arc::clone(&member.lent);
+        let shared = Arc::clone(&entry.shared);
         let (bus, flags) = (self.args.bus.clone(), self.args.flags.clone());
-        let replay: JoinHandle<()> = tokio::spawn(replay::run(lent, bus, flags));
+        let replay: JoinHandle<()> = tokio::spawn(replay::run(shared, bus, flags));
         *slot = Some(replay.abort_handle());
-        let (myself, name) = (myself.clone(), member.lent.circuit.name.clone());
+        let (myself, name) = (myself.clone(), entry.shared.circuit.name.clone());
         tokio::spawn(async move {
             match replay.await {
                 Err(error) if error.is_panic() => {
@@ -241,19 +193,19 @@ impl RecoveryState {
     /// Asks the backends to go half-open, each after those that it depends on; waits for none of them
     /// to recover.
     fn recover(&self, only: Option<usize>, reply: RpcReplyPort<Vec<String>>) {
-        let order: Vec<Member> = match only {
-            Some(index) => self.args.members.get(index).cloned().into_iter().collect(),
-            None => dependencies_first(&self.args.members),
+        let order: Vec<BackendEntry> = match only {
+            Some(index) => self.args.entries.get(index).cloned().into_iter().collect(),
+            None => dependencies_first(&self.args.entries),
         };
         tokio::spawn(async move {
             let mut recovered = Vec::new();
-            for member in order {
-                let Some(actor) = member.actor.load_full() else { continue };
+            for entry in order {
+                let Some(actor) = entry.actor.load_full() else { continue };
                 let timeout = Some(Duration::from_secs(5));
                 if let Ok(ractor::rpc::CallResult::Success(true)) =
                     actor.call(BackendMessage::Recover, timeout).await
                 {
-                    recovered.push(member.lent.circuit.name.clone());
+                    recovered.push(entry.shared.circuit.name.clone());
                 }
             }
             answer(reply, recovered);
@@ -262,37 +214,37 @@ impl RecoveryState {
 }
 
 /// The backends, each after those that it depends on. The configuration refuses cycles.
-pub(crate) fn dependencies_first(members: &[Member]) -> Vec<Member> {
+pub(crate) fn dependencies_first(entries: &[BackendEntry]) -> Vec<BackendEntry> {
     let mut placed = BTreeSet::new();
-    let mut order: Vec<Member> = Vec::with_capacity(members.len());
-    while order.len() < members.len() {
+    let mut order: Vec<BackendEntry> = Vec::with_capacity(entries.len());
+    while order.len() < entries.len() {
         let before = order.len();
-        for member in members {
-            let settings = member.lent.circuit.settings.load();
+        for entry in entries {
+            let settings = entry.shared.circuit.settings.load();
             let ready = settings.depends_on.iter().all(|name| placed.contains(name));
             if ready && placed.insert(settings.name.clone()) {
-                order.push(member.clone());
+                order.push(entry.clone());
             }
         }
         if order.len() == before {
             // A cycle, which cannot be: take the rest as it comes rather than loop.
-            let rest = members.iter().filter(|it| !placed.contains(&it.lent.circuit.name));
+            let rest = entries.iter().filter(|it| !placed.contains(&it.shared.circuit.name));
             order.extend(rest.cloned().collect::<Vec<_>>());
         }
     }
     order
 }
 
-fn target(lent: &Lent) -> String {
-    SharedConnector::clone(&lent.connector.load()).target()
+fn target(shared: &BackendShared) -> String {
+    SharedConnector::clone(&shared.connector.load()).target()
 }
 
 /// Writes the cache's snapshot. Blocks.
-pub(crate) fn save_cache(lent: &Lent) {
-    let settings = lent.circuit.settings.load();
+pub(crate) fn save_cache(shared: &BackendShared) {
+    let settings = shared.circuit.settings.load();
     let Some(dir) = &settings.cache_dir else { return };
-    let clock = lent.circuit.clock;
-    let entries: Vec<_> = lent
+    let clock = shared.circuit.clock;
+    let entries: Vec<_> = shared
         .cache
         .load()
         .entries()
@@ -306,21 +258,21 @@ pub(crate) fn save_cache(lent: &Lent) {
         })
         .collect();
     let file = dir.join(format!("{}.cache", settings.name));
-    if let Err(error) = cache_file::save(&file, &target(lent), entries) {
+    if let Err(error) = cache_file::save(&file, &target(shared), entries) {
         tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not written");
     }
 }
 
 /// Takes back the cache's snapshot of an earlier run. Blocks.
-pub(crate) fn load_cache(lent: &Lent) {
-    let settings = lent.circuit.settings.load();
+pub(crate) fn load_cache(shared: &BackendShared) {
+    let settings = shared.circuit.settings.load();
     let Some(dir) = &settings.cache_dir else { return };
-    let clock = lent.circuit.clock;
+    let clock = shared.circuit.clock;
     let file = dir.join(format!("{}.cache", settings.name));
-    match cache_file::load(&file, &target(lent)) {
+    match cache_file::load(&file, &target(shared)) {
         Ok(entries) => {
             let (now, unix) = (clock.now(), clock.unix());
-            lent.cache.load().restore(entries.into_iter().map(|entry| {
+            shared.cache.load().restore(entries.into_iter().map(|entry| {
                 let CacheEntry { lane, key, value, at, until } = entry;
                 let stored_at = now.minus(unix.since(at));
                 let until = until.map(|until| now.plus(until.since(unix)));

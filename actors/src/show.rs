@@ -11,9 +11,9 @@ use fusebox_state::{
 };
 
 use crate::{
-    handle::Lent,
+    backend_entry::BackendEntry,
+    backend_shared::BackendShared,
     history,
-    lent::Member,
     recent::Sample,
     settings::BackendSettings,
     trace,
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-impl Lent {
+impl BackendShared {
     /// The breaker.
     pub fn breaker_view(&self) -> BreakerView {
         let circuit = &self.circuit;
@@ -85,7 +85,7 @@ impl Lent {
             retries: metrics.retried.get(),
             success_rate,
             in_flight: self.circuit.bulkhead.in_flight(),
-            response_ms: metrics.percentiles(),
+            response_ms: metrics.times.since_start(),
         }
     }
 
@@ -170,8 +170,8 @@ impl Lent {
         }
     }
 
-    /// The backend in full; `members` are all of them, for what impairs it.
-    pub(crate) fn view(&self, members: &[Member]) -> BackendView {
+    /// The backend in full; `entries` are all of them, for what impairs it.
+    pub(crate) fn view(&self, entries: &[BackendEntry]) -> BackendView {
         let settings = self.circuit.settings.load();
         let connector = self.connector.load();
         let sample = self.sample();
@@ -189,7 +189,7 @@ impl Lent {
             queue: self.queue_view(&settings, &sample),
             connector: connector.status(),
             depends_on: settings.depends_on.clone(),
-            impaired_by: self.impaired_by(members),
+            impaired_by: self.impaired_by(entries),
             restarts: self.circuit.restarts.load(Ordering::Relaxed),
             recent: self.circuit.recent.view(&sample),
             next_ping_at: self.circuit.next_ping().map(|at| self.circuit.clock.to_unix(at)),
@@ -197,7 +197,7 @@ impl Lent {
     }
 
     /// The backend in short.
-    pub(crate) fn health_view(&self, members: &[Member]) -> BackendHealthView {
+    pub(crate) fn health_view(&self, entries: &[BackendEntry]) -> BackendHealthView {
         let (state, offline) = self.circuit.breaker.state();
         BackendHealthView {
             breaker: state.as_str(),
@@ -205,20 +205,20 @@ impl Lent {
             critical: self.circuit.settings.load().critical,
             offline,
             queued: self.queue.waiting(),
-            impaired_by: self.impaired_by(members),
+            impaired_by: self.impaired_by(entries),
         }
     }
 
     /// The root causes among what it depends on: those that are down and whose own dependencies are
     /// not.
-    pub(crate) fn impaired_by(&self, members: &[Member]) -> Vec<String> {
+    pub(crate) fn impaired_by(&self, entries: &[BackendEntry]) -> Vec<String> {
         let mut causes = Vec::new();
         for name in &self.circuit.settings.load().depends_on {
-            let Some(on) = members.iter().find(|member| member.lent.circuit.name == *name) else {
+            let Some(on) = entries.iter().find(|entry| entry.shared.circuit.name == *name) else {
                 continue;
             };
-            let deeper = on.lent.impaired_by(members);
-            if deeper.is_empty() && !on.lent.circuit.breaker.is_operational() {
+            let deeper = on.shared.impaired_by(entries);
+            if deeper.is_empty() && !on.shared.circuit.breaker.is_operational() {
                 causes.push(name.clone());
             }
             causes.extend(deeper);
@@ -299,7 +299,7 @@ fn queued_view(
         uid: entry.uid,
         traceparent: None,
         replay_trace_id: None,
-        expires_at: entry.expires_at,
+        expires_at: (),
         in_doubt: entry.state.is_in_doubt(),
         calls: group.map_or(1, |group| group.members.len()),
     }

@@ -11,16 +11,18 @@ use arc_swap::ArcSwap;
 use fusebox_state::{breaker::BreakerMemory, cache::Cache, store::OpenError};
 
 use crate::{
-    BackendSpec, backend,
+    alert::Alert,
+    backend,
+    backend_entry::BackendEntry,
+    backend_shared::BackendShared,
     circuit::Circuit,
     clock::Clock,
     connector::SharedConnector,
     event::EventBus,
-    handle::Lent,
-    lent::Member,
     metrics::Metrics,
     queue::Queue,
     recovery,
+    settings::BackendSettings,
     system::SystemFlags,
     trace::{TraceSink, Tracer},
 };
@@ -33,6 +35,14 @@ const REOPEN_MAX: Duration = Duration::from_secs(30);
 const OURS: [&str; 8] =
     ["lock", "mark", "mark.new", "mark.next", "ballast", "suspect", "untold", "untold.new"];
 
+/// A backend as it is configured, with the connector that speaks its protocol.
+pub struct BackendSpec {
+    /// Its settings.
+    pub settings: BackendSettings,
+    /// Its connector.
+    pub connector: SharedConnector,
+}
+
 /// What calls will borrow of a backend.
 pub(crate) fn lend(
     spec: BackendSpec,
@@ -41,12 +51,12 @@ pub(crate) fn lend(
     bus: &EventBus,
     flags: &SystemFlags,
     sink: Option<Arc<dyn TraceSink>>,
-) -> Lent {
+) -> BackendShared {
     let BackendSpec { settings, connector } = spec;
     let counters = Arc::new(metrics.backend(&settings.name));
     let queue = Queue::new(&settings, Arc::clone(&counters), clock, bus.clone());
     let cache = ArcSwap::from_pointee(Cache::new(settings.cache));
-    Lent {
+    BackendShared {
         circuit: Arc::new(Circuit::new(settings, counters, clock)),
         queue,
         flights: Arc::default(),
@@ -60,16 +70,16 @@ pub(crate) fn lend(
 /// Opens a backend's store and takes up where an earlier run left off. One that does not open is tried again in
 /// the background, for as long as it takes: until then what would be queued is refused, and so is what would
 /// have to wait for calls that may lie in it. No other backend is concerned.
-pub(crate) async fn open(lent: &Arc<Lent>, state_dir: &Path) {
-    let settings = lent.circuit.settings.load_full();
+pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
+    let settings = shared.circuit.settings.load_full();
     let dir = settings
         .queue_dir
         .clone()
         .unwrap_or_else(|| state_dir.join("backends").join(&settings.name));
-    let Err(why) = try_open(lent, &dir).await else { return };
+    let Err(why) = try_open(shared, &dir).await else { return };
     let mut told = String::new();
-    tell_closed(lent, &why, &mut told);
-    tokio::spawn(open_later(Arc::clone(lent), dir, told));
+    tell_closed(shared, &why, &mut told);
+    tokio::spawn(open_later(Arc::clone(shared), dir, told));
 }
 
 /// Why a store did not open this time.
@@ -100,14 +110,14 @@ impl std::fmt::Display for NotOpen {
     }
 }
 
-fn tell_closed(lent: &Lent, why: &NotOpen, told: &mut String) {
+fn tell_closed(shared: &BackendShared, why: &NotOpen, told: &mut String) {
     if told == why.word() {
         return;
     }
     why.word().clone_into(told);
-    tracing::error!(backend = lent.circuit.name, %why, "the store does not open");
+    tracing::error!(backend = shared.circuit.name, %why, "the store does not open");
     let alert = format!("the store does not open ({told}: {why}); it is tried again and again");
-    lent.queue.alert("closed", Some(alert));
+    shared.queue.alert(Alert::Closed, Some(alert));
 }
 
 /// Makes the store's folder where it is missing, and takes others their rights on one that holds nothing but a
@@ -134,8 +144,8 @@ fn prepare_folder(dir: &Path) -> std::io::Result<bool> {
     Ok(names.iter().all(|name| name == "lock" || name == "ballast"))
 }
 
-async fn try_open(lent: &Arc<Lent>, dir: &Path) -> Result<(), NotOpen> {
-    let (opening, dir) = (Arc::clone(lent), dir.to_owned());
+async fn try_open(shared: &Arc<BackendShared>, dir: &Path) -> Result<(), NotOpen> {
+    let (opening, dir) = (Arc::clone(shared), dir.to_owned());
     let ended = tokio::task::spawn_blocking(move || open_now(&opening, &dir)).await;
     match ended {
         Ok(opened) => opened.map_err(NotOpen::Refused),
@@ -143,12 +153,12 @@ async fn try_open(lent: &Arc<Lent>, dir: &Path) -> Result<(), NotOpen> {
     }
 }
 
-/// The names of stores below `state_dir` that belong to none of `members`.
-pub(crate) fn stray_stores(state_dir: &Path, members: &[Member]) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(state_dir.join("backends")) else { return Vec::new() };
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| members.iter().all(|member| member.lent.circuit.name != *name))
+/// The names of stores below `state_dir` that belong to none of `entries`.
+pub(crate) fn stray_stores(state_dir: &Path, entries: &[BackendEntry]) -> Vec<String> {
+    let Ok(folders) = std::fs::read_dir(state_dir.join("backends")) else { return Vec::new() };
+    let mut names: Vec<String> = folders
+        .filter_map(|folder| folder.ok()?.file_name().into_string().ok())
+        .filter(|name| entries.iter().all(|entry| entry.shared.circuit.name != *name))
         .collect();
     names.sort();
     for name in &names {
@@ -160,34 +170,34 @@ pub(crate) fn stray_stores(state_dir: &Path, members: &[Member]) -> Vec<String> 
     names
 }
 
-fn open_now(lent: &Lent, dir: &Path) -> Result<(), OpenError> {
-    let settings = lent.circuit.settings.load();
-    let target = SharedConnector::clone(&lent.connector.load()).target();
-    let clock = lent.circuit.clock;
+fn open_now(shared: &BackendShared, dir: &Path) -> Result<(), OpenError> {
+    let settings = shared.circuit.settings.load();
+    let target = SharedConnector::clone(&shared.connector.load()).target();
+    let clock = shared.circuit.clock;
     // Where it cannot be told, opening says why.
     if prepare_folder(dir).unwrap_or(false) {
-        lent.queue.holds_nothing();
+        shared.queue.holds_nothing();
     }
-    lent.queue.open(dir.to_owned(), &target, settings.disk_floor, |store, previous| {
+    shared.queue.open(dir.to_owned(), &target, settings.disk_floor, |store, previous| {
         let memory = store.fact(backend::BREAKER_FACT);
         if let Some(memory) = memory.and_then(|bytes| BreakerMemory::decode(&bytes)) {
-            lent.circuit.breaker.restore(&memory, clock.now(), clock.unix());
-            lent.circuit.hold(|holds| holds.operator = memory.offline);
+            shared.circuit.breaker.restore(&memory, clock.now(), clock.unix());
+            shared.circuit.hold(|holds| holds.operator = memory.offline);
         }
         if let Some(previous) = previous {
-            lent.circuit.hold(|holds| holds.retarget = true);
+            shared.circuit.hold(|holds| holds.retarget = true);
             let alert = retarget_alert(&settings.name, previous, &target);
-            lent.queue.alert("retarget", Some(alert));
+            shared.queue.alert(Alert::Retarget, Some(alert));
         }
     })?;
-    recovery::load_cache(lent);
+    recovery::load_cache(shared);
     Ok(())
 }
 
 /// Keeps replay back until an operator accepts that the state directory is a copy.
-pub(crate) fn hold_copied(lent: &Lent, told: &str) {
-    lent.circuit.hold(|holds| holds.copied = true);
-    lent.queue.alert("copied", Some(told.to_owned()));
+pub(crate) fn hold_copied(shared: &BackendShared, told: &str) {
+    shared.circuit.hold(|holds| holds.copied = true);
+    shared.queue.alert(Alert::Copied, Some(told.to_owned()));
 }
 
 /// What an operator is told while calls wait for another target.
@@ -198,17 +208,17 @@ pub(crate) fn retarget_alert(name: &str, previous: &str, target: &str) -> String
     )
 }
 
-async fn open_later(lent: Arc<Lent>, dir: std::path::PathBuf, mut told: String) {
+async fn open_later(shared: Arc<BackendShared>, dir: std::path::PathBuf, mut told: String) {
     let mut wait = REOPEN_MIN;
     loop {
         tokio::time::sleep(wait).await;
-        match try_open(&lent, &dir).await {
+        match try_open(&shared, &dir).await {
             Ok(()) => {
-                tracing::info!(backend = lent.circuit.name, "the store is open");
+                tracing::info!(backend = shared.circuit.name, "the store is open");
                 return;
             }
             Err(why) => {
-                tell_closed(&lent, &why, &mut told);
+                tell_closed(&shared, &why, &mut told);
                 let is_full = matches!(why, NotOpen::Refused(OpenError::DiskFull { .. }));
                 // Looking for room costs little.
                 wait = if is_full { REOPEN_MIN } else { (wait * 2).min(REOPEN_MAX) };

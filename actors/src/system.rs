@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 /// What every call must know of the system. Cheap to clone.
 #[derive(Clone)]
-pub struct SystemFlags(Arc<Inner>);
+pub struct SystemFlags(Arc<Flags>);
 
-struct Inner {
+struct Flags {
     state: AtomicU8,
     draining: AtomicBool,
     cut: watch::Sender<bool>,
@@ -20,7 +20,7 @@ struct Inner {
 
 impl Default for SystemFlags {
     fn default() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(Flags {
             state: AtomicU8::new(0),
             draining: AtomicBool::new(false),
             cut: watch::channel(false).0,

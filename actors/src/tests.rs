@@ -478,7 +478,7 @@ async fn events_tell_what_happened() {
 /// Keeps the committing thread of the first backend's store busy until the sender is dropped.
 fn hold_committer(world: &World) -> std::sync::mpsc::Sender<()> {
     let (release, released) = std::sync::mpsc::channel::<()>();
-    let queue = &world.fusebox.0.members[0].lent.queue;
+    let queue = &world.fusebox.0.entries[0].shared.queue;
     let (begin, reached) = std::sync::mpsc::channel();
     let hold = Box::new(move |_| {
         begin.send(()).ok();
@@ -499,7 +499,7 @@ async fn what_is_sent_while_the_store_is_reopened_stays_in_the_queue() {
         tokio::spawn(async move { call(&backend, "SET a 1", CallOptions::default()).await });
     world.until("it is on its way", |world| world.backend().view().queue.calls == 1).await;
     // The store tells what it held when it was opened: that append was not there yet.
-    let queue = &world.fusebox.0.members[0].lent.queue;
+    let queue = &world.fusebox.0.entries[0].shared.queue;
     queue.on_store_event(StoreEvent::Reopened { calls: Vec::new() });
     drop(release);
     let reply = write.await.unwrap().unwrap();
@@ -549,7 +549,7 @@ async fn a_breaker_that_was_open_when_a_hold_ends_closes_again() {
     let world = World::one().await;
     world.server().set(Mode::Down);
     world.breaker_is("OPEN").await;
-    let circuit = &world.fusebox.0.members[0].lent.circuit;
+    let circuit = &world.fusebox.0.entries[0].shared.circuit;
     circuit.hold(|holds| holds.retarget = true);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     world.server().set(Mode::Up);
@@ -577,7 +577,7 @@ async fn replay_rests_while_there_is_no_place() {
     let world = World::one().await;
     world.backend().set_offline(true).await.unwrap();
     world.call("SET a 1").await.unwrap();
-    let circuit = Arc::clone(&world.fusebox.0.members[0].lent.circuit);
+    let circuit = Arc::clone(&world.fusebox.0.entries[0].shared.circuit);
     let places: Vec<_> = (0..64).map(|_| circuit.bulkhead.try_enter().unwrap()).collect();
     world.backend().set_offline(false).await.unwrap();
     // User and system time of this process, in hundredths of a second.
@@ -637,7 +637,7 @@ async fn what_was_tried_live_with_its_token_is_noted_as_sent() {
     let reply = write.await.unwrap().unwrap();
     assert_eq!(reply.source, Source::Queued);
     let world = world.restart(vec![settings("one")]).await;
-    let queue = &world.fusebox.0.members[0].lent.queue;
+    let queue = &world.fusebox.0.entries[0].shared.queue;
     let entry = queue.index().page(false, 0).next().map(|(_, entry)| entry.clone()).unwrap();
     assert_eq!(entry.noted.as_ref().map(|noted| noted.at), Some(entry.accepted_at));
 }
@@ -648,7 +648,7 @@ async fn what_holds_replay_back_holds_before_the_store_is_there() {
     world.backend().set_offline(true).await.unwrap();
     world.call("SET a 1").await.unwrap();
     world.fusebox.shutdown(Duration::ZERO).await;
-    let member = &world.fusebox.0.members[0].lent;
+    let member = &world.fusebox.0.entries[0].shared;
     let bus = EventBus::default();
     let queue =
         Queue::new(&settings("one"), Arc::clone(&member.circuit.metrics), Clock::system(), bus);
@@ -667,7 +667,7 @@ async fn a_lane_waits_until_its_dead_letter_is_marked() {
     world.backend().set_offline(true).await.unwrap();
     world.call("BAD a").await.unwrap();
     let release = hold_committer(&world);
-    world.fusebox.0.members[0].lent.circuit.hold(|holds| holds.operator = false);
+    world.fusebox.0.entries[0].shared.circuit.hold(|holds| holds.operator = false);
     world.until("it is dead", |world| world.backend().view().queue.dead_letters == 1).await;
     // A crash at this moment would bring it back, to be sent after what is written now.
     let patient = CallOptions { deadline: Some(PATIENCE), ..CallOptions::default() };
@@ -816,7 +816,7 @@ async fn what_is_queued_while_a_reload_changes_the_address_goes_nowhere_by_itsel
     let backend = world.backend();
     let during = tokio::spawn(async move {
         until("the address is being changed".into(), || {
-            backend.member.lent.circuit.holds().exchange
+            backend.entry.shared.circuit.holds().exchange
         })
         .await;
         call(&backend, "SET a old", CallOptions::default()).await
@@ -885,8 +885,8 @@ async fn short_drains_in_a_row_are_told_of_once() {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
         match event.kind {
             EventKind::Replay { phase, .. } => {
-                over = released && phase == "drained";
-                told.push(phase);
+                over = released && phase.as_str() == "drained";
+                told.push(phase.as_str());
             }
             EventKind::Transition { transition } => {
                 released |= transition.reason == Reason::Released;

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 
 use fusebox_state::{OpId, UnixMillis, breaker::TransitionRecord, system::SystemState};
 
-use crate::{
-    connector::ConnectorStatus,
-    settings::{DeadLetterPolicy, WriteFallback},
-};
+use crate::settings::{DeadLetterPolicy, WriteFallback};
 
 /// GET /health.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -322,8 +319,8 @@ pub struct QueuedCallView {
     pub traceparent: Option<String>,
     /// The trace of its replay, where that will be recorded.
     pub replay_trace_id: Option<String>,
-    /// When it is no longer wanted.
-    pub expires_at: Option<UnixMillis>,
+    /// Always null: no call expires.
+    pub expires_at: (),
     /// Whether it may have been applied.
     pub in_doubt: bool,
     /// The calls that were sent as one with it, itself included. Dead letters are listed, requeued and discarded
@@ -373,6 +370,17 @@ pub struct ExplainView {
     pub recent: RecentView,
     /// When it is pinged next, where no ping is on its way.
     pub next_ping_at: Option<UnixMillis>,
+}
+
+/// What a connector shows of itself.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct ConnectorStatus {
+    /// Connections that are up and usable.
+    pub connections: usize,
+    /// What an operator should know: a refused kill, an eviction policy that can drop markers.
+    pub warnings: Vec<String>,
+    /// The server's version where it has said so.
+    pub server_version: Option<String>,
 }
 
 /// The trace of a call.

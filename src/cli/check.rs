@@ -59,7 +59,7 @@ impl Report {
 }
 
 fn report(flags: &Flags, env: &Environment) -> Report {
-    let config = match Config::load(flags, env) {
+    let config = match crate::load_config(flags, env) {
         Ok(config) => config,
         Err(ConfigErrors { problems, warnings }) => {
             return Report { problems, warnings, ..Report::default() };

@@ -240,7 +240,7 @@ fn line(backend: &str, exported: &ExportedCall) -> Value {
         "target": call.target,
         "uid": call.uid,
         "accepted_at": call.accepted_at,
-        "expires_at": call.expires_at,
+        "expires_at": null,
         "traceparent": call.traceparent,
         "dead": call.dead.as_ref().map(|dead| json!({
             "why": dead.detail, "at": dead.at, "reason": dead.reason, "attempts": dead.attempts,
@@ -345,7 +345,6 @@ mod tests {
             traits: Traits::default(),
             note: None,
             accepted_at: UnixMillis::new(1_790_000_000_000),
-            expires_at: None,
             traceparent: None,
             body: b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n".as_slice().into(),
         };

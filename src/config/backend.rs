@@ -7,16 +7,15 @@ use fusebox_actors::{BackendSettings, DeadLetterPolicy, WriteFallback};
 use fusebox_state::{
     backoff::RetrySettings, breaker::BreakerSettings, cache::CacheSettings, queue::QueueLimits,
 };
+use serde_json::Map;
+use toml::Table;
 
 use super::{
     checker::Checker,
-    raw::{RawBackend, RawBreaker, RawCache, RawDatabase, RawQueue, RawRetry},
+    raw::{RawBackend, RawBreaker, RawCache, RawQueue, RawRetry},
     secret::{Secret, mask_url},
+    section::{Defaults, Section},
     sources::Environment,
-};
-use crate::kinds::{
-    self,
-    port::{Defaults, Kind},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -27,10 +26,29 @@ const MILLI: Duration = Duration::from_millis(1);
 pub(crate) struct BackendConfig {
     /// What the core obeys.
     pub(crate) settings: BackendSettings,
-    /// Its kind.
-    pub(crate) kind: &'static dyn Kind,
     /// Where the service is and how to sign in.
     pub(crate) endpoint: Arc<Endpoint>,
+    /// What its kind has besides.
+    pub(crate) own: Arc<Own>,
+}
+
+/// A kind's own settings of a backend, checked.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Own {
+    /// As they were written.
+    pub(crate) table: Table,
+    /// As they are in effect.
+    pub(super) shown: Map<String, serde_json::Value>,
+}
+
+/// A backend's section, not yet checked.
+pub(super) struct Raw<'a> {
+    /// What every backend has.
+    pub(super) raw: RawBackend,
+    /// What its kind has besides.
+    pub(super) own: Table,
+    /// The kinds.
+    pub(super) sections: &'a [&'a dyn Section],
 }
 
 /// Where a service is, and how to sign in to it.
@@ -38,14 +56,6 @@ pub(crate) struct BackendConfig {
 pub(crate) struct Endpoint {
     /// Its address, perhaps with credentials: shown through [`mask_url`] only.
     pub(crate) url: Url,
-    /// The database, where not the address's.
-    pub(crate) database: Option<String>,
-    /// The Google Cloud project.
-    pub(crate) project: Option<String>,
-    /// A service account's key.
-    pub(crate) credentials_file: Option<PathBuf>,
-    /// Whether writes that commute keep their order all the same.
-    pub(crate) ordered: Option<bool>,
     /// The user, where not the address's.
     pub(crate) username: Option<String>,
     /// The password, where not the address's.
@@ -54,10 +64,6 @@ pub(crate) struct Endpoint {
     pub(crate) password_from: Option<PathBuf>,
     /// Authorities to trust, in PEM, in place of the system's.
     pub(crate) ca_file: Option<PathBuf>,
-    /// What a cache miss answers in an outage: an error, or else a nil.
-    pub(crate) miss_is_error: bool,
-    /// Whether a script locks every lane rather than its declared keys.
-    pub(crate) scripts_are_barriers: bool,
 }
 
 /// An address that may hold a password.
@@ -72,9 +78,9 @@ impl std::fmt::Debug for Url {
 
 /// Checks the section `[backends.name]`. `None` where its kind is not known: then nothing of it can
 /// be judged.
-pub(crate) fn check(
+pub(super) fn check(
     name: &str,
-    raw: RawBackend,
+    Raw { raw, own, sections }: Raw<'_>,
     auto_recovery: bool,
     env: &Environment,
     checker: &mut Checker,
@@ -84,10 +90,11 @@ pub(crate) fn check(
         checker.problem(&base, "is no name for a backend: up to 64 of a-z, 0-9, _ and -");
     }
     let kind_name = raw.kind.as_deref().unwrap_or(name);
-    let Some(kind) = kinds::find(kind_name) else {
+    let Some(kind) = sections.iter().find(|section| section.name() == kind_name) else {
+        let known: Vec<&str> = sections.iter().map(|section| section.name()).collect();
         checker.problem(
             &format!("{base}.kind"),
-            format_args!("{kind_name:?} is not in this release, which knows: {}", kinds::names()),
+            format_args!("{kind_name:?} is not in this release, which knows: {}", known.join(", ")),
         );
         return None;
     };
@@ -114,7 +121,14 @@ pub(crate) fn check(
         DeadLetterPolicy::Continue,
         &[("continue", DeadLetterPolicy::Continue), ("block", DeadLetterPolicy::Block)],
     );
-    let endpoint = endpoint(name, &base, &raw, kind, env, checker);
+    let endpoint = endpoint(name, &base, &raw, *kind, env, checker);
+    let shown = kind.check(&endpoint, &own).unwrap_or_else(|complaints| {
+        for (key, why) in complaints {
+            checker.problem(&format!("{base}.{key}"), why);
+        }
+        Map::new()
+    });
+    let own = Own { table: own, shown };
     let settings = BackendSettings {
         name: name.to_owned(),
         kind: kind.name(),
@@ -132,7 +146,7 @@ pub(crate) fn check(
         write_fallback,
         dead_letter_policy,
     };
-    Some(BackendConfig { settings, kind, endpoint: Arc::new(endpoint) })
+    Some(BackendConfig { settings, endpoint: Arc::new(endpoint), own: Arc::new(own) })
 }
 
 /// Whether `name` can be a folder, a label and a part of a route.
@@ -237,7 +251,7 @@ fn endpoint(
     name: &str,
     base: &str,
     raw: &RawBackend,
-    kind: &dyn Kind,
+    kind: &dyn Section,
     env: &Environment,
     checker: &mut Checker,
 ) -> Endpoint {
@@ -256,42 +270,18 @@ fn endpoint(
             })
             .ok()
     });
-    let miss_is_error = checker.one_of(
-        &format!("{base}.on_miss"),
-        raw.on_miss.as_deref(),
-        false,
-        &[("nil", false), ("error", true)],
-    );
-    let scripts_are_barriers = checker.one_of(
-        &format!("{base}.scripts"),
-        raw.scripts.as_deref(),
-        false,
-        &[("declared", false), ("barrier", true)],
-    );
     let endpoint = Endpoint {
         url: Url(raw.url.clone().unwrap_or_else(|| kind.defaults().url.to_owned())),
-        database: raw.database.as_ref().map(|database| match database {
-            RawDatabase::Number(number) => number.to_string(),
-            RawDatabase::Name(name) => name.clone(),
-        }),
-        project: raw.project.clone(),
-        credentials_file: raw.credentials_file.clone(),
-        ordered: raw.ordered,
         username: raw.username.clone(),
         password,
         password_from: file,
         ca_file: raw.tls.ca_file.clone(),
-        miss_is_error,
-        scripts_are_barriers,
     };
     if let Some(path) = &endpoint.ca_file
         && let Err(error) = std::fs::File::open(path)
     {
         let what = format!("cannot be read: {}: {error}", path.display());
         checker.problem(&format!("{base}.tls.ca_file"), what);
-    }
-    if let Err((key, why)) = kind.check(&endpoint) {
-        checker.problem(&format!("{base}.{key}"), why);
     }
     endpoint
 }

@@ -84,7 +84,7 @@ impl Checker {
         ratio
     }
 
-    /// The one of `choices` that `text` names, or a complaint and the first.
+    /// The one of `choices` that `text` names, or a complaint and the default.
     pub(crate) fn one_of<T: Copy>(
         &mut self,
         key: &str,
@@ -92,14 +92,28 @@ impl Checker {
         default: T,
         choices: &[(&str, T)],
     ) -> T {
-        let Some(text) = text else { return default };
-        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
-            return *value;
-        }
-        let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
-        self.problem(key, format_args!("must be {}, got {text:?}", words.join(" or ")));
-        default
+        choice(text, default, choices).unwrap_or_else(|what| {
+            self.problem(key, what);
+            default
+        })
     }
+}
+
+/// The one of `choices` that `text` names; the default if there is no text.
+///
+/// # Errors
+/// What it must be, as the end of a sentence that begins with the key.
+pub(crate) fn choice<T: Copy>(
+    text: Option<&str>,
+    default: T,
+    choices: &[(&str, T)],
+) -> Result<T, String> {
+    let Some(text) = text else { return Ok(default) };
+    let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    found.ok_or_else(|| {
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+        format!("must be {}, got {text:?}", words.join(" or "))
+    })
 }
 
 #[cfg(test)]

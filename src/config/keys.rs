@@ -6,6 +6,8 @@
 
 use toml::{Table, Value};
 
+use super::section::Section;
+
 /// How the text of an environment variable becomes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -23,7 +25,7 @@ pub(crate) enum Shape {
 
 use Shape::{Flag, Integer, List, Number, Text};
 
-/// All settings.
+/// All settings but those that a kind has of its own.
 pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("state_dir", Text),
     ("socket", Text),
@@ -38,17 +40,11 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("backends.*.kind", Text),
     ("backends.*.enabled", Flag),
     ("backends.*.url", Text),
-    ("backends.*.database", Text),
-    ("backends.*.project", Text),
-    ("backends.*.credentials_file", Text),
-    ("backends.*.ordered", Flag),
     ("backends.*.username", Text),
     ("backends.*.password_file", Text),
     ("backends.*.critical", Flag),
     ("backends.*.depends_on", List),
     ("backends.*.timeout", Text),
-    ("backends.*.on_miss", Text),
-    ("backends.*.scripts", Text),
     ("backends.*.tls.ca_file", Text),
     ("backends.*.breaker.failure_threshold", Integer),
     ("backends.*.breaker.failure_rate", Number),
@@ -87,70 +83,84 @@ fn pattern(path: &str) -> String {
     parts.join(".")
 }
 
-/// The shape of the setting at `path`, where there is such a setting.
-pub(crate) fn shape(path: &str) -> Option<Shape> {
-    let wanted = pattern(path);
-    KEYS.iter().find(|(key, _)| *key == wanted).map(|(_, shape)| *shape)
-}
+/// Every setting's path and shape, those of the kinds included.
+#[derive(Debug, Default)]
+pub(crate) struct Keys(Vec<(String, Shape)>);
 
-/// Whether settings lie below `path`.
-fn is_section(path: &str) -> bool {
-    let wanted = pattern(path);
-    wanted == "backends"
-        || wanted == "backends.*"
-        || KEYS.iter().any(|(key, _)| {
-            key.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.starts_with('.'))
-        })
-}
-
-/// The setting whose path is nearest to the unknown `path`, with the backend's name put back.
-pub(crate) fn nearest(path: &str) -> Option<String> {
-    let wanted = pattern(path);
-    let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    let (key, score) = KEYS
-        .iter()
-        .map(|(key, _)| {
-            let whole = strsim::jaro_winkler(&wanted, key);
-            let last = strsim::jaro_winkler(&leaf(&wanted), &leaf(key));
-            (*key, last.mul_add(2.0, whole))
-        })
-        .max_by(|(_, a), (_, b)| a.total_cmp(b))?;
-    // Below this the best match is a coincidence.
-    if score < 2.4 {
-        return None;
+impl Keys {
+    /// The core's settings, and those of these kinds.
+    pub(crate) fn new(sections: &[&dyn Section]) -> Self {
+        let core = KEYS.iter().map(|(key, shape)| ((*key).to_owned(), *shape));
+        let of_kinds = sections.iter().flat_map(|section| section.keys());
+        let of_kinds = of_kinds.map(|(key, shape)| (format!("backends.*.{key}"), *shape));
+        Self(core.chain(of_kinds).collect())
     }
-    let name = path.strip_prefix("backends.").and_then(|rest| rest.split('.').next());
-    Some(match name {
-        Some(name) => key.replacen('*', name, 1),
-        None => key.replacen('*', "NAME", 1),
-    })
-}
 
-/// Takes what is no setting out of `table` and says so, one sentence each.
-pub(crate) fn remove_unknown(table: &mut Table, problems: &mut Vec<String>) {
-    remove_below(table, "", problems);
-}
+    /// The shape of the setting at `path`, where there is such a setting.
+    pub(crate) fn shape(&self, path: &str) -> Option<Shape> {
+        let wanted = pattern(path);
+        self.0.iter().find(|(key, _)| *key == wanted).map(|(_, shape)| *shape)
+    }
 
-fn remove_below(table: &mut Table, prefix: &str, problems: &mut Vec<String>) {
-    table.retain(|key, value| {
-        let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
-        if is_section(&path) {
-            let Value::Table(inner) = value else {
-                problems.push(format!("{path} must be a section, got {}", value.type_str()));
-                return false;
-            };
-            remove_below(inner, &path, problems);
-            return true;
+    /// Whether settings lie below `path`.
+    fn is_section(&self, path: &str) -> bool {
+        let wanted = pattern(path);
+        wanted == "backends"
+            || wanted == "backends.*"
+            || self.0.iter().any(|(key, _)| {
+                key.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            })
+    }
+
+    /// The setting whose path is nearest to the unknown `path`, with the backend's name put back.
+    pub(crate) fn nearest(&self, path: &str) -> Option<String> {
+        let wanted = pattern(path);
+        let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+        let (key, score) = KEYS
+            .iter()
+            .map(|(key, _)| {
+                let whole = strsim::jaro_winkler(&wanted, key);
+                let last = strsim::jaro_winkler(&leaf(&wanted), &leaf(key));
+                (key, last.mul_add(2.0, whole))
+            })
+            .max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+        // Below this the best match is a coincidence.
+        if score < 2.4 {
+            return None;
         }
-        if shape(&path).is_some() {
-            return true;
-        }
-        problems.push(match nearest(&path) {
-            Some(right) => format!("{path} is no setting; the nearest is {right}"),
-            None => format!("{path} is no setting"),
+        let name = path.strip_prefix("backends.").and_then(|rest| rest.split('.').next());
+        Some(match name {
+            Some(name) => key.replacen('*', name, 1),
+            None => key.replacen('*', "NAME", 1),
+        })
+    }
+
+    /// Takes what is no setting out of `table` and says so, one sentence each.
+    pub(crate) fn remove_unknown(&self, table: &mut Table, problems: &mut Vec<String>) {
+        self.remove_below(table, "", problems);
+    }
+
+    fn remove_below(&self, table: &mut Table, prefix: &str, problems: &mut Vec<String>) {
+        table.retain(|key, value| {
+            let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+            if self.is_section(&path) {
+                let Value::Table(inner) = value else {
+                    problems.push(format!("{path} must be a section, got {}", value.type_str()));
+                    return false;
+                };
+                self.remove_below(inner, &path, problems);
+                return true;
+            }
+            if self.shape(&path).is_some() {
+                return true;
+            }
+            problems.push(match self.nearest(&path) {
+                Some(right) => format!("{path} is no setting; the nearest is {right}"),
+                None => format!("{path} is no setting"),
+            });
+            false
         });
-        false
-    });
+    }
 }
 
 /// The value that `text` is for a setting of that shape; text where it does not read as one, so that
@@ -182,7 +192,8 @@ mod tests {
 
     #[test]
     fn the_nearest_key_is_found_by_its_last_word_first() {
-        let near = |path: &str| nearest(path).unwrap_or_default();
+        let keys = Keys::new(&[]);
+        let near = |path: &str| keys.nearest(path).unwrap_or_default();
         assert_eq!(near("stat_dir"), "state_dir");
         assert_eq!(
             near("backends.redis.breaker.failure_treshold"),
@@ -193,7 +204,7 @@ mod tests {
             "backends.redis.breaker.failure_threshold"
         );
         assert_eq!(near("backends.b.queue.disk_flor"), "backends.b.queue.disk_floor");
-        assert_eq!(nearest("zzzz"), None);
+        assert_eq!(keys.nearest("zzzz"), None);
     }
 
     #[test]
@@ -201,7 +212,7 @@ mod tests {
         let mut table: Table =
             toml::from_str("socket = 'a'\nhttp = 3\n[backends.r]\nurll = 'x'\nurl = 'y'").unwrap();
         let mut problems = Vec::new();
-        remove_unknown(&mut table, &mut problems);
+        Keys::new(&[]).remove_unknown(&mut table, &mut problems);
         problems.sort();
         assert_eq!(
             problems,

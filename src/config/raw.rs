@@ -51,34 +51,18 @@ pub(crate) struct RawBackend {
     pub(crate) kind: Option<String>,
     pub(crate) enabled: Option<bool>,
     pub(crate) url: Option<String>,
-    pub(crate) database: Option<RawDatabase>,
-    pub(crate) project: Option<String>,
-    pub(crate) credentials_file: Option<PathBuf>,
-    pub(crate) ordered: Option<bool>,
     pub(crate) username: Option<String>,
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) critical: Option<bool>,
     pub(crate) depends_on: Vec<String>,
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Option<Duration>,
-    pub(crate) on_miss: Option<String>,
-    pub(crate) scripts: Option<String>,
     pub(crate) tls: RawTls,
     pub(crate) breaker: RawBreaker,
     pub(crate) retry: RawRetry,
     pub(crate) bulkhead: RawBulkhead,
     pub(crate) cache: RawCache,
     pub(crate) queue: RawQueue,
-}
-
-/// A database by its number or its name.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a database's number or name")]
-pub(crate) enum RawDatabase {
-    /// Redis counts them.
-    Number(u32),
-    /// The others name them.
-    Name(String),
 }
 
 /// `[backends.NAME.tls]`

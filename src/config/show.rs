@@ -53,8 +53,6 @@ impl BackendConfig {
             "critical": settings.critical,
             "depends_on": settings.depends_on,
             "timeout": time(settings.timeout),
-            "on_miss": if endpoint.miss_is_error { "error" } else { "nil" },
-            "scripts": if endpoint.scripts_are_barriers { "barrier" } else { "declared" },
             "breaker": {
                 "failure_threshold": breaker.failure_threshold,
                 "failure_rate": breaker.failure_rate.get(),
@@ -86,11 +84,9 @@ impl BackendConfig {
                 "dead_letter_policy": settings.dead_letter_policy,
             },
         });
-        put(&mut shown, "database", endpoint.database.as_ref().map(|name| json!(name)));
-        put(&mut shown, "project", endpoint.project.as_ref().map(|name| json!(name)));
-        let key = endpoint.credentials_file.as_ref().map(|path| json!(path));
-        put(&mut shown, "credentials_file", key);
-        put(&mut shown, "ordered", endpoint.ordered.map(|ordered| json!(ordered)));
+        if let Some(fields) = shown.as_object_mut() {
+            fields.extend(self.own.shown.clone());
+        }
         put(&mut shown, "username", endpoint.username.as_ref().map(|name| json!(name)));
         // Where a password comes from is worth knowing; the password is not.
         put(&mut shown, "password_file", endpoint.password_from.as_ref().map(|path| json!(path)));

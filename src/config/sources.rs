@@ -12,8 +12,10 @@ use std::{
 
 use toml::{Table, Value};
 
-use super::keys;
-use crate::kinds::{self, port::Kind};
+use super::{
+    keys::{self, Keys},
+    section::Section,
+};
 
 /// The file that is read where none is named and it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
@@ -73,6 +75,8 @@ pub(crate) struct Merged {
     pub(crate) file: Option<PathBuf>,
     /// Where a setting came from, where not from the file or by default.
     pub(crate) origins: BTreeMap<String, String>,
+    /// What settings there are.
+    keys: Keys,
     /// What is wrong.
     pub(crate) problems: Vec<String>,
     /// What should be looked at.
@@ -83,14 +87,13 @@ pub(crate) struct Merged {
 
 impl Merged {
     /// Reads and merges all sources.
-    pub(crate) fn read(flags: &Flags, env: &Environment) -> Self {
-        let mut merged = Self::default();
-        for kind in kinds::all() {
-            let name = kind.name();
+    pub(crate) fn read(flags: &Flags, env: &Environment, sections: &[&dyn Section]) -> Self {
+        let mut merged = Self { keys: Keys::new(sections), ..Self::default() };
+        for name in sections.iter().map(|section| section.name()) {
             merged.set(&format!("backends.{name}.kind"), Value::String(name.into()), None);
         }
-        merged.add_file(flags, env);
-        merged.add_seed_names(env);
+        merged.add_file(flags, env, sections);
+        merged.add_seed_names(env, sections);
         merged.add_variables(env);
         let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
         if let Some(path) = &flags.state_dir {
@@ -105,7 +108,7 @@ impl Merged {
         merged
     }
 
-    fn add_file(&mut self, flags: &Flags, env: &Environment) {
+    fn add_file(&mut self, flags: &Flags, env: &Environment, sections: &[&dyn Section]) {
         let named = flags.config.clone().or_else(|| env.path("FUSEBOX_CONFIG"));
         let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let text = match std::fs::read_to_string(&path) {
@@ -118,10 +121,10 @@ impl Merged {
         };
         match text.parse::<Table>() {
             Ok(mut table) => {
-                keys::remove_unknown(&mut table, &mut self.problems);
+                self.keys.remove_unknown(&mut table, &mut self.problems);
                 let backends = table.get("backends").and_then(Value::as_table);
                 let backends = backends.filter(|backends| !backends.is_empty());
-                for name in kinds::all().map(Kind::name) {
+                for name in sections.iter().map(|section| section.name()) {
                     if backends.is_some_and(|backends| !backends.contains_key(name)) {
                         self.notes.push(format!(
                             "the backend {name} is there by default; backends.{name}.enabled = \
@@ -142,39 +145,31 @@ impl Merged {
         }
     }
 
-    fn add_seed_names(&mut self, env: &Environment) {
-        const NAMES: &[(&str, &str)] = &[
-            (
-                "CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD",
-                "backends.clickhouse.breaker.failure_threshold",
-            ),
-            ("CLICKHOUSE_URL", "backends.clickhouse.url"),
-            ("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "backends.firestore.breaker.failure_threshold"),
-            ("FIRESTORE_EMULATOR_HOST", "backends.firestore.url"),
-            ("FIRESTORE_QUEUE_FILE", "backends.firestore.queue.dir"),
-            ("GOOGLE_APPLICATION_CREDENTIALS", "backends.firestore.credentials_file"),
-            ("GOOGLE_CLOUD_PROJECT", "backends.firestore.project"),
-            ("REDIS_CIRCUIT_BREAKER_THRESHOLD", "backends.redis.breaker.failure_threshold"),
-            ("REDIS_FALLBACK_CACHE_DIR", "backends.redis.cache.dir"),
-            ("REDIS_URL", "backends.redis.url"),
-            ("HEALTH_CHECK_INTERVAL", "health.interval"),
-            ("ENABLE_AUTO_RECOVERY", "health.auto_recovery"),
-        ];
-        for (name, path) in NAMES {
-            let Some(text) = env.get(name) else { continue };
-            let value = match *name {
-                // The seed counts seconds without a unit.
-                "HEALTH_CHECK_INTERVAL" if text.bytes().all(|b| b.is_ascii_digit()) => {
-                    Value::String(format!("{text}s"))
-                }
-                // Its clients want an address without a scheme.
-                "FIRESTORE_EMULATOR_HOST" if !text.contains("://") => {
-                    Value::String(format!("http://{text}"))
-                }
-                _ => keys::value_of(keys::shape(path).unwrap_or(keys::Shape::Text), text),
-            };
-            self.set(path, value, Some(name));
+    fn add_seed_names(&mut self, env: &Environment, sections: &[&dyn Section]) {
+        for section in sections {
+            for variable in section.variables() {
+                let path = format!("backends.{}.{}", section.name(), variable.key);
+                self.add_variable(env, variable.name, &path, variable.text);
+            }
         }
+        // The seed counts seconds without a unit.
+        self.add_variable(env, "HEALTH_CHECK_INTERVAL", "health.interval", |text| {
+            let is_number = text.bytes().all(|b| b.is_ascii_digit());
+            if is_number { format!("{text}s") } else { text.to_owned() }
+        });
+        self.add_variable(env, "ENABLE_AUTO_RECOVERY", "health.auto_recovery", str::to_owned);
+    }
+
+    fn add_variable(
+        &mut self,
+        env: &Environment,
+        name: &str,
+        path: &str,
+        text: fn(&str) -> String,
+    ) {
+        let Some(given) = env.get(name) else { return };
+        let shape = self.keys.shape(path).unwrap_or(keys::Shape::Text);
+        self.set(path, keys::value_of(shape, &text(given)), Some(name));
     }
 
     fn add_variables(&mut self, env: &Environment) {
@@ -186,10 +181,10 @@ impl Merged {
                 continue;
             }
             let path = self.path_of(rest);
-            if let Some(shape) = keys::shape(&path) {
+            if let Some(shape) = self.keys.shape(&path) {
                 self.set(&path, keys::value_of(shape, text), Some(name));
             } else if rest.contains("__") {
-                self.problems.push(match keys::nearest(&path) {
+                self.problems.push(match self.keys.nearest(&path) {
                     Some(right) => {
                         format!("{name} sets {path}, which is no setting; the nearest is {right}")
                     }

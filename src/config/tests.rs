@@ -10,7 +10,7 @@ fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let mut all = vec![("HOME", "/home/ada"), ("XDG_RUNTIME_DIR", "/run/user/1")];
     all.extend_from_slice(env);
     let flags = Flags { config: Some(path), ..Flags::default() };
-    Config::load(&flags, &Environment::of(&all))
+    Config::load(&flags, &Environment::of(&all), &crate::kinds::sections())
 }
 
 fn good(text: &str, env: &[(&str, &str)]) -> Config {
@@ -42,7 +42,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
     );
     assert_eq!((config.ping_interval, config.auto_recovery), (Duration::from_secs(30), true));
     let names: Vec<&str> = config.backends.iter().map(|it| it.settings.name.as_str()).collect();
-    assert_eq!(names, crate::kinds::all().map(crate::kinds::port::Kind::name).collect::<Vec<_>>());
+    assert_eq!(names, crate::kinds::sections().iter().map(|it| it.name()).collect::<Vec<_>>());
     let expected = r#"
         kind = "redis"
         url = "redis://127.0.0.1:6379"
@@ -96,7 +96,7 @@ fn later_sources_win() {
     let flags =
         Flags { state_dir: Some("/f".into()), http: Some("[::1]:9".into()), ..Flags::default() };
     let env = Environment::of(&[("FUSEBOX_CONFIG", "/dev/null"), ("FUSEBOX_STATE_DIR", "/e")]);
-    let config = Config::load(&flags, &env).unwrap();
+    let config = Config::load(&flags, &env, &crate::kinds::sections()).unwrap();
     assert_eq!(config.state_dir, PathBuf::from("/f"));
     assert_eq!(config.http.unwrap().listen.port(), 9);
 }
@@ -126,7 +126,7 @@ fn the_seeds_and_the_ecosystems_names_work() {
     let firestore = named(&config, "firestore");
     assert_eq!(firestore.settings.queue_dir, Some("/q".into()));
     assert_eq!(firestore.endpoint.url.0, "http://localhost:9");
-    assert_eq!(firestore.endpoint.project.as_deref(), Some("p"));
+    assert_eq!(firestore.show()["project"], "p");
     assert_eq!(config.notes, [""; 0]);
 }
 
@@ -325,7 +325,7 @@ fn a_file_that_is_no_toml_or_is_not_there_says_so() {
     assert!(errors.to_string().contains("fusebox.toml, line 1: "), "{errors}");
     let flags = Flags { config: Some("/nowhere".into()), ..Flags::default() };
     let env = Environment::of(&[("HOME", "/h")]);
-    let errors = Config::load(&flags, &env).map(|_| ()).unwrap_err();
+    let errors = Config::load(&flags, &env, &crate::kinds::sections()).map(|_| ()).unwrap_err();
     assert_eq!(
         errors.problems,
         ["/nowhere cannot be read: No such file or directory (os error 2)"]

@@ -7,7 +7,7 @@ use axum::{
     body::Body,
     extract::{Path, State},
 };
-use fusebox_actors::OrderError;
+use fusebox_actors::AdminError;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -208,8 +208,8 @@ pub(crate) async fn config(State(doors): State<Arc<Doors>>) -> Json<Value> {
 pub(crate) async fn reload(State(doors): State<Arc<Doors>>) -> Result<Json<Value>, Problem> {
     // In a task of its own: a client that leaves must not end it half way.
     let reload = tokio::spawn(async move { doors.daemon.reload().await });
-    let ended = reload.await.map_err(|error| OrderError::Failed(error.to_string()))?;
-    let changed = ended.map_err(OrderError::Conflict)?;
+    let ended = reload.await.map_err(|error| AdminError::Failed(error.to_string()))?;
+    let changed = ended.map_err(AdminError::Conflict)?;
     Ok(Json(json!({ "changed": changed })))
 }
 
@@ -218,7 +218,7 @@ pub(crate) async fn trace_test(
     State(doors): State<Arc<Doors>>,
 ) -> Result<Json<TestResult>, Problem> {
     let off = || {
-        OrderError::Conflict(
+        AdminError::Conflict(
             "traces are off: the daemon's environment names no collector that can be used in \
              OTEL_EXPORTER_OTLP_ENDPOINT"
                 .to_owned(),

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use fusebox_actors::{CallError, CallErrorKind, OrderError, connector::Refused};
+use fusebox_actors::{AdminError, CallError, CallErrorKind, connector::Refused};
 use fusebox_state::OpId;
 use serde::Serialize;
 
@@ -184,12 +184,12 @@ impl From<Refused> for Problem {
     }
 }
 
-impl From<OrderError> for Problem {
-    fn from(error: OrderError) -> Self {
+impl From<AdminError> for Problem {
+    fn from(error: AdminError) -> Self {
         match error {
-            OrderError::NotFound(detail) => Self::not_found("not_found", detail),
-            OrderError::Conflict(detail) => Self::new(StatusCode::CONFLICT, "conflict", detail),
-            OrderError::Failed(detail) => {
+            AdminError::NotFound(detail) => Self::not_found("not_found", detail),
+            AdminError::Conflict(detail) => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            AdminError::Failed(detail) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "order_failed", detail)
             }
         }
@@ -315,8 +315,8 @@ mod tests {
     #[test]
     fn orders_that_fail_say_how() {
         let status = |error| Problem::from(error).0.status;
-        assert_eq!(status(OrderError::NotFound(String::new())), 404);
-        assert_eq!(status(OrderError::Conflict(String::new())), 409);
-        assert_eq!(status(OrderError::Failed(String::new())), 503);
+        assert_eq!(status(AdminError::NotFound(String::new())), 404);
+        assert_eq!(status(AdminError::Conflict(String::new())), 409);
+        assert_eq!(status(AdminError::Failed(String::new())), 503);
     }
 }

@@ -1,7 +1,7 @@
 //! The W3C trace context of a call, as its caller sends it.
 
 use axum::http::HeaderMap;
-use fusebox_actors::trace::{CallTrace, Luggage};
+use fusebox_actors::trace::{CallTrace, Propagated};
 use fusebox_state::SpanRef;
 
 /// The longest `tracestate` that is passed on, in bytes: what the recommendation asks for at least.
@@ -15,11 +15,11 @@ pub(crate) fn of(headers: &HeaderMap, route: &'static str) -> CallTrace {
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let parent = traceparent.and_then(SpanRef::parse);
     let tracestate = parent.and_then(|_| listed(headers, "tracestate", STATE_MAX));
-    let luggage = Luggage { tracestate, baggage: listed(headers, "baggage", BAGGAGE_MAX) };
-    let luggage = (luggage != Luggage::default()).then(|| Box::new(luggage));
+    let propagated = Propagated { tracestate, baggage: listed(headers, "baggage", BAGGAGE_MAX) };
+    let propagated = (propagated != Propagated::default()).then(|| Box::new(propagated));
     match parent {
-        Some(parent) => CallTrace { parent, is_remote: true, luggage, route },
-        None => CallTrace { luggage, ..CallTrace::new(route) },
+        Some(parent) => CallTrace { parent, is_remote: true, propagated, route },
+        None => CallTrace { propagated, ..CallTrace::new(route) },
     }
 }
 
@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(id(good.parent.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
         let made = read(&[("traceparent", "x"), ("tracestate", "a=b")]);
         assert!(!made.is_remote && made.parent.trace_id != 0 && !made.parent.sampled);
-        assert_eq!(made.luggage, None, "it belongs to a context that was not taken up");
+        assert_eq!(made.propagated, None, "it belongs to a context that was not taken up");
         assert_ne!(read(&[]).parent.trace_id, made.parent.trace_id);
     }
 
@@ -72,8 +72,8 @@ mod tests {
             ("tracestate", "two=2"),
             ("baggage", &"b".repeat(BAGGAGE_MAX + 1)),
         ]);
-        let luggage = *read.luggage.unwrap();
-        assert_eq!(luggage.tracestate.as_deref(), Some("one=1,two=2"));
-        assert_eq!(luggage.baggage, None);
+        let propagated = *read.propagated.unwrap();
+        assert_eq!(propagated.tracestate.as_deref(), Some("one=1,two=2"));
+        assert_eq!(propagated.baggage, None);
     }
 }

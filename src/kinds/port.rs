@@ -3,40 +3,18 @@
 //! A kind knows its usual settings, how its connector is made, and how a call and a reply look as JSON. Everything else
 //! above the connectors deals in opaque bytes.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use fusebox_actors::{WriteFallback, connector::SharedConnector};
+use fusebox_actors::connector::SharedConnector;
 use serde_json::Value;
 
 use super::{options::CallOptionsJson, twins::Twins};
 use crate::{
-    config::{BackendConfig, Endpoint},
+    config::{BackendConfig, Section},
     exact::Outgoing,
 };
-
-/// What a backend of a kind gets where the configuration is silent.
-pub(crate) struct Defaults {
-    /// Where it usually is.
-    pub(crate) url: &'static str,
-    /// Whether the system is CRITICAL without it.
-    pub(crate) critical: bool,
-    /// The longest that one attempt takes.
-    pub(crate) timeout: Duration,
-    /// Failures that trip the breaker.
-    pub(crate) failure_threshold: u32,
-    /// How long it stays open the first time.
-    pub(crate) recovery_timeout: Duration,
-    /// Probes that close it.
-    pub(crate) success_threshold: u32,
-    /// How long a cached value answers as `cache`.
-    pub(crate) cache_ttl: Duration,
-    /// How long it answers at all.
-    pub(crate) cache_max_stale: Duration,
-    /// What a plain write may do in an outage.
-    pub(crate) write_fallback: WriteFallback,
-}
 
 /// Who the connections say they are: `fusebox:<instance>:<run>`.
 #[derive(Clone, Debug, Default)]
@@ -60,9 +38,6 @@ pub(crate) struct JsonCall {
     pub(crate) options: CallOptionsJson,
 }
 
-/// A key of a backend's section, and what is wrong with it.
-pub(crate) type Complaint = (&'static str, String);
-
 /// A reply as `call/raw` answers it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RawReply {
@@ -73,19 +48,7 @@ pub(crate) struct RawReply {
 }
 
 /// A kind of backend.
-pub(crate) trait Kind: Send + Sync {
-    /// Its word in the configuration.
-    fn name(&self) -> &'static str;
-
-    /// What it gets where the configuration is silent.
-    fn defaults(&self) -> &Defaults;
-
-    /// Checks an address and what belongs to it, without touching the network.
-    ///
-    /// # Errors
-    /// The key, such as `url`, and what it must be, as the end of a sentence that begins with it.
-    fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint>;
-
+pub(crate) trait Kind: Section {
     /// A connector for a backend of this kind. Connects in the background, or at the first attempt.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::{
 use fusebox_actors::{
     AckLevel, CallErrorKind,
     clock::Reading,
-    trace::{Answered, Failed, Step, StepKind, Traced, What, new_span_id},
+    trace::{Answered, Failed, Step, StepKind, TraceSubject, Traced, new_span_id},
 };
 use fusebox_state::Verdict;
 use opentelemetry::{
@@ -145,8 +145,10 @@ struct Own {
 impl Own {
     fn of(traced: &Traced) -> Self {
         match &traced.what {
-            What::Call { route, write, result, .. } => Self::call(traced, route, *write, result),
-            What::Replay { op_id, origin, waited, together } => {
+            TraceSubject::Call { route, write, result, .. } => {
+                Self::call(traced, route, *write, result)
+            }
+            TraceSubject::Replay { op_id, origin, waited, together } => {
                 let mut attributes = vec![
                     KeyValue::new("messaging.system", "fusebox"),
                     KeyValue::new("messaging.operation.name", "replay"),

@@ -22,7 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quick_cache::{Weighter, sync::Cache as Inner};
+use quick_cache::{Weighter, sync::Cache as Entries};
 
 use crate::units::{LaneId, Lanes, Moment};
 
@@ -142,7 +142,7 @@ impl Weighter<LaneId, Reads> for Weigh {
 
 /// The cache. Shared by every call; its locks are held for a look-up.
 pub struct Cache {
-    inner: Inner<LaneId, Reads, Weigh>,
+    inner: Entries<LaneId, Reads, Weigh>,
     versions: Box<[AtomicU64]>,
     /// Until when fills are barred, in milliseconds of a [`Moment`]; by hash, as the versions are.
     barred: Box<[AtomicU64]>,
@@ -158,7 +158,7 @@ impl Cache {
         let items = u64::from(settings.items.max(1));
         let floor = (settings.bytes / items).max(1);
         Self {
-            inner: Inner::with_weighter(
+            inner: Entries::with_weighter(
                 settings.items as usize,
                 floor.saturating_mul(items),
                 Weigh { floor },

@@ -41,7 +41,7 @@ use crate::{
 
 mod turn;
 
-pub use turn::{Group, Turn};
+pub use turn::Turn;
 
 /// Share of the limit at which low-priority writes are shed, in percent.
 const SHED_PERCENT: f64 = 85.0;
@@ -102,8 +102,6 @@ pub struct Entry {
     pub bytes: u64,
     /// When it was accepted.
     pub accepted_at: UnixMillis,
-    /// When it is no longer wanted.
-    pub expires_at: Option<UnixMillis>,
     /// The user who sent it.
     pub uid: u32,
     /// What is noted of its sending, durably.
@@ -137,6 +135,19 @@ pub struct Noted {
     pub at: UnixMillis,
     /// What a later proof must know.
     pub evidence: Bytes,
+}
+
+/// Calls that were sent as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Their sequences, ascending.
+    pub members: Vec<u64>,
+    /// The token that they bear.
+    pub token: OpId,
+    /// One of them is missing, so that they cannot be sent again as they were.
+    pub broken: bool,
+    /// How many of them are dead letters.
+    dead: u32,
 }
 
 /// Why a call is not admitted.
@@ -587,18 +598,6 @@ impl QueueIndex {
     pub fn page(&self, dead: bool, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
         let map = if dead { &self.dead } else { &self.entries };
         map.range(after + 1..).map(|(seq, entry)| (*seq, entry))
-    }
-
-    /// Calls whose time is over and that are not on the wire.
-    pub fn expired(&self, now: UnixMillis) -> Vec<u64> {
-        let over = |entry: &Entry| entry.expires_at.is_some_and(|at| at <= now);
-        self.entries
-            .iter()
-            .filter(|(_, entry)| {
-                over(entry) && matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
-            })
-            .map(|(seq, _)| *seq)
-            .collect()
     }
 
     /// When a backoff ends next.

@@ -69,6 +69,7 @@
 mod apply;
 pub mod cache_file;
 mod call_store;
+mod calls;
 pub mod check;
 mod command;
 mod committer;
@@ -86,9 +87,11 @@ mod faults;
     reason = "a way in for fuzzers, which makes anything of any bytes"
 )]
 pub mod fuzzing;
+mod guard;
 mod head;
 mod history;
 pub mod journal;
+mod keys;
 mod ledger;
 mod mark;
 pub mod memory;
@@ -104,8 +107,10 @@ mod scan;
 mod seqs;
 mod settings;
 mod settle;
+mod shared;
 mod shield;
 mod space;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -113,90 +118,70 @@ mod untold;
 mod upload;
 
 use std::{
-    fmt,
-    fs::{self, File, OpenOptions},
-    path::Path,
+    fmt, fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{FlockOperation, flock};
 use sled::Db;
 
-use self::{call_store::Backed, command::Command, committer::Committer};
+use self::{
+    call_store::Backed,
+    command::Command,
+    committer::Committer,
+    guard::guarded,
+    shared::{Shared, take_lock},
+    space::at,
+};
 pub use self::{
     call_store::CallStore,
-    dead_letters::{DeadMark, DeadReason},
+    calls::{
+        DeadMark, DeadReason, NewCall, StoredBody, StoredCall, StoredGroup, TokenKind, Traits,
+    },
     downgrade::{Downgraded, downgrade},
     error::{Finding, OpenError, StoreError},
     faults::Faults,
+    guard::is_guarded,
     note::{EVIDENCE_MAX, GroupNote, MEMBERS_MAX, Note},
-    queue::{NewCall, StoredCall, StoredGroup, TokenKind, Traits},
-    scan::{Counts, is_guarded},
-    settings::{Done, Opened, StoreEvent, StoreSettings, StoreStatus},
-    upload::{PIECE_BYTES, StoredBody},
+    scan::Counts,
+    settings::{Done, StoreEvent, StoreSettings, StoreStatus},
+    upload::PIECE_BYTES,
 };
 
-/// Bytes of keys and values written between two syncs. 210 of 210 simulated power cuts left a whole
-/// store with at most 110 KB in flight, 2 of 30 a broken one with 330 KB. sled writes four to ten
-/// times as much (it rewrites a leaf every ten changes): at this bound at most 417 KB were measured,
-/// less than one of its segments of 512 KiB; at 96 KiB 630 KB.
-const GROUP_BYTES: usize = 64 * 1024;
-/// Key of the head.
-const HEAD_KEY: &[u8] = b"h";
-/// Name of the fact that holds the store's identity.
-const FACT_TARGET: &str = "store/target";
-
-/// What handles and the committing thread share.
-struct Shared {
-    settings: StoreSettings,
-    /// `None` while the store is closed or being swapped. A guard is held for as long as a handle is
-    /// used, so that taking it out makes it the last one.
-    db: RwLock<Option<Db>>,
-    target: Arc<RwLock<Arc<str>>>,
-    refusing: Mutex<Option<String>>,
-    findings: Mutex<Vec<Finding>>,
-    commits: AtomicU64,
-    last_seq: AtomicU64,
-    lock: Mutex<Option<File>>,
+/// A store that has just been opened, with what it holds.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// Every whole call, ascending by sequence, dead letters included.
+    pub calls: Vec<StoredCall>,
+    /// The highest sequence ever given out: new calls are numbered above it.
+    pub last_seq: u64,
+    /// What was found wrong or put in order.
+    pub findings: Vec<Finding>,
+    /// The identity that the store was filled for, where it is not `StoreSettings::target`. It stays
+    /// recorded until [`CallStore::set_target`](super::CallStore::set_target).
+    pub previous_target: Option<String>,
 }
 
-impl Shared {
-    fn emit(&self, event: StoreEvent) {
-        let on_event = Arc::clone(&self.settings.on_event);
-        if let Err(panic) = scan::caught(move || on_event(event)) {
-            tracing::error!(panic, "a listener of the store panicked");
-        }
-    }
-
-    fn set_refusing(&self, reason: Option<String>) {
-        *self.refusing.lock() = reason;
-    }
-
-    fn add_findings(&self, findings: &[Finding]) {
-        self.findings.lock().extend_from_slice(findings);
-    }
-}
-
-struct Inner {
+struct Handle {
     shared: Arc<Shared>,
     commands: Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Drop for Inner {
+impl Drop for Handle {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl Inner {
+impl Handle {
     fn close(&self) {
         // An error means that the thread has ended already.
         drop(self.commands.send(Command::Close));
@@ -215,7 +200,7 @@ impl Inner {
 /// were sent. Reads are safe on any thread and see what the committing thread has written, synced or
 /// not; they wait while the store is swapped by a rebuild.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<Handle>);
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,7 +216,7 @@ impl Store {
     /// `Opened::findings` says so.
     pub fn open(settings: StoreSettings) -> Result<Opened, OpenError> {
         let dir = settings.dir.clone();
-        fs::create_dir_all(&dir).map_err(open::at(&dir))?;
+        fs::create_dir_all(&dir).map_err(at(&dir))?;
         let lock = take_lock(&dir)?;
         let mut ready = open::open(&settings)?;
         let opened = (std::mem::take(&mut ready.calls), ready.head, ready.previous_target.take());
@@ -251,9 +236,9 @@ impl Store {
         let thread = thread::Builder::new()
             .name("committer".into())
             .spawn(move || committer.run())
-            .map_err(open::at(&dir))?;
+            .map_err(at(&dir))?;
         let (calls, head, previous_target) = opened;
-        let inner = Inner { shared, commands, thread: Mutex::new(Some(thread)) };
+        let inner = Handle { shared, commands, thread: Mutex::new(Some(thread)) };
         Ok(Opened {
             store: Self(Arc::new(inner)),
             calls,
@@ -281,7 +266,7 @@ impl Backed for Store {
         let Some(db) = &*handle else {
             return Err(StoreError::Failed { unknown: false, detail: "the store is down".into() });
         };
-        scan::guarded(|| what(db)).unwrap_or_else(|panic| {
+        guarded(|| what(db)).unwrap_or_else(|panic| {
             Err(StoreError::Failed { unknown: false, detail: panic.into() })
         })
     }
@@ -302,22 +287,4 @@ impl Backed for Store {
     fn end(&self) {
         self.0.close();
     }
-}
-
-/// Locks the folder. A moment's patience: whoever closes a store may not be quite done.
-fn take_lock(dir: &Path) -> Result<File, OpenError> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(open::at(&path))?;
-    for _ in 0..20 {
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            return Ok(file);
-        }
-        thread::park_timeout(Duration::from_millis(10));
-    }
-    Err(OpenError::Locked { path: dir.to_owned() })
 }

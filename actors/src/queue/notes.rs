@@ -6,17 +6,12 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, UnixMillis,
     queue::{Entry, Noted},
-    store::{EVIDENCE_MAX, GroupNote, NewCall, Note, StoreError, TokenKind, Traits},
+    store::{GroupNote, NewCall, Note, StoreError, TokenKind, Traits},
 };
 use tokio::sync::oneshot;
 
-use super::{Applied, Queue, opening::applied_note};
+use super::{Applied, Queue, opening::applied_note, within_limit};
 use crate::connector::Residue;
-
-/// Evidence as it is kept. What is too large proves nothing later, which is safe.
-pub(super) fn within_limit(evidence: Bytes) -> Bytes {
-    if evidence.len() <= EVIDENCE_MAX { evidence } else { Bytes::new() }
-}
 
 impl Queue {
     /// Notes that calls are about to be sent, as one if they are several, under `token`; resolves once that is
@@ -185,7 +180,6 @@ fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMi
         token: TokenKind::Absolute,
         traits: Traits { due: Some(due), ..Traits::default() },
         accepted_at: entry.accepted_at,
-        expires_at: None,
         traceparent: entry.origin.as_deref().map(ToString::to_string),
         note: None,
         body,

@@ -16,6 +16,7 @@ use fusebox_state::{
 };
 
 use super::{Queue, dead_letters::reason_word};
+use crate::alert::Alert;
 use crate::event::EventKind;
 
 impl Queue {
@@ -97,7 +98,7 @@ impl Queue {
         if self.store.set(Arc::new(opened.store)).is_ok() {
             *self.closed.lock() = None;
         }
-        self.alert("closed", None);
+        self.alert(Alert::Closed, None);
         self.freed.notify_waiters();
         self.work.notify_one();
     }
@@ -122,9 +123,9 @@ impl Queue {
     pub(crate) fn on_store_event(self: &Arc<Self>, event: StoreEvent) {
         match event {
             StoreEvent::Refusing { reason } => {
-                self.alert("store", Some(format!("the store refuses writes: {reason}")));
+                self.alert(Alert::Store, Some(format!("the store refuses writes: {reason}")));
             }
-            StoreEvent::Accepting => self.alert("store", None),
+            StoreEvent::Accepting => self.alert(Alert::Store, None),
             StoreEvent::Rebuilt { reason, lost } => {
                 tracing::warn!(backend = self.name, reason, "the store was rebuilt");
                 self.tell_findings(&lost);
@@ -132,7 +133,7 @@ impl Queue {
             StoreEvent::Found { findings } => self.tell_findings(&findings),
             StoreEvent::Reopened { calls } => {
                 self.reconcile(calls);
-                self.alert("store", None);
+                self.alert(Alert::Store, None);
             }
         }
     }
@@ -241,7 +242,7 @@ impl Queue {
             findings.iter().filter(|found| found.is_damage()).map(ToString::to_string).collect();
         if !damage.is_empty() {
             self.alert(
-                "damage",
+                Alert::Damage,
                 Some(format!("the store was found damaged: {}", damage.join("; "))),
             );
         }
@@ -300,7 +301,6 @@ fn entry_of(call: StoredCall) -> Entry {
         own_name: call.token == TokenKind::OwnMarker,
         bytes: call.body_len,
         accepted_at: call.accepted_at,
-        expires_at: call.expires_at,
         uid: call.uid,
         noted: call.first_sent_at.map(|at| Box::new(Noted { at, evidence: call.evidence.clone() })),
         group: None,

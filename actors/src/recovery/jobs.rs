@@ -3,15 +3,14 @@
 use ractor::ActorRef;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
-use super::RecoveryMessage;
+use super::message::RecoveryMessage;
 
 /// A schedule and the message that it brings.
 type CronJob = (&'static str, fn() -> RecoveryMessage);
 
 /// What runs when: seconds, minutes, hours, day of month, month, day of week; UTC.
-const JOBS: [CronJob; 4] = [
+const JOBS: [CronJob; 3] = [
     ("*/30 * * * * *", || RecoveryMessage::SweepDue),
-    ("*/10 * * * * *", || RecoveryMessage::ExpiryDue),
     ("0 0 * * * *", || RecoveryMessage::ReportDue),
     ("*/5 * * * * *", || RecoveryMessage::NudgeDue),
 ];

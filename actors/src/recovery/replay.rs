@@ -49,25 +49,26 @@ use fusebox_state::{
 use tokio::task::JoinSet;
 
 use crate::{
+    alert::Alert,
+    backend_shared::BackendShared,
     connector::{AttemptError, Attempted, Connector, QueuedWrite, ResidueAfter, SharedConnector},
-    event::{EventBus, EventKind},
-    handle::Lent,
-    queue::{Applied, Queue},
+    event::{EventBus, EventKind, ReplayPhase},
+    queue::Applied,
     system::SystemFlags,
 };
 
 mod attempt;
+mod job;
 mod width;
 
-use attempt::{Job, attempt};
+use attempt::attempt;
+use job::{Ended, Job, NotSent, Taken};
 use width::Width;
 
 /// How long the loop sleeps at most.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Replies of no known class after which a call is given up on.
 const UNCLASSIFIED_MAX: u32 = 20;
-/// How long a marker lives: a call that was first sent longer ago may have been applied unrecognised.
-const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// How long a blocked backend or lane is left alone before it is tried again.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(15);
 /// How long replay waits for a permit or place that it did not get.
@@ -83,9 +84,9 @@ const QUIET: Duration = Duration::from_secs(5);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Replays one backend's queue until the daemon drains.
-pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
+pub(crate) async fn run(shared: Arc<BackendShared>, bus: EventBus, flags: SystemFlags) {
     let mut replay = Replay {
-        lent,
+        shared,
         bus,
         width: Width::default(),
         was_closed: true,
@@ -109,7 +110,7 @@ pub(crate) async fn run(lent: Arc<Lent>, bus: EventBus, flags: SystemFlags) {
 }
 
 struct Replay {
-    lent: Arc<Lent>,
+    shared: Arc<BackendShared>,
     bus: EventBus,
     width: Width,
     /// Whether the breaker was closed when last looked at.
@@ -133,52 +134,12 @@ struct Replay {
     replayed: u64,
 }
 
-/// A call that was taken to be sent. It goes back to wait where nobody hears how its attempt ended:
-/// the attempt or its task panicked, or recovery was stopped.
-struct Taken {
-    queue: Arc<Queue>,
-    seq: u64,
-    settled: bool,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.queue.index().put_back(self.seq);
-            self.queue.work.notify_one();
-        }
-    }
-}
-
-/// A queued call that was sent, alone or with others, and how that ended.
-struct Ended {
-    job: Job,
-    result: Result<Attempted, NotSent>,
-}
-
-impl Job {
-    fn ends(self, result: Result<Attempted, NotSent>) -> Ended {
-        Ended { job: self, result }
-    }
-}
-
-/// Why a call did not go on the wire.
-#[derive(Clone)]
-enum NotSent {
-    /// No permit or place: it is as if it had not been taken.
-    Barred,
-    /// The store could not read it or note that it is sent.
-    Store(StoreError),
-    /// Whether it was applied cannot be told: why.
-    Ambiguous(&'static str),
-}
-
 impl Replay {
     /// Sends what may be sent now.
     async fn send(&mut self, attempts: &mut JoinSet<Vec<Ended>>) {
-        self.lent.take_target_where_empty();
+        self.shared.take_target_where_empty();
         loop {
-            let now = self.lent.circuit.clock.now();
+            let now = self.shared.circuit.clock.now();
             self.end_backoffs_of_an_outage();
             let barred = self.barred(now);
             self.tell_pause(barred);
@@ -186,9 +147,9 @@ impl Replay {
             if barred.is_some() || rests || attempts.len() >= self.width.get() {
                 return;
             }
-            let connector = SharedConnector::clone(&self.lent.connector.load());
+            let connector = SharedConnector::clone(&self.shared.connector.load());
             let most = connector.batch_max();
-            if most == 0 && self.lent.queue.index().has_ready() {
+            if most == 0 && self.shared.queue.index().has_ready() {
                 self.rest_until = Some(now.plus(REST));
                 return;
             }
@@ -204,8 +165,8 @@ impl Replay {
             }
             self.begin(now);
             self.width.begun(now);
-            let lent = Arc::clone(&self.lent);
-            attempts.spawn(async move { attempt(&lent, &connector, jobs).await });
+            let shared = Arc::clone(&self.shared);
+            attempts.spawn(async move { attempt(&shared, &connector, jobs).await });
             // Give attempts that end at once their turn.
             tokio::task::yield_now().await;
         }
@@ -214,9 +175,9 @@ impl Replay {
     /// A breaker that has closed says that the backend is well: no call waits for its own backoff then,
     /// which would scatter those of an outage over a minute and over as many attempts.
     fn end_backoffs_of_an_outage(&mut self) {
-        let closed = self.lent.circuit.breaker.state().0 == State::Closed;
+        let closed = self.shared.circuit.breaker.state().0 == State::Closed;
         if closed && !self.was_closed {
-            self.lent.queue.index().retry_all();
+            self.shared.queue.index().retry_all();
         }
         self.was_closed = closed;
     }
@@ -231,7 +192,7 @@ impl Replay {
     ) -> (Vec<Job>, Vec<(Taken, Entry)>) {
         let (calls, group_bytes) = connector.group_max();
         let calls = calls.min(MEMBERS_MAX);
-        let queue = Arc::clone(&self.lent.queue);
+        let queue = Arc::clone(&self.shared.queue);
         let mut index = queue.index();
         let (mut jobs, mut sentenced, mut bytes) = (Vec::new(), Vec::new(), 0);
         let taken = |seq| Taken { queue: Arc::clone(&queue), seq, settled: false };
@@ -275,8 +236,8 @@ impl Replay {
     /// A call that has a verdict becomes a dead letter if there is room now.
     fn carry_out(&mut self, mut taken: Taken, entry: &Entry) {
         taken.settled = true;
-        (self.ended_at, self.draw) = (self.lent.circuit.clock.now(), fastrand::u64(..));
-        self.lent.queue.index().put_back(taken.seq);
+        (self.ended_at, self.draw) = (self.shared.circuit.clock.now(), fastrand::u64(..));
+        self.shared.queue.index().put_back(taken.seq);
         if let Some((reason, detail)) = entry.verdict.as_deref() {
             let (reason, detail) = (*reason, detail.clone());
             let entry = entry.clone();
@@ -293,8 +254,8 @@ impl Replay {
         if attempts.is_empty() {
             self.width.idle();
         }
-        let clock = self.lent.circuit.clock;
-        let due = self.lent.queue.index().next_due();
+        let clock = self.shared.circuit.clock;
+        let due = self.shared.queue.index().next_due();
         let until = clock.now().plus(LOOK_EVERY);
         let rested = self.rest_until.filter(|rested| *rested > clock.now());
         let wake = due.into_iter().chain(rested).fold(until, Moment::min);
@@ -307,8 +268,8 @@ impl Replay {
                     self.ended(ended);
                 }
             }
-            () = self.lent.queue.work.notified() => {}
-            () = self.lent.circuit.changed.notified() => {}
+            () = self.shared.queue.work.notified() => {}
+            () = self.shared.circuit.changed.notified() => {}
             () = tokio::time::sleep_until(clock.instant(wake)) => {}
         }
         self.drained();
@@ -316,16 +277,16 @@ impl Replay {
 
     /// Why nothing may be sent now.
     fn barred(&mut self, now: Moment) -> Option<&'static str> {
-        if self.lent.queue.waiting() == 0 {
+        if self.shared.queue.waiting() == 0 {
             self.blocked_until = None;
             self.closed.clear();
-            self.lent.queue.alert("blocked", None);
+            self.shared.queue.alert(Alert::Blocked, None);
             return None;
         }
-        if let Some(reason) = self.lent.circuit.replay_barred() {
+        if let Some(reason) = self.shared.circuit.replay_barred() {
             return Some(reason);
         }
-        if self.lent.queue.resume.swap(false, std::sync::atomic::Ordering::AcqRel) {
+        if self.shared.queue.resume.swap(false, std::sync::atomic::Ordering::AcqRel) {
             self.blocked_until = None;
             self.closed.clear();
         }
@@ -341,51 +302,51 @@ impl Replay {
         self.replayed = 0;
         self.told = self.drained_at.is_none_or(|ended| now.since(ended) >= QUIET);
         if self.told {
-            self.tell("started", None);
+            self.publish(ReplayPhase::Started, None);
         }
     }
 
     fn drained(&mut self) {
-        if self.since.is_some() && self.lent.queue.waiting() == 0 {
+        if self.since.is_some() && self.shared.queue.waiting() == 0 {
             if self.told {
-                self.tell("drained", None);
+                self.publish(ReplayPhase::Drained, None);
             }
             self.since = None;
-            self.drained_at = Some(self.lent.circuit.clock.now());
+            self.drained_at = Some(self.shared.circuit.clock.now());
         }
     }
 
     /// Tells how far the present drain is, where that is news.
     fn progress(&mut self) {
-        let now = self.lent.circuit.clock.now();
+        let now = self.shared.circuit.clock.now();
         if self.told {
             if now.since(self.told_at) >= PROGRESS_EVERY {
-                self.tell("progress", None);
+                self.publish(ReplayPhase::Progress, None);
             }
         } else if self.since.is_some_and(|since| now.since(since) >= QUIET) {
             self.told = true;
-            self.tell("started", None);
+            self.publish(ReplayPhase::Started, None);
         }
     }
 
     fn tell_pause(&mut self, barred: Option<&'static str>) {
-        let changed = self.lent.queue.set_paused(barred);
+        let changed = self.shared.queue.set_paused(barred);
         let (true, Some(reason)) = (changed, barred) else { return };
         // What follows a pause is always told.
         self.drained_at = None;
         if self.since.take().is_some() {
-            self.tell("paused", Some(reason.to_owned()));
+            self.publish(ReplayPhase::Paused, Some(reason.to_owned()));
         }
     }
 
-    fn tell(&mut self, phase: &'static str, reason: Option<String>) {
-        let circuit = &self.lent.circuit;
+    fn publish(&mut self, phase: ReplayPhase, reason: Option<String>) {
+        let circuit = &self.shared.circuit;
         self.told_at = circuit.clock.now();
-        let waiting = self.lent.queue.waiting();
-        if phase != "progress" {
+        let waiting = self.shared.queue.waiting();
+        if phase != ReplayPhase::Progress {
             let (backend, replayed) = (circuit.name.as_str(), self.replayed);
             let reason = reason.as_deref();
-            tracing::info!(backend, phase, replayed, waiting, reason, "replay");
+            tracing::info!(backend, phase = phase.as_str(), replayed, waiting, reason, "replay");
         }
         let kind = EventKind::Replay { phase, replayed: self.replayed, waiting, reason };
         self.bus.publish(circuit.clock.unix(), Some(&circuit.name), kind);
@@ -394,7 +355,7 @@ impl Replay {
     /// Settles what was sent together.
     fn ended(&mut self, ended: Vec<Ended>) {
         let (mut applied, mut failed) = (0, false);
-        (self.ended_at, self.draw) = (self.lent.circuit.clock.now(), fastrand::u64(..));
+        (self.ended_at, self.draw) = (self.shared.circuit.clock.now(), fastrand::u64(..));
         if ended.iter().any(|ended| ended.job.is_group) {
             (applied, failed) = self.group_ended(ended);
         } else {
@@ -406,7 +367,7 @@ impl Replay {
                 }
             }
         }
-        let share = (self.lent.circuit.bulkhead.max() / 4).max(1) as usize;
+        let share = (self.shared.circuit.bulkhead.max() / 4).max(1) as usize;
         if failed {
             self.width.failed();
         } else {
@@ -455,13 +416,13 @@ impl Replay {
         let (applied, failed) = match result {
             Ok(Attempted { result: Ok(reply), .. }) => {
                 let seqs: Vec<u64> = jobs.iter().map(|job| job.taken.seq).collect();
-                let unix = self.lent.circuit.clock.unix();
+                let unix = self.shared.circuit.clock.unix();
                 for job in &jobs {
                     let waited = unix.since(job.entry.accepted_at);
-                    self.lent.circuit.metrics.call_replayed(waited);
+                    self.shared.circuit.metrics.call_replayed(waited);
                 }
                 self.reopened(&leader.entry);
-                self.lent.queue.group_applied(&seqs, &reply);
+                self.shared.queue.group_applied(&seqs, &reply);
                 let count = seqs.len() as u64;
                 self.replayed += count;
                 self.progress();
@@ -491,20 +452,20 @@ impl Replay {
         let states: Vec<Next> =
             jobs.iter().map(|job| self.note_end(job.taken.seq, error)).collect();
         let in_doubt = self
-            .lent
+            .shared
             .queue
             .index()
             .get(leader.taken.seq)
             .is_some_and(|entry| entry.state.is_in_doubt());
         if !in_doubt {
             let halved = error.reply.is_some();
-            self.lent.queue.take_back_note(leader.taken.seq, halved);
+            self.shared.queue.take_back_note(leader.taken.seq, halved);
             self.mind_pause(error);
             if matches!(error.class, ErrorClass::BlockedServer | ErrorClass::BlockedObject) {
                 return jobs.iter().for_each(|job| self.goes_on(job, error, Next::Send));
             }
             let at = if halved { self.ended_at } else { self.backed_off(&leader.entry) };
-            let mut index = self.lent.queue.index();
+            let mut index = self.shared.queue.index();
             for job in jobs {
                 index.retry(job.taken.seq, at, &error.to_string());
             }
@@ -523,32 +484,32 @@ impl Replay {
     fn reopened(&mut self, entry: &Entry) {
         self.blocked_until = None;
         if self.closed.is_empty() || self.closed.remove(&entry.label).is_some() {
-            self.lent.queue.alert("blocked", None);
+            self.shared.queue.alert(Alert::Blocked, None);
         }
     }
 
     fn applied(&mut self, job: &Job, applied: Applied, residue: Option<crate::connector::Residue>) {
         let (seq, entry) = (job.taken.seq, &job.entry);
         self.replayed += 1;
-        let circuit = &self.lent.circuit;
+        let circuit = &self.shared.circuit;
         circuit.metrics.call_replayed(circuit.clock.unix().since(entry.accepted_at));
         self.reopened(entry);
-        let connector = SharedConnector::clone(&self.lent.connector.load());
-        self.lent.invalidate_lanes(&entry.lanes);
-        self.lent.flights.begin(&entry.lanes).acknowledge();
+        let connector = SharedConnector::clone(&self.shared.connector.load());
+        self.shared.invalidate_lanes(&entry.lanes);
+        self.shared.flights.begin(&entry.lanes).acknowledge();
         if let Some(residue) = residue {
-            self.lent.queue.replace(seq, residue, Some(applied));
+            self.shared.queue.replace(seq, residue, Some(applied));
             return self.progress();
         }
         self.change_residues(seq, entry, &*connector);
         let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
-        self.lent.queue.overtaken(&overtaken);
+        self.shared.queue.overtaken(&overtaken);
         // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
         // without an answer could still meet, which must be recognised, too.
         let answered = !entry.state.is_in_doubt();
         let token: Option<OpId> =
             (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.op_id);
-        self.lent.queue.applied(seq, Some(applied), move || {
+        self.shared.queue.applied(seq, Some(applied), move || {
             if let Some(token) = token {
                 connector.forget_tokens(vec![token]);
             }
@@ -558,7 +519,7 @@ impl Replay {
 
     /// What is left to do of other calls in the lanes of `seq`, now that it was applied.
     fn change_residues(&self, seq: u64, entry: &Entry, connector: &dyn Connector) {
-        let queue = &self.lent.queue;
+        let queue = &self.shared.queue;
         let residues = queue.index().residues_in(&entry.lanes);
         let Ok(store) = queue.store() else { return };
         for residue in residues.into_iter().filter(|it| *it != seq) {
@@ -580,12 +541,12 @@ impl Replay {
     fn not_sent(&mut self, job: &Job, why: NotSent) {
         match why {
             NotSent::Barred => {
-                self.rest_until = Some(self.lent.circuit.clock.now().plus(REST));
-                let mut index = self.lent.queue.index();
+                self.rest_until = Some(self.shared.circuit.clock.now().plus(REST));
+                let mut index = self.shared.queue.index();
                 job.seqs().for_each(|seq| index.put_back(seq));
             }
             NotSent::Ambiguous(why) => {
-                if let Some(entry) = self.lent.queue.index().get_mut(job.taken.seq) {
+                if let Some(entry) = self.shared.queue.index().get_mut(job.taken.seq) {
                     entry.state.end(End::Unprovable);
                 }
                 self.bury(job, DeadReason::Ambiguous, why);
@@ -600,7 +561,7 @@ impl Replay {
     /// Notes how an attempt ended; what may be done next. A note of sending is taken back where nothing was
     /// written.
     fn note_end(&self, seq: u64, error: &AttemptError) -> Next {
-        let mut index = self.lent.queue.index();
+        let mut index = self.shared.queue.index();
         let Some(entry) = index.get_mut(seq) else { return Next::Done };
         entry.state.end(match (&error.doubt, error.class) {
             (None, _) => End::Nothing,
@@ -611,7 +572,7 @@ impl Replay {
         let (next, alone) = (entry.state.next(), entry.group.is_none());
         drop(index);
         if taken_back && alone {
-            self.lent.queue.take_back_note(seq, false);
+            self.shared.queue.take_back_note(seq, false);
         }
         next
     }
@@ -623,7 +584,7 @@ impl Replay {
 
     fn mind_pause(&mut self, error: &AttemptError) {
         if let Some(pause) = error.retry_after {
-            let now = self.lent.circuit.clock.now();
+            let now = self.shared.circuit.clock.now();
             self.rest_until = Some(now.plus(pause.min(PAUSE_MAX)));
         }
     }
@@ -631,7 +592,7 @@ impl Replay {
     /// What becomes of a call that was not applied and of which `next` may be done.
     fn goes_on(&mut self, job: &Job, error: &AttemptError, next: Next) {
         let entry = &job.entry;
-        let now = self.lent.circuit.clock.now();
+        let now = self.shared.circuit.clock.now();
         self.mind_pause(error);
         let waits = matches!(
             error.class,
@@ -660,7 +621,7 @@ impl Replay {
             ErrorClass::BlockedServer => {
                 self.blocked_until = Some(now.plus(BLOCKED_PAUSE));
                 let alert = format!("replay is paused, an operator must act: {error}");
-                self.lent.queue.alert("blocked", Some(alert));
+                self.shared.queue.alert(Alert::Blocked, Some(alert));
                 self.retry_at(job, now.plus(BLOCKED_PAUSE), &error.to_string());
             }
             ErrorClass::BlockedObject => {
@@ -668,14 +629,14 @@ impl Replay {
                 self.closed.insert(entry.label.clone(), until);
                 let alert =
                     format!("replay of {} is paused, an operator must act: {error}", entry.label);
-                self.lent.queue.alert("blocked", Some(alert));
+                self.shared.queue.alert(Alert::Blocked, Some(alert));
                 self.retry_at(job, until, &error.to_string());
             }
         }
     }
 
     fn count_unclassified(&self, seq: u64) -> u32 {
-        let mut index = self.lent.queue.index();
+        let mut index = self.shared.queue.index();
         index.get_mut(seq).map_or(0, |entry| {
             entry.unclassified += 1;
             entry.unclassified
@@ -691,7 +652,7 @@ impl Replay {
     fn retry(&self, job: &Job, error: &str) {
         let at = self.backed_off(&job.entry);
         let wait = at.since(self.ended_at);
-        if let Some(entry) = self.lent.queue.index().get_mut(job.head()) {
+        if let Some(entry) = self.shared.queue.index().get_mut(job.head()) {
             entry.backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         }
         self.retry_at(job, at, error);
@@ -699,7 +660,7 @@ impl Replay {
 
     /// The line waits with its first call, whichever of it was sent.
     fn retry_at(&self, job: &Job, at: Moment, error: &str) {
-        let mut index = self.lent.queue.index();
+        let mut index = self.shared.queue.index();
         for seq in job.seqs().filter(|seq| *seq != job.head()) {
             index.put_back(seq);
         }
@@ -708,7 +669,7 @@ impl Replay {
 
     /// Makes the call a dead letter; those in whose place it was sent wait again.
     fn bury(&self, job: &Job, reason: DeadReason, detail: &str) {
-        let queue = &self.lent.queue;
+        let queue = &self.shared.queue;
         if queue.bury(job.taken.seq, reason, detail) {
             let mut index = queue.index();
             job.overtaken.iter().for_each(|taken| index.put_back(taken.seq));

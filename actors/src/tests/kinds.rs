@@ -117,7 +117,7 @@ async fn calls_that_fail_together_are_tried_again_together() {
 #[tokio::test]
 async fn replay_sends_more_at_once_to_a_backend_that_is_far_away_up_to_its_share() {
     let world = World::one().await;
-    let in_flight = |world: &World| world.backend().member.lent.circuit.bulkhead.in_flight();
+    let in_flight = |world: &World| world.backend().entry.shared.circuit.bulkhead.in_flight();
     world.backend().set_offline(true).await.unwrap();
     queued(&world, (0..400).map(|n| format!("SET k{n} {n}"))).await;
     world.server().set(Mode::Slow);
@@ -181,7 +181,7 @@ async fn a_read_that_is_not_critical_is_answered_empty_where_nothing_else_answer
 #[tokio::test]
 async fn the_rest_of_an_answer_holds_its_place_and_is_not_cached() {
     let world = World::one().await;
-    let in_flight = |world: &World| world.backend().member.lent.circuit.bulkhead.in_flight();
+    let in_flight = |world: &World| world.backend().entry.shared.circuit.bulkhead.in_flight();
     let reply = world.call("BIG x").await.unwrap();
     let mut rest = reply.rest.unwrap();
     assert_eq!(in_flight(&world), 1);

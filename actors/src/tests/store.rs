@@ -31,7 +31,7 @@ async fn a_requeue_that_the_store_refuses_leaves_its_lane_held() {
         World::start(vec![BackendSettings { dead_letter_policy: policy, ..settings("one") }]).await;
     bury(&world, "BAD a").await;
     assert_eq!(world.call("SET a 1").await.unwrap().source, Source::Queued);
-    let queue = &world.fusebox.0.members[0].lent.queue;
+    let queue = &world.fusebox.0.entries[0].shared.queue;
     queue.store().unwrap().close();
     assert!(world.backend().requeue(first_dead(&world), true, false).await.is_err());
     assert_eq!(world.backend().view().queue.dead_letters, 1);
@@ -66,7 +66,7 @@ async fn calls_that_were_sent_as_one_stay_dead_where_the_store_refuses_their_req
     world.server().tokenless.store(true, Ordering::Relaxed);
     world.server().set(Mode::Up);
     world.until("they are dead", |it| it.backend().view().queue.dead_letters == 1).await;
-    world.fusebox.0.members[0].lent.queue.store().unwrap().close();
+    world.fusebox.0.entries[0].shared.queue.store().unwrap().close();
     assert!(world.backend().requeue(first_dead(&world), true, false).await.is_err());
     let queue = world.backend().view().queue;
     assert_eq!((queue.dead_letters, queue.calls), (1, 0));
@@ -85,7 +85,7 @@ async fn full_dead_letters_are_told_for_as_long_as_they_are_full() {
     world
         .until("it has a verdict", |world| {
             let backend = world.backend();
-            let index = backend.member.lent.queue.index();
+            let index = backend.entry.shared.queue.index();
             index.page(false, 0).any(|(_, entry)| entry.verdict.is_some())
         })
         .await;
@@ -112,7 +112,7 @@ async fn full_dead_letters_are_told_for_as_long_as_they_are_full() {
 async fn harmless_findings_raise_no_alert() {
     let world = World::one().await;
     let mut events = world.fusebox.events().subscribe();
-    let queue = &world.fusebox.0.members[0].lent.queue;
+    let queue = &world.fusebox.0.entries[0].shared.queue;
     queue.on_store_event(StoreEvent::Found { findings: vec![Finding::RebuildFinished] });
     assert!(world.backend().view().alerts.is_empty() && events.try_recv().is_err());
     let lost = Finding::Unreadable { detail: "a leaf".into() };

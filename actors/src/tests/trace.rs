@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     Clock,
-    trace::{KEPT_MAX, Sampling, StepKind, TraceSink, Traced, What},
+    trace::{KEPT_MAX, Sampling, StepKind, TraceSink, TraceSubject, Traced},
     view::TracesView,
 };
 
@@ -160,8 +160,8 @@ async fn a_replay_is_a_trace_of_its_own_linked_to_the_call_that_was_queued() {
     world.fusebox.recover(None).await.unwrap();
     until("the queue is drained".into(), || backend.view().queue.calls == 0).await;
     let replayed = |traced: &Traced| match &traced.what {
-        What::Replay { op_id, origin, .. } => Some((*op_id, *origin)),
-        What::Call { .. } => None,
+        TraceSubject::Replay { op_id, origin, .. } => Some((*op_id, *origin)),
+        TraceSubject::Call { .. } => None,
     };
     let taken = world.taken();
     let last = taken.iter().rfind(|traced| replayed(traced).is_some()).expect("a replay");
@@ -202,7 +202,7 @@ async fn an_attempt_begins_when_the_wait_for_queued_writes_is_over() {
     assert_eq!(queued.source, Source::Queued);
     let backend = world.fusebox.backends()[0].clone();
     until("replay has tried, and backs off".to_owned(), || {
-        let index = backend.member.lent.queue.index();
+        let index = backend.entry.shared.queue.index();
         index.page(false, 0).any(|(_, entry)| matches!(entry.phase, Phase::BackingOff { .. }))
     })
     .await;

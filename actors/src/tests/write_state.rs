@@ -31,7 +31,7 @@ fn times(world: &World, body: &str) -> usize {
 
 fn noted(world: &World) -> usize {
     let backend = world.backend();
-    let index = backend.member.lent.queue.index();
+    let index = backend.entry.shared.queue.index();
     index.page(false, 0).filter(|(_, entry)| entry.noted.is_some()).count()
 }
 
@@ -43,7 +43,7 @@ async fn what_never_left_is_not_in_doubt_after_a_restart() {
     world
         .until("replay has tried", |world| {
             let backend = world.backend();
-            let index = backend.member.lent.queue.index();
+            let index = backend.entry.shared.queue.index();
             index.page(false, 0).any(|(_, entry)| entry.last_error.is_some())
         })
         .await;
@@ -105,7 +105,7 @@ async fn an_unprotected_insert_is_never_repeated_though_the_dead_letters_are_ful
     world
         .until("it has a verdict and no room", |world| {
             let backend = world.backend();
-            let index = backend.member.lent.queue.index();
+            let index = backend.entry.shared.queue.index();
             index.page(false, 0).any(|(_, entry)| entry.verdict.is_some())
         })
         .await;
@@ -189,7 +189,7 @@ async fn a_requeue_keeps_the_doubt_over_a_restart() {
     let world = world.restart(vec![settings("one")]).await;
     {
         let backend = world.backend();
-        let index = backend.member.lent.queue.index();
+        let index = backend.entry.shared.queue.index();
         let (_, entry) = index.page(false, 0).next().unwrap();
         assert_eq!(entry.state.known(), Known::InDoubt);
     }
@@ -226,7 +226,7 @@ async fn a_group_in_doubt_is_sent_again_as_itself() {
     world
         .until("its answer is lost", |world| {
             let backend = world.backend();
-            let index = backend.member.lent.queue.index();
+            let index = backend.entry.shared.queue.index();
             index.page(false, 0).all(|(_, entry)| entry.state.is_in_doubt())
         })
         .await;
@@ -285,7 +285,7 @@ async fn a_group_that_is_given_up_unsent_is_given_up_once() {
     world.until("it was applied", |world| times(world, "PUT t 19") == 1).await;
     {
         let backend = world.backend();
-        let mut index = backend.member.lent.queue.index();
+        let mut index = backend.entry.shared.queue.index();
         let seqs: Vec<u64> = index.page(false, 0).map(|(seq, _)| seq).collect();
         for seq in seqs {
             // More than seven days ago.
@@ -297,7 +297,7 @@ async fn a_group_that_is_given_up_unsent_is_given_up_once() {
         .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
         .await;
     world.until("nothing waits", |world| world.backend().view().queue.calls == 0).await;
-    let told = world.backend().member.lent.circuit.metrics.dead.get();
+    let told = world.backend().entry.shared.circuit.metrics.dead.get();
     assert_eq!(told, 1, "one dead letter, counted once");
     assert_eq!(times(&world, "PUT t 7"), 1);
 }
@@ -475,9 +475,9 @@ async fn a_fill_that_began_before_a_reload_is_not_kept() {
                 world.server().attempts.load(Ordering::Relaxed) > tried
             })
             .await;
-        let lent = Arc::clone(&world.backend().member.lent);
+        let shared = Arc::clone(&world.backend().entry.shared);
         let old =
-            lent.cache.swap(Arc::new(fusebox_state::cache::Cache::new(settings("one").cache)));
+            shared.cache.swap(Arc::new(fusebox_state::cache::Cache::new(settings("one").cache)));
         drop(old);
     };
     let (read, ()) = tokio::join!(read, reload);
@@ -510,7 +510,7 @@ async fn a_call_is_discarded_with_all_that_it_was_sent_with() {
     world
         .until("none is on the wire", |world| {
             let backend = world.backend();
-            let index = backend.member.lent.queue.index();
+            let index = backend.entry.shared.queue.index();
             index.page(false, 0).all(|(_, entry)| entry.phase != Phase::Sending)
         })
         .await;

@@ -6,7 +6,9 @@ use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use toml::Table;
 
 use super::{
     connector::ClickHouseConnector,
@@ -18,10 +20,12 @@ use super::{
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{Complaint, Defaults, Identity, JsonCall, Kind, RawReply},
+    port::{Identity, JsonCall, Kind, RawReply},
 };
 use crate::{
-    config::{BackendConfig, Endpoint},
+    config::{
+        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, keys::Shape, section,
+    },
     exact::{Members, Outgoing},
     net::secret::Secret,
 };
@@ -45,6 +49,23 @@ const DEFAULTS: Defaults = Defaults {
 const PARAMS: &str = "x-fusebox-param-";
 const SETTINGS: &str = "x-fusebox-setting-";
 
+/// What a ClickHouse has of its own in the configuration.
+const KEYS: &[(&str, Shape)] = &[("database", Shape::Text), ("ordered", Shape::Flag)];
+
+const VARIABLES: &[Variable] = &[
+    Variable::new("CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD", "breaker.failure_threshold"),
+    Variable::new("CLICKHOUSE_URL", "url"),
+];
+
+/// The settings of [`KEYS`].
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Own {
+    database: Option<String>,
+    /// Whether inserts, which commute, keep their order all the same.
+    ordered: Option<bool>,
+}
+
 /// `POST …/call`
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"query\": \"SELECT 1\"}")]
@@ -61,7 +82,7 @@ struct Call<'a> {
     options: CallOptionsJson,
 }
 
-impl Kind for ClickHouse {
+impl Section for ClickHouse {
     fn name(&self) -> &'static str {
         "clickhouse"
     }
@@ -70,18 +91,39 @@ impl Kind for ClickHouse {
         &DEFAULTS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint> {
-        let nobody = Identity::default();
-        settings(endpoint, &nobody).map(drop)
+    fn keys(&self) -> &'static [(&'static str, Shape)] {
+        KEYS
     }
 
+    fn variables(&self) -> &'static [Variable] {
+        VARIABLES
+    }
+
+    fn check(
+        &self,
+        endpoint: &Endpoint,
+        own: &Table,
+    ) -> Result<Map<String, Value>, Vec<Complaint>> {
+        let read: Own = section::own(own, KEYS)?;
+        settings(endpoint, &read, &Identity::default()).map_err(|it| vec![it])?;
+        let mut shown = Map::new();
+        if let Some(database) = read.database {
+            shown.insert("database".into(), json!(database));
+        }
+        if let Some(ordered) = read.ordered {
+            shown.insert("ordered".into(), json!(ordered));
+        }
+        Ok(shown)
+    }
+}
+
+impl Kind for ClickHouse {
     fn connector(
         &self,
         backend: &BackendConfig,
         identity: &Identity,
     ) -> Result<SharedConnector, String> {
-        let mut settings =
-            settings(&backend.endpoint, identity).map_err(|(key, why)| format!("{key} {why}"))?;
+        let mut settings = of_backend(backend, identity)?;
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
         Ok(ClickHouseConnector::new(settings))
@@ -195,7 +237,18 @@ fn content_type(format: &str) -> Cow<'static, str> {
 }
 
 /// The connector's settings of a backend.
-fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<ClickHouseSettings, Complaint> {
+fn of_backend(backend: &BackendConfig, identity: &Identity) -> Result<ClickHouseSettings, String> {
+    let told = |(key, why): Complaint| format!("{key} {why}");
+    let own = section::own(&backend.own.table, KEYS);
+    let own = own.map_err(|wrong| wrong.into_iter().map(told).collect::<Vec<_>>().join("; "))?;
+    settings(&backend.endpoint, &own, identity).map_err(told)
+}
+
+fn settings(
+    endpoint: &Endpoint,
+    own: &Own,
+    identity: &Identity,
+) -> Result<ClickHouseSettings, Complaint> {
     let url: ClickHouseUrl =
         endpoint.url.0.parse().map_err(|error: ClickHouseUrlError| ("url", error.to_string()))?;
     if endpoint.ca_file.is_some() && !url.tls {
@@ -213,10 +266,10 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<ClickHouseSettin
         settings.password = Some(Secret::new(password.expose()));
     }
     settings.password_file.clone_from(&endpoint.password_from);
-    if let Some(database) = &endpoint.database {
+    if let Some(database) = &own.database {
         settings.database.clone_from(database);
     }
-    settings.ordered = endpoint.ordered.unwrap_or(false);
+    settings.ordered = own.ordered.unwrap_or(false);
     Ok(settings)
 }
 
@@ -226,21 +279,30 @@ mod tests {
     use crate::config::Url;
 
     fn made(url: &str, endpoint: Endpoint) -> Result<ClickHouseSettings, Complaint> {
+        with(url, endpoint, "")
+    }
+
+    fn with(url: &str, endpoint: Endpoint, own: &str) -> Result<ClickHouseSettings, Complaint> {
         let identity = Identity { instance: "i".into(), run: "r".into(), ..Identity::default() };
-        settings(&Endpoint { url: Url(url.into()), ..endpoint }, &identity)
+        settings(
+            &Endpoint { url: Url(url.into()), ..endpoint },
+            &toml::from_str(own).unwrap(),
+            &identity,
+        )
+    }
+
+    #[test]
+    fn what_is_declared_is_what_is_read() {
+        section::agree::<Own>(KEYS);
     }
 
     #[test]
     fn settings_of_their_own_win_over_the_address() {
         let plain = made("http://ada:one@h/logs", Endpoint::default()).unwrap();
         assert_eq!((plain.username.as_deref(), plain.database.as_str()), (Some("ada"), "logs"));
-        let endpoint = Endpoint {
-            database: Some("other".into()),
-            username: Some("bob".into()),
-            ordered: Some(true),
-            ..Endpoint::default()
-        };
-        let own = made("http://ada:one@h/logs", endpoint).unwrap();
+        let endpoint = Endpoint { username: Some("bob".into()), ..Endpoint::default() };
+        let own = "database = 'other'\nordered = true";
+        let own = with("http://ada:one@h/logs", endpoint, own).unwrap();
         assert_eq!((own.username.as_deref(), own.database.as_str()), (Some("bob"), "other"));
         assert!(own.ordered && !plain.ordered);
         assert_eq!(made("redis://h", Endpoint::default()).unwrap_err().0, "url");

@@ -1,11 +1,13 @@
 //! What the kind `firestore` is to everything above it: its usual settings, and its calls as JSON.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use toml::Table;
 
 use super::{
     connector::FirestoreConnector,
@@ -14,10 +16,12 @@ use super::{
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{Complaint, Defaults, Identity, JsonCall, Kind, RawReply},
+    port::{Identity, JsonCall, Kind, RawReply},
 };
 use crate::{
-    config::{BackendConfig, Endpoint},
+    config::{
+        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, keys::Shape, section,
+    },
     exact::Outgoing,
 };
 
@@ -40,7 +44,35 @@ const DEFAULTS: Defaults = Defaults {
 /// The caller's own credentials: `Authorization` is the daemon's own.
 const AUTHORIZATION: &str = "x-fusebox-authorization";
 
-impl Kind for Firestore {
+/// What a Firestore has of its own in the configuration.
+const KEYS: &[(&str, Shape)] =
+    &[("credentials_file", Shape::Text), ("database", Shape::Text), ("project", Shape::Text)];
+
+const VARIABLES: &[Variable] = &[
+    Variable::new("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "breaker.failure_threshold"),
+    // Its clients want an address without a scheme.
+    Variable { name: "FIRESTORE_EMULATOR_HOST", key: "url", text: with_scheme },
+    Variable::new("FIRESTORE_QUEUE_FILE", "queue.dir"),
+    Variable::new("GOOGLE_APPLICATION_CREDENTIALS", "credentials_file"),
+    Variable::new("GOOGLE_CLOUD_PROJECT", "project"),
+];
+
+fn with_scheme(host: &str) -> String {
+    if host.contains("://") { host.to_owned() } else { format!("http://{host}") }
+}
+
+/// The settings of [`KEYS`].
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Own {
+    /// A service account's key.
+    credentials_file: Option<PathBuf>,
+    database: Option<String>,
+    /// The Google Cloud project.
+    project: Option<String>,
+}
+
+impl Section for Firestore {
     fn name(&self) -> &'static str {
         "firestore"
     }
@@ -49,13 +81,37 @@ impl Kind for Firestore {
         &DEFAULTS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint> {
-        settings(endpoint).map(drop)
+    fn keys(&self) -> &'static [(&'static str, Shape)] {
+        KEYS
     }
 
+    fn variables(&self) -> &'static [Variable] {
+        VARIABLES
+    }
+
+    fn check(
+        &self,
+        endpoint: &Endpoint,
+        own: &Table,
+    ) -> Result<Map<String, Value>, Vec<Complaint>> {
+        let read: Own = section::own(own, KEYS)?;
+        settings(endpoint, &read).map_err(|it| vec![it])?;
+        let mut shown = Map::new();
+        for (key, value) in [("database", read.database), ("project", read.project)] {
+            if let Some(value) = value {
+                shown.insert(key.into(), json!(value));
+            }
+        }
+        if let Some(file) = read.credentials_file {
+            shown.insert("credentials_file".into(), json!(file));
+        }
+        Ok(shown)
+    }
+}
+
+impl Kind for Firestore {
     fn connector(&self, backend: &BackendConfig, _: &Identity) -> Result<SharedConnector, String> {
-        let mut settings =
-            settings(&backend.endpoint).map_err(|(key, why)| format!("{key} {why}"))?;
+        let mut settings = of_backend(backend)?;
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
         Ok(FirestoreConnector::new(settings))
@@ -174,25 +230,32 @@ fn token(headers: &HeaderMap) -> Result<String, String> {
 }
 
 /// The connector's settings of a backend.
-fn settings(endpoint: &Endpoint) -> Result<FirestoreSettings, Complaint> {
+fn of_backend(backend: &BackendConfig) -> Result<FirestoreSettings, String> {
+    let told = |(key, why): Complaint| format!("{key} {why}");
+    let own = section::own(&backend.own.table, KEYS);
+    let own = own.map_err(|wrong| wrong.into_iter().map(told).collect::<Vec<_>>().join("; "))?;
+    settings(&backend.endpoint, &own).map_err(told)
+}
+
+fn settings(endpoint: &Endpoint, own: &Own) -> Result<FirestoreSettings, Complaint> {
     let url: FirestoreUrl =
         endpoint.url.0.parse().map_err(|error: FirestoreUrlError| ("url", error.to_string()))?;
     if endpoint.ca_file.is_some() && !url.tls {
         return Err(("url", "must begin with https:// where tls.ca_file is set".into()));
     }
-    if let Some(file) = &endpoint.credentials_file
+    if let Some(file) = &own.credentials_file
         && url.tls
         && let Err(error) = std::fs::File::open(file)
     {
         return Err(("credentials_file", format!("cannot be read: {}: {error}", file.display())));
     }
     let mut settings = FirestoreSettings::new(url);
-    if endpoint.project.is_some() {
-        settings.project.clone_from(&endpoint.project);
+    if own.project.is_some() {
+        settings.project.clone_from(&own.project);
     }
-    settings.credentials_file.clone_from(&endpoint.credentials_file);
+    settings.credentials_file.clone_from(&own.credentials_file);
     settings.ca_file.clone_from(&endpoint.ca_file);
-    if let Some(database) = &endpoint.database {
+    if let Some(database) = &own.database {
         settings.database.clone_from(database);
     }
     Ok(settings)
@@ -203,28 +266,31 @@ mod tests {
     use super::*;
     use crate::config::Url;
 
-    fn made(url: &str, endpoint: Endpoint) -> Result<FirestoreSettings, Complaint> {
-        settings(&Endpoint { url: Url(url.into()), ..endpoint })
+    fn made(url: &str, own: &str) -> Result<FirestoreSettings, Complaint> {
+        let endpoint = Endpoint { url: Url(url.into()), ..Endpoint::default() };
+        settings(&endpoint, &toml::from_str(own).unwrap())
+    }
+
+    #[test]
+    fn what_is_declared_is_what_is_read() {
+        section::agree::<Own>(KEYS);
     }
 
     #[test]
     fn an_emulator_gets_a_project_and_the_real_one_its_own() {
-        let local = made("http://h:1", Endpoint::default()).unwrap();
+        let local = made("http://h:1", "").unwrap();
         assert_eq!(
             local.project.as_deref(),
             Some(crate::kinds::firestore::settings::LOCAL_PROJECT)
         );
-        let endpoint = Endpoint {
-            project: Some("p".into()),
-            database: Some("d".into()),
-            ..Endpoint::default()
-        };
-        let real = made("https://firestore.googleapis.com", endpoint).unwrap();
+        let own = "project = 'p'\ndatabase = 'd'";
+        let real = made("https://firestore.googleapis.com", own).unwrap();
         assert_eq!((real.project.as_deref(), real.database.as_str()), (Some("p"), "d"));
-        assert_eq!(made("grpc://h", Endpoint::default()).unwrap_err().0, "url");
-        let endpoint =
-            Endpoint { credentials_file: Some("/nowhere".into()), ..Endpoint::default() };
-        assert_eq!(made("https://h", endpoint).unwrap_err().0, "credentials_file");
+        assert_eq!(made("grpc://h", "").unwrap_err().0, "url");
+        assert_eq!(
+            made("https://h", "credentials_file = '/nowhere'").unwrap_err().0,
+            "credentials_file"
+        );
     }
 
     #[test]

@@ -6,7 +6,9 @@ use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use toml::Table;
 
 use super::{
     connector::RedisConnector,
@@ -15,10 +17,13 @@ use super::{
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{Complaint, Defaults, Identity, JsonCall, Kind},
+    port::{Identity, JsonCall, Kind},
 };
 use crate::{
-    config::{BackendConfig, Endpoint},
+    config::{
+        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, choice, keys::Shape,
+        section,
+    },
     exact::Outgoing,
 };
 
@@ -37,6 +42,38 @@ const DEFAULTS: Defaults = Defaults {
     write_fallback: WriteFallback::Queue,
 };
 
+/// What a Redis has of its own in the configuration.
+const KEYS: &[(&str, Shape)] =
+    &[("database", Shape::Text), ("on_miss", Shape::Text), ("scripts", Shape::Text)];
+
+const VARIABLES: &[Variable] = &[
+    Variable::new("REDIS_CIRCUIT_BREAKER_THRESHOLD", "breaker.failure_threshold"),
+    Variable::new("REDIS_FALLBACK_CACHE_DIR", "cache.dir"),
+    Variable::new("REDIS_URL", "url"),
+];
+
+/// The settings of [`KEYS`].
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Own {
+    database: Option<Database>,
+    on_miss: Option<String>,
+    scripts: Option<String>,
+}
+
+/// A database by its number, as a number or as text.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a database's number")]
+enum Database {
+    Number(u32),
+    Text(String),
+}
+
+/// What a cache miss answers in an outage: a nil, or an error.
+const ON_MISS: &[(&str, bool)] = &[("nil", false), ("error", true)];
+/// What a script locks: its declared keys, or every lane.
+const SCRIPTS: &[(&str, bool)] = &[("declared", false), ("barrier", true)];
+
 /// `POST …/call`
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"command\": [\"GET\", \"key\"]}")]
@@ -47,7 +84,7 @@ struct Call<'a> {
     options: CallOptionsJson,
 }
 
-impl Kind for Redis {
+impl Section for Redis {
     fn name(&self) -> &'static str {
         "redis"
     }
@@ -56,18 +93,54 @@ impl Kind for Redis {
         &DEFAULTS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<(), Complaint> {
-        let nobody = Identity::default();
-        settings(endpoint, &nobody).map(drop)
+    fn keys(&self) -> &'static [(&'static str, Shape)] {
+        KEYS
     }
 
+    fn variables(&self) -> &'static [Variable] {
+        VARIABLES
+    }
+
+    fn check(
+        &self,
+        endpoint: &Endpoint,
+        own: &Table,
+    ) -> Result<Map<String, Value>, Vec<Complaint>> {
+        let read: Own = section::own(own, KEYS)?;
+        let nobody = Identity::default();
+        let words = [("on_miss", &read.on_miss, ON_MISS), ("scripts", &read.scripts, SCRIPTS)];
+        let wrong = words.iter().filter_map(|(key, text, choices)| {
+            Some((*key, choice(text.as_deref(), false, choices).err()?))
+        });
+        let mut wrong: Vec<Complaint> = wrong.collect();
+        let made = match settings(endpoint, &read, &nobody) {
+            Ok(made) if wrong.is_empty() => made,
+            Ok(_) => return Err(wrong),
+            Err(complaint) if wrong.iter().any(|(key, _)| *key == complaint.0) => {
+                return Err(wrong);
+            }
+            Err(complaint) => {
+                wrong.push(complaint);
+                return Err(wrong);
+            }
+        };
+        let mut shown = Map::new();
+        shown.insert("on_miss".into(), json!(read.on_miss.as_deref().unwrap_or("nil")));
+        shown.insert("scripts".into(), json!(read.scripts.as_deref().unwrap_or("declared")));
+        if read.database.is_some() {
+            shown.insert("database".into(), json!(made.database));
+        }
+        Ok(shown)
+    }
+}
+
+impl Kind for Redis {
     fn connector(
         &self,
         backend: &BackendConfig,
         identity: &Identity,
     ) -> Result<SharedConnector, String> {
-        let mut settings =
-            settings(&backend.endpoint, identity).map_err(|(key, why)| format!("{key} {why}"))?;
+        let mut settings = of_backend(backend, identity)?;
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
         Ok(RedisConnector::new(settings))
@@ -116,7 +189,18 @@ impl Kind for Redis {
 }
 
 /// The connector's settings of a backend.
-fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, Complaint> {
+fn of_backend(backend: &BackendConfig, identity: &Identity) -> Result<RedisSettings, String> {
+    let told = |(key, why): Complaint| format!("{key} {why}");
+    let own = section::own(&backend.own.table, KEYS);
+    let own = own.map_err(|wrong| wrong.into_iter().map(told).collect::<Vec<_>>().join("; "))?;
+    settings(&backend.endpoint, &own, identity).map_err(told)
+}
+
+fn settings(
+    endpoint: &Endpoint,
+    own: &Own,
+    identity: &Identity,
+) -> Result<RedisSettings, Complaint> {
     let url: RedisUrl = endpoint.url.0.parse().map_err(|error: RedisUrlError| {
         // The key that stands before is the address's own.
         let text = error.to_string();
@@ -139,14 +223,19 @@ fn settings(endpoint: &Endpoint, identity: &Identity) -> Result<RedisSettings, C
         settings.password = Some(Secret::new(password.expose()));
     }
     settings.password_file.clone_from(&endpoint.password_from);
-    if let Some(database) = &endpoint.database {
-        let number = database.parse().map_err(|_| {
-            ("database", format!("must be a number such as 0 for redis, got {database:?}"))
-        })?;
-        settings.database = number;
+    match &own.database {
+        None => {}
+        Some(Database::Number(number)) => settings.database = *number,
+        Some(Database::Text(text)) => {
+            settings.database = text.parse().map_err(|_| {
+                ("database", format!("must be a number such as 0 for redis, got {text:?}"))
+            })?;
+        }
     }
-    settings.on_miss_error = endpoint.miss_is_error;
-    settings.scripts_are_barriers = endpoint.scripts_are_barriers;
+    settings.on_miss_error =
+        choice(own.on_miss.as_deref(), false, ON_MISS).map_err(|why| ("on_miss", why))?;
+    settings.scripts_are_barriers =
+        choice(own.scripts.as_deref(), false, SCRIPTS).map_err(|why| ("scripts", why))?;
     Ok(settings)
 }
 
@@ -158,10 +247,20 @@ mod tests {
     use crate::config::Url;
 
     fn made(endpoint: Endpoint) -> Result<RedisSettings, Complaint> {
+        with(endpoint, "")
+    }
+
+    fn with(endpoint: Endpoint, own: &str) -> Result<RedisSettings, Complaint> {
         settings(
             &endpoint,
+            &toml::from_str(own).unwrap(),
             &Identity { instance: "i".into(), run: "r".into(), ..Identity::default() },
         )
+    }
+
+    #[test]
+    fn what_is_declared_is_what_is_read() {
+        section::agree::<Own>(KEYS);
     }
 
     #[test]
@@ -169,17 +268,14 @@ mod tests {
         let url = Url("rediss://ada:one@h:7/2".into());
         let plain = made(Endpoint { url: url.clone(), ..Endpoint::default() }).unwrap();
         assert_eq!((plain.username.as_deref(), plain.database), (Some("ada"), 2));
-        let own = made(Endpoint {
+        let own = Endpoint {
             url,
-            database: Some("3".into()),
             username: Some("bob".into()),
             password: Some(crate::config::Secret::new("two")),
             ca_file: Some("/ca".into()),
-            miss_is_error: true,
-            scripts_are_barriers: true,
             ..Endpoint::default()
-        })
-        .unwrap();
+        };
+        let own = with(own, "database = '3'\non_miss = 'error'\nscripts = 'barrier'").unwrap();
         assert_eq!((own.username.as_deref(), own.database), (Some("bob"), 3));
         assert_eq!(own.password.map(|password| password.expose().to_owned()), Some("two".into()));
         assert_eq!(own.tls.and_then(|tls| tls.ca_file), Some("/ca".into()));

@@ -23,7 +23,6 @@ fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
         own_name: false,
         bytes: 100,
         accepted_at: UnixMillis::new(0),
-        expires_at: None,
         uid: 0,
         noted: None,
         group: None,
@@ -198,24 +197,6 @@ fn what_the_store_brings_back_waits_again_and_dead_letters_need_force() {
         !index.is_occupied(&Lanes::One(LaneId(2))) && index.is_occupied(&Lanes::One(LaneId(3)))
     );
     assert_eq!(index.admit(entry(9, 9, true), false, None), Ok(8));
-}
-
-#[test]
-fn expired_calls_are_found_unless_they_are_on_the_wire() {
-    let mut index = index();
-    for op in [1, 2] {
-        let seq = index
-            .admit(
-                Entry { expires_at: Some(UnixMillis::new(50)), ..entry(op, op, true) },
-                false,
-                None,
-            )
-            .unwrap();
-        index.committed(seq);
-    }
-    assert_eq!(index.take(at(0)), Some(1));
-    assert_eq!(index.expired(UnixMillis::new(49)), [0_u64; 0]);
-    assert_eq!(index.expired(UnixMillis::new(50)), [2]);
 }
 
 proptest! {

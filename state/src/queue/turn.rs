@@ -11,24 +11,11 @@
 //! sent: the others make no difference. They are removed after it was applied, oldest first and the one that was
 //! sent last, so that a crash in between leaves a line whose last write is the same.
 
-use super::{Entry, Phase, QueueIndex};
+use super::{Entry, Group, Phase, QueueIndex};
 use crate::{
     units::{Lanes, OpId},
     write::{Known, Repeat},
 };
-
-/// Calls that were sent as one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Their sequences, ascending.
-    pub members: Vec<u64>,
-    /// The token that they bear.
-    pub token: OpId,
-    /// One of them is missing, so that they cannot be sent again as they were.
-    pub broken: bool,
-    /// How many of them are dead letters.
-    pub(super) dead: u32,
-}
 
 /// What goes on the wire together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

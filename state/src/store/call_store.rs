@@ -6,13 +6,16 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
 use super::{
-    DeadMark, Done, FACT_TARGET, NewCall, Note, PIECE_BYTES, StoreError, StoreStatus, StoredBody,
-    StoredCall,
+    Note, StoreError,
+    calls::{DeadMark, NewCall, StoredBody, StoredCall},
     command::{Command, Ticket},
-    dead_letters, facts, history, note, queue,
+    dead_letters, facts, history,
+    keys::{self, FACT_TARGET},
+    note, queue,
     record::{self, Draft},
+    settings::{Done, StoreStatus},
     tree::Tree,
-    upload::PIECE_CHUNKS,
+    upload::{PIECE_BYTES, PIECE_CHUNKS},
 };
 
 /// A durable store of one backend's calls, dead letters, facts and history.
@@ -172,16 +175,16 @@ impl<B: Backed> CallStore for B {
     }
 
     fn note_sending(&self, seq: u64, note: &Note, done: Done) {
-        annotate(self, seq, queue::SENDING, note::encode(seq, note), done);
+        annotate(self, seq, keys::SENDING, note::encode(seq, note), done);
     }
 
     fn take_back_note(&self, seq: u64, done: Done) {
-        let keys = vec![queue::key(queue::SENDING, seq)];
+        let keys = vec![keys::key(keys::SENDING, seq)];
         self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
     }
 
     fn revive(&self, seqs: &[u64], done: Done) {
-        let keys = seqs.iter().map(|seq| queue::key(dead_letters::PREFIX, *seq)).collect();
+        let keys = seqs.iter().map(|seq| keys::key(keys::DEAD, *seq)).collect();
         self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
     }
 
@@ -201,7 +204,7 @@ impl<B: Backed> CallStore for B {
     }
 
     fn bury(&self, seq: u64, mark: DeadMark, done: Done) {
-        annotate(self, seq, dead_letters::PREFIX, dead_letters::encode(seq, &mark), done);
+        annotate(self, seq, keys::DEAD, dead_letters::encode(seq, &mark), done);
     }
 
     fn requeue(&self, old: u64, new_seq: u64, keep_note: bool, done: Done) {
@@ -237,7 +240,7 @@ impl<B: Backed> CallStore for B {
     }
 
     fn set_target(&self, target: &str, done: Done) {
-        if let Err(error) = queue::within("target", target.len(), queue::TARGET_MAX) {
+        if let Err(error) = keys::within("target", target.len(), queue::TARGET_MAX) {
             return Ticket::new(done).complete(Err(error));
         }
         // Calls sent from here on bear it. If the fact is not written, the next start asks.
@@ -277,7 +280,7 @@ impl<B: Backed> CallStore for B {
 
     fn piece(&self, seq: u64, index: u32) -> Result<Bytes, StoreError> {
         self.read(|db| {
-            let value = Tree::get(db, &queue::key(queue::CALLS, seq)).map_err(StoreError::read)?;
+            let value = Tree::get(db, &keys::key(keys::CALLS, seq)).map_err(StoreError::read)?;
             let value = value.ok_or(StoreError::NotFound { seq })?;
             let (call, header) =
                 queue::decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
@@ -307,7 +310,7 @@ fn annotate(
     let ticket = Ticket::new(done);
     match value {
         Ok(value) => {
-            store.send(Command::Annotate { seq, key: queue::key(prefix, seq), value, ticket });
+            store.send(Command::Annotate { seq, key: keys::key(prefix, seq), value, ticket });
         }
         Err(error) => ticket.complete(Err(error)),
     }

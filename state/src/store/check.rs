@@ -14,12 +14,14 @@ use rustix::fs::{FlockOperation, flock};
 
 pub use super::raw::RawCounts;
 use super::{
-    Counts, Finding, StoredCall, dead_letters,
+    Counts, Finding,
+    calls::StoredCall,
+    dead_letters,
     mark::{self, Reading},
     open::{Look, UNREACHED, count_entries, look},
     plan::Plan,
     queue,
-    raw::{Key, Place, Raw},
+    raw::{Key, Position, Raw},
     rebuild,
     scan::{self, ScanFailure, Scanned},
     space,
@@ -347,8 +349,8 @@ pub fn repair(db: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<RepairSum
 fn body(
     raw: &Raw,
     seq: u64,
-    place: Place,
-    chunk: &dyn Fn(u32) -> Option<Place>,
+    place: Position,
+    chunk: &dyn Fn(u32) -> Option<Position>,
 ) -> io::Result<Option<Bytes>> {
     let value = raw.load(place)?;
     let Ok((_, header)) = queue::decode_call(seq, &value) else { return Ok(None) };

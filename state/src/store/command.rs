@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Done, error::StoreError, ledger::Says, queue, record::Draft, scan::caught};
+use super::{error::StoreError, guard::caught, keys, ledger::Says, record::Draft, settings::Done};
 
 /// One thing to commit.
 pub(super) enum Command {
@@ -64,7 +64,7 @@ impl Command {
             Self::Annotate { key, .. } => vec![key.to_vec()],
             Self::TakeBack { keys, .. } => keys.iter().map(|key| key.to_vec()).collect(),
             Self::Replace { seq, .. } => {
-                [queue::CALLS, queue::SENDING].map(|it| queue::key(it, *seq).to_vec()).into()
+                [keys::CALLS, keys::SENDING].map(|it| keys::key(it, *seq).to_vec()).into()
             }
             Self::Put { key, .. } => vec![key.clone()],
             _ => Vec::new(),

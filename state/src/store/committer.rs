@@ -28,16 +28,16 @@ use std::{
 use sled::Db;
 
 use super::{
-    GROUP_BYTES, Shared, StoreEvent,
-    apply::{Applier, Group},
+    apply::{Applier, Failure, GROUP_BYTES, Group},
+    calls::StoredCall,
     command::Command,
     compact::{Compaction, LOOK_EVERY},
     error::{Finding, StoreError},
+    guard::{caught, guarded},
     mark::Mark,
     open::Ready,
-    outage::Outage,
-    queue::StoredCall,
-    scan::{caught, guarded},
+    settings::StoreEvent,
+    shared::Shared,
     space, untold,
 };
 
@@ -75,24 +75,12 @@ pub(super) struct Committer {
     pub(super) closing: bool,
 }
 
-/// Why a group was not committed.
-pub(super) enum Failure {
-    /// No space: the store is whole up to the last commit, and closed until there is room.
-    Full(String),
-    /// What was synced before still stands, but this handle proves nothing any more: rebuild.
-    Untrusted(String),
-}
-
-impl From<sled::Error> for Failure {
-    fn from(error: sled::Error) -> Self {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        match &error {
-            sled::Error::Io(io) if matches!(io.kind(), StorageFull | QuotaExceeded) => {
-                Self::Full(error.to_string())
-            }
-            _ => Self::Untrusted(error.to_string()),
-        }
-    }
+/// Why the store is down.
+#[derive(Clone, Debug)]
+pub(super) struct Outage {
+    pub(super) reason: Arc<str>,
+    /// Whether the files had to be rebuilt before they prove anything again.
+    pub(super) is_untrusted: bool,
 }
 
 impl Committer {

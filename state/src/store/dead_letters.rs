@@ -4,68 +4,15 @@
 //! burying is one insert, and a crash leaves either a pending call or a whole dead letter.
 
 use super::{
+    calls::{DeadMark, DeadReason},
     error::StoreError,
-    queue::cut,
+    keys::cut,
     record::{self, DeadRecord, Draft, Kind},
 };
 use crate::units::UnixMillis;
 
-/// Prefix of the marks.
-pub(super) const PREFIX: u8 = b'd';
 /// Longest detail kept, in bytes; what is longer is cut.
 const DETAIL_MAX: usize = 2048;
-
-/// Why a call became a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeadReason {
-    /// The backend refuses it for good.
-    Rejected,
-    /// It was not delivered before `expires_at`.
-    Expired,
-    /// It may have been applied, and nothing lets the backend say so.
-    Ambiguous,
-    /// Its record, or its mark, does not decode.
-    Undecodable,
-    /// Too many replies of no known class.
-    GaveUp,
-}
-
-impl DeadReason {
-    const fn to_u8(self) -> u8 {
-        match self {
-            Self::Rejected => 0,
-            Self::Expired => 1,
-            Self::Ambiguous => 2,
-            Self::Undecodable => 3,
-            Self::GaveUp => 4,
-        }
-    }
-
-    const fn from_u8(byte: u8) -> Option<Self> {
-        Some(match byte {
-            0 => Self::Rejected,
-            1 => Self::Expired,
-            2 => Self::Ambiguous,
-            3 => Self::Undecodable,
-            4 => Self::GaveUp,
-            _ => return None,
-        })
-    }
-}
-
-/// What is kept beside a dead letter.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct DeadMark {
-    /// Why replay gave up.
-    pub reason: DeadReason,
-    /// The backend's words, or ours; cut at 2,048 bytes.
-    pub detail: String,
-    /// When it was buried.
-    pub at: UnixMillis,
-    /// Attempts made by replay.
-    pub attempts: u32,
-}
 
 /// The value of the mark that buries `seq`.
 pub(super) fn encode(seq: u64, mark: &DeadMark) -> Result<Draft, StoreError> {

@@ -7,15 +7,18 @@ use std::{
 };
 
 use super::{
-    HEAD_KEY, StoreSettings,
     check::CheckError,
+    guard::open_sled,
     head::FirstHead,
+    keys::HEAD_KEY,
     mark::{self, Reading},
-    open::{Look, look, open_sled},
+    open::{Look, look},
     raw::Key,
     rebuild,
     record::{self, FIRST, Kind},
-    space, take_lock,
+    settings::StoreSettings,
+    shared::take_lock,
+    space,
 };
 
 /// What a downgrade came to.
@@ -55,7 +58,7 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
         Look::Unprovable(_, why) => return Err(CheckError::NotProven(why)),
     };
     let partial = dir.join("db.partial");
-    rebuild::remove_folder(&partial)?;
+    space::remove_folder(&partial)?;
     let target = open_sled(&partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
     let head = FirstHead { commit: plan.head.commit + 1, last_seq: plan.head.last_seq };
     let mut done = Downgraded::default();

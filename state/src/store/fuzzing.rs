@@ -10,8 +10,9 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    CallStore, DeadMark, DeadReason, NewCall, Note, Store, StoreSettings, TokenKind, Traits,
-    cache_file, dead_letters,
+    CallStore, Note, Store, cache_file,
+    calls::{DeadMark, DeadReason, NewCall, TokenKind, Traits},
+    dead_letters,
     head::{self, Head},
     journal, mark, note,
     plan::{self, Plan},
@@ -22,6 +23,7 @@ use super::{
         NoteRecord, SendingRecord, VoidRecord,
     },
     scan,
+    settings::StoreSettings,
 };
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 
@@ -157,7 +159,6 @@ fn make_fixture() -> Option<Fixture> {
             token: TokenKind::Marker,
             traits: Traits::default(),
             accepted_at: UnixMillis::new(seq),
-            expires_at: None,
             traceparent: None,
             note: None,
             body: Bytes::from(body),

@@ -4,13 +4,11 @@
 //! next commit and nobody waits for it: a crash may lose the newest few.
 
 use super::{
-    queue::key,
+    keys::{self, key},
     record::{self, Draft, HistoryRecord, Kind},
     tree::Tree,
 };
 
-/// Prefix of the records.
-pub(super) const PREFIX: u8 = b't';
 /// Records kept.
 pub(super) const KEPT: u64 = 1_000;
 
@@ -21,14 +19,14 @@ pub(super) fn encode(number: u64, record: &[u8]) -> Option<Draft> {
 
 /// The newest `limit` records that are whole, newest last.
 pub(super) fn read(db: &impl Tree, limit: usize) -> Vec<Vec<u8>> {
-    let keys = db.keys(&[PREFIX]).unwrap_or_default();
+    let keys = db.keys(&[keys::HISTORY]).unwrap_or_default();
     let mut records: Vec<Vec<u8>> = keys
         .iter()
         .rev()
         .filter_map(|at| {
             let value = db.get(at).ok()??;
             let record: HistoryRecord<'_> = record::open(Kind::History, &value).ok()?;
-            (at.as_ref() == key(PREFIX, record.number)).then(|| record.record.to_vec())
+            (at.as_ref() == key(keys::HISTORY, record.number)).then(|| record.record.to_vec())
         })
         .take(limit)
         .collect();

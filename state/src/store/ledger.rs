@@ -13,15 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    dead_letters, facts,
+    facts,
     head::{Class, Digests, Head, fact_hash},
-    queue,
+    keys::{self, GONE},
     record::{self, GoneRecord, Kind},
     seqs::{SeqSet, block_of, first_of},
 };
 
-/// Prefix of the removal records.
-pub(super) const GONE: u8 = b'g';
 /// Bytes of a removal record, with its key.
 pub(super) const GONE_BYTES: usize = 192;
 
@@ -54,17 +52,17 @@ impl Ledger {
     /// `key` was written by `commit`.
     pub(super) fn written(&mut self, key: &[u8], says: Says, commit: u64) {
         let Some(prefix) = key.first() else { return };
-        let number = queue::number_of(key);
+        let number = keys::number_of(key);
         match (*prefix, number) {
-            (queue::CALLS, Some(seq)) => {
+            (keys::CALLS, Some(seq)) => {
                 self.set(Class::Calls, seq, true);
                 self.set(Class::Residues, seq, says == Says::Residue);
                 if self.gone.remove(seq) {
                     self.touched.insert(block_of(seq));
                 }
             }
-            (queue::SENDING, Some(seq)) => self.set(Class::Notes, seq, says == Says::Itself),
-            (dead_letters::PREFIX, Some(seq)) => self.set(Class::Dead, seq, says == Says::Itself),
+            (keys::SENDING, Some(seq)) => self.set(Class::Notes, seq, says == Says::Itself),
+            (keys::DEAD, Some(seq)) => self.set(Class::Dead, seq, says == Says::Itself),
             (facts::PREFIX, _) => {
                 let Some(name) = facts::name_of(key) else { return };
                 if let Some(before) = self.facts.remove(key) {
@@ -81,14 +79,14 @@ impl Ledger {
 
     /// `key` is removed.
     pub(super) fn removed(&mut self, key: &[u8]) {
-        match (key.first().copied(), queue::number_of(key)) {
-            (Some(queue::CALLS), Some(seq)) => {
+        match (key.first().copied(), keys::number_of(key)) {
+            (Some(keys::CALLS), Some(seq)) => {
                 self.set(Class::Calls, seq, false);
                 self.set(Class::Residues, seq, false);
                 self.bury(seq);
             }
-            (Some(queue::SENDING), Some(seq)) => self.set(Class::Notes, seq, false),
-            (Some(dead_letters::PREFIX), Some(seq)) => self.set(Class::Dead, seq, false),
+            (Some(keys::SENDING), Some(seq)) => self.set(Class::Notes, seq, false),
+            (Some(keys::DEAD), Some(seq)) => self.set(Class::Dead, seq, false),
             _ => {}
         }
     }
@@ -122,9 +120,9 @@ impl Ledger {
 
     /// Whether the mark or note of this key is there and not taken back.
     pub(super) fn holds(&self, key: &[u8]) -> bool {
-        match (key.first().copied(), queue::number_of(key)) {
-            (Some(queue::SENDING), Some(seq)) => self.notes.contains(seq),
-            (Some(dead_letters::PREFIX), Some(seq)) => self.dead.contains(seq),
+        match (key.first().copied(), keys::number_of(key)) {
+            (Some(keys::SENDING), Some(seq)) => self.notes.contains(seq),
+            (Some(keys::DEAD), Some(seq)) => self.dead.contains(seq),
             _ => false,
         }
     }
@@ -167,7 +165,7 @@ impl Ledger {
         let touched = std::mem::take(&mut self.touched).into_iter();
         let value = |block| {
             let value = record::seal(Kind::Gone, &self.gone.record(block), GONE_BYTES)?;
-            Some((queue::key(GONE, block), value.stamp(commit)))
+            Some((keys::key(GONE, block), value.stamp(commit)))
         };
         touched.filter_map(value).collect()
     }

@@ -14,12 +14,15 @@ use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
 use super::{
-    CallStore, FACT_TARGET, StoreError, StoreStatus, StoredCall,
+    CallStore, StoreError,
     apply::{Applier, Group},
     call_store::Backed,
+    calls::StoredCall,
     command::Command,
     head::{self, AnyHead},
+    keys::FACT_TARGET,
     scan::{self, ScanFailure},
+    settings::StoreStatus,
     tree::Tree,
 };
 
@@ -159,7 +162,7 @@ impl MemoryCommitter {
     /// Commits one group, if anything waits; whether anything did.
     pub fn step(&mut self) -> bool {
         let mut waited = false;
-        while self.applier.group.spent < super::GROUP_BYTES {
+        while self.applier.group.spent < super::apply::GROUP_BYTES {
             let Some(command) = self.shared.waiting.lock().pop_front() else { break };
             waited = true;
             // There are no files to compact.

@@ -26,26 +26,28 @@ use std::{
 use sled::Db;
 
 use super::{
-    FACT_TARGET, StoreSettings,
+    calls::StoredCall,
     error::{Finding, OpenError},
     facts,
+    guard::{guarded, open_sled},
     head::{AnyHead, FirstHead, Head},
+    keys::{self, FACT_TARGET},
     ledger::{Ledger, Says},
     mark::{self, Mark, Reading},
     plan::{self, Lost, NoPlan, Plan},
-    queue::{self, StoredCall},
     raw::{Key, Raw, SEGMENT},
     rebuild,
     record::FORMAT,
-    scan::{self, ScanFailure, Scanned, guarded},
+    scan::{self, ScanFailure, Scanned},
+    settings::StoreSettings,
     settle::Settling,
-    shield, space, untold,
+    shield,
+    space::{self, at},
+    untold,
 };
 
 /// Why a log is rebuilt of which sled would see a part alone.
 pub(super) const UNREACHED: &str = "sled would not get to the last head";
-/// sled's own cache; its default is 1 GiB.
-const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// A log above this size, of which less than a quarter lives, is rebuilt.
 const COMPACT_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -322,7 +324,7 @@ impl Opening<'_> {
     fn begin(&mut self) -> Result<Ready, OpenError> {
         let dir = &self.settings.dir;
         let path = dir.join("db");
-        rebuild::remove_folder(&path).map_err(at(&path))?;
+        space::remove_folder(&path).map_err(at(&path))?;
         if self.marked == Reading::Absent {
             self.remark(0).map_err(at(dir))?;
         }
@@ -382,7 +384,7 @@ impl Opening<'_> {
         written?;
         let swapped = rebuild::swap(self.settings, kept.as_deref());
         swapped.map_err(at(&self.settings.dir))?;
-        rebuild::remove_folder(&copy).map_err(at(&copy))?;
+        space::remove_folder(&copy).map_err(at(&copy))?;
         self.findings = findings;
         // It is as good as the new store's, whose head is above it.
         self.marked = Reading::At(Head { commit: 0, ..Head::default() });
@@ -406,7 +408,7 @@ impl Opening<'_> {
         let mut last_seq = plan.head.last_seq.max(marked.last_seq);
         last_seq = last_seq.max(scanned.calls.last().map_or(0, |call| call.seq));
         // Nor may a new call take the sequence of one that was never completed, or of chunks that wait to be swept.
-        let leftovers = scanned.garbage.iter().filter_map(|key| queue::chunk_of(key));
+        let leftovers = scanned.garbage.iter().filter_map(|key| keys::chunk_of(key));
         last_seq = leftovers.map(|(seq, _)| seq).fold(last_seq, u64::max);
         let unsettled = raw.unsettled(plan.head.commit);
         for key in &unsettled {
@@ -462,22 +464,6 @@ impl Opening<'_> {
             previous_target: scanned.target.filter(|target| *target != self.settings.target),
         })
     }
-}
-
-/// The error of a file operation on `path`.
-pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            OpenError::DiskFull { free: 0, needed: space::OPEN_BYTES }
-        }
-        _ => OpenError::Io { path: path.to_owned(), source },
-    }
-}
-
-/// Opens sled with the settings that durability rests on.
-pub(super) fn open_sled(path: &Path) -> Result<sled::Result<Db>, String> {
-    let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
-    guarded(|| config.open())
 }
 
 /// Why an attempt to open failed.

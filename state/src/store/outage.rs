@@ -17,24 +17,17 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{
-    StoreEvent,
+    apply::Failure,
     command::Command,
-    committer::{Committer, Failure},
+    committer::{Committer, Outage},
     error::{Finding, StoreError},
+    guard::guarded,
     history,
     open::{self, Ready},
     rebuild,
-    scan::guarded,
+    settings::StoreEvent,
     space,
 };
-
-/// Why the store is down.
-#[derive(Clone, Debug)]
-pub(super) struct Outage {
-    reason: Arc<str>,
-    /// Whether the files had to be rebuilt before they prove anything again.
-    is_untrusted: bool,
-}
 
 impl Committer {
     /// Ends a group that was not committed, and takes the store out of service.

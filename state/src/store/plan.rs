@@ -26,7 +26,7 @@ use std::{
 use super::{
     head::{Class, Digests, Head, Sum, fact_hash},
     history, note,
-    raw::{Key, Place, Raw},
+    raw::{Key, Position, Raw},
     record::{self, GoneRecord, Kind},
     seqs::SeqSet,
 };
@@ -59,7 +59,7 @@ pub(super) struct Plan {
     /// The head that it is the plan of.
     pub(super) head: Head,
     /// The values that are live, with the commits that wrote them. Without removal records.
-    pub(super) values: BTreeMap<Key, (u64, Place)>,
+    pub(super) values: BTreeMap<Key, (u64, Position)>,
     pub(super) lost: Lost,
 }
 
@@ -124,7 +124,7 @@ pub(super) fn choose(raw: &Raw, marked: Option<Head>) -> Result<Plan, NoPlan> {
 
 /// The plan for one head.
 pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
-    let newest: BTreeMap<Key, (u64, Place)> = raw
+    let newest: BTreeMap<Key, (u64, Position)> = raw
         .newest_of_each(head.commit)
         .map(|(key, commit, place)| (key.clone(), (commit, place)))
         .collect();
@@ -224,7 +224,7 @@ impl Found {
     fn marks(
         &mut self,
         raw: &Raw,
-        newest: &BTreeMap<Key, (u64, Place)>,
+        newest: &BTreeMap<Key, (u64, Position)>,
         live: &BTreeSet<u64>,
     ) -> io::Result<()> {
         for (key, (_, place)) in newest {
@@ -253,7 +253,7 @@ fn members(seq: u64, note: &[u8]) -> Vec<u64> {
     group.map(|group| group.members).unwrap_or_default()
 }
 
-fn gone(raw: &Raw, newest: &BTreeMap<Key, (u64, Place)>) -> Result<SeqSet, NoPlan> {
+fn gone(raw: &Raw, newest: &BTreeMap<Key, (u64, Position)>) -> Result<SeqSet, NoPlan> {
     let mut gone = SeqSet::default();
     for (key, (_, place)) in newest {
         if let Key::Gone(_) = key
@@ -265,7 +265,7 @@ fn gone(raw: &Raw, newest: &BTreeMap<Key, (u64, Place)>) -> Result<SeqSet, NoPla
     Ok(gone)
 }
 
-fn facts(newest: &BTreeMap<Key, (u64, Place)>) -> Sum {
+fn facts(newest: &BTreeMap<Key, (u64, Position)>) -> Sum {
     let mut sum = Sum::default();
     for (key, (commit, place)) in newest {
         if let Key::Fact(name) = key

@@ -6,252 +6,26 @@
 //! never acknowledged (or whose removal was cut short): the next open sweeps them.
 
 use super::{
-    dead_letters::{self, DeadMark},
+    calls::{NewCall, StoredBody, StoredCall, TokenKind, Traits, is_residue},
+    dead_letters,
     error::StoreError,
+    keys::{self, CALLS, SENDING, chunk_key, cut, key, number_of, within},
     ledger::Says,
-    note::{self, Note},
+    note,
     record::{
         self, CHUNK_BODY, CallRecord, ChunkRecord, Draft, Kind, StoredLanes, Unreadable, VALUE_MAX,
     },
     tree::Tree,
-    upload::StoredBody,
 };
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 use bytes::Bytes;
 
-/// Prefix of the chunks.
-pub(super) const CHUNKS: u8 = b'c';
-/// Prefix of the headers.
-pub(super) const CALLS: u8 = b'q';
-/// Prefix of the notes of sending.
-pub(super) const SENDING: u8 = b's';
 /// Longest label kept, in bytes; what is longer is cut.
 pub(super) const LABEL_MAX: usize = 256;
 /// Longest namespace and traceparent, in bytes.
 const TEXT_MAX: usize = 256;
 /// Longest target, in bytes.
 pub(super) const TARGET_MAX: usize = 512;
-
-/// What lets a backend recognise a write that it has applied already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TokenKind {
-    /// The write needs none: it leaves the same state however often it is applied.
-    Absolute,
-    /// Every attempt bears a token (a marker, a deduplication token).
-    Marker,
-    /// Nothing recognises it: after a crash while it was sent, it is ambiguous.
-    None,
-    /// A marker under a name that the caller brought: it stays, so that a repetition is recognised.
-    OwnMarker,
-}
-
-impl TokenKind {
-    const fn to_u8(self) -> u8 {
-        match self {
-            Self::Absolute => 0,
-            Self::Marker => 1,
-            Self::None => 2,
-            Self::OwnMarker => 3,
-        }
-    }
-
-    const fn from_u8(byte: u8) -> Option<Self> {
-        match byte {
-            0 => Some(Self::Absolute),
-            1 => Some(Self::Marker),
-            2 => Some(Self::None),
-            3 => Some(Self::OwnMarker),
-            _ => None,
-        }
-    }
-}
-
-/// What replay must know of a call besides its token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traits {
-    /// It sets the whole value of its only lane.
-    pub whole: bool,
-    /// What is sent depends on what stands behind it in its lanes.
-    pub timed: bool,
-    /// Calls of the same number may be sent as one; its upper two bits are not kept.
-    pub gather: Option<u64>,
-    /// It is what is left to do of a call that was applied, and is due then.
-    pub due: Option<UnixMillis>,
-}
-
-/// The bits of a number that [`Traits`] keeps.
-const TRAIT_BITS: u64 = u64::MAX >> 2;
-const GATHER: u64 = 1;
-const DUE: u64 = 2;
-
-impl Traits {
-    /// As one number: what it is in the upper two bits. `None` for a call that is nothing special.
-    fn to_number(self) -> Option<u64> {
-        let tagged = |tag: u64, number: u64| Some(tag << 62 | number & TRAIT_BITS);
-        match self {
-            Self { due: Some(due), .. } => tagged(DUE, due.get()),
-            Self { gather: Some(gather), .. } => tagged(GATHER, gather),
-            Self { whole: false, timed: false, .. } => None,
-            Self { whole, timed, .. } => tagged(0, u64::from(whole) | u64::from(timed) << 1),
-        }
-    }
-
-    fn from_number(number: Option<u64>) -> Self {
-        let Some(number) = number else { return Self::default() };
-        let value = number & TRAIT_BITS;
-        match number >> 62 {
-            GATHER => Self { gather: Some(value), ..Self::default() },
-            DUE => Self { due: Some(UnixMillis::new(value)), ..Self::default() },
-            _ => Self { whole: value & 1 > 0, timed: value & 2 > 0, ..Self::default() },
-        }
-    }
-
-    /// A number by which calls are gathered, as it comes back from the store.
-    pub fn gather_number(number: u64) -> u64 {
-        number & TRAIT_BITS
-    }
-}
-
-/// Whether a header with these traits took the place of another.
-pub(super) fn is_residue(traits: Option<u64>) -> bool {
-    Traits::from_number(traits).due.is_some()
-}
-
-/// The group that a call belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredGroup {
-    /// The sequence of its first call.
-    pub id: u64,
-    /// The token that its calls bear.
-    pub token: OpId,
-    /// A member is missing: it cannot be sent again as it was.
-    pub broken: bool,
-}
-
-/// A call on its way into the store.
-#[derive(Clone, Debug)]
-pub struct NewCall {
-    /// Its place in the queue: above every sequence given out before, see `Opened::last_seq`.
-    pub seq: u64,
-    /// Its name for ever.
-    pub op_id: OpId,
-    /// Digest of the body as the caller sent it: tells a repetition from another call of the same
-    /// `op_id`.
-    pub digest: u64,
-    /// User id of the program that sent it.
-    pub uid: u32,
-    /// Part of its lane and cache keys; empty for now. At most 256 bytes.
-    pub namespace: String,
-    /// The lanes that it touches.
-    pub lanes: Lanes,
-    /// For people (`SET user:7`); cut at 256 bytes.
-    pub label: String,
-    /// What lets the backend recognise it.
-    pub token: TokenKind,
-    /// What else replay must know of it.
-    pub traits: Traits,
-    /// When it was acknowledged to be in hand.
-    pub accepted_at: UnixMillis,
-    /// When it is worth nothing any more.
-    pub expires_at: Option<UnixMillis>,
-    /// The W3C trace context that it came with; one above 256 bytes is dropped.
-    pub traceparent: Option<String>,
-    /// What is noted of its sending already: it is never found without that.
-    pub note: Option<Note>,
-    /// What is sent, opaque to the store.
-    pub body: Bytes,
-}
-
-/// A call that lies in the store, without its body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredCall {
-    /// Its place in the queue.
-    pub seq: u64,
-    /// Its name for ever.
-    pub op_id: OpId,
-    /// Digest of the body as the caller sent it.
-    pub digest: u64,
-    /// User id of the program that sent it.
-    pub uid: u32,
-    /// Part of its lane and cache keys.
-    pub namespace: String,
-    /// The lanes that it touches.
-    pub lanes: Lanes,
-    /// For people.
-    pub label: String,
-    /// The backend's identity when it was accepted.
-    pub target: String,
-    /// What lets the backend recognise it.
-    pub token: TokenKind,
-    /// What else replay must know of it.
-    pub traits: Traits,
-    /// When it was acknowledged to be in hand.
-    pub accepted_at: UnixMillis,
-    /// When it is worth nothing any more.
-    pub expires_at: Option<UnixMillis>,
-    /// The trace context that it came with.
-    pub traceparent: Option<String>,
-    /// Length of its body in bytes.
-    pub body_len: u64,
-    /// CRC-32 of its body.
-    pub body_crc: u32,
-    /// Chunks that its body lies in; 0 where it lies beside the header.
-    pub chunks: u32,
-    /// Bytes that it takes in the store, envelopes included: what a queue's limit in bytes counts.
-    pub bytes: u64,
-    /// When it was first put on the wire, where that was noted.
-    pub first_sent_at: Option<UnixMillis>,
-    /// What was noted beside that for a later proof.
-    pub evidence: Bytes,
-    /// The calls that it was sent with as one.
-    pub group: Option<StoredGroup>,
-    /// Set where it is a dead letter.
-    pub dead: Option<DeadMark>,
-}
-
-impl StoredCall {
-    /// It bears this note. Where the note itself is damaged (a default one), it was sent some time since it was
-    /// accepted.
-    pub(super) fn noted(&mut self, note: &Note) {
-        let known = note.first_sent_at > UnixMillis::default();
-        self.first_sent_at = Some(if known { note.first_sent_at } else { self.accepted_at });
-        self.evidence = note.evidence.clone();
-        self.group = note.group.as_ref().map(|group| StoredGroup {
-            id: group.members.first().copied().unwrap_or(self.seq),
-            token: group.token,
-            broken: false,
-        });
-    }
-}
-
-/// A prefix with a number, big-endian, so that keys sort as the numbers do.
-pub(super) fn key(prefix: u8, number: u64) -> [u8; 9] {
-    joined([prefix].into_iter().chain(number.to_be_bytes()))
-}
-
-/// The key of a chunk.
-pub(super) fn chunk_key(seq: u64, index: u32) -> [u8; 13] {
-    joined(key(CHUNKS, seq).into_iter().chain(index.to_be_bytes()))
-}
-
-fn joined<const N: usize>(parts: impl Iterator<Item = u8>) -> [u8; N] {
-    let mut key = [0; N];
-    key.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
-    key
-}
-
-/// The number in a key that [`key`] made.
-pub(super) fn number_of(key: &[u8]) -> Option<u64> {
-    let (_, number) = key.split_first()?;
-    Some(u64::from_be_bytes(number.try_into().ok()?))
-}
-
-/// Sequence and index in a key that [`chunk_key`] made.
-pub(super) fn chunk_of(key: &[u8]) -> Option<(u64, u32)> {
-    let (head, index) = key.split_last_chunk::<4>()?;
-    Some((number_of(head)?, u32::from_be_bytes(*index)))
-}
 
 /// A call ready to be written: the value for its header, and the body where it goes into chunks.
 #[derive(Debug)]
@@ -316,7 +90,7 @@ fn record_of<'a>(call: &'a NewCall, target: &'a str) -> Result<CallRecord<'a>, S
         token: call.token.to_u8(),
         traits: call.traits.to_number(),
         accepted_at: call.accepted_at.get(),
-        expires_at: call.expires_at.map(UnixMillis::get),
+        expires_at: None,
         traceparent: call.traceparent.as_deref().filter(|text| text.len() <= TEXT_MAX),
         body_len: call.body.len() as u64,
         body_crc: crc32fast::hash(&call.body),
@@ -344,7 +118,7 @@ pub(super) fn encode_again(
         token: call.token.to_u8(),
         traits: call.traits.to_number(),
         accepted_at: call.accepted_at.get(),
-        expires_at: call.expires_at.map(UnixMillis::get),
+        expires_at: None,
         traceparent: call.traceparent.as_deref(),
         body_len: call.body_len,
         body_crc: call.body_crc,
@@ -385,20 +159,6 @@ pub(super) fn piece_value(seq: u64, first: u32, index: u32, piece: &[u8]) -> Opt
     record::seal(Kind::Chunk, &record, data.len() + 24)
 }
 
-/// Refuses `bytes` above `limit`.
-pub(super) fn within(what: &'static str, bytes: usize, limit: usize) -> Result<(), StoreError> {
-    if bytes <= limit {
-        return Ok(());
-    }
-    Err(StoreError::TooLarge { what, bytes: bytes as u64, limit: limit as u64 })
-}
-
-/// The longest start of `text` that has at most `limit` bytes.
-pub(super) fn cut(text: &str, limit: usize) -> &str {
-    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    end.and_then(|end| text.get(..end)).unwrap_or_default()
-}
-
 fn to_stored(lanes: &Lanes) -> StoredLanes {
     match lanes {
         Lanes::One(lane) => StoredLanes::One(lane.0),
@@ -437,7 +197,6 @@ pub(super) fn decode_call(
         token,
         traits: Traits::from_number(record.traits),
         accepted_at: UnixMillis::new(record.accepted_at),
-        expires_at: record.expires_at.map(UnixMillis::new),
         traceparent: record.traceparent.map(str::to_owned),
         body_len: record.body_len,
         body_crc: record.body_crc,
@@ -459,7 +218,7 @@ pub(super) fn read_call(db: &impl Tree, seq: u64) -> Result<StoredCall, StoreErr
     if let Some(note) = mark_under(db, key(SENDING, seq))? {
         call.noted(&note::decode(seq, &note).unwrap_or_default());
     }
-    if let Some(mark) = mark_under(db, key(dead_letters::PREFIX, seq))? {
+    if let Some(mark) = mark_under(db, key(keys::DEAD, seq))? {
         call.dead = Some(dead_letters::decode_or_undecodable(seq, &mark));
     }
     Ok(call)

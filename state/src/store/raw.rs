@@ -28,11 +28,9 @@ use std::{
 use memchr::memmem;
 
 use super::{
-    dead_letters, facts,
+    calls, facts,
     head::{self, AnyHead, FirstHead, Head},
-    history,
-    ledger::GONE,
-    queue,
+    keys::{self, GONE},
     record::{
         self, CallRecord, ChunkRecord, DeadRecord, FIRST, FactRecord, GoneRecord, HistoryRecord,
         Kind, MAGIC, NoteRecord, Sealed, SendingRecord, Unreadable, VoidRecord,
@@ -64,27 +62,27 @@ impl Key {
     /// The key in sled.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
-            Self::Chunk(seq, index) => queue::chunk_key(*seq, *index).to_vec(),
-            Self::Dead(seq) => queue::key(dead_letters::PREFIX, *seq).to_vec(),
+            Self::Chunk(seq, index) => keys::chunk_key(*seq, *index).to_vec(),
+            Self::Dead(seq) => keys::key(keys::DEAD, *seq).to_vec(),
             Self::Fact(name) => facts::key(name),
-            Self::Gone(block) => queue::key(GONE, *block).to_vec(),
-            Self::Call(seq) => queue::key(queue::CALLS, *seq).to_vec(),
-            Self::Note(seq) => queue::key(queue::SENDING, *seq).to_vec(),
-            Self::History(number) => queue::key(history::PREFIX, *number).to_vec(),
+            Self::Gone(block) => keys::key(GONE, *block).to_vec(),
+            Self::Call(seq) => keys::key(keys::CALLS, *seq).to_vec(),
+            Self::Note(seq) => keys::key(keys::SENDING, *seq).to_vec(),
+            Self::History(number) => keys::key(keys::HISTORY, *number).to_vec(),
         }
     }
 
     /// The key that sled has; `None` for the head and for what is not ours.
     pub(super) fn from_bytes(key: &[u8]) -> Option<Self> {
-        let number = queue::number_of(key);
+        let number = keys::number_of(key);
         Some(match *key.first()? {
-            queue::CHUNKS => queue::chunk_of(key).map(|(seq, index)| Self::Chunk(seq, index))?,
-            dead_letters::PREFIX => Self::Dead(number?),
+            keys::CHUNKS => keys::chunk_of(key).map(|(seq, index)| Self::Chunk(seq, index))?,
+            keys::DEAD => Self::Dead(number?),
             facts::PREFIX => Self::Fact(facts::name_of(key)?.into()),
             GONE => Self::Gone(number?),
-            queue::CALLS => Self::Call(number?),
-            queue::SENDING => Self::Note(number?),
-            history::PREFIX => Self::History(number?),
+            keys::CALLS => Self::Call(number?),
+            keys::SENDING => Self::Note(number?),
+            keys::HISTORY => Self::History(number?),
             _ => return None,
         })
     }
@@ -92,7 +90,7 @@ impl Key {
 
 /// Where a value lies, and what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) offset: u64,
     pub(super) length: u16,
     /// It says that nothing lies under its key any more.
@@ -134,7 +132,7 @@ pub(super) struct Raw {
     /// Bytes of the log.
     pub(super) bytes: u64,
     /// By key and commit.
-    pub(super) values: BTreeMap<(Key, u64), Place>,
+    pub(super) values: BTreeMap<(Key, u64), Position>,
     /// By commit, the newest.
     pub(super) heads: BTreeMap<u64, SeenHead>,
     /// The newest head of the first format.
@@ -276,7 +274,9 @@ impl Raw {
         let stable = segments.iter().map(|segment| segment.stable).max().unwrap_or_default();
         let size = i64::try_from(SEGMENT).unwrap_or(i64::MAX);
         let base = stable.max(0) / size * size;
-        // sled drops whatever stands behind a gap in the segments that it does not know to be stable.
+        // sled drops whatever stands behind a gap in the segments that it does not know to be stable. It begins at its
+        // snapshot if that is newer; a snapshot may be damaged, so it counts for nothing here. What is no gap to sled
+        // is then healed for nothing, and nothing is lost.
         let tail = segments.iter().map(|segment| segment.lsn).filter(|lsn| *lsn >= base);
         let expected = std::iter::successors(Some(base), |lsn| Some(lsn.saturating_add(size)));
         if let Some((_, missing)) = tail.zip(expected).find(|(found, expected)| found != expected) {
@@ -333,13 +333,13 @@ impl Raw {
     }
 
     /// The newest value of `key` up to a commit.
-    pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<(u64, Place)> {
+    pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<(u64, Position)> {
         let range = (key.clone(), 0)..=(key.clone(), up_to);
         self.values.range(range).next_back().map(|((_, commit), place)| (*commit, *place))
     }
 
     /// The newest value of each key up to a commit.
-    pub(super) fn newest_of_each(&self, up_to: u64) -> impl Iterator<Item = (&Key, u64, Place)> {
+    pub(super) fn newest_of_each(&self, up_to: u64) -> impl Iterator<Item = (&Key, u64, Position)> {
         let mut values =
             self.values.iter().filter(move |((_, commit), _)| *commit <= up_to).peekable();
         std::iter::from_fn(move || {
@@ -389,7 +389,7 @@ impl Raw {
     }
 
     /// Reads a value.
-    pub(super) fn load(&self, place: Place) -> io::Result<Vec<u8>> {
+    pub(super) fn load(&self, place: Position) -> io::Result<Vec<u8>> {
         let mut value = vec![0; usize::from(place.length)];
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         file.read_exact_at(&mut value, place.offset)?;
@@ -416,13 +416,13 @@ fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> 
 }
 
 /// What a value lies under, by its own word. `None` if it does not decode.
-fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Place)> {
-    let mut place = Place { offset, length, is_void: false, is_residue: false, chunks: 0 };
+fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Position)> {
+    let mut place = Position { offset, length, is_void: false, is_residue: false, chunks: 0 };
     let payload = sealed.payload;
     let key = match sealed.kind {
         Kind::Call => {
             let call: CallRecord<'_> = record::decode(payload).ok()?;
-            place.is_residue = queue::is_residue(call.traits);
+            place.is_residue = calls::is_residue(call.traits);
             place.chunks = call.chunks;
             Key::Call(call.seq)
         }

@@ -28,20 +28,22 @@ use std::{
 use sled::Db;
 
 use super::{
-    HEAD_KEY, StoreSettings,
-    dead_letters::{self, DeadMark, DeadReason},
+    calls::{DeadMark, DeadReason},
+    dead_letters,
     error::{Finding, OpenError},
+    guard::{guarded, open_sled},
     head::{self, Class, Digests, FirstHead, Head},
+    keys::HEAD_KEY,
     ledger::{Ledger, Says},
     mark::Reading,
     note::{self, Note},
-    open::{at, open_sled},
     plan::{self, Plan},
     queue,
     raw::{Key, Raw},
     record::{self, FORMAT, Kind, Unreadable},
-    scan::guarded,
-    space, untold,
+    settings::StoreSettings,
+    space::{self, at, remove_folder},
+    untold,
 };
 use crate::units::UnixMillis;
 
@@ -353,18 +355,5 @@ fn trust(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(SUSPECT)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => space::sync_folder(dir),
-    }
-}
-
-/// Removes a folder, or a file that stands in its place.
-pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(it) if it.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

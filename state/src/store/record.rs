@@ -129,6 +129,7 @@ pub(super) struct CallRecord<'a> {
     /// See `Traits`; the first release wrote none and passes over them.
     pub(super) traits: Option<u64>,
     pub(super) accepted_at: u64,
+    /// Part of the format and of no meaning: no release sets it. It is written as `None`, and passed over when read.
     pub(super) expires_at: Option<u64>,
     pub(super) traceparent: Option<&'a str>,
     pub(super) body_len: u64,

@@ -4,24 +4,22 @@
 //! A commit that was not completed may be there in part. Its appends and marks bear a number above the head's, and what
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
-use std::{
-    cell::Cell,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sled::{Db, IVec};
 
 use super::{
-    FACT_TARGET, HEAD_KEY, dead_letters,
+    calls::{StoredCall, StoredGroup},
+    dead_letters,
     error::Finding,
     facts,
+    guard::guarded,
     head::{self, AnyHead},
-    history,
-    ledger::{GONE, Ledger, Says},
+    keys::{self, FACT_TARGET, GONE, HEAD_KEY},
+    ledger::{Ledger, Says},
     note::{self, GroupNote, Note},
     plan::Plan,
-    queue::{self, StoredCall, StoredGroup},
+    queue,
     raw::Key,
     record::{self, FactRecord, HistoryRecord, Kind, Unreadable},
 };
@@ -74,33 +72,6 @@ pub(super) enum ScanFailure {
     Newer(u16),
     /// sled failed, or panicked.
     Broken(String),
-}
-
-thread_local! {
-    static GUARDED: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whether a panic of this thread is one that the store expects of sled and tells in its own words: a panic hook
-/// should be silent about it.
-pub fn is_guarded() -> bool {
-    GUARDED.get() > 0
-}
-
-/// Runs what may make sled panic, and turns a panic into its text.
-pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Result<T, String> {
-    GUARDED.set(GUARDED.get() + 1);
-    let result = caught(what);
-    GUARDED.set(GUARDED.get() - 1);
-    result
-}
-
-/// Runs what must not panic, and turns a panic into its text nevertheless.
-pub(super) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(what)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        format!("sled panicked: {text}")
-    })
 }
 
 /// Reads everything once, and compares it with a plan.
@@ -225,11 +196,11 @@ impl Scan<'_> {
     fn visit(&mut self, key: &IVec, value: &IVec) -> Result<(), Unreadable> {
         let unknown = Unreadable::Damaged("nothing is stored under such a key");
         let prefix = *key.first().ok_or_else(|| unknown.clone())?;
-        let number = queue::number_of(key).ok_or_else(|| unknown.clone());
+        let number = keys::number_of(key).ok_or_else(|| unknown.clone());
         let sealed = record::peel(value);
         let commit = sealed.as_ref().map_or(0, |sealed| sealed.commit);
         let is_void = sealed.is_ok_and(|sealed| sealed.kind == Kind::Void);
-        if prefix != queue::CALLS {
+        if prefix != keys::CALLS {
             self.found.ledger.written(
                 key,
                 if is_void { Says::Nothing } else { Says::Itself },
@@ -237,20 +208,20 @@ impl Scan<'_> {
             );
         }
         match prefix {
-            queue::SENDING | dead_letters::PREFIX | facts::PREFIX if is_void => Ok(()),
+            keys::SENDING | keys::DEAD | facts::PREFIX if is_void => Ok(()),
             GONE => {
                 self.found.ledger.recorded(&record::open(Kind::Gone, value)?);
                 Ok(())
             }
-            queue::CHUNKS => self.chunk(key, value, &unknown),
-            queue::CALLS => self.call(number?, value),
-            queue::SENDING | dead_letters::PREFIX => {
+            keys::CHUNKS => self.chunk(key, value, &unknown),
+            keys::CALLS => self.call(number?, value),
+            keys::SENDING | keys::DEAD => {
                 record::peel(value).map(drop).or_else(only_newer)?;
                 self.marks.push((number?, key.clone(), value.clone()));
                 Ok(())
             }
             facts::PREFIX => self.fact(key, value),
-            history::PREFIX => {
+            keys::HISTORY => {
                 let number = number?;
                 self.found.history_next = self.found.history_next.max(number.saturating_add(1));
                 let record: HistoryRecord<'_> = record::open(Kind::History, value)?;
@@ -266,7 +237,7 @@ impl Scan<'_> {
     }
 
     fn chunk(&mut self, key: &IVec, value: &[u8], unknown: &Unreadable) -> Result<(), Unreadable> {
-        let (seq, index) = queue::chunk_of(key).ok_or_else(|| unknown.clone())?;
+        let (seq, index) = keys::chunk_of(key).ok_or_else(|| unknown.clone())?;
         self.found.counts.chunks += 1;
         let pieces = self.pieces.entry(seq).or_default();
         pieces.broken |= pieces.indices.len() as u64 != u64::from(index);
@@ -288,7 +259,7 @@ impl Scan<'_> {
         self.headers.insert(seq);
         let decoded = queue::decode_call(seq, value);
         let says = decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(&call.traits));
-        self.found.ledger.written(&queue::key(queue::CALLS, seq), says, 0);
+        self.found.ledger.written(&keys::key(keys::CALLS, seq), says, 0);
         let (call, record) = decoded?;
         let whole = if record.chunks == 0 {
             record.inline.len() as u64 == record.body_len
@@ -327,7 +298,7 @@ impl Scan<'_> {
         self.found.differs = witness.and_then(|witness| witness.verdict(&self.found.ledger));
         let mut illegible = Vec::new();
         for (seq, key, value) in std::mem::take(&mut self.marks) {
-            let is_note = key.first() == Some(&queue::SENDING);
+            let is_note = key.first() == Some(&keys::SENDING);
             let note = if is_note { note::decode(seq, &value).ok() } else { None };
             if let Some(note) = note.as_ref().filter(|note| note.group.is_some()) {
                 self.groups.push((seq, note.clone()));
@@ -380,7 +351,7 @@ impl Scan<'_> {
                 group.members.iter().copied().filter(|it| self.calls.contains_key(it)).collect();
             if group.applied || present.is_empty() {
                 // What is pushed last is removed first: the note outlives its calls.
-                self.found.garbage.push(IVec::from(&queue::key(queue::SENDING, seq)));
+                self.found.garbage.push(IVec::from(&keys::key(keys::SENDING, seq)));
                 for member in present {
                     self.sweep_call(member);
                 }
@@ -418,22 +389,22 @@ impl Scan<'_> {
     /// Takes a call out, with all that belongs to it.
     fn sweep_call(&mut self, seq: u64) {
         let Some(call) = self.calls.remove(&seq) else { return };
-        let chunks = (0..call.chunks).map(|index| queue::chunk_key(seq, index));
+        let chunks = (0..call.chunks).map(|index| keys::chunk_key(seq, index));
         self.found.garbage.extend(chunks.map(|key| IVec::from(&key)));
-        let marks = [dead_letters::PREFIX, queue::CALLS];
-        self.found.garbage.extend(marks.map(|prefix| IVec::from(&queue::key(prefix, seq))));
+        let marks = [keys::DEAD, keys::CALLS];
+        self.found.garbage.extend(marks.map(|prefix| IVec::from(&keys::key(prefix, seq))));
     }
 
     fn sweep_chunks(&mut self) {
         for (seq, call) in &self.calls {
             let Some(pieces) = self.pieces.get(seq).filter(|_| call.chunks == 0) else { continue };
-            let keys = pieces.indices.iter().map(|index| queue::chunk_key(*seq, *index));
+            let keys = pieces.indices.iter().map(|index| keys::chunk_key(*seq, *index));
             self.found.garbage.extend(keys.map(|key| IVec::from(&key)));
         }
         for (seq, pieces) in &self.pieces {
             if !self.headers.contains(seq) {
                 self.found.live_bytes = self.found.live_bytes.saturating_sub(pieces.bytes);
-                let keys = pieces.indices.iter().map(|index| queue::chunk_key(*seq, *index));
+                let keys = pieces.indices.iter().map(|index| keys::chunk_key(*seq, *index));
                 self.found.garbage.extend(keys.map(|key| IVec::from(&key)));
             }
         }
@@ -451,7 +422,7 @@ impl Scan<'_> {
             .map(|call| call.seq)
             .collect();
         for seq in replaced {
-            self.found.garbage.push(IVec::from(&queue::key(queue::SENDING, seq)));
+            self.found.garbage.push(IVec::from(&keys::key(keys::SENDING, seq)));
             self.sweep_call(seq);
         }
     }
@@ -460,16 +431,16 @@ impl Scan<'_> {
 /// The finding for a value that is not what was written under `key`.
 pub(super) fn bad_record(key: &[u8], detail: &str) -> Finding {
     let (kind, is_of_a_call) = match key.first() {
-        Some(&queue::CHUNKS) => (Kind::Chunk.name(), true),
-        Some(&queue::CALLS) => (Kind::Call.name(), true),
-        Some(&queue::SENDING) => (Kind::Sending.name(), true),
-        Some(&dead_letters::PREFIX) => (Kind::Dead.name(), true),
+        Some(&keys::CHUNKS) => (Kind::Chunk.name(), true),
+        Some(&keys::CALLS) => (Kind::Call.name(), true),
+        Some(&keys::SENDING) => (Kind::Sending.name(), true),
+        Some(&keys::DEAD) => (Kind::Dead.name(), true),
         Some(&facts::PREFIX) => (Kind::Fact.name(), false),
-        Some(&history::PREFIX) => (Kind::History.name(), false),
+        Some(&keys::HISTORY) => (Kind::History.name(), false),
         _ if key == HEAD_KEY => (Kind::Head.name(), false),
         _ => ("unknown", false),
     };
-    let seq = queue::chunk_of(key).map(|(seq, _)| seq).or_else(|| queue::number_of(key));
+    let seq = keys::chunk_of(key).map(|(seq, _)| seq).or_else(|| keys::number_of(key));
     Finding::BadRecord {
         seq: seq.filter(|_| is_of_a_call),
         kind: kind.to_owned(),

@@ -3,10 +3,9 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use super::{
-    Store,
+    calls::StoredCall,
     error::{Finding, StoreError},
     faults::Faults,
-    queue::StoredCall,
 };
 use crate::units::UnixMillis;
 
@@ -38,22 +37,6 @@ impl fmt::Debug for StoreSettings {
             .field("disk_floor", &self.disk_floor)
             .finish_non_exhaustive()
     }
-}
-
-/// A store that has just been opened, with what it holds.
-#[derive(Debug)]
-pub struct Opened {
-    /// The store.
-    pub store: Store,
-    /// Every whole call, ascending by sequence, dead letters included.
-    pub calls: Vec<StoredCall>,
-    /// The highest sequence ever given out: new calls are numbered above it.
-    pub last_seq: u64,
-    /// What was found wrong or put in order.
-    pub findings: Vec<Finding>,
-    /// The identity that the store was filled for, where it is not `StoreSettings::target`. It stays
-    /// recorded until [`CallStore::set_target`](super::CallStore::set_target).
-    pub previous_target: Option<String>,
 }
 
 /// What the store reports unasked.

@@ -9,8 +9,8 @@ use std::io;
 use sled::Db;
 
 use super::{
-    HEAD_KEY,
     head::{self, Head},
+    keys::HEAD_KEY,
     ledger::{Ledger, Says},
     queue,
     raw::Key,

@@ -18,7 +18,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{StoreSettings, rebuild::remove_folder, space};
+use super::{
+    settings::StoreSettings,
+    space::{self, remove_folder},
+};
 
 /// Where the copy lies.
 pub(super) fn folder(dir: &Path) -> PathBuf {

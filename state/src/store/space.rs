@@ -9,9 +9,8 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::{
-    StoreSettings,
     error::{Finding, OpenError},
-    open::at,
+    settings::StoreSettings,
 };
 
 /// Size of the ballast: what removals and marks are written from when the disk is full.
@@ -138,4 +137,27 @@ pub(super) fn aside(settings: &StoreSettings, why: &str) -> PathBuf {
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)
+}
+
+/// The error of a file operation on `path`.
+pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            OpenError::DiskFull { free: 0, needed: OPEN_BYTES }
+        }
+        _ => OpenError::Io { path: path.to_owned(), source },
+    }
+}
+
+/// Removes a folder, or a file that stands in its place.
+pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(it) if it.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

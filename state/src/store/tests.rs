@@ -31,7 +31,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::*;
+use super::{guard, keys, *};
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};
 
 /// A wait that only ends by this bound when the store is broken.
@@ -77,7 +77,6 @@ fn call(seq: u64, body: &[u8]) -> NewCall {
         token: TokenKind::Marker,
         traits: Traits::default(),
         accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
-        expires_at: Some(UnixMillis::new(1_800_000_000_000)),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         note: None,
         body: Bytes::copy_from_slice(body),
@@ -119,7 +118,7 @@ fn seqs(opened: &Opened) -> Vec<u64> {
 /// A closed store, as sled sees it.
 fn bare(dir: &Path) -> Db {
     loop {
-        match open::open_sled(&dir.join("store/db")).unwrap() {
+        match guard::open_sled(&dir.join("store/db")).unwrap() {
             Ok(db) => return db,
             // sled's own threads may hold a closed store for a moment longer.
             Err(error) => assert!(error.to_string().contains("lock"), "{error}"),
@@ -154,6 +153,18 @@ fn flip_everywhere(dir: &Path, value: &[u8]) {
 }
 
 #[test]
+fn a_time_to_live_in_a_record_is_passed_over() {
+    let sent = call(4, b"payload");
+    let value = super::queue::encode(&sent, "target").unwrap().header.stamp(1);
+    let (mut plain, mut record) = super::queue::decode_call(4, &value).unwrap();
+    record.expires_at = Some(1_800_000_000_000);
+    let older = super::record::seal(super::record::Kind::Call, &record, 256).unwrap().stamp(1);
+    let (read, _) = super::queue::decode_call(4, &older).unwrap();
+    plain.bytes = read.bytes;
+    assert_eq!(read, plain);
+}
+
+#[test]
 fn a_call_comes_back_as_it_was_appended() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
@@ -170,7 +181,7 @@ fn a_call_comes_back_as_it_was_appended() {
     assert!(matches!(&again.calls[..], [only] if *only == kept));
     assert_eq!((kept.op_id, kept.digest, kept.uid), (sent.op_id, sent.digest, sent.uid));
     assert_eq!((kept.lanes, kept.label, kept.token), (sent.lanes, sent.label, sent.token));
-    assert_eq!((kept.accepted_at, kept.expires_at), (sent.accepted_at, sent.expires_at));
+    assert_eq!(kept.accepted_at, sent.accepted_at);
     assert_eq!((kept.traceparent, kept.body_len), (sent.traceparent, 7));
     assert_eq!(kept.target, "redis://localhost:6379/0");
     assert_eq!((kept.first_sent_at, kept.dead, kept.chunks), (None, None, 0));
@@ -298,7 +309,7 @@ fn a_requeue_cut_short_is_finished_by_the_next_open() {
     let opened = open(dir.path());
     append(&opened.store, 3, b"three");
     drop(opened);
-    assert!(!contents(dir.path()).contains_key(&queue::key(b'q', 1)[..]));
+    assert!(!contents(dir.path()).contains_key(&keys::key(b'q', 1)[..]));
 }
 
 #[test]

@@ -13,11 +13,10 @@
 use sled::IVec;
 
 use super::{
-    GROUP_BYTES,
-    apply::Applier,
+    apply::{Applier, Failure, GROUP_BYTES},
     command::{Command, Ticket},
-    committer::Failure,
     error::StoreError,
+    keys,
     ledger::Says,
     queue,
     record::{CHUNK_BODY, Draft},
@@ -28,34 +27,6 @@ use super::{
 pub const PIECE_BYTES: usize = 16 * CHUNK_BODY;
 /// Chunks of a full piece.
 pub(super) const PIECE_CHUNKS: u32 = 16;
-
-/// A body that lies in the store already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoredBody {
-    /// Its length in bytes.
-    pub len: u64,
-    /// CRC-32 of the whole.
-    pub crc: u32,
-    /// Its pieces.
-    pub pieces: u32,
-}
-
-impl StoredBody {
-    /// Counts one more piece, and returns its index.
-    pub fn add(&mut self, piece: &[u8]) -> u32 {
-        let mut crc = crc32fast::Hasher::new_with_initial(self.crc);
-        crc.update(piece);
-        self.crc = crc.finalize();
-        self.len += piece.len() as u64;
-        self.pieces += 1;
-        self.pieces - 1
-    }
-
-    /// The chunks that it lies in.
-    pub(super) fn chunks(self) -> Option<u32> {
-        u32::try_from(self.len.div_ceil(CHUNK_BODY as u64)).ok()
-    }
-}
 
 impl Applier {
     /// Writes the chunks of a piece, spread over groups where they do not fit one.
@@ -83,7 +54,7 @@ impl Applier {
                 return Ok(Some(Command::Piece { seq, first, data, written, ticket }));
             }
             if let Err(failure) =
-                self.insert(db, &queue::chunk_key(seq, first + written), value, Says::Itself)
+                self.insert(db, &keys::chunk_key(seq, first + written), value, Says::Itself)
             {
                 self.settle(ticket, Ok(()));
                 return Err(failure);
@@ -110,13 +81,13 @@ impl Applier {
         self.settle(ticket, Ok(()));
         self.head.last_seq = self.head.last_seq.max(seq);
         self.lower_floor(seq);
-        self.insert(db, &queue::key(queue::CALLS, seq), header, says)
+        self.insert(db, &keys::key(keys::CALLS, seq), header, says)
     }
 
     /// Removes the chunks of a body that was given up.
     pub(super) fn drop_pieces(&mut self, seq: u64, chunks: u32) {
         if self.uploads.remove(&seq) {
-            self.garbage.extend((0..chunks).map(|at| IVec::from(&queue::chunk_key(seq, at))));
+            self.garbage.extend((0..chunks).map(|at| IVec::from(&keys::chunk_key(seq, at))));
         }
     }
 }

@@ -8,41 +8,21 @@ use fusebox_state::{
 };
 use tokio::sync::oneshot;
 
-use super::{Ended, MARKER_LIFE, NotSent, Taken};
+use super::job::{Ended, Job, NotSent};
 use crate::{
+    backend_shared::BackendShared,
     clock::Reading,
     connector::{
         Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, QueuedWrite,
         SharedConnector, Tail, Upload,
     },
-    handle::Lent,
     metrics::Exemplar,
     queue::Queue,
-    trace::{self, PassedOn, Step, StepKind, Traced, What},
+    trace::{self, PassedOn, Step, StepKind, TraceSubject, Traced},
 };
 
-/// A call that was taken to be sent.
-pub(super) struct Job {
-    pub(super) taken: Taken,
-    /// The call as it was when it was taken.
-    pub(super) entry: Entry,
-    /// Calls of its lane in whose place it is sent, oldest first.
-    pub(super) overtaken: Vec<Taken>,
-    /// It is sent with the others as one.
-    pub(super) is_group: bool,
-}
-
-impl Job {
-    /// The call that is first in its line: the oldest of those in whose place it is sent.
-    pub(super) fn head(&self) -> u64 {
-        self.overtaken.first().map_or(self.taken.seq, |taken| taken.seq)
-    }
-
-    /// All that was taken for it.
-    pub(super) fn seqs(&self) -> impl Iterator<Item = u64> {
-        self.overtaken.iter().chain([&self.taken]).map(|taken| taken.seq)
-    }
-}
+/// How long a marker lives: a call that was first sent longer ago may have been applied unrecognised.
+const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// What of a call goes on the wire.
 struct Cargo {
@@ -55,11 +35,11 @@ struct Cargo {
 
 /// One attempt of queued calls. They are noted as sent once it is certain that they will be.
 pub(super) async fn attempt(
-    lent: &Lent,
+    shared: &BackendShared,
     connector: &SharedConnector,
     jobs: Vec<Job>,
 ) -> Vec<Ended> {
-    let circuit = &*lent.circuit;
+    let circuit = &*shared.circuit;
     let began = circuit.clock.read();
     let now = began.moment();
     let (Ok(permit), Some(place)) =
@@ -67,16 +47,16 @@ pub(super) async fn attempt(
     else {
         return jobs.into_iter().map(|job| job.ends(Err(NotSent::Barred))).collect();
     };
-    let (mut ended, ready) = load(lent, connector, jobs);
+    let (mut ended, ready) = load(shared, connector, jobs);
     let timeout = circuit.settings.load().timeout;
     let unix = circuit.clock.steady_unix();
-    let token = group_token(lent, &ready);
-    let shared = Shared { group: token, now: unix, timeout };
+    let token = group_token(shared, &ready);
+    let common = Common { group: token, now: unix, timeout };
     if ready.is_empty() {
         return ended;
     }
-    let notes = match prepare(connector, &ready, shared).await {
-        Ok(evidence) => note_sending(lent, &ready, token, evidence),
+    let notes = match prepare(connector, &ready, common).await {
+        Ok(evidence) => note_sending(shared, &ready, token, evidence),
         Err((verdict, error)) => {
             let ended_at = circuit.clock.read();
             circuit.settle(permit, verdict, Some(&error), None, ended_at.moment());
@@ -92,7 +72,7 @@ pub(super) async fn attempt(
         return ended;
     }
     {
-        let mut index = lent.queue.index();
+        let mut index = shared.queue.index();
         for (job, _) in &sent {
             if let Some(entry) = index.get_mut(job.taken.seq) {
                 entry.state.sent();
@@ -100,7 +80,7 @@ pub(super) async fn attempt(
         }
     }
     let sent_at = circuit.clock.read();
-    let ends = carry(connector, sent.iter().map(|it| shared.attempt(it)).collect()).await;
+    let ends = carry(connector, sent.iter().map(|it| common.attempt(it)).collect()).await;
     drop(place);
     let ended_at = circuit.clock.read();
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
@@ -116,7 +96,7 @@ pub(super) async fn attempt(
     let took = Took { began, sent_at, ended_at, transition };
     for ((job, cargo), end) in sent.iter().zip(&ends) {
         if let Some(spans) = &cargo.spans {
-            record(lent, connector, &took, spans, (&job.entry, &cargo.body), end, sent.len());
+            record(shared, connector, &took, spans, (&job.entry, &cargo.body), end, sent.len());
         }
     }
     ended.extend(sent.into_iter().zip(ends).map(|((job, _), end)| job.ends(Ok(end))));
@@ -125,22 +105,22 @@ pub(super) async fn attempt(
 
 /// Reads what goes on the wire. What must not go, or cannot be read, has ended.
 fn load(
-    lent: &Lent,
+    shared: &BackendShared,
     connector: &SharedConnector,
     jobs: Vec<Job>,
 ) -> (Vec<Ended>, Vec<(Job, Cargo)>) {
-    let unix = lent.circuit.clock.unix();
-    let recorded = lent.tracer.is_on();
+    let unix = shared.circuit.clock.unix();
+    let recorded = shared.tracer.is_on();
     let (mut ended, mut ready) = (Vec::new(), Vec::with_capacity(jobs.len()));
-    let why = jobs.iter().find_map(|job| unprovable(lent, &job.entry, unix));
+    let why = jobs.iter().find_map(|job| unprovable(shared, &job.entry, unix));
     for job in jobs {
-        let own = if job.is_group { why } else { unprovable(lent, &job.entry, unix) };
+        let own = if job.is_group { why } else { unprovable(shared, &job.entry, unix) };
         if let Some(why) = own {
             ended.push(job.ends(Err(NotSent::Ambiguous(why))));
             continue;
         }
-        let cargo = read(lent, connector, job.taken.seq, &job.entry);
-        match cargo.and_then(|cargo| Ok((cargo, following(lent, &job)?))) {
+        let cargo = read(shared, connector, job.taken.seq, &job.entry);
+        match cargo.and_then(|cargo| Ok((cargo, following(shared, &job)?))) {
             Ok(((body, upload), following)) => {
                 let spans = recorded.then(|| Spans::of(&job.entry)).flatten();
                 ready.push((job, Cargo { body, upload, following, spans }));
@@ -156,12 +136,13 @@ fn load(
 }
 
 /// Why nobody can tell whether the call was applied, without asking the backend.
-fn unprovable(lent: &Lent, entry: &Entry, now: UnixMillis) -> Option<&'static str> {
+fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<&'static str> {
     if !entry.state.is_in_doubt() || entry.is_absolute() {
         return None;
     }
-    let broken =
-        entry.group.is_some_and(|id| lent.queue.index().group(id).is_none_or(|group| group.broken));
+    let broken = entry
+        .group
+        .is_some_and(|id| shared.queue.index().group(id).is_none_or(|group| group.broken));
     if broken {
         return Some("it was sent with others as one, and not all of these are left");
     }
@@ -174,12 +155,12 @@ fn unprovable(lent: &Lent, entry: &Entry, now: UnixMillis) -> Option<&'static st
 ///
 /// # Errors
 /// One of them cannot be read: what is judged without it would be wrong.
-fn following(lent: &Lent, job: &Job) -> Result<Vec<QueuedWrite>, NotSent> {
+fn following(shared: &BackendShared, job: &Job) -> Result<Vec<QueuedWrite>, NotSent> {
     if !job.entry.traits.timed {
         return Ok(Vec::new());
     }
     let behind: Vec<(u64, UnixMillis, Option<UnixMillis>)> = {
-        let index = lent.queue.index();
+        let index = shared.queue.index();
         let seqs = index.following(job.taken.seq).into_iter();
         seqs.filter_map(|seq| {
             let entry = index.get(seq)?;
@@ -187,7 +168,7 @@ fn following(lent: &Lent, job: &Job) -> Result<Vec<QueuedWrite>, NotSent> {
         })
         .collect()
     };
-    let Ok(store) = lent.queue.store() else { return Err(NotSent::Barred) };
+    let Ok(store) = shared.queue.store() else { return Err(NotSent::Barred) };
     let read = |(seq, accepted_at, due)| match store.body(seq) {
         Ok(body) => Some(Ok(QueuedWrite { body, accepted_at, due })),
         // It has left the queue meanwhile.
@@ -201,25 +182,25 @@ fn following(lent: &Lent, job: &Job) -> Result<Vec<QueuedWrite>, NotSent> {
 }
 
 /// The token of a group: of the one that was sent, or one that no other group has.
-fn group_token(lent: &Lent, ready: &[(Job, Cargo)]) -> Option<OpId> {
+fn group_token(shared: &BackendShared, ready: &[(Job, Cargo)]) -> Option<OpId> {
     let (first, _) = ready.first().filter(|(job, _)| job.is_group)?;
-    let index = lent.queue.index();
+    let index = shared.queue.index();
     if let Some(group) = first.entry.group.and_then(|id| index.group(id)) {
         return Some(group.token);
     }
-    Some(OpId::new(lent.circuit.clock.unix(), fastrand::u128(..)))
+    Some(OpId::new(shared.circuit.clock.unix(), fastrand::u128(..)))
 }
 
 /// What the attempts of one sending have in common.
 #[derive(Clone, Copy)]
-struct Shared {
+struct Common {
     /// The token that all of a group bear.
     group: Option<OpId>,
     now: UnixMillis,
     timeout: Duration,
 }
 
-impl Shared {
+impl Common {
     fn attempt<'a>(&self, (job, cargo): &'a (Job, Cargo)) -> Attempt<'a> {
         let entry = &job.entry;
         let in_doubt = entry.state.is_in_doubt();
@@ -257,10 +238,10 @@ fn wants_note(job: &Job) -> bool {
 async fn prepare(
     connector: &SharedConnector,
     ready: &[(Job, Cargo)],
-    shared: Shared,
+    common: Common,
 ) -> Result<Vec<Bytes>, (Verdict, AttemptError)> {
     let fresh: Vec<Attempt<'_>> =
-        ready.iter().filter(|(job, _)| wants_note(job)).map(|it| shared.attempt(it)).collect();
+        ready.iter().filter(|(job, _)| wants_note(job)).map(|it| common.attempt(it)).collect();
     if fresh.is_empty() {
         return Ok(Vec::new());
     }
@@ -272,7 +253,7 @@ type Noting = Option<oneshot::Receiver<Result<(), StoreError>>>;
 /// Notes that calls are sent, a group by one note. One place for each call; `None` where there is nothing to wait
 /// for.
 fn note_sending(
-    lent: &Lent,
+    shared: &BackendShared,
     ready: &[(Job, Cargo)],
     group: Option<OpId>,
     evidence: Vec<Bytes>,
@@ -282,7 +263,7 @@ fn note_sending(
         let seqs: Vec<u64> = ready.iter().map(|(job, _)| job.taken.seq).collect();
         let wanted = ready.first().is_some_and(|(job, _)| wants_note(job));
         let note = wanted
-            .then(|| lent.queue.note_sending(&seqs, token, evidence.next().unwrap_or_default()));
+            .then(|| shared.queue.note_sending(&seqs, token, evidence.next().unwrap_or_default()));
         return std::iter::once(note)
             .chain(std::iter::repeat_with(|| None))
             .take(ready.len())
@@ -291,7 +272,7 @@ fn note_sending(
     let note = |(job, _): &(Job, Cargo)| {
         wants_note(job).then(|| {
             let evidence = evidence.next().unwrap_or_default();
-            lent.queue.note_sending(&[job.taken.seq], job.entry.op_id, evidence)
+            shared.queue.note_sending(&[job.taken.seq], job.entry.op_id, evidence)
         })
     };
     ready.iter().map(note).collect()
@@ -380,7 +361,7 @@ struct Took {
 }
 
 fn record(
-    lent: &Lent,
+    shared: &BackendShared,
     connector: &SharedConnector,
     took: &Took,
     spans: &Spans,
@@ -401,8 +382,8 @@ fn record(
         steps.push(Step { began, ended: sent_at, kind: StepKind::NoteSending });
     }
     steps.push(Step { began: sent_at, ended: ended_at, kind: attempt });
-    let circuit = &*lent.circuit;
-    lent.tracer.replayed(|unix_nanos| Traced {
+    let circuit = &*shared.circuit;
+    shared.tracer.replayed(|unix_nanos| Traced {
         backend: circuit.name.clone(),
         kind: circuit.settings.load().kind,
         target: connector.target(),
@@ -413,7 +394,7 @@ fn record(
         began,
         ended: ended_at,
         steps,
-        what: What::Replay {
+        what: TraceSubject::Replay {
             op_id: entry.op_id,
             origin: spans.origin,
             waited: circuit.clock.unix().since(entry.accepted_at),
@@ -424,12 +405,12 @@ fn record(
 
 /// A call's body; of a large one the beginning, and the rest as it is wanted.
 fn read(
-    lent: &Lent,
+    shared: &BackendShared,
     connector: &SharedConnector,
     seq: u64,
     entry: &Entry,
 ) -> Result<(Bytes, Option<Upload>), NotSent> {
-    let store = lent.queue.store().map_err(|_| NotSent::Barred)?;
+    let store = shared.queue.store().map_err(|_| NotSent::Barred)?;
     if entry.bytes <= HEAD_MAX as u64 {
         return Ok((store.body(seq).map_err(NotSent::Store)?, None));
     }
@@ -446,7 +427,7 @@ fn read(
         body.extend_from_slice(&piece);
         next += 1;
     }
-    let rest = StoredRest { queue: Arc::clone(&lent.queue), seq, next };
+    let rest = StoredRest { queue: Arc::clone(&shared.queue), seq, next };
     Ok((body.freeze(), Some(Upload::new(Box::new(rest)))))
 }
 

@@ -12,7 +12,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, AttemptError, Attempted};
+use fusebox_actors::connector::{Attempt, AttemptError, Attempted, OwnCode};
 use fusebox_state::{ErrorClass, OpId, Verdict};
 use tokio::{
     sync::oneshot,
@@ -324,7 +324,7 @@ impl Drop for Departure {
 
 /// A deadline shorter than the backend's own says nothing of the backend.
 fn neutral_unless(whole: bool, mut failed: Failed) -> Failed {
-    if !whole && failed.error.code == "timeout" {
+    if !whole && failed.error.is(OwnCode::Timeout) {
         failed.verdict = Verdict::Neutral;
     }
     failed

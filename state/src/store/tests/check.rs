@@ -95,7 +95,7 @@ fn damage_of_every_kind_is_found() {
         ("a blob file", |dir| fs::write(dir.join("store/db/blobs/1"), b"x").unwrap()),
         ("a missing mark", |dir| fs::remove_file(dir.join("store/mark")).unwrap()),
         ("a damaged record", |dir| {
-            let value = contents(dir).remove(&queue::key(b'q', 1)[..]).unwrap();
+            let value = contents(dir).remove(&keys::key(b'q', 1)[..]).unwrap();
             let mut bytes = fs::read(dir.join("store/db/db")).unwrap();
             let places: Vec<_> = memchr::memmem::find_iter(&bytes, &value).collect();
             for at in places {
@@ -119,7 +119,7 @@ fn a_newer_format_is_told_and_not_called_damage() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path()).close();
     tamper(dir.path(), |db| {
-        db.insert(queue::key(b'q', 9), record::seal_as_newer(b"future")).unwrap();
+        db.insert(keys::key(b'q', 9), record::seal_as_newer(b"future")).unwrap();
     });
     assert_eq!(checked(dir.path()).verdict, CheckVerdict::NewerFormat);
 }

@@ -47,11 +47,11 @@ fn chunks_and_marks_without_a_header_are_swept() {
     tamper(dir.path(), |db| {
         for index in [0, 1, 5] {
             let value = queue::chunk_value(9, 0, b"piece").unwrap().stamp(1);
-            db.insert(queue::chunk_key(9, index), value).unwrap();
+            db.insert(keys::chunk_key(9, index), value).unwrap();
         }
-        db.insert(queue::key(b's', 9), note::encode(9, &noted(1)).unwrap().stamp(1)).unwrap();
+        db.insert(keys::key(b's', 9), note::encode(9, &noted(1)).unwrap().stamp(1)).unwrap();
         let mark = dead_letters::encode(9, &mark(DeadReason::Expired)).unwrap().stamp(1);
-        db.insert(queue::key(b'd', 9), mark).unwrap();
+        db.insert(keys::key(b'd', 9), mark).unwrap();
     });
     let opened = open(dir.path());
     assert_eq!((seqs(&opened), opened.findings.len()), (vec![1, 2, 3], 0));
@@ -77,10 +77,10 @@ fn what_is_lost_is_named_told_once_and_kept_and_the_rest_serves() {
     drop(opened);
     let values = contents(dir.path());
     let keys = [
-        queue::key(b'q', 1).to_vec(),
-        queue::chunk_key(3, 1).to_vec(),
-        queue::key(b'd', 4).to_vec(),
-        queue::key(b's', 5).to_vec(),
+        keys::key(b'q', 1).to_vec(),
+        keys::chunk_key(3, 1).to_vec(),
+        keys::key(b'd', 4).to_vec(),
+        keys::key(b's', 5).to_vec(),
     ];
     for key in keys {
         flip_everywhere(dir.path(), &values[&key]);
@@ -107,12 +107,12 @@ fn what_is_lost_is_named_told_once_and_kept_and_the_rest_serves() {
 #[test]
 fn what_sled_shows_otherwise_than_the_raw_log_is_healed() {
     let changes: [fn(&Db); 4] = [
-        |db| drop(db.insert(queue::key(b'q', 1), b"garbage").unwrap()),
-        |db| drop(db.remove(queue::key(b'q', 2)).unwrap()),
-        |db| drop(db.remove(queue::chunk_key(6, 2)).unwrap()),
+        |db| drop(db.insert(keys::key(b'q', 1), b"garbage").unwrap()),
+        |db| drop(db.remove(keys::key(b'q', 2)).unwrap()),
+        |db| drop(db.remove(keys::chunk_key(6, 2)).unwrap()),
         |db| {
-            let other = db.get(queue::key(b'q', 2)).unwrap().unwrap();
-            db.insert(queue::key(b'q', 8), other).unwrap();
+            let other = db.get(keys::key(b'q', 2)).unwrap().unwrap();
+            db.insert(keys::key(b'q', 8), other).unwrap();
         },
     ];
     for (round, change) in changes.into_iter().enumerate() {
@@ -139,7 +139,7 @@ fn a_newer_format_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path(), 3);
     tamper(dir.path(), |db| {
-        db.insert(queue::key(b'q', 2), record::seal_as_newer(b"future")).unwrap();
+        db.insert(keys::key(b'q', 2), record::seal_as_newer(b"future")).unwrap();
     });
     let before = contents(dir.path());
     for _ in 0..2 {

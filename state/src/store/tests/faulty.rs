@@ -136,7 +136,7 @@ impl Template {
         let found = contents(dir);
         let db = dir.join("store/db");
         fs::remove_dir_all(&db).unwrap();
-        let sled = open::open_sled(&db).unwrap().unwrap();
+        let sled = guard::open_sled(&db).unwrap().unwrap();
         let mut first = head::FirstHead::default();
         for (key, value) in found {
             let sealed = record::peel(&value).unwrap();
@@ -163,7 +163,7 @@ impl Template {
 
     /// A copy in `dir`, which is made anew.
     pub(super) fn copy_to(&self, dir: &Path) -> model::Model {
-        rebuild::remove_folder(dir).unwrap();
+        space::remove_folder(dir).unwrap();
         copy(self.dir.path(), dir);
         self.model.clone()
     }

@@ -191,7 +191,7 @@ fn whatever_becomes_of_a_file_ends_in_a_sentence() {
             let dir = tempfile::tempdir().unwrap();
             copy(base.path(), dir.path());
             let path = dir.path().join("store").join(name);
-            rebuild::remove_folder(&path).unwrap();
+            space::remove_folder(&path).unwrap();
             make(&path);
             let what = format!("{name} {change}");
             if name == "lock" && *change == "a folder" {

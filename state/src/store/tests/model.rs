@@ -104,7 +104,9 @@ impl Run {
                 let opened = &self.store.as_ref().unwrap().0;
                 assert_eq!(seqs(opened), self.model.keys().copied().collect::<Vec<_>>());
                 assert!(opened.last_seq >= self.next - 1, "no sequence is given out twice");
-                assert_eq!(opened.findings, []);
+                // Of a small log sled may have freed the first segment while no header knows the second to be stable.
+                let harmless = |it: &Finding| matches!(it, Finding::Healed { .. });
+                assert!(opened.findings.iter().all(harmless), "{:?}", opened.findings);
                 assert_eq!(opened.last_seq, self.next - 1);
             }
         }

@@ -185,7 +185,7 @@ fn an_illegible_note_puts_all_that_it_may_have_named_in_doubt() {
     wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3], false), done)).unwrap();
     opened.store.close();
     drop(opened);
-    let note = contents(dir.path()).remove(&queue::key(queue::SENDING, 1)[..]).unwrap();
+    let note = contents(dir.path()).remove(&keys::key(keys::SENDING, 1)[..]).unwrap();
     flip_everywhere(dir.path(), &note);
     let opened = Store::open(settings(dir.path())).unwrap();
     for call in &opened.calls[..3] {

@@ -72,7 +72,7 @@ fn cut_with(name: &str, part: &str, template: &Template, more: &[&str]) {
             }
             cuts += 1;
             let target = dir.path().join("cut");
-            rebuild::remove_folder(&target).unwrap();
+            space::remove_folder(&target).unwrap();
             record.disk(at, cut, &mut random).write(&target);
             if let Err(why) = hold(name, &target, &model, random.u8(..4) == 0) {
                 println!("{name}, {cut:?} after {at} of {}: {why}", record.len());

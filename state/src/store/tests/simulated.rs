@@ -179,7 +179,7 @@ impl Run {
             }
             Op::Note(of) => {
                 let Some(seq) = pick(of, &|_| true) else { return };
-                let key = queue::key(queue::SENDING, seq);
+                let key = keys::key(keys::SENDING, seq);
                 let value = note::encode(seq, &noted(7)).unwrap();
                 if self.apply(Command::Annotate { seq, key, value, ticket: ticket() }) {
                     model.calls.entry(seq).and_modify(|it| it.noted = true);
@@ -187,14 +187,14 @@ impl Run {
             }
             Op::TakeBack(of) => {
                 let Some(seq) = pick(of, &|_| true) else { return };
-                let keys = vec![queue::key(queue::SENDING, seq)];
+                let keys = vec![keys::key(keys::SENDING, seq)];
                 if self.apply(Command::TakeBack { keys, ticket: ticket() }) {
                     model.calls.entry(seq).and_modify(|it| it.noted = false);
                 }
             }
             Op::Bury(of) => {
                 let Some(seq) = pick(of, &|_| true) else { return };
-                let key = queue::key(dead_letters::PREFIX, seq);
+                let key = keys::key(keys::DEAD, seq);
                 let value = dead_letters::encode(seq, &mark(DeadReason::Rejected)).unwrap();
                 if self.apply(Command::Annotate { seq, key, value, ticket: ticket() }) {
                     model.calls.entry(seq).and_modify(|it| it.dead = true);
@@ -202,7 +202,7 @@ impl Run {
             }
             Op::Revive(of) => {
                 let Some(seq) = pick(of, &|kept| kept.dead) else { return };
-                let keys = vec![queue::key(dead_letters::PREFIX, seq)];
+                let keys = vec![keys::key(keys::DEAD, seq)];
                 if self.apply(Command::TakeBack { keys, ticket: ticket() }) {
                     model.calls.entry(seq).and_modify(|it| it.dead = false);
                 }
@@ -328,7 +328,7 @@ impl Run {
         }
         let commit = plan.head.commit + 1;
         let head = ledger.head(commit, plan.head.last_seq, None);
-        memory.insert(HEAD_KEY, head::encode(&head).unwrap()).unwrap();
+        memory.insert(keys::HEAD_KEY, head::encode(&head).unwrap()).unwrap();
         // A call of the last commit that was not completed is never given out again.
         self.applier = applier(Head { last_seq: self.next - 1, ..head }, ledger, 0);
         self.synced = memory.log.borrow().len();

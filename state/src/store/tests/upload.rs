@@ -65,7 +65,7 @@ fn pieces_without_a_header_are_swept_and_their_sequence_is_not_given_out_again()
     drop(again);
     let last = open(dir.path());
     assert_eq!(seqs(&last), [1, 4]);
-    assert_eq!(last.store.read(|db| Ok(db.scan_prefix([queue::CHUNKS]).count())).unwrap(), 0);
+    assert_eq!(last.store.read(|db| Ok(db.scan_prefix([keys::CHUNKS]).count())).unwrap(), 0);
 }
 
 #[test]

@@ -11,11 +11,14 @@ use fusebox_state::{
     write::{End, Next},
 };
 
-use super::{Context, Lent, NoAnswer};
+use super::{Context, NoAnswer};
 use crate::{
+    backend_shared::BackendShared,
     circuit::Circuit,
     clock::Reading,
-    connector::{Answer, Attempt, AttemptError, Attempted, Doubt, Origin, SharedConnector, Tail},
+    connector::{
+        Answer, Attempt, AttemptError, Attempted, Doubt, Origin, OwnCode, SharedConnector, Tail,
+    },
     metrics::Exemplar,
     trace::{StepKind, Tried},
 };
@@ -23,8 +26,6 @@ use crate::{
 /// How often a write in doubt looks whether the others of its lanes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// The code of an attempt that found its connector closed; it was not executed.
-const CLOSED: &str = "closed";
 /// How often a call whose connector is closed looks for the next one.
 const EXCHANGE_LOOK: Duration = Duration::from_millis(5);
 
@@ -51,30 +52,30 @@ pub(crate) struct Answered {
 
 /// What an attempt carries beside the call.
 #[derive(Clone, Copy)]
-pub(crate) struct Carried {
+pub(crate) struct AttemptSpec {
     /// May change something.
     pub(crate) write: bool,
     /// What lets the backend recognise it.
     pub(crate) token: Option<OpId>,
 }
 
-impl Carried {
+impl AttemptSpec {
     /// A read.
     pub(crate) const READ: Self = Self { write: false, token: None };
 }
 
-impl Lent {
+impl BackendShared {
     /// Tries the call on the wire, at most as often as the settings say and never past its deadline.
-    pub(crate) async fn attempts(&self, context: &mut Context, carried: Carried) -> Live {
+    pub(crate) async fn attempts(&self, context: &mut Context, spec: AttemptSpec) -> Live {
         let retry = self.circuit.settings.load().retry;
         let mut read = context.read_at;
         loop {
-            let error = match self.attempt(context, carried, read).await {
+            let error = match self.attempt(context, spec, read).await {
                 Ok(answered) => return Live::Answered(answered),
                 Err(NoAnswer::Failed(error)) => error,
                 Err(rejected) => return Live::None(rejected),
             };
-            if error.code == CLOSED
+            if error.is(OwnCode::Closed)
                 && let Some(next) = self.next_connector(context).await
             {
                 // It did not reach the wire: that its connector was exchanged is not the caller's affair.
@@ -89,7 +90,7 @@ impl Lent {
                 }
                 ErrorClass::BlockedServer | ErrorClass::Ambiguous => false,
                 ErrorClass::NotExecuted | ErrorClass::Unknown => {
-                    context.call.upload.is_none() && self.may_send_again(context, carried).await
+                    context.call.upload.is_none() && self.may_send_again(context, spec).await
                 }
             };
             if self.system.is_cut() {
@@ -112,8 +113,8 @@ impl Lent {
             self.circuit.metrics.retried.inc();
             tokio::time::sleep(wait).await;
             read = self.clock().read();
-            context.trail.step(failed, read, StepKind::Backoff);
-            if !self.may_send_again(context, carried).await {
+            context.recorder.step(failed, read, StepKind::Backoff);
+            if !self.may_send_again(context, spec).await {
                 return Live::None(NoAnswer::Failed(error));
             }
         }
@@ -140,8 +141,8 @@ impl Lent {
     /// doubt first claims its lanes, then waits for what is in flight there, and may not if something newer was
     /// acknowledged, or queued, since it began. Asked again before each repetition: of two that are in doubt
     /// together, the one that is acknowledged overtakes the other.
-    pub(super) async fn may_send_again(&self, context: &mut Context, carried: Carried) -> bool {
-        if !carried.write {
+    pub(super) async fn may_send_again(&self, context: &mut Context, spec: AttemptSpec) -> bool {
+        if !spec.write {
             return true;
         }
         match context.state.next() {
@@ -178,7 +179,7 @@ impl Lent {
     async fn attempt(
         &self,
         context: &mut Context,
-        carried: Carried,
+        spec: AttemptSpec,
         began: Reading,
     ) -> Result<Answered, NoAnswer> {
         let circuit = &*self.circuit;
@@ -204,20 +205,20 @@ impl Lent {
             circuit.budget.deposit();
         }
         context.attempts += 1;
-        let span_id = context.trail.attempt_span();
+        let span_id = context.recorder.attempt_span();
         let repeated = context.state.is_in_doubt();
-        if carried.write {
+        if spec.write {
             self.queue.note_written(&context.plan.lanes);
             self.invalidate_lanes(&context.plan.lanes);
             context.state.sent();
         }
-        let departure = carried.write.then(|| Departure::of(self, &context.plan.lanes));
+        let departure = spec.write.then(|| Departure::of(self, &context.plan.lanes));
         let attempt = Attempt {
             body: &context.plan.body,
             lanes: &context.plan.lanes,
-            write: carried.write,
+            write: spec.write,
             origin: Origin::Live,
-            token: carried.token,
+            token: spec.token,
             digest: context.digest,
             doubt: repeated
                 .then_some(Doubt { since: context.accepted_at, evidence: &context.evidence }),
@@ -227,7 +228,7 @@ impl Lent {
             accepted_at: context.accepted_at,
             now: self.clock().steady_unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
-            trace: context.trail.passed_on(span_id),
+            trace: context.recorder.passed_on(span_id),
         };
         let ended = tokio::select! {
             ended = context.connector.attempt(attempt) => ended,
@@ -238,18 +239,18 @@ impl Lent {
         }
         let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
         let ended_at = self.clock().read();
-        let exemplar = Exemplar::of(context.trail.followed(), self.clock());
+        let exemplar = Exemplar::of(context.recorder.followed(), self.clock());
         circuit.metrics.attempt(ended.verdict, ended_at.since(began), exemplar);
         let verdict = match ended.verdict {
             Verdict::Failure if context.counted && !permit.is_probe() => Verdict::Neutral,
             verdict => verdict,
         };
         context.counted |= verdict == Verdict::Failure;
-        let (error, trace) = (ended.result.as_ref().err(), Some(context.trail.trace_id()));
+        let (error, trace) = (ended.result.as_ref().err(), Some(context.recorder.trace_id()));
         let transition = circuit.settle(permit, verdict, error, trace, ended_at.moment());
         let tried = Tried { number: context.attempts, verdict: ended.verdict, error, transition };
-        context.trail.attempt(began, ended_at, span_id, tried);
-        if carried.write {
+        context.recorder.attempt(began, ended_at, span_id, tried);
+        if spec.write {
             context.note_end(&ended.result);
         }
         let lost = ended.reply_lost;
@@ -264,7 +265,7 @@ impl Lent {
         code: &'static str,
         detail: String,
     ) -> NoAnswer {
-        if context.trail.keeps() {
+        if context.recorder.keeps() {
             let step = StepKind::Attempt {
                 span_id: 0,
                 number: context.attempts + 1,
@@ -272,7 +273,7 @@ impl Lent {
                 error: Some(Box::new((code.into(), detail.clone()))),
                 transition: None,
             };
-            context.trail.step(began, began, step);
+            context.recorder.step(began, began, step);
         }
         NoAnswer::Rejected { code, detail }
     }
@@ -287,13 +288,13 @@ impl Lent {
 /// A write on the wire, for whose end its caller waits. One whose caller leaves goes on, and nobody hears when it
 /// lands.
 struct Departure<'a> {
-    lent: &'a Lent,
+    shared: &'a BackendShared,
     lanes: Option<Lanes>,
 }
 
 impl<'a> Departure<'a> {
-    fn of(lent: &'a Lent, lanes: &Lanes) -> Self {
-        Self { lent, lanes: Some(lanes.clone()) }
+    fn of(shared: &'a BackendShared, lanes: &Lanes) -> Self {
+        Self { shared, lanes: Some(lanes.clone()) }
     }
 
     /// Its caller has waited.
@@ -305,7 +306,7 @@ impl<'a> Departure<'a> {
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
         if let Some(lanes) = &self.lanes {
-            self.lent.bar_fills(lanes);
+            self.shared.bar_fills(lanes);
         }
     }
 }
@@ -334,7 +335,7 @@ impl Context {
     }
 }
 
-/// See [`Lent::guarded`].
+/// See [`BackendShared::guarded`].
 struct GuardedRest {
     rest: Box<dyn Tail>,
     circuit: Arc<Circuit>,

@@ -22,49 +22,29 @@
 //! **The cache is emptied by what was done**: a write drops what is cached of its lanes when it is sent, and again
 //! when it ends or is queued. What never left drops nothing.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, Moment, OpId, UnixMillis,
-    cache::Cache,
-    flight::{Flight, Flights},
+    ErrorClass, Moment, OpId, UnixMillis,
+    flight::Flight,
     system::SystemState,
     write::{Repeat, WriteState},
 };
 
 use crate::{
+    backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
-    circuit::Circuit,
-    clock::{Clock, Reading},
-    connector::{Access, AttemptError, Plan, Refused, SharedConnector},
-    queue::{Claim, Queue},
-    system::SystemFlags,
-    trace::{CallTrace, Of, Tracer, Trail},
+    clock::Reading,
+    connector::{Access, Plan, SharedConnector},
+    queue::Claim,
+    refusal::{AttemptError, Refused},
+    trace::{CallRecorder, CallRef, CallTrace},
 };
 
 mod attempts;
 mod read;
 mod write;
-
-/// What a call needs of its backend; lent to every call.
-pub struct Lent {
-    /// Breaker, bulkhead, budget, counters, settings.
-    pub circuit: Arc<Circuit>,
-    /// The durable queue.
-    pub queue: Arc<Queue>,
-    /// The live writes under way.
-    pub flights: Arc<Flights>,
-    /// The fallback cache.
-    pub cache: ArcSwap<Cache>,
-    /// The connector.
-    pub connector: ArcSwap<SharedConnector>,
-    /// The system state.
-    pub system: SystemFlags,
-    /// Where calls are recorded.
-    pub tracer: Tracer,
-}
 
 /// What the steps of one call share.
 pub(crate) struct Context {
@@ -92,7 +72,7 @@ pub(crate) struct Context {
     /// The place that it holds since its outcome is unknown.
     pub(crate) claim: Option<Claim>,
     /// What it records of itself.
-    pub(crate) trail: Trail,
+    pub(crate) recorder: CallRecorder,
 }
 
 impl Context {
@@ -141,11 +121,7 @@ impl NoAnswer {
     }
 }
 
-impl Lent {
-    fn clock(&self) -> Clock {
-        self.circuit.clock
-    }
-
+impl BackendShared {
     /// Carries a call from fence to reply.
     ///
     /// # Errors
@@ -181,7 +157,7 @@ impl Lent {
             counted: false,
             flight: None,
             claim: None,
-            trail: self.tracer.begin(trace, began),
+            recorder: self.tracer.begin(trace, began),
         };
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,
@@ -189,11 +165,17 @@ impl Lent {
         };
         let source = result.as_ref().ok().map(|reply| reply.source);
         self.circuit.metrics.call(is_write, source);
-        if self.tracer.wants(&context.trail, result.as_ref()) {
-            let Context { trail, connector, plan, .. } = context;
+        if self.tracer.wants(&context.recorder, result.as_ref()) {
+            let Context { recorder, connector, plan, .. } = context;
             let kind = self.circuit.settings.load().kind;
-            let of = Of { backend: &self.circuit.name, kind, write: is_write };
-            self.tracer.end(trail, &*connector, &plan.body, of, result.as_ref());
+            let of = CallRef {
+                backend: &self.circuit.name,
+                kind,
+                target: connector.target(),
+                operation: connector.operation(&plan.body),
+                write: is_write,
+            };
+            self.tracer.end(recorder, of, result.as_ref());
         }
         result
     }
@@ -207,50 +189,6 @@ impl Lent {
     fn shed() -> NoAnswer {
         let detail = "low-priority calls are shed in this system state".to_owned();
         NoAnswer::Rejected { code: "shed", detail }
-    }
-
-    /// Whether queued calls can be replayed at this moment.
-    pub fn replay_can_run(&self) -> bool {
-        self.circuit.replay_barred().is_none() && !self.system.is_draining()
-    }
-
-    /// An empty queue belongs to no address: that calls waited for another one is over.
-    pub(crate) fn take_target_where_empty(&self) {
-        let holds = self.circuit.holds();
-        if !holds.retarget || holds.exchange {
-            return;
-        }
-        let index = self.queue.index();
-        let is_empty = index.is_empty() && index.dead().0 == 0;
-        drop(index);
-        let Ok(store) = self.queue.store() else { return };
-        if !is_empty {
-            return;
-        }
-        let target = SharedConnector::clone(&self.connector.load()).target();
-        // Where this fails the next start finds an empty queue and tries again.
-        store.set_target(&target, Box::new(|_| ()));
-        self.circuit.hold(|holds| holds.retarget = false);
-        self.queue.alert("retarget", None);
-    }
-
-    /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.
-    pub(crate) fn invalidate_lanes(&self, lanes: &Lanes) {
-        let cache = self.cache.load();
-        if lanes.is_all() && self.connector.load().caches_by_lane() {
-            cache.invalidate_all();
-        }
-        for lane in lanes.as_slice() {
-            cache.invalidate(*lane);
-        }
-    }
-
-    /// A write to `lanes` goes on without anybody who waits for it: what is cached of them goes, and what reads
-    /// answer until it is over is not kept.
-    fn bar_fills(&self, lanes: &Lanes) {
-        self.invalidate_lanes(lanes);
-        let timeout = self.circuit.settings.load().timeout;
-        self.cache.load().bar(lanes, self.clock().now().plus(timeout.saturating_mul(2)));
     }
 
     fn reply(&self, context: &Context, source: Source, value: Option<Bytes>) -> Reply {

@@ -9,11 +9,12 @@ use fusebox_state::{
 };
 
 use super::{
-    Context, Lent, NoAnswer,
-    attempts::{Answered, Carried, Live},
+    Context, NoAnswer,
+    attempts::{Answered, AttemptSpec, Live},
     error,
 };
 use crate::{
+    backend_shared::BackendShared,
     call::{CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Connector, QueuedWrite, Read, Slot},
     trace::StepKind,
@@ -55,7 +56,7 @@ impl Fills {
     }
 }
 
-impl Lent {
+impl BackendShared {
     pub(super) async fn read(
         &self,
         context: &mut Context,
@@ -65,7 +66,7 @@ impl Lent {
             let began = self.clock().read();
             let passed = self.pass_fence(context, read).await;
             context.read_at = self.clock().read();
-            context.trail.step(began, context.read_at, StepKind::Fence);
+            context.recorder.step(began, context.read_at, StepKind::Fence);
             passed?
         } else {
             Vec::new()
@@ -84,7 +85,7 @@ impl Lent {
                 &*context.connector,
                 context.read_at.moment(),
             );
-            match self.attempts(context, Carried::READ).await {
+            match self.attempts(context, AttemptSpec::READ).await {
                 Live::Answered(Answered { reply, rest: None, .. }) => {
                     return Ok(self.live(context, read, &fills, overlaid, reply));
                 }
@@ -102,10 +103,10 @@ impl Lent {
         let hits: Vec<Option<Hit>> = read.slots.iter().map(look_up).collect();
         let hit = !hits.is_empty() && hits.iter().all(Option::is_some);
         let looked = self.clock().read();
-        context.trail.step(began, looked, StepKind::CacheLookup { hit });
+        context.recorder.step(began, looked, StepKind::CacheLookup { hit });
         let result = self.fall_back(context, read, overlaid, hits, &why);
         let source = result.as_ref().ok().map(|reply| reply.source);
-        context.trail.step(began, looked, StepKind::Fallback(source));
+        context.recorder.step(began, looked, StepKind::Fallback(source));
         result
     }
 

@@ -6,41 +6,57 @@ use fusebox_state::{OpId, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
-    BackendSpec, ORDER_PATIENCE, OrderError,
+    alert::Alert,
     backend::BackendMessage,
+    backend_entry::BackendEntry,
     call::{Call, CallError, Reply},
     connector::{Gate, SharedConnector},
-    failed,
     health::HealthMessage,
-    lent::Member,
     queue,
-    start::retarget_alert,
+    start::{BackendSpec, retarget_alert},
     view,
 };
+
+/// How long an order may take: a sync of the disk included.
+pub(crate) const ADMIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// An order of an operator that was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// No such backend or queued call.
+    #[error("{0}")]
+    NotFound(String),
+    /// It does not fit the state: what is needed is said.
+    #[error("{0}")]
+    Conflict(String),
+    /// The store, or the actor, could not carry it out.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// One backend as doors and operators use it.
 pub struct Backend {
     /// Its place in the list.
     pub(crate) index: usize,
-    pub(crate) member: Member,
-    pub(crate) members: Arc<[Member]>,
+    pub(crate) entry: BackendEntry,
+    pub(crate) entries: Arc<[BackendEntry]>,
     pub(crate) health: ActorRef<HealthMessage>,
 }
 
 impl Backend {
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.member.lent.circuit.name
+        &self.entry.shared.circuit.name
     }
 
     /// Its kind.
     pub fn kind(&self) -> &'static str {
-        self.member.lent.circuit.settings.load().kind
+        self.entry.shared.circuit.settings.load().kind
     }
 
     /// Its connector, for what only it can read.
     pub fn connector(&self) -> SharedConnector {
-        SharedConnector::clone(&self.member.lent.connector.load())
+        SharedConnector::clone(&self.entry.shared.connector.load())
     }
 
     /// Carries a call from fence to reply.
@@ -48,12 +64,12 @@ impl Backend {
     /// # Errors
     /// [`CallError`] says what happened, whether it may have been applied, and when to try again.
     pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
-        self.member.lent.call(call).await
+        self.entry.shared.call(call).await
     }
 
     /// What a live query asks before it connects.
     pub fn gate(&self) -> Gate {
-        let circuit = Arc::clone(&self.member.lent.circuit);
+        let circuit = Arc::clone(&self.entry.shared.circuit);
         Arc::new(move || {
             let (state, offline) = circuit.breaker.state();
             !offline && state != State::Open
@@ -62,29 +78,29 @@ impl Backend {
 
     /// The backend in full.
     pub fn view(&self) -> view::BackendView {
-        self.member.lent.view(&self.members)
+        self.entry.shared.view(&self.entries)
     }
 
     /// Why its breaker is in its state.
     pub fn explain(&self) -> view::ExplainView {
-        self.member.lent.explain(&self.members)
+        self.entry.shared.explain(&self.entries)
     }
 
     /// The newest `limit` transitions, newest last, also of earlier runs.
     pub fn transitions(&self, limit: usize) -> Vec<fusebox_state::breaker::TransitionRecord> {
-        self.member.lent.transitions(limit)
+        self.entry.shared.transitions(limit)
     }
 
     /// Forces the breaker open or closed, until released or for as long as said.
     ///
     /// # Errors
-    /// [`OrderError::Failed`] where its actor does not answer or the store cannot remember it.
+    /// [`AdminError::Failed`] where its actor does not answer or the store cannot remember it.
     pub async fn force(
         &self,
         open: bool,
         reason: String,
         lasting: Option<Duration>,
-    ) -> Result<(), OrderError> {
+    ) -> Result<(), AdminError> {
         let order = |reply| BackendMessage::Force { open, reason, lasting, reply };
         self.ask(order).await?.map_err(not_remembered)
     }
@@ -92,36 +108,36 @@ impl Backend {
     /// Lifts a force.
     ///
     /// # Errors
-    /// [`OrderError::Conflict`] where none is in effect.
-    pub async fn release(&self) -> Result<(), OrderError> {
+    /// [`AdminError::Conflict`] where none is in effect.
+    pub async fn release(&self) -> Result<(), AdminError> {
         if self.ask(BackendMessage::Release).await?.map_err(not_remembered)? {
             return Ok(());
         }
-        Err(OrderError::Conflict(format!("the breaker of {} is not forced", self.name())))
+        Err(AdminError::Conflict(format!("the breaker of {} is not forced", self.name())))
     }
 
     /// Closes the breaker and forgets its window, force and exponent.
     ///
     /// # Errors
-    /// [`OrderError::Failed`] where its actor does not answer or the store cannot remember it.
-    pub async fn reset(&self) -> Result<(), OrderError> {
+    /// [`AdminError::Failed`] where its actor does not answer or the store cannot remember it.
+    pub async fn reset(&self) -> Result<(), AdminError> {
         self.ask(BackendMessage::Reset).await?.map_err(not_remembered)
     }
 
     /// Takes it offline, or back.
     ///
     /// # Errors
-    /// [`OrderError::Failed`] where its actor does not answer or the store cannot remember it.
-    pub async fn set_offline(&self, offline: bool) -> Result<(), OrderError> {
-        if !offline && self.member.actor.load().is_none() {
+    /// [`AdminError::Failed`] where its actor does not answer or the store cannot remember it.
+    pub async fn set_offline(&self, offline: bool) -> Result<(), AdminError> {
+        if !offline && self.entry.actor.load().is_none() {
             drop(self.health.send_message(HealthMessage::Revive { index: self.index }));
             let came_back = async {
-                while self.member.actor.load().is_none() {
+                while self.entry.actor.load().is_none() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };
             // Where it does not come back, the question below says so.
-            drop(tokio::time::timeout(ORDER_PATIENCE, came_back).await);
+            drop(tokio::time::timeout(ADMIN_PATIENCE, came_back).await);
         }
         let said = self.ask(|reply| BackendMessage::SetOffline { offline, reply }).await?;
         said.map_err(not_remembered)
@@ -130,22 +146,22 @@ impl Backend {
     /// Lets calls that wait for the old target go to the new one.
     ///
     /// # Errors
-    /// [`OrderError::Conflict`] where nothing waits for another target.
-    pub async fn accept_retarget(&self) -> Result<(), OrderError> {
-        let lent = &self.member.lent;
-        if lent.circuit.holds().exchange {
-            return Err(OrderError::Conflict("its address is being changed: try again".to_owned()));
+    /// [`AdminError::Conflict`] where nothing waits for another target.
+    pub async fn accept_retarget(&self) -> Result<(), AdminError> {
+        let shared = &self.entry.shared;
+        if shared.circuit.holds().exchange {
+            return Err(AdminError::Conflict("its address is being changed: try again".to_owned()));
         }
-        if !lent.circuit.holds().retarget {
-            return Err(OrderError::Conflict(format!(
+        if !shared.circuit.holds().retarget {
+            return Err(AdminError::Conflict(format!(
                 "no calls of {} wait for another target",
                 self.name()
             )));
         }
-        let store = lent.queue.store().map_err(|error| OrderError::Failed(error.to_string()))?;
+        let store = shared.queue.store().map_err(|error| AdminError::Failed(error.to_string()))?;
         let (sender, synced) = tokio::sync::oneshot::channel();
         // Before the target itself: a crash in between leaves the question open.
-        let accepted = queue::accepted(lent.queue.index().last_seq(), &self.connector().target());
+        let accepted = queue::accepted(shared.queue.index().last_seq(), &self.connector().target());
         store.put_fact(queue::ACCEPTED_FACT, accepted, Box::new(|_| ()));
         store.set_target(
             &self.connector().target(),
@@ -153,23 +169,23 @@ impl Backend {
         );
         match synced.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(OrderError::Failed(error.to_string())),
+            Ok(Err(error)) => return Err(AdminError::Failed(error.to_string())),
             Err(_) => return Err(failed("the store went away")),
         }
-        lent.circuit.hold(|holds| holds.retarget = false);
-        lent.queue.alert("retarget", None);
-        lent.queue.work.notify_one();
+        shared.circuit.hold(|holds| holds.retarget = false);
+        shared.queue.alert(Alert::Retarget, None);
+        shared.queue.work.notify_one();
         Ok(())
     }
 
     /// A page of the queue: everything not dead, or the dead letters, in order of acceptance.
     pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> view::QueuePage {
-        self.member.lent.queue_page(dead, after, limit)
+        self.entry.shared.queue_page(dead, after, limit)
     }
 
     /// A queued call or dead letter, with its body in wire form.
     pub fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
-        self.member.lent.queued_call(op_id)
+        self.entry.shared.queued_call(op_id)
     }
 
     /// Puts a dead letter back at the tail of its lane, with all that were sent with it as one. `force` is wanted
@@ -177,23 +193,23 @@ impl Backend {
     /// backend is proven to recognise it; `not_applied` says that somebody has checked that it was not.
     ///
     /// # Errors
-    /// [`OrderError`] if there is none, or it needs `force`.
+    /// [`AdminError`] if there is none, or it needs `force`.
     pub async fn requeue(
         &self,
         op_id: OpId,
         force: bool,
         not_applied: bool,
-    ) -> Result<(), OrderError> {
-        let queue = &self.member.lent.queue;
+    ) -> Result<(), AdminError> {
+        let queue = &self.entry.shared.queue;
         let seq = {
             let index = queue.index();
             let found = index.find(op_id);
             let (seq, dead) = found.ok_or_else(|| no_call(op_id))?;
             if !dead {
-                return Err(OrderError::Conflict(format!("{op_id} waits already")));
+                return Err(AdminError::Conflict(format!("{op_id} waits already")));
             }
             if !force && index.get(seq).is_some_and(|entry| entry.written_since) {
-                return Err(OrderError::Conflict(format!(
+                return Err(AdminError::Conflict(format!(
                     "the lane of {op_id} was, or may have been, written since: `--force` requeues it \
                      behind that, and it will overwrite it"
                 )));
@@ -203,7 +219,7 @@ impl Backend {
         let synced = queue.requeue(seq, not_applied).ok_or_else(|| no_call(op_id))?;
         match synced.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(OrderError::Failed(error.to_string())),
+            Ok(Err(error)) => Err(AdminError::Failed(error.to_string())),
             Err(_) => Err(failed("the store went away")),
         }
     }
@@ -211,13 +227,13 @@ impl Backend {
     /// Discards a queued call or dead letter for good.
     ///
     /// # Errors
-    /// [`OrderError`] where there is none, or it is on the wire at this moment.
-    pub async fn discard(&self, op_id: OpId) -> Result<(), OrderError> {
-        let queue = &self.member.lent.queue;
+    /// [`AdminError`] where there is none, or it is on the wire at this moment.
+    pub async fn discard(&self, op_id: OpId) -> Result<(), AdminError> {
+        let queue = &self.entry.shared.queue;
         let found = queue.index().find(op_id);
         let (seq, _) = found.ok_or_else(|| no_call(op_id))?;
         let synced = queue.discard(seq).ok_or_else(|| {
-            OrderError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
+            AdminError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
         })?;
         synced.await.map_err(|_| failed("the store does not take the removal"))?;
         tracing::warn!(backend = self.name(), %op_id, "a queued call was discarded by an operator");
@@ -227,48 +243,48 @@ impl Backend {
     /// Nudges replay: forgets backoffs, lifts a pause, tries again now. Returns how many calls wait.
     ///
     /// # Errors
-    /// [`OrderError::Conflict`] where nothing may be replayed now, and why.
-    pub fn replay(&self) -> Result<u64, OrderError> {
-        let lent = &self.member.lent;
-        lent.queue.index().retry_all();
-        lent.queue.resume.store(true, std::sync::atomic::Ordering::Release);
-        lent.queue.work.notify_one();
-        match lent.circuit.replay_barred() {
-            Some(why) if lent.queue.waiting() > 0 => {
-                Err(OrderError::Conflict(format!("nothing can be replayed now: {why}")))
+    /// [`AdminError::Conflict`] where nothing may be replayed now, and why.
+    pub fn replay(&self) -> Result<u64, AdminError> {
+        let shared = &self.entry.shared;
+        shared.queue.index().retry_all();
+        shared.queue.resume.store(true, std::sync::atomic::Ordering::Release);
+        shared.queue.work.notify_one();
+        match shared.circuit.replay_barred() {
+            Some(why) if shared.queue.waiting() > 0 => {
+                Err(AdminError::Conflict(format!("nothing can be replayed now: {why}")))
             }
-            _ => Ok(lent.queue.waiting()),
+            _ => Ok(shared.queue.waiting()),
         }
     }
 
     /// Tells operators that its store was gone at the start, until `None`; a critical condition.
     pub fn tell_lost(&self, told: Option<String>) {
-        self.member.lent.queue.alert("lost", told);
+        self.entry.shared.queue.alert(Alert::Lost, told);
     }
 
     /// Whether its store is open.
     pub fn is_stored(&self) -> bool {
-        self.member.lent.queue.store().is_ok()
+        self.entry.shared.queue.store().is_ok()
     }
 
     /// Makes its actor panic: a test hook, reachable only where the environment says so.
     pub fn panic_for_test(&self) {
-        self.member.tell(BackendMessage::Panic);
+        self.entry.tell(BackendMessage::Panic);
     }
 
     /// Whether it may be given another target now.
-    pub(crate) fn may_retarget(&self, target: &str) -> Result<(), OrderError> {
-        let lent = &self.member.lent;
-        if self.member.actor.load().is_none() {
-            return Err(OrderError::Conflict(format!(
+    pub(crate) fn may_retarget(&self, target: &str) -> Result<(), AdminError> {
+        let shared = &self.entry.shared;
+        if self.entry.actor.load().is_none() {
+            return Err(AdminError::Conflict(format!(
                 "the actor of {0} was given up on: `fusebox online {0}` brings it back",
                 self.name()
             )));
         }
-        let waits = lent.queue.waiting() > 0 || lent.queue.index().dead().0 > 0;
+        let waits = shared.queue.waiting() > 0 || shared.queue.index().dead().0 > 0;
         let now = self.connector().target();
         if waits && now != target {
-            return Err(OrderError::Conflict(format!(
+            return Err(AdminError::Conflict(format!(
                 "calls of {} wait for {now}: it cannot become {target} until they are gone",
                 self.name()
             )));
@@ -277,31 +293,33 @@ impl Backend {
     }
 
     /// Gives it other settings and another connector; see [`crate::Fusebox::reload`].
-    pub(crate) async fn reconfigure(&self, spec: BackendSpec) -> Result<String, OrderError> {
-        let lent = &self.member.lent;
+    pub(crate) async fn reconfigure(&self, spec: BackendSpec) -> Result<String, AdminError> {
+        let shared = &self.entry.shared;
         let target = spec.connector.target();
         let before = self.connector().target();
         if target != before {
             // What is queued from here on waits until it is clear for whom it is.
-            lent.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
-            lent.queue.alert("retarget", Some(retarget_alert(self.name(), &before, &target)));
+            shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
+            shared
+                .queue
+                .alert(Alert::Retarget, Some(retarget_alert(self.name(), &before, &target)));
         }
         // What the old one has on the wire must be over before the new one sends: until then calls
         // find it closed, and fall back.
         self.connector().close().await;
-        lent.connector.store(Arc::new(spec.connector));
-        lent.circuit.hold(|holds| holds.exchange = false);
+        shared.connector.store(Arc::new(spec.connector));
+        shared.circuit.hold(|holds| holds.exchange = false);
         if target != before {
             // Another server's values answer nothing here.
-            lent.cache.load().invalidate_all();
+            shared.cache.load().invalidate_all();
             // Who is told that the address changed finds it so; where calls wait, replay lifts the hold
             // once they are gone.
-            lent.take_target_where_empty();
-            lent.queue.work.notify_one();
+            shared.take_target_where_empty();
+            shared.queue.work.notify_one();
         }
-        if lent.circuit.settings.load().cache != spec.settings.cache {
+        if shared.circuit.settings.load().cache != spec.settings.cache {
             let cache = Arc::new(Cache::new(spec.settings.cache));
-            let old = lent.cache.swap(Arc::clone(&cache));
+            let old = shared.cache.swap(Arc::clone(&cache));
             cache.take_over(old.entries());
         }
         let name = self.name().to_owned();
@@ -313,11 +331,11 @@ impl Backend {
     async fn ask<T: Send + 'static>(
         &self,
         make: impl FnOnce(ractor::RpcReplyPort<T>) -> BackendMessage,
-    ) -> Result<T, OrderError> {
-        let actor = self.member.actor.load_full();
+    ) -> Result<T, AdminError> {
+        let actor = self.entry.actor.load_full();
         let actor =
             actor.ok_or_else(|| failed("its actor was given up on: take it online first"))?;
-        match actor.call(make, Some(ORDER_PATIENCE)).await {
+        match actor.call(make, Some(ADMIN_PATIENCE)).await {
             Ok(CallResult::Success(value)) => Ok(value),
             Ok(CallResult::Timeout) => Err(failed("its actor did not answer in time")),
             Ok(CallResult::SenderError) | Err(_) => {
@@ -327,11 +345,16 @@ impl Backend {
     }
 }
 
-fn no_call(op_id: OpId) -> OrderError {
-    OrderError::NotFound(format!("no queued call or dead letter {op_id}"))
+fn no_call(op_id: OpId) -> AdminError {
+    AdminError::NotFound(format!("no queued call or dead letter {op_id}"))
+}
+
+/// An order that was not carried out, and why.
+pub(crate) fn failed(why: &str) -> AdminError {
+    AdminError::Failed(why.to_owned())
 }
 
 /// An order that a restart would forget.
-fn not_remembered(why: String) -> OrderError {
-    OrderError::Failed(format!("it is in effect, but not remembered: {why}"))
+fn not_remembered(why: String) -> AdminError {
+    AdminError::Failed(format!("it is in effect, but not remembered: {why}"))
 }

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use ractor::ActorRef;
 
-use crate::{backend::BackendMessage, handle::Lent};
+use crate::{backend::BackendMessage, backend_shared::BackendShared};
 
 /// A backend.
 #[derive(Clone)]
-pub struct Member {
+pub struct BackendEntry {
     /// What calls borrow.
-    pub lent: Arc<Lent>,
+    pub shared: Arc<BackendShared>,
     /// The actor's current incarnation; `None` where it was given up on.
     pub actor: Arc<ArcSwapOption<ActorRef<BackendMessage>>>,
 }
 
-impl Member {
+impl BackendEntry {
     /// A backend without an actor yet.
-    pub fn new(lent: Arc<Lent>) -> Self {
-        Self { lent, actor: Arc::default() }
+    pub fn new(shared: Arc<BackendShared>) -> Self {
+        Self { shared, actor: Arc::default() }
     }
 
     /// Tells its actor; a message to one that is being restarted is lost, so only what is repeated or

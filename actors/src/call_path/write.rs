@@ -13,11 +13,12 @@ use fusebox_state::{
 use tokio::sync::oneshot;
 
 use super::{
-    Context, Lent, NoAnswer,
-    attempts::{Answered, Carried, Live},
+    Context, NoAnswer,
+    attempts::{Answered, AttemptSpec, Live},
     error,
 };
 use crate::{
+    backend_shared::BackendShared,
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Outage, SharedConnector, Write},
     queue::{AppendError, Appending, Applied, Claim, Fate, NewWrite},
@@ -39,7 +40,7 @@ enum Queueable {
     No(&'static str),
 }
 
-impl Lent {
+impl BackendShared {
     pub(super) async fn write(
         &self,
         context: &mut Context,
@@ -84,7 +85,7 @@ impl Lent {
             };
             return self.queue_write(context, write, queueable, &why, op_id, digest, false).await;
         }
-        if !self.take_off(context) {
+        if !self.begin_flight(context) {
             let why = NoAnswer::Rejected {
                 code: "lane_busy",
                 detail: format!("earlier writes to {} wait in the queue", context.plan.label),
@@ -97,7 +98,7 @@ impl Lent {
             let began = self.clock().read();
             let waited = self.wait_for_lanes(context, &why, note).await;
             context.read_at = self.clock().read();
-            context.trail.step(began, context.read_at, StepKind::Fence);
+            context.recorder.step(began, context.read_at, StepKind::Fence);
             waited?;
         }
         let result = self.write_live(context, write, queueable, op_id, digest).await;
@@ -129,11 +130,11 @@ impl Lent {
             Some(_) => Repeat::Token,
             None => Repeat::Never,
         });
-        let carried = Carried { write: true, token };
+        let spec = AttemptSpec { write: true, token };
         let live = if self.is_shed(context) {
             Live::None(Self::shed())
         } else {
-            self.attempts(context, carried).await
+            self.attempts(context, spec).await
         };
         let named = token.or(context.call.options.op_id);
         match live {
@@ -151,7 +152,7 @@ impl Lent {
                 Ok(self.applied(context, reply, lost, named))
             }
             Live::Refused(refusal) => Err(Self::rejected(context, refusal, named)),
-            Live::None(why) if self.may_send_again(context, carried).await => {
+            Live::None(why) if self.may_send_again(context, spec).await => {
                 self.queue_write(context, write, queueable, &why, op_id, digest, false).await
             }
             Live::None(why) => Err(timed_out(context, &why, op_id)),
@@ -193,14 +194,14 @@ impl Lent {
             return Err(self.unavailable(context, why, "its address was changed meanwhile"));
         }
         let began = self.clock().read();
-        let span = context.trail.queued(&self.tracer);
+        let span = self.tracer.queued(&mut context.recorder);
         let appended = self.append(context, write, op_id, digest, span).await;
         let step = StepKind::Append {
             span_id: span.span_id,
             op_id,
             error: appended.as_ref().err().map(|error| error.detail.clone()),
         };
-        context.trail.step(began, self.clock().read(), step);
+        context.recorder.step(began, self.clock().read(), step);
         let fate = appended?;
         if let Some(flight) = context.flight.take() {
             flight.acknowledge();
@@ -218,7 +219,7 @@ impl Lent {
         let began = self.clock().read();
         let left = context.left(began.moment());
         let fate = tokio::time::timeout(left.min(DRAIN_PATIENCE), fate).await;
-        context.trail.step(began, self.clock().read(), StepKind::AwaitReplay);
+        context.recorder.step(began, self.clock().read(), StepKind::AwaitReplay);
         match fate {
             Ok(Ok(Ok(Applied { reply, lost }))) => {
                 Ok(self.applied(context, reply, lost && !write.settled_reply, Some(op_id)))
@@ -304,7 +305,9 @@ impl Lent {
                 return Err(self.unavailable(context, why, note));
             }
             let patience = left.min(Duration::from_millis(250));
-            if self.queue.wait_free(&context.plan.lanes, patience).await && self.take_off(context) {
+            if self.queue.wait_free(&context.plan.lanes, patience).await
+                && self.begin_flight(context)
+            {
                 return Ok(());
             }
         }
@@ -312,7 +315,7 @@ impl Lent {
 
     /// Begins a live write, unless its lanes are occupied. It is in flight before it looks, so that one
     /// of unknown outcome either sees it or is seen by it.
-    fn take_off(&self, context: &mut Context) -> bool {
+    fn begin_flight(&self, context: &mut Context) -> bool {
         context.flight = Some(self.flights.begin(&context.plan.lanes));
         if self.queue.is_occupied(&context.plan.lanes) {
             context.flight = None;

@@ -1,0 +1,79 @@
+//! What the calls of one backend borrow. The actors own it, and it outlives each incarnation of them.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use fusebox_state::{Lanes, cache::Cache, flight::Flights};
+
+use crate::{
+    alert::Alert, circuit::Circuit, clock::Clock, connector::SharedConnector, queue::Queue,
+    system::SystemFlags, trace::Tracer,
+};
+
+/// What a call needs of its backend; shared by all its calls.
+pub struct BackendShared {
+    /// Breaker, bulkhead, budget, counters, settings.
+    pub circuit: Arc<Circuit>,
+    /// The durable queue.
+    pub queue: Arc<Queue>,
+    /// The live writes under way.
+    pub flights: Arc<Flights>,
+    /// The fallback cache.
+    pub cache: ArcSwap<Cache>,
+    /// The connector.
+    pub connector: ArcSwap<SharedConnector>,
+    /// The system state.
+    pub system: SystemFlags,
+    /// Where calls are recorded.
+    pub tracer: Tracer,
+}
+
+impl BackendShared {
+    pub(crate) fn clock(&self) -> Clock {
+        self.circuit.clock
+    }
+
+    /// Whether queued calls can be replayed at this moment.
+    pub fn replay_can_run(&self) -> bool {
+        self.circuit.replay_barred().is_none() && !self.system.is_draining()
+    }
+
+    /// An empty queue belongs to no address: that calls waited for another one is over.
+    pub(crate) fn take_target_where_empty(&self) {
+        let holds = self.circuit.holds();
+        if !holds.retarget || holds.exchange {
+            return;
+        }
+        let index = self.queue.index();
+        let is_empty = index.is_empty() && index.dead().0 == 0;
+        drop(index);
+        let Ok(store) = self.queue.store() else { return };
+        if !is_empty {
+            return;
+        }
+        let target = SharedConnector::clone(&self.connector.load()).target();
+        // Where this fails the next start finds an empty queue and tries again.
+        store.set_target(&target, Box::new(|_| ()));
+        self.circuit.hold(|holds| holds.retarget = false);
+        self.queue.alert(Alert::Retarget, None);
+    }
+
+    /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.
+    pub(crate) fn invalidate_lanes(&self, lanes: &Lanes) {
+        let cache = self.cache.load();
+        if lanes.is_all() && self.connector.load().caches_by_lane() {
+            cache.invalidate_all();
+        }
+        for lane in lanes.as_slice() {
+            cache.invalidate(*lane);
+        }
+    }
+
+    /// A write to `lanes` goes on without anybody who waits for it: what is cached of them goes, and what reads
+    /// answer until it is over is not kept.
+    pub(crate) fn bar_fills(&self, lanes: &Lanes) {
+        self.invalidate_lanes(lanes);
+        let timeout = self.circuit.settings.load().timeout;
+        self.cache.load().bar(lanes, self.clock().now().plus(timeout.saturating_mul(2)));
+    }
+}

@@ -1,0 +1,38 @@
+//! What comes in its own time: the future of an answer, and the rest of what is too large to hold.
+
+use std::{fmt, future::Future, pin::Pin};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::refusal::AttemptError;
+
+/// A boxed future of a connector's answer.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What comes piece by piece: the rest of a large answer, or of a large call.
+pub trait Tail: Send + Sync {
+    /// The next piece; `None` at the end. After an error nothing more comes.
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>>;
+}
+
+/// The rest of a call that is too large to hold. It can be taken once: such a call is tried once.
+pub struct Upload(Mutex<Option<Box<dyn Tail>>>);
+
+impl Upload {
+    /// The rest of a call.
+    pub fn new(rest: Box<dyn Tail>) -> Self {
+        Self(Mutex::new(Some(rest)))
+    }
+
+    /// Takes it; `None` where it was taken.
+    pub fn take(&self) -> Option<Box<dyn Tail>> {
+        self.0.lock().take()
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upload")
+    }
+}

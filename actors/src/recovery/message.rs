@@ -1,0 +1,33 @@
+//! What the recovery actor is told and asked.
+
+use ractor::RpcReplyPort;
+
+/// What recovery is told and asked.
+#[derive(Debug)]
+pub enum RecoveryMessage {
+    /// Caches are to be swept of what is too old.
+    SweepDue,
+    /// The sizes of the stores are to be reported.
+    ReportDue,
+    /// Replay is to look again.
+    NudgeDue,
+    /// Caches are to be written to their files.
+    SnapshotDue,
+    /// The replay task of a backend ended.
+    ReplayEnded {
+        /// The backend's place.
+        index: usize,
+    },
+    /// A replay task is to be started again.
+    ReplayDue {
+        /// The backend's place.
+        index: usize,
+    },
+    /// Forces recoveries, dependencies first; answers with the names of those that went half-open.
+    Recover {
+        /// One backend, or all.
+        only: Option<usize>,
+        /// Answered when all were asked.
+        reply: RpcReplyPort<Vec<String>>,
+    },
+}

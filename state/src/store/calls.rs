@@ -1,0 +1,275 @@
+//! Calls as the store's users know them: on their way in, as they lie there, and as dead letters.
+
+use bytes::Bytes;
+
+use super::{note::Note, record::CHUNK_BODY};
+use crate::units::{Lanes, OpId, UnixMillis};
+
+/// What lets a backend recognise a write that it has applied already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenKind {
+    /// The write needs none: it leaves the same state however often it is applied.
+    Absolute,
+    /// Every attempt bears a token (a marker, a deduplication token).
+    Marker,
+    /// Nothing recognises it: after a crash while it was sent, it is ambiguous.
+    None,
+    /// A marker under a name that the caller brought: it stays, so that a repetition is recognised.
+    OwnMarker,
+}
+
+impl TokenKind {
+    pub(super) const fn to_u8(self) -> u8 {
+        match self {
+            Self::Absolute => 0,
+            Self::Marker => 1,
+            Self::None => 2,
+            Self::OwnMarker => 3,
+        }
+    }
+
+    pub(super) const fn from_u8(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Absolute),
+            1 => Some(Self::Marker),
+            2 => Some(Self::None),
+            3 => Some(Self::OwnMarker),
+            _ => None,
+        }
+    }
+}
+
+/// What replay must know of a call besides its token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// It sets the whole value of its only lane.
+    pub whole: bool,
+    /// What is sent depends on what stands behind it in its lanes.
+    pub timed: bool,
+    /// Calls of the same number may be sent as one; its upper two bits are not kept.
+    pub gather: Option<u64>,
+    /// It is what is left to do of a call that was applied, and is due then.
+    pub due: Option<UnixMillis>,
+}
+
+/// The bits of a number that [`Traits`] keeps.
+const TRAIT_BITS: u64 = u64::MAX >> 2;
+const GATHER: u64 = 1;
+const DUE: u64 = 2;
+
+impl Traits {
+    /// As one number: what it is in the upper two bits. `None` for a call that is nothing special.
+    pub(super) fn to_number(self) -> Option<u64> {
+        let tagged = |tag: u64, number: u64| Some(tag << 62 | number & TRAIT_BITS);
+        match self {
+            Self { due: Some(due), .. } => tagged(DUE, due.get()),
+            Self { gather: Some(gather), .. } => tagged(GATHER, gather),
+            Self { whole: false, timed: false, .. } => None,
+            Self { whole, timed, .. } => tagged(0, u64::from(whole) | u64::from(timed) << 1),
+        }
+    }
+
+    pub(super) fn from_number(number: Option<u64>) -> Self {
+        let Some(number) = number else { return Self::default() };
+        let value = number & TRAIT_BITS;
+        match number >> 62 {
+            GATHER => Self { gather: Some(value), ..Self::default() },
+            DUE => Self { due: Some(UnixMillis::new(value)), ..Self::default() },
+            _ => Self { whole: value & 1 > 0, timed: value & 2 > 0, ..Self::default() },
+        }
+    }
+
+    /// A number by which calls are gathered, as it comes back from the store.
+    pub fn gather_number(number: u64) -> u64 {
+        number & TRAIT_BITS
+    }
+}
+
+/// Whether a header with these traits took the place of another.
+pub(super) fn is_residue(traits: Option<u64>) -> bool {
+    Traits::from_number(traits).due.is_some()
+}
+
+/// The group that a call belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredGroup {
+    /// The sequence of its first call.
+    pub id: u64,
+    /// The token that its calls bear.
+    pub token: OpId,
+    /// A member is missing: it cannot be sent again as it was.
+    pub broken: bool,
+}
+
+/// A call on its way into the store.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// Its place in the queue: above every sequence given out before, see `Opened::last_seq`.
+    pub seq: u64,
+    /// Its name for ever.
+    pub op_id: OpId,
+    /// Digest of the body as the caller sent it: tells a repetition from another call of the same
+    /// `op_id`.
+    pub digest: u64,
+    /// User id of the program that sent it.
+    pub uid: u32,
+    /// Part of its lane and cache keys; empty for now. At most 256 bytes.
+    pub namespace: String,
+    /// The lanes that it touches.
+    pub lanes: Lanes,
+    /// For people (`SET user:7`); cut at 256 bytes.
+    pub label: String,
+    /// What lets the backend recognise it.
+    pub token: TokenKind,
+    /// What else replay must know of it.
+    pub traits: Traits,
+    /// When it was acknowledged to be in hand.
+    pub accepted_at: UnixMillis,
+    /// The W3C trace context that it came with; one above 256 bytes is dropped.
+    pub traceparent: Option<String>,
+    /// What is noted of its sending already: it is never found without that.
+    pub note: Option<Note>,
+    /// What is sent, opaque to the store.
+    pub body: Bytes,
+}
+
+/// A call that lies in the store, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCall {
+    /// Its place in the queue.
+    pub seq: u64,
+    /// Its name for ever.
+    pub op_id: OpId,
+    /// Digest of the body as the caller sent it.
+    pub digest: u64,
+    /// User id of the program that sent it.
+    pub uid: u32,
+    /// Part of its lane and cache keys.
+    pub namespace: String,
+    /// The lanes that it touches.
+    pub lanes: Lanes,
+    /// For people.
+    pub label: String,
+    /// The backend's identity when it was accepted.
+    pub target: String,
+    /// What lets the backend recognise it.
+    pub token: TokenKind,
+    /// What else replay must know of it.
+    pub traits: Traits,
+    /// When it was acknowledged to be in hand.
+    pub accepted_at: UnixMillis,
+    /// The trace context that it came with.
+    pub traceparent: Option<String>,
+    /// Length of its body in bytes.
+    pub body_len: u64,
+    /// CRC-32 of its body.
+    pub body_crc: u32,
+    /// Chunks that its body lies in; 0 where it lies beside the header.
+    pub chunks: u32,
+    /// Bytes that it takes in the store, envelopes included: what a queue's limit in bytes counts.
+    pub bytes: u64,
+    /// When it was first put on the wire, where that was noted.
+    pub first_sent_at: Option<UnixMillis>,
+    /// What was noted beside that for a later proof.
+    pub evidence: Bytes,
+    /// The calls that it was sent with as one.
+    pub group: Option<StoredGroup>,
+    /// Set where it is a dead letter.
+    pub dead: Option<DeadMark>,
+}
+
+impl StoredCall {
+    /// It bears this note. Where the note itself is damaged (a default one), it was sent some time since it was
+    /// accepted.
+    pub(super) fn noted(&mut self, note: &Note) {
+        let known = note.first_sent_at > UnixMillis::default();
+        self.first_sent_at = Some(if known { note.first_sent_at } else { self.accepted_at });
+        self.evidence = note.evidence.clone();
+        self.group = note.group.as_ref().map(|group| StoredGroup {
+            id: group.members.first().copied().unwrap_or(self.seq),
+            token: group.token,
+            broken: false,
+        });
+    }
+}
+
+/// A body that lies in the store already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredBody {
+    /// Its length in bytes.
+    pub len: u64,
+    /// CRC-32 of the whole.
+    pub crc: u32,
+    /// Its pieces.
+    pub pieces: u32,
+}
+
+impl StoredBody {
+    /// Counts one more piece, and returns its index.
+    pub fn add(&mut self, piece: &[u8]) -> u32 {
+        let mut crc = crc32fast::Hasher::new_with_initial(self.crc);
+        crc.update(piece);
+        self.crc = crc.finalize();
+        self.len += piece.len() as u64;
+        self.pieces += 1;
+        self.pieces - 1
+    }
+
+    /// The chunks that it lies in.
+    pub(super) fn chunks(self) -> Option<u32> {
+        u32::try_from(self.len.div_ceil(CHUNK_BODY as u64)).ok()
+    }
+}
+
+/// Why a call became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadReason {
+    /// The backend refuses it for good.
+    Rejected,
+    /// Its time was over. No release writes this; a mark that says so is still read.
+    Expired,
+    /// It may have been applied, and nothing lets the backend say so.
+    Ambiguous,
+    /// Its record, or its mark, does not decode.
+    Undecodable,
+    /// Too many replies of no known class.
+    GaveUp,
+}
+
+impl DeadReason {
+    pub(super) const fn to_u8(self) -> u8 {
+        match self {
+            Self::Rejected => 0,
+            Self::Expired => 1,
+            Self::Ambiguous => 2,
+            Self::Undecodable => 3,
+            Self::GaveUp => 4,
+        }
+    }
+
+    pub(super) const fn from_u8(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0 => Self::Rejected,
+            1 => Self::Expired,
+            2 => Self::Ambiguous,
+            3 => Self::Undecodable,
+            4 => Self::GaveUp,
+            _ => return None,
+        })
+    }
+}
+
+/// What is kept beside a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DeadMark {
+    /// Why replay gave up.
+    pub reason: DeadReason,
+    /// The backend's words, or ours; cut at 2,048 bytes.
+    pub detail: String,
+    /// When it was buried.
+    pub at: UnixMillis,
+    /// Attempts made by replay.
+    pub attempts: u32,
+}
