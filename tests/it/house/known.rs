@@ -30,29 +30,6 @@ pub(crate) const IN_PROTOCOLS: &[Exception] = &[
     },
 ];
 
-pub(crate) const IN_CONFIG: &[Exception] = &[
-    Exception {
-        file: "src/config/backend.rs",
-        import: "src/kinds.rs",
-        reason: "a section is looked up by its kind",
-    },
-    Exception {
-        file: "src/config/backend.rs",
-        import: "src/kinds/port.rs",
-        reason: "a kind's defaults fill its section",
-    },
-    Exception {
-        file: "src/config/sources.rs",
-        import: "src/kinds.rs",
-        reason: "each kind has a backend by default",
-    },
-    Exception {
-        file: "src/config/sources.rs",
-        import: "src/kinds/port.rs",
-        reason: "each kind has a backend by default",
-    },
-];
-
 pub(crate) const IN_NET: &[Exception] = &[
     Exception {
         file: "src/net/grpc.rs",
@@ -88,41 +65,6 @@ pub(crate) const OF_HTTP_API: &[Exception] = &[
 pub(crate) const CIRCLES: &[Known] = &[
     Known {
         files: &[
-            "actors/src/call.rs",
-            "actors/src/connector.rs",
-            "actors/src/trace.rs",
-            "actors/src/view.rs",
-        ],
-        reason: "a call carries its trace, and a trace records the call's reply: the pieces of both are one file's work to take out",
-    },
-    Known {
-        files: &[
-            "actors/src/circuit.rs",
-            "actors/src/handle.rs",
-            "actors/src/metrics.rs",
-            "actors/src/metrics/gauges.rs",
-            "actors/src/queue.rs",
-            "actors/src/queue/dead_letters.rs",
-            "actors/src/queue/notes.rs",
-            "actors/src/queue/opening.rs",
-            "actors/src/recent.rs",
-        ],
-        reason: "the gauges are scraped from backends that count in the same metrics",
-    },
-    Known {
-        files: &["actors/src/lib.rs", "actors/src/orders.rs", "actors/src/start.rs"],
-        reason: "the root starts the backends that its own types describe",
-    },
-    Known {
-        files: &["actors/src/recovery.rs", "actors/src/recovery/jobs.rs"],
-        reason: "the jobs send the message that recovery takes",
-    },
-    Known {
-        files: &["actors/src/recovery/replay.rs", "actors/src/recovery/replay/attempt.rs"],
-        reason: "one attempt of a replay, cut off from it by length",
-    },
-    Known {
-        files: &[
             "src/cli.rs",
             "src/cli/call.rs",
             "src/cli/check.rs",
@@ -148,14 +90,11 @@ pub(crate) const CIRCLES: &[Known] = &[
     Known {
         files: &[
             "src/config/backend.rs",
+            "src/config/keys.rs",
+            "src/config/section.rs",
             "src/config/sources.rs",
-            "src/kinds.rs",
-            "src/kinds/clickhouse/kind.rs",
-            "src/kinds/firestore/kind.rs",
-            "src/kinds/port.rs",
-            "src/kinds/redis/kind.rs",
         ],
-        reason: "the configuration still asks the kinds for their defaults",
+        reason: "a section is declared by what it has besides what every backend has",
     },
     Known {
         files: &[
@@ -235,36 +174,5 @@ pub(crate) const CIRCLES: &[Known] = &[
     Known {
         files: &["src/telemetry.rs", "src/telemetry/journal.rs"],
         reason: "the journal cuts texts as the other writers do",
-    },
-    Known {
-        files: &["state/src/queue.rs", "state/src/queue/turn.rs"],
-        reason: "a turn is taken from the entries of the queue that starts it",
-    },
-    Known {
-        files: &[
-            "state/src/store.rs",
-            "state/src/store/apply.rs",
-            "state/src/store/call_store.rs",
-            "state/src/store/command.rs",
-            "state/src/store/committer.rs",
-            "state/src/store/compact.rs",
-            "state/src/store/dead_letters.rs",
-            "state/src/store/history.rs",
-            "state/src/store/ledger.rs",
-            "state/src/store/open.rs",
-            "state/src/store/outage.rs",
-            "state/src/store/plan.rs",
-            "state/src/store/queue.rs",
-            "state/src/store/raw.rs",
-            "state/src/store/rebuild.rs",
-            "state/src/store/scan.rs",
-            "state/src/store/settings.rs",
-            "state/src/store/settle.rs",
-            "state/src/store/shield.rs",
-            "state/src/store/space.rs",
-            "state/src/store/untold.rs",
-            "state/src/store/upload.rs",
-        ],
-        reason: "the parts of one store share its keys, its limits and its failures",
     },
 ];
