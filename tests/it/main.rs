@@ -35,6 +35,8 @@ mod firestore_client;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod house;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod logs;
