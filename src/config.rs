@@ -231,7 +231,7 @@ fn check(
         } else {
             enabled.push(name.clone());
             let own = of_kinds.own.remove(&name).unwrap_or_default();
-            let section = backend::Raw { raw, own, sections: of_kinds.sections };
+            let section = backend::Raw { common: raw, own, sections: of_kinds.sections };
             backends.extend(backend::check(&name, section, auto_recovery, env, checker));
         }
     }

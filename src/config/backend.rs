@@ -44,7 +44,7 @@ pub(crate) struct Own {
 /// A backend's section, not yet checked.
 pub(super) struct Raw<'a> {
     /// What every backend has.
-    pub(super) raw: RawBackend,
+    pub(super) common: RawBackend,
     /// What its kind has besides.
     pub(super) own: Table,
     /// The kinds.
@@ -80,7 +80,7 @@ impl std::fmt::Debug for Url {
 /// be judged.
 pub(super) fn check(
     name: &str,
-    Raw { raw, own, sections }: Raw<'_>,
+    Raw { common: raw, own, sections }: Raw<'_>,
     auto_recovery: bool,
     env: &Environment,
     checker: &mut Checker,

@@ -116,7 +116,8 @@ impl Keys {
     pub(crate) fn nearest(&self, path: &str) -> Option<String> {
         let wanted = pattern(path);
         let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-        let (key, score) = KEYS
+        let (key, score) = self
+            .0
             .iter()
             .map(|(key, _)| {
                 let whole = strsim::jaro_winkler(&wanted, key);
@@ -205,6 +206,16 @@ mod tests {
         );
         assert_eq!(near("backends.b.queue.disk_flor"), "backends.b.queue.disk_floor");
         assert_eq!(keys.nearest("zzzz"), None);
+    }
+
+    #[test]
+    fn the_keys_of_kinds_are_settings() {
+        let sections = crate::kinds::sections();
+        let keys = Keys::new(&sections);
+        let near = keys.nearest("backends.r.on_mis");
+        assert_eq!(near.as_deref(), Some("backends.r.on_miss"));
+        assert_eq!(keys.shape("backends.r.ordered"), Some(Flag));
+        assert_eq!(Keys::new(&[]).shape("backends.r.ordered"), None);
     }
 
     #[test]

@@ -293,6 +293,14 @@ fn every_reference_has_its_message() {
             "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']",
             "depends_on must not lead back to where it began: b -> redis -> b",
         ),
+        (
+            "[backends.clickhouse]\non_miss = 'nil'",
+            "backends.clickhouse.on_miss is a setting of the kind redis, and this backend's kind is clickhouse",
+        ),
+        (
+            "[backends.clickhouse]\nordered = 3",
+            "backends.clickhouse.ordered is not usable: invalid type: integer `3`, expected a boolean",
+        ),
         ("sate_dir = '/x'", "sate_dir is no setting; the nearest is state_dir"),
         (
             "[backends.redis]\nfailure_threshold = 3",
