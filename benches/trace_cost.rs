@@ -100,7 +100,7 @@ fn ours(tracer: &Tracer, clock: Clock, reply: &Reply) {
     let ended = clock.read();
     let tried = Tried { number: 1, verdict: Verdict::Success, error: None, transition: None };
     recorder.attempt(began, ended, span_id, tried);
-    if tracer.wants(&recorder, Ok(reply)) {
+    if tracer.wants(&recorder, Some(reply.source)) {
         let of = CallRef {
             backend: "redis",
             kind: "redis",
@@ -108,7 +108,7 @@ fn ours(tracer: &Tracer, clock: Clock, reply: &Reply) {
             operation: Cow::Owned("GET".to_owned()),
             write: false,
         };
-        tracer.end(recorder, of, Ok(reply));
+        tracer.end(recorder, of, Ok(reply.into()));
     }
 }
 

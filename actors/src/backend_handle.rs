@@ -10,6 +10,7 @@ use crate::{
     backend::BackendMessage,
     backend_entry::BackendEntry,
     call::{Call, CallError, Reply},
+    call_path::{Admission, Onward, PlainPlan},
     connector::{Gate, SharedConnector},
     health::HealthMessage,
     queue,
@@ -65,6 +66,19 @@ impl Backend {
     /// [`CallError`] says what happened, whether it may have been applied, and when to try again.
     pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
         self.entry.shared.call(call).await
+    }
+
+    /// Whether a plain call may be sent now, or what answers it instead: the way in without a task or an allocation.
+    pub fn admit(&self, plan: &PlainPlan<'_>) -> Admission {
+        self.entry.shared.admit(plan)
+    }
+
+    /// Carries a call on whose ticket ended without an answer.
+    ///
+    /// # Errors
+    /// As [`Backend::call`].
+    pub async fn go_on(&self, call: Call, onward: Onward) -> Result<Reply, CallError> {
+        self.entry.shared.go_on(call, onward).await
     }
 
     /// What a live query asks before it connects.

@@ -43,8 +43,15 @@ use crate::{
 };
 
 mod attempts;
+mod passage;
 mod read;
+mod ticket;
 mod write;
+
+pub use passage::Barred;
+pub use ticket::{
+    Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
+};
 
 /// What the steps of one call share.
 pub(crate) struct Context {
@@ -71,11 +78,45 @@ pub(crate) struct Context {
     pub(crate) flight: Option<Flight>,
     /// The place that it holds since its outcome is unknown.
     pub(crate) claim: Option<Claim>,
+    /// How the attempt of a ticket ended, where that was the first one: it is not over its fence again.
+    pub(crate) failed: Option<AttemptError>,
     /// What it records of itself.
     pub(crate) recorder: CallRecorder,
 }
 
 impl Context {
+    /// A call that begins at `began`.
+    fn new(
+        shared: &BackendShared,
+        call: Call,
+        plan: Plan,
+        connector: SharedConnector,
+        began: Reading,
+        recorder: CallRecorder,
+    ) -> Self {
+        let deadline = call.options.deadline;
+        let deadline = deadline.unwrap_or_else(|| shared.circuit.default_deadline());
+        let deadline = began.moment().plus(deadline);
+        Self {
+            read_at: began,
+            deadline,
+            live_until: deadline,
+            call,
+            plan,
+            connector,
+            attempts: 0,
+            accepted_at: shared.clock().steady_unix(),
+            digest: 0,
+            state: WriteState::fresh(Repeat::Absolute),
+            evidence: Bytes::new(),
+            counted: false,
+            flight: None,
+            claim: None,
+            failed: None,
+            recorder,
+        }
+    }
+
     /// What may still be spent on the wire at `now`.
     pub(crate) fn live_left(&self, now: Moment) -> Duration {
         self.live_until.since(now)
@@ -138,44 +179,31 @@ impl BackendShared {
             });
         }
         let began = self.clock().read();
-        let started = began.moment();
         let trace = std::mem::replace(&mut call.trace, CallTrace::NONE);
-        let deadline = call.options.deadline.unwrap_or_else(|| self.circuit.default_deadline());
-        let is_write = matches!(plan.access, Access::Write(_));
-        let mut context = Context {
-            read_at: began,
-            deadline: started.plus(deadline),
-            live_until: started.plus(deadline),
-            call,
-            plan,
-            connector,
-            attempts: 0,
-            accepted_at: self.clock().steady_unix(),
-            digest: 0,
-            state: WriteState::fresh(Repeat::Absolute),
-            evidence: Bytes::new(),
-            counted: false,
-            flight: None,
-            claim: None,
-            recorder: self.tracer.begin(trace, began),
-        };
+        let recorder = self.tracer.begin(trace, began);
+        self.carry(Context::new(self, call, plan, connector, began, recorder)).await
+    }
+
+    /// Carries what was begun to its end, counts it, and hands on what it recorded.
+    async fn carry(&self, mut context: Context) -> Result<Reply, CallError> {
+        let is_write = matches!(context.plan.access, Access::Write(_));
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,
             Access::Write(write) => Box::pin(self.write(&mut context, &write)).await,
         };
         let source = result.as_ref().ok().map(|reply| reply.source);
         self.circuit.metrics.call(is_write, source);
-        if self.tracer.wants(&context.recorder, result.as_ref()) {
+        if self.tracer.wants(&context.recorder, source) {
             let Context { recorder, connector, plan, .. } = context;
-            let kind = self.circuit.settings.load().kind;
             let of = CallRef {
                 backend: &self.circuit.name,
-                kind,
+                kind: self.circuit.settings.load().kind,
                 target: connector.target(),
                 operation: connector.operation(&plan.body),
                 write: is_write,
             };
-            self.tracer.end(recorder, of, result.as_ref());
+            let told = result.as_ref().map(Into::into).map_err(Into::into);
+            self.tracer.end(recorder, of, told);
         }
         result
     }

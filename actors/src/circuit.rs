@@ -83,11 +83,11 @@ pub struct Circuit {
 }
 
 /// A call that has begun; dropped at its end, also where its caller leaves.
-pub(crate) struct UnderWay<'a>(&'a AtomicU32);
+pub(crate) struct UnderWay(Arc<Circuit>);
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -118,9 +118,9 @@ impl Circuit {
 
     /// A call is under way for as long as what is returned lives: on the wire, between two attempts, or
     /// being queued.
-    pub(crate) fn call_begins(&self) -> UnderWay<'_> {
+    pub(crate) fn call_begins(self: &Arc<Self>) -> UnderWay {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        UnderWay(&self.calls)
+        UnderWay(Arc::clone(self))
     }
 
     /// Calls that have begun and not ended.

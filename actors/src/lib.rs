@@ -51,6 +51,9 @@ use backend_handle::{ADMIN_PATIENCE, failed};
 pub use backend_handle::{AdminError, Backend};
 use backend_shared::BackendShared;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
+pub use call_path::{
+    Admission, Barred, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
+};
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, Past, PastQuery};

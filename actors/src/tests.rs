@@ -29,6 +29,7 @@ use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 mod kinds;
 mod scripted;
 mod store;
+mod ticket;
 mod trace;
 mod write_state;
 

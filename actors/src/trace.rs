@@ -33,7 +33,7 @@ use std::{
 use fusebox_state::{OpId, SpanRef};
 
 use crate::{
-    call::{CallError, Reply, Source},
+    call::Source,
     clock::{Clock, Reading},
 };
 
@@ -77,22 +77,14 @@ impl Tracer {
 
     /// Whether the record of a call that ends is wanted: it was sampled, or is worth it.
     #[inline]
-    pub fn wants(&self, recorder: &CallRecorder, result: Result<&Reply, &CallError>) -> bool {
-        recorder.sampled || (recorder.keeps && is_worth_it(recorder, result) && self.keep())
+    pub fn wants(&self, recorder: &CallRecorder, source: Option<Source>) -> bool {
+        recorder.sampled || (recorder.keeps && is_worth_it(recorder, source) && self.keep())
     }
 
     /// Hands on the record of a call that [`Tracer::wants`].
-    pub fn end(&self, recorder: CallRecorder, of: CallRef<'_>, result: Result<&Reply, &CallError>) {
+    pub fn end(&self, recorder: CallRecorder, of: CallRef<'_>, result: Result<Answered, Failed>) {
         let Some(sink) = self.sink.as_ref() else { return };
         let (ended, unix) = (self.clock.read(), self.clock.unix_nanos());
-        let result = match result {
-            Ok(Reply { source, ack, op_id, .. }) => {
-                Ok(Answered { source: *source, ack: *ack, op_id: *op_id })
-            }
-            Err(CallError { kind, code, detail, .. }) => {
-                Err(Failed { kind: *kind, code: code.clone(), detail: detail.clone() })
-            }
-        };
         let CallTrace { parent, is_remote, route, .. } = recorder.trace;
         let span_id = if recorder.span_id == 0 { new_span_id() } else { recorder.span_id };
         sink.take(Traced {
@@ -166,10 +158,8 @@ pub struct CallRef<'a> {
 
 /// The quiet majority is answered by the backend at once.
 #[inline]
-fn is_worth_it(recorder: &CallRecorder, result: Result<&Reply, &CallError>) -> bool {
-    recorder.first.is_none()
-        || !recorder.more.is_empty()
-        || !matches!(result, Ok(Reply { source: Source::Live, .. }))
+fn is_worth_it(recorder: &CallRecorder, source: Option<Source>) -> bool {
+    recorder.first.is_none() || !recorder.more.is_empty() || source != Some(Source::Live)
 }
 
 /// The trace of a queued call's replay: its name, which may not be zero as a trace's id.

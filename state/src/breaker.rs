@@ -88,7 +88,23 @@ pub struct Permit<'a> {
     probe: u32,
 }
 
+/// A permit that outlives its guard: hand it back with [`Breaker::regain`], once.
+#[derive(Debug)]
+#[must_use]
+pub struct KeptPermit {
+    epoch: u32,
+    probe: u32,
+}
+
 impl Permit<'_> {
+    /// Keeps the permit beyond this guard.
+    #[inline]
+    pub fn keep(self) -> KeptPermit {
+        let kept = KeptPermit { epoch: self.epoch, probe: self.probe };
+        std::mem::forget(self);
+        kept
+    }
+
     /// Whether this attempt is a trial of a half-open breaker.
     pub fn is_probe(&self) -> bool {
         self.probe != 0
@@ -215,6 +231,12 @@ impl Breaker {
             }
             _ => Err(Rejected::Open),
         }
+    }
+
+    /// The guard of a permit that was kept.
+    #[inline]
+    pub fn regain(&self, kept: KeptPermit) -> Permit<'_> {
+        Permit { breaker: self, epoch: kept.epoch, probe: kept.probe }
     }
 
     /// Settles `permit` with what its attempt said of the backend. A transition that it caused is

@@ -97,16 +97,41 @@ struct Tally {
 /// The reads of one lane. They are counted for as long as they live, however the cache lets go of them.
 struct Held {
     reads: Vec<CachedRead>,
+    /// When the only read was answered again as before, in milliseconds of a [`Moment`]; 0 where it was not.
+    answered_again: AtomicU64,
     tally: Arc<Tally>,
 }
 
 impl Held {
     fn new(reads: Vec<CachedRead>, tally: &Arc<Tally>) -> Reads {
-        let held = Self { reads, tally: Arc::clone(tally) };
+        let held = Self { reads, answered_again: AtomicU64::new(0), tally: Arc::clone(tally) };
         let (entries, bytes) = held.size();
         tally.entries.fetch_add(entries, Ordering::Relaxed);
         tally.bytes.fetch_add(bytes, Ordering::Relaxed);
         Arc::new(held)
+    }
+
+    /// Whether `read` is all that it holds: then it need only note when that was answered again.
+    fn answers_again(&self, key: &[u8], value: &[u8], now: Moment, until: Option<Moment>) -> bool {
+        let [only] = self.reads.as_slice() else { return false };
+        let same = only.key == key && only.value == value && only.until == until && !only.restored;
+        if same {
+            self.answered_again.fetch_max(now.as_millis(), Ordering::Relaxed);
+        }
+        same
+    }
+
+    /// When a read of it was last answered.
+    fn answered_at(&self, read: &CachedRead) -> Moment {
+        let again = Moment::from_millis(self.answered_again.load(Ordering::Relaxed));
+        read.stored_at.max(again)
+    }
+
+    /// The reads with their times, to be put elsewhere.
+    fn taken(&self) -> impl Iterator<Item = CachedRead> {
+        self.reads
+            .iter()
+            .map(|read| CachedRead { stored_at: self.answered_at(read), ..read.clone() })
     }
 
     fn size(&self) -> (u64, u64) {
@@ -178,17 +203,31 @@ impl Cache {
     }
 
     /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, where
-    /// that is known. What is larger than the cache's share for one entry in eight is not kept.
-    pub fn fill(&self, fill: Fill, key: Bytes, value: Bytes, now: Moment, until: Option<Moment>) {
+    /// that is known. What is larger than the cache's share for one entry in eight is not kept. A lane's only entry
+    /// that is answered again as before is refreshed in place, without an allocation.
+    pub fn fill(
+        &self,
+        fill: Fill,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        now: Moment,
+        until: Option<Moment>,
+    ) {
+        let (key, value) = (key.as_ref(), value.as_ref());
         let version = self.version(fill.lane);
         if version.load(Ordering::Acquire) != fill.version
             || (key.len() + value.len()) as u64 > self.settings.bytes / 8
         {
             return;
         }
+        // A write that comes between drops what is refreshed here, as it does what is put.
+        if self.inner.get(&fill.lane).is_some_and(|held| held.answers_again(key, value, now, until))
+        {
+            return;
+        }
         // A reply is often a slice of a larger read buffer; the cache must not keep that alive.
-        let value = Bytes::copy_from_slice(&value);
-        let key = Bytes::copy_from_slice(&key);
+        let value = Bytes::copy_from_slice(value);
+        let key = Bytes::copy_from_slice(key);
         self.put(fill.lane, CachedRead { key, value, stored_at: now, restored: false, until });
         if version.load(Ordering::Acquire) != fill.version {
             self.inner.remove(&fill.lane);
@@ -236,35 +275,57 @@ impl Cache {
         max_stale: Option<Duration>,
         now: Moment,
     ) -> Option<Hit> {
-        let limit = max_stale.unwrap_or(self.settings.max_stale).min(self.settings.max_stale);
-        let hit = self.inner.get(&lane).and_then(|reads| {
-            let read = reads.iter().find(|read| read.key == *key)?;
-            let age = now.since(read.stored_at);
-            let fresh = !read.restored && age <= self.settings.ttl;
-            let ended = read.until.is_some_and(|until| until <= now);
-            (age <= limit && !ended).then(|| Hit { value: read.value.clone(), age, fresh })
-        });
+        let hit = self.find(lane, key, max_stale, now);
         let counter = if hit.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         hit
     }
 
+    /// [`Cache::get`] that counts a hit alone: for who asks again where there is none.
+    pub fn get_if_held(
+        &self,
+        lane: LaneId,
+        key: &[u8],
+        max_stale: Option<Duration>,
+        now: Moment,
+    ) -> Option<Hit> {
+        let hit = self.find(lane, key, max_stale, now)?;
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(hit)
+    }
+
+    fn find(
+        &self,
+        lane: LaneId,
+        key: &[u8],
+        max_stale: Option<Duration>,
+        now: Moment,
+    ) -> Option<Hit> {
+        let limit = max_stale.unwrap_or(self.settings.max_stale).min(self.settings.max_stale);
+        let reads = self.inner.get(&lane)?;
+        let read = reads.iter().find(|read| read.key == *key)?;
+        let age = now.since(reads.answered_at(read));
+        let fresh = !read.restored && age <= self.settings.ttl;
+        let ended = read.until.is_some_and(|until| until <= now);
+        (age <= limit && !ended).then(|| Hit { value: read.value.clone(), age, fresh })
+    }
+
     /// Drops what is older than `max_stale`, or has ended; returns how many entries went.
     pub fn sweep(&self, now: Moment) -> usize {
-        let old = |read: &CachedRead| {
-            now.since(read.stored_at) > self.settings.max_stale
+        let old = |reads: &Held, read: &CachedRead| {
+            now.since(reads.answered_at(read)) > self.settings.max_stale
                 || read.until.is_some_and(|until| until <= now)
         };
         let lanes: Vec<LaneId> = self
             .inner
             .iter()
-            .filter(|(_, reads)| reads.iter().any(old))
+            .filter(|(_, reads)| reads.iter().any(|read| old(reads, read)))
             .map(|(lane, _)| lane)
             .collect();
         let mut dropped = 0;
         for lane in lanes {
             let Some(reads) = self.inner.get(&lane) else { continue };
-            let kept: Vec<_> = reads.iter().filter(|read| !old(read)).cloned().collect();
+            let kept: Vec<_> = reads.iter().filter(|read| !old(&reads, read)).cloned().collect();
             dropped += reads.len() - kept.len();
             if kept.is_empty() {
                 self.inner.remove(&lane);
@@ -279,9 +340,7 @@ impl Cache {
     pub fn entries(&self) -> Vec<(LaneId, CachedRead)> {
         self.inner
             .iter()
-            .flat_map(|(lane, reads)| {
-                reads.iter().cloned().map(|read| (lane, read)).collect::<Vec<_>>()
-            })
+            .flat_map(|(lane, reads)| reads.taken().map(|read| (lane, read)).collect::<Vec<_>>())
             .collect()
     }
 
@@ -316,7 +375,7 @@ impl Cache {
     fn put(&self, lane: LaneId, read: CachedRead) {
         let mut reads = match self.inner.get(&lane) {
             Some(reads) if !(reads.len() == 1 && reads.iter().all(|old| old.key == read.key)) => {
-                reads.iter().filter(|old| old.key != read.key).cloned().collect()
+                reads.taken().filter(|old| old.key != read.key).collect()
             }
             _ => Vec::with_capacity(1),
         };
@@ -366,6 +425,26 @@ mod tests {
 
     fn look(cache: &Cache, now: u64) -> Option<(u64, bool)> {
         cache.get(LANE, &key("k"), None, at(now)).map(|hit| (hit.age.as_secs(), hit.fresh))
+    }
+
+    #[test]
+    fn what_is_answered_again_as_before_is_fresh_again() {
+        let cache = cache();
+        let fill = |value, at_second| {
+            cache.fill(cache.begin(LANE), key("k"), key(value), at(at_second), None);
+        };
+        fill("v", 0);
+        fill("v", 200);
+        assert_eq!(look(&cache, 400), Some((200, true)));
+        assert_eq!(cache.entries()[0].1.stored_at, at(200));
+        assert_eq!(cache.sweep(at(3_700)), 0);
+        cache.fill(cache.begin(LANE), key("l"), key("w"), at(210), None);
+        assert_eq!(look(&cache, 400), Some((200, true)), "it keeps its time beside another");
+        let late = cache.begin(LANE);
+        cache.invalidate(LANE);
+        cache.fill(late, key("k"), key("v"), at(400), None);
+        assert_eq!(look(&cache, 400), None);
+        assert_eq!(cache.sweep(at(5_000)), 0);
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, OpId, Verdict,
-    backoff::full_jitter,
-    bulkhead::Kept,
-    flight::Standing,
-    write::{End, Next},
+    ErrorClass, Lanes, OpId, Verdict, backoff::full_jitter, bulkhead::Kept, flight::Standing,
+    write::Next,
 };
 
-use super::{Context, NoAnswer};
+use super::{
+    Context, NoAnswer,
+    passage::{AttemptEnd, note_end},
+};
 use crate::{
     backend_shared::BackendShared,
     circuit::Circuit,
@@ -19,8 +19,7 @@ use crate::{
     connector::{
         Answer, Attempt, AttemptError, Attempted, Doubt, Origin, OwnCode, SharedConnector, Tail,
     },
-    metrics::Exemplar,
-    trace::{StepKind, Tried},
+    trace::{CallRecorder, StepKind},
 };
 
 /// How often a write in doubt looks whether the others of its lanes have ended.
@@ -70,10 +69,13 @@ impl BackendShared {
         let retry = self.circuit.settings.load().retry;
         let mut read = context.read_at;
         loop {
-            let error = match self.attempt(context, spec, read).await {
-                Ok(answered) => return Live::Answered(answered),
-                Err(NoAnswer::Failed(error)) => error,
-                Err(rejected) => return Live::None(rejected),
+            let error = match context.failed.take() {
+                Some(error) => error,
+                None => match self.attempt(context, spec, read).await {
+                    Ok(answered) => return Live::Answered(answered),
+                    Err(NoAnswer::Failed(error)) => error,
+                    Err(rejected) => return Live::None(rejected),
+                },
             };
             if error.is(OwnCode::Closed)
                 && let Some(next) = self.next_connector(context).await
@@ -184,32 +186,23 @@ impl BackendShared {
     ) -> Result<Answered, NoAnswer> {
         let circuit = &*self.circuit;
         let now = began.moment();
-        let permit = match circuit.breaker.try_acquire(now) {
-            Ok(permit) => permit,
-            Err(rejected) => {
+        let mut passage = match self.pass(now) {
+            Ok(passage) => passage,
+            Err(barred) => {
                 circuit.metrics.rejected.inc();
-                let code = match rejected {
-                    fusebox_state::breaker::Rejected::Open => "breaker_open",
-                    fusebox_state::breaker::Rejected::Offline => "offline",
-                };
-                return Err(Self::not_let_through(context, began, code, rejected.to_string()));
+                let (code, detail) = (barred.as_str(), barred.detail(circuit));
+                if context.recorder.keeps() {
+                    let number = context.attempts + 1;
+                    note_barred(&mut context.recorder, began, number, (code, detail.clone()));
+                }
+                return Err(NoAnswer::Rejected { code, detail });
             }
         };
-        let Some(place) = circuit.bulkhead.try_enter() else {
-            circuit.metrics.rejected.inc();
-            let max = circuit.bulkhead.max();
-            let detail = format!("{max} attempts are in flight, which is the limit");
-            return Err(Self::not_let_through(context, began, "bulkhead_full", detail));
-        };
-        if context.attempts == 0 {
-            circuit.budget.deposit();
-        }
         context.attempts += 1;
         let span_id = context.recorder.attempt_span();
         let repeated = context.state.is_in_doubt();
+        self.attempt_begins(context.attempts, spec.write.then_some(&context.plan.lanes));
         if spec.write {
-            self.queue.note_written(&context.plan.lanes);
-            self.invalidate_lanes(&context.plan.lanes);
             context.state.sent();
         }
         let departure = spec.write.then(|| Departure::of(self, &context.plan.lanes));
@@ -237,51 +230,24 @@ impl BackendShared {
         if let Some(departure) = departure {
             departure.stayed();
         }
-        let rest = ended.rest.map(|rest| self.guarded(rest, place.keep()));
-        let ended_at = self.clock().read();
-        let exemplar = Exemplar::of(context.recorder.followed(), self.clock());
-        circuit.metrics.attempt(ended.verdict, ended_at.since(began), exemplar);
-        let verdict = match ended.verdict {
-            Verdict::Failure if context.counted && !permit.is_probe() => Verdict::Neutral,
-            verdict => verdict,
-        };
-        context.counted |= verdict == Verdict::Failure;
-        let (error, trace) = (ended.result.as_ref().err(), Some(context.recorder.trace_id()));
-        let transition = circuit.settle(permit, verdict, error, trace, ended_at.moment());
-        let tried = Tried { number: context.attempts, verdict: ended.verdict, error, transition };
-        context.recorder.attempt(began, ended_at, span_id, tried);
+        let rest = ended.rest.map(|rest| self.guarded(rest, passage.take_place()));
+        let error = ended.result.as_ref().err();
+        let (number, verdict) = (context.attempts, ended.verdict);
+        let end = AttemptEnd { began, span_id, number, verdict, error };
+        self.attempt_ended(&mut passage, end, &mut context.counted, &mut context.recorder);
         if spec.write {
-            context.note_end(&ended.result);
+            let needs_evidence = context.connector.needs_evidence();
+            note_end(&mut context.state, &mut context.evidence, needs_evidence, error);
         }
         let lost = ended.reply_lost;
         let answered = |reply| Answered { reply, rest, repeated, lost };
         ended.result.map(answered).map_err(NoAnswer::Failed)
     }
 
-    /// There was no permit or no place: it never reached the wire.
-    fn not_let_through(
-        context: &mut Context,
-        began: Reading,
-        code: &'static str,
-        detail: String,
-    ) -> NoAnswer {
-        if context.recorder.keeps() {
-            let step = StepKind::Attempt {
-                span_id: 0,
-                number: context.attempts + 1,
-                verdict: None,
-                error: Some(Box::new((code.into(), detail.clone()))),
-                transition: None,
-            };
-            context.recorder.step(began, began, step);
-        }
-        NoAnswer::Rejected { code, detail }
-    }
-
     /// The rest of an answer, which holds its place for as long as it comes. Its beginning was a success;
     /// that it breaks off is told the breaker as an attempt of its own.
-    fn guarded(&self, rest: Box<dyn Tail>, place: Kept) -> Box<dyn Tail> {
-        Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), place: Some(place) })
+    fn guarded(&self, rest: Box<dyn Tail>, place: Option<Kept>) -> Box<dyn Tail> {
+        Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), place })
     }
 }
 
@@ -311,28 +277,16 @@ impl Drop for Departure<'_> {
     }
 }
 
-impl Context {
-    /// Notes what the end of an attempt says of the write.
-    fn note_end(&mut self, result: &Result<Bytes, AttemptError>) {
-        let end = match result {
-            Ok(_) => End::Applied,
-            Err(AttemptError { doubt: None, .. }) => End::Nothing,
-            Err(AttemptError { class: ErrorClass::Ambiguous, .. }) => End::Unprovable,
-            Err(AttemptError { doubt: Some(evidence), .. })
-                if evidence.is_empty() && self.connector.needs_evidence() =>
-            {
-                End::Unprovable
-            }
-            Err(AttemptError { doubt: Some(evidence), .. }) => {
-                // What the first sending knew is what counts.
-                if !self.state.is_in_doubt() {
-                    self.evidence = evidence.clone();
-                }
-                End::Unknown
-            }
-        };
-        self.state.end(end);
-    }
+/// There was no permit or no place: it never reached the wire.
+pub(super) fn note_barred(
+    recorder: &mut CallRecorder,
+    began: Reading,
+    number: u32,
+    (code, detail): (&'static str, String),
+) {
+    let error = Some(Box::new((code.into(), detail)));
+    let step = StepKind::Attempt { span_id: 0, number, verdict: None, error, transition: None };
+    recorder.step(began, began, step);
 }
 
 /// See [`BackendShared::guarded`].

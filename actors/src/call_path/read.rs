@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    Moment, UnixMillis,
+    LaneId, Moment, UnixMillis,
     cache::{Cache, Fill, Hit},
 };
 
@@ -47,13 +47,21 @@ struct Fills {
 
 impl Fills {
     fn begin(cache: Arc<Cache>, read: &Read, connector: &dyn Connector, now: Moment) -> Self {
-        let fill = |slot: &Slot| {
-            let doubtful = cache.is_barred(slot.lane, now) || connector.may_land(slot.lane);
-            (!doubtful).then(|| cache.begin(slot.lane))
-        };
+        let fill = |slot: &Slot| leave_to_fill(&cache, connector, slot.lane, now);
         let fills = read.slots.iter().map(fill).collect();
         Self { cache, fills }
     }
+}
+
+/// Leave to fill a lane, unless a write that was given up may still land there.
+pub(super) fn leave_to_fill(
+    cache: &Cache,
+    connector: &dyn Connector,
+    lane: LaneId,
+    now: Moment,
+) -> Option<Fill> {
+    let doubtful = cache.is_barred(lane, now) || connector.may_land(lane);
+    (!doubtful).then(|| cache.begin(lane))
 }
 
 impl BackendShared {
@@ -62,7 +70,8 @@ impl BackendShared {
         context: &mut Context,
         read: &Read,
     ) -> Result<Reply, CallError> {
-        let overlaid = if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
+        let resumes = context.failed.is_some();
+        let overlaid = if !resumes && read.keyed && self.queue.is_occupied(&context.plan.lanes) {
             let began = self.clock().read();
             let passed = self.pass_fence(context, read).await;
             context.read_at = self.clock().read();
@@ -76,7 +85,7 @@ impl BackendShared {
             let value = context.connector.join(&context.plan.body, parts);
             return Ok(self.reply(context, Source::Queued, Some(value)));
         }
-        let why = if self.is_shed(context) {
+        let why = if !resumes && self.is_shed(context) {
             Self::shed()
         } else {
             let fills = Fills::begin(
@@ -222,7 +231,7 @@ impl BackendShared {
             for ((slot, fill), part) in read.slots.iter().zip(&fills.fills).zip(&parts) {
                 if let Some(fill) = fill {
                     let until = context.connector.expires(slot).map(|left| now.plus(left));
-                    fills.cache.fill(*fill, slot.key.clone(), part.clone(), now, until);
+                    fills.cache.fill(*fill, &slot.key, part, now, until);
                 }
             }
             if overlaid.iter().any(Option::is_some) {

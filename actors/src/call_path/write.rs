@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    OpId, SpanRef, digest,
+    Lanes, OpId, SpanRef, digest,
+    flight::Flight,
     queue::Refusal,
     store::{StoreError, Traits},
     system::SystemState,
-    write::{Known, Repeat, WriteState},
+    write::{Repeat, WriteState},
 };
 use tokio::sync::oneshot;
 
@@ -71,6 +72,11 @@ impl BackendShared {
             });
         }
         let queueable = self.queueable(context, write);
+        if context.failed.is_some() {
+            let result = self.write_live(context, write, queueable, op_id, digest).await;
+            self.write_ended(context.state, &context.plan.lanes);
+            return result;
+        }
         if context.call.upload.is_some() && matches!(queueable, Queueable::Yes(_)) {
             let why = NoAnswer::Rejected {
                 code: "stored_first",
@@ -85,7 +91,8 @@ impl BackendShared {
             };
             return self.queue_write(context, write, queueable, &why, op_id, digest, false).await;
         }
-        if !self.begin_flight(context) {
+        context.flight = self.begin_flight(&context.plan.lanes);
+        if context.flight.is_none() {
             let why = NoAnswer::Rejected {
                 code: "lane_busy",
                 detail: format!("earlier writes to {} wait in the queue", context.plan.label),
@@ -102,11 +109,7 @@ impl BackendShared {
             waited?;
         }
         let result = self.write_live(context, write, queueable, op_id, digest).await;
-        match context.state.known() {
-            Known::Fresh | Known::NotExecuted => {}
-            _ if context.state.is_in_doubt() => self.bar_fills(&context.plan.lanes),
-            _ => self.invalidate_lanes(&context.plan.lanes),
-        }
+        self.write_ended(context.state, &context.plan.lanes);
         result
     }
 
@@ -124,14 +127,20 @@ impl BackendShared {
             let reserve = (context.left(self.clock().now()) / 5).min(COMMIT_RESERVE);
             context.live_until = context.live_until.minus(reserve);
         }
-        let token = Self::token(context, write, op_id);
-        context.state = WriteState::fresh(match token {
-            _ if write.absolute => Repeat::Absolute,
-            Some(_) => Repeat::Token,
-            None => Repeat::Never,
-        });
+        // A ticket's attempt bore none.
+        let token = match context.failed {
+            Some(_) => None,
+            None => Self::token(context, write, op_id),
+        };
+        if context.failed.is_none() {
+            context.state = WriteState::fresh(match token {
+                _ if write.absolute => Repeat::Absolute,
+                Some(_) => Repeat::Token,
+                None => Repeat::Never,
+            });
+        }
         let spec = AttemptSpec { write: true, token };
-        let live = if self.is_shed(context) {
+        let live = if context.failed.is_none() && self.is_shed(context) {
             Live::None(Self::shed())
         } else {
             self.attempts(context, spec).await
@@ -305,9 +314,10 @@ impl BackendShared {
                 return Err(self.unavailable(context, why, note));
             }
             let patience = left.min(Duration::from_millis(250));
-            if self.queue.wait_free(&context.plan.lanes, patience).await
-                && self.begin_flight(context)
-            {
+            if self.queue.wait_free(&context.plan.lanes, patience).await {
+                context.flight = self.begin_flight(&context.plan.lanes);
+            }
+            if context.flight.is_some() {
                 return Ok(());
             }
         }
@@ -315,12 +325,9 @@ impl BackendShared {
 
     /// Begins a live write, unless its lanes are occupied. It is in flight before it looks, so that one
     /// of unknown outcome either sees it or is seen by it.
-    fn begin_flight(&self, context: &mut Context) -> bool {
-        context.flight = Some(self.flights.begin(&context.plan.lanes));
-        if self.queue.is_occupied(&context.plan.lanes) {
-            context.flight = None;
-        }
-        context.flight.is_some()
+    pub(super) fn begin_flight(&self, lanes: &Lanes) -> Option<Flight> {
+        let flight = self.flights.begin(lanes);
+        (!self.queue.is_occupied(lanes)).then_some(flight)
     }
 
     fn op_id(&self, context: &Context) -> OpId {

@@ -6,7 +6,7 @@ use fusebox_state::{OpId, SpanRef, Verdict, breaker::State};
 
 use super::context::CallTrace;
 use crate::{
-    call::{AckLevel, CallErrorKind, Source},
+    call::{AckLevel, CallError, CallErrorKind, Reply, Source},
     clock::Reading,
     view::TracesView,
 };
@@ -126,6 +126,18 @@ pub struct Failed {
     pub code: Cow<'static, str>,
     /// For people.
     pub detail: String,
+}
+
+impl From<&Reply> for Answered {
+    fn from(Reply { source, ack, op_id, .. }: &Reply) -> Self {
+        Self { source: *source, ack: *ack, op_id: *op_id }
+    }
+}
+
+impl From<&CallError> for Failed {
+    fn from(CallError { kind, code, detail, .. }: &CallError) -> Self {
+        Self { kind: *kind, code: code.clone(), detail: detail.clone() }
+    }
 }
 
 /// A step of a call.

@@ -10,16 +10,6 @@ pub(crate) const IN_PROTOCOLS: &[Exception] = &[
     },
     Exception {
         file: "src/kinds/firestore/protocol/outcome.rs",
-        import: "src/net/dial.rs",
-        reason: "a failure to connect comes as the error of the connection",
-    },
-    Exception {
-        file: "src/kinds/firestore/protocol/outcome.rs",
-        import: "src/net/grpc.rs",
-        reason: "a call that was not sent comes as the error of the channel",
-    },
-    Exception {
-        file: "src/kinds/firestore/protocol/outcome.rs",
         import: "tonic::Code",
         reason: "an answer's code, which is data",
     },
@@ -30,36 +20,9 @@ pub(crate) const IN_PROTOCOLS: &[Exception] = &[
     },
 ];
 
-pub(crate) const IN_NET: &[Exception] = &[
-    Exception {
-        file: "src/net/grpc.rs",
-        import: "src/kinds/firestore/settings.rs",
-        reason: "the channel is dialled by the settings of the one kind that speaks gRPC",
-    },
-    Exception {
-        file: "src/net/http1_dial.rs",
-        import: "src/kinds/clickhouse/settings.rs",
-        reason: "the pool is dialled by the settings of the one kind that speaks HTTP/1",
-    },
-];
+pub(crate) const IN_NET: &[Exception] = &[];
 
-pub(crate) const OF_HTTP_API: &[Exception] = &[
-    Exception {
-        file: "src/cli/queue_import.rs",
-        import: "src/http_api/import.rs",
-        reason: "client and server share the limit of an import",
-    },
-    Exception {
-        file: "src/traces.rs",
-        import: "src/http_api/trace.rs",
-        reason: "a trace's id is read as the headers have it",
-    },
-    Exception {
-        file: "src/traces/spans.rs",
-        import: "src/http_api/problem.rs",
-        reason: "a span has the status that the API answers",
-    },
-];
+pub(crate) const OF_HTTP_API: &[Exception] = &[];
 
 /// The circles that there are.
 pub(crate) const CIRCLES: &[Known] = &[

@@ -1,0 +1,433 @@
+//! The second way into the call path: without a task, a boxed future or an allocation.
+//!
+//! A door that reads many commands at once asks for each whether it may go on the wire, sends it itself, and tells how
+//! it ended. Everything else is the first way's ([`BackendShared::call`]), and both go through the same functions:
+//! fence, flight, cache, breaker, bulkhead, write state, counters and record.
+//!
+//! ```text
+//!            admit                     settle(answered)
+//!  PlainPlan ──┬──▶ Ticket ──────────────────────────────────▶ Settled::Done
+//!              │      │  │              settle(failed)
+//!              │      │  └───────────────────────────────────▶ Settled::GoOn(Onward) ──go_on──▶ as `call` goes on
+//!              │      └── dropped: abandoned
+//!              ├──▶ Instead      answered from the cache; counted, nothing follows
+//!              └──▶ OtherWay     `call` must carry it; nothing was changed or counted
+//! ```
+//!
+//! # What must wait takes the other way
+//! Occupied lanes, a caller's own `op_id`, a write that is to be queued, a call that is to be shed, a store whose
+//! lanes are not known, and a read that the cache cannot answer either: all of that is [`Admission::OtherWay`], which
+//! leaves no trace, so that `call` counts the call once. So is a full bulkhead ([`OtherWay::Full`]), where a door that
+//! can hold its client back waits instead.
+//!
+//! # Invariants
+//! 1. A ticket has a permit, a place and, for a write, a flight that began *before* its lanes were looked at. A read
+//!    has taken its leave to fill the cache before it was let through.
+//! 2. A ticket is for one attempt, which is sent at once or never.
+//! 3. A dropped ticket is abandoned, as a call is whose caller leaves: permit and place go back, the attempt counts
+//!    for nothing; a write may still land, so its lanes are barred to fills for a while.
+//! 4. A failed attempt is counted when it is settled. What follows (retry, queue, fallback, the call's own end) is
+//!    [`BackendShared::go_on`]'s; an [`Onward`] that is dropped abandons the call between two attempts.
+//! 5. An answer is a success of the backend also if it is an error of the call: a door that gets one settles
+//!    [`Outcome::Failed`] with that error's class and [`Verdict::Success`].
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_state::{
+    LaneId, Lanes, Moment, UnixMillis, Verdict,
+    cache::{Cache, Fill, Hit},
+    flight::Flight,
+    system::SystemState,
+    write::{Repeat, WriteState},
+};
+
+use super::{
+    Context,
+    attempts::note_barred,
+    passage::{AttemptEnd, Barred, Passage, note_end},
+    read::leave_to_fill,
+    refused,
+};
+use crate::{
+    backend_shared::BackendShared,
+    call::{AckLevel, Call, CallError, Priority, Reply, Source},
+    circuit::UnderWay,
+    clock::Reading,
+    connector::SharedConnector,
+    refusal::AttemptError,
+    trace::{Answered, CallRecorder, CallRef, CallTrace, StepKind},
+};
+
+/// A call that can be carried without waiting, as its door has read it. One that needs admin rights is none.
+#[derive(Debug)]
+pub struct PlainPlan<'a> {
+    /// The lanes that it touches.
+    pub lanes: &'a Lanes,
+    /// Read or write.
+    pub access: PlainAccess<'a>,
+    /// How much it matters.
+    pub priority: Priority,
+    /// The operation in the backend's own word, for its record.
+    pub operation: &'static str,
+    /// Its trace.
+    pub trace: CallTrace,
+}
+
+/// What a plain call does.
+#[derive(Clone, Copy, Debug)]
+pub enum PlainAccess<'a> {
+    /// Reads.
+    Read {
+        /// Whether the read is of keys: then it waits for queued writes of its lanes.
+        keyed: bool,
+        /// The one cache entry that answers it, where it is cached: its lane and the canonical read.
+        slot: Option<(LaneId, &'a [u8])>,
+        /// The oldest value from the cache that it takes; the cache's `max_stale` where it is `None`.
+        max_stale: Option<Duration>,
+    },
+    /// Writes without a token or a name of its caller's own.
+    Write {
+        /// Leaves the same state however often it is applied.
+        absolute: bool,
+    },
+}
+
+/// Whether a plain call may be sent.
+#[must_use]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "to box a ticket would be an allocation for each call"
+)]
+pub enum Admission {
+    /// It may: send it now, and settle the ticket.
+    Go(Ticket),
+    /// The backend is not to be asked: this answers.
+    Instead(Instead),
+    /// Hand it to `call`. Nothing was changed or counted.
+    OtherWay(OtherWay),
+}
+
+/// An answer in the backend's stead.
+#[derive(Clone, Debug)]
+pub struct Instead {
+    /// [`Source::Cache`] or [`Source::Stale`].
+    pub source: Source,
+    /// The reply.
+    pub value: Bytes,
+    /// How old it is.
+    pub age: Duration,
+    /// Why the backend was not asked.
+    pub why: Barred,
+}
+
+/// Why a plain call must take the other way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherWay {
+    /// Queued writes stand in its lanes, or nobody knows whether some do.
+    Lanes,
+    /// The breaker or an operator lets nothing through, and the cache does not answer: it is to be queued or refused.
+    Barred(Barred),
+    /// The bulkhead is full: a door that can hold its client back may ask again instead.
+    Full,
+    /// The state of the system sheds it, or queues it.
+    Shed,
+}
+
+/// How a ticket's attempt ended.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// The backend answered.
+    Answered {
+        /// What is to be cached: the canonical read of the plan's slot and the reply. `None` where the reply is not
+        /// cacheable.
+        cached: Option<(&'a [u8], &'a [u8])>,
+        /// When the value is known to end.
+        until: Option<Moment>,
+    },
+    /// It has no answer, or one that refuses the call.
+    Failed {
+        /// What that says about the backend.
+        verdict: Verdict,
+        /// Why.
+        error: AttemptError,
+    },
+}
+
+/// What settling a ticket comes to.
+#[must_use]
+pub enum Settled {
+    /// The call is over; the backend's answer is its answer.
+    Done,
+    /// Hand it to `go_on`, with the call.
+    GoOn(Box<Onward>),
+}
+
+/// Leave for one attempt of a plain call; see the [module](self). Dropping it abandons the attempt.
+#[must_use]
+pub struct Ticket {
+    shared: Arc<BackendShared>,
+    under_way: Option<UnderWay>,
+    connector: SharedConnector,
+    operation: &'static str,
+    passage: Passage,
+    began: Reading,
+    span_id: u64,
+    recorder: Option<CallRecorder>,
+    fill: Option<(Arc<Cache>, Fill)>,
+    write: Option<PlainWrite>,
+    /// Nobody has heard yet how it ended.
+    open: bool,
+}
+
+struct PlainWrite {
+    lanes: Lanes,
+    flight: Option<Flight>,
+    state: WriteState,
+}
+
+/// A call whose first attempt, by a ticket, has failed.
+pub struct Onward {
+    under_way: UnderWay,
+    connector: SharedConnector,
+    began: Reading,
+    recorder: CallRecorder,
+    error: AttemptError,
+    counted: bool,
+    evidence: Bytes,
+    write: Option<PlainWrite>,
+}
+
+impl BackendShared {
+    /// Whether a plain call may be sent now, or what answers it instead.
+    pub fn admit(self: &Arc<Self>, plan: &PlainPlan<'_>) -> Admission {
+        let state = self.system.state();
+        let is_write = matches!(plan.access, PlainAccess::Write { .. });
+        if plan.priority == Priority::Low && state >= SystemState::Critical
+            || is_write && state == SystemState::Emergency
+        {
+            return Admission::OtherWay(OtherWay::Shed);
+        }
+        match plan.access {
+            PlainAccess::Read { keyed, slot, max_stale } => {
+                if keyed && self.queue.is_occupied(plan.lanes) {
+                    return Admission::OtherWay(OtherWay::Lanes);
+                }
+                self.admit_read(plan, slot, max_stale)
+            }
+            PlainAccess::Write { absolute } => self.admit_write(plan, absolute),
+        }
+    }
+
+    fn admit_read(
+        self: &Arc<Self>,
+        plan: &PlainPlan<'_>,
+        slot: Option<(LaneId, &[u8])>,
+        max_stale: Option<Duration>,
+    ) -> Admission {
+        let began = self.clock().read();
+        let fill = slot.and_then(|(lane, _)| {
+            let cache = self.cache.load_full();
+            let connector = self.connector.load();
+            let fill = leave_to_fill(&cache, &***connector, lane, began.moment())?;
+            Some((cache, fill))
+        });
+        match self.pass(began.moment()) {
+            Ok(passage) => Admission::Go(self.ticket(plan, began, passage, fill, None)),
+            Err(Barred::Full) => Admission::OtherWay(OtherWay::Full),
+            Err(barred) => {
+                let cache = self.cache.load();
+                // Only a hit is counted here: what misses goes to `call`, which looks again.
+                let hit = slot.and_then(|(lane, key)| {
+                    cache.get_if_held(lane, key, max_stale, began.moment())
+                });
+                match hit {
+                    Some(hit) => Admission::Instead(self.answer_instead(plan, began, barred, hit)),
+                    None => Admission::OtherWay(OtherWay::Barred(barred)),
+                }
+            }
+        }
+    }
+
+    fn admit_write(self: &Arc<Self>, plan: &PlainPlan<'_>, absolute: bool) -> Admission {
+        let Some(flight) = self.begin_flight(plan.lanes) else {
+            return Admission::OtherWay(OtherWay::Lanes);
+        };
+        let began = self.clock().read();
+        let passage = match self.pass(began.moment()) {
+            Ok(passage) => passage,
+            Err(Barred::Full) => return Admission::OtherWay(OtherWay::Full),
+            Err(barred) => return Admission::OtherWay(OtherWay::Barred(barred)),
+        };
+        let repeat = if absolute { Repeat::Absolute } else { Repeat::Never };
+        let mut state = WriteState::fresh(repeat);
+        state.sent();
+        let write = PlainWrite { lanes: plan.lanes.clone(), flight: Some(flight), state };
+        Admission::Go(self.ticket(plan, began, passage, None, Some(write)))
+    }
+
+    fn ticket(
+        self: &Arc<Self>,
+        plan: &PlainPlan<'_>,
+        began: Reading,
+        passage: Passage,
+        fill: Option<(Arc<Cache>, Fill)>,
+        write: Option<PlainWrite>,
+    ) -> Ticket {
+        self.attempt_begins(1, write.as_ref().map(|write| &write.lanes));
+        let recorder = self.tracer.begin(plan.trace.clone(), began);
+        Ticket {
+            shared: Arc::clone(self),
+            under_way: Some(self.circuit.call_begins()),
+            connector: SharedConnector::clone(&self.connector.load()),
+            operation: plan.operation,
+            passage,
+            began,
+            span_id: recorder.attempt_span(),
+            recorder: Some(recorder),
+            fill,
+            write,
+            open: true,
+        }
+    }
+
+    /// The cache answers a read that is not let through, as it does for `call`.
+    fn answer_instead(
+        &self,
+        plan: &PlainPlan<'_>,
+        began: Reading,
+        why: Barred,
+        hit: Hit,
+    ) -> Instead {
+        let metrics = &self.circuit.metrics;
+        metrics.rejected.inc();
+        metrics.cache_hit.inc();
+        let source = if hit.fresh { Source::Cache } else { Source::Stale };
+        let mut recorder = self.tracer.begin(plan.trace.clone(), began);
+        if recorder.keeps() {
+            note_barred(&mut recorder, began, 1, (why.as_str(), why.detail(&self.circuit)));
+            let looked = self.clock().read();
+            recorder.step(began, looked, StepKind::CacheLookup { hit: true });
+            recorder.step(began, looked, StepKind::Fallback(Some(source)));
+        }
+        self.end_plain(recorder, plan.operation, false, source);
+        Instead { source, value: hit.value, age: hit.age, why }
+    }
+
+    /// A plain call is over, and was answered.
+    fn end_plain(
+        &self,
+        recorder: CallRecorder,
+        operation: &'static str,
+        write: bool,
+        source: Source,
+    ) {
+        self.circuit.metrics.call(write, Some(source));
+        if !self.tracer.wants(&recorder, Some(source)) {
+            return;
+        }
+        let of = CallRef {
+            backend: &self.circuit.name,
+            kind: self.circuit.settings.load().kind,
+            target: self.connector.load().target(),
+            operation: operation.into(),
+            write,
+        };
+        let ack = write.then_some(AckLevel::Applied);
+        self.tracer.end(recorder, of, Ok(Answered { source, ack, op_id: None }));
+    }
+
+    /// Carries a call on whose first attempt has failed: retry, queue or fallback, as [`BackendShared::call`] would.
+    /// `call` is the one that the ticket was for; its deadline counts from the ticket's admission.
+    ///
+    /// # Errors
+    /// As [`BackendShared::call`].
+    pub async fn go_on(&self, call: Call, onward: Onward) -> Result<Reply, CallError> {
+        let Onward { under_way: _under_way, connector, began, recorder, .. } = onward;
+        let plan = connector.plan(call.body.clone()).map_err(refused)?;
+        let mut context = Context::new(self, call, plan, connector, began, recorder);
+        let now = self.clock().read();
+        let ago = u64::try_from(now.since(began).as_millis()).unwrap_or(u64::MAX);
+        context.read_at = now;
+        context.accepted_at = UnixMillis::new(context.accepted_at.get().saturating_sub(ago));
+        context.attempts = 1;
+        context.counted = onward.counted;
+        context.evidence = onward.evidence;
+        if let Some(PlainWrite { flight, state, .. }) = onward.write {
+            (context.flight, context.state) = (flight, state);
+        }
+        context.failed = Some(onward.error);
+        self.carry(context).await
+    }
+}
+
+impl Ticket {
+    /// The id of its attempt's span, to be passed on to the backend; zero where it is not recorded.
+    pub fn span_id(&self) -> u64 {
+        self.span_id
+    }
+
+    /// Its attempt has ended.
+    pub fn settle(mut self, outcome: Outcome<'_>) -> Settled {
+        self.open = false;
+        let (verdict, error) = match &outcome {
+            Outcome::Answered { .. } => (Verdict::Success, None),
+            Outcome::Failed { verdict, error } => (*verdict, Some(error)),
+        };
+        let (Some(mut recorder), Some(under_way)) = (self.recorder.take(), self.under_way.take())
+        else {
+            return Settled::Done;
+        };
+        let shared = Arc::clone(&self.shared);
+        let end =
+            AttemptEnd { began: self.began, span_id: self.span_id, number: 1, verdict, error };
+        let mut counted = false;
+        shared.attempt_ended(&mut self.passage, end, &mut counted, &mut recorder);
+        if let Some(place) = self.passage.take_place() {
+            shared.circuit.bulkhead.leave(place);
+        }
+        let mut evidence = Bytes::new();
+        let mut write = self.write.take();
+        if let Some(write) = &mut write {
+            let needs_evidence = self.connector.needs_evidence();
+            note_end(&mut write.state, &mut evidence, needs_evidence, error);
+        }
+        match outcome {
+            Outcome::Answered { cached, until } => {
+                if let (Some((cache, fill)), Some((key, value))) = (self.fill.take(), cached) {
+                    cache.fill(fill, key, value, shared.clock().now(), until);
+                }
+                let is_write = write.is_some();
+                if let Some(PlainWrite { lanes, flight, state }) = write {
+                    if let Some(flight) = flight {
+                        flight.acknowledge();
+                    }
+                    shared.write_ended(state, &lanes);
+                }
+                shared.end_plain(recorder, self.operation, is_write, Source::Live);
+                Settled::Done
+            }
+            Outcome::Failed { error, .. } => {
+                let (connector, began) = (SharedConnector::clone(&self.connector), self.began);
+                Settled::GoOn(Box::new(Onward {
+                    under_way,
+                    connector,
+                    began,
+                    recorder,
+                    error,
+                    counted,
+                    evidence,
+                    write,
+                }))
+            }
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let (true, Some(write)) = (self.open, &self.write) {
+            self.shared.bar_fills(&write.lanes);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Both ways in against one model: what a backend does to calls leaves the same behind, whichever way they came.
+
+use fusebox_state::{UnixMillis, Verdict};
+use proptest::prelude::*;
+
+use super::{scripted::fault, *};
+use crate::{
+    Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled,
+    connector::{Access, Attempt, Connector, Origin},
+};
+
+/// A backend that nobody pings or replays to, so that only calls change it.
+async fn quiet(server: &Arc<Scripted>) -> (tempfile::TempDir, Fusebox) {
+    let dir = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3_600);
+    let mut settings = settings("one");
+    settings.breaker.recovery_timeout = hour;
+    settings.breaker.recovery_timeout_max = hour;
+    let system = SystemSettings {
+        state_dir: dir.path().to_owned(),
+        ping_interval: hour,
+        instance: "test".into(),
+        copied: Some("nothing is replayed".into()),
+    };
+    let spec = BackendSpec { settings, connector: server.clone() };
+    let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
+    until("the first ping is over".into(), || fusebox.backends()[0].view().next_ping_at.is_some())
+        .await;
+    (dir, fusebox)
+}
+
+fn call_of(body: &str) -> Call {
+    Call {
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        options: CallOptions::default(),
+        uid: 0,
+        admin: false,
+        trace: CallTrace::new("/call"),
+        streams: false,
+        upload: None,
+    }
+}
+
+/// How a call was answered.
+type Told = Result<(Source, Option<Bytes>), (CallErrorKind, String, bool)>;
+
+fn told(result: Result<Reply, CallError>) -> Told {
+    result
+        .map(|reply| (reply.source, reply.value))
+        .map_err(|error| (error.kind, error.code.into_owned(), error.outcome_unknown))
+}
+
+/// Carries a call as a door does that sends for itself.
+async fn by_door(backend: &Backend, server: &Scripted, body: &str) -> Told {
+    let plan = server.plan(Bytes::copy_from_slice(body.as_bytes())).unwrap();
+    let (slot, access) = match &plan.access {
+        Access::Read(read) => {
+            let slot = read.slots.first();
+            let at = slot.map(|slot| (slot.lane, &*slot.key));
+            (slot, PlainAccess::Read { keyed: read.keyed, slot: at, max_stale: None })
+        }
+        Access::Write(write) => (None, PlainAccess::Write { absolute: write.absolute }),
+    };
+    let asked = PlainPlan {
+        lanes: &plan.lanes,
+        access,
+        priority: Priority::Normal,
+        operation: "scripted",
+        trace: CallTrace::new("/door"),
+    };
+    let ticket = match backend.admit(&asked) {
+        Admission::Go(ticket) => ticket,
+        Admission::Instead(instead) => return Ok((instead.source, Some(instead.value))),
+        Admission::OtherWay(_) => return told(backend.call(call_of(body)).await),
+    };
+    let attempt = Attempt {
+        body: &plan.body,
+        lanes: &plan.lanes,
+        write: slot.is_none(),
+        origin: Origin::Live,
+        token: None,
+        digest: 0,
+        doubt: None,
+        following: &[],
+        streams: false,
+        upload: None,
+        accepted_at: UnixMillis::default(),
+        now: UnixMillis::default(),
+        timeout: Duration::from_millis(100),
+        trace: None,
+    };
+    let ended = server.attempt(attempt).await;
+    let answered = ended.result.as_ref().ok().cloned();
+    let outcome = match ended.result {
+        Ok(ref reply) => {
+            Outcome::Answered { cached: slot.map(|slot| (&*slot.key, &**reply)), until: None }
+        }
+        Err(error) => Outcome::Failed { verdict: ended.verdict, error },
+    };
+    match ticket.settle(outcome) {
+        Settled::Done => Ok((Source::Live, answered)),
+        Settled::GoOn(onward) => told(backend.go_on(call_of(body), *onward).await),
+    }
+}
+
+/// All that a call leaves behind.
+fn left(backend: &Backend, server: &Scripted) -> String {
+    let view = backend.view();
+    let shared = &backend.entry.shared;
+    let index = shared.queue.index();
+    let queued: Vec<_> =
+        index.page(false, 0).map(|(seq, entry)| (seq, entry.lanes.clone(), entry.state)).collect();
+    drop(index);
+    let mut cached: Vec<_> = shared.cache.load().entries();
+    cached.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));
+    let cached: Vec<_> = cached.into_iter().map(|(_, read)| (read.key, read.value)).collect();
+    let (breaker, calls) = (view.breaker, view.calls);
+    format!(
+        "{} {}/{} | {:?} ok {} failed {} neutral {} rejected {} retries {} in flight {} | cache {}/{} {cached:?} | \
+         {queued:?} | {:?} {:?} under way {}",
+        breaker.state,
+        breaker.window_failures,
+        breaker.window_calls,
+        calls.by_source,
+        calls.successes,
+        calls.failures,
+        calls.neutral,
+        calls.rejected,
+        calls.retries,
+        calls.in_flight,
+        view.cache.hits,
+        view.cache.misses,
+        server.applied.lock(),
+        server.attempts,
+        shared.circuit.calls_under_way(),
+    )
+}
+
+fn step() -> impl Strategy<Value = (Mode, &'static str)> {
+    let mode = prop_oneof![
+        6 => Just(Mode::Up), 2 => Just(Mode::Down), 1 => Just(Mode::Blocked),
+        1 => Just(Mode::Half), 1 => Just(Mode::Strange), 1 => Just(Mode::Full),
+    ];
+    let body = prop::sample::select(vec![
+        "GET a", "GET a", "GET b", "SET a 1", "SET a 2", "SET b 1", "INCR a", "INCR c", "ADD b x",
+        "BAD a",
+    ]);
+    (mode, body)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn both_ways_in_leave_the_same_behind(steps in prop::collection::vec(step(), 1..24)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let failed = runtime.block_on(async {
+            let servers = [Scripted::new(), Scripted::new()];
+            let (one, other) = (quiet(&servers[0]).await, quiet(&servers[1]).await);
+            let backends = [one.1.backends().remove(0), other.1.backends().remove(0)];
+            for (number, (mode, body)) in steps.iter().enumerate() {
+                for server in &servers {
+                    server.set(*mode);
+                }
+                let by_call = told(backends[0].call(call_of(body)).await);
+                let by_door = by_door(&backends[1], &servers[1], body).await;
+                let left = [0, 1].map(|at| left(&backends[at], &servers[at]));
+                if by_call != by_door || left[0] != left[1] {
+                    return Some(format!(
+                        "step {number}, {mode:?} {body}:\n{by_call:?}\n{by_door:?}\n{}\n{}",
+                        left[0], left[1]
+                    ));
+                }
+            }
+            None
+        });
+        prop_assert!(failed.is_none(), "{}", failed.unwrap_or_default());
+    }
+}
+
+fn plain<'a>(lanes: &'a fusebox_state::Lanes, access: PlainAccess<'a>) -> PlainPlan<'a> {
+    let (priority, trace) = (Priority::Normal, CallTrace::new("/door"));
+    PlainPlan { lanes, access, priority, operation: "scripted", trace }
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_dropped_gives_everything_back_and_counts_for_nothing() {
+    let server = Scripted::new();
+    let (_dir, fusebox) = quiet(&server).await;
+    let backend = fusebox.backends().remove(0);
+    backend.call(call_of("GET a")).await.unwrap();
+    let before = left(&backend, &server);
+    let lane = fusebox_state::LaneId::of(b"", b"a");
+    let lanes = fusebox_state::Lanes::One(lane);
+    let read = PlainAccess::Read { keyed: true, slot: Some((lane, b"GET a")), max_stale: None };
+    let Admission::Go(ticket) = backend.admit(&plain(&lanes, read)) else { panic!("it may") };
+    assert_eq!(backend.entry.shared.circuit.bulkhead.in_flight(), 1);
+    assert_eq!(backend.entry.shared.circuit.calls_under_way(), 1);
+    drop(ticket);
+    assert_eq!(left(&backend, &server), before);
+    let write = PlainAccess::Write { absolute: true };
+    let Admission::Go(ticket) = backend.admit(&plain(&lanes, write)) else { panic!("it may") };
+    drop(ticket);
+    let now = backend.entry.shared.circuit.clock.now();
+    assert!(backend.entry.shared.cache.load().is_barred(lane, now), "it may still land");
+    assert_eq!(backend.entry.shared.circuit.bulkhead.in_flight(), 0);
+    assert_eq!(backend.entry.shared.circuit.calls_under_way(), 0);
+}
+
+#[tokio::test]
+async fn a_full_bulkhead_takes_the_other_way_and_counts_nothing() {
+    let server = Scripted::new();
+    let (_dir, fusebox) = quiet(&server).await;
+    let backend = fusebox.backends().remove(0);
+    backend.entry.shared.circuit.bulkhead.set_max(1);
+    let lanes = fusebox_state::Lanes::One(fusebox_state::LaneId(1));
+    let read = PlainAccess::Read { keyed: true, slot: None, max_stale: None };
+    let Admission::Go(ticket) = backend.admit(&plain(&lanes, read)) else { panic!("it may") };
+    for access in [read, PlainAccess::Write { absolute: true }] {
+        let Admission::OtherWay(why) = backend.admit(&plain(&lanes, access)) else {
+            panic!("full")
+        };
+        assert_eq!(why, OtherWay::Full);
+    }
+    assert_eq!(backend.view().calls.rejected, 0);
+    let error = fault(fusebox_state::ErrorClass::NotExecuted, "connect");
+    let failed = Outcome::Failed { verdict: Verdict::Failure, error };
+    let Settled::GoOn(onward) = ticket.settle(failed) else { panic!("it goes on") };
+    assert_eq!((backend.view().calls.failures, backend.view().calls.in_flight), (1, 0));
+    drop(onward);
+    assert_eq!(backend.entry.shared.circuit.calls_under_way(), 0);
+}
