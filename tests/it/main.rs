@@ -37,6 +37,8 @@ mod hostile;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
+mod kv;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod logs;

@@ -37,6 +37,7 @@ pub(crate) struct Builder {
     arguments: Vec<String>,
     state_dir: Option<PathBuf>,
     strace: Option<Trace>,
+    program: Option<PathBuf>,
 }
 
 /// What strace does to the daemon.
@@ -79,6 +80,12 @@ impl Builder {
         self
     }
 
+    /// Runs another daemon than the one under test.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
     /// Keeps the state in `dir` instead of the daemon's own folder.
     pub(crate) fn state_dir(mut self, dir: &Path) -> Self {
         self.state_dir = Some(dir.to_owned());
@@ -107,6 +114,7 @@ impl Builder {
             arguments: self.arguments,
             state_dir: self.state_dir,
             strace: self.strace,
+            program: self.program,
             process: None,
         };
         daemon.write_configuration();
@@ -135,6 +143,7 @@ pub(crate) struct Daemon {
     arguments: Vec<String>,
     state_dir: Option<PathBuf>,
     strace: Option<Trace>,
+    program: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -308,7 +317,7 @@ impl Daemon {
 
     fn command(&self) -> Command {
         let mut command = match &self.strace {
-            None => self.plain_command(FUSEBOX),
+            None => self.plain_command(self.program.as_deref().unwrap_or(Path::new(FUSEBOX))),
             Some(trace) => {
                 let mut strace = self.plain_command(require("strace", "strace"));
                 let log = self.strace_log();
