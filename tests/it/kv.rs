@@ -36,6 +36,7 @@ fn a_kind_is_added_by_its_folder_and_one_line_of_the_list() {
 }
 
 #[test]
+#[ignore = "builds a daemon of its own, which takes minutes: tests/nightly kinds"]
 fn an_added_kind_is_served_through_an_outage() {
     let server = Server::start();
     let relay = Relay::start(server.port);
