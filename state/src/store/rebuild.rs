@@ -133,8 +133,8 @@ fn write(
         writer.end(commit, last_seq, None)
     });
     let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-    match written.and_then(|head| prove(&partial, &head)) {
-        Ok(()) => promise(&settings.dir).map_err(at(&partial)),
+    match written.and_then(|head| promise(&settings.dir, &head)) {
+        Ok(()) => Ok(()),
         Err(error) => {
             drop(fs::remove_dir_all(&partial));
             Err(at(&partial)(error))
@@ -142,9 +142,11 @@ fn write(
     }
 }
 
-/// Step 2.
-pub(super) fn promise(dir: &Path) -> io::Result<()> {
-    space::rename(&dir.join("db.partial"), &dir.join("db.ready"))
+/// The proof of step 1, and step 2: nothing takes the store's place that was not read back.
+pub(super) fn promise(dir: &Path, head: &Head) -> io::Result<()> {
+    let partial = dir.join("db.partial");
+    prove(&partial, head)?;
+    space::rename(&partial, &dir.join("db.ready"))
 }
 
 /// Reads a new store raw: it must hold what its head says.

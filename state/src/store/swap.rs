@@ -116,7 +116,7 @@ impl Committer {
             }
             writer.end(self.applier.head.commit, self.applier.head.last_seq, arriving)
         });
-        if let Err(error) = written.and_then(|_| rebuild::promise(dir)) {
+        if let Err(error) = written.and_then(|head| rebuild::promise(dir, &head)) {
             drop(remove_folder(&dir.join("db.partial")));
             return Err(at(dir)(error));
         }
