@@ -3,12 +3,12 @@
 //! The [fences](super::redis::connector) kill whatever bears this installation's name and is none of this run's: connections
 //! (Redis), queries (`ClickHouse`). What an earlier run left is dead, and stays so once it is killed. A daemon with a
 //! copy of our state directory lives, and comes back; and it kills what is ours. That it comes back
-//! [`COMEBACKS`] times is the proof. Then one of the two must take another name, and the one that found the proof
+//! `COMEBACKS` times is the proof. Then one of the two must take another name, and the one that found the proof
 //! does, whichever it is.
 //!
 //! **Why once is no proof:** what a dead run had sent may still be on its way, or lie in the socket of a server that
 //! was frozen, and show itself after the first kill. So the connectors tell of it only what cannot be older than
-//! this process ([`since_start`]), and once is not enough.
+//! this process (`since_start`), and once is not enough.
 
 use std::{
     collections::HashMap,

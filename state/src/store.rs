@@ -165,7 +165,7 @@ pub struct Opened {
     /// What was found wrong or put in order.
     pub findings: Vec<Finding>,
     /// The identity that the store was filled for, where it is not `StoreSettings::target`. It stays
-    /// recorded until [`CallStore::set_target`](super::CallStore::set_target).
+    /// recorded until [`CallStore::set_target`].
     pub previous_target: Option<String>,
 }
 

@@ -163,7 +163,7 @@ pub enum Settled {
     GoOn(Box<Onward>),
 }
 
-/// Leave for one attempt of a plain call; see the [module](self). Dropping it abandons the attempt.
+/// Leave for one attempt of a plain call. Dropping it abandons the attempt.
 #[must_use]
 pub struct Ticket {
     shared: Arc<BackendShared>,
