@@ -717,27 +717,28 @@ impl QueueIndex {
             return;
         }
         let (absolute, accepted_at) = (entry.is_absolute(), entry.accepted_at);
+        let own_due = entry.traits.due;
         let passed = |older: u64| {
             self.entries.get(&older).is_some_and(|entry| match entry.traits.due {
                 Some(due) if accepted_at < due => {
                     matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
                         || absolute && entry.phase == Phase::Removing
                 }
-                _ => absolute && entry.phase == Phase::Removing,
+                _ => absolute && own_due.is_none() && entry.phase == Phase::Removing,
             })
         };
-        let due = entry.traits.due;
-        if self.lanes.is_first(seq, passed) && due.is_none_or(|due| self.is_due(seq, due)) {
+        if self.lanes.is_first(seq, passed) && own_due.is_none_or(|due| self.is_due(seq, due)) {
             self.ready.insert(seq);
         } else {
             self.ready.remove(&seq);
         }
     }
 
-    /// Whether nothing is left in the lanes of the residue `seq` that comes before it.
+    /// Whether nothing is left in the lanes of the residue `seq` that comes before it. What is removed counts until
+    /// that is synced: after a crash it would be sent again, to a key whose deadline has been set already.
     fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
         self.lanes.following(seq).iter().all(|member| match self.entries.get(member) {
-            Some(entry) => entry.phase == Phase::Removing || entry.accepted_at >= due,
+            Some(entry) => entry.accepted_at >= due,
             // A place that a live write in doubt holds, or a dead letter: that is accepted already.
             None => !self.claims.contains(member),
         })

@@ -178,6 +178,12 @@ fn a_residue_lets_what_was_accepted_before_it_is_due_pass_and_holds_up_the_rest(
     assert_eq!(turn(&mut index).unwrap().seqs, [early], "accepted before it is due");
     assert_eq!(turn(&mut index), None);
     index.applied(early);
+    assert_eq!(
+        turn(&mut index),
+        None,
+        "a crash would bring it back, to a key that is gone by then"
+    );
+    index.removed(early);
     assert_eq!(turn(&mut index).unwrap().seqs, [carrier], "nothing is left before it");
     assert_eq!(turn(&mut index), None);
     index.applied(carrier);
