@@ -1,8 +1,8 @@
 //! The actor of one backend.
 //!
 //! ```text
-//!  calls --(outbox)> OutboxFilled+--> log, event, history, breaker memory --> store
-//!  timer ------------> TickDue-+--> health hears of it
+//!  calls --(outbox)--> OutboxFilled ---+--> log, event, history, breaker memory --> store
+//!  timer ------------> TickDue --------+--> health hears of it
 //!  operator ---------> Force, Release, Reset, Recover, SetOffline
 //! ```
 //!

@@ -107,6 +107,12 @@ pub(crate) fn own<T: DeserializeOwned>(
     }
 }
 
+/// Complaints as one sentence.
+pub(crate) fn told(complaints: Vec<Complaint>) -> String {
+    let each = complaints.into_iter().map(|(key, why)| format!("{key} {why}"));
+    each.collect::<Vec<_>>().join("; ")
+}
+
 /// Each backend's own settings of its kind, taken out of the merged table. What belongs to another kind is taken out,
 /// too, and named.
 pub(super) fn split(

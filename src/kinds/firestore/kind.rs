@@ -231,10 +231,8 @@ fn token(headers: &HeaderMap) -> Result<String, String> {
 
 /// The connector's settings of a backend.
 fn of_backend(backend: &BackendConfig) -> Result<FirestoreSettings, String> {
-    let told = |(key, why): Complaint| format!("{key} {why}");
-    let own = section::own(&backend.own.table, KEYS);
-    let own = own.map_err(|wrong| wrong.into_iter().map(told).collect::<Vec<_>>().join("; "))?;
-    settings(&backend.endpoint, &own).map_err(told)
+    let own = section::own(&backend.own.table, KEYS).map_err(section::told)?;
+    settings(&backend.endpoint, &own).map_err(|wrong| section::told(vec![wrong]))
 }
 
 fn settings(endpoint: &Endpoint, own: &Own) -> Result<FirestoreSettings, Complaint> {

@@ -190,10 +190,8 @@ impl Kind for Redis {
 
 /// The connector's settings of a backend.
 fn of_backend(backend: &BackendConfig, identity: &Identity) -> Result<RedisSettings, String> {
-    let told = |(key, why): Complaint| format!("{key} {why}");
-    let own = section::own(&backend.own.table, KEYS);
-    let own = own.map_err(|wrong| wrong.into_iter().map(told).collect::<Vec<_>>().join("; "))?;
-    settings(&backend.endpoint, &own, identity).map_err(told)
+    let own = section::own(&backend.own.table, KEYS).map_err(section::told)?;
+    settings(&backend.endpoint, &own, identity).map_err(|wrong| section::told(vec![wrong]))
 }
 
 fn settings(

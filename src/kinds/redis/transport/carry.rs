@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  read ──────────────────────────────────────────────────────────▶ link (reads)
-//!  write, live ── its deadline is noted (deadlines) ──┬──▶ link (writes)
+//!  write, live ── its deadline is noted (deadlines) ───────────┬──▶ link (writes)
 //!  write, replayed                                             │
 //!    a residue ── protocol/residue ────────────────────────────┤
 //!    sets a deadline: what remains of it, or the far time ─────┤
