@@ -129,6 +129,20 @@ impl LaneMap {
         behind
     }
 
+    /// Who stands before `seq` in any of its lanes, in order.
+    pub fn before(&self, seq: u64) -> Vec<u64> {
+        let Some(lanes) = self.members.get(&seq) else { return Vec::new() };
+        if lanes.is_all() {
+            return self.members.range(..seq).map(|(member, _)| *member).collect();
+        }
+        let own = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
+        let own = own.flat_map(|line| line.iter().take_while(|older| **older < seq));
+        let mut before: Vec<u64> = own.chain(self.barriers.range(..seq)).copied().collect();
+        before.sort_unstable();
+        before.dedup();
+        before
+    }
+
     /// Puts `seq` into other lines, where it stands by its sequence.
     pub fn change(&mut self, seq: u64, lanes: Lanes) {
         self.leave(seq);

@@ -22,7 +22,8 @@
 //!
 //! **Residues** ([`Traits::due`]) are what is left to do of a call that was applied, in its place in the line.
 //! Calls that were accepted before a residue is due pass it while it waits; it may move when none of these is left
-//! in its lanes. Calls that were accepted later wait for it.
+//! in its lanes. Calls that were accepted later wait for it. Residues do not wait for each other: each looks only
+//! for its own time.
 //!
 //! **After a crash** the index is rebuilt from the store: what was COMMITTING is there or not and was
 //! not acknowledged; SENDING and REMOVING come back as WAITING, in doubt if their sending was noted.
@@ -39,6 +40,7 @@ use crate::{
     write::{End, Known, WriteState},
 };
 
+mod order;
 mod turn;
 
 pub use turn::Turn;
@@ -313,8 +315,6 @@ impl QueueIndex {
         }
         self.bytes += entry.bytes;
         self.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
-        // A residue that was about to move lets it pass.
-        self.consider_residues();
         Ok(seq)
     }
 
@@ -339,7 +339,12 @@ impl QueueIndex {
     /// Takes the oldest call that may go on the wire at `now`. `None` where nothing may.
     pub fn take(&mut self, now: Moment) -> Option<u64> {
         self.wake_due(now);
-        let seq = self.ready.pop_first()?;
+        let seq = loop {
+            let seq = self.ready.pop_first()?;
+            if self.may_move(seq) {
+                break seq;
+            }
+        };
         if let Some(entry) = self.entries.get_mut(&seq) {
             entry.phase = Phase::Sending;
             entry.attempts += 1;
@@ -358,7 +363,7 @@ impl QueueIndex {
                 // It did go on the wire, and nobody heard how that ended.
                 entry.state.end(End::Unknown);
             }
-            self.consider(seq);
+            self.waits_again(seq);
         }
     }
 
@@ -383,10 +388,7 @@ impl QueueIndex {
             }
             entry.phase = Phase::Removing;
             self.ready.remove(&seq);
-            for next in self.next_of(seq) {
-                self.consider(next);
-            }
-            self.consider_residues();
+            self.consider_all(self.next_of(seq));
         }
     }
 
@@ -409,12 +411,11 @@ impl QueueIndex {
         self.residues.insert(seq);
         if entry.lanes != lanes {
             entry.lanes = lanes.clone();
+            let free = self.held_up_by(seq);
             self.lanes.change(seq, lanes);
+            self.consider_all(free);
         }
-        self.consider(seq);
-        for next in self.lanes.behind(seq) {
-            self.consider(next);
-        }
+        self.waits_again(seq);
     }
 
     /// The residues that wait in any of `lanes`.
@@ -456,6 +457,7 @@ impl QueueIndex {
             entry.last_error = Some(error.into());
             self.ready.remove(&seq);
             self.backing_off.insert((until, seq));
+            self.waits_again(seq);
         }
     }
 
@@ -710,47 +712,6 @@ impl QueueIndex {
         }
     }
 
-    /// Marks `seq` as ready where it may move.
-    fn consider(&mut self, seq: u64) {
-        let Some(entry) = self.entries.get(&seq) else { return };
-        if entry.phase != Phase::Waiting {
-            return;
-        }
-        let (absolute, accepted_at) = (entry.is_absolute(), entry.accepted_at);
-        let own_due = entry.traits.due;
-        let passed = |older: u64| {
-            self.entries.get(&older).is_some_and(|entry| match entry.traits.due {
-                Some(due) if accepted_at < due => {
-                    matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
-                        || absolute && entry.phase == Phase::Removing
-                }
-                _ => absolute && own_due.is_none() && entry.phase == Phase::Removing,
-            })
-        };
-        if self.lanes.is_first(seq, passed) && own_due.is_none_or(|due| self.is_due(seq, due)) {
-            self.ready.insert(seq);
-        } else {
-            self.ready.remove(&seq);
-        }
-    }
-
-    /// Whether nothing is left in the lanes of the residue `seq` that comes before it. What is removed counts until
-    /// that is synced: after a crash it would be sent again, to a key whose deadline has been set already.
-    fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
-        self.lanes.following(seq).iter().all(|member| match self.entries.get(member) {
-            Some(entry) => entry.accepted_at >= due,
-            // A place that a live write in doubt holds, or a dead letter: that is accepted already.
-            None => !self.claims.contains(member),
-        })
-    }
-
-    fn consider_residues(&mut self) {
-        let residues: Vec<u64> = self.residues.iter().copied().collect();
-        for seq in residues {
-            self.consider(seq);
-        }
-    }
-
     fn forget(&mut self, seq: u64, entry: &Entry) {
         self.ready.remove(&seq);
         self.sentenced.remove(&seq);
@@ -762,25 +723,6 @@ impl QueueIndex {
         }
         self.leave_group(seq, entry);
         self.step_out(seq);
-    }
-
-    /// Who may be able to move once `seq` holds up nobody. A residue has let others pass: all behind it.
-    fn next_of(&self, seq: u64) -> Vec<u64> {
-        if self.residues.contains(&seq) {
-            self.lanes.following(seq)
-        } else {
-            self.lanes.behind(seq)
-        }
-    }
-
-    fn step_out(&mut self, seq: u64) {
-        let next = self.next_of(seq);
-        self.residues.remove(&seq);
-        self.lanes.leave(seq);
-        for next in next {
-            self.consider(next);
-        }
-        self.consider_residues();
     }
 }
 

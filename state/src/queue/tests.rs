@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::write::Repeat;
 
+mod residues;
 mod turns;
 
 const LIMITS: QueueLimits =

@@ -155,6 +155,7 @@ impl QueueIndex {
                 .entries
                 .get(other)
                 .filter(|entry| entry.traits.gather == Some(gather) && entry.may_gather())
+                .filter(|_| self.may_move(*other))
             else {
                 continue;
             };

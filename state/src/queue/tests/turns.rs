@@ -1,4 +1,4 @@
-//! Groups, the last write of a lane, residues.
+//! Groups, and the last write of a lane.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn whole(index: &mut QueueIndex, op: u64, lane: u64, accepted: u64) -> u64 {
     put(index, Entry { traits, accepted_at, ..entry(op, lane, true) })
 }
 
-fn accepted(index: &mut QueueIndex, op: u64, lane: u64, at: u64) -> u64 {
+pub(super) fn accepted(index: &mut QueueIndex, op: u64, lane: u64, at: u64) -> u64 {
     put(index, Entry { accepted_at: UnixMillis::new(at), ..entry(op, lane, true) })
 }
 
@@ -25,12 +25,12 @@ fn put(index: &mut QueueIndex, entry: Entry) -> u64 {
     seq
 }
 
-fn turn(index: &mut QueueIndex) -> Option<Turn> {
+pub(super) fn turn(index: &mut QueueIndex) -> Option<Turn> {
     let seq = index.take(at(0))?;
     Some(index.turn(seq, 4, 1_000))
 }
 
-fn many() -> QueueIndex {
+pub(super) fn many() -> QueueIndex {
     QueueIndex::new(QueueLimits { items: 100, bytes: 100_000, ..LIMITS }, 0)
 }
 
@@ -168,47 +168,16 @@ fn a_write_that_matters_is_never_skipped() {
 }
 
 #[test]
-fn a_residue_lets_what_was_accepted_before_it_is_due_pass_and_holds_up_the_rest() {
+fn a_call_that_could_move_waits_for_a_group_that_takes_its_old_place() {
     let mut index = many();
-    let carrier = accepted(&mut index, 1, 1, 0);
-    let (early, late) = (accepted(&mut index, 2, 1, 500), accepted(&mut index, 3, 1, 900));
-    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
-    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
-    assert_eq!(index.bytes(), 240);
-    assert_eq!(turn(&mut index).unwrap().seqs, [early], "accepted before it is due");
-    assert_eq!(turn(&mut index), None);
-    index.applied(early);
-    assert_eq!(
-        turn(&mut index),
-        None,
-        "a crash would bring it back, to a key that is gone by then"
-    );
-    index.removed(early);
-    assert_eq!(turn(&mut index).unwrap().seqs, [carrier], "nothing is left before it");
-    assert_eq!(turn(&mut index), None);
-    index.applied(carrier);
-    assert_eq!(turn(&mut index).unwrap().seqs, [late]);
-}
-
-#[test]
-fn a_residue_waits_for_what_comes_before_it_is_due_and_may_move_to_other_lanes() {
-    let mut index = many();
-    let carrier = accepted(&mut index, 1, 1, 0);
-    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
-    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
-    let new = index
-        .admit(Entry { accepted_at: UnixMillis::new(700), ..entry(2, 1, true) }, false, None)
-        .unwrap();
-    assert_eq!(turn(&mut index), None, "one that it must let pass is being stored");
-    index.committed(new);
-    assert_eq!(turn(&mut index).unwrap().seqs, [new]);
-    assert_eq!(index.residues_in(&Lanes::One(LaneId(1))), [carrier]);
-    index.became_residue(carrier, Lanes::One(LaneId(2)), UnixMillis::new(800), 40);
-    assert_eq!(index.residues_in(&Lanes::One(LaneId(1))), [0; 0]);
-    assert!(index.is_occupied(&Lanes::One(LaneId(2))));
-    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
-    index.applied(carrier);
-    index.removed(carrier);
-    assert!(!index.is_occupied(&Lanes::One(LaneId(2))));
-    assert_eq!(index.residues_in(&Lanes::All), [0; 0]);
+    let (first, behind) = (push(&mut index, 1, 1, false), push(&mut index, 2, 1, false));
+    index.form_group(vec![first], OpId::from_u128(7), false);
+    index.buried(first, "rejected", false);
+    assert_eq!(index.revive(first), Some(vec![first]));
+    assert_eq!(index.take(at(0)), None, "it is being stored");
+    index.committed(first);
+    assert_eq!(index.take(at(0)), Some(first));
+    index.applied(first);
+    index.removed(first);
+    assert_eq!(index.take(at(0)), Some(behind));
 }

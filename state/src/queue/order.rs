@@ -1,0 +1,98 @@
+//! Whose turn it is.
+//!
+//! That is decided when a call is taken. The set of ready calls holds all that may move, and maybe some that no
+//! longer may, because another took a place before them: those leave the set when they are about to be taken, and
+//! come back when what holds them up is gone.
+
+use super::{Phase, QueueIndex};
+use crate::units::UnixMillis;
+
+impl QueueIndex {
+    /// Marks `seq` as ready if it may move.
+    pub(super) fn consider(&mut self, seq: u64) {
+        if self.may_move(seq) {
+            self.ready.insert(seq);
+        }
+    }
+
+    pub(super) fn consider_all(&mut self, seqs: Vec<u64>) {
+        for seq in seqs {
+            self.consider(seq);
+        }
+    }
+
+    /// Whether `seq` waits, and for nobody.
+    pub(super) fn may_move(&self, seq: u64) -> bool {
+        let Some(entry) = self.entries.get(&seq) else { return false };
+        if entry.phase != Phase::Waiting {
+            return false;
+        }
+        let (absolute, accepted_at) = (entry.is_absolute(), entry.accepted_at);
+        let own_due = entry.traits.due;
+        let passed = |older: u64| {
+            self.entries.get(&older).is_some_and(|entry| match entry.traits.due {
+                Some(_) if own_due.is_some() => true,
+                Some(due) if accepted_at < due => {
+                    matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
+                        || absolute && entry.phase == Phase::Removing
+                }
+                _ => absolute && own_due.is_none() && entry.phase == Phase::Removing,
+            })
+        };
+        self.lanes.is_first(seq, passed) && own_due.is_none_or(|due| self.is_due(seq, due))
+    }
+
+    /// Whether nothing is left in the lanes of the residue `seq` that comes before it: nothing that was accepted
+    /// before it is due and does not stand behind a call that waits for it (clocks are set back, and dead letters
+    /// are requeued). What is removed counts until that is synced: after a crash it would be sent again, to a key
+    /// whose deadline has been set already.
+    fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
+        for member in self.lanes.following(seq) {
+            match self.entries.get(&member) {
+                Some(entry) if entry.traits.due.is_some() => {}
+                Some(entry) => return entry.accepted_at >= due,
+                // A place that a live write in doubt holds: that is accepted already.
+                None if self.claims.contains(&member) => return false,
+                // A dead letter that holds its lanes.
+                None => {}
+            }
+        }
+        true
+    }
+
+    /// `seq` waits, or backs off: a residue lets others pass from then on, and holds up no other residue.
+    pub(super) fn waits_again(&mut self, seq: u64) {
+        self.consider(seq);
+        if self.residues.contains(&seq) {
+            self.consider_all(self.held_up_by(seq));
+        }
+    }
+
+    /// Who may be able to move once `seq` was applied: the next, or all behind it if the next is a residue, which
+    /// lets others pass, or `seq` was one.
+    pub(super) fn next_of(&self, seq: u64) -> Vec<u64> {
+        let next = self.lanes.behind(seq);
+        if next.iter().chain([&seq]).any(|it| self.residues.contains(it)) {
+            self.lanes.following(seq)
+        } else {
+            next
+        }
+    }
+
+    /// Who may be able to move once `seq` stands there no more: also the residues before it, which let it pass.
+    pub(super) fn held_up_by(&self, seq: u64) -> Vec<u64> {
+        let mut held_up = self.next_of(seq);
+        if !self.residues.is_empty() {
+            let before = self.lanes.before(seq);
+            held_up.extend(before.into_iter().filter(|older| self.residues.contains(older)));
+        }
+        held_up
+    }
+
+    pub(super) fn step_out(&mut self, seq: u64) {
+        let free = self.held_up_by(seq);
+        self.residues.remove(&seq);
+        self.lanes.leave(seq);
+        self.consider_all(free);
+    }
+}

@@ -1,0 +1,276 @@
+//! What is left to do of a write, and who comes before it.
+
+use super::{
+    turns::{accepted, many, turn},
+    *,
+};
+
+#[test]
+fn a_residue_lets_what_was_accepted_before_it_is_due_pass_and_holds_up_the_rest() {
+    let mut index = many();
+    let carrier = accepted(&mut index, 1, 1, 0);
+    let (early, late) = (accepted(&mut index, 2, 1, 500), accepted(&mut index, 3, 1, 900));
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
+    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
+    assert_eq!(index.bytes(), 240);
+    assert_eq!(turn(&mut index).unwrap().seqs, [early], "accepted before it is due");
+    assert_eq!(turn(&mut index), None);
+    index.applied(early);
+    assert_eq!(
+        turn(&mut index),
+        None,
+        "a crash would bring it back, to a key that is gone by then"
+    );
+    index.removed(early);
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier], "nothing is left before it");
+    assert_eq!(turn(&mut index), None);
+    index.applied(carrier);
+    assert_eq!(turn(&mut index).unwrap().seqs, [late]);
+}
+
+#[test]
+fn a_residue_waits_for_what_comes_before_it_is_due_and_may_move_to_other_lanes() {
+    let mut index = many();
+    let carrier = accepted(&mut index, 1, 1, 0);
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
+    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
+    let new = index
+        .admit(Entry { accepted_at: UnixMillis::new(700), ..entry(2, 1, true) }, false, None)
+        .unwrap();
+    assert_eq!(turn(&mut index), None, "one that it must let pass is being stored");
+    index.committed(new);
+    assert_eq!(turn(&mut index).unwrap().seqs, [new]);
+    assert_eq!(index.residues_in(&Lanes::One(LaneId(1))), [carrier]);
+    index.became_residue(carrier, Lanes::One(LaneId(2)), UnixMillis::new(800), 40);
+    assert_eq!(index.residues_in(&Lanes::One(LaneId(1))), [0; 0]);
+    assert!(index.is_occupied(&Lanes::One(LaneId(2))));
+    assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
+    index.applied(carrier);
+    index.removed(carrier);
+    assert!(!index.is_occupied(&Lanes::One(LaneId(2))));
+    assert_eq!(index.residues_in(&Lanes::All), [0; 0]);
+}
+
+/// A residue of lane 1 that is due at 800 and may move.
+fn free_residue(index: &mut QueueIndex) -> u64 {
+    let carrier = accepted(index, 1, 1, 0);
+    assert_eq!(index.take(at(0)), Some(carrier));
+    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
+    carrier
+}
+
+#[test]
+fn a_residue_that_could_move_waits_for_whatever_comes_before_it_after_all() {
+    // What the store brings back behind it.
+    let mut index = many();
+    let due = Traits { due: Some(UnixMillis::new(800)), ..Traits::default() };
+    index.restore(5, Entry { traits: due, ..entry(1, 1, true) }, false, false);
+    index.restore(
+        6,
+        Entry { accepted_at: UnixMillis::new(500), ..entry(2, 1, false) },
+        false,
+        false,
+    );
+    assert_eq!(index.take(at(0)), Some(6));
+    assert_eq!(index.take(at(0)), None);
+    index.applied(6);
+    index.removed(6);
+    assert_eq!(index.take(at(0)), Some(5));
+
+    // A live write in doubt.
+    let mut index = many();
+    let residue = free_residue(&mut index);
+    let (claim, _) = index.claim(&Lanes::One(LaneId(1)));
+    assert_eq!(index.take(at(0)), None);
+    index.unclaim(claim);
+    assert_eq!(index.take(at(0)), Some(residue));
+
+    // A dead letter that is asked for again.
+    let mut index = many();
+    let dead = accepted(&mut index, 9, 1, 500);
+    index.buried(dead, "rejected", false);
+    let residue = free_residue(&mut index);
+    let again = index.requeue(dead, true).unwrap();
+    assert_eq!(index.take(at(0)), None);
+    index.committed(again);
+    assert_eq!(index.take(at(0)), Some(again));
+    index.applied(again);
+    index.removed(again);
+    assert_eq!(index.take(at(0)), Some(residue));
+}
+
+#[test]
+fn a_residue_and_a_requeued_call_do_not_wait_for_each_other() {
+    let mut index = many();
+    let dead = accepted(&mut index, 9, 1, 500);
+    index.buried(dead, "rejected", false);
+    let residue = free_residue(&mut index);
+    let late = accepted(&mut index, 2, 1, 900);
+    let again = index.requeue(dead, true).unwrap();
+    index.committed(again);
+    for next in [residue, late, again] {
+        assert_eq!(index.take(at(0)), Some(next));
+        index.applied(next);
+        index.removed(next);
+    }
+}
+
+#[test]
+fn residues_do_not_wait_for_each_other() {
+    let mut index = many();
+    let residue = free_residue(&mut index);
+    let longer = accepted(&mut index, 2, 1, 500);
+    assert_eq!(index.take(at(0)), Some(longer));
+    let late = accepted(&mut index, 3, 1, 900);
+    index.became_residue(longer, Lanes::One(LaneId(1)), UnixMillis::new(5_000), 40);
+    for next in [residue, late, longer] {
+        assert_eq!(index.take(at(0)), Some(next));
+        index.applied(next);
+        index.removed(next);
+    }
+}
+
+#[test]
+fn who_waits_for_a_residue_moves_once_that_moves_to_other_lanes() {
+    let mut index = many();
+    let carrier = free_residue(&mut index);
+    let late = accepted(&mut index, 2, 1, 900);
+    index.became_residue(carrier, Lanes::One(LaneId(2)), UnixMillis::new(800), 40);
+    assert_eq!((index.take(at(0)), index.take(at(0))), (Some(carrier), Some(late)));
+}
+
+#[test]
+fn who_may_pass_a_residue_does_so_while_that_backs_off() {
+    let mut index = many();
+    let carrier = free_residue(&mut index);
+    assert_eq!(index.take(at(0)), Some(carrier));
+    let early = accepted(&mut index, 2, 1, 500);
+    assert_eq!(index.take(at(0)), None, "it is on the wire");
+    index.retry(carrier, at(10), "down");
+    assert_eq!(index.take(at(0)), Some(early));
+    assert_eq!(index.take(at(20)), None);
+}
+
+/// What the model below does.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Accepted then, in that lane.
+    Accept(u64, u64),
+    Commit,
+    Claim(u64),
+    Unclaim,
+    Take,
+    Apply,
+    /// It leaves a residue, due then, in that lane.
+    Leave(u64, u64),
+    Retry,
+    PutBack,
+    Remove,
+    Wait,
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (time, lane) = (0u64..4, 0u64..2);
+    prop_oneof![
+        3 => (time.clone(), lane.clone()).prop_map(|(time, lane)| Step::Accept(time, lane)),
+        3 => Just(Step::Commit),
+        1 => lane.clone().prop_map(Step::Claim),
+        1 => Just(Step::Unclaim),
+        4 => Just(Step::Take),
+        2 => Just(Step::Apply),
+        2 => (time, lane).prop_map(|(time, lane)| Step::Leave(time, lane)),
+        1 => Just(Step::Retry),
+        1 => Just(Step::PutBack),
+        2 => Just(Step::Remove),
+        1 => Just(Step::Wait),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// An index as a restart leaves it.
+fn restarted(index: &QueueIndex) -> QueueIndex {
+    let mut again = QueueIndex::new(index.limits(), index.last_seq());
+    for (seq, entry) in index.page(false, 0).filter(|(_, entry)| entry.phase != Phase::Committing) {
+        again.restore(seq, entry.clone(), false, false);
+    }
+    again
+}
+
+proptest! {
+    /// Whatever happens: what is taken comes after nothing that stands before it, and everything ends.
+    #[test]
+    fn a_residue_comes_after_what_was_accepted_before_it_was_due(
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut index = QueueIndex::new(QueueLimits { items: 1_000, bytes: 1 << 40, ..LIMITS }, 0);
+        let (mut now, mut op) = (0, 0);
+        let (mut committing, mut claims) = (Vec::new(), Vec::new());
+        let (mut sending, mut removing) = (Vec::new(), Vec::new());
+        for step in steps {
+            match step {
+                Step::Accept(time, lane) => {
+                    op += 1;
+                    let accepted_at = UnixMillis::new(time);
+                    let entry = Entry { accepted_at, ..entry(op, lane, op % 2 == 0) };
+                    committing.push(index.admit(entry, false, None).unwrap());
+                }
+                Step::Commit => if let Some(seq) = committing.pop() { index.committed(seq); },
+                Step::Claim(lane) => claims.push((index.claim(&Lanes::One(LaneId(lane))).0, lane)),
+                Step::Unclaim => if let Some((seq, _)) = claims.pop() { index.unclaim(seq); },
+                Step::Take => if let Some(seq) = index.take(at(now)) {
+                    let taken = index.get(seq).unwrap();
+                    let in_lane = |entry: &Entry| entry.lanes == taken.lanes;
+                    for (other, entry) in index.page(false, 0).filter(|(_, it)| in_lane(it)) {
+                        let before = other < seq && match entry.traits.due {
+                            Some(due) => taken.traits.due.is_none() && taken.accepted_at >= due,
+                            None => true,
+                        };
+                        let gone = entry.phase == Phase::Removing
+                            && taken.is_absolute() && taken.traits.due.is_none();
+                        prop_assert!(!before || gone, "{} before {}", seq, other);
+                    }
+                    if let Some(due) = taken.traits.due {
+                        let next = index.page(false, seq)
+                            .find(|(_, it)| in_lane(it) && it.traits.due.is_none());
+                        prop_assert!(next.is_none_or(|(_, it)| it.accepted_at >= due));
+                        let claim = |(other, lane): &(u64, u64)| {
+                            Lanes::One(LaneId(*lane)) == taken.lanes
+                                && next.is_none_or(|(next, _)| *other < next)
+                        };
+                        prop_assert!(!claims.iter().any(claim));
+                    }
+                    sending.push(seq);
+                },
+                Step::Apply => if let Some(seq) = sending.pop() {
+                    index.applied(seq);
+                    removing.push(seq);
+                },
+                Step::Leave(due, lane) => if let Some(seq) = sending.pop() {
+                    index.became_residue(seq, Lanes::One(LaneId(lane)), UnixMillis::new(due), 40);
+                },
+                Step::Retry => if let Some(seq) = sending.pop() { index.retry(seq, at(now + 5), "x"); },
+                Step::PutBack => if let Some(seq) = sending.pop() { index.put_back(seq); },
+                Step::Remove => for seq in removing.drain(..) { index.removed(seq); },
+                Step::Wait => now += 10,
+                Step::Restart => {
+                    index = restarted(&index);
+                    for list in [&mut committing, &mut sending, &mut removing] { list.clear(); }
+                    claims.clear();
+                }
+            }
+        }
+        for seq in committing { index.committed(seq); }
+        for (seq, _) in claims { index.unclaim(seq); }
+        for seq in sending { index.put_back(seq); }
+        for seq in removing { index.removed(seq); }
+        for _ in 0..1_000 {
+            now += 10;
+            if let Some(seq) = index.take(at(now)) {
+                index.applied(seq);
+                index.removed(seq);
+            }
+        }
+        prop_assert!(index.is_empty() && index.occupied_lanes() == 0, "{:?}", index);
+    }
+}
