@@ -8,10 +8,14 @@
 //!                     | success_threshold                |      | a probe fails, or never reports
 //!                     | successes in a row   its time is |      | (the next wait doubles)
 //!                     |                          over,   v      |
-//!                     |                    or by +-----------+  |
-//!                     +------------------- order | HALF_OPEN | -+
+//!                     |         or by order, or +-----------+  |
+//!                     +---------- pings return   | HALF_OPEN | -+
 //!                                                +-----------+
 //! ```
+//!
+//! **Return.** Doubled open times protect a backend that is sick: one that answers, and fails. A backend whose
+//! pings failed and that answers `success_threshold` of them in a row has come back: it goes half-open as soon as
+//! the first `recovery_timeout` has passed. A failed probe takes that proof away until a ping fails again.
 //!
 //! Over this machine lie two orders of an operator: a *force* (open or closed, with a reason and
 //! perhaps an expiry), and *offline*, which outranks it. They change the effective state and leave the
@@ -126,6 +130,8 @@ enum Underlying {
     },
     Open {
         until: Moment,
+        /// When the first `recovery_timeout` is over.
+        early: Moment,
     },
     HalfOpen {
         successes: u32,
@@ -154,6 +160,9 @@ struct Cold {
     offline: bool,
     exponent: u32,
     pings_failed: u32,
+    /// Pings answered in a row since one failed; `None` where none failed since it closed, or since a probe
+    /// failed.
+    returned: Option<u32>,
     next_probe: u32,
     /// The longest open time while the system is CRITICAL.
     open_cap: Option<Duration>,
@@ -184,6 +193,7 @@ impl Breaker {
                 offline: false,
                 exponent: 0,
                 pings_failed: 0,
+                returned: None,
                 next_probe: 1,
                 open_cap: None,
                 errors: VecDeque::with_capacity(ERRORS_KEPT),
@@ -296,14 +306,17 @@ impl Breaker {
     }
 
     /// Counts a ping outside the window. Enough failed ones in a row trip a closed breaker, so that a
-    /// dead, idle backend is known before a caller pays for it.
+    /// dead, idle backend is known before a caller pays for it; enough answered ones after a failed one end an
+    /// open time early.
     pub fn record_ping(&self, answered: bool, now: Moment) -> Option<Transition> {
         let mut cold = self.cold.lock();
         if answered {
             cold.pings_failed = 0;
-            return None;
+            cold.returned = cold.returned.map(|count| count.saturating_add(1));
+            return self.end_open_time(&mut cold, now);
         }
         cold.pings_failed = cold.pings_failed.saturating_add(1);
+        cold.returned = Some(0);
         let trips = cold.pings_failed >= cold.settings.failure_threshold
             && matches!(cold.underlying, Underlying::Closed { .. })
             && cold.force.is_none()
@@ -328,8 +341,7 @@ impl Breaker {
                 }
                 None
             }
-            Underlying::Open { until } => (cold.settings.auto_recovery && *until <= now)
-                .then(|| self.half_open(&mut cold, Reason::RecoveryTimeout, None, now)),
+            Underlying::Open { .. } => self.end_open_time(&mut cold, now),
             Underlying::HalfOpen { probes, .. } => {
                 let lost = probes.iter().any(|(_, since)| since.plus(patience) <= now);
                 lost.then(|| self.reopen(&mut cold, Reason::ProbeTimeout, now))
@@ -348,7 +360,10 @@ impl Breaker {
             Underlying::Closed { since } => {
                 (cold.exponent > 0).then(|| since.plus(cold.settings.window * 2))
             }
-            Underlying::Open { until } => cold.settings.auto_recovery.then_some(*until),
+            Underlying::Open { until, early } => {
+                let end = if cold.has_returned() { *until.min(early) } else { *until };
+                cold.settings.auto_recovery.then_some(end)
+            }
             Underlying::HalfOpen { probes, .. } => {
                 let patience = cold.settings.attempt_timeout * 2;
                 probes.iter().map(|(_, since)| since.plus(patience)).min()
@@ -383,7 +398,6 @@ impl Breaker {
         let mut cold = self.cold.lock();
         cold.force = None;
         cold.exponent = 0;
-        cold.pings_failed = 0;
         cold.errors.clear();
         self.close(&mut cold, Reason::Reset, None, now)
     }
@@ -412,7 +426,7 @@ impl Breaker {
     pub fn cap_open_time(&self, cap: Option<Duration>, now: Moment) {
         let mut cold = self.cold.lock();
         cold.open_cap = cap;
-        if let (Some(cap), Underlying::Open { until }) = (cap, &mut cold.underlying) {
+        if let (Some(cap), Underlying::Open { until, .. }) = (cap, &mut cold.underlying) {
             *until = (*until).min(now.plus(cap));
         }
     }
@@ -437,6 +451,12 @@ impl Breaker {
         self.word.load(Ordering::Acquire) & (OFFLINE | 3) == 0
     }
 
+    /// Whether it is open and pings tell whether its backend has returned.
+    pub fn awaits_return(&self) -> bool {
+        let cold = self.cold.lock();
+        matches!(cold.underlying, Underlying::Open { .. }) && cold.returned.is_some()
+    }
+
     /// Since when it is forced, where it is.
     pub fn forced_since(&self) -> Option<Moment> {
         self.cold.lock().force.as_ref().map(|force| force.since)
@@ -452,7 +472,7 @@ impl Breaker {
             offline: cold.offline,
             since: cold.since,
             open_until: match &cold.underlying {
-                Underlying::Open { until } if cold.settings.auto_recovery => Some(*until),
+                Underlying::Open { until, .. } if cold.settings.auto_recovery => Some(*until),
                 _ => None,
             },
             exponent: cold.exponent,
@@ -498,7 +518,9 @@ impl Breaker {
     }
 
     fn open(&self, cold: &mut Cold, reason: Reason, horizon: Horizon, now: Moment) -> Transition {
-        cold.underlying = Underlying::Open { until: now.plus(cold.open_time()) };
+        let until = now.plus(cold.open_time());
+        let early = until.min(now.plus(cold.settings.recovery_timeout));
+        cold.underlying = Underlying::Open { until, early };
         self.enter(cold, reason, horizon, None, now)
     }
 
@@ -506,7 +528,24 @@ impl Breaker {
         if !matches!(cold.underlying, Underlying::HalfOpen { ordered: true, .. }) {
             cold.exponent = cold.exponent.saturating_add(1);
         }
+        if cold.pings_failed == 0 {
+            cold.returned = None;
+        }
         self.open(cold, reason, Horizon::Whole, now)
+    }
+
+    /// Goes half-open if its open time is over, or its backend has returned.
+    fn end_open_time(&self, cold: &mut Cold, now: Moment) -> Option<Transition> {
+        let Underlying::Open { until, early } = &cold.underlying else { return None };
+        let reason = if *until <= now {
+            Reason::RecoveryTimeout
+        } else if *early <= now && cold.has_returned() {
+            Reason::PingsAnswered
+        } else {
+            return None;
+        };
+        let may = cold.settings.auto_recovery && cold.force.is_none() && !cold.offline;
+        may.then(|| self.half_open(cold, reason, None, now))
     }
 
     fn half_open(
@@ -529,7 +568,7 @@ impl Breaker {
         now: Moment,
     ) -> Transition {
         cold.underlying = Underlying::Closed { since: now };
-        cold.pings_failed = 0;
+        (cold.pings_failed, cold.returned) = (0, None);
         let transition = self.enter(cold, reason, Horizon::Whole, note, now);
         self.window.clear();
         transition
@@ -575,7 +614,7 @@ impl Breaker {
             failure_threshold: cold.settings.failure_threshold,
             failure_rate_threshold: cold.settings.failure_rate.get(),
             open_for_ms: match &cold.underlying {
-                Underlying::Open { until }
+                Underlying::Open { until, .. }
                     if cold.settings.auto_recovery && cold.force.is_none() =>
                 {
                     Some(millis(until.since(now)))
@@ -590,6 +629,11 @@ impl Breaker {
 }
 
 impl Cold {
+    /// Whether enough pings were answered after a failed one.
+    fn has_returned(&self) -> bool {
+        self.returned.is_some_and(|count| count >= self.settings.success_threshold)
+    }
+
     fn effective(&self) -> State {
         match &self.force {
             Some(force) if force.open => State::Open,

@@ -143,13 +143,17 @@ pub struct Change {
     pub to: SystemState,
 }
 
-/// Follows the assessments over time: worse at once, better after [`HOLD`].
+/// Follows the assessments over time: worse at once, better once it has held for [`HOLD`].
 #[derive(Debug, Default)]
 pub struct Tracker {
     state: SystemState,
-    /// The worst state assessed since things began to look better, and since when.
-    better: Option<(SystemState, Moment)>,
+    /// Since when every assessment was HEALTHY, at worst DEGRADED, at worst CRITICAL.
+    since: [Option<Moment>; 3],
 }
+
+/// What is better than EMERGENCY, best first.
+const BETTER: [SystemState; 3] =
+    [SystemState::Healthy, SystemState::Degraded, SystemState::Critical];
 
 impl Tracker {
     /// The state that holds.
@@ -159,28 +163,26 @@ impl Tracker {
 
     /// Takes an assessment; returns the change that it brings.
     pub fn observe(&mut self, assessed: SystemState, now: Moment) -> Option<Change> {
-        let from = self.state;
-        if assessed >= from {
-            self.better = None;
-            self.state = assessed;
-        } else {
-            let (worst, since) = match self.better {
-                Some((worst, since)) if assessed <= worst => (worst, since),
-                // First sight of something better, or a relapse on the way: the hold begins anew.
-                _ => (assessed, now),
-            };
-            self.better = Some((worst, since));
-            if now.since(since) >= HOLD {
-                self.state = worst;
-                self.better = (assessed < worst).then_some((assessed, now));
-            }
+        for (state, since) in BETTER.into_iter().zip(&mut self.since) {
+            *since = (assessed <= state).then(|| since.unwrap_or(now));
         }
+        let from = self.state;
+        let held = self.better().find(|(_, since)| now.since(*since) >= HOLD);
+        self.state = held.map_or(from.max(assessed), |(state, _)| state);
         (self.state != from).then_some(Change { from, to: self.state })
     }
 
     /// When to assess again although nothing was heard.
     pub fn next_look(&self) -> Option<Moment> {
-        self.better.map(|(_, since)| since.plus(HOLD))
+        self.better().map(|(_, since)| since.plus(HOLD)).min()
+    }
+
+    /// What is better than the state that holds and was not surpassed since then, best first.
+    fn better(&self) -> impl Iterator<Item = (SystemState, Moment)> {
+        let since = BETTER.into_iter().zip(self.since);
+        since
+            .take_while(|(state, _)| *state < self.state)
+            .filter_map(|(state, at)| Some((state, at?)))
     }
 }
 
@@ -267,13 +269,34 @@ mod tests {
         assert_eq!(to(tracker.observe(SystemState::Healthy, at(1_000))), None);
         assert_eq!(tracker.next_look(), Some(at(6_000)));
         assert_eq!(to(tracker.observe(SystemState::Degraded, at(2_000))), None);
-        assert_eq!(to(tracker.observe(SystemState::Healthy, at(6_999))), None);
+        assert_eq!(to(tracker.observe(SystemState::Healthy, at(5_999))), None);
+        // It was never worse than DEGRADED for 5 s, and HEALTHY for one millisecond.
         assert_eq!(
-            to(tracker.observe(SystemState::Healthy, at(7_000))),
+            to(tracker.observe(SystemState::Healthy, at(6_000))),
             Some(SystemState::Degraded)
         );
+        assert_eq!(tracker.next_look(), Some(at(10_999)));
         assert_eq!(
-            to(tracker.observe(SystemState::Healthy, at(12_000))),
+            to(tracker.observe(SystemState::Healthy, at(10_999))),
+            Some(SystemState::Healthy)
+        );
+        assert_eq!(tracker.next_look(), None);
+    }
+
+    #[test]
+    fn two_that_recover_together_are_believed_together() {
+        let at = Moment::from_millis;
+        let mut tracker = Tracker::default();
+        tracker.observe(SystemState::Emergency, at(0));
+        tracker.observe(SystemState::Critical, at(1_000));
+        tracker.observe(SystemState::Healthy, at(1_300));
+        let to = |change: Option<Change>| change.map(|change| change.to);
+        assert_eq!(
+            to(tracker.observe(SystemState::Healthy, at(6_000))),
+            Some(SystemState::Critical)
+        );
+        assert_eq!(
+            to(tracker.observe(SystemState::Healthy, at(6_300))),
             Some(SystemState::Healthy)
         );
     }

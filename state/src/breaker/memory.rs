@@ -70,7 +70,7 @@ impl Breaker {
         BreakerMemory {
             open_until: match &cold.underlying {
                 Underlying::Closed { .. } => None,
-                Underlying::Open { until } => Some(to_unix(*until, now, unix_now)),
+                Underlying::Open { until, .. } => Some(to_unix(*until, now, unix_now)),
                 Underlying::HalfOpen { .. } => Some(unix_now.get()),
             },
             exponent: cold.exponent,
@@ -91,7 +91,12 @@ impl Breaker {
         cold.exponent = memory.exponent;
         cold.offline = memory.offline;
         cold.underlying = match memory.open_until {
-            Some(until) => Underlying::Open { until: to_moment(until, now, unix_now, longest) },
+            Some(until) => {
+                let until = to_moment(until, now, unix_now, longest);
+                // When it opened is not remembered: the first open time counts from now at the latest.
+                let early = until.min(now.plus(cold.settings.recovery_timeout));
+                Underlying::Open { until, early }
+            }
             None => Underlying::Closed { since: now },
         };
         cold.force = memory.force.as_ref().map(|force| Force {

@@ -350,3 +350,55 @@ proptest! {
         prop_assert_eq!(breaker.state().0, State::Closed);
     }
 }
+
+#[test]
+fn a_backend_whose_pings_return_is_tried_as_soon_as_the_first_open_time_is_over() {
+    use Reason::{PingsAnswered, PingsFailed, ProbeFailed, RecoveryTimeout};
+    use State::{HalfOpen, Open};
+    // The second open time, of a minute, ends after half of it.
+    check(
+        "P P P P P 30s F 10s p p P p p p 19s 1s",
+        &[
+            (Open, PingsFailed),
+            (HalfOpen, RecoveryTimeout),
+            (Open, ProbeFailed),
+            (HalfOpen, PingsAnswered),
+        ],
+    );
+    // It answered all the while: it is sick, not away.
+    check(
+        "F F F F F p p p 30s F p p p 40s 19s 1s",
+        &[
+            (Open, Reason::FailureRate),
+            (HalfOpen, RecoveryTimeout),
+            (Open, ProbeFailed),
+            (HalfOpen, RecoveryTimeout),
+        ],
+    );
+    // It came back, and failed all the same: answered pings prove nothing until one fails again.
+    check(
+        "P P P P P 30s F p p p 30s F p p p 60s 59s 1s F P p p 30s p",
+        &[
+            (Open, PingsFailed),
+            (HalfOpen, RecoveryTimeout),
+            (Open, ProbeFailed),
+            (HalfOpen, PingsAnswered),
+            (Open, ProbeFailed),
+            (HalfOpen, RecoveryTimeout),
+            (Open, ProbeFailed),
+            (HalfOpen, PingsAnswered),
+        ],
+    );
+}
+
+#[test]
+fn the_next_tick_of_a_breaker_whose_backend_returned_is_the_end_of_the_first_open_time() {
+    let (breaker, mut now) = (breaker(), 0);
+    timeline(&breaker, &mut now, "P P P P P 30s F");
+    assert!(breaker.awaits_return());
+    assert_eq!(breaker.next_tick(), Some(at(90_000)));
+    timeline(&breaker, &mut now, "p p p");
+    assert_eq!(breaker.next_tick(), Some(at(60_000)));
+    timeline(&breaker, &mut now, "30s S S S");
+    assert!(!breaker.awaits_return());
+}

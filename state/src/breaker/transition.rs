@@ -71,6 +71,8 @@ pub enum Reason {
     ForceExpired,
     /// An operator reset it.
     Reset,
+    /// Enough pings were answered in a row after one had failed.
+    PingsAnswered,
 }
 
 impl Reason {
@@ -90,6 +92,7 @@ impl Reason {
             Self::Released => "released",
             Self::ForceExpired => "force_expired",
             Self::Reset => "reset",
+            Self::PingsAnswered => "pings_answered",
         }
     }
 }
