@@ -173,7 +173,7 @@ async fn world(dir: &std::path::Path) -> Fusebox {
     });
     let system = SystemSettings {
         state_dir: dir.to_owned(),
-        ping_interval: Duration::from_secs(3_600),
+        pings: fusebox_actors::PingSettings::every(Duration::from_secs(3_600)),
         instance: "bench".into(),
         copied: None,
     };

@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use fusebox_actors::SystemSettings;
+use fusebox_actors::{PingSettings, SystemSettings};
 use toml::{Table, Value};
 
 mod backend;
@@ -34,7 +34,7 @@ pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
 pub(crate) use self::sources::{Environment, Flags};
 use checker::Checker;
-use raw::RawConfig;
+use raw::{RawConfig, RawHealth};
 use sources::Merged;
 
 /// A checked configuration.
@@ -55,7 +55,7 @@ pub(crate) struct Config {
     /// The TCP listener, where one is wanted.
     pub(crate) http: Option<HttpSettings>,
     /// Time between two pings of an idle backend.
-    pub(crate) ping_interval: Duration,
+    pub(crate) pings: PingSettings,
     /// Whether breakers leave OPEN by themselves.
     pub(crate) auto_recovery: bool,
     /// Where the pages of a Jaeger are, without a slash at the end: traces are shown as links there.
@@ -149,7 +149,7 @@ impl Config {
     pub(crate) fn system(&self, instance: String) -> SystemSettings {
         SystemSettings {
             state_dir: self.state_dir.clone(),
-            ping_interval: self.ping_interval,
+            pings: self.pings,
             instance,
             copied: None,
         }
@@ -215,13 +215,7 @@ fn check(
     let socket_asked = raw.socket.is_some();
     let socket = raw.socket.unwrap_or_else(|| places::socket_to_listen(env, &state_dir));
     checker.problems.extend(places::refuse_long(&socket));
-    let interval = raw.health.interval.unwrap_or(Duration::from_secs(30));
-    let ping_interval = checker.between(
-        "health.interval",
-        interval,
-        Duration::from_millis(100),
-        Duration::from_secs(86_400),
-    );
+    let pings = check_pings(&raw.health, checker);
     let auto_recovery = raw.health.auto_recovery.unwrap_or(true);
     let mut backends = Vec::new();
     let (mut enabled, mut left_out) = (Vec::new(), Vec::new());
@@ -251,7 +245,7 @@ fn check(
         client_group: group(raw.client_group, "fusebox"),
         admin_group: group(raw.admin_group, "root"),
         http: check_http(raw.http, checker),
-        ping_interval,
+        pings,
         auto_recovery,
         keep_unsampled: raw.tracing.keep_unsampled.unwrap_or(true),
         jaeger_url: check_jaeger(raw.tracing.jaeger_url, checker),
@@ -309,6 +303,16 @@ fn check_jaeger(url: Option<String>, checker: &mut Checker) -> Option<String> {
     let what = format!("must be an http or https URL such as http://127.0.0.1:16686, got {url:?}");
     checker.problem("tracing.jaeger_url", what);
     None
+}
+
+fn check_pings(raw: &RawHealth, checker: &mut Checker) -> PingSettings {
+    let interval = raw.interval.unwrap_or(Duration::from_secs(30));
+    let (least, most) = (Duration::from_millis(100), Duration::from_secs(86_400));
+    let interval = checker.between("health.interval", interval, least, most);
+    let timeout = raw.timeout.unwrap_or(PingSettings::TIMEOUT);
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(60));
+    let timeout = checker.between("health.timeout", timeout, least, most);
+    PingSettings { interval, timeout }
 }
 
 fn check_http(raw: raw::RawHttp, checker: &mut Checker) -> Option<HttpSettings> {

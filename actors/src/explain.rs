@@ -200,6 +200,9 @@ impl Sentences<'_> {
             Reason::RecoveryTimeout => {
                 "It went half-open because its open time was over".to_owned()
             }
+            Reason::PingsAnswered => {
+                "It went half-open because its pings are answered again".to_owned()
+            }
             Reason::ForcedRecovery => {
                 "It went half-open because an operator asked for a recovery".to_owned()
             }

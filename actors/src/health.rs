@@ -39,6 +39,7 @@ use crate::{
     clock::Clock,
     event::{EventBus, EventKind},
     recovery::{RecoveryActor, RecoveryArgs, RecoveryMessage},
+    settings::PingSettings,
     system::SystemFlags,
 };
 
@@ -60,6 +61,8 @@ const RESTART_BACKOFF: Duration = Duration::from_millis(50);
 pub enum HealthMessage {
     /// It is time to look around.
     LookDue,
+    /// A better system state may have held for long enough.
+    HoldOver,
     /// It is time to ping a backend; of an older generation it is ignored.
     PingDue {
         /// The backend's place.
@@ -83,8 +86,8 @@ pub enum HealthMessage {
         /// The backend's place.
         index: usize,
     },
-    /// The ping interval changed.
-    SetPingInterval(Duration),
+    /// How backends are pinged changed.
+    SetPings(PingSettings),
 }
 
 impl From<BackendChanged> for HealthMessage {
@@ -163,8 +166,8 @@ pub struct HealthArgs {
     pub flags: SystemFlags,
     /// Where it publishes what it finds.
     pub board: Arc<HealthBoard>,
-    /// Time between two pings of a backend that answers.
-    pub ping_interval: Duration,
+    /// How backends are pinged.
+    pub pings: PingSettings,
     /// The recovery actor's reference, kept up to date.
     pub recovery: Arc<arc_swap::ArcSwapOption<ActorRef<RecoveryMessage>>>,
     /// The clocks.
@@ -174,6 +177,8 @@ pub struct HealthArgs {
 struct Watched {
     generation: u64,
     pinging: bool,
+    /// When the last ping was sent.
+    pinged_at: Moment,
     restarts: VecDeque<Moment>,
 }
 
@@ -198,7 +203,12 @@ impl Actor for HealthActor {
         let watched = args
             .entries
             .iter()
-            .map(|_| Watched { generation: 0, pinging: false, restarts: VecDeque::new() })
+            .map(|_| Watched {
+                generation: 0,
+                pinging: false,
+                pinged_at: args.clock.now(),
+                restarts: VecDeque::new(),
+            })
             .collect();
         let mut state = HealthState {
             args,
@@ -222,7 +232,8 @@ impl Actor for HealthActor {
         state: &mut HealthState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            HealthMessage::LookDue => state.look_due(&myself),
+            HealthMessage::LookDue => state.look(&myself),
+            HealthMessage::HoldOver => state.assess(&myself),
             HealthMessage::PingDue { index, generation } => {
                 state.ping_due(&myself, index, generation);
             }
@@ -230,7 +241,7 @@ impl Actor for HealthActor {
             HealthMessage::Changed(changed) => state.changed(&myself, changed),
             HealthMessage::RestartDue(child) => state.restart(&myself, child).await,
             HealthMessage::Revive { index } => state.revive(&myself, index).await,
-            HealthMessage::SetPingInterval(interval) => state.args.ping_interval = interval,
+            HealthMessage::SetPings(pings) => state.args.pings = pings,
         }
         Ok(())
     }
@@ -256,18 +267,14 @@ impl Actor for HealthActor {
 }
 
 impl HealthState {
-    fn look_due(&mut self, myself: &ActorRef<HealthMessage>) {
-        self.look(myself);
-    }
-
     /// Computes the system state and says that health lives.
     fn look(&mut self, myself: &ActorRef<HealthMessage>) {
         drop(myself.send_after(LOOK_EVERY, || HealthMessage::LookDue));
         self.args.entries.iter().for_each(|entry| entry.shared.keep_sample());
-        self.assess();
+        self.assess(myself);
     }
 
-    fn assess(&mut self) {
+    fn assess(&mut self, myself: &ActorRef<HealthMessage>) {
         let now = self.args.clock.now();
         self.args.board.heartbeat.store(now.as_millis(), Ordering::Relaxed);
         let conditions: Vec<_> =
@@ -275,6 +282,11 @@ impl HealthState {
         let assessment = assess(&conditions);
         let change = self.tracker.observe(assessment.state, now);
         let state = self.tracker.state();
+        if let Some(wait) = self.tracker.next_look().map(|at| at.since(now))
+            && wait < LOOK_EVERY
+        {
+            drop(myself.send_after(wait, || HealthMessage::HoldOver));
+        }
         {
             let mut found = self.args.board.found.write();
             found.assessment = assessment.clone();
@@ -323,9 +335,11 @@ impl HealthState {
             return;
         }
         watched.pinging = true;
+        watched.pinged_at = self.args.clock.now();
         entry.shared.circuit.set_next_ping(None);
         let (shared, myself) = (Arc::clone(&entry.shared), myself.clone());
-        let ping = tokio::spawn(async move { ping(&shared).await });
+        let timeout = self.args.pings.timeout;
+        let ping = tokio::spawn(async move { ping(&shared, timeout).await });
         tokio::spawn(async move {
             // One that panicked was not answered; nobody else would ever ping again.
             let answered = ping.await.unwrap_or(Some(false));
@@ -341,12 +355,18 @@ impl HealthState {
             return;
         };
         watched.pinging = false;
-        let half_open = entry.shared.circuit.breaker.state() == (BreakerState::HalfOpen, false);
+        let breaker = &entry.shared.circuit.breaker;
+        let half_open = breaker.state() == (BreakerState::HalfOpen, false);
+        let interval = self.args.pings.interval;
+        // From ping to ping, however long the last one took.
+        let taken = self.args.clock.now().since(watched.pinged_at);
+        let again = PING_AGAIN.saturating_sub(taken).min(interval);
         let wait = match answered {
             Some(true) if half_open => Duration::ZERO,
-            Some(false) => PING_AGAIN.min(self.args.ping_interval),
+            Some(true) if breaker.awaits_return() => again,
+            Some(false) => again,
             None if half_open => PROBE_AGAIN,
-            Some(true) | None => self.args.ping_interval,
+            Some(true) | None => interval,
         };
         self.ping_in(myself, index, wait);
     }
@@ -360,7 +380,7 @@ impl HealthState {
         if changed.half_open || online {
             self.ping_in(myself, changed.index, Duration::ZERO);
         }
-        self.assess();
+        self.assess(myself);
     }
 
     fn ping_in(&mut self, myself: &ActorRef<HealthMessage>, index: usize, wait: Duration) {
@@ -441,7 +461,7 @@ impl HealthState {
         restarts.retain(|then| now.since(*then) < RESTART_WINDOW);
         let count = restarts.len();
         if let (Child::Backend(index), true) = (child, count >= RESTARTS_MAX) {
-            self.give_up(index, &name, why);
+            self.give_up(myself, index, &name, why);
             return;
         }
         restarts.push_back(now);
@@ -451,7 +471,7 @@ impl HealthState {
         drop(myself.send_after(wait, move || HealthMessage::RestartDue(child)));
     }
 
-    fn give_up(&mut self, index: usize, name: &str, why: &str) {
+    fn give_up(&mut self, myself: &ActorRef<HealthMessage>, index: usize, name: &str, why: &str) {
         let Some(entry) = self.args.entries.get(index) else { return };
         entry.actor.store(None);
         entry.shared.circuit.hold(|holds| holds.given_up = true);
@@ -462,7 +482,7 @@ impl HealthState {
         tracing::error!(backend = name, message);
         entry.shared.queue.alert(Alert::Actor, Some(message.clone()));
         self.publish_actor(name, message);
-        self.assess();
+        self.assess(myself);
     }
 
     fn publish_actor(&self, name: &str, message: String) {
@@ -501,13 +521,13 @@ impl HealthState {
 }
 
 /// Pings a backend: as a probe where its breaker is half-open. `None` where no ping was sent.
-async fn ping(shared: &BackendShared) -> Option<bool> {
+async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
     let circuit = &*shared.circuit;
     let (state, offline) = circuit.breaker.state();
     if offline {
         return None;
     }
-    let timeout = circuit.settings.load().timeout;
+    let timeout = timeout.min(circuit.settings.load().timeout);
     let connector = crate::connector::SharedConnector::clone(&shared.connector.load());
     if state == BreakerState::HalfOpen {
         let permit = circuit.breaker.try_acquire(circuit.clock.now()).ok()?;

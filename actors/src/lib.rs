@@ -60,7 +60,9 @@ pub use event::{Event, EventBus, EventKind, Past, PastQuery};
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use metrics::Metrics;
 use recovery::RecoveryMessage;
-pub use settings::{BackendSettings, DeadLetterPolicy, SystemSettings, WriteFallback};
+pub use settings::{
+    BackendSettings, DeadLetterPolicy, PingSettings, SystemSettings, WriteFallback,
+};
 pub use start::BackendSpec;
 use system::SystemFlags;
 use trace::TraceSink;
@@ -148,7 +150,7 @@ impl Fusebox {
             bus: bus.clone(),
             flags: flags.clone(),
             board: Arc::clone(&board),
-            ping_interval: settings.ping_interval,
+            pings: settings.pings,
             recovery: Arc::clone(&recovery),
             clock,
         };
@@ -327,8 +329,7 @@ impl Fusebox {
         if !failures.is_empty() {
             return Err(AdminError::Failed(format!("in part: {}", failures.join("; "))));
         }
-        let interval = settings.ping_interval;
-        drop(self.0.health.send_message(HealthMessage::SetPingInterval(interval)));
+        drop(self.0.health.send_message(HealthMessage::SetPings(settings.pings)));
         self.0.settings.store(Arc::new(settings));
         Ok(changed)
     }

@@ -11,13 +11,32 @@ use fusebox_state::{
 pub struct SystemSettings {
     /// Where the stores and caches live.
     pub state_dir: std::path::PathBuf,
-    /// Time between two pings of an idle backend.
-    pub ping_interval: Duration,
+    /// How backends are pinged.
+    pub pings: PingSettings,
     /// The daemon's name on its connections, kept over restarts.
     pub instance: String,
     /// What an operator is told where the state directory is a copy: then nothing is replayed until
     /// [`crate::Fusebox::accept_clone`]. Of meaning at the start alone.
     pub copied: Option<String>,
+}
+
+/// How backends are pinged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingSettings {
+    /// Time between two pings of a backend that answers.
+    pub interval: Duration,
+    /// How long a ping waits for its answer; no longer than the backend's `timeout`.
+    pub timeout: Duration,
+}
+
+impl PingSettings {
+    /// The default timeout of a ping.
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// Pings with this interval and the default timeout.
+    pub const fn every(interval: Duration) -> Self {
+        Self { interval, timeout: Self::TIMEOUT }
+    }
 }
 
 /// What a plain write may do in an outage.

@@ -20,8 +20,8 @@ use fusebox_state::{
 
 use crate::{
     AckLevel, Backend, BackendSettings, BackendSpec, Call, CallError, CallErrorKind, CallOptions,
-    Clock, DeadLetterPolicy, EventBus, EventKind, Fusebox, Priority, Reply, Source, SystemSettings,
-    WriteFallback,
+    Clock, DeadLetterPolicy, EventBus, EventKind, Fusebox, PingSettings, Priority, Reply, Source,
+    SystemSettings, WriteFallback,
 };
 
 use crate::{metrics::Format, queue::Queue, trace::CallTrace};
@@ -131,7 +131,7 @@ impl World {
 async fn start(dir: &Path, backends: Vec<BackendSettings>, servers: &[Arc<Scripted>]) -> Fusebox {
     let system = SystemSettings {
         state_dir: dir.to_owned(),
-        ping_interval: Duration::from_millis(50),
+        pings: PingSettings::every(Duration::from_millis(50)),
         instance: "test".into(),
         copied: None,
     };
@@ -824,7 +824,7 @@ async fn what_is_queued_while_a_reload_changes_the_address_goes_nowhere_by_itsel
     });
     let system = SystemSettings {
         state_dir: world.dir.path().to_owned(),
-        ping_interval: Duration::from_millis(50),
+        pings: PingSettings::every(Duration::from_millis(50)),
         instance: "test".into(),
         copied: None,
     };

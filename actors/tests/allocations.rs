@@ -112,7 +112,7 @@ mod allocations {
         let dir = tempfile::tempdir().unwrap();
         let system = SystemSettings {
             state_dir: dir.path().to_owned(),
-            ping_interval: Duration::from_secs(3_600),
+            pings: fusebox_actors::PingSettings::every(Duration::from_secs(3_600)),
             instance: "test".into(),
             copied: None,
         };

@@ -34,6 +34,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("http.listen", Text),
     ("http.token_file", Text),
     ("health.interval", Text),
+    ("health.timeout", Text),
     ("health.auto_recovery", Flag),
     ("tracing.jaeger_url", Text),
     ("tracing.keep_unsampled", Flag),

@@ -33,6 +33,8 @@ pub(crate) struct RawHttp {
 pub(crate) struct RawHealth {
     #[serde(with = "humantime_serde")]
     pub(crate) interval: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) timeout: Option<Duration>,
     pub(crate) auto_recovery: Option<bool>,
 }
 

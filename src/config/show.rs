@@ -19,7 +19,11 @@ impl Config {
             "socket": self.socket,
             "client_group": self.client_group.name,
             "admin_group": self.admin_group.name,
-            "health": { "interval": time(self.ping_interval), "auto_recovery": self.auto_recovery },
+            "health": {
+                "interval": time(self.pings.interval),
+                "timeout": time(self.pings.timeout),
+                "auto_recovery": self.auto_recovery,
+            },
             "backends": backends,
         });
         if let (Some(http), Some(fields)) = (&self.http, shown.as_object_mut()) {

@@ -40,7 +40,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         (config.client_group.name.as_str(), config.admin_group.name.as_str()),
         ("fusebox", "root")
     );
-    assert_eq!((config.ping_interval, config.auto_recovery), (Duration::from_secs(30), true));
+    assert_eq!((config.pings.interval, config.auto_recovery), (Duration::from_secs(30), true));
     let names: Vec<&str> = config.backends.iter().map(|it| it.settings.name.as_str()).collect();
     assert_eq!(names, crate::kinds::sections().iter().map(|it| it.name()).collect::<Vec<_>>());
     let expected = r#"
@@ -117,7 +117,7 @@ fn the_seeds_and_the_ecosystems_names_work() {
             ("CLICKHOUSE_URL", "http://ch"),
         ],
     );
-    assert_eq!(config.ping_interval, Duration::from_secs(15));
+    assert_eq!(config.pings.interval, Duration::from_secs(15));
     let redis = named(&config, "redis");
     assert!(!config.auto_recovery && !redis.settings.breaker.auto_recovery);
     assert_eq!(redis.settings.cache_dir, Some("/c".into()));

@@ -18,7 +18,7 @@ async fn quiet(server: &Arc<Scripted>) -> (tempfile::TempDir, Fusebox) {
     settings.breaker.recovery_timeout_max = hour;
     let system = SystemSettings {
         state_dir: dir.path().to_owned(),
-        ping_interval: hour,
+        pings: PingSettings::every(hour),
         instance: "test".into(),
         copied: Some("nothing is replayed".into()),
     };

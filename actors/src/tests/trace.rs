@@ -46,7 +46,7 @@ impl Traces {
         let sink = Arc::new(Gathering { keeps, ..Gathering::default() });
         let system = SystemSettings {
             state_dir: dir.path().to_owned(),
-            ping_interval: Duration::from_secs(3_600),
+            pings: PingSettings::every(Duration::from_secs(3_600)),
             instance: "test".into(),
             copied: None,
         };

@@ -104,6 +104,7 @@ const REASONS = {
   probe_failed: "a probe failed",
   probe_timeout: "a probe was never answered",
   recovery_timeout: "its open time was over",
+  pings_answered: "its pings are answered again",
   forced_recovery: "an operator asked for a recovery",
   probes_succeeded: "probes succeeded",
   forced_open: "an operator forced it open",
