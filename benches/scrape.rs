@@ -139,6 +139,7 @@ fn settings(name: &str) -> BackendSettings {
             ttl: seconds(300),
             max_stale: seconds(300),
         },
+        answer_after: Duration::from_secs(1),
         cache_dir: None,
         queue: QueueLimits { items: 50_000, bytes: 1 << 30, dead_items: 10, dead_bytes: 1 << 20 },
         disk_floor: 0,

@@ -80,6 +80,8 @@ pub struct BackendSettings {
     pub in_flight_max: u32,
     /// The fallback cache.
     pub cache: CacheSettings,
+    /// After how long a cached value answers a keyed read while the backend is suspect.
+    pub answer_after: Duration,
     /// Where the cache's snapshot is kept; `None` keeps it in memory only.
     pub cache_dir: Option<std::path::PathBuf>,
     /// The queue's limits.

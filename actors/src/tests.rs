@@ -64,6 +64,7 @@ fn settings(name: &str) -> BackendSettings {
             ttl: Duration::from_secs(300),
             max_stale: Duration::from_secs(300),
         },
+        answer_after: ms(50),
         cache_dir: None,
         queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
         disk_floor: 0,

@@ -93,6 +93,7 @@ mod allocations {
                 ttl: second * 300,
                 max_stale: second * 300,
             },
+            answer_after: Duration::from_secs(1),
             cache_dir: None,
             queue: QueueLimits {
                 items: 1_000,

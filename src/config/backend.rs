@@ -20,6 +20,8 @@ use super::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 const MILLI: Duration = Duration::from_millis(1);
+/// The longest that a cached value is held back by default while the backend is suspect.
+const ANSWER_AFTER: Duration = Duration::from_secs(1);
 
 /// A backend's settings, of the core and of its kind.
 #[derive(Clone)]
@@ -107,6 +109,9 @@ pub(super) fn check(
     let breaker = breaker(&base, &raw.breaker, defaults, timeout, auto_recovery, checker);
     let retry = retry(&base, &raw.retry, checker);
     let cache = cache(&base, &raw.cache, defaults, checker);
+    let answer_after = raw.cache.answer_after.unwrap_or((timeout / 5).min(ANSWER_AFTER)).max(MILLI);
+    let answer_after =
+        checker.between(&format!("{base}.cache.answer_after"), answer_after, MILLI, timeout);
     let queue = queue(&base, &raw.queue, checker);
     let disk_floor = raw.queue.disk_floor.map_or(64 << 20, |size| size.as_u64());
     let write_fallback = checker.one_of(
@@ -139,6 +144,7 @@ pub(super) fn check(
         retry,
         in_flight_max,
         cache,
+        answer_after,
         cache_dir: raw.cache.dir,
         queue,
         disk_floor,

@@ -62,6 +62,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("backends.*.cache.bytes", Text),
     ("backends.*.cache.ttl", Text),
     ("backends.*.cache.max_stale", Text),
+    ("backends.*.cache.answer_after", Text),
     ("backends.*.cache.dir", Text),
     ("backends.*.queue.items", Integer),
     ("backends.*.queue.bytes", Text),

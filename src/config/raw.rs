@@ -118,6 +118,8 @@ pub(crate) struct RawCache {
     pub(crate) ttl: Option<Duration>,
     #[serde(with = "humantime_serde")]
     pub(crate) max_stale: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) answer_after: Option<Duration>,
     pub(crate) dir: Option<PathBuf>,
 }
 

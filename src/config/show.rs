@@ -77,6 +77,7 @@ impl BackendConfig {
                 "bytes": size(settings.cache.bytes),
                 "ttl": time(settings.cache.ttl),
                 "max_stale": time(settings.cache.max_stale),
+                "answer_after": time(settings.answer_after),
             },
             "queue": {
                 "items": queue.items,
