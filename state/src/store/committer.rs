@@ -33,9 +33,10 @@ use super::{
     command::Command,
     compact::{Compaction, LOOK_EVERY},
     error::{Finding, StoreError},
-    guard::{caught, guarded},
+    guard::caught,
     mark::Mark,
     open::Ready,
+    rebuild,
     settings::StoreEvent,
     shared::Shared,
     space, untold,
@@ -128,18 +129,10 @@ impl Committer {
 
     /// Serves until the store is closed or its last handle dropped.
     pub(super) fn run(mut self) {
-        loop {
-            if self.outage.is_some() {
-                self.wait_out();
-            } else if self.closing && self.unfinished.is_empty() {
-                break;
-            } else if self.unfinished.is_empty() && self.applier.garbage.is_empty() {
-                self.wait();
-            } else {
-                self.commit();
-            }
-            if self.closing && self.outage.is_some() {
-                break;
+        while !self.is_over() {
+            // Whatever panics, this thread goes on, with a store that was opened anew.
+            if let Err(panic) = caught(|| self.step()) {
+                self.fail(Failure::Untrusted(panic));
             }
         }
         self.stop_compaction();
@@ -149,10 +142,24 @@ impl Committer {
         if self.is_untold && self.outage.is_none() {
             untold::told(&self.shared.settings.dir);
         }
-        // Dropping sled flushes once more, and may panic where it is damaged.
+        // Closing flushes once more.
         let db = self.shared.db.write().take();
-        drop(guarded(move || drop(db)));
+        rebuild::close(&self.shared.settings.dir, db);
         drop(self.shared.lock.lock().take());
+    }
+
+    fn is_over(&self) -> bool {
+        self.closing && (self.outage.is_some() || self.unfinished.is_empty())
+    }
+
+    fn step(&mut self) {
+        if self.outage.is_some() {
+            self.wait_out();
+        } else if self.unfinished.is_empty() && self.applier.garbage.is_empty() {
+            self.wait();
+        } else {
+            self.commit();
+        }
     }
 
     /// Waits for a command; meanwhile syncs the mark and makes the ballast again.

@@ -31,7 +31,7 @@ use sled::{Db, IVec};
 use super::{
     apply::Changed,
     command::{Command, Ticket},
-    guard::guarded,
+    guard::{Held, guarded},
     keys::{GONE, HEAD_KEY},
     queue,
     rebuild::Writer,
@@ -57,15 +57,11 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
-    pub(super) fn start(
-        writer: Writer,
-        source: Db,
-        wake: Sender<Command>,
-        tickets: Vec<Ticket>,
-    ) -> io::Result<Self> {
+    pub(super) fn start(writer: Writer, source: Db, wake: Sender<Command>) -> io::Result<Self> {
         let (changed, stop) = (Changed::default(), Arc::<AtomicBool>::default());
         let done = Arc::<AtomicBool>::default();
         let ended = Arc::clone(&done);
+        let source = Held::new(source);
         let copy = Copy { source, changed: Arc::clone(&changed), stop: Arc::clone(&stop) };
         let thread = thread::Builder::new().name("compaction".into()).spawn(move || {
             let copied = guarded(move || copy.run(writer));
@@ -74,7 +70,7 @@ impl Compaction {
             drop(wake.send(Command::Compacted));
             copied.unwrap_or_else(|panic| Err(io::Error::other(panic)))
         })?;
-        Ok(Self { changed, stop, done, thread, tickets })
+        Ok(Self { changed, stop, done, thread, tickets: Vec::new() })
     }
 
     /// Stops it and waits until the thread has let go of the store.
@@ -90,14 +86,14 @@ impl Compaction {
 }
 
 struct Copy {
-    source: Db,
+    source: Held,
     changed: Changed,
     stop: Arc<AtomicBool>,
 }
 
 impl Copy {
     fn run(self, mut writer: Writer) -> io::Result<Writer> {
-        for item in self.source.iter() {
+        for item in self.source.get()?.iter() {
             let (key, value) = item.map_err(io::Error::from)?;
             put(&mut writer, &key, Some(&value))?;
             self.go_on()?;
@@ -108,7 +104,7 @@ impl Copy {
             }
             let changed = std::mem::take(&mut *self.changed.lock());
             for key in changed {
-                let value = self.source.get(&key).map_err(io::Error::from)?;
+                let value = self.source.get()?.get(&key).map_err(io::Error::from)?;
                 put(&mut writer, &key, value.as_ref())?;
                 self.go_on()?;
             }

@@ -1,7 +1,10 @@
 //! Faults that tests inject where a disk would fail.
 
 use std::{
+    fs::OpenOptions,
     io,
+    os::unix::fs::FileExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -16,6 +19,7 @@ pub struct Faults(Option<Arc<Plan>>);
 struct Plan {
     flush_in: AtomicU64,
     sync_in: AtomicU64,
+    lie_in: AtomicU64,
     free_is_faked: AtomicBool,
     free: AtomicU64,
 }
@@ -40,11 +44,18 @@ impl Faults {
         }
     }
 
-    /// Whether a flush or sync is still to fail.
+    /// Lets the disk lie about the `nth` copy from now (1 is the next) that is written to take the store's place: it has
+    /// synced all of it, it says, and the beginning is not there; 0 disarms.
+    pub fn lie_about_a_copy(&self, nth: u64) {
+        if let Some(plan) = &self.0 {
+            plan.lie_in.store(nth, Relaxed);
+        }
+    }
+
+    /// Whether a fault is still to come.
     pub fn is_armed(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|plan| plan.flush_in.load(Relaxed) > 0 || plan.sync_in.load(Relaxed) > 0)
+        let Some(plan) = &self.0 else { return false };
+        [&plan.flush_in, &plan.sync_in, &plan.lie_in].iter().any(|it| it.load(Relaxed) > 0)
     }
 
     /// Lets the disk appear to have `free` bytes free; `None` tells the truth again.
@@ -65,6 +76,17 @@ impl Faults {
     pub(super) fn sync(&self) -> io::Result<()> {
         match &self.0 {
             Some(plan) if due(&plan.sync_in) => Err(io::Error::other("injected EIO")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Damages a copy that is to be lied about.
+    pub(super) fn lie(&self, log: &Path) -> io::Result<()> {
+        match &self.0 {
+            Some(plan) if due(&plan.lie_in) => {
+                let file = OpenOptions::new().write(true).open(log)?;
+                file.write_all_at(&[0; 16 * 1024], 0)
+            }
             _ => Ok(()),
         }
     }

@@ -1,9 +1,26 @@
-//! sled panics where it is damaged: here that becomes an error.
+//! sled panics where it is damaged, and waits for ever where one of its own threads has panicked: here that becomes an
+//! error.
+//!
+//! | what | where it runs | what becomes of it |
+//! | --- | --- | --- |
+//! | a panic in a call of ours | on the caller's thread, [`guarded`] | an error; the handle is given up |
+//! | a panic in sled's own thread, in the middle of a write | in sled, which keeps no word of it | whoever flushes or closes that handle waits for ever |
+//! | a wait for a copy, or for a handle to close | on a thread of its own, [`bounded`] | an error after [`PATIENCE`]; the thread is left behind |
+//! | a panic in a step of the committing thread | there, [`caught`] by its loop | the store goes down, and is opened anew |
+//!
+//! A handle that was left behind may still write to the files that it has open, so that its store is written into others
+//! before it serves again (`rebuild::close`). What is not bounded are the flush of a commit and the flush of an open: a
+//! thread in between would cost every acknowledgement. If sled's own thread panics there, the store is as one on a disk
+//! that does not answer: callers end at their deadlines, with an unknown outcome, and nothing is acknowledged.
 
 use std::{
     cell::Cell,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use sled::Db;
@@ -38,8 +55,84 @@ pub(super) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
+/// How long sled may take to flush a part of a copy, or to close: longer than any disk that still works.
+pub(super) const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 30 });
+
+/// Runs what sled may never end, on a thread of its own. `None`: it did not end in time, and is left to itself.
+pub(super) fn bounded<T: Send + 'static>(
+    what: impl FnOnce() -> T + Send + 'static,
+) -> Option<Result<T, String>> {
+    let (sender, receiver) = mpsc::channel();
+    let run = move || drop(sender.send(guarded(what)));
+    // Without a thread, what it would have run is dropped here.
+    let spawned = guarded(move || thread::Builder::new().name("sled-waits".into()).spawn(run));
+    match spawned {
+        Ok(Ok(_)) => receiver.recv_timeout(PATIENCE).ok(),
+        Ok(Err(error)) => Some(Err(format!("no thread: {error}"))),
+        Err(panic) => Some(Err(panic)),
+    }
+}
+
+/// Closes a handle of sled; `false` if it does not close in time.
+pub(super) fn close<T: Send + 'static>(handle: T) -> bool {
+    bounded(move || drop(handle)).is_some()
+}
+
+/// A handle that is closed, in a bounded time, wherever it is dropped.
+pub(super) struct Held(Option<Db>);
+
+impl Held {
+    pub(super) fn new(db: Db) -> Self {
+        Self(Some(db))
+    }
+
+    /// The handle, until it is closed.
+    pub(super) fn get(&self) -> io::Result<&Db> {
+        self.0.as_ref().ok_or_else(|| io::Error::other("the store is closed"))
+    }
+
+    /// Flushes it. After an error it must not be used.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let db = self.get()?.clone();
+        match bounded(move || db.flush()) {
+            Some(Ok(flushed)) => flushed.map(drop).map_err(io::Error::from),
+            Some(Err(panic)) => Err(io::Error::other(panic)),
+            None => Err(io::Error::other("sled does not end a flush")),
+        }
+    }
+
+    /// Closes it.
+    pub(super) fn close(mut self) -> io::Result<()> {
+        let closed = self.0.take().is_none_or(close);
+        if closed { Ok(()) } else { Err(io::Error::other("sled does not close a store")) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.0.take().is_some_and(|db| !close(db)) {
+            tracing::error!("sled does not close a store: a thread of it is left behind");
+        }
+    }
+}
+
 /// Opens sled with the settings that durability rests on.
 pub(super) fn open_sled(path: &Path) -> Result<sled::Result<Db>, String> {
     let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
     guarded(|| config.open())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_ends_is_left_to_itself() {
+        let (keep, never) = mpsc::channel::<()>();
+        assert!(bounded(move || never.recv()).is_none());
+        drop(keep);
+        assert_eq!(bounded(|| 7), Some(Ok(7)));
+        let panicked = bounded(|| -> u8 { panic!("damaged") });
+        assert_eq!(panicked, Some(Err("sled panicked: damaged".into())));
+    }
 }

@@ -118,6 +118,11 @@ pub(super) fn look(
 
 /// Opens the store in `settings.dir`, repairing what can be repaired without a guess.
 pub(super) fn open(settings: &StoreSettings) -> Result<Ready, OpenError> {
+    let panicked = |panic| Err(at(&settings.dir)(io::Error::other(panic)));
+    guarded(|| open_it(settings)).unwrap_or_else(panicked)
+}
+
+fn open_it(settings: &StoreSettings) -> Result<Ready, OpenError> {
     let dir = &settings.dir;
     space::require(settings, space::OPEN_BYTES)?;
     let marked = mark::read(dir).map_err(at(dir))?;
@@ -245,7 +250,7 @@ impl Opening<'_> {
             Ok((db, scanned)) => match scanned.differs.clone() {
                 None => return self.seal(db, scanned, &raw, &plan).map(Some),
                 Some(why) => {
-                    drop(guarded(move || drop(db)));
+                    rebuild::close(dir, db);
                     why
                 }
             },
@@ -368,7 +373,7 @@ impl Opening<'_> {
             Err(Attempt::Broken(why)) => return Err(not_now(why)),
         };
         if scanned.head != Some(AnyHead::First(head)) {
-            drop(guarded(move || drop(db)));
+            rebuild::close(&self.settings.dir, db);
             return Err(not_now("sled does not show its last commit".into()));
         }
         let is_lossy = scanned.counts.bad > 0;
@@ -380,7 +385,7 @@ impl Opening<'_> {
             untold::note(&self.settings.dir, &findings, kept.as_deref()).map_err(at(&path))?;
         }
         let written = rebuild::from_first(self.settings, &db, head);
-        drop(guarded(move || drop(db)));
+        rebuild::close(&self.settings.dir, db);
         written?;
         let swapped = rebuild::swap(self.settings, kept.as_deref());
         swapped.map_err(at(&self.settings.dir))?;
@@ -416,7 +421,7 @@ impl Opening<'_> {
                 last_seq = last_seq.max(*seq);
             }
         }
-        let written = (|| -> io::Result<(Head, Mark, File)> {
+        let written = guarded(|| -> io::Result<(Head, Mark, File)> {
             let mut settling = Settling { db: &db, ledger: &mut scanned.ledger, commit };
             for key in unsettled {
                 settling.settle(&key)?;
@@ -439,11 +444,12 @@ impl Opening<'_> {
             let mark = Mark::create(dir)?;
             sync_parents(dir)?;
             Ok((head, mark, log))
-        })();
+        });
+        let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let (head, mark, log) = match written {
             Ok(written) => written,
             Err(error) => {
-                drop(guarded(move || drop(db)));
+                rebuild::close(dir, db);
                 return Err(at(dir)(error));
             }
         };
@@ -475,6 +481,7 @@ enum Attempt {
 }
 
 fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> {
+    let dir = path.parent().unwrap_or(path);
     let mut patience = 100;
     let db = loop {
         match open_sled(path) {
@@ -497,12 +504,11 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> 
     match scan::scan(&db, plan) {
         Ok(scanned) => Ok((db, scanned)),
         Err(ScanFailure::Newer(found)) => {
-            drop(guarded(move || drop(db)));
+            rebuild::close(dir, db);
             Err(Attempt::Final(OpenError::NewerFormat { found, known: FORMAT }))
         }
         Err(ScanFailure::Broken(reason)) => {
-            // Dropping a store that panicked may panic again.
-            drop(guarded(move || drop(db)));
+            rebuild::close(dir, db);
             Err(Attempt::Broken(reason))
         }
     }

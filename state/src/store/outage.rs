@@ -21,7 +21,6 @@ use super::{
     command::Command,
     committer::{Committer, Outage},
     error::{Finding, StoreError},
-    guard::guarded,
     history,
     open::{self, Ready},
     rebuild,
@@ -66,7 +65,7 @@ impl Committer {
         self.stop_compaction();
         // The error is sticky: only a new handle writes again.
         let db = self.shared.db.write().take();
-        drop(guarded(move || drop(db)));
+        rebuild::close(&self.shared.settings.dir, db);
         self.shared.emit(StoreEvent::Refusing { reason: emitted });
         if is_untrusted {
             self.recover();

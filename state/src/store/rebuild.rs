@@ -31,7 +31,7 @@ use super::{
     calls::{DeadMark, DeadReason},
     dead_letters,
     error::{Finding, OpenError},
-    guard::{guarded, open_sled},
+    guard::{self, Held, guarded, open_sled},
     head::{self, Class, Digests, FirstHead, Head},
     keys::HEAD_KEY,
     ledger::{Ledger, Says},
@@ -95,7 +95,9 @@ pub(super) fn from_first(
     db: &Db,
     head: FirstHead,
 ) -> Result<(), OpenError> {
-    let live = db.iter().flatten().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+    let live =
+        guarded(|| db.iter().flatten().map(|(key, value)| (key.len() + value.len()) as u64).sum());
+    let live = live.map_err(|panic| at(&settings.dir)(io::Error::other(panic)))?;
     let commit = head.commit + 1;
     write(settings, live, commit, head.last_seq, &mut |writer| {
         for item in db.iter() {
@@ -166,7 +168,7 @@ fn prove(db: &Path, head: &Head) -> io::Result<()> {
 pub(super) struct Writer {
     settings: StoreSettings,
     partial: PathBuf,
-    target: Db,
+    target: Held,
     ledger: Ledger,
     unsynced: usize,
 }
@@ -177,7 +179,8 @@ impl Writer {
         let partial = settings.dir.join("db.partial");
         remove_folder(&partial)?;
         let target = open_sled(&partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
-        let (settings, ledger) = (settings.clone(), Ledger::default());
+        let (settings, target) = (settings.clone(), Held::new(target));
+        let ledger = Ledger::default();
         Ok(Self { settings, partial, target, ledger, unsynced: 0 })
     }
 
@@ -191,13 +194,13 @@ impl Writer {
     ) -> io::Result<()> {
         self.unsynced += key.len() + value.len();
         self.ledger.written(key, says, commit);
-        self.target.insert(key, value).map_err(io::Error::from)?;
+        self.target.get()?.insert(key, value).map_err(io::Error::from)?;
         if self.unsynced >= FLUSH_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Removes a value that was written and is no more.
     pub(super) fn remove(&mut self, key: &[u8]) -> io::Result<()> {
-        if self.target.remove(key).map_err(io::Error::from)?.is_some() {
+        if self.target.get()?.remove(key).map_err(io::Error::from)?.is_some() {
             self.ledger.removed(key);
         }
         Ok(())
@@ -205,7 +208,7 @@ impl Writer {
 
     /// Whether something lies under a key.
     pub(super) fn holds(&self, key: &[u8]) -> io::Result<bool> {
-        self.target.contains_key(key).map_err(io::Error::from)
+        self.target.get()?.contains_key(key).map_err(io::Error::from)
     }
 
     pub(super) fn digests(&self) -> Digests {
@@ -216,7 +219,7 @@ impl Writer {
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.unsynced = 0;
         self.settings.faults.flush()?;
-        self.target.flush().map(drop).map_err(io::Error::from)
+        self.target.flush()
     }
 
     /// Writes the head of the commit after `commit`, and syncs everything.
@@ -228,16 +231,17 @@ impl Writer {
     ) -> io::Result<Head> {
         let commit = commit + 1;
         for (key, value) in self.ledger.take_touched(commit) {
-            self.target.insert(key, value).map_err(io::Error::from)?;
+            self.target.get()?.insert(key, value).map_err(io::Error::from)?;
         }
         let head = self.ledger.head(commit, last_seq, arriving);
         let value = head::encode(&head).ok_or_else(|| io::Error::other("the head is too large"))?;
-        self.target.insert(HEAD_KEY, value).map_err(io::Error::from)?;
+        self.target.get()?.insert(HEAD_KEY, value).map_err(io::Error::from)?;
         self.flush()?;
         let Self { settings, partial, target, .. } = self;
-        drop(target);
+        target.close()?;
         settings.faults.sync()?;
         File::open(partial.join("db"))?.sync_all()?;
+        settings.faults.lie(&partial.join("db"))?;
         File::open(partial.join("conf"))?.sync_all()?;
         space::sync_folder(&partial)?;
         Ok(head)
@@ -332,6 +336,15 @@ pub(super) fn finish(
         remove_folder(&ready)?;
     }
     remove_folder(&dir.join("db.discard"))
+}
+
+/// Closes a handle of the store in `dir`. One that does not close may still write to the files that it has open: the
+/// next open writes others.
+pub(super) fn close(dir: &Path, handle: impl Send + 'static) {
+    if !guard::close(handle) {
+        tracing::error!(store = %dir.display(), "sled does not close the store: it is to be rebuilt");
+        suspect(dir);
+    }
 }
 
 /// Notes that the files prove nothing until they are rebuilt. Best effort: the disk has just failed.

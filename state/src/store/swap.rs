@@ -43,20 +43,30 @@ impl Committer {
             return;
         }
         let settings = self.shared.settings.clone();
-        let Some(db) = self.shared.db.read().clone() else { return };
         let needed = space::OPEN_BYTES.saturating_add(self.applier.live_bytes.saturating_mul(2));
         let begun = match space::free(&settings) {
             Ok(free) if free < needed => Err(io::ErrorKind::StorageFull.into()),
             Ok(_) => Writer::create(&settings),
             Err(error) => Err(error),
         };
-        let begun = begun.map(|writer| Compaction::start(writer, db, self.wake.clone(), tickets));
-        match begun.and_then(std::convert::identity) {
-            Ok(compaction) => {
+        let begun = begun.and_then(|writer| {
+            let db = self.shared.db.read().clone().ok_or(io::ErrorKind::NotConnected)?;
+            Compaction::start(writer, db, self.wake.clone())
+        });
+        match begun {
+            Ok(mut compaction) => {
+                compaction.tickets = tickets;
                 self.applier.changed = Some(Arc::clone(&compaction.changed));
                 self.compaction = Some(compaction);
             }
-            Err(error) => tracing::warn!(%error, "the log has grown and cannot be compacted now"),
+            Err(error) => {
+                tracing::warn!(%error, "the log has grown and cannot be compacted now");
+                let detail: Arc<str> = error.to_string().into();
+                for ticket in tickets {
+                    let detail = Arc::clone(&detail);
+                    ticket.complete(Err(StoreError::Failed { unknown: false, detail }));
+                }
+            }
         }
     }
 
@@ -101,28 +111,28 @@ impl Committer {
     fn swap_in(&mut self, mut writer: Writer, left: BTreeSet<IVec>) -> Result<(), OpenError> {
         let settings = self.shared.settings.clone();
         let dir = &settings.dir;
-        let copied = {
+        // What panics here leaves the store as it is, and says nothing of it.
+        let written = guarded(|| {
             let handle = self.shared.db.read();
-            let Some(db) = handle.as_ref() else { return Ok(()) };
-            left.iter().try_for_each(|key| {
+            let db = handle.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            for key in &left {
                 let value = db.get(key).map_err(io::Error::from)?;
-                put(&mut writer, key, value.as_ref())
-            })
-        };
-        let written = copied.and_then(|()| {
-            let arriving = self.applier.uploads.first().copied();
+                put(&mut writer, key, value.as_ref())?;
+            }
             if writer.digests() != self.applier.ledger.digests() {
                 return Err(io::Error::other("what was copied is not what lives"));
             }
+            let arriving = self.applier.uploads.first().copied();
             writer.end(self.applier.head.commit, self.applier.head.last_seq, arriving)
         });
+        let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         if let Err(error) = written.and_then(|head| rebuild::promise(dir, &head)) {
             drop(remove_folder(&dir.join("db.partial")));
             return Err(at(dir)(error));
         }
         // From here on the new one is the store, whatever happens.
         let old = self.shared.db.write().take();
-        drop(guarded(move || drop(old)));
+        rebuild::close(dir, old);
         let opened = rebuild::swap(&settings, None).map_err(at(dir));
         match opened.and_then(|()| open::open(&settings)) {
             Ok(ready) => {

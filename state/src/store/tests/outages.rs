@@ -250,6 +250,34 @@ fn compacting_gives_back_what_is_dead_and_keeps_what_lives() {
 }
 
 #[test]
+fn a_copy_that_the_disk_lies_about_does_not_take_the_stores_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, faults, _events) = open_with_faults(dir.path());
+    let store = &opened.store;
+    for seq in 1..=40 {
+        append(store, seq, &body(seq, 1_000));
+    }
+    faults.lie_about_a_copy(1);
+    let refused = wait(|done| store.compact(done)).unwrap_err();
+    assert!(!refused.outcome_unknown(), "{refused}");
+    append(store, 41, b"served on");
+    wait(|done| store.compact(done)).unwrap();
+    // The rebuild after a failed sync reads its copy back as well, and is tried again.
+    faults.lie_about_a_copy(1);
+    faults.fail_sync(1);
+    wait(|done| store.append(call(42, b"unknown"), done)).unwrap_err();
+    while store.status().refusing.is_some() {
+        std::thread::yield_now();
+    }
+    assert!(!faults.is_armed());
+    append(store, 43, b"served again");
+    drop(opened);
+    let again = open(dir.path());
+    assert_eq!((seqs(&again), again.findings.len()), ((1..=43).collect(), 0));
+    assert_eq!(again.store.body(1).unwrap(), body(1, 1_000));
+}
+
+#[test]
 fn a_grown_log_is_compacted_by_an_open() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());

@@ -21,8 +21,8 @@ enum Fault {
     Once(&'static str),
     TenTimes(&'static str),
     Sticky(&'static str),
-    /// It says that it has written 36,000 bytes, and has not: most of a small store.
-    Lie,
+    /// It says that it has written more than it was given: sled's own thread panics in the middle of a write.
+    Overrun,
     Kill,
 }
 
@@ -34,7 +34,7 @@ impl Fault {
                 format!("inject={syscall}:error={error}:when={nth}..{}", nth + 9)
             }
             Self::Sticky(error) => format!("inject={syscall}:error={error}:when={nth}+"),
-            Self::Lie => format!("inject={syscall}:retval=36000:when={nth}"),
+            Self::Overrun => format!("inject={syscall}:retval=9000000:when={nth}"),
             Self::Kill => format!("inject={syscall}:signal=KILL:when={nth}"),
         }
     }
@@ -148,11 +148,12 @@ impl Scene {
         for line in &lines {
             model.hear(line).map_err(|why| format!("{why}\n    {}", tail()))?;
         }
-        if errors.contains("panicked at") {
+        // That one is of a thread of sled.
+        if errors.contains("panicked at") && fault != Fault::Overrun {
             return Err(format!("a panic shows: {errors}\n    {}", tail()));
         }
         let ended = lines.last() == Some(&"end");
-        if matches!(fault, Fault::Once(_) | Fault::TenTimes(_) | Fault::Lie) && !ended {
+        if matches!(fault, Fault::Once(_) | Fault::TenTimes(_) | Fault::Overrun) && !ended {
             return Err(format!("it did not heal: {errors}\n    {}", tail()));
         }
         let what = format!("{} after {}", self.name, tail());
@@ -173,7 +174,7 @@ impl Scene {
                 println!("{entry}");
                 failures.push(entry);
             }
-            nth += if everything() || fault == Fault::Lie { 1 } else { nth * 4 };
+            nth += if everything() { 1 } else { nth * 4 };
         }
         runs
     }
@@ -240,13 +241,13 @@ fn in_a_rebuild() {
     suffer(&scene, &faults(), &CALLS);
 }
 
-/// What was written is not what is there: a rebuild reads it back before it is swapped in.
+/// Whoever flushes or closes the copy would wait for ever: the compaction is given up, and the store serves on.
 #[test]
-fn in_a_rebuild_on_a_disk_that_lies() {
-    let mut scene = Scene::new("liar", "rebuild", Template::filled("fill"));
+fn in_a_compaction_whose_writing_never_ends() {
+    let mut scene = Scene::new("stuck", "compact", Template::filled("fill"));
     let partial = scene.root().join("store/db.partial/db");
     scene.paths = [partial.to_str().unwrap().to_owned()].into();
-    suffer(&scene, &[Fault::Lie], &["pwrite64"]);
+    suffer(&scene, &[Fault::Overrun], &["pwrite64"]);
 }
 
 #[test]
