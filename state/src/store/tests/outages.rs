@@ -70,6 +70,34 @@ fn nothing_is_acknowledged_while_syncs_fail() {
 }
 
 #[test]
+fn whatever_panics_on_the_committing_thread_ends_in_an_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sender, events) = mpsc::channel();
+    let (sender, panics) = (Mutex::new(sender), Arc::new(AtomicU64::new(0)));
+    let armed = Arc::clone(&panics);
+    let settings = StoreSettings {
+        on_event: Arc::new(move |event| drop(sender.lock().send(event))),
+        unix_now: Arc::new(move || {
+            assert_ne!(armed.swap(0, Relaxed), 1, "a clock that panics");
+            UnixMillis::new(1_790_000_000_000)
+        }),
+        ..settings(dir.path())
+    };
+    let opened = Store::open(settings).unwrap();
+    let store = &opened.store;
+    append(store, 1, b"one");
+    panics.store(1, Relaxed);
+    append(store, 2, b"acknowledged, and then it panics");
+    assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
+    assert!(matches!(next(&events), StoreEvent::Rebuilt { lost, .. } if lost.is_empty()));
+    let StoreEvent::Reopened { calls } = next(&events) else { panic!() };
+    assert_eq!(held(&calls), [1, 2]);
+    append(store, 3, b"served again");
+    drop(opened);
+    assert_eq!(seqs(&open(dir.path())), [1, 2, 3]);
+}
+
+#[test]
 fn a_process_that_ends_between_a_failed_sync_and_the_rebuild_leaves_a_note() {
     let dir = tempfile::tempdir().unwrap();
     let (opened, faults, events) = open_with_faults(dir.path());
