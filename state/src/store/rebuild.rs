@@ -12,6 +12,11 @@
 //!    goes on at step 4, or takes `db.discard` back if `db.ready` is not whole;
 //! 4. `db.ready` becomes `db`: done; the next open deletes `db.discard`.
 //!
+//! A name never says more than the disk holds: what takes a name is synced before, all of it, and the folder is synced
+//! after each renaming, before anything else is done. So a power cut falls between two steps and not among them, also
+//! on a file system that does not keep the order of two renamings, and step 4, which deletes the old store, is never
+//! there without the ones before.
+//!
 //! What is lost is noted before step 2 (`untold.rs`), with the name that step 3 gives to the old store, so that an open
 //! that goes on there keeps it and tells the loss.
 //!

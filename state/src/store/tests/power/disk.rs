@@ -119,6 +119,15 @@ impl Disk {
         names.get(name).copied()
     }
 
+    /// A node and all that lies below it.
+    pub(super) fn below(&self, node: Node) -> Vec<Node> {
+        let mut nodes = vec![node];
+        if let Content::Folder(names) = &self.0[node] {
+            nodes.extend(names.values().flat_map(|node| self.below(*node)));
+        }
+        nodes
+    }
+
     pub(super) fn length(&self, node: Node) -> usize {
         if let Content::File(data) = &self.0[node] { data.len() } else { 0 }
     }
@@ -255,7 +264,7 @@ impl Disk {
 
 impl Step {
     /// The file or folder that it changes.
-    fn node(&self) -> Option<Node> {
+    pub(super) fn node(&self) -> Option<Node> {
         match self {
             Self::Write { node, .. } | Self::Truncate { node, .. } => Some(*node),
             Self::Link { folder, .. }

@@ -48,6 +48,49 @@ impl Record {
         self.initial.after(&self.steps[..at], cut, random)
     }
 
+    /// Renames in the store's folder of what was not synced whole before, or not made durable before anything else was
+    /// done; and how many there were.
+    pub(super) fn hasty_renames(&self) -> (Vec<String>, usize) {
+        let (mut disk, mut changed) = (self.initial.clone(), HashMap::new());
+        let (mut hasty, mut renames, mut last) = (Vec::new(), 0, None);
+        for (at, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Said(_) | Step::Failed { .. } => continue,
+                Step::Sync { node, since } => {
+                    if changed.get(node).is_some_and(|changed| changed < since) {
+                        changed.remove(node);
+                    }
+                    last = last.filter(|folder| folder != node);
+                    continue;
+                }
+                Step::Rename { folder, from, to } if disk.named(0, "store") == Some(*folder) => {
+                    renames += 1;
+                    let moved = disk.named(*folder, from).unwrap();
+                    let unsynced =
+                        disk.below(moved).into_iter().any(|it| changed.contains_key(&it));
+                    // The old store is moved away as it is.
+                    if unsynced && from != "db" {
+                        hasty.push(format!("{from} became {to} before it was synced"));
+                    }
+                    if last.replace(*folder).is_some() {
+                        hasty
+                            .push(format!("{from} became {to} after a rename that was not synced"));
+                    }
+                }
+                _ if last.take().is_some() => {
+                    hasty.push(format!(
+                        "{} after a rename that was not synced",
+                        self.describe(at + 1)
+                    ));
+                }
+                _ => {}
+            }
+            disk.take(step);
+            changed.insert(step.node().unwrap(), at);
+        }
+        (hasty, renames)
+    }
+
     /// The step before `at`, for people.
     pub(super) fn describe(&self, at: usize) -> String {
         let mut text = at.checked_sub(1).map_or_else(String::new, |at| match &self.steps[at] {
