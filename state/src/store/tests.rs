@@ -2,6 +2,8 @@
 
 mod check;
 mod conformance;
+#[expect(clippy::pedantic, clippy::disallowed_methods, reason = "it measures")]
+mod cost;
 mod damage;
 #[expect(
     clippy::pedantic,
