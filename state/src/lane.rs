@@ -238,7 +238,121 @@ mod tests {
         assert_eq!(map.line(LaneId(3)), Some(vec![3]));
     }
 
+    /// The same by looking at all pairs of calls.
+    #[derive(Default)]
+    struct Plain(BTreeMap<u64, Lanes>);
+
+    impl Plain {
+        fn meet(one: &Lanes, other: &Lanes) -> bool {
+            one.is_all()
+                || other.is_all()
+                || one.as_slice().iter().any(|lane| other.as_slice().contains(lane))
+        }
+
+        fn meeting(&self, seq: u64, is_there: impl Fn(u64) -> bool) -> Vec<u64> {
+            let Some(own) = self.0.get(&seq) else { return Vec::new() };
+            let all = self.0.iter().filter(|(it, lanes)| is_there(**it) && Self::meet(own, lanes));
+            all.map(|(it, _)| *it).collect()
+        }
+
+        fn has_barrier(&self) -> bool {
+            self.0.values().any(Lanes::is_all)
+        }
+
+        fn line(&self, lane: LaneId) -> Vec<u64> {
+            let members = self.0.iter().filter(|(_, lanes)| lanes.as_slice().contains(&lane));
+            members.map(|(seq, _)| *seq).collect()
+        }
+
+        /// Of those that meet it, the first of each lane, and all up to a barrier.
+        fn behind(&self, seq: u64) -> Vec<u64> {
+            let following = self.meeting(seq, |it| it > seq);
+            let Some(own) = self.0.get(&seq) else { return following };
+            let barrier = following.iter().copied().find(|it| self.0[it].is_all());
+            if own.is_all() {
+                return following
+                    .into_iter()
+                    .filter(|it| barrier.is_none_or(|at| *it <= at))
+                    .collect();
+            }
+            let first = |lane: &LaneId| self.line(*lane).into_iter().find(|it| *it > seq);
+            let mut behind: Vec<u64> =
+                own.as_slice().iter().filter_map(first).chain(barrier).collect();
+            behind.sort_unstable();
+            behind.dedup();
+            behind
+        }
+    }
+
+    #[track_caller]
+    fn compare(map: &LaneMap, plain: &Plain) {
+        let occupied: BTreeSet<LaneId> =
+            plain.0.values().flat_map(|lanes| lanes.as_slice().to_vec()).collect();
+        let barriers = plain.0.values().filter(|lanes| lanes.is_all()).count();
+        assert_eq!(map.standing(), plain.0.len());
+        assert_eq!(map.occupied(), occupied.len() + barriers);
+        assert_eq!(map.is_occupied(&Lanes::All), !plain.0.is_empty());
+        for lane in (0..7).map(LaneId) {
+            let line = plain.line(lane);
+            let is_occupied = plain.has_barrier() || !line.is_empty();
+            assert_eq!(map.is_occupied(&Lanes::One(lane)), is_occupied);
+            assert_eq!(map.is_occupied(&Lanes::new([lane, LaneId(99)].into_iter())), is_occupied);
+            for from in 0..10 {
+                let rest = line.iter().copied().filter(|it| *it >= from).collect();
+                let found = map.line_from(lane, from).map(Iterator::collect::<Vec<u64>>);
+                assert_eq!(found, (!plain.has_barrier()).then_some(rest));
+            }
+            assert_eq!(map.line(lane), (!plain.has_barrier()).then_some(line));
+        }
+        for seq in 0..10 {
+            assert_eq!(map.stands(seq), plain.0.contains_key(&seq));
+            assert_eq!(map.before(seq), plain.meeting(seq, |it| it < seq));
+            assert_eq!(map.following(seq), plain.meeting(seq, |it| it > seq));
+            assert_eq!(map.behind(seq), plain.behind(seq));
+            let some: [fn(u64) -> bool; 3] = [nobody, |it| it % 2 == 0, |it| it < 4];
+            for passed in some {
+                let is_first = map.stands(seq) && map.before(seq).into_iter().all(passed);
+                assert_eq!(map.is_first(seq, passed), is_first, "{seq}");
+            }
+        }
+    }
+
+    fn any_lanes() -> impl Strategy<Value = Lanes> {
+        let few = prop::collection::vec(0_u64..6, 0..4);
+        prop::option::weighted(0.85, few).prop_map(|it| it.map_or(Lanes::All, |it| lanes(&it)))
+    }
+
     proptest! {
+        /// Whoever enters, leaves, changes its lines or comes back: the lines are those of all pairs.
+        #[test]
+        fn the_lines_are_what_looking_at_all_pairs_says(
+            steps in prop::collection::vec((0_u64..10, 0..4, any_lanes()), 0..40),
+        ) {
+            let (mut map, mut plain) = (LaneMap::default(), Plain::default());
+            for (seq, verb, lanes) in steps {
+                match verb {
+                    0 => {
+                        assert_eq!(map.leave(seq), plain.behind(seq));
+                        plain.0.remove(&seq);
+                    }
+                    1 => {
+                        map.change(seq, lanes.clone());
+                        plain.0.insert(seq, lanes);
+                    }
+                    2 if !plain.0.contains_key(&seq) => {
+                        map.enter_again(seq, Some(lanes.clone()));
+                        plain.0.insert(seq, lanes);
+                    }
+                    3 if plain.0.last_key_value().is_none_or(|(last, _)| *last < seq) => {
+                        map.enter(seq, lanes.clone());
+                        plain.0.insert(seq, lanes);
+                    }
+                    _ => map.enter_again(seq, None),
+                }
+                compare(&map, &plain);
+            }
+        }
+
         /// However calls enter, whoever is first leaves, and all leave in lane order.
         #[test]
         fn everyone_gets_a_turn_in_order(
