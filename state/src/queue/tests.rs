@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::write::Repeat;
 
+mod bounds;
 mod residues;
 mod turns;
 

@@ -1,0 +1,278 @@
+//! Bounds at their very edge, and what each step leaves for those that look.
+
+use super::*;
+
+fn with(change: impl FnOnce(&mut BreakerSettings)) -> Breaker {
+    let mut settings = settings();
+    change(&mut settings);
+    Breaker::new(settings, 7, at(0))
+}
+
+/// Half-open since `now`.
+fn half_open() -> (Breaker, u64) {
+    let (breaker, mut now) = (breaker(), 0);
+    timeline(&breaker, &mut now, &format!("{TRIP} 30s"));
+    assert_eq!(breaker.state().0, State::HalfOpen);
+    (breaker, now)
+}
+
+fn error(code: u64) -> ErrorRecord {
+    let (code, message) = (code.to_string(), String::new());
+    ErrorRecord { at: UnixMillis::new(1), code, message, trace_id: None }
+}
+
+#[test]
+fn each_probe_is_settled_by_its_own_end() {
+    for is_recorded in [true, false] {
+        let (breaker, now) = half_open();
+        let first = breaker.try_acquire(at(now)).unwrap();
+        let second = breaker.try_acquire(at(now + 1_000)).unwrap();
+        assert!(first.is_probe() && second.is_probe());
+        assert_eq!(breaker.next_tick(), Some(at(now + 10_000)));
+        if is_recorded {
+            assert_eq!(breaker.record(first, Outcome::SUCCESS, at(now + 2_000)), None);
+        } else {
+            drop(first);
+        }
+        assert_eq!(breaker.next_tick(), Some(at(now + 11_000)), "the second is still out");
+        assert_eq!(breaker.tick(at(now + 10_999)), None);
+        let told = breaker.tick(at(now + 11_000)).unwrap();
+        assert_eq!((told.reason, told.exponent), (Reason::ProbeTimeout, 1));
+        drop(second);
+    }
+}
+
+#[test]
+fn a_permit_of_a_closed_breaker_is_no_probe_and_one_that_was_kept_is_what_it_was() {
+    let breaker = breaker();
+    let permit = breaker.try_acquire(at(0)).unwrap();
+    assert!(!permit.is_probe());
+    let kept = permit.keep();
+    assert_eq!(breaker.record(breaker.regain(kept), Outcome::SUCCESS, at(0)), None);
+    assert_eq!(breaker.snapshot(at(0)).counts, Counts { successes: 1, failures: 0 });
+    let (breaker, now) = half_open();
+    let kept: Vec<_> = (0..3).map(|_| breaker.try_acquire(at(now)).unwrap().keep()).collect();
+    assert_eq!(breaker.try_acquire(at(now)).err(), Some(Rejected::Open), "they keep their places");
+    for kept in kept {
+        assert!(breaker.regain(kept).is_probe(), "and it gives its place back");
+    }
+    assert!(breaker.try_acquire(at(now)).is_ok());
+}
+
+#[test]
+fn a_success_of_an_earlier_state_is_not_counted() {
+    let (breaker, mut now) = (breaker(), 0);
+    let early = breaker.try_acquire(at(0)).unwrap();
+    timeline(&breaker, &mut now, &format!("{TRIP} 30s S S S"));
+    assert_eq!(breaker.state().0, State::Closed);
+    assert_eq!(breaker.record(early, Outcome::SUCCESS, at(now)), None);
+    assert_eq!(breaker.snapshot(at(now)).counts, Counts::default(), "and the window was cleared");
+}
+
+#[test]
+fn a_burst_takes_twice_the_threshold_of_calls_and_eight_of_ten_failures() {
+    let many = "S ".repeat(5_000);
+    let burst = |outcomes: &str| timeline(&breaker(), &mut 0, &format!("{many} 40s {outcomes}"));
+    assert_eq!(burst("S S F F F F F F F F"), [(State::Open, Reason::Burst)]);
+    assert_eq!(burst("S S S F F F F F F F F"), []);
+    assert_eq!(burst("F F F F F F F F F"), [], "nine calls");
+    assert_eq!(burst("S F F F F F F F F F"), [(State::Open, Reason::Burst)]);
+}
+
+#[test]
+fn the_next_tick_is_the_moment_at_which_a_tick_does_something() {
+    let (breaker, mut now) = half_open();
+    timeline(&breaker, &mut now, "F 60s S S S");
+    assert_eq!((breaker.state().0, breaker.snapshot(at(now)).exponent), (State::Closed, 1));
+    let forgets = now + 120_000;
+    assert_eq!(breaker.next_tick(), Some(at(forgets)));
+    breaker.tick(at(forgets - 1));
+    assert_eq!(breaker.snapshot(at(now)).exponent, 1);
+    breaker.tick(at(forgets));
+    assert_eq!((breaker.snapshot(at(now)).exponent, breaker.next_tick()), (0, None));
+
+    breaker.force(true, "for now".into(), Some(at(500_000)), at(400_000));
+    assert_eq!(breaker.next_tick(), Some(at(500_000)));
+    assert_eq!(breaker.forced_since(), Some(at(400_000)));
+    assert_eq!(breaker.tick(at(499_999)), None);
+    let told = breaker.tick(at(500_000)).unwrap();
+    assert_eq!((told.to, told.reason), (State::HalfOpen, Reason::ForceExpired));
+    assert_eq!((told.note.as_deref(), breaker.forced_since()), (Some("for now"), None));
+    breaker.force(false, "until released".into(), None, at(500_000));
+    assert_eq!(breaker.next_tick(), None);
+    breaker.reset(at(500_000));
+    timeline(&breaker, &mut 500_000, TRIP);
+    assert_eq!(breaker.next_tick(), Some(at(530_000)));
+    breaker.set_offline(true);
+    assert_eq!((breaker.next_tick(), breaker.tick(at(600_000))), (None, None));
+}
+
+#[test]
+fn pings_trip_only_a_closed_breaker_that_is_neither_forced_nor_offline() {
+    for (what, trips) in [("closed", true), ("forced", false), ("offline", false)] {
+        let breaker = breaker();
+        match what {
+            "forced" => drop(breaker.force(false, String::new(), None, at(0))),
+            "offline" => assert!(breaker.set_offline(true)),
+            _ => {}
+        }
+        let told: Vec<_> = (0..7).map(|_| breaker.record_ping(false, at(0)).is_some()).collect();
+        assert_eq!(told, [false, false, false, false, trips, false, false], "{what}");
+        assert_eq!(breaker.snapshot(at(0)).pings_failed, 7);
+        assert_eq!(breaker.record_ping(true, at(0)), None);
+        assert_eq!(breaker.snapshot(at(0)).pings_failed, 0);
+    }
+}
+
+#[test]
+fn a_reset_forgets_everything() {
+    let (breaker, mut now) = half_open();
+    for code in 0..7 {
+        breaker.note_error(error(code));
+    }
+    timeline(&breaker, &mut now, "F P P");
+    let told = breaker.force(true, "mine".into(), None, at(now));
+    let codes: Vec<&str> = told.last_errors.iter().map(|error| error.code.as_str()).collect();
+    assert_eq!(codes, ["2", "3", "4", "5", "6"], "the last five");
+    assert_eq!(breaker.snapshot(at(now)).last_errors, told.last_errors);
+    let told = breaker.reset(at(now));
+    assert_eq!((told.from, told.to, told.reason), (State::Open, State::Closed, Reason::Reset));
+    let snapshot = breaker.snapshot(at(now));
+    assert_eq!((snapshot.exponent, snapshot.pings_failed, snapshot.forced), (0, 0, None));
+    assert_eq!((snapshot.last_errors, snapshot.counts), (vec![], Counts::default()));
+    assert_eq!(breaker.release(at(now)), None);
+}
+
+#[test]
+fn an_order_to_recover_counts_only_for_an_open_breaker_that_is_its_own() {
+    let breaker = breaker();
+    assert_eq!(breaker.recover(at(0)), None, "closed");
+    timeline(&breaker, &mut 0, TRIP);
+    breaker.set_offline(true);
+    assert_eq!(breaker.recover(at(0)), None, "offline");
+    assert!(!breaker.set_offline(true) && breaker.set_offline(false));
+    breaker.force(true, String::new(), None, at(0));
+    assert_eq!(breaker.recover(at(0)), None, "forced");
+    breaker.release(at(0));
+    assert_eq!(breaker.recover(at(0)), None, "half-open already");
+}
+
+#[test]
+fn it_is_operational_only_while_it_is_closed_and_not_offline() {
+    let (breaker, mut now) = (breaker(), 0);
+    assert!(breaker.is_operational());
+    breaker.set_offline(true);
+    assert_eq!((breaker.is_operational(), breaker.state()), (false, (State::Closed, true)));
+    breaker.set_offline(false);
+    assert_eq!((breaker.is_operational(), breaker.state()), (true, (State::Closed, false)));
+    timeline(&breaker, &mut now, TRIP);
+    assert!(!breaker.is_operational());
+    timeline(&breaker, &mut now, "30s");
+    assert_eq!((breaker.is_operational(), breaker.state()), (false, (State::HalfOpen, false)));
+    breaker.force(false, String::new(), None, at(now));
+    assert!(breaker.is_operational());
+    breaker.set_offline(true);
+    breaker.force(true, String::new(), None, at(now));
+    assert_eq!(breaker.state(), (State::Open, true), "a change of state leaves it offline");
+}
+
+#[test]
+fn a_cap_shortens_open_times_and_never_lengthens_one() {
+    let (breaker, mut now) = (breaker(), 0);
+    timeline(&breaker, &mut now, TRIP);
+    breaker.cap_open_time(Some(Duration::from_secs(50)), at(0));
+    assert_eq!(breaker.next_tick(), Some(at(30_000)));
+    timeline(&breaker, &mut now, "30s F");
+    assert_eq!(breaker.next_tick(), Some(at(80_000)), "the next one as well");
+    breaker.cap_open_time(None, at(now));
+    timeline(&breaker, &mut now, "50s F");
+    assert_eq!(breaker.next_tick(), Some(at(now + 120_000)));
+}
+
+#[test]
+fn a_transition_tells_what_led_to_it_and_how_long_it_stays_open() {
+    let tripped = |breaker: &Breaker| {
+        let attempt = |outcome| {
+            let permit = breaker.try_acquire(at(0)).unwrap();
+            breaker.record(permit, outcome, at(0)).map(|told| *told)
+        };
+        assert_eq!(attempt(Outcome::SUCCESS), None);
+        (0..5).find_map(|_| attempt(Outcome::FAILURE)).unwrap()
+    };
+    let told = tripped(&breaker());
+    assert_eq!((told.from, told.to, told.calls, told.failures), (State::Closed, State::Open, 6, 5));
+    assert_eq!((told.failure_rate, told.failure_rate_threshold), (5.0 / 6.0, 0.5));
+    assert_eq!((told.failure_threshold, told.open_for_ms), (5, Some(30_000)));
+    let by_order = with(|settings| settings.auto_recovery = false);
+    assert_eq!(tripped(&by_order).open_for_ms, None);
+    assert_eq!((by_order.snapshot(at(0)).open_until, by_order.next_tick()), (None, None));
+    let forced = breaker().force(true, String::new(), None, at(0));
+    assert_eq!(forced.open_for_ms, None);
+    let breaker = breaker();
+    timeline(&breaker, &mut 0, TRIP);
+    assert_eq!(breaker.force(true, String::new(), None, at(0)).open_for_ms, None, "and open below");
+}
+
+#[test]
+fn other_settings_hold_from_then_on() {
+    let breaker = breaker();
+    timeline(&breaker, &mut 0, "S S S F F F F");
+    breaker.configure(BreakerSettings { failure_threshold: 3, ..settings() });
+    assert_eq!(timeline(&breaker, &mut 0, "F"), [(State::Open, Reason::FailureRate)]);
+    let breaker = self::breaker();
+    timeline(&breaker, &mut 0, "F F F F");
+    breaker.configure(BreakerSettings { window: Duration::from_secs(600), ..settings() });
+    timeline(&breaker, &mut 0, "F F F F 100s");
+    assert_eq!(
+        timeline(&breaker, &mut 100_000, "F").len(),
+        1,
+        "the window is as long as was asked"
+    );
+}
+
+#[test]
+fn jitter_spreads_over_all_that_it_may_and_its_numbers_are_those_of_the_generator() {
+    let waits = (0..200).map(|seed| {
+        let jitter = Ratio::new(0.5).unwrap();
+        let breaker = Breaker::new(BreakerSettings { jitter, ..settings() }, seed, at(0));
+        let mut now = 0;
+        timeline(&breaker, &mut now, &format!("{TRIP} 30s F"));
+        breaker.snapshot(at(now)).open_until.unwrap().since(at(now)).as_secs()
+    });
+    let waits: std::collections::BTreeSet<u64> = waits.collect();
+    assert!(waits.first() < Some(&33) && waits.last() > Some(&57) && waits.len() > 20, "{waits:?}");
+    for seed in [6, 7] {
+        let breaker = Breaker::new(settings(), seed, at(0));
+        let mut cold = breaker.cold.lock();
+        let drawn = [cold.draw(), cold.draw(), cold.draw()];
+        assert_eq!(drawn, [0xd1fb_af7f_728d_2eae, 0xeda4_6c77_629d_a6ae, 0x16df_9d6a_c76b_d322]);
+    }
+}
+
+#[test]
+fn memory_tells_the_past_and_the_future_on_the_wall_clock() {
+    let (breaker, mut now) = (breaker(), 0);
+    timeline(&breaker, &mut now, "10s");
+    breaker.force(true, "why".into(), Some(at(25_000)), at(now));
+    let memory = breaker.memory(at(15_000), UnixMillis::new(1_000_000));
+    let force = memory.force.clone().unwrap();
+    assert_eq!((force.since, force.until), (995_000, Some(1_010_000)));
+    assert_eq!((force.open, force.reason.as_str(), memory.open_until), (true, "why", None));
+    let again = self::breaker();
+    again.restore(&memory, at(100), UnixMillis::new(1_004_000));
+    assert_eq!((again.state(), again.next_tick()), ((State::Open, false), Some(at(6_100))));
+    assert_eq!(again.forced_since(), Some(at(100)));
+    let late = self::breaker();
+    late.restore(&memory, at(100), UnixMillis::new(2_000_000));
+    assert_eq!(late.next_tick(), Some(at(100)), "it is over");
+
+    let (half, now) = half_open();
+    let memory = half.memory(at(now), UnixMillis::new(1_000_000));
+    assert_eq!(memory.open_until, Some(1_000_000));
+    assert_eq!(BreakerMemory::decode(&[memory.encode(), vec![0]].concat()), None);
+    let early = half.try_acquire(at(now)).unwrap();
+    half.restore(&BreakerMemory::default(), at(now), UnixMillis::new(1_000_000));
+    assert_eq!(half.record(early, Outcome::FAILURE, at(now)), None, "of an earlier state");
+    assert_eq!(half.state().0, State::Closed);
+    assert_eq!(half.snapshot(at(now)).counts.failures, 5, "it is not counted");
+}
