@@ -15,7 +15,7 @@ fn admit(index: &mut QueueIndex, entry: Entry) -> Option<u64> {
 #[test]
 fn what_fits_exactly_is_taken_and_not_a_byte_or_a_call_more() {
     let mut index = index();
-    assert_eq!(index.fill_percent(), 0.0);
+    assert_eq!((index.bytes(), index.fill_percent()), (0, 0.0));
     assert!(admit(&mut index, sized(1, 1, 4_000)).is_some() && !index.is_full());
     assert_eq!((index.bytes(), index.fill_percent()), (4_000, 40.0));
     assert!(admit(&mut index, sized(2, 2, 6_001)).is_none(), "a byte too much");
@@ -221,7 +221,9 @@ fn who_follows_durably_leaves_out_what_is_not_stored_or_being_removed() {
     let first = push(&mut index, 1, 1, true);
     let second = push(&mut index, 2, 1, true);
     let third = push(&mut index, 3, 1, true);
-    let fourth = index.admit(entry(4, 1, true), false, None).unwrap();
+    let fourth = Entry { phase: Phase::Waiting, ..entry(4, 1, true) };
+    let fourth = index.admit(fourth, false, None).unwrap();
+    assert_eq!(index.get(fourth).unwrap().phase, Phase::Committing, "whatever it was");
     assert_eq!(index.following(first), [second, third]);
     index.committed(fourth);
     index.applied(second);
