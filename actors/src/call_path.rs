@@ -48,7 +48,6 @@ mod read;
 mod ticket;
 mod write;
 
-pub use passage::Barred;
 pub use ticket::{
     Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
 };

@@ -24,9 +24,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    clock::Clock, connector::AttemptError, metrics::BackendMetrics, recent::Recent,
+    clock::Clock,
+    connector::AttemptError,
+    metrics::BackendMetrics,
+    passage::outstanding::{Outstanding, Outstandings},
+    recent::Recent,
     settings::BackendSettings,
 };
+
+/// So many transitions wait for the actor.
+const OUTBOX_MAX: usize = 1_024;
 
 /// What holds a backend back; it is offline where any of these holds but [`Holds::copied`].
 #[expect(clippy::struct_excessive_bools, reason = "independent reasons, each with its own end")]
@@ -72,6 +79,8 @@ pub struct Circuit {
     pub restarts: AtomicU32,
     /// The last minute.
     pub(crate) recent: Recent,
+    /// The attempts that have not ended.
+    pub(crate) outstanding: Outstandings,
     calls: AtomicU32,
     outbox: Mutex<VecDeque<(UnixMillis, Transition)>>,
     filled: Notify,
@@ -106,6 +115,7 @@ impl Circuit {
             changed: Notify::new(),
             restarts: AtomicU32::new(0),
             recent: Recent::default(),
+            outstanding: Outstandings::new(),
             calls: AtomicU32::new(0),
             outbox: Mutex::default(),
             filled: Notify::new(),
@@ -143,11 +153,44 @@ impl Circuit {
         {
             self.note(error, trace_id);
         }
-        let outcome = Outcome { verdict, slow: false };
+        self.record(permit, Outcome { verdict, slow: false }, now)
+    }
+
+    /// The same for an attempt whose caller had left when it ended.
+    pub(crate) fn settle_late(
+        &self,
+        permit: Permit<'_>,
+        verdict: Verdict,
+        error: Option<&AttemptError>,
+        now: Moment,
+    ) {
+        if let Some(error) = error {
+            self.note(error, None);
+        }
+        self.record(permit, Outcome { verdict, slow: true }, now);
+    }
+
+    fn record(&self, permit: Permit<'_>, outcome: Outcome, now: Moment) -> Option<(State, State)> {
         let transition = self.breaker.record(permit, outcome, now)?;
         let change = (transition.from, transition.to);
         self.publish(*transition);
         Some(change)
+    }
+
+    /// The attempts that have begun and have not ended. Cheap enough to ask every few milliseconds.
+    pub fn outstanding(&self) -> Outstanding {
+        self.outstanding.look()
+    }
+
+    /// Counts as a failure each attempt that began after the last answer, is on the wire yet, and was given up by
+    /// its caller; once each, however it ends. Returns how many those were.
+    pub fn count_given_up(&self, error: &AttemptError, now: Moment) -> u32 {
+        let counted = self.outstanding.count_given_up();
+        for _ in 0..counted {
+            let Ok(permit) = self.breaker.try_acquire(now) else { break };
+            self.settle(permit, Verdict::Failure, Some(error), None, now);
+        }
+        counted
     }
 
     /// Remembers why a ping failed.
@@ -167,7 +210,13 @@ impl Circuit {
     /// Puts a transition where the actor finds it, and wakes whom it concerns.
     pub fn publish(&self, transition: Transition) {
         self.metrics.transition(&transition);
-        self.outbox.lock().push_back((self.clock.unix(), transition));
+        let mut outbox = self.outbox.lock();
+        if outbox.len() >= OUTBOX_MAX {
+            // Its actor was given up on: what is newest says most.
+            outbox.pop_front();
+        }
+        outbox.push_back((self.clock.unix(), transition));
+        drop(outbox);
         self.filled.notify_one();
         self.changed.notify_waiters();
     }

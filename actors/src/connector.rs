@@ -16,6 +16,7 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
 
 use crate::trace::context::PassedOn;
 pub use crate::{
+    passage::{Aboard, Passage},
     pieces::{Answer, Tail, Upload},
     refusal::{AttemptError, OwnCode, Refused},
     view::ConnectorStatus,
@@ -179,6 +180,16 @@ pub struct Attempt<'a> {
     pub timeout: Duration,
     /// The trace context to pass on; `None` for what nobody follows.
     pub trace: Option<PassedOn<'a>>,
+    /// What it holds; see [`Attempt::board`].
+    pub passage: Option<&'a Arc<Passage>>,
+}
+
+impl Attempt<'_> {
+    /// Puts it aboard: what is returned goes with whatever of it is on the wire, and ends when that does. Until
+    /// then it keeps its place, whoever waits for it. To be called before the first byte leaves.
+    pub fn board(&self) -> Aboard {
+        self.passage.map(|passage| Aboard::of(passage, self.body)).unwrap_or_default()
+    }
 }
 
 /// How an attempt ended.
@@ -329,10 +340,10 @@ pub trait Connector: Send + Sync + 'static {
     }
 
     /// Carries one attempt. Never resolves later than `attempt.timeout` by much; dropping the future
-    /// abandons only the wait for the answer, not the call's place on the wire.
+    /// abandons only the wait for the answer, not the call's place on the wire ([`Attempt::board`]).
     ///
     /// Verdicts: a deadline shorter than the backend's own `timeout` and a reset for another call's
-    /// sake are neutral.
+    /// sake are neutral: then the wire says later what the attempt says of the backend ([`Aboard::ended`]).
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted>;
 
     /// Asks the backend whether it lives, within `timeout`. Also gets past an idle connection.

@@ -31,6 +31,7 @@ pub mod health;
 mod history;
 pub mod import;
 pub mod metrics;
+pub mod passage;
 mod pieces;
 pub mod queue;
 mod recent;
@@ -52,13 +53,14 @@ pub use backend_handle::{AdminError, Backend};
 use backend_shared::BackendShared;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use call_path::{
-    Admission, Barred, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
+    Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
 };
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, Past, PastQuery};
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use metrics::Metrics;
+pub use passage::{Barred, outstanding::Outstanding};
 use recovery::RecoveryMessage;
 pub use settings::{
     BackendSettings, DeadLetterPolicy, PingSettings, SystemSettings, WriteFallback,

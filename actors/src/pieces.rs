@@ -25,6 +25,12 @@ impl Upload {
         Self(Mutex::new(Some(rest)))
     }
 
+    /// Puts `wrap` around it, where it was not taken yet.
+    pub(crate) fn wrap(&self, wrap: impl FnOnce(Box<dyn Tail>) -> Box<dyn Tail>) {
+        let mut rest = self.0.lock();
+        *rest = rest.take().map(wrap);
+    }
+
     /// Takes it; `None` where it was taken.
     pub fn take(&self) -> Option<Box<dyn Tail>> {
         self.0.lock().take()

@@ -243,6 +243,19 @@ impl Breaker {
         }
     }
 
+    /// The probe that holds `kept` goes on, so that it is not lost: its time begins anew.
+    pub fn prolong(&self, kept: &KeptPermit, now: Moment) {
+        let mut cold = self.cold.lock();
+        if kept.epoch != epoch(self.word.load(Ordering::Relaxed)) {
+            return;
+        }
+        if let Underlying::HalfOpen { probes, .. } = &mut cold.underlying {
+            for (_, since) in probes.iter_mut().filter(|(probe, _)| *probe == kept.probe) {
+                *since = now;
+            }
+        }
+    }
+
     /// The guard of a permit that was kept.
     #[inline]
     pub fn regain(&self, kept: KeptPermit) -> Permit<'_> {

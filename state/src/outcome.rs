@@ -10,7 +10,7 @@ pub enum Verdict {
     Success,
     /// The backend did not answer, answered too late, or said that it is overloaded.
     Failure,
-    /// Says nothing of the backend: a caller that left, a local rejection, a shared reset.
+    /// Says nothing of the backend: a caller that left before anything was sent, a local rejection, a shared reset.
     Neutral,
 }
 

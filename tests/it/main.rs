@@ -33,6 +33,8 @@ mod firestore;
 #[cfg(test)]
 mod firestore_client;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod house;

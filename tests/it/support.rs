@@ -5,6 +5,7 @@ pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod firestore;
 pub(crate) mod given;
+pub(crate) mod h2_sink;
 pub(crate) mod http;
 pub(crate) mod outage;
 pub(crate) mod poll;

@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, OpId, Verdict, backoff::full_jitter, bulkhead::Kept, flight::Standing,
-    write::Next,
+    ErrorClass, Lanes, OpId, Verdict, backoff::full_jitter, flight::Standing, write::Next,
 };
 
 use super::{
@@ -19,6 +18,7 @@ use crate::{
     connector::{
         Answer, Attempt, AttemptError, Attempted, Doubt, Origin, OwnCode, SharedConnector, Tail,
     },
+    passage::{Passage, Progressing, Waiting},
     trace::{CallRecorder, StepKind},
 };
 
@@ -186,8 +186,8 @@ impl BackendShared {
     ) -> Result<Answered, NoAnswer> {
         let circuit = &*self.circuit;
         let now = began.moment();
-        let mut passage = match self.pass(now) {
-            Ok(passage) => passage,
+        let waiting = match self.pass(began, context.counted) {
+            Ok(passage) => Waiting::for_it(passage),
             Err(barred) => {
                 circuit.metrics.rejected.inc();
                 let (code, detail) = (barred.as_str(), barred.detail(circuit));
@@ -198,6 +198,10 @@ impl BackendShared {
                 return Err(NoAnswer::Rejected { code, detail });
             }
         };
+        let passage = waiting.passage();
+        if let Some(upload) = &context.call.upload {
+            upload.wrap(|rest| Box::new(Progressing::of(rest, passage)));
+        }
         context.attempts += 1;
         let span_id = context.recorder.attempt_span();
         let repeated = context.state.is_in_doubt();
@@ -222,6 +226,7 @@ impl BackendShared {
             now: self.clock().steady_unix(),
             timeout: context.live_left(now).min(circuit.settings.load().timeout),
             trace: context.recorder.passed_on(span_id),
+            passage: Some(passage),
         };
         let ended = tokio::select! {
             ended = context.connector.attempt(attempt) => ended,
@@ -230,11 +235,11 @@ impl BackendShared {
         if let Some(departure) = departure {
             departure.stayed();
         }
-        let rest = ended.rest.map(|rest| self.guarded(rest, passage.take_place()));
+        let rest = ended.rest.map(|rest| self.guarded(rest, Arc::clone(passage)));
         let error = ended.result.as_ref().err();
         let (number, verdict) = (context.attempts, ended.verdict);
         let end = AttemptEnd { began, span_id, number, verdict, error };
-        self.attempt_ended(&mut passage, end, &mut context.counted, &mut context.recorder);
+        self.attempt_ended(passage, end, &mut context.counted, &mut context.recorder);
         if spec.write {
             let needs_evidence = context.connector.needs_evidence();
             note_end(&mut context.state, &mut context.evidence, needs_evidence, error);
@@ -246,8 +251,8 @@ impl BackendShared {
 
     /// The rest of an answer, which holds its place for as long as it comes. Its beginning was a success;
     /// that it breaks off is told the breaker as an attempt of its own.
-    fn guarded(&self, rest: Box<dyn Tail>, place: Option<Kept>) -> Box<dyn Tail> {
-        Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), place })
+    fn guarded(&self, rest: Box<dyn Tail>, passage: Arc<Passage>) -> Box<dyn Tail> {
+        Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), _passage: passage })
     }
 }
 
@@ -293,7 +298,7 @@ pub(super) fn note_barred(
 struct GuardedRest {
     rest: Box<dyn Tail>,
     circuit: Arc<Circuit>,
-    place: Option<Kept>,
+    _passage: Arc<Passage>,
 }
 
 impl Tail for GuardedRest {
@@ -310,14 +315,6 @@ impl Tail for GuardedRest {
             }
             piece
         })
-    }
-}
-
-impl Drop for GuardedRest {
-    fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.circuit.bulkhead.leave(place);
-        }
     }
 }
 

@@ -9,7 +9,8 @@
 //!  PlainPlan ──┬──▶ Ticket ──────────────────────────────────▶ Settled::Done
 //!              │      │  │              settle(failed)
 //!              │      │  └───────────────────────────────────▶ Settled::GoOn(Onward) ──go_on──▶ as `call` goes on
-//!              │      └── dropped: abandoned
+//!              │      ├── abandoned: its client has left; settled by its end all the same, and nothing follows
+//!              │      └── dropped: it was never sent, or its end cannot be known
 //!              ├──▶ Instead      answered from the cache; counted, nothing follows
 //!              └──▶ OtherWay     `call` must carry it; nothing was changed or counted
 //! ```
@@ -24,8 +25,10 @@
 //! 1. A ticket has a permit, a place and, for a write, a flight that began *before* its lanes were looked at. A read
 //!    has taken its leave to fill the cache before it was let through.
 //! 2. A ticket is for one attempt, which is sent at once or never.
-//! 3. A dropped ticket is abandoned, as a call is whose caller leaves: permit and place go back, the attempt counts
-//!    for nothing; a write may still land, so its lanes are barred to fills for a while.
+//! 3. A ticket belongs to what is on the wire, not to the client that waits for it: a door whose client leaves says
+//!    so ([`Ticket::abandon`]), keeps the ticket with its request, and settles it by how that ends. A ticket that is
+//!    dropped was never sent, or nobody will hear how it ended: permit and place go back, the attempt counts for
+//!    nothing. An abandoned or dropped write may still land, so its lanes are barred to fills for a while.
 //! 4. A failed attempt is counted when it is settled. What follows (retry, queue, fallback, the call's own end) is
 //!    [`BackendShared::go_on`]'s; an [`Onward`] that is dropped abandons the call between two attempts.
 //! 5. An answer is a success of the backend also if it is an error of the call: a door that gets one settles
@@ -45,7 +48,7 @@ use fusebox_state::{
 use super::{
     Context,
     attempts::note_barred,
-    passage::{AttemptEnd, Barred, Passage, note_end},
+    passage::{AttemptEnd, note_end},
     read::leave_to_fill,
     refused,
 };
@@ -55,6 +58,7 @@ use crate::{
     circuit::UnderWay,
     clock::Reading,
     connector::SharedConnector,
+    passage::{Barred, Passage},
     refusal::AttemptError,
     trace::{Answered, CallRecorder, CallRef, CallTrace, StepKind},
 };
@@ -178,6 +182,8 @@ pub struct Ticket {
     write: Option<PlainWrite>,
     /// Nobody has heard yet how it ended.
     open: bool,
+    /// Its client has left.
+    left: bool,
 }
 
 struct PlainWrite {
@@ -232,7 +238,7 @@ impl BackendShared {
             let fill = leave_to_fill(&cache, &***connector, lane, began.moment())?;
             Some((cache, fill))
         });
-        match self.pass(began.moment()) {
+        match self.pass(began, false) {
             Ok(passage) => Admission::Go(self.ticket(plan, began, passage, fill, None)),
             Err(Barred::Full) => Admission::OtherWay(OtherWay::Full),
             Err(barred) => {
@@ -254,7 +260,7 @@ impl BackendShared {
             return Admission::OtherWay(OtherWay::Lanes);
         };
         let began = self.clock().read();
-        let passage = match self.pass(began.moment()) {
+        let passage = match self.pass(began, false) {
             Ok(passage) => passage,
             Err(Barred::Full) => return Admission::OtherWay(OtherWay::Full),
             Err(barred) => return Admission::OtherWay(OtherWay::Barred(barred)),
@@ -288,6 +294,7 @@ impl BackendShared {
             fill,
             write,
             open: true,
+            left: false,
         }
     }
 
@@ -367,7 +374,17 @@ impl Ticket {
         self.span_id
     }
 
-    /// Its attempt has ended.
+    /// Its client has left; its attempt goes on, and is settled by its end.
+    pub fn abandon(&mut self) {
+        self.left = true;
+        self.fill = None;
+        self.passage.give_up();
+        if let Some(write) = &self.write {
+            self.shared.bar_fills(&write.lanes);
+        }
+    }
+
+    /// Its attempt has ended. Nothing follows the failure of one whose client has left.
     pub fn settle(mut self, outcome: Outcome<'_>) -> Settled {
         self.open = false;
         let (verdict, error) = match &outcome {
@@ -382,10 +399,7 @@ impl Ticket {
         let end =
             AttemptEnd { began: self.began, span_id: self.span_id, number: 1, verdict, error };
         let mut counted = false;
-        shared.attempt_ended(&mut self.passage, end, &mut counted, &mut recorder);
-        if let Some(place) = self.passage.take_place() {
-            shared.circuit.bulkhead.leave(place);
-        }
+        shared.attempt_ended(&self.passage, end, &mut counted, &mut recorder);
         let mut evidence = Bytes::new();
         let mut write = self.write.take();
         if let Some(write) = &mut write {
@@ -407,6 +421,7 @@ impl Ticket {
                 shared.end_plain(recorder, self.operation, is_write, Source::Live);
                 Settled::Done
             }
+            Outcome::Failed { .. } if self.left => Settled::Done,
             Outcome::Failed { error, .. } => {
                 let (connector, began) = (SharedConnector::clone(&self.connector), self.began);
                 Settled::GoOn(Box::new(Onward {

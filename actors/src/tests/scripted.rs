@@ -83,6 +83,8 @@ pub(crate) struct Scripted {
     pub(crate) connecting: AtomicU32,
     /// Whether it says of a SET that it sets the whole value of its key.
     pub(crate) wholes: AtomicBool,
+    /// Attempts that the server has not ended, and the most that there ever were at once.
+    pub(crate) on_wire: Arc<(AtomicU32, AtomicU32)>,
 }
 
 impl Scripted {
@@ -107,6 +109,7 @@ impl Scripted {
             prepared: AtomicU32::new(0),
             connecting: AtomicU32::new(0),
             wholes: AtomicBool::new(false),
+            on_wire: Arc::default(),
         })
     }
 
@@ -207,6 +210,24 @@ impl Scripted {
         Attempted::answered(reply.into())
     }
 
+    /// What is on the wire goes on without its caller: a slow server answers it, a silent one does not within the
+    /// backend's `timeout`.
+    fn go_on(&self, attempt: &Attempt<'_>) {
+        let (verdict, millis) = match *self.mode.lock() {
+            Mode::Slow => (Verdict::Success, 80),
+            Mode::Silent | Mode::Deaf => (Verdict::Failure, 100),
+            _ => return,
+        };
+        let (aboard, on_wire) = (attempt.board(), Arc::clone(&self.on_wire));
+        let now = on_wire.0.fetch_add(1, Ordering::Relaxed) + 1;
+        on_wire.1.fetch_max(now, Ordering::Relaxed);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            on_wire.0.fetch_sub(1, Ordering::Relaxed);
+            aboard.ended(verdict);
+        });
+    }
+
     async fn carry(&self, body: Option<&str>, token: Option<OpId>, timeout: Duration) -> Attempted {
         let mode = *self.mode.lock();
         match mode {
@@ -214,6 +235,11 @@ impl Scripted {
                 Some(body) => self.apply(body, token),
                 None => Attempted::answered(Bytes::from_static(b"PONG")),
             },
+            Mode::Slow if body.is_some() && timeout < Duration::from_millis(80) => {
+                drop(body.map(|body| self.apply(body, token)));
+                tokio::time::sleep(timeout).await;
+                Attempted::failed(Verdict::Neutral, fault(ErrorClass::Unknown, "timeout"))
+            }
             Mode::Slow => {
                 let it = body.map(|b| self.apply(b, token));
                 tokio::time::sleep(Duration::from_millis(80)).await;
@@ -362,6 +388,7 @@ impl Connector for Scripted {
                     }
                 }
             }
+            self.go_on(&attempt);
             let timed = body.starts_with("KEEP") && !attempt.following.is_empty();
             let mut ended = self.carry(Some(&body), attempt.token, attempt.timeout).await;
             if timed && ended.result.is_ok() {

@@ -88,6 +88,7 @@ async fn by_door(backend: &Backend, server: &Scripted, body: &str) -> Told {
         now: UnixMillis::default(),
         timeout: Duration::from_millis(100),
         trace: None,
+        passage: None,
     };
     let ended = server.attempt(attempt).await;
     let answered = ended.result.as_ref().ok().cloned();

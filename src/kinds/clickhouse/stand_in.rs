@@ -199,6 +199,7 @@ mod tests {
             following: &[],
             streams: false,
             upload: None,
+            passage: None,
             accepted_at: at,
             now: at,
             timeout: Duration::from_secs(3),

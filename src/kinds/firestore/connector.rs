@@ -22,10 +22,6 @@ use fusebox_actors::connector::{
     QueuedWrite, Refused, Slot, Streams,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
-use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    BeginTransactionRequest, RollbackRequest, TransactionOptions,
-    transaction_options::{Mode, ReadOnly, ReadWrite},
-};
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 use super::{
@@ -33,10 +29,10 @@ use super::{
     protocol::{
         cache,
         cargo::{self, Cargo},
-        outcome::{Behalf, Failed},
+        outcome::Failed,
         overlay, plan,
         size::Sizes,
-        wire::{self, Answer, Call, Found, FoundList, Op, Reply},
+        wire::{self, Answer, Call, Op, Reply},
     },
     settings::FirestoreSettings,
     transport::{
@@ -44,18 +40,21 @@ use super::{
         fence::{Fence, MARGIN},
         listening::Listening,
         pace::Pace,
+        reading::{Reading, ask},
         shared::Shared,
     },
 };
 
 /// So many markers are deleted by one commit.
 const FORGET_AT_ONCE: usize = plan::WRITES_MAX;
+/// So many wait to be deleted; what is above that stays where it is, which is harmless.
+const FORGOTTEN_MAX: usize = 64 << 10;
 
 /// A Firestore backend's connector. Made without a server; it connects when it is first needed.
 pub struct FirestoreConnector {
     pub(super) shared: Arc<Shared>,
     /// Where the names of markers go whose time is over.
-    forgotten: mpsc::UnboundedSender<OpId>,
+    forgotten: mpsc::Sender<OpId>,
     streams: LiveQueries<Listening>,
     /// Project and database, which are part of every lane.
     namespace: String,
@@ -72,7 +71,7 @@ impl FirestoreConnector {
         let client = Arc::new(Client::new(settings));
         let streams = LiveQueries::new(Arc::new(Listening(Arc::clone(&client))));
         let shared = Arc::new(Shared { client, fence, pace, sizes: Sizes::new() });
-        let (forgotten, tokens) = mpsc::unbounded_channel();
+        let (forgotten, tokens) = mpsc::channel(FORGOTTEN_MAX);
         // Without a runtime nothing can be sent, and so no marker be written.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(forget(Arc::clone(&shared), tokens));
@@ -111,7 +110,9 @@ impl FirestoreConnector {
         let call = match wire::decode::<Call>(attempt.body) {
             Ok(Call { op: Some(Op::Commit(_)), .. }) => {
                 return match Cargo::of(&attempt) {
-                    Ok(cargo) => one(self.shared.carry(&[cargo], attempt.timeout).await),
+                    Ok(cargo) => {
+                        one(self.shared.carry(&[cargo], attempt.timeout, attempt.board()).await)
+                    }
                     Err(failed) => failed.ended(),
                 };
             }
@@ -122,7 +123,9 @@ impl FirestoreConnector {
                 return Failed::own(Verdict::Neutral, ErrorClass::Rejected, code, message).ended();
             }
         };
-        self.timed(attempt.timeout, false, self.ask(call)).await
+        let asked = ask(Arc::clone(&self.shared.client), call);
+        let mut reading = Reading::new(&self.shared.client, asked, attempt.board());
+        self.timed(attempt.timeout, false, reading.answered()).await
     }
 
     /// Waits for what changes nothing, within its time.
@@ -150,82 +153,12 @@ impl FirestoreConnector {
         }
     }
 
-    /// Asks what is no commit.
-    async fn ask(&self, call: Call) -> Result<Bytes, Failed> {
-        let client = &self.shared.client;
-        let Call { op, transaction, token } = call;
-        let behalf = Behalf { caller: !token.is_empty(), transaction: !transaction.is_empty() };
-        let root = client.root().await?;
-        let answer = match op {
-            Some(Op::Get(get)) => {
-                let names = get.paths.iter().map(|path| root.name(path)).collect();
-                let mut documents = client.get(names, &transaction, &token).await?;
-                let last = get.paths.len();
-                let found = get.paths.into_iter().enumerate().map(|(at, path)| {
-                    let name = root.name(&path);
-                    // A path that is asked for twice is answered twice.
-                    let document = if at + 1 == last {
-                        documents.remove(&name)
-                    } else {
-                        documents.get(&name).cloned()
-                    };
-                    match document {
-                        Some(document) => root.found(document),
-                        None => Found { path, ..Found::default() },
-                    }
-                });
-                let mut found: Vec<Found> = found.collect();
-                if get.many {
-                    Answer::Many(FoundList { found })
-                } else {
-                    Answer::One(found.pop().unwrap_or_default())
-                }
-            }
-            Some(Op::Query(query)) => {
-                let structured = query.query.unwrap_or_default();
-                let documents =
-                    client.query(&query.parent, structured, &transaction, &token).await?;
-                let found = documents.into_iter().map(|document| root.found(document)).collect();
-                Answer::Many(FoundList { found })
-            }
-            Some(Op::Begin(begin)) => {
-                let mode = if begin.read_only {
-                    Mode::ReadOnly(ReadOnly::default())
-                } else {
-                    Mode::ReadWrite(ReadWrite::default())
-                };
-                let message = BeginTransactionRequest {
-                    database: root.database.clone(),
-                    options: Some(TransactionOptions { mode: Some(mode) }),
-                };
-                let (mut stub, request) = client.request(message, &token).await?;
-                match stub.begin_transaction(request).await {
-                    Ok(answer) => Answer::Transaction(answer.into_inner().transaction),
-                    Err(status) => return Err(client.failed(&status, behalf).await),
-                }
-            }
-            Some(Op::Rollback(_)) => {
-                let message = RollbackRequest { database: root.database.clone(), transaction };
-                let (mut stub, request) = client.request(message, &token).await?;
-                match stub.rollback(request).await {
-                    Ok(_) => Answer::Done(true),
-                    Err(status) => return Err(client.failed(&status, behalf).await),
-                }
-            }
-            Some(Op::Commit(_)) | None => {
-                let message = "the call does nothing that this fusebox knows";
-                let (verdict, class) = (Verdict::Neutral, ErrorClass::Rejected);
-                return Err(Failed::own(verdict, class, "malformed_call", message));
-            }
-        };
-        Ok(Reply::encoded(answer))
-    }
-
     async fn carry_all(&self, attempts: Vec<Attempt<'_>>) -> Vec<Attempted> {
         if *self.shared.client.closed.borrow() {
             return attempts.iter().map(|_| closed().ended()).collect();
         }
         let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
+        let aboard = attempts.first().map(Attempt::board).unwrap_or_default();
         let mut ends: Vec<Option<Attempted>> = Vec::with_capacity(attempts.len());
         let mut cargos = Vec::with_capacity(attempts.len());
         for attempt in &attempts {
@@ -238,7 +171,7 @@ impl FirestoreConnector {
             }
         }
         self.shared.pace.used(cargos.iter().map(Cargo::writes).sum(), Instant::now());
-        let mut carried = self.shared.carry(&cargos, time).await.into_iter();
+        let mut carried = self.shared.carry(&cargos, time, aboard).await.into_iter();
         let ends = ends.into_iter().map(|end| end.or_else(|| carried.next()));
         ends.map(|end| end.unwrap_or_else(|| closed().ended())).collect()
     }
@@ -250,7 +183,7 @@ fn no_evidence(attempts: &[Attempt<'_>]) -> Vec<Bytes> {
 }
 
 /// Deletes markers, as many at once as have gathered, until their connector is dropped.
-async fn forget(shared: Arc<Shared>, mut tokens: mpsc::UnboundedReceiver<OpId>) {
+async fn forget(shared: Arc<Shared>, mut tokens: mpsc::Receiver<OpId>) {
     let mut gathered = Vec::new();
     while tokens.recv_many(&mut gathered, FORGET_AT_ONCE).await > 0 {
         if let Err(failed) = shared.forget(&gathered).await {
@@ -354,7 +287,7 @@ impl Connector for FirestoreConnector {
     fn forget_tokens(&self, tokens: Vec<OpId>) {
         // Called on the committing thread, too: nothing may wait or be spawned here.
         for token in tokens {
-            if self.forgotten.send(token).is_err() {
+            if self.forgotten.try_send(token).is_err() {
                 return;
             }
         }

@@ -179,6 +179,7 @@ pub(crate) fn attempt(plan: &Plan, token: Option<OpId>) -> Attempt<'_> {
         following: &[],
         streams: false,
         upload: None,
+        passage: None,
         accepted_at: now,
         now,
         timeout: Duration::from_secs(5),

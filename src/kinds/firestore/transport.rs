@@ -7,4 +7,5 @@ pub(crate) mod client;
 pub(crate) mod fence;
 pub(crate) mod listening;
 pub(crate) mod pace;
+pub(crate) mod reading;
 pub(crate) mod shared;

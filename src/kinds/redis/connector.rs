@@ -163,7 +163,7 @@ impl Connector for RedisConnector {
         // one is found out before a write is lost on it.
         self.links.writes.send_and_forget(ping.clone());
         Box::pin(async move {
-            let ended = self.links.reads.call(ping, timeout, true).await;
+            let ended = self.links.reads.ping(ping, timeout).await;
             if ended.result.is_ok() {
                 self.links.writes.end_pause();
             }

@@ -20,6 +20,7 @@ mod effects;
 mod fence;
 mod line;
 mod relay;
+mod room;
 mod stayed_up;
 mod tls;
 mod tokens;
@@ -69,6 +70,7 @@ async fn call_with(redis: &RedisConnector, body: Bytes, with: With) -> Attempted
             following: &[],
             streams: false,
             upload: None,
+            passage: None,
             accepted_at,
             now: now(),
             timeout,

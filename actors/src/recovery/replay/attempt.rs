@@ -17,6 +17,7 @@ use crate::{
         SharedConnector, Tail, Upload,
     },
     metrics::Exemplar,
+    passage::{Passage, Progressing, Waiting},
     queue::Queue,
     trace::{self, PassedOn, Step, StepKind, TraceSubject, Traced},
 };
@@ -41,17 +42,19 @@ pub(super) async fn attempt(
 ) -> Vec<Ended> {
     let circuit = &*shared.circuit;
     let began = circuit.clock.read();
-    let now = began.moment();
-    let (Ok(permit), Some(place)) =
-        (circuit.breaker.try_acquire(now), circuit.bulkhead.try_enter())
-    else {
+    let Ok(passage) = Passage::begin(&shared.circuit, began, false) else {
         return jobs.into_iter().map(|job| job.ends(Err(NotSent::Barred))).collect();
     };
+    let waiting = Waiting::for_it(passage);
+    let passage = waiting.passage();
     let (mut ended, ready) = load(shared, connector, jobs);
     let timeout = circuit.settings.load().timeout;
     let unix = circuit.clock.steady_unix();
     let token = group_token(shared, &ready);
-    let common = Common { group: token, now: unix, timeout };
+    let common = Common { group: token, now: unix, timeout, passage };
+    for upload in ready.iter().filter_map(|(_, cargo)| cargo.upload.as_ref()) {
+        upload.wrap(|rest| Box::new(Progressing::of(rest, passage)));
+    }
     if ready.is_empty() {
         return ended;
     }
@@ -59,7 +62,7 @@ pub(super) async fn attempt(
         Ok(evidence) => note_sending(shared, &ready, token, evidence),
         Err((verdict, error)) => {
             let ended_at = circuit.clock.read();
-            circuit.settle(permit, verdict, Some(&error), None, ended_at.moment());
+            passage.settle(verdict, Some(&error), None, ended_at.moment());
             let failed =
                 |(job, _): (Job, Cargo)| job.ends(Ok(Attempted::failed(verdict, error.clone())));
             ended.extend(ready.into_iter().map(failed));
@@ -81,7 +84,6 @@ pub(super) async fn attempt(
     }
     let sent_at = circuit.clock.read();
     let ends = carry(connector, sent.iter().map(|it| common.attempt(it)).collect()).await;
-    drop(place);
     let ended_at = circuit.clock.read();
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
     let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
@@ -89,10 +91,11 @@ pub(super) async fn attempt(
     let spans = sent.iter().find_map(|(_, cargo)| cargo.spans.as_ref());
     let trace_id = spans.map(|spans| spans.replay.trace_id);
     let exemplar = Exemplar::of(trace_id, circuit.clock);
-    circuit.metrics.attempt(verdict, ended_at.since(sent_at), exemplar);
+    passage.count(verdict, ended_at.since(sent_at), exemplar);
     circuit.metrics.batch_replayed(ended_at.since(began));
     let error = worst.and_then(|end| end.result.as_ref().err());
-    let transition = circuit.settle(permit, verdict, error, trace_id, ended_at.moment());
+    let transition = passage.settle(verdict, error, trace_id, ended_at.moment());
+    drop(waiting);
     let took = Took { began, sent_at, ended_at, transition };
     for ((job, cargo), end) in sent.iter().zip(&ends) {
         if let Some(spans) = &cargo.spans {
@@ -193,15 +196,19 @@ fn group_token(shared: &BackendShared, ready: &[(Job, Cargo)]) -> Option<OpId> {
 
 /// What the attempts of one sending have in common.
 #[derive(Clone, Copy)]
-struct Common {
+struct Common<'p> {
     /// The token that all of a group bear.
     group: Option<OpId>,
     now: UnixMillis,
     timeout: Duration,
+    passage: &'p Arc<Passage>,
 }
 
-impl Common {
-    fn attempt<'a>(&self, (job, cargo): &'a (Job, Cargo)) -> Attempt<'a> {
+impl<'p> Common<'p> {
+    fn attempt<'a>(&self, (job, cargo): &'a (Job, Cargo)) -> Attempt<'a>
+    where
+        'p: 'a,
+    {
         let entry = &job.entry;
         let in_doubt = entry.state.is_in_doubt();
         let noted = entry.noted.as_deref();
@@ -223,6 +230,7 @@ impl Common {
             now: self.now,
             timeout: self.timeout,
             trace: cargo.spans.as_ref().map(Spans::passed_on),
+            passage: Some(self.passage),
         }
     }
 }
@@ -238,7 +246,7 @@ fn wants_note(job: &Job) -> bool {
 async fn prepare(
     connector: &SharedConnector,
     ready: &[(Job, Cargo)],
-    common: Common,
+    common: Common<'_>,
 ) -> Result<Vec<Bytes>, (Verdict, AttemptError)> {
     let fresh: Vec<Attempt<'_>> =
         ready.iter().filter(|(job, _)| wants_note(job)).map(|it| common.attempt(it)).collect();

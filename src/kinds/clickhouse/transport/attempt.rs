@@ -5,14 +5,14 @@
 //! ```
 //! A write in doubt is sent again only after a proof ([`tokens::prove`]); without one it ends ambiguous, unsent.
 //!
-//! A read is carried by its caller's own task: who leaves ends it, and it is killed at the server. A write is
-//! carried by a task of its own and keeps its place on the wire until the backend's `timeout`, whoever waits
-//! for it.
+//! A read is carried by its caller's own task: who leaves ends it, and it is killed at the server; it keeps its place
+//! until that is done, or `timeout` has passed. A write is carried by a task of its own and keeps its place on the
+//! wire until the backend's `timeout`, whoever waits for it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, AttemptError, Attempted, OwnCode};
+use fusebox_actors::connector::{Aboard, Attempt, AttemptError, Attempted, OwnCode};
 use fusebox_state::{ErrorClass, OpId, Verdict};
 use tokio::{
     sync::oneshot,
@@ -122,7 +122,7 @@ fn target_of(
 }
 
 async fn read(shared: &Arc<Shared>, ready: Ready<'_>) -> Attempted {
-    let reading = Reading::new(shared, shared.fence.id());
+    let reading = Reading::new(shared, shared.fence.id(), ready.attempt.board());
     let limit = ready.attempt.timeout;
     let sending = request::sending(shared, ready.asking(), reading.id(), limit);
     exchange::exchange(shared, sending, Some(reading)).await.attempted
@@ -199,12 +199,14 @@ async fn sent(
     let place = shared.fence.enter(shared.fence.id_of(token), commutes);
     let departure = Departure { shared: Arc::clone(shared), id: place.id().to_owned() };
     shared.tables.sending(token, place.id());
+    let aboard = ready.attempt.board();
     let sending = request::sending(shared, ready.asking(), place.id(), shared.settings.timeout);
     let (sender, receiver) = oneshot::channel();
     let own = Arc::clone(shared);
     tokio::spawn(async move {
         // Who waits for it may have left.
-        drop(sender.send(on_the_wire(&own, sending, token, place).await));
+        let ended = on_the_wire(&own, sending, (token, place), aboard).await;
+        drop(sender.send(ended));
     });
     let ended = if streamed {
         // Its time is counted from piece to piece, by the exchange.
@@ -282,10 +284,11 @@ pub(crate) async fn prepare(
 async fn on_the_wire(
     shared: &Arc<Shared>,
     sending: Sending,
-    token: Option<OpId>,
-    mut place: Place,
+    (token, mut place): (Option<OpId>, Place),
+    aboard: Aboard,
 ) -> Attempted {
     let Exchanged { attempted, known } = exchange::exchange(shared, sending, None).await;
+    aboard.ended(attempted.verdict);
     if attempted.result.as_ref().err().is_none_or(|error| error.doubt.is_none()) {
         shared.tables.settled(token, place.id());
     }

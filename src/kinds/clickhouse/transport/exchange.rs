@@ -4,8 +4,9 @@
 //! the beginning and a [`Rest`]; any other is told that the result is too large. An exception may stand at
 //! the end of rows that have left already, so the end is always looked at, also of a rest.
 //!
-//! A read whose answer nobody waits for any more is killed, in the background and once: that spares the
-//! server, and nothing depends on it. What becomes of a write is the [fence](super::fence)'s affair.
+//! A read whose answer nobody waits for any more is killed, in the background and once, and keeps its place until
+//! that is done: it says nothing of a server that ended it, and is a failure where neither it nor the kill was
+//! answered within `timeout`. What becomes of a write is the [fence](super::fence)'s affair.
 
 use std::{
     future::poll_fn,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::connector::{Answer, AttemptError, Attempted, HEAD_MAX, Tail};
+use fusebox_actors::connector::{Aboard, Answer, AttemptError, Attempted, HEAD_MAX, Tail};
 use fusebox_state::{ErrorClass, Verdict};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -87,11 +88,15 @@ pub(crate) struct Reading {
     shared: Arc<Shared>,
     id: QueryId,
     ended: bool,
+    aboard: Aboard,
+    /// When the backend's `timeout` has passed.
+    due: Instant,
 }
 
 impl Reading {
-    pub(crate) fn new(shared: &Arc<Shared>, id: QueryId) -> Self {
-        Self { shared: Arc::clone(shared), id, ended: false }
+    pub(crate) fn new(shared: &Arc<Shared>, id: QueryId, aboard: Aboard) -> Self {
+        let due = Instant::now() + shared.settings.timeout;
+        Self { shared: Arc::clone(shared), id, ended: false, aboard, due }
     }
 
     /// The query's id.
@@ -107,12 +112,26 @@ impl Drop for Reading {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let kill = format!("KILL QUERY WHERE query_id = '{}' ASYNC", self.id.0);
+        let kill = format!("KILL QUERY WHERE query_id = '{}' SYNC", self.id.0);
+        let (aboard, due) = (std::mem::take(&mut self.aboard), self.due);
+        let left = due.saturating_duration_since(Instant::now());
+        // One that had its whole time has had its place for as long as it may.
+        let aboard = (!left.is_zero()).then_some(aboard);
         runtime.spawn(async move {
-            if let Err(failed) = shared.http.ask(kill, KILL_TIME).await {
+            let time = if aboard.is_some() { left } else { KILL_TIME };
+            let killed = shared.http.ask(kill, time).await;
+            if let Err(failed) = &killed {
                 let backend = shared.settings.name.as_str();
                 tracing::debug!(backend, error = %failed.error, "an abandoned read was not killed");
             }
+            let Some(aboard) = aboard else { return };
+            if let Err(failed) = killed
+                && !shared.http.is_closed()
+            {
+                sleep_until(due).await;
+                return aboard.ended(failed.verdict);
+            }
+            aboard.ended(Verdict::Neutral);
         });
     }
 }
@@ -125,7 +144,9 @@ pub(crate) async fn exchange(
 ) -> Exchanged {
     let mut under_way = shared.http.under_way();
     let (limit, progress, write) = (sending.limit, sending.progress.clone(), sending.write);
-    let verdict = if sending.asked.whole { Verdict::Failure } else { Verdict::Neutral };
+    // A write has the backend's whole `timeout`, whatever its caller's deadline is.
+    let whole = sending.asked.whole || write && progress.is_none();
+    let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
     let overdue = overdue(limit, progress);
     let mut ended = tokio::select! {
         ended = answered(shared, sending, &mut reading) => ended,

@@ -28,7 +28,7 @@
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::Attempted;
+use fusebox_actors::connector::{Aboard, Attempted};
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     CommitRequest, CommitResponse, Write, write::Operation,
@@ -53,7 +53,7 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(25);
 
 /// A call on its way: where its end belongs, and what is sent of it.
-struct Aboard<'a> {
+struct Berth<'a> {
     at: usize,
     cargo: &'a Cargo,
     loaded: Loaded,
@@ -99,15 +99,21 @@ impl Shared {
         })
     }
 
-    /// Carries calls of different lanes; how each ended, in their order.
-    pub(crate) async fn carry(&self, cargos: &[Cargo], time: Duration) -> Vec<Attempted> {
+    /// Carries calls of different lanes; how each ended, in their order. Each commit of them is `aboard` until it is
+    /// answered, or `timeout` has passed.
+    pub(crate) async fn carry(
+        &self,
+        cargos: &[Cargo],
+        time: Duration,
+        aboard: Aboard,
+    ) -> Vec<Attempted> {
         let deadline = Instant::now() + time;
         let mut ends: Vec<Option<Attempted>> = cargos.iter().map(|_| None).collect();
         let root = timeout_at(deadline, self.client.root()).await;
         let root = root.unwrap_or_else(|_| Err(no_credentials(Verdict::Failure)));
         let mut work = match root {
             Ok(root) => {
-                let aboard = cargos.iter().enumerate().map(|(at, cargo)| Aboard {
+                let aboard = cargos.iter().enumerate().map(|(at, cargo)| Berth {
                     at,
                     cargo,
                     loaded: cargo.loaded(root),
@@ -134,7 +140,7 @@ impl Shared {
                     self.sizes.unsent(&numbers(&pack));
                     Err(out_of_time())
                 }
-                None => self.send(&pack, deadline).await,
+                None => self.send(&pack, deadline, aboard.clone()).await,
             };
             longest = longest.max((began.elapsed(), count));
             let failed = match sent {
@@ -167,11 +173,11 @@ impl Shared {
     /// What is left to be sent of a commit that was refused, once those have ended that its markers tell of.
     async fn sifted<'a>(
         &self,
-        pack: Vec<Aboard<'a>>,
+        pack: Vec<Berth<'a>>,
         failed: &Failed,
         deadline: Instant,
         end: &mut impl FnMut(usize, Attempted),
-    ) -> Vec<Vec<Aboard<'a>>> {
+    ) -> Vec<Vec<Berth<'a>>> {
         let together = pack.len();
         let marks = match self.markers(&pack, deadline).await {
             Ok(marks) => marks,
@@ -212,14 +218,14 @@ impl Shared {
     /// must not hold them up. Suspects go apart.
     fn packs<'a>(
         &self,
-        mut cargos: Vec<Aboard<'a>>,
+        mut cargos: Vec<Berth<'a>>,
         ends: &mut [Option<Attempted>],
-    ) -> VecDeque<Vec<Aboard<'a>>> {
+    ) -> VecDeque<Vec<Berth<'a>>> {
         let together = cargos.len();
         let bounds = self.sizes.bounds();
-        let most = |it: &Aboard<'_>| self.sizes.suspect(it.cargo.lane());
+        let most = |it: &Berth<'_>| self.sizes.suspect(it.cargo.lane());
         cargos.sort_by_key(|it| Reverse(most(it).unwrap_or(usize::MAX)));
-        let mut packs: VecDeque<Vec<Aboard<'a>>> = VecDeque::new();
+        let mut packs: VecDeque<Vec<Berth<'a>>> = VecDeque::new();
         let (mut writes, mut bytes, mut suspects) = (0, 0, None);
         for it in cargos {
             if together > 1 && self.fence.in_doubt_until(&it.cargo.lanes).is_some() {
@@ -251,7 +257,12 @@ impl Shared {
 
     /// Sends one commit and waits for its answer until `deadline`. It stays on the wire after that, until
     /// the backend's own timeout.
-    async fn send(&self, pack: &[Aboard<'_>], deadline: Instant) -> Result<CommitResponse, Failed> {
+    async fn send(
+        &self,
+        pack: &[Berth<'_>],
+        deadline: Instant,
+        aboard: Aboard,
+    ) -> Result<CommitResponse, Failed> {
         let lanes = match pack {
             [only] => only.cargo.lanes.clone(),
             _ if pack.iter().any(|it| it.cargo.lanes.is_all()) => Lanes::All,
@@ -277,24 +288,28 @@ impl Shared {
                 answered = timeout_at(expiry + GRACE, stub.commit(request)) => answered.ok(),
                 _ = closes.wait_for(|closed| *closed) => None,
             };
-            let status = match answered {
+            let failed = match answered {
                 Some(Ok(response)) => {
                     pass.answered();
+                    aboard.ended(Verdict::Success);
                     return Ok(response.into_inner());
                 }
-                Some(Err(status)) => status,
+                Some(Err(status)) => {
+                    let failed = client.failed(&status, behalf).await;
+                    if failed.error.doubt.is_none() {
+                        pass.answered();
+                    }
+                    failed
+                }
                 None => {
                     let sent = carrier.reset().await;
                     if !sent {
                         pass.answered();
                     }
-                    return Err(given_up(sent, *client.closed.borrow(), limit));
+                    given_up(sent, *client.closed.borrow(), limit)
                 }
             };
-            let failed = client.failed(&status, behalf).await;
-            if failed.error.doubt.is_none() {
-                pass.answered();
-            }
+            aboard.ended(failed.verdict);
             Err(failed)
         });
         let patience = if whole { deadline + GRACE } else { deadline };
@@ -316,7 +331,7 @@ impl Shared {
     }
 
     /// Learns from how a commit ended.
-    fn learn(&self, pack: &[Aboard<'_>], failed: Option<&Failed>) {
+    fn learn(&self, pack: &[Berth<'_>], failed: Option<&Failed>) {
         let lanes = numbers(pack);
         let bytes = pack.iter().map(|it| it.loaded.bytes).sum();
         let Some(Failed { error, too_large, .. }) = failed else {
@@ -338,7 +353,7 @@ impl Shared {
 
     async fn loaded(
         &self,
-        pack: &[Aboard<'_>],
+        pack: &[Berth<'_>],
         lanes: &Lanes,
     ) -> Result<(Stub, Request<CommitRequest>, Carrier), Failed> {
         let root = self.client.root().await?;
@@ -355,7 +370,7 @@ impl Shared {
     /// What the calls' markers say; `None` for one that bears none or whose marker is not there.
     async fn markers(
         &self,
-        pack: &[Aboard<'_>],
+        pack: &[Berth<'_>],
         deadline: Instant,
     ) -> Result<Vec<Option<Mark>>, Failed> {
         let tokens: Vec<Option<OpId>> = pack.iter().map(|it| it.cargo.token).collect();
@@ -415,13 +430,13 @@ impl Shared {
 }
 
 /// The numbers of the calls' lanes.
-fn numbers(pack: &[Aboard<'_>]) -> Vec<u64> {
+fn numbers(pack: &[Berth<'_>]) -> Vec<u64> {
     pack.iter().map(|it| it.cargo.lane()).collect()
 }
 
 /// Ends the calls of a commit that was applied with their own answers out of its.
 fn distribute(
-    pack: &[Aboard<'_>],
+    pack: &[Berth<'_>],
     response: CommitResponse,
     end: &mut impl FnMut(usize, Attempted),
 ) {

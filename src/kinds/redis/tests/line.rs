@@ -112,6 +112,7 @@ impl<'a> Line<'a> {
                 following: &following,
                 streams: false,
                 upload: None,
+                passage: None,
                 accepted_at: call.write.accepted_at,
                 now: now(),
                 timeout: testing::PATIENCE,

@@ -66,7 +66,8 @@ impl Links {
 
     pub(crate) async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
         if !attempt.write {
-            let ended = self.reads.call(attempt.body.clone(), attempt.timeout, false).await;
+            let ended =
+                self.reads.call(attempt.body.clone(), attempt.timeout, attempt.board()).await;
             return self.judged(attempt.body, ended);
         }
         match attempt.origin {
@@ -224,7 +225,7 @@ impl Links {
             return None;
         }
         let exists = resp::command(&[b"EXISTS", source]);
-        let mut asked = self.writes.call(exists, attempt.timeout, false).await;
+        let mut asked = self.writes.call(exists, attempt.timeout, attempt.board()).await;
         match &mut asked.result {
             Ok(found) if *found == b":0\r\n"[..] => {}
             Ok(_) => return None,
@@ -259,7 +260,7 @@ impl Links {
     async fn settle_residue(&self, at: u64, keys: &[&[u8]], attempt: Attempt<'_>) -> Attempted {
         let now = attempt.now.get();
         let script = residue::script(at, keys, now);
-        let ended = self.writes.call(script, attempt.timeout, false).await;
+        let ended = self.writes.call(script, attempt.timeout, attempt.board()).await;
         match &ended.result {
             Err(error) if token::refused(&error.code, &error.message) => {}
             Err(AttemptError { reply: Some(reply), .. }) => {
@@ -269,7 +270,7 @@ impl Links {
         }
         for key in keys {
             let ask = resp::command(&[b"PEXPIRETIME", *key]);
-            let asked = self.writes.call(ask, attempt.timeout, false).await;
+            let asked = self.writes.call(ask, attempt.timeout, attempt.board()).await;
             let time = match &asked.result {
                 Ok(reply) => match Reply::of(reply) {
                     Some(Reply::Int(time)) => time,
@@ -278,7 +279,7 @@ impl Links {
                 Err(_) => return asked,
             };
             if let Some(step) = residue::step(at, key, time, now) {
-                let set = self.writes.call(step, attempt.timeout, false).await;
+                let set = self.writes.call(step, attempt.timeout, attempt.board()).await;
                 if set.result.is_err() {
                     return set;
                 }
@@ -301,7 +302,7 @@ impl Links {
     /// Sends a write in the form `body`, in the script if it bears a token.
     async fn send(&self, body: &Bytes, attempt: Attempt<'_>) -> Attempted {
         let Some(token) = attempt.token else {
-            let ended = self.writes.call(body.clone(), attempt.timeout, false).await;
+            let ended = self.writes.call(body.clone(), attempt.timeout, attempt.board()).await;
             return self.judged(body, ended);
         };
         let args = resp::arguments(body).unwrap_or_default();
@@ -348,7 +349,7 @@ impl Links {
             let error = AttemptError::own(ErrorClass::Rejected, "too_many_words", message);
             return Attempted::failed(Verdict::Success, error);
         };
-        let ended = self.writes.call(script, attempt.timeout, false).await;
+        let ended = self.writes.call(script, attempt.timeout, attempt.board()).await;
         let frame = match ended.result {
             Ok(frame) => frame,
             Err(AttemptError { reply: Some(reply), .. }) => {

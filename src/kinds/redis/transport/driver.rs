@@ -4,21 +4,34 @@
 //! out first in, first out. **A caller that left keeps its place**: its reply is read and thrown away,
 //! so that no reply ever reaches another's call, and a connection whose oldest request has gone
 //! unanswered for the backend's `timeout` is never used again but reset.
+//!
+//! **What it holds**: small commands are gathered in one buffer of [`OUTBOX_MAX`] bytes; a large one goes out of the
+//! bytes that its caller brought, alone, and is not copied. While there is either, nothing more is taken. What waits
+//! in the channel, and what was written and not answered, is bounded by the [link's room](super::link).
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use fusebox_actors::connector::Aboard;
+use fusebox_state::Verdict;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
-    sync::{mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
 use super::handshake::Dialogue;
-use crate::{kinds::redis::protocol::resp::FrameFinder, net::dial::Stream};
+use crate::{
+    kinds::redis::protocol::{outcome, resp::FrameFinder},
+    net::dial::Stream,
+};
 
 /// No more requests are taken while so many bytes wait to be written.
 const OUTBOX_MAX: usize = 256 * 1024;
+/// What is larger goes out as it came, without a copy.
+const COPIED_MAX: usize = 16 * 1024;
+/// So many orders are taken from the channel at once.
+const TAKEN_MAX: usize = 64;
 /// How much is read at once at least.
 const READ_SIZE: usize = 16 * 1024;
 
@@ -29,8 +42,6 @@ pub(crate) enum Order {
     Call(Request),
     /// Take no more and end once what was sent is answered.
     Retire,
-    /// End now.
-    Close,
 }
 
 /// A command, and where its reply goes.
@@ -40,6 +51,10 @@ pub(crate) struct Request {
     pub(crate) reply: oneshot::Sender<Ended>,
     /// When it was handed over: it is overdue one `timeout` later.
     pub(crate) begun: Instant,
+    /// What it holds until it is answered, whoever waits for it.
+    pub(crate) aboard: Aboard,
+    /// Its room on the link.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// How a request ended.
@@ -72,6 +87,8 @@ struct Pending {
     begun: Instant,
     /// The end of its bytes among all that were ever written here.
     end: u64,
+    aboard: Aboard,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// One connection and what it owes.
@@ -81,6 +98,10 @@ pub(crate) struct Driver {
     inbox: BytesMut,
     finder: FrameFinder,
     orders: mpsc::UnboundedReceiver<Order>,
+    /// Taken from the channel, and not begun.
+    waiting: VecDeque<Order>,
+    /// Told when it is to end now.
+    close: Arc<Notify>,
     debts: Debts,
     timeout: Duration,
 }
@@ -91,6 +112,8 @@ pub(crate) struct Debts {
     /// Came after the order to end.
     refused: Vec<Request>,
     outbox: BytesMut,
+    /// What is left of a large command, which follows the outbox; empty for none.
+    large: Bytes,
     appended: u64,
     cause: Cause,
     now: Instant,
@@ -103,12 +126,14 @@ enum Event {
     Written(std::io::Result<Option<usize>>),
     Read(std::io::Result<usize>),
     Due,
+    Close,
 }
 
 impl Driver {
     pub(crate) fn new(
         dialogue: Dialogue,
         orders: mpsc::UnboundedReceiver<Order>,
+        close: Arc<Notify>,
         timeout: Duration,
     ) -> Self {
         let Dialogue { stream, inbox, finder } = dialogue;
@@ -117,12 +142,14 @@ impl Driver {
             pending: VecDeque::new(),
             refused: Vec::new(),
             outbox: BytesMut::new(),
+            large: Bytes::new(),
             appended: 0,
             cause: Cause::Shared,
             now: Instant::now(),
             timeout,
         };
-        Self { reader, writer, inbox, finder, orders, debts, timeout }
+        let waiting = VecDeque::new();
+        Self { reader, writer, inbox, finder, orders, waiting, close, debts, timeout }
     }
 
     /// Carries requests until the connection ends. The socket is closed when this returns; what is
@@ -131,11 +158,16 @@ impl Driver {
         let cause = self.carry().await;
         self.debts.cause = cause;
         self.debts.now = Instant::now();
+        let refused = self.waiting.into_iter().filter_map(|order| match order {
+            Order::Call(request) => Some(request),
+            Order::Retire => None,
+        });
+        self.debts.refused.extend(refused);
         (self.debts, self.orders)
     }
 
     async fn carry(&mut self) -> Cause {
-        let mut taken = Vec::with_capacity(64);
+        let mut taken = Vec::with_capacity(TAKEN_MAX);
         let (mut flushed, mut retiring) = (true, false);
         let due = sleep_until(self.debts.now);
         tokio::pin!(due);
@@ -149,38 +181,30 @@ impl Driver {
             } else if retiring && self.debts.pending.is_empty() {
                 return Cause::Shared;
             }
-            let outgoing = !self.debts.outbox.is_empty();
-            let taking = !retiring && self.debts.outbox.len() < OUTBOX_MAX;
+            let outgoing = self.debts.outgoing() > 0;
+            let taking = !retiring && self.debts.has_room() && self.waiting.is_empty();
             self.inbox.reserve(READ_SIZE);
             let event = tokio::select! {
-                count = self.orders.recv_many(&mut taken, 64), if taking => Event::Orders(count),
-                written = write(&mut self.writer, &mut self.debts.outbox), if outgoing || !flushed => Event::Written(written),
+                count = self.orders.recv_many(&mut taken, TAKEN_MAX), if taking => Event::Orders(count),
+                written = write(&mut self.writer, &mut self.debts.outbox, &mut self.debts.large), if outgoing || !flushed => Event::Written(written),
                 read = self.reader.read_buf(&mut self.inbox) => Event::Read(read),
                 () = &mut due, if armed => Event::Due,
+                () = self.close.notified() => Event::Close,
             };
             match event {
                 Event::Orders(0) => return Cause::Shared,
                 Event::Orders(_) => {
-                    let mut closing = false;
-                    for order in taken.drain(..) {
-                        match order {
-                            Order::Call(request) if retiring || closing => {
-                                self.debts.refused.push(request);
-                            }
-                            Order::Call(request) => self.debts.take(request),
-                            Order::Retire => retiring = true,
-                            Order::Close => closing = true,
-                        }
-                    }
-                    if closing {
-                        return Cause::Shared;
-                    }
+                    self.waiting.extend(taken.drain(..));
+                    self.begin(&mut retiring);
                 }
+                Event::Close => return Cause::Shared,
                 Event::Written(Ok(Some(1..))) => {
                     flushed = false;
-                    if self.debts.outbox.is_empty() && self.debts.outbox.capacity() > OUTBOX_MAX {
-                        self.debts.outbox = BytesMut::new();
+                    if self.debts.large.is_empty() {
+                        // An empty remainder would hold on to the whole.
+                        self.debts.large = Bytes::new();
                     }
+                    self.begin(&mut retiring);
                 }
                 Event::Written(Ok(None)) => flushed = true,
                 Event::Read(Ok(1..)) => {
@@ -208,6 +232,19 @@ impl Driver {
         }
     }
 
+    /// Begins what was taken, for as long as there is room for it.
+    fn begin(&mut self, retiring: &mut bool) {
+        while (self.debts.has_room() || *retiring)
+            && let Some(order) = self.waiting.pop_front()
+        {
+            match order {
+                Order::Call(request) if *retiring => self.debts.refused.push(request),
+                Order::Call(request) => self.debts.take(request),
+                Order::Retire => *retiring = true,
+            }
+        }
+    }
+
     /// Gives the replies that have come to those who are owed them.
     fn give_out(&mut self) -> Result<(), Cause> {
         loop {
@@ -217,8 +254,14 @@ impl Driver {
                     let Some(pending) = self.debts.pending.pop_front() else {
                         return Err(Cause::Broken("a reply to no request".to_owned()));
                     };
+                    let Pending { reply, aboard, room, .. } = pending;
+                    aboard.ended(match frame.first() {
+                        Some(b'-' | b'!') => outcome::of(frame.clone()).verdict,
+                        _ => Verdict::Success,
+                    });
+                    drop(room);
                     // A caller that left has no need of it.
-                    drop(pending.reply.send(Ended::Reply(frame)));
+                    drop(reply.send(Ended::Reply(frame)));
                 }
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(Cause::Broken(error.to_string())),
@@ -231,24 +274,42 @@ impl Driver {
 async fn write(
     writer: &mut WriteHalf<Box<dyn Stream>>,
     outbox: &mut BytesMut,
+    large: &mut Bytes,
 ) -> std::io::Result<Option<usize>> {
-    if outbox.is_empty() {
-        return writer.flush().await.map(|()| None);
+    if !outbox.is_empty() {
+        return writer.write_buf(outbox).await.map(Some);
     }
-    writer.write_buf(outbox).await.map(Some)
+    if !large.is_empty() {
+        return writer.write_buf(large).await.map(Some);
+    }
+    writer.flush().await.map(|()| None)
 }
 
 impl Debts {
     fn take(&mut self, request: Request) {
-        self.outbox.extend_from_slice(&request.command);
-        self.appended += request.command.len() as u64;
-        let Request { reply, begun, .. } = request;
-        self.pending.push_back(Pending { reply, begun, end: self.appended });
+        let Request { command, reply, begun, aboard, room } = request;
+        self.appended += command.len() as u64;
+        if command.len() > COPIED_MAX {
+            self.large = command;
+        } else {
+            self.outbox.extend_from_slice(&command);
+        }
+        self.pending.push_back(Pending { reply, begun, end: self.appended, aboard, room });
+    }
+
+    /// Whether one more may be taken.
+    fn has_room(&self) -> bool {
+        self.large.is_empty() && self.outbox.len() < OUTBOX_MAX
+    }
+
+    /// Bytes that were not handed to the kernel yet.
+    fn outgoing(&self) -> u64 {
+        (self.outbox.len() + self.large.len()) as u64
     }
 
     /// Whether anything that was sent has not been answered.
     pub(crate) fn in_doubt(&self) -> bool {
-        let handed = self.appended - self.outbox.len() as u64;
+        let handed = self.appended - self.outgoing();
         self.pending.iter().any(|pending| pending.end <= handed)
     }
 
@@ -261,14 +322,23 @@ impl Debts {
     /// merely shared the connection that they did.
     pub(crate) fn settle(self, mut orders: mpsc::UnboundedReceiver<Order>) {
         orders.close();
-        let handed = self.appended - self.outbox.len() as u64;
+        let handed = self.appended - self.outgoing();
         for pending in self.pending {
             let cause = match &self.cause {
                 Cause::Overdue if pending.begun + self.timeout > self.now => Cause::Shared,
                 cause => cause.clone(),
             };
             let sent = pending.end <= handed;
-            drop(pending.reply.send(Ended::Lost { sent, cause }));
+            let Pending { reply, aboard, room, .. } = pending;
+            aboard.ended(match (&self.cause, &cause) {
+                (_, Cause::Overdue) => Verdict::Failure,
+                // The server answered nobody for a whole `timeout`, and this one's caller did not wait for more.
+                (Cause::Overdue, _) if reply.is_closed() => Verdict::Failure,
+                (_, Cause::Broken(_)) if sent => Verdict::Failure,
+                _ => Verdict::Neutral,
+            });
+            drop(room);
+            drop(reply.send(Ended::Lost { sent, cause }));
         }
         let mut refused = self.refused;
         while let Ok(order) = orders.try_recv() {
@@ -300,7 +370,8 @@ mod tests {
         };
         let (orders, received) = mpsc::unbounded_channel();
         let running = tokio::spawn(async move {
-            let (debts, orders) = Driver::new(dialogue, received, LIMIT).run().await;
+            let (debts, orders) =
+                Driver::new(dialogue, received, Arc::default(), LIMIT).run().await;
             let in_doubt = debts.in_doubt();
             debts.settle(orders);
             in_doubt
@@ -313,7 +384,8 @@ mod tests {
     fn send(orders: &mpsc::UnboundedSender<Order>, command: &[u8]) -> oneshot::Receiver<Ended> {
         let (reply, receiver) = oneshot::channel();
         let command = Bytes::copy_from_slice(command);
-        orders.send(Order::Call(Request { command, reply, begun: Instant::now() })).unwrap();
+        let (begun, aboard) = (Instant::now(), Aboard::NOBODY);
+        orders.send(Order::Call(Request { command, reply, begun, aboard, room: None })).unwrap();
         receiver
     }
 
@@ -334,6 +406,48 @@ mod tests {
         assert!(!lost(not_at_all.await.unwrap()).0);
         assert!(running.await.unwrap(), "the first is in doubt");
         drop(theirs);
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_written_whole_and_in_its_turn_and_no_more_is_taken_meanwhile() {
+        let (orders, mut theirs, _running) = driver(1_024);
+        let large = vec![b'l'; COPIED_MAX + 1];
+        let calls = [&b"first"[..], &large, b"second", &large, b"third"];
+        let waiting: Vec<_> = calls.iter().map(|call| send(&orders, call)).collect();
+        let expected = calls.concat();
+        let mut came = vec![0; expected.len()];
+        theirs.read_exact(&mut came).await.unwrap();
+        assert!(came == expected, "in another order, or something else");
+        theirs.write_all(&b"+OK\r\n".repeat(calls.len())).await.unwrap();
+        for reply in waiting {
+            assert!(matches!(reply.await.unwrap(), Ended::Reply(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_holds_its_command_is_let_go_once_it_is_written() {
+        struct Weighed {
+            bytes: Vec<u8>,
+            _held: Arc<()>,
+        }
+        impl AsRef<[u8]> for Weighed {
+            fn as_ref(&self) -> &[u8] {
+                &self.bytes
+            }
+        }
+        let (orders, mut theirs, _running) = driver(1_024);
+        let weight = Arc::new(());
+        let command = Bytes::from_owner(Weighed {
+            bytes: vec![0; COPIED_MAX + 1],
+            _held: Arc::clone(&weight),
+        });
+        let ((reply, _receiver), aboard) = (oneshot::channel(), Aboard::NOBODY);
+        let request = Request { command, reply, begun: Instant::now(), aboard, room: None };
+        orders.send(Order::Call(request)).unwrap();
+        theirs.read_exact(&mut vec![0; COPIED_MAX + 1]).await.unwrap();
+        while Arc::strong_count(&weight) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

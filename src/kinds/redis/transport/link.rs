@@ -10,6 +10,10 @@
 //! who comes in the pause after a failed connect is told at once how that ended (a ping is not: it
 //! always tries). The pause is short, at most half a second, so that what is told is never old news.
 //! A link for writes is `Up` only behind its [fence](super::fence).
+//!
+//! **Its room is bounded.** A command takes [`ROOM`] from before it is handed over until it is answered or lost: a
+//! unit, and one more for each KiB. Who finds none waits for it within its deadline, and holds nothing but the body
+//! that its door has counted. Pings take none: there is one at a time. What nobody waits for is dropped instead.
 
 use std::{
     sync::{Arc, Weak},
@@ -17,10 +21,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_actors::connector::{Aboard, AttemptError, Attempted};
 use fusebox_state::{ErrorClass, Verdict};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 
@@ -36,6 +40,9 @@ mod connect;
 /// How much longer than its full time a caller waits, so that the connection itself says what became
 /// of the call.
 const GRACE: Duration = Duration::from_millis(25);
+
+/// What is on the wire of a link or waits for it, in [units](cost): 65,536 commands or 64 MiB.
+const ROOM: u32 = 64 << 10;
 
 /// What a link carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +66,7 @@ enum State {
     Up {
         name: String,
         orders: mpsc::UnboundedSender<Order>,
+        close: Arc<Notify>,
     },
     Closed,
 }
@@ -68,6 +76,7 @@ pub(crate) struct Link {
     shared: Arc<Shared>,
     purpose: Purpose,
     state: watch::Sender<State>,
+    room: Arc<Semaphore>,
     myself: Weak<Link>,
 }
 
@@ -78,19 +87,35 @@ impl Link {
             shared,
             purpose,
             state: watch::Sender::new(state),
+            room: Arc::new(Semaphore::new(ROOM as usize)),
             myself: myself.clone(),
         })
     }
 
-    /// Carries `command` and says how that ended, within `time` or a little more. An `urgent` one
-    /// makes the link connect also in its pause.
-    pub(crate) async fn call(&self, command: Bytes, time: Duration, urgent: bool) -> Attempted {
+    /// Carries `command` and says how that ended, within `time` or a little more. It is `aboard` until it is answered
+    /// or lost, also where nobody waits for it any more.
+    pub(crate) async fn call(&self, command: Bytes, time: Duration, aboard: Aboard) -> Attempted {
+        self.carry(command, time, aboard, false).await
+    }
+
+    /// Carries a ping. It makes the link connect also in its pause.
+    pub(crate) async fn ping(&self, command: Bytes, time: Duration) -> Attempted {
+        self.carry(command, time, Aboard::NOBODY, true).await
+    }
+
+    async fn carry(
+        &self,
+        command: Bytes,
+        time: Duration,
+        aboard: Aboard,
+        urgent: bool,
+    ) -> Attempted {
         let deadline = Instant::now() + time;
         // What was spent before the call came here does not make it a shorter one.
         let whole = time + GRACE >= self.shared.settings.timeout;
         // A time shorter than the backend's own says nothing of the backend, unless it is a ping's.
         let verdict = if whole || urgent { Verdict::Failure } else { Verdict::Neutral };
-        let reply = match self.hand_over(&command, deadline, verdict, urgent).await {
+        let reply = match self.hand_over(command, deadline, verdict, (aboard, urgent)).await {
             Ok(reply) => reply,
             Err(failed) => return Attempted::failed(failed.verdict, failed.error),
         };
@@ -127,10 +152,34 @@ impl Link {
         self.order(Order::Retire);
     }
 
-    /// Sends `command` if the link is up, and waits for nothing.
+    /// Sends `command` if the link is up and has room, and waits for nothing.
     pub(crate) fn send_and_forget(&self, command: Bytes) {
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(cost(&command)) else {
+            return;
+        };
         let (reply, _) = oneshot::channel();
-        self.order(Order::Call(Request { command, reply, begun: Instant::now() }));
+        let (begun, aboard) = (Instant::now(), Aboard::NOBODY);
+        self.order(Order::Call(Request { command, reply, begun, aboard, room: Some(room) }));
+    }
+
+    /// Room for `command`, within `deadline`.
+    async fn room_for(
+        &self,
+        command: &Bytes,
+        deadline: Instant,
+        verdict: Verdict,
+    ) -> Result<OwnedSemaphorePermit, Failed> {
+        let cost = cost(command);
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(cost) {
+            return Ok(room);
+        }
+        let waited = timeout_at(deadline, Arc::clone(&self.room).acquire_many_owned(cost)).await;
+        waited.ok().and_then(Result::ok).ok_or_else(|| {
+            let message =
+                "too much waits for the server already, and none of it was answered in time";
+            let error = AttemptError::own(ErrorClass::NotExecuted, "link_full", message);
+            Failed { error, verdict }
+        })
     }
 
     /// The server was heard of by other ways: the pause after a failed connect is over.
@@ -151,8 +200,8 @@ impl Link {
     /// Ends it for ever, and returns once its socket is closed.
     pub(crate) async fn close(&self) {
         let last = self.state.send_replace(State::Closed);
-        if let State::Up { orders, .. } = last {
-            drop(orders.send(Order::Close));
+        if let State::Up { orders, close, .. } = last {
+            close.notify_one();
             orders.closed().await;
         }
     }
@@ -166,17 +215,29 @@ impl Link {
 
     async fn hand_over(
         &self,
-        command: &Bytes,
+        command: Bytes,
         deadline: Instant,
         verdict: Verdict,
-        urgent: bool,
+        (aboard, urgent): (Aboard, bool),
     ) -> Result<oneshot::Receiver<Ended>, Failed> {
+        let room =
+            if urgent { None } else { Some(self.room_for(&command, deadline, verdict).await?) };
+        let (reply, receiver) = oneshot::channel();
+        let mut request = Some(Request { command, reply, begun: Instant::now(), aboard, room });
         self.once_up(deadline, verdict, urgent, |orders| {
-            let (reply, receiver) = oneshot::channel();
-            let request = Request { command: command.clone(), reply, begun: Instant::now() };
-            orders.send(Order::Call(request)).ok().map(|()| receiver)
+            let begun = Instant::now();
+            let order = Order::Call(Request { begun, ..request.take()? });
+            match orders.send(order) {
+                Ok(()) => Some(()),
+                Err(mpsc::error::SendError(Order::Call(unsent))) => {
+                    request = Some(unsent);
+                    None
+                }
+                Err(_) => None,
+            }
         })
-        .await
+        .await?;
+        Ok(receiver)
     }
 
     /// Waits until the link is up, for `time` at most. An error says so, and that nothing was sent.
@@ -195,7 +256,7 @@ impl Link {
         deadline: Instant,
         verdict: Verdict,
         mut urgent: bool,
-        step: impl Fn(&mpsc::UnboundedSender<Order>) -> Option<T>,
+        mut step: impl FnMut(&mpsc::UnboundedSender<Order>) -> Option<T>,
     ) -> Result<T, Failed> {
         // Subscribed to only where the link is not up, and before the state is looked at again: so no
         // change is missed, and the usual call takes no part in it.
@@ -203,8 +264,10 @@ impl Link {
         let mut waited = false;
         loop {
             let taken = match &mut changes {
-                Some(changes) => attempt_step(&changes.borrow_and_update(), &step, urgent, waited),
-                None => attempt_step(&self.state.borrow(), &step, urgent, false),
+                Some(changes) => {
+                    attempt_step(&changes.borrow_and_update(), &mut step, urgent, waited)
+                }
+                None => attempt_step(&self.state.borrow(), &mut step, urgent, false),
             };
             let fencing = match taken {
                 Step::Done(done) => return Ok(done),
@@ -261,7 +324,7 @@ enum Step<T> {
 /// so is who comes in the pause after it and is not `urgent`.
 fn attempt_step<T>(
     state: &State,
-    step: impl Fn(&mpsc::UnboundedSender<Order>) -> Option<T>,
+    step: impl FnOnce(&mpsc::UnboundedSender<Order>) -> Option<T>,
     urgent: bool,
     waited: bool,
 ) -> Step<T> {
@@ -276,6 +339,11 @@ fn attempt_step<T>(
         State::Connecting { fencing, .. } => Step::Wait { fencing: *fencing },
         State::Closed => Step::Refused(closed()),
     }
+}
+
+/// What a command takes of the room: a unit, and one for each KiB. One that is larger than the room takes all of it.
+fn cost(command: &Bytes) -> u32 {
+    u32::try_from(1 + command.len() / 1_024).unwrap_or(ROOM).min(ROOM)
 }
 
 fn lost(sent: bool, cause: &Cause, limit: Duration) -> Attempted {
@@ -306,4 +374,16 @@ fn not_in_time(fencing: bool, verdict: Verdict) -> Failed {
 fn closed() -> Failed {
     let error = AttemptError::own(ErrorClass::NotExecuted, "closed", "the connector is closed");
     Failed { error, verdict: Verdict::Neutral }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_bounded_by_their_number_and_by_their_bytes() {
+        let of = |length: usize| cost(&Bytes::from(vec![0; length]));
+        assert_eq!((of(1), of(1_023), of(1_024), of(8 << 20)), (1, 1, 2, 8_193));
+        assert_eq!(of(65 << 20), ROOM, "alone, but it goes");
+    }
 }

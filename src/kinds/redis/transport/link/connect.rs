@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
+use fusebox_actors::connector::Aboard;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, timeout},
 };
 
@@ -108,10 +109,12 @@ impl Link {
             info.replica.then(|| "the server is a replica: it refuses writes".to_owned()),
         );
         *self.shared.server.lock() = Some(info);
-        let driver = Driver::new(dialogue, received, self.shared.settings.timeout);
+        let close = Arc::new(Notify::new());
+        let timeout = self.shared.settings.timeout;
+        let driver = Driver::new(dialogue, received, Arc::clone(&close), timeout);
         let name = living.name.clone();
         let went_up = self.enter(|state| match state {
-            State::Connecting { .. } => Some(State::Up { name, orders }),
+            State::Connecting { .. } => Some(State::Up { name, orders, close }),
             _ => None,
         });
         if went_up {
@@ -140,8 +143,8 @@ impl Link {
         }
         learnt_of.clone_from(&info.run_id);
         let (reply, told) = oneshot::channel();
-        let request =
-            Request { command: resp::command(&["COMMAND"]), reply, begun: Instant::now() };
+        let (command, begun) = (resp::command(&["COMMAND"]), Instant::now());
+        let request = Request { command, reply, begun, aboard: Aboard::NOBODY, room: None };
         drop(orders.send(Order::Call(request)));
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {

@@ -1,0 +1,319 @@
+//! What an attempt holds: a permit of the breaker and a place in the bulkhead. Its body, which weighs at the gate, goes
+//! with it.
+//!
+//! They belong to what is on the wire, not to who waits for it. A caller that hangs up, or whose deadline passes,
+//! leaves its request behind, and that goes on costing the backend and this host what it costs.
+//!
+//! ```text
+//!            boards                 answered, or failed: told by its caller
+//!  Begun ─────────────▶ On the wire ──────────────────────────────────────────────────────▶ Ended
+//!    │ its caller leaves     │ its caller leaves                                               ▲
+//!    │                       ▼          a reply: a slow success · none within `timeout`: a     │
+//!    │                   Given up ───── failure · ended at the server, or reset for another's ─┤
+//!    │                                  sake: says nothing; each told by the wire              │
+//!    └─────────────────────── nothing was sent: says nothing ──────────────────────────────────┘
+//! ```
+//! # Invariants
+//! 1. A [`Passage`] is shared by the one who waits and by whatever of the attempt is on the wire ([`Aboard`]). What
+//!    it holds goes back when the last of them lets go, and not before.
+//!    The body of the call is kept by the wire as well: what it weighs at the gate is given back with it.
+//! 2. The breaker hears of an attempt once: from its caller ([`Passage::settle`]), or else from the wire, when the
+//!    last one lets go. A neutral end says nothing, and leaves it to the wire to say something.
+//! 3. An attempt that was counted as given up ([`Circuit::count_given_up`]) is not
+//!    counted as a failure again when it ends.
+//! 4. A connector puts an attempt aboard before the first byte leaves. One that never does has nothing on the wire
+//!    once its future is dropped.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_state::{
+    ErrorClass, Moment, Verdict,
+    breaker::{KeptPermit, Rejected, State},
+    bulkhead::Kept,
+};
+use parking_lot::Mutex;
+
+use crate::{
+    circuit::Circuit,
+    clock::Reading,
+    metrics::Exemplar,
+    pieces::{Answer, Tail},
+    refusal::AttemptError,
+};
+
+pub(crate) mod outstanding;
+
+use outstanding::Slot;
+
+/// Why an attempt is not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barred {
+    /// The breaker is open.
+    Open,
+    /// The backend is offline.
+    Offline,
+    /// The bulkhead is full.
+    Full,
+}
+
+impl Barred {
+    /// The word that callers see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "breaker_open",
+            Self::Offline => "offline",
+            Self::Full => "bulkhead_full",
+        }
+    }
+
+    pub(crate) fn detail(self, circuit: &Circuit) -> String {
+        match self {
+            Self::Open => Rejected::Open.to_string(),
+            Self::Offline => Rejected::Offline.to_string(),
+            Self::Full => {
+                let max = circuit.bulkhead.max();
+                format!("{max} attempts are in flight, which is the limit")
+            }
+        }
+    }
+}
+
+/// See the [module](self).
+pub struct Passage {
+    circuit: Arc<Circuit>,
+    open: Mutex<Option<Open>>,
+    place: Option<Kept>,
+    is_probe: bool,
+    /// A failure of its call was told before, and a call tells at most one; a probe tells always.
+    is_quiet: bool,
+    began: Reading,
+    /// What the wire said last; see [`code`].
+    said: AtomicU8,
+    /// Whether the counters know of it.
+    counted: AtomicBool,
+}
+
+/// What an attempt has whose outcome the breaker has not heard.
+struct Open {
+    permit: KeptPermit,
+    slot: Option<Slot>,
+}
+
+impl Passage {
+    /// Asks for a permit and a place. Changes nothing where it gets none. `failed_before` says whether a failure of
+    /// its call was told before.
+    pub(crate) fn begin(
+        circuit: &Arc<Circuit>,
+        began: Reading,
+        failed_before: bool,
+    ) -> Result<Self, Barred> {
+        let now = began.moment();
+        let permit = circuit.breaker.try_acquire(now).map_err(|rejected| match rejected {
+            Rejected::Open => Barred::Open,
+            Rejected::Offline => Barred::Offline,
+        })?;
+        let place = circuit.bulkhead.try_enter().ok_or(Barred::Full)?;
+        let is_probe = permit.is_probe();
+        let open = Open { permit: permit.keep(), slot: circuit.outstanding.begin(now) };
+        Ok(Self {
+            circuit: Arc::clone(circuit),
+            open: Mutex::new(Some(open)),
+            place: Some(place.keep()),
+            is_probe,
+            is_quiet: failed_before && !is_probe,
+            began,
+            said: AtomicU8::new(code(Verdict::Neutral)),
+            counted: AtomicBool::new(false),
+        })
+    }
+
+    /// Counts it, which happens once.
+    pub(crate) fn count(&self, verdict: Verdict, took: Duration, exemplar: Option<Exemplar>) {
+        if !self.counted.swap(true, Ordering::Relaxed) {
+            self.circuit.metrics.attempt(verdict, took, exemplar);
+        }
+    }
+
+    /// Tells the breaker how it ended, and returns the transition that this brought about. A neutral end tells
+    /// nothing: if some of it is on the wire yet, that has the word.
+    pub(crate) fn settle(
+        &self,
+        verdict: Verdict,
+        error: Option<&AttemptError>,
+        trace_id: Option<u128>,
+        now: Moment,
+    ) -> Option<(State, State)> {
+        if verdict == Verdict::Neutral {
+            return None;
+        }
+        let Open { permit, slot } = self.open.lock().take()?;
+        let told = self.told(slot, verdict, now);
+        self.circuit.settle(self.circuit.breaker.regain(permit), told, error, trace_id, now)
+    }
+
+    /// What the breaker is told of `verdict`.
+    fn told(&self, slot: Option<Slot>, verdict: Verdict, now: Moment) -> Verdict {
+        match self.circuit.outstanding.end(slot, verdict, now) {
+            Verdict::Failure if self.is_quiet => Verdict::Neutral,
+            told => told,
+        }
+    }
+
+    /// Nobody waits for it any more.
+    pub(crate) fn give_up(&self) {
+        if let Some(Open { slot: Some(slot), .. }) = &*self.open.lock() {
+            self.circuit.outstanding.give_up(slot);
+        }
+    }
+
+    /// A piece of it went on its way: neither is it overdue, nor is a trial of the breaker lost.
+    fn progressed(&self) {
+        let now = self.circuit.clock.now();
+        if let Some(Open { permit, slot }) = &*self.open.lock() {
+            if let Some(slot) = slot {
+                self.circuit.outstanding.moved(slot, now);
+            }
+            if self.is_probe {
+                self.circuit.breaker.prolong(permit, now);
+            }
+        }
+    }
+
+    /// Nobody waited for its end: tells what the wire said.
+    fn tell_late(&mut self) {
+        let Some(Open { permit, slot }) = self.open.get_mut().take() else { return };
+        let (circuit, ended) = (&*self.circuit, self.circuit.clock.read());
+        let said = verdict(self.said.load(Ordering::Acquire));
+        let told = self.told(slot, said, ended.moment());
+        let permit = circuit.breaker.regain(permit);
+        if said == Verdict::Neutral {
+            return;
+        }
+        self.count(said, ended.since(self.began), None);
+        let error = (told == Verdict::Failure).then(|| {
+            let message = "its caller had left, and no answer came";
+            AttemptError::own(ErrorClass::Unknown, "unanswered", message)
+        });
+        circuit.settle_late(permit, told, error.as_ref(), ended.moment());
+    }
+}
+
+impl fmt::Debug for Passage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passage").field("is_probe", &self.is_probe).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.tell_late();
+        if let Some(place) = self.place.take() {
+            self.circuit.bulkhead.leave(place);
+        }
+    }
+}
+
+/// What of an attempt is on the wire. Dropped without an [end](Aboard::ended) it says nothing of the backend.
+#[derive(Clone, Default)]
+pub struct Aboard(Option<Held>);
+
+#[derive(Clone)]
+struct Held {
+    passage: Arc<Passage>,
+    /// What is on the wire may be a copy of it, in another form: for as long as that lives, the body weighs.
+    _body: Bytes,
+}
+
+impl Aboard {
+    /// For what no call waits for, such as a ping.
+    pub const NOBODY: Self = Self(None);
+
+    pub(crate) fn of(passage: &Arc<Passage>, body: &Bytes) -> Self {
+        Self(Some(Held { passage: Arc::clone(passage), _body: body.clone() }))
+    }
+
+    /// It is not on the wire any more, which says `verdict` of the backend where nobody waited for it: a reply is a
+    /// success, none within the backend's `timeout` a failure. Call it before the reply is handed on, so that the
+    /// place is free once a caller has its answer.
+    pub fn ended(self, verdict: Verdict) {
+        if let Some(Held { passage, .. }) = &self.0 {
+            passage.said.store(code(verdict), Ordering::Release);
+        }
+    }
+}
+
+impl fmt::Debug for Aboard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Aboard").field(&self.0.is_some()).finish()
+    }
+}
+
+/// Who waits for an attempt. Dropped before it has settled it, it has given it up.
+pub(crate) struct Waiting(Arc<Passage>);
+
+impl Waiting {
+    pub(crate) fn for_it(passage: Passage) -> Self {
+        Self(Arc::new(passage))
+    }
+
+    pub(crate) fn passage(&self) -> &Arc<Passage> {
+        &self.0
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+/// The rest of a call that is on its way as one of its attempts.
+pub(crate) struct Progressing {
+    rest: Box<dyn Tail>,
+    /// What is put aside and sent by another attempt must not hold this one's place.
+    of: Weak<Passage>,
+}
+
+impl Progressing {
+    /// `rest`, each piece of which is progress of `passage`.
+    pub(crate) fn of(rest: Box<dyn Tail>, passage: &Arc<Passage>) -> Self {
+        Self { rest, of: Arc::downgrade(passage) }
+    }
+}
+
+impl Tail for Progressing {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(async {
+            let piece = self.rest.next().await;
+            if let Some(passage) = self.of.upgrade() {
+                passage.progressed();
+            }
+            piece
+        })
+    }
+}
+
+/// A verdict as one byte.
+fn code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Neutral => 0,
+        Verdict::Success => 1,
+        Verdict::Failure => 2,
+    }
+}
+
+fn verdict(code: u8) -> Verdict {
+    match code {
+        1 => Verdict::Success,
+        2 => Verdict::Failure,
+        _ => Verdict::Neutral,
+    }
+}

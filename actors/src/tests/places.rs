@@ -1,0 +1,187 @@
+//! A place, a permit and an outcome belong to what is on the wire, not to who waits for it.
+
+use fusebox_state::breaker::State;
+
+use super::*;
+use crate::{
+    connector::{AttemptError, Upload},
+    pieces::{Answer, Tail},
+};
+
+/// A backend with `places` in its bulkhead that is not pinged, retries nothing, and reopens after a minute.
+async fn world(places: u32) -> World {
+    let mut settings = settings("one");
+    settings.in_flight_max = places;
+    settings.retry.attempts = 1;
+    settings.breaker.recovery_timeout = Duration::from_secs(60);
+    settings.breaker.recovery_timeout_max = Duration::from_secs(60);
+    World::start(vec![settings]).await
+}
+
+/// Calls that hang up after 5 ms, one after the other.
+async fn hang_up(world: &World, body: &str, times: usize) {
+    for _ in 0..times {
+        drop(tokio::time::timeout(Duration::from_millis(5), world.call(body)).await);
+    }
+}
+
+fn in_flight(world: &World) -> u32 {
+    world.backend().entry.shared.circuit.bulkhead.in_flight()
+}
+
+fn hasty() -> CallOptions {
+    CallOptions { deadline: Some(Duration::from_millis(5)), ..CallOptions::default() }
+}
+
+#[tokio::test]
+async fn callers_that_hang_up_leave_no_more_on_the_wire_than_there_are_places() {
+    let world = world(4).await;
+    world.server().set(Mode::Slow);
+    let calls = (0..200).map(|_| {
+        let backend = world.backend();
+        tokio::spawn(async move {
+            let call = call(&backend, "GET a", CallOptions::default());
+            drop(tokio::time::timeout(Duration::from_millis(5), call).await);
+        })
+    });
+    let calls: Vec<_> = calls.collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    world.until("all have ended", |world| in_flight(world) == 0).await;
+    let most = world.server().on_wire.1.load(Ordering::Relaxed);
+    assert_eq!(most, 4, "at once on the wire");
+}
+
+#[tokio::test]
+async fn a_late_reply_is_a_success_that_counts_once() {
+    let world = world(4).await;
+    world.server().set(Mode::Slow);
+    hang_up(&world, "GET a", 1).await;
+    assert_eq!(world.call_with("GET a", hasty()).await.unwrap().source, Source::Bypass);
+    let outstanding = world.backend().entry.shared.circuit.outstanding();
+    assert_eq!((outstanding.attempts, outstanding.given_up), (2, 2));
+    world.until("both have ended", |world| in_flight(world) == 0).await;
+    let view = world.backend().view();
+    assert_eq!((view.breaker.window_calls, view.breaker.window_failures), (2, 0));
+    assert_eq!(world.backend().entry.shared.circuit.outstanding().attempts, 0);
+    // The second was counted as neutral when its deadline passed.
+    assert_eq!((view.calls.successes, view.calls.failures), (1, 0));
+}
+
+#[tokio::test]
+async fn the_breaker_opens_though_every_caller_left() {
+    for body in ["GET a", "SET a 1"] {
+        let world = world(8).await;
+        world.server().set(Mode::Silent);
+        hang_up(&world, body, 3).await;
+        assert_eq!(world.backend().view().breaker.window_failures, 0);
+        world.breaker_is("OPEN").await;
+        assert!(in_flight(&world) <= 3);
+        world.until("the places are free", |world| in_flight(world) == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_counted_as_given_up_is_not_counted_again_when_it_ends() {
+    let world = world(8).await;
+    world.server().set(Mode::Silent);
+    hang_up(&world, "GET a", 2).await;
+    let circuit = Arc::clone(&world.backend().entry.shared.circuit);
+    let error = scripted::fault(fusebox_state::ErrorClass::Unknown, "given_up");
+    assert_eq!(circuit.count_given_up(&error, circuit.clock.now()), 2);
+    assert_eq!(circuit.count_given_up(&error, circuit.clock.now()), 0);
+    assert_eq!(world.backend().view().breaker.window_failures, 2);
+    world.until("both have ended", |world| in_flight(world) == 0).await;
+    assert_eq!(world.backend().view().breaker.window_failures, 2);
+}
+
+#[tokio::test]
+async fn a_probe_whose_caller_left_stays_out_until_it_has_ended() {
+    let world = world(8).await;
+    world.server().set(Mode::Silent);
+    hang_up(&world, "GET a", 3).await;
+    world.breaker_is("OPEN").await;
+    world.server().set(Mode::Slow);
+    let circuit = Arc::clone(&world.backend().entry.shared.circuit);
+    let now = circuit.clock.now();
+    circuit.breaker.recover(now).expect("it was open");
+    hang_up(&world, "GET a", 2).await;
+    assert!(circuit.breaker.try_acquire(now).is_err(), "both probes are out");
+    world.until("the late replies close it", |_| circuit.breaker.state().0 == State::Closed).await;
+}
+
+/// A piece every 40 ms.
+struct Trickle(u32);
+
+impl Tail for Trickle {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            self.0 = self.0.checked_sub(1)?;
+            Some(Ok(Bytes::from_static(b"x")))
+        })
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_flows_is_no_lost_probe() {
+    let world = world(8).await;
+    let circuit = Arc::clone(&world.backend().entry.shared.circuit);
+    world.server().set(Mode::Down);
+    for _ in 0..3 {
+        drop(world.call("GET a").await);
+    }
+    world.breaker_is("OPEN").await;
+    world.server().set(Mode::Up);
+    circuit.breaker.recover(circuit.clock.now()).expect("it was open");
+    let began = std::time::Instant::now();
+    let reply = world
+        .backend()
+        .call(Call {
+            body: Bytes::from_static(b"PUT t "),
+            options: CallOptions { deadline: Some(PATIENCE), ..CallOptions::default() },
+            uid: 0,
+            admin: false,
+            trace: CallTrace::new("/call"),
+            streams: false,
+            upload: Some(Upload::new(Box::new(Trickle(12)))),
+        })
+        .await
+        .unwrap();
+    assert_eq!(reply.source, Source::Live);
+    assert!(began.elapsed() > Duration::from_millis(400), "four times the time of an attempt");
+    assert_ne!(circuit.breaker.state().0, State::Open);
+}
+
+/// A body that says when nobody has it any more.
+struct Weighed {
+    _held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Weighed {
+    fn as_ref(&self) -> &[u8] {
+        b"SET a 1"
+    }
+}
+
+#[tokio::test]
+async fn a_body_weighs_for_as_long_as_it_is_on_the_wire() {
+    let world = world(8).await;
+    world.server().set(Mode::Slow);
+    let weight = Arc::new(());
+    let body = Bytes::from_owner(Weighed { _held: Arc::clone(&weight) });
+    let backend = world.backend();
+    let call = backend.call(Call {
+        body,
+        options: CallOptions::default(),
+        uid: 0,
+        admin: false,
+        trace: CallTrace::new("/call"),
+        streams: false,
+        upload: None,
+    });
+    assert!(tokio::time::timeout(Duration::from_millis(5), call).await.is_err());
+    assert!(Arc::strong_count(&weight) > 1, "its caller has left, and it has not");
+    world.until("it has ended", |_| Arc::strong_count(&weight) == 1).await;
+}
