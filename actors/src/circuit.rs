@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -86,7 +86,10 @@ pub struct Circuit {
     filled: Notify,
     holds: Mutex<Holds>,
     answered_at: AtomicU64,
-    unreachable: AtomicBool,
+    /// When the newest ping was sent if nobody answered it, in milliseconds of the clock, + 1; else 0.
+    unanswered: AtomicU64,
+    /// Woken when a ping went unanswered.
+    suspected: Notify,
     /// In milliseconds of the clock; 0 while a ping is on its way.
     next_ping: AtomicU64,
 }
@@ -121,7 +124,8 @@ impl Circuit {
             filled: Notify::new(),
             holds: Mutex::default(),
             answered_at: AtomicU64::new(0),
-            unreachable: AtomicBool::new(false),
+            unanswered: AtomicU64::new(0),
+            suspected: Notify::new(),
             next_ping: AtomicU64::new(0),
         }
     }
@@ -247,13 +251,22 @@ impl Circuit {
         *self.holds.lock()
     }
 
-    /// A ping ended.
-    pub fn pinged(&self, answered: bool, now: Moment) {
-        self.unreachable.store(!answered, Ordering::Relaxed);
-        if answered {
-            self.answered_at.store(now.as_millis(), Ordering::Relaxed);
-            self.changed.notify_waiters();
-        }
+    /// A ping was answered at `now`.
+    pub fn ping_answered(&self, now: Moment) {
+        self.unanswered.store(0, Ordering::Relaxed);
+        self.answered_at.store(now.as_millis(), Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// A ping that was sent at `sent` was not answered.
+    pub fn ping_failed(&self, sent: Moment) {
+        self.unanswered.store(sent.as_millis() + 1, Ordering::Relaxed);
+        self.suspected.notify_waiters();
+    }
+
+    /// Whether an attempt was answered since then.
+    pub fn answered_since(&self, then: Moment) -> bool {
+        self.outstanding.answered_since(then)
     }
 
     /// Notes when the next ping is sent; `None` while one is on its way.
@@ -267,9 +280,32 @@ impl Circuit {
         (at > 0 && !self.breaker.state().1).then(|| Moment::from_millis(at))
     }
 
-    /// Whether the newest ping went unanswered.
+    /// Whether the newest ping went unanswered, and every attempt since it was sent.
     pub fn is_unreachable(&self) -> bool {
-        self.unreachable.load(Ordering::Relaxed)
+        match self.unanswered.load(Ordering::Relaxed) {
+            0 => false,
+            sent => !self.answered_since(Moment::from_millis(sent - 1)),
+        }
+    }
+
+    /// Whether there is reason to doubt that the backend answers: it is unreachable, or its breaker is not CLOSED.
+    pub fn is_suspect(&self) -> bool {
+        !self.breaker.is_operational() || self.is_unreachable()
+    }
+
+    /// Resolves once the backend is suspect; from then on it may be, and not be, at any time.
+    pub(crate) async fn suspect(&self) {
+        loop {
+            let told = self.suspected.notified();
+            let changed = self.changed.notified();
+            if self.is_suspect() {
+                return;
+            }
+            tokio::select! {
+                () = told => {}
+                () = changed => {}
+            }
+        }
     }
 
     /// Why nothing may be replayed now; `None` where it may. `HALF_OPEN` admits a few as probes; a

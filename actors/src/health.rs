@@ -6,7 +6,19 @@
 //!     ^  ^     +--PingDue--> task: connector.ping --Pinged--+            |
 //!     |  +--------------------------------------------------+------------+
 //!     +-- LookDue, every second: heartbeat, system state
+//!     +-- WatchDue, four times a second: is an attempt overdue?
 //! ```
+//!
+//! **A backend that does not answer** is found out by whatever comes first:
+//!
+//! ```text
+//!   an attempt is overdue ──▶ a ping at once ──▶ unanswered ──▶ what callers gave up since the last answer fails
+//!                                  │   ▲                        ──▶ the backend is suspect
+//!                                  │   └── each second, while unanswered; `failure_threshold` in a row trip the breaker
+//!                                  └──▶ answered, or an attempt was meanwhile: it is slow, not away
+//! ```
+//! An attempt is overdue when it is unanswered for twice the 99th percentile of the last minute's, 50 ms at least
+//! and a second at most. A ping says nothing if an attempt was answered since it was sent.
 //!
 //! An actor that panics is restarted with backoff; five restarts within a minute mark its backend down
 //! and leave the others running. If health itself dies, the process must exit.
@@ -45,6 +57,10 @@ use crate::{
 
 /// How often health looks around.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often health looks whether an attempt is overdue.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// The least and the longest that an attempt waits for its answer without being overdue.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How often a backend that did not answer is pinged.
 const PING_AGAIN: Duration = Duration::from_secs(1);
 /// When a half-open breaker whose probes are all out is tried again.
@@ -63,6 +79,8 @@ pub enum HealthMessage {
     LookDue,
     /// A better system state may have held for long enough.
     HoldOver,
+    /// It is time to look for attempts that are overdue.
+    WatchDue,
     /// It is time to ping a backend; of an older generation it is ignored.
     PingDue {
         /// The backend's place.
@@ -179,6 +197,8 @@ struct Watched {
     pinging: bool,
     /// When the last ping was sent.
     pinged_at: Moment,
+    /// How long an attempt waits for its answer without being overdue.
+    patience: Duration,
     restarts: VecDeque<Moment>,
 }
 
@@ -207,6 +227,7 @@ impl Actor for HealthActor {
                 generation: 0,
                 pinging: false,
                 pinged_at: args.clock.now(),
+                patience: PATIENCE.1,
                 restarts: VecDeque::new(),
             })
             .collect();
@@ -222,6 +243,7 @@ impl Actor for HealthActor {
         }
         state.start_recovery(&myself).await?;
         state.look(&myself);
+        state.watch(&myself);
         Ok(state)
     }
 
@@ -234,6 +256,7 @@ impl Actor for HealthActor {
         match message {
             HealthMessage::LookDue => state.look(&myself),
             HealthMessage::HoldOver => state.assess(&myself),
+            HealthMessage::WatchDue => state.watch(&myself),
             HealthMessage::PingDue { index, generation } => {
                 state.ping_due(&myself, index, generation);
             }
@@ -270,8 +293,28 @@ impl HealthState {
     /// Computes the system state and says that health lives.
     fn look(&mut self, myself: &ActorRef<HealthMessage>) {
         drop(myself.send_after(LOOK_EVERY, || HealthMessage::LookDue));
-        self.args.entries.iter().for_each(|entry| entry.shared.keep_sample());
+        for (entry, watched) in self.args.entries.iter().zip(&mut self.watched) {
+            entry.shared.keep_sample();
+            watched.patience = patience(entry.shared.recent_p99());
+        }
         self.assess(myself);
+    }
+
+    /// Pings at once where an attempt is overdue.
+    fn watch(&mut self, myself: &ActorRef<HealthMessage>) {
+        drop(myself.send_after(WATCH_EVERY, || HealthMessage::WatchDue));
+        let now = self.args.clock.now();
+        let overdue = |(index, (entry, watched)): (usize, (&BackendEntry, &Watched))| {
+            let circuit = &entry.shared.circuit;
+            let due = !watched.pinging && now.since(watched.pinged_at) >= PING_AGAIN;
+            let waits = |oldest: Moment| now.since(oldest) >= watched.patience;
+            (due && circuit.outstanding().oldest.is_some_and(waits)).then_some(index)
+        };
+        let all = self.args.entries.iter().zip(&self.watched).enumerate();
+        let overdue: Vec<usize> = all.filter_map(overdue).collect();
+        for index in overdue {
+            self.ping_in(myself, index, Duration::ZERO);
+        }
     }
 
     fn assess(&mut self, myself: &ActorRef<HealthMessage>) {
@@ -528,6 +571,7 @@ async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
         return None;
     }
     let timeout = timeout.min(circuit.settings.load().timeout);
+    let sent = circuit.clock.now();
     let connector = crate::connector::SharedConnector::clone(&shared.connector.load());
     if state == BreakerState::HalfOpen {
         let permit = circuit.breaker.try_acquire(circuit.clock.now()).ok()?;
@@ -535,20 +579,37 @@ async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
         let now = circuit.clock.now();
         let answered = ended.verdict == Verdict::Success;
         circuit.settle(permit, ended.verdict, ended.result.as_ref().err(), None, now);
-        circuit.pinged(answered, now);
+        if answered {
+            circuit.ping_answered(now);
+        } else {
+            circuit.ping_failed(sent);
+        }
         return Some(answered);
     }
     let ended = connector.ping(timeout).await;
     let now = circuit.clock.now();
     let answered = ended.verdict == Verdict::Success;
-    circuit.pinged(answered, now);
-    if !answered && let Err(error) = &ended.result {
-        circuit.note_ping_error(error);
+    if answered {
+        circuit.ping_answered(now);
+    } else if circuit.answered_since(sent) {
+        // It is slow, or does not answer this connection: that attempts tell.
+        return Some(false);
+    } else {
+        circuit.ping_failed(sent);
+        if let Err(error) = &ended.result {
+            circuit.note_ping_error(error);
+            circuit.count_given_up(error, now);
+        }
     }
     if let Some(transition) = circuit.breaker.record_ping(answered, now) {
         circuit.publish(transition);
     }
     Some(answered)
+}
+
+/// How long an attempt waits for its answer without being overdue, by the 99th percentile of the last minute.
+fn patience(p99: Option<Duration>) -> Duration {
+    p99.map_or(PATIENCE.1, |p99| (p99 * 2).clamp(PATIENCE.0, PATIENCE.1))
 }
 
 /// What the system state needs to know of a backend.

@@ -80,6 +80,15 @@ impl Recent {
         }
     }
 
+    /// The 99th percentile of the response times between the oldest and the newest reading; `None` if there were
+    /// none.
+    pub(crate) fn p99(&self) -> Option<Duration> {
+        let samples = self.samples.lock();
+        let (then, now) = (samples.front()?, samples.back()?);
+        let p99 = percentiles(&then.times, &now.times).p99;
+        (p99 > 0.0).then(|| Duration::from_secs_f64(p99 / 1_000.0))
+    }
+
     /// What happened between the span's begin and `now`.
     pub(crate) fn view(&self, now: &Sample) -> RecentView {
         let samples = self.samples.lock();

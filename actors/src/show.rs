@@ -1,6 +1,6 @@
 //! What a backend shows of itself, read from what calls borrow. Nothing here asks an actor.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
@@ -125,6 +125,11 @@ impl BackendShared {
     /// Keeps a reading; to be called about every second.
     pub(crate) fn keep_sample(&self) {
         self.circuit.recent.keep(self.sample());
+    }
+
+    /// The 99th percentile of the last minute's response times; `None` if there was no attempt.
+    pub(crate) fn recent_p99(&self) -> Option<Duration> {
+        self.circuit.recent.p99()
     }
 
     pub(crate) fn queue_view(&self, settings: &BackendSettings, sample: &Sample) -> QueueView {

@@ -30,6 +30,7 @@ mod kinds;
 mod places;
 mod scripted;
 mod store;
+mod suspicion;
 mod ticket;
 mod trace;
 mod write_state;
@@ -131,12 +132,17 @@ impl World {
 }
 
 async fn start(dir: &Path, backends: Vec<BackendSettings>, servers: &[Arc<Scripted>]) -> Fusebox {
-    let system = SystemSettings {
-        state_dir: dir.to_owned(),
-        pings: PingSettings::every(Duration::from_millis(50)),
-        instance: "test".into(),
-        copied: None,
-    };
+    start_pinging(dir, PingSettings::every(Duration::from_millis(50)), backends, servers).await
+}
+
+async fn start_pinging(
+    dir: &Path,
+    pings: PingSettings,
+    backends: Vec<BackendSettings>,
+    servers: &[Arc<Scripted>],
+) -> Fusebox {
+    let system =
+        SystemSettings { state_dir: dir.to_owned(), pings, instance: "test".into(), copied: None };
     let specs = backends
         .into_iter()
         .zip(servers)

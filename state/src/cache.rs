@@ -294,6 +294,17 @@ impl Cache {
         Some(hit)
     }
 
+    /// Whether [`Cache::get`] would find a reply. Counts nothing.
+    pub fn holds(
+        &self,
+        lane: LaneId,
+        key: &[u8],
+        max_stale: Option<Duration>,
+        now: Moment,
+    ) -> bool {
+        self.find(lane, key, max_stale, now).is_some()
+    }
+
     fn find(
         &self,
         lane: LaneId,

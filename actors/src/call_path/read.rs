@@ -94,7 +94,7 @@ impl BackendShared {
                 &*context.connector,
                 context.read_at.moment(),
             );
-            match self.attempts(context, AttemptSpec::READ).await {
+            match self.attempts_or_cache(context, read).await {
                 Live::Answered(Answered { reply, rest: None, .. }) => {
                     return Ok(self.live(context, read, &fills, overlaid, reply));
                 }
@@ -117,6 +117,40 @@ impl BackendShared {
         let source = result.as_ref().ok().map(|reply| reply.source);
         context.recorder.step(began, looked, StepKind::Fallback(source));
         result
+    }
+
+    /// The attempts of a read. If it is keyed and cached, it does not wait for a backend that is suspect for longer
+    /// than `cache.answer_after`: then the cache answers, and the attempt that is on its way is given up.
+    async fn attempts_or_cache(&self, context: &mut Context, read: &Read) -> Live {
+        let max_stale = context.call.options.max_stale;
+        let cache = self.cache.load_full();
+        let clock = self.clock();
+        let is_cached = || {
+            let now = clock.now();
+            let held = |slot: &Slot| cache.holds(slot.lane, &slot.key, max_stale, now);
+            read.keyed && !read.slots.is_empty() && read.slots.iter().all(held)
+        };
+        if !is_cached() {
+            return self.attempts(context, AttemptSpec::READ).await;
+        }
+        let wait = self.circuit.settings.load().answer_after;
+        let suspect = async {
+            tokio::time::sleep(wait).await;
+            self.circuit.suspect().await;
+            if !is_cached() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let given_up = tokio::select! {
+            biased;
+            live = self.attempts(context, AttemptSpec::READ) => Ok(live),
+            () = suspect => Err(()),
+        };
+        given_up.unwrap_or_else(|()| {
+            let name = &self.circuit.name;
+            let detail = format!("{name} answered neither within {wait:?} nor a ping");
+            Live::None(NoAnswer::Rejected { code: "suspect", detail })
+        })
     }
 
     /// Sees to it that the read sees its own host's queued writes: their values where they are

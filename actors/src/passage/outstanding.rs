@@ -97,6 +97,11 @@ impl Outstandings {
         }
     }
 
+    /// Whether an attempt was answered at `then` or later.
+    pub(crate) fn answered_since(&self, then: Moment) -> bool {
+        self.answered.load(Ordering::Relaxed) > then.as_millis()
+    }
+
     /// What is outstanding now.
     pub(crate) fn look(&self) -> Outstanding {
         let answered = self.answered.load(Ordering::Relaxed);

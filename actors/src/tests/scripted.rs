@@ -32,6 +32,10 @@ pub(crate) enum Mode {
     Down,
     /// Takes what is sent and never answers.
     Silent,
+    /// The same, and nothing that is on the wire ends within a minute.
+    Frozen,
+    /// Answers everything but pings.
+    Pingless,
     /// Applies what is sent and loses the answer.
     Deaf,
     /// Applies at once, answers after 80 ms.
@@ -216,6 +220,7 @@ impl Scripted {
         let (verdict, millis) = match *self.mode.lock() {
             Mode::Slow => (Verdict::Success, 80),
             Mode::Silent | Mode::Deaf => (Verdict::Failure, 100),
+            Mode::Frozen => (Verdict::Failure, 60_000),
             _ => return,
         };
         let (aboard, on_wire) = (attempt.board(), Arc::clone(&self.on_wire));
@@ -231,7 +236,11 @@ impl Scripted {
     async fn carry(&self, body: Option<&str>, token: Option<OpId>, timeout: Duration) -> Attempted {
         let mode = *self.mode.lock();
         match mode {
-            Mode::Up => match body {
+            Mode::Up | Mode::Pingless => match body {
+                None if mode == Mode::Pingless => {
+                    tokio::time::sleep(timeout).await;
+                    Attempted::failed(Verdict::Failure, fault(ErrorClass::Unknown, "timeout"))
+                }
                 Some(body) => self.apply(body, token),
                 None => Attempted::answered(Bytes::from_static(b"PONG")),
             },
@@ -277,7 +286,7 @@ impl Scripted {
                 };
                 Attempted::failed(Verdict::Success, error)
             }
-            Mode::Silent | Mode::Deaf => {
+            Mode::Silent | Mode::Deaf | Mode::Frozen => {
                 if let (Mode::Deaf, Some(body)) = (mode, body) {
                     drop(self.apply(body, token));
                 }

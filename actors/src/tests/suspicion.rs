@@ -1,0 +1,95 @@
+//! A backend that does not answer is found out whatever its callers' patience, and one that is slow is not.
+
+use std::time::Instant;
+
+use super::*;
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A backend whose attempts may take an hour, pinged every `interval` with a timeout of 100 ms.
+async fn world(interval: Duration) -> World {
+    let mut settings = settings("one");
+    settings.timeout = HOUR;
+    settings.breaker.recovery_timeout = HOUR;
+    settings.breaker.recovery_timeout_max = HOUR;
+    settings.breaker.attempt_timeout = HOUR;
+    let dir = tempfile::tempdir().unwrap();
+    let servers = vec![Scripted::new()];
+    let pings = PingSettings { interval, timeout: ms(100) };
+    let fusebox = start_pinging(dir.path(), pings, vec![settings], &servers).await;
+    World { dir, fusebox, servers }
+}
+
+fn within(millis: u64) -> CallOptions {
+    CallOptions { deadline: Some(ms(millis)), ..CallOptions::default() }
+}
+
+#[tokio::test]
+async fn a_frozen_backend_opens_though_no_caller_waits_for_its_timeout() {
+    let world = world(HOUR).await;
+    world.call("GET a").await.unwrap();
+    world.server().set(Mode::Frozen);
+    let start = Instant::now();
+    while world.backend().view().breaker.state == "CLOSED" {
+        drop(world.call_with("GET a", within(20)).await);
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", world.backend().view().breaker);
+    }
+}
+
+#[tokio::test]
+async fn the_pings_of_a_frozen_backend_open_it_where_callers_only_wait() {
+    let world = world(HOUR).await;
+    world.server().set(Mode::Frozen);
+    let start = Instant::now();
+    let backend = world.backend();
+    let waits = tokio::spawn(async move { call(&backend, "GET a", within(60_000)).await });
+    world.breaker_is("OPEN").await;
+    let threshold = u64::from(settings("one").breaker.failure_threshold);
+    assert!(start.elapsed() < Duration::from_secs(threshold + 2), "{:?}", start.elapsed());
+    waits.abort();
+}
+
+#[tokio::test]
+async fn a_cached_value_answers_while_the_backend_is_suspect() {
+    let world = world(HOUR).await;
+    world.call("SET a 1").await.unwrap();
+    world.call("GET a").await.unwrap();
+    world.server().set(Mode::Frozen);
+    let start = Instant::now();
+    let reply = world.call_with("GET a", within(60_000)).await.unwrap();
+    assert_eq!((reply.source, reply.value.as_deref()), (Source::Cache, Some(&b"1"[..])));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let outstanding = world.backend().entry.shared.circuit.outstanding();
+    assert_eq!((outstanding.attempts, outstanding.given_up), (1, 1), "the attempt goes on");
+}
+
+#[tokio::test]
+async fn a_slow_backend_is_waited_for() {
+    let world = world(ms(50)).await;
+    world.call("SET a 1").await.unwrap();
+    world.call("GET a").await.unwrap();
+    world.server().set(Mode::Slow);
+    for _ in 0..5 {
+        let reply = world.call_with("GET a", within(60_000)).await.unwrap();
+        assert_eq!(reply.source, Source::Live);
+    }
+    assert_eq!(world.backend().view().breaker.state, "CLOSED");
+}
+
+#[tokio::test]
+async fn pings_that_fail_say_nothing_while_attempts_are_answered() {
+    let world = world(ms(50)).await;
+    world.call("GET a").await.unwrap();
+    world.server().set(Mode::Pingless);
+    let before = world.server().pings.load(Ordering::Relaxed);
+    let more = settings("one").breaker.failure_threshold + 3;
+    while world.server().pings.load(Ordering::Relaxed) < before + more {
+        world.call("GET a").await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.backend().view().breaker.state, "CLOSED");
+}
