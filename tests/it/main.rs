@@ -32,6 +32,7 @@ mod fallbacks;
 mod firestore;
 #[cfg(test)]
 mod firestore_client;
+mod frozen;
 #[cfg(test)]
 mod floods;
 #[cfg(test)]

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::require;
+use super::proc::{require, send};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const JAR: &str = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar";
@@ -70,6 +71,18 @@ impl Firestore {
     #[track_caller]
     pub(crate) fn id(&self) -> u32 {
         self.process.as_ref().expect("the emulator runs").id()
+    }
+
+    /// Freezes the emulator: it accepts connections and never answers.
+    #[track_caller]
+    pub(crate) fn freeze(&self) {
+        send(self.process.as_ref().expect("the emulator runs"), Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen emulator go on with what it was doing.
+    #[track_caller]
+    pub(crate) fn thaw(&self) {
+        send(self.process.as_ref().expect("the emulator runs"), Signal::SIGCONT);
     }
 
     /// Kills the emulator, and with it all documents.
