@@ -110,8 +110,12 @@ pub(super) fn check(
     let retry = retry(&base, &raw.retry, checker);
     let cache = cache(&base, &raw.cache, defaults, checker);
     let answer_after = raw.cache.answer_after.unwrap_or((timeout / 5).min(ANSWER_AFTER)).max(MILLI);
-    let answer_after =
-        checker.between(&format!("{base}.cache.answer_after"), answer_after, MILLI, timeout);
+    let answer_after = checker.between(
+        &format!("{base}.cache.answer_after"),
+        answer_after,
+        MILLI,
+        timeout.max(MILLI),
+    );
     let queue = queue(&base, &raw.queue, checker);
     let disk_floor = raw.queue.disk_floor.map_or(64 << 20, |size| size.as_u64());
     let write_fallback = checker.one_of(
