@@ -264,7 +264,8 @@ impl BackendState {
             _ => {}
         }
         let last_error = transition.last_errors.last().filter(|_| transition.to == State::Open);
-        let last_error = last_error.map(|error| format!("{}: {}", error.code, error.message));
+        let last_error =
+            last_error.map(|error| format!("{}: {}", error.code, error.message.said()));
         tracing::info!(
             backend = shared.circuit.name,
             from = transition.from.as_str(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{OpId, breaker::State, cache::Cache};
+use fusebox_state::{OpId, Words, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
@@ -273,7 +273,7 @@ impl Backend {
 
     /// Tells operators that its store was gone at the start, until `None`; a critical condition.
     pub fn tell_lost(&self, told: Option<String>) {
-        self.entry.shared.queue.alert(Alert::Lost, told);
+        self.entry.shared.queue.alert(Alert::Lost, told.map(Words::from));
     }
 
     /// Whether its store is open.
@@ -316,7 +316,7 @@ impl Backend {
             shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
             shared
                 .queue
-                .alert(Alert::Retarget, Some(retarget_alert(self.name(), &before, &target)));
+                .alert(Alert::Retarget, Some(retarget_alert(self.name(), &before, &target).into()));
         }
         // What the old one has on the wire must be over before the new one sends: until then calls
         // find it closed, and fall back.

@@ -1,10 +1,13 @@
 //! What happens, told to whoever listens: a bounded broadcast that nobody can slow down. All but progress is
 //! kept in a journal too, in the same order and under the same numbers, which go on over restarts.
+//!
+//! Events are for every client and bear no words of a server: whoever may see these finds them in `explain` and
+//! beside the queued call.
 
 use std::{path::Path, sync::Arc};
 
 use fusebox_state::{
-    UnixMillis,
+    UnixMillis, Words,
     breaker::Transition,
     store::journal::{FILE_BYTES, Journal},
     system::SystemState,
@@ -105,12 +108,12 @@ pub enum EventKind {
         /// Its name.
         op_id: String,
         /// Why.
-        reason: String,
+        reason: Words,
     },
     /// An operator must act, or a condition of that kind is over.
     Alert {
         /// What.
-        message: String,
+        message: Words,
     },
     /// An actor was restarted or given up on.
     Actor {
@@ -302,7 +305,7 @@ mod tests {
     #[tokio::test]
     async fn what_happened_outlives_a_run_and_numbers_go_on() {
         let dir = tempfile::tempdir().unwrap();
-        let alert = |message: &str| EventKind::Alert { message: message.into() };
+        let alert = |message: &'static str| EventKind::Alert { message: message.into() };
         let at = UnixMillis::new;
         let bus = EventBus::open(dir.path());
         bus.publish(at(1_000), Some("a"), alert("one"));
@@ -345,7 +348,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bus = EventBus::open(dir.path());
         let reason = "a\nb\u{1b}".repeat(1 << 20);
-        let kind = EventKind::DeadLetter { op_id: "01J".into(), reason };
+        let kind = EventKind::DeadLetter { op_id: "01J".into(), reason: reason.into() };
         bus.publish(UnixMillis::new(1), Some("a"), kind);
         let past = bus.past(last(9)).await;
         assert_eq!((ids(&past), &past.events[0]["op_id"]), (vec![1], &Value::from("01J")));

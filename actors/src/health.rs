@@ -480,7 +480,7 @@ impl HealthState {
              down: `fusebox online {name}` brings it back"
         );
         tracing::error!(backend = name, message);
-        entry.shared.queue.alert(Alert::Actor, Some(message.clone()));
+        entry.shared.queue.alert(Alert::Actor, Some(message.clone().into()));
         self.publish_actor(name, message);
         self.assess(myself);
     }
