@@ -314,9 +314,6 @@ impl Backend {
         if target != before {
             // What is queued from here on waits until it is clear for whom it is.
             shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
-            shared
-                .queue
-                .alert(Alert::Retarget, Some(retarget_alert(self.name(), &before, &target).into()));
         }
         // What the old one has on the wire must be over before the new one sends: until then calls
         // find it closed, and fall back.
@@ -329,6 +326,10 @@ impl Backend {
             // Who is told that the address changed finds it so; where calls wait, replay lifts the hold
             // once they are gone.
             shared.take_target_where_empty();
+            if shared.circuit.holds().retarget {
+                let told = retarget_alert(self.name(), &before, &target);
+                shared.queue.alert(Alert::Retarget, Some(told.into()));
+            }
             shared.queue.work.notify_one();
         }
         if shared.circuit.settings.load().cache != spec.settings.cache {

@@ -36,7 +36,7 @@ use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
     clock::Reading,
-    connector::{Access, Plan, SharedConnector},
+    connector::{Access, Plan, SharedConnector, Write},
     queue::Claim,
     refusal::{AttemptError, Refused},
     trace::{CallRecorder, CallRef, CallTrace},
@@ -241,6 +241,9 @@ impl BackendShared {
             let why = "reply_lost: the write was applied by an attempt whose reply did not arrive; the value \
                        is that of a repetition, or null";
             reply.warnings.push(why.to_owned());
+        }
+        if let Access::Write(Write { caveat: Some(caveat), .. }) = &context.plan.access {
+            reply.warnings.push((*caveat).to_owned());
         }
         Reply { ack: Some(AckLevel::Applied), op_id, reply_lost: lost, ..reply }
     }

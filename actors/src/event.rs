@@ -120,6 +120,16 @@ pub enum EventKind {
         /// What happened to it.
         message: String,
     },
+    /// The configuration was read again.
+    Reload {
+        /// Who wanted it.
+        by: String,
+        /// The keys that changed.
+        changed: Vec<String>,
+        /// Why it was refused, where it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
+    },
     /// The daemon started, or stopped as it was asked to.
     Daemon {
         /// `started` or `stopped`.
@@ -239,15 +249,45 @@ impl EventBus {
     }
 }
 
+/// An event as it is kept. The mark says that it bears no words of a server; an earlier release's may.
+#[derive(serde::Serialize)]
+struct Kept<'a> {
+    own_words: bool,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
 /// The event as it is kept.
 fn kept(event: &Event) -> Vec<u8> {
-    let line = serde_json::to_vec(event).unwrap_or_default();
+    let event = Kept { own_words: true, event };
+    let line = serde_json::to_vec(&event).unwrap_or_default();
     if line.len() <= LONG {
         return line;
     }
     let mut event = serde_json::to_value(event).unwrap_or_default();
     cut(&mut event);
     serde_json::to_vec(&event).unwrap_or_default()
+}
+
+/// A kept event as it is told: of an earlier release's what comes before the words of a server.
+fn told(mut event: Value) -> Value {
+    let Some(fields) = event.as_object_mut() else { return event };
+    if fields.remove("own_words").is_some() {
+        return event;
+    }
+    for name in ["reason", "message"] {
+        if let Some(Value::String(text)) = fields.get_mut(name)
+            && let Some(end) = text.find(": ")
+        {
+            text.truncate(end);
+        }
+    }
+    for error in fields.get_mut("last_errors").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(error) = error.as_object_mut() {
+            error.insert("message".into(), Value::String(String::new()));
+        }
+    }
+    event
 }
 
 /// Cuts texts, and lists after a few.
@@ -283,6 +323,7 @@ fn choose(bytes: &[u8], query: &PastQuery) -> Past {
             && query.since.is_none_or(|since| at().is_some_and(|at| at >= since))
     };
     let events = lines(bytes).filter_map(|line| serde_json::from_slice(line).ok()).filter(wanted);
+    let events = events.map(told);
     let mut events: Vec<Value> = events.take(query.limit.saturating_add(1)).collect();
     let more = events.len() > query.limit;
     events.truncate(query.limit);
@@ -341,6 +382,31 @@ mod tests {
         bus.close();
         bus.publish(at(4_000), None, alert("late"));
         assert_eq!(bus.past(last(9)).await, Past::default());
+    }
+
+    #[tokio::test]
+    async fn events_of_an_earlier_release_are_told_without_the_words_of_servers() {
+        let dir = tempfile::tempdir().unwrap();
+        let earlier = r#"{"id":1,"at":"2026-11-23T16:00:00.000Z","event":"dead_letter","op_id":"01J","reason":"rejected: 27: card=4111"}
+{"id":2,"at":"2026-11-23T16:00:00.000Z","event":"alert","message":"replay is paused, an operator must act: NOPERM card=4111"}
+{"id":3,"at":"2026-11-23T16:00:00.000Z","event":"transition","reason":"burst","last_errors":[{"code":"27","message":"card=4111"}]}
+"#;
+        let file = dir.path().join(fusebox_state::store::journal::NEWER);
+        std::fs::write(&file, earlier).unwrap();
+        let bus = EventBus::open(dir.path());
+        let reason = Words::quoting("rejected: the backend: refuses it", "card=4111");
+        bus.publish(
+            UnixMillis::new(1),
+            None,
+            EventKind::DeadLetter { op_id: "01K".into(), reason },
+        );
+        let past = bus.past(last(9)).await;
+        let text = serde_json::to_string(&past.events).unwrap();
+        assert!(!text.contains("4111") && !text.contains("own_words"), "{text}");
+        assert_eq!(past.events[0]["reason"], "rejected");
+        assert_eq!(past.events[1]["message"], "replay is paused, an operator must act");
+        assert_eq!(past.events[2]["last_errors"][0]["code"], "27");
+        assert_eq!(past.events[3]["reason"], "rejected: the backend: refuses it");
     }
 
     #[tokio::test]
