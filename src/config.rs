@@ -212,6 +212,7 @@ fn check(
         );
     }
     let state_dir = state_dir.unwrap_or_default();
+    checker.folder("state_dir", Some(&state_dir));
     let socket_asked = raw.socket.is_some();
     let socket = raw.socket.unwrap_or_else(|| places::socket_to_listen(env, &state_dir));
     checker.problems.extend(places::refuse_long(&socket));

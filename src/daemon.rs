@@ -1,10 +1,15 @@
 //! The running daemon as its doors and signals see it: the core, the configuration in effect, and how
 //! to read it again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
-use fusebox_actors::{AdminError, Backend, BackendSpec, Fusebox};
+use fusebox_actors::{AdminError, Backend, BackendSpec, Clock, EventKind, Fusebox};
+use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
 use crate::{
@@ -74,18 +79,34 @@ impl Daemon {
         self.kinds.get(name).copied()
     }
 
-    /// Reads the configuration again and puts it in effect, whole or not at all. Returns what changed.
+    /// Reads the configuration again and puts it in effect, whole or not at all. Returns the names of the backends
+    /// that changed. Who wanted it, and what came of it, is in the log and the events.
     ///
     /// # Errors
     /// What stands in the way; the old settings stay.
-    pub(crate) async fn reload(&self) -> Result<Vec<String>, String> {
+    pub(crate) async fn reload(&self, by: &str) -> Result<Vec<String>, String> {
         let _alone = self.reloading.lock().await;
+        let old = self.config.load_full();
+        let ended = self.reload_from(&old).await;
+        let (keys, refused) = match &ended {
+            Ok(backends) => (changed_keys(&old, &self.config.load(), backends), None),
+            Err(why) => (Vec::new(), Some(why.clone())),
+        };
+        match &refused {
+            None => tracing::info!(by, changed = keys.join(", "), "the configuration was reloaded"),
+            Some(why) => tracing::error!(by, why, "not reloaded: the old settings stay"),
+        }
+        let kind = EventKind::Reload { by: by.to_owned(), changed: keys, refused };
+        self.fusebox.events().publish(Clock::system().unix(), None, kind);
+        ended
+    }
+
+    async fn reload_from(&self, old: &Config) -> Result<Vec<String>, String> {
         let next = crate::load_config(&self.sources.flags, &self.sources.env)
             .map_err(|errors| errors.to_string())?;
-        let old = self.config.load_full();
-        fixed(&old, &next)?;
+        fixed(old, &next)?;
         let identity = self.identity.load_full();
-        let specs = specs(next.backends.iter().filter(|it| changed(&old, it)), &identity)?;
+        let specs = specs(next.backends.iter().filter(|it| changed(old, it)), &identity)?;
         let system = next.system(identity.instance.clone());
         let reloaded = self.fusebox.reload(system, specs).await;
         let changed = reloaded.map_err(|error| error.to_string())?;
@@ -242,6 +263,37 @@ fn changed(old: &Config, backend: &BackendConfig) -> bool {
     })
 }
 
+/// The keys whose values differ, by their paths; and the backends that changed by what no key shows, such as the
+/// content of a file.
+fn changed_keys(old: &Config, new: &Config, backends: &[String]) -> Vec<String> {
+    let mut keys = Vec::new();
+    differences("", &old.show(), &new.show(), &mut keys);
+    for name in backends {
+        let section = format!("backends.{name}");
+        let is_told =
+            |key: &String| key.strip_prefix(&section).is_some_and(|it| it.starts_with('.'));
+        if !keys.iter().any(is_told) {
+            keys.push(section);
+        }
+    }
+    keys
+}
+
+fn differences(path: &str, old: &Value, new: &Value, keys: &mut Vec<String>) {
+    let (Some(before), Some(after)) = (old.as_object(), new.as_object()) else {
+        if old != new {
+            keys.push(path.to_owned());
+        }
+        return;
+    };
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let of = |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
+        differences(&path, &of(before), &of(after), keys);
+    }
+}
+
 /// Refuses a change of what a running daemon cannot change.
 fn fixed(old: &Config, new: &Config) -> Result<(), String> {
     let names = |config: &Config| -> Vec<(String, &str)> {
@@ -272,6 +324,28 @@ mod tests {
         let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
         all.extend_from_slice(pairs);
         crate::load_config(&Flags::default(), &Environment::of(&all)).unwrap()
+    }
+
+    #[test]
+    fn what_changed_is_told_by_its_keys_and_never_by_its_values() {
+        let old = config(&[("FUSEBOX_BACKENDS__REDIS__URL", "redis://:secret@127.0.0.1:6379")]);
+        let new = config(&[
+            ("FUSEBOX_BACKENDS__REDIS__URL", "redis://:other@127.0.0.1:6380"),
+            ("FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD", "7"),
+            ("FUSEBOX_HEALTH__INTERVAL", "9s"),
+        ]);
+        let mut keys = changed_keys(&old, &new, &["redis".to_owned(), "firestore".to_owned()]);
+        keys.sort();
+        assert_eq!(
+            keys,
+            [
+                "backends.firestore",
+                "backends.redis.breaker.failure_threshold",
+                "backends.redis.url",
+                "health.interval",
+            ]
+        );
+        assert!(changed_keys(&old, &old, &[]).is_empty());
     }
 
     #[test]

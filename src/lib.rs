@@ -35,10 +35,7 @@ use crate::{
         http::{Listener, Server},
         routes,
     },
-    ingress::{
-        peer::{Peers, Policy},
-        socket,
-    },
+    ingress::{peer::Policy, socket},
     kinds::port::Identity,
     state_dir::StateDir,
     traces::Traces,
@@ -85,6 +82,9 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     };
     // The socket has the mode that it is to have; whatever is made from here on is the daemon's alone.
     keep_private();
+    // Where it was handed over, the configuration may name another place.
+    let socket = unix.local_addr()?;
+    let socket = socket.as_pathname().unwrap_or(&config.socket).to_owned();
     let mut listeners = vec![Listener::Unix(unix)];
     if let Some(http) = &config.http {
         let tcp = TcpListener::bind(http.listen).await;
@@ -105,7 +105,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
         // Recovery can take long; breaking it off is no worse than a crash.
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
-    let (socket, backends) = (config.socket.clone(), config.backends.len());
+    let backends = config.backends.len();
 
     let daemon =
         Daemon::new(fusebox, config, identity, sources, traces.clone(), Arc::clone(&state_dir));
@@ -113,7 +113,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     daemon.tell_losses();
     let doors = Doors::new(Arc::clone(&daemon));
     let router = routes::router(&doors, test_hooks);
-    let server = Server::new(router, Arc::new(Peers::new(policy)));
+    let server = Server::new(router, policy);
     let mut serving = JoinSet::new();
     for listener in listeners {
         serving.spawn(Arc::clone(&server).serve(listener, daemon.stopping()));
@@ -208,10 +208,8 @@ async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode 
             return ExitCode::SUCCESS;
         }
         systemd::reloading();
-        match daemon.reload().await {
-            Ok(changed) => tracing::info!(changed = changed.join(", "), "reloaded"),
-            Err(why) => tracing::error!(why, "not reloaded: the old settings stay"),
-        }
+        // What came of it is told by the reload itself.
+        drop(daemon.reload("SIGHUP").await);
         systemd::ready("serving");
     }
 }

@@ -238,9 +238,16 @@ impl BackendState {
             holds.given_up &= offline;
         });
         if changed {
-            tracing::info!(backend = circuit.name, offline, "changed by an operator's order");
-            let kind = EventKind::Offline { offline };
-            self.args.bus.publish(circuit.clock.unix(), Some(&circuit.name), kind);
+            let (backend, at) = (circuit.name.as_str(), circuit.clock.unix());
+            if offline {
+                tracing::warn!(backend, "taken offline by an operator's order");
+            } else {
+                tracing::info!(backend, "taken online by an operator's order");
+            }
+            self.args.bus.publish(at, Some(backend), EventKind::Offline { offline });
+            if circuit.breaker.state().0 == State::Closed {
+                self.tell_fallback(at, offline);
+            }
         }
         self.remember(move |result| answer(reply, result));
         self.changed(false);
@@ -264,28 +271,48 @@ impl BackendState {
             _ => {}
         }
         let last_error = transition.last_errors.last().filter(|_| transition.to == State::Open);
-        let last_error = last_error.map(|error| format!("{}: {}", error.code, error.message));
-        tracing::info!(
-            backend = shared.circuit.name,
-            from = transition.from.as_str(),
-            to = transition.to.as_str(),
-            reason = transition.reason.as_str(),
-            failures = transition.failures,
-            calls = transition.calls,
-            note = transition.note,
-            error = last_error,
-            "the breaker changed its state"
-        );
-        let name = Some(shared.circuit.name.as_str());
-        if (transition.from == State::Closed) != (transition.to == State::Closed) {
-            let active = transition.to != State::Closed;
-            self.args.bus.publish(at, name, EventKind::Fallback { active });
+        let last_error =
+            last_error.map(|error| format!("{}: {}", error.code, error.message.said()));
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    backend = shared.circuit.name,
+                    from = transition.from.as_str(),
+                    to = transition.to.as_str(),
+                    reason = transition.reason.as_str(),
+                    failures = transition.failures,
+                    calls = transition.calls,
+                    note = transition.note,
+                    error = last_error,
+                    "the breaker changed its state"
+                )
+            };
         }
+        match transition.to {
+            State::Open => log!(warn),
+            State::HalfOpen | State::Closed => log!(info),
+        }
+        let crosses = (transition.from == State::Closed) != (transition.to == State::Closed);
+        if crosses && !shared.circuit.breaker.state().1 {
+            self.tell_fallback(at, transition.to != State::Closed);
+        }
+        let name = Some(shared.circuit.name.as_str());
         let record = TransitionRecord { at, transition };
         if let Ok(store) = shared.queue.store() {
             store.add_history(crate::history::encode(&record));
         }
         self.args.bus.publish(at, name, EventKind::Transition { transition: record.transition });
+    }
+
+    /// Fallbacks begin, or cease, to answer in the backend's stead: it is not operational, or is again.
+    fn tell_fallback(&self, at: UnixMillis, active: bool) {
+        let backend = self.args.shared.circuit.name.as_str();
+        if active {
+            tracing::warn!(backend, "fallbacks answer in its stead");
+        } else {
+            tracing::info!(backend, "fallbacks no longer answer in its stead");
+        }
+        self.args.bus.publish(at, Some(backend), EventKind::Fallback { active });
     }
 
     /// Writes the breaker's memory; `then` runs once it is synced, or with what stands in the way.

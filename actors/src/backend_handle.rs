@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{OpId, breaker::State, cache::Cache};
+use fusebox_state::{OpId, Words, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
@@ -273,7 +273,7 @@ impl Backend {
 
     /// Tells operators that its store was gone at the start, until `None`; a critical condition.
     pub fn tell_lost(&self, told: Option<String>) {
-        self.entry.shared.queue.alert(Alert::Lost, told);
+        self.entry.shared.queue.alert(Alert::Lost, told.map(Words::from));
     }
 
     /// Whether its store is open.
@@ -314,9 +314,6 @@ impl Backend {
         if target != before {
             // What is queued from here on waits until it is clear for whom it is.
             shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
-            shared
-                .queue
-                .alert(Alert::Retarget, Some(retarget_alert(self.name(), &before, &target)));
         }
         // What the old one has on the wire must be over before the new one sends: until then calls
         // find it closed, and fall back.
@@ -329,6 +326,10 @@ impl Backend {
             // Who is told that the address changed finds it so; where calls wait, replay lifts the hold
             // once they are gone.
             shared.take_target_where_empty();
+            if shared.circuit.holds().retarget {
+                let told = retarget_alert(self.name(), &before, &target);
+                shared.queue.alert(Alert::Retarget, Some(told.into()));
+            }
             shared.queue.work.notify_one();
         }
         if shared.circuit.settings.load().cache != spec.settings.cache {

@@ -3,10 +3,11 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::OpId;
+use fusebox_state::{OpId, Words};
 
 use crate::{
     pieces::{Tail, Upload},
+    refusal::known_code,
     trace::context::CallTrace,
 };
 
@@ -156,7 +157,7 @@ pub enum CallErrorKind {
 }
 
 /// Why a call has no answer.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[error("{detail}")]
 pub struct CallError {
     /// The family.
@@ -164,8 +165,8 @@ pub struct CallError {
     /// A stable word for programs: `breaker_open`, `queue_full`, `read_only`, `shed`, `lane_busy`,
     /// `timeout`, `store_refuses`, `op_id_conflict` …, or the backend's own code.
     pub code: Cow<'static, str>,
-    /// What happened, naming the value, and what would be right.
-    pub detail: String,
+    /// What happened, naming the value, and what would be right. The caller gets it whole.
+    pub detail: Words,
     /// Whether the call may have been, or may yet be, applied.
     pub outcome_unknown: bool,
     /// The call's name where it has one.
@@ -176,4 +177,23 @@ pub struct CallError {
     pub attempts: u32,
     /// The backend's error in wire form, for doors that speak its protocol.
     pub reply: Option<Box<Bytes>>,
+}
+
+/// Shows what everybody may see: neither the words nor the reply of the server.
+impl fmt::Debug for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallError")
+            .field("kind", &self.kind)
+            .field("detail", &self.detail)
+            .field("outcome_unknown", &self.outcome_unknown)
+            .field("op_id", &self.op_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CallError {
+    /// Its code where that cannot be a caller's data (see [`AttemptError::known_code`]).
+    pub fn known_code(&self) -> Cow<'static, str> {
+        known_code(&self.code)
+    }
 }

@@ -26,7 +26,7 @@ use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Moment, OpId, UnixMillis,
+    ErrorClass, Moment, OpId, UnixMillis, Words,
     flight::Flight,
     system::SystemState,
     write::{Repeat, WriteState},
@@ -36,7 +36,7 @@ use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
     clock::Reading,
-    connector::{Access, Plan, SharedConnector},
+    connector::{Access, Plan, SharedConnector, Write},
     queue::Claim,
     refusal::{AttemptError, Refused},
     trace::{CallRecorder, CallRef, CallTrace},
@@ -144,11 +144,11 @@ pub(crate) enum NoAnswer {
 }
 
 impl NoAnswer {
-    fn detail(&self) -> String {
+    fn detail(&self) -> Words {
         match self {
-            Self::Rejected { detail, .. } => detail.clone(),
-            Self::Failed(error) => error.to_string(),
-            Self::Deadline => "the deadline passed".to_owned(),
+            Self::Rejected { detail, .. } => detail.clone().into(),
+            Self::Failed(error) => error.words(),
+            Self::Deadline => "the deadline passed".into(),
         }
     }
 
@@ -241,6 +241,9 @@ impl BackendShared {
                        is that of a repetition, or null";
             reply.warnings.push(why.to_owned());
         }
+        if let Access::Write(Write { caveat: Some(caveat), .. }) = &context.plan.access {
+            reply.warnings.push((*caveat).to_owned());
+        }
         Reply { ack: Some(AckLevel::Applied), op_id, reply_lost: lost, ..reply }
     }
 
@@ -264,7 +267,7 @@ impl BackendShared {
             op_id,
             attempts: context.attempts,
             reply: refusal.reply.map(Box::new),
-            ..error("", String::new())
+            ..error("", "")
         }
     }
 
@@ -275,17 +278,17 @@ impl BackendShared {
             kind: CallErrorKind::Unavailable,
             retry_after: Some(self.retry_after()),
             attempts: context.attempts,
-            ..error(why.code(), format!("{}{note}", why.detail()))
+            ..error(why.code(), why.detail().within(|why| format!("{why}{note}")))
         }
     }
 }
 
 /// An error of unavailability with everything else empty, to be built upon.
-pub(crate) fn error(code: impl Into<Cow<'static, str>>, detail: String) -> CallError {
+pub(crate) fn error(code: impl Into<Cow<'static, str>>, detail: impl Into<Words>) -> CallError {
     CallError {
         kind: CallErrorKind::Unavailable,
         code: code.into(),
-        detail,
+        detail: detail.into(),
         outcome_unknown: false,
         op_id: None,
         retry_after: None,

@@ -205,8 +205,8 @@ impl Circuit {
     fn note(&self, error: &AttemptError, trace_id: Option<u128>) {
         self.breaker.note_error(ErrorRecord {
             at: self.clock.unix(),
-            code: error.code.chars().take(64).collect(),
-            message: error.message.chars().take(256).collect(),
+            code: error.known_code().chars().take(64).collect(),
+            message: error.message.cut(256),
             trace_id: trace_id.map(|id| format!("{id:032x}")),
         });
     }

@@ -91,6 +91,8 @@ pub struct Write {
     /// What is queued depends on what else waits in its lanes (a deadline that it carries): its attempts
     /// see what stands behind it ([`Attempt::following`]).
     pub timed: bool,
+    /// What the backend's own answer leaves open, where it is less than usual: its caller is warned of it.
+    pub caveat: Option<&'static str>,
     /// What an outage lets one say of it.
     pub outage: Outage,
 }
@@ -105,6 +107,7 @@ impl Write {
             free_token: false,
             gather: None,
             timed: false,
+            caveat: None,
             outage,
         }
     }

@@ -1,10 +1,13 @@
 //! What happens, told to whoever listens: a bounded broadcast that nobody can slow down. All but progress is
 //! kept in a journal too, in the same order and under the same numbers, which go on over restarts.
+//!
+//! Events are for every client and bear no words of a server: whoever may see these finds them in `explain` and
+//! beside the queued call.
 
 use std::{path::Path, sync::Arc};
 
 use fusebox_state::{
-    UnixMillis,
+    UnixMillis, Words,
     breaker::Transition,
     store::journal::{FILE_BYTES, Journal},
     system::SystemState,
@@ -105,17 +108,27 @@ pub enum EventKind {
         /// Its name.
         op_id: String,
         /// Why.
-        reason: String,
+        reason: Words,
     },
     /// An operator must act, or a condition of that kind is over.
     Alert {
         /// What.
-        message: String,
+        message: Words,
     },
     /// An actor was restarted or given up on.
     Actor {
         /// What happened to it.
         message: String,
+    },
+    /// The configuration was read again.
+    Reload {
+        /// Who wanted it.
+        by: String,
+        /// The keys that changed.
+        changed: Vec<String>,
+        /// Why it was refused, where it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
     },
     /// The daemon started, or stopped as it was asked to.
     Daemon {
@@ -236,15 +249,45 @@ impl EventBus {
     }
 }
 
+/// An event as it is kept. The mark says that it bears no words of a server; an earlier release's may.
+#[derive(serde::Serialize)]
+struct Kept<'a> {
+    own_words: bool,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
 /// The event as it is kept.
 fn kept(event: &Event) -> Vec<u8> {
-    let line = serde_json::to_vec(event).unwrap_or_default();
+    let event = Kept { own_words: true, event };
+    let line = serde_json::to_vec(&event).unwrap_or_default();
     if line.len() <= LONG {
         return line;
     }
     let mut event = serde_json::to_value(event).unwrap_or_default();
     cut(&mut event);
     serde_json::to_vec(&event).unwrap_or_default()
+}
+
+/// A kept event as it is told: of an earlier release's what comes before the words of a server.
+fn told(mut event: Value) -> Value {
+    let Some(fields) = event.as_object_mut() else { return event };
+    if fields.remove("own_words").is_some() {
+        return event;
+    }
+    for name in ["reason", "message"] {
+        if let Some(Value::String(text)) = fields.get_mut(name)
+            && let Some(end) = text.find(": ")
+        {
+            text.truncate(end);
+        }
+    }
+    for error in fields.get_mut("last_errors").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(error) = error.as_object_mut() {
+            error.insert("message".into(), Value::String(String::new()));
+        }
+    }
+    event
 }
 
 /// Cuts texts, and lists after a few.
@@ -280,6 +323,7 @@ fn choose(bytes: &[u8], query: &PastQuery) -> Past {
             && query.since.is_none_or(|since| at().is_some_and(|at| at >= since))
     };
     let events = lines(bytes).filter_map(|line| serde_json::from_slice(line).ok()).filter(wanted);
+    let events = events.map(told);
     let mut events: Vec<Value> = events.take(query.limit.saturating_add(1)).collect();
     let more = events.len() > query.limit;
     events.truncate(query.limit);
@@ -302,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn what_happened_outlives_a_run_and_numbers_go_on() {
         let dir = tempfile::tempdir().unwrap();
-        let alert = |message: &str| EventKind::Alert { message: message.into() };
+        let alert = |message: &'static str| EventKind::Alert { message: message.into() };
         let at = UnixMillis::new;
         let bus = EventBus::open(dir.path());
         bus.publish(at(1_000), Some("a"), alert("one"));
@@ -341,11 +385,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_of_an_earlier_release_are_told_without_the_words_of_servers() {
+        let dir = tempfile::tempdir().unwrap();
+        let earlier = r#"{"id":1,"at":"2026-11-23T16:00:00.000Z","event":"dead_letter","op_id":"01J","reason":"rejected: 27: card=4111"}
+{"id":2,"at":"2026-11-23T16:00:00.000Z","event":"alert","message":"replay is paused, an operator must act: NOPERM card=4111"}
+{"id":3,"at":"2026-11-23T16:00:00.000Z","event":"transition","reason":"burst","last_errors":[{"code":"27","message":"card=4111"}]}
+"#;
+        let file = dir.path().join(fusebox_state::store::journal::NEWER);
+        std::fs::write(&file, earlier).unwrap();
+        let bus = EventBus::open(dir.path());
+        let reason = Words::quoting("rejected: the backend: refuses it", "card=4111");
+        bus.publish(
+            UnixMillis::new(1),
+            None,
+            EventKind::DeadLetter { op_id: "01K".into(), reason },
+        );
+        let past = bus.past(last(9)).await;
+        let text = serde_json::to_string(&past.events).unwrap();
+        assert!(!text.contains("4111") && !text.contains("own_words"), "{text}");
+        assert_eq!(past.events[0]["reason"], "rejected");
+        assert_eq!(past.events[1]["message"], "replay is paused, an operator must act");
+        assert_eq!(past.events[2]["last_errors"][0]["code"], "27");
+        assert_eq!(past.events[3]["reason"], "rejected: the backend: refuses it");
+    }
+
+    #[tokio::test]
     async fn an_event_of_any_length_is_kept_and_is_one_line() {
         let dir = tempfile::tempdir().unwrap();
         let bus = EventBus::open(dir.path());
         let reason = "a\nb\u{1b}".repeat(1 << 20);
-        let kind = EventKind::DeadLetter { op_id: "01J".into(), reason };
+        let kind = EventKind::DeadLetter { op_id: "01J".into(), reason: reason.into() };
         bus.publish(UnixMillis::new(1), Some("a"), kind);
         let past = bus.past(last(9)).await;
         assert_eq!((ids(&past), &past.events[0]["op_id"]), (vec![1], &Value::from("01J")));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fusebox_state::{
-    UnixMillis,
+    UnixMillis, Words,
     breaker::{ErrorRecord, Reason, Snapshot, State, Transition, TransitionRecord},
     window::Horizon,
 };
@@ -36,18 +36,19 @@ impl BackendShared {
             (self.queue_view(&settings, &sample), self.circuit.recent.view(&sample));
         let told = Sentences { shared: self, shot: &shot, breaker: &breaker, now: clock.unix() };
         let story = [
-            told.present(),
-            told.causes(&transitions, outage.as_ref()),
+            ours(told.present()),
+            ours(told.causes(&transitions, outage.as_ref())),
             told.errors(outage.as_ref()),
-            told.next(),
-            waiting(&queue),
-            answers(&recent),
-            told.impaired(entries),
-            self.alerts().into_iter().map(|alert| format!("Alert: {alert}.")).collect(),
+            ours(told.next()),
+            ours(waiting(&queue)),
+            ours(answers(&recent)),
+            ours(told.impaired(entries)),
         ];
+        let alerts = self.alerts();
+        let alerts = alerts.iter().map(|alert| alert.within(|text| format!("Alert: {text}.")));
         ExplainView {
             backend: self.circuit.name.clone(),
-            story: story.into_iter().flatten().collect(),
+            story: story.into_iter().flatten().chain(alerts).collect(),
             advice: told.advice(&queue),
             traces: traces(outage.as_ref(), &shot.last_errors),
             breaker,
@@ -59,6 +60,11 @@ impl BackendShared {
             next_ping_at: self.circuit.next_ping().map(|at| clock.to_unix(at)),
         }
     }
+}
+
+/// Sentences of our own.
+fn ours(sentences: Vec<String>) -> Vec<Words> {
+    sentences.into_iter().map(Words::from).collect()
 }
 
 /// The transition that the present outage began with: the newest out of CLOSED, unless CLOSED came later.
@@ -219,7 +225,7 @@ impl Sentences<'_> {
     }
 
     /// Which errors, how often.
-    fn errors(&self, outage: Option<&TransitionRecord>) -> Vec<String> {
+    fn errors(&self, outage: Option<&TransitionRecord>) -> Vec<Words> {
         let led = outage.map_or(&[][..], |outage| &outage.transition.last_errors);
         let mut told = Vec::new();
         if !led.is_empty() {
@@ -232,16 +238,14 @@ impl Sentences<'_> {
             }
             let codes: Vec<String> =
                 codes.into_iter().map(|(code, count)| format!("{count} \u{d7} {code}")).collect();
-            told.push(format!(
-                "The last {} errors before the outage: {}.",
-                led.len(),
-                codes.join(", ")
-            ));
+            let codes = codes.join(", ");
+            told.push(format!("The last {} errors before the outage: {codes}.", led.len()).into());
         }
         let last = self.shot.last_errors.last().or(led.last());
         told.extend(last.map(|last| {
             let (at, ago) = (seconds_of(last.at), lasting(self.now.since(last.at)));
-            format!("The last error, at {at}, {ago} ago, was {}: {}.", last.code, last.message)
+            let said = format!("The last error, at {at}, {ago} ago, was {}", last.code);
+            last.message.within(|text| format!("{said}: {text}."))
         }));
         told
     }

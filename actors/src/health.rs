@@ -289,6 +289,18 @@ impl Actor for HealthActor {
     }
 }
 
+/// What got worse is bad news; what got better is its end.
+fn tell_change(from: SystemState, to: SystemState, reasons: &str) {
+    let (was, is) = (from.as_str(), to.as_str());
+    if to < from {
+        tracing::info!(from = was, to = is, reasons, "the system changed its state");
+    } else if to >= SystemState::Critical {
+        tracing::error!(from = was, to = is, reasons, "the system changed its state");
+    } else {
+        tracing::warn!(from = was, to = is, reasons, "the system changed its state");
+    }
+}
+
 impl HealthState {
     /// Computes the system state and says that health lives.
     fn look(&mut self, myself: &ActorRef<HealthMessage>) {
@@ -320,8 +332,12 @@ impl HealthState {
     fn assess(&mut self, myself: &ActorRef<HealthMessage>) {
         let now = self.args.clock.now();
         self.args.board.heartbeat.store(now.as_millis(), Ordering::Relaxed);
-        let conditions: Vec<_> =
-            self.args.entries.iter().map(|entry| condition(&entry.shared)).collect();
+        let conditions: Vec<_> = self
+            .args
+            .entries
+            .iter()
+            .map(|entry| condition(&entry.shared, &self.args.entries))
+            .collect();
         let assessment = assess(&conditions);
         let change = self.tracker.observe(assessment.state, now);
         let state = self.tracker.state();
@@ -347,12 +363,7 @@ impl HealthState {
         let Some(change) = change else { return };
         self.args.flags.set_state(state);
         let reasons = assessment.reasons;
-        tracing::info!(
-            from = change.from.as_str(),
-            to = state.as_str(),
-            reasons = reasons.join("; "),
-            "the system changed its state"
-        );
+        tell_change(change.from, state, &reasons.join("; "));
         let kind = EventKind::SystemState { from: change.from, to: state, reasons };
         self.args.bus.publish(self.args.clock.unix(), None, kind);
         self.cap_open_times(state >= SystemState::Critical);
@@ -523,7 +534,7 @@ impl HealthState {
              down: `fusebox online {name}` brings it back"
         );
         tracing::error!(backend = name, message);
-        entry.shared.queue.alert(Alert::Actor, Some(message.clone()));
+        entry.shared.queue.alert(Alert::Actor, Some(message.clone().into()));
         self.publish_actor(name, message);
         self.assess(myself);
     }
@@ -613,7 +624,7 @@ fn patience(p99: Option<Duration>) -> Duration {
 }
 
 /// What the system state needs to know of a backend.
-pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
+pub(crate) fn condition(shared: &BackendShared, entries: &[BackendEntry]) -> BackendCondition {
     let circuit = &shared.circuit;
     let (state, offline) = circuit.breaker.state();
     let forced = circuit.breaker.forced_since().is_some();
@@ -630,6 +641,7 @@ pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
         critical: circuit.settings.load().critical,
         operational: circuit.breaker.is_operational(),
         cause,
+        impaired_by: shared.impaired_by(entries),
         full,
         queue_percent,
         store_trouble: shared

@@ -178,7 +178,7 @@ impl Backend {
             lost.then(|| DeadMark {
                 reason: DeadReason::Ambiguous,
                 detail: "it may have been applied before it was imported, and nothing tells a repetition"
-                    .to_owned(),
+                    .into(),
                 at: self.entry.shared.circuit.clock.unix(),
                 attempts: 0,
             })

@@ -16,6 +16,7 @@ use ractor::{Actor, ActorRef, rpc::CallResult};
 use tokio::sync::watch;
 
 pub mod alert;
+mod audience;
 pub mod backend;
 pub mod backend_entry;
 mod backend_handle;
@@ -47,6 +48,7 @@ pub mod trace;
 pub mod view;
 
 use alert::Alert;
+pub use audience::Open;
 use backend_entry::BackendEntry;
 use backend_handle::{ADMIN_PATIENCE, failed};
 pub use backend_handle::{AdminError, Backend};

@@ -25,7 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, OpId, SpanRef, UnixMillis,
+    Lanes, OpId, SpanRef, UnixMillis, Words,
     queue::{Entry, Noted, Phase, QueueIndex, Refusal},
     store::{
         CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError, TokenKind, Traits,
@@ -92,8 +92,9 @@ fn within_limit(evidence: Bytes) -> Bytes {
     if evidence.len() <= EVIDENCE_MAX { evidence } else { Bytes::new() }
 }
 
-/// What became of a queued call that somebody waits for: its reply, or why it is a dead letter.
-pub type Fate = Result<Applied, String>;
+/// What became of a queued call that somebody waits for: its reply, or why it is a dead letter, as its caller may
+/// know it.
+pub type Fate = Result<Applied, Words>;
 
 /// A queued call was applied.
 pub struct Applied {
@@ -181,7 +182,7 @@ pub struct Queue {
     holds_nothing: AtomicBool,
     /// Whether it is told that the dead letters are full.
     dead_full: AtomicBool,
-    alerts: Mutex<BTreeMap<Alert, String>>,
+    alerts: Mutex<BTreeMap<Alert, Words>>,
     /// Lanes may have become free.
     freed: Notify,
     /// Something may be replayed.
@@ -502,7 +503,7 @@ impl Queue {
     }
 
     /// Raises, or with `None` lifts, an alert.
-    pub fn alert(&self, alert: Alert, message: Option<String>) {
+    pub fn alert(&self, alert: Alert, message: Option<Words>) {
         let mut alerts = self.alerts.lock();
         let changed = match &message {
             Some(message) => alerts.insert(alert, message.clone()).as_ref() != Some(message),
@@ -510,8 +511,14 @@ impl Queue {
         };
         drop(alerts);
         if changed {
-            let message = message.unwrap_or_else(|| format!("over: {}", alert.as_str()));
-            tracing::warn!(backend = self.name, alert = alert.as_str(), message);
+            let (backend, alert) = (self.name.as_str(), alert.as_str());
+            let message = if let Some(message) = message {
+                tracing::warn!(backend, alert, "{message}");
+                message
+            } else {
+                tracing::info!(backend, alert, "the alert is over");
+                format!("over: {alert}").into()
+            };
             self.publish(EventKind::Alert { message });
         }
     }
@@ -522,11 +529,11 @@ impl Queue {
         alerts
             .get(&Alert::Damage)
             .or_else(|| alerts.get(&Alert::Lost))
-            .map(|alert| alert.trim_start_matches("the store ").to_owned())
+            .map(|alert| alert.said().trim_start_matches("the store ").to_owned())
     }
 
     /// The alerts in effect.
-    pub fn alerts(&self) -> Vec<String> {
+    pub fn alerts(&self) -> Vec<Words> {
         self.alerts.lock().values().cloned().collect()
     }
 
@@ -571,7 +578,7 @@ impl Queue {
         // By what is, not by what happened: whichever way there is room again, the alert is lifted.
         let full = index.dead_letters_block();
         if self.dead_full.swap(full, Ordering::AcqRel) != full {
-            self.alert(Alert::DeadFull, full.then(|| DEAD_FULL.to_owned()));
+            self.alert(Alert::DeadFull, full.then(|| DEAD_FULL.into()));
         }
     }
 }

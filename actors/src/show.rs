@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    OpId, SpanRef,
+    OpId, SpanRef, Words,
     breaker::TransitionRecord,
     queue::{Entry, Phase, QueueIndex},
     store::CallStore,
@@ -90,14 +90,15 @@ impl BackendShared {
     }
 
     /// What an operator must act on.
-    pub(crate) fn alerts(&self) -> Vec<String> {
+    pub(crate) fn alerts(&self) -> Vec<Words> {
         let mut alerts = self.queue.alerts();
         let dead = self.queue.index().dead().0;
         if dead > 0 {
             let name = &self.circuit.name;
-            alerts.push(format!(
+            let told = format!(
                 "{dead} dead letters wait for an operator: `fusebox queue ls --dead --backend {name}`"
-            ));
+            );
+            alerts.push(told.into());
         }
         alerts
     }
@@ -300,7 +301,7 @@ fn queued_view(
         enqueued_at: entry.accepted_at,
         age_ms: u64::try_from(now.since(entry.accepted_at).as_millis()).unwrap_or(u64::MAX),
         bytes: entry.bytes,
-        last_error: entry.last_error.as_deref().map(str::to_owned),
+        last_error: entry.last_error.as_deref().cloned(),
         uid: entry.uid,
         traceparent: None,
         replay_trace_id: None,

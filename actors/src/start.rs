@@ -117,7 +117,7 @@ fn tell_closed(shared: &BackendShared, why: &NotOpen, told: &mut String) {
     why.word().clone_into(told);
     tracing::error!(backend = shared.circuit.name, %why, "the store does not open");
     let alert = format!("the store does not open ({told}: {why}); it is tried again and again");
-    shared.queue.alert(Alert::Closed, Some(alert));
+    shared.queue.alert(Alert::Closed, Some(alert.into()));
 }
 
 /// Makes the store's folder where it is missing, and takes others their rights on one that holds nothing but a
@@ -187,7 +187,7 @@ fn open_now(shared: &BackendShared, dir: &Path) -> Result<(), OpenError> {
         if let Some(previous) = previous {
             shared.circuit.hold(|holds| holds.retarget = true);
             let alert = retarget_alert(&settings.name, previous, &target);
-            shared.queue.alert(Alert::Retarget, Some(alert));
+            shared.queue.alert(Alert::Retarget, Some(alert.into()));
         }
     })?;
     recovery::load_cache(shared);
@@ -197,7 +197,7 @@ fn open_now(shared: &BackendShared, dir: &Path) -> Result<(), OpenError> {
 /// Keeps replay back until an operator accepts that the state directory is a copy.
 pub(crate) fn hold_copied(shared: &BackendShared, told: &str) {
     shared.circuit.hold(|holds| holds.copied = true);
-    shared.queue.alert(Alert::Copied, Some(told.to_owned()));
+    shared.queue.alert(Alert::Copied, Some(told.to_owned().into()));
 }
 
 /// What an operator is told while calls wait for another target.

@@ -481,7 +481,7 @@ async fn events_tell_what_happened() {
     let transition = tokio::time::timeout(PATIENCE, told).await.unwrap();
     assert_eq!(transition.note.as_deref(), Some("why not"));
     world.until("it is in the history", |world| world.backend().transitions(10).len() == 1).await;
-    assert!(world.backend().explain().story.iter().any(|line| line.contains("forced open")));
+    assert!(world.backend().explain().story.iter().any(|line| line.said().contains("forced open")));
     let page = world.fusebox.metrics(Format::OpenMetrics);
     assert!(page.contains(r#"fusebox_breaker_state{backend="one",state="OPEN"} 1"#), "{page}");
 }
@@ -844,7 +844,7 @@ async fn what_is_queued_while_a_reload_changes_the_address_goes_nowhere_by_itsel
     if during.is_ok() {
         let view = world.backend().view();
         assert!(view.offline && view.queue.calls == 1, "it waits for an operator: {during:?}");
-        assert!(view.alerts.iter().any(|alert| alert.contains("accept-retarget")));
+        assert!(view.alerts.iter().any(|alert| alert.said().contains("accept-retarget")));
     }
     assert_eq!(other.get("a"), None, "it was meant for the other server");
 }

@@ -1,9 +1,10 @@
 //! What the actors show of themselves: one set of types for the admin pages, the command line and the
-//! tests. These are promises of compatibility; add freely, rename nothing.
+//! tests. These are promises of compatibility; add freely, rename nothing. What a server said is seen by admins
+//! alone: see `audience.rs`.
 
 use std::collections::BTreeMap;
 
-use fusebox_state::{OpId, UnixMillis, breaker::TransitionRecord, system::SystemState};
+use fusebox_state::{OpId, UnixMillis, Words, breaker::TransitionRecord, system::SystemState};
 
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
@@ -106,7 +107,7 @@ pub struct BackendView {
     /// By an operator's order, or because its store belongs to another target.
     pub offline: bool,
     /// What an operator must act on, in words; empty in peace.
-    pub alerts: Vec<String>,
+    pub alerts: Vec<Words>,
     /// The breaker.
     pub breaker: BreakerView,
     /// Calls, attempts and response times.
@@ -312,7 +313,7 @@ pub struct QueuedCallView {
     /// Bytes of its body.
     pub bytes: u64,
     /// How the last attempt ended, or why it is dead.
-    pub last_error: Option<String>,
+    pub last_error: Option<Words>,
     /// The user who sent it.
     pub uid: u32,
     /// The span that queued it, as a W3C `traceparent`.
@@ -351,7 +352,7 @@ pub struct ExplainView {
     /// The backend's name.
     pub backend: String,
     /// What happened and what will happen next, in sentences.
-    pub story: Vec<String>,
+    pub story: Vec<Words>,
     /// What an operator can do about it, in sentences; empty in peace.
     pub advice: Vec<String>,
     /// The breaker.
@@ -378,7 +379,7 @@ pub struct ConnectorStatus {
     /// Connections that are up and usable.
     pub connections: usize,
     /// What an operator should know: a refused kill, an eviction policy that can drop markers.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Words>,
     /// The server's version where it has said so.
     pub server_version: Option<String>,
 }

@@ -43,7 +43,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "PID", hide = true)]
         parent: Option<u32>,
     },
-    /// Shows an outage, a killed daemon and a recovery, with a stand-in for Redis
+    /// Shows an outage, a killed daemon and a recovery, with stand-ins for Redis, ClickHouse and Firestore
     Demo {
         /// How long it takes, about, and at least 15: the recovery alone takes some 12
         #[arg(long, default_value_t = 20, value_name = "N",
@@ -229,7 +229,7 @@ pub(crate) enum ConfigOrder {
 
 #[derive(Debug, Args)]
 pub(crate) struct QueueArgs {
-    /// Which backend's queue [default: the only backend]
+    /// Which backend's queue [default: all; a call is found by its name]
     #[arg(long, global = true)]
     pub(crate) backend: Option<String>,
     #[command(subcommand)]

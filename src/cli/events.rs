@@ -165,6 +165,14 @@ pub(crate) fn what(event: &Value) -> String {
         "dead_letter" => {
             format!("dead letter {}: {}", text(event, "op_id"), text(event, "reason"))
         }
+        "reload" => {
+            let (by, changed) = (text(event, "by"), list(event, "changed").join(", "));
+            match event.get("refused").and_then(Value::as_str) {
+                Some(why) => format!("the configuration was not reloaded, by {by}: {why}"),
+                None if changed.is_empty() => format!("reloaded by {by}: nothing changed"),
+                None => format!("reloaded by {by}: {changed}"),
+            }
+        }
         "daemon" => format!("the daemon {} ({})", text(event, "phase"), text(event, "version")),
         "missed" => format!("{} events were missed", text(event, "events")),
         _ => text(event, "message"),
@@ -212,6 +220,15 @@ mod tests {
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "paused",
                     "replayed": 7, "waiting": 3, "reason": "the breaker is open" }),
                 "2026-09-21T14:13:20Z  redis         replay pauses, since the breaker is open: 7 replayed, 3 wait\n",
+            ),
+            (
+                json!({ "at": at, "event": "reload", "by": "user 7", "changed": ["a", "b.c"] }),
+                "2026-09-21T14:13:20Z                reloaded by user 7: a, b.c\n",
+            ),
+            (
+                json!({ "at": at, "event": "reload", "by": "SIGHUP", "changed": [],
+                    "refused": "a is odd" }),
+                "2026-09-21T14:13:20Z                the configuration was not reloaded, by SIGHUP: a is odd\n",
             ),
             (
                 json!({ "at": at, "backend": "redis", "event": "fallback", "active": true }),

@@ -11,7 +11,7 @@ use super::{
 use crate::terminal::{
     client::{Client, segment},
     failure::Failure,
-    print::{say, say_json},
+    print::{complain, say, say_json},
     table::{list, text},
 };
 
@@ -50,11 +50,20 @@ pub(crate) async fn breaker(
 pub(crate) async fn recover(client: &Client, backend: Option<&str>) -> Done {
     let body = backend.map(|name| json!({ "backend": name }));
     let answer = client.post("/admin/resilience/force-recovery", body.as_ref()).await?;
-    match list(&answer, "half_open").as_slice() {
-        [] => say("nothing was open\n")?,
-        names => say(&format!("half-open: {}\n", names.join(", ")))?,
+    let tried = list(&answer, "half_open");
+    let held = answer.get("held").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if !tried.is_empty() {
+        say(&format!("half-open: {}\n", tried.join(", ")))?;
+    } else if held.is_empty() {
+        say("nothing was open\n")?;
     }
-    Ok(ExitCode::SUCCESS)
+    for one in held {
+        let (name, by, release) = (text(one, "backend"), text(one, "by"), text(one, "release"));
+        complain(&format!("{name} is {by}, which no recovery ends: `{release}`"));
+    }
+    // What was asked for did not come about.
+    let failed = tried.is_empty() && !held.is_empty();
+    Ok(ExitCode::from(u8::from(failed)))
 }
 
 /// `fusebox trace-test`

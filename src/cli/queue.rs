@@ -41,50 +41,125 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         }
         _ => backend,
     };
-    let backend = match named {
-        Some(name) => name,
-        None => only_backend(client).await?,
-    };
-    let backend = segment(&backend)?;
-    let seen = format!("/v1/backends/{backend}/queue");
-    let orders = format!("/admin/backends/{backend}/queue");
     match command {
         QueueCommand::Ls { dead, limit, output, .. } => {
-            let state = if dead { "dead" } else { "pending" };
-            let page = client.get(&format!("{seen}?state={state}&limit={limit}")).await?;
-            if output.json { say_json(&page)? } else { say(&page_text(&page, on_terminal()))? }
+            ls(client, named, if dead { "dead" } else { "pending" }, limit, output.json).await
         }
         QueueCommand::Show { op_id } => {
-            let call = client.get(&format!("{seen}/{op_id}")).await?;
+            let (_, call) = find(client, named, op_id).await?;
             say(&format!("{call:#}\n"))?;
+            Ok(ExitCode::SUCCESS)
         }
-        QueueCommand::Replay { .. } => {
-            let answer = client.post(&format!("{orders}/replay"), None).await?;
-            say(&format!("{} calls wait\n", text(&answer, "waiting")))?;
-        }
-        QueueCommand::Requeue { from: Some(file), .. } => {
-            return requeue_from(client, backend, &file).await;
-        }
-        QueueCommand::Requeue { op_id, force, not_applied, from: None } => {
-            let op_id = op_id.map(|op_id| op_id.to_string()).unwrap_or_default();
+        QueueCommand::Replay { .. } => replay(client, named).await,
+        QueueCommand::Requeue { from: Some(file), .. } => requeue_from(client, named, &file).await,
+        QueueCommand::Requeue { op_id: Some(op_id), force, not_applied, from: None } => {
+            let (backend, _) = find(client, named, op_id).await?;
             let body = json!({ "force": force, "not_applied": not_applied });
-            client.post(&format!("{orders}/{op_id}/requeue"), Some(&body)).await?;
+            let path = format!("/admin/backends/{backend}/queue/{op_id}/requeue");
+            client.post(&path, Some(&body)).await?;
             say(&format!("{op_id} waits again\n"))?;
+            Ok(ExitCode::SUCCESS)
         }
         QueueCommand::Discard { op_id } => {
-            client.delete(&format!("{orders}/{op_id}")).await?;
+            let (backend, _) = find(client, named, op_id).await?;
+            client.delete(&format!("/admin/backends/{backend}/queue/{op_id}")).await?;
             say(&format!("{op_id} is discarded\n"))?;
+            Ok(ExitCode::SUCCESS)
         }
-        QueueCommand::Export
+        QueueCommand::Requeue { op_id: None, .. }
+        | QueueCommand::Export
         | QueueCommand::Check { .. }
         | QueueCommand::Downgrade
         | QueueCommand::Drain(_)
         | QueueCommand::Import { .. }
-        | QueueCommand::Repair { .. } => {
-            return Err(Failure::usage("this command asks no daemon"));
-        }
+        | QueueCommand::Repair { .. } => Err(Failure::usage("this command asks no daemon")),
+    }
+}
+
+/// The backends that are meant: the one that is named, or all.
+async fn meant(client: &Client, named: Option<String>) -> Result<Vec<String>, Failure> {
+    match named {
+        Some(name) => Ok(vec![segment(&name)?.to_owned()]),
+        None => all(client).await,
+    }
+}
+
+/// `queue ls`: one backend's page, or those of all as one.
+async fn ls(client: &Client, named: Option<String>, state: &str, limit: u32, json: bool) -> Done {
+    let backends = meant(client, named).await?;
+    let mut pages = Vec::with_capacity(backends.len());
+    for backend in &backends {
+        let path = format!("/v1/backends/{backend}/queue?state={state}&limit={limit}");
+        pages.push((backend.as_str(), client.get(&path).await?));
+    }
+    let several = pages.len() != 1;
+    let page = one_page(pages);
+    if json {
+        say_json(&page)?
+    } else {
+        say(&page_text(&page, several, on_terminal()))?
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The pages of several backends as one, each call with its backend; that of one as it is.
+fn one_page(mut pages: Vec<(&str, Value)>) -> Value {
+    if pages.len() == 1 {
+        return pages.pop().map(|(_, page)| page).unwrap_or_default();
+    }
+    let (mut total, mut calls) = (0, Vec::new());
+    for (backend, mut page) in pages {
+        total += page.get("total").and_then(Value::as_u64).unwrap_or(0);
+        let own = page.get_mut("calls").and_then(Value::as_array_mut).map(std::mem::take);
+        calls.extend(own.unwrap_or_default().into_iter().map(|mut call| {
+            if let Some(fields) = call.as_object_mut() {
+                fields.insert("backend".into(), json!(backend));
+            }
+            call
+        }));
+    }
+    json!({ "total": total, "calls": calls, "next": null })
+}
+
+/// The queued call or dead letter of that name, and its backend: names are given once.
+async fn find(
+    client: &Client,
+    named: Option<String>,
+    op_id: fusebox_state::OpId,
+) -> Result<(String, Value), Failure> {
+    let backends = meant(client, named).await?;
+    for backend in &backends {
+        let path = format!("/v1/backends/{backend}/queue/{op_id}");
+        let (status, answer) = client.exchange(Method::GET, &path, None).await?;
+        match status {
+            200..300 => return Ok((backend.clone(), answer)),
+            404 if backends.len() > 1 => {}
+            _ => return Err(Failure::of_problem(status, &answer, false)),
+        }
+    }
+    let of = backends.join(", ");
+    Err(Failure::failed(format!("nothing named {op_id} waits or is dead in the queues of {of}")))
+}
+
+/// `queue replay`: of one backend, or of all that can.
+async fn replay(client: &Client, named: Option<String>) -> Done {
+    let backends = meant(client, named).await?;
+    let mut failed = false;
+    for backend in &backends {
+        let path = format!("/admin/backends/{backend}/queue/replay");
+        let (status, answer) = client.exchange(Method::POST, &path, None).await?;
+        if (200..300).contains(&status) {
+            let waiting = text(&answer, "waiting");
+            let of = if backends.len() > 1 { format!("{backend}: ") } else { String::new() };
+            say(&format!("{of}{waiting} calls wait\n"))?;
+        } else if backends.len() > 1 {
+            failed = true;
+            complain(&format!("{backend}: {}", text(&answer, "detail")));
+        } else {
+            return Err(Failure::of_problem(status, &answer, false));
+        }
+    }
+    Ok(ExitCode::from(u8::from(failed)))
 }
 
 /// The text of a file, or of standard input for `-`.
@@ -99,8 +174,14 @@ pub(super) fn read_lines(file: &Path) -> Result<String, Failure> {
 
 /// Sends the calls of an export as new writes under their old names: what is still in the queue is
 /// recognised, all else is written now, over whatever was written since.
-async fn requeue_from(client: &Client, backend: &str, file: &Path) -> Done {
+async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Done {
     let (shown, text) = (file.display(), read_lines(file)?);
+    // A line of an export names its backend; one of a repair does not.
+    let usual = match named {
+        Some(name) => name,
+        None if queue_import::unnamed(&text) => only_backend(client).await?,
+        None => String::new(),
+    };
     let (mut sent, mut refused) = (0, 0);
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let exported: Value = serde_json::from_str(line)
@@ -113,7 +194,11 @@ async fn requeue_from(client: &Client, backend: &str, file: &Path) -> Done {
             "command": call,
             "options": { "op_id": op_id, "min_ack": "durable" },
         });
-        let path = format!("/v1/backends/{backend}/call");
+        let backend = match (usual.as_str(), queue_import::name_of(line)) {
+            ("", own) => own,
+            (usual, _) => usual.to_owned(),
+        };
+        let path = format!("/v1/backends/{}/call", segment(&backend)?);
         let (status, answer) = client.exchange(Method::POST, &path, Some(&body)).await?;
         if (200..300).contains(&status) {
             sent += 1;
@@ -129,16 +214,16 @@ async fn requeue_from(client: &Client, backend: &str, file: &Path) -> Done {
     Ok(ExitCode::from(u8::from(refused > 0)))
 }
 
+/// The names of all backends.
+async fn all(client: &Client) -> Result<Vec<String>, Failure> {
+    let answer = client.get("/v1/backends").await?;
+    let backends = answer.get("backends").and_then(Value::as_array);
+    Ok(backends.into_iter().flatten().map(|backend| text(backend, "name")).collect())
+}
+
 /// The backend that is meant where none is named.
 pub(super) async fn only_backend(client: &Client) -> Result<String, Failure> {
-    let answer = client.get("/v1/backends").await?;
-    let names: Vec<String> = answer
-        .get("backends")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(|backend| text(backend, "name"))
-        .collect();
+    let names = all(client).await?;
     match names.as_slice() {
         [only] => Ok(only.clone()),
         _ => Err(Failure::usage(format!(
@@ -148,7 +233,7 @@ pub(super) async fn only_backend(client: &Client) -> Result<String, Failure> {
     }
 }
 
-fn page_text(page: &Value, terminal: bool) -> String {
+fn page_text(page: &Value, several: bool, terminal: bool) -> String {
     let calls: Vec<&Value> =
         page.get("calls").and_then(Value::as_array).into_iter().flatten().collect();
     let total = page.get("total").and_then(Value::as_u64).unwrap_or(0);
@@ -159,7 +244,8 @@ fn page_text(page: &Value, terminal: bool) -> String {
     let rows: Vec<Vec<String>> = calls
         .iter()
         .map(|call| {
-            vec![
+            let backend = several.then(|| text(call, "backend"));
+            let rest = [
                 text(call, "op_id"),
                 text(call, "state"),
                 text(call, "lane"),
@@ -167,10 +253,12 @@ fn page_text(page: &Value, terminal: bool) -> String {
                 size(whole(call, "bytes")),
                 text(call, "attempts"),
                 text(call, "last_error"),
-            ]
+            ];
+            backend.into_iter().chain(rest).collect()
         })
         .collect();
     let heads = ["OP_ID", "STATE", "LANE", "AGE", "SIZE", "ATTEMPTS", "LAST ERROR"];
+    let heads: Vec<&str> = several.then_some("BACKEND").into_iter().chain(heads).collect();
     let mut out = table(&heads, &rows, terminal);
     if total > calls.len() as u64 {
         out.extend([format!("{} of {total}\n", calls.len())]);
@@ -188,11 +276,25 @@ mod tests {
             "op_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "lane": "user:1", "state": "retry", "attempts": 2,
             "age_ms": 61_000, "bytes": 120, "last_error": "connect: refused" }] });
         assert_eq!(
-            page_text(&page, false),
+            page_text(&page, false, false),
             "OP_ID                       STATE  LANE    AGE    SIZE   ATTEMPTS  LAST ERROR\n\
              01ARZ3NDEKTSV4RRFFQ69G5FAV  retry  user:1  1m 1s  120 B  2         connect: refused\n\
              1 of 500\n"
         );
-        assert_eq!(page_text(&json!({ "total": 0, "calls": [] }), false), "none\n");
+        assert_eq!(page_text(&json!({ "total": 0, "calls": [] }), true, false), "none\n");
+    }
+
+    #[test]
+    fn pages_of_several_backends_are_one_in_which_each_call_names_its_backend() {
+        let page = |lane: &str| {
+            json!({ "total": 1, "next": "x", "calls": [{ "op_id": "01J", "lane": lane, "state": "dead",
+                "attempts": 1, "age_ms": 1_000, "bytes": 2, "last_error": null }] })
+        };
+        assert_eq!(one_page(vec![("a", page("k"))]), page("k"), "one is as it was");
+        let both = one_page(vec![("a", page("k")), ("b", page("t"))]);
+        assert_eq!((&both["total"], &both["calls"][1]["backend"]), (&json!(2), &json!("b")));
+        let text = page_text(&both, true, false);
+        assert!(text.starts_with("BACKEND  OP_ID  STATE  LANE"), "{text}");
+        assert!(text.contains("\na        01J    dead   k "), "{text}");
     }
 }

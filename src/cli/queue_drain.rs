@@ -15,6 +15,7 @@ use std::{
 };
 
 use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
+use fusebox_state::Words;
 use serde_json::{Value, json};
 
 use super::{Done, args::DrainArgs};
@@ -178,16 +179,16 @@ fn left_of(backend: &Backend) -> Left {
     if left.waiting > 0 {
         let newest = || {
             let page = backend.queue_page(false, None, 1);
-            page.calls.into_iter().next().and_then(|call| call.last_error)
+            page.calls.into_iter().next().and_then(|call| told(call.last_error))
         };
-        let why = view.alerts.into_iter().next().or(view.queue.replay_paused).or_else(newest);
+        let why = told(view.alerts.into_iter().next()).or(view.queue.replay_paused).or_else(newest);
         left.why = left.why.or(why);
     }
     let mut after = None;
     loop {
         let page = backend.queue_page(true, after, 1_000);
         let named = |call: QueuedCallView| {
-            (call.op_id.to_string(), call.lane, call.last_error.unwrap_or_default())
+            (call.op_id.to_string(), call.lane, told(call.last_error).unwrap_or_default())
         };
         left.dead.extend(page.calls.into_iter().map(named));
         after = page.next;
@@ -195,6 +196,11 @@ fn left_of(backend: &Backend) -> Left {
             return left;
         }
     }
+}
+
+/// Whoever may open the store is an admin, and sees what servers said.
+fn told(words: Option<Words>) -> Option<String> {
+    words.map(|words| words.whole().to_owned())
 }
 
 fn as_json(left: &BTreeMap<String, Left>, stray: &[String]) -> Value {

@@ -129,12 +129,12 @@ struct Name {
     backend: String,
 }
 
-fn name_of(line: &str) -> String {
+pub(super) fn name_of(line: &str) -> String {
     // A line that is no JSON goes to the daemon, which says what is wrong with it.
     serde_json::from_str(line).map_or_else(|_| String::new(), |name: Name| name.backend)
 }
 
-fn unnamed(text: &str) -> bool {
+pub(super) fn unnamed(text: &str) -> bool {
     text.lines().any(|line| !line.trim().is_empty() && name_of(line).is_empty())
 }
 

@@ -243,7 +243,7 @@ fn line(backend: &str, exported: &ExportedCall) -> Value {
         "expires_at": null,
         "traceparent": call.traceparent,
         "dead": call.dead.as_ref().map(|dead| json!({
-            "why": dead.detail, "at": dead.at, "reason": dead.reason, "attempts": dead.attempts,
+            "why": dead.detail.whole(), "at": dead.at, "reason": dead.reason, "attempts": dead.attempts,
         })),
         "digest": format!("{:016x}", call.digest),
         "lanes": lanes(&call.lanes),

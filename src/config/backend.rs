@@ -130,6 +130,8 @@ pub(super) fn check(
         DeadLetterPolicy::Continue,
         &[("continue", DeadLetterPolicy::Continue), ("block", DeadLetterPolicy::Block)],
     );
+    checker.folder(&format!("{base}.queue.dir"), raw.queue.dir.as_deref());
+    checker.folder(&format!("{base}.cache.dir"), raw.cache.dir.as_deref());
     let endpoint = endpoint(name, &base, &raw, *kind, env, checker);
     let shown = kind.check(&endpoint, &own).unwrap_or_else(|complaints| {
         for (key, why) in complaints {

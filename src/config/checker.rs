@@ -1,6 +1,6 @@
 //! Checks values against their bounds and gathers all that is wrong, so that one look shows it all.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
 use bytesize::ByteSize;
 use fusebox_state::Ratio;
@@ -52,6 +52,17 @@ impl Checker {
     pub(crate) fn problem(&mut self, key: &str, what: impl fmt::Display) {
         let origin = self.origins.get(key).map(|from| format!(" (set by {from})"));
         self.problems.push(format!("{key} {what}{}", origin.unwrap_or_default()));
+    }
+
+    /// Complains where a file lies at the place of the folder `path`.
+    pub(crate) fn folder(&mut self, key: &str, path: Option<&Path>) {
+        if let Some(path) = path.filter(|path| path.is_file()) {
+            let shown = path.display();
+            self.problem(
+                key,
+                format_args!("must be a folder, and {shown} is a file: name another place"),
+            );
+        }
     }
 
     /// `value`, after a complaint where it lies outside `[min, max]`.
@@ -119,6 +130,20 @@ pub(crate) fn choice<T: Copy>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_the_place_of_a_folder_is_told_by_the_variable_that_named_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut checker = Checker::default();
+        checker.origins.insert("queue.dir".into(), "FIRESTORE_QUEUE_FILE".into());
+        checker.folder("queue.dir", Some(file.path()));
+        checker.folder("cache.dir", file.path().parent());
+        checker.folder("cache.dir", Some(Path::new("/nowhere/yet")));
+        checker.folder("cache.dir", None);
+        let [only] = checker.problems.as_slice() else { panic!("{:?}", checker.problems) };
+        assert!(only.starts_with("queue.dir must be a folder, and /"), "{only}");
+        assert!(only.ends_with("(set by FIRESTORE_QUEUE_FILE)"), "{only}");
+    }
 
     #[test]
     fn a_message_names_key_bound_value_and_origin() {

@@ -115,7 +115,11 @@ impl Merged {
             Ok(text) => text,
             Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => {
-                self.problems.push(format!("{} cannot be read: {error}", path.display()));
+                let mut problem = format!("{} cannot be read: {error}", path.display());
+                if error.kind() == std::io::ErrorKind::PermissionDenied {
+                    problem.push_str(&readable_for_us(&path));
+                }
+                self.problems.push(problem);
                 return;
             }
         };
@@ -241,4 +245,17 @@ fn overlay(lower: &mut Table, upper: Table) {
             (_, value) => drop(lower.insert(key, value)),
         }
     }
+}
+
+/// What gives this process's user leave to read `path`, as the end of a sentence that says that it has none.
+fn readable_for_us(path: &Path) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).ok().flatten();
+    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::effective()).ok().flatten();
+    let (Some(user), Some(group)) = (user, group) else { return String::new() };
+    let shown = path.display();
+    format!(
+        ", by the user {}: `chown root:{group} {shown} && chmod 0640 {shown}` lets it",
+        user.name,
+        group = group.name
+    )
 }

@@ -7,7 +7,7 @@ use axum::{
     body::Body,
     extract::{Path, State},
 };
-use fusebox_actors::AdminError;
+use fusebox_actors::{AdminError, view::BackendView};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ async fn force(
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = doors.backend(name)?;
     let Force { reason, lasting } = optional_json(body).await?;
-    let reason = reason.unwrap_or_else(|| format!("by user {}", who.uid));
+    let reason = reason.unwrap_or_else(|| format!("by {who}"));
     if reason.len() > REASON_MAX {
         return Err(Problem::malformed(format!("reason must be at most {REASON_MAX} bytes")));
     }
@@ -136,7 +136,24 @@ pub(crate) async fn force_recovery(
         doors.backend(name)?;
     }
     let tried = doors.daemon.fusebox.recover(backend.as_deref()).await?;
-    Ok(Json(json!({ "half_open": tried })))
+    // What an operator's order holds does not recover by another one: it is named, and what releases it.
+    let all = doors.daemon.fusebox.backends();
+    let wanted = all.iter().filter(|it| backend.as_deref().is_none_or(|name| name == it.name()));
+    let held: Vec<Value> = wanted.filter_map(|it| held(&it.view())).collect();
+    Ok(Json(json!({ "half_open": tried, "held": held })))
+}
+
+/// A backend that is held by an operator's order, by which, and what ends that.
+fn held(view: &BackendView) -> Option<Value> {
+    let name = &view.name;
+    let (by, release) = match &view.breaker.forced {
+        _ if view.offline => ("offline".to_owned(), format!("fusebox online {name}")),
+        Some(force) => {
+            (format!("forced {}", force.state), format!("fusebox breaker {name} release"))
+        }
+        None => return None,
+    };
+    Some(json!({ "backend": name, "by": by, "release": release }))
 }
 
 /// POST /admin/backends/{backend}/offline
@@ -205,9 +222,12 @@ pub(crate) async fn config(State(doors): State<Arc<Doors>>) -> Json<Value> {
 }
 
 /// POST /admin/config/reload
-pub(crate) async fn reload(State(doors): State<Arc<Doors>>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn reload(
+    State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
+) -> Result<Json<Value>, Problem> {
     // In a task of its own: a client that leaves must not end it half way.
-    let reload = tokio::spawn(async move { doors.daemon.reload().await });
+    let reload = tokio::spawn(async move { doors.daemon.reload(&who.to_string()).await });
     let ended = reload.await.map_err(|error| AdminError::Failed(error.to_string()))?;
     let changed = ended.map_err(AdminError::Conflict)?;
     Ok(Json(json!({ "changed": changed })))

@@ -25,7 +25,9 @@ pub(crate) fn admit(
     }
     match caller {
         Caller::Local { uid, rights } => Ok(may(access, uid, rights)?),
-        Caller::Network if access == Access::Public => Ok(Who { uid: NOBODY, admin: false }),
+        Caller::Network if access == Access::Public => {
+            Ok(Who { uid: NOBODY, admin: false, by_token: false })
+        }
         Caller::Network => admit_by_token(headers, http),
     }
 }
@@ -43,7 +45,7 @@ fn admit_by_token(headers: &HeaderMap, http: Option<&HttpSettings>) -> Result<Wh
     });
     match bearer {
         Some(given) if same(given.as_bytes(), token.expose().as_bytes()) => {
-            Ok(Who { uid: NOBODY, admin: true })
+            Ok(Who { uid: NOBODY, admin: true, by_token: true })
         }
         Some(_) => Err(unauthorized("the token is not the one in http.token_file")),
         None => Err(unauthorized("over TCP this wants Authorization: Bearer and a token")),
@@ -106,12 +108,13 @@ mod tests {
             admit(access, caller, &HeaderMap::new(), None)
                 .map_err(|problem| problem.status().as_u16())
         };
-        let who = |admin| Ok(Who { uid: 7, admin });
+        let who = |admin| Ok(Who { uid: 7, admin, by_token: false });
+        let nobody = Who { uid: NOBODY, admin: false, by_token: false };
         for (caller, public, client, admin) in [
             (local(true, true), who(true), who(true), who(true)),
             (local(true, false), who(false), who(false), Err(403)),
             (local(false, false), Err(403), Err(403), Err(403)),
-            (Caller::Network, Ok(Who { uid: NOBODY, admin: false }), Err(401), Err(401)),
+            (Caller::Network, Ok(nobody), Err(401), Err(401)),
         ] {
             assert_eq!(status(Access::Public, caller), public);
             assert_eq!(status(Access::Client, caller), client);

@@ -107,7 +107,7 @@ mod tests {
             backend: Some("a".into()),
             _place: place,
         };
-        let alert = |message: &str| EventKind::Alert { message: message.into() };
+        let alert = |message: &'static str| EventKind::Alert { message: message.into() };
         bus.publish(UnixMillis::new(1), Some("b"), alert("not ours"));
         bus.publish(UnixMillis::new(2), Some("a"), alert("ours"));
         bus.publish(UnixMillis::new(3), None, alert("everybody's"));

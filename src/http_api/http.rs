@@ -27,7 +27,7 @@ use super::problem::Problem;
 use crate::{
     ingress::{
         paced::{Pace, Paced},
-        peer::{Caller, Peers},
+        peer::{Caller, Policy},
     },
     net::same_task::attended,
 };
@@ -53,7 +53,7 @@ const FULL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnec
 /// What all listeners share.
 pub(crate) struct Server {
     router: Router,
-    peers: Arc<Peers>,
+    policy: Policy,
     connections: Arc<Semaphore>,
     told: Arc<Semaphore>,
 }
@@ -86,10 +86,10 @@ impl Listener {
 
 impl Server {
     /// A server of `router`.
-    pub(crate) fn new(router: Router, peers: Arc<Peers>) -> Arc<Self> {
+    pub(crate) fn new(router: Router, policy: Policy) -> Arc<Self> {
         Arc::new(Self {
             router,
-            peers,
+            policy,
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             told: Arc::new(Semaphore::new(TOLD)),
         })
@@ -136,8 +136,7 @@ impl Server {
         drop(tokio::spawn(async move {
             match accepted {
                 Accepted::Unix(stream) => {
-                    let Ok(peer) = stream.peer_cred() else { return };
-                    let caller = server.peers.local(peer.uid(), peer.gid()).await;
+                    let Ok(caller) = server.policy.local(&stream) else { return };
                     server.connection(stream, caller, watcher, place).await;
                 }
                 Accepted::Tcp(stream) => {

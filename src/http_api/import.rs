@@ -18,7 +18,7 @@ use fusebox_actors::{
     import::{Import, Imported, Known},
 };
 use fusebox_state::{
-    LaneId, Lanes, OpId, UnixMillis,
+    LaneId, Lanes, OpId, UnixMillis, Words,
     store::{DeadMark, DeadReason, TokenKind, Traits},
 };
 use serde::Deserialize;
@@ -296,7 +296,7 @@ impl Dead {
             Some(Reason::Undecodable) => DeadReason::Undecodable,
             Some(Reason::GaveUp) | None => DeadReason::GaveUp,
         };
-        DeadMark { reason, detail: self.why, at: self.at, attempts: self.attempts }
+        DeadMark { reason, detail: Words::foreign(self.why), at: self.at, attempts: self.attempts }
     }
 }
 
@@ -475,7 +475,7 @@ mod tests {
         let import = read(&dead).unwrap();
         let mark = import.dead.unwrap();
         assert_eq!(
-            (mark.reason, mark.detail.as_str(), mark.attempts),
+            (mark.reason, mark.detail.whole(), mark.attempts),
             (DeadReason::Rejected, "no", 3)
         );
         assert!(!import.in_doubt, "it was proven not to be sent");

@@ -1,4 +1,4 @@
-//! The queue: listings for everybody, payloads and orders for admins.
+//! The queue: listings for everybody; payloads, what quotes them, and orders for admins.
 
 use std::{str::FromStr, sync::Arc};
 
@@ -7,7 +7,7 @@ use axum::{
     body::Body,
     extract::{Path, Query, State},
 };
-use fusebox_actors::view::QueuePage;
+use fusebox_actors::{Open, view::QueuePage};
 use fusebox_state::OpId;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,6 +38,7 @@ fn op_id(text: &str) -> Result<OpId, Problem> {
 /// GET /v1/backends/{backend}/queue
 pub(crate) async fn page(
     State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(query)): Checked<Query<PageQuery>>,
 ) -> Result<Json<QueuePage>, Problem> {
@@ -52,7 +53,7 @@ pub(crate) async fn page(
     };
     let after = query.after.as_deref().map(op_id).transpose()?;
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
-    Ok(Json(backend.queue_page(dead, after, limit)))
+    Ok(Json(backend.queue_page(dead, after, limit).shown_to(who.admin)))
 }
 
 /// `GET /v1/backends/{backend}/queue/{op_id}`
@@ -67,7 +68,7 @@ pub(crate) async fn show(
         let detail = format!("nothing named {id} waits in the queue of {name}, nor is it dead");
         return Err(Problem::not_found("no_such_call", detail).of(&name));
     };
-    let mut shown = serde_json::to_value(view).map_err(|error| {
+    let mut shown = serde_json::to_value(view.shown_to(who.admin)).map_err(|error| {
         Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
     })?;
     if let (true, Some(fields)) = (who.admin, shown.as_object_mut()) {

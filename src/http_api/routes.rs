@@ -118,7 +118,8 @@ pub(crate) const ROUTES: &[Route] = &[
         "Closes a breaker and forgets its window, force and exponent",
         "" -> "BreakerView", post(admin::reset)),
     route!("POST" "/admin/resilience/force-recovery", Admin, "Tries to recover now",
-        "optional JSON {\"backend\": name}" -> "{\"half_open\": [name]}", post(admin::force_recovery)),
+        "optional JSON {\"backend\": name}"
+        -> "{\"half_open\": [name], \"held\": [{\"backend\", \"by\", \"release\"}]}", post(admin::force_recovery)),
     route!("POST" "/admin/backends/{backend}/offline", Admin, "Takes a backend offline",
         "" -> "{\"offline\": true}", post(admin::offline)),
     route!("POST" "/admin/backends/{backend}/online", Admin, "Takes a backend online again",

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use fusebox_actors::{
-    Clock, PastQuery,
+    Clock, Open, PastQuery,
     view::{BackendView, ExplainView, ResilienceView},
 };
 use fusebox_state::{breaker::TransitionRecord, system::SystemState};
@@ -20,6 +20,7 @@ use super::{
     Doors, accept,
     problem::{Checked, Problem},
 };
+use crate::ingress::peer::Who;
 
 /// The most transitions of one answer.
 const HISTORY_MAX: usize = 1_000;
@@ -82,31 +83,39 @@ fn answer(word: &str, yes: bool) -> Response {
 }
 
 /// GET /health/resilience
-pub(crate) async fn resilience(State(doors): State<Arc<Doors>>) -> Json<ResilienceView> {
-    Json(doors.daemon.fusebox.resilience())
+pub(crate) async fn resilience(
+    State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
+) -> Json<ResilienceView> {
+    Json(doors.daemon.fusebox.resilience().shown_to(who.admin))
 }
 
 /// GET /v1/backends
-pub(crate) async fn backends(State(doors): State<Arc<Doors>>) -> Json<Value> {
+pub(crate) async fn backends(
+    State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
+) -> Json<Value> {
     let backends: Vec<BackendView> =
         doors.daemon.fusebox.backends().iter().map(|backend| backend.view()).collect();
-    Json(json!({ "backends": backends }))
+    Json(json!({ "backends": backends.shown_to(who.admin) }))
 }
 
 /// GET /v1/backends/{backend}
 pub(crate) async fn backend(
     State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<BackendView>, Problem> {
-    Ok(Json(doors.backend(&name)?.0.view()))
+    Ok(Json(doors.backend(&name)?.0.view().shown_to(who.admin)))
 }
 
 /// GET /v1/backends/{backend}/explain
 pub(crate) async fn explain(
     State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<ExplainView>, Problem> {
-    let mut view = doors.backend(&name)?.0.explain();
+    let mut view = doors.backend(&name)?.0.explain().shown_to(who.admin);
     if let Some(jaeger) = &doors.daemon.config.load().jaeger_url {
         for trace in &mut view.traces {
             trace.url = Some(format!("{jaeger}/trace/{}", trace.trace_id));
@@ -130,10 +139,11 @@ fn told(name: &str, records: Vec<TransitionRecord>) -> impl Iterator<Item = Told
 /// GET /v1/backends/{backend}/transitions
 pub(crate) async fn transitions(
     State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(limit)): Checked<Query<Limit>>,
 ) -> Result<Json<Value>, Problem> {
-    let records = doors.backend(&name)?.0.transitions(limit.get());
+    let records = doors.backend(&name)?.0.transitions(limit.get()).shown_to(who.admin);
     let shown: Vec<Told> = told(&name, records).collect();
     Ok(Json(json!({ "transitions": shown })))
 }
@@ -150,6 +160,7 @@ pub(crate) struct Wanted {
 /// GET /v1/history
 pub(crate) async fn history(
     State(doors): State<Arc<Doors>>,
+    Extension(who): Extension<Who>,
     Checked(Query(wanted)): Checked<Query<Wanted>>,
 ) -> Result<Json<Value>, Problem> {
     let fusebox = &doors.daemon.fusebox;
@@ -162,7 +173,7 @@ pub(crate) async fn history(
     let limit = Limit { limit: wanted.limit }.get();
     let mut all: Vec<Told> = backends
         .iter()
-        .flat_map(|backend| told(backend.name(), backend.transitions(limit)))
+        .flat_map(|backend| told(backend.name(), backend.transitions(limit).shown_to(who.admin)))
         .filter(|told| since.is_none_or(|since| told.record.at >= since))
         .collect();
     all.sort_by_key(|told| told.record.at);

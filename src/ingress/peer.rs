@@ -1,17 +1,21 @@
 //! Who is at the door, and what they may do.
 //!
-//! On the Unix socket the kernel says who connected (`SO_PEERCRED`, as of `connect`); the groups are
-//! looked up by the user's name, because a process's own list can be read only by racing its id. On
-//! TCP nobody is known: health, metrics and the status page are open, the rest wants a token.
+//! On the Unix socket the kernel says who connected and which groups that process had, both as of `connect`
+//! (`SO_PEERCRED`, `SO_PEERGROUPS`). The host's user database is not asked: what counts is what the process was
+//! given (`SupplementaryGroups=`, `--group-add`, another user of the same pod), and a right that it has given up
+//! is gone. So nothing is remembered from one connection to the next either. On TCP nobody is known: health,
+//! metrics and the status page are open, the rest wants a token.
+//!
+//! The kernel writes an id that this user namespace cannot express as the *overflow* id (65534, usually). Many
+//! users and groups look like that one, so it never grants anything.
 
 use std::{
-    collections::HashMap,
-    ffi::CString,
-    time::{Duration, Instant},
+    fmt, io,
+    os::fd::{AsFd, AsRawFd},
 };
 
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-use parking_lot::Mutex;
+use nix::unistd::{Group, Uid};
+use tokio::net::UnixStream;
 
 use super::refusal::Denied;
 use crate::config::GroupName;
@@ -57,20 +61,28 @@ pub(crate) struct Who {
     pub(crate) uid: u32,
     /// Whether they may give orders and see payloads.
     pub(crate) admin: bool,
+    /// Whether they are known by the token alone.
+    pub(crate) by_token: bool,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.by_token { f.write_str("the token") } else { write!(f, "user {}", self.uid) }
+    }
 }
 
 /// The user id of callers on TCP, as kernels write "nobody".
 pub(crate) const NOBODY: u32 = 65_534;
-/// How long a user's groups are believed.
-const GROUPS_FOR: Duration = Duration::from_secs(60);
-/// Users whose groups are remembered at once.
-const USERS: usize = 1_024;
+/// Groups that most processes have at most.
+const FEW_GROUPS: usize = 256;
+/// The most groups that a process can have.
+const MOST_GROUPS: usize = 65_536;
 
 /// Who counts as what.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Policy {
-    /// The daemon's own user.
-    pub(crate) own: u32,
+    /// The daemon's own user, where it is not the overflow user.
+    pub(crate) own: Option<u32>,
     /// The group of clients, where the host knows it.
     pub(crate) clients: Option<u32>,
     /// The group of admins, where the host knows it.
@@ -78,77 +90,84 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// The policy of these groups, and a warning for each that was asked for and does not exist.
+    /// The policy of these groups, and a warning for each that was asked for and grants nothing.
     pub(crate) fn resolve(clients: &GroupName, admins: &GroupName) -> (Self, Vec<String>) {
         let mut warnings = Vec::new();
         let mut gid = |key: &str, group: &GroupName| {
-            let found = Group::from_name(&group.name).ok().flatten();
-            if found.is_none() && group.asked {
+            let found = group.name.parse().ok().or_else(|| {
+                let named = Group::from_name(&group.name).ok().flatten();
+                named.map(|group| group.gid.as_raw())
+            });
+            let overflows = found == Some(overflow("gid"));
+            if group.asked && (found.is_none() || overflows) {
+                let why = if overflows {
+                    "which stands for every group that is not known here"
+                } else {
+                    "which this host does not know"
+                };
                 warnings.push(format!(
-                    "{key} names {:?}, which this host does not know: only root and the daemon's \
-                     own user are let in by it",
+                    "{key} names {:?}, {why}: only root and the daemon's own user are let in by it",
                     group.name
                 ));
             }
-            found.map(|group| group.gid.as_raw())
+            found.filter(|_| !overflows)
         };
         let clients = gid("client_group", clients);
         let admins = gid("admin_group", admins);
-        (Self { own: Uid::effective().as_raw(), clients, admins }, warnings)
+        let uid = Uid::effective().as_raw();
+        let own = (uid != overflow("uid")).then_some(uid);
+        if own.is_none() {
+            warnings.push(format!(
+                "the daemon's own user {uid} stands for every user that is not known here: it grants nothing"
+            ));
+        }
+        (Self { own, clients, admins }, warnings)
     }
 
     /// What the user `uid` with these groups may do.
     pub(crate) fn rights(&self, uid: u32, groups: &[u32]) -> Rights {
         let member = |group: Option<u32>| group.is_some_and(|gid| groups.contains(&gid));
-        let admin = uid == 0 || uid == self.own || member(self.admins);
+        let admin = uid == 0 || self.own == Some(uid) || member(self.admins);
         Rights { client: admin || member(self.clients), admin }
     }
-}
 
-/// Knows callers by their ids, and remembers their groups for a while.
-pub(crate) struct Peers {
-    policy: Policy,
-    known: Mutex<HashMap<(u32, u32), (Instant, Rights)>>,
-}
-
-impl Peers {
-    /// Nobody known yet.
-    pub(crate) fn new(policy: Policy) -> Self {
-        Self { policy, known: Mutex::default() }
-    }
-
-    /// The process with these ids. May look in the host's user database, on a blocking thread.
-    pub(crate) async fn local(&self, uid: u32, gid: u32) -> Caller {
-        if uid == 0 || uid == self.policy.own {
-            return Caller::Local { uid, rights: self.policy.rights(uid, &[]) };
-        }
-        let now = Instant::now();
-        if let Some((since, rights)) = self.known.lock().get(&(uid, gid)).copied()
-            && now.duration_since(since) < GROUPS_FOR
-        {
-            return Caller::Local { uid, rights };
-        }
-        let groups = tokio::task::spawn_blocking(move || groups(uid, gid)).await;
-        let rights = self.policy.rights(uid, &groups.unwrap_or_else(|_| vec![gid]));
-        let mut known = self.known.lock();
-        if known.len() >= USERS {
-            known.clear();
-        }
-        known.insert((uid, gid), (now, rights));
-        Caller::Local { uid, rights }
+    /// The process at the other end of `stream`.
+    ///
+    /// # Errors
+    /// The kernel does not say who it is.
+    pub(crate) fn local(&self, stream: &UnixStream) -> io::Result<Caller> {
+        let peer = stream.peer_cred()?;
+        // Where the kernel does not tell (a sandbox that imitates one), the first group is all that is known.
+        let mut groups = groups(stream).unwrap_or_default();
+        groups.push(peer.gid());
+        Ok(Caller::Local { uid: peer.uid(), rights: self.rights(peer.uid(), &groups) })
     }
 }
 
-/// The primary group of the connection and the groups that the host's database lists for the user.
-fn groups(uid: u32, gid: u32) -> Vec<u32> {
-    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    let listed = user
-        .and_then(|user| CString::new(user.name).ok())
-        .and_then(|name| getgrouplist(&name, Gid::from_raw(gid)).ok())
-        .unwrap_or_default();
-    let mut groups: Vec<u32> = listed.into_iter().map(Gid::as_raw).collect();
-    groups.push(gid);
-    groups
+/// The id that stands for those which this user namespace cannot express.
+fn overflow(kind: &str) -> u32 {
+    let told = std::fs::read_to_string(format!("/proc/sys/kernel/overflow{kind}"));
+    told.ok().and_then(|told| told.trim().parse().ok()).unwrap_or(NOBODY)
+}
+
+/// The groups of the process at the other end but its first, as of its `connect`.
+fn groups(stream: &impl AsFd) -> io::Result<Vec<u32>> {
+    let ask = |most: usize| {
+        let mut groups = vec![0_u32; most];
+        let socket = stream.as_fd().as_raw_fd();
+        let read = uapi::getsockopt(
+            socket,
+            uapi::c::SOL_SOCKET,
+            uapi::c::SO_PEERGROUPS,
+            groups.as_mut_slice(),
+        )?;
+        groups.truncate(read / size_of::<u32>());
+        Ok(groups)
+    };
+    match ask(FEW_GROUPS) {
+        Err(uapi::Errno(uapi::c::ERANGE)) => ask(MOST_GROUPS).map_err(io::Error::from),
+        asked => asked.map_err(io::Error::from),
+    }
 }
 
 /// What a local user may do at a route.
@@ -157,8 +176,10 @@ fn groups(uid: u32, gid: u32) -> Vec<u32> {
 /// The right that is missing.
 pub(crate) fn may(access: Access, uid: u32, rights: Rights) -> Result<Who, Denied> {
     match access {
-        Access::Public | Access::Client if rights.client => Ok(Who { uid, admin: rights.admin }),
-        Access::Admin if rights.admin => Ok(Who { uid, admin: true }),
+        Access::Public | Access::Client if rights.client => {
+            Ok(Who { uid, admin: rights.admin, by_token: false })
+        }
+        Access::Admin if rights.admin => Ok(Who { uid, admin: true, by_token: false }),
         Access::Admin => Err(Denied::Forbidden(format!(
             "user {uid} may not give orders: that takes root, the daemon's own user or a member \
              of admin_group"
@@ -177,9 +198,11 @@ pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::{Gid, getgid, getgroups};
+
     use super::*;
 
-    const POLICY: Policy = Policy { own: 900, clients: Some(50), admins: Some(60) };
+    const POLICY: Policy = Policy { own: Some(900), clients: Some(50), admins: Some(60) };
 
     #[test]
     fn rights_follow_user_and_groups() {
@@ -193,19 +216,41 @@ mod tests {
         ] {
             assert_eq!(POLICY.rights(uid, &groups), Rights { client, admin }, "{uid} {groups:?}");
         }
-        let unknown = Policy { own: 900, clients: None, admins: None };
+        let unknown = Policy { own: Some(900), clients: None, admins: None };
         assert!(!unknown.rights(1_000, &[50, 60]).client);
     }
 
-    #[tokio::test]
-    async fn this_process_is_an_admin_of_its_own_daemon() {
-        let own = Uid::effective().as_raw();
-        let peers = Peers::new(Policy { own, clients: None, admins: None });
-        let Caller::Local { rights, .. } = peers.local(own, 0).await else { panic!("local") };
-        assert!(rights.admin);
-        let Caller::Local { rights, .. } = peers.local(4_000_000, 4_000_000).await else {
-            panic!("local")
+    #[test]
+    fn a_group_is_named_or_numbered_and_the_overflow_group_grants_nothing() {
+        let group = |name: &str| GroupName { name: name.to_owned(), asked: true };
+        let resolve = |clients: &str| {
+            let (policy, warnings) = Policy::resolve(&group(clients), &group("root"));
+            (policy.clients, warnings.len())
         };
-        assert!(!rights.client);
+        assert_eq!(resolve("2000"), (Some(2_000), 0));
+        assert_eq!(resolve("root"), (Some(0), 0));
+        assert_eq!(resolve("no-such-group"), (None, 1));
+        assert_eq!(resolve(&overflow("gid").to_string()), (None, 1));
+        let (policy, warnings) = Policy::resolve(&group(&overflow("gid").to_string()), &group("0"));
+        assert!(!policy.rights(1_000, &[overflow("gid")]).client);
+        assert!(warnings[0].contains("every group that is not known here"), "{warnings:?}");
+    }
+
+    #[tokio::test]
+    async fn a_processs_own_groups_are_read_from_its_connection() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let own: Vec<u32> = getgroups().unwrap().into_iter().map(Gid::as_raw).collect();
+        assert_eq!(groups(&one).unwrap(), own);
+        let policy = Policy { own: None, clients: Some(getgid().as_raw()), admins: None };
+        let Caller::Local { rights, uid } = policy.local(&one).unwrap() else { panic!("local") };
+        assert_eq!((uid, rights.client), (Uid::current().as_raw(), true));
+    }
+
+    #[test]
+    fn who_gave_an_order_is_named_by_what_is_known_of_them() {
+        let user = Who { uid: 7, admin: true, by_token: false };
+        assert_eq!(format!("by {user}"), "by user 7");
+        let token = Who { uid: NOBODY, admin: true, by_token: true };
+        assert_eq!(format!("by {token}"), "by the token");
     }
 }

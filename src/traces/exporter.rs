@@ -1,7 +1,5 @@
 //! The exporter of the chosen protocol.
 
-use std::time::Duration;
-
 use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry::KeyValue;
 use opentelemetry_http::hyper::HyperClient;
@@ -15,9 +13,6 @@ use tonic::transport::{Certificate, ClientTlsConfig};
 
 use super::settings::{Protocol, Settings};
 use crate::net::tls;
-
-/// The longest that one request over HTTP takes, whatever the exporter's own timeout says.
-const REQUEST_MAX: Duration = Duration::from_secs(30);
 
 /// Sends spans to the collector.
 #[derive(Debug)]
@@ -77,7 +72,7 @@ fn http(settings: &Settings) -> Result<SpanExporter, String> {
     // The exporter reads the address itself: it appends the path to one that is meant for all signals.
     SpanExporter::builder()
         .with_http()
-        .with_http_client(HyperClient::new(connector, REQUEST_MAX, None))
+        .with_http_client(HyperClient::new(connector, settings.batching.timeout, None))
         .build()
         .map_err(|error| error.to_string())
 }

@@ -33,7 +33,7 @@ pub(super) struct Batching {
     pub(super) batch_max: usize,
     /// How long a span waits at most.
     pub(super) delay: Duration,
-    /// How long an export may take.
+    /// How long an export may take: what the exporter's variable and the batching's both allow.
     pub(super) timeout: Duration,
 }
 
@@ -141,13 +141,16 @@ fn batching(env: &Environment, warnings: &mut Vec<String>) -> Batching {
             usual
         }
     };
+    let export = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+    let export = export.into_iter().find(|name| env.get(name).is_some());
+    let export = export.map_or(10_000, |name| read(name, 10_000));
     let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let queue_max = size(read("OTEL_BSP_MAX_QUEUE_SIZE", 2_048));
     Batching {
         queue_max,
         batch_max: size(read("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)).min(queue_max),
         delay: Duration::from_millis(read("OTEL_BSP_SCHEDULE_DELAY", 5_000)),
-        timeout: Duration::from_millis(read("OTEL_BSP_EXPORT_TIMEOUT", 30_000)),
+        timeout: Duration::from_millis(read("OTEL_BSP_EXPORT_TIMEOUT", 30_000).min(export)),
     }
 }
 
@@ -170,6 +173,22 @@ mod tests {
         assert_eq!((settings.protocol, settings.service_name), (Protocol::Http, Some("fusebox")));
         assert_eq!(settings.sampler, Sampler::default());
         assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn an_export_takes_ten_seconds_or_what_its_variables_allow() {
+        let timeout = |pairs: &[(&str, &str)]| {
+            let pairs = [&[ENDPOINT], pairs].concat();
+            of(&pairs).unwrap().0.batching.timeout.as_millis()
+        };
+        assert_eq!(timeout(&[]), 10_000);
+        assert_eq!(timeout(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "700")]), 700);
+        let both =
+            [("OTEL_EXPORTER_OTLP_TIMEOUT", "700"), ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "900")];
+        assert_eq!(timeout(&both), 900);
+        let longer =
+            [("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"), ("OTEL_BSP_EXPORT_TIMEOUT", "20000")];
+        assert_eq!(timeout(&longer), 20_000);
     }
 
     #[test]

@@ -19,8 +19,10 @@ pub mod system;
 pub mod trace;
 pub mod units;
 pub mod window;
+pub mod words;
 pub mod write;
 
 pub use outcome::{ErrorClass, Outcome, Verdict};
 pub use trace::SpanRef;
 pub use units::{LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest};
+pub use words::Words;

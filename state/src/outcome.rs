@@ -58,6 +58,21 @@ pub enum ErrorClass {
     BlockedObject,
 }
 
+impl ErrorClass {
+    /// What is said to everybody of an error that a server has put into words of its own.
+    pub const fn said(self) -> &'static str {
+        match self {
+            Self::NotExecuted => "the backend did not carry it out",
+            Self::Unknown => "the backend may have carried it out",
+            Self::Ambiguous => "whether the backend carried it out cannot be told",
+            Self::Rejected => "the backend refuses it",
+            Self::Conflict => "its name belongs to another call",
+            Self::BlockedServer => "the backend refuses everything",
+            Self::BlockedObject => "the backend refuses what concerns this object",
+        }
+    }
+}
+
 impl fmt::Display for ErrorClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

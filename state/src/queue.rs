@@ -37,6 +37,7 @@ use crate::{
     store::{DeadReason, Traits},
     trace::SpanRef,
     units::{LaneId, Lanes, Moment, OpId, UnixMillis},
+    words::Words,
     write::{End, Known, WriteState},
 };
 
@@ -113,13 +114,13 @@ pub struct Entry {
     /// The most calls that it may be sent with as one.
     pub group_max: u32,
     /// Why replay has given up on it, where it could not become a dead letter yet.
-    pub verdict: Option<Box<(DeadReason, String)>>,
+    pub verdict: Option<Box<(DeadReason, Words)>>,
     /// Attempts of this run.
     pub attempts: u32,
     /// Replies of no known class.
     pub unclassified: u32,
     /// How the last attempt ended, or why it is dead.
-    pub last_error: Option<Box<str>>,
+    pub last_error: Option<Box<Words>>,
     /// Its last backoff in milliseconds.
     pub backoff_ms: u64,
     /// Where it is; of no meaning for a dead letter.
@@ -451,10 +452,10 @@ impl QueueIndex {
     }
 
     /// `seq` is to be tried again at `until`.
-    pub fn retry(&mut self, seq: u64, until: Moment, error: &str) {
+    pub fn retry(&mut self, seq: u64, until: Moment, error: impl Into<Words>) {
         if let Some(entry) = self.entries.get_mut(&seq) {
             entry.phase = Phase::BackingOff { until };
-            entry.last_error = Some(error.into());
+            entry.last_error = Some(Box::new(error.into()));
             self.ready.remove(&seq);
             self.backing_off.insert((until, seq));
             self.waits_again(seq);
@@ -473,7 +474,7 @@ impl QueueIndex {
 
     /// `seq` became a dead letter. It goes on holding its lane where `holds_lane`: for as long as its
     /// mark is not synced, a crash would bring it back as a call that waits.
-    pub fn buried(&mut self, seq: u64, reason: &str, holds_lane: bool) {
+    pub fn buried(&mut self, seq: u64, reason: impl Into<Words>, holds_lane: bool) {
         let Some(mut entry) = self.entries.remove(&seq) else { return };
         self.ready.remove(&seq);
         if let Phase::BackingOff { until } = entry.phase {
@@ -487,7 +488,7 @@ impl QueueIndex {
         }
         self.sentenced.remove(&seq);
         self.count_in(&entry);
-        entry.last_error = Some(reason.into());
+        entry.last_error = Some(Box::new(reason.into()));
         // What stands behind it will be written once it is out of the way.
         entry.written_since = !self.lanes.behind(seq).is_empty();
         self.dead.insert(seq, entry);
@@ -498,9 +499,9 @@ impl QueueIndex {
 
     /// Replay has given up on `seq`, and there is no room for it among the dead letters: it keeps its lane, and
     /// is not sent again.
-    pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: &str) {
+    pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: impl Into<Words>) {
         if let Some(entry) = self.entries.get_mut(&seq) {
-            entry.verdict = Some(Box::new((reason, detail.to_owned())));
+            entry.verdict = Some(Box::new((reason, detail.into())));
             self.sentenced.insert(seq);
         }
     }

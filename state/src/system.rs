@@ -69,6 +69,8 @@ pub struct BackendCondition {
     pub operational: bool,
     /// Why it is not, in a word or two: `OPEN`, `OPEN, forced`, `offline`.
     pub cause: String,
+    /// The root causes among what it depends on, which are down themselves.
+    pub impaired_by: Vec<String>,
     /// Its queue or its dead letters are full.
     pub full: bool,
     /// Fill of its queue in percent.
@@ -101,8 +103,13 @@ pub fn assess(backends: &[BackendCondition]) -> Assessment {
     for backend in backends {
         let BackendCondition { name, cause, .. } = backend;
         match (backend.operational, backend.critical) {
-            (false, true) => critical.push(format!("critical backend {name} is down ({cause})")),
-            (false, false) => reasons.push(format!("backend {name} is down ({cause})")),
+            (false, true) => critical
+                .push(format!("critical backend {name} is down ({cause}){}", with(name, backends))),
+            // Named with its root cause, which is down too.
+            (false, false) if !backend.impaired_by.is_empty() => {}
+            (false, false) => {
+                reasons.push(format!("backend {name} is down ({cause}){}", with(name, backends)));
+            }
             (true, _) if backend.full => {
                 critical.push(format!("the queue or the dead letters of {name} are full"));
             }
@@ -132,6 +139,21 @@ pub fn assess(backends: &[BackendCondition]) -> Assessment {
     };
     critical.append(&mut reasons);
     Assessment { state, operational_percent: percent, reasons: critical }
+}
+
+/// The backends that are down for the sake of `cause`, as the end of a sentence about it; those that are critical
+/// have sentences of their own.
+fn with(cause: &str, backends: &[BackendCondition]) -> String {
+    let dependents: Vec<&str> = backends
+        .iter()
+        .filter(|it| !it.operational && !it.critical)
+        .filter(|it| it.impaired_by.first().is_some_and(|first| first == cause))
+        .map(|it| it.name.as_str())
+        .collect();
+    match dependents.as_slice() {
+        [] => String::new(),
+        names => format!(", and {} for its sake", names.join(", ")),
+    }
 }
 
 /// A change of the system state.
@@ -196,6 +218,7 @@ mod tests {
             critical,
             operational,
             cause: "OPEN".into(),
+            impaired_by: Vec::new(),
             full: false,
             queue_percent: 0.0,
             store_trouble: None,
@@ -210,6 +233,29 @@ mod tests {
             .map(|letter| backend("b", letter.eq_ignore_ascii_case(&'c'), letter.is_uppercase()))
             .collect();
         assert_eq!(assess(&list).state, expected, "{backends}");
+    }
+
+    #[test]
+    fn one_root_cause_is_named_once() {
+        let needs = |name: &str, on: &str, critical| BackendCondition {
+            impaired_by: vec![on.to_owned()],
+            ..backend(name, critical, false)
+        };
+        let found = assess(&[
+            backend("root", false, false),
+            needs("leaf", "root", false),
+            needs("twig", "root", false),
+            backend("d", false, true),
+            backend("e", false, true),
+            backend("f", false, true),
+        ]);
+        assert_eq!(found.reasons, ["backend root is down (OPEN), and leaf, twig for its sake"]);
+        let found = assess(&[backend("root", true, false), needs("leaf", "root", true)]);
+        assert_eq!(found.state, SystemState::Emergency);
+        assert_eq!(
+            found.reasons,
+            ["critical backend root is down (OPEN)", "critical backend leaf is down (OPEN)"]
+        );
     }
 
     #[test]

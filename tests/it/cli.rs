@@ -92,6 +92,82 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(shown["backends"]["redis"]["url"].as_str(), Some(redis.url().as_str()));
 }
 
+#[test]
+fn a_recovery_names_what_an_order_holds_and_what_releases_it() {
+    let redis = RedisServer::start();
+    let daemon = operated(&redis.url()).start();
+    says(&daemon, "breaker redis force-open");
+    for recover in ["recover", "recover redis"] {
+        let said = fails(&daemon, recover, 1);
+        assert_eq!(
+            said,
+            "redis is forced open, which no recovery ends: `fusebox breaker redis release`\n"
+        );
+    }
+    says(&daemon, "breaker redis reset");
+    says(&daemon, "offline redis");
+    let said = fails(&daemon, "recover", 1);
+    assert_eq!(said, "redis is offline, which no recovery ends: `fusebox online redis`\n");
+    says(&daemon, "online redis");
+    daemon.wait_for_breaker("redis", "CLOSED", LONG);
+    assert_eq!(says(&daemon, "recover"), "nothing was open\n");
+}
+
+#[test]
+fn the_queues_of_several_backends_are_asked_for_without_naming_one() {
+    let redis = RedisServer::start();
+    let daemon = operated(&redis.url())
+        .set("backends.other.kind", "redis")
+        .set("backends.other.url", format!("{}/1", redis.url()))
+        .start();
+    let queue = |backend: &str, command: [&str; 2]| {
+        daemon.order(&format!("/admin/backends/{backend}/offline"));
+        let options = json!({ "min_ack": "durable" });
+        let reply = daemon.call(backend, json!({ "command": command, "options": options }));
+        reply.assert_queued();
+        reply.body["op_id"].as_str().unwrap().to_owned()
+    };
+    let (one, two) = (queue("redis", ["INCR", "n"]), queue("other", ["INCR", "m"]));
+    let listed = says(&daemon, "queue ls");
+    assert!(listed.starts_with("BACKEND  OP_ID "), "{listed}");
+    assert!(listed.contains(&format!("redis    {one}")), "{listed}");
+    assert!(listed.contains(&format!("other    {two}")), "{listed}");
+    let page: Value = serde_json::from_str(&says(&daemon, "queue ls --json")).unwrap();
+    assert_eq!((&page["total"], page["calls"].as_array().map(Vec::len)), (&json!(2), Some(2)));
+    let listed = says(&daemon, "queue ls other");
+    assert!(listed.starts_with("OP_ID ") && !listed.contains(&one), "{listed}");
+    for op_id in [&one, &two] {
+        assert!(says(&daemon, &format!("queue show {op_id}")).contains(op_id.as_str()));
+        assert!(fails(&daemon, &format!("queue requeue {op_id}"), 1).contains("waits already"));
+    }
+    // What cannot be replayed is told, and the rest is replayed.
+    let replay = daemon.fusebox(&["queue", "replay"]);
+    assert_eq!(replay.status.code(), Some(1), "{replay:?}");
+    assert!(err(&replay).contains("redis: ") && err(&replay).contains("other: "), "{replay:?}");
+    says(&daemon, "online redis");
+    let replay = daemon.fusebox(&["queue", "replay"]);
+    assert!(out(&replay).contains("redis: ") && err(&replay).contains("other: "), "{replay:?}");
+    let said = says(&daemon, &format!("queue discard {two}"));
+    assert_eq!(said, format!("{two} is discarded\n"));
+    let absent = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let said = fails(&daemon, &format!("queue discard {absent}"), 1);
+    assert!(said.contains("in the queues of other, redis"), "{said}");
+}
+
+#[test]
+fn a_new_address_of_an_empty_queue_warns_of_nothing() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let mut daemon = operated(&old.url()).start();
+    daemon.redis(&["SET", "k", "v"]).assert_live();
+    daemon.set("backends.redis.url", new.url());
+    says(&daemon, "config reload");
+    daemon.redis(&["SET", "k", "v"]).assert_live();
+    assert_eq!(new.get("k").as_deref(), Some("v"));
+    let log = daemon.log_text();
+    assert!(!log.contains("calls wait for") && !log.contains("retarget"), "{log}");
+    assert!(!says(&daemon, "events --limit 1000").contains("calls wait for"));
+}
+
 /// `text` with each number as `#`, without its decimals.
 fn without_numbers(text: &str) -> String {
     let mut masked = String::new();

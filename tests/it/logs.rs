@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Client, Daemon};
-use crate::support::outage::operated;
+use crate::support::outage::{begin_outage, operated, recover};
 use crate::support::poll::eventually;
 use crate::support::redis::RedisServer;
 
@@ -126,7 +126,10 @@ fn the_journal_is_told_priorities_and_only_the_journal() {
         let has = |mark: &str, part: &str| {
             log.lines().any(|line| line.starts_with(mark) && line.contains(part))
         };
-        assert_eq!(has("<6> INFO ", "the breaker changed its state"), marked, "{log}");
+        assert_eq!(has("<4> WARN ", "to=\"OPEN\""), marked, "an outage begins: {log}");
+        assert_eq!(has("<6> INFO ", "to=\"CLOSED\""), marked, "and ends: {log}");
+        assert_eq!(has("<4> WARN ", "fallbacks answer in its stead"), marked, "{log}");
+        assert_eq!(has("<6> INFO ", "fallbacks no longer answer"), marked, "{log}");
         assert_eq!(has("<7>DEBUG ", ""), marked, "{log}");
         assert_eq!(has("20", ""), !marked, "the journal stamps lines itself: {log}");
     }
@@ -154,7 +157,7 @@ fn a_journal_that_listens_gets_the_fields_of_each_event() {
     });
     let event = events.find(|event| event.contains("the breaker changed its state"));
     let event = event.expect("the journal was told");
-    for field in ["PRIORITY=6\n", "SYSLOG_IDENTIFIER=fusebox\n", "FUSEBOX_BACKEND=redis\n"] {
+    for field in ["PRIORITY=4\n", "SYSLOG_IDENTIFIER=fusebox\n", "FUSEBOX_BACKEND=redis\n"] {
         assert!(event.contains(field), "{field}: {event}");
     }
     assert!(event.contains("MESSAGE=the breaker changed its state backend=\"redis\""), "{event}");
@@ -178,8 +181,7 @@ fn what_repeats_is_counted_and_told_in_one_line() {
     });
     // Windows may have ended meanwhile: all in all every change was written or counted.
     let told = |log: &str| {
-        let written =
-            log.lines().filter(|line| line.contains("INFO the breaker changed its state"));
+        let written = log.lines().filter(|line| line.contains(" the breaker changed its state"));
         (written.count(), log.lines().filter(rest).map(how_many).sum::<usize>())
     };
     eventually("every one is accounted for", LONG, || {
@@ -260,4 +262,68 @@ fn a_variable_that_is_no_filter_is_told_and_not_obeyed() {
         log.contains("WARN RUST_LOG is not obeyed: \"fusebox=loud\" is no part")
             && log.contains("INFO ready")
     });
+}
+
+#[test]
+fn an_outage_of_what_is_critical_is_an_error_and_its_end_is_none() {
+    let mut redis = RedisServer::start();
+    let daemon = operated(&redis.url()).set("backends.redis.critical", true).start();
+    begin_outage(&mut redis, &daemon);
+    let has = |parts: [&str; 2]| {
+        daemon.log_text().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    eventually("it is told", LONG, || {
+        has(["ERROR the system changed its state", "to=\"CRITICAL\""])
+    });
+    assert!(has(["WARN the breaker changed its state", "to=\"OPEN\""]));
+    redis.restart();
+    recover(&daemon);
+    eventually("its end is told", LONG, || {
+        has(["INFO the system changed its state", "to=\"HEALTHY\""])
+    });
+    assert!(has(["INFO the breaker changed its state", "to=\"CLOSED\""]));
+    let after = daemon.log_text();
+    let after = after.split("to=\"CLOSED\"").nth(1).unwrap();
+    assert!(!after.contains("WARN") && !after.contains("ERROR"), "{after}");
+}
+
+#[test]
+fn a_reload_is_told_with_who_wanted_it_and_what_came_of_it() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let told = |daemon: &Daemon, event: &Value| {
+        let (_, history) = daemon.get("/v1/history?limit=1000");
+        let events = history["events"].as_array().unwrap().clone();
+        events.iter().any(|it| {
+            event.as_object().unwrap().iter().all(|(key, value)| it[key.as_str()] == *value)
+        })
+    };
+    daemon.set("backends.redis.breaker.failure_threshold", 7);
+    daemon.set("health.interval", "2h");
+    assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    let user = format!("user {}", nix::unistd::Uid::effective());
+    let changed = ["backends.redis.breaker.failure_threshold", "health.interval"];
+    assert!(told(&daemon, &json!({ "event": "reload", "by": user, "changed": changed })));
+    let line =
+        format!("the configuration was reloaded by=\"{user}\" changed=\"{}\"", changed.join(", "));
+    assert!(daemon.log_text().contains(&line), "{}", daemon.log_text());
+
+    daemon.set("backends.redis.timeout", "soon");
+    let refused = daemon.fusebox(&["config", "reload"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    eventually("both are told", LONG, || {
+        let log = daemon.log_text();
+        let lines =
+            log.lines().filter(|it| it.contains("ERROR not reloaded: the old settings stay"));
+        let lines: Vec<&str> = lines.filter(|it| it.contains("backends.redis.timeout")).collect();
+        lines.len() == 2 && lines[1].contains("by=\"SIGHUP\"")
+    });
+    let (_, history) = daemon.get("/v1/history?limit=1000");
+    let last = history["events"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["event"], &last["by"]), (&json!("reload"), &json!("SIGHUP")), "{last}");
+    assert!(last["refused"].as_str().unwrap().contains("backends.redis.timeout"), "{last}");
+    let said = daemon.fusebox(&["events", "--limit", "1"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("the configuration was not reloaded, by SIGHUP: "), "{said}");
 }

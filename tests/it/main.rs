@@ -79,3 +79,5 @@ mod tls;
 mod traces;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod who_sees;

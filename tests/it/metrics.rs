@@ -396,6 +396,32 @@ fn promtool_accepts_the_alerts_and_sees_each_fire_stay_quiet_and_clear() {
     assert!(tests.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
+/// Seconds, bytes and numbers each have an axis of their own.
+#[track_caller]
+fn assert_one_unit_an_axis(panel: &Value) {
+    let family = |unit: &str| match unit {
+        "s" => "seconds",
+        "bytes" => "bytes",
+        _ => "numbers",
+    };
+    let config = &panel["fieldConfig"];
+    let usual = config["defaults"]["unit"].as_str().unwrap_or_default();
+    for target in panel["targets"].as_array().into_iter().flatten() {
+        let expression = target["expr"].as_str().unwrap();
+        let is_ratio = expression.contains(") / (") || expression.contains("fill_ratio");
+        let wanted = match expression {
+            _ if is_ratio => family(usual),
+            it if it.contains("_seconds") => "seconds",
+            it if it.contains("_bytes") => "bytes",
+            _ => "numbers",
+        };
+        let mut overrides = config["overrides"].as_array().into_iter().flatten();
+        let own = overrides.find(|it| it["matcher"]["options"] == target["refId"]);
+        let own = own.and_then(|it| it["properties"][0]["value"].as_str());
+        assert_eq!(family(own.unwrap_or(usual)), wanted, "{}: {expression}", panel["title"]);
+    }
+}
+
 #[test]
 fn rules_and_dashboard_name_what_there_is() {
     let scraped = Scraped::start(Builder::default());
@@ -421,6 +447,7 @@ fn rules_and_dashboard_name_what_there_is() {
     let mut shown: Vec<String> = panels.iter().flat_map(expressions).collect();
     assert!(shown.len() >= panels.len(), "every panel shows something");
     shown.extend(expressions(&dashboard["annotations"]));
+    panels.iter().for_each(assert_one_unit_an_axis);
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let variables = variables.iter().filter(|variable| variable["type"] == "query");
     let asked = variables.map(|variable| variable["query"].as_str().unwrap().to_owned());

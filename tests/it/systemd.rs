@@ -1,12 +1,16 @@
 //! The units and the configuration that are shipped, as systemd and the daemon read them.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::support::daemon::FUSEBOX;
+use crate::support::poll::eventually;
 use crate::support::proc::require;
 
 const UNITS: [&str; 2] = ["fusebox.service", "fusebox.socket"];
@@ -46,6 +50,15 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 }
 
 #[test]
+fn no_number_of_failures_ends_in_a_socket_that_nobody_listens_on() {
+    let unit = |name: &str| fs::read_to_string(shipped(name)).unwrap();
+    assert!(unit(UNITS[0]).contains("\nStartLimitIntervalSec=0\n"));
+    assert!(unit(UNITS[1]).contains("\nTriggerLimitIntervalSec=0\n"));
+    // A reload says whether it was refused, and needs no other package.
+    assert!(unit(UNITS[0]).contains("\nExecReload=/usr/bin/fusebox config reload\n"));
+}
+
+#[test]
 fn systemd_would_tell_of_a_misspelt_key() {
     let (_folder, units) = units();
     let service = fs::read_to_string(&units[0]).unwrap().replace("WatchdogSec", "WatchdogSecs");
@@ -61,6 +74,39 @@ fn the_sandbox_leaves_an_exposure_of_at_most_one_and_a_half() {
         analyze(&["security", "--offline=yes", "--threshold=15", "--no-pager"], &units[..1]);
     assert!(judged.status.success(), "{}", text(&judged));
     assert!(text(&judged).contains("Overall exposure level"), "{}", text(&judged));
+}
+
+#[test]
+fn a_socket_that_was_handed_over_is_named_as_it_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    let log = fs::File::create(at("log")).unwrap();
+    let process = Command::new(require("systemd-socket-activate", "systemd"))
+        .arg(format!("--listen={}", at("handed.sock").display()))
+        .args(["--fdname=fusebox", FUSEBOX, "run", "--config", "/dev/null", "--state-dir"])
+        .arg(at("state"))
+        .stderr(log)
+        .spawn()
+        .expect("it starts");
+    let process = Killed(process);
+    eventually("the daemon was started, and is ready", Duration::from_secs(20), || {
+        drop(UnixStream::connect(at("handed.sock")));
+        fs::read_to_string(at("log")).unwrap().contains(" ready ")
+    });
+    drop(process);
+    let log = fs::read_to_string(at("log")).unwrap();
+    let ready = log.lines().find(|line| line.contains(" ready ")).unwrap();
+    assert!(ready.contains(&format!("socket={}", at("handed.sock").display())), "{ready}");
+}
+
+/// Kills its process when it is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().expect("it is ours to kill");
+        self.0.wait().expect("it can be waited for");
+    }
 }
 
 #[test]
@@ -84,10 +130,20 @@ fn the_user_and_its_folder_are_declared_as_the_units_use_them() {
         assert!(output.status.success(), "{program}: {}", text(&output));
     };
     fs::create_dir(root.path().join("etc")).unwrap();
-    run("systemd-sysusers", &[], "fusebox.sysusers");
+    run("systemd-sysusers", &[], "sysusers.d/fusebox.conf");
     let users = fs::read_to_string(root.path().join("etc/passwd")).unwrap();
     let groups = fs::read_to_string(root.path().join("etc/group")).unwrap();
     assert!(users.starts_with("fusebox:") && groups.starts_with("fusebox:"), "{users}{groups}");
-    run("systemd-tmpfiles", &["--create"], "fusebox.tmpfiles");
+    // A configuration that only root may read, as many copy it: the daemon could not start.
+    let configuration = root.path().join("etc/fusebox/fusebox.toml");
+    fs::create_dir(root.path().join("etc/fusebox")).unwrap();
+    fs::write(&configuration, "").unwrap();
+    fs::set_permissions(&configuration, fs::Permissions::from_mode(0o600)).unwrap();
+    run("systemd-tmpfiles", &["--create"], "tmpfiles.d/fusebox.conf");
     assert!(root.path().join("run/fusebox").is_dir());
+    let (file, group) = (fs::metadata(&configuration).unwrap(), groups.split(':').nth(2).unwrap());
+    assert_eq!(
+        (file.mode() & 0o777, file.uid(), file.gid().to_string().as_str()),
+        (0o640, 0, group)
+    );
 }

@@ -304,3 +304,23 @@ fn a_collector_gets_the_headers_that_the_environment_says() {
     assert!(heads.lock().iter().any(is_whole), "{:?}", heads.lock());
     assert!(!daemon.log_text().contains("hush"), "secrets are not logged");
 }
+
+#[test]
+fn an_export_that_nobody_answers_is_given_up_in_the_exporters_own_time() {
+    let redis = RedisServer::start();
+    for protocol in ["http/protobuf", "grpc"] {
+        // It takes connections and never says a word.
+        let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", deaf.local_addr().unwrap());
+        let daemon = traced(Daemon::with_redis(&redis.url()), &endpoint, protocol)
+            .env("OTEL_EXPORTER_OTLP_TIMEOUT", "300")
+            .start();
+        let begun = Instant::now();
+        call_times(&daemon);
+        eventually("the export failed", LONG, || {
+            daemon.metric("spans_total", &[("result", "failed")]) > 0.0
+        });
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5), "{protocol}: it stopped all others for {took:?}");
+    }
+}

@@ -296,7 +296,11 @@ impl BackendShared {
             vec![None; hits.len()]
         } else if let Some(empty) = Self::empty(context) {
             let mut reply = self.reply(context, Source::Empty, Some(empty));
-            reply.warnings.push(format!("{} did not answer: {}", self.circuit.name, why.detail()));
+            reply.warnings.push(format!(
+                "{} did not answer: {}",
+                self.circuit.name,
+                why.detail().whole()
+            ));
             return Ok(reply);
         } else {
             let miss = read.miss.as_ref().ok_or_else(|| self.no_fallback(context, why))?;
@@ -324,7 +328,11 @@ impl BackendShared {
         };
         let mut reply = self.reply(context, source, value);
         reply.age = age;
-        reply.warnings.push(format!("{} did not answer: {}", self.circuit.name, why.detail()));
+        reply.warnings.push(format!(
+            "{} did not answer: {}",
+            self.circuit.name,
+            why.detail().whole()
+        ));
         if source == Source::Stale {
             reply.warnings.push(format!("the value is {} s old", age.as_secs()));
         }

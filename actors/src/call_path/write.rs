@@ -188,7 +188,7 @@ impl BackendShared {
             Queueable::Yes(answer) => answer,
             Queueable::No(note) if context.state.is_in_doubt() => {
                 let mut error = timed_out(context, why, op_id);
-                error.detail = format!("{}; {note}", error.detail);
+                error.detail = error.detail.within(|why| format!("{why}; {note}"));
                 return Err(error);
             }
             Queueable::No(note) => return Err(self.unavailable(context, why, note)),
@@ -208,7 +208,7 @@ impl BackendShared {
         let step = StepKind::Append {
             span_id: span.span_id,
             op_id,
-            error: appended.as_ref().err().map(|error| error.detail.clone()),
+            error: appended.as_ref().err().map(ToString::to_string),
         };
         context.recorder.step(began, self.clock().read(), step);
         let fate = appended?;
@@ -219,7 +219,7 @@ impl BackendShared {
         let queued = Reply {
             ack: Some(AckLevel::Durable),
             op_id: Some(op_id),
-            warnings: vec![format!("queued: {}", why.detail())],
+            warnings: vec![format!("queued: {}", why.detail().whole())],
             ..self.reply(context, Source::Queued, answer)
         };
         if !behind || !self.replay_can_run() {
@@ -237,7 +237,10 @@ impl BackendShared {
                 kind: CallErrorKind::Refused,
                 op_id: Some(op_id),
                 attempts: context.attempts,
-                ..error("dead_letter", format!("it was queued and is a dead letter now: {reason}"))
+                ..error(
+                    "dead_letter",
+                    reason.within(|why| format!("it was queued and is a dead letter now: {why}")),
+                )
             }),
             Ok(Err(_)) | Err(_) => Ok(queued),
         }
@@ -286,7 +289,7 @@ impl BackendShared {
                 let upload = self.queue.append_upload(new, rest);
                 tokio::time::timeout(left, upload).await.map_err(|_| CallError {
                     kind: CallErrorKind::TimedOut,
-                    ..error("deadline", "the deadline passed before the call had arrived".into())
+                    ..error("deadline", "the deadline passed before the call had arrived")
                 })?
             }
         };
@@ -401,7 +404,7 @@ impl BackendShared {
             Refusal::Known { seq, .. } => {
                 let reason =
                     self.queue.index().get(*seq).and_then(|entry| entry.last_error.clone());
-                let reason = reason.unwrap_or_default();
+                let reason = reason.map(|reason| reason.said().to_owned()).unwrap_or_default();
                 Err(CallError {
                     kind: CallErrorKind::Refused,
                     op_id: Some(op_id),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use fusebox_state::{
+    Words,
     queue::{Phase, QueueIndex},
     store::{DeadMark, DeadReason, StoreError},
 };
@@ -14,7 +15,7 @@ use crate::event::EventKind;
 impl Queue {
     /// Gives up on `seq`, and on all that were sent with it as one, and keeps it with its reason. If the dead
     /// letters are full, `false` is returned: it keeps its verdict and its lane, and is not sent again.
-    pub fn bury(self: &Arc<Self>, seq: u64, reason: DeadReason, detail: &str) -> bool {
+    pub fn bury(self: &Arc<Self>, seq: u64, reason: DeadReason, detail: &Words) -> bool {
         if self.store().is_err() {
             return false;
         }
@@ -30,15 +31,15 @@ impl Queue {
             self.count(&index);
             return false;
         }
-        let said = format!("{}: {detail}", reason_word(reason));
+        let why = detail.within(|text| said(reason, text));
         // Until the mark is synced; after that only where the settings say so.
         for seq in &seqs {
-            index.buried(*seq, &said, true);
+            index.buried(*seq, &why, true);
         }
         self.count(&index);
         drop(index);
         for seq in &seqs {
-            let (detail, at) = (detail.to_owned(), self.clock.unix());
+            let (detail, at) = (detail.clone(), self.clock.unix());
             self.bury_in_order(*seq, DeadMark { reason, detail, at, attempts });
         }
         drop(ordered);
@@ -48,13 +49,15 @@ impl Queue {
             backend = self.name,
             %op_id,
             calls,
-            reason = said,
+            reason = %why,
             "a queued call is a dead letter"
         );
-        self.publish(EventKind::DeadLetter { op_id: op_id.to_string(), reason: said.clone() });
+        self.publish(EventKind::DeadLetter { op_id: op_id.to_string(), reason: why.closed() });
+        // What a server says of several may quote any of them.
+        let told = if calls > 1 { why.closed() } else { why };
         for seq in seqs {
             if let Some(fate) = self.fates.lock().remove(&seq) {
-                drop(fate.send(Err(said.clone())));
+                drop(fate.send(Err(told.clone())));
             }
         }
         self.freed.notify_waiters();
@@ -94,13 +97,13 @@ impl Queue {
             return Err(AppendError::DeadFull);
         }
         let (sender, marked) = oneshot::channel();
-        let said = format!("{}: {}", reason_word(mark.reason), mark.detail);
+        let why = mark.detail.within(|text| said(mark.reason, text));
         let this = Arc::clone(self);
         self.enter(write, bytes, move |store, call, done| {
             let seq = call.seq;
             {
                 let mut index = this.index.lock();
-                index.buried(seq, &said, true);
+                index.buried(seq, &why, true);
                 this.count(&index);
             }
             this.fates.lock().remove(&seq);
@@ -162,10 +165,10 @@ impl Queue {
                 }
                 self.count(&index);
                 drop(index);
-                let (this, said) = (Arc::clone(self), old.last_error.unwrap_or_default());
+                let (this, why) = (Arc::clone(self), old.last_error.map(|why| *why));
                 let revived = members.clone();
                 let done = Box::new(move |result: Result<(), StoreError>| {
-                    this.revived(&revived, &said, &result);
+                    this.revived(&revived, why.as_ref(), &result);
                     drop(sender.send(result));
                 });
                 store.revive(&members, done);
@@ -192,7 +195,7 @@ impl Queue {
 
     /// The revival of calls that were sent as one has ended. If its outcome is unknown, they wait once the store is
     /// open again, which holds them either way.
-    fn revived(&self, members: &[u64], said: &str, result: &Result<(), StoreError>) {
+    fn revived(&self, members: &[u64], why: Option<&Words>, result: &Result<(), StoreError>) {
         if result.as_ref().is_err_and(StoreError::outcome_unknown) {
             return;
         }
@@ -202,7 +205,7 @@ impl Queue {
             if result.is_ok() {
                 index.committed(*seq);
             } else {
-                index.buried(*seq, said, holds);
+                index.buried(*seq, why.cloned().unwrap_or("".into()), holds);
             }
         }
         self.count(&index);
@@ -277,8 +280,13 @@ fn members(index: &QueueIndex, seq: u64) -> Vec<u64> {
     id.and_then(|id| index.group(id)).map_or_else(|| vec![seq], |it| it.members.clone())
 }
 
+/// Why a dead letter is one.
+pub(super) fn said(reason: DeadReason, detail: &str) -> String {
+    format!("{}: {detail}", reason_word(reason))
+}
+
 /// The word of the API for a reason.
-pub(super) fn reason_word(reason: DeadReason) -> &'static str {
+fn reason_word(reason: DeadReason) -> &'static str {
     match reason {
         DeadReason::Rejected => "rejected",
         DeadReason::Expired => "expired",

@@ -15,7 +15,7 @@ use fusebox_state::{
     write::{Repeat, WriteState},
 };
 
-use super::{Queue, dead_letters::reason_word};
+use super::{Queue, dead_letters::said};
 use crate::alert::Alert;
 use crate::event::EventKind;
 
@@ -123,7 +123,10 @@ impl Queue {
     pub(crate) fn on_store_event(self: &Arc<Self>, event: StoreEvent) {
         match event {
             StoreEvent::Refusing { reason } => {
-                self.alert(Alert::Store, Some(format!("the store refuses writes: {reason}")));
+                self.alert(
+                    Alert::Store,
+                    Some(format!("the store refuses writes: {reason}").into()),
+                );
             }
             StoreEvent::Accepting => self.alert(Alert::Store, None),
             StoreEvent::Rebuilt { reason, lost } => {
@@ -236,14 +239,14 @@ impl Queue {
                 continue;
             }
             tracing::error!(backend = self.name, ?finding, "the store was found damaged");
-            self.publish(EventKind::Alert { message: format!("the store: {finding}") });
+            self.publish(EventKind::Alert { message: format!("the store: {finding}").into() });
         }
         let damage: Vec<String> =
             findings.iter().filter(|found| found.is_damage()).map(ToString::to_string).collect();
         if !damage.is_empty() {
             self.alert(
                 Alert::Damage,
-                Some(format!("the store was found damaged: {}", damage.join("; "))),
+                Some(format!("the store was found damaged: {}", damage.join("; ")).into()),
             );
         }
     }
@@ -282,10 +285,8 @@ fn recorded(traceparent: &str) -> Option<Box<SpanRef>> {
 }
 
 fn entry_of(call: StoredCall) -> Entry {
-    let last_error = call
-        .dead
-        .as_ref()
-        .map(|mark| format!("{}: {}", reason_word(mark.reason), mark.detail).into_boxed_str());
+    let last_error =
+        call.dead.as_ref().map(|mark| Box::new(mark.detail.within(|text| said(mark.reason, text))));
     let repeat = match call.token {
         TokenKind::Absolute => Repeat::Absolute,
         TokenKind::Marker | TokenKind::OwnMarker => Repeat::Token,

@@ -39,7 +39,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use fusebox_state::{
-    ErrorClass, Moment, OpId,
+    ErrorClass, Moment, OpId, Words,
     backoff::decorrelated_jitter,
     breaker::State,
     queue::{Entry, Turn},
@@ -206,7 +206,7 @@ impl Replay {
             }
             if let Some(until) = self.closed.get(&entry.label).filter(|until| **until > now) {
                 let error =
-                    entry.last_error.clone().unwrap_or_else(|| "its object is closed".into());
+                    entry.last_error.as_deref().cloned().unwrap_or("its object is closed".into());
                 index.put_back(first);
                 index.retry(first, *until, &error);
                 continue;
@@ -467,7 +467,7 @@ impl Replay {
             let at = if halved { self.ended_at } else { self.backed_off(&leader.entry) };
             let mut index = self.shared.queue.index();
             for job in jobs {
-                index.retry(job.taken.seq, at, &error.to_string());
+                index.retry(job.taken.seq, at, error.words());
             }
             return;
         }
@@ -549,12 +549,12 @@ impl Replay {
                 if let Some(entry) = self.shared.queue.index().get_mut(job.taken.seq) {
                     entry.state.end(End::Unprovable);
                 }
-                self.bury(job, DeadReason::Ambiguous, why);
+                self.bury(job, DeadReason::Ambiguous, &why.into());
             }
             NotSent::Store(error @ StoreError::Damaged { .. }) => {
-                self.bury(job, DeadReason::Undecodable, &error.to_string());
+                self.bury(job, DeadReason::Undecodable, &error.to_string().into());
             }
-            NotSent::Store(error) => self.retry(job, &error.to_string()),
+            NotSent::Store(error) => self.retry(job, &error.to_string().into()),
         }
     }
 
@@ -592,45 +592,51 @@ impl Replay {
     /// What becomes of a call that was not applied and of which `next` may be done.
     fn goes_on(&mut self, job: &Job, error: &AttemptError, next: Next) {
         let entry = &job.entry;
-        let now = self.shared.circuit.clock.now();
+        let (now, words) = (self.shared.circuit.clock.now(), error.words());
         self.mind_pause(error);
         let waits = matches!(
             error.class,
             ErrorClass::NotExecuted | ErrorClass::Unknown | ErrorClass::BlockedObject
         );
         if next == Next::GiveUp && waits {
-            let detail = format!("it may have been applied, and cannot be repeated: {error}");
+            let detail = words
+                .within(|why| format!("it may have been applied, and cannot be repeated: {why}"));
             return self.bury(job, DeadReason::Ambiguous, &detail);
         }
         if error.unclassified {
             let count = self.count_unclassified(job.taken.seq);
             if count >= UNCLASSIFIED_MAX {
-                let detail = format!("{count} replies of no known class, the last was {error}");
+                let detail = words.within(|last| {
+                    format!("{count} replies of no known class, the last was {last}")
+                });
                 return self.bury(job, DeadReason::GaveUp, &detail);
             }
-            return self.retry(job, &error.to_string());
+            return self.retry(job, &words);
         }
         match error.class {
             ErrorClass::Rejected | ErrorClass::Conflict => {
-                self.bury(job, DeadReason::Rejected, &error.to_string());
+                self.bury(job, DeadReason::Rejected, &words);
             }
             ErrorClass::Ambiguous => {
-                self.bury(job, DeadReason::Ambiguous, &error.to_string());
+                self.bury(job, DeadReason::Ambiguous, &words);
             }
-            ErrorClass::NotExecuted | ErrorClass::Unknown => self.retry(job, &error.to_string()),
+            ErrorClass::NotExecuted | ErrorClass::Unknown => self.retry(job, &words),
             ErrorClass::BlockedServer => {
                 self.blocked_until = Some(now.plus(BLOCKED_PAUSE));
-                let alert = format!("replay is paused, an operator must act: {error}");
+                let alert =
+                    words.within(|why| format!("replay is paused, an operator must act: {why}"));
                 self.shared.queue.alert(Alert::Blocked, Some(alert));
-                self.retry_at(job, now.plus(BLOCKED_PAUSE), &error.to_string());
+                self.retry_at(job, now.plus(BLOCKED_PAUSE), &words);
             }
             ErrorClass::BlockedObject => {
                 let until = now.plus(BLOCKED_PAUSE);
                 self.closed.insert(entry.label.clone(), until);
-                let alert =
-                    format!("replay of {} is paused, an operator must act: {error}", entry.label);
+                let label = &entry.label;
+                let alert = words.within(|why| {
+                    format!("replay of {label} is paused, an operator must act: {why}")
+                });
                 self.shared.queue.alert(Alert::Blocked, Some(alert));
-                self.retry_at(job, until, &error.to_string());
+                self.retry_at(job, until, &words);
             }
         }
     }
@@ -649,7 +655,7 @@ impl Replay {
         self.ended_at.plus(decorrelated_jitter(previous, self.draw))
     }
 
-    fn retry(&self, job: &Job, error: &str) {
+    fn retry(&self, job: &Job, error: &Words) {
         let at = self.backed_off(&job.entry);
         let wait = at.since(self.ended_at);
         if let Some(entry) = self.shared.queue.index().get_mut(job.head()) {
@@ -659,7 +665,7 @@ impl Replay {
     }
 
     /// The line waits with its first call, whichever of it was sent.
-    fn retry_at(&self, job: &Job, at: Moment, error: &str) {
+    fn retry_at(&self, job: &Job, at: Moment, error: &Words) {
         let mut index = self.shared.queue.index();
         for seq in job.seqs().filter(|seq| *seq != job.head()) {
             index.put_back(seq);
@@ -668,7 +674,7 @@ impl Replay {
     }
 
     /// Makes the call a dead letter; those in whose place it was sent wait again.
-    fn bury(&self, job: &Job, reason: DeadReason, detail: &str) {
+    fn bury(&self, job: &Job, reason: DeadReason, detail: &Words) {
         let queue = &self.shared.queue;
         if queue.bury(job.taken.seq, reason, detail) {
             let mut index = queue.index();

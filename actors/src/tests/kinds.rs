@@ -205,7 +205,7 @@ async fn a_large_call_is_tried_once_and_stored_first_where_it_is_to_be_durable()
     world.server().set(Mode::Down);
     let refused = upload(&world, "PUT t 4", pieces(), CallOptions::default()).await.unwrap_err();
     assert_eq!((refused.kind, refused.attempts), (CallErrorKind::Unavailable, 1));
-    assert!(refused.detail.contains("min_ack = durable"), "{}", refused.detail);
+    assert!(refused.detail.said().contains("min_ack = durable"), "{}", refused.detail);
     // Two MiB, in pieces that are not the store's own.
     let large = || Pieces(vec![Bytes::from(vec![b'x'; 700_001]); 3]);
     let full = upload(&world, "PUT t ", large(), stored_first()).await.unwrap_err();

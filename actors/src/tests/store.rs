@@ -17,7 +17,12 @@ async fn bury(world: &World, body: &str) {
 }
 
 fn alert_of_full(world: &World) -> bool {
-    world.backend().view().alerts.iter().any(|alert| alert.starts_with("the dead letters are full"))
+    world
+        .backend()
+        .view()
+        .alerts
+        .iter()
+        .any(|alert| alert.said().starts_with("the dead letters are full"))
 }
 
 fn first_dead(world: &World) -> OpId {
@@ -148,7 +153,7 @@ async fn a_store_that_does_not_open_is_refused_alone_and_heals() {
     let other = world.fusebox.backends()[1].clone();
     let live = call(&other, "SET b 1", CallOptions::default()).await.unwrap();
     assert_eq!(live.source, Source::Live);
-    assert!(world.backend().view().alerts[0].starts_with("the store does not open"));
+    assert!(world.backend().view().alerts[0].said().starts_with("the store does not open"));
     assert!(world.backend().view().queue.store_refuses.is_some());
     world
         .until("it is a critical condition", |it| it.fusebox.health().state > SystemState::Degraded)

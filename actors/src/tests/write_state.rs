@@ -110,7 +110,10 @@ async fn an_unprotected_insert_is_never_repeated_though_the_dead_letters_are_ful
         })
         .await;
     let alerts = world.backend().view().alerts;
-    assert!(alerts.iter().any(|alert| alert.contains("dead letters are full")), "{alerts:?}");
+    assert!(
+        alerts.iter().any(|alert| alert.said().contains("dead letters are full")),
+        "{alerts:?}"
+    );
     world.breaker_is("CLOSED").await;
     world.backend().replay().unwrap();
     let tried = world.server().attempts.load(Ordering::Relaxed);
@@ -152,7 +155,7 @@ async fn a_refusal_in_the_middle_is_a_refusal_of_unknown_outcome() {
         .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
         .await;
     let dead = world.backend().queue_page(true, None, 10).calls.remove(0);
-    assert!(dead.last_error.unwrap().starts_with("rejected"));
+    assert!(dead.last_error.unwrap().said().starts_with("rejected"));
     // Requeued, it is still in doubt: what nothing recognises is not sent again.
     world.server().set(Mode::Up);
     world.server().tokenless.store(true, Ordering::Relaxed);
@@ -160,9 +163,9 @@ async fn a_refusal_in_the_middle_is_a_refusal_of_unknown_outcome() {
     world
         .until("it is one again", |world| {
             let calls = world.backend().queue_page(true, None, 10).calls;
-            calls
-                .first()
-                .is_some_and(|call| call.last_error.as_deref().unwrap().starts_with("ambiguous"))
+            calls.first().is_some_and(|call| {
+                call.last_error.as_ref().unwrap().said().starts_with("ambiguous")
+            })
         })
         .await;
     assert_eq!(times(&world, "PUT t 2"), 1);

@@ -124,7 +124,7 @@ pub struct Failed {
     pub kind: CallErrorKind,
     /// The code.
     pub code: Cow<'static, str>,
-    /// For people.
+    /// For people, in words that everybody may see.
     pub detail: String,
 }
 
@@ -135,8 +135,9 @@ impl From<&Reply> for Answered {
 }
 
 impl From<&CallError> for Failed {
-    fn from(CallError { kind, code, detail, .. }: &CallError) -> Self {
-        Self { kind: *kind, code: code.clone(), detail: detail.clone() }
+    fn from(error: &CallError) -> Self {
+        let (code, detail) = (error.known_code(), error.detail.said().to_owned());
+        Self { kind: error.kind, code, detail }
     }
 }
 

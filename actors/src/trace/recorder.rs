@@ -102,7 +102,7 @@ pub struct Tried<'a> {
     pub transition: Option<(State, State)>,
 }
 
-/// Code and words of an attempt's error, for a step.
+/// Code and words of an attempt's error that everybody may see, for a step.
 pub fn told(error: &AttemptError) -> Box<(Cow<'static, str>, String)> {
-    Box::new((error.code.clone(), error.message.clone()))
+    Box::new((error.known_code(), error.message.said().to_owned()))
 }

@@ -22,7 +22,7 @@ use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
     Refused, Slot,
 };
-use fusebox_state::{OpId, UnixMillis};
+use fusebox_state::{OpId, UnixMillis, Words};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -174,14 +174,15 @@ impl Connector for ClickHouseConnector {
     fn status(&self) -> ConnectorStatus {
         let shared = &self.shared;
         let server = shared.servers.known();
-        let mut warnings: Vec<String> = shared.fence.warning().into_iter().collect();
+        let mut warnings: Vec<Words> = shared.fence.warning().into_iter().collect();
         if server.as_ref().is_some_and(|server| server.read_only) {
             let user = shared.settings.username.as_deref().unwrap_or("default");
-            warnings.push(format!(
+            let told = format!(
                 "the user {user} may change no settings (readonly = 1): queries bear no time limit, inserts no token"
-            ));
+            );
+            warnings.push(told.into());
         }
-        warnings.extend(shared.tables.warnings());
+        warnings.extend(shared.tables.warnings().into_iter().map(Words::from));
         ConnectorStatus {
             connections: shared.http.connections(),
             warnings,

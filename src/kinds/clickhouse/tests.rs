@@ -148,7 +148,7 @@ async fn a_user_who_may_set_nothing_can_read() {
     let ended = attempt(&connector, "SELECT 42", Duration::from_secs(3)).await;
     assert_eq!(rows(&ended.result.unwrap()), "42\n");
     let warnings = connector.status().warnings;
-    assert!(warnings.iter().any(|warning| warning.contains("readonly")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.said().contains("readonly")), "{warnings:?}");
     connector.close().await;
     let ended = attempt(&connector, "SELECT 42", Duration::from_secs(3)).await;
     let error = ended.result.unwrap_err();

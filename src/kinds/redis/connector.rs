@@ -27,7 +27,7 @@ use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
     Refused, ResidueAfter, Slot,
 };
-use fusebox_state::{LaneId, OpId, UnixMillis, Verdict};
+use fusebox_state::{LaneId, OpId, UnixMillis, Verdict, Words};
 
 use super::{
     protocol::{
@@ -66,18 +66,19 @@ impl RedisConnector {
         Arc::new(Self { links: Links { shared, reads, writes, namespace, deadlines } })
     }
 
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> =
+    fn warnings(&self) -> Vec<Words> {
+        let mut warnings: Vec<Words> =
             self.links.shared.warnings.lock().values().cloned().collect();
         let server = self.links.shared.server.lock();
         let eviction = server.as_ref().and_then(|server| server.eviction.as_deref());
         if let Some(policy) = eviction.filter(|policy| *policy != "noeviction")
             && self.links.shared.tokens_used.load(Ordering::Relaxed)
         {
-            warnings.push(format!(
+            let told = format!(
                 "maxmemory-policy is {policy}: the server may drop the markers by which repeated writes \
                  are recognised; noeviction keeps them"
-            ));
+            );
+            warnings.push(told.into());
         }
         warnings
     }

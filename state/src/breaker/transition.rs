@@ -1,6 +1,6 @@
 //! States, and changes of state with all that led to them.
 
-use crate::{units::UnixMillis, window::Horizon};
+use crate::{units::UnixMillis, window::Horizon, words::Words};
 
 /// A state of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -102,10 +102,10 @@ impl Reason {
 pub struct ErrorRecord {
     /// When, on the wall clock.
     pub at: UnixMillis,
-    /// The backend's code, or one of fusebox's.
+    /// The backend's code where it is known, or one of fusebox's. It quotes nobody.
     pub code: String,
-    /// What happened.
-    pub message: String,
+    /// What happened. Read back, it is all the server's: see [`Words`].
+    pub message: Words,
     /// The trace of the call, where it had one.
     pub trace_id: Option<String>,
 }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 
 use super::{note::Note, record::CHUNK_BODY};
-use crate::units::{Lanes, OpId, UnixMillis};
+use crate::{
+    units::{Lanes, OpId, UnixMillis},
+    words::Words,
+};
 
 /// What lets a backend recognise a write that it has applied already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -266,8 +269,8 @@ impl DeadReason {
 pub struct DeadMark {
     /// Why replay gave up.
     pub reason: DeadReason,
-    /// The backend's words, or ours; cut at 2,048 bytes.
-    pub detail: String,
+    /// What happened; kept in 2,048 bytes at most.
+    pub detail: Words,
     /// When it was buried.
     pub at: UnixMillis,
     /// Attempts made by replay.

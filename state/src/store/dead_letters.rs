@@ -9,14 +9,15 @@ use super::{
     keys::cut,
     record::{self, DeadRecord, Draft, Kind},
 };
-use crate::units::UnixMillis;
+use crate::{units::UnixMillis, words::Words};
 
 /// Longest detail kept, in bytes; what is longer is cut.
 const DETAIL_MAX: usize = 2048;
 
 /// The value of the mark that buries `seq`.
 pub(super) fn encode(seq: u64, mark: &DeadMark) -> Result<Draft, StoreError> {
-    let detail = cut(&mark.detail, DETAIL_MAX);
+    let detail = mark.detail.to_kept();
+    let detail = cut(&detail, DETAIL_MAX);
     let record = DeadRecord {
         seq,
         reason: mark.reason.to_u8(),
@@ -36,7 +37,7 @@ pub(super) fn decode(seq: u64, value: &[u8]) -> Option<DeadMark> {
     let record: DeadRecord<'_> = record::open(Kind::Dead, value).ok()?;
     Some(DeadMark {
         reason: DeadReason::from_u8(record.reason).filter(|_| record.seq == seq)?,
-        detail: record.detail.to_owned(),
+        detail: Words::from_kept(record.detail),
         at: UnixMillis::new(record.at),
         attempts: record.attempts,
     })

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted};
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, Verdict, Words};
 
 pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
 use super::wire;
@@ -119,13 +119,14 @@ impl Exception {
             (Some(ErrorClass::Unknown), true, false) => Some(ErrorClass::NotExecuted),
             (class, ..) => class,
         };
+        let class_told = of_write.unwrap_or(ErrorClass::Unknown);
         let error = AttemptError {
-            class: of_write.unwrap_or(ErrorClass::Unknown),
+            class: class_told,
             doubt: doubt.map(|_| Bytes::new()),
             code: if self.code == 0 { format!("http_{status}") } else { self.code.to_string() }
                 .into(),
             reply: Some(wire::reply("exception", self.message.as_bytes())),
-            message: self.message,
+            message: Words::quoting(class_told.said(), self.message),
             unclassified: class.is_none(),
             retry_after,
         };

@@ -166,14 +166,31 @@ fn insertion(
         none()
     };
     let access = if deduplicates_itself(header, statement) {
-        never(
-            "it sets async_insert or deduplication itself, so that a repetition is not recognised",
-        )
+        let reason =
+            "it sets async_insert or deduplication itself, so that a repetition is not recognised";
+        let caveat = is_unawaited(header, statement).then_some(UNAWAITED);
+        Access::Write(Write { caveat, ..Write::new(Outage::Never(reason)) })
     } else {
         let gather = gather::number(call, statement, insert, settings);
         Access::Write(Write { free_token: true, gather, ..Write::new(Outage::EffectKnown) })
     };
     (label, lanes, false, access)
+}
+
+/// Said of an insert that the server answers before it has written anything.
+const UNAWAITED: &str = "wait_for_async_insert is 0: the server has taken the rows into its memory and will write \
+                         them later, or not; applied promises no more";
+
+/// Whether the server answers before it writes (`async_insert` without `wait_for_async_insert`).
+fn is_unawaited(header: &Header, statement: &Statement) -> bool {
+    // The statement's own settings stand above those of the request.
+    let of = |wanted: &str| {
+        let own = statement.settings.iter().rev().find(|(name, _)| name == wanted);
+        own.map(|(_, value)| value).or_else(|| header.settings.get(wanted))
+    };
+    let is_on = |value: &String| !matches!(value.as_str(), "0" | "false");
+    of("async_insert").is_some_and(is_on)
+        && of("wait_for_async_insert").is_some_and(|value| !is_on(value))
 }
 
 /// Whether the call itself says how the server tells a repetition.
@@ -253,6 +270,27 @@ mod tests {
         let plan = planned(header(query), &settings());
         let Access::Write(write) = plan.access.clone() else { panic!("{query} is a read") };
         (plan, write)
+    }
+
+    #[test]
+    fn an_insert_that_is_answered_before_it_is_written_warns_of_it() {
+        let caveat = |query: &str| write(query).1.caveat.is_some();
+        let insert = |settings: &str| format!("INSERT INTO t SETTINGS {settings} VALUES (1)");
+        for (settings, warns) in [
+            ("async_insert=1, wait_for_async_insert=0", true),
+            ("wait_for_async_insert=0, async_insert='true'", true),
+            ("async_insert=1, wait_for_async_insert=1", false),
+            ("async_insert=1", false),
+            ("async_insert=0, wait_for_async_insert=0", false),
+            ("wait_for_async_insert=0", false),
+        ] {
+            assert_eq!(caveat(&insert(settings)), warns, "{settings}");
+        }
+        let by_request = [("async_insert", "1"), ("wait_for_async_insert", "0")];
+        let settings = by_request.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let header = Header { settings: settings.into(), ..header("INSERT INTO t VALUES (1)") };
+        let Access::Write(write) = planned(header, &self::settings()).access else { panic!() };
+        assert!(write.caveat.is_some());
     }
 
     fn key(header: Header) -> Option<Bytes> {

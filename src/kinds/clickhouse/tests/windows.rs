@@ -62,7 +62,10 @@ impl World {
     async fn again(&self, Doubted(sent): &Doubted) -> Result<bool, (ErrorClass, String)> {
         let ended = sent.to(&self.connector).await;
         let reply_lost = ended.reply_lost;
-        ended.result.map(|_| reply_lost).map_err(|error| (error.class, error.message))
+        ended
+            .result
+            .map(|_| reply_lost)
+            .map_err(|error| (error.class, error.message.whole().to_owned()))
     }
 
     async fn is_not_sent_again(&self, doubted: &Doubted, why: &str) {
@@ -87,7 +90,13 @@ impl World {
     }
 
     fn warnings(&self) -> String {
-        self.connector.status().warnings.join("\n")
+        self.connector
+            .status()
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 

@@ -235,7 +235,8 @@ fn note(error: &mut AttemptError, noted: Noted) {
     if let (ErrorClass::Unknown, Some(lacks)) = (error.class, noted.lacks) {
         error.class = ErrorClass::Ambiguous;
         error.unclassified = false;
-        error.message = format!("{}; it cannot be repeated: {lacks}", error.message);
+        error.message =
+            error.message.within(|why| format!("{why}; it cannot be repeated: {lacks}"));
     }
 }
 

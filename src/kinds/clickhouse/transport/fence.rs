@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::{ErrorClass, OpId, Verdict};
+use fusebox_state::{ErrorClass, OpId, Verdict, Words};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -110,7 +110,7 @@ pub(crate) struct Fence {
     earlier: Mutex<Earlier>,
     changed: Notify,
     rounds: tokio::sync::Mutex<()>,
-    refused: Mutex<Option<String>>,
+    refused: Mutex<Option<Words>>,
 }
 
 /// What stands between a write and the wire.
@@ -174,13 +174,16 @@ impl Fence {
     }
 
     /// Why killing is refused.
-    pub(crate) fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<Words> {
         let refused = self.refused.lock();
         let why = refused.as_ref()?;
-        Some(format!(
-            "the server does not let us find and kill abandoned queries ({why}): writes wait {:?} after one",
-            self.patience
-        ))
+        Some(why.within(|why| {
+            format!(
+                "the server does not let us find and kill abandoned queries ({why}): writes wait {:?} after \
+                 one",
+                self.patience
+            )
+        }))
     }
 
     /// Waits until a write may be sent; `first` is one that commutes and was never sent before.

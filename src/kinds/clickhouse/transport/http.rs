@@ -8,7 +8,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Tail};
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, Verdict, Words};
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::{
@@ -65,7 +65,7 @@ impl Failed {
     /// Nothing was sent.
     pub(crate) fn not_executed(
         code: &'static str,
-        message: impl Into<String>,
+        message: impl Into<Words>,
         verdict: Verdict,
     ) -> Self {
         Self { error: AttemptError::own(ErrorClass::NotExecuted, code, message), verdict }

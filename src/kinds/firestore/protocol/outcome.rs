@@ -22,7 +22,7 @@ use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted};
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, Verdict, Words};
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, Status};
@@ -54,7 +54,7 @@ impl Failed {
         verdict: Verdict,
         class: ErrorClass,
         code: &'static str,
-        message: impl Into<String>,
+        message: impl Into<Words>,
     ) -> Self {
         Self { verdict, error: AttemptError::own(class, code, message), too_large: None }
     }
@@ -95,12 +95,13 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
     use Verdict::{Failure, Success};
     let code = status.code();
     match &cause {
-        Cause::Tls(refused) => return Failed::own(Failure, BlockedServer, "tls", refused),
-        Cause::Reset(why) => return Failed::own(Verdict::Neutral, Unknown, "reset", why),
+        Cause::Tls(refused) => return Failed::own(Failure, BlockedServer, "tls", refused.clone()),
+        Cause::Reset(why) => return Failed::own(Verdict::Neutral, Unknown, "reset", why.clone()),
         Cause::Server | Cause::NotSent | Cause::Connection => {}
     }
     if let too_large @ Some(_) = too_large(status) {
-        let failed = Failed::own(Success, Rejected, "too_large", message(status));
+        let words = Words::quoting("the message is too large for the backend", message(status));
+        let failed = Failed::own(Success, Rejected, "too_large", words);
         return Failed { too_large, ..failed };
     }
     let (class, verdict) = match code {
@@ -130,7 +131,11 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
         class,
         doubt: (class == Unknown).then(Bytes::new),
         code: name(code).into(),
-        message: message(status),
+        message: match cause {
+            Cause::Server => Words::quoting(class.said(), message(status)),
+            // The words of what carries it, on this side of the server.
+            _ => message(status).into(),
+        },
         reply: None,
         unclassified: class == Unknown && verdict == Success,
         retry_after: retry_after(status).or(exhausted),

@@ -8,7 +8,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, Verdict, Words};
 use gcp_auth::{CustomServiceAccount, MetadataServiceAccount, TokenProvider};
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -111,7 +111,7 @@ fn refused(error: &gcp_auth::Error) -> Failed {
     }
 }
 
-fn wrong(message: impl Into<String>) -> Failed {
+fn wrong(message: impl Into<Words>) -> Failed {
     Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "credentials", message)
 }
 
@@ -134,7 +134,7 @@ mod tests {
         assert!(auth.header("abc").await.unwrap().is_sensitive());
         let failed = auth.header("a\nb").await.unwrap_err();
         assert_eq!(failed.verdict, Verdict::Neutral);
-        assert!(!failed.error.message.contains("a\nb"), "it is not told");
+        assert!(!failed.error.message.whole().contains("a\nb"), "it is not told");
     }
 
     #[tokio::test]
@@ -145,6 +145,6 @@ mod tests {
         let auth = auth("https://h", path.to_str());
         let failed = auth.header("").await.unwrap_err();
         assert_eq!(failed.error.class, ErrorClass::BlockedServer);
-        assert!(failed.error.message.contains("key.json"), "{}", failed.error.message);
+        assert!(failed.error.message.whole().contains("key.json"), "{}", failed.error.message);
     }
 }

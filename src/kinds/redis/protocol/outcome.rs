@@ -16,9 +16,11 @@
 //! the words of the server's own refusals, given before such a call runs, prove that nothing was written;
 //! every other error may follow a write, and a script's is *rejected*, whatever its code.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted};
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, Verdict, Words};
 
 use super::{commands::Spec, resp};
 
@@ -73,14 +75,16 @@ pub(crate) fn by(carrier: Carrier, reply: Bytes) -> Attempted {
             }
         }
     }
+    let class_told = class.unwrap_or(ErrorClass::Unknown);
     let message = match code {
-        "MOVED" | "ASK" => format!("{CLUSTER} ({message})"),
-        _ => message.to_owned(),
+        "MOVED" | "ASK" => Words::quoting(CLUSTER, format!("{CLUSTER} ({message})")),
+        _ => Words::quoting(class_told.said(), message),
     };
+    let known = CODES.iter().find(|known| **known == code);
     let error = AttemptError {
-        class: class.unwrap_or(ErrorClass::Unknown),
+        class: class_told,
         doubt: wrote.then(Bytes::new),
-        code: code.to_owned().into(),
+        code: known.map_or_else(|| Cow::Owned(code.to_owned()), |known| Cow::Borrowed(*known)),
         message,
         reply: Some(reply.clone()),
         unclassified: class.is_none(),
@@ -88,6 +92,46 @@ pub(crate) fn by(carrier: Carrier, reply: Bytes) -> Attempted {
     };
     Attempted::failed(verdict, error)
 }
+
+/// The codes of servers' own errors. A script may answer any other word, which may be anybody's data.
+const CODES: [&str; 36] = [
+    "ASK",
+    "BUSY",
+    "BUSYGROUP",
+    "BUSYKEY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "DENIED",
+    "ERR",
+    "EXECABORT",
+    "INPROG",
+    "INVALIDOBJ",
+    "IOERR",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOADDR",
+    "NOAUTH",
+    "NOGOODSLAVE",
+    "NOGROUP",
+    "NOMASTERLINK",
+    "NOPERM",
+    "NOPROTO",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "NOTBUSY",
+    "NOTREADY",
+    "OOM",
+    "READONLY",
+    "STALE",
+    "TRYAGAIN",
+    "UNBLOCKED",
+    "UNKILLABLE",
+    "WRONGPASS",
+    "WRONGTYPE",
+    "UNSTABLE",
+];
 
 /// Said of a server that is part of a cluster.
 pub(crate) const CLUSTER: &str =
@@ -156,7 +200,7 @@ mod tests {
         assert_eq!((error.class, attempted.verdict), (class, verdict), "{reply}");
         assert_eq!(error.unclassified, unclassified, "{reply}");
         assert_eq!(error.doubt.is_some(), unclassified, "{reply}");
-        assert!(error.reply.is_some() && error.message.contains(reply));
+        assert!(error.reply.is_some() && error.message.whole().contains(reply));
     }
 
     #[test]

@@ -35,7 +35,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted};
-use fusebox_state::{ErrorClass, OpId, Verdict};
+use fusebox_state::{ErrorClass, OpId, Verdict, Words};
 
 use super::{
     cache,
@@ -166,7 +166,8 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
 
 /// The script answered what it never answers.
 fn unforeseen(frame: &Bytes) -> Attempted {
-    let message = format!("the script ended unforeseen: {}", String::from_utf8_lossy(frame));
+    let whole = format!("the script ended unforeseen: {}", String::from_utf8_lossy(frame));
+    let message = Words::quoting("the script ended unforeseen", whole);
     let error = AttemptError::own(ErrorClass::Unknown, "script", message);
     Attempted::failed(Verdict::Success, AttemptError { unclassified: true, ..error })
 }

@@ -66,11 +66,11 @@ async fn a_refused_script_is_told_to_the_caller_and_to_the_operator() {
     let redis = RedisConnector::new(server.settings("i", "r"));
     let (refused, verdict) = error(call_with(&redis, words("INCR n"), token(1)).await);
     assert_eq!((refused.class, verdict), (ErrorClass::Rejected, Verdict::Success));
-    assert!(refused.message.contains("refuses EVAL"), "{refused}");
+    assert!(refused.message.whole().contains("refuses EVAL"), "{refused}");
     let replay = With { origin: Origin::Replay, ..token(1) };
     let (waits, _) = error(call_with(&redis, words("INCR n"), replay).await);
     assert_eq!(waits.class, ErrorClass::BlockedObject);
-    assert!(redis.status().warnings.iter().any(|warning| warning.contains("EVAL")));
+    assert!(redis.status().warnings.iter().any(|warning| warning.said().contains("EVAL")));
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn a_server_that_evicts_is_warned_of_once_tokens_are_used() {
     reply(call(&redis, "SET k v").await);
     assert!(redis.status().warnings.is_empty());
     reply(call_with(&redis, words("INCR n"), token(1)).await);
-    assert!(redis.status().warnings[0].contains("allkeys-lru"));
+    assert!(redis.status().warnings[0].said().contains("allkeys-lru"));
 }
 
 #[tokio::test]
@@ -198,11 +198,11 @@ async fn an_account_that_may_not_set_the_marker_changes_nothing() {
         let (refused, verdict) = error(call_with(&redis, words("INCR n"), token(1)).await);
         assert_eq!((refused.class, verdict), (ErrorClass::Rejected, Verdict::Success));
         assert_eq!(refused.doubt, None, "{rules}");
-        assert!(refused.message.contains("fusebox:*"), "{refused}");
+        assert!(refused.message.whole().contains("fusebox:*"), "{refused}");
         let replay = With { origin: Origin::Replay, ..token(1) };
         let (waits, _) = error(call_with(&redis, words("INCR n"), replay).await);
         assert_eq!((waits.class, waits.doubt), (ErrorClass::BlockedObject, None));
-        assert!(redis.status().warnings.iter().any(|warning| warning.contains("fusebox:*")));
+        assert!(redis.status().warnings.iter().any(|warning| warning.said().contains("fusebox:*")));
         assert_eq!(server.ask(&["EXISTS", "n"]).await, ":0\r\n", "{rules}");
         server.ask(&["ACL", "SETUSER", "default", "+@all"]).await;
         assert_eq!(reply(call_with(&redis, words("INCR n"), replay).await), ":1\r\n");

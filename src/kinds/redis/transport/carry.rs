@@ -191,7 +191,7 @@ impl Links {
         let wrapped = Wrapped { args: &read.args, keys: &keys, token, deadlines: &far };
         let mut ended = self.run(wrapped, attempt.clone()).await;
         if let Err(error) = &ended.result
-            && token::refused(&error.code, &error.message)
+            && token::refused(&error.code, error.message.whole())
             && attempt.token.is_none()
         {
             // Without a script it is sent as it is.
@@ -262,7 +262,7 @@ impl Links {
         let script = residue::script(at, keys, now);
         let ended = self.writes.call(script, attempt.timeout, attempt.board()).await;
         match &ended.result {
-            Err(error) if token::refused(&error.code, &error.message) => {}
+            Err(error) if token::refused(&error.code, error.message.whole()) => {}
             Err(AttemptError { reply: Some(reply), .. }) => {
                 return outcome::by(Carrier::Own, reply.clone());
             }
@@ -372,7 +372,7 @@ impl Links {
 
     /// The server did not run the script.
     fn not_run(&self, ended: Attempted, origin: Origin) -> Attempted {
-        let refused = |error: &AttemptError| token::refused(&error.code, &error.message);
+        let refused = |error: &AttemptError| token::refused(&error.code, error.message.whole());
         self.without_token(ended, origin, "eval", refused, |error| {
             format!("the server refuses EVAL ({error}): writes cannot bear tokens")
         })
@@ -385,7 +385,8 @@ impl Links {
         {
             self.writes.retire();
         }
-        let refused = |error: &AttemptError| outcome::is_forbidden(&error.code, &error.message);
+        let refused =
+            |error: &AttemptError| outcome::is_forbidden(&error.code, error.message.whole());
         self.without_token(ended, origin, "marker", refused, |error| {
             format!(
                 "the server refuses GET and SET of fusebox:* ({error}): writes cannot bear tokens"
@@ -406,8 +407,9 @@ impl Links {
         if let Err(error) = &mut ended.result
             && is_refused(error)
         {
-            let warning = warning(&error.message);
-            error.message = format!("the write needs a token, and {warning}");
+            let warning = error.message.within(warning);
+            error.message =
+                warning.within(|warning| format!("the write needs a token, and {warning}"));
             error.class = match origin {
                 Origin::Live => ErrorClass::Rejected,
                 Origin::Replay => ErrorClass::BlockedObject,

@@ -35,6 +35,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fusebox_state::Words;
 
 use super::{
     handshake::{Dialogue, Failed, checked, lost},
@@ -51,7 +52,7 @@ pub(crate) enum Fenced {
     /// Nothing old is left; so many connections were killed.
     Clear(usize),
     /// It cannot be told or done, for this reason: only waiting helps.
-    Refused(String),
+    Refused(Words),
 }
 
 /// How often the list is read before the server is taken at its word that a client will not go.
@@ -89,7 +90,7 @@ pub(crate) async fn raise(
         let text = String::from_utf8_lossy(text);
         let clients: Vec<Client<'_>> = text.lines().filter_map(client).collect();
         if !clients.iter().any(|client| client.name == own) {
-            return Ok(Fenced::Refused("CLIENT LIST does not show this connection".to_owned()));
+            return Ok(Fenced::Refused("CLIENT LIST does not show this connection".into()));
         }
         let is_old = |client: &&Client<'_>| {
             client.name.starts_with(&prefix) && !shared.lives(client.name)
@@ -109,14 +110,14 @@ pub(crate) async fn raise(
             match checked(reply)? {
                 Ok(_) => killed += 1,
                 // It went by itself in between.
-                Err(gone) if gone.error.message.contains("No such client") => {}
+                Err(gone) if gone.error.message.whole().contains("No such client") => {}
                 Err(refused) => return Ok(Fenced::Refused(refused.error.message)),
             }
         }
         // A server with threads of its own for sockets lets a client go a little later.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok(Fenced::Refused("clients that were killed are still listed".to_owned()))
+    Ok(Fenced::Refused("clients that were killed are still listed".into()))
 }
 
 /// Tells of a client under our name that is none of this run's.

@@ -7,7 +7,7 @@ use std::{io, sync::atomic::Ordering};
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::AttemptError;
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, Verdict, Words};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{shared::Shared, stream};
@@ -31,14 +31,14 @@ pub(crate) struct Failed {
 
 impl Failed {
     /// Nothing was sent on anybody's behalf, and the backend is to blame.
-    pub(crate) fn connect(message: impl Into<String>) -> Self {
+    pub(crate) fn connect(message: impl Into<Words>) -> Self {
         Self {
             error: AttemptError::own(ErrorClass::NotExecuted, "connect", message),
             verdict: Verdict::Failure,
         }
     }
 
-    fn blocked(code: &'static str, message: impl Into<String>) -> Self {
+    fn blocked(code: &'static str, message: impl Into<Words>) -> Self {
         let error = AttemptError::own(ErrorClass::BlockedServer, code, message);
         Self { error, verdict: Verdict::Failure }
     }
@@ -149,10 +149,9 @@ pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed
     if settings.database != 0 {
         let select = resp::command(&["SELECT", &settings.database.to_string()]);
         dialogue.step(select).await?.map_err(|mut failed| {
-            failed.error.message = format!(
-                "database {} cannot be selected: {}",
-                settings.database, failed.error.message
-            );
+            let database = settings.database;
+            let told = |why: &str| format!("database {database} cannot be selected: {why}");
+            failed.error.message = failed.error.message.within(told);
             failed
         })?;
     }

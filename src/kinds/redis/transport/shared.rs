@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use fusebox_state::Words;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) tokens_used: AtomicBool,
     pub(crate) server: Mutex<Option<ServerInfo>>,
     /// What an operator should know, by what it is about.
-    pub(crate) warnings: Mutex<BTreeMap<&'static str, String>>,
+    pub(crate) warnings: Mutex<BTreeMap<&'static str, Words>>,
     /// When writes were last left unanswered; the start counts as such a time.
     pub(crate) abandoned: Mutex<Instant>,
     /// Whether a write that was left unanswered may still land: until the fence has been raised again.
@@ -96,7 +97,7 @@ impl Shared {
     }
 
     /// Warns, or takes back the warning, of what `about` is about.
-    pub(crate) fn warn(&self, about: &'static str, warning: Option<String>) {
+    pub(crate) fn warn(&self, about: &'static str, warning: Option<Words>) {
         let mut warnings = self.warnings.lock();
         match warning {
             Some(text) => {

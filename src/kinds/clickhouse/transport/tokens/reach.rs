@@ -92,7 +92,9 @@ pub(super) async fn ask(
         {
             Ok(Reach::Lacks(format!(
                 "what {}.{} remembers is not known, as the server does not say ({})",
-                target.0, target.1, failed.error.message
+                target.0,
+                target.1,
+                failed.error.known_code()
             )))
         }
         ended => ended,

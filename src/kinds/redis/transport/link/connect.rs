@@ -71,7 +71,7 @@ impl Link {
                 Err(_) => return Err(Failed::connect(format!("no fence within {limit:?}"))),
             }
         } else {
-            Fenced::Refused("CLIENT SETNAME is refused".to_owned())
+            Fenced::Refused("CLIENT SETNAME is refused".into())
         };
         let warning = match fenced {
             Fenced::Clear(killed) => {
@@ -84,10 +84,12 @@ impl Link {
                 }
                 None
             }
-            Fenced::Refused(why) => Some(format!(
-                "abandoned writes cannot be fenced off ({why}): after a broken connection writes \
-                 wait twice the timeout instead"
-            )),
+            Fenced::Refused(why) => Some(why.within(|why| {
+                format!(
+                    "abandoned writes cannot be fenced off ({why}): after a broken connection writes wait \
+                     twice the timeout instead"
+                )
+            })),
         };
         let refused = warning.is_some();
         self.shared.warn("fence", warning);
@@ -106,7 +108,7 @@ impl Link {
         }
         self.shared.warn(
             "replica",
-            info.replica.then(|| "the server is a replica: it refuses writes".to_owned()),
+            info.replica.then(|| "the server is a replica: it refuses writes".into()),
         );
         *self.shared.server.lock() = Some(info);
         let close = Arc::new(Notify::new());
