@@ -62,6 +62,8 @@ mod redis_scripts;
 #[cfg(test)]
 mod seams;
 #[cfg(test)]
+mod shares;
+#[cfg(test)]
 mod state_dir;
 #[cfg(test)]
 mod stopping;
