@@ -288,7 +288,6 @@ async fn answered(answer: impl Future<Output = Result<Response, Infallible>>) ->
     }
 }
 
-/// Whether an accept failed for the peer's sake: then the next one may well succeed at once.
 /// Whose share a connection of `caller` is.
 fn holder_of(caller: Caller) -> Holder {
     match caller {
@@ -297,6 +296,7 @@ fn holder_of(caller: Caller) -> Holder {
     }
 }
 
+/// Whether an accept failed for the peer's sake: then the next one may well succeed at once.
 fn is_the_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)

@@ -32,9 +32,9 @@ mod fallbacks;
 mod firestore;
 #[cfg(test)]
 mod firestore_client;
-mod frozen;
 #[cfg(test)]
 mod floods;
+mod frozen;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
