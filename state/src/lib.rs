@@ -14,6 +14,7 @@ pub mod lane;
 pub mod outcome;
 pub mod queue;
 pub mod retry_budget;
+pub mod shares;
 pub mod store;
 pub mod system;
 pub mod trace;
