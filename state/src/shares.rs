@@ -10,8 +10,8 @@
 //! gets seven eighths of that eighth, and so on: however many holders take what they can, whoever has nothing finds
 //! something. A holder that has more than its share gives nothing up, but takes nothing more until it has less.
 //!
-//! Taking and giving back are a few atomic operations each. They lock, allocate and look up nothing. Two that take at
-//! the same time may each be refused the last unit; neither can take more than there is.
+//! Taking and giving back are a few atomic operations each. They lock, allocate and look up nothing. Two takes of one
+//! holder at the same time may both be refused what one of them could have had; that is never another holder's loss.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,13 +60,17 @@ impl Pool {
     #[must_use]
     pub fn try_take(&self, holding: &Holding, units: u64) -> bool {
         let had = holding.0.fetch_add(units, Ordering::AcqRel);
-        let used = self.used.fetch_add(units, Ordering::AcqRel) + units;
-        let free = self.units().checked_sub(used);
-        let fits = free.is_some_and(|free| had == 0 || had + units <= TIMES_FREE * free);
-        if !fits {
-            self.give_back(holding, units);
+        let all = self.units();
+        // Counted as used only if it is taken: a flood of refused takes looks like nothing to others.
+        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            let used = used.checked_add(units)?;
+            let free = all.checked_sub(used)?;
+            (had == 0 || had + units <= TIMES_FREE * free).then_some(used)
+        });
+        if taken.is_err() {
+            holding.0.fetch_sub(units, Ordering::AcqRel);
         }
-        fits
+        taken.is_ok()
     }
 
     /// Takes `units` more for a holder, whether or not there are so many: for what is there already and can only be
@@ -97,7 +101,7 @@ mod tests {
     use super::*;
 
     fn take_all(pool: &Pool, holding: &Holding) -> u64 {
-        (0..).take_while(|_| pool.try_take(holding, 1)).count() as u64
+        (0..=pool.units()).take_while(|_| pool.try_take(holding, 1)).count() as u64
     }
 
     #[test]
