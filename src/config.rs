@@ -8,15 +8,18 @@
 //!
 //! Everything wrong is reported at once, naming key, bound and value.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+use bytesize::ByteSize;
 use fusebox_actors::{PingSettings, SystemSettings};
 use toml::{Table, Value};
 
 mod backend;
 mod checker;
 mod depends;
+mod http;
 pub(crate) mod keys;
+mod memory;
 pub(crate) mod places;
 mod raw;
 mod secret;
@@ -30,6 +33,7 @@ mod tests;
 pub(crate) use self::backend::Url;
 pub(crate) use self::backend::{BackendConfig, Endpoint};
 pub(crate) use self::checker::{choice, size};
+pub(crate) use self::http::HttpSettings;
 pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
 pub(crate) use self::sources::{Environment, Flags};
@@ -54,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) admin_group: GroupName,
     /// The TCP listener, where one is wanted.
     pub(crate) http: Option<HttpSettings>,
+    /// What the bodies and replies of calls in flight may take together, in bytes, copies counted.
+    pub(crate) calls_bytes: u64,
     /// Time between two pings of an idle backend.
     pub(crate) pings: PingSettings,
     /// Whether breakers leave OPEN by themselves.
@@ -79,17 +85,6 @@ pub(crate) struct GroupName {
     /// Whether it is another than the default: one that the host does not know is then worth a
     /// warning.
     pub(crate) asked: bool,
-}
-
-/// The TCP listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HttpSettings {
-    /// Its address.
-    pub(crate) listen: SocketAddr,
-    /// The token that opens more than health, metrics and the status page there.
-    pub(crate) token: Option<Secret>,
-    /// Where the token is kept.
-    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -244,7 +239,8 @@ fn check(
         socket_asked,
         client_group: group(raw.client_group, "fusebox"),
         admin_group: group(raw.admin_group, "root"),
-        http: check_http(raw.http, checker),
+        http: http::check(raw.http, checker),
+        calls_bytes: check_calls_bytes(raw.calls.bytes, checker),
         pings,
         auto_recovery,
         keep_unsampled: raw.tracing.keep_unsampled.unwrap_or(true),
@@ -315,19 +311,10 @@ fn check_pings(raw: &RawHealth, checker: &mut Checker) -> PingSettings {
     PingSettings { interval, timeout }
 }
 
-fn check_http(raw: raw::RawHttp, checker: &mut Checker) -> Option<HttpSettings> {
-    let listen = raw.listen?;
-    let token = raw.token_file.as_deref().and_then(|path| {
-        Secret::read(path, &mut checker.warnings)
-            .map_err(|error| {
-                checker.problem("http.token_file", format_args!("is not usable: {error}"));
-            })
-            .ok()
-    });
-    let Ok(listen) = listen.parse() else {
-        let what = format!("must be an address such as 127.0.0.1:9180, got {listen:?}");
-        checker.problem("http.listen", what);
-        return None;
-    };
-    Some(HttpSettings { listen, token, token_file: raw.token_file })
+/// An eighth of the memory that there is, from 16 MiB to 512 MiB, where no setting says.
+fn check_calls_bytes(bytes: Option<ByteSize>, checker: &mut Checker) -> u64 {
+    let (least, most) = (ByteSize::mib(16), ByteSize::mib(512));
+    let usual = || ByteSize::mib(memory::available() >> 23).clamp(least, most);
+    let bytes = bytes.unwrap_or_else(usual);
+    checker.between("calls.bytes", bytes, ByteSize::mib(1), ByteSize::tib(1)).as_u64()
 }

@@ -6,9 +6,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use fusebox_actors::{AdminError, Backend, BackendSpec, Fusebox};
 use tokio::sync::{Mutex, watch};
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
     config::{BackendConfig, Config, Environment, Flags},
+    ingress::gate::Gate,
     kinds::{
         self,
         port::{Identity, Kind},
@@ -31,6 +33,8 @@ pub(crate) struct Daemon {
     pub(crate) fusebox: Fusebox,
     /// The configuration in effect.
     pub(crate) config: ArcSwap<Config>,
+    /// What bounds its callers.
+    pub(crate) gate: Arc<Gate>,
     kinds: BTreeMap<String, &'static dyn Kind>,
     identity: ArcSwap<Identity>,
     state_dir: Arc<StateDir>,
@@ -58,6 +62,7 @@ impl Daemon {
         let kinds = kinds.collect();
         Arc::new(Self {
             fusebox,
+            gate: Arc::new(Gate::new(config.calls_bytes)),
             config: ArcSwap::from_pointee(config),
             kinds,
             identity: ArcSwap::from_pointee(identity),
@@ -92,6 +97,7 @@ impl Daemon {
         for warning in &next.warnings {
             tracing::warn!("{warning}");
         }
+        self.gate.set_bytes(next.calls_bytes);
         self.config.store(Arc::new(next));
         Ok(changed)
     }
@@ -168,6 +174,12 @@ impl Daemon {
         renamed.map_err(|error| error.to_string())?;
         self.identity.store(Arc::new(identity));
         Ok(())
+    }
+
+    /// What is spoken on TCP to whoever connects now.
+    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        let config = self.config.load();
+        Some(Arc::clone(&config.http.as_ref()?.tls.as_ref()?.config))
     }
 
     /// Begins to stop: doors let what is in flight finish and take nothing new.

@@ -11,6 +11,7 @@ pub(crate) mod encoding;
 pub(crate) mod events;
 pub(crate) mod http;
 pub(crate) mod import;
+pub(crate) mod linger;
 pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod problem;
@@ -22,7 +23,7 @@ pub(crate) mod views;
 
 use fusebox_actors::Backend;
 
-use crate::{daemon::Daemon, ingress::gate::Gate, kinds::port::Kind};
+use crate::{daemon::Daemon, kinds::port::Kind};
 use page::stream::Board;
 use problem::Problem;
 
@@ -30,8 +31,6 @@ use problem::Problem;
 pub(crate) struct Doors {
     /// The daemon behind the doors.
     pub(crate) daemon: Arc<Daemon>,
-    /// What bounds the calls in flight.
-    pub(crate) gate: Gate,
     /// `openapi.json`, made once.
     pub(crate) openapi: bytes::Bytes,
     /// What the listeners of the status page share.
@@ -45,7 +44,6 @@ impl Doors {
     pub(crate) fn new(daemon: Arc<Daemon>) -> Arc<Self> {
         Arc::new(Self {
             daemon,
-            gate: Gate::default(),
             openapi: openapi::render(routes::ROUTES),
             board: Board::default(),
             page_version: page::version(),

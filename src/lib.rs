@@ -1,8 +1,9 @@
 //! The daemon's face to the world: configuration, doors, command line, and all wiring on one screen.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use axum::Router;
 use fusebox_actors::{Fusebox, trace::TraceSink};
 use tokio::{
     net::TcpListener,
@@ -32,7 +33,7 @@ use crate::{
     daemon::{Daemon, Sources},
     http_api::{
         Doors,
-        http::{Listener, Server},
+        http::{GOODBYE, Listener, Server},
         routes,
     },
     ingress::{
@@ -113,10 +114,10 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     daemon.tell_losses();
     let doors = Doors::new(Arc::clone(&daemon));
     let router = routes::router(&doors, test_hooks);
-    let server = Server::new(router, Arc::new(Peers::new(policy)));
+    let server = server(router, policy, &daemon);
     let mut serving = JoinSet::new();
     for listener in listeners {
-        serving.spawn(Arc::clone(&server).serve(listener, daemon.stopping()));
+        serving.spawn(Arc::clone(&server).serve(listener));
     }
     let mut helpers = JoinSet::new();
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
@@ -131,8 +132,13 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     daemon.stop();
     daemon.remember_stores();
     let stopping = async {
-        daemon.fusebox.shutdown(GRACE).await;
-        while serving.join_next().await.is_some() {}
+        let mut gone = pin!(async { while serving.join_next().await.is_some() {} });
+        // Calls that come while connections end are carried like any other.
+        let early = tokio::time::timeout(GOODBYE * 2, &mut gone).await;
+        daemon.fusebox.shutdown(GRACE - GOODBYE * 2).await;
+        if early.is_err() {
+            gone.await;
+        }
     };
     if tokio::time::timeout(GRACE + Duration::from_secs(2), stopping).await.is_err() {
         tracing::warn!("stopped before everything was done");
@@ -143,6 +149,13 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     drop(state_dir);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// What serves the daemon's listeners.
+fn server(router: Router, policy: Policy, daemon: &Arc<Daemon>) -> Arc<Server> {
+    let (peers, gate) = (Arc::new(Peers::new(policy)), Arc::clone(&daemon.gate));
+    let of_tls = Arc::clone(daemon);
+    Server::new(router, peers, gate, daemon.stopping(), Box::new(move || of_tls.tls()))
 }
 
 /// A backend and the folder of its store, where that is not the usual one.

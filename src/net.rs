@@ -10,3 +10,4 @@ pub(crate) mod same_task;
 pub(crate) mod secret;
 pub(crate) mod test_listener;
 pub(crate) mod tls;
+pub(crate) mod tls_server;

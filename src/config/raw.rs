@@ -14,6 +14,7 @@ pub(crate) struct RawConfig {
     pub(crate) client_group: Option<String>,
     pub(crate) admin_group: Option<String>,
     pub(crate) http: RawHttp,
+    pub(crate) calls: RawCalls,
     pub(crate) health: RawHealth,
     pub(crate) tracing: RawTracing,
     pub(crate) backends: BTreeMap<String, RawBackend>,
@@ -25,6 +26,23 @@ pub(crate) struct RawConfig {
 pub(crate) struct RawHttp {
     pub(crate) listen: Option<String>,
     pub(crate) token_file: Option<PathBuf>,
+    pub(crate) plaintext: Option<bool>,
+    pub(crate) tls: RawHttpTls,
+}
+
+/// `[http.tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawHttpTls {
+    pub(crate) cert_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+/// `[calls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawCalls {
+    pub(crate) bytes: Option<ByteSize>,
 }
 
 /// `[health]`
@@ -171,6 +189,8 @@ mod tests {
         let sections = [
             "",
             "http",
+            "http.tls",
+            "calls",
             "health",
             "tracing",
             "backends.*",

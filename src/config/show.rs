@@ -19,6 +19,7 @@ impl Config {
             "socket": self.socket,
             "client_group": self.client_group.name,
             "admin_group": self.admin_group.name,
+            "calls": { "bytes": size(self.calls_bytes) },
             "health": {
                 "interval": time(self.pings.interval),
                 "timeout": time(self.pings.timeout),
@@ -29,6 +30,10 @@ impl Config {
         if let (Some(http), Some(fields)) = (&self.http, shown.as_object_mut()) {
             let mut section = json!({ "listen": http.listen.to_string() });
             put(&mut section, "token_file", http.token_file.as_ref().map(|p| json!(p)));
+            put(&mut section, "plaintext", http.plaintext.then(|| json!(true)));
+            let tls = http.tls.as_ref();
+            let tls = tls.map(|it| json!({ "cert_file": it.cert_file, "key_file": it.key_file }));
+            put(&mut section, "tls", tls);
             fields.insert("http".into(), section);
         }
         if let Some(fields) = shown.as_object_mut() {

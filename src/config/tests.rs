@@ -391,3 +391,41 @@ fn a_file_that_does_not_parse_is_told_by_its_line_and_shows_no_password() {
     assert!(errors.problems[0].contains("line 2: "), "{errors}");
     assert!(!errors.to_string().contains("s3cret"), "{errors}");
 }
+
+#[test]
+fn the_tcp_listener_beyond_loopback_wants_tls_or_a_written_plaintext() {
+    let listens =
+        |listen: &str, more: &str| load(&format!("[http]\nlisten = '{listen}'\n{more}"), &[]);
+    for listen in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        assert!(!listens(listen, "").unwrap().http.unwrap().is_exposed(), "{listen}");
+    }
+    for listen in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1"] {
+        let errors = listens(listen, "plaintext = false").map(|_| ()).unwrap_err();
+        assert!(
+            errors.problems[0].starts_with("http.listen must be an address of loopback"),
+            "{errors}"
+        );
+        let http = listens(listen, "plaintext = true").unwrap();
+        assert_eq!(http.show()["http"]["plaintext"], true);
+        assert!(http.http.unwrap().is_exposed(), "{listen}");
+    }
+    let listen = "[http]\nlisten = '0.0.0.0:1'\n";
+    problems(
+        &format!("{listen}tls.cert_file = '/nowhere'"),
+        &[],
+        &["http.tls.key_file must be set where http.tls.cert_file is"],
+    );
+    let errors = load(&format!("{listen}tls = {{ cert_file = '/no', key_file = '/no' }}"), &[]);
+    let errors = errors.map(|_| ()).unwrap_err();
+    assert!(errors.problems[0].starts_with("http.tls is not usable: /no: "), "{errors}");
+}
+
+#[test]
+fn what_calls_in_flight_may_take_follows_the_memory_where_nothing_says() {
+    let usual = good("", &[]);
+    assert!((16 << 20..=512 << 20).contains(&usual.calls_bytes), "{}", usual.calls_bytes);
+    let again = good(&usual.show_toml(), &[]);
+    assert_eq!(again.calls_bytes, usual.calls_bytes);
+    assert_eq!(good("calls.bytes = '3MiB'", &[]).calls_bytes, 3 << 20);
+    problems("calls.bytes = '10KiB'", &[], &["calls.bytes must be at least 1 MiB, got 10 KiB"]);
+}

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 
 use super::problem::Problem;
 use crate::{
@@ -26,11 +26,24 @@ pub(crate) fn admit(
     match caller {
         Caller::Local { uid, rights } => Ok(may(access, uid, rights)?),
         Caller::Network if access == Access::Public => Ok(Who { uid: NOBODY, admin: false }),
-        Caller::Network => admit_by_token(headers, http),
+        Caller::Network => admit_by_token(access, headers, http),
     }
 }
 
-fn admit_by_token(headers: &HeaderMap, http: Option<&HttpSettings>) -> Result<Who, Problem> {
+fn admit_by_token(
+    access: Access,
+    headers: &HeaderMap,
+    http: Option<&HttpSettings>,
+) -> Result<Who, Problem> {
+    let is_exposed = http.is_some_and(HttpSettings::is_exposed);
+    if is_exposed && access == Access::Admin {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "plaintext",
+            "others can read what goes over this address (http.plaintext): orders are given over \
+             the Unix socket, over loopback, or with http.tls",
+        ));
+    }
     let unauthorized = |detail| Problem::from(Denied::Unknown(detail));
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Some((http, token)) = http.and_then(|http| Some((http, http.token.as_ref()?))) else {
@@ -43,18 +56,22 @@ fn admit_by_token(headers: &HeaderMap, http: Option<&HttpSettings>) -> Result<Wh
     });
     match bearer {
         Some(given) if same(given.as_bytes(), token.expose().as_bytes()) => {
-            Ok(Who { uid: NOBODY, admin: true })
+            Ok(Who { uid: NOBODY, admin: !is_exposed })
         }
         Some(_) => Err(unauthorized("the token is not the one in http.token_file")),
         None => Err(unauthorized("over TCP this wants Authorization: Bearer and a token")),
     }
 }
 
-/// Refuses a page in a browser that was rebound to this address: it brings its own host name.
+/// Refuses a page in a browser that was rebound to this address: it brings its own host name. With TLS the browser
+/// does that itself: nobody else has a certificate for a name of theirs that leads here.
 ///
 /// # Errors
 /// 403 where the host is not the one that `http.listen` names.
 pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(), Problem> {
+    if http.tls.is_some() {
+        return Ok(());
+    }
     let listen = http.listen;
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let matches = host == listen.to_string()
@@ -125,6 +142,8 @@ mod tests {
             listen: "127.0.0.1:9180".parse().unwrap(),
             token: Some(Secret::new("t0ken")),
             token_file: None,
+            plaintext: false,
+            tls: None,
         };
         for (host, authorization, expected) in [
             ("127.0.0.1:9180", "Bearer t0ken", Ok(())),
@@ -141,6 +160,34 @@ mod tests {
             let got = admit(Access::Admin, Caller::Network, &headers, Some(&http));
             let got = got.map(|_| ()).map_err(|problem| problem.status().as_u16());
             assert_eq!(got, expected, "{host} {authorization}");
+        }
+    }
+
+    #[test]
+    fn in_plaintext_beyond_loopback_a_token_gives_no_orders() {
+        let http = |listen: &str| HttpSettings {
+            listen: listen.parse().unwrap(),
+            token: Some(Secret::new("t0ken")),
+            token_file: None,
+            plaintext: true,
+            tls: None,
+        };
+        for (listen, client, admin) in [
+            ("10.0.0.1:9180", Ok(false), Err(403)),
+            ("[fd00::1]:9180", Ok(false), Err(403)),
+            ("127.0.0.2:9180", Ok(true), Ok(true)),
+            ("[::1]:9180", Ok(true), Ok(true)),
+            ("[::ffff:127.0.0.1]:9180", Ok(true), Ok(true)),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", listen.parse().unwrap());
+            headers.insert("authorization", "Bearer t0ken".parse().unwrap());
+            let http = http(listen);
+            let got = |access| {
+                let admitted = admit(access, Caller::Network, &headers, Some(&http));
+                admitted.map(|who| who.admin).map_err(|problem| problem.status().as_u16())
+            };
+            assert_eq!((got(Access::Client), got(Access::Admin)), (client, admin), "{listen}");
         }
     }
 

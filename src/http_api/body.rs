@@ -13,29 +13,62 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 
 use super::{encoding::NotDecoded, problem::Problem};
-use crate::ingress::gate::{Gate, Place};
+use crate::ingress::gate::{Account, Part, Pooled};
 
 /// The largest JSON call, in bytes.
 pub(crate) const JSON_MAX: u64 = 32 << 20;
+/// A reply of less weighs nothing, in bytes: the number of connections bounds those.
+const REPLY_LIGHT: usize = 64 << 10;
 /// The longest that a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// A call that has been let in. Its place is given back when this is dropped.
+/// A call on its way in and out, as the gate sees it. Its bytes are given back when nobody has its body any more.
 pub(crate) struct Admitted {
-    place: Place,
+    account: Arc<Account>,
+    /// What its body weighs, until that is [`counted`](Self::counted).
+    bytes: Part,
     /// What was wrong with the body, if that was found out while it was being passed on.
     fault: Option<Fault>,
 }
 
 type Fault = Arc<Mutex<Option<Problem>>>;
 
+/// Bytes that weigh for as long as anybody has them: the caller may have left, and they are still being sent.
+struct Counted {
+    bytes: Bytes,
+    _part: Part,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Admitted {
-    /// Takes a place for one call.
-    ///
-    /// # Errors
-    /// 429 if all are taken.
-    pub(crate) fn enter(gate: &Gate) -> Result<Self, Problem> {
-        Ok(Self { place: gate.enter()?, fault: None })
+    /// A call whose body is to be read.
+    pub(crate) fn new(account: &Arc<Account>) -> Self {
+        let bytes = account.nothing(Pooled::Bytes);
+        Self { account: Arc::clone(account), bytes, fault: None }
+    }
+
+    /// The call as it goes on: `body` is what the body that was read has become, and bears its weight from now on.
+    pub(crate) fn counted(&mut self, body: Bytes) -> Bytes {
+        let part = std::mem::replace(&mut self.bytes, self.account.nothing(Pooled::Bytes));
+        if part.is_nothing() {
+            return body;
+        }
+        Bytes::from_owner(Counted { bytes: body, _part: part })
+    }
+
+    /// The reply as it is written. One that is not small weighs until the caller has taken it.
+    pub(crate) fn reply(self, bytes: Bytes) -> Bytes {
+        if bytes.len() < REPLY_LIGHT {
+            return bytes;
+        }
+        let mut part = self.account.nothing(Pooled::Bytes);
+        part.add(bytes.len() as u64);
+        Bytes::from_owner(Counted { bytes, _part: part })
     }
 
     /// What is to be answered where a call ended with `problem`: that its body is too large, broken or slow,
@@ -54,6 +87,7 @@ impl Admitted {
     /// 413 above the limit (before reading where its length is announced), 429 where too many bytes
     /// are in flight, 408 where it takes too long, 400 where it breaks off.
     pub(crate) async fn read(&mut self, body: Body, limit: u64) -> Result<Bytes, Problem> {
+        let limit = limit.min(self.account.body_max());
         let reading = self.read_on(body, limit);
         tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| Err(slow_body()))
     }
@@ -69,6 +103,7 @@ impl Admitted {
         held: u64,
         limit: u64,
     ) -> Result<(Bytes, Option<Upload>), Problem> {
+        let held = held.min(self.account.body_max());
         let announced = body.size_hint().exact();
         if announced.is_some_and(|length| length > limit) {
             return Err(Problem::too_large(limit));
@@ -76,7 +111,7 @@ impl Admitted {
         if announced.is_some_and(|length| length <= held) {
             return Ok((self.read(body, held).await?, None));
         }
-        self.place.count(held)?;
+        self.bytes.hold_body(held)?;
         let mut first = BytesMut::new();
         while (first.len() as u64) < held {
             let data = match tokio::time::timeout(BODY_TIME, next_data(&mut body)).await {
@@ -100,7 +135,7 @@ impl Admitted {
             return Err(Problem::too_large(limit));
         }
         let mut counted = announced.unwrap_or(0);
-        self.place.count(counted)?;
+        self.bytes.hold_body(counted)?;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         let mut length = 0;
@@ -112,7 +147,7 @@ impl Admitted {
                 return Err(Problem::too_large(limit));
             }
             if length > counted {
-                self.place.count(length - counted)?;
+                self.bytes.hold_body(length)?;
                 counted = length;
             }
             if rest.is_empty() && first.is_empty() {
@@ -191,11 +226,22 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::http_api::encoding;
+    use crate::{
+        http_api::encoding,
+        ingress::gate::{
+            Gate,
+            testing::{bytes_used, user},
+        },
+    };
+
+    fn call(gate: &Gate) -> Admitted {
+        Admitted::new(&gate.account(user(1)))
+    }
 
     async fn read(gate: &Gate, body: Body, limit: u64) -> Result<Bytes, u16> {
-        let mut place = Admitted::enter(gate).map_err(|problem| problem.status().as_u16())?;
-        place.read(body, limit).await.map_err(|problem| problem.status().as_u16())
+        let mut call = call(gate);
+        let read = call.read(body, limit).await;
+        read.map(|body| call.counted(body)).map_err(|problem| problem.status().as_u16())
     }
 
     fn chunks(count: usize, size: usize) -> Body {
@@ -207,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_are_read_up_to_the_limit() {
-        let gate = Gate::default();
+        let gate = Gate::new(1 << 30);
         assert_eq!(read(&gate, Body::from("abc"), 3).await, Ok(Bytes::from("abc")));
         assert_eq!(read(&gate, Body::from("abcd"), 3).await, Err(413));
         assert_eq!(read(&gate, chunks(3, 4), 12).await.map(|bytes| bytes.len()), Ok(12));
@@ -217,8 +263,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_with_a_body_that_is_passed_on_is_the_callers_answer() {
-        let gate = Gate::default();
-        let mut place = Admitted::enter(&gate).expect("a place");
+        let gate = Gate::new(1 << 30);
+        let mut place = call(&gate);
         let (head, upload) = place.read_head(chunks(10, 4), 8, 30).await.unwrap();
         assert_eq!(head.len(), 8);
         let refused = || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "body_broken_off", "");
@@ -243,8 +289,8 @@ mod tests {
         std::io::Write::write_all(&mut bomb, &vec![0; 24 << 20]).unwrap();
         let bomb = bomb.finish().unwrap();
         assert!(bomb.len() < 64 << 10);
-        let gate = Gate::default();
-        let mut place = Admitted::enter(&gate).expect("a place");
+        let gate = Gate::new(1 << 30);
+        let mut place = call(&gate);
         let body = encoding::gunzipped(Body::from(bomb));
         let limit = 16 << 20;
         let (head, upload) = place.read_head(body, 1 << 20, limit).await.unwrap();
@@ -262,12 +308,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_gate_says_so_and_recovers() {
-        let gate = Gate::with(1, 4);
-        let place = Admitted::enter(&gate).expect("the only place");
-        assert_eq!(read(&gate, Body::empty(), 1).await, Err(429));
-        drop(place);
+        let gate = Gate::new(16 << 10);
+        let held = read(&gate, chunks(4, 1_024), 1 << 20).await.unwrap();
+        assert_eq!((held.len(), bytes_used(&gate)), (4_096, 8 << 10));
         assert_eq!(read(&gate, chunks(8, 1_024), 1 << 20).await, Err(429));
-        assert_eq!(read(&gate, chunks(4, 1_024), 1 << 20).await.map(|b| b.len()), Ok(4_096));
-        assert_eq!(gate.bytes_left(), 4 << 10);
+        let larger = Body::from(vec![0; 9 << 10]);
+        assert_eq!(read(&gate, larger, 1 << 20).await, Err(413), "it would never fit");
+        // Its body weighs for as long as anybody has some of it.
+        let sliced = held.slice(7..8);
+        drop(held);
+        assert_eq!(bytes_used(&gate), 8 << 10);
+        drop(sliced);
+        assert_eq!(bytes_used(&gate), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_small_pieces_weighs_as_much_as_in_one() {
+        let gate = Gate::new(1 << 20);
+        let held = read(&gate, chunks(1_000, 100), 1 << 20).await.unwrap();
+        assert_eq!((held.len(), bytes_used(&gate)), (100_000, 200_000));
+    }
+
+    #[tokio::test]
+    async fn a_large_reply_weighs_until_it_is_taken() {
+        let gate = Gate::new(1 << 10);
+        let small = call(&gate).reply(Bytes::from(vec![0; REPLY_LIGHT - 1]));
+        assert_eq!(bytes_used(&gate), 0);
+        let large = call(&gate).reply(Bytes::from(vec![0; REPLY_LIGHT]));
+        assert_eq!(bytes_used(&gate), REPLY_LIGHT as u64);
+        drop((small, large));
+        assert_eq!(bytes_used(&gate), 0);
     }
 }

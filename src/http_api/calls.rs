@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Extension,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::{
     Doors,
     body::{Admitted, JSON_MAX},
+    http::Connected,
     problem::{Checked, Problem},
     trace,
 };
@@ -60,11 +61,12 @@ pub(crate) async fn call(
     State(doors): State<Arc<Doors>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
+    Extension(connected): Extension<Connected>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let (backend, kind) = doors.backend(&name)?;
-    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
+    let mut place = Admitted::new(&connected.account);
     let json = place.read(body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
@@ -72,9 +74,10 @@ pub(crate) async fn call(
     let options = parsed.options.checked().map_err(malformed)?;
     let trace = trace::of(&headers, JSON_ROUTE);
     let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
-    let call = Asked { body: parsed.body, options, who, trace, streams: false, upload: None };
+    let body = place.counted(parsed.body);
+    let call = Asked { body, options, who, trace, streams: false, upload: None };
     let reply = carry(&backend, call, &trace_id).await?;
-    Ok(json_reply(&reply, kind, &trace_id))
+    Ok(json_reply(&reply, kind, &trace_id, place))
 }
 
 /// POST /v1/backends/{backend}/call/raw
@@ -82,6 +85,7 @@ pub(crate) async fn call_raw(
     State(doors): State<Arc<Doors>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
+    Extension(connected): Extension<Connected>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -89,14 +93,14 @@ pub(crate) async fn call_raw(
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let options = CallOptionsJson::from_headers(&headers).and_then(CallOptionsJson::checked);
     let options = options.map_err(malformed)?;
-    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
+    let mut place = Admitted::new(&connected.account);
     let (held, limit) = (kind.raw_held_max(), kind.raw_call_max());
     let (body, upload) = if held < limit {
         place.read_head(body, held, limit).await?
     } else {
         (place.read(body, limit).await?, None)
     };
-    let body = kind.call_from_raw(&headers, body).map_err(malformed)?;
+    let body = place.counted(kind.call_from_raw(&headers, body).map_err(malformed)?);
     let trace = trace::of(&headers, RAW_ROUTE);
     let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
     let call = Asked { body, options, who, trace, streams: true, upload };
@@ -132,7 +136,7 @@ fn status(reply: &Reply) -> StatusCode {
     }
 }
 
-fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
+fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str, place: Admitted) -> Response {
     let json = ReplyJson {
         source: reply.source,
         ack: reply.ack,
@@ -145,14 +149,23 @@ fn json_reply(reply: &Reply, kind: &dyn Kind, trace_id: &str) -> Response {
         trace_id,
         pending_writes: reply.pending_writes,
     };
-    (status(reply), Json(json)).into_response()
+    match serde_json::to_vec(&json) {
+        Ok(text) => {
+            let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+            (status(reply), json, place.reply(text.into())).into_response()
+        }
+        Err(error) => {
+            let detail = format!("the reply cannot be written as JSON: {error}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
+        }
+    }
 }
 
 fn age_ms(reply: &Reply) -> u64 {
     u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The reply's bytes. What is too large to hold goes on piece by piece, and holds the call's place.
+/// The reply's bytes. What is too large to hold goes on piece by piece.
 fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Admitted) -> Response {
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, text: &str| {
@@ -189,11 +202,13 @@ fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Admitted) -> 
     let content_type = raw.as_ref().and_then(|raw| HeaderValue::from_str(&raw.content_type).ok());
     headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(octets));
     let head = raw.map(|raw| raw.body).unwrap_or_default();
-    let Some(rest) = reply.rest else { return (status, headers, head).into_response() };
+    let Some(rest) = reply.rest else {
+        return (status, headers, place.reply(head)).into_response();
+    };
     // An error after the first byte breaks the chunked body off, so that nobody takes it for whole.
-    let pieces = stream::unfold((rest, place), |(mut rest, place)| async move {
+    let pieces = stream::unfold(rest, |mut rest| async move {
         let piece = rest.next().await?;
-        Some((piece, (rest, place)))
+        Some((piece, rest))
     });
     let body = Body::from_stream(stream::once(async { Ok(head) }).chain(pieces));
     (status, headers, body).into_response()
@@ -207,6 +222,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::ingress::gate::{Gate, testing::user};
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -230,7 +246,7 @@ mod tests {
     }
 
     fn place() -> Admitted {
-        Admitted::enter(&crate::ingress::gate::Gate::default()).unwrap()
+        Admitted::new(&Gate::new(1 << 20).account(user(1)))
     }
 
     async fn body(response: Response) -> Bytes {
@@ -240,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn a_queued_write_is_202_and_tells_all() {
         let kind = crate::kinds::find("redis").unwrap();
-        let response = json_reply(&reply(), kind, TRACE);
+        let response = json_reply(&reply(), kind, TRACE, place());
         assert_eq!(response.status(), 202);
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert_eq!(
@@ -257,7 +273,7 @@ mod tests {
     async fn a_read_from_queued_writes_is_200_and_hides_what_is_not() {
         let kind = crate::kinds::find("redis").unwrap();
         let read = Reply { ack: None, op_id: None, pending_writes: 0, ..reply() };
-        let response = json_reply(&read, kind, TRACE);
+        let response = json_reply(&read, kind, TRACE, place());
         assert_eq!(response.status(), 200);
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert!(shown.get("pending_writes").is_none());
@@ -267,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn a_lost_reply_is_told_in_json_and_in_headers() {
         let lost = || Reply { reply_lost: true, ..reply() };
-        let response = json_reply(&lost(), kind(), TRACE);
+        let response = json_reply(&lost(), kind(), TRACE, place());
         let shown: Value = serde_json::from_slice(&body(response).await).unwrap();
         assert_eq!(shown["reply_lost"], true);
         let response = raw_reply(lost(), kind(), TRACE, place());

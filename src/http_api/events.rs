@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{Query, State},
     response::Sse as SseResponse,
     response::sse::{Event as Sse, KeepAlive, KeepAliveStream},
@@ -11,12 +12,14 @@ use fusebox_actors::Event;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 
 use super::{
     Doors,
+    http::Connected,
     problem::{Checked, Problem},
 };
+use crate::ingress::gate::{Part, Pooled};
 
 /// `?backend=`
 #[derive(Deserialize)]
@@ -29,12 +32,13 @@ struct Listener {
     events: broadcast::Receiver<Event>,
     stopping: watch::Receiver<bool>,
     backend: Option<String>,
-    _place: OwnedSemaphorePermit,
+    _place: Part,
 }
 
 /// GET /v1/events
 pub(crate) async fn follow(
     State(doors): State<Arc<Doors>>,
+    Extension(connected): Extension<Connected>,
     Checked(Query(filter)): Checked<Query<Filter>>,
 ) -> Result<SseResponse<KeepAliveStream<impl Stream<Item = Result<Sse, Infallible>>>>, Problem> {
     if let Some(name) = &filter.backend {
@@ -44,7 +48,7 @@ pub(crate) async fn follow(
         events: doors.daemon.fusebox.events().subscribe(),
         stopping: doors.daemon.stopping(),
         backend: filter.backend,
-        _place: doors.gate.listen()?,
+        _place: connected.account.take(Pooled::Listeners, 1)?,
     };
     let events = stream::unfold(listener, |mut listener| async move {
         let event = listener.next().await?;
@@ -88,19 +92,17 @@ fn shown(event: &Event) -> Sse {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use fusebox_actors::{EventBus, EventKind};
     use fusebox_state::UnixMillis;
-    use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::ingress::gate::{Gate, testing::user};
 
     #[tokio::test]
     async fn a_listener_hears_its_backend_and_the_whole_until_the_daemon_stops() {
         let bus = EventBus::default();
         let (stop, stopping) = watch::channel(false);
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let place = Gate::new(1).account(user(1)).take(Pooled::Listeners, 1).unwrap();
         let mut listener = Listener {
             events: bus.subscribe(),
             stopping,

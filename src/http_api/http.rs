@@ -1,62 +1,76 @@
 //! The accept loop: bounded connections, each with a slow peer's patience and a caller's name.
+//!
+//! A connection that finds no room is not turned away unheard: it gets one of a few spare places, in which one
+//! request is read. Health and orders are answered there, anything else gets 429. So a flood of connections hides
+//! neither how the daemon is nor keeps its operators out.
+//!
+//! When the daemon stops, whoever has connected is still served: the next answer on each connection says
+//! `Connection: close`, and what is idle for [`GOODBYE`] from then on is closed. A client that sends its next request
+//! on a kept connection just then gets an answer.
 
-use std::{
-    convert::Infallible, future::Future, io, panic::AssertUnwindSafe, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, future::Future, io, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use axum::{
     Router,
     extract::Request,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::{GracefulShutdown, Watcher},
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{mpsc, watch},
+    time::{Duration, sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tower::Service;
 
-use super::problem::Problem;
+use super::{linger::lent, problem::Problem};
 use crate::{
     ingress::{
+        gate::{Account, Gate, Holder, Part, Pooled},
         paced::{Pace, Paced},
         peer::{Caller, Peers},
     },
     net::same_task::attended,
 };
 
-/// Connections at once, over all listeners.
-const CONNECTIONS: usize = 1_024;
-/// Connections above that which are told so at once; more are closed unanswered.
-const TOLD: usize = 64;
 /// How long a connection may lie idle between requests.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long one in a spare place may take to send its request, and to agree on TLS before that.
+const SPARE_HEAD_TIME: Duration = Duration::from_secs(1);
+/// The longest that any other may take to agree on TLS.
+const TLS_TIME: Duration = Duration::from_secs(5);
+/// How long a connection may lie idle when the daemon stops.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
+/// How many may have connected without being accepted yet.
+const BACKLOG: usize = 1_024;
+/// When the daemon stops, nobody is in the backlog if none of it has been heard of for so long.
+const LAST_CALL: Duration = Duration::from_millis(10);
 /// Largest head of a request, in bytes.
 const HEAD_MAX: usize = 16 << 10;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 100;
+/// The most that is read at once, in bytes: a connection keeps a buffer as large as its largest request, up to this.
+const BUFFER_MAX: usize = 32 << 10;
 /// Pause after an accept that failed for want of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
-
-const FULL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/problem+json\r\ncontent-length: 141\r\n\r\n\
-    {\"type\":\"urn:fusebox:problem:door_full\",\"title\":\"Too Many Requests\",\"status\":429,\
-    \"detail\":\"too many connections are open\",\"code\":\"door_full\"}";
 
 /// What all listeners share.
 pub(crate) struct Server {
     router: Router,
     peers: Arc<Peers>,
-    connections: Arc<Semaphore>,
-    told: Arc<Semaphore>,
+    gate: Arc<Gate>,
+    /// Turns true when the daemon begins to stop.
+    stopping: watch::Receiver<bool>,
+    tls: CurrentTls,
 }
+
+/// What is spoken on TCP to whoever connects now: TLS of this configuration, or `None` for plaintext.
+pub(crate) type CurrentTls = Box<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
 
 /// A listener of either family.
 pub(crate) enum Listener {
@@ -64,6 +78,44 @@ pub(crate) enum Listener {
     Unix(UnixListener),
     /// The optional TCP listener.
     Tcp(TcpListener),
+}
+
+/// Whose connection a request came by. Every request bears it.
+#[derive(Clone)]
+pub(crate) struct Connected {
+    /// Who connected.
+    pub(crate) caller: Caller,
+    /// What of the daemon they have.
+    pub(crate) account: Arc<Account>,
+    /// Whether the connection found room only for one request, of health or an order.
+    pub(crate) is_spare: bool,
+}
+
+/// A connection's place, before it is known who may do what there.
+struct Place {
+    account: Arc<Account>,
+    is_spare: bool,
+    stopping: watch::Receiver<bool>,
+    part: Part,
+    open: mpsc::Sender<()>,
+}
+
+/// What a connection has of its listener.
+struct Link {
+    connected: Connected,
+    stopping: watch::Receiver<bool>,
+    /// Given back when the connection has ended.
+    _part: Part,
+    /// Dropped when the connection has ended.
+    _open: mpsc::Sender<()>,
+}
+
+impl Place {
+    fn link(self, caller: Caller) -> Link {
+        let Self { account, is_spare, stopping, part, open } = self;
+        let connected = Connected { caller, account, is_spare };
+        Link { connected, stopping, _part: part, _open: open }
+    }
 }
 
 enum Accepted {
@@ -85,23 +137,21 @@ impl Listener {
 }
 
 impl Server {
-    /// A server of `router`.
-    pub(crate) fn new(router: Router, peers: Arc<Peers>) -> Arc<Self> {
-        Arc::new(Self {
-            router,
-            peers,
-            connections: Arc::new(Semaphore::new(CONNECTIONS)),
-            told: Arc::new(Semaphore::new(TOLD)),
-        })
+    /// A server of `router`, which ends when `stopping` turns true.
+    pub(crate) fn new(
+        router: Router,
+        peers: Arc<Peers>,
+        gate: Arc<Gate>,
+        stopping: watch::Receiver<bool>,
+        tls: CurrentTls,
+    ) -> Arc<Self> {
+        Arc::new(Self { router, peers, gate, stopping, tls })
     }
 
-    /// Serves until `stopping`, then lets what is in flight finish.
-    pub(crate) async fn serve(
-        self: Arc<Self>,
-        listener: Listener,
-        mut stopping: watch::Receiver<bool>,
-    ) {
-        let graceful = GracefulShutdown::new();
+    /// Serves until the daemon stops, then those who have connected, until their connections have ended.
+    pub(crate) async fn serve(self: Arc<Self>, listener: Listener) {
+        let mut stopping = self.stopping.clone();
+        let (open, mut ended) = mpsc::channel(1);
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
@@ -111,7 +161,7 @@ impl Server {
             match accepted {
                 Ok(accepted) => {
                     failing = false;
-                    self.start(accepted, &graceful);
+                    self.start(accepted, &open);
                 }
                 Err(error) if is_the_peers(&error) => {}
                 Err(error) => {
@@ -119,83 +169,114 @@ impl Server {
                         tracing::warn!(%error, "cannot accept connections for now");
                     }
                     failing = true;
-                    tokio::time::sleep(BACK_OFF).await;
+                    sleep(BACK_OFF).await;
                 }
             }
         }
-        drop(listener);
-        graceful.shutdown().await;
+        // Those in the backlog have connected, too.
+        for _ in 0..BACKLOG {
+            let Ok(Ok(accepted)) = timeout(LAST_CALL, listener.accept()).await else { break };
+            self.start(accepted, &open);
+        }
+        drop((listener, open));
+        let _none: Option<()> = ended.recv().await;
     }
 
-    fn start(self: &Arc<Self>, accepted: Accepted, graceful: &GracefulShutdown) {
-        let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
-            return self.refuse(accepted);
-        };
+    /// Serves a connection in a task of its own; closes it at once where not even a spare place is left.
+    fn start(self: &Arc<Self>, accepted: Accepted, open: &mpsc::Sender<()>) {
         let server = Arc::clone(self);
-        let watcher = graceful.watcher();
-        drop(tokio::spawn(async move {
-            match accepted {
-                Accepted::Unix(stream) => {
-                    let Ok(peer) = stream.peer_cred() else { return };
-                    let caller = server.peers.local(peer.uid(), peer.gid()).await;
-                    server.connection(stream, caller, watcher, place).await;
-                }
-                Accepted::Tcp(stream) => {
-                    server.connection(stream, Caller::Network, watcher, place).await;
-                }
+        match accepted {
+            Accepted::Unix(stream) => {
+                let Ok(peer) = stream.peer_cred() else { return };
+                let (uid, gid) = (peer.uid(), peer.gid());
+                let Some(place) = self.place(Holder::User(uid), open) else { return };
+                drop(tokio::spawn(async move {
+                    let link = place.link(server.peers.local(uid, gid).await);
+                    server.connection(stream, link).await;
+                }));
             }
-        }));
+            Accepted::Tcp(stream) => {
+                let Some(place) = self.place(Holder::Network, open) else { return };
+                let link = place.link(Caller::Network);
+                drop(tokio::spawn(async move { server.network(stream, link).await }));
+            }
+        }
     }
 
-    /// Says that it is full, within a second, or nothing where too many are being told so already.
-    fn refuse(&self, accepted: Accepted) {
-        let Ok(place) = Arc::clone(&self.told).try_acquire_owned() else { return };
-        drop(tokio::spawn(async move {
-            let telling = async {
-                match accepted {
-                    Accepted::Unix(mut stream) => stream.write_all(FULL).await,
-                    Accepted::Tcp(mut stream) => stream.write_all(FULL).await,
-                }
-            };
-            // Whoever does not listen is not told.
-            drop(tokio::time::timeout(Duration::from_secs(1), telling).await);
-            drop(place);
-        }));
+    fn place(&self, holder: Holder, open: &mpsc::Sender<()>) -> Option<Place> {
+        let account = self.gate.account(holder);
+        let (part, is_spare) = match account.take(Pooled::Connections, 1) {
+            Ok(part) => (part, false),
+            Err(_) => (account.take(Pooled::Spare, 1).ok()?, true),
+        };
+        let stopping = self.stopping.clone();
+        Some(Place { account, is_spare, stopping, part, open: open.clone() })
     }
 
-    async fn connection<S>(
-        &self,
-        stream: S,
-        caller: Caller,
-        watcher: Watcher,
-        _place: OwnedSemaphorePermit,
-    ) where
+    async fn network(&self, stream: TcpStream, link: Link) {
+        let Some(tls) = (self.tls)() else { return self.connection(stream, link).await };
+        let time = if link.connected.is_spare { SPARE_HEAD_TIME } else { TLS_TIME };
+        match timeout(time, TlsAcceptor::from(tls).accept(stream)).await {
+            Ok(Ok(stream)) => self.connection(stream, link).await,
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS was agreed on"),
+            Err(_) => tracing::debug!("no TLS was agreed on in time"),
+        }
+    }
+
+    async fn connection<S>(&self, stream: S, link: Link)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let pace = Pace::default();
-        let router = self.router.clone();
         let io = TokioIo::new(Paced::new(stream, pace.clone()));
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            pace.busy(true);
-            request.extensions_mut().insert(caller);
+        let is_spare = link.connected.is_spare;
+        let (router, connected, stopped) =
+            (self.router.clone(), link.connected.clone(), link.stopping.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let busy = pace.busy();
+            let expects = request.headers().contains_key(header::EXPECT);
+            let mut request = request.map(|body| lent(body, expects, &pace));
+            request.extensions_mut().insert(connected.clone());
             let answer = router.clone().call(request);
-            let pace = pace.clone();
+            let stopped = stopped.clone();
             async move {
-                let response = answered(answer).await;
-                pace.busy(false);
+                let mut response = answered(answer).await;
+                drop(busy);
+                if is_spare || *stopped.borrow() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
                 Ok::<_, Infallible>(response)
             }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(IDLE)
+            .header_read_timeout(if is_spare { SPARE_HEAD_TIME } else { IDLE })
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_MAX)
+            .max_buf_size(BUFFER_MAX)
             .serve_connection(io, service);
-        if let Err(error) = attended(watcher.watch(connection)).await {
+        let serving = async {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                ended = &mut connection => ended,
+                () = goodbye(link.stopping.clone()) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        };
+        if let Err(error) = attended(serving).await {
             tracing::debug!(%error, "connection ended");
         }
     }
+}
+
+/// Resolves when the daemon has been stopping for [`GOODBYE`].
+async fn goodbye(mut stopping: watch::Receiver<bool>) {
+    // An error is that nobody is left who could stop.
+    let _stopping = stopping.wait_for(|stopping| *stopping).await.is_ok();
+    sleep(GOODBYE).await;
 }
 
 /// The router's response. A handler that panics costs its caller an answer and nobody else anything.
@@ -224,13 +305,5 @@ mod tests {
     async fn a_handler_that_panics_is_answered_for() {
         let response = answered(async { panic!("a fault") }).await;
         assert_eq!(response.status(), 500);
-    }
-
-    #[test]
-    fn the_canned_answer_announces_its_length() {
-        let text = std::str::from_utf8(FULL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
-        assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
     }
 }

@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use super::{
     Doors,
     body::Admitted,
+    http::Connected,
     problem::{Checked, Problem},
 };
 use crate::{agreed::IMPORT_MAX, ingress::peer::Who};
@@ -306,10 +307,11 @@ pub(crate) async fn import(
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(wanted)): Checked<Query<Wanted>>,
     Extension(who): Extension<Who>,
+    Extension(connected): Extension<Connected>,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = doors.backend(&name)?;
-    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
+    let mut place = Admitted::new(&connected.account);
     let body = place.read(body, IMPORT_MAX).await?;
     let text = std::str::from_utf8(&body)
         .map_err(|error| Problem::malformed(format!("the lines are no UTF-8: {error}")))?;

@@ -12,10 +12,10 @@ use axum::{
 };
 
 use super::{
-    Doors, admin, admit::admit, calls, encoding, events, import, openapi, page, problem::Problem,
-    queue, streams, views,
+    Doors, admin, admit::admit, calls, encoding, events, http::Connected, import, openapi, page,
+    problem::Problem, queue, streams, views,
 };
-use crate::ingress::peer::{Access, Caller};
+use crate::ingress::{gate::Pooled, peer::Access};
 
 /// One route.
 pub(crate) struct Route {
@@ -32,6 +32,14 @@ pub(crate) struct Route {
     /// What it answers.
     pub(crate) response: &'static str,
     handler: fn() -> MethodRouter<Arc<Doors>>,
+}
+
+impl Route {
+    /// Whether it is answered to those who found no room, too: how the daemon is, and orders.
+    fn is_vital(&self) -> bool {
+        let health = ["/health", "/health/live", "/health/ready", "/metrics"];
+        self.access == Access::Admin || health.contains(&self.path)
+    }
 }
 
 macro_rules! route {
@@ -170,7 +178,8 @@ pub(crate) fn router(doors: &Arc<Doors>, test_hooks: bool) -> Router {
     let hook = test_hooks.then_some(&TEST_HOOK);
     let mut router = Router::new();
     for route in ROUTES.iter().chain(hook) {
-        let guard = middleware::from_fn_with_state((Arc::clone(doors), route.access), guard);
+        let of_route = (Arc::clone(doors), route.access, route.is_vital());
+        let guard = middleware::from_fn_with_state(of_route, guard);
         router = router.route(route.path, (route.handler)().route_layer(guard));
     }
     router
@@ -180,11 +189,15 @@ pub(crate) fn router(doors: &Arc<Doors>, test_hooks: bool) -> Router {
 }
 
 async fn guard(
-    State((doors, access)): State<(Arc<Doors>, Access)>,
-    Extension(caller): Extension<Caller>,
+    State((doors, access, is_vital)): State<(Arc<Doors>, Access, bool)>,
+    Extension(connected): Extension<Connected>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let Connected { caller, is_spare, .. } = connected;
+    if is_spare && !is_vital {
+        return Problem::from(Pooled::Spare.full()).into_response();
+    }
     let admitted = {
         let config = doors.daemon.config.load();
         admit(access, caller, request.headers(), config.http.as_ref())

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, State},
     http::HeaderMap,
@@ -13,31 +13,34 @@ use axum::{
 use fusebox_actors::connector::{Follow, SharedConnector};
 use futures_util::{Stream, stream};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::{
     Doors,
     body::{Admitted, JSON_MAX},
+    http::Connected,
     problem::{Checked, Problem},
 };
+use crate::ingress::gate::{Part, Pooled};
 
 struct Follower {
     follow: Box<dyn Follow>,
     stopping: watch::Receiver<bool>,
     /// Keeps the stream's owner alive where a reload exchanges it.
     _connector: SharedConnector,
-    _place: OwnedSemaphorePermit,
+    _place: Part,
 }
 
 /// POST /v1/backends/{backend}/streams
 pub(crate) async fn open(
     State(doors): State<Arc<Doors>>,
     Checked(Path(name)): Checked<Path<String>>,
+    Extension(connected): Extension<Connected>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let (backend, kind) = doors.backend(&name)?;
-    let mut place = Admitted::enter(&doors.gate).map_err(|full| full.of(&name))?;
+    let mut place = Admitted::new(&connected.account);
     let json = place.read(body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let query = kind.stream_from_json(&json, &headers).map_err(malformed)?;
@@ -52,6 +55,7 @@ pub(crate) async fn open(
 pub(crate) async fn follow(
     State(doors): State<Arc<Doors>>,
     Checked(Path((name, id))): Checked<Path<(String, String)>>,
+    Extension(connected): Extension<Connected>,
 ) -> Result<SseResponse<KeepAliveStream<impl Stream<Item = Result<Sse, Infallible>>>>, Problem> {
     let (backend, _) = doors.backend(&name)?;
     let connector = backend.connector();
@@ -64,7 +68,7 @@ pub(crate) async fn follow(
         follow,
         stopping: doors.daemon.stopping(),
         _connector: connector,
-        _place: doors.gate.listen()?,
+        _place: connected.account.take(Pooled::Listeners, 1)?,
     };
     let events = stream::unfold(follower, |mut follower| async move {
         let event = tokio::select! {

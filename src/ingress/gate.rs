@@ -1,113 +1,282 @@
-//! What bounds the calls in flight: their number, and the bytes of their bodies.
+//! What bounds callers: their connections, and the bytes of their calls. It is shared by who calls.
 //!
-//! Nothing waits at a gate: who finds it full is refused at once and may come again.
+//! Each caller has an [`Account`]: a user on the Unix socket, everybody together on the TCP listener. What an account
+//! has of each pool is a [`Part`], given back when dropped. [`fusebox_state::shares`] decides how much an account may
+//! have: one alone gets seven eighths of anything, and who has nothing finds something.
+//!
+//! | pool | units | taken by | for as long as |
+//! |---|---|---|---|
+//! | connections | 1,280 | a connection | it is open |
+//! | spare | 64 | a connection above those | one request: health and orders are answered, others get 429 |
+//! | bytes | `calls.bytes` | bodies, [`COPIES`] times, and replies | they are held, a reply until it is written |
+//! | listeners | 64 | a listener to events or a live query | it listens |
+//! | pages | 64 | an open status page | it is open |
+//!
+//! Nothing waits at a gate: who finds it full is refused at once and may come again. Health and orders take nothing
+//! but a connection, so no call keeps them out.
+//!
+//! A call has no place but its connection, which carries one at a time. So a call that waits (for its body, which
+//! trickles in, or for a lane) holds nothing that another connection needs, and the bound of connections is the bound
+//! of what waits. How many calls go on the wire is for the bulkhead to say.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use fusebox_state::shares::{Holding, Pool};
+use parking_lot::Mutex;
 
 use super::refusal::Full;
 
-/// Calls in flight.
-const CALLS: usize = 512;
-/// Bytes of bodies in flight, in units of [`UNIT`].
-const UNITS: usize = 256 << 10;
-/// A body is counted in KiB: a semaphore's permits are too few for bytes.
-const UNIT: u64 = 1_024;
-/// Listeners to events.
-const LISTENERS: usize = 64;
+/// Connections at once. A caller alone gets 1,120 of them.
+const CONNECTIONS: u64 = 1_280;
+/// Connections above those, for one request each.
+const SPARE: u64 = 64;
+/// Listeners to events, and open pages.
+const LISTENERS: u64 = 64;
+/// How often a call's body is held at once: as it came, and as it is sent or stored.
+pub(crate) const COPIES: u64 = 2;
+/// A body of less weighs nothing: the number of connections bounds those.
+const LIGHT: u64 = 1_024;
+/// Above so many accounts those that nobody has any more are forgotten.
+const ACCOUNTS: usize = 64;
+
+/// A value for each pool.
+#[derive(Debug, Default)]
+struct Each<T> {
+    connections: T,
+    spare: T,
+    bytes: T,
+    listeners: T,
+    pages: T,
+}
+
+/// What a part is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooled {
+    /// Connections.
+    Connections,
+    /// Connections for one request.
+    Spare,
+    /// Bytes of calls in flight.
+    Bytes,
+    /// Listeners to events.
+    Listeners,
+    /// Open status pages.
+    Pages,
+}
+
+impl Pooled {
+    /// What is said to who finds none left.
+    pub(crate) fn full(self) -> Full {
+        Full(match self {
+            Self::Connections | Self::Spare => "too many connections are open",
+            Self::Bytes => "too many bytes are in flight",
+            Self::Listeners => "too many are listening to events",
+            Self::Pages => "too many are following the status page",
+        })
+    }
+}
+
+impl<T> Each<T> {
+    fn of(&self, what: Pooled) -> &T {
+        match what {
+            Pooled::Connections => &self.connections,
+            Pooled::Spare => &self.spare,
+            Pooled::Bytes => &self.bytes,
+            Pooled::Listeners => &self.listeners,
+            Pooled::Pages => &self.pages,
+        }
+    }
+}
+
+/// Whose share something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// A user of this host.
+    User(u32),
+    /// Everybody on TCP.
+    Network,
+}
 
 /// The gate.
 pub(crate) struct Gate {
-    calls: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    listeners: Arc<Semaphore>,
+    pools: Arc<Each<Pool>>,
+    /// Looked up once a connection.
+    accounts: Mutex<HashMap<Holder, Weak<Account>>>,
 }
 
-/// A call's place; given back when dropped.
-pub(crate) struct Place {
-    _call: OwnedSemaphorePermit,
-    bytes: Option<OwnedSemaphorePermit>,
-    /// Where more of them come from.
-    all_bytes: Arc<Semaphore>,
+/// What a caller has of everything. It is there while the caller is connected or has a part of something.
+pub(crate) struct Account {
+    pools: Arc<Each<Pool>>,
+    held: Each<Holding>,
 }
 
-impl Default for Gate {
-    fn default() -> Self {
-        Self::with(CALLS, UNITS)
-    }
+/// A part of a pool, given back when dropped.
+pub(crate) struct Part {
+    account: Arc<Account>,
+    what: Pooled,
+    units: u64,
 }
 
 impl Gate {
-    /// A gate for so many calls and KiB.
-    pub(crate) fn with(calls: usize, units: usize) -> Self {
-        Self {
-            calls: Arc::new(Semaphore::new(calls)),
-            bytes: Arc::new(Semaphore::new(units)),
-            listeners: Arc::new(Semaphore::new(LISTENERS)),
+    /// A gate for so many bytes of calls in flight.
+    pub(crate) fn new(bytes: u64) -> Self {
+        let pools = Each {
+            connections: Pool::new(CONNECTIONS),
+            spare: Pool::new(SPARE),
+            bytes: Pool::new(bytes),
+            listeners: Pool::new(LISTENERS),
+            pages: Pool::new(LISTENERS),
+        };
+        Self { pools: Arc::new(pools), accounts: Mutex::default() }
+    }
+
+    /// Changes how many bytes of calls may be in flight.
+    pub(crate) fn set_bytes(&self, bytes: u64) {
+        self.pools.bytes.set_units(bytes);
+    }
+
+    /// The account of a holder.
+    pub(crate) fn account(&self, holder: Holder) -> Arc<Account> {
+        let mut accounts = self.accounts.lock();
+        if let Some(account) = accounts.get(&holder).and_then(Weak::upgrade) {
+            return account;
         }
-    }
-
-    /// A place for one call.
-    ///
-    /// # Errors
-    /// All are taken.
-    pub(crate) fn enter(&self) -> Result<Place, Full> {
-        let call = Arc::clone(&self.calls).try_acquire_owned();
-        let call = call.map_err(|_| Full("too many calls are in flight"))?;
-        Ok(Place { _call: call, bytes: None, all_bytes: Arc::clone(&self.bytes) })
-    }
-
-    /// A place for a listener to events.
-    ///
-    /// # Errors
-    /// All are taken.
-    pub(crate) fn listen(&self) -> Result<OwnedSemaphorePermit, Full> {
-        Arc::clone(&self.listeners)
-            .try_acquire_owned()
-            .map_err(|_| Full("too many are listening to events"))
-    }
-
-    /// Bytes that may still be taken.
-    #[cfg(test)]
-    pub(crate) fn bytes_left(&self) -> u64 {
-        self.bytes.available_permits() as u64 * UNIT
+        if accounts.len() >= ACCOUNTS {
+            accounts.retain(|_, account| account.strong_count() > 0);
+        }
+        let pools = Arc::clone(&self.pools);
+        let account = Arc::new(Account { pools, held: Each::default() });
+        accounts.insert(holder, Arc::downgrade(&account));
+        account
     }
 }
 
-impl Place {
-    /// Counts `bytes` more to this call. A body of less than a KiB weighs nothing: the number of calls bounds those.
+impl Account {
+    /// Takes `units` of a pool.
     ///
     /// # Errors
-    /// So many are not left.
-    pub(crate) fn count(&mut self, bytes: u64) -> Result<(), Full> {
-        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+    /// So many are not left, or are not left to this caller.
+    pub(crate) fn take(self: &Arc<Self>, what: Pooled, units: u64) -> Result<Part, Full> {
+        let mut part = self.nothing(what);
+        part.grow(units)?;
+        Ok(part)
+    }
+
+    /// A part of nothing yet.
+    pub(crate) fn nothing(self: &Arc<Self>, what: Pooled) -> Part {
+        Part { account: Arc::clone(self), what, units: 0 }
+    }
+
+    /// The largest body that can ever be held, in bytes.
+    pub(crate) fn body_max(&self) -> u64 {
+        self.pools.bytes.units() / COPIES
+    }
+}
+
+impl Part {
+    fn grow(&mut self, units: u64) -> Result<(), Full> {
         if units == 0 {
             return Ok(());
         }
-        let more = Arc::clone(&self.all_bytes).try_acquire_many_owned(units);
-        let more = more.map_err(|_| Full("too many bytes are in flight"))?;
-        match &mut self.bytes {
-            Some(held) => held.merge(more),
-            none => *none = Some(more),
+        let Self { account, what, .. } = self;
+        if !account.pools.of(*what).try_take(account.held.of(*what), units) {
+            return Err(what.full());
         }
+        self.units += units;
         Ok(())
+    }
+
+    /// Grows until this is as much as a body of so many bytes weighs, with its copies.
+    ///
+    /// # Errors
+    /// So many are not left, or are not left to this caller.
+    pub(crate) fn hold_body(&mut self, bytes: u64) -> Result<(), Full> {
+        let weight = if bytes < LIGHT { 0 } else { bytes * COPIES };
+        self.grow(weight.saturating_sub(self.units))
+    }
+
+    /// Whether this is nothing.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.units == 0
+    }
+
+    /// Counts `units` more that are there already, whether or not so many are left.
+    pub(crate) fn add(&mut self, units: u64) {
+        let Self { account, what, .. } = self;
+        account.pools.of(*what).take(account.held.of(*what), units);
+        self.units += units;
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let Self { account, what, units } = self;
+        account.pools.of(*what).give_back(account.held.of(*what), *units);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Bytes that are taken.
+    pub(crate) fn bytes_used(gate: &Gate) -> u64 {
+        gate.pools.bytes.used()
+    }
+
+    /// A user of this host.
+    pub(crate) fn user(uid: u32) -> Holder {
+        Holder::User(uid)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{testing::user, *};
 
     #[test]
-    fn places_and_bytes_are_bounded_and_come_back() {
-        let gate = Gate::with(1, 4);
-        let mut place = gate.enter().expect("the only place");
-        assert_eq!(gate.enter().err(), Some(Full("too many calls are in flight")));
-        assert_eq!(place.count(4 << 10), Ok(()));
-        assert_eq!((place.count(1 << 10).is_err(), place.count(UNIT - 1)), (true, Ok(())));
-        drop(place);
-        assert_eq!(gate.bytes_left(), 4 << 10);
-        assert!(gate.enter().is_ok());
+    fn parts_are_bounded_and_come_back() {
+        let gate = Gate::new(4 << 10);
+        let account = gate.account(user(1));
+        let all: Vec<Part> = std::iter::from_fn(|| account.take(Pooled::Pages, 1).ok()).collect();
+        let again = account.take(Pooled::Pages, 1).err();
+        assert_eq!((all.len(), again), (56, Some(Full("too many are following the status page"))));
+        let mut bytes = account.nothing(Pooled::Bytes);
+        assert_eq!((bytes.hold_body(LIGHT - 1), bytes.units), (Ok(()), 0));
+        assert_eq!((bytes.hold_body(2 << 10), bytes.units), (Ok(()), 4 << 10));
+        assert_eq!(bytes.grow(1), Err(Full("too many bytes are in flight")));
+        drop((all, bytes));
+        assert_eq!((gate.pools.bytes.used(), gate.pools.pages.used()), (0, 0));
+    }
+
+    #[test]
+    fn whoever_has_nothing_finds_something_whatever_one_caller_takes() {
+        let gate = Gate::new(1 << 10);
+        for what in [Pooled::Connections, Pooled::Spare, Pooled::Bytes, Pooled::Listeners] {
+            for flooder in [Holder::Network, user(1), user(2)] {
+                let flooding = gate.account(flooder);
+                let flood: Vec<Part> = std::iter::from_fn(|| flooding.take(what, 1).ok()).collect();
+                let units = gate.pools.of(what).units();
+                assert_eq!(flood.len() as u64, units / 8 * 7, "{what:?}");
+                assert!(gate.account(user(3)).take(what, 1).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn an_account_lasts_as_long_as_anything_is_held() {
+        let gate = Gate::new(1);
+        let part = gate.account(user(1)).take(Pooled::Pages, 1).expect("it is free");
+        assert_eq!(gate.account(user(1)).held.pages.units(), 1);
+        for uid in 10..10 + 2 * ACCOUNTS {
+            let _gone = gate.account(user(u32::try_from(uid).unwrap()));
+        }
+        assert!(gate.accounts.lock().len() <= ACCOUNTS, "who left is forgotten");
+        assert_eq!(gate.account(user(1)).held.pages.units(), 1);
+        drop(part);
+        assert_eq!(gate.account(user(1)).held.pages.units(), 0);
     }
 }

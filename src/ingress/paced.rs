@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -28,12 +28,26 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// Whether a request is being worked on; shared between a stream and its service.
 #[derive(Clone, Default)]
-pub(crate) struct Pace(Arc<AtomicBool>);
+pub(crate) struct Pace(Arc<AtomicU32>);
+
+/// While this is there, a request is being worked on, or what is left of one is being read.
+pub(crate) struct Busy(Pace);
 
 impl Pace {
-    /// A head has arrived, or its answer has been made.
-    pub(crate) fn busy(&self, busy: bool) {
-        self.0.store(busy, Ordering::Relaxed);
+    /// A head has arrived: what is read from now on is no other one.
+    pub(crate) fn busy(&self) -> Busy {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -64,7 +78,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if self.pace.0.load(Ordering::Relaxed) {
+        if self.pace.is_busy() {
             self.head = None;
             return read;
         }

@@ -381,17 +381,72 @@ fn a_thousand_idle_connections_stop_nobody_and_more_are_told_so() {
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
 
-    idle.extend((0..40).map(|_| connect(&daemon)));
+    idle.extend((0..140).map(|_| connect(&daemon)));
     let one_more = connect(&daemon);
-    let answer = exchange(one_more, &request("GET", "/health", b""));
+    let answer = exchange(one_more, &request("GET", "/v1/backends", b""));
     let (status, told) = problem(&answer);
     assert_eq!((status, &told["code"]), (429, &json!("door_full")), "{answer}");
     assert!(answer.to_ascii_lowercase().contains("retry-after: 1"), "{answer}");
     drop(idle);
     daemon.wait_until("there is room again", LONG, |daemon| {
-        let answer = exchange(connect(daemon), &request("GET", "/health", b""));
+        let answer = exchange(connect(daemon), &request("GET", "/v1/backends", b""));
         answer.starts_with("HTTP/1.1 200")
     });
+}
+
+/// Sends a request as many clients do, its head before its body, and the body only once an answer is there: what it
+/// is answered, and whether the connection may be used again.
+fn head_then_body(mut stream: UnixStream, head: &str, length: usize) -> (u16, bool) {
+    write!(stream, "{head}host: localhost\r\ncontent-length: {length}\r\n\r\n").unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).expect("it is answered before its body is there");
+    let status = std::str::from_utf8(&first[9..]).unwrap().parse().expect("a status");
+    let piece = vec![b' '; 1 << 16];
+    let mut left = length;
+    while left > 0 {
+        let sent = left.min(piece.len());
+        stream.write_all(&piece[..sent]).unwrap_or_else(|error| panic!("{head}: {error}"));
+        left -= sent;
+    }
+    stream.write_all(&request("GET", "/health/live", b"")).expect("it is taken");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("all that is said");
+    (status, rest.contains("{\"live\":true}"))
+}
+
+#[test]
+fn an_answer_before_the_body_reaches_a_client_that_is_still_sending() {
+    let redis = RedisServer::start();
+    let daemon = operated(&redis.url()).start();
+    let (call, release) = ("/v1/backends/redis/call", "/admin/circuit-breaker/redis/release");
+    for length in [1, 100, 60_000, 3 << 20] {
+        for (line, status) in [
+            (format!("POST {release}"), 409),
+            ("POST /v1/backends/nosuch/call".into(), 404),
+            ("POST /nowhere".into(), 404),
+            ("POST /health".into(), 405),
+        ] {
+            let head = format!("{line} HTTP/1.1\r\n");
+            assert_eq!(head_then_body(connect(&daemon), &head, length), (status, true), "{line}");
+        }
+        let head = format!("POST {call} HTTP/1.1\r\ncontent-encoding: br\r\n");
+        assert_eq!(head_then_body(connect(&daemon), &head, length), (415, true));
+    }
+    let head = format!("POST {call} HTTP/1.1\r\n");
+    assert_eq!(head_then_body(connect(&daemon), &head, 33 << 20), (413, true));
+    // One that never sends the rest keeps its connection for a second, and one that sends no end is cut off.
+    let mut silent = connect(&daemon);
+    write!(silent, "POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n").unwrap();
+    let begun = Instant::now();
+    let answer = exchange(silent, b"");
+    assert!(answer.starts_with("HTTP/1.1 404") && begun.elapsed().as_secs() < 5, "{answer}");
+    let mut endless = connect(&daemon);
+    write!(endless, "POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 1_u64 << 40)
+        .unwrap();
+    let piece = vec![0; 1 << 20];
+    let sent = (0..500).take_while(|_| endless.write_all(&piece).is_ok()).count();
+    assert!((60..80).contains(&sent), "{sent} MiB were taken");
+    assert_well(&daemon);
 }
 
 #[test]
@@ -595,4 +650,50 @@ fn the_network_gets_health_and_metrics_and_the_rest_for_a_token_and_the_right_ho
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&format!("cannot listen at {address}")), "{said}");
+}
+
+#[test]
+fn beyond_loopback_tls_or_a_written_plaintext_is_required_and_in_plaintext_there_are_no_orders() {
+    let redis = RedisServer::start();
+    let port = Port::lease();
+    let secrets = tempfile::tempdir().unwrap();
+    let token = secrets.path().join("token");
+    fs::write(&token, "t0ken\n").unwrap();
+    for listen in ["0.0.0.0:9180", "[::]:9180", "192.0.2.1:9180"] {
+        let output = run(secrets.path(), &format!("[http]\nlisten = '{listen}'"), &["check"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        let expected = format!(
+            "http.listen must be an address of loopback, got {listen}: beyond it set http.tls.cert_file and \
+             http.tls.key_file, or http.plaintext = true, which leaves the admin routes out there"
+        );
+        assert!(said.contains(&expected), "{said}");
+    }
+    let daemon = operated(&redis.url())
+        .set("http.listen", format!("0.0.0.0:{}", port.number()))
+        .set("http.token_file", token.to_str().unwrap())
+        .set("http.plaintext", true)
+        .start();
+    let ask = |method: &str, path: &str| {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: 0\r\n\
+             host: {}\r\nauthorization: Bearer t0ken\r\n\r\n",
+            port.address()
+        );
+        exchange(TcpStream::connect(port.address()).unwrap(), head.as_bytes())
+    };
+    for path in ["/health", "/metrics", "/v1/backends", "/v1/backends/redis/queue"] {
+        assert!(ask("GET", path).starts_with("HTTP/1.1 200"), "{path}");
+    }
+    for (method, path) in [
+        ("POST", "/admin/backends/redis/offline"),
+        ("POST", "/admin/config/reload"),
+        ("GET", "/admin/config"),
+        ("POST", "/admin/backends/redis/queue/import"),
+    ] {
+        let (status, problem) = problem(&ask(method, path));
+        assert_eq!((status, &problem["code"]), (403, &json!("plaintext")), "{path}");
+        assert!(problem["detail"].as_str().unwrap().contains("http.tls"), "{problem}");
+    }
+    assert_eq!(daemon.status("redis")["offline"], json!(false));
 }

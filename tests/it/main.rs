@@ -59,6 +59,8 @@ mod redis_scripts;
 #[cfg(test)]
 mod seams;
 #[cfg(test)]
+mod shares;
+#[cfg(test)]
 mod state_dir;
 #[cfg(test)]
 mod stopping;

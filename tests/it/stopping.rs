@@ -1,5 +1,10 @@
 //! A stop and a reload in the middle of things.
 
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -130,4 +135,95 @@ fn reloads_under_load_fail_no_call_and_open_no_breaker() {
     for (key, value) in last {
         assert_eq!(redis.get(&key), Some(value.to_string()));
     }
+}
+
+/// A client that keeps its connection and sends its next request without looking whether that is still open.
+struct Keeping<'a> {
+    socket: &'a Path,
+    kept: Option<BufReader<UnixStream>>,
+}
+
+impl Keeping<'_> {
+    /// Sends a call and returns its status; `None` where nobody listens, so that nothing was sent.
+    fn set(&mut self, key: &str) -> io::Result<Option<u16>> {
+        let mut stream = match self.kept.take() {
+            Some(kept) => kept,
+            None => match UnixStream::connect(self.socket) {
+                Ok(stream) => BufReader::new(stream),
+                Err(_) => return Ok(None),
+            },
+        };
+        let body = format!("{{\"command\":[\"SET\",\"{key}\",\"v\"]}}");
+        let head = "POST /v1/backends/redis/call HTTP/1.1\r\nhost: localhost";
+        write!(stream.get_mut(), "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+        let status = status.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (mut length, mut closes) = (0, false);
+        while line != "\r\n" {
+            line.clear();
+            stream.read_line(&mut line)?;
+            let header = line.to_ascii_lowercase();
+            closes |= header.trim() == "connection: close";
+            if let Some(value) = header.strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        stream.read_exact(&mut vec![0; length])?;
+        self.kept = (!closes).then_some(stream);
+        Ok(Some(status))
+    }
+}
+
+#[test]
+fn stops_under_load_fail_no_call_of_clients_that_keep_their_connections() {
+    const CALLERS: usize = 16;
+    const CALLS: usize = 8_000;
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let (stop, done) = (Stop::default(), Arc::new(AtomicUsize::new(0)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|caller| {
+            let (socket, stopped) = (daemon.socket().to_owned(), stop.watch());
+            let done = Arc::clone(&done);
+            thread::spawn(move || {
+                let mut client = Keeping { socket: &socket, kept: None };
+                let mut failed = Vec::new();
+                while !stopped.is_set() {
+                    // Some pause between their calls, as their connections are idle when the daemon stops.
+                    if caller % 2 == 0 {
+                        thread::park_timeout(Duration::from_millis(fastrand::u64(..40)));
+                    }
+                    match client.set(&format!("k{caller}")) {
+                        Ok(Some(200 | 202)) => {
+                            done.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(None) => thread::park_timeout(Duration::from_millis(5)),
+                        Ok(Some(status)) => failed.push(status.to_string()),
+                        Err(error) => failed.push(error.to_string()),
+                    }
+                }
+                failed
+            })
+        })
+        .collect();
+    let mut restarts = 0;
+    while done.load(Ordering::Relaxed) < CALLS {
+        let before = done.load(Ordering::Relaxed);
+        daemon.wait_until("calls are answered", LONG, |_| {
+            done.load(Ordering::Relaxed) > before + CALLS / 8
+        });
+        assert!(daemon.terminate().success());
+        daemon.restart();
+        restarts += 1;
+    }
+    drop(stop);
+    let failed: Vec<_> = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+    println!(
+        "{} calls over {restarts} restarts: {} failed",
+        done.load(Ordering::Relaxed),
+        failed.len()
+    );
+    assert_eq!(failed, [""; 0]);
 }

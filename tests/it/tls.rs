@@ -1,6 +1,8 @@
 //! TLS between the daemon and each kind of backend: OpenSSL in front of the real servers, with authorities of
 //! the test's own. Firestore over TLS wants credentials: a service account whose tokens come from the test.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,6 +10,9 @@ use serde_json::json;
 use crate::support::clickhouse::{ClickHouse, Engine};
 use crate::support::daemon::{Builder, Client, Daemon, Reply};
 use crate::support::firestore::{Firestore, emulators};
+use crate::support::outage::operated;
+use crate::support::port::Port;
+use crate::support::proc::require;
 use crate::support::raw::call_raw;
 use crate::support::redis::RedisServer;
 use crate::support::tls::{Authority, TlsFront, TokenServer};
@@ -239,4 +244,55 @@ fn the_systems_authorities_are_trusted_where_no_others_are_named_in_their_place(
         let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
         assert!(explained.contains("from an authority that is not trusted here"), "{explained}");
     }
+}
+
+/// Asks the daemon over TCP, with the authorities of a file: the status, or why there is no answer.
+fn curl(authority: &Authority, url: &str) -> Result<u16, String> {
+    let output = Command::new(require("curl", "curl"))
+        .args(["--silent", "--show-error", "--http1.1", "--output", "/dev/null"])
+        .args(["--write-out", "%{http_code}", "--header", "Authorization: Bearer t0ken"])
+        .args(["--cacert", &authority.file(), url])
+        .output()
+        .expect("curl runs");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        return Ok(said(&output.stdout).parse().expect("a status"));
+    }
+    Err(said(&output.stderr))
+}
+
+#[test]
+fn the_tcp_listener_speaks_tls_and_a_reload_exchanges_its_certificate() {
+    let redis = RedisServer::start();
+    let port = Port::lease();
+    let secrets = tempfile::tempdir().unwrap();
+    let token = secrets.path().join("token");
+    std::fs::write(&token, "t0ken\n").unwrap();
+    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let certificate = first.sign();
+    let mut daemon = operated(&redis.url())
+        .set("http.listen", format!("0.0.0.0:{}", port.number()))
+        .set("http.token_file", path(&token))
+        .set("http.tls.cert_file", path(&certificate.chain))
+        .set("http.tls.key_file", path(&certificate.key))
+        .start();
+    let url = |path: &str| format!("https://{}{path}", port.address());
+    for route in ["/health", "/v1/backends", "/admin/config"] {
+        assert_eq!(curl(&first, &url(route)), Ok(200), "{route}");
+    }
+    let refused = curl(&second, &url("/health")).unwrap_err();
+    assert!(refused.contains("certificate"), "{refused}");
+    assert!(curl(&first, &url("/health").replace("https", "http")).is_err(), "TLS alone is spoken");
+
+    let other = second.sign();
+    daemon.set("http.tls.cert_file", path(&other.chain));
+    let mismatch = daemon.fusebox(&["config", "reload"]);
+    let said = String::from_utf8_lossy(&mismatch.stderr).into_owned();
+    assert!(!mismatch.status.success() && said.contains("http.tls is not usable"), "{said}");
+    assert_eq!(curl(&first, &url("/health")), Ok(200), "the old certificate stays");
+    daemon.set("http.tls.key_file", path(&other.key));
+    assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    assert_eq!(curl(&second, &url("/health")), Ok(200));
+    assert!(curl(&first, &url("/health")).is_err());
 }

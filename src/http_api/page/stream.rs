@@ -30,21 +30,19 @@ use futures_util::stream;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch},
+    sync::{broadcast, watch},
     time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
 use crate::{
     daemon::Daemon,
-    http_api::{Doors, admit::host_matches, problem::Problem},
+    http_api::{Doors, admit::host_matches, http::Connected, problem::Problem},
     ingress::{
+        gate::{Part, Pooled},
         peer::{Caller, Who},
-        refusal::Full,
     },
 };
 
-/// Listeners at once. Their places are their own: pages never take those of `/v1/events`.
-const LISTENERS: usize = 64;
 /// Between two looks at the state.
 const LOOK: Duration = Duration::from_secs(1);
 /// A view serves all who look within this time. A little less than [`LOOK`], or every second look of
@@ -76,7 +74,6 @@ const CLOCKWORK: [&str; 12] = [
 pub(crate) struct Board {
     /// When the doors opened: tells one run of the daemon from another.
     started: UnixMillis,
-    places: Arc<Semaphore>,
     newest: Mutex<Option<Arc<Shown>>>,
 }
 
@@ -90,24 +87,11 @@ struct Shown {
 
 impl Default for Board {
     fn default() -> Self {
-        Self {
-            started: Clock::system().unix(),
-            places: Arc::new(Semaphore::new(LISTENERS)),
-            newest: Mutex::default(),
-        }
+        Self { started: Clock::system().unix(), newest: Mutex::default() }
     }
 }
 
 impl Board {
-    /// A place for a listener.
-    ///
-    /// # Errors
-    /// 429 where all are taken.
-    fn listen(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| Full("too many are following the status page").into())
-    }
-
     /// The state, made anew where the last one is not fresh.
     fn look(&self, daemon: &Daemon) -> Arc<Shown> {
         let mut newest = self.newest.lock();
@@ -204,17 +188,17 @@ struct Listener {
     looks: Interval,
     /// What was sent last, and when.
     sent: Option<(u64, Instant)>,
-    _place: OwnedSemaphorePermit,
+    _place: Part,
 }
 
 /// GET /health/stream
 pub(crate) async fn follow(
     extract::State(doors): extract::State<Arc<Doors>>,
-    Extension(caller): Extension<Caller>,
+    Extension(connected): Extension<Connected>,
     Extension(who): Extension<Who>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let rights = rights(&doors, caller, who, &headers)?;
+    let rights = rights(&doors, connected.caller, who, &headers)?;
     // Before the history is read: what happens meanwhile may be told twice, but not never.
     let events = doors.daemon.fusebox.events().subscribe();
     let hello = json!({
@@ -230,7 +214,7 @@ pub(crate) async fn follow(
         stopping: doors.daemon.stopping(),
         looks,
         sent: None,
-        _place: doors.board.listen()?,
+        _place: connected.account.take(Pooled::Pages, 1)?,
         doors,
     };
     let events = stream::unfold(listener, |mut listener| async move {
@@ -286,7 +270,7 @@ fn rights(
     match (caller, &config.http) {
         (Caller::Network, Some(http)) => {
             host_matches(headers, http)?;
-            Ok(if http.token.is_some() { "token" } else { "none" })
+            Ok(if http.token.is_some() && !http.is_exposed() { "token" } else { "none" })
         }
         _ => Ok(if who.admin { "admin" } else { "none" }),
     }

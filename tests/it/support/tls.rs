@@ -25,8 +25,8 @@ pub(crate) struct Authority {
 
 /// A server's certificate and its key.
 pub(crate) struct Certificate {
-    chain: PathBuf,
-    key: PathBuf,
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
     _folder: Arc<TempDir>,
 }
 

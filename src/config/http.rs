@@ -1,0 +1,95 @@
+//! The TCP listener: where it listens, who may see what goes over it, and by what token callers are known.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio_rustls::rustls::ServerConfig;
+
+use super::{Secret, checker::Checker, raw::RawHttp};
+use crate::net::tls_server::server_config;
+
+/// The TCP listener.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpSettings {
+    /// Its address.
+    pub(crate) listen: SocketAddr,
+    /// The token that opens more than health, metrics and the status page there.
+    pub(crate) token: Option<Secret>,
+    /// Where the token is kept.
+    pub(crate) token_file: Option<PathBuf>,
+    /// Whether it may listen beyond loopback without TLS.
+    pub(crate) plaintext: bool,
+    /// Its side of TLS, where it speaks TLS.
+    pub(crate) tls: Option<HttpTls>,
+}
+
+/// A server's side of TLS.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpTls {
+    /// The chain of certificates, its own first.
+    pub(crate) cert_file: PathBuf,
+    /// The key of the first.
+    pub(crate) key_file: PathBuf,
+    /// The two, as they were when the configuration was read.
+    pub(crate) config: Arc<ServerConfig>,
+}
+
+impl HttpSettings {
+    /// Whether others can read what goes over it: it listens beyond loopback, without TLS.
+    pub(crate) fn is_exposed(&self) -> bool {
+        self.tls.is_none() && !self.listen.ip().to_canonical().is_loopback()
+    }
+}
+
+pub(super) fn check(raw: RawHttp, checker: &mut Checker) -> Option<HttpSettings> {
+    let listen = raw.listen?;
+    let token = raw.token_file.as_deref().and_then(|path| {
+        Secret::read(path, &mut checker.warnings)
+            .map_err(|error| {
+                checker.problem("http.token_file", format_args!("is not usable: {error}"));
+            })
+            .ok()
+    });
+    let wants_tls = raw.tls.cert_file.is_some() || raw.tls.key_file.is_some();
+    let tls = check_tls(raw.tls.cert_file, raw.tls.key_file, checker);
+    let Ok(listen) = listen.parse() else {
+        let what = format!("must be an address such as 127.0.0.1:9180, got {listen:?}");
+        checker.problem("http.listen", what);
+        return None;
+    };
+    let plaintext = raw.plaintext.unwrap_or(false);
+    let settings = HttpSettings { listen, token, token_file: raw.token_file, plaintext, tls };
+    if settings.is_exposed() && !plaintext && !wants_tls {
+        let what = format!(
+            "must be an address of loopback, got {listen}: beyond it set http.tls.cert_file and \
+             http.tls.key_file, or http.plaintext = true, which leaves the admin routes out there"
+        );
+        checker.problem("http.listen", what);
+    }
+    Some(settings)
+}
+
+fn check_tls(
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    checker: &mut Checker,
+) -> Option<HttpTls> {
+    let (cert_file, key_file) = match (cert_file, key_file) {
+        (None, None) => return None,
+        (Some(cert_file), Some(key_file)) => (cert_file, key_file),
+        (Some(_), None) => {
+            checker.problem("http.tls.key_file", "must be set where http.tls.cert_file is");
+            return None;
+        }
+        (None, Some(_)) => {
+            checker.problem("http.tls.cert_file", "must be set where http.tls.key_file is");
+            return None;
+        }
+    };
+    match server_config(&cert_file, &key_file) {
+        Ok(config) => Some(HttpTls { cert_file, key_file, config }),
+        Err(why) => {
+            checker.problem("http.tls", format_args!("is not usable: {why}"));
+            None
+        }
+    }
+}
