@@ -87,11 +87,12 @@ fn whatever_panics_on_the_committing_thread_ends_in_an_open() {
     let store = &opened.store;
     append(store, 1, b"one");
     panics.store(1, Relaxed);
-    append(store, 2, b"acknowledged, and then it panics");
+    append(store, 2, b"acknowledged, whenever it panics");
     assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
     assert!(matches!(next(&events), StoreEvent::Rebuilt { lost, .. } if lost.is_empty()));
     let StoreEvent::Reopened { calls } = next(&events) else { panic!() };
-    assert_eq!(held(&calls), [1, 2]);
+    // It may have panicked before the second one came.
+    assert!(matches!(held(&calls)[..], [1] | [1, 2]), "{calls:?}");
     append(store, 3, b"served again");
     drop(opened);
     assert_eq!(seqs(&open(dir.path())), [1, 2, 3]);
