@@ -27,6 +27,7 @@ use crate::{
 use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 
 mod kinds;
+mod lanes;
 mod scripted;
 mod store;
 mod ticket;

@@ -469,6 +469,8 @@ impl Replay {
             for job in jobs {
                 index.retry(job.taken.seq, at, &error.to_string());
             }
+            drop(index);
+            jobs.iter().for_each(|job| self.shared.queue.lanes_stopped(&job.entry.lanes));
             return;
         }
         // One that is buried takes the others along.
@@ -665,6 +667,8 @@ impl Replay {
             index.put_back(seq);
         }
         index.retry(job.head(), at, error);
+        drop(index);
+        self.shared.queue.lanes_stopped(&job.entry.lanes);
     }
 
     /// Makes the call a dead letter; those in whose place it was sent wait again.
