@@ -27,13 +27,13 @@ use fusebox_actors::{
     SystemSettings, WriteFallback,
     connector::{
         Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Plan,
-        QueuedWrite, Read, Refused, Slot, Write,
+        Read, Refused, Slot, Write,
     },
     metrics::Format,
     trace::CallTrace,
 };
 use fusebox_state::{
-    ErrorClass, LaneId, Lanes, OpId, Ratio, SpanRef, UnixMillis, Verdict, backoff::RetrySettings,
+    ErrorClass, LaneId, Lanes, OpId, Ratio, SpanRef, Verdict, backoff::RetrySettings,
     breaker::BreakerSettings, cache::CacheSettings, queue::QueueLimits,
 };
 
@@ -83,10 +83,6 @@ impl Connector for Stub {
 
     fn ping(&self, _: Duration) -> Answer<'_, Attempted> {
         Box::pin(async { self.end() })
-    }
-
-    fn overlay(&self, _: &Slot, _: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-        None
     }
 
     fn split(&self, _: &Bytes, _: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

@@ -135,7 +135,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
         let mut gone = pin!(async { while serving.join_next().await.is_some() {} });
         // Calls that come while connections end are carried like any other.
         let early = tokio::time::timeout(GOODBYE * 2, &mut gone).await;
-        daemon.fusebox.shutdown(GRACE - GOODBYE * 2).await;
+        daemon.fusebox.shutdown(GRACE.saturating_sub(GOODBYE * 2)).await;
         if early.is_err() {
             gone.await;
         }

@@ -198,8 +198,10 @@ impl Backend {
     }
 
     /// A queued call or dead letter, with its body in wire form.
-    pub fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
-        self.entry.shared.queued_call(op_id)
+    pub async fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
+        let shared = std::sync::Arc::clone(&self.entry.shared);
+        let reading = tokio::task::spawn_blocking(move || shared.queued_call(op_id));
+        reading.await.ok().flatten()
     }
 
     /// Puts a dead letter back at the tail of its lane, with all that were sent with it as one. `force` is wanted

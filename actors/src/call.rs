@@ -194,6 +194,6 @@ impl fmt::Debug for CallError {
 impl CallError {
     /// Its code where that cannot be a caller's data (see [`AttemptError::known_code`]).
     pub fn known_code(&self) -> Cow<'static, str> {
-        known_code(&self.code)
+        known_code(self.code.clone())
     }
 }

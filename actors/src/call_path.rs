@@ -46,6 +46,7 @@ mod attempts;
 mod passage;
 mod read;
 mod ticket;
+mod wait;
 mod write;
 
 pub use ticket::{

@@ -279,6 +279,28 @@ pub struct QueuedWrite {
     pub due: Option<UnixMillis>,
 }
 
+/// What is known of the value that a slot reads, by the queued writes of its lane, oldest first.
+///
+/// It is kept while the lane is occupied, so that a reader pays for the writes since the last one only. What is known
+/// after fewer writes never says more than what is known after more of them before.
+pub trait Overlay: Send + Sync {
+    /// Goes on with the write that stands next. Returns whether what is known now would be the same if nothing had
+    /// been known before it.
+    fn write(&mut self, write: &QueuedWrite) -> bool;
+
+    /// Whether it tells of `slot`, and would be what it is if its writes were read again now.
+    fn serves(&self, slot: &Slot) -> bool;
+
+    /// The reply to `slot`'s read at `now`; `None` where the writes do not determine it.
+    fn reply(&self, slot: &Slot, now: UnixMillis) -> Option<Bytes>;
+
+    /// A copy, to go on with.
+    fn fork(&self) -> Box<dyn Overlay>;
+
+    /// Bytes that it holds, roughly.
+    fn bytes(&self) -> u64;
+}
+
 /// Carries calls to one backend. Implementations are shared by every caller and never panic.
 pub trait Connector: Send + Sync + 'static {
     /// Reads what `body` is. Called once per call, before anything else; must be fast.
@@ -352,9 +374,12 @@ pub trait Connector: Send + Sync + 'static {
     /// Asks the backend whether it lives, within `timeout`. Also gets past an idle connection.
     fn ping(&self, timeout: Duration) -> Answer<'_, Attempted>;
 
-    /// The reply to one slot's read after `writes`, oldest first, or `None` where they do not
-    /// determine it.
-    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], now: UnixMillis) -> Option<Bytes>;
+    /// What is known of the value that `slot` reads before its queued writes: nothing. `None` where queued writes
+    /// never determine such a read.
+    fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
+        let _ = slot;
+        None
+    }
 
     /// The parts of `reply`, one for each slot of the read. `None` where it is not cacheable.
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>>;

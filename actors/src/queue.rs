@@ -20,7 +20,6 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -33,7 +32,7 @@ use fusebox_state::{
     write::{Repeat, WriteState},
 };
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::{
     alert::Alert,
@@ -45,10 +44,13 @@ use crate::{
 };
 
 mod dead_letters;
+mod folding;
+mod freed;
 mod notes;
 mod opening;
 mod upload;
 
+pub(crate) use folding::Overlaid;
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
 /// What an operator is told while [`QueueIndex::dead_letters_block`] holds.
@@ -183,8 +185,14 @@ pub struct Queue {
     /// Whether it is told that the dead letters are full.
     dead_full: AtomicBool,
     alerts: Mutex<BTreeMap<Alert, Words>>,
-    /// Lanes may have become free.
-    freed: Notify,
+    /// Who waits for lanes.
+    freed: freed::Freed,
+    /// Calls that wait for lanes, at most [`freed::WAITING_MAX`].
+    waiters: Semaphore,
+    /// Something was stored, or is not going to be.
+    stored: Notify,
+    /// Who reads queued writes for readers, by lane.
+    folding: folding::Folding,
     /// Something may be replayed.
     pub work: Notify,
     /// An operator asked for a replay: a pause for a blocked server is over.
@@ -220,7 +228,10 @@ impl Queue {
             holds_nothing: AtomicBool::new(false),
             dead_full: AtomicBool::new(false),
             alerts: Mutex::default(),
-            freed: Notify::new(),
+            freed: freed::Freed::new(),
+            waiters: Semaphore::new(freed::WAITING_MAX),
+            stored: Notify::new(),
+            folding: folding::Folding::default(),
             work: Notify::new(),
             resume: AtomicBool::new(false),
             paused: Mutex::new(None),
@@ -335,11 +346,13 @@ impl Queue {
 
     fn unclaim(&self, seq: u64) {
         let mut index = self.index.lock();
-        index.unclaim(seq);
+        let lanes = index.unclaim(seq);
         self.count(&index);
+        if let Some(lanes) = lanes {
+            self.freed.left(&lanes, &index);
+        }
         drop(index);
         self.work.notify_one();
-        self.freed.notify_waiters();
     }
 
     fn appended(&self, seq: u64, result: &Result<(), StoreError>) {
@@ -355,14 +368,16 @@ impl Queue {
                 return;
             }
             Err(_) => {
-                index.removed(seq);
+                if let Some(lanes) = index.removed(seq) {
+                    self.freed.left(&lanes, &index);
+                }
                 self.fates.lock().remove(&seq);
             }
         }
         self.count(&index);
         drop(index);
         self.work.notify_one();
-        self.freed.notify_waiters();
+        self.stored.notify_waiters();
     }
 
     /// `seq` was applied: tells who waits for it and removes it. Without `applied` nobody knows its reply. `then`
@@ -403,11 +418,12 @@ impl Queue {
 
     fn forget(&self, seq: u64) {
         let mut index = self.index.lock();
-        index.removed(seq);
+        if let Some(lanes) = index.removed(seq) {
+            self.freed.left(&lanes, &index);
+        }
         self.count(&index);
         drop(index);
         self.fates.lock().remove(&seq);
-        self.freed.notify_waiters();
         self.work.notify_one();
     }
 
@@ -431,39 +447,6 @@ impl Queue {
         if self.dead.load(Ordering::Relaxed) > 0 {
             self.index.lock().note_written(lanes);
         }
-    }
-
-    /// Waits until `lanes` are free, for at most `patience`; returns whether they are.
-    pub async fn wait_free(&self, lanes: &Lanes, patience: Duration) -> bool {
-        let free = async {
-            loop {
-                let freed = self.freed.notified();
-                tokio::pin!(freed);
-                freed.as_mut().enable();
-                if !self.is_occupied(lanes) {
-                    return;
-                }
-                freed.await;
-            }
-        };
-        tokio::time::timeout(patience, free).await.is_ok()
-    }
-
-    /// Waits until `seq` is stored, for at most `patience`; returns whether it is.
-    pub(crate) async fn wait_stored(&self, seq: u64, patience: Duration) -> bool {
-        let stored = async {
-            loop {
-                let freed = self.freed.notified();
-                tokio::pin!(freed);
-                freed.as_mut().enable();
-                match self.index.lock().get(seq).map(|entry| entry.phase) {
-                    Some(Phase::Committing) => {}
-                    phase => return phase.is_some(),
-                }
-                freed.await;
-            }
-        };
-        tokio::time::timeout(patience, stored).await.unwrap_or(false)
     }
 
     /// Calls that wait; dead letters excluded.
@@ -544,7 +527,11 @@ impl Queue {
 
     /// Notes why replay does nothing; returns whether that is news.
     pub(crate) fn set_paused(&self, reason: Option<&'static str>) -> bool {
-        std::mem::replace(&mut *self.paused.lock(), reason) != reason
+        let changed = std::mem::replace(&mut *self.paused.lock(), reason) != reason;
+        if changed && reason.is_some() {
+            self.freed.everybody();
+        }
+        changed
     }
 
     /// Why replay does nothing, where calls wait.

@@ -78,7 +78,7 @@ impl AttemptError {
 
     /// Its code where that cannot be a caller's data: one that fusebox knows, or a number.
     pub fn known_code(&self) -> Cow<'static, str> {
-        known_code(&self.code)
+        known_code(self.code.clone())
     }
 
     /// Code and words, for everybody and whole.
@@ -108,14 +108,14 @@ impl AttemptError {
 }
 
 /// The code where it cannot be a caller's data: one that fusebox knows, or a number.
-pub(crate) fn known_code(code: &Cow<'static, str>) -> Cow<'static, str> {
+pub(crate) fn known_code(code: Cow<'static, str>) -> Cow<'static, str> {
     let number = |code: &str| {
         let digits = code.strip_prefix("http_").unwrap_or(code);
         (1..=5).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
     };
     match code {
         Cow::Borrowed(known) => Cow::Borrowed(known),
-        Cow::Owned(code) if number(code) => Cow::Owned(code.clone()),
+        Cow::Owned(code) if number(&code) => Cow::Owned(code),
         Cow::Owned(_) => Cow::Borrowed("unknown_code"),
     }
 }

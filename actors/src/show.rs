@@ -258,7 +258,7 @@ impl BackendShared {
         QueuePage { total, calls, next }
     }
 
-    /// A queued call or dead letter, with its body.
+    /// A queued call or dead letter, with its body. Blocks on the disk.
     pub fn queued_call(&self, op_id: OpId) -> Option<(QueuedCallView, Bytes)> {
         let unix = self.circuit.clock.unix();
         let (seq, mut view) = {

@@ -27,6 +27,7 @@ use crate::{
 use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 
 mod kinds;
+mod lanes;
 mod places;
 mod scripted;
 mod store;
@@ -129,6 +130,12 @@ impl World {
     async fn breaker_is(&self, state: &str) {
         self.until(state, |world| world.backend().view().breaker.state == state).await;
     }
+}
+
+/// The machine's clock, for tests that measure.
+#[expect(clippy::disallowed_methods, reason = "they measure real time")]
+fn instant() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 async fn start(dir: &Path, backends: Vec<BackendSettings>, servers: &[Arc<Scripted>]) -> Fusebox {

@@ -8,14 +8,11 @@ mod allocations {
     use fusebox_actors::{
         Admission, BackendSettings, BackendSpec, DeadLetterPolicy, Fusebox, Outcome, PlainAccess,
         PlainPlan, Priority, Settled, SystemSettings, WriteFallback,
-        connector::{
-            Answer, Attempt, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite, Refused,
-            Slot,
-        },
+        connector::{Answer, Attempt, Attempted, Connector, ConnectorStatus, Plan, Refused, Slot},
         trace::CallTrace,
     };
     use fusebox_state::{
-        LaneId, Lanes, OpId, Ratio, UnixMillis, backoff::RetrySettings, breaker::BreakerSettings,
+        LaneId, Lanes, OpId, Ratio, backoff::RetrySettings, breaker::BreakerSettings,
         cache::CacheSettings, queue::QueueLimits,
     };
     use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -37,10 +34,6 @@ mod allocations {
 
         fn ping(&self, _: Duration) -> Answer<'_, Attempted> {
             Box::pin(async { Attempted::answered(Bytes::new()) })
-        }
-
-        fn overlay(&self, _: &Slot, _: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-            None
         }
 
         fn split(&self, _: &Bytes, _: &[Slot], _: &Bytes) -> Option<Vec<Bytes>> {

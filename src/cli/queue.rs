@@ -95,9 +95,9 @@ async fn ls(client: &Client, named: Option<String>, state: &str, limit: u32, jso
     let several = pages.len() != 1;
     let page = one_page(pages);
     if json {
-        say_json(&page)?
+        say_json(&page)?;
     } else {
-        say(&page_text(&page, several, on_terminal()))?
+        say(&page_text(&page, several, on_terminal()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

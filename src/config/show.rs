@@ -30,7 +30,7 @@ impl Config {
         if let (Some(http), Some(fields)) = (&self.http, shown.as_object_mut()) {
             let mut section = json!({ "listen": http.listen.to_string() });
             put(&mut section, "token_file", http.token_file.as_ref().map(|p| json!(p)));
-            put(&mut section, "plaintext", http.plaintext.then(|| json!(true)));
+            put(&mut section, "plaintext", http.plaintext.then_some(Value::Bool(true)));
             let tls = http.tls.as_ref();
             let tls = tls.map(|it| json!({ "cert_file": it.cert_file, "key_file": it.key_file }));
             put(&mut section, "tls", tls);

@@ -64,7 +64,7 @@ pub(crate) async fn show(
 ) -> Result<Json<Value>, Problem> {
     let (backend, kind) = doors.backend(&name)?;
     let id = op_id(&id)?;
-    let Some((view, body)) = backend.queued_call(id) else {
+    let Some((view, body)) = backend.queued_call(id).await else {
         let detail = format!("nothing named {id} waits in the queue of {name}, nor is it dead");
         return Err(Problem::not_found("no_such_call", detail).of(&name));
     };

@@ -6,6 +6,9 @@
 //!
 //! Some calls that still stand in line no longer hold up what is behind them (they were applied, and
 //! only their removal is not synced yet); the questions here take a predicate that says which.
+//!
+//! A line may be 50,000 calls long, so no question about one lane walks along it: places are found by bisection,
+//! and beside each line stand the calls in it that set its whole value, and how many make its value unknowable.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -14,9 +17,42 @@ use crate::units::{LaneId, Lanes};
 /// The lines of all occupied lanes. A lane without a line is free.
 #[derive(Debug, Default)]
 pub struct LaneMap {
-    lines: HashMap<LaneId, VecDeque<u64>>,
+    lines: HashMap<LaneId, Line>,
     barriers: BTreeSet<u64>,
     members: BTreeMap<u64, Lanes>,
+    /// Members of which nobody knows what they do to the value.
+    opaque: BTreeSet<u64>,
+}
+
+/// One lane's line. Sequences rise.
+#[derive(Debug, Default)]
+struct Line {
+    members: VecDeque<u64>,
+    /// Those that set the whole value.
+    wholes: VecDeque<u64>,
+    /// How many are opaque.
+    opaque: u32,
+}
+
+/// Where the members behind `seq` begin.
+fn behind_in(members: &VecDeque<u64>, seq: u64) -> usize {
+    members.partition_point(|member| *member <= seq)
+}
+
+/// Takes `seq` out of a rising list.
+fn take_out(list: &mut VecDeque<u64>, seq: u64) {
+    if list.front() == Some(&seq) {
+        list.pop_front();
+    } else if let Ok(at) = list.binary_search(&seq) {
+        list.remove(at);
+    }
+}
+
+/// Puts `seq` into a rising list.
+fn put_in(list: &mut VecDeque<u64>, seq: u64) {
+    if let Err(at) = list.binary_search(&seq) {
+        list.insert(at, seq);
+    }
 }
 
 impl LaneMap {
@@ -26,7 +62,7 @@ impl LaneMap {
             self.barriers.insert(seq);
         }
         for lane in lanes.as_slice() {
-            self.lines.entry(*lane).or_default().push_back(seq);
+            self.lines.entry(*lane).or_default().members.push_back(seq);
         }
         self.members.insert(seq, lanes);
     }
@@ -36,14 +72,13 @@ impl LaneMap {
         let candidates = self.behind(seq);
         let Some(lanes) = self.members.remove(&seq) else { return Vec::new() };
         self.barriers.remove(&seq);
+        let opaque = u32::from(self.opaque.remove(&seq));
         for lane in lanes.as_slice() {
             if let Some(line) = self.lines.get_mut(lane) {
-                if line.front() == Some(&seq) {
-                    line.pop_front();
-                } else {
-                    line.retain(|waiting| *waiting != seq);
-                }
-                if line.is_empty() {
+                take_out(&mut line.members, seq);
+                take_out(&mut line.wholes, seq);
+                line.opaque -= opaque;
+                if line.members.is_empty() {
                     self.lines.remove(lane);
                 }
             }
@@ -66,7 +101,10 @@ impl LaneMap {
         let mut next: Vec<u64> = lanes
             .as_slice()
             .iter()
-            .filter_map(|lane| self.lines.get(lane)?.iter().find(|member| **member > seq).copied())
+            .filter_map(|lane| {
+                let members = &self.lines.get(lane)?.members;
+                members.get(behind_in(members, seq)).copied()
+            })
             .collect();
         next.extend(self.barriers.range(seq + 1..).next());
         next.sort_unstable();
@@ -83,7 +121,10 @@ impl LaneMap {
         self.barriers.range(..seq).all(|barrier| passed(*barrier))
             && lanes.as_slice().iter().all(|lane| {
                 self.lines.get(lane).is_some_and(|line| {
-                    line.iter().take_while(|older| **older < seq).all(|older| passed(*older))
+                    line.members
+                        .iter()
+                        .take_while(|older| **older < seq)
+                        .all(|older| passed(*older))
                 })
             })
     }
@@ -100,19 +141,54 @@ impl LaneMap {
         }
     }
 
-    /// The line of `lane`, oldest first; `None` where a barrier stands in it, whose effect on the lane
-    /// nobody knows.
-    pub fn line(&self, lane: LaneId) -> Option<Vec<u64>> {
-        self.barriers
-            .is_empty()
-            .then(|| self.lines.get(&lane).map(|line| line.iter().copied().collect()))
-            .map(Option::unwrap_or_default)
+    /// The line of `lane` from `seq` on; `None` where a barrier stands in it, whose effect on the lane nobody knows.
+    pub fn line_from(&self, lane: LaneId, seq: u64) -> Option<impl Iterator<Item = u64> + '_> {
+        let found = self.barriers.is_empty().then(|| self.lines.get(&lane))?;
+        let members = found.map(|it| {
+            let at = it.members.partition_point(|member| *member < seq);
+            it.members.range(at..).copied()
+        });
+        Some(members.into_iter().flatten())
     }
 
-    /// The line of `lane` from `seq` on; `None` where a barrier stands in it.
-    pub fn line_from(&self, lane: LaneId, seq: u64) -> Option<impl Iterator<Item = u64> + '_> {
-        let members = self.barriers.is_empty().then(|| self.lines.get(&lane))?;
-        Some(members.into_iter().flatten().copied().skip_while(move |member| *member < seq))
+    /// `seq` sets the whole value of its lane, or no longer does. It stands there.
+    pub fn set_whole(&mut self, seq: u64, whole: bool) {
+        let Some(Lanes::One(lane)) = self.members.get(&seq) else { return };
+        let Some(found) = self.lines.get_mut(lane) else { return };
+        if whole {
+            put_in(&mut found.wholes, seq);
+        } else {
+            take_out(&mut found.wholes, seq);
+        }
+    }
+
+    /// The members of `lane` that set its whole value, newest first.
+    pub fn wholes(&self, lane: LaneId) -> impl Iterator<Item = u64> + '_ {
+        self.lines.get(&lane).into_iter().flat_map(|line| line.wholes.iter().rev().copied())
+    }
+
+    /// Nobody knows what `seq` does to the value of its lanes, or that is known again. It stands there.
+    pub fn set_opaque(&mut self, seq: u64, opaque: bool) {
+        let Some(lanes) = self.members.get(&seq) else { return };
+        let changed = if opaque { self.opaque.insert(seq) } else { self.opaque.remove(&seq) };
+        if !changed {
+            return;
+        }
+        for lane in lanes.as_slice() {
+            if let Some(line) = self.lines.get_mut(lane) {
+                line.opaque = if opaque { line.opaque + 1 } else { line.opaque - 1 };
+            }
+        }
+    }
+
+    /// Whether nobody can know the value of `lane`: a barrier or an opaque member stands in it.
+    pub fn is_unknowable(&self, lane: LaneId) -> bool {
+        !self.barriers.is_empty() || self.lines.get(&lane).is_some_and(|line| line.opaque > 0)
+    }
+
+    /// The oldest call over every lane.
+    pub fn first_barrier(&self) -> Option<u64> {
+        self.barriers.first().copied()
     }
 
     /// Who stands behind `seq` in any of its lanes, in order.
@@ -122,8 +198,8 @@ impl LaneMap {
             return self.members.range(seq + 1..).map(|(member, _)| *member).collect();
         }
         let own = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
-        let mut behind: Vec<u64> = own.flatten().copied().filter(|it| *it > seq).collect();
-        behind.extend(self.barriers.range(seq + 1..));
+        let own = own.flat_map(|line| line.members.range(behind_in(&line.members, seq)..));
+        let mut behind: Vec<u64> = own.chain(self.barriers.range(seq + 1..)).copied().collect();
         behind.sort_unstable();
         behind.dedup();
         behind
@@ -136,7 +212,7 @@ impl LaneMap {
             return self.members.range(..seq).map(|(member, _)| *member).collect();
         }
         let own = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
-        let own = own.flat_map(|line| line.iter().take_while(|older| **older < seq));
+        let own = own.flat_map(|line| line.members.iter().take_while(|older| **older < seq));
         let mut before: Vec<u64> = own.chain(self.barriers.range(..seq)).copied().collect();
         before.sort_unstable();
         before.dedup();
@@ -156,13 +232,14 @@ impl LaneMap {
             self.barriers.insert(seq);
         }
         for lane in lanes.as_slice() {
-            let line = self.lines.entry(*lane).or_default();
-            let at = line.partition_point(|member| *member < seq);
-            if line.get(at) != Some(&seq) {
-                line.insert(at, seq);
-            }
+            put_in(&mut self.lines.entry(*lane).or_default().members, seq);
         }
         self.members.insert(seq, lanes);
+    }
+
+    /// The lanes in whose lines `seq` stands.
+    pub fn lanes_of(&self, seq: u64) -> Option<&Lanes> {
+        self.members.get(&seq)
     }
 
     /// Whether `seq` stands in its lines.
@@ -230,12 +307,12 @@ mod tests {
         map.enter(3, lanes(&[3]));
         assert!(!map.is_first(2, nobody) && !map.is_first(3, nobody));
         assert!(map.is_occupied(&lanes(&[99])));
-        assert_eq!(map.line(LaneId(1)), None);
+        assert!(map.line_from(LaneId(1), 0).is_none());
         assert_eq!(map.leave(1), [2]);
         assert!(map.is_first(2, nobody));
         assert_eq!(map.leave(2), [3]);
         assert!(map.is_first(3, nobody));
-        assert_eq!(map.line(LaneId(3)), Some(vec![3]));
+        assert_eq!(map.line_from(LaneId(3), 0).map(Iterator::collect), Some(vec![3]));
     }
 
     /// The same by looking at all pairs of calls.
@@ -302,7 +379,6 @@ mod tests {
                 let found = map.line_from(lane, from).map(Iterator::collect::<Vec<u64>>);
                 assert_eq!(found, (!plain.has_barrier()).then_some(rest));
             }
-            assert_eq!(map.line(lane), (!plain.has_barrier()).then_some(line));
         }
         for seq in 0..10 {
             assert_eq!(map.stands(seq), plain.0.contains_key(&seq));

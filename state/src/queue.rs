@@ -36,14 +36,17 @@ use crate::{
     lane::LaneMap,
     store::{DeadReason, Traits},
     trace::SpanRef,
-    units::{LaneId, Lanes, Moment, OpId, UnixMillis},
+    units::{Lanes, Moment, OpId, UnixMillis},
     words::Words,
     write::{End, Known, WriteState},
 };
 
+mod folds;
 mod order;
+mod stuck;
 mod turn;
 
+pub use folds::{Held, InLane, NextWrite, Reading};
 pub use turn::Turn;
 
 /// Share of the limit at which low-priority writes are shed, in percent.
@@ -201,6 +204,7 @@ pub struct QueueIndex {
     residues: BTreeSet<u64>,
     /// Calls with a verdict, for which there was no room among the dead letters.
     sentenced: BTreeSet<u64>,
+    folds: folds::Folds,
     next_seq: u64,
     bytes: u64,
     dead_bytes: u64,
@@ -224,6 +228,7 @@ impl QueueIndex {
             groups: BTreeMap::new(),
             residues: BTreeSet::new(),
             sentenced: BTreeSet::new(),
+            folds: folds::Folds::default(),
             next_seq: last_seq + 1,
             bytes: 0,
             dead_bytes: 0,
@@ -241,10 +246,12 @@ impl QueueIndex {
             self.lanes.enter(seq, entry.lanes.clone());
         }
         if dead {
+            self.lanes.set_opaque(seq, true);
             self.dead_bytes += entry.bytes;
             self.dead.insert(seq, Entry { written_since: true, ..entry });
             return;
         }
+        self.lanes.set_whole(seq, entry.traits.whole);
         self.bytes += entry.bytes;
         if entry.traits.due.is_some() {
             self.residues.insert(seq);
@@ -260,10 +267,9 @@ impl QueueIndex {
     pub fn claim(&mut self, lanes: &Lanes) -> (u64, bool) {
         let claimed = |seq: &u64| self.claims.contains(seq);
         let behind_calls = lanes.is_all() && !self.entries.is_empty()
-            || lanes
-                .as_slice()
-                .iter()
-                .any(|lane| self.lanes.line(*lane).is_none_or(|line| !line.iter().all(claimed)));
+            || lanes.as_slice().iter().any(|lane| {
+                self.lanes.line_from(*lane, 0).is_none_or(|mut line| !line.all(|it| claimed(&it)))
+            });
         let seq = self.next_seq;
         self.next_seq += 1;
         self.lanes.enter(seq, lanes.clone());
@@ -271,11 +277,9 @@ impl QueueIndex {
         (seq, behind_calls)
     }
 
-    /// Gives up a place that was claimed and not used.
-    pub fn unclaim(&mut self, seq: u64) {
-        if self.claims.remove(&seq) {
-            self.step_out(seq);
-        }
+    /// Gives up a place that was claimed and not used. Returns the lanes in which it was.
+    pub fn unclaim(&mut self, seq: u64) -> Option<Lanes> {
+        self.claims.remove(&seq).then(|| self.step_out(seq)).flatten()
     }
 
     /// Gives a new call its place, the claimed one where it has one. Hand it to the committer while still under the lock, so that the
@@ -314,6 +318,7 @@ impl QueueIndex {
             self.next_seq += 1;
             self.lanes.enter(seq, entry.lanes.clone());
         }
+        self.lanes.set_whole(seq, entry.traits.whole);
         self.bytes += entry.bytes;
         self.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
         Ok(seq)
@@ -333,6 +338,8 @@ impl QueueIndex {
             && entry.phase == Phase::Committing
         {
             entry.phase = Phase::Waiting;
+            let lanes = entry.lanes.clone();
+            self.touched(seq, &lanes);
             self.consider(seq);
         }
     }
@@ -410,23 +417,16 @@ impl QueueIndex {
         entry.phase = Phase::Waiting;
         self.ready.remove(&seq);
         self.residues.insert(seq);
-        if entry.lanes != lanes {
-            entry.lanes = lanes.clone();
+        let before = std::mem::replace(&mut entry.lanes, lanes.clone());
+        self.lanes.set_whole(seq, false);
+        self.touched(seq, &before);
+        if before != lanes {
+            self.touched(seq, &lanes);
             let free = self.held_up_by(seq);
             self.lanes.change(seq, lanes);
             self.consider_all(free);
         }
         self.waits_again(seq);
-    }
-
-    /// The residues that wait in any of `lanes`.
-    pub fn residues_in(&self, lanes: &Lanes) -> Vec<u64> {
-        let meets = |seq: &&u64| {
-            self.entries
-                .get(seq)
-                .is_some_and(|entry| entry.phase != Phase::Removing && entry.lanes.meets(lanes))
-        };
-        self.residues.iter().filter(meets).copied().collect()
     }
 
     /// The durable writes that stand behind `seq` in its lanes, in order.
@@ -439,16 +439,19 @@ impl QueueIndex {
         self.lanes.following(seq).into_iter().filter(durable).collect()
     }
 
-    /// The removal of `seq` is synced (or its append failed, or it was discarded): it is gone.
-    pub fn removed(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.remove(&seq) {
+    /// The removal of `seq` is synced (or its append failed, or it was discarded): it is gone. Returns its lanes.
+    pub fn removed(&mut self, seq: u64) -> Option<Lanes> {
+        let entry = if let Some(entry) = self.entries.remove(&seq) {
             self.bytes -= entry.bytes;
-            self.forget(seq, &entry);
-        } else if let Some(entry) = self.dead.remove(&seq) {
+            entry
+        } else {
+            let entry = self.dead.remove(&seq)?;
             self.dead_bytes -= entry.bytes;
             self.count_out(&entry);
-            self.forget(seq, &entry);
-        }
+            entry
+        };
+        self.forget(seq, &entry);
+        Some(entry.lanes)
     }
 
     /// `seq` is to be tried again at `until`.
@@ -491,8 +494,11 @@ impl QueueIndex {
         entry.last_error = Some(Box::new(reason.into()));
         // What stands behind it will be written once it is out of the way.
         entry.written_since = !self.lanes.behind(seq).is_empty();
+        self.touched(seq, &entry.lanes);
         self.dead.insert(seq, entry);
-        if !holds_lane {
+        if holds_lane {
+            self.lanes.set_opaque(seq, true);
+        } else {
             self.step_out(seq);
         }
     }
@@ -526,6 +532,7 @@ impl QueueIndex {
         }
         self.dead_bytes -= entry.bytes;
         if self.lanes.stands(seq) {
+            self.lanes.set_opaque(seq, false);
             self.claims.insert(seq);
         }
         let new = self.next_seq;
@@ -533,6 +540,7 @@ impl QueueIndex {
         self.bytes += entry.bytes;
         self.by_op.insert(entry.op_id, new);
         self.lanes.enter(new, entry.lanes.clone());
+        self.lanes.set_whole(new, entry.traits.whole);
         let fresh = Entry {
             phase: Phase::Committing,
             attempts: 0,
@@ -548,6 +556,7 @@ impl QueueIndex {
     /// `entry`, and goes on holding its lane where it held it.
     pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
         self.claims.remove(&seq);
+        self.lanes.set_opaque(seq, true);
         self.by_op.insert(entry.op_id, seq);
         self.dead_bytes += entry.bytes;
         self.dead.insert(seq, entry);
@@ -563,22 +572,6 @@ impl QueueIndex {
     /// Whether a write to `lanes` must queue behind others.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
         self.lanes.is_occupied(lanes)
-    }
-
-    /// The durable writes in the line of `lane`, oldest first; `None` where a barrier or a dead letter
-    /// that holds the lane makes the lane's value unknowable.
-    pub fn writes(&self, lane: LaneId) -> Option<Vec<u64>> {
-        let members = self.lanes.line(lane)?;
-        let mut writes = Vec::with_capacity(members.len());
-        for seq in members {
-            match self.entries.get(&seq) {
-                Some(entry) if entry.phase == Phase::Committing => {}
-                None if self.claims.contains(&seq) => {}
-                Some(_) => writes.push(seq),
-                None => return None,
-            }
-        }
-        Some(writes)
     }
 
     /// A call or dead letter by sequence.
@@ -723,6 +716,7 @@ impl QueueIndex {
             self.by_op.remove(&entry.op_id);
         }
         self.leave_group(seq, entry);
+        self.touched(seq, &entry.lanes);
         self.step_out(seq);
     }
 }

@@ -42,6 +42,8 @@ mod house;
 #[cfg(test)]
 mod kv;
 #[cfg(test)]
+mod lanes;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod logs;

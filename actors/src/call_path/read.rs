@@ -1,10 +1,10 @@
 //! Reads: overlay, live, cache, miss.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fusebox_state::{
-    LaneId, Moment, UnixMillis,
+    LaneId, Moment,
     cache::{Cache, Fill, Hit},
 };
 
@@ -16,7 +16,8 @@ use super::{
 use crate::{
     backend_shared::BackendShared,
     call::{CallError, CallErrorKind, Priority, Reply, Source},
-    connector::{Connector, QueuedWrite, Read, Slot},
+    connector::{Connector, Read, Slot},
+    queue::Overlaid,
     trace::StepKind,
 };
 
@@ -25,16 +26,6 @@ enum Fence {
     /// No lane of it is occupied, or what is occupied is determined: the parts, slot by slot.
     Passed(Vec<Option<Bytes>>),
     /// An occupied lane's value is not determined by what waits in it.
-    Undetermined,
-}
-
-/// What queued writes make of one slot.
-enum Overlaid {
-    /// None waits in its lane.
-    Nothing,
-    /// They determine it.
-    Value(Bytes),
-    /// They do not.
     Undetermined,
 }
 
@@ -73,7 +64,7 @@ impl BackendShared {
         let resumes = context.failed.is_some();
         let overlaid = if !resumes && read.keyed && self.queue.is_occupied(&context.plan.lanes) {
             let began = self.clock().read();
-            let passed = self.pass_fence(context, read).await;
+            let passed = Box::pin(self.pass_fence(context, read)).await;
             context.read_at = self.clock().read();
             context.recorder.step(began, context.read_at, StepKind::Fence);
             passed?
@@ -154,49 +145,59 @@ impl BackendShared {
     }
 
     /// Sees to it that the read sees its own host's queued writes: their values where they are
-    /// determined, or else waits for the lanes while replay can run.
+    /// determined, or else waits for the lanes while they move.
     async fn pass_fence(
         &self,
         context: &Context,
         read: &Read,
     ) -> Result<Vec<Option<Bytes>>, CallError> {
+        let lanes = &context.plan.lanes;
+        let mut waiting = None;
         loop {
-            if let Fence::Passed(parts) = self.overlay(context, read) {
+            if let Fence::Passed(parts) = self.overlay(context, read).await {
                 return Ok(parts);
             }
             if let Some(why) = self.queue.shut() {
-                let detail = format!(
-                    "the queue's store does not open ({why}): nobody knows what writes to {} wait in it",
-                    context.plan.label
-                );
-                return Err(CallError {
-                    retry_after: Some(self.retry_after()),
-                    ..error("store_closed", detail)
-                });
+                return Err(self.store_closed(context, &why));
             }
             let left = context.left(self.clock().now());
-            let lanes = &context.plan.lanes;
-            // Replay may come to a stop meanwhile: look again now and then.
-            let patience = left.min(Duration::from_millis(250));
-            let can_run = self.replay_can_run();
-            if !can_run || left.is_zero() || self.queue.store().is_err() && left.is_zero() {
-                let why = if can_run { "until its deadline" } else { "and cannot be replayed now" };
-                let detail = format!(
-                    "writes to {} wait in the queue {why}, and do not determine this read",
-                    context.plan.label
-                );
-                return Err(CallError {
-                    retry_after: Some(self.retry_after()),
-                    ..error("lane_busy", detail)
-                });
+            let held_up = if left.is_zero() {
+                Some("until its deadline")
+            } else if !self.lanes_move(lanes) {
+                Some("and cannot be replayed now")
+            } else if waiting.is_none() {
+                waiting = self.queue.may_wait();
+                waiting.is_none().then_some("and too many calls wait for that already")
+            } else {
+                None
+            };
+            if let Some(why) = held_up {
+                return Err(self.lane_busy(context, why));
             }
-            if self.queue.wait_free(lanes, patience).await {
+            if self.wait_a_while(lanes, left).await {
                 return Ok(Vec::new());
             }
         }
     }
 
-    fn overlay(&self, context: &Context, read: &Read) -> Fence {
+    fn store_closed(&self, context: &Context, why: &str) -> CallError {
+        let detail = format!(
+            "the queue's store does not open ({why}): nobody knows what writes to {} wait in it",
+            context.plan.label
+        );
+        CallError { retry_after: Some(self.retry_after()), ..error("store_closed", detail) }
+    }
+
+    /// Writes wait in its lanes, and how long for.
+    fn lane_busy(&self, context: &Context, why: &str) -> CallError {
+        let detail = format!(
+            "writes to {} wait in the queue {why}, and do not determine this read",
+            context.plan.label
+        );
+        CallError { retry_after: Some(self.retry_after()), ..error("lane_busy", detail) }
+    }
+
+    async fn overlay(&self, context: &Context, read: &Read) -> Fence {
         if read.slots.is_empty() || self.queue.store().is_err() {
             return if self.queue.is_occupied(&context.plan.lanes) {
                 Fence::Undetermined
@@ -204,48 +205,21 @@ impl BackendShared {
                 Fence::Passed(Vec::new())
             };
         }
-        let mut parts = Vec::with_capacity(read.slots.len());
-        for slot in &read.slots {
-            match self.overlay_slot(context, slot) {
-                Overlaid::Nothing => parts.push(None),
-                Overlaid::Value(part) => parts.push(Some(part)),
-                Overlaid::Undetermined => return Fence::Undetermined,
+        let now = self.clock().steady_unix();
+        let left = context.left(self.clock().now());
+        let parts = async {
+            let mut parts = Vec::with_capacity(read.slots.len());
+            for slot in &read.slots {
+                match self.queue.overlaid(&context.connector, slot, now).await {
+                    Overlaid::Nothing => parts.push(None),
+                    Overlaid::Value(part) => parts.push(Some(part)),
+                    Overlaid::Undetermined => return None,
+                }
             }
-        }
-        Fence::Passed(parts)
-    }
-
-    /// The slot's value after the writes that wait in its lane.
-    fn overlay_slot(&self, context: &Context, slot: &Slot) -> Overlaid {
-        match self.queued_writes(slot) {
-            None => Overlaid::Undetermined,
-            Some(writes) if writes.is_empty() => Overlaid::Nothing,
-            Some(writes) => context
-                .connector
-                .overlay(slot, &writes, self.clock().steady_unix())
-                .map_or(Overlaid::Undetermined, Overlaid::Value),
-        }
-    }
-
-    /// The writes that wait in a slot's lane, oldest first; `None` where that cannot be told.
-    fn queued_writes(&self, slot: &Slot) -> Option<Vec<QueuedWrite>> {
-        let writes: Vec<(u64, UnixMillis, Option<UnixMillis>)> = {
-            let index = self.queue.index();
-            let seqs = index.writes(slot.lane)?;
-            let facts = |seq: &u64| {
-                let entry = index.get(*seq)?;
-                Some((*seq, entry.accepted_at, entry.traits.due))
-            };
-            seqs.iter().filter_map(facts).collect()
+            Some(parts)
         };
-        let store = self.queue.store().ok()?;
-        let mut queued = Vec::with_capacity(writes.len());
-        for (seq, accepted_at, due) in writes {
-            // One that was replayed and removed meanwhile: look at the lane again.
-            let body = store.body(seq).ok()?;
-            queued.push(QueuedWrite { body, accepted_at, due });
-        }
-        Some(queued)
+        let parts = tokio::time::timeout(left, parts).await.ok().flatten();
+        parts.map_or(Fence::Undetermined, Fence::Passed)
     }
 
     fn live(

@@ -103,7 +103,7 @@ impl BackendShared {
                     .await;
             };
             let began = self.clock().read();
-            let waited = self.wait_for_lanes(context, &why, note).await;
+            let waited = Box::pin(self.wait_for_lanes(context, &why, note)).await;
             context.read_at = self.clock().read();
             context.recorder.step(began, context.read_at, StepKind::Fence);
             waited?;
@@ -222,18 +222,12 @@ impl BackendShared {
             warnings: vec![format!("queued: {}", why.detail().whole())],
             ..self.reply(context, Source::Queued, answer)
         };
-        if !behind || !self.replay_can_run() {
-            return Ok(queued);
-        }
-        let began = self.clock().read();
-        let left = context.left(began.moment());
-        let fate = tokio::time::timeout(left.min(DRAIN_PATIENCE), fate).await;
-        context.recorder.step(began, self.clock().read(), StepKind::AwaitReplay);
+        let fate = if behind { Box::pin(self.fate(context, fate)).await } else { None };
         match fate {
-            Ok(Ok(Ok(Applied { reply, lost }))) => {
+            Some(Ok(Applied { reply, lost })) => {
                 Ok(self.applied(context, reply, lost && !write.settled_reply, Some(op_id)))
             }
-            Ok(Ok(Err(reason))) => Err(CallError {
+            Some(Err(reason)) => Err(CallError {
                 kind: CallErrorKind::Refused,
                 op_id: Some(op_id),
                 attempts: context.attempts,
@@ -242,8 +236,40 @@ impl BackendShared {
                     reason.within(|why| format!("it was queued and is a dead letter now: {why}")),
                 )
             }),
-            Ok(Err(_)) | Err(_) => Ok(queued),
+            None => Ok(queued),
         }
+    }
+
+    /// What becomes of a queued write, where that is known soon; it is waited for while its lanes move.
+    async fn fate(&self, context: &mut Context, mut fate: oneshot::Receiver<Fate>) -> Option<Fate> {
+        let lanes = context.plan.lanes.clone();
+        if !self.lanes_move(&lanes) {
+            return None;
+        }
+        let waiting = self.queue.may_wait()?;
+        let began = self.clock().read();
+        let patience = context.left(began.moment()).min(DRAIN_PATIENCE);
+        let told = tokio::time::timeout(patience, async {
+            loop {
+                tokio::select! {
+                    biased;
+                    told = &mut fate => return told.ok(),
+                    // It moves no longer, or the lane is free: then its fate is told.
+                    free = self.wait_a_while(&lanes, patience) => {
+                        if !free && !self.lanes_move(&lanes) {
+                            return None;
+                        }
+                        if free {
+                            return (&mut fate).await.ok();
+                        }
+                    }
+                }
+            }
+        });
+        let told = told.await.ok().flatten();
+        drop(waiting);
+        context.recorder.step(began, self.clock().read(), StepKind::AwaitReplay);
+        told
     }
 
     /// Appends the write to the queue and waits until it is synced. Returns what will tell its fate.
@@ -311,19 +337,22 @@ impl BackendShared {
         why: &NoAnswer,
         note: &str,
     ) -> Result<(), CallError> {
+        let lanes = context.plan.lanes.clone();
+        let may_wait = self.lanes_move(&lanes).then(|| self.queue.may_wait()).flatten();
+        let Some(_waiting) = may_wait else { return Err(self.unavailable(context, why, note)) };
         loop {
             let left = context.left(self.clock().now());
-            if left.is_zero() || !self.replay_can_run() || self.queue.shut().is_some() {
-                return Err(self.unavailable(context, why, note));
+            if left.is_zero() || self.queue.shut().is_some() || !self.lanes_move(&lanes) {
+                break;
             }
-            let patience = left.min(Duration::from_millis(250));
-            if self.queue.wait_free(&context.plan.lanes, patience).await {
-                context.flight = self.begin_flight(&context.plan.lanes);
+            if self.wait_a_while(&lanes, left).await {
+                context.flight = self.begin_flight(&lanes);
             }
             if context.flight.is_some() {
-                return Ok(());
+                break;
             }
         }
+        context.flight.is_some().then_some(()).ok_or_else(|| self.unavailable(context, why, note))
     }
 
     /// Begins a live write, unless its lanes are occupied. It is in flight before it looks, so that one

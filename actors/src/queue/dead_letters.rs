@@ -60,7 +60,8 @@ impl Queue {
                 drop(fate.send(Err(told.clone())));
             }
         }
-        self.freed.notify_waiters();
+        self.freed.everybody();
+        self.stored.notify_waiters();
         self.work.notify_one();
         true
     }
@@ -134,7 +135,8 @@ impl Queue {
         index.release(seq);
         self.count(&index);
         drop(index);
-        self.freed.notify_waiters();
+        self.freed.everybody();
+        self.stored.notify_waiters();
         self.work.notify_one();
     }
 
@@ -213,7 +215,8 @@ impl Queue {
         if result.is_ok() {
             self.metrics.requeued.inc();
         }
-        self.freed.notify_waiters();
+        self.freed.everybody();
+        self.stored.notify_waiters();
         self.work.notify_one();
     }
 
@@ -232,13 +235,14 @@ impl Queue {
                 index.unclaim(old);
             }
             // The dead letter itself is gone.
-            Err(StoreError::NotFound { .. }) => index.unclaim(old),
+            Err(StoreError::NotFound { .. }) => drop(index.unclaim(old)),
             // It was not stored: the dead letter is where it was.
             Err(_) => index.not_requeued(old, entry),
         }
         self.count(&index);
         drop(index);
-        self.freed.notify_waiters();
+        self.freed.everybody();
+        self.stored.notify_waiters();
         self.work.notify_one();
     }
 

@@ -145,16 +145,20 @@ impl Queue {
             &call,
             Box::new(move |result| {
                 let mut index = this.index.lock();
+                let before = index.get(seq).map(|entry| entry.lanes.clone());
                 if result.is_ok() {
                     index.became_residue(seq, lanes, due, bytes);
                 } else {
                     // It waits as it was; applied again it leaves the same.
+                    index.was_rewritten(seq);
                     index.put_back(seq);
+                }
+                if let Some(before) = before {
+                    this.freed.left(&before, &index);
                 }
                 this.count(&index);
                 drop(index);
                 this.work.notify_one();
-                this.freed.notify_waiters();
             }),
         );
         drop(ordered);

@@ -99,7 +99,8 @@ impl Queue {
             *self.closed.lock() = None;
         }
         self.alert(Alert::Closed, None);
-        self.freed.notify_waiters();
+        self.freed.everybody();
+        self.stored.notify_waiters();
         self.work.notify_one();
     }
 
@@ -168,7 +169,7 @@ impl Queue {
                     index.became_residue(seq, lanes, due, body_len);
                 }
                 (Some(_), _) => {}
-                (None, Phase::Committing | Phase::Removing) => index.removed(seq),
+                (None, Phase::Committing | Phase::Removing) => drop(index.removed(seq)),
                 (None, _) => {
                     tracing::error!(
                         backend = self.name,
@@ -213,7 +214,8 @@ impl Queue {
             self.bury_in_order(seq, mark);
         }
         drop(ordered);
-        self.freed.notify_waiters();
+        self.freed.everybody();
+        self.stored.notify_waiters();
         self.work.notify_one();
     }
 

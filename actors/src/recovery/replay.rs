@@ -469,6 +469,10 @@ impl Replay {
             for job in jobs {
                 index.retry(job.taken.seq, at, error.words());
             }
+            drop(index);
+            for job in jobs {
+                self.shared.queue.lanes_stopped(&job.entry.lanes);
+            }
             return;
         }
         // One that is buried takes the others along.
@@ -671,6 +675,8 @@ impl Replay {
             index.put_back(seq);
         }
         index.retry(job.head(), at, error);
+        drop(index);
+        self.shared.queue.lanes_stopped(&job.entry.lanes);
     }
 
     /// Makes the call a dead letter; those in whose place it was sent wait again.

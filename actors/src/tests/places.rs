@@ -135,7 +135,7 @@ async fn an_upload_that_flows_is_no_lost_probe() {
     world.breaker_is("OPEN").await;
     world.server().set(Mode::Up);
     circuit.breaker.recover(circuit.clock.now()).expect("it was open");
-    let began = std::time::Instant::now();
+    let began = instant();
     let reply = world
         .backend()
         .call(Call {

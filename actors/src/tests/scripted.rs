@@ -19,8 +19,8 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
 use parking_lot::Mutex;
 
 use crate::connector::{
-    Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Plan,
-    QueuedWrite, Read, Refused, Residue, ResidueAfter, Slot, Tail, Upload, Write,
+    Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Overlay,
+    Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Slot, Tail, Upload, Write,
 };
 
 /// What the backend does.
@@ -42,6 +42,8 @@ pub(crate) enum Mode {
     Slow,
     /// Refuses everybody: a rotated password.
     Blocked,
+    /// Answers reads, and refuses every write: a replica.
+    ReadOnly,
     /// Refuses connections, and its connector panics at a ping.
     Panicking,
     /// Applies half of what is sent and refuses the rest.
@@ -236,7 +238,10 @@ impl Scripted {
     async fn carry(&self, body: Option<&str>, token: Option<OpId>, timeout: Duration) -> Attempted {
         let mode = *self.mode.lock();
         match mode {
-            Mode::Up | Mode::Pingless => match body {
+            Mode::ReadOnly if body.is_some_and(|body| !body.starts_with("GET")) => {
+                Attempted::failed(Verdict::Failure, fault(ErrorClass::BlockedServer, "READONLY"))
+            }
+            Mode::Up | Mode::Pingless | Mode::ReadOnly => match body {
                 None if mode == Mode::Pingless => {
                     tokio::time::sleep(timeout).await;
                     Attempted::failed(Verdict::Failure, fault(ErrorClass::Unknown, "timeout"))
@@ -305,6 +310,37 @@ pub(crate) struct Pieces(pub(crate) Vec<Bytes>);
 impl Tail for Pieces {
     fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
         Box::pin(async { (!self.0.is_empty()).then(|| Ok(self.0.remove(0))) })
+    }
+}
+
+/// The value of a key whose last write is a SET.
+#[derive(Clone)]
+struct Last {
+    slot: Slot,
+    value: Option<Bytes>,
+}
+
+impl Overlay for Last {
+    fn write(&mut self, write: &QueuedWrite) -> bool {
+        let words = text(&write.body).split(' ').collect::<Vec<_>>();
+        self.value = (words[0] == "SET").then(|| Bytes::copy_from_slice(words[2].as_bytes()));
+        true
+    }
+
+    fn serves(&self, slot: &Slot) -> bool {
+        self.slot == *slot
+    }
+
+    fn reply(&self, _: &Slot, _: UnixMillis) -> Option<Bytes> {
+        self.value.clone()
+    }
+
+    fn fork(&self) -> Box<dyn Overlay> {
+        Box::new(self.clone())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.value.as_ref().map_or(0, |value| value.len() as u64)
     }
 }
 
@@ -494,9 +530,8 @@ impl Connector for Scripted {
         Box::pin(self.carry(None, None, timeout))
     }
 
-    fn overlay(&self, _: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-        let last = text(&writes.last()?.body).split(' ').collect::<Vec<_>>();
-        (last[0] == "SET").then(|| Bytes::copy_from_slice(last[2].as_bytes()))
+    fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
+        Some(Box::new(Last { slot: slot.clone(), value: None }))
     }
 
     fn split(&self, _: &Bytes, _: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

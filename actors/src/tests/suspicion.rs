@@ -1,7 +1,5 @@
 //! A backend that does not answer is found out whatever its callers' patience, and one that is slow is not.
 
-use std::time::Instant;
-
 use super::*;
 
 fn ms(millis: u64) -> Duration {
@@ -33,7 +31,7 @@ async fn a_frozen_backend_opens_though_no_caller_waits_for_its_timeout() {
     let world = world(HOUR).await;
     world.call("GET a").await.unwrap();
     world.server().set(Mode::Frozen);
-    let start = Instant::now();
+    let start = instant();
     while world.backend().view().breaker.state == "CLOSED" {
         drop(world.call_with("GET a", within(20)).await);
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", world.backend().view().breaker);
@@ -44,7 +42,7 @@ async fn a_frozen_backend_opens_though_no_caller_waits_for_its_timeout() {
 async fn the_pings_of_a_frozen_backend_open_it_where_callers_only_wait() {
     let world = world(HOUR).await;
     world.server().set(Mode::Frozen);
-    let start = Instant::now();
+    let start = instant();
     let backend = world.backend();
     let waits = tokio::spawn(async move { call(&backend, "GET a", within(60_000)).await });
     world.breaker_is("OPEN").await;
@@ -59,7 +57,7 @@ async fn a_cached_value_answers_while_the_backend_is_suspect() {
     world.call("SET a 1").await.unwrap();
     world.call("GET a").await.unwrap();
     world.server().set(Mode::Frozen);
-    let start = Instant::now();
+    let start = instant();
     let reply = world.call_with("GET a", within(60_000)).await.unwrap();
     assert_eq!((reply.source, reply.value.as_deref()), (Source::Cache, Some(&b"1"[..])));
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());

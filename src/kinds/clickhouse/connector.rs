@@ -19,10 +19,9 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
-    Refused, Slot,
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, Refused, Slot,
 };
-use fusebox_state::{OpId, UnixMillis, Words};
+use fusebox_state::{OpId, Words};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -129,10 +128,6 @@ impl Connector for ClickHouseConnector {
             }
             self.answers(time).await
         })
-    }
-
-    fn overlay(&self, _: &Slot, _: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-        None
     }
 
     fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

@@ -18,8 +18,8 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan,
-    QueuedWrite, Refused, Slot, Streams,
+    Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,
+    Overlay, Plan, QueuedWrite, Refused, Slot, Streams,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
@@ -30,7 +30,8 @@ use super::{
         cache,
         cargo::{self, Cargo},
         outcome::Failed,
-        overlay, plan,
+        overlay::Followed,
+        plan,
         size::Sizes,
         wire::{self, Answer, Call, Op, Reply},
     },
@@ -49,6 +50,38 @@ use super::{
 const FORGET_AT_ONCE: usize = plan::WRITES_MAX;
 /// So many wait to be deleted; what is above that stays where it is, which is harmless.
 const FORGOTTEN_MAX: usize = 64 << 10;
+
+/// What is known of a document by its queued writes.
+#[derive(Clone)]
+struct DocumentOverlay {
+    document: Followed,
+    shared: Arc<Shared>,
+    /// Whether the database's name was known when it was begun.
+    rooted: bool,
+}
+
+impl Overlay for DocumentOverlay {
+    fn write(&mut self, write: &QueuedWrite) -> bool {
+        let root = self.shared.client.known_root().filter(|_| self.rooted);
+        self.document.write(write, root)
+    }
+
+    fn serves(&self, slot: &Slot) -> bool {
+        self.rooted == self.shared.client.known_root().is_some() && self.document.is_of(slot)
+    }
+
+    fn reply(&self, _: &Slot, _: UnixMillis) -> Option<Bytes> {
+        self.document.reply()
+    }
+
+    fn fork(&self) -> Box<dyn Overlay> {
+        Box::new(self.clone())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.document.bytes() as u64
+    }
+}
 
 /// A Firestore backend's connector. Made without a server; it connects when it is first needed.
 pub struct FirestoreConnector {
@@ -258,8 +291,10 @@ impl Connector for FirestoreConnector {
         self.shared.fence.in_doubt_until(&Lanes::One(lane)).is_some()
     }
 
-    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], _: UnixMillis) -> Option<Bytes> {
-        overlay::overlay(slot, writes, self.shared.client.known_root())
+    fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
+        let shared = Arc::clone(&self.shared);
+        let rooted = shared.client.known_root().is_some();
+        Some(Box::new(DocumentOverlay { document: Followed::of(slot)?, shared, rooted }))
     }
 
     fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

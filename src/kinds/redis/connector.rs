@@ -24,8 +24,8 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, QueuedWrite,
-    Refused, ResidueAfter, Slot,
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Overlay, Plan,
+    QueuedWrite, Refused, ResidueAfter, Slot,
 };
 use fusebox_state::{LaneId, OpId, UnixMillis, Verdict, Words};
 
@@ -34,7 +34,8 @@ use super::{
         cache,
         deadlines::{Deadlines, Written},
         internal::{self, Form},
-        overlay, plan, residue, resp, token,
+        overlay::Followed,
+        plan, residue, resp, token,
     },
     settings::RedisSettings,
     transport::{
@@ -46,6 +47,36 @@ use super::{
 
 /// So many markers are removed by one command.
 const FORGET_AT_ONCE: usize = 256;
+
+/// What is known of a key by its queued writes, as the commands read in this edition.
+#[derive(Clone)]
+struct KeyOverlay {
+    key: Followed,
+    shared: Arc<Shared>,
+    edition: u64,
+}
+
+impl Overlay for KeyOverlay {
+    fn write(&mut self, write: &QueuedWrite) -> bool {
+        self.key.write(&self.shared.commands, write)
+    }
+
+    fn serves(&self, slot: &Slot) -> bool {
+        self.edition == self.shared.commands.edition() && self.key.is_of(slot)
+    }
+
+    fn reply(&self, slot: &Slot, now: UnixMillis) -> Option<Bytes> {
+        self.key.reply(slot, now, self.shared.resp3.load(Ordering::Relaxed))
+    }
+
+    fn fork(&self) -> Box<dyn Overlay> {
+        Box::new(self.clone())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.key.bytes() as u64
+    }
+}
 
 /// A Redis backend's connector. Made without a server; it connects when it is first needed.
 pub struct RedisConnector {
@@ -172,8 +203,10 @@ impl Connector for RedisConnector {
         })
     }
 
-    fn overlay(&self, slot: &Slot, writes: &[QueuedWrite], now: UnixMillis) -> Option<Bytes> {
-        overlay::overlay(&self.links.shared.commands, slot, writes, now, self.links.resp3())
+    fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
+        let shared = Arc::clone(&self.links.shared);
+        let edition = shared.commands.edition();
+        Some(Box::new(KeyOverlay { key: Followed::of(slot)?, shared, edition }))
     }
 
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

@@ -5,7 +5,7 @@
 //! come back when what holds them up is gone.
 
 use super::{Phase, QueueIndex};
-use crate::units::UnixMillis;
+use crate::units::{Lanes, UnixMillis};
 
 impl QueueIndex {
     /// Marks `seq` as ready if it may move.
@@ -89,10 +89,23 @@ impl QueueIndex {
         held_up
     }
 
-    pub(super) fn step_out(&mut self, seq: u64) {
+    /// `seq` leaves its lines; returns the lanes of these.
+    pub(super) fn step_out(&mut self, seq: u64) -> Option<Lanes> {
         let free = self.held_up_by(seq);
         self.residues.remove(&seq);
+        let lanes = self.lanes.lanes_of(seq).cloned();
         self.lanes.leave(seq);
         self.consider_all(free);
+        lanes
+    }
+
+    /// The residues that wait in any of `lanes`.
+    pub fn residues_in(&self, lanes: &Lanes) -> Vec<u64> {
+        let meets = |seq: &&u64| {
+            self.entries
+                .get(seq)
+                .is_some_and(|entry| entry.phase != Phase::Removing && entry.lanes.meets(lanes))
+        };
+        self.residues.iter().filter(meets).copied().collect()
     }
 }

@@ -1,10 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::write::Repeat;
+use crate::{units::LaneId, write::Repeat};
 
 mod bounds;
+mod folds;
+mod long;
 mod residues;
+mod stuck;
 mod turns;
 
 const LIMITS: QueueLimits =
@@ -37,6 +40,24 @@ fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
         phase: Phase::Committing,
         written_since: false,
         origin: None,
+    }
+}
+
+impl QueueIndex {
+    /// The durable writes in the line of `lane`, oldest first; `None` where a barrier or a dead letter
+    /// that holds the lane makes the lane's value unknowable.
+    fn writes(&self, lane: LaneId) -> Option<Vec<u64>> {
+        let members = self.lanes.line_from(lane, 0)?.collect::<Vec<u64>>();
+        let mut writes = Vec::with_capacity(members.len());
+        for seq in members {
+            match self.entries.get(&seq) {
+                Some(entry) if entry.phase == Phase::Committing => {}
+                None if self.claims.contains(&seq) => {}
+                Some(_) => writes.push(seq),
+                None => return None,
+            }
+        }
+        Some(writes)
     }
 }
 

@@ -9,13 +9,18 @@
 //! **The last write of a lane.** If every queued write of a lane up to a later one is absolute, touches this lane
 //! alone and has no name of its caller's own, and the later one sets the whole value, then only the later one is
 //! sent: the others make no difference. They are removed after it was applied, oldest first and the one that was
-//! sent last, so that a crash in between leaves a line whose last write is the same.
+//! sent last, so that a crash in between leaves a line whose last write is the same. At most a thousand or so are
+//! overtaken in one turn.
 
 use super::{Entry, Group, Phase, QueueIndex};
 use crate::{
     units::{Lanes, OpId},
     write::{Known, Repeat},
 };
+
+/// The most calls that one makes meaningless at once: a longer line goes in steps, so that no turn walks along a
+/// line of any length.
+const OVERTAKEN_MAX: usize = 1_024;
 
 /// What goes on the wire together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,8 +102,10 @@ impl QueueIndex {
             let fresh = Entry { attempts: 0, unclassified: 0, backoff_ms: 0, ..entry };
             let mut fresh = Entry { phase: Phase::Committing, verdict: None, ..fresh };
             fresh.state.asked_again();
+            self.lanes.enter_again(*seq, Some(fresh.lanes.clone()));
+            self.lanes.set_opaque(*seq, false);
+            self.lanes.set_whole(*seq, fresh.traits.whole);
             self.entries.insert(*seq, fresh);
-            self.lanes.enter_again(*seq, self.entries.get(seq).map(|it| it.lanes.clone()));
         }
         Some(members)
     }
@@ -171,11 +178,12 @@ impl QueueIndex {
         seqs
     }
 
-    /// The last call of `seq`'s lane that makes all before it meaningless, and those.
+    /// The last call of `seq`'s lane that makes all before it meaningless, and those; at most [`OVERTAKEN_MAX`].
     fn last_whole(&self, seq: u64) -> Option<(u64, Vec<u64>)> {
         let Lanes::One(lane) = self.entries.get(&seq)?.lanes else { return None };
+        self.lanes.wholes(lane).next().filter(|whole| *whole > seq)?;
         let (mut passed, mut found) = (Vec::new(), None);
-        for member in self.lanes.line_from(lane, seq)? {
+        for member in self.lanes.line_from(lane, seq)?.take(OVERTAKEN_MAX + 1) {
             let Some(entry) = self.entries.get(&member) else { break };
             let can_wait = match entry.phase {
                 Phase::Waiting | Phase::BackingOff { .. } => true,

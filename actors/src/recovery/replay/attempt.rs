@@ -36,7 +36,7 @@ struct Cargo {
 
 /// One attempt of queued calls. They are noted as sent once it is certain that they will be.
 pub(super) async fn attempt(
-    shared: &BackendShared,
+    shared: &Arc<BackendShared>,
     connector: &SharedConnector,
     jobs: Vec<Job>,
 ) -> Vec<Ended> {
@@ -47,7 +47,10 @@ pub(super) async fn attempt(
     };
     let waiting = Waiting::for_it(passage);
     let passage = waiting.passage();
-    let (mut ended, ready) = load(shared, connector, jobs);
+    let loading = (Arc::clone(shared), SharedConnector::clone(connector));
+    let loading = tokio::task::spawn_blocking(move || load(&loading.0, &loading.1, jobs)).await;
+    // What was taken goes back to wait where reading it panicked.
+    let Ok((mut ended, ready)) = loading else { return Vec::new() };
     let timeout = circuit.settings.load().timeout;
     let unix = circuit.clock.steady_unix();
     let token = group_token(shared, &ready);
@@ -106,7 +109,7 @@ pub(super) async fn attempt(
     ended
 }
 
-/// Reads what goes on the wire. What must not go, or cannot be read, has ended.
+/// Reads what goes on the wire; blocks on the disk. What must not go, or cannot be read, has ended.
 fn load(
     shared: &BackendShared,
     connector: &SharedConnector,
@@ -449,10 +452,12 @@ struct StoredRest {
 impl Tail for StoredRest {
     fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
         Box::pin(async {
-            let piece = match self.queue.store() {
-                Ok(store) => store.piece(self.seq, self.next).map_err(|error| error.to_string()),
+            let (queue, seq, next) = (Arc::clone(&self.queue), self.seq, self.next);
+            let reading = tokio::task::spawn_blocking(move || match queue.store() {
+                Ok(store) => store.piece(seq, next).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
-            };
+            });
+            let piece = reading.await.unwrap_or_else(|error| Err(error.to_string()));
             self.next += 1;
             match piece {
                 Ok(piece) => (!piece.is_empty()).then_some(Ok(piece)),

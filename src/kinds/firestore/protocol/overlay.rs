@@ -96,40 +96,112 @@ fn anything() -> Vec<World> {
     vec![World::Absent, World::Present(None)]
 }
 
-/// The document's entry after `writes`, oldest first, or `None` where they do not determine it.
-/// References are shown as `root` will complete them, so that a document reads the same before and after.
-pub(crate) fn overlay(slot: &Slot, writes: &[QueuedWrite], root: Option<&Root>) -> Option<Bytes> {
-    let path = cache::path_of(slot)?;
-    let mut worlds = anything();
-    for queued in writes {
+/// What is known of one document, commit by commit.
+#[derive(Clone, Debug)]
+pub(crate) struct Followed {
+    path: String,
+    /// `None` after a commit that cannot be told.
+    worlds: Option<Vec<World>>,
+}
+
+impl Followed {
+    /// Begins with nothing known of the document that `slot` reads.
+    pub(crate) fn of(slot: &Slot) -> Option<Self> {
+        Some(Self { path: cache::path_of(slot)?.to_owned(), worlds: Some(anything()) })
+    }
+
+    /// Whether `slot` reads this document.
+    pub(crate) fn is_of(&self, slot: &Slot) -> bool {
+        cache::path_of(slot) == Some(self.path.as_str())
+    }
+
+    /// Goes on with `queued`. References are shown as `root` will complete them, so that a document reads the same
+    /// before and after. Returns whether the document would be known as well if nothing had been known before; where
+    /// fields are known, it does not say so.
+    pub(crate) fn write(&mut self, queued: &QueuedWrite, root: Option<&Root>) -> bool {
+        let Some(worlds) = &self.worlds else { return false };
+        let Some(commit) = Commit::read(queued, root) else {
+            self.worlds = None;
+            return false;
+        };
+        let next = commit.after(worlds, &self.path);
+        let bare = |worlds: &[World]| {
+            let kinds = |world: &World| match world {
+                World::Absent => Some(false),
+                World::Present(None) => Some(true),
+                World::Present(Some(_)) => None,
+            };
+            let mut kinds = worlds.iter().map(kinds).collect::<Option<Vec<bool>>>()?;
+            kinds.sort_unstable();
+            Some(kinds)
+        };
+        let known = next.as_deref().and_then(bare);
+        let alone = known.is_some()
+            && known == commit.after(&anything(), &self.path).as_deref().and_then(bare);
+        self.worlds = next;
+        alone
+    }
+
+    /// The document's entry, or `None` where what is known does not determine it.
+    pub(crate) fn reply(&self) -> Option<Bytes> {
+        let known = match self.worlds.as_deref()? {
+            [World::Absent] => None,
+            [World::Present(known)] => Some(known.as_ref()?),
+            _ => return None,
+        };
+        let estimated = known.is_some_and(|known| known.estimated);
+        let fields = |known: &Known| known.fields.clone();
+        let document = known.map(|it| Document { fields: fields(it), ..Document::default() });
+        Some(wire::encode(&Found { path: self.path.clone(), document, estimated }))
+    }
+
+    /// Bytes that it holds, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let fields = |world: &World| match world {
+            World::Present(Some(known)) => {
+                let size = |(name, value): (&String, &Value)| name.len() + value.encoded_len() + 64;
+                known.fields.iter().map(size).sum::<usize>()
+            }
+            World::Present(None) | World::Absent => 0,
+        };
+        self.path.len() + self.worlds.iter().flatten().map(fields).sum::<usize>()
+    }
+}
+
+/// A queued commit.
+struct Commit {
+    names: Vec<String>,
+    writes: Vec<Write>,
+    accepted_at: UnixMillis,
+}
+
+impl Commit {
+    fn read(queued: &QueuedWrite, root: Option<&Root>) -> Option<Self> {
         let call: Call = wire::decode(&queued.body).ok()?;
         let Some(Op::Commit(mut commit)) = call.op else { return None };
-        let names: Vec<String> =
-            commit.writes.iter().map(|write| wire::document_of(write).to_owned()).collect();
+        let names = commit.writes.iter().map(|write| wire::document_of(write).to_owned()).collect();
         for write in &mut commit.writes {
             if let Some(root) = root {
                 root.complete_write(write);
             }
             cut_times(write);
         }
+        Some(Self { names, writes: commit.writes, accepted_at: queued.accepted_at })
+    }
+
+    /// What it may make of the document at `path`. `None` where a write cannot be told.
+    fn after(&self, worlds: &[World], path: &str) -> Option<Vec<World>> {
         let mut next: Vec<World> = Vec::new();
-        for world in &worlds {
-            let writes = names.iter().map(String::as_str).zip(&commit.writes);
-            for after in committed(world, path, writes, queued.accepted_at)? {
+        for world in worlds {
+            let writes = self.names.iter().map(String::as_str).zip(&self.writes);
+            for after in committed(world, path, writes, self.accepted_at)? {
                 if !next.iter().any(|world| world.is(&after)) {
                     next.push(after);
                 }
             }
         }
-        worlds = if next.len() > WORLDS_MAX { anything() } else { next };
+        Some(if next.len() > WORLDS_MAX { anything() } else { next })
     }
-    let known = match <[World; 1]>::try_from(worlds).ok()? {
-        [World::Absent] => None,
-        [World::Present(known)] => Some(known?),
-    };
-    let estimated = known.as_ref().is_some_and(|known| known.estimated);
-    let document = known.map(|known| Document { fields: known.fields, ..Document::default() });
-    Some(wire::encode(&Found { path: path.to_owned(), document, estimated }))
 }
 
 /// What a commit of `writes` may make of the document at `path`. `None` where a write cannot be told.

@@ -9,7 +9,14 @@
 //! it: `i1` begins at argument 1, `kSTREAMS,1` after that word sought from argument 1; `r0,1,0` is a
 //! range (last, step, limit), `n0,1,1` a count (its index, first key, step), `?` what cannot be told.
 
-use std::{collections::HashMap, fmt, sync::Arc, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arc_swap::ArcSwapOption;
 
@@ -235,6 +242,8 @@ pub(crate) fn is_built_in(name: &str) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     learnt: ArcSwapOption<Table>,
+    /// How often a server has told its commands.
+    told: AtomicU64,
 }
 
 impl Commands {
@@ -263,6 +272,12 @@ impl Commands {
     /// Takes the commands of a server's reply to `COMMAND`.
     pub(crate) fn learn(&self, reply: &[u8]) {
         self.learnt.store(Some(Arc::new(table(live::specs(reply).into_iter()))));
+        self.told.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often a server has told its commands: what was read by another number may read otherwise now.
+    pub(crate) fn edition(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
     }
 }
 

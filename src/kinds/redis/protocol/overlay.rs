@@ -48,47 +48,117 @@ enum Held<'a> {
     Unknown(Ends),
 }
 
-/// The reply to `slot`'s read after `writes`, or `None` where they do not determine it.
-pub(crate) fn overlay(
-    commands: &Commands,
-    slot: &Slot,
-    writes: &[QueuedWrite],
-    now: UnixMillis,
-    resp3: bool,
-) -> Option<Bytes> {
-    let read = resp::arguments(&slot.key).ok()?;
-    let &[name, key] = read.as_slice() else { return None };
-    let mut held = Held::Unknown(Ends::Unknown);
-    for write in writes {
-        held = held.met_at(write.accepted_at.get());
-        held = match Form::of(&write.body) {
-            Some(Form::Deadline { at, keys, sure }) if keys.contains(&key) => {
-                if sure {
-                    held.told_of(at)
-                } else {
-                    Held::Unknown(Ends::Unknown)
-                }
-            }
-            Some(Form::Deadline { .. }) => held,
-            Some(Form::Call { args, deadlines }) => {
-                if let Some((_, at)) = deadlines.iter().find(|(other, _)| *other == key) {
-                    held = held.told_of(*at);
-                }
-                after(held, commands, &args, key, write.accepted_at.get())
-            }
-            None => Held::Unknown(Ends::Unknown),
-        };
-    }
-    match (name, held.met_at(now.get())) {
-        (b"GET", Held::Nothing) => Some(cache::nil(resp3)),
-        (b"GET", Held::Value(value, _)) => {
-            let mut out = BytesMut::with_capacity(value.len() + 16);
-            resp::write_bulk(&mut out, value);
-            Some(out.freeze())
+/// What is known of one key, write by write.
+#[derive(Clone, Debug)]
+pub(crate) struct Followed {
+    key: Bytes,
+    known: Known,
+}
+
+/// [`Held`], to be kept.
+#[derive(Clone, Debug)]
+enum Known {
+    Nothing,
+    Value(Bytes, Ends),
+    Something(Ends),
+    Unknown(Ends),
+}
+
+impl Known {
+    fn held(&self) -> Held<'_> {
+        match self {
+            Self::Nothing => Held::Nothing,
+            Self::Value(value, ends) => Held::Value(value, *ends),
+            Self::Something(ends) => Held::Something(*ends),
+            Self::Unknown(ends) => Held::Unknown(*ends),
         }
-        (b"EXISTS", Held::Nothing) => Some(Bytes::from_static(b":0\r\n")),
-        (b"EXISTS", Held::Value(..)) => Some(Bytes::from_static(b":1\r\n")),
-        _ => None,
+    }
+}
+
+const UNKNOWN: Held<'static> = Held::Unknown(Ends::Unknown);
+
+impl Followed {
+    /// Begins with nothing known of the key that `slot` reads. `None` for a read that queued writes never determine.
+    pub(crate) fn of(slot: &Slot) -> Option<Self> {
+        let read = resp::arguments(&slot.key).ok()?;
+        let &[b"GET" | b"EXISTS", key] = read.as_slice() else { return None };
+        let known = Known::Unknown(Ends::Unknown);
+        Some(Self { key: Bytes::copy_from_slice(key), known })
+    }
+
+    /// Whether `slot` reads this key.
+    pub(crate) fn is_of(&self, slot: &Slot) -> bool {
+        let read = resp::arguments(&slot.key);
+        read.is_ok_and(|read| matches!(read.as_slice(), &[_, key] if *key == self.key))
+    }
+
+    /// Goes on with `write`. Returns whether the key would be known as well if nothing had been known before.
+    pub(crate) fn write(&mut self, commands: &Commands, write: &QueuedWrite) -> bool {
+        let before = self.known.held();
+        let after = step(before, commands, write, &self.key);
+        let alone = before == UNKNOWN || after == step(UNKNOWN, commands, write, &self.key);
+        if after != before {
+            self.known = match after {
+                Held::Nothing => Known::Nothing,
+                Held::Value(value, ends) => Known::Value(self.known.keep(value), ends),
+                Held::Something(ends) => Known::Something(ends),
+                Held::Unknown(ends) => Known::Unknown(ends),
+            };
+        }
+        alone
+    }
+
+    /// The reply to `slot`'s read at `now`, or `None` where what is known does not determine it.
+    pub(crate) fn reply(&self, slot: &Slot, now: UnixMillis, resp3: bool) -> Option<Bytes> {
+        let read = resp::arguments(&slot.key).ok()?;
+        match (*read.first()?, self.known.held().met_at(now.get())) {
+            (b"GET", Held::Nothing) => Some(cache::nil(resp3)),
+            (b"GET", Held::Value(value, _)) => {
+                let mut out = BytesMut::with_capacity(value.len() + 16);
+                resp::write_bulk(&mut out, value);
+                Some(out.freeze())
+            }
+            (b"EXISTS", Held::Nothing) => Some(Bytes::from_static(b":0\r\n")),
+            (b"EXISTS", Held::Value(..)) => Some(Bytes::from_static(b":1\r\n")),
+            _ => None,
+        }
+    }
+
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let value = if let Known::Value(value, _) = &self.known { value.len() } else { 0 };
+        self.key.len() + value
+    }
+}
+
+impl Known {
+    /// `value`, without a copy where it is the one that is held.
+    fn keep(&self, value: &[u8]) -> Bytes {
+        match self {
+            Self::Value(held, _) if std::ptr::eq(&raw const **held, value) => held.clone(),
+            _ => Bytes::copy_from_slice(value),
+        }
+    }
+}
+
+/// What `held` becomes by a queued write.
+fn step<'a>(held: Held<'a>, commands: &Commands, write: &'a QueuedWrite, key: &[u8]) -> Held<'a> {
+    let held = held.met_at(write.accepted_at.get());
+    match Form::of(&write.body) {
+        Some(Form::Deadline { at, keys, sure }) if keys.contains(&key) => {
+            if sure {
+                held.told_of(at)
+            } else {
+                UNKNOWN
+            }
+        }
+        Some(Form::Deadline { .. }) => held,
+        Some(Form::Call { args, deadlines }) => {
+            let told = deadlines.iter().find(|(other, _)| *other == key);
+            let held = told.map_or(held, |(_, at)| held.told_of(*at));
+            after(held, commands, &args, key, write.accepted_at.get())
+        }
+        None => UNKNOWN,
     }
 }
 
@@ -243,6 +313,21 @@ mod tests {
     use super::*;
     use fusebox_state::LaneId;
 
+    /// The reply to `slot`'s read after `writes`.
+    fn overlay(
+        commands: &Commands,
+        slot: &Slot,
+        writes: &[QueuedWrite],
+        now: UnixMillis,
+        resp3: bool,
+    ) -> Option<Bytes> {
+        let mut followed = Followed::of(slot)?;
+        for write in writes {
+            followed.write(commands, write);
+        }
+        followed.reply(slot, now, resp3)
+    }
+
     /// The reply to `read` at `now`, after writes given as `accepted: command`.
     #[track_caller]
     fn after(read: &str, writes: &[(u64, &str)], now: u64) -> Option<String> {
@@ -275,6 +360,100 @@ mod tests {
         assert_eq!(get(&[(0, "INCR k"), (1, "SET k v")], 9).as_deref(), V);
         assert_eq!(get(&[(0, "MSET k x j y k v")], 9).as_deref(), V);
         assert_eq!(get(&[(0, "DEL j k"), (1, "PERSIST k")], 9).as_deref(), NIL);
+    }
+
+    /// Writes of every sort to a key of two letters' lane, some of which have a deadline.
+    fn any_write() -> impl proptest::strategy::Strategy<Value = &'static str> {
+        proptest::sample::select(vec![
+            "SET k v",
+            "SET k w PX 300",
+            "SET k x KEEPTTL",
+            "SET k y NX",
+            "SET k z XX",
+            "SET k u GET",
+            "SETEX k 1 v",
+            "MSET k 1 j 2",
+            "DEL k",
+            "DEL j k",
+            "GETDEL k",
+            "INCR k",
+            "LPOP k",
+            "EXPIRE k 1",
+            "EXPIRE k -1",
+            "PEXPIRE k 300 NX",
+            "PERSIST k",
+            "RENAME k j",
+            "RENAME j k",
+            "SET j v",
+            "HSET k f v",
+            "FUSEBOX.UNTIL 1 800 k APPEND k x",
+            "FUSEBOX.DEADLINE 700 k",
+            "FUSEBOX.PERHAPS 900 k",
+        ])
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
+        /// Kept and gone on with, as writes come behind and go in front, it says what reading all of them would.
+        #[test]
+        fn what_is_kept_says_what_a_full_reading_would(
+            steps in proptest::collection::vec((any_write(), 0_u64..200, 0_usize..3), 1..40),
+        ) {
+            let slot = Slot {
+                lane: LaneId::of(b"0", b"k"),
+                key: resp::command(&["GET", "k"]),
+            };
+            let (commands, mut now) = (Commands::default(), 0);
+            let mut line = std::collections::VecDeque::<(usize, QueuedWrite)>::new();
+            let mut kept: Option<(Followed, usize, usize)> = None;
+            for (number, (text, later, leave)) in (1..).zip(steps) {
+                now += later;
+                let body = resp::command(&text.split(' ').collect::<Vec<_>>());
+                let accepted_at = UnixMillis::new(now);
+                line.push_back((number, QueuedWrite { body, accepted_at, due: None }));
+                for _ in 0..leave {
+                    let gone = line.pop_front().map(|(gone, _)| gone);
+                    kept = kept.filter(|(_, base, _)| gone.is_none_or(|gone| gone < *base));
+                }
+                if line.is_empty() {
+                    continue;
+                }
+                let (mut followed, mut base, upto) =
+                    kept.take().unwrap_or_else(|| (Followed::of(&slot).unwrap(), 0, 0));
+                for (at, write) in line.iter().filter(|(at, _)| *at > upto) {
+                    if followed.write(&commands, write) {
+                        base = *at;
+                    }
+                }
+                let writes: Vec<QueuedWrite> = line.iter().map(|(_, it)| it.clone()).collect();
+                for at in [now, now + 250, now + 2_000] {
+                    let at = UnixMillis::new(at);
+                    proptest::prop_assert_eq!(
+                        followed.reply(&slot, at, true),
+                        overlay(&commands, &slot, &writes, at, true),
+                        "{:?}", writes
+                    );
+                }
+                kept = Some((followed, base, number));
+            }
+        }
+    }
+
+    #[test]
+    fn what_sets_the_whole_value_needs_nothing_of_what_was_before() {
+        for text in ["SET k v", "SET k v EX 5", "SETEX k 5 v", "PSETEX k 5 v", "DEL k", "UNLINK k"]
+        {
+            let slot = Slot { lane: LaneId::of(b"0", b"k"), key: resp::command(&["GET", "k"]) };
+            for before in ["SET k w", "DEL k", "EXPIRE k 5", "INCR k"] {
+                let mut followed = Followed::of(&slot).unwrap();
+                for (text, alone) in [(before, None), (text, Some(true))] {
+                    let body = resp::command(&text.split(' ').collect::<Vec<_>>());
+                    let write = QueuedWrite { body, accepted_at: UnixMillis::new(1), due: None };
+                    let said = followed.write(&Commands::default(), &write);
+                    assert!(alone.is_none_or(|alone| said == alone), "{text} after {before}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(crate) fn marker(token: OpId) -> String {
 /// How the attempt ended that the script answered with `frame`. `digest` is the call's own.
 pub(crate) fn read(frame: &Bytes, digest: u64, resp3: bool) -> Ran {
     let Some(mut items) = Reply::of(frame).and_then(|reply| reply.items()) else {
-        return Ran::Ended(unforeseen(frame));
+        return Ran::Ended(Box::new(unforeseen(frame)));
     };
     let tag = items.next().and_then(Reply::of).and_then(|tag| tag.text()).unwrap_or_default();
     let rest = items.next();
@@ -110,21 +110,23 @@ pub(crate) fn read(frame: &Bytes, digest: u64, resp3: bool) -> Ran {
     match tag {
         b"new" => {
             let reply = rest.map_or_else(|| cache::nil(resp3), |reply| frame.slice_ref(reply));
-            Ran::Ended(Attempted::answered(reply))
+            Ran::Ended(Box::new(Attempted::answered(reply)))
         }
-        b"integer" => Ran::Ended(Attempted::answered([b":", said, b"\r\n"].concat().into())),
-        b"lost" => Ran::Ended(Attempted::recognised(cache::nil(resp3))),
-        b"old" => Ran::Ended(found(said, digest, resp3)),
+        b"integer" => {
+            Ran::Ended(Box::new(Attempted::answered([b":", said, b"\r\n"].concat().into())))
+        }
+        b"lost" => Ran::Ended(Box::new(Attempted::recognised(cache::nil(resp3)))),
+        b"old" => Ran::Ended(Box::new(found(said, digest, resp3))),
         b"error" => Ran::Failed(error(said)),
         b"marker" => Ran::Unmarked(error(said)),
-        _ => Ran::Ended(unforeseen(frame)),
+        _ => Ran::Ended(Box::new(unforeseen(frame))),
     }
 }
 
 /// What became of a run of the script.
 pub(crate) enum Ran {
     /// The command was carried out, now or before, or it is not known whether it was.
-    Ended(Attempted),
+    Ended(Box<Attempted>),
     /// The command failed with this error reply.
     Failed(Bytes),
     /// The server refused the marker with this error reply; the command was not run.
@@ -198,7 +200,7 @@ mod tests {
         let mut frame = bytes::BytesMut::from(&b"*2\r\n$3\r\nold\r\n"[..]);
         resp::write_bulk(&mut frame, marker);
         match read(&frame.freeze(), 0xab, resp3) {
-            Ran::Ended(ended) => ended,
+            Ran::Ended(ended) => *ended,
             _ => panic!("it was found"),
         }
     }

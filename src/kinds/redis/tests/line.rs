@@ -74,8 +74,13 @@ impl<'a> Line<'a> {
         let plan = self.redis.plan(read.clone()).unwrap();
         let Access::Read(read) = plan.access else { panic!("a read") };
         let calls = self.calls.iter().filter(|call| call.meets(&plan.lanes));
-        let writes: Vec<QueuedWrite> = calls.map(|call| call.write.clone()).collect();
-        if writes.is_empty() { None } else { self.redis.overlay(&read.slots[0], &writes, at) }
+        let mut overlay = self.redis.overlay(&read.slots[0])?;
+        let mut writes = 0;
+        for call in calls {
+            overlay.write(&call.write);
+            writes += 1;
+        }
+        if writes == 0 { None } else { overlay.reply(&read.slots[0], at) }
     }
 
     fn may_move(&self, place: usize) -> bool {

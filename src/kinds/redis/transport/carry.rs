@@ -358,7 +358,7 @@ impl Links {
             Err(_) => return ended,
         };
         let ended = match token::read(&frame, attempt.digest, resp3) {
-            Ran::Ended(ended) => ended,
+            Ran::Ended(ended) => *ended,
             Ran::Failed(error) => outcome::by(self.carrier(wrapped.args), error),
             Ran::Unmarked(error) => {
                 let ended = outcome::by(Carrier::Own, error);

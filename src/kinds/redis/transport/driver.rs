@@ -192,12 +192,11 @@ impl Driver {
                 () = self.close.notified() => Event::Close,
             };
             match event {
-                Event::Orders(0) => return Cause::Shared,
+                Event::Orders(0) | Event::Close => return Cause::Shared,
                 Event::Orders(_) => {
                     self.waiting.extend(taken.drain(..));
                     self.begin(&mut retiring);
                 }
-                Event::Close => return Cause::Shared,
                 Event::Written(Ok(Some(1..))) => {
                     flushed = false;
                     if self.debts.large.is_empty() {

@@ -26,7 +26,11 @@ fn after(writes: &[Json]) -> Json {
             QueuedWrite { body, accepted_at: UnixMillis::new(1_500), due: None }
         })
         .collect();
-    let Some(part) = overlay(&slot, &writes, None) else { return json!("unknown") };
+    let mut followed = Followed::of(&slot).unwrap();
+    for write in &writes {
+        followed.write(write, None);
+    }
+    let Some(part) = followed.reply() else { return json!("unknown") };
     let shown = reply_to_json(&Reply::encoded(Answer::One(wire::decode(&part).unwrap())));
     if shown["estimated"] == true {
         return json!({ "estimated": shown["data"] });
@@ -282,7 +286,11 @@ async fn what_queued_writes_determine_is_what_the_emulator_makes_of_them() {
             for (at, path) in paths.iter().enumerate() {
                 let get = Get { paths: vec![path.clone()], many: false };
                 let slot = cache::document_slots(&get, "", |_| LaneId(1)).remove(0);
-                let Some(part) = overlay(&slot, &queued[at], Some(root)) else {
+                let mut followed = Followed::of(&slot).unwrap();
+                for write in &queued[at] {
+                    followed.write(write, Some(root));
+                }
+                let Some(part) = followed.reply() else {
                     unknown += 1;
                     continue;
                 };

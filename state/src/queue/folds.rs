@@ -1,0 +1,240 @@
+//! What readers have made of the lanes: the value that a lane's queued writes come to, kept so that no reader has to
+//! read all of them again.
+//!
+//! A *fold* covers the durable writes of its lane from `base` to `upto`. What it holds is the caller's: the index
+//! keeps it, says what must be folded next, and forgets it when it is no longer what those writes come to.
+//!
+//! ```text
+//!            begin_fold                       folded
+//!  (none) ------------> reading base..=upto -----------> held for base..=upto --begin_fold--> reading the next ...
+//!     ^                        |                               |
+//!     +------------------------+------ touched: a write of base..=upto came, went or is another one
+//! ```
+//! **What stands before `base` does not matter**: `base` is a write that sets the whole value, or one after which
+//! what is known hangs on nothing before it; it is 0 where there is none. So a lane that is replayed keeps its fold
+//! until `base` itself is gone, and one that is written again and again moves it along.
+//!
+//! Writes enter behind `upto`; where one enters in between (a live write in doubt that kept its place, a dead letter
+//! that is revived) it becomes durable there, and that touches the fold. A fold goes with the last write that it
+//! covers, so an empty lane has none.
+//!
+//! **Bounds.** The folds together hold at most [`BYTES_MAX`] as their callers weigh them, and what is larger than
+//! that is not kept; those that were added to longest ago go first. Each costs at least [`BYTES_MIN`].
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+use super::{Phase, QueueIndex};
+use crate::units::{LaneId, Lanes, UnixMillis};
+
+/// Bytes of all folds of one queue.
+const BYTES_MAX: u64 = 8 << 20;
+/// What a fold weighs beside what it holds.
+const BYTES_MIN: u64 = 256;
+
+/// What writes come to; only who folds knows what it is.
+pub type Held = Arc<dyn Any + Send + Sync>;
+
+/// A queued write that is to be folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextWrite {
+    /// Its sequence.
+    pub seq: u64,
+    /// When it was accepted.
+    pub accepted_at: UnixMillis,
+    /// When it is due, if it is a residue.
+    pub due: Option<UnixMillis>,
+}
+
+/// What must be folded next.
+pub struct Reading {
+    lane: LaneId,
+    ticket: u64,
+    base: u64,
+    /// What the writes before come to; `None` to begin with nothing known.
+    pub held: Option<Held>,
+    /// The writes, oldest first; at least one.
+    pub writes: Vec<NextWrite>,
+}
+
+/// What waits in a lane.
+pub enum InLane {
+    /// No durable write.
+    Nothing,
+    /// A barrier or a dead letter that holds the lane makes its value unknowable.
+    Unknowable,
+    /// Writes that come to this.
+    Folded(Held),
+    /// Writes that are not all folded: see [`QueueIndex::begin_fold`].
+    Unfolded,
+}
+
+struct Fold {
+    base: u64,
+    upto: u64,
+    ticket: u64,
+    held: Option<Held>,
+    bytes: u64,
+}
+
+/// The folds of a queue.
+#[derive(Default)]
+pub(super) struct Folds {
+    lanes: HashMap<LaneId, Fold>,
+    /// The lanes by when their folds were last begun or added to.
+    by_age: BTreeMap<u64, LaneId>,
+    tickets: u64,
+    bytes: u64,
+}
+
+impl fmt::Debug for Folds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Folds")
+            .field("lanes", &self.lanes.len())
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Folds {
+    fn forget(&mut self, lane: LaneId) -> Option<Fold> {
+        let fold = self.lanes.remove(&lane)?;
+        self.by_age.remove(&fold.ticket);
+        self.bytes -= fold.bytes;
+        Some(fold)
+    }
+
+    /// Keeps `fold` under a new ticket, and those that were kept longest ago no more where there is too much.
+    fn keep(&mut self, lane: LaneId, fold: Fold) -> u64 {
+        self.forget(lane);
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.bytes += fold.bytes;
+        self.by_age.insert(ticket, lane);
+        self.lanes.insert(lane, Fold { ticket, ..fold });
+        while self.bytes > BYTES_MAX
+            && let Some((_, oldest)) = self.by_age.first_key_value()
+        {
+            self.forget(*oldest);
+        }
+        ticket
+    }
+}
+
+impl QueueIndex {
+    /// What waits in `lane`. A fold that is not `usable` counts for nothing.
+    pub fn in_lane(&self, lane: LaneId, usable: impl Fn(&Held) -> bool) -> InLane {
+        if self.lanes.is_unknowable(lane) {
+            return InLane::Unknowable;
+        }
+        let (fold, from, _) = self.standing_fold(lane, usable);
+        if self.durable_from(lane, from).next().is_some() {
+            return InLane::Unfolded;
+        }
+        fold.and_then(|fold| fold.held.clone()).map_or(InLane::Nothing, InLane::Folded)
+    }
+
+    /// The next writes of `lane` that are not folded, at most `most`; give what they come to back by
+    /// [`QueueIndex::folded`]. Who begins another reading meanwhile takes this one's place. `None` where
+    /// [`QueueIndex::in_lane`] has the answer.
+    pub fn begin_fold(
+        &mut self,
+        lane: LaneId,
+        most: usize,
+        usable: impl Fn(&Held) -> bool,
+    ) -> Option<Reading> {
+        if self.lanes.is_unknowable(lane) {
+            return None;
+        }
+        let (going_on, from, whole) = self.standing_fold(lane, usable);
+        let writes: Vec<NextWrite> = self.durable_from(lane, from).take(most).collect();
+        let held = going_on.and_then(|fold| fold.held.clone());
+        let (first, last) = (writes.first()?, writes.last()?);
+        let base = going_on.map_or_else(
+            || whole.filter(|whole| *whole == first.seq).unwrap_or(0),
+            |fold| fold.base,
+        );
+        // Changes from here on are noticed, also those of what is only being read.
+        let bytes = going_on.map_or(BYTES_MIN, |fold| fold.bytes);
+        let fold = Fold { base, upto: last.seq, ticket: 0, held: None, bytes };
+        let ticket = self.folds.keep(lane, fold);
+        Some(Reading { lane, ticket, base, held, writes })
+    }
+
+    /// The fold of `lane` that can be gone on with, if there is one, from where there are writes to be read, and
+    /// the last durable write that sets the whole value: what stands before that is of no use.
+    fn standing_fold(
+        &self,
+        lane: LaneId,
+        usable: impl Fn(&Held) -> bool,
+    ) -> (Option<&Fold>, u64, Option<u64>) {
+        let fold = self.folds.lanes.get(&lane);
+        let fold = fold.filter(|fold| fold.held.as_ref().is_some_and(usable));
+        let whole = self.lanes.wholes(lane).find(|seq| self.is_durable(*seq));
+        let fold = fold.filter(|fold| whole.is_none_or(|whole| whole <= fold.upto));
+        let from = fold.map_or_else(|| whole.unwrap_or(0), |fold| fold.upto + 1);
+        (fold, from, whole)
+    }
+
+    /// What was to be read is folded: it comes to `held`, which weighs `bytes`. From `base` on, where that is known,
+    /// it hangs on nothing before. Not kept if the lane has changed meanwhile.
+    pub fn folded(&mut self, reading: &Reading, base: Option<u64>, held: Held, bytes: u64) {
+        let Some(fold) = self.folds.lanes.get(&reading.lane) else { return };
+        if fold.ticket != reading.ticket {
+            return;
+        }
+        if bytes > BYTES_MAX {
+            self.folds.forget(reading.lane);
+            return;
+        }
+        let (base, upto) = (base.unwrap_or(reading.base), fold.upto);
+        let fold = Fold { base, upto, ticket: 0, held: Some(held), bytes: bytes + BYTES_MIN };
+        self.folds.keep(reading.lane, fold);
+    }
+
+    /// `seq` came to stand in `lanes`, left them, or is another write now: folds that cover its place are over.
+    pub(super) fn touched(&mut self, seq: u64, lanes: &Lanes) {
+        if self.folds.lanes.is_empty() {
+            return;
+        }
+        for lane in lanes.as_slice() {
+            let covers = |fold: &Fold| (fold.base..=fold.upto).contains(&seq);
+            if self.folds.lanes.get(lane).is_some_and(covers) {
+                self.folds.forget(*lane);
+            }
+        }
+    }
+
+    /// The body of `seq` may have changed and changed back.
+    pub fn was_rewritten(&mut self, seq: u64) {
+        if let Some(lanes) = self.entries.get(&seq).map(|entry| entry.lanes.clone()) {
+            self.touched(seq, &lanes);
+        }
+    }
+
+    /// Bytes of all folds.
+    pub fn fold_bytes(&self) -> u64 {
+        self.folds.bytes
+    }
+
+    fn is_durable(&self, seq: u64) -> bool {
+        self.entries.get(&seq).is_some_and(|entry| entry.phase != Phase::Committing)
+    }
+
+    /// The durable writes of `lane` from `from` on.
+    fn durable_from(&self, lane: LaneId, from: u64) -> impl Iterator<Item = NextWrite> + '_ {
+        let members = self.lanes.line_from(lane, from).into_iter().flatten();
+        members.filter_map(|seq| {
+            let entry = self.entries.get(&seq)?;
+            (entry.phase != Phase::Committing).then_some(NextWrite {
+                seq,
+                accepted_at: entry.accepted_at,
+                due: entry.traits.due,
+            })
+        })
+    }
+}

@@ -1,0 +1,50 @@
+//! Who waits for a lane that does not move.
+
+use super::*;
+
+fn stuck(index: &QueueIndex, lane: u64) -> bool {
+    index.is_stuck(&Lanes::One(LaneId(lane)), false)
+}
+
+#[test]
+fn a_lane_whose_head_backs_off_is_stuck_and_no_other() {
+    let mut index = index();
+    let (first, _) = (push(&mut index, 1, 1, true), push(&mut index, 2, 1, true));
+    assert!(!stuck(&index, 1), "it may be sent at once");
+    assert_eq!(index.take(at(0)), Some(first));
+    assert!(!stuck(&index, 1), "it is on the wire");
+    index.retry(first, at(1_000), "OOM");
+    assert!(stuck(&index, 1) && !stuck(&index, 2));
+    assert!(index.is_stuck(&Lanes::new([LaneId(1), LaneId(2)]), false));
+    assert!(index.is_stuck(&Lanes::All, false));
+    assert_eq!(index.take(at(1_000)), Some(first));
+    index.applied(first);
+    assert!(!stuck(&index, 1), "the next one may go");
+}
+
+#[test]
+fn what_waits_for_a_stuck_lane_is_stuck_in_its_other_lanes() {
+    let mut index = index();
+    let first = push(&mut index, 1, 1, true);
+    let both = Entry { lanes: Lanes::new([LaneId(1), LaneId(2)]), ..entry(2, 0, true) };
+    let both = index.admit(both, false, None).unwrap();
+    index.committed(both);
+    assert!(!stuck(&index, 2));
+    assert_eq!(index.take(at(0)), Some(first));
+    index.retry(first, at(1_000), "OOM");
+    assert!(stuck(&index, 2) && !stuck(&index, 3));
+    let barrier =
+        index.admit(Entry { lanes: Lanes::All, ..entry(3, 0, true) }, false, None).unwrap();
+    index.committed(barrier);
+    assert!(stuck(&index, 3), "all wait for the barrier, and that for all");
+}
+
+#[test]
+fn a_dead_letter_that_holds_its_lane_is_waited_for_only_until_it_is_marked() {
+    let mut index = index();
+    let first = push(&mut index, 1, 1, true);
+    assert_eq!(index.take(at(0)), Some(first));
+    index.buried(first, "no", true);
+    let lanes = Lanes::One(LaneId(1));
+    assert_eq!((index.is_stuck(&lanes, false), index.is_stuck(&lanes, true)), (false, true));
+}
