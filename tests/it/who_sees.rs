@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 use serde_json::json;
 
 use crate::support::clickhouse::{ClickHouse, Engine};
-use crate::support::daemon::{Builder, Daemon};
+use crate::support::daemon::{Builder, Daemon, FUSEBOX};
 use crate::support::outage::operated;
 use crate::support::port::Port;
 use crate::support::redis::RedisServer;
@@ -38,7 +38,9 @@ impl Stranger {
         // Whatever the file lets pass, the daemon looks for itself.
         fs::set_permissions(daemon.socket(), fs::Permissions::from_mode(0o666)).unwrap();
         let program = daemon.folder().join("fusebox");
-        fs::copy(crate::support::daemon::FUSEBOX, &program).unwrap();
+        // By another process: a child of another test could hold it open for writing meanwhile.
+        let copied = Command::new("cp").arg(FUSEBOX).arg(&program).status().expect("cp runs");
+        assert!(copied.success());
         Self { program }
     }
 
