@@ -83,15 +83,14 @@ struct Found {
 
 /// A read of something that is not cached.
 fn read(kind: &str, number: usize, patience: Option<&str>) -> Value {
-    let mut call = match kind {
-        "clickhouse" => json!({ "query": format!("SELECT {number}") }),
-        "firestore" => json!({ "op": "get", "path": format!("frozen/{number}") }),
-        _ => json!({ "command": ["GET", format!("k{number}")] }),
-    };
-    if let Some(patience) = patience {
-        call["options"] = json!({ "deadline": patience });
+    let options = patience.map_or(json!({}), |patience| json!({ "deadline": patience }));
+    match kind {
+        "clickhouse" => json!({ "query": format!("SELECT {number}"), "options": options }),
+        "firestore" => {
+            json!({ "op": "get", "path": format!("frozen/{number}"), "options": options })
+        }
+        _ => json!({ "command": ["GET", format!("k{number}")], "options": options }),
     }
-    call
 }
 
 /// One backend with the default settings, but for how long its breaker stays open.
@@ -101,6 +100,7 @@ fn measure(kind: &'static str, how: How, patience: Option<&'static str>, open_fo
     let scheme = if kind == "redis" { "redis" } else { "http" };
     let url = format!("{scheme}://127.0.0.1:{}", relay.port());
     let daemon = Builder::default()
+        .set("health.timeout", "1s")
         .set(&format!("backends.{kind}.url"), url)
         .set(&format!("backends.{kind}.breaker.recovery_timeout"), open_for)
         .start();
@@ -196,7 +196,10 @@ fn the_table_of_frozen_backends() {
 #[test]
 fn a_cached_key_is_answered_at_once_while_its_server_is_frozen() {
     let redis = RedisServer::start();
-    let daemon = Daemon::with_redis(&redis.url()).set("health.interval", "1h").start();
+    let daemon = Daemon::with_redis(&redis.url())
+        .set("health.interval", "1h")
+        .set("health.timeout", "1s")
+        .start();
     daemon.redis(&["SET", "k", "v"]).assert_live();
     daemon.redis(&["GET", "k"]).assert_value("v");
     redis.freeze();

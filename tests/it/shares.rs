@@ -167,9 +167,13 @@ fn calls_that_wait_for_their_bodies_keep_no_other_out() {
         stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(b"{")).unwrap();
     };
     let mut network: Vec<TcpStream> = (0..520).map(|_| world.tcp()).collect();
-    network.iter_mut().for_each(|stream| begin(stream));
+    for stream in &mut network {
+        begin(stream);
+    }
     let mut local: Vec<UnixStream> = (0..520).map(|_| unix(&world.daemon)).collect();
-    local.iter_mut().for_each(|stream| begin(stream));
+    for stream in &mut local {
+        begin(stream);
+    }
     let during = measure(&world.daemon, 300);
     assert_not_slower("1,040 bodies that trickle in", before, during);
     for stream in &mut network {
@@ -190,8 +194,10 @@ fn large_bodies_of_one_caller_leave_bytes_to_others_and_weigh_until_they_are_off
         let mut stream = unix(daemon);
         stream.write_all(head(world.port.address(), MIB).as_bytes()).unwrap();
         held.push(stream);
-        let (status, problem) =
-            ask(unix(daemon), &[head(world.port.address(), MIB).as_bytes(), &[b' '; MIB]].concat());
+        let (status, problem) = ask(
+            unix(daemon),
+            &[head(world.port.address(), MIB).as_bytes(), &vec![b' '; MIB]].concat(),
+        );
         assert!(status == 400 || status == 429, "{problem}");
         (status == 429).then_some(())
     });
