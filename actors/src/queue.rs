@@ -48,7 +48,9 @@ mod folding;
 mod freed;
 mod notes;
 mod opening;
+mod turns;
 mod upload;
+mod waiting;
 
 pub(crate) use folding::Overlaid;
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
@@ -192,7 +194,7 @@ pub struct Queue {
     /// Something was stored, or is not going to be.
     stored: Notify,
     /// Who reads queued writes for readers, by lane.
-    folding: folding::Folding,
+    folding: turns::Folding,
     /// Something may be replayed.
     pub work: Notify,
     /// An operator asked for a replay: a pause for a blocked server is over.
@@ -231,7 +233,7 @@ impl Queue {
             freed: freed::Freed::new(),
             waiters: Semaphore::new(freed::WAITING_MAX),
             stored: Notify::new(),
-            folding: folding::Folding::default(),
+            folding: turns::Folding::default(),
             work: Notify::new(),
             resume: AtomicBool::new(false),
             paused: Mutex::new(None),

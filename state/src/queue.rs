@@ -42,11 +42,13 @@ use crate::{
 };
 
 mod folds;
+mod kept;
 mod order;
 mod stuck;
 mod turn;
 
-pub use folds::{Held, InLane, NextWrite, Reading};
+pub use folds::{InLane, NextWrite, Reading};
+pub use kept::Held;
 pub use turn::Turn;
 
 /// Share of the limit at which low-priority writes are shed, in percent.
@@ -204,7 +206,7 @@ pub struct QueueIndex {
     residues: BTreeSet<u64>,
     /// Calls with a verdict, for which there was no room among the dead letters.
     sentenced: BTreeSet<u64>,
-    folds: folds::Folds,
+    folds: kept::Folds,
     next_seq: u64,
     bytes: u64,
     dead_bytes: u64,
@@ -228,7 +230,7 @@ impl QueueIndex {
             groups: BTreeMap::new(),
             residues: BTreeSet::new(),
             sentenced: BTreeSet::new(),
-            folds: folds::Folds::default(),
+            folds: kept::Folds::default(),
             next_seq: last_seq + 1,
             bytes: 0,
             dead_bytes: 0,

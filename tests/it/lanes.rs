@@ -68,7 +68,9 @@ fn a_write_behind_others_is_acknowledged_at_once_while_the_server_is_a_replica()
     let redis = RedisServer::start();
     let nobody = Port::lease();
     let daemon = blocked(&redis, &["REPLICAOF", "127.0.0.1", &nobody.number().to_string()]);
-    assert!(daemon.status("redis")["queue"]["replay_paused"].is_string());
+    wait_for("replay is paused", LONG, || {
+        daemon.status("redis")["queue"]["replay_paused"].is_string().then_some(())
+    });
     for _ in 0..3 {
         let began = Instant::now();
         daemon.redis_with(&["HSET", "h", "f", "w"], json!({ "deadline": "8s" })).assert_queued();

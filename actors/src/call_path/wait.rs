@@ -3,12 +3,13 @@
 //! **Who waits holds neither a permit nor a place in the bulkhead.** The calls that wait for the lanes of one backend
 //! have a bound of their own; who finds that reached does not wait.
 //!
-//! **Nobody waits for what does not move**: where replay is barred or paused, the breaker is not CLOSED, or what stands
+//! **Nobody waits for what does not move**: where replay is barred (the breaker OPEN, the backend offline) or paused, or
+//! what stands
 //! first in the lane backs off, the call is answered at once as it would be when its deadline had passed.
 
 use std::time::Duration;
 
-use fusebox_state::{Lanes, breaker::State};
+use fusebox_state::Lanes;
 
 use crate::backend_shared::BackendShared;
 
@@ -18,9 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 impl BackendShared {
     /// Whether what stands in `lanes` moves, so that it makes sense to wait for it.
     pub(super) fn lanes_move(&self, lanes: &Lanes) -> bool {
-        self.replay_can_run()
-            && self.circuit.breaker.state().0 == State::Closed
-            && !self.queue.is_held_up(lanes)
+        self.replay_can_run() && !self.queue.is_held_up(lanes)
     }
 
     /// Waits until `lanes` are free, for a while and no longer than they move; returns whether they are free.

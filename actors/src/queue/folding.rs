@@ -5,43 +5,24 @@
 //!              │ no
 //!              └─▶ one reader per lane reads what is new, on a thread that may block, and leaves what it comes to
 //! ```
-//! No thread of the runtime reads the store here. At most [`READERS`] threads do for one queue, whatever the number of
+//! No thread of the runtime reads the store here. At most four threads do for one queue, whatever the number of
 //! those who wait for them; and who leaves meanwhile leaves a reading that ends by itself.
 
 use std::sync::{Arc, Weak};
 
 use fusebox_state::{
-    LaneId, UnixMillis,
+    UnixMillis,
     queue::{Held, InLane},
     store::StoreError,
 };
-use tokio::sync::Mutex;
 
 use super::Queue;
 use crate::connector::{Connector, Overlay, QueuedWrite, SharedConnector, Slot};
 
-/// Threads that read for readers of one queue.
-const READERS: u64 = 4;
 /// Writes that are read at a time, at first; more where that does not come to an end.
 const READ_AT_ONCE: usize = 256;
 /// How often a reader looks again whose writes are replayed while it reads them.
 const LOOKS: u32 = 24;
-
-/// The turns of those who read queued writes, by lane.
-pub(super) struct Folding(Vec<Arc<Mutex<()>>>);
-
-impl Default for Folding {
-    fn default() -> Self {
-        Self((0..READERS).map(|_| Arc::default()).collect())
-    }
-}
-
-impl Folding {
-    fn turn(&self, lane: LaneId) -> Arc<Mutex<()>> {
-        let turn = self.0.get(usize::try_from(lane.0 % READERS).unwrap_or_default());
-        turn.map_or_else(Arc::default, Arc::clone)
-    }
-}
 
 /// What queued writes make of one slot.
 pub(crate) enum Overlaid {

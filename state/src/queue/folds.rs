@@ -18,26 +18,14 @@
 //! that is revived) it becomes durable there, and that touches the fold. A fold goes with the last write that it
 //! covers, so an empty lane has none.
 //!
-//! **Bounds.** The folds together hold at most [`BYTES_MAX`] as their callers weigh them, and what is larger than
-//! that is not kept; those that were added to longest ago go first. Each costs at least [`BYTES_MIN`].
+//! **Bounds.** The folds together hold at most 8 MiB as their callers weigh them, and what is larger than
+//! that is not kept; those that were added to longest ago go first. Each costs at least 256 bytes.
 
-use std::{
-    any::Any,
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
+use super::{
+    Phase, QueueIndex,
+    kept::{BYTES_MAX, BYTES_MIN, Fold, Held},
 };
-
-use super::{Phase, QueueIndex};
 use crate::units::{LaneId, Lanes, UnixMillis};
-
-/// Bytes of all folds of one queue.
-const BYTES_MAX: u64 = 8 << 20;
-/// What a fold weighs beside what it holds.
-const BYTES_MIN: u64 = 256;
-
-/// What writes come to; only who folds knows what it is.
-pub type Held = Arc<dyn Any + Send + Sync>;
 
 /// A queued write that is to be folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,58 +59,6 @@ pub enum InLane {
     Folded(Held),
     /// Writes that are not all folded: see [`QueueIndex::begin_fold`].
     Unfolded,
-}
-
-struct Fold {
-    base: u64,
-    upto: u64,
-    ticket: u64,
-    held: Option<Held>,
-    bytes: u64,
-}
-
-/// The folds of a queue.
-#[derive(Default)]
-pub(super) struct Folds {
-    lanes: HashMap<LaneId, Fold>,
-    /// The lanes by when their folds were last begun or added to.
-    by_age: BTreeMap<u64, LaneId>,
-    tickets: u64,
-    bytes: u64,
-}
-
-impl fmt::Debug for Folds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Folds")
-            .field("lanes", &self.lanes.len())
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Folds {
-    fn forget(&mut self, lane: LaneId) -> Option<Fold> {
-        let fold = self.lanes.remove(&lane)?;
-        self.by_age.remove(&fold.ticket);
-        self.bytes -= fold.bytes;
-        Some(fold)
-    }
-
-    /// Keeps `fold` under a new ticket, and those that were kept longest ago no more where there is too much.
-    fn keep(&mut self, lane: LaneId, fold: Fold) -> u64 {
-        self.forget(lane);
-        self.tickets += 1;
-        let ticket = self.tickets;
-        self.bytes += fold.bytes;
-        self.by_age.insert(ticket, lane);
-        self.lanes.insert(lane, Fold { ticket, ..fold });
-        while self.bytes > BYTES_MAX
-            && let Some((_, oldest)) = self.by_age.first_key_value()
-        {
-            self.forget(*oldest);
-        }
-        ticket
-    }
 }
 
 impl QueueIndex {

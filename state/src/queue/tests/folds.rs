@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{super::folds::*, *};
+use super::*;
 
 /// Stands for a value: the writes that it hangs on, each with when it is due.
 type Value = Vec<(u64, Option<u64>)>;
