@@ -450,28 +450,39 @@ fn an_answer_before_the_body_reaches_a_client_that_is_still_sending() {
 }
 
 #[test]
-fn callers_who_leave_in_the_middle_take_no_place_with_them() {
+fn what_callers_leave_on_the_wire_keeps_its_place_until_it_is_over() {
     let redis = RedisServer::start();
-    let daemon = operated(&redis.url()).set("backends.redis.bulkhead.in_flight_max", 8).start();
+    let daemon = operated(&redis.url())
+        .set("backends.redis.bulkhead.in_flight_max", 8)
+        .set("backends.redis.breaker.failure_threshold", 1_000)
+        .set("backends.redis.timeout", "2s")
+        .start();
     daemon.redis(&["SET", "k", "v"]).assert_live();
     redis.freeze();
     let body = b"{\"command\":[\"GET\",\"k\"]}";
-    for _ in 0..3 {
+    let in_flight = |daemon: &Client| {
+        let (_, view) = daemon.get("/v1/backends/redis");
+        view["calls"]["in_flight"].as_u64().unwrap()
+    };
+    for round in 0..3 {
         let mut callers: Vec<UnixStream> = (0..8).map(|_| connect(&daemon)).collect();
         for caller in &mut callers {
             caller.write_all(&request("POST", "/v1/backends/redis/call", body)).unwrap();
         }
-        let in_flight = |daemon: &Client| {
-            let (_, view) = daemon.get("/v1/backends/redis");
-            view["calls"]["in_flight"].as_u64().unwrap()
-        };
         daemon.wait_until("they are on the wire", LONG, |daemon| in_flight(daemon) == 8);
         drop(callers);
-        daemon.wait_until("they are gone", LONG, |daemon| in_flight(daemon) == 0);
+        if round == 0 {
+            let read = daemon.redis_with(&["GET", "k"], json!({ "deadline": "100ms" }));
+            assert!(read.body.to_string().contains("8 attempts are in flight"), "{}", read.body);
+        }
+        daemon.wait_until("they are over", LONG, |daemon| in_flight(daemon) == 0);
     }
-    assert_eq!(daemon.breaker("redis"), "CLOSED", "who leaves says nothing of the backend");
+    let failures = daemon.get("/v1/backends/redis").1["breaker"]["window_failures"].as_u64();
+    assert!(failures.is_some_and(|failures| failures >= 8), "none was answered: {failures:?}");
     redis.thaw();
-    daemon.redis(&["GET", "k"]).assert_live();
+    daemon.wait_until("it is live again", LONG, |daemon| {
+        daemon.redis(&["GET", "k"]).source() == "live"
+    });
 }
 
 /// Runs `fusebox` on a configuration with `text`, which must not get far.

@@ -69,7 +69,7 @@ fn a_write_behind_others_is_acknowledged_at_once_while_the_server_is_a_replica()
     let nobody = Port::lease();
     let daemon = blocked(&redis, &["REPLICAOF", "127.0.0.1", &nobody.number().to_string()]);
     wait_for("replay is paused", LONG, || {
-        daemon.status("redis")["queue"]["replay_paused"].is_string().then_some(())
+        daemon.get("/v1/backends/redis").1["queue"]["replay_paused"].is_string().then_some(())
     });
     for _ in 0..3 {
         let began = Instant::now();

@@ -25,8 +25,8 @@ use browser::Browser;
 const LONG: Duration = Duration::from_secs(20);
 const TOKEN: &str = "a-t0ken-of-24-characters";
 const HTML: &str = "accept: text/html,*/*;q=0.8\r\n";
-/// How many may follow the page at once.
-const LISTENERS: usize = 64;
+/// How many of one caller may follow the page at once: of 64, an eighth is kept free for others.
+const LISTENERS: usize = 56;
 
 /// A daemon whose page is on a port of its own, over a Redis that can be killed.
 struct Stage {

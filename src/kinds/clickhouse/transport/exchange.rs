@@ -4,7 +4,7 @@
 //! the beginning and a [`Rest`]; any other is told that the result is too large. An exception may stand at
 //! the end of rows that have left already, so the end is always looked at, also of a rest.
 //!
-//! A read whose answer nobody waits for any more is killed, in the background and once, and keeps its place until
+//! A read whose answer nobody waits for any more is killed, in the background, and keeps its place until
 //! that is done: it says nothing of a server that ended it, and is a failure where neither it nor the kill was
 //! answered within `timeout`. What becomes of a write is the [fence](super::fence)'s affair.
 
@@ -24,11 +24,11 @@ use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{
-    fence::QueryId,
+    fence::{PAUSE, QueryId, SETTLE},
     http::{self, Failed, Outgoing},
     shared::Shared,
 };
@@ -112,14 +112,14 @@ impl Drop for Reading {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let kill = format!("KILL QUERY WHERE query_id = '{}' SYNC", self.id.0);
+        let id = self.id.0.clone();
         let (aboard, due) = (std::mem::take(&mut self.aboard), self.due);
         let left = due.saturating_duration_since(Instant::now());
         // One that had its whole time has had its place for as long as it may.
         let aboard = (!left.is_zero()).then_some(aboard);
         runtime.spawn(async move {
             let time = if aboard.is_some() { left } else { KILL_TIME };
-            let killed = shared.http.ask(kill, time).await;
+            let killed = end_read(&shared, &id, Instant::now() + time).await;
             if let Err(failed) = &killed {
                 let backend = shared.settings.name.as_str();
                 tracing::debug!(backend, error = %failed.error, "an abandoned read was not killed");
@@ -133,6 +133,28 @@ impl Drop for Reading {
             }
             aboard.ended(Verdict::Neutral);
         });
+    }
+}
+
+/// Kills a read. One that is not found is over after a second look: it may lie in the server's socket, and begin.
+///
+/// # Errors
+/// It was not over by `until`, or the server does not let it be killed.
+async fn end_read(shared: &Shared, id: &str, until: Instant) -> Result<(), Failed> {
+    let mut missed = false;
+    loop {
+        let kill = format!("KILL QUERY WHERE query_id = '{id}' SYNC FORMAT TabSeparated");
+        let left = until.saturating_duration_since(Instant::now());
+        let answer = shared.http.ask(kill, left).await?;
+        match answer.split('\t').next() {
+            Some("finished") => return Ok(()),
+            None | Some("") if missed => return Ok(()),
+            None | Some("") => {
+                missed = true;
+                sleep(SETTLE).await;
+            }
+            Some(_) => sleep(PAUSE).await,
+        }
     }
 }
 

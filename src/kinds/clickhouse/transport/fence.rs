@@ -49,9 +49,9 @@ use crate::kinds::{
 };
 
 /// How long after a look that found nothing a second one proves it.
-const SETTLE: Duration = Duration::from_millis(200);
+pub(super) const SETTLE: Duration = Duration::from_millis(200);
 /// Between two rounds.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// Ids in one statement.
 const IDS_MAX: usize = 500;
 

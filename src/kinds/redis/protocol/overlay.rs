@@ -177,10 +177,12 @@ impl Held<'_> {
         }
     }
 
-    /// The key was there when a write was accepted, to end at `at`.
+    /// The key was there when a write was accepted, to end at `at`, whatever else was thought of it.
     fn told_of(self, at: u64) -> Self {
         match self {
-            Held::Unknown(_) | Held::Something(Ends::Unknown) => Held::Something(Ends::At(at)),
+            Held::Nothing | Held::Unknown(_) | Held::Something(Ends::Unknown) => {
+                Held::Something(Ends::At(at))
+            }
             held => held,
         }
     }
