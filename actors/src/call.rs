@@ -192,7 +192,7 @@ impl fmt::Debug for CallError {
 }
 
 impl CallError {
-    /// Its code where that cannot be a caller's data (see [`AttemptError::known_code`]).
+    /// Its code where that cannot be a caller's data (see [`crate::connector::AttemptError::known_code`]).
     pub fn known_code(&self) -> Cow<'static, str> {
         known_code(self.code.clone())
     }

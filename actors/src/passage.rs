@@ -17,7 +17,7 @@
 //! 1. A [`Passage`] is shared by the one who waits and by whatever of the attempt is on the wire ([`Aboard`]). What
 //!    it holds goes back when the last of them lets go, and not before.
 //!    The body of the call is kept by the wire as well: what it weighs at the gate is given back with it.
-//! 2. The breaker hears of an attempt once: from its caller ([`Passage::settle`]), or else from the wire, when the
+//! 2. The breaker hears of an attempt once: from its caller (`Passage::settle`), or else from the wire, when the
 //!    last one lets go. A neutral end says nothing, and leaves it to the wire to say something.
 //! 3. An attempt that was counted as given up ([`Circuit::count_given_up`]) is not
 //!    counted as a failure again when it ends.
