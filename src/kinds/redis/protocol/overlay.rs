@@ -177,12 +177,10 @@ impl Held<'_> {
         }
     }
 
-    /// The key was there when a write was accepted, to end at `at`, whatever else was thought of it.
+    /// The key was there when a write was accepted, to end at `at`.
     fn told_of(self, at: u64) -> Self {
         match self {
-            Held::Nothing | Held::Unknown(_) | Held::Something(Ends::Unknown) => {
-                Held::Something(Ends::At(at))
-            }
+            Held::Unknown(_) | Held::Something(Ends::Unknown) => Held::Something(Ends::At(at)),
             held => held,
         }
     }
@@ -394,6 +392,25 @@ mod tests {
         ])
     }
 
+    /// Whether `write` tells of a deadline that the key cannot have, given all writes so far: no real one does.
+    fn contradicts(so_far: &Followed, write: &QueuedWrite) -> bool {
+        let key = &*so_far.key;
+        let told = match Form::of(&write.body) {
+            Some(Form::Call { deadlines, .. }) => {
+                deadlines.iter().find(|(other, _)| *other == key).map(|(_, at)| *at)
+            }
+            Some(Form::Deadline { at, keys, .. }) => keys.contains(&key).then_some(at),
+            None => None,
+        };
+        told.is_some_and(|at| match so_far.known.held().met_at(write.accepted_at.get()) {
+            Held::Nothing => true,
+            Held::Value(_, ends) | Held::Something(ends) | Held::Unknown(ends) => {
+                at <= write.accepted_at.get()
+                    || !matches!(ends, Ends::Unknown) && ends != Ends::At(at)
+            }
+        })
+    }
+
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
         /// Kept and gone on with, as writes come behind and go in front, it says what reading all of them would, or nothing.
@@ -408,11 +425,17 @@ mod tests {
             let (commands, mut now) = (Commands::default(), 0);
             let mut line = std::collections::VecDeque::<(usize, QueuedWrite)>::new();
             let mut kept: Option<(Followed, usize, usize)> = None;
+            let mut so_far = Followed::of(&slot).unwrap();
             for (number, (text, later, leave)) in (1..).zip(steps) {
                 now += later;
                 let body = resp::command(&text.split(' ').collect::<Vec<_>>());
                 let accepted_at = UnixMillis::new(now);
-                line.push_back((number, QueuedWrite { body, accepted_at, due: None }));
+                let write = QueuedWrite { body, accepted_at, due: None };
+                if contradicts(&so_far, &write) {
+                    continue;
+                }
+                so_far.write(&commands, &write);
+                line.push_back((number, write));
                 for _ in 0..leave {
                     let gone = line.pop_front().map(|(gone, _)| gone);
                     kept = kept.filter(|(_, base, _)| gone.is_none_or(|gone| gone < *base));
