@@ -16,6 +16,9 @@ async fn quiet(server: &Arc<Scripted>) -> (tempfile::TempDir, Fusebox) {
     let mut settings = settings("one");
     settings.breaker.recovery_timeout = hour;
     settings.breaker.recovery_timeout_max = hour;
+    // Nothing here stays unanswered; a disk that syncs slowly must not end a call.
+    settings.timeout = hour;
+    settings.breaker.attempt_timeout = hour;
     let system = SystemSettings {
         state_dir: dir.path().to_owned(),
         pings: PingSettings::every(hour),
