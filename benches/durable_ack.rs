@@ -37,7 +37,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_state::{
     LaneId, Lanes, OpId, UnixMillis,
-    store::{CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
+    store::{CallHeader, CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
 };
 
 const RECORD_BYTES: usize = 256;
@@ -163,15 +163,16 @@ impl Side for Stored {
         let seq = self.next.fetch_add(1, Relaxed);
         let call = NewCall {
             seq,
-            op_id: OpId::from_u128(u128::from(seq)),
-            digest: seq,
-            uid: 1000,
-            namespace: String::new(),
-            lanes: Lanes::One(LaneId(seq)),
-            label: "SET user".into(),
-            token: TokenKind::Absolute,
-            traits: Traits::default(),
-            accepted_at: UnixMillis::new(1_790_000_000_000),
+            header: CallHeader {
+                op_id: OpId::from_u128(u128::from(seq)),
+                digest: seq,
+                uid: 1000,
+                lanes: Lanes::One(LaneId(seq)),
+                label: "SET user".into(),
+                token: TokenKind::Absolute,
+                traits: Traits::default(),
+                accepted_at: UnixMillis::new(1_790_000_000_000),
+            },
             traceparent: None,
             note: None,
             body: Bytes::from(vec![0xA5; RECORD_BYTES]),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, SpanRef, UnixMillis,
     queue::Refusal,
-    store::{DeadMark, DeadReason, StoreError, TokenKind, Traits},
+    store::{CallHeader, DeadMark, DeadReason, StoreError, TokenKind, Traits},
     write::{Repeat, WriteState},
 };
 use tokio::sync::oneshot;
@@ -167,11 +167,8 @@ impl Backend {
         if has_lane && !force {
             return Ok((Imported::WantsForce, None));
         }
-        let repeat = match known.token {
-            TokenKind::Absolute => Repeat::Absolute,
-            TokenKind::Marker | TokenKind::OwnMarker => Repeat::Token,
-            TokenKind::None => Repeat::Never,
-        };
+        let repeat = known.token.repeat();
+        let own_name = known.token == TokenKind::OwnMarker;
         let in_doubt = import.in_doubt && repeat != Repeat::Absolute;
         let lost = in_doubt && (import.in_group || repeat == Repeat::Never);
         let dead = import.dead.or_else(|| {
@@ -185,23 +182,26 @@ impl Backend {
         });
         let span = import.traceparent.as_deref().and_then(SpanRef::parse);
         let write = NewWrite {
-            op_id: import.op_id,
-            digest: known.digest,
-            lanes: &known.lanes,
-            label: &import.label,
+            header: CallHeader {
+                op_id: import.op_id,
+                digest: known.digest,
+                uid: import.uid,
+                lanes: known.lanes,
+                label: import.label.into(),
+                token: TokenKind::of(repeat, own_name),
+                // What is left to do of a call goes by its place now, not by when it is due.
+                traits: Traits { due: None, ..known.traits },
+                accepted_at: import.accepted_at,
+            },
             state: WriteState::restored(repeat, in_doubt),
+            own_name,
             evidence: import.evidence,
-            // What is left to do of a call goes by its place now, not by when it is due.
-            traits: Traits { due: None, ..known.traits },
             body: import.body,
-            accepted_at: import.accepted_at,
-            uid: import.uid,
             span: span.unwrap_or(SpanRef {
                 trace_id: import.op_id.to_u128().max(1),
                 span_id: 1,
                 sampled: false,
             }),
-            own_name: known.token == TokenKind::OwnMarker,
             low_priority: false,
             claim: None,
         };

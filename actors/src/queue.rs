@@ -24,10 +24,10 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, OpId, SpanRef, UnixMillis, Words,
+    Lanes, SpanRef, Words,
     queue::{Entry, Noted, Phase, QueueIndex, Refusal},
     store::{
-        CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError, TokenKind, Traits,
+        CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError, Traits,
     },
     write::{Repeat, WriteState},
 };
@@ -61,31 +61,19 @@ const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls ar
                          requeued or discarded";
 
 /// A write to be made durable.
-pub struct NewWrite<'a> {
-    /// Its name.
-    pub op_id: OpId,
-    /// Digest of the body as the caller sent it.
-    pub digest: u64,
-    /// Its lanes.
-    pub lanes: &'a Lanes,
-    /// Its lanes for people.
-    pub label: &'a str,
-    /// What is known of it: live attempts may have been made.
+pub struct NewWrite {
+    /// What the store is to hold of it.
+    pub header: CallHeader,
+    /// What may be done next: live attempts may have been made.
     pub state: WriteState,
-    /// What a later proof must know of these.
-    pub evidence: Bytes,
-    /// What else replay must know of it.
-    pub traits: Traits,
-    /// What is sent.
-    pub body: Bytes,
-    /// When it was accepted.
-    pub accepted_at: UnixMillis,
-    /// Who sent it.
-    pub uid: u32,
-    /// The span that queues it.
-    pub span: SpanRef,
     /// Whether its name is the caller's own.
     pub own_name: bool,
+    /// What a later proof must know of live attempts.
+    pub evidence: Bytes,
+    /// What is sent.
+    pub body: Bytes,
+    /// The span that queues it.
+    pub span: SpanRef,
     /// Shed first.
     pub low_priority: bool,
     /// The place that was claimed for it; see [`Queue::claim`].
@@ -248,7 +236,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`AppendError`] says why it was not even tried; nothing changed.
-    pub fn append(self: &Arc<Self>, write: NewWrite<'_>) -> Result<Appending, AppendError> {
+    pub fn append(self: &Arc<Self>, write: NewWrite) -> Result<Appending, AppendError> {
         let bytes = write.body.len() as u64;
         self.enter(write, bytes, |store, call, done| store.append(call, done))
     }
@@ -256,31 +244,25 @@ impl Queue {
     /// Gives a write of `bytes` its place and has `send` hand it to the committer, in this order of all.
     fn enter(
         self: &Arc<Self>,
-        write: NewWrite<'_>,
+        mut write: NewWrite,
         bytes: u64,
         send: impl FnOnce(&dyn CallStore, NewCall, Done),
     ) -> Result<Appending, AppendError> {
         let store = self.store()?;
         let in_doubt = write.state.is_in_doubt() && write.state.repeat() != Repeat::Absolute;
         let note = in_doubt.then(|| Note {
-            first_sent_at: write.accepted_at,
+            first_sent_at: write.header.accepted_at,
             evidence: within_limit(write.evidence.clone()),
             group: None,
         });
+        // As it comes back from the store.
+        let traits = &mut write.header.traits;
+        traits.gather = traits.gather.map(Traits::gather_number);
         let entry = Entry {
-            op_id: write.op_id,
-            digest: write.digest,
-            lanes: write.lanes.clone(),
-            label: write.label.into(),
+            header: write.header.clone(),
             state: write.state,
-            traits: Traits {
-                gather: write.traits.gather.map(Traits::gather_number),
-                ..write.traits
-            },
             own_name: write.own_name,
             bytes,
-            accepted_at: write.accepted_at,
-            uid: write.uid,
             noted: note.as_ref().map(|note| {
                 Box::new(Noted { at: note.first_sent_at, evidence: note.evidence.clone() })
             }),
@@ -311,19 +293,7 @@ impl Queue {
         let this = Arc::clone(self);
         let call = NewCall {
             seq,
-            op_id: write.op_id,
-            digest: write.digest,
-            uid: write.uid,
-            namespace: String::new(),
-            lanes: write.lanes.clone(),
-            label: write.label.to_owned(),
-            token: match (write.state.repeat(), write.own_name) {
-                (Repeat::Absolute, _) => TokenKind::Absolute,
-                (_, true) => TokenKind::OwnMarker,
-                (_, false) => TokenKind::Marker,
-            },
-            traits: write.traits,
-            accepted_at: write.accepted_at,
+            header: write.header,
             traceparent: Some(write.span.to_string()),
             note,
             body: write.body,

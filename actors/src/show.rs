@@ -243,7 +243,7 @@ impl BackendShared {
         let total = if dead { index.dead().0 } else { index.len() } as u64;
         let mut calls: Vec<QueuedCallView> = index
             .page(dead, start)
-            .filter(|(_, entry)| gone.is_none_or(|gone| entry.op_id > gone))
+            .filter(|(_, entry)| gone.is_none_or(|gone| entry.header.op_id > gone))
             // A group is one dead letter.
             .filter(|(seq, entry)| !dead || entry.group.is_none_or(|first| first == *seq))
             .take(limit.saturating_add(1))
@@ -291,16 +291,16 @@ fn queued_view(
         Phase::Committing | Phase::Waiting => "pending",
     };
     QueuedCallView {
-        op_id: entry.op_id,
+        op_id: entry.header.op_id,
         sequence,
-        lane: entry.label.to_string(),
+        lane: entry.header.label.to_string(),
         state,
         attempts: entry.attempts,
-        enqueued_at: entry.accepted_at,
-        age_ms: u64::try_from(now.since(entry.accepted_at).as_millis()).unwrap_or(u64::MAX),
+        enqueued_at: entry.header.accepted_at,
+        age_ms: u64::try_from(now.since(entry.header.accepted_at).as_millis()).unwrap_or(u64::MAX),
         bytes: entry.bytes,
         last_error: entry.last_error.as_deref().cloned(),
-        uid: entry.uid,
+        uid: entry.header.uid,
         traceparent: None,
         replay_trace_id: None,
         expires_at: (),

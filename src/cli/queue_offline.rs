@@ -229,30 +229,31 @@ fn repair(dir: &Path) -> Done {
 /// A call as a line of an export: with its body in wire form, and as JSON where its kind is known.
 fn line(backend: &str, exported: &ExportedCall) -> Value {
     let ExportedCall { call, body, state } = exported;
+    let header = &call.header;
     // A target begins with its kind: `redis 127.0.0.1:6379/0`.
     let kind = call.target.split(' ').next().and_then(kinds::find);
     json!({
         "backend": backend,
-        "op_id": call.op_id,
+        "op_id": header.op_id,
         "sequence": call.seq,
         "state": state,
-        "lane": call.label,
+        "lane": header.label,
         "target": call.target,
-        "uid": call.uid,
-        "accepted_at": call.accepted_at,
+        "uid": header.uid,
+        "accepted_at": header.accepted_at,
         "expires_at": null,
         "traceparent": call.traceparent,
         "dead": call.dead.as_ref().map(|dead| json!({
             "why": dead.detail.whole(), "at": dead.at, "reason": dead.reason, "attempts": dead.attempts,
         })),
-        "digest": format!("{:016x}", call.digest),
-        "lanes": lanes(&call.lanes),
-        "token": call.token,
+        "digest": format!("{:016x}", header.digest),
+        "lanes": lanes(&header.lanes),
+        "token": header.token,
         "traits": {
-            "whole": call.traits.whole,
-            "timed": call.traits.timed,
-            "gather": call.traits.gather.map(|number| format!("{number:016x}")),
-            "due": call.traits.due,
+            "whole": header.traits.whole,
+            "timed": header.traits.timed,
+            "gather": header.traits.gather.map(|number| format!("{number:016x}")),
+            "due": header.traits.due,
         },
         "sent": call.first_sent_at.map(|at| json!({
             "at": at,
@@ -322,7 +323,9 @@ mod tests {
     fn store_with_a_call(dir: &Path) {
         use fusebox_state::{
             LaneId, Lanes, OpId, UnixMillis,
-            store::{CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
+            store::{
+                CallHeader, CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits,
+            },
         };
         let settings = StoreSettings {
             dir: dir.to_owned(),
@@ -335,16 +338,17 @@ mod tests {
         let store = Store::open(settings).unwrap().store;
         let call = NewCall {
             seq: 1,
-            op_id: OpId::from_u128(7),
-            digest: 1,
-            uid: 1_000,
-            namespace: String::new(),
-            lanes: Lanes::One(LaneId(1)),
-            label: "k".into(),
-            token: TokenKind::Absolute,
-            traits: Traits::default(),
+            header: CallHeader {
+                op_id: OpId::from_u128(7),
+                digest: 1,
+                uid: 1_000,
+                lanes: Lanes::One(LaneId(1)),
+                label: "k".into(),
+                token: TokenKind::Absolute,
+                traits: Traits::default(),
+                accepted_at: UnixMillis::new(1_790_000_000_000),
+            },
             note: None,
-            accepted_at: UnixMillis::new(1_790_000_000_000),
             traceparent: None,
             body: b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n".as_slice().into(),
         };

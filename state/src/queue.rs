@@ -34,7 +34,7 @@ use bytes::Bytes;
 
 use crate::{
     lane::LaneMap,
-    store::{DeadReason, Traits},
+    store::{CallHeader, DeadReason, TokenKind, Traits},
     trace::SpanRef,
     units::{Lanes, Moment, OpId, UnixMillis},
     words::Words,
@@ -93,26 +93,14 @@ pub enum Phase {
 /// What the index knows of a call.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its name.
-    pub op_id: OpId,
-    /// Digest of the caller's body, so that another body under the same name is told apart.
-    pub digest: u64,
-    /// Its lanes.
-    pub lanes: Lanes,
-    /// Its lanes for people.
-    pub label: Box<str>,
-    /// What is known of it, and what may be done next.
+    /// What the store holds of it.
+    pub header: CallHeader,
+    /// What may be done next.
     pub state: WriteState,
-    /// What else replay must know of it.
-    pub traits: Traits,
-    /// Whether its name is the caller's own: then its marker outlives it.
+    /// Whether its name is the caller's own: then its marker, if it bears one, outlives it.
     pub own_name: bool,
     /// Bytes of its body.
     pub bytes: u64,
-    /// When it was accepted.
-    pub accepted_at: UnixMillis,
-    /// The user who sent it.
-    pub uid: u32,
     /// What is noted of its sending, durably.
     pub noted: Option<Box<Noted>>,
     /// The calls that it was sent with as one: the sequence of the first.
@@ -244,9 +232,9 @@ impl QueueIndex {
     /// letters of a backend that wants them to block their lanes.
     pub fn restore(&mut self, seq: u64, entry: Entry, dead: bool, holds_lane: bool) {
         self.next_seq = self.next_seq.max(seq + 1);
-        self.by_op.insert(entry.op_id, seq);
+        self.by_op.insert(entry.header.op_id, seq);
         if !dead || holds_lane {
-            self.lanes.enter(seq, entry.lanes.clone());
+            self.lanes.enter(seq, entry.header.lanes.clone());
         }
         if dead {
             self.lanes.set_opaque(seq, true);
@@ -254,10 +242,10 @@ impl QueueIndex {
             self.dead.insert(seq, Entry { written_since: true, ..entry });
             return;
         }
-        self.lanes.set_whole(seq, entry.traits.whole);
+        self.lanes.set_whole(seq, entry.header.traits.whole);
         self.bytes += entry.bytes;
-        if entry.traits.due.is_some() {
-            self.residues.insert(seq, &entry.lanes);
+        if entry.header.traits.due.is_some() {
+            self.residues.insert(seq, &entry.header.lanes);
         }
         self.entries.insert(seq, Entry { phase: Phase::Waiting, ..entry });
         self.consider(seq);
@@ -296,7 +284,7 @@ impl QueueIndex {
         low_priority: bool,
         claim: Option<u64>,
     ) -> Result<u64, Refusal> {
-        if let Some(refusal) = self.known(entry.op_id, entry.digest) {
+        if let Some(refusal) = self.known(entry.header.op_id, entry.header.digest) {
             return Err(refusal);
         }
         let calls = self.entries.len() as u64;
@@ -315,13 +303,13 @@ impl QueueIndex {
         }
         let claimed = claim.filter(|seq| self.claims.remove(seq));
         let seq = claimed.unwrap_or(self.next_seq);
-        self.note_written(&entry.lanes);
-        self.by_op.insert(entry.op_id, seq);
+        self.note_written(&entry.header.lanes);
+        self.by_op.insert(entry.header.op_id, seq);
         if claimed.is_none() {
             self.next_seq += 1;
-            self.lanes.enter(seq, entry.lanes.clone());
+            self.lanes.enter(seq, entry.header.lanes.clone());
         }
-        self.lanes.set_whole(seq, entry.traits.whole);
+        self.lanes.set_whole(seq, entry.header.traits.whole);
         self.bytes += entry.bytes;
         self.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
         Ok(seq)
@@ -332,7 +320,11 @@ impl QueueIndex {
         let seq = *self.by_op.get(&op_id)?;
         let dead = self.dead.contains_key(&seq);
         let entry = self.get(seq)?;
-        Some(if entry.digest == digest { Refusal::Known { seq, dead } } else { Refusal::Conflict })
+        Some(if entry.header.digest == digest {
+            Refusal::Known { seq, dead }
+        } else {
+            Refusal::Conflict
+        })
     }
 
     /// The append of `seq` is synced.
@@ -341,7 +333,7 @@ impl QueueIndex {
             && entry.phase == Phase::Committing
         {
             entry.phase = Phase::Waiting;
-            let lanes = entry.lanes.clone();
+            let lanes = entry.header.lanes.clone();
             self.touched(seq, &lanes);
             self.consider(seq);
         }
@@ -409,8 +401,9 @@ impl QueueIndex {
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         self.bytes = self.bytes - entry.bytes + bytes;
         entry.bytes = bytes;
-        entry.traits = Traits { due: Some(due), ..Traits::default() };
-        entry.state = WriteState::fresh(crate::write::Repeat::Absolute);
+        entry.header.traits = Traits { due: Some(due), ..Traits::default() };
+        entry.header.token = TokenKind::Absolute;
+        entry.state = WriteState::fresh(TokenKind::Absolute.repeat());
         (entry.noted, entry.verdict) = (None, None);
         self.sentenced.remove(&seq);
         (entry.attempts, entry.unclassified, entry.backoff_ms) = (0, 0, 0);
@@ -419,7 +412,7 @@ impl QueueIndex {
         }
         entry.phase = Phase::Waiting;
         self.ready.remove(&seq);
-        let before = std::mem::replace(&mut entry.lanes, lanes.clone());
+        let before = std::mem::replace(&mut entry.header.lanes, lanes.clone());
         self.residues.remove(seq, &before);
         self.residues.insert(seq, &lanes);
         self.lanes.set_whole(seq, false);
@@ -455,7 +448,7 @@ impl QueueIndex {
             entry
         };
         self.forget(seq, &entry);
-        Some(entry.lanes)
+        Some(entry.header.lanes)
     }
 
     /// `seq` is to be tried again at `until`.
@@ -498,7 +491,7 @@ impl QueueIndex {
         entry.last_error = Some(Box::new(reason.into()));
         // What stands behind it will be written once it is out of the way.
         entry.written_since = !self.lanes.behind(seq).is_empty();
-        self.touched(seq, &entry.lanes);
+        self.touched(seq, &entry.header.lanes);
         self.dead.insert(seq, entry);
         if holds_lane {
             self.lanes.set_opaque(seq, true);
@@ -542,9 +535,9 @@ impl QueueIndex {
         let new = self.next_seq;
         self.next_seq += 1;
         self.bytes += entry.bytes;
-        self.by_op.insert(entry.op_id, new);
-        self.lanes.enter(new, entry.lanes.clone());
-        self.lanes.set_whole(new, entry.traits.whole);
+        self.by_op.insert(entry.header.op_id, new);
+        self.lanes.enter(new, entry.header.lanes.clone());
+        self.lanes.set_whole(new, entry.header.traits.whole);
         let fresh = Entry {
             phase: Phase::Committing,
             attempts: 0,
@@ -561,7 +554,7 @@ impl QueueIndex {
     pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
         self.claims.remove(&seq);
         self.lanes.set_opaque(seq, true);
-        self.by_op.insert(entry.op_id, seq);
+        self.by_op.insert(entry.header.op_id, seq);
         self.dead_bytes += entry.bytes;
         self.dead.insert(seq, entry);
     }
@@ -569,7 +562,7 @@ impl QueueIndex {
     /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
     pub fn note_written(&mut self, lanes: &Lanes) {
         for entry in self.dead.values_mut().filter(|entry| !entry.written_since) {
-            entry.written_since |= entry.lanes.meets(lanes);
+            entry.written_since |= entry.header.lanes.meets(lanes);
         }
     }
 
@@ -674,7 +667,7 @@ impl QueueIndex {
 
     /// When the oldest waiting call was accepted.
     pub fn oldest(&self) -> Option<UnixMillis> {
-        self.entries.values().next().map(|entry| entry.accepted_at)
+        self.entries.values().next().map(|entry| entry.header.accepted_at)
     }
 
     /// Calls and claims that somebody may have to wait for.
@@ -716,11 +709,11 @@ impl QueueIndex {
         if let Phase::BackingOff { until } = entry.phase {
             self.backing_off.remove(&(until, seq));
         }
-        if self.by_op.get(&entry.op_id) == Some(&seq) {
-            self.by_op.remove(&entry.op_id);
+        if self.by_op.get(&entry.header.op_id) == Some(&seq) {
+            self.by_op.remove(&entry.header.op_id);
         }
         self.leave_group(seq, entry);
-        self.touched(seq, &entry.lanes);
+        self.touched(seq, &entry.header.lanes);
         self.step_out(seq);
     }
 }

@@ -141,7 +141,8 @@ use self::{
 pub use self::{
     call_store::CallStore,
     calls::{
-        DeadMark, DeadReason, NewCall, StoredBody, StoredCall, StoredGroup, TokenKind, Traits,
+        CallHeader, DeadMark, DeadReason, NewCall, StoredBody, StoredCall, StoredGroup, TokenKind,
+        Traits,
     },
     downgrade::{Downgraded, downgrade},
     error::{Finding, OpenError, StoreError},

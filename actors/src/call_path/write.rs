@@ -7,7 +7,7 @@ use fusebox_state::{
     Lanes, OpId, SpanRef, digest,
     flight::Flight,
     queue::Refusal,
-    store::{StoreError, Traits},
+    store::{CallHeader, StoreError, TokenKind, Traits},
     system::SystemState,
     write::{Repeat, WriteState},
 };
@@ -291,21 +291,26 @@ impl BackendShared {
             due: None,
         };
         let repeat = if write.absolute { Repeat::Absolute } else { Repeat::Token };
+        // Where nothing was written it may bear a token from now on, whatever a live attempt would have borne.
         let in_doubt = context.state.is_in_doubt();
+        let state = if in_doubt { context.state } else { WriteState::fresh(repeat) };
+        let own_name = context.call.options.op_id.is_some();
         let new = NewWrite {
-            op_id,
-            digest,
-            lanes: &context.plan.lanes,
-            label: &context.plan.label,
-            // Where nothing was written it may bear a token from now on, whatever a live attempt would have borne.
-            state: if in_doubt { context.state } else { WriteState::fresh(repeat) },
+            header: CallHeader {
+                op_id,
+                digest,
+                uid: context.call.uid,
+                lanes: context.plan.lanes.clone(),
+                label: context.plan.label.as_str().into(),
+                token: TokenKind::of(state.repeat(), own_name),
+                traits,
+                accepted_at: context.accepted_at,
+            },
+            state,
+            own_name,
             evidence: context.evidence.clone(),
-            traits,
             body: stored.unwrap_or_else(|| context.plan.body.clone()),
-            accepted_at: context.accepted_at,
-            uid: context.call.uid,
             span,
-            own_name: context.call.options.op_id.is_some(),
             low_priority: context.call.options.priority == Priority::Low,
             claim: context.claim.as_ref().map(Claim::seq),
         };

@@ -23,7 +23,7 @@ impl Queue {
         let mut index = self.index.lock();
         // One that was sent with others as one may have been given up with these.
         let Some(entry) = index.get_mut(seq) else { return true };
-        let (attempts, op_id) = (entry.attempts, entry.op_id);
+        let (attempts, op_id) = (entry.attempts, entry.header.op_id);
         let seqs = members(&index, seq);
         let bytes = seqs.iter().filter_map(|it| Some(index.get(*it)?.bytes)).sum();
         if index.dead_full(bytes) {
@@ -90,7 +90,7 @@ impl Queue {
     /// [`AppendError`] says why it was not even tried; nothing changed.
     pub(crate) fn append_dead(
         self: &Arc<Self>,
-        write: NewWrite<'_>,
+        write: NewWrite,
         mark: DeadMark,
     ) -> Result<oneshot::Receiver<Result<(), StoreError>>, AppendError> {
         let bytes = write.body.len() as u64;

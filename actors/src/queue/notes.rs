@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, UnixMillis,
     queue::{Entry, Noted},
-    store::{GroupNote, NewCall, Note, StoreError, TokenKind, Traits},
+    store::{CallHeader, GroupNote, NewCall, Note, StoreError, TokenKind, Traits},
 };
 use tokio::sync::oneshot;
 
@@ -145,7 +145,7 @@ impl Queue {
             &call,
             Box::new(move |result| {
                 let mut index = this.index.lock();
-                let before = index.get(seq).map(|entry| entry.lanes.clone());
+                let before = index.get(seq).map(|entry| entry.header.lanes.clone());
                 if result.is_ok() {
                     index.became_residue(seq, lanes, due, bytes);
                 } else {
@@ -175,15 +175,12 @@ impl Queue {
 fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMillis) -> NewCall {
     NewCall {
         seq,
-        op_id: entry.op_id,
-        digest: entry.digest,
-        uid: entry.uid,
-        namespace: String::new(),
-        lanes: lanes.clone(),
-        label: entry.label.to_string(),
-        token: TokenKind::Absolute,
-        traits: Traits { due: Some(due), ..Traits::default() },
-        accepted_at: entry.accepted_at,
+        header: CallHeader {
+            lanes: lanes.clone(),
+            token: TokenKind::Absolute,
+            traits: Traits { due: Some(due), ..Traits::default() },
+            ..entry.header.clone()
+        },
         traceparent: entry.origin.as_deref().map(ToString::to_string),
         note: None,
         body,

@@ -9,10 +9,10 @@ use fusebox_state::{
     OpId, SpanRef,
     queue::{Entry, Noted, Phase, QueueIndex},
     store::{
-        CallStore, Finding, GroupNote, Note, OpenError, Opened, Store, StoreEvent, StoreSettings,
-        StoredCall, TokenKind, Traits,
+        CallHeader, CallStore, Finding, GroupNote, Note, OpenError, Opened, Store, StoreEvent,
+        StoreSettings, StoredCall, TokenKind, Traits,
     },
-    write::{Repeat, WriteState},
+    write::WriteState,
 };
 
 use super::{Queue, dead_letters::said};
@@ -163,10 +163,12 @@ impl Queue {
                 // What replaced it was written after all.
                 (
                     Some(StoredCall {
-                        traits: Traits { due: Some(due), .. }, lanes, body_len, ..
+                        header: CallHeader { traits: Traits { due: Some(due), .. }, lanes, .. },
+                        body_len,
+                        ..
                     }),
                     _,
-                ) if index.get(seq).is_some_and(|entry| entry.traits.due != Some(due)) => {
+                ) if index.get(seq).is_some_and(|entry| entry.header.traits.due != Some(due)) => {
                     index.became_residue(seq, lanes, due, body_len);
                 }
                 (Some(_), _) => {}
@@ -192,8 +194,8 @@ impl Queue {
         }
         // A dead letter that is being requeued is known by its new sequence.
         let unknown = held.into_values();
-        let unknown =
-            unknown.filter(|it| index.get(it.seq).is_none() && index.find(it.op_id).is_none());
+        let unknown = unknown
+            .filter(|it| index.get(it.seq).is_none() && index.find(it.header.op_id).is_none());
         let unknown: Vec<StoredCall> = unknown.collect();
         self.restore_all(&mut index, unknown);
         self.count(&index);
@@ -290,22 +292,12 @@ fn recorded(traceparent: &str) -> Option<Box<SpanRef>> {
 fn entry_of(call: StoredCall) -> Entry {
     let last_error =
         call.dead.as_ref().map(|mark| Box::new(mark.detail.within(|text| said(mark.reason, text))));
-    let repeat = match call.token {
-        TokenKind::Absolute => Repeat::Absolute,
-        TokenKind::Marker | TokenKind::OwnMarker => Repeat::Token,
-        TokenKind::None => Repeat::Never,
-    };
+    let token = call.header.token;
     Entry {
-        op_id: call.op_id,
-        digest: call.digest,
-        lanes: call.lanes,
-        label: call.label.into_boxed_str(),
-        state: WriteState::restored(repeat, call.first_sent_at.is_some()),
-        traits: call.traits,
-        own_name: call.token == TokenKind::OwnMarker,
+        header: call.header,
+        state: WriteState::restored(token.repeat(), call.first_sent_at.is_some()),
+        own_name: token == TokenKind::OwnMarker,
         bytes: call.body_len,
-        accepted_at: call.accepted_at,
-        uid: call.uid,
         noted: call.first_sent_at.map(|at| Box::new(Noted { at, evidence: call.evidence.clone() })),
         group: None,
         group_max: u32::MAX,

@@ -65,11 +65,11 @@ impl Queue {
     /// As [`Queue::append`], and where the store or the sender breaks off; nothing was queued.
     pub async fn append_upload(
         self: &Arc<Self>,
-        write: NewWrite<'_>,
+        write: NewWrite,
         mut rest: Box<dyn Tail>,
     ) -> Result<Appending, AppendError> {
         let store = self.store()?;
-        let (claim, _) = self.claim(write.lanes);
+        let (claim, _) = self.claim(&write.header.lanes);
         let mut putting = Putting {
             store,
             seq: claim.seq(),

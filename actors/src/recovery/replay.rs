@@ -205,7 +205,8 @@ impl Replay {
                 sentenced.push((taken(first), entry));
                 continue;
             }
-            if let Some(until) = self.closed.get(&entry.label).filter(|until| **until > now) {
+            if let Some(until) = self.closed.get(&entry.header.label).filter(|until| **until > now)
+            {
                 let error =
                     entry.last_error.as_deref().cloned().unwrap_or("its object is closed".into());
                 index.put_back(first);
@@ -419,7 +420,7 @@ impl Replay {
                 let seqs: Vec<u64> = jobs.iter().map(|job| job.taken.seq).collect();
                 let unix = self.shared.circuit.clock.unix();
                 for job in &jobs {
-                    let waited = unix.since(job.entry.accepted_at);
+                    let waited = unix.since(job.entry.header.accepted_at);
                     self.shared.circuit.metrics.call_replayed(waited);
                 }
                 self.reopened(&leader.entry);
@@ -472,7 +473,7 @@ impl Replay {
             }
             drop(index);
             for job in jobs {
-                self.shared.queue.lanes_stopped(&job.entry.lanes);
+                self.shared.queue.lanes_stopped(&job.entry.header.lanes);
             }
             return;
         }
@@ -488,7 +489,7 @@ impl Replay {
     /// Its object was closed to us, or the server: it is not any more.
     fn reopened(&mut self, entry: &Entry) {
         self.blocked_until = None;
-        if self.closed.is_empty() || self.closed.remove(&entry.label).is_some() {
+        if self.closed.is_empty() || self.closed.remove(&entry.header.label).is_some() {
             self.shared.queue.alert(Alert::Blocked, None);
         }
     }
@@ -497,23 +498,23 @@ impl Replay {
         let (seq, entry) = (job.taken.seq, &job.entry);
         self.replayed += 1;
         let circuit = &self.shared.circuit;
-        circuit.metrics.call_replayed(circuit.clock.unix().since(entry.accepted_at));
+        circuit.metrics.call_replayed(circuit.clock.unix().since(entry.header.accepted_at));
         self.reopened(entry);
         let connector = SharedConnector::clone(&self.shared.connector.load());
-        self.shared.invalidate_lanes(&entry.lanes);
-        self.shared.flights.begin(&entry.lanes).acknowledge();
+        self.shared.invalidate_lanes(&entry.header.lanes);
+        self.shared.flights.begin(&entry.header.lanes).acknowledge();
         if let Some(residue) = residue {
             self.shared.queue.replace(seq, residue, Some(applied));
             return self.progress();
         }
-        residues::change(&self.shared.queue, &connector, seq, &entry.lanes).await;
+        residues::change(&self.shared.queue, &connector, seq, &entry.header.lanes).await;
         let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
         self.shared.queue.overtaken(&overtaken);
         // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
         // without an answer could still meet, which must be recognised, too.
         let answered = !entry.state.is_in_doubt();
         let token: Option<OpId> =
-            (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.op_id);
+            (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.header.op_id);
         self.shared.queue.applied(seq, Some(applied), move || {
             if let Some(token) = token {
                 connector.forget_tokens(vec![token]);
@@ -615,8 +616,8 @@ impl Replay {
             }
             ErrorClass::BlockedObject => {
                 let until = now.plus(BLOCKED_PAUSE);
-                self.closed.insert(entry.label.clone(), until);
-                let label = &entry.label;
+                self.closed.insert(entry.header.label.clone(), until);
+                let label = &entry.header.label;
                 let alert = words.within(|why| {
                     format!("replay of {label} is paused, an operator must act: {why}")
                 });
@@ -657,7 +658,7 @@ impl Replay {
         }
         index.retry(job.head(), at, error);
         drop(index);
-        self.shared.queue.lanes_stopped(&job.entry.lanes);
+        self.shared.queue.lanes_stopped(&job.entry.header.lanes);
     }
 
     /// Makes the call a dead letter; those in whose place it was sent wait again.

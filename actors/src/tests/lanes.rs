@@ -107,7 +107,7 @@ async fn a_read_of_queued_writes_sees_each_of_them_as_it_comes_and_goes() {
         assert_eq!(value(&world.call("GET a").await.unwrap()), "last");
     }
     assert!(queue.index().fold_bytes() > 0);
-    let newest = queue.index().page(false, 0).last().map(|(_, entry)| entry.op_id).unwrap();
+    let newest = queue.index().page(false, 0).last().map(|(_, entry)| entry.header.op_id).unwrap();
     world.backend().discard(newest).await.unwrap();
     assert_eq!(value(&world.call("GET a").await.unwrap()), "599");
     world.call_with("ADD a x", durable()).await.unwrap();

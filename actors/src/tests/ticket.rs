@@ -113,8 +113,10 @@ fn left(backend: &Backend, server: &Scripted) -> String {
     let view = backend.view();
     let shared = &backend.entry.shared;
     let index = shared.queue.index();
-    let queued: Vec<_> =
-        index.page(false, 0).map(|(seq, entry)| (seq, entry.lanes.clone(), entry.state)).collect();
+    let queued: Vec<_> = index
+        .page(false, 0)
+        .map(|(seq, entry)| (seq, entry.header.lanes.clone(), entry.state))
+        .collect();
     drop(index);
     let mut cached: Vec<_> = shared.cache.load().entries();
     cached.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));

@@ -147,7 +147,7 @@ impl QueueIndex {
 
     /// The body of `seq` may have changed and changed back.
     pub fn was_rewritten(&mut self, seq: u64) {
-        if let Some(lanes) = self.entries.get(&seq).map(|entry| entry.lanes.clone()) {
+        if let Some(lanes) = self.entries.get(&seq).map(|entry| entry.header.lanes.clone()) {
             self.touched(seq, &lanes);
         }
     }
@@ -168,8 +168,8 @@ impl QueueIndex {
             let entry = self.entries.get(&seq)?;
             (entry.phase != Phase::Committing).then_some(NextWrite {
                 seq,
-                accepted_at: entry.accepted_at,
-                due: entry.traits.due,
+                accepted_at: entry.header.accepted_at,
+                due: entry.header.traits.due,
             })
         })
     }

@@ -27,10 +27,10 @@ impl QueueIndex {
         if entry.phase != Phase::Waiting {
             return false;
         }
-        let (absolute, accepted_at) = (entry.is_absolute(), entry.accepted_at);
-        let own_due = entry.traits.due;
+        let (absolute, accepted_at) = (entry.is_absolute(), entry.header.accepted_at);
+        let own_due = entry.header.traits.due;
         let passed = |older: u64| {
-            self.entries.get(&older).is_some_and(|entry| match entry.traits.due {
+            self.entries.get(&older).is_some_and(|entry| match entry.header.traits.due {
                 Some(_) if own_due.is_some() => true,
                 Some(due) if accepted_at < due => {
                     matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
@@ -49,8 +49,8 @@ impl QueueIndex {
     fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
         for member in self.lanes.following(seq) {
             match self.entries.get(&member) {
-                Some(entry) if entry.traits.due.is_some() => {}
-                Some(entry) => return entry.accepted_at >= due,
+                Some(entry) if entry.header.traits.due.is_some() => {}
+                Some(entry) => return entry.header.accepted_at >= due,
                 // A place that a live write in doubt holds: that is accepted already.
                 None if self.claims.contains(&member) => return false,
                 // A dead letter that holds its lanes.

@@ -44,9 +44,10 @@ impl QueueIndex {
                 Phase::Sending | Phase::Committing => return false,
                 Phase::Removing => {}
                 // A residue lets others pass, and waits for them.
-                Phase::Waiting if entry.traits.due.is_some() => {}
+                Phase::Waiting if entry.header.traits.due.is_some() => {}
                 Phase::Waiting => {
-                    let others = entry.lanes.as_slice().iter().filter(|other| **other != lane);
+                    let others =
+                        entry.header.lanes.as_slice().iter().filter(|other| **other != lane);
                     return follow > 0
                         && !self.may_move(seq)
                         && others.into_iter().any(|other| {

@@ -18,17 +18,21 @@ fn at(millis: u64) -> Moment {
 }
 
 fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
+    let token = if absolute { TokenKind::Absolute } else { TokenKind::Marker };
     Entry {
-        op_id: OpId::from_u128(op.into()),
-        digest: 1,
-        lanes: Lanes::One(LaneId(lane)),
-        label: "k".into(),
-        state: WriteState::fresh(if absolute { Repeat::Absolute } else { Repeat::Token }),
-        traits: Traits::default(),
+        header: CallHeader {
+            op_id: OpId::from_u128(op.into()),
+            digest: 1,
+            uid: 0,
+            lanes: Lanes::One(LaneId(lane)),
+            label: "k".into(),
+            token,
+            traits: Traits::default(),
+            accepted_at: UnixMillis::new(0),
+        },
+        state: WriteState::fresh(token.repeat()),
         own_name: false,
         bytes: 100,
-        accepted_at: UnixMillis::new(0),
-        uid: 0,
         noted: None,
         group: None,
         group_max: u32::MAX,
@@ -41,6 +45,16 @@ fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
         written_since: false,
         origin: None,
     }
+}
+
+/// The same with another header.
+fn entry_with(
+    (op, lane, absolute): (u64, u64, bool),
+    change: impl FnOnce(&mut CallHeader),
+) -> Entry {
+    let mut entry = entry(op, lane, absolute);
+    change(&mut entry.header);
+    entry
 }
 
 impl QueueIndex {
@@ -204,7 +218,8 @@ fn an_op_id_is_known_with_its_body_and_conflicts_with_another() {
         index.admit(entry(1, 1, true), false, None),
         Err(Refusal::Known { seq, dead: false })
     );
-    let other = Entry { digest: 2, ..entry(1, 1, true) };
+    let mut other = entry(1, 1, true);
+    other.header.digest = 2;
     assert_eq!(index.admit(other, false, None), Err(Refusal::Conflict));
 }
 
@@ -238,9 +253,9 @@ proptest! {
                 2 => sending.extend(index.take(at(now))),
                 3 => if let Some(seq) = sending.pop() {
                     let entry = index.get(seq).unwrap();
-                    let last = last_applied.insert(entry.lanes.clone(), seq);
+                    let last = last_applied.insert(entry.header.lanes.clone(), seq);
                     prop_assert!(last.is_none_or(|last| last < seq));
-                    let older = removing.iter().filter(|older| index.get(**older).unwrap().lanes == entry.lanes);
+                    let older = removing.iter().filter(|older| index.get(**older).unwrap().header.lanes == entry.header.lanes);
                     prop_assert!(entry.is_absolute() || older.count() == 0);
                     index.applied(seq);
                     removing.push(seq);

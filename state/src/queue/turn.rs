@@ -43,7 +43,7 @@ impl QueueIndex {
             self.begin_sending(seqs.iter().copied().filter(|member| *member != seq));
             return Turn { seqs, again: true, overtaken: Vec::new() };
         }
-        if let Some(gather) = entry.traits.gather.filter(|_| entry.may_gather()) {
+        if let Some(gather) = entry.header.traits.gather.filter(|_| entry.may_gather()) {
             let seqs = self.gather(seq, gather, calls, bytes);
             self.begin_sending(seqs.iter().copied().filter(|member| *member != seq));
             return Turn { seqs, ..Turn::default() };
@@ -102,9 +102,9 @@ impl QueueIndex {
             let fresh = Entry { attempts: 0, unclassified: 0, backoff_ms: 0, ..entry };
             let mut fresh = Entry { phase: Phase::Committing, verdict: None, ..fresh };
             fresh.state.asked_again();
-            self.lanes.enter_again(*seq, Some(fresh.lanes.clone()));
+            self.lanes.enter_again(*seq, Some(fresh.header.lanes.clone()));
             self.lanes.set_opaque(*seq, false);
-            self.lanes.set_whole(*seq, fresh.traits.whole);
+            self.lanes.set_whole(*seq, fresh.header.traits.whole);
             self.entries.insert(*seq, fresh);
         }
         Some(members)
@@ -161,7 +161,7 @@ impl QueueIndex {
             let Some(entry) = self
                 .entries
                 .get(other)
-                .filter(|entry| entry.traits.gather == Some(gather) && entry.may_gather())
+                .filter(|entry| entry.header.traits.gather == Some(gather) && entry.may_gather())
                 .filter(|_| self.may_move(*other))
             else {
                 continue;
@@ -180,7 +180,7 @@ impl QueueIndex {
 
     /// The last call of `seq`'s lane that makes all before it meaningless, and those; at most [`OVERTAKEN_MAX`].
     fn last_whole(&self, seq: u64) -> Option<(u64, Vec<u64>)> {
-        let Lanes::One(lane) = self.entries.get(&seq)?.lanes else { return None };
+        let Lanes::One(lane) = self.entries.get(&seq)?.header.lanes else { return None };
         self.lanes.wholes(lane).next().filter(|whole| *whole > seq)?;
         let (mut passed, mut found) = (Vec::new(), None);
         for member in self.lanes.line_from(lane, seq)?.take(OVERTAKEN_MAX + 1) {
@@ -190,11 +190,11 @@ impl QueueIndex {
                 Phase::Sending => member == seq,
                 Phase::Committing | Phase::Removing => false,
             };
-            let alone = matches!(entry.lanes, Lanes::One(_));
+            let alone = matches!(entry.header.lanes, Lanes::One(_));
             if !(can_wait && alone && entry.is_absolute() && !entry.own_name) {
                 break;
             }
-            if entry.traits.whole && member != seq {
+            if entry.header.traits.whole && member != seq {
                 found = Some((member, passed.len()));
             }
             passed.push(member);

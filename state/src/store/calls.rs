@@ -6,6 +6,7 @@ use super::{note::Note, record::CHUNK_BODY};
 use crate::{
     units::{Lanes, OpId, UnixMillis},
     words::Words,
+    write::Repeat,
 };
 
 /// What lets a backend recognise a write that it has applied already.
@@ -23,6 +24,24 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
+    /// What a call bears that may be repeated so, and has a name that its caller brought (`own_name`) or not.
+    pub fn of(repeat: Repeat, own_name: bool) -> Self {
+        match (repeat, own_name) {
+            (Repeat::Absolute, _) => Self::Absolute,
+            (_, true) => Self::OwnMarker,
+            (_, false) => Self::Marker,
+        }
+    }
+
+    /// Whether, and how, a call that bears it may be repeated.
+    pub fn repeat(self) -> Repeat {
+        match self {
+            Self::Absolute => Repeat::Absolute,
+            Self::Marker | Self::OwnMarker => Repeat::Token,
+            Self::None => Repeat::Never,
+        }
+    }
+
     pub(super) const fn to_u8(self) -> u8 {
         match self {
             Self::Absolute => 0,
@@ -105,30 +124,35 @@ pub struct StoredGroup {
     pub broken: bool,
 }
 
-/// A call on its way into the store.
-#[derive(Clone, Debug)]
-pub struct NewCall {
-    /// Its place in the queue: above every sequence given out before, see `Opened::last_seq`.
-    pub seq: u64,
+/// What is known of a queued call besides its body, wherever it is: on its way into the store, in the store, and in
+/// the queue's index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallHeader {
     /// Its name for ever.
     pub op_id: OpId,
-    /// Digest of the body as the caller sent it: tells a repetition from another call of the same
-    /// `op_id`.
+    /// Digest of the body as the caller sent it: tells a repetition from another call of the same `op_id`.
     pub digest: u64,
     /// User id of the program that sent it.
     pub uid: u32,
-    /// Part of its lane and cache keys; empty for now. At most 256 bytes.
-    pub namespace: String,
     /// The lanes that it touches.
     pub lanes: Lanes,
-    /// For people (`SET user:7`); cut at 256 bytes.
-    pub label: String,
+    /// Its lanes for people (`SET user:7`); the store keeps 256 bytes.
+    pub label: Box<str>,
     /// What lets the backend recognise it.
     pub token: TokenKind,
     /// What else replay must know of it.
     pub traits: Traits,
     /// When it was acknowledged to be in hand.
     pub accepted_at: UnixMillis,
+}
+
+/// A call on its way into the store.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// Its place in the queue: above every sequence given out before, see `Opened::last_seq`.
+    pub seq: u64,
+    /// What is known of it.
+    pub header: CallHeader,
     /// The W3C trace context that it came with; one above 256 bytes is dropped.
     pub traceparent: Option<String>,
     /// What is noted of its sending already: it is never found without that.
@@ -142,26 +166,10 @@ pub struct NewCall {
 pub struct StoredCall {
     /// Its place in the queue.
     pub seq: u64,
-    /// Its name for ever.
-    pub op_id: OpId,
-    /// Digest of the body as the caller sent it.
-    pub digest: u64,
-    /// User id of the program that sent it.
-    pub uid: u32,
-    /// Part of its lane and cache keys.
-    pub namespace: String,
-    /// The lanes that it touches.
-    pub lanes: Lanes,
-    /// For people.
-    pub label: String,
+    /// What is known of it.
+    pub header: CallHeader,
     /// The backend's identity when it was accepted.
     pub target: String,
-    /// What lets the backend recognise it.
-    pub token: TokenKind,
-    /// What else replay must know of it.
-    pub traits: Traits,
-    /// When it was acknowledged to be in hand.
-    pub accepted_at: UnixMillis,
     /// The trace context that it came with.
     pub traceparent: Option<String>,
     /// Length of its body in bytes.
@@ -187,7 +195,7 @@ impl StoredCall {
     /// accepted.
     pub(super) fn noted(&mut self, note: &Note) {
         let known = note.first_sent_at > UnixMillis::default();
-        self.first_sent_at = Some(if known { note.first_sent_at } else { self.accepted_at });
+        self.first_sent_at = Some(if known { note.first_sent_at } else { self.header.accepted_at });
         self.evidence = note.evidence.clone();
         self.group = note.group.as_ref().map(|group| StoredGroup {
             id: group.members.first().copied().unwrap_or(self.seq),

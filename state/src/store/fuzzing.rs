@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     CallStore, Note, Store, cache_file,
-    calls::{DeadMark, DeadReason, NewCall, TokenKind, Traits},
+    calls::{CallHeader, DeadMark, DeadReason, NewCall, TokenKind, Traits},
     dead_letters,
     head::{self, Head},
     journal, mark, note,
@@ -150,15 +150,16 @@ fn make_fixture() -> Option<Fixture> {
         let body: Vec<u8> = (0..length).map(|at| (at as u64 * seq) as u8).collect();
         let call = NewCall {
             seq,
-            op_id: OpId::from_u128(u128::from(seq)),
-            digest: seq,
-            uid: 1000,
-            namespace: String::new(),
-            lanes: Lanes::One(LaneId(seq % 3)),
-            label: format!("SET key:{seq}"),
-            token: TokenKind::Marker,
-            traits: Traits::default(),
-            accepted_at: UnixMillis::new(seq),
+            header: CallHeader {
+                op_id: OpId::from_u128(u128::from(seq)),
+                digest: seq,
+                uid: 1000,
+                lanes: Lanes::One(LaneId(seq % 3)),
+                label: format!("SET key:{seq}").into(),
+                token: TokenKind::Marker,
+                traits: Traits::default(),
+                accepted_at: UnixMillis::new(seq),
+            },
             traceparent: None,
             note: None,
             body: Bytes::from(body),

@@ -6,10 +6,10 @@
 //! never acknowledged (or whose removal was cut short): the next open sweeps them.
 
 use super::{
-    calls::{NewCall, StoredBody, StoredCall, TokenKind, Traits, is_residue},
+    calls::{CallHeader, NewCall, StoredBody, StoredCall, TokenKind, Traits, is_residue},
     dead_letters,
     error::StoreError,
-    keys::{self, CALLS, SENDING, chunk_key, cut, key, number_of, within},
+    keys::{self, CALLS, SENDING, chunk_key, cut, key, number_of},
     ledger::Says,
     note,
     record::{
@@ -22,8 +22,8 @@ use bytes::Bytes;
 
 /// Longest label kept, in bytes; what is longer is cut.
 pub(super) const LABEL_MAX: usize = 256;
-/// Longest namespace and traceparent, in bytes.
-const TEXT_MAX: usize = 256;
+/// Longest traceparent, in bytes.
+const TRACEPARENT_MAX: usize = 256;
 /// Longest target, in bytes.
 pub(super) const TARGET_MAX: usize = 512;
 
@@ -48,14 +48,14 @@ pub(super) fn says_of(key: &[u8], value: &[u8]) -> Says {
     }
     let call = number_of(key).filter(|_| key.first() == Some(&CALLS));
     match call.and_then(|seq| decode_call(seq, value).ok()) {
-        Some((call, _)) => says(&call.traits),
+        Some((call, _)) => says(&call.header.traits),
         None => Says::Itself,
     }
 }
 
 /// Encodes a call that the backend `target` is to get.
 pub(super) fn encode(call: &NewCall, target: &str) -> Result<Encoded, StoreError> {
-    seal_call(record_of(call, target)?, &call.body)
+    seal_call(record_of(call, target), &call.body)
 }
 
 /// Encodes the header of a call whose body lies in chunks already.
@@ -71,32 +71,20 @@ pub(super) fn encode_stored(
         body_crc: body.crc,
         chunks: body.chunks().ok_or_else(too_large)?,
         inline: &[],
-        ..record_of(call, target)?
+        ..record_of(call, target)
     };
     record::seal(Kind::Call, &record, 256).ok_or_else(too_large)
 }
 
-fn record_of<'a>(call: &'a NewCall, target: &'a str) -> Result<CallRecord<'a>, StoreError> {
-    within("namespace", call.namespace.len(), TEXT_MAX)?;
-    Ok(CallRecord {
-        seq: call.seq,
-        op_id: call.op_id.to_u128(),
-        digest: call.digest,
-        uid: call.uid,
-        namespace: &call.namespace,
-        lanes: to_stored(&call.lanes),
-        label: cut(&call.label, LABEL_MAX),
-        target,
-        token: call.token.to_u8(),
-        traits: call.traits.to_number(),
-        accepted_at: call.accepted_at.get(),
-        expires_at: None,
-        traceparent: call.traceparent.as_deref().filter(|text| text.len() <= TEXT_MAX),
+fn record_of<'a>(call: &'a NewCall, target: &'a str) -> CallRecord<'a> {
+    let traceparent = call.traceparent.as_deref().filter(|text| text.len() <= TRACEPARENT_MAX);
+    CallRecord {
         body_len: call.body.len() as u64,
         body_crc: crc32fast::hash(&call.body),
-        chunks: 0,
         inline: &call.body,
-    })
+        traceparent,
+        ..header_record(call.seq, &call.header, target)
+    }
 }
 
 /// Encodes a stored call anew under another sequence: an operator's requeue. Its marks stay behind.
@@ -107,25 +95,36 @@ pub(super) fn encode_again(
     body: &Bytes,
 ) -> Result<Encoded, StoreError> {
     let record = CallRecord {
-        seq,
-        op_id: call.op_id.to_u128(),
-        digest: call.digest,
-        uid: call.uid,
-        namespace: &call.namespace,
-        lanes: to_stored(&call.lanes),
-        label: &call.label,
-        target,
-        token: call.token.to_u8(),
-        traits: call.traits.to_number(),
-        accepted_at: call.accepted_at.get(),
-        expires_at: None,
-        traceparent: call.traceparent.as_deref(),
         body_len: call.body_len,
         body_crc: call.body_crc,
-        chunks: 0,
         inline: body,
+        traceparent: call.traceparent.as_deref(),
+        ..header_record(seq, &call.header, target)
     };
     seal_call(record, body)
+}
+
+/// The record of a call without its body.
+fn header_record<'a>(seq: u64, header: &'a CallHeader, target: &'a str) -> CallRecord<'a> {
+    CallRecord {
+        seq,
+        op_id: header.op_id.to_u128(),
+        digest: header.digest,
+        uid: header.uid,
+        namespace: "",
+        lanes: to_stored(&header.lanes),
+        label: cut(&header.label, LABEL_MAX),
+        target,
+        token: header.token.to_u8(),
+        traits: header.traits.to_number(),
+        accepted_at: header.accepted_at.get(),
+        expires_at: None,
+        traceparent: None,
+        body_len: 0,
+        body_crc: 0,
+        chunks: 0,
+        inline: &[],
+    }
 }
 
 fn seal_call(mut record: CallRecord<'_>, body: &Bytes) -> Result<Encoded, StoreError> {
@@ -187,16 +186,17 @@ pub(super) fn decode_call(
     let outside = if record.chunks == 0 { 0 } else { record.body_len };
     let call = StoredCall {
         seq,
-        op_id: OpId::from_u128(record.op_id),
-        digest: record.digest,
-        uid: record.uid,
-        namespace: record.namespace.to_owned(),
-        lanes,
-        label: record.label.to_owned(),
+        header: CallHeader {
+            op_id: OpId::from_u128(record.op_id),
+            digest: record.digest,
+            uid: record.uid,
+            lanes,
+            label: record.label.into(),
+            token,
+            traits: Traits::from_number(record.traits),
+            accepted_at: UnixMillis::new(record.accepted_at),
+        },
         target: record.target.to_owned(),
-        token,
-        traits: Traits::from_number(record.traits),
-        accepted_at: UnixMillis::new(record.accepted_at),
         traceparent: record.traceparent.map(str::to_owned),
         body_len: record.body_len,
         body_crc: record.body_crc,

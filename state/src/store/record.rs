@@ -121,6 +121,7 @@ pub(super) struct CallRecord<'a> {
     pub(super) op_id: u128,
     pub(super) digest: u64,
     pub(super) uid: u32,
+    /// Part of the format and of no meaning: no release sets it. It is written empty, and passed over when read.
     pub(super) namespace: &'a str,
     pub(super) lanes: StoredLanes,
     pub(super) label: &'a str,

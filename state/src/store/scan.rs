@@ -258,7 +258,8 @@ impl Scan<'_> {
     fn call(&mut self, seq: u64, value: &[u8]) -> Result<(), Unreadable> {
         self.headers.insert(seq);
         let decoded = queue::decode_call(seq, value);
-        let says = decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(&call.traits));
+        let says =
+            decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(&call.header.traits));
         self.found.ledger.written(&keys::key(keys::CALLS, seq), says, 0);
         let (call, record) = decoded?;
         let whole = if record.chunks == 0 {
@@ -313,7 +314,7 @@ impl Scan<'_> {
                 call.noted(&note.clone().unwrap_or_default());
                 // A note that was lost and made anew knows nothing, not even a time.
                 let knows = note.as_ref().filter(|it| it.first_sent_at > UnixMillis::default());
-                if let (None, Some(gather)) = (knows, call.traits.gather) {
+                if let (None, Some(gather)) = (knows, call.header.traits.gather) {
                     illegible.push((seq, gather));
                 }
                 note.is_some()
@@ -377,11 +378,11 @@ impl Scan<'_> {
     /// The note of `seq` cannot be read, and may have been one of a group: whatever could have been sent with it
     /// and bears no note of its own is in doubt, too.
     fn doubt_all_of(&mut self, seq: u64, gather: u64) {
-        let alike = |call: &&mut StoredCall| call.traits.gather == Some(gather);
+        let alike = |call: &&mut StoredCall| call.header.traits.gather == Some(gather);
         for call in self.calls.values_mut().filter(alike) {
             if call.first_sent_at.is_none() || call.seq == seq {
                 call.noted(&Note::default());
-                call.group = Some(StoredGroup { id: seq, token: call.op_id, broken: true });
+                call.group = Some(StoredGroup { id: seq, token: call.header.op_id, broken: true });
             }
         }
     }
@@ -414,11 +415,11 @@ impl Scan<'_> {
     /// new one was written first, so the old one goes.
     fn finish_requeues(&mut self) {
         let newest: HashMap<_, _> =
-            self.calls.values().map(|call| (call.op_id, call.seq)).collect();
+            self.calls.values().map(|call| (call.header.op_id, call.seq)).collect();
         let replaced: Vec<u64> = self
             .calls
             .values()
-            .filter(|call| call.dead.is_some() && newest.get(&call.op_id) > Some(&call.seq))
+            .filter(|call| call.dead.is_some() && newest.get(&call.header.op_id) > Some(&call.seq))
             .map(|call| call.seq)
             .collect();
         for seq in replaced {

@@ -152,7 +152,7 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
     if broken {
         return Some("it was sent with others as one, and not all of these are left");
     }
-    let sent_at = entry.noted.as_ref().map_or(entry.accepted_at, |noted| noted.at);
+    let sent_at = entry.noted.as_ref().map_or(entry.header.accepted_at, |noted| noted.at);
     (now.since(sent_at) >= MARKER_LIFE)
         .then_some("it was first sent more than 7 days ago: whether it was applied cannot be told")
 }
@@ -162,7 +162,7 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
 /// # Errors
 /// One of them cannot be read: what is judged without it would be wrong.
 fn following(shared: &BackendShared, job: &Job) -> Result<Vec<QueuedWrite>, NotSent> {
-    if !job.entry.traits.timed {
+    if !job.entry.header.traits.timed {
         return Ok(Vec::new());
     }
     let behind: Vec<(u64, UnixMillis, Option<UnixMillis>)> = {
@@ -170,7 +170,7 @@ fn following(shared: &BackendShared, job: &Job) -> Result<Vec<QueuedWrite>, NotS
         let seqs = index.following(job.taken.seq).into_iter();
         seqs.filter_map(|seq| {
             let entry = index.get(seq)?;
-            Some((seq, entry.accepted_at, entry.traits.due))
+            Some((seq, entry.header.accepted_at, entry.header.traits.due))
         })
         .collect()
     };
@@ -217,19 +217,19 @@ impl<'p> Common<'p> {
         let noted = entry.noted.as_deref();
         Attempt {
             body: &cargo.body,
-            lanes: &entry.lanes,
+            lanes: &entry.header.lanes,
             write: true,
             origin: Origin::Replay,
-            token: (!entry.is_absolute()).then(|| self.group.unwrap_or(entry.op_id)),
-            digest: entry.digest,
+            token: (!entry.is_absolute()).then(|| self.group.unwrap_or(entry.header.op_id)),
+            digest: entry.header.digest,
             doubt: in_doubt.then(|| Doubt {
-                since: noted.map_or(entry.accepted_at, |noted| noted.at),
+                since: noted.map_or(entry.header.accepted_at, |noted| noted.at),
                 evidence: noted.map_or(&NOTHING, |noted| &noted.evidence),
             }),
             following: &cargo.following,
             streams: false,
             upload: cargo.upload.as_ref(),
-            accepted_at: entry.accepted_at,
+            accepted_at: entry.header.accepted_at,
             now: self.now,
             timeout: self.timeout,
             fence_patience: self.timeout,
@@ -284,7 +284,7 @@ fn note_sending(
     let note = |(job, _): &(Job, Cargo)| {
         wants_note(job).then(|| {
             let evidence = evidence.next().unwrap_or_default();
-            shared.queue.note_sending(&[job.taken.seq], job.entry.op_id, evidence)
+            shared.queue.note_sending(&[job.taken.seq], job.entry.header.op_id, evidence)
         })
     };
     ready.iter().map(note).collect()
@@ -353,7 +353,7 @@ impl Spans {
     /// The replay's trace bears the call's own name.
     fn of(entry: &Entry) -> Option<Self> {
         let origin = *entry.origin.as_deref()?;
-        let trace_id = trace::replay_trace_id(entry.op_id);
+        let trace_id = trace::replay_trace_id(entry.header.op_id);
         let replay = SpanRef { trace_id, span_id: trace::new_span_id(), sampled: true };
         Some(Self { origin, replay, attempt: trace::new_span_id() })
     }
@@ -407,9 +407,9 @@ fn record(
         ended: ended_at,
         steps,
         what: TraceSubject::Replay {
-            op_id: entry.op_id,
+            op_id: entry.header.op_id,
             origin: spans.origin,
-            waited: circuit.clock.unix().since(entry.accepted_at),
+            waited: circuit.clock.unix().since(entry.header.accepted_at),
             together,
         },
     });

@@ -86,7 +86,8 @@ fn dead_letters_have_room_up_to_their_limits() {
 fn sequences_go_on_above_whatever_was_seen() {
     let mut index = index();
     assert_eq!(index.last_seq(), 0);
-    index.restore(41, Entry { accepted_at: UnixMillis::new(9), ..entry(1, 1, true) }, false, false);
+    let early = entry_with((1, 1, true), |it| it.accepted_at = UnixMillis::new(9));
+    index.restore(41, early, false, false);
     assert_eq!((index.last_seq(), index.oldest()), (41, Some(UnixMillis::new(9))));
     index.restore(43, entry(2, 2, true), true, false);
     assert_eq!((index.last_seq(), index.dead(), index.bytes()), (43, (1, 100), 100));

@@ -18,7 +18,8 @@ fn replay(absolute: bool, whole: bool) -> Duration {
     let began = now();
     for op in 1..=LENGTH {
         let traits = Traits { whole, ..Traits::default() };
-        let seq = index.admit(Entry { traits, ..entry(op, 1, absolute) }, false, None).unwrap();
+        let entry = entry_with((op, 1, absolute), |it| it.traits = traits);
+        let seq = index.admit(entry, false, None).unwrap();
         index.committed(seq);
         index.is_stuck(&Lanes::One(LaneId(1)), false);
     }

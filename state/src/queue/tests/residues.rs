@@ -35,7 +35,7 @@ fn a_residue_waits_for_what_comes_before_it_is_due_and_may_move_to_other_lanes()
     assert_eq!(turn(&mut index).unwrap().seqs, [carrier]);
     index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
     let new = index
-        .admit(Entry { accepted_at: UnixMillis::new(700), ..entry(2, 1, true) }, false, None)
+        .admit(entry_with((2, 1, true), |it| it.accepted_at = UnixMillis::new(700)), false, None)
         .unwrap();
     assert_eq!(turn(&mut index), None, "one that it must let pass is being stored");
     index.committed(new);
@@ -75,10 +75,10 @@ fn a_residue_that_could_move_waits_for_whatever_comes_before_it_after_all() {
     // What the store brings back behind it.
     let mut index = many();
     let due = Traits { due: Some(UnixMillis::new(800)), ..Traits::default() };
-    index.restore(5, Entry { traits: due, ..entry(1, 1, true) }, false, false);
+    index.restore(5, entry_with((1, 1, true), |it| it.traits = due), false, false);
     index.restore(
         6,
-        Entry { accepted_at: UnixMillis::new(500), ..entry(2, 1, false) },
+        entry_with((2, 1, false), |it| it.accepted_at = UnixMillis::new(500)),
         false,
         false,
     );
@@ -208,7 +208,7 @@ proptest! {
                 Step::Accept(time, lane) => {
                     op += 1;
                     let accepted_at = UnixMillis::new(time);
-                    let entry = Entry { accepted_at, ..entry(op, lane, op % 2 == 0) };
+                    let entry = entry_with((op, lane, op % 2 == 0), |it| it.accepted_at = accepted_at);
                     committing.push(index.admit(entry, false, None).unwrap());
                 }
                 Step::Commit => if let Some(seq) = committing.pop() { index.committed(seq); },
@@ -216,22 +216,22 @@ proptest! {
                 Step::Unclaim => if let Some((seq, _)) = claims.pop() { index.unclaim(seq); },
                 Step::Take => if let Some(seq) = index.take(at(now)) {
                     let taken = index.get(seq).unwrap();
-                    let in_lane = |entry: &Entry| entry.lanes == taken.lanes;
+                    let in_lane = |entry: &Entry| entry.header.lanes == taken.header.lanes;
                     for (other, entry) in index.page(false, 0).filter(|(_, it)| in_lane(it)) {
-                        let before = other < seq && match entry.traits.due {
-                            Some(due) => taken.traits.due.is_none() && taken.accepted_at >= due,
+                        let before = other < seq && match entry.header.traits.due {
+                            Some(due) => taken.header.traits.due.is_none() && taken.header.accepted_at >= due,
                             None => true,
                         };
                         let gone = entry.phase == Phase::Removing
-                            && taken.is_absolute() && taken.traits.due.is_none();
+                            && taken.is_absolute() && taken.header.traits.due.is_none();
                         prop_assert!(!before || gone, "{} before {}", seq, other);
                     }
-                    if let Some(due) = taken.traits.due {
+                    if let Some(due) = taken.header.traits.due {
                         let next = index.page(false, seq)
-                            .find(|(_, it)| in_lane(it) && it.traits.due.is_none());
-                        prop_assert!(next.is_none_or(|(_, it)| it.accepted_at >= due));
+                            .find(|(_, it)| in_lane(it) && it.header.traits.due.is_none());
+                        prop_assert!(next.is_none_or(|(_, it)| it.header.accepted_at >= due));
                         let claim = |(other, lane): &(u64, u64)| {
-                            Lanes::One(LaneId(*lane)) == taken.lanes
+                            Lanes::One(LaneId(*lane)) == taken.header.lanes
                                 && next.is_none_or(|(next, _)| *other < next)
                         };
                         prop_assert!(!claims.iter().any(claim));

@@ -26,7 +26,7 @@ fn a_lane_whose_head_backs_off_is_stuck_and_no_other() {
 fn what_waits_for_a_stuck_lane_is_stuck_in_its_other_lanes() {
     let mut index = index();
     let first = push(&mut index, 1, 1, true);
-    let both = Entry { lanes: Lanes::new([LaneId(1), LaneId(2)]), ..entry(2, 0, true) };
+    let both = entry_with((2, 0, true), |it| it.lanes = Lanes::new([LaneId(1), LaneId(2)]));
     let both = index.admit(both, false, None).unwrap();
     index.committed(both);
     assert!(!stuck(&index, 2));
@@ -34,7 +34,7 @@ fn what_waits_for_a_stuck_lane_is_stuck_in_its_other_lanes() {
     index.retry(first, at(1_000), "OOM");
     assert!(stuck(&index, 2) && !stuck(&index, 3));
     let barrier =
-        index.admit(Entry { lanes: Lanes::All, ..entry(3, 0, true) }, false, None).unwrap();
+        index.admit(entry_with((3, 0, true), |it| it.lanes = Lanes::All), false, None).unwrap();
     index.committed(barrier);
     assert!(stuck(&index, 3), "all wait for the barrier, and that for all");
 }

@@ -4,19 +4,27 @@ use super::*;
 
 /// An insert that may go with others; it has no lane.
 fn row(index: &mut QueueIndex, op: u64) -> u64 {
-    let traits = Traits { gather: Some(1), ..Traits::default() };
-    put(index, Entry { lanes: Lanes::new([]), traits, ..entry(op, 0, false) })
+    put(index, row_entry(op))
+}
+
+fn row_entry(op: u64) -> Entry {
+    entry_with((op, 0, false), |it| {
+        it.traits = Traits { gather: Some(1), ..Traits::default() };
+        it.lanes = Lanes::new([]);
+    })
 }
 
 /// A write of the whole value of `lane`, accepted then.
 fn whole(index: &mut QueueIndex, op: u64, lane: u64, accepted: u64) -> u64 {
-    let traits = Traits { whole: true, ..Traits::default() };
-    let accepted_at = UnixMillis::new(accepted);
-    put(index, Entry { traits, accepted_at, ..entry(op, lane, true) })
+    let entry = entry_with((op, lane, true), |it| {
+        it.traits = Traits { whole: true, ..Traits::default() };
+        it.accepted_at = UnixMillis::new(accepted);
+    });
+    put(index, entry)
 }
 
 pub(super) fn accepted(index: &mut QueueIndex, op: u64, lane: u64, at: u64) -> u64 {
-    put(index, Entry { accepted_at: UnixMillis::new(at), ..entry(op, lane, true) })
+    put(index, entry_with((op, lane, true), |it| it.accepted_at = UnixMillis::new(at)))
 }
 
 fn put(index: &mut QueueIndex, entry: Entry) -> u64 {
@@ -39,20 +47,8 @@ fn calls_that_may_go_together_do_and_no_others() {
     let mut index = many();
     let (a, b) = (row(&mut index, 1), row(&mut index, 2));
     let other = push(&mut index, 3, 3, false);
-    let named = put(
-        &mut index,
-        Entry {
-            own_name: true,
-            traits: Traits { gather: Some(1), ..Traits::default() },
-            lanes: Lanes::new([]),
-            ..entry(4, 0, false)
-        },
-    );
-    let mut doubted = Entry {
-        traits: Traits { gather: Some(1), ..Traits::default() },
-        lanes: Lanes::new([]),
-        ..entry(5, 0, false)
-    };
+    let named = put(&mut index, Entry { own_name: true, ..row_entry(4) });
+    let mut doubted = row_entry(5);
     doubted.state = WriteState::restored(Repeat::Token, true);
     let doubted = put(&mut index, doubted);
     let c = row(&mut index, 6);
@@ -148,7 +144,7 @@ fn a_write_that_matters_is_never_skipped() {
     let changes: [(&str, Change); 3] = [
         ("not absolute", |entry| entry.state = WriteState::fresh(Repeat::Token)),
         ("a name of its own", |entry| entry.own_name = true),
-        ("another lane", |entry| entry.lanes = Lanes::new([LaneId(1), LaneId(2)])),
+        ("another lane", |entry| entry.header.lanes = Lanes::new([LaneId(1), LaneId(2)])),
     ];
     for (what, change) in changes {
         let mut index = many();

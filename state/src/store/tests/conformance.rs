@@ -72,7 +72,7 @@ fn a_call_comes_back(bench: &mut dyn Bench) {
     run(bench, |store, done| store.append(call(5, b"small"), done)).unwrap();
     assert_eq!(bench.store().body(3).unwrap(), large);
     let kept = bench.store().call(5).unwrap();
-    assert_eq!((kept.op_id, kept.body_len), (call(5, b"").op_id, 5));
+    assert_eq!((kept.header.op_id, kept.body_len), (call(5, b"").header.op_id, 5));
     let (calls, last_seq) = bench.reopen();
     assert_eq!(calls.iter().map(|call| call.seq).collect::<Vec<_>>(), [3, 5]);
     assert_eq!((last_seq, &calls[1]), (5, &kept));
@@ -113,7 +113,11 @@ fn marks_are_kept_and_taken_back(bench: &mut dyn Bench) {
     let shown: Vec<_> = calls
         .iter()
         .map(|call| {
-            (call.seq, call.op_id == self::call(call.seq - 1, b"").op_id, call.dead.is_some())
+            (
+                call.seq,
+                call.header.op_id == self::call(call.seq - 1, b"").header.op_id,
+                call.dead.is_some(),
+            )
         })
         .collect();
     assert_eq!(shown, [(12, false, false), (14, true, false), (15, false, false)]);
@@ -126,13 +130,13 @@ fn a_replacement_takes_the_place(bench: &mut dyn Bench) {
     run(bench, |store, done| store.append(call(21, &body(2, 9_000)), done)).unwrap();
     run(bench, |store, done| store.note_sending(21, &noted(1), done)).unwrap();
     let traits = Traits { due: Some(UnixMillis::new(9)), ..Traits::default() };
-    let residue = NewCall { traits, ..call(21, b"what is left") };
+    let residue = call_with(21, traits, b"what is left");
     run(bench, |store, done| store.replace(&residue, done)).unwrap();
     let absent =
         run(bench, |store, done| store.replace(&NewCall { seq: 22, ..residue.clone() }, done));
     assert_eq!(absent, Err(StoreError::NotFound { seq: 22 }));
     let (calls, _) = bench.reopen();
-    assert_eq!((calls[0].traits, calls[0].first_sent_at), (traits, None));
+    assert_eq!((calls[0].header.traits, calls[0].first_sent_at), (traits, None));
     assert_eq!(bench.store().body(21).unwrap(), "what is left");
     run(bench, |store, done| store.remove(vec![21], done)).unwrap();
 }

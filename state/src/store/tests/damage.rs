@@ -95,7 +95,7 @@ fn what_is_lost_is_named_told_once_and_kept_and_the_rest_serves() {
     assert!(kept.join("db").is_file());
     let dead = opened.calls[1].dead.as_ref().unwrap();
     assert_eq!(dead.reason, DeadReason::Undecodable, "it does not come back to life");
-    assert_eq!(opened.calls[2].first_sent_at, Some(opened.calls[2].accepted_at), "in doubt");
+    assert_eq!(opened.calls[2].first_sent_at, Some(opened.calls[2].header.accepted_at), "in doubt");
     assert!(matches!(opened.store.body(1), Err(StoreError::NotFound { seq: 1 })));
     for seq in [2, 6] {
         assert_eq!(opened.store.body(seq).unwrap(), content(seq));

@@ -63,7 +63,7 @@ impl Run {
                 self.next += 1;
                 let body = body(seq, length);
                 append(self.store(), seq, &body);
-                let op_id = call(seq, b"").op_id;
+                let op_id = call(seq, b"").header.op_id;
                 self.model.insert(seq, Kept { op_id, body, sent: false, dead: false });
             }
             Step::Remove(of) => {
@@ -116,7 +116,7 @@ impl Run {
         for (seq, kept) in &self.model {
             let call = self.store().call(*seq).unwrap();
             let found = Kept {
-                op_id: call.op_id,
+                op_id: call.header.op_id,
                 body: self.store().body(*seq).unwrap().to_vec(),
                 sent: call.first_sent_at.is_some(),
                 dead: call.dead.is_some(),

@@ -8,7 +8,7 @@ fn group(members: &[u64], applied: bool) -> Note {
 }
 
 fn gathered(seq: u64) -> NewCall {
-    NewCall { traits: Traits { gather: Some(5), ..Traits::default() }, ..call(seq, b"row") }
+    call_with(seq, Traits { gather: Some(5), ..Traits::default() }, b"row")
 }
 
 /// A store with so many calls that may be sent as one.
@@ -60,10 +60,10 @@ fn what_replay_must_know_of_a_call_outlives_the_process() {
         Traits { due: Some(UnixMillis::new(1_790_000_000_123)), ..Traits::default() },
     ];
     for (seq, traits) in (1..).zip(all) {
-        wait(|done| opened.store.append(NewCall { traits, ..call(seq, b"x") }, done)).unwrap();
+        wait(|done| opened.store.append(call_with(seq, traits, b"x"), done)).unwrap();
     }
     let opened = reopen(opened, dir.path());
-    assert_eq!(opened.calls.iter().map(|call| call.traits).collect::<Vec<_>>(), all);
+    assert_eq!(opened.calls.iter().map(|call| call.header.traits).collect::<Vec<_>>(), all);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_requeue_keeps_the_doubt_if_it_is_asked_to() {
         wait(|done| opened.store.requeue(1, 2, keep, done)).unwrap();
         let opened = reopen(opened, dir.path());
         let [call] = opened.calls.as_slice() else { panic!("{:?}", opened.calls) };
-        assert_eq!((call.seq, &call.dead, call.traits.gather), (2, &None, Some(5)));
+        assert_eq!((call.seq, &call.dead, call.header.traits.gather), (2, &None, Some(5)));
         assert_eq!(call.first_sent_at, keep.then(|| UnixMillis::new(9)));
         assert_eq!(call.evidence, if keep { "e" } else { "" });
     }
@@ -161,12 +161,12 @@ fn a_call_is_replaced_in_its_place_whatever_its_size_was() {
     append(&opened.store, 2, b"two");
     wait(|done| opened.store.note_sending(1, &noted(9), done)).unwrap();
     let due = Traits { due: Some(UnixMillis::new(5)), ..Traits::default() };
-    let residue = NewCall { traits: due, ..call(1, b"what is left") };
+    let residue = call_with(1, due, b"what is left");
     wait(|done| opened.store.replace(&residue, done)).unwrap();
     assert_eq!(opened.store.body(1).unwrap(), "what is left");
     let opened = reopen(opened, dir.path());
     assert_eq!(seqs(&opened), [1, 2]);
-    assert_eq!((opened.calls[0].traits, opened.calls[0].first_sent_at), (due, None));
+    assert_eq!((opened.calls[0].header.traits, opened.calls[0].first_sent_at), (due, None));
     assert_eq!(opened.store.body(1).unwrap(), "what is left");
     let missing = wait(|done| opened.store.replace(&NewCall { seq: 7, ..residue.clone() }, done));
     assert_eq!(missing, Err(StoreError::NotFound { seq: 7 }));

@@ -221,8 +221,8 @@ impl Run {
                 let Some(seq) = pick(of, &|kept| !kept.residue) else { return };
                 let op = model.calls[&seq].op;
                 let traits = Traits { due: Some(UnixMillis::new(9)), ..Traits::default() };
-                let residue = NewCall { traits, ..call(seq, b"what is left") };
-                let residue = NewCall { op_id: call(op, b"").op_id, ..residue };
+                let mut residue = call_with(seq, traits, b"what is left");
+                residue.header.op_id = call(op, b"").header.op_id;
                 let encoded = queue::encode(&residue, "t").unwrap();
                 let (header, says) = (encoded.header, encoded.says);
                 if self.apply(Command::Replace { seq, header, says, ticket: ticket() }) {
@@ -368,7 +368,7 @@ fn shown(raw: &Raw, plan: &Plan) -> Model {
         match key {
             Key::Call(seq) => {
                 let (call, _) = queue::decode_call(*seq, &value).unwrap();
-                let op = u64::try_from(call.op_id.to_u128() >> 64).unwrap();
+                let op = u64::try_from(call.header.op_id.to_u128() >> 64).unwrap();
                 let residue = place.is_residue;
                 model.calls.insert(*seq, Kept { op, residue, ..Kept::default() });
             }
