@@ -33,7 +33,7 @@ use fusebox_actors::{
     trace::CallTrace,
 };
 use fusebox_state::{
-    ErrorClass, LaneId, Lanes, OpId, Ratio, SpanRef, Verdict, backoff::RetrySettings,
+    ErrorClass, LaneId, Lanes, OpId, Ratio, SpanRef, Target, Verdict, backoff::RetrySettings,
     breaker::BreakerSettings, cache::CacheSettings, queue::QueueLimits,
 };
 
@@ -99,8 +99,8 @@ impl Connector for Stub {
         ConnectorStatus::default()
     }
 
-    fn target(&self) -> String {
-        self.name.clone()
+    fn target(&self) -> Target {
+        self.name.as_str().into()
     }
 
     fn close(&self) -> Answer<'_, ()> {

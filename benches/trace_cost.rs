@@ -104,7 +104,7 @@ fn ours(tracer: &Tracer, clock: Clock, reply: &Reply) {
         let of = CallRef {
             backend: "redis",
             kind: "redis",
-            target: "redis 127.0.0.1:6379/0".to_owned(),
+            target: "redis 127.0.0.1:6379/0".into(),
             operation: Cow::Owned("GET".to_owned()),
             write: false,
         };

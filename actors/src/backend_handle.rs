@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{OpId, Words, breaker::State, cache::Cache};
+use fusebox_state::{OpId, Target, Words, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
@@ -289,7 +289,7 @@ impl Backend {
     }
 
     /// Whether it may be given another target now.
-    pub(crate) fn may_retarget(&self, target: &str) -> Result<(), AdminError> {
+    pub(crate) fn may_retarget(&self, target: &Target) -> Result<(), AdminError> {
         let shared = &self.entry.shared;
         if self.entry.actor.load().is_none() {
             return Err(AdminError::Conflict(format!(
@@ -299,7 +299,7 @@ impl Backend {
         }
         let waits = shared.queue.waiting() > 0 || shared.queue.index().dead().0 > 0;
         let now = self.connector().target();
-        if waits && now != target {
+        if waits && now != *target {
             return Err(AdminError::Conflict(format!(
                 "calls of {} wait for {now}: it cannot become {target} until they are gone",
                 self.name()

@@ -12,7 +12,7 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
 
 use crate::trace::context::PassedOn;
 pub use crate::{
@@ -453,8 +453,8 @@ pub trait Connector: Send + Sync + 'static {
     /// What it shows of itself.
     fn status(&self) -> ConnectorStatus;
 
-    /// Kind, host, port and database: what a store belongs to, such as `redis 127.0.0.1:6379/0`.
-    fn target(&self) -> String;
+    /// What it speaks to, and so what a store belongs to.
+    fn target(&self) -> Target;
 
     /// Closes its connections. Attempts in flight end as if the backend had reset them.
     fn close(&self) -> Answer<'_, ()>;

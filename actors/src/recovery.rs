@@ -14,6 +14,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use fusebox_state::{
+    Target,
     cache::CachedRead,
     store::cache_file::{self, CacheEntry},
 };
@@ -235,7 +236,7 @@ pub(crate) fn dependencies_first(entries: &[BackendEntry]) -> Vec<BackendEntry> 
     order
 }
 
-fn target(shared: &BackendShared) -> String {
+fn target(shared: &BackendShared) -> Target {
     SharedConnector::clone(&shared.connector.load()).target()
 }
 

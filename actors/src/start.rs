@@ -8,7 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use fusebox_state::{breaker::BreakerMemory, cache::Cache, store::OpenError};
+use fusebox_state::{Target, breaker::BreakerMemory, cache::Cache, store::OpenError};
 
 use crate::{
     alert::Alert,
@@ -201,7 +201,7 @@ pub(crate) fn hold_copied(shared: &BackendShared, told: &str) {
 }
 
 /// What an operator is told while calls wait for another target.
-pub(crate) fn retarget_alert(name: &str, previous: &str, target: &str) -> String {
+pub(crate) fn retarget_alert(name: &str, previous: &Target, target: &Target) -> String {
     format!(
         "calls wait for {previous}, but {name} is {target} now: `fusebox backend accept-retarget {name}` \
          lets them go there"

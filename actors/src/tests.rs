@@ -672,11 +672,11 @@ async fn what_holds_replay_back_holds_before_the_store_is_there() {
         Queue::new(&settings("one"), Arc::clone(&member.circuit.metrics), Clock::system(), bus);
     let dir = world.dir.path().join("backends/one");
     let mut told = None;
-    let opened = queue.open(dir, "another", 0, |_, previous| {
-        told = Some((queue.store().is_err(), previous.map(str::to_owned)));
+    let opened = queue.open(dir, &"another".into(), 0, |_, previous| {
+        told = Some((queue.store().is_err(), previous.cloned()));
     });
     assert!(opened.is_ok() && queue.store().is_ok());
-    assert_eq!(told, Some((true, Some("scripted".to_owned()))));
+    assert_eq!(told, Some((true, Some("scripted".into()))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::{OpId, SpanRef};
+use fusebox_state::{OpId, SpanRef, Target};
 
 use crate::{
     call::Source,
@@ -149,7 +149,7 @@ pub struct CallRef<'a> {
     /// Its kind.
     pub kind: &'static str,
     /// Its address, without secrets.
-    pub target: String,
+    pub target: Target,
     /// The operation in the backend's own word.
     pub operation: Cow<'static, str>,
     /// Whether the call might change something.

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use fusebox_state::{OpId, UnixMillis, Words, breaker::TransitionRecord, system::SystemState};
+use fusebox_state::{
+    OpId, Target, UnixMillis, Words, breaker::TransitionRecord, system::SystemState,
+};
 
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
@@ -98,8 +100,8 @@ pub struct BackendView {
     pub name: String,
     /// Its kind.
     pub kind: &'static str,
-    /// Kind, host, port and database.
-    pub target: String,
+    /// What it stands for.
+    pub target: Target,
     /// Whether the system is CRITICAL without it.
     pub critical: bool,
     /// Effectively CLOSED and not offline.

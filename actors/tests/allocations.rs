@@ -12,7 +12,7 @@ mod allocations {
         trace::CallTrace,
     };
     use fusebox_state::{
-        LaneId, Lanes, OpId, Ratio, backoff::RetrySettings, breaker::BreakerSettings,
+        LaneId, Lanes, OpId, Ratio, Target, backoff::RetrySettings, breaker::BreakerSettings,
         cache::CacheSettings, queue::QueueLimits,
     };
     use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -50,8 +50,8 @@ mod allocations {
             ConnectorStatus::default()
         }
 
-        fn target(&self) -> String {
-            "nothing".to_owned()
+        fn target(&self) -> Target {
+            "nothing".into()
         }
 
         fn close(&self) -> Answer<'_, ()> {

@@ -196,7 +196,7 @@ fn downgrade_all(stores: &[Store]) -> Done {
     for store in stores {
         let settings = StoreSettings {
             dir: store.dir.clone(),
-            target: String::new(),
+            target: "".into(),
             disk_floor: 0,
             unix_now: Arc::new(|| Clock::system().unix()),
             on_event: Arc::new(|_| ()),
@@ -230,8 +230,7 @@ fn repair(dir: &Path) -> Done {
 fn line(backend: &str, exported: &ExportedCall) -> Value {
     let ExportedCall { call, body, state } = exported;
     let header = &call.header;
-    // A target begins with its kind: `redis 127.0.0.1:6379/0`.
-    let kind = call.target.split(' ').next().and_then(kinds::find);
+    let kind = kinds::find(call.target.kind());
     json!({
         "backend": backend,
         "op_id": header.op_id,

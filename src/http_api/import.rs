@@ -18,7 +18,7 @@ use fusebox_actors::{
     import::{Import, Imported, Known},
 };
 use fusebox_state::{
-    LaneId, Lanes, OpId, UnixMillis, Words,
+    LaneId, Lanes, OpId, Target, UnixMillis, Words,
     store::{DeadMark, DeadReason, TokenKind, Traits},
 };
 use serde::Deserialize;
@@ -63,7 +63,7 @@ struct Line {
     op_id: String,
     state: ExportedState,
     lane: String,
-    target: Option<String>,
+    target: Option<Target>,
     #[serde(default)]
     uid: u32,
     accepted_at: UnixMillis,
@@ -197,7 +197,7 @@ impl<'de> Deserialize<'de> for LanesJson {
 type Wrong = (String, String);
 
 /// Reads a line for `backend`, whose calls are for `target` now.
-fn import_of(text: &str, backend: &str, target: &str, retarget: bool) -> Result<Read, Wrong> {
+fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Result<Read, Wrong> {
     let mut json = serde_json::Deserializer::from_str(text);
     let line: Line = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
@@ -431,7 +431,7 @@ mod tests {
     }
 
     fn read(line: &Value) -> Result<Import, Wrong> {
-        import_of(&line.to_string(), "redis", "redis h:1/0", false).map(|read| read.import)
+        import_of(&line.to_string(), "redis", &"redis h:1/0".into(), false).map(|read| read.import)
     }
 
     fn with(field: &str, value: Value) -> Value {
@@ -506,6 +506,6 @@ mod tests {
         }
         assert!(import_of("{} {}", "redis", "t", false).is_err());
         let other = with("target", json!("redis h:2/0")).to_string();
-        assert!(import_of(&other, "redis", "redis h:1/0", true).is_ok());
+        assert!(import_of(&other, "redis", &"redis h:1/0".into(), true).is_ok());
     }
 }

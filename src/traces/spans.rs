@@ -14,7 +14,7 @@ use fusebox_actors::{
     clock::Reading,
     trace::{Answered, Failed, Step, StepKind, TraceSubject, Traced, new_span_id},
 };
-use fusebox_state::Verdict;
+use fusebox_state::{Target, Verdict};
 use opentelemetry::{
     InstrumentationScope, KeyValue,
     trace::{Event, Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
@@ -242,7 +242,7 @@ fn integer(number: u128) -> i64 {
 struct Place<'a> {
     backend: &'a str,
     kind: &'static str,
-    target: &'a str,
+    target: &'a Target,
     operation: &'a Cow<'static, str>,
 }
 
@@ -304,15 +304,16 @@ impl Place<'_> {
         verdict: Verdict,
         error: Option<&(Cow<'static, str>, String)>,
     ) -> Shape {
-        let (host, port, namespace) = address(self.target);
         let mut attributes = vec![
             KeyValue::new("db.system.name", system_name(self.kind)),
             KeyValue::new("db.operation.name", self.operation.clone()),
-            KeyValue::new("server.address", host.to_owned()),
+            KeyValue::new("server.address", self.target.host().to_owned()),
             KeyValue::new("fusebox.attempt", i64::from(number)),
             KeyValue::new("fusebox.verdict", verdict_word(verdict)),
         ];
-        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        attributes
+            .extend(self.target.port().map(|port| KeyValue::new("server.port", i64::from(port))));
+        let namespace = self.target.namespace();
         if !namespace.is_empty() {
             attributes.push(KeyValue::new("db.namespace", namespace.to_owned()));
         }
@@ -341,35 +342,4 @@ fn verdict_word(verdict: Verdict) -> &'static str {
 /// `db.system.name`; the conventions have no name for Firestore, so its product's is formed as theirs are.
 fn system_name(kind: &'static str) -> &'static str {
     if kind == "firestore" { "gcp.firestore" } else { kind }
-}
-
-/// Host, port and namespace of a target such as `redis 127.0.0.1:6379/0`.
-fn address(target: &str) -> (&str, Option<u16>, &str) {
-    let place = target.split_once(' ').map_or(target, |(_, place)| place);
-    let place = place.split_once("://").map_or(place, |(_, place)| place);
-    if place.starts_with('/') {
-        return (place, None, "");
-    }
-    let (authority, namespace) = place.split_once('/').unwrap_or((place, ""));
-    match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
-        Some((host, Ok(port))) => (host.trim_matches(['[', ']']), Some(port), namespace),
-        _ => (authority, None, namespace),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_target_is_taken_apart() {
-        for (target, parts) in [
-            ("redis 127.0.0.1:6379/0", ("127.0.0.1", Some(6379), "0")),
-            ("clickhouse http://db:8123/default", ("db", Some(8123), "default")),
-            ("firestore [::1]:8080/p/(default)", ("::1", Some(8080), "p/(default)")),
-            ("redis /run/redis.sock/0", ("/run/redis.sock/0", None, "")),
-        ] {
-            assert_eq!(address(target), parts, "{target}");
-        }
-    }
 }

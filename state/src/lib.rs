@@ -17,6 +17,7 @@ pub mod retry_budget;
 pub mod shares;
 pub mod store;
 pub mod system;
+pub mod target;
 pub mod trace;
 pub mod units;
 pub mod window;
@@ -24,6 +25,7 @@ pub mod words;
 pub mod write;
 
 pub use outcome::{ErrorClass, Outcome, Verdict};
+pub use target::Target;
 pub use trace::SpanRef;
 pub use units::{LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest};
 pub use words::Words;

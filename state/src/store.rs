@@ -138,6 +138,8 @@ use self::{
     shared::{Shared, take_lock},
     space::at,
 };
+use crate::target::Target;
+
 pub use self::{
     call_store::CallStore,
     calls::{
@@ -167,7 +169,7 @@ pub struct Opened {
     pub findings: Vec<Finding>,
     /// The identity that the store was filled for, where it is not `StoreSettings::target`. It stays
     /// recorded until [`CallStore::set_target`].
-    pub previous_target: Option<String>,
+    pub previous_target: Option<Target>,
 }
 
 struct Handle {
@@ -224,7 +226,7 @@ impl Store {
         let findings = ready.findings.clone();
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(ready.db.clone())),
-            target: Arc::new(RwLock::new(settings.target.as_str().into())),
+            target: Arc::new(RwLock::new(settings.target.clone())),
             refusing: Mutex::default(),
             findings: Mutex::new(findings.clone()),
             commits: AtomicU64::new(ready.head.commit),
@@ -258,7 +260,7 @@ impl Backed for Store {
         drop(self.0.commands.send(command));
     }
 
-    fn target(&self) -> &RwLock<Arc<str>> {
+    fn target(&self) -> &RwLock<Target> {
         &self.0.shared.target
     }
 

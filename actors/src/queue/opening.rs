@@ -6,7 +6,7 @@ use std::{
 };
 
 use fusebox_state::{
-    OpId, SpanRef,
+    OpId, SpanRef, Target,
     queue::{Entry, Noted, Phase, QueueIndex},
     store::{
         CallHeader, CallStore, Finding, GroupNote, Note, OpenError, Opened, Store, StoreEvent,
@@ -29,15 +29,15 @@ impl Queue {
     pub fn open(
         self: &Arc<Self>,
         dir: std::path::PathBuf,
-        target: &str,
+        target: &Target,
         disk_floor: u64,
-        before: impl FnOnce(&dyn CallStore, Option<&str>),
+        before: impl FnOnce(&dyn CallStore, Option<&Target>),
     ) -> Result<(), OpenError> {
         let this: Weak<Self> = Arc::downgrade(self);
         let clock = self.clock;
         let opened = Store::open(StoreSettings {
             dir,
-            target: target.to_owned(),
+            target: target.clone(),
             disk_floor,
             unix_now: Arc::new(move || clock.unix()),
             on_event: Arc::new(move |event| {
@@ -62,8 +62,8 @@ impl Queue {
     fn take_over(
         &self,
         opened: Opened,
-        target: &str,
-        before: impl FnOnce(&dyn CallStore, Option<&str>),
+        target: &Target,
+        before: impl FnOnce(&dyn CallStore, Option<&Target>),
     ) {
         let mut index = self.index.lock();
         let limits = index.limits();
@@ -79,7 +79,7 @@ impl Queue {
             .fact(ACCEPTED_FACT)
             .filter(|fact| *fact == accepted(seq_of(fact), target))
             .map_or(0, |fact| seq_of(&fact));
-        let stray = |call: &&StoredCall| call.target != target && call.seq > accepted_up_to;
+        let stray = |call: &&StoredCall| call.target != *target && call.seq > accepted_up_to;
         let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
         self.restore_all(&mut index, opened.calls);
         self.count(&index);
@@ -94,7 +94,7 @@ impl Queue {
             }
             None => None,
         };
-        before(&opened.store, previous.as_deref());
+        before(&opened.store, previous.as_ref());
         self.history.restore(opened.store.history(crate::history::KEPT));
         if self.store.set(Arc::new(opened.store)).is_ok() {
             *self.closed.lock() = None;
@@ -276,8 +276,8 @@ pub(super) fn applied_note(index: &QueueIndex, seq: u64) -> Option<Note> {
 pub(crate) const ACCEPTED_FACT: &str = "accepted";
 
 /// The value of [`ACCEPTED_FACT`].
-pub(crate) fn accepted(last_seq: u64, target: &str) -> Vec<u8> {
-    [&last_seq.to_be_bytes(), target.as_bytes()].concat()
+pub(crate) fn accepted(last_seq: u64, target: &Target) -> Vec<u8> {
+    [&last_seq.to_be_bytes(), target.as_str().as_bytes()].concat()
 }
 
 fn seq_of(accepted: &[u8]) -> u64 {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
 use parking_lot::Mutex;
 
 use crate::connector::{
@@ -550,8 +550,8 @@ impl Connector for Scripted {
         ConnectorStatus::default()
     }
 
-    fn target(&self) -> String {
-        self.name.lock().clone()
+    fn target(&self) -> Target {
+        self.name.lock().as_str().into()
     }
 
     fn close(&self) -> Answer<'_, ()> {

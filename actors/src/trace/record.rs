@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use fusebox_state::{OpId, SpanRef, Verdict, breaker::State};
+use fusebox_state::{OpId, SpanRef, Target, Verdict, breaker::State};
 
 use super::context::CallTrace;
 use crate::{
@@ -60,7 +60,7 @@ pub struct Traced {
     /// Its kind.
     pub kind: &'static str,
     /// Its address, without secrets.
-    pub target: String,
+    pub target: Target,
     /// The operation in the backend's own word.
     pub operation: Cow<'static, str>,
     /// The span.

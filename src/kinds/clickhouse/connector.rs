@@ -21,7 +21,7 @@ use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, Refused, Slot,
 };
-use fusebox_state::{OpId, Words};
+use fusebox_state::{OpId, Target, Words};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -34,6 +34,7 @@ use super::{
 
 /// A ClickHouse backend's connector. Made without a server; it connects when it is first needed.
 pub struct ClickHouseConnector {
+    target: Target,
     shared: Arc<Shared>,
     learnt: empty::Learnt,
 }
@@ -42,6 +43,7 @@ impl ClickHouseConnector {
     /// A connector for `settings`. Nothing is sent yet.
     pub fn new(settings: ClickHouseSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
+        let target = Target::new("clickhouse", &settings.url, &settings.database);
         let shared = Shared {
             http: Http::new(Arc::clone(&settings)),
             servers: Servers::default(),
@@ -49,7 +51,7 @@ impl ClickHouseConnector {
             fence: Arc::new(Fence::new(&settings)),
             settings,
         };
-        Arc::new(Self { shared: Arc::new(shared), learnt: empty::Learnt::default() })
+        Arc::new(Self { target, shared: Arc::new(shared), learnt: empty::Learnt::default() })
     }
 
     /// Whether the server takes requests, and then whether it can answer one.
@@ -78,9 +80,7 @@ impl ClickHouseConnector {
 
 impl std::fmt::Debug for ClickHouseConnector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClickHouseConnector")
-            .field("target", &self.target())
-            .finish_non_exhaustive()
+        f.debug_struct("ClickHouseConnector").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -185,8 +185,8 @@ impl Connector for ClickHouseConnector {
         }
     }
 
-    fn target(&self) -> String {
-        format!("clickhouse {}/{}", self.shared.settings.url, self.shared.settings.database)
+    fn target(&self) -> Target {
+        self.target.clone()
     }
 
     fn close(&self) -> Answer<'_, ()> {

@@ -21,7 +21,7 @@ use fusebox_actors::connector::{
     Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,
     Overlay, Plan, QueuedWrite, Refused, Slot, Streams,
 };
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, UnixMillis, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 use super::{
@@ -85,6 +85,7 @@ impl Overlay for DocumentOverlay {
 
 /// A Firestore backend's connector. Made without a server; it connects when it is first needed.
 pub struct FirestoreConnector {
+    target: Target,
     pub(super) shared: Arc<Shared>,
     /// Where the names of markers go whose time is over.
     forgotten: mpsc::Sender<OpId>,
@@ -97,7 +98,8 @@ impl FirestoreConnector {
     /// A connector for `settings`. Nothing is sent yet.
     pub fn new(settings: FirestoreSettings) -> Arc<Self> {
         let quiet = settings.previous_run.then(|| settings.timeout + MARGIN);
-        let fence = Fence::of(&settings.target(), quiet);
+        let target = settings.target();
+        let fence = Fence::of(&target, quiet);
         let pace = Pace::new(settings.url.tls, Instant::now());
         let project = settings.project.as_deref().unwrap_or_default();
         let namespace = format!("{project}/{}", settings.database);
@@ -109,7 +111,7 @@ impl FirestoreConnector {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(forget(Arc::clone(&shared), tokens));
         }
-        Arc::new(Self { shared, forgotten, streams, namespace })
+        Arc::new(Self { target, shared, forgotten, streams, namespace })
     }
 
     /// Checks a commit against the largest message that the server takes, where it has said so.
@@ -236,7 +238,7 @@ fn one(mut ends: Vec<Attempted>) -> Attempted {
 
 impl std::fmt::Debug for FirestoreConnector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FirestoreConnector").field("target", &self.target()).finish_non_exhaustive()
+        f.debug_struct("FirestoreConnector").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -338,8 +340,8 @@ impl Connector for FirestoreConnector {
         }
     }
 
-    fn target(&self) -> String {
-        self.shared.client.settings.target()
+    fn target(&self) -> Target {
+        self.target.clone()
     }
 
     fn close(&self) -> Promise<'_, ()> {

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use fusebox_state::Target;
+
 use crate::net::endpoint::Server;
 
 /// The project that an emulator is given where none is named.
@@ -110,9 +112,10 @@ impl FirestoreSettings {
     }
 
     /// What a store belongs to, such as `firestore 127.0.0.1:8080/fusebox-local/(default)`.
-    pub fn target(&self) -> String {
+    pub fn target(&self) -> Target {
         let project = self.project.as_deref().unwrap_or("(metadata)");
-        format!("firestore {}/{project}/{}", self.url.authority(), self.database)
+        let namespace = format_args!("{project}/{}", self.database);
+        Target::new("firestore", self.url.authority(), namespace)
     }
 
     /// What connections are made to.

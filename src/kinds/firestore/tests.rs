@@ -605,7 +605,7 @@ async fn a_closed_connector_sends_nothing() {
     let ended = call(&fs, set("x/a", 1)).await;
     let error = ended.result.unwrap_err();
     assert_eq!((&*error.code, error.class), ("closed", ErrorClass::NotExecuted));
-    assert_eq!(fs.target(), "firestore 127.0.0.1:1/fusebox-local/(default)");
+    assert_eq!(fs.target().as_str(), "firestore 127.0.0.1:1/fusebox-local/(default)");
     let broken = Bytes::from_static(b"\x09");
     assert_eq!(fs.plan(broken).unwrap_err().code, "malformed_call");
 }

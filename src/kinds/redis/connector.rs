@@ -27,7 +27,7 @@ use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Overlay, Plan,
     QueuedWrite, Refused, ResidueAfter, Slot,
 };
-use fusebox_state::{LaneId, OpId, UnixMillis, Verdict, Words};
+use fusebox_state::{LaneId, OpId, Target, UnixMillis, Verdict, Words};
 
 use super::{
     protocol::{
@@ -80,6 +80,7 @@ impl Overlay for KeyOverlay {
 
 /// A Redis backend's connector. Made without a server; it connects when it is first needed.
 pub struct RedisConnector {
+    target: Target,
     links: Links,
 }
 
@@ -90,11 +91,12 @@ impl RedisConnector {
     /// fence spares what lives, and what was closed no longer does.
     pub fn new(settings: RedisSettings) -> Arc<Self> {
         let namespace = settings.database.to_string();
+        let target = Target::new("redis", &settings.endpoint, settings.database);
         let shared = Arc::new(Shared::new(settings));
         let reads = Link::new(Arc::clone(&shared), Purpose::Reads);
         let writes = Link::new(Arc::clone(&shared), Purpose::Writes);
         let deadlines = Deadlines::new();
-        Arc::new(Self { links: Links { shared, reads, writes, namespace, deadlines } })
+        Arc::new(Self { target, links: Links { shared, reads, writes, namespace, deadlines } })
     }
 
     fn warnings(&self) -> Vec<Words> {
@@ -117,7 +119,7 @@ impl RedisConnector {
 
 impl std::fmt::Debug for RedisConnector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisConnector").field("target", &self.target()).finish_non_exhaustive()
+        f.debug_struct("RedisConnector").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -251,9 +253,8 @@ impl Connector for RedisConnector {
         }
     }
 
-    fn target(&self) -> String {
-        let settings = &self.links.shared.settings;
-        format!("redis {}/{}", settings.endpoint, settings.database)
+    fn target(&self) -> Target {
+        self.target.clone()
     }
 
     fn close(&self) -> Answer<'_, ()> {

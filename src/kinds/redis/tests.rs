@@ -109,7 +109,7 @@ async fn speaks_resp3_and_tells_of_the_server() {
     let status = redis.status();
     assert_eq!((status.connections, status.warnings), (2, vec![]));
     assert_eq!(status.server_version, Some(server.version().await));
-    assert_eq!(redis.target(), format!("redis 127.0.0.1:{}/0", server.port));
+    assert_eq!(redis.target().to_string(), format!("redis 127.0.0.1:{}/0", server.port));
     redis.close().await;
     let (error, verdict) = error(call(&redis, "GET k").await);
     assert_eq!((error.class, verdict), (ErrorClass::NotExecuted, Verdict::Neutral));

@@ -20,6 +20,7 @@ use super::{
     record::{self, Draft},
     tree::Tree,
 };
+use crate::target::Target;
 
 /// Bytes of keys and values written between two syncs. 210 of 210 simulated power cuts left a whole
 /// store with at most 110 KB in flight, 2 of 30 a broken one with 330 KB. sled writes four to ten
@@ -64,7 +65,7 @@ pub(super) struct Applier {
     /// Keys that belong to nothing; removed as groups have room.
     pub(super) garbage: Vec<IVec>,
     /// The identity that new calls bear.
-    pub(super) target: Arc<RwLock<Arc<str>>>,
+    pub(super) target: Arc<RwLock<Target>>,
     /// What a compaction has to copy again.
     pub(super) changed: Option<Changed>,
 }

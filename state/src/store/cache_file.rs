@@ -16,7 +16,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::units::{LaneId, UnixMillis};
+use crate::{
+    target::Target,
+    units::{LaneId, UnixMillis},
+};
 
 const MAGIC: &[u8; 4] = b"FBXC";
 const VERSION: u16 = 3;
@@ -47,11 +50,11 @@ struct Stored {
     until: Option<u64>,
 }
 
-/// Writes the `entries` of `target` (kind, host, port, database) to `file`, making its folder (mode 0700) where it is missing.
+/// Writes the `entries` of `target` to `file`, making its folder (mode 0700) where it is missing.
 ///
 /// # Errors
 /// What the file system says; the earlier file is untouched.
-pub fn save(file: &Path, target: &str, entries: Vec<CacheEntry>) -> io::Result<()> {
+pub fn save(file: &Path, target: &Target, entries: Vec<CacheEntry>) -> io::Result<()> {
     let stored: Vec<Stored> = entries
         .into_iter()
         .map(|it| Stored {
@@ -62,7 +65,7 @@ pub fn save(file: &Path, target: &str, entries: Vec<CacheEntry>) -> io::Result<(
             until: it.until.map(UnixMillis::get),
         })
         .collect();
-    let body = bincode::encode_to_vec((target, &stored), bincode::config::standard())
+    let body = bincode::encode_to_vec((target.as_str(), &stored), bincode::config::standard())
         .map_err(|error| io::Error::other(error.to_string()))?;
     if let Some(dir) = file.parent() {
         let mut builder = fs::DirBuilder::new();
@@ -86,7 +89,7 @@ pub fn save(file: &Path, target: &str, entries: Vec<CacheEntry>) -> io::Result<(
 ///
 /// # Errors
 /// What the file system says, or [`io::ErrorKind::InvalidData`] for a file that is damaged.
-pub fn load(file: &Path, target: &str) -> io::Result<Vec<CacheEntry>> {
+pub fn load(file: &Path, target: &Target) -> io::Result<Vec<CacheEntry>> {
     let bytes = match fs::read(file) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -106,7 +109,7 @@ pub fn load(file: &Path, target: &str) -> io::Result<Vec<CacheEntry>> {
     let ((of, stored), _): ((String, Vec<Stored>), usize) =
         bincode::decode_from_slice(body, config)
             .map_err(|error| damaged(&format!("the entries do not decode: {error}")))?;
-    if of != target {
+    if of != target.as_str() {
         return Ok(Vec::new());
     }
     Ok(stored
@@ -129,7 +132,7 @@ mod tests {
     fn what_is_saved_is_loaded_and_damage_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("new").join("redis.cache");
-        assert!(load(&file, "t").unwrap().is_empty());
+        assert!(load(&file, &"t".into()).unwrap().is_empty());
         let entry = CacheEntry {
             lane: LaneId(7),
             key: Bytes::from("GET k"),
@@ -138,14 +141,14 @@ mod tests {
             until: None,
         };
         let entries = vec![CacheEntry { until: Some(UnixMillis::new(12)), ..entry.clone() }, entry];
-        save(&file, "t", entries.clone()).unwrap();
-        assert_eq!(load(&file, "t").unwrap(), entries);
-        assert!(load(&file, "another").unwrap().is_empty());
+        save(&file, &"t".into(), entries.clone()).unwrap();
+        assert_eq!(load(&file, &"t".into()).unwrap(), entries);
+        assert!(load(&file, &"another".into()).unwrap().is_empty());
         let mut bytes = fs::read(&file).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&file, &bytes).unwrap();
-        assert_eq!(load(&file, "t").unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(load(&file, &"t".into()).unwrap_err().kind(), io::ErrorKind::InvalidData);
         fs::write(&file, b"FB").unwrap();
-        assert_eq!(load(&file, "t").unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(load(&file, &"t".into()).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

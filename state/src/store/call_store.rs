@@ -1,6 +1,6 @@
 //! What a queue asks of its store.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
@@ -17,6 +17,7 @@ use super::{
     tree::Tree,
     upload::{PIECE_BYTES, PIECE_CHUNKS},
 };
+use crate::target::Target;
 
 /// A durable store of one backend's calls, dead letters, facts and history.
 ///
@@ -95,7 +96,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
 
     /// Records the identity that the store is filled for from now on. Calls appended after `Ok` bear
     /// it; those that wait keep theirs.
-    fn set_target(&self, target: &str, done: Done);
+    fn set_target(&self, target: &Target, done: Done);
 
     /// Writes what is live into new files, which gives back what is dead in the log. The store serves meanwhile, but
     /// for the open at the end. `Failed`: the store is as it was, or down and retrying.
@@ -133,7 +134,7 @@ pub(super) trait Backed: fmt::Debug + Send + Sync {
     fn send(&self, command: Command);
 
     /// The identity that new calls bear.
-    fn target(&self) -> &RwLock<Arc<str>>;
+    fn target(&self) -> &RwLock<Target>;
 
     /// Reads; `Failed` while there is nothing to read from.
     fn read<T>(
@@ -150,7 +151,7 @@ pub(super) trait Backed: fmt::Debug + Send + Sync {
 
 impl<B: Backed> CallStore for B {
     fn append(&self, call: NewCall, done: Done) {
-        let target = Arc::clone(&self.target().read());
+        let target = self.target().read().clone();
         let note = call.note.as_ref().map(|note| note::encode(call.seq, note)).transpose();
         let encoded = queue::encode(&call, &target).and_then(|encoded| Ok((encoded, note?)));
         match encoded {
@@ -190,7 +191,7 @@ impl<B: Backed> CallStore for B {
 
     fn replace(&self, call: &NewCall, done: Done) {
         let ticket = Ticket::new(done);
-        match queue::encode(call, &Arc::clone(&self.target().read())) {
+        match queue::encode(call, &self.target().read().clone()) {
             Ok(queue::Encoded { seq, header, says, chunked: None }) => {
                 self.send(Command::Replace { seq, header, says, ticket });
             }
@@ -239,14 +240,15 @@ impl<B: Backed> CallStore for B {
         self.state()
     }
 
-    fn set_target(&self, target: &str, done: Done) {
-        if let Err(error) = keys::within("target", target.len(), queue::TARGET_MAX) {
+    fn set_target(&self, target: &Target, done: Done) {
+        let text = target.as_str();
+        if let Err(error) = keys::within("target", text.len(), queue::TARGET_MAX) {
             return Ticket::new(done).complete(Err(error));
         }
         // Calls sent from here on bear it. If the fact is not written, the next start asks.
         let mut current = self.target().write();
-        *current = target.into();
-        put(self, FACT_TARGET, target.as_bytes(), done);
+        *current = target.clone();
+        put(self, FACT_TARGET, text.as_bytes(), done);
     }
 
     fn compact(&self, done: Done) {
@@ -263,7 +265,7 @@ impl<B: Backed> CallStore for B {
     }
 
     fn append_stored(&self, call: NewCall, body: StoredBody, done: Done) {
-        let target = Arc::clone(&self.target().read());
+        let target = self.target().read().clone();
         match queue::encode_stored(&call, body, &target) {
             Ok(header) => {
                 let ticket = Ticket::new(done);

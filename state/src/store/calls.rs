@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{note::Note, record::CHUNK_BODY};
 use crate::{
+    target::Target,
     units::{Lanes, OpId, UnixMillis},
     words::Words,
     write::Repeat,
@@ -169,7 +170,7 @@ pub struct StoredCall {
     /// What is known of it.
     pub header: CallHeader,
     /// The backend's identity when it was accepted.
-    pub target: String,
+    pub target: Target,
     /// The trace context that it came with.
     pub traceparent: Option<String>,
     /// Length of its body in bytes.

@@ -261,9 +261,9 @@ pub fn cache_file(bytes: &[u8]) {
     if fs::write(&file, &bytes).is_err() {
         return;
     }
-    let Ok(entries) = cache_file::load(&file, "t") else { return };
-    if cache_file::save(&file, "t", entries.clone()).is_ok() {
-        assert_eq!(cache_file::load(&file, "t").ok(), Some(entries));
+    let Ok(entries) = cache_file::load(&file, &"t".into()) else { return };
+    if cache_file::save(&file, &"t".into(), entries.clone()).is_ok() {
+        assert_eq!(cache_file::load(&file, &"t".into()).ok(), Some(entries));
     }
 }
 
@@ -300,7 +300,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
                 at: UnixMillis::new(9),
                 until: Some(UnixMillis::new(10)),
             };
-            drop(cache_file::save(&file, "t", vec![entry]));
+            drop(cache_file::save(&file, &"t".into(), vec![entry]));
             fs::read(&file).into_iter().collect()
         }
         _ => Vec::new(),

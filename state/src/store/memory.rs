@@ -25,6 +25,7 @@ use super::{
     settings::StoreStatus,
     tree::Tree,
 };
+use crate::target::Target;
 
 /// What was committed.
 #[derive(Clone, Default)]
@@ -63,7 +64,7 @@ struct Shared {
     /// What was written, committed or not.
     map: Mutex<BTreeMap<Vec<u8>, IVec>>,
     waiting: Mutex<VecDeque<Command>>,
-    target: Arc<RwLock<Arc<str>>>,
+    target: Arc<RwLock<Target>>,
     commits: AtomicU64,
     last_seq: AtomicU64,
     is_closed: Mutex<bool>,
@@ -112,7 +113,7 @@ impl MemoryDisk {
     ///
     /// # Errors
     /// `Failed` if what lies there is not what a store has written.
-    pub fn open(&self, target: &str) -> Result<OpenedMemory, StoreError> {
+    pub fn open(&self, target: &Target) -> Result<OpenedMemory, StoreError> {
         let map = self.0.lock().clone();
         let values = map.iter().map(|(key, value)| Ok((key.clone(), value.to_vec())));
         let scanned = scan::scan_values(values).map_err(|error| {
@@ -126,7 +127,7 @@ impl MemoryDisk {
             Some(AnyHead::Vouching(head)) => head,
             _ => head::Head { floor: 1, ..head::Head::default() },
         };
-        let target: Arc<RwLock<Arc<str>>> = Arc::new(RwLock::new(target.into()));
+        let target = Arc::new(RwLock::new(target.clone()));
         let shared = Arc::new(Shared {
             map: Mutex::new(map),
             waiting: Mutex::default(),
@@ -148,8 +149,8 @@ impl MemoryDisk {
         };
         let store = MemoryStore(Arc::clone(&shared));
         if scanned.target.is_none() {
-            let target = Arc::clone(&store.0.target.read());
-            store.put_fact(FACT_TARGET, target.as_bytes().to_vec(), Box::new(|_| ()));
+            let target = store.0.target.read().as_str().as_bytes().to_vec();
+            store.put_fact(FACT_TARGET, target, Box::new(|_| ()));
         }
         let (calls, disk) = (scanned.calls, self.clone());
         let committer = MemoryCommitter { shared, disk, applier };
@@ -213,7 +214,7 @@ impl Backed for MemoryStore {
         }
     }
 
-    fn target(&self) -> &RwLock<Arc<str>> {
+    fn target(&self) -> &RwLock<Target> {
         &self.0.target
     }
 

@@ -45,6 +45,7 @@ use super::{
     space::{self, at},
     untold,
 };
+use crate::target::Target;
 
 /// Why a log is rebuilt of which sled would see a part alone.
 pub(super) const UNREACHED: &str = "sled would not get to the last head";
@@ -67,7 +68,7 @@ pub(super) struct Ready {
     pub(super) findings: Vec<Finding>,
     pub(super) garbage: Vec<sled::IVec>,
     pub(super) history_next: u64,
-    pub(super) previous_target: Option<String>,
+    pub(super) previous_target: Option<Target>,
 }
 
 /// What a look at a store's files comes to. Changes nothing.
@@ -427,7 +428,8 @@ impl Opening<'_> {
                 settling.settle(&key)?;
             }
             if scanned.target.is_none()
-                && let Ok(value) = facts::encode(FACT_TARGET, self.settings.target.as_bytes())
+                && let Ok(value) =
+                    facts::encode(FACT_TARGET, self.settings.target.as_str().as_bytes())
             {
                 settling.insert(&facts::key(FACT_TARGET), value, Says::Itself)?;
             }

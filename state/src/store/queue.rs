@@ -17,7 +17,10 @@ use super::{
     },
     tree::Tree,
 };
-use crate::units::{LaneId, Lanes, OpId, UnixMillis};
+use crate::{
+    target::Target,
+    units::{LaneId, Lanes, OpId, UnixMillis},
+};
 use bytes::Bytes;
 
 /// Longest label kept, in bytes; what is longer is cut.
@@ -54,7 +57,7 @@ pub(super) fn says_of(key: &[u8], value: &[u8]) -> Says {
 }
 
 /// Encodes a call that the backend `target` is to get.
-pub(super) fn encode(call: &NewCall, target: &str) -> Result<Encoded, StoreError> {
+pub(super) fn encode(call: &NewCall, target: &Target) -> Result<Encoded, StoreError> {
     seal_call(record_of(call, target), &call.body)
 }
 
@@ -62,7 +65,7 @@ pub(super) fn encode(call: &NewCall, target: &str) -> Result<Encoded, StoreError
 pub(super) fn encode_stored(
     call: &NewCall,
     body: StoredBody,
-    target: &str,
+    target: &Target,
 ) -> Result<Draft, StoreError> {
     let too_large =
         || StoreError::TooLarge { what: "call", bytes: body.len, limit: u64::from(u32::MAX) };
@@ -76,7 +79,7 @@ pub(super) fn encode_stored(
     record::seal(Kind::Call, &record, 256).ok_or_else(too_large)
 }
 
-fn record_of<'a>(call: &'a NewCall, target: &'a str) -> CallRecord<'a> {
+fn record_of<'a>(call: &'a NewCall, target: &'a Target) -> CallRecord<'a> {
     let traceparent = call.traceparent.as_deref().filter(|text| text.len() <= TRACEPARENT_MAX);
     CallRecord {
         body_len: call.body.len() as u64,
@@ -91,7 +94,7 @@ fn record_of<'a>(call: &'a NewCall, target: &'a str) -> CallRecord<'a> {
 pub(super) fn encode_again(
     call: &StoredCall,
     seq: u64,
-    target: &str,
+    target: &Target,
     body: &Bytes,
 ) -> Result<Encoded, StoreError> {
     let record = CallRecord {
@@ -105,7 +108,7 @@ pub(super) fn encode_again(
 }
 
 /// The record of a call without its body.
-fn header_record<'a>(seq: u64, header: &'a CallHeader, target: &'a str) -> CallRecord<'a> {
+fn header_record<'a>(seq: u64, header: &'a CallHeader, target: &'a Target) -> CallRecord<'a> {
     CallRecord {
         seq,
         op_id: header.op_id.to_u128(),
@@ -114,7 +117,7 @@ fn header_record<'a>(seq: u64, header: &'a CallHeader, target: &'a str) -> CallR
         namespace: "",
         lanes: to_stored(&header.lanes),
         label: cut(&header.label, LABEL_MAX),
-        target,
+        target: target.as_str(),
         token: header.token.to_u8(),
         traits: header.traits.to_number(),
         accepted_at: header.accepted_at.get(),
@@ -196,7 +199,7 @@ pub(super) fn decode_call(
             traits: Traits::from_number(record.traits),
             accepted_at: UnixMillis::new(record.accepted_at),
         },
-        target: record.target.to_owned(),
+        target: record.target.into(),
         traceparent: record.traceparent.map(str::to_owned),
         body_len: record.body_len,
         body_crc: record.body_crc,

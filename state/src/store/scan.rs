@@ -23,7 +23,7 @@ use super::{
     raw::Key,
     record::{self, FactRecord, HistoryRecord, Kind, Unreadable},
 };
-use crate::units::UnixMillis;
+use crate::{target::Target, units::UnixMillis};
 
 /// Values per class, as a scan found them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -59,7 +59,7 @@ pub(super) struct Scanned {
     /// Keys that belong to nothing.
     pub(super) garbage: Vec<IVec>,
     pub(super) history_next: u64,
-    pub(super) target: Option<String>,
+    pub(super) target: Option<Target>,
     /// Bytes of all keys and values.
     pub(super) live_bytes: u64,
     pub(super) counts: Counts,
@@ -283,7 +283,7 @@ impl Scan<'_> {
         let record: FactRecord<'_> = record::open(Kind::Fact, value)?;
         same(key.get(1..) == Some(record.name.as_bytes()))?;
         if record.name == FACT_TARGET {
-            self.found.target = std::str::from_utf8(record.value).ok().map(str::to_owned);
+            self.found.target = std::str::from_utf8(record.value).ok().map(Target::from);
         }
         self.found.counts.facts += 1;
         Ok(())

@@ -7,7 +7,7 @@ use super::{
     error::{Finding, StoreError},
     faults::Faults,
 };
-use crate::units::UnixMillis;
+use crate::{target::Target, units::UnixMillis};
 
 /// How a command ends; runs on the committing thread, so it must be quick and must not wait.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -17,8 +17,8 @@ pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 pub struct StoreSettings {
     /// The store's own folder; made where it is missing.
     pub dir: PathBuf,
-    /// Identity of the backend (kind, host, port, database); at most 512 bytes.
-    pub target: String,
+    /// Identity of the backend; at most 512 bytes.
+    pub target: Target,
     /// Free bytes of the file system below which appends are refused.
     pub disk_floor: u64,
     /// The wall clock, for names and the mark's age.

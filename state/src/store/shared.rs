@@ -18,6 +18,7 @@ use super::{
     settings::{StoreEvent, StoreSettings},
     space::at,
 };
+use crate::target::Target;
 
 /// What handles and the committing thread share.
 pub(super) struct Shared {
@@ -25,7 +26,7 @@ pub(super) struct Shared {
     /// `None` while the store is closed or being swapped. A guard is held for as long as a handle is
     /// used, so that taking it out makes it the last one.
     pub(super) db: RwLock<Option<Db>>,
-    pub(super) target: Arc<RwLock<Arc<str>>>,
+    pub(super) target: Arc<RwLock<Target>>,
     pub(super) refusing: Mutex<Option<String>>,
     pub(super) findings: Mutex<Vec<Finding>>,
     pub(super) commits: AtomicU64,

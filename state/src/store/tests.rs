@@ -165,7 +165,7 @@ fn flip_everywhere(dir: &Path, value: &[u8]) {
 #[test]
 fn a_time_to_live_in_a_record_is_passed_over() {
     let sent = call(4, b"payload");
-    let value = super::queue::encode(&sent, "target").unwrap().header.stamp(1);
+    let value = super::queue::encode(&sent, &"target".into()).unwrap().header.stamp(1);
     let (mut plain, mut record) = super::queue::decode_call(4, &value).unwrap();
     record.expires_at = Some(1_800_000_000_000);
     let older = super::record::seal(super::record::Kind::Call, &record, 256).unwrap().stamp(1);
@@ -199,7 +199,7 @@ fn a_call_comes_back_as_it_was_appended() {
     );
     assert_eq!(kept.header.accepted_at, sent.header.accepted_at);
     assert_eq!((kept.traceparent, kept.body_len), (sent.traceparent, 7));
-    assert_eq!(kept.target, "redis://localhost:6379/0");
+    assert_eq!(kept.target.as_str(), "redis://localhost:6379/0");
     assert_eq!((kept.first_sent_at, kept.dead, kept.chunks), (None, None, 0));
     assert_eq!(again.store.body(4).unwrap(), sent.body);
     assert_eq!(again.findings, []);
@@ -373,10 +373,10 @@ fn another_target_is_told_until_it_is_accepted() {
     let other = StoreSettings { target: "redis://other:6379/0".into(), ..settings(dir.path()) };
     drop(Store::open(other.clone()).unwrap());
     let opened = Store::open(other.clone()).unwrap();
-    assert_eq!(opened.previous_target.as_deref(), Some("redis://localhost:6379/0"));
-    wait(|done| opened.store.set_target("redis://other:6379/0", done)).unwrap();
+    assert_eq!(opened.previous_target, Some("redis://localhost:6379/0".into()));
+    wait(|done| opened.store.set_target(&"redis://other:6379/0".into(), done)).unwrap();
     append(&opened.store, 1, b"one");
-    assert_eq!(opened.store.call(1).unwrap().target, "redis://other:6379/0");
+    assert_eq!(opened.store.call(1).unwrap().target.as_str(), "redis://other:6379/0");
     drop(opened);
     assert_eq!(Store::open(other).unwrap().previous_target, None);
 }

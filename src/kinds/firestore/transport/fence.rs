@@ -39,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::Lanes;
+use fusebox_state::{Lanes, Target};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -49,7 +49,7 @@ use tokio::{
 /// How long after its deadline a commit could still be applied.
 pub(crate) const MARGIN: Duration = Duration::from_secs(5);
 
-static FENCES: LazyLock<Mutex<HashMap<String, Arc<Fence>>>> = LazyLock::new(Mutex::default);
+static FENCES: LazyLock<Mutex<HashMap<Target, Arc<Fence>>>> = LazyLock::new(Mutex::default);
 
 /// See the [module](self).
 pub(crate) struct Fence {
@@ -76,9 +76,9 @@ struct Entry {
 
 impl Fence {
     /// The fence of `target`. Where it is the first of this process it is quiet for that long.
-    pub(crate) fn of(target: &str, quiet: Option<Duration>) -> Arc<Self> {
+    pub(crate) fn of(target: &Target, quiet: Option<Duration>) -> Arc<Self> {
         let mut fences = FENCES.lock();
-        let fence = fences.entry(target.to_owned());
+        let fence = fences.entry(target.clone());
         Arc::clone(fence.or_insert_with(|| {
             Arc::new(Self {
                 quiet_until: quiet.map(|quiet| Instant::now() + quiet),
@@ -213,7 +213,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_begins_when_the_connection_is_closed() {
-        let fence = Fence::of("abandoned", None);
+        let fence = Fence::of(&"abandoned".into(), None);
         let limit = Duration::from_secs(10);
         let (wait, pass) = fence.enter(lanes(&[1]), limit);
         assert!(fence.pass(&lanes(&[1]), soon(0)).await, "it is under way and waited for");
@@ -229,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_learns_that_the_end_is_known() {
-        let fence = Fence::of("learns", None);
+        let fence = Fence::of(&"learns".into(), None);
         let (wait, pass) = fence.enter(lanes(&[1]), Duration::from_secs(1));
         drop(wait);
         let waiter = {
@@ -245,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_answer_frees_the_lanes() {
-        let fence = Fence::of("late", None);
+        let fence = Fence::of(&"late".into(), None);
         let limit = Duration::from_secs(60);
         let (wait, pass) = fence.enter(lanes(&[1]), limit);
         drop(wait);
@@ -267,11 +267,11 @@ mod tests {
     async fn after_a_start_it_is_quiet_once() {
         let start = Instant::now();
         let quiet = Duration::from_millis(200);
-        let fence = Fence::of("quiet", Some(quiet));
+        let fence = Fence::of(&"quiet".into(), Some(quiet));
         assert!(!fence.pass(&lanes(&[1]), soon(20)).await);
         assert!(fence.pass(&lanes(&[1]), soon(10_000)).await);
         assert!(start.elapsed() >= quiet);
-        let again = Fence::of("quiet", Some(quiet * 1_000));
+        let again = Fence::of(&"quiet".into(), Some(quiet * 1_000));
         assert!(again.pass(&lanes(&[1]), soon(0)).await, "a reload does not begin it anew");
     }
 }

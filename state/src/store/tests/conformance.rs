@@ -49,7 +49,7 @@ impl Bench for InMemory {
     }
 
     fn reopen(&mut self) -> (Vec<StoredCall>, u64) {
-        self.opened = self.disk.open("redis://localhost:6379/0").unwrap();
+        self.opened = self.disk.open(&"redis://localhost:6379/0".into()).unwrap();
         self.opened.committer.settle();
         (self.opened.calls.clone(), self.opened.last_seq)
     }
@@ -171,12 +171,12 @@ fn facts_and_history_are_kept(bench: &mut dyn Bench) {
     for n in 0..5_u8 {
         bench.store().add_history(vec![n]);
     }
-    run(bench, |store, done| store.set_target("redis://other:1/0", done)).unwrap();
+    run(bench, |store, done| store.set_target(&"redis://other:1/0".into(), done)).unwrap();
     bench.reopen();
     assert_eq!(bench.store().fact("breaker").unwrap(), b"closed");
     assert_eq!(bench.store().fact("unknown"), None);
     assert_eq!(bench.store().history(2), [[3], [4]]);
-    let long = "x".repeat(600);
+    let long = "x".repeat(600).into();
     let refused = run(bench, |store, done| store.set_target(&long, done));
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
     let refused = run(bench, |store, done| store.put_fact("large", vec![0; 5_000], done));
@@ -237,14 +237,14 @@ fn the_store_on_the_disk_conforms() {
 #[test]
 fn the_store_in_memory_conforms() {
     let disk = MemoryDisk::default();
-    let opened = disk.open("redis://localhost:6379/0").unwrap();
+    let opened = disk.open(&"redis://localhost:6379/0".into()).unwrap();
     conforms(InMemory { disk, opened });
 }
 
 #[test]
 fn what_a_store_in_memory_has_not_committed_is_gone_with_it() {
     let disk = MemoryDisk::default();
-    let mut opened = disk.open("t").unwrap();
+    let mut opened = disk.open(&"t".into()).unwrap();
     let told = Arc::new(Mutex::new(None));
     let heard = Arc::clone(&told);
     opened.store.append(call(1, b"one"), Box::new(|result| result.unwrap()));
@@ -252,6 +252,6 @@ fn what_a_store_in_memory_has_not_committed_is_gone_with_it() {
     opened.store.append(call(2, b"two"), Box::new(move |result| *heard.lock() = Some(result)));
     drop(opened);
     assert_eq!(*told.lock(), Some(Err(StoreError::Closed)));
-    let again = disk.open("t").unwrap();
+    let again = disk.open(&"t".into()).unwrap();
     assert_eq!(again.calls.iter().map(|call| call.seq).collect::<Vec<_>>(), [1]);
 }

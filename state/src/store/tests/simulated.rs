@@ -159,7 +159,7 @@ impl Run {
                 let seq = self.next;
                 self.next += 1;
                 let body = body(seq, if chunks == 0 { 20 } else { 4_000 * chunks + 200 });
-                let encoded = queue::encode(&call(seq, &body), "t").unwrap();
+                let encoded = queue::encode(&call(seq, &body), &"t".into()).unwrap();
                 self.apply(Command::Append {
                     seq,
                     header: encoded.header,
@@ -223,7 +223,7 @@ impl Run {
                 let traits = Traits { due: Some(UnixMillis::new(9)), ..Traits::default() };
                 let mut residue = call_with(seq, traits, b"what is left");
                 residue.header.op_id = call(op, b"").header.op_id;
-                let encoded = queue::encode(&residue, "t").unwrap();
+                let encoded = queue::encode(&residue, &"t".into()).unwrap();
                 let (header, says) = (encoded.header, encoded.says);
                 if self.apply(Command::Replace { seq, header, says, ticket: ticket() }) {
                     let residue = Kept { residue: true, noted: false, ..model.calls[&seq] };
