@@ -26,8 +26,8 @@ use fusebox_actors::{
     Backend, BackendSettings, BackendSpec, Call, CallOptions, DeadLetterPolicy, Fusebox,
     SystemSettings, WriteFallback,
     connector::{
-        Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Plan,
-        Read, Refused, Slot, Write,
+        Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage,
+        OwnCode, Plan, Read, Refused, Slot, Write,
     },
     metrics::Format,
     trace::CallTrace,
@@ -57,7 +57,7 @@ struct Stub {
 impl Stub {
     fn end(&self) -> Attempted {
         if self.down.load(Relaxed) {
-            let error = AttemptError::own(ErrorClass::NotExecuted, "connect", "refused");
+            let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Connect, "refused");
             return Attempted::failed(Verdict::Failure, error);
         }
         Attempted::answered(Bytes::from_static(b"OK"))

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use fusebox_state::{OpId, Words};
 
 use crate::{
+    error_code::known_code,
     pieces::{Tail, Upload},
-    refusal::known_code,
     trace::context::CallTrace,
 };
 

@@ -156,7 +156,7 @@ impl NoAnswer {
     fn code(&self) -> Cow<'static, str> {
         match self {
             Self::Rejected { code, .. } => Cow::Borrowed(code),
-            Self::Failed(error) => error.code.clone(),
+            Self::Failed(error) => error.code.clone().into(),
             Self::Deadline => Cow::Borrowed("deadline"),
         }
     }
@@ -260,7 +260,7 @@ impl BackendShared {
         let conflict = refusal.class == ErrorClass::Conflict;
         CallError {
             kind: if conflict { CallErrorKind::Conflict } else { CallErrorKind::Refused },
-            code: refusal.code,
+            code: refusal.code.into(),
             detail: refusal.message,
             // An attempt may have written something all the same: an earlier one, or this one before it was
             // refused.

@@ -16,9 +16,10 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict
 
 use crate::trace::context::PassedOn;
 pub use crate::{
+    error_code::{ErrorCode, OwnCode},
     passage::{Aboard, Passage},
     pieces::{Answer, Tail, Upload},
-    refusal::{AttemptError, OwnCode, Refused},
+    refusal::{AttemptError, Refused},
     view::ConnectorStatus,
 };
 
@@ -356,7 +357,7 @@ pub trait Connector: Send + Sync + 'static {
         let count = attempts.len();
         Box::pin(async move {
             let message = format!("this kind of backend takes no groups, got one of {count}");
-            let error = AttemptError::own(ErrorClass::NotExecuted, "group", message);
+            let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Group, message);
             Attempted::failed(Verdict::Neutral, error)
         })
     }

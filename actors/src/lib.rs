@@ -26,6 +26,7 @@ mod call_path;
 pub mod circuit;
 pub mod clock;
 pub mod connector;
+mod error_code;
 pub mod event;
 mod explain;
 pub mod health;

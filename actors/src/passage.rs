@@ -44,6 +44,7 @@ use parking_lot::Mutex;
 use crate::{
     circuit::Circuit,
     clock::Reading,
+    error_code::OwnCode,
     metrics::Exemplar,
     pieces::{Answer, Tail},
     refusal::AttemptError,
@@ -200,7 +201,7 @@ impl Passage {
         self.count(said, ended.since(self.began), None);
         let error = (told == Verdict::Failure).then(|| {
             let message = "its caller had left, and no answer came";
-            AttemptError::own(ErrorClass::Unknown, "unanswered", message)
+            AttemptError::own(ErrorClass::Unknown, OwnCode::Unanswered, message)
         });
         circuit.settle_late(permit, told, error.as_ref(), ended.moment());
     }

@@ -7,7 +7,7 @@ use axum::{
     http::StatusCode,
 };
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::connector::{Answer, AttemptError, Tail, Upload};
+use fusebox_actors::connector::{Answer, AttemptError, OwnCode, Tail, Upload};
 use fusebox_state::ErrorClass;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
@@ -216,7 +216,7 @@ impl Tail for BodyRest {
             };
             let message = problem.detail().to_owned();
             *self.fault.lock() = Some(problem);
-            Some(Err(AttemptError::own(ErrorClass::Rejected, "body_broken_off", message)))
+            Some(Err(AttemptError::own(ErrorClass::Rejected, OwnCode::BodyBrokenOff, message)))
         })
     }
 }

@@ -504,7 +504,7 @@ mod tests {
             let (at, said) = read(&line).unwrap_err();
             assert!(at.starts_with(field) && said.to_lowercase().contains(why), "{at}: {said}");
         }
-        assert!(import_of("{} {}", "redis", "t", false).is_err());
+        assert!(import_of("{} {}", "redis", &"t".into(), false).is_err());
         let other = with("target", json!("redis h:2/0")).to_string();
         assert!(import_of(&other, "redis", &"redis h:1/0".into(), true).is_ok());
     }

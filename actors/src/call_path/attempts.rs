@@ -331,5 +331,5 @@ impl Tail for GuardedRest {
 
 /// The daemon stops: the attempt is abandoned, its outcome unknown.
 fn stopping() -> AttemptError {
-    AttemptError::own(ErrorClass::Unknown, "stopping", "fusebox is stopping")
+    AttemptError::own(ErrorClass::Unknown, OwnCode::Stopping, "fusebox is stopping")
 }

@@ -4,7 +4,7 @@
 use fusebox_state::backoff::REPLAY_BASE;
 
 use super::*;
-use crate::connector::{AttemptError, Tail, Upload};
+use crate::connector::{AttemptError, OwnCode, Tail, Upload};
 use scripted::{Pieces, fault};
 
 async fn queued(world: &World, bodies: impl IntoIterator<Item = String>) {
@@ -225,7 +225,9 @@ async fn a_large_call_that_breaks_off_leaves_nothing() {
     struct Broken;
     impl Tail for Broken {
         fn next(&mut self) -> crate::connector::Answer<'_, Option<Result<Bytes, AttemptError>>> {
-            Box::pin(async { Some(Err(fault(fusebox_state::ErrorClass::Rejected, "broken"))) })
+            Box::pin(async {
+                Some(Err(fault(fusebox_state::ErrorClass::Rejected, OwnCode::BodyBrokenOff)))
+            })
         }
     }
     let world = World::one().await;

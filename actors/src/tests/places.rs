@@ -4,7 +4,7 @@ use fusebox_state::breaker::State;
 
 use super::*;
 use crate::{
-    connector::{AttemptError, Upload},
+    connector::{AttemptError, OwnCode, Upload},
     pieces::{Answer, Tail},
 };
 
@@ -88,7 +88,7 @@ async fn what_was_counted_as_given_up_is_not_counted_again_when_it_ends() {
     world.server().set(Mode::Silent);
     hang_up(&world, "GET a", 2).await;
     let circuit = Arc::clone(&world.backend().entry.shared.circuit);
-    let error = scripted::fault(fusebox_state::ErrorClass::Unknown, "given_up");
+    let error = scripted::fault(fusebox_state::ErrorClass::Unknown, OwnCode::Unanswered);
     assert_eq!(circuit.count_given_up(&error, circuit.clock.now()).new, 2);
     assert_eq!(circuit.count_given_up(&error, circuit.clock.now()).new, 0);
     assert_eq!(world.backend().view().breaker.window_failures, 2);

@@ -19,8 +19,9 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict
 use parking_lot::Mutex;
 
 use crate::connector::{
-    Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Outage, Overlay,
-    Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Slot, Tail, Upload, Write,
+    Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, ErrorCode,
+    Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Slot, Tail,
+    Upload, Write,
 };
 
 /// What the backend does.
@@ -140,7 +141,7 @@ impl Scripted {
         }
         let words: Vec<&str> = body.split(' ').collect();
         if words.get(1).is_some_and(|key| self.closed.lock().iter().any(|closed| closed == key)) {
-            let error = fault(ErrorClass::BlockedObject, "NO_SUCH_TABLE");
+            let error = fault(ErrorClass::BlockedObject, ErrorCode::OfKind("NO_SUCH_TABLE"));
             return Attempted::failed(Verdict::Success, error);
         }
         let mut data = self.data.lock();
@@ -161,7 +162,7 @@ impl Scripted {
             ["PUT", _, "bad"] => {
                 let error = AttemptError {
                     reply: Some("bad".into()),
-                    ..fault(ErrorClass::Rejected, "BAD_ROW")
+                    ..fault(ErrorClass::Rejected, ErrorCode::OfKind("BAD_ROW"))
                 };
                 return Attempted::failed(Verdict::Success, error);
             }
@@ -173,7 +174,7 @@ impl Scripted {
                 let Some(value) = data.remove(*key) else {
                     return Attempted::failed(
                         Verdict::Success,
-                        fault(ErrorClass::Rejected, "NO_SUCH_KEY"),
+                        fault(ErrorClass::Rejected, ErrorCode::OfKind("NO_SUCH_KEY")),
                     );
                 };
                 data.insert((*to).into(), value);
@@ -206,7 +207,7 @@ impl Scripted {
             _ => {
                 return Attempted::failed(
                     Verdict::Success,
-                    fault(ErrorClass::Rejected, "WRONGTYPE"),
+                    fault(ErrorClass::Rejected, ErrorCode::OfKind("WRONGTYPE")),
                 );
             }
         };
@@ -239,12 +240,18 @@ impl Scripted {
         let mode = *self.mode.lock();
         match mode {
             Mode::ReadOnly if body.is_some_and(|body| !body.starts_with("GET")) => {
-                Attempted::failed(Verdict::Failure, fault(ErrorClass::BlockedServer, "READONLY"))
+                Attempted::failed(
+                    Verdict::Failure,
+                    fault(ErrorClass::BlockedServer, ErrorCode::OfKind("READONLY")),
+                )
             }
             Mode::Up | Mode::Pingless | Mode::ReadOnly => match body {
                 None if mode == Mode::Pingless => {
                     tokio::time::sleep(timeout).await;
-                    Attempted::failed(Verdict::Failure, fault(ErrorClass::Unknown, "timeout"))
+                    Attempted::failed(
+                        Verdict::Failure,
+                        fault(ErrorClass::Unknown, OwnCode::Timeout),
+                    )
                 }
                 Some(body) => self.apply(body, token),
                 None => Attempted::answered(Bytes::from_static(b"PONG")),
@@ -252,7 +259,7 @@ impl Scripted {
             Mode::Slow if body.is_some() && timeout < Duration::from_millis(80) => {
                 drop(body.map(|body| self.apply(body, token)));
                 tokio::time::sleep(timeout).await;
-                Attempted::failed(Verdict::Neutral, fault(ErrorClass::Unknown, "timeout"))
+                Attempted::failed(Verdict::Neutral, fault(ErrorClass::Unknown, OwnCode::Timeout))
             }
             Mode::Slow => {
                 let it = body.map(|b| self.apply(b, token));
@@ -260,20 +267,25 @@ impl Scripted {
                 it.unwrap_or_else(|| Attempted::answered(Bytes::from_static(b"PONG")))
             }
             Mode::Panicking if body.is_none() => panic!("told to panic by a test"),
-            Mode::Down | Mode::Panicking => {
-                Attempted::failed(Verdict::Failure, fault(ErrorClass::NotExecuted, "connect"))
-            }
+            Mode::Down | Mode::Panicking => Attempted::failed(
+                Verdict::Failure,
+                fault(ErrorClass::NotExecuted, OwnCode::Connect),
+            ),
             Mode::Unreachable => {
                 tokio::time::sleep(timeout).await;
-                Attempted::failed(Verdict::Failure, fault(ErrorClass::NotExecuted, "connect"))
+                Attempted::failed(
+                    Verdict::Failure,
+                    fault(ErrorClass::NotExecuted, OwnCode::Connect),
+                )
             }
-            Mode::Blocked => {
-                Attempted::failed(Verdict::Failure, fault(ErrorClass::BlockedServer, "WRONGPASS"))
-            }
+            Mode::Blocked => Attempted::failed(
+                Verdict::Failure,
+                fault(ErrorClass::BlockedServer, ErrorCode::OfKind("WRONGPASS")),
+            ),
             Mode::Full => {
                 let error = AttemptError {
                     reply: Some("full".into()),
-                    ..fault(ErrorClass::NotExecuted, "FULL")
+                    ..fault(ErrorClass::NotExecuted, ErrorCode::OfKind("FULL"))
                 };
                 Attempted::failed(Verdict::Failure, error)
             }
@@ -287,7 +299,7 @@ impl Scripted {
                 let error = AttemptError {
                     doubt: Some(Bytes::from_static(b"live")),
                     unclassified: mode == Mode::Strange,
-                    ..fault(class, "ODD")
+                    ..fault(class, ErrorCode::OfKind("ODD"))
                 };
                 Attempted::failed(Verdict::Success, error)
             }
@@ -298,7 +310,7 @@ impl Scripted {
                 tokio::time::sleep(timeout).await;
                 let bare = token.is_some() && self.tokenless.load(Ordering::Relaxed);
                 let class = if bare { ErrorClass::Ambiguous } else { ErrorClass::Unknown };
-                Attempted::failed(Verdict::Failure, fault(class, "timeout"))
+                Attempted::failed(Verdict::Failure, fault(class, OwnCode::Timeout))
             }
         }
     }
@@ -349,7 +361,7 @@ fn residue(key: &str, due: UnixMillis) -> Residue {
     Residue { body, lanes: Lanes::One(LaneId::of(b"", key.as_bytes())), due }
 }
 
-pub(crate) fn fault(class: ErrorClass, code: &'static str) -> AttemptError {
+pub(crate) fn fault(class: ErrorClass, code: impl Into<ErrorCode>) -> AttemptError {
     AttemptError::own(class, code, "scripted")
 }
 
@@ -421,7 +433,7 @@ impl Connector for Scripted {
                 && attempt.token.is_some()
                 && self.tokenless.load(Ordering::Relaxed)
             {
-                let error = fault(ErrorClass::Ambiguous, "sent_before");
+                let error = fault(ErrorClass::Ambiguous, ErrorCode::OfKind("sent_before"));
                 return Attempted::failed(Verdict::Neutral, error);
             }
             let mut body = text(attempt.body).to_owned();
@@ -452,12 +464,12 @@ impl Connector for Scripted {
         Box::pin(async move {
             if *self.mode.lock() == Mode::Down {
                 self.attempts.fetch_add(1, Ordering::Relaxed);
-                return Err((Verdict::Failure, fault(ErrorClass::NotExecuted, "connect")));
+                return Err((Verdict::Failure, fault(ErrorClass::NotExecuted, OwnCode::Connect)));
             }
             if *self.mode.lock() == Mode::Unreachable {
                 self.connecting.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                return Err((Verdict::Failure, fault(ErrorClass::NotExecuted, "connect")));
+                return Err((Verdict::Failure, fault(ErrorClass::NotExecuted, OwnCode::Connect)));
             }
             let number = self.prepared.fetch_add(1, Ordering::Relaxed);
             Ok(vec![Bytes::from(format!("prepared {number}")); attempts.len()])
@@ -476,7 +488,7 @@ impl Connector for Scripted {
             if let Some(doubt) = &attempts[0].doubt {
                 self.evidence.lock().push(doubt.evidence.clone());
                 if self.tokenless.load(Ordering::Relaxed) {
-                    let error = fault(ErrorClass::Ambiguous, "sent_before");
+                    let error = fault(ErrorClass::Ambiguous, ErrorCode::OfKind("sent_before"));
                     return Attempted::failed(Verdict::Neutral, error);
                 }
             }

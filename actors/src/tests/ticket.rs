@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{scripted::fault, *};
 use crate::{
     Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled,
-    connector::{Access, Attempt, Connector, Origin},
+    connector::{Access, Attempt, Connector, Origin, OwnCode},
 };
 
 /// A backend that nobody pings or replays to, so that only calls change it.
@@ -230,7 +230,7 @@ async fn a_full_bulkhead_takes_the_other_way_and_counts_nothing() {
         assert_eq!(why, OtherWay::Full);
     }
     assert_eq!(backend.view().calls.rejected, 0);
-    let error = fault(fusebox_state::ErrorClass::NotExecuted, "connect");
+    let error = fault(fusebox_state::ErrorClass::NotExecuted, OwnCode::Connect);
     let failed = Outcome::Failed { verdict: Verdict::Failure, error };
     let Settled::GoOn(onward) = ticket.settle(failed) else { panic!("it goes on") };
     assert_eq!((backend.view().calls.failures, backend.view().calls.in_flight), (1, 0));

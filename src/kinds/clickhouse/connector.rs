@@ -19,7 +19,8 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Plan, Refused, Slot,
+    Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, OwnCode, Plan, Refused,
+    Slot,
 };
 use fusebox_state::{OpId, Target, Words};
 use tokio::time::{Instant, timeout};
@@ -121,7 +122,7 @@ impl Connector for ClickHouseConnector {
             if self.shared.http.is_closed() {
                 let error = AttemptError::own(
                     fusebox_state::ErrorClass::NotExecuted,
-                    "closed",
+                    OwnCode::Closed,
                     "the connector is closed",
                 );
                 return Attempted::failed(fusebox_state::Verdict::Neutral, error);

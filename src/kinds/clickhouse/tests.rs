@@ -98,7 +98,7 @@ async fn an_abandoned_write_is_killed_before_what_does_not_commute_follows() {
     // It keeps its place until the backend's own timeout of 3 s, and is killed then.
     let ended = attempt(&connector, "TRUNCATE TABLE t", Duration::from_secs(3)).await;
     let ended = match ended.result {
-        Err(error) if error.code == "fence" => {
+        Err(error) if error.code.as_str() == "fence" => {
             attempt(&connector, "TRUNCATE TABLE t", Duration::from_secs(3)).await
         }
         _ => ended,
@@ -153,5 +153,5 @@ async fn a_user_who_may_set_nothing_can_read() {
     connector.close().await;
     let ended = attempt(&connector, "SELECT 42", Duration::from_secs(3)).await;
     let error = ended.result.unwrap_err();
-    assert_eq!((&*error.code, ended.verdict), ("closed", Verdict::Neutral));
+    assert_eq!((error.code.as_str(), ended.verdict), ("closed", Verdict::Neutral));
 }

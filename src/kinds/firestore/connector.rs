@@ -19,7 +19,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,
-    Overlay, Plan, QueuedWrite, Refused, Slot, Streams,
+    Overlay, OwnCode, Plan, QueuedWrite, Refused, Slot, Streams,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
@@ -155,7 +155,7 @@ impl FirestoreConnector {
             Ok(call) => call,
             Err(why) => {
                 let message = format!("the call {why}");
-                let code = "malformed_call";
+                let code = OwnCode::MalformedCall;
                 return Failed::own(Verdict::Neutral, ErrorClass::Rejected, code, message).ended();
             }
         };
@@ -180,11 +180,11 @@ impl FirestoreConnector {
             answered = asked => answered.map_or_else(Failed::ended, Attempted::answered),
             _ = closes.wait_for(|closed| *closed) => {
                 let message = "the connection was closed";
-                Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message).ended()
+                Failed::own(Verdict::Neutral, ErrorClass::Unknown, OwnCode::Reset, message).ended()
             }
             () = tokio::time::sleep_until(Instant::now() + time) => {
                 let message = format!("no answer within {time:?}");
-                Failed::own(verdict, ErrorClass::Unknown, "timeout", message).ended()
+                Failed::own(verdict, ErrorClass::Unknown, OwnCode::Timeout, message).ended()
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::{
-    connector::{Attempt, Attempted, Connector, Doubt, Plan},
+    connector::{Attempt, Attempted, Connector, Doubt, ErrorCode, OwnCode, Plan},
     trace::PassedOn,
 };
 use fusebox_state::{ErrorClass, OpId, SpanRef, UnixMillis, Verdict};
@@ -155,7 +155,10 @@ async fn an_op_id_that_is_used_again_for_another_call_is_a_conflict() {
         for digest in [2, u64::MAX] {
             let ended = fs.attempt(with(&other, digest)).await;
             let error = ended.result.unwrap_err();
-            assert_eq!((&*error.code, error.class), ("op_id_conflict", ErrorClass::Conflict));
+            assert_eq!(
+                (error.code.as_str(), error.class),
+                ("op_id_conflict", ErrorClass::Conflict)
+            );
             assert_eq!((ended.verdict, error.doubt), (Verdict::Success, None));
         }
         // Among others, too, and those are carried out.
@@ -202,7 +205,11 @@ async fn what_may_have_been_applied_is_sent_again_only_where_its_marker_would_te
     for (token, now) in [(None, 2_000), (own.token, 1_000 + week)] {
         let again = Attempt { token, doubt, now: UnixMillis::new(now), ..own.clone() };
         let error = fs.attempt(again).await.result.unwrap_err();
-        assert_eq!((error.class, &*error.code), (ErrorClass::Ambiguous, "ambiguous"), "{error}");
+        assert_eq!(
+            (error.class, error.code.as_str()),
+            (ErrorClass::Ambiguous, "ambiguous"),
+            "{error}"
+        );
         assert_eq!(error.doubt, None, "this time nothing was sent");
     }
     assert_eq!(data(&fs, "d/a").await, Json::Null);
@@ -291,7 +298,7 @@ async fn a_message_that_is_too_large_is_no_overload_and_is_learnt() {
     let refused = fs.attempt(attempt(&unknown, None)).await;
     let error = refused.result.unwrap_err();
     assert_eq!(
-        (&*error.code, error.class, refused.verdict, error.retry_after),
+        (error.code.as_str(), error.class, refused.verdict, error.retry_after),
         ("too_large", ErrorClass::Rejected, Verdict::Success, None),
         "{error}"
     );
@@ -355,7 +362,7 @@ async fn one_call_that_is_refused_does_not_take_the_others_with_it() {
                 }
                 (at, Attempted { result: Err(error), .. }) => {
                     // A server that has only just begun may use up the time with the first commits.
-                    let late = &*error.code == "batch";
+                    let late = error.code.as_str() == "batch";
                     assert!(late || (at, error.class) == (37, ErrorClass::Rejected), "{error}");
                     true
                 }
@@ -396,7 +403,7 @@ async fn more_writes_than_a_commit_takes_are_several() {
         let ends = together(&fs, &calls).await;
         for end in ends.iter().filter_map(|end| end.result.as_ref().err()) {
             // A server that has only just begun may use up the time with the first commit.
-            assert_eq!(&*end.code, "batch", "{:?}", emulator.engine);
+            assert_eq!(end.code.as_str(), "batch", "{:?}", emulator.engine);
         }
         let mut ends = ends.iter();
         calls.retain(|_| ends.next().unwrap().result.is_err());
@@ -464,16 +471,17 @@ async fn a_server_that_never_answers_leaves_the_lane_in_doubt_and_no_other() {
     let half = short / 2;
     let second = fs.attempt(Attempt { timeout: half, ..attempt(&plan, None) }).await;
     let error = second.result.unwrap_err();
-    assert_eq!((&*error.code, error.class), ("fence", ErrorClass::NotExecuted));
+    assert_eq!((error.code.as_str(), error.class), ("fence", ErrorClass::NotExecuted));
     assert_eq!(second.verdict, Verdict::Neutral);
     let other = planned(&fs, &set("s/b", 1));
     let third = fs.attempt(Attempt { timeout: half, ..attempt(&other, None) }).await;
-    assert_ne!(&*third.result.unwrap_err().code, "fence");
+    assert_ne!(third.result.unwrap_err().code.as_str(), "fence");
     assert_eq!(third.verdict, Verdict::Neutral, "its time was shorter than the backend's own");
     // Nor are those held up that share its commit.
     let shared = together(&fs, &[(set("s/a", 2), None), (set("s/c", 1), None)]).await;
+    let fence = ErrorCode::Own(OwnCode::Fence);
     let codes: Vec<_> = shared.into_iter().map(|ended| ended.result.unwrap_err().code).collect();
-    assert!(codes[0] == "fence" && codes[1] != "fence", "{codes:?}");
+    assert!(codes[0] == fence && codes[1] != fence, "{codes:?}");
 }
 
 /// Settings for a server behind `network`, with that timeout.
@@ -506,7 +514,7 @@ async fn a_commit_that_the_network_held_does_not_land_after_newer_ones() {
         let plan = planned(&fs, &set("late/a", 1));
         let held = fs.attempt(Attempt { timeout: short, ..attempt(&plan, None) }).await;
         let error = held.result.unwrap_err();
-        assert_eq!((error.class, &*error.code), (ErrorClass::Unknown, "timeout"), "{error}");
+        assert_eq!((error.class, error.code.as_str()), (ErrorClass::Unknown, "timeout"), "{error}");
         for n in [2, 3] {
             insistently(&fs, &set("late/a", n), short).await;
         }
@@ -532,7 +540,7 @@ async fn a_silent_connection_is_given_up_soon_after_a_request_on_it() {
     let began = tokio::time::Instant::now();
     let plan = planned(&fs, &get);
     let first = fs.attempt(Attempt { timeout: short, ..attempt(&plan, None) }).await;
-    assert_eq!(&*first.result.unwrap_err().code, "timeout");
+    assert_eq!(first.result.unwrap_err().code.as_str(), "timeout");
     insistently(&fs, &get, short).await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
@@ -563,10 +571,10 @@ async fn a_reset_for_another_calls_sake_is_neutral_and_cuts_no_read() {
     };
     let own = fs.attempt(Attempt { timeout: short, ..attempt(&first, None) });
     let (own, other) = tokio::join!(own, late);
-    assert_eq!((own.verdict, &*own.result.unwrap_err().code), (Verdict::Failure, "timeout"));
+    assert_eq!((own.verdict, own.result.unwrap_err().code.as_str()), (Verdict::Failure, "timeout"));
     let error = other.result.unwrap_err();
     assert_eq!(
-        (other.verdict, &*error.code, error.class),
+        (other.verdict, error.code.as_str(), error.class),
         (Verdict::Neutral, "reset", ErrorClass::Unknown),
         "{error}"
     );
@@ -604,7 +612,7 @@ async fn a_closed_connector_sends_nothing() {
     fs.close().await;
     let ended = call(&fs, set("x/a", 1)).await;
     let error = ended.result.unwrap_err();
-    assert_eq!((&*error.code, error.class), ("closed", ErrorClass::NotExecuted));
+    assert_eq!((error.code.as_str(), error.class), ("closed", ErrorClass::NotExecuted));
     assert_eq!(fs.target().as_str(), "firestore 127.0.0.1:1/fusebox-local/(default)");
     let broken = Bytes::from_static(b"\x09");
     assert_eq!(fs.plan(broken).unwrap_err().code, "malformed_call");

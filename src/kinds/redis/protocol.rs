@@ -13,5 +13,6 @@ pub(crate) mod replay;
 pub(crate) mod residue;
 pub mod resp;
 pub(crate) mod rules;
+pub(crate) mod server_code;
 pub(crate) mod token;
 pub(crate) mod ttl;

@@ -13,7 +13,7 @@ use crate::{
     backend_shared::BackendShared,
     clock::Reading,
     connector::{
-        Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, QueuedWrite,
+        Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, OwnCode, QueuedWrite,
         SharedConnector, Tail, Upload,
     },
     metrics::Exemplar,
@@ -463,7 +463,7 @@ impl Tail for StoredRest {
             match piece {
                 Ok(piece) => (!piece.is_empty()).then_some(Ok(piece)),
                 Err(message) => {
-                    Some(Err(AttemptError::own(ErrorClass::NotExecuted, "store", message)))
+                    Some(Err(AttemptError::own(ErrorClass::NotExecuted, OwnCode::Store, message)))
                 }
             }
         })

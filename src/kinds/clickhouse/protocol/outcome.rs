@@ -30,7 +30,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
 use fusebox_state::{ErrorClass, Verdict, Words};
 
 pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
@@ -123,8 +123,10 @@ impl Exception {
         let error = AttemptError {
             class: class_told,
             doubt: doubt.map(|_| Bytes::new()),
-            code: if self.code == 0 { format!("http_{status}") } else { self.code.to_string() }
-                .into(),
+            code: ErrorCode::Server(
+                if self.code == 0 { format!("http_{status}") } else { self.code.to_string() }
+                    .into(),
+            ),
             reply: Some(wire::reply("exception", self.message.as_bytes())),
             message: Words::quoting(class_told.said(), self.message),
             unclassified: class.is_none(),

@@ -271,7 +271,7 @@ async fn the_query_log_tells_what_became_of_a_write_whatever_its_table_remembers
     let (error, refused) = world.live("INSERT INTO t VALUES ('x')").await;
     assert_eq!(error.class, ErrorClass::Unknown, "{error}");
     let ended = refused.0.to(&world.connector).await.result.unwrap_err();
-    assert_eq!((ended.class, &*ended.code, ended.doubt), (ErrorClass::Rejected, "6", None));
+    assert_eq!((ended.class, ended.code.as_str(), ended.doubt), (ErrorClass::Rejected, "6", None));
     // Another connector does not know that it was sent once only.
     let other = ClickHouseConnector::new(world.server.settings("i", "later"));
     let ended = refused.0.to(&other).await.result.unwrap_err();

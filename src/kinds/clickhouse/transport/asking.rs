@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_actors::connector::Aboard;
+use fusebox_actors::connector::{Aboard, OwnCode};
 use fusebox_state::Verdict;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -35,7 +35,7 @@ pub(crate) async fn server(
         Ok(None) => Err(Failed::closed()),
         Err(_) => {
             let message = format!("the server did not describe itself within {time:?}");
-            Err(Failed::not_executed("timeout", message, Verdict::Failure))
+            Err(Failed::not_executed(OwnCode::Timeout, message, Verdict::Failure))
         }
     }
 }
@@ -78,7 +78,7 @@ pub(crate) async fn pass(
             Ok(Err(failed)) => return Err(failed),
             Err(_) => {
                 let message = "an abandoned write may still land: the server has not ended it yet";
-                return Err(Failed::not_executed("fence", message, Verdict::Neutral));
+                return Err(Failed::not_executed(OwnCode::Fence, message, Verdict::Neutral));
             }
         }
     }

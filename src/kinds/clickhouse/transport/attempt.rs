@@ -12,7 +12,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Aboard, Attempt, AttemptError, Attempted, OwnCode};
+use fusebox_actors::connector::{Aboard, Attempt, AttemptError, Attempted, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, OpId, Verdict};
 use tokio::{
     sync::oneshot,
@@ -53,7 +53,7 @@ pub(crate) async fn carry_group(shared: &Arc<Shared>, attempts: Vec<Attempt<'_>>
     let joined = calls.and_then(|calls| gather::joined(&calls, &shared.settings));
     let (Some(joined), Some(first)) = (joined, attempts.first()) else {
         let message = format!("{} queued calls cannot be sent as one", attempts.len());
-        let error = AttemptError::own(ErrorClass::NotExecuted, "group", message);
+        let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Group, message);
         return Attempted::failed(Verdict::Neutral, error);
     };
     let body = joined.to_bytes();
@@ -106,7 +106,7 @@ fn left(until: Instant) -> Duration {
 
 fn call_of(attempt: &Attempt<'_>) -> Result<Call, Failed> {
     Call::of(attempt.body).map_err(|error| Failed {
-        error: AttemptError::own(ErrorClass::Rejected, "undecodable", error.to_string()),
+        error: AttemptError::own(ErrorClass::Rejected, OwnCode::Undecodable, error.to_string()),
         verdict: Verdict::Neutral,
     })
 }
@@ -169,7 +169,8 @@ fn by_proof(proof: Proof, (database, table): &Target) -> Result<Option<Attempted
         Proof::Applied => Ok(Some(Attempted::recognised(wire::reply("", b"")))),
         Proof::NoTable => {
             let message = format!("there is no table {database}.{table} (UNKNOWN_TABLE)");
-            let error = AttemptError::own(ErrorClass::BlockedObject, "60", message);
+            let error =
+                AttemptError::own(ErrorClass::BlockedObject, ErrorCode::OfKind("60"), message);
             Err(Failed { error, verdict: Verdict::Success })
         }
         Proof::Lacks(why) => Err(ambiguous(&why)),
@@ -178,7 +179,7 @@ fn by_proof(proof: Proof, (database, table): &Target) -> Result<Option<Attempted
 
 fn ambiguous(why: &str) -> Failed {
     let message = format!("it may have been applied already, and cannot be repeated: {why}");
-    let error = AttemptError::own(ErrorClass::Ambiguous, "ambiguous", message);
+    let error = AttemptError::own(ErrorClass::Ambiguous, OwnCode::Ambiguous, message);
     Failed { error, verdict: Verdict::Neutral }
 }
 
@@ -222,7 +223,10 @@ async fn sent(
     drop(departure);
     let mut ended = ended.unwrap_or_else(|| {
         let message = format!("no answer within {time:?}");
-        Attempted::failed(verdict, AttemptError::own(ErrorClass::Unknown, "timeout", message))
+        Attempted::failed(
+            verdict,
+            AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message),
+        )
     });
     if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
         note(error, noted);

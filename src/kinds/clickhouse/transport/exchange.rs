@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::connector::{Aboard, Answer, AttemptError, Attempted, HEAD_MAX, Tail};
+use fusebox_actors::connector::{Aboard, Answer, AttemptError, Attempted, HEAD_MAX, OwnCode, Tail};
 use fusebox_state::{ErrorClass, Verdict};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -174,12 +174,12 @@ pub(crate) async fn exchange(
         ended = answered(shared, sending, &mut reading) => ended,
         () = overdue => {
             let message = format!("no answer within {limit:?}");
-            let error = AttemptError::own(ErrorClass::Unknown, "timeout", message);
+            let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message);
             Exchanged::lost(Failed { error, verdict })
         }
         _ = under_way.wait_for(|closed| *closed) => {
             let message = "the connector was closed";
-            let error = AttemptError::own(ErrorClass::Unknown, "reset", message);
+            let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message);
             Exchanged::lost(Failed { error, verdict: Verdict::Neutral })
         }
     };
@@ -327,7 +327,7 @@ fn too_large(write: bool) -> Exchanged {
         "the result is larger than {} MiB: call/raw passes it on piece by piece",
         RESULT_MAX >> 20
     );
-    let mut error = AttemptError::own(ErrorClass::Rejected, "result_too_large", message);
+    let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::ResultTooLarge, message);
     // A read that goes on answering is killed; a write has been done.
     error.doubt = write.then(Bytes::new);
     Exchanged { attempted: Attempted::failed(Verdict::Success, error), known: write }
@@ -455,15 +455,15 @@ impl Rest {
         let until = Instant::now() + self.idle;
         let closing = "the connector was closed";
         if *self.under_way.borrow() {
-            return Some(Err(self.fail("reset", closing.to_owned())));
+            return Some(Err(self.fail(OwnCode::Reset, closing.to_owned())));
         }
         let came = tokio::select! {
             biased;
             piece = poll_fn(|cx| self.coming.poll_piece(cx)) => Ok(piece),
             () = goes_off(self.alarm.as_mut(), until) => {
-                Err(("timeout", format!("nothing came for {:?}", self.idle)))
+                Err((OwnCode::Timeout, format!("nothing came for {:?}", self.idle)))
             }
-            _ = self.under_way.wait_for(|closed| *closed) => Err(("reset", closing.to_owned())),
+            _ = self.under_way.wait_for(|closed| *closed) => Err((OwnCode::Reset, closing.to_owned())),
         };
         let piece = match came {
             Ok(piece) => piece,
@@ -503,7 +503,7 @@ impl Rest {
         }
     }
 
-    fn fail(&mut self, code: &'static str, message: String) -> AttemptError {
+    fn fail(&mut self, code: OwnCode, message: String) -> AttemptError {
         self.over = true;
         self.reading = None;
         AttemptError::own(ErrorClass::Unknown, code, message)

@@ -7,7 +7,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use fusebox_actors::connector::{AttemptError, Tail};
+use fusebox_actors::connector::{AttemptError, ErrorCode, OwnCode, Tail};
 use fusebox_state::{ErrorClass, Verdict, Words};
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -64,7 +64,7 @@ pub(crate) struct Failed {
 impl Failed {
     /// Nothing was sent.
     pub(crate) fn not_executed(
-        code: &'static str,
+        code: impl Into<ErrorCode>,
         message: impl Into<Words>,
         verdict: Verdict,
     ) -> Self {
@@ -73,14 +73,14 @@ impl Failed {
 
     /// The connector is closed: nothing was sent.
     pub(crate) fn closed() -> Self {
-        Self::not_executed("closed", "the connector is closed", Verdict::Neutral)
+        Self::not_executed(OwnCode::Closed, "the connector is closed", Verdict::Neutral)
     }
 
     /// No answer came within `time`.
     pub(crate) fn not_in_time(time: Duration) -> Self {
         let message = format!("no answer within {time:?}");
         Self {
-            error: AttemptError::own(ErrorClass::Unknown, "timeout", message),
+            error: AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message),
             verdict: Verdict::Failure,
         }
     }
@@ -149,7 +149,11 @@ impl Http {
         *request.uri_mut() = format!("/?{}", query_string(&pairs)).parse().map_err(|error| {
             let message = format!("the parameters make no address: {error}");
             Failed {
-                error: AttemptError::own(ErrorClass::Rejected, "parameters", message),
+                error: AttemptError::own(
+                    ErrorClass::Rejected,
+                    ErrorCode::OfKind("parameters"),
+                    message,
+                ),
                 verdict: Verdict::Success,
             }
         })?;
@@ -251,8 +255,11 @@ impl Http {
                 let text = tokio::fs::read_to_string(path).await.map_err(|error| {
                     let message =
                         format!("password_file {} cannot be read: {error}", path.display());
-                    let error =
-                        AttemptError::own(ErrorClass::BlockedServer, "password_file", message);
+                    let error = AttemptError::own(
+                        ErrorClass::BlockedServer,
+                        ErrorCode::OfKind("password_file"),
+                        message,
+                    );
                     Failed { error, verdict: Verdict::Failure }
                 })?;
                 text.lines().next().unwrap_or_default().to_owned()
@@ -283,24 +290,26 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) fn broken(error: &hyper::Error) -> Failed {
     let message = format!("the answer broke off: {}", causes(error));
     Failed {
-        error: AttemptError::own(ErrorClass::Unknown, "reset", message),
+        error: AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message),
         verdict: Verdict::Failure,
     }
 }
 
 fn failed(exception: Exception, status: u16, after: Option<Duration>, asked: &Asked) -> Failed {
     let ended = exception.ends(status, after, asked, Came::default());
-    let unknown = || AttemptError::own(ErrorClass::Unknown, "unknown", "no error");
+    let unknown =
+        || AttemptError::own(ErrorClass::Unknown, ErrorCode::OfKind("unknown"), "no error");
     Failed { verdict: ended.verdict, error: ended.result.err().unwrap_or_else(unknown) }
 }
 
 fn lost(why: &Lost) -> Failed {
     let error = match why {
         Lost::Dial(dial @ DialError::Connect(..)) => {
-            return Failed::not_executed("connect", dial.to_string(), Verdict::Failure);
+            return Failed::not_executed(OwnCode::Connect, dial.to_string(), Verdict::Failure);
         }
         Lost::Dial(dial @ DialError::Tls(..)) => {
-            let error = AttemptError::own(ErrorClass::BlockedServer, "tls", dial.to_string());
+            let error =
+                AttemptError::own(ErrorClass::BlockedServer, OwnCode::Tls, dial.to_string());
             return Failed { error, verdict: Verdict::Failure };
         }
         Lost::Broken(error) => error,
@@ -316,7 +325,7 @@ fn lost(why: &Lost) -> Failed {
         cause = this.source();
     }
     Failed {
-        error: AttemptError::own(ErrorClass::Unknown, "reset", causes(error)),
+        error: AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, causes(error)),
         verdict: Verdict::Failure,
     }
 }
@@ -369,7 +378,7 @@ pub(crate) async fn text_of(body: Rows) -> Result<String, Failed> {
         Ok(text) => Ok(String::from_utf8_lossy(&text.to_bytes()).into_owned()),
         Err(error) => {
             let message = format!("the answer broke off: {error}");
-            let error = AttemptError::own(ErrorClass::Unknown, "reset", message);
+            let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message);
             Err(Failed { error, verdict: Verdict::Failure })
         }
     }

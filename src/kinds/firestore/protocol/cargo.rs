@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, Attempted};
+use fusebox_actors::connector::{Attempt, Attempted, OwnCode};
 use fusebox_state::{ErrorClass, Lanes, OpId, UnixMillis, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     Document, Precondition, Write, WriteResult, precondition::ConditionType, value::ValueType,
@@ -65,7 +65,7 @@ impl Cargo {
     /// recognise it.
     pub(crate) fn of(attempt: &Attempt<'_>) -> Result<Self, Failed> {
         let wrong = |why: String| {
-            Failed::own(Verdict::Neutral, ErrorClass::Rejected, "malformed_call", why)
+            Failed::own(Verdict::Neutral, ErrorClass::Rejected, OwnCode::MalformedCall, why)
         };
         let call: Call =
             wire::decode(attempt.body).map_err(|why| wrong(format!("the call {why}")))?;
@@ -158,7 +158,7 @@ impl Cargo {
             let token = self.token.map(|token| token.to_string()).unwrap_or_default();
             let message = format!("the op_id {token} belongs to another call, which was applied");
             let class = ErrorClass::Conflict;
-            return Failed::own(Verdict::Success, class, "op_id_conflict", message).ended();
+            return Failed::own(Verdict::Success, class, OwnCode::OpIdConflict, message).ended();
         }
         let result = WriteResult { update_time: Some(mark.time), ..WriteResult::default() };
         let reply = self.reply(vec![result; self.writes.len()], Some(mark.time));
@@ -216,7 +216,8 @@ fn check_doubt(attempt: &Attempt<'_>, writes: &[Write]) -> Result<(), Failed> {
         return Ok(());
     };
     let message = format!("an earlier attempt may have been applied, and {why}");
-    let mut failed = Failed::own(Verdict::Neutral, ErrorClass::Ambiguous, "ambiguous", message);
+    let mut failed =
+        Failed::own(Verdict::Neutral, ErrorClass::Ambiguous, OwnCode::Ambiguous, message);
     // Nothing of this attempt was sent.
     failed.error.doubt = None;
     Err(failed)

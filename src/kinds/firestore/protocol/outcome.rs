@@ -21,7 +21,7 @@
 use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, Verdict, Words};
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
@@ -37,6 +37,8 @@ pub(crate) struct Failed {
     pub(crate) verdict: Verdict,
     /// What happened.
     pub(crate) error: AttemptError,
+    /// What the server, or what carries it, called it, where it said so.
+    pub(crate) status: Option<Code>,
     /// Whether the message was too large.
     pub(crate) too_large: Option<TooLarge>,
 }
@@ -53,10 +55,11 @@ impl Failed {
     pub(crate) fn own(
         verdict: Verdict,
         class: ErrorClass,
-        code: &'static str,
+        code: impl Into<ErrorCode>,
         message: impl Into<Words>,
     ) -> Self {
-        Self { verdict, error: AttemptError::own(class, code, message), too_large: None }
+        let error = AttemptError::own(class, code, message);
+        Self { verdict, error, status: None, too_large: None }
     }
 
     /// The same as a port's answer.
@@ -95,13 +98,17 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
     use Verdict::{Failure, Success};
     let code = status.code();
     match &cause {
-        Cause::Tls(refused) => return Failed::own(Failure, BlockedServer, "tls", refused.clone()),
-        Cause::Reset(why) => return Failed::own(Verdict::Neutral, Unknown, "reset", why.clone()),
+        Cause::Tls(refused) => {
+            return Failed::own(Failure, BlockedServer, OwnCode::Tls, refused.clone());
+        }
+        Cause::Reset(why) => {
+            return Failed::own(Verdict::Neutral, Unknown, OwnCode::Reset, why.clone());
+        }
         Cause::Server | Cause::NotSent | Cause::Connection => {}
     }
     if let too_large @ Some(_) = too_large(status) {
         let words = Words::quoting("the message is too large for the backend", message(status));
-        let failed = Failed::own(Success, Rejected, "too_large", words);
+        let failed = Failed::own(Success, Rejected, OwnCode::TooLarge, words);
         return Failed { too_large, ..failed };
     }
     let (class, verdict) = match code {
@@ -130,7 +137,7 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
     let error = AttemptError {
         class,
         doubt: (class == Unknown).then(Bytes::new),
-        code: name(code).into(),
+        code: ErrorCode::OfKind(name(code)),
         message: match cause {
             Cause::Server => Words::quoting(class.said(), message(status)),
             // The words of what carries it, on this side of the server.
@@ -140,7 +147,7 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
         unclassified: class == Unknown && verdict == Success,
         retry_after: retry_after(status).or(exhausted),
     };
-    Failed { verdict, error, too_large: None }
+    Failed { verdict, error, status: Some(code), too_large: None }
 }
 
 /// Whether the message was too large.
@@ -286,7 +293,7 @@ mod tests {
                 (failed.error.class, failed.verdict, failed.error.retry_after),
                 (ErrorClass::Rejected, Verdict::Success, None)
             );
-            assert_eq!((&*failed.error.code, failed.error.doubt), ("too_large", None));
+            assert_eq!((failed.error.code.as_str(), failed.error.doubt), ("too_large", None));
         }
         let document = "Document cannot be written because its size (1,048,700 bytes) exceeds the \
                         maximum allowed size of 1,048,576 bytes.";

@@ -8,6 +8,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use fusebox_actors::connector::{ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, Verdict, Words};
 use gcp_auth::{CustomServiceAccount, MetadataServiceAccount, TokenProvider};
 use tokio::sync::Mutex;
@@ -94,7 +95,12 @@ fn caller_header(caller: &str) -> Result<MetadataValue<Ascii>, Failed> {
     let text = if caller.contains(' ') { caller.to_owned() } else { format!("Bearer {caller}") };
     let mut header = MetadataValue::try_from(text).map_err(|_| {
         let message = "X-Fusebox-Authorization is no token";
-        Failed::own(Verdict::Neutral, ErrorClass::Rejected, "UNAUTHENTICATED", message)
+        Failed::own(
+            Verdict::Neutral,
+            ErrorClass::Rejected,
+            ErrorCode::OfKind("UNAUTHENTICATED"),
+            message,
+        )
     })?;
     header.set_sensitive(true);
     Ok(header)
@@ -105,14 +111,14 @@ fn refused(error: &gcp_auth::Error) -> Failed {
     match error {
         gcp_auth::Error::Http(..) | gcp_auth::Error::Io(..) => {
             let message = format!("no token could be had: {error}");
-            Failed::own(Verdict::Failure, ErrorClass::NotExecuted, "credentials", message)
+            Failed::own(Verdict::Failure, ErrorClass::NotExecuted, OwnCode::Credentials, message)
         }
         _ => wrong(format!("no token was given: {error}")),
     }
 }
 
 fn wrong(message: impl Into<Words>) -> Failed {
-    Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "credentials", message)
+    Failed::own(Verdict::Failure, ErrorClass::BlockedServer, OwnCode::Credentials, message)
 }
 
 #[cfg(test)]

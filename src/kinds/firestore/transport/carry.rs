@@ -28,13 +28,13 @@
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Aboard, Attempted};
+use fusebox_actors::connector::{Aboard, Attempted, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     CommitRequest, CommitResponse, Write, write::Operation,
 };
 use tokio::time::{Instant, timeout_at};
-use tonic::Request;
+use tonic::{Code, Request};
 
 use super::{
     client::{Stub, closed},
@@ -82,8 +82,10 @@ impl After {
         let error = &failed.error;
         match error.class {
             ErrorClass::Rejected | ErrorClass::BlockedObject => Self::Sift,
-            ErrorClass::NotExecuted if error.code == "ABORTED" => Self::Sift,
-            ErrorClass::NotExecuted if matches!(&*error.code, "fence" | "batch") => Self::End,
+            ErrorClass::NotExecuted if failed.status == Some(Code::Aborted) => Self::Sift,
+            ErrorClass::NotExecuted if error.is(OwnCode::Fence) || error.is(OwnCode::Batch) => {
+                Self::End
+            }
             ErrorClass::BlockedServer | ErrorClass::NotExecuted => Self::EndAll,
             ErrorClass::Unknown | ErrorClass::Ambiguous | ErrorClass::Conflict => Self::End,
         }
@@ -102,7 +104,7 @@ impl Shared {
         let ended = tokio::time::timeout(time, connected).await;
         ended.unwrap_or_else(|_| {
             let message = format!("no connection within {time:?}");
-            Err(Failed::own(Verdict::Failure, ErrorClass::NotExecuted, "connect", message))
+            Err(Failed::own(Verdict::Failure, ErrorClass::NotExecuted, OwnCode::Connect, message))
         })
     }
 
@@ -333,11 +335,11 @@ impl Shared {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => {
                 let message = "the request ended unheard";
-                Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, "reset", message))
+                Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, OwnCode::Reset, message))
             }
             Err(_) => {
                 let message = format!("no answer within {time:?}");
-                Err(Failed::own(verdict, ErrorClass::Unknown, "timeout", message))
+                Err(Failed::own(verdict, ErrorClass::Unknown, OwnCode::Timeout, message))
             }
         };
         self.learn(pack, ended.as_ref().err());
@@ -405,7 +407,7 @@ impl Shared {
             let message =
                 format!("the commit was refused, and its markers could not be read: {why}");
             // This attempt applied nothing; whether an earlier one did is as it was.
-            Failed::own(verdict, ErrorClass::NotExecuted, "markers", message)
+            Failed::own(verdict, ErrorClass::NotExecuted, ErrorCode::OfKind("markers"), message)
         };
         match ended {
             Ok(Ok(made)) => Ok(made),
@@ -437,7 +439,7 @@ impl Shared {
             Ok(Err(status)) => Err(self.client.failed(&status, Behalf::default()).await),
             Err(_) => {
                 let message = format!("no answer within {limit:?}");
-                Err(Failed::own(Verdict::Failure, ErrorClass::Unknown, "timeout", message))
+                Err(Failed::own(Verdict::Failure, ErrorClass::Unknown, OwnCode::Timeout, message))
             }
         }
     }
@@ -463,33 +465,33 @@ fn distribute(
 
 fn no_credentials(verdict: Verdict) -> Failed {
     let message = "no credentials within the call's time";
-    Failed::own(verdict, ErrorClass::NotExecuted, "credentials", message)
+    Failed::own(verdict, ErrorClass::NotExecuted, OwnCode::Credentials, message)
 }
 
 fn out_of_time() -> Failed {
     let message = "the time was used up by the calls before it";
-    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "batch", message)
+    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Batch, message)
 }
 
 /// No answer came, and the connection that took the commit is closed; `sent` is whether one took it.
 fn given_up(sent: bool, closed: bool, limit: Duration) -> Failed {
     let class = if sent { ErrorClass::Unknown } else { ErrorClass::NotExecuted };
     if closed {
-        return Failed::own(Verdict::Neutral, class, "reset", "the connection was closed");
+        return Failed::own(Verdict::Neutral, class, OwnCode::Reset, "the connection was closed");
     }
     if sent {
         return Failed::own(
             Verdict::Failure,
             class,
-            "timeout",
+            OwnCode::Timeout,
             format!("no answer within {limit:?}"),
         );
     }
     let message = format!("no connection took it within {limit:?}");
-    Failed::own(Verdict::Failure, class, "connect", message)
+    Failed::own(Verdict::Failure, class, OwnCode::Connect, message)
 }
 
 fn fenced() -> Failed {
     let message = "an earlier write whose outcome is not known could still land";
-    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "fence", message)
+    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Fence, message)
 }

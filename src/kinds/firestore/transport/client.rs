@@ -8,7 +8,10 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use fusebox_actors::trace::PassedOn;
+use fusebox_actors::{
+    connector::{ErrorCode, OwnCode},
+    trace::PassedOn,
+};
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BatchGetDocumentsRequest, Document, RunQueryRequest, StructuredQuery,
@@ -262,7 +265,8 @@ impl Client {
         let made = |resets| {
             Channel::new(self.settings.server(), resets).map_err(|error| {
                 let why = format!("the url is not usable: {error}");
-                Failed::own(Verdict::Failure, ErrorClass::BlockedServer, "settings", why)
+                let code = ErrorCode::OfKind("settings");
+                Failed::own(Verdict::Failure, ErrorClass::BlockedServer, code, why)
             })
         };
         let writes = [made(true)?, made(true)?, made(true)?, made(true)?];
@@ -279,5 +283,5 @@ fn stub(channel: Channel) -> Stub {
 /// The connector is closed: nothing was sent.
 pub(crate) fn closed() -> Failed {
     let message = "the connector is closed";
-    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, "closed", message)
+    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Closed, message)
 }

@@ -7,7 +7,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use fusebox_actors::connector::Aboard;
+use fusebox_actors::connector::{Aboard, OwnCode};
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BeginTransactionRequest, RollbackRequest, TransactionOptions,
@@ -138,7 +138,7 @@ pub(crate) async fn ask(client: Arc<Client>, call: Call) -> Result<Bytes, Failed
         Some(Op::Commit(_)) | None => {
             let message = "the call does nothing that this fusebox knows";
             let (verdict, class) = (Verdict::Neutral, ErrorClass::Rejected);
-            return Err(Failed::own(verdict, class, "malformed_call", message));
+            return Err(Failed::own(verdict, class, OwnCode::MalformedCall, message));
         }
     };
     Ok(Reply::encoded(answer))

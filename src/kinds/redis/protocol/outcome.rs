@@ -16,13 +16,11 @@
 //! the words of the server's own refusals, given before such a call runs, prove that nothing was written;
 //! every other error may follow a write, and a script's is *rejected*, whatever its code.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
-use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
 use fusebox_state::{ErrorClass, Verdict, Words};
 
-use super::{commands::Spec, resp};
+use super::{commands::Spec, resp, server_code::ServerCode};
 
 /// What ran, and so what its errors prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +60,10 @@ pub(crate) fn by(carrier: Carrier, reply: Bytes) -> Attempted {
     let Some((code, message)) = resp::error_of(&reply) else {
         return Attempted::answered(reply);
     };
-    let (mut class, mut verdict) = class(code, message);
-    let mut wrote = class.is_none() || matches!(code, "IOERR" | "INVALIDOBJ");
+    let known = ServerCode::of(code);
+    let (mut class, mut verdict) = class(known, message);
+    let mut wrote =
+        class.is_none() || matches!(known, Some(ServerCode::IoErr | ServerCode::InvalidObj));
     match carrier {
         Carrier::Command => {}
         Carrier::Own => wrote = message.contains("user_script"),
@@ -76,15 +76,19 @@ pub(crate) fn by(carrier: Carrier, reply: Bytes) -> Attempted {
         }
     }
     let class_told = class.unwrap_or(ErrorClass::Unknown);
-    let message = match code {
-        "MOVED" | "ASK" => Words::quoting(CLUSTER, format!("{CLUSTER} ({message})")),
+    let message = match known {
+        Some(ServerCode::Moved | ServerCode::Ask) => {
+            Words::quoting(CLUSTER, format!("{CLUSTER} ({message})"))
+        }
         _ => Words::quoting(class_told.said(), message),
     };
-    let known = CODES.iter().find(|known| **known == code);
     let error = AttemptError {
         class: class_told,
         doubt: wrote.then(Bytes::new),
-        code: known.map_or_else(|| Cow::Owned(code.to_owned()), |known| Cow::Borrowed(*known)),
+        code: known.map_or_else(
+            || ErrorCode::Server(code.into()),
+            |known| ErrorCode::OfKind(known.as_str()),
+        ),
         message,
         reply: Some(reply.clone()),
         unclassified: class.is_none(),
@@ -92,46 +96,6 @@ pub(crate) fn by(carrier: Carrier, reply: Bytes) -> Attempted {
     };
     Attempted::failed(verdict, error)
 }
-
-/// The codes of servers' own errors. A script may answer any other word, which may be anybody's data.
-const CODES: [&str; 36] = [
-    "ASK",
-    "BUSY",
-    "BUSYGROUP",
-    "BUSYKEY",
-    "CLUSTERDOWN",
-    "CROSSSLOT",
-    "DENIED",
-    "ERR",
-    "EXECABORT",
-    "INPROG",
-    "INVALIDOBJ",
-    "IOERR",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "MOVED",
-    "NOADDR",
-    "NOAUTH",
-    "NOGOODSLAVE",
-    "NOGROUP",
-    "NOMASTERLINK",
-    "NOPERM",
-    "NOPROTO",
-    "NOREPLICAS",
-    "NOSCRIPT",
-    "NOTBUSY",
-    "NOTREADY",
-    "OOM",
-    "READONLY",
-    "STALE",
-    "TRYAGAIN",
-    "UNBLOCKED",
-    "UNKILLABLE",
-    "WRONGPASS",
-    "WRONGTYPE",
-    "UNSTABLE",
-];
 
 /// Said of a server that is part of a cluster.
 pub(crate) const CLUSTER: &str =
@@ -163,28 +127,70 @@ fn is_servers_own(message: &str) -> bool {
             && ["eval", "evalsha", "fcall", "migrate"].into_iter().any(of_the_call))
 }
 
-/// Whether the account may not do what it was to do. What runs within a script is refused in words of its own,
-/// by older servers without the code.
-pub(crate) fn is_forbidden(code: &str, message: &str) -> bool {
-    code == "NOPERM" || message.contains("The user executing the script can't")
+/// The word with which the server's own error begins; `None` for an error of fusebox's own, and for a word that no
+/// server says of itself.
+pub(crate) fn server_code(error: &AttemptError) -> Option<ServerCode> {
+    match error.code {
+        ErrorCode::OfKind(word) => ServerCode::of(word),
+        ErrorCode::Own(_) | ErrorCode::Server(_) => None,
+    }
 }
 
-fn class(code: &str, message: &str) -> (Option<ErrorClass>, Verdict) {
+/// Whether the server, or the account, is not what the connection was made for: another one may be.
+pub(crate) fn wants_another_connection(error: &AttemptError) -> bool {
+    matches!(server_code(error), Some(ServerCode::ReadOnly | ServerCode::NoAuth))
+}
+
+/// Whether the account may not do what it was to do.
+pub(crate) fn is_forbidden(error: &AttemptError) -> bool {
+    forbids(server_code(error), error.message.whole())
+}
+
+/// What runs within a script is refused in words of its own, by older servers without the code.
+fn forbids(code: Option<ServerCode>, message: &str) -> bool {
+    code == Some(ServerCode::NoPerm) || message.contains("The user executing the script can't")
+}
+
+fn class(code: Option<ServerCode>, message: &str) -> (Option<ErrorClass>, Verdict) {
+    use ServerCode as Is;
+    let Some(code) = code else { return (None, Verdict::Success) };
     let (class, verdict) = match code {
-        "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" => {
+        Is::Loading | Is::Busy | Is::TryAgain | Is::MasterDown | Is::ClusterDown => {
             (ErrorClass::NotExecuted, Verdict::Failure)
         }
-        "ERR" if message.contains("max number of clients") => {
+        Is::Err if message.contains("max number of clients") => {
             (ErrorClass::NotExecuted, Verdict::Failure)
         }
-        "NOAUTH" | "WRONGPASS" | "DENIED" | "READONLY" | "MISCONF" | "NOREPLICAS" | "MOVED"
-        | "ASK" => (ErrorClass::BlockedServer, Verdict::Failure),
-        "NOPERM" | "OOM" => (ErrorClass::BlockedObject, Verdict::Success),
-        "ERR" if is_forbidden(code, message) => (ErrorClass::BlockedObject, Verdict::Success),
-        "ERR" | "WRONGTYPE" | "CROSSSLOT" | "EXECABORT" | "NOSCRIPT" | "NOTBUSY" | "UNKILLABLE"
-        | "BUSYKEY" | "BUSYGROUP" | "NOGROUP" | "NOPROTO" | "NOADDR" | "UNBLOCKED" | "IOERR"
-        | "INVALIDOBJ" | "STALE" | "NOTREADY" => (ErrorClass::Rejected, Verdict::Success),
-        _ => return (None, Verdict::Success),
+        Is::NoAuth
+        | Is::WrongPass
+        | Is::Denied
+        | Is::ReadOnly
+        | Is::MisConf
+        | Is::NoReplicas
+        | Is::Moved
+        | Is::Ask => (ErrorClass::BlockedServer, Verdict::Failure),
+        Is::NoPerm | Is::Oom => (ErrorClass::BlockedObject, Verdict::Success),
+        Is::Err if forbids(Some(code), message) => (ErrorClass::BlockedObject, Verdict::Success),
+        Is::Err
+        | Is::WrongType
+        | Is::CrossSlot
+        | Is::ExecAbort
+        | Is::NoScript
+        | Is::NotBusy
+        | Is::Unkillable
+        | Is::BusyKey
+        | Is::BusyGroup
+        | Is::NoGroup
+        | Is::NoProto
+        | Is::NoAddr
+        | Is::Unblocked
+        | Is::IoErr
+        | Is::InvalidObj
+        | Is::Stale
+        | Is::NotReady => (ErrorClass::Rejected, Verdict::Success),
+        Is::InProg | Is::NoGoodSlave | Is::NoMasterLink | Is::Unstable => {
+            return (None, Verdict::Success);
+        }
     };
     (Some(class), verdict)
 }
@@ -271,6 +277,6 @@ mod tests {
     fn what_is_no_error_is_an_answer() {
         assert!(of(Bytes::from_static(b"+OK\r\n")).result.is_ok());
         let bulk = of(Bytes::from_static(b"!9\r\nWRONGTYPE\r\n")).result.unwrap_err();
-        assert_eq!(bulk.code, "WRONGTYPE");
+        assert_eq!(bulk.code.as_str(), "WRONGTYPE");
     }
 }

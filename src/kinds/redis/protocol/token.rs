@@ -34,12 +34,13 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use fusebox_actors::connector::{AttemptError, Attempted};
+use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, OpId, Verdict, Words};
 
 use super::{
-    cache,
+    cache, outcome,
     resp::{self, Reply},
+    server_code::ServerCode,
 };
 
 /// The most words of a command that a script can pass on: Lua's stack holds about 8,000.
@@ -145,7 +146,7 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
     };
     if own != format!("{digest:016x}").as_bytes() {
         let message = "this op_id belongs to another call, which was applied";
-        let error = AttemptError::own(ErrorClass::Conflict, "op_id_conflict", message);
+        let error = AttemptError::own(ErrorClass::Conflict, OwnCode::OpIdConflict, message);
         return Attempted::failed(Verdict::Success, error);
     }
     let reply: Bytes = match kept.split_first() {
@@ -158,7 +159,11 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
         Some((b'_', _)) => cache::nil(resp3),
         Some((b'?', _)) => {
             let message = "the marker says that the write was begun, and not that it was applied";
-            let error = AttemptError::own(ErrorClass::Ambiguous, "pending_marker", message);
+            let error = AttemptError::own(
+                ErrorClass::Ambiguous,
+                ErrorCode::OfKind("pending_marker"),
+                message,
+            );
             return Attempted::failed(Verdict::Success, error);
         }
         _ => return Attempted::recognised(cache::nil(resp3)),
@@ -170,7 +175,7 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
 fn unforeseen(frame: &Bytes) -> Attempted {
     let whole = format!("the script ended unforeseen: {}", String::from_utf8_lossy(frame));
     let message = Words::quoting("the script ended unforeseen", whole);
-    let error = AttemptError::own(ErrorClass::Unknown, "script", message);
+    let error = AttemptError::own(ErrorClass::Unknown, ErrorCode::OfKind("script"), message);
     Attempted::failed(Verdict::Success, AttemptError { unclassified: true, ..error })
 }
 
@@ -183,11 +188,11 @@ pub(crate) fn forget(tokens: &[OpId]) -> Bytes {
 
 /// Whether `error` says that the server will not run the script at all, rather than that the command
 /// within failed.
-pub(crate) fn refused(code: &str, message: &str) -> bool {
-    let message = message.to_ascii_lowercase();
-    match code {
-        "NOPERM" => message.contains("'eval'") || message.contains("eval command"),
-        "ERR" => message.contains("unknown command") && message.contains("eval"),
+pub(crate) fn is_script_refused(error: &AttemptError) -> bool {
+    let message = error.message.whole().to_ascii_lowercase();
+    match outcome::server_code(error) {
+        Some(ServerCode::NoPerm) => message.contains("'eval'") || message.contains("eval command"),
+        Some(ServerCode::Err) => message.contains("unknown command") && message.contains("eval"),
         _ => false,
     }
 }
@@ -259,19 +264,20 @@ mod tests {
         }
         let error = old(b"00000000000000ac+OK", true).result.unwrap_err();
         assert_eq!((error.class, error.doubt), (ErrorClass::Conflict, None));
-        assert_eq!(error.code, "op_id_conflict");
+        assert_eq!(error.code.as_str(), "op_id_conflict");
         let error = old(b"00000000000000ab?", true).result.unwrap_err();
         assert_eq!((error.class, error.doubt), (ErrorClass::Ambiguous, Some(Bytes::new())));
     }
 
     #[test]
     fn a_refused_script_is_told_from_a_refused_command() {
-        assert!(refused("ERR", "ERR unknown command 'EVAL', with args beginning with:"));
-        assert!(refused("NOPERM", "NOPERM this user has no permissions to run the 'eval' command"));
-        assert!(!refused(
-            "NOPERM",
-            "NOPERM this user has no permissions to run the 'incr' command"
-        ));
-        assert!(!refused("WRONGTYPE", "WRONGTYPE eval"));
+        let refused = |message: &str| {
+            let ended = outcome::of([b"-", message.as_bytes(), b"\r\n"].concat().into());
+            is_script_refused(&ended.result.unwrap_err())
+        };
+        assert!(refused("ERR unknown command 'EVAL', with args beginning with:"));
+        assert!(refused("NOPERM this user has no permissions to run the 'eval' command"));
+        assert!(!refused("NOPERM this user has no permissions to run the 'incr' command"));
+        assert!(!refused("WRONGTYPE eval"));
     }
 }

@@ -80,7 +80,10 @@ async fn an_absolute_write_applied_twice_leaves_what_it_leaves_applied_once() {
                 (Outage::ReplyKnown(known), Ok(reply)) => assert_eq!(reply, known, "{command}"),
                 // Only a key of another type refuses, and only HMSET among those whose reply is known.
                 (outage, Err(error)) => {
-                    assert!(matches!(&*error.code, "WRONGTYPE" | "ERR"), "{command}: {error}");
+                    assert!(
+                        matches!(error.code.as_str(), "WRONGTYPE" | "ERR"),
+                        "{command}: {error}"
+                    );
                     assert!(
                         *outage == Outage::EffectKnown || command.starts_with("HMSET"),
                         "{command}"

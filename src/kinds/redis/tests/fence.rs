@@ -112,7 +112,7 @@ async fn where_killing_is_refused_writes_wait_twice_the_timeout_and_status_warns
     let redis = connector(server.port, "run");
     let (early, verdict) = error(set(&redis, "SET k v").await);
     assert_eq!((early.class, verdict), (ErrorClass::NotExecuted, Verdict::Neutral));
-    assert_eq!(early.code, "fence");
+    assert_eq!(early.code.as_str(), "fence");
     reply(call(&redis, "GET k").await);
     until("writes pass", || async { set(&redis, "SET k v").await.result.is_ok() }).await;
     assert!(begun.elapsed() >= SHORT * 2, "{:?}", begun.elapsed());
@@ -131,7 +131,7 @@ async fn a_busy_server_is_no_refusal() {
     .await;
     let (busy, verdict) = error(set(&redis, "SET k v").await);
     assert_eq!((busy.class, verdict), (ErrorClass::NotExecuted, Verdict::Failure));
-    assert_eq!(busy.code, "BUSY");
+    assert_eq!(busy.code.as_str(), "BUSY");
     testing::ask(port, &["SCRIPT", "KILL"]).await;
     script.await.unwrap();
     until("writes pass", || async { set(&redis, "SET k v").await.result.is_ok() }).await;

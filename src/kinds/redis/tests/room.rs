@@ -8,7 +8,9 @@ async fn leave(redis: &RedisConnector, body: &Bytes, count: usize, patience: Dur
     let with = || With { timeout: patience, ..With::default() };
     let calls = (0..count).map(|_| call_with(redis, body.clone(), with()));
     let ends = futures_util::future::join_all(calls).await;
-    let full = |end: &Attempted| end.result.as_ref().is_err_and(|error| error.code == "link_full");
+    let full = |end: &Attempted| {
+        end.result.as_ref().is_err_and(|error| error.code.as_str() == "link_full")
+    };
     ends.iter().filter(|end| full(end)).count()
 }
 
@@ -29,7 +31,7 @@ async fn a_frozen_server_is_left_64_mib_and_no_more_and_waiting_says_nothing_of_
     assert_eq!(full, 5, "without room");
     let with = With { timeout: Duration::from_millis(50), ..With::default() };
     let (error, verdict) = error(call_with(&redis, large.clone(), with).await);
-    assert_eq!((&*error.code, error.class), ("link_full", ErrorClass::NotExecuted));
+    assert_eq!((error.code.as_str(), error.class), ("link_full", ErrorClass::NotExecuted));
     assert_eq!((verdict, error.doubt), (Verdict::Neutral, None));
     // Reads have a link of their own.
     let (error, _) = super::error(
@@ -40,7 +42,7 @@ async fn a_frozen_server_is_left_64_mib_and_no_more_and_waiting_says_nothing_of_
         )
         .await,
     );
-    assert_eq!(error.code, "timeout");
+    assert_eq!(error.code.as_str(), "timeout");
     server.signal("CONT");
     until("there is room again", || async { call(&redis, "SET k v").await.result.is_ok() }).await;
     assert_eq!(leave(&redis, &large, 1, Duration::from_secs(3)).await, 0);

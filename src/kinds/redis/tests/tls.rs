@@ -49,7 +49,7 @@ async fn a_certificate_is_checked_against_the_authorities() {
         (ErrorClass::BlockedServer, Verdict::Failure),
         "{refused}"
     );
-    assert_eq!(refused.code, "tls");
+    assert_eq!(refused.code.as_str(), "tls");
     settings.tls = Some(TlsSettings { ca_file: Some(ca.into()) });
     let redis = RedisConnector::new(settings);
     let value = "x".repeat(500_000);

@@ -13,7 +13,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, AttemptError, Attempted, Origin, Residue};
+use fusebox_actors::connector::{Attempt, AttemptError, Attempted, ErrorCode, Origin, Residue};
 use fusebox_state::{ErrorClass, LaneId, Lanes, UnixMillis, Verdict};
 
 use super::{link::Link, shared::Shared};
@@ -191,7 +191,7 @@ impl Links {
         let wrapped = Wrapped { args: &read.args, keys: &keys, token, deadlines: &far };
         let mut ended = self.run(wrapped, attempt.clone()).await;
         if let Err(error) = &ended.result
-            && token::refused(&error.code, error.message.whole())
+            && token::is_script_refused(error)
             && attempt.token.is_none()
         {
             // Without a script it is sent as it is.
@@ -262,7 +262,7 @@ impl Links {
         let script = residue::script(at, keys, now);
         let ended = self.writes.call(script, attempt.timeout, attempt.board()).await;
         match &ended.result {
-            Err(error) if token::refused(&error.code, error.message.whole()) => {}
+            Err(error) if token::is_script_refused(error) => {}
             Err(AttemptError { reply: Some(reply), .. }) => {
                 return outcome::by(Carrier::Own, reply.clone());
             }
@@ -334,7 +334,11 @@ impl Links {
             {
                 let message =
                     "an earlier attempt may have applied it, and its marker has expired by now";
-                let error = AttemptError::own(ErrorClass::Ambiguous, "marker_expired", message);
+                let error = AttemptError::own(
+                    ErrorClass::Ambiguous,
+                    ErrorCode::OfKind("marker_expired"),
+                    message,
+                );
                 return Attempted::failed(Verdict::Neutral, error);
             }
             self.shared.tokens_used.store(true, Ordering::Relaxed);
@@ -346,7 +350,11 @@ impl Links {
                 token::WORDS_MAX,
                 wrapped.args.len()
             );
-            let error = AttemptError::own(ErrorClass::Rejected, "too_many_words", message);
+            let error = AttemptError::own(
+                ErrorClass::Rejected,
+                ErrorCode::OfKind("too_many_words"),
+                message,
+            );
             return Attempted::failed(Verdict::Success, error);
         };
         let ended = self.writes.call(script, attempt.timeout, attempt.board()).await;
@@ -372,8 +380,7 @@ impl Links {
 
     /// The server did not run the script.
     fn not_run(&self, ended: Attempted, origin: Origin) -> Attempted {
-        let refused = |error: &AttemptError| token::refused(&error.code, error.message.whole());
-        self.without_token(ended, origin, "eval", refused, |error| {
+        self.without_token(ended, origin, "eval", token::is_script_refused, |error| {
             format!("the server refuses EVAL ({error}): writes cannot bear tokens")
         })
     }
@@ -381,13 +388,11 @@ impl Links {
     /// The server refused the marker, so the command was not run.
     fn unmarked(&self, ended: Attempted, origin: Origin) -> Attempted {
         if let Err(error) = &ended.result
-            && matches!(&*error.code, "READONLY" | "NOAUTH")
+            && outcome::wants_another_connection(error)
         {
             self.writes.retire();
         }
-        let refused =
-            |error: &AttemptError| outcome::is_forbidden(&error.code, error.message.whole());
-        self.without_token(ended, origin, "marker", refused, |error| {
+        self.without_token(ended, origin, "marker", outcome::is_forbidden, |error| {
             format!(
                 "the server refuses GET and SET of fusebox:* ({error}): writes cannot bear tokens"
             )

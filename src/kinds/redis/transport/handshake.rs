@@ -6,7 +6,7 @@
 use std::{io, sync::atomic::Ordering};
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::connector::AttemptError;
+use fusebox_actors::connector::{AttemptError, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, Verdict, Words};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -16,6 +16,7 @@ use crate::{
         protocol::{
             outcome,
             resp::{self, FrameFinder, Reply},
+            server_code::ServerCode,
         },
         settings::{RedisSettings, Secret},
     },
@@ -33,12 +34,12 @@ impl Failed {
     /// Nothing was sent on anybody's behalf, and the backend is to blame.
     pub(crate) fn connect(message: impl Into<Words>) -> Self {
         Self {
-            error: AttemptError::own(ErrorClass::NotExecuted, "connect", message),
+            error: AttemptError::own(ErrorClass::NotExecuted, OwnCode::Connect, message),
             verdict: Verdict::Failure,
         }
     }
 
-    fn blocked(code: &'static str, message: impl Into<Words>) -> Self {
+    fn blocked(code: impl Into<ErrorCode>, message: impl Into<Words>) -> Self {
         let error = AttemptError::own(ErrorClass::BlockedServer, code, message);
         Self { error, verdict: Verdict::Failure }
     }
@@ -141,7 +142,7 @@ pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed
     let password = password(settings).await?;
     let stream = stream::open(settings).await.map_err(|error| match error {
         DialError::Connect(..) => Failed::connect(error.to_string()),
-        DialError::Tls(..) => Failed::blocked("tls", error.to_string()),
+        DialError::Tls(..) => Failed::blocked(OwnCode::Tls, error.to_string()),
     })?;
     let mut dialogue = Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() };
     let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
@@ -166,13 +167,13 @@ pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed
         return Err(Failed::connect("the handshake's replies are incomplete"));
     };
     if let Err(failed) = named
-        && failed.error.code == "NOAUTH"
+        && outcome::server_code(&failed.error) == Some(ServerCode::NoAuth)
     {
         return Err(failed.clone());
     }
     let info = info.as_ref().map(|info| ServerInfo::read(info)).unwrap_or_default();
     if info.cluster {
-        return Err(Failed::blocked("cluster", outcome::CLUSTER));
+        return Err(Failed::blocked(ErrorCode::OfKind("cluster"), outcome::CLUSTER));
     }
     tracing::debug!(backend = settings.name, name, resp3, ?id, "connected");
     Ok(Ready { dialogue, named: named.is_ok(), info })
@@ -191,7 +192,8 @@ async fn greet(
     }
     let Err(refusal) = dialogue.step(resp::command(&hello)).await? else { return Ok(true) };
     // A server before version 6, one behind a proxy, or one whose rules forbid HELLO.
-    if !matches!(&*refusal.error.code, "ERR" | "NOPROTO" | "NOPERM") {
+    let code = outcome::server_code(&refusal.error);
+    if !matches!(code, Some(ServerCode::Err | ServerCode::NoProto | ServerCode::NoPerm)) {
         return Err(refusal);
     }
     if let Some(password) = password {
@@ -209,7 +211,7 @@ async fn password(settings: &RedisSettings) -> Result<Option<Secret>, Failed> {
     match tokio::fs::read_to_string(file).await {
         Ok(text) => Ok(text.lines().next().map(Secret::new)),
         Err(error) => Err(Failed::blocked(
-            "password_file",
+            ErrorCode::OfKind("password_file"),
             format!("password_file {} cannot be read: {error}", file.display()),
         )),
     }

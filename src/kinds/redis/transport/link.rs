@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Aboard, AttemptError, Attempted};
+use fusebox_actors::connector::{Aboard, AttemptError, Attempted, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, Verdict};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -124,7 +124,7 @@ impl Link {
             Ok(Ok(Ended::Reply(frame))) => {
                 let ended = outcome::of(frame);
                 if let Err(error) = &ended.result
-                    && matches!(&*error.code, "READONLY" | "NOAUTH")
+                    && outcome::wants_another_connection(error)
                 {
                     self.retire();
                 }
@@ -132,15 +132,18 @@ impl Link {
             }
             Ok(Ok(Ended::Lost { sent, cause })) => lost(sent, &cause, self.shared.settings.timeout),
             Ok(Err(_)) => {
-                let error =
-                    AttemptError::own(ErrorClass::Unknown, "reset", "the connection is gone");
+                let error = AttemptError::own(
+                    ErrorClass::Unknown,
+                    OwnCode::Reset,
+                    "the connection is gone",
+                );
                 Attempted::failed(Verdict::Neutral, error)
             }
             Err(_) => {
                 let message = format!("no reply within {time:?}");
                 Attempted::failed(
                     verdict,
-                    AttemptError::own(ErrorClass::Unknown, "timeout", message),
+                    AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message),
                 )
             }
         }
@@ -177,7 +180,8 @@ impl Link {
         waited.ok().and_then(Result::ok).ok_or_else(|| {
             let message =
                 "too much waits for the server already, and none of it was answered in time";
-            let error = AttemptError::own(ErrorClass::NotExecuted, "link_full", message);
+            let error =
+                AttemptError::own(ErrorClass::NotExecuted, ErrorCode::OfKind("link_full"), message);
             Failed { error, verdict }
         })
     }
@@ -349,14 +353,16 @@ fn cost(command: &Bytes) -> u32 {
 fn lost(sent: bool, cause: &Cause, limit: Duration) -> Attempted {
     let class = if sent { ErrorClass::Unknown } else { ErrorClass::NotExecuted };
     let (verdict, code, message) = match cause {
-        Cause::Overdue => (Verdict::Failure, "timeout", format!("no reply within {limit:?}")),
+        Cause::Overdue => {
+            (Verdict::Failure, OwnCode::Timeout, format!("no reply within {limit:?}"))
+        }
         Cause::Shared => (
             Verdict::Neutral,
-            "reset",
+            OwnCode::Reset,
             "the connection was reset for another call's sake".to_owned(),
         ),
-        Cause::Broken(why) if sent => (Verdict::Failure, "reset", why.clone()),
-        Cause::Broken(why) => (Verdict::Neutral, "reset", why.clone()),
+        Cause::Broken(why) if sent => (Verdict::Failure, OwnCode::Reset, why.clone()),
+        Cause::Broken(why) => (Verdict::Neutral, OwnCode::Reset, why.clone()),
     };
     Attempted::failed(verdict, AttemptError::own(class, code, message))
 }
@@ -364,15 +370,16 @@ fn lost(sent: bool, cause: &Cause, limit: Duration) -> Attempted {
 fn not_in_time(fencing: bool, verdict: Verdict) -> Failed {
     if fencing {
         let message = "the server has not let go of an earlier connection's writes yet";
-        let error = AttemptError::own(ErrorClass::NotExecuted, "fence", message);
+        let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Fence, message);
         return Failed { error, verdict: Verdict::Neutral };
     }
     let message = "no connection within the call's time";
-    Failed { error: AttemptError::own(ErrorClass::NotExecuted, "connect", message), verdict }
+    Failed { error: AttemptError::own(ErrorClass::NotExecuted, OwnCode::Connect, message), verdict }
 }
 
 fn closed() -> Failed {
-    let error = AttemptError::own(ErrorClass::NotExecuted, "closed", "the connector is closed");
+    let error =
+        AttemptError::own(ErrorClass::NotExecuted, OwnCode::Closed, "the connector is closed");
     Failed { error, verdict: Verdict::Neutral }
 }
 
