@@ -13,7 +13,7 @@
 //! **The one rule that a maintainer might break:** nothing in `handle` waits. What must be synced before
 //! an order is answered is waited for in a task.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use fusebox_state::{
     Moment, UnixMillis,
@@ -78,12 +78,21 @@ pub enum BackendMessage {
 }
 
 /// What the actor of a backend tells whoever started it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct BackendChanged {
-    /// The backend's place in the list.
-    pub index: usize,
+    /// The backend.
+    pub backend: Arc<BackendShared>,
     /// It went half-open: a ping may serve as a probe.
     pub half_open: bool,
+}
+
+impl fmt::Debug for BackendChanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackendChanged")
+            .field("backend", &self.backend.circuit.name)
+            .field("half_open", &self.half_open)
+            .finish()
+    }
 }
 
 /// The actor.
@@ -91,8 +100,6 @@ pub struct BackendActor;
 
 /// What an incarnation is lent.
 pub struct BackendArgs {
-    /// The backend's place in the list.
-    pub index: usize,
     /// What calls borrow.
     pub shared: Arc<BackendShared>,
     /// Where events go.
@@ -333,7 +340,7 @@ impl BackendState {
     }
 
     fn changed(&self, half_open: bool) {
-        let changed = BackendChanged { index: self.args.index, half_open };
+        let changed = BackendChanged { backend: Arc::clone(&self.args.shared), half_open };
         // The listener is gone only when the process is about to be.
         drop(self.args.listener.send_message(changed));
     }

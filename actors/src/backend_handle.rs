@@ -37,8 +37,6 @@ pub enum AdminError {
 
 /// One backend as doors and operators use it.
 pub struct Backend {
-    /// Its place in the list.
-    pub(crate) index: usize,
     pub(crate) entry: BackendEntry,
     pub(crate) entries: Arc<[BackendEntry]>,
     pub(crate) health: ActorRef<HealthMessage>,
@@ -144,7 +142,7 @@ impl Backend {
     /// [`AdminError::Failed`] where its actor does not answer or the store cannot remember it.
     pub async fn set_offline(&self, offline: bool) -> Result<(), AdminError> {
         if !offline && self.entry.actor.load().is_none() {
-            drop(self.health.send_message(HealthMessage::Revive { index: self.index }));
+            drop(self.health.send_message(HealthMessage::Revive(self.entry.clone())));
             let came_back = async {
                 while self.entry.actor.load().is_none() {
                     tokio::time::sleep(Duration::from_millis(10)).await;

@@ -72,15 +72,15 @@ pub enum HealthMessage {
     WatchDue,
     /// It is time to ping a backend; of an older generation it is ignored.
     PingDue {
-        /// The backend's place.
-        index: usize,
+        /// The backend.
+        backend: BackendEntry,
         /// The generation of its ping timer.
         generation: u64,
     },
     /// A ping ended.
     Pinged {
-        /// The backend's place.
-        index: usize,
+        /// The backend.
+        backend: BackendEntry,
         /// Whether it was answered; `None` where none was sent.
         answered: Option<bool>,
     },
@@ -89,10 +89,7 @@ pub enum HealthMessage {
     /// A stopped actor is to be started again.
     RestartDue(Child),
     /// An operator wants an actor that was given up on back.
-    Revive {
-        /// The backend's place.
-        index: usize,
-    },
+    Revive(BackendEntry),
     /// How backends are pinged changed.
     SetPings(PingSettings),
 }
@@ -115,10 +112,10 @@ impl TryFrom<HealthMessage> for BackendChanged {
 }
 
 /// An actor that health supervises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Child {
-    /// The backend at that place.
-    Backend(usize),
+    /// A backend.
+    Backend(BackendEntry),
     /// Recovery.
     Recovery,
 }
@@ -165,7 +162,7 @@ pub struct HealthActor;
 
 /// What it starts from.
 pub struct HealthArgs {
-    /// The backends, in the order of their places.
+    /// The backends, in the order of the configuration.
     pub entries: Arc<[BackendEntry]>,
     /// Where events go.
     pub bus: EventBus,
@@ -182,6 +179,8 @@ pub struct HealthArgs {
 }
 
 struct Watched {
+    backend: BackendEntry,
+    /// That of its ping timer.
     generation: u64,
     pinging: bool,
     /// When the last ping was sent.
@@ -212,7 +211,8 @@ impl Actor for HealthActor {
         let watched = args
             .entries
             .iter()
-            .map(|_| Watched {
+            .map(|backend| Watched {
+                backend: backend.clone(),
                 generation: 0,
                 pinging: false,
                 pinged_at: args.clock.now(),
@@ -226,9 +226,10 @@ impl Actor for HealthActor {
             recovery_restarts: VecDeque::new(),
             tracker: Tracker::default(),
         };
-        for index in 0..state.watched.len() {
-            state.start_backend(&myself, index).await?;
-            state.ping_in(&myself, index, Duration::ZERO);
+        let backends = Arc::clone(&state.args.entries);
+        for backend in backends.iter() {
+            state.start_backend(&myself, backend).await?;
+            state.ping_in(&myself, backend, Duration::ZERO);
         }
         state.start_recovery(&myself).await?;
         state.look(&myself);
@@ -246,13 +247,15 @@ impl Actor for HealthActor {
             HealthMessage::LookDue => state.look(&myself),
             HealthMessage::HoldOver => state.assess(&myself),
             HealthMessage::WatchDue => state.watch(&myself),
-            HealthMessage::PingDue { index, generation } => {
-                state.ping_due(&myself, index, generation);
+            HealthMessage::PingDue { backend, generation } => {
+                state.ping_due(&myself, &backend, generation);
             }
-            HealthMessage::Pinged { index, answered } => state.pinged(&myself, index, answered),
-            HealthMessage::Changed(changed) => state.changed(&myself, changed),
+            HealthMessage::Pinged { backend, answered } => {
+                state.pinged(&myself, &backend, answered);
+            }
+            HealthMessage::Changed(changed) => state.changed(&myself, &changed),
             HealthMessage::RestartDue(child) => state.restart(&myself, child).await,
-            HealthMessage::Revive { index } => state.revive(&myself, index).await,
+            HealthMessage::Revive(backend) => state.revive(&myself, backend).await,
             HealthMessage::SetPings(pings) => state.args.pings = pings,
         }
         Ok(())
@@ -294,9 +297,9 @@ impl HealthState {
     /// Computes the system state and says that health lives.
     fn look(&mut self, myself: &ActorRef<HealthMessage>) {
         drop(myself.send_after(LOOK_EVERY, || HealthMessage::LookDue));
-        for (entry, watched) in self.args.entries.iter().zip(&mut self.watched) {
-            entry.shared.keep_sample();
-            watched.learn(entry.shared.recent_p99());
+        for watched in &mut self.watched {
+            watched.backend.shared.keep_sample();
+            watched.learn(watched.backend.shared.recent_p99());
         }
         self.assess(myself);
     }
@@ -351,14 +354,18 @@ impl HealthState {
         }
     }
 
-    fn changed(&mut self, myself: &ActorRef<HealthMessage>, changed: BackendChanged) {
-        let online = self
-            .args
-            .entries
-            .get(changed.index)
-            .is_some_and(|entry| !entry.shared.circuit.breaker.state().1);
-        if changed.half_open || online {
-            self.ping_in(myself, changed.index, Duration::ZERO);
+    /// What is kept of a backend.
+    fn watched(&mut self, backend: &BackendEntry) -> Option<&mut Watched> {
+        self.watched.iter_mut().find(|watched| watched.backend.is(&backend.shared))
+    }
+
+    fn changed(&mut self, myself: &ActorRef<HealthMessage>, changed: &BackendChanged) {
+        let (_, offline) = changed.backend.circuit.breaker.state();
+        let entries = Arc::clone(&self.args.entries);
+        if let Some(backend) = entries.iter().find(|entry| entry.is(&changed.backend))
+            && (changed.half_open || !offline)
+        {
+            self.ping_in(myself, backend, Duration::ZERO);
         }
         self.assess(myself);
     }
@@ -366,18 +373,16 @@ impl HealthState {
     async fn start_backend(
         &mut self,
         myself: &ActorRef<HealthMessage>,
-        index: usize,
+        backend: &BackendEntry,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(entry) = self.args.entries.get(index) else { return Ok(()) };
         let args = BackendArgs {
-            index,
-            shared: Arc::clone(&entry.shared),
+            shared: Arc::clone(&backend.shared),
             bus: self.args.bus.clone(),
             listener: myself.get_derived(),
         };
         // Without a name: several cores may live in one process, and names are the process's.
         let (actor, _) = Actor::spawn_linked(None, BackendActor, args, myself.get_cell()).await?;
-        entry.actor.store(Some(Arc::new(actor)));
+        backend.actor.store(Some(Arc::new(actor)));
         Ok(())
     }
 
@@ -401,38 +406,25 @@ impl HealthState {
             return;
         }
         let is = |actor: &ActorRef<BackendMessage>| actor.get_id() == id;
-        let index = self
-            .args
-            .entries
-            .iter()
-            .position(|entry| entry.actor.load().as_deref().is_some_and(is));
+        let is_one = |it: &&mut Watched| it.backend.actor.load().as_deref().is_some_and(is);
+        let watched = self.watched.iter_mut().find(is_one);
         let recovery = self.args.recovery.load().as_deref().is_some_and(|it| it.get_id() == id);
-        let child = match index {
-            Some(index) => Child::Backend(index),
-            None if recovery => Child::Recovery,
+        let (child, restarts) = match watched {
+            Some(watched) => (Child::Backend(watched.backend.clone()), &mut watched.restarts),
+            None if recovery => (Child::Recovery, &mut self.recovery_restarts),
             None => return,
         };
         let now = self.args.clock.now();
-        let name = match child {
-            Child::Backend(index) => {
-                self.args.entries.get(index).map_or("?", |entry| &entry.shared.circuit.name)
-            }
-            Child::Recovery => "recovery",
-        };
-        let name = name.to_owned();
-        let restarts = match child {
-            Child::Backend(index) => match self.watched.get_mut(index) {
-                Some(watched) => &mut watched.restarts,
-                None => return,
-            },
-            Child::Recovery => &mut self.recovery_restarts,
-        };
         restarts.retain(|then| now.since(*then) < RESTART_WINDOW);
         let count = restarts.len();
-        if let (Child::Backend(index), true) = (child, count >= RESTARTS_MAX) {
-            self.give_up(myself, index, &name, why);
-            return;
-        }
+        let name = match &child {
+            Child::Backend(backend) if count >= RESTARTS_MAX => {
+                self.give_up(myself, backend, why);
+                return;
+            }
+            Child::Backend(backend) => backend.name().to_owned(),
+            Child::Recovery => "recovery".to_owned(),
+        };
         restarts.push_back(now);
         tracing::error!(actor = name, why, "an actor failed and is started again");
         self.publish_actor(&name, format!("it failed ({why}) and is started again"));
@@ -440,16 +432,16 @@ impl HealthState {
         drop(myself.send_after(wait, move || HealthMessage::RestartDue(child)));
     }
 
-    fn give_up(&mut self, myself: &ActorRef<HealthMessage>, index: usize, name: &str, why: &str) {
-        let Some(entry) = self.args.entries.get(index) else { return };
-        entry.actor.store(None);
-        entry.shared.circuit.hold(|holds| holds.given_up = true);
+    fn give_up(&mut self, myself: &ActorRef<HealthMessage>, backend: &BackendEntry, why: &str) {
+        let name = backend.name();
+        backend.actor.store(None);
+        backend.shared.circuit.hold(|holds| holds.given_up = true);
         let message = format!(
             "its actor failed {RESTARTS_MAX} times within a minute ({why}) and the backend is marked \
              down: `fusebox online {name}` brings it back"
         );
         tracing::error!(backend = name, message);
-        entry.shared.queue.alert(Alert::Actor, Some(message.clone().into()));
+        backend.shared.queue.alert(Alert::Actor, Some(message.clone().into()));
         self.publish_actor(name, message);
         self.assess(myself);
     }
@@ -460,12 +452,10 @@ impl HealthState {
     }
 
     async fn restart(&mut self, myself: &ActorRef<HealthMessage>, child: Child) {
-        let started = match child {
-            Child::Backend(index) => {
-                if let Some(entry) = self.args.entries.get(index) {
-                    entry.shared.circuit.restarts.fetch_add(1, Ordering::Relaxed);
-                }
-                self.start_backend(myself, index).await
+        let started = match &child {
+            Child::Backend(backend) => {
+                backend.shared.circuit.restarts.fetch_add(1, Ordering::Relaxed);
+                self.start_backend(myself, backend).await
             }
             Child::Recovery => self.start_recovery(myself).await,
         };
@@ -475,17 +465,16 @@ impl HealthState {
         }
     }
 
-    async fn revive(&mut self, myself: &ActorRef<HealthMessage>, index: usize) {
-        let Some(entry) = self.args.entries.get(index) else { return };
-        if entry.actor.load().is_some() {
+    async fn revive(&mut self, myself: &ActorRef<HealthMessage>, backend: BackendEntry) {
+        if backend.actor.load().is_some() {
             return;
         }
-        entry.shared.queue.alert(Alert::Actor, None);
-        entry.shared.circuit.hold(|holds| holds.given_up = false);
-        if let Some(watched) = self.watched.get_mut(index) {
+        backend.shared.queue.alert(Alert::Actor, None);
+        backend.shared.circuit.hold(|holds| holds.given_up = false);
+        if let Some(watched) = self.watched(&backend) {
             watched.restarts.clear();
         }
-        self.restart(myself, Child::Backend(index)).await;
+        self.restart(myself, Child::Backend(backend)).await;
     }
 }
 

@@ -163,11 +163,11 @@ impl Fusebox {
             StartError::Other(format!("the health actor did not start: {error}"))
         })?;
         let failed = watch_health(ended, flags.clone());
-        let backends = (0..entries.len())
-            .filter_map(|index| {
-                let entry = entries.get(index)?.clone();
+        let backends = entries
+            .iter()
+            .map(|entry| {
                 let (entries, health) = (Arc::clone(&entries), health.clone());
-                Some(Arc::new(Backend { index, entry, entries, health }))
+                Arc::new(Backend { entry: entry.clone(), entries, health })
             })
             .collect();
         Ok(Self(Arc::new(Core {
@@ -272,8 +272,10 @@ impl Fusebox {
         let only = match backend {
             None => None,
             Some(name) => {
-                let index = self.0.backends.iter().position(|backend| backend.name() == name);
-                Some(index.ok_or_else(|| AdminError::NotFound(format!("no backend {name}")))?)
+                let backend = self.backend(name);
+                let backend =
+                    backend.ok_or_else(|| AdminError::NotFound(format!("no backend {name}")))?;
+                Some(backend.entry.clone())
             }
         };
         let recovery = self.0.recovery.load_full();

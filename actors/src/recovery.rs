@@ -47,7 +47,7 @@ pub struct RecoveryActor;
 
 /// What it starts from.
 pub struct RecoveryArgs {
-    /// The backends, in the order of their places.
+    /// The backends, in the order of the configuration.
     pub entries: Arc<[BackendEntry]>,
     /// Where events go.
     pub bus: EventBus,
@@ -59,12 +59,13 @@ pub struct RecoveryArgs {
 pub struct RecoveryState {
     args: RecoveryArgs,
     scheduler: Option<JobScheduler>,
-    replays: Vec<Option<AbortHandle>>,
+    /// The replay of each backend.
+    replays: Vec<(BackendEntry, AbortHandle)>,
 }
 
 impl Drop for RecoveryState {
     fn drop(&mut self) {
-        for replay in self.replays.iter().flatten() {
+        for (_, replay) in &self.replays {
             replay.abort();
         }
     }
@@ -87,10 +88,10 @@ impl Actor for RecoveryActor {
                 None
             }
         };
-        let count = args.entries.len();
-        let mut state = RecoveryState { args, scheduler, replays: vec![None; count] };
-        for index in 0..count {
-            state.replay_due(&myself, index);
+        let entries = Arc::clone(&args.entries);
+        let mut state = RecoveryState { args, scheduler, replays: Vec::new() };
+        for entry in entries.iter() {
+            state.replay_due(&myself, entry.clone());
         }
         drop(myself.send_interval(SNAPSHOT_EVERY, || RecoveryMessage::SnapshotDue));
         Ok(state)
@@ -118,10 +119,10 @@ impl Actor for RecoveryActor {
             RecoveryMessage::ReportDue => state.report_due(),
             RecoveryMessage::NudgeDue => state.nudge_due(),
             RecoveryMessage::SnapshotDue => state.snapshot_due(),
-            RecoveryMessage::ReplayEnded { index } => {
-                drop(myself.send_after(REPLAY_AGAIN, move || RecoveryMessage::ReplayDue { index }));
+            RecoveryMessage::ReplayEnded(entry) => {
+                drop(myself.send_after(REPLAY_AGAIN, move || RecoveryMessage::ReplayDue(entry)));
             }
-            RecoveryMessage::ReplayDue { index } => state.replay_due(&myself, index),
+            RecoveryMessage::ReplayDue(entry) => state.replay_due(&myself, entry),
             RecoveryMessage::Recover { only, reply } => state.recover(only, reply),
         }
         Ok(())
@@ -169,21 +170,19 @@ impl RecoveryState {
         }
     }
 
-    fn replay_due(&mut self, myself: &ActorRef<RecoveryMessage>, index: usize) {
-        let (Some(entry), Some(slot)) = (self.args.entries.get(index), self.replays.get_mut(index))
-        else {
-            return;
-        };
+    fn replay_due(&mut self, myself: &ActorRef<RecoveryMessage>, entry: BackendEntry) {
         let shared = Arc::clone(&entry.shared);
         let (bus, flags) = (self.args.bus.clone(), self.args.flags.clone());
         let replay: JoinHandle<()> = tokio::spawn(replay::run(shared, bus, flags));
-        *slot = Some(replay.abort_handle());
-        let (myself, name) = (myself.clone(), entry.shared.circuit.name.clone());
+        self.replays.retain(|(other, _)| !other.is(&entry.shared));
+        self.replays.push((entry.clone(), replay.abort_handle()));
+        let myself = myself.clone();
         tokio::spawn(async move {
             match replay.await {
                 Err(error) if error.is_panic() => {
+                    let name = entry.name();
                     tracing::error!(backend = name, %error, "replay panicked and is started again");
-                    drop(myself.send_message(RecoveryMessage::ReplayEnded { index }));
+                    drop(myself.send_message(RecoveryMessage::ReplayEnded(entry)));
                 }
                 // It was stopped with the actor, or the daemon is stopping.
                 Ok(()) | Err(_) => {}
@@ -193,9 +192,9 @@ impl RecoveryState {
 
     /// Asks the backends to go half-open, each after those that it depends on; waits for none of them
     /// to recover.
-    fn recover(&self, only: Option<usize>, reply: RpcReplyPort<Vec<String>>) {
-        let order: Vec<BackendEntry> = match only {
-            Some(index) => self.args.entries.get(index).cloned().into_iter().collect(),
+    fn recover(&self, only: Option<BackendEntry>, reply: RpcReplyPort<Vec<String>>) {
+        let order = match only {
+            Some(entry) => vec![entry],
             None => dependencies_first(&self.args.entries),
         };
         tokio::spawn(async move {

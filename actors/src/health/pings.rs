@@ -10,7 +10,9 @@ use fusebox_state::{Verdict, breaker::State as BreakerState};
 use ractor::ActorRef;
 
 use super::{HealthMessage, HealthState};
-use crate::{backend_shared::BackendShared, connector::SharedConnector};
+use crate::{
+    backend_entry::BackendEntry, backend_shared::BackendShared, connector::SharedConnector,
+};
 
 /// How often a backend that did not answer is pinged.
 pub(super) const PING_AGAIN: Duration = Duration::from_secs(1);
@@ -21,48 +23,42 @@ impl HealthState {
     pub(super) fn ping_due(
         &mut self,
         myself: &ActorRef<HealthMessage>,
-        index: usize,
+        backend: &BackendEntry,
         generation: u64,
     ) {
-        let (Some(watched), Some(entry)) =
-            (self.watched.get_mut(index), self.args.entries.get(index))
-        else {
-            return;
-        };
+        let now = self.args.clock.now();
+        let Some(watched) = self.watched(backend) else { return };
         if watched.generation != generation || watched.pinging {
             return;
         }
         watched.pinging = true;
-        watched.pinged_at = self.args.clock.now();
-        entry.shared.circuit.set_next_ping(None);
-        let (shared, myself) = (Arc::clone(&entry.shared), myself.clone());
+        watched.pinged_at = now;
+        backend.shared.circuit.set_next_ping(None);
+        let (shared, backend, myself) =
+            (Arc::clone(&backend.shared), backend.clone(), myself.clone());
         let timeout = self.args.pings.timeout;
         let ping = tokio::spawn(async move { ping(&shared, timeout).await });
         tokio::spawn(async move {
             // One that panicked was not answered; nobody else would ever ping again.
             let answered = ping.await.unwrap_or(Some(false));
             // Health is gone only when the process is about to be.
-            drop(myself.send_message(HealthMessage::Pinged { index, answered }));
+            drop(myself.send_message(HealthMessage::Pinged { backend, answered }));
         });
     }
 
     pub(super) fn pinged(
         &mut self,
         myself: &ActorRef<HealthMessage>,
-        index: usize,
+        backend: &BackendEntry,
         answered: Option<bool>,
     ) {
-        let (Some(watched), Some(entry)) =
-            (self.watched.get_mut(index), self.args.entries.get(index))
-        else {
-            return;
-        };
+        let (now, interval) = (self.args.clock.now(), self.args.pings.interval);
+        let Some(watched) = self.watched(backend) else { return };
         watched.pinging = false;
-        let breaker = &entry.shared.circuit.breaker;
+        let breaker = &backend.shared.circuit.breaker;
         let half_open = breaker.state() == (BreakerState::HalfOpen, false);
-        let interval = self.args.pings.interval;
         // From ping to ping, however long the last one took.
-        let taken = self.args.clock.now().since(watched.pinged_at);
+        let taken = now.since(watched.pinged_at);
         let again = PING_AGAIN.saturating_sub(taken).min(interval);
         let wait = match answered {
             Some(true) if half_open => Duration::ZERO,
@@ -71,24 +67,25 @@ impl HealthState {
             None if half_open => PROBE_AGAIN,
             Some(true) | None => interval,
         };
-        self.ping_in(myself, index, wait);
+        self.ping_in(myself, backend, wait);
     }
 
     /// The next ping is sent after `wait`.
     pub(super) fn ping_in(
         &mut self,
         myself: &ActorRef<HealthMessage>,
-        index: usize,
+        backend: &BackendEntry,
         wait: Duration,
     ) {
-        let Some(watched) = self.watched.get_mut(index) else { return };
+        let due = self.args.clock.now().plus(wait);
+        let Some(watched) = self.watched(backend) else { return };
         watched.generation += 1;
         let generation = watched.generation;
-        if let (Some(entry), false) = (self.args.entries.get(index), watched.pinging) {
-            let due = self.args.clock.now().plus(wait);
-            entry.shared.circuit.set_next_ping(Some(due));
+        if !watched.pinging {
+            backend.shared.circuit.set_next_ping(Some(due));
         }
-        drop(myself.send_after(wait, move || HealthMessage::PingDue { index, generation }));
+        let backend = backend.clone();
+        drop(myself.send_after(wait, move || HealthMessage::PingDue { backend, generation }));
     }
 }
 

@@ -18,7 +18,6 @@ use fusebox_state::Moment;
 use ractor::ActorRef;
 
 use super::{HealthMessage, HealthState, PATIENCE, Watched, pings::PING_AGAIN};
-use crate::backend_entry::BackendEntry;
 
 /// How often health looks whether an attempt is overdue.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -28,16 +27,16 @@ impl HealthState {
     pub(super) fn watch(&mut self, myself: &ActorRef<HealthMessage>) {
         drop(myself.send_after(WATCH_EVERY, || HealthMessage::WatchDue));
         let now = self.args.clock.now();
-        let overdue = |(index, (entry, watched)): (usize, (&BackendEntry, &Watched))| {
-            let circuit = &entry.shared.circuit;
+        let is_overdue = |watched: &&Watched| {
+            let circuit = &watched.backend.shared.circuit;
             let due = !watched.pinging && now.since(watched.pinged_at) >= PING_AGAIN;
             let waits = |oldest: Moment| now.since(oldest) >= watched.patience;
-            (due && circuit.outstanding().oldest.is_some_and(waits)).then_some(index)
+            due && circuit.outstanding().oldest.is_some_and(waits)
         };
-        let all = self.args.entries.iter().zip(&self.watched).enumerate();
-        let overdue: Vec<usize> = all.filter_map(overdue).collect();
-        for index in overdue {
-            self.ping_in(myself, index, Duration::ZERO);
+        let overdue = self.watched.iter().filter(is_overdue);
+        let overdue: Vec<_> = overdue.map(|watched| watched.backend.clone()).collect();
+        for backend in overdue {
+            self.ping_in(myself, &backend, Duration::ZERO);
         }
     }
 }

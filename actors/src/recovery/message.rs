@@ -2,6 +2,8 @@
 
 use ractor::RpcReplyPort;
 
+use crate::backend_entry::BackendEntry;
+
 /// What recovery is told and asked.
 #[derive(Debug)]
 pub enum RecoveryMessage {
@@ -14,19 +16,13 @@ pub enum RecoveryMessage {
     /// Caches are to be written to their files.
     SnapshotDue,
     /// The replay task of a backend ended.
-    ReplayEnded {
-        /// The backend's place.
-        index: usize,
-    },
+    ReplayEnded(BackendEntry),
     /// A replay task is to be started again.
-    ReplayDue {
-        /// The backend's place.
-        index: usize,
-    },
+    ReplayDue(BackendEntry),
     /// Forces recoveries, dependencies first; answers with the names of those that went half-open.
     Recover {
         /// One backend, or all.
-        only: Option<usize>,
+        only: Option<BackendEntry>,
         /// Answered when all were asked.
         reply: RpcReplyPort<Vec<String>>,
     },
