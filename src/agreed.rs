@@ -5,6 +5,9 @@ use fusebox_actors::CallErrorKind;
 /// The largest body of an import, in bytes.
 pub(crate) const IMPORT_MAX: u64 = 64 << 20;
 
+/// The code of a problem: no backend has that name.
+pub(crate) const NO_SUCH_BACKEND: &str = "no_such_backend";
+
 /// The HTTP status of a call that was not answered.
 pub(crate) const fn status_of(kind: CallErrorKind) -> u16 {
     match kind {

@@ -57,7 +57,7 @@ impl Doors {
             let known: Vec<String> =
                 self.daemon.fusebox.backends().iter().map(|b| b.name().to_owned()).collect();
             Problem::not_found(
-                "no_such_backend",
+                crate::agreed::NO_SUCH_BACKEND,
                 format!("there is no backend {name:?}; there are: {}", known.join(", ")),
             )
         })

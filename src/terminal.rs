@@ -5,3 +5,4 @@ pub(crate) mod failure;
 pub(crate) mod paint;
 pub(crate) mod print;
 pub(crate) mod table;
+pub(crate) mod views;

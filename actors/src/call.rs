@@ -69,7 +69,7 @@ pub struct Call {
 }
 
 /// Where a reply comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The backend.
@@ -84,6 +84,12 @@ pub enum Source {
     Empty,
     /// A nil, so that the caller computes the value itself.
     Bypass,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl Source {

@@ -95,7 +95,7 @@ fn answers(recent: &RecentView) -> Vec<String> {
     sources.sort_by(|(_, a), (_, b)| b.cmp(a));
     let words: Vec<String> = sources
         .into_iter()
-        .map(|(source, calls)| match *source {
+        .map(|(source, calls)| match &**source {
             "error" => format!("{calls} with an error"),
             source => format!("{calls} {source}"),
         })
@@ -144,7 +144,7 @@ struct Sentences<'a> {
 impl Sentences<'_> {
     fn present(&self) -> Vec<String> {
         let (name, state, since) =
-            (&self.shared.circuit.name, self.breaker.state, self.breaker.since);
+            (&self.shared.circuit.name, &self.breaker.state, self.breaker.since);
         let lasts = lasting(self.now.since(since));
         vec![format!("The breaker of {name} is {state} since {}, for {lasts}.", seconds_of(since))]
     }

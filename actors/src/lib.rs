@@ -32,6 +32,7 @@ mod explain;
 pub mod health;
 mod history;
 pub mod import;
+mod lenient;
 pub mod metrics;
 pub mod passage;
 mod pieces;
@@ -202,7 +203,7 @@ impl Fusebox {
         let found = self.0.board.found.read().clone();
         let entries = &self.0.entries;
         view::HealthView {
-            state: found.state,
+            state: found.state.into(),
             operational_percent: found.assessment.operational_percent,
             reasons: found.assessment.reasons,
             backends: entries
@@ -225,10 +226,10 @@ impl Fusebox {
         }
         recovery.attempts = recovery.succeeded + recovery.failed;
         view::ResilienceView {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").into(),
             at: self.0.clock.unix(),
             uptime_seconds: self.0.clock.uptime().as_secs(),
-            state: found.state,
+            state: found.state.into(),
             since: self.0.clock.to_unix(found.since),
             reasons: found.assessment.reasons,
             operational_percent: found.assessment.operational_percent,

@@ -97,7 +97,7 @@ impl Recent {
         let by_source: BTreeMap<_, _> = SOURCES
             .into_iter()
             .zip(now.by_source.iter().zip(&then.by_source))
-            .map(|(source, (now, then))| (source, now.saturating_sub(*then)))
+            .map(|(source, (now, then))| (source.into(), now.saturating_sub(*then)))
             .collect();
         let lately = since(&samples, now.at.minus(RATE_SPAN)).unwrap_or(then);
         let all = |sample: &Sample| sample.by_source.iter().sum::<u64>();

@@ -40,7 +40,7 @@ impl PingSettings {
 }
 
 /// What a plain write may do in an outage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteFallback {
     /// It is made durable and replayed.
@@ -50,7 +50,7 @@ pub enum WriteFallback {
 }
 
 /// What a dead letter does to its lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterPolicy {
     /// Later calls of the lane go on.

@@ -35,8 +35,8 @@ impl BackendShared {
         let entered = last_transition.as_ref().filter(|last| last.transition.to == shot.state);
         let since = clock.to_unix(shot.since);
         BreakerView {
-            state: shot.state.as_str(),
-            underlying: shot.underlying.as_str(),
+            state: shot.state.into(),
+            underlying: shot.underlying.into(),
             since: entered.map_or(since, |last| last.at),
             open_until: shot.open_until.filter(|_| free).map(|until| clock.to_unix(until)),
             exponent: shot.exponent,
@@ -51,7 +51,7 @@ impl BackendShared {
             last_transition,
             transitions: circuit.metrics.transitions.get(),
             forced: shot.forced.map(|force| ForcedView {
-                state: if force.open { "open" } else { "closed" },
+                state: if force.open { "open" } else { "closed" }.into(),
                 reason: force.reason,
                 since: clock.to_unix(force.since),
                 until: force.until.map(|until| clock.to_unix(until)),
@@ -66,7 +66,8 @@ impl BackendShared {
 
     fn calls_view(&self) -> CallsView {
         let metrics = &self.circuit.metrics;
-        let by_source: BTreeMap<_, _> = metrics.by_source().collect();
+        let by_source: BTreeMap<_, _> =
+            metrics.by_source().map(|(source, calls)| (source.into(), calls)).collect();
         let (successes, failures) = (metrics.success.get(), metrics.failure.get());
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let success_rate = match successes + failures {
@@ -169,8 +170,8 @@ impl BackendShared {
             full_seconds: pace.full_seconds,
             store_refuses,
             findings,
-            write_fallback: settings.write_fallback,
-            dead_letter_policy: settings.dead_letter_policy,
+            write_fallback: settings.write_fallback.into(),
+            dead_letter_policy: settings.dead_letter_policy.into(),
         }
     }
 
@@ -181,7 +182,7 @@ impl BackendShared {
         let sample = self.sample();
         BackendView {
             name: settings.name.clone(),
-            kind: settings.kind,
+            kind: settings.kind.into(),
             target: connector.target(),
             critical: settings.critical,
             operational: self.circuit.breaker.is_operational(),
@@ -204,7 +205,7 @@ impl BackendShared {
     pub(crate) fn health_view(&self, entries: &[BackendEntry]) -> BackendHealthView {
         let (state, offline) = self.circuit.breaker.state();
         BackendHealthView {
-            breaker: state.as_str(),
+            breaker: state.into(),
             operational: self.circuit.breaker.is_operational(),
             critical: self.circuit.settings.load().critical,
             offline,
@@ -294,7 +295,7 @@ fn queued_view(
         op_id: entry.header.op_id,
         sequence,
         lane: entry.header.label.to_string(),
-        state,
+        state: state.into(),
         attempts: entry.attempts,
         enqueued_at: entry.header.accepted_at,
         age_ms: u64::try_from(now.since(entry.header.accepted_at).as_millis()).unwrap_or(u64::MAX),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fusebox_state::{
     OpId, Ratio, UnixMillis,
     backoff::RetrySettings,
-    breaker::{BreakerSettings, Reason},
+    breaker::{BreakerSettings, Reason, State},
     cache::CacheSettings,
     queue::QueueLimits,
     store::StoreEvent,
@@ -128,7 +128,7 @@ impl World {
     }
 
     async fn breaker_is(&self, state: &str) {
-        self.until(state, |world| world.backend().view().breaker.state == state).await;
+        self.until(state, |world| world.backend().view().breaker.state.to_string() == state).await;
     }
 }
 
@@ -281,7 +281,7 @@ async fn queue_breaker_and_force_survive_a_restart() {
     world.backend().force(true, "by hand".into(), None).await.unwrap();
     let world = world.restart(vec![settings("one")]).await;
     let view = world.backend().view();
-    assert_eq!((view.queue.calls, view.breaker.state), (1, "OPEN"));
+    assert_eq!((view.queue.calls, view.breaker.state.known()), (1, Some(State::Open)));
     assert_eq!(view.breaker.forced.unwrap().reason, "by hand");
     world.server().set(Mode::Up);
     assert_eq!(world.call("SET b 1").await.unwrap().source, Source::Queued);
@@ -352,7 +352,7 @@ async fn a_blocked_server_pauses_replay_and_buries_nothing() {
     world
         .until("an error says so", |world| {
             let view = world.backend().view();
-            view.breaker.state == "OPEN" && view.queue.calls == 1
+            view.breaker.state.to_string() == "OPEN" && view.queue.calls == 1
         })
         .await;
     world.server().set(Mode::Up);
@@ -371,7 +371,7 @@ async fn a_rejected_call_becomes_a_dead_letter_and_can_be_discarded() {
     world.server().set(Mode::Up);
     world.drained().await;
     let page = world.backend().queue_page(true, None, 10);
-    assert_eq!((page.total, page.calls[0].state), (1, "dead"));
+    assert_eq!((page.total, &*page.calls[0].state), (1, "dead"));
     let op_id = page.calls[0].op_id;
     assert!(
         world.backend().requeue(op_id, false, false).await.is_err(),
@@ -415,7 +415,7 @@ async fn a_full_queue_refuses_and_keeps_what_it_has() {
 async fn the_system_state_follows_and_emergency_is_read_only_but_replays() {
     let critical = |name| BackendSettings { critical: true, ..settings(name) };
     let world = World::start(vec![settings("one"), critical("two"), critical("three")]).await;
-    let state = |world: &World| world.fusebox.health().state;
+    let state = |world: &World| world.fusebox.health().state.known().unwrap();
     world.until("healthy", |world| state(world) == SystemState::Healthy).await;
     world.servers[1].set(Mode::Down);
     world.until("critical", |world| state(world) == SystemState::Critical).await;
@@ -449,8 +449,9 @@ async fn recovery_takes_dependencies_first() {
     for server in &world.servers {
         server.set(Mode::Down);
     }
-    let open =
-        |world: &World| world.fusebox.health().backends.values().all(|it| it.breaker == "OPEN");
+    let open = |world: &World| {
+        world.fusebox.health().backends.values().all(|it| it.breaker.known() == Some(State::Open))
+    };
     world.until("all are open", open).await;
     assert_eq!(world.fusebox.health().backends["one"].impaired_by, ["two"]);
     let order = world.fusebox.recover(None).await.unwrap();

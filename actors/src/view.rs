@@ -1,20 +1,29 @@
-//! What the actors show of themselves: one set of types for the admin pages, the command line and the
+//! What the actors show of themselves: one set of types for the admin pages, the command line, the demo and the
 //! tests. These are promises of compatibility; add freely, rename nothing. What a server said is seen by admins
 //! alone: see `audience.rs`.
+//!
+//! The command line reads with these types what a daemon of another release wrote: it passes over fields that it does
+//! not know, takes what is missing for nothing, and shows [words](Lenient) that it does not know as they are. Texts
+//! of [`Words`] that were read are all the server's: [`Words::whole`] has them.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use fusebox_state::{
-    OpId, Target, UnixMillis, Words, breaker::TransitionRecord, system::SystemState,
+    OpId, Target, UnixMillis, Words,
+    breaker::{State, TransitionRecord},
+    system::SystemState,
 };
+use serde::{Deserialize, Deserializer};
 
+pub use crate::lenient::Lenient;
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
 /// GET /health.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct HealthView {
     /// The system state.
-    pub state: SystemState,
+    pub state: Lenient<SystemState>,
     /// Operational backends among the enabled ones, in percent.
     pub operational_percent: f64,
     /// Why the state is not HEALTHY.
@@ -24,10 +33,11 @@ pub struct HealthView {
 }
 
 /// A backend in GET /health.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct BackendHealthView {
-    /// The effective breaker state: `CLOSED`, `OPEN` or `HALF_OPEN`.
-    pub breaker: &'static str,
+    /// The effective breaker state.
+    pub breaker: Lenient<State>,
     /// Effectively CLOSED and not offline.
     pub operational: bool,
     /// Whether the system is CRITICAL without it.
@@ -41,16 +51,17 @@ pub struct BackendHealthView {
 }
 
 /// GET /health/resilience.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ResilienceView {
     /// The daemon's version.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// When this was read, on the daemon's wall clock.
     pub at: UnixMillis,
     /// Seconds since its start.
     pub uptime_seconds: u64,
     /// The system state.
-    pub state: SystemState,
+    pub state: Lenient<SystemState>,
     /// Since when.
     pub since: UnixMillis,
     /// Why it is not HEALTHY.
@@ -70,7 +81,8 @@ pub struct ResilienceView {
 }
 
 /// What became of spans since the start.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct TracesView {
     /// Taken by the collector.
     pub exported: u64,
@@ -81,7 +93,8 @@ pub struct TracesView {
 }
 
 /// Statistics of recoveries.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct RecoveryView {
     /// Recovery attempts (entries into `HALF_OPEN`).
     pub attempts: u64,
@@ -94,12 +107,13 @@ pub struct RecoveryView {
 }
 
 /// A backend in full.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct BackendView {
     /// Its name.
     pub name: String,
     /// Its kind.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// What it stands for.
     pub target: Target,
     /// Whether the system is CRITICAL without it.
@@ -133,14 +147,15 @@ pub struct BackendView {
 }
 
 /// What a backend did lately: within the last minute, or since the daemon's start where that is less.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct RecentView {
     /// How many seconds these figures are of; 60 but for the first minute.
     pub seconds: f64,
     /// Calls.
     pub calls: u64,
     /// Calls by the source of their answer; `error` for those without one.
-    pub by_source: BTreeMap<&'static str, u64>,
+    pub by_source: BTreeMap<Cow<'static, str>, u64>,
     /// Attempts that succeeded.
     pub successes: u64,
     /// Attempts that failed.
@@ -152,12 +167,13 @@ pub struct RecentView {
 }
 
 /// A breaker.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct BreakerView {
     /// The effective state.
-    pub state: &'static str,
+    pub state: Lenient<State>,
     /// The state underneath a forced one.
-    pub underlying: &'static str,
+    pub underlying: Lenient<State>,
     /// A force in effect.
     pub forced: Option<ForcedView>,
     /// Since when the effective state holds.
@@ -183,16 +199,18 @@ pub struct BreakerView {
     /// Pings failed in a row.
     pub pings_failed: u32,
     /// The newest transition.
+    #[serde(deserialize_with = "if_readable")]
     pub last_transition: Option<TransitionRecord>,
     /// Transitions since the start.
     pub transitions: u64,
 }
 
 /// A forced state.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ForcedView {
     /// `open` or `closed`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Who said why.
     pub reason: String,
     /// Since when.
@@ -202,12 +220,13 @@ pub struct ForcedView {
 }
 
 /// Counters and response times of a backend since the daemon's start.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct CallsView {
     /// Calls.
     pub total: u64,
     /// Calls by the source of their answer; `error` for those without one.
-    pub by_source: BTreeMap<&'static str, u64>,
+    pub by_source: BTreeMap<Cow<'static, str>, u64>,
     /// Attempts that succeeded.
     pub successes: u64,
     /// Attempts that failed.
@@ -227,7 +246,8 @@ pub struct CallsView {
 }
 
 /// Percentiles.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct PercentilesView {
     /// Median.
     pub p50: f64,
@@ -240,7 +260,8 @@ pub struct PercentilesView {
 }
 
 /// A fallback cache.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct CacheView {
     /// Entries.
     pub entries: u64,
@@ -253,7 +274,8 @@ pub struct CacheView {
 }
 
 /// A queue.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct QueueView {
     /// Calls that wait: pending, sending and waiting for a retry.
     pub calls: u64,
@@ -290,13 +312,14 @@ pub struct QueueView {
     /// What opening the store found amiss.
     pub findings: Vec<String>,
     /// What a plain write may do in an outage.
-    pub write_fallback: WriteFallback,
+    pub write_fallback: Lenient<WriteFallback>,
     /// What a dead letter does to its lane.
-    pub dead_letter_policy: DeadLetterPolicy,
+    pub dead_letter_policy: Lenient<DeadLetterPolicy>,
 }
 
 /// A queued call in a listing.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct QueuedCallView {
     /// Its name.
     pub op_id: OpId,
@@ -305,7 +328,7 @@ pub struct QueuedCallView {
     /// Its lane for people.
     pub lane: String,
     /// `pending`, `sending`, `retry` or `dead`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Attempts since it was queued or since the daemon's start.
     pub attempts: u32,
     /// When it was accepted.
@@ -328,8 +351,27 @@ pub struct QueuedCallView {
     pub in_doubt: bool,
     /// The calls that were sent as one with it, itself included. Dead letters are listed, requeued and discarded
     /// as one.
-    #[serde(skip_serializing_if = "is_one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub calls: usize,
+}
+
+/// A transition of a reason that only a later release knows is left out.
+fn if_readable<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<TransitionRecord>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+fn what_is_readable<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<TransitionRecord>, D::Error> {
+    let values = Vec::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
+}
+
+fn one() -> usize {
+    1
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -338,7 +380,8 @@ fn is_one(number: &usize) -> bool {
 }
 
 /// A page of a listing.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct QueuePage {
     /// All calls of the wanted state.
     pub total: u64,
@@ -349,7 +392,8 @@ pub struct QueuePage {
 }
 
 /// GET explain: why the breaker is in its state.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ExplainView {
     /// The backend's name.
     pub backend: String,
@@ -362,8 +406,10 @@ pub struct ExplainView {
     /// The last errors, newest last.
     pub last_errors: Vec<fusebox_state::breaker::ErrorRecord>,
     /// The newest transitions, newest last.
+    #[serde(deserialize_with = "what_is_readable")]
     pub transitions: Vec<TransitionRecord>,
     /// The newest transition that took it out of CLOSED, where it has not come back since.
+    #[serde(deserialize_with = "if_readable")]
     pub outage: Option<TransitionRecord>,
     /// The traces of the calls whose errors led to it and of the last errors, oldest first.
     pub traces: Vec<TraceView>,
@@ -376,7 +422,8 @@ pub struct ExplainView {
 }
 
 /// What a connector shows of itself.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ConnectorStatus {
     /// Connections that are up and usable.
     pub connections: usize,
@@ -387,7 +434,8 @@ pub struct ConnectorStatus {
 }
 
 /// The trace of a call.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct TraceView {
     /// Its id.
     pub trace_id: String,

@@ -3,13 +3,10 @@
 
 use std::time::Duration;
 
-use fusebox_state::UnixMillis;
-use serde_json::Value;
+use fusebox_actors::view::{BackendView, ResilienceView};
+use fusebox_state::{UnixMillis, Words, breaker::State};
 
-use crate::terminal::{
-    paint::Tone,
-    table::{ago, list, number, text},
-};
+use crate::terminal::{paint::Tone, table::ago};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -72,10 +69,8 @@ pub(crate) struct Board {
 
 impl Board {
     /// The table of `view` where there is room for `width`; everything where there is no limit.
-    pub(crate) fn of(view: &Value, width: Option<usize>) -> Self {
-        let backends = backends(view);
-        let now = time(view, "at");
-        let columns = columns(&backends, now);
+    pub(crate) fn of(view: &ResilienceView, width: Option<usize>) -> Self {
+        let columns = columns(view);
         let mut least = u8::MAX;
         let room = |least: u8| {
             let widths = columns.iter().filter(|it| it.rank < least).map(|it| it.width() + GAP);
@@ -87,7 +82,7 @@ impl Board {
         }
         let (columns, gone): (Vec<_>, Vec<_>) =
             columns.into_iter().partition(|column| column.rank < least);
-        let rest = (0..backends.len())
+        let rest = (0..view.backends.len())
             .map(|row| {
                 let cells = gone.iter().filter_map(|column| Some((column, column.cells.get(row)?)));
                 let told =
@@ -104,33 +99,28 @@ const FILLS_WITHIN: f64 = 3_600.0;
 /// Columns of this rank and above are not told in words either.
 const NEVER_TOLD: u8 = 12;
 
-/// The backends of a resilience view.
-pub(crate) fn backends(view: &Value) -> Vec<&Value> {
-    let all = view.get("backends").and_then(Value::as_object);
-    all.into_iter().flat_map(|all| all.values()).collect()
-}
-
-fn columns(backends: &[&Value], now: Option<UnixMillis>) -> Vec<Column> {
-    let column = |head, said, rank, right, cell: &dyn Fn(&Value) -> Cell| Column {
+fn columns(view: &ResilienceView) -> Vec<Column> {
+    let now = view.at;
+    let column = |head, said, rank, right, cell: &dyn Fn(&BackendView) -> Cell| Column {
         head,
         said,
         rank,
         right,
-        cells: backends.iter().map(|backend| cell(backend)).collect(),
+        cells: view.backends.values().map(cell).collect(),
     };
     vec![
         column("BACKEND", "", 0, false, &|it| Cell::plain(name(it))),
-        column("KIND", "", 13, false, &|it| Cell::plain(text(it, "kind"))),
+        column("KIND", "", 13, false, &|it| Cell::plain(it.kind.clone())),
         column("STATE", "", 0, false, &state),
         column("FOR", "for ?", 5, false, &|it| since(it, now)),
         column("NEXT", "?", 6, false, &|it| next(it, now)),
         column("FAILED", "failed ?", 1, false, &failed),
         column("TRIPS AT", "trips at ?", 10, false, &trips_at),
-        column("CALLS/S", "? calls/s", 9, true, &|it| per_second(it)),
-        column("P50 MS", "p50 ? ms", 8, true, &|it| millis(it, "p50")),
-        column("P99 MS", "p99 ? ms", 4, true, &|it| millis(it, "p99")),
+        column("CALLS/S", "? calls/s", 9, true, &per_second),
+        column("P50 MS", "p50 ? ms", 8, true, &|it| millis(it.recent.response_ms.p50)),
+        column("P99 MS", "p99 ? ms", 4, true, &|it| millis(it.recent.response_ms.p99)),
         column("ANSWERS", "?", 11, false, &answers),
-        column("CACHED", "? cached", 12, true, &|it| Cell::plain(text(it, "cache.entries"))),
+        column("CACHED", "? cached", 12, true, &|it| Cell::plain(it.cache.entries.to_string())),
         column("QUEUED", "? queued", 0, true, &queued),
         column("OLDEST", "oldest ?", 7, false, &oldest),
         column("REPLAY", "?", 3, false, &drains),
@@ -139,28 +129,21 @@ fn columns(backends: &[&Value], now: Option<UnixMillis>) -> Vec<Column> {
 }
 
 /// The name; an asterisk says that the system is CRITICAL without it.
-fn name(backend: &Value) -> String {
-    let critical = backend.get("critical") == Some(&Value::Bool(true));
-    format!("{}{}", text(backend, "name"), if critical { "*" } else { "" })
+fn name(backend: &BackendView) -> String {
+    format!("{}{}", backend.name, if backend.critical { "*" } else { "" })
 }
 
 /// The breaker's state in a word, and what lies over it.
-fn state(backend: &Value) -> Cell {
-    let offline = backend.get("offline") == Some(&Value::Bool(true));
-    let forced = if text(backend, "breaker.forced.state").is_empty() { "" } else { " (forced)" };
-    let word = if offline { "OFFLINE".into() } else { text(backend, "breaker.state") + forced };
+fn state(backend: &BackendView) -> Cell {
+    let forced = if backend.breaker.forced.is_some() { " (forced)" } else { "" };
+    let state = &backend.breaker.state;
+    let word = if backend.offline { "OFFLINE".into() } else { format!("{state}{forced}") };
     Cell { tone: Tone::of_state(&word), text: word }
 }
 
-/// The time at a path.
-pub(crate) fn time(value: &Value, path: &str) -> Option<UnixMillis> {
-    text(value, path).parse().ok()
-}
-
-/// How long ago the time at a path was.
-fn passed(value: &Value, path: &str, now: Option<UnixMillis>) -> Option<String> {
-    let then = time(value, path)?;
-    Some(whole_seconds(now?.since(then)))
+/// How long ago a time was; `None` for one that nobody has told.
+fn passed(then: UnixMillis, now: UnixMillis) -> Option<String> {
+    (then > UnixMillis::default()).then(|| whole_seconds(now.since(then)))
 }
 
 /// A duration in its two greatest units, none smaller than a second.
@@ -168,71 +151,68 @@ fn whole_seconds(duration: Duration) -> String {
     ago(duration.as_secs().saturating_mul(1_000))
 }
 
-/// How long it is until the time at a path.
-fn left(value: &Value, path: &str, now: Option<UnixMillis>) -> Option<String> {
-    let then = time(value, path)?;
-    Some(whole_seconds(then.since(now?)))
+/// How long it is until a time.
+fn left(then: UnixMillis, now: UnixMillis) -> String {
+    whole_seconds(then.since(now))
 }
 
-fn since(backend: &Value, now: Option<UnixMillis>) -> Cell {
-    if backend.get("offline") == Some(&Value::Bool(true)) {
+fn since(backend: &BackendView, now: UnixMillis) -> Cell {
+    if backend.offline {
         return Cell::none();
     }
-    passed(backend, "breaker.since", now).map_or_else(Cell::none, Cell::plain)
+    passed(backend.breaker.since, now).map_or_else(Cell::none, Cell::plain)
 }
 
 /// What will happen to the breaker by itself.
-fn next(backend: &Value, now: Option<UnixMillis>) -> Cell {
-    if backend.get("offline") == Some(&Value::Bool(true)) {
+fn next(backend: &BackendView, now: UnixMillis) -> Cell {
+    if backend.offline {
         return Cell::none();
     }
-    if let Some(left) = left(backend, "breaker.forced.until", now) {
-        return Cell::plain(format!("released in {left}"));
+    let breaker = &backend.breaker;
+    if let Some(forced) = &breaker.forced {
+        let released = |until| Cell::plain(format!("released in {}", left(until, now)));
+        return forced.until.map_or_else(Cell::none, released);
     }
-    if !text(backend, "breaker.forced.state").is_empty() {
-        return Cell::none();
-    }
-    match text(backend, "breaker.state").as_str() {
-        "OPEN" => left(backend, "breaker.open_until", now)
-            .map_or_else(Cell::none, |left| Cell::plain(format!("half-opens in {left}"))),
-        "HALF_OPEN" => Cell::plain(format!(
-            "closes after {} probes",
-            text(backend, "breaker.success_threshold")
-        )),
-        _ => Cell::none(),
+    match breaker.state.known() {
+        Some(State::Open) => breaker.open_until.map_or_else(Cell::none, |until| {
+            Cell::plain(format!("half-opens in {}", left(until, now)))
+        }),
+        Some(State::HalfOpen) => {
+            Cell::plain(format!("closes after {} probes", breaker.success_threshold))
+        }
+        Some(State::Closed) | None => Cell::none(),
     }
 }
 
 /// Failures among the calls of the breaker's window.
-fn failed(backend: &Value) -> Cell {
-    let (calls, failures) =
-        (text(backend, "breaker.window_calls"), text(backend, "breaker.window_failures"));
-    if calls == "0" || calls.is_empty() {
+fn failed(backend: &BackendView) -> Cell {
+    let breaker = &backend.breaker;
+    let (calls, failures) = (breaker.window_calls, breaker.window_failures);
+    if calls == 0 {
         return Cell::none();
     }
-    let rate = number(backend, "breaker.failure_rate");
-    let tone = match failures.as_str() {
-        "0" => Tone::Plain,
-        _ if rate >= number(backend, "breaker.failure_rate_threshold") => Tone::Bad,
+    let rate = breaker.failure_rate;
+    let tone = match failures {
+        0 => Tone::Plain,
+        _ if rate >= breaker.failure_rate_threshold => Tone::Bad,
         _ => Tone::Doubtful,
     };
     Cell { text: format!("{failures}/{calls} {:.0}%", rate * 100.0), tone }
 }
 
 /// What the failures are measured by; of no interest where there are none.
-fn trips_at(backend: &Value) -> Cell {
-    let failures = text(backend, "breaker.failure_threshold");
-    let text = match number(backend, "breaker.failure_rate_threshold") * 100.0 {
+fn trips_at(backend: &BackendView) -> Cell {
+    let failures = backend.breaker.failure_threshold;
+    let text = match backend.breaker.failure_rate_threshold * 100.0 {
         rate if rate > 0.0 => format!("{failures} and {rate:.0}%"),
-        _ => failures,
+        _ => failures.to_string(),
     };
-    let quiet = number(backend, "breaker.window_failures") <= 0.0;
+    let quiet = backend.breaker.window_failures == 0;
     Cell { text, tone: if quiet { Tone::Faint } else { Tone::Plain } }
 }
 
-fn per_second(backend: &Value) -> Cell {
-    let calls = number(backend, "recent.calls_per_second");
-    match calls {
+fn per_second(backend: &BackendView) -> Cell {
+    match backend.recent.calls_per_second {
         calls if calls <= 0.0 => Cell::none(),
         calls => Cell::plain(short(calls)),
     }
@@ -243,32 +223,33 @@ pub(crate) fn short(value: f64) -> String {
     if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
-fn millis(backend: &Value, percentile: &str) -> Cell {
-    match number(backend, &format!("recent.response_ms.{percentile}")) {
+fn millis(took: f64) -> Cell {
+    match took {
         took if took <= 0.0 => Cell::none(),
         took => Cell::plain(short(took)),
     }
 }
 
 /// Whether the system is CRITICAL without some of the backends, which are marked.
-pub(crate) fn marks_any(view: &Value) -> bool {
-    backends(view).into_iter().any(|it| it.get("critical") == Some(&Value::Bool(true)))
+pub(crate) fn marks_any(view: &ResilienceView) -> bool {
+    view.backends.values().any(|backend| backend.critical)
 }
 
 /// What the mark means.
 pub(crate) const MARK: &str = "* the system is CRITICAL while it is down";
 
 /// Where the answers of the last minute came from.
-fn answers(backend: &Value) -> Cell {
-    let all = number(backend, "recent.calls");
-    if all <= 0.0 {
+fn answers(backend: &BackendView) -> Cell {
+    let recent = &backend.recent;
+    if recent.calls == 0 {
         return Cell::none();
     }
+    let of = |source: &str| recent.by_source.get(source).copied().unwrap_or(0);
+    #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
+    let share = |source| of(source) as f64 * 100.0 / recent.calls as f64;
     let mut shares: Vec<(f64, &str)> = SOURCES
         .iter()
-        .map(|source| {
-            (number(backend, &format!("recent.by_source.{source}")) * 100.0 / all, *source)
-        })
+        .map(|source| (share(source), *source))
         .filter(|(share, _)| *share > 0.0)
         .collect();
     shares.sort_by(|(a, _), (b, _)| b.total_cmp(a));
@@ -279,39 +260,39 @@ fn answers(backend: &Value) -> Cell {
             share => format!("{source} {share:.0}%"),
         })
         .collect();
-    let failing = number(backend, "recent.by_source.error") > 0.0;
-    Cell { text: words.join(" "), tone: if failing { Tone::Bad } else { Tone::Plain } }
+    Cell { text: words.join(" "), tone: if of("error") > 0 { Tone::Bad } else { Tone::Plain } }
 }
 
-fn queued(backend: &Value) -> Cell {
-    let (calls, fill) = (text(backend, "queue.calls"), number(backend, "queue.fill_percent"));
+fn queued(backend: &BackendView) -> Cell {
+    let (calls, fill) = (backend.queue.calls, backend.queue.fill_percent);
     let tone = match fill {
-        _ if calls == "0" => Tone::Plain,
+        _ if calls == 0 => Tone::Plain,
         fill if fill >= 85.0 => Tone::Bad,
         _ => Tone::Doubtful,
     };
-    Cell { text: if fill >= 1.0 { format!("{calls} {fill:.0}%") } else { calls }, tone }
+    let text = if fill >= 1.0 { format!("{calls} {fill:.0}%") } else { calls.to_string() };
+    Cell { text, tone }
 }
 
-fn oldest(backend: &Value) -> Cell {
-    match text(backend, "queue.oldest_age_ms").parse() {
-        Ok(age) if text(backend, "queue.calls") != "0" => {
-            Cell::plain(whole_seconds(Duration::from_millis(age)))
+fn oldest(backend: &BackendView) -> Cell {
+    match &backend.queue {
+        queue if queue.calls > 0 => {
+            Cell::plain(whole_seconds(Duration::from_millis(queue.oldest_age_ms)))
         }
         _ => Cell::none(),
     }
 }
 
 /// When the queue will be empty, or full, or why neither.
-fn drains(backend: &Value) -> Cell {
-    let waits = text(backend, "queue.calls") != "0";
-    if let Some(left) = seconds(backend, "queue.drain_seconds") {
+fn drains(backend: &BackendView) -> Cell {
+    let queue = &backend.queue;
+    let (waits, paused) = (queue.calls > 0, queue.replay_paused.is_some());
+    if let Some(left) = queue.drain_seconds.and_then(seconds) {
         return Cell::plain(format!("drained in {left}"));
     }
-    let paused = !text(backend, "queue.replay_paused").is_empty();
     // While replay runs, a queue that is a little longer than it was is no sign that it fills.
-    let fills = waits && (paused || number(backend, "queue.full_seconds") < FILLS_WITHIN);
-    if let (Some(left), true) = (seconds(backend, "queue.full_seconds"), fills) {
+    let fills = |seconds: &f64| waits && (paused || *seconds < FILLS_WITHIN);
+    if let Some(left) = queue.full_seconds.filter(fills).and_then(seconds) {
         return Cell { text: format!("full in {left}"), tone: Tone::Doubtful };
     }
     match (waits, paused) {
@@ -322,82 +303,80 @@ fn drains(backend: &Value) -> Cell {
 }
 
 /// A number of seconds in its two greatest units.
-pub(crate) fn seconds(value: &Value, path: &str) -> Option<String> {
-    let found = path.split('.').try_fold(value, |value, key| value.get(key))?;
-    let seconds = Duration::try_from_secs_f64(found.as_f64()?).ok()?;
+fn seconds(seconds: f64) -> Option<String> {
+    let seconds = Duration::try_from_secs_f64(seconds).ok()?;
     Some(whole_seconds(seconds + Duration::from_millis(999)))
 }
 
-fn dead(backend: &Value) -> Cell {
-    let dead = text(backend, "queue.dead_letters");
-    Cell { tone: if dead == "0" { Tone::Plain } else { Tone::Bad }, text: dead }
+fn dead(backend: &BackendView) -> Cell {
+    let dead = backend.queue.dead_letters;
+    Cell { tone: if dead == 0 { Tone::Plain } else { Tone::Bad }, text: dead.to_string() }
+}
+
+/// Words that were read, as they are told here: to whoever they were told to.
+pub(crate) fn whole(words: &[Words]) -> impl Iterator<Item = String> + '_ {
+    words.iter().map(|words| words.whole().to_owned())
 }
 
 /// All that an operator should know of a backend, in sentences.
-pub(crate) fn notes(backend: &Value) -> Vec<String> {
-    let mut notes = list(backend, "alerts");
-    let (pings, most) =
-        (number(backend, "breaker.pings_failed"), number(backend, "breaker.failure_threshold"));
-    if pings > 0.0 && text(backend, "breaker.state") == "CLOSED" {
+pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
+    let (breaker, queue) = (&backend.breaker, &backend.queue);
+    let mut notes: Vec<String> = whole(&backend.alerts).collect();
+    let is_closed = breaker.state.known() == Some(State::Closed);
+    if breaker.pings_failed > 0 && is_closed {
+        let (pings, most) = (breaker.pings_failed, breaker.failure_threshold);
         notes.push(format!("{pings} pings in a row have failed; its breaker opens at {most}"));
     }
-    let forced = text(backend, "breaker.forced.state");
-    if !forced.is_empty() {
-        let until = text(backend, "breaker.forced.until");
-        let until =
-            if until.is_empty() { "until it is released".into() } else { format!("until {until}") };
-        notes.push(format!("forced {forced} {until}: {}", text(backend, "breaker.forced.reason")));
+    if let Some(forced) = &breaker.forced {
+        let until = forced.until.map(|until| format!("until {until}"));
+        let until = until.unwrap_or_else(|| "until it is released".into());
+        notes.push(format!("forced {} {until}: {}", forced.state, forced.reason));
     }
-    let refuses = text(backend, "queue.store_refuses");
-    if !refuses.is_empty() {
+    if let Some(refuses) = &queue.store_refuses {
         notes.push(format!("its store refuses writes: {refuses}"));
     }
     // Who forced it knows why.
-    let is_down = text(backend, "breaker.state") != "CLOSED" && forced.is_empty();
-    let errors = backend.pointer("/breaker/last_transition/last_errors").and_then(Value::as_array);
-    if let Some(error) = errors.and_then(|errors| errors.last()).filter(|_| is_down) {
-        let (code, message) = (text(error, "code"), text(error, "message"));
-        notes.push(format!("the last error was {code}: {message}"));
+    let is_down = !is_closed && breaker.forced.is_none();
+    let last = breaker.last_transition.as_ref().filter(|_| is_down);
+    if let Some(error) = last.and_then(|last| last.transition.last_errors.last()) {
+        notes.push(format!("the last error was {}: {}", error.code, error.message.whole()));
     }
-    let causes = list(backend, "impaired_by");
-    if !causes.is_empty() {
-        notes.push(format!("impaired by {}", causes.join(", ")));
+    if !backend.impaired_by.is_empty() {
+        notes.push(format!("impaired by {}", backend.impaired_by.join(", ")));
     }
-    let paused = text(backend, "queue.replay_paused");
-    if !paused.is_empty() {
+    if let Some(paused) = &queue.replay_paused {
         notes.push(format!("replay is paused: {paused}"));
     }
-    notes.extend(list(backend.get("connector").unwrap_or(&Value::Null), "warnings"));
+    notes.extend(whole(&backend.connector.warnings));
     notes
 }
 
 /// The notes of all backends, and of stores that belong to none.
-pub(crate) fn all_notes(view: &Value) -> Vec<String> {
-    let mut all: Vec<String> = backends(view)
-        .into_iter()
+pub(crate) fn all_notes(view: &ResilienceView) -> Vec<String> {
+    let mut all: Vec<String> = view
+        .backends
+        .values()
         .flat_map(|backend| {
-            let name = text(backend, "name");
-            notes(backend).into_iter().map(move |note| format!("{name}: {note}"))
+            notes(backend).into_iter().map(|note| format!("{}: {note}", backend.name))
         })
         .collect();
-    all.extend(list(view, "stray_stores").into_iter().map(|store| {
+    all.extend(view.stray_stores.iter().map(|store| {
         format!("the store {store} belongs to no backend: what waits in it waits on")
     }));
     all
 }
 
 /// What stands over the table: the state, since when, and what share works.
-pub(crate) fn headline(view: &Value) -> (String, String, String) {
-    let up = view.get("uptime_seconds").and_then(Value::as_u64).unwrap_or(0);
-    let lasts = passed(view, "since", time(view, "at"));
+pub(crate) fn headline(view: &ResilienceView) -> (String, String, String) {
+    let lasts = passed(view.since, view.at);
     (
-        format!("fusebox {}", text(view, "version")),
-        text(view, "state"),
+        format!("fusebox {}", view.version),
+        view.state.to_string(),
         format!(
             "{}{:.0} % operational  up {}",
             lasts.map(|lasts| format!("for {lasts}  ")).unwrap_or_default(),
-            number(view, "operational_percent"),
-            ago(up * 1_000)
+            view.operational_percent,
+            ago(view.uptime_seconds * 1_000)
         ),
     )
 }

@@ -11,6 +11,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
+use fusebox_actors::Source;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
@@ -23,15 +24,15 @@ use crate::{
         client::{Client, segment},
         failure::Failure,
         print::{complain, on_terminal, say, say_bytes},
-        table::{ago, list, text},
+        table::{ago, text},
+        views::{Named, ReplyView, read},
     },
 };
 
 /// `fusebox call`
 pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     let backend = segment(&call.backend)?;
-    let view = client.get(&format!("/v1/backends/{backend}")).await?;
-    let kind = text(&view, "kind");
+    let Named { kind, .. } = read(&client.get(&format!("/v1/backends/{backend}")).await?)?;
     let kind = kinds::find(&kind)
         .ok_or_else(|| Failure::failed(format!("this fusebox does not know the kind {kind:?}")))?;
     let args: Vec<Vec<u8>> = call.args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
@@ -57,9 +58,9 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     let Answer { value, rest } = serde_json::from_str(text).map_err(|_| wrong())?;
     let value = value.map_or("null", RawValue::get);
     say_bytes(&printed(value, kind.prints_json(), on_terminal()))?;
-    let rest = Value::Object(rest);
+    let rest: ReplyView = read(&Value::Object(rest))?;
     // That the value is not the write's own reply is no remark: a program must not miss it.
-    if std::io::stderr().is_terminal() || rest.get("reply_lost") == Some(&Value::Bool(true)) {
+    if std::io::stderr().is_terminal() || rest.reply_lost {
         for line in note(&rest) {
             complain(&line);
         }
@@ -177,23 +178,24 @@ fn binary(fields: &Map<String, Value>) -> Option<Vec<u8>> {
 }
 
 /// What people should know of a reply that did not come from the backend.
-fn note(reply: &Value) -> Vec<String> {
+fn note(reply: &ReplyView) -> Vec<String> {
     let mut lines = Vec::new();
-    let source = text(reply, "source");
-    let age = ago(reply.get("age_ms").and_then(Value::as_u64).unwrap_or(0));
-    match source.as_str() {
-        "live" => {}
-        "cache" | "stale" => lines.push(format!("({source}, {age} old)")),
-        "queued" if text(reply, "ack") == "durable" => {
-            let op_id = text(reply, "op_id");
+    let source = &reply.source;
+    match source.known() {
+        Some(Source::Live) => {}
+        Some(Source::Cache | Source::Stale) => {
+            lines.push(format!("({source}, {} old)", ago(reply.age_ms)));
+        }
+        Some(Source::Queued) if reply.is_durable() => {
+            let op_id = &reply.op_id;
             lines.push(format!("(queued: durable here, to be replayed; op_id {op_id})"));
         }
-        other => lines.push(format!("({other})")),
+        _ => lines.push(format!("({source})")),
     }
-    if reply.get("reply_lost") == Some(&Value::Bool(true)) {
+    if reply.reply_lost {
         lines.push("(reply lost)".to_owned());
     }
-    lines.extend(list(reply, "warnings").into_iter().map(|warning| format!("warning: {warning}")));
+    lines.extend(reply.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines
 }
 
@@ -252,16 +254,17 @@ mod tests {
 
     #[test]
     fn what_is_not_live_is_noted() {
-        assert!(note(&json!({ "source": "live", "warnings": [] })).is_empty());
-        assert_eq!(note(&json!({ "source": "stale", "age_ms": 61_000 })), ["(stale, 1m 1s old)"]);
+        let noted = |reply: Value| note(&read(&reply).unwrap());
+        assert!(noted(json!({ "source": "live", "warnings": [] })).is_empty());
+        assert_eq!(noted(json!({ "source": "stale", "age_ms": 61_000 })), ["(stale, 1m 1s old)"]);
         assert_eq!(
-            note(
-                &json!({ "source": "queued", "ack": "durable", "op_id": "01J", "warnings": ["w"] })
+            noted(
+                json!({ "source": "queued", "ack": "durable", "op_id": "01J", "warnings": ["w"] })
             ),
             ["(queued: durable here, to be replayed; op_id 01J)", "warning: w"]
         );
-        assert_eq!(note(&json!({ "source": "bypass" })), ["(bypass)"]);
+        assert_eq!(noted(json!({ "source": "bypass" })), ["(bypass)"]);
         let lost = json!({ "source": "live", "reply_lost": true, "warnings": ["it was lost"] });
-        assert_eq!(note(&lost), ["(reply lost)", "warning: it was lost"]);
+        assert_eq!(noted(lost), ["(reply lost)", "warning: it was lost"]);
     }
 }

@@ -14,7 +14,7 @@ use crate::terminal::{
     client::{Client, segment},
     failure::Failure,
     print::{complain, say_while_read},
-    table::{list, text},
+    views::{EventView, EventWord, PastView, Phase},
 };
 
 /// Events of the past that are listed where nothing says how many.
@@ -41,15 +41,15 @@ pub(crate) async fn run(client: &Client, wanted: EventsArgs) -> Done {
         filter.extend(since.map(|since| format!("since={since}")));
         let usual = if since.is_some() { MOST } else { USUAL };
         filter.push(format!("limit={}", limit.unwrap_or(usual)));
-        let past = client.get(&query("/v1/history", &filter)).await?;
-        let events = past.get("events").and_then(Value::as_array);
-        for event in events.into_iter().flatten() {
+        let answer = client.get(&query("/v1/history", &filter)).await?;
+        let past = PastView::of(answer)?;
+        for event in &past.events {
             if !print(event, output)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            last = number_of(event).unwrap_or(last);
+            last = EventView::of(event).id.unwrap_or(last);
         }
-        if past.get("more") == Some(&Value::Bool(true)) && limit.is_none() && since.is_some() {
+        if past.more && limit.is_none() && since.is_some() {
             complain(&format!("fusebox: only the newest {MOST} are shown"));
         }
     }
@@ -66,13 +66,9 @@ fn query(path: &str, filter: &[String]) -> String {
     }
 }
 
-fn number_of(event: &Value) -> Option<u64> {
-    event.get("id").and_then(Value::as_u64)
-}
-
 /// Prints an event; returns whether somebody still reads.
 fn print(event: &Value, output: Output) -> Result<bool, Failure> {
-    say_while_read(&if output.json { format!("{event}\n") } else { line(event) })
+    say_while_read(&if output.json { format!("{event}\n") } else { line(&EventView::of(event)) })
 }
 
 /// Prints what comes after the event of number `last`.
@@ -82,7 +78,7 @@ async fn follow_on(mut body: Incoming, last: u64, output: Output) -> Done {
         let frame = frame.map_err(|error| Failure::failed(format!("the stream broke: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         let events = reader.read(&data).into_iter();
-        for event in events.filter(|event| number_of(event).is_none_or(|id| id > last)) {
+        for event in events.filter(|event| EventView::of(event).id.is_none_or(|id| id > last)) {
             if !print(&event, output)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -117,65 +113,49 @@ impl Reader {
 }
 
 /// An event as a line for people.
-fn line(event: &Value) -> String {
-    let when = text(event, "at");
-    let backend = text(event, "backend");
-    let line = format!("{when}  {backend:<12}  {}", what(event));
+fn line(event: &EventView) -> String {
+    let when = event.at.map(|at| at.to_string()).unwrap_or_default();
+    let line = format!("{when}  {:<12}  {}", event.backend, what(event));
     format!("{}\n", line.trim_end())
 }
 
 /// What happened, for people.
-pub(crate) fn what(event: &Value) -> String {
-    match text(event, "event").as_str() {
-        "transition" => {
-            let (from, to, why) = (text(event, "from"), text(event, "to"), text(event, "reason"));
-            match (text(event, "failures"), text(event, "calls")) {
-                (_, calls) if calls == "0" => format!("{from} -> {to} ({why})"),
-                (failures, calls) => {
-                    format!("{from} -> {to} ({why}, {failures} of {calls} failed)")
-                }
+pub(crate) fn what(event: &EventView) -> String {
+    let EventView { from, to, reason, phase, replayed, waiting, .. } = event;
+    match event.event {
+        EventWord::Transition if event.calls == 0 => format!("{from} -> {to} ({reason})"),
+        EventWord::Transition => {
+            format!("{from} -> {to} ({reason}, {} of {} failed)", event.failures, event.calls)
+        }
+        EventWord::SystemState => {
+            format!("the system is {to} (was {from}): {}", event.reasons.join("; "))
+        }
+        EventWord::Offline if event.offline => "taken offline".into(),
+        EventWord::Offline => "taken online".into(),
+        EventWord::Replay => match phase.known() {
+            Some(Phase::Started) => format!("replay begins: {waiting} wait"),
+            Some(Phase::Paused) => {
+                format!("replay pauses, since {reason}: {replayed} replayed, {waiting} wait")
             }
-        }
-        "system_state" => format!(
-            "the system is {} (was {}): {}",
-            text(event, "to"),
-            text(event, "from"),
-            list(event, "reasons").join("; ")
-        ),
-        "offline" => match text(event, "offline").as_str() {
-            "true" => "taken offline".into(),
-            _ => "taken online".into(),
-        },
-        "replay" => {
-            let (replayed, waiting) = (text(event, "replayed"), text(event, "waiting"));
-            match text(event, "phase").as_str() {
-                "started" => format!("replay begins: {waiting} wait"),
-                "paused" => format!(
-                    "replay pauses, since {}: {replayed} replayed, {waiting} wait",
-                    text(event, "reason")
-                ),
-                "drained" => format!("nothing waits any more: {replayed} replayed"),
-                phase => format!("replay {phase}: {replayed} replayed, {waiting} wait"),
+            Some(Phase::Drained) => format!("nothing waits any more: {replayed} replayed"),
+            Some(Phase::Progress) | None => {
+                format!("replay {phase}: {replayed} replayed, {waiting} wait")
             }
-        }
-        "fallback" => match text(event, "active").as_str() {
-            "true" => "fallbacks answer".into(),
-            _ => "fallbacks no longer answer".into(),
         },
-        "dead_letter" => {
-            format!("dead letter {}: {}", text(event, "op_id"), text(event, "reason"))
-        }
-        "reload" => {
-            let (by, changed) = (text(event, "by"), list(event, "changed").join(", "));
-            match event.get("refused").and_then(Value::as_str) {
+        EventWord::Fallback if event.active => "fallbacks answer".into(),
+        EventWord::Fallback => "fallbacks no longer answer".into(),
+        EventWord::DeadLetter => format!("dead letter {}: {reason}", event.op_id),
+        EventWord::Reload => {
+            let (by, changed) = (&event.by, event.changed.join(", "));
+            match &event.refused {
                 Some(why) => format!("the configuration was not reloaded, by {by}: {why}"),
                 None if changed.is_empty() => format!("reloaded by {by}: nothing changed"),
                 None => format!("reloaded by {by}: {changed}"),
             }
         }
-        "daemon" => format!("the daemon {} ({})", text(event, "phase"), text(event, "version")),
-        "missed" => format!("{} events were missed", text(event, "events")),
-        _ => text(event, "message"),
+        EventWord::Daemon => format!("the daemon {phase} ({})", event.version),
+        EventWord::Missed => format!("{} events were missed", event.events),
+        EventWord::Alert | EventWord::Actor | EventWord::Other => event.message.clone(),
     }
 }
 
@@ -194,48 +174,48 @@ mod tests {
 
     #[test]
     fn events_are_told_in_a_line() {
-        let at = "2026-09-21T14:13:20Z";
+        let at = "2026-09-21T14:13:20.000Z";
         for (event, expected) in [
             (
                 json!({ "at": at, "backend": "redis", "event": "transition", "from": "CLOSED",
                     "to": "OPEN", "reason": "burst", "failures": 9, "calls": 10 }),
-                "2026-09-21T14:13:20Z  redis         CLOSED -> OPEN (burst, 9 of 10 failed)\n",
+                "2026-09-21T14:13:20.000Z  redis         CLOSED -> OPEN (burst, 9 of 10 failed)\n",
             ),
             (
                 json!({ "at": at, "backend": "redis", "event": "transition", "from": "CLOSED",
                     "to": "OPEN", "reason": "pings_failed", "failures": 0, "calls": 0 }),
-                "2026-09-21T14:13:20Z  redis         CLOSED -> OPEN (pings_failed)\n",
+                "2026-09-21T14:13:20.000Z  redis         CLOSED -> OPEN (pings_failed)\n",
             ),
             (
                 json!({ "at": at, "event": "system_state", "from": "HEALTHY", "to": "CRITICAL",
                     "reasons": ["a", "b"] }),
-                "2026-09-21T14:13:20Z                the system is CRITICAL (was HEALTHY): a; b\n",
+                "2026-09-21T14:13:20.000Z                the system is CRITICAL (was HEALTHY): a; b\n",
             ),
             (
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "drained",
                     "replayed": 7, "waiting": 0 }),
-                "2026-09-21T14:13:20Z  redis         nothing waits any more: 7 replayed\n",
+                "2026-09-21T14:13:20.000Z  redis         nothing waits any more: 7 replayed\n",
             ),
             (
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "paused",
                     "replayed": 7, "waiting": 3, "reason": "the breaker is open" }),
-                "2026-09-21T14:13:20Z  redis         replay pauses, since the breaker is open: 7 replayed, 3 wait\n",
+                "2026-09-21T14:13:20.000Z  redis         replay pauses, since the breaker is open: 7 replayed, 3 wait\n",
             ),
             (
                 json!({ "at": at, "event": "reload", "by": "user 7", "changed": ["a", "b.c"] }),
-                "2026-09-21T14:13:20Z                reloaded by user 7: a, b.c\n",
+                "2026-09-21T14:13:20.000Z                reloaded by user 7: a, b.c\n",
             ),
             (
                 json!({ "at": at, "event": "reload", "by": "SIGHUP", "changed": [],
                     "refused": "a is odd" }),
-                "2026-09-21T14:13:20Z                the configuration was not reloaded, by SIGHUP: a is odd\n",
+                "2026-09-21T14:13:20.000Z                the configuration was not reloaded, by SIGHUP: a is odd\n",
             ),
             (
                 json!({ "at": at, "backend": "redis", "event": "fallback", "active": true }),
-                "2026-09-21T14:13:20Z  redis         fallbacks answer\n",
+                "2026-09-21T14:13:20.000Z  redis         fallbacks answer\n",
             ),
         ] {
-            assert_eq!(line(&event), expected);
+            assert_eq!(line(&EventView::of(&event)), expected);
         }
     }
 }

@@ -2,44 +2,45 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
+use fusebox_actors::view::ExplainView;
+use fusebox_state::breaker::{ErrorRecord, TransitionRecord};
 
-use super::{Done, args::Output};
+use super::{Done, args::Output, board::whole};
 use crate::terminal::{
     client::{Client, segment},
     paint::{Paper, Tone},
     print::{say, say_json},
-    table::{list, number, table, text},
+    table::table,
+    views::read,
 };
 
 /// `fusebox explain`
 pub(crate) async fn explain(client: &Client, backend: &str, output: Output) -> Done {
-    let view = client.get(&format!("/v1/backends/{}/explain", segment(backend)?)).await?;
+    let answer = client.get(&format!("/v1/backends/{}/explain", segment(backend)?)).await?;
     if output.json {
-        say_json(&view)?;
+        say_json(&answer)?;
     } else {
-        say(&explain_text(&view, Paper::of_stdout()))?;
+        say(&explain_text(&read(&answer)?, Paper::of_stdout()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain_text(view: &Value, paper: Paper) -> String {
-    let state = text(view, "breaker.state");
+fn explain_text(view: &ExplainView, paper: Paper) -> String {
+    let state = view.breaker.state.to_string();
     let state = paper.paint(Tone::of_state(&state), &state);
-    let mut lines = vec![format!("{}  {state}", paper.paint(Tone::Strong, &text(view, "backend")))];
+    let mut lines = vec![format!("{}  {state}", paper.paint(Tone::Strong, &view.backend))];
     let tell = |lines: &mut Vec<String>, sentences: Vec<String>| {
         for sentence in sentences {
             lines.extend(paper.fold(&format!("  {sentence}"), 4));
         }
     };
-    tell(&mut lines, list(view, "story"));
+    tell(&mut lines, whole(&view.story).collect());
     let head = |lines: &mut Vec<String>, head: &str| {
         lines.extend([String::new(), paper.paint(Tone::Strong, head)]);
     };
-    let advice = list(view, "advice");
-    if !advice.is_empty() {
+    if !view.advice.is_empty() {
         head(&mut lines, "what you can do");
-        tell(&mut lines, advice);
+        tell(&mut lines, view.advice.clone());
     }
     lines.extend([String::new(), window(view)]);
     let errors = errors(view);
@@ -48,47 +49,45 @@ fn explain_text(view: &Value, paper: Paper) -> String {
         let heads = ["AT", "CODE", "MESSAGE", "TRACE"];
         lines.push(table(&heads, &errors, paper.width.is_some()).trim_end().to_owned());
     }
-    let traces: Vec<Vec<String>> = records(view, "traces")
-        .into_iter()
-        .filter(|trace| !text(trace, "url").is_empty())
-        .map(|trace| vec![text(trace, "trace_id"), text(trace, "url")])
+    let traces = view.traces.iter();
+    let traces: Vec<String> = traces
+        .filter_map(|trace| Some(format!("  {}  {}", trace.trace_id, trace.url.as_ref()?)))
         .collect();
     if !traces.is_empty() {
         head(&mut lines, "traces");
         // Never folded: a link is to be clicked.
-        lines.extend(traces.into_iter().map(|trace| format!("  {}", trace.join("  "))));
+        lines.extend(traces);
     }
-    let past = records(view, "transitions");
-    if !past.is_empty() {
+    if !view.transitions.is_empty() {
         head(&mut lines, "transitions");
-        lines.push(transitions(&past, paper.width.is_some()).trim_end().to_owned());
+        let past = transitions(&view.transitions, paper.width.is_some());
+        lines.push(past.trim_end().to_owned());
     }
     lines.push(String::new());
     lines.join("\n")
 }
 
-fn records<'a>(view: &'a Value, key: &str) -> Vec<&'a Value> {
-    view.get(key).and_then(Value::as_array).into_iter().flatten().collect()
-}
-
-fn window(view: &Value) -> String {
+fn window(view: &ExplainView) -> String {
+    let breaker = &view.breaker;
     format!(
         "window of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}",
-        number(view, "breaker.window_seconds"),
-        text(view, "breaker.window_calls"),
-        text(view, "breaker.window_failures"),
-        number(view, "breaker.failure_rate"),
-        text(view, "breaker.failure_threshold"),
-        number(view, "breaker.failure_rate_threshold"),
+        breaker.window_seconds,
+        breaker.window_calls,
+        breaker.window_failures,
+        breaker.failure_rate,
+        breaker.failure_threshold,
+        breaker.failure_rate_threshold,
     )
 }
 
 /// The errors that the outage began with, and those since, each once.
-fn errors(view: &Value) -> Vec<Vec<String>> {
+fn errors(view: &ExplainView) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = Vec::new();
-    let led = view.get("outage").map(|outage| records(outage, "last_errors")).unwrap_or_default();
-    for error in led.into_iter().chain(records(view, "last_errors")) {
-        let row = ["at", "code", "message", "trace_id"].map(|key| text(error, key)).to_vec();
+    let led = view.outage.iter().flat_map(|outage| &outage.transition.last_errors);
+    for error in led.chain(&view.last_errors) {
+        let ErrorRecord { at, code, message, trace_id } = error;
+        let trace_id = trace_id.clone().unwrap_or_default();
+        let row = vec![at.to_string(), code.clone(), message.whole().to_owned(), trace_id];
         if !rows.contains(&row) {
             rows.push(row);
         }
@@ -97,17 +96,17 @@ fn errors(view: &Value) -> Vec<Vec<String>> {
 }
 
 /// Transitions as a table, newest last.
-fn transitions(records: &[&Value], terminal: bool) -> String {
+fn transitions(records: &[TransitionRecord], terminal: bool) -> String {
     let rows: Vec<Vec<String>> = records
         .iter()
-        .map(|record| {
+        .map(|TransitionRecord { at, transition }| {
             vec![
-                text(record, "at"),
-                text(record, "backend"),
-                format!("{} -> {}", text(record, "from"), text(record, "to")),
-                text(record, "reason"),
-                format!("{}/{}", text(record, "failures"), text(record, "calls")),
-                text(record, "note"),
+                at.to_string(),
+                String::new(),
+                format!("{} -> {}", transition.from, transition.to),
+                transition.reason.to_string(),
+                format!("{}/{}", transition.failures, transition.calls),
+                transition.note.clone().unwrap_or_default(),
             ]
         })
         .collect();
@@ -122,25 +121,28 @@ mod tests {
 
     #[test]
     fn an_explanation_tells_story_advice_window_errors_traces_and_past() {
-        let error = json!({ "at": "2026-09-21T14:13:20Z", "code": "connect", "message": "refused",
+        let error = json!({ "at": "2026-09-21T14:13:20.000Z", "code": "connect", "message": "refused",
             "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736" });
-        let later = json!({ "at": "2026-09-21T14:13:29Z", "code": "timeout", "message": "too\nlate",
+        let later = json!({ "at": "2026-09-21T14:13:29.000Z", "code": "timeout", "message": "too\nlate",
             "trace_id": null });
+        let moved = json!({ "at": "2026-09-21T14:13:20.001Z", "from": "CLOSED", "to": "OPEN",
+            "reason": "failure_rate", "horizon": "whole", "calls": 6, "failures": 5,
+            "failure_rate": 0.833, "failure_threshold": 5, "failure_rate_threshold": 0.5,
+            "open_for_ms": 30_000, "exponent": 0, "note": null, "last_errors": [error] });
         let view = json!({
             "backend": "redis", "story": ["The breaker of redis is OPEN.", "5 of 6 calls failed."],
             "advice": ["`fusebox recover redis` tries a recovery now."],
             "breaker": { "state": "OPEN", "window_seconds": 60.0, "window_calls": 6,
                 "window_failures": 5, "failure_rate": 0.833, "failure_threshold": 5,
                 "failure_rate_threshold": 0.5 },
-            "outage": { "last_errors": [error] },
+            "outage": moved,
             "last_errors": [error, later],
             "traces": [{ "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
                 "url": "http://jaeger:16686/trace/4bf92f3577b34da6a3ce929d0e0e4736" }],
-            "transitions": [{ "at": "2026-09-21T14:13:20.001Z", "from": "CLOSED", "to": "OPEN",
-                "reason": "failure_rate", "calls": 6, "failures": 5, "note": null }],
+            "transitions": [moved],
         });
         assert_eq!(
-            explain_text(&view, Paper::PIPE),
+            explain_text(&read(&view).unwrap(), Paper::PIPE),
             "\
 redis  OPEN
   The breaker of redis is OPEN.
@@ -152,9 +154,9 @@ what you can do
 window of 60 s: 6 calls, 5 failures (rate 0.83); trips at 5 failures and a rate of 0.50
 
 last errors
-AT                    CODE     MESSAGE    TRACE
-2026-09-21T14:13:20Z  connect  refused    4bf92f3577b34da6a3ce929d0e0e4736
-2026-09-21T14:13:29Z  timeout  too\\nlate
+AT                        CODE     MESSAGE    TRACE
+2026-09-21T14:13:20.000Z  connect  refused    4bf92f3577b34da6a3ce929d0e0e4736
+2026-09-21T14:13:29.000Z  timeout  too\\nlate
 
 traces
   4bf92f3577b34da6a3ce929d0e0e4736  http://jaeger:16686/trace/4bf92f3577b34da6a3ce929d0e0e4736

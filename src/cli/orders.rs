@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use fusebox_actors::view::BackendView;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -12,7 +13,7 @@ use crate::terminal::{
     client::{Client, segment},
     failure::Failure,
     print::{complain, say, say_json},
-    table::{list, text},
+    views::{Held, Logged, Recovered, Reloaded, Tested, read},
 };
 
 /// `fusebox breaker`
@@ -42,7 +43,8 @@ pub(crate) async fn breaker(
     );
     let path = format!("/admin/circuit-breaker/{}/{word}", segment(backend)?);
     let answer = client.post(&path, forces.then_some(&Value::Object(body))).await?;
-    say(&format!("{backend} is {}\n", text(&answer, "breaker.state")))?;
+    let view: BackendView = read(&answer)?;
+    say(&format!("{backend} is {}\n", view.breaker.state))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -50,40 +52,36 @@ pub(crate) async fn breaker(
 pub(crate) async fn recover(client: &Client, backend: Option<&str>) -> Done {
     let body = backend.map(|name| json!({ "backend": name }));
     let answer = client.post("/admin/resilience/force-recovery", body.as_ref()).await?;
-    let tried = list(&answer, "half_open");
-    let held = answer.get("held").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let Recovered { half_open: tried, held } = read(&answer)?;
     if !tried.is_empty() {
         say(&format!("half-open: {}\n", tried.join(", ")))?;
     } else if held.is_empty() {
         say("nothing was open\n")?;
     }
-    for one in held {
-        let (name, by, release) = (text(one, "backend"), text(one, "by"), text(one, "release"));
+    let failed = tried.is_empty() && !held.is_empty();
+    for Held { backend: name, by, release } in held {
         complain(&format!("{name} is {by}, which no recovery ends: `{release}`"));
     }
     // What was asked for did not come about.
-    let failed = tried.is_empty() && !held.is_empty();
     Ok(ExitCode::from(u8::from(failed)))
 }
 
 /// `fusebox trace-test`
 pub(crate) async fn trace_test(client: &Client, json: bool) -> Done {
     let answer = client.post("/admin/trace-test", None).await?;
-    let taken = answer.get("taken") == Some(&Value::Bool(true));
+    let Tested { taken, endpoint, protocol, took_ms, trace_id, error } = read(&answer)?;
     let code = if taken { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if json {
         say_json(&answer)?;
         return Ok(code);
     }
-    let (endpoint, protocol) = (text(&answer, "endpoint"), text(&answer, "protocol"));
-    let took = text(&answer, "took_ms");
     if taken {
-        let trace = text(&answer, "trace_id");
+        let trace = trace_id.unwrap_or_default();
         say(&format!(
-            "the collector at {endpoint} ({protocol}) took trace {trace} in {took} ms\n"
+            "the collector at {endpoint} ({protocol}) took trace {trace} in {took_ms} ms\n"
         ))?;
     } else {
-        let error = text(&answer, "error");
+        let error = error.unwrap_or_default();
         say(&format!("the collector at {endpoint} ({protocol}) did not take it: {error}\n"))?;
     }
     Ok(code)
@@ -100,8 +98,8 @@ pub(crate) async fn offline(client: &Client, backend: &str, offline: bool) -> Do
 /// `fusebox backend accept-retarget`
 pub(crate) async fn accept_retarget(client: &Client, backend: &str) -> Done {
     let path = format!("/admin/backends/{}/accept-retarget", segment(backend)?);
-    let answer = client.post(&path, None).await?;
-    say(&format!("calls that wait go to {}\n", text(&answer, "target")))?;
+    let view: BackendView = read(&client.post(&path, None).await?)?;
+    say(&format!("calls that wait go to {}\n", view.target))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -134,7 +132,8 @@ pub(crate) async fn config(client: &Client, order: ConfigOrder) -> Done {
         }
         ConfigOrder::Reload => {
             let answer = client.post("/admin/config/reload", None).await?;
-            match list(&answer, "changed").as_slice() {
+            let Reloaded { changed } = read(&answer)?;
+            match changed.as_slice() {
                 [] => say("nothing changed\n")?,
                 changed => say(&format!("changed: {}\n", changed.join(", ")))?,
             }
@@ -163,6 +162,7 @@ pub(crate) async fn log_level(
     } else {
         client.get("/admin/log").await?
     };
-    say(&format!("{}\n", text(&answer, "filter")))?;
+    let Logged { filter } = read(&answer)?;
+    say(&format!("{filter}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,8 @@ use crate::{
         client::{Client, segment},
         failure::Failure,
         print::{complain, on_terminal, say, say_json},
-        table::{ago, table, text},
+        table::{ago, table},
+        views::{Backends, ListedCall, Listing, ProblemView, read},
     },
 };
 
@@ -97,7 +98,7 @@ async fn ls(client: &Client, named: Option<String>, state: &str, limit: u32, jso
     if json {
         say_json(&page)?;
     } else {
-        say(&page_text(&page, several, on_terminal()))?;
+        say(&page_text(&read(&page)?, several, on_terminal()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,6 +142,12 @@ async fn find(
     Err(Failure::failed(format!("nothing named {op_id} waits or is dead in the queues of {of}")))
 }
 
+/// How many calls wait.
+#[derive(serde::Deserialize)]
+struct Waiting {
+    waiting: u64,
+}
+
 /// `queue replay`: of one backend, or of all that can.
 async fn replay(client: &Client, named: Option<String>) -> Done {
     let backends = meant(client, named).await?;
@@ -149,12 +156,12 @@ async fn replay(client: &Client, named: Option<String>) -> Done {
         let path = format!("/admin/backends/{backend}/queue/replay");
         let (status, answer) = client.exchange(Method::POST, &path, None).await?;
         if (200..300).contains(&status) {
-            let waiting = text(&answer, "waiting");
+            let Waiting { waiting } = read(&answer)?;
             let of = if backends.len() > 1 { format!("{backend}: ") } else { String::new() };
             say(&format!("{of}{waiting} calls wait\n"))?;
         } else if backends.len() > 1 {
             failed = true;
-            complain(&format!("{backend}: {}", text(&answer, "detail")));
+            complain(&format!("{backend}: {}", read::<ProblemView>(&answer)?.detail));
         } else {
             return Err(Failure::of_problem(status, &answer, false));
         }
@@ -204,10 +211,7 @@ async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Do
             sent += 1;
         } else {
             refused += 1;
-            complain(&format!(
-                "line {number}: {}",
-                crate::terminal::table::text(&answer, "detail")
-            ));
+            complain(&format!("line {number}: {}", read::<ProblemView>(&answer)?.detail));
         }
     }
     say(&format!("{sent} calls sent, {refused} refused\n"))?;
@@ -216,9 +220,8 @@ async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Do
 
 /// The names of all backends.
 async fn all(client: &Client) -> Result<Vec<String>, Failure> {
-    let answer = client.get("/v1/backends").await?;
-    let backends = answer.get("backends").and_then(Value::as_array);
-    Ok(backends.into_iter().flatten().map(|backend| text(backend, "name")).collect())
+    let Backends { backends } = read(&client.get("/v1/backends").await?)?;
+    Ok(backends.into_iter().map(|backend| backend.name).collect())
 }
 
 /// The backend that is meant where none is named.
@@ -233,26 +236,24 @@ pub(super) async fn only_backend(client: &Client) -> Result<String, Failure> {
     }
 }
 
-fn page_text(page: &Value, several: bool, terminal: bool) -> String {
-    let calls: Vec<&Value> =
-        page.get("calls").and_then(Value::as_array).into_iter().flatten().collect();
-    let total = page.get("total").and_then(Value::as_u64).unwrap_or(0);
+fn page_text(page: &Listing, several: bool, terminal: bool) -> String {
+    let Listing { total, calls } = page;
     if calls.is_empty() {
         return format!("none of {total}\n").replace("none of 0", "none");
     }
-    let whole = |call: &Value, key: &str| call.get(key).and_then(Value::as_u64).unwrap_or(0);
     let rows: Vec<Vec<String>> = calls
         .iter()
-        .map(|call| {
-            let backend = several.then(|| text(call, "backend"));
+        .map(|ListedCall { backend, call }| {
+            let backend = several.then(|| backend.clone());
+            let last_error = call.last_error.as_ref().map(|error| error.whole().to_owned());
             let rest = [
-                text(call, "op_id"),
-                text(call, "state"),
-                text(call, "lane"),
-                ago(whole(call, "age_ms")),
-                size(whole(call, "bytes")),
-                text(call, "attempts"),
-                text(call, "last_error"),
+                call.op_id.to_string(),
+                call.state.to_string(),
+                call.lane.clone(),
+                ago(call.age_ms),
+                size(call.bytes),
+                call.attempts.to_string(),
+                last_error.unwrap_or_default(),
             ];
             backend.into_iter().chain(rest).collect()
         })
@@ -260,7 +261,7 @@ fn page_text(page: &Value, several: bool, terminal: bool) -> String {
     let heads = ["OP_ID", "STATE", "LANE", "AGE", "SIZE", "ATTEMPTS", "LAST ERROR"];
     let heads: Vec<&str> = several.then_some("BACKEND").into_iter().chain(heads).collect();
     let mut out = table(&heads, &rows, terminal);
-    if total > calls.len() as u64 {
+    if *total > calls.len() as u64 {
         out.extend([format!("{} of {total}\n", calls.len())]);
     }
     out
@@ -270,31 +271,33 @@ fn page_text(page: &Value, several: bool, terminal: bool) -> String {
 mod tests {
     use super::*;
 
+    const OP_ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
     #[test]
     fn a_page_is_a_table_and_says_how_much_is_left() {
         let page = json!({ "total": 500, "next": "x", "calls": [{
             "op_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "lane": "user:1", "state": "retry", "attempts": 2,
             "age_ms": 61_000, "bytes": 120, "last_error": "connect: refused" }] });
         assert_eq!(
-            page_text(&page, false, false),
+            page_text(&read(&page).unwrap(), false, false),
             "OP_ID                       STATE  LANE    AGE    SIZE   ATTEMPTS  LAST ERROR\n\
              01ARZ3NDEKTSV4RRFFQ69G5FAV  retry  user:1  1m 1s  120 B  2         connect: refused\n\
              1 of 500\n"
         );
-        assert_eq!(page_text(&json!({ "total": 0, "calls": [] }), true, false), "none\n");
+        assert_eq!(page_text(&Listing::default(), true, false), "none\n");
     }
 
     #[test]
     fn pages_of_several_backends_are_one_in_which_each_call_names_its_backend() {
         let page = |lane: &str| {
-            json!({ "total": 1, "next": "x", "calls": [{ "op_id": "01J", "lane": lane, "state": "dead",
+            json!({ "total": 1, "next": "x", "calls": [{ "op_id": OP_ID, "lane": lane, "state": "dead",
                 "attempts": 1, "age_ms": 1_000, "bytes": 2, "last_error": null }] })
         };
         assert_eq!(one_page(vec![("a", page("k"))]), page("k"), "one is as it was");
         let both = one_page(vec![("a", page("k")), ("b", page("t"))]);
         assert_eq!((&both["total"], &both["calls"][1]["backend"]), (&json!(2), &json!("b")));
-        let text = page_text(&both, true, false);
-        assert!(text.starts_with("BACKEND  OP_ID  STATE  LANE"), "{text}");
-        assert!(text.contains("\na        01J    dead   k "), "{text}");
+        let text = page_text(&read(&both).unwrap(), true, false);
+        assert!(text.starts_with("BACKEND  OP_ID                       STATE  LANE"), "{text}");
+        assert!(text.contains("\na        01ARZ3NDEKTSV4RRFFQ69G5FAV  dead   k "), "{text}");
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         client::{Client, segment},
         failure::Failure,
         print::{complain, say, say_json},
+        views::{ImportLine, read},
     },
 };
 
@@ -82,15 +83,14 @@ pub(super) async fn run(
         say_json(&json!({ "counts": sums, "lanes_written": written, "refused": refused }))?;
     } else {
         say(&text_of(&sums))?;
-        let said = |line: &Value, why: &str| {
-            let at = |key: &str| crate::terminal::table::text(line, key);
-            complain(&format!("line {}, {}: {why}", at("line"), at("op_id")));
-        };
+        let wants_force = "its lane was, or may have been, written since: --force takes it";
         for line in &written {
-            said(line, "its lane was, or may have been, written since: --force takes it");
+            let ImportLine { line, op_id, .. } = read(line)?;
+            complain(&format!("line {line}, {op_id}: {wants_force}"));
         }
         for line in &refused {
-            said(line, &crate::terminal::table::text(line, "why"));
+            let ImportLine { line, op_id, why } = read(line)?;
+            complain(&format!("line {line}, {op_id}: {why}"));
         }
     }
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
+use fusebox_actors::view::ResilienceView;
+use fusebox_state::system::SystemState;
 
 use super::{
     Done,
@@ -13,32 +14,28 @@ use crate::terminal::{
     client::Client,
     paint::{Paper, Tone},
     print::{say, say_json},
-    table::{list, text},
+    views::read,
 };
 
 /// `fusebox status`
 pub(crate) async fn status(client: &Client, exit_code: bool, output: Output) -> Done {
-    let view = client.get("/health/resilience").await?;
+    let answer = client.get("/health/resilience").await?;
+    let view: ResilienceView = read(&answer)?;
     if output.json {
-        say_json(&view)?;
+        say_json(&answer)?;
     } else {
         say(&status_text(&view, Paper::of_stdout()))?;
     }
-    let severity = match text(&view, "state").as_str() {
-        "HEALTHY" => 0,
-        "DEGRADED" => 1,
-        "CRITICAL" => 2,
-        _ => 3,
-    };
+    let severity = view.state.known().unwrap_or(SystemState::Emergency).severity();
     Ok(ExitCode::from(if exit_code { severity } else { 0 }))
 }
 
 /// The resilience view for people.
-fn status_text(view: &Value, paper: Paper) -> String {
+fn status_text(view: &ResilienceView, paper: Paper) -> String {
     let (daemon, state, rest) = headline(view);
     let tone = Tone::of_state(&state);
     let mut lines = vec![format!("{daemon}  {}  {rest}", paper.paint(tone, &state))];
-    for reason in list(view, "reasons") {
+    for reason in &view.reasons {
         lines.extend(paper.fold(&format!("  {reason}"), 4));
     }
     lines.push(String::new());
@@ -88,7 +85,7 @@ fn row<'a>(cells: impl Iterator<Item = (&'a Column, &'a str, Tone)>, paper: Pape
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -113,8 +110,8 @@ mod tests {
         value
     }
 
-    fn a_bad_day() -> Value {
-        json!({
+    fn a_bad_day() -> ResilienceView {
+        read(&json!({
             "version": "0.1.0", "uptime_seconds": 182, "state": "CRITICAL",
             "at": "2026-09-21T14:13:20Z", "since": "2026-09-21T14:13:00Z",
             "operational_percent": 50.0,
@@ -145,7 +142,8 @@ mod tests {
                 })),
             },
             "stray_stores": ["gone"],
-        })
+        }))
+        .unwrap()
     }
 
     #[test]
@@ -165,7 +163,7 @@ store*    clickhouse  OPEN           3m 20s  half-opens in 48s   5/6 83%  5 and 
 * the system is CRITICAL while it is down
 
   queue: 3 dead letters wait for an operator
-  sessions: forced open until 2026-09-21T14:20:00Z: a drill\\u{1b}[2J
+  sessions: forced open until 2026-09-21T14:20:00.000Z: a drill\\u{1b}[2J
   sessions: impaired by store
   sessions: replay is paused: the breaker is open
   the store gone belongs to no backend: what waits in it waits on
@@ -194,7 +192,7 @@ store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
 * the system is CRITICAL while it is down
 
   queue: 3 dead letters wait for an operator
-  sessions: forced open until 2026-09-21T14:20:00Z: a drill\\u{1b}[2J
+  sessions: forced open until 2026-09-21T14:20:00.000Z: a drill\\u{1b}[2J
   sessions: impaired by store
   sessions: replay is paused: the breaker is open
   the store gone belongs to no backend: what waits in it waits on

@@ -20,11 +20,13 @@ use std::{
     time::Duration,
 };
 
+use fusebox_actors::view::{ExplainView, ResilienceView};
 use http_body_util::BodyExt;
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -37,6 +39,7 @@ use crate::terminal::{
     client::{Client, segment},
     failure::Failure,
     print::say_while_read,
+    views::{EventView, PastView, read},
 };
 use seen::{Outlook, Seen};
 
@@ -49,17 +52,19 @@ const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the keys' thread looks whether it is still wanted.
 const KEYS_LOOK: Duration = Duration::from_millis(100);
+/// What is watched.
+const VIEW: &str = "/health/resilience";
 /// Events of the past that are shown.
 const PAST: usize = 50;
 
 /// What the sources tell.
 enum Told {
     /// The daemon's view, or why there is none.
-    View(Result<Value, String>),
+    View(Result<Box<ResilienceView>, String>),
     /// A backend's explanation.
-    Explained(String, Value),
+    Explained(String, Box<ExplainView>),
     /// Something that happened, or happened before.
-    Event(Value),
+    Event(Box<EventView>),
     /// A key, or that there will be none any more.
     Key(Option<KeyEvent>),
     /// The terminal has another size.
@@ -97,10 +102,10 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
             _ = hung_up.recv() => return Ok(ExitCode::from(129)),
         };
         match news {
-            Some(Told::View(Ok(view))) => seen.view(view),
+            Some(Told::View(Ok(view))) => seen.view(*view),
             Some(Told::View(Err(why))) => seen.lost(why),
-            Some(Told::Explained(backend, view)) => seen.explained(backend, view),
-            Some(Told::Event(event)) => seen.event(event),
+            Some(Told::Explained(backend, view)) => seen.explained(backend, *view),
+            Some(Told::Event(event)) => seen.event(*event),
             Some(Told::Key(Some(key))) => match meaning(key) {
                 Some(Meaning::Quit) => return Ok(ExitCode::SUCCESS),
                 Some(Meaning::Move(step)) => seen.select(step),
@@ -124,7 +129,7 @@ pub(crate) async fn lines(client: &Client) -> Done {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let line = match view(client).await {
+        let line = match ask(client, VIEW).await {
             Ok(view) => view,
             Err(why) => {
                 let now = fusebox_actors::Clock::system().unix();
@@ -137,8 +142,10 @@ pub(crate) async fn lines(client: &Client) -> Done {
     }
 }
 
-async fn view(client: &Client) -> Result<Value, String> {
-    ask(client, "/health/resilience").await
+/// What `path` shows.
+async fn view<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Box<T>, String> {
+    let answer = ask(client, path).await?;
+    read(&answer).map(Box::new).map_err(|failure| failure.to_string())
 }
 
 async fn ask(client: &Client, path: &str) -> Result<Value, String> {
@@ -159,7 +166,7 @@ async fn poll(
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                if told.send(Told::View(view(&client).await)).await.is_err() {
+                if told.send(Told::View(view(&client, VIEW).await)).await.is_err() {
                     return;
                 }
             }
@@ -172,7 +179,7 @@ async fn poll(
         let backend = selected.borrow_and_update().clone();
         let Some(backend) = backend else { continue };
         let Ok(name) = segment(&backend) else { continue };
-        if let Ok(story) = ask(&client, &format!("/v1/backends/{name}/explain")).await
+        if let Ok(story) = view(&client, &format!("/v1/backends/{name}/explain")).await
             && told.send(Told::Explained(backend, story)).await.is_err()
         {
             return;
@@ -196,17 +203,18 @@ async fn listen(client: Arc<Client>, told: mpsc::Sender<Told>) {
 async fn follow(client: &Client, told: &mpsc::Sender<Told>) -> Option<()> {
     // The stream first: what happens in between is in both, and is recognised by its number.
     let Ok(mut body) = client.stream("/v1/events").await else { return Some(()) };
-    if let Ok(history) = ask(client, &format!("/v1/history?limit={PAST}")).await {
-        let past = history.get("events").and_then(Value::as_array);
-        for event in past.into_iter().flatten() {
-            told.send(Told::Event(event.clone())).await.ok()?;
+    if let Ok(past) = ask(client, &format!("/v1/history?limit={PAST}")).await
+        && let Ok(past) = PastView::of(past)
+    {
+        for event in past.events {
+            told.send(Told::Event(Box::new(EventView::of(&event)))).await.ok()?;
         }
     }
     let mut reader = Reader::default();
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
         for event in reader.read(&data) {
-            told.send(Told::Event(event)).await.ok()?;
+            told.send(Told::Event(Box::new(EventView::of(&event)))).await.ok()?;
         }
     }
     Some(())

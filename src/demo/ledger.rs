@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fusebox_actors::{AckLevel, Source, view::Lenient};
 use serde_json::Value;
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
     call::{Call, Effect},
     proof::Told,
 };
-use crate::terminal::table::{number, text};
+use crate::terminal::views::{ProblemView, ReplyView, read};
 
 /// The exit code of a client that finds nobody at the socket.
 const NO_DAEMON: u8 = 3;
@@ -32,31 +33,29 @@ pub(super) enum Ended {
 pub(super) struct Answer {
     /// 200 or 202.
     pub(super) status: u16,
-    /// `live`, `cache`, `stale`, `queued`, `empty` or `bypass`.
-    pub(super) source: String,
-    /// `applied`, `durable` or nothing.
-    pub(super) ack: String,
+    /// Where it comes from.
+    pub(super) source: Lenient<Source>,
+    /// What a write's promises.
+    pub(super) ack: Option<AckLevel>,
     /// The value.
     pub(super) value: Value,
     /// How old it is, in milliseconds.
-    pub(super) age_ms: f64,
+    pub(super) age_ms: u64,
 }
 
 impl Ended {
     /// What became of a request to the daemon.
     pub(super) fn of(answer: Result<(u16, Value), crate::terminal::failure::Failure>) -> Self {
         match answer {
-            Ok((status @ (200 | 202), reply)) => Self::Answered(Answer {
-                status,
-                source: text(&reply, "source"),
-                ack: text(&reply, "ack"),
-                value: reply.get("value").cloned().unwrap_or_default(),
-                age_ms: number(&reply, "age_ms"),
-            }),
+            Ok((status @ (200 | 202), reply)) => {
+                let ReplyView { source, ack, value, age_ms, .. } = read(&reply).unwrap_or_default();
+                let ack = ack.as_ref().and_then(Lenient::known);
+                Self::Answered(Answer { status, source, ack, value, age_ms })
+            }
             Ok((status, problem)) => {
-                let why = format!("{status} {}", text(&problem, "detail"));
-                let unknown = problem.get("outcome_unknown") == Some(&Value::Bool(true));
-                if unknown { Self::Unknown(why) } else { Self::Refused(why) }
+                let problem: ProblemView = read(&problem).unwrap_or_default();
+                let why = format!("{status} {}", problem.detail);
+                if problem.outcome_unknown { Self::Unknown(why) } else { Self::Refused(why) }
             }
             Err(failure) if failure.code == NO_DAEMON => Self::NoDaemon,
             Err(failure) => Self::Unknown(failure.to_string()),
@@ -66,7 +65,8 @@ impl Ended {
     /// The word under which it is counted.
     fn word(&self) -> &str {
         match self {
-            Self::Answered(answer) => &answer.source,
+            Self::Answered(Answer { source: Lenient::Known(source), .. }) => source.as_str(),
+            Self::Answered(Answer { source: Lenient::Other(word), .. }) => word,
             Self::Refused(_) => "refused",
             Self::NoDaemon => "no daemon",
             Self::Unknown(_) => "outcome unknown",
@@ -96,8 +96,8 @@ impl Page {
         let (reads, writes) = self.ended.entry(ended.word().to_owned()).or_default();
         *(if call.is_write() { writes } else { reads }) += 1;
         if let Ended::Answered(answer) = ended {
-            self.applied += u64::from(answer.ack == "applied");
-            self.durable += u64::from(answer.ack == "durable");
+            self.applied += u64::from(answer.ack == Some(AckLevel::Applied));
+            self.durable += u64::from(answer.ack == Some(AckLevel::Durable));
         }
         let (told, names) = match &call.effect {
             Effect::Read => return,
@@ -122,7 +122,7 @@ impl Page {
         };
         fate.extend(names.clone());
         if let Ended::Answered(answer) = ended
-            && answer.ack == "durable"
+            && answer.ack == Some(AckLevel::Durable)
         {
             told.queued.extend(names);
         }

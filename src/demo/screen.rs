@@ -193,17 +193,21 @@ impl Status {
 
     /// The same as a small table, with what becomes of each backend's calls.
     fn block(&self) -> String {
-        let state = self.health.as_ref().map_or("no daemon", |health| &health.state);
+        let state = self.health.as_ref().map(|health| health.state.to_string());
+        let state = state.as_deref().unwrap_or("no daemon");
         let mut text = row(state, "breaker", ["wait", "live", "to queue", "cache", "failed"]);
         for (backend, rates) in self.rates.iter() {
             let condition = self.health.as_ref().map(|health| health.backends.get(backend));
-            let breaker = condition.map_or("none", |condition| &condition.breaker);
+            let breaker = condition.map(|condition| condition.breaker.to_string());
             let queued = condition.map_or("-".to_owned(), |condition| thousands(condition.queued));
             let rate = |rate: u64| format!("{}/s", thousands(rate));
             let Rates { live, queued: to_queue, cached, failed } = *rates;
             let figures = [queued, rate(live), rate(to_queue), rate(cached), rate(failed)];
             let figures = figures.each_ref().map(String::as_str);
-            text = format!("{text}\n{}", row(backend.name(), breaker, figures));
+            text = format!(
+                "{text}\n{}",
+                row(backend.name(), breaker.as_deref().unwrap_or("none"), figures)
+            );
         }
         text
     }
@@ -247,15 +251,17 @@ pub(super) fn thousands(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fusebox_state::{breaker::State, system::SystemState};
+
     use super::super::backend::Backend;
     use super::*;
 
     fn status() -> Status {
         let backends = Each::of(|backend| Condition {
-            breaker: if backend == Backend::Redis { "HALF_OPEN" } else { "CLOSED" }.to_owned(),
+            breaker: if backend == Backend::Redis { State::HalfOpen } else { State::Closed }.into(),
             queued: if backend == Backend::Redis { 12_345 } else { 0 },
         });
-        let health = Some(Health { state: "DEGRADED".to_owned(), backends });
+        let health = Some(Health { state: SystemState::Degraded.into(), backends });
         let rates = Each::of(|_| Rates { live: 1_000, queued: 7, cached: 0, failed: 1 });
         Status { health, rates }
     }

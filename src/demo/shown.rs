@@ -1,5 +1,8 @@
 //! A single call and what its caller was told, in words.
 
+use std::time::Duration;
+
+use fusebox_actors::{AckLevel, Source};
 use serde_json::Value;
 
 use super::{
@@ -21,13 +24,16 @@ pub(super) fn line(call: &Call, ended: &Ended) -> String {
 fn answered(call: &Call, answer: &Answer) -> String {
     let Answer { status, source, ack, age_ms, .. } = answer;
     let value = value(call, answer);
-    let means = match (source.as_str(), ack.as_str()) {
-        ("live", _) => String::new(),
-        ("queued", "durable") => ", durable: synced to this disk".to_owned(),
-        ("queued", _) => ": from the writes that wait".to_owned(),
-        ("empty", _) => ": nothing, in the right form".to_owned(),
-        ("bypass", _) => ": the caller computes it".to_owned(),
-        _ => format!(": as it was {:.1} s ago", age_ms / 1_000.0),
+    let age = Duration::from_millis(*age_ms).as_secs_f64();
+    let means = match (source.known(), ack) {
+        (Some(Source::Live), _) => String::new(),
+        (Some(Source::Queued), Some(AckLevel::Durable)) => {
+            ", durable: synced to this disk".to_owned()
+        }
+        (Some(Source::Queued), _) => ": from the writes that wait".to_owned(),
+        (Some(Source::Empty), _) => ": nothing, in the right form".to_owned(),
+        (Some(Source::Bypass), _) => ": the caller computes it".to_owned(),
+        (Some(Source::Cache | Source::Stale) | None, _) => format!(": as it was {age:.1} s ago"),
     };
     format!("{status} {source}{value}{means}")
 }
@@ -42,7 +48,7 @@ fn value(call: &Call, answer: &Answer) -> String {
         Backend::Firestore => answer.value.get("data").unwrap_or(&Value::Null),
     };
     match value {
-        Value::Null if answer.ack == "durable" => String::new(),
+        Value::Null if answer.ack == Some(AckLevel::Durable) => String::new(),
         Value::Null => ", nil".to_owned(),
         value => format!(", {value}"),
     }
@@ -55,10 +61,10 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(call: Call, source: &str, value: Value, expected: &str) {
-        let ack = if call.is_write() && source == "queued" { "durable" } else { "" };
-        let answer =
-            Answer { status: 200, source: source.into(), ack: ack.into(), value, age_ms: 1_234.0 };
+    fn check(call: Call, source: Source, value: Value, expected: &str) {
+        let is_queued = call.is_write() && source == Source::Queued;
+        let ack = is_queued.then_some(AckLevel::Durable);
+        let answer = Answer { status: 200, source: source.into(), ack, value, age_ms: 1_234 };
         let line = line(&call, &Ended::Answered(answer));
         assert_eq!(line.split_once("-> ").unwrap().1, expected);
     }
@@ -66,17 +72,22 @@ mod tests {
     #[test]
     fn a_call_is_shown_with_what_its_caller_was_told() {
         let get = || Call::get(Backend::Redis, "k");
-        check(get(), "live", json!("1"), "200 live, \"1\"");
-        check(get(), "bypass", json!(null), "200 bypass, nil: the caller computes it");
+        check(get(), Source::Live, json!("1"), "200 live, \"1\"");
+        check(get(), Source::Bypass, json!(null), "200 bypass, nil: the caller computes it");
         let incr = Call::increment(Backend::Redis, "k").durable();
-        check(incr, "queued", json!(null), "200 queued, durable: synced to this disk");
+        check(incr, Source::Queued, json!(null), "200 queued, durable: synced to this disk");
         let rows = json!([{ "n": 1 }]);
-        check(Call::select("n"), "stale", rows, "200 stale, [{\"n\":1}]: as it was 1.2 s ago");
-        check(Call::insert(1..2), "live", json!({ "written_rows": "1" }), "200 live");
+        check(
+            Call::select("n"),
+            Source::Stale,
+            rows,
+            "200 stale, [{\"n\":1}]: as it was 1.2 s ago",
+        );
+        check(Call::insert(1..2), Source::Live, json!({ "written_rows": "1" }), "200 live");
         let document = json!({ "path": "d/a", "data": { "value": 2 }, "update_time": null });
         let get = Call::get(Backend::Firestore, "d/a");
         let expected = "200 queued, {\"value\":2}: from the writes that wait";
-        check(get, "queued", document, expected);
+        check(get, Source::Queued, document, expected);
         let refused = line(&Call::select("n"), &Ended::Refused("503 read-only".into()));
         assert!(
             refused.starts_with("clickhouse SELECT n ") && refused.ends_with("-> 503 read-only")

@@ -14,9 +14,10 @@ use super::{
     shown,
     stage::Stage,
     tables::{Figures, tables},
-    watch::{self, Health},
+    watch::{self, Condition, Health},
 };
 use crate::terminal::client::Client;
+use fusebox_state::{breaker::State, system::SystemState};
 
 /// The longest that a breaker takes to open.
 const TRIP_DEADLINE: Duration = Duration::from_secs(20);
@@ -30,13 +31,11 @@ const RECOVERY: Duration = Duration::from_millis(11_500);
 const BEFORE_MIN: Duration = Duration::from_secs(3);
 /// The longest outage: what it leaves to be replayed takes its time, too.
 const OUTAGE_MAX: Duration = Duration::from_secs(45);
-/// The system's states, from good to bad.
-const STATES: [&str; 4] = ["HEALTHY", "DEGRADED", "CRITICAL", "EMERGENCY"];
 /// The order in which backends fail, and the state that the system is in after each.
-const OUTAGES: [(Backend, &str); 3] = [
-    (Backend::Firestore, "DEGRADED"),
-    (Backend::Redis, "CRITICAL"),
-    (Backend::ClickHouse, "EMERGENCY"),
+const OUTAGES: [(Backend, SystemState); 3] = [
+    (Backend::Firestore, SystemState::Degraded),
+    (Backend::Redis, SystemState::Critical),
+    (Backend::ClickHouse, SystemState::Emergency),
 ];
 /// A result that is asked for while all is well, and in the outage.
 const RESULT: &str = "count() AS visits";
@@ -78,7 +77,9 @@ impl<'a> Story<'a> {
         self.recovery().await?;
         workload.stop().await;
         self.wait("all is replayed", DRAIN_DEADLINE, |health| {
-            health.backends.iter().all(|(_, is)| is.queued == 0 && is.breaker == "CLOSED")
+            let is_well =
+                |is: &Condition| is.queued == 0 && is.breaker.known() == Some(State::Closed);
+            health.backends.iter().all(|(_, is)| is_well(is))
         })
         .await?;
         drop(watching);
@@ -117,7 +118,8 @@ impl<'a> Story<'a> {
                 "{title} fails: it still does what it is asked, but no answer arrives"
             ));
             self.wait(&format!("the system is {state}"), TRIP_DEADLINE, |health| {
-                is_as_bad_as(&health.state, state) && health.backends.get(backend).breaker == "OPEN"
+                let is_open = health.backends.get(backend).breaker.known() == Some(State::Open);
+                is_open && health.state.known().is_some_and(|now| now >= state)
             })
             .await?;
             self.stage.stop(backend);
@@ -178,12 +180,17 @@ impl<'a> Story<'a> {
         self.screen.note(&format!(
             "the {count} writes that waited are replayed, {took:.1} s after the stand-ins came back"
         ));
-        if watch::health(&self.client).await.is_some_and(|health| health.state == "EMERGENCY") {
+        if watch::health(&self.client)
+            .await
+            .is_some_and(|health| health.state.known() == Some(SystemState::Emergency))
+        {
             self.screen.note("in EMERGENCY new writes still go over the disk");
             self.screen.note("a better state is believed once it has held for 5 s");
         }
-        self.wait("the system is HEALTHY", HEALTHY_DEADLINE, |health| health.state == "HEALTHY")
-            .await?;
+        self.wait("the system is HEALTHY", HEALTHY_DEADLINE, |health| {
+            health.state.known() == Some(SystemState::Healthy)
+        })
+        .await?;
         self.show(&guest_set(Backend::Redis, 3)).await;
         self.show(&Call::insert(GUEST_ROW + 3..GUEST_ROW + 4).durable()).await;
         self.show(&guest_set(Backend::Firestore, 3)).await;
@@ -282,12 +289,6 @@ impl<'a> Story<'a> {
         }
         Ok(())
     }
-}
-
-/// Whether a state is `other` or worse: on a busy host more may fail than was made to.
-fn is_as_bad_as(state: &str, other: &str) -> bool {
-    let rank = |wanted: &str| STATES.iter().position(|state| *state == wanted);
-    rank(state) >= rank(other)
 }
 
 /// The key, or document, of the single calls that are shown.

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fusebox_actors::view::{HealthView, Lenient, ResilienceView};
+use fusebox_state::{breaker::State, system::SystemState};
 use http_body_util::BodyExt;
 use hyper::Method;
-use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{
-    backend::{Backend, Each},
+    backend::Each,
     callers::Caller,
     ledger::Page,
     screen::{Rates, Screen, Status},
@@ -22,7 +23,7 @@ use crate::{
     cli::events::{self, Reader},
     terminal::{
         client::Client,
-        table::{list, number, text},
+        views::{EventView, EventWord, Phase, read},
     },
 };
 
@@ -35,7 +36,7 @@ const RATE_OVER: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Health {
     /// The system's state.
-    pub(super) state: String,
+    pub(super) state: Lenient<SystemState>,
     /// Each backend's.
     pub(super) backends: Each<Condition>,
 }
@@ -44,7 +45,7 @@ pub(super) struct Health {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Condition {
     /// Its breaker's state.
-    pub(super) breaker: String,
+    pub(super) breaker: Lenient<State>,
     /// Calls that wait in its queue.
     pub(super) queued: u64,
 }
@@ -52,13 +53,13 @@ pub(super) struct Condition {
 /// Asks a daemon for its health; `None` where none answers.
 pub(super) async fn health(client: &Client) -> Option<Health> {
     // 503 is an answer too: of a system that is CRITICAL.
-    let (_, view) = client.exchange(Method::GET, "/health", None).await.ok()?;
-    let path = |backend: Backend, key: &str| format!("backends.{}.{key}", backend.name());
-    let backends = Each::of(|backend| Condition {
-        breaker: text(&view, &path(backend, "breaker")),
-        queued: whole(&view, &path(backend, "queued")),
+    let (_, answer) = client.exchange(Method::GET, "/health", None).await.ok()?;
+    let view: HealthView = read(&answer).ok()?;
+    let backends = Each::of(|backend| {
+        let seen = view.backends.get(backend.name()).cloned().unwrap_or_default();
+        Condition { breaker: seen.breaker, queued: seen.queued }
     });
-    Some(Health { state: text(&view, "state"), backends })
+    Some(Health { state: view.state, backends })
 }
 
 /// What a daemon has replayed of a backend's queue since its start, and what it gave up.
@@ -74,18 +75,16 @@ pub(super) struct Replayed {
 
 /// Asks a daemon what it has replayed; `None` where none answers.
 pub(super) async fn replayed(client: &Client) -> Option<Each<Replayed>> {
-    let (_, view) = client.exchange(Method::GET, "/health/resilience", None).await.ok()?;
-    let path = |backend: Backend, key: &str| format!("backends.{}.queue.{key}", backend.name());
-    Some(Each::of(|backend| Replayed {
-        calls: whole(&view, &path(backend, "replayed")),
-        dead_letters: whole(&view, &path(backend, "dead_letters")),
-        oldest: Duration::from_millis(whole(&view, &path(backend, "oldest_age_ms"))),
+    let (_, answer) = client.exchange(Method::GET, "/health/resilience", None).await.ok()?;
+    let view: ResilienceView = read(&answer).ok()?;
+    Some(Each::of(|backend| {
+        let seen = view.backends.get(backend.name()).map(|seen| &seen.queue);
+        seen.map_or_else(Replayed::default, |queue| Replayed {
+            calls: queue.replayed,
+            dead_letters: queue.dead_letters,
+            oldest: Duration::from_millis(queue.oldest_age_ms),
+        })
     }))
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-fn whole(value: &Value, path: &str) -> u64 {
-    number(value, path) as u64
 }
 
 /// Shows how things stand and what happens until it is dropped.
@@ -114,7 +113,8 @@ async fn show_events(screen: Arc<Screen>, client: Client) {
             let mut reader = Reader::default();
             while let Some(Ok(frame)) = body.frame().await {
                 let Ok(data) = frame.into_data() else { continue };
-                let lines = reader.read(&data).into_iter().filter_map(|event| teller.line(&event));
+                let events = reader.read(&data).into_iter();
+                let lines = events.filter_map(|event| teller.line(&EventView::of(&event)));
                 lines.for_each(|line| screen.note(&line));
             }
         }
@@ -132,33 +132,36 @@ struct Teller {
 
 impl Teller {
     /// An event's line; `None` for what the status shows better.
-    fn line(&mut self, event: &Value) -> Option<String> {
-        let (what, backend) = (events::what(event), text(event, "backend"));
+    fn line(&mut self, event: &EventView) -> Option<String> {
+        use State::{Closed, HalfOpen, Open};
+        let (what, backend) = (events::what(event), &event.backend);
         let what = what.trim_end_matches(": ").trim_end();
-        let told = match text(event, "event").as_str() {
-            "transition" => match (text(event, "from").as_str(), text(event, "to").as_str()) {
-                ("OPEN", "HALF_OPEN") => return None,
-                ("HALF_OPEN", "OPEN") => {
+        let told = match event.event {
+            EventWord::Transition => match (event.from.known(), event.to.known()) {
+                (Some(Open), Some(HalfOpen)) => return None,
+                (Some(HalfOpen), Some(Open)) => {
                     if !self.told_of_a_failed_probe.insert(backend.clone()) {
                         return None;
                     }
                     "breaker OPEN -> HALF_OPEN -> OPEN (the probe failed; it goes on trying)".into()
                 }
-                ("HALF_OPEN", "CLOSED") => {
+                (Some(HalfOpen), Some(Closed)) => {
                     "breaker OPEN -> HALF_OPEN -> CLOSED (the probes succeeded)".into()
                 }
-                ("CLOSED", _) => {
-                    self.told_of_a_failed_probe.remove(&backend);
-                    self.told_of_an_empty_queue.remove(&backend);
+                (Some(Closed), _) => {
+                    self.told_of_a_failed_probe.remove(backend);
+                    self.told_of_an_empty_queue.remove(backend);
                     format!("breaker {what}")
                 }
                 _ => format!("breaker {what}"),
             },
-            "replay" if text(event, "phase") != "drained" => return None,
-            "replay" if !self.told_of_an_empty_queue.insert(backend.clone()) => return None,
-            "replay" => format!("its queue is empty, {} replayed", text(event, "replayed")),
-            "system_state" => state(event),
-            "dead_letter" | "alert" | "actor" => what.to_owned(),
+            EventWord::Replay if event.phase.known() != Some(Phase::Drained) => return None,
+            EventWord::Replay if !self.told_of_an_empty_queue.insert(backend.clone()) => {
+                return None;
+            }
+            EventWord::Replay => format!("its queue is empty, {} replayed", event.replayed),
+            EventWord::SystemState => state(event),
+            EventWord::DeadLetter | EventWord::Alert | EventWord::Actor => what.to_owned(),
             _ => return None,
         };
         Some(if backend.is_empty() { told } else { format!("{backend:<10} {told}") })
@@ -166,12 +169,12 @@ impl Teller {
 }
 
 /// The system's state, and what made it so; that a backend is down is said by its breaker.
-fn state(event: &Value) -> String {
-    let mut reasons = list(event, "reasons");
+fn state(event: &EventView) -> String {
+    let mut reasons = event.reasons.clone();
     if reasons.len() > 1 {
         reasons.retain(|reason| !reason.starts_with("backend "));
     }
-    let (to, from) = (text(event, "to"), text(event, "from"));
+    let EventView { from, to, .. } = event;
     let line = format!("the system is {to} (was {from}): {}", reasons.join("; "));
     line.trim_end_matches(": ").to_owned()
 }
@@ -237,14 +240,15 @@ impl Past {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::backend::Backend, *};
 
     #[test]
     fn a_breaker_that_keeps_failing_to_recover_is_told_of_once() {
         let mut teller = Teller::default();
         let mut line = |backend: &str, from: &str, to: &str| {
-            teller.line(&json!({ "event": "transition", "backend": backend, "from": from, "to": to,
-                "reason": "r", "failures": 5, "calls": 6 }))
+            let event = json!({ "event": "transition", "backend": backend, "from": from, "to": to,
+                "reason": "r", "failures": 5, "calls": 6 });
+            teller.line(&EventView::of(&event))
         };
         assert_eq!(
             line("redis", "CLOSED", "OPEN").as_deref(),
@@ -263,6 +267,7 @@ mod tests {
         let mut teller = Teller::default();
         let drained = json!({ "event": "replay", "backend": "redis", "phase": "drained",
             "replayed": 7, "waiting": 0 });
+        let drained = EventView::of(&drained);
         let told = Some("redis      its queue is empty, 7 replayed".to_owned());
         assert_eq!([teller.line(&drained), teller.line(&drained)], [told, None]);
     }
@@ -272,7 +277,7 @@ mod tests {
         let line = |reasons: &[&str]| {
             let event =
                 json!({ "event": "system_state", "to": "B", "from": "A", "reasons": reasons });
-            Teller::default().line(&event).unwrap()
+            Teller::default().line(&EventView::of(&event)).unwrap()
         };
         assert_eq!(line(&[]), "the system is B (was A)");
         assert_eq!(line(&["backend x is down"]), "the system is B (was A): backend x is down");

@@ -45,7 +45,7 @@ pub(crate) fn root(doors: &Doors) -> String {
     let mut page = format!(
         "fusebox {}\n{} ({:.0} % operational)\n\n",
         env!("CARGO_PKG_VERSION"),
-        health.state.as_str(),
+        health.state,
         health.operational_percent
     );
     for (name, backend) in &health.backends {
@@ -60,7 +60,7 @@ pub(crate) fn root(doors: &Doors) -> String {
 /// GET /health
 pub(crate) async fn health(State(doors): State<Arc<Doors>>) -> Response {
     let health = doors.daemon.fusebox.health();
-    let status = match health.state {
+    let status = match health.state.known().unwrap_or_default() {
         SystemState::Healthy | SystemState::Degraded => StatusCode::OK,
         SystemState::Critical | SystemState::Emergency => StatusCode::SERVICE_UNAVAILABLE,
     };

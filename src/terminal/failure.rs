@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::config::ConfigErrors;
+use crate::{agreed::NO_SUCH_BACKEND, config::ConfigErrors};
 
 /// The operation failed.
 const FAILED: u8 = 1;
@@ -14,6 +14,16 @@ const USAGE: u8 = 2;
 const NO_DAEMON: u8 = 3;
 /// Backend unavailable and no fallback.
 const UNAVAILABLE: u8 = 4;
+
+/// A problem document, as far as it is told to people.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Problem {
+    detail: Option<String>,
+    code: Option<String>,
+    outcome_unknown: bool,
+    op_id: Option<String>,
+}
 
 /// A failure.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,21 +52,21 @@ impl Failure {
     /// What the daemon's problem means. A 503 of a call is a backend without fallback; one of an order
     /// is an order that failed.
     pub(crate) fn of_problem(status: u16, problem: &Value, call: bool) -> Self {
-        let text = |key: &str| problem.get(key).and_then(Value::as_str);
-        let mut message = text("detail").unwrap_or("the daemon says no more").to_owned();
-        if let Some(code) = text("code").filter(|code| call && !message.contains(code)) {
+        let told: Problem = serde_json::from_value(problem.clone()).unwrap_or_default();
+        let mut message = told.detail.unwrap_or_else(|| "the daemon says no more".to_owned());
+        if let Some(code) = told.code.as_ref().filter(|code| call && !message.contains(*code)) {
             message = format!("{code}: {message}");
         }
-        if problem.get("outcome_unknown") == Some(&Value::Bool(true)) {
+        if told.outcome_unknown {
             message.push_str("; it may have been applied");
         }
-        if let Some(op_id) = text("op_id") {
+        if let Some(op_id) = told.op_id {
             message.extend([format!(" (op_id {op_id})")]);
         }
         let code = match status {
             503 if call => UNAVAILABLE,
             400 => USAGE,
-            404 if text("code") == Some("no_such_backend") => USAGE,
+            404 if told.code.as_deref() == Some(NO_SUCH_BACKEND) => USAGE,
             _ => FAILED,
         };
         Self { code, message }

@@ -13,7 +13,7 @@
 //! backend is counted twice. Getting worse is immediate; getting better needs the better condition to
 //! hold for [`HOLD`], so that a flapping backend does not make the system flap.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::units::Moment;
 
@@ -27,7 +27,19 @@ const CRITICAL_PERCENT: f64 = 50.0;
 const QUEUE_PERCENT: f64 = 70.0;
 
 /// The state of the system, from good to bad.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum SystemState {
     /// All is well.
@@ -55,6 +67,12 @@ impl SystemState {
     /// 0 for HEALTHY to 3 for EMERGENCY, as `status --exit-code` ends.
     pub fn severity(self) -> u8 {
         self as u8
+    }
+}
+
+impl fmt::Display for SystemState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

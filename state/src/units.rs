@@ -119,7 +119,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// The name that a call keeps for ever: a ULID, 26 characters of Crockford base 32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(Ulid);
 
 impl OpId {
@@ -161,6 +161,13 @@ impl FromStr for OpId {
 impl serde::Serialize for OpId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for OpId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -33,7 +33,7 @@ async fn who_finds_a_lane_that_does_not_move_is_answered_at_once() {
     world.server().closed.lock().push("a".into());
     queue(&world, &["ADD a 1"]).await;
     world.until("the object is closed", backs_off).await;
-    assert_eq!(world.backend().view().breaker.state, "CLOSED");
+    assert_eq!(world.backend().view().breaker.state.to_string(), "CLOSED");
     let began = instant();
     let read = world.call_with("GET a", patient()).await.unwrap_err();
     assert_eq!((read.kind, &*read.code), (CallErrorKind::Unavailable, "lane_busy"));
@@ -52,7 +52,7 @@ async fn a_write_behind_others_is_durable_at_once_while_replay_is_paused() {
     queue(&world, &["ADD a 1"]).await;
     let paused = |world: &World| world.backend().view().queue.replay_paused.is_some();
     world.until("replay is paused", paused).await;
-    assert_eq!(world.backend().view().breaker.state, "CLOSED");
+    assert_eq!(world.backend().view().breaker.state.to_string(), "CLOSED");
     let began = instant();
     let queued = world.call_with("ADD a 2", patient()).await.unwrap();
     assert_eq!(queued.ack, Some(AckLevel::Durable));

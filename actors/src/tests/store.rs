@@ -156,7 +156,9 @@ async fn a_store_that_does_not_open_is_refused_alone_and_heals() {
     assert!(world.backend().view().alerts[0].said().starts_with("the store does not open"));
     assert!(world.backend().view().queue.store_refuses.is_some());
     world
-        .until("it is a critical condition", |it| it.fusebox.health().state > SystemState::Degraded)
+        .until("it is a critical condition", |it| {
+            it.fusebox.health().state.known() > Some(SystemState::Degraded)
+        })
         .await;
 
     std::fs::remove_file(place.join("one")).unwrap();

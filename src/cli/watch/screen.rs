@@ -22,12 +22,12 @@ use ratatui::{
 use super::seen::Seen;
 use crate::{
     cli::{
-        board::{Board, backends, headline, short, time},
+        board::{Board, headline, short, whole},
         events::what,
     },
     terminal::{
         paint::{Tone, fold},
-        table::{ago, list, text},
+        table::ago,
     },
 };
 
@@ -51,7 +51,7 @@ impl Tone {
 pub(super) fn draw(frame: &mut Frame<'_>, seen: &Seen, now: UnixMillis) {
     let area = frame.area();
     let head = head(seen, usize::from(area.width), usize::from(area.height), now);
-    let rows = backends(&seen.view).len();
+    let rows = seen.count();
     let trends = if area.height >= 18 && rows > 0 { 3 } else { 0 };
     // At least a story of three lines, in what the head, the trends and the keys leave.
     let others = u16::try_from(head.len()).unwrap_or(u16::MAX).saturating_add(trends + 1 + 3);
@@ -94,17 +94,17 @@ fn head(seen: &Seen, width: usize, height: usize, now: UnixMillis) -> Vec<Line<'
             .extend(why.into_iter().take(room).map(|line| Line::styled(line, Tone::Faint.style())));
         return lines;
     }
-    if seen.view.is_null() {
+    let Some(view) = &seen.view else {
         return vec![Line::raw("looking for the daemon")];
-    }
-    let (daemon, state, rest) = headline(&seen.view);
+    };
+    let (daemon, state, rest) = headline(view);
     let daemon = if width < 60 { String::new() } else { format!("{daemon}  ") };
     lines.push(Line::from(vec![
         Span::styled(daemon, Tone::Faint.style()),
         Span::styled(state.clone(), Tone::of_state(&state).style().add_modifier(Modifier::BOLD)),
         Span::raw(format!("  {rest}")),
     ]));
-    let reasons = list(&seen.view, "reasons").join("; ");
+    let reasons = view.reasons.join("; ");
     if !reasons.is_empty() {
         let reasons = fold(&reasons, width, 2);
         let more = reasons.len() > room;
@@ -132,7 +132,8 @@ fn shortened(text: &str, width: usize) -> String {
 }
 
 fn draw_table(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
-    let board = Board::of(&seen.view, Some(usize::from(area.width).saturating_sub(2)));
+    let Some(view) = &seen.view else { return };
+    let board = Board::of(view, Some(usize::from(area.width).saturating_sub(2)));
     let selected = seen.selected().map_or(0, |(at, _)| at);
     let room = usize::from(area.height).saturating_sub(1);
     let first = (selected + 1).saturating_sub(room);
@@ -248,21 +249,21 @@ fn story(seen: &Seen, width: usize, scarce: bool) -> Vec<Line<'static>> {
         lines.extend(folded.into_iter().map(|line| Line::styled(line, tone.style())));
     };
     let told = seen.story();
-    let story = told.map(|told| list(told, "story")).unwrap_or_default();
-    let board = Board::of(&seen.view, Some(width.saturating_sub(2)));
-    let rest = seen.selected().and_then(|(at, _)| board.rest.get(at));
+    let board = seen.view.as_ref().map(|view| Board::of(view, Some(width.saturating_sub(2))));
+    let board = board.as_ref().zip(seen.selected());
+    let rest = board.and_then(|(board, (at, _))| board.rest.get(at));
     let rest = rest.filter(|rest| !rest.is_empty()).map(|rest| rest.join(" \u{b7} "));
     if let (Some(rest), false) = (&rest, scarce) {
         add(rest, Tone::Faint);
     }
-    for sentence in story {
+    for sentence in told.iter().flat_map(|told| whole(&told.story)) {
         add(&sentence, Tone::Plain);
     }
     if let (Some(rest), true) = (&rest, scarce) {
         add(rest, Tone::Faint);
     }
-    for advice in told.map(|told| list(told, "advice")).unwrap_or_default() {
-        add(&advice, Tone::Faint);
+    for advice in told.iter().flat_map(|told| &told.advice) {
+        add(advice, Tone::Faint);
     }
     lines
 }
@@ -276,9 +277,8 @@ fn draw_events(frame: &mut Frame<'_>, seen: &Seen, area: Rect) {
         .rev()
         .take(area.height.into())
         .map(|event| {
-            let at = time(event, "at").map(|at| clock(&at.to_string())).unwrap_or_default();
-            let backend = text(event, "backend");
-            let backend = if backend.is_empty() { "-".to_owned() } else { backend };
+            let at = event.at.map(|at| clock(&at.to_string())).unwrap_or_default();
+            let backend = if event.backend.is_empty() { "-" } else { &event.backend };
             let line = format!("{at} {backend} {}", what(event));
             Line::raw(shortened(&line, area.width.into()))
         })

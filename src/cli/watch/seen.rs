@@ -2,13 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use fusebox_actors::view::{ExplainView, ResilienceView};
 use fusebox_state::UnixMillis;
-use serde_json::Value;
 
-use crate::{
-    cli::board::{backends, time},
-    terminal::table::{number, text},
-};
+use crate::terminal::views::{EventView, Phase};
 
 /// Points of a trend: more than a wide terminal has columns.
 const POINTS: usize = 300;
@@ -40,42 +37,40 @@ pub(super) struct Trend {
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// The last view; `Null` before the first.
-    pub(super) view: Value,
+    /// The last view.
+    pub(super) view: Option<ResilienceView>,
     /// Why there is none now.
     pub(super) lost: Option<String>,
     /// How things went.
     pub(super) trends: BTreeMap<String, Trend>,
     /// What happened, newest last.
-    pub(super) events: VecDeque<Value>,
-    explained: Option<(String, Value)>,
+    pub(super) events: VecDeque<EventView>,
+    explained: Option<(String, ExplainView)>,
     selected: Option<String>,
 }
 
 impl Seen {
     /// The daemon says how things are.
-    pub(super) fn view(&mut self, view: Value) {
-        let passed = match (time(&self.view, "at"), time(&view, "at")) {
-            (Some(then), Some(now)) => now.since(then).as_secs_f64(),
-            _ => 0.0,
-        };
-        for backend in backends(&view) {
-            let name = text(backend, "name");
-            let before = self.view.get("backends").and_then(|all| all.get(&name));
+    pub(super) fn view(&mut self, view: ResilienceView) {
+        let before = self.view.as_ref();
+        let passed = before.map_or(0.0, |before| view.at.since(before.at).as_secs_f64());
+        for backend in view.backends.values() {
+            let before = before.and_then(|before| before.backends.get(&backend.name));
             let calls = before.and_then(|before| {
-                let gained = number(backend, "calls.total") - number(before, "calls.total");
                 // Fewer than before is another run of the daemon.
-                (gained >= 0.0 && passed > 0.0).then(|| whole(gained / passed))
+                let gained = backend.calls.total.checked_sub(before.calls.total)?;
+                #[expect(clippy::cast_precision_loss, reason = "a figure on a chart")]
+                (passed > 0.0).then(|| whole(gained as f64 / passed))
             });
-            let trend = self.trends.entry(name).or_default();
+            let trend = self.trends.entry(backend.name.clone()).or_default();
             push(&mut trend.calls, calls, POINTS);
-            let failed = number(backend, "breaker.failure_rate") * 100.0;
+            let failed = backend.breaker.failure_rate * 100.0;
             push(&mut trend.failed, Some(whole(failed)), POINTS);
-            push(&mut trend.queued, Some(whole(number(backend, "queue.calls"))), POINTS);
-            let p99 = number(backend, "recent.response_ms.p99") * 1_000.0;
+            push(&mut trend.queued, Some(backend.queue.calls), POINTS);
+            let p99 = backend.recent.response_ms.p99 * 1_000.0;
             push(&mut trend.p99, Some(whole(p99)), POINTS);
         }
-        self.view = view;
+        self.view = Some(view);
         self.lost = None;
         if self.selected().is_none() {
             self.selected = self.worst();
@@ -93,25 +88,23 @@ impl Seen {
     }
 
     /// Something happened, or happened before and is told again.
-    pub(super) fn event(&mut self, event: Value) {
+    pub(super) fn event(&mut self, event: EventView) {
         // Progress is in the figures.
-        if text(&event, "phase") == "progress" {
+        if event.phase.known() == Some(Phase::Progress) {
             return;
         }
-        let id = event.get("id").and_then(Value::as_u64);
-        let known = |other: &Value| other.get("id").and_then(Value::as_u64) == id;
-        if id.is_none() || !self.events.iter().any(known) {
+        if event.id.is_none() || !self.events.iter().any(|other| other.id == event.id) {
             push(&mut self.events, event, EVENTS);
         }
     }
 
     /// A backend is explained.
-    pub(super) fn explained(&mut self, backend: String, story: Value) {
+    pub(super) fn explained(&mut self, backend: String, story: ExplainView) {
         self.explained = Some((backend, story));
     }
 
     /// The explanation of the selected backend, where it has come.
-    pub(super) fn story(&self) -> Option<&Value> {
+    pub(super) fn story(&self) -> Option<&ExplainView> {
         let (backend, story) = self.explained.as_ref()?;
         (self.selected.as_ref() == Some(backend)).then_some(story)
     }
@@ -135,18 +128,24 @@ impl Seen {
 
     /// When the daemon was last heard of, on its clock.
     pub(super) fn last_seen(&self) -> Option<UnixMillis> {
-        time(&self.view, "at")
+        self.view.as_ref().map(|view| view.at)
+    }
+
+    /// How many backends there are.
+    pub(super) fn count(&self) -> usize {
+        self.view.as_ref().map_or(0, |view| view.backends.len())
     }
 
     fn names(&self) -> Vec<String> {
-        backends(&self.view).into_iter().map(|backend| text(backend, "name")).collect()
+        let all = self.view.iter().flat_map(|view| view.backends.values());
+        all.map(|backend| backend.name.clone()).collect()
     }
 
     /// The first backend that is down, else the first.
     fn worst(&self) -> Option<String> {
-        let all = backends(&self.view);
-        let down = all.iter().find(|it| it.get("operational") == Some(&Value::Bool(false)));
-        down.or(all.first()).map(|backend| text(backend, "name"))
+        let all = &self.view.as_ref()?.backends;
+        let down = all.values().find(|backend| !backend.operational);
+        down.or(all.values().next()).map(|backend| backend.name.clone())
     }
 }
 
@@ -164,18 +163,20 @@ fn whole(value: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::terminal::views::read;
     use serde_json::json;
 
     use super::*;
 
-    fn view(second: u64, calls: u64, down: Option<&str>) -> Value {
+    fn view(second: u64, calls: u64, down: Option<&str>) -> ResilienceView {
         let backend = |name: &str| {
             json!({ "name": name, "operational": down != Some(name), "calls": { "total": calls },
                 "breaker": { "failure_rate": 0.25 }, "queue": { "calls": 7 },
                 "recent": { "response_ms": { "p99": 1.5 } } })
         };
-        json!({ "at": format!("2026-09-21T14:13:{second:02}Z"),
-            "backends": { "a": backend("a"), "b": backend("b"), "c": backend("c") } })
+        let backends = json!({ "a": backend("a"), "b": backend("b"), "c": backend("c") });
+        let at = format!("2026-09-21T14:13:{second:02}Z");
+        read(&json!({ "at": at, "backends": backends })).unwrap()
     }
 
     #[test]
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!(seen.selected(), Some((2, "c".into())));
         seen.view(view(1, 0, Some("b")));
         assert_eq!(seen.selected(), Some((2, "c".into())), "it stays where it is");
-        seen.explained("b".into(), json!({}));
+        seen.explained("b".into(), ExplainView::default());
         assert!(seen.story().is_none(), "another backend's");
     }
 
@@ -216,9 +217,10 @@ mod tests {
     fn an_event_that_is_told_twice_is_there_once() {
         let mut seen = Seen::default();
         for id in [1, 2, 2, 1, 3] {
-            seen.event(json!({ "id": id, "event": "alert" }));
+            seen.event(EventView::of(&json!({ "id": id, "event": "alert" })));
         }
-        seen.event(json!({ "id": 4, "event": "replay", "phase": "progress" }));
+        let progress = json!({ "id": 4, "event": "replay", "phase": "progress" });
+        seen.event(EventView::of(&progress));
         assert_eq!(seen.events.len(), 3);
     }
 }

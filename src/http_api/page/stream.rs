@@ -234,7 +234,7 @@ fn history(doors: &Doors) -> Value {
     for backend in doors.daemon.fusebox.backends() {
         let told = |record: TransitionRecord| (record.at, shown(backend.name(), &record));
         transitions.extend(backend.transitions(HISTORY).into_iter().map(told));
-        if backend.view().breaker.state != State::Closed.as_str() {
+        if backend.view().breaker.state.known() != Some(State::Closed) {
             let all = backend.transitions(ALL);
             let first =
                 all.into_iter().rev().find(|record| record.transition.from == State::Closed);

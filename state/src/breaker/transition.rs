@@ -1,5 +1,7 @@
 //! States, and changes of state with all that led to them.
 
+use std::fmt;
+
 use crate::{units::UnixMillis, window::Horizon, words::Words};
 
 /// A state of the breaker.
@@ -38,6 +40,12 @@ impl State {
             1 => Self::Open,
             _ => Self::HalfOpen,
         }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -94,6 +102,12 @@ impl Reason {
             Self::Reset => "reset",
             Self::PingsAnswered => "pings_answered",
         }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
