@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{OpId, Words, breaker::State, cache::Cache};
+use fusebox_state::{Lanes, Moment, OpId, UnixMillis, Words, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
@@ -79,6 +79,22 @@ impl Backend {
     /// As [`Backend::call`].
     pub async fn go_on(&self, call: Call, onward: Onward) -> Result<Reply, CallError> {
         self.entry.shared.go_on(call, onward).await
+    }
+
+    /// The moment now.
+    pub fn now(&self) -> Moment {
+        self.entry.shared.clock().now()
+    }
+
+    /// The wall clock as times to live are counted by it.
+    pub fn steady_unix(&self) -> UnixMillis {
+        self.entry.shared.clock().steady_unix()
+    }
+
+    /// Something that bears no ticket is about to write to these lanes, or has: what is cached of them is dropped.
+    pub fn wrote(&self, lanes: &Lanes) {
+        self.entry.shared.queue.note_written(lanes);
+        self.entry.shared.invalidate_lanes(lanes);
     }
 
     /// What a live query asks before it connects.

@@ -133,10 +133,27 @@ pub(crate) struct Ready {
     /// Whether the server has acknowledged the connection's name.
     pub(crate) named: bool,
     pub(crate) info: ServerInfo,
+    /// Whether it speaks RESP3.
+    pub(crate) resp3: bool,
+    /// The server's number for it, where it says so.
+    pub(crate) id: Option<i64>,
+}
+
+/// Which protocol a connection is to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// RESP2.
+    Two,
+    /// RESP3, or RESP2 if the server knows no other.
+    Newest,
 }
 
 /// Connects and introduces itself as `name`.
-pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed> {
+pub(crate) async fn connect(
+    shared: &Shared,
+    name: &str,
+    protocol: Protocol,
+) -> Result<Ready, Failed> {
     let settings = &shared.settings;
     let password = password(settings).await?;
     let stream = stream::open(settings).await.map_err(|error| match error {
@@ -144,8 +161,17 @@ pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed
         DialError::Tls(..) => Failed::blocked("tls", error.to_string()),
     })?;
     let mut dialogue = Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() };
-    let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
-    shared.resp3.store(resp3, Ordering::Relaxed);
+    let resp3 = match protocol {
+        Protocol::Newest => {
+            let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
+            shared.resp3.store(resp3, Ordering::Relaxed);
+            resp3
+        }
+        Protocol::Two => {
+            authenticate(&mut dialogue, settings, password.as_ref()).await?;
+            false
+        }
+    };
     if settings.database != 0 {
         let select = resp::command(&["SELECT", &settings.database.to_string()]);
         dialogue.step(select).await?.map_err(|mut failed| {
@@ -175,7 +201,11 @@ pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed
         return Err(Failed::blocked("cluster", outcome::CLUSTER));
     }
     tracing::debug!(backend = settings.name, name, resp3, ?id, "connected");
-    Ok(Ready { dialogue, named: named.is_ok(), info })
+    let id = id.as_ref().ok().and_then(|id| match Reply::of(id) {
+        Some(Reply::Int(id)) => Some(id),
+        _ => None,
+    });
+    Ok(Ready { dialogue, named: named.is_ok(), info, resp3, id })
 }
 
 /// Agrees on the protocol and authenticates; true for RESP3.
@@ -194,14 +224,24 @@ async fn greet(
     if !matches!(&*refusal.error.code, "ERR" | "NOPROTO" | "NOPERM") {
         return Err(refusal);
     }
+    authenticate(dialogue, settings, password).await?;
+    Ok(false)
+}
+
+/// Authenticates as servers of every version understand it.
+async fn authenticate(
+    dialogue: &mut Dialogue,
+    settings: &RedisSettings,
+    password: Option<&Secret>,
+) -> Result<(), Failed> {
     if let Some(password) = password {
-        let auth = match user {
+        let auth = match settings.username.as_deref() {
             Some(user) => resp::command(&["AUTH", user, password.expose()]),
             None => resp::command(&["AUTH", password.expose()]),
         };
         let _ok = dialogue.step(auth).await??;
     }
-    Ok(false)
+    Ok(())
 }
 
 async fn password(settings: &RedisSettings) -> Result<Option<Secret>, Failed> {
