@@ -165,8 +165,13 @@ fn refusal(text: &str) -> Option<String> {
     None
 }
 
+/// sled's own threads. One that panics in the middle of a write leaves whoever waits for that write waiting for ever,
+/// and every store of the process without such threads: nothing is acknowledged from then on.
+const OF_SLED: &str = "sled-io-";
+
 /// Makes a panic one line as well. It may have happened while something was being logged, so nothing of the
-/// log is asked for it.
+/// log is asked for it. A panic of one of sled's threads ends the process: the next start opens the stores as after
+/// any crash, which loses nothing that was acknowledged.
 fn log_panics(writer: CleanStderr) {
     std::panic::set_hook(Box::new(move |panic| {
         if fusebox_state::store::is_guarded() {
@@ -199,6 +204,10 @@ fn log_panics(writer: CleanStderr) {
             format!("{stamp}ERROR {message} at={at:?} thread={thread:?} {trace}")
         };
         line.text = text.trim_end().as_bytes().to_vec();
+        drop(line);
+        if thread.starts_with(OF_SLED) {
+            std::process::exit(1);
+        }
     }));
 }
 

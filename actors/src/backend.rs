@@ -298,9 +298,11 @@ impl BackendState {
         }
         let name = Some(shared.circuit.name.as_str());
         let record = TransitionRecord { at, transition };
+        let kept = crate::history::encode(&record);
         if let Ok(store) = shared.queue.store() {
-            store.add_history(crate::history::encode(&record));
+            store.add_history(kept.clone());
         }
+        shared.queue.history.add(kept);
         self.args.bus.publish(at, name, EventKind::Transition { transition: record.transition });
     }
 

@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     connector::AttemptError,
     metrics::BackendMetrics,
-    passage::outstanding::{Outstanding, Outstandings},
+    passage::outstanding::{GivenUp, Outstanding, Outstandings},
     recent::Recent,
     settings::BackendSettings,
 };
@@ -187,10 +187,10 @@ impl Circuit {
     }
 
     /// Counts as a failure each attempt that began after the last answer, is on the wire yet, and was given up by
-    /// its caller; once each, however it ends. Returns how many those were.
-    pub fn count_given_up(&self, error: &AttemptError, now: Moment) -> u32 {
+    /// its caller; once each, however it ends.
+    pub fn count_given_up(&self, error: &AttemptError, now: Moment) -> GivenUp {
         let counted = self.outstanding.count_given_up();
-        for _ in 0..counted {
+        for _ in 0..counted.new {
             let Ok(permit) = self.breaker.try_acquire(now) else { break };
             self.settle(permit, Verdict::Failure, Some(error), None, now);
         }

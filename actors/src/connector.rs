@@ -183,6 +183,9 @@ pub struct Attempt<'a> {
     /// leaves, whichever is less. The connector keeps the backend's own `timeout` itself: an attempt
     /// whose caller left keeps its place on the wire until then.
     pub timeout: Duration,
+    /// How long of that it waits at most until nothing old can land in its lanes. Where that is not so by then, or
+    /// it is known that it will not be, the attempt ends as [`OwnCode::Fence`].
+    pub fence_patience: Duration,
     /// The trace context to pass on; `None` for what nobody follows.
     pub trace: Option<PassedOn<'a>>,
     /// What it holds; see [`Attempt::board`].

@@ -188,7 +188,10 @@ impl Sentences<'_> {
                 )
             }
             Reason::PingsFailed => {
-                format!("It opened because {failure_threshold} pings in a row were not answered")
+                format!(
+                    "It opened because {failure_threshold} pings in a row, or two of them and what callers \
+                     gave up meanwhile, were not answered"
+                )
             }
             Reason::ProbeFailed | Reason::ProbeTimeout => {
                 let what = match transition.reason {

@@ -9,16 +9,7 @@
 //!     +-- WatchDue, four times a second: is an attempt overdue?
 //! ```
 //!
-//! **A backend that does not answer** is found out by whatever comes first:
-//!
-//! ```text
-//!   an attempt is overdue ──▶ a ping at once ──▶ unanswered ──▶ what callers gave up since the last answer fails
-//!                                  │   ▲                        ──▶ the backend is suspect
-//!                                  │   └── each second, while unanswered; `failure_threshold` in a row trip the breaker
-//!                                  └──▶ answered, or an attempt was meanwhile: it is slow, not away
-//! ```
-//! An attempt is overdue when it is unanswered for twice the 99th percentile of the last minute's, 50 ms at least
-//! and a second at most. A ping says nothing if an attempt was answered since it was sent.
+//! Pings are in `health/pings.rs`, and what tells that a backend does not answer in `health/watch.rs`.
 //!
 //! An actor that panics is restarted with backoff; five restarts within a minute mark its backend down
 //! and leave the others running. If health itself dies, the process must exit.
@@ -36,8 +27,7 @@ use std::{
 };
 
 use fusebox_state::{
-    Moment, Verdict,
-    breaker::State as BreakerState,
+    Moment,
     system::{Assessment, BackendCondition, HOLD, SystemState, Tracker, assess},
 };
 use parking_lot::RwLock;
@@ -57,20 +47,19 @@ use crate::{
 
 /// How often health looks around.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often health looks whether an attempt is overdue.
-const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// The least and the longest that an attempt waits for its answer without being overdue.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How often a backend that did not answer is pinged.
-const PING_AGAIN: Duration = Duration::from_secs(1);
-/// When a half-open breaker whose probes are all out is tried again.
-const PROBE_AGAIN: Duration = Duration::from_millis(100);
 /// Restarts within [`RESTART_WINDOW`] after which an actor is given up on.
 const RESTARTS_MAX: usize = 5;
+/// When an actor that did not start is started again.
+const START_AGAIN: Duration = Duration::from_secs(1);
 /// The window over which restarts are counted.
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// The first restart's backoff; doubles up to 32 times that.
 const RESTART_BACKOFF: Duration = Duration::from_millis(50);
+
+mod pings;
+mod watch;
 
 /// What health is told.
 #[derive(Debug)]
@@ -307,26 +296,9 @@ impl HealthState {
         drop(myself.send_after(LOOK_EVERY, || HealthMessage::LookDue));
         for (entry, watched) in self.args.entries.iter().zip(&mut self.watched) {
             entry.shared.keep_sample();
-            watched.patience = patience(entry.shared.recent_p99());
+            watched.learn(entry.shared.recent_p99());
         }
         self.assess(myself);
-    }
-
-    /// Pings at once where an attempt is overdue.
-    fn watch(&mut self, myself: &ActorRef<HealthMessage>) {
-        drop(myself.send_after(WATCH_EVERY, || HealthMessage::WatchDue));
-        let now = self.args.clock.now();
-        let overdue = |(index, (entry, watched)): (usize, (&BackendEntry, &Watched))| {
-            let circuit = &entry.shared.circuit;
-            let due = !watched.pinging && now.since(watched.pinged_at) >= PING_AGAIN;
-            let waits = |oldest: Moment| now.since(oldest) >= watched.patience;
-            (due && circuit.outstanding().oldest.is_some_and(waits)).then_some(index)
-        };
-        let all = self.args.entries.iter().zip(&self.watched).enumerate();
-        let overdue: Vec<usize> = all.filter_map(overdue).collect();
-        for index in overdue {
-            self.ping_in(myself, index, Duration::ZERO);
-        }
     }
 
     fn assess(&mut self, myself: &ActorRef<HealthMessage>) {
@@ -379,52 +351,6 @@ impl HealthState {
         }
     }
 
-    fn ping_due(&mut self, myself: &ActorRef<HealthMessage>, index: usize, generation: u64) {
-        let (Some(watched), Some(entry)) =
-            (self.watched.get_mut(index), self.args.entries.get(index))
-        else {
-            return;
-        };
-        if watched.generation != generation || watched.pinging {
-            return;
-        }
-        watched.pinging = true;
-        watched.pinged_at = self.args.clock.now();
-        entry.shared.circuit.set_next_ping(None);
-        let (shared, myself) = (Arc::clone(&entry.shared), myself.clone());
-        let timeout = self.args.pings.timeout;
-        let ping = tokio::spawn(async move { ping(&shared, timeout).await });
-        tokio::spawn(async move {
-            // One that panicked was not answered; nobody else would ever ping again.
-            let answered = ping.await.unwrap_or(Some(false));
-            // Health is gone only when the process is about to be.
-            drop(myself.send_message(HealthMessage::Pinged { index, answered }));
-        });
-    }
-
-    fn pinged(&mut self, myself: &ActorRef<HealthMessage>, index: usize, answered: Option<bool>) {
-        let (Some(watched), Some(entry)) =
-            (self.watched.get_mut(index), self.args.entries.get(index))
-        else {
-            return;
-        };
-        watched.pinging = false;
-        let breaker = &entry.shared.circuit.breaker;
-        let half_open = breaker.state() == (BreakerState::HalfOpen, false);
-        let interval = self.args.pings.interval;
-        // From ping to ping, however long the last one took.
-        let taken = self.args.clock.now().since(watched.pinged_at);
-        let again = PING_AGAIN.saturating_sub(taken).min(interval);
-        let wait = match answered {
-            Some(true) if half_open => Duration::ZERO,
-            Some(true) if breaker.awaits_return() => again,
-            Some(false) => again,
-            None if half_open => PROBE_AGAIN,
-            Some(true) | None => interval,
-        };
-        self.ping_in(myself, index, wait);
-    }
-
     fn changed(&mut self, myself: &ActorRef<HealthMessage>, changed: BackendChanged) {
         let online = self
             .args
@@ -435,17 +361,6 @@ impl HealthState {
             self.ping_in(myself, changed.index, Duration::ZERO);
         }
         self.assess(myself);
-    }
-
-    fn ping_in(&mut self, myself: &ActorRef<HealthMessage>, index: usize, wait: Duration) {
-        let Some(watched) = self.watched.get_mut(index) else { return };
-        watched.generation += 1;
-        let generation = watched.generation;
-        if let (Some(entry), false) = (self.args.entries.get(index), watched.pinging) {
-            let due = self.args.clock.now().plus(wait);
-            entry.shared.circuit.set_next_ping(Some(due));
-        }
-        drop(myself.send_after(wait, move || HealthMessage::PingDue { index, generation }));
     }
 
     async fn start_backend(
@@ -556,7 +471,7 @@ impl HealthState {
         };
         if let Err(error) = started {
             tracing::error!(?child, %error, "an actor did not start");
-            drop(myself.send_after(PING_AGAIN, move || HealthMessage::RestartDue(child)));
+            drop(myself.send_after(START_AGAIN, move || HealthMessage::RestartDue(child)));
         }
     }
 
@@ -572,55 +487,6 @@ impl HealthState {
         }
         self.restart(myself, Child::Backend(index)).await;
     }
-}
-
-/// Pings a backend: as a probe where its breaker is half-open. `None` where no ping was sent.
-async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
-    let circuit = &*shared.circuit;
-    let (state, offline) = circuit.breaker.state();
-    if offline {
-        return None;
-    }
-    let timeout = timeout.min(circuit.settings.load().timeout);
-    let sent = circuit.clock.now();
-    let connector = crate::connector::SharedConnector::clone(&shared.connector.load());
-    if state == BreakerState::HalfOpen {
-        let permit = circuit.breaker.try_acquire(circuit.clock.now()).ok()?;
-        let ended = connector.ping(timeout).await;
-        let now = circuit.clock.now();
-        let answered = ended.verdict == Verdict::Success;
-        circuit.settle(permit, ended.verdict, ended.result.as_ref().err(), None, now);
-        if answered {
-            circuit.ping_answered(now);
-        } else {
-            circuit.ping_failed(sent);
-        }
-        return Some(answered);
-    }
-    let ended = connector.ping(timeout).await;
-    let now = circuit.clock.now();
-    let answered = ended.verdict == Verdict::Success;
-    if answered {
-        circuit.ping_answered(now);
-    } else if circuit.answered_since(sent) {
-        // It is slow, or does not answer this connection: that attempts tell.
-        return Some(false);
-    } else {
-        circuit.ping_failed(sent);
-        if let Err(error) = &ended.result {
-            circuit.note_ping_error(error);
-            circuit.count_given_up(error, now);
-        }
-    }
-    if let Some(transition) = circuit.breaker.record_ping(answered, now) {
-        circuit.publish(transition);
-    }
-    Some(answered)
-}
-
-/// How long an attempt waits for its answer without being overdue, by the 99th percentile of the last minute.
-fn patience(p99: Option<Duration>) -> Duration {
-    p99.map_or(PATIENCE.1, |p99| (p99 * 2).clamp(PATIENCE.0, PATIENCE.1))
 }
 
 /// What the system state needs to know of a backend.

@@ -3,11 +3,50 @@
 //! What errors say is kept in both of its forms: as everybody may see it where it was always kept, and the
 //! servers' words beside it (`quotes`). A record without these is an earlier release's, and what its errors say is
 //! all taken for the servers'.
+//!
+//! **Who is shown them reads no disk**: the newest are in memory as well ([`History`]), from when the store was opened
+//! or the transition came.
+
+use std::collections::VecDeque;
 
 use fusebox_state::{Words, breaker::TransitionRecord};
+use parking_lot::Mutex;
 
 /// The most bytes that a record takes in the store.
 const MAX: usize = 3_500;
+
+/// Transitions that are kept: as many as the store keeps.
+pub(crate) const KEPT: usize = 1_000;
+
+/// The newest transitions of a backend, as they are kept, oldest first.
+#[derive(Default)]
+pub(crate) struct History(Mutex<VecDeque<Vec<u8>>>);
+
+impl History {
+    /// Takes back what the store holds, which is older than what came since the start.
+    pub(crate) fn restore(&self, older: Vec<Vec<u8>>) {
+        let mut all = self.0.lock();
+        let room = KEPT.saturating_sub(all.len());
+        for record in older.into_iter().rev().take(room) {
+            all.push_front(record);
+        }
+    }
+
+    pub(crate) fn add(&self, record: Vec<u8>) {
+        let mut all = self.0.lock();
+        if all.len() >= KEPT {
+            all.pop_front();
+        }
+        all.push_back(record);
+    }
+
+    /// The newest `limit`, newest last.
+    pub(crate) fn newest(&self, limit: usize) -> Vec<TransitionRecord> {
+        let all = self.0.lock();
+        let skipped = all.len().saturating_sub(limit);
+        all.iter().skip(skipped).filter_map(|record| decode(record)).collect()
+    }
+}
 
 /// A record as it is kept.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -91,6 +130,20 @@ mod tests {
                 last_errors: messages.iter().map(error).collect(),
             },
         }
+    }
+
+    #[test]
+    fn the_newest_are_in_memory_behind_what_the_store_holds() {
+        let history = History::default();
+        let at = |millis| encode(&TransitionRecord { at: UnixMillis::new(millis), ..record(&[]) });
+        let newest = |limit| -> Vec<u64> {
+            history.newest(limit).iter().map(|record| record.at.get()).collect()
+        };
+        history.add(at(9_000));
+        history.restore((0..2_000).map(at).collect());
+        assert_eq!((newest(3), newest(9_999).len()), (vec![1_998, 1_999, 9_000], KEPT));
+        history.add(at(9_001));
+        assert_eq!((newest(1), newest(9_999).len()), (vec![9_001], KEPT));
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::{
     alert::Alert,
     clock::Clock,
     event::{EventBus, EventKind},
+    history::History,
     metrics::{BackendMetrics, Exemplar},
     refusal::AttemptError,
     settings::{BackendSettings, DeadLetterPolicy},
@@ -195,6 +196,8 @@ pub struct Queue {
     stored: Notify,
     /// Who reads queued writes for readers, by lane.
     folding: turns::Folding,
+    /// The breaker's transitions, which the store keeps.
+    pub(crate) history: History,
     /// Something may be replayed.
     pub work: Notify,
     /// An operator asked for a replay: a pause for a blocked server is over.
@@ -234,6 +237,7 @@ impl Queue {
             waiters: Semaphore::new(freed::WAITING_MAX),
             stored: Notify::new(),
             folding: turns::Folding::default(),
+            history: History::default(),
             work: Notify::new(),
             resume: AtomicBool::new(false),
             paused: Mutex::new(None),

@@ -24,6 +24,8 @@ pub enum OwnCode {
     Closed,
     /// No answer came in time.
     Timeout,
+    /// Something old may still land in its lanes; the attempt did not reach the wire.
+    Fence,
 }
 
 impl OwnCode {
@@ -32,6 +34,7 @@ impl OwnCode {
         match self {
             Self::Closed => "closed",
             Self::Timeout => "timeout",
+            Self::Fence => "fence",
         }
     }
 }

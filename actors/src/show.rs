@@ -13,7 +13,6 @@ use fusebox_state::{
 use crate::{
     backend_entry::BackendEntry,
     backend_shared::BackendShared,
-    history,
     recent::Sample,
     settings::BackendSettings,
     trace,
@@ -62,8 +61,7 @@ impl BackendShared {
 
     /// The newest `limit` transitions, newest last, also of earlier runs.
     pub fn transitions(&self, limit: usize) -> Vec<TransitionRecord> {
-        let Ok(store) = self.queue.store() else { return Vec::new() };
-        store.history(limit).iter().filter_map(|record| history::decode(record)).collect()
+        self.queue.history.newest(limit)
     }
 
     fn calls_view(&self) -> CallsView {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Extension, Json,
     body::Body,
-    extract::{Path, State},
+    extract::{Path, Query, State},
 };
 use fusebox_actors::{AdminError, view::BackendView};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -272,11 +272,28 @@ pub(crate) async fn set_log(body: Body) -> Result<Json<Value>, Problem> {
     Ok(log().await)
 }
 
-/// POST /admin/backends/{backend}/panic: a test hook.
+/// `?thread=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Panics {
+    thread: Option<String>,
+}
+
+/// POST /admin/backends/{backend}/panic: a test hook. The backend's actor panics, or a thread of that name.
 pub(crate) async fn panic(
     State(doors): State<Arc<Doors>>,
     Checked(Path(name)): Checked<Path<String>>,
+    Checked(Query(Panics { thread })): Checked<Query<Panics>>,
 ) -> Result<Json<Value>, Problem> {
-    doors.backend(&name)?.0.panic_for_test();
+    let backend = doors.backend(&name)?.0;
+    match thread {
+        None => backend.panic_for_test(),
+        Some(thread) => drop(std::thread::Builder::new().name(thread).spawn(panic_for_test)),
+    }
     Ok(Json(json!({ "backend": name })))
+}
+
+#[expect(clippy::panic, reason = "tests of the panic hook need a thread that panics")]
+fn panic_for_test() {
+    panic!("told to panic by a test");
 }

@@ -320,8 +320,10 @@ impl Breaker {
 
     /// Counts a ping outside the window. Enough failed ones in a row trip a closed breaker, so that a
     /// dead, idle backend is known before a caller pays for it; enough answered ones after a failed one end an
-    /// open time early.
-    pub fn record_ping(&self, answered: bool, now: Moment) -> Option<Transition> {
+    /// open time early. `given_up` attempts, which began after the last answer and which their callers gave up, count
+    /// with the pings from the second failed one on: how well things went before, which the window weighs, says nothing
+    /// of a backend that answers nobody any more.
+    pub fn record_ping(&self, answered: bool, given_up: u32, now: Moment) -> Option<Transition> {
         let mut cold = self.cold.lock();
         if answered {
             cold.pings_failed = 0;
@@ -330,7 +332,9 @@ impl Breaker {
         }
         cold.pings_failed = cold.pings_failed.saturating_add(1);
         cold.returned = Some(0);
-        let trips = cold.pings_failed >= cold.settings.failure_threshold
+        let given_up = if cold.pings_failed > 1 { given_up } else { 0 };
+        let unanswered = cold.pings_failed.saturating_add(given_up);
+        let trips = unanswered >= cold.settings.failure_threshold
             && matches!(cold.underlying, Underlying::Closed { .. })
             && cold.force.is_none()
             && !cold.offline;

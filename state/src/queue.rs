@@ -43,6 +43,7 @@ use crate::{
 
 mod folds;
 mod kept;
+mod left;
 mod order;
 mod stuck;
 mod turn;
@@ -203,7 +204,7 @@ pub struct QueueIndex {
     backing_off: BTreeSet<(Moment, u64)>,
     groups: BTreeMap<u64, Group>,
     /// Calls that are left to do of others; see the module's page.
-    residues: BTreeSet<u64>,
+    residues: left::Residues,
     /// Calls with a verdict, for which there was no room among the dead letters.
     sentenced: BTreeSet<u64>,
     folds: kept::Folds,
@@ -228,7 +229,7 @@ impl QueueIndex {
             ready: BTreeSet::new(),
             backing_off: BTreeSet::new(),
             groups: BTreeMap::new(),
-            residues: BTreeSet::new(),
+            residues: left::Residues::default(),
             sentenced: BTreeSet::new(),
             folds: kept::Folds::default(),
             next_seq: last_seq + 1,
@@ -256,7 +257,7 @@ impl QueueIndex {
         self.lanes.set_whole(seq, entry.traits.whole);
         self.bytes += entry.bytes;
         if entry.traits.due.is_some() {
-            self.residues.insert(seq);
+            self.residues.insert(seq, &entry.lanes);
         }
         self.entries.insert(seq, Entry { phase: Phase::Waiting, ..entry });
         self.consider(seq);
@@ -424,8 +425,9 @@ impl QueueIndex {
         }
         entry.phase = Phase::Waiting;
         self.ready.remove(&seq);
-        self.residues.insert(seq);
         let before = std::mem::replace(&mut entry.lanes, lanes.clone());
+        self.residues.remove(seq, &before);
+        self.residues.insert(seq, &lanes);
         self.lanes.set_whole(seq, false);
         self.touched(seq, &before);
         if before != lanes {

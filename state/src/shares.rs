@@ -50,12 +50,6 @@ impl Pool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The most that a single holder ever gets.
-    pub fn largest_share(&self) -> u64 {
-        let units = self.units();
-        units - units.div_ceil(TIMES_FREE + 1)
-    }
-
     /// Takes `units` more for a holder; `false` if that is more than its share, and then nothing is taken.
     #[must_use]
     pub fn try_take(&self, holding: &Holding, units: u64) -> bool {
@@ -110,7 +104,7 @@ mod tests {
         let holders: Vec<Holding> = (0..5).map(|_| Holding::default()).collect();
         let taken: Vec<u64> = holders.iter().map(|holding| take_all(&pool, holding)).collect();
         assert_eq!(taken, [896, 112, 14, 1, 1]);
-        assert_eq!((pool.largest_share(), pool.used()), (896, 1_024));
+        assert_eq!(pool.used(), 1_024);
     }
 
     #[test]

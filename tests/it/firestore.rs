@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -189,6 +189,48 @@ fn ten_thousand_queued_writes_are_replayed_once_and_in_order() {
             let query = json!({ "op": "query", "collection": "fusebox_markers", "limit": 5 });
             call(daemon, query).value() == &json!([])
         });
+    }
+}
+
+#[test]
+fn a_write_whose_connection_died_is_queued_at_once_and_applied_before_the_next() {
+    for emulator in emulators() {
+        let emulator = Firestore::start(emulator);
+        let relay = Relay::start(emulator.port());
+        let daemon = operated(&relay)
+            .set("backends.firestore.breaker.failure_threshold", 8)
+            .set("backends.firestore.retry.attempts", 3)
+            .start();
+        // The first commits of an emulator take their time.
+        let mut tried = 0;
+        daemon.wait_until("writes are answered", LONG, |daemon| {
+            tried += 1;
+            set(daemon, &format!("warm/{tried}"), &json!({ "n": 0 })).source() == "live"
+        });
+        daemon.wait_until_drained("firestore", LONG);
+        relay.hold_client_bytes();
+        let (caller, began) = (daemon.client(), Instant::now());
+        let write = thread::spawn(move || {
+            let reply = set(&caller, "k/a", &json!({ "n": 1 }));
+            (reply, began.elapsed())
+        });
+        eventually("it lies in the network", LONG, || relay.holds("documents/k/a"));
+        relay.let_new_through();
+        relay.drop_connections();
+        let (reply, took) = write.join().unwrap();
+        println!("answered after {took:?}");
+        reply.assert_queued();
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        // The lane is in doubt for as long as what lay in the network could still land.
+        set(&daemon, "k/a", &json!({ "n": 2 })).assert_queued();
+        let read = get(&daemon, "k/a");
+        assert_eq!((read.source(), &read.value()["data"]["n"]), ("queued", &json!(2)));
+        assert_eq!(daemon.breaker("firestore"), "CLOSED");
+        daemon.wait_until_drained("firestore", LONG);
+        let read = get(&daemon, "k/a");
+        read.assert_live();
+        assert_eq!(read.value()["data"]["n"], json!(2));
+        assert_eq!(daemon.queued("firestore", "dead"), 0);
     }
 }
 

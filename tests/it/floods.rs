@@ -105,6 +105,7 @@ fn a_clickhouse_is_sent_no_more_inserts_and_reads_than_there_are_places() {
         let patience = Duration::from_millis(300);
         let flood = || flood(&daemon, "clickhouse", |_| call.clone(), 10, patience);
         let most = most_while(flood, on_the_wire);
+        println!("{most} at once: {query}");
         assert!((1..=4).contains(&most), "{most} at once: {query}");
         daemon.wait_until("all have ended", LONG, |daemon| in_flight(daemon, "clickhouse") < 0.5);
     }
@@ -127,6 +128,7 @@ fn a_firestore_is_sent_no_more_commits_than_there_are_places() {
     };
     let flood = || flood(&daemon, "firestore", call, 10, Duration::from_millis(30));
     let most = most_while(flood, || sink.large_streams());
+    println!("{most} commits at once");
     assert!((1..=4).contains(&most), "{most} at once");
 }
 
@@ -172,6 +174,7 @@ fn a_frozen_redis_costs_no_more_memory_than_the_gate_lets_in() {
     };
     let most = most_while(flood, || resident(&daemon));
     let grown = most.saturating_sub(before);
+    println!("{} MiB more, {} MiB at the gate", grown / MIB, GATE / MIB);
     assert!(grown <= GATE + ABOVE, "{} MiB more", grown / MIB);
     redis.thaw();
 }

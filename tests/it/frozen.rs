@@ -1,8 +1,8 @@
-//! A backend that takes what is sent and never answers: how soon that is noticed, what its callers lose until then,
-//! and how soon its return is noticed.
+//! A backend that never answers: how soon that is noticed, what its callers lose until then, and how soon its return
+//! is noticed.
 //!
-//! `FUSEBOX_TEST_FROZEN=all` measures each kind, stopped and behind a network that swallows what is sent, with
-//! callers of three kinds of patience, and prints a table.
+//! `FUSEBOX_TEST_FROZEN=all`, or a kind's name, measures each kind, or that one, stopped, behind a network that swallows what is sent, and behind one
+//! that has gone, with callers of three kinds of patience, and prints a table.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -67,15 +67,17 @@ impl Server {
 enum How {
     /// The server's process is stopped.
     Stopped,
-    /// What is sent to it is lost.
+    /// What is sent to it is lost; connections are there, and new ones are made.
     Swallowed,
+    /// As if its network were gone: nothing is answered, also nobody who tries to connect.
+    Gone,
 }
 
 /// What was measured.
 struct Found {
     /// From the freeze to OPEN.
     open: Duration,
-    /// What callers waited in vain until then, together.
+    /// What callers waited in vain until then, together; also those that wait yet.
     lost: Duration,
     /// From the return to CLOSED.
     closed: Duration,
@@ -107,47 +109,79 @@ fn measure(kind: &'static str, how: How, patience: Option<&'static str>, open_fo
     for number in 0..20 {
         assert_eq!(daemon.call(kind, read(kind, number, None)).status, 200, "{kind}");
     }
-    let (over, lost) = (AtomicBool::new(false), Mutex::new(Duration::ZERO));
+    let callers: Vec<_> = (0..CALLERS).map(|_| Caller::default()).collect();
+    let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        for caller in 0..CALLERS {
-            let (client, over, lost) = (daemon.client(), &over, &lost);
-            scope.spawn(move || call_on(&client, kind, caller, patience, over, lost));
+        for (number, caller) in callers.iter().enumerate() {
+            let (client, over) = (daemon.client(), &over);
+            let first = (number + 1) * 1_000_000;
+            scope.spawn(move || caller.call_on(&client, kind, first, patience, over));
         }
         let begin = Instant::now();
         match how {
             How::Stopped => server.freeze(),
             How::Swallowed => relay.hold_client_bytes(),
+            How::Gone => relay.lose_everything(),
         }
         daemon.wait_for_breaker(kind, "OPEN", LONG);
         let open = begin.elapsed();
+        let lost = callers.iter().map(|caller| caller.lost_since(begin)).sum();
         over.store(true, Ordering::Relaxed);
         let back = Instant::now();
         match how {
             How::Stopped => server.thaw(),
             How::Swallowed => relay.release(),
+            How::Gone => {
+                relay.accept_again();
+                relay.release();
+            }
         }
         daemon.wait_for_breaker(kind, "CLOSED", 3 * LONG);
-        Found { open, lost: *lost.lock(), closed: back.elapsed() }
+        Found { open, lost, closed: back.elapsed() }
     })
 }
 
-/// Reads until it is over, and adds up the time of what failed before.
-fn call_on(
-    client: &Client,
-    kind: &str,
-    caller: usize,
-    patience: Option<&str>,
-    over: &AtomicBool,
-    lost: &Mutex<Duration>,
-) {
-    let mut number = (caller + 1) * 1_000_000;
-    while !over.load(Ordering::Relaxed) {
-        number += 1;
-        let began = Instant::now();
-        let reply = client.call(kind, read(kind, number, patience));
-        if reply.source() != "live" && !over.load(Ordering::Relaxed) {
-            *lost.lock() += began.elapsed();
+/// A caller's time.
+#[derive(Default)]
+struct Caller(Mutex<Times>);
+
+#[derive(Default)]
+struct Times {
+    /// Since when it waits for an answer.
+    waits: Option<Instant>,
+    /// From when until when it waited for answers that were no use.
+    failed: Vec<(Instant, Instant)>,
+}
+
+impl Caller {
+    /// Reads until it is over, each time something else, from the `number`-th on.
+    fn call_on(
+        &self,
+        client: &Client,
+        kind: &str,
+        mut number: usize,
+        patience: Option<&str>,
+        over: &AtomicBool,
+    ) {
+        while !over.load(Ordering::Relaxed) {
+            number += 1;
+            let began = Instant::now();
+            self.0.lock().waits = Some(began);
+            let reply = client.call(kind, read(kind, number, patience));
+            let mut times = self.0.lock();
+            times.waits = None;
+            if reply.source() != "live" {
+                times.failed.push((began, Instant::now()));
+            }
         }
+    }
+
+    /// What it waited in vain from `begin` until now.
+    fn lost_since(&self, begin: Instant) -> Duration {
+        let times = self.0.lock();
+        let waits = times.waits.map(|since| (since, Instant::now()));
+        let all = times.failed.iter().copied().chain(waits);
+        all.map(|(from, until)| until.saturating_duration_since(from.max(begin))).sum()
     }
 }
 
@@ -166,28 +200,50 @@ fn a_frozen_backend_is_open_within_seconds_though_its_callers_are_hasty() {
 
 #[test]
 fn the_table_of_frozen_backends() {
-    if std::env::var("FUSEBOX_TEST_FROZEN").as_deref() != Ok("all") {
-        // One row, so that what prints the table runs each time.
-        let found = measure("redis", How::Swallowed, None, "1s");
-        assert!(found.open < Duration::from_secs(5 + 2), "{:?}", found.open);
+    let wanted = std::env::var("FUSEBOX_TEST_FROZEN").unwrap_or_default();
+    if wanted.is_empty() {
+        // A row or two, so that what prints the table runs each time.
+        for how in [How::Swallowed, How::Gone] {
+            let found = measure("redis", how, None, "1s");
+            assert!(found.open < Duration::from_secs(5 + 2), "{how:?}: {:?}", found.open);
+            // Nobody had an answer, and all wait yet or were told that there is none.
+            assert!(found.lost > found.open * 3, "{how:?}: {:?}", found.lost);
+        }
         return;
     }
-    println!("| backend | how | deadline | to OPEN | lost | back to CLOSED |");
+    println!("| backend | how | deadline | to OPEN | lost until then | return to CLOSED |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for (kind, threshold, open_for) in
-        [("clickhouse", 3, "2m"), ("firestore", 8, "1m"), ("redis", 5, "30s")]
-    {
-        for how in [How::Stopped, How::Swallowed] {
-            for patience in [Some("300ms"), Some("1s"), None] {
-                let found = measure(kind, how, patience, open_for);
-                let [open, lost, closed] =
-                    [found.open, found.lost, found.closed].map(|time| time.as_secs_f64());
-                let waits = patience.unwrap_or("none");
-                println!(
-                    "| {kind} | {how:?} | {waits} | {open:.1} s | {lost:.1} s | {closed:.1} s |"
-                );
-                let most = if patience.is_some() { 5 } else { threshold + 2 };
-                assert!(found.open < Duration::from_secs(most), "{kind} {how:?} {waits}: {open}");
+    let bad = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for (kind, threshold, open_for) in
+            [("clickhouse", 3, "2m"), ("firestore", 8, "1m"), ("redis", 5, "30s")]
+                .into_iter()
+                .filter(|(kind, ..)| wanted == "all" || wanted == *kind)
+        {
+            let bad = &bad;
+            scope.spawn(move || rows(kind, threshold, open_for, bad));
+        }
+    });
+    assert_eq!(bad.into_inner(), Vec::<String>::new());
+}
+
+/// Prints the rows of one kind, and adds what is too late to `bad`.
+fn rows(kind: &'static str, threshold: u64, open_for: &'static str, bad: &Mutex<Vec<String>>) {
+    for how in [How::Stopped, How::Gone, How::Swallowed] {
+        for patience in [Some("300ms"), Some("1s"), None] {
+            let found = measure(kind, how, patience, open_for);
+            let [open, lost, closed] =
+                [found.open, found.lost, found.closed].map(|time| time.as_secs_f64());
+            let waits = patience.unwrap_or("none");
+            let row = format!(
+                "| {kind} | {how:?} | {waits} | {open:.1} s | {lost:.1} s | {closed:.1} s |"
+            );
+            println!("{row}");
+            let most = if patience.is_some() { 5 } else { threshold + 2 };
+            let recovery = humantime::parse_duration(open_for).expect("a duration");
+            let late = found.closed > recovery + Duration::from_secs(3);
+            if late || found.open > Duration::from_secs(most) {
+                bad.lock().push(row);
             }
         }
     }

@@ -34,6 +34,7 @@ mod firestore;
 mod firestore_client;
 #[cfg(test)]
 mod floods;
+#[cfg(test)]
 mod frozen;
 #[cfg(test)]
 mod hostile;

@@ -141,3 +141,27 @@ fn a_backend_whose_actor_keeps_failing_goes_offline_alone_until_it_is_brought_ba
     panic(&daemon);
     daemon.wait_until("it is restarted as before", LONG, |daemon| restarts(daemon) == 7);
 }
+
+#[test]
+fn a_panic_of_one_of_sleds_threads_ends_the_process_and_what_was_acknowledged_is_there_after_the_start()
+ {
+    let redis = RedisServer::start();
+    let mut daemon = hooked(&redis.url()).start();
+    daemon.post("/admin/circuit-breaker/redis/force-open", json!({ "reason": "maintenance" }));
+    daemon.redis(&["SET", "k", "1"]).assert_queued();
+    let panic_in = |daemon: &Client, thread: &str| {
+        let path = format!("/admin/backends/redis/panic?thread={thread}");
+        // It may be gone before it has answered.
+        drop(daemon.try_request("POST", &path, None));
+    };
+    panic_in(&daemon, "some-other");
+    daemon.wait_until("it is told", LONG, |_| daemon.log_text().contains("some-other"));
+    assert!(daemon.is_up());
+    panic_in(&daemon, "sled-io-7");
+    daemon.wait_until("the process has ended", LONG, |daemon| !daemon.is_up());
+    let log = daemon.log_text();
+    assert!(log.contains("panicked: told to panic") && log.contains("sled-io-7"), "{log}");
+    daemon.restart();
+    assert_eq!(daemon.queued("redis", "pending"), 1);
+    daemon.redis(&["SET", "k", "2"]).assert_queued();
+}

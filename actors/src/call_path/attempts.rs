@@ -25,6 +25,10 @@ use crate::{
 /// How often a write in doubt looks whether the others of its lanes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
+/// How long a write that may be queued waits until nothing old can land in its lanes; it stands before a lane that does
+/// not move.
+const FENCE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How often a call whose connector is closed looks for the next one.
 const EXCHANGE_LOOK: Duration = Duration::from_millis(5);
 
@@ -56,11 +60,13 @@ pub(crate) struct AttemptSpec {
     pub(crate) write: bool,
     /// What lets the backend recognise it.
     pub(crate) token: Option<OpId>,
+    /// May be queued instead, which is as good as to wait at a fence.
+    pub(crate) queues: bool,
 }
 
 impl AttemptSpec {
     /// A read.
-    pub(crate) const READ: Self = Self { write: false, token: None };
+    pub(crate) const READ: Self = Self { write: false, token: None, queues: false };
 }
 
 impl BackendShared {
@@ -85,6 +91,9 @@ impl BackendShared {
                 context.attempts -= 1;
                 read = self.clock().read();
                 continue;
+            }
+            if spec.queues && error.is(OwnCode::Fence) {
+                return Live::None(NoAnswer::Failed(error));
             }
             let again = match error.class {
                 ErrorClass::Rejected | ErrorClass::Conflict | ErrorClass::BlockedObject => {
@@ -210,6 +219,7 @@ impl BackendShared {
             context.state.sent();
         }
         let departure = spec.write.then(|| Departure::of(self, &context.plan.lanes));
+        let timeout = context.live_left(now).min(circuit.settings.load().timeout);
         let attempt = Attempt {
             body: &context.plan.body,
             lanes: &context.plan.lanes,
@@ -225,7 +235,8 @@ impl BackendShared {
             dialect: context.call.options.dialect,
             accepted_at: context.accepted_at,
             now: self.clock().steady_unix(),
-            timeout: context.live_left(now).min(circuit.settings.load().timeout),
+            timeout,
+            fence_patience: if spec.queues { timeout.min(FENCE_PATIENCE) } else { timeout },
             trace: context.recorder.passed_on(span_id),
             passage: Some(passage),
         };

@@ -139,7 +139,8 @@ impl BackendShared {
                 None => Repeat::Never,
             });
         }
-        let spec = AttemptSpec { write: true, token };
+        let spec =
+            AttemptSpec { write: true, token, queues: matches!(queueable, Queueable::Yes(_)) };
         let behind_calls = context
             .claim
             .as_ref()

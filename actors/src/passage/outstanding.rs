@@ -1,4 +1,4 @@
-//! The attempts that have begun and have not ended: how many, since when, and how many their callers gave up.
+//! The attempts that have begun and have not ended: how many, since when, and which their callers gave up.
 //!
 //! Each has a word in a table: when it began, and what became of it. To begin is to find a free word, to end is to
 //! clear it; neither waits for anybody. Who asks reads the whole table, which takes about a microsecond.
@@ -41,10 +41,15 @@ pub struct Outstanding {
     pub attempts: u32,
     /// When the oldest of them began. One that carries a large call begins anew with each of its pieces.
     pub oldest: Option<Moment>,
-    /// How many of them their callers gave up.
-    pub given_up: u32,
-    /// How many of those began after the last answer.
-    pub given_up_since_answer: u32,
+}
+
+/// Attempts that began after the last answer, have none, and were given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Those that were not counted before.
+    pub new: u32,
+    /// All of them.
+    pub all: u32,
 }
 
 impl Outstandings {
@@ -104,38 +109,38 @@ impl Outstandings {
 
     /// What is outstanding now.
     pub(crate) fn look(&self) -> Outstanding {
-        let answered = self.answered.load(Ordering::Relaxed);
         let mut found = Outstanding::default();
         for word in
             self.slots.iter().map(|slot| slot.load(Ordering::Relaxed)).filter(|word| *word != 0)
         {
-            let began = word >> MARKS;
-            let at = Moment::from_millis(began - 1);
+            let at = Moment::from_millis((word >> MARKS) - 1);
             found.attempts += 1;
             found.oldest = Some(found.oldest.map_or(at, |oldest| oldest.min(at)));
-            if word & GIVEN_UP != 0 {
-                found.given_up += 1;
-                found.given_up_since_answer += u32::from(began > answered);
-            }
         }
         found
     }
 
-    /// Marks the given-up attempts that began after the last answer and were not counted yet, and returns how many
-    /// those are: each is to be counted as a failure now, and is not when it ends.
-    pub(crate) fn count_given_up(&self) -> u32 {
+    /// Marks the given-up attempts that began after the last answer and were not counted yet: each of these is to be
+    /// counted as a failure now, and is not when it ends. Returns how many they are, and how many with those that are
+    /// marked already.
+    pub(crate) fn count_given_up(&self) -> GivenUp {
         let answered = self.answered.load(Ordering::Relaxed);
-        let mut counted = 0;
+        let mut counted = GivenUp::default();
         for slot in &self.slots {
             let word = slot.load(Ordering::Relaxed);
-            let counts = word & (GIVEN_UP | COUNTED) == GIVEN_UP && word >> MARKS > answered;
+            if word & GIVEN_UP == 0 || word >> MARKS <= answered {
+                continue;
+            }
+            if word & COUNTED != 0 {
+                counted.all += 1;
+                continue;
+            }
             // One that ends in this very moment is told by its end.
-            if counts
-                && slot
-                    .compare_exchange(word, word | COUNTED, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-            {
-                counted += 1;
+            let marked =
+                slot.compare_exchange(word, word | COUNTED, Ordering::AcqRel, Ordering::Relaxed);
+            if marked.is_ok() {
+                counted.new += 1;
+                counted.all += 1;
             }
         }
         counted
@@ -160,10 +165,9 @@ mod tests {
         let (first, second) = (all.begin(at(0)).unwrap(), all.begin(at(5)).unwrap());
         all.give_up(&first);
         all.give_up(&second);
-        let expected =
-            Outstanding { attempts: 2, oldest: Some(at(0)), given_up: 2, given_up_since_answer: 2 };
-        assert_eq!(all.look(), expected);
-        assert_eq!((all.count_given_up(), all.count_given_up()), (2, 0));
+        assert_eq!(all.look(), Outstanding { attempts: 2, oldest: Some(at(0)) });
+        assert_eq!(all.count_given_up(), GivenUp { new: 2, all: 2 });
+        assert_eq!(all.count_given_up(), GivenUp { new: 0, all: 2 });
         assert_eq!(all.end(Some(first), Verdict::Failure, at(9)), Verdict::Neutral);
         assert_eq!(all.end(Some(second), Verdict::Success, at(9)), Verdict::Success);
         assert_eq!(all.look(), Outstanding::default());
@@ -176,11 +180,10 @@ mod tests {
         let quick = all.begin(at(2));
         all.give_up(&slow);
         all.end(quick, Verdict::Success, at(3));
-        assert_eq!((all.look().given_up, all.look().given_up_since_answer), (1, 0));
-        assert_eq!(all.count_given_up(), 0);
+        assert_eq!(all.count_given_up(), GivenUp::default());
         all.moved(&slow, at(7));
-        assert_eq!((all.look().oldest, all.look().given_up_since_answer), (Some(at(7)), 1));
-        assert_eq!(all.end(Some(slow), Verdict::Failure, at(9)), Verdict::Failure);
+        assert_eq!((all.look().oldest, all.count_given_up().new), (Some(at(7)), 1));
+        assert_eq!(all.end(Some(slow), Verdict::Failure, at(9)), Verdict::Neutral);
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Queue {
             None => None,
         };
         before(&opened.store, previous.as_deref());
+        self.history.restore(opened.store.history(crate::history::KEPT));
         if self.store.set(Arc::new(opened.store)).is_ok() {
             *self.closed.lock() = None;
         }

@@ -51,7 +51,7 @@ use tokio::task::JoinSet;
 use crate::{
     alert::Alert,
     backend_shared::BackendShared,
-    connector::{AttemptError, Attempted, Connector, QueuedWrite, ResidueAfter, SharedConnector},
+    connector::{AttemptError, Attempted, Connector, Residue, SharedConnector},
     event::{EventBus, EventKind, ReplayPhase},
     queue::Applied,
     system::SystemFlags,
@@ -59,6 +59,7 @@ use crate::{
 
 mod attempt;
 mod job;
+mod residues;
 mod width;
 
 use attempt::attempt;
@@ -262,10 +263,10 @@ impl Replay {
         tokio::select! {
             ended = attempts.join_next(), if !attempts.is_empty() => {
                 if let Some(Ok(ended)) = ended {
-                    self.ended(ended);
+                    self.ended(ended).await;
                 }
                 while let Some(Ok(ended)) = attempts.try_join_next() {
-                    self.ended(ended);
+                    self.ended(ended).await;
                 }
             }
             () = self.shared.queue.work.notified() => {}
@@ -353,14 +354,14 @@ impl Replay {
     }
 
     /// Settles what was sent together.
-    fn ended(&mut self, ended: Vec<Ended>) {
+    async fn ended(&mut self, ended: Vec<Ended>) {
         let (mut applied, mut failed) = (0, false);
         (self.ended_at, self.draw) = (self.shared.circuit.clock.now(), fastrand::u64(..));
         if ended.iter().any(|ended| ended.job.is_group) {
             (applied, failed) = self.group_ended(ended);
         } else {
             for ended in ended {
-                if self.one_ended(ended) {
+                if self.one_ended(ended).await {
                     applied += 1;
                 } else {
                     failed = true;
@@ -376,13 +377,13 @@ impl Replay {
     }
 
     /// Settles one call; whether it was applied.
-    fn one_ended(&mut self, ended: Ended) -> bool {
+    async fn one_ended(&mut self, ended: Ended) -> bool {
         let Ended { mut job, result } = ended;
         let was_applied = match result {
             Ok(Attempted { result: Ok(reply), reply_lost, residue, .. }) => {
                 let again = job.entry.state.is_in_doubt() && job.entry.is_absolute();
                 let applied = Applied { reply, lost: reply_lost || again };
-                self.applied(&job, applied, residue);
+                self.applied(&job, applied, residue).await;
                 true
             }
             Ok(Attempted { result: Err(error), .. }) => {
@@ -492,7 +493,7 @@ impl Replay {
         }
     }
 
-    fn applied(&mut self, job: &Job, applied: Applied, residue: Option<crate::connector::Residue>) {
+    async fn applied(&mut self, job: &Job, applied: Applied, residue: Option<Residue>) {
         let (seq, entry) = (job.taken.seq, &job.entry);
         self.replayed += 1;
         let circuit = &self.shared.circuit;
@@ -505,7 +506,7 @@ impl Replay {
             self.shared.queue.replace(seq, residue, Some(applied));
             return self.progress();
         }
-        self.change_residues(seq, entry, &*connector);
+        residues::change(&self.shared.queue, &connector, seq, &entry.lanes).await;
         let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
         self.shared.queue.overtaken(&overtaken);
         // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
@@ -519,26 +520,6 @@ impl Replay {
             }
         });
         self.progress();
-    }
-
-    /// What is left to do of other calls in the lanes of `seq`, now that it was applied.
-    fn change_residues(&self, seq: u64, entry: &Entry, connector: &dyn Connector) {
-        let queue = &self.shared.queue;
-        let residues = queue.index().residues_in(&entry.lanes);
-        let Ok(store) = queue.store() else { return };
-        for residue in residues.into_iter().filter(|it| *it != seq) {
-            let (Ok(body), Ok(own)) = (store.body(residue), store.body(seq)) else { continue };
-            let (accepted_at, due) = {
-                let index = queue.index();
-                let Some(entry) = index.get(residue) else { continue };
-                (entry.accepted_at, entry.traits.due)
-            };
-            match connector.residue_after(&QueuedWrite { body, accepted_at, due }, &own) {
-                ResidueAfter::Kept => {}
-                ResidueAfter::Void => queue.applied(residue, None, || ()),
-                ResidueAfter::Changed(changed) => queue.replace(residue, changed, None),
-            }
-        }
     }
 
     /// Nobody heard of the attempt, because there was none.

@@ -91,6 +91,7 @@ async fn by_door(backend: &Backend, server: &Scripted, body: &str) -> Told {
         accepted_at: UnixMillis::default(),
         now: UnixMillis::default(),
         timeout: Duration::from_millis(100),
+        fence_patience: Duration::from_millis(100),
         trace: None,
         passage: None,
     };

@@ -69,7 +69,7 @@ impl ClickHouseConnector {
                 Attempted::answered(wire::reply("TabSeparated", answer.as_bytes()))
             }
             Err(failed) => {
-                self.shared.servers.forget();
+                self.shared.ask_anew();
                 Attempted::failed(fusebox_state::Verdict::Failure, failed.error)
             }
         }

@@ -223,11 +223,13 @@ fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {
     path
 }
 
-/// A network before a server that can lose answers.
+/// A network before a server that can lose answers, and be slow.
 pub(crate) struct Relay {
     pub(crate) port: u16,
     /// How many answers to inserts are still to be lost.
     lose: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    /// How many milliseconds it takes an answer.
+    delay: std::sync::Arc<std::sync::atomic::AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -237,13 +239,21 @@ impl Relay {
         let port = listener.local_addr().unwrap().port();
         let lose = std::sync::Arc::default();
         let losing = std::sync::Arc::clone(&lose);
+        let delay = std::sync::Arc::<std::sync::atomic::AtomicU64>::default();
+        let slow = std::sync::Arc::clone(&delay);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let losing = std::sync::Arc::clone(&losing);
-                drop(tokio::spawn(relayed(client, server, losing)));
+                let (losing, slow) = (std::sync::Arc::clone(&losing), std::sync::Arc::clone(&slow));
+                drop(tokio::spawn(relayed(client, server, losing, slow)));
             }
         });
-        Self { port, lose, task }
+        Self { port, lose, delay, task }
+    }
+
+    /// Answers take that long from now on.
+    pub(crate) fn slow_down(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap();
+        self.delay.store(by, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// Loses the answers to the next `count` inserts, which reach the server.
@@ -263,6 +273,7 @@ async fn relayed(
     mut client: tokio::net::TcpStream,
     server: u16,
     lose: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    delay: std::sync::Arc<std::sync::atomic::AtomicU64>,
 ) {
     use std::sync::atomic::Ordering::SeqCst;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -289,6 +300,7 @@ async fn relayed(
                     if gone {
                         return;
                     }
+                    tokio::time::sleep(Duration::from_millis(delay.load(SeqCst))).await;
                     client.write_all(&said[..len]).await.ok();
                 }
                 _ => return,

@@ -70,6 +70,7 @@ impl Sent {
             accepted_at: self.now,
             now: self.now,
             timeout: self.timeout,
+            fence_patience: self.timeout,
             trace: None,
         }
     }

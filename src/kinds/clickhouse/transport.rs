@@ -1,9 +1,11 @@
 //! How calls get to ClickHouse and replies back.
 
+pub(crate) mod asking;
 pub(crate) mod attempt;
 pub(crate) mod exchange;
 pub(crate) mod fence;
 pub(crate) mod http;
+pub(crate) mod question;
 pub(crate) mod request;
 pub(crate) mod server;
 pub(crate) mod shared;

@@ -144,7 +144,8 @@ impl FirestoreConnector {
             Ok(Call { op: Some(Op::Commit(_)), .. }) => {
                 return match Cargo::of(&attempt) {
                     Ok(cargo) => {
-                        one(self.shared.carry(&[cargo], attempt.timeout, attempt.board()).await)
+                        let (time, patience) = (attempt.timeout, attempt.fence_patience);
+                        one(self.shared.carry(&[cargo], time, patience, attempt.board()).await)
                     }
                     Err(failed) => failed.ended(),
                 };
@@ -191,6 +192,7 @@ impl FirestoreConnector {
             return attempts.iter().map(|_| closed().ended()).collect();
         }
         let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
+        let patience = attempts.first().map_or(Duration::ZERO, |attempt| attempt.fence_patience);
         let aboard = attempts.first().map(Attempt::board).unwrap_or_default();
         let mut ends: Vec<Option<Attempted>> = Vec::with_capacity(attempts.len());
         let mut cargos = Vec::with_capacity(attempts.len());
@@ -204,7 +206,7 @@ impl FirestoreConnector {
             }
         }
         self.shared.pace.used(cargos.iter().map(Cargo::writes).sum(), Instant::now());
-        let mut carried = self.shared.carry(&cargos, time, aboard).await.into_iter();
+        let mut carried = self.shared.carry(&cargos, time, patience, aboard).await.into_iter();
         let ends = ends.into_iter().map(|end| end.or_else(|| carried.next()));
         ends.map(|end| end.unwrap_or_else(|| closed().ended())).collect()
     }

@@ -76,6 +76,7 @@ async fn call_with(redis: &RedisConnector, body: Bytes, with: With) -> Attempted
             accepted_at,
             now: now(),
             timeout,
+            fence_patience: timeout,
             trace: None,
         })
         .await

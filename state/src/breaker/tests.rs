@@ -42,7 +42,7 @@ fn timeline(breaker: &Breaker, now: &mut u64, script: &str) -> Vec<(State, Reaso
             "S" => Outcome::SUCCESS,
             "N" => Outcome::NEUTRAL,
             "P" | "p" => {
-                tell(breaker.record_ping(step == "p", at(*now)));
+                tell(breaker.record_ping(step == "p", 0, at(*now)));
                 continue;
             }
             wait => {
@@ -204,6 +204,21 @@ fn a_panic_settles_its_permit() {
         assert!(result.is_err());
     }
     assert!(breaker.try_acquire(at(now)).is_ok());
+}
+
+#[test]
+fn what_callers_gave_up_counts_with_the_second_failed_ping_however_well_things_went_before() {
+    let breaker = breaker();
+    timeline(&breaker, &mut 0, &"S ".repeat(1_000));
+    assert_eq!(breaker.record_ping(false, 9, at(0)), None, "one ping alone proves little");
+    let tripped = breaker.record_ping(false, 3, at(0)).unwrap();
+    assert_eq!((tripped.to, tripped.reason), (State::Open, Reason::PingsFailed));
+    let other = self::breaker();
+    let told: Vec<_> = [2, 2, 0].map(|up| other.record_ping(false, up, at(0)).is_some()).into();
+    assert_eq!(
+        told, [false; 3],
+        "two pings and two attempts are four; what was answered counts no more"
+    );
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub enum Reason {
     FailureRate,
     /// Enough failures at a rate of 0.8 in a shorter horizon.
     Burst,
-    /// Enough failed pings in a row.
+    /// Enough failed pings in a row; from the second on together with attempts that callers gave up meanwhile.
     PingsFailed,
     /// A probe failed.
     ProbeFailed,

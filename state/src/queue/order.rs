@@ -63,7 +63,7 @@ impl QueueIndex {
     /// `seq` waits, or backs off: a residue lets others pass from then on, and holds up no other residue.
     pub(super) fn waits_again(&mut self, seq: u64) {
         self.consider(seq);
-        if self.residues.contains(&seq) {
+        if self.residues.contains(seq) {
             self.consider_all(self.held_up_by(seq));
         }
     }
@@ -72,7 +72,7 @@ impl QueueIndex {
     /// lets others pass, or `seq` was one.
     pub(super) fn next_of(&self, seq: u64) -> Vec<u64> {
         let next = self.lanes.behind(seq);
-        if next.iter().chain([&seq]).any(|it| self.residues.contains(it)) {
+        if next.iter().chain([&seq]).any(|it| self.residues.contains(*it)) {
             self.lanes.following(seq)
         } else {
             next
@@ -84,7 +84,7 @@ impl QueueIndex {
         let mut held_up = self.next_of(seq);
         if !self.residues.is_empty() {
             let before = self.lanes.before(seq);
-            held_up.extend(before.into_iter().filter(|older| self.residues.contains(older)));
+            held_up.extend(before.into_iter().filter(|older| self.residues.contains(*older)));
         }
         held_up
     }
@@ -92,8 +92,10 @@ impl QueueIndex {
     /// `seq` leaves its lines; returns the lanes of these.
     pub(super) fn step_out(&mut self, seq: u64) -> Option<Lanes> {
         let free = self.held_up_by(seq);
-        self.residues.remove(&seq);
         let lanes = self.lanes.lanes_of(seq).cloned();
+        if let Some(lanes) = &lanes {
+            self.residues.remove(seq, lanes);
+        }
         self.lanes.leave(seq);
         self.consider_all(free);
         lanes
@@ -101,11 +103,8 @@ impl QueueIndex {
 
     /// The residues that wait in any of `lanes`.
     pub fn residues_in(&self, lanes: &Lanes) -> Vec<u64> {
-        let meets = |seq: &&u64| {
-            self.entries
-                .get(seq)
-                .is_some_and(|entry| entry.phase != Phase::Removing && entry.lanes.meets(lanes))
-        };
-        self.residues.iter().filter(meets).copied().collect()
+        let waits =
+            |seq: &u64| self.entries.get(seq).is_some_and(|entry| entry.phase != Phase::Removing);
+        self.residues.meeting(lanes).into_iter().filter(waits).collect()
     }
 }

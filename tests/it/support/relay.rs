@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -42,6 +43,8 @@ struct State {
 #[derive(Clone, Copy, PartialEq)]
 enum Door {
     Open,
+    /// The port answers nothing: who connects waits.
+    Silent,
     Refusing,
     Stopped,
 }
@@ -126,6 +129,13 @@ impl Relay {
         self.set_door(Door::Refusing);
     }
 
+    /// Loses everything, as a network does that has gone: what clients send over the connections that are there,
+    /// and also whoever tries to open one. What was sent before is answered yet.
+    pub(crate) fn lose_everything(&self) {
+        self.hold_client_bytes();
+        self.set_door(Door::Silent);
+    }
+
     /// Accepts connections again.
     pub(crate) fn accept_again(&self) {
         self.set_door(Door::Open);
@@ -146,9 +156,8 @@ impl Relay {
         let mut state = self.shared.state.lock();
         state.door = door;
         self.shared.changed.notify_all();
-        if door != Door::Open {
-            // The acceptor waits in `accept`: one more connection makes it look. Where it does not
-            // listen there is nothing to wake.
+        if door != Door::Open && state.listening {
+            // The acceptor waits in `accept`: one more connection makes it look.
             drop(TcpStream::connect(self.port.address()));
         }
         while state.listening != (door == Door::Open) {
@@ -185,6 +194,14 @@ impl Shared {
         state.door == Door::Open
     }
 
+    /// Waits until the port is to answer or to refuse.
+    fn wait_in_silence(&self) {
+        let mut state = self.state.lock();
+        while state.door == Door::Silent {
+            self.changed.wait(&mut state);
+        }
+    }
+
     fn set_listening(&self, listening: bool) {
         self.state.lock().listening = listening;
         self.changed.notify_all();
@@ -219,6 +236,9 @@ fn accept(shared: &Arc<Shared>, port: u16) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the leased port");
         shared.set_listening(true);
         for client in listener.incoming() {
+            if shared.state.lock().door == Door::Silent {
+                fall_silent(shared, &listener);
+            }
             if shared.state.lock().door != Door::Open {
                 break;
             }
@@ -229,6 +249,19 @@ fn accept(shared: &Arc<Shared>, port: u16) {
         drop(listener);
         shared.set_listening(false);
     }
+}
+
+/// Leaves the port without an answer until the door says otherwise. The kernel drops who knocks at a listener whose
+/// queue is full, and one who waits in it fills this one's.
+fn fall_silent(shared: &Shared, listener: &TcpListener) {
+    let set_room = |room| uapi::listen(listener.as_raw_fd(), room).expect("a listening socket");
+    let in_the_way = TcpStream::connect(listener.local_addr().expect("a bound socket"));
+    set_room(0);
+    shared.set_listening(false);
+    shared.wait_in_silence();
+    drop(in_the_way);
+    set_room(128);
+    shared.set_listening(true);
 }
 
 /// Connects a client to the server; where the server refuses, the client is closed.
@@ -348,6 +381,25 @@ mod tests {
         assert_eq!(lines.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout));
         let mut answer = String::new();
         assert_eq!(BufReader::new(client).read_line(&mut answer).unwrap_or(0), 0, "{answer}");
+    }
+
+    #[test]
+    fn who_connects_to_what_is_silent_waits_and_gets_through_once_it_is_back() {
+        let (port, lines) = server();
+        let relay = Relay::start(port);
+        let mut old = connect(&relay);
+        relay.lose_everything();
+        old.write_all(b"old\n").unwrap();
+        let address = ([127, 0, 0, 1], relay.port()).into();
+        let tried = TcpStream::connect_timeout(&address, 3 * SHORT);
+        assert_eq!(tried.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+        assert_eq!(lines.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout));
+        relay.accept_again();
+        relay.release();
+        assert_eq!(lines.recv_timeout(LONG).unwrap(), "old");
+        connect(&relay).write_all(b"new\n").unwrap();
+        assert_eq!(lines.recv_timeout(LONG).unwrap(), "new");
+        relay.lose_everything();
     }
 
     #[test]

@@ -298,3 +298,19 @@ async fn where_nobody_accepts_a_connection_nothing_is_noted() {
     let error = sent.to(&connector).await.result.unwrap_err();
     assert_eq!((error.class, error.doubt), (ErrorClass::NotExecuted, None));
 }
+
+#[tokio::test]
+async fn callers_in_a_hurry_learn_together_what_none_of_them_has_the_time_for() {
+    let world = World::of("teller", &[&table("t", 100)]).await;
+    world.relay.slow_down(Duration::from_millis(40));
+    let time = Duration::from_millis(30);
+    until("an insert of theirs goes out", || async {
+        let sent = Sent { timeout: time, ..World::insert("INSERT INTO t VALUES (1)") };
+        drop(tokio::time::timeout(time, sent.to(&world.connector)).await);
+        world.ask("SELECT count() FROM default.t").await != "0"
+    })
+    .await;
+    // What was asked for the first of them is known to all.
+    assert!(world.connector.status().server_version.is_some());
+    assert_eq!(world.warnings(), "");
+}

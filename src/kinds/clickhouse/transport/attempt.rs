@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    asking,
     exchange::{self, Exchanged, Reading, Sending},
     fence::Place,
     http::Failed,
@@ -76,7 +77,7 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
     check_open(shared)?;
     let call = call_of(&attempt)?;
     let statement = sql::read(&call.header.query);
-    let server = shared.servers.get(&shared.http, attempt.timeout).await;
+    let server = asking::server(shared, || attempt.board(), attempt.timeout).await;
     let server = server.map_err(|failed| neutral_unless(whole, failed))?;
     let target = target_of(shared, &attempt, &call, &statement);
     let ready = Ready { attempt, call, statement, server, target, whole };
@@ -89,7 +90,7 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
 
 fn check_open(shared: &Shared) -> Result<(), Failed> {
     if shared.http.is_closed() {
-        return Err(Failed::not_executed("closed", "the connector is closed", Verdict::Neutral));
+        return Err(Failed::closed());
     }
     Ok(())
 }
@@ -137,7 +138,8 @@ async fn write(
     let commutes = commutes(attempt);
     let neutral = |failed| neutral_unless(ready.whole, failed);
     let first = commutes && attempt.doubt.is_none();
-    shared.fence.pass(&shared.http, first, until).await.map_err(neutral)?;
+    let patience = until.min(Instant::now() + attempt.fence_patience);
+    asking::pass(shared, || attempt.board(), first, patience).await.map_err(neutral)?;
     let noted = match (attempt.doubt, &ready.target) {
         (Some(doubt), Some((target, token))) => {
             let (token, now, prefix) = (*token, attempt.now, shared.fence.prefix());
@@ -150,7 +152,9 @@ async fn write(
         }
         (Some(_), None) => return Err(ambiguous("it bears no token")),
         (None, Some((target, _))) => {
-            let noted = tokens::baseline(shared, &ready.server, target, false, until).await;
+            let noted =
+                tokens::baseline(shared, || attempt.board(), &ready.server, target, false, until);
+            let noted = noted.await;
             Some(noted.map_err(neutral)?)
         }
         (None, None) => None,
@@ -255,9 +259,10 @@ pub(crate) async fn prepare(
     let neutral = |failed| neutral_unless(whole, failed);
     check_open(shared)?;
     shared.http.connect(time).await.map_err(neutral)?;
-    let server = shared.servers.get(&shared.http, left(until)).await.map_err(neutral)?;
+    let board = || attempts.first().map(Attempt::board).unwrap_or_default();
+    let server = asking::server(shared, board, left(until)).await.map_err(neutral)?;
     let first = attempts.iter().all(commutes);
-    shared.fence.pass(&shared.http, first, until).await.map_err(neutral)?;
+    asking::pass(shared, board, first, until).await.map_err(neutral)?;
     let mut evidence = Vec::with_capacity(attempts.len());
     // One answer for all that go to one table: it is from before each of them.
     let mut of_table: HashMap<Target, Bytes> = HashMap::new();
@@ -272,7 +277,8 @@ pub(crate) async fn prepare(
             evidence.push(known.clone());
             continue;
         }
-        let noted = tokens::baseline(shared, &server, &target, true, until).await;
+        let noted =
+            tokens::baseline(shared, || attempt.board(), &server, &target, true, until).await;
         let noted = noted.map_err(neutral)?.evidence;
         evidence.push(noted.clone());
         of_table.insert(target, noted);

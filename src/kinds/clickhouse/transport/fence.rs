@@ -35,14 +35,14 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::{ErrorClass, OpId, Verdict, Words};
+use fusebox_state::{ErrorClass, OpId, Words};
 use parking_lot::Mutex;
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::{sync::Notify, time::Instant};
 
-use super::http::{Failed, Http};
+use super::{
+    http::{Failed, Http},
+    question::Questions,
+};
 use crate::kinds::{
     clickhouse::settings::ClickHouseSettings,
     twins::{Twins, since_start},
@@ -108,13 +108,15 @@ pub(crate) struct Fence {
     patience: Duration,
     entries: Mutex<BTreeMap<String, Entry>>,
     earlier: Mutex<Earlier>,
-    changed: Notify,
+    pub(super) changed: Notify,
     rounds: tokio::sync::Mutex<()>,
+    /// The round that writes wait for.
+    pub(super) asking: Questions<(), Result<(), Failed>>,
     refused: Mutex<Option<Words>>,
 }
 
 /// What stands between a write and the wire.
-enum Obstacle {
+pub(super) enum Obstacle {
     /// Its end must be found out.
     Doubt,
     /// Somebody's write that is still on the wire.
@@ -134,6 +136,7 @@ impl Fence {
             earlier: Mutex::new(Earlier::Doubted(Instant::now(), None)),
             changed: Notify::new(),
             rounds: tokio::sync::Mutex::default(),
+            asking: Questions::default(),
             refused: Mutex::default(),
         }
     }
@@ -173,6 +176,11 @@ impl Fence {
         self.entries.lock().values().any(|entry| matches!(entry.state, State::Doubted(..)))
     }
 
+    /// Nobody joins a round that is under way any more.
+    pub(crate) fn ask_anew(&self) {
+        self.asking.ask_anew();
+    }
+
     /// Why killing is refused.
     pub(crate) fn warning(&self) -> Option<Words> {
         let refused = self.refused.lock();
@@ -186,44 +194,8 @@ impl Fence {
         }))
     }
 
-    /// Waits until a write may be sent; `first` is one that commutes and was never sent before.
-    ///
-    /// # Errors
-    /// Not before `until`, or the server cannot be asked. The write was not sent.
-    pub(crate) async fn pass(
-        &self,
-        http: &Http,
-        first: bool,
-        until: Instant,
-    ) -> Result<(), Failed> {
-        loop {
-            let changed = self.changed.notified();
-            let Some(obstacle) = self.obstacle(first) else { return Ok(()) };
-            let step = async {
-                match obstacle {
-                    Obstacle::Departed => changed.await,
-                    Obstacle::Doubt => {
-                        self.round(http, until).await?;
-                        if self.obstacle(first).is_some() {
-                            sleep(PAUSE).await;
-                        }
-                    }
-                }
-                Ok(())
-            };
-            match timeout_at(until, step).await {
-                Ok(Ok(())) => {}
-                Ok(Err(failed)) => return Err(failed),
-                Err(_) => {
-                    let message =
-                        "an abandoned write may still land: the server has not ended it yet";
-                    return Err(Failed::not_executed("fence", message, Verdict::Neutral));
-                }
-            }
-        }
-    }
-
-    fn obstacle(&self, first: bool) -> Option<Obstacle> {
+    /// What `first` waits for; see [`super::asking::pass`].
+    pub(super) fn obstacle(&self, first: bool) -> Option<Obstacle> {
         if *self.earlier.lock() != Earlier::Gone {
             return Some(Obstacle::Doubt);
         }

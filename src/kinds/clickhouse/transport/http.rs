@@ -71,6 +71,20 @@ impl Failed {
         Self { error: AttemptError::own(ErrorClass::NotExecuted, code, message), verdict }
     }
 
+    /// The connector is closed: nothing was sent.
+    pub(crate) fn closed() -> Self {
+        Self::not_executed("closed", "the connector is closed", Verdict::Neutral)
+    }
+
+    /// No answer came within `time`.
+    pub(crate) fn not_in_time(time: Duration) -> Self {
+        let message = format!("no answer within {time:?}");
+        Self {
+            error: AttemptError::own(ErrorClass::Unknown, "timeout", message),
+            verdict: Verdict::Failure,
+        }
+    }
+
     /// Of a question that had to be answered before the call could be sent: nothing of the call was.
     pub(crate) fn unsent(mut self) -> Self {
         self.error.doubt = None;
@@ -154,8 +168,9 @@ impl Http {
     /// # Errors
     /// Nobody accepts one within `time`.
     pub(crate) async fn connect(&self, time: Duration) -> Result<(), Failed> {
-        let ended =
-            timeout(time, self.pool.connect()).await.map_err(|_| not_in_time(time).unsent())?;
+        let ended = timeout(time, self.pool.connect())
+            .await
+            .map_err(|_| Failed::not_in_time(time).unsent())?;
         ended.map_err(|why| lost(&why).unsent())
     }
 
@@ -179,7 +194,7 @@ impl Http {
                 &Asked::default(),
             ))
         };
-        timeout(time, answered).await.map_err(|_| not_in_time(time))?
+        timeout(time, answered).await.map_err(|_| Failed::not_in_time(time))?
     }
 
     /// Asks a question of fusebox's own within `time`; the answer is in `TabSeparated` unless the question
@@ -205,7 +220,7 @@ impl Http {
                 None => Ok(text),
             }
         };
-        let ended = timeout(time, answered).await.map_err(|_| not_in_time(time))?;
+        let ended = timeout(time, answered).await.map_err(|_| Failed::not_in_time(time))?;
         self.note(&ended).await;
         ended
     }
@@ -277,14 +292,6 @@ fn failed(exception: Exception, status: u16, after: Option<Duration>, asked: &As
     let ended = exception.ends(status, after, asked, Came::default());
     let unknown = || AttemptError::own(ErrorClass::Unknown, "unknown", "no error");
     Failed { verdict: ended.verdict, error: ended.result.err().unwrap_or_else(unknown) }
-}
-
-fn not_in_time(time: Duration) -> Failed {
-    let message = format!("no answer within {time:?}");
-    Failed {
-        error: AttemptError::own(ErrorClass::Unknown, "timeout", message),
-        verdict: Verdict::Failure,
-    }
 }
 
 fn lost(why: &Lost) -> Failed {

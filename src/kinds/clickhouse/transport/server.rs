@@ -8,7 +8,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use fusebox_state::ErrorClass;
 
-use super::http::{Failed, Http};
+use super::{
+    http::{Failed, Http},
+    question::Questions,
+};
 
 /// The settings that are sent where the server knows them.
 const WANTED: &[&str] = &[
@@ -75,50 +78,16 @@ impl Server {
 #[derive(Default)]
 pub(crate) struct Servers {
     current: ArcSwapOption<Server>,
-    asking: tokio::sync::Mutex<()>,
+    /// The question that is under way.
+    pub(super) asking: Questions<(), Result<Arc<Server>, Failed>>,
 }
 
 impl Servers {
-    /// The server, which is asked where it was not yet.
-    ///
-    /// # Errors
-    /// It did not answer: nothing of the call was sent.
-    pub(crate) async fn get(&self, http: &Http, time: Duration) -> Result<Arc<Server>, Failed> {
-        if let Some(server) = self.current.load_full() {
-            return Ok(server);
-        }
-        let asked = async {
-            let _one_at_a_time = self.asking.lock().await;
-            if let Some(server) = self.current.load_full() {
-                return Ok(server);
-            }
-            let server = match http.ask(question(), time).await {
-                Ok(text) => Server::of_lines(&text),
-                // It answers, but does not say: then it is sent nothing that it may not know.
-                Err(failed)
-                    if matches!(
-                        failed.error.class,
-                        ErrorClass::BlockedObject | ErrorClass::Rejected
-                    ) =>
-                {
-                    tracing::warn!(error = %failed.error, "the server does not describe itself");
-                    Server::default()
-                }
-                Err(failed) => return Err(failed),
-            };
-            let server = Arc::new(server);
-            self.current.store(Some(Arc::clone(&server)));
-            Ok(server)
-        };
-        match tokio::time::timeout(time, asked).await {
-            Ok(Ok(server)) => Ok(server),
-            Ok(Err(failed)) => Err(failed.unsent()),
-            Err(_) => Err(Failed::not_executed(
-                "timeout",
-                format!("the server did not describe itself within {time:?}"),
-                fusebox_state::Verdict::Failure,
-            )),
-        }
+    /// Keeps what the server said of itself.
+    pub(super) fn keep(&self, server: Server) -> Arc<Server> {
+        let server = Arc::new(server);
+        self.current.store(Some(Arc::clone(&server)));
+        server
     }
 
     /// The server, where it was asked.
@@ -129,6 +98,25 @@ impl Servers {
     /// The next one may be another.
     pub(crate) fn forget(&self) {
         self.current.store(None);
+        self.asking.ask_anew();
+    }
+}
+
+/// What the server says of itself.
+///
+/// # Errors
+/// It did not answer within `time`.
+pub(super) async fn described(http: &Http, time: Duration) -> Result<Server, Failed> {
+    match http.ask(question(), time).await {
+        Ok(text) => Ok(Server::of_lines(&text)),
+        // It answers, but does not say: then it is sent nothing that it may not know.
+        Err(failed)
+            if matches!(failed.error.class, ErrorClass::BlockedObject | ErrorClass::Rejected) =>
+        {
+            tracing::warn!(error = %failed.error, "the server does not describe itself");
+            Ok(Server::default())
+        }
+        Err(failed) => Err(failed),
     }
 }
 

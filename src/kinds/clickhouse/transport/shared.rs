@@ -13,3 +13,12 @@ pub(crate) struct Shared {
     pub(crate) tables: Tables,
     pub(crate) fence: Arc<Fence>,
 }
+
+impl Shared {
+    /// Nothing is known of whoever answers next, and nobody waits for what this one was asked.
+    pub(crate) fn ask_anew(&self) {
+        self.servers.forget();
+        self.tables.ask_anew();
+        self.fence.ask_anew();
+    }
+}

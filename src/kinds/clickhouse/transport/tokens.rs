@@ -25,13 +25,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_actors::connector::Doubt;
+use fusebox_actors::connector::{Aboard, Doubt};
 use fusebox_state::{ErrorClass, OpId, UnixMillis};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     http::{Failed, Http},
+    question::{self, Questions},
     server::Server,
     shared::Shared,
 };
@@ -48,6 +49,8 @@ mod reach;
 const AGE_MAX: Duration = Duration::from_secs(10);
 /// How long a live insert waits for the first answer.
 const FIRST_MAX: Duration = Duration::from_secs(2);
+/// How long after its beginning the question of a live insert asks whether the log can be read.
+const LOG_MAX: Duration = Duration::from_millis(1_500);
 /// Tables that are remembered and warned of.
 const TABLES_MAX: usize = 1_000;
 const WARNINGS_MAX: usize = 20;
@@ -103,7 +106,9 @@ struct Sent {
 /// What the tables have said, and what was sent.
 pub(crate) struct Tables {
     known: Mutex<HashMap<Target, Known>>,
-    asking: tokio::sync::Mutex<()>,
+    /// One table is asked about at a time.
+    turn: tokio::sync::Mutex<()>,
+    asking: Questions<Target, Result<(), Failed>>,
     sent: Mutex<Sent>,
     warnings: Mutex<BTreeMap<Target, String>>,
 }
@@ -112,7 +117,8 @@ impl Default for Tables {
     fn default() -> Self {
         Self {
             known: Mutex::default(),
-            asking: tokio::sync::Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            asking: Questions::default(),
             sent: Mutex::new(Sent { connector: fastrand::u64(..), ..Sent::default() }),
             warnings: Mutex::default(),
         }
@@ -222,6 +228,11 @@ impl Tables {
         all
     }
 
+    /// Nobody joins a question that is under way any more.
+    pub(crate) fn ask_anew(&self) {
+        self.asking.ask_anew();
+    }
+
     fn keep(&self, target: &Target, known: Known) {
         let mut all = self.known.lock();
         if all.len() >= TABLES_MAX {
@@ -232,12 +243,14 @@ impl Tables {
 }
 
 /// What is noted beside the sending of a write into `target`: from before it, whenever that was. `fresh` waits for
-/// an answer that is not stale; otherwise only a first insert waits, and that not for long.
+/// an answer that is not stale; otherwise only a first insert waits, and that not for long. It is asked for in the
+/// place that `aboard` lends.
 ///
 /// # Errors
-/// Nothing can be sent to the server, or, where it is to be `fresh`, it did not answer.
+/// Nothing can be sent to the server, or it did not answer: where it is to be `fresh`, or the time is used up.
 pub(crate) async fn baseline(
     shared: &Arc<Shared>,
+    aboard: impl FnOnce() -> Aboard,
     server: &Arc<Server>,
     target: &Target,
     fresh: bool,
@@ -249,7 +262,7 @@ pub(crate) async fn baseline(
             let (shared, server, target) = (Arc::clone(shared), Arc::clone(server), target.clone());
             tokio::spawn(async move {
                 let until = Instant::now() + shared.settings.timeout;
-                if learn(&shared, &server, &target, until).await.is_err()
+                if learn(&shared, &server, &target, (until, until)).await.is_err()
                     && let Some(known) = shared.tables.known.lock().get_mut(&target)
                 {
                     known.refreshing = false;
@@ -259,15 +272,27 @@ pub(crate) async fn baseline(
         }
         _ => {}
     }
-    let until = if fresh { until } else { until.min(Instant::now() + FIRST_MAX) };
-    match learn(shared, server, target, until).await {
-        Ok(()) => {}
-        Err(failed) if fresh || failed.error.class != ErrorClass::Unknown => {
+    let now = Instant::now();
+    let time = until.saturating_duration_since(now);
+    let limit = question::limit(time, shared.settings.timeout);
+    let (own, server, table) = (Arc::clone(shared), Arc::clone(server), target.clone());
+    // Whether there is a log is worth less than an answer in time.
+    let log = if fresh { now + limit } else { now + limit.min(LOG_MAX) };
+    let learning = async move { learn(&own, &server, &table, (now + limit, log)).await };
+    let asked = shared.tables.asking.ask(target.clone(), &shared.http, aboard, learning);
+    let patience = if fresh { time } else { time.min(FIRST_MAX) };
+    match timeout(patience, asked).await {
+        Ok(Some(Ok(()))) => {}
+        Ok(None) => return Err(Failed::closed()),
+        Ok(Some(Err(failed))) if fresh || failed.error.class != ErrorClass::Unknown => {
             return Err(failed.unsent());
         }
-        Err(failed) => {
-            let why =
-                format!("the server did not say in time what it remembers ({})", failed.error);
+        // There is no time left to send it in.
+        Err(_) if patience == time => return Err(Failed::not_in_time(time).unsent()),
+        late => {
+            let why = late.ok().flatten().and_then(Result::err).map(|failed| failed.error);
+            let why = why.map_or_else(|| format!("{FIRST_MAX:?} passed"), |why| why.to_string());
+            let why = format!("the server did not say in time what it remembers ({why})");
             return Ok(Noted { evidence: Bytes::new(), lacks: Some(why) });
         }
     }
@@ -276,22 +301,22 @@ pub(crate) async fn baseline(
     Ok(shared.tables.take(target).map_or_else(nothing, |(noted, _)| noted))
 }
 
-/// Asks what an insert into `target` reaches, and keeps it.
+/// Asks what an insert into `target` reaches, until then, and whether the log can be read, until then; and keeps it.
 async fn learn(
     shared: &Arc<Shared>,
     server: &Server,
     target: &Target,
-    until: Instant,
+    (until, log_until): (Instant, Instant),
 ) -> Result<(), Failed> {
     let tables = &shared.tables;
-    let _one_at_a_time = tables.asking.lock().await;
+    let _one_at_a_time = tables.turn.lock().await;
     if tables.known.lock().get(target).is_some_and(|known| !known.is_stale()) {
         return Ok(());
     }
     let asked = Instant::now();
     let left = |until: Instant| until.saturating_duration_since(Instant::now());
     let reach = reach_of(&shared.http, server, target, &BTreeMap::new(), left(until)).await?;
-    let log = log::readable(&shared.http, left(until)).await;
+    let log = log::readable(&shared.http, left(log_until)).await;
     let known =
         Known { asked, sent: 0, version: server.version.clone(), reach, log, refreshing: false };
     let lacks = match &known.reach {

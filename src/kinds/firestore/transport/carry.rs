@@ -59,6 +59,13 @@ struct Berth<'a> {
     loaded: Loaded,
 }
 
+/// Until when calls may be on their way, and until when they wait for the fence.
+#[derive(Clone, Copy)]
+struct Until {
+    deadline: Instant,
+    fence: Instant,
+}
+
 /// What follows a commit that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
@@ -105,9 +112,12 @@ impl Shared {
         &self,
         cargos: &[Cargo],
         time: Duration,
+        fence_patience: Duration,
         aboard: Aboard,
     ) -> Vec<Attempted> {
-        let deadline = Instant::now() + time;
+        let now = Instant::now();
+        let deadline = now + time;
+        let until = Until { deadline, fence: deadline.min(now + fence_patience) };
         let mut ends: Vec<Option<Attempted>> = cargos.iter().map(|_| None).collect();
         let root = timeout_at(deadline, self.client.root()).await;
         let root = root.unwrap_or_else(|_| Err(no_credentials(Verdict::Failure)));
@@ -140,7 +150,7 @@ impl Shared {
                     self.sizes.unsent(&numbers(&pack));
                     Err(out_of_time())
                 }
-                None => self.send(&pack, deadline, aboard.clone()).await,
+                None => self.send(&pack, until, aboard.clone()).await,
             };
             longest = longest.max((began.elapsed(), count));
             let failed = match sent {
@@ -260,7 +270,7 @@ impl Shared {
     async fn send(
         &self,
         pack: &[Berth<'_>],
-        deadline: Instant,
+        Until { deadline, fence }: Until,
         aboard: Aboard,
     ) -> Result<CommitResponse, Failed> {
         let lanes = match pack {
@@ -268,7 +278,11 @@ impl Shared {
             _ if pack.iter().any(|it| it.cargo.lanes.is_all()) => Lanes::All,
             _ => Lanes::new(pack.iter().flat_map(|it| it.cargo.lanes.as_slice()).copied()),
         };
-        if !self.fence.pass(&lanes, deadline).await {
+        // A late answer could end the doubt any time, but seldom does.
+        let is_late = |end: Instant| fence < deadline && end > fence;
+        if self.fence.in_doubt_until(&lanes).is_some_and(is_late)
+            || !self.fence.pass(&lanes, fence).await
+        {
             return Err(fenced());
         }
         let limit = self.client.settings.timeout;

@@ -21,6 +21,10 @@
 //! **What remains:** something between that takes a connection's bytes, outlives its reset and delivers them
 //! later than `timeout` and 5 s. A call that is not absolute is safe even then, by its marker.
 //!
+//! **Who waits for it:** an attempt, for its whole time or as long as its patience with the fence lasts; and where that
+//! is less, not at all if it is known not to suffice. So a write that may be queued is queued at once, its caller
+//! answered, and the queue waits in its stead.
+//!
 //! One fence stands for all connectors of a target within a process: a reload makes a new connector, and
 //! what the old one sent is still under way. Of what an earlier *run* sent nothing is known here, so where
 //! there may have been one nothing at all is written for the backend's `timeout` and 5 s after the start: the

@@ -92,11 +92,11 @@ impl Core {
         self.carried(seq, body, asker, Some(onward))
     }
 
-    fn carried(&self, seq: u64, body: Bytes, asker: Asker, onward: Option<Box<Onward>>) -> Slow {
-        let (mut options, nil_on_miss, is_write) = self.asked_of(&self.connector(), &body, asker);
+    fn carried(&self, seq: u64, body: Bytes, by: Asker, onward: Option<Box<Onward>>) -> Slow {
+        let (mut options, nil_on_miss, is_write) = self.asked_of(&self.connector(), &body, by);
         let appended = Arc::<Notify>::default();
         options.appended = is_write.then(|| Arc::clone(&appended));
-        let who = asker.who.unwrap_or(Who { uid: NOBODY, admin: false, by_token: false });
+        let who = by.who.unwrap_or(Who { uid: NOBODY, admin: false, by_token: false });
         // The door itself has looked at what needs admin rights.
         let call = Call {
             body,
@@ -108,7 +108,7 @@ impl Core {
             upload: None,
         };
         let asked = Asked {
-            protocol: asker.protocol,
+            protocol: by.protocol,
             unavailable: self.settings.unavailable,
             close_on_unknown: self.settings.close_on_unknown,
             nil_on_miss,
@@ -116,7 +116,7 @@ impl Core {
         let backend = Arc::clone(&self.backend);
         let counters = Arc::clone(&self.counters);
         let lanes = onward.as_ref().and_then(|onward| onward.lanes().cloned());
-        let job = self.main.spawn(async move {
+        let running = async move {
             let ended = match onward {
                 Some(onward) => backend.go_on(call, *onward).await,
                 None => backend.call(call).await,
@@ -128,9 +128,10 @@ impl Core {
             let told = ended.as_ref().map(Told::of).unwrap_or_default();
             let lanes = lanes.filter(|_| ended.is_ok());
             Done::Answered(seq, telling::answer(ended, backend.name(), asked), told, lanes)
-        });
+        };
+        let job = AbortOnDropHandle::new(self.main.spawn(running));
         let appended = Some(Box::pin(appended.notified_owned()));
-        Slow { seq, job: AbortOnDropHandle::new(job), appended, is_write }
+        Slow { seq, job, appended, is_write }
     }
 
     /// What is asked of a call besides its words, whether it may be answered with nil if nothing is known, and whether it

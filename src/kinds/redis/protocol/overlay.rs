@@ -411,59 +411,89 @@ mod tests {
         })
     }
 
+    /// Writes that come one after the other, each so long after the one before, and how many leave the front then.
+    fn any_steps() -> impl proptest::strategy::Strategy<Value = Vec<(&'static str, u64, usize)>> {
+        proptest::collection::vec((any_write(), 0_u64..200, 0_usize..3), 1..40)
+    }
+
+    /// Keeps what is read of a line and goes on with it, as writes come behind and go in front. Tells each time what it
+    /// says, what a full reading of the line says, and the line.
+    fn read_along(
+        steps: Vec<(&str, u64, usize)>,
+        mut told: impl FnMut(Option<Bytes>, Option<Bytes>, &[QueuedWrite]),
+    ) {
+        let slot = Slot { lane: LaneId::of(b"0", b"k"), key: resp::command(&["GET", "k"]) };
+        let (commands, mut now) = (Commands::default(), 0);
+        let mut line = std::collections::VecDeque::<(usize, QueuedWrite)>::new();
+        let mut kept: Option<(Followed, usize, usize)> = None;
+        let mut so_far = Followed::of(&slot).unwrap();
+        for (number, (text, later, leave)) in (1..).zip(steps) {
+            now += later;
+            let body = resp::command(&text.split(' ').collect::<Vec<_>>());
+            let accepted_at = UnixMillis::new(now);
+            let write = QueuedWrite { body, accepted_at, due: None };
+            if contradicts(&so_far, &write) {
+                continue;
+            }
+            so_far.write(&commands, &write);
+            line.push_back((number, write));
+            for _ in 0..leave {
+                let gone = line.pop_front().map(|(gone, _)| gone);
+                kept = kept.filter(|(_, base, _)| gone.is_none_or(|gone| gone < *base));
+            }
+            if line.is_empty() {
+                continue;
+            }
+            let (mut followed, mut base, upto) =
+                kept.take().unwrap_or_else(|| (Followed::of(&slot).unwrap(), 0, 0));
+            for (at, write) in line.iter().filter(|(at, _)| *at > upto) {
+                if followed.write(&commands, write) {
+                    base = *at;
+                }
+            }
+            let writes: Vec<QueuedWrite> = line.iter().map(|(_, it)| it.clone()).collect();
+            for at in [now, now + 250, now + 2_000] {
+                let at = UnixMillis::new(at);
+                let full = overlay(&commands, &slot, &writes, at, true);
+                told(followed.reply(&slot, at, true), full, &writes);
+            }
+            kept = Some((followed, base, number));
+        }
+    }
+
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
-        /// Kept and gone on with, as writes come behind and go in front, it says what reading all of them would, or nothing.
+        /// What is kept says what reading all of them would, or nothing.
         #[test]
-        fn what_is_kept_says_what_a_full_reading_would(
-            steps in proptest::collection::vec((any_write(), 0_u64..200, 0_usize..3), 1..40),
-        ) {
-            let slot = Slot {
-                lane: LaneId::of(b"0", b"k"),
-                key: resp::command(&["GET", "k"]),
-            };
-            let (commands, mut now) = (Commands::default(), 0);
-            let mut line = std::collections::VecDeque::<(usize, QueuedWrite)>::new();
-            let mut kept: Option<(Followed, usize, usize)> = None;
-            let mut so_far = Followed::of(&slot).unwrap();
-            for (number, (text, later, leave)) in (1..).zip(steps) {
-                now += later;
-                let body = resp::command(&text.split(' ').collect::<Vec<_>>());
-                let accepted_at = UnixMillis::new(now);
-                let write = QueuedWrite { body, accepted_at, due: None };
-                if contradicts(&so_far, &write) {
-                    continue;
-                }
-                so_far.write(&commands, &write);
-                line.push_back((number, write));
-                for _ in 0..leave {
-                    let gone = line.pop_front().map(|(gone, _)| gone);
-                    kept = kept.filter(|(_, base, _)| gone.is_none_or(|gone| gone < *base));
-                }
-                if line.is_empty() {
-                    continue;
-                }
-                let (mut followed, mut base, upto) =
-                    kept.take().unwrap_or_else(|| (Followed::of(&slot).unwrap(), 0, 0));
-                for (at, write) in line.iter().filter(|(at, _)| *at > upto) {
-                    if followed.write(&commands, write) {
-                        base = *at;
-                    }
-                }
-                let writes: Vec<QueuedWrite> = line.iter().map(|(_, it)| it.clone()).collect();
-                for at in [now, now + 250, now + 2_000] {
-                    let at = UnixMillis::new(at);
-                    let full = overlay(&commands, &slot, &writes, at, true);
-                    let reply = followed.reply(&slot, at, true);
-                    // Nothing is also right: the line may contradict itself, which no real one does.
-                    proptest::prop_assert!(
-                        reply.is_none() || reply == full,
-                        "{:?} and not {:?} of {:?}", reply, full, writes
-                    );
-                }
-                kept = Some((followed, base, number));
-            }
+        fn what_is_kept_says_what_a_full_reading_would(steps in any_steps()) {
+            read_along(steps, |reply, full, writes| {
+                // Nothing is also right: the line may contradict itself, which no real one does.
+                assert!(
+                    reply.is_none() || reply == full,
+                    "{reply:?} and not {full:?} of {writes:?}"
+                );
+            });
         }
+    }
+
+    #[test]
+    fn what_is_kept_says_something_nearly_as_often_as_a_full_reading() {
+        use proptest::{
+            strategy::{Strategy, ValueTree},
+            test_runner::TestRunner,
+        };
+        let mut runner = TestRunner::deterministic();
+        let (mut answers, mut full_answers) = (0_u32, 0_u32);
+        for _ in 0..2_000 {
+            let steps = any_steps().new_tree(&mut runner).unwrap().current();
+            read_along(steps, |reply, full, _| {
+                answers += u32::from(reply.is_some());
+                full_answers += u32::from(full.is_some());
+            });
+        }
+        println!("{answers} of {full_answers}");
+        assert!(full_answers > 10_000, "{full_answers}");
+        assert!(answers * 100 >= full_answers * 99, "{answers} of {full_answers}");
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl<'a> Line<'a> {
                 accepted_at: call.write.accepted_at,
                 now: now(),
                 timeout: testing::PATIENCE,
+                fence_patience: testing::PATIENCE,
                 trace: None,
             })
             .await;

@@ -116,10 +116,10 @@ fn pings_trip_only_a_closed_breaker_that_is_neither_forced_nor_offline() {
             "offline" => assert!(breaker.set_offline(true)),
             _ => {}
         }
-        let told: Vec<_> = (0..7).map(|_| breaker.record_ping(false, at(0)).is_some()).collect();
+        let told: Vec<_> = (0..7).map(|_| breaker.record_ping(false, 0, at(0)).is_some()).collect();
         assert_eq!(told, [false, false, false, false, trips, false, false], "{what}");
         assert_eq!(breaker.snapshot(at(0)).pings_failed, 7);
-        assert_eq!(breaker.record_ping(true, at(0)), None);
+        assert_eq!(breaker.record_ping(true, 0, at(0)), None);
         assert_eq!(breaker.snapshot(at(0)).pings_failed, 0);
     }
 }

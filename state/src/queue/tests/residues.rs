@@ -51,6 +51,17 @@ fn a_residue_waits_for_what_comes_before_it_is_due_and_may_move_to_other_lanes()
     assert_eq!(index.residues_in(&Lanes::All), [0; 0]);
 }
 
+/// They go on the wire one after the other: each is applied and removed before the next is taken.
+#[track_caller]
+fn go(index: &mut QueueIndex, seqs: &[u64]) {
+    for seq in seqs {
+        assert_eq!(index.take(at(0)), Some(*seq));
+        assert_eq!(index.take(at(0)), None, "beside {seq}");
+        index.applied(*seq);
+        index.removed(*seq);
+    }
+}
+
 /// A residue of lane 1 that is due at 800 and may move.
 fn free_residue(index: &mut QueueIndex) -> u64 {
     let carrier = accepted(index, 1, 1, 0);
@@ -71,11 +82,7 @@ fn a_residue_that_could_move_waits_for_whatever_comes_before_it_after_all() {
         false,
         false,
     );
-    assert_eq!(index.take(at(0)), Some(6));
-    assert_eq!(index.take(at(0)), None);
-    index.applied(6);
-    index.removed(6);
-    assert_eq!(index.take(at(0)), Some(5));
+    go(&mut index, &[6, 5]);
 
     // A live write in doubt.
     let mut index = many();
@@ -93,10 +100,7 @@ fn a_residue_that_could_move_waits_for_whatever_comes_before_it_after_all() {
     let again = index.requeue(dead, true).unwrap();
     assert_eq!(index.take(at(0)), None);
     index.committed(again);
-    assert_eq!(index.take(at(0)), Some(again));
-    index.applied(again);
-    index.removed(again);
-    assert_eq!(index.take(at(0)), Some(residue));
+    go(&mut index, &[again, residue]);
 }
 
 #[test]
@@ -108,11 +112,7 @@ fn a_residue_and_a_requeued_call_do_not_wait_for_each_other() {
     let late = accepted(&mut index, 2, 1, 900);
     let again = index.requeue(dead, true).unwrap();
     index.committed(again);
-    for next in [residue, late, again] {
-        assert_eq!(index.take(at(0)), Some(next));
-        index.applied(next);
-        index.removed(next);
-    }
+    go(&mut index, &[residue, late, again]);
 }
 
 #[test]
@@ -123,11 +123,7 @@ fn residues_do_not_wait_for_each_other() {
     assert_eq!(index.take(at(0)), Some(longer));
     let late = accepted(&mut index, 3, 1, 900);
     index.became_residue(longer, Lanes::One(LaneId(1)), UnixMillis::new(5_000), 40);
-    for next in [residue, late, longer] {
-        assert_eq!(index.take(at(0)), Some(next));
-        index.applied(next);
-        index.removed(next);
-    }
+    go(&mut index, &[residue, late, longer]);
 }
 
 #[test]
