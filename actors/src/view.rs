@@ -8,6 +8,10 @@ use fusebox_state::{OpId, UnixMillis, Words, breaker::TransitionRecord, system::
 
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
+mod door;
+
+pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView};
+
 /// GET /health.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct HealthView {
@@ -63,6 +67,8 @@ pub struct ResilienceView {
     pub recovery: RecoveryView,
     /// What became of spans, where traces are exported.
     pub traces: Option<TracesView>,
+    /// Each wire door. The core has none: who serves them adds them.
+    pub doors: Vec<DoorStatus>,
     /// Each backend in full.
     pub backends: BTreeMap<String, BackendView>,
 }
