@@ -83,10 +83,6 @@ impl Callers {
     /// The caller with this secret, and this name if one is given: what a protocol sends in the place of no name, such
     /// as Redis's `default`, is none. The time that this takes depends on how many callers there are and how long
     /// `secret` is, and on nothing that is kept of them.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "asked by the doors of kinds, of which there are none yet")
-    )]
     pub(crate) fn find(&self, name: Option<&[u8]>, secret: &[u8]) -> Option<&Known> {
         let shown = SecretDigest::of(secret)?;
         self.0.iter().fold(None, |found, known| {

@@ -34,7 +34,6 @@ use super::{
 use crate::config::{Auth, DoorSettings};
 
 /// What accepts for a door hands over, once it is known who connected.
-#[expect(dead_code, reason = "read by the doors of kinds, of which there are none yet")]
 pub(crate) struct Connection {
     /// The connection.
     pub(crate) stream: DoorStream,

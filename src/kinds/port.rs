@@ -50,7 +50,6 @@ pub(crate) struct RawReply {
 }
 
 /// What a wire door is made of.
-#[expect(dead_code, reason = "read by the doors of kinds, of which there are none yet")]
 pub(crate) struct DoorSpec<'a> {
     /// The door's settings, who is known by a secret among them.
     pub(crate) settings: Arc<DoorSettings>,

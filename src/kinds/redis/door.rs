@@ -33,7 +33,7 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::ingress::peer::Who;
+use crate::ingress::{gate::Part, peer::Who};
 
 mod class;
 mod client;
@@ -41,6 +41,7 @@ mod core;
 mod counters;
 mod local;
 mod pin;
+pub(crate) mod port;
 mod quick;
 mod request;
 pub(crate) mod settings;
@@ -61,9 +62,12 @@ pub(crate) enum Accepted {
     Tcp(std::net::TcpStream),
 }
 
+/// A client's socket, who it is by that, and its place among the door's connections.
+type Arrival = (Accepted, Option<Who>, Option<Part>);
+
 /// A door that is open.
 pub(crate) struct RedisDoor {
-    clients: mpsc::UnboundedSender<(Accepted, Option<Who>)>,
+    clients: mpsc::UnboundedSender<Arrival>,
     counters: Arc<Counters>,
     stop: watch::Sender<bool>,
     ended: watch::Receiver<()>,
@@ -98,28 +102,29 @@ impl RedisDoor {
     }
 
     /// Serves a client, which is `who` by its socket; `None` where it must give credentials.
-    pub(crate) fn take(&self, accepted: Accepted, who: Option<Who>) {
+    pub(crate) fn serve(&self, accepted: Accepted, who: Option<Who>, place: Option<Part>) {
         // A door that has ended drops it, which closes it.
-        drop(self.clients.send((accepted, who)));
+        drop(self.clients.send((accepted, who, place)));
     }
 
-    /// What it has counted.
-    pub(crate) fn counted(&self) -> counters::Counted {
-        self.counters.counted()
+    /// Commands that clients have sent.
+    #[cfg(test)]
+    pub(crate) fn commands(&self) -> u64 {
+        self.counters.commands()
     }
 
     /// Takes no more clients, answers what was read and closes. Resolves once all have gone.
-    pub(crate) async fn close(&self) {
+    pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         self.stop.send_replace(true);
         let mut ended = self.ended.clone();
         // The other end goes with the thread.
-        while ended.changed().await.is_ok() {}
+        async move { while ended.changed().await.is_ok() {} }
     }
 }
 
 async fn serve(
     core: Rc<Core>,
-    mut accepted: mpsc::UnboundedReceiver<(Accepted, Option<Who>)>,
+    mut accepted: mpsc::UnboundedReceiver<Arrival>,
     mut stopping: watch::Receiver<bool>,
 ) {
     for link in core.links() {
@@ -129,7 +134,7 @@ async fn serve(
     loop {
         tokio::select! {
             next = accepted.recv() => match next {
-                Some((accepted, who)) => begin(&core, accepted, who, &mut serving),
+                Some(arrival) => begin(&core, arrival, &mut serving),
                 None => break,
             },
             Some(ended) = serving.join_next() => drop(ended),
@@ -141,8 +146,8 @@ async fn serve(
     }
     // Who has connected by now is served to its end.
     accepted.close();
-    while let Ok((accepted, who)) = accepted.try_recv() {
-        begin(&core, accepted, who, &mut serving);
+    while let Ok(arrival) = accepted.try_recv() {
+        begin(&core, arrival, &mut serving);
     }
     for client in core.clients() {
         client.say_goodbye();
@@ -153,12 +158,7 @@ async fn serve(
     }
 }
 
-fn begin(
-    core: &Rc<Core>,
-    accepted: Accepted,
-    who: Option<Who>,
-    serving: &mut tokio::task::JoinSet<()>,
-) {
+fn begin(core: &Rc<Core>, (accepted, who, place): Arrival, serving: &mut tokio::task::JoinSet<()>) {
     let socket = match accepted {
         Accepted::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Socket::Unix),
         Accepted::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Socket::Tcp),
@@ -170,9 +170,10 @@ fn begin(
             core.counters.came();
             let core = Rc::clone(core);
             serving.spawn_local(async move {
-                Rc::clone(&client).serve().await;
+                let why = Rc::clone(&client).serve().await;
                 core.went(&client);
-                core.counters.went();
+                core.counters.went(why);
+                drop(place);
             });
         }
         Err(error) => tracing::debug!(%error, "a connection cannot be served"),

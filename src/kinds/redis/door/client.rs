@@ -34,6 +34,7 @@ use tokio::{
 
 use super::{
     core::Core,
+    counters::Closed,
     local::Session,
     pin::PinnedTo,
     request::{Found, Requests},
@@ -140,6 +141,8 @@ pub(super) enum Stuck {
     Lanes,
     /// What is before it has not been answered.
     Others,
+    /// The door holds as much as it may.
+    Memory,
 }
 
 /// A command whose attempt failed. Those that were lost together go on one by one, each once the one before has ended:
@@ -170,8 +173,15 @@ pub(super) struct Inner {
     pub(super) pinned: Option<PinnedTo>,
     last: telling::Told,
     ending: Ending,
+    /// Why it ends.
+    closed: Closed,
     /// The client will send nothing more.
     read_closed: bool,
+    /// Since when nothing has come of it.
+    idle: Option<Pin<Box<Sleep>>>,
+    /// What the door knows that is held of its requests, and of its replies.
+    held: usize,
+    owed: usize,
 }
 
 impl Client {
@@ -194,7 +204,11 @@ impl Client {
             pinned: None,
             last: telling::Told::default(),
             ending: Ending::Open,
+            closed: Closed::Client,
             read_closed: false,
+            idle: None,
+            held: 0,
+            owed: 0,
         };
         Rc::new(Self {
             core: Rc::clone(core),
@@ -207,7 +221,7 @@ impl Client {
     }
 
     /// Serves the client until its connection has ended.
-    pub(super) async fn serve(self: Rc<Self>) {
+    pub(super) async fn serve(self: Rc<Self>) -> Closed {
         std::future::poll_fn(|cx| {
             self.waker.set(Some(cx.waker().clone()));
             self.inner.borrow_mut().poll(&self, cx)
@@ -219,6 +233,8 @@ impl Client {
             inner.socket.reset();
         }
         let (owes, pinned) = (!inner.slots.is_empty(), inner.pinned.take());
+        let why = inner.closed;
+        self.core.holds((inner.held, 0), (inner.owed, 0));
         inner.slow.clear();
         inner.failed.clear();
         drop(inner);
@@ -228,6 +244,7 @@ impl Client {
         if let Some(pinned) = pinned {
             pinned.close();
         }
+        why
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -252,7 +269,7 @@ impl Client {
             return;
         }
         let mut inner = self.inner.borrow_mut();
-        inner.try_write();
+        inner.try_write(&self.core);
         let waits = !inner.out.is_empty()
             || !inner.failed.is_empty()
             || !inner.inbox.is_empty()
@@ -270,14 +287,9 @@ impl Client {
         let mut inner = self.inner.borrow_mut();
         if inner.ending == Ending::Open {
             inner.ending = Ending::Answered;
+            inner.closed = Closed::Stop;
         }
         drop(inner);
-        self.wake();
-    }
-
-    /// The connection to it ends now.
-    pub(super) fn reset(&self) {
-        self.inner.borrow_mut().ending = Ending::Reset;
         self.wake();
     }
 
@@ -355,6 +367,7 @@ impl Client {
         inner.pinned = None;
         if was_up {
             inner.ending = Ending::Reset;
+            inner.closed = Closed::Upstream;
         } else {
             for Lost { entry, error, .. } in lost {
                 if !matches!(entry.note, Note::Own) {
@@ -380,7 +393,10 @@ impl Inner {
         while !self.out.is_empty() && self.ending != Ending::Reset {
             match self.socket.poll_write(cx, &self.out) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 => self.out.advance(count),
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    client.core.counters.written(count);
+                    self.out.advance(count);
+                }
                 Poll::Ready(_) => self.ending = Ending::Reset,
             }
         }
@@ -388,8 +404,12 @@ impl Inner {
             self.out = BytesMut::new();
         }
         if self.out.len() > client.core.settings.out_client {
-            client.core.counters.slow_reader();
+            self.closed = Closed::SlowReader;
             self.ending = Ending::Reset;
+        }
+        self.tell_held(client);
+        if self.ending == Ending::Open && self.is_idle(client, cx) {
+            (self.ending, self.closed) = (Ending::Answered, Closed::Idle);
         }
         match self.ending {
             Ending::Reset => Poll::Ready(()),
@@ -399,6 +419,30 @@ impl Inner {
             }
             _ => Poll::Pending,
         }
+    }
+
+    /// Tells the door what is held of this client.
+    fn tell_held(&mut self, client: &Client) {
+        let (held, owed) = (self.inbox.len(), self.out.len());
+        if (held, owed) != (self.held, self.owed) {
+            client.core.holds((self.held, held), (self.owed, owed));
+            (self.held, self.owed) = (held, owed);
+        }
+    }
+
+    /// Whether it has been silent for too long, and is owed nothing.
+    fn is_idle(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
+        let Some(limit) = client.core.settings.idle_timeout else { return false };
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if idle.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let is_quit = self.is_quit() && self.pinned.is_none();
+        if !is_quit {
+            self.idle = None;
+            client.wake();
+        }
+        is_quit
     }
 
     /// Whether it is owed nothing.
@@ -464,6 +508,7 @@ impl Inner {
             Stuck::Others => !self.slots.is_empty(),
             Stuck::Place => !client.core.may_have_place(),
             Stuck::Lanes => true,
+            Stuck::Memory => client.core.is_full(),
         }
     }
 
@@ -497,7 +542,12 @@ impl Inner {
     }
 
     fn read(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
-        if self.read_closed {
+        if self.read_closed || client.core.is_full() {
+            if !self.read_closed {
+                // Others must be served first.
+                self.stuck = Some((Stuck::Memory, Box::pin(sleep(LOOK_AGAIN))));
+                client.wake();
+            }
             return false;
         }
         let read = if self.inbox.is_empty() {
@@ -521,6 +571,7 @@ impl Inner {
                 );
                 self.answer(&telling::error(&why));
                 self.ending = Ending::Answered;
+                self.closed = Closed::Protocol;
                 return true;
             }
             self.inbox.reserve(needs.saturating_sub(self.inbox.len()).max(16 << 10));
@@ -532,7 +583,11 @@ impl Inner {
                 self.read_closed = true;
                 false
             }
-            Poll::Ready(Ok(_)) => true,
+            Poll::Ready(Ok(count)) => {
+                client.core.counters.read(count);
+                self.idle = None;
+                true
+            }
             Poll::Ready(Err(_)) => {
                 self.ending = Ending::Reset;
                 false
@@ -568,6 +623,7 @@ impl Inner {
                 Found::Wrong(why) => {
                     self.answer(&telling::error(&format!("ERR {why}")));
                     self.ending = Ending::Answered;
+                    self.closed = Closed::Protocol;
                     return bytes.len();
                 }
             };
@@ -632,14 +688,20 @@ impl Inner {
     fn ended(&mut self, seq: u64, answer: Answer) {
         match answer {
             Answer::Reply(reply) => self.reply(seq, &reply),
-            Answer::Close => self.ending = Ending::Reset,
+            Answer::Close => {
+                self.ending = Ending::Reset;
+                self.closed = Closed::Told;
+            }
         }
     }
 
-    fn try_write(&mut self) {
+    fn try_write(&mut self, core: &Core) {
         while !self.out.is_empty() {
             match self.socket.try_write(&self.out) {
-                Ok(count) if count > 0 => self.out.advance(count),
+                Ok(count) if count > 0 => {
+                    core.counters.written(count);
+                    self.out.advance(count);
+                }
                 // Its own task sees to the rest, and to what is wrong.
                 _ => return,
             }

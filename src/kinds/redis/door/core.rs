@@ -51,6 +51,9 @@ pub(super) struct Core {
     next_id: Cell<u64>,
     clients: RefCell<HashMap<u64, Weak<Client>>>,
     pinned: Cell<usize>,
+    /// What is held of all requests, and of all replies, in bytes.
+    held: Cell<usize>,
+    owed: Cell<usize>,
     /// A fence was asked for, and has not been raised or refused yet.
     fencing: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -80,6 +83,8 @@ impl Core {
             next_id: Cell::new(FIRST_ID),
             clients: RefCell::default(),
             pinned: Cell::new(0),
+            held: Cell::new(0),
+            owed: Cell::new(0),
             fencing: Arc::default(),
         }))
     }
@@ -190,6 +195,17 @@ impl Core {
         self.links.iter().all(|link| link.takes())
     }
 
+    /// What is held of a client was the first of each pair, and is the second now: of its requests, and of its replies.
+    pub(super) fn holds(&self, held: (usize, usize), owed: (usize, usize)) {
+        self.held.set((self.held.get() + held.1).saturating_sub(held.0));
+        self.owed.set((self.owed.get() + owed.1).saturating_sub(owed.0));
+    }
+
+    /// Whether so much is held that no more is read for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.held.get() >= self.settings.in_bytes || self.owed.get() >= self.settings.out_bytes
+    }
+
     /// An upstream takes nothing now. If that is because writes may still land, a fence is asked for.
     pub(super) fn wants(&self, _: &Rc<Upstream>) {
         let connector = self.connector();
@@ -245,15 +261,20 @@ impl Core {
         if self.pinned.get() >= self.settings.pinned {
             return None;
         }
-        self.pinned.set(self.pinned.get() + 1);
+        self.set_pinned(self.pinned.get() + 1);
         let spoken = if protocol == Protocol::Resp2 { Spoken::Two } else { Spoken::Newest };
         let upstream = Upstream::new(self.connector(), spoken, Some(Rc::clone(client)));
         let (core, driven) = (Rc::clone(self), Rc::clone(&upstream));
         tokio::task::spawn_local(async move {
             core.drive_pinned(driven).await;
-            core.pinned.set(core.pinned.get() - 1);
+            core.set_pinned(core.pinned.get() - 1);
         });
         Some(upstream)
+    }
+
+    fn set_pinned(&self, pinned: usize) {
+        self.pinned.set(pinned);
+        self.counters.pinned(pinned);
     }
 
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {

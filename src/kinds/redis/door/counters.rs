@@ -2,7 +2,39 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use fusebox_actors::Source;
+use fusebox_actors::{
+    Source,
+    view::{Counts, DoorCommands, DoorConnections, DoorView},
+};
+
+/// Why a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Its client left.
+    Client,
+    /// It was silent for too long.
+    Idle,
+    /// It sent what is no request, or speaks HTTP.
+    Protocol,
+    /// It did not read what it had asked for.
+    SlowReader,
+    /// The upstream that was its own was lost.
+    Upstream,
+    /// The daemon stops.
+    Stop,
+    /// It was told so instead of an error.
+    Told,
+}
+
+const CLOSED: [(Closed, &str); 7] = [
+    (Closed::Client, "client"),
+    (Closed::Idle, "idle"),
+    (Closed::Protocol, "protocol"),
+    (Closed::SlowReader, "slow_reader"),
+    (Closed::Upstream, "upstream"),
+    (Closed::Stop, "stop"),
+    (Closed::Told, "told"),
+];
 
 /// Counts of a door, since it was opened.
 #[derive(Debug, Default)]
@@ -14,79 +46,101 @@ pub(crate) struct Counters {
     stale: AtomicU64,
     /// Of these: queued, or answered by what is queued.
     queued: AtomicU64,
-    /// Of these: told that they were not executed, or what the server said of them.
+    /// Of these: told that they were not executed.
     refused: AtomicU64,
-    /// Connections that are open, and that were.
     connections: AtomicU64,
-    accepted: AtomicU64,
-    /// Connections that were closed because their clients did not read.
-    slow_readers: AtomicU64,
+    /// Of these: with an upstream of their own.
+    pinned: AtomicU64,
+    closed: [AtomicU64; CLOSED.len()],
     /// Credentials that were nobody's.
     wrong_secrets: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
 }
 
-/// The counts at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counted {
-    pub(crate) commands: u64,
-    pub(crate) cached: u64,
-    pub(crate) stale: u64,
-    pub(crate) queued: u64,
-    pub(crate) refused: u64,
-    pub(crate) connections: u64,
-    pub(crate) accepted: u64,
-    pub(crate) slow_readers: u64,
-    pub(crate) wrong_secrets: u64,
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Relaxed);
 }
 
 impl Counters {
     pub(super) fn command(&self) {
-        self.commands.fetch_add(1, Relaxed);
+        add(&self.commands, 1);
     }
 
     pub(super) fn answered(&self, source: Source) {
         match source {
-            Source::Cache => self.cached.fetch_add(1, Relaxed),
-            Source::Stale => self.stale.fetch_add(1, Relaxed),
-            Source::Queued => self.queued.fetch_add(1, Relaxed),
-            Source::Live | Source::Empty | Source::Bypass => 0,
-        };
+            Source::Cache => add(&self.cached, 1),
+            Source::Stale => add(&self.stale, 1),
+            Source::Queued => add(&self.queued, 1),
+            Source::Live | Source::Empty | Source::Bypass => {}
+        }
     }
 
     pub(super) fn refused(&self) {
-        self.refused.fetch_add(1, Relaxed);
+        add(&self.refused, 1);
     }
 
     pub(super) fn came(&self) {
-        self.connections.fetch_add(1, Relaxed);
-        self.accepted.fetch_add(1, Relaxed);
+        add(&self.connections, 1);
     }
 
-    pub(super) fn went(&self) {
+    pub(super) fn went(&self, why: Closed) {
         self.connections.fetch_sub(1, Relaxed);
+        let at = CLOSED.iter().position(|(closed, _)| *closed == why);
+        if let Some(counter) = at.and_then(|at| self.closed.get(at)) {
+            add(counter, 1);
+        }
     }
 
-    pub(super) fn slow_reader(&self) {
-        self.slow_readers.fetch_add(1, Relaxed);
+    pub(super) fn pinned(&self, pinned: usize) {
+        self.pinned.store(pinned as u64, Relaxed);
     }
 
     pub(super) fn wrong_secret(&self) {
-        self.wrong_secrets.fetch_add(1, Relaxed);
+        add(&self.wrong_secrets, 1);
     }
 
-    /// What was counted so far.
-    pub(crate) fn counted(&self) -> Counted {
-        let of = |count: &AtomicU64| count.load(Relaxed);
-        Counted {
-            commands: of(&self.commands),
-            cached: of(&self.cached),
-            stale: of(&self.stale),
-            queued: of(&self.queued),
-            refused: of(&self.refused),
-            connections: of(&self.connections),
-            accepted: of(&self.accepted),
-            slow_readers: of(&self.slow_readers),
-            wrong_secrets: of(&self.wrong_secrets),
+    pub(super) fn read(&self, bytes: usize) {
+        add(&self.bytes_in, bytes);
+    }
+
+    pub(super) fn written(&self, bytes: usize) {
+        add(&self.bytes_out, bytes);
+    }
+
+    /// Commands that clients have sent.
+    #[cfg(test)]
+    pub(crate) fn commands(&self) -> u64 {
+        self.commands.load(Relaxed)
+    }
+
+    /// What is shown of it.
+    pub(super) fn view(&self) -> DoorView {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        let others = [
+            (Source::Cache, of(&self.cached)),
+            (Source::Stale, of(&self.stale)),
+            (Source::Queued, of(&self.queued)),
+        ];
+        let refused = of(&self.refused);
+        let elsewhere = others.iter().map(|(_, count)| count).sum::<u64>() + refused;
+        let live = (Source::Live, of(&self.commands).saturating_sub(elsewhere));
+        let commands = [live].into_iter().chain(others).map(|(source, count)| DoorCommands {
+            class: "command",
+            source: source.as_str(),
+            count,
+        });
+        let pinned = of(&self.pinned);
+        let shared = of(&self.connections).saturating_sub(pinned);
+        let closed = CLOSED.iter().zip(&self.closed).map(|((_, word), count)| (*word, of(count)));
+        DoorView {
+            connections: DoorConnections { shared, pinned, parked: 0 },
+            closed: closed.collect(),
+            commands: commands.collect(),
+            refused_commands: Counts::from([("unavailable", refused)]),
+            auth_failures: of(&self.wrong_secrets),
+            bytes_in: of(&self.bytes_in),
+            bytes_out: of(&self.bytes_out),
         }
     }
 }

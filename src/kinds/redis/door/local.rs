@@ -18,6 +18,8 @@ pub(super) struct Session {
     pub(super) id: u64,
     /// `None` until it has authenticated.
     pub(super) who: Option<Who>,
+    /// It may not write.
+    pub(super) reads_only: bool,
     pub(super) protocol: Protocol,
     pub(super) name: Vec<u8>,
     library: Vec<u8>,
@@ -72,6 +74,7 @@ impl Session {
         Self {
             id,
             who,
+            reads_only: false,
             protocol: Protocol::Resp2,
             name: Vec::new(),
             library: Vec::new(),

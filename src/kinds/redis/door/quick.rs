@@ -23,6 +23,13 @@ pub(super) enum Does {
     Changes,
 }
 
+impl Does {
+    /// Whether it writes nothing.
+    pub(super) fn is_read(self) -> bool {
+        matches!(self, Self::Reads | Self::Looks)
+    }
+}
+
 /// A row of the table.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {

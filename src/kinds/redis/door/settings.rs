@@ -6,7 +6,10 @@ use fusebox_actors::Priority;
 
 use super::telling::Unavailable;
 use crate::{
-    ingress::peer::{NOBODY, Who, same},
+    ingress::{
+        peer::{NOBODY, Who},
+        same::same,
+    },
     kinds::redis::settings::RedisSettings,
 };
 
@@ -39,27 +42,44 @@ pub(crate) struct Settings {
     pub(crate) close_on_unknown: bool,
     /// Upstream connections that belong to one client each, at once.
     pub(crate) pinned: usize,
-    /// What is held for a client that does not read, in bytes.
+    /// What is held of requests, of all clients together, in bytes.
+    pub(crate) in_bytes: usize,
+    /// What is held for clients that do not read, in bytes.
+    pub(crate) out_bytes: usize,
+    /// What of that is held for one client, in bytes.
     pub(crate) out_client: usize,
     /// The largest request, in bytes.
     pub(crate) request_max: usize,
+    /// How long a client may be silent that is owed nothing; for ever if it is `None`.
+    pub(crate) idle_timeout: Option<Duration>,
     /// Who is let in by credentials.
     pub(crate) callers: Arc<dyn Callers>,
     /// Who a client is that has given none; `None` if it must give some.
     pub(crate) anonymous: Option<Who>,
 }
 
+/// Somebody who was let in by credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Guest {
+    /// Who that is.
+    pub(crate) who: Who,
+    /// It may not write.
+    pub(crate) reads_only: bool,
+}
+
 /// Finds out whom credentials belong to.
 pub(crate) trait Callers: Send + Sync {
     /// The caller of that name and secret, where there is one.
-    fn find(&self, user: Option<&[u8]>, secret: &[u8]) -> Option<Who>;
+    fn find(&self, user: Option<&[u8]>, secret: &[u8]) -> Option<Guest>;
 }
 
 /// Nobody is let in by credentials of the door's own.
+#[cfg(test)]
 pub(crate) struct Nobody;
 
+#[cfg(test)]
 impl Callers for Nobody {
-    fn find(&self, _: Option<&[u8]>, _: &[u8]) -> Option<Who> {
+    fn find(&self, _: Option<&[u8]>, _: &[u8]) -> Option<Guest> {
         None
     }
 }
@@ -72,12 +92,12 @@ impl dyn Callers {
         backend: &RedisSettings,
         user: Option<&[u8]>,
         secret: &[u8],
-    ) -> Option<Who> {
+    ) -> Option<Guest> {
         if secret.is_empty() {
             return None;
         }
-        if let Some(who) = self.find(user, secret) {
-            return Some(who);
+        if let Some(guest) = self.find(user, secret) {
+            return Some(guest);
         }
         let own = match &backend.password_file {
             Some(file) => {
@@ -90,6 +110,7 @@ impl dyn Callers {
         let is_own = !own.is_empty()
             && same(own.as_bytes(), secret)
             && user.is_none_or(|user| same(user, name));
-        is_own.then_some(Who { uid: NOBODY, admin: false, by_token: true })
+        let who = Who { uid: NOBODY, admin: false, by_token: true };
+        is_own.then_some(Guest { who, reads_only: false })
     }
 }

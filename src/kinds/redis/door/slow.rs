@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     core::Core,
     local::Hello,
-    settings::MinAck,
+    settings::{Guest, MinAck},
     telling::{self, Answer, Asked, Told},
 };
 use crate::{
@@ -43,7 +43,7 @@ pub(super) enum Done {
     /// A call: its answer, where that came from, and the lanes of a failed attempt that has been acknowledged since.
     Answered(u64, Answer, Told, Option<Lanes>),
     /// Who the credentials belong to, and what HELLO asked for besides.
-    Authenticated(u64, Option<Who>, Option<Hello>),
+    Authenticated(u64, Option<Guest>, Option<Hello>),
 }
 
 /// Who asks, and in which protocol.
@@ -183,11 +183,12 @@ impl Core {
         let door = Arc::clone(&self.settings.callers);
         let connector = self.connector();
         let job = self.main.spawn(async move {
-            let who = door.who(&connector.links().shared.settings, user.as_deref(), &secret).await;
-            if who.is_none() {
+            let guest =
+                door.who(&connector.links().shared.settings, user.as_deref(), &secret).await;
+            if guest.is_none() {
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
-            Done::Authenticated(seq, who, hello)
+            Done::Authenticated(seq, guest, hello)
         });
         Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
     }

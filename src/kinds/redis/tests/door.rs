@@ -84,7 +84,10 @@ fn door() -> Settings {
         unavailable: Unavailable::Loading,
         close_on_unknown: false,
         pinned: 100,
+        in_bytes: 256 << 20,
+        out_bytes: 512 << 20,
         out_client: 32 << 20,
+        idle_timeout: None,
         request_max: 64 << 20,
         callers: Arc::new(Nobody),
         anonymous: None,
@@ -126,7 +129,7 @@ impl World {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         one.set_nonblocking(true).unwrap();
         other.set_nonblocking(true).unwrap();
-        self.door.take(Accepted::Unix(other), who);
+        self.door.serve(Accepted::Unix(other), who, None);
         Wire {
             stream: UnixStream::from_std(one).unwrap(),
             inbox: BytesMut::new(),
@@ -427,7 +430,7 @@ async fn a_door_that_closes_answers_what_it_has_read() {
     let mut client = world.client();
     assert_eq!(client.ask("PING").await, "+PONG\r\n");
     client.send(&resp::command(&["SET", "k", "1"])).await;
-    until("it was read", async || world.door.counted().commands == 2).await;
+    until("it was read", async || world.door.commands() == 2).await;
     world.door.close().await;
     assert_eq!(client.reply().await, "+OK\r\n");
     assert_eq!(client.reply().await, "");

@@ -15,17 +15,19 @@ use super::{Client, Ending, Inner, Stuck};
 use crate::kinds::redis::{
     door::{
         class::{self, Class, Local},
+        counters::Closed,
         local::Then,
         pin::{self, Pinning},
         quick::{self, Does, Row},
         request::Requests,
+        settings::Guest,
         slow::Done,
         telling::{self, Told},
         upstream::{Entry, NotNow, Note, Upstream},
     },
     protocol::{
         commands::{Flags, Spec},
-        effect,
+        effect, rules,
     },
 };
 
@@ -61,6 +63,7 @@ impl Inner {
             if let (Some(name), Some(key)) = (args.next(), args.next())
                 && let Some(row) = quick::find(name)
                 && row.takes(count)
+                && (!self.session.reads_only || row.does.is_read())
             {
                 return self.quick(client, row, key, reader, request, now);
             }
@@ -71,7 +74,7 @@ impl Inner {
         {
             // A page that was lured into speaking to this port.
             tracing::warn!("somebody speaks HTTP to a Redis door: the connection is closed");
-            self.ending = Ending::Reset;
+            (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
             return None;
         }
         self.general(client, &args, request, now)
@@ -169,6 +172,17 @@ impl Inner {
         if class::needs_admin(&spec) && !who.admin {
             let name = spec.name.replace('|', " ");
             let why = format!("NOPERM fusebox: {name:?} needs admin rights at this door");
+            if let Some(pinned) = &mut self.pinned {
+                pinned.spoil();
+            }
+            self.answer(&telling::error(&why));
+            return None;
+        }
+        let is_read = !matches!(rules::kind(&spec), rules::Kind::Write | rules::Kind::Barrier(_))
+            && !matches!(rules::kind(&spec), rules::Kind::Script { reads: false });
+        if self.session.reads_only && !is_read && !matches!(class, Class::Local(_)) {
+            let name = spec.name.replace('|', " ");
+            let why = format!("NOPERM fusebox: this user may not write, and {name:?} does");
             if let Some(pinned) = &mut self.pinned {
                 pinned.spoil();
             }
@@ -423,13 +437,14 @@ impl Inner {
                 }
                 self.ended(seq, answer);
             }
-            Done::Authenticated(seq, who, hello) => {
+            Done::Authenticated(seq, guest, hello) => {
                 let refused = "WRONGPASS invalid username-password pair or user is disabled.";
-                let Some(who) = who else {
+                let Some(Guest { who, reads_only }) = guest else {
                     client.core.counters.wrong_secret();
                     return self.reply(seq, &telling::error(refused));
                 };
                 self.session.who = Some(who);
+                self.session.reads_only = reads_only;
                 let answer = match hello {
                     Some(hello) => self.session.greeted(hello, &client.core.server()),
                     None => Bytes::from_static(b"+OK\r\n"),
@@ -442,7 +457,7 @@ impl Inner {
     pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
         match answer {
             telling::Answer::Reply(reply) => self.answer(&reply),
-            telling::Answer::Close => self.ending = Ending::Reset,
+            telling::Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
         }
     }
 }
