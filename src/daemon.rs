@@ -119,16 +119,11 @@ impl Daemon {
     /// The protocol of a door.
     fn make_door(&self, settings: &Arc<DoorSettings>) -> Result<Arc<dyn WireDoor>, String> {
         let name = &settings.backend;
-        let config = self.config.load();
-        let config = config.backends.iter().find(|backend| backend.settings.name == *name);
-        let found = config.zip(self.fusebox.backend(name)).zip(self.kind(name));
-        let ((config, backend), kind) =
-            found.ok_or_else(|| format!("there is no backend {name}"))?;
+        let found = self.fusebox.backend(name).zip(self.kind(name));
+        let (backend, kind) = found.ok_or_else(|| format!("there is no backend {name}"))?;
         let made = kind.door(DoorSpec {
             settings: Arc::clone(settings),
             backend,
-            config,
-            identity: self.identity.load_full(),
             runtime: Handle::current(),
         });
         made.unwrap_or_else(|| Err(format!("the kind {} has no door", settings.kind)))

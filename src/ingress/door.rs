@@ -37,8 +37,6 @@ use crate::config::{Auth, DoorSettings};
 pub(crate) struct Connection {
     /// The connection.
     pub(crate) stream: DoorStream,
-    /// Who is at its other end.
-    pub(crate) caller: Caller,
     /// Who that counts as before it has shown a name or a secret. `None` if it must show one first.
     pub(crate) who: Option<Who>,
     /// Its place at the gate, held for as long as it is open.
@@ -125,7 +123,7 @@ impl ServedDoor {
         let done = catch_unwind(AssertUnwindSafe(|| match place {
             Ok(part) => {
                 count(&self.counts.taken);
-                self.door.take(Connection { stream, caller, who, part });
+                self.door.take(Connection { stream, who, part });
             }
             Err(full) => {
                 count(&self.counts.no_room);

@@ -50,15 +50,11 @@ pub(crate) struct RawReply {
 }
 
 /// What a wire door is made of.
-pub(crate) struct DoorSpec<'a> {
+pub(crate) struct DoorSpec {
     /// The door's settings, who is known by a secret among them.
     pub(crate) settings: Arc<DoorSettings>,
     /// What carries its calls.
     pub(crate) backend: Arc<Backend>,
-    /// The backend's settings, its own credentials among them.
-    pub(crate) config: &'a BackendConfig,
-    /// Who its connections to the backend say they are.
-    pub(crate) identity: Arc<Identity>,
     /// Where its tasks may run.
     pub(crate) runtime: Handle,
 }
@@ -79,7 +75,7 @@ pub(crate) trait Kind: Section {
     ///
     /// # Errors
     /// What stands in the way.
-    fn door(&self, spec: DoorSpec<'_>) -> Option<Result<Arc<dyn WireDoor>, String>> {
+    fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
         drop(spec);
         None
     }

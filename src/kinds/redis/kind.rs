@@ -141,7 +141,7 @@ impl Section for Redis {
 }
 
 impl Kind for Redis {
-    fn door(&self, spec: DoorSpec<'_>) -> Option<Result<Arc<dyn WireDoor>, String>> {
+    fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
         Some(door::port::open(spec))
     }
 

@@ -152,7 +152,7 @@ impl Session {
                 }
             }
             Local::Id => return answered(Bytes::from(format!(":{}\r\n", self.id))),
-            Local::Info => return answered(self.bulk(self.info().as_bytes())),
+            Local::Info => return answered(bulk(self.info().as_bytes())),
             Local::Reply => {
                 self.replies = match arg(2).to_ascii_lowercase().as_slice() {
                     b"on" => Replies::All,
@@ -166,7 +166,7 @@ impl Session {
                 }
             }
             Local::Ok => {}
-            Local::Echo => return answered(self.bulk(arg(1))),
+            Local::Echo => return answered(bulk(arg(1))),
             Local::Quit => return Then::Close(Bytes::from_static(b"+OK\r\n")),
             Local::Reset => return Then::Reset,
         }
@@ -268,19 +268,19 @@ impl Session {
         )
     }
 
-    fn bulk(&self, text: &[u8]) -> Bytes {
-        let mut out = BytesMut::with_capacity(text.len() + 16);
-        resp::write_bulk(&mut out, text);
-        out.freeze()
-    }
-
     fn bulk_or_nil(&self, text: &[u8]) -> Bytes {
         match (text, self.protocol) {
             (b"", Protocol::Resp2) => Bytes::from_static(b"$-1\r\n"),
             (b"", Protocol::Resp3) => Bytes::from_static(b"_\r\n"),
-            (text, _) => self.bulk(text),
+            (text, _) => bulk(text),
         }
     }
+}
+
+fn bulk(text: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(text.len() + 16);
+    resp::write_bulk(&mut out, text);
+    out.freeze()
 }
 
 fn answered(answer: Bytes) -> Then {

@@ -38,7 +38,7 @@ impl settings::Callers for Callers {
 ///
 /// # Errors
 /// As [`RedisDoor::open`].
-pub(crate) fn open(spec: DoorSpec<'_>) -> Result<Arc<dyn WireDoor>, String> {
+pub(crate) fn open(spec: DoorSpec) -> Result<Arc<dyn WireDoor>, String> {
     let settings = settings_of(&spec.settings);
     let door = RedisDoor::open(settings, spec.backend, spec.runtime)?;
     Ok(Arc::new(door))

@@ -149,11 +149,10 @@ impl Core {
         let is_write = plan.as_ref().is_some_and(|plan| matches!(plan.access, Access::Write(_)));
         let min_ack = match plan.map(|plan| plan.access) {
             Some(Access::Write(Write { outage, .. })) => match (self.settings.min_ack, outage) {
-                (MinAck::Applied, _) => Some(AckLevel::Applied),
-                (MinAck::Durable, Outage::Never(_)) => None,
+                (MinAck::Durable, Outage::Never(_))
+                | (MinAck::AppliedOrDurable, Outage::ReplyKnown(_)) => None,
                 (MinAck::Durable, _) => Some(AckLevel::Durable),
-                (MinAck::AppliedOrDurable, Outage::ReplyKnown(_)) => None,
-                (MinAck::AppliedOrDurable, _) => Some(AckLevel::Applied),
+                (MinAck::Applied | MinAck::AppliedOrDurable, _) => Some(AckLevel::Applied),
             },
             _ => None,
         };

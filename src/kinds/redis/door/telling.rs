@@ -82,7 +82,7 @@ impl Told {
         Self { source: Some(source), age, ..Self::default() }
     }
 
-    /// The answer to `FUSEBOX LAST`: source, ack, age in milliseconds, op_id, writes that wait.
+    /// The answer to `FUSEBOX LAST`: source, ack, age in milliseconds, `op_id`, writes that wait.
     pub(super) fn reply(&self, protocol: Protocol) -> Bytes {
         let mut out = BytesMut::new();
         resp::write_head(&mut out, '*', 5);

@@ -213,6 +213,10 @@ impl Upstream {
     ///
     /// # Errors
     /// It gives the entry back, and nothing was taken.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is given back rarely, and to box it would be an allocation"
+    )]
     pub(super) fn send(
         &self,
         entry: Entry,
@@ -442,10 +446,10 @@ impl Inner {
 
     /// Writes, reads, and looks whether the oldest reply is overdue.
     fn carry(&mut self, context: &mut Context<'_>, sharing: Sharing, turn: &mut Turn) {
-        if let State::Up(up) = &mut self.state {
-            if up.closing.as_mut().poll(context).is_ready() {
-                return self.end(Cause::Shared, sharing, turn);
-            }
+        if let State::Up(up) = &mut self.state
+            && up.closing.as_mut().poll(context).is_ready()
+        {
+            return self.end(Cause::Shared, sharing, turn);
         }
         let ended = self.read(context, turn).or_else(|| self.write(context));
         let ended = ended.or_else(|| self.overdue(context));

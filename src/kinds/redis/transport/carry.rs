@@ -247,7 +247,7 @@ impl Links {
         }
         let exists = resp::command(&[b"EXISTS", source]);
         let mut asked =
-            self.writes_of(&attempt).call(exists, attempt.timeout, attempt.board()).await;
+            self.writes_of(attempt).call(exists, attempt.timeout, attempt.board()).await;
         match &mut asked.result {
             Ok(found) if *found == b":0\r\n"[..] => {}
             Ok(_) => return None,

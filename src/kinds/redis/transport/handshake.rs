@@ -133,10 +133,6 @@ pub(crate) struct Ready {
     /// Whether the server has acknowledged the connection's name.
     pub(crate) named: bool,
     pub(crate) info: ServerInfo,
-    /// Whether it speaks RESP3.
-    pub(crate) resp3: bool,
-    /// The server's number for it, where it says so.
-    pub(crate) id: Option<i64>,
 }
 
 /// Which protocol a connection is to speak.
@@ -201,11 +197,7 @@ pub(crate) async fn connect(
         return Err(Failed::blocked("cluster", outcome::CLUSTER));
     }
     tracing::debug!(backend = settings.name, name, resp3, ?id, "connected");
-    let id = id.as_ref().ok().and_then(|id| match Reply::of(id) {
-        Some(Reply::Int(id)) => Some(id),
-        _ => None,
-    });
-    Ok(Ready { dialogue, named: named.is_ok(), info, resp3, id })
+    Ok(Ready { dialogue, named: named.is_ok(), info })
 }
 
 /// Agrees on the protocol and authenticates; true for RESP3.
