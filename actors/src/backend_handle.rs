@@ -81,6 +81,13 @@ impl Backend {
         self.entry.shared.go_on(call, onward).await
     }
 
+    /// Takes the place of a call in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it
+    /// from here on, and what its caller began after it and lost with it stands behind it. To be called for all that was
+    /// lost together, oldest first, before any of it goes on.
+    pub fn hold(&self, onward: &mut Onward) {
+        onward.hold(&self.entry.shared.queue);
+    }
+
     /// The moment now.
     pub fn now(&self) -> Moment {
         self.entry.shared.clock().now()

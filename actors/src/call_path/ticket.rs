@@ -53,14 +53,13 @@ use super::{
     refused,
 };
 use crate::{
-    backend_handle::Backend,
     backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, Priority, Reply, Source},
     circuit::UnderWay,
     clock::Reading,
     connector::{Access, SharedConnector},
     passage::{Barred, Passage},
-    queue::Claim,
+    queue::{Claim, Queue},
     refusal::AttemptError,
     trace::{Answered, CallRecorder, CallRef, CallTrace, StepKind},
 };
@@ -212,12 +211,12 @@ impl Onward {
     /// Takes its place in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it from
     /// here on, and what its caller began after it and lost with it stands behind it. To be called for all that was
     /// lost together, oldest first, before any of it goes on.
-    pub fn hold(&mut self, backend: &Backend) {
+    pub(crate) fn hold(&mut self, queue: &Arc<Queue>) {
         let Some(write) = &mut self.write else { return };
         if write.state.next() != Next::Repeat {
             return;
         }
-        let (claim, behind_calls) = backend.entry.shared.queue.claim(&write.lanes);
+        let (claim, behind_calls) = queue.claim(&write.lanes);
         self.claim = Some(claim);
         match &mut write.flight {
             Some(flight) if !behind_calls => flight.doubt(),

@@ -355,7 +355,7 @@ impl Client {
         if let Settled::GoOn(mut onward) = ticket.settle(Outcome::Failed { verdict, error })
             && !self.gone.get()
         {
-            onward.hold(&self.core.backend);
+            self.core.backend.hold(&mut onward);
             self.inner.borrow_mut().failed.push_back(Failed { seq, onward, body });
         }
     }

@@ -29,6 +29,10 @@ use crate::{
     kinds::redis::{connector::RedisConnector, protocol::resp, transport::carry::RESP2},
 };
 
+/// INFO of a server that was never met.
+const UNKNOWN_SERVER: &str =
+    "# Server\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\nloading:0";
+
 /// Something that runs elsewhere. Dropped, it is given up.
 pub(super) struct Slow {
     seq: u64,
@@ -115,12 +119,18 @@ impl Core {
         };
         let backend = Arc::clone(&self.backend);
         let counters = Arc::clone(&self.counters);
+        let stand_in = self.stand_in(&call.body);
         let lanes = onward.as_ref().and_then(|onward| onward.lanes().cloned());
         let running = async move {
             let ended = match onward {
                 Some(onward) => backend.go_on(call, *onward).await,
                 None => backend.call(call).await,
             };
+            if let (Err(error), Some(answer)) = (&ended, stand_in)
+                && error.reply.is_none()
+            {
+                return Done::Answered(seq, Answer::Reply(answer), Told::default(), None);
+            }
             match &ended {
                 Ok(reply) => counters.answered(reply.source),
                 Err(_) => counters.refused(),
@@ -132,6 +142,26 @@ impl Core {
         let job = AbortOnDropHandle::new(self.main.spawn(running));
         let appended = Some(Box::pin(appended.notified_owned()));
         Slow { seq, job, appended, is_write }
+    }
+
+    /// What answers PING and INFO if the server does not: clients ask them before they do anything else.
+    fn stand_in(&self, body: &[u8]) -> Option<Bytes> {
+        let args = resp::arguments(body).ok()?;
+        let [name, rest @ ..] = args.as_slice() else { return None };
+        if name.eq_ignore_ascii_case(b"PING") {
+            return Some(match rest {
+                [] => Bytes::from_static(b"+PONG\r\n"),
+                [text, ..] => bulk(text),
+            });
+        }
+        name.eq_ignore_ascii_case(b"INFO").then(|| {
+            let connector = self.connector();
+            let server = connector.links().shared.server.lock();
+            let known = server.as_ref().map(|server| server.text.as_str());
+            let known = known.unwrap_or(UNKNOWN_SERVER);
+            let ours = format!("\r\n# Fusebox\r\nfusebox_backend:{}\r\n", self.backend.name());
+            bulk(format!("{}{ours}", known.trim_end()).as_bytes())
+        })
     }
 
     /// What is asked of a call besides its words, whether it may be answered with nil if nothing is known, and whether it
@@ -191,6 +221,12 @@ impl Core {
         });
         Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
     }
+}
+
+fn bulk(text: &[u8]) -> Bytes {
+    let mut out = bytes::BytesMut::with_capacity(text.len() + 16);
+    resp::write_bulk(&mut out, text);
+    out.freeze()
 }
 
 impl Told {

@@ -283,6 +283,9 @@ async fn clients_connect_read_and_write_through_an_outage() {
     }
     assert_eq!(client.ask("GET k").await, "$1\r\n4\r\n", "its own queued write");
     assert!(client.ask("FUSEBOX LAST").await.contains("queued"));
+    assert_eq!(client.ask("PING").await, "+PONG\r\n");
+    let info = client.ask("INFO").await;
+    assert!(info.contains("redis_version:") && info.contains("# Fusebox"), "{info}");
     for command in ["INCR n", "DEL k", "HGET h f", "PUBLISH c m"] {
         let told = client.ask(command).await;
         assert!(told.starts_with("-LOADING fusebox: redis"), "{command}: {told}");

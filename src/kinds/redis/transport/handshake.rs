@@ -107,13 +107,17 @@ pub(crate) struct ServerInfo {
     pub(crate) replica: bool,
     pub(crate) eviction: Option<String>,
     cluster: bool,
+    /// All of it, as INFO tells.
+    pub(crate) text: String,
 }
 
 impl ServerInfo {
     fn read(reply: &[u8]) -> Self {
         let mut info = Self::default();
         let text = Reply::of(reply).and_then(|reply| reply.text()).unwrap_or_default();
-        for line in String::from_utf8_lossy(text).lines() {
+        info.text = String::from_utf8_lossy(text).into_owned();
+        let text = info.text.clone();
+        for line in text.lines() {
             match line.split_once(':') {
                 Some(("redis_version", value)) => info.version = Some(value.to_owned()),
                 Some(("run_id", value)) => info.run_id = Some(value.to_owned()),
