@@ -8,6 +8,7 @@ mod args;
 mod board;
 mod call;
 mod check;
+mod doors;
 pub(crate) mod events;
 mod explain;
 mod manual;

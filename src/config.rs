@@ -8,15 +8,17 @@
 //!
 //! Everything wrong is reported at once, naming key, bound and value.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
 use fusebox_actors::{PingSettings, SystemSettings};
 use toml::{Table, Value};
 
 mod backend;
+mod callers;
 mod checker;
 mod depends;
+mod doors;
 mod http;
 pub(crate) mod keys;
 mod memory;
@@ -33,6 +35,9 @@ mod tests;
 pub(crate) use self::backend::Url;
 pub(crate) use self::backend::{BackendConfig, Endpoint};
 pub(crate) use self::checker::{choice, size};
+#[cfg(test)]
+pub(crate) use self::doors::testing as doors_testing;
+pub(crate) use self::doors::{Auth, DoorAddress, DoorSettings, Family, OnUnknown, Unavailable};
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
@@ -71,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) keep_unsampled: bool,
     /// The enabled backends, by name.
     pub(crate) backends: Vec<BackendConfig>,
+    /// The wire doors: those of the file, else one for each backend whose kind has any.
+    pub(crate) doors: Vec<Arc<DoorSettings>>,
     /// What should be looked at.
     pub(crate) warnings: Vec<String>,
     /// What is worth knowing.
@@ -173,16 +180,18 @@ fn deserialize(
     }
 }
 
-/// Takes the value at `path` out; `false` where there is none.
+/// Takes the value at `path` out; `false` where there is none. An element of a list, `depends_on[1]`, goes with its
+/// list; a setting in a section of a list, `doors[1].listen`, goes alone.
 fn remove(table: &mut Table, path: &str) -> bool {
-    // An element of a list, `depends_on[1]`, goes with its list.
-    let path = path.split('[').next().unwrap_or_default();
-    match path.split_once('.') {
-        None => table.remove(path).is_some(),
-        Some((first, rest)) => {
-            table.get_mut(first).and_then(Value::as_table_mut).is_some_and(|t| remove(t, rest))
-        }
+    let (first, rest) =
+        path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let (name, index) = first.split_once('[').map_or((first, None), |(name, at)| (name, Some(at)));
+    let Some(rest) = rest else { return table.remove(name).is_some() };
+    let mut inner = table.get_mut(name);
+    if let Some(index) = index.and_then(|at| at.trim_end_matches(']').parse::<usize>().ok()) {
+        inner = inner.and_then(|list| list.get_mut(index));
     }
+    inner.and_then(Value::as_table_mut).is_some_and(|table| remove(table, rest))
 }
 
 /// What the kinds have in a configuration.
@@ -229,6 +238,15 @@ fn check(
         checker.problem("backends", "must have one that is enabled, got none");
     }
     check_dependencies(&backends, &enabled, &left_out, checker);
+    let http = http::check(raw.http, checker);
+    let backing = doors::Backing {
+        backends: &backends,
+        enabled: &enabled,
+        sections: of_kinds.sections,
+        socket: &socket,
+        http: http.as_ref().map(|http| http.listen),
+    };
+    let doors = doors::check(raw.doors, &backing, checker);
     let group = |name: Option<String>, default: &str| GroupName {
         asked: name.as_deref().is_some_and(|name| name != default),
         name: name.unwrap_or_else(|| default.to_owned()),
@@ -240,13 +258,14 @@ fn check(
         socket_asked,
         client_group: group(raw.client_group, "fusebox"),
         admin_group: group(raw.admin_group, "root"),
-        http: http::check(raw.http, checker),
+        http,
         calls_bytes: check_calls_bytes(raw.calls.bytes, checker),
         pings,
         auto_recovery,
         keep_unsampled: raw.tracing.keep_unsampled.unwrap_or(true),
         jaeger_url: check_jaeger(raw.tracing.jaeger_url, checker),
         backends,
+        doors,
         warnings: Vec::new(),
         notes: Vec::new(),
     }

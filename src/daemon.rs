@@ -3,22 +3,35 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use fusebox_actors::{AdminError, Backend, BackendSpec, Clock, EventKind, Fusebox};
+use fusebox_actors::{
+    AdminError, Backend, BackendSpec, Clock, EventKind, Fusebox,
+    view::{DoorStatus, ResilienceView},
+};
 use serde_json::Value;
-use tokio::sync::{Mutex, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, watch},
+    task::JoinSet,
+};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
-    config::{BackendConfig, Config, Environment, Flags},
-    ingress::gate::Gate,
+    config::{BackendConfig, Config, DoorSettings, Environment, Flags},
+    doors::{self, Bound},
+    ingress::{
+        door::{ServedDoor, WireDoor},
+        gate::Gate,
+        peer::Policy,
+        socket::OwnSocket,
+    },
     kinds::{
         self,
-        port::{Identity, Kind},
+        port::{DoorSpec, Identity, Kind},
     },
     state_dir::StateDir,
     traces::Traces,
@@ -46,6 +59,7 @@ pub(crate) struct Daemon {
     sources: Sources,
     /// Its traces, where they are exported.
     pub(crate) traces: Option<Arc<Traces>>,
+    doors: OnceLock<Vec<Arc<ServedDoor>>>,
     stop: watch::Sender<bool>,
     /// Held while settings change, so that two reloads do not cross.
     reloading: Mutex<()>,
@@ -74,6 +88,7 @@ impl Daemon {
             state_dir,
             sources,
             traces,
+            doors: OnceLock::new(),
             stop: watch::channel(false).0,
             reloading: Mutex::default(),
         })
@@ -82,6 +97,46 @@ impl Daemon {
     /// The kind of the backend of that name. Backends do not come or go without a restart.
     pub(crate) fn kind(&self, name: &str) -> Option<&'static dyn Kind> {
         self.kinds.get(name).copied()
+    }
+
+    /// Serves the wire doors. Returns the sockets that were made for them, to be dropped when the daemon stops.
+    ///
+    /// # Errors
+    /// A door of the file cannot be made.
+    pub(crate) fn start_doors(
+        &self,
+        bound: Vec<Bound>,
+        policy: Policy,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<Vec<OwnSocket>> {
+        let make = |settings: &Arc<DoorSettings>| self.make_door(settings);
+        let serving = doors::start(bound, policy, make, &self.stopping(), tasks)?;
+        // They do not change without a restart.
+        drop(self.doors.set(serving.doors));
+        Ok(serving.own)
+    }
+
+    /// The protocol of a door.
+    fn make_door(&self, settings: &Arc<DoorSettings>) -> Result<Arc<dyn WireDoor>, String> {
+        let name = &settings.backend;
+        let found = self.fusebox.backend(name).zip(self.kind(name));
+        let (backend, kind) = found.ok_or_else(|| format!("there is no backend {name}"))?;
+        let made = kind.door(DoorSpec {
+            settings: Arc::clone(settings),
+            backend,
+            runtime: Handle::current(),
+        });
+        made.unwrap_or_else(|| Err(format!("the kind {} has no door", settings.kind)))
+    }
+
+    /// Everything, as `/health/resilience` shows it.
+    pub(crate) fn resilience(&self) -> ResilienceView {
+        ResilienceView { doors: self.doors(), ..self.fusebox.resilience() }
+    }
+
+    /// What the wire doors show of themselves.
+    pub(crate) fn doors(&self) -> Vec<DoorStatus> {
+        self.doors.get().into_iter().flatten().map(|door| door.status()).collect()
     }
 
     /// Reads the configuration again and puts it in effect, whole or not at all. Returns the names of the backends
@@ -318,6 +373,7 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
         ("client_group", old.client_group.name == new.client_group.name),
         ("admin_group", old.admin_group.name == new.admin_group.name),
         ("http.listen", http(old) == http(new)),
+        ("doors", old.doors == new.doors),
         ("tracing.keep_unsampled", old.keep_unsampled == new.keep_unsampled),
         ("backends: their names and kinds", names(old) == names(new)),
     ] {
@@ -331,6 +387,7 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Auth, doors_testing};
 
     fn config(pairs: &[(&str, &str)]) -> Config {
         let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
@@ -369,5 +426,9 @@ mod tests {
         assert!(error.starts_with("http.listen changed"), "{error}");
         let error = change("FUSEBOX_BACKENDS__OTHER__KIND", "redis").unwrap_err();
         assert!(error.starts_with("backends"), "{error}");
+        let mut next = config(&[]);
+        next.doors.push(Arc::new(doors_testing::door(Auth::Peer, 1)));
+        let error = fixed(&old, &next).unwrap_err();
+        assert!(error.starts_with("doors changed, which wants a restart"), "{error}");
     }
 }

@@ -1,7 +1,12 @@
 //! What stands before every door: who calls, how much at once, at what pace. It knows nothing of HTTP.
 
+pub(crate) mod callers;
+pub(crate) mod door;
 pub(crate) mod gate;
+pub(crate) mod handed;
+pub(crate) mod listener;
 pub(crate) mod paced;
 pub(crate) mod peer;
 pub(crate) mod refusal;
+pub(crate) mod same;
 pub(crate) mod socket;

@@ -16,6 +16,7 @@ pub mod cli;
 mod config;
 mod daemon;
 pub mod demo;
+mod doors;
 mod exact;
 mod http_api;
 mod ingress;
@@ -33,10 +34,10 @@ use crate::{
     daemon::{Daemon, Sources},
     http_api::{
         Doors,
-        http::{GOODBYE, Listener, Server},
+        http::{GOODBYE, Server},
         routes,
     },
-    ingress::{peer::Policy, socket},
+    ingress::{handed::Handed, listener::Listener, peer::Policy, socket},
     kinds::port::Identity,
     state_dir::StateDir,
     traces::Traces,
@@ -75,17 +76,19 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     }
 
     // Listening before the stores are open makes callers wait in the backlog instead of failing.
-    let (unix, own_socket) = if let Some(listener) = systemd::inherited()? {
+    let mut handed = Handed::of_process();
+    let (unix, own_socket) = if let Some(listener) = handed.command(&config.doors)? {
         (listener, None)
     } else {
         let (listener, own) = socket::bind(&config.socket, policy.clients)?;
         (listener, Some(own))
     };
-    // The socket has the mode that it is to have; whatever is made from here on is the daemon's alone.
-    keep_private();
     // Where it was handed over, the configuration may name another place.
     let socket = unix.local_addr()?;
     let socket = socket.as_pathname().unwrap_or(&config.socket).to_owned();
+    let bound = doors::bind(&config.doors, &socket, policy.clients, &mut handed).await?;
+    // The sockets have the modes that they are to have; whatever is made from here on is the daemon's alone.
+    keep_private();
     let mut listeners = vec![Listener::Unix(unix)];
     if let Some(http) = &config.http {
         let tcp = TcpListener::bind(http.listen).await;
@@ -119,6 +122,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     for listener in listeners {
         serving.spawn(Arc::clone(&server).serve(listener));
     }
+    let door_sockets = daemon.start_doors(bound, policy, &mut serving)?;
     let mut helpers = JoinSet::new();
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
@@ -127,8 +131,8 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
 
     let code = until_stopped(&daemon, &mut signals).await;
     systemd::stopping(GRACE);
-    // From here on a new daemon may take the socket's place; what is connected is served to its end.
-    drop(own_socket);
+    // From here on a new daemon may take the sockets' places; what is connected is served to its end.
+    drop((own_socket, door_sockets));
     daemon.stop();
     daemon.remember_stores();
     let stopping = async {

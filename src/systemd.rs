@@ -1,39 +1,10 @@
-//! What systemd wants to hear, and the socket that it may hand over. Without it all of this is silent.
+//! What systemd wants to hear. Without it all of this is silent.
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context;
-use listenfd::ListenFd;
 use sd_notify::NotifyState;
-use tokio::net::UnixListener;
 
 use crate::daemon::Daemon;
-
-/// The name of the socket in `fusebox.socket` (`FileDescriptorName=`).
-const SOCKET: &str = "fusebox";
-
-/// The command socket, where systemd (or whoever started the process) hands one over by that name, or
-/// hands over exactly one without a name. It is never unlinked: it belongs to who made it.
-///
-/// # Errors
-/// What was handed over is no Unix listener.
-pub(crate) fn inherited() -> anyhow::Result<Option<UnixListener>> {
-    let names: Vec<String> = match sd_notify::listen_fds_with_names() {
-        Ok(sockets) => sockets.map(|(_, name)| name).collect(),
-        Err(error) => {
-            tracing::debug!(%error, "no sockets are handed over");
-            Vec::new()
-        }
-    };
-    let by_name = names.iter().position(|name| name == SOCKET);
-    let only = (names.len() == 1).then_some(0);
-    let Some(index) = by_name.or(only) else { return Ok(None) };
-    let handed = ListenFd::from_env().take_unix_listener(index);
-    let listener = handed.context("the socket that was handed over is no Unix listener")?;
-    let Some(listener) = listener else { return Ok(None) };
-    listener.set_nonblocking(true).context("the socket that was handed over")?;
-    Ok(Some(UnixListener::from_std(listener)?))
-}
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{OpId, Target, Words, breaker::State, cache::Cache};
+use fusebox_state::{Lanes, Moment, OpId, Target, UnixMillis, Words, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
@@ -77,6 +77,29 @@ impl Backend {
     /// As [`Backend::call`].
     pub async fn go_on(&self, call: Call, onward: Onward) -> Result<Reply, CallError> {
         self.entry.shared.go_on(call, onward).await
+    }
+
+    /// Takes the place of a call in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it
+    /// from here on, and what its caller began after it and lost with it stands behind it. To be called for all that was
+    /// lost together, oldest first, before any of it goes on.
+    pub fn hold(&self, onward: &mut Onward) {
+        onward.hold(&self.entry.shared.queue);
+    }
+
+    /// The moment now.
+    pub fn now(&self) -> Moment {
+        self.entry.shared.clock().now()
+    }
+
+    /// The wall clock as times to live are counted by it.
+    pub fn steady_unix(&self) -> UnixMillis {
+        self.entry.shared.clock().steady_unix()
+    }
+
+    /// Something that bears no ticket is about to write to these lanes, or has: what is cached of them is dropped.
+    pub fn wrote(&self, lanes: &Lanes) {
+        self.entry.shared.queue.note_written(lanes);
+        self.entry.shared.invalidate_lanes(lanes);
     }
 
     /// What a live query asks before it connects.

@@ -1,9 +1,10 @@
 //! A call as a door hands it in, and what it gets back.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{OpId, Words};
+use tokio::sync::Notify;
 
 use crate::{
     error_code::known_code,
@@ -47,6 +48,11 @@ pub struct CallOptions {
     pub min_ack: Option<AckLevel>,
     /// The caller's own name for the write.
     pub op_id: Option<OpId>,
+    /// In which form of its protocol the backend is to reply, by the connector's own number; 0 is the usual one.
+    pub dialect: u8,
+    /// Told once the write has its place in the queue: whatever is called after that stands behind it, though it is
+    /// not synced yet.
+    pub appended: Option<Arc<Notify>>,
 }
 
 /// One request of a program.

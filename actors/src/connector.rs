@@ -9,7 +9,7 @@
 //! without an answer, nothing more is sent to its lanes until it can no longer land
 //! ([`Connector::attempt`] waits for that fence itself), also when an earlier run of the daemon made it.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
@@ -174,6 +174,8 @@ pub struct Attempt<'a> {
     pub streams: bool,
     /// What follows `body` where the call is too large to hold.
     pub upload: Option<&'a Upload>,
+    /// In which form of its protocol the backend is to reply, by the connector's own number; 0 is the usual one.
+    pub dialect: u8,
     /// When the call was accepted, on the wall clock.
     pub accepted_at: UnixMillis,
     /// The wall clock now.
@@ -306,7 +308,7 @@ pub trait Overlay: Send + Sync {
 }
 
 /// Carries calls to one backend. Implementations are shared by every caller and never panic.
-pub trait Connector: Send + Sync + 'static {
+pub trait Connector: Any + Send + Sync {
     /// Reads what `body` is. Called once per call, before anything else; must be fast.
     ///
     /// # Errors

@@ -241,6 +241,7 @@ impl Fusebox {
             stray_stores: self.0.stray_stores.clone(),
             traces: self.0.sink.as_ref().map(|sink| sink.counts()),
             recovery,
+            doors: Vec::new(),
             backends: entries
                 .iter()
                 .map(|entry| (entry.shared.circuit.name.clone(), entry.shared.view(entries)))
@@ -342,9 +343,15 @@ impl Fusebox {
         Ok(changed)
     }
 
-    /// The page of metrics.
+    /// The page of metrics, of a daemon without wire doors.
     pub fn metrics(&self, format: metrics::Format) -> String {
+        self.metrics_with(format, &[])
+    }
+
+    /// The page of metrics, with what these doors show.
+    pub fn metrics_with(&self, format: metrics::Format, doors: &[view::DoorStatus]) -> String {
         self.0.metrics.page(format, |metrics| {
+            metrics.set_doors(doors);
             let (state, percent) = {
                 let found = self.0.board.found.read();
                 (found.state, found.assessment.operational_percent)

@@ -22,8 +22,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{call::Source, clock::Clock, times::Times, view::TracesView};
+use crate::{
+    call::Source,
+    clock::Clock,
+    times::Times,
+    view::{DoorStatus, TracesView},
+};
 
+mod doors;
 mod exemplar;
 mod families;
 mod gauges;
@@ -74,6 +80,7 @@ impl Metrics {
         inner.declare_calls(to);
         inner.declare_breakers(to);
         inner.declare_queues(to);
+        inner.doors.declare(to);
         *inner.registry.lock() = registry;
         Self(Arc::new(inner))
     }
@@ -98,6 +105,13 @@ impl Metrics {
         for (result, count) in [("exported", exported), ("dropped", dropped), ("failed", failed)] {
             let counter = self.0.spans.get_or_create(&SpanLabels { result });
             counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the metrics of wire doors.
+    pub(crate) fn set_doors(&self, doors: &[DoorStatus]) {
+        for door in doors {
+            self.0.doors.set(door);
         }
     }
 

@@ -320,6 +320,11 @@ impl Queue {
         (Claim { queue: Arc::clone(self), seq }, behind_calls)
     }
 
+    /// Whether calls stand in `lanes` before a claimed place.
+    pub fn stands_behind_calls(&self, claim: &Claim, lanes: &Lanes) -> bool {
+        self.index.lock().stands_behind_calls(claim.seq(), lanes)
+    }
+
     fn unclaim(&self, seq: u64) {
         let mut index = self.index.lock();
         let lanes = index.unclaim(seq);

@@ -18,6 +18,10 @@ use serde::{Deserialize, Deserializer};
 pub use crate::lenient::Lenient;
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
+mod door;
+
+pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
+
 /// GET /health.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -76,6 +80,8 @@ pub struct ResilienceView {
     pub recovery: RecoveryView,
     /// What became of spans, where traces are exported.
     pub traces: Option<TracesView>,
+    /// Each wire door. The core has none: who serves them adds them.
+    pub doors: Vec<DoorStatus>,
     /// Each backend in full.
     pub backends: BTreeMap<String, BackendView>,
 }

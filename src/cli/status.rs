@@ -9,6 +9,7 @@ use super::{
     Done,
     args::Output,
     board::{Board, Column, MARK, all_notes, headline, marks_any},
+    doors,
 };
 use crate::terminal::{
     client::Client,
@@ -42,6 +43,13 @@ fn status_text(view: &ResilienceView, paper: Paper) -> String {
     lines.extend(rows(&Board::of(view, paper.width), paper));
     if marks_any(view) {
         lines.push(paper.paint(Tone::Faint, MARK));
+    }
+    let doors = doors::lines(&view.doors);
+    if !doors.is_empty() {
+        lines.push(String::new());
+    }
+    for door in doors {
+        lines.extend(paper.fold(&format!("  {door}"), 4));
     }
     let notes = all_notes(view);
     if !notes.is_empty() {

@@ -1,6 +1,7 @@
 //! Every setting's path, and how its text is read where it comes from the environment.
 //!
-//! `*` stands for a backend's name. The table serves three ends: an unknown key is reported with the
+//! `*` stands for a backend's name, and `[]` for the place of a section in a list, `doors[0]` being the first
+//! `[[doors]]`. The table serves three ends: an unknown key is reported with the
 //! nearest right one, an environment variable knows the type of what it sets, and the deserializer is
 //! tested against it.
 
@@ -42,6 +43,23 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("health.auto_recovery", Flag),
     ("tracing.jaeger_url", Text),
     ("tracing.keep_unsampled", Flag),
+    ("doors[].kind", Text),
+    ("doors[].backend", Text),
+    ("doors[].listen", Text),
+    ("doors[].auth", Text),
+    ("doors[].callers_file", Text),
+    ("doors[].plaintext", Flag),
+    ("doors[].connections", Integer),
+    ("doors[].in_bytes", Text),
+    ("doors[].out_bytes", Text),
+    ("doors[].out_client", Text),
+    ("doors[].pinned", Integer),
+    ("doors[].idle_timeout", Text),
+    ("doors[].min_ack", Text),
+    ("doors[].deadline", Text),
+    ("doors[].priority", Text),
+    ("doors[].unavailable", Text),
+    ("doors[].on_unknown", Text),
     ("backends.*.kind", Text),
     ("backends.*.enabled", Flag),
     ("backends.*.url", Text),
@@ -78,9 +96,14 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("backends.*.queue.dead_letter_policy", Text),
 ];
 
-/// The pattern of a path: what follows `backends` becomes `*`.
+/// The pattern of a path: what follows `backends` becomes `*`, and `[0]` becomes `[]`.
 fn pattern(path: &str) -> String {
     let mut parts: Vec<&str> = path.split('.').collect();
+    let list = parts.first().and_then(|first| first.split_once('['));
+    let list = list.map(|(name, _)| format!("{name}[]"));
+    if let (Some(first), Some(list)) = (parts.first_mut(), &list) {
+        *first = list;
+    }
     if let [first, name, ..] = parts.as_mut_slice()
         && *first == "backends"
     {
@@ -118,22 +141,34 @@ impl Keys {
             })
     }
 
-    /// The setting whose path is nearest to the unknown `path`, with the backend's name put back.
+    /// The setting whose path is nearest to the unknown `path`, with the backend's name put back. Within a section of
+    /// a list only its own settings are meant.
     pub(crate) fn nearest(&self, path: &str) -> Option<String> {
         let wanted = pattern(path);
         let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-        let (key, score) = self
-            .0
-            .iter()
-            .map(|(key, _)| {
+        let list = wanted.split_once("[].").map(|(list, _)| format!("{list}[]."));
+        let is_meant = |key: &&str| match &list {
+            Some(list) => key.starts_with(list),
+            None => !key.contains("[]."),
+        };
+        let keys = self.0.iter().map(|(key, _)| key.as_str());
+        let lists = self.0.iter().filter_map(|(key, _)| Some(key.split_once("[].")?.0));
+        let (key, score) = keys
+            .chain(lists)
+            .filter(is_meant)
+            .map(|key| {
                 let whole = strsim::jaro_winkler(&wanted, key);
-                let last = strsim::jaro_winkler(&leaf(&wanted), &leaf(key));
-                (key, last.mul_add(2.0, whole))
+                let of_leaves = strsim::jaro_winkler(&leaf(&wanted), &leaf(key));
+                (key, of_leaves.mul_add(2.0, whole))
             })
             .max_by(|(_, a), (_, b)| a.total_cmp(b))?;
         // Below this the best match is a coincidence.
         if score < 2.4 {
             return None;
+        }
+        if let Some(list) = &list {
+            let (section, _) = path.split_once('.')?;
+            return Some(format!("{section}.{}", key.strip_prefix(list.as_str())?));
         }
         let name = path.strip_prefix("backends.").and_then(|rest| rest.split('.').next());
         Some(match name {
@@ -150,6 +185,9 @@ impl Keys {
     fn remove_below(&self, table: &mut Table, prefix: &str, problems: &mut Vec<String>) {
         table.retain(|key, value| {
             let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+            if self.is_list(&path) {
+                return self.remove_from_each(value, &path, problems);
+            }
             if self.is_section(&path) {
                 let Value::Table(inner) = value else {
                     problems.push(format!("{path} must be a section, got {}", value.type_str()));
@@ -167,6 +205,33 @@ impl Keys {
             });
             false
         });
+    }
+
+    /// Whether there is a list of sections at `path`.
+    fn is_list(&self, path: &str) -> bool {
+        let is_below = |(key, _): &(String, Shape)| {
+            key.strip_prefix(path).is_some_and(|rest| rest.starts_with("[]."))
+        };
+        self.0.iter().any(is_below)
+    }
+
+    /// The same in a list of sections; `false` if it is none.
+    fn remove_from_each(&self, list: &mut Value, path: &str, problems: &mut Vec<String>) -> bool {
+        let wrong = match list {
+            Value::Array(each) => {
+                for (at, one) in each.iter_mut().enumerate() {
+                    if let Value::Table(section) = one {
+                        self.remove_below(section, &format!("{path}[{at}]"), problems);
+                    }
+                }
+                each.iter().find(|one| !one.is_table()).map(Value::type_str)
+            }
+            other => Some(other.type_str()),
+        };
+        if let Some(wrong) = wrong {
+            problems.push(format!("{path} must be a list of sections, [[{path}]], got {wrong}"));
+        }
+        wrong.is_none()
     }
 }
 
@@ -211,7 +276,11 @@ mod tests {
             "backends.redis.breaker.failure_threshold"
         );
         assert_eq!(near("backends.b.queue.disk_flor"), "backends.b.queue.disk_floor");
+        assert_eq!(near("door"), "doors");
+        assert_eq!(near("doors[3].listn"), "doors[3].listen");
+        assert_eq!(near("doors[0].connection"), "doors[0].connections");
         assert_eq!(keys.nearest("zzzz"), None);
+        assert_eq!(keys.nearest("doors[0].url"), None);
     }
 
     #[test]
@@ -225,9 +294,22 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_sections_is_nothing_else() {
+        for (text, wrong) in
+            [("doors = 3", "integer"), ("doors = ['a']", "string"), ("[doors]", "table")]
+        {
+            let mut table: Table = toml::from_str(text).unwrap();
+            let mut problems = Vec::new();
+            Keys::new(&[]).remove_unknown(&mut table, &mut problems);
+            let said = format!("doors must be a list of sections, [[doors]], got {wrong}");
+            assert_eq!((problems, table.is_empty()), (vec![said], true), "{text}");
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_taken_out_and_named() {
         let mut table: Table =
-            toml::from_str("socket = 'a'\nhttp = 3\n[backends.r]\nurll = 'x'\nurl = 'y'").unwrap();
+            toml::from_str("socket = 'a'\nhttp = 3\n[backends.r]\nurll = 'x'\nurl = 'y'\n[[doors]]\nkind = 'r'\n[[doors]]\nlisten_at = 'x'").unwrap();
         let mut problems = Vec::new();
         Keys::new(&[]).remove_unknown(&mut table, &mut problems);
         problems.sort();
@@ -235,12 +317,13 @@ mod tests {
             problems,
             [
                 "backends.r.urll is no setting; the nearest is backends.r.url",
+                "doors[1].listen_at is no setting; the nearest is doors[1].listen",
                 "http must be a section, got integer",
             ]
         );
         assert_eq!(
             toml::to_string(&table).unwrap(),
-            "socket = \"a\"\n\n[backends.r]\nurl = \"y\"\n"
+            "socket = \"a\"\n\n[backends.r]\nurl = \"y\"\n\n[[doors]]\nkind = \"r\"\n\n[[doors]]\n"
         );
     }
 }

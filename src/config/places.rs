@@ -50,16 +50,17 @@ pub(crate) fn socket_to_call(env: &Environment, state_dir: Option<&Path>) -> Opt
     there.or_else(|| places.pop())
 }
 
-/// Why `path` cannot be a Unix socket's address, where it cannot.
+/// Why `path` cannot be the command socket's address, where it cannot.
 pub(crate) fn refuse_long(path: &Path) -> Option<String> {
+    let why = too_long(path)?;
+    Some(format!("socket {why}; choose a shorter one with --socket"))
+}
+
+/// Why `path` cannot be a Unix socket's address, where it cannot, as the end of a sentence.
+pub(crate) fn too_long(path: &Path) -> Option<String> {
     let length = path.as_os_str().len();
-    (length >= SUN_PATH).then(|| {
-        format!(
-            "socket must be shorter than {SUN_PATH} bytes, got {length}: {}; choose a shorter one \
-             with --socket",
-            path.display()
-        )
-    })
+    (length >= SUN_PATH)
+        .then(|| format!("must be shorter than {SUN_PATH} bytes, got {length}: {}", path.display()))
 }
 
 #[cfg(test)]

@@ -17,7 +17,33 @@ pub(crate) struct RawConfig {
     pub(crate) calls: RawCalls,
     pub(crate) health: RawHealth,
     pub(crate) tracing: RawTracing,
+    pub(crate) doors: Option<Vec<RawDoor>>,
     pub(crate) backends: BTreeMap<String, RawBackend>,
+}
+
+/// `[[doors]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawDoor {
+    pub(crate) kind: Option<String>,
+    pub(crate) backend: Option<String>,
+    pub(crate) listen: Option<String>,
+    pub(crate) auth: Option<String>,
+    pub(crate) callers_file: Option<PathBuf>,
+    pub(crate) plaintext: Option<bool>,
+    pub(crate) connections: Option<u32>,
+    pub(crate) in_bytes: Option<ByteSize>,
+    pub(crate) out_bytes: Option<ByteSize>,
+    pub(crate) out_client: Option<ByteSize>,
+    pub(crate) pinned: Option<u32>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) min_ack: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) priority: Option<String>,
+    pub(crate) unavailable: Option<String>,
+    pub(crate) on_unknown: Option<String>,
 }
 
 /// `[http]`
@@ -162,20 +188,31 @@ mod tests {
         *,
     };
 
+    /// A file that sets the key.
+    fn assignment(key: &str, value: &str) -> String {
+        match key.split_once("[].") {
+            Some((list, leaf)) => format!("[[{list}]]\n{leaf} = {value}"),
+            None => format!("{} = {value}", key.replace('*', "name")),
+        }
+    }
+
     /// The table of keys and the structures name the same settings: a key that the structures do not
     /// know would be an unknown field here.
     #[test]
     fn every_key_of_the_table_is_a_field() {
         for (key, shape) in KEYS {
             let value = match (*key, *shape) {
+                (key, Shape::Text) if key.contains("bytes") || key.ends_with("out_client") => {
+                    "'1MiB'"
+                }
                 (_, Shape::Integer) => "3",
                 (_, Shape::Number) => "0.5",
                 (_, Shape::Flag) => "true",
                 (_, Shape::List) => "['a']",
-                (key, Shape::Text) if key.ends_with("bytes") || key.ends_with("floor") => "'1MiB'",
+                (key, Shape::Text) if key.ends_with("floor") => "'1MiB'",
                 (_, Shape::Text) => "'5s'",
             };
-            let text = format!("{} = {value}", key.replace('*', "name"));
+            let text = assignment(key, value);
             if let Err(error) = toml::from_str::<RawConfig>(&text) {
                 panic!("{key}: {error}");
             }
@@ -193,6 +230,7 @@ mod tests {
             "calls",
             "health",
             "tracing",
+            "doors[]",
             "backends.*",
             "backends.*.tls",
             "backends.*.breaker",
@@ -203,14 +241,15 @@ mod tests {
         ];
         for section in sections {
             let dot = if section.is_empty() { "" } else { "." };
-            let text = format!("{}{dot}zzz = 1", section.replace('*', "name"));
+            let text = assignment(&format!("{section}{dot}zzz"), "1");
             let error = toml::from_str::<RawConfig>(&text).expect_err(section).to_string();
             let line = error.lines().find(|line| line.contains("unknown field")).expect(section);
             for field in line.split('`').skip(3).step_by(2) {
                 let path = format!("{section}{dot}{field}");
-                let known = KEYS
-                    .iter()
-                    .any(|(key, _)| *key == path || key.starts_with(&format!("{path}.")));
+                let known = KEYS.iter().any(|(key, _)| {
+                    let rest = key.strip_prefix(&path);
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+                });
                 assert!(known, "{path} is not in the table of keys");
             }
         }

@@ -70,6 +70,11 @@ pub(crate) trait Section: Send + Sync {
     /// The ecosystem's variables.
     fn variables(&self) -> &'static [Variable];
 
+    /// Whether it has a wire door: clients that speak its protocol may be served.
+    fn has_door(&self) -> bool {
+        false
+    }
+
     /// Checks an address, what belongs to it, and the kind's own settings, without touching the network. Returns the
     /// own settings in effect, as they are shown.
     ///

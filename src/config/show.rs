@@ -25,6 +25,7 @@ impl Config {
                 "timeout": time(self.pings.timeout),
                 "auto_recovery": self.auto_recovery,
             },
+            "doors": self.doors.iter().map(|door| door.show()).collect::<Vec<_>>(),
             "backends": backends,
         });
         if let (Some(http), Some(fields)) = (&self.http, shown.as_object_mut()) {

@@ -184,6 +184,11 @@ impl Merged {
             if OTHERS.contains(&name.as_str()) || text.is_empty() {
                 continue;
             }
+            if rest.starts_with("DOORS__") {
+                self.problems
+                    .push(format!("{name}: doors are set in the file, and not by variables"));
+                continue;
+            }
             let path = self.path_of(rest);
             if let Some(shape) = self.keys.shape(&path) {
                 self.set(&path, keys::value_of(shape, text), Some(name));

@@ -8,8 +8,9 @@ use super::problem::Problem;
 use crate::{
     config::HttpSettings,
     ingress::{
-        peer::{Access, Caller, NOBODY, Who, may, same},
+        peer::{Access, Caller, NOBODY, Who, may},
         refusal::Denied,
+        same::same,
     },
 };
 

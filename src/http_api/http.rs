@@ -8,7 +8,7 @@
 //! `Connection: close`, and what is idle for [`GOODBYE`] from then on is closed. A client that sends its next request
 //! on a kept connection just then gets an answer.
 
-use std::{convert::Infallible, future::Future, io, panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use axum::{
     Router,
@@ -21,7 +21,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::TcpStream,
     sync::{mpsc, watch},
     time::{Duration, sleep, timeout},
 };
@@ -31,7 +31,8 @@ use tower::Service;
 use super::{linger::lent, problem::Problem};
 use crate::{
     ingress::{
-        gate::{Account, Gate, Holder, Part, Pooled},
+        gate::{Account, Gate, Holder, Part, Pooled, holder_of},
+        listener::{DoorStream, Listener},
         paced::{Pace, Paced},
         peer::{Caller, Policy},
     },
@@ -56,8 +57,6 @@ const HEAD_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 100;
 /// The most that is read at once, in bytes: a connection keeps a buffer as large as its largest request, up to this.
 const BUFFER_MAX: usize = 32 << 10;
-/// Pause after an accept that failed for want of descriptors or memory.
-const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// What all listeners share.
 pub(crate) struct Server {
@@ -71,14 +70,6 @@ pub(crate) struct Server {
 
 /// What is spoken on TCP to whoever connects now: TLS of this configuration, or `None` for plaintext.
 pub(crate) type CurrentTls = Box<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
-
-/// A listener of either family.
-pub(crate) enum Listener {
-    /// The command socket.
-    Unix(UnixListener),
-    /// The optional TCP listener.
-    Tcp(TcpListener),
-}
 
 /// Whose connection a request came by. Every request bears it.
 #[derive(Clone)]
@@ -118,24 +109,6 @@ impl Place {
     }
 }
 
-enum Accepted {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Accepted::Tcp(stream))
-            }
-        }
-    }
-}
-
 impl Server {
     /// A server of `router`, which ends when `stopping` turns true.
     pub(crate) fn new(
@@ -150,29 +123,9 @@ impl Server {
 
     /// Serves until the daemon stops, then those who have connected, until their connections have ended.
     pub(crate) async fn serve(self: Arc<Self>, listener: Listener) {
-        let mut stopping = self.stopping.clone();
         let (open, mut ended) = mpsc::channel(1);
-        let mut failing = false;
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = stopping.wait_for(|stopping| *stopping) => break,
-            };
-            match accepted {
-                Ok(accepted) => {
-                    failing = false;
-                    self.start(accepted, &open);
-                }
-                Err(error) if is_the_peers(&error) => {}
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(%error, "cannot accept connections for now");
-                    }
-                    failing = true;
-                    sleep(BACK_OFF).await;
-                }
-            }
-        }
+        let stopping = self.stopping.clone();
+        listener.accept_until(stopping, |accepted| self.start(accepted, &open)).await;
         // Those in the backlog have connected, too.
         for _ in 0..BACKLOG {
             let Ok(Ok(accepted)) = timeout(LAST_CALL, listener.accept()).await else { break };
@@ -183,16 +136,16 @@ impl Server {
     }
 
     /// Serves a connection in a task of its own; closes it at once where not even a spare place is left.
-    fn start(self: &Arc<Self>, accepted: Accepted, open: &mpsc::Sender<()>) {
+    fn start(self: &Arc<Self>, accepted: DoorStream, open: &mpsc::Sender<()>) {
         let server = Arc::clone(self);
         match accepted {
-            Accepted::Unix(stream) => {
+            DoorStream::Unix(stream) => {
                 let Ok(caller) = self.policy.local(&stream) else { return };
                 let Some(place) = self.place(holder_of(caller), open) else { return };
                 let link = place.link(caller);
                 drop(tokio::spawn(async move { server.connection(stream, link).await }));
             }
-            Accepted::Tcp(stream) => {
+            DoorStream::Tcp(stream) => {
                 let Some(place) = self.place(Holder::Network, open) else { return };
                 let link = place.link(Caller::Network);
                 drop(tokio::spawn(async move { server.network(stream, link).await }));
@@ -286,20 +239,6 @@ async fn answered(answer: impl Future<Output = Result<Response, Infallible>>) ->
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
         }
     }
-}
-
-/// Whose share a connection of `caller` is.
-fn holder_of(caller: Caller) -> Holder {
-    match caller {
-        Caller::Local { uid, .. } => Holder::User(uid),
-        Caller::Network => Holder::Network,
-    }
-}
-
-/// Whether an accept failed for the peer's sake: then the next one may well succeed at once.
-fn is_the_peers(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 #[cfg(test)]

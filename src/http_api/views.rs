@@ -87,7 +87,7 @@ pub(crate) async fn resilience(
     State(doors): State<Arc<Doors>>,
     Extension(who): Extension<Who>,
 ) -> Json<ResilienceView> {
-    Json(doors.daemon.fusebox.resilience().shown_to(who.admin))
+    Json(doors.daemon.resilience().shown_to(who.admin))
 }
 
 /// GET /v1/backends
@@ -192,5 +192,5 @@ pub(crate) async fn metrics(State(doors): State<Arc<Doors>>, headers: HeaderMap)
         (header::VARY, "accept"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    (said, doors.daemon.fusebox.metrics(format)).into_response()
+    (said, doors.daemon.fusebox.metrics_with(format, &doors.daemon.doors())).into_response()
 }

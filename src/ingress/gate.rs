@@ -15,6 +15,8 @@
 //! Nothing waits at a gate: who finds it full is refused at once and may come again. Health and orders take nothing
 //! but a connection, so no call keeps them out.
 //!
+//! A wire door has a gate of its own ([`Gate::of_door`]): its connections and the bytes of its requests, nothing else.
+//!
 //! A call has no place but its connection, which carries one at a time. So a call that waits (for its body, which
 //! trickles in, or for a lane) holds nothing that another connection needs, and the bound of connections is the bound
 //! of what waits. How many calls go on the wire is for the bulkhead to say.
@@ -27,7 +29,7 @@ use std::{
 use fusebox_state::shares::{Holding, Pool};
 use parking_lot::Mutex;
 
-use super::refusal::Full;
+use super::{peer::Caller, refusal::Full};
 
 /// Connections at once. A caller alone gets 1,120 of them.
 const CONNECTIONS: u64 = 1_280;
@@ -91,6 +93,23 @@ impl<T> Each<T> {
     }
 }
 
+impl Each<Pool> {
+    /// Nothing for anybody.
+    fn none() -> Self {
+        let none = || Pool::new(0);
+        Self { connections: none(), spare: none(), bytes: none(), listeners: none(), pages: none() }
+    }
+}
+
+/// Among whom a gate shares what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Each user of this host.
+    Users,
+    /// Nobody: whoever comes is [`Holder::Network`].
+    Nobody,
+}
+
 /// Whose share something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
@@ -131,6 +150,24 @@ impl Gate {
             pages: Pool::new(LISTENERS),
         };
         Self { pools: Arc::new(pools), accounts: Mutex::default() }
+    }
+
+    /// A gate of one wire door, for so many connections and bytes of requests. What
+    /// nobody shares, the single holder gets whole.
+    pub(crate) fn of_door(connections: u64, bytes: u64, sharing: Sharing) -> Self {
+        let pool = |units: u64| match sharing {
+            Sharing::Users => Pool::new(units),
+            // Its share of this is what it is to have.
+            Sharing::Nobody => Pool::new(units.saturating_add(units.div_ceil(7))),
+        };
+        let pools =
+            Each { connections: pool(connections), bytes: pool(bytes), ..Each::<Pool>::none() };
+        Self { pools: Arc::new(pools), accounts: Mutex::default() }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn connections(&self) -> u64 {
+        self.pools.connections.used()
     }
 
     /// Changes how many bytes of calls may be in flight.
@@ -218,6 +255,14 @@ impl Drop for Part {
     }
 }
 
+/// Whose share a connection of `caller` is.
+pub(crate) fn holder_of(caller: Caller) -> Holder {
+    match caller {
+        Caller::Local { uid, .. } => Holder::User(uid),
+        Caller::Network => Holder::Network,
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
@@ -264,6 +309,23 @@ mod tests {
                 assert!(gate.account(user(3)).take(what, 1).is_ok());
             }
         }
+    }
+
+    #[test]
+    fn a_door_has_as_many_connections_as_it_is_to_have() {
+        let taken = |connections: u64, sharing| {
+            let gate = Gate::of_door(connections, 0, sharing);
+            let account = gate.account(Holder::Network);
+            let all: Vec<Part> =
+                std::iter::from_fn(|| account.take(Pooled::Connections, 1).ok()).collect();
+            assert_eq!(gate.connections(), all.len() as u64);
+            all.len() as u64
+        };
+        for connections in [1, 2, 6, 7, 8, 9, 63, 64, 1_000, 10_000] {
+            assert_eq!(taken(connections, Sharing::Nobody), connections);
+        }
+        assert_eq!(taken(10_000, Sharing::Users), 8_750);
+        assert_eq!(taken(1, Sharing::Users), 1);
     }
 
     #[test]

@@ -17,7 +17,10 @@ use std::{
 use nix::unistd::{Group, Uid};
 use tokio::net::UnixStream;
 
-use super::refusal::Denied;
+use super::{
+    callers::{Known, Right},
+    refusal::Denied,
+};
 use crate::config::GroupName;
 
 /// What a route asks of its caller.
@@ -63,6 +66,12 @@ pub(crate) struct Who {
     pub(crate) admin: bool,
     /// Whether they are known by the token alone.
     pub(crate) by_token: bool,
+}
+
+impl From<&Known> for Who {
+    fn from(known: &Known) -> Self {
+        Self { uid: NOBODY, admin: known.right == Right::Admin, by_token: true }
+    }
 }
 
 impl fmt::Display for Who {
@@ -188,12 +197,6 @@ pub(crate) fn may(access: Access, uid: u32, rights: Rights) -> Result<Who, Denie
             "user {uid} may not call: that takes a member of client_group or admin_group"
         ))),
     }
-}
-
-/// Whether two secrets are the same. Compares without leaving early, so that time says nothing about where they
-/// differ.
-pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (x, y)| sum | (x ^ y)) == 0
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ impl CallOptionsJson {
                 .map(OpId::from_str)
                 .transpose()
                 .map_err(|e| e.to_string())?,
+            dialect: 0,
+            appended: None,
         })
     }
 

@@ -7,13 +7,15 @@ use std::{borrow::Cow, sync::Arc};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use fusebox_actors::connector::SharedConnector;
+use fusebox_actors::{Backend, connector::SharedConnector};
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 use super::{options::CallOptionsJson, twins::Twins};
 use crate::{
-    config::{BackendConfig, Section},
+    config::{BackendConfig, DoorSettings, Section},
     exact::Outgoing,
+    ingress::door::WireDoor,
 };
 
 /// Who the connections say they are: `fusebox:<instance>:<run>`.
@@ -47,6 +49,16 @@ pub(crate) struct RawReply {
     pub(crate) body: Bytes,
 }
 
+/// What a wire door is made of.
+pub(crate) struct DoorSpec {
+    /// The door's settings, who is known by a secret among them.
+    pub(crate) settings: Arc<DoorSettings>,
+    /// What carries its calls.
+    pub(crate) backend: Arc<Backend>,
+    /// Where its tasks may run.
+    pub(crate) runtime: Handle,
+}
+
 /// A kind of backend.
 pub(crate) trait Kind: Section {
     /// A connector for a backend of this kind. Connects in the background, or at the first attempt.
@@ -58,6 +70,15 @@ pub(crate) trait Kind: Section {
         backend: &BackendConfig,
         identity: &Identity,
     ) -> Result<SharedConnector, String>;
+
+    /// A wire door to a backend of this kind: as [`Section::has_door`] says, every kind that has one gives one.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
+        drop(spec);
+        None
+    }
 
     /// A call from its JSON, and from the request's headers what no JSON should carry, such as a
     /// caller's own credentials.

@@ -1,6 +1,7 @@
 //! Redis, and what speaks its protocol.
 
 pub mod connector;
+pub(crate) mod door;
 pub(crate) mod kind;
 pub mod protocol;
 pub mod settings;

@@ -138,6 +138,18 @@ impl Flight {
         }
     }
 
+    /// A write that its own caller began before it, to `lanes`, was acknowledged since it began: that is no overtaking.
+    /// To be told of each once, after it was acknowledged and before this one looks.
+    pub fn follows(&mut self, lanes: &Lanes) {
+        let shared = match (&self.lanes, lanes) {
+            (Lanes::All, _) | (_, Lanes::All) => 1,
+            (own, lanes) => {
+                own.as_slice().iter().filter(|lane| lanes.as_slice().contains(lane)).count()
+            }
+        };
+        self.seen += shared as u64;
+    }
+
     /// Whether it may be sent again now. Only of meaning in doubt.
     pub fn standing(&self) -> Standing {
         let sum = self.flights.sum(&self.lanes);
@@ -178,6 +190,22 @@ mod tests {
         assert_eq!(older.standing(), Standing::Others);
         newer.acknowledge();
         assert_eq!(older.standing(), Standing::Overtaken);
+    }
+
+    #[test]
+    fn what_its_own_caller_began_before_it_does_not_overtake_it() {
+        let flights = Arc::new(Flights::default());
+        let (mut first, mut second) = (flights.begin(&lane(1)), flights.begin(&lane(1)));
+        let other = flights.begin(&lane(1));
+        first.doubt();
+        second.doubt();
+        first.acknowledge();
+        assert_eq!(second.standing(), Standing::Overtaken);
+        second.follows(&lane(1));
+        second.follows(&lane(2));
+        assert_eq!(second.standing(), Standing::Others);
+        other.acknowledge();
+        assert_eq!(second.standing(), Standing::Overtaken);
     }
 
     #[test]

@@ -256,16 +256,22 @@ impl QueueIndex {
     /// [admitting](QueueIndex::admit) the write to that place. Also says whether calls stand before it:
     /// those came while it was on the wire, and are or will be acknowledged.
     pub fn claim(&mut self, lanes: &Lanes) -> (u64, bool) {
-        let claimed = |seq: &u64| self.claims.contains(seq);
-        let behind_calls = lanes.is_all() && !self.entries.is_empty()
-            || lanes.as_slice().iter().any(|lane| {
-                self.lanes.line_from(*lane, 0).is_none_or(|mut line| !line.all(|it| claimed(&it)))
-            });
         let seq = self.next_seq;
+        let behind_calls = self.stands_behind_calls(seq, lanes);
         self.next_seq += 1;
         self.lanes.enter(seq, lanes.clone());
         self.claims.insert(seq);
         (seq, behind_calls)
+    }
+
+    /// Whether calls, and not mere claims, stand in any of `lanes` before the place `seq`.
+    pub fn stands_behind_calls(&self, seq: u64, lanes: &Lanes) -> bool {
+        let is_call = |it: u64| it < seq && !self.claims.contains(&it);
+        lanes.is_all() && self.entries.range(..seq).next().is_some()
+            || lanes
+                .as_slice()
+                .iter()
+                .any(|lane| self.lanes.line_from(*lane, 0).is_none_or(|mut line| line.any(is_call)))
     }
 
     /// Gives up a place that was claimed and not used. Returns the lanes in which it was.

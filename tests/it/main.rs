@@ -59,6 +59,8 @@ mod page;
 #[cfg(test)]
 mod queue_moves;
 #[cfg(test)]
+mod redis_door;
+#[cfg(test)]
 mod redis_markers;
 #[cfg(test)]
 mod redis_scripts;

@@ -200,7 +200,12 @@ fn the_table_describes_what_is_on_the_page_and_nothing_else() {
         let kind = if *kind == "info" { "gauge" } else { kind };
         table.insert(name.to_owned(), (kind.to_owned(), labels));
     }
-    assert_eq!(table, described(&scraped.page("text/plain").body));
+    let mut found = described(&scraped.page("text/plain").body);
+    // Which of them there are follows the doors; `metrics::doors` in actors compares those.
+    for all in [&mut table, &mut found] {
+        all.retain(|name, _| !name.starts_with("fusebox_door_"));
+    }
+    assert_eq!(table, found);
 }
 
 #[test]

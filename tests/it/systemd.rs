@@ -13,7 +13,7 @@ use crate::support::daemon::FUSEBOX;
 use crate::support::poll::eventually;
 use crate::support::proc::require;
 
-const UNITS: [&str; 2] = ["fusebox.service", "fusebox.socket"];
+const UNITS: [&str; 3] = ["fusebox.service", "fusebox.socket", "fusebox-redis.socket"];
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
@@ -54,6 +54,7 @@ fn no_number_of_failures_ends_in_a_socket_that_nobody_listens_on() {
     let unit = |name: &str| fs::read_to_string(shipped(name)).unwrap();
     assert!(unit(UNITS[0]).contains("\nStartLimitIntervalSec=0\n"));
     assert!(unit(UNITS[1]).contains("\nTriggerLimitIntervalSec=0\n"));
+    assert!(unit(UNITS[2]).contains("\nTriggerLimitIntervalSec=0\n"));
     // A reload says whether it was refused, and needs no other package.
     assert!(unit(UNITS[0]).contains("\nExecReload=/usr/bin/fusebox config reload\n"));
 }

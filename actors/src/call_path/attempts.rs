@@ -232,6 +232,7 @@ impl BackendShared {
             following: &[],
             streams: context.call.streams,
             upload: context.call.upload.as_ref(),
+            dialect: context.call.options.dialect,
             accepted_at: context.accepted_at,
             now: self.clock().steady_unix(),
             timeout,

@@ -232,14 +232,16 @@ impl BackendShared {
     ) -> Reply {
         let body = &context.plan.body;
         let mut value = reply;
+        // What the cache holds is of the usual form.
+        let is_usual = context.call.options.dialect == 0;
         if !read.slots.is_empty()
             && let Some(parts) = context.connector.split(body, &read.slots, &value)
         {
             let now = self.clock().now();
             for ((slot, fill), part) in read.slots.iter().zip(&fills.fills).zip(&parts) {
-                if let Some(fill) = fill {
+                if let Some(fill) = fill.filter(|_| is_usual) {
                     let until = context.connector.expires(slot).map(|left| now.plus(left));
-                    fills.cache.fill(*fill, &slot.key, part, now, until);
+                    fills.cache.fill(fill, &slot.key, part, now, until);
                 }
             }
             if overlaid.iter().any(Option::is_some) {

@@ -42,7 +42,7 @@ use fusebox_state::{
     cache::{Cache, Fill, Hit},
     flight::Flight,
     system::SystemState,
-    write::{Repeat, WriteState},
+    write::{Next, Repeat, WriteState},
 };
 
 use super::{
@@ -57,8 +57,9 @@ use crate::{
     call::{AckLevel, Call, CallError, Priority, Reply, Source},
     circuit::UnderWay,
     clock::Reading,
-    connector::SharedConnector,
+    connector::{Access, SharedConnector},
     passage::{Barred, Passage},
+    queue::{Claim, Queue},
     refusal::AttemptError,
     trace::{Answered, CallRecorder, CallRef, CallTrace, StepKind},
 };
@@ -202,6 +203,38 @@ pub struct Onward {
     counted: bool,
     evidence: Bytes,
     write: Option<PlainWrite>,
+    /// Its place in its lanes, where its outcome is unknown and it may be sent again.
+    claim: Option<Claim>,
+}
+
+impl Onward {
+    /// Takes its place in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it from
+    /// here on, and what its caller began after it and lost with it stands behind it. To be called for all that was
+    /// lost together, oldest first, before any of it goes on.
+    pub(crate) fn hold(&mut self, queue: &Arc<Queue>) {
+        let Some(write) = &mut self.write else { return };
+        if write.state.next() != Next::Repeat {
+            return;
+        }
+        let (claim, behind_calls) = queue.claim(&write.lanes);
+        self.claim = Some(claim);
+        match &mut write.flight {
+            Some(flight) if !behind_calls => flight.doubt(),
+            _ => write.state.overtaken(),
+        }
+    }
+
+    /// The lanes that it writes to.
+    pub fn lanes(&self) -> Option<&Lanes> {
+        self.write.as_ref().map(|write| &write.lanes)
+    }
+
+    /// A write to `lanes` that its caller began before it was acknowledged after it began: that does not overtake it.
+    pub fn follows(&mut self, lanes: &Lanes) {
+        if let Some(flight) = self.write.as_mut().and_then(|write| write.flight.as_mut()) {
+            flight.follows(lanes);
+        }
+    }
 }
 
 impl BackendShared {
@@ -363,7 +396,14 @@ impl BackendShared {
         if let Some(PlainWrite { flight, state, .. }) = onward.write {
             (context.flight, context.state) = (flight, state);
         }
-        context.failed = Some(onward.error);
+        context.claim = onward.claim;
+        let is_write = matches!(context.plan.access, Access::Write(_));
+        if is_write && !context.state.is_in_doubt() && self.queue.is_occupied(&context.plan.lanes) {
+            // It was not applied, and others stand before it by now, its caller's own among them: it begins anew.
+            context.flight = None;
+        } else {
+            context.failed = Some(onward.error);
+        }
         self.carry(context).await
     }
 }
@@ -433,6 +473,7 @@ impl Ticket {
                     counted,
                     evidence,
                     write,
+                    claim: None,
                 }))
             }
         }

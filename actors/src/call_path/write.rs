@@ -141,8 +141,16 @@ impl BackendShared {
         }
         let spec =
             AttemptSpec { write: true, token, queues: matches!(queueable, Queueable::Yes(_)) };
+        let behind_calls = context
+            .claim
+            .as_ref()
+            .is_some_and(|claim| self.queue.stands_behind_calls(claim, &context.plan.lanes));
         let live = if context.failed.is_none() && self.is_shed(context) {
             Live::None(Self::shed())
+        } else if behind_calls {
+            // Of the same caller: they were lost with it, and are queued by now.
+            let detail = format!("earlier writes to {} wait in the queue", context.plan.label);
+            Live::None(NoAnswer::Rejected { code: "lane_busy", detail })
         } else {
             self.attempts(context, spec).await
         };
@@ -327,6 +335,9 @@ impl BackendShared {
         };
         let Appending { synced, fate, .. } =
             appended.map_err(|refusal| self.not_queued(context, refusal, op_id))?;
+        if let Some(appended) = &context.call.options.appended {
+            appended.notify_one();
+        }
         let left = context.left(self.clock().now()).max(Duration::from_millis(1));
         match tokio::time::timeout(left, synced).await {
             Ok(Ok(Ok(()))) => Ok(fate),

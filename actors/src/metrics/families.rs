@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::exemplar::TracedHistogram;
+use super::{doors::DoorFamilies, exemplar::TracedHistogram};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OneBackend {
@@ -121,6 +121,7 @@ pub(super) struct Families {
     pub(super) alerts: Family<AlertLabels, Gauge>,
     pub(super) system_state: Family<SystemLabels, Gauge>,
     pub(super) spans: Family<SpanLabels, Counter>,
+    pub(super) doors: DoorFamilies,
     pub(super) operational: FloatGauge,
     pub(super) started: FloatGauge,
 }
@@ -173,6 +174,7 @@ impl Families {
             alerts: Family::default(),
             system_state: Family::default(),
             spans: Family::default(),
+            doors: DoorFamilies::default(),
             operational: FloatGauge::default(),
             started: FloatGauge::default(),
         }

@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use fusebox_state::{Moment, Verdict};
+use parking_lot::Mutex;
 
 /// Words in the table. A multiple of the usual bulkhead, so that a free one is found at once.
 const SLOTS: usize = 1_024;
@@ -28,6 +29,8 @@ pub(crate) struct Outstandings {
     next: AtomicUsize,
     /// When an attempt was last answered, in milliseconds of the clock, + 1.
     answered: AtomicU64,
+    /// How many were counted since that answer, which was the last one then.
+    counted: Mutex<(u64, u32)>,
 }
 
 /// A word in the table.
@@ -43,12 +46,12 @@ pub struct Outstanding {
     pub oldest: Option<Moment>,
 }
 
-/// Attempts that began after the last answer, have none, and were given up.
+/// Attempts that began after the last answer and were given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GivenUp {
     /// Those that were not counted before.
     pub new: u32,
-    /// All of them.
+    /// All of them, also those that have ended without an answer since, as a connection that broke ends them.
     pub all: u32,
 }
 
@@ -58,6 +61,7 @@ impl Outstandings {
             slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
             next: AtomicUsize::new(0),
             answered: AtomicU64::new(0),
+            counted: Mutex::default(),
         }
     }
 
@@ -128,11 +132,7 @@ impl Outstandings {
         let mut counted = GivenUp::default();
         for slot in &self.slots {
             let word = slot.load(Ordering::Relaxed);
-            if word & GIVEN_UP == 0 || word >> MARKS <= answered {
-                continue;
-            }
-            if word & COUNTED != 0 {
-                counted.all += 1;
+            if word & (GIVEN_UP | COUNTED) != GIVEN_UP || word >> MARKS <= answered {
                 continue;
             }
             // One that ends in this very moment is told by its end.
@@ -140,9 +140,12 @@ impl Outstandings {
                 slot.compare_exchange(word, word | COUNTED, Ordering::AcqRel, Ordering::Relaxed);
             if marked.is_ok() {
                 counted.new += 1;
-                counted.all += 1;
             }
         }
+        let mut since = self.counted.lock();
+        let before = if since.0 == answered { since.1 } else { 0 };
+        counted.all = before + counted.new;
+        *since = (answered, counted.all);
         counted
     }
 }
@@ -169,8 +172,10 @@ mod tests {
         assert_eq!(all.count_given_up(), GivenUp { new: 2, all: 2 });
         assert_eq!(all.count_given_up(), GivenUp { new: 0, all: 2 });
         assert_eq!(all.end(Some(first), Verdict::Failure, at(9)), Verdict::Neutral);
+        assert_eq!(all.count_given_up(), GivenUp { new: 0, all: 2 }, "its connection broke");
         assert_eq!(all.end(Some(second), Verdict::Success, at(9)), Verdict::Success);
         assert_eq!(all.look(), Outstanding::default());
+        assert_eq!(all.count_given_up(), GivenUp::default(), "one was answered");
     }
 
     #[test]

@@ -87,6 +87,7 @@ async fn by_door(backend: &Backend, server: &Scripted, body: &str) -> Told {
         following: &[],
         streams: false,
         upload: None,
+        dialect: 0,
         accepted_at: UnixMillis::default(),
         now: UnixMillis::default(),
         timeout: Duration::from_millis(100),

@@ -108,7 +108,7 @@ impl Board {
 
 impl Shown {
     fn of(daemon: &Daemon, started: UnixMillis) -> Self {
-        let mut value = serde_json::to_value(daemon.fusebox.resilience()).unwrap_or_default();
+        let mut value = serde_json::to_value(daemon.resilience()).unwrap_or_default();
         without_words(&mut value);
         if let Some(fields) = value.as_object_mut() {
             fields.insert("at".into(), json!(Clock::system().unix()));

@@ -199,6 +199,7 @@ mod tests {
             following: &[],
             streams: false,
             upload: None,
+            dialect: 0,
             passage: None,
             accepted_at: at,
             now: at,

@@ -65,6 +65,7 @@ impl Sent {
             following: &[],
             streams: false,
             upload: None,
+            dialect: 0,
             passage: None,
             accepted_at: self.now,
             now: self.now,

@@ -179,6 +179,7 @@ pub(crate) fn attempt(plan: &Plan, token: Option<OpId>) -> Attempt<'_> {
         following: &[],
         streams: false,
         upload: None,
+        dialect: 0,
         passage: None,
         accepted_at: now,
         now,

@@ -40,6 +40,7 @@ use super::{
     settings::RedisSettings,
     transport::{
         carry::Links,
+        handshake::Protocol,
         link::{Link, Purpose},
         shared::Shared,
     },
@@ -93,10 +94,19 @@ impl RedisConnector {
         let namespace = settings.database.to_string();
         let target = Target::new("redis", &settings.endpoint, settings.database);
         let shared = Arc::new(Shared::new(settings));
-        let reads = Link::new(Arc::clone(&shared), Purpose::Reads);
-        let writes = Link::new(Arc::clone(&shared), Purpose::Writes);
+        let reads = Link::new(Arc::clone(&shared), Purpose::Reads, Protocol::Newest);
+        let writes = Link::new(Arc::clone(&shared), Purpose::Writes, Protocol::Newest);
+        let second = Link::new(Arc::clone(&shared), Purpose::Writes, Protocol::Two);
         let deadlines = Deadlines::new();
-        Arc::new(Self { target, links: Links { shared, reads, writes, namespace, deadlines } })
+        Arc::new(Self {
+            target,
+            links: Links { shared, reads, writes, second, namespace, deadlines },
+        })
+    }
+
+    /// What it carries its calls over.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
     }
 
     fn warnings(&self) -> Vec<Words> {
@@ -216,7 +226,7 @@ impl Connector for RedisConnector {
     }
 
     fn may_land(&self, _: LaneId) -> bool {
-        self.links.shared.may_land.load(Ordering::Acquire)
+        self.links.shared.may_land()
     }
 
     fn expires(&self, slot: &Slot) -> Option<Duration> {
@@ -240,8 +250,11 @@ impl Connector for RedisConnector {
 
     fn status(&self) -> ConnectorStatus {
         ConnectorStatus {
-            connections: usize::from(self.links.reads.is_up())
-                + usize::from(self.links.writes.is_up()),
+            connections: self.links.shared.others.len()
+                + [&self.links.reads, &self.links.writes, &self.links.second]
+                    .into_iter()
+                    .filter(|link| link.is_up())
+                    .count(),
             warnings: self.warnings(),
             server_version: self
                 .links
@@ -259,7 +272,10 @@ impl Connector for RedisConnector {
 
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async {
-            tokio::join!(self.links.reads.close(), self.links.writes.close());
+            let Links { shared, reads, writes, second, .. } = &self.links;
+            shared.closing.cancel();
+            shared.others.close();
+            tokio::join!(reads.close(), writes.close(), second.close(), shared.others.wait());
         })
     }
 }

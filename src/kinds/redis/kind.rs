@@ -12,12 +12,13 @@ use toml::Table;
 
 use super::{
     connector::RedisConnector,
+    door,
     protocol::json,
     settings::{RedisSettings, RedisUrl, RedisUrlError, Secret},
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{Identity, JsonCall, Kind},
+    port::{DoorSpec, Identity, JsonCall, Kind},
 };
 use crate::{
     config::{
@@ -25,6 +26,7 @@ use crate::{
         section,
     },
     exact::Outgoing,
+    ingress::door::WireDoor,
 };
 
 /// Redis and what speaks its protocol.
@@ -101,6 +103,10 @@ impl Section for Redis {
         VARIABLES
     }
 
+    fn has_door(&self) -> bool {
+        true
+    }
+
     fn check(
         &self,
         endpoint: &Endpoint,
@@ -135,6 +141,10 @@ impl Section for Redis {
 }
 
 impl Kind for Redis {
+    fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
+        Some(door::port::open(spec))
+    }
+
     fn connector(
         &self,
         backend: &BackendConfig,

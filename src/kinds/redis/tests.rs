@@ -16,6 +16,7 @@ use super::{connector::RedisConnector, protocol::resp, testing};
 use testing::{Server, settings, until};
 
 mod deadlines;
+mod door;
 mod effects;
 mod fence;
 mod line;
@@ -70,6 +71,7 @@ async fn call_with(redis: &RedisConnector, body: Bytes, with: With) -> Attempted
             following: &[],
             streams: false,
             upload: None,
+            dialect: 0,
             passage: None,
             accepted_at,
             now: now(),

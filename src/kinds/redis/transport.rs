@@ -5,5 +5,6 @@ pub(crate) mod driver;
 pub(crate) mod fence;
 pub(crate) mod handshake;
 pub(crate) mod link;
+pub(crate) mod open;
 pub(crate) mod shared;
 pub(crate) mod stream;

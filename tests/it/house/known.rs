@@ -110,6 +110,17 @@ pub(crate) const CIRCLES: &[Known] = &[
     },
     Known {
         files: &[
+            "src/kinds/redis/door/client.rs",
+            "src/kinds/redis/door/client/dispatch.rs",
+            "src/kinds/redis/door/core.rs",
+            "src/kinds/redis/door/pin.rs",
+            "src/kinds/redis/door/slow.rs",
+            "src/kinds/redis/door/upstream.rs",
+        ],
+        reason: "a client and the connection that carries its commands tell each other of replies and losses",
+    },
+    Known {
+        files: &[
             "src/kinds/redis/protocol/cache.rs",
             "src/kinds/redis/protocol/deadlines.rs",
             "src/kinds/redis/protocol/effect.rs",

@@ -229,6 +229,7 @@ impl<'p> Common<'p> {
             following: &cargo.following,
             streams: false,
             upload: cargo.upload.as_ref(),
+            dialect: 0,
             accepted_at: entry.header.accepted_at,
             now: self.now,
             timeout: self.timeout,

@@ -52,6 +52,11 @@ pub(crate) fn write(spec: &Spec, args: &[&[u8]]) -> Write {
     write
 }
 
+/// Whether the write `name`, in whichever case, leaves the same state however often it is applied.
+pub(crate) fn is_absolute(name: &str, args: &[&[u8]]) -> bool {
+    args.len() == 3 && name == "SET" || of(&name.to_ascii_lowercase(), args).absolute
+}
+
 /// The effect of the write `name` with `args`, its name included.
 fn of(name: &str, args: &[&[u8]]) -> Write {
     let ok = || Outage::ReplyKnown(Bytes::from_static(b"+OK\r\n"));

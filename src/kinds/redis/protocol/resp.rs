@@ -55,14 +55,26 @@ impl FrameFinder {
     /// # Errors
     /// The bytes are no RESP: the connection must be dropped.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, ProtocolError> {
-        let Some(length) = self.find(buffer)? else { return Ok(None) };
-        self.scanned = 0;
+        let Some(length) = self.length(buffer)? else { return Ok(None) };
         if length > COPY_MAX {
             return Ok(Some(buffer.split_to(length).freeze()));
         }
         let frame = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
         buffer.advance(length);
         Ok(Some(frame))
+    }
+
+    /// The length of the frame that `bytes` begins with, or `None` where more bytes must come first. Goes on where it
+    /// left off: until it has found one, `bytes` may only grow.
+    ///
+    /// # Errors
+    /// The bytes are no RESP: the connection must be dropped.
+    pub fn length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
+        let length = self.find(bytes)?;
+        if length.is_some() {
+            self.scanned = 0;
+        }
+        Ok(length)
     }
 
     fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {

@@ -141,7 +141,7 @@ pub(crate) fn check(spec: &Spec, args: &[&[u8]]) -> Result<(), Refused> {
 }
 
 /// Whether the call may wait for others: `XREAD` and its like do so only with their word for it.
-fn blocks(spec: &Spec, args: &[&[u8]]) -> bool {
+pub(crate) fn blocks(spec: &Spec, args: &[&[u8]]) -> bool {
     if !spec.flags.has(Flags::BLOCKING) && !matches!(&*spec.name, "wait" | "waitaof") {
         return false;
     }

@@ -117,6 +117,7 @@ impl<'a> Line<'a> {
                 following: &following,
                 streams: false,
                 upload: None,
+                dialect: 0,
                 passage: None,
                 accepted_at: call.write.accepted_at,
                 now: now(),

@@ -31,6 +31,9 @@ use crate::kinds::redis::protocol::{
 /// How long a marker is relied upon: an hour less than it stands, for clocks that differ.
 const MARKER_TRUST_MILLIS: u64 = (7 * 24 - 1) * 3600 * 1000;
 
+/// The dialect of calls whose replies are to be in RESP2 ([`Attempt::dialect`]).
+pub(crate) const RESP2: u8 = 2;
+
 /// A write as it was read anew for its attempt.
 struct Read<'a> {
     spec: Arc<Spec>,
@@ -53,12 +56,19 @@ pub(crate) struct Links {
     pub(crate) shared: Arc<Shared>,
     pub(crate) reads: Arc<Link>,
     pub(crate) writes: Arc<Link>,
+    /// For calls whose door wants replies in RESP2: reads and writes.
+    pub(crate) second: Arc<Link>,
     /// The database's number as it is part of lanes.
     pub(crate) namespace: String,
     pub(crate) deadlines: Deadlines,
 }
 
 impl Links {
+    /// The link for an attempt of a write.
+    fn writes_of(&self, attempt: &Attempt<'_>) -> &Link {
+        if attempt.dialect == RESP2 { &self.second } else { &self.writes }
+    }
+
     /// Whether the server speaks RESP3 with us.
     pub(crate) fn resp3(&self) -> bool {
         self.shared.resp3.load(Ordering::Relaxed)
@@ -66,8 +76,8 @@ impl Links {
 
     pub(crate) async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
         if !attempt.write {
-            let ended =
-                self.reads.call(attempt.body.clone(), attempt.timeout, attempt.board()).await;
+            let link = if attempt.dialect == RESP2 { &self.second } else { &self.reads };
+            let ended = link.call(attempt.body.clone(), attempt.timeout, attempt.board()).await;
             return self.judged(attempt.body, ended);
         }
         match attempt.origin {
@@ -77,29 +87,40 @@ impl Links {
     }
 
     async fn carry_live(&self, attempt: Attempt<'_>) -> Attempted {
-        let noted = self.note(&attempt);
+        let begun = self.begins(attempt.body, attempt.accepted_at, attempt.now);
         let ended = self.send(attempt.body, attempt.clone()).await;
-        if let (Some((read, begun)), Ok(reply)) = (noted, &ended.result) {
-            self.deadlines.answered(read.written(), &begun, reply);
+        if let (Some(begun), Ok(reply)) = (begun, &ended.result) {
+            self.answered(attempt.body, &begun, reply);
         }
         ended
     }
 
     /// Notes the deadline that a live write carries. Most writes carry none while none is known.
-    fn note<'a>(&self, attempt: &Attempt<'a>) -> Option<(Read<'a>, Begun)> {
+    pub(crate) fn begins(
+        &self,
+        body: &[u8],
+        accepted_at: UnixMillis,
+        now: UnixMillis,
+    ) -> Option<Begun> {
         const PLAIN_SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
-        let head = attempt.body.get(..PLAIN_SET.len()).unwrap_or_default();
+        let head = body.get(..PLAIN_SET.len()).unwrap_or_default();
         if self.deadlines.is_empty() && head.eq_ignore_ascii_case(PLAIN_SET) {
             return None;
         }
-        let read = self.read(resp::arguments(attempt.body).ok()?)?;
+        let read = self.read(resp::arguments(body).ok()?)?;
         let sets = ttl::carried(&read.spec.name, &read.args, 0).is_some();
         if self.deadlines.is_empty() && !sets {
             return None;
         }
-        self.deadlines.tell(attempt.now);
-        let begun = self.deadlines.begin(read.written(), attempt.accepted_at);
-        Some((read, begun))
+        self.deadlines.tell(now);
+        Some(self.deadlines.begin(read.written(), accepted_at))
+    }
+
+    /// A live write whose deadlines were noted was answered.
+    pub(crate) fn answered(&self, body: &[u8], begun: &Begun, reply: &[u8]) {
+        if let Some(read) = resp::arguments(body).ok().and_then(|args| self.read(args)) {
+            self.deadlines.answered(read.written(), begun, reply);
+        }
     }
 
     fn read<'a>(&self, args: Vec<&'a [u8]>) -> Option<Read<'a>> {
@@ -225,7 +246,8 @@ impl Links {
             return None;
         }
         let exists = resp::command(&[b"EXISTS", source]);
-        let mut asked = self.writes.call(exists, attempt.timeout, attempt.board()).await;
+        let mut asked =
+            self.writes_of(attempt).call(exists, attempt.timeout, attempt.board()).await;
         match &mut asked.result {
             Ok(found) if *found == b":0\r\n"[..] => {}
             Ok(_) => return None,
@@ -260,7 +282,7 @@ impl Links {
     async fn settle_residue(&self, at: u64, keys: &[&[u8]], attempt: Attempt<'_>) -> Attempted {
         let now = attempt.now.get();
         let script = residue::script(at, keys, now);
-        let ended = self.writes.call(script, attempt.timeout, attempt.board()).await;
+        let ended = self.writes_of(&attempt).call(script, attempt.timeout, attempt.board()).await;
         match &ended.result {
             Err(error) if token::is_script_refused(error) => {}
             Err(AttemptError { reply: Some(reply), .. }) => {
@@ -270,7 +292,7 @@ impl Links {
         }
         for key in keys {
             let ask = resp::command(&[b"PEXPIRETIME", *key]);
-            let asked = self.writes.call(ask, attempt.timeout, attempt.board()).await;
+            let asked = self.writes_of(&attempt).call(ask, attempt.timeout, attempt.board()).await;
             let time = match &asked.result {
                 Ok(reply) => match Reply::of(reply) {
                     Some(Reply::Int(time)) => time,
@@ -279,7 +301,8 @@ impl Links {
                 Err(_) => return asked,
             };
             if let Some(step) = residue::step(at, key, time, now) {
-                let set = self.writes.call(step, attempt.timeout, attempt.board()).await;
+                let set =
+                    self.writes_of(&attempt).call(step, attempt.timeout, attempt.board()).await;
                 if set.result.is_err() {
                     return set;
                 }
@@ -302,7 +325,8 @@ impl Links {
     /// Sends a write in the form `body`, in the script if it bears a token.
     async fn send(&self, body: &Bytes, attempt: Attempt<'_>) -> Attempted {
         let Some(token) = attempt.token else {
-            let ended = self.writes.call(body.clone(), attempt.timeout, attempt.board()).await;
+            let ended =
+                self.writes_of(&attempt).call(body.clone(), attempt.timeout, attempt.board()).await;
             return self.judged(body, ended);
         };
         let args = resp::arguments(body).unwrap_or_default();
@@ -310,6 +334,12 @@ impl Links {
         let keys = read.as_ref().map(Read::keys).unwrap_or_default();
         let token = Some((token, attempt.digest));
         self.run(Wrapped { args: &args, keys: &keys, token, deadlines: &[] }, attempt).await
+    }
+
+    /// How the attempt of `body` has ended that `reply` answered.
+    pub(crate) fn ended(&self, body: &[u8], reply: Bytes) -> Attempted {
+        let args = resp::arguments(body).unwrap_or_default();
+        outcome::by(self.carrier(&args), reply)
     }
 
     /// What an error says of `body`, whose own it may be or the server's.
@@ -343,7 +373,7 @@ impl Links {
             }
             self.shared.tokens_used.store(true, Ordering::Relaxed);
         }
-        let resp3 = self.resp3();
+        let resp3 = self.resp3() && attempt.dialect != RESP2;
         let Some(script) = wrapped.command(resp3) else {
             let message = format!(
                 "a write that bears a token takes at most {} words, got {}",
@@ -357,7 +387,7 @@ impl Links {
             );
             return Attempted::failed(Verdict::Success, error);
         };
-        let ended = self.writes.call(script, attempt.timeout, attempt.board()).await;
+        let ended = self.writes_of(&attempt).call(script, attempt.timeout, attempt.board()).await;
         let frame = match ended.result {
             Ok(frame) => frame,
             Err(AttemptError { reply: Some(reply), .. }) => {

@@ -108,13 +108,17 @@ pub(crate) struct ServerInfo {
     pub(crate) replica: bool,
     pub(crate) eviction: Option<String>,
     cluster: bool,
+    /// All of it, as INFO tells.
+    pub(crate) text: String,
 }
 
 impl ServerInfo {
     fn read(reply: &[u8]) -> Self {
         let mut info = Self::default();
         let text = Reply::of(reply).and_then(|reply| reply.text()).unwrap_or_default();
-        for line in String::from_utf8_lossy(text).lines() {
+        info.text = String::from_utf8_lossy(text).into_owned();
+        let text = info.text.clone();
+        for line in text.lines() {
             match line.split_once(':') {
                 Some(("redis_version", value)) => info.version = Some(value.to_owned()),
                 Some(("run_id", value)) => info.run_id = Some(value.to_owned()),
@@ -136,8 +140,21 @@ pub(crate) struct Ready {
     pub(crate) info: ServerInfo,
 }
 
+/// Which protocol a connection is to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// RESP2.
+    Two,
+    /// RESP3, or RESP2 if the server knows no other.
+    Newest,
+}
+
 /// Connects and introduces itself as `name`.
-pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed> {
+pub(crate) async fn connect(
+    shared: &Shared,
+    name: &str,
+    protocol: Protocol,
+) -> Result<Ready, Failed> {
     let settings = &shared.settings;
     let password = password(settings).await?;
     let stream = stream::open(settings).await.map_err(|error| match error {
@@ -145,8 +162,17 @@ pub(crate) async fn connect(shared: &Shared, name: &str) -> Result<Ready, Failed
         DialError::Tls(..) => Failed::blocked(OwnCode::Tls, error.to_string()),
     })?;
     let mut dialogue = Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() };
-    let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
-    shared.resp3.store(resp3, Ordering::Relaxed);
+    let resp3 = match protocol {
+        Protocol::Newest => {
+            let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
+            shared.resp3.store(resp3, Ordering::Relaxed);
+            resp3
+        }
+        Protocol::Two => {
+            authenticate(&mut dialogue, settings, password.as_ref()).await?;
+            false
+        }
+    };
     if settings.database != 0 {
         let select = resp::command(&["SELECT", &settings.database.to_string()]);
         dialogue.step(select).await?.map_err(|mut failed| {
@@ -196,14 +222,24 @@ async fn greet(
     if !matches!(code, Some(ServerCode::Err | ServerCode::NoProto | ServerCode::NoPerm)) {
         return Err(refusal);
     }
+    authenticate(dialogue, settings, password).await?;
+    Ok(false)
+}
+
+/// Authenticates as servers of every version understand it.
+async fn authenticate(
+    dialogue: &mut Dialogue,
+    settings: &RedisSettings,
+    password: Option<&Secret>,
+) -> Result<(), Failed> {
     if let Some(password) = password {
-        let auth = match user {
+        let auth = match settings.username.as_deref() {
             Some(user) => resp::command(&["AUTH", user, password.expose()]),
             None => resp::command(&["AUTH", password.expose()]),
         };
         let _ok = dialogue.step(auth).await??;
     }
-    Ok(false)
+    Ok(())
 }
 
 async fn password(settings: &RedisSettings) -> Result<Option<Secret>, Failed> {

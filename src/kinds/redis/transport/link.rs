@@ -1,4 +1,4 @@
-//! One of a backend's two links: for writes, and for reads and pings.
+//! One of a backend's links: for writes, or for reads and pings.
 //!
 //! ```text
 //!            a call, a ping                        ready
@@ -9,7 +9,8 @@
 //! A link connects when somebody needs it. Who comes while it connects waits, up to its own deadline;
 //! who comes in the pause after a failed connect is told at once how that ended (a ping is not: it
 //! always tries). The pause is short, at most half a second, so that what is told is never old news.
-//! A link for writes is `Up` only behind its [fence](super::fence).
+//! A link for writes is `Up` only behind its [fence](super::fence), and behind a [loss](super::shared) of whichever
+//! connection it takes nothing more: what was sent is answered, then it connects anew.
 //!
 //! **Its room is bounded.** A command takes [`ROOM`] from before it is handed over until it is answered or lost: a
 //! unit, and one more for each KiB. Who finds none waits for it within its deadline, and holds nothing but the body
@@ -30,7 +31,7 @@ use tokio::{
 
 use super::{
     driver::{Cause, Ended, Order, Request},
-    handshake::Failed,
+    handshake::{Failed, Protocol},
     shared::Shared,
 };
 use crate::kinds::redis::protocol::outcome;
@@ -67,6 +68,8 @@ enum State {
         name: String,
         orders: mpsc::UnboundedSender<Order>,
         close: Arc<Notify>,
+        /// So many losses its fence covers.
+        covers: u64,
     },
     Closed,
 }
@@ -75,17 +78,19 @@ enum State {
 pub(crate) struct Link {
     shared: Arc<Shared>,
     purpose: Purpose,
+    protocol: Protocol,
     state: watch::Sender<State>,
     room: Arc<Semaphore>,
     myself: Weak<Link>,
 }
 
 impl Link {
-    pub(crate) fn new(shared: Arc<Shared>, purpose: Purpose) -> Arc<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, purpose: Purpose, protocol: Protocol) -> Arc<Self> {
         let state = State::Down { until: Instant::now(), failures: 0, failed: None };
         Arc::new_cyclic(|myself| Self {
             shared,
             purpose,
+            protocol,
             state: watch::Sender::new(state),
             room: Arc::new(Semaphore::new(ROOM as usize)),
             myself: myself.clone(),
@@ -267,16 +272,24 @@ impl Link {
         let mut changes: Option<watch::Receiver<State>> = None;
         let mut waited = false;
         loop {
+            let losses = match self.purpose {
+                Purpose::Writes => self.shared.losses(),
+                Purpose::Reads => 0,
+            };
             let taken = match &mut changes {
                 Some(changes) => {
-                    attempt_step(&changes.borrow_and_update(), &mut step, urgent, waited)
+                    attempt_step(&changes.borrow_and_update(), &mut step, losses, urgent, waited)
                 }
-                None => attempt_step(&self.state.borrow(), &mut step, urgent, false),
+                None => attempt_step(&self.state.borrow(), &mut step, losses, urgent, false),
             };
             let fencing = match taken {
                 Step::Done(done) => return Ok(done),
                 Step::Refused(failed) => return Err(failed),
                 Step::Wait { fencing } => fencing,
+                Step::Behind => {
+                    self.retire();
+                    true
+                }
             };
             let Some(changes) = &mut changes else {
                 changes = Some(self.state.subscribe());
@@ -321,7 +334,11 @@ impl Link {
 enum Step<T> {
     Done(T),
     Refused(Failed),
-    Wait { fencing: bool },
+    Wait {
+        fencing: bool,
+    },
+    /// Writes were lost on another connection since its fence was raised.
+    Behind,
 }
 
 /// Does `step` where the link is up. Who has `waited` for a connect is told how it failed, and
@@ -329,10 +346,12 @@ enum Step<T> {
 fn attempt_step<T>(
     state: &State,
     step: impl FnOnce(&mpsc::UnboundedSender<Order>) -> Option<T>,
+    losses: u64,
     urgent: bool,
     waited: bool,
 ) -> Step<T> {
     match state {
+        State::Up { covers, .. } if *covers < losses => Step::Behind,
         State::Up { orders, .. } => step(orders).map_or(Step::Wait { fencing: false }, Step::Done),
         State::Down { until, failed: Some(failed), .. }
             if waited || (!urgent && Instant::now() < *until) =>

@@ -1,4 +1,10 @@
-//! What both links of a backend share, above all by which names their connections go.
+//! What the links of a backend share: by which names their connections go, and whether writes were lost.
+//!
+//! **A loss** is the end of a connection that left writes unanswered. Those may still lie in the network and land later,
+//! so from then on no write goes out before a fence has been raised that knows of the loss ([`super::fence`]). A backend
+//! has several connections for writes (JSON calls in RESP3 and RESP2, the doors, pinned ones), so losses are counted
+//! here: a connection whose fence was raised at `covers` losses may write only while that is the count. One that finds
+//! itself behind takes nothing more, and is replaced by one that raises the fence anew.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,6 +17,7 @@ use std::{
 use fusebox_state::Words;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::handshake::ServerInfo;
 use crate::kinds::redis::{protocol::commands::Commands, settings::RedisSettings};
@@ -21,7 +28,7 @@ static LIVING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 /// Numbers the process's connections, so that no name is given twice.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// What both links of a backend share.
+/// What the links of a backend share.
 pub(crate) struct Shared {
     pub(crate) settings: RedisSettings,
     pub(crate) commands: Commands,
@@ -34,8 +41,14 @@ pub(crate) struct Shared {
     pub(crate) warnings: Mutex<BTreeMap<&'static str, Words>>,
     /// When writes were last left unanswered; the start counts as such a time.
     pub(crate) abandoned: Mutex<Instant>,
-    /// Whether a write that was left unanswered may still land: until the fence has been raised again.
-    pub(crate) may_land: AtomicBool,
+    /// How many connections ended with writes unanswered.
+    losses: AtomicU64,
+    /// So many of those are behind a fence: what they left can no longer land.
+    fenced: AtomicU64,
+    /// Cancelled when the connector closes: what is not a link of its own closes its connections then.
+    pub(crate) closing: CancellationToken,
+    /// Those connections; the connector is closed once none is left.
+    pub(crate) others: TaskTracker,
     /// Whether what bears the former name is still to be killed.
     former: AtomicBool,
     /// The server run whose commands were learnt.
@@ -53,9 +66,41 @@ impl Shared {
             server: Mutex::default(),
             warnings: Mutex::default(),
             abandoned: Mutex::new(Instant::now()),
-            may_land: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
+            fenced: AtomicU64::new(0),
+            closing: CancellationToken::new(),
+            others: TaskTracker::new(),
             learnt_of: Mutex::default(),
         }
+    }
+
+    /// A connection has met the server.
+    pub(crate) fn met(&self, info: ServerInfo) {
+        let warning = info.replica.then(|| "the server is a replica: it refuses writes".into());
+        self.warn("replica", warning);
+        *self.server.lock() = Some(info);
+    }
+
+    /// A connection ended with writes unanswered. To be called before anybody hears of it, and after its name was
+    /// given back.
+    pub(crate) fn lost(&self) {
+        *self.abandoned.lock() = Instant::now();
+        self.losses.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many connections ended so. To be read before a fence is raised, which then covers so many.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// A fence that covers so many losses stands.
+    pub(crate) fn fence_stands(&self, covers: u64) {
+        self.fenced.fetch_max(covers, Ordering::AcqRel);
+    }
+
+    /// Whether a write that was left unanswered may still land: until a fence covers every loss.
+    pub(crate) fn may_land(&self) -> bool {
+        self.fenced.load(Ordering::Acquire) < self.losses()
     }
 
     /// How the names of this installation's connections begin.

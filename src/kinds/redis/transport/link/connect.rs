@@ -1,14 +1,14 @@
 //! How a link comes up, and what is noted when its connection ends.
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use fusebox_actors::connector::Aboard;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use super::{Link, Purpose, State};
@@ -16,9 +16,9 @@ use crate::kinds::redis::{
     protocol::resp,
     transport::{
         driver::{Debts, Driver, Ended, Order, Request},
-        fence::{self, Fenced},
-        handshake::{self, Failed, Ready, ServerInfo},
-        shared::{Living, Shared},
+        handshake::{Failed, Ready, ServerInfo},
+        open::{self, Opened},
+        shared::Shared,
     },
 };
 
@@ -29,21 +29,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 impl Link {
     /// Connects, raises the fence where writes are to pass, and goes up.
     pub(super) async fn connect(self: Arc<Self>, failures: u32) {
-        let living = self.shared.new_name();
-        let limit = self.shared.settings.timeout;
-        let connected = match timeout(limit, handshake::connect(&self.shared, &living.name)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(Failed::connect(format!("no connection within {limit:?}"))),
-        };
-        let fenced = match connected {
-            Ok(ready) if self.purpose == Purpose::Writes => self.fence(ready, &living.name).await,
-            other => other,
-        };
-        match fenced {
-            Ok(ready) => self.go_up(ready, living),
+        match self.open().await {
+            Ok(opened) => self.go_up(opened),
             Err(failed) => {
                 tracing::debug!(backend = self.shared.settings.name, error = %failed.error, "no connection");
-                drop(living);
                 let failures = failures.saturating_add(1);
                 let pause = PAUSE_MIN.saturating_mul(1 << failures.min(6)).min(PAUSE_MAX);
                 let until = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -57,72 +46,38 @@ impl Link {
         }
     }
 
-    async fn fence(&self, mut ready: Ready, name: &str) -> Result<Ready, Failed> {
+    async fn open(&self) -> Result<Opened, Failed> {
+        let opened = open::open(&self.shared, self.protocol).await?;
+        if self.purpose == Purpose::Reads {
+            return Ok(opened);
+        }
         self.enter(|state| match state {
             State::Connecting { failures, .. } => {
                 Some(State::Connecting { failures: *failures, fencing: true })
             }
             _ => None,
         });
-        let limit = self.shared.settings.timeout;
-        let fenced = if ready.named {
-            match timeout(limit, fence::raise(&mut ready.dialogue, &self.shared, name)).await {
-                Ok(fenced) => fenced?,
-                Err(_) => return Err(Failed::connect(format!("no fence within {limit:?}"))),
-            }
-        } else {
-            Fenced::Refused("CLIENT SETNAME is refused".into())
-        };
-        let warning = match fenced {
-            Fenced::Clear(killed) => {
-                if killed > 0 {
-                    tracing::info!(
-                        backend = self.shared.settings.name,
-                        killed,
-                        "old connections killed"
-                    );
-                }
-                None
-            }
-            Fenced::Refused(why) => Some(why.within(|why| {
-                format!(
-                    "abandoned writes cannot be fenced off ({why}): after a broken connection writes wait \
-                     twice the timeout instead"
-                )
-            })),
-        };
-        let refused = warning.is_some();
-        self.shared.warn("fence", warning);
-        if refused {
-            let until = *self.shared.abandoned.lock() + limit * 2;
-            tokio::time::sleep_until(until).await;
-        }
-        Ok(ready)
+        open::fenced(&self.shared, opened).await
     }
 
-    fn go_up(&self, ready: Ready, living: Living) {
-        let Ready { dialogue, info, .. } = ready;
+    fn go_up(&self, opened: Opened) {
+        let Opened { ready: Ready { dialogue, info, .. }, living, covers } = opened;
         let (orders, received) = mpsc::unbounded_channel();
         if self.purpose == Purpose::Reads {
             self.learn(&info, &orders);
         }
-        self.shared.warn(
-            "replica",
-            info.replica.then(|| "the server is a replica: it refuses writes".into()),
-        );
-        *self.shared.server.lock() = Some(info);
+        self.shared.met(info);
         let close = Arc::new(Notify::new());
         let timeout = self.shared.settings.timeout;
         let driver = Driver::new(dialogue, received, Arc::clone(&close), timeout);
         let name = living.name.clone();
         let went_up = self.enter(|state| match state {
-            State::Connecting { .. } => Some(State::Up { name, orders, close }),
+            State::Connecting { .. } => Some(State::Up { name, orders, close, covers }),
             _ => None,
         });
         if went_up {
             if self.purpose == Purpose::Writes {
-                // Behind the fence.
-                self.shared.may_land.store(false, Ordering::Release);
+                self.shared.fence_stands(covers);
             }
             let link = Weak::clone(&self.myself);
             tokio::spawn(async move {
@@ -164,8 +119,7 @@ fn ended(shared: &Shared, link: Option<&Link>, name: &str, debts: &Debts) {
     tracing::debug!(backend = shared.settings.name, name, cause = ?debts.cause(), "connection ended");
     let Some(link) = link else { return };
     if link.purpose == Purpose::Writes && debts.in_doubt() {
-        *shared.abandoned.lock() = Instant::now();
-        shared.may_land.store(true, Ordering::Release);
+        shared.lost();
     }
     link.enter(|state| match state {
         State::Up { name: current, .. } if current == name => {

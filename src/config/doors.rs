@@ -1,0 +1,568 @@
+//! The wire doors: where they listen, who may call, and how much.
+//!
+//! Without any `[[doors]]` each backend whose kind has a door gets one, on a Unix socket beside the command socket.
+//! `doors = []` leaves them out. A socket that systemd hands over shows its family only when it is taken, so that what
+//! depends on it is judged [then](DoorSettings::handed), by the same rules.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use fusebox_actors::{AckLevel, Priority};
+
+use super::{
+    backend::BackendConfig, callers, checker::Checker, places::too_long, raw::RawDoor,
+    section::Section,
+};
+use crate::ingress::callers::Callers;
+
+#[cfg(test)]
+mod tests;
+
+/// How callers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auth {
+    /// By the user and the groups of their process. On Unix sockets.
+    Peer,
+    /// By a name and a secret that they show.
+    Token,
+    /// Not at all. On loopback.
+    Open,
+}
+
+const AUTHS: &[(&str, Auth)] =
+    &[("peer", Auth::Peer), ("token", Auth::Token), ("open", Auth::Open)];
+
+impl Auth {
+    /// Its word in the configuration.
+    pub(crate) fn as_str(self) -> &'static str {
+        word(self, AUTHS)
+    }
+}
+
+/// Where a door listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DoorAddress {
+    /// At a Unix socket of its own.
+    Unix(PathBuf),
+    /// On TCP.
+    Tcp(SocketAddr),
+    /// At the socket that is handed over under this name.
+    Handed(String),
+}
+
+impl fmt::Display for DoorAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Handed(name) => write!(f, "fd:{name}"),
+        }
+    }
+}
+
+/// What a client is told of a request that was not executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// The error of a server that is loading: clients take it for a broken connection, and try again later.
+    Loading,
+    /// An error of fusebox's own, which nobody tries again.
+    Fusebox,
+    /// Nothing: its connection is closed.
+    Close,
+}
+
+const UNAVAILABLE: &[(&str, Unavailable)] = &[
+    ("LOADING", Unavailable::Loading),
+    ("FUSEBOX", Unavailable::Fusebox),
+    ("close", Unavailable::Close),
+];
+
+/// What a client is told of a request that may have been executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnUnknown {
+    /// An error of fusebox's own, which nobody tries again.
+    Error,
+    /// Nothing: its connection is closed.
+    Close,
+}
+
+const ON_UNKNOWN: &[(&str, OnUnknown)] =
+    &[("error", OnUnknown::Error), ("close", OnUnknown::Close)];
+
+/// `applied-or-durable` is whichever comes first.
+const MIN_ACKS: &[(&str, Option<AckLevel>)] = &[
+    ("applied", Some(AckLevel::Applied)),
+    ("applied-or-durable", None),
+    ("durable", Some(AckLevel::Durable)),
+];
+
+const PRIORITIES: &[(&str, Priority)] =
+    &[("low", Priority::Low), ("normal", Priority::Normal), ("critical", Priority::Critical)];
+
+/// A wire door's settings, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DoorSettings {
+    /// Its place in the file, such as `doors[0]`, for messages. `None` if it is there by default: then it is a warning
+    /// if it cannot listen.
+    pub(crate) key: Option<String>,
+    /// The protocol: the kind of its backend.
+    pub(crate) kind: &'static str,
+    /// The name of the backend behind it.
+    pub(crate) backend: String,
+    /// Where it listens. No two doors listen at the same address: it is the door's name everywhere.
+    pub(crate) listen: DoorAddress,
+    /// How callers are known.
+    pub(crate) auth: Auth,
+    /// Whether that is known: if nothing is asked for, it follows from the family of a socket that is handed over.
+    auth_known: bool,
+    /// Who is known by a secret, besides the backend's own user.
+    pub(crate) callers: Arc<Callers>,
+    /// Where they are written.
+    callers_file: Option<PathBuf>,
+    /// Whether it may listen beyond loopback though others can read what goes over it.
+    plaintext: bool,
+    /// The most connections at once, from 1 to 1,000,000. One user of this host gets seven eighths of them at most.
+    pub(crate) connections: u32,
+    /// The most bytes of requests that are held at once, of all connections.
+    pub(crate) in_bytes: u64,
+    /// The most bytes of replies that are held at once, of all connections.
+    pub(crate) out_bytes: u64,
+    /// The most bytes of replies that are held for one connection.
+    pub(crate) out_client: u64,
+    /// The most connections to the backend that belong to one client each.
+    pub(crate) pinned: u32,
+    /// How long a connection may lie idle; `None` is for ever.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// What the answer to a write must promise; `None` is the first of applied and durable.
+    pub(crate) min_ack: Option<AckLevel>,
+    /// How long a request may take; `None` is the backend's `timeout` × attempts.
+    pub(crate) deadline: Option<Duration>,
+    /// Which requests are shed first.
+    pub(crate) priority: Priority,
+    /// What is told of a request that was not executed.
+    pub(crate) unavailable: Unavailable,
+    /// What is told of a request that may have been executed.
+    pub(crate) on_unknown: OnUnknown,
+}
+
+/// Whose connections a listener takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Those of processes of this host.
+    Unix,
+    /// Those that come over TCP to this address.
+    Tcp(SocketAddr),
+}
+
+/// What doors can be before.
+pub(super) struct Backing<'a> {
+    /// The backends that passed their checks.
+    pub(super) backends: &'a [BackendConfig],
+    /// The names of those that are enabled.
+    pub(super) enabled: &'a [String],
+    /// The kinds.
+    pub(super) sections: &'a [&'a dyn Section],
+    /// The command socket.
+    pub(super) socket: &'a Path,
+    /// The address of the TCP listener.
+    pub(super) http: Option<SocketAddr>,
+}
+
+/// Checks the doors of the file; without any setting, those that are there by default.
+pub(super) fn check(
+    raw: Option<Vec<RawDoor>>,
+    backing: &Backing<'_>,
+    checker: &mut Checker,
+) -> Vec<Arc<DoorSettings>> {
+    let Some(raw) = raw else { return by_default(backing, checker) };
+    let mut doors = Vec::<Arc<DoorSettings>>::new();
+    for (at, raw) in raw.into_iter().enumerate() {
+        let base = format!("doors[{at}]");
+        let Some(door) = check_one(&base, raw, backing, checker) else { continue };
+        let key = format!("{base}.listen");
+        if let Some(other) = doors.iter().find(|other| other.listen == door.listen) {
+            let other = other.key.clone().unwrap_or_default();
+            checker.problem(&key, format_args!("is that of {other}, too: {}", door.listen));
+        }
+        if door.listen == DoorAddress::Unix(backing.socket.to_owned()) {
+            checker.problem(&key, "is that of the command socket, too: name another one");
+        }
+        if backing.http.is_some_and(|http| door.listen == DoorAddress::Tcp(http)) {
+            checker.problem(&key, "is that of http.listen, too: name another one");
+        }
+        doors.push(Arc::new(door));
+    }
+    doors
+}
+
+fn by_default(backing: &Backing<'_>, checker: &mut Checker) -> Vec<Arc<DoorSettings>> {
+    let has_door =
+        |kind: &str| backing.sections.iter().any(|it| it.name() == kind && it.has_door());
+    let backends = backing.backends.iter().map(|backend| &backend.settings);
+    let doors = backends.filter(|backend| has_door(backend.kind)).filter_map(|backend| {
+        let path = beside(backing.socket, &backend.name);
+        let in_the_way = if path == backing.socket {
+            Some("the command socket is there".to_owned())
+        } else {
+            too_long(&path).map(|why| format!("the path {why}"))
+        };
+        if let Some(why) = in_the_way {
+            let name = &backend.name;
+            checker.warnings.push(format!("{name} has no door by default: {why}"));
+            return None;
+        }
+        let listen = DoorAddress::Unix(path);
+        Some(Arc::new(DoorSettings::new(None, backend.kind, &backend.name, listen)))
+    });
+    doors.collect()
+}
+
+/// The socket of the backend `name`, beside the command socket.
+fn beside(socket: &Path, name: &str) -> PathBuf {
+    socket.with_file_name(format!("{name}.sock"))
+}
+
+fn check_one(
+    base: &str,
+    raw: RawDoor,
+    backing: &Backing<'_>,
+    checker: &mut Checker,
+) -> Option<DoorSettings> {
+    let backend = check_backend(base, &raw, backing, checker);
+    let listen = check_listen(base, raw.listen.as_deref(), checker);
+    let (kind, backend) = backend?;
+    let mut door = DoorSettings::new(Some(base.to_owned()), kind, &backend, listen?);
+    door.plaintext = raw.plaintext.unwrap_or(false);
+    check_auth(base, raw.auth.as_deref(), &mut door, checker);
+    if let Some(path) = &raw.callers_file {
+        match callers::read(path, &mut checker.warnings) {
+            Ok(callers) => door.callers = Arc::new(callers),
+            Err(problems) => {
+                for why in problems {
+                    checker.problem(&format!("{base}.callers_file"), why);
+                }
+            }
+        }
+        if door.auth != Auth::Token {
+            let what = format!("is of no use: auth is {:?}", door.auth.as_str());
+            checker.warnings.push(format!("{base}.callers_file {what}"));
+        }
+    }
+    check_limits(base, &raw, &mut door, checker);
+    check_words(base, &raw, &mut door, checker);
+    door.callers_file = raw.callers_file;
+    Some(door)
+}
+
+/// The kind and the name of the backend. Each names the other where that is left out.
+fn check_backend(
+    base: &str,
+    raw: &RawDoor,
+    backing: &Backing<'_>,
+    checker: &mut Checker,
+) -> Option<(&'static str, String)> {
+    let Some(name) = raw.backend.as_deref().or(raw.kind.as_deref()) else {
+        checker.problem(base, format_args!("must name its backend: {base}.backend"));
+        return None;
+    };
+    let mut known = backing.sections.iter().map(|section| section.name());
+    if let Some(kind) = &raw.kind
+        && !known.any(|known| known == kind)
+    {
+        let with_door = backing.sections.iter().filter(|section| section.has_door());
+        let with_door: Vec<&str> = with_door.map(|section| section.name()).collect();
+        let what = format!(
+            "{kind:?} is not in this release, whose doors are of: {}",
+            with_door.join(", ")
+        );
+        checker.problem(&format!("{base}.kind"), what);
+        return None;
+    }
+    if !backing.enabled.iter().any(|enabled| enabled == name) {
+        let there = backing.enabled.join(", ");
+        let what = format!("names {name:?}, which is no enabled backend; there are: {there}");
+        checker.problem(&format!("{base}.backend"), what);
+        return None;
+    }
+    // One that is enabled and is not there was complained of.
+    let backend = backing.backends.iter().find(|backend| backend.settings.name == name)?;
+    let kind = backend.settings.kind;
+    if let Some(asked) = raw.kind.as_deref().filter(|asked| *asked != kind) {
+        let what = format!("is {asked:?}, and the kind of the backend {name} is {kind:?}");
+        checker.problem(&format!("{base}.kind"), what);
+        return None;
+    }
+    if !backing.sections.iter().any(|section| section.name() == kind && section.has_door()) {
+        let what =
+            format!("{kind:?} has no door in this release: its calls go over the command socket");
+        checker.problem(&format!("{base}.kind"), what);
+        return None;
+    }
+    Some((kind, name.to_owned()))
+}
+
+fn check_listen(base: &str, text: Option<&str>, checker: &mut Checker) -> Option<DoorAddress> {
+    let key = format!("{base}.listen");
+    let such = "such as unix:/run/fusebox/redis.sock, 127.0.0.1:6380 or fd:redis";
+    let Some(text) = text else {
+        checker.problem(&key, format_args!("must be set to an address, {such}"));
+        return None;
+    };
+    if let Some(path) = text.strip_prefix("unix:") {
+        // `unix:///path`, as URLs write it, is the same.
+        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+        if !path.is_absolute() {
+            checker
+                .problem(&key, format_args!("must be an absolute path after unix:, got {text:?}"));
+            return None;
+        }
+        if let Some(why) = too_long(&path) {
+            checker.problem(&key, why);
+        }
+        return Some(DoorAddress::Unix(path));
+    }
+    if let Some(name) = text.strip_prefix("fd:").filter(|name| !name.is_empty()) {
+        return Some(DoorAddress::Handed(name.to_owned()));
+    }
+    let address = text.parse().ok().map(DoorAddress::Tcp);
+    if address.is_none() {
+        checker.problem(&key, format_args!("must be an address, {such}, got {text:?}"));
+    }
+    address
+}
+
+fn check_auth(base: &str, asked: Option<&str>, door: &mut DoorSettings, checker: &mut Checker) {
+    let key = format!("{base}.auth");
+    let usual = match &door.listen {
+        DoorAddress::Unix(_) => Auth::Peer,
+        DoorAddress::Tcp(_) | DoorAddress::Handed(_) => Auth::Token,
+    };
+    if asked == Some("forward") {
+        let what = "\"forward\" is not offered yet: use \"token\" and name callers in callers_file";
+        checker.problem(&key, what);
+        return;
+    }
+    door.auth_known = asked.is_some() || !matches!(door.listen, DoorAddress::Handed(_));
+    door.auth = checker.one_of(&key, asked, usual, AUTHS);
+    let family = match &door.listen {
+        DoorAddress::Unix(_) => Family::Unix,
+        DoorAddress::Tcp(address) => Family::Tcp(*address),
+        DoorAddress::Handed(_) => return,
+    };
+    match door.judged(family) {
+        Ok(warning) => checker.warnings.extend(warning),
+        Err((leaf, why)) => checker.problem(&format!("{base}.{leaf}"), why),
+    }
+}
+
+fn check_limits(base: &str, raw: &RawDoor, door: &mut DoorSettings, checker: &mut Checker) {
+    let key = |leaf: &str| format!("{base}.{leaf}");
+    let (kib64, mib, tib) = (ByteSize::kib(64), ByteSize::mib(1), ByteSize::tib(1));
+    let day = Duration::from_secs(86_400);
+    if let Some(most) = raw.connections {
+        door.connections = checker.between(&key("connections"), most, 1, 1_000_000);
+    }
+    door.pinned = raw.pinned.unwrap_or(door.connections);
+    if door.pinned > door.connections {
+        let what =
+            format!("must be at most connections ({}), got {}", door.connections, door.pinned);
+        checker.problem(&key("pinned"), what);
+    }
+    if let Some(bytes) = raw.in_bytes {
+        door.in_bytes = checker.between(&key("in_bytes"), bytes, mib, tib).as_u64();
+    }
+    if let Some(bytes) = raw.out_bytes {
+        door.out_bytes = checker.between(&key("out_bytes"), bytes, mib, tib).as_u64();
+    }
+    let of_all = ByteSize::b(door.out_bytes);
+    if let Some(bytes) = raw.out_client {
+        door.out_client = checker.between(&key("out_client"), bytes, kib64, of_all).as_u64();
+    }
+    door.out_client = door.out_client.min(door.out_bytes);
+    if let Some(time) = raw.idle_timeout.filter(|time| !time.is_zero()) {
+        let second = Duration::from_secs(1);
+        door.idle_timeout = Some(checker.between(&key("idle_timeout"), time, second, 365 * day));
+    }
+    if let Some(time) = raw.deadline {
+        let time = checker.between(&key("deadline"), time, Duration::from_millis(1), day);
+        door.deadline = Some(time);
+    }
+}
+
+fn check_words(base: &str, raw: &RawDoor, door: &mut DoorSettings, checker: &mut Checker) {
+    let key = |leaf: &str| format!("{base}.{leaf}");
+    door.min_ack = checker.one_of(&key("min_ack"), raw.min_ack.as_deref(), door.min_ack, MIN_ACKS);
+    let priority = raw.priority.as_deref();
+    door.priority = checker.one_of(&key("priority"), priority, door.priority, PRIORITIES);
+    let unavailable = raw.unavailable.as_deref();
+    door.unavailable =
+        checker.one_of(&key("unavailable"), unavailable, door.unavailable, UNAVAILABLE);
+    let unknown = raw.on_unknown.as_deref();
+    door.on_unknown = checker.one_of(&key("on_unknown"), unknown, door.on_unknown, ON_UNKNOWN);
+}
+
+impl DoorSettings {
+    /// The usual settings of a door.
+    fn new(key: Option<String>, kind: &'static str, backend: &str, listen: DoorAddress) -> Self {
+        let connections = 10_000;
+        Self {
+            key,
+            kind,
+            backend: backend.to_owned(),
+            listen,
+            auth: Auth::Peer,
+            auth_known: true,
+            callers: Arc::default(),
+            callers_file: None,
+            plaintext: false,
+            connections,
+            in_bytes: 256 << 20,
+            out_bytes: 512 << 20,
+            out_client: 32 << 20,
+            pinned: connections,
+            idle_timeout: None,
+            min_ack: None,
+            deadline: None,
+            priority: Priority::Normal,
+            unavailable: Unavailable::Loading,
+            on_unknown: OnUnknown::Error,
+        }
+    }
+
+    /// These settings for a socket that was handed over and is of this family, and what should be looked at.
+    ///
+    /// # Errors
+    /// The setting that does not fit, and why.
+    pub(crate) fn handed(&self, family: Family) -> Result<(Self, Option<String>), String> {
+        let mut door = self.clone();
+        if !door.auth_known || door.key.is_none() {
+            door.auth = if family == Family::Unix { Auth::Peer } else { Auth::Token };
+        }
+        door.auth_known = true;
+        let warning = door.judged(family).map_err(|(leaf, why)| match &door.key {
+            Some(key) => format!("{key}.{leaf} {why}"),
+            None => format!("{leaf} {why}"),
+        })?;
+        Ok((door, warning))
+    }
+
+    /// Whether it takes a socket that is handed over under this name: the one that it asks for or, if it is there by
+    /// default, one that is named as its backend. Nobody else would accept from that.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        match &self.listen {
+            DoorAddress::Handed(asked) => asked == name,
+            DoorAddress::Unix(_) | DoorAddress::Tcp(_) => {
+                self.key.is_none() && self.backend == name
+            }
+        }
+    }
+
+    /// The same door beside the command socket at `socket`, if it is there by default.
+    pub(crate) fn beside(&self, socket: &Path) -> Self {
+        let mut door = self.clone();
+        if door.key.is_none() {
+            door.listen = DoorAddress::Unix(beside(socket, &door.backend));
+        }
+        door
+    }
+
+    /// What should be looked at if it listens there.
+    ///
+    /// # Errors
+    /// The setting that does not fit, and why, as the end of a sentence.
+    fn judged(&self, family: Family) -> Result<Option<String>, (&'static str, String)> {
+        let Family::Tcp(address) = family else {
+            return match self.auth {
+                Auth::Peer | Auth::Token => Ok(None),
+                Auth::Open => {
+                    let why =
+                        "\"open\" is for TCP: on a Unix socket callers are known by their user";
+                    Err(("auth", why.to_owned()))
+                }
+            };
+        };
+        let is_loopback = address.ip().to_canonical().is_loopback();
+        if !is_loopback && !self.plaintext {
+            return Err((
+                "listen",
+                format!(
+                    "must be an address of loopback, got {address}: beyond it others can read what goes over \
+                     it, and plaintext = true accepts that"
+                ),
+            ));
+        }
+        match self.auth {
+            Auth::Token => Ok(None),
+            Auth::Peer => {
+                let why = "\"peer\" is for Unix sockets: over TCP nobody's user is known";
+                Err(("auth", why.to_owned()))
+            }
+            Auth::Open if is_loopback => Ok(Some(format!(
+                "every process of this host may call {} over {address}: that door's auth is \"open\"",
+                self.backend
+            ))),
+            Auth::Open => {
+                let why = "\"open\" is for loopback: beyond it callers must show a secret";
+                Err(("auth", why.to_owned()))
+            }
+        }
+    }
+
+    /// Its settings in effect, in the shape of the file.
+    pub(super) fn show(&self) -> serde_json::Value {
+        let time = |time: Duration| humantime::format_duration(time).to_string();
+        let mut shown = serde_json::json!({
+            "kind": self.kind,
+            "backend": self.backend,
+            "listen": self.listen.to_string(),
+            "connections": self.connections,
+            "in_bytes": super::size(self.in_bytes),
+            "out_bytes": super::size(self.out_bytes),
+            "out_client": super::size(self.out_client),
+            "pinned": self.pinned,
+            "idle_timeout": time(self.idle_timeout.unwrap_or_default()),
+            "min_ack": word(self.min_ack, MIN_ACKS),
+            "priority": word(self.priority, PRIORITIES),
+            "unavailable": word(self.unavailable, UNAVAILABLE),
+            "on_unknown": word(self.on_unknown, ON_UNKNOWN),
+        });
+        if let Some(fields) = shown.as_object_mut() {
+            if self.auth_known {
+                fields.insert("auth".to_owned(), self.auth.as_str().into());
+            }
+            if let Some(path) = &self.callers_file {
+                fields.insert("callers_file".to_owned(), serde_json::json!(path));
+            }
+            if self.plaintext {
+                fields.insert("plaintext".to_owned(), true.into());
+            }
+            if let Some(deadline) = self.deadline {
+                fields.insert("deadline".to_owned(), time(deadline).into());
+            }
+        }
+        shown
+    }
+}
+
+/// The word of a value.
+fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
+    words.iter().find(|(_, it)| *it == value).map_or("", |(word, _)| *word)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A Redis door at `/nowhere`, for so many connections.
+    pub(crate) fn door(auth: Auth, connections: u32) -> DoorSettings {
+        let listen = DoorAddress::Unix("/nowhere".into());
+        let usual = DoorSettings::new(Some("doors[0]".into()), "redis", "redis", listen);
+        DoorSettings { auth, connections, ..usual }
+    }
+}

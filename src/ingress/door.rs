@@ -1,0 +1,394 @@
+//! The port of a wire door, and the listener before it.
+//!
+//! ```text
+//!   accept ──▶ who is it? ──▶ is there room? ──▶ WireDoor::take
+//!                  │ may not       │ no
+//!                  ▼               ▼
+//!                closed     WireDoor::refuse
+//! ```
+//! A wire door is a protocol behind listeners. What comes before the first byte is the same for all of them and is
+//! here: who connected ([`Policy`]), whether they may, and a place among the door's connections ([`Gate::of_door`]).
+//! Nothing here reads or writes, so that no client delays the next one.
+//!
+//! When the daemon stops, the door accepts nothing more at once. Who is in the backlog has sent nothing that anybody
+//! read: if the socket is the daemon's own, they are reset as it closes; if it was handed over, they wait for the next
+//! daemon.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use fusebox_actors::view::{DoorStatus, DoorView, counts};
+use tokio::sync::watch;
+
+pub(crate) use super::listener::{DoorStream, Listener};
+use super::{
+    gate::{Gate, Part, Pooled, Sharing, holder_of},
+    peer::{Access, Caller, NOBODY, Policy, Who, may},
+};
+use crate::config::{Auth, DoorSettings};
+
+/// What accepts for a door hands over, once it is known who connected.
+pub(crate) struct Connection {
+    /// The connection.
+    pub(crate) stream: DoorStream,
+    /// Who that counts as before it has shown a name or a secret. `None` if it must show one first.
+    pub(crate) who: Option<Who>,
+    /// Its place at the gate, held for as long as it is open.
+    pub(crate) part: Part,
+}
+
+/// A protocol behind listeners.
+pub(crate) trait WireDoor: Send + Sync {
+    /// Serves a connection until it ends. Does not block and does not wait.
+    fn take(&self, connection: Connection);
+
+    /// A connection for which there is no room: tells it so in the protocol's own words, and closes it. Does not block
+    /// and does not wait.
+    fn refuse(&self, stream: DoorStream);
+
+    /// Begins to stop: answers what was read, and closes between requests. Resolves once every connection has ended.
+    fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// What `status` and the metrics show of it.
+    fn view(&self) -> DoorView;
+}
+
+/// A door that is being served.
+pub(crate) struct ServedDoor {
+    settings: Arc<DoorSettings>,
+    policy: Policy,
+    gate: Gate,
+    door: Arc<dyn WireDoor>,
+    counts: Accepted,
+}
+
+/// What became of those who connected.
+#[derive(Default)]
+struct Accepted {
+    taken: AtomicU64,
+    /// There was no room for them.
+    no_room: AtomicU64,
+    /// They have no right here.
+    no_right: AtomicU64,
+    /// Whether the last one found no room: a flood is one line of the log.
+    is_full: AtomicBool,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl ServedDoor {
+    /// The protocol `door` with these settings.
+    pub(crate) fn new(
+        settings: Arc<DoorSettings>,
+        policy: Policy,
+        door: Arc<dyn WireDoor>,
+        sharing: Sharing,
+    ) -> Self {
+        let gate = Gate::of_door(settings.connections.into(), settings.in_bytes, sharing);
+        Self { settings, policy, gate, door, counts: Accepted::default() }
+    }
+
+    /// Serves who connects to `listener` until `stopping` turns true, then waits until every connection has ended.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        listener: Listener,
+        stopping: watch::Receiver<bool>,
+    ) {
+        listener.accept_until(stopping, |stream| self.start(stream)).await;
+        drop(listener);
+        self.door.stop().await;
+    }
+
+    /// Lets a connection in, or not.
+    fn start(&self, stream: DoorStream) {
+        let caller = match &stream {
+            DoorStream::Unix(stream) => self.policy.local(stream).ok(),
+            DoorStream::Tcp(_) => Some(Caller::Network),
+        };
+        let Some((caller, who)) = caller.and_then(|it| Some((it, self.admit(it).ok()?))) else {
+            count(&self.counts.no_right);
+            return;
+        };
+        let place = self.gate.account(holder_of(caller)).take(Pooled::Connections, 1);
+        let was_full = self.counts.is_full.swap(place.is_err(), Ordering::Relaxed);
+        // A fault of the protocol costs that connection, and not the listener.
+        let done = catch_unwind(AssertUnwindSafe(|| match place {
+            Ok(part) => {
+                count(&self.counts.taken);
+                self.door.take(Connection { stream, who, part });
+            }
+            Err(full) => {
+                count(&self.counts.no_room);
+                if !was_full {
+                    tracing::warn!(door = %self.settings.listen, why = full.0, "refused");
+                }
+                self.door.refuse(stream);
+            }
+        }));
+        if done.is_err() {
+            tracing::error!(door = %self.settings.listen, "a connection was lost to a fault in fusebox itself");
+        }
+    }
+
+    /// Who a caller counts as before it has shown a name or a secret.
+    ///
+    /// # Errors
+    /// It has no right to connect.
+    fn admit(&self, caller: Caller) -> Result<Option<Who>, ()> {
+        match (self.settings.auth, caller) {
+            (Auth::Peer, Caller::Local { uid, rights }) => {
+                may(Access::Client, uid, rights).map(Some).map_err(|denied| {
+                    tracing::warn!(door = %self.settings.listen, ?denied, "refused");
+                })
+            }
+            // Nobody can be known as a peer there: the configuration does not let this be.
+            (Auth::Peer, Caller::Network) => Err(()),
+            (Auth::Token, _) => Ok(None),
+            (Auth::Open, _) => Ok(Some(Who { uid: NOBODY, admin: false, by_token: false })),
+        }
+    }
+
+    /// What is shown of it.
+    pub(crate) fn status(&self) -> DoorStatus {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DoorStatus {
+            address: self.settings.listen.to_string(),
+            kind: self.settings.kind.into(),
+            backend: self.settings.backend.clone(),
+            auth: self.settings.auth.as_str().into(),
+            connections_open: self.gate.connections(),
+            connections_max: self.settings.connections.into(),
+            accepted: read(&self.counts.taken),
+            refused: counts([
+                ("no_room", read(&self.counts.no_room)),
+                ("no_right", read(&self.counts.no_right)),
+            ]),
+            view: self.door.view(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::watch,
+        task::JoinSet,
+    };
+
+    use super::*;
+
+    /// A door that says everything again, and "full" to who finds no room.
+    pub(crate) struct Echo {
+        connections: parking_lot::Mutex<JoinSet<()>>,
+        stop: watch::Sender<bool>,
+    }
+
+    impl Default for Echo {
+        fn default() -> Self {
+            Self { connections: parking_lot::Mutex::default(), stop: watch::channel(false).0 }
+        }
+    }
+
+    impl WireDoor for Echo {
+        fn take(&self, connection: Connection) {
+            let mut stop = self.stop.subscribe();
+            self.connections.lock().spawn(async move {
+                let Connection { stream, part, .. } = connection;
+                let DoorStream::Unix(mut stream) = stream else { panic!("not of this host") };
+                let mut bytes = [0; 64];
+                loop {
+                    let read = tokio::select! {
+                        read = stream.read(&mut bytes) => read.unwrap_or(0),
+                        _ = stop.wait_for(|stop| *stop) => 0,
+                    };
+                    if read == 0 || stream.write_all(&bytes[..read]).await.is_err() {
+                        break;
+                    }
+                }
+                drop(part);
+            });
+        }
+
+        fn refuse(&self, stream: DoorStream) {
+            let DoorStream::Unix(stream) = stream else { panic!("a fault") };
+            drop(stream.try_write(b"full"));
+        }
+
+        fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            self.stop.send_replace(true);
+            let connections = std::mem::take(&mut *self.connections.lock());
+            Box::pin(async { drop(connections.join_all().await) })
+        }
+
+        fn view(&self) -> DoorView {
+            DoorView::default()
+        }
+    }
+
+    /// Waits until `holds`, for ten seconds at most.
+    pub(crate) async fn until(holds: impl Fn() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waiting)
+            .await
+            .expect("it does not come true");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{UnixListener, UnixStream},
+        task::JoinHandle,
+    };
+
+    use super::{
+        testing::{Echo, until},
+        *,
+    };
+    use crate::{config::doors_testing, ingress::peer::Rights};
+
+    struct Served {
+        _dir: tempfile::TempDir,
+        path: PathBuf,
+        door: Arc<ServedDoor>,
+        stop: watch::Sender<bool>,
+        serving: JoinHandle<()>,
+    }
+
+    fn served(connections: u32) -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+        let settings = Arc::new(doors_testing::door(Auth::Token, connections));
+        let echo = Arc::new(Echo::default());
+        let door = ServedDoor::new(settings, Policy::default(), echo, Sharing::Nobody);
+        let (door, stop) = (Arc::new(door), watch::channel(false).0);
+        let serving = tokio::spawn(Arc::clone(&door).serve(listener, stop.subscribe()));
+        Served { _dir: dir, path, door, stop, serving }
+    }
+
+    impl Served {
+        async fn connect(&self) -> UnixStream {
+            UnixStream::connect(&self.path).await.unwrap()
+        }
+
+        /// A connection that the door serves.
+        async fn connected(&self) -> UnixStream {
+            let mut stream = self.connect().await;
+            assert_eq!(said(&mut stream, b"hello").await, b"hello");
+            stream
+        }
+    }
+
+    /// What comes back for `bytes`; nothing if the connection is closed.
+    async fn said(stream: &mut UnixStream, bytes: &[u8]) -> Vec<u8> {
+        drop(stream.write_all(bytes).await);
+        let mut answer = vec![0; 64];
+        let read = stream.read(&mut answer).await.unwrap_or(0);
+        answer.truncate(read);
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_connection_above_the_limit_is_told_so_and_a_free_place_is_taken_again() {
+        let served = served(2);
+        let (first, _second) = (served.connected().await, served.connected().await);
+        let mut third = served.connect().await;
+        assert_eq!(said(&mut third, b"").await, b"full");
+        assert_eq!(said(&mut third, b"").await, b"", "it is closed");
+        drop(first);
+        until(|| served.door.gate.connections() == 1).await;
+        served.connected().await;
+        let status = served.door.status();
+        assert_eq!((status.accepted, status.refused["no_room"]), (3, 1));
+        assert_eq!((status.address.as_str(), status.connections_max), ("unix:/nowhere", 2));
+    }
+
+    #[tokio::test]
+    async fn a_door_that_stops_takes_nobody_and_waits_for_its_connections() {
+        let served = served(2);
+        let mut stream = served.connected().await;
+        served.stop.send_replace(true);
+        assert_eq!(said(&mut stream, b"").await, b"", "the protocol was told to stop");
+        served.serving.await.unwrap();
+        assert!(UnixStream::connect(&served.path).await.is_err(), "nobody listens");
+        assert_eq!(served.door.gate.connections(), 0);
+    }
+
+    #[test]
+    fn who_may_connect_follows_how_callers_are_known() {
+        let caller = |client, admin| Caller::Local { uid: 7, rights: Rights { client, admin } };
+        let admits = |auth, caller| {
+            let settings = Arc::new(doors_testing::door(auth, 1));
+            let echo = Arc::new(Echo::default());
+            let door = ServedDoor::new(settings, Policy::default(), echo, Sharing::Users);
+            door.admit(caller).map(|who| who.map(|who| (who.uid, who.admin)))
+        };
+        assert_eq!(admits(Auth::Peer, caller(true, false)), Ok(Some((7, false))));
+        assert_eq!(admits(Auth::Peer, caller(true, true)), Ok(Some((7, true))));
+        assert_eq!(admits(Auth::Peer, caller(false, false)), Err(()));
+        assert_eq!(admits(Auth::Peer, Caller::Network), Err(()));
+        assert_eq!(admits(Auth::Token, caller(false, false)), Ok(None));
+        assert_eq!(admits(Auth::Token, Caller::Network), Ok(None));
+        assert_eq!(admits(Auth::Open, Caller::Network), Ok(Some((NOBODY, false))));
+    }
+
+    struct Faulty;
+
+    impl WireDoor for Faulty {
+        fn take(&self, _connection: Connection) {
+            panic!("a fault");
+        }
+
+        fn refuse(&self, _stream: DoorStream) {
+            panic!("a fault");
+        }
+
+        fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn view(&self) -> DoorView {
+            DoorView::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_of_the_protocol_costs_a_connection_and_not_the_listener() {
+        let mut served = served(1);
+        let settings = Arc::clone(&served.door.settings);
+        let faulty =
+            ServedDoor::new(settings, Policy::default(), Arc::new(Faulty), Sharing::Nobody);
+        let path = served.path.with_extension("faulty");
+        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+        served.door = Arc::new(faulty);
+        let door = Arc::clone(&served.door);
+        let serving = tokio::spawn(door.serve(listener, served.stop.subscribe()));
+        for _ in 0..3 {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            assert_eq!(said(&mut stream, b"x").await, b"");
+        }
+        assert_eq!(served.door.gate.connections(), 0);
+        assert_eq!(served.door.status().accepted, 3);
+        served.stop.send_replace(true);
+        serving.await.unwrap();
+    }
+}

@@ -1,0 +1,87 @@
+//! Listeners of either family, and the loop that accepts from one.
+
+use std::{io, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::watch,
+    time::sleep,
+};
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const BACK_OFF: Duration = Duration::from_millis(100);
+/// How long nothing comes over TCP before the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// A listener of either family.
+pub(crate) enum Listener {
+    /// On a Unix socket.
+    Unix(UnixListener),
+    /// On TCP.
+    Tcp(TcpListener),
+}
+
+/// A connection of either family.
+pub(crate) enum DoorStream {
+    /// Of a process of this host.
+    Unix(UnixStream),
+    /// Without delay, and with keepalive.
+    Tcp(TcpStream),
+}
+
+impl Listener {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) async fn accept(&self) -> io::Result<DoorStream> {
+        match self {
+            Self::Unix(listener) => Ok(DoorStream::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // What fails here fails for a peer that is gone, which its first read tells.
+                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+                drop(stream.set_nodelay(true));
+                drop(SockRef::from(&stream).set_tcp_keepalive(&keepalive));
+                Ok(DoorStream::Tcp(stream))
+            }
+        }
+    }
+
+    /// Hands each connection to `take` until `stopping` turns true. It waits if there is no room for more, and never
+    /// gives up: the daemon would be deaf.
+    pub(crate) async fn accept_until(
+        &self,
+        mut stopping: watch::Receiver<bool>,
+        mut take: impl FnMut(DoorStream),
+    ) {
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept() => accepted,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    failing = false;
+                    take(accepted);
+                }
+                Err(error) if is_the_peers(&error) => {}
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "cannot accept connections for now");
+                    }
+                    failing = true;
+                    sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether an accept failed for the peer's sake: then the next one may well succeed at once.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

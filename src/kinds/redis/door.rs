@@ -1,0 +1,181 @@
+//! The Redis door: stock clients connect here as they would to the server.
+//!
+//! ```text
+//!  clients ── sockets ──▶ one thread: request ─▶ dispatch ─┬─▶ upstream, shared, one for each protocol ─▶ server
+//!                                                          ├─▶ upstream, pinned to one client ──────────▶ server
+//!                                                          ├─▶ answered here (local, the cache)
+//!                                                          └─▶ slow: the daemon's own threads, as a JSON call goes
+//! ```
+//! A door enters the call path by `admit` and `settle` ([`fusebox_actors::Ticket`]): breaker, bulkhead, lanes, cache and
+//! write state are the same as for every other call, and nothing here is a second semantics. A command that may go on
+//! the wire costs no task, no channel and no lock of others; what cannot (an occupied lane, an open breaker without a
+//! cached answer, a failed attempt) goes on as any call does.
+//!
+//! # Threads
+//! A door has one thread with a runtime of its own, which owns its clients and its connections to the server. Calls
+//! that are not plain are spawned on the daemon's runtime.
+//!
+//! # Order
+//! Replies leave in the order of the commands, and commands take effect in their order: see `client.rs`. Clients of one
+//! protocol share one connection; writes that were left unanswered by any connection are fenced off before any other
+//! writes again (`transport/shared.rs`).
+//!
+//! # What a crash leaves behind
+//! Nothing of a door is on the disk. A client whose daemon dies sees its connection reset; a command that was on the
+//! wire may have been applied, as with a server that dies. What was queued was synced before it was answered.
+
+use std::{rc::Rc, sync::Arc, thread};
+
+use fusebox_actors::Backend;
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::{mpsc, watch},
+    task::LocalSet,
+};
+
+use crate::ingress::{gate::Part, peer::Who};
+
+mod class;
+mod client;
+mod core;
+mod counters;
+mod local;
+mod pin;
+pub(crate) mod port;
+mod quick;
+mod request;
+pub(crate) mod settings;
+mod slow;
+pub(crate) mod telling;
+mod upstream;
+
+use self::{
+    client::{Client, Socket},
+    core::Core,
+    counters::Counters,
+    settings::Settings,
+};
+
+/// A client's socket, as it comes from a listener: it is registered with no runtime.
+pub(crate) enum Accepted {
+    Unix(std::os::unix::net::UnixStream),
+    Tcp(std::net::TcpStream),
+}
+
+/// A client's socket, who it is by that, and its place among the door's connections.
+type Arrival = (Accepted, Option<Who>, Option<Part>);
+
+/// A door that is open.
+pub(crate) struct RedisDoor {
+    clients: mpsc::UnboundedSender<Arrival>,
+    counters: Arc<Counters>,
+    stop: watch::Sender<bool>,
+    ended: watch::Receiver<()>,
+}
+
+impl RedisDoor {
+    /// Opens a door to a backend. What it needs of the daemon's runtime it gets by `main`.
+    ///
+    /// # Errors
+    /// The backend is of another kind, or there is no thread for it.
+    pub(crate) fn open(
+        settings: Settings,
+        backend: Arc<Backend>,
+        main: Handle,
+    ) -> Result<Self, String> {
+        let (clients, accepted) = mpsc::unbounded_channel();
+        let (stop, stopping) = watch::channel(false);
+        let (alive, ended) = watch::channel(());
+        let counters = Arc::<Counters>::default();
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("no runtime for a door: {error}"))?;
+        let counted = Arc::clone(&counters);
+        let name = format!("door-{}", backend.name());
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let _alive = alive;
+            let Some(core) = Core::new(settings, backend, counted, main) else { return };
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(serve(core, accepted, stopping)));
+        });
+        thread.map_err(|error| format!("no thread for a door: {error}"))?;
+        Ok(Self { clients, counters, stop, ended })
+    }
+
+    /// Serves a client, which is `who` by its socket; `None` where it must give credentials.
+    pub(crate) fn serve(&self, accepted: Accepted, who: Option<Who>, place: Option<Part>) {
+        // A door that has ended drops it, which closes it.
+        drop(self.clients.send((accepted, who, place)));
+    }
+
+    /// Commands that clients have sent.
+    #[cfg(test)]
+    pub(crate) fn commands(&self) -> u64 {
+        self.counters.commands()
+    }
+
+    /// Takes no more clients, answers what was read and closes. Resolves once all have gone.
+    pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.stop.send_replace(true);
+        let mut ended = self.ended.clone();
+        // The other end goes with the thread.
+        async move { while ended.changed().await.is_ok() {} }
+    }
+}
+
+async fn serve(
+    core: Rc<Core>,
+    mut accepted: mpsc::UnboundedReceiver<Arrival>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    for link in core.links() {
+        tokio::task::spawn_local(Core::drive(Rc::clone(link)));
+    }
+    let mut serving = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            next = accepted.recv() => match next {
+                Some(arrival) => begin(&core, arrival, &mut serving),
+                None => break,
+            },
+            Some(ended) = serving.join_next() => drop(ended),
+            stop = stopping.wait_for(|stop| *stop) => {
+                drop(stop);
+                break;
+            }
+        }
+    }
+    // Who has connected by now is served to its end.
+    accepted.close();
+    while let Ok(arrival) = accepted.try_recv() {
+        begin(&core, arrival, &mut serving);
+    }
+    for client in core.clients() {
+        client.say_goodbye();
+    }
+    while serving.join_next().await.is_some() {}
+    for link in core.links() {
+        link.close();
+    }
+}
+
+fn begin(core: &Rc<Core>, (accepted, who, place): Arrival, serving: &mut tokio::task::JoinSet<()>) {
+    let socket = match accepted {
+        Accepted::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Socket::Unix),
+        Accepted::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Socket::Tcp),
+    };
+    match socket {
+        Ok(socket) => {
+            let client = Client::new(core, socket, who.or(core.anonymous()));
+            core.came(&client);
+            core.counters.came();
+            let core = Rc::clone(core);
+            serving.spawn_local(async move {
+                let why = Rc::clone(&client).serve().await;
+                core.went(&client);
+                core.counters.went(why);
+                drop(place);
+            });
+        }
+        Err(error) => tracing::debug!(%error, "a connection cannot be served"),
+    }
+}

@@ -1,0 +1,484 @@
+//! What becomes of one command.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fusebox_actors::{
+    Admission, Instead, OtherWay, PlainAccess, PlainPlan, Ticket,
+    connector::{Access, Connector, Plan, Write},
+    trace::CallTrace,
+};
+use fusebox_state::Lanes;
+use tokio::time::Instant;
+
+use super::{Client, Ending, Inner, Stuck};
+use crate::kinds::redis::{
+    door::{
+        class::{self, Class, Local},
+        counters::Closed,
+        local::Then,
+        pin::{self, Pinning},
+        quick::{self, Does, Row},
+        request::Requests,
+        settings::Guest,
+        slow::Done,
+        telling::{self, Told},
+        upstream::{Entry, NotNow, Note, Upstream},
+    },
+    protocol::{
+        commands::{Flags, Spec},
+        effect, rules,
+    },
+};
+
+/// The route that calls of this door bear in their records.
+const ROUTE: &str = "/door/redis";
+
+/// A call that may go on the wire: what is asked of the core, and what is noted.
+pub(in crate::kinds::redis::door) struct Carriage<'a> {
+    pub(in crate::kinds::redis::door) lanes: &'a Lanes,
+    pub(in crate::kinds::redis::door) access: PlainAccess<'a>,
+    pub(in crate::kinds::redis::door) operation: &'static str,
+    /// Its reply may be cached under the request as it is sent.
+    pub(in crate::kinds::redis::door) cached: bool,
+    /// It may settle or inherit a deadline of its key.
+    pub(in crate::kinds::redis::door) timed: bool,
+    /// It is of a database that the core knows nothing of.
+    pub(in crate::kinds::redis::door) elsewhere: bool,
+}
+
+impl Inner {
+    /// Takes the command at hand, or says on what it is stuck.
+    pub(super) fn dispatch(
+        &mut self,
+        client: &Rc<Client>,
+        reader: &Requests,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        client.core.counters.command();
+        if self.session.who.is_some() && self.pinned.is_none() {
+            let mut args = reader.args(request);
+            let count = args.len();
+            if let (Some(name), Some(key)) = (args.next(), args.next())
+                && let Some(row) = quick::find(name)
+                && row.takes(count)
+                && (!self.session.reads_only || row.does.is_read())
+            {
+                return self.quick(client, row, key, reader, request, now);
+            }
+        }
+        let args: Vec<&[u8]> = reader.args(request).collect();
+        if let Some(name) = args.first()
+            && (name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:"))
+        {
+            // A page that was lured into speaking to this port.
+            tracing::warn!("somebody speaks HTTP to a Redis door: the connection is closed");
+            (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
+            return None;
+        }
+        self.general(client, &args, request, now)
+    }
+
+    /// A command of one key: planned without an allocation.
+    fn quick(
+        &mut self,
+        client: &Rc<Client>,
+        row: &'static Row,
+        key: &[u8],
+        reader: &Requests,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let core = &client.core;
+        let lanes = Lanes::One(quick::lane(core.namespace(), key));
+        let mut canonical = core.canonical.take();
+        canonical.clear();
+        canonical.extend_from_slice(request);
+        reader.uppercase_name(&mut canonical);
+        let (mut cached, mut timed) = (false, false);
+        let access = match row.does {
+            Does::Reads => {
+                cached = true;
+                let slot = lanes.as_slice().first().map(|lane| (*lane, canonical.as_slice()));
+                PlainAccess::Read { keyed: true, slot, max_stale: core.settings.max_stale }
+            }
+            Does::Looks => PlainAccess::Read { keyed: true, slot: None, max_stale: None },
+            does => {
+                timed = true;
+                let absolute = match does {
+                    Does::Sets => true,
+                    Does::May => {
+                        let args: Vec<&[u8]> = reader.args(request).collect();
+                        effect::is_absolute(row.name, &args)
+                    }
+                    _ => false,
+                };
+                PlainAccess::Write { absolute }
+            }
+        };
+        let operation = row.name;
+        let carriage =
+            Carriage { lanes: &lanes, access, operation, cached, timed, elsewhere: false };
+        let link = core.link(self.protocol());
+        let stuck = self.carry(client, &link, carriage, &canonical, now);
+        core.canonical.replace(canonical);
+        stuck
+    }
+
+    /// Any command.
+    fn general(
+        &mut self,
+        client: &Rc<Client>,
+        args: &[&[u8]],
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let core = &client.core;
+        let name = args.first().copied().unwrap_or_default();
+        if name.eq_ignore_ascii_case(b"FUSEBOX") {
+            let told = self.fusebox(args);
+            self.answer(&told);
+            return None;
+        }
+        let connector = core.connector();
+        let Some(spec) = connector.links().shared.commands.find(args) else {
+            return self.unknown(client, args, request, now);
+        };
+        let of_connection = class::of_connection(args);
+        if of_connection.is_none()
+            && let Some(wrong) = wrong_words(&spec, args)
+        {
+            self.answer(&telling::error(&wrong));
+            return None;
+        }
+        let class = of_connection.unwrap_or_else(|| class::of(&spec, args));
+        let Some(who) = self.session.who else {
+            if let Class::Local(local @ (Local::Hello | Local::Auth | Local::Quit | Local::Reset)) =
+                class
+            {
+                return self.local(client, local, args);
+            }
+            self.answer(&telling::error("NOAUTH Authentication required."));
+            return None;
+        };
+        if let Class::Refused(why) = class {
+            let name = spec.name.replace('|', " ").to_ascii_uppercase();
+            self.answer(&telling::error(&format!(
+                "ERR fusebox: {name} is not offered here: {why}"
+            )));
+            return None;
+        }
+        if class::needs_admin(&spec) && !who.admin {
+            let name = spec.name.replace('|', " ");
+            let why = format!("NOPERM fusebox: {name:?} needs admin rights at this door");
+            if let Some(pinned) = &mut self.pinned {
+                pinned.spoil();
+            }
+            self.answer(&telling::error(&why));
+            return None;
+        }
+        let is_read = !matches!(rules::kind(&spec), rules::Kind::Write | rules::Kind::Barrier(_))
+            && !matches!(rules::kind(&spec), rules::Kind::Script { reads: false });
+        if self.session.reads_only && !is_read && !matches!(class, Class::Local(_)) {
+            let name = spec.name.replace('|', " ");
+            let why = format!("NOPERM fusebox: this user may not write, and {name:?} does");
+            if let Some(pinned) = &mut self.pinned {
+                pinned.spoil();
+            }
+            self.answer(&telling::error(&why));
+            return None;
+        }
+        if let Some(Pinning::Raw | Pinning::Within) = self.pinned.as_ref().map(pin::PinnedTo::state)
+            && !matches!(class, Class::Local(Local::Quit | Local::Reset))
+        {
+            return self.through_pin(client, &spec, class, args, request, now);
+        }
+        match class {
+            Class::Local(local) => self.local(client, local, args),
+            Class::Pinned(_) => self.through_pin(client, &spec, class, args, request, now),
+            Class::Carried if self.pinned.is_some() => {
+                self.through_pin(client, &spec, class, args, request, now)
+            }
+            Class::Carried => {
+                let link = core.link(self.protocol());
+                self.planned(client, &link, request, now)
+            }
+            Class::Refused(_) => None,
+        }
+    }
+
+    /// A command that is planned by the connector.
+    pub(in crate::kinds::redis::door) fn planned(
+        &mut self,
+        client: &Rc<Client>,
+        link: &Rc<Upstream>,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let connector = client.core.connector();
+        let plan = match connector.plan(Bytes::copy_from_slice(request)) {
+            Ok(plan) => plan,
+            Err(refused) => {
+                self.answer(&telling::error(&format!("ERR fusebox: {refused}")));
+                return None;
+            }
+        };
+        let Plan { lanes, access, .. } = &plan;
+        let (access, cached, timed) = match access {
+            Access::Read(read) => {
+                let slot = match read.slots.as_slice() {
+                    [slot] if *slot.key == *request => Some((slot.lane, &*slot.key)),
+                    _ => None,
+                };
+                let max_stale = client.core.settings.max_stale;
+                let access = PlainAccess::Read { keyed: read.keyed, slot, max_stale };
+                (access, slot.is_some(), false)
+            }
+            Access::Write(Write { absolute, .. }) => {
+                (PlainAccess::Write { absolute: *absolute }, false, true)
+            }
+        };
+        let operation = "command";
+        let carriage = Carriage { lanes, access, operation, cached, timed, elsewhere: false };
+        self.carry(client, link, carriage, request, now)
+    }
+
+    /// Sends a command, answers it from the cache, or begins to carry it otherwise.
+    pub(in crate::kinds::redis::door) fn carry(
+        &mut self,
+        client: &Rc<Client>,
+        link: &Rc<Upstream>,
+        carriage: Carriage<'_>,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let core = &client.core;
+        if !link.takes() {
+            core.wants(link);
+            return self.or_late(Stuck::Place, client, request, now);
+        }
+        let Carriage { lanes, access, operation, cached, timed, elsewhere } = carriage;
+        let trace = CallTrace::new(ROUTE);
+        let plan = PlainPlan { lanes, access, priority: core.settings.priority, operation, trace };
+        match core.backend.admit(&plan) {
+            Admission::Go(ticket) => {
+                let note = if cached {
+                    Note::Cache
+                } else if timed && !elsewhere {
+                    core.note(request)
+                } else {
+                    Note::None
+                };
+                self.send(client, link, (Some(ticket), note, elsewhere), request, now)
+            }
+            Admission::Instead(Instead { source, value, age, .. }) => {
+                match telling::in_protocol(&value, self.protocol(), false) {
+                    Some(value) => {
+                        self.last = Told::cached(source, age);
+                        core.counters.answered(source);
+                        self.answer(&value);
+                        None
+                    }
+                    None => self.otherwise(client, request),
+                }
+            }
+            Admission::OtherWay(OtherWay::Full) => self.or_late(Stuck::Place, client, request, now),
+            Admission::OtherWay(_) if elsewhere => {
+                let why = format!("{} is not to be asked now", core.backend.name());
+                let answer = core.unavailable(&why);
+                self.answer_with(answer);
+                None
+            }
+            Admission::OtherWay(_) => self.otherwise(client, request),
+        }
+    }
+
+    /// Hands a command over to an upstream.
+    pub(in crate::kinds::redis::door) fn send(
+        &mut self,
+        client: &Rc<Client>,
+        link: &Rc<Upstream>,
+        (ticket, note, elsewhere): (Option<Ticket>, Note, bool),
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let own = matches!(note, Note::Own);
+        let seq = if own { 0 } else { self.slot() };
+        let blocks = matches!(note, Note::Wrote(_));
+        let client = Rc::clone(client);
+        let entry = Entry { client, seq, ticket, note, blocks, elsewhere };
+        match link.send(entry, request, now) {
+            Ok(()) => {
+                if !own {
+                    self.on_wire += 1;
+                }
+                None
+            }
+            Err((_, NotNow::Full | NotNow::Replaced)) => {
+                if !own {
+                    self.slots.pop_back();
+                }
+                Some(Stuck::Place)
+            }
+        }
+    }
+
+    /// A command that the upstream does not carry: the core does, once everything before it was answered.
+    fn otherwise(&mut self, client: &Rc<Client>, request: &[u8]) -> Option<Stuck> {
+        // A write may follow writes that stand in the queue; a read waits until they are synced.
+        let follows = self.on_wire == 0 && client.core.writes(request);
+        if !self.slots.is_empty() && !follows {
+            return Some(Stuck::Others);
+        }
+        let seq = self.slot();
+        let body = Bytes::copy_from_slice(request);
+        self.slow.push_back(client.core.call(seq, body, self.asker()));
+        None
+    }
+
+    /// Stuck on `stuck`, unless that has lasted for as long as a call may: then the core says what becomes of it.
+    fn or_late(
+        &mut self,
+        stuck: Stuck,
+        client: &Rc<Client>,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let patience = client.core.patience();
+        if self.stuck_since.is_some_and(|since| now.duration_since(since) >= patience) {
+            return self.otherwise(client, request);
+        }
+        Some(stuck)
+    }
+
+    /// A command that nobody knows: the server has the word, as long as nothing waits in the queue.
+    fn unknown(
+        &mut self,
+        client: &Rc<Client>,
+        args: &[&[u8]],
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let core = &client.core;
+        if self.session.who.is_none() {
+            self.answer(&telling::error("NOAUTH Authentication required."));
+            return None;
+        }
+        let name = args.first().copied().unwrap_or_default();
+        if name.get(..8).is_some_and(|head| head.eq_ignore_ascii_case(b"FUSEBOX.")) {
+            let name = String::from_utf8_lossy(name);
+            self.answer(&telling::error(&format!("ERR unknown command '{name}'")));
+            return None;
+        }
+        let link = match self.pinned.as_ref() {
+            Some(pinned) => Rc::clone(pinned.upstream()),
+            None => core.link(self.protocol()),
+        };
+        let carriage = Carriage {
+            lanes: &Lanes::All,
+            access: PlainAccess::Write { absolute: false },
+            operation: "unknown",
+            cached: false,
+            timed: false,
+            elsewhere: true,
+        };
+        self.carry(client, &link, carriage, request, now)
+    }
+
+    fn local(&mut self, client: &Rc<Client>, local: Local, args: &[&[u8]]) -> Option<Stuck> {
+        let core = &client.core;
+        // What follows is of another protocol, or another user: what is before it is answered first.
+        if matches!(local, Local::Hello | Local::Auth | Local::Select | Local::Reset)
+            && !self.slots.is_empty()
+        {
+            return Some(Stuck::Others);
+        }
+        match self.session.local(local, args, &core.server()) {
+            Then::Answered(answer) => self.answer(&answer),
+            Then::Silent => {}
+            Then::Close(answer) => {
+                self.answer(&answer);
+                self.ending = Ending::Answered;
+            }
+            Then::Authenticate { user, secret, hello } => {
+                let seq = self.slot();
+                self.slow.push_back(core.authenticate(seq, user, secret, hello));
+            }
+            Then::Select(database) => return self.select(client, database),
+            Then::Reset => {
+                if let Some(pinned) = self.pinned.take() {
+                    pinned.close();
+                }
+                self.session.reset(core.database(), core.anonymous());
+                self.answer(b"+RESET\r\n");
+            }
+        }
+        None
+    }
+
+    /// What `FUSEBOX …` is answered.
+    fn fusebox(&mut self, args: &[&[u8]]) -> Bytes {
+        match args {
+            [_, what] if what.eq_ignore_ascii_case(b"LAST") => self.last.reply(self.protocol()),
+            _ => {
+                telling::error("ERR fusebox: FUSEBOX LAST tells where the previous reply came from")
+            }
+        }
+    }
+
+    /// A slow call has ended.
+    pub(super) fn slow_ended(&mut self, client: &Rc<Client>, done: Done) {
+        match done {
+            Done::Answered(seq, answer, told, acknowledged) => {
+                self.last = told;
+                if let Some(lanes) = acknowledged {
+                    self.failed.iter_mut().for_each(|failed| failed.onward.follows(&lanes));
+                }
+                self.ended(seq, answer);
+            }
+            Done::Authenticated(seq, guest, hello) => {
+                let refused = "WRONGPASS invalid username-password pair or user is disabled.";
+                let Some(Guest { who, reads_only }) = guest else {
+                    client.core.counters.wrong_secret();
+                    return self.reply(seq, &telling::error(refused));
+                };
+                self.session.who = Some(who);
+                self.session.reads_only = reads_only;
+                let answer = match hello {
+                    Some(hello) => self.session.greeted(hello, &client.core.server()),
+                    None => Bytes::from_static(b"+OK\r\n"),
+                };
+                self.reply(seq, &answer);
+            }
+        }
+    }
+
+    pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
+        match answer {
+            telling::Answer::Reply(reply) => self.answer(&reply),
+            telling::Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
+        }
+    }
+}
+
+/// What Redis says of a command with the wrong words; `None` for one that has the right number of them.
+fn wrong_words(spec: &Spec, args: &[&[u8]]) -> Option<String> {
+    if spec.flags.has(Flags::CONTAINER) && args.len() > 1 {
+        let inner = args.get(1).copied().unwrap_or_default();
+        let inner = String::from_utf8_lossy(inner.get(..128).unwrap_or(inner)).into_owned();
+        let name = spec.name.to_ascii_uppercase();
+        return Some(format!("ERR unknown subcommand '{inner}'. Try {name} HELP."));
+    }
+    (!spec.takes(args.len()))
+        .then(|| format!("ERR wrong number of arguments for '{}' command", spec.name))
+}
+
+impl Requests {
+    /// Writes the name of the request that was found last in upper case, in a copy of it.
+    fn uppercase_name(&self, request: &mut [u8]) {
+        if let Some(name) = self.name_of(request) {
+            name.make_ascii_uppercase();
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What the clients of a door share: the backend, the connections to the server, the settings.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::{Rc, Weak},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use fusebox_actors::{
+    Backend,
+    connector::{Access, Connector},
+};
+use fusebox_state::Moment;
+use tokio::runtime::Handle;
+
+use super::{
+    client::Client,
+    counters::Counters,
+    local::{FIRST_ID, Server},
+    settings::Settings,
+    slow::Asker,
+    telling::{self, Answer, Protocol},
+    upstream::{Note, Turn, Upstream},
+};
+use crate::{
+    ingress::peer::Who,
+    kinds::redis::{
+        connector::RedisConnector, protocol::resp, transport::handshake::Protocol as Spoken,
+    },
+};
+
+/// How much is read of a client at once.
+const SCRATCH: usize = 64 << 10;
+
+/// What the clients of a door share. It belongs to the door's thread.
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) backend: Arc<Backend>,
+    pub(super) counters: Arc<Counters>,
+    /// The daemon's own runtime.
+    pub(super) main: Handle,
+    /// What is read of a client, until it is dispatched.
+    pub(super) scratch: RefCell<Vec<u8>>,
+    /// The request at hand in its canonical form.
+    pub(super) canonical: RefCell<Vec<u8>>,
+    connector: RefCell<Arc<RedisConnector>>,
+    links: [Rc<Upstream>; 2],
+    namespace: String,
+    next_id: Cell<u64>,
+    clients: RefCell<HashMap<u64, Weak<Client>>>,
+    pinned: Cell<usize>,
+    /// What is held of all requests, and of all replies, in bytes.
+    held: Cell<usize>,
+    owed: Cell<usize>,
+    /// A fence was asked for, and has not been raised or refused yet.
+    fencing: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Core {
+    /// `None` if the backend's kind is another.
+    pub(super) fn new(
+        settings: Settings,
+        backend: Arc<Backend>,
+        counters: Arc<Counters>,
+        main: Handle,
+    ) -> Option<Rc<Self>> {
+        let connector = redis_of(backend.connector())?;
+        let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None);
+        let links = [link(Spoken::Two), link(Spoken::Newest)];
+        let namespace = connector.links().namespace.clone();
+        Some(Rc::new(Self {
+            settings,
+            backend,
+            counters,
+            main,
+            scratch: RefCell::new(vec![0; SCRATCH]),
+            canonical: RefCell::default(),
+            connector: RefCell::new(connector),
+            links,
+            namespace,
+            next_id: Cell::new(FIRST_ID),
+            clients: RefCell::default(),
+            pinned: Cell::new(0),
+            held: Cell::new(0),
+            owed: Cell::new(0),
+            fencing: Arc::default(),
+        }))
+    }
+
+    /// The connections that all clients share, each to be [driven](Core::drive).
+    pub(super) fn links(&self) -> &[Rc<Upstream>; 2] {
+        &self.links
+    }
+
+    /// Drives a connection for as long as the door lives.
+    pub(super) async fn drive(upstream: Rc<Upstream>) {
+        loop {
+            let Turn { touched, lost, .. } = upstream.turn().await;
+            for client in touched {
+                client.flush();
+            }
+            for lost in lost {
+                let client = Rc::clone(&lost.entry.client);
+                client.lost(lost);
+                client.wake();
+            }
+        }
+    }
+
+    /// The connection that clients of `protocol` share.
+    pub(super) fn link(&self, protocol: Protocol) -> Rc<Upstream> {
+        let [second, third] = &self.links;
+        let link = if protocol == Protocol::Resp2 { second } else { third };
+        link.use_connector(&self.connector());
+        Rc::clone(link)
+    }
+
+    /// The connector in effect.
+    pub(super) fn connector(&self) -> Arc<RedisConnector> {
+        let current = self.backend.connector();
+        let mut connector = self.connector.borrow_mut();
+        if !std::ptr::addr_eq(Arc::as_ptr(&current), Arc::as_ptr(&connector))
+            && let Some(next) = redis_of(current)
+        {
+            *connector = next;
+        }
+        Arc::clone(&connector)
+    }
+
+    /// The database of the backend, as it is part of lanes.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The database of the backend.
+    pub(super) fn database(&self) -> u32 {
+        self.connector.borrow().links().shared.settings.database
+    }
+
+    /// How long a command may be stuck.
+    pub(super) fn patience(&self) -> Duration {
+        let timeout = self.connector.borrow().links().shared.settings.timeout;
+        self.settings.deadline.map_or(timeout, |deadline| deadline.min(timeout))
+    }
+
+    /// Who a client is that has given no credentials.
+    pub(super) fn anonymous(&self) -> Option<Who> {
+        self.settings.anonymous
+    }
+
+    /// What is known of the server.
+    pub(super) fn server(&self) -> Server {
+        let connector = self.connector();
+        let shared = &connector.links().shared;
+        let version = shared.server.lock().as_ref().and_then(|server| server.version.clone());
+        let version = version.unwrap_or_else(|| "7.0.0".to_owned());
+        Server { version, resp3: shared.resp3.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    pub(super) fn came(&self, client: &Rc<Client>) {
+        self.clients.borrow_mut().insert(client.id(), Rc::downgrade(client));
+    }
+
+    pub(super) fn went(&self, client: &Rc<Client>) {
+        self.clients.borrow_mut().remove(&client.id());
+    }
+
+    /// All that are connected.
+    pub(super) fn clients(&self) -> Vec<Rc<Client>> {
+        self.clients.borrow().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// A client has left: what it has on the shared connections goes on without it.
+    pub(super) fn abandon(&self, client: &Rc<Client>) {
+        self.links.iter().for_each(|link| link.abandon(client));
+    }
+
+    /// The server refuses what it should not: its name may lead to another one by now.
+    pub(super) fn retire(&self) {
+        for link in &self.links {
+            link.retire_later();
+        }
+    }
+
+    /// Whether it is worth asking for a place again.
+    pub(super) fn may_have_place(&self) -> bool {
+        self.links.iter().all(|link| link.takes())
+    }
+
+    /// What is held of a client was the first of each pair, and is the second now: of its requests, and of its replies.
+    pub(super) fn holds(&self, held: (usize, usize), owed: (usize, usize)) {
+        self.held.set((self.held.get() + held.1).saturating_sub(held.0));
+        self.owed.set((self.owed.get() + owed.1).saturating_sub(owed.0));
+    }
+
+    /// Whether so much is held that no more is read for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.held.get() >= self.settings.in_bytes || self.owed.get() >= self.settings.out_bytes
+    }
+
+    /// An upstream takes nothing now. If that is because writes may still land, a fence is asked for.
+    pub(super) fn wants(&self, _: &Rc<Upstream>) {
+        let connector = self.connector();
+        if connector.links().shared.may_land() && !self.fencing.swap(true, Ordering::AcqRel) {
+            let fencing = Arc::clone(&self.fencing);
+            let _job = self.main.spawn(async move {
+                let links = connector.links();
+                // What it fails of is told to those who wait for a place.
+                let _ready = links.writes.ready(links.shared.settings.timeout).await.is_ok();
+                fencing.store(false, Ordering::Release);
+            });
+        }
+    }
+
+    /// When what a read answers is known to end.
+    pub(super) fn ends(&self, connector: &RedisConnector, request: &[u8]) -> Option<Moment> {
+        let links = connector.links();
+        if links.deadlines.is_empty() {
+            return None;
+        }
+        let args = resp::arguments(request).ok()?;
+        let lately = links.shared.settings.timeout + Duration::from_secs(1);
+        let left = links.deadlines.left(args.get(1)?, lately)?;
+        Some(self.backend.now().plus(left))
+    }
+
+    /// What is to be noted of a write that is about to be sent.
+    pub(super) fn note(&self, request: &[u8]) -> Note {
+        let connector = self.connector.borrow();
+        let now = self.backend.steady_unix();
+        let begun = connector.links().begins(request, now, now);
+        begun.map_or(Note::None, |begun| Note::Deadlines(Box::new(begun)))
+    }
+
+    /// Whether a request writes.
+    pub(super) fn writes(&self, request: &[u8]) -> bool {
+        let plan = self.connector().plan(bytes::Bytes::copy_from_slice(request));
+        plan.is_ok_and(|plan| matches!(plan.access, Access::Write(_)))
+    }
+
+    /// What is said of a command that was not executed.
+    pub(super) fn unavailable(&self, why: &str) -> Answer {
+        self.counters.refused();
+        telling::unavailable(self.settings.unavailable, why, None)
+    }
+
+    /// An upstream of a client's own. `None` where there are as many as may be.
+    pub(super) fn pin(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        protocol: Protocol,
+    ) -> Option<Rc<Upstream>> {
+        if self.pinned.get() >= self.settings.pinned {
+            return None;
+        }
+        self.set_pinned(self.pinned.get() + 1);
+        let spoken = if protocol == Protocol::Resp2 { Spoken::Two } else { Spoken::Newest };
+        let upstream = Upstream::new(self.connector(), spoken, Some(Rc::clone(client)));
+        let (core, driven) = (Rc::clone(self), Rc::clone(&upstream));
+        tokio::task::spawn_local(async move {
+            core.drive_pinned(driven).await;
+            core.set_pinned(core.pinned.get() - 1);
+        });
+        Some(upstream)
+    }
+
+    fn set_pinned(&self, pinned: usize) {
+        self.pinned.set(pinned);
+        self.counters.pinned(pinned);
+    }
+
+    async fn drive_pinned(&self, upstream: Rc<Upstream>) {
+        let mut was_up = false;
+        loop {
+            let Turn { touched, lost, ended } = upstream.turn().await;
+            was_up |= !touched.is_empty() || ended;
+            let closed = upstream.is_closed();
+            for client in &touched {
+                client.flush();
+            }
+            if ended || !lost.is_empty() || closed {
+                if let Some(client) = upstream.owner() {
+                    client.lost_its_upstream(lost, was_up);
+                }
+                upstream.close();
+                return;
+            }
+        }
+    }
+}
+
+/// The connector of a Redis.
+fn redis_of(connector: Arc<dyn Connector>) -> Option<Arc<RedisConnector>> {
+    let any: Arc<dyn std::any::Any + Send + Sync> = connector;
+    any.downcast().ok()
+}
+
+impl super::client::Inner {
+    /// Who asks, and in which protocol.
+    pub(super) fn asker(&self) -> Asker {
+        Asker { who: self.session.who, protocol: self.session.protocol }
+    }
+}

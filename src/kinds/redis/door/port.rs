@@ -1,0 +1,103 @@
+//! The door as the daemon opens it: its settings, its listeners' connections, what is shown of it.
+
+use std::{pin::Pin, sync::Arc};
+
+use fusebox_actors::{AckLevel, view::DoorView};
+
+use super::{
+    Accepted, RedisDoor,
+    settings::{self, Guest, MinAck, Settings},
+    telling,
+};
+use crate::{
+    config::{DoorSettings, OnUnknown, Unavailable},
+    ingress::{
+        callers::{Callers, Right},
+        door::{Connection, DoorStream, WireDoor},
+        peer::{NOBODY, Who},
+    },
+    kinds::port::DoorSpec,
+};
+
+/// What a client is told that finds no room: most clients take it for a broken connection.
+const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
+/// A request may take a fourth of what the door holds of requests.
+const REQUEST_SHARE: u64 = 4;
+
+impl settings::Callers for Callers {
+    fn find(&self, user: Option<&[u8]>, secret: &[u8]) -> Option<Guest> {
+        // What clients send if they were given no name.
+        let name = user.filter(|user| *user != b"default");
+        let known = Self::find(self, name, secret)?;
+        let who = Who { uid: NOBODY, admin: known.right == Right::Admin, by_token: true };
+        Some(Guest { who, reads_only: known.right == Right::Read })
+    }
+}
+
+/// Opens the door of `spec`.
+///
+/// # Errors
+/// As [`RedisDoor::open`].
+pub(crate) fn open(spec: DoorSpec) -> Result<Arc<dyn WireDoor>, String> {
+    let settings = settings_of(&spec.settings);
+    let door = RedisDoor::open(settings, spec.backend, spec.runtime)?;
+    Ok(Arc::new(door))
+}
+
+fn settings_of(door: &DoorSettings) -> Settings {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    Settings {
+        min_ack: match door.min_ack {
+            Some(AckLevel::Applied) => MinAck::Applied,
+            Some(AckLevel::Durable) => MinAck::Durable,
+            None => MinAck::AppliedOrDurable,
+        },
+        deadline: door.deadline,
+        max_stale: None,
+        priority: door.priority,
+        unavailable: match door.unavailable {
+            Unavailable::Loading => telling::Unavailable::Loading,
+            Unavailable::Fusebox => telling::Unavailable::Fusebox,
+            Unavailable::Close => telling::Unavailable::Close,
+        },
+        close_on_unknown: door.on_unknown == OnUnknown::Close,
+        pinned: size(door.pinned.into()),
+        in_bytes: size(door.in_bytes),
+        out_bytes: size(door.out_bytes),
+        out_client: size(door.out_client),
+        request_max: size(door.in_bytes / REQUEST_SHARE),
+        idle_timeout: door.idle_timeout,
+        callers: Arc::clone(&door.callers) as Arc<dyn settings::Callers>,
+        anonymous: None,
+    }
+}
+
+impl WireDoor for RedisDoor {
+    fn take(&self, connection: Connection) {
+        let Connection { stream, who, part, .. } = connection;
+        let accepted = match stream {
+            DoorStream::Unix(stream) => stream.into_std().map(Accepted::Unix),
+            DoorStream::Tcp(stream) => stream.into_std().map(Accepted::Tcp),
+        };
+        match accepted {
+            Ok(accepted) => self.serve(accepted, who, Some(part)),
+            Err(error) => tracing::debug!(%error, "a connection cannot be served"),
+        }
+    }
+
+    fn refuse(&self, stream: DoorStream) {
+        // A client that is gone hears nothing.
+        drop(match &stream {
+            DoorStream::Unix(stream) => stream.try_write(FULL),
+            DoorStream::Tcp(stream) => stream.try_write(FULL),
+        });
+    }
+
+    fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.close())
+    }
+
+    fn view(&self) -> DoorView {
+        self.counters.view()
+    }
+}

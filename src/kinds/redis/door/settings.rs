@@ -1,0 +1,116 @@
+//! What a Redis door is told to do.
+
+use std::{sync::Arc, time::Duration};
+
+use fusebox_actors::Priority;
+
+use super::telling::Unavailable;
+use crate::{
+    ingress::{
+        peer::{NOBODY, Who},
+        same::same,
+    },
+    kinds::redis::settings::RedisSettings,
+};
+
+/// What a write's answer promises at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum MinAck {
+    /// The server has applied it.
+    Applied,
+    /// The server has, or it is queued if its reply is known beforehand.
+    #[default]
+    AppliedOrDurable,
+    /// It is queued at least, also where its reply is not known.
+    Durable,
+}
+
+/// A door's settings.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    /// What a write's answer promises.
+    pub(crate) min_ack: MinAck,
+    /// How long a call may take; the backend's `timeout` × attempts if it is `None`.
+    pub(crate) deadline: Option<Duration>,
+    /// The oldest value from the cache that answers; the cache's own `max_stale` if it is `None`.
+    pub(crate) max_stale: Option<Duration>,
+    /// How much its calls matter.
+    pub(crate) priority: Priority,
+    /// In which word a client is told that its command was not executed.
+    pub(crate) unavailable: Unavailable,
+    /// A client whose command's outcome is unknown is disconnected.
+    pub(crate) close_on_unknown: bool,
+    /// Upstream connections that belong to one client each, at once.
+    pub(crate) pinned: usize,
+    /// What is held of requests, of all clients together, in bytes.
+    pub(crate) in_bytes: usize,
+    /// What is held for clients that do not read, in bytes.
+    pub(crate) out_bytes: usize,
+    /// What of that is held for one client, in bytes.
+    pub(crate) out_client: usize,
+    /// The largest request, in bytes.
+    pub(crate) request_max: usize,
+    /// How long a client may be silent that is owed nothing; for ever if it is `None`.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Who is let in by credentials.
+    pub(crate) callers: Arc<dyn Callers>,
+    /// Who a client is that has given none; `None` if it must give some.
+    pub(crate) anonymous: Option<Who>,
+}
+
+/// Somebody who was let in by credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Guest {
+    /// Who that is.
+    pub(crate) who: Who,
+    /// It may not write.
+    pub(crate) reads_only: bool,
+}
+
+/// Finds out whom credentials belong to.
+pub(crate) trait Callers: Send + Sync {
+    /// The caller of that name and secret, where there is one.
+    fn find(&self, user: Option<&[u8]>, secret: &[u8]) -> Option<Guest>;
+}
+
+/// Nobody is let in by credentials of the door's own.
+#[cfg(test)]
+pub(crate) struct Nobody;
+
+#[cfg(test)]
+impl Callers for Nobody {
+    fn find(&self, _: Option<&[u8]>, _: &[u8]) -> Option<Guest> {
+        None
+    }
+}
+
+impl dyn Callers {
+    /// Who has these credentials: a caller of the door's, or somebody with the backend's own, so that a password in an
+    /// existing URL needs no change. An empty secret is nobody's.
+    pub(super) async fn who(
+        &self,
+        backend: &RedisSettings,
+        user: Option<&[u8]>,
+        secret: &[u8],
+    ) -> Option<Guest> {
+        if secret.is_empty() {
+            return None;
+        }
+        if let Some(guest) = self.find(user, secret) {
+            return Some(guest);
+        }
+        let own = match &backend.password_file {
+            Some(file) => {
+                let text = tokio::fs::read_to_string(file).await.ok()?;
+                text.lines().next()?.to_owned()
+            }
+            None => backend.password.as_ref()?.expose().to_owned(),
+        };
+        let name = backend.username.as_deref().unwrap_or("default").as_bytes();
+        let is_own = !own.is_empty()
+            && same(own.as_bytes(), secret)
+            && user.is_none_or(|user| same(user, name));
+        let who = Who { uid: NOBODY, admin: false, by_token: true };
+        is_own.then_some(Guest { who, reads_only: false })
+    }
+}

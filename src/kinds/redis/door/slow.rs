@@ -1,0 +1,243 @@
+//! What a client waits for besides its upstream: a call that the core carries, or the look at its credentials.
+//!
+//! It runs on the daemon's own threads, because it may open the connections of JSON calls, which live there.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use fusebox_actors::{
+    AckLevel, Call, CallOptions, Onward, Reply,
+    connector::{Access, Connector, Outage, Write},
+    trace::CallTrace,
+};
+use fusebox_state::Lanes;
+use tokio::sync::{Notify, futures::OwnedNotified};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    core::Core,
+    local::Hello,
+    settings::{Guest, MinAck},
+    telling::{self, Answer, Asked, Told},
+};
+use crate::{
+    ingress::peer::{NOBODY, Who},
+    kinds::redis::{connector::RedisConnector, protocol::resp, transport::carry::RESP2},
+};
+
+/// INFO of a server that was never met.
+const UNKNOWN_SERVER: &str =
+    "# Server\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\nloading:0";
+
+/// Something that runs elsewhere. Dropped, it is given up.
+pub(super) struct Slow {
+    seq: u64,
+    job: AbortOnDropHandle<Done>,
+    /// Told once it is in the queue.
+    appended: Option<Pin<Box<OwnedNotified>>>,
+    is_write: bool,
+}
+
+/// How it ended.
+pub(super) enum Done {
+    /// A call: its answer, where that came from, and the lanes of a failed attempt that has been acknowledged since.
+    Answered(u64, Answer, Told, Option<Lanes>),
+    /// Who the credentials belong to, and what HELLO asked for besides.
+    Authenticated(u64, Option<Guest>, Option<Hello>),
+}
+
+/// Who asks, and in which protocol.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) who: Option<Who>,
+    pub(super) protocol: telling::Protocol,
+}
+
+impl Slow {
+    /// Whether what follows it may begin: it stands in the queue, and waits for the disk alone.
+    pub(super) fn is_appended(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(appended) = &mut self.appended
+            && appended.as_mut().poll(cx).is_ready()
+        {
+            self.appended = None;
+        }
+        self.is_write && self.appended.is_none()
+    }
+
+    /// The same, as it was when it was last looked at.
+    pub(super) fn was_appended(&self) -> bool {
+        self.is_write && self.appended.is_none()
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        let seq = self.seq;
+        Pin::new(&mut self.job).poll(cx).map(|done| {
+            done.unwrap_or_else(|_| {
+                let answer =
+                    telling::error("ERR fusebox: a fault in fusebox itself; its log says more");
+                Done::Answered(seq, Answer::Reply(answer), Told::default(), None)
+            })
+        })
+    }
+}
+
+impl Core {
+    /// Carries a call that was not sent yet.
+    pub(super) fn call(&self, seq: u64, body: Bytes, asker: Asker) -> Slow {
+        self.carried(seq, body, asker, None)
+    }
+
+    /// Carries a call on whose first attempt has failed.
+    pub(super) fn go_on(&self, seq: u64, onward: Box<Onward>, body: Bytes, asker: Asker) -> Slow {
+        self.carried(seq, body, asker, Some(onward))
+    }
+
+    fn carried(&self, seq: u64, body: Bytes, by: Asker, onward: Option<Box<Onward>>) -> Slow {
+        let (mut options, nil_on_miss, is_write) = self.asked_of(&self.connector(), &body, by);
+        let appended = Arc::<Notify>::default();
+        options.appended = is_write.then(|| Arc::clone(&appended));
+        let who = by.who.unwrap_or(Who { uid: NOBODY, admin: false, by_token: false });
+        // The door itself has looked at what needs admin rights.
+        let call = Call {
+            body,
+            options,
+            uid: who.uid,
+            admin: true,
+            trace: CallTrace::new("/door/redis"),
+            streams: false,
+            upload: None,
+        };
+        let asked = Asked {
+            protocol: by.protocol,
+            unavailable: self.settings.unavailable,
+            close_on_unknown: self.settings.close_on_unknown,
+            nil_on_miss,
+        };
+        let backend = Arc::clone(&self.backend);
+        let counters = Arc::clone(&self.counters);
+        let stand_in = self.stand_in(&call.body);
+        let lanes = onward.as_ref().and_then(|onward| onward.lanes().cloned());
+        let running = async move {
+            let ended = match onward {
+                Some(onward) => backend.go_on(call, *onward).await,
+                None => backend.call(call).await,
+            };
+            if let (Err(error), Some(answer)) = (&ended, stand_in)
+                && error.reply.is_none()
+            {
+                return Done::Answered(seq, Answer::Reply(answer), Told::default(), None);
+            }
+            match &ended {
+                Ok(reply) => counters.answered(reply.source),
+                Err(_) => counters.refused(),
+            }
+            let told = ended.as_ref().map(Told::of).unwrap_or_default();
+            let lanes = lanes.filter(|_| ended.is_ok());
+            Done::Answered(seq, telling::answer(ended, backend.name(), asked), told, lanes)
+        };
+        let job = AbortOnDropHandle::new(self.main.spawn(running));
+        let appended = Some(Box::pin(appended.notified_owned()));
+        Slow { seq, job, appended, is_write }
+    }
+
+    /// What answers PING and INFO if the server does not: clients ask them before they do anything else.
+    fn stand_in(&self, body: &[u8]) -> Option<Bytes> {
+        let args = resp::arguments(body).ok()?;
+        let [name, rest @ ..] = args.as_slice() else { return None };
+        if name.eq_ignore_ascii_case(b"PING") {
+            return Some(match rest {
+                [] => Bytes::from_static(b"+PONG\r\n"),
+                [text, ..] => bulk(text),
+            });
+        }
+        name.eq_ignore_ascii_case(b"INFO").then(|| {
+            let connector = self.connector();
+            let server = connector.links().shared.server.lock();
+            let known = server.as_ref().map(|server| server.text.as_str());
+            let known = known.unwrap_or(UNKNOWN_SERVER);
+            let ours = format!("\r\n# Fusebox\r\nfusebox_backend:{}\r\n", self.backend.name());
+            bulk(format!("{}{ours}", known.trim_end()).as_bytes())
+        })
+    }
+
+    /// What is asked of a call besides its words, whether it may be answered with nil if nothing is known, and whether it
+    /// writes.
+    ///
+    /// A write whose reply is not known beforehand is queued only if the door says `min_ack = "durable"`: most clients
+    /// take an integer for what it says.
+    fn asked_of(
+        &self,
+        connector: &RedisConnector,
+        body: &Bytes,
+        asker: Asker,
+    ) -> (CallOptions, bool, bool) {
+        let plan = connector.plan(body.clone()).ok();
+        let is_write = plan.as_ref().is_some_and(|plan| matches!(plan.access, Access::Write(_)));
+        let min_ack = match plan.map(|plan| plan.access) {
+            Some(Access::Write(Write { outage, .. })) => match (self.settings.min_ack, outage) {
+                (MinAck::Durable, Outage::Never(_))
+                | (MinAck::AppliedOrDurable, Outage::ReplyKnown(_)) => None,
+                (MinAck::Durable, _) => Some(AckLevel::Durable),
+                (MinAck::Applied | MinAck::AppliedOrDurable, _) => Some(AckLevel::Applied),
+            },
+            _ => None,
+        };
+        let args = resp::arguments(body).unwrap_or_default();
+        let name = args.first().copied().unwrap_or_default();
+        let nil_on_miss = name.eq_ignore_ascii_case(b"GET") || name.eq_ignore_ascii_case(b"MGET");
+        let options = CallOptions {
+            deadline: self.settings.deadline,
+            max_stale: self.settings.max_stale,
+            priority: self.settings.priority,
+            min_ack,
+            op_id: None,
+            appended: None,
+            dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
+        };
+        (options, nil_on_miss, is_write)
+    }
+
+    /// Looks whom credentials belong to. The one who gave wrong ones waits a second for the answer.
+    pub(super) fn authenticate(
+        &self,
+        seq: u64,
+        user: Option<Vec<u8>>,
+        secret: Vec<u8>,
+        hello: Option<Hello>,
+    ) -> Slow {
+        let door = Arc::clone(&self.settings.callers);
+        let connector = self.connector();
+        let job = self.main.spawn(async move {
+            let guest =
+                door.who(&connector.links().shared.settings, user.as_deref(), &secret).await;
+            if guest.is_none() {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+            Done::Authenticated(seq, guest, hello)
+        });
+        Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
+    }
+}
+
+fn bulk(text: &[u8]) -> Bytes {
+    let mut out = bytes::BytesMut::with_capacity(text.len() + 16);
+    resp::write_bulk(&mut out, text);
+    out.freeze()
+}
+
+impl Told {
+    /// Where a reply came from.
+    fn of(reply: &Reply) -> Self {
+        Self {
+            source: Some(reply.source),
+            ack: reply.ack,
+            age: reply.age,
+            op_id: reply.op_id,
+            pending: reply.pending_writes,
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! What a client is told in place of the server's answer.
+//!
+//! The first word of an error decides what a client does with it. `LOADING` is a lost connection to most clients and
+//! job frameworks, which come back later; any other word is an error of the command, on which workers quit. So what was
+//! not executed is told as `LOADING` unless the door says otherwise. What may have been applied is told as
+//! `FUSEBOX UNKNOWN`, a word that nobody repeats a command on.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use fusebox_actors::{AckLevel, CallError, CallErrorKind, Reply, Source};
+use fusebox_state::OpId;
+
+use crate::kinds::redis::protocol::resp;
+
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Resp2,
+    Resp3,
+}
+
+/// In which word a client is told that its command was not executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// `-LOADING …`: clients and workers come back later.
+    #[default]
+    Loading,
+    /// `-FUSEBOX …`: an error of this command, at once.
+    Fusebox,
+    /// The connection is closed.
+    Close,
+}
+
+/// What the end of a call comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// These bytes.
+    Reply(Bytes),
+    /// The connection is closed instead.
+    Close,
+}
+
+/// What a door says of a command that was not executed.
+pub(super) fn unavailable(how: Unavailable, why: &str, retry_after: Option<u64>) -> Answer {
+    let word = match how {
+        Unavailable::Loading => "LOADING",
+        Unavailable::Fusebox => "FUSEBOX",
+        Unavailable::Close => return Answer::Close,
+    };
+    let retry = retry_after.map(|seconds| format!("; retry in {seconds} s")).unwrap_or_default();
+    Answer::Reply(line(&format!("-{word} fusebox: {why}; not executed{retry}")))
+}
+
+/// An error line.
+pub(super) fn error(text: &str) -> Bytes {
+    line(&format!("-{text}"))
+}
+
+fn line(text: &str) -> Bytes {
+    let mut out = String::with_capacity(text.len() + 2);
+    // A line's end within it would be taken for the end of the error.
+    out.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    out.push_str("\r\n");
+    Bytes::from(out)
+}
+
+/// Where the previous reply came from, for who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// `None` for a reply of the server, which is not noted.
+    pub(super) source: Option<Source>,
+    pub(super) ack: Option<AckLevel>,
+    pub(super) age: Duration,
+    pub(super) op_id: Option<OpId>,
+    pub(super) pending: u64,
+}
+
+impl Told {
+    /// It came from the cache.
+    pub(super) fn cached(source: Source, age: Duration) -> Self {
+        Self { source: Some(source), age, ..Self::default() }
+    }
+
+    /// The answer to `FUSEBOX LAST`: source, ack, age in milliseconds, `op_id`, writes that wait.
+    pub(super) fn reply(&self, protocol: Protocol) -> Bytes {
+        let mut out = BytesMut::new();
+        resp::write_head(&mut out, '*', 5);
+        resp::write_bulk(&mut out, self.source.unwrap_or(Source::Live).as_str().as_bytes());
+        let nil: &[u8] = if protocol == Protocol::Resp3 { b"_\r\n" } else { b"$-1\r\n" };
+        match self.ack {
+            Some(AckLevel::Applied) => resp::write_bulk(&mut out, b"applied"),
+            Some(AckLevel::Durable) => resp::write_bulk(&mut out, b"durable"),
+            None => out.extend_from_slice(nil),
+        }
+        out.extend_from_slice(format!(":{}\r\n", self.age.as_millis()).as_bytes());
+        match self.op_id {
+            Some(op_id) => resp::write_bulk(&mut out, op_id.to_string().as_bytes()),
+            None => out.extend_from_slice(nil),
+        }
+        out.extend_from_slice(format!(":{}\r\n", self.pending).as_bytes());
+        out.freeze()
+    }
+}
+
+/// What of a call's end is the caller's to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) protocol: Protocol,
+    pub(super) unavailable: Unavailable,
+    /// Where an outcome is unknown, the connection is closed.
+    pub(super) close_on_unknown: bool,
+    /// A read of which nothing is known may be answered with nil.
+    pub(super) nil_on_miss: bool,
+}
+
+/// What a client is told of a call that was carried otherwise than over its own connection.
+pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Asked) -> Answer {
+    let not_executed = |why: &str| unavailable(asked.unavailable, why, None);
+    let reply = match ended {
+        Ok(reply) => reply,
+        Err(error) => return of_error(error, backend, asked),
+    };
+    if matches!(reply.source, Source::Bypass | Source::Empty) && !asked.nil_on_miss {
+        let why = format!("{backend} does not answer, and nothing is cached for it");
+        return not_executed(&why);
+    }
+    let is_live = reply.source == Source::Live;
+    match (reply.value, reply.ack, reply.op_id) {
+        (Some(value), ..) => match in_protocol(&value, asked.protocol, is_live) {
+            Some(told) if *told == *value => Answer::Reply(value),
+            Some(told) => Answer::Reply(Bytes::copy_from_slice(&told)),
+            None => not_executed(&format!(
+                "{backend} does not answer, and what is cached is of the other protocol"
+            )),
+        },
+        (None, Some(AckLevel::Durable), Some(op_id)) => {
+            Answer::Reply(error(&format!("FUSEBOX QUEUED {op_id} its reply is not known yet")))
+        }
+        (None, _, Some(op_id)) => Answer::Reply(error(&format!(
+            "FUSEBOX APPLIED {op_id} it was applied, and its reply was lost"
+        ))),
+        (None, ..) => Answer::Reply(error("FUSEBOX APPLIED its reply was lost")),
+    }
+}
+
+fn of_error(failed: CallError, backend: &str, asked: Asked) -> Answer {
+    let CallError { kind, detail, outcome_unknown, op_id, retry_after, reply, .. } = failed;
+    if outcome_unknown {
+        if asked.close_on_unknown {
+            return Answer::Close;
+        }
+        let op_id = op_id.map(|op_id| format!(" {op_id}")).unwrap_or_default();
+        return Answer::Reply(error(&format!(
+            "FUSEBOX UNKNOWN{op_id} {}; it may have been applied",
+            detail.whole()
+        )));
+    }
+    let retry_after = retry_after.map(|after| after.as_secs().max(1));
+    match kind {
+        CallErrorKind::Refused | CallErrorKind::Conflict => match reply {
+            Some(reply) => Answer::Reply(in_protocol_of_error(&reply, asked.protocol)),
+            None => Answer::Reply(error(&format!("ERR fusebox: {}", detail.whole()))),
+        },
+        CallErrorKind::Malformed => Answer::Reply(error(&format!("ERR {}", detail.whole()))),
+        CallErrorKind::Forbidden => {
+            Answer::Reply(error(&format!("NOPERM fusebox: {}", detail.whole())))
+        }
+        CallErrorKind::Unavailable | CallErrorKind::TimedOut | CallErrorKind::Full => {
+            let why = format!("{backend}: {}", detail.whole());
+            unavailable(asked.unavailable, &why, retry_after)
+        }
+    }
+}
+
+/// A bulk error of RESP3 as a line.
+fn in_protocol_of_error(frame: &Bytes, protocol: Protocol) -> Bytes {
+    match (frame.first(), protocol, resp::error_of(frame)) {
+        (Some(b'!'), Protocol::Resp2, Some((_, text))) => error(text),
+        _ => frame.clone(),
+    }
+}
+
+/// A reply for a client of `protocol`. One that `is_live` has the client's protocol already, but for nils that were
+/// computed here. Others are of RESP3 and are given to a client of RESP2 only if they mean the same there: strings,
+/// numbers, nils, and lists of these. `None` for what cannot be told.
+pub(super) fn in_protocol(
+    value: &[u8],
+    protocol: Protocol,
+    is_live: bool,
+) -> Option<Cow<'_, [u8]>> {
+    const NIL: &[u8] = b"_\r\n";
+    const NIL_2: &[u8] = b"$-1\r\n";
+    if protocol == Protocol::Resp3 {
+        return Some(Cow::Borrowed(value));
+    }
+    let plain = |frame: &[u8]| matches!(frame.first(), Some(b'$' | b':' | b'+' | b'-'));
+    if plain(value) {
+        return Some(Cow::Borrowed(value));
+    }
+    if value == NIL {
+        return Some(Cow::Borrowed(NIL_2));
+    }
+    if !value.starts_with(b"*") {
+        return is_live.then_some(Cow::Borrowed(value));
+    }
+    let items: Vec<&[u8]> = resp::Reply::of(value)?.items()?.collect();
+    if items.iter().any(|item| !plain(item) && *item != NIL) {
+        return is_live.then_some(Cow::Borrowed(value));
+    }
+    if !items.contains(&NIL) {
+        return Some(Cow::Borrowed(value));
+    }
+    let mut out = BytesMut::with_capacity(value.len() + 2 * items.len());
+    resp::write_head(&mut out, '*', items.len());
+    for item in items {
+        out.extend_from_slice(if item == NIL { NIL_2 } else { item });
+    }
+    Some(Cow::Owned(out.into()))
+}
+
+/// A live reply as the cache may keep it: of RESP3. `None` for one of RESP2 that may mean something else there.
+pub(super) fn cacheable(frame: &[u8], protocol: Protocol) -> Option<&[u8]> {
+    match (protocol, frame) {
+        (Protocol::Resp3, frame) => Some(frame),
+        (Protocol::Resp2, b"$-1\r\n") => Some(b"_\r\n"),
+        (Protocol::Resp2, [b'$' | b':' | b'+', ..]) => Some(frame),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: Asked = Asked {
+        protocol: Protocol::Resp2,
+        unavailable: Unavailable::Loading,
+        close_on_unknown: false,
+        nil_on_miss: true,
+    };
+
+    fn reply(source: Source, value: &'static [u8]) -> Reply {
+        Reply {
+            source,
+            ack: None,
+            value: Some(Bytes::from_static(value)),
+            age: Duration::ZERO,
+            warnings: Vec::new(),
+            op_id: None,
+            attempts: 0,
+            pending_writes: 0,
+            rest: None,
+            reply_lost: false,
+        }
+    }
+
+    fn failed(kind: CallErrorKind, outcome_unknown: bool) -> CallError {
+        CallError {
+            kind,
+            code: "x".into(),
+            detail: "the breaker\r\nis open".into(),
+            outcome_unknown,
+            op_id: Some(OpId::from_u128(7)),
+            retry_after: Some(Duration::from_secs(12)),
+            attempts: 0,
+            reply: None,
+        }
+    }
+
+    #[track_caller]
+    fn says(answer: Answer, text: &str) {
+        assert_eq!(answer, Answer::Reply(Bytes::copy_from_slice(text.as_bytes())));
+    }
+
+    #[test]
+    fn what_was_not_executed_is_told_in_the_doors_word() {
+        let of = |unavailable| {
+            let failed = Err(failed(CallErrorKind::Unavailable, false));
+            answer(failed, "redis", Asked { unavailable, ..ASKED })
+        };
+        let rest = "fusebox: redis: the breaker  is open; not executed; retry in 12 s\r\n";
+        says(of(Unavailable::Loading), &format!("-LOADING {rest}"));
+        says(of(Unavailable::Fusebox), &format!("-FUSEBOX {rest}"));
+        assert_eq!(of(Unavailable::Close), Answer::Close);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_told_in_a_word_that_nobody_repeats_on() {
+        let of = |close_on_unknown| {
+            let failed = Err(failed(CallErrorKind::TimedOut, true));
+            answer(failed, "redis", Asked { close_on_unknown, ..ASKED })
+        };
+        let op_id = OpId::from_u128(7);
+        says(
+            of(false),
+            &format!("-FUSEBOX UNKNOWN {op_id} the breaker  is open; it may have been applied\r\n"),
+        );
+        assert_eq!(of(true), Answer::Close);
+    }
+
+    #[test]
+    fn a_miss_is_nil_where_the_door_says_so() {
+        let miss = || Ok(reply(Source::Bypass, b"_\r\n"));
+        says(answer(miss(), "redis", ASKED), "$-1\r\n");
+        says(answer(miss(), "redis", Asked { protocol: Protocol::Resp3, ..ASKED }), "_\r\n");
+        let Answer::Reply(told) = answer(miss(), "redis", Asked { nil_on_miss: false, ..ASKED })
+        else {
+            panic!("closed")
+        };
+        assert!(told.starts_with(b"-LOADING "), "{told:?}");
+    }
+
+    #[test]
+    fn what_is_cached_of_one_protocol_is_given_to_the_other_only_if_it_means_the_same() {
+        let two = |value| in_protocol(value, Protocol::Resp2, false).map(Cow::into_owned);
+        for value in [&b"$1\r\na\r\n"[..], b":1\r\n", b"+OK\r\n", b"*1\r\n$1\r\na\r\n"] {
+            assert_eq!(two(value).as_deref(), Some(value));
+            let three = in_protocol(value, Protocol::Resp3, false);
+            assert_eq!(three.as_deref(), Some(value));
+        }
+        assert_eq!(two(b"_\r\n").as_deref(), Some(&b"$-1\r\n"[..]));
+        let list = b"*2\r\n$1\r\na\r\n_\r\n";
+        assert_eq!(two(list).as_deref(), Some(&b"*2\r\n$1\r\na\r\n$-1\r\n"[..]));
+        for value in [&b"%1\r\n:1\r\n:2\r\n"[..], b"~1\r\n:1\r\n", b",1.5\r\n", b"*1\r\n*0\r\n"] {
+            assert_eq!(two(value), None, "{value:?}");
+        }
+        assert_eq!(cacheable(b"$-1\r\n", Protocol::Resp2), Some(&b"_\r\n"[..]));
+        assert_eq!(cacheable(b"*0\r\n", Protocol::Resp2), None);
+        assert_eq!(cacheable(b"%0\r\n", Protocol::Resp3), Some(&b"%0\r\n"[..]));
+    }
+
+    #[test]
+    fn a_queued_write_whose_reply_is_not_known_is_told_as_an_error() {
+        let op_id = OpId::from_u128(7);
+        let queued = Reply {
+            ack: Some(AckLevel::Durable),
+            value: None,
+            op_id: Some(op_id),
+            ..reply(Source::Queued, b"")
+        };
+        says(
+            answer(Ok(queued), "redis", ASKED),
+            &format!("-FUSEBOX QUEUED {op_id} its reply is not known yet\r\n"),
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! Opens a connection, and raises the fence where writes are to pass over it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::{
+    fence::{self, Fenced},
+    handshake::{self, Failed, Protocol, Ready},
+    shared::{Living, Shared},
+};
+
+/// A connection that is ready for calls.
+pub(crate) struct Opened {
+    pub(crate) ready: Ready,
+    pub(crate) living: Living,
+    /// How many losses its fence covers: it may write while there are no more ([`Shared::losses`]).
+    pub(crate) covers: u64,
+}
+
+/// Connects, for reads. Takes the backend's `timeout` at most.
+pub(crate) async fn open(shared: &Arc<Shared>, protocol: Protocol) -> Result<Opened, Failed> {
+    let living = shared.new_name();
+    let limit = shared.settings.timeout;
+    let ready = within(limit, "connection", handshake::connect(shared, &living.name, protocol));
+    Ok(Opened { ready: ready.await?, living, covers: 0 })
+}
+
+/// Raises the fence on a new connection: from then on it may write.
+pub(crate) async fn fenced(shared: &Shared, mut opened: Opened) -> Result<Opened, Failed> {
+    // Read before: a loss from here on may not be seen by this fence.
+    opened.covers = shared.losses();
+    let Opened { ready, living, .. } = &mut opened;
+    let limit = shared.settings.timeout;
+    let fenced = if ready.named {
+        within(limit, "fence", fence::raise(&mut ready.dialogue, shared, &living.name)).await?
+    } else {
+        Fenced::Refused("CLIENT SETNAME is refused".into())
+    };
+    let warning = match fenced {
+        Fenced::Clear(0) => None,
+        Fenced::Clear(killed) => {
+            let backend = shared.settings.name.as_str();
+            tracing::info!(backend, killed, "old connections killed");
+            None
+        }
+        Fenced::Refused(why) => Some(why.within(|why| {
+            format!(
+                "abandoned writes cannot be fenced off ({why}): after a broken connection writes wait \
+                 twice the timeout instead"
+            )
+        })),
+    };
+    let refused = warning.is_some();
+    shared.warn("fence", warning);
+    if refused {
+        let until = *shared.abandoned.lock() + limit * 2;
+        tokio::time::sleep_until(until).await;
+    }
+    Ok(opened)
+}
+
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    step: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    match timeout(limit, step).await {
+        Ok(done) => done,
+        Err(_) => Err(Failed::connect(format!("no {what} within {limit:?}"))),
+    }
+}

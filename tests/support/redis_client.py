@@ -1,0 +1,124 @@
+"""redis-py as its users use it, through a door: `redis_client.py SOCKET live|outage|after PROTOCOL`.
+
+Whatever it does not find as it should be ends it with an assertion.
+"""
+
+import sys
+import threading
+
+import redis
+
+socket, phase, protocol = sys.argv[1], sys.argv[2], int(sys.argv[3])
+client = redis.Redis(
+    unix_socket_path=socket, protocol=protocol, decode_responses=True, client_name="orders"
+)
+key = f"py{protocol}:"
+
+
+def live():
+    assert client.ping() is True
+    assert client.set(key + "name", "ada") is True
+    assert client.get(key + "name") == "ada"
+    assert client.get(key + "none") is None
+    assert client.incr(key + "count") == 1
+    assert client.hset(key + "hash", mapping={"a": 1, "b": 2}) == 2
+    assert client.hgetall(key + "hash") == {"a": "1", "b": "2"}
+    assert client.sadd(key + "set", "x", "y") == 2
+    assert client.smembers(key + "set") == {"x", "y"}
+    assert client.zadd(key + "zset", {"x": 1.5, "y": 2}) == 2
+    # One shape in RESP2 and another in RESP3: what matters is that it is the server's.
+    assert [list(pair) for pair in client.zrange(key + "zset", 0, -1, withscores=True)] == [
+        ["x", 1.5],
+        ["y", 2.0],
+    ]
+    assert client.expire(key + "name", 100) is True
+    assert 0 < client.ttl(key + "name") <= 100
+    assert set(client.scan_iter(match=key + "*", count=1000)) >= {key + "name", key + "hash"}
+
+    pipe = client.pipeline(transaction=False)
+    for number in range(300):
+        pipe.set(key + f"many:{number}", number)
+        pipe.get(key + f"many:{number}")
+    told = pipe.execute()
+    assert told == [it for number in range(300) for it in (True, str(number))], told[:6]
+
+    pipe = client.pipeline()
+    pipe.incr(key + "count").incr(key + "count").get(key + "count")
+    assert pipe.execute() == [2, 3, "3"]
+
+    def twice(pipe):
+        value = int(pipe.get(key + "count"))
+        pipe.multi()
+        pipe.set(key + "count", value * 2)
+
+    client.transaction(twice, key + "count")
+    assert client.get(key + "count") == "6"
+
+    script = client.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+    assert script(keys=[key + "count"], args=[4]) == 10
+    with client.lock(key + "lock", timeout=5):
+        assert client.exists(key + "lock") == 1
+    assert client.exists(key + "lock") == 0
+
+    threading.Timer(0.2, lambda: client.rpush(key + "jobs", "job")).start()
+    assert list(client.blpop([key + "jobs"], timeout=5)) == [key + "jobs", "job"]
+    assert client.blpop([key + "jobs"], timeout=0.1) is None
+
+    heard = client.pubsub()
+    heard.subscribe(key + "news")
+    assert heard.get_message(timeout=5)["type"] == "subscribe"
+    assert client.publish(key + "news", "hi") == 1
+    assert heard.get_message(timeout=5)["data"] == "hi"
+    heard.close()
+
+    entry = client.xadd(key + "stream", {"f": "v"})
+    read = client.xread({key + "stream": "0"})
+    if isinstance(read, dict):
+        read = list(read.items())
+    entries = read[0][1]
+    while len(entries) == 1 and isinstance(entries[0], list):
+        entries = entries[0]
+    assert tuple(entries[0]) == (entry, {"f": "v"}), read
+
+    try:
+        client.lpush(key + "name", "x")
+        raise AssertionError("it is no list")
+    except redis.ResponseError as error:
+        assert str(error).startswith("WRONGTYPE"), error
+    assert client.client_getname() == "orders"
+    other = redis.Redis(unix_socket_path=socket, protocol=protocol, db=3, decode_responses=True)
+    assert other.set(key + "name", "three") is True
+    assert other.get(key + "name") == "three"
+    assert client.get(key + "name") == "ada"
+
+
+def outage():
+    once = redis.Redis(
+        unix_socket_path=socket, protocol=protocol, decode_responses=True, retry=None
+    )
+    assert once.get(key + "name") == "ada"
+    assert once.get(key + "none") is None
+    assert once.mget(key + "name", key + "none") == ["ada", None]
+    assert once.set(key + "name", "grace") is True
+    assert once.get(key + "name") == "grace"
+    pipe = once.pipeline(transaction=False)
+    for number in range(200):
+        pipe.set(key + "last", number)
+    assert pipe.execute() == [True] * 200
+    for refused in (lambda: once.incr(key + "count"), lambda: once.hgetall(key + "other")):
+        try:
+            refused()
+            raise AssertionError("nobody knows the answer")
+        except redis.exceptions.BusyLoadingError as error:
+            assert isinstance(error, redis.ConnectionError)
+            assert "not executed" in str(error), error
+
+
+def after():
+    assert client.get(key + "name") == "grace"
+    assert client.get(key + "last") == "199"
+    assert client.get(key + "count") == "10"
+
+
+{"live": live, "outage": outage, "after": after}[phase]()
+print("ok")
