@@ -105,7 +105,7 @@ impl From<OwnCode> for ErrorCode {
     }
 }
 
-/// The word, owned if it came from the server; see [`known_code`].
+/// The word, owned if it came from the server.
 impl From<ErrorCode> for Cow<'static, str> {
     fn from(code: ErrorCode) -> Self {
         match code {
