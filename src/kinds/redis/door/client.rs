@@ -55,6 +55,8 @@ pub(super) use dispatch::Carriage;
 const PIPELINE: usize = 1_024;
 /// What is read ahead of what was dispatched.
 const INBOX_MAX: usize = 1 << 20;
+/// How long a request may take from its first byte to its last without one in between.
+const PARTIAL_MAX: Duration = Duration::from_secs(30);
 /// How often a client that waits for a place looks whether there is one.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -338,9 +340,11 @@ impl Client {
         }
         match note {
             Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
-            Note::Wrote(lanes) => self.core.backend.wrote(&lanes),
+            Note::Wrote(lanes) if !matches!(frame.first(), Some(b'-' | b'!')) => {
+                self.core.backend.wrote(&lanes);
+            }
             Note::Own => return,
-            Note::None | Note::Cache => {}
+            Note::None | Note::Cache | Note::Wrote(_) => {}
         }
         inner.reply(seq, frame);
     }
@@ -417,7 +421,8 @@ impl Inner {
         match self.ending {
             Ending::Reset => Poll::Ready(()),
             Ending::Answered if self.is_quit() => Poll::Ready(()),
-            Ending::Open if self.read_closed && self.is_quit() && self.inbox.is_empty() => {
+            // What is left of its input is no whole request.
+            Ending::Open if self.read_closed && self.is_quit() && self.stuck.is_none() => {
                 Poll::Ready(())
             }
             _ => Poll::Pending,
@@ -433,9 +438,15 @@ impl Inner {
         }
     }
 
-    /// Whether it has been silent for too long, and is owed nothing.
+    /// Whether it has been silent for too long, and is owed nothing: in the middle of a request, or for as long as the
+    /// door allows.
     fn is_idle(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
-        let Some(limit) = client.core.settings.idle_timeout else { return false };
+        let is_partial = !self.inbox.is_empty() && self.stuck.is_none();
+        let limit = if is_partial { Some(PARTIAL_MAX) } else { client.core.settings.idle_timeout };
+        let Some(limit) = limit else {
+            self.idle = None;
+            return false;
+        };
         let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(limit)));
         if idle.as_mut().poll(cx).is_pending() {
             return false;

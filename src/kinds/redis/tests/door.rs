@@ -419,6 +419,15 @@ async fn other_databases_are_there_and_apart() {
 }
 
 #[tokio::test]
+async fn half_a_command_is_nobodys() {
+    let world = World::open().await;
+    let mut client = world.client();
+    client.send(b"*2\r\n$3\r\nGE").await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.reply().await, "", "it is closed");
+}
+
+#[tokio::test]
 async fn a_client_that_nobody_knows_must_say_who_it_is() {
     let world = World::open().await;
     let mut client = world.client_of(None);

@@ -375,9 +375,16 @@ impl Inner {
             Some(pinned) => Rc::clone(pinned.upstream()),
             None => core.link(self.protocol()),
         };
+        // What a server has told does not hold this: it answers an error, for which nobody's cache is emptied.
+        let is_told = core.connector().links().shared.commands.has_learnt();
+        let access = if is_told {
+            PlainAccess::Read { keyed: true, slot: None, max_stale: None }
+        } else {
+            PlainAccess::Write { absolute: false }
+        };
         let carriage = Carriage {
             lanes: &Lanes::All,
-            access: PlainAccess::Write { absolute: false },
+            access,
             operation: "unknown",
             cached: false,
             timed: false,
