@@ -4,7 +4,7 @@
 //!   accept ──▶ who is it? ──▶ is there room? ──▶ WireDoor::take
 //!                  │ may not       │ no
 //!                  ▼               ▼
-//!                closed     WireDoor::refuse
+//!                closed     told so, closed
 //! ```
 //! A wire door is a protocol behind listeners. What comes before the first byte is the same for all of them and is
 //! here: who connected ([`Policy`]), whether they may, and a place among the door's connections ([`Gate::of_door`]).
@@ -24,7 +24,7 @@ use std::{
 };
 
 use fusebox_actors::view::{DoorStatus, DoorView, counts};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) use super::listener::{DoorStream, Listener};
 use super::{
@@ -32,6 +32,9 @@ use super::{
     peer::{Access, Caller, NOBODY, Policy, Who, may},
 };
 use crate::config::{Auth, DoorSettings};
+
+/// Connections at once that are told that there is no room for them.
+const FAREWELLS: usize = 64;
 
 /// What accepts for a door hands over, once it is known who connected.
 pub(crate) struct Connection {
@@ -48,9 +51,8 @@ pub(crate) trait WireDoor: Send + Sync {
     /// Serves a connection until it ends. Does not block and does not wait.
     fn take(&self, connection: Connection);
 
-    /// A connection for which there is no room: tells it so in the protocol's own words, and closes it. Does not block
-    /// and does not wait.
-    fn refuse(&self, stream: DoorStream);
+    /// What a connection is told for which there is no room, in the protocol's own words.
+    fn no_room(&self) -> &'static [u8];
 
     /// Begins to stop: answers what was read, and closes between requests. Resolves once every connection has ended.
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -66,6 +68,8 @@ pub(crate) struct ServedDoor {
     gate: Gate,
     door: Arc<dyn WireDoor>,
     counts: Accepted,
+    /// Connections that are told that there is no room.
+    farewells: Arc<Semaphore>,
 }
 
 /// What became of those who connected.
@@ -93,7 +97,8 @@ impl ServedDoor {
         sharing: Sharing,
     ) -> Self {
         let gate = Gate::of_door(settings.connections.into(), settings.in_bytes, sharing);
-        Self { settings, policy, gate, door, counts: Accepted::default() }
+        let farewells = Arc::new(Semaphore::new(FAREWELLS));
+        Self { settings, policy, gate, door, counts: Accepted::default(), farewells }
     }
 
     /// Serves who connects to `listener` until `stopping` turns true, then waits until every connection has ended.
@@ -105,6 +110,17 @@ impl ServedDoor {
         listener.accept_until(stopping, |stream| self.start(stream)).await;
         drop(listener);
         self.door.stop().await;
+    }
+
+    /// Tells a connection that there is no room for it. Of many at once some are closed without a word.
+    fn refuse(&self, stream: DoorStream) {
+        let words = self.door.no_room();
+        if let Ok(place) = Arc::clone(&self.farewells).try_acquire_owned() {
+            tokio::spawn(async move {
+                stream.farewell(words).await;
+                drop(place);
+            });
+        }
     }
 
     /// Lets a connection in, or not.
@@ -130,7 +146,7 @@ impl ServedDoor {
                 if !was_full {
                     tracing::warn!(door = %self.settings.listen, why = full.0, "refused");
                 }
-                self.door.refuse(stream);
+                self.refuse(stream);
             }
         }));
         if done.is_err() {
@@ -220,9 +236,8 @@ pub(crate) mod testing {
             });
         }
 
-        fn refuse(&self, stream: DoorStream) {
-            let DoorStream::Unix(stream) = stream else { panic!("a fault") };
-            drop(stream.try_write(b"full"));
+        fn no_room(&self) -> &'static [u8] {
+            b"full"
         }
 
         fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -358,7 +373,7 @@ mod tests {
             panic!("a fault");
         }
 
-        fn refuse(&self, _stream: DoorStream) {
+        fn no_room(&self) -> &'static [u8] {
             panic!("a fault");
         }
 

@@ -4,15 +4,19 @@ use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// Pause after an accept that failed for want of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// How long nothing comes over TCP before the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// How long what a refused peer still sends is read.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A listener of either family.
 pub(crate) enum Listener {
@@ -28,6 +32,27 @@ pub(crate) enum DoorStream {
     Unix(UnixStream),
     /// Without delay, and with keepalive.
     Tcp(TcpStream),
+}
+
+impl DoorStream {
+    /// Tells the peer `words` and closes the connection. What the peer sends is read for up to a second: the kernel
+    /// answers unread bytes with a reset, which would overtake the words.
+    pub(crate) async fn farewell(self, words: &[u8]) {
+        async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, words: &[u8]) {
+            let mut unread = [0; 512];
+            // A peer that is gone hears nothing.
+            if stream.write_all(words).await.is_ok() && stream.shutdown().await.is_ok() {
+                while stream.read(&mut unread).await.is_ok_and(|count| count > 0) {}
+            }
+        }
+        let told = async {
+            match self {
+                Self::Unix(stream) => tell(stream, words).await,
+                Self::Tcp(stream) => tell(stream, words).await,
+            }
+        };
+        drop(timeout(FAREWELL, told).await);
+    }
 }
 
 impl Listener {

@@ -46,15 +46,11 @@ mod quick;
 mod request;
 pub(crate) mod settings;
 mod slow;
+mod socket;
 pub(crate) mod telling;
 mod upstream;
 
-use self::{
-    client::{Client, Socket},
-    core::Core,
-    counters::Counters,
-    settings::Settings,
-};
+use self::{client::Client, core::Core, counters::Counters, settings::Settings, socket::Socket};
 
 /// A client's socket, as it comes from a listener: it is registered with no runtime.
 pub(crate) enum Accepted {
@@ -128,7 +124,7 @@ async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) {
     for link in core.links() {
-        tokio::task::spawn_local(Core::drive(Rc::clone(link)));
+        tokio::task::spawn_local(Rc::clone(&core).drive(Rc::clone(link)));
     }
     let mut serving = tokio::task::JoinSet::new();
     loop {
@@ -165,7 +161,7 @@ fn begin(core: &Rc<Core>, (accepted, who, place): Arrival, serving: &mut tokio::
     };
     match socket {
         Ok(socket) => {
-            let client = Client::new(core, socket, who.or(core.anonymous()));
+            let client = Client::new(core, socket, who);
             core.came(&client);
             core.counters.came();
             let core = Rc::clone(core);

@@ -57,6 +57,29 @@ pub(super) enum Pinned {
     Monitors,
 }
 
+impl Class {
+    /// Whether it says how a client wants to be spoken to, or who it is: the door's connection to the server is another.
+    pub(super) fn is_of_the_doors_connection(self) -> bool {
+        use self::Local as L;
+        let Self::Local(local) = self else { return false };
+        !matches!(local, L::Select | L::Echo | L::Quit | L::Reset)
+    }
+}
+
+/// Whether a call of that class may change data.
+pub(super) fn writes(spec: &Spec, class: Class) -> bool {
+    let writes = match rules::kind(spec) {
+        rules::Kind::Write | rules::Kind::Barrier(_) => true,
+        rules::Kind::Script { reads } => !reads,
+        _ => false,
+    };
+    match class {
+        Class::Local(_) | Class::Refused(_) => false,
+        Class::Pinned(Pinned::Blocks) | Class::Carried => writes,
+        Class::Pinned(_) => false,
+    }
+}
+
 /// What needs admin rights at a door. CONFIG GET and what reads a cluster's layout are asked by stock clients; FLUSHALL
 /// and FLUSHDB are how cache frameworks clear.
 pub(super) fn needs_admin(spec: &Spec) -> bool {

@@ -16,29 +16,24 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io, mem,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use fusebox_actors::{Onward, Outcome, Settled};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-    time::{Instant, Sleep, sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 use super::{
     core::Core,
     counters::Closed,
     local::Session,
     pin::PinnedTo,
-    request::{Found, Requests},
+    request::Requests,
     slow::Slow,
+    socket::Socket,
     telling::{self, Answer, Protocol},
     upstream::{Entry, Lost, Note},
 };
@@ -48,66 +43,14 @@ use crate::{
 };
 
 mod dispatch;
+mod intake;
+mod slots;
 
-pub(super) use dispatch::Carriage;
-
-/// Commands of one client that may wait for their replies.
-const PIPELINE: usize = 1_024;
-/// What is read ahead of what was dispatched.
-const INBOX_MAX: usize = 1 << 20;
-/// How long a request may take from its first byte to its last without one in between.
-const PARTIAL_MAX: Duration = Duration::from_secs(30);
-/// How often a client that waits for a place looks whether there is one.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// A client's socket.
-pub(crate) enum Socket {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl Socket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, into),
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
-        }
-    }
-
-    fn poll_read_more(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut BytesMut,
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Unix(stream) => pin!(stream.read_buf(into)).poll(cx),
-            Self::Tcp(stream) => pin!(stream.read_buf(into)).poll(cx),
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.try_write(bytes),
-            Self::Tcp(stream) => stream.try_write(bytes),
-        }
-    }
-
-    /// What is not sent yet is dropped, and the other end is told so.
-    fn reset(&self) {
-        if let Self::Tcp(stream) = self
-            && let Err(error) = stream.set_zero_linger()
-        {
-            tracing::debug!(%error, "a connection cannot be reset");
-        }
-    }
-}
+use self::slots::Slots;
+pub(super) use self::{
+    dispatch::{Carriage, ROUTE},
+    slots::Buffers,
+};
 
 /// A client; see the [module](self).
 pub(super) struct Client {
@@ -118,13 +61,11 @@ pub(super) struct Client {
     /// It got replies in this turn of an upstream.
     touched: Cell<bool>,
     gone: Cell<bool>,
-}
-
-/// The place of a command's reply.
-struct Slot {
-    reply: Option<Bytes>,
-    /// The client does not want it.
-    silent: bool,
+    /// It waits for a place, and is woken when an upstream has given some back.
+    awaits_place: Cell<bool>,
+    /// What the door knows that is held of its requests, and of its replies, in bytes.
+    held: Cell<usize>,
+    owed: Cell<usize>,
 }
 
 /// How a connection is to end.
@@ -163,10 +104,7 @@ pub(super) struct Inner {
     inbox: BytesMut,
     requests: Requests,
     pub(super) session: Session,
-    slots: VecDeque<Slot>,
-    /// The number of the oldest slot.
-    base: u64,
-    out: BytesMut,
+    slots: Slots,
     failed: VecDeque<Failed>,
     /// Calls that run elsewhere, oldest first. All but the last are in the queue, and wait for the disk alone.
     slow: VecDeque<Slow>,
@@ -184,9 +122,8 @@ pub(super) struct Inner {
     read_closed: bool,
     /// Since when nothing has come of it.
     idle: Option<Pin<Box<Sleep>>>,
-    /// What the door knows that is held of its requests, and of its replies.
-    held: usize,
-    owed: usize,
+    /// Since when it has waited for the door to have room.
+    short_since: Option<Instant>,
 }
 
 impl Client {
@@ -198,9 +135,7 @@ impl Client {
             inbox: BytesMut::new(),
             requests: Requests::default(),
             session,
-            slots: VecDeque::new(),
-            base: 0,
-            out: BytesMut::new(),
+            slots: Slots::new(Rc::clone(&core.buffers)),
             failed: VecDeque::new(),
             slow: VecDeque::new(),
             on_wire: 0,
@@ -212,8 +147,7 @@ impl Client {
             closed: Closed::Client,
             read_closed: false,
             idle: None,
-            held: 0,
-            owed: 0,
+            short_since: None,
         };
         Rc::new(Self {
             core: Rc::clone(core),
@@ -222,6 +156,9 @@ impl Client {
             waker: Cell::default(),
             touched: Cell::default(),
             gone: Cell::default(),
+            awaits_place: Cell::default(),
+            held: Cell::default(),
+            owed: Cell::default(),
         })
     }
 
@@ -239,7 +176,8 @@ impl Client {
         }
         let (owes, pinned) = (!inner.slots.is_empty(), inner.pinned.take());
         let why = inner.closed;
-        self.core.holds((inner.held, 0), (inner.owed, 0));
+        self.core.holds((self.held.take(), 0), (self.owed.take(), 0));
+        self.core.has_room(self.id);
         inner.slow.clear();
         inner.failed.clear();
         drop(inner);
@@ -275,7 +213,7 @@ impl Client {
         }
         let mut inner = self.inner.borrow_mut();
         inner.try_write(&self.core);
-        let waits = !inner.out.is_empty()
+        let waits = !inner.slots.out().is_empty()
             || !inner.failed.is_empty()
             || !inner.inbox.is_empty()
             || inner.stuck.is_some()
@@ -296,6 +234,31 @@ impl Client {
         }
         drop(inner);
         self.wake();
+    }
+
+    /// It does not read what it was sent, and the door needs the room.
+    pub(super) fn reads_too_slowly(&self) {
+        let mut inner = self.inner.borrow_mut();
+        (inner.ending, inner.closed) = (Ending::Reset, Closed::SlowReader);
+        drop(inner);
+        self.wake();
+    }
+
+    /// What is held for it, in bytes.
+    pub(super) fn owed(&self) -> usize {
+        self.owed.get()
+    }
+
+    /// False where it awaits one already.
+    pub(super) fn begins_to_await_place(&self) -> bool {
+        !self.awaits_place.replace(true)
+    }
+
+    /// Wakes it if it waits for a place.
+    pub(super) fn place_is_free(&self) {
+        if self.awaits_place.take() {
+            self.wake();
+        }
     }
 
     /// The server has answered.
@@ -351,7 +314,10 @@ impl Client {
 
     /// The server has said something to this client that answers no command.
     pub(super) fn told(&self, frame: &[u8]) {
-        self.inner.borrow_mut().out.extend_from_slice(frame);
+        let mut inner = self.inner.borrow_mut();
+        if !inner.pinned.as_mut().is_some_and(|pinned| pinned.heard(frame)) {
+            inner.slots.told(frame);
+        }
     }
 
     /// An attempt ended without a reply.
@@ -378,6 +344,7 @@ impl Client {
         } else {
             for Lost { entry, error, .. } in lost {
                 if !matches!(entry.note, Note::Own) {
+                    inner.on_wire -= 1;
                     let why = format!("{}: {}", self.core.backend.name(), error.words().whole());
                     inner.ended(entry.seq, self.core.unavailable(&why));
                 }
@@ -397,22 +364,18 @@ impl Inner {
             self.stuck = None;
             client.wake();
         }
-        while !self.out.is_empty() && self.ending != Ending::Reset {
-            match self.socket.poll_write(cx, &self.out) {
+        while !self.slots.out().is_empty() && self.ending != Ending::Reset {
+            match self.socket.poll_write(cx, self.slots.out()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => {
                     client.core.counters.written(count);
-                    self.out.advance(count);
+                    self.slots.sent(count);
                 }
                 Poll::Ready(_) => self.ending = Ending::Reset,
             }
         }
-        if self.out.is_empty() && self.out.capacity() > 0 {
-            self.out = BytesMut::new();
-        }
-        if self.out.len() > client.core.settings.out_client {
-            self.closed = Closed::SlowReader;
-            self.ending = Ending::Reset;
+        if self.slots.out().len() > client.core.settings.out_client {
+            (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
         }
         self.tell_held(client);
         if self.ending == Ending::Open && self.is_idle(client, cx) {
@@ -430,39 +393,15 @@ impl Inner {
     }
 
     /// Tells the door what is held of this client.
-    fn tell_held(&mut self, client: &Client) {
-        let (held, owed) = (self.inbox.len(), self.out.len());
-        if (held, owed) != (self.held, self.owed) {
-            client.core.holds((self.held, held), (self.owed, owed));
-            (self.held, self.owed) = (held, owed);
-        }
-    }
-
-    /// Whether it has been silent for too long, and is owed nothing: in the middle of a request, or for as long as the
-    /// door allows.
-    fn is_idle(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
-        let is_partial = !self.inbox.is_empty() && self.stuck.is_none();
-        let limit = if is_partial { Some(PARTIAL_MAX) } else { client.core.settings.idle_timeout };
-        let Some(limit) = limit else {
-            self.idle = None;
-            return false;
-        };
-        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if idle.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        let is_quit = self.is_quit() && self.pinned.is_none();
-        if !is_quit {
-            self.idle = None;
-            client.wake();
-        }
-        is_quit
+    fn tell_held(&self, client: &Client) {
+        let (held, owed) = (self.inbox.len(), self.slots.out().len());
+        client.core.holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
     }
 
     /// Whether it is owed nothing.
     fn is_quit(&self) -> bool {
-        self.slots.is_empty()
-            && self.out.is_empty()
+        self.is_answered()
+            && self.slots.out().is_empty()
             && self.failed.is_empty()
             && self.slow.is_empty()
     }
@@ -486,250 +425,56 @@ impl Inner {
         let waits = !self.failed.is_empty() && !self.slow.is_empty();
         if waits || self.slow.back_mut().is_some_and(|last| !last.is_appended(cx)) {
             // Whether it has left meanwhile.
-            return self.look(cx);
+            return self.look(client, cx);
         }
         if let Some(Failed { seq, onward, body }) = self.failed.pop_front() {
             self.slow.push_back(client.core.go_on(seq, onward, body, self.asker()));
             return true;
         }
-        if self.stuck.as_ref().is_some_and(|(stuck, _)| self.still(*stuck, client)) {
-            return self.look(cx);
-        }
-        self.stuck = None;
-        if !self.inbox.is_empty() {
-            let mut inbox = mem::take(&mut self.inbox);
-            let taken = self.take(client, &inbox);
-            inbox.advance(taken);
-            if !inbox.is_empty() {
-                self.inbox = inbox;
-            }
-            if taken > 0 {
-                return true;
-            }
-            if self.stuck.is_some() || !self.may_take() {
-                return self.stuck.is_none() && self.has_begun();
-            }
-        }
-        if self.has_begun() {
-            return true;
-        }
-        self.may_take() && self.stuck.is_none() && self.read(client, cx)
+        self.take_in(client, cx)
     }
 
-    /// Whether what a command is stuck on still holds. The alarm looks again at what tells nobody of its end.
-    fn still(&self, stuck: Stuck, client: &Client) -> bool {
-        match stuck {
-            Stuck::Others => !self.slots.is_empty(),
-            Stuck::Place => !client.core.may_have_place(),
-            Stuck::Lanes => true,
-            Stuck::Memory => client.core.is_full(),
-        }
-    }
-
-    fn may_take(&self) -> bool {
-        self.ending == Ending::Open
-            && !self.has_begun()
-            && self.failed.is_empty()
-            && self.slots.len() < PIPELINE
-    }
-
-    /// Whether a call was begun elsewhere that nothing may follow yet.
-    fn has_begun(&self) -> bool {
-        self.slow.back().is_some_and(|last| !last.was_appended())
-    }
-
-    /// Reads on while nothing is dispatched, so that it is noticed if the client leaves.
-    fn look(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.read_closed || self.inbox.len() >= INBOX_MAX {
-            return false;
-        }
-        self.inbox.reserve(4 << 10);
-        match self.socket.poll_read_more(cx, &mut self.inbox) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(0) | Err(_)) => {
-                // Nobody waits for what is under way.
-                self.ending = Ending::Reset;
-                false
-            }
-            Poll::Ready(Ok(_)) => true,
-        }
-    }
-
-    fn read(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
-        if self.read_closed || client.core.is_full() {
-            if !self.read_closed {
-                // Others must be served first.
-                self.stuck = Some((Stuck::Memory, Box::pin(sleep(LOOK_AGAIN))));
-                client.wake();
-            }
-            return false;
-        }
-        let read = if self.inbox.is_empty() {
-            let mut scratch = client.core.scratch.take();
-            let mut into = ReadBuf::new(&mut scratch);
-            let read = self.socket.poll_read(cx, &mut into);
-            let count = into.filled().len();
-            if count > 0 {
-                let bytes = scratch.get(..count).unwrap_or_default();
-                let taken = self.take(client, bytes);
-                self.inbox.extend_from_slice(bytes.get(taken..).unwrap_or_default());
-            }
-            client.core.scratch.replace(scratch);
-            read.map_ok(|()| count)
-        } else {
-            let needs = self.requests.needs(&self.inbox);
-            if needs > client.core.settings.request_max {
-                let why = format!(
-                    "ERR fusebox: a request of {needs} bytes is more than this door takes ({} bytes)",
-                    client.core.settings.request_max
-                );
-                self.answer(&telling::error(&why));
-                self.ending = Ending::Answered;
-                self.closed = Closed::Protocol;
-                return true;
-            }
-            self.inbox.reserve(needs.saturating_sub(self.inbox.len()).max(16 << 10));
-            self.socket.poll_read_more(cx, &mut self.inbox)
-        };
-        match read {
-            Poll::Pending => false,
-            Poll::Ready(Ok(0)) => {
-                self.read_closed = true;
-                false
-            }
-            Poll::Ready(Ok(count)) => {
-                client.core.counters.read(count);
-                self.idle = None;
-                true
-            }
-            Poll::Ready(Err(_)) => {
-                self.ending = Ending::Reset;
-                false
-            }
-        }
-    }
-
-    /// Dispatches what `bytes` ask for, as far as that goes now. Returns how much of them was taken.
-    fn take(&mut self, client: &Rc<Client>, bytes: &[u8]) -> usize {
-        let mut taken = 0;
-        let now = Instant::now();
-        while self.may_take() && self.stuck.is_none() {
-            let rest = bytes.get(taken..).unwrap_or_default();
-            let mut reader = mem::take(&mut self.requests);
-            let (length, stuck) = match reader.next(rest, self.session.who.is_some()) {
-                Found::Nothing => {
-                    self.requests = reader;
-                    break;
-                }
-                Found::Empty(length) => (length, None),
-                Found::Request(length) => {
-                    let request = rest.get(..length).unwrap_or_default();
-                    (length, self.dispatch(client, &reader, request, now))
-                }
-                Found::Inline(length, request) => {
-                    let mut words = Requests::default();
-                    let stuck = match words.next(&request, true) {
-                        Found::Request(_) => self.dispatch(client, &words, &request, now),
-                        _ => None,
-                    };
-                    (length, stuck)
-                }
-                Found::Wrong(why) => {
-                    self.answer(&telling::error(&format!("ERR {why}")));
-                    self.ending = Ending::Answered;
-                    self.closed = Closed::Protocol;
-                    return bytes.len();
-                }
-            };
-            self.requests = reader;
-            if let Some(stuck) = stuck {
-                self.stuck_since.get_or_insert(now);
-                self.stuck = Some((stuck, Box::pin(sleep(LOOK_AGAIN))));
-                // The alarm is set when it is first looked at.
-                client.wake();
-            } else {
-                self.stuck_since = None;
-                taken += length;
-            }
-        }
-        taken
+    /// The command at hand is answered so.
+    pub(super) fn answer(&mut self, answer: &[u8]) {
+        let silent = self.session.takes_no_reply();
+        self.slots.answer(silent, answer);
     }
 
     /// A slot for the command at hand.
     fn slot(&mut self) -> u64 {
         let silent = self.session.takes_no_reply();
-        self.slots.push_back(Slot { reply: None, silent });
-        self.base + self.slots.len() as u64 - 1
-    }
-
-    /// The command at hand is answered so.
-    pub(super) fn answer(&mut self, answer: &[u8]) {
-        if self.slots.is_empty() {
-            if !self.session.takes_no_reply() {
-                self.out.extend_from_slice(answer);
-            }
-        } else {
-            let seq = self.slot();
-            self.reply(seq, answer);
-        }
+        self.slots.open(silent)
     }
 
     /// The command of a slot is answered so.
     pub(super) fn reply(&mut self, seq: u64, frame: &[u8]) {
-        if seq == self.base {
-            if let Some(slot) = self.slots.pop_front() {
-                self.base += 1;
-                if !slot.silent {
-                    self.out.extend_from_slice(frame);
-                }
-            }
-            while let Some(Slot { reply: Some(_), .. }) = self.slots.front()
-                && let Some(Slot { reply: Some(reply), silent }) = self.slots.pop_front()
-            {
-                self.base += 1;
-                if !silent {
-                    self.out.extend_from_slice(&reply);
-                }
-            }
-        } else if let Some(slot) =
-            usize::try_from(seq.wrapping_sub(self.base)).ok().and_then(|at| self.slots.get_mut(at))
-        {
-            slot.reply = Some(Bytes::copy_from_slice(frame));
-        }
+        self.slots.reply(seq, frame);
     }
 
     /// The command of a slot has ended so.
     fn ended(&mut self, seq: u64, answer: Answer) {
         match answer {
             Answer::Reply(reply) => self.reply(seq, &reply),
-            Answer::Close => {
-                self.ending = Ending::Reset;
-                self.closed = Closed::Told;
-            }
+            Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
         }
     }
 
     fn try_write(&mut self, core: &Core) {
-        while !self.out.is_empty() {
-            match self.socket.try_write(&self.out) {
+        while !self.slots.out().is_empty() {
+            match self.socket.try_write(self.slots.out()) {
                 Ok(count) if count > 0 => {
                     core.counters.written(count);
-                    self.out.advance(count);
+                    self.slots.sent(count);
                 }
                 // Its own task sees to the rest, and to what is wrong.
                 _ => return,
             }
         }
-        self.out = BytesMut::new();
     }
 
     /// Whether everything so far has been answered.
     pub(super) fn is_answered(&self) -> bool {
         self.slots.is_empty()
-    }
-
-    pub(super) fn stuck_since(&self) -> Option<Instant> {
-        self.stuck_since
     }
 
     fn protocol(&self) -> Protocol {

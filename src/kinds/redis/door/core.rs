@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -16,7 +16,7 @@ use fusebox_state::Moment;
 use tokio::runtime::Handle;
 
 use super::{
-    client::Client,
+    client::{Buffers, Client},
     counters::Counters,
     local::{FIRST_ID, Server},
     settings::Settings,
@@ -24,15 +24,23 @@ use super::{
     telling::{self, Answer, Protocol},
     upstream::{Note, Turn, Upstream},
 };
-use crate::{
-    ingress::peer::Who,
-    kinds::redis::{
-        connector::RedisConnector, protocol::resp, transport::handshake::Protocol as Spoken,
-    },
+use crate::kinds::redis::{
+    connector::RedisConnector, protocol::resp, transport::handshake::Protocol as Spoken,
 };
 
 /// How much is read of a client at once.
 const SCRATCH: usize = 64 << 10;
+
+/// What is done for a client that has waited for room for long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relief {
+    /// Another one goes, or this one's turn to go has not come.
+    Wait,
+    /// It is the last of those who came: it goes.
+    Refused,
+    /// It is the one that does not read: it goes.
+    TooSlow,
+}
 
 /// What the clients of a door share. It belongs to the door's thread.
 pub(super) struct Core {
@@ -45,11 +53,17 @@ pub(super) struct Core {
     pub(super) scratch: RefCell<Vec<u8>>,
     /// The request at hand in its canonical form.
     pub(super) canonical: RefCell<Vec<u8>>,
+    /// What clients write their replies into.
+    pub(super) buffers: Rc<Buffers>,
     connector: RefCell<Arc<RedisConnector>>,
     links: [Rc<Upstream>; 2],
     namespace: String,
     next_id: Cell<u64>,
     clients: RefCell<HashMap<u64, Weak<Client>>>,
+    /// Clients that wait for a place.
+    awaiting: RefCell<Vec<Rc<Client>>>,
+    /// Clients that wait for room in the door.
+    short: RefCell<BTreeSet<u64>>,
     pinned: Cell<usize>,
     /// What is held of all requests, and of all replies, in bytes.
     held: Cell<usize>,
@@ -77,11 +91,14 @@ impl Core {
             main,
             scratch: RefCell::new(vec![0; SCRATCH]),
             canonical: RefCell::default(),
+            buffers: Rc::default(),
             connector: RefCell::new(connector),
             links,
             namespace,
             next_id: Cell::new(FIRST_ID),
             clients: RefCell::default(),
+            awaiting: RefCell::default(),
+            short: RefCell::default(),
             pinned: Cell::new(0),
             held: Cell::new(0),
             owed: Cell::new(0),
@@ -95,7 +112,7 @@ impl Core {
     }
 
     /// Drives a connection for as long as the door lives.
-    pub(super) async fn drive(upstream: Rc<Upstream>) {
+    pub(super) async fn drive(self: Rc<Self>, upstream: Rc<Upstream>) {
         loop {
             let Turn { touched, lost, .. } = upstream.turn().await;
             for client in touched {
@@ -106,27 +123,30 @@ impl Core {
                 client.lost(lost);
                 client.wake();
             }
+            self.places_are_free();
         }
     }
 
     /// The connection that clients of `protocol` share.
     pub(super) fn link(&self, protocol: Protocol) -> Rc<Upstream> {
         let [second, third] = &self.links;
-        let link = if protocol == Protocol::Resp2 { second } else { third };
-        link.use_connector(&self.connector());
-        Rc::clone(link)
+        Rc::clone(if protocol == Protocol::Resp2 { second } else { third })
     }
 
     /// The connector in effect.
     pub(super) fn connector(&self) -> Arc<RedisConnector> {
+        Arc::clone(&self.connector.borrow())
+    }
+
+    /// Takes note of a connector that has replaced the one in effect. To be called before commands are dispatched.
+    pub(super) fn refresh(&self) {
         let current = self.backend.connector();
-        let mut connector = self.connector.borrow_mut();
-        if !std::ptr::addr_eq(Arc::as_ptr(&current), Arc::as_ptr(&connector))
+        if !std::ptr::addr_eq(Arc::as_ptr(&current), Arc::as_ptr(&self.connector.borrow()))
             && let Some(next) = redis_of(current)
         {
-            *connector = next;
+            self.links.iter().for_each(|link| link.use_connector(&next));
+            self.connector.replace(next);
         }
-        Arc::clone(&connector)
     }
 
     /// The database of the backend, as it is part of lanes.
@@ -143,11 +163,6 @@ impl Core {
     pub(super) fn patience(&self) -> Duration {
         let timeout = self.connector.borrow().links().shared.settings.timeout;
         self.settings.deadline.map_or(timeout, |deadline| deadline.min(timeout))
-    }
-
-    /// Who a client is that has given no credentials.
-    pub(super) fn anonymous(&self) -> Option<Who> {
-        self.settings.anonymous
     }
 
     /// What is known of the server.
@@ -190,9 +205,22 @@ impl Core {
         }
     }
 
-    /// Whether it is worth asking for a place again.
-    pub(super) fn may_have_place(&self) -> bool {
-        self.links.iter().all(|link| link.takes())
+    /// A client waits for a place on an upstream, or in the bulkhead.
+    pub(super) fn awaits_place(&self, client: &Rc<Client>) {
+        if client.begins_to_await_place() {
+            self.awaiting.borrow_mut().push(Rc::clone(client));
+        }
+    }
+
+    /// An upstream has had a turn, and may have given back places.
+    fn places_are_free(&self) {
+        if self.awaiting.borrow().is_empty() {
+            return;
+        }
+        let mut awaiting = self.awaiting.take();
+        awaiting.drain(..).for_each(|client| client.place_is_free());
+        // Nobody waits again before it is polled; the room of the list is kept.
+        self.awaiting.replace(awaiting);
     }
 
     /// What is held of a client was the first of each pair, and is the second now: of its requests, and of its replies.
@@ -206,8 +234,34 @@ impl Core {
         self.held.get() >= self.settings.in_bytes || self.owed.get() >= self.settings.out_bytes
     }
 
+    /// A client waits for room.
+    pub(super) fn has_no_room(&self, id: u64) {
+        self.short.borrow_mut().insert(id);
+    }
+
+    /// A client does not wait for room any more.
+    pub(super) fn has_room(&self, id: u64) {
+        self.short.borrow_mut().remove(&id);
+    }
+
+    /// Makes room, as `client` has waited for long enough: see `client/intake.rs`.
+    pub(super) fn make_room(&self, client: &Client) -> Relief {
+        if self.owed.get() >= self.settings.out_bytes {
+            let most = self.clients().into_iter().max_by_key(|client| client.owed());
+            return match most {
+                Some(most) if most.id() != client.id() => {
+                    most.reads_too_slowly();
+                    Relief::Wait
+                }
+                _ => Relief::TooSlow,
+            };
+        }
+        let is_last = self.short.borrow().last().is_none_or(|last| *last <= client.id());
+        if is_last { Relief::Refused } else { Relief::Wait }
+    }
+
     /// An upstream takes nothing now. If that is because writes may still land, a fence is asked for.
-    pub(super) fn wants(&self, _: &Rc<Upstream>) {
+    pub(super) fn asks_for_fence(&self) {
         let connector = self.connector();
         if connector.links().shared.may_land() && !self.fencing.swap(true, Ordering::AcqRel) {
             let fencing = Arc::clone(&self.fencing);
@@ -286,6 +340,7 @@ impl Core {
             for client in &touched {
                 client.flush();
             }
+            self.places_are_free();
             if ended || !lost.is_empty() || closed {
                 if let Some(client) = upstream.owner() {
                     client.lost_its_upstream(lost, was_up);

@@ -18,6 +18,8 @@ pub(super) enum Closed {
     Protocol,
     /// It did not read what it had asked for.
     SlowReader,
+    /// The door had no room for what it sent.
+    NoRoom,
     /// The upstream that was its own was lost.
     Upstream,
     /// The daemon stops.
@@ -26,11 +28,12 @@ pub(super) enum Closed {
     Told,
 }
 
-const CLOSED: [(Closed, &str); 7] = [
+const CLOSED: [(Closed, &str); 8] = [
     (Closed::Client, "client"),
     (Closed::Idle, "idle"),
     (Closed::Protocol, "protocol"),
     (Closed::SlowReader, "slow_reader"),
+    (Closed::NoRoom, "no_room"),
     (Closed::Upstream, "upstream"),
     (Closed::Stop, "stop"),
     (Closed::Told, "told"),

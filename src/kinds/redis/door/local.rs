@@ -18,6 +18,8 @@ pub(super) struct Session {
     pub(super) id: u64,
     /// `None` until it has authenticated.
     pub(super) who: Option<Who>,
+    /// Who it was when it connected.
+    first: Option<Who>,
     /// It may not write.
     pub(super) reads_only: bool,
     pub(super) protocol: Protocol,
@@ -74,6 +76,7 @@ impl Session {
         Self {
             id,
             who,
+            first: who,
             reads_only: false,
             protocol: Protocol::Resp2,
             name: Vec::new(),
@@ -96,9 +99,18 @@ impl Session {
         }
     }
 
+    /// It has given credentials that are somebody's.
+    pub(super) fn greet(&mut self, who: Who, reads_only: bool, is_backends_own: bool) {
+        let stays = is_backends_own && self.who.is_some() && !self.reads_only;
+        if !stays {
+            self.who = Some(who);
+        }
+        self.reads_only = reads_only;
+    }
+
     /// Forgets all that was said.
-    pub(super) fn reset(&mut self, database: u32, anonymous: Option<Who>) {
-        *self = Self::new(self.id, anonymous, database);
+    pub(super) fn reset(&mut self, database: u32) {
+        *self = Self::new(self.id, self.first, database);
     }
 
     /// What a local command comes to.

@@ -10,18 +10,20 @@
 //!    it gets no leave, the transaction is discarded at the server, and the client is told EXECABORT.
 //! 3. A command that blocks holds neither permit nor place. Its keys are free of queued writes when it is sent, and what
 //!    is cached of them is dropped when it is sent and when it is answered.
-//! 4. A pinned connection raises no fence: it waits until the backend's stands.
-//! 5. Of other databases than the backend's nothing is cached, queued or repeated.
+//! 4. A listener's connection is relayed: what the server says goes on as it comes, and only what a server takes of a
+//!    listener is sent. Before anything else is, the server must have said that it listens no more.
+//! 5. A pinned connection raises no fence: it waits until the backend's stands.
+//! 6. Of other databases than the backend's nothing is cached, queued or repeated.
 
 use std::rc::Rc;
 
-use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, trace::CallTrace};
+use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace};
 use fusebox_state::{LaneId, Lanes};
 use tokio::time::Instant;
 
 use super::{
     class::{Class, Local, Pinned},
-    client::{Carriage, Client, Inner, Stuck},
+    client::{Carriage, Client, Inner, ROUTE, Stuck},
     telling::{self, Protocol},
     upstream::{Note, Upstream},
 };
@@ -52,14 +54,49 @@ pub(super) struct PinnedTo {
     lanes: Option<Vec<LaneId>>,
     /// Something since MULTI was refused here: EXEC must not run the rest.
     spoilt: bool,
-    /// The database that was selected there.
-    database: u32,
+    /// The database that was selected there; `None` if that was done in a transaction, which may not have run.
+    database: Option<u32>,
+    /// What was last heard of whether it still listens.
+    listening: Listening,
+}
+
+/// Whether a RESP2 client that has subscribed still listens. Only the server knows when its last subscription has ended:
+/// it is asked by a PING, which it answers otherwise to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listening {
+    /// It was not asked.
+    Perhaps,
+    /// It was asked, and has not answered yet.
+    Asked,
+    Yes,
+    No,
+    /// It is a monitor, for ever.
+    Monitor,
+}
+
+/// What the server is asked, and how it answers to a listener and to others.
+const STILL: &[u8] = b"*2\r\n$4\r\nPING\r\n$17\r\nfusebox:listening\r\n";
+const STILL_LISTENS: &[u8] = b"*2\r\n$4\r\npong\r\n$17\r\nfusebox:listening\r\n";
+const LISTENS_NO_MORE: &[u8] = b"$17\r\nfusebox:listening\r\n";
+
+/// Why a command does not go.
+pub(super) enum Kept {
+    /// Not yet.
+    Stuck(Stuck),
+    /// The client is told this.
+    Told(String),
 }
 
 impl PinnedTo {
     fn new(upstream: Rc<Upstream>, database: u32) -> Self {
-        let lanes = Some(Vec::new());
-        Self { upstream, state: Pinning::Counted, lanes, spoilt: false, database }
+        Self {
+            upstream,
+            state: Pinning::Counted,
+            lanes: Some(Vec::new()),
+            spoilt: false,
+            database: Some(database),
+            listening: Listening::Perhaps,
+        }
     }
 
     pub(super) fn state(&self) -> Pinning {
@@ -70,13 +107,26 @@ impl PinnedTo {
         &self.upstream
     }
 
-    /// Something since MULTI was refused.
+    /// Something was refused: a transaction that it is part of must not run.
     pub(super) fn spoil(&mut self) {
-        self.spoilt = true;
+        self.spoilt |= self.state == Pinning::Within;
     }
 
     pub(super) fn close(&self) {
         self.upstream.close();
+    }
+
+    /// The server has said something to a client whose connection is relayed. True for what the door itself had asked.
+    pub(super) fn heard(&mut self, frame: &[u8]) -> bool {
+        if self.listening != Listening::Asked {
+            return false;
+        }
+        self.listening = match frame {
+            STILL_LISTENS => Listening::Yes,
+            LISTENS_NO_MORE => Listening::No,
+            _ => return false,
+        };
+        true
     }
 
     fn add(&mut self, lanes: &Lanes) {
@@ -87,10 +137,9 @@ impl PinnedTo {
         }
     }
 
-    fn block(&mut self) -> (Lanes, bool) {
-        let lanes = self.lanes.replace(Vec::new()).map_or(Lanes::All, Lanes::new);
-        self.state = Pinning::Counted;
-        (lanes, std::mem::take(&mut self.spoilt))
+    /// The transaction has ended, or will once the server has read what was sent.
+    fn forget(&mut self) {
+        (self.state, self.lanes, self.spoilt) = (Pinning::Counted, Some(Vec::new()), false);
     }
 }
 
@@ -107,7 +156,7 @@ impl Inner {
         if stuck.is_none() {
             self.session.database = database;
             if let Some(pinned) = &mut self.pinned {
-                pinned.database = database;
+                pinned.database = Some(database);
             }
         }
         stuck
@@ -117,9 +166,7 @@ impl Inner {
     pub(super) fn through_pin(
         &mut self,
         client: &Rc<Client>,
-        spec: &Spec,
-        class: Class,
-        args: &[&[u8]],
+        (spec, class, args): (&Spec, Class, &[&[u8]]),
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
@@ -129,31 +176,27 @@ impl Inner {
         }
         let state = self.pinned.as_ref().map_or(Pinning::Counted, PinnedTo::state);
         match (state, class) {
-            (Pinning::Raw, _) => {
-                if let Some(pinned) = &self.pinned {
-                    pinned.upstream.send_raw(request);
-                }
-                None
-            }
+            (Pinning::Raw, Class::Pinned(Pinned::Subscribes)) => self.relay(request),
+            (Pinning::Raw, _) if &*spec.name == "ping" => self.relay(request),
+            (Pinning::Raw, _) => match self.no_listener(args) {
+                Ok(()) => self.general(client, args, request, now),
+                Err(stuck) => stuck,
+            },
             (_, Class::Pinned(Pinned::Exec)) if state == Pinning::Within => {
                 self.exec(client, request, now)
             }
             (Pinning::Within, Class::Pinned(Pinned::Discard)) => {
                 let stuck = self.pinned_send(client, Note::None, request, now);
-                if stuck.is_none()
-                    && let Some(pinned) = &mut self.pinned
-                {
-                    let _dropped = pinned.block();
-                }
-                stuck
+                self.out_of_block(stuck)
             }
             (Pinning::Within, _) => {
                 let lanes = self.lanes_of(client, spec, args);
-                let stuck = self.pinned_send(client, Note::None, request, now);
+                let stuck = self.queue(client, &lanes, request, now);
                 if stuck.is_none()
+                    && class == Class::Local(Local::Select)
                     && let Some(pinned) = &mut self.pinned
                 {
-                    pinned.add(&lanes);
+                    pinned.database = None;
                 }
                 stuck
             }
@@ -170,16 +213,91 @@ impl Inner {
             (_, Class::Pinned(Pinned::Exec | Pinned::Discard | Pinned::Unwatch)) => {
                 self.pinned_send(client, Note::None, request, now)
             }
-            (_, Class::Pinned(Pinned::Watch)) => self.watch(client, spec, args, request, now),
-            (_, Class::Pinned(Pinned::Blocks)) => self.block(client, spec, args, request, now),
+            (_, Class::Pinned(kind @ (Pinned::Watch | Pinned::Blocks))) => {
+                let blocks = kind == Pinned::Blocks;
+                self.without_place(client, blocks, (spec, args), request, now)
+            }
             (_, Class::Pinned(Pinned::Subscribes)) => {
                 let raw = self.session.protocol == Protocol::Resp2;
-                self.go_raw(client, raw, request, now)
+                self.go_raw(client, (raw, false), request)
             }
-            (_, Class::Pinned(Pinned::Monitors)) => self.go_raw(client, true, request, now),
+            (_, Class::Pinned(Pinned::Monitors)) => self.go_raw(client, (true, true), request),
             (_, Class::Local(Local::Quit | Local::Reset) | Class::Refused(_)) => None,
             (_, Class::Carried | Class::Local(_)) => {
                 self.pinned_call(client, spec, args, request, now)
+            }
+        }
+    }
+
+    /// A command that nobody knows, of a client whose commands are relayed.
+    pub(super) fn unknown_through_pin(
+        &mut self,
+        client: &Rc<Client>,
+        args: &[&[u8]],
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        if self.pinned.as_ref().is_some_and(|pinned| pinned.state == Pinning::Within) {
+            return self.queue(client, &Lanes::All, request, now);
+        }
+        match self.no_listener(args) {
+            Ok(()) => self.general(client, args, request, now),
+            Err(stuck) => stuck,
+        }
+    }
+
+    /// A command between MULTI and EXEC.
+    fn queue(
+        &mut self,
+        client: &Rc<Client>,
+        lanes: &Lanes,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let stuck = self.pinned_send(client, Note::None, request, now);
+        if stuck.is_none()
+            && let Some(pinned) = &mut self.pinned
+        {
+            pinned.add(lanes);
+        }
+        stuck
+    }
+
+    /// A command of a listener, which the server answers among what it tells it.
+    fn relay(&mut self, request: &[u8]) -> Option<Stuck> {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.upstream.send_raw(request);
+        }
+        None
+    }
+
+    /// Whether a client has stopped listening, so that its commands are answered one by one again. An error is what the
+    /// command at hand is stuck on, or `None` where it was answered.
+    fn no_listener(&mut self, args: &[&[u8]]) -> Result<(), Option<Stuck>> {
+        let Some(pinned) = &mut self.pinned else { return Ok(()) };
+        match pinned.listening {
+            Listening::Perhaps => {
+                pinned.listening = Listening::Asked;
+                pinned.upstream.send_raw(STILL);
+                Err(Some(Stuck::Others))
+            }
+            Listening::Asked => Err(Some(Stuck::Others)),
+            Listening::No => {
+                (pinned.listening, pinned.state) = (Listening::Perhaps, Pinning::Counted);
+                pinned.upstream.set_raw(false);
+                Ok(())
+            }
+            Listening::Yes | Listening::Monitor => {
+                if pinned.listening == Listening::Yes {
+                    pinned.listening = Listening::Perhaps;
+                }
+                let name = args.first().copied().unwrap_or_default();
+                let name = String::from_utf8_lossy(name.get(..64).unwrap_or(name)).to_lowercase();
+                self.answer(&telling::error(&format!(
+                    "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
+                     allowed in this context"
+                )));
+                Err(None)
             }
         }
     }
@@ -194,170 +312,130 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         let upstream = self.pinned_upstream(client)?;
-        let database = self.pinned.as_ref().map_or(client.core.database(), |it| it.database);
-        if database == client.core.database() {
+        let database = self.pinned.as_ref().and_then(|pinned| pinned.database);
+        if database == Some(client.core.database()) {
             return self.planned(client, &upstream, request, now);
         }
         let lanes = self.lanes_of(client, spec, args);
-        let access = if spec.flags.has(Flags::READONLY) {
-            PlainAccess::Read { keyed: true, slot: None, max_stale: None }
-        } else {
-            PlainAccess::Write { absolute: false }
-        };
-        let carriage = Carriage {
-            lanes: &lanes,
-            access,
-            operation: "command",
-            cached: false,
-            timed: false,
-            elsewhere: true,
-        };
+        let reads = spec.flags.has(Flags::READONLY);
+        let carriage = Carriage::elsewhere(&lanes, reads, "command");
         self.carry(client, &upstream, carriage, request, now)
     }
 
     /// EXEC, with the lanes of all that is within.
     fn exec(&mut self, client: &Rc<Client>, request: &[u8], now: Instant) -> Option<Stuck> {
-        let core = &client.core;
         let pinned = self.pinned.as_mut()?;
         let (upstream, spoilt) = (Rc::clone(&pinned.upstream), pinned.spoilt);
         let lanes = pinned.lanes.clone().map_or(Lanes::All, Lanes::new);
         if !upstream.takes() {
             return Some(Stuck::Place);
         }
-        let plan = PlainPlan {
-            lanes: &lanes,
-            access: PlainAccess::Write { absolute: false },
-            priority: core.settings.priority,
-            operation: "EXEC",
-            trace: CallTrace::new("/door/redis"),
-        };
-        let admitted = if spoilt { None } else { Some(core.backend.admit(&plan)) };
-        let late = self.is_late(client, now);
-        let why = match admitted {
-            Some(Admission::Go(ticket)) => {
-                // Nobody else can run it again: what failed is told.
-                let sent =
-                    self.send(client, &upstream, (Some(ticket), Note::None, true), request, now);
-                if sent.is_none()
-                    && let Some(pinned) = &mut self.pinned
-                {
-                    let _sent = pinned.block();
+        let why = if spoilt {
+            "of previous errors.".to_owned()
+        } else {
+            let access = PlainAccess::Write { absolute: false };
+            match self.admitted(client, &lanes, access, "EXEC", now) {
+                Ok(ticket) => {
+                    // Nobody else can run it again: what failed is told.
+                    let how = (Some(ticket), Note::None, true);
+                    let stuck = self.send(client, &upstream, how, request, now);
+                    return self.out_of_block(stuck);
                 }
-                return sent;
+                Err(Kept::Stuck(stuck)) => return Some(stuck),
+                Err(Kept::Told(why)) => format!("of: fusebox: {why}"),
             }
-            Some(Admission::OtherWay(OtherWay::Full)) if !late => return Some(Stuck::Place),
-            Some(Admission::OtherWay(OtherWay::Lanes)) if !late => return Some(Stuck::Lanes),
-            Some(Admission::OtherWay(OtherWay::Lanes)) => {
-                "queued writes stand before it".to_owned()
-            }
-            Some(_) => format!("{} is not to be asked now", core.backend.name()),
-            None => "of previous errors.".to_owned(),
         };
         let discard = resp::command(&["DISCARD"]);
-        if let Some(stuck) = self.send(client, &upstream, (None, Note::Own, true), &discard, now) {
-            return Some(stuck);
+        let stuck = self.send(client, &upstream, (None, Note::Own, true), &discard, now);
+        if stuck.is_none() {
+            self.answer(&telling::error(&format!("EXECABORT Transaction discarded because {why}")));
         }
-        if let Some(pinned) = &mut self.pinned {
-            let _discarded = pinned.block();
-        }
-        let because = if spoilt { why } else { format!("of: fusebox: {why}") };
-        self.answer(&telling::error(&format!("EXECABORT Transaction discarded because {because}")));
-        None
+        self.out_of_block(stuck)
     }
 
-    /// WATCH, once no queued write stands before the keys: it would go unseen.
-    fn watch(
+    /// What ends a transaction was sent, unless it is stuck.
+    fn out_of_block(&mut self, stuck: Option<Stuck>) -> Option<Stuck> {
+        if stuck.is_none()
+            && let Some(pinned) = &mut self.pinned
+        {
+            pinned.forget();
+        }
+        stuck
+    }
+
+    /// A command that holds no place: one that may wait for others, whose keys others may write meanwhile, or WATCH.
+    /// It goes once no queued write stands before its keys.
+    fn without_place(
         &mut self,
         client: &Rc<Client>,
-        spec: &Spec,
-        args: &[&[u8]],
+        blocks: bool,
+        (spec, args): (&Spec, &[&[u8]]),
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
         let upstream = self.pinned_upstream(client)?;
         let lanes = self.lanes_of(client, spec, args);
-        match self.leave(client, &lanes, now) {
-            Ok(()) => self.send(client, &upstream, (None, Note::None, true), request, now),
-            Err(stuck) => stuck,
-        }
-    }
-
-    /// A command that may wait for others.
-    fn block(
-        &mut self,
-        client: &Rc<Client>,
-        spec: &Spec,
-        args: &[&[u8]],
-        request: &[u8],
-        now: Instant,
-    ) -> Option<Stuck> {
-        let upstream = self.pinned_upstream(client)?;
-        let lanes = self.lanes_of(client, spec, args);
-        match self.leave(client, &lanes, now) {
-            Ok(()) => {
-                client.core.backend.wrote(&lanes);
-                self.send(
-                    client,
-                    &upstream,
-                    (None, Note::Wrote(Box::new(lanes)), true),
-                    request,
-                    now,
-                )
+        let access = PlainAccess::Read { keyed: true, slot: None, max_stale: None };
+        match self.admitted(client, &lanes, access, "command", now) {
+            // That it got permit and place says that the backend may be asked: it keeps neither.
+            Ok(ticket) => drop(ticket),
+            Err(Kept::Stuck(stuck)) => return Some(stuck),
+            Err(Kept::Told(why)) => {
+                let answer = client.core.unavailable(&why);
+                self.answer_with(answer);
+                return None;
             }
-            Err(stuck) => stuck,
         }
+        let note = if blocks {
+            client.core.backend.wrote(&lanes);
+            Note::Wrote(Box::new(lanes))
+        } else {
+            Note::None
+        };
+        self.send(client, &upstream, (None, note, true), request, now)
     }
 
-    /// Whether a command that holds no ticket may go. An error is what it is stuck on, or `None` where it was answered.
-    fn leave(
-        &mut self,
-        client: &Rc<Client>,
+    /// Leave for a command that goes over the client's own connection or not at all.
+    pub(super) fn admitted(
+        &self,
+        client: &Client,
         lanes: &Lanes,
+        access: PlainAccess<'_>,
+        operation: &'static str,
         now: Instant,
-    ) -> Result<(), Option<Stuck>> {
+    ) -> Result<Ticket, Kept> {
         let core = &client.core;
-        let plan = PlainPlan {
-            lanes,
-            access: PlainAccess::Read { keyed: true, slot: None, max_stale: None },
-            priority: core.settings.priority,
-            operation: "command",
-            trace: CallTrace::new("/door/redis"),
-        };
+        let (priority, trace) = (core.settings.priority, CallTrace::new(ROUTE));
+        let plan = PlainPlan { lanes, access, priority, operation, trace };
         let late = self.is_late(client, now);
-        let why = match core.backend.admit(&plan) {
-            // It holds neither permit nor place: that it got both says that the backend may be asked.
-            Admission::Go(ticket) => {
-                drop(ticket);
-                return Ok(());
+        Err(match core.backend.admit(&plan) {
+            Admission::Go(ticket) => return Ok(ticket),
+            Admission::OtherWay(OtherWay::Full) if !late => Kept::Stuck(Stuck::Place),
+            Admission::OtherWay(OtherWay::Lanes) if !late => Kept::Stuck(Stuck::Lanes),
+            Admission::OtherWay(OtherWay::Lanes) => {
+                Kept::Told("queued writes stand before it".to_owned())
             }
-            Admission::OtherWay(OtherWay::Full) if !late => return Err(Some(Stuck::Place)),
-            Admission::OtherWay(OtherWay::Lanes) if !late => return Err(Some(Stuck::Lanes)),
-            Admission::OtherWay(OtherWay::Lanes) => "queued writes stand before it".to_owned(),
-            _ => format!("{} is not to be asked now", core.backend.name()),
-        };
-        let answer = core.unavailable(&why);
-        self.answer_with(answer);
-        Err(None)
+            _ => Kept::Told(format!("{} is not to be asked now", core.backend.name())),
+        })
     }
 
     /// Everything from here on goes as it is, both ways.
     fn go_raw(
         &mut self,
         client: &Rc<Client>,
-        raw: bool,
+        (raw, monitors): (bool, bool),
         request: &[u8],
-        now: Instant,
     ) -> Option<Stuck> {
         if !self.is_answered() {
             return Some(Stuck::Others);
         }
-        let _ = now;
         let upstream = self.pinned_upstream(client)?;
-        if raw {
-            upstream.go_raw();
-            if let Some(pinned) = &mut self.pinned {
-                pinned.state = Pinning::Raw;
-            }
+        if let Some(pinned) = &mut self.pinned
+            && raw
+        {
+            upstream.set_raw(true);
+            pinned.state = Pinning::Raw;
+            pinned.listening = if monitors { Listening::Monitor } else { Listening::Perhaps };
         }
         upstream.send_raw(request);
         None
@@ -380,7 +458,7 @@ impl Inner {
         if self.pinned.is_none() {
             let core = &client.core;
             let Some(upstream) = core.pin(client, self.session.protocol) else {
-                self.answer(&telling::error("ERR max number of clients reached"));
+                self.answer(&telling::error(telling::TOO_MANY));
                 return None;
             };
             self.pinned = Some(PinnedTo::new(upstream, core.database()));
@@ -390,15 +468,14 @@ impl Inner {
 
     /// The lanes of a command's keys in the client's database; all where they cannot be told.
     fn lanes_of(&self, client: &Rc<Client>, spec: &Spec, args: &[&[u8]]) -> Lanes {
-        let database = self.pinned.as_ref().map_or(client.core.database(), |it| it.database);
+        let database = match &self.pinned {
+            Some(pinned) => pinned.database,
+            None => Some(client.core.database()),
+        };
+        let Some(database) = database else { return Lanes::All };
         let namespace = database.to_string();
         let Some(places) = spec.keys(args) else { return Lanes::All };
         let keys = places.iter().filter_map(|place| args.get(*place));
         Lanes::new(keys.map(|key| LaneId::of(namespace.as_bytes(), key)))
-    }
-
-    fn is_late(&self, client: &Client, now: Instant) -> bool {
-        let patience = client.core.patience();
-        self.stuck_since().is_some_and(|since| now.duration_since(since) >= patience)
     }
 }

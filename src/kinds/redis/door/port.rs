@@ -1,6 +1,6 @@
 //! The door as the daemon opens it: its settings, its listeners' connections, what is shown of it.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use fusebox_actors::{AckLevel, view::DoorView};
 
@@ -20,7 +20,9 @@ use crate::{
 };
 
 /// What a client is told that finds no room: most clients take it for a broken connection.
-const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
+const NO_ROOM: &[u8] = b"-ERR max number of clients reached\r\n";
+/// How long a request may take without one byte more of it.
+const PARTIAL_MAX: Duration = Duration::from_secs(30);
 /// A request may take a fourth of what the door holds of requests.
 const REQUEST_SHARE: u64 = 4;
 
@@ -30,7 +32,7 @@ impl settings::Callers for Callers {
         let name = user.filter(|user| *user != b"default");
         let known = Self::find(self, name, secret)?;
         let who = Who { uid: NOBODY, admin: known.right == Right::Admin, by_token: true };
-        Some(Guest { who, reads_only: known.right == Right::Read })
+        Some(Guest { who, reads_only: known.right == Right::Read, is_backends_own: false })
     }
 }
 
@@ -67,8 +69,8 @@ fn settings_of(door: &DoorSettings) -> Settings {
         out_client: size(door.out_client),
         request_max: size(door.in_bytes / REQUEST_SHARE),
         idle_timeout: door.idle_timeout,
+        partial_max: PARTIAL_MAX,
         callers: Arc::clone(&door.callers) as Arc<dyn settings::Callers>,
-        anonymous: None,
     }
 }
 
@@ -85,12 +87,8 @@ impl WireDoor for RedisDoor {
         }
     }
 
-    fn refuse(&self, stream: DoorStream) {
-        // A client that is gone hears nothing.
-        drop(match &stream {
-            DoorStream::Unix(stream) => stream.try_write(FULL),
-            DoorStream::Tcp(stream) => stream.try_write(FULL),
-        });
+    fn no_room(&self) -> &'static [u8] {
+        NO_ROOM
     }
 
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -52,10 +52,10 @@ pub(crate) struct Settings {
     pub(crate) request_max: usize,
     /// How long a client may be silent that is owed nothing; for ever if it is `None`.
     pub(crate) idle_timeout: Option<Duration>,
+    /// How long a request may take without one byte more of it.
+    pub(crate) partial_max: Duration,
     /// Who is let in by credentials.
     pub(crate) callers: Arc<dyn Callers>,
-    /// Who a client is that has given none; `None` if it must give some.
-    pub(crate) anonymous: Option<Who>,
 }
 
 /// Somebody who was let in by credentials.
@@ -65,6 +65,8 @@ pub(crate) struct Guest {
     pub(crate) who: Who,
     /// It may not write.
     pub(crate) reads_only: bool,
+    /// It has the backend's own credentials. They say nothing of who it is: somebody who is known already stays that.
+    pub(crate) is_backends_own: bool,
 }
 
 /// Finds out whom credentials belong to.
@@ -111,6 +113,6 @@ impl dyn Callers {
             && same(own.as_bytes(), secret)
             && user.is_none_or(|user| same(user, name));
         let who = Who { uid: NOBODY, admin: false, by_token: true };
-        is_own.then_some(Guest { who, reads_only: false })
+        is_own.then_some(Guest { who, reads_only: false, is_backends_own: true })
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    client::ROUTE,
     core::Core,
     local::Hello,
     settings::{Guest, MinAck},
@@ -107,7 +108,7 @@ impl Core {
             options,
             uid: who.uid,
             admin: true,
-            trace: CallTrace::new("/door/redis"),
+            trace: CallTrace::new(ROUTE),
             streams: false,
             upload: None,
         };

@@ -13,6 +13,9 @@ use fusebox_state::OpId;
 
 use crate::kinds::redis::protocol::resp;
 
+/// What Redis says if there are more clients than it takes.
+pub(super) const TOO_MANY: &str = "ERR max number of clients reached";
+
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {

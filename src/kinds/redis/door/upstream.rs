@@ -7,8 +7,7 @@
 //!    └───────────────────────────┴─── what waits is told that it was not sent ◀─────────────────────┘
 //! ```
 //! It belongs to the door's thread. Clients append what they send to its *ring*, in the order in which they were
-//! let through; replies come back in that order, first in, first out. What was sent stays in the ring until it is
-//! answered: without it nothing could be repeated or queued after a loss.
+//! let through; replies come back in that order, first in, first out.
 //!
 //! # Invariants
 //! 1. An entry's bytes are in the ring from [`Upstream::send`] until its reply, or until it is handed back as lost.
@@ -20,7 +19,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     future::poll_fn,
     mem,
     pin::{Pin, pin},
@@ -31,17 +29,21 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::{
-    Ticket,
-    connector::{AttemptError, OwnCode},
-};
-use fusebox_state::{ErrorClass, Lanes, Verdict};
+use fusebox_actors::{Ticket, connector::AttemptError};
+use fusebox_state::{Lanes, Verdict};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+mod cause;
+mod ring;
+
+use self::{
+    cause::{Cause, closed},
+    ring::{Ring, Unanswered},
+};
 use super::client::Client;
 use crate::{
     kinds::redis::{
@@ -56,13 +58,8 @@ use crate::{
     net::dial::Stream,
 };
 
-/// Entries that may wait for the server, and their bytes.
-const ENTRIES_MAX: usize = 65_536;
-const BYTES_MAX: usize = 64 << 20;
 /// How much is read at once at least.
 const READ_SIZE: usize = 64 << 10;
-/// An empty ring keeps no more room than this.
-const KEPT_MAX: usize = 1 << 20;
 /// The pause after a failed connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -102,14 +99,6 @@ pub(super) enum Note {
     Wrote(Box<Lanes>),
     /// It is the door's own, and nobody waits for it.
     Own,
-}
-
-/// What is on its way.
-struct Pending {
-    /// `None` for what has no reply of its own.
-    entry: Option<Entry>,
-    length: usize,
-    begun: Instant,
 }
 
 /// An entry that has no reply.
@@ -156,27 +145,15 @@ pub(super) struct Upstream {
 
 struct Inner {
     connector: Arc<RedisConnector>,
+    /// What has replaced it: the next connection is opened by that.
+    next: Option<Arc<RedisConnector>>,
     state: State,
-    ring: Vec<u8>,
-    /// Where in the ring the oldest entry begins.
-    head: usize,
-    /// How much of the ring was written, from its beginning.
-    written: usize,
-    pending: VecDeque<Pending>,
+    ring: Ring,
     due: Option<Pin<Box<Sleep>>>,
     /// Whose it is if it is pinned: who gets what the server tells a connection without being asked.
     owner: Option<Rc<Client>>,
     /// Whatever the server says goes to its owner as it comes: replies are not counted any more.
     raw: bool,
-}
-
-/// Why nothing can be sent now.
-#[derive(Debug)]
-pub(super) enum NotNow {
-    /// As much waits for the server as may.
-    Full,
-    /// The connection is being replaced: what was sent on it is answered first.
-    Replaced,
 }
 
 /// What a turn of a connection has brought.
@@ -199,11 +176,9 @@ impl Upstream {
         let sharing = if owner.is_some() { Sharing::Pinned } else { Sharing::Shared };
         let inner = Inner {
             connector,
+            next: None,
             state: State::Down { until: Instant::now(), failed: None },
-            ring: Vec::new(),
-            head: 0,
-            written: 0,
-            pending: VecDeque::new(),
+            ring: Ring::default(),
             due: None,
             owner,
             raw: false,
@@ -212,68 +187,41 @@ impl Upstream {
         Rc::new(Self { inner, protocol, sharing, waker: Cell::default(), retire: Cell::default() })
     }
 
-    /// Takes a request to be sent, after all that was taken before it.
-    ///
-    /// # Errors
-    /// It gives the entry back, and nothing was taken.
-    #[expect(
-        clippy::result_large_err,
-        reason = "it is given back rarely, and to box it would be an allocation"
-    )]
-    pub(super) fn send(
-        &self,
-        entry: Entry,
-        request: &[u8],
-        now: Instant,
-    ) -> Result<(), (Entry, NotNow)> {
+    /// Takes a request to be sent, after all that was taken before it. False if it takes none now, because as much waits
+    /// for the server as may, or because what was sent on this connection is answered before it is replaced: then the
+    /// entry is dropped.
+    pub(super) fn send(&self, entry: Entry, request: &[u8], now: Instant) -> bool {
         let mut inner = self.inner.borrow_mut();
-        if inner.is_behind(self.sharing) {
-            self.wake();
-            return Err((entry, NotNow::Replaced));
+        let takes = !inner.is_behind(self.sharing) && inner.ring.fits(request.len());
+        if takes {
+            inner.ring.push(Some(entry), request, now);
         }
-        let bytes = inner.ring.len() - inner.head;
-        let fits = bytes + request.len() <= BYTES_MAX || inner.pending.is_empty();
-        if inner.pending.len() >= ENTRIES_MAX || !fits {
-            return Err((entry, NotNow::Full));
-        }
-        inner.make_room();
-        inner.ring.extend_from_slice(request);
-        let entry = Some(entry);
-        inner.pending.push_back(Pending { entry, length: request.len(), begun: now });
         drop(inner);
         self.wake();
-        Ok(())
+        takes
     }
 
     /// Sends what has no reply of its own, or whose reply goes to its owner as it comes.
     pub(super) fn send_raw(&self, request: &[u8]) {
-        let mut inner = self.inner.borrow_mut();
-        inner.make_room();
-        inner.ring.extend_from_slice(request);
-        let (length, begun) = (request.len(), Instant::now());
-        inner.pending.push_back(Pending { entry: None, length, begun });
-        drop(inner);
+        self.inner.borrow_mut().ring.push(None, request, Instant::now());
         self.wake();
     }
 
-    /// From here on whatever the server says goes to its owner as it comes. To be called while nothing waits.
-    pub(super) fn go_raw(&self) {
-        self.inner.borrow_mut().raw = true;
+    /// Whether from here on whatever the server says goes to its owner as it comes. To be called while nothing waits.
+    pub(super) fn set_raw(&self, raw: bool) {
+        self.inner.borrow_mut().raw = raw;
     }
 
     /// Whether a request would be taken now.
     pub(super) fn takes(&self) -> bool {
         let inner = self.inner.borrow();
-        !inner.is_behind(self.sharing)
-            && inner.pending.len() < ENTRIES_MAX
-            && inner.ring.len() - inner.head < BYTES_MAX
+        !inner.is_behind(self.sharing) && inner.ring.fits(1)
     }
 
     /// Calls `with` for each entry of a client that has left.
     pub(super) fn abandon(&self, client: &Rc<Client>) {
-        for pending in &mut self.inner.borrow_mut().pending {
-            if let Some(entry) = &mut pending.entry
-                && Rc::ptr_eq(&entry.client, client)
+        for entry in self.inner.borrow_mut().ring.entries() {
+            if Rc::ptr_eq(&entry.client, client)
                 && let Some(ticket) = &mut entry.ticket
             {
                 ticket.abandon();
@@ -284,13 +232,9 @@ impl Upstream {
     /// The connector in effect. One that is replaced has closed its connections by then.
     pub(super) fn use_connector(&self, connector: &Arc<RedisConnector>) {
         let mut inner = self.inner.borrow_mut();
-        if Arc::ptr_eq(&inner.connector, connector) {
-            return;
-        }
-        match &mut inner.state {
-            State::Down { .. } => inner.connector = Arc::clone(connector),
-            State::Up(up) => up.retiring = true,
-            State::Opening(_) | State::Closed => return,
+        inner.next = Some(Arc::clone(connector));
+        if let State::Up(up) = &mut inner.state {
+            up.retiring = true;
         }
         drop(inner);
         self.wake();
@@ -365,22 +309,6 @@ impl Inner {
         }
     }
 
-    /// Moves what is not answered to the ring's beginning, once that is worth it.
-    fn make_room(&mut self) {
-        if self.head == self.ring.len() {
-            self.ring.clear();
-            if self.ring.capacity() > KEPT_MAX {
-                self.ring.shrink_to(KEPT_MAX);
-            }
-        } else if self.head > READ_SIZE && self.head > self.ring.len() / 2 {
-            self.ring.drain(..self.head);
-        } else {
-            return;
-        }
-        self.written -= self.head;
-        self.head = 0;
-    }
-
     fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -392,7 +320,10 @@ impl Inner {
             match &mut self.state {
                 State::Closed => return self.fail(closed(), turn),
                 State::Down { until, failed } => {
-                    if self.pending.is_empty() {
+                    if let Some(next) = self.next.take() {
+                        self.connector = next;
+                    }
+                    if self.ring.is_empty() {
                         return;
                     }
                     if Instant::now() < *until
@@ -415,6 +346,10 @@ impl Inner {
                         Poll::Ready(opened) => opened,
                     };
                     match opened {
+                        // Opened for nothing: it is another server's, perhaps.
+                        Ok(_) if self.next.is_some() => {
+                            self.state = State::Down { until: Instant::now(), failed: None };
+                        }
                         Ok(opened) => self.go_up(opened, sharing),
                         Err(failed) => {
                             let until = Instant::now() + PAUSE;
@@ -460,27 +395,24 @@ impl Inner {
             return self.end(cause, sharing, turn);
         }
         let behind = self.is_behind(Sharing::Shared) && sharing == Sharing::Shared;
-        if self.pending.is_empty() && behind {
+        if self.ring.is_empty() && behind {
             self.end(Cause::Shared, sharing, turn);
         }
     }
 
     fn write(&mut self, context: &mut Context<'_>) -> Option<Cause> {
-        let Self { state: State::Up(up), ring, written, pending, head, .. } = self else {
-            return None;
-        };
+        let Self { state: State::Up(up), ring, .. } = self else { return None };
         let mut any = false;
-        while *written < ring.len() {
-            let left = ring.get(*written..).unwrap_or_default();
-            match Pin::new(&mut up.stream).poll_write(context, left) {
+        while !ring.unwritten().is_empty() {
+            match Pin::new(&mut up.stream).poll_write(context, ring.unwritten()) {
                 Poll::Pending => return None,
                 Poll::Ready(Ok(0)) => return Some(Cause::broken("nothing can be written")),
-                Poll::Ready(Ok(count)) => *written += count,
+                Poll::Ready(Ok(count)) => ring.wrote(count),
                 Poll::Ready(Err(error)) => return Some(Cause::Broken(error.to_string())),
             }
             any = true;
         }
-        *head += silent(pending);
+        ring.skip_silent();
         // Under TLS what was written may still lie in a buffer.
         if any && let Poll::Ready(Err(error)) = Pin::new(&mut up.stream).poll_flush(context) {
             return Some(Cause::Broken(error.to_string()));
@@ -532,12 +464,9 @@ impl Inner {
                 }
                 continue;
             }
-            self.head += silent(&mut self.pending);
-            let Some(Pending { entry: Some(entry), length, .. }) = self.pending.pop_front() else {
+            let Some((entry, request)) = self.ring.pop() else {
                 return Err("a reply to no request".to_owned());
             };
-            let request = self.ring.get(self.head..self.head + length).unwrap_or_default();
-            self.head += length;
             let client = Rc::clone(&entry.client);
             client.answered(entry, request, frame, &self.connector);
             if client.touch() {
@@ -545,15 +474,13 @@ impl Inner {
             }
         }
         bytes::Buf::advance(&mut up.inbox, taken);
-        self.make_room();
+        self.ring.make_room();
         Ok(())
     }
 
     /// Whether the oldest reply is overdue; sets the alarm for when it would be.
     fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
-        let waits = |pending: &&Pending| pending.entry.as_ref().is_some_and(|entry| !entry.blocks);
-        let oldest = self.pending.front().filter(waits)?;
-        let at = oldest.begun + self.connector.links().shared.settings.timeout;
+        let at = self.ring.waits_since()? + self.connector.links().shared.settings.timeout;
         let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
         // The alarm is set for an older one, usually: to set it anew for each would cost more than to be woken once.
         while due.as_mut().poll(context).is_ready() {
@@ -578,12 +505,7 @@ impl Inner {
         );
         // The socket is closed, and from here on the fence may kill what is left of it.
         drop(up);
-        let mut end = self.head;
-        let in_doubt = self.pending.iter().any(|pending| {
-            end += pending.length;
-            end <= self.written
-        });
-        if in_doubt {
+        if self.ring.is_in_doubt() {
             shared.lost();
         }
         turn.ended = sharing == Sharing::Pinned;
@@ -612,77 +534,11 @@ impl Inner {
         let limit = self.connector.links().shared.settings.timeout;
         let now = Instant::now();
         let mut first = true;
-        for Pending { entry, length, begun } in self.pending.drain(..) {
-            let end = self.head + length;
-            let body = self.ring.get(self.head..end).unwrap_or_default();
-            if let Some(entry) = entry {
-                let (verdict, error) = error(end <= self.written, first, begun + limit <= now);
-                turn.lost.push(Lost { entry, body: Bytes::copy_from_slice(body), verdict, error });
-                first = false;
-            }
-            self.head = end;
+        for Unanswered { entry, body, sent, begun } in self.ring.give_back() {
+            let (verdict, error) = error(sent, first, begun + limit <= now);
+            turn.lost.push(Lost { entry, body, verdict, error });
+            first = false;
         }
-        self.ring = Vec::new();
-        (self.head, self.written, self.due) = (0, 0, None);
+        self.due = None;
     }
-}
-
-/// Takes off the front what has no reply, all of which has been written. Returns its length in the ring.
-fn silent(pending: &mut VecDeque<Pending>) -> usize {
-    let mut length = 0;
-    while pending.front().is_some_and(|pending| pending.entry.is_none())
-        && let Some(silent) = pending.pop_front()
-    {
-        length += silent.length;
-    }
-    length
-}
-
-/// Why a connection ended.
-#[derive(Debug)]
-enum Cause {
-    /// Its oldest request was not answered within the backend's `timeout`.
-    Overdue,
-    /// It was closed by the daemon.
-    Shared,
-    /// The other end closed it, or it broke.
-    Broken(String),
-}
-
-impl Cause {
-    fn broken(why: &str) -> Self {
-        Self::Broken(why.to_owned())
-    }
-
-    /// What it means to an entry that was `sent` whole or not, the `first` that waits or not, itself `overdue` or not.
-    fn error(
-        &self,
-        sent: bool,
-        first: bool,
-        overdue: bool,
-        limit: Duration,
-    ) -> (Verdict, AttemptError) {
-        let class = if sent { ErrorClass::Unknown } else { ErrorClass::NotExecuted };
-        let blamed = if first { Verdict::Failure } else { Verdict::Neutral };
-        match self {
-            Self::Overdue if overdue => {
-                let message = format!("no reply within {limit:?}");
-                (blamed, AttemptError::own(class, OwnCode::Timeout, message))
-            }
-            Self::Overdue | Self::Shared => {
-                let message = "the connection was reset for another call's sake";
-                (Verdict::Neutral, AttemptError::own(class, OwnCode::Reset, message))
-            }
-            Self::Broken(why) => {
-                let verdict = if sent { blamed } else { Verdict::Neutral };
-                (verdict, AttemptError::own(class, OwnCode::Reset, why.clone()))
-            }
-        }
-    }
-}
-
-fn closed() -> Failed {
-    let error =
-        AttemptError::own(ErrorClass::NotExecuted, OwnCode::Closed, "the connector is closed");
-    Failed { error, verdict: Verdict::Neutral }
 }

@@ -238,6 +238,9 @@ pub(crate) fn is_built_in(name: &str) -> bool {
     BUILT_IN.contains_key(name)
 }
 
+/// The longest name of a command, in bytes.
+const NAME_MAX: usize = 64;
+
 /// The built-in commands and what the server has added to them.
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
@@ -249,14 +252,15 @@ pub(crate) struct Commands {
 impl Commands {
     /// The command that `args` call; the container itself where its own command is not known.
     pub(crate) fn find(&self, args: &[&[u8]]) -> Option<Arc<Spec>> {
-        let word = lowercase(args.first()?)?;
+        let (mut room, mut inner_room) = ([0; NAME_MAX], [0; NAME_MAX]);
+        let word = lowercase(args.first()?, &mut room)?;
         let learnt = self.learnt.load();
         let find = |name: &str| {
             BUILT_IN.get(name).or_else(|| learnt.as_ref().and_then(|table| table.get(name)))
         };
-        let spec = find(&word)?;
+        let spec = find(word)?;
         if spec.flags.has(Flags::CONTAINER)
-            && let Some(inner) = args.get(1).and_then(|arg| lowercase(arg))
+            && let Some(inner) = args.get(1).and_then(|arg| lowercase(arg, &mut inner_room))
             && let Some(inner) = find(&format!("{word}|{inner}"))
         {
             return Some(Arc::clone(inner));
@@ -282,11 +286,11 @@ impl Commands {
 }
 
 /// A name in lower case; `None` for what cannot be a command's name.
-fn lowercase(word: &[u8]) -> Option<String> {
-    if word.len() > 64 {
-        return None;
-    }
-    String::from_utf8(word.to_ascii_lowercase()).ok()
+fn lowercase<'r>(word: &[u8], room: &'r mut [u8; NAME_MAX]) -> Option<&'r str> {
+    let room = room.get_mut(..word.len())?;
+    room.copy_from_slice(word);
+    room.make_ascii_lowercase();
+    std::str::from_utf8(room).ok()
 }
 
 #[cfg(test)]

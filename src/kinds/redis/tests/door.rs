@@ -12,7 +12,7 @@ use fusebox_state::{
     queue::QueueLimits,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
     runtime::Handle,
     time::timeout,
@@ -28,7 +28,10 @@ use super::super::{
     protocol::resp::{self, FrameFinder},
     testing::{PATIENCE, Server, until},
 };
-use crate::ingress::peer::Who;
+use crate::ingress::{door::WireDoor, peer::Who};
+
+mod limits;
+mod random;
 
 /// A door before a server.
 struct World {
@@ -89,8 +92,8 @@ fn door() -> Settings {
         out_client: 32 << 20,
         idle_timeout: None,
         request_max: 64 << 20,
+        partial_max: Duration::from_secs(30),
         callers: Arc::new(Nobody),
-        anonymous: None,
     }
 }
 
@@ -130,11 +133,12 @@ impl World {
         one.set_nonblocking(true).unwrap();
         other.set_nonblocking(true).unwrap();
         self.door.serve(Accepted::Unix(other), who, None);
-        Wire {
-            stream: UnixStream::from_std(one).unwrap(),
-            inbox: BytesMut::new(),
-            finder: FrameFinder::default(),
-        }
+        Wire::of(UnixStream::from_std(one).unwrap())
+    }
+
+    /// How many clients' connections ended for this reason.
+    fn closed(&self, why: &str) -> u64 {
+        self.door.view().closed.get(why).copied().unwrap_or_default()
     }
 
     fn waiting(&self) -> u64 {
@@ -143,13 +147,17 @@ impl World {
 }
 
 /// A client's end.
-struct Wire {
-    stream: UnixStream,
+struct Wire<S = UnixStream> {
+    stream: S,
     inbox: BytesMut,
     finder: FrameFinder,
 }
 
-impl Wire {
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    fn of(stream: S) -> Self {
+        Self { stream, inbox: BytesMut::new(), finder: FrameFinder::default() }
+    }
+
     async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
@@ -403,6 +411,52 @@ async fn subscribers_hear_what_is_published() {
             if hello == "HELLO 3" { "+PONG\r\n" } else { "*2\r\n$4\r\npong\r\n$0\r\n\r\n" }
         );
     }
+}
+
+#[tokio::test]
+async fn who_listens_no_more_is_an_ordinary_client_again() {
+    let world = World::open().await;
+    let mut client = world.client();
+    client.ask("SET k 1").await;
+    assert_eq!(client.ask("GET k").await, "$1\r\n1\r\n", "it is cached");
+    for channel in ["a", "b"] {
+        assert!(client.ask(&format!("SUBSCRIBE {channel}")).await.starts_with("*3"));
+    }
+    for wrong in ["GET k", "SET k 2", "CLIENT SETNAME x", "NOSUCH"] {
+        let told = client.ask(wrong).await;
+        assert!(told.starts_with("-ERR Can't execute"), "{wrong}: {told}");
+    }
+    assert!(client.ask("UNSUBSCRIBE").await.starts_with("*3"));
+    assert!(client.reply().await.starts_with(b"*3"));
+    assert_eq!(client.ask("SET k 2").await, "+OK\r\n");
+    assert_eq!(client.ask("CLIENT GETNAME").await, "$-1\r\n");
+    assert_eq!(world.client().ask("GET k").await, "$1\r\n2\r\n", "what was cached is gone");
+    assert_eq!(client.ask("MULTI").await, "+OK\r\n");
+    assert_eq!(client.ask("INCR k").await, "+QUEUED\r\n");
+    assert_eq!(client.ask("EXEC").await, "*1\r\n:3\r\n");
+    client.quiet();
+}
+
+#[tokio::test]
+async fn a_transaction_is_the_servers_own_affair_but_for_what_a_door_takes_for_itself() {
+    let world = World::open().await;
+    let mut client = world.client();
+    for wrong in ["GET", "NOSUCH x", "CLIENT SETNAME x", "AUTH x", "CONFIG SET appendonly no"] {
+        assert_eq!(client.ask("MULTI").await, "+OK\r\n");
+        assert_eq!(client.ask("SET k v").await, "+QUEUED\r\n");
+        let told = client.ask(wrong).await;
+        assert!(told.starts_with('-'), "{wrong}: {told}");
+        let told = client.ask("EXEC").await;
+        assert!(told.starts_with("-EXECABORT"), "{wrong}: {told}");
+    }
+    // What is refused outside of one spoils none.
+    assert!(client.ask("CONFIG SET appendonly no").await.starts_with("-NOPERM"));
+    assert_eq!(client.ask("MULTI").await, "+OK\r\n");
+    assert_eq!(client.ask("SELECT 3").await, "+QUEUED\r\n");
+    assert_eq!(client.ask("SET k three").await, "+QUEUED\r\n");
+    assert_eq!(client.ask("EXEC").await, "*2\r\n+OK\r\n+OK\r\n");
+    assert_eq!(client.ask("GET k").await, "$5\r\nthree\r\n");
+    assert_eq!(world.client().ask("GET k").await, "$-1\r\n", "it is of another database");
 }
 
 #[tokio::test]

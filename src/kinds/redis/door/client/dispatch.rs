@@ -17,22 +17,25 @@ use crate::kinds::redis::{
         class::{self, Class, Local},
         counters::Closed,
         local::Then,
-        pin::{self, Pinning},
+        pin::{Kept, Pinning},
         quick::{self, Does, Row},
         request::Requests,
         settings::Guest,
         slow::Done,
         telling::{self, Told},
-        upstream::{Entry, NotNow, Note, Upstream},
+        upstream::{Entry, Note, Upstream},
     },
     protocol::{
         commands::{Flags, Spec},
-        effect, rules,
+        effect,
     },
 };
 
 /// The route that calls of this door bear in their records.
-const ROUTE: &str = "/door/redis";
+pub(in crate::kinds::redis::door) const ROUTE: &str = "/door/redis";
+
+/// What Redis says to who must say first who it is.
+const NOAUTH: &str = "NOAUTH Authentication required.";
 
 /// A call that may go on the wire: what is asked of the core, and what is noted.
 pub(in crate::kinds::redis::door) struct Carriage<'a> {
@@ -47,6 +50,22 @@ pub(in crate::kinds::redis::door) struct Carriage<'a> {
     pub(in crate::kinds::redis::door) elsewhere: bool,
 }
 
+impl<'a> Carriage<'a> {
+    /// Of a command on a connection whose state the core does not know.
+    pub(in crate::kinds::redis::door) fn elsewhere(
+        lanes: &'a Lanes,
+        reads: bool,
+        operation: &'static str,
+    ) -> Self {
+        let access = if reads {
+            PlainAccess::Read { keyed: true, slot: None, max_stale: None }
+        } else {
+            PlainAccess::Write { absolute: false }
+        };
+        Self { lanes, access, operation, cached: false, timed: false, elsewhere: true }
+    }
+}
+
 impl Inner {
     /// Takes the command at hand, or says on what it is stuck.
     pub(super) fn dispatch(
@@ -56,7 +75,6 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        client.core.counters.command();
         if self.session.who.is_some() && self.pinned.is_none() {
             let mut args = reader.args(request);
             let count = args.len();
@@ -127,7 +145,7 @@ impl Inner {
     }
 
     /// Any command.
-    fn general(
+    pub(in crate::kinds::redis::door) fn general(
         &mut self,
         client: &Rc<Client>,
         args: &[&[u8]],
@@ -145,67 +163,63 @@ impl Inner {
         let Some(spec) = connector.links().shared.commands.find(args) else {
             return self.unknown(client, args, request, now);
         };
-        let of_connection = class::of_connection(args);
-        if of_connection.is_none()
-            && let Some(wrong) = wrong_words(&spec, args)
-        {
-            self.answer(&telling::error(&wrong));
-            return None;
-        }
-        let class = of_connection.unwrap_or_else(|| class::of(&spec, args));
-        let Some(who) = self.session.who else {
-            if let Class::Local(local @ (Local::Hello | Local::Auth | Local::Quit | Local::Reset)) =
-                class
-            {
-                return self.local(client, local, args);
-            }
-            self.answer(&telling::error("NOAUTH Authentication required."));
-            return None;
-        };
-        if let Class::Refused(why) = class {
-            let name = spec.name.replace('|', " ").to_ascii_uppercase();
-            self.answer(&telling::error(&format!(
-                "ERR fusebox: {name} is not offered here: {why}"
-            )));
-            return None;
-        }
-        if class::needs_admin(&spec) && !who.admin {
-            let name = spec.name.replace('|', " ");
-            let why = format!("NOPERM fusebox: {name:?} needs admin rights at this door");
+        let class = class::of_connection(args).unwrap_or_else(|| class::of(&spec, args));
+        if let Some(refusal) = self.refusal(&spec, class, args) {
             if let Some(pinned) = &mut self.pinned {
                 pinned.spoil();
             }
-            self.answer(&telling::error(&why));
+            self.answer(&telling::error(&refusal));
             return None;
-        }
-        let is_read = !matches!(rules::kind(&spec), rules::Kind::Write | rules::Kind::Barrier(_))
-            && !matches!(rules::kind(&spec), rules::Kind::Script { reads: false });
-        if self.session.reads_only && !is_read && !matches!(class, Class::Local(_)) {
-            let name = spec.name.replace('|', " ");
-            let why = format!("NOPERM fusebox: this user may not write, and {name:?} does");
-            if let Some(pinned) = &mut self.pinned {
-                pinned.spoil();
-            }
-            self.answer(&telling::error(&why));
-            return None;
-        }
-        if let Some(Pinning::Raw | Pinning::Within) = self.pinned.as_ref().map(pin::PinnedTo::state)
-            && !matches!(class, Class::Local(Local::Quit | Local::Reset))
-        {
-            return self.through_pin(client, &spec, class, args, request, now);
         }
         match class {
-            Class::Local(local) => self.local(client, local, args),
-            Class::Pinned(_) => self.through_pin(client, &spec, class, args, request, now),
-            Class::Carried if self.pinned.is_some() => {
-                self.through_pin(client, &spec, class, args, request, now)
+            Class::Local(local)
+                if !self.is_relayed() || matches!(local, Local::Quit | Local::Reset) =>
+            {
+                self.local(client, local, args)
             }
-            Class::Carried => {
+            Class::Carried if self.pinned.is_none() => {
                 let link = core.link(self.protocol());
                 self.planned(client, &link, request, now)
             }
-            Class::Refused(_) => None,
+            _ => self.through_pin(client, (&spec, class, args), request, now),
         }
+    }
+
+    /// Whether the server itself is told everything: it is between MULTI and EXEC, or what it says goes on as it comes.
+    fn is_relayed(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|pinned| pinned.state() != Pinning::Counted)
+    }
+
+    /// Why a command is not for this client, or not for a door.
+    fn refusal(&self, spec: &Spec, class: Class, args: &[&[u8]]) -> Option<String> {
+        let name = || spec.name.replace('|', " ");
+        let within = self.pinned.as_ref().is_some_and(|pinned| pinned.state() == Pinning::Within);
+        // A server in a transaction must see what is wrong itself: then EXEC runs nothing.
+        if !self.is_relayed()
+            && class::of_connection(args).is_none()
+            && let Some(wrong) = wrong_words(spec, args)
+        {
+            return Some(wrong);
+        }
+        let Some(who) = self.session.who else {
+            let first = [Local::Hello, Local::Auth, Local::Quit, Local::Reset].map(Class::Local);
+            return (!first.contains(&class)).then(|| NOAUTH.to_owned());
+        };
+        if let Class::Refused(why) = class {
+            let name = name().to_ascii_uppercase();
+            return Some(format!("ERR fusebox: {name} is not offered here: {why}"));
+        }
+        if within && class.is_of_the_doors_connection() {
+            let name = name().to_ascii_uppercase();
+            return Some(format!("ERR fusebox: {name} is not offered within MULTI"));
+        }
+        if class::needs_admin(spec) && !who.admin {
+            return Some(format!("NOPERM fusebox: {:?} needs admin rights at this door", name()));
+        }
+        if self.session.reads_only && class::writes(spec, class) {
+            return Some(format!("NOPERM fusebox: this user may not write, and {:?} does", name()));
+        }
+        None
     }
 
     /// A command that is planned by the connector.
@@ -255,7 +269,7 @@ impl Inner {
     ) -> Option<Stuck> {
         let core = &client.core;
         if !link.takes() {
-            core.wants(link);
+            core.asks_for_fence();
             return self.or_late(Stuck::Place, client, request, now);
         }
         let Carriage { lanes, access, operation, cached, timed, elsewhere } = carriage;
@@ -304,24 +318,18 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         let own = matches!(note, Note::Own);
-        let seq = if own { 0 } else { self.slot() };
+        let seq = if own { 0 } else { self.slots.next() };
         let blocks = matches!(note, Note::Wrote(_));
         let client = Rc::clone(client);
         let entry = Entry { client, seq, ticket, note, blocks, elsewhere };
-        match link.send(entry, request, now) {
-            Ok(()) => {
-                if !own {
-                    self.on_wire += 1;
-                }
-                None
-            }
-            Err((_, NotNow::Full | NotNow::Replaced)) => {
-                if !own {
-                    self.slots.pop_back();
-                }
-                Some(Stuck::Place)
-            }
+        if !link.send(entry, request, now) {
+            return Some(Stuck::Place);
         }
+        if !own {
+            self.slot();
+            self.on_wire += 1;
+        }
+        None
     }
 
     /// A command that the upstream does not carry: the core does, once everything before it was answered.
@@ -345,11 +353,15 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        let patience = client.core.patience();
-        if self.stuck_since.is_some_and(|since| now.duration_since(since) >= patience) {
+        if self.is_late(client, now) {
             return self.otherwise(client, request);
         }
         Some(stuck)
+    }
+
+    /// Whether the command at hand has been stuck for as long as a call may.
+    pub(in crate::kinds::redis::door) fn is_late(&self, client: &Client, now: Instant) -> bool {
+        self.stuck_since.is_some_and(|since| now - since >= client.core.patience())
     }
 
     /// A command that nobody knows: the server has the word, as long as nothing waits in the queue.
@@ -362,8 +374,12 @@ impl Inner {
     ) -> Option<Stuck> {
         let core = &client.core;
         if self.session.who.is_none() {
-            self.answer(&telling::error("NOAUTH Authentication required."));
+            self.answer(&telling::error(NOAUTH));
             return None;
+        }
+        // Whatever it is: within a transaction, and among what is relayed, the server says.
+        if self.is_relayed() {
+            return self.unknown_through_pin(client, args, request, now);
         }
         let name = args.first().copied().unwrap_or_default();
         if name.get(..8).is_some_and(|head| head.eq_ignore_ascii_case(b"FUSEBOX.")) {
@@ -375,21 +391,26 @@ impl Inner {
             Some(pinned) => Rc::clone(pinned.upstream()),
             None => core.link(self.protocol()),
         };
-        // What a server has told does not hold this: it answers an error, for which nobody's cache is emptied.
-        let is_told = core.connector().links().shared.commands.has_learnt();
-        let access = if is_told {
-            PlainAccess::Read { keyed: true, slot: None, max_stale: None }
-        } else {
-            PlainAccess::Write { absolute: false }
-        };
-        let carriage = Carriage {
-            lanes: &Lanes::All,
-            access,
-            operation: "unknown",
-            cached: false,
-            timed: false,
-            elsewhere: true,
-        };
+        if !core.connector().links().shared.commands.has_learnt() {
+            // Whether it writes is known once the server has told its commands, which it is asked whenever it was met.
+            let access = PlainAccess::Read { keyed: true, slot: None, max_stale: None };
+            let untold = match self.admitted(client, &Lanes::All, access, "unknown", now) {
+                Ok(_) => Kept::Stuck(Stuck::Lanes),
+                Err(kept) => kept,
+            };
+            let why = match untold {
+                Kept::Stuck(stuck) if !self.is_late(client, now) => return Some(stuck),
+                Kept::Stuck(_) => {
+                    format!("{} has not told its commands yet", core.backend.name())
+                }
+                Kept::Told(why) => why,
+            };
+            let answer = core.unavailable(&why);
+            self.answer_with(answer);
+            return None;
+        }
+        // It is none of the server's: it answers an error, for which nobody's cache is emptied.
+        let carriage = Carriage::elsewhere(&Lanes::All, true, "unknown");
         self.carry(client, &link, carriage, request, now)
     }
 
@@ -417,7 +438,7 @@ impl Inner {
                 if let Some(pinned) = self.pinned.take() {
                     pinned.close();
                 }
-                self.session.reset(core.database(), core.anonymous());
+                self.session.reset(core.database());
                 self.answer(b"+RESET\r\n");
             }
         }
@@ -446,12 +467,11 @@ impl Inner {
             }
             Done::Authenticated(seq, guest, hello) => {
                 let refused = "WRONGPASS invalid username-password pair or user is disabled.";
-                let Some(Guest { who, reads_only }) = guest else {
+                let Some(Guest { who, reads_only, is_backends_own }) = guest else {
                     client.core.counters.wrong_secret();
                     return self.reply(seq, &telling::error(refused));
                 };
-                self.session.who = Some(who);
-                self.session.reads_only = reads_only;
+                self.session.greet(who, reads_only, is_backends_own);
                 let answer = match hello {
                     Some(hello) => self.session.greeted(hello, &client.core.server()),
                     None => Bytes::from_static(b"+OK\r\n"),

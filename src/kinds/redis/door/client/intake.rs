@@ -1,0 +1,256 @@
+//! What a client sends: when it is read, and how far it is dispatched.
+//!
+//! A socket is not read while its client waits for something that is not its own doing (a place, a lane, room in the
+//! door), but for a look at whether it is still there.
+//!
+//! # A door without room
+//! A door holds `in_bytes` of requests and `out_bytes` of replies. If it holds as much, nobody is read. Who has waited
+//! for a second has room made: if it is replies, the client that is owed the most does not read, and is reset; if it is
+//! requests, the client that came last of those who wait is told what Redis says when there are too many, and goes.
+
+use std::{
+    mem,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Buf;
+use tokio::{
+    io::ReadBuf,
+    time::{Instant, sleep},
+};
+
+use super::{Client, Ending, Inner, Stuck};
+use crate::kinds::redis::door::{
+    core::Relief,
+    counters::Closed,
+    request::{Found, Requests},
+    telling,
+};
+
+/// Commands of one client that may wait for their replies.
+const PIPELINE: usize = 1_024;
+/// What is read ahead of what was dispatched, in bytes.
+const INBOX_MAX: usize = 1 << 20;
+/// How often a client that waits looks whether it still must: who gives back a place or a lane need not tell it.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a client waits for room in the door.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Inner {
+    /// Dispatches what was read, or reads more. False where there is nothing to do now.
+    pub(super) fn take_in(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
+        if self.stuck.as_ref().is_some_and(|(stuck, _)| self.still(*stuck, client)) {
+            return self.look(client, cx);
+        }
+        self.stuck = None;
+        if !self.inbox.is_empty() {
+            let mut inbox = mem::take(&mut self.inbox);
+            let taken = self.take(client, &inbox);
+            inbox.advance(taken);
+            if !inbox.is_empty() {
+                self.inbox = inbox;
+            }
+            if taken > 0 {
+                return true;
+            }
+            if self.stuck.is_some() || !self.may_take() {
+                return self.stuck.is_none() && self.has_begun();
+            }
+        }
+        if self.has_begun() {
+            return true;
+        }
+        self.may_take() && self.stuck.is_none() && self.read(client, cx)
+    }
+
+    /// Whether what a command is stuck on still holds. The alarm looks again at what tells nobody of its end.
+    fn still(&self, stuck: Stuck, client: &Client) -> bool {
+        match stuck {
+            Stuck::Others => !self.is_answered(),
+            Stuck::Place => client.awaits_place.get(),
+            Stuck::Lanes => true,
+            Stuck::Memory => client.core.is_full(),
+        }
+    }
+
+    fn may_take(&self) -> bool {
+        self.ending == Ending::Open
+            && !self.has_begun()
+            && self.failed.is_empty()
+            && self.slots.len() < PIPELINE
+    }
+
+    /// Whether a call was begun elsewhere that nothing may follow yet.
+    fn has_begun(&self) -> bool {
+        self.slow.back().is_some_and(|last| !last.was_appended())
+    }
+
+    /// Whether it has been silent for too long, and is owed nothing: in the middle of a request, or for as long as the
+    /// door allows.
+    pub(super) fn is_idle(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
+        let settings = &client.core.settings;
+        let is_partial = !self.inbox.is_empty() && self.stuck.is_none();
+        let limit = if is_partial { Some(settings.partial_max) } else { settings.idle_timeout };
+        let Some(limit) = limit else {
+            self.idle = None;
+            return false;
+        };
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if idle.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let is_quit = self.is_quit() && self.pinned.is_none();
+        if !is_quit {
+            self.idle = None;
+            client.wake();
+        }
+        is_quit
+    }
+
+    /// Reads on while nothing is dispatched, so that it is noticed if the client leaves.
+    pub(super) fn look(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
+        if self.read_closed || self.inbox.len() >= INBOX_MAX || client.core.is_full() {
+            return false;
+        }
+        self.inbox.reserve(4 << 10);
+        match self.socket.poll_read_more(cx, &mut self.inbox) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0) | Err(_)) => {
+                // Nobody waits for what is under way.
+                self.ending = Ending::Reset;
+                false
+            }
+            Poll::Ready(Ok(_)) => true,
+        }
+    }
+
+    fn read(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
+        if self.read_closed || self.is_short_of_room(client) {
+            return false;
+        }
+        let read = if self.inbox.is_empty() {
+            let mut scratch = client.core.scratch.take();
+            let mut into = ReadBuf::new(&mut scratch);
+            let read = self.socket.poll_read(cx, &mut into);
+            let count = into.filled().len();
+            if count > 0 {
+                let bytes = scratch.get(..count).unwrap_or_default();
+                let taken = self.take(client, bytes);
+                self.inbox.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+            }
+            client.core.scratch.replace(scratch);
+            read.map_ok(|()| count)
+        } else {
+            let needs = self.requests.needs(&self.inbox);
+            if needs > client.core.settings.request_max {
+                let why = format!(
+                    "ERR fusebox: a request of {needs} bytes is more than this door takes ({} bytes)",
+                    client.core.settings.request_max
+                );
+                self.answer(&telling::error(&why));
+                (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);
+                return true;
+            }
+            self.inbox.reserve(needs.saturating_sub(self.inbox.len()).max(16 << 10));
+            self.socket.poll_read_more(cx, &mut self.inbox)
+        };
+        match read {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0)) => {
+                self.read_closed = true;
+                false
+            }
+            Poll::Ready(Ok(count)) => {
+                client.core.counters.read(count);
+                self.idle = None;
+                true
+            }
+            Poll::Ready(Err(_)) => {
+                self.ending = Ending::Reset;
+                false
+            }
+        }
+    }
+
+    /// Whether the door has no room for what this client sends. After a second of that some is made.
+    fn is_short_of_room(&mut self, client: &Client) -> bool {
+        let core = &client.core;
+        if !core.is_full() {
+            if self.short_since.take().is_some() {
+                core.has_room(client.id);
+            }
+            return false;
+        }
+        let now = Instant::now();
+        let since = *self.short_since.get_or_insert(now);
+        if now.duration_since(since) < ROOM_PATIENCE {
+            core.has_no_room(client.id);
+        } else {
+            match core.make_room(client) {
+                Relief::Wait => {}
+                Relief::Refused => {
+                    self.answer(&telling::error(telling::TOO_MANY));
+                    (self.ending, self.closed) = (Ending::Answered, Closed::NoRoom);
+                    return true;
+                }
+                Relief::TooSlow => {
+                    (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
+                    return true;
+                }
+            }
+        }
+        self.stuck = Some((Stuck::Memory, Box::pin(sleep(LOOK_AGAIN))));
+        true
+    }
+
+    /// Dispatches what `bytes` ask for, as far as that goes now. Returns how much of them was taken.
+    fn take(&mut self, client: &Rc<Client>, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        let now = Instant::now();
+        client.core.refresh();
+        while self.may_take() && self.stuck.is_none() {
+            let rest = bytes.get(taken..).unwrap_or_default();
+            let mut reader = mem::take(&mut self.requests);
+            let (length, stuck) = match reader.next(rest, self.session.who.is_some()) {
+                Found::Nothing => {
+                    self.requests = reader;
+                    break;
+                }
+                Found::Empty(length) => (length, None),
+                Found::Request(length) => {
+                    let request = rest.get(..length).unwrap_or_default();
+                    (length, self.dispatch(client, &reader, request, now))
+                }
+                Found::Inline(length, request) => {
+                    let mut words = Requests::default();
+                    let stuck = match words.next(&request, true) {
+                        Found::Request(_) => self.dispatch(client, &words, &request, now),
+                        _ => None,
+                    };
+                    (length, stuck)
+                }
+                Found::Wrong(why) => {
+                    self.answer(&telling::error(&format!("ERR {why}")));
+                    (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);
+                    return bytes.len();
+                }
+            };
+            self.requests = reader;
+            if let Some(stuck) = stuck {
+                self.stuck_since.get_or_insert(now);
+                if stuck == Stuck::Place {
+                    client.core.awaits_place(client);
+                }
+                // Whoever polls this client looks at the alarm afterwards.
+                self.stuck = Some((stuck, Box::pin(sleep(LOOK_AGAIN))));
+            } else {
+                client.core.counters.command();
+                self.stuck_since = None;
+                taken += length;
+            }
+        }
+        taken
+    }
+}

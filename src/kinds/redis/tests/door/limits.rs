@@ -1,0 +1,178 @@
+//! What a door holds for its clients, how long it waits for them, and what they may do.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::kinds::redis::door::settings::{Callers, Guest};
+
+const SOON: Duration = Duration::from_millis(100);
+
+/// A client that has asked for more than it reads: `times` replies of 512 KiB.
+async fn slow_reader(world: &World, times: usize) -> Wire {
+    world.server.ask(&["SETRANGE", "large", "524287", "x"]).await;
+    let mut client = world.client();
+    for _ in 0..times {
+        client.send(&resp::command(&["GET", "large"])).await;
+    }
+    client
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_closed_unless_it_listens() {
+    let settings = Settings { idle_timeout: Some(SOON), ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let (mut silent, mut listener) = (world.client(), world.client());
+    assert!(listener.ask("SUBSCRIBE news").await.starts_with("*3"));
+    assert_eq!(silent.ask("PING").await, "+PONG\r\n");
+    assert_eq!(silent.reply().await, "", "it is closed");
+    assert_eq!(world.closed("idle"), 1);
+    world.server.ask(&["PUBLISH", "news", "x"]).await;
+    assert!(listener.reply().await.starts_with(b"*3"), "it still listens");
+}
+
+#[tokio::test]
+async fn half_a_request_is_not_waited_for_for_ever() {
+    let settings = Settings { partial_max: SOON, ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let (mut half, mut silent) = (world.client(), world.client());
+    assert_eq!(silent.ask("PING").await, "+PONG\r\n");
+    half.send(b"*2\r\n$3\r\nGET\r\n$5\r\nab").await;
+    assert_eq!(half.reply().await, "", "it is closed");
+    assert_eq!(silent.ask("PING").await, "+PONG\r\n", "who has sent all of its request stays");
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_reset_and_holds_up_nobody() {
+    let settings = Settings { out_client: 2 << 20, ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let _slow = slow_reader(&world, 20).await;
+    let mut other = world.client();
+    let deadline = Instant::now() + PATIENCE;
+    while world.closed("slow_reader") == 0 {
+        assert_eq!(other.ask("SET k v").await, "+OK\r\n");
+        assert!(Instant::now() < deadline, "it is not reset");
+    }
+}
+
+#[tokio::test]
+async fn if_the_door_is_full_of_replies_the_slowest_reader_goes() {
+    let settings = Settings { out_bytes: 2 << 20, ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let _slow = slow_reader(&world, 20).await;
+    let mut other = world.client();
+    let deadline = Instant::now() + PATIENCE;
+    while world.closed("slow_reader") == 0 {
+        assert_eq!(other.ask("SET k v").await, "+OK\r\n");
+        assert!(Instant::now() < deadline, "it is not reset");
+    }
+    assert_eq!(world.closed("no_room"), 0);
+}
+
+#[tokio::test]
+async fn if_the_door_is_full_of_requests_the_last_who_came_is_told_so() {
+    let settings = Settings { in_bytes: 1 << 20, request_max: 1 << 20, ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let value = "x".repeat(700 << 10);
+    let request = resp::command(&["SET", "k", &value]);
+    let (mut first, mut last) = (world.client(), world.client());
+    // Each would fit alone.
+    first.send(&request[..690 << 10]).await;
+    let rest = &request[690 << 10..];
+    let pouring = async {
+        drop(last.stream.write_all(&request).await);
+        last.reply().await
+    };
+    assert_eq!(pouring.await, "-ERR max number of clients reached\r\n");
+    assert_eq!(world.closed("no_room"), 1);
+    first.send(rest).await;
+    assert_eq!(first.reply().await, "+OK\r\n");
+    assert_eq!(world.server.value("k").await, value);
+}
+
+#[tokio::test]
+async fn who_speaks_http_is_not_answered() {
+    let world = World::open().await;
+    world.server.ask(&["SET", "k", "v"]).await;
+    let mut browser = world.client();
+    browser.send(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nDEL k\r\n").await;
+    assert_eq!(browser.reply().await, "");
+    assert_eq!(world.server.value("k").await, "v");
+    assert_eq!(world.closed("protocol"), 1);
+}
+
+struct Reader;
+
+impl Callers for Reader {
+    fn find(&self, user: Option<&[u8]>, secret: &[u8]) -> Option<Guest> {
+        let is_it = user == Some(b"reader") && secret == b"secret";
+        let who = Who { uid: 8, admin: false, by_token: true };
+        is_it.then_some(Guest { who, reads_only: true, is_backends_own: false })
+    }
+}
+
+#[tokio::test]
+async fn who_may_only_read_writes_in_no_way() {
+    let settings = Settings { callers: Arc::new(Reader), ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    world.server.ask(&["SET", "k", "v"]).await;
+    let mut client = world.client_of(None);
+    assert_eq!(client.ask("AUTH reader secret").await, "+OK\r\n");
+    for read in ["GET k", "get k", "GETRANGE k 0 -1"] {
+        assert_eq!(client.ask(read).await, "$1\r\nv\r\n", "{read}");
+    }
+    let writes = [
+        "SET k w",
+        "set k w",
+        "INCR n",
+        "RPUSH l x",
+        "EVAL return{redis.call('SET','k','w')} 0",
+        "BLPOP l 1",
+        "FLUSHALL",
+        "GETDEL k",
+        "SORT l STORE k",
+    ];
+    for write in writes {
+        let told = client.ask(write).await;
+        assert!(told.starts_with("-NOPERM"), "{write}: {told}");
+    }
+    assert_eq!(client.ask("MULTI").await, "+OK\r\n");
+    assert!(client.ask("SET k w").await.starts_with("-NOPERM"));
+    assert!(client.ask("EXEC").await.starts_with("-EXECABORT"));
+    assert_eq!(world.server.value("k").await, "v");
+}
+
+#[tokio::test]
+async fn a_reset_leaves_a_client_who_it_was_by_its_socket() {
+    let world = World::open().await;
+    let mut client = world.client();
+    client.ask("HELLO 3").await;
+    assert_eq!(client.ask("RESET").await, "+RESET\r\n");
+    assert_eq!(client.ask("GET none").await, "$-1\r\n", "known, and of the older protocol again");
+    let mut unknown = world.client_of(None);
+    assert!(unknown.ask("RESET").await.starts_with("+RESET"));
+    assert!(unknown.ask("GET none").await.starts_with("-NOAUTH"));
+}
+
+#[tokio::test]
+async fn a_reply_that_is_to_be_skipped_is_skipped_though_its_command_had_to_wait() {
+    let world = World::with(PATIENCE, door()).await;
+    let (mut busy, mut client) = (world.client(), world.client());
+    let taken = |bytes: u64| {
+        let world = &world;
+        async move { world.door.view().bytes_in == bytes }
+    };
+    assert_eq!(client.ask("GET none").await, "$-1\r\n");
+    let before = world.door.view().bytes_in;
+    world.server.signal("STOP");
+    let gets: Vec<u8> = (0..64).flat_map(|_| resp::command(&["GET", "none"]).to_vec()).collect();
+    busy.send(&gets).await;
+    let before = before + gets.len() as u64;
+    until("all places are taken", || taken(before)).await;
+    let commands = [&["CLIENT", "REPLY", "SKIP"][..], &["SET", "k", "v"], &["GET", "k"]];
+    let commands: Vec<u8> = commands.iter().flat_map(|it| resp::command(it).to_vec()).collect();
+    client.send(&commands).await;
+    until("it waits", || taken(before + commands.len() as u64)).await;
+    world.server.signal("CONT");
+    assert_eq!(client.reply().await, "$1\r\nv\r\n");
+    client.quiet();
+}
