@@ -62,7 +62,8 @@ impl BackendShared {
         read: &Read,
     ) -> Result<Reply, CallError> {
         let resumes = context.failed.is_some();
-        let overlaid = if !resumes && read.keyed && self.queue.is_occupied(&context.plan.lanes) {
+        // Also one that failed once: what stood before it may have been queued since.
+        let overlaid = if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
             let began = self.clock().read();
             let passed = Box::pin(self.pass_fence(context, read)).await;
             context.read_at = self.clock().read();

@@ -61,14 +61,19 @@ impl Class {
     /// Whether it says how a client wants to be spoken to, or who it is: the door's connection to the server is another.
     pub(super) fn is_of_the_doors_connection(self) -> bool {
         use self::Local as L;
-        let Self::Local(local) = self else { return false };
-        !matches!(local, L::Select | L::Echo | L::Quit | L::Reset)
+        match self {
+            Self::Local(local) => !matches!(local, L::Select | L::Echo | L::Quit | L::Reset),
+            Self::Pinned(Pinned::Subscribes | Pinned::Monitors) => true,
+            _ => false,
+        }
     }
 }
 
 /// Whether a call of that class may change data.
 pub(super) fn writes(spec: &Spec, class: Class) -> bool {
     let writes = match rules::kind(spec) {
+        // Others act on it, though no data change.
+        _ if matches!(&*spec.name, "publish" | "spublish") => true,
         rules::Kind::Write | rules::Kind::Barrier(_) => true,
         rules::Kind::Script { reads } => !reads,
         _ => false,

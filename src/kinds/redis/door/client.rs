@@ -30,7 +30,7 @@ use super::{
     core::Core,
     counters::Closed,
     local::Session,
-    pin::PinnedTo,
+    pin::{Barred, PinnedTo, Pinning},
     request::Requests,
     slow::Slow,
     socket::Socket,
@@ -44,6 +44,7 @@ use crate::{
 
 mod dispatch;
 mod intake;
+mod pinned;
 mod slots;
 
 use self::slots::Slots;
@@ -113,6 +114,10 @@ pub(super) struct Inner {
     stuck: Option<(Stuck, Pin<Box<Sleep>>)>,
     /// Since when the command at hand has been stuck.
     stuck_since: Option<Instant>,
+    /// What was not carried out, so that what follows is refused.
+    barred: Option<Barred>,
+    /// A SELECT is under way.
+    selecting: bool,
     pub(super) pinned: Option<PinnedTo>,
     last: telling::Told,
     ending: Ending,
@@ -141,6 +146,8 @@ impl Client {
             on_wire: 0,
             stuck: None,
             stuck_since: None,
+            barred: None,
+            selecting: false,
             pinned: None,
             last: telling::Told::default(),
             ending: Ending::Open,
@@ -271,9 +278,10 @@ impl Client {
     ) {
         let Entry { seq, ticket, note, elsewhere, .. } = entry;
         let mut inner = self.inner.borrow_mut();
-        if !matches!(note, Note::Own) {
+        if !note.is_the_doors() {
             inner.on_wire -= 1;
         }
+        inner.last = telling::Told::default();
         let protocol = inner.session.protocol;
         if let Some(ticket) = ticket {
             if let Some(b'-' | b'!') = frame.first() {
@@ -294,7 +302,7 @@ impl Client {
                 }
             }
             let cached = match note {
-                Note::Cache => telling::cacheable(frame, protocol),
+                Note::Cache => telling::cacheable(frame, protocol, request),
                 _ => None,
             };
             let until = cached.and_then(|_| self.core.ends(connector, request));
@@ -306,7 +314,8 @@ impl Client {
             Note::Wrote(lanes) if !matches!(frame.first(), Some(b'-' | b'!')) => {
                 self.core.backend.wrote(&lanes);
             }
-            Note::Own => return,
+            Note::Own | Note::Follows => return,
+            Note::Selects(database) => inner.selected(database, frame),
             Note::None | Note::Cache | Note::Wrote(_) => {}
         }
         inner.reply(seq, frame);
@@ -334,21 +343,30 @@ impl Client {
     }
 
     /// Its own upstream has ended. Whether it was ever up says what becomes of the client: what was not sent is told
-    /// as such, and what may have been ends the connection, so that the client knows.
-    pub(super) fn lost_its_upstream(&self, lost: Vec<Lost>, was_up: bool) {
+    /// as such, and what may have been ends the connection, so that the client knows. So does what has no reply to tell
+    /// it in (`silenced`).
+    pub(super) fn lost_its_upstream(&self, lost: Vec<Lost>, was_up: bool, silenced: bool) {
         let mut inner = self.inner.borrow_mut();
-        inner.pinned = None;
-        if was_up {
-            inner.ending = Ending::Reset;
-            inner.closed = Closed::Upstream;
-        } else {
-            for Lost { entry, error, .. } in lost {
-                if !matches!(entry.note, Note::Own) {
-                    inner.on_wire -= 1;
-                    let why = format!("{}: {}", self.core.backend.name(), error.words().whole());
-                    inner.ended(entry.seq, self.core.unavailable(&why));
-                }
+        let pinned = inner.pinned.take();
+        let mut selects = false;
+        for Lost { entry, verdict, error, .. } in lost {
+            let why = format!("{}: {}", self.core.backend.name(), error.words().whole());
+            selects |= matches!(entry.note, Note::Selects(_));
+            if let Some(ticket) = entry.ticket {
+                // Nobody else can carry it: its connection's state is gone.
+                drop(ticket.settle(Outcome::Failed { verdict, error }));
             }
+            if !entry.note.is_the_doors() {
+                inner.on_wire -= 1;
+                inner.ended(entry.seq, self.core.unavailable(&why));
+            }
+        }
+        if was_up || silenced {
+            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
+        } else if pinned.as_ref().is_some_and(|pinned| pinned.state() == Pinning::Within) {
+            inner.barred = Some(Barred::Transaction);
+        } else if selects || pinned.is_some_and(|it| it.database() != Some(self.core.database())) {
+            inner.barred = Some(Barred::Database);
         }
         drop(inner);
         self.wake();
@@ -374,10 +392,16 @@ impl Inner {
                 Poll::Ready(_) => self.ending = Ending::Reset,
             }
         }
-        if self.slots.out().len() > client.core.settings.out_client {
+        if self.slots.owed() > client.core.settings.out_client {
             (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
         }
         self.tell_held(client);
+        // Nobody would get what a command that waits for others brings.
+        let is_blocked =
+            || self.pinned.as_ref().is_some_and(|pinned| pinned.upstream().is_blocked());
+        if self.read_closed && is_blocked() {
+            self.ending = Ending::Reset;
+        }
         if self.ending == Ending::Open && self.is_idle(client, cx) {
             (self.ending, self.closed) = (Ending::Answered, Closed::Idle);
         }
@@ -394,7 +418,7 @@ impl Inner {
 
     /// Tells the door what is held of this client.
     fn tell_held(&self, client: &Client) {
-        let (held, owed) = (self.inbox.len(), self.slots.out().len());
+        let (held, owed) = (self.inbox.len(), self.slots.owed());
         client.core.holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
     }
 

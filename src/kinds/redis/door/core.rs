@@ -57,7 +57,7 @@ pub(super) struct Core {
     pub(super) buffers: Rc<Buffers>,
     connector: RefCell<Arc<RedisConnector>>,
     links: [Rc<Upstream>; 2],
-    namespace: String,
+    namespace: RefCell<Rc<str>>,
     next_id: Cell<u64>,
     clients: RefCell<HashMap<u64, Weak<Client>>>,
     /// Clients that wait for a place.
@@ -83,7 +83,7 @@ impl Core {
         let connector = redis_of(backend.connector())?;
         let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None);
         let links = [link(Spoken::Two), link(Spoken::Newest)];
-        let namespace = connector.links().namespace.clone();
+        let namespace = RefCell::new(connector.links().namespace.as_str().into());
         Some(Rc::new(Self {
             settings,
             backend,
@@ -145,13 +145,14 @@ impl Core {
             && let Some(next) = redis_of(current)
         {
             self.links.iter().for_each(|link| link.use_connector(&next));
+            self.namespace.replace(next.links().namespace.as_str().into());
             self.connector.replace(next);
         }
     }
 
     /// The database of the backend, as it is part of lanes.
-    pub(super) fn namespace(&self) -> &str {
-        &self.namespace
+    pub(super) fn namespace(&self) -> Rc<str> {
+        Rc::clone(&self.namespace.borrow())
     }
 
     /// The database of the backend.
@@ -261,9 +262,11 @@ impl Core {
     }
 
     /// An upstream takes nothing now. If that is because writes may still land, a fence is asked for.
-    pub(super) fn asks_for_fence(&self) {
+    pub(super) fn asks_for_fence(&self, link: &Upstream) {
+        // One that is behind ends once it looks.
+        link.wake();
         let connector = self.connector();
-        if connector.links().shared.may_land() && !self.fencing.swap(true, Ordering::AcqRel) {
+        if !connector.links().shared.is_fenced() && !self.fencing.swap(true, Ordering::AcqRel) {
             let fencing = Arc::clone(&self.fencing);
             let _job = self.main.spawn(async move {
                 let links = connector.links();
@@ -334,16 +337,16 @@ impl Core {
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {
         let mut was_up = false;
         loop {
-            let Turn { touched, lost, ended } = upstream.turn().await;
+            let Turn { touched, lost, ended, silenced } = upstream.turn().await;
             was_up |= !touched.is_empty() || ended;
             let closed = upstream.is_closed();
             for client in &touched {
                 client.flush();
             }
             self.places_are_free();
-            if ended || !lost.is_empty() || closed {
+            if ended || silenced || !lost.is_empty() || closed {
                 if let Some(client) = upstream.owner() {
-                    client.lost_its_upstream(lost, was_up);
+                    client.lost_its_upstream(lost, was_up, silenced);
                 }
                 upstream.close();
                 return;

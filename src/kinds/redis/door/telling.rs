@@ -222,9 +222,16 @@ pub(super) fn in_protocol(
     Some(Cow::Owned(out.into()))
 }
 
-/// A live reply as the cache may keep it: of RESP3. `None` for one of RESP2 that may mean something else there.
-pub(super) fn cacheable(frame: &[u8], protocol: Protocol) -> Option<&[u8]> {
+/// A live reply to `request` as the cache may keep it: of RESP3. `None` for one of RESP2 that is another there.
+pub(super) fn cacheable<'f>(
+    frame: &'f [u8],
+    protocol: Protocol,
+    request: &[u8],
+) -> Option<&'f [u8]> {
+    // Of what is cached, this alone is a string in RESP2 and a double in RESP3.
+    let is_double = request.starts_with(b"*3\r\n$6\r\nZSCORE\r\n");
     match (protocol, frame) {
+        (Protocol::Resp2, [b'$', b'0'..=b'9', ..]) if is_double => None,
         (Protocol::Resp3, frame) => Some(frame),
         (Protocol::Resp2, b"$-1\r\n") => Some(b"_\r\n"),
         (Protocol::Resp2, [b'$' | b':' | b'+', ..]) => Some(frame),
@@ -328,9 +335,9 @@ mod tests {
         for value in [&b"%1\r\n:1\r\n:2\r\n"[..], b"~1\r\n:1\r\n", b",1.5\r\n", b"*1\r\n*0\r\n"] {
             assert_eq!(two(value), None, "{value:?}");
         }
-        assert_eq!(cacheable(b"$-1\r\n", Protocol::Resp2), Some(&b"_\r\n"[..]));
-        assert_eq!(cacheable(b"*0\r\n", Protocol::Resp2), None);
-        assert_eq!(cacheable(b"%0\r\n", Protocol::Resp3), Some(&b"%0\r\n"[..]));
+        assert_eq!(cacheable(b"$-1\r\n", Protocol::Resp2, b""), Some(&b"_\r\n"[..]));
+        assert_eq!(cacheable(b"*0\r\n", Protocol::Resp2, b""), None);
+        assert_eq!(cacheable(b"%0\r\n", Protocol::Resp3, b""), Some(&b"%0\r\n"[..]));
     }
 
     #[test]

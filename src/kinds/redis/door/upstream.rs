@@ -99,6 +99,17 @@ pub(super) enum Note {
     Wrote(Box<Lanes>),
     /// It is the door's own, and nobody waits for it.
     Own,
+    /// The same; it is never answered by an error, so that one is of what was sent before it and has no reply otherwise.
+    Follows,
+    /// It selects this database.
+    Selects(u32),
+}
+
+impl Note {
+    /// Whether no client waits for the reply.
+    pub(super) fn is_the_doors(&self) -> bool {
+        matches!(self, Self::Own | Self::Follows)
+    }
 }
 
 /// An entry that has no reply.
@@ -165,6 +176,8 @@ pub(super) struct Turn {
     pub(super) lost: Vec<Lost>,
     /// It has ended, after it had been up.
     pub(super) ended: bool,
+    /// Something has ended that has no reply: its client must be told otherwise.
+    pub(super) silenced: bool,
 }
 
 impl Upstream {
@@ -178,7 +191,7 @@ impl Upstream {
             connector,
             next: None,
             state: State::Down { until: Instant::now(), failed: None },
-            ring: Ring::default(),
+            ring: Ring::new(sharing),
             due: None,
             owner,
             raw: false,
@@ -201,10 +214,17 @@ impl Upstream {
         takes
     }
 
-    /// Sends what has no reply of its own, or whose reply goes to its owner as it comes.
-    pub(super) fn send_raw(&self, request: &[u8]) {
-        self.inner.borrow_mut().ring.push(None, request, Instant::now());
+    /// Sends what has no reply of its own, or whose reply goes to its owner as it comes. False if as much waits for the
+    /// server as may.
+    pub(super) fn send_raw(&self, request: &[u8]) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let fits = inner.ring.fits(request.len());
+        if fits {
+            inner.ring.push(None, request, Instant::now());
+        }
+        drop(inner);
         self.wake();
+        fits
     }
 
     /// Whether from here on whatever the server says goes to its owner as it comes. To be called while nothing waits.
@@ -212,10 +232,10 @@ impl Upstream {
         self.inner.borrow_mut().raw = raw;
     }
 
-    /// Whether a request would be taken now.
-    pub(super) fn takes(&self) -> bool {
+    /// Whether a request of so many bytes would be taken now.
+    pub(super) fn takes(&self, bytes: usize) -> bool {
         let inner = self.inner.borrow();
-        !inner.is_behind(self.sharing) && inner.ring.fits(1)
+        !inner.is_behind(self.sharing) && inner.ring.fits(bytes)
     }
 
     /// Calls `with` for each entry of a client that has left.
@@ -246,6 +266,11 @@ impl Upstream {
         self.wake();
     }
 
+    /// Whether something waits for a reply that may take as long as it likes.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.inner.borrow().ring.is_blocked()
+    }
+
     /// Whether it has ended for ever.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.inner.borrow().state, State::Closed)
@@ -267,7 +292,8 @@ impl Upstream {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Has it look what there is to do.
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -289,7 +315,7 @@ impl Upstream {
         inner.poll(context, self.protocol, self.sharing, &mut turn);
         turn.ended |= matches!(inner.state, State::Closed) && self.sharing == Sharing::Pinned;
         drop(inner);
-        if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended {
+        if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended || turn.silenced {
             return Poll::Ready(turn);
         }
         self.waker.set(Some(context.waker().clone()));
@@ -304,7 +330,7 @@ impl Inner {
             (State::Closed, _) => true,
             (State::Up(up), _) if up.retiring => true,
             (State::Up(up), Sharing::Shared) => up.covers < self.connector.links().shared.losses(),
-            (_, Sharing::Pinned) => self.connector.links().shared.may_land(),
+            (_, Sharing::Pinned) => !self.connector.links().shared.is_fenced(),
             _ => false,
         }
     }
@@ -353,7 +379,9 @@ impl Inner {
                         Ok(opened) => self.go_up(opened, sharing),
                         Err(failed) => {
                             let until = Instant::now() + PAUSE;
-                            self.state = State::Down { until, failed: Some(failed.clone()) };
+                            // What is sent meanwhile fails of the same: it is no second failure.
+                            let again = Failed { verdict: Verdict::Neutral, ..failed.clone() };
+                            self.state = State::Down { until, failed: Some(again) };
                             return self.fail(failed, turn);
                         }
                     }
@@ -464,6 +492,17 @@ impl Inner {
                 }
                 continue;
             }
+            if let Some(Note::Follows) = self.ring.oldest_note()
+                && frame.starts_with(b"-")
+                && let Some(owner) = &self.owner
+            {
+                // It is of what has no reply unless it goes wrong.
+                owner.told(frame);
+                if owner.touch() {
+                    turn.touched.push(Rc::clone(owner));
+                }
+                continue;
+            }
             let Some((entry, request)) = self.ring.pop() else {
                 return Err("a reply to no request".to_owned());
             };
@@ -534,6 +573,7 @@ impl Inner {
         let limit = self.connector.links().shared.settings.timeout;
         let now = Instant::now();
         let mut first = true;
+        turn.silenced |= self.ring.has_silent();
         for Unanswered { entry, body, sent, begun } in self.ring.give_back() {
             let (verdict, error) = error(sent, first, begun + limit <= now);
             turn.lost.push(Lost { entry, body, verdict, error });

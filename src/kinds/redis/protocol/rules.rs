@@ -148,6 +148,16 @@ pub(crate) fn blocks(spec: &Spec, args: &[&[u8]]) -> bool {
     if !matches!(&*spec.name, "xread" | "xreadgroup") {
         return true;
     }
-    let options = args.iter().take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"));
-    options.into_iter().any(|arg| arg.eq_ignore_ascii_case(b"BLOCK"))
+    // What stands behind GROUP and COUNT is no option, whatever its name.
+    let mut words = args.iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.to_ascii_uppercase().as_slice() {
+            b"BLOCK" => return true,
+            b"STREAMS" => return false,
+            b"GROUP" => drop(words.by_ref().nth(1)),
+            b"COUNT" => drop(words.next()),
+            _ => {}
+        }
+    }
+    false
 }

@@ -31,6 +31,7 @@ use super::super::{
 use crate::ingress::{door::WireDoor, peer::Who};
 
 mod limits;
+mod pinned;
 mod random;
 
 /// A door before a server.

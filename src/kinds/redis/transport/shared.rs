@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     losses: AtomicU64,
     /// So many of those are behind a fence: what they left can no longer land.
     fenced: AtomicU64,
+    /// A fence was raised since the start. What ran before may have left writes, too.
+    fence_stood: AtomicBool,
     /// Cancelled when the connector closes: what is not a link of its own closes its connections then.
     pub(crate) closing: CancellationToken,
     /// Those connections; the connector is closed once none is left.
@@ -67,6 +69,7 @@ impl Shared {
             warnings: Mutex::default(),
             abandoned: Mutex::new(Instant::now()),
             losses: AtomicU64::new(0),
+            fence_stood: AtomicBool::new(false),
             fenced: AtomicU64::new(0),
             closing: CancellationToken::new(),
             others: TaskTracker::new(),
@@ -96,6 +99,13 @@ impl Shared {
     /// A fence that covers so many losses stands.
     pub(crate) fn fence_stands(&self, covers: u64) {
         self.fenced.fetch_max(covers, Ordering::AcqRel);
+        self.fence_stood.store(true, Ordering::Release);
+    }
+
+    /// Whether a fence stands before every write that may have been left unanswered, also by who ran before: only then
+    /// may a connection write that raises none itself.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fence_stood.load(Ordering::Acquire) && !self.may_land()
     }
 
     /// Whether a write that was left unanswered may still land: until a fence covers every loss.

@@ -11,23 +11,26 @@ use fusebox_actors::{
 use fusebox_state::Lanes;
 use tokio::time::Instant;
 
-use super::{Client, Ending, Inner, Stuck};
+use super::{
+    Client, Ending, Inner, Stuck,
+    pinned::{Said, Sent},
+};
 use crate::kinds::redis::{
     door::{
         class::{self, Class, Local},
         counters::Closed,
         local::Then,
-        pin::{Kept, Pinning},
+        pin::{PinnedTo, Pinning},
         quick::{self, Does, Row},
         request::Requests,
         settings::Guest,
         slow::Done,
-        telling::{self, Told},
+        telling::{self, Protocol, Told},
         upstream::{Entry, Note, Upstream},
     },
     protocol::{
         commands::{Flags, Spec},
-        effect,
+        effect, resp,
     },
 };
 
@@ -75,7 +78,14 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        if self.session.who.is_some() && self.pinned.is_none() {
+        if self.selecting {
+            // Which database what follows is for is known once that is answered.
+            if !self.is_answered() {
+                return Some(Stuck::Others);
+            }
+            self.selecting = false;
+        }
+        if self.session.who.is_some() && self.pinned.is_none() && self.barred.is_none() {
             let mut args = reader.args(request);
             let count = args.len();
             if let (Some(name), Some(key)) = (args.next(), args.next())
@@ -109,7 +119,7 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         let core = &client.core;
-        let lanes = Lanes::One(quick::lane(core.namespace(), key));
+        let lanes = Lanes::One(quick::lane(&core.namespace(), key));
         let mut canonical = core.canonical.take();
         canonical.clear();
         canonical.extend_from_slice(request);
@@ -155,6 +165,10 @@ impl Inner {
         let core = &client.core;
         let name = args.first().copied().unwrap_or_default();
         if name.eq_ignore_ascii_case(b"FUSEBOX") {
+            // It tells of what was answered last.
+            if !self.is_answered() {
+                return Some(Stuck::Others);
+            }
             let told = self.fusebox(args);
             self.answer(&told);
             return None;
@@ -171,23 +185,26 @@ impl Inner {
             self.answer(&telling::error(&refusal));
             return None;
         }
+        if self.is_barred(client, class) {
+            return None;
+        }
         match class {
             Class::Local(local)
                 if !self.is_relayed() || matches!(local, Local::Quit | Local::Reset) =>
             {
-                self.local(client, local, args)
+                self.local(client, local, args, now)
             }
             Class::Carried if self.pinned.is_none() => {
                 let link = core.link(self.protocol());
                 self.planned(client, &link, request, now)
             }
-            _ => self.through_pin(client, (&spec, class, args), request, now),
+            _ => self.through_pin(client, Said { spec: &spec, class, args, request, now }),
         }
     }
 
-    /// Whether the server itself is told everything: it is between MULTI and EXEC, or what it says goes on as it comes.
+    /// Whether the server itself is told everything.
     fn is_relayed(&self) -> bool {
-        self.pinned.as_ref().is_some_and(|pinned| pinned.state() != Pinning::Counted)
+        self.pinned.as_ref().is_some_and(PinnedTo::is_relayed)
     }
 
     /// Why a command is not for this client, or not for a door.
@@ -268,11 +285,14 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         let core = &client.core;
-        if !link.takes() {
-            core.asks_for_fence();
+        let Carriage { lanes, access, operation, cached, timed, elsewhere } = carriage;
+        if !link.takes(request.len()) {
+            if elsewhere {
+                return self.not_taken(client, link, now).err().flatten();
+            }
+            core.asks_for_fence(link);
             return self.or_late(Stuck::Place, client, request, now);
         }
-        let Carriage { lanes, access, operation, cached, timed, elsewhere } = carriage;
         let trace = CallTrace::new(ROUTE);
         let plan = PlainPlan { lanes, access, priority: core.settings.priority, operation, trace };
         match core.backend.admit(&plan) {
@@ -284,7 +304,8 @@ impl Inner {
                 } else {
                     Note::None
                 };
-                self.send(client, link, (Some(ticket), note, elsewhere), request, now)
+                let how = (Some(ticket), note, elsewhere);
+                self.send(client, link, how, request, now).err().flatten()
             }
             Admission::Instead(Instead { source, value, age, .. }) => {
                 match telling::in_protocol(&value, self.protocol(), false) {
@@ -316,20 +337,31 @@ impl Inner {
         (ticket, note, elsewhere): (Option<Ticket>, Note, bool),
         request: &[u8],
         now: Instant,
-    ) -> Option<Stuck> {
-        let own = matches!(note, Note::Own);
+    ) -> Sent {
+        let own = note.is_the_doors();
         let seq = if own { 0 } else { self.slots.next() };
         let blocks = matches!(note, Note::Wrote(_));
-        let client = Rc::clone(client);
-        let entry = Entry { client, seq, ticket, note, blocks, elsewhere };
+        let entry = Entry { client: Rc::clone(client), seq, ticket, note, blocks, elsewhere };
         if !link.send(entry, request, now) {
-            return Some(Stuck::Place);
+            return self.not_taken(client, link, now);
         }
         if !own {
             self.slot();
             self.on_wire += 1;
         }
-        None
+        Ok(())
+    }
+
+    /// An upstream takes nothing: the command at hand waits, or is told once it has waited for as long as a call may.
+    pub(super) fn not_taken(&mut self, client: &Rc<Client>, link: &Upstream, now: Instant) -> Sent {
+        client.core.asks_for_fence(link);
+        if !self.is_late(client, now) {
+            return Err(Some(Stuck::Place));
+        }
+        let why = format!("{} takes nothing now", client.core.backend.name());
+        let answer = client.core.unavailable(&why);
+        self.answer_with(answer);
+        Err(None)
     }
 
     /// A command that the upstream does not carry: the core does, once everything before it was answered.
@@ -377,6 +409,15 @@ impl Inner {
             self.answer(&telling::error(NOAUTH));
             return None;
         }
+        if self.session.reads_only {
+            let why =
+                "NOPERM fusebox: this user may not write, and nobody knows what that command does";
+            if let Some(pinned) = &mut self.pinned {
+                pinned.spoil();
+            }
+            self.answer(&telling::error(why));
+            return None;
+        }
         // Whatever it is: within a transaction, and among what is relayed, the server says.
         if self.is_relayed() {
             return self.unknown_through_pin(client, args, request, now);
@@ -393,28 +434,29 @@ impl Inner {
         };
         if !core.connector().links().shared.commands.has_learnt() {
             // Whether it writes is known once the server has told its commands, which it is asked whenever it was met.
-            let access = PlainAccess::Read { keyed: true, slot: None, max_stale: None };
-            let untold = match self.admitted(client, &Lanes::All, access, "unknown", now) {
-                Ok(_) => Kept::Stuck(Stuck::Lanes),
-                Err(kept) => kept,
-            };
-            let why = match untold {
-                Kept::Stuck(stuck) if !self.is_late(client, now) => return Some(stuck),
-                Kept::Stuck(_) => {
-                    format!("{} has not told its commands yet", core.backend.name())
+            return match self.may_ask_all(client, now) {
+                Ok(()) if !self.is_late(client, now) => Some(Stuck::Lanes),
+                Ok(()) => {
+                    let why = format!("{} has not told its commands yet", core.backend.name());
+                    let answer = core.unavailable(&why);
+                    self.answer_with(answer);
+                    None
                 }
-                Kept::Told(why) => why,
+                Err(stuck) => stuck,
             };
-            let answer = core.unavailable(&why);
-            self.answer_with(answer);
-            return None;
         }
         // It is none of the server's: it answers an error, for which nobody's cache is emptied.
         let carriage = Carriage::elsewhere(&Lanes::All, true, "unknown");
         self.carry(client, &link, carriage, request, now)
     }
 
-    fn local(&mut self, client: &Rc<Client>, local: Local, args: &[&[u8]]) -> Option<Stuck> {
+    fn local(
+        &mut self,
+        client: &Rc<Client>,
+        local: Local,
+        args: &[&[u8]],
+        now: Instant,
+    ) -> Option<Stuck> {
         let core = &client.core;
         // What follows is of another protocol, or another user: what is before it is answered first.
         if matches!(local, Local::Hello | Local::Auth | Local::Select | Local::Reset)
@@ -422,8 +464,12 @@ impl Inner {
         {
             return Some(Stuck::Others);
         }
+        let before = self.protocol();
         match self.session.local(local, args, &core.server()) {
-            Then::Answered(answer) => self.answer(&answer),
+            Then::Answered(answer) => {
+                self.answer(&answer);
+                self.follow_protocol(client, before, now);
+            }
             Then::Silent => {}
             Then::Close(answer) => {
                 self.answer(&answer);
@@ -433,11 +479,12 @@ impl Inner {
                 let seq = self.slot();
                 self.slow.push_back(core.authenticate(seq, user, secret, hello));
             }
-            Then::Select(database) => return self.select(client, database),
+            Then::Select(database) => return self.select(client, database, now),
             Then::Reset => {
                 if let Some(pinned) = self.pinned.take() {
                     pinned.close();
                 }
+                self.barred = None;
                 self.session.reset(core.database());
                 self.answer(b"+RESET\r\n");
             }
@@ -472,12 +519,26 @@ impl Inner {
                     return self.reply(seq, &telling::error(refused));
                 };
                 self.session.greet(who, reads_only, is_backends_own);
+                let before = self.protocol();
                 let answer = match hello {
                     Some(hello) => self.session.greeted(hello, &client.core.server()),
                     None => Bytes::from_static(b"+OK\r\n"),
                 };
                 self.reply(seq, &answer);
+                self.follow_protocol(client, before, Instant::now());
             }
+        }
+    }
+
+    /// A pinned client has changed its protocol: its own connection does so, too.
+    fn follow_protocol(&mut self, client: &Rc<Client>, before: Protocol, now: Instant) {
+        let protocol = self.protocol();
+        let Some(pinned) = self.pinned.as_ref().filter(|_| protocol != before) else { return };
+        let version = if protocol == Protocol::Resp3 { "3" } else { "2" };
+        let upstream = Rc::clone(pinned.upstream());
+        let hello = resp::command(&["HELLO", version]);
+        if self.send(client, &upstream, (None, Note::Own, true), &hello, now).is_err() {
+            (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
         }
     }
 

@@ -25,6 +25,7 @@ use super::{Client, Ending, Inner, Stuck};
 use crate::kinds::redis::door::{
     core::Relief,
     counters::Closed,
+    pin::PinnedTo,
     request::{Found, Requests},
     telling,
 };
@@ -101,7 +102,7 @@ impl Inner {
         if idle.as_mut().poll(cx).is_pending() {
             return false;
         }
-        let is_quit = self.is_quit() && self.pinned.is_none();
+        let is_quit = self.is_quit() && !self.pinned.as_ref().is_some_and(PinnedTo::listens);
         if !is_quit {
             self.idle = None;
             client.wake();
@@ -153,7 +154,9 @@ impl Inner {
                 (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);
                 return true;
             }
-            self.inbox.reserve(needs.saturating_sub(self.inbox.len()).max(16 << 10));
+            // No more than has come already: what a client declares costs nothing until it is there.
+            let more = needs.saturating_sub(self.inbox.len());
+            self.inbox.reserve(more.clamp(16 << 10, self.inbox.len().max(64 << 10)));
             self.socket.poll_read_more(cx, &mut self.inbox)
         };
         match read {

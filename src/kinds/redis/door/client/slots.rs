@@ -50,12 +50,14 @@ pub(super) struct Slots {
     out: Vec<u8>,
     /// How much of it was sent.
     sent: usize,
+    /// The bytes of replies that wait for their turn.
+    early: usize,
     buffers: Rc<Buffers>,
 }
 
 impl Slots {
     pub(super) fn new(buffers: Rc<Buffers>) -> Self {
-        Self { waiting: VecDeque::new(), base: 0, out: Vec::new(), sent: 0, buffers }
+        Self { waiting: VecDeque::new(), base: 0, out: Vec::new(), sent: 0, early: 0, buffers }
     }
 
     /// Whether every command was answered.
@@ -84,6 +86,7 @@ impl Slots {
     pub(super) fn answer(&mut self, silent: bool, answer: &[u8]) {
         if !self.waiting.is_empty() {
             let reply = Some(Bytes::copy_from_slice(answer));
+            self.early += answer.len();
             self.waiting.push_back(Slot { reply, silent });
         } else if !silent {
             self.told(answer);
@@ -96,6 +99,7 @@ impl Slots {
             let at = usize::try_from(number.wrapping_sub(self.base)).ok();
             if let Some(slot) = at.and_then(|at| self.waiting.get_mut(at)) {
                 slot.reply = Some(Bytes::copy_from_slice(frame));
+                self.early += frame.len();
             }
             return;
         }
@@ -108,6 +112,7 @@ impl Slots {
             && let Some(Slot { reply: Some(reply), silent }) = self.waiting.pop_front()
         {
             self.base += 1;
+            self.early -= reply.len();
             if !silent {
                 self.told(&reply);
             }
@@ -123,6 +128,11 @@ impl Slots {
             self.out = self.buffers.take();
         }
         self.out.extend_from_slice(frame);
+    }
+
+    /// What is held for the client, in bytes.
+    pub(super) fn owed(&self) -> usize {
+        self.out().len() + self.early
     }
 
     /// What is to be sent to the client.

@@ -7,28 +7,33 @@
 //! An entry's bytes stay here until its reply has come, or until it is handed back as lost: without them nothing could
 //! be repeated or queued after a loss.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::Entry;
+use super::{Entry, Note, Sharing};
 
 /// Entries that may wait for the server, and their bytes.
 const ENTRIES_MAX: usize = 65_536;
 const BYTES_MAX: usize = 64 << 20;
+/// The bytes of a ring that is one client's.
+const BYTES_OF_ONE: usize = 1 << 20;
 /// What was answered is moved out of the way once it is more than this, in bytes.
 const MOVED_MIN: usize = 64 << 10;
 /// An empty ring keeps no more room than this, in bytes.
 const KEPT_MAX: usize = 1 << 20;
 
 /// See the [module](self).
-#[derive(Default)]
 pub(super) struct Ring {
     bytes: Vec<u8>,
     head: usize,
     written: usize,
     pending: VecDeque<Pending>,
+    /// When something was last answered that may take as long as it likes.
+    unblocked: Option<Instant>,
+    /// How many bytes may wait.
+    bytes_max: usize,
 }
 
 /// What is on its way.
@@ -49,6 +54,18 @@ pub(super) struct Unanswered {
 }
 
 impl Ring {
+    pub(super) fn new(sharing: Sharing) -> Self {
+        let bytes_max = if sharing == Sharing::Pinned { BYTES_OF_ONE } else { BYTES_MAX };
+        Self {
+            bytes: Vec::new(),
+            head: 0,
+            written: 0,
+            pending: VecDeque::new(),
+            unblocked: None,
+            bytes_max,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -57,7 +74,7 @@ impl Ring {
     pub(super) fn fits(&self, more: usize) -> bool {
         let bytes = self.bytes.len() - self.head;
         self.pending.is_empty()
-            || self.pending.len() < ENTRIES_MAX && bytes.saturating_add(more) <= BYTES_MAX
+            || self.pending.len() < ENTRIES_MAX && bytes.saturating_add(more) <= self.bytes_max
     }
 
     /// Puts a request behind all others.
@@ -95,20 +112,40 @@ impl Ring {
             return None;
         }
         let entry = self.pending.pop_front()?.entry?;
+        if entry.blocks {
+            self.unblocked = Some(Instant::now());
+        }
         let request = self.bytes.get(self.head..end).unwrap_or_default();
         self.head = end;
         Some((entry, request))
     }
 
-    /// The oldest request, unless its reply may take as long as it likes: when it was taken.
+    /// Since when the oldest request has been waited for, unless its reply may take as long as it likes.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         let oldest = self.pending.front()?;
-        oldest.entry.as_ref().filter(|entry| !entry.blocks).map(|_| oldest.begun)
+        let entry = oldest.entry.as_ref().filter(|entry| !entry.blocks);
+        entry.map(|_| self.unblocked.map_or(oldest.begun, |at| at.max(oldest.begun)))
+    }
+
+    /// Whether the oldest reply may take as long as it likes.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.pending.iter().filter_map(|pending| pending.entry.as_ref()).any(|entry| entry.blocks)
     }
 
     /// Whether the server may have got a whole request that it did not answer.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.pending.front().is_some_and(|oldest| self.head + oldest.length <= self.written)
+    }
+
+    /// Whether something in it has no reply.
+    pub(super) fn has_silent(&self) -> bool {
+        self.pending.iter().any(|pending| pending.entry.is_none())
+    }
+
+    /// What is to be done with the next reply.
+    pub(super) fn oldest_note(&mut self) -> Option<&Note> {
+        self.skip_silent();
+        Some(&self.pending.front()?.entry.as_ref()?.note)
     }
 
     /// The entries, oldest first.
@@ -118,7 +155,9 @@ impl Ring {
 
     /// Takes out all entries, oldest first. The ring is empty afterwards.
     pub(super) fn give_back(&mut self) -> Vec<Unanswered> {
-        let Self { bytes, mut head, written, pending } = std::mem::take(self);
+        let (bytes, pending) = (mem::take(&mut self.bytes), mem::take(&mut self.pending));
+        let (mut head, written) = (mem::take(&mut self.head), mem::take(&mut self.written));
+        self.unblocked = None;
         let mut out = Vec::with_capacity(pending.len());
         for Pending { entry, length, begun } in pending {
             let end = head + length;

@@ -1,0 +1,200 @@
+//! Clients that have a connection of their own, where something goes wrong.
+
+use super::*;
+
+impl World {
+    /// Names of the connections at the server that block.
+    async fn blocked(&self) -> usize {
+        let list = self.server.ask(&["CLIENT", "LIST"]).await;
+        String::from_utf8_lossy(&list).lines().filter(|line| line.contains("cmd=blpop")).count()
+    }
+
+    fn pinned(&self) -> u64 {
+        self.door.view().connections.pinned
+    }
+}
+
+async fn pipeline(client: &mut Wire, commands: &[&str]) {
+    let words = |it: &&str| resp::command(&it.split(' ').collect::<Vec<_>>()).to_vec();
+    client.send(&commands.iter().flat_map(words).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_it_waits_gets_nothing_and_keeps_nothing() {
+    let world = World::open().await;
+    let mut client = world.client();
+    pipeline(&mut client, &["BLPOP jobs 0"]).await;
+    until("it blocks", async || world.blocked().await == 1).await;
+    drop(client);
+    until("its connection is closed", async || world.blocked().await == 0).await;
+    world.server.ask(&["RPUSH", "jobs", "j"]).await;
+    assert_eq!(world.server.ask(&["LLEN", "jobs"]).await, ":1\r\n");
+    until("its place is free", async || world.pinned() == 0).await;
+}
+
+#[tokio::test]
+async fn after_a_loss_on_one_connection_the_others_go_on_at_once() {
+    let world = World::with(PATIENCE, door()).await;
+    let (mut blocked, mut other, mut third) = (world.client(), world.client(), world.client());
+    assert_eq!(other.ask("SET n 1").await, "+OK\r\n");
+    for _ in 0..3 {
+        let mut victim = std::mem::replace(&mut blocked, world.client());
+        pipeline(&mut victim, &["BLPOP jobs 0"]).await;
+        until("it blocks", async || world.blocked().await == 1).await;
+        world.server.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        assert_eq!(victim.reply().await, "", "it is reset");
+        let begun = tokio::time::Instant::now();
+        third = world.client();
+        assert_eq!(third.ask("MULTI").await, "+OK\r\n");
+        assert_eq!(third.ask("INCR n").await, "+QUEUED\r\n");
+        assert!(third.ask("EXEC").await.starts_with("*1"));
+        assert!(other.ask("GET n").await.starts_with('$'));
+        assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
+    }
+    third.quiet();
+}
+
+#[tokio::test]
+async fn nothing_of_a_transaction_is_run_whose_beginning_was_refused() {
+    let settings = Settings { pinned: 1, ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let (mut holder, mut client) = (world.client(), world.client());
+    assert_eq!(holder.ask("MULTI").await, "+OK\r\n");
+    pipeline(&mut client, &["MULTI", "SET k 1", "NOSUCH", "GET k", "EXEC", "GET k"]).await;
+    assert!(client.reply().await.starts_with(b"-ERR max number of clients"));
+    for what in ["SET", "NOSUCH", "GET"] {
+        let told = client.reply().await;
+        assert!(told.starts_with(b"-"), "{what}: {told:?}");
+    }
+    assert!(client.reply().await.starts_with(b"-EXECABORT"));
+    assert_eq!(client.reply().await, "$-1\r\n", "it is over, and nothing was written");
+}
+
+#[tokio::test]
+async fn in_an_outage_what_belongs_to_a_connection_is_unavailable_and_so_is_what_follows() {
+    let mut world = World::open().await;
+    let mut clients: Vec<Wire> = (0..4).map(|_| world.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("SET k 0").await, "+OK\r\n");
+    }
+    world.server.kill();
+    let commands = [
+        &["MULTI", "SET k 1", "SET k 2", "EXEC"][..],
+        &["SELECT 3", "SET k 3", "GET k"],
+        &["SUBSCRIBE news"],
+        &["WATCH k"],
+    ];
+    // The first finds out that nobody is there, the second time that the breaker is open.
+    for _ in 0..2 {
+        for (client, commands) in clients.iter_mut().zip(commands) {
+            pipeline(client, commands).await;
+            for command in commands {
+                let told = client.reply().await;
+                if told.is_empty() {
+                    // What has no reply to be told in is told by the end of the connection.
+                    assert_eq!(*command, "SUBSCRIBE news");
+                    *client = world.client();
+                    break;
+                }
+                let word = if *command == "EXEC" { "-EXECABORT" } else { "-LOADING" };
+                let or = if *command == "EXEC" { "-LOADING" } else { word };
+                let told = String::from_utf8_lossy(&told).into_owned();
+                assert!(told.starts_with(word) || told.starts_with(or), "{command}: {told}");
+            }
+        }
+        for _ in 0..4 {
+            drop(clients[0].ask("GET other").await);
+        }
+    }
+    assert_eq!(world.waiting(), 0, "nothing is queued");
+    world.server.restart().await;
+    let [one, two, ..] = clients.as_mut_slice() else { panic!("four") };
+    one.until_told("SET k 5", "+OK\r\n").await;
+    until("it is applied", async || world.waiting() == 0).await;
+    assert_eq!(world.server.value("k").await, "5");
+    assert!(two.ask("SET k 6").await.starts_with("-LOADING"), "it is in no database that it knows");
+    assert_eq!(two.ask("SELECT 0").await, "+OK\r\n");
+    assert_eq!(two.ask("GET k").await, "$1\r\n5\r\n");
+}
+
+#[tokio::test]
+async fn a_database_that_there_is_not_leaves_the_client_where_it_was() {
+    let world = World::open().await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET k old").await, "+OK\r\n");
+    assert_eq!(client.ask("GET k").await, "$3\r\nold\r\n");
+    pipeline(&mut client, &["SELECT 999", "SET k new", "GET k"]).await;
+    assert!(client.reply().await.starts_with(b"-ERR DB index is out of range"));
+    assert_eq!(client.reply().await, "+OK\r\n");
+    assert_eq!(client.reply().await, "$3\r\nnew\r\n");
+    assert_eq!(world.client().ask("GET k").await, "$3\r\nnew\r\n");
+    assert!(client.ask("CLIENT INFO").await.contains("db=0"));
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_refused_shifts_no_reply() {
+    let world = World::open().await;
+    for acl in ["SETUSER", "resetchannels"].windows(2) {
+        world.server.ask(&["ACL", acl[0], "default", acl[1]]).await;
+    }
+    world.server.ask(&["MSET", "a", "AAA", "b", "BBB"]).await;
+    let mut client = world.client();
+    assert!(client.ask("HELLO 3").await.starts_with('%'));
+    pipeline(&mut client, &["SUBSCRIBE ch", "GET a", "GET b"]).await;
+    assert!(client.reply().await.starts_with(b"-NOPERM"));
+    assert_eq!(client.reply().await, "$3\r\nAAA\r\n");
+    assert_eq!(client.reply().await, "$3\r\nBBB\r\n");
+    world.server.ask(&["ACL", "SETUSER", "default", "allchannels"]).await;
+    pipeline(&mut client, &["SUBSCRIBE x y", "GET a", "UNSUBSCRIBE", "GET b"]).await;
+    let kinds = [&b">3"[..], b">3", b"$3\r\nAAA", b">3", b">3", b"$3\r\nBBB"];
+    for kind in kinds {
+        let told = client.reply().await;
+        assert!(told.starts_with(kind), "{told:?} instead of {kind:?}");
+    }
+    client.quiet();
+}
+
+#[tokio::test]
+async fn a_pinned_client_that_changes_its_protocol_is_answered_in_it() {
+    let world = World::open().await;
+    let mut client = world.client();
+    client.ask("HSET h f v").await;
+    assert_eq!(client.ask("SELECT 3").await, "+OK\r\n");
+    assert_eq!(client.ask("SELECT 0").await, "+OK\r\n");
+    for (hello, answer) in [("3", "%1"), ("2", "*2"), ("3", "%1")] {
+        client.ask(&format!("HELLO {hello}")).await;
+        let told = client.ask("HGETALL h").await;
+        assert!(told.starts_with(answer), "HELLO {hello}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn who_flushes_within_a_transaction_empties_the_cache_too() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET k 1").await, "+OK\r\n");
+    assert_eq!(client.ask("GET k").await, "$1\r\n1\r\n");
+    for command in ["MULTI", "FLUSHALL", "EXEC"] {
+        assert!(!client.ask(command).await.starts_with('-'), "{command}");
+    }
+    world.server.kill();
+    world.client().until_told("GET k", "$-1\r\n").await;
+}
+
+#[tokio::test]
+async fn a_consumer_may_have_the_name_of_an_option() {
+    let world = World::with(PATIENCE, door()).await;
+    world.server.ask(&["XGROUP", "CREATE", "s", "g", "$", "MKSTREAM"]).await;
+    let (mut reader, mut other) = (world.client(), world.client());
+    pipeline(&mut reader, &["XREADGROUP GROUP g STREAMS BLOCK 0 STREAMS s >"]).await;
+    until("it blocks", async || {
+        let list = world.server.ask(&["CLIENT", "LIST"]).await;
+        String::from_utf8_lossy(&list).contains("cmd=xreadgroup")
+    })
+    .await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(other.ask("GET k").await, "$-1\r\n");
+    assert!(begun.elapsed() < PATIENCE / 4);
+    world.server.ask(&["XADD", "s", "1-1", "f", "v"]).await;
+    assert!(reader.reply().await.starts_with(b"*1"));
+}
