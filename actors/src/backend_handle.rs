@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use fusebox_state::{Lanes, Moment, OpId, Target, UnixMillis, Words, breaker::State, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
@@ -10,8 +11,8 @@ use crate::{
     backend::BackendMessage,
     backend_entry::BackendEntry,
     call::{Call, CallError, Reply},
-    call_path::{Admission, Onward, PlainPlan},
-    connector::{Gate, SharedConnector},
+    call_path::{Admission, Fills, Onward, PlainPlan},
+    connector::{Gate, Read, SharedConnector},
     health::HealthMessage,
     queue,
     start::{BackendSpec, retarget_alert},
@@ -84,6 +85,26 @@ impl Backend {
     /// lost together, oldest first, before any of it goes on.
     pub fn hold(&self, onward: &mut Onward) {
         onward.hold(&self.entry.shared.queue);
+    }
+
+    /// Resolves once the backend is suspect: a ping was not answered. From then on it may be, and not be, at any time.
+    pub async fn suspect(&self) {
+        self.entry.shared.circuit.suspect().await;
+    }
+
+    /// For how long a read that is cached waits for a backend that is suspect.
+    pub fn answer_after(&self) -> Duration {
+        self.entry.shared.circuit.settings.load().answer_after
+    }
+
+    /// Leave to fill the cache with what a read of several slots will answer, to be taken before it is sent.
+    pub fn begin_fills(&self, read: &Read) -> Fills {
+        self.entry.shared.begin_fills(read)
+    }
+
+    /// Fills the cache with what the read of `body` has answered.
+    pub fn end_fills(&self, fills: &Fills, read: &Read, body: &Bytes, reply: &Bytes) {
+        self.entry.shared.end_fills(fills, read, body, reply);
     }
 
     /// The moment now.

@@ -49,6 +49,7 @@ mod ticket;
 mod wait;
 mod write;
 
+pub use read::Fills;
 pub use ticket::{
     Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
 };

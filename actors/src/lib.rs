@@ -57,7 +57,7 @@ pub use backend_handle::{AdminError, Backend};
 use backend_shared::BackendShared;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use call_path::{
-    Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
+    Admission, Fills, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
 };
 pub use clock::Clock;
 use connector::SharedConnector;

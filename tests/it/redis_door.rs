@@ -1,11 +1,13 @@
 //! The Redis door with stock clients, which know nothing of it but its address.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::support::daemon::Daemon;
 use crate::support::outage::{begin_outage, operated, recover};
+use crate::support::poll::eventually;
 use crate::support::proc::venv_python;
 use crate::support::redis::RedisServer;
 
@@ -32,7 +34,7 @@ impl Stock {
 
     #[track_caller]
     fn run(mut self, daemon: &Daemon, phase: &str) {
-        let socket = daemon.socket().with_file_name("redis.sock");
+        let socket = door_of(daemon);
         let output = self.program.arg(socket).args([phase, self.which]).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{} {phase}: {said}", self.which);
@@ -76,4 +78,100 @@ fn ioredis_works_through_an_outage() {
 #[test]
 fn node_redis_works_through_an_outage() {
     through_an_outage(|| Stock::node("node_redis"));
+}
+
+fn door_of(daemon: &Daemon) -> PathBuf {
+    daemon.socket().with_file_name("redis.sock")
+}
+
+/// The `redis` crate as a client of a door.
+fn redis_rs(socket: &Path) -> redis::Connection {
+    let client = redis::Client::open(format!("unix://{}", socket.display())).expect("an address");
+    client.get_connection().expect("a connection")
+}
+
+#[test]
+fn redis_rs_is_answered_from_the_cache_at_once_while_the_server_is_frozen() {
+    let redis = RedisServer::start();
+    let daemon = Daemon::with_redis(&redis.url())
+        .set("health.interval", "1h")
+        .set("health.timeout", "1s")
+        .set("backends.redis.breaker.recovery_timeout", "1s")
+        .start();
+    let mut client = redis_rs(&door_of(&daemon));
+    redis::cmd("MSET").arg(&["a", "1", "b", "2"]).exec(&mut client).unwrap();
+    // Both fill the cache: a read of one key, and the parts of one of several.
+    let both: Vec<Option<String>> =
+        redis::cmd("MGET").arg(&["a", "b", "c"]).query(&mut client).unwrap();
+    assert_eq!(both, [Some("1".into()), Some("2".into()), None]);
+    redis.freeze();
+    let began = Instant::now();
+    for (key, value) in [("a", Some("1")), ("b", Some("2")), ("c", None)] {
+        let read: Option<String> = redis::cmd("GET").arg(key).query(&mut client).unwrap();
+        assert_eq!(read.as_deref(), value, "{key}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(daemon.metric("door_commands_total", &[("source", "cache")]) >= 3.0);
+    redis.thaw();
+    eventually("it is live again", LONG, || {
+        redis::cmd("SET").arg(&["a", "3"]).query::<String>(&mut client).is_ok()
+            && redis.get("a").as_deref() == Some("3")
+    });
+    let read: Option<String> = redis::cmd("GET").arg("a").query(&mut client).unwrap();
+    assert_eq!(read.as_deref(), Some("3"));
+}
+
+#[test]
+fn a_reload_under_a_door_costs_its_clients_nothing() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let (door, stop) = (door_of(&daemon), AtomicBool::new(false));
+    let count = |daemon: &Daemon| daemon.metric("door_commands_total", &[]);
+    let done = std::thread::scope(|scope| {
+        let work = |worker: usize| {
+            let (mut client, mut count) = (redis_rs(&door), 0_u64);
+            while !stop.load(Ordering::Relaxed) {
+                let key = format!("n{worker}");
+                let told: u64 = redis::cmd("INCR").arg(&key).query(&mut client).unwrap();
+                count += 1;
+                assert_eq!(told, count, "each is applied once");
+            }
+            count
+        };
+        let workers: Vec<_> = (0..4).map(|worker| scope.spawn(move || work(worker))).collect();
+        for timeout in ["4s", "3s", "2s", "6s"] {
+            let before = count(&daemon);
+            daemon.set("backends.redis.timeout", timeout);
+            assert!(daemon.fusebox(&["config", "reload"]).status.success());
+            eventually("its clients go on", LONG, || count(&daemon) > before + 200.0);
+        }
+        stop.store(true, Ordering::Relaxed);
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (worker, count) in done.into_iter().enumerate() {
+        assert_eq!(redis.get(&format!("n{worker}")), Some(count.to_string()));
+    }
+}
+
+#[test]
+fn after_a_reload_of_the_database_what_is_queued_stays_before_what_is_live() {
+    let mut redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let mut client = redis_rs(&door_of(&daemon));
+    redis::cmd("SET").arg(&["k", "of 0"]).exec(&mut client).unwrap();
+    let of_2 = format!("{}/2", redis.url().trim_end_matches("/0").trim_end_matches('/'));
+    daemon.set("backends.redis.url", of_2);
+    assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    redis::cmd("SET").arg(&["k", "of 2"]).exec(&mut client).unwrap();
+    begin_outage(&mut redis, &daemon);
+    // By the way of JSON calls, and by the door: both must mean one lane.
+    daemon.redis(&["SET", "k", "queued"]).assert_queued();
+    let read: String = redis::cmd("GET").arg("k").query(&mut client).unwrap();
+    assert_eq!(read, "queued");
+    redis.restart();
+    recover(&daemon);
+    daemon.wait_until_drained("redis", LONG);
+    let read: String = redis::cmd("GET").arg("k").query(&mut client).unwrap();
+    assert_eq!(read, "queued");
+    assert_eq!(redis.get("k").as_deref(), Some("of 0"), "the other database is as it was");
 }

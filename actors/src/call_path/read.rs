@@ -31,7 +31,7 @@ enum Fence {
 
 /// Leave to fill the cache with what a read will answer, slot by slot. It belongs to the cache that was in use when
 /// the read began: one that took its place since knows nothing of writes that came between.
-struct Fills {
+pub struct Fills {
     cache: Arc<Cache>,
     fills: Vec<Option<Fill>>,
 }
@@ -41,6 +41,16 @@ impl Fills {
         let fill = |slot: &Slot| leave_to_fill(&cache, connector, slot.lane, now);
         let fills = read.slots.iter().map(fill).collect();
         Self { cache, fills }
+    }
+
+    /// Fills the cache with the parts of a reply, one for each slot.
+    fn end(&self, read: &Read, parts: &[Bytes], connector: &dyn Connector, now: Moment) {
+        for ((slot, fill), part) in read.slots.iter().zip(&self.fills).zip(parts) {
+            if let Some(fill) = *fill {
+                let until = connector.expires(slot).map(|left| now.plus(left));
+                self.cache.fill(fill, &slot.key, part, now, until);
+            }
+        }
     }
 }
 
@@ -56,6 +66,21 @@ pub(super) fn leave_to_fill(
 }
 
 impl BackendShared {
+    /// Leave to fill the cache with what `read` will answer: for a ticket whose read has several slots. To be taken
+    /// before it is sent.
+    pub(crate) fn begin_fills(&self, read: &Read) -> Fills {
+        let connector = self.connector.load();
+        Fills::begin(self.cache.load_full(), read, &***connector, self.clock().now())
+    }
+
+    /// Fills the cache with what a read has answered.
+    pub(crate) fn end_fills(&self, fills: &Fills, read: &Read, body: &Bytes, reply: &Bytes) {
+        let connector = self.connector.load();
+        if let Some(parts) = connector.split(body, &read.slots, reply) {
+            fills.end(read, &parts, &***connector, self.clock().now());
+        }
+    }
+
     pub(super) async fn read(
         &self,
         context: &mut Context,
@@ -238,12 +263,8 @@ impl BackendShared {
         if !read.slots.is_empty()
             && let Some(parts) = context.connector.split(body, &read.slots, &value)
         {
-            let now = self.clock().now();
-            for ((slot, fill), part) in read.slots.iter().zip(&fills.fills).zip(&parts) {
-                if let Some(fill) = fill.filter(|_| is_usual) {
-                    let until = context.connector.expires(slot).map(|left| now.plus(left));
-                    fills.cache.fill(fill, &slot.key, part, now, until);
-                }
+            if is_usual {
+                fills.end(read, &parts, &*context.connector, self.clock().now());
             }
             if overlaid.iter().any(Option::is_some) {
                 let merged = overlaid.into_iter().zip(parts);

@@ -183,8 +183,10 @@ pub struct Ticket {
     write: Option<PlainWrite>,
     /// Nobody has heard yet how it ended.
     open: bool,
-    /// Its client has left.
+    /// Its client has left, or was answered otherwise.
     left: bool,
+    /// What answered its client meanwhile.
+    instead: Option<Source>,
 }
 
 struct PlainWrite {
@@ -328,6 +330,7 @@ impl BackendShared {
             write,
             open: true,
             left: false,
+            instead: None,
         }
     }
 
@@ -414,6 +417,23 @@ impl Ticket {
         self.span_id
     }
 
+    /// What the cache holds of a read that a suspect backend has not answered yet, where that came from and how old it
+    /// is: its client is answered with that. Its
+    /// attempt goes on, and is settled by its end, of which nothing follows.
+    pub fn instead(
+        &mut self,
+        (lane, key): (LaneId, &[u8]),
+        max_stale: Option<Duration>,
+    ) -> Option<(Source, Bytes, Duration)> {
+        let now = self.shared.clock().now();
+        let hit = self.shared.cache.load().get_if_held(lane, key, max_stale, now)?;
+        let source = if hit.fresh { Source::Cache } else { Source::Stale };
+        self.shared.circuit.metrics.cache_hit.inc();
+        self.passage.give_up();
+        (self.left, self.instead) = (true, Some(source));
+        Some((source, hit.value, hit.age))
+    }
+
     /// Its client has left; its attempt goes on, and is settled by its end.
     pub fn abandon(&mut self) {
         self.left = true;
@@ -458,10 +478,16 @@ impl Ticket {
                     }
                     shared.write_ended(state, &lanes);
                 }
-                shared.end_plain(recorder, self.operation, is_write, Source::Live);
+                let source = self.instead.unwrap_or(Source::Live);
+                shared.end_plain(recorder, self.operation, is_write, source);
                 Settled::Done
             }
-            Outcome::Failed { .. } if self.left => Settled::Done,
+            Outcome::Failed { .. } if self.left => {
+                if let Some(source) = self.instead {
+                    shared.end_plain(recorder, self.operation, false, source);
+                }
+                Settled::Done
+            }
             Outcome::Failed { error, .. } => {
                 let (connector, began) = (SharedConnector::clone(&self.connector), self.began);
                 Settled::GoOn(Box::new(Onward {

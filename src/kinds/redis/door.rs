@@ -125,6 +125,7 @@ async fn serve(
 ) {
     for link in core.links() {
         tokio::task::spawn_local(Rc::clone(&core).drive(Rc::clone(link)));
+        tokio::task::spawn_local(Rc::clone(&core).watch(Rc::clone(link)));
     }
     let mut serving = tokio::task::JoinSet::new();
     loop {

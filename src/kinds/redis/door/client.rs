@@ -20,10 +20,11 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::{Onward, Outcome, Settled};
+use fusebox_actors::{Onward, Outcome, Settled, Source};
 use tokio::time::{Instant, Sleep};
 
 use super::{
@@ -316,9 +317,33 @@ impl Client {
             }
             Note::Own | Note::Follows => return,
             Note::Selects(database) => inner.selected(database, frame),
+            Note::CacheAll(all) => {
+                let (read, fills) = *all;
+                if let Some(value) = telling::cacheable_list(frame, protocol) {
+                    let body = Bytes::copy_from_slice(request);
+                    self.core.backend.end_fills(&fills, &read, &body, &value);
+                }
+            }
             Note::None | Note::Cache | Note::Wrote(_) => {}
         }
         inner.reply(seq, frame);
+    }
+
+    /// The cache has answered in the server's stead.
+    pub(super) fn answered_instead(
+        &self,
+        seq: u64,
+        (source, value, age): (Source, Bytes, Duration),
+    ) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(value) = telling::in_protocol(&value, inner.session.protocol, false) else {
+            return;
+        };
+        inner.last = telling::Told::cached(source, age);
+        self.core.counters.answered(source);
+        inner.reply(seq, &value);
+        drop(inner);
+        self.flush();
     }
 
     /// The server has said something to this client that answers no command.

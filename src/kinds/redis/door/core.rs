@@ -8,12 +8,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use fusebox_actors::{
     Backend,
     connector::{Access, Connector},
 };
-use fusebox_state::Moment;
-use tokio::runtime::Handle;
+use fusebox_state::{LaneId, Moment};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
 
 use super::{
     client::{Buffers, Client},
@@ -28,6 +32,8 @@ use crate::kinds::redis::{
     connector::RedisConnector, protocol::resp, transport::handshake::Protocol as Spoken,
 };
 
+/// How often late reads are looked for while the backend is suspect.
+const LOOK_FOR_LATE: Duration = Duration::from_millis(50);
 /// How much is read of a client at once.
 const SCRATCH: usize = 64 << 10;
 
@@ -124,6 +130,43 @@ impl Core {
                 client.wake();
             }
             self.places_are_free();
+        }
+    }
+
+    /// Answers reads from the cache that have waited for `cache.answer_after`, while the backend is suspect. Runs for as
+    /// long as the door lives.
+    pub(super) async fn watch(self: Rc<Self>, upstream: Rc<Upstream>) {
+        loop {
+            self.backend.suspect().await;
+            let max_stale = self.settings.max_stale;
+            let mut answered = Vec::new();
+            if let Some(before) = Instant::now().checked_sub(self.backend.answer_after()) {
+                upstream.late_reads(before, |entry, request| {
+                    let slot = self.slot_of(request);
+                    if let Some((lane, key)) = slot
+                        && let Some(ticket) = &mut entry.ticket
+                        && let Some(instead) = ticket.instead((lane, &key), max_stale)
+                    {
+                        // What comes later is its ticket's alone.
+                        entry.note = Note::None;
+                        answered.push((Rc::clone(&entry.client), entry.seq, instead));
+                    }
+                });
+            }
+            for (client, seq, instead) in answered {
+                client.answered_instead(seq, instead);
+            }
+            sleep(LOOK_FOR_LATE).await;
+        }
+    }
+
+    /// The cache's entry of a read that has exactly one.
+    fn slot_of(&self, request: &[u8]) -> Option<(LaneId, Bytes)> {
+        let plan = self.connector().plan(Bytes::copy_from_slice(request)).ok()?;
+        let Access::Read(mut read) = plan.access else { return None };
+        match (read.slots.pop(), read.slots.is_empty()) {
+            (Some(slot), true) => Some((slot.lane, slot.key)),
+            _ => None,
         }
     }
 

@@ -239,6 +239,23 @@ pub(super) fn cacheable<'f>(
     }
 }
 
+/// A live list as the cache may keep its items: of RESP3. `None` for anything else.
+pub(super) fn cacheable_list(frame: &[u8], protocol: Protocol) -> Option<Bytes> {
+    let items: Vec<&[u8]> = match resp::Reply::of(frame)? {
+        resp::Reply::Array(items) => items.collect(),
+        _ => return None,
+    };
+    if protocol == Protocol::Resp3 {
+        return Some(Bytes::copy_from_slice(frame));
+    }
+    let mut out = BytesMut::with_capacity(frame.len());
+    resp::write_head(&mut out, '*', items.len());
+    for item in items {
+        out.extend_from_slice(if item == b"$-1\r\n" { b"_\r\n" } else { item });
+    }
+    Some(out.freeze())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::{Ticket, connector::AttemptError};
+use fusebox_actors::{
+    Fills, Ticket,
+    connector::{AttemptError, Read},
+};
 use fusebox_state::{Lanes, Verdict};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
@@ -93,6 +96,8 @@ pub(super) enum Note {
     None,
     /// It may be cached, under the request's canonical form: as it was sent, its name in upper case.
     Cache,
+    /// So may its parts, one for each of its keys.
+    CacheAll(Box<(Read, Fills)>),
     /// It settles the deadlines of its keys.
     Deadlines(Box<Begun>),
     /// It may have written to these lanes.
@@ -236,6 +241,16 @@ impl Upstream {
     pub(super) fn takes(&self, bytes: usize) -> bool {
         let inner = self.inner.borrow();
         !inner.is_behind(self.sharing) && inner.ring.fits(bytes)
+    }
+
+    /// The cached reads that have waited since `before`, each with its request.
+    pub(super) fn late_reads(&self, before: Instant, mut with: impl FnMut(&mut Entry, &[u8])) {
+        let inner = &mut *self.inner.borrow_mut();
+        for (entry, request) in inner.ring.older_than(before) {
+            if matches!(entry.note, Note::Cache) {
+                with(entry, request);
+            }
+        }
     }
 
     /// Calls `with` for each entry of a client that has left.
@@ -415,15 +430,20 @@ impl Inner {
         if let State::Up(up) = &mut self.state
             && up.closing.as_mut().poll(context).is_ready()
         {
-            return self.end(Cause::Shared, sharing, turn);
+            // Its connector is replaced. What was sent is answered first, unless nobody knows when that would be.
+            up.retiring = true;
+            if self.ring.is_blocked() {
+                return self.end(Cause::Shared, sharing, turn);
+            }
         }
         let ended = self.read(context, turn).or_else(|| self.write(context));
         let ended = ended.or_else(|| self.overdue(context));
         if let Some(cause) = ended {
             return self.end(cause, sharing, turn);
         }
-        let behind = self.is_behind(Sharing::Shared) && sharing == Sharing::Shared;
-        if self.ring.is_empty() && behind {
+        let retiring = matches!(&self.state, State::Up(up) if up.retiring);
+        let behind = sharing == Sharing::Shared && self.is_behind(sharing);
+        if self.ring.is_empty() && (retiring || behind) {
             self.end(Cause::Shared, sharing, turn);
         }
     }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fusebox_actors::{
-    Admission, Instead, OtherWay, PlainAccess, PlainPlan, Ticket,
-    connector::{Access, Connector, Plan, Write},
+    Admission, Fills, Instead, OtherWay, PlainAccess, PlainPlan, Ticket,
+    connector::{Access, Connector, Plan, Read, Write},
     trace::CallTrace,
 };
 use fusebox_state::Lanes;
@@ -47,6 +47,8 @@ pub(in crate::kinds::redis::door) struct Carriage<'a> {
     pub(in crate::kinds::redis::door) operation: &'static str,
     /// Its reply may be cached under the request as it is sent.
     pub(in crate::kinds::redis::door) cached: bool,
+    /// So may the parts of its reply.
+    pub(in crate::kinds::redis::door) fills: Option<Box<(Read, Fills)>>,
     /// It may settle or inherit a deadline of its key.
     pub(in crate::kinds::redis::door) timed: bool,
     /// It is of a database that the core knows nothing of.
@@ -65,7 +67,7 @@ impl<'a> Carriage<'a> {
         } else {
             PlainAccess::Write { absolute: false }
         };
-        Self { lanes, access, operation, cached: false, timed: false, elsewhere: true }
+        Self { lanes, access, operation, cached: false, fills: None, timed: false, elsewhere: true }
     }
 }
 
@@ -146,8 +148,15 @@ impl Inner {
             }
         };
         let operation = row.name;
-        let carriage =
-            Carriage { lanes: &lanes, access, operation, cached, timed, elsewhere: false };
+        let carriage = Carriage {
+            lanes: &lanes,
+            access,
+            operation,
+            cached,
+            fills: None,
+            timed,
+            elsewhere: false,
+        };
         let link = core.link(self.protocol());
         let stuck = self.carry(client, &link, carriage, &canonical, now);
         core.canonical.replace(canonical);
@@ -255,9 +264,14 @@ impl Inner {
                 return None;
             }
         };
-        let Plan { lanes, access, .. } = &plan;
-        let (access, cached, timed) = match access {
+        let Plan { lanes, access, .. } = plan;
+        let mut fills = None;
+        let (access, cached, timed) = match &access {
             Access::Read(read) => {
+                if read.slots.len() > 1 {
+                    let leave = client.core.backend.begin_fills(read);
+                    fills = Some(Box::new((read.clone(), leave)));
+                }
                 let slot = match read.slots.as_slice() {
                     [slot] if *slot.key == *request => Some((slot.lane, &*slot.key)),
                     _ => None,
@@ -271,7 +285,9 @@ impl Inner {
             }
         };
         let operation = "command";
-        let carriage = Carriage { lanes, access, operation, cached, timed, elsewhere: false };
+        let lanes = &lanes;
+        let carriage =
+            Carriage { lanes, access, operation, cached, fills, timed, elsewhere: false };
         self.carry(client, link, carriage, request, now)
     }
 
@@ -285,7 +301,7 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         let core = &client.core;
-        let Carriage { lanes, access, operation, cached, timed, elsewhere } = carriage;
+        let Carriage { lanes, access, operation, cached, fills, timed, elsewhere } = carriage;
         if !link.takes(request.len()) {
             if elsewhere {
                 return self.not_taken(client, link, now).err().flatten();
@@ -297,7 +313,9 @@ impl Inner {
         let plan = PlainPlan { lanes, access, priority: core.settings.priority, operation, trace };
         match core.backend.admit(&plan) {
             Admission::Go(ticket) => {
-                let note = if cached {
+                let note = if let Some(fills) = fills {
+                    Note::CacheAll(fills)
+                } else if cached {
                     Note::Cache
                 } else if timed && !elsewhere {
                     core.note(request)

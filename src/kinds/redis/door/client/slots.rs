@@ -93,11 +93,13 @@ impl Slots {
         }
     }
 
-    /// The reply of slot `number`. A slot is answered once.
+    /// The reply of slot `number`. A slot is answered once: what comes later is dropped.
     pub(super) fn reply(&mut self, number: u64, frame: &[u8]) {
         if number != self.base {
             let at = usize::try_from(number.wrapping_sub(self.base)).ok();
-            if let Some(slot) = at.and_then(|at| self.waiting.get_mut(at)) {
+            if let Some(slot) = at.and_then(|at| self.waiting.get_mut(at))
+                && slot.reply.is_none()
+            {
                 slot.reply = Some(Bytes::copy_from_slice(frame));
                 self.early += frame.len();
             }

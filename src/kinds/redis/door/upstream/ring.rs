@@ -153,6 +153,20 @@ impl Ring {
         self.pending.iter_mut().filter_map(|pending| pending.entry.as_mut())
     }
 
+    /// The entries that were taken before then, with their requests, oldest first.
+    pub(super) fn older_than(
+        &mut self,
+        before: Instant,
+    ) -> impl Iterator<Item = (&mut Entry, &[u8])> {
+        let (bytes, mut head) = (&self.bytes, self.head);
+        let old = self.pending.iter_mut().take_while(move |pending| pending.begun <= before);
+        old.filter_map(move |pending| {
+            let from = head;
+            head += pending.length;
+            Some((pending.entry.as_mut()?, bytes.get(from..head).unwrap_or_default()))
+        })
+    }
+
     /// Takes out all entries, oldest first. The ring is empty afterwards.
     pub(super) fn give_back(&mut self) -> Vec<Unanswered> {
         let (bytes, pending) = (mem::take(&mut self.bytes), mem::take(&mut self.pending));
