@@ -281,6 +281,11 @@ impl Upstream {
         self.wake();
     }
 
+    /// Whether nothing waits for a reply.
+    pub(super) fn is_idle(&self) -> bool {
+        self.inner.borrow().ring.is_empty()
+    }
+
     /// Whether something waits for a reply that may take as long as it likes.
     pub(super) fn is_blocked(&self) -> bool {
         self.inner.borrow().ring.is_blocked()

@@ -178,6 +178,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         timeout(PATIENCE, reading).await.expect("a reply")
     }
 
+    /// Sends commands in one write, which the socket takes at once.
+    fn send_now(&mut self, commands: &[&[&str]])
+    where
+        S: AsyncWrite,
+    {
+        let bytes = commands.iter().flat_map(|it| resp::command(it).to_vec()).collect::<Vec<_>>();
+        let mut write = std::pin::pin!(self.stream.write_all(&bytes));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(write.as_mut().poll(&mut context).is_ready());
+    }
+
     async fn ask(&mut self, command: &str) -> String {
         let args: Vec<&str> = command.split(' ').collect();
         self.send(&resp::command(&args)).await;
@@ -502,4 +513,69 @@ async fn a_door_that_closes_answers_what_it_has_read() {
     assert_eq!(client.reply().await, "+OK\r\n");
     assert_eq!(client.reply().await, "");
     assert_eq!(world.server.value("k").await, "1");
+}
+
+#[tokio::test]
+async fn a_clients_read_sees_its_own_write_though_both_were_lost_together() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    for round in 0..3 {
+        assert_eq!(client.ask("SET k old").await, "+OK\r\n");
+        assert_eq!(client.ask("GET k").await, "$3\r\nold\r\n");
+        world.server.signal("STOP");
+        let new = format!("new{round}");
+        let lost = [resp::command(&["SET", "k", &new]), resp::command(&["GET", "k"])].concat();
+        let before = world.door.view().bytes_in;
+        client.send(&lost).await;
+        until("they are read", async || world.door.view().bytes_in == before + lost.len() as u64)
+            .await;
+        world.server.kill();
+        assert_eq!(client.reply().await, "+OK\r\n");
+        assert_eq!(client.reply().await, format!("$4\r\n{new}\r\n"));
+        world.server.restart().await;
+        until("it is applied", async || world.waiting() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_score_is_cached_as_what_it_is_in_the_newer_protocol() {
+    let mut world = World::open().await;
+    let (mut second, mut third) = (world.client(), world.client());
+    third.ask("HELLO 3").await;
+    second.ask("ZADD z 1.5 m").await;
+    assert_eq!(second.ask("ZSCORE z m").await, "$3\r\n1.5\r\n");
+    world.server.kill();
+    third.until_told("GET none", "_\r\n").await;
+    assert!(third.ask("ZSCORE z m").await.starts_with("-LOADING"), "no string in its place");
+    world.server.restart().await;
+    world.server.ask(&["ZADD", "z", "1.5", "m"]).await;
+    third.until_told("ZSCORE z m", ",1.5\r\n").await;
+    world.server.kill();
+    third.until_told("GET none", "_\r\n").await;
+    assert_eq!(third.ask("ZSCORE z m").await, ",1.5\r\n");
+}
+
+#[tokio::test]
+async fn where_the_last_reply_came_from_is_told_after_it() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    let last = |client: &mut Wire| {
+        client.send_now(&[&["GET", "k"][..], &["FUSEBOX", "LAST"]]);
+    };
+    assert_eq!(client.ask("SET k v").await, "+OK\r\n");
+    last(&mut client);
+    assert_eq!(client.reply().await, "$1\r\nv\r\n");
+    assert!(client.reply().await.starts_with(b"*5\r\n$4\r\nlive"));
+    world.server.kill();
+    client.until_told("SET other x", "+OK\r\n").await;
+    last(&mut client);
+    assert_eq!(client.reply().await, "$1\r\nv\r\n");
+    let told = client.reply().await;
+    assert!(told.starts_with(b"*5\r\n$5\r\ncache"), "{told:?}");
+    world.server.restart().await;
+    until("it is applied", async || world.waiting() == 0).await;
+    world.server.ask(&["SET", "k", "v"]).await;
+    last(&mut client);
+    assert_eq!(client.reply().await, "$1\r\nv\r\n");
+    assert!(client.reply().await.starts_with(b"*5\r\n$4\r\nlive"));
 }

@@ -286,6 +286,10 @@ impl Inner {
             return Err(Some(Stuck::Others));
         }
         let upstream = self.enter(client, said.now)?;
+        // What the door itself has asked is answered first, too: the answer would be taken for something told.
+        if !upstream.is_idle() {
+            return Err(Some(Stuck::Others));
+        }
         let monitors = said.class == Class::Pinned(Pinned::Monitors);
         let relayed = monitors || self.session.protocol == Protocol::Resp2;
         // In RESP3 it is answered by what the server tells, or by an error. HELLO is never answered by one.

@@ -130,14 +130,19 @@ async fn who_may_only_read_writes_in_no_way() {
         "FLUSHALL",
         "GETDEL k",
         "SORT l STORE k",
+        "PUBLISH c m",
+        "NOSUCH k",
     ];
     for write in writes {
         let told = client.ask(write).await;
         assert!(told.starts_with("-NOPERM"), "{write}: {told}");
     }
+    assert!(world.client_of(None).ask("NOSUCH k").await.starts_with("-NOAUTH"));
     assert_eq!(client.ask("MULTI").await, "+OK\r\n");
     assert!(client.ask("SET k w").await.starts_with("-NOPERM"));
     assert!(client.ask("EXEC").await.starts_with("-EXECABORT"));
+    let told = client.ask("SUBSCRIBE c").await;
+    assert!(told.starts_with("*3"), "to listen is to read: {told}");
     assert_eq!(world.server.value("k").await, "v");
 }
 

@@ -155,6 +155,21 @@ async fn a_subscription_that_is_refused_shifts_no_reply() {
 }
 
 #[tokio::test]
+async fn who_listens_after_a_transaction_was_refused_hears_nothing_of_it() {
+    let world = World::open().await;
+    for _ in 0..50 {
+        let mut client = world.client();
+        assert_eq!(client.ask("MULTI").await, "+OK\r\n");
+        assert!(client.ask("CLIENT SETNAME x").await.starts_with("-ERR"));
+        pipeline(&mut client, &["EXEC", "SUBSCRIBE c"]).await;
+        for told in [&b"-EXECABORT"[..], b"*3\r\n$9\r\nsubscribe"] {
+            let reply = client.reply().await;
+            assert!(reply.starts_with(told), "{reply:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_pinned_client_that_changes_its_protocol_is_answered_in_it() {
     let world = World::open().await;
     let mut client = world.client();
@@ -197,4 +212,26 @@ async fn a_consumer_may_have_the_name_of_an_option() {
     assert!(begun.elapsed() < PATIENCE / 4);
     world.server.ask(&["XADD", "s", "1-1", "f", "v"]).await;
     assert!(reader.reply().await.starts_with(b"*1"));
+}
+
+#[tokio::test]
+async fn what_was_lost_on_a_connection_of_its_own_counts_as_failures() {
+    let world = World::with(Duration::from_millis(300), door()).await;
+    let mut clients: Vec<Wire> = (0..6).map(|_| world.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("SELECT 3").await, "+OK\r\n");
+    }
+    world.server.signal("STOP");
+    for client in &mut clients {
+        pipeline(client, &["SET k v"]).await;
+    }
+    for client in &mut clients {
+        let told = client.reply().await;
+        assert!(told.is_empty() || told.starts_with(b"-"), "{told:?}");
+    }
+    until("the breaker is open", async || {
+        world.fusebox.backends()[0].view().breaker.state.to_string() == "OPEN"
+    })
+    .await;
+    world.server.signal("CONT");
 }
