@@ -43,7 +43,7 @@ mod local;
 mod pin;
 pub(crate) mod port;
 mod quick;
-mod request;
+pub(crate) mod request;
 pub(crate) mod settings;
 mod slow;
 mod socket;

@@ -244,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kinds::redis::protocol::resp;
+    use crate::kinds::redis::{fuzzing::found, protocol::resp};
 
     fn all(bytes: &[u8], known: bool) -> Result<Vec<Vec<Vec<u8>>>, String> {
         cut(&[bytes], known)
@@ -252,28 +252,8 @@ mod tests {
 
     /// The requests in `parts` as they come one after the other.
     fn cut(parts: &[&[u8]], known: bool) -> Result<Vec<Vec<Vec<u8>>>, String> {
-        let (mut requests, mut buffer, mut found) = (Requests::default(), Vec::new(), Vec::new());
-        for part in parts {
-            buffer.extend_from_slice(part);
-            loop {
-                let length = match requests.next(&buffer, known) {
-                    Found::Nothing => break,
-                    Found::Request(length) => {
-                        found.push(requests.args(&buffer).map(<[u8]>::to_vec).collect());
-                        length
-                    }
-                    Found::Empty(length) => length,
-                    Found::Inline(length, request) => {
-                        let args = resp::arguments(&request).unwrap();
-                        found.push(args.into_iter().map(<[u8]>::to_vec).collect());
-                        length
-                    }
-                    Found::Wrong(why) => return Err(why),
-                };
-                buffer.drain(..length);
-            }
-        }
-        Ok(found)
+        let (found, wrong) = found(parts, known);
+        wrong.map_or(Ok(found), Err)
     }
 
     #[test]
@@ -329,16 +309,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            drop(all(&bytes, true));
-        }
-
-        #[test]
-        fn near_requests_are_read_without_a_panic(text in "[$*0-9a'\"\\\\x\r\n -]{0,60}") {
-            drop(all(text.as_bytes(), false));
-        }
-
         #[test]
         fn a_command_is_read_as_it_was_written(args in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..9), at in 0_usize..200) {
             let text = resp::command(&args);
