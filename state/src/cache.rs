@@ -32,6 +32,8 @@ const VERSIONS: usize = 4_096;
 const READS_PER_LANE: usize = 32;
 /// What an entry costs beside its bytes.
 const OVERHEAD: usize = 64;
+/// Of so many new lanes a full cache keeps one.
+const NEWCOMERS: u64 = 8;
 
 /// A fallback cache's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +177,8 @@ pub struct Cache {
     tally: Arc<Tally>,
     hits: AtomicU64,
     misses: AtomicU64,
+    /// New lanes that came while it was full.
+    newcomers: AtomicU64,
 }
 
 impl Cache {
@@ -194,6 +198,7 @@ impl Cache {
             tally: Arc::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            newcomers: AtomicU64::new(0),
         }
     }
 
@@ -204,7 +209,8 @@ impl Cache {
 
     /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, where
     /// that is known. What is larger than the cache's share for one entry in eight is not kept. A lane's only entry
-    /// that is answered again as before is refreshed in place, without an allocation.
+    /// that is answered again as before is refreshed in place, without an allocation. In a full cache one new lane in
+    /// [eight](NEWCOMERS) is kept: each takes the place of another, and what is read often comes again.
     pub fn fill(
         &self,
         fill: Fill,
@@ -221,9 +227,10 @@ impl Cache {
             return;
         }
         // A write that comes between drops what is refreshed here, as it does what is put.
-        if self.inner.get(&fill.lane).is_some_and(|held| held.answers_again(key, value, now, until))
-        {
-            return;
+        match self.inner.get(&fill.lane) {
+            Some(held) if held.answers_again(key, value, now, until) => return,
+            None if self.is_full() && !self.is_newcomers_turn() => return,
+            _ => {}
         }
         // A reply is often a slice of a larger read buffer; the cache must not keep that alive.
         let value = Bytes::copy_from_slice(value);
@@ -232,6 +239,19 @@ impl Cache {
         if version.load(Ordering::Acquire) != fill.version {
             self.inner.remove(&fill.lane);
         }
+    }
+
+    /// Whether what is new takes the place of something else.
+    fn is_full(&self) -> bool {
+        let (entries, bytes, ..) = self.stats();
+        let most = |limit: u64| limit - limit / 16;
+        entries >= most(self.settings.items.into())
+            || bytes + entries * OVERHEAD as u64 >= most(self.settings.bytes)
+    }
+
+    /// Whether it is a new lane's turn.
+    fn is_newcomers_turn(&self) -> bool {
+        self.newcomers.fetch_add(1, Ordering::Relaxed).is_multiple_of(NEWCOMERS)
     }
 
     /// Drops what is cached of `lane` and voids the fills under way.
@@ -540,6 +560,29 @@ mod tests {
         assert!(small.stats().1 <= 64 << 10, "{} bytes", small.stats().1);
         small.fill(small.begin(LANE), key("k"), Bytes::from(vec![b'x'; 32 << 10]), at(0), None);
         assert!(small.get(LANE, &key("k"), None, at(0)).is_none_or(|hit| hit.value.len() == 4_096));
+    }
+
+    #[test]
+    fn a_full_cache_keeps_one_newcomer_in_eight_and_what_is_read_often() {
+        let small = Cache::new(CacheSettings { items: 64, bytes: 1 << 20, ..cache().settings });
+        let read = |lane: u64| {
+            small.fill(small.begin(LaneId(lane)), key("k"), Bytes::from("v"), at(1), None);
+        };
+        (0..60).for_each(read);
+        assert_eq!(small.stats().0, 60, "it keeps all while there is room");
+        let newest = |lanes: std::ops::Range<u64>| {
+            let held = |lane: &u64| small.holds(LaneId(*lane), b"k", None, at(1));
+            lanes.inspect(|lane| read(*lane)).filter(held).count()
+        };
+        assert_eq!(newest(1_000..1_080), 10);
+        // What is held is changed at any time.
+        small.fill(small.begin(LaneId(1_072)), key("k"), Bytes::from("w"), at(2), None);
+        assert_eq!(small.get(LaneId(1_072), &key("k"), None, at(2)).unwrap().value, "w");
+        let tries = (1..=8).find(|_| {
+            read(5_000);
+            small.holds(LaneId(5_000), b"k", None, at(1))
+        });
+        assert!(tries.is_some(), "what comes again is kept");
     }
 
     #[test]

@@ -418,15 +418,19 @@ impl Ticket {
     }
 
     /// What the cache holds of a read that a suspect backend has not answered yet, where that came from and how old it
-    /// is: its client is answered with that. Its
+    /// is: its client is answered with that, if it is `usable`. Its
     /// attempt goes on, and is settled by its end, of which nothing follows.
     pub fn instead(
         &mut self,
         (lane, key): (LaneId, &[u8]),
         max_stale: Option<Duration>,
+        usable: impl FnOnce(&[u8]) -> bool,
     ) -> Option<(Source, Bytes, Duration)> {
         let now = self.shared.clock().now();
         let hit = self.shared.cache.load().get_if_held(lane, key, max_stale, now)?;
+        if !usable(&hit.value) {
+            return None;
+        }
         let source = if hit.fresh { Source::Cache } else { Source::Stale };
         self.shared.circuit.metrics.cache_hit.inc();
         self.passage.give_up();

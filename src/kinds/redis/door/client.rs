@@ -25,13 +25,14 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::{Onward, Outcome, Settled, Source};
+use fusebox_state::ErrorClass;
 use tokio::time::{Instant, Sleep};
 
 use super::{
     core::Core,
     counters::Closed,
     local::Session,
-    pin::{Barred, PinnedTo, Pinning},
+    pin::{Barred, PinnedTo},
     request::Requests,
     slow::Slow,
     socket::Socket,
@@ -115,10 +116,12 @@ pub(super) struct Inner {
     stuck: Option<(Stuck, Pin<Box<Sleep>>)>,
     /// Since when the command at hand has been stuck.
     stuck_since: Option<Instant>,
-    /// What was not carried out, so that what follows is refused.
-    barred: Option<Barred>,
+    /// What was not carried out, so that what follows is refused; and since when all before that was answered.
+    barred: Option<(Barred, Option<Instant>)>,
     /// A SELECT is under way.
     selecting: bool,
+    /// The generation of the configured database that it knows.
+    generation: u64,
     pub(super) pinned: Option<PinnedTo>,
     last: telling::Told,
     ending: Ending,
@@ -149,6 +152,7 @@ impl Client {
             stuck_since: None,
             barred: None,
             selecting: false,
+            generation: core.generation(),
             pinned: None,
             last: telling::Told::default(),
             ending: Ending::Open,
@@ -252,6 +256,11 @@ impl Client {
         self.wake();
     }
 
+    /// The protocol that it speaks.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.inner.borrow().session.protocol
+    }
+
     /// What is held for it, in bytes.
     pub(super) fn owed(&self) -> usize {
         self.owed.get()
@@ -315,7 +324,7 @@ impl Client {
             Note::Wrote(lanes) if !matches!(frame.first(), Some(b'-' | b'!')) => {
                 self.core.backend.wrote(&lanes);
             }
-            Note::Own | Note::Follows => return,
+            Note::Own | Note::Speaks(_) => return,
             Note::Selects(database) => inner.selected(database, frame),
             Note::CacheAll(all) => {
                 let (read, fills) = *all;
@@ -324,7 +333,7 @@ impl Client {
                     self.core.backend.end_fills(&fills, &read, &body, &value);
                 }
             }
-            Note::None | Note::Cache | Note::Wrote(_) => {}
+            Note::None | Note::Cache | Note::Wrote(_) | Note::Subscription(_) | Note::Monitors => {}
         }
         inner.reply(seq, frame);
     }
@@ -348,10 +357,7 @@ impl Client {
 
     /// The server has said something to this client that answers no command.
     pub(super) fn told(&self, frame: &[u8]) {
-        let mut inner = self.inner.borrow_mut();
-        if !inner.pinned.as_mut().is_some_and(|pinned| pinned.heard(frame)) {
-            inner.slots.told(frame);
-        }
+        self.inner.borrow_mut().slots.told(frame);
     }
 
     /// An attempt ended without a reply.
@@ -367,31 +373,39 @@ impl Client {
         }
     }
 
-    /// Its own upstream has ended. Whether it was ever up says what becomes of the client: what was not sent is told
-    /// as such, and what may have been ends the connection, so that the client knows. So does what has no reply to tell
-    /// it in (`silenced`).
-    pub(super) fn lost_its_upstream(&self, lost: Vec<Lost>, was_up: bool, silenced: bool) {
+    /// Its own upstream has ended: what was not sent is told as such, and what may have been executed, too. If it was
+    /// ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once if it
+    /// waits for others, or listens.
+    pub(super) fn lost_its_upstream(&self, lost: Vec<Lost>, was_up: bool) {
         let mut inner = self.inner.borrow_mut();
         let pinned = inner.pinned.take();
-        let mut selects = false;
+        let (mut selects, mut watches) = (false, false);
         for Lost { entry, verdict, error, .. } in lost {
             let why = format!("{}: {}", self.core.backend.name(), error.words().whole());
+            let may_have_run = error.class == ErrorClass::Unknown;
             selects |= matches!(entry.note, Note::Selects(_));
-            if let Some(ticket) = entry.ticket {
-                // Nobody else can carry it: its connection's state is gone.
-                drop(ticket.settle(Outcome::Failed { verdict, error }));
-            }
+            watches |= entry.blocks || matches!(entry.note, Note::Subscription(_) | Note::Monitors);
+            let settled = entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error }));
+            // Nobody else can carry it: its connection's state is gone.
+            let writes = matches!(settled, Some(Settled::GoOn(onward)) if onward.lanes().is_some());
             if !entry.note.is_the_doors() {
                 inner.on_wire -= 1;
-                inner.ended(entry.seq, self.core.unavailable(&why));
+                let answer = if writes && may_have_run {
+                    telling::unknown(&why, self.core.settings.close_on_unknown)
+                } else {
+                    self.core.unavailable(&why)
+                };
+                inner.ended(entry.seq, answer);
             }
         }
-        if was_up || silenced {
-            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
-        } else if pinned.as_ref().is_some_and(|pinned| pinned.state() == Pinning::Within) {
-            inner.barred = Some(Barred::Transaction);
+        let listens = pinned.as_ref().is_some_and(PinnedTo::may_listen);
+        if was_up {
+            let ending = if watches || listens { Ending::Reset } else { Ending::Answered };
+            (inner.ending, inner.closed) = (ending, Closed::Upstream);
+        } else if pinned.as_ref().is_some_and(PinnedTo::is_within) {
+            inner.bar(Barred::Transaction);
         } else if selects || pinned.is_some_and(|it| it.database() != Some(self.core.database())) {
-            inner.barred = Some(Barred::Database);
+            inner.bar(Barred::Database);
         }
         drop(inner);
         self.wake();
@@ -422,9 +436,7 @@ impl Inner {
         }
         self.tell_held(client);
         // Nobody would get what a command that waits for others brings.
-        let is_blocked =
-            || self.pinned.as_ref().is_some_and(|pinned| pinned.upstream().is_blocked());
-        if self.read_closed && is_blocked() {
+        if self.read_closed && self.is_blocked() {
             self.ending = Ending::Reset;
         }
         if self.ending == Ending::Open && self.is_idle(client, cx) {
@@ -519,6 +531,11 @@ impl Inner {
                 _ => return,
             }
         }
+    }
+
+    /// Whether it waits for a reply that may take as long as it likes.
+    fn is_blocked(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|pinned| pinned.upstream().is_blocked())
     }
 
     /// Whether everything so far has been answered.

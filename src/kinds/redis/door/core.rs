@@ -64,6 +64,10 @@ pub(super) struct Core {
     connector: RefCell<Arc<RedisConnector>>,
     links: [Rc<Upstream>; 2],
     namespace: RefCell<Rc<str>>,
+    /// How often that has changed.
+    generation: Cell<u64>,
+    /// What the connections hold that belong to one client each, in bytes.
+    ringed: Rc<Cell<usize>>,
     next_id: Cell<u64>,
     clients: RefCell<HashMap<u64, Weak<Client>>>,
     /// Clients that wait for a place.
@@ -87,7 +91,8 @@ impl Core {
         main: Handle,
     ) -> Option<Rc<Self>> {
         let connector = redis_of(backend.connector())?;
-        let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None);
+        let ringed = Rc::default();
+        let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None, &ringed);
         let links = [link(Spoken::Two), link(Spoken::Newest)];
         let namespace = RefCell::new(connector.links().namespace.as_str().into());
         Some(Rc::new(Self {
@@ -101,6 +106,8 @@ impl Core {
             connector: RefCell::new(connector),
             links,
             namespace,
+            generation: Cell::new(0),
+            ringed,
             next_id: Cell::new(FIRST_ID),
             clients: RefCell::default(),
             awaiting: RefCell::default(),
@@ -145,7 +152,9 @@ impl Core {
                     let slot = self.slot_of(request);
                     if let Some((lane, key)) = slot
                         && let Some(ticket) = &mut entry.ticket
-                        && let Some(instead) = ticket.instead((lane, &key), max_stale)
+                        && let Some(instead) = ticket.instead((lane, &key), max_stale, |value| {
+                            telling::in_protocol(value, entry.client.protocol(), false).is_some()
+                        })
                     {
                         // What comes later is its ticket's alone.
                         entry.note = Note::None;
@@ -188,7 +197,10 @@ impl Core {
             && let Some(next) = redis_of(current)
         {
             self.links.iter().for_each(|link| link.use_connector(&next));
-            self.namespace.replace(next.links().namespace.as_str().into());
+            let namespace: Rc<str> = next.links().namespace.as_str().into();
+            if self.namespace.replace(Rc::clone(&namespace)) != namespace {
+                self.generation.set(self.generation.get() + 1);
+            }
             self.connector.replace(next);
         }
     }
@@ -196,6 +208,11 @@ impl Core {
     /// The database of the backend, as it is part of lanes.
     pub(super) fn namespace(&self) -> Rc<str> {
         Rc::clone(&self.namespace.borrow())
+    }
+
+    /// How often the database of the backend has changed.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// The database of the backend.
@@ -275,7 +292,8 @@ impl Core {
 
     /// Whether so much is held that no more is read for now.
     pub(super) fn is_full(&self) -> bool {
-        self.held.get() >= self.settings.in_bytes || self.owed.get() >= self.settings.out_bytes
+        self.held.get() + self.ringed.get() >= self.settings.in_bytes
+            || self.owed.get() >= self.settings.out_bytes
     }
 
     /// A client waits for room.
@@ -363,7 +381,8 @@ impl Core {
         }
         self.set_pinned(self.pinned.get() + 1);
         let spoken = if protocol == Protocol::Resp2 { Spoken::Two } else { Spoken::Newest };
-        let upstream = Upstream::new(self.connector(), spoken, Some(Rc::clone(client)));
+        let upstream =
+            Upstream::new(self.connector(), spoken, Some(Rc::clone(client)), &self.ringed);
         let (core, driven) = (Rc::clone(self), Rc::clone(&upstream));
         tokio::task::spawn_local(async move {
             core.drive_pinned(driven).await;
@@ -380,16 +399,16 @@ impl Core {
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {
         let mut was_up = false;
         loop {
-            let Turn { touched, lost, ended, silenced } = upstream.turn().await;
+            let Turn { touched, lost, ended } = upstream.turn().await;
             was_up |= !touched.is_empty() || ended;
             let closed = upstream.is_closed();
             for client in &touched {
                 client.flush();
             }
             self.places_are_free();
-            if ended || silenced || !lost.is_empty() || closed {
+            if ended || !lost.is_empty() || closed {
                 if let Some(client) = upstream.owner() {
-                    client.lost_its_upstream(lost, was_up, silenced);
+                    client.lost_its_upstream(lost, was_up);
                 }
                 upstream.close();
                 return;

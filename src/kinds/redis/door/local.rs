@@ -26,8 +26,10 @@ pub(super) struct Session {
     pub(super) name: Vec<u8>,
     library: Vec<u8>,
     library_version: Vec<u8>,
-    /// The database that it has selected.
+    /// The database that it is in.
     pub(super) database: u32,
+    /// It has selected that itself.
+    pub(super) has_selected: bool,
     pub(super) replies: Replies,
 }
 
@@ -83,6 +85,7 @@ impl Session {
             library: Vec::new(),
             library_version: Vec::new(),
             database,
+            has_selected: false,
             replies: Replies::All,
         }
     }
@@ -97,6 +100,11 @@ impl Session {
                 true
             }
         }
+    }
+
+    /// It is in this database now, as it wanted.
+    pub(super) fn select(&mut self, database: u32) {
+        (self.database, self.has_selected) = (database, true);
     }
 
     /// It has given credentials that are somebody's.

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -58,6 +58,15 @@ impl Socket {
             Self::Unix(stream) => stream.try_write(bytes),
             Self::Tcp(stream) => stream.try_write(bytes),
         }
+    }
+
+    /// Whether the other end has closed its side, also if there is something to be read before that.
+    pub(super) fn has_hung_up(&self, cx: &mut Context<'_>) -> bool {
+        let ready = match self {
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// What is not sent yet is dropped, and the other end is told so.

@@ -55,6 +55,14 @@ pub(super) fn unavailable(how: Unavailable, why: &str, retry_after: Option<u64>)
     Answer::Reply(line(&format!("-{word} fusebox: {why}; not executed{retry}")))
 }
 
+/// What a door says of a command that may have been executed.
+pub(super) fn unknown(why: &str, close: bool) -> Answer {
+    if close {
+        return Answer::Close;
+    }
+    Answer::Reply(line(&format!("-FUSEBOX UNKNOWN {why}; it may have been applied")))
+}
+
 /// An error line.
 pub(super) fn error(text: &str) -> Bytes {
     line(&format!("-{text}"))

@@ -41,10 +41,13 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 mod cause;
+mod listening;
 mod ring;
 
+pub(super) use self::listening::Awaited;
 use self::{
     cause::{Cause, closed},
+    listening::{Subscriptions, Told},
     ring::{Ring, Unanswered},
 };
 use super::client::Client;
@@ -104,8 +107,12 @@ pub(super) enum Note {
     Wrote(Box<Lanes>),
     /// It is the door's own, and nobody waits for it.
     Own,
-    /// The same; it is never answered by an error, so that one is of what was sent before it and has no reply otherwise.
-    Follows,
+    /// The same: from its reply on the connection speaks that protocol.
+    Speaks(Protocol),
+    /// It is answered by confirmations, or by an error.
+    Subscription(Awaited),
+    /// From its reply on the connection is told everything.
+    Monitors,
     /// It selects this database.
     Selects(u32),
 }
@@ -113,7 +120,7 @@ pub(super) enum Note {
 impl Note {
     /// Whether no client waits for the reply.
     pub(super) fn is_the_doors(&self) -> bool {
-        matches!(self, Self::Own | Self::Follows)
+        matches!(self, Self::Own | Self::Speaks(_))
     }
 }
 
@@ -168,8 +175,12 @@ struct Inner {
     due: Option<Pin<Box<Sleep>>>,
     /// Whose it is if it is pinned: who gets what the server tells a connection without being asked.
     owner: Option<Rc<Client>>,
-    /// Whatever the server says goes to its owner as it comes: replies are not counted any more.
-    raw: bool,
+    /// The protocol that it speaks.
+    protocol: Protocol,
+    /// What its owner listens to.
+    subscriptions: Subscriptions,
+    /// Its owner is told everything.
+    monitors: bool,
 }
 
 /// What a turn of a connection has brought.
@@ -181,8 +192,6 @@ pub(super) struct Turn {
     pub(super) lost: Vec<Lost>,
     /// It has ended, after it had been up.
     pub(super) ended: bool,
-    /// Something has ended that has no reply: its client must be told otherwise.
-    pub(super) silenced: bool,
 }
 
 impl Upstream {
@@ -190,16 +199,19 @@ impl Upstream {
         connector: Arc<RedisConnector>,
         protocol: Protocol,
         owner: Option<Rc<Client>>,
+        held: &Rc<Cell<usize>>,
     ) -> Rc<Self> {
         let sharing = if owner.is_some() { Sharing::Pinned } else { Sharing::Shared };
         let inner = Inner {
             connector,
             next: None,
             state: State::Down { until: Instant::now(), failed: None },
-            ring: Ring::new(sharing),
+            ring: Ring::new(sharing, Rc::clone(held)),
             due: None,
             owner,
-            raw: false,
+            protocol,
+            subscriptions: Subscriptions::default(),
+            monitors: false,
         };
         let inner = RefCell::new(inner);
         Rc::new(Self { inner, protocol, sharing, waker: Cell::default(), retire: Cell::default() })
@@ -212,29 +224,11 @@ impl Upstream {
         let mut inner = self.inner.borrow_mut();
         let takes = !inner.is_behind(self.sharing) && inner.ring.fits(request.len());
         if takes {
-            inner.ring.push(Some(entry), request, now);
+            inner.ring.push(entry, request, now);
         }
         drop(inner);
         self.wake();
         takes
-    }
-
-    /// Sends what has no reply of its own, or whose reply goes to its owner as it comes. False if as much waits for the
-    /// server as may.
-    pub(super) fn send_raw(&self, request: &[u8]) -> bool {
-        let mut inner = self.inner.borrow_mut();
-        let fits = inner.ring.fits(request.len());
-        if fits {
-            inner.ring.push(None, request, Instant::now());
-        }
-        drop(inner);
-        self.wake();
-        fits
-    }
-
-    /// Whether from here on whatever the server says goes to its owner as it comes. To be called while nothing waits.
-    pub(super) fn set_raw(&self, raw: bool) {
-        self.inner.borrow_mut().raw = raw;
     }
 
     /// Whether a request of so many bytes would be taken now.
@@ -281,9 +275,15 @@ impl Upstream {
         self.wake();
     }
 
-    /// Whether nothing waits for a reply.
-    pub(super) fn is_idle(&self) -> bool {
-        self.inner.borrow().ring.is_empty()
+    /// Whether its owner may be told something without having asked.
+    pub(super) fn listens(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.monitors || !inner.subscriptions.is_empty()
+    }
+
+    /// Whether its owner is told everything.
+    pub(super) fn monitors(&self) -> bool {
+        self.inner.borrow().monitors
     }
 
     /// Whether something waits for a reply that may take as long as it likes.
@@ -335,7 +335,7 @@ impl Upstream {
         inner.poll(context, self.protocol, self.sharing, &mut turn);
         turn.ended |= matches!(inner.state, State::Closed) && self.sharing == Sharing::Pinned;
         drop(inner);
-        if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended || turn.silenced {
+        if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended {
             return Poll::Ready(turn);
         }
         self.waker.set(Some(context.waker().clone()));
@@ -392,9 +392,12 @@ impl Inner {
                         Poll::Ready(opened) => opened,
                     };
                     match opened {
-                        // Opened for nothing: it is another server's, perhaps.
+                        // Opened for nothing: it is another server's, perhaps, or of another database.
                         Ok(_) if self.next.is_some() => {
                             self.state = State::Down { until: Instant::now(), failed: None };
+                        }
+                        Ok(_) if self.connector.links().shared.closing.is_cancelled() => {
+                            self.state = State::Closed;
                         }
                         Ok(opened) => self.go_up(opened, sharing),
                         Err(failed) => {
@@ -465,7 +468,6 @@ impl Inner {
             }
             any = true;
         }
-        ring.skip_silent();
         // Under TLS what was written may still lie in a buffer.
         if any && let Poll::Ready(Err(error)) = Pin::new(&mut up.stream).poll_flush(context) {
             return Some(Cause::Broken(error.to_string()));
@@ -507,30 +509,36 @@ impl Inner {
             };
             let frame = rest.get(..length).unwrap_or_default();
             taken += length;
-            if self.raw || frame.starts_with(b">") {
-                // Told to the connection. Nobody listens to a shared one.
-                if let Some(owner) = &self.owner {
-                    owner.told(frame);
-                    if owner.touch() {
-                        turn.touched.push(Rc::clone(owner));
-                    }
-                }
-                continue;
-            }
-            if let Some(Note::Follows) = self.ring.oldest_note()
-                && frame.starts_with(b"-")
-                && let Some(owner) = &self.owner
+            let listener = Listener {
+                ring: &mut self.ring,
+                subscriptions: &mut self.subscriptions,
+                monitors: self.monitors,
+                protocol: self.protocol,
+            };
+            if let Some(owner) = &self.owner
+                && let Some(over) = listener.hears(frame)
             {
-                // It is of what has no reply unless it goes wrong.
                 owner.told(frame);
                 if owner.touch() {
                     turn.touched.push(Rc::clone(owner));
                 }
+                if over && let Some((entry, request)) = self.ring.pop() {
+                    owner.answered(entry, request, b"", &self.connector);
+                }
+                continue;
+            }
+            if frame.starts_with(b">") {
+                // Nobody listens to a shared connection.
                 continue;
             }
             let Some((entry, request)) = self.ring.pop() else {
                 return Err("a reply to no request".to_owned());
             };
+            match &entry.note {
+                Note::Speaks(protocol) => self.protocol = *protocol,
+                Note::Monitors => self.monitors = frame.starts_with(b"+"),
+                _ => {}
+            }
             let client = Rc::clone(&entry.client);
             client.answered(entry, request, frame, &self.connector);
             if client.touch() {
@@ -598,12 +606,49 @@ impl Inner {
         let limit = self.connector.links().shared.settings.timeout;
         let now = Instant::now();
         let mut first = true;
-        turn.silenced |= self.ring.has_silent();
         for Unanswered { entry, body, sent, begun } in self.ring.give_back() {
             let (verdict, error) = error(sent, first, begun + limit <= now);
             turn.lost.push(Lost { entry, body, verdict, error });
             first = false;
         }
         self.due = None;
+    }
+}
+
+/// What is known of a connection that may listen.
+struct Listener<'a> {
+    ring: &'a mut Ring,
+    subscriptions: &'a mut Subscriptions,
+    monitors: bool,
+    protocol: Protocol,
+}
+
+impl Listener<'_> {
+    /// Whether a frame is told to a listener instead of answering a request; then, whether it ends the oldest one, which
+    /// is a subscription.
+    fn hears(self, frame: &[u8]) -> Option<bool> {
+        if self.monitors {
+            return Some(false);
+        }
+        let subscribes = matches!(self.ring.oldest_note(), Some(Note::Subscription(_)));
+        let is_push = frame.starts_with(b">");
+        let is_list = self.protocol == Protocol::Two
+            && frame.starts_with(b"*")
+            && (subscribes || !self.subscriptions.is_empty());
+        if !is_push && !is_list {
+            return None;
+        }
+        match listening::told(frame) {
+            Some(Told::Message) => Some(false),
+            Some(Told::Confirmed(kind, count)) => {
+                let before = self.subscriptions.of(kind);
+                self.subscriptions.confirmed(kind, count);
+                Some(match self.ring.oldest_note() {
+                    Some(Note::Subscription(awaited)) => awaited.is_over(kind, before),
+                    _ => false,
+                })
+            }
+            None => is_push.then_some(false),
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::kinds::redis::{
         class::{self, Class, Local},
         counters::Closed,
         local::Then,
-        pin::{PinnedTo, Pinning},
+        pin::PinnedTo,
         quick::{self, Does, Row},
         request::Requests,
         settings::Guest,
@@ -32,6 +32,7 @@ use crate::kinds::redis::{
         commands::{Flags, Spec},
         effect, resp,
     },
+    transport::handshake::Protocol as Spoken,
 };
 
 /// The route that calls of this door bear in their records.
@@ -80,6 +81,10 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
+        // Nothing is sent behind a command that may wait as long as it likes: it would hold its place for as long.
+        if self.is_blocked() {
+            return Some(Stuck::Others);
+        }
         if self.selecting {
             // Which database what follows is for is known once that is answered.
             if !self.is_answered() {
@@ -182,6 +187,9 @@ impl Inner {
             self.answer(&told);
             return None;
         }
+        if let Err(stuck) = self.while_listening(args) {
+            return stuck;
+        }
         let connector = core.connector();
         let Some(spec) = connector.links().shared.commands.find(args) else {
             return self.unknown(client, args, request, now);
@@ -194,12 +202,12 @@ impl Inner {
             self.answer(&telling::error(&refusal));
             return None;
         }
-        if self.is_barred(client, class) {
+        if self.is_barred(client, class, now) {
             return None;
         }
         match class {
             Class::Local(local)
-                if !self.is_relayed() || matches!(local, Local::Quit | Local::Reset) =>
+                if !self.is_within() || matches!(local, Local::Quit | Local::Reset) =>
             {
                 self.local(client, local, args, now)
             }
@@ -211,17 +219,16 @@ impl Inner {
         }
     }
 
-    /// Whether the server itself is told everything.
-    fn is_relayed(&self) -> bool {
-        self.pinned.as_ref().is_some_and(PinnedTo::is_relayed)
+    /// Whether it is between MULTI and EXEC: then the server itself is told everything.
+    fn is_within(&self) -> bool {
+        self.pinned.as_ref().is_some_and(PinnedTo::is_within)
     }
 
     /// Why a command is not for this client, or not for a door.
     fn refusal(&self, spec: &Spec, class: Class, args: &[&[u8]]) -> Option<String> {
         let name = || spec.name.replace('|', " ");
-        let within = self.pinned.as_ref().is_some_and(|pinned| pinned.state() == Pinning::Within);
         // A server in a transaction must see what is wrong itself: then EXEC runs nothing.
-        if !self.is_relayed()
+        if !self.is_within()
             && class::of_connection(args).is_none()
             && let Some(wrong) = wrong_words(spec, args)
         {
@@ -235,7 +242,7 @@ impl Inner {
             let name = name().to_ascii_uppercase();
             return Some(format!("ERR fusebox: {name} is not offered here: {why}"));
         }
-        if within && class.is_of_the_doors_connection() {
+        if self.is_within() && class.is_of_the_doors_connection() {
             let name = name().to_ascii_uppercase();
             return Some(format!("ERR fusebox: {name} is not offered within MULTI"));
         }
@@ -268,7 +275,9 @@ impl Inner {
         let mut fills = None;
         let (access, cached, timed) = match &access {
             Access::Read(read) => {
-                if read.slots.len() > 1 {
+                // One that is not answered by one entry as it stands: MGET, also of one key.
+                let as_it_stands = matches!(read.slots.as_slice(), [slot] if *slot.key == *request);
+                if !read.slots.is_empty() && !as_it_stands {
                     let leave = client.core.backend.begin_fills(read);
                     fills = Some(Box::new((read.clone(), leave)));
                 }
@@ -436,9 +445,9 @@ impl Inner {
             self.answer(&telling::error(why));
             return None;
         }
-        // Whatever it is: within a transaction, and among what is relayed, the server says.
-        if self.is_relayed() {
-            return self.unknown_through_pin(client, args, request, now);
+        // Whatever it is: within a transaction, the server says.
+        if self.is_within() {
+            return self.unknown_within(client, request, now);
         }
         let name = args.first().copied().unwrap_or_default();
         if name.get(..8).is_some_and(|head| head.eq_ignore_ascii_case(b"FUSEBOX.")) {
@@ -555,7 +564,9 @@ impl Inner {
         let version = if protocol == Protocol::Resp3 { "3" } else { "2" };
         let upstream = Rc::clone(pinned.upstream());
         let hello = resp::command(&["HELLO", version]);
-        if self.send(client, &upstream, (None, Note::Own, true), &hello, now).is_err() {
+        let spoken = if protocol == Protocol::Resp3 { Spoken::Newest } else { Spoken::Two };
+        let how = (None, Note::Speaks(spoken), true);
+        if self.send(client, &upstream, how, &hello, now).is_err() {
             (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
         }
     }

@@ -102,7 +102,7 @@ impl Inner {
         if idle.as_mut().poll(cx).is_pending() {
             return false;
         }
-        let is_quit = self.is_quit() && !self.pinned.as_ref().is_some_and(PinnedTo::listens);
+        let is_quit = self.is_quit() && !self.pinned.as_ref().is_some_and(listens);
         if !is_quit {
             self.idle = None;
             client.wake();
@@ -112,14 +112,22 @@ impl Inner {
 
     /// Reads on while nothing is dispatched, so that it is noticed if the client leaves.
     pub(super) fn look(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
-        if self.read_closed || self.inbox.len() >= INBOX_MAX || client.core.is_full() {
+        if self.read_closed {
+            return false;
+        }
+        if self.inbox.len() >= INBOX_MAX || client.core.is_full() {
+            // It is not read, and yet whether it is there matters to what waits for others.
+            self.read_closed = self.is_blocked() && self.socket.has_hung_up(cx);
             return false;
         }
         self.inbox.reserve(4 << 10);
         match self.socket.poll_read_more(cx, &mut self.inbox) {
             Poll::Pending => false,
-            Poll::Ready(Ok(0) | Err(_)) => {
-                // Nobody waits for what is under way.
+            Poll::Ready(Ok(0)) => {
+                self.read_closed = true;
+                false
+            }
+            Poll::Ready(Err(_)) => {
                 self.ending = Ending::Reset;
                 false
             }
@@ -213,6 +221,12 @@ impl Inner {
         let mut taken = 0;
         let now = Instant::now();
         client.core.refresh();
+        if self.session.has_selected && self.generation != client.core.generation() {
+            // The configured database is another, and which one it is in is not certain any more.
+            (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
+            return 0;
+        }
+        self.generation = client.core.generation();
         while self.may_take() && self.stuck.is_none() {
             let rest = bytes.get(taken..).unwrap_or_default();
             let mut reader = mem::take(&mut self.requests);
@@ -256,4 +270,9 @@ impl Inner {
         }
         taken
     }
+}
+
+/// Whether a pinned client may hear something without asking.
+fn listens(pinned: &PinnedTo) -> bool {
+    pinned.upstream().listens()
 }

@@ -1,18 +1,19 @@
 //! What becomes of a command of a client that has an upstream of its own, or needs one: see [`pin`](super::super::pin).
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace};
 use fusebox_state::{LaneId, Lanes};
 use tokio::time::Instant;
 
-use super::{Carriage, Client, Inner, ROUTE, Stuck};
+use super::{Carriage, Client, Ending, Inner, ROUTE, Stuck};
 use crate::kinds::redis::{
     door::{
         class::{Class, Local, Pinned},
-        pin::{Barred, Listening, PinnedTo, Pinning, STILL},
+        counters::Closed,
+        pin::{Barred, PinnedTo, Pinning},
         telling::{self, Protocol},
-        upstream::{Note, Upstream},
+        upstream::{Awaited, Note, Upstream},
     },
     protocol::{
         commands::{Flags, Spec},
@@ -22,6 +23,9 @@ use crate::kinds::redis::{
 
 /// A command that was sent. An error is what it is stuck on, or `None` if it was answered instead.
 pub(super) type Sent = Result<(), Option<Stuck>>;
+
+/// After this time a client has heard that its MULTI was refused: what it says then is no part of that transaction.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// A read of no lane: who gets leave for it may ask the backend.
 const ASKS: PlainAccess<'static> = PlainAccess::Read { keyed: true, slot: None, max_stale: None };
@@ -52,7 +56,6 @@ impl Inner {
             return Some(Stuck::Others);
         }
         let sent = match self.pinned.as_ref().map_or(Pinning::Counted, PinnedTo::state) {
-            Pinning::Raw => return self.of_listener(client, said),
             Pinning::Within => self.within(client, said),
             Pinning::Counted => match said.class {
                 Class::Pinned(Pinned::Multi) => self.multi(client, said),
@@ -67,21 +70,39 @@ impl Inner {
         sent.err().flatten()
     }
 
-    /// A command that nobody knows, of a client whose commands are relayed.
-    pub(super) fn unknown_through_pin(
+    /// A command that nobody knows, between MULTI and EXEC: the server says what it is.
+    pub(super) fn unknown_within(
         &mut self,
         client: &Rc<Client>,
-        args: &[&[u8]],
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        if self.pinned.as_ref().is_some_and(|pinned| pinned.state() == Pinning::Within) {
-            return self.queue(client, &Lanes::All, request, now).err().flatten();
+        self.queue(client, &Lanes::All, request, now).err().flatten()
+    }
+
+    /// What becomes of a command of a client that listens, if that is not what becomes of others'.
+    pub(super) fn while_listening(&mut self, args: &[&[u8]]) -> Result<(), Option<Stuck>> {
+        let Some(pinned) = &mut self.pinned else { return Ok(()) };
+        let name = args.first().copied().unwrap_or_default();
+        let is = |words: &[&str]| words.iter().any(|it| name.eq_ignore_ascii_case(it.as_bytes()));
+        let monitors = pinned.upstream().monitors();
+        if !pinned.may_listen() || !monitors && Awaited::of(args).is_some() {
+            return Ok(());
         }
-        match self.no_listener(args) {
-            Ok(()) => self.general(client, args, request, now),
-            Err(stuck) => stuck,
+        // Whether it still listens is known once all that it has asked is answered.
+        if !self.slots.is_empty() {
+            return Err(Some(Stuck::Others));
         }
+        let takes_all = self.session.protocol == Protocol::Resp3 && !monitors;
+        if !pinned.listens() || takes_all || is(&["QUIT", "RESET"]) || !monitors && is(&["PING"]) {
+            return Ok(());
+        }
+        let name = String::from_utf8_lossy(name.get(..64).unwrap_or(name)).to_lowercase();
+        self.answer(&telling::error(&format!(
+            "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
+             this context"
+        )));
+        Err(None)
     }
 
     /// Another database is asked for. What follows waits until the server has said whether it is there.
@@ -92,8 +113,8 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         if self.pinned.is_none() && database == client.core.database() {
-            self.session.database = database;
-            self.barred = None;
+            self.session.select(database);
+            self.unbar(Barred::Database);
             self.answer(b"+OK\r\n");
             return None;
         }
@@ -103,7 +124,7 @@ impl Inner {
         });
         match sent {
             Ok(()) => self.selecting = true,
-            Err(None) => self.barred = Some(Barred::Database),
+            Err(None) => self.bar(Barred::Database),
             Err(Some(_)) => {}
         }
         sent.err().flatten()
@@ -115,38 +136,81 @@ impl Inner {
             && let Some(pinned) = &mut self.pinned
         {
             pinned.selected(Some(database));
-            self.session.database = database;
+            self.session.select(database);
+            self.unbar(Barred::Database);
+        }
+    }
+
+    /// Something was not carried out without which what follows would mean something else.
+    pub(super) fn bar(&mut self, barred: Barred) {
+        self.barred = Some((barred, self.is_answered().then(Instant::now)));
+    }
+
+    fn unbar(&mut self, barred: Barred) {
+        if self.barred.is_some_and(|(it, _)| it == barred) {
             self.barred = None;
         }
     }
 
     /// A command while something stands in its way that was not carried out. `false` if it may pass.
-    pub(super) fn is_barred(&mut self, client: &Client, class: Class) -> bool {
-        let (barred, backend) = (self.barred, client.core.backend.name());
+    pub(super) fn is_barred(&mut self, client: &Rc<Client>, class: Class, now: Instant) -> bool {
+        let Some((barred, since)) = self.barred else { return false };
+        if matches!(class, Class::Local(Local::Quit | Local::Reset)) {
+            return false;
+        }
+        let backend = client.core.backend.name();
         let why = match (barred, class) {
-            (None, _) | (_, Class::Local(Local::Quit | Local::Reset)) => return false,
-            (Some(Barred::Transaction), Class::Pinned(Pinned::Exec)) => {
+            (Barred::Database, Class::Local(_)) => return false,
+            (Barred::Database, _) => format!("the SELECT before it did not reach {backend}"),
+            (Barred::Watch, Class::Pinned(Pinned::Multi)) => {
+                self.bar(Barred::Transaction);
+                format!("the WATCH before it did not reach {backend}")
+            }
+            (Barred::Watch, Class::Pinned(Pinned::Unwatch)) => {
                 self.barred = None;
-                let why = "EXECABORT Transaction discarded because of previous errors.";
-                self.answer(&telling::error(why));
+                return false;
+            }
+            (Barred::Watch, _) => return false,
+            (Barred::Transaction, Class::Pinned(end @ (Pinned::Exec | Pinned::Discard))) => {
+                self.forget_watched(client, now);
+                self.barred = None;
+                let aborted = "EXECABORT Transaction discarded because of previous errors.";
+                if end == Pinned::Exec {
+                    self.answer(&telling::error(aborted));
+                } else {
+                    self.answer(b"+OK\r\n");
+                }
                 return true;
             }
-            (Some(Barred::Transaction), Class::Pinned(Pinned::Discard)) => {
+            // What comes a while after all was answered is of a client that has heard of it.
+            (Barred::Transaction, _) if since.is_some_and(|since| now - since >= HEARD) => {
                 self.barred = None;
-                self.answer(b"+OK\r\n");
-                return true;
+                return false;
             }
-            (Some(Barred::Database), Class::Local(_)) => return false,
-            (Some(Barred::Transaction), _) => {
-                format!("the MULTI before it did not reach {backend}")
+            (Barred::Transaction, Class::Pinned(Pinned::Multi)) if self.is_answered() => {
+                self.barred = None;
+                return false;
             }
-            (Some(Barred::Database), _) => {
-                format!("the SELECT before it did not reach {backend}")
-            }
+            (Barred::Transaction, _) => format!("the MULTI before it did not reach {backend}"),
         };
+        if self.is_answered() && since.is_none() {
+            self.barred = self.barred.map(|(barred, _)| (barred, Some(now)));
+        }
         let answer = client.core.unavailable(&why);
         self.answer_with(answer);
         true
+    }
+
+    /// The transaction that was to see whether something changes will not run.
+    fn forget_watched(&mut self, client: &Rc<Client>, now: Instant) {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.unwatch();
+            let upstream = Rc::clone(pinned.upstream());
+            let unwatch = resp::command(&["UNWATCH"]);
+            if self.send(client, &upstream, (None, Note::Own, true), &unwatch, now).is_err() {
+                (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
+            }
+        }
     }
 
     fn multi(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
@@ -156,7 +220,7 @@ impl Inner {
         });
         match (sent, &mut self.pinned) {
             (Ok(()), Some(pinned)) => pinned.begin(),
-            (Err(None), _) => self.barred = Some(Barred::Transaction),
+            (Err(None), _) => self.bar(Barred::Transaction),
             _ => {}
         }
         sent
@@ -263,10 +327,20 @@ impl Inner {
     /// It goes once no queued write stands before its keys.
     fn without_place(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
         let lanes = self.lanes_of(client, said);
-        let upstream = self.enter_with(client, &lanes, said.now)?;
         let blocks = said.class == Class::Pinned(Pinned::Blocks);
+        let upstream = match self.enter_with(client, &lanes, said.now) {
+            Ok(upstream) => upstream,
+            Err(None) if !blocks => {
+                self.bar(Barred::Watch);
+                return Err(None);
+            }
+            Err(stuck) => return Err(stuck),
+        };
         let note = if blocks {
-            client.core.backend.wrote(&lanes);
+            // What may be of any key has its say once it is answered: it may well be refused.
+            if !lanes.is_all() {
+                client.core.backend.wrote(&lanes);
+            }
             Note::Wrote(Box::new(lanes.clone()))
         } else {
             Note::None
@@ -282,74 +356,23 @@ impl Inner {
 
     /// A subscription, or MONITOR.
     fn listen(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
-        if !self.is_answered() {
-            return Err(Some(Stuck::Others));
-        }
         let upstream = self.enter(client, said.now)?;
-        // What the door itself has asked is answered first, too: the answer would be taken for something told.
-        if !upstream.is_idle() {
-            return Err(Some(Stuck::Others));
-        }
-        let monitors = said.class == Class::Pinned(Pinned::Monitors);
-        let relayed = monitors || self.session.protocol == Protocol::Resp2;
-        // In RESP3 it is answered by what the server tells, or by an error. HELLO is never answered by one.
-        let hello = resp::command(&["HELLO"]);
-        let mark = if relayed { &[] } else { &hello[..] };
-        if !upstream.takes(said.request.len() + mark.len()) || !upstream.send_raw(said.request) {
-            return self.not_taken(client, &upstream, said.now);
-        }
+        let note = Awaited::of(said.args).map_or(Note::Monitors, Note::Subscription);
+        self.send(client, &upstream, (None, note, true), said.request, said.now)?;
         if let Some(pinned) = &mut self.pinned {
-            pinned.listen(monitors, relayed);
+            pinned.subscribes();
         }
-        if relayed {
-            return Ok(());
-        }
-        self.send(client, &upstream, (None, Note::Follows, true), mark, said.now)
-    }
-
-    /// A command of a listener: the server answers it among what it tells.
-    fn of_listener(&mut self, client: &Rc<Client>, said: Said<'_>) -> Option<Stuck> {
-        let subscribes = said.class == Class::Pinned(Pinned::Subscribes);
-        if subscribes || &*said.spec.name == "ping" {
-            let upstream = Rc::clone(self.pinned.as_ref()?.upstream());
-            return (!upstream.send_raw(said.request)).then_some(Stuck::Place);
-        }
-        match self.no_listener(said.args) {
-            Ok(()) => self.general(client, said.args, said.request, said.now),
-            Err(stuck) => stuck,
-        }
-    }
-
-    /// Whether a client has stopped listening, so that its commands are answered one by one again.
-    fn no_listener(&mut self, args: &[&[u8]]) -> Sent {
-        let Some(pinned) = &mut self.pinned else { return Ok(()) };
-        match pinned.listening() {
-            Listening::Perhaps if pinned.upstream().send_raw(STILL) => {
-                pinned.ask();
-                Err(Some(Stuck::Others))
-            }
-            Listening::Perhaps => Err(Some(Stuck::Place)),
-            Listening::Asked => Err(Some(Stuck::Others)),
-            Listening::No => {
-                pinned.listens_no_more();
-                Ok(())
-            }
-            Listening::Yes | Listening::Monitor => {
-                let name = args.first().copied().unwrap_or_default();
-                let name = String::from_utf8_lossy(name.get(..64).unwrap_or(name)).to_lowercase();
-                self.answer(&telling::error(&format!(
-                    "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
-                     allowed in this context"
-                )));
-                Err(None)
-            }
-        }
+        Ok(())
     }
 
     /// An ordinary command of a pinned client.
     fn pinned_call(&mut self, client: &Rc<Client>, said: Said<'_>) -> Option<Stuck> {
         let pinned = self.pinned.as_ref()?;
         let upstream = Rc::clone(pinned.upstream());
+        if pinned.may_listen() && &*said.spec.name == "ping" {
+            let how = (None, Note::None, true);
+            return self.send(client, &upstream, how, said.request, said.now).err().flatten();
+        }
         if pinned.database() == Some(client.core.database()) {
             return self.planned(client, &upstream, said.request, said.now);
         }
@@ -447,7 +470,17 @@ impl Inner {
             return Lanes::All;
         }
         let namespace = database.to_string();
+        let lane = |namespace: &[u8], key: &&[u8]| LaneId::of(namespace, key);
         let keys = places.iter().filter_map(|place| args.get(*place));
-        Lanes::new(keys.map(|key| LaneId::of(namespace.as_bytes(), key)))
+        // COPY and MOVE write to another database.
+        let copied = match args {
+            [_, _, to, rest @ ..] if &*spec.name == "copy" => rest
+                .windows(2)
+                .find(|pair| pair.first().is_some_and(|word| word.eq_ignore_ascii_case(b"DB")))
+                .and_then(|pair| Some(lane(pair.get(1)?, to))),
+            [_, key, database] if &*spec.name == "move" => Some(lane(database, key)),
+            _ => None,
+        };
+        Lanes::new(keys.map(|key| lane(namespace.as_bytes(), key)).chain(copied))
     }
 }

@@ -7,7 +7,7 @@
 //! An entry's bytes stay here until its reply has come, or until it is handed back as lost: without them nothing could
 //! be repeated or queued after a loss.
 
-use std::{collections::VecDeque, mem};
+use std::{cell::Cell, collections::VecDeque, mem, rc::Rc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -34,12 +34,14 @@ pub(super) struct Ring {
     unblocked: Option<Instant>,
     /// How many bytes may wait.
     bytes_max: usize,
+    sharing: Sharing,
+    /// What all rings of one client each hold, in bytes.
+    held: Rc<Cell<usize>>,
 }
 
 /// What is on its way.
 struct Pending {
-    /// `None` for what has no reply of its own.
-    entry: Option<Entry>,
+    entry: Entry,
     length: usize,
     begun: Instant,
 }
@@ -54,7 +56,8 @@ pub(super) struct Unanswered {
 }
 
 impl Ring {
-    pub(super) fn new(sharing: Sharing) -> Self {
+    /// What one client's ring holds is added to `held`.
+    pub(super) fn new(sharing: Sharing, held: Rc<Cell<usize>>) -> Self {
         let bytes_max = if sharing == Sharing::Pinned { BYTES_OF_ONE } else { BYTES_MAX };
         Self {
             bytes: Vec::new(),
@@ -63,6 +66,8 @@ impl Ring {
             pending: VecDeque::new(),
             unblocked: None,
             bytes_max,
+            sharing,
+            held,
         }
     }
 
@@ -78,10 +83,11 @@ impl Ring {
     }
 
     /// Puts a request behind all others.
-    pub(super) fn push(&mut self, entry: Option<Entry>, request: &[u8], begun: Instant) {
+    pub(super) fn push(&mut self, entry: Entry, request: &[u8], begun: Instant) {
         self.make_room();
         self.bytes.extend_from_slice(request);
         self.pending.push_back(Pending { entry, length: request.len(), begun });
+        self.holds(request.len(), 0);
     }
 
     /// What is to be written next.
@@ -94,42 +100,39 @@ impl Ring {
         self.written += count;
     }
 
-    /// Takes off the front what has no reply, and was written.
-    pub(super) fn skip_silent(&mut self) {
-        while let Some(Pending { entry: None, length, .. }) = self.pending.front()
-            && self.head + length <= self.written
-        {
-            self.head += length;
-            self.pending.pop_front();
-        }
-    }
-
     /// Takes out the oldest entry, with its request. `None` if nothing that was written waits for a reply.
     pub(super) fn pop(&mut self) -> Option<(Entry, &[u8])> {
-        self.skip_silent();
         let end = self.head + self.pending.front()?.length;
         if end > self.written {
             return None;
         }
-        let entry = self.pending.pop_front()?.entry?;
+        let Pending { entry, length, .. } = self.pending.pop_front()?;
         if entry.blocks {
             self.unblocked = Some(Instant::now());
         }
+        self.holds(0, length);
         let request = self.bytes.get(self.head..end).unwrap_or_default();
         self.head = end;
         Some((entry, request))
     }
 
-    /// Since when the oldest request has been waited for, unless its reply may take as long as it likes.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
-        let oldest = self.pending.front()?;
-        let entry = oldest.entry.as_ref().filter(|entry| !entry.blocks);
-        entry.map(|_| self.unblocked.map_or(oldest.begun, |at| at.max(oldest.begun)))
+    /// More, and less, is held for one client.
+    fn holds(&self, more: usize, less: usize) {
+        if self.sharing == Sharing::Pinned {
+            self.held.set((self.held.get() + more).saturating_sub(less));
+        }
     }
 
-    /// Whether the oldest reply may take as long as it likes.
+    /// Since when the oldest request has been waited for, unless its reply may take as long as it likes.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let oldest = self.pending.front().filter(|oldest| !oldest.entry.blocks)?;
+        Some(self.unblocked.map_or(oldest.begun, |at| at.max(oldest.begun)))
+    }
+
+    /// Whether a reply is waited for that may take as long as it likes.
     pub(super) fn is_blocked(&self) -> bool {
-        self.pending.iter().filter_map(|pending| pending.entry.as_ref()).any(|entry| entry.blocks)
+        // Nothing is sent behind one.
+        self.pending.back().is_some_and(|last| last.entry.blocks)
     }
 
     /// Whether the server may have got a whole request that it did not answer.
@@ -137,20 +140,14 @@ impl Ring {
         self.pending.front().is_some_and(|oldest| self.head + oldest.length <= self.written)
     }
 
-    /// Whether something in it has no reply.
-    pub(super) fn has_silent(&self) -> bool {
-        self.pending.iter().any(|pending| pending.entry.is_none())
-    }
-
     /// What is to be done with the next reply.
-    pub(super) fn oldest_note(&mut self) -> Option<&Note> {
-        self.skip_silent();
-        Some(&self.pending.front()?.entry.as_ref()?.note)
+    pub(super) fn oldest_note(&mut self) -> Option<&mut Note> {
+        Some(&mut self.pending.front_mut()?.entry.note)
     }
 
     /// The entries, oldest first.
     pub(super) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.pending.iter_mut().filter_map(|pending| pending.entry.as_mut())
+        self.pending.iter_mut().map(|pending| &mut pending.entry)
     }
 
     /// The entries that were taken before then, with their requests, oldest first.
@@ -160,10 +157,10 @@ impl Ring {
     ) -> impl Iterator<Item = (&mut Entry, &[u8])> {
         let (bytes, mut head) = (&self.bytes, self.head);
         let old = self.pending.iter_mut().take_while(move |pending| pending.begun <= before);
-        old.filter_map(move |pending| {
+        old.map(move |pending| {
             let from = head;
             head += pending.length;
-            Some((pending.entry.as_mut()?, bytes.get(from..head).unwrap_or_default()))
+            (&mut pending.entry, bytes.get(from..head).unwrap_or_default())
         })
     }
 
@@ -175,10 +172,9 @@ impl Ring {
         let mut out = Vec::with_capacity(pending.len());
         for Pending { entry, length, begun } in pending {
             let end = head + length;
-            if let Some(entry) = entry {
-                let body = Bytes::copy_from_slice(bytes.get(head..end).unwrap_or_default());
-                out.push(Unanswered { entry, body, sent: end <= written, begun });
-            }
+            let body = Bytes::copy_from_slice(bytes.get(head..end).unwrap_or_default());
+            out.push(Unanswered { entry, body, sent: end <= written, begun });
+            self.holds(0, length);
             head = end;
         }
         out
