@@ -2,7 +2,7 @@
 //!
 //! The load is `redis-benchmark`'s, which comes with the server: `SET` and `GET` of 100 bytes over 100,000 keys, over
 //! Unix sockets. The server itself, the door (a release build, as it is installed), twemproxy (`nutcracker`) and Envoy's
-//! redis_proxy are measured in turns, [`ROUNDS`] times; a figure is the median of the ratios within a round. Each proxy has one
+//! Redis proxy are measured in turns, [`ROUNDS`] times; a figure is the median of the ratios within a round. Each proxy has one
 //! worker. twemproxy and Envoy (`envoy`) are measured if they are on the `PATH`.
 //!
 //! `cargo bench -p fusebox --bench redis_door -- --gate` exits non-zero outside the gates. Where a gate is not the goal,

@@ -4,7 +4,7 @@ pub mod connector;
 pub(crate) mod door;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
-#[expect(clippy::unwrap_used, clippy::type_complexity, reason = "a way in for fuzzers")]
+#[expect(clippy::unwrap_used, reason = "a way in for fuzzers")]
 pub mod fuzzing;
 pub(crate) mod kind;
 pub mod protocol;

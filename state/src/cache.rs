@@ -210,7 +210,7 @@ impl Cache {
     /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, where
     /// that is known. What is larger than the cache's share for one entry in eight is not kept. A lane's only entry
     /// that is answered again as before is refreshed in place, without an allocation. In a full cache one new lane in
-    /// [eight](NEWCOMERS) is kept: each takes the place of another, and what is read often comes again.
+    /// eight is kept: each takes the place of another, and what is read often comes again.
     pub fn fill(
         &self,
         fill: Fill,

@@ -78,11 +78,7 @@ pub(super) fn writes(spec: &Spec, class: Class) -> bool {
         rules::Kind::Script { reads } => !reads,
         _ => false,
     };
-    match class {
-        Class::Local(_) | Class::Refused(_) => false,
-        Class::Pinned(Pinned::Blocks) | Class::Carried => writes,
-        Class::Pinned(_) => false,
-    }
+    matches!(class, Class::Pinned(Pinned::Blocks) | Class::Carried) && writes
 }
 
 /// What needs admin rights at a door. CONFIG GET and what reads a cluster's layout are asked by stock clients; FLUSHALL

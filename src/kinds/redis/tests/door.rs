@@ -579,3 +579,18 @@ async fn where_the_last_reply_came_from_is_told_after_it() {
     assert_eq!(client.reply().await, "$1\r\nv\r\n");
     assert!(client.reply().await.starts_with(b"*5\r\n$4\r\nlive"));
 }
+
+#[tokio::test]
+async fn a_cached_value_that_another_protocol_cannot_say_answers_nobody_of_that() {
+    let world = World::with(Duration::from_secs(1), door()).await;
+    let (mut second, mut third) = (world.client(), world.client());
+    third.ask("HELLO 3").await;
+    third.ask("HSET h f v").await;
+    assert!(third.ask("HGETALL h").await.starts_with("%1"));
+    world.server.signal("STOP");
+    assert!(third.ask("HGETALL h").await.starts_with("%1"), "from the cache");
+    let told = second.ask("HGETALL h").await;
+    assert!(told.starts_with("-LOADING"), "{told}");
+    world.server.signal("CONT");
+    second.until_told("HGETALL h", "*2\r\n$1\r\nf\r\n$1\r\nv\r\n").await;
+}
