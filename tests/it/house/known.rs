@@ -112,10 +112,12 @@ pub(crate) const CIRCLES: &[Known] = &[
         files: &[
             "src/kinds/redis/door/client.rs",
             "src/kinds/redis/door/client/dispatch.rs",
+            "src/kinds/redis/door/client/pinned.rs",
             "src/kinds/redis/door/core.rs",
             "src/kinds/redis/door/pin.rs",
             "src/kinds/redis/door/slow.rs",
             "src/kinds/redis/door/upstream.rs",
+            "src/kinds/redis/door/upstream/ring.rs",
         ],
         reason: "a client and the connection that carries its commands tell each other of replies and losses",
     },

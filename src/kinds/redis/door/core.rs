@@ -128,6 +128,7 @@ impl Core {
     pub(super) async fn drive(self: Rc<Self>, upstream: Rc<Upstream>) {
         loop {
             let Turn { touched, lost, .. } = upstream.turn().await;
+            self.refresh();
             for client in touched {
                 client.flush();
             }
@@ -399,7 +400,7 @@ impl Core {
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {
         let mut was_up = false;
         loop {
-            let Turn { touched, lost, ended } = upstream.turn().await;
+            let Turn { touched, lost, ended, .. } = upstream.turn().await;
             was_up |= !touched.is_empty() || ended;
             let closed = upstream.is_closed();
             for client in &touched {

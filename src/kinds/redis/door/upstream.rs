@@ -192,6 +192,8 @@ pub(super) struct Turn {
     pub(super) lost: Vec<Lost>,
     /// It has ended, after it had been up.
     pub(super) ended: bool,
+    /// Its connector has been replaced: it must be told by which one.
+    pub(super) replaced: bool,
 }
 
 impl Upstream {
@@ -335,7 +337,7 @@ impl Upstream {
         inner.poll(context, self.protocol, self.sharing, &mut turn);
         turn.ended |= matches!(inner.state, State::Closed) && self.sharing == Sharing::Pinned;
         drop(inner);
-        if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended {
+        if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended || turn.replaced {
             return Poll::Ready(turn);
         }
         self.waker.set(Some(context.waker().clone()));
@@ -397,7 +399,13 @@ impl Inner {
                             self.state = State::Down { until: Instant::now(), failed: None };
                         }
                         Ok(_) if self.connector.links().shared.closing.is_cancelled() => {
-                            self.state = State::Closed;
+                            let down = State::Down { until: Instant::now(), failed: None };
+                            let is_shared = sharing == Sharing::Shared;
+                            self.state = if is_shared { down } else { State::Closed };
+                            turn.replaced = is_shared;
+                            if is_shared {
+                                return;
+                            }
                         }
                         Ok(opened) => self.go_up(opened, sharing),
                         Err(failed) => {
