@@ -117,6 +117,8 @@ pub(crate) const CIRCLES: &[Known] = &[
             "src/kinds/redis/door/pin.rs",
             "src/kinds/redis/door/slow.rs",
             "src/kinds/redis/door/upstream.rs",
+            "src/kinds/redis/door/upstream/entry.rs",
+            "src/kinds/redis/door/upstream/listening.rs",
             "src/kinds/redis/door/upstream/ring.rs",
         ],
         reason: "a client and the connection that carries its commands tell each other of replies and losses",

@@ -46,6 +46,7 @@ use crate::{
 
 mod dispatch;
 mod intake;
+mod own;
 mod pinned;
 mod slots;
 

@@ -29,11 +29,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::{
-    Fills, Ticket,
-    connector::{AttemptError, Read},
-};
-use fusebox_state::{Lanes, Verdict};
+use fusebox_actors::connector::AttemptError;
+use fusebox_state::Verdict;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     time::{Instant, Sleep, sleep_until},
@@ -41,20 +38,24 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 mod cause;
+mod entry;
 mod listening;
 mod ring;
 
-pub(super) use self::listening::Awaited;
 use self::{
     cause::{Cause, closed},
-    listening::{Subscriptions, Told},
+    listening::{Listener, Subscriptions},
     ring::{Ring, Unanswered},
+};
+pub(super) use self::{
+    entry::{Entry, Note},
+    listening::Awaited,
 };
 use super::client::Client;
 use crate::{
     kinds::redis::{
         connector::RedisConnector,
-        protocol::{deadlines::Begun, resp::FrameFinder},
+        protocol::resp::FrameFinder,
         transport::{
             handshake::{Failed, Protocol, Ready},
             open::{self, Opened},
@@ -76,52 +77,6 @@ pub(super) enum Sharing {
     Shared,
     /// One client's; it waits for the backend's fence.
     Pinned,
-}
-
-/// A request that a client has sent.
-pub(super) struct Entry {
-    pub(super) client: Rc<Client>,
-    /// The place of its reply among the client's.
-    pub(super) seq: u64,
-    /// Its leave to be on the wire; `None` for what is the connection's own affair, such as MULTI.
-    pub(super) ticket: Option<Ticket>,
-    /// What is to be known once it is answered.
-    pub(super) note: Note,
-    /// It may wait for others, as long as it likes: its reply is never overdue.
-    pub(super) blocks: bool,
-    /// It can be carried on no other connection: what fails is told.
-    pub(super) elsewhere: bool,
-}
-
-/// What is done with a reply besides handing it on.
-pub(super) enum Note {
-    /// Nothing.
-    None,
-    /// It may be cached, under the request's canonical form: as it was sent, its name in upper case.
-    Cache,
-    /// So may its parts, one for each of its keys.
-    CacheAll(Box<(Read, Fills)>),
-    /// It settles the deadlines of its keys.
-    Deadlines(Box<Begun>),
-    /// It may have written to these lanes.
-    Wrote(Box<Lanes>),
-    /// It is the door's own, and nobody waits for it.
-    Own,
-    /// The same: from its reply on the connection speaks that protocol.
-    Speaks(Protocol),
-    /// It is answered by confirmations, or by an error.
-    Subscription(Awaited),
-    /// From its reply on the connection is told everything.
-    Monitors,
-    /// It selects this database.
-    Selects(u32),
-}
-
-impl Note {
-    /// Whether no client waits for the reply.
-    pub(super) fn is_the_doors(&self) -> bool {
-        matches!(self, Self::Own | Self::Speaks(_))
-    }
 }
 
 /// An entry that has no reply.
@@ -620,43 +575,5 @@ impl Inner {
             first = false;
         }
         self.due = None;
-    }
-}
-
-/// What is known of a connection that may listen.
-struct Listener<'a> {
-    ring: &'a mut Ring,
-    subscriptions: &'a mut Subscriptions,
-    monitors: bool,
-    protocol: Protocol,
-}
-
-impl Listener<'_> {
-    /// Whether a frame is told to a listener instead of answering a request; then, whether it ends the oldest one, which
-    /// is a subscription.
-    fn hears(self, frame: &[u8]) -> Option<bool> {
-        if self.monitors {
-            return Some(false);
-        }
-        let subscribes = matches!(self.ring.oldest_note(), Some(Note::Subscription(_)));
-        let is_push = frame.starts_with(b">");
-        let is_list = self.protocol == Protocol::Two
-            && frame.starts_with(b"*")
-            && (subscribes || !self.subscriptions.is_empty());
-        if !is_push && !is_list {
-            return None;
-        }
-        match listening::told(frame) {
-            Some(Told::Message) => Some(false),
-            Some(Told::Confirmed(kind, count)) => {
-                let before = self.subscriptions.of(kind);
-                self.subscriptions.confirmed(kind, count);
-                Some(match self.ring.oldest_note() {
-                    Some(Note::Subscription(awaited)) => awaited.is_over(kind, before),
-                    _ => false,
-                })
-            }
-            None => is_push.then_some(false),
-        }
     }
 }

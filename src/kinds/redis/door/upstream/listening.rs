@@ -4,7 +4,8 @@
 //! messages, or by one error. Each confirmation says how many subscriptions there are. So a subscription stays in the
 //! ring until its last confirmation, and it is always known whether the connection listens.
 
-use crate::kinds::redis::protocol::resp::Reply;
+use super::{entry::Note, ring::Ring};
+use crate::kinds::redis::{protocol::resp::Reply, transport::handshake::Protocol};
 
 /// What is subscribed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,44 @@ fn kind_of(word: &[u8]) -> Option<Kind> {
         b"ssubscribe" | b"sunsubscribe" => Kind::Shards,
         _ => return None,
     })
+}
+
+/// What is known of a connection that may listen.
+pub(super) struct Listener<'a> {
+    pub(super) ring: &'a mut Ring,
+    pub(super) subscriptions: &'a mut Subscriptions,
+    pub(super) monitors: bool,
+    pub(super) protocol: Protocol,
+}
+
+impl Listener<'_> {
+    /// Whether a frame is told to a listener instead of answering a request; then, whether it ends the oldest one, which
+    /// is a subscription.
+    pub(super) fn hears(self, frame: &[u8]) -> Option<bool> {
+        if self.monitors {
+            return Some(false);
+        }
+        let subscribes = matches!(self.ring.oldest_note(), Some(Note::Subscription(_)));
+        let is_push = frame.starts_with(b">");
+        let is_list = self.protocol == Protocol::Two
+            && frame.starts_with(b"*")
+            && (subscribes || !self.subscriptions.is_empty());
+        if !is_push && !is_list {
+            return None;
+        }
+        match told(frame) {
+            Some(Told::Message) => Some(false),
+            Some(Told::Confirmed(kind, count)) => {
+                let before = self.subscriptions.of(kind);
+                self.subscriptions.confirmed(kind, count);
+                Some(match self.ring.oldest_note() {
+                    Some(Note::Subscription(awaited)) => awaited.is_over(kind, before),
+                    _ => false,
+                })
+            }
+            None => is_push.then_some(false),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,10 @@ use std::{cell::Cell, collections::VecDeque, mem, rc::Rc};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Entry, Note, Sharing};
+use super::{
+    Sharing,
+    entry::{Entry, Note},
+};
 
 /// Entries that may wait for the server, and their bytes.
 const ENTRIES_MAX: usize = 65_536;

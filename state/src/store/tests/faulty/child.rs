@@ -168,6 +168,10 @@ impl Child {
     }
 
     fn remove(&mut self, seqs: &[u64]) {
+        // A disk that failed may have left nothing to remove.
+        if seqs.is_empty() {
+            return;
+        }
         let names: Vec<String> = seqs.iter().map(u64::to_string).collect();
         let what = format!("x {}", names.join(","));
         let receiver = self.ask(what, |done| self.store.remove(seqs.to_vec(), done));

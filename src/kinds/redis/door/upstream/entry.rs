@@ -1,0 +1,57 @@
+//! A request that is on a connection, and what is done with its reply.
+
+use std::rc::Rc;
+
+use fusebox_actors::{Fills, Ticket, connector::Read};
+use fusebox_state::Lanes;
+
+use super::listening::Awaited;
+use crate::kinds::redis::{
+    door::client::Client, protocol::deadlines::Begun, transport::handshake::Protocol,
+};
+
+/// A request that a client has sent.
+pub(in crate::kinds::redis::door) struct Entry {
+    pub(in crate::kinds::redis::door) client: Rc<Client>,
+    /// The place of its reply among the client's.
+    pub(in crate::kinds::redis::door) seq: u64,
+    /// Its leave to be on the wire; `None` for what is the connection's own affair, such as MULTI.
+    pub(in crate::kinds::redis::door) ticket: Option<Ticket>,
+    /// What is to be known once it is answered.
+    pub(in crate::kinds::redis::door) note: Note,
+    /// It may wait for others, as long as it likes: its reply is never overdue.
+    pub(in crate::kinds::redis::door) blocks: bool,
+    /// It can be carried on no other connection: what fails is told.
+    pub(in crate::kinds::redis::door) elsewhere: bool,
+}
+
+/// What is done with a reply besides handing it on.
+pub(in crate::kinds::redis::door) enum Note {
+    /// Nothing.
+    None,
+    /// It may be cached, under the request's canonical form: as it was sent, its name in upper case.
+    Cache,
+    /// So may its parts, one for each of its keys.
+    CacheAll(Box<(Read, Fills)>),
+    /// It settles the deadlines of its keys.
+    Deadlines(Box<Begun>),
+    /// It may have written to these lanes.
+    Wrote(Box<Lanes>),
+    /// It is the door's own, and nobody waits for it.
+    Own,
+    /// The same: from its reply on the connection speaks that protocol.
+    Speaks(Protocol),
+    /// It is answered by confirmations, or by an error.
+    Subscription(Awaited),
+    /// From its reply on the connection is told everything.
+    Monitors,
+    /// It selects this database.
+    Selects(u32),
+}
+
+impl Note {
+    /// Whether no client waits for the reply.
+    pub(in crate::kinds::redis::door) fn is_the_doors(&self) -> bool {
+        matches!(self, Self::Own | Self::Speaks(_))
+    }
+}
