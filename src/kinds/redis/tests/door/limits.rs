@@ -17,6 +17,17 @@ async fn slow_reader(world: &World, times: usize) -> Wire {
     client
 }
 
+/// One client does not read, and another writes until the first is reset.
+async fn until_a_slow_reader_is_reset(world: &World) {
+    let _slow = slow_reader(world, 20).await;
+    let mut other = world.client();
+    let deadline = Instant::now() + PATIENCE;
+    while world.closed("slow_reader") == 0 {
+        assert_eq!(other.ask("SET k v").await, "+OK\r\n");
+        assert!(Instant::now() < deadline, "it is not reset");
+    }
+}
+
 #[tokio::test]
 async fn who_says_nothing_is_closed_unless_it_listens() {
     let settings = Settings { idle_timeout: Some(SOON), ..door() };
@@ -45,26 +56,14 @@ async fn half_a_request_is_not_waited_for_for_ever() {
 async fn who_does_not_read_is_reset_and_holds_up_nobody() {
     let settings = Settings { out_client: 2 << 20, ..door() };
     let world = World::with(Duration::from_secs(2), settings).await;
-    let _slow = slow_reader(&world, 20).await;
-    let mut other = world.client();
-    let deadline = Instant::now() + PATIENCE;
-    while world.closed("slow_reader") == 0 {
-        assert_eq!(other.ask("SET k v").await, "+OK\r\n");
-        assert!(Instant::now() < deadline, "it is not reset");
-    }
+    until_a_slow_reader_is_reset(&world).await;
 }
 
 #[tokio::test]
 async fn if_the_door_is_full_of_replies_the_slowest_reader_goes() {
     let settings = Settings { out_bytes: 2 << 20, ..door() };
     let world = World::with(Duration::from_secs(2), settings).await;
-    let _slow = slow_reader(&world, 20).await;
-    let mut other = world.client();
-    let deadline = Instant::now() + PATIENCE;
-    while world.closed("slow_reader") == 0 {
-        assert_eq!(other.ask("SET k v").await, "+OK\r\n");
-        assert!(Instant::now() < deadline, "it is not reset");
-    }
+    until_a_slow_reader_is_reset(&world).await;
     assert_eq!(world.closed("no_room"), 0);
 }
 
