@@ -20,6 +20,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     thread,
@@ -139,7 +140,9 @@ impl Peer {
         );
         fs::write(&file, text).unwrap();
         let mut command = Command::new("nutcracker");
-        command.args(["-c", file.to_str().unwrap(), "-s", "0"]);
+        // It insists on a port for its statistics.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        command.args(["-c", file.to_str().unwrap(), "-a", "127.0.0.1", "-s", &port.to_string()]);
         Self::start("twemproxy", &mut command, socket)
     }
 

@@ -9,8 +9,8 @@
 //! window = STRIPES x 64 slots x { successes, failures };  slot = epoch mod 64
 //! ```
 //!
-//! The first threads to count get stripes of their own, all others share the last one; a reader sums
-//! the stripes, which only a failure does. A success on a stripe of one's own is a plain load and store:
+//! As many threads as there are stripes but one hold stripes of their own, which they give back when they end; all
+//! others share the last one. A reader sums the stripes, which only a failure does. A success on a stripe of one's own is a plain load and store:
 //! nobody else adds to it, and an atomic addition would cost more than everything else on a call's way
 //! through the breaker (4.8 ns against 2 in `benches/breaker.rs`). What may be miscounted is harmless
 //! for a rate: an addition that races with the bucket's turn to a new epoch, and successes of the
@@ -23,13 +23,15 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
+
 use crate::units::{Moment, millis};
 
 /// Buckets that the window is read over.
 const BUCKETS: u32 = 60;
 /// Slots of the ring: the next power of two, so that a slot is found by a mask.
 const SLOTS: usize = 64;
-/// Stripes: the last one is shared by all threads but the first ones.
+/// Stripes: the last one is shared by all threads that found no other one free.
 const STRIPES: usize = 8;
 
 /// How far back a reading goes.
@@ -211,19 +213,47 @@ fn read(counter: &AtomicU64, last: u32, horizon: Horizon) -> u64 {
     if age < horizon.buckets() { word & u64::from(u32::MAX) } else { 0 }
 }
 
+/// Stripes that no thread holds. The last one is nobody's: all threads share it that found none free.
+static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+/// A thread's hold on a stripe, which it gives back when it ends.
+struct Lease(usize);
+
+thread_local! {
+    static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+    static LEASE: Lease = Lease::take();
+}
+
+impl Lease {
+    fn take() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let given_back = FREE.lock().pop();
+        Self(given_back.unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed).min(STRIPES - 1)))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // What this thread still counts while it ends goes to the shared one.
+        MINE.set(STRIPES - 1);
+        if self.0 < STRIPES - 1 {
+            FREE.lock().push(self.0);
+        }
+    }
+}
+
 /// This thread's stripe.
 #[inline]
 fn stripe() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    MINE.with(|mine| {
-        if mine.get() == usize::MAX {
-            mine.set(NEXT.fetch_add(1, Ordering::Relaxed).min(STRIPES - 1));
-        }
-        mine.get()
-    })
+    let mine = MINE.get();
+    if mine < STRIPES { mine } else { first_stripe() }
+}
+
+#[cold]
+fn first_stripe() -> usize {
+    let mine = LEASE.try_with(|lease| lease.0).unwrap_or(STRIPES - 1);
+    MINE.set(mine);
+    mine
 }
 
 #[cfg(test)]
@@ -258,6 +288,15 @@ mod tests {
             }
         });
         assert_eq!(window.counts(Horizon::Whole, at(20)).successes, 12_000);
+    }
+
+    /// Other tests' threads hold stripes too, so that not each thread here need get one; but those that ended must not
+    /// have kept theirs.
+    #[test]
+    fn a_thread_that_ends_gives_its_stripe_back() {
+        let own = |_| std::thread::spawn(|| stripe() < STRIPES - 1).join().unwrap();
+        let held = (0..1_000).map(own).filter(|own| *own).count();
+        assert!(held > STRIPES, "{held}");
     }
 
     proptest! {
