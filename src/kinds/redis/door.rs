@@ -83,7 +83,7 @@ impl RedisDoor {
         let (stop, stopping) = watch::channel(false);
         let (alive, ended) = watch::channel(());
         let counters = Arc::<Counters>::default();
-        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|error| format!("no runtime for a door: {error}"))?;
         let counted = Arc::clone(&counters);
         let name = format!("door-{}", backend.name());
@@ -127,6 +127,7 @@ async fn serve(
         tokio::task::spawn_local(Rc::clone(&core).drive(Rc::clone(link)));
         tokio::task::spawn_local(Rc::clone(&core).watch(Rc::clone(link)));
     }
+    tokio::task::spawn_local(Rc::clone(&core).send_out());
     let mut serving = tokio::task::JoinSet::new();
     loop {
         tokio::select! {

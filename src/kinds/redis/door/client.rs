@@ -65,6 +65,8 @@ pub(super) struct Client {
     /// It got replies in this turn of an upstream.
     touched: Cell<bool>,
     gone: Cell<bool>,
+    /// Its replies are sent at the end of this turn of the thread.
+    sends_later: Cell<bool>,
     /// It waits for a place, and is woken when an upstream has given some back.
     awaits_place: Cell<bool>,
     /// What the door knows that is held of its requests, and of its replies, in bytes.
@@ -128,6 +130,8 @@ pub(super) struct Inner {
     ending: Ending,
     /// Why it ends.
     closed: Closed,
+    /// Its socket took no more: this client's own task waits until it does.
+    is_full: bool,
     /// The client will send nothing more.
     read_closed: bool,
     /// Since when nothing has come of it.
@@ -158,6 +162,7 @@ impl Client {
             last: telling::Told::default(),
             ending: Ending::Open,
             closed: Closed::Client,
+            is_full: false,
             read_closed: false,
             idle: None,
             short_since: None,
@@ -169,6 +174,7 @@ impl Client {
             waker: Cell::default(),
             touched: Cell::default(),
             gone: Cell::default(),
+            sends_later: Cell::default(),
             awaits_place: Cell::default(),
             held: Cell::default(),
             owed: Cell::default(),
@@ -221,11 +227,13 @@ impl Client {
     /// Sends on what came in a turn of its upstream.
     pub(super) fn flush(&self) {
         self.touched.set(false);
+        self.sends_later.set(false);
         if self.gone.get() {
             return;
         }
         let mut inner = self.inner.borrow_mut();
         inner.try_write(&self.core);
+        inner.tell_held(self);
         let waits = !inner.slots.out().is_empty()
             || !inner.failed.is_empty()
             || !inner.inbox.is_empty()
@@ -422,7 +430,10 @@ impl Inner {
             self.stuck = None;
             client.wake();
         }
-        while !self.slots.out().is_empty() && self.ending != Ending::Reset {
+        if !self.slots.out().is_empty() && !self.is_full && !client.sends_later.replace(true) {
+            client.core.sends_later(client);
+        }
+        while self.is_full && !self.slots.out().is_empty() && self.ending != Ending::Reset {
             match self.socket.poll_write(cx, self.slots.out()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => {
@@ -432,6 +443,7 @@ impl Inner {
                 Poll::Ready(_) => self.ending = Ending::Reset,
             }
         }
+        self.is_full &= !self.slots.out().is_empty();
         if self.slots.owed() > client.core.settings.out_client {
             (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
         }
@@ -529,7 +541,10 @@ impl Inner {
                     self.slots.sent(count);
                 }
                 // Its own task sees to the rest, and to what is wrong.
-                _ => return,
+                _ => {
+                    self.is_full = true;
+                    return;
+                }
             }
         }
     }

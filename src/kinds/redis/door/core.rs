@@ -3,8 +3,10 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
+    future::poll_fn,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -72,6 +74,9 @@ pub(super) struct Core {
     clients: RefCell<HashMap<u64, Weak<Client>>>,
     /// Clients that wait for a place.
     awaiting: RefCell<Vec<Rc<Client>>>,
+    /// Clients whose replies are to be sent at the end of this turn of the thread.
+    outgoing: RefCell<Vec<Rc<Client>>>,
+    sender: Cell<Option<Waker>>,
     /// Clients that wait for room in the door.
     short: RefCell<BTreeSet<u64>>,
     pinned: Cell<usize>,
@@ -111,6 +116,8 @@ impl Core {
             next_id: Cell::new(FIRST_ID),
             clients: RefCell::default(),
             awaiting: RefCell::default(),
+            outgoing: RefCell::default(),
+            sender: Cell::default(),
             short: RefCell::default(),
             pinned: Cell::new(0),
             held: Cell::new(0),
@@ -271,6 +278,33 @@ impl Core {
     pub(super) fn awaits_place(&self, client: &Rc<Client>) {
         if client.begins_to_await_place() {
             self.awaiting.borrow_mut().push(Rc::clone(client));
+        }
+    }
+
+    /// What a client is owed is sent once all that can be done now was done for the others too: whoever is told at once
+    /// wakes up at once, and asks again before the next one has been read.
+    pub(super) fn sends_later(&self, client: &Rc<Client>) {
+        self.outgoing.borrow_mut().push(Rc::clone(client));
+        if let Some(waker) = self.sender.take() {
+            waker.wake();
+        }
+    }
+
+    /// Sends what clients are owed. Runs for as long as the door lives.
+    pub(super) async fn send_out(self: Rc<Self>) {
+        loop {
+            poll_fn(|context| {
+                if self.outgoing.borrow().is_empty() {
+                    self.sender.set(Some(context.waker().clone()));
+                    return Poll::Pending;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            let mut outgoing = self.outgoing.take();
+            outgoing.drain(..).for_each(|client| client.flush());
+            // No client is polled meanwhile; the room of the list is kept.
+            self.outgoing.replace(outgoing);
         }
     }
 
