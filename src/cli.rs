@@ -1,6 +1,6 @@
 //! The command line: parses it, runs the command, ends with the right exit code.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 
@@ -34,8 +34,12 @@ type Done = Result<ExitCode, Failure>;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(cli) {
+    run(std::env::args_os())
+}
+
+/// Runs the command that `arguments` say, the first of which is the program's name. Wrong ones end the process.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match dispatch(Cli::parse_from(arguments)) {
         Ok(code) => code,
         Err(failure) => {
             complain(&format!("fusebox: {failure}"));

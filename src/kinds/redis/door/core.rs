@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
     future::poll_fn,
+    mem,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
     task::{Poll, Waker},
@@ -133,13 +134,14 @@ impl Core {
 
     /// Drives a connection for as long as the door lives.
     pub(super) async fn drive(self: Rc<Self>, upstream: Rc<Upstream>) {
+        let mut turn = Turn::default();
         loop {
-            let Turn { touched, lost, .. } = upstream.turn().await;
+            upstream.turn(&mut turn).await;
             self.refresh();
-            for client in touched {
+            for client in turn.touched.drain(..) {
                 client.flush();
             }
-            for lost in lost {
+            for lost in mem::take(&mut turn.lost) {
                 let client = Rc::clone(&lost.entry.client);
                 client.lost(lost);
                 client.wake();
@@ -432,18 +434,18 @@ impl Core {
     }
 
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {
-        let mut was_up = false;
+        let (mut was_up, mut turn) = (false, Turn::default());
         loop {
-            let Turn { touched, lost, ended, .. } = upstream.turn().await;
-            was_up |= !touched.is_empty() || ended;
+            upstream.turn(&mut turn).await;
+            was_up |= !turn.touched.is_empty() || turn.ended;
             let closed = upstream.is_closed();
-            for client in &touched {
+            for client in turn.touched.drain(..) {
                 client.flush();
             }
             self.places_are_free();
-            if ended || !lost.is_empty() || closed {
+            if turn.ended || !turn.lost.is_empty() || closed {
                 if let Some(client) = upstream.owner() {
-                    client.lost_its_upstream(lost, was_up);
+                    client.lost_its_upstream(turn.lost, was_up);
                 }
                 upstream.close();
                 return;

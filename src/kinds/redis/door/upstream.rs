@@ -276,24 +276,24 @@ impl Upstream {
         }
     }
 
-    /// Waits until there is something to tell.
-    pub(super) async fn turn(&self) -> Turn {
-        poll_fn(|context| self.poll(context)).await
+    /// Waits until there is something to tell, and adds it to `turn`, which keeps its room from turn to turn.
+    pub(super) async fn turn(&self, turn: &mut Turn) {
+        (turn.ended, turn.replaced) = (false, false);
+        poll_fn(|context| self.poll(context, turn)).await;
     }
 
-    fn poll(&self, context: &mut Context<'_>) -> Poll<Turn> {
+    fn poll(&self, context: &mut Context<'_>, turn: &mut Turn) -> Poll<()> {
         let mut inner = self.inner.borrow_mut();
-        let mut turn = Turn::default();
         if self.retire.take()
             && let State::Up(up) = &mut inner.state
         {
             up.retiring = true;
         }
-        inner.poll(context, self.protocol, self.sharing, &mut turn);
+        inner.poll(context, self.protocol, self.sharing, turn);
         turn.ended |= matches!(inner.state, State::Closed) && self.sharing == Sharing::Pinned;
         drop(inner);
         if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended || turn.replaced {
-            return Poll::Ready(turn);
+            return Poll::Ready(());
         }
         self.waker.set(Some(context.waker().clone()));
         Poll::Pending
