@@ -59,6 +59,37 @@ async fn who_does_not_read_is_reset_and_holds_up_nobody() {
     until_a_slow_reader_is_reset(&world).await;
 }
 
+/// More than a socket holds, of replies that the door gives at once and that the server gives, to clients that begin to
+/// read when all of them wait.
+#[tokio::test]
+async fn who_reads_late_gets_every_reply_whatever_comes_behind_them() {
+    let world = World::open().await;
+    let value = "x".repeat(512 << 10);
+    world.server.ask(&["SET", "large", &value]).await;
+    let expected = format!("${}\r\n{value}\r\n", value.len());
+    // What comes behind the replies, and what is to be answered to that before the connection ends.
+    let quit = (&b"*1\r\n$4\r\nQUIT\r\n"[..], "+OK\r\n");
+    let wrong = (&b"*1\r\n+x\r\n"[..], "-ERR Protocol error: expected '$', got '+'\r\n");
+    let mut commands = 0;
+    for (command, times) in [(["ECHO", &value], 1), (["GET", "large"], 4)] {
+        for (behind, told) in [quit, wrong, (&b""[..], "")] {
+            let mut client = world.client();
+            client.send(&resp::command(&command).repeat(times)).await;
+            client.send(behind).await;
+            client.stream.shutdown().await.unwrap();
+            commands += times as u64 + u64::from(told == quit.1);
+            until("all was read", || async { world.door.commands() >= commands }).await;
+            for _ in 0..times {
+                assert!(client.reply().await == expected, "{} {told}", command[0]);
+            }
+            if !told.is_empty() {
+                assert_eq!(client.reply().await, told);
+            }
+            assert_eq!(client.reply().await, "", "it is closed");
+        }
+    }
+}
+
 #[tokio::test]
 async fn if_the_door_is_full_of_replies_the_slowest_reader_goes() {
     let settings = Settings { out_bytes: 2 << 20, ..door() };
