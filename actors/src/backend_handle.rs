@@ -92,6 +92,11 @@ impl Backend {
         self.entry.shared.circuit.suspect().await;
     }
 
+    /// Whether there is reason to doubt that it answers: its breaker is not CLOSED, or a ping was not answered.
+    pub fn is_suspect(&self) -> bool {
+        self.entry.shared.circuit.is_suspect()
+    }
+
     /// For how long a read that is cached waits for a backend that is suspect.
     pub fn answer_after(&self) -> Duration {
         self.entry.shared.circuit.settings.load().answer_after

@@ -49,6 +49,7 @@ mod slow;
 mod socket;
 pub(crate) mod telling;
 mod upstream;
+mod waiting;
 
 use self::{client::Client, core::Core, counters::Counters, settings::Settings, socket::Socket};
 
@@ -128,6 +129,8 @@ async fn serve(
         tokio::task::spawn_local(Rc::clone(&core).watch(Rc::clone(link)));
     }
     tokio::task::spawn_local(Rc::clone(&core).send_out());
+    tokio::task::spawn_local(Rc::clone(&core).unpark());
+    tokio::task::spawn_local(Rc::clone(&core).thin_pool());
     let mut serving = tokio::task::JoinSet::new();
     loop {
         tokio::select! {

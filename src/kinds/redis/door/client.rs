@@ -38,23 +38,28 @@ use super::{
     socket::Socket,
     telling::{self, Answer, Protocol},
     upstream::{Entry, Lost, Note},
+    waiting::Waiting,
 };
 use crate::{
     ingress::peer::Who,
-    kinds::redis::{connector::RedisConnector, protocol::outcome},
+    kinds::redis::{
+        connector::RedisConnector,
+        protocol::{outcome, resp},
+    },
 };
 
 mod dispatch;
 mod intake;
 mod own;
+mod parked;
 mod pinned;
 mod slots;
 
-use self::slots::Slots;
 pub(super) use self::{
     dispatch::{Carriage, ROUTE},
     slots::Buffers,
 };
+use self::{parked::Parked, slots::Slots};
 
 /// A client; see the [module](self).
 pub(super) struct Client {
@@ -69,6 +74,8 @@ pub(super) struct Client {
     sends_later: Cell<bool>,
     /// It waits for a place, and is woken when an upstream has given some back.
     awaits_place: Cell<bool>,
+    /// What it has parked may be sent.
+    may_go: Cell<bool>,
     /// What the door knows that is held of its requests, and of its replies, in bytes.
     held: Cell<usize>,
     owed: Cell<usize>,
@@ -114,6 +121,8 @@ pub(super) struct Inner {
     failed: VecDeque<Failed>,
     /// Calls that run elsewhere, oldest first. All but the last are in the queue, and wait for the disk alone.
     slow: VecDeque<Slow>,
+    /// A command that waits for others, and for the server.
+    parked: Option<Parked>,
     /// Slots whose replies come from an upstream.
     on_wire: usize,
     stuck: Option<(Stuck, Pin<Box<Sleep>>)>,
@@ -152,6 +161,7 @@ impl Client {
             slots: Slots::new(Rc::clone(&core.buffers)),
             failed: VecDeque::new(),
             slow: VecDeque::new(),
+            parked: None,
             on_wire: 0,
             stuck: None,
             stuck_since: None,
@@ -176,6 +186,7 @@ impl Client {
             gone: Cell::default(),
             sends_later: Cell::default(),
             awaits_place: Cell::default(),
+            may_go: Cell::default(),
             held: Cell::default(),
             owed: Cell::default(),
         })
@@ -197,6 +208,7 @@ impl Client {
         let why = inner.closed;
         self.core.holds((self.held.take(), 0), (self.owed.take(), 0));
         self.core.has_room(self.id);
+        self.core.is_not_parked(&self);
         inner.slow.clear();
         inner.failed.clear();
         drop(inner);
@@ -234,6 +246,7 @@ impl Client {
         let mut inner = self.inner.borrow_mut();
         inner.try_write(&self.core);
         inner.tell_held(self);
+        inner.unpin(&self.core);
         let waits = !inner.slots.out().is_empty()
             || !inner.failed.is_empty()
             || !inner.inbox.is_empty()
@@ -250,8 +263,9 @@ impl Client {
     pub(super) fn say_goodbye(&self) {
         let mut inner = self.inner.borrow_mut();
         if inner.ending == Ending::Open {
-            inner.ending = Ending::Answered;
-            inner.closed = Closed::Stop;
+            // Nobody knows when what waits for others would be answered.
+            let ending = if inner.is_blocked() { Ending::Reset } else { Ending::Answered };
+            (inner.ending, inner.closed) = (ending, Closed::Stop);
         }
         drop(inner);
         self.wake();
@@ -273,6 +287,12 @@ impl Client {
     /// What is held for it, in bytes.
     pub(super) fn owed(&self) -> usize {
         self.owed.get()
+    }
+
+    /// What it has parked may be sent.
+    pub(super) fn may_go(&self) {
+        self.may_go.set(true);
+        self.wake();
     }
 
     /// False where it awaits one already.
@@ -330,8 +350,8 @@ impl Client {
         }
         match note {
             Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
-            Note::Wrote(lanes) if !matches!(frame.first(), Some(b'-' | b'!')) => {
-                self.core.backend.wrote(&lanes);
+            Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
+                self.core.backend.wrote(&waited.lanes);
             }
             Note::Own | Note::Speaks(_) => return,
             Note::Selects(database) => inner.selected(database, frame),
@@ -342,7 +362,8 @@ impl Client {
                     self.core.backend.end_fills(&fills, &read, &body, &value);
                 }
             }
-            Note::None | Note::Cache | Note::Wrote(_) | Note::Subscription(_) | Note::Monitors => {}
+            Note::None | Note::Cache | Note::Waited(_) | Note::Subscription(_) | Note::Monitors => {
+            }
         }
         inner.reply(seq, frame);
     }
@@ -385,15 +406,28 @@ impl Client {
     /// Its own upstream has ended: what was not sent is told as such, and what may have been executed, too. If it was
     /// ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once if it
     /// waits for others, or listens.
-    pub(super) fn lost_its_upstream(&self, lost: Vec<Lost>, was_up: bool) {
+    pub(super) fn lost_its_upstream(self: &Rc<Self>, lost: Vec<Lost>, was_up: bool) {
         let mut inner = self.inner.borrow_mut();
         let pinned = inner.pinned.take();
         let (mut selects, mut watches) = (false, false);
-        for Lost { entry, verdict, error, .. } in lost {
+        let lost_nothing = lost.is_empty();
+        let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core.database()));
+        for Lost { entry, body, verdict, error } in lost {
+            // It waits on, if nothing but that was the connection's own.
+            if let Note::Waited(waited) = &entry.note
+                && is_clean
+                && inner.ending == Ending::Open
+                && resp::arguments(&body).is_ok_and(|args| Waiting::of(&args).is_some())
+            {
+                inner.on_wire -= 1;
+                inner.park_in(self, entry.seq, body, waited.until);
+                continue;
+            }
             let why = format!("{}: {}", self.core.backend.name(), error.words().whole());
             let may_have_run = error.class == ErrorClass::Unknown;
             selects |= matches!(entry.note, Note::Selects(_));
-            watches |= entry.blocks || matches!(entry.note, Note::Subscription(_) | Note::Monitors);
+            watches |=
+                entry.waits() || matches!(entry.note, Note::Subscription(_) | Note::Monitors);
             let settled = entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error }));
             // Nobody else can carry it: its connection's state is gone.
             let writes = matches!(settled, Some(Settled::GoOn(onward)) if onward.lanes().is_some());
@@ -408,7 +442,9 @@ impl Client {
             }
         }
         let listens = pinned.as_ref().is_some_and(PinnedTo::may_listen);
-        if was_up {
+        if inner.parked.is_some() || is_clean && lost_nothing {
+            // No state is gone with it.
+        } else if was_up {
             let ending = if watches || listens { Ending::Reset } else { Ending::Answered };
             (inner.ending, inner.closed) = (ending, Closed::Upstream);
         } else if pinned.as_ref().is_some_and(PinnedTo::is_within) {
@@ -496,6 +532,9 @@ impl Inner {
         if ended {
             return true;
         }
+        if self.parked.is_some() {
+            return self.tend_parked(client, cx);
+        }
         let waits = !self.failed.is_empty() && !self.slow.is_empty();
         if waits || self.slow.back_mut().is_some_and(|last| !last.is_appended(cx)) {
             // Whether it has left meanwhile.
@@ -551,7 +590,8 @@ impl Inner {
 
     /// Whether it waits for a reply that may take as long as it likes.
     fn is_blocked(&self) -> bool {
-        self.pinned.as_ref().is_some_and(|pinned| pinned.upstream().is_blocked())
+        self.parked.is_some()
+            || self.pinned.as_ref().is_some_and(|pinned| pinned.upstream().is_blocked())
     }
 
     /// Whether everything so far has been answered.

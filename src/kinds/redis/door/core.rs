@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::poll_fn,
     mem,
     rc::{Rc, Weak},
@@ -37,6 +37,11 @@ use crate::kinds::redis::{
 
 /// How often late reads are looked for while the backend is suspect.
 const LOOK_FOR_LATE: Duration = Duration::from_millis(50);
+/// How often it is looked whether what is parked may go on, and how much of it then does.
+const UNPARK_EVERY: Duration = Duration::from_millis(50);
+const UNPARK_AT_ONCE: usize = 64;
+/// How long a connection is kept that no client needs.
+const KEPT_FOR: Duration = Duration::from_secs(10);
 /// How much is read of a client at once.
 const SCRATCH: usize = 64 << 10;
 
@@ -80,7 +85,14 @@ pub(super) struct Core {
     sender: Cell<Option<Waker>>,
     /// Clients that wait for room in the door.
     short: RefCell<BTreeSet<u64>>,
+    /// Clients with a parked command.
+    parked: RefCell<BTreeMap<u64, Rc<Client>>>,
+    unparker: Cell<Option<Waker>>,
+    /// Connections that belong to one client each, or to none yet.
     pinned: Cell<usize>,
+    /// Those that belong to none, and since when; the latest is the last.
+    pool: RefCell<Vec<(Instant, Rc<Upstream>)>>,
+    thinner: Cell<Option<Waker>>,
     /// What is held of all requests, and of all replies, in bytes.
     held: Cell<usize>,
     owed: Cell<usize>,
@@ -120,7 +132,11 @@ impl Core {
             outgoing: RefCell::default(),
             sender: Cell::default(),
             short: RefCell::default(),
+            parked: RefCell::default(),
+            unparker: Cell::default(),
             pinned: Cell::new(0),
+            pool: RefCell::default(),
+            thinner: Cell::default(),
             held: Cell::new(0),
             owed: Cell::new(0),
             fencing: Arc::default(),
@@ -295,14 +311,7 @@ impl Core {
     /// Sends what clients are owed. Runs for as long as the door lives.
     pub(super) async fn send_out(self: Rc<Self>) {
         loop {
-            poll_fn(|context| {
-                if self.outgoing.borrow().is_empty() {
-                    self.sender.set(Some(context.waker().clone()));
-                    return Poll::Pending;
-                }
-                Poll::Ready(())
-            })
-            .await;
+            until(&self.sender, || !self.outgoing.borrow().is_empty()).await;
             let mut outgoing = self.outgoing.take();
             outgoing.drain(..).for_each(|client| client.flush());
             // No client is polled meanwhile; the room of the list is kept.
@@ -319,6 +328,41 @@ impl Core {
         awaiting.drain(..).for_each(|client| client.place_is_free());
         // Nobody waits again before it is polled; the room of the list is kept.
         self.awaiting.replace(awaiting);
+    }
+
+    /// A client's command waits for the server.
+    pub(super) fn parks(&self, client: &Rc<Client>) {
+        let mut parked = self.parked.borrow_mut();
+        parked.insert(client.id(), Rc::clone(client));
+        self.counters.parked(parked.len());
+        if let Some(waker) = self.unparker.take() {
+            waker.wake();
+        }
+    }
+
+    /// It does no more.
+    pub(super) fn is_not_parked(&self, client: &Client) {
+        let mut parked = self.parked.borrow_mut();
+        if parked.remove(&client.id()).is_some() {
+            self.counters.parked(parked.len());
+        }
+    }
+
+    /// Lets clients go on whose command is parked, a few at a time, once the breaker is closed. Runs for as long as the
+    /// door lives.
+    pub(super) async fn unpark(self: Rc<Self>) {
+        loop {
+            until(&self.unparker, || !self.parked.borrow().is_empty()).await;
+            sleep(UNPARK_EVERY).await;
+            if self.backend.is_suspect() {
+                continue;
+            }
+            for _ in 0..UNPARK_AT_ONCE {
+                let Some((_, client)) = self.parked.borrow_mut().pop_first() else { break };
+                client.may_go();
+            }
+            self.counters.parked(self.parked.borrow().len());
+        }
     }
 
     /// What is held of a client was the first of each pair, and is the second now: of its requests, and of its replies.
@@ -359,12 +403,17 @@ impl Core {
         if is_last { Relief::Refused } else { Relief::Wait }
     }
 
+    /// Whether a connection that is one client's may write.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.connector.borrow().links().shared.is_fenced()
+    }
+
     /// An upstream takes nothing now. If that is because writes may still land, a fence is asked for.
     pub(super) fn asks_for_fence(&self, link: &Upstream) {
         // One that is behind ends once it looks.
         link.wake();
         let connector = self.connector();
-        if !connector.links().shared.is_fenced() && !self.fencing.swap(true, Ordering::AcqRel) {
+        if !self.is_fenced() && !self.fencing.swap(true, Ordering::AcqRel) {
             let fencing = Arc::clone(&self.fencing);
             let _job = self.main.spawn(async move {
                 let links = connector.links();
@@ -413,24 +462,70 @@ impl Core {
         client: &Rc<Client>,
         protocol: Protocol,
     ) -> Option<Rc<Upstream>> {
-        if self.pinned.get() >= self.settings.pinned {
-            return None;
-        }
-        self.set_pinned(self.pinned.get() + 1);
         let spoken = if protocol == Protocol::Resp2 { Spoken::Two } else { Spoken::Newest };
+        if let Some(upstream) = self.from_pool(spoken) {
+            upstream.give_to(Some(Rc::clone(client)));
+            return Some(upstream);
+        }
+        if self.pinned.get() >= self.settings.pinned {
+            // One of the other protocol that is nobody's makes room.
+            let (_, spare) = self.pool.borrow_mut().pop()?;
+            spare.close();
+        }
+        self.pinned.set(self.pinned.get() + 1);
+        self.count_pinned();
         let upstream =
             Upstream::new(self.connector(), spoken, Some(Rc::clone(client)), &self.ringed);
         let (core, driven) = (Rc::clone(self), Rc::clone(&upstream));
         tokio::task::spawn_local(async move {
-            core.drive_pinned(driven).await;
-            core.set_pinned(core.pinned.get() - 1);
+            core.drive_pinned(Rc::clone(&driven)).await;
+            core.pool.borrow_mut().retain(|(_, spare)| !Rc::ptr_eq(spare, &driven));
+            core.pinned.set(core.pinned.get() - 1);
+            core.count_pinned();
         });
         Some(upstream)
     }
 
-    fn set_pinned(&self, pinned: usize) {
-        self.pinned.set(pinned);
-        self.counters.pinned(pinned);
+    /// Takes back the connection of a client that needs it no more.
+    pub(super) fn unpin(&self, upstream: Rc<Upstream>) {
+        upstream.give_to(None);
+        self.pool.borrow_mut().push((Instant::now(), upstream));
+        self.count_pinned();
+        if let Some(waker) = self.thinner.take() {
+            waker.wake();
+        }
+    }
+
+    /// A connection that is nobody's, the last that was given back.
+    fn from_pool(&self, spoken: Spoken) -> Option<Rc<Upstream>> {
+        let connector = self.connector.borrow();
+        let mut pool = self.pool.borrow_mut();
+        let at = pool.iter().rposition(|(_, spare)| {
+            spare.spoken() == spoken && spare.is_idle() && spare.is_of(&connector)
+        })?;
+        let (_, upstream) = pool.remove(at);
+        drop(pool);
+        self.count_pinned();
+        Some(upstream)
+    }
+
+    /// Closes what has been nobody's for long. Runs for as long as the door lives.
+    pub(super) async fn thin_pool(self: Rc<Self>) {
+        loop {
+            until(&self.thinner, || !self.pool.borrow().is_empty()).await;
+            sleep(KEPT_FOR / 4).await;
+            let (old, kept) = self
+                .pool
+                .take()
+                .into_iter()
+                .partition::<Vec<_>, _>(|(since, _)| since.elapsed() >= KEPT_FOR);
+            self.pool.replace(kept);
+            old.iter().for_each(|(_, spare)| spare.close());
+        }
+    }
+
+    fn count_pinned(&self) {
+        self.counters.pinned(self.pinned.get().saturating_sub(self.pool.borrow().len()));
     }
 
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {
@@ -452,6 +547,18 @@ impl Core {
             }
         }
     }
+}
+
+/// Waits until something holds, of which the waker is told.
+async fn until(waker: &Cell<Option<Waker>>, holds: impl Fn() -> bool) {
+    poll_fn(|context| {
+        if holds() {
+            return Poll::Ready(());
+        }
+        waker.set(Some(context.waker().clone()));
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The connector of a Redis.

@@ -54,6 +54,8 @@ pub(crate) struct Counters {
     connections: AtomicU64,
     /// Of these: with an upstream of their own.
     pinned: AtomicU64,
+    /// Of these: with a command that waits for the server.
+    parked: AtomicU64,
     closed: [AtomicU64; CLOSED.len()],
     /// Credentials that were nobody's.
     wrong_secrets: AtomicU64,
@@ -99,6 +101,10 @@ impl Counters {
         self.pinned.store(pinned as u64, Relaxed);
     }
 
+    pub(super) fn parked(&self, parked: usize) {
+        self.parked.store(parked as u64, Relaxed);
+    }
+
     pub(super) fn wrong_secret(&self) {
         add(&self.wrong_secrets, 1);
     }
@@ -134,10 +140,11 @@ impl Counters {
             count,
         });
         let pinned = of(&self.pinned);
-        let shared = of(&self.connections).saturating_sub(pinned);
+        let parked = of(&self.parked);
+        let shared = of(&self.connections).saturating_sub(pinned + parked);
         let closed = CLOSED.iter().zip(&self.closed).map(|((_, word), count)| (*word, of(count)));
         DoorView {
-            connections: DoorConnections { shared, pinned, parked: 0 },
+            connections: DoorConnections { shared, pinned, parked },
             closed: counts(closed),
             commands: commands.collect(),
             refused_commands: counts([("unavailable", refused)]),

@@ -1,8 +1,12 @@
 //! A client that needs an upstream of its own.
 //!
 //! From the first command that belongs to a connection (MULTI, WATCH, BLPOP, SUBSCRIBE, MONITOR, another database) until
-//! the client leaves, everything that it says goes over one connection that nobody else uses. If that is lost, the
-//! client's own is reset: whatever it believed of the connection's state is gone.
+//! nothing of that is left, everything that the client says goes over one connection that nobody else uses. If that is
+//! lost, the client's own is reset: whatever it believed of the connection's state is gone. A command that waits for
+//! others leaves no state, and waits on (`client/parked.rs`).
+//!
+//! A connection that is given back is kept for the next client for ten seconds, so that workers that ask for one job
+//! after another need no new one each time. None is opened in advance.
 //!
 //! # Invariants
 //! 1. A command outside a transaction has its leave like one on the shared connection: breaker, bulkhead, lanes. What
@@ -19,7 +23,10 @@
 //! 5. A pinned connection raises no fence: it waits until the backend's stands.
 //! 6. Of other databases than the backend's nothing is cached, queued or repeated. A connection is in another database
 //!    once the server has said so.
-//! 7. If a MULTI or a SELECT was not carried out, what follows would mean something else: it is refused until the
+//! 7. A connection is given back once everything was answered that was sent on it, and nothing is left: no transaction,
+//!    nothing watched, the backend's database, no subscription, and nothing said that nobody knows. Protocol and name of
+//!    a client are not the connection's.
+//! 8. If a MULTI or a SELECT was not carried out, what follows would mean something else: it is refused until the
 //!    transaction ends, or a database is selected ([`Barred`]).
 
 use std::rc::Rc;
@@ -65,6 +72,8 @@ pub(super) struct PinnedTo {
     database: Option<u32>,
     /// It has subscribed, and whether it still listens was not looked at since.
     subscribed: bool,
+    /// Something may be left of it on its connection that nobody knows of.
+    kept: bool,
 }
 
 impl PinnedTo {
@@ -77,6 +86,7 @@ impl PinnedTo {
             spoilt: false,
             database: Some(database),
             subscribed: false,
+            kept: false,
         }
     }
 
@@ -93,8 +103,27 @@ impl PinnedTo {
         &self.upstream
     }
 
+    pub(super) fn into_upstream(self) -> Rc<Upstream> {
+        self.upstream
+    }
+
     pub(super) fn close(&self) {
         self.upstream.close();
+    }
+
+    /// It keeps its connection until it leaves.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    /// Whether nothing is left on its connection that is this client's: no transaction, nothing watched, no other
+    /// database, no subscription.
+    pub(super) fn is_clean(&self, configured: u32) -> bool {
+        self.state == Pinning::Counted
+            && self.watched.as_ref().is_some_and(Vec::is_empty)
+            && self.database == Some(configured)
+            && !self.subscribed
+            && !self.kept
     }
 
     pub(super) fn database(&self) -> Option<u32> {

@@ -48,7 +48,7 @@ use self::{
     ring::{Ring, Unanswered},
 };
 pub(super) use self::{
-    entry::{Entry, Note},
+    entry::{Entry, Note, Waited},
     listening::Awaited,
 };
 use super::client::Client;
@@ -251,6 +251,27 @@ impl Upstream {
     /// Whether it has ended for ever.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.inner.borrow().state, State::Closed)
+    }
+
+    /// Whether it is up, and nothing is under way on it.
+    pub(super) fn is_idle(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.ring.is_empty() && matches!(&inner.state, State::Up(up) if !up.retiring)
+    }
+
+    /// The protocol that it speaks now.
+    pub(super) fn spoken(&self) -> Protocol {
+        self.inner.borrow().protocol
+    }
+
+    /// Gives it to another client, or to none.
+    pub(super) fn give_to(&self, owner: Option<Rc<Client>>) {
+        self.inner.borrow_mut().owner = owner;
+    }
+
+    /// Whether it was opened by that connector.
+    pub(super) fn is_of(&self, connector: &Arc<RedisConnector>) -> bool {
+        Arc::ptr_eq(&self.inner.borrow().connector, connector)
     }
 
     /// Whose it is, if it is pinned.
@@ -515,8 +536,11 @@ impl Inner {
 
     /// Whether the oldest reply is overdue; sets the alarm for when it would be.
     fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
-        let at = self.ring.waits_since()? + self.connector.links().shared.settings.timeout;
+        let at = self.ring.due(self.connector.links().shared.settings.timeout)?;
         let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if due.deadline() > at {
+            due.as_mut().reset(at);
+        }
         // The alarm is set for an older one, usually: to set it anew for each would cost more than to be woken once.
         while due.as_mut().poll(context).is_ready() {
             if at <= Instant::now() {

@@ -366,19 +366,35 @@ impl Inner {
         &mut self,
         client: &Rc<Client>,
         link: &Rc<Upstream>,
-        (ticket, note, elsewhere): (Option<Ticket>, Note, bool),
+        how: (Option<Ticket>, Note, bool),
         request: &[u8],
         now: Instant,
     ) -> Sent {
+        self.send_in(client, link, how, (request, None), now)
+    }
+
+    /// The same, of a command that may have its slot already.
+    pub(super) fn send_in(
+        &mut self,
+        client: &Rc<Client>,
+        link: &Rc<Upstream>,
+        (ticket, note, elsewhere): (Option<Ticket>, Note, bool),
+        (request, slot): (&[u8], Option<u64>),
+        now: Instant,
+    ) -> Sent {
         let own = note.is_the_doors();
-        let seq = if own { 0 } else { self.slots.next() };
-        let blocks = matches!(note, Note::Wrote(_));
-        let entry = Entry { client: Rc::clone(client), seq, ticket, note, blocks, elsewhere };
+        let seq = if own { 0 } else { slot.unwrap_or_else(|| self.slots.next()) };
+        let entry = Entry { client: Rc::clone(client), seq, ticket, note, elsewhere };
         if !link.send(entry, request, now) {
+            if slot.is_some() {
+                return Err(Some(Stuck::Place));
+            }
             return self.not_taken(client, link, now);
         }
         if !own {
-            self.slot();
+            if slot.is_none() {
+                self.slot();
+            }
             self.on_wire += 1;
         }
         Ok(())
@@ -460,8 +476,12 @@ impl Inner {
             self.answer(&telling::error(&format!("ERR unknown command '{name}'")));
             return None;
         }
-        let link = match self.pinned.as_ref() {
-            Some(pinned) => Rc::clone(pinned.upstream()),
+        let link = match &mut self.pinned {
+            Some(pinned) => {
+                // Whatever that is, it may leave something behind.
+                pinned.keep();
+                Rc::clone(pinned.upstream())
+            }
             None => core.link(self.protocol()),
         };
         if !core.connector().links().shared.commands.has_learnt() {

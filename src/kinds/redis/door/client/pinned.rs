@@ -10,10 +10,12 @@ use super::{Carriage, Client, Ending, Inner, ROUTE, Stuck};
 use crate::kinds::redis::{
     door::{
         class::{Class, Local, Pinned},
+        core::Core,
         counters::Closed,
         pin::{Barred, PinnedTo, Pinning},
         telling::{self, Protocol},
         upstream::{Awaited, Note, Upstream},
+        waiting::Waiting,
     },
     protocol::{
         commands::{Flags, Spec},
@@ -41,7 +43,7 @@ pub(super) struct Said<'a> {
 }
 
 /// Why a command gets no leave.
-enum Denied {
+pub(super) enum Denied {
     /// Not yet.
     Stuck(Stuck),
     /// It is *unavailable*, for this reason.
@@ -244,7 +246,9 @@ impl Inner {
                 Ok(())
             }
         };
+        // EXEC and DISCARD are refused here: what is watched stays watched.
         if sent.is_ok()
+            && said.class == Class::Pinned(Pinned::Unwatch)
             && let Some(pinned) = &mut self.pinned
         {
             pinned.unwatch();
@@ -327,29 +331,64 @@ impl Inner {
     /// It goes once no queued write stands before its keys.
     fn without_place(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
         let lanes = self.lanes_of(client, said);
-        let blocks = said.class == Class::Pinned(Pinned::Blocks);
+        if said.class == Class::Pinned(Pinned::Blocks) {
+            return self.wait(client, lanes, said);
+        }
         let upstream = match self.enter_with(client, &lanes, said.now) {
             Ok(upstream) => upstream,
-            Err(None) if !blocks => {
+            Err(None) => {
                 self.bar(Barred::Watch);
                 return Err(None);
             }
             Err(stuck) => return Err(stuck),
         };
-        let note = if blocks {
-            // What may be of any key has its say once it is answered: it may well be refused.
-            if !lanes.is_all() {
-                client.core.backend.wrote(&lanes);
-            }
-            Note::Wrote(Box::new(lanes.clone()))
-        } else {
-            Note::None
-        };
-        self.send(client, &upstream, (None, note, true), said.request, said.now)?;
-        if let Some(pinned) = &mut self.pinned
-            && !blocks
-        {
+        self.send(client, &upstream, (None, Note::None, true), said.request, said.now)?;
+        if let Some(pinned) = &mut self.pinned {
             pinned.watch(&lanes);
+        }
+        Ok(())
+    }
+
+    /// A command that waits for others: also for the server, if nothing else belongs to the client's connection.
+    fn wait(&mut self, client: &Rc<Client>, lanes: Lanes, said: Said<'_>) -> Sent {
+        let database = client.core.database();
+        let counts = self.pinned.as_ref().is_some_and(|it| it.database() != Some(database));
+        if matches!(&*said.spec.name, "wait" | "waitaof") && !counts {
+            let name = said.spec.name.to_ascii_uppercase();
+            self.answer(&telling::error(&format!(
+                "ERR fusebox: {name} is not offered here: it counts the writes of one connection, and clients share theirs"
+            )));
+            return Ok(());
+        }
+        let waiting = Waiting::of(said.args);
+        let until = waiting.and_then(|waiting| waiting.until(said.now));
+        let may_park = self.pinned.as_ref().is_none_or(|pinned| pinned.is_clean(database));
+        if waiting.is_some() && may_park {
+            match self.leave_to_wait(client, &lanes, said.now) {
+                Ok(()) => {}
+                Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
+                Err(Denied::Told(_)) => {
+                    self.park(client, said.request, until);
+                    return Ok(());
+                }
+            }
+        }
+        let upstream = self.enter_with(client, &lanes, said.now)?;
+        self.send_waiting(client, &upstream, (lanes, until), said, None)
+    }
+
+    /// Leave for a command that waits for others, which keeps none.
+    pub(super) fn leave_to_wait(
+        &self,
+        client: &Client,
+        lanes: &Lanes,
+        now: Instant,
+    ) -> Result<(), Denied> {
+        self.leave(client, lanes, ASKS, "command", now)?;
+        let core = &client.core;
+        if !core.is_fenced() {
+            core.asks_for_fence(&core.link(self.session.protocol));
+            return Err(Denied::Told("writes may still land".to_owned()));
         }
         Ok(())
     }
@@ -403,15 +442,34 @@ impl Inner {
                 return Err(None);
             }
         }
+        let Some(upstream) = self.own_upstream(client) else {
+            self.answer(&telling::error(telling::TOO_MANY));
+            return Err(None);
+        };
+        Ok(upstream)
+    }
+
+    /// The client's own upstream; `None` where there are as many as may be.
+    pub(super) fn own_upstream(&mut self, client: &Rc<Client>) -> Option<Rc<Upstream>> {
         if self.pinned.is_none() {
             let core = &client.core;
-            let Some(upstream) = core.pin(client, self.session.protocol) else {
-                self.answer(&telling::error(telling::TOO_MANY));
-                return Err(None);
-            };
+            let upstream = core.pin(client, self.session.protocol)?;
             self.pinned = Some(PinnedTo::new(upstream, core.database()));
         }
-        self.pinned.as_ref().map(|pinned| Rc::clone(pinned.upstream())).ok_or(None)
+        self.pinned.as_ref().map(|pinned| Rc::clone(pinned.upstream()))
+    }
+
+    /// Gives the client's own upstream back once nothing of it is the client's any more.
+    pub(super) fn unpin(&mut self, core: &Core) {
+        let is_over = self.is_answered()
+            && self.pinned.as_mut().is_some_and(|pinned| {
+                // Whether it still listens is known now.
+                pinned.listens();
+                pinned.is_clean(core.database()) && pinned.upstream().is_idle()
+            });
+        if is_over && let Some(pinned) = self.pinned.take() {
+            core.unpin(pinned.into_upstream());
+        }
     }
 
     /// Whether an unknown command may be sent: an error is what is said instead.
@@ -452,7 +510,7 @@ impl Inner {
     }
 
     /// The lanes of a command in the client's database; all if they cannot be told, or it is not about keys alone.
-    fn lanes_of(&self, client: &Client, said: Said<'_>) -> Lanes {
+    pub(super) fn lanes_of(&self, client: &Client, said: Said<'_>) -> Lanes {
         let Said { spec, args, .. } = said;
         let database = match &self.pinned {
             Some(pinned) => pinned.database(),

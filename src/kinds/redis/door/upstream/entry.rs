@@ -5,6 +5,8 @@ use std::rc::Rc;
 use fusebox_actors::{Fills, Ticket, connector::Read};
 use fusebox_state::Lanes;
 
+use tokio::time::Instant;
+
 use super::listening::Awaited;
 use crate::kinds::redis::{
     door::client::Client, protocol::deadlines::Begun, transport::handshake::Protocol,
@@ -19,8 +21,6 @@ pub(in crate::kinds::redis::door) struct Entry {
     pub(in crate::kinds::redis::door) ticket: Option<Ticket>,
     /// What is to be known once it is answered.
     pub(in crate::kinds::redis::door) note: Note,
-    /// It may wait for others, as long as it likes: its reply is never overdue.
-    pub(in crate::kinds::redis::door) blocks: bool,
     /// It can be carried on no other connection: what fails is told.
     pub(in crate::kinds::redis::door) elsewhere: bool,
 }
@@ -35,8 +35,8 @@ pub(in crate::kinds::redis::door) enum Note {
     CacheAll(Box<(Read, Fills)>),
     /// It settles the deadlines of its keys.
     Deadlines(Box<Begun>),
-    /// It may have written to these lanes.
-    Wrote(Box<Lanes>),
+    /// It waits for others.
+    Waited(Box<Waited>),
     /// It is the door's own, and nobody waits for it.
     Own,
     /// The same: from its reply on the connection speaks that protocol.
@@ -47,6 +47,21 @@ pub(in crate::kinds::redis::door) enum Note {
     Monitors,
     /// It selects this database.
     Selects(u32),
+}
+
+/// A command that waits for others.
+pub(in crate::kinds::redis::door) struct Waited {
+    /// What it may have written to.
+    pub(in crate::kinds::redis::door) lanes: Lanes,
+    /// Until when it waits; `None` for ever.
+    pub(in crate::kinds::redis::door) until: Option<Instant>,
+}
+
+impl Entry {
+    /// Whether it waits for others.
+    pub(in crate::kinds::redis::door) fn waits(&self) -> bool {
+        matches!(self.note, Note::Waited(_))
+    }
 }
 
 impl Note {

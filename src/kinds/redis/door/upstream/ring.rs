@@ -7,7 +7,7 @@
 //! An entry's bytes stay here until its reply has come, or until it is handed back as lost: without them nothing could
 //! be repeated or queued after a loss.
 
-use std::{cell::Cell, collections::VecDeque, mem, rc::Rc};
+use std::{cell::Cell, collections::VecDeque, mem, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -110,7 +110,7 @@ impl Ring {
             return None;
         }
         let Pending { entry, length, .. } = self.pending.pop_front()?;
-        if entry.blocks {
+        if entry.waits() {
             self.unblocked = Some(Instant::now());
         }
         self.holds(0, length);
@@ -126,16 +126,20 @@ impl Ring {
         }
     }
 
-    /// Since when the oldest request has been waited for, unless its reply may take as long as it likes.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
-        let oldest = self.pending.front().filter(|oldest| !oldest.entry.blocks)?;
-        Some(self.unblocked.map_or(oldest.begun, |at| at.max(oldest.begun)))
+    /// When the oldest reply is overdue: `limit` after it could have come. `None` for never.
+    pub(super) fn due(&self, limit: Duration) -> Option<Instant> {
+        let oldest = self.pending.front()?;
+        let begun = match &oldest.entry.note {
+            Note::Waited(waited) => waited.until?,
+            _ => self.unblocked.map_or(oldest.begun, |at| at.max(oldest.begun)),
+        };
+        begun.checked_add(limit)
     }
 
     /// Whether a reply is waited for that may take as long as it likes.
     pub(super) fn is_blocked(&self) -> bool {
         // Nothing is sent behind one.
-        self.pending.back().is_some_and(|last| last.entry.blocks)
+        self.pending.back().is_some_and(|last| last.entry.waits())
     }
 
     /// Whether the server may have got a whole request that it did not answer.

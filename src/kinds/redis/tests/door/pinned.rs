@@ -12,6 +12,16 @@ impl World {
     fn pinned(&self) -> u64 {
         self.door.view().connections.pinned
     }
+
+    fn parked(&self) -> u64 {
+        self.door.view().connections.parked
+    }
+
+    /// Connections at the server.
+    async fn connections(&self) -> usize {
+        let list = self.server.ask(&["CLIENT", "LIST"]).await;
+        String::from_utf8_lossy(&list).lines().filter(|line| line.contains("cmd=")).count()
+    }
 }
 
 async fn pipeline(client: &mut Wire, commands: &[&str]) {
@@ -42,7 +52,8 @@ async fn after_a_loss_on_one_connection_the_others_go_on_at_once() {
         pipeline(&mut victim, &["BLPOP jobs 0"]).await;
         until("it blocks", async || world.blocked().await == 1).await;
         world.server.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-        assert_eq!(victim.reply().await, "", "it is reset");
+        until("it waits again", async || world.blocked().await == 1).await;
+        drop(victim);
         let begun = tokio::time::Instant::now();
         third = world.client();
         assert_eq!(third.ask("MULTI").await, "+OK\r\n");
@@ -326,8 +337,10 @@ async fn a_refused_multi_bars_its_transaction_and_no_more() {
     assert_eq!(client.ask("SET k 2").await, "+QUEUED\r\n");
     assert_eq!(client.ask("EXEC").await, "*1\r\n+OK\r\n");
     // And one that gives up, and is used for something else later.
-    let mut other = world.client();
+    let (mut holder, mut other) = (world.client(), world.client());
+    assert_eq!(holder.ask("MULTI").await, "+OK\r\n");
     assert!(other.ask("MULTI").await.starts_with("-ERR max number"));
+    drop(holder);
     other.until_told("GET k", "$1\r\n2\r\n").await;
 }
 
@@ -423,4 +436,132 @@ async fn what_is_held_on_connections_of_their_own_counts_at_the_door() {
     drop(timeout(Duration::from_secs(3), futures_util::future::join_all(sending)).await);
     until("some were sent away", async || world.closed("no_room") > 0).await;
     world.server.signal("CONT");
+}
+
+#[tokio::test]
+async fn a_connection_of_its_own_is_given_back_once_nothing_is_left_on_it() {
+    let settings = Settings { pinned: 1, ..door() };
+    let world = World::with(PATIENCE, settings).await;
+    let (mut one, mut two) = (world.client(), world.client());
+    let mut connections = None;
+    for round in 0..20 {
+        for client in [&mut one, &mut two] {
+            assert_eq!(client.ask("MULTI").await, "+OK\r\n", "round {round}");
+            assert_eq!(client.ask("INCR n").await, "+QUEUED\r\n");
+            assert!(client.ask("EXEC").await.starts_with("*1"));
+            assert_eq!(client.ask("BLPOP nothing 0.01").await, "*-1\r\n");
+            assert_eq!(client.ask("WATCH n").await, "+OK\r\n");
+            assert_eq!(client.ask("UNWATCH").await, "+OK\r\n");
+            assert!(client.ask("GET n").await.starts_with('$'));
+            until("it is given back", async || world.pinned() == 0).await;
+            let now = world.connections().await;
+            assert_eq!(*connections.get_or_insert(now), now, "it is used again");
+        }
+    }
+    assert_eq!(world.server.value("n").await, "40");
+    // What is left on it keeps it.
+    for (leaves, ends) in [("WATCH n", "UNWATCH"), ("SELECT 3", "SELECT 0"), ("MULTI", "DISCARD")] {
+        assert_eq!(one.ask(leaves).await, "+OK\r\n");
+        drop(one.ask("PING").await);
+        assert_eq!(world.pinned(), 1, "{leaves}");
+        assert!(two.ask("MULTI").await.starts_with("-ERR max number"), "{leaves}");
+        assert!(two.ask("DISCARD").await.starts_with("+OK"));
+        assert_eq!(one.ask(ends).await, "+OK\r\n");
+        until(ends, async || world.pinned() == 0).await;
+    }
+    assert!(one.ask("SUBSCRIBE c").await.starts_with("*3"));
+    assert_eq!(world.pinned(), 1);
+    assert!(one.ask("UNSUBSCRIBE").await.starts_with("*3"));
+    until("it does not listen", async || world.pinned() == 0).await;
+    // One that is nobody's makes room for one of the other protocol.
+    assert!(two.ask("HELLO 3").await.starts_with('%'));
+    assert_eq!(two.ask("BLPOP nothing 0.01").await, "_\r\n");
+    until("it is given back", async || world.pinned() == 0).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_job_waits_on_while_the_server_is_away() {
+    let mut world = World::open().await;
+    let (mut before, mut brief, mut lasting) = (world.client(), world.client(), world.client());
+    assert!(lasting.ask("HELLO 3").await.starts_with('%'));
+    pipeline(&mut before, &["BLPOP first 0", "GET k"]).await;
+    until("it blocks", async || world.blocked().await == 1).await;
+    world.server.kill();
+    until("it is parked", async || world.parked() == 1).await;
+    for _ in 0..2 {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(brief.ask("BLPOP jobs 0.4").await, "*-1\r\n");
+        let took = begun.elapsed();
+        assert!((0.39..1.5).contains(&took.as_secs_f64()), "{took:?}");
+        // Now that the breaker is open.
+        for _ in 0..4 {
+            drop(world.client().ask("GET other").await);
+        }
+    }
+    assert_eq!(brief.ask("FUSEBOX LAST").await.lines().nth(2), Some("empty"));
+    pipeline(&mut lasting, &["XREAD BLOCK 600000 STREAMS s 0"]).await;
+    until("both are parked", async || world.parked() == 2).await;
+    world.server.restart().await;
+    until("it blocks again", async || world.blocked().await == 1).await;
+    world.server.ask(&["RPUSH", "first", "j"]).await;
+    world.server.ask(&["XADD", "s", "1-1", "f", "v"]).await;
+    assert_eq!(before.reply().await, "*2\r\n$5\r\nfirst\r\n$1\r\nj\r\n");
+    assert_eq!(before.reply().await, "$-1\r\n", "what stood behind it");
+    assert!(lasting.reply().await.starts_with(b"%1"));
+    until("nobody waits", async || (world.parked(), world.pinned()) == (0, 0)).await;
+}
+
+#[tokio::test]
+async fn the_time_of_a_command_that_waits_ends_while_the_server_is_frozen() {
+    let world = World::with(Duration::from_millis(300), door()).await;
+    let mut client = world.client();
+    pipeline(&mut client, &["BLPOP jobs 0.5"]).await;
+    until("it blocks", async || world.blocked().await == 1).await;
+    world.server.signal("STOP");
+    assert_eq!(client.reply().await, "*-1\r\n");
+    world.server.signal("CONT");
+    assert!(client.ask("LLEN jobs").await.starts_with(':'), "the client was not disconnected");
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_it_is_parked_is_gone() {
+    let mut world = World::open().await;
+    world.server.kill();
+    let mut client = world.client();
+    pipeline(&mut client, &["BLPOP jobs 0"]).await;
+    until("it is parked", async || world.parked() == 1).await;
+    drop(client);
+    until("it is gone", async || world.parked() == 0).await;
+    world.server.restart().await;
+    let mut other = world.client();
+    other.until_told("RPUSH jobs j", ":1\r\n").await;
+    assert_eq!(other.ask("LLEN jobs").await, ":1\r\n");
+    until("nobody waits", async || world.blocked().await == 0).await;
+}
+
+#[tokio::test]
+async fn what_counts_the_writes_of_one_connection_is_refused_where_clients_share_theirs() {
+    let world = World::open().await;
+    let mut client = world.client();
+    for command in ["WAIT 0 10", "WAITAOF 0 0 10"] {
+        let told = client.ask(command).await;
+        assert!(told.starts_with("-ERR"), "{told}");
+    }
+    assert_eq!(client.ask("SELECT 3").await, "+OK\r\n");
+    assert_eq!(client.ask("WAIT 0 10").await, ":0\r\n", "all that it writes goes over it");
+}
+
+#[tokio::test]
+async fn what_is_watched_stays_watched_when_a_transaction_that_was_not_begun_is_ended() {
+    let world = World::open().await;
+    let (mut client, mut other) = (world.client(), world.client());
+    for end in ["EXEC", "DISCARD"] {
+        assert_eq!(client.ask("WATCH k").await, "+OK\r\n");
+        assert!(client.ask(end).await.starts_with("-ERR"), "{end} without MULTI");
+        assert_eq!(client.ask("GET n").await, "$-1\r\n");
+        assert_eq!(other.ask("SET k v").await, "+OK\r\n");
+        assert_eq!(client.ask("MULTI").await, "+OK\r\n");
+        assert_eq!(client.ask("SET l v").await, "+QUEUED\r\n");
+        assert_eq!(client.ask("EXEC").await, "*-1\r\n", "{end}");
+    }
 }
