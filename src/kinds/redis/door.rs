@@ -39,6 +39,7 @@ mod class;
 mod client;
 mod core;
 mod counters;
+mod lane_set;
 mod local;
 mod pin;
 pub(crate) mod port;

@@ -42,10 +42,7 @@ use super::{
 };
 use crate::{
     ingress::peer::Who,
-    kinds::redis::{
-        connector::RedisConnector,
-        protocol::{outcome, resp},
-    },
+    kinds::redis::{connector::RedisConnector, protocol::resp},
 };
 
 mod dispatch;
@@ -54,6 +51,7 @@ mod own;
 mod parked;
 mod pinned;
 mod slots;
+mod unit;
 
 pub(super) use self::{
     dispatch::{Carriage, ROUTE},
@@ -141,6 +139,8 @@ pub(super) struct Inner {
     closed: Closed,
     /// Its socket took no more: this client's own task waits until it does.
     is_full: bool,
+    /// What of the input was sent together with the command at hand, in bytes.
+    swallowed: usize,
     /// The client will send nothing more.
     read_closed: bool,
     /// Since when nothing has come of it.
@@ -173,6 +173,7 @@ impl Client {
             ending: Ending::Open,
             closed: Closed::Client,
             is_full: false,
+            swallowed: 0,
             read_closed: false,
             idle: None,
             short_since: None,
@@ -321,15 +322,13 @@ impl Client {
             inner.on_wire -= 1;
         }
         inner.last = telling::Told::default();
+        if let Note::Unit(unit) = &note {
+            return inner.unit_answered(&self.core, connector, (seq, ticket), unit);
+        }
         let protocol = inner.session.protocol;
         if let Some(ticket) = ticket {
             if let Some(b'-' | b'!') = frame.first() {
-                let ended = connector.links().ended(request, Bytes::copy_from_slice(frame));
-                if let Err(error) = ended.result {
-                    if outcome::wants_another_connection(&error) {
-                        self.core.retire();
-                    }
-                    let outcome = Outcome::Failed { verdict: ended.verdict, error };
+                if let Some(outcome) = self.core.failed(connector, request, frame) {
                     if let Settled::GoOn(onward) = ticket.settle(outcome)
                         && !elsewhere
                     {
@@ -362,8 +361,12 @@ impl Client {
                     self.core.backend.end_fills(&fills, &read, &body, &value);
                 }
             }
-            Note::None | Note::Cache | Note::Waited(_) | Note::Subscription(_) | Note::Monitors => {
-            }
+            Note::None
+            | Note::Cache
+            | Note::Waited(_)
+            | Note::Unit(_)
+            | Note::Subscription(_)
+            | Note::Monitors => {}
         }
         inner.reply(seq, frame);
     }
@@ -392,8 +395,13 @@ impl Client {
 
     /// An attempt ended without a reply.
     pub(super) fn lost(&self, lost: Lost) {
-        let Lost { entry: Entry { seq, ticket, .. }, body, verdict, error } = lost;
-        self.inner.borrow_mut().on_wire -= 1;
+        let Lost { entry: Entry { seq, ticket, note, .. }, body, verdict, error } = lost;
+        let mut inner = self.inner.borrow_mut();
+        inner.on_wire -= 1;
+        if let Note::Unit(unit) = note {
+            return inner.unit_lost(&self.core, (seq, ticket), &unit, (verdict, error));
+        }
+        drop(inner);
         let Some(ticket) = ticket else { return };
         if let Settled::GoOn(mut onward) = ticket.settle(Outcome::Failed { verdict, error })
             && !self.gone.get()

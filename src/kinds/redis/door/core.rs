@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    Backend,
+    Backend, Outcome,
     connector::{Access, Connector},
 };
 use fusebox_state::{LaneId, Moment};
@@ -32,7 +32,9 @@ use super::{
     upstream::{Note, Turn, Upstream},
 };
 use crate::kinds::redis::{
-    connector::RedisConnector, protocol::resp, transport::handshake::Protocol as Spoken,
+    connector::RedisConnector,
+    protocol::{outcome, resp},
+    transport::handshake::Protocol as Spoken,
 };
 
 /// How often late reads are looked for while the backend is suspect.
@@ -448,6 +450,21 @@ impl Core {
     pub(super) fn writes(&self, request: &[u8]) -> bool {
         let plan = self.connector().plan(bytes::Bytes::copy_from_slice(request));
         plan.is_ok_and(|plan| matches!(plan.access, Access::Write(_)))
+    }
+
+    /// How an attempt has ended that the server answered with an error. `None` if that is an answer like any other.
+    pub(super) fn failed(
+        &self,
+        connector: &RedisConnector,
+        request: &[u8],
+        frame: &[u8],
+    ) -> Option<Outcome<'static>> {
+        let ended = connector.links().ended(request, Bytes::copy_from_slice(frame));
+        let error = ended.result.err()?;
+        if outcome::wants_another_connection(&error) {
+            self.retire();
+        }
+        Some(Outcome::Failed { verdict: ended.verdict, error })
     }
 
     /// What is said of a command that was not executed.

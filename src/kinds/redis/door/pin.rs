@@ -1,6 +1,7 @@
 //! A client that needs an upstream of its own.
 //!
-//! From the first command that belongs to a connection (MULTI, WATCH, BLPOP, SUBSCRIBE, MONITOR, another database) until
+//! From the first command that belongs to a connection (WATCH, BLPOP, SUBSCRIBE, MONITOR, another database, a MULTI whose
+//! EXEC has not come with it) until
 //! nothing of that is left, everything that the client says goes over one connection that nobody else uses. If that is
 //! lost, the client's own is reset: whatever it believed of the connection's state is gone. A command that waits for
 //! others leaves no state, and waits on (`client/parked.rs`).
@@ -31,12 +32,9 @@
 
 use std::rc::Rc;
 
-use fusebox_state::{LaneId, Lanes};
+use fusebox_state::Lanes;
 
-use super::upstream::Upstream;
-
-/// More lanes than these are all lanes.
-const LANES_MAX: usize = 64;
+use super::{lane_set::LaneSet, upstream::Upstream};
 
 /// How far a pinned client is from an ordinary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +60,10 @@ pub(super) enum Barred {
 pub(super) struct PinnedTo {
     upstream: Rc<Upstream>,
     state: Pinning,
-    /// The lanes of what was said since MULTI; `None` for all.
-    lanes: Option<Vec<LaneId>>,
+    /// The lanes of what was said since MULTI.
+    lanes: LaneSet,
     /// Those of what is watched.
-    watched: Option<Vec<LaneId>>,
+    watched: LaneSet,
     /// Something since MULTI was refused here: EXEC must not run the rest.
     spoilt: bool,
     /// The database that it is in; `None` if one was selected in a transaction, which may not have run.
@@ -81,8 +79,8 @@ impl PinnedTo {
         Self {
             upstream,
             state: Pinning::Counted,
-            lanes: Some(Vec::new()),
-            watched: Some(Vec::new()),
+            lanes: LaneSet::default(),
+            watched: LaneSet::default(),
             spoilt: false,
             database: Some(database),
             subscribed: false,
@@ -120,7 +118,7 @@ impl PinnedTo {
     /// database, no subscription.
     pub(super) fn is_clean(&self, configured: u32) -> bool {
         self.state == Pinning::Counted
-            && self.watched.as_ref().is_some_and(Vec::is_empty)
+            && self.watched.is_empty()
             && self.database == Some(configured)
             && !self.subscribed
             && !self.kept
@@ -142,7 +140,7 @@ impl PinnedTo {
 
     /// A command of these lanes was sent between MULTI and EXEC.
     pub(super) fn add(&mut self, lanes: &Lanes) {
-        add(&mut self.lanes, lanes);
+        self.lanes.add(lanes);
     }
 
     /// Something was refused: a transaction that it is part of must not run.
@@ -156,25 +154,22 @@ impl PinnedTo {
 
     /// The keys of these lanes are watched.
     pub(super) fn watch(&mut self, lanes: &Lanes) {
-        add(&mut self.watched, lanes);
+        self.watched.add(lanes);
     }
 
     /// Nothing is watched any more.
     pub(super) fn unwatch(&mut self) {
-        self.watched = Some(Vec::new());
+        self.watched = LaneSet::default();
     }
 
     /// The lanes that EXEC takes.
     pub(super) fn lanes(&self) -> Lanes {
-        match (&self.lanes, &self.watched) {
-            (Some(lanes), Some(watched)) => Lanes::new(lanes.iter().chain(watched).copied()),
-            _ => Lanes::All,
-        }
+        self.lanes.with(&self.watched)
     }
 
     /// The transaction has ended, or will once the server has read what was sent.
     pub(super) fn end(&mut self) {
-        (self.state, self.lanes, self.spoilt) = (Pinning::Counted, Some(Vec::new()), false);
+        (self.state, self.lanes, self.spoilt) = (Pinning::Counted, LaneSet::default(), false);
         self.unwatch();
     }
 
@@ -195,16 +190,10 @@ impl PinnedTo {
     }
 }
 
-fn add(all: &mut Option<Vec<LaneId>>, lanes: &Lanes) {
-    let Some(known) = all else { return };
-    known.extend_from_slice(lanes.as_slice());
-    if lanes.is_all() || known.len() > LANES_MAX {
-        *all = None;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use fusebox_state::LaneId;
+
     use super::*;
     use crate::kinds::redis::{connector::RedisConnector, testing, transport::handshake::Protocol};
 

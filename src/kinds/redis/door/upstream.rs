@@ -48,7 +48,7 @@ use self::{
     ring::{Ring, Unanswered},
 };
 pub(super) use self::{
-    entry::{Entry, Note, Waited},
+    entry::{Entry, Note, Unit, Waited},
     listening::Awaited,
 };
 use super::client::Client;
@@ -513,6 +513,11 @@ impl Inner {
             }
             if frame.starts_with(b">") {
                 // Nobody listens to a shared connection.
+                continue;
+            }
+            if let Some(Note::Unit(unit)) = self.ring.oldest_note()
+                && !unit.add(frame)
+            {
                 continue;
             }
             let Some((entry, request)) = self.ring.pop() else {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::kinds::redis::{
     door::{
-        class::{self, Class, Local},
+        class::{self, Class, Local, Pinned},
         counters::Closed,
         pin::PinnedTo,
         quick::{self, Does, Row},
@@ -72,12 +72,12 @@ impl<'a> Carriage<'a> {
 }
 
 impl Inner {
-    /// Takes the command at hand, or says on what it is stuck.
+    /// Takes the command at hand, behind which these bytes have come, or says on what it is stuck.
     pub(super) fn dispatch(
         &mut self,
         client: &Rc<Client>,
         reader: &Requests,
-        request: &[u8],
+        (request, behind): (&[u8], &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
         // Nothing is sent behind a command that may wait as long as it likes: it would hold its place for as long.
@@ -111,7 +111,7 @@ impl Inner {
             (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
             return None;
         }
-        self.general(client, &args, request, now)
+        self.general(client, &args, (request, behind), now)
     }
 
     /// A command of one key: planned without an allocation.
@@ -178,7 +178,7 @@ impl Inner {
         &mut self,
         client: &Rc<Client>,
         args: &[&[u8]],
-        request: &[u8],
+        (request, behind): (&[u8], &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
         let core = &client.core;
@@ -210,6 +210,12 @@ impl Inner {
         if self.is_barred(client, class, now) {
             return None;
         }
+        let said = Said { spec: &spec, class, args, request, now };
+        if class == Class::Pinned(Pinned::Multi)
+            && let Some(sent) = self.unit(client, said, behind)
+        {
+            return sent;
+        }
         match class {
             Class::Local(local)
                 if !self.is_within() || matches!(local, Local::Quit | Local::Reset) =>
@@ -220,7 +226,7 @@ impl Inner {
                 let link = core.link(self.protocol());
                 self.planned(client, &link, request, now)
             }
-            _ => self.through_pin(client, Said { spec: &spec, class, args, request, now }),
+            _ => self.through_pin(client, said),
         }
     }
 
@@ -230,7 +236,7 @@ impl Inner {
     }
 
     /// Why a command is not for this client, or not for a door.
-    fn refusal(&self, spec: &Spec, class: Class, args: &[&[u8]]) -> Option<String> {
+    pub(super) fn refusal(&self, spec: &Spec, class: Class, args: &[&[u8]]) -> Option<String> {
         let name = || spec.name.replace('|', " ");
         // A server in a transaction must see what is wrong itself: then EXEC runs nothing.
         if !self.is_within()

@@ -237,13 +237,14 @@ impl Inner {
                 }
                 Found::Empty(length) => (length, None),
                 Found::Request(length) => {
-                    let request = rest.get(..length).unwrap_or_default();
-                    (length, self.dispatch(client, &reader, request, now))
+                    let (request, behind) = rest.split_at_checked(length).unwrap_or_default();
+                    (length, self.dispatch(client, &reader, (request, behind), now))
                 }
                 Found::Inline(length, request) => {
                     let mut words = Requests::default();
+                    let behind = rest.get(length..).unwrap_or_default();
                     let stuck = match words.next(&request, true) {
-                        Found::Request(_) => self.dispatch(client, &words, &request, now),
+                        Found::Request(_) => self.dispatch(client, &words, (&request, behind), now),
                         _ => None,
                     };
                     (length, stuck)
@@ -265,7 +266,7 @@ impl Inner {
             } else {
                 client.core.counters.command();
                 self.stuck_since = None;
-                taken += length;
+                taken += length + mem::take(&mut self.swallowed);
             }
         }
         taken

@@ -384,7 +384,7 @@ impl Inner {
         lanes: &Lanes,
         now: Instant,
     ) -> Result<(), Denied> {
-        self.leave(client, lanes, ASKS, "command", now)?;
+        drop(self.leave(client, lanes, ASKS, "command", now)?);
         let core = &client.core;
         if !core.is_fenced() {
             core.asks_for_fence(&core.link(self.session.protocol));

@@ -37,6 +37,8 @@ pub(in crate::kinds::redis::door) enum Note {
     Deadlines(Box<Begun>),
     /// It waits for others.
     Waited(Box<Waited>),
+    /// It is a transaction, each command of which has a reply.
+    Unit(Box<Unit>),
     /// It is the door's own, and nobody waits for it.
     Own,
     /// The same: from its reply on the connection speaks that protocol.
@@ -55,6 +57,42 @@ pub(in crate::kinds::redis::door) struct Waited {
     pub(in crate::kinds::redis::door) lanes: Lanes,
     /// Until when it waits; `None` for ever.
     pub(in crate::kinds::redis::door) until: Option<Instant>,
+}
+
+/// A transaction that was sent as one.
+pub(in crate::kinds::redis::door) struct Unit {
+    /// How many commands it has, MULTI and EXEC included.
+    pub(in crate::kinds::redis::door) commands: usize,
+    /// The replies that have come.
+    pub(in crate::kinds::redis::door) replies: Vec<u8>,
+    /// How many are still to come.
+    left: usize,
+    /// Where the latest begins, and where the first ends.
+    latest: usize,
+    first: usize,
+}
+
+impl Unit {
+    pub(in crate::kinds::redis::door) fn of(commands: usize) -> Self {
+        Self { commands, replies: Vec::new(), left: commands, latest: 0, first: 0 }
+    }
+
+    /// A reply has come. True for the last one.
+    pub(super) fn add(&mut self, frame: &[u8]) -> bool {
+        self.latest = self.replies.len();
+        self.replies.extend_from_slice(frame);
+        if self.latest == 0 {
+            self.first = frame.len();
+        }
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
+
+    /// What it was refused with: the error of its MULTI, else that of its EXEC.
+    pub(in crate::kinds::redis::door) fn refusal(&self) -> Option<&[u8]> {
+        let [multi, exec] = [self.replies.get(..self.first), self.replies.get(self.latest..)];
+        [multi, exec].into_iter().flatten().find(|reply| matches!(reply.first(), Some(b'-' | b'!')))
+    }
 }
 
 impl Entry {

@@ -565,3 +565,80 @@ async fn what_is_watched_stays_watched_when_a_transaction_that_was_not_begun_is_
         assert_eq!(client.ask("EXEC").await, "*-1\r\n", "{end}");
     }
 }
+
+#[tokio::test]
+async fn a_transaction_that_comes_whole_needs_no_connection_of_its_own() {
+    let mut world = World::with(PATIENCE, Settings { pinned: 0, ..door() }).await;
+    let mut clients: Vec<Wire> = (0..3).map(|_| world.client()).collect();
+    assert!(
+        clients[0].ask("MULTI").await.starts_with("-ERR max number"),
+        "one that comes in pieces"
+    );
+    assert_eq!(clients[0].ask("DISCARD").await, "+OK\r\n");
+    assert!(clients[1].ask("HELLO 3").await.starts_with('%'));
+    for round in 0..50 {
+        for client in &mut clients {
+            pipeline(
+                client,
+                &["INCR n", "MULTI", "INCR n", "HSET h f v", "INCR n", "EXEC", "GET k"],
+            )
+            .await;
+        }
+        for client in &mut clients {
+            assert!(client.reply().await.starts_with(b":"));
+            for told in ["+OK\r\n", "+QUEUED\r\n", "+QUEUED\r\n", "+QUEUED\r\n"] {
+                assert_eq!(client.reply().await, told);
+            }
+            let told = client.reply().await;
+            let numbers: Vec<i64> = resp::Reply::of(&told)
+                .and_then(|reply| reply.items())
+                .unwrap()
+                .filter_map(|item| match resp::Reply::of(item) {
+                    Some(resp::Reply::Int(number)) => Some(number),
+                    _ => None,
+                })
+                .collect();
+            let [first, _, second] = numbers.as_slice() else { panic!("{told:?}") };
+            assert_eq!(*second, first + 1, "round {round}: nothing of others is between");
+            let nil = client.reply().await;
+            assert!(nil == "$-1\r\n" || nil == "_\r\n", "{nil:?}");
+        }
+    }
+    assert_eq!(world.server.value("n").await, "450");
+    let [one, _, three] = clients.as_mut_slice() else { panic!("three") };
+    // An error among its replies, and one that the whole is refused with.
+    pipeline(one, &["MULTI", "INCR h", "SET k v", "EXEC"]).await;
+    for told in ["+OK\r\n", "+QUEUED\r\n", "+QUEUED\r\n"] {
+        assert_eq!(one.reply().await, told);
+    }
+    assert!(one.reply().await.starts_with(b"*2\r\n-WRONGTYPE"));
+    world.server.ask(&["ACL", "SETUSER", "default", "-append"]).await;
+    pipeline(three, &["MULTI", "APPEND k x", "EXEC", "GET k"]).await;
+    assert_eq!(three.reply().await, "+OK\r\n");
+    assert!(three.reply().await.starts_with(b"-NOPERM"));
+    assert!(three.reply().await.starts_with(b"-EXECABORT"));
+    assert_eq!(three.reply().await, "$1\r\nv\r\n");
+    // What it writes is cached no more.
+    pipeline(three, &["MULTI", "SET k w", "EXEC"]).await;
+    for told in ["+OK\r\n", "+QUEUED\r\n", "*1\r\n+OK\r\n"] {
+        assert_eq!(three.reply().await, told);
+    }
+    world.server.kill();
+    three.until_told("GET k", "$-1\r\n").await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_came_whole_and_may_have_run_is_told_as_such() {
+    let world = World::with(Duration::from_millis(500), Settings { pinned: 0, ..door() }).await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET k v").await, "+OK\r\n");
+    world.server.signal("STOP");
+    pipeline(&mut client, &["MULTI", "INCR n", "INCR n", "EXEC", "ECHO e"]).await;
+    for told in ["+OK\r\n", "+QUEUED\r\n", "+QUEUED\r\n"] {
+        assert_eq!(client.reply().await, told);
+    }
+    let told = client.reply().await;
+    assert!(told.starts_with(b"-FUSEBOX UNKNOWN"), "{told:?}");
+    assert_eq!(client.reply().await, "$1\r\ne\r\n", "nothing is gone with it");
+    world.server.signal("CONT");
+}
