@@ -37,7 +37,9 @@ pub(crate) use self::backend::{BackendConfig, Endpoint};
 pub(crate) use self::checker::{choice, size};
 #[cfg(test)]
 pub(crate) use self::doors::testing as doors_testing;
-pub(crate) use self::doors::{Auth, DoorAddress, DoorSettings, Family, OnUnknown, Unavailable};
+pub(crate) use self::doors::{
+    Auth, DoorAddress, DoorSettings, EffectReply, Family, OnUnknown, Unavailable,
+};
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};

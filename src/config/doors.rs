@@ -92,6 +92,20 @@ pub(crate) enum OnUnknown {
     Close,
 }
 
+/// Which replies are assumed of queued writes whose effect is known and whose reply is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EffectReply {
+    /// Those that programs seldom decide by.
+    Assume,
+    /// All of them.
+    All,
+    /// None: such a write is not queued.
+    Error,
+}
+
+const EFFECT_REPLY: &[(&str, EffectReply)] =
+    &[("assume", EffectReply::Assume), ("all", EffectReply::All), ("error", EffectReply::Error)];
+
 const ON_UNKNOWN: &[(&str, OnUnknown)] =
     &[("error", OnUnknown::Error), ("close", OnUnknown::Close)];
 
@@ -149,6 +163,8 @@ pub(crate) struct DoorSettings {
     pub(crate) unavailable: Unavailable,
     /// What is told of a request that may have been executed.
     pub(crate) on_unknown: OnUnknown,
+    /// What is answered to a queued write whose effect is known and whose reply is not.
+    pub(crate) effect_reply: EffectReply,
 }
 
 /// Whose connections a listener takes.
@@ -405,6 +421,9 @@ fn check_words(base: &str, raw: &RawDoor, door: &mut DoorSettings, checker: &mut
         checker.one_of(&key("unavailable"), unavailable, door.unavailable, UNAVAILABLE);
     let unknown = raw.on_unknown.as_deref();
     door.on_unknown = checker.one_of(&key("on_unknown"), unknown, door.on_unknown, ON_UNKNOWN);
+    let effect = raw.effect_reply.as_deref();
+    door.effect_reply =
+        checker.one_of(&key("effect_reply"), effect, door.effect_reply, EFFECT_REPLY);
 }
 
 impl DoorSettings {
@@ -432,6 +451,7 @@ impl DoorSettings {
             priority: Priority::Normal,
             unavailable: Unavailable::Loading,
             on_unknown: OnUnknown::Error,
+            effect_reply: EffectReply::Assume,
         }
     }
 
@@ -531,6 +551,7 @@ impl DoorSettings {
             "priority": word(self.priority, PRIORITIES),
             "unavailable": word(self.unavailable, UNAVAILABLE),
             "on_unknown": word(self.on_unknown, ON_UNKNOWN),
+            "effect_reply": word(self.effect_reply, EFFECT_REPLY),
         });
         if let Some(fields) = shown.as_object_mut() {
             if self.auth_known {

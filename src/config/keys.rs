@@ -60,6 +60,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("doors[].priority", Text),
     ("doors[].unavailable", Text),
     ("doors[].on_unknown", Text),
+    ("doors[].effect_reply", Text),
     ("backends.*.kind", Text),
     ("backends.*.enabled", Flag),
     ("backends.*.url", Text),

@@ -44,6 +44,7 @@ pub(crate) struct RawDoor {
     pub(crate) priority: Option<String>,
     pub(crate) unavailable: Option<String>,
     pub(crate) on_unknown: Option<String>,
+    pub(crate) effect_reply: Option<String>,
 }
 
 /// `[http]`

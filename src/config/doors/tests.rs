@@ -182,7 +182,7 @@ fn every_setting_is_read_and_shown_as_it_was_written() {
     let lines = "kind = 'redis'\nlisten = '127.0.0.1:6380'\nauth = 'open'\nplaintext = true\nconnections = 20\n\
                  in_bytes = '2 MiB'\nout_bytes = '3 MiB'\nout_client = '64 KiB'\npinned = 10\n\
                  idle_timeout = '1m'\nmin_ack = 'durable'\ndeadline = '2s'\npriority = 'low'\n\
-                 unavailable = 'FUSEBOX'\non_unknown = 'close'";
+                 unavailable = 'FUSEBOX'\non_unknown = 'close'\neffect_reply = 'all'";
     let (all, _) = door(lines);
     assert_eq!((all.connections, all.pinned, all.in_bytes), (20, 10, 2 << 20));
     assert_eq!((all.out_bytes, all.out_client), (3 << 20, 64 << 10));
@@ -190,6 +190,7 @@ fn every_setting_is_read_and_shown_as_it_was_written() {
     assert_eq!(all.deadline, Some(Duration::from_secs(2)));
     assert_eq!((all.min_ack, all.priority), (Some(AckLevel::Durable), Priority::Low));
     assert_eq!((all.unavailable, all.on_unknown), (Unavailable::Fusebox, OnUnknown::Close));
+    assert_eq!(all.effect_reply, EffectReply::All);
     for (lines, doors) in [
         (lines, 1),
         ("kind = 'redis'\nlisten = 'unix:/r'", 1),
@@ -278,6 +279,10 @@ fn every_mistake_is_told_by_its_key() {
         (
             &format!("{redis}unavailable = 'loading'"),
             "doors[0].unavailable must be \"LOADING\" or \"FUSEBOX\" or \"close\", got \"loading\"",
+        ),
+        (
+            &format!("{redis}effect_reply = 'yes'"),
+            "doors[0].effect_reply must be \"assume\" or \"all\" or \"error\", got \"yes\"",
         ),
         (
             &format!("{redis}[[doors]]\nkind = 'redis'\nlisten = 'unix:/s'\nlistn = 'x'"),

@@ -35,6 +35,7 @@ use tokio::{
 
 use crate::ingress::{gate::Part, peer::Who};
 
+pub(crate) mod assumed;
 mod class;
 mod client;
 mod core;

@@ -6,11 +6,12 @@ use fusebox_actors::{AckLevel, view::DoorView};
 
 use super::{
     Accepted, RedisDoor,
+    assumed::EffectReply,
     settings::{self, Guest, MinAck, Settings},
     telling,
 };
 use crate::{
-    config::{DoorSettings, OnUnknown, Unavailable},
+    config::{self, DoorSettings, OnUnknown, Unavailable},
     ingress::{
         callers::{Callers, Right},
         door::{Connection, DoorStream, WireDoor},
@@ -61,6 +62,11 @@ fn settings_of(door: &DoorSettings) -> Settings {
             Unavailable::Loading => telling::Unavailable::Loading,
             Unavailable::Fusebox => telling::Unavailable::Fusebox,
             Unavailable::Close => telling::Unavailable::Close,
+        },
+        effect_reply: match door.effect_reply {
+            config::EffectReply::Assume => EffectReply::Assume,
+            config::EffectReply::All => EffectReply::All,
+            config::EffectReply::Error => EffectReply::Error,
         },
         close_on_unknown: door.on_unknown == OnUnknown::Close,
         pinned: size(door.pinned.into()),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fusebox_actors::Priority;
 
-use super::telling::Unavailable;
+use super::{assumed::EffectReply, telling::Unavailable};
 use crate::{
     ingress::{
         peer::{NOBODY, Who},
@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) priority: Priority,
     /// In which word a client is told that its command was not executed.
     pub(crate) unavailable: Unavailable,
+    /// What is answered to a queued write whose effect is known and whose reply is not.
+    pub(crate) effect_reply: EffectReply,
     /// A client whose command's outcome is unknown is disconnected.
     pub(crate) close_on_unknown: bool,
     /// Upstream connections that belong to one client each, at once.

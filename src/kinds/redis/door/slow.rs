@@ -19,6 +19,7 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    assumed,
     client::ROUTE,
     core::Core,
     local::Hello,
@@ -49,6 +50,17 @@ pub(super) enum Done {
     Answered(u64, Answer, Told, Option<Lanes>),
     /// Who the credentials belong to, and what HELLO asked for besides.
     Authenticated(u64, Option<Guest>, Option<Hello>),
+}
+
+/// What is wanted of a call.
+struct Wanted {
+    /// What is asked of it besides its words.
+    options: CallOptions,
+    /// It may be answered with nil if nothing is known.
+    nil_on_miss: bool,
+    is_write: bool,
+    /// What it is answered if it is taken and its reply is not known.
+    assumed: Option<Bytes>,
 }
 
 /// Who asks, and in which protocol.
@@ -98,7 +110,8 @@ impl Core {
     }
 
     fn carried(&self, seq: u64, body: Bytes, by: Asker, onward: Option<Box<Onward>>) -> Slow {
-        let (mut options, nil_on_miss, is_write) = self.asked_of(&self.connector(), &body, by);
+        let Wanted { mut options, nil_on_miss, is_write, assumed } =
+            self.wanted(&self.connector(), &body, by);
         let appended = Arc::<Notify>::default();
         options.appended = is_write.then(|| Arc::clone(&appended));
         let who = by.who.unwrap_or(Who { uid: NOBODY, admin: false, by_token: false });
@@ -117,6 +130,7 @@ impl Core {
             unavailable: self.settings.unavailable,
             close_on_unknown: self.settings.close_on_unknown,
             nil_on_miss,
+            assumed,
         };
         let backend = Arc::clone(&self.backend);
         let counters = Arc::clone(&self.counters);
@@ -165,29 +179,30 @@ impl Core {
         })
     }
 
-    /// What is asked of a call besides its words, whether it may be answered with nil if nothing is known, and whether it
-    /// writes.
+    /// What is wanted of a call.
     ///
-    /// A write whose reply is not known beforehand is queued only if the door says `min_ack = "durable"`: most clients
-    /// take an integer for what it says.
-    fn asked_of(
-        &self,
-        connector: &RedisConnector,
-        body: &Bytes,
-        asker: Asker,
-    ) -> (CallOptions, bool, bool) {
+    /// A write whose reply is neither known beforehand nor [assumed] is queued only if the door says
+    /// `min_ack = "durable"`: most clients take an integer for what it says.
+    fn wanted(&self, connector: &RedisConnector, body: &Bytes, asker: Asker) -> Wanted {
         let plan = connector.plan(body.clone()).ok();
         let is_write = plan.as_ref().is_some_and(|plan| matches!(plan.access, Access::Write(_)));
+        let args = resp::arguments(body).unwrap_or_default();
+        let assumed = plan.as_ref().and_then(|plan| match &plan.access {
+            Access::Write(Write { outage: Outage::EffectKnown, .. }) => {
+                assumed::reply(self.settings.effect_reply, &args)
+            }
+            _ => None,
+        });
         let min_ack = match plan.map(|plan| plan.access) {
             Some(Access::Write(Write { outage, .. })) => match (self.settings.min_ack, outage) {
                 (MinAck::Durable, Outage::Never(_))
                 | (MinAck::AppliedOrDurable, Outage::ReplyKnown(_)) => None,
+                (MinAck::AppliedOrDurable, _) if assumed.is_some() => None,
                 (MinAck::Durable, _) => Some(AckLevel::Durable),
                 (MinAck::Applied | MinAck::AppliedOrDurable, _) => Some(AckLevel::Applied),
             },
             _ => None,
         };
-        let args = resp::arguments(body).unwrap_or_default();
         let name = args.first().copied().unwrap_or_default();
         let nil_on_miss = name.eq_ignore_ascii_case(b"GET") || name.eq_ignore_ascii_case(b"MGET");
         let options = CallOptions {
@@ -199,7 +214,7 @@ impl Core {
             appended: None,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };
-        (options, nil_on_miss, is_write)
+        Wanted { options, nil_on_miss, is_write, assumed }
     }
 
     /// Looks whom credentials belong to. The one who gave wrong ones waits a second for the answer.

@@ -115,7 +115,7 @@ impl Told {
 }
 
 /// What of a call's end is the caller's to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) protocol: Protocol,
     pub(super) unavailable: Unavailable,
@@ -123,6 +123,8 @@ pub(super) struct Asked {
     pub(super) close_on_unknown: bool,
     /// A read of which nothing is known may be answered with nil.
     pub(super) nil_on_miss: bool,
+    /// What is answered to a write that was taken and whose reply is not known.
+    pub(super) assumed: Option<Bytes>,
 }
 
 /// What a client is told of a call that was carried otherwise than over its own connection.
@@ -145,6 +147,7 @@ pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Aske
                 "{backend} does not answer, and what is cached is of the other protocol"
             )),
         },
+        (None, ..) if asked.assumed.is_some() => Answer::Reply(asked.assumed.unwrap_or_default()),
         (None, Some(AckLevel::Durable), Some(op_id)) => {
             Answer::Reply(error(&format!("FUSEBOX QUEUED {op_id} its reply is not known yet")))
         }
@@ -273,6 +276,7 @@ mod tests {
         unavailable: Unavailable::Loading,
         close_on_unknown: false,
         nil_on_miss: true,
+        assumed: None,
     };
 
     fn reply(source: Source, value: &'static [u8]) -> Reply {

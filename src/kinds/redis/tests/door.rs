@@ -22,6 +22,7 @@ use super::super::{
     connector::RedisConnector,
     door::{
         Accepted, RedisDoor,
+        assumed::EffectReply,
         settings::{MinAck, Nobody, Settings},
         telling::Unavailable,
     },
@@ -31,6 +32,7 @@ use super::super::{
 use crate::ingress::{door::WireDoor, peer::Who};
 
 mod limits;
+mod outage;
 mod pinned;
 mod random;
 
@@ -86,6 +88,7 @@ fn door() -> Settings {
         max_stale: None,
         priority: Priority::Normal,
         unavailable: Unavailable::Loading,
+        effect_reply: EffectReply::default(),
         close_on_unknown: false,
         pinned: 100,
         in_bytes: 256 << 20,
@@ -306,7 +309,7 @@ async fn clients_connect_read_and_write_through_an_outage() {
     assert_eq!(client.ask("PING").await, "+PONG\r\n");
     let info = client.ask("INFO").await;
     assert!(info.contains("redis_version:") && info.contains("# Fusebox"), "{info}");
-    for command in ["INCR n", "DEL k", "HGET h f", "PUBLISH c m"] {
+    for command in ["INCR n", "SREM k m", "HGET h f", "PUBLISH c m"] {
         let told = client.ask(command).await;
         assert!(told.starts_with("-LOADING fusebox: redis"), "{command}: {told}");
         assert!(told.contains("not executed"), "{command}: {told}");

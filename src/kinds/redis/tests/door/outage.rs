@@ -1,0 +1,55 @@
+//! What clients of a door are told while the server is away, and what the server has afterwards.
+
+use super::*;
+
+#[tokio::test]
+async fn what_is_removed_or_given_a_time_is_queued_and_answered_as_usual() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    assert_eq!(client.ask("GET x").await, "$-1\r\n");
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    for command in ["SET a 1", "SET b 1", "SET c 1"] {
+        assert_eq!(client.ask(command).await, "+OK\r\n");
+    }
+    for (command, told) in [
+        ("DEL a nothing", ":2\r\n"),
+        ("UNLINK b", ":1\r\n"),
+        ("EXPIRE c 1000", ":1\r\n"),
+        ("HSET h f v g w", ":2\r\n"),
+    ] {
+        assert_eq!(client.ask(command).await, told, "{command}");
+    }
+    assert_eq!(client.ask("FUSEBOX LAST").await.lines().nth(2), Some("queued"));
+    for claim in ["SREM s m", "ZREM z m", "SADD s m", "HDEL h f", "SETBIT b 1 1", "INCR n"] {
+        let told = client.ask(claim).await;
+        assert!(told.starts_with("-LOADING"), "{claim}: {told}");
+    }
+    assert_eq!(world.waiting(), 8);
+    world.server.restart().await;
+    until("all is applied", async || world.waiting() == 0).await;
+    assert_eq!(world.server.ask(&["EXISTS", "a", "b"]).await, ":0\r\n");
+    assert_eq!(world.server.ask(&["HGET", "h", "g"]).await, "$1\r\nw\r\n");
+    let left = world.server.ask(&["TTL", "c"]).await;
+    let text = String::from_utf8_lossy(&left).into_owned();
+    let left: i32 = text.trim_start_matches(':').trim().parse().unwrap();
+    assert!((900..=1_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn a_door_assumes_as_much_as_it_is_told() {
+    for (effect_reply, told) in
+        [(EffectReply::All, [":1\r\n", ":2\r\n"]), (EffectReply::Error, ["-LOADING", "-LOADING"])]
+    {
+        let mut world =
+            World::with(Duration::from_secs(2), Settings { effect_reply, ..door() }).await;
+        let mut client = world.client();
+        assert_eq!(client.ask("SET k 1").await, "+OK\r\n");
+        world.server.kill();
+        client.until_told("SET x 1", "+OK\r\n").await;
+        for (command, told) in ["DEL k", "SADD s a b"].iter().zip(told) {
+            let reply = client.ask(command).await;
+            assert!(reply.starts_with(told), "{command}: {reply}");
+        }
+    }
+}
