@@ -126,10 +126,7 @@ async fn serve(
     mut accepted: mpsc::UnboundedReceiver<Arrival>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    for link in core.links() {
-        tokio::task::spawn_local(Rc::clone(&core).drive(Rc::clone(link)));
-        tokio::task::spawn_local(Rc::clone(&core).watch(Rc::clone(link)));
-    }
+    core.open();
     tokio::task::spawn_local(Rc::clone(&core).send_out());
     tokio::task::spawn_local(Rc::clone(&core).unpark());
     tokio::task::spawn_local(Rc::clone(&core).thin_pool());
@@ -156,9 +153,7 @@ async fn serve(
         client.say_goodbye();
     }
     while serving.join_next().await.is_some() {}
-    for link in core.links() {
-        link.close();
-    }
+    core.close();
 }
 
 fn begin(core: &Rc<Core>, (accepted, who, place): Arrival, serving: &mut tokio::task::JoinSet<()>) {

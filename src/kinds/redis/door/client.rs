@@ -37,7 +37,7 @@ use super::{
     slow::Slow,
     socket::Socket,
     telling::{self, Answer, Protocol},
-    upstream::{Entry, Lost, Note},
+    upstream::{Entry, Lost, Note, Upstream},
     waiting::Waiting,
 };
 use crate::{
@@ -59,6 +59,9 @@ pub(super) use self::{
 };
 use self::{parked::Parked, slots::Slots};
 
+/// A client is owed no more than this of a large reply, in bytes, before more of it is read.
+const AHEAD: usize = 1 << 20;
+
 /// A client; see the [module](self).
 pub(super) struct Client {
     pub(super) core: Rc<Core>,
@@ -74,6 +77,8 @@ pub(super) struct Client {
     awaits_place: Cell<bool>,
     /// What it has parked may be sent.
     may_go: Cell<bool>,
+    /// It gets a reply piece by piece.
+    piecewise: Cell<bool>,
     /// What the door knows that is held of its requests, and of its replies, in bytes.
     held: Cell<usize>,
     owed: Cell<usize>,
@@ -123,6 +128,8 @@ pub(super) struct Inner {
     parked: Option<Parked>,
     /// Slots whose replies come from an upstream.
     on_wire: usize,
+    /// Which upstream that is.
+    wire: *const Upstream,
     stuck: Option<(Stuck, Pin<Box<Sleep>>)>,
     /// Since when the command at hand has been stuck.
     stuck_since: Option<Instant>,
@@ -163,6 +170,7 @@ impl Client {
             slow: VecDeque::new(),
             parked: None,
             on_wire: 0,
+            wire: std::ptr::null(),
             stuck: None,
             stuck_since: None,
             barred: None,
@@ -188,6 +196,7 @@ impl Client {
             sends_later: Cell::default(),
             awaits_place: Cell::default(),
             may_go: Cell::default(),
+            piecewise: Cell::default(),
             held: Cell::default(),
             owed: Cell::default(),
         })
@@ -246,6 +255,7 @@ impl Client {
         }
         let mut inner = self.inner.borrow_mut();
         inner.try_write(&self.core);
+        inner.has_sent(self);
         inner.tell_held(self);
         inner.unpin(&self.core);
         let waits = !inner.slots.out().is_empty()
@@ -371,6 +381,41 @@ impl Client {
         inner.reply(seq, frame);
     }
 
+    /// Whether the reply of a slot may be handed to it piece by piece: it is the next that it gets.
+    pub(super) fn takes_pieces(&self, seq: u64) -> bool {
+        self.gone.get() || self.inner.borrow().slots.is_oldest(seq)
+    }
+
+    /// A piece of the reply that is next.
+    pub(super) fn has_piece(&self, piece: &[u8]) {
+        self.piecewise.set(true);
+        if !self.gone.get() {
+            self.inner.borrow_mut().slots.piece(piece);
+        }
+    }
+
+    /// The last piece of a reply.
+    pub(super) fn has_all(&self, entry: Entry, rest: &[u8]) {
+        self.piecewise.set(false);
+        let mut inner = self.inner.borrow_mut();
+        inner.on_wire -= 1;
+        inner.last = telling::Told::default();
+        if let Some(ticket) = entry.ticket {
+            drop(ticket.settle(Outcome::Answered { cached: None, until: None }));
+        }
+        inner.reply(entry.seq, rest);
+    }
+
+    /// Whether it is owed so much that the rest of a reply has to wait.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.gone.get() && self.inner.borrow().slots.owed() > self.ahead()
+    }
+
+    /// How much it may be owed of a large reply, in bytes. One that is larger comes piece by piece.
+    pub(super) fn ahead(&self) -> usize {
+        AHEAD.min(self.core.settings.out_client / 2)
+    }
+
     /// The cache has answered in the server's stead.
     pub(super) fn answered_instead(
         &self,
@@ -398,6 +443,12 @@ impl Client {
         let Lost { entry: Entry { seq, ticket, note, .. }, body, verdict, error } = lost;
         let mut inner = self.inner.borrow_mut();
         inner.on_wire -= 1;
+        if self.piecewise.get() && inner.slots.is_oldest(seq) {
+            // The rest of it is not to be had.
+            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
+            drop(ticket.map(|ticket| ticket.settle(Outcome::Failed { verdict, error })));
+            return;
+        }
         if let Note::Unit(unit) = note {
             return inner.unit_lost(&self.core, (seq, ticket), &unit, (verdict, error));
         }
@@ -417,6 +468,15 @@ impl Client {
     pub(super) fn lost_its_upstream(self: &Rc<Self>, lost: Vec<Lost>, was_up: bool) {
         let mut inner = self.inner.borrow_mut();
         let pinned = inner.pinned.take();
+        if self.piecewise.get() {
+            // The rest of a reply is not to be had.
+            for Lost { entry, verdict, error, .. } in lost {
+                drop(entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error })));
+            }
+            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
+            drop(inner);
+            return self.wake();
+        }
         let (mut selects, mut watches) = (false, false);
         let lost_nothing = lost.is_empty();
         let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core.database()));
@@ -483,6 +543,7 @@ impl Inner {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     client.core.counters.written(count);
                     self.slots.sent(count);
+                    self.has_sent(client);
                 }
                 Poll::Ready(_) => self.ending = Ending::Reset,
             }
@@ -510,9 +571,20 @@ impl Inner {
         }
     }
 
+    /// The rest of a reply may have waited for that.
+    fn has_sent(&self, client: &Client) {
+        if client.piecewise.get() {
+            client.core.wake_links();
+            if let Some(pinned) = &self.pinned {
+                pinned.upstream().wake();
+            }
+        }
+    }
+
     /// Tells the door what is held of this client.
     fn tell_held(&self, client: &Client) {
-        let (held, owed) = (self.inbox.len(), self.slots.owed());
+        let parked = self.parked.as_ref().map_or(0, Parked::size);
+        let (held, owed) = (self.inbox.len() + parked, self.slots.owed());
         client.core.holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
     }
 

@@ -29,7 +29,7 @@ use super::{
     settings::Settings,
     slow::Asker,
     telling::{self, Answer, Protocol},
-    upstream::{Note, Turn, Upstream},
+    upstream::{Entry, Note, Turn, Upstream},
 };
 use crate::kinds::redis::{
     connector::RedisConnector,
@@ -72,7 +72,9 @@ pub(super) struct Core {
     /// What clients write their replies into.
     pub(super) buffers: Rc<Buffers>,
     connector: RefCell<Arc<RedisConnector>>,
-    links: [Rc<Upstream>; 2],
+    links: RefCell<[Rc<Upstream>; 2]>,
+    /// Shared connections that take nothing more, and still have something to hand on.
+    leaving: RefCell<Vec<Rc<Upstream>>>,
     namespace: RefCell<Rc<str>>,
     /// How often that has changed.
     generation: Cell<u64>,
@@ -113,7 +115,7 @@ impl Core {
         let connector = redis_of(backend.connector())?;
         let ringed = Rc::default();
         let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None, &ringed);
-        let links = [link(Spoken::Two), link(Spoken::Newest)];
+        let links = RefCell::new([link(Spoken::Two), link(Spoken::Newest)]);
         let namespace = RefCell::new(connector.links().namespace.as_str().into());
         Some(Rc::new(Self {
             settings,
@@ -125,6 +127,7 @@ impl Core {
             buffers: Rc::default(),
             connector: RefCell::new(connector),
             links,
+            leaving: RefCell::default(),
             namespace,
             generation: Cell::new(0),
             ringed,
@@ -145,17 +148,62 @@ impl Core {
         }))
     }
 
-    /// The connections that all clients share, each to be [driven](Core::drive).
-    pub(super) fn links(&self) -> &[Rc<Upstream>; 2] {
-        &self.links
+    /// The connections that all clients share, also those that are being replaced.
+    fn links(&self) -> Vec<Rc<Upstream>> {
+        self.links.borrow().iter().chain(&*self.leaving.borrow()).map(Rc::clone).collect()
     }
 
-    /// Drives a connection for as long as the door lives.
-    pub(super) async fn drive(self: Rc<Self>, upstream: Rc<Upstream>) {
+    /// Opens the connections that all clients share.
+    pub(super) fn open(self: &Rc<Self>) {
+        self.links().into_iter().for_each(|link| self.begin(link));
+        tokio::task::spawn_local(Rc::clone(self).watch());
+    }
+
+    /// Closes them.
+    pub(super) fn close(&self) {
+        self.links().iter().for_each(|link| link.close());
+    }
+
+    fn begin(self: &Rc<Self>, link: Rc<Upstream>) {
+        tokio::task::spawn_local(Rc::clone(self).drive(link));
+    }
+
+    /// A connection hands on a large reply, at its client's pace: from now on another one takes what others ask.
+    fn replace(self: &Rc<Self>, upstream: &Rc<Upstream>) {
+        let mut links = self.links.borrow_mut();
+        let Some(place) = links.iter_mut().find(|link| Rc::ptr_eq(link, upstream)) else { return };
+        let fresh = Upstream::new(self.connector(), upstream.asked(), None, &self.ringed);
+        self.leaving.borrow_mut().push(std::mem::replace(place, Rc::clone(&fresh)));
+        drop(links);
+        self.begin(fresh);
+    }
+
+    /// Whether a connection was replaced, and has handed on all that it had.
+    fn has_left(&self, upstream: &Rc<Upstream>) -> bool {
+        let is_it = |link: &Rc<Upstream>| Rc::ptr_eq(link, upstream);
+        let mut leaving = self.leaving.borrow_mut();
+        let was_replaced = !self.links.borrow().iter().any(is_it);
+        let has_left = was_replaced && upstream.is_spent();
+        if has_left {
+            leaving.retain(|link| !is_it(link));
+        }
+        has_left
+    }
+
+    /// A client has taken something of a reply that it gets piece by piece.
+    pub(super) fn wake_links(&self) {
+        self.links().iter().for_each(|link| link.wake());
+    }
+
+    /// Drives a shared connection until the door is closed, or another one has replaced it.
+    async fn drive(self: Rc<Self>, upstream: Rc<Upstream>) {
         let mut turn = Turn::default();
-        loop {
+        while !self.has_left(&upstream) {
             upstream.turn(&mut turn).await;
             self.refresh();
+            if turn.leaves {
+                self.replace(&upstream);
+            }
             for client in turn.touched.drain(..) {
                 client.flush();
             }
@@ -168,15 +216,14 @@ impl Core {
         }
     }
 
-    /// Answers reads from the cache that have waited for `cache.answer_after`, while the backend is suspect. Runs for as
-    /// long as the door lives.
-    pub(super) async fn watch(self: Rc<Self>, upstream: Rc<Upstream>) {
+    /// Answers reads from the cache that have waited for `cache.answer_after`, while the backend is suspect.
+    async fn watch(self: Rc<Self>) {
         loop {
             self.backend.suspect().await;
             let max_stale = self.settings.max_stale;
             let mut answered = Vec::new();
             if let Some(before) = Instant::now().checked_sub(self.backend.answer_after()) {
-                upstream.late_reads(before, |entry, request| {
+                let mut look = |entry: &mut Entry, request: &[u8]| {
                     let slot = self.slot_of(request);
                     if let Some((lane, key)) = slot
                         && let Some(ticket) = &mut entry.ticket
@@ -188,7 +235,8 @@ impl Core {
                         entry.note = Note::None;
                         answered.push((Rc::clone(&entry.client), entry.seq, instead));
                     }
-                });
+                };
+                self.links().iter().for_each(|link| link.late_reads(before, &mut look));
             }
             for (client, seq, instead) in answered {
                 client.answered_instead(seq, instead);
@@ -209,7 +257,7 @@ impl Core {
 
     /// The connection that clients of `protocol` share.
     pub(super) fn link(&self, protocol: Protocol) -> Rc<Upstream> {
-        let [second, third] = &self.links;
+        let [second, third] = &*self.links.borrow();
         Rc::clone(if protocol == Protocol::Resp2 { second } else { third })
     }
 
@@ -224,7 +272,7 @@ impl Core {
         if !std::ptr::addr_eq(Arc::as_ptr(&current), Arc::as_ptr(&self.connector.borrow()))
             && let Some(next) = redis_of(current)
         {
-            self.links.iter().for_each(|link| link.use_connector(&next));
+            self.links().iter().for_each(|link| link.use_connector(&next));
             let namespace: Rc<str> = next.links().namespace.as_str().into();
             if self.namespace.replace(Rc::clone(&namespace)) != namespace {
                 self.generation.set(self.generation.get() + 1);
@@ -284,14 +332,15 @@ impl Core {
 
     /// A client has left: what it has on the shared connections goes on without it.
     pub(super) fn abandon(&self, client: &Rc<Client>) {
-        self.links.iter().for_each(|link| link.abandon(client));
+        self.links().iter().for_each(|link| {
+            link.abandon(client);
+            link.wake();
+        });
     }
 
     /// The server refuses what it should not: its name may lead to another one by now.
     pub(super) fn retire(&self) {
-        for link in &self.links {
-            link.retire_later();
-        }
+        self.links().iter().for_each(|link| link.retire_later());
     }
 
     /// A client waits for a place on an upstream, or in the bulkhead.

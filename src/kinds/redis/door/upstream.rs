@@ -107,6 +107,8 @@ struct Up {
     finder: FrameFinder,
     /// Nothing more is taken; it ends once all is answered.
     retiring: bool,
+    /// The oldest reply is handed on piece by piece: when the last one was.
+    piecewise: Option<Instant>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     _counted: tokio_util::task::task_tracker::TaskTrackerToken,
 }
@@ -149,6 +151,8 @@ pub(super) struct Turn {
     pub(super) ended: bool,
     /// Its connector has been replaced: it must be told by which one.
     pub(super) replaced: bool,
+    /// It has begun to hand on a large reply, and takes nothing more: another one is to take its place.
+    pub(super) leaves: bool,
 }
 
 impl Upstream {
@@ -253,10 +257,21 @@ impl Upstream {
         matches!(self.inner.borrow().state, State::Closed)
     }
 
+    /// Whether it is down, and nothing waits for it.
+    pub(super) fn is_spent(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.ring.is_empty() && !matches!(inner.state, State::Up(_) | State::Opening(_))
+    }
+
     /// Whether it is up, and nothing is under way on it.
     pub(super) fn is_idle(&self) -> bool {
         let inner = self.inner.borrow();
         inner.ring.is_empty() && matches!(&inner.state, State::Up(up) if !up.retiring)
+    }
+
+    /// The protocol that it was opened for.
+    pub(super) fn asked(&self) -> Protocol {
+        self.protocol
     }
 
     /// The protocol that it speaks now.
@@ -299,7 +314,7 @@ impl Upstream {
 
     /// Waits until there is something to tell, and adds it to `turn`, which keeps its room from turn to turn.
     pub(super) async fn turn(&self, turn: &mut Turn) {
-        (turn.ended, turn.replaced) = (false, false);
+        (turn.ended, turn.replaced, turn.leaves) = (false, false, false);
         poll_fn(|context| self.poll(context, turn)).await;
     }
 
@@ -313,7 +328,8 @@ impl Upstream {
         inner.poll(context, self.protocol, self.sharing, turn);
         turn.ended |= matches!(inner.state, State::Closed) && self.sharing == Sharing::Pinned;
         drop(inner);
-        if !turn.touched.is_empty() || !turn.lost.is_empty() || turn.ended || turn.replaced {
+        let has_news = !turn.touched.is_empty() || !turn.lost.is_empty();
+        if has_news || turn.ended || turn.replaced || turn.leaves {
             return Poll::Ready(());
         }
         self.waker.set(Some(context.waker().clone()));
@@ -412,6 +428,7 @@ impl Inner {
             inbox: dialogue.inbox,
             finder: dialogue.finder,
             retiring: false,
+            piecewise: None,
             closing: Box::pin(shared.closing.clone().cancelled_owned()),
             _counted: shared.others.token(),
         });
@@ -428,7 +445,7 @@ impl Inner {
                 return self.end(Cause::Shared, sharing, turn);
             }
         }
-        let ended = self.read(context, turn).or_else(|| self.write(context));
+        let ended = self.read(context, sharing, turn).or_else(|| self.write(context));
         let ended = ended.or_else(|| self.overdue(context));
         if let Some(cause) = ended {
             return self.end(cause, sharing, turn);
@@ -459,9 +476,19 @@ impl Inner {
         None
     }
 
-    fn read(&mut self, context: &mut Context<'_>, turn: &mut Turn) -> Option<Cause> {
+    fn read(
+        &mut self,
+        context: &mut Context<'_>,
+        sharing: Sharing,
+        turn: &mut Turn,
+    ) -> Option<Cause> {
         loop {
             let State::Up(up) = &mut self.state else { return None };
+            // Whoever gets it piece by piece is waited for.
+            if up.piecewise.is_some() && self.ring.oldest().is_some_and(|it| it.client.is_behind())
+            {
+                return None;
+            }
             up.inbox.reserve(READ_SIZE);
             let Up { stream, inbox, .. } = up;
             let read = match pin!(stream.read_buf(inbox)).poll(context) {
@@ -472,7 +499,7 @@ impl Inner {
                 Ok(0) => return Some(Cause::broken("the server closed the connection")),
                 Err(error) => return Some(Cause::Broken(error.to_string())),
                 Ok(_) => {
-                    if let Err(why) = self.give_out(turn) {
+                    if let Err(why) = self.give_out(sharing, turn) {
                         return Some(Cause::Broken(why));
                     }
                 }
@@ -481,18 +508,33 @@ impl Inner {
     }
 
     /// Gives the replies that have come to those who wait for them.
-    fn give_out(&mut self, turn: &mut Turn) -> Result<(), String> {
+    fn give_out(&mut self, sharing: Sharing, turn: &mut Turn) -> Result<(), String> {
         let State::Up(up) = &mut self.state else { return Ok(()) };
         let mut taken = 0;
         loop {
             let rest = up.inbox.get(taken..).unwrap_or_default();
             let length = match up.finder.length(rest) {
                 Ok(Some(length)) => length,
-                Ok(None) => break,
+                Ok(None) => {
+                    taken += hand_on(up, &self.ring, taken, turn, sharing);
+                    break;
+                }
                 Err(error) => return Err(error.to_string()),
             };
             let frame = rest.get(..length).unwrap_or_default();
             taken += length;
+            if up.piecewise.take().is_some() {
+                self.ring.is_late();
+                let Some((entry, _)) = self.ring.pop() else {
+                    return Err("a reply to no request".to_owned());
+                };
+                let client = Rc::clone(&entry.client);
+                client.has_all(entry, frame);
+                if client.touch() {
+                    turn.touched.push(client);
+                }
+                continue;
+            }
             let listener = Listener {
                 ring: &mut self.ring,
                 subscriptions: &mut self.subscriptions,
@@ -541,7 +583,17 @@ impl Inner {
 
     /// Whether the oldest reply is overdue; sets the alarm for when it would be.
     fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
-        let at = self.ring.due(self.connector.links().shared.settings.timeout)?;
+        let limit = self.connector.links().shared.settings.timeout;
+        let at = match &self.state {
+            // What its client takes slowly is not the server's doing.
+            State::Up(Up { piecewise: Some(at), .. }) => {
+                if self.ring.oldest().is_some_and(|oldest| oldest.client.is_behind()) {
+                    return None;
+                }
+                *at + limit
+            }
+            _ => self.ring.due(limit)?,
+        };
         let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if due.deadline() > at {
             due.as_mut().reset(at);
@@ -605,4 +657,31 @@ impl Inner {
         }
         self.due = None;
     }
+}
+
+/// Hands on what has come of a reply that is large, from `taken` on in the inbox. Returns how much that is.
+fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sharing) -> usize {
+    let rest = up.inbox.get(taken..).unwrap_or_default();
+    let Some(oldest) = ring.oldest() else { return 0 };
+    let begins = up.piecewise.is_none();
+    if begins {
+        // What a listener hears is no reply; and what needs the whole of it has that first.
+        let is_plain = matches!(oldest.note, Note::None | Note::Cache | Note::CacheAll(_));
+        let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
+        if rest.len() < oldest.client.ahead() || !may {
+            return 0;
+        }
+    }
+    let passed = up.finder.pass(rest);
+    oldest.client.has_piece(rest.get(..passed).unwrap_or_default());
+    if oldest.client.touch() {
+        turn.touched.push(Rc::clone(&oldest.client));
+    }
+    if passed > 0 || begins {
+        up.piecewise = Some(Instant::now());
+    }
+    if begins && sharing == Sharing::Shared {
+        (up.retiring, turn.leaves) = (true, true);
+    }
+    passed
 }

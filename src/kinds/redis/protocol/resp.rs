@@ -47,6 +47,8 @@ pub struct FrameFinder {
     scanned: usize,
     /// Elements still to come of each open aggregate, and whether it is an attribute.
     open: Vec<(usize, bool)>,
+    /// What is still to come of a string whose beginning was handed on, its line end included.
+    inside: usize,
 }
 
 impl FrameFinder {
@@ -77,7 +79,35 @@ impl FrameFinder {
         Ok(length)
     }
 
+    /// How much at the beginning of `bytes`, which hold no whole frame, can be handed on already. The rest is what
+    /// [`FrameFinder::length`] is given from then on, and the length that it finds is the rest's.
+    pub fn pass(&mut self, bytes: &[u8]) -> usize {
+        if self.inside > 0 {
+            let passed = bytes.len().min(self.inside.saturating_sub(2));
+            self.inside -= passed;
+            return passed;
+        }
+        let mut passed = std::mem::take(&mut self.scanned);
+        let rest = bytes.get(passed..).unwrap_or_default();
+        if let Ok(Some((Head::Bulk(length), line))) = head(rest) {
+            let there = length.min(rest.len() - line);
+            passed += line + there;
+            self.inside = length - there + 2;
+        }
+        passed
+    }
+
     fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
+        if self.inside > 0 {
+            let Some(tail) = bytes.get(self.inside - 2..self.inside) else { return Ok(None) };
+            if tail != b"\r\n" {
+                return Err(ProtocolError("string without line end"));
+            }
+            self.scanned = std::mem::take(&mut self.inside);
+            if self.element_ended() {
+                return Ok(Some(self.scanned));
+            }
+        }
         loop {
             if self.scanned > FRAME_MAX {
                 return Err(ProtocolError("frame too long"));
@@ -463,6 +493,39 @@ mod tests {
             if let Some(items) = Reply::of(text.as_bytes()).and_then(|r| r.items()) {
                 prop_assert!(items.count() <= text.len());
             }
+        }
+
+        /// Whatever of a frame is handed on before the rest has come, together it is the frame.
+        #[test]
+        fn a_frame_that_is_handed_on_in_pieces_is_the_same_frame(
+            strings in prop::collection::vec(0_usize..60, 1..6),
+            nested in any::<bool>(),
+            cuts in prop::collection::vec(1_usize..25, 1..60),
+        ) {
+            let mut frame = format!("*{}\r\n", strings.len() + 1);
+            for length in strings {
+                frame += &format!("${length}\r\n{}\r\n", "$".repeat(length));
+            }
+            frame += if nested { "%1\r\n:1\r\n*2\r\n,1.5\r\n$3\r\nend\r\n" } else { "_\r\n" };
+            let bytes = [frame.as_bytes(), b"+next\r\n"].concat();
+            let (mut finder, mut inbox, mut passed) = (FrameFinder::default(), Vec::new(), Vec::new());
+            let (mut rest, mut cuts) = (bytes.as_slice(), cuts.into_iter().cycle());
+            let mut lengths = Vec::new();
+            while !rest.is_empty() {
+                let (piece, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                inbox.extend_from_slice(piece);
+                rest = later;
+                while let Some(length) = finder.length(&inbox).unwrap() {
+                    passed.extend(inbox.drain(..length));
+                    lengths.push(passed.len());
+                }
+                if lengths.is_empty() {
+                    let count = finder.pass(&inbox);
+                    passed.extend(inbox.drain(..count));
+                }
+            }
+            prop_assert_eq!(passed, bytes);
+            prop_assert_eq!(lengths, vec![frame.len(), frame.len() + 7]);
         }
 
         #[test]

@@ -31,6 +31,7 @@ use super::super::{
 };
 use crate::ingress::{door::WireDoor, peer::Who};
 
+mod large;
 mod limits;
 mod outage;
 mod pinned;

@@ -322,6 +322,9 @@ impl Inner {
     ) -> Option<Stuck> {
         let core = &client.core;
         let Carriage { lanes, access, operation, cached, fills, timed, elsewhere } = carriage;
+        if self.is_elsewhere(link) {
+            return Some(Stuck::Others);
+        }
         if !link.takes(request.len()) {
             if elsewhere {
                 return self.not_taken(client, link, now).err().flatten();
@@ -367,6 +370,11 @@ impl Inner {
         }
     }
 
+    /// Whether it waits for replies on another connection, which is being replaced: those come first.
+    pub(super) fn is_elsewhere(&self, link: &Rc<Upstream>) -> bool {
+        self.on_wire > 0 && !std::ptr::eq(self.wire, Rc::as_ptr(link))
+    }
+
     /// Hands a command over to an upstream.
     pub(in crate::kinds::redis::door) fn send(
         &mut self,
@@ -389,6 +397,7 @@ impl Inner {
         now: Instant,
     ) -> Sent {
         let own = note.is_the_doors();
+        self.wire = Rc::as_ptr(link);
         let seq = if own { 0 } else { slot.unwrap_or_else(|| self.slots.next()) };
         let entry = Entry { client: Rc::clone(client), seq, ticket, note, elsewhere };
         if !link.send(entry, request, now) {

@@ -55,6 +55,11 @@ pub(super) struct Parked {
 }
 
 impl Parked {
+    /// What is held of it, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.body.len()
+    }
+
     /// Whether its time is over.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(until) = self.until else { return false };

@@ -124,6 +124,18 @@ impl Slots {
         }
     }
 
+    /// Whether slot `number` is the oldest.
+    pub(super) fn is_oldest(&self, number: u64) -> bool {
+        number == self.base && !self.waiting.is_empty()
+    }
+
+    /// A piece of the oldest slot's reply, which is not the last one.
+    pub(super) fn piece(&mut self, piece: &[u8]) {
+        if self.waiting.front().is_some_and(|slot| !slot.silent) {
+            self.told(piece);
+        }
+    }
+
     /// Something that goes out at once: what answers no command, or the oldest one.
     pub(super) fn told(&mut self, frame: &[u8]) {
         if self.out.capacity() == 0 {

@@ -63,6 +63,9 @@ impl Inner {
         let block = self.block(client, behind)?;
         let core = &client.core;
         let link = core.link(self.session.protocol);
+        if self.is_elsewhere(&link) {
+            return Some(Some(Stuck::Others));
+        }
         let request = [said.request, behind.get(..block.behind)?].concat();
         if !link.takes(request.len()) {
             core.asks_for_fence(&link);

@@ -147,6 +147,16 @@ impl Ring {
         self.pending.front().is_some_and(|oldest| self.head + oldest.length <= self.written)
     }
 
+    /// The oldest entry.
+    pub(super) fn oldest(&self) -> Option<&Entry> {
+        Some(&self.pending.front()?.entry)
+    }
+
+    /// The oldest reply has kept those behind it waiting.
+    pub(super) fn is_late(&mut self) {
+        self.unblocked = Some(Instant::now());
+    }
+
     /// What is to be done with the next reply.
     pub(super) fn oldest_note(&mut self) -> Option<&mut Note> {
         Some(&mut self.pending.front_mut()?.entry.note)

@@ -1,0 +1,109 @@
+//! Replies that are larger than what the door holds of one: they are handed on piece by piece.
+
+use super::*;
+
+/// The size of the large value, in bytes.
+const VALUE: usize = 40 << 20;
+
+impl World {
+    async fn with_large_value(out_client: usize) -> Self {
+        let world = Self::with(Duration::from_secs(5), Settings { out_client, ..door() }).await;
+        let script = format!("redis.call('set', 'large', string.rep('x', {VALUE}))");
+        world.server.ask(&["EVAL", &script, "0"]).await;
+        world
+    }
+}
+
+impl Wire {
+    async fn ask_together(&mut self, commands: &[&str]) {
+        let words = |it: &&str| resp::command(&it.split(' ').collect::<Vec<_>>()).to_vec();
+        self.send(&commands.iter().flat_map(words).collect::<Vec<_>>()).await;
+    }
+
+    /// Reads the beginning of the large value.
+    async fn begins(&mut self) {
+        let mut head = [0; 11];
+        timeout(PATIENCE, self.stream.read_exact(&mut head)).await.unwrap().unwrap();
+        assert_eq!(head, *b"$41943040\r\n");
+    }
+
+    /// Reads the rest of it.
+    async fn ends(&mut self) {
+        let mut rest = vec![0; VALUE + 2];
+        timeout(PATIENCE, self.stream.read_exact(&mut rest)).await.unwrap().unwrap();
+        assert!(rest.ends_with(b"x\r\n") && rest[..VALUE].iter().all(|byte| *byte == b'x'));
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_larger_than_what_a_client_may_be_owed_is_read_whole() {
+    let world = World::with_large_value(4 << 20).await;
+    for number in 0..40 {
+        let item = format!("{number:03}").repeat(100_000);
+        world.server.ask(&["RPUSH", "list", &item]).await;
+    }
+    let (mut slow, mut other) = (world.client(), world.client());
+    for round in 0..3 {
+        // What was asked with it is answered behind it; others are not held up while it is not read.
+        slow.ask_together(&["GET large", "ECHO a", "GET small", "LLEN list"]).await;
+        slow.begins().await;
+        let begun = tokio::time::Instant::now();
+        for _ in 0..20 {
+            assert_eq!(other.ask("SET k v").await, "+OK\r\n");
+            assert_eq!(other.ask("GET k").await, "$1\r\nv\r\n");
+        }
+        assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
+        slow.ends().await;
+        for told in ["$1\r\na\r\n", "$-1\r\n", ":40\r\n"] {
+            assert_eq!(slow.reply().await, told, "round {round}");
+        }
+    }
+    // Lists, too, and on a connection of the client's own.
+    for before in ["PING", "SELECT 0", "WATCH k"] {
+        drop(slow.ask(before).await);
+        let list = slow.ask("LRANGE list 0 -1").await;
+        let items = resp::Reply::of(list.as_bytes()).unwrap().items().unwrap();
+        assert_eq!((items.count(), list.len()), (40, 40 * (300_000 + 11) + 5), "{before}");
+    }
+    assert_eq!(world.closed("slow_reader"), 0);
+}
+
+#[tokio::test]
+async fn who_has_got_half_of_a_value_is_disconnected_and_others_go_on() {
+    let mut world = World::with_large_value(1 << 20).await;
+    let mut clients = [world.client(), world.client()];
+    assert_eq!(clients[1].ask("WATCH k").await, "+OK\r\n");
+    for client in &mut clients {
+        client.ask_together(&["GET large", "GET k"]).await;
+        client.begins().await;
+    }
+    // One that leaves in the middle holds up nobody.
+    let (mut leaves, mut other) = (world.client(), world.client());
+    leaves.ask_together(&["GET large"]).await;
+    leaves.begins().await;
+    drop(leaves);
+    assert_eq!(other.ask("SET k v").await, "+OK\r\n");
+    world.server.kill();
+    for client in &mut clients {
+        let mut rest = Vec::new();
+        // Reset or closed: what came is part of the value, and nothing else.
+        drop(timeout(PATIENCE, client.stream.read_to_end(&mut rest)).await.expect("its end"));
+        assert!(rest.len() < VALUE && rest.iter().all(|byte| *byte == b'x'), "{}", rest.len());
+    }
+    world.server.restart().await;
+    other.until_told("SET k w", "+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn a_server_that_freezes_in_the_middle_of_a_value_is_not_waited_for() {
+    let world = World::with_large_value(4 << 20).await;
+    let mut client = world.client();
+    client.ask_together(&["GET large"]).await;
+    client.begins().await;
+    world.server.signal("STOP");
+    let mut rest = Vec::new();
+    drop(timeout(PATIENCE, client.stream.read_to_end(&mut rest)).await.expect("its end"));
+    assert!(rest.len() < VALUE, "{}", rest.len());
+    world.server.signal("CONT");
+    world.client().until_told("GET small", "$-1\r\n").await;
+}
