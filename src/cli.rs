@@ -5,12 +5,14 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc};
 use clap::Parser;
 
 mod args;
+mod backends;
 mod board;
 mod call;
 mod check;
 mod doors;
-pub(crate) mod events;
+mod events;
 mod explain;
+mod export_lines;
 mod manual;
 mod orders;
 mod queue;
@@ -20,17 +22,17 @@ mod queue_offline;
 mod status;
 mod watch;
 
-pub(crate) use crate::terminal::failure::Failure;
 use crate::{
     config::{Environment, Flags, places},
     daemon::Sources,
     demo, telemetry,
-    terminal::{client::Client, print::complain},
+    terminal::{
+        client::Client,
+        failure::{Done, Failure},
+        print::complain,
+    },
 };
 use args::{Cli, Command, Output};
-
-/// What a command ends with.
-type Done = Result<ExitCode, Failure>;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {

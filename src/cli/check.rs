@@ -4,13 +4,15 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::Done;
 use crate::{
     config::{Config, ConfigErrors, Environment, Flags},
     daemon,
     ingress::peer::Policy,
     kinds::port::Identity,
-    terminal::print::{complain, say, say_json},
+    terminal::{
+        failure::Done,
+        print::{complain, say, say_json},
+    },
 };
 
 /// What was found.

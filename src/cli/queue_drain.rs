@@ -18,7 +18,7 @@ use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
 use fusebox_state::Words;
 use serde_json::{Value, json};
 
-use super::{Done, args::DrainArgs};
+use super::args::DrainArgs;
 use crate::{
     GRACE, Signals,
     config::Config,
@@ -26,7 +26,7 @@ use crate::{
     kinds::port::Identity,
     state_dir::{self, StateDir},
     terminal::{
-        failure::Failure,
+        failure::{Done, Failure},
         print::{complain, say, say_json},
     },
 };

@@ -28,30 +28,6 @@ pub(crate) const OF_HTTP_API: &[Exception] = &[];
 pub(crate) const CIRCLES: &[Known] = &[
     Known {
         files: &[
-            "src/cli.rs",
-            "src/cli/call.rs",
-            "src/cli/check.rs",
-            "src/cli/events.rs",
-            "src/cli/explain.rs",
-            "src/cli/manual.rs",
-            "src/cli/orders.rs",
-            "src/cli/queue.rs",
-            "src/cli/queue_drain.rs",
-            "src/cli/queue_import.rs",
-            "src/cli/queue_offline.rs",
-            "src/cli/status.rs",
-            "src/cli/watch.rs",
-            "src/cli/watch/screen.rs",
-            "src/demo.rs",
-            "src/demo/screen.rs",
-            "src/demo/story.rs",
-            "src/demo/tables.rs",
-            "src/demo/watch.rs",
-        ],
-        reason: "each command answers with the type of the file that calls it, and the demo reads events as the command line does",
-    },
-    Known {
-        files: &[
             "src/config/backend.rs",
             "src/config/keys.rs",
             "src/config/section.rs",
