@@ -24,8 +24,9 @@ mod watch;
 
 use crate::{
     config::{Environment, Flags, places},
-    daemon::Sources,
-    demo, telemetry,
+    demo,
+    sources::{Sources, load_config},
+    telemetry,
     terminal::{
         client::Client,
         failure::{Done, Failure},
@@ -77,7 +78,7 @@ fn dispatch(cli: Cli) -> Done {
             }
             crate::keep_private();
             telemetry::init(telemetry::LogFormat::Plain);
-            let config = crate::load_config(&flags, &env)?;
+            let config = load_config(&flags, &env)?;
             let drained = queue_drain::run(config, backend.as_deref(), wanted);
             let runtime = runtime(workers())?;
             let done = runtime.block_on(drained);
@@ -87,7 +88,7 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Queue(queue) if queue.command.is_offline() => {
             crate::keep_private();
-            let config = crate::load_config(&flags, &env).ok();
+            let config = load_config(&flags, &env).ok();
             queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
         }
         command => {
@@ -144,7 +145,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
 }
 
 fn run_daemon(sources: Sources) -> Done {
-    let config = crate::load_config(&sources.flags, &sources.env)?;
+    let config = sources.load()?;
     let runtime = runtime(workers())?;
     let ended = runtime.block_on(crate::run(config, sources));
     // Whatever a blocking thread still does must not keep a stopped daemon alive.
@@ -189,7 +190,7 @@ fn state_dir_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, 
     if let Some(dir) = &flags.state_dir {
         return Ok(dir.clone());
     }
-    let configured = crate::load_config(flags, env).ok().map(|config| config.state_dir);
+    let configured = load_config(flags, env).ok().map(|config| config.state_dir);
     let found = configured.or_else(|| places::state_dir(env));
     found.ok_or_else(|| Failure::usage("no state directory is known: name it with --state-dir"))
 }
@@ -199,7 +200,7 @@ fn socket_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Fai
     if let Some(socket) = &flags.socket {
         return Ok(socket.clone());
     }
-    let config = crate::load_config(flags, env).ok();
+    let config = load_config(flags, env).ok();
     if let Some(config) = config.filter(|config| config.socket_asked) {
         return Ok(config.socket);
     }

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
-    config::{BackendConfig, Config, DoorSettings, Environment, Flags},
+    config::{BackendConfig, Config, DoorSettings},
     doors::{self, Bound},
     ingress::{
         door::{ServedDoor, WireDoor},
@@ -33,17 +33,10 @@ use crate::{
         self,
         port::{DoorSpec, Identity, Kind},
     },
+    sources::Sources,
     state_dir::StateDir,
     traces::Traces,
 };
-
-/// Where the configuration came from, to read it again.
-pub(crate) struct Sources {
-    /// The command line.
-    pub(crate) flags: Flags,
-    /// The environment.
-    pub(crate) env: Environment,
-}
 
 /// The running daemon.
 pub(crate) struct Daemon {
@@ -162,8 +155,7 @@ impl Daemon {
     }
 
     async fn reload_from(&self, old: &Config) -> Result<Vec<String>, String> {
-        let next = crate::load_config(&self.sources.flags, &self.sources.env)
-            .map_err(|errors| errors.to_string())?;
+        let next = self.sources.load().map_err(|errors| errors.to_string())?;
         fixed(old, &next)?;
         let identity = self.identity.load_full();
         let specs = specs(next.backends.iter().filter(|it| changed(old, it)), &identity)?;
@@ -185,7 +177,7 @@ impl Daemon {
             self.fusebox.backend(name).is_some_and(|backend| backend.is_stored())
         };
         self.state_dir
-            .remember_stores(config.backends.iter().map(crate::store_of).filter(has_store));
+            .remember_stores(config.backends.iter().map(BackendConfig::store).filter(has_store));
     }
 
     /// Tells of the stores that were gone at this start, or an earlier one, and that nobody has accepted.
@@ -388,12 +380,15 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Auth, doors_testing};
+    use crate::{
+        config::{Auth, Environment, Flags, doors_testing},
+        sources::load_config,
+    };
 
     fn config(pairs: &[(&str, &str)]) -> Config {
         let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
         all.extend_from_slice(pairs);
-        crate::load_config(&Flags::default(), &Environment::of(&all)).unwrap()
+        load_config(&Flags::default(), &Environment::of(&all)).unwrap()
     }
 
     #[test]

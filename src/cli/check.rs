@@ -9,6 +9,7 @@ use crate::{
     daemon,
     ingress::peer::Policy,
     kinds::port::Identity,
+    sources::load_config,
     terminal::{
         failure::Done,
         print::{complain, say, say_json},
@@ -61,7 +62,7 @@ impl Report {
 }
 
 fn report(flags: &Flags, env: &Environment) -> Report {
-    let config = match crate::load_config(flags, env) {
+    let config = match load_config(flags, env) {
         Ok(config) => config,
         Err(ConfigErrors { problems, warnings }) => {
             return Report { problems, warnings, ..Report::default() };

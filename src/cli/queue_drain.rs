@@ -20,10 +20,11 @@ use serde_json::{Value, json};
 
 use super::args::DrainArgs;
 use crate::{
-    GRACE, Signals,
+    GRACE,
     config::Config,
     daemon,
     kinds::port::Identity,
+    signals::Signals,
     state_dir::{self, StateDir},
     terminal::{
         failure::{Done, Failure},

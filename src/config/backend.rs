@@ -34,6 +34,13 @@ pub(crate) struct BackendConfig {
     pub(crate) own: Arc<Own>,
 }
 
+impl BackendConfig {
+    /// Its name, and the folder of its store if that is not the usual one.
+    pub(crate) fn store(&self) -> (String, Option<PathBuf>) {
+        (self.settings.name.clone(), self.settings.queue_dir.clone())
+    }
+}
+
 /// A kind's own settings of a backend, checked.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Own {

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Doors,
+    api::Api,
     body::Admitted,
     http::Connected,
     problem::{Checked, Problem},
@@ -303,14 +303,14 @@ impl Dead {
 
 /// POST /admin/backends/{backend}/queue/import
 pub(crate) async fn import(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(wanted)): Checked<Query<Wanted>>,
     Extension(who): Extension<Who>,
     Extension(connected): Extension<Connected>,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
+    let (backend, _) = api.backend(&name)?;
     let mut place = Admitted::new(&connected.account);
     let body = place.read(body, IMPORT_MAX).await?;
     let text = std::str::from_utf8(&body)

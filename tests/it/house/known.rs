@@ -37,26 +37,6 @@ pub(crate) const CIRCLES: &[Known] = &[
     },
     Known {
         files: &[
-            "src/daemon.rs",
-            "src/http_api.rs",
-            "src/http_api/admin.rs",
-            "src/http_api/calls.rs",
-            "src/http_api/events.rs",
-            "src/http_api/import.rs",
-            "src/http_api/openapi.rs",
-            "src/http_api/page.rs",
-            "src/http_api/page/stream.rs",
-            "src/http_api/queue.rs",
-            "src/http_api/routes.rs",
-            "src/http_api/streams.rs",
-            "src/http_api/views.rs",
-            "src/lib.rs",
-            "src/systemd.rs",
-        ],
-        reason: "every route shares the state that the root of the API holds, and the wiring its stores",
-    },
-    Known {
-        files: &[
             "src/kinds/clickhouse/protocol/gather.rs",
             "src/kinds/clickhouse/protocol/plan.rs",
         ],
