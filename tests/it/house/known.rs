@@ -80,32 +80,6 @@ pub(crate) const CIRCLES: &[Known] = &[
         reason: "a client and the connection that carries its commands tell each other of replies and losses",
     },
     Known {
-        files: &[
-            "src/kinds/redis/protocol/cache.rs",
-            "src/kinds/redis/protocol/deadlines.rs",
-            "src/kinds/redis/protocol/effect.rs",
-            "src/kinds/redis/protocol/plan.rs",
-            "src/kinds/redis/protocol/token.rs",
-            "src/kinds/redis/protocol/ttl.rs",
-        ],
-        reason: "planning and its parts share one context",
-    },
-    Known {
-        files: &[
-            "src/kinds/redis/protocol/commands.rs",
-            "src/kinds/redis/protocol/commands/live.rs",
-        ],
-        reason: "the live half of the table has the types of the built-in half",
-    },
-    Known {
-        files: &["src/kinds/redis/stand_in.rs", "src/kinds/redis/stand_in/store.rs"],
-        reason: "the store writes lines as its server does",
-    },
-    Known {
-        files: &["src/kinds/redis/transport/handshake.rs", "src/kinds/redis/transport/shared.rs"],
-        reason: "the handshake fills what the connections share",
-    },
-    Known {
         files: &["src/telemetry.rs", "src/telemetry/journal.rs"],
         reason: "the journal cuts texts as the other writers do",
     },

@@ -323,6 +323,12 @@ pub fn write_bulk(out: &mut BytesMut, string: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends a reply of one line, such as `+OK` or `:1`.
+pub(crate) fn write_line(out: &mut BytesMut, line: &str) {
+    out.extend_from_slice(line.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends a first line that announces `size`, such as `*3`.
 pub fn write_head(out: &mut BytesMut, kind: char, size: usize) {
     // Writing to a buffer that grows does not fail.
