@@ -36,23 +36,6 @@ pub(crate) const CIRCLES: &[Known] = &[
         reason: "a section is declared by what it has besides what every backend has",
     },
     Known {
-        files: &[
-            "src/kinds/clickhouse/protocol/gather.rs",
-            "src/kinds/clickhouse/protocol/plan.rs",
-        ],
-        reason: "a plan is grouped by what the grouping reads in a plan",
-    },
-    Known {
-        files: &[
-            "src/kinds/clickhouse/transport/shared.rs",
-            "src/kinds/clickhouse/transport/tokens.rs",
-            "src/kinds/clickhouse/transport/tokens/evidence.rs",
-            "src/kinds/clickhouse/transport/tokens/log.rs",
-            "src/kinds/clickhouse/transport/tokens/reach.rs",
-        ],
-        reason: "what proves a write is shared by the connections that ask for the proof",
-    },
-    Known {
         files: &["src/kinds/firestore/live_queries.rs", "src/kinds/firestore/live_queries/keep.rs"],
         reason: "one live query, cut off from all of them by length",
     },
