@@ -36,18 +36,6 @@ pub(crate) const CIRCLES: &[Known] = &[
         reason: "a section is declared by what it has besides what every backend has",
     },
     Known {
-        files: &["src/kinds/firestore/live_queries.rs", "src/kinds/firestore/live_queries/keep.rs"],
-        reason: "one live query, cut off from all of them by length",
-    },
-    Known {
-        files: &[
-            "src/kinds/firestore/live_queries/news.rs",
-            "src/kinds/firestore/live_queries/round.rs",
-            "src/kinds/firestore/live_queries/view.rs",
-        ],
-        reason: "a round makes a view of the documents that a view keeps",
-    },
-    Known {
         files: &[
             "src/kinds/redis/door/client.rs",
             "src/kinds/redis/door/client/dispatch.rs",
