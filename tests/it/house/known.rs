@@ -50,8 +50,4 @@ pub(crate) const CIRCLES: &[Known] = &[
         ],
         reason: "a client and the connection that carries its commands tell each other of replies and losses",
     },
-    Known {
-        files: &["src/telemetry.rs", "src/telemetry/journal.rs"],
-        reason: "the journal cuts texts as the other writers do",
-    },
 ];
