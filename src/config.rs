@@ -19,28 +19,32 @@ mod callers;
 mod checker;
 mod depends;
 mod doors;
+mod endpoint;
 mod http;
-pub(crate) mod keys;
+mod keys;
 mod memory;
 pub(crate) mod places;
 mod raw;
 mod secret;
 pub(crate) mod section;
+mod shape;
 mod show;
 mod sources;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
-pub(crate) use self::backend::Url;
-pub(crate) use self::backend::{BackendConfig, Endpoint};
+pub(crate) use self::backend::BackendConfig;
 pub(crate) use self::checker::{choice, size};
 #[cfg(test)]
 pub(crate) use self::doors::testing as doors_testing;
 pub(crate) use self::doors::{Auth, DoorAddress, DoorSettings, Family, OnUnknown, Unavailable};
+pub(crate) use self::endpoint::Endpoint;
+#[cfg(test)]
+pub(crate) use self::endpoint::Url;
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
+pub(crate) use self::shape::Shape;
 pub(crate) use self::sources::{Environment, Flags};
 use checker::Checker;
 use raw::{RawConfig, RawHealth};

@@ -12,8 +12,9 @@ use toml::Table;
 
 use super::{
     checker::Checker,
+    endpoint::{Endpoint, Url},
     raw::{RawBackend, RawBreaker, RawCache, RawQueue, RawRetry},
-    secret::{Secret, mask_url},
+    secret::Secret,
     section::{Defaults, Section},
     sources::Environment,
 };
@@ -58,31 +59,6 @@ pub(super) struct Raw<'a> {
     pub(super) own: Table,
     /// The kinds.
     pub(super) sections: &'a [&'a dyn Section],
-}
-
-/// Where a service is, and how to sign in to it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    /// Its address, perhaps with credentials: shown through [`mask_url`] only.
-    pub(crate) url: Url,
-    /// The user, where not the address's.
-    pub(crate) username: Option<String>,
-    /// The password, where not the address's.
-    pub(crate) password: Option<Secret>,
-    /// Where the password came from, for `check`.
-    pub(crate) password_from: Option<PathBuf>,
-    /// Authorities to trust, in PEM, in place of the system's.
-    pub(crate) ca_file: Option<PathBuf>,
-}
-
-/// An address that may hold a password.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Url(pub(crate) String);
-
-impl std::fmt::Debug for Url {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&mask_url(&self.0))
-    }
 }
 
 /// Checks the section `[backends.name]`. `None` where its kind is not known: then nothing of it can

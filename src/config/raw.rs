@@ -184,7 +184,7 @@ pub(crate) struct RawQueue {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::keys::{KEYS, Shape},
+        super::{keys::KEYS, shape::Shape},
         *,
     };
 

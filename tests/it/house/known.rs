@@ -25,29 +25,18 @@ pub(crate) const IN_NET: &[Exception] = &[];
 pub(crate) const OF_HTTP_API: &[Exception] = &[];
 
 /// The circles that there are.
-pub(crate) const CIRCLES: &[Known] = &[
-    Known {
-        files: &[
-            "src/config/backend.rs",
-            "src/config/keys.rs",
-            "src/config/section.rs",
-            "src/config/sources.rs",
-        ],
-        reason: "a section is declared by what it has besides what every backend has",
-    },
-    Known {
-        files: &[
-            "src/kinds/redis/door/client.rs",
-            "src/kinds/redis/door/client/dispatch.rs",
-            "src/kinds/redis/door/client/pinned.rs",
-            "src/kinds/redis/door/core.rs",
-            "src/kinds/redis/door/pin.rs",
-            "src/kinds/redis/door/slow.rs",
-            "src/kinds/redis/door/upstream.rs",
-            "src/kinds/redis/door/upstream/entry.rs",
-            "src/kinds/redis/door/upstream/listening.rs",
-            "src/kinds/redis/door/upstream/ring.rs",
-        ],
-        reason: "a client and the connection that carries its commands tell each other of replies and losses",
-    },
-];
+pub(crate) const CIRCLES: &[Known] = &[Known {
+    files: &[
+        "src/kinds/redis/door/client.rs",
+        "src/kinds/redis/door/client/dispatch.rs",
+        "src/kinds/redis/door/client/pinned.rs",
+        "src/kinds/redis/door/core.rs",
+        "src/kinds/redis/door/pin.rs",
+        "src/kinds/redis/door/slow.rs",
+        "src/kinds/redis/door/upstream.rs",
+        "src/kinds/redis/door/upstream/entry.rs",
+        "src/kinds/redis/door/upstream/listening.rs",
+        "src/kinds/redis/door/upstream/ring.rs",
+    ],
+    reason: "a client and the connection that carries its commands tell each other of replies and losses",
+}];
