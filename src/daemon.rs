@@ -34,7 +34,7 @@ use crate::{
         port::{DoorSpec, Identity, Kind},
     },
     sources::Sources,
-    state_dir::StateDir,
+    state_dir::{self, StateDir},
     traces::Traces,
 };
 
@@ -232,7 +232,7 @@ impl Daemon {
         self.fusebox.hold_copied(&self.state_dir.copied().unwrap_or_default());
         let identity = Identity {
             instance: instance.clone(),
-            run: crate::state_dir::new_name(),
+            run: state_dir::new_name(),
             former: Some(self.identity.load().instance.clone()),
             twins: Arc::default(),
         };
@@ -288,6 +288,16 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|error| AdminError::Failed(error.to_string()))?;
     done.map_err(|error| AdminError::Failed(format!("it cannot be written down: {error}")))
+}
+
+/// Who the connections of a run say they are that begins in this directory.
+pub(crate) fn identity(state_dir: &StateDir) -> Identity {
+    Identity {
+        instance: state_dir.instance.clone(),
+        run: state_dir::new_name(),
+        former: state_dir.former.clone(),
+        twins: Arc::default(),
+    }
 }
 
 /// The backends with their connectors.

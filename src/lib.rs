@@ -41,7 +41,6 @@ use crate::{
         peer::Policy,
         socket::{self, OwnSocket},
     },
-    kinds::port::Identity,
     signals::{Order, Signals},
     sources::Sources,
     state_dir::StateDir,
@@ -58,19 +57,9 @@ const GRACE: Duration = Duration::from_secs(25);
 async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let test_hooks = sources.env.get("FUSEBOX_TEST_HOOKS") == Some("1");
     let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
-    let identity = Identity {
-        instance: state_dir.instance.clone(),
-        run: state_dir::new_name(),
-        former: state_dir.former.clone(),
-        twins: Arc::default(),
-    };
+    let identity = daemon::identity(&state_dir);
     let (policy, unknown) = Policy::resolve(&config.client_group, &config.admin_group);
-    for warning in config.warnings.iter().chain(&unknown) {
-        tracing::warn!("{warning}");
-    }
-    for note in &config.notes {
-        tracing::info!("{note}");
-    }
+    tell(&config, &unknown);
 
     // Listening before the stores are open makes callers wait in the backlog instead of failing.
     let Listening { socket, own_socket, api, doors } = Listening::begin(&config, policy).await?;
@@ -120,6 +109,16 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     drop(state_dir);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Logs what should be looked at, and what is worth knowing, of the configuration.
+fn tell(config: &Config, unknown_groups: &[String]) {
+    for warning in config.warnings.iter().chain(unknown_groups) {
+        tracing::warn!("{warning}");
+    }
+    for note in &config.notes {
+        tracing::info!("{note}");
+    }
 }
 
 /// What listens.
