@@ -5,12 +5,14 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc};
 use clap::Parser;
 
 mod args;
+mod backends;
 mod board;
 mod call;
 mod check;
 mod doors;
-pub(crate) mod events;
+mod events;
 mod explain;
+mod export_lines;
 mod manual;
 mod orders;
 mod queue;
@@ -20,17 +22,18 @@ mod queue_offline;
 mod status;
 mod watch;
 
-pub(crate) use crate::terminal::failure::Failure;
 use crate::{
     config::{Environment, Flags, places},
-    daemon::Sources,
-    demo, telemetry,
-    terminal::{client::Client, print::complain},
+    demo,
+    sources::{Sources, load_config},
+    telemetry,
+    terminal::{
+        client::Client,
+        failure::{Done, Failure},
+        print::complain,
+    },
 };
 use args::{Cli, Command, Output};
-
-/// What a command ends with.
-type Done = Result<ExitCode, Failure>;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -75,7 +78,7 @@ fn dispatch(cli: Cli) -> Done {
             }
             crate::keep_private();
             telemetry::init(telemetry::LogFormat::Plain);
-            let config = crate::load_config(&flags, &env)?;
+            let config = load_config(&flags, &env)?;
             let drained = queue_drain::run(config, backend.as_deref(), wanted);
             let runtime = runtime(workers())?;
             let done = runtime.block_on(drained);
@@ -85,7 +88,7 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Queue(queue) if queue.command.is_offline() => {
             crate::keep_private();
-            let config = crate::load_config(&flags, &env).ok();
+            let config = load_config(&flags, &env).ok();
             queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
         }
         command => {
@@ -142,7 +145,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
 }
 
 fn run_daemon(sources: Sources) -> Done {
-    let config = crate::load_config(&sources.flags, &sources.env)?;
+    let config = sources.load()?;
     let runtime = runtime(workers())?;
     let ended = runtime.block_on(crate::run(config, sources));
     // Whatever a blocking thread still does must not keep a stopped daemon alive.
@@ -187,7 +190,7 @@ fn state_dir_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, 
     if let Some(dir) = &flags.state_dir {
         return Ok(dir.clone());
     }
-    let configured = crate::load_config(flags, env).ok().map(|config| config.state_dir);
+    let configured = load_config(flags, env).ok().map(|config| config.state_dir);
     let found = configured.or_else(|| places::state_dir(env));
     found.ok_or_else(|| Failure::usage("no state directory is known: name it with --state-dir"))
 }
@@ -197,7 +200,7 @@ fn socket_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Fai
     if let Some(socket) = &flags.socket {
         return Ok(socket.clone());
     }
-    let config = crate::load_config(flags, env).ok();
+    let config = load_config(flags, env).ok();
     if let Some(config) = config.filter(|config| config.socket_asked) {
         return Ok(config.socket);
     }

@@ -19,33 +19,37 @@ mod callers;
 mod checker;
 mod depends;
 mod doors;
+mod endpoint;
 mod http;
-pub(crate) mod keys;
+mod keys;
 mod memory;
 pub(crate) mod places;
 mod raw;
 mod secret;
 pub(crate) mod section;
+mod shape;
 mod show;
 mod sources;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
-pub(crate) use self::backend::Url;
-pub(crate) use self::backend::{BackendConfig, Endpoint};
+pub(crate) use self::backend::BackendConfig;
 pub(crate) use self::checker::{choice, size};
 #[cfg(test)]
 pub(crate) use self::doors::testing as doors_testing;
 pub(crate) use self::doors::{
     Auth, DoorAddress, DoorSettings, EffectReply, Family, OnUnknown, Unavailable,
 };
+pub(crate) use self::endpoint::Endpoint;
+#[cfg(test)]
+pub(crate) use self::endpoint::Url;
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
+pub(crate) use self::shape::Shape;
 pub(crate) use self::sources::{Environment, Flags};
 use checker::Checker;
-use raw::{RawConfig, RawHealth};
+use raw::{RawBackend, RawConfig, RawHealth};
 use sources::Merged;
 
 /// A checked configuration.
@@ -205,7 +209,7 @@ struct OfKinds<'a> {
 
 fn check(
     raw: RawConfig,
-    mut of_kinds: OfKinds<'_>,
+    of_kinds: OfKinds<'_>,
     file: Option<PathBuf>,
     env: &Environment,
     checker: &mut Checker,
@@ -224,27 +228,13 @@ fn check(
     checker.problems.extend(places::refuse_long(&socket));
     let pings = check_pings(&raw.health, checker);
     let auto_recovery = raw.health.auto_recovery.unwrap_or(true);
-    let mut backends = Vec::new();
-    let (mut enabled, mut left_out) = (Vec::new(), Vec::new());
-    for (name, raw) in raw.backends {
-        if raw.enabled == Some(false) {
-            left_out.push(name);
-        } else {
-            enabled.push(name.clone());
-            let own = of_kinds.own.remove(&name).unwrap_or_default();
-            let section = backend::Raw { common: raw, own, sections: of_kinds.sections };
-            backends.extend(backend::check(&name, section, auto_recovery, env, checker));
-        }
-    }
-    if enabled.is_empty() {
-        checker.problem("backends", "must have one that is enabled, got none");
-    }
-    check_dependencies(&backends, &enabled, &left_out, checker);
+    let sections = of_kinds.sections;
+    let (backends, enabled) = check_backends(raw.backends, of_kinds, auto_recovery, env, checker);
     let http = http::check(raw.http, checker);
     let backing = doors::Backing {
         backends: &backends,
         enabled: &enabled,
-        sections: of_kinds.sections,
+        sections,
         socket: &socket,
         http: http.as_ref().map(|http| http.listen),
     };
@@ -271,6 +261,33 @@ fn check(
         warnings: Vec::new(),
         notes: Vec::new(),
     }
+}
+
+/// Checks the section of each backend. Returns those that were understood, and the names of all that are enabled.
+fn check_backends(
+    raw: BTreeMap<String, RawBackend>,
+    mut of_kinds: OfKinds<'_>,
+    auto_recovery: bool,
+    env: &Environment,
+    checker: &mut Checker,
+) -> (Vec<BackendConfig>, Vec<String>) {
+    let mut backends = Vec::new();
+    let (mut enabled, mut left_out) = (Vec::new(), Vec::new());
+    for (name, raw) in raw {
+        if raw.enabled == Some(false) {
+            left_out.push(name);
+        } else {
+            enabled.push(name.clone());
+            let own = of_kinds.own.remove(&name).unwrap_or_default();
+            let section = backend::Raw { common: raw, own, sections: of_kinds.sections };
+            backends.extend(backend::check(&name, section, auto_recovery, env, checker));
+        }
+    }
+    if enabled.is_empty() {
+        checker.problem("backends", "must have one that is enabled, got none");
+    }
+    check_dependencies(&backends, &enabled, &left_out, checker);
+    (backends, enabled)
 }
 
 fn check_dependencies(

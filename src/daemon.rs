@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
-    config::{BackendConfig, Config, DoorSettings, Environment, Flags},
+    config::{BackendConfig, Config, DoorSettings},
     doors::{self, Bound},
     ingress::{
         door::{ServedDoor, WireDoor},
@@ -33,17 +33,10 @@ use crate::{
         self,
         port::{DoorSpec, Identity, Kind},
     },
-    state_dir::StateDir,
+    sources::Sources,
+    state_dir::{self, StateDir},
     traces::Traces,
 };
-
-/// Where the configuration came from, to read it again.
-pub(crate) struct Sources {
-    /// The command line.
-    pub(crate) flags: Flags,
-    /// The environment.
-    pub(crate) env: Environment,
-}
 
 /// The running daemon.
 pub(crate) struct Daemon {
@@ -162,8 +155,7 @@ impl Daemon {
     }
 
     async fn reload_from(&self, old: &Config) -> Result<Vec<String>, String> {
-        let next = crate::load_config(&self.sources.flags, &self.sources.env)
-            .map_err(|errors| errors.to_string())?;
+        let next = self.sources.load().map_err(|errors| errors.to_string())?;
         fixed(old, &next)?;
         let identity = self.identity.load_full();
         let specs = specs(next.backends.iter().filter(|it| changed(old, it)), &identity)?;
@@ -185,7 +177,7 @@ impl Daemon {
             self.fusebox.backend(name).is_some_and(|backend| backend.is_stored())
         };
         self.state_dir
-            .remember_stores(config.backends.iter().map(crate::store_of).filter(has_store));
+            .remember_stores(config.backends.iter().map(BackendConfig::store).filter(has_store));
     }
 
     /// Tells of the stores that were gone at this start, or an earlier one, and that nobody has accepted.
@@ -240,7 +232,7 @@ impl Daemon {
         self.fusebox.hold_copied(&self.state_dir.copied().unwrap_or_default());
         let identity = Identity {
             instance: instance.clone(),
-            run: crate::state_dir::new_name(),
+            run: state_dir::new_name(),
             former: Some(self.identity.load().instance.clone()),
             twins: Arc::default(),
         };
@@ -296,6 +288,16 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|error| AdminError::Failed(error.to_string()))?;
     done.map_err(|error| AdminError::Failed(format!("it cannot be written down: {error}")))
+}
+
+/// Who the connections of a run say they are that begins in this directory.
+pub(crate) fn identity(state_dir: &StateDir) -> Identity {
+    Identity {
+        instance: state_dir.instance.clone(),
+        run: state_dir::new_name(),
+        former: state_dir.former.clone(),
+        twins: Arc::default(),
+    }
 }
 
 /// The backends with their connectors.
@@ -388,12 +390,15 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Auth, doors_testing};
+    use crate::{
+        config::{Auth, Environment, Flags, doors_testing},
+        sources::load_config,
+    };
 
     fn config(pairs: &[(&str, &str)]) -> Config {
         let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
         all.extend_from_slice(pairs);
-        crate::load_config(&Flags::default(), &Environment::of(&all)).unwrap()
+        load_config(&Flags::default(), &Environment::of(&all)).unwrap()
     }
 
     #[test]

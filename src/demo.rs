@@ -24,22 +24,15 @@ mod proof;
 mod screen;
 mod shown;
 mod stage;
+mod status;
 mod story;
 mod tables;
 mod watch;
 
 use screen::Screen;
 use stage::Stage;
+pub(crate) use story::DemoOptions;
 use story::Story;
-
-/// What the demo is asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DemoOptions {
-    /// About how long it takes; where that is not enough, longer.
-    pub(crate) seconds: u32,
-    /// What its random choices start from: what is written and read, and when.
-    pub(crate) seed: u64,
-}
 
 /// Runs the demo. Whatever its end, the daemon is dead and the folder gone when this returns.
 ///

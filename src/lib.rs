@@ -5,11 +5,7 @@ use std::{path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration}
 use anyhow::Context;
 use axum::Router;
 use fusebox_actors::{Fusebox, trace::TraceSink};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, task::JoinSet};
 
 mod agreed;
 pub mod cli;
@@ -22,7 +18,9 @@ mod http_api;
 mod ingress;
 pub mod kinds;
 pub mod net;
+mod signals;
 mod since;
+mod sources;
 mod state_dir;
 mod systemd;
 mod telemetry;
@@ -30,29 +28,27 @@ mod terminal;
 mod traces;
 
 use crate::{
-    config::{BackendConfig, Config, ConfigErrors, Environment, Flags},
-    daemon::{Daemon, Sources},
+    config::{BackendConfig, Config},
+    daemon::Daemon,
+    doors::Bound,
     http_api::{
-        Doors,
         http::{GOODBYE, Server},
         routes,
     },
-    ingress::{handed::Handed, listener::Listener, peer::Policy, socket},
-    kinds::port::Identity,
+    ingress::{
+        handed::Handed,
+        listener::Listener,
+        peer::Policy,
+        socket::{self, OwnSocket},
+    },
+    signals::{Order, Signals},
+    sources::Sources,
     state_dir::StateDir,
     traces::Traces,
 };
 
 /// The longest that stopping takes.
 const GRACE: Duration = Duration::from_secs(25);
-
-/// The configuration of these sources: of the core, and of every kind of this release.
-///
-/// # Errors
-/// All that is wrong, at once.
-pub(crate) fn load_config(flags: &Flags, env: &Environment) -> Result<Config, ConfigErrors> {
-    Config::load(flags, env, &kinds::sections())
-}
 
 /// Runs the daemon until a signal stops it.
 ///
@@ -61,46 +57,18 @@ pub(crate) fn load_config(flags: &Flags, env: &Environment) -> Result<Config, Co
 async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let test_hooks = sources.env.get("FUSEBOX_TEST_HOOKS") == Some("1");
     let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
-    let identity = Identity {
-        instance: state_dir.instance.clone(),
-        run: state_dir::new_name(),
-        former: state_dir.former.clone(),
-        twins: Arc::default(),
-    };
+    let identity = daemon::identity(&state_dir);
     let (policy, unknown) = Policy::resolve(&config.client_group, &config.admin_group);
-    for warning in config.warnings.iter().chain(&unknown) {
-        tracing::warn!("{warning}");
-    }
-    for note in &config.notes {
-        tracing::info!("{note}");
-    }
+    tell(&config, &unknown);
 
     // Listening before the stores are open makes callers wait in the backlog instead of failing.
-    let mut handed = Handed::of_process();
-    let (unix, own_socket) = if let Some(listener) = handed.command(&config.doors)? {
-        (listener, None)
-    } else {
-        let (listener, own) = socket::bind(&config.socket, policy.clients)?;
-        (listener, Some(own))
-    };
-    // Where it was handed over, the configuration may name another place.
-    let socket = unix.local_addr()?;
-    let socket = socket.as_pathname().unwrap_or(&config.socket).to_owned();
-    let bound = doors::bind(&config.doors, &socket, policy.clients, &mut handed).await?;
-    // The sockets have the modes that they are to have; whatever is made from here on is the daemon's alone.
-    keep_private();
-    let mut listeners = vec![Listener::Unix(unix)];
-    if let Some(http) = &config.http {
-        let tcp = TcpListener::bind(http.listen).await;
-        listeners
-            .push(Listener::Tcp(tcp.with_context(|| format!("cannot listen at {}", http.listen))?));
-    }
+    let Listening { socket, own_socket, api, doors } = Listening::begin(&config, policy).await?;
     let traces =
         Traces::start(&sources.env, config.keep_unsampled, &identity.instance).map(Arc::new);
     let sink = traces.as_ref().map(|traces| Arc::clone(&traces.sink) as Arc<dyn TraceSink>);
     let mut signals = Signals::new()?;
     let specs = daemon::specs(&config.backends, &identity).map_err(anyhow::Error::msg)?;
-    let stores: Vec<_> = config.backends.iter().map(store_of).collect();
+    let stores: Vec<_> = config.backends.iter().map(BackendConfig::store).collect();
     state_dir.look_for_stores(&stores);
     let mut system = config.system(identity.instance.clone());
     system.copied = state_dir.copied();
@@ -115,14 +83,13 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
         Daemon::new(fusebox, config, identity, sources, traces.clone(), Arc::clone(&state_dir));
     daemon.remember_stores();
     daemon.tell_losses();
-    let doors = Doors::new(Arc::clone(&daemon));
-    let router = routes::router(&doors, test_hooks);
+    let router = routes::router(Arc::clone(&daemon), test_hooks);
     let server = server(router, policy, &daemon);
     let mut serving = JoinSet::new();
-    for listener in listeners {
+    for listener in api {
         serving.spawn(Arc::clone(&server).serve(listener));
     }
-    let door_sockets = daemon.start_doors(bound, policy, &mut serving)?;
+    let door_sockets = daemon.start_doors(doors, policy, &mut serving)?;
     let mut helpers = JoinSet::new();
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
@@ -135,24 +102,64 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     drop((own_socket, door_sockets));
     daemon.stop();
     daemon.remember_stores();
-    let stopping = async {
-        let mut gone = pin!(async { while serving.join_next().await.is_some() {} });
-        // Calls that come while connections end are carried like any other.
-        let early = tokio::time::timeout(GOODBYE * 2, &mut gone).await;
-        daemon.fusebox.shutdown(GRACE.saturating_sub(GOODBYE * 2)).await;
-        if early.is_err() {
-            gone.await;
-        }
-    };
-    if tokio::time::timeout(GRACE + Duration::from_secs(2), stopping).await.is_err() {
-        tracing::warn!("stopped before everything was done");
-    }
+    finish(&daemon, &mut serving).await;
     if let Some(traces) = traces {
         traces.end().await;
     }
     drop(state_dir);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Logs what should be looked at, and what is worth knowing, of the configuration.
+fn tell(config: &Config, unknown_groups: &[String]) {
+    for warning in config.warnings.iter().chain(unknown_groups) {
+        tracing::warn!("{warning}");
+    }
+    for note in &config.notes {
+        tracing::info!("{note}");
+    }
+}
+
+/// What listens.
+struct Listening {
+    /// Where the API's own socket is.
+    socket: PathBuf,
+    /// That socket, if it was made and not handed over.
+    own_socket: Option<OwnSocket>,
+    /// The API's listeners.
+    api: Vec<Listener>,
+    /// The wire doors'.
+    doors: Vec<Bound>,
+}
+
+impl Listening {
+    /// Listens where `config` says. Whatever this process makes afterwards is for its own user alone.
+    ///
+    /// # Errors
+    /// A socket that cannot be listened at.
+    async fn begin(config: &Config, policy: Policy) -> anyhow::Result<Self> {
+        let mut handed = Handed::of_process();
+        let (unix, own_socket) = if let Some(listener) = handed.command(&config.doors)? {
+            (listener, None)
+        } else {
+            let (listener, own) = socket::bind(&config.socket, policy.clients)?;
+            (listener, Some(own))
+        };
+        // If it was handed over, the configuration may name another place.
+        let socket = unix.local_addr()?;
+        let socket = socket.as_pathname().unwrap_or(&config.socket).to_owned();
+        let doors = doors::bind(&config.doors, &socket, policy.clients, &mut handed).await?;
+        // The sockets have the modes that they are to have.
+        keep_private();
+        let mut api = vec![Listener::Unix(unix)];
+        if let Some(http) = &config.http {
+            let tcp = TcpListener::bind(http.listen).await;
+            let tcp = tcp.with_context(|| format!("cannot listen at {}", http.listen))?;
+            api.push(Listener::Tcp(tcp));
+        }
+        Ok(Self { socket, own_socket, api, doors })
+    }
 }
 
 /// What serves the daemon's listeners.
@@ -162,51 +169,10 @@ fn server(router: Router, policy: Policy, daemon: &Arc<Daemon>) -> Arc<Server> {
     Server::new(router, policy, gate, daemon.stopping(), Box::new(move || of_tls.tls()))
 }
 
-/// A backend and the folder of its store, where that is not the usual one.
-fn store_of(backend: &BackendConfig) -> (String, Option<PathBuf>) {
-    (backend.settings.name.clone(), backend.settings.queue_dir.clone())
-}
-
 /// What this process makes from here on is for its own user alone, whatever umask it was started with.
 fn keep_private() {
     use nix::sys::stat::{Mode, umask};
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
-}
-
-/// The signals that the daemon obeys.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for one that stops; others are let pass.
-    async fn stop(&mut self) {
-        while self.next().await == Order::Reload {}
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.hangup.recv() => Order::Reload,
-        }
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Order {
-    Stop,
-    Reload,
 }
 
 /// Waits for the signal that stops the daemon, or for its core to fail. Reloads on SIGHUP.
@@ -228,5 +194,21 @@ async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode 
         // What came of it is told by the reload itself.
         drop(daemon.reload("SIGHUP").await);
         systemd::ready("serving");
+    }
+}
+
+/// Serves what is connected to its end, and ends the core, within [`GRACE`] and little more.
+async fn finish(daemon: &Daemon, serving: &mut JoinSet<()>) {
+    let stopping = async {
+        let mut gone = pin!(async { while serving.join_next().await.is_some() {} });
+        // Calls that come while connections end are carried like any other.
+        let early = tokio::time::timeout(GOODBYE * 2, &mut gone).await;
+        daemon.fusebox.shutdown(GRACE.saturating_sub(GOODBYE * 2)).await;
+        if early.is_err() {
+            gone.await;
+        }
+    };
+    if tokio::time::timeout(GRACE + Duration::from_secs(2), stopping).await.is_err() {
+        tracing::warn!("stopped before everything was done");
     }
 }

@@ -16,13 +16,13 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Done, args::CallArgs};
+use super::args::CallArgs;
 use crate::{
     exact::{on_one_line, over_lines},
     kinds,
     terminal::{
         client::{Client, segment},
-        failure::Failure,
+        failure::{Done, Failure},
         print::{complain, on_terminal, say, say_bytes},
         table::{ago, text},
         views::{Named, ReplyView, read},

@@ -4,13 +4,16 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::Done;
 use crate::{
     config::{Config, ConfigErrors, Environment, Flags},
     daemon,
     ingress::peer::Policy,
     kinds::port::Identity,
-    terminal::print::{complain, say, say_json},
+    sources::load_config,
+    terminal::{
+        failure::Done,
+        print::{complain, say, say_json},
+    },
 };
 
 /// What was found.
@@ -59,7 +62,7 @@ impl Report {
 }
 
 fn report(flags: &Flags, env: &Environment) -> Report {
-    let config = match crate::load_config(flags, env) {
+    let config = match load_config(flags, env) {
         Ok(config) => config,
         Err(ConfigErrors { problems, warnings }) => {
             return Report { problems, warnings, ..Report::default() };

@@ -6,15 +6,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{
-    Done,
-    args::{EventsArgs, Output},
-};
+use super::args::{EventsArgs, Output};
 use crate::terminal::{
     client::{Client, segment},
-    failure::Failure,
+    events::{Reader, what},
+    failure::{Done, Failure},
     print::{complain, say_while_read},
-    views::{EventView, EventWord, PastView, Phase},
+    views::{EventView, PastView},
 };
 
 /// Events of the past that are listed where nothing says how many.
@@ -87,31 +85,6 @@ async fn follow_on(mut body: Incoming, last: u64, output: Output) -> Done {
     Err(Failure::failed("the daemon ended the stream"))
 }
 
-/// Puts server-sent events together again.
-#[derive(Default)]
-pub(crate) struct Reader {
-    pending: Vec<u8>,
-}
-
-impl Reader {
-    /// The events that `data` completes.
-    pub(crate) fn read(&mut self, data: &[u8]) -> Vec<Value> {
-        let mut events = Vec::new();
-        for byte in data {
-            if *byte != b'\n' {
-                self.pending.push(*byte);
-                continue;
-            }
-            let line = std::mem::take(&mut self.pending);
-            // An event of ours is one line of data; id, name and comments are repeated in it.
-            if let Some(json) = line.strip_prefix(b"data:") {
-                events.extend(serde_json::from_slice(json).ok());
-            }
-        }
-        events
-    }
-}
-
 /// An event as a line for people.
 fn line(event: &EventView) -> String {
     let when = event.at.map(|at| at.to_string()).unwrap_or_default();
@@ -119,58 +92,11 @@ fn line(event: &EventView) -> String {
     format!("{}\n", line.trim_end())
 }
 
-/// What happened, for people.
-pub(crate) fn what(event: &EventView) -> String {
-    let EventView { from, to, reason, phase, replayed, waiting, .. } = event;
-    match event.event {
-        EventWord::Transition if event.calls == 0 => format!("{from} -> {to} ({reason})"),
-        EventWord::Transition => {
-            format!("{from} -> {to} ({reason}, {} of {} failed)", event.failures, event.calls)
-        }
-        EventWord::SystemState => {
-            format!("the system is {to} (was {from}): {}", event.reasons.join("; "))
-        }
-        EventWord::Offline if event.offline => "taken offline".into(),
-        EventWord::Offline => "taken online".into(),
-        EventWord::Replay => match phase.known() {
-            Some(Phase::Started) => format!("replay begins: {waiting} wait"),
-            Some(Phase::Paused) => {
-                format!("replay pauses, since {reason}: {replayed} replayed, {waiting} wait")
-            }
-            Some(Phase::Drained) => format!("nothing waits any more: {replayed} replayed"),
-            Some(Phase::Progress) | None => {
-                format!("replay {phase}: {replayed} replayed, {waiting} wait")
-            }
-        },
-        EventWord::Fallback if event.active => "fallbacks answer".into(),
-        EventWord::Fallback => "fallbacks no longer answer".into(),
-        EventWord::DeadLetter => format!("dead letter {}: {reason}", event.op_id),
-        EventWord::Reload => {
-            let (by, changed) = (&event.by, event.changed.join(", "));
-            match &event.refused {
-                Some(why) => format!("the configuration was not reloaded, by {by}: {why}"),
-                None if changed.is_empty() => format!("reloaded by {by}: nothing changed"),
-                None => format!("reloaded by {by}: {changed}"),
-            }
-        }
-        EventWord::Daemon => format!("the daemon {phase} ({})", event.version),
-        EventWord::Missed => format!("{} events were missed", event.events),
-        EventWord::Alert | EventWord::Actor | EventWord::Other => event.message.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn events_are_put_together_across_frames() {
-        let mut reader = Reader::default();
-        assert!(reader.read(b": keep-alive\n\nid: 1\nevent: alert\ndata: {\"a\"").is_empty());
-        assert_eq!(reader.read(b":1}\n\ndata: {\"b\":2}\n\n"), [json!({"a": 1}), json!({"b": 2})]);
-    }
 
     #[test]
     fn events_are_told_in_a_line() {

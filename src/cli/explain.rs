@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use fusebox_actors::view::ExplainView;
 use fusebox_state::breaker::{ErrorRecord, TransitionRecord};
 
-use super::{Done, args::Output, board::whole};
+use super::{args::Output, board::whole};
 use crate::terminal::{
     client::{Client, segment},
+    failure::Done,
     paint::{Paper, Tone},
     print::{say, say_json},
     table::table,

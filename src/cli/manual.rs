@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use super::{Done, args::Cli};
-use crate::terminal::{failure::Failure, print::say_bytes};
+use super::args::Cli;
+use crate::terminal::{
+    failure::{Done, Failure},
+    print::say_bytes,
+};
 
 /// `fusebox completions`
 pub(crate) fn completions(shell: clap_complete::Shell) -> Done {

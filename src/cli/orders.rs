@@ -5,13 +5,10 @@ use std::{process::ExitCode, time::Duration};
 use fusebox_actors::view::BackendView;
 use serde_json::{Map, Value, json};
 
-use super::{
-    Done,
-    args::{BreakerOrder, ConfigOrder},
-};
+use super::args::{BreakerOrder, ConfigOrder};
 use crate::terminal::{
     client::{Client, segment},
-    failure::Failure,
+    failure::{Done, Failure},
     print::{complain, say, say_json},
     views::{Held, Logged, Recovered, Reloaded, Tested, read},
 };

@@ -7,18 +7,19 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Done,
     args::{QueueArgs, QueueCommand},
+    backends::{meant, only_backend},
+    export_lines::{name_of, read_lines, unnamed},
     queue_import::{self, Wanted},
 };
 use crate::{
     config::size,
     terminal::{
         client::{Client, segment},
-        failure::Failure,
+        failure::{Done, Failure},
         print::{complain, on_terminal, say, say_json},
         table::{ago, table},
-        views::{Backends, ListedCall, Listing, ProblemView, read},
+        views::{ListedCall, Listing, ProblemView, read},
     },
 };
 
@@ -74,14 +75,6 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         | QueueCommand::Drain(_)
         | QueueCommand::Import { .. }
         | QueueCommand::Repair { .. } => Err(Failure::usage("this command asks no daemon")),
-    }
-}
-
-/// The backends that are meant: the one that is named, or all.
-async fn meant(client: &Client, named: Option<String>) -> Result<Vec<String>, Failure> {
-    match named {
-        Some(name) => Ok(vec![segment(&name)?.to_owned()]),
-        None => all(client).await,
     }
 }
 
@@ -169,16 +162,6 @@ async fn replay(client: &Client, named: Option<String>) -> Done {
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-/// The text of a file, or of standard input for `-`.
-pub(super) fn read_lines(file: &Path) -> Result<String, Failure> {
-    let read = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(file)
-    };
-    read.map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))
-}
-
 /// Sends the calls of an export as new writes under their old names: what is still in the queue is
 /// recognised, all else is written now, over whatever was written since.
 async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Done {
@@ -186,7 +169,7 @@ async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Do
     // A line of an export names its backend; one of a repair does not.
     let usual = match named {
         Some(name) => name,
-        None if queue_import::unnamed(&text) => only_backend(client).await?,
+        None if unnamed(&text) => only_backend(client).await?,
         None => String::new(),
     };
     let (mut sent, mut refused) = (0, 0);
@@ -201,7 +184,7 @@ async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Do
             "command": call,
             "options": { "op_id": op_id, "min_ack": "durable" },
         });
-        let backend = match (usual.as_str(), queue_import::name_of(line)) {
+        let backend = match (usual.as_str(), name_of(line)) {
             ("", own) => own,
             (usual, _) => usual.to_owned(),
         };
@@ -216,24 +199,6 @@ async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Do
     }
     say(&format!("{sent} calls sent, {refused} refused\n"))?;
     Ok(ExitCode::from(u8::from(refused > 0)))
-}
-
-/// The names of all backends.
-async fn all(client: &Client) -> Result<Vec<String>, Failure> {
-    let Backends { backends } = read(&client.get("/v1/backends").await?)?;
-    Ok(backends.into_iter().map(|backend| backend.name).collect())
-}
-
-/// The backend that is meant where none is named.
-pub(super) async fn only_backend(client: &Client) -> Result<String, Failure> {
-    let names = all(client).await?;
-    match names.as_slice() {
-        [only] => Ok(only.clone()),
-        _ => Err(Failure::usage(format!(
-            "name the backend with --backend; there are: {}",
-            names.join(", ")
-        ))),
-    }
 }
 
 fn page_text(page: &Listing, several: bool, terminal: bool) -> String {

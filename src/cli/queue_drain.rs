@@ -18,15 +18,15 @@ use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
 use fusebox_state::Words;
 use serde_json::{Value, json};
 
-use super::{Done, args::DrainArgs};
+use super::args::DrainArgs;
 use crate::{
-    GRACE, Signals,
+    GRACE,
     config::Config,
     daemon,
-    kinds::port::Identity,
-    state_dir::{self, StateDir},
+    signals::Signals,
+    state_dir::StateDir,
     terminal::{
-        failure::Failure,
+        failure::{Done, Failure},
         print::{complain, say, say_json},
     },
 };
@@ -57,16 +57,7 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
     let found = stores(&dir)?;
     let state_dir =
         Arc::new(StateDir::open(&dir).map_err(|error| Failure::failed(format!("{error:#}")))?);
-    if let Some(told) = state_dir.copied() {
-        if !wanted.accept_clone {
-            let (why, _) = told.split_once(": replay").unwrap_or((&told, ""));
-            return Err(Failure::failed(format!(
-                "{why}: if no other daemon has, or will replay, the same calls, say so with --accept-clone"
-            )));
-        }
-        let accepted = state_dir.accept_clone();
-        accepted.map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
-    }
+    accept_copy(&state_dir, &dir, wanted.accept_clone)?;
     config.backends.retain_mut(|backend| {
         // Where this host keeps its own is nothing to the directory.
         (backend.settings.queue_dir, backend.settings.cache_dir) = (None, None);
@@ -84,12 +75,7 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
         }
         Some(_) => Vec::new(),
     };
-    let identity = Identity {
-        instance: state_dir.instance.clone(),
-        run: state_dir::new_name(),
-        former: state_dir.former.clone(),
-        twins: Arc::default(),
-    };
+    let identity = daemon::identity(&state_dir);
     let specs = daemon::specs(&config.backends, &identity).map_err(Failure::usage)?;
     let fusebox = Fusebox::start(config.system(identity.instance.clone()), specs, None).await;
     let fusebox = fusebox.map_err(|error| Failure::failed(error.to_string()))?;
@@ -112,6 +98,20 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
     }
     let done = left.values().all(Left::is_empty) && stray.is_empty();
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Has a directory that is a copy drained, if that was said to be right.
+fn accept_copy(state_dir: &StateDir, dir: &Path, accepted: bool) -> Result<(), Failure> {
+    let Some(told) = state_dir.copied() else { return Ok(()) };
+    if !accepted {
+        let (why, _) = told.split_once(": replay").unwrap_or((&told, ""));
+        return Err(Failure::failed(format!(
+            "{why}: if no other daemon has, or will replay, the same calls, say so with --accept-clone"
+        )));
+    }
+    let accepted = state_dir.accept_clone();
+    accepted.map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
+    Ok(())
 }
 
 /// The names of the stores in the directory. One that is not there is not made.

@@ -6,15 +6,17 @@
 
 use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Done, queue::only_backend};
+use super::{
+    backends::only_backend,
+    export_lines::{name_of, read_lines, unnamed},
+};
 use crate::{
     agreed::IMPORT_MAX,
     terminal::{
         client::{Client, segment},
-        failure::Failure,
+        failure::{Done, Failure},
         print::{complain, say, say_json},
         views::{ImportLine, read},
     },
@@ -50,7 +52,7 @@ pub(super) async fn run(
     file: &Path,
     wanted: &Wanted,
 ) -> Done {
-    let (shown, text) = (file.display(), super::queue::read_lines(file)?);
+    let (shown, text) = (file.display(), read_lines(file)?);
     // A line of a repair names no backend.
     let usual = match &backend {
         Some(name) => name.clone(),
@@ -121,21 +123,6 @@ fn text_of(sums: &BTreeMap<&str, u64>) -> String {
         )]);
     }
     out
-}
-
-#[derive(Deserialize)]
-struct Name {
-    #[serde(default)]
-    backend: String,
-}
-
-pub(super) fn name_of(line: &str) -> String {
-    // A line that is no JSON goes to the daemon, which says what is wrong with it.
-    serde_json::from_str(line).map_or_else(|_| String::new(), |name: Name| name.backend)
-}
-
-pub(super) fn unnamed(text: &str) -> bool {
-    text.lines().any(|line| !line.trim().is_empty() && name_of(line).is_empty())
 }
 
 /// The file in requests. Lines without a name are for `usual`; where `only` is wanted, those of others are left out.

@@ -22,16 +22,13 @@ use fusebox_state::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{
-    Done,
-    args::{QueueArgs, QueueCommand},
-};
+use super::args::{QueueArgs, QueueCommand};
 use crate::{
     config::{Config, size},
     kinds,
     terminal::{
         client::segment,
-        failure::Failure,
+        failure::{Done, Failure},
         print::{complain, on_terminal, say, say_json},
         table::table,
     },

@@ -6,13 +6,13 @@ use fusebox_actors::view::ResilienceView;
 use fusebox_state::system::SystemState;
 
 use super::{
-    Done,
     args::Output,
     board::{Board, Column, MARK, all_notes, headline, marks_any},
     doors,
 };
 use crate::terminal::{
     client::Client,
+    failure::Done,
     paint::{Paper, Tone},
     print::{say, say_json},
     views::read,

@@ -34,10 +34,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Done, events::Reader};
 use crate::terminal::{
     client::{Client, segment},
-    failure::Failure,
+    events::Reader,
+    failure::{Done, Failure},
     print::say_while_read,
     views::{EventView, PastView, read},
 };

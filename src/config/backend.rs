@@ -12,8 +12,9 @@ use toml::Table;
 
 use super::{
     checker::Checker,
+    endpoint::{Endpoint, Url},
     raw::{RawBackend, RawBreaker, RawCache, RawQueue, RawRetry},
-    secret::{Secret, mask_url},
+    secret::Secret,
     section::{Defaults, Section},
     sources::Environment,
 };
@@ -32,6 +33,13 @@ pub(crate) struct BackendConfig {
     pub(crate) endpoint: Arc<Endpoint>,
     /// What its kind has besides.
     pub(crate) own: Arc<Own>,
+}
+
+impl BackendConfig {
+    /// Its name, and the folder of its store if that is not the usual one.
+    pub(crate) fn store(&self) -> (String, Option<PathBuf>) {
+        (self.settings.name.clone(), self.settings.queue_dir.clone())
+    }
 }
 
 /// A kind's own settings of a backend, checked.
@@ -53,31 +61,6 @@ pub(super) struct Raw<'a> {
     pub(super) sections: &'a [&'a dyn Section],
 }
 
-/// Where a service is, and how to sign in to it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    /// Its address, perhaps with credentials: shown through [`mask_url`] only.
-    pub(crate) url: Url,
-    /// The user, where not the address's.
-    pub(crate) username: Option<String>,
-    /// The password, where not the address's.
-    pub(crate) password: Option<Secret>,
-    /// Where the password came from, for `check`.
-    pub(crate) password_from: Option<PathBuf>,
-    /// Authorities to trust, in PEM, in place of the system's.
-    pub(crate) ca_file: Option<PathBuf>,
-}
-
-/// An address that may hold a password.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Url(pub(crate) String);
-
-impl std::fmt::Debug for Url {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&mask_url(&self.0))
-    }
-}
-
 /// Checks the section `[backends.name]`. `None` where its kind is not known: then nothing of it can
 /// be judged.
 pub(super) fn check(
@@ -91,15 +74,7 @@ pub(super) fn check(
     if !valid_name(name) {
         checker.problem(&base, "is no name for a backend: up to 64 of a-z, 0-9, _ and -");
     }
-    let kind_name = raw.kind.as_deref().unwrap_or(name);
-    let Some(kind) = sections.iter().find(|section| section.name() == kind_name) else {
-        let known: Vec<&str> = sections.iter().map(|section| section.name()).collect();
-        checker.problem(
-            &format!("{base}.kind"),
-            format_args!("{kind_name:?} is not in this release, which knows: {}", known.join(", ")),
-        );
-        return None;
-    };
+    let kind = kind(&base, raw.kind.as_deref().unwrap_or(name), sections, checker)?;
     let defaults = kind.defaults();
     let timeout = raw.timeout.unwrap_or(defaults.timeout);
     let timeout = checker.between(&format!("{base}.timeout"), timeout, MILLI, DAY);
@@ -109,30 +84,13 @@ pub(super) fn check(
     let breaker = breaker(&base, &raw.breaker, defaults, timeout, auto_recovery, checker);
     let retry = retry(&base, &raw.retry, checker);
     let cache = cache(&base, &raw.cache, defaults, checker);
-    let answer_after = raw.cache.answer_after.unwrap_or((timeout / 5).min(ANSWER_AFTER)).max(MILLI);
-    let answer_after = checker.between(
-        &format!("{base}.cache.answer_after"),
-        answer_after,
-        MILLI,
-        timeout.max(MILLI),
-    );
+    let answer_after = answer_after(&base, &raw.cache, timeout, checker);
     let queue = queue(&base, &raw.queue, checker);
     let disk_floor = raw.queue.disk_floor.map_or(64 << 20, |size| size.as_u64());
-    let write_fallback = checker.one_of(
-        &format!("{base}.queue.write_fallback"),
-        raw.queue.write_fallback.as_deref(),
-        defaults.write_fallback,
-        &[("queue", WriteFallback::Queue), ("refuse", WriteFallback::Refuse)],
-    );
-    let dead_letter_policy = checker.one_of(
-        &format!("{base}.queue.dead_letter_policy"),
-        raw.queue.dead_letter_policy.as_deref(),
-        DeadLetterPolicy::Continue,
-        &[("continue", DeadLetterPolicy::Continue), ("block", DeadLetterPolicy::Block)],
-    );
+    let (write_fallback, dead_letter_policy) = policies(&base, &raw.queue, defaults, checker);
     checker.folder(&format!("{base}.queue.dir"), raw.queue.dir.as_deref());
     checker.folder(&format!("{base}.cache.dir"), raw.cache.dir.as_deref());
-    let endpoint = endpoint(name, &base, &raw, *kind, env, checker);
+    let endpoint = endpoint(name, &base, &raw, kind, env, checker);
     let shown = kind.check(&endpoint, &own).unwrap_or_else(|complaints| {
         for (key, why) in complaints {
             checker.problem(&format!("{base}.{key}"), why);
@@ -159,6 +117,24 @@ pub(super) fn check(
         dead_letter_policy,
     };
     Some(BackendConfig { settings, endpoint: Arc::new(endpoint), own: Arc::new(own) })
+}
+
+/// The kind of that name. `None` if it is not in this release.
+fn kind<'a>(
+    base: &str,
+    name: &str,
+    sections: &[&'a dyn Section],
+    checker: &mut Checker,
+) -> Option<&'a dyn Section> {
+    let found = sections.iter().find(|section| section.name() == name);
+    if found.is_none() {
+        let known: Vec<&str> = sections.iter().map(|section| section.name()).collect();
+        checker.problem(
+            &format!("{base}.kind"),
+            format_args!("{name:?} is not in this release, which knows: {}", known.join(", ")),
+        );
+    }
+    found.copied()
 }
 
 /// Whether `name` can be a folder, a label and a part of a route.
@@ -241,6 +217,13 @@ fn cache(base: &str, raw: &RawCache, defaults: &Defaults, checker: &mut Checker)
     }
 }
 
+/// How long a cached value is held back while the backend is suspect.
+fn answer_after(base: &str, raw: &RawCache, timeout: Duration, checker: &mut Checker) -> Duration {
+    let usual = (timeout / 5).min(ANSWER_AFTER);
+    let asked = raw.answer_after.unwrap_or(usual).max(MILLI);
+    checker.between(&format!("{base}.cache.answer_after"), asked, MILLI, timeout.max(MILLI))
+}
+
 fn queue(base: &str, raw: &RawQueue, checker: &mut Checker) -> QueueLimits {
     let key = |leaf: &str| format!("{base}.queue.{leaf}");
     let (mib, tib) = (ByteSize::mib(1), ByteSize::tib(1));
@@ -257,6 +240,29 @@ fn queue(base: &str, raw: &RawQueue, checker: &mut Checker) -> QueueLimits {
         ),
         dead_bytes: checker.between(&key("dead_bytes"), dead_bytes, mib, tib).as_u64(),
     }
+}
+
+/// What becomes of a write in an outage, and of the writes behind a dead letter.
+fn policies(
+    base: &str,
+    raw: &RawQueue,
+    defaults: &Defaults,
+    checker: &mut Checker,
+) -> (WriteFallback, DeadLetterPolicy) {
+    let key = |leaf: &str| format!("{base}.queue.{leaf}");
+    let write_fallback = checker.one_of(
+        &key("write_fallback"),
+        raw.write_fallback.as_deref(),
+        defaults.write_fallback,
+        &[("queue", WriteFallback::Queue), ("refuse", WriteFallback::Refuse)],
+    );
+    let dead_letter_policy = checker.one_of(
+        &key("dead_letter_policy"),
+        raw.dead_letter_policy.as_deref(),
+        DeadLetterPolicy::Continue,
+        &[("continue", DeadLetterPolicy::Continue), ("block", DeadLetterPolicy::Block)],
+    );
+    (write_fallback, dead_letter_policy)
 }
 
 fn endpoint(

@@ -7,24 +7,10 @@
 
 use toml::{Table, Value};
 
-use super::section::Section;
-
-/// How the text of an environment variable becomes a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
-    /// Taken as it is: text, durations and sizes.
-    Text,
-    /// A whole number.
-    Integer,
-    /// A number.
-    Number,
-    /// `true` or `false`.
-    Flag,
-    /// Names separated by commas.
-    List,
-}
-
-use Shape::{Flag, Integer, List, Number, Text};
+use super::{
+    section::Section,
+    shape::Shape::{self, Flag, Integer, List, Number, Text},
+};
 
 /// All settings but those that a kind has of its own.
 pub(crate) const KEYS: &[(&str, Shape)] = &[
@@ -233,29 +219,6 @@ impl Keys {
             problems.push(format!("{path} must be a list of sections, [[{path}]], got {wrong}"));
         }
         wrong.is_none()
-    }
-}
-
-/// The value that `text` is for a setting of that shape; text where it does not read as one, so that
-/// the deserializer says what is wrong.
-pub(crate) fn value_of(shape: Shape, text: &str) -> Value {
-    let other = || Value::String(text.to_owned());
-    match shape {
-        Text => other(),
-        Integer => text.trim().parse().map_or_else(|_| other(), Value::Integer),
-        Number => text.trim().parse().map_or_else(|_| other(), Value::Float),
-        Flag => match text.trim().to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => Value::Boolean(true),
-            "false" | "no" | "off" | "0" => Value::Boolean(false),
-            _ => other(),
-        },
-        List => Value::Array(
-            text.split(',')
-                .map(str::trim)
-                .filter(|name| !name.is_empty())
-                .map(|name| Value::String(name.to_owned()))
-                .collect(),
-        ),
     }
 }
 

@@ -185,7 +185,7 @@ pub(crate) struct RawQueue {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::keys::{KEYS, Shape},
+        super::{keys::KEYS, shape::Shape},
         *,
     };
 

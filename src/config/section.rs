@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Map;
 use toml::{Table, Value};
 
-use super::{backend::Endpoint, keys::Shape};
+use super::{endpoint::Endpoint, shape::Shape};
 
 /// What a backend of a kind gets if the configuration is silent.
 pub(crate) struct Defaults {
@@ -157,9 +157,7 @@ fn declared<'a>(sections: &'a [&dyn Section]) -> impl Iterator<Item = (&'static 
 #[cfg(test)]
 pub(crate) fn agree<T: DeserializeOwned>(keys: &[(&'static str, Shape)]) {
     for (key, shape) in keys {
-        let of_shape = |text: &str| {
-            Table::from_iter([((*key).to_owned(), super::keys::value_of(*shape, text))])
-        };
+        let of_shape = |text: &str| Table::from_iter([((*key).to_owned(), shape.value_of(text))]);
         // Whatever is wrong with these texts, the name is known.
         let is_known = |text| match own::<T>(&of_shape(text), keys) {
             Ok(_) => true,

@@ -12,10 +12,7 @@ use std::{
 
 use toml::{Table, Value};
 
-use super::{
-    keys::{self, Keys},
-    section::Section,
-};
+use super::{keys::Keys, section::Section, shape::Shape};
 
 /// The file that is read where none is named and it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
@@ -172,8 +169,8 @@ impl Merged {
         text: fn(&str) -> String,
     ) {
         let Some(given) = env.get(name) else { return };
-        let shape = self.keys.shape(path).unwrap_or(keys::Shape::Text);
-        self.set(path, keys::value_of(shape, &text(given)), Some(name));
+        let shape = self.keys.shape(path).unwrap_or(Shape::Text);
+        self.set(path, shape.value_of(&text(given)), Some(name));
     }
 
     fn add_variables(&mut self, env: &Environment) {
@@ -191,7 +188,7 @@ impl Merged {
             }
             let path = self.path_of(rest);
             if let Some(shape) = self.keys.shape(&path) {
-                self.set(&path, keys::value_of(shape, text), Some(name));
+                self.set(&path, shape.value_of(text), Some(name));
             } else if rest.contains("__") {
                 self.problems.push(match self.keys.nearest(&path) {
                     Some(right) => {

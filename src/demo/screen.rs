@@ -9,10 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{
-    backend::Each,
-    watch::{Condition, Health},
-};
+use super::status::Status;
 use crate::terminal::{print::on_terminal, table::terminal_width};
 
 /// How often a status is printed in a pipe.
@@ -20,28 +17,6 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Where the text of a line begins, behind its time.
 const INDENT: usize = 10;
-
-/// What moves.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Status {
-    /// How the system is; `None` where no daemon answers.
-    pub(super) health: Option<Health>,
-    /// What becomes of the calls to each backend.
-    pub(super) rates: Each<Rates>,
-}
-
-/// Calls a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rates {
-    /// Those that the backend answered.
-    pub(super) live: u64,
-    /// Writes that became durable in the queue, and reads answered from there.
-    pub(super) queued: u64,
-    /// Reads that the cache answered, or nothing where it had nothing.
-    pub(super) cached: u64,
-    /// Those without an answer.
-    pub(super) failed: u64,
-}
 
 /// Where the story is told.
 pub(super) struct Screen {
@@ -168,57 +143,6 @@ impl Screen {
     }
 }
 
-impl Status {
-    /// A line that says how things stand.
-    fn line(&self) -> String {
-        let Some(health) = &self.health else { return "no daemon".to_owned() };
-        let breakers = health.backends.iter().map(|(backend, Condition { breaker, queued })| {
-            let waiting =
-                if *queued > 0 { format!(" ({} wait)", thousands(*queued)) } else { String::new() };
-            format!("{} {breaker}{waiting}", backend.name())
-        });
-        let sum = |rate: fn(&Rates) -> u64| {
-            thousands(self.rates.iter().map(|(_, rates)| rate(rates)).sum())
-        };
-        format!(
-            "state {}: {}; live {}/s, to queue {}/s, cache {}/s, failed {}/s",
-            health.state,
-            breakers.collect::<Vec<_>>().join(", "),
-            sum(|rates| rates.live),
-            sum(|rates| rates.queued),
-            sum(|rates| rates.cached),
-            sum(|rates| rates.failed)
-        )
-    }
-
-    /// The same as a small table, with what becomes of each backend's calls.
-    fn block(&self) -> String {
-        let state = self.health.as_ref().map(|health| health.state.to_string());
-        let state = state.as_deref().unwrap_or("no daemon");
-        let mut text = row(state, "breaker", ["wait", "live", "to queue", "cache", "failed"]);
-        for (backend, rates) in self.rates.iter() {
-            let condition = self.health.as_ref().map(|health| health.backends.get(backend));
-            let breaker = condition.map(|condition| condition.breaker.to_string());
-            let queued = condition.map_or("-".to_owned(), |condition| thousands(condition.queued));
-            let rate = |rate: u64| format!("{}/s", thousands(rate));
-            let Rates { live, queued: to_queue, cached, failed } = *rates;
-            let figures = [queued, rate(live), rate(to_queue), rate(cached), rate(failed)];
-            let figures = figures.each_ref().map(String::as_str);
-            text = format!(
-                "{text}\n{}",
-                row(backend.name(), breaker.as_deref().unwrap_or("none"), figures)
-            );
-        }
-        text
-    }
-}
-
-/// A row of the small table.
-fn row(first: &str, second: &str, figures: [&str; 5]) -> String {
-    let figures = figures.map(|figure| format!("{figure:>9}"));
-    format!("{first:<12} {second:<10}{}", figures.join(" "))
-}
-
 /// `line` broken between words so that it fits into `width`; what follows stands under its text.
 fn wrapped(line: &str, width: usize) -> String {
     let (mut text, mut used) = (String::with_capacity(line.len()), 0);
@@ -236,60 +160,9 @@ fn wrapped(line: &str, width: usize) -> String {
     text
 }
 
-/// A number as people write it: `12,345`.
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use fusebox_state::{breaker::State, system::SystemState};
-
-    use super::super::backend::Backend;
     use super::*;
-
-    fn status() -> Status {
-        let backends = Each::of(|backend| Condition {
-            breaker: if backend == Backend::Redis { State::HalfOpen } else { State::Closed }.into(),
-            queued: if backend == Backend::Redis { 12_345 } else { 0 },
-        });
-        let health = Some(Health { state: SystemState::Degraded.into(), backends });
-        let rates = Each::of(|_| Rates { live: 1_000, queued: 7, cached: 0, failed: 1 });
-        Status { health, rates }
-    }
-
-    #[test]
-    fn a_status_in_a_pipe_is_a_line() {
-        assert_eq!(
-            status().line(),
-            "state DEGRADED: redis HALF_OPEN (12,345 wait), clickhouse CLOSED, firestore CLOSED; \
-             live 3,000/s, to queue 21/s, cache 0/s, failed 3/s"
-        );
-        assert_eq!(Status::default().line(), "no daemon");
-    }
-
-    #[test]
-    fn a_status_on_a_terminal_is_a_row_for_each_backend() {
-        let block = status().block();
-        let lines: Vec<&str> = block.lines().collect();
-        assert_eq!(
-            lines[..2],
-            [
-                "DEGRADED     breaker        wait      live  to queue     cache    failed",
-                "redis        HALF_OPEN    12,345   1,000/s       7/s       0/s       1/s",
-            ]
-        );
-        assert_eq!(lines.len(), 4);
-        assert!(lines.iter().all(|line| line.len() < 80));
-    }
 
     #[test]
     fn a_line_is_broken_between_words() {
@@ -298,14 +171,5 @@ mod tests {
         let expected = "   1.0 s  redis      GET k  -> 200\n          queued";
         assert_eq!(wrapped(line, 38), expected);
         assert_eq!(wrapped("   1.0 s  unbreakable", 5), "   1.0 s  unbreakable");
-    }
-
-    #[test]
-    fn thousands_are_set_apart() {
-        for (number, expected) in
-            [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")]
-        {
-            assert_eq!(thousands(number), expected);
-        }
     }
 }

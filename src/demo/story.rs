@@ -5,18 +5,18 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 
 use super::{
-    DemoOptions,
     backend::{Backend, Each},
     call::Call,
     callers::{Caller, Workload, fixed, name},
     proof,
-    screen::{Screen, thousands},
+    screen::Screen,
     shown,
     stage::Stage,
+    status::{Condition, Health},
     tables::{Figures, tables},
-    watch::{self, Condition, Health},
+    watch,
 };
-use crate::terminal::client::Client;
+use crate::terminal::{client::Client, table::thousands};
 use fusebox_state::{breaker::State, system::SystemState};
 
 /// The longest that a breaker takes to open.
@@ -41,6 +41,15 @@ const OUTAGES: [(Backend, SystemState); 3] = [
 const RESULT: &str = "count() AS visits";
 /// The id of the first row that is inserted for all to see.
 const GUEST_ROW: u64 = 1;
+
+/// What the demo is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DemoOptions {
+    /// About how long it takes; where that is not enough, longer.
+    pub(crate) seconds: u32,
+    /// What its random choices start from: what is written and read, and when.
+    pub(crate) seed: u64,
+}
 
 /// One telling.
 pub(super) struct Story<'a> {

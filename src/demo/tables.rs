@@ -6,10 +6,9 @@ use super::{
     backend::{Backend, Each},
     ledger::{Ledger, Page},
     proof::Verdict,
-    screen::thousands,
     watch::Replayed,
 };
-use crate::terminal::table::table;
+use crate::terminal::table::{table, thousands};
 
 /// What the ledger does not have of a backend.
 #[derive(Clone, Debug, Default, PartialEq)]

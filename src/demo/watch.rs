@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fusebox_actors::view::{HealthView, Lenient, ResilienceView};
-use fusebox_state::{breaker::State, system::SystemState};
+use fusebox_actors::view::{HealthView, ResilienceView};
+use fusebox_state::breaker::State;
 use http_body_util::BodyExt;
 use hyper::Method;
 use tokio::task::JoinSet;
@@ -17,38 +17,19 @@ use super::{
     backend::Each,
     callers::Caller,
     ledger::Page,
-    screen::{Rates, Screen, Status},
+    screen::Screen,
+    status::{Condition, Health, Rates, Status},
 };
-use crate::{
-    cli::events::{self, Reader},
-    terminal::{
-        client::Client,
-        views::{EventView, EventWord, Phase, read},
-    },
+use crate::terminal::{
+    client::Client,
+    events::{self, Reader},
+    views::{EventView, EventWord, Phase, read},
 };
 
 /// How often health is asked for.
 const TICK: Duration = Duration::from_millis(100);
 /// Rates are over this time.
 const RATE_OVER: Duration = Duration::from_secs(1);
-
-/// What `/health` says.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Health {
-    /// The system's state.
-    pub(super) state: Lenient<SystemState>,
-    /// Each backend's.
-    pub(super) backends: Each<Condition>,
-}
-
-/// How a backend is.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Condition {
-    /// Its breaker's state.
-    pub(super) breaker: Lenient<State>,
-    /// Calls that wait in its queue.
-    pub(super) queued: u64,
-}
 
 /// Asks a daemon for its health; `None` where none answers.
 pub(super) async fn health(client: &Client) -> Option<Health> {

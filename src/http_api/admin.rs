@@ -13,7 +13,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    Doors,
+    api::Api,
     encoding::NotDecoded,
     problem::{Checked, Problem},
 };
@@ -58,65 +58,65 @@ struct Force {
 }
 
 async fn force(
-    doors: &Doors,
+    api: &Api,
     name: &str,
     who: Who,
     body: Body,
     open: bool,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(name)?;
+    let (backend, _) = api.backend(name)?;
     let Force { reason, lasting } = optional_json(body).await?;
     let reason = reason.unwrap_or_else(|| format!("by {who}"));
     if reason.len() > REASON_MAX {
         return Err(Problem::malformed(format!("reason must be at most {REASON_MAX} bytes")));
     }
     backend.force(open, reason, lasting).await.map_err(|error| Problem::from(error).of(name))?;
-    breaker(doors, name)
+    breaker(api, name)
 }
 
 /// The answer to an order about a breaker: what it is now.
-fn breaker(doors: &Doors, name: &str) -> Result<Json<Value>, Problem> {
-    Ok(Json(json!({ "backend": name, "breaker": doors.backend(name)?.0.view().breaker })))
+fn breaker(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!({ "backend": name, "breaker": api.backend(name)?.0.view().breaker })))
 }
 
 /// POST /admin/circuit-breaker/{backend}/force-open
 pub(crate) async fn force_open(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    force(&doors, &name, who, body, true).await
+    force(&api, &name, who, body, true).await
 }
 
 /// POST /admin/circuit-breaker/{backend}/force-close
 pub(crate) async fn force_close(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    force(&doors, &name, who, body, false).await
+    force(&api, &name, who, body, false).await
 }
 
 /// POST /admin/circuit-breaker/{backend}/release
 pub(crate) async fn release(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    let done = doors.backend(&name)?.0.release().await;
+    let done = api.backend(&name)?.0.release().await;
     done.map_err(|error| Problem::from(error).of(&name))?;
-    breaker(&doors, &name)
+    breaker(&api, &name)
 }
 
 /// POST /admin/circuit-breaker/{backend}/reset
 pub(crate) async fn reset(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    let done = doors.backend(&name)?.0.reset().await;
+    let done = api.backend(&name)?.0.reset().await;
     done.map_err(|error| Problem::from(error).of(&name))?;
-    breaker(&doors, &name)
+    breaker(&api, &name)
 }
 
 /// `{"backend":"redis"}`
@@ -128,16 +128,16 @@ struct Recovery {
 
 /// POST /admin/resilience/force-recovery
 pub(crate) async fn force_recovery(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let Recovery { backend } = optional_json(body).await?;
     if let Some(name) = &backend {
-        doors.backend(name)?;
+        api.backend(name)?;
     }
-    let tried = doors.daemon.fusebox.recover(backend.as_deref()).await?;
+    let tried = api.daemon.fusebox.recover(backend.as_deref()).await?;
     // What an operator's order holds does not recover by another one: it is named, and what releases it.
-    let all = doors.daemon.fusebox.backends();
+    let all = api.daemon.fusebox.backends();
     let wanted = all.iter().filter(|it| backend.as_deref().is_none_or(|name| name == it.name()));
     let held: Vec<Value> = wanted.filter_map(|it| held(&it.view())).collect();
     Ok(Json(json!({ "half_open": tried, "held": held })))
@@ -158,85 +158,83 @@ fn held(view: &BackendView) -> Option<Value> {
 
 /// POST /admin/backends/{backend}/offline
 pub(crate) async fn offline(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    set_offline(&doors, &name, true).await
+    set_offline(&api, &name, true).await
 }
 
 /// POST /admin/backends/{backend}/online
 pub(crate) async fn online(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    set_offline(&doors, &name, false).await
+    set_offline(&api, &name, false).await
 }
 
-async fn set_offline(doors: &Doors, name: &str, offline: bool) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(name)?;
+async fn set_offline(api: &Api, name: &str, offline: bool) -> Result<Json<Value>, Problem> {
+    let (backend, _) = api.backend(name)?;
     backend.set_offline(offline).await.map_err(|error| Problem::from(error).of(name))?;
     Ok(Json(json!({ "backend": name, "offline": offline })))
 }
 
 /// POST /admin/backends/{backend}/accept-retarget
 pub(crate) async fn accept_retarget(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
+    let (backend, _) = api.backend(&name)?;
     backend.accept_retarget().await.map_err(|error| Problem::from(error).of(&name))?;
     Ok(Json(json!({ "backend": name, "target": backend.view().target })))
 }
 
 /// POST /admin/backends/{backend}/accept-loss
 pub(crate) async fn accept_loss(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
-    let accepted = doors.daemon.accept_loss(&backend).await;
+    let (backend, _) = api.backend(&name)?;
+    let accepted = api.daemon.accept_loss(&backend).await;
     accepted.map_err(|error| Problem::from(error).of(&name))?;
     Ok(Json(json!({ "backend": name, "accepted": true })))
 }
 
 /// POST /admin/backends/accept-clone
-pub(crate) async fn accept_clone(State(doors): State<Arc<Doors>>) -> Result<Json<Value>, Problem> {
-    doors.daemon.accept_clone().await?;
+pub(crate) async fn accept_clone(State(api): State<Arc<Api>>) -> Result<Json<Value>, Problem> {
+    api.daemon.accept_clone().await?;
     Ok(Json(json!({ "accepted": true })))
 }
 
 /// GET /admin/backends/{backend}/config
 pub(crate) async fn backend_config(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    doors.backend(&name)?;
-    let config = doors.daemon.config.load();
+    api.backend(&name)?;
+    let config = api.daemon.config.load();
     let found = config.backends.iter().find(|backend| backend.settings.name == name);
     Ok(Json(found.map_or(Value::Null, crate::config::BackendConfig::show)))
 }
 
 /// GET /admin/config
-pub(crate) async fn config(State(doors): State<Arc<Doors>>) -> Json<Value> {
-    Json(doors.daemon.config.load().show())
+pub(crate) async fn config(State(api): State<Arc<Api>>) -> Json<Value> {
+    Json(api.daemon.config.load().show())
 }
 
 /// POST /admin/config/reload
 pub(crate) async fn reload(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
 ) -> Result<Json<Value>, Problem> {
     // In a task of its own: a client that leaves must not end it half way.
-    let reload = tokio::spawn(async move { doors.daemon.reload(&who.to_string()).await });
+    let reload = tokio::spawn(async move { api.daemon.reload(&who.to_string()).await });
     let ended = reload.await.map_err(|error| AdminError::Failed(error.to_string()))?;
     let changed = ended.map_err(AdminError::Conflict)?;
     Ok(Json(json!({ "changed": changed })))
 }
 
 /// POST /admin/trace-test
-pub(crate) async fn trace_test(
-    State(doors): State<Arc<Doors>>,
-) -> Result<Json<TestResult>, Problem> {
+pub(crate) async fn trace_test(State(api): State<Arc<Api>>) -> Result<Json<TestResult>, Problem> {
     let off = || {
         AdminError::Conflict(
             "traces are off: the daemon's environment names no collector that can be used in \
@@ -244,7 +242,7 @@ pub(crate) async fn trace_test(
                 .to_owned(),
         )
     };
-    let traces = doors.daemon.traces.as_ref().ok_or_else(off)?;
+    let traces = api.daemon.traces.as_ref().ok_or_else(off)?;
     Ok(Json(traces.test().await))
 }
 
@@ -281,11 +279,11 @@ pub(crate) struct Panics {
 
 /// POST /admin/backends/{backend}/panic: a test hook. The backend's actor panics, or a thread of that name.
 pub(crate) async fn panic(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(Panics { thread })): Checked<Query<Panics>>,
 ) -> Result<Json<Value>, Problem> {
-    let backend = doors.backend(&name)?.0;
+    let backend = api.backend(&name)?.0;
     match thread {
         None => backend.panic_for_test(),
         Some(thread) => drop(std::thread::Builder::new().name(thread).spawn(panic_for_test)),

@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::{
-    Doors,
+    api::Api,
     body::{Admitted, JSON_MAX},
     http::Connected,
     problem::{Checked, Problem},
@@ -58,14 +58,14 @@ const RAW_ROUTE: &str = "/v1/backends/{backend}/call/raw";
 
 /// POST /v1/backends/{backend}/call
 pub(crate) async fn call(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     Extension(connected): Extension<Connected>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (backend, kind) = doors.backend(&name)?;
+    let (backend, kind) = api.backend(&name)?;
     let mut place = Admitted::new(&connected.account);
     let json = place.read(body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
@@ -82,14 +82,14 @@ pub(crate) async fn call(
 
 /// POST /v1/backends/{backend}/call/raw
 pub(crate) async fn call_raw(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     Extension(connected): Extension<Connected>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (backend, kind) = doors.backend(&name)?;
+    let (backend, kind) = api.backend(&name)?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let options = CallOptionsJson::from_headers(&headers).and_then(CallOptionsJson::checked);
     let options = options.map_err(malformed)?;

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    Doors,
+    api::Api,
     http::Connected,
     problem::{Checked, Problem},
 };
@@ -37,16 +37,16 @@ struct Listener {
 
 /// GET /v1/events
 pub(crate) async fn follow(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(connected): Extension<Connected>,
     Checked(Query(filter)): Checked<Query<Filter>>,
 ) -> Result<SseResponse<KeepAliveStream<impl Stream<Item = Result<Sse, Infallible>>>>, Problem> {
     if let Some(name) = &filter.backend {
-        doors.backend(name)?;
+        api.backend(name)?;
     }
     let listener = Listener {
-        events: doors.daemon.fusebox.events().subscribe(),
-        stopping: doors.daemon.stopping(),
+        events: api.daemon.fusebox.events().subscribe(),
+        stopping: api.daemon.stopping(),
         backend: filter.backend,
         _place: connected.account.take(Pooled::Listeners, 1)?,
     };

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Doors,
+    api::Api,
     body::Admitted,
     http::Connected,
     problem::{Checked, Problem},
@@ -196,15 +196,21 @@ impl<'de> Deserialize<'de> for LanesJson {
 /// What is wrong with a line: its field, and what.
 type Wrong = (String, String);
 
-/// Reads a line for `backend`, whose calls are for `target` now.
-fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Result<Read, Wrong> {
+/// Reads the fields of a line, which is one JSON object.
+fn line_of(text: &str) -> Result<Line, Wrong> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let line: Line = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let line = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
         let field = if field == "." { "the line".to_owned() } else { field };
         (field, error.into_inner().to_string())
     })?;
     json.end().map_err(|error| ("the line".to_owned(), error.to_string()))?;
+    Ok(line)
+}
+
+/// Reads a line for `backend`, whose calls are for `target` now.
+fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Result<Read, Wrong> {
+    let line = line_of(text)?;
     let wrong = |field: &str, why: String| Err((field.to_owned(), why));
     if !line.backend.is_empty() && line.backend != backend {
         return wrong("backend", format!("is {:?}, not {backend}", line.backend));
@@ -303,14 +309,14 @@ impl Dead {
 
 /// POST /admin/backends/{backend}/queue/import
 pub(crate) async fn import(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(wanted)): Checked<Query<Wanted>>,
     Extension(who): Extension<Who>,
     Extension(connected): Extension<Connected>,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
+    let (backend, _) = api.backend(&name)?;
     let mut place = Admitted::new(&connected.account);
     let body = place.read(body, IMPORT_MAX).await?;
     let text = std::str::from_utf8(&body)

@@ -10,12 +10,12 @@ use axum::{
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::{Doors, routes::Route};
+use super::{api::Api, route::Route};
 use crate::ingress::peer::Access;
 
 /// GET /openapi.json
-pub(crate) async fn document(State(doors): State<Arc<Doors>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], doors.openapi.clone()).into_response()
+pub(crate) async fn document(State(api): State<Arc<Api>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], api.openapi.clone()).into_response()
 }
 
 /// The document of these routes.

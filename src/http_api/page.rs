@@ -15,11 +15,12 @@ use axum::{
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{
-    Doors,
+    api::Api,
     problem::{Checked, Problem},
     views,
 };
 
+pub(crate) mod board;
 pub(crate) mod stream;
 
 /// What a browser may do for the page: fetch its own files, speak to the daemon, and nothing else.
@@ -58,12 +59,12 @@ const ASSETS: &[Asset] = &[
 ];
 
 /// GET /: the page for a browser, text for everybody else.
-pub(crate) async fn root(State(doors): State<Arc<Doors>>, headers: HeaderMap) -> Response {
+pub(crate) async fn root(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     if wants_html(&headers) {
         INDEX.answer(&headers)
     } else {
         let vary = [(header::VARY, HeaderValue::from_static("accept"))];
-        (vary, views::root(&doors)).into_response()
+        (vary, views::root(&api)).into_response()
     }
 }
 

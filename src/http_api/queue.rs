@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Doors,
     admin::optional_json,
+    api::Api,
     problem::{Checked, Problem},
 };
 use crate::ingress::peer::Who;
@@ -37,12 +37,12 @@ fn op_id(text: &str) -> Result<OpId, Problem> {
 
 /// GET /v1/backends/{backend}/queue
 pub(crate) async fn page(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(query)): Checked<Query<PageQuery>>,
 ) -> Result<Json<QueuePage>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
+    let (backend, _) = api.backend(&name)?;
     let dead = match query.state.as_deref() {
         None | Some("pending") => false,
         Some("dead") => true,
@@ -58,11 +58,11 @@ pub(crate) async fn page(
 
 /// `GET /v1/backends/{backend}/queue/{op_id}`
 pub(crate) async fn show(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path((name, id))): Checked<Path<(String, String)>>,
     Extension(who): Extension<Who>,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, kind) = doors.backend(&name)?;
+    let (backend, kind) = api.backend(&name)?;
     let id = op_id(&id)?;
     let Some((view, body)) = backend.queued_call(id).await else {
         let detail = format!("nothing named {id} waits in the queue of {name}, nor is it dead");
@@ -79,10 +79,10 @@ pub(crate) async fn show(
 
 /// POST /admin/backends/{backend}/queue/replay
 pub(crate) async fn replay(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<Value>, Problem> {
-    let waiting = doors.backend(&name)?.0.replay();
+    let waiting = api.backend(&name)?.0.replay();
     Ok(Json(json!({ "waiting": waiting.map_err(|error| Problem::from(error).of(&name))? })))
 }
 
@@ -97,11 +97,11 @@ struct Requeue {
 
 /// `POST /admin/backends/{backend}/queue/{op_id}/requeue`
 pub(crate) async fn requeue(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path((name, id))): Checked<Path<(String, String)>>,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
+    let (backend, _) = api.backend(&name)?;
     let id = op_id(&id)?;
     let Requeue { force, not_applied } = optional_json(body).await?;
     let requeued = backend.requeue(id, force, not_applied).await;
@@ -114,10 +114,10 @@ pub(crate) async fn requeue(
 
 /// `DELETE /admin/backends/{backend}/queue/{op_id}`
 pub(crate) async fn discard(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path((name, id))): Checked<Path<(String, String)>>,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
+    let (backend, _) = api.backend(&name)?;
     let id = op_id(&id)?;
     backend.discard(id).await.map_err(|error| Problem::from(error).of(&name))?;
     tracing::info!(backend = name, op_id = %id, "queued call discarded by an operator");

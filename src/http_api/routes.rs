@@ -8,39 +8,26 @@ use axum::{
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post, put},
+    routing::{delete, get, post, put},
 };
 
 use super::{
-    Doors, admin, admit::admit, calls, encoding, events, http::Connected, import, openapi, page,
-    problem::Problem, queue, streams, views,
+    admin,
+    admit::admit,
+    api::Api,
+    calls, encoding, events,
+    http::Connected,
+    import, openapi,
+    page::{self, board::Board},
+    problem::Problem,
+    queue,
+    route::Route,
+    streams, views,
 };
-use crate::ingress::{gate::Pooled, peer::Access};
-
-/// One route.
-pub(crate) struct Route {
-    /// `GET`, `POST`, `PUT` or `DELETE`.
-    pub(crate) method: &'static str,
-    /// Its path, with parameters in braces.
-    pub(crate) path: &'static str,
-    /// Who may use it.
-    pub(crate) access: Access,
-    /// What it does, in a sentence.
-    pub(crate) summary: &'static str,
-    /// What its query and its body hold; empty for none.
-    pub(crate) request: &'static str,
-    /// What it answers.
-    pub(crate) response: &'static str,
-    handler: fn() -> MethodRouter<Arc<Doors>>,
-}
-
-impl Route {
-    /// Whether it is answered to those who found no room, too: how the daemon is, and orders.
-    fn is_vital(&self) -> bool {
-        let health = ["/health", "/health/live", "/health/ready", "/metrics"];
-        self.access == Access::Admin || health.contains(&self.path)
-    }
-}
+use crate::{
+    daemon::Daemon,
+    ingress::{gate::Pooled, peer::Access},
+};
 
 macro_rules! route {
     ($method:literal $path:literal, $access:ident, $summary:literal, $request:literal -> $response:literal, $handler:expr) => {
@@ -173,24 +160,27 @@ pub(crate) const ROUTES: &[Route] = &[
 const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
     "" -> "{\"backend\"}", post(admin::panic));
 
-/// The router. Every route is behind [`admit`]; nothing of a body is read before, and what is read is what
+/// The router of what is asked of `daemon`. Every route is behind [`admit`]; nothing of a body is read before, and what is read is what
 /// it was before it was encoded ([`encoding::pass`]).
-pub(crate) fn router(doors: &Arc<Doors>, test_hooks: bool) -> Router {
+pub(crate) fn router(daemon: Arc<Daemon>, test_hooks: bool) -> Router {
+    let api = Arc::new(Api {
+        daemon,
+        openapi: openapi::render(ROUTES),
+        board: Board::default(),
+        page_version: page::version(),
+    });
     let hook = test_hooks.then_some(&TEST_HOOK);
     let mut router = Router::new();
     for route in ROUTES.iter().chain(hook) {
-        let of_route = (Arc::clone(doors), route.access, route.is_vital());
+        let of_route = (Arc::clone(&api), route.access, route.is_vital());
         let guard = middleware::from_fn_with_state(of_route, guard);
         router = router.route(route.path, (route.handler)().route_layer(guard));
     }
-    router
-        .fallback(no_route)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(Arc::clone(doors))
+    router.fallback(no_route).method_not_allowed_fallback(wrong_method).with_state(api)
 }
 
 async fn guard(
-    State((doors, access, is_vital)): State<(Arc<Doors>, Access, bool)>,
+    State((api, access, is_vital)): State<(Arc<Api>, Access, bool)>,
     Extension(connected): Extension<Connected>,
     mut request: Request,
     next: Next,
@@ -200,7 +190,7 @@ async fn guard(
         return Problem::from(Pooled::Spare.full()).into_response();
     }
     let admitted = {
-        let config = doors.daemon.config.load();
+        let config = api.daemon.config.load();
         admit(access, caller, request.headers(), config.http.as_ref())
     };
     match admitted {

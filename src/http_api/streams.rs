@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{
-    Doors,
+    api::Api,
     body::{Admitted, JSON_MAX},
     http::Connected,
     problem::{Checked, Problem},
@@ -33,13 +33,13 @@ struct Follower {
 
 /// POST /v1/backends/{backend}/streams
 pub(crate) async fn open(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(connected): Extension<Connected>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let (backend, kind) = doors.backend(&name)?;
+    let (backend, kind) = api.backend(&name)?;
     let mut place = Admitted::new(&connected.account);
     let json = place.read(body, JSON_MAX).await?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
@@ -53,11 +53,11 @@ pub(crate) async fn open(
 
 /// GET /v1/backends/{backend}/streams/{id}
 pub(crate) async fn follow(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Checked(Path((name, id))): Checked<Path<(String, String)>>,
     Extension(connected): Extension<Connected>,
 ) -> Result<SseResponse<KeepAliveStream<impl Stream<Item = Result<Sse, Infallible>>>>, Problem> {
-    let (backend, _) = doors.backend(&name)?;
+    let (backend, _) = api.backend(&name)?;
     let connector = backend.connector();
     let streams = connector.streams().ok_or_else(|| none(&name))?;
     let follow = streams.follow(&id).ok_or_else(|| {
@@ -66,7 +66,7 @@ pub(crate) async fn follow(
     })?;
     let follower = Follower {
         follow,
-        stopping: doors.daemon.stopping(),
+        stopping: api.daemon.stopping(),
         _connector: connector,
         _place: connected.account.take(Pooled::Listeners, 1)?,
     };

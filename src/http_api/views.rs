@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Doors, accept,
+    accept,
+    api::Api,
     problem::{Checked, Problem},
 };
 use crate::ingress::peer::Who;
@@ -40,8 +41,8 @@ impl Limit {
 }
 
 /// GET / for whoever does not ask for markup.
-pub(crate) fn root(doors: &Doors) -> String {
-    let health = doors.daemon.fusebox.health();
+pub(crate) fn root(api: &Api) -> String {
+    let health = api.daemon.fusebox.health();
     let mut page = format!(
         "fusebox {}\n{} ({:.0} % operational)\n\n",
         env!("CARGO_PKG_VERSION"),
@@ -58,8 +59,8 @@ pub(crate) fn root(doors: &Doors) -> String {
 }
 
 /// GET /health
-pub(crate) async fn health(State(doors): State<Arc<Doors>>) -> Response {
-    let health = doors.daemon.fusebox.health();
+pub(crate) async fn health(State(api): State<Arc<Api>>) -> Response {
+    let health = api.daemon.fusebox.health();
     let status = match health.state.known().unwrap_or_default() {
         SystemState::Healthy | SystemState::Degraded => StatusCode::OK,
         SystemState::Critical | SystemState::Emergency => StatusCode::SERVICE_UNAVAILABLE,
@@ -68,13 +69,13 @@ pub(crate) async fn health(State(doors): State<Arc<Doors>>) -> Response {
 }
 
 /// GET /health/live
-pub(crate) async fn live(State(doors): State<Arc<Doors>>) -> Response {
-    answer("live", doors.daemon.fusebox.is_alive())
+pub(crate) async fn live(State(api): State<Arc<Api>>) -> Response {
+    answer("live", api.daemon.fusebox.is_alive())
 }
 
 /// GET /health/ready
-pub(crate) async fn ready(State(doors): State<Arc<Doors>>) -> Response {
-    answer("ready", doors.daemon.fusebox.is_ready() && !doors.daemon.is_stopping())
+pub(crate) async fn ready(State(api): State<Arc<Api>>) -> Response {
+    answer("ready", api.daemon.fusebox.is_ready() && !api.daemon.is_stopping())
 }
 
 fn answer(word: &str, yes: bool) -> Response {
@@ -84,39 +85,39 @@ fn answer(word: &str, yes: bool) -> Response {
 
 /// GET /health/resilience
 pub(crate) async fn resilience(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
 ) -> Json<ResilienceView> {
-    Json(doors.daemon.resilience().shown_to(who.admin))
+    Json(api.daemon.resilience().shown_to(who.admin))
 }
 
 /// GET /v1/backends
 pub(crate) async fn backends(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
 ) -> Json<Value> {
     let backends: Vec<BackendView> =
-        doors.daemon.fusebox.backends().iter().map(|backend| backend.view()).collect();
+        api.daemon.fusebox.backends().iter().map(|backend| backend.view()).collect();
     Json(json!({ "backends": backends.shown_to(who.admin) }))
 }
 
 /// GET /v1/backends/{backend}
 pub(crate) async fn backend(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<BackendView>, Problem> {
-    Ok(Json(doors.backend(&name)?.0.view().shown_to(who.admin)))
+    Ok(Json(api.backend(&name)?.0.view().shown_to(who.admin)))
 }
 
 /// GET /v1/backends/{backend}/explain
 pub(crate) async fn explain(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
 ) -> Result<Json<ExplainView>, Problem> {
-    let mut view = doors.backend(&name)?.0.explain().shown_to(who.admin);
-    if let Some(jaeger) = &doors.daemon.config.load().jaeger_url {
+    let mut view = api.backend(&name)?.0.explain().shown_to(who.admin);
+    if let Some(jaeger) = &api.daemon.config.load().jaeger_url {
         for trace in &mut view.traces {
             trace.url = Some(format!("{jaeger}/trace/{}", trace.trace_id));
         }
@@ -138,12 +139,12 @@ fn told(name: &str, records: Vec<TransitionRecord>) -> impl Iterator<Item = Told
 
 /// GET /v1/backends/{backend}/transitions
 pub(crate) async fn transitions(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(limit)): Checked<Query<Limit>>,
 ) -> Result<Json<Value>, Problem> {
-    let records = doors.backend(&name)?.0.transitions(limit.get()).shown_to(who.admin);
+    let records = api.backend(&name)?.0.transitions(limit.get()).shown_to(who.admin);
     let shown: Vec<Told> = told(&name, records).collect();
     Ok(Json(json!({ "transitions": shown })))
 }
@@ -159,13 +160,13 @@ pub(crate) struct Wanted {
 
 /// GET /v1/history
 pub(crate) async fn history(
-    State(doors): State<Arc<Doors>>,
+    State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
     Checked(Query(wanted)): Checked<Query<Wanted>>,
 ) -> Result<Json<Value>, Problem> {
-    let fusebox = &doors.daemon.fusebox;
+    let fusebox = &api.daemon.fusebox;
     let backends = match &wanted.backend {
-        Some(name) => vec![doors.backend(name)?.0],
+        Some(name) => vec![api.backend(name)?.0],
         None => fusebox.backends(),
     };
     let since = wanted.since.map(|since| crate::since::parse(&since, Clock::system().unix()));
@@ -185,12 +186,12 @@ pub(crate) async fn history(
 }
 
 /// GET /metrics
-pub(crate) async fn metrics(State(doors): State<Arc<Doors>>, headers: HeaderMap) -> Response {
+pub(crate) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let format = accept::metrics_format(&headers);
     let said = [
         (header::CONTENT_TYPE, format.content_type()),
         (header::VARY, "accept"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    (said, doors.daemon.fusebox.metrics_with(format, &doors.daemon.doors())).into_response()
+    (said, api.daemon.fusebox.metrics_with(format, &api.daemon.doors())).into_response()
 }

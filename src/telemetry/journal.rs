@@ -8,7 +8,7 @@ use std::{io::Write, os::unix::net::UnixDatagram, path::Path};
 
 use serde_json::{Map, Value};
 
-use super::{TEXT_MAX, clean};
+use super::clean::{TEXT_MAX, clean};
 
 /// Where the journal listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";

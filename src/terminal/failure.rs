@@ -1,6 +1,6 @@
 //! Why a command did not do what it was asked, and the exit code that says so.
 
-use std::fmt;
+use std::{fmt, process::ExitCode};
 
 use serde_json::Value;
 
@@ -24,6 +24,9 @@ struct Problem {
     outcome_unknown: bool,
     op_id: Option<String>,
 }
+
+/// What a command ends with.
+pub(crate) type Done = Result<ExitCode, Failure>;
 
 /// A failure.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Tables and times for people.
+//! Tables, times and numbers for people.
 
 use std::time::Duration;
 
@@ -95,6 +95,19 @@ pub(crate) fn ago(millis: u64) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// A number as people write it: `12,345`.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -129,5 +142,14 @@ mod tests {
             (ago(182_900), ago(20), ago(90_061_000)),
             ("3m 2s".into(), "20ms".into(), "1day 1h".into())
         );
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        for (number, expected) in
+            [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")]
+        {
+            assert_eq!(thousands(number), expected);
+        }
     }
 }

@@ -21,11 +21,9 @@ use ratatui::{
 
 use super::seen::Seen;
 use crate::{
-    cli::{
-        board::{Board, headline, short, whole},
-        events::what,
-    },
+    cli::board::{Board, headline, short, whole},
     terminal::{
+        events::what,
         paint::{Tone, fold},
         table::ago,
     },

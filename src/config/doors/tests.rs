@@ -5,7 +5,7 @@ use toml::Table;
 
 use super::*;
 use crate::config::{
-    Complaint, Config, ConfigErrors, Defaults, Endpoint, Environment, Flags, Variable, keys::Shape,
+    Complaint, Config, ConfigErrors, Defaults, Endpoint, Environment, Flags, Shape, Variable,
 };
 
 /// A kind of this release; Redis has a door, the others have none.

@@ -7,4 +7,5 @@ pub(crate) mod lexer;
 pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod sql;
+pub(crate) mod target;
 pub mod wire;

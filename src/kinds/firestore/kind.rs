@@ -19,9 +19,7 @@ use crate::kinds::{
     port::{Identity, JsonCall, Kind, RawReply},
 };
 use crate::{
-    config::{
-        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, keys::Shape, section,
-    },
+    config::{BackendConfig, Complaint, Defaults, Endpoint, Section, Shape, Variable, section},
     exact::Outgoing,
 };
 

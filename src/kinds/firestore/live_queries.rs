@@ -42,7 +42,7 @@
 //!
 //! Documents come in the order of their names, whatever the query's order.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Follow, Gate, Refused, Streams};
@@ -55,6 +55,7 @@ mod follower;
 mod id;
 mod keep;
 mod news;
+mod pace;
 mod round;
 #[cfg(test)]
 mod testing;
@@ -67,46 +68,10 @@ pub(crate) use self::upstream::Upstream;
 pub(crate) use self::upstream::{Responses, Resume, requests, target};
 use board::Board;
 use follower::Follower;
+use pace::Pace;
 
 /// So many streams are open at once at most.
 const STREAMS_MAX: usize = 256;
-
-/// The times that streams keep.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    /// A stream that nobody follows for so long is closed.
-    idle: Duration,
-    /// So long the documents of an outage are kept.
-    kept: Duration,
-    /// So long a query that was refused for good is refused without asking.
-    refused_for: Duration,
-    /// The first wait before connecting again; it doubles.
-    backoff_base: Duration,
-    /// The longest; a connection that was current for so long forgets the earlier ones.
-    backoff_max: Duration,
-    /// How often a shut gate is looked at.
-    gate_shut: Duration,
-    /// How often an open gate is looked at while connected.
-    gate_open: Duration,
-    /// A server that says nothing for so long before its first result is taken for dead. Later silence is
-    /// normal; a dead connection is then found by the client's HTTP/2 pings.
-    silence: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            idle: Duration::from_secs(5 * 60),
-            kept: Duration::from_secs(30 * 60),
-            refused_for: Duration::from_secs(60),
-            backoff_base: Duration::from_millis(100),
-            backoff_max: Duration::from_secs(10),
-            gate_shut: Duration::from_millis(250),
-            gate_open: Duration::from_secs(1),
-            silence: Duration::from_secs(10),
-        }
-    }
-}
 
 /// A backend's live queries. See the [module](self).
 pub(crate) struct LiveQueries<U: Upstream> {

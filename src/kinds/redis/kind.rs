@@ -22,8 +22,7 @@ use crate::kinds::{
 };
 use crate::{
     config::{
-        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, choice, keys::Shape,
-        section,
+        BackendConfig, Complaint, Defaults, Endpoint, Section, Shape, Variable, choice, section,
     },
     exact::Outgoing,
     ingress::door::WireDoor,

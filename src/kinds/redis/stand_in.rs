@@ -24,7 +24,7 @@ use tokio::{
 
 mod store;
 
-use super::protocol::resp::{self, FrameFinder, write_bulk, write_head};
+use super::protocol::resp::{self, FrameFinder, write_bulk, write_head, write_line};
 use store::Store;
 
 /// The stand-in. It keeps its data while it is stopped.
@@ -179,23 +179,23 @@ impl Connection<'_> {
         let upper: Vec<String> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
         let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
         match upper.as_slice() {
-            ["PING"] => line(out, "+PONG"),
+            ["PING"] => write_line(out, "+PONG"),
             ["HELLO", version @ ..] => {
                 self.resp3 = version.first() == Some(&"3") || (version.is_empty() && self.resp3);
                 write_head(out, if self.resp3 { '%' } else { '*' }, if self.resp3 { 2 } else { 4 });
                 write_bulk(out, b"server");
                 write_bulk(out, b"redis");
                 write_bulk(out, b"proto");
-                line(out, if self.resp3 { ":3" } else { ":2" });
+                write_line(out, if self.resp3 { ":3" } else { ":2" });
             }
-            ["AUTH" | "SELECT", ..] => line(out, "+OK"),
+            ["AUTH" | "SELECT", ..] => write_line(out, "+OK"),
             ["CLIENT", "SETNAME", _] => {
                 if let (Some(client), Some(name)) = (self.clients.get_mut(&self.id), words.get(2)) {
                     client.name.clone_from(name);
                 }
-                line(out, "+OK");
+                write_line(out, "+OK");
             }
-            ["CLIENT", "ID"] => line(out, &format!(":{}", self.id)),
+            ["CLIENT", "ID"] => write_line(out, &format!(":{}", self.id)),
             ["CLIENT", "LIST"] => {
                 let mut list = String::new();
                 for (id, client) in self.clients.iter() {
@@ -206,7 +206,7 @@ impl Connection<'_> {
             }
             ["CLIENT", "KILL", "ID", id] => {
                 let killed = id.parse().ok().and_then(|id: u64| self.clients.remove(&id));
-                line(out, if killed.is_some() { ":1" } else { ":0" });
+                write_line(out, if killed.is_some() { ":1" } else { ":0" });
                 if let Some(client) = killed {
                     client.end();
                 }
@@ -216,17 +216,12 @@ impl Connection<'_> {
                 b"# Server\r\nredis_version:7.0.0-stand-in\r\nrun_id:stand-in\r\nrole:master\r\n\
                   maxmemory_policy:noeviction\r\ncluster_enabled:0\r\n",
             ),
-            ["COMMAND", ..] => line(out, "*0"),
-            ["CONFIG", "GET", ..] => line(out, if self.resp3 { "%0" } else { "*0" }),
+            ["COMMAND", ..] => write_line(out, "*0"),
+            ["CONFIG", "GET", ..] => write_line(out, if self.resp3 { "%0" } else { "*0" }),
             _ => return false,
         }
         true
     }
-}
-
-fn line(out: &mut BytesMut, text: &str) {
-    out.extend_from_slice(text.as_bytes());
-    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

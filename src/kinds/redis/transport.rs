@@ -6,5 +6,6 @@ pub(crate) mod fence;
 pub(crate) mod handshake;
 pub(crate) mod link;
 pub(crate) mod open;
+pub(crate) mod server_info;
 pub(crate) mod shared;
 pub(crate) mod stream;

@@ -25,132 +25,19 @@ pub(crate) const IN_NET: &[Exception] = &[];
 pub(crate) const OF_HTTP_API: &[Exception] = &[];
 
 /// The circles that there are.
-pub(crate) const CIRCLES: &[Known] = &[
-    Known {
-        files: &[
-            "src/cli.rs",
-            "src/cli/call.rs",
-            "src/cli/check.rs",
-            "src/cli/events.rs",
-            "src/cli/explain.rs",
-            "src/cli/manual.rs",
-            "src/cli/orders.rs",
-            "src/cli/queue.rs",
-            "src/cli/queue_drain.rs",
-            "src/cli/queue_import.rs",
-            "src/cli/queue_offline.rs",
-            "src/cli/status.rs",
-            "src/cli/watch.rs",
-            "src/cli/watch/screen.rs",
-            "src/demo.rs",
-            "src/demo/screen.rs",
-            "src/demo/story.rs",
-            "src/demo/tables.rs",
-            "src/demo/watch.rs",
-        ],
-        reason: "each command answers with the type of the file that calls it, and the demo reads events as the command line does",
-    },
-    Known {
-        files: &[
-            "src/config/backend.rs",
-            "src/config/keys.rs",
-            "src/config/section.rs",
-            "src/config/sources.rs",
-        ],
-        reason: "a section is declared by what it has besides what every backend has",
-    },
-    Known {
-        files: &[
-            "src/daemon.rs",
-            "src/http_api.rs",
-            "src/http_api/admin.rs",
-            "src/http_api/calls.rs",
-            "src/http_api/events.rs",
-            "src/http_api/import.rs",
-            "src/http_api/openapi.rs",
-            "src/http_api/page.rs",
-            "src/http_api/page/stream.rs",
-            "src/http_api/queue.rs",
-            "src/http_api/routes.rs",
-            "src/http_api/streams.rs",
-            "src/http_api/views.rs",
-            "src/lib.rs",
-            "src/systemd.rs",
-        ],
-        reason: "every route shares the state that the root of the API holds, and the wiring its stores",
-    },
-    Known {
-        files: &[
-            "src/kinds/clickhouse/protocol/gather.rs",
-            "src/kinds/clickhouse/protocol/plan.rs",
-        ],
-        reason: "a plan is grouped by what the grouping reads in a plan",
-    },
-    Known {
-        files: &[
-            "src/kinds/clickhouse/transport/shared.rs",
-            "src/kinds/clickhouse/transport/tokens.rs",
-            "src/kinds/clickhouse/transport/tokens/evidence.rs",
-            "src/kinds/clickhouse/transport/tokens/log.rs",
-            "src/kinds/clickhouse/transport/tokens/reach.rs",
-        ],
-        reason: "what proves a write is shared by the connections that ask for the proof",
-    },
-    Known {
-        files: &["src/kinds/firestore/live_queries.rs", "src/kinds/firestore/live_queries/keep.rs"],
-        reason: "one live query, cut off from all of them by length",
-    },
-    Known {
-        files: &[
-            "src/kinds/firestore/live_queries/news.rs",
-            "src/kinds/firestore/live_queries/round.rs",
-            "src/kinds/firestore/live_queries/view.rs",
-        ],
-        reason: "a round makes a view of the documents that a view keeps",
-    },
-    Known {
-        files: &[
-            "src/kinds/redis/door/client.rs",
-            "src/kinds/redis/door/client/dispatch.rs",
-            "src/kinds/redis/door/client/pinned.rs",
-            "src/kinds/redis/door/core.rs",
-            "src/kinds/redis/door/pin.rs",
-            "src/kinds/redis/door/slow.rs",
-            "src/kinds/redis/door/upstream.rs",
-            "src/kinds/redis/door/upstream/entry.rs",
-            "src/kinds/redis/door/upstream/listening.rs",
-            "src/kinds/redis/door/upstream/ring.rs",
-        ],
-        reason: "a client and the connection that carries its commands tell each other of replies and losses",
-    },
-    Known {
-        files: &[
-            "src/kinds/redis/protocol/cache.rs",
-            "src/kinds/redis/protocol/deadlines.rs",
-            "src/kinds/redis/protocol/effect.rs",
-            "src/kinds/redis/protocol/plan.rs",
-            "src/kinds/redis/protocol/token.rs",
-            "src/kinds/redis/protocol/ttl.rs",
-        ],
-        reason: "planning and its parts share one context",
-    },
-    Known {
-        files: &[
-            "src/kinds/redis/protocol/commands.rs",
-            "src/kinds/redis/protocol/commands/live.rs",
-        ],
-        reason: "the live half of the table has the types of the built-in half",
-    },
-    Known {
-        files: &["src/kinds/redis/stand_in.rs", "src/kinds/redis/stand_in/store.rs"],
-        reason: "the store writes lines as its server does",
-    },
-    Known {
-        files: &["src/kinds/redis/transport/handshake.rs", "src/kinds/redis/transport/shared.rs"],
-        reason: "the handshake fills what the connections share",
-    },
-    Known {
-        files: &["src/telemetry.rs", "src/telemetry/journal.rs"],
-        reason: "the journal cuts texts as the other writers do",
-    },
-];
+pub(crate) const CIRCLES: &[Known] = &[Known {
+    files: &[
+        "src/kinds/redis/door/client.rs",
+        "src/kinds/redis/door/client/dispatch.rs",
+        "src/kinds/redis/door/client/parked.rs",
+        "src/kinds/redis/door/client/pinned.rs",
+        "src/kinds/redis/door/core.rs",
+        "src/kinds/redis/door/pin.rs",
+        "src/kinds/redis/door/slow.rs",
+        "src/kinds/redis/door/upstream.rs",
+        "src/kinds/redis/door/upstream/entry.rs",
+        "src/kinds/redis/door/upstream/listening.rs",
+        "src/kinds/redis/door/upstream/ring.rs",
+    ],
+    reason: "a client and the connection that carries its commands tell each other of replies and losses",
+}];

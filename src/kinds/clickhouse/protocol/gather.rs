@@ -25,8 +25,8 @@ use bytes::{BufMut, BytesMut};
 use fusebox_state::digest;
 
 use super::{
-    plan,
     sql::{self, Insert, Rows, Statement, Verb},
+    target,
     wire::{Call, Header},
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
@@ -84,7 +84,7 @@ pub(crate) fn number(
     }
     let format = format_of(header, statement)?;
     rows(call, insert, format)?;
-    let (database, table) = plan::target(insert.table.as_ref()?, header, settings);
+    let (database, table) = target::of(insert.table.as_ref()?, header, settings);
     let mut text = Vec::new();
     let prefix = sql::folded(prefix(header, insert));
     let mut parts = vec![

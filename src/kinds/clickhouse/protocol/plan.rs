@@ -18,7 +18,8 @@ use fusebox_state::{LaneId, Lanes};
 
 use super::{
     gather, lexer,
-    sql::{self, Insert, Rows, Statement, Table, Verb},
+    sql::{self, Insert, Rows, Statement, Verb},
+    target,
     wire::{Call, Header, WireError},
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
@@ -89,16 +90,6 @@ pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
     Ok(Plan { body, label, lanes, admin, access })
 }
 
-/// The table that an INSERT goes to, with the database that is meant where it names none.
-pub(crate) fn target(
-    table: &Table,
-    header: &Header,
-    settings: &ClickHouseSettings,
-) -> (String, String) {
-    let database = table.database.as_ref().or(header.database.as_ref());
-    (database.unwrap_or(&settings.database).clone(), table.name.clone())
-}
-
 /// The cache entry of a read; `None` where there is none.
 pub(crate) fn slot(
     header: &Header,
@@ -150,7 +141,7 @@ fn insertion(
         let access = never("its table cannot be told from the statement");
         return ("INSERT".to_owned(), none(), false, access);
     };
-    let (database, name) = target(table, header, settings);
+    let (database, name) = target::of(table, header, settings);
     let label = format!("{database}.{name}");
     if insert.rows == Rows::Selected {
         return (

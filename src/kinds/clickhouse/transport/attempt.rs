@@ -27,11 +27,12 @@ use super::{
     request::{self, Asking},
     server::Server,
     shared::Shared,
-    tokens::{self, Doubted, Noted, Proof, Target},
+    tokens::{self, Doubted, Noted, Proof},
 };
 use crate::kinds::clickhouse::protocol::{
-    gather, plan,
+    gather,
     sql::{self, Insert, Statement, Verb},
+    target::{self, Target},
     wire::{self, Call},
 };
 
@@ -119,7 +120,7 @@ fn target_of(
     statement: &Statement,
 ) -> Option<(Target, OpId)> {
     let Verb::Insert(Insert { table: Some(table), .. }) = &statement.verb else { return None };
-    Some((plan::target(table, &call.header, &shared.settings), attempt.token?))
+    Some((target::of(table, &call.header, &shared.settings), attempt.token?))
 }
 
 async fn read(shared: &Arc<Shared>, ready: Ready<'_>) -> Attempted {

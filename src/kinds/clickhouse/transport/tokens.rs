@@ -18,57 +18,36 @@
 //! So are writes without evidence, such as those of an earlier release. A crash before the evidence was synced leaves
 //! a write that was not sent; after it, one with its evidence.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Aboard, Doubt};
 use fusebox_state::{ErrorClass, OpId, UnixMillis};
-use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::{
     http::{Failed, Http},
-    question::{self, Questions},
+    question,
     server::Server,
     shared::Shared,
 };
-use crate::kinds::clickhouse::protocol::outcome::SUMMARY_SINCE;
+use crate::kinds::clickhouse::protocol::{outcome::SUMMARY_SINCE, target::Target};
 use evidence::Evidence;
 use log::Logged;
 use reach::Reach;
+use tables::Known;
 
 mod evidence;
 mod log;
 mod reach;
+mod tables;
 
-/// How long what a server said is good enough not to ask again behind a live insert.
-const AGE_MAX: Duration = Duration::from_secs(10);
+pub(crate) use tables::{Noted, Tables};
+
 /// How long a live insert waits for the first answer.
 const FIRST_MAX: Duration = Duration::from_secs(2);
 /// How long after its beginning the question of a live insert asks whether the log can be read.
 const LOG_MAX: Duration = Duration::from_millis(1_500);
-/// Tables that are remembered and warned of.
-const TABLES_MAX: usize = 1_000;
-const WARNINGS_MAX: usize = 20;
-/// Tokens whose sendings are remembered.
-const SENT_MAX: usize = 20_000;
-
-/// A database and a table of it.
-pub(crate) type Target = (String, String);
-
-/// What is noted beside a sending.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Noted {
-    /// What a later proof needs; empty for nothing.
-    pub(crate) evidence: Bytes,
-    /// Why it cannot be sent again when its outcome is unknown; `None` where it perhaps can.
-    pub(crate) lacks: Option<String>,
-}
-
 /// What is known of a write that may have been applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Proof {
@@ -82,164 +61,6 @@ pub(crate) enum Proof {
     Lacks(String),
     /// Its table is gone.
     NoTable,
-}
-
-/// What a table said.
-struct Known {
-    asked: Instant,
-    /// Inserts into it since.
-    sent: u64,
-    version: String,
-    reach: Reach,
-    log: bool,
-    refreshing: bool,
-}
-
-/// The sendings of each write that may have written something.
-#[derive(Default)]
-struct Sent {
-    /// Whose sendings these are; evidence of another is of sendings that are not all here.
-    connector: u64,
-    ids: HashMap<u128, Vec<String>>,
-}
-
-/// What the tables have said, and what was sent.
-pub(crate) struct Tables {
-    known: Mutex<HashMap<Target, Known>>,
-    /// One table is asked about at a time.
-    turn: tokio::sync::Mutex<()>,
-    asking: Questions<Target, Result<(), Failed>>,
-    sent: Mutex<Sent>,
-    warnings: Mutex<BTreeMap<Target, String>>,
-}
-
-impl Default for Tables {
-    fn default() -> Self {
-        Self {
-            known: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
-            asking: Questions::default(),
-            sent: Mutex::new(Sent { connector: fastrand::u64(..), ..Sent::default() }),
-            warnings: Mutex::default(),
-        }
-    }
-}
-
-impl Known {
-    /// Whether so much may have come since it was asked that a proof would fail for that alone.
-    fn is_stale(&self) -> bool {
-        let smallest = match &self.reach {
-            Reach::Tables(tables) => tables.iter().map(|table| table.window).min().unwrap_or(0),
-            _ => u64::MAX,
-        };
-        self.asked.elapsed() > AGE_MAX || self.sent.saturating_mul(8) > smallest
-    }
-
-    fn noted(&self, connector: u64) -> Noted {
-        let lacks = match &self.reach {
-            Reach::Tables(_) => None,
-            Reach::Lacks(why) => Some(why.clone()),
-            Reach::NoTable => Some("there is no such table".to_owned()),
-        };
-        let tables = match &self.reach {
-            Reach::Tables(tables) => Some(tables.clone()),
-            _ => None,
-        };
-        let evidence =
-            Evidence { connector, log: self.log, version: self.version.clone(), tables }.to_bytes();
-        let too_much = || "it reaches more tables than can be noted".to_owned();
-        let lacks = match lacks {
-            _ if evidence.is_empty() => Some(lacks.unwrap_or_else(too_much)),
-            _ if self.log => None,
-            lacks => lacks,
-        };
-        Noted { evidence, lacks }
-    }
-}
-
-impl Tables {
-    /// What was said of the table, and whether it should be asked anew. Counts an insert into it.
-    fn take(&self, target: &Target) -> Option<(Noted, bool)> {
-        let connector = self.sent.lock().connector;
-        let mut all = self.known.lock();
-        let known = all.get_mut(target)?;
-        let (noted, stale) = (known.noted(connector), known.is_stale());
-        known.sent += 1;
-        let refresh = stale && !std::mem::replace(&mut known.refreshing, stale);
-        Some((noted, refresh))
-    }
-
-    /// Remembers that a write goes out as `id`.
-    pub(crate) fn sending(&self, token: Option<OpId>, id: &str) {
-        let Some(token) = token else { return };
-        let mut sent = self.sent.lock();
-        if sent.ids.len() >= SENT_MAX {
-            // From here on nothing is known to be all of what was noted so far.
-            *sent = Sent { connector: fastrand::u64(..), ..Sent::default() };
-        }
-        sent.ids.entry(token.to_u128()).or_default().push(id.to_owned());
-    }
-
-    /// That sending is known to have written nothing, or to have been answered well.
-    pub(crate) fn settled(&self, token: Option<OpId>, id: &str) {
-        let Some(token) = token.map(OpId::to_u128) else { return };
-        let mut sent = self.sent.lock();
-        let Some(ids) = sent.ids.get_mut(&token) else { return };
-        ids.retain(|sent| sent != id);
-        if ids.is_empty() {
-            sent.ids.remove(&token);
-        }
-    }
-
-    /// What became of these is known.
-    pub(crate) fn forget(&self, tokens: &[OpId]) {
-        let mut sent = self.sent.lock();
-        for token in tokens {
-            sent.ids.remove(&token.to_u128());
-        }
-    }
-
-    /// All sendings of `token` that may have written something, where all of them are known.
-    fn all_sent(&self, token: OpId, evidence: &Evidence) -> Option<Vec<String>> {
-        let sent = self.sent.lock();
-        let all = (evidence.connector == sent.connector).then(|| sent.ids.get(&token.to_u128()));
-        all.flatten().cloned()
-    }
-
-    /// Warns of a table, or takes the warning back.
-    pub(crate) fn warn(&self, backend: &str, target: &Target, lacks: Option<String>) {
-        let mut warnings = self.warnings.lock();
-        let Some(lacks) = lacks else {
-            warnings.remove(target);
-            return;
-        };
-        let text = format!("an insert of unknown outcome cannot be repeated: {lacks}");
-        if warnings.get(target) != Some(&text) && warnings.len() < WARNINGS_MAX {
-            tracing::warn!(backend, "{text}");
-            warnings.insert(target.clone(), text);
-        }
-    }
-
-    /// The warnings, each once.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.warnings.lock().values().cloned().collect();
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    /// Nobody joins a question that is under way any more.
-    pub(crate) fn ask_anew(&self) {
-        self.asking.ask_anew();
-    }
-
-    fn keep(&self, target: &Target, known: Known) {
-        let mut all = self.known.lock();
-        if all.len() >= TABLES_MAX {
-            all.clear();
-        }
-        all.insert(target.clone(), known);
-    }
 }
 
 /// What is noted beside the sending of a write into `target`: from before it, whenever that was. `fresh` waits for
@@ -262,10 +83,8 @@ pub(crate) async fn baseline(
             let (shared, server, target) = (Arc::clone(shared), Arc::clone(server), target.clone());
             tokio::spawn(async move {
                 let until = Instant::now() + shared.settings.timeout;
-                if learn(&shared, &server, &target, (until, until)).await.is_err()
-                    && let Some(known) = shared.tables.known.lock().get_mut(&target)
-                {
-                    known.refreshing = false;
+                if learn(&shared, &server, &target, (until, until)).await.is_err() {
+                    shared.tables.not_refreshed(&target);
                 }
             });
             return Ok(noted);
@@ -310,7 +129,7 @@ async fn learn(
 ) -> Result<(), Failed> {
     let tables = &shared.tables;
     let _one_at_a_time = tables.turn.lock().await;
-    if tables.known.lock().get(target).is_some_and(|known| !known.is_stale()) {
+    if tables.is_fresh(target) {
         return Ok(());
     }
     let asked = Instant::now();
@@ -398,57 +217,4 @@ pub(crate) async fn prove(
         shared.tables.warn(&shared.settings.name, target, Some(why.clone()));
     }
     Ok(lacks.map_or(Proof::Recognisable, Proof::Lacks))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::reach::Reached;
-    use super::*;
-
-    fn known(reach: Reach, log: bool) -> Known {
-        let asked = Instant::now();
-        Known { asked, sent: 0, version: "26.7".into(), reach, log, refreshing: false }
-    }
-
-    fn table(window: u64) -> Reach {
-        Reach::Tables(vec![Reached { identity: 1, window, seconds: 0, number: 0, covers: true }])
-    }
-
-    #[test]
-    fn what_cannot_be_proven_later_is_said_when_it_is_sent() {
-        let lacks = || Reach::Lacks("why".to_owned());
-        assert_eq!(known(table(100), false).noted(1).lacks, None);
-        let nothing = known(lacks(), false).noted(1);
-        assert_eq!((nothing.evidence.len(), nothing.lacks.as_deref()), (0, Some("why")));
-        let log = known(lacks(), true).noted(1);
-        assert!(!log.evidence.is_empty() && log.lacks.is_none(), "the log may tell");
-    }
-
-    #[test]
-    fn a_small_window_is_asked_for_more_often() {
-        let tables = Tables::default();
-        let target = ("d".to_owned(), "t".to_owned());
-        assert_eq!(tables.take(&target), None);
-        tables.keep(&target, known(table(80), false));
-        let refreshes = (0..20).filter(|_| tables.take(&target).unwrap().1).count();
-        assert_eq!((refreshes, tables.known.lock()[&target].sent), (1, 20), "one at a time");
-    }
-
-    #[test]
-    fn a_sending_is_remembered_until_its_end_is_known() {
-        let tables = Tables::default();
-        let token = OpId::from_u128(7);
-        let evidence =
-            |connector| Evidence { connector, log: true, version: String::new(), tables: None };
-        let connector = tables.sent.lock().connector;
-        let own = evidence(connector);
-        tables.sending(Some(token), "a");
-        tables.sending(Some(token), "b");
-        assert_eq!(tables.all_sent(token, &own), Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(tables.all_sent(token, &evidence(connector ^ 1)), None);
-        tables.settled(Some(token), "a");
-        assert_eq!(tables.all_sent(token, &own), Some(vec!["b".to_owned()]));
-        tables.forget(&[token]);
-        assert_eq!(tables.all_sent(token, &own), None);
-    }
 }

@@ -235,7 +235,7 @@ impl Inner {
         read_time: Timestamp,
         upstream: &U,
     ) -> bool {
-        let Some(difference) = self.view.settle(round, read_time) else { return false };
+        let Some(difference) = round.settle(&mut self.view, read_time) else { return false };
         self.shed = false;
         let told = match mem::replace(&mut self.phase, Phase::Current) {
             // Nobody was told anything: a snapshot says it all.

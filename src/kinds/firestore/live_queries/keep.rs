@@ -8,10 +8,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tonic::{Code, Status};
 
 use super::{
-    Pace,
     board::Board,
     events::Cause,
     news::News,
+    pace::Pace,
     round::{BYTES_MAX, Round, Step},
     upstream::Upstream,
 };

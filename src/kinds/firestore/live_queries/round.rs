@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::{
     news::{News, TargetNews},
-    view::{Kept, View},
+    view::{Difference, Kept, Settled, View},
 };
 
 /// The largest result of a stream, as JSON in bytes.
@@ -26,14 +26,6 @@ pub(super) struct Round {
     bytes: usize,
     /// The last token; it covers `documents`, so that it counts once they are published.
     token: Bytes,
-}
-
-/// What a round hands over.
-#[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) whole: bool,
-    pub(super) documents: BTreeMap<String, Option<Kept>>,
-    pub(super) token: Bytes,
 }
 
 /// What is to be done after a response.
@@ -120,10 +112,14 @@ impl Round {
         }
     }
 
-    /// Hands over what came, and begins anew on the same connection.
-    pub(super) fn settle(&mut self) -> Settled {
+    /// Takes what came over into `known`, which is from then on as of `read_time`, and begins anew on the same
+    /// connection. `None` if what is known already was read later: then the round goes on.
+    pub(super) fn settle(&mut self, known: &mut View, read_time: Timestamp) -> Option<Difference> {
+        if known.was_read_after(read_time) {
+            return None;
+        }
         let next = Self { whole: false, current: self.current, ..Self::new(true) };
         let Self { whole, documents, token, .. } = mem::replace(self, next);
-        Settled { whole, documents, token }
+        Some(known.settle(Settled { whole, documents, token }, read_time))
     }
 }

@@ -6,8 +6,6 @@ use bytes::Bytes;
 use prost_types::Timestamp;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::round::Round;
-
 /// What is known of one document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
@@ -51,6 +49,17 @@ pub(super) struct View {
     bytes: usize,
 }
 
+/// What came since the last consistent state.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// Whether it is the whole result: what is not in it is gone.
+    pub(super) whole: bool,
+    /// Documents by name; `None` for one that is gone.
+    pub(super) documents: BTreeMap<String, Option<Kept>>,
+    /// The token that covers them; empty for none.
+    pub(super) token: Bytes,
+}
+
 /// How two consistent states differ.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
@@ -67,13 +76,13 @@ impl Difference {
 }
 
 impl View {
-    /// Takes over what came since the last consistent state. `None` where that was read before what is
-    /// known already: then the round goes on.
-    pub(super) fn settle(&mut self, round: &mut Round, read_time: Timestamp) -> Option<Difference> {
-        if order(Some(read_time)) < order(self.read_time) {
-            return None;
-        }
-        let settled = round.settle();
+    /// Whether what is known was read after `read_time`.
+    pub(super) fn was_read_after(&self, read_time: Timestamp) -> bool {
+        order(Some(read_time)) < order(self.read_time)
+    }
+
+    /// Takes over what came since the last consistent state.
+    pub(super) fn settle(&mut self, settled: Settled, read_time: Timestamp) -> Difference {
         let mut difference = Difference::default();
         if settled.whole {
             let present = |name: &str| matches!(settled.documents.get(name), Some(Some(_)));
@@ -93,7 +102,7 @@ impl View {
         if settled.whole || !settled.token.is_empty() {
             self.token = settled.token;
         }
-        Some(difference)
+        difference
     }
 
     fn change(&mut self, name: String, document: Option<Kept>, difference: &mut Difference) {

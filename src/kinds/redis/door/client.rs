@@ -337,17 +337,17 @@ impl Client {
         }
         let protocol = inner.session.protocol;
         if let Some(ticket) = ticket {
-            if let Some(b'-' | b'!') = frame.first() {
-                if let Some(outcome) = self.core.failed(connector, request, frame) {
-                    if let Settled::GoOn(onward) = ticket.settle(outcome)
-                        && !elsewhere
-                    {
-                        let body = Bytes::copy_from_slice(request);
-                        inner.failed.push_back(Failed { seq, onward, body });
-                        return;
-                    }
-                    return inner.reply(seq, frame);
+            if let Some(b'-' | b'!') = frame.first()
+                && let Some(outcome) = self.core.failed(connector, request, frame)
+            {
+                if let Settled::GoOn(onward) = ticket.settle(outcome)
+                    && !elsewhere
+                {
+                    let body = Bytes::copy_from_slice(request);
+                    inner.failed.push_back(Failed { seq, onward, body });
+                    return;
                 }
+                return inner.reply(seq, frame);
             }
             let cached = match note {
                 Note::Cache => telling::cacheable(frame, protocol, request),

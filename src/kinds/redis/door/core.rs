@@ -529,7 +529,7 @@ impl Core {
         protocol: Protocol,
     ) -> Option<Rc<Upstream>> {
         let spoken = if protocol == Protocol::Resp2 { Spoken::Two } else { Spoken::Newest };
-        if let Some(upstream) = self.from_pool(spoken) {
+        if let Some(upstream) = self.pooled(spoken) {
             upstream.give_to(Some(Rc::clone(client)));
             return Some(upstream);
         }
@@ -563,7 +563,7 @@ impl Core {
     }
 
     /// A connection that is nobody's, the last that was given back.
-    fn from_pool(&self, spoken: Spoken) -> Option<Rc<Upstream>> {
+    fn pooled(&self, spoken: Spoken) -> Option<Rc<Upstream>> {
         let connector = self.connector.borrow();
         let mut pool = self.pool.borrow_mut();
         let at = pool.iter().rposition(|(_, spare)| {
@@ -586,7 +586,9 @@ impl Core {
                 .into_iter()
                 .partition::<Vec<_>, _>(|(since, _)| since.elapsed() >= KEPT_FOR);
             self.pool.replace(kept);
-            old.iter().for_each(|(_, spare)| spare.close());
+            for (_, spare) in old {
+                spare.close();
+            }
         }
     }
 

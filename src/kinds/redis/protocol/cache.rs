@@ -8,10 +8,10 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::Slot;
+use fusebox_state::LaneId;
 
 use super::{
     commands::{Flags, Spec},
-    plan::Context,
     resp::{self, Reply},
 };
 
@@ -25,22 +25,22 @@ pub(crate) fn nil(resp3: bool) -> Bytes {
     Bytes::from_static(if resp3 { NIL } else { NIL_2 })
 }
 
-/// The cache entries that together answer the read; none where it is not cached.
+/// The cache entries that together answer the read, each in the `lane` of its key; none if it is not cached.
 pub(crate) fn slots(
     spec: &Spec,
     args: &[&[u8]],
     keys: &[&[u8]],
-    context: &Context<'_>,
+    lane: impl Fn(&[u8]) -> LaneId,
 ) -> Vec<Slot> {
     let per_key = |name: &[u8]| {
-        let slot = |key: &&[u8]| Slot { lane: context.lane(key), key: resp::command(&[name, key]) };
+        let slot = |key: &&[u8]| Slot { lane: lane(key), key: resp::command(&[name, key]) };
         keys.iter().map(slot).collect()
     };
     match (&*spec.name, keys) {
         ("mget", _) => per_key(b"GET"),
         ("exists", _) => per_key(b"EXISTS"),
         (name, [key]) if !spec.flags.has(Flags::RANDOM) && !changes_by_itself(name) => {
-            vec![Slot { lane: context.lane(key), key: canonical(args) }]
+            vec![Slot { lane: lane(key), key: canonical(args) }]
         }
         _ => Vec::new(),
     }
@@ -149,7 +149,7 @@ pub(crate) fn join(body: &[u8], mut parts: Vec<Bytes>) -> Bytes {
 mod tests {
     use super::super::commands::Commands;
     use super::super::deadlines::Deadlines;
-    use super::super::plan::plan;
+    use super::super::plan::{Context, plan};
     use super::*;
     use fusebox_actors::connector::Access;
 

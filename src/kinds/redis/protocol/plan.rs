@@ -76,7 +76,7 @@ pub(crate) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> 
         Kind::Read => match &keys {
             Some(keys) if keys.is_empty() => (Lanes::new([]), look()),
             Some(keys) => {
-                let slots = cache::slots(&spec, &args, keys, context);
+                let slots = cache::slots(&spec, &args, keys, |key| context.lane(key));
                 let miss = (!context.on_miss_error)
                     .then(|| cache::miss(&spec.name, &args, context.resp3))
                     .flatten();

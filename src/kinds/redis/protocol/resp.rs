@@ -353,6 +353,12 @@ pub fn write_bulk(out: &mut BytesMut, string: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends a reply of one line, such as `+OK` or `:1`.
+pub(crate) fn write_line(out: &mut BytesMut, line: &str) {
+    out.extend_from_slice(line.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends a first line that announces `size`, such as `*3`.
 pub fn write_head(out: &mut BytesMut, kind: char, size: usize) {
     // Writing to a buffer that grows does not fail.
@@ -504,7 +510,7 @@ mod tests {
         ) {
             let mut frame = format!("*{}\r\n", strings.len() + 1);
             for length in strings {
-                frame += &format!("${length}\r\n{}\r\n", "$".repeat(length));
+                frame.extend(["$", &length.to_string(), "\r\n", &"$".repeat(length), "\r\n"]);
             }
             frame += if nested { "%1\r\n:1\r\n*2\r\n,1.5\r\n$3\r\nend\r\n" } else { "_\r\n" };
             let bytes = [frame.as_bytes(), b"+next\r\n"].concat();

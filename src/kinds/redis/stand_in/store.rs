@@ -8,10 +8,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::line;
 use crate::kinds::redis::protocol::{
     residue,
-    resp::{write_bulk, write_head},
+    resp::{write_bulk, write_head, write_line},
     token,
 };
 
@@ -91,7 +90,7 @@ impl Store {
         let nil = if resp3 { "_" } else { "$-1" };
         let value = |entry: Option<&Entry>, out: &mut BytesMut| match entry {
             Some(entry) => write_bulk(out, &entry.value),
-            None => line(out, nil),
+            None => write_line(out, nil),
         };
         match (name.to_ascii_uppercase().as_slice(), rest) {
             (b"GET", [key]) => value(self.get(key), out),
@@ -108,44 +107,50 @@ impl Store {
                         self.put(key, text, None);
                     }
                 }
-                line(out, "+OK");
+                write_line(out, "+OK");
             }
             (b"DEL" | b"UNLINK", keys) => {
                 self.sweep();
                 let gone = keys.iter().filter(|key| self.entries.remove(**key).is_some()).count();
-                line(out, &format!(":{gone}"));
+                write_line(out, &format!(":{gone}"));
             }
             (b"EXISTS", keys) => {
                 let there = keys.iter().filter(|key| self.get(key).is_some()).count();
-                line(out, &format!(":{there}"));
+                write_line(out, &format!(":{there}"));
             }
             (b"INCR", [key]) => self.add(key, Some(1), out),
             (b"DECR", [key]) => self.add(key, Some(-1), out),
             (b"INCRBY", [key, by]) => self.add(key, number(by), out),
             (b"EXPIRE", [key, time]) => self.expire(key, number(time), 1000, out),
             (b"PEXPIRE", [key, time]) => self.expire(key, number(time), 1, out),
-            (b"TTL", [key]) => line(out, &format!(":{}", self.left(key, 1000))),
-            (b"PTTL", [key]) => line(out, &format!(":{}", self.left(key, 1))),
+            (b"TTL", [key]) => write_line(out, &format!(":{}", self.left(key, 1000))),
+            (b"PTTL", [key]) => write_line(out, &format!(":{}", self.left(key, 1))),
             (b"EVAL", [script, count, rest @ ..]) if *script == token::SCRIPT.as_bytes() => {
                 let keys = number(count).and_then(|count| usize::try_from(count).ok());
                 match keys.and_then(|keys| rest.split_at_checked(keys)) {
                     Some((keys, args)) => self.carry(keys, args, resp3, out),
-                    None => line(out, "-ERR Number of keys can't be greater than number of args"),
+                    None => {
+                        write_line(out, "-ERR Number of keys can't be greater than number of args");
+                    }
                 }
             }
             (b"EVAL", [script, count, rest @ ..]) if *script == residue::SCRIPT.as_bytes() => {
                 let keys = number(count).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
                 let (keys, args) = rest.split_at_checked(keys).unwrap_or_default();
                 self.settle(keys, args.get(1).and_then(|left| number(left)));
-                line(out, "+OK");
+                write_line(out, "+OK");
             }
-            _ => line(out, "-ERR unknown command or wrong arguments: this is only a stand-in"),
+            _ => {
+                write_line(out, "-ERR unknown command or wrong arguments: this is only a stand-in");
+            }
         }
     }
 
     /// What [`token`]'s script does. It knows no command whose reply a script could not hold.
     fn carry(&mut self, keys: &[&[u8]], args: &[&[u8]], resp3: bool, out: &mut BytesMut) {
-        let [_, digest, count, rest @ ..] = args else { return line(out, "-ERR user_script") };
+        let [_, digest, count, rest @ ..] = args else {
+            return write_line(out, "-ERR user_script");
+        };
         let count = number(count).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
         let (deadlines, command) = rest.split_at_checked(2 * count).unwrap_or_default();
         let marker = keys.first().copied().filter(|_| !digest.is_empty());
@@ -162,7 +167,7 @@ impl Store {
         let mut reply = BytesMut::new();
         // One level only: a script cannot run a script.
         if command.first().is_some_and(|name| name.eq_ignore_ascii_case(b"EVAL")) {
-            line(&mut reply, "-ERR This Redis command is not allowed from script");
+            write_line(&mut reply, "-ERR This Redis command is not allowed from script");
         } else {
             self.answer(command, resp3, &mut reply);
         }
@@ -217,17 +222,17 @@ impl Store {
         let mut rest = options.iter();
         while let Some(option) = rest.next() {
             let unit = match option.to_ascii_uppercase().as_slice() {
-                b"NX" if self.get(key).is_some() => return line(out, nil),
-                b"XX" if self.get(key).is_none() => return line(out, nil),
+                b"NX" if self.get(key).is_some() => return write_line(out, nil),
+                b"XX" if self.get(key).is_none() => return write_line(out, nil),
                 b"NX" | b"XX" => continue,
                 b"EX" => 1000,
                 b"PX" => 1,
                 b"PXAT" => 0,
-                _ => return line(out, "-ERR syntax error"),
+                _ => return write_line(out, "-ERR syntax error"),
             };
             let time = rest.next().and_then(|time| number(time)).filter(|time| *time > 0);
             let Some(time) = time else {
-                return line(out, "-ERR invalid expire time in 'set' command");
+                return write_line(out, "-ERR invalid expire time in 'set' command");
             };
             let after = span(time, unit).unwrap_or_default();
             expires = Some(if unit == 0 { at(time) } else { Instant::now() + after });
@@ -236,7 +241,7 @@ impl Store {
         if let Some(log) = &mut self.log {
             log.add(key, text);
         }
-        line(out, "+OK");
+        write_line(out, "+OK");
     }
 
     fn add(&mut self, key: &[u8], by: Option<i64>, out: &mut BytesMut) {
@@ -245,17 +250,17 @@ impl Store {
             None => (Some(0), None),
         };
         let sum = held.zip(by).and_then(|(held, by)| held.checked_add(by));
-        let Some(sum) = sum else { return line(out, NOT_AN_INTEGER) };
+        let Some(sum) = sum else { return write_line(out, NOT_AN_INTEGER) };
         self.put(key, sum.to_string().as_bytes(), expires);
-        line(out, &format!(":{sum}"));
+        write_line(out, &format!(":{sum}"));
     }
 
     fn expire(&mut self, key: &[u8], time: Option<i64>, unit: u64, out: &mut BytesMut) {
-        let Some(time) = time else { return line(out, NOT_AN_INTEGER) };
+        let Some(time) = time else { return write_line(out, NOT_AN_INTEGER) };
         self.sweep();
-        let Some(entry) = self.entries.get_mut(key) else { return line(out, ":0") };
+        let Some(entry) = self.entries.get_mut(key) else { return write_line(out, ":0") };
         entry.expires = Some(Instant::now() + span(time, unit).unwrap_or_default());
-        line(out, ":1");
+        write_line(out, ":1");
     }
 
     /// What is left of a key's time in units of so many milliseconds; −1 for ever, −2 for no key.

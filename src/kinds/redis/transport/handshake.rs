@@ -10,12 +10,12 @@ use fusebox_actors::connector::{AttemptError, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, Verdict, Words};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{shared::Shared, stream};
+use super::{server_info::ServerInfo, shared::Shared, stream};
 use crate::{
     kinds::redis::{
         protocol::{
             outcome,
-            resp::{self, FrameFinder, Reply},
+            resp::{self, FrameFinder},
             server_code::ServerCode,
         },
         settings::{RedisSettings, Secret},
@@ -97,38 +97,6 @@ pub(crate) fn checked(reply: Bytes) -> Result<Result<Bytes, Failed>, Failed> {
             error: AttemptError { class: ErrorClass::BlockedServer, ..error },
             verdict: Verdict::Failure,
         })),
-    }
-}
-
-/// What the server says of itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ServerInfo {
-    pub(crate) version: Option<String>,
-    pub(crate) run_id: Option<String>,
-    pub(crate) replica: bool,
-    pub(crate) eviction: Option<String>,
-    cluster: bool,
-    /// All of it, as INFO tells.
-    pub(crate) text: String,
-}
-
-impl ServerInfo {
-    fn read(reply: &[u8]) -> Self {
-        let mut info = Self::default();
-        let text = Reply::of(reply).and_then(|reply| reply.text()).unwrap_or_default();
-        info.text = String::from_utf8_lossy(text).into_owned();
-        let text = info.text.clone();
-        for line in text.lines() {
-            match line.split_once(':') {
-                Some(("redis_version", value)) => info.version = Some(value.to_owned()),
-                Some(("run_id", value)) => info.run_id = Some(value.to_owned()),
-                Some(("role", value)) => info.replica = value == "slave",
-                Some(("maxmemory_policy", value)) => info.eviction = Some(value.to_owned()),
-                Some(("cluster_enabled", value)) => info.cluster = value == "1",
-                _ => {}
-            }
-        }
-        info
     }
 }
 

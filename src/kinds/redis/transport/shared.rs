@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::handshake::ServerInfo;
+use super::server_info::ServerInfo;
 use crate::kinds::redis::{protocol::commands::Commands, settings::RedisSettings};
 
 /// The names of the connections that live, from before they are opened until they are closed. They are

@@ -24,9 +24,11 @@ use std::{
 use fusebox_state::{ErrorClass, digest};
 use tokio::time::Instant;
 
-use super::Target;
 use crate::kinds::clickhouse::{
-    protocol::lexer::{Lexer, Token},
+    protocol::{
+        lexer::{Lexer, Token},
+        target::Target,
+    },
     transport::http::{Failed, Http},
 };
 

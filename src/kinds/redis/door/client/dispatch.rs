@@ -214,7 +214,7 @@ impl Inner {
         if class == Class::Pinned(Pinned::Multi)
             && let Some(sent) = self.unit(client, said, behind)
         {
-            return sent;
+            return sent.err().flatten();
         }
         match class {
             Class::Local(local)

@@ -20,7 +20,10 @@ use fusebox_actors::{
 use fusebox_state::{ErrorClass, Lanes, Verdict};
 use tokio::time::Instant;
 
-use super::{Client, Inner, ROUTE, Stuck, pinned::Said};
+use super::{
+    Client, Inner, ROUTE, Stuck,
+    pinned::{Said, Sent},
+};
 use crate::kinds::redis::{
     connector::RedisConnector,
     door::{
@@ -56,7 +59,7 @@ impl Inner {
         client: &Rc<Client>,
         said: Said<'_>,
         behind: &[u8],
-    ) -> Option<Option<Stuck>> {
+    ) -> Option<Sent> {
         if self.pinned.is_some() || self.session.replies != Replies::All {
             return None;
         }
@@ -64,12 +67,12 @@ impl Inner {
         let core = &client.core;
         let link = core.link(self.session.protocol);
         if self.is_elsewhere(&link) {
-            return Some(Some(Stuck::Others));
+            return Some(Err(Some(Stuck::Others)));
         }
         let request = [said.request, behind.get(..block.behind)?].concat();
         if !link.takes(request.len()) {
             core.asks_for_fence(&link);
-            return (!self.is_late(client, said.now)).then_some(Some(Stuck::Place));
+            return (!self.is_late(client, said.now)).then_some(Err(Some(Stuck::Place)));
         }
         let plan = PlainPlan {
             lanes: &block.lanes,
@@ -81,8 +84,8 @@ impl Inner {
         let late = self.is_late(client, said.now);
         let ticket = match core.backend.admit(&plan) {
             Admission::Go(ticket) => ticket,
-            Admission::OtherWay(OtherWay::Full) if !late => return Some(Some(Stuck::Place)),
-            Admission::OtherWay(OtherWay::Lanes) if !late => return Some(Some(Stuck::Lanes)),
+            Admission::OtherWay(OtherWay::Full) if !late => return Some(Err(Some(Stuck::Place))),
+            Admission::OtherWay(OtherWay::Lanes) if !late => return Some(Err(Some(Stuck::Lanes))),
             // It is refused command by command.
             _ => return None,
         };
@@ -93,7 +96,7 @@ impl Inner {
             self.swallowed = block.behind;
             (2..=block.commands).for_each(|_| core.counters.command());
         }
-        Some(sent.err().flatten())
+        Some(sent)
     }
 
     /// The transaction whose commands stand at the beginning of `bytes`, if all of it is there.

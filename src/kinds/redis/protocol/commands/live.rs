@@ -1,6 +1,6 @@
 //! A server's reply to `COMMAND`, read into the table's rows.
 
-use super::{Begin, Find, Flags, KeySpec, Spec};
+use super::spec::{Begin, Find, Flags, KeySpec, Spec};
 use crate::kinds::redis::protocol::resp::Reply;
 
 /// The commands in `reply`, those within containers too. What cannot be read is left out.

@@ -16,8 +16,9 @@ use crate::kinds::redis::{
     protocol::resp,
     transport::{
         driver::{Debts, Driver, Ended, Order, Request},
-        handshake::{Failed, Ready, ServerInfo},
+        handshake::{Failed, Ready},
         open::{self, Opened},
+        server_info::ServerInfo,
         shared::Shared,
     },
 };
