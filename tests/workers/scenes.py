@@ -41,8 +41,8 @@ BACK = 90
 class Framework:
     """How a framework's worker and enqueuer are started, and where they find Redis.
 
-    `idle`: its worker ends if it loses Redis while it carries a job out, directly too. So it waits for one when an
-    outage begins, and the jobs come in the outage.
+    `idle`: its worker ends if it loses Redis while it carries a job out, directly too (at the door also if Redis is
+    frozen for longer than the backend's `timeout`). So it waits for one when an outage begins, and the jobs come in it.
     """
 
     def __init__(self, worker, enqueuer, unix=False, idle=False):
@@ -137,9 +137,9 @@ class Jobs:
         wait_for("jobs are enqueued and done again", BACK, back)
         after = time.monotonic() - began
         acked = {number: it for number, it in self.noted("acked").items() if number not in before}
-        # What a framework takes for stalled it does again after half a minute.
-        lost = patient(45, lambda: set(acked) - set(self.done()))
-        missing = patient(45, lambda: self.without_result({number: acked[number] for number in set(acked) - lost}))
+        # BullMQ does a job again whose end it could not tell, but only after one and a half minutes.
+        lost = patient(120, lambda: set(acked) - set(self.done()))
+        missing = patient(120, lambda: self.without_result({number: acked[number] for number in set(acked) - lost}))
         refused = set(self.noted("refused")) - before
         twice = [number for number, times in self.done().items() if times > 1 and number not in before]
         self.lost |= lost
