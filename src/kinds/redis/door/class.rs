@@ -35,6 +35,8 @@ pub(super) enum Local {
     SetInfo,
     Id,
     Info,
+    /// It lists the door's clients.
+    List,
     Reply,
     /// Answered with `+OK`: it would change how a server treats the connection.
     Ok,
@@ -84,7 +86,8 @@ pub(super) fn writes(spec: &Spec, class: Class) -> bool {
 /// What needs admin rights at a door. CONFIG GET and what reads a cluster's layout are asked by stock clients; FLUSHALL
 /// and FLUSHDB are how cache frameworks clear.
 pub(super) fn needs_admin(spec: &Spec) -> bool {
-    const CLIENTS: [&str; 8] = [
+    const CLIENTS: [&str; 9] = [
+        "client|list",
         "config|get",
         "cluster|info",
         "cluster|myid",
@@ -94,8 +97,8 @@ pub(super) fn needs_admin(spec: &Spec) -> bool {
         "cluster|keyslot",
         "lastsave",
     ];
-    const ADMINS: [&str; 6] =
-        ["client|kill", "client|list", "client|pause", "client|unpause", "monitor", "swapdb"];
+    const ADMINS: [&str; 5] =
+        ["client|kill", "client|pause", "client|unpause", "monitor", "swapdb"];
     let name = &*spec.name;
     ADMINS.contains(&name) || rules::admin(spec) && !CLIENTS.contains(&name)
 }
@@ -125,6 +128,7 @@ pub(super) fn of(spec: &Spec, args: &[&[u8]]) -> Class {
         "client|setinfo" => Class::Local(L::SetInfo),
         "client|id" => Class::Local(L::Id),
         "client|info" => Class::Local(L::Info),
+        "client|list" => Class::Local(L::List),
         "client|reply" => Class::Local(L::Reply),
         "client|no-evict" | "client|no-touch" | "readonly" | "readwrite" => Class::Local(L::Ok),
         "echo" => Class::Local(L::Echo),
@@ -218,9 +222,7 @@ mod tests {
         for command in ["CONFIG GET x", "CLUSTER INFO", "FLUSHALL", "FLUSHDB", "GET k", "INFO"] {
             assert!(!admin(command), "{command}");
         }
-        for command in
-            ["CONFIG SET a b", "CLIENT LIST", "CLIENT KILL x", "MONITOR", "SHUTDOWN", "SWAPDB 0 1"]
-        {
+        for command in ["CONFIG SET a b", "CLIENT KILL x", "MONITOR", "SHUTDOWN", "SWAPDB 0 1"] {
             assert!(admin(command), "{command}");
         }
     }

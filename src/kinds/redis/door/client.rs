@@ -48,6 +48,7 @@ use crate::{
 mod dispatch;
 mod intake;
 mod own;
+mod pace;
 mod parked;
 mod pinned;
 mod slots;
@@ -57,7 +58,7 @@ pub(super) use self::{
     dispatch::{Carriage, ROUTE},
     slots::Buffers,
 };
-use self::{parked::Parked, slots::Slots};
+use self::{pace::Refusals, parked::Parked, slots::Slots};
 
 /// A client is owed no more than this of a large reply, in bytes, before more of it is read.
 const AHEAD: usize = 1 << 20;
@@ -105,6 +106,8 @@ pub(super) enum Stuck {
     Others,
     /// The door holds as much as it may.
     Memory,
+    /// It was refused too often of late.
+    Paced,
 }
 
 /// A command whose attempt failed. Those that were lost together go on one by one, each once the one before has ended:
@@ -131,6 +134,7 @@ pub(super) struct Inner {
     /// Which upstream that is.
     wire: *const Upstream,
     stuck: Option<(Stuck, Pin<Box<Sleep>>)>,
+    refusals: Refusals,
     /// Since when the command at hand has been stuck.
     stuck_since: Option<Instant>,
     /// What was not carried out, so that what follows is refused; and since when all before that was answered.
@@ -159,7 +163,8 @@ pub(super) struct Inner {
 impl Client {
     pub(super) fn new(core: &Rc<Core>, socket: Socket, who: Option<Who>) -> Rc<Self> {
         let id = core.next_id();
-        let session = Session::new(id, who, core.database());
+        let mut session = Session::new(id, who, core.database());
+        session.came_from(socket.peer());
         let inner = Inner {
             socket,
             inbox: BytesMut::new(),
@@ -172,6 +177,7 @@ impl Client {
             on_wire: 0,
             wire: std::ptr::null(),
             stuck: None,
+            refusals: Refusals::default(),
             stuck_since: None,
             barred: None,
             selecting: false,
@@ -288,6 +294,12 @@ impl Client {
         (inner.ending, inner.closed) = (Ending::Reset, Closed::SlowReader);
         drop(inner);
         self.wake();
+    }
+
+    /// How CLIENT LIST shows it, and whether it listens.
+    pub(super) fn shown(&self) -> (String, bool) {
+        let inner = self.inner.borrow();
+        (inner.session.info(), inner.hears())
     }
 
     /// The protocol that it speaks.

@@ -102,6 +102,8 @@ pub(super) struct Core {
     owed: Cell<usize>,
     /// A fence was asked for, and has not been raised or refused yet.
     fencing: Arc<std::sync::atomic::AtomicBool>,
+    /// When the last fence that was asked for could not be raised.
+    not_fenced: Arc<parking_lot::Mutex<Option<Instant>>>,
 }
 
 impl Core {
@@ -145,6 +147,7 @@ impl Core {
             held: Cell::new(0),
             owed: Cell::new(0),
             fencing: Arc::default(),
+            not_fenced: Arc::default(),
         }))
     }
 
@@ -459,17 +462,22 @@ impl Core {
         self.connector.borrow().links().shared.is_fenced()
     }
 
+    /// Whether a fence could not be raised since then: whoever waits for it need not go on.
+    pub(super) fn is_not_fenced_since(&self, since: Instant) -> bool {
+        !self.is_fenced() && self.not_fenced.lock().is_some_and(|at| at >= since)
+    }
+
     /// An upstream takes nothing now. If that is because writes may still land, a fence is asked for.
     pub(super) fn asks_for_fence(&self, link: &Upstream) {
         // One that is behind ends once it looks.
         link.wake();
         let connector = self.connector();
         if !self.is_fenced() && !self.fencing.swap(true, Ordering::AcqRel) {
-            let fencing = Arc::clone(&self.fencing);
+            let (fencing, not_fenced) = (Arc::clone(&self.fencing), Arc::clone(&self.not_fenced));
             let _job = self.main.spawn(async move {
                 let links = connector.links();
-                // What it fails of is told to those who wait for a place.
-                let _ready = links.writes.ready(links.shared.settings.timeout).await.is_ok();
+                let ready = links.writes.ready(links.shared.settings.timeout).await;
+                *not_fenced.lock() = ready.is_err().then(Instant::now);
                 fencing.store(false, Ordering::Release);
             });
         }

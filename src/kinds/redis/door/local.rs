@@ -1,7 +1,10 @@
 //! What a door answers by itself: who a client is, and how it wants to be spoken to. Answered also while the backend is
 //! down, so that clients can connect then.
 
+use std::net::SocketAddr;
+
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::{
     class::Local,
@@ -30,6 +33,10 @@ pub(super) struct Session {
     pub(super) database: u32,
     /// It has selected that itself.
     pub(super) has_selected: bool,
+    /// Where it connected from, and to, if that was over TCP.
+    peer: Option<(SocketAddr, SocketAddr)>,
+    /// When it connected.
+    since: Instant,
     pub(super) replies: Replies,
 }
 
@@ -86,8 +93,15 @@ impl Session {
             library_version: Vec::new(),
             database,
             has_selected: false,
+            peer: None,
+            since: Instant::now(),
             replies: Replies::All,
         }
+    }
+
+    /// It connected from one address to another.
+    pub(super) fn came_from(&mut self, peer: Option<(SocketAddr, SocketAddr)>) {
+        self.peer = peer;
     }
 
     /// Whether the client wants no reply to the command at hand. To be asked once for each.
@@ -118,7 +132,8 @@ impl Session {
 
     /// Forgets all that was said.
     pub(super) fn reset(&mut self, database: u32) {
-        *self = Self::new(self.id, self.first, database);
+        let (peer, since) = (self.peer, self.since);
+        *self = Self { peer, since, ..Self::new(self.id, self.first, database) };
     }
 
     /// What a local command comes to.
@@ -172,7 +187,7 @@ impl Session {
                 }
             }
             Local::Id => return answered(Bytes::from(format!(":{}\r\n", self.id))),
-            Local::Info => return answered(bulk(self.info().as_bytes())),
+            Local::Info | Local::List => return answered(bulk(self.info().as_bytes())),
             Local::Reply => {
                 self.replies = match arg(2).to_ascii_lowercase().as_slice() {
                     b"on" => Replies::All,
@@ -274,14 +289,20 @@ impl Session {
         out.freeze()
     }
 
-    /// The client as CLIENT INFO shows it.
-    fn info(&self) -> String {
+    /// The client as CLIENT INFO and CLIENT LIST show it. What belongs to a server's own connections is as if there was
+    /// nothing of it.
+    pub(super) fn info(&self) -> String {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let resp = if self.protocol == Protocol::Resp3 { 3 } else { 2 };
         format!(
-            "id={} name={} db={} user=default lib-name={} lib-ver={} resp={resp}\n",
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 qbuf=0 \
+             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info \
+             user=default redir=-1 resp={resp} lib-name={} lib-ver={}\n",
             self.id,
+            address(self.peer.map(|(from, _)| from)),
+            address(self.peer.map(|(_, to)| to)),
             text(&self.name),
+            self.since.elapsed().as_secs(),
             self.database,
             text(&self.library),
             text(&self.library_version)
@@ -301,6 +322,11 @@ fn bulk(text: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(text.len() + 16);
     resp::write_bulk(&mut out, text);
     out.freeze()
+}
+
+/// An address as a server shows it.
+fn address(of: Option<SocketAddr>) -> String {
+    of.map_or_else(|| "unix:0".to_owned(), |of| of.to_string())
 }
 
 fn answered(answer: Bytes) -> Then {
@@ -391,7 +417,9 @@ mod tests {
         let told = text(say(&mut session, Local::SetInfo, "CLIENT SETINFO LIB-X py"));
         assert_eq!(told, "-ERR Unrecognized option 'lib-x'\r\n");
         let info = text(say(&mut session, Local::Info, "CLIENT INFO"));
-        assert!(info.contains("name=a db=0 user=default lib-name=py"), "{info}");
+        for field in [" addr=unix:0 ", " name=a ", " db=0 ", " user=default ", " lib-name=py "] {
+            assert!(info.contains(field), "{field}: {info}");
+        }
         assert_eq!(say(&mut session, Local::Reply, "CLIENT REPLY SKIP"), Then::Silent);
         assert_eq!(session.replies, Replies::SkipNext);
         assert_eq!(say(&mut session, Local::Select, "SELECT 3"), Then::Select(3));

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     task::{Context, Poll},
 };
@@ -19,6 +20,14 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
+    /// Where a TCP client connects from, and to.
+    pub(super) fn peer(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(stream) => Some((stream.peer_addr().ok()?, stream.local_addr().ok()?)),
+        }
+    }
+
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -160,6 +160,10 @@ pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Aske
 
 fn of_error(failed: CallError, backend: &str, asked: Asked) -> Answer {
     let CallError { kind, detail, outcome_unknown, op_id, retry_after, reply, .. } = failed;
+    // What the server itself says of it, in the middle of a script perhaps, its client can judge as without a door.
+    if let (true, Some(reply)) = (outcome_unknown, &reply) {
+        return Answer::Reply(in_protocol_of_error(reply, asked.protocol));
+    }
     if outcome_unknown {
         if asked.close_on_unknown {
             return Answer::Close;
@@ -336,6 +340,13 @@ mod tests {
             &format!("-FUSEBOX UNKNOWN {op_id} the breaker  is open; it may have been applied\r\n"),
         );
         assert_eq!(of(true), Answer::Close);
+    }
+
+    #[test]
+    fn what_the_server_says_itself_is_told_as_it_is() {
+        let mut failed = failed(CallErrorKind::Unavailable, true);
+        failed.reply = Some(Box::new(Bytes::from_static(b"-MYERR from a script\r\n")));
+        says(answer(Err(failed), "redis", ASKED), "-MYERR from a script\r\n");
     }
 
     #[test]

@@ -99,16 +99,23 @@ pub fn body_to_json(body: &Bytes) -> Value {
         .map_or(Value::Null, |args| args.into_iter().map(text).collect())
 }
 
+/// How deep JSON is nested at most: what stands deeper in a reply is an error in its place.
+const DEPTH_MAX: usize = 128;
+
 /// A reply as JSON. An error is `{"error":{"code":…,"message":…}}`; a frame that is not whole is
 /// `null`.
 ///
 /// A map whose keys are not all text becomes an array of pairs.
 pub fn reply_to_json(frame: &Bytes) -> Value {
-    // A whole frame nests no deeper than the finder allows, which bounds the recursion below.
-    if resp::frame_length(frame) == Some(frame.len()) { value(frame) } else { Value::Null }
+    if resp::frame_length(frame) == Some(frame.len()) { value(frame, 0) } else { Value::Null }
 }
 
-fn value(frame: &[u8]) -> Value {
+/// What stands in a frame, `depth` levels down.
+fn value(frame: &[u8], depth: usize) -> Value {
+    if depth > DEPTH_MAX {
+        let message = format!("fusebox: nested deeper than {DEPTH_MAX} levels");
+        return json!({"error": {"code": "ERR", "message": message}});
+    }
     match Reply::of(frame) {
         Some(Reply::Simple(string) | Reply::Bulk(string) | Reply::Verbatim(string)) => text(string),
         Some(Reply::Error(_)) => resp::error_of(frame).map_or(
@@ -123,30 +130,32 @@ fn value(frame: &[u8]) -> Value {
             .filter(|number| number.is_finite())
             .map_or_else(|| text(digits), Value::from),
         Some(Reply::Big(digits)) => text(digits),
-        Some(Reply::Array(items) | Reply::Set(items)) => items.map(value).collect(),
-        Some(Reply::Map(items)) => map(items),
+        Some(Reply::Array(items) | Reply::Set(items)) => {
+            items.map(|item| value(item, depth + 1)).collect()
+        }
+        Some(Reply::Map(items)) => map(items, depth + 1),
         Some(Reply::Push(_) | Reply::Nil) | None => Value::Null,
     }
 }
 
-fn map(items: Items<'_>) -> Value {
+fn map(items: Items<'_>, depth: usize) -> Value {
     let mut fields = Map::new();
     let mut rest = items.clone();
     while let (Some(key), Some(field)) = (rest.next(), rest.next()) {
-        let name = match value(key) {
+        let name = match value(key, depth) {
             Value::String(name) => name,
             Value::Number(number) => number.to_string(),
-            _ => return pairs(items),
+            _ => return pairs(items, depth),
         };
-        fields.insert(name, value(field));
+        fields.insert(name, value(field, depth));
     }
     Value::Object(fields)
 }
 
-fn pairs(mut items: Items<'_>) -> Value {
+fn pairs(mut items: Items<'_>, depth: usize) -> Value {
     let mut list = Vec::new();
     while let (Some(key), Some(field)) = (items.next(), items.next()) {
-        list.push(json!([value(key), value(field)]));
+        list.push(json!([value(key, depth), value(field, depth)]));
     }
     Value::Array(list)
 }
@@ -197,8 +206,12 @@ mod tests {
 
     #[test]
     fn the_deepest_frame_has_a_json_form() {
-        let frame = format!("{}:1\r\n", "*1\r\n".repeat(resp::DEPTH_MAX));
-        assert!(reply_to_json(&Bytes::from(frame)).is_array());
+        let of = |depth| reply_to_json(&Bytes::from(format!("{}:7\r\n", "*1\r\n".repeat(depth))));
+        assert!(of(DEPTH_MAX).to_string().contains("[7]"));
+        for deep in [DEPTH_MAX + 1, resp::DEPTH_MAX] {
+            let told = of(deep).to_string();
+            assert!(told.starts_with("[[") && told.contains("nested deeper"), "{deep}");
+        }
     }
 
     fn made(command: &str) -> Result<Bytes, String> {

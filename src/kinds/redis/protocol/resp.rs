@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// The deepest nesting that is read.
-pub const DEPTH_MAX: usize = 128;
+pub const DEPTH_MAX: usize = 16_384;
 /// The longest string that is read, one byte below 512 MiB.
 pub const BULK_MAX: usize = 536_870_911;
 /// The most elements that an aggregate may declare.

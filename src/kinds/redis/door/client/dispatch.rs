@@ -80,6 +80,9 @@ impl Inner {
         (request, behind): (&[u8], &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
+        if self.refusals.paces(now).is_some() {
+            return Some(Stuck::Paced);
+        }
         // Nothing is sent behind a command that may wait as long as it likes: it would hold its place for as long.
         if self.is_blocked() {
             return Some(Stuck::Others);
@@ -418,7 +421,8 @@ impl Inner {
     /// An upstream takes nothing: the command at hand waits, or is told once it has waited for as long as a call may.
     pub(super) fn not_taken(&mut self, client: &Rc<Client>, link: &Upstream, now: Instant) -> Sent {
         client.core.asks_for_fence(link);
-        if !self.is_late(client, now) {
+        let is_vain = self.stuck_since.is_some_and(|since| client.core.is_not_fenced_since(since));
+        if !is_vain && !self.is_late(client, now) {
             return Err(Some(Stuck::Place));
         }
         let why = format!("{} takes nothing now", client.core.backend.name());
@@ -517,7 +521,9 @@ impl Inner {
         self.carry(client, &link, carriage, request, now)
     }
 
+    /// The command at hand was not executed: it is told so.
     pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
+        self.refusals.one(Instant::now());
         match answer {
             telling::Answer::Reply(reply) => self.answer(&reply),
             telling::Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),

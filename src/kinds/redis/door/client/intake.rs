@@ -18,14 +18,13 @@ use std::{
 use bytes::Buf;
 use tokio::{
     io::ReadBuf,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{Client, Ending, Inner, Stuck};
 use crate::kinds::redis::door::{
     core::Relief,
     counters::Closed,
-    pin::PinnedTo,
     request::{Found, Requests},
     telling,
 };
@@ -71,7 +70,7 @@ impl Inner {
         match stuck {
             Stuck::Others => !self.is_answered(),
             Stuck::Place => client.awaits_place.get(),
-            Stuck::Lanes => true,
+            Stuck::Lanes | Stuck::Paced => true,
             Stuck::Memory => client.core.is_full(),
         }
     }
@@ -102,7 +101,7 @@ impl Inner {
         if idle.as_mut().poll(cx).is_pending() {
             return false;
         }
-        let is_quit = self.is_quit() && !self.pinned.as_ref().is_some_and(listens);
+        let is_quit = self.is_quit() && !self.hears();
         if !is_quit {
             self.idle = None;
             client.wake();
@@ -261,8 +260,9 @@ impl Inner {
                 if stuck == Stuck::Place {
                     client.core.awaits_place(client);
                 }
+                let again = self.refusals.paces(now).unwrap_or(now + LOOK_AGAIN);
                 // Whoever polls this client looks at the alarm afterwards.
-                self.stuck = Some((stuck, Box::pin(sleep(LOOK_AGAIN))));
+                self.stuck = Some((stuck, Box::pin(sleep_until(again))));
             } else {
                 client.core.counters.command();
                 self.stuck_since = None;
@@ -271,9 +271,4 @@ impl Inner {
         }
         taken
     }
-}
-
-/// Whether a pinned client may hear something without asking.
-fn listens(pinned: &PinnedTo) -> bool {
-    pinned.upstream().listens()
 }

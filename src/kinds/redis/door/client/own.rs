@@ -35,6 +35,11 @@ impl Inner {
         {
             return Some(Stuck::Others);
         }
+        if local == Local::List {
+            let answer = self.list(client, args);
+            self.answer(&answer);
+            return None;
+        }
         let before = self.protocol();
         match self.session.local(local, args, &core.server()) {
             Then::Answered(answer) => {
@@ -63,6 +68,58 @@ impl Inner {
         None
     }
 
+    /// The door's clients, as CLIENT LIST shows them: those of these numbers, or of this type.
+    fn list(&self, client: &Rc<Client>, args: &[&[u8]]) -> Bytes {
+        let rest = args.get(2..).unwrap_or_default();
+        let is = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+        let numbers = |words: &[&[u8]]| {
+            let number = |word: &&[u8]| str::from_utf8(word).ok()?.parse::<u64>().ok();
+            words.iter().map(number).collect::<Option<Vec<_>>>()
+        };
+        let (only, listens) = match rest {
+            [] => (None, None),
+            [word, ids @ ..] if is(word, "id") && !ids.is_empty() => match numbers(ids) {
+                Some(ids) => (Some(ids), None),
+                None => return telling::error("ERR Invalid client ID"),
+            },
+            [word, kind] if is(word, "type") && is(kind, "normal") => (None, Some(false)),
+            [word, kind] if is(word, "type") && is(kind, "pubsub") => (None, Some(true)),
+            [word, kind]
+                if is(word, "type")
+                    && ["master", "replica", "slave"].iter().any(|it| is(kind, it)) =>
+            {
+                (Some(Vec::new()), None)
+            }
+            [word, kind] if is(word, "type") => {
+                let kind = String::from_utf8_lossy(kind);
+                return telling::error(&format!("ERR Unknown client type '{kind}'"));
+            }
+            _ => return telling::error("ERR syntax error"),
+        };
+        let mut lines = String::new();
+        for other in client.core.clients() {
+            if only.as_ref().is_some_and(|only| !only.contains(&other.id())) {
+                continue;
+            }
+            let (line, hears) = if Rc::ptr_eq(&other, client) {
+                (self.session.info(), self.hears())
+            } else {
+                other.shown()
+            };
+            if listens.is_none_or(|listens| listens == hears) {
+                lines.push_str(&line);
+            }
+        }
+        let mut out = bytes::BytesMut::new();
+        resp::write_bulk(&mut out, lines.as_bytes());
+        out.freeze()
+    }
+
+    /// Whether it may hear something without asking.
+    pub(super) fn hears(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|pinned| pinned.upstream().listens())
+    }
+
     /// What `FUSEBOX …` is answered.
     pub(super) fn fusebox(&mut self, args: &[&[u8]]) -> Bytes {
         match args {
@@ -77,6 +134,9 @@ impl Inner {
     pub(super) fn slow_ended(&mut self, client: &Rc<Client>, done: Done) {
         match done {
             Done::Answered(seq, answer, told, acknowledged) => {
+                if told.source.is_none() {
+                    self.refusals.one(Instant::now());
+                }
                 self.last = told;
                 if let Some(lanes) = acknowledged {
                     self.failed.iter_mut().for_each(|failed| failed.onward.follows(&lanes));

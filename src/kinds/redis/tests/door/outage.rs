@@ -53,3 +53,39 @@ async fn a_door_assumes_as_much_as_it_is_told() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_needs_a_fence_that_cannot_be_raised_is_refused_at_once() {
+    let mut world = World::with(PATIENCE, door()).await;
+    let mut waits = world.client();
+    waits.send(&resp::command(&["BLPOP", "jobs", "0"])).await;
+    until("it blocks", async || {
+        let list = world.server.ask(&["CLIENT", "LIST"]).await;
+        String::from_utf8_lossy(&list).contains("cmd=blpop")
+    })
+    .await;
+    world.server.kill();
+    let begun = tokio::time::Instant::now();
+    for command in ["MULTI", "WATCH k", "SUBSCRIBE c", "SELECT 3"] {
+        let told = world.client().ask(command).await;
+        assert!(told.starts_with("-LOADING"), "{command}: {told}");
+    }
+    assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn who_asks_again_at_once_whenever_it_is_refused_is_slowed_down() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    assert_eq!(client.ask("GET k").await, "$-1\r\n");
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    let begun = tokio::time::Instant::now();
+    for _ in 0..60 {
+        assert!(client.ask("INCR n").await.starts_with("-LOADING"));
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+    let begun = tokio::time::Instant::now();
+    assert!(world.client().ask("INCR n").await.starts_with("-LOADING"), "others are not");
+    assert!(begun.elapsed() < Duration::from_millis(400));
+}

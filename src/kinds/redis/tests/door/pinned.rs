@@ -642,3 +642,43 @@ async fn a_transaction_that_came_whole_and_may_have_run_is_told_as_such() {
     assert_eq!(client.reply().await, "$1\r\ne\r\n", "nothing is gone with it");
     world.server.signal("CONT");
 }
+
+#[tokio::test]
+async fn a_reply_that_nests_deep_disconnects_nobody() {
+    let world = World::open().await;
+    let (mut client, mut other) = (world.client(), world.client());
+    let script = "local a={} local b={a} a[1]=b return a";
+    client.send(&resp::command(&["EVAL", script, "0"])).await;
+    for number in 1..20 {
+        assert_eq!(other.ask("INCR n").await, format!(":{number}\r\n"));
+    }
+    assert!(client.reply().await.starts_with(b"*1\r\n*1\r\n"));
+    // What a script says itself.
+    for (script, told) in [
+        ("return redis.error_reply('MYERR x')", "-MYERR x"),
+        ("return redis.call('incr', 'h')", "-WRONGTYPE"),
+        ("nonsense", "-ERR Error compiling script"),
+    ] {
+        world.server.ask(&["HSET", "h", "f", "v"]).await;
+        client.send(&resp::command(&["EVAL", script, "0"])).await;
+        let reply = client.reply().await;
+        assert!(reply.starts_with(told.as_bytes()), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn clients_are_listed_as_a_server_lists_them() {
+    let world = World::open().await;
+    let (mut one, mut two) = (world.client(), world.client());
+    assert_eq!(one.ask("CLIENT SETNAME worker").await, "+OK\r\n");
+    assert!(two.ask("SUBSCRIBE c").await.starts_with("*3"));
+    let list = one.ask("CLIENT LIST").await;
+    assert_eq!(list.matches("id=").count(), 2, "{list}");
+    assert!(list.contains(" name=worker ") && list.contains(" addr=unix:0 "), "{list}");
+    assert!(!one.ask("CLIENT LIST TYPE pubsub").await.contains("worker"));
+    let id = one.ask("CLIENT ID").await.trim().trim_start_matches(':').to_owned();
+    let alone = one.ask(&format!("CLIENT LIST ID {id}")).await;
+    assert!(alone.contains(&format!("id={id} ")) && alone.matches("id=").count() == 1, "{alone}");
+    assert!(one.ask("CLIENT LIST TYPE x").await.starts_with("-ERR Unknown client type 'x'"));
+    assert!(one.ask("CLIENT LIST NO").await.starts_with("-ERR syntax error"));
+}
