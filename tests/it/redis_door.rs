@@ -1,5 +1,7 @@
 //! The Redis door with stock clients, which know nothing of it but its address.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -174,4 +176,155 @@ fn after_a_reload_of_the_database_what_is_queued_stays_before_what_is_live() {
     let read: String = redis::cmd("GET").arg("k").query(&mut client).unwrap();
     assert_eq!(read, "queued");
     assert_eq!(redis.get("k").as_deref(), Some("of 0"), "the other database is as it was");
+}
+
+/// What a client that sets one key to ever higher numbers knows of it.
+struct Counter {
+    key: String,
+    /// The last number that it tried.
+    last: u64,
+    /// The highest that was acknowledged.
+    acknowledged: u64,
+}
+
+/// What came of a pipeline of SETs and GETs.
+#[derive(Default)]
+struct Tally {
+    set: u64,
+    got: u64,
+    refused: u64,
+}
+
+impl Counter {
+    /// Sends so many times SET and GET in one write and looks at every answer. An error is the end of the connection.
+    fn pipeline(&mut self, door: &mut Plain, times: u64, tally: &mut Tally) -> std::io::Result<()> {
+        let numbers = self.last + 1..=self.last + times;
+        self.last += times;
+        let words: String =
+            numbers.clone().map(|n| format!("SET {0} {n}\r\nGET {0}\r\n", self.key)).collect();
+        door.stream.get_mut().write_all(words.as_bytes())?;
+        for number in numbers {
+            let told = door.reply()?;
+            if told == "+OK" {
+                self.acknowledged = number;
+                tally.set += 1;
+            } else {
+                assert!(
+                    told.starts_with("-LOADING ") || told.starts_with("-FUSEBOX UNKNOWN "),
+                    "{told}"
+                );
+                tally.refused += 1;
+            }
+            let told = door.reply()?;
+            if let Ok(value) = told.parse::<u64>() {
+                // One that is asked again after a loss may see what its client wrote behind it.
+                let allowed = self.acknowledged..=self.last;
+                assert!(allowed.contains(&value), "{} is {value}, not {allowed:?}", self.key);
+                tally.got += 1;
+            } else {
+                // Nothing is known of it while the server is away.
+                assert!(told == "$-1" || told.starts_with("-LOADING "), "{told}");
+                tally.refused += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A client that sees the bytes.
+struct Plain {
+    stream: BufReader<UnixStream>,
+}
+
+impl Plain {
+    fn connect(door: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(door)?;
+        stream.set_read_timeout(Some(LONG))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// A line, or the text of a string.
+    fn reply(&mut self) -> std::io::Result<String> {
+        let line = self.line()?;
+        if line.starts_with('$') && line != "$-1" { self.line() } else { Ok(line) }
+    }
+
+    fn line(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(line.trim_end().to_owned()),
+            Err(error) => {
+                assert!(
+                    error.kind() != std::io::ErrorKind::WouldBlock,
+                    "no answer within {LONG:?}"
+                );
+                Err(error)
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_set_is_what_is_got_whatever_is_killed() {
+    let rounds = std::env::var("FUSEBOX_TEST_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
+    let mut redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let (door, stop) = (door_of(&daemon), AtomicBool::new(false));
+    let (done, tally) = std::thread::scope(|scope| {
+        let work = |worker: u64| {
+            let mut counter = Counter { key: format!("counter{worker}"), last: 0, acknowledged: 0 };
+            let (mut tally, mut random) = (Tally::default(), fastrand::Rng::with_seed(worker));
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(mut client) = Plain::connect(&door) else {
+                    std::thread::yield_now();
+                    continue;
+                };
+                while !stop.load(Ordering::Relaxed) {
+                    let times = random.u64(1..=64);
+                    if counter.pipeline(&mut client, times, &mut tally).is_err() {
+                        break;
+                    }
+                }
+            }
+            (counter, tally)
+        };
+        let workers: Vec<_> = (0..4).map(|worker| scope.spawn(move || work(worker))).collect();
+        let writes = |daemon: &Daemon| daemon.metric("door_commands_total", &[]);
+        for _ in 0..rounds {
+            for kills_redis in [false, true] {
+                if kills_redis {
+                    redis.kill_9();
+                    daemon.wait_for_breaker("redis", "OPEN", LONG);
+                    redis.restart();
+                    recover(&daemon);
+                } else {
+                    daemon.kill_9();
+                    daemon.restart();
+                }
+                let before = writes(&daemon);
+                eventually("its clients go on", LONG, || writes(&daemon) > before + 5_000.0);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let done: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        let (counters, tallies): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+        let all = tallies.iter().fold(Tally::default(), |all, one| Tally {
+            set: all.set + one.set,
+            got: all.got + one.got,
+            refused: all.refused + one.refused,
+        });
+        (counters, all)
+    });
+    println!("{} set, {} got, {} refused", tally.set, tally.got, tally.refused);
+    daemon.wait_until_drained("redis", LONG);
+    for counter in done {
+        let value: u64 = redis.get(&counter.key).unwrap().parse().unwrap();
+        assert!(
+            (counter.acknowledged..=counter.last).contains(&value),
+            "{} is {value}",
+            counter.key
+        );
+    }
+    assert!(tally.set > 5_000 && tally.got > 5_000);
 }
