@@ -200,8 +200,8 @@ impl Counter {
     fn pipeline(&mut self, door: &mut Plain, times: u64, tally: &mut Tally) -> std::io::Result<()> {
         let numbers = self.last + 1..=self.last + times;
         self.last += times;
-        let words: String =
-            numbers.clone().map(|n| format!("SET {0} {n}\r\nGET {0}\r\n", self.key)).collect();
+        let pair = |number| format!("SET {0} {number}\r\nGET {0}\r\n", self.key);
+        let words = numbers.clone().map(pair).collect::<Vec<_>>().concat();
         door.stream.get_mut().write_all(words.as_bytes())?;
         for number in numbers {
             let told = door.reply()?;

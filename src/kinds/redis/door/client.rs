@@ -47,6 +47,7 @@ use crate::{
 
 mod dispatch;
 mod intake;
+mod others;
 mod own;
 mod pace;
 mod parked;

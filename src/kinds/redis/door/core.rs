@@ -328,6 +328,11 @@ impl Core {
         self.clients.borrow_mut().remove(&client.id());
     }
 
+    /// The client of that number.
+    pub(super) fn client(&self, id: u64) -> Option<Rc<Client>> {
+        self.clients.borrow().get(&id).and_then(Weak::upgrade)
+    }
+
     /// All that are connected.
     pub(super) fn clients(&self) -> Vec<Rc<Client>> {
         self.clients.borrow().values().filter_map(Weak::upgrade).collect()
@@ -344,6 +349,9 @@ impl Core {
     /// The server refuses what it should not: its name may lead to another one by now.
     pub(super) fn retire(&self) {
         self.links().iter().for_each(|link| link.retire_later());
+        for (_, spare) in &*self.pool.borrow() {
+            spare.retire_later();
+        }
     }
 
     /// A client waits for a place on an upstream, or in the bulkhead.

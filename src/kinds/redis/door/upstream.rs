@@ -102,6 +102,8 @@ enum State {
 struct Up {
     stream: Box<dyn Stream>,
     living: Living,
+    /// Its number at the server.
+    id: Option<i64>,
     covers: u64,
     inbox: BytesMut,
     finder: FrameFinder,
@@ -269,6 +271,14 @@ impl Upstream {
         inner.ring.is_empty() && matches!(&inner.state, State::Up(up) if !up.retiring)
     }
 
+    /// Its number at the server while it is up.
+    pub(super) fn server_id(&self) -> Option<i64> {
+        match &self.inner.borrow().state {
+            State::Up(up) => up.id,
+            _ => None,
+        }
+    }
+
     /// The protocol that it was opened for.
     pub(super) fn asked(&self) -> Protocol {
         self.protocol
@@ -415,7 +425,7 @@ impl Inner {
     }
 
     fn go_up(&mut self, opened: Opened, sharing: Sharing) {
-        let Opened { ready: Ready { dialogue, info, .. }, living, covers } = opened;
+        let Opened { ready: Ready { dialogue, id, info, .. }, living, covers } = opened;
         let shared = &self.connector.links().shared;
         shared.met(info);
         if sharing == Sharing::Shared {
@@ -424,6 +434,7 @@ impl Inner {
         self.state = State::Up(Up {
             stream: dialogue.stream,
             living,
+            id,
             covers,
             inbox: dialogue.inbox,
             finder: dialogue.finder,

@@ -15,7 +15,7 @@ use crate::{
     kinds::redis::{
         protocol::{
             outcome,
-            resp::{self, FrameFinder},
+            resp::{self, FrameFinder, Reply},
             server_code::ServerCode,
         },
         settings::{RedisSettings, Secret},
@@ -105,6 +105,8 @@ pub(crate) struct Ready {
     pub(crate) dialogue: Dialogue,
     /// Whether the server has acknowledged the connection's name.
     pub(crate) named: bool,
+    /// The connection's number at the server, if that tells it.
+    pub(crate) id: Option<i64>,
     pub(crate) info: ServerInfo,
 }
 
@@ -170,7 +172,11 @@ pub(crate) async fn connect(
         return Err(Failed::blocked(ErrorCode::OfKind("cluster"), outcome::CLUSTER));
     }
     tracing::debug!(backend = settings.name, name, resp3, ?id, "connected");
-    Ok(Ready { dialogue, named: named.is_ok(), info })
+    let id = id.as_ref().ok().and_then(|id| match Reply::of(id)? {
+        Reply::Int(id) => Some(id),
+        _ => None,
+    });
+    Ok(Ready { dialogue, named: named.is_ok(), id, info })
 }
 
 /// Agrees on the protocol and authenticates; true for RESP3.

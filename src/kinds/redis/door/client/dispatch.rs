@@ -198,6 +198,11 @@ impl Inner {
         if let Err(stuck) = self.while_listening(args) {
             return stuck;
         }
+        if !self.is_within()
+            && let Some(sent) = self.about_another(client, args, now)
+        {
+            return sent.err().flatten();
+        }
         let connector = core.connector();
         let Some(spec) = connector.links().shared.commands.find(args) else {
             return self.unknown(client, args, request, now);

@@ -91,7 +91,12 @@ impl Inner {
     /// door allows.
     pub(super) fn is_idle(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
         let settings = &client.core.settings;
-        let is_partial = !self.inbox.is_empty() && self.stuck.is_none();
+        // Who has asked for something and waits for the door is not silent.
+        if self.stuck.is_some() {
+            self.idle = None;
+            return false;
+        }
+        let is_partial = !self.inbox.is_empty();
         let limit = if is_partial { Some(settings.partial_max) } else { settings.idle_timeout };
         let Some(limit) = limit else {
             self.idle = None;

@@ -55,6 +55,11 @@ pub(super) struct Parked {
 }
 
 impl Parked {
+    /// The slot of its reply.
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// What is held of it, in bytes.
     pub(super) fn size(&self) -> usize {
         self.body.len()

@@ -211,3 +211,22 @@ async fn a_reply_that_is_to_be_skipped_is_skipped_though_its_command_had_to_wait
     assert_eq!(client.reply().await, "$1\r\nv\r\n");
     client.quiet();
 }
+
+#[tokio::test]
+async fn who_waits_for_the_door_is_not_silent() {
+    let settings = Settings { idle_timeout: Some(Duration::from_millis(300)), ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET k v").await, "+OK\r\n");
+    // A write that was lost keeps a connection of one's own waiting for the fence, which the server answers later.
+    world.server.signal("STOP");
+    let mut lost = world.client();
+    lost.send(&resp::command(&["INCR", "n"])).await;
+    let told = lost.reply().await;
+    assert!(told.starts_with(b"-FUSEBOX UNKNOWN"), "{told:?}");
+    let mut waits = world.client();
+    waits.send(&resp::command(&["WATCH", "k"])).await;
+    let told = waits.reply().await;
+    assert!(!told.is_empty(), "it was closed though it waits for an answer");
+    world.server.signal("CONT");
+}

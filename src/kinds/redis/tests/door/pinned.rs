@@ -682,3 +682,29 @@ async fn clients_are_listed_as_a_server_lists_them() {
     assert!(one.ask("CLIENT LIST TYPE x").await.starts_with("-ERR Unknown client type 'x'"));
     assert!(one.ask("CLIENT LIST NO").await.starts_with("-ERR syntax error"));
 }
+
+#[tokio::test]
+async fn a_client_is_unblocked_and_killed_by_the_number_that_the_door_gave_it() {
+    let mut world = World::open().await;
+    let (mut waits, mut other) = (world.client(), world.client());
+    let id = waits.ask("CLIENT ID").await.trim().trim_start_matches(':').to_owned();
+    assert_eq!(other.ask(&format!("CLIENT UNBLOCK {id}")).await, ":0\r\n", "it does not wait");
+    for (how, told) in [("", "*-1\r\n"), (" TIMEOUT", "*-1\r\n"), (" ERROR", "-UNBLOCKED")] {
+        pipeline(&mut waits, &["BLPOP jobs 0"]).await;
+        until("it blocks", async || world.blocked().await == 1).await;
+        assert_eq!(other.ask(&format!("CLIENT UNBLOCK {id}{how}")).await, ":1\r\n");
+        assert!(waits.reply().await.starts_with(told.as_bytes()), "{how}");
+    }
+    world.server.kill();
+    for (how, told) in [("", "*-1\r\n"), (" ERROR", "-UNBLOCKED")] {
+        pipeline(&mut waits, &["BLPOP jobs 0"]).await;
+        until("it is parked", async || world.parked() == 1).await;
+        assert_eq!(other.ask(&format!("CLIENT UNBLOCK {id}{how}")).await, ":1\r\n");
+        assert!(waits.reply().await.starts_with(told.as_bytes()), "{how}");
+        assert_eq!(world.parked(), 0);
+    }
+    assert_eq!(other.ask(&format!("CLIENT KILL ID {id}")).await, ":1\r\n");
+    assert_eq!(waits.reply().await, "");
+    assert_eq!(other.ask(&format!("CLIENT KILL ID {id}")).await, ":0\r\n");
+    assert!(other.ask("CLIENT KILL ID 5").await.starts_with("-NOPERM"), "the server's own");
+}

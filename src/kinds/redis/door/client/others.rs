@@ -1,0 +1,141 @@
+//! What a client asks to be done to another one, by the number that CLIENT ID and CLIENT LIST show at the door.
+//!
+//! A command that names the server's numbers goes to the server as any other, and needs an admin's rights.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fusebox_state::Lanes;
+use tokio::time::Instant;
+
+use super::{Carriage, Client, Ending, Inner, Stuck, pinned::Sent};
+use crate::kinds::redis::{
+    door::{counters::Closed, local::FIRST_ID, pin::PinnedTo, telling, waiting},
+    protocol::resp,
+};
+
+/// Where a client waits for others.
+enum Waits {
+    Nowhere,
+    /// Here, as the server is away.
+    Parked,
+    /// At the server, on its connection of this number.
+    At(i64),
+}
+
+impl Inner {
+    /// CLIENT UNBLOCK and CLIENT KILL ID of one of the door's clients. `None` if the command at hand is something else.
+    pub(super) fn about_another(
+        &mut self,
+        client: &Rc<Client>,
+        args: &[&[u8]],
+        now: Instant,
+    ) -> Option<Sent> {
+        let [name, what, rest @ ..] = args else { return None };
+        if !name.eq_ignore_ascii_case(b"CLIENT") || self.session.who.is_none() {
+            return None;
+        }
+        match (what.to_ascii_lowercase().as_slice(), rest) {
+            (b"unblock", [id, how @ ..]) => {
+                let target = client.core.client(number(id)?);
+                let with_error = match how {
+                    [] => false,
+                    [word] if word.eq_ignore_ascii_case(b"TIMEOUT") => false,
+                    [word] if word.eq_ignore_ascii_case(b"ERROR") => true,
+                    _ => return None,
+                };
+                let waits = match &target {
+                    Some(target) if !Rc::ptr_eq(target, client) => target.waits(),
+                    _ => Waits::Nowhere,
+                };
+                match (waits, target) {
+                    (Waits::At(id), _) => {
+                        let stuck = self.unblock_at(client, id, how, now);
+                        return Some(stuck.map_or(Ok(()), |stuck| Err(Some(stuck))));
+                    }
+                    (Waits::Parked, Some(target)) => {
+                        target.unblock(with_error);
+                        self.answer(b":1\r\n");
+                    }
+                    _ => self.answer(b":0\r\n"),
+                }
+            }
+            (b"kill", [word, id]) if word.eq_ignore_ascii_case(b"ID") => {
+                match client.core.client(number(id)?) {
+                    Some(target) if Rc::ptr_eq(&target, client) => {
+                        self.answer(b":1\r\n");
+                        (self.ending, self.closed) = (Ending::Answered, Closed::Client);
+                    }
+                    Some(target) => {
+                        target.kill();
+                        self.answer(b":1\r\n");
+                    }
+                    None => self.answer(b":0\r\n"),
+                }
+            }
+            _ => return None,
+        }
+        Some(Ok(()))
+    }
+
+    /// The server has the connection on which another one waits.
+    fn unblock_at(
+        &mut self,
+        client: &Rc<Client>,
+        id: i64,
+        how: &[&[u8]],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let id = id.to_string();
+        let words = [&b"CLIENT"[..], b"UNBLOCK", id.as_bytes()];
+        let request = resp::command(&words.iter().chain(how).copied().collect::<Vec<_>>());
+        let link = match &self.pinned {
+            Some(pinned) => Rc::clone(pinned.upstream()),
+            None => client.core.link(self.session.protocol),
+        };
+        let lanes = Lanes::new([]);
+        self.carry(client, &link, Carriage::elsewhere(&lanes, true, "command"), &request, now)
+    }
+
+    /// What it has parked ends now, as if its time were over, or with an error.
+    fn unblock(&mut self, client: &Client, with_error: bool) {
+        let Some(parked) = self.parked.take() else { return };
+        client.core.is_not_parked(client);
+        let error = telling::error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+        let answer = if with_error {
+            error
+        } else {
+            Bytes::from_static(waiting::nothing_came(self.session.protocol))
+        };
+        self.reply(parked.seq(), &answer);
+    }
+}
+
+impl Client {
+    fn waits(&self) -> Waits {
+        let inner = self.inner.borrow();
+        if inner.parked.is_some() {
+            return Waits::Parked;
+        }
+        let upstream = inner.pinned.as_ref().map(PinnedTo::upstream);
+        let id = upstream.filter(|it| it.is_blocked()).and_then(|it| it.server_id());
+        id.map_or(Waits::Nowhere, Waits::At)
+    }
+
+    fn unblock(&self, with_error: bool) {
+        self.inner.borrow_mut().unblock(self, with_error);
+        self.wake();
+    }
+
+    fn kill(&self) {
+        let mut inner = self.inner.borrow_mut();
+        (inner.ending, inner.closed) = (Ending::Reset, Closed::Client);
+        drop(inner);
+        self.wake();
+    }
+}
+
+/// A number that the door has given.
+fn number(word: &[u8]) -> Option<u64> {
+    str::from_utf8(word).ok()?.parse().ok().filter(|number| *number >= FIRST_ID)
+}
