@@ -64,6 +64,9 @@ use self::{pace::Refusals, parked::Parked, slots::Slots};
 /// A client is owed no more than this of a large reply, in bytes, before more of it is read.
 const AHEAD: usize = 1 << 20;
 
+/// What a client may always be owed, in bytes: a few reads of a large reply.
+const OWED_MIN: usize = 256 << 10;
+
 /// A client; see the [module](self).
 pub(super) struct Client {
     pub(super) core: Rc<Core>,
@@ -79,6 +82,7 @@ pub(super) struct Client {
     awaits_place: Cell<bool>,
     /// What it has parked may be sent.
     may_go: Cell<bool>,
+    parked_as: Cell<u64>,
     /// It gets a reply piece by piece.
     piecewise: Cell<bool>,
     /// What the door knows that is held of its requests, and of its replies, in bytes.
@@ -203,6 +207,7 @@ impl Client {
             sends_later: Cell::default(),
             awaits_place: Cell::default(),
             may_go: Cell::default(),
+            parked_as: Cell::default(),
             piecewise: Cell::default(),
             held: Cell::default(),
             owed: Cell::default(),
@@ -313,6 +318,11 @@ impl Client {
         self.owed.get()
     }
 
+    /// Its place among those that have parked something.
+    pub(super) fn parked_as(&self) -> &Cell<u64> {
+        &self.parked_as
+    }
+
     /// What it has parked may be sent.
     pub(super) fn may_go(&self) {
         self.may_go.set(true);
@@ -348,6 +358,16 @@ impl Client {
         if let Note::Unit(unit) = &note {
             return inner.unit_answered(&self.core, connector, (seq, ticket), unit);
         }
+        if matches!(note, Note::Ends)
+            && frame.starts_with(b"-")
+            && !frame.starts_with(b"-EXECABORT")
+        {
+            // What it was to end may not have ended.
+            (inner.ending, inner.closed) = (Ending::Answered, Closed::Upstream);
+            if let Some(pinned) = &mut inner.pinned {
+                pinned.keep();
+            }
+        }
         let protocol = inner.session.protocol;
         if let Some(ticket) = ticket {
             if let Some(b'-' | b'!') = frame.first()
@@ -375,7 +395,14 @@ impl Client {
             Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
                 self.core.backend.wrote(&waited.lanes);
             }
-            Note::Own | Note::Speaks(_) => return,
+            Note::Own | Note::Speaks(_) => {
+                if matches!(frame.first(), Some(b'-'))
+                    && let Some(pinned) = &mut inner.pinned
+                {
+                    pinned.keep();
+                }
+                return;
+            }
             Note::Selects(database) => inner.selected(database, frame),
             Note::CacheAll(all) => {
                 let (read, fills) = *all;
@@ -385,6 +412,7 @@ impl Client {
                 }
             }
             Note::None
+            | Note::Ends
             | Note::Cache
             | Note::Waited(_)
             | Note::Unit(_)
@@ -421,7 +449,12 @@ impl Client {
 
     /// Whether it is owed so much that the rest of a reply has to wait.
     pub(super) fn is_behind(&self) -> bool {
-        !self.gone.get() && self.inner.borrow().slots.owed() > self.ahead()
+        !self.gone.get() && self.inner.borrow().slots.out().len() > self.ahead()
+    }
+
+    /// How large the replies of a transaction may be together, in bytes.
+    pub(super) fn unit_max(&self) -> usize {
+        if self.gone.get() { 0 } else { self.core.settings.out_client }
     }
 
     /// How much it may be owed of a large reply, in bytes. One that is larger comes piece by piece.
@@ -492,13 +525,17 @@ impl Client {
         }
         let (mut selects, mut watches) = (false, false);
         let lost_nothing = lost.is_empty();
+        if !was_up && !lost_nothing {
+            self.core.pin_failed();
+        }
         let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core.database()));
         for Lost { entry, body, verdict, error } in lost {
             // It waits on, if nothing but that was the connection's own.
             if let Note::Waited(waited) = &entry.note
                 && is_clean
                 && inner.ending == Ending::Open
-                && resp::arguments(&body).is_ok_and(|args| Waiting::of(&args).is_some())
+                && resp::arguments(&body)
+                    .is_ok_and(|args| Waiting::of(&args).is_some_and(Waiting::may_be_sent_again))
             {
                 inner.on_wire -= 1;
                 inner.park_in(self, entry.seq, body, waited.until);
@@ -562,7 +599,9 @@ impl Inner {
             }
         }
         self.is_full &= !self.slots.out().is_empty();
-        if self.slots.owed() > client.core.settings.out_client {
+        // Of a reply that comes piece by piece, it is owed no more than was read ahead.
+        let owed = if client.piecewise.get() { self.slots.early() } else { self.slots.owed() };
+        if owed > client.core.settings.out_client.max(OWED_MIN) {
             (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
         }
         self.tell_held(client);

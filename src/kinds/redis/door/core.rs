@@ -42,6 +42,8 @@ const LOOK_FOR_LATE: Duration = Duration::from_millis(50);
 /// How often it is looked whether what is parked may go on, and how much of it then does.
 const UNPARK_EVERY: Duration = Duration::from_millis(50);
 const UNPARK_AT_ONCE: usize = 64;
+/// So often that pause is doubled at most while no connection can be opened: to 1.6 s.
+const FAILED_PINS_MAX: u32 = 5;
 /// How long a connection is kept that no client needs.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 /// How much is read of a client at once.
@@ -89,7 +91,9 @@ pub(super) struct Core {
     sender: Cell<Option<Waker>>,
     /// Clients that wait for room in the door.
     short: RefCell<BTreeSet<u64>>,
-    /// Clients with a parked command.
+    /// How many connections of a client's own could not be opened since the last that could.
+    failed_pins: Cell<u32>,
+    /// Clients with a parked command, by when they parked it.
     parked: RefCell<BTreeMap<u64, Rc<Client>>>,
     unparker: Cell<Option<Waker>>,
     /// Connections that belong to one client each, or to none yet.
@@ -139,6 +143,7 @@ impl Core {
             outgoing: RefCell::default(),
             sender: Cell::default(),
             short: RefCell::default(),
+            failed_pins: Cell::new(0),
             parked: RefCell::default(),
             unparker: Cell::default(),
             pinned: Cell::new(0),
@@ -392,10 +397,12 @@ impl Core {
         self.awaiting.replace(awaiting);
     }
 
-    /// A client's command waits for the server.
+    /// A client's command waits for the server, behind those of the others.
     pub(super) fn parks(&self, client: &Rc<Client>) {
         let mut parked = self.parked.borrow_mut();
-        parked.insert(client.id(), Rc::clone(client));
+        let number = self.next_id();
+        client.parked_as().set(number);
+        parked.insert(number, Rc::clone(client));
         self.counters.parked(parked.len());
         if let Some(waker) = self.unparker.take() {
             waker.wake();
@@ -405,7 +412,7 @@ impl Core {
     /// It does no more.
     pub(super) fn is_not_parked(&self, client: &Client) {
         let mut parked = self.parked.borrow_mut();
-        if parked.remove(&client.id()).is_some() {
+        if parked.remove(&client.parked_as().take()).is_some() {
             self.counters.parked(parked.len());
         }
     }
@@ -415,16 +422,24 @@ impl Core {
     pub(super) async fn unpark(self: Rc<Self>) {
         loop {
             until(&self.unparker, || !self.parked.borrow().is_empty()).await;
-            sleep(UNPARK_EVERY).await;
+            let failed = self.failed_pins.get();
+            sleep(UNPARK_EVERY * (1 << failed.min(FAILED_PINS_MAX))).await;
             if self.backend.is_suspect() {
                 continue;
             }
-            for _ in 0..UNPARK_AT_ONCE {
+            // One finds out whether the server takes connections again.
+            let at_once = if failed > 0 { 1 } else { UNPARK_AT_ONCE };
+            for _ in 0..at_once {
                 let Some((_, client)) = self.parked.borrow_mut().pop_first() else { break };
                 client.may_go();
             }
             self.counters.parked(self.parked.borrow().len());
         }
+    }
+
+    /// A connection of a client's own could not be opened, or it could.
+    pub(super) fn pin_failed(&self) {
+        self.failed_pins.set(self.failed_pins.get().saturating_add(1));
     }
 
     /// What is held of a client was the first of each pair, and is the second now: of its requests, and of its replies.
@@ -617,6 +632,9 @@ impl Core {
         loop {
             upstream.turn(&mut turn).await;
             was_up |= !turn.touched.is_empty() || turn.ended;
+            if was_up {
+                self.failed_pins.set(0);
+            }
             let closed = upstream.is_closed();
             for client in turn.touched.drain(..) {
                 client.flush();

@@ -28,12 +28,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use fusebox_actors::connector::AttemptError;
 use fusebox_state::Verdict;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -67,6 +67,8 @@ use crate::{
 
 /// How much is read at once at least.
 const READ_SIZE: usize = 64 << 10;
+/// An inbox that has held more than this, in bytes, is made anew.
+const KEPT_MAX: usize = 1 << 20;
 /// The pause after a failed connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -111,6 +113,8 @@ struct Up {
     retiring: bool,
     /// The oldest reply is handed on piece by piece: when the last one was.
     piecewise: Option<Instant>,
+    /// When it ends whatever is unanswered.
+    cut_at: Option<Instant>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     _counted: tokio_util::task::task_tracker::TaskTrackerToken,
 }
@@ -203,7 +207,9 @@ impl Upstream {
     /// The cached reads that have waited since `before`, each with its request.
     pub(super) fn late_reads(&self, before: Instant, mut with: impl FnMut(&mut Entry, &[u8])) {
         let inner = &mut *self.inner.borrow_mut();
-        for (entry, request) in inner.ring.older_than(before) {
+        // The oldest has begun to be answered if it comes piece by piece.
+        let begun = matches!(&inner.state, State::Up(Up { piecewise: Some(_), .. }));
+        for (entry, request) in inner.ring.older_than(before).skip(usize::from(begun)) {
             if matches!(entry.note, Note::Cache) {
                 with(entry, request);
             }
@@ -376,6 +382,17 @@ impl Inner {
                     if self.ring.is_empty() {
                         return;
                     }
+                    if sharing == Sharing::Shared
+                        && self.connector.links().shared.closing.is_cancelled()
+                    {
+                        // Its successor is not there yet: it is asked for now and again.
+                        let alarm = self.due.get_or_insert_with(|| Box::pin(sleep(PAUSE)));
+                        if alarm.as_mut().poll(context).is_ready() {
+                            self.due = None;
+                            turn.replaced = true;
+                        }
+                        return;
+                    }
                     if Instant::now() < *until
                         && let Some(failed) = failed.clone()
                     {
@@ -440,6 +457,7 @@ impl Inner {
             finder: dialogue.finder,
             retiring: false,
             piecewise: None,
+            cut_at: None,
             closing: Box::pin(shared.closing.clone().cancelled_owned()),
             _counted: shared.others.token(),
         });
@@ -450,10 +468,14 @@ impl Inner {
         if let State::Up(up) = &mut self.state
             && up.closing.as_mut().poll(context).is_ready()
         {
-            // Its connector is replaced. What was sent is answered first, unless nobody knows when that would be.
+            // Its connector is replaced. What was sent is answered first, within the time that any reply may take.
             up.retiring = true;
-            if self.ring.is_blocked() {
-                return self.end(Cause::Shared, sharing, turn);
+            let limit = self.connector.links().shared.settings.timeout;
+            up.cut_at.get_or_insert_with(|| Instant::now() + limit);
+            if self.ring.is_blocked() && self.ring.unwritten().is_empty() {
+                // The server gives up what waits there when it sees our end of the connection go, and has sent what was
+                // popped before that.
+                let _closed = Pin::new(&mut up.stream).poll_shutdown(context);
             }
         }
         let ended = self.read(context, sharing, turn).or_else(|| self.write(context));
@@ -501,8 +523,9 @@ impl Inner {
                 return None;
             }
             up.inbox.reserve(READ_SIZE);
-            let Up { stream, inbox, .. } = up;
-            let read = match pin!(stream.read_buf(inbox)).poll(context) {
+            let Up { stream, inbox, piecewise, .. } = up;
+            let most = if piecewise.is_some() { READ_SIZE } else { usize::MAX };
+            let read = match pin!(stream.read_buf(&mut inbox.limit(most))).poll(context) {
                 Poll::Pending => return None,
                 Poll::Ready(read) => read,
             };
@@ -527,7 +550,9 @@ impl Inner {
             let length = match up.finder.length(rest) {
                 Ok(Some(length)) => length,
                 Ok(None) => {
-                    taken += hand_on(up, &self.ring, taken, turn, sharing);
+                    if self.subscriptions.is_empty() && !self.monitors {
+                        taken += hand_on(up, &self.ring, taken, turn, sharing);
+                    }
                     break;
                 }
                 Err(error) => return Err(error.to_string()),
@@ -568,8 +593,12 @@ impl Inner {
                 // Nobody listens to a shared connection.
                 continue;
             }
+            let unit_max = match self.ring.oldest() {
+                Some(Entry { client, note: Note::Unit(_), .. }) => client.unit_max(),
+                _ => 0,
+            };
             if let Some(Note::Unit(unit)) = self.ring.oldest_note()
-                && !unit.add(frame)
+                && !unit.add(frame, unit_max)
             {
                 continue;
             }
@@ -588,6 +617,9 @@ impl Inner {
             }
         }
         bytes::Buf::advance(&mut up.inbox, taken);
+        if taken > KEPT_MAX && up.inbox.is_empty() {
+            up.inbox = BytesMut::new();
+        }
         self.ring.make_room();
         Ok(())
     }
@@ -595,26 +627,37 @@ impl Inner {
     /// Whether the oldest reply is overdue; sets the alarm for when it would be.
     fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
         let limit = self.connector.links().shared.settings.timeout;
-        let at = match &self.state {
-            // What its client takes slowly is not the server's doing.
-            State::Up(Up { piecewise: Some(at), .. }) => {
-                if self.ring.oldest().is_some_and(|oldest| oldest.client.is_behind()) {
-                    return None;
-                }
-                *at + limit
-            }
-            _ => self.ring.due(limit)?,
+        let State::Up(up) = &self.state else { return None };
+        let (piecewise, cut_at) = (up.piecewise, up.cut_at);
+        let due = match piecewise {
+            // Others wait behind it, who wait no longer than for their own `timeout`.
+            Some(at) => Some(at + limit / 2),
+            None => self.ring.due(limit),
         };
+        let cut_at = cut_at.filter(|_| !self.ring.is_empty());
+        let at = [due, cut_at].into_iter().flatten().min()?;
         let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if due.deadline() > at {
             due.as_mut().reset(at);
         }
         // The alarm is set for an older one, usually: to set it anew for each would cost more than to be woken once.
         while due.as_mut().poll(context).is_ready() {
-            if at <= Instant::now() {
-                return Some(Cause::Overdue);
+            let now = Instant::now();
+            if at > now {
+                due.as_mut().reset(at);
+                continue;
             }
-            due.as_mut().reset(at);
+            let slow = self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind());
+            let Some(slow) = slow else {
+                let is_cut = cut_at.is_some_and(|cut_at| cut_at <= now);
+                return Some(if is_cut { Cause::Shared } else { Cause::Overdue });
+            };
+            // What its client does not take is not the server's doing. Without it, the rest is read and dropped.
+            slow.client.reads_too_slowly();
+            if let State::Up(up) = &mut self.state {
+                (up.piecewise, up.cut_at) = (Some(now), up.cut_at.map(|_| now + limit));
+            }
+            return None;
         }
         None
     }

@@ -26,6 +26,8 @@ pub(super) struct Waiting {
     unit: Unit,
     /// `None` for ever.
     time: Option<Duration>,
+    /// It asks for what comes from the moment on in which it is read.
+    from_now: bool,
 }
 
 impl Waiting {
@@ -45,11 +47,22 @@ impl Waiting {
         };
         let word = str::from_utf8(args.get(at)?).ok()?;
         let time = match unit {
-            Seconds => Duration::try_from_secs_f64(word.parse().ok()?).ok()?,
+            Seconds => {
+                let seconds: f64 = word.parse().ok()?;
+                let time = Duration::try_from_secs_f64(seconds).ok()?;
+                // The least that a server waits; nothing at all is for ever.
+                if seconds > 0.0 { time.max(Duration::from_millis(1)) } else { time }
+            }
             Milliseconds => Duration::from_millis(word.parse().ok()?),
         };
+        let from_now = unit == Milliseconds && args.contains(&&b"$"[..]);
         let time = (!time.is_zero() && time < EVER).then_some(time);
-        Some(Self { at, unit, time })
+        Some(Self { at, unit, time, from_now })
+    }
+
+    /// Whether it asks for the same if it is sent again later. XREAD with `$` does not: what came meanwhile is missed.
+    pub(super) fn may_be_sent_again(self) -> bool {
+        !self.from_now
     }
 
     /// Until when it waits if it begins `now`; `None` for ever.
@@ -109,6 +122,7 @@ mod tests {
             ("BLMPOP 3 1 k LEFT", Some(3_000), "BLMPOP 0.500 1 k LEFT"),
             ("BZPOPMIN z 0", None, "BZPOPMIN z 0.500"),
             ("BLPOP k 1e17", None, "BLPOP k 0.500"),
+            ("BLPOP k 0.0000000001", Some(1), "BLPOP k 0.500"),
             ("XREAD COUNT 2 BLOCK 40 STREAMS s $", Some(40), "XREAD COUNT 2 BLOCK 500 STREAMS s $"),
             (
                 "XREADGROUP GROUP BLOCK BLOCK NOACK BLOCK 0 STREAMS s >",
@@ -121,6 +135,17 @@ mod tests {
             assert_eq!(waiting.time, time.map(Duration::from_millis), "{command}");
             let expected = resp::command(&words(left));
             assert_eq!(waiting.with_time(&args, Some(half)), expected, "{command}");
+        }
+        for (command, again) in [
+            ("XREAD BLOCK 5 STREAMS s $", false),
+            ("XREAD BLOCK 5 STREAMS s 0-1", true),
+            ("BLPOP $ 5", true),
+        ] {
+            assert_eq!(
+                Waiting::of(&words(command)).unwrap().may_be_sent_again(),
+                again,
+                "{command}"
+            );
         }
         let args = words("BLPOP k 5");
         let forever = Waiting::of(&args).unwrap().with_time(&args, None);

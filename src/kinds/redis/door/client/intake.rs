@@ -35,6 +35,8 @@ const PIPELINE: usize = 1_024;
 const INBOX_MAX: usize = 1 << 20;
 /// How often a client that waits looks whether it still must: who gives back a place or a lane need not tell it.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// The same of one that is told.
+const LOOK_AGAIN_TOLD: Duration = Duration::from_secs(1);
 /// How long a client waits for room in the door.
 const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -265,7 +267,12 @@ impl Inner {
                 if stuck == Stuck::Place {
                     client.core.awaits_place(client);
                 }
-                let again = self.refusals.paces(now).unwrap_or(now + LOOK_AGAIN);
+                let look_again = match stuck {
+                    // Whoever answers those wakes this client.
+                    Stuck::Others => now + LOOK_AGAIN_TOLD,
+                    _ => now + LOOK_AGAIN,
+                };
+                let again = self.refusals.paces(now).unwrap_or(look_again);
                 // Whoever polls this client looks at the alarm afterwards.
                 self.stuck = Some((stuck, Box::pin(sleep_until(again))));
             } else {

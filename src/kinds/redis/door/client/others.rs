@@ -17,7 +17,7 @@ use crate::kinds::redis::{
 /// Where a client waits for others.
 enum Waits {
     Nowhere,
-    /// Here, as the server is away.
+    /// Here: the server is away, or its connection is not open yet.
     Parked,
     /// At the server, on its connection of this number.
     At(i64),
@@ -99,15 +99,24 @@ impl Inner {
 
     /// What it has parked ends now, as if its time were over, or with an error.
     fn unblock(&mut self, client: &Client, with_error: bool) {
-        let Some(parked) = self.parked.take() else { return };
         client.core.is_not_parked(client);
+        let seq = match (self.parked.take(), &self.pinned) {
+            (Some(parked), _) => parked.seq(),
+            (None, Some(pinned)) if pinned.upstream().is_blocked() => {
+                // Nothing was sent yet, and all before it was answered.
+                pinned.close();
+                (self.pinned, self.on_wire) = (None, self.on_wire.saturating_sub(1));
+                self.slots.oldest()
+            }
+            _ => return,
+        };
         let error = telling::error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
         let answer = if with_error {
             error
         } else {
             Bytes::from_static(waiting::nothing_came(self.session.protocol))
         };
-        self.reply(parked.seq(), &answer);
+        self.reply(seq, &answer);
     }
 }
 
@@ -118,8 +127,10 @@ impl Client {
             return Waits::Parked;
         }
         let upstream = inner.pinned.as_ref().map(PinnedTo::upstream);
-        let id = upstream.filter(|it| it.is_blocked()).and_then(|it| it.server_id());
-        id.map_or(Waits::Nowhere, Waits::At)
+        match upstream.filter(|it| it.is_blocked()) {
+            Some(upstream) => upstream.server_id().map_or(Waits::Parked, Waits::At),
+            None => Waits::Nowhere,
+        }
     }
 
     fn unblock(&self, with_error: bool) {

@@ -134,7 +134,7 @@ impl Inner {
 
     /// The server has answered a SELECT.
     pub(super) fn selected(&mut self, database: u32, frame: &[u8]) {
-        if frame.starts_with(b"+")
+        if frame == b"+OK\r\n"
             && let Some(pinned) = &mut self.pinned
         {
             pinned.selected(Some(database));
@@ -233,8 +233,9 @@ impl Inner {
         let sent = match &self.pinned {
             Some(pinned) => {
                 let upstream = Rc::clone(pinned.upstream());
-                let how = (None, Note::None, true);
-                self.send(client, &upstream, how, said.request, said.now)
+                let is_unwatch = said.class == Class::Pinned(Pinned::Unwatch);
+                let note = if is_unwatch { Note::Ends } else { Note::None };
+                self.send(client, &upstream, (None, note, true), said.request, said.now)
             }
             None if said.class == Class::Pinned(Pinned::Unwatch) => {
                 self.answer(b"+OK\r\n");
@@ -261,9 +262,10 @@ impl Inner {
         let Some(pinned) = &mut self.pinned else { return Ok(()) };
         let sent = match said.class {
             Class::Pinned(Pinned::Exec) => self.exec(client, said),
-            Class::Pinned(Pinned::Discard) => {
+            // With words too many the server refuses it, and the transaction goes on.
+            Class::Pinned(Pinned::Discard) if said.args.len() == 1 => {
                 let upstream = Rc::clone(pinned.upstream());
-                let how = (None, Note::None, true);
+                let how = (None, Note::Ends, true);
                 self.send(client, &upstream, how, said.request, said.now)
             }
             class => {
@@ -314,7 +316,7 @@ impl Inner {
             match self.leave(client, &lanes, access, "EXEC", said.now) {
                 // Nobody else can run it again: what failed is told.
                 Ok(ticket) => {
-                    let how = (Some(ticket), Note::None, true);
+                    let how = (Some(ticket), Note::Ends, true);
                     return self.send(client, &upstream, how, said.request, said.now);
                 }
                 Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
@@ -363,7 +365,7 @@ impl Inner {
         let waiting = Waiting::of(said.args);
         let until = waiting.and_then(|waiting| waiting.until(said.now));
         let may_park = self.pinned.as_ref().is_none_or(|pinned| pinned.is_clean(database));
-        if waiting.is_some() && may_park {
+        if waiting.is_some_and(Waiting::may_be_sent_again) && may_park {
             match self.leave_to_wait(client, &lanes, said.now) {
                 Ok(()) => {}
                 Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
@@ -395,6 +397,10 @@ impl Inner {
 
     /// A subscription, or MONITOR.
     fn listen(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
+        // Its confirmations are no replies: what comes before is answered before them.
+        if !self.is_answered() {
+            return Err(Some(Stuck::Others));
+        }
         let upstream = self.enter(client, said.now)?;
         let note = Awaited::of(said.args).map_or(Note::Monitors, Note::Subscription);
         self.send(client, &upstream, (None, note, true), said.request, said.now)?;

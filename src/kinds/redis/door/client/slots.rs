@@ -124,6 +124,11 @@ impl Slots {
         }
     }
 
+    /// The oldest slot.
+    pub(super) fn oldest(&self) -> u64 {
+        self.base
+    }
+
     /// Whether slot `number` is the oldest.
     pub(super) fn is_oldest(&self, number: u64) -> bool {
         number == self.base && !self.waiting.is_empty()
@@ -147,6 +152,11 @@ impl Slots {
     /// What is held for the client, in bytes.
     pub(super) fn owed(&self) -> usize {
         self.out().len() + self.early
+    }
+
+    /// The bytes of replies that wait for their turn.
+    pub(super) fn early(&self) -> usize {
+        self.early
     }
 
     /// What is to be sent to the client.

@@ -21,7 +21,7 @@ use fusebox_state::{ErrorClass, Lanes, Verdict};
 use tokio::time::Instant;
 
 use super::{
-    Client, Inner, ROUTE, Stuck,
+    Client, Ending, Inner, ROUTE, Stuck,
     pinned::{Said, Sent},
 };
 use crate::kinds::redis::{
@@ -29,6 +29,7 @@ use crate::kinds::redis::{
     door::{
         class::{self, Class},
         core::Core,
+        counters::Closed,
         lane_set::LaneSet,
         local::Replies,
         request::{Found, Requests},
@@ -143,6 +144,10 @@ impl Inner {
         if let Some(ticket) = ticket {
             // Nobody else can run it again: the server's answer is the answer.
             drop(ticket.settle(outcome));
+        }
+        if unit.is_too_large {
+            (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
+            return;
         }
         self.reply(seq, &unit.replies);
     }

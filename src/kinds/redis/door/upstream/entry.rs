@@ -49,6 +49,8 @@ pub(in crate::kinds::redis::door) enum Note {
     Monitors,
     /// It selects this database.
     Selects(u32),
+    /// It ends a transaction, or what is watched, unless it is refused.
+    Ends,
 }
 
 /// A command that waits for others.
@@ -70,21 +72,35 @@ pub(in crate::kinds::redis::door) struct Unit {
     /// Where the latest begins, and where the first ends.
     latest: usize,
     first: usize,
+    /// They are more than their client may be owed.
+    pub(in crate::kinds::redis::door) is_too_large: bool,
 }
 
 impl Unit {
     pub(in crate::kinds::redis::door) fn of(commands: usize) -> Self {
-        Self { commands, replies: Vec::new(), left: commands, latest: 0, first: 0 }
+        Self {
+            commands,
+            replies: Vec::new(),
+            left: commands,
+            latest: 0,
+            first: 0,
+            is_too_large: false,
+        }
     }
 
-    /// A reply has come. True for the last one.
-    pub(super) fn add(&mut self, frame: &[u8]) -> bool {
+    /// A reply has come. True for the last one. If they are more than `max` bytes together, none is kept.
+    pub(super) fn add(&mut self, frame: &[u8], max: usize) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.is_too_large |= self.replies.len().saturating_add(frame.len()) > max;
+        if self.is_too_large {
+            (self.replies, self.first, self.latest) = (Vec::new(), 0, 0);
+            return self.left == 0;
+        }
         self.latest = self.replies.len();
         self.replies.extend_from_slice(frame);
         if self.latest == 0 {
             self.first = frame.len();
         }
-        self.left = self.left.saturating_sub(1);
         self.left == 0
     }
 

@@ -107,3 +107,86 @@ async fn a_server_that_freezes_in_the_middle_of_a_value_is_not_waited_for() {
     world.server.signal("CONT");
     world.client().until_told("GET small", "$-1\r\n").await;
 }
+
+#[tokio::test]
+async fn who_stops_to_read_a_value_is_disconnected_and_holds_up_nobody_for_long() {
+    let world = World::with_large_value(4 << 20).await;
+    let (mut stalls, mut behind) = (world.client(), world.client());
+    let mut commands = vec!["GET large"];
+    commands.extend([&"INCR n"; 200]);
+    stalls.ask_together(&commands).await;
+    behind.ask_together(&["INCR m"]).await;
+    stalls.begins().await;
+    assert_eq!(world.client().ask("SET k v").await, "+OK\r\n");
+    assert_eq!(behind.reply().await, ":1\r\n", "what was asked on the same connection");
+    until("it is disconnected", async || world.closed("slow_reader") == 1).await;
+    let applied: u32 = world.server.value("n").await.parse().unwrap();
+    assert!((1..=200).contains(&applied), "{applied}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_gets_all_however_much_is_behind_a_value() {
+    for out_client in [4 << 20, 64 << 10] {
+        let world = World::with_large_value(out_client).await;
+        let mut client = world.client();
+        let text = "e".repeat(if out_client > 1 << 20 { 1_200_000 } else { 27_000 });
+        client.ask_together(&["GET large", &format!("ECHO {text}"), "PING"]).await;
+        client.begins().await;
+        client.ends().await;
+        assert_eq!(client.reply().await.len(), text.len() + text.len().to_string().len() + 5);
+        assert_eq!(client.reply().await, "+PONG\r\n");
+    }
+}
+
+#[tokio::test]
+async fn what_is_cached_is_not_told_in_the_middle_of_a_value() {
+    let world = World::with_large_value(4 << 20).await;
+    let mut client = world.client();
+    world.server.ask(&["RENAME", "large", "other"]).await;
+    world.server.ask(&["SET", "large", "small"]).await;
+    assert_eq!(client.ask("GET large").await, "$5\r\nsmall\r\n");
+    world.server.ask(&["RENAME", "other", "large"]).await;
+    client.ask_together(&["GET large"]).await;
+    client.begins().await;
+    world.server.signal("STOP");
+    // The breaker opens, and reads that are cached are answered from there.
+    let mut other = world.client();
+    other.until_told("GET small", "$-1\r\n").await;
+    let mut rest = Vec::new();
+    drop(timeout(PATIENCE, client.stream.read_to_end(&mut rest)).await.expect("its end"));
+    assert!(rest.iter().all(|byte| *byte == b'x'), "something else is within the value");
+    world.server.signal("CONT");
+}
+
+#[tokio::test]
+async fn a_listener_gets_large_messages_also_while_it_is_owed_a_pong() {
+    let world = World::with_large_value(4 << 20).await;
+    let mut listener = world.client();
+    assert!(listener.ask("SUBSCRIBE c").await.starts_with("*3"));
+    let script = "return redis.call('publish', 'c', string.rep('m', 3000000))";
+    for _ in 0..5 {
+        listener.ask_together(&["PING", "PING"]).await;
+        assert_eq!(world.server.ask(&["EVAL", script, "0"]).await, ":1\r\n");
+        let (mut pongs, mut messages) = (0, 0);
+        while pongs < 2 || messages < 1 {
+            let told = listener.reply().await;
+            if told.starts_with(b"*2\r\n$4\r\npong") {
+                pongs += 1;
+            } else {
+                assert!(told.starts_with(b"*3\r\n$7\r\nmessage") && told.len() > 3_000_000);
+                messages += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn replies_of_a_transaction_that_are_too_large_disconnect_its_client_alone() {
+    let world = World::with_large_value(4 << 20).await;
+    let (mut client, mut other) = (world.client(), world.client());
+    client.ask_together(&["MULTI", "GET large", "INCR n", "GET large", "EXEC"]).await;
+    other.ask_together(&["INCR n"]).await;
+    assert!(other.reply().await.starts_with(b":"));
+    until("it is disconnected", async || world.closed("slow_reader") == 1).await;
+    assert_eq!(world.server.value("n").await, "2");
+}

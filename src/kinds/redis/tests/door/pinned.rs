@@ -708,3 +708,52 @@ async fn a_client_is_unblocked_and_killed_by_the_number_that_the_door_gave_it() 
     assert_eq!(other.ask(&format!("CLIENT KILL ID {id}")).await, ":0\r\n");
     assert!(other.ask("CLIENT KILL ID 5").await.starts_with("-NOPERM"), "the server's own");
 }
+
+#[tokio::test]
+async fn a_transaction_that_the_server_did_not_end_is_nobody_elses() {
+    let world = World::with(PATIENCE, door()).await;
+    let (mut one, mut two) = (world.client(), world.client());
+    assert_eq!(one.ask("MULTI").await, "+OK\r\n");
+    assert!(one.ask("DISCARD foo").await.starts_with("-ERR wrong number"));
+    assert_eq!(two.ask("BLPOP nothing 0.01").await, "*-1\r\n");
+    assert_eq!(one.ask("SET k v").await, "+QUEUED\r\n", "it goes on");
+    assert!(one.ask("EXEC foo").await.starts_with("-EXECABORT"));
+    assert_eq!(one.ask("GET k").await, "$-1\r\n");
+    assert_eq!(two.ask("BLPOP nothing 0.01").await, "*-1\r\n");
+    // One that may not end it is disconnected.
+    world.server.ask(&["ACL", "SETUSER", "default", "-discard"]).await;
+    assert_eq!(one.ask("MULTI").await, "+OK\r\n");
+    assert!(one.ask("DISCARD").await.starts_with("-NOPERM"));
+    assert_eq!(one.reply().await, "");
+    assert_eq!(two.ask("BLPOP nothing 0.01").await, "*-1\r\n");
+}
+
+#[tokio::test]
+async fn an_error_before_a_subscription_is_told_before_it() {
+    let world = World::open().await;
+    assert_eq!(world.server.ask(&["SET", "str", "v"]).await, "+OK\r\n");
+    for hello in ["2", "3"] {
+        let mut client = world.client();
+        client.ask(&format!("HELLO {hello}")).await;
+        assert_eq!(client.ask("WATCH k").await, "+OK\r\n");
+        pipeline(&mut client, &["LPUSH str x", "SUBSCRIBE c"]).await;
+        assert!(client.reply().await.starts_with(b"-WRONGTYPE"));
+        assert!(client.reply().await.ends_with(b":1\r\n"));
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_what_comes_from_now_on_is_not_asked_again() {
+    let world = World::open().await;
+    let mut client = world.client();
+    pipeline(&mut client, &["XREAD BLOCK 60000 STREAMS s $"]).await;
+    until("it waits", async || {
+        let list = world.server.ask(&["CLIENT", "LIST"]).await;
+        String::from_utf8_lossy(&list).contains("cmd=xread")
+    })
+    .await;
+    world.server.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    let told = client.reply().await;
+    assert!(told.is_empty() || told.starts_with(b"-"), "{told:?}");
+    assert_eq!(world.parked(), 0);
+}
