@@ -550,7 +550,14 @@ impl Inner {
             let length = match up.finder.length(rest) {
                 Ok(Some(length)) => length,
                 Ok(None) => {
-                    if self.subscriptions.is_empty() && !self.monitors {
+                    let max = self.ring.oldest().map_or(0, |oldest| oldest.client.unit_max());
+                    if let Some(Note::Unit(unit)) = self.ring.oldest_note() {
+                        // More than may be kept of it is dropped as it comes.
+                        unit.is_too_large |= rest.len() > max;
+                        if unit.is_too_large {
+                            taken += up.finder.pass(rest);
+                        }
+                    } else if self.subscriptions.is_empty() && !self.monitors {
                         taken += hand_on(up, &self.ring, taken, turn, sharing);
                     }
                     break;
