@@ -8,12 +8,17 @@
 //!
 //! A sample of all that runs by default, everything with `FUSEBOX_TEST_FAULTS=all`.
 
-use std::{collections::BTreeSet, os::unix::process::ExitStatusExt};
+use std::{collections::BTreeSet, os::unix::process::ExitStatusExt, sync::Arc, thread};
+
+use parking_lot::Mutex;
 
 use super::{
     faulty::{Template, command, everything, judge, model::Model, said, scratch},
     *,
 };
+
+/// Kinds of faults that are tried at once.
+const AT_ONCE: usize = 4;
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +49,7 @@ impl Fault {
 struct Scene {
     name: &'static str,
     part: &'static str,
-    template: Template,
+    template: Arc<Template>,
     /// Paths of the store that the child touches: only calls on them fail.
     paths: BTreeSet<String>,
     dir: tempfile::TempDir,
@@ -69,9 +74,18 @@ const CALLS: [&str; 14] = [
 
 impl Scene {
     fn new(name: &'static str, part: &'static str, template: Template) -> Self {
+        let template = Arc::new(template);
         let mut scene = Self { name, part, template, paths: BTreeSet::new(), dir: scratch() };
         scene.look_at_paths();
         scene
+    }
+
+    /// The same in another folder.
+    fn twin(&self) -> Self {
+        let dir = scratch();
+        let (from, to) = (self.dir.path().to_str().unwrap(), dir.path().to_str().unwrap());
+        let paths = self.paths.iter().map(|path| path.replacen(from, to, 1)).collect();
+        Self { name: self.name, part: self.part, template: Arc::clone(&self.template), paths, dir }
     }
 
     fn root(&self) -> PathBuf {
@@ -181,17 +195,25 @@ impl Scene {
     }
 }
 
-/// Runs all faults of a scene; the test fails where one of them does.
+/// Runs all faults of a scene, several at once as each waits for most of its time; the test fails where one of them does.
 #[track_caller]
 fn suffer(scene: &Scene, faults: &[Fault], syscalls: &[&str]) {
-    let mut failures = Vec::new();
-    for fault in faults {
-        let counts: Vec<String> = syscalls
-            .iter()
-            .map(|syscall| format!("{syscall} {}", scene.run_all(*fault, syscall, &mut failures)))
-            .collect();
-        println!("{} {fault:?}: {}", scene.name, counts.join(", "));
-    }
+    let kinds = faults.iter().flat_map(|fault| syscalls.iter().map(move |call| (*fault, *call)));
+    let kinds = Mutex::new(kinds);
+    let next = || kinds.lock().next();
+    let work = || {
+        let scene = scene.twin();
+        let mut failures = Vec::new();
+        while let Some((fault, syscall)) = next() {
+            let runs = scene.run_all(fault, syscall, &mut failures);
+            println!("{} {fault:?}: {syscall} {runs}", scene.name);
+        }
+        failures
+    };
+    let failures: Vec<String> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
