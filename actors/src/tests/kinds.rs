@@ -9,7 +9,9 @@ use scripted::{Pieces, fault};
 
 async fn queued(world: &World, bodies: impl IntoIterator<Item = String>) {
     for body in bodies {
-        let reply = world.call(&body).await.unwrap();
+        // A sync may take long on a busy machine.
+        let options = CallOptions { deadline: Some(PATIENCE), ..CallOptions::default() };
+        let reply = world.call_with(&body, options).await.unwrap();
         assert_eq!(reply.source, Source::Queued, "{body}");
     }
 }

@@ -17,7 +17,9 @@ async fn held(world: &World, bodies: impl IntoIterator<Item = String>) -> Vec<Op
 async fn queued(world: &World, bodies: impl IntoIterator<Item = String>) -> Vec<OpId> {
     let mut names = Vec::new();
     for body in bodies {
-        let reply = world.call_with(&body, durable()).await.unwrap();
+        // A sync may take long on a busy machine.
+        let options = CallOptions { deadline: Some(PATIENCE), ..durable() };
+        let reply = world.call_with(&body, options).await.unwrap();
         assert_eq!(reply.source, Source::Queued, "{body}");
         names.push(reply.op_id.unwrap());
     }
