@@ -550,10 +550,11 @@ impl Inner {
             let length = match up.finder.length(rest) {
                 Ok(Some(length)) => length,
                 Ok(None) => {
-                    let max = self.ring.oldest().map_or(0, |oldest| oldest.client.unit_max());
-                    if let Some(Note::Unit(unit)) = self.ring.oldest_note() {
+                    if let Some(Entry { client, note: Note::Unit(unit), .. }) =
+                        self.ring.oldest_mut()
+                    {
                         // More than may be kept of it is dropped as it comes.
-                        unit.is_too_large |= rest.len() > max;
+                        unit.is_too_large |= rest.len() > client.unit_max();
                         if unit.is_too_large {
                             taken += up.finder.pass(rest);
                         }
@@ -600,12 +601,8 @@ impl Inner {
                 // Nobody listens to a shared connection.
                 continue;
             }
-            let unit_max = match self.ring.oldest() {
-                Some(Entry { client, note: Note::Unit(_), .. }) => client.unit_max(),
-                _ => 0,
-            };
-            if let Some(Note::Unit(unit)) = self.ring.oldest_note()
-                && !unit.add(frame, unit_max)
+            if let Some(Entry { client, note: Note::Unit(unit), .. }) = self.ring.oldest_mut()
+                && !unit.add(frame, client.unit_max())
             {
                 continue;
             }

@@ -32,7 +32,9 @@ impl Inner {
         now: Instant,
     ) -> Option<Sent> {
         let [name, what, rest @ ..] = args else { return None };
-        if !name.eq_ignore_ascii_case(b"CLIENT") || self.session.who.is_none() {
+        // Who may only read has no say about others.
+        let may = self.session.who.is_some() && !self.session.reads_only;
+        if !may || !name.eq_ignore_ascii_case(b"CLIENT") {
             return None;
         }
         match (what.to_ascii_lowercase().as_slice(), rest) {

@@ -13,7 +13,8 @@
 //!                       └──────────▶ nil, when its own time is over
 //! ```
 //! # Invariants
-//! 1. It is sent with what is left of its time, and its time ends when the client said, wherever it is.
+//! 1. It is sent with what is left of its time. Parked, its time ends when the client said; at a server that is frozen,
+//!    the backend's `timeout` later.
 //! 2. It holds no place, no permit and no connection while it is parked, and is never what finds out whether the server
 //!    is back.
 //! 3. A client with a parked command that hangs up is gone at once.

@@ -157,9 +157,14 @@ impl Ring {
         self.unblocked = Some(Instant::now());
     }
 
+    /// The same, to be changed.
+    pub(super) fn oldest_mut(&mut self) -> Option<&mut Entry> {
+        Some(&mut self.pending.front_mut()?.entry)
+    }
+
     /// What is to be done with the next reply.
     pub(super) fn oldest_note(&mut self) -> Option<&mut Note> {
-        Some(&mut self.pending.front_mut()?.entry.note)
+        Some(&mut self.oldest_mut()?.note)
     }
 
     /// The entries, oldest first.
