@@ -86,10 +86,11 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let router = routes::router(Arc::clone(&daemon), test_hooks);
     let server = server(router, policy, &daemon);
     let mut serving = JoinSet::new();
+    // Before the API answers, so that no page is without the doors.
+    let door_sockets = daemon.start_doors(doors, policy, &mut serving)?;
     for listener in api {
         serving.spawn(Arc::clone(&server).serve(listener));
     }
-    let door_sockets = daemon.start_doors(doors, policy, &mut serving)?;
     let mut helpers = JoinSet::new();
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
