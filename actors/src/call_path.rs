@@ -27,6 +27,7 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use fusebox_state::{
     ErrorClass, Moment, OpId, UnixMillis, Words,
+    cache::Withdrawn,
     flight::Flight,
     system::SystemState,
     write::{Repeat, WriteState},
@@ -79,6 +80,8 @@ pub(crate) struct Context {
     pub(crate) flight: Option<Flight>,
     /// The place that it holds since its outcome is unknown.
     pub(crate) claim: Option<Claim>,
+    /// What was withdrawn from the cache for a write on its way.
+    pub(crate) withdrawn: Option<Withdrawn>,
     /// How the attempt of a ticket ended, where that was the first one: it is not over its fence again.
     pub(crate) failed: Option<AttemptError>,
     /// What it records of itself.
@@ -113,6 +116,7 @@ impl Context {
             counted: false,
             flight: None,
             claim: None,
+            withdrawn: None,
             failed: None,
             recorder,
         }

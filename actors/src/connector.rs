@@ -285,6 +285,17 @@ pub struct QueuedWrite {
     pub due: Option<UnixMillis>,
 }
 
+/// What queued writes say of a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// They determine its reply.
+    Reply(Bytes),
+    /// They leave what it reads as it was before the first of them (they moved a time to live, which is not over).
+    AsBefore,
+    /// They do not determine it.
+    Nothing,
+}
+
 /// What is known of the value that a slot reads, by the queued writes of its lane, oldest first.
 ///
 /// It is kept while the lane is occupied, so that a reader pays for the writes since the last one only. What is known
@@ -297,8 +308,8 @@ pub trait Overlay: Send + Sync {
     /// Whether it tells of `slot`, and would be what it is if its writes were read again now.
     fn serves(&self, slot: &Slot) -> bool;
 
-    /// The reply to `slot`'s read at `now`; `None` where the writes do not determine it.
-    fn reply(&self, slot: &Slot, now: UnixMillis) -> Option<Bytes>;
+    /// What the writes say of `slot`'s read at `now`.
+    fn says(&self, slot: &Slot, now: UnixMillis) -> Said;
 
     /// A copy, to go on with.
     fn fork(&self) -> Box<dyn Overlay>;

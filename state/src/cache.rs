@@ -4,8 +4,9 @@
 //! rule that keeps a host from reading behind its own writes:
 //!
 //! 1. a read takes a [`Fill`] before it is sent; it remembers the lane's version;
-//! 2. a write calls [`Cache::invalidate`] before it is sent and again when it ends, which raises the
-//!    version and then drops the lane's entries;
+//! 2. a write calls [`Cache::invalidate`] or [`Cache::withdraw`] before it is sent and invalidates again when it
+//!    ends, which raises the version and then drops the lane's entries; what was withdrawn comes back if the write is
+//!    proven not to have been executed and no other was sent meanwhile ([`Cache::put_back`]);
 //! 3. [`Cache::fill`] keeps a value only where the version is still the fill's, looks again after it
 //!    has put it there, and takes it out where a write came between.
 //!
@@ -32,6 +33,7 @@ const VERSIONS: usize = 4_096;
 const READS_PER_LANE: usize = 32;
 /// What an entry costs beside its bytes.
 const OVERHEAD: usize = 64;
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// Of so many new lanes a full cache keeps one.
 const NEWCOMERS: u64 = 8;
 
@@ -79,6 +81,16 @@ pub struct Hit {
 pub struct Fill {
     lane: LaneId,
     version: u64,
+}
+
+/// What a write has withdrawn from a lane while it is on its way; see [`Cache::withdraw`].
+#[must_use = "a write that was not executed puts it back"]
+pub struct Withdrawn {
+    /// Of which cache: another may have taken its place since.
+    cache: u64,
+    lane: LaneId,
+    version: u64,
+    reads: Reads,
 }
 
 #[derive(Clone)]
@@ -169,6 +181,8 @@ impl Weighter<LaneId, Reads> for Weigh {
 
 /// The cache. Shared by every call; its locks are held for a look-up.
 pub struct Cache {
+    /// No other of this process has it.
+    id: u64,
     inner: Entries<LaneId, Reads, Weigh>,
     versions: Box<[AtomicU64]>,
     /// Until when fills are barred, in milliseconds of a [`Moment`]; by hash, as the versions are.
@@ -187,6 +201,7 @@ impl Cache {
         let items = u64::from(settings.items.max(1));
         let floor = (settings.bytes / items).max(1);
         Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inner: Entries::with_weighter(
                 settings.items as usize,
                 floor.saturating_mul(items),
@@ -258,6 +273,34 @@ impl Cache {
     pub fn invalidate(&self, lane: LaneId) {
         self.version(lane).fetch_add(1, Ordering::AcqRel);
         self.inner.remove(&lane);
+    }
+
+    /// [`Cache::invalidate`], for a write that may turn out never to have been executed: keeps what is dropped for
+    /// [`Cache::put_back`]. `before` is what an earlier attempt of the same write withdrew.
+    pub fn withdraw(&self, lane: LaneId, before: Option<Withdrawn>) -> Option<Withdrawn> {
+        let version = self.version(lane).fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        match self.inner.remove(&lane) {
+            Some((_, reads)) => Some(Withdrawn { cache: self.id, lane, version, reads }),
+            None => before
+                .filter(|before| {
+                    before.cache == self.id && before.version.wrapping_add(1) == version
+                })
+                .map(|before| Withdrawn { version, ..before }),
+        }
+    }
+
+    /// The write for which this was withdrawn was not executed. Comes back if no other write was sent meanwhile and
+    /// nothing was read.
+    pub fn put_back(&self, withdrawn: Withdrawn) {
+        let Withdrawn { cache, lane, version: then, reads } = withdrawn;
+        let version = self.version(lane);
+        let unchanged = cache == self.id && version.load(Ordering::Acquire) == then;
+        if unchanged && self.inner.get(&lane).is_none() {
+            self.inner.insert(lane, reads);
+            if version.load(Ordering::Acquire) != then {
+                self.inner.remove(&lane);
+            }
+        }
     }
 
     /// A write to `lanes` may still land until then, and nobody will say when: what reads answer meanwhile is not
@@ -476,6 +519,43 @@ mod tests {
         cache.fill(late, key("k"), key("v"), at(400), None);
         assert_eq!(look(&cache, 400), None);
         assert_eq!(cache.sweep(at(5_000)), 0);
+    }
+
+    #[test]
+    fn what_was_withdrawn_for_a_write_that_wrote_nothing_comes_back() {
+        let filled = || {
+            let cache = cache();
+            cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), None);
+            cache
+        };
+        let cache = filled();
+        let early = cache.begin(LANE);
+        let first = cache.withdraw(LANE, None);
+        assert_eq!(look(&cache, 1), None);
+        let again = cache.withdraw(LANE, first).unwrap();
+        cache.put_back(again);
+        assert_eq!(look(&cache, 1), Some((1, true)), "after two attempts");
+        cache.fill(early, key("k"), key("old"), at(1), None);
+        assert_eq!(look(&cache, 1), Some((1, true)), "a fill from before is void all the same");
+
+        let other_write = filled();
+        let withdrawn = other_write.withdraw(LANE, None).unwrap();
+        assert!(other_write.withdraw(LANE, None).is_none());
+        other_write.put_back(withdrawn);
+        assert_eq!(look(&other_write, 1), None, "another write was sent meanwhile");
+        let stale = filled().withdraw(LANE, None);
+        assert!(other_write.withdraw(LANE, stale).is_none(), "of another cache");
+
+        let read = filled();
+        let withdrawn = read.withdraw(LANE, None).unwrap();
+        read.fill(read.begin(LANE), key("k"), key("new"), at(2), None);
+        read.put_back(withdrawn);
+        assert_eq!(look(&read, 2), Some((0, true)), "what was read since is newer");
+
+        let (one, other) = (filled(), self::cache());
+        other.invalidate(LANE);
+        other.put_back(one.withdraw(LANE, None).unwrap());
+        assert_eq!(look(&other, 1), None, "into another cache");
     }
 
     #[test]

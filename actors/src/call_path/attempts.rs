@@ -214,7 +214,9 @@ impl BackendShared {
         context.attempts += 1;
         let span_id = context.recorder.attempt_span();
         let repeated = context.state.is_in_doubt();
-        self.attempt_begins(context.attempts, spec.write.then_some(&context.plan.lanes));
+        let written = spec.write.then_some(&context.plan.lanes);
+        context.withdrawn =
+            self.attempt_begins(context.attempts, written, context.withdrawn.take());
         if spec.write {
             context.state.sent();
         }

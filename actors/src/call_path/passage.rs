@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use fusebox_state::{
     ErrorClass, Lanes, Verdict,
+    cache::Withdrawn,
     write::{End, Known, WriteState},
 };
 
@@ -32,15 +33,24 @@ impl BackendShared {
         Passage::begin(&self.circuit, began, failed_before)
     }
 
-    /// An attempt is about to be sent. `number` counts from 1; `written` are the lanes of a write.
-    pub(super) fn attempt_begins(&self, number: u32, written: Option<&Lanes>) {
+    /// An attempt is about to be sent. `number` counts from 1; `written` are the lanes of a write, of which `withdrawn`
+    /// is what an earlier attempt withdrew from the cache. Returns what is withdrawn now, for [`Self::write_ended`].
+    pub(super) fn attempt_begins(
+        &self,
+        number: u32,
+        written: Option<&Lanes>,
+        withdrawn: Option<Withdrawn>,
+    ) -> Option<Withdrawn> {
         if number == 1 {
             self.circuit.budget.deposit();
         }
-        if let Some(lanes) = written {
-            self.queue.note_written(lanes);
-            self.invalidate_lanes(lanes);
+        let lanes = written?;
+        self.queue.note_written(lanes);
+        if let Lanes::One(lane) = lanes {
+            return self.cache.load().withdraw(*lane, withdrawn);
         }
+        self.invalidate_lanes(lanes);
+        None
     }
 
     /// An attempt has ended: counts it, tells the breaker, and notes it in its call's record. `counted` says whether a
@@ -62,10 +72,20 @@ impl BackendShared {
         recorder.attempt(began, ended_at, span_id, Tried { number, verdict, error, transition });
     }
 
-    /// A write's way over the wire is over: what reads answered meanwhile is not what the lanes hold now.
-    pub(super) fn write_ended(&self, state: WriteState, lanes: &Lanes) {
+    /// A write's way over the wire is over: what reads answered meanwhile is not what the lanes hold now. What was
+    /// `withdrawn` for it is, if it wrote nothing.
+    pub(super) fn write_ended(
+        &self,
+        state: WriteState,
+        lanes: &Lanes,
+        withdrawn: Option<Withdrawn>,
+    ) {
         match state.known() {
-            Known::Fresh | Known::NotExecuted => {}
+            Known::Fresh | Known::NotExecuted => {
+                if let Some(withdrawn) = withdrawn {
+                    self.cache.load().put_back(withdrawn);
+                }
+            }
             _ if state.is_in_doubt() => self.bar_fills(lanes),
             _ => self.invalidate_lanes(lanes),
         }

@@ -25,8 +25,18 @@ use crate::{
 enum Fence {
     /// No lane of it is occupied, or what is occupied is determined: the parts, slot by slot.
     Passed(Vec<Option<Bytes>>),
+    /// The parts of which this is so; the others, of which some are occupied, are as they were before what waits.
+    AsBefore(Vec<Option<Bytes>>),
     /// An occupied lane's value is not determined by what waits in it.
     Undetermined,
+}
+
+/// How a keyed read has passed the fence.
+struct Fenced {
+    /// The parts that the queue determines, slot by slot; none where nothing waits.
+    parts: Vec<Option<Bytes>>,
+    /// Writes wait that the backend must have before it can be asked: what was cached before them answers.
+    cache_alone: bool,
 }
 
 /// Leave to fill the cache with what a read will answer, slot by slot. It belongs to the cache that was in use when
@@ -88,21 +98,26 @@ impl BackendShared {
     ) -> Result<Reply, CallError> {
         let resumes = context.failed.is_some();
         // Also one that failed once: what stood before it may have been queued since.
-        let overlaid = if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
-            let began = self.clock().read();
-            let passed = Box::pin(self.pass_fence(context, read)).await;
-            context.read_at = self.clock().read();
-            context.recorder.step(began, context.read_at, StepKind::Fence);
-            passed?
-        } else {
-            Vec::new()
-        };
+        let Fenced { parts: overlaid, cache_alone } =
+            if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
+                let began = self.clock().read();
+                let passed = Box::pin(self.pass_fence(context, read)).await;
+                context.read_at = self.clock().read();
+                context.recorder.step(began, context.read_at, StepKind::Fence);
+                passed?
+            } else {
+                Fenced { parts: Vec::new(), cache_alone: false }
+            };
         if !overlaid.is_empty() && overlaid.iter().all(Option::is_some) {
             let parts = overlaid.into_iter().flatten().collect();
             let value = context.connector.join(&context.plan.body, parts);
             return Ok(self.reply(context, Source::Queued, Some(value)));
         }
-        let why = if !resumes && self.is_shed(context) {
+        let why = if cache_alone {
+            let detail =
+                "it is asked once the writes that wait in this lane are applied".to_owned();
+            NoAnswer::Rejected { code: "lane_busy", detail }
+        } else if !resumes && self.is_shed(context) {
             Self::shed()
         } else {
             let fills = Fills::begin(
@@ -172,17 +187,15 @@ impl BackendShared {
 
     /// Sees to it that the read sees its own host's queued writes: their values where they are
     /// determined, or else waits for the lanes while they move.
-    async fn pass_fence(
-        &self,
-        context: &Context,
-        read: &Read,
-    ) -> Result<Vec<Option<Bytes>>, CallError> {
+    async fn pass_fence(&self, context: &Context, read: &Read) -> Result<Fenced, CallError> {
         let lanes = &context.plan.lanes;
         let mut waiting = None;
         loop {
-            if let Fence::Passed(parts) = self.overlay(context, read).await {
-                return Ok(parts);
-            }
+            let as_before = match self.overlay(context, read).await {
+                Fence::Passed(parts) => return Ok(Fenced { parts, cache_alone: false }),
+                Fence::AsBefore(parts) => Some(parts),
+                Fence::Undetermined => None,
+            };
             if let Some(why) = self.queue.shut() {
                 return Err(self.store_closed(context, &why));
             }
@@ -198,12 +211,22 @@ impl BackendShared {
                 None
             };
             if let Some(why) = held_up {
-                return Err(self.lane_busy(context, why));
+                let parts = as_before.filter(|parts| self.is_cached_beside(context, read, parts));
+                let fenced = parts.map(|parts| Fenced { parts, cache_alone: true });
+                return fenced.ok_or_else(|| self.lane_busy(context, why));
             }
             if self.wait_a_while(lanes, left).await {
-                return Ok(Vec::new());
+                return Ok(Fenced { parts: Vec::new(), cache_alone: false });
             }
         }
+    }
+
+    /// Whether each slot is cached that `parts` lacks.
+    fn is_cached_beside(&self, context: &Context, read: &Read, parts: &[Option<Bytes>]) -> bool {
+        let (cache, now) = (self.cache.load(), self.clock().now());
+        let max_stale = context.call.options.max_stale;
+        let held = |slot: &Slot| cache.holds(slot.lane, &slot.key, max_stale, now);
+        read.slots.iter().zip(parts).all(|(slot, part)| part.is_some() || held(slot))
     }
 
     fn store_closed(&self, context: &Context, why: &str) -> CallError {
@@ -234,18 +257,22 @@ impl BackendShared {
         let now = self.clock().steady_unix();
         let left = context.left(self.clock().now());
         let parts = async {
-            let mut parts = Vec::with_capacity(read.slots.len());
+            let (mut parts, mut as_before) = (Vec::with_capacity(read.slots.len()), false);
             for slot in &read.slots {
                 match self.queue.overlaid(&context.connector, slot, now).await {
                     Overlaid::Nothing => parts.push(None),
                     Overlaid::Value(part) => parts.push(Some(part)),
+                    Overlaid::AsBefore => {
+                        as_before = true;
+                        parts.push(None);
+                    }
                     Overlaid::Undetermined => return None,
                 }
             }
-            Some(parts)
+            Some(if as_before { Fence::AsBefore(parts) } else { Fence::Passed(parts) })
         };
-        let parts = tokio::time::timeout(left, parts).await.ok().flatten();
-        parts.map_or(Fence::Undetermined, Fence::Passed)
+        let fence = tokio::time::timeout(left, parts).await.ok().flatten();
+        fence.unwrap_or(Fence::Undetermined)
     }
 
     fn live(

@@ -39,7 +39,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use fusebox_state::{
     LaneId, Lanes, Moment, UnixMillis, Verdict,
-    cache::{Cache, Fill, Hit},
+    cache::{Cache, Fill, Hit, Withdrawn},
     flight::Flight,
     system::SystemState,
     write::{Next, Repeat, WriteState},
@@ -193,6 +193,8 @@ struct PlainWrite {
     lanes: Lanes,
     flight: Option<Flight>,
     state: WriteState,
+    /// What was withdrawn from the cache for it.
+    withdrawn: Option<Withdrawn>,
 }
 
 /// A call whose first attempt, by a ticket, has failed.
@@ -303,7 +305,8 @@ impl BackendShared {
         let repeat = if absolute { Repeat::Absolute } else { Repeat::Never };
         let mut state = WriteState::fresh(repeat);
         state.sent();
-        let write = PlainWrite { lanes: plan.lanes.clone(), flight: Some(flight), state };
+        let (lanes, flight) = (plan.lanes.clone(), Some(flight));
+        let write = PlainWrite { lanes, flight, state, withdrawn: None };
         Admission::Go(self.ticket(plan, began, passage, None, Some(write)))
     }
 
@@ -313,9 +316,12 @@ impl BackendShared {
         began: Reading,
         passage: Passage,
         fill: Option<(Arc<Cache>, Fill)>,
-        write: Option<PlainWrite>,
+        mut write: Option<PlainWrite>,
     ) -> Ticket {
-        self.attempt_begins(1, write.as_ref().map(|write| &write.lanes));
+        let withdrawn = self.attempt_begins(1, write.as_ref().map(|write| &write.lanes), None);
+        if let Some(write) = &mut write {
+            write.withdrawn = withdrawn;
+        }
         let recorder = self.tracer.begin(plan.trace.clone(), began);
         Ticket {
             shared: Arc::clone(self),
@@ -396,8 +402,8 @@ impl BackendShared {
         context.attempts = 1;
         context.counted = onward.counted;
         context.evidence = onward.evidence;
-        if let Some(PlainWrite { flight, state, .. }) = onward.write {
-            (context.flight, context.state) = (flight, state);
+        if let Some(PlainWrite { flight, state, withdrawn, .. }) = onward.write {
+            (context.flight, context.state, context.withdrawn) = (flight, state, withdrawn);
         }
         context.claim = onward.claim;
         let is_write = matches!(context.plan.access, Access::Write(_));
@@ -476,11 +482,11 @@ impl Ticket {
                     cache.fill(fill, key, value, shared.clock().now(), until);
                 }
                 let is_write = write.is_some();
-                if let Some(PlainWrite { lanes, flight, state }) = write {
+                if let Some(PlainWrite { lanes, flight, state, .. }) = write {
                     if let Some(flight) = flight {
                         flight.acknowledge();
                     }
-                    shared.write_ended(state, &lanes);
+                    shared.write_ended(state, &lanes, None);
                 }
                 let source = self.instead.unwrap_or(Source::Live);
                 shared.end_plain(recorder, self.operation, is_write, source);

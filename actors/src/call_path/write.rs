@@ -74,7 +74,7 @@ impl BackendShared {
         let queueable = self.queueable(context, write);
         if context.failed.is_some() {
             let result = self.write_live(context, write, queueable, op_id, digest).await;
-            self.write_ended(context.state, &context.plan.lanes);
+            self.write_ended(context.state, &context.plan.lanes, context.withdrawn.take());
             return result;
         }
         if context.call.upload.is_some() && matches!(queueable, Queueable::Yes(_)) {
@@ -109,7 +109,7 @@ impl BackendShared {
             waited?;
         }
         let result = self.write_live(context, write, queueable, op_id, digest).await;
-        self.write_ended(context.state, &context.plan.lanes);
+        self.write_ended(context.state, &context.plan.lanes, context.withdrawn.take());
         result
     }
 
@@ -224,7 +224,7 @@ impl BackendShared {
         if let Some(flight) = context.flight.take() {
             flight.acknowledge();
         }
-        self.invalidate_lanes(&context.plan.lanes);
+        // What is cached is what the backend holds, and stays so until the write is sent: see the overlay of reads.
         let queued = Reply {
             ack: Some(AckLevel::Durable),
             op_id: Some(op_id),

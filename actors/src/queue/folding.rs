@@ -17,7 +17,7 @@ use fusebox_state::{
 };
 
 use super::Queue;
-use crate::connector::{Connector, Overlay, QueuedWrite, SharedConnector, Slot};
+use crate::connector::{Connector, Overlay, QueuedWrite, Said, SharedConnector, Slot};
 
 /// Writes that are read at a time, at first; more where that does not come to an end.
 const READ_AT_ONCE: usize = 256;
@@ -30,7 +30,9 @@ pub(crate) enum Overlaid {
     Nothing,
     /// They determine it.
     Value(bytes::Bytes),
-    /// They do not.
+    /// They leave it as it was before them.
+    AsBefore,
+    /// They do not determine it.
     Undetermined,
 }
 
@@ -138,6 +140,9 @@ enum Read {
 }
 
 fn answer(held: &Held, slot: &Slot, now: UnixMillis) -> Overlaid {
-    let reply = kept(held).and_then(|kept| kept.overlay.reply(slot, now));
-    reply.map_or(Overlaid::Undetermined, Overlaid::Value)
+    match kept(held).map(|kept| kept.overlay.says(slot, now)) {
+        Some(Said::Reply(reply)) => Overlaid::Value(reply),
+        Some(Said::AsBefore) => Overlaid::AsBefore,
+        Some(Said::Nothing) | None => Overlaid::Undetermined,
+    }
 }

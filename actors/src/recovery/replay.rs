@@ -556,7 +556,11 @@ impl Replay {
         });
         let taken_back = entry.noted.is_some() && !entry.state.is_in_doubt();
         let (next, alone) = (entry.state.next(), entry.group.is_none());
+        let may_land = error.doubt.is_some().then(|| entry.header.lanes.clone());
         drop(index);
+        if let Some(lanes) = may_land {
+            self.shared.bar_fills(&lanes);
+        }
         if taken_back && alone {
             self.shared.queue.take_back_note(seq, false);
         }

@@ -46,6 +46,24 @@ async fn who_finds_a_lane_that_does_not_move_is_answered_at_once() {
 }
 
 #[tokio::test]
+async fn what_was_cached_answers_over_writes_that_leave_it_as_it_is() {
+    let world = World::one().await;
+    for key in ["a", "b"] {
+        world.call(&format!("SET {key} 1")).await.unwrap();
+        assert_eq!(world.call(&format!("GET {key}")).await.unwrap().source, Source::Live);
+    }
+    world.backend().set_offline(true).await.unwrap();
+    for body in ["TOUCH a", "TOUCH c"] {
+        world.call_with(body, durable()).await.unwrap();
+    }
+    let read = world.call("GET a").await.unwrap();
+    assert_eq!((read.source, read.value.as_deref()), (Source::Cache, Some(&b"1"[..])));
+    assert_eq!(world.call("GET c").await.unwrap_err().code, "lane_busy", "it was not cached");
+    world.call_with("ADD a 1", durable()).await.unwrap();
+    assert_eq!(world.call("GET a").await.unwrap_err().code, "lane_busy", "it is not as before");
+}
+
+#[tokio::test]
 async fn a_write_behind_others_is_durable_at_once_while_replay_is_paused() {
     let world = World::one().await;
     world.server().set(Mode::ReadOnly);

@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 
 use crate::connector::{
     Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, ErrorCode,
-    Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Slot, Tail,
-    Upload, Write,
+    Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Said, Slot,
+    Tail, Upload, Write,
 };
 
 /// What the backend does.
@@ -325,17 +325,22 @@ impl Tail for Pieces {
     }
 }
 
-/// The value of a key whose last write is a SET.
+/// What a key's last write that is no TOUCH says of it.
 #[derive(Clone)]
 struct Last {
     slot: Slot,
-    value: Option<Bytes>,
+    said: Said,
 }
 
 impl Overlay for Last {
     fn write(&mut self, write: &QueuedWrite) -> bool {
         let words = text(&write.body).split(' ').collect::<Vec<_>>();
-        self.value = (words[0] == "SET").then(|| Bytes::copy_from_slice(words[2].as_bytes()));
+        self.said = match words[0] {
+            "SET" => Said::Reply(Bytes::copy_from_slice(words[2].as_bytes())),
+            // A TOUCH leaves the value as it is.
+            "TOUCH" => return false,
+            _ => Said::Nothing,
+        };
         true
     }
 
@@ -343,8 +348,8 @@ impl Overlay for Last {
         self.slot == *slot
     }
 
-    fn reply(&self, _: &Slot, _: UnixMillis) -> Option<Bytes> {
-        self.value.clone()
+    fn says(&self, _: &Slot, _: UnixMillis) -> Said {
+        self.said.clone()
     }
 
     fn fork(&self) -> Box<dyn Overlay> {
@@ -352,7 +357,7 @@ impl Overlay for Last {
     }
 
     fn bytes(&self) -> u64 {
-        self.value.as_ref().map_or(0, |value| value.len() as u64)
+        if let Said::Reply(value) = &self.said { value.len() as u64 } else { 0 }
     }
 }
 
@@ -414,7 +419,7 @@ impl Connector for Scripted {
                 (Lanes::One(lane), Access::Read(Read { keyed: false, slots, miss: None }))
             }
             "INCR" => (Lanes::One(lane), write(false, Outage::EffectUnknown)),
-            "ADD" | "BAD" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
+            "ADD" | "BAD" | "TOUCH" => (Lanes::One(lane), write(true, Outage::EffectKnown)),
             other => {
                 let message = format!("unknown command {other:?}");
                 return Err(Refused { code: "unknown_command", message, malformed: true });
@@ -543,7 +548,7 @@ impl Connector for Scripted {
     }
 
     fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
-        Some(Box::new(Last { slot: slot.clone(), value: None }))
+        Some(Box::new(Last { slot: slot.clone(), said: Said::AsBefore }))
     }
 
     fn split(&self, _: &Bytes, _: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

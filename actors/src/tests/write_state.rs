@@ -462,9 +462,33 @@ async fn what_was_never_sent_empties_no_cache() {
     assert!(world.call("NONSENSE a").await.is_err());
     assert_eq!(entries(&world), 1, "none of these left");
     assert_eq!(world.call("GET a").await.unwrap().source, Source::Cache);
-    // What is queued was done.
+    // Nor does what is queued, until it is sent: the queue answers what it determines.
     world.call("SET a 2").await.unwrap();
+    assert_eq!(entries(&world), 1);
+    assert_eq!(world.call("GET a").await.unwrap().source, Source::Queued);
+    world.server().set(Mode::Up);
+    world.backend().set_offline(false).await.unwrap();
+    world.until("it is applied", |world| world.backend().view().queue.calls == 0).await;
     assert_eq!(entries(&world), 0);
+}
+
+#[tokio::test]
+async fn a_write_that_no_server_took_leaves_the_cache() {
+    let world = World::one().await;
+    for key in ["a", "b"] {
+        world.call(&format!("SET {key} 1")).await.unwrap();
+        world.call(&format!("GET {key}")).await.unwrap();
+    }
+    world.server().set(Mode::Down);
+    let tried = world.server().attempts.load(Ordering::Relaxed);
+    assert!(world.call("INCR a").await.is_err());
+    assert!(world.server().attempts.load(Ordering::Relaxed) > tried, "it was tried");
+    assert_eq!(world.call("GET a").await.unwrap().source, Source::Cache);
+    world.server().set(Mode::Silent);
+    assert!(world.call("INCR b").await.is_err());
+    world.server().set(Mode::Down);
+    let read = world.call("GET b").await.unwrap();
+    assert_eq!(read.source, Source::Bypass, "it may have been applied");
 }
 
 #[tokio::test]

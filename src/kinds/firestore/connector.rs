@@ -19,7 +19,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,
-    Overlay, OwnCode, Plan, QueuedWrite, Refused, Slot, Streams,
+    Overlay, OwnCode, Plan, QueuedWrite, Refused, Said, Slot, Streams,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
@@ -70,8 +70,8 @@ impl Overlay for DocumentOverlay {
         self.rooted == self.shared.client.known_root().is_some() && self.document.is_of(slot)
     }
 
-    fn reply(&self, _: &Slot, _: UnixMillis) -> Option<Bytes> {
-        self.document.reply()
+    fn says(&self, _: &Slot, _: UnixMillis) -> Said {
+        self.document.reply().map_or(Said::Nothing, Said::Reply)
     }
 
     fn fork(&self) -> Box<dyn Overlay> {

@@ -25,7 +25,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Overlay, Plan,
-    QueuedWrite, Refused, ResidueAfter, Slot,
+    QueuedWrite, Refused, ResidueAfter, Said, Slot,
 };
 use fusebox_state::{LaneId, OpId, Target, UnixMillis, Verdict, Words};
 
@@ -63,11 +63,12 @@ impl Overlay for KeyOverlay {
     }
 
     fn serves(&self, slot: &Slot) -> bool {
-        self.edition == self.shared.commands.edition() && self.key.is_of(slot)
+        self.edition == self.shared.commands.edition()
+            && self.key.is_of(&self.shared.commands, slot)
     }
 
-    fn reply(&self, slot: &Slot, now: UnixMillis) -> Option<Bytes> {
-        self.key.reply(slot, now, self.shared.resp3.load(Ordering::Relaxed))
+    fn says(&self, slot: &Slot, now: UnixMillis) -> Said {
+        self.key.says(slot, now, self.shared.resp3.load(Ordering::Relaxed))
     }
 
     fn fork(&self) -> Box<dyn Overlay> {
@@ -218,7 +219,8 @@ impl Connector for RedisConnector {
     fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
         let shared = Arc::clone(&self.links.shared);
         let edition = shared.commands.edition();
-        Some(Box::new(KeyOverlay { key: Followed::of(slot)?, shared, edition }))
+        let key = Followed::of(&shared.commands, slot)?;
+        Some(Box::new(KeyOverlay { key, shared, edition }))
     }
 
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

@@ -11,7 +11,9 @@
 //!  Unknown    nothing is known; how it begins
 //! ```
 //! each but the first with the key's deadline where that is known; of Unknown it is the deadline that the key
-//! has *if* it is there. Answered are GET and EXISTS of Nothing and Value. A write that could fail for the type
+//! has *if* it is there. Answered are GET and EXISTS of Nothing and Value. Beside that it is followed whether the
+//! writes touched no more than the time to live: then what any read of the key answered before them still holds until
+//! that is over. A write that could fail for the type
 //! of what it meets (`SET … GET` over a list) or that depends on whether it meets anything (NX, XX) determines
 //! the key only if that is known. A residue ([`super::residue`]) tells the deadline of a key whose value is on
 //! the server.
@@ -19,7 +21,7 @@
 //! Lanes are hashes, so every write's own keys are looked at.
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::connector::{QueuedWrite, Slot};
+use fusebox_actors::connector::{QueuedWrite, Said, Slot};
 use fusebox_state::UnixMillis;
 
 use super::{
@@ -53,6 +55,8 @@ enum Held<'a> {
 pub(crate) struct Followed {
     key: Bytes,
     known: Known,
+    /// No write touched more than its time to live, and each of these did so for certain.
+    as_before: bool,
 }
 
 /// [`Held`], to be kept.
@@ -78,18 +82,17 @@ impl Known {
 const UNKNOWN: Held<'static> = Held::Unknown(Ends::Unknown);
 
 impl Followed {
-    /// Begins with nothing known of the key that `slot` reads. `None` for a read that queued writes never determine.
-    pub(crate) fn of(slot: &Slot) -> Option<Self> {
+    /// Begins with nothing known of the key that `slot` reads. `None` for a read of more than one.
+    pub(crate) fn of(commands: &Commands, slot: &Slot) -> Option<Self> {
         let read = resp::arguments(&slot.key).ok()?;
-        let &[b"GET" | b"EXISTS", key] = read.as_slice() else { return None };
-        let known = Known::Unknown(Ends::Unknown);
-        Some(Self { key: Bytes::copy_from_slice(key), known })
+        let key = Bytes::copy_from_slice(key_of(commands, &read)?);
+        Some(Self { key, known: Known::Unknown(Ends::Unknown), as_before: true })
     }
 
     /// Whether `slot` reads this key.
-    pub(crate) fn is_of(&self, slot: &Slot) -> bool {
+    pub(crate) fn is_of(&self, commands: &Commands, slot: &Slot) -> bool {
         let read = resp::arguments(&slot.key);
-        read.is_ok_and(|read| matches!(read.as_slice(), &[_, key] if *key == self.key))
+        read.is_ok_and(|read| key_of(commands, &read) == Some(&*self.key))
     }
 
     /// Goes on with `write`. Returns whether the key would be known as well if nothing had been known before.
@@ -97,6 +100,7 @@ impl Followed {
         let before = self.known.held();
         let after = step(before, commands, write, &self.key);
         let alone = before == UNKNOWN || after == step(UNKNOWN, commands, write, &self.key);
+        self.as_before = self.as_before && leaves_value(commands, write, &self.key);
         if after != before {
             self.known = match after {
                 Held::Nothing => Known::Nothing,
@@ -108,19 +112,21 @@ impl Followed {
         alone
     }
 
-    /// The reply to `slot`'s read at `now`, or `None` where what is known does not determine it.
-    pub(crate) fn reply(&self, slot: &Slot, now: UnixMillis, resp3: bool) -> Option<Bytes> {
-        let read = resp::arguments(&slot.key).ok()?;
-        match (*read.first()?, self.known.held().met_at(now.get())) {
-            (b"GET", Held::Nothing) => Some(cache::nil(resp3)),
+    /// What is known of `slot`'s read at `now`.
+    pub(crate) fn says(&self, slot: &Slot, now: UnixMillis, resp3: bool) -> Said {
+        let read = resp::arguments(&slot.key).unwrap_or_default();
+        let name = read.first().copied().unwrap_or_default();
+        match (name, self.known.held().met_at(now.get())) {
+            (b"GET", Held::Nothing) => Said::Reply(cache::nil(resp3)),
             (b"GET", Held::Value(value, _)) => {
                 let mut out = BytesMut::with_capacity(value.len() + 16);
                 resp::write_bulk(&mut out, value);
-                Some(out.freeze())
+                Said::Reply(out.freeze())
             }
-            (b"EXISTS", Held::Nothing) => Some(Bytes::from_static(b":0\r\n")),
-            (b"EXISTS", Held::Value(..)) => Some(Bytes::from_static(b":1\r\n")),
-            _ => None,
+            (b"EXISTS", Held::Nothing) => Said::Reply(Bytes::from_static(b":0\r\n")),
+            (b"EXISTS", Held::Value(..)) => Said::Reply(Bytes::from_static(b":1\r\n")),
+            (_, Held::Unknown(_) | Held::Something(_)) if self.as_before => Said::AsBefore,
+            _ => Said::Nothing,
         }
     }
 
@@ -139,6 +145,37 @@ impl Known {
             _ => Bytes::copy_from_slice(value),
         }
     }
+}
+
+/// The one key that `read` reads.
+fn key_of<'a>(commands: &Commands, read: &[&'a [u8]]) -> Option<&'a [u8]> {
+    if let &[b"GET" | b"EXISTS", key] = read {
+        return Some(key);
+    }
+    match commands.find(read)?.keys(read)?.as_slice() {
+        &[place] => read.get(place).copied(),
+        _ => None,
+    }
+}
+
+/// Whether a queued write of `key` leaves what that holds as it is, and what it does to its time to live is certain.
+/// One of another key says no: a reading may begin at it, and then nothing is known of what stands before.
+fn leaves_value(commands: &Commands, write: &QueuedWrite, key: &[u8]) -> bool {
+    let args = match Form::of(&write.body) {
+        Some(Form::Deadline { keys, sure, .. }) => return sure && keys.contains(&key),
+        Some(Form::Call { args, .. }) => args,
+        None => return false,
+    };
+    let Some(spec) = commands.find(&args) else { return false };
+    let Some(places) = spec.keys(&args) else { return false };
+    let moves_time =
+        matches!(&*spec.name, "persist" | "expire" | "pexpire" | "expireat" | "pexpireat");
+    let mut mine = places.into_iter().filter(|place| args.get(*place) == Some(&key)).peekable();
+    mine.peek().is_some()
+        && mine.all(|place| {
+            let touch = ttl::touch(&spec.name, &args, place);
+            touch.sure && (moves_time || touch.fate == Fate::Keeps)
+        })
 }
 
 /// What `held` becomes by a queued write.
@@ -321,11 +358,15 @@ mod tests {
         now: UnixMillis,
         resp3: bool,
     ) -> Option<Bytes> {
-        let mut followed = Followed::of(slot)?;
+        let mut followed = Followed::of(commands, slot)?;
         for write in writes {
             followed.write(commands, write);
         }
-        followed.reply(slot, now, resp3)
+        reply(&followed, slot, now, resp3)
+    }
+
+    fn reply(followed: &Followed, slot: &Slot, now: UnixMillis, resp3: bool) -> Option<Bytes> {
+        if let Said::Reply(reply) = followed.says(slot, now, resp3) { Some(reply) } else { None }
     }
 
     /// The reply to `read` at `now`, after writes given as `accepted: command`.
@@ -426,7 +467,7 @@ mod tests {
         let (commands, mut now) = (Commands::default(), 0);
         let mut line = std::collections::VecDeque::<(usize, QueuedWrite)>::new();
         let mut kept: Option<(Followed, usize, usize)> = None;
-        let mut so_far = Followed::of(&slot).unwrap();
+        let mut so_far = Followed::of(&Commands::default(), &slot).unwrap();
         for (number, (text, later, leave)) in (1..).zip(steps) {
             now += later;
             let body = resp::command(&text.split(' ').collect::<Vec<_>>());
@@ -444,8 +485,9 @@ mod tests {
             if line.is_empty() {
                 continue;
             }
-            let (mut followed, mut base, upto) =
-                kept.take().unwrap_or_else(|| (Followed::of(&slot).unwrap(), 0, 0));
+            let (mut followed, mut base, upto) = kept
+                .take()
+                .unwrap_or_else(|| (Followed::of(&Commands::default(), &slot).unwrap(), 0, 0));
             for (at, write) in line.iter().filter(|(at, _)| *at > upto) {
                 if followed.write(&commands, write) {
                     base = *at;
@@ -455,7 +497,7 @@ mod tests {
             for at in [now, now + 250, now + 2_000] {
                 let at = UnixMillis::new(at);
                 let full = overlay(&commands, &slot, &writes, at, true);
-                told(followed.reply(&slot, at, true), full, &writes);
+                told(reply(&followed, &slot, at, true), full, &writes);
             }
             kept = Some((followed, base, number));
         }
@@ -502,7 +544,7 @@ mod tests {
         {
             let slot = Slot { lane: LaneId::of(b"0", b"k"), key: resp::command(&["GET", "k"]) };
             for before in ["SET k w", "DEL k", "EXPIRE k 5", "INCR k"] {
-                let mut followed = Followed::of(&slot).unwrap();
+                let mut followed = Followed::of(&Commands::default(), &slot).unwrap();
                 for (text, alone) in [(before, None), (text, Some(true))] {
                     let body = resp::command(&text.split(' ').collect::<Vec<_>>());
                     let write = QueuedWrite { body, accepted_at: UnixMillis::new(1), due: None };
@@ -561,6 +603,54 @@ mod tests {
         assert_eq!(get(&[(0, "SET k x"), (0, "SET k v KEEPTTL")], 9).as_deref(), V);
         assert_eq!(get(&[(0, "SET k v"), (0, "EXPIRE k 1 NX")], 9), None);
         assert_eq!(get(&[(0, "SET k v"), (0, "GETEX k PX 5")], 9).as_deref(), NIL);
+    }
+
+    #[test]
+    fn what_only_moves_the_time_to_live_leaves_what_was_read_before() {
+        let commands = Commands::default();
+        let says = |read: &str, writes: &[(u64, &str)], now: u64| {
+            let words = |text: &str| resp::command(&text.split(' ').collect::<Vec<_>>());
+            let slot = Slot { lane: LaneId::of(b"0", b"k"), key: words(read) };
+            let mut followed = Followed::of(&commands, &slot).unwrap();
+            for (at, text) in writes {
+                let accepted_at = UnixMillis::new(*at);
+                followed
+                    .write(&commands, &QueuedWrite { body: words(text), accepted_at, due: None });
+            }
+            followed.says(&slot, UnixMillis::new(now), true)
+        };
+        for read in ["GET k", "EXISTS k", "HGETALL k", "HGET k f", "LRANGE k 0 1", "SINTERCARD 1 k"]
+        {
+            for writes in [
+                &[(0, "EXPIRE k 9")][..],
+                &[(0, "PEXPIREAT k 99999"), (1, "PERSIST k")],
+                &[(0, "FUSEBOX.DEADLINE 8000 k"), (1, "FUSEBOX.UNTIL 1 8000 k PERSIST k")],
+                &[(0, "COPY k j"), (1, "EXPIRE k 9")],
+            ] {
+                assert_eq!(says(read, writes, 500), Said::AsBefore, "{read} after {writes:?}");
+            }
+            for write in [
+                "HSET k f v",
+                "APPEND k v",
+                "EXPIRE k 9 NX",
+                "EXPIRE k x",
+                "FUSEBOX.PERHAPS 8000 k",
+                "RENAME j k",
+                "COPY j k",
+                "GETEX k",
+                "X k",
+                "SET j v",
+            ] {
+                let writes = [(0, "EXPIRE k 9"), (1, write), (2, "PERSIST k")];
+                assert_eq!(says(read, &writes, 500), Said::Nothing, "{read} after {write}");
+            }
+            let over = says(read, &[(0, "EXPIRE k 9")], 9_000);
+            assert_ne!(over, Said::AsBefore, "{read}: its time is over");
+        }
+        assert_eq!(
+            says("GET k", &[(0, "SET k v"), (1, "EXPIRE k 9")], 5),
+            Said::Reply("$1\r\nv\r\n".into())
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! - A residue takes the place of the write that left it. After each write that was applied, the residues of
 //!   its lanes are shown to the connector.
 
-use fusebox_actors::connector::{QueuedWrite, ResidueAfter};
+use fusebox_actors::connector::{QueuedWrite, ResidueAfter, Said};
 use fusebox_state::Lanes;
 
 use super::*;
@@ -80,7 +80,10 @@ impl<'a> Line<'a> {
             overlay.write(&call.write);
             writes += 1;
         }
-        if writes == 0 { None } else { overlay.reply(&read.slots[0], at) }
+        match overlay.says(&read.slots[0], at) {
+            Said::Reply(reply) if writes > 0 => Some(reply),
+            _ => None,
+        }
     }
 
     fn may_move(&self, place: usize) -> bool {

@@ -37,6 +37,43 @@ async fn what_is_removed_or_given_a_time_is_queued_and_answered_as_usual() {
 }
 
 #[tokio::test]
+async fn a_time_to_live_that_waits_leaves_what_was_read_before() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("HSET h f v").await;
+    for (key, value) in [("s", "session"), ("brief", "b"), ("kept", "k"), ("lost", "l")] {
+        assert_eq!(client.ask(&format!("SET {key} {value}")).await, "+OK\r\n");
+    }
+    let reads = [
+        ("GET s", "$7\r\nsession\r\n"),
+        ("GET kept", "$1\r\nk\r\n"),
+        ("GET brief", "$1\r\nb\r\n"),
+        ("HGET h f", "$1\r\nv\r\n"),
+    ];
+    for (read, told) in reads {
+        assert_eq!(client.ask(read).await, told, "{read}");
+    }
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    for command in ["EXPIRE s 1000", "PERSIST kept", "EXPIRE h 1000", "EXPIRE lost 1000"] {
+        assert_eq!(client.ask(command).await, ":1\r\n", "{command}");
+    }
+    for (read, told) in reads {
+        assert_eq!(client.ask(read).await, told, "{read}");
+    }
+    client.ask("GET s").await;
+    assert_eq!(client.ask("FUSEBOX LAST").await.lines().nth(2), Some("cache"));
+    assert_eq!(client.ask("MGET s x brief").await, "*3\r\n$7\r\nsession\r\n$1\r\n1\r\n$1\r\nb\r\n");
+    let told = client.ask("GET lost").await;
+    assert!(told.starts_with("-LOADING"), "nobody read it before: {told}");
+    // A time that is over ends what was read before it, as it does at the server.
+    assert_eq!(client.ask("PEXPIRE brief 1").await, ":1\r\n");
+    client.until_told("GET brief", "$-1\r\n").await;
+    world.server.restart().await;
+    until("all is applied", async || world.waiting() == 0).await;
+}
+
+#[tokio::test]
 async fn a_door_assumes_as_much_as_it_is_told() {
     for (effect_reply, told) in
         [(EffectReply::All, [":1\r\n", ":2\r\n"]), (EffectReply::Error, ["-LOADING", "-LOADING"])]
