@@ -114,9 +114,13 @@ impl Daemon {
         let name = &settings.backend;
         let found = self.fusebox.backend(name).zip(self.kind(name));
         let (backend, kind) = found.ok_or_else(|| format!("there is no backend {name}"))?;
+        let config = self.config.load();
+        let backends = config.backends.iter().map(|other| &other.settings);
+        let kin = backends.filter(|other| other.kind == settings.kind);
         let made = kind.door(DoorSpec {
             settings: Arc::clone(settings),
             backend,
+            kin: kin.filter_map(|other| self.fusebox.backend(&other.name)).collect(),
             runtime: Handle::current(),
         });
         made.unwrap_or_else(|| Err(format!("the kind {} has no door", settings.kind)))

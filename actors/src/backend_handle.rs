@@ -12,9 +12,9 @@ use crate::{
     backend_entry::BackendEntry,
     call::{Call, CallError, Reply},
     call_path::{Admission, Fills, Onward, PlainPlan},
-    connector::{Gate, Read, SharedConnector},
+    connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
-    queue,
+    queue::{self, Overlaid},
     start::{BackendSpec, retarget_alert},
     view,
 };
@@ -126,6 +126,21 @@ impl Backend {
     pub fn wrote(&self, lanes: &Lanes) {
         self.entry.shared.queue.note_written(lanes);
         self.entry.shared.invalidate_lanes(lanes);
+    }
+
+    /// What the queued writes say of each of these reads, if they determine it.
+    pub async fn determined(&self, slots: &[Slot]) -> Vec<Option<Bytes>> {
+        let shared = &self.entry.shared;
+        let connector = SharedConnector::clone(&shared.connector.load());
+        let now = shared.clock().steady_unix();
+        let mut parts = Vec::with_capacity(slots.len());
+        for slot in slots {
+            parts.push(match shared.queue.overlaid(&connector, slot, now).await {
+                Overlaid::Value(part) => Some(part),
+                Overlaid::Nothing | Overlaid::AsBefore | Overlaid::Undetermined => None,
+            });
+        }
+        parts
     }
 
     /// What a live query asks before it connects.

@@ -55,6 +55,8 @@ pub(crate) struct DoorSpec {
     pub(crate) settings: Arc<DoorSettings>,
     /// What carries its calls.
     pub(crate) backend: Arc<Backend>,
+    /// All backends of its kind.
+    pub(crate) kin: Vec<Arc<Backend>>,
     /// Where its tasks may run.
     pub(crate) runtime: Handle,
 }

@@ -162,11 +162,12 @@ impl BackendShared {
             let held = |slot: &Slot| cache.holds(slot.lane, &slot.key, max_stale, now);
             read.keyed && !read.slots.is_empty() && read.slots.iter().all(held)
         };
-        if !is_cached() {
-            return self.attempts(context, AttemptSpec::READ).await;
-        }
         let wait = self.circuit.settings.load().answer_after;
+        // First polled once an attempt is on its way: what is answered at once looks nothing up.
         let suspect = async {
+            if !is_cached() {
+                std::future::pending::<()>().await;
+            }
             tokio::time::sleep(wait).await;
             self.circuit.suspect().await;
             if !is_cached() {

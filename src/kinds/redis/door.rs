@@ -20,6 +20,11 @@
 //! protocol share one connection; writes that were left unanswered by any connection are fenced off before any other
 //! writes again (`transport/shared.rs`).
 //!
+//! # Databases
+//! A database is a backend with a core of its own: links, cache, queue, breaker. `SELECT` moves a client, of which nothing is
+//! under way then, to the core of that database, if one of the daemon's backends is that database of the same server and
+//! account; everything else that the client is stays. What all cores of a door bound together is in `whole.rs`.
+//!
 //! # What a crash leaves behind
 //! Nothing of a door is on the disk. A client whose daemon dies sees its connection reset; a command that was on the
 //! wire may have been applied, as with a server that dies. What was queued was synced before it was answered.
@@ -52,8 +57,12 @@ mod socket;
 pub(crate) mod telling;
 mod upstream;
 mod waiting;
+mod whole;
 
-use self::{client::Client, core::Core, counters::Counters, settings::Settings, socket::Socket};
+use self::{
+    client::Client, core::Core, counters::Counters, settings::Settings, socket::Socket,
+    whole::Whole,
+};
 
 /// A client's socket, as it comes from a listener: it is registered with no runtime.
 pub(crate) enum Accepted {
@@ -73,13 +82,15 @@ pub(crate) struct RedisDoor {
 }
 
 impl RedisDoor {
-    /// Opens a door to a backend. What it needs of the daemon's runtime it gets by `main`.
+    /// Opens a door to a backend. Of its `kin`, backends of the same kind, those that are other databases of the same
+    /// server are reached by SELECT. What it needs of the daemon's runtime it gets by `main`.
     ///
     /// # Errors
     /// The backend is of another kind, or there is no thread for it.
     pub(crate) fn open(
         settings: Settings,
         backend: Arc<Backend>,
+        kin: Vec<Arc<Backend>>,
         main: Handle,
     ) -> Result<Self, String> {
         let (clients, accepted) = mpsc::unbounded_channel();
@@ -92,9 +103,14 @@ impl RedisDoor {
         let name = format!("door-{}", backend.name());
         let thread = thread::Builder::new().name(name).spawn(move || {
             let _alive = alive;
-            let Some(core) = Core::new(settings, backend, counted, main) else { return };
+            let whole = Whole::new(settings, kin, counted, main);
             let local = LocalSet::new();
-            runtime.block_on(local.run_until(serve(core, accepted, stopping)));
+            runtime.block_on(local.run_until(async {
+                if let Some(core) = Core::open(&whole, backend) {
+                    serve(core, accepted, stopping).await;
+                }
+                whole.close();
+            }));
         });
         thread.map_err(|error| format!("no thread for a door: {error}"))?;
         Ok(Self { clients, counters, stop, ended })
@@ -126,10 +142,6 @@ async fn serve(
     mut accepted: mpsc::UnboundedReceiver<Arrival>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    core.open();
-    tokio::task::spawn_local(Rc::clone(&core).send_out());
-    tokio::task::spawn_local(Rc::clone(&core).unpark());
-    tokio::task::spawn_local(Rc::clone(&core).thin_pool());
     let mut serving = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -149,11 +161,10 @@ async fn serve(
     while let Ok(arrival) = accepted.try_recv() {
         begin(&core, arrival, &mut serving);
     }
-    for client in core.clients() {
+    for client in core.whole.clients() {
         client.say_goodbye();
     }
     while serving.join_next().await.is_some() {}
-    core.close();
 }
 
 fn begin(core: &Rc<Core>, (accepted, who, place): Arrival, serving: &mut tokio::task::JoinSet<()>) {
@@ -164,12 +175,12 @@ fn begin(core: &Rc<Core>, (accepted, who, place): Arrival, serving: &mut tokio::
     match socket {
         Ok(socket) => {
             let client = Client::new(core, socket, who);
-            core.came(&client);
+            core.whole.came(&client);
             core.counters.came();
             let core = Rc::clone(core);
             serving.spawn_local(async move {
                 let why = Rc::clone(&client).serve().await;
-                core.went(&client);
+                core.whole.went(&client);
                 core.counters.went(why);
                 drop(place);
             });

@@ -70,6 +70,15 @@ pub struct RedisSettings {
 }
 
 impl RedisSettings {
+    /// Whether they are of the same server, and go there as the same user.
+    pub(crate) fn is_of_one_account_with(&self, other: &Self) -> bool {
+        self.endpoint.to_string() == other.endpoint.to_string()
+            && self.username == other.username
+            && self.password == other.password
+            && self.password_file == other.password_file
+            && self.tls == other.tls
+    }
+
     /// Settings for `url` with a `timeout` of 5 s, as `instance` in its run `run`.
     pub fn new(url: RedisUrl, instance: impl Into<String>, run: impl Into<String>) -> Self {
         let RedisUrl { endpoint, tls, username, password, database } = url;

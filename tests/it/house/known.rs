@@ -38,6 +38,7 @@ pub(crate) const CIRCLES: &[Known] = &[Known {
         "src/kinds/redis/door/upstream/entry.rs",
         "src/kinds/redis/door/upstream/listening.rs",
         "src/kinds/redis/door/upstream/ring.rs",
+        "src/kinds/redis/door/whole.rs",
     ],
     reason: "a client and the connection that carries its commands tell each other of replies and losses",
 }];

@@ -5,6 +5,8 @@
 //! there yet to be added. A program that only wants the effect is right with it. One that asks *whether it was the one*
 //! (`if r.srem(…)`, `if r.zrem(…)`, `if r.sadd(…)`) would be wrong, as every caller would be told that it was: so only a
 //! few commands are assumed by default.
+//!
+//! What the queue itself determines is not assumed: a key that a queued write has removed is not there to be removed again.
 
 use bytes::Bytes;
 
@@ -22,16 +24,35 @@ pub(crate) enum EffectReply {
     Error,
 }
 
-/// What is assumed of a write whose effect is known; `None` if it is not to be queued.
-pub(super) fn reply(which: EffectReply, args: &[&[u8]]) -> Option<Bytes> {
+/// The keys of which it matters to the reply whether they are there.
+pub(super) fn keys<'a>(args: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let [name, rest @ ..] = args else { return Vec::new() };
+    let mut keys = match name.to_ascii_uppercase().as_slice() {
+        b"DEL" | b"UNLINK" => rest.to_vec(),
+        b"EXPIRE" | b"PEXPIRE" | b"EXPIREAT" | b"PEXPIREAT" | b"PERSIST" => {
+            rest.first().copied().into_iter().collect()
+        }
+        _ => Vec::new(),
+    };
+    // A key that is named twice is there once.
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// What is assumed of a write whose effect is known; `None` if it is not to be queued. `absent` of its [`keys`] are not
+/// there.
+pub(super) fn reply(which: EffectReply, args: &[&[u8]], absent: usize) -> Option<Bytes> {
     let [name, rest @ ..] = args else { return None };
+    let there = keys(args).len().saturating_sub(absent);
     let behind_key = rest.len().saturating_sub(1);
     // ZADD and GEOADD may have CH before their members.
     let is_change = |word: &&[u8]| word.eq_ignore_ascii_case(b"CH");
     let members = behind_key - usize::from(rest.get(1).is_some_and(is_change));
     let usual = match name.to_ascii_uppercase().as_slice() {
-        b"DEL" | b"UNLINK" => Some(rest.len()),
-        b"EXPIRE" | b"PEXPIRE" | b"EXPIREAT" | b"PEXPIREAT" | b"PERSIST" => Some(1),
+        b"DEL" | b"UNLINK" | b"EXPIRE" | b"PEXPIRE" | b"EXPIREAT" | b"PEXPIREAT" | b"PERSIST" => {
+            Some(there)
+        }
         b"HSET" => Some(behind_key / 2),
         _ => None,
     };
@@ -65,6 +86,7 @@ mod tests {
         for (command, usual, all) in [
             ("DEL a", Some(1), Some(1)),
             ("unlink a b c", Some(3), Some(3)),
+            ("DEL a b a", Some(2), Some(2)),
             ("EXPIRE a 10", Some(1), Some(1)),
             ("PEXPIREAT a 10", Some(1), Some(1)),
             ("PERSIST a", Some(1), Some(1)),
@@ -82,7 +104,7 @@ mod tests {
             ("INCR n", None, None),
         ] {
             let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-            let told = |which| reply(which, &args);
+            let told = |which| reply(which, &args, 0);
             let line = |count: Option<u32>| count.map(|it| Bytes::from(format!(":{it}\r\n")));
             assert_eq!(told(Assume), line(usual), "{command}");
             assert_eq!(told(All), line(all), "{command}");

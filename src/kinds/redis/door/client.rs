@@ -69,7 +69,8 @@ const OWED_MIN: usize = 256 << 10;
 
 /// A client; see the [module](self).
 pub(super) struct Client {
-    pub(super) core: Rc<Core>,
+    /// Of the database that it is in.
+    core: RefCell<Rc<Core>>,
     id: u64,
     inner: RefCell<Inner>,
     waker: Cell<Option<Waker>>,
@@ -167,7 +168,7 @@ pub(super) struct Inner {
 
 impl Client {
     pub(super) fn new(core: &Rc<Core>, socket: Socket, who: Option<Who>) -> Rc<Self> {
-        let id = core.next_id();
+        let id = core.whole.next_id();
         let mut session = Session::new(id, who, core.database());
         session.came_from(socket.peer());
         let inner = Inner {
@@ -175,7 +176,7 @@ impl Client {
             inbox: BytesMut::new(),
             requests: Requests::default(),
             session,
-            slots: Slots::new(Rc::clone(&core.buffers)),
+            slots: Slots::new(core.whole.buffers()),
             failed: VecDeque::new(),
             slow: VecDeque::new(),
             parked: None,
@@ -198,7 +199,7 @@ impl Client {
             short_since: None,
         };
         Rc::new(Self {
-            core: Rc::clone(core),
+            core: RefCell::new(Rc::clone(core)),
             id,
             inner: RefCell::new(inner),
             waker: Cell::default(),
@@ -228,19 +229,24 @@ impl Client {
         }
         let (owes, pinned) = (!inner.slots.is_empty(), inner.pinned.take());
         let why = inner.closed;
-        self.core.holds((self.held.take(), 0), (self.owed.take(), 0));
-        self.core.has_room(self.id);
-        self.core.is_not_parked(&self);
+        self.core().whole.holds((self.held.take(), 0), (self.owed.take(), 0));
+        self.core().whole.has_room(self.id);
+        self.core().is_not_parked(&self);
         inner.slow.clear();
         inner.failed.clear();
         drop(inner);
         if owes {
-            self.core.abandon(&self);
+            self.core().abandon(&self);
         }
         if let Some(pinned) = pinned {
             pinned.close();
         }
         why
+    }
+
+    /// What it shares with the others that are in its database.
+    pub(super) fn core(&self) -> Rc<Core> {
+        Rc::clone(&self.core.borrow())
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -266,10 +272,10 @@ impl Client {
             return;
         }
         let mut inner = self.inner.borrow_mut();
-        inner.try_write(&self.core);
+        inner.try_write(&self.core());
         inner.has_sent(self);
         inner.tell_held(self);
-        inner.unpin(&self.core);
+        inner.unpin(&self.core());
         let waits = !inner.slots.out().is_empty()
             || !inner.failed.is_empty()
             || !inner.inbox.is_empty()
@@ -356,7 +362,7 @@ impl Client {
         }
         inner.last = telling::Told::default();
         if let Note::Unit(unit) = &note {
-            return inner.unit_answered(&self.core, connector, (seq, ticket), unit);
+            return inner.unit_answered(&self.core(), connector, (seq, ticket), unit);
         }
         if matches!(note, Note::Ends)
             && frame.starts_with(b"-")
@@ -371,7 +377,7 @@ impl Client {
         let protocol = inner.session.protocol;
         if let Some(ticket) = ticket {
             if let Some(b'-' | b'!') = frame.first()
-                && let Some(outcome) = self.core.failed(connector, request, frame)
+                && let Some(outcome) = self.core().failed(connector, request, frame)
             {
                 if let Settled::GoOn(onward) = ticket.settle(outcome)
                     && !elsewhere
@@ -386,14 +392,14 @@ impl Client {
                 Note::Cache => telling::cacheable(frame, protocol, request),
                 _ => None,
             };
-            let until = cached.and_then(|_| self.core.ends(connector, request));
+            let until = cached.and_then(|_| self.core().ends(connector, request));
             let cached = cached.map(|value| (request, value));
             drop(ticket.settle(Outcome::Answered { cached, until }));
         }
         match note {
             Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
             Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
-                self.core.backend.wrote(&waited.lanes);
+                self.core().backend.wrote(&waited.lanes);
             }
             Note::Own | Note::Speaks(_) => {
                 if matches!(frame.first(), Some(b'-'))
@@ -408,7 +414,7 @@ impl Client {
                 let (read, fills) = *all;
                 if let Some(value) = telling::cacheable_list(frame, protocol) {
                     let body = Bytes::copy_from_slice(request);
-                    self.core.backend.end_fills(&fills, &read, &body, &value);
+                    self.core().backend.end_fills(&fills, &read, &body, &value);
                 }
             }
             Note::None
@@ -454,12 +460,12 @@ impl Client {
 
     /// How large the replies of a transaction may be together, in bytes.
     pub(super) fn unit_max(&self) -> usize {
-        if self.gone.get() { 0 } else { self.core.settings.out_client }
+        if self.gone.get() { 0 } else { self.core().settings.out_client }
     }
 
     /// How much it may be owed of a large reply, in bytes. One that is larger comes piece by piece.
     pub(super) fn ahead(&self) -> usize {
-        AHEAD.min(self.core.settings.out_client / 2)
+        AHEAD.min(self.core().settings.out_client / 2)
     }
 
     /// The cache has answered in the server's stead.
@@ -473,7 +479,7 @@ impl Client {
             return;
         };
         inner.last = telling::Told::cached(source, age);
-        self.core.counters.answered(source);
+        self.core().counters.answered(source);
         inner.reply(seq, &value);
         drop(inner);
         self.flush();
@@ -496,14 +502,14 @@ impl Client {
             return;
         }
         if let Note::Unit(unit) = note {
-            return inner.unit_lost(&self.core, (seq, ticket), &unit, (verdict, error));
+            return inner.unit_lost(&self.core(), (seq, ticket), &unit, (verdict, error));
         }
         drop(inner);
         let Some(ticket) = ticket else { return };
         if let Settled::GoOn(mut onward) = ticket.settle(Outcome::Failed { verdict, error })
             && !self.gone.get()
         {
-            self.core.backend.hold(&mut onward);
+            self.core().backend.hold(&mut onward);
             self.inner.borrow_mut().failed.push_back(Failed { seq, onward, body });
         }
     }
@@ -526,9 +532,9 @@ impl Client {
         let (mut selects, mut watches) = (false, false);
         let lost_nothing = lost.is_empty();
         if !was_up && !lost_nothing {
-            self.core.pin_failed();
+            self.core().pin_failed();
         }
-        let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core.database()));
+        let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core().database()));
         for Lost { entry, body, verdict, error } in lost {
             // It waits on, if nothing but that was the connection's own.
             if let Note::Waited(waited) = &entry.note
@@ -541,7 +547,7 @@ impl Client {
                 inner.park_in(self, entry.seq, body, waited.until);
                 continue;
             }
-            let why = format!("{}: {}", self.core.backend.name(), error.words().whole());
+            let why = format!("{}: {}", self.core().backend.name(), error.words().whole());
             let may_have_run = error.class == ErrorClass::Unknown;
             selects |= matches!(entry.note, Note::Selects(_));
             watches |=
@@ -552,9 +558,9 @@ impl Client {
             if !entry.note.is_the_doors() {
                 inner.on_wire -= 1;
                 let answer = if writes && may_have_run {
-                    telling::unknown(&why, self.core.settings.close_on_unknown)
+                    telling::unknown(&why, self.core().settings.close_on_unknown)
                 } else {
-                    self.core.unavailable(&why)
+                    self.core().unavailable(&why)
                 };
                 inner.ended(entry.seq, answer);
             }
@@ -567,7 +573,8 @@ impl Client {
             (inner.ending, inner.closed) = (ending, Closed::Upstream);
         } else if pinned.as_ref().is_some_and(PinnedTo::is_within) {
             inner.bar(Barred::Transaction);
-        } else if selects || pinned.is_some_and(|it| it.database() != Some(self.core.database())) {
+        } else if selects || pinned.is_some_and(|it| it.database() != Some(self.core().database()))
+        {
             inner.bar(Barred::Database);
         }
         drop(inner);
@@ -585,13 +592,13 @@ impl Inner {
             client.wake();
         }
         if !self.slots.out().is_empty() && !self.is_full && !client.sends_later.replace(true) {
-            client.core.sends_later(client);
+            client.core().sends_later(client);
         }
         while self.is_full && !self.slots.out().is_empty() && self.ending != Ending::Reset {
             match self.socket.poll_write(cx, self.slots.out()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => {
-                    client.core.counters.written(count);
+                    client.core().counters.written(count);
                     self.slots.sent(count);
                     self.has_sent(client);
                 }
@@ -601,7 +608,7 @@ impl Inner {
         self.is_full &= !self.slots.out().is_empty();
         // Of a reply that comes piece by piece, it is owed no more than was read ahead.
         let owed = if client.piecewise.get() { self.slots.early() } else { self.slots.owed() };
-        if owed > client.core.settings.out_client.max(OWED_MIN) {
+        if owed > client.core().settings.out_client.max(OWED_MIN) {
             (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
         }
         self.tell_held(client);
@@ -626,7 +633,7 @@ impl Inner {
     /// The rest of a reply may have waited for that.
     fn has_sent(&self, client: &Client) {
         if client.piecewise.get() {
-            client.core.wake_links();
+            client.core().wake_links();
             if let Some(pinned) = &self.pinned {
                 pinned.upstream().wake();
             }
@@ -637,7 +644,10 @@ impl Inner {
     fn tell_held(&self, client: &Client) {
         let parked = self.parked.as_ref().map_or(0, Parked::size);
         let (held, owed) = (self.inbox.len() + parked, self.slots.owed());
-        client.core.holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
+        client
+            .core()
+            .whole
+            .holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
     }
 
     /// Whether it is owed nothing.
@@ -673,7 +683,7 @@ impl Inner {
             return self.look(client, cx);
         }
         if let Some(Failed { seq, onward, body }) = self.failed.pop_front() {
-            self.slow.push_back(client.core.go_on(seq, onward, body, self.asker()));
+            self.slow.push_back(client.core().go_on(seq, onward, body, self.asker()));
             return true;
         }
         self.take_in(client, cx)

@@ -1,11 +1,11 @@
-//! What the clients of a door share: the backend, the connections to the server, the settings.
+//! What the clients of a door share that are in one database: the backend, the connections to the server, the settings.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     future::poll_fn,
     mem,
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{Poll, Waker},
     time::Duration,
@@ -23,13 +23,14 @@ use tokio::{
 };
 
 use super::{
-    client::{Buffers, Client},
+    client::Client,
     counters::Counters,
-    local::{FIRST_ID, Server},
+    local::Server,
     settings::Settings,
     slow::Asker,
     telling::{self, Answer, Protocol},
     upstream::{Entry, Note, Turn, Upstream},
+    whole::Whole,
 };
 use crate::kinds::redis::{
     connector::RedisConnector,
@@ -49,20 +50,11 @@ const KEPT_FOR: Duration = Duration::from_secs(10);
 /// How much is read of a client at once.
 const SCRATCH: usize = 64 << 10;
 
-/// What is done for a client that has waited for room for long enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Relief {
-    /// Another one goes, or this one's turn to go has not come.
-    Wait,
-    /// It is the last of those who came: it goes.
-    Refused,
-    /// It is the one that does not read: it goes.
-    TooSlow,
-}
-
-/// What the clients of a door share. It belongs to the door's thread.
+/// What the clients of a door share that are in one database. It belongs to the door's thread.
 pub(super) struct Core {
-    pub(super) settings: Settings,
+    /// What is shared with the clients that are in others.
+    pub(super) whole: Rc<Whole>,
+    pub(super) settings: Rc<Settings>,
     pub(super) backend: Arc<Backend>,
     pub(super) counters: Arc<Counters>,
     /// The daemon's own runtime.
@@ -71,8 +63,6 @@ pub(super) struct Core {
     pub(super) scratch: RefCell<Vec<u8>>,
     /// The request at hand in its canonical form.
     pub(super) canonical: RefCell<Vec<u8>>,
-    /// What clients write their replies into.
-    pub(super) buffers: Rc<Buffers>,
     connector: RefCell<Arc<RedisConnector>>,
     links: RefCell<[Rc<Upstream>; 2]>,
     /// Shared connections that take nothing more, and still have something to hand on.
@@ -80,30 +70,19 @@ pub(super) struct Core {
     namespace: RefCell<Rc<str>>,
     /// How often that has changed.
     generation: Cell<u64>,
-    /// What the connections hold that belong to one client each, in bytes.
-    ringed: Rc<Cell<usize>>,
-    next_id: Cell<u64>,
-    clients: RefCell<HashMap<u64, Weak<Client>>>,
     /// Clients that wait for a place.
     awaiting: RefCell<Vec<Rc<Client>>>,
     /// Clients whose replies are to be sent at the end of this turn of the thread.
     outgoing: RefCell<Vec<Rc<Client>>>,
     sender: Cell<Option<Waker>>,
-    /// Clients that wait for room in the door.
-    short: RefCell<BTreeSet<u64>>,
     /// How many connections of a client's own could not be opened since the last that could.
     failed_pins: Cell<u32>,
     /// Clients with a parked command, by when they parked it.
     parked: RefCell<BTreeMap<u64, Rc<Client>>>,
     unparker: Cell<Option<Waker>>,
-    /// Connections that belong to one client each, or to none yet.
-    pinned: Cell<usize>,
-    /// Those that belong to none, and since when; the latest is the last.
+    /// Connections that belong to no client yet, and since when; the latest is the last.
     pool: RefCell<Vec<(Instant, Rc<Upstream>)>>,
     thinner: Cell<Option<Waker>>,
-    /// What is held of all requests, and of all replies, in bytes.
-    held: Cell<usize>,
-    owed: Cell<usize>,
     /// A fence was asked for, and has not been raised or refused yet.
     fencing: Arc<std::sync::atomic::AtomicBool>,
     /// When the last fence that was asked for could not be raised.
@@ -111,49 +90,81 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// `None` if the backend's kind is another.
-    pub(super) fn new(
-        settings: Settings,
-        backend: Arc<Backend>,
-        counters: Arc<Counters>,
-        main: Handle,
-    ) -> Option<Rc<Self>> {
+    /// Opens the database that is `backend`'s to the door's clients. `None` if its kind is another.
+    pub(super) fn open(whole: &Rc<Whole>, backend: Arc<Backend>) -> Option<Rc<Self>> {
         let connector = redis_of(backend.connector())?;
-        let ringed = Rc::default();
-        let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None, &ringed);
+        let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None, &whole.ringed);
         let links = RefCell::new([link(Spoken::Two), link(Spoken::Newest)]);
         let namespace = RefCell::new(connector.links().namespace.as_str().into());
-        Some(Rc::new(Self {
-            settings,
+        let core = Rc::new(Self {
+            whole: Rc::clone(whole),
+            settings: Rc::clone(&whole.settings),
             backend,
-            counters,
-            main,
+            counters: Arc::clone(&whole.counters),
+            main: whole.main.clone(),
             scratch: RefCell::new(vec![0; SCRATCH]),
             canonical: RefCell::default(),
-            buffers: Rc::default(),
             connector: RefCell::new(connector),
             links,
             leaving: RefCell::default(),
             namespace,
             generation: Cell::new(0),
-            ringed,
-            next_id: Cell::new(FIRST_ID),
-            clients: RefCell::default(),
             awaiting: RefCell::default(),
             outgoing: RefCell::default(),
             sender: Cell::default(),
-            short: RefCell::default(),
             failed_pins: Cell::new(0),
             parked: RefCell::default(),
             unparker: Cell::default(),
-            pinned: Cell::new(0),
             pool: RefCell::default(),
             thinner: Cell::default(),
-            held: Cell::new(0),
-            owed: Cell::new(0),
             fencing: Arc::default(),
             not_fenced: Arc::default(),
-        }))
+        });
+        core.links().into_iter().for_each(|link| core.begin(link));
+        tokio::task::spawn_local(Rc::clone(&core).watch());
+        tokio::task::spawn_local(Rc::clone(&core).send_out());
+        tokio::task::spawn_local(Rc::clone(&core).unpark());
+        tokio::task::spawn_local(Rc::clone(&core).thin_pool());
+        whole.cores.borrow_mut().push(Rc::clone(&core));
+        Some(core)
+    }
+
+    /// The door's own database.
+    pub(super) fn home(&self) -> Option<Rc<Self>> {
+        self.whole.cores.borrow().first().map(Rc::clone)
+    }
+
+    /// That database of the same server, if it is this backend's or another's: then nothing of it needs a connection of
+    /// the client's own.
+    pub(super) fn beside(&self, database: u32) -> Option<Rc<Self>> {
+        let is_it = |other: &RedisConnector| {
+            let own = self.connector();
+            let (own, other) = (&own.links().shared.settings, &other.links().shared.settings);
+            other.database == database && other.is_of_one_account_with(own)
+        };
+        let open = self.whole.cores.borrow().iter().map(Rc::clone).collect::<Vec<_>>();
+        for core in &open {
+            core.refresh();
+        }
+        if let Some(core) = open.iter().find(|core| is_it(&core.connector())) {
+            return Some(Rc::clone(core));
+        }
+        let mut kin = self.whole.kin.iter();
+        let found = kin.find(|backend| {
+            redis_of(backend.connector()).is_some_and(|connector| is_it(&connector))
+                && !open.iter().any(|core| Arc::ptr_eq(&core.backend, backend))
+        });
+        Self::open(&self.whole, Arc::clone(found?))
+    }
+
+    /// How many clients have parked a command.
+    pub(super) fn parked(&self) -> usize {
+        self.parked.borrow().len()
+    }
+
+    /// How many connections are kept that belong to no client.
+    pub(super) fn spare(&self) -> usize {
+        self.pool.borrow().len()
     }
 
     /// The connections that all clients share, also those that are being replaced.
@@ -161,13 +172,7 @@ impl Core {
         self.links.borrow().iter().chain(&*self.leaving.borrow()).map(Rc::clone).collect()
     }
 
-    /// Opens the connections that all clients share.
-    pub(super) fn open(self: &Rc<Self>) {
-        self.links().into_iter().for_each(|link| self.begin(link));
-        tokio::task::spawn_local(Rc::clone(self).watch());
-    }
-
-    /// Closes them.
+    /// Closes the connections that all clients share.
     pub(super) fn close(&self) {
         self.links().iter().for_each(|link| link.close());
     }
@@ -180,7 +185,7 @@ impl Core {
     fn replace(self: &Rc<Self>, upstream: &Rc<Upstream>) {
         let mut links = self.links.borrow_mut();
         let Some(place) = links.iter_mut().find(|link| Rc::ptr_eq(link, upstream)) else { return };
-        let fresh = Upstream::new(self.connector(), upstream.asked(), None, &self.ringed);
+        let fresh = Upstream::new(self.connector(), upstream.asked(), None, &self.whole.ringed);
         self.leaving.borrow_mut().push(std::mem::replace(place, Rc::clone(&fresh)));
         drop(links);
         self.begin(fresh);
@@ -319,30 +324,6 @@ impl Core {
         Server { version, resp3: shared.resp3.load(Ordering::Relaxed) }
     }
 
-    pub(super) fn next_id(&self) -> u64 {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
-        id
-    }
-
-    pub(super) fn came(&self, client: &Rc<Client>) {
-        self.clients.borrow_mut().insert(client.id(), Rc::downgrade(client));
-    }
-
-    pub(super) fn went(&self, client: &Rc<Client>) {
-        self.clients.borrow_mut().remove(&client.id());
-    }
-
-    /// The client of that number.
-    pub(super) fn client(&self, id: u64) -> Option<Rc<Client>> {
-        self.clients.borrow().get(&id).and_then(Weak::upgrade)
-    }
-
-    /// All that are connected.
-    pub(super) fn clients(&self) -> Vec<Rc<Client>> {
-        self.clients.borrow().values().filter_map(Weak::upgrade).collect()
-    }
-
     /// A client has left: what it has on the shared connections goes on without it.
     pub(super) fn abandon(&self, client: &Rc<Client>) {
         self.links().iter().for_each(|link| {
@@ -399,11 +380,10 @@ impl Core {
 
     /// A client's command waits for the server, behind those of the others.
     pub(super) fn parks(&self, client: &Rc<Client>) {
-        let mut parked = self.parked.borrow_mut();
-        let number = self.next_id();
+        let number = self.whole.next_id();
         client.parked_as().set(number);
-        parked.insert(number, Rc::clone(client));
-        self.counters.parked(parked.len());
+        self.parked.borrow_mut().insert(number, Rc::clone(client));
+        self.whole.count_parked();
         if let Some(waker) = self.unparker.take() {
             waker.wake();
         }
@@ -411,9 +391,9 @@ impl Core {
 
     /// It does no more.
     pub(super) fn is_not_parked(&self, client: &Client) {
-        let mut parked = self.parked.borrow_mut();
-        if parked.remove(&client.parked_as().take()).is_some() {
-            self.counters.parked(parked.len());
+        let was_there = self.parked.borrow_mut().remove(&client.parked_as().take()).is_some();
+        if was_there {
+            self.whole.count_parked();
         }
     }
 
@@ -433,51 +413,13 @@ impl Core {
                 let Some((_, client)) = self.parked.borrow_mut().pop_first() else { break };
                 client.may_go();
             }
-            self.counters.parked(self.parked.borrow().len());
+            self.whole.count_parked();
         }
     }
 
     /// A connection of a client's own could not be opened, or it could.
     pub(super) fn pin_failed(&self) {
         self.failed_pins.set(self.failed_pins.get().saturating_add(1));
-    }
-
-    /// What is held of a client was the first of each pair, and is the second now: of its requests, and of its replies.
-    pub(super) fn holds(&self, held: (usize, usize), owed: (usize, usize)) {
-        self.held.set((self.held.get() + held.1).saturating_sub(held.0));
-        self.owed.set((self.owed.get() + owed.1).saturating_sub(owed.0));
-    }
-
-    /// Whether so much is held that no more is read for now.
-    pub(super) fn is_full(&self) -> bool {
-        self.held.get() + self.ringed.get() >= self.settings.in_bytes
-            || self.owed.get() >= self.settings.out_bytes
-    }
-
-    /// A client waits for room.
-    pub(super) fn has_no_room(&self, id: u64) {
-        self.short.borrow_mut().insert(id);
-    }
-
-    /// A client does not wait for room any more.
-    pub(super) fn has_room(&self, id: u64) {
-        self.short.borrow_mut().remove(&id);
-    }
-
-    /// Makes room, as `client` has waited for long enough: see `client/intake.rs`.
-    pub(super) fn make_room(&self, client: &Client) -> Relief {
-        if self.owed.get() >= self.settings.out_bytes {
-            let most = self.clients().into_iter().max_by_key(|client| client.owed());
-            return match most {
-                Some(most) if most.id() != client.id() => {
-                    most.reads_too_slowly();
-                    Relief::Wait
-                }
-                _ => Relief::TooSlow,
-            };
-        }
-        let is_last = self.short.borrow().last().is_none_or(|last| *last <= client.id());
-        if is_last { Relief::Refused } else { Relief::Wait }
     }
 
     /// Whether a connection that is one client's may write.
@@ -564,21 +506,21 @@ impl Core {
             upstream.give_to(Some(Rc::clone(client)));
             return Some(upstream);
         }
-        if self.pinned.get() >= self.settings.pinned {
+        if self.whole.pinned.get() >= self.settings.pinned {
             // One of the other protocol that is nobody's makes room.
             let (_, spare) = self.pool.borrow_mut().pop()?;
             spare.close();
         }
-        self.pinned.set(self.pinned.get() + 1);
-        self.count_pinned();
+        self.whole.pinned.set(self.whole.pinned.get() + 1);
+        self.whole.count_pinned();
         let upstream =
-            Upstream::new(self.connector(), spoken, Some(Rc::clone(client)), &self.ringed);
+            Upstream::new(self.connector(), spoken, Some(Rc::clone(client)), &self.whole.ringed);
         let (core, driven) = (Rc::clone(self), Rc::clone(&upstream));
         tokio::task::spawn_local(async move {
             core.drive_pinned(Rc::clone(&driven)).await;
             core.pool.borrow_mut().retain(|(_, spare)| !Rc::ptr_eq(spare, &driven));
-            core.pinned.set(core.pinned.get() - 1);
-            core.count_pinned();
+            core.whole.pinned.set(core.whole.pinned.get() - 1);
+            core.whole.count_pinned();
         });
         Some(upstream)
     }
@@ -587,7 +529,7 @@ impl Core {
     pub(super) fn unpin(&self, upstream: Rc<Upstream>) {
         upstream.give_to(None);
         self.pool.borrow_mut().push((Instant::now(), upstream));
-        self.count_pinned();
+        self.whole.count_pinned();
         if let Some(waker) = self.thinner.take() {
             waker.wake();
         }
@@ -602,7 +544,7 @@ impl Core {
         })?;
         let (_, upstream) = pool.remove(at);
         drop(pool);
-        self.count_pinned();
+        self.whole.count_pinned();
         Some(upstream)
     }
 
@@ -621,10 +563,6 @@ impl Core {
                 spare.close();
             }
         }
-    }
-
-    fn count_pinned(&self) {
-        self.counters.pinned(self.pinned.get().saturating_sub(self.pool.borrow().len()));
     }
 
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {

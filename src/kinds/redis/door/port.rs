@@ -43,7 +43,7 @@ impl settings::Callers for Callers {
 /// As [`RedisDoor::open`].
 pub(crate) fn open(spec: DoorSpec) -> Result<Arc<dyn WireDoor>, String> {
     let settings = settings_of(&spec.settings);
-    let door = RedisDoor::open(settings, spec.backend, spec.runtime)?;
+    let door = RedisDoor::open(settings, spec.backend, spec.kin, spec.runtime)?;
     Ok(Arc::new(door))
 }
 

@@ -3,6 +3,7 @@
 //! It runs on the daemon's own threads, because it may open the connections of JSON calls, which live there.
 
 use std::{
+    iter,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    AckLevel, Call, CallOptions, Onward, Reply,
-    connector::{Access, Connector, Outage, Write},
+    AckLevel, Backend, Call, CallOptions, Onward, Reply,
+    connector::{Access, Connector, Outage, Plan, Write},
     trace::CallTrace,
 };
 use fusebox_state::Lanes;
@@ -125,7 +126,7 @@ impl Core {
             streams: false,
             upload: None,
         };
-        let asked = Asked {
+        let mut asked = Asked {
             protocol: by.protocol,
             unavailable: self.settings.unavailable,
             close_on_unknown: self.settings.close_on_unknown,
@@ -136,7 +137,13 @@ impl Core {
         let counters = Arc::clone(&self.counters);
         let stand_in = self.stand_in(&call.body);
         let lanes = onward.as_ref().and_then(|onward| onward.lanes().cloned());
+        let (connector, effect_reply) = (self.connector(), self.settings.effect_reply);
         let running = async move {
+            if asked.assumed.is_some() {
+                let args = resp::arguments(&call.body).unwrap_or_default();
+                let absent = absent(&backend, &connector, &assumed::keys(&args)).await;
+                asked.assumed = assumed::reply(effect_reply, &args, absent);
+            }
             let ended = match onward {
                 Some(onward) => backend.go_on(call, *onward).await,
                 None => backend.call(call).await,
@@ -189,7 +196,7 @@ impl Core {
         let args = resp::arguments(body).unwrap_or_default();
         let assumed = plan.as_ref().and_then(|plan| match &plan.access {
             Access::Write(Write { outage: Outage::EffectKnown, .. }) => {
-                assumed::reply(self.settings.effect_reply, &args)
+                assumed::reply(self.settings.effect_reply, &args, 0)
             }
             _ => None,
         });
@@ -237,6 +244,19 @@ impl Core {
         });
         Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
     }
+}
+
+/// How many of `keys` are not there, by what waits in the queue.
+async fn absent(backend: &Backend, connector: &RedisConnector, keys: &[&[u8]]) -> usize {
+    if keys.is_empty() {
+        return 0;
+    }
+    let words: Vec<&[u8]> = iter::once(&b"EXISTS"[..]).chain(keys.iter().copied()).collect();
+    let Ok(Plan { access: Access::Read(read), .. }) = connector.plan(resp::command(&words)) else {
+        return 0;
+    };
+    let known = backend.determined(&read.slots).await;
+    known.iter().flatten().filter(|found| **found == b":0\r\n"[..]).count()
 }
 
 fn bulk(text: &[u8]) -> Bytes {

@@ -31,6 +31,7 @@ use super::super::{
 };
 use crate::ingress::{door::WireDoor, peer::Who};
 
+mod databases;
 mod large;
 mod limits;
 mod outage;
@@ -110,11 +111,13 @@ impl World {
     }
 
     async fn with(timeout: Duration, settings: Settings) -> Self {
+        Self::of(timeout, settings, &[("redis", 0)]).await
+    }
+
+    /// With backends of these names for these databases; the first is the door's.
+    async fn of(timeout: Duration, settings: Settings, databases: &[(&str, u32)]) -> Self {
         let server = Server::start().await;
         let state = tempfile::tempdir().unwrap();
-        let mut of = server.settings("door", "run");
-        of.timeout = timeout;
-        let connector = RedisConnector::new(of);
         let hour = Duration::from_secs(3_600);
         let system = SystemSettings {
             state_dir: state.path().to_owned(),
@@ -122,10 +125,17 @@ impl World {
             instance: "door".into(),
             copied: None,
         };
-        let spec = BackendSpec { settings: backend(timeout), connector };
-        let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
-        let backend = fusebox.backends().remove(0);
-        let door = RedisDoor::open(settings, backend, Handle::current()).unwrap();
+        let spec = |(name, database): &(&str, u32)| {
+            let mut of = server.settings("door", "run");
+            (of.timeout, of.database) = (timeout, *database);
+            let settings = BackendSettings { name: (*name).into(), ..backend(timeout) };
+            BackendSpec { settings, connector: RedisConnector::new(of) }
+        };
+        let specs = databases.iter().map(spec).collect();
+        let fusebox = Fusebox::start(system, specs, None).await.unwrap();
+        let backend = fusebox.backend(databases[0].0).unwrap();
+        let kin = fusebox.backends();
+        let door = RedisDoor::open(settings, backend, kin, Handle::current()).unwrap();
         Self { server, door, fusebox, _state: state }
     }
 
@@ -147,7 +157,7 @@ impl World {
     }
 
     fn waiting(&self) -> u64 {
-        self.fusebox.backends()[0].view().queue.calls
+        self.fusebox.backends().iter().map(|backend| backend.view().queue.calls).sum()
     }
 }
 

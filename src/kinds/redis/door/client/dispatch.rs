@@ -127,7 +127,7 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        let core = &client.core;
+        let core = &client.core();
         let lanes = Lanes::One(quick::lane(&core.namespace(), key));
         let mut canonical = core.canonical.take();
         canonical.clear();
@@ -184,7 +184,7 @@ impl Inner {
         (request, behind): (&[u8], &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
-        let core = &client.core;
+        let core = &client.core();
         let name = args.first().copied().unwrap_or_default();
         if name.eq_ignore_ascii_case(b"FUSEBOX") {
             // It tells of what was answered last.
@@ -282,7 +282,7 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        let connector = client.core.connector();
+        let connector = client.core().connector();
         let plan = match connector.plan(Bytes::copy_from_slice(request)) {
             Ok(plan) => plan,
             Err(refused) => {
@@ -297,14 +297,14 @@ impl Inner {
                 // One that is not answered by one entry as it stands: MGET, also of one key.
                 let as_it_stands = matches!(read.slots.as_slice(), [slot] if *slot.key == *request);
                 if !read.slots.is_empty() && !as_it_stands {
-                    let leave = client.core.backend.begin_fills(read);
+                    let leave = client.core().backend.begin_fills(read);
                     fills = Some(Box::new((read.clone(), leave)));
                 }
                 let slot = match read.slots.as_slice() {
                     [slot] if *slot.key == *request => Some((slot.lane, &*slot.key)),
                     _ => None,
                 };
-                let max_stale = client.core.settings.max_stale;
+                let max_stale = client.core().settings.max_stale;
                 let access = PlainAccess::Read { keyed: read.keyed, slot, max_stale };
                 (access, slot.is_some(), false)
             }
@@ -328,7 +328,7 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        let core = &client.core;
+        let core = &client.core();
         let Carriage { lanes, access, operation, cached, fills, timed, elsewhere } = carriage;
         if self.is_elsewhere(link) {
             return Some(Stuck::Others);
@@ -425,13 +425,14 @@ impl Inner {
 
     /// An upstream takes nothing: the command at hand waits, or is told once it has waited for as long as a call may.
     pub(super) fn not_taken(&mut self, client: &Rc<Client>, link: &Upstream, now: Instant) -> Sent {
-        client.core.asks_for_fence(link);
-        let is_vain = self.stuck_since.is_some_and(|since| client.core.is_not_fenced_since(since));
+        client.core().asks_for_fence(link);
+        let is_vain =
+            self.stuck_since.is_some_and(|since| client.core().is_not_fenced_since(since));
         if !is_vain && !self.is_late(client, now) {
             return Err(Some(Stuck::Place));
         }
-        let why = format!("{} takes nothing now", client.core.backend.name());
-        let answer = client.core.unavailable(&why);
+        let why = format!("{} takes nothing now", client.core().backend.name());
+        let answer = client.core().unavailable(&why);
         self.answer_with(answer);
         Err(None)
     }
@@ -439,13 +440,13 @@ impl Inner {
     /// A command that the upstream does not carry: the core does, once everything before it was answered.
     fn otherwise(&mut self, client: &Rc<Client>, request: &[u8]) -> Option<Stuck> {
         // A write may follow writes that stand in the queue; a read waits until they are synced.
-        let follows = self.on_wire == 0 && client.core.writes(request);
+        let follows = self.on_wire == 0 && client.core().writes(request);
         if !self.slots.is_empty() && !follows {
             return Some(Stuck::Others);
         }
         let seq = self.slot();
         let body = Bytes::copy_from_slice(request);
-        self.slow.push_back(client.core.call(seq, body, self.asker()));
+        self.slow.push_back(client.core().call(seq, body, self.asker()));
         None
     }
 
@@ -465,7 +466,7 @@ impl Inner {
 
     /// Whether the command at hand has been stuck for as long as a call may.
     pub(in crate::kinds::redis::door) fn is_late(&self, client: &Client, now: Instant) -> bool {
-        self.stuck_since.is_some_and(|since| now - since >= client.core.patience())
+        self.stuck_since.is_some_and(|since| now - since >= client.core().patience())
     }
 
     /// A command that nobody knows: the server has the word, as long as nothing waits in the queue.
@@ -476,7 +477,7 @@ impl Inner {
         request: &[u8],
         now: Instant,
     ) -> Option<Stuck> {
-        let core = &client.core;
+        let core = &client.core();
         if self.session.who.is_none() {
             self.answer(&telling::error(NOAUTH));
             return None;

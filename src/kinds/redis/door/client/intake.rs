@@ -23,10 +23,10 @@ use tokio::{
 
 use super::{Client, Ending, Inner, Stuck};
 use crate::kinds::redis::door::{
-    core::Relief,
     counters::Closed,
     request::{Found, Requests},
     telling,
+    whole::Relief,
 };
 
 /// Commands of one client that may wait for their replies.
@@ -73,7 +73,7 @@ impl Inner {
             Stuck::Others => !self.is_answered(),
             Stuck::Place => client.awaits_place.get(),
             Stuck::Lanes | Stuck::Paced => true,
-            Stuck::Memory => client.core.is_full(),
+            Stuck::Memory => client.core().whole.is_full(),
         }
     }
 
@@ -92,7 +92,8 @@ impl Inner {
     /// Whether it has been silent for too long, and is owed nothing: in the middle of a request, or for as long as the
     /// door allows.
     pub(super) fn is_idle(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
-        let settings = &client.core.settings;
+        let core = client.core();
+        let settings = &core.settings;
         // Who has asked for something and waits for the door is not silent.
         if self.stuck.is_some() {
             self.idle = None;
@@ -121,7 +122,7 @@ impl Inner {
         if self.read_closed {
             return false;
         }
-        if self.inbox.len() >= INBOX_MAX || client.core.is_full() {
+        if self.inbox.len() >= INBOX_MAX || client.core().whole.is_full() {
             // It is not read, and yet whether it is there matters to what waits for others.
             self.read_closed = self.is_blocked() && self.socket.has_hung_up(cx);
             return false;
@@ -146,7 +147,9 @@ impl Inner {
             return false;
         }
         let read = if self.inbox.is_empty() {
-            let mut scratch = client.core.scratch.take();
+            // What is taken may lead to another database, with a core of its own.
+            let core = client.core();
+            let mut scratch = core.scratch.take();
             let mut into = ReadBuf::new(&mut scratch);
             let read = self.socket.poll_read(cx, &mut into);
             let count = into.filled().len();
@@ -155,14 +158,14 @@ impl Inner {
                 let taken = self.take(client, bytes);
                 self.inbox.extend_from_slice(bytes.get(taken..).unwrap_or_default());
             }
-            client.core.scratch.replace(scratch);
+            core.scratch.replace(scratch);
             read.map_ok(|()| count)
         } else {
             let needs = self.requests.needs(&self.inbox);
-            if needs > client.core.settings.request_max {
+            if needs > client.core().settings.request_max {
                 let why = format!(
                     "ERR fusebox: a request of {needs} bytes is more than this door takes ({} bytes)",
-                    client.core.settings.request_max
+                    client.core().settings.request_max
                 );
                 self.answer(&telling::error(&why));
                 (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);
@@ -180,7 +183,7 @@ impl Inner {
                 false
             }
             Poll::Ready(Ok(count)) => {
-                client.core.counters.read(count);
+                client.core().counters.read(count);
                 self.idle = None;
                 true
             }
@@ -193,19 +196,19 @@ impl Inner {
 
     /// Whether the door has no room for what this client sends. After a second of that some is made.
     fn is_short_of_room(&mut self, client: &Client) -> bool {
-        let core = &client.core;
-        if !core.is_full() {
+        let core = &client.core();
+        if !core.whole.is_full() {
             if self.short_since.take().is_some() {
-                core.has_room(client.id);
+                core.whole.has_room(client.id);
             }
             return false;
         }
         let now = Instant::now();
         let since = *self.short_since.get_or_insert(now);
         if now.duration_since(since) < ROOM_PATIENCE {
-            core.has_no_room(client.id);
+            core.whole.has_no_room(client.id);
         } else {
-            match core.make_room(client) {
+            match core.whole.make_room(client) {
                 Relief::Wait => {}
                 Relief::Refused => {
                     self.answer(&telling::error(telling::TOO_MANY));
@@ -226,13 +229,13 @@ impl Inner {
     fn take(&mut self, client: &Rc<Client>, bytes: &[u8]) -> usize {
         let mut taken = 0;
         let now = Instant::now();
-        client.core.refresh();
-        if self.session.has_selected && self.generation != client.core.generation() {
+        client.core().refresh();
+        if self.session.has_selected && self.generation != client.core().generation() {
             // The configured database is another, and which one it is in is not certain any more.
             (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
             return 0;
         }
-        self.generation = client.core.generation();
+        self.generation = client.core().generation();
         while self.may_take() && self.stuck.is_none() {
             let rest = bytes.get(taken..).unwrap_or_default();
             let mut reader = mem::take(&mut self.requests);
@@ -265,7 +268,7 @@ impl Inner {
             if let Some(stuck) = stuck {
                 self.stuck_since.get_or_insert(now);
                 if stuck == Stuck::Place {
-                    client.core.awaits_place(client);
+                    client.core().awaits_place(client);
                 }
                 let look_again = match stuck {
                     // Whoever answers those wakes this client.
@@ -276,7 +279,7 @@ impl Inner {
                 // Whoever polls this client looks at the alarm afterwards.
                 self.stuck = Some((stuck, Box::pin(sleep_until(again))));
             } else {
-                client.core.counters.command();
+                client.core().counters.command();
                 self.stuck_since = None;
                 taken += length + mem::take(&mut self.swallowed);
             }

@@ -39,7 +39,7 @@ impl Inner {
         }
         match (what.to_ascii_lowercase().as_slice(), rest) {
             (b"unblock", [id, how @ ..]) => {
-                let target = client.core.client(number(id)?);
+                let target = client.core().whole.client(number(id)?);
                 let with_error = match how {
                     [] => false,
                     [word] if word.eq_ignore_ascii_case(b"TIMEOUT") => false,
@@ -63,7 +63,7 @@ impl Inner {
                 }
             }
             (b"kill", [word, id]) if word.eq_ignore_ascii_case(b"ID") => {
-                match client.core.client(number(id)?) {
+                match client.core().whole.client(number(id)?) {
                     Some(target) if Rc::ptr_eq(&target, client) => {
                         self.answer(b":1\r\n");
                         (self.ending, self.closed) = (Ending::Answered, Closed::Client);
@@ -93,7 +93,7 @@ impl Inner {
         let request = resp::command(&words.iter().chain(how).copied().collect::<Vec<_>>());
         let link = match &self.pinned {
             Some(pinned) => Rc::clone(pinned.upstream()),
-            None => client.core.link(self.session.protocol),
+            None => client.core().link(self.session.protocol),
         };
         let lanes = Lanes::new([]);
         self.carry(client, &link, Carriage::elsewhere(&lanes, true, "command"), &request, now)
@@ -101,7 +101,7 @@ impl Inner {
 
     /// What it has parked ends now, as if its time were over, or with an error.
     fn unblock(&mut self, client: &Client, with_error: bool) {
-        client.core.is_not_parked(client);
+        client.core().is_not_parked(client);
         let seq = match (self.parked.take(), &self.pinned) {
             (Some(parked), _) => parked.seq(),
             (None, Some(pinned)) if pinned.upstream().is_blocked() => {

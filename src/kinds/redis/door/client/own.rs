@@ -28,7 +28,7 @@ impl Inner {
         args: &[&[u8]],
         now: Instant,
     ) -> Option<Stuck> {
-        let core = &client.core;
+        let core = &client.core();
         // What follows is of another protocol, or another user: what is before it is answered first.
         if matches!(local, Local::Hello | Local::Auth | Local::Select | Local::Reset)
             && !self.slots.is_empty()
@@ -61,7 +61,10 @@ impl Inner {
                     pinned.close();
                 }
                 self.barred = None;
-                self.session.reset(core.database());
+                if let Some(home) = core.home() {
+                    self.moves(client, home);
+                }
+                self.session.reset(client.core().database());
                 self.answer(b"+RESET\r\n");
             }
         }
@@ -97,7 +100,7 @@ impl Inner {
             _ => return telling::error("ERR syntax error"),
         };
         let mut lines = String::new();
-        for other in client.core.clients() {
+        for other in client.core().whole.clients() {
             if only.as_ref().is_some_and(|only| !only.contains(&other.id())) {
                 continue;
             }
@@ -146,13 +149,13 @@ impl Inner {
             Done::Authenticated(seq, guest, hello) => {
                 let refused = "WRONGPASS invalid username-password pair or user is disabled.";
                 let Some(Guest { who, reads_only, is_backends_own }) = guest else {
-                    client.core.counters.wrong_secret();
+                    client.core().counters.wrong_secret();
                     return self.reply(seq, &telling::error(refused));
                 };
                 self.session.greet(who, reads_only, is_backends_own);
                 let before = self.protocol();
                 let answer = match hello {
-                    Some(hello) => self.session.greeted(hello, &client.core.server()),
+                    Some(hello) => self.session.greeted(hello, &client.core().server()),
                     None => Bytes::from_static(b"+OK\r\n"),
                 };
                 self.reply(seq, &answer);

@@ -90,14 +90,14 @@ impl Inner {
         until: Option<Instant>,
     ) {
         self.parked = Some(Parked { seq, body, until, alarm: None });
-        client.core.parks(client);
+        client.core().parks(client);
     }
 
     /// Sends what is parked if that may be, or ends it if its time is over. False where there is nothing to do now.
     pub(super) fn tend_parked(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
         let Some(mut parked) = self.parked.take() else { return false };
         if parked.is_over(cx) {
-            client.core.is_not_parked(client);
+            client.core().is_not_parked(client);
             self.last = Told { source: Some(Source::Empty), ..Told::default() };
             let nothing = waiting::nothing_came(self.session.protocol);
             self.reply(parked.seq, nothing);
@@ -107,7 +107,7 @@ impl Inner {
             if self.send_parked(client, &parked) {
                 return true;
             }
-            client.core.parks(client);
+            client.core().parks(client);
         }
         self.parked = Some(parked);
         self.look(client, cx)
@@ -115,7 +115,7 @@ impl Inner {
 
     fn send_parked(&mut self, client: &Rc<Client>, parked: &Parked) -> bool {
         let Ok(args) = resp::arguments(&parked.body) else { return false };
-        let connector = client.core.connector();
+        let connector = client.core().connector();
         let (Some(spec), Some(waiting)) =
             (connector.links().shared.commands.find(&args), Waiting::of(&args))
         else {
@@ -145,7 +145,7 @@ impl Inner {
     ) -> Sent {
         // What may be of any key has its say once it is answered: it may well be refused.
         if !lanes.is_all() {
-            client.core.backend.wrote(&lanes);
+            client.core().backend.wrote(&lanes);
         }
         let note = Note::Waited(Box::new(Waited { lanes, until }));
         self.send_in(client, upstream, (None, note, true), (said.request, seq), said.now)

@@ -114,7 +114,10 @@ impl Inner {
         database: u32,
         now: Instant,
     ) -> Option<Stuck> {
-        if self.pinned.is_none() && database == client.core.database() {
+        if self.pinned.is_none()
+            && let Some(core) = client.core().beside(database)
+        {
+            self.moves(client, core);
             self.session.select(database);
             self.unbar(Barred::Database);
             self.answer(b"+OK\r\n");
@@ -130,6 +133,12 @@ impl Inner {
             Err(Some(_)) => {}
         }
         sent.err().flatten()
+    }
+
+    /// It is in that database from now on. Everything that it said before was answered.
+    pub(super) fn moves(&mut self, client: &Client, core: Rc<Core>) {
+        self.generation = core.generation();
+        client.core.replace(core);
     }
 
     /// The server has answered a SELECT.
@@ -160,7 +169,8 @@ impl Inner {
         if matches!(class, Class::Local(Local::Quit | Local::Reset)) {
             return false;
         }
-        let backend = client.core.backend.name();
+        let core = client.core();
+        let backend = core.backend.name();
         let why = match (barred, class) {
             (Barred::Database, Class::Local(_)) => return false,
             (Barred::Database, _) => format!("the SELECT before it did not reach {backend}"),
@@ -198,7 +208,7 @@ impl Inner {
         if self.is_answered() && since.is_none() {
             self.barred = self.barred.map(|(barred, _)| (barred, Some(now)));
         }
-        let answer = client.core.unavailable(&why);
+        let answer = client.core().unavailable(&why);
         self.answer_with(answer);
         true
     }
@@ -353,7 +363,7 @@ impl Inner {
 
     /// A command that waits for others: also for the server, if nothing else belongs to the client's connection.
     fn wait(&mut self, client: &Rc<Client>, lanes: Lanes, said: Said<'_>) -> Sent {
-        let database = client.core.database();
+        let database = client.core().database();
         let counts = self.pinned.as_ref().is_some_and(|it| it.database() != Some(database));
         if matches!(&*said.spec.name, "wait" | "waitaof") && !counts {
             let name = said.spec.name.to_ascii_uppercase();
@@ -387,7 +397,7 @@ impl Inner {
         now: Instant,
     ) -> Result<(), Denied> {
         drop(self.leave(client, lanes, ASKS, "command", now)?);
-        let core = &client.core;
+        let core = &client.core();
         if !core.is_fenced() {
             core.asks_for_fence(&core.link(self.session.protocol));
             return Err(Denied::Told("writes may still land".to_owned()));
@@ -418,7 +428,7 @@ impl Inner {
             let how = (None, Note::None, true);
             return self.send(client, &upstream, how, said.request, said.now).err().flatten();
         }
-        if pinned.database() == Some(client.core.database()) {
+        if pinned.database() == Some(client.core().database()) {
             return self.planned(client, &upstream, said.request, said.now);
         }
         let lanes = self.lanes_of(client, said);
@@ -443,7 +453,7 @@ impl Inner {
             Ok(ticket) => drop(ticket),
             Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
             Err(Denied::Told(why)) => {
-                let answer = client.core.unavailable(&why);
+                let answer = client.core().unavailable(&why);
                 self.answer_with(answer);
                 return Err(None);
             }
@@ -458,7 +468,7 @@ impl Inner {
     /// The client's own upstream; `None` where there are as many as may be.
     pub(super) fn own_upstream(&mut self, client: &Rc<Client>) -> Option<Rc<Upstream>> {
         if self.pinned.is_none() {
-            let core = &client.core;
+            let core = &client.core();
             let upstream = core.pin(client, self.session.protocol)?;
             self.pinned = Some(PinnedTo::new(upstream, core.database()));
         }
@@ -484,7 +494,7 @@ impl Inner {
             Ok(_) => Ok(()),
             Err(Denied::Stuck(stuck)) => Err(Some(stuck)),
             Err(Denied::Told(why)) => {
-                let answer = client.core.unavailable(&why);
+                let answer = client.core().unavailable(&why);
                 self.answer_with(answer);
                 Err(None)
             }
@@ -500,7 +510,7 @@ impl Inner {
         operation: &'static str,
         now: Instant,
     ) -> Result<Ticket, Denied> {
-        let core = &client.core;
+        let core = &client.core();
         let (priority, trace) = (core.settings.priority, CallTrace::new(ROUTE));
         let plan = PlainPlan { lanes, access, priority, operation, trace };
         let late = self.is_late(client, now);
@@ -520,7 +530,7 @@ impl Inner {
         let Said { spec, args, .. } = said;
         let database = match &self.pinned {
             Some(pinned) => pinned.database(),
-            None => Some(client.core.database()),
+            None => Some(client.core().database()),
         };
         let (Some(database), Some(places)) = (database, spec.keys(args)) else { return Lanes::All };
         let is_wide = match rules::kind(spec) {

@@ -65,7 +65,7 @@ impl Inner {
             return None;
         }
         let block = self.block(client, behind)?;
-        let core = &client.core;
+        let core = &client.core();
         let link = core.link(self.session.protocol);
         if self.is_elsewhere(&link) {
             return Some(Err(Some(Stuck::Others)));
@@ -102,7 +102,7 @@ impl Inner {
 
     /// The transaction whose commands stand at the beginning of `bytes`, if all of it is there.
     fn block(&self, client: &Rc<Client>, bytes: &[u8]) -> Option<Block> {
-        let connector = client.core.connector();
+        let connector = client.core().connector();
         let commands = &connector.links().shared.commands;
         let now = Instant::now();
         let mut lanes = LaneSet::default();
