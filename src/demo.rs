@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! this process                                    its child, the real daemon
-//!   callers ── calls over the Unix socket ──────▶   fusebox run
+//!   callers ── calls over the command socket ───▶   fusebox run
+//!     and a stock client ── Redis's door ──────────▶   │
 //!   stand-ins for Redis, ClickHouse                   └ stores in a temporary folder
 //!     and Firestore ◀── TCP on loopback ────────────────┘
 //! ```
@@ -25,6 +26,7 @@ mod screen;
 mod shown;
 mod stage;
 mod status;
+mod stock;
 mod story;
 mod tables;
 mod watch;

@@ -108,6 +108,13 @@ impl Call {
         self
     }
 
+    /// Its words as a stock client sends them; `None` if it is none for Redis, or asks for more than these say.
+    pub(super) fn words(&self) -> Option<Vec<String>> {
+        let is_plain = self.options.as_object().is_some_and(serde_json::Map::is_empty);
+        let words = self.body.get("command").filter(|_| is_plain)?.as_array()?;
+        words.iter().map(|word| word.as_str().map(str::to_owned)).collect()
+    }
+
     /// Whether it writes.
     pub(super) fn is_write(&self) -> bool {
         self.effect != Effect::Read
@@ -137,6 +144,9 @@ mod tests {
         let call = Call::set(Backend::Redis, "k", 2);
         assert_eq!(call.json(), json!({ "command": ["SET", "k", "2"], "options": {} }));
         assert_eq!(call.shown, "SET k 2");
+        assert_eq!(call.words().unwrap(), ["SET", "k", "2"]);
+        assert_eq!(call.durable().words(), None);
+        assert_eq!(Call::get(Backend::Firestore, "d/a").words(), None);
         let call = Call::insert(7..9).durable();
         assert_eq!(call.shown, "INSERT INTO visits, min_ack durable");
         assert_eq!(

@@ -1,5 +1,5 @@
 //! The callers: writers, counters and readers that know nothing of an outage and use what the daemon's
-//! socket offers to anyone. What they are told is written down in the [`Ledger`].
+//! sockets offer to anyone. What they are told is written down in the [`Ledger`].
 
 use std::{ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,6 +12,7 @@ use super::{
     backend::Backend,
     call::Call,
     ledger::{Ended, Ledger},
+    stock::StockClient,
 };
 use crate::terminal::client::Client;
 
@@ -56,10 +57,11 @@ pub(super) fn name(backend: Backend, name: &str) -> String {
     format!("demo{mark}{name}")
 }
 
-/// Calls the daemon at a socket, and writes down what it is told.
-#[derive(Clone)]
+/// Calls the daemon, and writes down what it is told: as a stock client of the Redis door where that can say it all, else
+/// over the command socket.
 pub(super) struct Caller {
     socket: PathBuf,
+    stock: StockClient,
     /// What was told so far.
     pub(super) ledger: Arc<Mutex<Ledger>>,
 }
@@ -67,14 +69,27 @@ pub(super) struct Caller {
 impl Caller {
     /// A caller of the daemon at `socket` with a ledger of its own.
     pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket, ledger: Arc::default() }
+        Self::with(socket, Arc::default())
+    }
+
+    fn with(socket: PathBuf, ledger: Arc<Mutex<Ledger>>) -> Self {
+        let stock = StockClient::new(socket.with_file_name("redis.sock"));
+        Self { socket, stock, ledger }
+    }
+
+    /// Another program that writes down what it is told in the same ledger.
+    pub(super) fn another(&self) -> Self {
+        Self::with(self.socket.clone(), Arc::clone(&self.ledger))
     }
 
     /// Makes a call.
     pub(super) async fn make(&self, call: &Call) -> Ended {
-        let client = Client::new(self.socket.clone());
-        let answer = client.exchange(Method::POST, &call.path(), Some(&call.json())).await;
-        let ended = Ended::of(answer);
+        let ended = if let Some(words) = call.words() {
+            self.stock.ask(&words, call.is_write()).await
+        } else {
+            let client = Client::new(self.socket.clone());
+            Ended::of(client.exchange(Method::POST, &call.path(), Some(&call.json())).await)
+        };
         self.ledger.lock().get_mut(call.backend).note(call, &ended);
         ended
     }
@@ -93,7 +108,7 @@ impl Workload {
         let mut tasks = JoinSet::new();
         let mut seeds = Rng::with_seed(seed);
         let mut worker = || Worker {
-            caller: caller.clone(),
+            caller: caller.another(),
             rng: Rng::with_seed(seeds.u64(..)),
             stop: stop.subscribe(),
         };

@@ -31,8 +31,8 @@ pub(super) enum Ended {
 /// An answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Answer {
-    /// 200 or 202.
-    pub(super) status: u16,
+    /// 200 or 202; `None` of a client that does not speak HTTP.
+    pub(super) status: Option<u16>,
     /// Where it comes from.
     pub(super) source: Lenient<Source>,
     /// What a write's promises.
@@ -50,7 +50,7 @@ impl Ended {
             Ok((status @ (200 | 202), reply)) => {
                 let ReplyView { source, ack, value, age_ms, .. } = read(&reply).unwrap_or_default();
                 let ack = ack.as_ref().and_then(Lenient::known);
-                Self::Answered(Answer { status, source, ack, value, age_ms })
+                Self::Answered(Answer { status: Some(status), source, ack, value, age_ms })
             }
             Ok((status, problem)) => {
                 let problem: ProblemView = read(&problem).unwrap_or_default();

@@ -35,7 +35,8 @@ fn answered(call: &Call, answer: &Answer) -> String {
         (Some(Source::Bypass), _) => ": the caller computes it".to_owned(),
         (Some(Source::Cache | Source::Stale) | None, _) => format!(": as it was {age:.1} s ago"),
     };
-    format!("{status} {source}{value}{means}")
+    let status = status.map_or_else(String::new, |status| format!("{status} "));
+    format!("{status}{source}{value}{means}")
 }
 
 /// What of the value is worth a look.
@@ -64,7 +65,7 @@ mod tests {
     fn check(call: Call, source: Source, value: Value, expected: &str) {
         let is_queued = call.is_write() && source == Source::Queued;
         let ack = is_queued.then_some(AckLevel::Durable);
-        let answer = Answer { status: 200, source: source.into(), ack, value, age_ms: 1_234 };
+        let answer = Answer { status: Some(200), source: source.into(), ack, value, age_ms: 1_234 };
         let line = line(&call, &Ended::Answered(answer));
         assert_eq!(line.split_once("-> ").unwrap().1, expected);
     }

@@ -104,6 +104,9 @@ impl<'a> Story<'a> {
         }
         let id = self.stage.daemon_id().unwrap_or_default();
         self.screen.note(&format!("the daemon, a real one, is process {id}"));
+        self.screen.note(
+            "Redis is used through its door by a stock client, all else over the command socket",
+        );
     }
 
     async fn all_is_well(&mut self) {

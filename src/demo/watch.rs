@@ -71,7 +71,7 @@ pub(super) async fn replayed(client: &Client) -> Option<Each<Replayed>> {
 /// Shows how things stand and what happens until it is dropped.
 pub(super) fn start(screen: &Arc<Screen>, caller: &Caller, socket: PathBuf) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    tasks.spawn(show_status(Arc::clone(screen), caller.clone(), Client::new(socket.clone())));
+    tasks.spawn(show_status(Arc::clone(screen), caller.another(), Client::new(socket.clone())));
     tasks.spawn(show_events(Arc::clone(screen), Client::new(socket)));
     tasks
 }
