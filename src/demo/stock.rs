@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use fusebox_actors::AckLevel;
+use fusebox_actors::{AckLevel, Source};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, Value,
     aio::MultiplexedConnection,
@@ -60,15 +60,18 @@ impl StockClient {
             }
         };
         let asked = redis::cmd("FUSEBOX").arg("LAST").query_async(&mut connection).await;
-        // If the daemon has gone since: the command was answered all the same.
-        let (source, ack, age_ms, ..): Last = asked.unwrap_or_default();
-        *kept = Some(connection);
+        // If the daemon has gone since, the command was answered all the same; nobody knows whether from the queue.
+        let told: Option<Last> = asked.ok();
+        *kept = told.is_some().then_some(connection);
+        let least = (Source::Queued.as_str().to_owned(), Some("durable".to_owned()), 0, None, 0);
+        let (source, ack, age_ms, ..) = told.unwrap_or(least);
         // The server's own answers bear no promise but its own.
-        let applied = is_write.then_some(AckLevel::Applied);
+        let is_durable = ack.as_deref() == Some("durable");
+        let promise = if is_durable { AckLevel::Durable } else { AckLevel::Applied };
         Ended::Answered(Answer {
             status: None,
             source: serde_json::from_value(json!(source)).unwrap_or_default(),
-            ack: if ack.as_deref() == Some("durable") { Some(AckLevel::Durable) } else { applied },
+            ack: is_write.then_some(promise),
             value: shown(&value),
             age_ms,
         })

@@ -75,9 +75,10 @@ fn the_demo_ends_with_its_proof() {
 fn callers_of_each_kind_are_told_what_they_get() {
     let said = demo("3", "2");
     for (call, told) in [
-        ("redis      SET demo:guest 1 ", "200 live"),
-        ("redis      SET demo:guest 2 ", "202 queued"),
-        ("redis      INCR demo:visits ", "503 "),
+        ("redis      SET demo:guest 1 ", "live, \"OK\""),
+        ("redis      SET demo:guest 2 ", "queued, \"OK\", durable"),
+        ("redis      INCR demo:visits ", "fusebox: redis: the breaker is open"),
+        ("redis      INCR demo:visits, min_ack durable ", "202 queued"),
         ("clickhouse SELECT count() AS visits ", "200 live"),
         ("clickhouse SELECT count() AS visits ", "200 stale"),
         ("clickhouse SELECT sum(id) AS ids, priority low ", "200 empty, []"),

@@ -164,7 +164,7 @@ pub(crate) async fn ask_owned(port: u16, command: &'static str) -> Bytes {
 }
 
 /// Polls until `done`, or fails.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done().await {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
