@@ -1,32 +1,35 @@
-//! The backends of the demo: one of each kind.
+//! The backends of the demo: one of each kind, by what it keeps.
 
 /// A backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Backend {
-    Redis,
-    ClickHouse,
-    Firestore,
+    /// Redis.
+    Keys,
+    /// ClickHouse.
+    Rows,
+    /// Firestore.
+    Documents,
 }
 
 impl Backend {
     /// All of them.
-    pub(super) const ALL: [Self; 3] = [Self::Redis, Self::ClickHouse, Self::Firestore];
+    pub(super) const ALL: [Self; 3] = [Self::Keys, Self::Rows, Self::Documents];
 
     /// Its name in the configuration and the API.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Redis => "redis",
-            Self::ClickHouse => "clickhouse",
-            Self::Firestore => "firestore",
+            Self::Keys => "redis",
+            Self::Rows => "clickhouse",
+            Self::Documents => "firestore",
         }
     }
 
     /// Its name for people.
     pub(super) fn title(self) -> &'static str {
         match self {
-            Self::Redis => "Redis",
-            Self::ClickHouse => "ClickHouse",
-            Self::Firestore => "Firestore",
+            Self::Keys => "Redis",
+            Self::Rows => "ClickHouse",
+            Self::Documents => "Firestore",
         }
     }
 }
@@ -34,33 +37,33 @@ impl Backend {
 /// One of something for each backend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Each<T> {
-    redis: T,
-    clickhouse: T,
-    firestore: T,
+    keys: T,
+    rows: T,
+    documents: T,
 }
 
 impl<T> Each<T> {
     /// What `make` makes for each.
     pub(super) fn of(mut make: impl FnMut(Backend) -> T) -> Self {
-        let [redis, clickhouse, firestore] = Backend::ALL.map(&mut make);
-        Self { redis, clickhouse, firestore }
+        let [keys, rows, documents] = Backend::ALL.map(&mut make);
+        Self { keys, rows, documents }
     }
 
     /// What belongs to `backend`.
     pub(super) fn get(&self, backend: Backend) -> &T {
         match backend {
-            Backend::Redis => &self.redis,
-            Backend::ClickHouse => &self.clickhouse,
-            Backend::Firestore => &self.firestore,
+            Backend::Keys => &self.keys,
+            Backend::Rows => &self.rows,
+            Backend::Documents => &self.documents,
         }
     }
 
     /// What belongs to `backend`, to be changed.
     pub(super) fn get_mut(&mut self, backend: Backend) -> &mut T {
         match backend {
-            Backend::Redis => &mut self.redis,
-            Backend::ClickHouse => &mut self.clickhouse,
-            Backend::Firestore => &mut self.firestore,
+            Backend::Keys => &mut self.keys,
+            Backend::Rows => &mut self.rows,
+            Backend::Documents => &mut self.documents,
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::backend::Backend;
 
-/// The table of the ClickHouse stand-in.
+/// The table of rows.
 const TABLE: &str = "visits";
 
 /// A call.
@@ -43,7 +43,7 @@ impl Call {
 
     /// Sets a key of Redis, or a document of Firestore, to `value`.
     pub(super) fn set(backend: Backend, key: &str, value: u64) -> Self {
-        let (shown, body) = if backend == Backend::Firestore {
+        let (shown, body) = if backend == Backend::Documents {
             let data = json!({ "value": value });
             (format!("set {key} {data}"), json!({ "op": "set", "path": key, "data": data }))
         } else {
@@ -54,7 +54,7 @@ impl Call {
 
     /// Adds one to a key of Redis, or to a document of Firestore.
     pub(super) fn increment(backend: Backend, key: &str) -> Self {
-        let (shown, body) = if backend == Backend::Firestore {
+        let (shown, body) = if backend == Backend::Documents {
             let transforms = json!({ "value": { "increment": 1 } });
             let body = json!({ "op": "set", "path": key, "data": {}, "merge": true,
                 "transforms": transforms });
@@ -67,7 +67,7 @@ impl Call {
 
     /// Reads a key of Redis, or a document of Firestore.
     pub(super) fn get(backend: Backend, key: &str) -> Self {
-        let (shown, body) = if backend == Backend::Firestore {
+        let (shown, body) = if backend == Backend::Documents {
             (format!("get {key}"), json!({ "op": "get", "path": key }))
         } else {
             (format!("GET {key}"), json!({ "command": ["GET", key] }))
@@ -82,14 +82,14 @@ impl Call {
         let query = format!("INSERT INTO {TABLE} FORMAT JSONEachRow");
         let shown = format!("INSERT INTO {TABLE}");
         let body = json!({ "query": query, "data": data });
-        Self::new(Backend::ClickHouse, shown, Effect::Insert(ids), body)
+        Self::new(Backend::Rows, shown, Effect::Insert(ids), body)
     }
 
     /// Selects `what`, such as `count() AS rows`, from the table.
     pub(super) fn select(what: &str) -> Self {
         let query = format!("SELECT {what} FROM {TABLE} FORMAT JSONEachRow");
         let shown = format!("SELECT {what}");
-        Self::new(Backend::ClickHouse, shown, Effect::Read, json!({ "query": query }))
+        Self::new(Backend::Rows, shown, Effect::Read, json!({ "query": query }))
     }
 
     /// The same with the consent to be queued, also where its reply cannot be known.
@@ -141,12 +141,12 @@ mod tests {
 
     #[test]
     fn a_call_is_what_it_shows() {
-        let call = Call::set(Backend::Redis, "k", 2);
+        let call = Call::set(Backend::Keys, "k", 2);
         assert_eq!(call.json(), json!({ "command": ["SET", "k", "2"], "options": {} }));
         assert_eq!(call.shown, "SET k 2");
         assert_eq!(call.words().unwrap(), ["SET", "k", "2"]);
         assert_eq!(call.durable().words(), None);
-        assert_eq!(Call::get(Backend::Firestore, "d/a").words(), None);
+        assert_eq!(Call::get(Backend::Documents, "d/a").words(), None);
         let call = Call::insert(7..9).durable();
         assert_eq!(call.shown, "INSERT INTO visits, min_ack durable");
         assert_eq!(
@@ -156,6 +156,6 @@ mod tests {
                 "options": { "min_ack": "durable" } })
         );
         assert!(call.is_write() && !Call::select("count()").low().is_write());
-        assert_eq!(Call::get(Backend::Firestore, "d/a").path(), "/v1/backends/firestore/call");
+        assert_eq!(Call::get(Backend::Documents, "d/a").path(), "/v1/backends/firestore/call");
     }
 }

@@ -30,9 +30,9 @@ struct Crew {
 
 /// Everybody. Documents and rows are fewer than keys, as they are elsewhere.
 const CREWS: [Crew; 3] = [
-    Crew { backend: Backend::Redis, writers: 5, pause: 4..16, counters: 3, readers: 2 },
-    Crew { backend: Backend::ClickHouse, writers: 2, pause: 15..45, counters: 0, readers: 1 },
-    Crew { backend: Backend::Firestore, writers: 3, pause: 8..32, counters: 2, readers: 1 },
+    Crew { backend: Backend::Keys, writers: 5, pause: 4..16, counters: 3, readers: 2 },
+    Crew { backend: Backend::Rows, writers: 2, pause: 15..45, counters: 0, readers: 1 },
+    Crew { backend: Backend::Documents, writers: 3, pause: 8..32, counters: 2, readers: 1 },
 ];
 /// Keys of each writer.
 const KEYS: u64 = 3;
@@ -53,7 +53,7 @@ pub(super) fn fixed(backend: Backend) -> String {
 
 /// A key of Redis, or a document of Firestore.
 pub(super) fn name(backend: Backend, name: &str) -> String {
-    let mark = if backend == Backend::Firestore { '/' } else { ':' };
+    let mark = if backend == Backend::Documents { '/' } else { ':' };
     format!("demo{mark}{name}")
 }
 
@@ -161,7 +161,7 @@ fn key(backend: Backend, writer: u64, key: u64) -> String {
 async fn write(mut worker: Worker, backend: Backend, writer: u64, pause: Range<u64>) {
     let (mut value, mut id) = (0, writer * IDS);
     loop {
-        let call = if backend == Backend::ClickHouse {
+        let call = if backend == Backend::Rows {
             let ids = id..id + worker.rng.u64(1..=ROWS_MAX);
             id = ids.end;
             Call::insert(ids).durable()
@@ -182,7 +182,7 @@ async fn count(mut worker: Worker, backend: Backend, counter: u64) {
 
 async fn read(mut worker: Worker, backend: Backend, writers: u64, pause: Range<u64>) {
     loop {
-        let call = if backend == Backend::ClickHouse {
+        let call = if backend == Backend::Rows {
             let what = ["count() AS rows", "count() AS rows, sum(amount) AS total"];
             Call::select(worker.rng.choice(what).unwrap_or_default())
         } else if worker.rng.u8(0..3) == 0 {

@@ -155,10 +155,10 @@ mod tests {
         ];
         for (at, answer) in (1..).zip(answers) {
             let ended = Ended::of(answer);
-            page.note(&Call::set(Backend::Redis, "k", at), &ended);
+            page.note(&Call::set(Backend::Keys, "k", at), &ended);
             page.note(&Call::insert(at * 10..at * 10 + 2), &ended);
-            page.note(&Call::increment(Backend::Firestore, "n"), &ended);
-            page.note(&Call::get(Backend::Redis, "k"), &ended);
+            page.note(&Call::increment(Backend::Documents, "n"), &ended);
+            page.note(&Call::get(Backend::Keys, "k"), &ended);
         }
         let key = &page.told.keys["k"];
         assert_eq!(key.acknowledged, [1, 2].into());

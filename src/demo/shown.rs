@@ -42,11 +42,11 @@ fn answered(call: &Call, answer: &Answer) -> String {
 /// What of the value is worth a look.
 fn value(call: &Call, answer: &Answer) -> String {
     let value = match call.backend {
-        Backend::Redis => &answer.value,
+        Backend::Keys => &answer.value,
         // Their writes are answered with times and sums.
         _ if call.is_write() => return String::new(),
-        Backend::ClickHouse => &answer.value,
-        Backend::Firestore => answer.value.get("data").unwrap_or(&Value::Null),
+        Backend::Rows => &answer.value,
+        Backend::Documents => answer.value.get("data").unwrap_or(&Value::Null),
     };
     match value {
         Value::Null if answer.ack == Some(AckLevel::Durable) => String::new(),
@@ -72,10 +72,10 @@ mod tests {
 
     #[test]
     fn a_call_is_shown_with_what_its_caller_was_told() {
-        let get = || Call::get(Backend::Redis, "k");
+        let get = || Call::get(Backend::Keys, "k");
         check(get(), Source::Live, json!("1"), "200 live, \"1\"");
         check(get(), Source::Bypass, json!(null), "200 bypass, nil: the caller computes it");
-        let incr = Call::increment(Backend::Redis, "k").durable();
+        let incr = Call::increment(Backend::Keys, "k").durable();
         check(incr, Source::Queued, json!(null), "200 queued, durable: synced to this disk");
         let rows = json!([{ "n": 1 }]);
         check(
@@ -86,7 +86,7 @@ mod tests {
         );
         check(Call::insert(1..2), Source::Live, json!({ "written_rows": "1" }), "200 live");
         let document = json!({ "path": "d/a", "data": { "value": 2 }, "update_time": null });
-        let get = Call::get(Backend::Firestore, "d/a");
+        let get = Call::get(Backend::Documents, "d/a");
         let expected = "200 queued, {\"value\":2}: from the writes that wait";
         check(get, Source::Queued, document, expected);
         let refused = line(&Call::select("n"), &Ended::Refused("503 read-only".into()));

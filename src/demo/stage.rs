@@ -74,34 +74,34 @@ impl StandIns {
 
     async fn start(&self, backend: Backend, address: SocketAddr) -> io::Result<SocketAddr> {
         match backend {
-            Backend::Redis => self.redis.start(address).await,
-            Backend::ClickHouse => self.clickhouse.start(address).await,
-            Backend::Firestore => self.firestore.start(address).await,
+            Backend::Keys => self.redis.start(address).await,
+            Backend::Rows => self.clickhouse.start(address).await,
+            Backend::Documents => self.firestore.start(address).await,
         }
     }
 
     fn lose_answers(&self, backend: Backend) {
         match backend {
-            Backend::Redis => self.redis.lose_answers(),
-            Backend::ClickHouse => self.clickhouse.lose_answers(),
-            Backend::Firestore => self.firestore.lose_answers(),
+            Backend::Keys => self.redis.lose_answers(),
+            Backend::Rows => self.clickhouse.lose_answers(),
+            Backend::Documents => self.firestore.lose_answers(),
         }
     }
 
     fn stop(&self, backend: Backend) {
         match backend {
-            Backend::Redis => self.redis.stop(),
-            Backend::ClickHouse => self.clickhouse.stop(),
-            Backend::Firestore => self.firestore.stop(),
+            Backend::Keys => self.redis.stop(),
+            Backend::Rows => self.clickhouse.stop(),
+            Backend::Documents => self.firestore.stop(),
         }
     }
 
     /// What one of them applied; `None` where that was more than it remembers.
     pub(super) fn applied(&self, backend: Backend) -> Option<Applied> {
         let (log, values) = match backend {
-            Backend::Redis => (self.redis.log()?, self.redis.snapshot()),
-            Backend::Firestore => (self.firestore.log()?, self.firestore.values()),
-            Backend::ClickHouse => {
+            Backend::Keys => (self.redis.log()?, self.redis.snapshot()),
+            Backend::Documents => (self.firestore.log()?, self.firestore.values()),
+            Backend::Rows => {
                 return Some(Applied { rows: self.clickhouse.ids(), ..Applied::default() });
             }
         };
@@ -111,9 +111,9 @@ impl StandIns {
     /// How many writes one of them was sent again and recognised by their token.
     pub(super) fn recognised(&self, backend: Backend) -> u64 {
         match backend {
-            Backend::Redis => self.redis.recognised(),
-            Backend::ClickHouse => self.clickhouse.recognised(),
-            Backend::Firestore => self.firestore.recognised(),
+            Backend::Keys => self.redis.recognised(),
+            Backend::Rows => self.clickhouse.recognised(),
+            Backend::Documents => self.firestore.recognised(),
         }
     }
 }
@@ -277,7 +277,7 @@ impl Stage {
 fn config(addresses: &Each<SocketAddr>) -> String {
     let mut text = CONFIG.to_owned();
     for (backend, address) in addresses.iter() {
-        let scheme = if backend == Backend::Redis { "redis" } else { "http" };
+        let scheme = if backend == Backend::Keys { "redis" } else { "http" };
         let url = format!("{scheme}://{address}");
         text += &CONFIG_OF_EACH.replace("@NAME@", backend.name()).replace("@URL@", &url);
     }

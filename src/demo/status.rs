@@ -104,8 +104,8 @@ mod tests {
 
     fn status() -> Status {
         let backends = Each::of(|backend| Condition {
-            breaker: if backend == Backend::Redis { State::HalfOpen } else { State::Closed }.into(),
-            queued: if backend == Backend::Redis { 12_345 } else { 0 },
+            breaker: if backend == Backend::Keys { State::HalfOpen } else { State::Closed }.into(),
+            queued: if backend == Backend::Keys { 12_345 } else { 0 },
         });
         let health = Some(Health { state: SystemState::Degraded.into(), backends });
         let rates = Each::of(|_| Rates { live: 1_000, queued: 7, cached: 0, failed: 1 });

@@ -33,9 +33,9 @@ const BEFORE_MIN: Duration = Duration::from_secs(3);
 const OUTAGE_MAX: Duration = Duration::from_secs(45);
 /// The order in which backends fail, and the state that the system is in after each.
 const OUTAGES: [(Backend, SystemState); 3] = [
-    (Backend::Firestore, SystemState::Degraded),
-    (Backend::Redis, SystemState::Critical),
-    (Backend::ClickHouse, SystemState::Emergency),
+    (Backend::Documents, SystemState::Degraded),
+    (Backend::Keys, SystemState::Critical),
+    (Backend::Rows, SystemState::Emergency),
 ];
 /// A result that is asked for while all is well, and in the outage.
 const RESULT: &str = "count() AS visits";
@@ -76,7 +76,7 @@ impl<'a> Story<'a> {
         self.screen.heading("1  Everything is well: calls go straight to the backends.");
         self.who_is_who();
         let watching = watch::start(&self.screen, &self.caller, self.stage.socket());
-        for backend in [Backend::Redis, Backend::Firestore] {
+        for backend in [Backend::Keys, Backend::Documents] {
             self.caller.make(&Call::set(backend, &fixed(backend), 1)).await;
         }
         let workload = Workload::start(&self.caller, self.options.seed);
@@ -110,12 +110,12 @@ impl<'a> Story<'a> {
     }
 
     async fn all_is_well(&mut self) {
-        self.show(&guest_set(Backend::Redis, 1)).await;
-        self.show(&guest_get(Backend::Redis)).await;
+        self.show(&guest_set(Backend::Keys, 1)).await;
+        self.show(&guest_get(Backend::Keys)).await;
         self.show(&Call::insert(GUEST_ROW..GUEST_ROW + 1).durable()).await;
         self.show(&Call::select(RESULT)).await;
-        self.show(&guest_set(Backend::Firestore, 1)).await;
-        self.show(&guest_get(Backend::Firestore)).await;
+        self.show(&guest_set(Backend::Documents, 1)).await;
+        self.show(&guest_get(Backend::Documents)).await;
         self.until_part(0.0).await;
     }
 
@@ -160,7 +160,7 @@ impl<'a> Story<'a> {
         self.screen.note(&format!(
             "killed process {id}; {durable} writes had been acknowledged as durable by then"
         ));
-        self.show(&guest_get(Backend::Redis)).await;
+        self.show(&guest_get(Backend::Keys)).await;
         self.until_part(0.76).await;
         let took = self.stage.start_daemon().await?;
         let health = watch::health(&self.client).await.context("the daemon does not answer")?;
@@ -170,8 +170,8 @@ impl<'a> Story<'a> {
             took.as_millis(),
             thousands(health.backends.iter().map(|(_, is)| is.queued).sum())
         ));
-        self.show(&guest_get(Backend::Redis)).await;
-        self.show(&guest_get(Backend::Firestore)).await;
+        self.show(&guest_get(Backend::Keys)).await;
+        self.show(&guest_get(Backend::Documents)).await;
         self.until_part(1.0).await;
         Ok(())
     }
@@ -203,9 +203,9 @@ impl<'a> Story<'a> {
             health.state.known() == Some(SystemState::Healthy)
         })
         .await?;
-        self.show(&guest_set(Backend::Redis, 3)).await;
+        self.show(&guest_set(Backend::Keys, 3)).await;
         self.show(&Call::insert(GUEST_ROW + 3..GUEST_ROW + 4).durable()).await;
-        self.show(&guest_set(Backend::Firestore, 3)).await;
+        self.show(&guest_set(Backend::Documents, 3)).await;
         // A moment of peace, whatever replay left of the time.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let end = Duration::from_secs(self.options.seconds.into());
@@ -316,7 +316,7 @@ fn guest_get(backend: Backend) -> Call {
 fn calls_in_outage(backend: Backend) -> Vec<Call> {
     let counter = Call::increment(backend, &name(backend, "visits"));
     match backend {
-        Backend::Redis => vec![
+        Backend::Keys => vec![
             guest_set(backend, 2),
             guest_get(backend),
             Call::get(backend, &fixed(backend)),
@@ -324,14 +324,14 @@ fn calls_in_outage(backend: Backend) -> Vec<Call> {
             counter.clone(),
             counter.durable(),
         ],
-        Backend::ClickHouse => vec![
+        Backend::Rows => vec![
             Call::select(RESULT),
             Call::select("sum(id) AS ids"),
             Call::select("sum(id) AS ids").low(),
             Call::insert(GUEST_ROW + 1..GUEST_ROW + 2),
             Call::insert(GUEST_ROW + 2..GUEST_ROW + 3).durable(),
         ],
-        Backend::Firestore => vec![
+        Backend::Documents => vec![
             guest_set(backend, 2),
             Call::increment(backend, &name(backend, "guest-visits")),
             guest_get(backend),

@@ -1,6 +1,6 @@
 //! The figures at the end: what became of the calls, and how many promises were kept.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter};
 
 use super::{
     backend::{Backend, Each},
@@ -41,10 +41,10 @@ fn calls(ledger: &Ledger, terminal: bool) -> String {
             Some((reads, writes)) => format!("{} + {}", thousands(*reads), thousands(*writes)),
             None => "-".to_owned(),
         });
-        std::iter::once(word.to_owned()).chain(cells).collect()
+        iter::once(word.to_owned()).chain(cells).collect()
     };
     let rows: Vec<Vec<String>> = words.into_iter().map(row).collect();
-    table(&heads("CALLS BY SOURCE (READS + WRITES)"), &rows, terminal)
+    of_each("CALLS BY SOURCE (READS + WRITES)", &rows, terminal)
 }
 
 fn writes(ledger: &Ledger, figures: &Each<Figures>, terminal: bool) -> String {
@@ -67,14 +67,17 @@ fn writes(ledger: &Ledger, figures: &Each<Figures>, terminal: bool) -> String {
     let row = |(what, figure): (&str, Figure)| {
         let cells = Backend::ALL
             .map(|backend| thousands(figure(ledger.get(backend), figures.get(backend))));
-        std::iter::once(what.to_owned()).chain(cells).collect()
+        iter::once(what.to_owned()).chain(cells).collect()
     };
     let rows: Vec<Vec<String>> = all.into_iter().map(row).collect();
-    table(&heads("WRITES"), &rows, terminal)
+    of_each("WRITES", &rows, terminal)
 }
 
-fn heads(first: &str) -> [&str; 4] {
-    [first, "REDIS", "CLICKHOUSE", "FIRESTORE"]
+/// A table with a column for each backend, under what its first one has.
+fn of_each(first: &str, rows: &[Vec<String>], terminal: bool) -> String {
+    let titles = Backend::ALL.map(|backend| backend.title().to_uppercase());
+    let heads: Vec<&str> = iter::once(first).chain(titles.iter().map(String::as_str)).collect();
+    table(&heads, rows, terminal)
 }
 
 #[cfg(test)]
@@ -84,11 +87,11 @@ mod tests {
     #[test]
     fn the_tables_have_a_column_for_each_backend() {
         let mut ledger = Ledger::default();
-        ledger.get_mut(Backend::Redis).ended = [("live".to_owned(), (1_234, 5))].into();
-        ledger.get_mut(Backend::Firestore).ended =
+        ledger.get_mut(Backend::Keys).ended = [("live".to_owned(), (1_234, 5))].into();
+        ledger.get_mut(Backend::Documents).ended =
             [("refused".to_owned(), (0, 1)), ("queued".to_owned(), (2, 3))].into();
         let mut figures = Each::<Figures>::default();
-        figures.get_mut(Backend::ClickHouse).verdict.lost = 7;
+        figures.get_mut(Backend::Rows).verdict.lost = 7;
         let text = tables(&ledger, &figures, false);
         let cells = |first: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(first)).unwrap();

@@ -270,13 +270,13 @@ mod tests {
         let mut past = Past::default();
         let counts = |live| {
             Each::of(|backend| Counts {
-                live: if backend == Backend::ClickHouse { live } else { 0 },
+                live: if backend == Backend::Rows { live } else { 0 },
                 ..Counts::default()
             })
         };
         past.since_a_second(counts(10));
         let rates = past.since_a_second(counts(30));
-        assert!(rates.get(Backend::ClickHouse).live > 0);
-        assert_eq!(rates.get(Backend::Redis).live, 0);
+        assert!(rates.get(Backend::Rows).live > 0);
+        assert_eq!(rates.get(Backend::Keys).live, 0);
     }
 }

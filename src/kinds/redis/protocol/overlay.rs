@@ -637,7 +637,7 @@ mod tests {
                 "FUSEBOX.PERHAPS 8000 k",
                 "RENAME j k",
                 "COPY j k",
-                "GETEX k",
+                "GETEX k PX 5",
                 "X k",
                 "SET j v",
             ] {
