@@ -117,7 +117,7 @@ impl QueueIndex {
         if fold.ticket != reading.ticket {
             return;
         }
-        if bytes > BYTES_MAX {
+        if bytes > BYTES_MAX - BYTES_MIN {
             self.folds.forget(reading.lane);
             return;
         }

@@ -127,6 +127,23 @@ fn folds_are_bounded_in_bytes() {
 }
 
 #[test]
+fn a_fold_that_fills_the_bound_is_kept_and_a_larger_one_takes_no_other_away() {
+    let mut index = large();
+    push(&mut index, 1, 1, true);
+    push(&mut index, 2, 2, true);
+    let mut keeps = |lane, bytes| {
+        let reading = index.begin_fold(LaneId(lane), 9, |_| true).unwrap();
+        index.folded(&reading, None, Arc::new(Value::new()), bytes);
+        let is_kept = matches!(index.in_lane(LaneId(lane), |_| true), InLane::Folded(_));
+        (is_kept, index.fold_bytes())
+    };
+    let most = (8 << 20) - 256;
+    assert_eq!(keeps(1, 10), (true, 266));
+    assert_eq!(keeps(2, most + 1), (false, 266), "the first one stays");
+    assert_eq!(keeps(2, most), (true, 8 << 20));
+}
+
+#[test]
 fn a_write_whose_body_may_be_another_is_read_again() {
     let (mut index, lane) = (large(), LaneId(1));
     let (first, _) = (push(&mut index, 1, 1, true), push(&mut index, 2, 1, true));
