@@ -178,6 +178,8 @@ pub struct Breaker {
 }
 
 const OFFLINE: u64 = 4;
+/// The bits of the word that hold calls up: those of the state, which are 0 for CLOSED, and [`OFFLINE`].
+const HELD_UP: u64 = 0b111;
 
 impl Breaker {
     /// A closed breaker; `seed` feeds its jitter.
@@ -209,7 +211,7 @@ impl Breaker {
     #[inline]
     pub fn try_acquire(&self, now: Moment) -> Result<Permit<'_>, Rejected> {
         let word = self.word.load(Ordering::Acquire);
-        if word & (OFFLINE | 3) == 0 {
+        if flows(word) {
             return Ok(Permit { breaker: self, epoch: epoch(word), probe: 0 });
         }
         self.try_acquire_cold(now)
@@ -226,7 +228,7 @@ impl Breaker {
         }
         let mut cold = self.cold.lock();
         let word = self.word.load(Ordering::Acquire);
-        if word & (OFFLINE | 3) == 0 {
+        if flows(word) {
             return Ok(Permit { breaker: self, epoch: epoch(word), probe: 0 });
         }
         let number = cold.next_probe;
@@ -353,7 +355,7 @@ impl Breaker {
         let patience = cold.settings.attempt_timeout * 2;
         match &cold.underlying {
             Underlying::Closed { since } => {
-                if cold.exponent > 0 && now >= since.plus(cold.settings.window * 2) {
+                if now >= since.plus(cold.settings.window * 2) {
                     cold.exponent = 0;
                 }
                 None
@@ -433,8 +435,8 @@ impl Breaker {
         let changed = cold.offline != offline;
         cold.offline = offline;
         let word = self.word.load(Ordering::Relaxed);
-        let bit = if offline { OFFLINE } else { 0 };
-        self.word.store((word & !OFFLINE) | bit, Ordering::Release);
+        let word = if offline { word | OFFLINE } else { word & !OFFLINE };
+        self.word.store(word, Ordering::Release);
         changed
     }
 
@@ -465,7 +467,7 @@ impl Breaker {
 
     /// Effectively CLOSED and not offline.
     pub fn is_operational(&self) -> bool {
-        self.word.load(Ordering::Acquire) & (OFFLINE | 3) == 0
+        flows(self.word.load(Ordering::Acquire))
     }
 
     /// Whether it is open and pings tell whether its backend has returned.
@@ -688,6 +690,12 @@ impl Cold {
         self.random ^= self.random >> 27;
         self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
+}
+
+/// Whether calls flow: it is effectively CLOSED and not offline.
+#[inline]
+fn flows(word: u64) -> bool {
+    word & HELD_UP == 0
 }
 
 #[inline]

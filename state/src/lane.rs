@@ -106,7 +106,7 @@ impl LaneMap {
                 members.get(behind_in(members, seq)).copied()
             })
             .collect();
-        next.extend(self.barriers.range(seq + 1..).next());
+        next.extend(self.barriers.range(seq..).next());
         next.sort_unstable();
         next.dedup();
         next
@@ -131,14 +131,11 @@ impl LaneMap {
 
     /// Whether anything stands in the line of any of `lanes`, or of every lane.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
-        match lanes {
-            Lanes::All => !self.members.is_empty(),
-            _ if self.members.is_empty() => false,
-            _ => {
-                !self.barriers.is_empty()
-                    || lanes.as_slice().iter().any(|lane| self.lines.contains_key(lane))
-            }
+        if lanes.is_all() {
+            return !self.members.is_empty();
         }
+        !self.barriers.is_empty()
+            || lanes.as_slice().iter().any(|lane| self.lines.contains_key(lane))
     }
 
     /// The line of `lane` from `seq` on; `None` where a barrier stands in it, whose effect on the lane nobody knows.
@@ -199,7 +196,7 @@ impl LaneMap {
         }
         let own = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
         let own = own.flat_map(|line| line.members.range(behind_in(&line.members, seq)..));
-        let mut behind: Vec<u64> = own.chain(self.barriers.range(seq + 1..)).copied().collect();
+        let mut behind: Vec<u64> = own.chain(self.barriers.range(seq..)).copied().collect();
         behind.sort_unstable();
         behind.dedup();
         behind

@@ -304,6 +304,8 @@ fn memory_keeps_the_open_time_the_exponent_the_force_and_offline() {
     third.restore(&memory, at(0), UnixMillis::new(2_000_000));
     let snapshot = third.snapshot(at(0));
     assert!(snapshot.offline && snapshot.forced.is_some_and(|force| force.open));
+    assert_eq!(third.state(), (State::Open, true));
+    assert_eq!(third.try_acquire(at(0)).err(), Some(Rejected::Offline));
 }
 
 #[test]
@@ -418,4 +420,34 @@ fn the_next_tick_of_a_breaker_whose_backend_returned_is_the_end_of_the_first_ope
     assert_eq!(breaker.next_tick(), Some(at(60_000)));
     timeline(&breaker, &mut now, "30s S S S");
     assert!(!breaker.awaits_return());
+}
+
+#[test]
+fn states_and_reasons_go_by_the_same_words_everywhere() {
+    for (state, word) in
+        [(State::Closed, "CLOSED"), (State::Open, "OPEN"), (State::HalfOpen, "HALF_OPEN")]
+    {
+        assert_eq!((state.as_str(), state.to_string().as_str()), (word, word));
+        assert_eq!(serde_json::to_value(state).unwrap(), word);
+    }
+    let reasons = [
+        (Reason::FailureRate, "failure_rate"),
+        (Reason::Burst, "burst"),
+        (Reason::PingsFailed, "pings_failed"),
+        (Reason::ProbeFailed, "probe_failed"),
+        (Reason::ProbeTimeout, "probe_timeout"),
+        (Reason::RecoveryTimeout, "recovery_timeout"),
+        (Reason::ForcedRecovery, "forced_recovery"),
+        (Reason::ProbesSucceeded, "probes_succeeded"),
+        (Reason::ForcedOpen, "forced_open"),
+        (Reason::ForcedClosed, "forced_closed"),
+        (Reason::Released, "released"),
+        (Reason::ForceExpired, "force_expired"),
+        (Reason::Reset, "reset"),
+        (Reason::PingsAnswered, "pings_answered"),
+    ];
+    for (reason, word) in reasons {
+        assert_eq!((reason.as_str(), reason.to_string().as_str()), (word, word));
+        assert_eq!(serde_json::to_value(reason).unwrap(), word);
+    }
 }

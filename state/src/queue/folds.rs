@@ -67,7 +67,7 @@ impl QueueIndex {
         if self.lanes.is_unknowable(lane) {
             return InLane::Unknowable;
         }
-        let (fold, from, _) = self.standing_fold(lane, usable);
+        let (fold, from) = self.standing_fold(lane, usable);
         if self.durable_from(lane, from).next().is_some() {
             return InLane::Unfolded;
         }
@@ -86,14 +86,11 @@ impl QueueIndex {
         if self.lanes.is_unknowable(lane) {
             return None;
         }
-        let (going_on, from, whole) = self.standing_fold(lane, usable);
+        let (going_on, from) = self.standing_fold(lane, usable);
         let writes: Vec<NextWrite> = self.durable_from(lane, from).take(most).collect();
         let held = going_on.and_then(|fold| fold.held.clone());
-        let (first, last) = (writes.first()?, writes.last()?);
-        let base = going_on.map_or_else(
-            || whole.filter(|whole| *whole == first.seq).unwrap_or(0),
-            |fold| fold.base,
-        );
+        let last = writes.last()?;
+        let base = going_on.map_or(from, |fold| fold.base);
         // Changes from here on are noticed, also those of what is only being read.
         let bytes = going_on.map_or(BYTES_MIN, |fold| fold.bytes);
         let fold = Fold { base, upto: last.seq, ticket: 0, held: None, bytes };
@@ -101,19 +98,16 @@ impl QueueIndex {
         Some(Reading { lane, ticket, base, held, writes })
     }
 
-    /// The fold of `lane` that can be gone on with, if there is one, from where there are writes to be read, and
-    /// the last durable write that sets the whole value: what stands before that is of no use.
-    fn standing_fold(
-        &self,
-        lane: LaneId,
-        usable: impl Fn(&Held) -> bool,
-    ) -> (Option<&Fold>, u64, Option<u64>) {
+    /// The fold of `lane` that can be gone on with, if there is one, and from where there are writes to be read:
+    /// behind it, or else from the last durable write that sets the whole value (what stands before that is of no
+    /// use), or from the first one.
+    fn standing_fold(&self, lane: LaneId, usable: impl Fn(&Held) -> bool) -> (Option<&Fold>, u64) {
         let fold = self.folds.lanes.get(&lane);
         let fold = fold.filter(|fold| fold.held.as_ref().is_some_and(usable));
         let whole = self.lanes.wholes(lane).find(|seq| self.is_durable(*seq));
         let fold = fold.filter(|fold| whole.is_none_or(|whole| whole <= fold.upto));
         let from = fold.map_or_else(|| whole.unwrap_or(0), |fold| fold.upto + 1);
-        (fold, from, whole)
+        (fold, from)
     }
 
     /// What was to be read is folded: it comes to `held`, which weighs `bytes`. From `base` on, where that is known,
@@ -123,7 +117,7 @@ impl QueueIndex {
         if fold.ticket != reading.ticket {
             return;
         }
-        if bytes > BYTES_MAX {
+        if bytes > BYTES_MAX - BYTES_MIN {
             self.folds.forget(reading.lane);
             return;
         }

@@ -65,6 +65,7 @@ mod tests {
         residues.insert(2, &of(&[1, 2]));
         residues.insert(3, &Lanes::All);
         residues.insert(4, &of(&[9]));
+        assert!((1..=4).all(|seq| residues.contains(seq)) && !residues.contains(5));
         let found = |residues: &Residues, lanes: &Lanes| -> Vec<u64> {
             residues.meeting(lanes).into_iter().collect()
         };
@@ -75,6 +76,7 @@ mod tests {
         residues.remove(2, &of(&[1, 2]));
         residues.remove(3, &Lanes::All);
         residues.remove(7, &of(&[1]));
+        assert!(residues.contains(1) && !residues.contains(2) && !residues.contains(3));
         assert_eq!((found(&residues, &of(&[1])), found(&residues, &of(&[2]))), (vec![1], vec![]));
         residues.remove(1, &of(&[1]));
         residues.remove(4, &of(&[9]));

@@ -312,8 +312,8 @@ fn a_claimed_place_holds_its_lane_until_it_is_used_or_given_up() {
     assert!(index.claim(&Lanes::One(LaneId(1))).1, "a call stands before it");
     let (given_up, _) = index.claim(&Lanes::One(LaneId(3)));
     let waits = push(&mut index, 3, 3, true);
-    index.unclaim(given_up);
-    index.unclaim(given_up);
+    assert_eq!(index.unclaim(given_up), Some(Lanes::One(LaneId(3))));
+    assert_eq!(index.unclaim(given_up), None, "it is given up already");
     assert_eq!(index.take(at(0)), Some(waits));
 }
 

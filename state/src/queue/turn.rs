@@ -99,8 +99,13 @@ impl QueueIndex {
             self.dead_bytes -= entry.bytes;
             self.count_out(&entry);
             self.bytes += entry.bytes;
-            let fresh = Entry { attempts: 0, unclassified: 0, backoff_ms: 0, ..entry };
-            let mut fresh = Entry { phase: Phase::Committing, verdict: None, ..fresh };
+            let mut fresh = Entry {
+                phase: Phase::Committing,
+                attempts: 0,
+                unclassified: 0,
+                backoff_ms: 0,
+                ..entry
+            };
             fresh.state.asked_again();
             self.lanes.enter_again(*seq, Some(fresh.header.lanes.clone()));
             self.lanes.set_opaque(*seq, false);

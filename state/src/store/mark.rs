@@ -199,9 +199,45 @@ mod tests {
         let mut mark = Mark::create(dir.path()).unwrap();
         mark.write(&Head { commit: 40, ..sample() }).unwrap();
         mark.write(&sample()).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Reading::At(sample()));
+        let reading = read(dir.path()).unwrap();
+        assert_eq!((reading, reading.head()), (Reading::At(sample()), Some(sample())));
         let first = FirstHead { commit: 3, last_seq: 4 };
         assert_eq!(decode(&encode_first(first)), Reading::First(first));
+    }
+
+    #[test]
+    fn it_is_dirty_from_a_write_to_the_next_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mark = Mark::create(dir.path()).unwrap();
+        assert!(!mark.is_dirty());
+        mark.write(&sample()).unwrap();
+        assert!(mark.is_dirty());
+        mark.sync().unwrap();
+        assert!(!mark.is_dirty());
+    }
+
+    #[test]
+    fn a_folder_in_its_place_is_damage_and_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("within"), "").unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Reading::Damaged);
+        replace(dir.path(), &sample()).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Reading::At(sample()));
+        let error = read(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory, "that says nothing of a mark");
+    }
+
+    #[test]
+    fn a_foreign_file_and_numbers_that_are_not_the_heads_are_damage() {
+        for at in [0, 8, 16] {
+            let mut bytes = encode(&sample());
+            bytes[at] ^= 1;
+            let crc = crc32fast::hash(&bytes[..24]);
+            bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(decode(&bytes), Reading::Damaged, "byte {at}");
+        }
     }
 
     #[test]

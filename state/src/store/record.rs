@@ -397,6 +397,7 @@ mod tests {
         let first = seal_again(&sample(), FIRST).unwrap().stamp(0);
         let sealed = peel(&first).unwrap();
         assert_eq!((sealed.format, sealed.commit, sealed.kind), (FIRST, 0, Kind::Chunk));
+        assert_eq!(sealed.payload, peel(&sample()).unwrap().payload);
         assert_eq!(seal_again(&first, FORMAT).unwrap().stamp(5), sample());
     }
 
@@ -445,7 +446,41 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        assert_eq!(peel(&seal_as_newer(b"future")).err(), Some(Unreadable::Newer { found: 3 }));
+        let newer = Unreadable::Newer { found: 3 };
+        assert_eq!(newer.to_string(), "format 3 is newer than 2");
+        assert_eq!(peel(&seal_as_newer(b"future")).err(), Some(newer));
+    }
+
+    #[test]
+    fn a_value_may_be_as_large_as_the_limit_and_not_a_byte_larger() {
+        let sized = |bytes: usize| {
+            let record = ChunkRecord { seq: 7, index: 3, data: &vec![0xAB; bytes] };
+            seal(Kind::Chunk, &record, bytes)
+        };
+        let most = VALUE_MAX - OVERHEAD - 5;
+        assert!(sized(most + 1).is_none());
+        let draft = sized(most).unwrap();
+        assert_eq!(draft.len(), VALUE_MAX);
+        let mut value = draft.stamp(1);
+        assert_eq!(open::<ChunkRecord<'_>>(Kind::Chunk, &value).unwrap().data.len(), most);
+        value.push(0);
+        value[8..12].copy_from_slice(&4081_u32.to_le_bytes());
+        mend_checksum(&mut value);
+        assert_eq!(peel(&value).err(), Some(Unreadable::Damaged("length is impossible")));
+    }
+
+    #[test]
+    fn every_kind_is_known_by_its_number() {
+        for number in 0..=u8::MAX {
+            let kind = Kind::from_u8(number);
+            assert_eq!(kind.map(|kind| kind as u8), (1..=10).contains(&number).then_some(number));
+        }
+    }
+
+    #[test]
+    fn what_takes_back_a_mark_is_told_from_any_other_value() {
+        assert!(is_void(&void(b"a key").unwrap().stamp(1)));
+        assert!(!is_void(&sample()) && !is_void(b"a key"));
     }
 
     #[test]

@@ -60,6 +60,36 @@ fn a_permit_of_a_closed_breaker_is_no_probe_and_one_that_was_kept_is_what_it_was
 }
 
 #[test]
+fn a_probe_that_goes_on_is_waited_for_anew_and_no_other_is() {
+    let (breaker, now) = half_open();
+    let first = breaker.try_acquire(at(now)).unwrap().keep();
+    let second = breaker.try_acquire(at(now + 1_000)).unwrap().keep();
+    assert_eq!(breaker.next_tick(), Some(at(now + 10_000)));
+    breaker.prolong(&first, at(now + 5_000));
+    assert_eq!(breaker.next_tick(), Some(at(now + 11_000)), "the second is as old as it was");
+    breaker.prolong(&second, at(now + 6_000));
+    assert_eq!(breaker.next_tick(), Some(at(now + 15_000)));
+}
+
+#[test]
+fn a_success_while_calls_flow_takes_no_lock() {
+    let breaker = breaker();
+    let cold = breaker.cold.lock();
+    let (tell, told) = std::sync::mpsc::channel();
+    let went = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let permit = breaker.try_acquire(at(0)).unwrap();
+            let told = breaker.record(permit, Outcome::SUCCESS, at(0));
+            tell.send((told, breaker.is_operational(), breaker.state())).unwrap();
+        });
+        let went = told.recv_timeout(Duration::from_secs(10));
+        drop(cold);
+        went
+    });
+    assert_eq!(went, Ok((None, true, (State::Closed, false))));
+}
+
+#[test]
 fn a_success_of_an_earlier_state_is_not_counted() {
     let (breaker, mut now) = (breaker(), 0);
     let early = breaker.try_acquire(at(0)).unwrap();
@@ -161,9 +191,9 @@ fn an_order_to_recover_counts_only_for_an_open_breaker_that_is_its_own() {
 fn it_is_operational_only_while_it_is_closed_and_not_offline() {
     let (breaker, mut now) = (breaker(), 0);
     assert!(breaker.is_operational());
-    breaker.set_offline(true);
+    assert!(breaker.set_offline(true) && !breaker.set_offline(true));
     assert_eq!((breaker.is_operational(), breaker.state()), (false, (State::Closed, true)));
-    breaker.set_offline(false);
+    assert!(breaker.set_offline(false) && !breaker.set_offline(false));
     assert_eq!((breaker.is_operational(), breaker.state()), (true, (State::Closed, false)));
     timeline(&breaker, &mut now, TRIP);
     assert!(!breaker.is_operational());
@@ -174,6 +204,35 @@ fn it_is_operational_only_while_it_is_closed_and_not_offline() {
     breaker.set_offline(true);
     breaker.force(true, String::new(), None, at(now));
     assert_eq!(breaker.state(), (State::Open, true), "a change of state leaves it offline");
+}
+
+#[test]
+fn no_probe_is_lost_while_an_operator_holds_the_breaker() {
+    for is_forced in [true, false] {
+        let (breaker, now) = half_open();
+        let probe = breaker.try_acquire(at(now)).unwrap();
+        if is_forced {
+            drop(breaker.force(false, String::new(), None, at(now)));
+        } else {
+            assert!(breaker.set_offline(true));
+        }
+        assert_eq!((breaker.next_tick(), breaker.tick(at(now + 60_000))), (None, None));
+        drop(probe);
+    }
+}
+
+#[test]
+fn only_a_breaker_that_is_open_and_one_of_whose_pings_failed_awaits_a_return() {
+    let (breaker, mut now) = (breaker(), 0);
+    timeline(&breaker, &mut now, "P");
+    assert!(!breaker.awaits_return(), "closed");
+    timeline(&breaker, &mut now, TRIP);
+    assert!(breaker.awaits_return());
+    timeline(&breaker, &mut now, "30s");
+    assert!(!breaker.awaits_return(), "half-open");
+    let breaker = self::breaker();
+    timeline(&breaker, &mut 0, TRIP);
+    assert!(!breaker.awaits_return(), "its pings are answered");
 }
 
 #[test]
@@ -215,19 +274,15 @@ fn a_transition_tells_what_led_to_it_and_how_long_it_stays_open() {
 
 #[test]
 fn other_settings_hold_from_then_on() {
+    let trips = [(State::Open, Reason::FailureRate)];
     let breaker = breaker();
-    timeline(&breaker, &mut 0, "S S S F F F F");
+    assert_eq!(timeline(&breaker, &mut 0, "S S S F F"), []);
     breaker.configure(BreakerSettings { failure_threshold: 3, ..settings() });
-    assert_eq!(timeline(&breaker, &mut 0, "F"), [(State::Open, Reason::FailureRate)]);
-    let breaker = self::breaker();
-    timeline(&breaker, &mut 0, "F F F F");
+    assert_eq!(timeline(&breaker, &mut 0, "F"), trips, "three suffice");
+    let (breaker, mut now) = (self::breaker(), 0);
     breaker.configure(BreakerSettings { window: Duration::from_secs(600), ..settings() });
-    timeline(&breaker, &mut 0, "F F F F 100s");
-    assert_eq!(
-        timeline(&breaker, &mut 100_000, "F").len(),
-        1,
-        "the window is as long as was asked"
-    );
+    assert_eq!(timeline(&breaker, &mut now, "F F F F 100s"), []);
+    assert_eq!(timeline(&breaker, &mut now, "F"), trips, "the window is as long as was asked");
 }
 
 #[test]
@@ -275,4 +330,10 @@ fn memory_tells_the_past_and_the_future_on_the_wall_clock() {
     assert_eq!(half.record(early, Outcome::FAILURE, at(now)), None, "of an earlier state");
     assert_eq!(half.state().0, State::Closed);
     assert_eq!(half.snapshot(at(now)).counts.failures, 5, "it is not counted");
+
+    let fresh = self::breaker();
+    let early = fresh.try_acquire(at(0)).unwrap();
+    fresh.restore(&BreakerMemory::default(), at(0), UnixMillis::new(0));
+    assert_eq!(fresh.record(early, Outcome::FAILURE, at(0)), None);
+    assert_eq!(fresh.snapshot(at(0)).counts, Counts::default(), "of an earlier state as well");
 }

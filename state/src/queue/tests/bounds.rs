@@ -16,9 +16,9 @@ fn admit(index: &mut QueueIndex, entry: Entry) -> Option<u64> {
 #[test]
 fn what_fits_exactly_is_taken_and_not_a_byte_or_a_call_more() {
     let mut index = index();
-    assert_eq!((index.bytes(), index.fill_percent()), (0, 0.0));
+    assert_eq!((index.bytes(), index.fill_percent(), index.is_empty()), (0, 0.0, true));
     assert!(admit(&mut index, sized(1, 1, 4_000)).is_some() && !index.is_full());
-    assert_eq!((index.bytes(), index.fill_percent()), (4_000, 40.0));
+    assert_eq!((index.bytes(), index.fill_percent(), index.is_empty()), (4_000, 40.0, false));
     assert!(admit(&mut index, sized(2, 2, 6_001)).is_none(), "a byte too much");
     assert!(admit(&mut index, sized(3, 3, 6_000)).is_some() && index.is_full());
     assert_eq!((index.bytes(), index.len(), index.fill_percent()), (10_000, 2, 100.0));
@@ -150,6 +150,30 @@ fn what_was_on_the_wire_when_it_is_put_back_or_buried_is_in_doubt() {
         assert!(index.get_mut(second).is_none());
         let again = index.requeue(second, true).unwrap();
         assert!(!index.get(again).unwrap().state.is_in_doubt(), "it was to be forgotten");
+    }
+}
+
+#[test]
+fn what_is_asked_for_again_is_tried_as_if_for_the_first_time() {
+    for is_group in [false, true] {
+        let mut index = index();
+        let seq = push(&mut index, 1, 1, false);
+        assert_eq!(index.take(at(0)), Some(seq));
+        let entry = index.get_mut(seq).unwrap();
+        (entry.unclassified, entry.backoff_ms) = (3, 500);
+        assert_eq!((entry.attempts, entry.phase), (1, Phase::Sending));
+        if is_group {
+            index.form_group(vec![seq], OpId::from_u128(9), false);
+        }
+        index.buried(seq, "rejected", false);
+        let again = if is_group {
+            index.revive(seq).unwrap()[0]
+        } else {
+            index.requeue(seq, false).unwrap()
+        };
+        let entry = index.get(again).unwrap();
+        assert_eq!((entry.attempts, entry.unclassified, entry.backoff_ms), (0, 0, 0));
+        assert_eq!(entry.phase, Phase::Committing);
     }
 }
 

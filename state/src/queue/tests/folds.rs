@@ -98,6 +98,20 @@ fn a_write_is_read_once_and_what_stands_before_a_whole_one_never() {
 }
 
 #[test]
+fn a_fold_that_begins_with_a_whole_write_hangs_on_nothing_before_it() {
+    let (mut index, lane) = (large(), LaneId(1));
+    let before = push(&mut index, 1, 1, true);
+    let whole = add(&mut index, 2, true);
+    index.committed(whole);
+    let reading = index.begin_fold(lane, 9, |_| true).unwrap();
+    index.removed(before);
+    index.folded(&reading, None, Arc::new(Value::new()), 1);
+    assert!(matches!(index.in_lane(lane, |_| true), InLane::Folded(_)));
+    index.removed(whole);
+    assert!(matches!(index.in_lane(lane, |_| true), InLane::Nothing));
+}
+
+#[test]
 fn folds_are_bounded_in_bytes() {
     let mut index = large();
     for lane in 1..=20 {
@@ -110,6 +124,32 @@ fn folds_are_bounded_in_bytes() {
     assert!(matches!(index.in_lane(LaneId(20), |_| true), InLane::Unfolded), "too large");
     assert!(matches!(index.in_lane(LaneId(19), |_| true), InLane::Folded(_)));
     assert!(matches!(index.in_lane(LaneId(1), |_| true), InLane::Unfolded), "an old one");
+}
+
+#[test]
+fn a_fold_that_fills_the_bound_is_kept_and_a_larger_one_takes_no_other_away() {
+    let mut index = large();
+    push(&mut index, 1, 1, true);
+    push(&mut index, 2, 2, true);
+    let mut keeps = |lane, bytes| {
+        let reading = index.begin_fold(LaneId(lane), 9, |_| true).unwrap();
+        index.folded(&reading, None, Arc::new(Value::new()), bytes);
+        let is_kept = matches!(index.in_lane(LaneId(lane), |_| true), InLane::Folded(_));
+        (is_kept, index.fold_bytes())
+    };
+    let most = (8 << 20) - 256;
+    assert_eq!(keeps(1, 10), (true, 266));
+    assert_eq!(keeps(2, most + 1), (false, 266), "the first one stays");
+    assert_eq!(keeps(2, most), (true, 8 << 20));
+}
+
+#[test]
+fn a_write_whose_body_may_be_another_is_read_again() {
+    let (mut index, lane) = (large(), LaneId(1));
+    let (first, _) = (push(&mut index, 1, 1, true), push(&mut index, 2, 1, true));
+    assert_eq!(read(&mut index, lane, 9).1, 2);
+    index.was_rewritten(first);
+    assert_eq!(read(&mut index, lane, 9).1, 2);
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn a_residue_waits_for_what_comes_before_it_is_due_and_may_move_to_other_lanes()
     index.removed(carrier);
     assert!(!index.is_occupied(&Lanes::One(LaneId(2))));
     assert_eq!(index.residues_in(&Lanes::All), [0; 0]);
+    assert!(index.residues.is_empty(), "nothing is kept of it");
 }
 
 /// They go on the wire one after the other: each is applied and removed before the next is taken.
@@ -104,6 +105,18 @@ fn a_residue_that_could_move_waits_for_whatever_comes_before_it_after_all() {
 }
 
 #[test]
+fn a_residue_is_tried_again_though_a_dead_letter_holds_its_lane_behind_it() {
+    let mut index = many();
+    let residue = free_residue(&mut index);
+    assert_eq!(index.take(at(0)), Some(residue));
+    let early = accepted(&mut index, 2, 1, 500);
+    index.retry(residue, at(10), "down");
+    assert_eq!(index.take(at(0)), Some(early));
+    index.buried(early, "rejected", true);
+    assert_eq!(index.take(at(10)), Some(residue));
+}
+
+#[test]
 fn a_residue_and_a_requeued_call_do_not_wait_for_each_other() {
     let mut index = many();
     let dead = accepted(&mut index, 9, 1, 500);
@@ -124,6 +137,17 @@ fn residues_do_not_wait_for_each_other() {
     let late = accepted(&mut index, 3, 1, 900);
     index.became_residue(longer, Lanes::One(LaneId(1)), UnixMillis::new(5_000), 40);
     go(&mut index, &[residue, late, longer]);
+
+    // Not even where the one was accepted after the other is due.
+    let mut index = many();
+    for (seq, accepted_at, due) in [(5, 0, 800), (6, 900, 5_000)] {
+        let due = Traits { due: Some(UnixMillis::new(due)), ..Traits::default() };
+        let entry = entry_with((seq, 1, true), |it| {
+            (it.traits, it.accepted_at) = (due, UnixMillis::new(accepted_at));
+        });
+        index.restore(seq, entry, false, false);
+    }
+    assert_eq!((index.take(at(0)), index.take(at(0))), (Some(5), Some(6)));
 }
 
 #[test]

@@ -40,6 +40,36 @@ fn what_waits_for_a_stuck_lane_is_stuck_in_its_other_lanes() {
 }
 
 #[test]
+fn a_head_is_followed_to_four_lanes_and_no_farther() {
+    let mut index = index();
+    let first = push(&mut index, 1, 1, true);
+    for lane in 1..=5 {
+        let lanes = Lanes::new([LaneId(lane), LaneId(lane + 1)]);
+        let both = entry_with((10 + lane, 0, true), |it| it.lanes = lanes);
+        let both = index.admit(both, false, None).unwrap();
+        index.committed(both);
+    }
+    assert!((1..=6).all(|lane| !stuck(&index, lane)));
+    assert_eq!(index.take(at(0)), Some(first));
+    index.retry(first, at(1_000), "OOM");
+    assert!((1..=5).all(|lane| stuck(&index, lane)));
+    assert!(!stuck(&index, 6));
+}
+
+#[test]
+fn a_residue_that_lets_others_pass_does_not_hide_that_they_are_stuck() {
+    let mut index = index();
+    let carrier = push(&mut index, 1, 1, true);
+    assert_eq!(index.take(at(0)), Some(carrier));
+    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
+    let early = push(&mut index, 2, 1, true);
+    assert_eq!(index.take(at(0)), Some(early));
+    assert!(!stuck(&index, 1));
+    index.retry(early, at(1_000), "OOM");
+    assert!(stuck(&index, 1));
+}
+
+#[test]
 fn a_dead_letter_that_holds_its_lane_is_waited_for_only_until_it_is_marked() {
     let mut index = index();
     let first = push(&mut index, 1, 1, true);

@@ -82,6 +82,65 @@ fn a_group_keeps_to_its_limits_and_is_halved_until_one_is_alone() {
 }
 
 #[test]
+fn calls_go_together_up_to_a_limit_of_bytes_and_smaller_ones_fill_what_is_left() {
+    let together = |bytes| {
+        let mut index = many();
+        for (op, bytes) in (1..).zip([100, 150, 100, 50]) {
+            put(&mut index, Entry { bytes, ..row_entry(op) });
+        }
+        let seq = index.take(at(0)).unwrap();
+        index.turn(seq, 4, bytes).seqs
+    };
+    assert_eq!(together(50), [1], "one goes however large it is");
+    assert_eq!(together(249), [1, 3]);
+    assert_eq!(together(250), [1, 2]);
+    assert_eq!(together(399), [1, 2, 3]);
+    assert_eq!(together(400), [1, 2, 3, 4]);
+}
+
+#[test]
+fn nobody_goes_into_a_group_larger_than_it_may() {
+    let together = |most: [u32; 4]| {
+        let mut index = many();
+        for (op, group_max) in (1..).zip(most) {
+            put(&mut index, Entry { group_max, ..row_entry(op) });
+        }
+        turn(&mut index).unwrap().seqs
+    };
+    assert_eq!(together([9, 9, 9, 9]), [1, 2, 3, 4]);
+    assert_eq!(together([3, 9, 9, 9]), [1, 2, 3]);
+    assert_eq!(together([1, 9, 9, 9]), [1]);
+    assert_eq!(together([9, 2, 9, 9]), [1, 2], "nobody joins the second");
+    assert_eq!(together([9, 9, 2, 9]), [1, 2, 4], "the third joins no two");
+}
+
+#[test]
+fn dead_letters_that_were_sent_as_one_count_as_one_until_the_last_is_gone() {
+    let grouped = || {
+        let mut index = many();
+        for seq in 1..=4 {
+            index.restore(seq, row_entry(seq), true, false);
+        }
+        assert_eq!(index.dead(), (4, 400));
+        index.form_group(vec![1, 2, 3], OpId::from_u128(9), false);
+        assert_eq!(index.dead(), (2, 400));
+        index
+    };
+    let mut index = grouped();
+    for (seq, left, members) in [(2, (2, 300), vec![1, 3]), (1, (2, 200), vec![3])] {
+        index.removed(seq);
+        assert_eq!(index.dead(), left);
+        let group = index.group(1).unwrap();
+        assert_eq!((&group.members, group.token), (&members, OpId::from_u128(9)));
+    }
+    index.removed(3);
+    assert_eq!((index.dead(), index.group(1)), ((1, 100), None));
+    let mut index = grouped();
+    assert_eq!(index.revive(1), Some(vec![1, 2, 3]));
+    assert_eq!((index.dead(), index.bytes(), index.len()), ((1, 100), 300, 3));
+}
+
+#[test]
 fn a_group_is_sent_again_as_itself_and_is_one_dead_letter() {
     let mut index = many();
     let rows: Vec<u64> = (0..4).map(|op| row(&mut index, op)).collect();
@@ -125,6 +184,10 @@ fn only_the_last_write_of_a_lane_that_sets_its_whole_value_is_sent() {
     let (c, d) = (whole(&mut index, 3, 1, 0), push(&mut index, 4, 1, true));
     let first = turn(&mut index).unwrap();
     assert_eq!((first.seqs, first.overtaken), (vec![c], vec![a, b]));
+    for seq in [a, b, c] {
+        let entry = index.get(seq).unwrap();
+        assert_eq!((entry.phase, entry.attempts), (Phase::Sending, 1));
+    }
     assert_eq!(turn(&mut index), None, "the lane is busy");
     // It was not applied after all: the line is what it was.
     index.put_back(c);
@@ -136,6 +199,16 @@ fn only_the_last_write_of_a_lane_that_sets_its_whole_value_is_sent() {
         index.applied(seq);
     }
     assert_eq!(turn(&mut index).unwrap().seqs, [d]);
+}
+
+#[test]
+fn one_write_overtakes_1_024_at_most() {
+    let mut index = QueueIndex::new(QueueLimits { items: 2_000, bytes: 1 << 40, ..LIMITS }, 0);
+    for op in 1..=1_100 {
+        whole(&mut index, op, 1, 0);
+    }
+    let first = turn(&mut index).unwrap();
+    assert_eq!((first.seqs, first.overtaken), (vec![1_025], (1..=1_024).collect()));
 }
 
 #[test]
