@@ -155,20 +155,18 @@ impl BackendShared {
     /// than `cache.answer_after`: then the cache answers, and the attempt that is on its way is given up.
     async fn attempts_or_cache(&self, context: &mut Context, read: &Read) -> Live {
         let max_stale = context.call.options.max_stale;
-        let cache = self.cache.load_full();
-        let clock = self.clock();
         let is_cached = || {
-            let now = clock.now();
+            let (cache, now) = (self.cache.load(), self.clock().now());
             let held = |slot: &Slot| cache.holds(slot.lane, &slot.key, max_stale, now);
             read.keyed && !read.slots.is_empty() && read.slots.iter().all(held)
         };
-        let wait = self.circuit.settings.load().answer_after;
+        let wait = || self.circuit.settings.load().answer_after;
         // First polled once an attempt is on its way: what is answered at once looks nothing up.
         let suspect = async {
             if !is_cached() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait()).await;
             self.circuit.suspect().await;
             if !is_cached() {
                 std::future::pending::<()>().await;
@@ -181,7 +179,7 @@ impl BackendShared {
         };
         given_up.unwrap_or_else(|()| {
             let name = &self.circuit.name;
-            let detail = format!("{name} answered neither within {wait:?} nor a ping");
+            let detail = format!("{name} answered neither within {:?} nor a ping", wait());
             Live::None(NoAnswer::Rejected { code: "suspect", detail })
         })
     }
