@@ -137,6 +137,23 @@ impl BackendShared {
                 Live::None(why) => why,
             }
         };
+        // What was queued while it was on its way is newer than what is cached.
+        let overlaid =
+            if read.keyed && overlaid.is_empty() && self.queue.is_occupied(&context.plan.lanes) {
+                match self.overlay(context, read).await {
+                    Fence::Passed(parts) | Fence::AsBefore(parts) => parts,
+                    Fence::Undetermined => {
+                        return Err(self.lane_busy(context, "since this read was sent"));
+                    }
+                }
+            } else {
+                overlaid
+            };
+        if !overlaid.is_empty() && overlaid.iter().all(Option::is_some) {
+            let parts = overlaid.into_iter().flatten().collect();
+            let value = context.connector.join(&context.plan.body, parts);
+            return Ok(self.reply(context, Source::Queued, Some(value)));
+        }
         let began = self.clock().read();
         let max_stale = context.call.options.max_stale;
         let cache = self.cache.load();

@@ -432,6 +432,10 @@ impl Ticket {
         max_stale: Option<Duration>,
         usable: impl FnOnce(&[u8]) -> bool,
     ) -> Option<(Source, Bytes, Duration)> {
+        // What was queued since it was sent is newer than what is cached.
+        if self.shared.queue.is_occupied(&Lanes::One(lane)) {
+            return None;
+        }
         let now = self.shared.clock().now();
         let hit = self.shared.cache.load().get_if_held(lane, key, max_stale, now)?;
         if !usable(&hit.value) {

@@ -422,6 +422,7 @@ impl Replay {
                 for job in &jobs {
                     let waited = unix.since(job.entry.header.accepted_at);
                     self.shared.circuit.metrics.call_replayed(waited);
+                    self.shared.invalidate_lanes(&job.entry.header.lanes);
                 }
                 self.reopened(&leader.entry);
                 self.shared.queue.group_applied(&seqs, &reply);

@@ -64,6 +64,25 @@ async fn what_was_cached_answers_over_writes_that_leave_it_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_read_that_comes_back_without_an_answer_sees_what_was_queued_meanwhile() {
+    let world = World::one().await;
+    world.call("SET a 1").await.unwrap();
+    assert_eq!(world.call("GET a").await.unwrap().source, Source::Live);
+    world.server().set(Mode::Silent);
+    let tried = world.server().attempts.load(Ordering::Relaxed);
+    let (read, ()) = tokio::join!(world.call("GET a"), async {
+        world
+            .until("it is sent", |world| world.server().attempts.load(Ordering::Relaxed) > tried)
+            .await;
+        world.backend().set_offline(true).await.unwrap();
+        let written = world.call_with("SET a 2", durable()).await.unwrap();
+        assert_eq!(written.ack, Some(AckLevel::Durable));
+    });
+    let read = read.unwrap();
+    assert_eq!((read.source, read.value.as_deref()), (Source::Queued, Some(&b"2"[..])));
+}
+
+#[tokio::test]
 async fn a_write_behind_others_is_durable_at_once_while_replay_is_paused() {
     let world = World::one().await;
     world.server().set(Mode::ReadOnly);

@@ -68,8 +68,6 @@ pub(super) struct Core {
     /// Shared connections that take nothing more, and still have something to hand on.
     leaving: RefCell<Vec<Rc<Upstream>>>,
     namespace: RefCell<Rc<str>>,
-    /// How often that has changed.
-    generation: Cell<u64>,
     /// Clients that wait for a place.
     awaiting: RefCell<Vec<Rc<Client>>>,
     /// Clients whose replies are to be sent at the end of this turn of the thread.
@@ -108,7 +106,6 @@ impl Core {
             links,
             leaving: RefCell::default(),
             namespace,
-            generation: Cell::new(0),
             awaiting: RefCell::default(),
             outgoing: RefCell::default(),
             sender: Cell::default(),
@@ -137,8 +134,10 @@ impl Core {
     /// That database of the same server, if it is this backend's or another's: then nothing of it needs a connection of
     /// the client's own.
     pub(super) fn beside(&self, database: u32) -> Option<Rc<Self>> {
+        // The door's own says which server it is.
+        let home = self.home()?.connector();
         let is_it = |other: &RedisConnector| {
-            let own = self.connector();
+            let own = &home;
             let (own, other) = (&own.links().shared.settings, &other.links().shared.settings);
             other.database == database && other.is_of_one_account_with(own)
         };
@@ -287,8 +286,10 @@ impl Core {
         {
             self.links().iter().for_each(|link| link.use_connector(&next));
             let namespace: Rc<str> = next.links().namespace.as_str().into();
-            if self.namespace.replace(Rc::clone(&namespace)) != namespace {
-                self.generation.set(self.generation.get() + 1);
+            let address = |it: &RedisConnector| it.links().shared.settings.endpoint.to_string();
+            let moved = address(&self.connector.borrow()) != address(&next);
+            if self.namespace.replace(Rc::clone(&namespace)) != namespace || moved {
+                self.whole.generation.set(self.whole.generation.get() + 1);
             }
             self.connector.replace(next);
         }
@@ -299,9 +300,9 @@ impl Core {
         Rc::clone(&self.namespace.borrow())
     }
 
-    /// How often the database of the backend has changed.
+    /// How often the database of a backend has become another, or its server.
     pub(super) fn generation(&self) -> u64 {
-        self.generation.get()
+        self.whole.generation.get()
     }
 
     /// The database of the backend.
@@ -507,9 +508,11 @@ impl Core {
             return Some(upstream);
         }
         if self.whole.pinned.get() >= self.settings.pinned {
-            // One of the other protocol that is nobody's makes room.
-            let (_, spare) = self.pool.borrow_mut().pop()?;
-            spare.close();
+            // One that is nobody's makes room: of the other protocol, or of another database.
+            let mut cores = self.whole.cores.borrow().clone();
+            cores.sort_by_key(|core| !Rc::ptr_eq(core, self));
+            let spare = cores.iter().find_map(|core| core.pool.borrow_mut().pop());
+            spare?.1.close();
         }
         self.whole.pinned.set(self.whole.pinned.get() + 1);
         self.whole.count_pinned();

@@ -39,6 +39,8 @@ pub(super) struct Whole {
     pub(super) kin: Vec<Arc<Backend>>,
     /// The databases that clients have been in; the first is the door's own.
     pub(super) cores: RefCell<Vec<Rc<Core>>>,
+    /// How often the database of a backend has become another, or its server.
+    pub(super) generation: Cell<u64>,
     buffers: Rc<Buffers>,
     next_id: Cell<u64>,
     clients: RefCell<HashMap<u64, Weak<Client>>>,
@@ -66,6 +68,7 @@ impl Whole {
             main,
             kin,
             cores: RefCell::default(),
+            generation: Cell::new(0),
             buffers: Rc::default(),
             next_id: Cell::new(FIRST_ID),
             clients: RefCell::default(),

@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
+use bytes::Bytes;
 use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace};
 use fusebox_state::{LaneId, Lanes};
 use tokio::time::Instant;
@@ -48,6 +49,20 @@ pub(super) enum Denied {
     Stuck(Stuck),
     /// It is *unavailable*, for this reason.
     Told(String),
+}
+
+/// What a SELECT is answered over a connection of a client's own: what it wrote there would pass by that database's cache
+/// and queue.
+fn has_backend(database: u32) -> Bytes {
+    telling::error(&format!(
+        "ERR fusebox: database {database} has a backend of its own: SELECT it while nothing is watched or subscribed to, \
+         and outside of transactions"
+    ))
+}
+
+/// The database that a SELECT names.
+fn number(args: &[&[u8]]) -> Option<u32> {
+    str::from_utf8(args.get(1)?).ok()?.parse().ok()
 }
 
 impl Inner {
@@ -114,14 +129,25 @@ impl Inner {
         database: u32,
         now: Instant,
     ) -> Option<Stuck> {
-        if self.pinned.is_none()
-            && let Some(core) = client.core().beside(database)
-        {
-            self.moves(client, core);
-            self.session.select(database);
-            self.unbar(Barred::Database);
-            self.answer(b"+OK\r\n");
-            return None;
+        if let Some(core) = client.core().beside(database) {
+            // Nothing but its database may be left on a connection of its own.
+            let is_free = self.pinned.as_ref().is_none_or(|pinned| {
+                pinned.database().is_some_and(|current| pinned.is_clean(current))
+            });
+            if is_free {
+                if let Some(pinned) = self.pinned.take() {
+                    pinned.close();
+                }
+                self.moves(client, core);
+                self.session.select(database);
+                self.unbar(Barred::Database);
+                self.answer(b"+OK\r\n");
+                return None;
+            }
+            if !Rc::ptr_eq(&core, &client.core()) {
+                self.answer(&has_backend(database));
+                return None;
+            }
         }
         let select = resp::command(&[&b"SELECT"[..], database.to_string().as_bytes()]);
         let sent = self.enter(client, now).and_then(|upstream| {
@@ -277,6 +303,15 @@ impl Inner {
                 let upstream = Rc::clone(pinned.upstream());
                 let how = (None, Note::Ends, true);
                 self.send(client, &upstream, how, said.request, said.now)
+            }
+            Class::Local(Local::Select)
+                if let Some(database) = number(said.args)
+                    && let Some(core) = client.core().beside(database)
+                    && !Rc::ptr_eq(&core, &client.core()) =>
+            {
+                pinned.spoil();
+                self.answer(&has_backend(database));
+                return Ok(());
             }
             class => {
                 let lanes = self.lanes_of(client, said);

@@ -51,6 +51,31 @@ async fn a_database_that_is_a_backend_needs_no_connection_of_the_clients_own() {
 }
 
 #[tokio::test]
+async fn a_client_with_a_connection_of_its_own_leaves_it_or_stays() {
+    let world = world().await;
+    let mut one = world.client();
+    until("it watches", async || one.ask("WATCH w").await == "+OK\r\n").await;
+    let told = one.ask("SELECT 1").await;
+    assert!(told.starts_with("-ERR fusebox: database 1 has a backend of its own"), "{told}");
+    assert_eq!(one.ask("SET k zero").await, "+OK\r\n");
+    assert_eq!(one.ask("MULTI").await, "+OK\r\n");
+    assert!(one.ask("SELECT 1").await.starts_with("-ERR fusebox: database 1"));
+    assert_eq!(one.ask("SET k one").await, "+QUEUED\r\n");
+    assert!(one.ask("EXEC").await.starts_with("-EXECABORT"));
+    assert_eq!(one.ask("UNWATCH").await, "+OK\r\n");
+    assert_eq!(one.ask("SELECT 1").await, "+OK\r\n");
+    assert_eq!(one.ask("GET k").await, "$-1\r\n", "the refused SELECT changed nothing");
+    // From a database that is nobody's.
+    assert_eq!(one.ask("SELECT 5").await, "+OK\r\n");
+    assert_eq!(world.door.view().connections.pinned, 1);
+    assert_eq!(one.ask("SET k five").await, "+OK\r\n");
+    assert_eq!(one.ask("SELECT 1").await, "+OK\r\n");
+    until("it is given up", async || world.door.view().connections.pinned == 0).await;
+    assert_eq!(one.ask("GET k").await, "$-1\r\n");
+    assert_eq!(world.in_database(5, "k").await, "$4\r\nfive\r\n");
+}
+
+#[tokio::test]
 async fn each_database_has_its_own_cache_and_queue_in_an_outage() {
     let mut world = world().await;
     let mut one = world.client();
