@@ -108,10 +108,8 @@ impl BackendShared {
             } else {
                 Fenced { parts: Vec::new(), cache_alone: false }
             };
-        if !overlaid.is_empty() && overlaid.iter().all(Option::is_some) {
-            let parts = overlaid.into_iter().flatten().collect();
-            let value = context.connector.join(&context.plan.body, parts);
-            return Ok(self.reply(context, Source::Queued, Some(value)));
+        if let Some(reply) = self.queued(context, &overlaid) {
+            return Ok(reply);
         }
         let why = if cache_alone {
             let detail =
@@ -138,21 +136,20 @@ impl BackendShared {
             }
         };
         // What was queued while it was on its way is newer than what is cached.
-        let overlaid =
-            if read.keyed && overlaid.is_empty() && self.queue.is_occupied(&context.plan.lanes) {
-                match self.overlay(context, read).await {
-                    Fence::Passed(parts) | Fence::AsBefore(parts) => parts,
-                    Fence::Undetermined => {
-                        return Err(self.lane_busy(context, "since this read was sent"));
-                    }
+        let looks_again = read.keyed && !cache_alone;
+        let overlaid = if looks_again && self.queue.is_occupied(&context.plan.lanes) {
+            match self.overlay(context, read).await {
+                Fence::Passed(parts) => parts,
+                Fence::AsBefore(parts) if self.is_cached_beside(context, read, &parts) => parts,
+                Fence::AsBefore(_) | Fence::Undetermined => {
+                    return Err(self.lane_busy(context, "since this read was sent"));
                 }
-            } else {
-                overlaid
-            };
-        if !overlaid.is_empty() && overlaid.iter().all(Option::is_some) {
-            let parts = overlaid.into_iter().flatten().collect();
-            let value = context.connector.join(&context.plan.body, parts);
-            return Ok(self.reply(context, Source::Queued, Some(value)));
+            }
+        } else {
+            overlaid
+        };
+        if let Some(reply) = self.queued(context, &overlaid) {
+            return Ok(reply);
         }
         let began = self.clock().read();
         let max_stale = context.call.options.max_stale;
@@ -166,6 +163,15 @@ impl BackendShared {
         let source = result.as_ref().ok().map(|reply| reply.source);
         context.recorder.step(began, looked, StepKind::Fallback(source));
         result
+    }
+
+    /// The reply of a read all of whose parts the queue determines.
+    fn queued(&self, context: &Context, overlaid: &[Option<Bytes>]) -> Option<Reply> {
+        let parts: Vec<Bytes> = overlaid.iter().cloned().collect::<Option<_>>()?;
+        (!parts.is_empty()).then(|| {
+            let value = context.connector.join(&context.plan.body, parts);
+            self.reply(context, Source::Queued, Some(value))
+        })
     }
 
     /// The attempts of a read. If it is keyed and cached, it does not wait for a backend that is suspect for longer

@@ -223,6 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn another_server_or_user_is_another_account() {
+        let of = |text: &str| RedisSettings::new(url(text), "i", "r");
+        let own = of("redis://u:p@host:1/0");
+        assert!(
+            of("redis://u:p@host:1/3").is_of_one_account_with(&own),
+            "a database is no account"
+        );
+        for other in [
+            "redis://u:p@host:2/3",
+            "redis://v:p@host:1/3",
+            "redis://u:q@host:1/3",
+            "rediss://u:p@host:1/3",
+        ] {
+            assert!(!of(other).is_of_one_account_with(&own), "{other}");
+        }
+    }
+
+    #[test]
     fn every_form_of_url_is_read() {
         let read = url("redis://127.0.0.1");
         assert_eq!(read.endpoint, Endpoint::Tcp { host: "127.0.0.1".into(), port: 6379 });

@@ -47,8 +47,6 @@ const UNPARK_AT_ONCE: usize = 64;
 const FAILED_PINS_MAX: u32 = 5;
 /// How long a connection is kept that no client needs.
 const KEPT_FOR: Duration = Duration::from_secs(10);
-/// How much is read of a client at once.
-const SCRATCH: usize = 64 << 10;
 
 /// What the clients of a door share that are in one database. It belongs to the door's thread.
 pub(super) struct Core {
@@ -59,8 +57,6 @@ pub(super) struct Core {
     pub(super) counters: Arc<Counters>,
     /// The daemon's own runtime.
     pub(super) main: Handle,
-    /// What is read of a client, until it is dispatched.
-    pub(super) scratch: RefCell<Vec<u8>>,
     /// The request at hand in its canonical form.
     pub(super) canonical: RefCell<Vec<u8>>,
     connector: RefCell<Arc<RedisConnector>>,
@@ -100,7 +96,6 @@ impl Core {
             backend,
             counters: Arc::clone(&whole.counters),
             main: whole.main.clone(),
-            scratch: RefCell::new(vec![0; SCRATCH]),
             canonical: RefCell::default(),
             connector: RefCell::new(connector),
             links,

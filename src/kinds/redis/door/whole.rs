@@ -18,6 +18,9 @@ use super::{
     settings::Settings,
 };
 
+/// How much is read of a client at once.
+const SCRATCH: usize = 64 << 10;
+
 /// What is done for a client that has waited for room for long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relief {
@@ -41,6 +44,8 @@ pub(super) struct Whole {
     pub(super) cores: RefCell<Vec<Rc<Core>>>,
     /// How often the database of a backend has become another, or its server.
     pub(super) generation: Cell<u64>,
+    /// What is read of a client, until it is dispatched.
+    pub(super) scratch: RefCell<Vec<u8>>,
     buffers: Rc<Buffers>,
     next_id: Cell<u64>,
     clients: RefCell<HashMap<u64, Weak<Client>>>,
@@ -69,6 +74,7 @@ impl Whole {
             kin,
             cores: RefCell::default(),
             generation: Cell::new(0),
+            scratch: RefCell::new(vec![0; SCRATCH]),
             buffers: Rc::default(),
             next_id: Cell::new(FIRST_ID),
             clients: RefCell::default(),

@@ -147,9 +147,8 @@ impl Inner {
             return false;
         }
         let read = if self.inbox.is_empty() {
-            // What is taken may lead to another database, with a core of its own.
-            let core = client.core();
-            let mut scratch = core.scratch.take();
+            let whole = Rc::clone(&client.core().whole);
+            let mut scratch = whole.scratch.take();
             let mut into = ReadBuf::new(&mut scratch);
             let read = self.socket.poll_read(cx, &mut into);
             let count = into.filled().len();
@@ -158,7 +157,7 @@ impl Inner {
                 let taken = self.take(client, bytes);
                 self.inbox.extend_from_slice(bytes.get(taken..).unwrap_or_default());
             }
-            core.scratch.replace(scratch);
+            whole.scratch.replace(scratch);
             read.map_ok(|()| count)
         } else {
             let needs = self.requests.needs(&self.inbox);

@@ -76,6 +76,20 @@ async fn a_client_with_a_connection_of_its_own_leaves_it_or_stays() {
 }
 
 #[tokio::test]
+async fn a_spare_connection_of_one_database_makes_room_for_another_ones() {
+    let settings = Settings { pinned: 1, ..door() };
+    let databases = [("redis", 0), ("cache", 1)];
+    let world = World::of(Duration::from_secs(2), settings, &databases).await;
+    let (mut one, mut other) = (world.client(), world.client());
+    one.ask("SELECT 1").await;
+    until("it watches", async || one.ask("WATCH w").await == "+OK\r\n").await;
+    assert_eq!(one.ask("UNWATCH").await, "+OK\r\n");
+    until("it is given back", async || world.door.view().connections.pinned == 0).await;
+    let told = other.ask("WATCH w").await;
+    assert!(!told.starts_with("-ERR max number"), "{told}");
+}
+
+#[tokio::test]
 async fn each_database_has_its_own_cache_and_queue_in_an_outage() {
     let mut world = world().await;
     let mut one = world.client();
