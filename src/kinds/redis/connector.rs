@@ -98,7 +98,7 @@ impl RedisConnector {
         let reads = Link::new(Arc::clone(&shared), Purpose::Reads, Protocol::Newest);
         let writes = Link::new(Arc::clone(&shared), Purpose::Writes, Protocol::Newest);
         let second = Link::new(Arc::clone(&shared), Purpose::Writes, Protocol::Two);
-        let deadlines = Deadlines::new();
+        let deadlines = Deadlines::new(&namespace);
         Arc::new(Self {
             target,
             links: Links { shared, reads, writes, second, namespace, deadlines },

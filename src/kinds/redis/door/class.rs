@@ -167,7 +167,7 @@ mod tests {
     fn every_command_of_the_table_that_is_carried_can_be_planned() {
         let (all, deadlines) = (
             commands::Commands::default(),
-            crate::kinds::redis::protocol::deadlines::Deadlines::new(),
+            crate::kinds::redis::protocol::deadlines::Deadlines::new("0"),
         );
         let context = Context {
             commands: &all,

@@ -364,7 +364,7 @@ impl Client {
         if let Note::Unit(unit) = &note {
             return inner.unit_answered(&self.core(), connector, (seq, ticket), unit);
         }
-        if matches!(note, Note::Ends)
+        if matches!(note, Note::Ends(_))
             && frame.starts_with(b"-")
             && !frame.starts_with(b"-EXECABORT")
         {
@@ -399,7 +399,7 @@ impl Client {
         match note {
             Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
             Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
-                self.core().backend.wrote(&waited.lanes);
+                self.core().backend.wrote(waited.unsettled.lanes());
             }
             Note::Own | Note::Speaks(_) => {
                 if matches!(frame.first(), Some(b'-'))
@@ -418,7 +418,8 @@ impl Client {
                 }
             }
             Note::None
-            | Note::Ends
+            | Note::Ends(_)
+            | Note::Writes(_)
             | Note::Cache
             | Note::Waited(_)
             | Note::Unit(_)

@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn each_row_says_what_the_general_way_says() {
-        let (commands, deadlines) = (Commands::default(), Deadlines::new());
+        let (commands, deadlines) = (Commands::default(), Deadlines::new("0"));
         let context = Context {
             commands: &commands,
             database: b"0",

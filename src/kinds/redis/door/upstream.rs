@@ -48,7 +48,7 @@ use self::{
     ring::{Ring, Unanswered},
 };
 pub(super) use self::{
-    entry::{Entry, Note, Unit, Waited},
+    entry::{Entry, Note, Unit, Unsettled, Waited},
     listening::Awaited,
 };
 use super::client::Client;

@@ -154,7 +154,7 @@ mod tests {
     use fusebox_actors::connector::Access;
 
     fn read(command: &str, resp3: bool, on_miss_error: bool) -> (Bytes, Vec<Slot>, Option<Bytes>) {
-        let (commands, deadlines) = (Commands::default(), Deadlines::new());
+        let (commands, deadlines) = (Commands::default(), Deadlines::new("0"));
         let context = Context {
             commands: &commands,
             database: b"0",

@@ -16,8 +16,12 @@
 //! forgets: an unknown outcome, a command that is not in [`super::ttl`]'s table, one that may have emptied the
 //! key. What is forgotten is not inherited; a key is never ended by a deadline that it may not have.
 //!
-//! It holds 65,536 keys, by a keyed 64-bit hash; when it is full, what has passed goes first, and then the half
-//! with the nearest deadlines. It is empty after a start.
+//! A write whose commands are not read one by one, a transaction say, forgets all of its lanes, when it is sent
+//! and when it ends ([`Deadlines::forget`]).
+//!
+//! It holds 65,536 keys, each in the place of its lane and recognised by a keyed 64-bit hash, so that keys whose lanes
+//! collide forget each other; when it is full, what has passed goes first, and then the half with the nearest
+//! deadlines. It is empty after a start.
 
 use std::{
     collections::HashMap,
@@ -26,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::UnixMillis;
+use fusebox_state::{LaneId, Lanes, UnixMillis};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -39,16 +43,40 @@ const KEYS_MAX: usize = 65_536;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    /// The key, by its keyed hash.
+    key: u64,
     /// When the key ends, in milliseconds since the epoch; `None` while that is not known.
     at: Option<u64>,
     /// Whose the entry is.
     owner: u64,
 }
 
+/// A key's place in the map.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    lane: LaneId,
+    key: u64,
+}
+
+#[derive(Debug, Default)]
+struct Entries(HashMap<LaneId, Entry>);
+
+impl Entries {
+    fn get(&self, place: Place) -> Option<&Entry> {
+        self.0.get(&place.lane).filter(|entry| entry.key == place.key)
+    }
+
+    fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
+        self.0.get_mut(&place.lane).filter(|entry| entry.key == place.key)
+    }
+}
+
 /// The map.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
-    entries: Mutex<HashMap<u64, Entry>>,
+    entries: Mutex<Entries>,
+    /// The database's number, as it is part of lanes.
+    namespace: String,
     count: AtomicUsize,
     hasher: RandomState,
     next: AtomicU64,
@@ -78,13 +106,15 @@ impl<'w, 'a> Written<'w, 'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Begun {
     owner: u64,
-    deadlines: Vec<(u64, u64)>,
+    deadlines: Vec<(Place, u64)>,
 }
 
 impl Deadlines {
-    pub(crate) fn new() -> Self {
+    /// For the keys of the database of this number.
+    pub(crate) fn new(namespace: &str) -> Self {
         Self {
             entries: Mutex::default(),
+            namespace: namespace.to_owned(),
             count: AtomicUsize::new(0),
             hasher: RandomState::new(),
             // Apart from the hashes of bodies, as far as that can be.
@@ -97,6 +127,26 @@ impl Deadlines {
     /// Whether nothing is known of any key.
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Nothing is known any more of the keys in `lanes`.
+    pub(crate) fn forget(&self, lanes: &Lanes) {
+        if self.is_empty() {
+            return;
+        }
+        let mut entries = self.entries.lock();
+        if lanes.is_all() {
+            entries.0.clear();
+        }
+        for lane in lanes.as_slice() {
+            entries.0.remove(lane);
+        }
+        self.count.store(entries.0.len(), Ordering::Release);
+    }
+
+    fn place(&self, key: &[u8]) -> Place {
+        let lane = LaneId::of(self.namespace.as_bytes(), key);
+        Place { lane, key: self.hasher.hash_one(key) }
     }
 
     /// Tells it what the core's clock says.
@@ -139,8 +189,8 @@ impl Deadlines {
             return;
         }
         let mut entries = self.entries.lock();
-        for (key, at) in &begun.deadlines {
-            if let Some(entry) = entries.get_mut(key)
+        for (place, at) in &begun.deadlines {
+            if let Some(entry) = entries.get_mut(*place)
                 && entry.owner == begun.owner
             {
                 entry.at = Some(*at);
@@ -167,8 +217,8 @@ impl Deadlines {
         let owner = self.hasher.hash_one(body);
         let taken = self.taken(&entries, written, now);
         self.own(&mut entries, written, owner);
-        for (key, at) in taken {
-            if let Some(entry) = entries.get_mut(&key) {
+        for (place, at) in taken {
+            if let Some(entry) = entries.get_mut(place) {
                 entry.at = Some(at);
             }
         }
@@ -180,7 +230,7 @@ impl Deadlines {
         if self.is_empty() {
             return None;
         }
-        let at = self.entries.lock().get(&self.hasher.hash_one(key))?.at?;
+        let at = self.entries.lock().get(self.place(key))?.at?;
         let (now, lately) = (self.now(), u64::try_from(lately.as_millis()).unwrap_or(u64::MAX));
         (at.saturating_add(lately) >= now).then(|| Duration::from_millis(at.saturating_sub(now)))
     }
@@ -195,39 +245,34 @@ impl Deadlines {
         written.touches().any(|(key, _)| self.alive(&entries, key, now).is_some())
     }
 
-    fn alive(&self, entries: &HashMap<u64, Entry>, key: &[u8], now: u64) -> Option<u64> {
-        entries.get(&self.hasher.hash_one(key))?.at.filter(|at| *at > now)
+    fn alive(&self, entries: &Entries, key: &[u8], now: u64) -> Option<u64> {
+        entries.get(self.place(key))?.at.filter(|at| *at > now)
     }
 
     /// The deadlines that the write's keys have after it.
     fn settled(
         &self,
-        entries: &HashMap<u64, Entry>,
+        entries: &Entries,
         written: Written<'_, '_>,
         accepted: u64,
-    ) -> Vec<(u64, u64)> {
+    ) -> Vec<(Place, u64)> {
         let mut settled = self.taken(entries, written, self.now());
         for (key, touch) in written.touches() {
             if let Fate::Sets(expiry) = touch.fate
                 && let Some(at) = ttl::deadline(expiry, accepted)
             {
-                settled.push((self.hasher.hash_one(key), at));
+                settled.push((self.place(key), at));
             }
         }
         settled
     }
 
     /// The deadlines that keys take over from others.
-    fn taken(
-        &self,
-        entries: &HashMap<u64, Entry>,
-        written: Written<'_, '_>,
-        now: u64,
-    ) -> Vec<(u64, u64)> {
+    fn taken(&self, entries: &Entries, written: Written<'_, '_>, now: u64) -> Vec<(Place, u64)> {
         let taken = written.touches().filter_map(|(key, touch)| match touch.fate {
             Fate::Takes(from) if touch.sure || ttl::replaces(written.args) => {
                 let at = self.alive(entries, written.args.get(from)?, now)?;
-                Some((self.hasher.hash_one(key), at))
+                Some((self.place(key), at))
             }
             _ => None,
         });
@@ -235,24 +280,24 @@ impl Deadlines {
     }
 
     /// Makes the entries `owner`'s that the write settles, and forgets what it may have ended.
-    fn own(&self, entries: &mut HashMap<u64, Entry>, written: Written<'_, '_>, owner: u64) {
+    fn own(&self, entries: &mut Entries, written: Written<'_, '_>, owner: u64) {
         for (key, touch) in written.touches() {
-            let key = self.hasher.hash_one(key);
+            let Place { lane, key } = self.place(key);
             match touch.fate {
                 Fate::Keeps | Fate::Inherits => {}
                 Fate::Sets(_) | Fate::Takes(_) => {
                     self.make_room(entries);
-                    entries.insert(key, Entry { at: None, owner });
+                    entries.0.insert(lane, Entry { key, at: None, owner });
                 }
                 Fate::Shrinks | Fate::Clears | Fate::Leaves(_) | Fate::Unknown => {
-                    entries.remove(&key);
+                    entries.0.remove(&lane);
                 }
             }
         }
-        self.count.store(entries.len(), Ordering::Release);
+        self.count.store(entries.0.len(), Ordering::Release);
     }
 
-    fn make_room(&self, entries: &mut HashMap<u64, Entry>) {
+    fn make_room(&self, Entries(entries): &mut Entries) {
         if entries.len() < KEYS_MAX {
             return;
         }
@@ -289,7 +334,7 @@ mod tests {
 
     impl Map {
         fn new() -> Self {
-            let map = Self(Deadlines::new());
+            let map = Self(Deadlines::new("0"));
             map.0.tell(UnixMillis::new(NOW));
             map
         }
@@ -387,6 +432,24 @@ mod tests {
                 }
                 map.inherits("k", left.then_some(5000));
             }
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_one_by_one_forgets_its_lanes() {
+        for (lanes, left) in [
+            (Lanes::One(LaneId::of(b"0", b"k")), None),
+            (Lanes::All, None),
+            (Lanes::One(LaneId::of(b"1", b"k")), Some(5000)),
+        ] {
+            let map = Map::new();
+            let first = map.begin("SET k v EX 5");
+            map.answer("SET k v EX 5", &first, "+OK\r\n");
+            map.0.forget(&lanes);
+            map.inherits("k", left);
+            // Not even what was begun before and is answered after.
+            map.answer("SET k v EX 5", &first, "+OK\r\n");
+            map.inherits("k", left);
         }
     }
 

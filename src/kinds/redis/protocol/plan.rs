@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn plan_where(scripts_are_barriers: bool, command: &str) -> Result<Plan, Refused> {
-        let (commands, deadlines) = (Commands::default(), Deadlines::new());
+        let (commands, deadlines) = (Commands::default(), Deadlines::new("0"));
         let context = Context {
             commands: &commands,
             database: b"0",

@@ -23,7 +23,7 @@ use crate::kinds::redis::{
         quick::{self, Does, Row},
         request::Requests,
         telling::{self, Told},
-        upstream::{Entry, Note, Upstream},
+        upstream::{Entry, Note, Unsettled, Upstream},
     },
     protocol::{
         commands::{Flags, Spec},
@@ -341,6 +341,7 @@ impl Inner {
             return self.or_late(Stuck::Place, client, request, now);
         }
         let trace = CallTrace::new(ROUTE);
+        let writes = matches!(access, PlainAccess::Write { .. });
         let plan = PlainPlan { lanes, access, priority: core.settings.priority, operation, trace };
         match core.backend.admit(&plan) {
             Admission::Go(ticket) => {
@@ -350,6 +351,8 @@ impl Inner {
                     Note::Cache
                 } else if timed && !elsewhere {
                     core.note(request)
+                } else if writes && elsewhere {
+                    Note::Writes(Unsettled::new(core.connector(), lanes.clone()))
                 } else {
                     Note::None
                 };

@@ -40,7 +40,7 @@ use crate::kinds::redis::{
     door::{
         class::{Class, Pinned},
         telling::Told,
-        upstream::{Note, Upstream, Waited},
+        upstream::{Note, Unsettled, Upstream, Waited},
         waiting::{self, Waiting},
     },
     protocol::resp,
@@ -147,7 +147,8 @@ impl Inner {
         if !lanes.is_all() {
             client.core().backend.wrote(&lanes);
         }
-        let note = Note::Waited(Box::new(Waited { lanes, until }));
+        let unsettled = Unsettled::new(client.core().connector(), lanes);
+        let note = Note::Waited(Box::new(Waited { unsettled, until }));
         self.send_in(client, upstream, (None, note, true), (said.request, seq), said.now)
     }
 }

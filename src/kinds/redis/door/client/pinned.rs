@@ -15,7 +15,7 @@ use crate::kinds::redis::{
         counters::Closed,
         pin::{Barred, PinnedTo, Pinning},
         telling::{self, Protocol},
-        upstream::{Awaited, Note, Upstream},
+        upstream::{Awaited, Note, Unsettled, Upstream},
         waiting::Waiting,
     },
     protocol::{
@@ -270,7 +270,7 @@ impl Inner {
             Some(pinned) => {
                 let upstream = Rc::clone(pinned.upstream());
                 let is_unwatch = said.class == Class::Pinned(Pinned::Unwatch);
-                let note = if is_unwatch { Note::Ends } else { Note::None };
+                let note = if is_unwatch { Note::Ends(None) } else { Note::None };
                 self.send(client, &upstream, (None, note, true), said.request, said.now)
             }
             None if said.class == Class::Pinned(Pinned::Unwatch) => {
@@ -301,7 +301,7 @@ impl Inner {
             // With words too many the server refuses it, and the transaction goes on.
             Class::Pinned(Pinned::Discard) if said.args.len() == 1 => {
                 let upstream = Rc::clone(pinned.upstream());
-                let how = (None, Note::Ends, true);
+                let how = (None, Note::Ends(None), true);
                 self.send(client, &upstream, how, said.request, said.now)
             }
             Class::Local(Local::Select)
@@ -361,7 +361,8 @@ impl Inner {
             match self.leave(client, &lanes, access, "EXEC", said.now) {
                 // Nobody else can run it again: what failed is told.
                 Ok(ticket) => {
-                    let how = (Some(ticket), Note::Ends, true);
+                    let unsettled = Unsettled::new(client.core().connector(), lanes);
+                    let how = (Some(ticket), Note::Ends(Some(unsettled)), true);
                     return self.send(client, &upstream, how, said.request, said.now);
                 }
                 Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),

@@ -34,7 +34,7 @@ use crate::kinds::redis::{
         local::Replies,
         request::{Found, Requests},
         telling::{self, Answer},
-        upstream::{Note, Unit},
+        upstream::{Note, Unit, Unsettled},
     },
     protocol::resp,
 };
@@ -90,7 +90,8 @@ impl Inner {
             // It is refused command by command.
             _ => return None,
         };
-        let note = Note::Unit(Box::new(Unit::of(block.commands)));
+        let unsettled = Unsettled::new(core.connector(), block.lanes);
+        let note = Note::Unit(Box::new(Unit::of(block.commands, unsettled)));
         let how = (Some(ticket), note, true);
         let sent = self.send(client, &link, how, &request, said.now);
         if sent.is_ok() {

@@ -1,6 +1,6 @@
 //! A request that is on a connection, and what is done with its reply.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use fusebox_actors::{Fills, Ticket, connector::Read};
 use fusebox_state::Lanes;
@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::listening::Awaited;
 use crate::kinds::redis::{
-    door::client::Client, protocol::deadlines::Begun, transport::handshake::Protocol,
+    connector::RedisConnector, door::client::Client, protocol::deadlines::Begun,
+    transport::handshake::Protocol,
 };
 
 /// A request that a client has sent.
@@ -49,14 +50,40 @@ pub(in crate::kinds::redis::door) enum Note {
     Monitors,
     /// It selects this database.
     Selects(u32),
-    /// It ends a transaction, or what is watched, unless it is refused.
-    Ends,
+    /// It ends a transaction, or what is watched, unless it is refused. One that runs what it ends says what that
+    /// writes to.
+    Ends(Option<Unsettled>),
+    /// It writes, and nothing else is known of it.
+    Writes(Unsettled),
+}
+
+/// What the writes on their way do to the deadlines of their keys is not followed: what is known of these is forgotten
+/// when it is made and when it goes, however they end.
+pub(in crate::kinds::redis::door) struct Unsettled(Box<(Arc<RedisConnector>, Lanes)>);
+
+impl Unsettled {
+    pub(in crate::kinds::redis::door) fn new(connector: Arc<RedisConnector>, lanes: Lanes) -> Self {
+        connector.links().deadlines.forget(&lanes);
+        Self(Box::new((connector, lanes)))
+    }
+
+    /// What the writes touch.
+    pub(in crate::kinds::redis::door) fn lanes(&self) -> &Lanes {
+        &self.0.1
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        let (connector, lanes) = &*self.0;
+        connector.links().deadlines.forget(lanes);
+    }
 }
 
 /// A command that waits for others.
 pub(in crate::kinds::redis::door) struct Waited {
-    /// What it may have written to.
-    pub(in crate::kinds::redis::door) lanes: Lanes,
+    /// What it may write to.
+    pub(in crate::kinds::redis::door) unsettled: Unsettled,
     /// Until when it waits; `None` for ever.
     pub(in crate::kinds::redis::door) until: Option<Instant>,
 }
@@ -74,11 +101,14 @@ pub(in crate::kinds::redis::door) struct Unit {
     first: usize,
     /// They are more than their client may be owed.
     pub(in crate::kinds::redis::door) is_too_large: bool,
+    /// What it may write to.
+    _unsettled: Unsettled,
 }
 
 impl Unit {
-    pub(in crate::kinds::redis::door) fn of(commands: usize) -> Self {
+    pub(in crate::kinds::redis::door) fn of(commands: usize, unsettled: Unsettled) -> Self {
         Self {
+            _unsettled: unsettled,
             commands,
             replies: Vec::new(),
             left: commands,

@@ -84,6 +84,43 @@ async fn a_time_to_live_that_waits_leaves_what_was_read_before() {
 }
 
 #[tokio::test]
+async fn a_queued_write_inherits_no_time_that_a_transaction_or_a_pop_has_ended() {
+    for how in ["whole", "in pieces", "popped"] {
+        let mut world = World::open().await;
+        let mut client = world.client();
+        let (first, again) = if how == "popped" {
+            ("RPUSH k v", "HSET k g w")
+        } else {
+            ("HSET k f v", "HSET k g w")
+        };
+        assert_eq!(client.ask(first).await, ":1\r\n");
+        assert_eq!(client.ask("EXPIRE k 1000").await, ":1\r\n");
+        match how {
+            "popped" => assert_eq!(client.ask("BLPOP k 1").await, "*2\r\n$1\r\nk\r\n$1\r\nv\r\n"),
+            "whole" => {
+                client.send(b"MULTI\r\nDEL k\r\nEXEC\r\n").await;
+                for told in ["+OK\r\n", "+QUEUED\r\n", "*1\r\n:1\r\n"] {
+                    assert_eq!(client.reply().await, told);
+                }
+            }
+            _ => {
+                for (command, told) in
+                    [("MULTI", "+OK\r\n"), ("DEL k", "+QUEUED\r\n"), ("EXEC", "*1\r\n:1\r\n")]
+                {
+                    assert_eq!(client.ask(command).await, told, "{command}");
+                }
+            }
+        }
+        world.server.kill();
+        client.until_told("SET x 1", "+OK\r\n").await;
+        assert_eq!(client.ask(again).await, ":1\r\n");
+        world.server.restart().await;
+        until("all is applied", async || world.waiting() == 0).await;
+        assert_eq!(world.server.ask(&["TTL", "k"]).await, ":-1\r\n", "{how}");
+    }
+}
+
+#[tokio::test]
 async fn a_door_assumes_as_much_as_it_is_told() {
     for (effect_reply, told) in
         [(EffectReply::All, [":1\r\n", ":2\r\n"]), (EffectReply::Error, ["-LOADING", "-LOADING"])]
