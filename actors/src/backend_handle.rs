@@ -72,6 +72,11 @@ impl Backend {
         self.entry.shared.admit(plan)
     }
 
+    /// Whether what stands in these lanes moves, so that it makes sense to wait for it.
+    pub fn lanes_move(&self, lanes: &Lanes) -> bool {
+        self.entry.shared.lanes_move(lanes)
+    }
+
     /// Carries a call on whose ticket ended without an answer.
     ///
     /// # Errors

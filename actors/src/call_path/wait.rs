@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl BackendShared {
     /// Whether what stands in `lanes` moves, so that it makes sense to wait for it.
-    pub(super) fn lanes_move(&self, lanes: &Lanes) -> bool {
+    pub(crate) fn lanes_move(&self, lanes: &Lanes) -> bool {
         self.replay_can_run() && !self.queue.is_held_up(lanes)
     }
 

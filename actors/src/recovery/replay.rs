@@ -504,11 +504,11 @@ impl Replay {
         let connector = SharedConnector::clone(&self.shared.connector.load());
         self.shared.invalidate_lanes(&entry.header.lanes);
         self.shared.flights.begin(&entry.header.lanes).acknowledge();
+        residues::change(&self.shared.queue, &connector, seq, &entry.header.lanes).await;
         if let Some(residue) = residue {
             self.shared.queue.replace(seq, residue, Some(applied));
             return self.progress();
         }
-        residues::change(&self.shared.queue, &connector, seq, &entry.header.lanes).await;
         let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
         self.shared.queue.overtaken(&overtaken);
         // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt

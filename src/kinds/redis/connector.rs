@@ -18,6 +18,7 @@
 
 use std::{
     borrow::Cow,
+    slice,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -149,8 +150,9 @@ impl Connector for RedisConnector {
 
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {
         let args = match Form::of(body) {
-            Some(Form::Call { args, .. }) => args,
-            Some(Form::Deadline { .. }) => return Cow::Borrowed("deadline"),
+            Some(Form::Call(step)) => step.args,
+            Some(Form::Multi(_)) => return Cow::Borrowed("MULTI"),
+            Some(Form::Ends(_)) => return Cow::Borrowed("deadline"),
             None => Vec::new(),
         };
         let spec = self.links.shared.commands.find(&args);
@@ -160,13 +162,29 @@ impl Connector for RedisConnector {
     }
 
     fn stored(&self, body: &Bytes) -> Option<Bytes> {
-        let args = resp::arguments(body).ok()?;
-        let spec = self.links.shared.commands.find(&args)?;
-        let places = spec.keys(&args).unwrap_or_default();
-        let written = Written { name: &spec.name, args: &args, places: &places };
-        let inherited = self.links.deadlines.stored(written, body);
-        let fits = args.len() <= token::WORDS_MAX - 2 * inherited.len().min(token::WORDS_MAX / 4);
-        (!inherited.is_empty() && fits).then(|| internal::until(&inherited, &args))
+        let mut form = Form::of(body)?;
+        let steps = match &mut form {
+            Form::Call(step) => slice::from_mut(step),
+            Form::Multi(steps) => steps,
+            Form::Ends(_) => return None,
+        };
+        for step in &mut *steps {
+            let Some(spec) = self.links.shared.commands.find(&step.args) else { continue };
+            let places = spec.keys(&step.args).unwrap_or_default();
+            let written = Written { name: &spec.name, args: &step.args, places: &places };
+            let inherited = self.links.deadlines.stored(written, body);
+            if step.args.len() + 2 * inherited.len() <= token::WORDS_MAX {
+                step.deadlines = inherited;
+            }
+        }
+        if steps.iter().all(|step| step.deadlines.is_empty()) {
+            return None;
+        }
+        match &form {
+            Form::Call(step) => Some(internal::until(step)),
+            Form::Multi(steps) => Some(internal::multi(steps)),
+            Form::Ends(_) => None,
+        }
     }
 
     fn prepare<'a>(
@@ -185,17 +203,12 @@ impl Connector for RedisConnector {
     }
 
     fn residue_after(&self, residue: &QueuedWrite, applied: &Bytes) -> ResidueAfter {
-        let Some(Form::Deadline { at, keys, sure }) = Form::of(&residue.body) else {
+        let Some(Form::Ends(ends)) = Form::of(&residue.body) else { return ResidueAfter::Kept };
+        let left = residue::after(&self.links.shared.commands, &ends, applied);
+        if left == ends {
             return ResidueAfter::Kept;
-        };
-        let (left, still) = residue::after(&self.links.shared.commands, at, &keys, sure, applied);
-        if left.is_empty() {
-            ResidueAfter::Void
-        } else if left == keys && still == sure {
-            ResidueAfter::Kept
-        } else {
-            ResidueAfter::Changed(self.links.residue(at, &left, still))
         }
+        self.links.residue(&left).map_or(ResidueAfter::Void, ResidueAfter::Changed)
     }
 
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {

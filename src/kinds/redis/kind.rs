@@ -13,7 +13,7 @@ use toml::Table;
 use super::{
     connector::RedisConnector,
     door,
-    protocol::json,
+    protocol::{internal, json},
     settings::{RedisSettings, RedisUrl, RedisUrlError, Secret},
 };
 use crate::kinds::{
@@ -157,8 +157,12 @@ impl Kind for Redis {
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {
         let call: Call<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let body = json::body_from_json(&call.command)?;
+        let body = of_caller(json::body_from_json(&call.command)?)?;
         Ok(JsonCall { body, options: call.options })
+    }
+
+    fn call_from_raw(&self, _: &HeaderMap, body: Bytes) -> Result<Bytes, String> {
+        of_caller(body)
     }
 
     fn raw_call_max(&self) -> u64 {
@@ -244,6 +248,14 @@ fn settings(
     settings.scripts_are_barriers =
         choice(own.scripts.as_deref(), false, SCRIPTS).map_err(|why| ("scripts", why))?;
     Ok(settings)
+}
+
+/// A call as a caller may make it. What it is, is looked at later; a transaction is made by the Redis door alone.
+fn of_caller(body: Bytes) -> Result<Bytes, String> {
+    if internal::is_multi(&body) {
+        return Err("FUSEBOX.MULTI is fusebox's own, and no command of a caller's".into());
+    }
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -77,6 +77,11 @@ impl Server {
         ask(self.port, args).await
     }
 
+    /// Commands on one connection, in one write. The reply to the last one.
+    pub(crate) async fn ask_all(&self, commands: &[&[&str]]) -> Bytes {
+        ask_all(self.port, commands).await
+    }
+
     /// The value of a string key as text; empty for none.
     pub(crate) async fn value(&self, key: &str) -> String {
         let reply = self.ask(&["GET", key]).await;
@@ -147,12 +152,22 @@ pub(crate) fn free_port() -> u16 {
 
 /// A command on a connection of its own.
 pub(crate) async fn ask(port: u16, args: &[&str]) -> Bytes {
+    ask_all(port, &[args]).await
+}
+
+async fn ask_all(port: u16, commands: &[&[&str]]) -> Bytes {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(&resp::command(args)).await.unwrap();
+    let bytes: Vec<u8> = commands.iter().flat_map(|args| resp::command(args)).collect();
+    stream.write_all(&bytes).await.unwrap();
     let (mut finder, mut inbox) = (resp::FrameFinder::default(), BytesMut::new());
+    let mut left = commands.len();
     loop {
         if let Some(frame) = finder.next(&mut inbox).unwrap() {
-            return frame;
+            left -= 1;
+            if left == 0 {
+                return frame;
+            }
+            continue;
         }
         assert_ne!(stream.read_buf(&mut inbox).await.unwrap(), 0, "the server hung up");
     }

@@ -8,9 +8,9 @@
 //!
 //! What the queue itself determines is not assumed: a key that a queued write has removed is not there to be removed again.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use crate::kinds::redis::protocol::effect;
+use crate::kinds::redis::protocol::{effect, internal::Form, resp};
 
 /// Which replies a door assumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,9 +40,24 @@ pub(super) fn keys<'a>(args: &[&'a [u8]]) -> Vec<&'a [u8]> {
     keys
 }
 
-/// What is assumed of a write whose effect is known; `None` if it is not to be queued. `absent` of its [`keys`] are not
-/// there.
-pub(super) fn reply(which: EffectReply, args: &[&[u8]], absent: usize) -> Option<Bytes> {
+/// What is assumed of a write whose effect is known; `None` if it is not to be queued. Of the [`keys`] of each of its
+/// commands, `absent` tells how many are not there.
+pub(super) fn reply_to(which: EffectReply, call: &Form<'_>, absent: &[usize]) -> Option<Bytes> {
+    let absent = |number: usize| absent.get(number).copied().unwrap_or(0);
+    let Form::Multi(steps) = call else {
+        return reply(which, &call.steps().first()?.args, absent(0));
+    };
+    let mut out = BytesMut::new();
+    resp::write_head(&mut out, '*', steps.len());
+    for (number, step) in steps.iter().enumerate() {
+        let known = effect::known_reply(&step.args);
+        out.extend_from_slice(&known.or_else(|| reply(which, &step.args, absent(number)))?);
+    }
+    Some(out.freeze())
+}
+
+/// The same of one command.
+fn reply(which: EffectReply, args: &[&[u8]], absent: usize) -> Option<Bytes> {
     let [name, rest @ ..] = args else { return None };
     let there = keys(args).len().saturating_sub(absent);
     let behind_key = rest.len().saturating_sub(1);
@@ -79,6 +94,20 @@ pub(super) fn reply(which: EffectReply, args: &[&[u8]], absent: usize) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transaction_is_assumed_if_each_of_its_commands_is() {
+        let of = |words: &str, absent: &[usize]| {
+            let body = resp::command(&words.split(' ').collect::<Vec<_>>());
+            let reply = reply_to(EffectReply::Assume, &Form::of(&body).unwrap(), absent)?;
+            Some(String::from_utf8(reply.to_vec()).unwrap())
+        };
+        let some = "FUSEBOX.MULTI 3 0 SET k v 3 0 DEL k j 3 0 EXPIRE k 9";
+        assert_eq!(of(some, &[]).as_deref(), Some("*3\r\n+OK\r\n:2\r\n:1\r\n"));
+        assert_eq!(of(some, &[0, 1, 1]).as_deref(), Some("*3\r\n+OK\r\n:1\r\n:0\r\n"));
+        assert_eq!(of("FUSEBOX.MULTI 3 0 SET k v 3 0 SADD s m", &[]), None);
+        assert_eq!(of("DEL k j", &[1]).as_deref(), Some(":1\r\n"));
+    }
 
     #[test]
     fn a_count_is_as_if_all_was_there_or_nothing_was() {

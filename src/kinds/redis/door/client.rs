@@ -410,6 +410,8 @@ impl Client {
                 return;
             }
             Note::Selects(database) => inner.selected(database, frame),
+            Note::Ends(unsettled) => drop(unsettled),
+            Note::Writes(unsettled) => drop(unsettled),
             Note::CacheAll(all) => {
                 let (read, fills) = *all;
                 if let Some(value) = telling::cacheable_list(frame, protocol) {
@@ -418,8 +420,6 @@ impl Client {
                 }
             }
             Note::None
-            | Note::Ends(_)
-            | Note::Writes(_)
             | Note::Cache
             | Note::Waited(_)
             | Note::Unit(_)
@@ -503,7 +503,7 @@ impl Client {
             return;
         }
         if let Note::Unit(unit) = note {
-            return inner.unit_lost(&self.core(), (seq, ticket), &unit, (verdict, error));
+            return inner.unit_lost(self, (seq, ticket), &unit, &body, (verdict, error));
         }
         drop(inner);
         let Some(ticket) = ticket else { return };

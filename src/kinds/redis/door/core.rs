@@ -465,8 +465,8 @@ impl Core {
     }
 
     /// Whether a request writes.
-    pub(super) fn writes(&self, request: &[u8]) -> bool {
-        let plan = self.connector().plan(bytes::Bytes::copy_from_slice(request));
+    pub(super) fn writes(&self, request: &Bytes) -> bool {
+        let plan = self.connector().plan(request.clone());
         plan.is_ok_and(|plan| matches!(plan.access, Access::Write(_)))
     }
 

@@ -29,7 +29,11 @@ use super::{
 };
 use crate::{
     ingress::peer::{NOBODY, Who},
-    kinds::redis::{connector::RedisConnector, protocol::resp, transport::carry::RESP2},
+    kinds::redis::{
+        connector::RedisConnector,
+        protocol::{internal::Form, resp},
+        transport::carry::RESP2,
+    },
 };
 
 /// INFO of a server that was never met.
@@ -139,11 +143,19 @@ impl Core {
         let lanes = onward.as_ref().and_then(|onward| onward.lanes().cloned());
         let (connector, effect_reply) = (self.connector(), self.settings.effect_reply);
         let running = async move {
-            if asked.assumed.is_some() {
-                let args = resp::arguments(&call.body).unwrap_or_default();
-                let absent = absent(&backend, &connector, &assumed::keys(&args)).await;
-                asked.assumed = assumed::reply(effect_reply, &args, absent);
+            let form = Form::of(&call.body);
+            if let Some(form) = form.as_ref().filter(|_| asked.assumed.is_some()) {
+                let mut absent = Vec::new();
+                for step in form.steps() {
+                    absent.push(missing(&backend, &connector, &assumed::keys(&step.args)).await);
+                }
+                asked.assumed = assumed::reply_to(effect_reply, form, &absent);
             }
+            let commands = match &form {
+                Some(Form::Multi(steps)) => Some(steps.len() + 2),
+                _ => None,
+            };
+            drop(form);
             let ended = match onward {
                 Some(onward) => backend.go_on(call, *onward).await,
                 None => backend.call(call).await,
@@ -159,7 +171,12 @@ impl Core {
             }
             let told = ended.as_ref().map(Told::of).unwrap_or_default();
             let lanes = lanes.filter(|_| ended.is_ok());
-            Done::Answered(seq, telling::answer(ended, backend.name(), asked), told, lanes)
+            let has_run = ended.as_ref().map_or_else(telling::may_have_run, |_| true);
+            let mut answer = telling::answer(ended, backend.name(), asked);
+            if let Some(commands) = commands {
+                answer = telling::of_transaction(commands, answer, has_run);
+            }
+            Done::Answered(seq, answer, told, lanes)
         };
         let job = AbortOnDropHandle::new(self.main.spawn(running));
         let appended = Some(Box::pin(appended.notified_owned()));
@@ -186,6 +203,22 @@ impl Core {
         })
     }
 
+    /// Whether a write is queued here if the server does not answer.
+    pub(super) fn queues(&self, body: &Bytes) -> bool {
+        let plan = self.connector().plan(body.clone()).ok();
+        let Some(Access::Write(Write { outage, .. })) = plan.map(|plan| plan.access) else {
+            return false;
+        };
+        match (outage, self.settings.min_ack) {
+            (Outage::Never(_), _) | (_, MinAck::Applied) => false,
+            (Outage::ReplyKnown(_), _) | (_, MinAck::Durable) => true,
+            (Outage::EffectUnknown, _) => false,
+            (Outage::EffectKnown, _) => Form::of(body).is_some_and(|form| {
+                assumed::reply_to(self.settings.effect_reply, &form, &[]).is_some()
+            }),
+        }
+    }
+
     /// What is wanted of a call.
     ///
     /// A write whose reply is neither known beforehand nor [assumed] is queued only if the door says
@@ -193,10 +226,9 @@ impl Core {
     fn wanted(&self, connector: &RedisConnector, body: &Bytes, asker: Asker) -> Wanted {
         let plan = connector.plan(body.clone()).ok();
         let is_write = plan.as_ref().is_some_and(|plan| matches!(plan.access, Access::Write(_)));
-        let args = resp::arguments(body).unwrap_or_default();
         let assumed = plan.as_ref().and_then(|plan| match &plan.access {
             Access::Write(Write { outage: Outage::EffectKnown, .. }) => {
-                assumed::reply(self.settings.effect_reply, &args, 0)
+                assumed::reply_to(self.settings.effect_reply, &Form::of(body)?, &[])
             }
             _ => None,
         });
@@ -210,6 +242,7 @@ impl Core {
             },
             _ => None,
         };
+        let args = resp::arguments(body).unwrap_or_default();
         let name = args.first().copied().unwrap_or_default();
         let nil_on_miss = name.eq_ignore_ascii_case(b"GET") || name.eq_ignore_ascii_case(b"MGET");
         let options = CallOptions {
@@ -247,7 +280,7 @@ impl Core {
 }
 
 /// How many of `keys` are not there, by what waits in the queue.
-async fn absent(backend: &Backend, connector: &RedisConnector, keys: &[&[u8]]) -> usize {
+async fn missing(backend: &Backend, connector: &RedisConnector, keys: &[&[u8]]) -> usize {
     if keys.is_empty() {
         return 0;
     }

@@ -63,6 +63,32 @@ pub(super) fn unknown(why: &str, close: bool) -> Answer {
     Answer::Reply(line(&format!("-FUSEBOX UNKNOWN {why}; it may have been applied")))
 }
 
+/// What a client is told of a transaction of so many commands, MULTI and EXEC included, that it has sent whole. If it
+/// `may_have_run`, `answer` is EXEC's; else it is what each command is answered but EXEC.
+pub(super) fn of_transaction(commands: usize, answer: Answer, may_have_run: bool) -> Answer {
+    let Answer::Reply(answer) = answer else { return Answer::Close };
+    let mut out = BytesMut::new();
+    if may_have_run {
+        out.extend_from_slice(b"+OK\r\n");
+        (2..commands).for_each(|_| out.extend_from_slice(b"+QUEUED\r\n"));
+        out.extend_from_slice(&answer);
+    } else {
+        (1..commands).for_each(|_| out.extend_from_slice(&answer));
+        let text = String::from_utf8_lossy(&answer);
+        let why = text.split_once(' ').map_or(&*text, |(_, why)| why).trim_end();
+        out.extend_from_slice(&error(&format!(
+            "EXECABORT Transaction discarded because of: {why}"
+        )));
+    }
+    Answer::Reply(out.freeze())
+}
+
+/// Whether a call that has failed may have done anything: then its error is that of its last command.
+pub(super) fn may_have_run(failed: &CallError) -> bool {
+    let is_refused = matches!(failed.kind, CallErrorKind::Refused | CallErrorKind::Conflict);
+    failed.outcome_unknown || is_refused && failed.reply.is_some()
+}
+
 /// An error line.
 pub(super) fn error(text: &str) -> Bytes {
     line(&format!("-{text}"))

@@ -57,6 +57,15 @@ pub(crate) fn is_absolute(name: &str, args: &[&[u8]]) -> bool {
     args.len() == 3 && name == "SET" || of(&name.to_ascii_lowercase(), args).absolute
 }
 
+/// The only reply that the write `args` can have.
+pub(crate) fn known_reply(args: &[&[u8]]) -> Option<Bytes> {
+    let name = std::str::from_utf8(args.first()?).ok()?.to_ascii_lowercase();
+    match of(&name, args).outage {
+        Outage::ReplyKnown(reply) => Some(reply),
+        _ => None,
+    }
+}
+
 /// The effect of the write `name` with `args`, its name included.
 fn of(name: &str, args: &[&[u8]]) -> Write {
     let ok = || Outage::ReplyKnown(Bytes::from_static(b"+OK\r\n"));

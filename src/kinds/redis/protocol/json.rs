@@ -16,7 +16,7 @@ use serde::{
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
-    internal,
+    internal::{self, Form, Step},
     resp::{self, Items, Reply},
 };
 use crate::exact::{quoted, unescaped};
@@ -93,8 +93,12 @@ fn not_one(json: &str) -> String {
     format!("must be a string, a number or {{\"base64\":\"…\"}}, got {}", quoted(json))
 }
 
-/// A command as JSON, for listings; `null` where `body` is no command.
+/// A command as JSON, for listings, or a list of those of a transaction; `null` where `body` is no command.
 pub fn body_to_json(body: &Bytes) -> Value {
+    if let Some(Form::Multi(steps)) = Form::of(body) {
+        let words = |step: Step<'_>| -> Value { step.args.into_iter().map(text).collect() };
+        return steps.into_iter().map(words).collect();
+    }
     resp::arguments(&internal::original(body))
         .map_or(Value::Null, |args| args.into_iter().map(text).collect())
 }

@@ -29,7 +29,7 @@ use super::{
     commands::Commands,
     effect::{Expiry, SetOptions},
     internal::Form,
-    resp,
+    residue, resp,
     ttl::{self, Fate},
 };
 
@@ -161,40 +161,42 @@ fn key_of<'a>(commands: &Commands, read: &[&'a [u8]]) -> Option<&'a [u8]> {
 /// Whether a queued write of `key` leaves what that holds as it is, and what it does to its time to live is certain.
 /// One of another key says no: a reading may begin at it, and then nothing is known of what stands before.
 fn leaves_value(commands: &Commands, write: &QueuedWrite, key: &[u8]) -> bool {
-    let args = match Form::of(&write.body) {
-        Some(Form::Deadline { keys, sure, .. }) => return sure && keys.contains(&key),
-        Some(Form::Call { args, .. }) => args,
-        None => return false,
-    };
-    let Some(spec) = commands.find(&args) else { return false };
-    let Some(places) = spec.keys(&args) else { return false };
+    match Form::of(&write.body) {
+        Some(Form::Ends(ends)) => ends.sure && ends.of(key).is_some(),
+        Some(form) => {
+            let steps = form.steps().iter();
+            let mut mine = steps.filter(|step| residue::touches(commands, step, key)).peekable();
+            mine.peek().is_some() && mine.all(|step| step_leaves_value(commands, &step.args, key))
+        }
+        None => false,
+    }
+}
+
+fn step_leaves_value(commands: &Commands, args: &[&[u8]], key: &[u8]) -> bool {
+    let Some(spec) = commands.find(args) else { return false };
+    let Some(places) = spec.keys(args) else { return false };
     let moves_time =
         matches!(&*spec.name, "persist" | "expire" | "pexpire" | "expireat" | "pexpireat");
-    let mut mine = places.into_iter().filter(|place| args.get(*place) == Some(&key)).peekable();
-    mine.peek().is_some()
-        && mine.all(|place| {
-            let touch = ttl::touch(&spec.name, &args, place);
-            touch.sure && (moves_time || touch.fate == Fate::Keeps)
-        })
+    places.into_iter().filter(|place| args.get(*place) == Some(&key)).all(|place| {
+        let touch = ttl::touch(&spec.name, args, place);
+        touch.sure && (moves_time || touch.fate == Fate::Keeps)
+    })
 }
 
 /// What `held` becomes by a queued write.
 fn step<'a>(held: Held<'a>, commands: &Commands, write: &'a QueuedWrite, key: &[u8]) -> Held<'a> {
     let held = held.met_at(write.accepted_at.get());
     match Form::of(&write.body) {
-        Some(Form::Deadline { at, keys, sure }) if keys.contains(&key) => {
-            if sure {
-                held.told_of(at)
-            } else {
-                UNKNOWN
-            }
-        }
-        Some(Form::Deadline { .. }) => held,
-        Some(Form::Call { args, deadlines }) => {
-            let told = deadlines.iter().find(|(other, _)| *other == key);
+        Some(Form::Ends(ends)) => match ends.of(key) {
+            Some(at) if ends.sure => held.told_of(at),
+            Some(_) => UNKNOWN,
+            None => held,
+        },
+        Some(form) => form.steps().iter().fold(held, |held, step| {
+            let told = step.deadlines.iter().find(|(other, _)| *other == key);
             let held = told.map_or(held, |(_, at)| held.told_of(*at));
-            after(held, commands, &args, key, write.accepted_at.get())
-        }
+            after(held, commands, &step.args, key, write.accepted_at.get())
+        }),
         None => UNKNOWN,
     }
 }
@@ -429,6 +431,10 @@ mod tests {
             "HSET k f v",
             "FUSEBOX.UNTIL 1 800 k APPEND k x",
             "FUSEBOX.DEADLINE 700 k",
+            "FUSEBOX.DEADLINES 1 700 k 800 j",
+            "FUSEBOX.MULTI 3 0 SET k v 3 0 EXPIRE k 1",
+            "FUSEBOX.MULTI 3 0 SET j v 2 0 DEL k",
+            "FUSEBOX.MULTI 3 0 SET j v 5 0 SET k w PX 300",
             "FUSEBOX.PERHAPS 900 k",
         ])
     }
@@ -437,10 +443,13 @@ mod tests {
     fn contradicts(so_far: &Followed, write: &QueuedWrite) -> bool {
         let key = &*so_far.key;
         let told = match Form::of(&write.body) {
-            Some(Form::Call { deadlines, .. }) => {
-                deadlines.iter().find(|(other, _)| *other == key).map(|(_, at)| *at)
-            }
-            Some(Form::Deadline { at, keys, .. }) => keys.contains(&key).then_some(at),
+            Some(Form::Ends(ends)) => ends.of(key),
+            Some(form) => form
+                .steps()
+                .iter()
+                .flat_map(|step| step.deadlines.iter())
+                .find(|(other, _)| *other == key)
+                .map(|(_, at)| *at),
             None => None,
         };
         told.is_some_and(|at| match so_far.known.held().met_at(write.accepted_at.get()) {

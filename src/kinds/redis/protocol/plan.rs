@@ -1,6 +1,6 @@
 //! Reads what a command is: its lanes, whether it reads or writes, and what follows from that.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
 use fusebox_state::{LaneId, Lanes};
 
@@ -8,9 +8,11 @@ use super::{
     cache,
     commands::{Commands, Spec},
     deadlines::{Deadlines, Written},
-    effect, internal, resp,
+    effect,
+    internal::{self, Form},
+    resp,
     rules::{self, Kind},
-    ttl,
+    token, ttl,
 };
 
 /// The longest label that is worth making; more of it is not stored.
@@ -39,20 +41,84 @@ impl Context<'_> {
 
 /// Reads what `body` is.
 pub(crate) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> {
-    let args = resp::arguments(&body).map_err(|error| Refused {
-        code: "malformed_command",
-        message: error.to_string(),
-        malformed: true,
-    })?;
-    if internal::is_reserved(&args) {
-        return Err(unknown(&args, context.commands));
+    let plan = if internal::is_multi(&body) {
+        transaction(&body, context)?
+    } else {
+        let args = resp::arguments(&body).map_err(|error| malformed(error.to_string()))?;
+        command(&args, context)?
+    };
+    Ok(Plan { body, ..plan })
+}
+
+fn malformed(message: impl Into<String>) -> Refused {
+    Refused { code: "malformed_command", message: message.into(), malformed: true }
+}
+
+/// What a transaction is, without its body: its commands together. It is queued if what each of them does is known.
+///
+/// It is never absolute, whatever its commands are: of `EXPIRE k 9` and `HSET k f v`, the first does nothing if there
+/// is no `k`, and does something when both are applied again.
+fn transaction(body: &[u8], context: &Context<'_>) -> Result<Plan, Refused> {
+    let steps = match Form::of(body) {
+        Some(Form::Multi(steps)) if !steps.is_empty() => steps,
+        _ => return Err(malformed("it is no transaction")),
+    };
+    let mut label = String::new();
+    let (mut lanes, mut all, mut admin) = (Vec::new(), false, false);
+    let mut replies = BytesMut::new();
+    resp::write_head(&mut replies, '*', steps.len());
+    let mut outage = Ok(true);
+    let mut timed = false;
+    for step in &steps {
+        let plan = command(&step.args, context)?;
+        if label.len() < LABEL_MAX {
+            label.extend([if label.is_empty() { "" } else { " " }, &plan.label]);
+        }
+        lanes.extend_from_slice(plan.lanes.as_slice());
+        all |= plan.lanes.is_all();
+        admin |= plan.admin;
+        outage = match (outage, plan.access) {
+            (Err(why), _) => Err(why),
+            (Ok(_), Access::Read(_)) => Err("a transaction that reads is not queued"),
+            (Ok(_), Access::Write(_)) if step.args.len() > token::WORDS_MAX => {
+                Err("one of its commands has more than 7,000 words, too many for a script")
+            }
+            (Ok(is_known), Access::Write(write)) => {
+                timed |= write.timed;
+                match write.outage {
+                    Outage::ReplyKnown(reply) => {
+                        replies.extend_from_slice(&reply);
+                        Ok(is_known)
+                    }
+                    Outage::EffectKnown => Ok(false),
+                    Outage::EffectUnknown => Err("what one of its commands does is not known"),
+                    Outage::Never(why) => Err(why),
+                }
+            }
+        };
     }
-    let spec = context.commands.find(&args).ok_or_else(|| unknown(&args, context.commands))?;
-    rules::check(&spec, &args)?;
+    let outage = match outage {
+        Ok(true) => Outage::ReplyKnown(replies.freeze()),
+        Ok(false) => Outage::EffectKnown,
+        Err(why) => Outage::Never(why),
+    };
+    let settled_reply = matches!(outage, Outage::ReplyKnown(_));
+    let write = Write { timed, settled_reply, ..Write::new(outage) };
+    let lanes = if all { Lanes::All } else { Lanes::new(lanes) };
+    Ok(Plan { body: Bytes::new(), label, lanes, admin, access: Access::Write(write) })
+}
+
+/// What a command is, without its body.
+fn command(args: &[&[u8]], context: &Context<'_>) -> Result<Plan, Refused> {
+    if internal::is_reserved(args) {
+        return Err(unknown(args, context.commands));
+    }
+    let spec = context.commands.find(args).ok_or_else(|| unknown(args, context.commands))?;
+    rules::check(&spec, args)?;
     if !spec.takes(args.len()) {
         return Err(wrong_arity(&spec, args.len()));
     }
-    let places = spec.keys(&args);
+    let places = spec.keys(args);
     let keys: Option<Vec<&[u8]>> = places
         .as_ref()
         .map(|places| places.iter().filter_map(|place| args.get(*place).copied()).collect());
@@ -76,9 +142,9 @@ pub(crate) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> 
         Kind::Read => match &keys {
             Some(keys) if keys.is_empty() => (Lanes::new([]), look()),
             Some(keys) => {
-                let slots = cache::slots(&spec, &args, keys, |key| context.lane(key));
+                let slots = cache::slots(&spec, args, keys, |key| context.lane(key));
                 let miss = (!context.on_miss_error)
-                    .then(|| cache::miss(&spec.name, &args, context.resp3))
+                    .then(|| cache::miss(&spec.name, args, context.resp3))
                     .flatten();
                 (lanes(keys, context), read(slots, miss))
             }
@@ -87,7 +153,7 @@ pub(crate) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> 
         Kind::Write => match &keys {
             Some(keys) if !keys.is_empty() => {
                 let places = places.as_deref().unwrap_or_default();
-                let written = Written { name: &spec.name, args: &args, places };
+                let written = Written { name: &spec.name, args, places };
                 (lanes(keys, context), Access::Write(write(&spec, written, context)))
             }
             _ => (Lanes::All, never("its keys cannot be told")),
@@ -95,7 +161,7 @@ pub(crate) fn plan(body: Bytes, context: &Context<'_>) -> Result<Plan, Refused> 
     };
     let label = label(&spec, keys.as_deref().unwrap_or_default());
     let admin = rules::admin(&spec);
-    Ok(Plan { body, label, lanes, admin, access })
+    Ok(Plan { body: Bytes::new(), label, lanes, admin, access })
 }
 
 fn lanes(keys: &[&[u8]], context: &Context<'_>) -> Lanes {
@@ -321,6 +387,43 @@ mod tests {
             try_plan("SELECT 1").unwrap_err().message.contains("the database is configuration")
         );
         assert!(try_plan("XREAD COUNT 1 STREAMS block 0").is_ok());
+    }
+
+    #[test]
+    fn a_transaction_is_its_commands_together() {
+        let of = |words: &str| match planned(words).access {
+            Access::Write(write) => {
+                assert!(!write.absolute && !write.whole, "{words}");
+                (write.outage, write.timed)
+            }
+            Access::Read(_) => panic!("{words} is a write"),
+        };
+        let known = "FUSEBOX.MULTI 3 0 SET k v 5 0 SET j v EX 9";
+        assert_eq!(planned(known).lanes, lanes_of(&["k", "j"]));
+        assert_eq!(planned(known).label, "k j");
+        let ok = Outage::ReplyKnown(Bytes::from_static(b"*2\r\n+OK\r\n+OK\r\n"));
+        assert_eq!(of(known), (ok, true));
+        let effect = "FUSEBOX.MULTI 3 0 SET k v 2 0 DEL j";
+        assert_eq!(of(effect), (Outage::EffectKnown, false));
+        for never in [
+            "FUSEBOX.MULTI 3 0 SET k v 2 0 GET k",
+            "FUSEBOX.MULTI 2 0 INCR k 3 0 SET k v",
+            "FUSEBOX.MULTI 3 0 PUBLISH c m",
+        ] {
+            assert!(matches!(of(never).0, Outage::Never(_)), "{never}");
+        }
+        let many: Vec<String> = (0..65).map(|n| format!("3 0 SET k{n} v")).collect();
+        assert!(planned(&format!("FUSEBOX.MULTI {}", many.join(" "))).lanes.is_all());
+        for (wrong, code) in [
+            ("FUSEBOX.MULTI", "malformed_command"),
+            ("FUSEBOX.MULTI 2 0 SET", "malformed_command"),
+            ("FUSEBOX.MULTI 2 0 SET k", "wrong_arity"),
+            ("FUSEBOX.MULTI 2 0 SELECT 1", "unsupported_command"),
+            ("FUSEBOX.MULTI 3 0 FUSEBOX.DEADLINE 5 k", "unknown_command"),
+            ("FUSEBOX.MULTI 1 0 FUSEBOX.MULTI", "unknown_command"),
+        ] {
+            assert_eq!(try_plan(wrong).unwrap_err().code, code, "{wrong}");
+        }
     }
 
     #[test]

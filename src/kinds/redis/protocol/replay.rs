@@ -19,10 +19,11 @@ use super::{
     resp,
 };
 
-type Words<'a> = Vec<Cow<'a, [u8]>>;
+/// The words of a call.
+pub(crate) type Words<'a> = Vec<Cow<'a, [u8]>>;
 
-/// The call `args`, which sets the deadline `at` for its only key, with the time `far` in place of that.
-pub(crate) fn with_far_time(args: &[&[u8]], far: u64) -> Option<Bytes> {
+/// The call `args`, which sets a deadline for its only key, with the time `far` in place of that.
+pub(crate) fn with_far_time<'a>(args: &[&'a [u8]], far: u64) -> Option<Words<'a>> {
     let far = || number(far);
     let name = args.first()?.to_ascii_lowercase();
     let words: Words<'_> = match (name.as_slice(), args) {
@@ -43,17 +44,26 @@ pub(crate) fn with_far_time(args: &[&[u8]], far: u64) -> Option<Bytes> {
         }
         _ => return None,
     };
-    Some(resp::command(&words))
+    Some(words)
 }
 
 /// `body` as it is to be sent at `now`, having been accepted at `accepted`.
 pub(crate) fn rewrite(body: &Bytes, accepted: UnixMillis, now: UnixMillis) -> Bytes {
     let Ok(args) = resp::arguments(body) else { return body.clone() };
-    let waited = u64::try_from(now.since(accepted).as_millis()).unwrap_or(u64::MAX);
-    match rewritten(&args, waited) {
+    match with_time_left(&args, accepted, now) {
         Some(words) => resp::command(&words),
         None => body.clone(),
     }
+}
+
+/// The call `args` as it is to be sent at `now`, having been accepted at `accepted`; `None` for as it is.
+pub(crate) fn with_time_left<'a>(
+    args: &[&'a [u8]],
+    accepted: UnixMillis,
+    now: UnixMillis,
+) -> Option<Words<'a>> {
+    let waited = u64::try_from(now.since(accepted).as_millis()).unwrap_or(u64::MAX);
+    rewritten(args, waited)
 }
 
 fn rewritten<'a>(args: &[&'a [u8]], waited: u64) -> Option<Words<'a>> {
@@ -209,8 +219,7 @@ mod tests {
             ("GETEX k EX 10", "GETEX k PXAT 77"),
         ] {
             let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-            let body = with_far_time(&args, 77).unwrap();
-            let words = resp::arguments(&body).unwrap();
+            let words = with_far_time(&args, 77).unwrap();
             let sent: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
             assert_eq!(sent.join(" "), expected);
         }

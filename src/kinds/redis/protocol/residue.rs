@@ -20,34 +20,44 @@
 //! (`PEXPIRETIME`). Servers before 7.0 do not know that command: there, deadlines are not followed, and each call
 //! is judged alone.
 //!
+//! A call may leave keys with different deadlines. They are one residue, which is due at the first of them, settles
+//! that, and leaves the others as a residue again.
+//!
 //! Without the right to EVAL, the residue asks and sets in two steps; a client of another program may
 //! come in between.
 
 use bytes::Bytes;
 
-use super::{commands::Commands, deadlines::Written, internal::Form, resp, ttl::Fate};
+use super::{
+    commands::Commands,
+    deadlines::Written,
+    internal::{Ends, Form, Step},
+    resp,
+    ttl::Fate,
+};
 
 /// How much longer a key lives while writes that are to meet it alive are on their way: 40,000 days.
 const FAR_MILLIS: u64 = 40_000 * 24 * 3600 * 1000;
 
 /// Gives each key whose time is the far one what remains of its own.
-/// ARGV: the far time, and what remains of the key's own (not above zero: it ends).
+/// ARGV: for each key the far time, and what remains of its own (not above zero: it ends).
 pub(crate) const SCRIPT: &str = "\
 for i = 1, #KEYS do
-  if redis.call('PEXPIRETIME', KEYS[i]) == tonumber(ARGV[1]) then
-    redis.call('PEXPIRE', KEYS[i], ARGV[2])
+  if redis.call('PEXPIRETIME', KEYS[i]) == tonumber(ARGV[2 * i - 1]) then
+    redis.call('PEXPIRE', KEYS[i], ARGV[2 * i])
   end
 end
 return redis.status_reply('OK')
 ";
 
-/// The call that settles the residue of `keys` at `now`.
-pub(crate) fn script(at: u64, keys: &[&[u8]], now: u64) -> Bytes {
+/// The call that settles the deadlines of `keys` at `now`.
+pub(crate) fn script(keys: &[(&[u8], u64)], now: u64) -> Bytes {
     let count = keys.len().to_string();
-    let (far, own) = (far(at).to_string(), own_left(at, now).to_string());
+    let times: Vec<[String; 2]> =
+        keys.iter().map(|(_, at)| [far(*at).to_string(), own_left(*at, now).to_string()]).collect();
     let mut words: Vec<&[u8]> = vec![b"EVAL", SCRIPT.as_bytes(), count.as_bytes()];
-    words.extend(keys);
-    words.extend([far.as_bytes(), own.as_bytes()]);
+    words.extend(keys.iter().map(|(key, _)| *key));
+    words.extend(times.iter().flatten().map(String::as_bytes));
     resp::command(&words)
 }
 
@@ -68,48 +78,53 @@ fn own_left(at: u64, now: u64) -> i64 {
     at.saturating_sub(now)
 }
 
-/// Which keys the residue of `keys` is about after the replayed write `applied`, and whether it is still `sure`
-/// that they are there and end at `at`: the overlay reads that.
-pub(crate) fn after<'a>(
-    commands: &Commands,
-    at: u64,
-    keys: &[&'a [u8]],
-    mut sure: bool,
-    applied: &'a [u8],
-) -> (Vec<&'a [u8]>, bool) {
-    let mut left = keys.to_vec();
-    let Some(Form::Call { args, deadlines }) = Form::of(applied) else { return (left, sure) };
-    let Some(spec) = commands.find(&args) else { return (left, false) };
-    let places = spec.keys(&args).unwrap_or_default();
+/// Which keys a residue is about after the replayed write `applied`, and whether it is still sure that they are there
+/// and end then: the overlay reads that.
+pub(crate) fn after<'a>(commands: &Commands, ends: &Ends<'a>, applied: &'a [u8]) -> Ends<'a> {
+    let form = Form::of(applied);
+    let steps = form.as_ref().map(Form::steps).unwrap_or_default();
+    steps.iter().fold(ends.clone(), |ends, step| after_step(commands, ends, step))
+}
+
+/// The same, after a command.
+pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a>) -> Ends<'a> {
+    let Ends { keys: mut left, mut sure } = ends.clone();
+    let Some(spec) = commands.find(&step.args) else { return Ends { keys: left, sure: false } };
+    let places = spec.keys(&step.args).unwrap_or_default();
     // It leaves a residue of its own for these.
-    left.retain(|key| !deadlines.contains(&(*key, at)));
-    let mut more: Vec<&[u8]> = Vec::new();
-    for (key, touch) in (Written { name: &spec.name, args: &args, places: &places }).touches() {
+    left.retain(|end| !step.deadlines.contains(end));
+    let mut more: Vec<(&[u8], u64)> = Vec::new();
+    for (key, touch) in (Written { name: &spec.name, args: &step.args, places: &places }).touches()
+    {
         let settles =
             matches!(touch.fate, Fate::Sets(_) | Fate::Clears | Fate::Takes(_) | Fate::Leaves(_));
         let neutral = matches!(touch.fate, Fate::Keeps | Fate::Inherits);
         if settles && touch.sure {
-            left.retain(|other| *other != key);
-        } else if !neutral && keys.contains(&key) {
+            left.retain(|(other, _)| *other != key);
+        } else if !neutral && ends.of(key).is_some() {
             sure = false;
         }
         if let Fate::Takes(from) = touch.fate
-            && let Some(from) = args.get(from)
-            && keys.contains(from)
+            && let Some(at) = step.args.get(from).and_then(|from| ends.of(from))
         {
-            more.push(key);
+            more.push((key, at));
             sure &= touch.sure;
         }
     }
-    more.retain(|key| !left.contains(key));
+    more.retain(|end| !left.contains(end));
     left.extend(more);
-    (left, sure)
+    Ends { keys: left, sure }
 }
 
-/// Whether a write that stands behind, `body`, was accepted while the key `key` with this deadline lived.
+/// Whether a write that stands behind, `body`, touches `key`.
 pub(crate) fn concerns(commands: &Commands, body: &[u8], key: &[u8]) -> bool {
-    let Some(Form::Call { args, .. }) = Form::of(body) else { return false };
-    let Some(places) = commands.find(&args).and_then(|spec| spec.keys(&args)) else { return true };
+    Form::of(body).is_some_and(|form| form.steps().iter().any(|step| touches(commands, step, key)))
+}
+
+/// Whether a command touches `key`.
+pub(crate) fn touches(commands: &Commands, step: &Step<'_>, key: &[u8]) -> bool {
+    let args = &step.args;
+    let Some(places) = commands.find(args).and_then(|spec| spec.keys(args)) else { return true };
     places.iter().any(|place| args.get(*place) == Some(&key))
 }
 
@@ -121,11 +136,15 @@ mod tests {
     fn left(keys: &str, applied: &str, expected: &str, still_sure: bool) {
         let keys: Vec<&[u8]> = keys.split(' ').map(str::as_bytes).collect();
         let applied = resp::command(&applied.split(' ').collect::<Vec<_>>());
-        let (left, sure) = after(&Commands::default(), 5, &keys, true, &applied);
-        let expected: Vec<&[u8]> =
-            expected.split(' ').filter(|key| !key.is_empty()).map(str::as_bytes).collect();
-        assert_eq!(left, expected, "{keys:?} after {applied:?}");
-        assert_eq!(sure || left.is_empty(), still_sure, "{keys:?} after {applied:?}");
+        let ends = Ends { keys: keys.iter().map(|key| (*key, 5)).collect(), sure: true };
+        let left = after(&Commands::default(), &ends, &applied);
+        let expected: Vec<(&[u8], u64)> = expected
+            .split(' ')
+            .filter(|key| !key.is_empty())
+            .map(|key| (key.as_bytes(), 5))
+            .collect();
+        assert_eq!(left.keys, expected, "{keys:?} after {applied:?}");
+        assert_eq!(left.sure || left.keys.is_empty(), still_sure, "{keys:?} after {applied:?}");
     }
 
     #[test]
@@ -150,6 +169,9 @@ mod tests {
         left("k", "FUSEBOX.UNTIL 1 5 k HSET k f v", "", true);
         left("k", "FUSEBOX.UNTIL 1 6 k HSET k f v", "k", true);
         left("k", "FUSEBOX.DEADLINE 9 k", "k", true);
+        left("k i", "FUSEBOX.MULTI 3 0 RENAME k j 3 0 RENAME j i 3 0 SET j v", "i", true);
+        left("k", "FUSEBOX.MULTI 2 0 DEL k 4 0 HSET k f v", "", true);
+        left("k", "FUSEBOX.MULTI 2 0 LPOP k 4 1 5 j HSET j f v", "k", false);
     }
 
     #[test]

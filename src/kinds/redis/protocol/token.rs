@@ -19,6 +19,7 @@
 //! | digest | 16 hexadecimal digits of the call's digest: another call under the same name is a conflict |
 //! | kind | `+` status, `:` integer, `$` string of at most 4 KiB, `_` nil: the reply, read under either protocol |
 //! | | `!` the reply was not kept (an array, a double, a long string) |
+//! | | `~` of a transaction: the number of a command that has failed, and with which error, where others have not |
 //! | | `?` pending; seen only if the script ended in its middle, which no server does: the outcome is unknown |
 //!
 //! The marker of an older release is `1`: it matches any call and keeps no reply.
@@ -27,6 +28,9 @@
 //! as text after INCR and its like and HINCRBY; after other commands, and within arrays, the reply is
 //! given up as lost. Lua loses a nil within an array of RESP3, so commands that answer such arrays are run
 //! under RESP2, where their replies are otherwise the same.
+//!
+//! A transaction runs within a script of the same form (`token/multi.lua`). As EXEC does, it runs every command,
+//! whichever fails; if one fails and another does not, the script says which, and the marker stands.
 //!
 //! The same script carries writes that inherit a deadline ([`crate::kinds::redis::connector::stored`]): a key that is missing before
 //! the command and there after it gets the deadline in the same step.
@@ -47,7 +51,15 @@ use super::{
 pub(crate) const WORDS_MAX: usize = 7000;
 
 /// The script as it is sent.
-pub(crate) const SCRIPT: &str = include_str!("token/carry.lua");
+pub(crate) const SCRIPT: &str =
+    concat!(include_str!("token/marker.lua"), include_str!("token/carry.lua"));
+
+/// The script that carries a transaction: its marker keeps no reply.
+const MULTI_SCRIPT: &str =
+    concat!(include_str!("token/marker.lua"), include_str!("token/multi.lua"));
+
+/// The code of a transaction of which a command has failed, and others have not.
+pub(crate) const APPLIED_IN_PART: &str = "applied_in_part";
 
 /// Commands whose arrays may hold a nil.
 const NILS_WITHIN: [&[u8]; 4] = [b"bitfield", b"hgetex", b"hgetdel", b"xclaim"];
@@ -91,6 +103,38 @@ impl Wrapped<'_> {
     }
 }
 
+/// A command of a transaction, as the server is to run it.
+pub(crate) struct Running<'a> {
+    /// Its words.
+    pub(crate) words: Vec<Cow<'a, [u8]>>,
+    /// Keys that get a deadline if the command makes them, in milliseconds since the epoch.
+    pub(crate) deadlines: Vec<(&'a [u8], u64)>,
+}
+
+/// The call of the script that runs `commands`, whose keys these are.
+pub(crate) fn multi(commands: &[Running<'_>], keys: &[&[u8]], token: Option<(OpId, u64)>) -> Bytes {
+    let marker = token.map(|(token, _)| marker(token));
+    let digest = token.map(|(_, digest)| format!("{digest:016x}")).unwrap_or_default();
+    let count = keys.len() + usize::from(marker.is_some());
+    let mut words: Vec<Cow<'_, [u8]>> = vec![
+        Cow::Borrowed(b"EVAL"),
+        Cow::Borrowed(MULTI_SCRIPT.as_bytes()),
+        text(count.to_string()),
+    ];
+    words.extend(marker.map(text));
+    words.extend(keys.iter().map(|key| Cow::Borrowed(*key)));
+    words.extend([Cow::Borrowed(&b"2"[..]), text(digest)]);
+    for command in commands {
+        let (count, deadlines) = (command.words.len(), command.deadlines.len());
+        words.extend([text(count.to_string()), text(deadlines.to_string())]);
+        for (key, time) in &command.deadlines {
+            words.extend([Cow::Borrowed(*key), text(time.to_string())]);
+        }
+        words.extend(command.words.iter().map(|word| Cow::Borrowed(&**word)));
+    }
+    resp::command(&words)
+}
+
 fn text(text: String) -> Cow<'static, [u8]> {
     Cow::Owned(text.into_bytes())
 }
@@ -120,6 +164,13 @@ pub(crate) fn read(frame: &Bytes, digest: u64, resp3: bool) -> Ran {
         b"old" => Ran::Ended(Box::new(found(said, digest, resp3))),
         b"error" => Ran::Failed(error(said)),
         b"marker" => Ran::Unmarked(error(said)),
+        b"partly" => {
+            let number = match items.next().and_then(Reply::of) {
+                Some(Reply::Int(number)) => number.to_string(),
+                _ => String::new(),
+            };
+            Ran::Ended(Box::new(applied_in_part(&number, said)))
+        }
         _ => Ran::Ended(Box::new(unforeseen(frame))),
     }
 }
@@ -136,6 +187,18 @@ pub(crate) enum Ran {
 
 fn error(said: &[u8]) -> Bytes {
     [b"-", said, b"\r\n"].concat().into()
+}
+
+/// The command of this number in a transaction has failed, and others have not.
+fn applied_in_part(number: &str, said: &[u8]) -> Attempted {
+    let own = format!("command {number} of the transaction has failed, and others were applied");
+    let message = Words::quoting(own.clone(), format!("{own}: {}", String::from_utf8_lossy(said)));
+    let error = AttemptError {
+        doubt: Some(Bytes::new()),
+        reply: Some(error(said)),
+        ..AttemptError::own(ErrorClass::Rejected, ErrorCode::OfKind(APPLIED_IN_PART), message)
+    };
+    Attempted::failed(Verdict::Success, error)
 }
 
 /// The write was applied before: what its `marker` says of it.
@@ -165,6 +228,11 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
                 message,
             );
             return Attempted::failed(Verdict::Success, error);
+        }
+        Some((b'~', failed)) => {
+            let failed = String::from_utf8_lossy(failed);
+            let (number, said) = failed.split_once(' ').unwrap_or(("", &failed));
+            return applied_in_part(number, said.as_bytes());
         }
         _ => return Attempted::recognised(cache::nil(resp3)),
     };
@@ -257,11 +325,15 @@ mod tests {
 
     #[test]
     fn what_a_marker_does_not_keep_is_lost_and_another_call_is_a_conflict() {
-        for marker in ["1", "00000000000000ab!", "00000000000000ab", "00000000000000ab~new"] {
+        for marker in ["1", "00000000000000ab!", "00000000000000ab", "00000000000000ab&new"] {
             let ended = old(marker.as_bytes(), true);
             assert!(ended.reply_lost, "{marker}");
             assert_eq!(ended.result.unwrap(), "_\r\n");
         }
+        let error = old(b"00000000000000ab~2 WRONGTYPE of it", true).result.unwrap_err();
+        assert_eq!((error.class, error.doubt), (ErrorClass::Rejected, Some(Bytes::new())));
+        assert_eq!(error.reply.unwrap(), "-WRONGTYPE of it\r\n");
+        assert!(error.message.said().starts_with("command 2 of"), "{}", error.message.said());
         let error = old(b"00000000000000ac+OK", true).result.unwrap_err();
         assert_eq!((error.class, error.doubt), (ErrorClass::Conflict, None));
         assert_eq!(error.code.as_str(), "op_id_conflict");

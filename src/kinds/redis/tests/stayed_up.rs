@@ -16,10 +16,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{line::Line, *};
+use crate::kinds::redis::protocol::internal::{self, Step};
 
 const MARGIN: u64 = 70;
 
-const QUEUED: [&str; 45] = [
+const QUEUED: [&str; 54] = [
     "SET a V",
     "SET a V PX T",
     "SET b V PX T",
@@ -65,6 +66,15 @@ const QUEUED: [&str; 45] = [
     "SUNIONSTORE a b c",
     "BITOP NOT a b",
     "EXPIRE a 1",
+    "MULTI ; SET a V PX T ; SET b V",
+    "MULTI ; HSET a f V ; PEXPIRE a T",
+    "MULTI ; SET a V PX T ; PERSIST a",
+    "MULTI ; SET a V PX T ; EXPIRE b 1 ; SADD c V",
+    "MULTI ; SET b V PX T ; EXPIRE a 1 ; MSET c V a V",
+    "MULTI ; DEL a ; HSET a f V ; PEXPIRE b T",
+    "MULTI ; SET a V KEEPTTL ; SETBIT b 3 1",
+    "MULTI ; PSETEX a T V ; SETRANGE a 0 V ; EXPIRE c 1",
+    "MULTI ; SET c V PX T",
 ];
 const LIVE: [&str; 9] = [
     "SET a V PX T",
@@ -110,7 +120,7 @@ fn filled(
     if pattern.contains('T') && pattern.split(' ').any(|word| word == "T" || word == "@T") {
         carried.push(now().get() + ttl);
     }
-    if pattern.starts_with("EXPIRE") {
+    if pattern.contains(" EXPIRE") || pattern.starts_with("EXPIRE") {
         carried.push(now().get() + 1000);
     }
     let word = |word: &str| match word {
@@ -162,7 +172,21 @@ impl Sequence<'_> {
                 return;
             }
         }
-        let said = self.two.theirs.ask(&words).await;
+        let (body, said) = if words[0] == "MULTI" {
+            let commands: Vec<&[&str]> = words.split(|word| *word == ";").skip(1).collect();
+            self.two
+                .theirs
+                .ask_all(&[&[&["MULTI"][..]], &commands[..], &[&["EXEC"][..]]].concat())
+                .await;
+            let bodies: Vec<Bytes> = commands.iter().map(|words| resp::command(words)).collect();
+            let steps = bodies
+                .iter()
+                .map(|body| Step { args: resp::arguments(body).unwrap(), deadlines: Vec::new() });
+            let steps: Vec<Step<'_>> = steps.collect();
+            (internal::multi(&steps), Bytes::from_static(b"a transaction"))
+        } else {
+            (resp::command(&words), self.two.theirs.ask(&words).await)
+        };
         // Slower than that, the deadline of the one server is not the other's.
         self.tainted |= now().get() - from.get() > MARGIN / 3;
         self.note(&format!(
@@ -171,7 +195,6 @@ impl Sequence<'_> {
             command.join(" "),
             String::from_utf8_lossy(&said).trim()
         ));
-        let body = resp::command(&words);
         if live && !self.line.occupied(&body) {
             let with = With { accepted: from, timeout: testing::PATIENCE, ..With::default() };
             drop(call_with(self.two.redis, body, with).await);

@@ -7,6 +7,7 @@
 //!    a residue ── protocol/residue ────────────────────────────┤
 //!    sets a deadline: what remains of it, or the far time ─────┤
 //!    inherits a deadline ────────────────────────┐             │
+//!  a transaction ── multi ───────────────────────┤             │
 //!  bears a token ────────────────────────────────┴─ the script (token)
 //! ```
 
@@ -20,7 +21,7 @@ use super::{link::Link, shared::Shared};
 use crate::kinds::redis::protocol::{
     commands::Spec,
     deadlines::{self, Begun, Deadlines, Written},
-    internal::{self, Form},
+    internal::{self, Ends, Form, Step},
     outcome::{self, Carrier},
     replay, residue,
     resp::{self, Reply},
@@ -35,18 +36,18 @@ const MARKER_TRUST_MILLIS: u64 = (7 * 24 - 1) * 3600 * 1000;
 pub(crate) const RESP2: u8 = 2;
 
 /// A write as it was read anew for its attempt.
-struct Read<'a> {
-    spec: Arc<Spec>,
-    args: Vec<&'a [u8]>,
+pub(super) struct Read<'a> {
+    pub(super) spec: Arc<Spec>,
+    pub(super) args: Vec<&'a [u8]>,
     places: Vec<usize>,
 }
 
 impl<'a> Read<'a> {
-    fn written(&self) -> Written<'_, 'a> {
+    pub(super) fn written(&self) -> Written<'_, 'a> {
         Written { name: &self.spec.name, args: &self.args, places: &self.places }
     }
 
-    fn keys(&self) -> Vec<&'a [u8]> {
+    pub(super) fn keys(&self) -> Vec<&'a [u8]> {
         self.places.iter().filter_map(|place| self.args.get(*place).copied()).collect()
     }
 }
@@ -79,6 +80,9 @@ impl Links {
             let link = if attempt.dialect == RESP2 { &self.second } else { &self.reads };
             let ended = link.call(attempt.body.clone(), attempt.timeout, attempt.board()).await;
             return self.judged(attempt.body, ended);
+        }
+        if internal::is_multi(attempt.body) {
+            return self.carry_multi(attempt).await;
         }
         match attempt.origin {
             Origin::Live => self.carry_live(attempt).await,
@@ -123,7 +127,7 @@ impl Links {
         }
     }
 
-    fn read<'a>(&self, args: Vec<&'a [u8]>) -> Option<Read<'a>> {
+    pub(super) fn read<'a>(&self, args: Vec<&'a [u8]>) -> Option<Read<'a>> {
         let spec = self.shared.commands.find(&args)?;
         let places = spec.keys(&args).unwrap_or_default();
         Some(Read { spec, args, places })
@@ -132,14 +136,14 @@ impl Links {
     async fn carry_queued(&self, attempt: Attempt<'_>) -> Attempted {
         self.deadlines.tell(attempt.now);
         match Form::of(attempt.body) {
-            Some(Form::Deadline { at, keys, .. }) => self.settle_residue(at, &keys, attempt).await,
-            Some(Form::Call { args, deadlines }) if deadlines.is_empty() => {
+            Some(Form::Ends(ends)) => self.settle_residue(&ends, attempt).await,
+            Some(Form::Call(Step { args, deadlines })) if deadlines.is_empty() => {
                 self.carry_timed(args, attempt).await
             }
-            Some(Form::Call { args, deadlines }) => {
+            Some(Form::Call(Step { args, deadlines })) => {
                 self.carry_inheriting(args, &deadlines, attempt).await
             }
-            None => self.send(attempt.body, attempt.clone()).await,
+            Some(Form::Multi(_)) | None => self.send(attempt.body, attempt.clone()).await,
         }
     }
 
@@ -157,7 +161,7 @@ impl Links {
             .someone_meets(key, at, &attempt)
             .then(|| replay::with_far_time(&read.args, residue::far(at)))
             .flatten();
-        let Some(body) = with_far else {
+        let Some(words) = with_far else {
             let ended = self.send(&rewritten(), attempt.clone()).await;
             if let Ok(reply) = &ended.result {
                 self.deadlines.answered(read.written(), &begun, reply);
@@ -169,19 +173,19 @@ impl Links {
             Ok(false) => return self.send(&rewritten(), attempt.clone()).await,
             Err(failed) => return failed,
         }
-        let mut ended = self.send(&body, attempt.clone()).await;
+        let mut ended = self.send(&resp::command(&words), attempt.clone()).await;
         if let Ok(reply) = &ended.result {
             self.deadlines.answered(read.written(), &begun, reply);
             let done = deadlines::work_done(read.written(), reply).filter(|_| !ended.reply_lost);
             if done != Some(false) {
-                ended.residue = Some(self.residue(at, &[key], done.is_some()));
+                ended.residue = self.residue(&Ends { keys: vec![(key, at)], sure: done.is_some() });
             }
         }
         ended
     }
 
     /// Whether a write that stands behind is to meet `key` alive, which ends at `at`.
-    fn someone_meets(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
+    pub(super) fn someone_meets(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
         attempt.following.iter().any(|write| {
             write.due.is_none()
                 && write.accepted_at.get() < at
@@ -218,12 +222,8 @@ impl Links {
             // Without a script it is sent as it is.
             ended = self.send(&resp::command(&read.args), attempt.clone()).await;
         }
-        // One residue for all: the keys of one call that end at different times are few.
-        let first = deadlines.iter().map(|(_, at)| *at).min().unwrap_or_default();
-        let same: Vec<&[u8]> =
-            deadlines.iter().filter(|(_, at)| *at == first).map(|(key, _)| *key).collect();
         if ended.result.is_ok() {
-            ended.residue = Some(self.residue(first, &same, true));
+            ended.residue = self.residue(&Ends { keys: deadlines.to_vec(), sure: true });
         }
         ended
     }
@@ -268,20 +268,35 @@ impl Links {
         Some(ended)
     }
 
-    /// The residue of `keys`, which end at `at`.
-    pub(crate) fn residue(&self, at: u64, keys: &[&[u8]], sure: bool) -> Residue {
-        let lane = |key: &&[u8]| LaneId::of(self.namespace.as_bytes(), key);
-        Residue {
-            body: internal::deadline(at, keys, sure),
-            lanes: Lanes::new(keys.iter().map(lane)),
-            due: UnixMillis::new(at),
-        }
+    /// What is left to do of keys that end: nothing if there are none.
+    pub(crate) fn residue(&self, ends: &Ends<'_>) -> Option<Residue> {
+        let lane = |(key, _): &(&[u8], u64)| LaneId::of(self.namespace.as_bytes(), key);
+        Some(Residue {
+            body: internal::ends(ends),
+            lanes: Lanes::new(ends.keys.iter().map(lane)),
+            due: UnixMillis::new(ends.keys.iter().map(|(_, at)| *at).min()?),
+        })
     }
 
-    /// Sends a residue: the keys that still have its far time get what remains of their own, or end.
-    async fn settle_residue(&self, at: u64, keys: &[&[u8]], attempt: Attempt<'_>) -> Attempted {
+    /// Sends a residue: those of its keys that end first get what remains of their time, or end, if they still have the
+    /// far one. The others are left.
+    async fn settle_residue(&self, ends: &Ends<'_>, attempt: Attempt<'_>) -> Attempted {
+        let first = ends.keys.iter().map(|(_, at)| *at).min().unwrap_or_default();
+        let (due, later): (Vec<_>, Vec<_>) = ends.keys.iter().partition(|(_, at)| *at == first);
+        let mut ended = self.settle_due(&due, attempt).await;
+        if ended.result.is_ok() {
+            ended.residue = self.residue(&Ends { keys: later, sure: ends.sure });
+        }
+        ended
+    }
+
+    pub(super) async fn settle_due(
+        &self,
+        keys: &[(&[u8], u64)],
+        attempt: Attempt<'_>,
+    ) -> Attempted {
         let now = attempt.now.get();
-        let script = residue::script(at, keys, now);
+        let script = residue::script(keys, now);
         let ended = self.writes_of(&attempt).call(script, attempt.timeout, attempt.board()).await;
         match &ended.result {
             Err(error) if token::is_script_refused(error) => {}
@@ -290,7 +305,7 @@ impl Links {
             }
             _ => return ended,
         }
-        for key in keys {
+        for (key, at) in keys {
             let ask = resp::command(&[b"PEXPIRETIME", *key]);
             let asked = self.writes_of(&attempt).call(ask, attempt.timeout, attempt.board()).await;
             let time = match &asked.result {
@@ -300,7 +315,7 @@ impl Links {
                 },
                 Err(_) => return asked,
             };
-            if let Some(step) = residue::step(at, key, time, now) {
+            if let Some(step) = residue::step(*at, key, time, now) {
                 let set =
                     self.writes_of(&attempt).call(step, attempt.timeout, attempt.board()).await;
                 if set.result.is_err() {
@@ -312,7 +327,7 @@ impl Links {
     }
 
     /// Whether the server knows `PEXPIRETIME`, by which a far time is recognised. An error says that it could not be asked.
-    async fn knows_far_times(&self, attempt: &Attempt<'_>) -> Result<bool, Attempted> {
+    pub(super) async fn knows_far_times(&self, attempt: &Attempt<'_>) -> Result<bool, Attempted> {
         if self.shared.server.lock().is_none() {
             self.writes.ready(attempt.timeout).await?;
         }
@@ -358,20 +373,10 @@ impl Links {
 
     /// Runs `wrapped` within the script.
     async fn run(&self, wrapped: Wrapped<'_>, attempt: Attempt<'_>) -> Attempted {
-        if wrapped.token.is_some() {
-            if let Some(doubt) = attempt.doubt
-                && attempt.now.get() > doubt.since.get().saturating_add(MARKER_TRUST_MILLIS)
-            {
-                let message =
-                    "an earlier attempt may have applied it, and its marker has expired by now";
-                let error = AttemptError::own(
-                    ErrorClass::Ambiguous,
-                    ErrorCode::OfKind("marker_expired"),
-                    message,
-                );
-                return Attempted::failed(Verdict::Neutral, error);
-            }
-            self.shared.tokens_used.store(true, Ordering::Relaxed);
+        if wrapped.token.is_some()
+            && let Err(expired) = self.uses_marker(&attempt)
+        {
+            return expired;
         }
         let resp3 = self.resp3() && attempt.dialect != RESP2;
         let Some(script) = wrapped.command(resp3) else {
@@ -387,6 +392,33 @@ impl Links {
             );
             return Attempted::failed(Verdict::Success, error);
         };
+        self.run_script(script, self.carrier(wrapped.args), resp3, attempt).await
+    }
+
+    /// An attempt is about to rely on a marker.
+    ///
+    /// # Errors
+    /// An earlier one may have left a marker that is gone by now.
+    pub(super) fn uses_marker(&self, attempt: &Attempt<'_>) -> Result<(), Attempted> {
+        self.shared.tokens_used.store(true, Ordering::Relaxed);
+        let Some(doubt) = attempt.doubt else { return Ok(()) };
+        if attempt.now.get() <= doubt.since.get().saturating_add(MARKER_TRUST_MILLIS) {
+            return Ok(());
+        }
+        let message = "an earlier attempt may have applied it, and its marker has expired by now";
+        let code = ErrorCode::OfKind("marker_expired");
+        let error = AttemptError::own(ErrorClass::Ambiguous, code, message);
+        Err(Attempted::failed(Verdict::Neutral, error))
+    }
+
+    /// Runs a script that carries what `carrier` says.
+    pub(super) async fn run_script(
+        &self,
+        script: Bytes,
+        carrier: Carrier,
+        resp3: bool,
+        attempt: Attempt<'_>,
+    ) -> Attempted {
         let ended = self.writes_of(&attempt).call(script, attempt.timeout, attempt.board()).await;
         let frame = match ended.result {
             Ok(frame) => frame,
@@ -397,7 +429,7 @@ impl Links {
         };
         let ended = match token::read(&frame, attempt.digest, resp3) {
             Ran::Ended(ended) => *ended,
-            Ran::Failed(error) => outcome::by(self.carrier(wrapped.args), error),
+            Ran::Failed(error) => outcome::by(carrier, error),
             Ran::Unmarked(error) => {
                 let ended = outcome::by(Carrier::Own, error);
                 return self.unmarked(ended, attempt.origin);

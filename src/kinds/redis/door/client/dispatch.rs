@@ -442,14 +442,17 @@ impl Inner {
 
     /// A command that the upstream does not carry: the core does, once everything before it was answered.
     fn otherwise(&mut self, client: &Rc<Client>, request: &[u8]) -> Option<Stuck> {
+        self.carried_by_core(client, Bytes::copy_from_slice(request))
+    }
+
+    pub(super) fn carried_by_core(&mut self, client: &Rc<Client>, request: Bytes) -> Option<Stuck> {
         // A write may follow writes that stand in the queue; a read waits until they are synced.
-        let follows = self.on_wire == 0 && client.core().writes(request);
+        let follows = self.on_wire == 0 && client.core().writes(&request);
         if !self.slots.is_empty() && !follows {
             return Some(Stuck::Others);
         }
         let seq = self.slot();
-        let body = Bytes::copy_from_slice(request);
-        self.slow.push_back(client.core().call(seq, body, self.asker()));
+        self.slow.push_back(client.core().call(seq, request, self.asker()));
         None
     }
 

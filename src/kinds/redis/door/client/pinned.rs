@@ -553,7 +553,9 @@ impl Inner {
         Err(match core.backend.admit(&plan) {
             Admission::Go(ticket) => return Ok(ticket),
             Admission::OtherWay(OtherWay::Full) if !late => Denied::Stuck(Stuck::Place),
-            Admission::OtherWay(OtherWay::Lanes) if !late => Denied::Stuck(Stuck::Lanes),
+            Admission::OtherWay(OtherWay::Lanes) if !late && core.backend.lanes_move(lanes) => {
+                Denied::Stuck(Stuck::Lanes)
+            }
             Admission::OtherWay(OtherWay::Lanes) => {
                 Denied::Told("queued writes stand before it".to_owned())
             }

@@ -7,12 +7,14 @@
 //! 2. It is one call: one place, the lanes of all its commands, and the outcome of its EXEC.
 //! 3. It is one entry of the ring and one slot of the client's: its replies are handed on together, as the server wrote
 //!    them.
-//! 4. It is never sent twice. If its replies are lost it is told as such at EXEC; if it was not sent, each of its
-//!    commands is *unavailable* and EXEC is EXECABORT.
+//! 4. It is never sent twice over the shared connection. If its replies are lost it is told as such at EXEC.
+//! 5. What cannot be sent goes the way of any call (`slow.rs`) if it may be queued: as one call, which is applied as a
+//!    whole or not at all, once. Then EXEC is answered as a call of known effect is. Of anything else each command is
+//!    *unavailable*, and EXEC is EXECABORT.
 
 use std::rc::Rc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use fusebox_actors::{
     Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket, connector::AttemptError,
     trace::CallTrace,
@@ -21,7 +23,7 @@ use fusebox_state::{ErrorClass, Lanes, Verdict};
 use tokio::time::Instant;
 
 use super::{
-    Client, Ending, Inner, ROUTE, Stuck,
+    Client, Ending, Failed, Inner, ROUTE, Stuck,
     pinned::{Said, Sent},
 };
 use crate::kinds::redis::{
@@ -33,10 +35,13 @@ use crate::kinds::redis::{
         lane_set::LaneSet,
         local::Replies,
         request::{Found, Requests},
-        telling::{self, Answer},
+        telling,
         upstream::{Note, Unit, Unsettled},
     },
-    protocol::resp,
+    protocol::{
+        internal::{self, Step},
+        resp,
+    },
 };
 
 /// The commands of a transaction that is sent as one, and its bytes, at most.
@@ -70,10 +75,15 @@ impl Inner {
         if self.is_elsewhere(&link) {
             return Some(Err(Some(Stuck::Others)));
         }
-        let request = [said.request, behind.get(..block.behind)?].concat();
+        let within = behind.get(..block.behind)?;
+        let request = [said.request, within].concat();
+        let late = self.is_late(client, said.now);
         if !link.takes(request.len()) {
             core.asks_for_fence(&link);
-            return (!self.is_late(client, said.now)).then_some(Err(Some(Stuck::Place)));
+            if late {
+                return self.unit_otherwise(client, &block, within);
+            }
+            return Some(Err(Some(Stuck::Place)));
         }
         let plan = PlainPlan {
             lanes: &block.lanes,
@@ -82,13 +92,15 @@ impl Inner {
             operation: "EXEC",
             trace: CallTrace::new(ROUTE),
         };
-        let late = self.is_late(client, said.now);
         let ticket = match core.backend.admit(&plan) {
             Admission::Go(ticket) => ticket,
             Admission::OtherWay(OtherWay::Full) if !late => return Some(Err(Some(Stuck::Place))),
-            Admission::OtherWay(OtherWay::Lanes) if !late => return Some(Err(Some(Stuck::Lanes))),
-            // It is refused command by command.
-            _ => return None,
+            Admission::OtherWay(OtherWay::Lanes) if !late => {
+                let may_wait = core.backend.lanes_move(&block.lanes);
+                let lanes = may_wait.then_some(Err(Some(Stuck::Lanes)));
+                return self.unit_otherwise(client, &block, within).or(lanes);
+            }
+            _ => return self.unit_otherwise(client, &block, within),
         };
         let unsettled = Unsettled::new(core.connector(), block.lanes);
         let note = Note::Unit(Box::new(Unit::of(block.commands, unsettled)));
@@ -99,6 +111,23 @@ impl Inner {
             (2..=block.commands).for_each(|_| core.counters.command());
         }
         Some(sent)
+    }
+
+    /// Hands a transaction over to the core, if it may be queued. `None` for what is refused command by command.
+    fn unit_otherwise(
+        &mut self,
+        client: &Rc<Client>,
+        block: &Block,
+        within: &[u8],
+    ) -> Option<Sent> {
+        let core = client.core();
+        let body = as_call(&core, within)?;
+        if let Some(stuck) = self.carried_by_core(client, body) {
+            return Some(Err(Some(stuck)));
+        }
+        self.swallowed = block.behind;
+        (2..=block.commands).for_each(|_| core.counters.command());
+        Some(Ok(()))
     }
 
     /// The transaction whose commands stand at the beginning of `bytes`, if all of it is there.
@@ -153,46 +182,58 @@ impl Inner {
         self.reply(seq, &unit.replies);
     }
 
-    /// A transaction that was sent as one has no reply.
+    /// The connection over which a transaction was sent as one has ended.
     pub(super) fn unit_lost(
         &mut self,
-        core: &Core,
+        client: &Client,
         (seq, ticket): (u64, Option<Ticket>),
         unit: &Unit,
+        request: &[u8],
         (verdict, error): (Verdict, AttemptError),
     ) {
+        let core = &client.core();
         let why = format!("{}: {}", core.backend.name(), error.words().whole());
         let may_have_run = error.class == ErrorClass::Unknown;
-        let failed = Outcome::Failed { verdict, error };
-        let settled = ticket.map(|ticket| ticket.settle(failed));
-        let writes = matches!(settled, Some(Settled::GoOn(onward)) if onward.lanes().is_some());
-        let answer = if writes && may_have_run {
-            ran_perhaps(unit, &why, core)
-        } else {
-            not_run(unit, &why, core)
+        let onward = match ticket.map(|it| it.settle(Outcome::Failed { verdict, error })) {
+            Some(Settled::GoOn(onward)) => Some(onward),
+            _ => None,
         };
-        self.ended(seq, answer);
+        let writes = onward.as_ref().is_some_and(|onward| onward.lanes().is_some());
+        let may_have_run = writes && may_have_run;
+        if let Some(mut onward) = onward.filter(|_| !may_have_run && !client.gone.get())
+            && let Some(body) = behind_multi(request).and_then(|within| as_call(core, within))
+        {
+            core.backend.hold(&mut onward);
+            self.failed.push_back(Failed { seq, onward, body });
+            return;
+        }
+        let answer = if may_have_run {
+            telling::unknown(&why, core.settings.close_on_unknown)
+        } else {
+            core.unavailable(&why)
+        };
+        self.ended(seq, telling::of_transaction(unit.commands, answer, may_have_run));
     }
 }
 
-/// What is told of a transaction that may have run.
-fn ran_perhaps(unit: &Unit, why: &str, core: &Core) -> Answer {
-    let Answer::Reply(exec) = telling::unknown(why, core.settings.close_on_unknown) else {
-        return Answer::Close;
-    };
-    let mut out = BytesMut::new();
-    out.put_slice(b"+OK\r\n");
-    (2..unit.commands).for_each(|_| out.put_slice(b"+QUEUED\r\n"));
-    out.put_slice(&exec);
-    Answer::Reply(out.freeze())
+/// What stands behind the first of several requests.
+fn behind_multi(requests: &[u8]) -> Option<&[u8]> {
+    let Found::Request(length) = Requests::default().next(requests, true) else { return None };
+    requests.get(length..)
 }
 
-/// What is told of a transaction that has not run.
-fn not_run(unit: &Unit, why: &str, core: &Core) -> Answer {
-    let Answer::Reply(each) = core.unavailable(why) else { return Answer::Close };
-    let mut out = BytesMut::new();
-    (1..unit.commands).for_each(|_| out.put_slice(&each));
-    let aborted = format!("EXECABORT Transaction discarded because of: fusebox: {why}");
-    out.put_slice(&telling::error(&aborted));
-    Answer::Reply(Bytes::from(out))
+/// The transaction whose commands these are, EXEC at their end, as a call that may be queued. `None` if it may not.
+fn as_call(core: &Core, within: &[u8]) -> Option<Bytes> {
+    let (mut steps, mut rest) = (Vec::new(), within);
+    while !rest.is_empty() {
+        let mut reader = Requests::default();
+        let Found::Request(length) = reader.next(rest, true) else { return None };
+        let (request, behind) = rest.split_at_checked(length)?;
+        steps.push(Step { args: reader.args(request).collect(), deadlines: Vec::new() });
+        rest = behind;
+    }
+    // That is EXEC.
+    steps.pop();
+    let body = internal::multi(&steps);
+    (!steps.is_empty() && core.queues(&body)).then_some(body)
 }

@@ -1,18 +1,6 @@
--- ARGV: protocol, digest (empty: no marker), count of deadlines, their keys and times, the command.
-local digest, count = ARGV[2], tonumber(ARGV[3])
+-- ARGV, behind those of marker.lua: count of deadlines, their keys and times, the command.
+local count = tonumber(ARGV[3])
 local first = 4 + 2 * count
-if ARGV[1] == '3' then redis.setresp(3) end
-local function mark(text, life)
-  if digest == '' then return {} end
-  return redis.pcall('SET', KEYS[1], text, 'PX', life)
-end
-if digest ~= '' then
-  local found = redis.pcall('GET', KEYS[1])
-  if type(found) == 'table' then return {'marker', found.err} end
-  if found and found ~= '-' then return {'old', found} end
-  local set = mark(digest .. '?', 604800000)
-  if set.err then return {'marker', set.err} end
-end
 local missing = {}
 for i = 4, first - 1, 2 do missing[i] = redis.pcall('EXISTS', ARGV[i]) == 0 end
 local reply = redis.pcall(unpack(ARGV, first))

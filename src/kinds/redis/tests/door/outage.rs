@@ -120,6 +120,81 @@ async fn a_queued_write_inherits_no_time_that_a_transaction_or_a_pop_has_ended()
     }
 }
 
+/// Sends a transaction whole; what is answered.
+async fn transaction(client: &mut Wire, commands: &[&str]) -> Vec<String> {
+    let all = [&["MULTI"][..], commands, &["EXEC"]].concat();
+    let words = all.iter().map(|it| it.split(' ').collect::<Vec<_>>());
+    let bytes: Vec<u8> = words.flat_map(|words| resp::command(&words)).collect();
+    client.send(&bytes).await;
+    let mut told = Vec::new();
+    for _ in all {
+        told.push(String::from_utf8_lossy(&client.reply().await).into_owned());
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_transaction_is_queued_as_one_and_applied_as_one() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("SET was here").await;
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    let told = transaction(&mut client, &["SET a 1", "SET b 2 EX 1000", "MSET c 3 d 4"]).await;
+    let queued = ["+OK\r\n", "+QUEUED\r\n", "+QUEUED\r\n", "+QUEUED\r\n"];
+    assert_eq!(told[..4], queued);
+    assert_eq!(told[4], "*3\r\n+OK\r\n+OK\r\n+OK\r\n");
+    assert_eq!(client.ask("FUSEBOX LAST").await.lines().nth(2), Some("queued"));
+    // What the queue determines is not assumed, and the transaction is read as the server will have it.
+    let told = transaction(&mut client, &["DEL a nothing", "HSET h f v", "EXPIRE h 1000"]).await;
+    assert_eq!(told[4], "*3\r\n:2\r\n:1\r\n:1\r\n");
+    let told = transaction(&mut client, &["DEL a", "SET a 5"]).await;
+    assert_eq!(told[3], "*2\r\n:0\r\n+OK\r\n");
+    assert_eq!(client.ask("GET a").await, "$1\r\n5\r\n");
+    assert_eq!(client.ask("MGET b d").await, "*2\r\n$1\r\n2\r\n$1\r\n4\r\n");
+    assert_eq!(world.waiting(), 4);
+    // What its client wants to know of the server is not queued, and waits for nothing that does not move.
+    let begun = tokio::time::Instant::now();
+    for within in ["GET a", "INCR n", "SADD s m"] {
+        let told = transaction(&mut client, &["SET a 6", within]).await;
+        assert!(told[0].starts_with("-LOADING"), "{within}: {told:?}");
+        assert!(told[3].starts_with("-EXECABORT"), "{within}: {told:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(client.ask("GET a").await, "$1\r\n5\r\n");
+    assert_eq!(world.waiting(), 4);
+    world.server.restart().await;
+    until("all is applied", async || world.waiting() == 0).await;
+    assert_eq!(
+        world.server.ask(&["MGET", "a", "b", "c"]).await,
+        "*3\r\n$1\r\n5\r\n$1\r\n2\r\n$1\r\n3\r\n"
+    );
+    assert_eq!(world.server.ask(&["HGET", "h", "f"]).await, "$1\r\nv\r\n");
+    for key in ["b", "h"] {
+        let left = world.server.ask(&["TTL", key]).await;
+        let left = String::from_utf8_lossy(&left).trim_matches([':', '\r', '\n']).parse::<i32>();
+        assert!((900..=1_000).contains(&left.unwrap()), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_queued_transaction_that_fails_in_part_is_told_of_and_no_more_is_lost() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("GET x").await;
+    world.server.kill();
+    client.until_told("SET text 1", "+OK\r\n").await;
+    let told = transaction(&mut client, &["SET a 1", "HSET text f v", "SET b 2"]).await;
+    assert_eq!(told[4], "*3\r\n+OK\r\n:1\r\n+OK\r\n");
+    world.server.restart().await;
+    until("it was sent", async || world.waiting() == 0).await;
+    assert_eq!(world.server.ask(&["MGET", "a", "b"]).await, "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
+    let page = world.fusebox.backends()[0].queue_page(true, None, 10);
+    assert_eq!(page.total, 1);
+    let why = page.calls[0].last_error.as_ref().unwrap().said();
+    assert!(why.contains("command 2 of the transaction has failed"), "{why}");
+}
+
 #[tokio::test]
 async fn a_door_assumes_as_much_as_it_is_told() {
     for (effect_reply, told) in

@@ -99,7 +99,7 @@ async fn in_an_outage_what_belongs_to_a_connection_is_unavailable_and_so_is_what
     }
     world.server.kill();
     let commands = [
-        &["MULTI", "SET k 1", "SET k 2", "EXEC"][..],
+        &["MULTI", "SET k 1", "INCR k", "EXEC"][..],
         &["SELECT 3", "SET k 3", "GET k"],
         &["SUBSCRIBE news"],
         &["WATCH k"],

@@ -1,0 +1,160 @@
+//! Carries a transaction: its commands within one script, as its token wants.
+//!
+//! Each command is judged as it would be alone ([`super::carry`]): its time to live is what remains of it, and it gets the
+//! far one where a command behind it, in the transaction or in the line, is to meet its key alive. What is left to do
+//! of all of them is one residue; a transaction that is refused after it was applied in part leaves none, and its far
+//! times are settled at once.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use fusebox_actors::connector::{Attempt, AttemptError, Attempted, ErrorCode, Origin};
+use fusebox_state::{ErrorClass, Verdict};
+
+use super::carry::{Links, Read};
+use crate::kinds::redis::protocol::{
+    deadlines::{self, Begun},
+    internal::{Ends, Form, Step},
+    outcome::Carrier,
+    replay, residue,
+    resp::Reply,
+    token::{self, Running},
+    ttl,
+};
+
+/// A command of the transaction, made ready.
+struct Ready<'a> {
+    read: Option<(Read<'a>, Begun)>,
+    running: Running<'a>,
+    /// Keys that have a far time by it.
+    far: Vec<(&'a [u8], u64)>,
+    /// It sets that itself, rather than being given it for one that the key had.
+    sets: bool,
+}
+
+impl Links {
+    pub(super) async fn carry_multi(&self, attempt: Attempt<'_>) -> Attempted {
+        self.deadlines.tell(attempt.now);
+        let Some(Form::Multi(steps)) = Form::of(attempt.body) else {
+            let code = ErrorCode::OfKind("malformed_command");
+            let error = AttemptError::own(ErrorClass::Rejected, code, "it is no transaction");
+            return Attempted::failed(Verdict::Neutral, error);
+        };
+        if attempt.token.is_some()
+            && let Err(expired) = self.uses_marker(&attempt)
+        {
+            return expired;
+        }
+        let follows = match attempt.origin {
+            Origin::Live => false,
+            Origin::Replay => match self.knows_far_times(&attempt).await {
+                Ok(knows) => knows,
+                Err(failed) => return failed,
+            },
+        };
+        let ready: Vec<Ready<'_>> = steps
+            .iter()
+            .enumerate()
+            .map(|(number, step)| {
+                let behind = steps.get(number + 1..).unwrap_or_default();
+                self.make_ready(step, behind, follows, &attempt)
+            })
+            .collect();
+        let keys = ready.iter().filter_map(|it| it.read.as_ref()).flat_map(|(read, _)| read.keys());
+        let keys: Vec<&[u8]> = keys.collect();
+        let (ran, running): (Vec<_>, Vec<_>) = ready
+            .into_iter()
+            .map(|Ready { read, running, far, sets }| ((read, far, sets), running))
+            .unzip();
+        let token = attempt.token.map(|token| (token, attempt.digest));
+        let script = token::multi(&running, &keys, token);
+        let mut ended = self.run_script(script, Carrier::Command, false, attempt.clone()).await;
+        let reply = match &ended.result {
+            Ok(reply) => reply,
+            Err(error) if error.code == ErrorCode::OfKind(token::APPLIED_IN_PART) => {
+                let far: Vec<(&[u8], u64)> =
+                    ran.iter().flat_map(|(_, far, _)| far.iter().copied()).collect();
+                return self.applied_in_part(ended, &far, attempt).await;
+            }
+            Err(_) => return ended,
+        };
+        let replies = Reply::of(reply).filter(|_| !ended.reply_lost).and_then(|it| it.items());
+        let mut replies = replies.into_iter().flatten();
+        let mut ends = Ends { keys: Vec::new(), sure: true };
+        for ((read, far, sets), step) in ran.iter().zip(&steps) {
+            ends = residue::after_step(&self.shared.commands, ends, step);
+            let reply = replies.next();
+            let done = read.as_ref().and_then(|(read, begun)| {
+                let reply = reply?;
+                self.deadlines.answered(read.written(), begun, reply);
+                deadlines::work_done(read.written(), reply)
+            });
+            if *sets && done == Some(false) {
+                continue;
+            }
+            ends.sure &= far.is_empty() || !sets || done.is_some();
+            ends.keys.extend(far);
+        }
+        ended.residue = self.residue(&ends);
+        ended
+    }
+
+    /// The transaction is refused, after commands of it have given these keys a far time.
+    async fn applied_in_part(
+        &self,
+        ended: Attempted,
+        far: &[(&[u8], u64)],
+        attempt: Attempt<'_>,
+    ) -> Attempted {
+        if far.is_empty() {
+            return ended;
+        }
+        let mut settled = self.settle_due(far, attempt).await;
+        match &mut settled.result {
+            Ok(_) => ended,
+            Err(error) => {
+                // It is sent again, and recognised.
+                (error.class, error.doubt) = (ErrorClass::Unknown, Some(Bytes::new()));
+                settled
+            }
+        }
+    }
+
+    /// `step` as it is to be run now, before those `behind` it; `follows` if far times may be used.
+    fn make_ready<'a>(
+        &self,
+        step: &Step<'a>,
+        behind: &[Step<'a>],
+        follows: bool,
+        attempt: &Attempt<'_>,
+    ) -> Ready<'a> {
+        let accepted = attempt.accepted_at;
+        let as_it_is = || step.args.iter().map(|arg| Cow::Borrowed(*arg)).collect();
+        let Some(read) = self.read(step.args.clone()) else {
+            let running = Running { words: as_it_is(), deadlines: Vec::new() };
+            return Ready { read: None, running, far: Vec::new(), sets: false };
+        };
+        let begun = match attempt.origin {
+            Origin::Live => self.deadlines.begin(read.written(), accepted),
+            Origin::Replay => self.deadlines.replay(read.written(), attempt.body, accepted),
+        };
+        let carried = ttl::carried(&read.spec.name, &read.args, accepted.get());
+        let sets = carried.zip(read.keys().first().copied()).filter(|(at, key)| {
+            let meets = |it: &Step<'_>| residue::touches(&self.shared.commands, it, key);
+            follows && (behind.iter().any(meets) || self.someone_meets(key, *at, attempt))
+        });
+        let with_far = sets.and_then(|(at, key)| {
+            Some((replay::with_far_time(&step.args, residue::far(at))?, (key, at)))
+        });
+        let inherited = if follows { step.deadlines.clone() } else { Vec::new() };
+        let deadlines = inherited.iter().map(|(key, at)| (*key, residue::far(*at))).collect();
+        let (words, far, sets) = match with_far {
+            Some((words, end)) => (words, vec![end], true),
+            None => {
+                let left = replay::with_time_left(&step.args, accepted, attempt.now);
+                (left.unwrap_or_else(as_it_is), inherited, false)
+            }
+        };
+        Ready { read: Some((read, begun)), running: Running { words, deadlines }, far, sets }
+    }
+}
