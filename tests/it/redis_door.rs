@@ -181,6 +181,8 @@ fn after_a_reload_of_the_database_what_is_queued_stays_before_what_is_live() {
 /// What a client that sets one key to ever higher numbers knows of it.
 struct Counter {
     key: String,
+    /// It sets a second key with it, in a transaction.
+    sets_two: bool,
     /// The last number that it tried.
     last: u64,
     /// The highest that was acknowledged.
@@ -200,19 +202,23 @@ impl Counter {
     fn pipeline(&mut self, door: &mut Plain, times: u64, tally: &mut Tally) -> std::io::Result<()> {
         let numbers = self.last + 1..=self.last + times;
         self.last += times;
-        let pair = |number| format!("SET {0} {number}\r\nGET {0}\r\n", self.key);
+        let pair = |number| match self.sets_two {
+            true => format!(
+                "MULTI\r\nSET {0} {number}\r\nSET {0}:too {number}\r\nEXEC\r\nGET {0}\r\n",
+                self.key
+            ),
+            false => format!("SET {0} {number}\r\nGET {0}\r\n", self.key),
+        };
         let words = numbers.clone().map(pair).collect::<Vec<_>>().concat();
         door.stream.get_mut().write_all(words.as_bytes())?;
         for number in numbers {
-            let told = door.reply()?;
+            let told = if self.sets_two { door.transaction()? } else { door.reply()? };
             if told == "+OK" {
                 self.acknowledged = number;
                 tally.set += 1;
             } else {
-                assert!(
-                    told.starts_with("-LOADING ") || told.starts_with("-FUSEBOX UNKNOWN "),
-                    "{told}"
-                );
+                let words = ["-LOADING ", "-EXECABORT ", "-FUSEBOX UNKNOWN "];
+                assert!(words.iter().any(|word| told.starts_with(word)), "{told}");
                 tally.refused += 1;
             }
             let told = door.reply()?;
@@ -249,6 +255,20 @@ impl Plain {
         if line.starts_with('$') && line != "$-1" { self.line() } else { Ok(line) }
     }
 
+    /// What comes of a transaction of two writes.
+    fn transaction(&mut self) -> std::io::Result<String> {
+        for _ in 0..3 {
+            self.line()?;
+        }
+        let told = self.line()?;
+        if told != "*2" {
+            return Ok(told);
+        }
+        let both = [self.line()?, self.line()?];
+        assert_eq!(both, ["+OK", "+OK"]);
+        Ok("+OK".to_owned())
+    }
+
     fn line(&mut self) -> std::io::Result<String> {
         let mut line = String::new();
         match self.stream.read_line(&mut line) {
@@ -273,7 +293,12 @@ fn what_is_set_is_what_is_got_whatever_is_killed() {
     let (door, stop) = (door_of(&daemon), AtomicBool::new(false));
     let (done, tally) = std::thread::scope(|scope| {
         let work = |worker: u64| {
-            let mut counter = Counter { key: format!("counter{worker}"), last: 0, acknowledged: 0 };
+            let mut counter = Counter {
+                key: format!("counter{worker}"),
+                sets_two: worker % 2 == 1,
+                last: 0,
+                acknowledged: 0,
+            };
             let (mut tally, mut random) = (Tally::default(), fastrand::Rng::with_seed(worker));
             while !stop.load(Ordering::Relaxed) {
                 let Ok(mut client) = Plain::connect(&door) else {
@@ -325,6 +350,10 @@ fn what_is_set_is_what_is_got_whatever_is_killed() {
             "{} is {value}",
             counter.key
         );
+        if counter.sets_two {
+            let too = redis.get(&format!("{}:too", counter.key));
+            assert_eq!(too, Some(value.to_string()), "{}", counter.key);
+        }
     }
     assert!(tally.set > 5_000 && tally.got > 5_000);
 }

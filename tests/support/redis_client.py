@@ -105,6 +105,18 @@ def outage():
     for number in range(200):
         pipe.set(key + "last", number)
     assert pipe.execute() == [True] * 200
+    # A pipeline is a transaction unless it is told otherwise.
+    pipe = once.pipeline()
+    pipe.set(key + "both", 1, ex=900).hset(key + "both:hash", "f", "v").expire(key + "both:hash", 900)
+    assert pipe.execute() == [True, 1, True]
+    assert once.get(key + "both") == "1"
+    pipe = once.pipeline()
+    pipe.set(key + "both", 2).incr(key + "count")
+    try:
+        pipe.execute()
+        raise AssertionError("nobody knows the count")
+    except redis.exceptions.BusyLoadingError as error:
+        assert "not executed" in str(error), error
     for refused in (lambda: once.incr(key + "count"), lambda: once.hgetall(key + "other")):
         try:
             refused()
@@ -117,6 +129,9 @@ def outage():
 def after():
     assert client.get(key + "name") == "grace"
     assert client.get(key + "last") == "199"
+    assert client.get(key + "both") == "1"
+    assert client.hgetall(key + "both:hash") == {"f": "v"}
+    assert 0 < client.ttl(key + "both") <= 900 and 0 < client.ttl(key + "both:hash") <= 900
     assert client.get(key + "count") == "10"
 
 

@@ -61,6 +61,24 @@ async fn a_replay_leaves_what_a_server_that_stayed_up_would_hold() {
             ],
             &[("k", ("v", -1, -1)), ("j", GONE)],
         ),
+        (&[(2500, "FUSEBOX.MULTI 5 0 SET k v PX 800 2 0 PERSIST k")], &[("k", ("v", -1, -1))]),
+        (&[(2500, "FUSEBOX.MULTI 5 0 SET k v PX 800 3 0 SET j v")], &[("k", GONE)]),
+        (
+            &[
+                (2500, "FUSEBOX.MULTI 5 0 SET k v PX 800 5 0 SET j w PX 900"),
+                (2400, "PERSIST k"),
+                (2300, "SETRANGE j 0 x"),
+            ],
+            &[("k", ("v", -1, -1)), ("j", GONE)],
+        ),
+        (
+            &[
+                (2500, "FUSEBOX.MULTI 5 0 SET k v PX 800 5 0 SET j w PX 5000"),
+                (2400, "SETRANGE k 0 x"),
+                (2300, "FUSEBOX.MULTI 4 0 SETRANGE j 0 x 4 0 SETRANGE j 1 y"),
+            ],
+            &[("k", GONE), ("j", ("xy", 2000, 2600))],
+        ),
     ];
     let server = Server::start().await;
     let redis = RedisConnector::new(server.settings("i", "r"));
@@ -97,6 +115,11 @@ async fn a_deadline_that_went_live_is_inherited_by_queued_writes() {
         (&["SET k1 old", "SET k v PX 400"], &["COPY k k1 REPLACE"], &["k", "k1"]),
         (&["SET j v PX 400", "RENAME j k"], &["APPEND k x"], &["j", "k"]),
         (&["PSETEX k 400 v", "GETEX k PX 500"], &["SETRANGE k 9 x"], &["k"]),
+        (
+            &["HSET k f v", "PEXPIRE k 400", "HSET j f v", "PEXPIRE j 500"],
+            &["FUSEBOX.MULTI 4 0 HSET k g w 4 0 HSET j g w", "HSET j h x"],
+            &["k", "j"],
+        ),
     ] {
         server.ask(&["FLUSHALL"]).await;
         for command in live {
