@@ -73,6 +73,8 @@ struct Wanted {
 pub(super) struct Asker {
     pub(super) who: Option<Who>,
     pub(super) protocol: telling::Protocol,
+    /// The call stands for a transaction of so many commands, MULTI and EXEC included.
+    pub(super) commands: Option<usize>,
 }
 
 impl Slow {
@@ -151,10 +153,6 @@ impl Core {
                 }
                 asked.assumed = assumed::reply_to(effect_reply, form, &absent);
             }
-            let commands = match &form {
-                Some(Form::Multi(steps)) => Some(steps.len() + 2),
-                _ => None,
-            };
             drop(form);
             let ended = match onward {
                 Some(onward) => backend.go_on(call, *onward).await,
@@ -173,7 +171,7 @@ impl Core {
             let lanes = lanes.filter(|_| ended.is_ok());
             let has_run = ended.as_ref().map_or_else(telling::may_have_run, |_| true);
             let mut answer = telling::answer(ended, backend.name(), asked);
-            if let Some(commands) = commands {
+            if let Some(commands) = by.commands {
                 answer = telling::of_transaction(commands, answer, has_run);
             }
             Done::Answered(seq, answer, told, lanes)

@@ -178,6 +178,35 @@ async fn a_transaction_is_queued_as_one_and_applied_as_one() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_reads_fills_the_cache_and_is_answered_by_it() {
+    for protocol in ["2", "3"] {
+        let mut world = World::open().await;
+        let mut client = world.client();
+        client.ask(&format!("HELLO {protocol}")).await;
+        let nil = if protocol == "3" { "_\r\n" } else { "$-1\r\n" };
+        client.ask("MSET a 1 b 2").await;
+        client.ask("HSET h f v").await;
+        let told = transaction(&mut client, &["GET a", "get b", "GET c"]).await;
+        let both = format!("*3\r\n$1\r\n1\r\n$1\r\n2\r\n{nil}");
+        assert_eq!(told[4], both);
+        // One that only reads empties nothing.
+        assert_eq!(client.ask("HGET h f").await, "$1\r\nv\r\n");
+        let told = transaction(&mut client, &["HGET h f", "GET a"]).await;
+        assert_eq!(told[3], "*2\r\n$1\r\nv\r\n$1\r\n1\r\n");
+        world.server.kill();
+        client.until_told("SET x 1", "+OK\r\n").await;
+        let told = transaction(&mut client, &["GET a", "GET b", "GET c"]).await;
+        assert_eq!(told[..4], ["+OK\r\n", "+QUEUED\r\n", "+QUEUED\r\n", "+QUEUED\r\n"]);
+        assert_eq!(told[4], both);
+        let told = transaction(&mut client, &["GET x", "GET b"]).await;
+        assert_eq!(told[3], "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
+        assert_eq!(client.ask("HGET h f").await, "$1\r\nv\r\n");
+        let told = transaction(&mut client, &["GET a", "HGET h f"]).await;
+        assert!(told[0].starts_with("-LOADING"), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_queued_transaction_that_fails_in_part_is_told_of_and_no_more_is_lost() {
     let mut world = World::open().await;
     let mut client = world.client();
