@@ -32,7 +32,7 @@ use crate::{
     kinds::redis::{
         connector::RedisConnector,
         protocol::{internal::Form, resp},
-        transport::carry::RESP2,
+        transport::{carry::RESP2, open},
     },
 };
 
@@ -114,6 +114,25 @@ impl Core {
     /// Carries a call on whose first attempt has failed.
     pub(super) fn go_on(&self, seq: u64, onward: Box<Onward>, body: Bytes, asker: Asker) -> Slow {
         self.carried(seq, body, asker, Some(onward))
+    }
+
+    /// Asks the server on a connection apart: what is to end a script that runs must not wait for it.
+    pub(super) fn ask_apart(&self, seq: u64, body: Bytes) -> Slow {
+        let (connector, backend) = (self.connector(), Arc::clone(&self.backend));
+        let (how, close) = (self.settings.unavailable, self.settings.close_on_unknown);
+        let job = self.main.spawn(async move {
+            let asked = open::ask_apart(&connector.links().shared.settings, body).await;
+            let answer = match asked {
+                Ok(Ok(reply)) => Answer::Reply(reply),
+                Ok(Err(why)) => telling::unknown(&format!("{}: {why}", backend.name()), close),
+                Err(failed) => {
+                    let why = format!("{}: {}", backend.name(), failed.error.words().whole());
+                    telling::unavailable(how, &why, None)
+                }
+            };
+            Done::Answered(seq, answer, Told::default(), None)
+        });
+        Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
     }
 
     fn carried(&self, seq: u64, body: Bytes, by: Asker, onward: Option<Box<Onward>>) -> Slow {

@@ -225,6 +225,14 @@ impl Inner {
         {
             return sent.err().flatten();
         }
+        if matches!(&*spec.name, "script|kill" | "function|kill") && !self.is_within() {
+            if !self.slots.is_empty() {
+                return Some(Stuck::Others);
+            }
+            let seq = self.slot();
+            self.slow.push_back(core.ask_apart(seq, Bytes::copy_from_slice(request)));
+            return None;
+        }
         match class {
             Class::Local(local)
                 if !self.is_within() || matches!(local, Local::Quit | Local::Reset) =>

@@ -225,6 +225,20 @@ async fn a_queued_transaction_that_fails_in_part_is_told_of_and_no_more_is_lost(
 }
 
 #[tokio::test]
+async fn a_script_that_does_not_end_can_be_killed() {
+    let world = World::with(PATIENCE, door()).await;
+    let (mut runs, mut kills) =
+        (world.client(), world.client_of(Some(Who { admin: true, ..CLIENT })));
+    assert_eq!(kills.ask("CONFIG SET lua-time-limit 10").await, "+OK\r\n");
+    assert!(kills.ask("SCRIPT KILL").await.starts_with("-NOTBUSY"));
+    runs.send(&resp::command(&["EVAL", "while true do end", "0"])).await;
+    kills.until_told("SCRIPT KILL", "+OK\r\n").await;
+    let told = String::from_utf8_lossy(&runs.reply().await).into_owned();
+    assert!(told.contains("killed by user"), "{told}");
+    assert_eq!(runs.ask("SET k 1").await, "+OK\r\n");
+}
+
+#[tokio::test]
 async fn a_door_assumes_as_much_as_it_is_told() {
     for (effect_reply, told) in
         [(EffectReply::All, [":1\r\n", ":2\r\n"]), (EffectReply::Error, ["-LOADING", "-LOADING"])]
