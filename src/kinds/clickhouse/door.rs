@@ -44,6 +44,7 @@ mod body;
 mod connection;
 mod counters;
 mod credentials;
+mod flushes;
 mod framing;
 mod pages;
 mod request;

@@ -12,7 +12,7 @@ use hyper::{
     header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderName, HeaderValue},
 };
 
-use super::counters::Counters;
+use super::{counters::Counters, flushes::Flushes};
 use crate::{
     ingress::paced::Busy,
     kinds::clickhouse::protocol::http_form::{self, AnswerHead, Fields, bytes_of},
@@ -26,6 +26,21 @@ pub(super) type Body = UnsyncBoxBody<Bytes, BrokenOff>;
 #[error("the server's answer broke off")]
 pub(super) struct BrokenOff;
 
+/// What an answer holds of its connection until it has gone.
+pub(super) struct Sent {
+    /// A request is being worked on.
+    _busy: Busy,
+    /// When what was written has left.
+    flushes: Flushes,
+}
+
+impl Sent {
+    /// What an answer holds while it is on its way.
+    pub(super) fn new(busy: Busy, flushes: Flushes) -> Self {
+        Self { _busy: busy, flushes }
+    }
+}
+
 /// Headers that belong to the connection to the server.
 const NOT_PASSED_ON: &[&str] =
     &["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
@@ -33,12 +48,12 @@ const NOT_PASSED_ON: &[&str] =
 const OWN: &str = "X-Fusebox-Source,X-Fusebox-Ack,X-Fusebox-Op-Id,X-Fusebox-Age-Ms,X-Fusebox-Attempts,\
                    X-Fusebox-Trace-Id,X-Fusebox-Pending-Writes,X-Fusebox-Warning";
 
-/// The server's answer that `reply` is. `busy` is held until it has gone. `None` if it is of another form.
+/// The server's answer that `reply` is. `sent` is held until it has gone. `None` if it is of another form.
 pub(super) fn of_reply(
     reply: Reply,
     trace_id: &str,
     counters: &Arc<Counters>,
-    busy: Busy,
+    sent: Sent,
 ) -> Option<Response<Body>> {
     let value = reply.value.as_ref()?;
     let (head, beginning) = http_form::answer_of(value)?;
@@ -50,7 +65,7 @@ pub(super) fn of_reply(
         put(response.headers_mut(), "x-fusebox-trace-id", trace_id);
         expose(response.headers_mut());
     }
-    Some(response.map(|()| body_of(beginning, reply.rest, counters, busy)))
+    Some(response.map(|()| body_of(beginning, reply.rest, counters, sent)))
 }
 
 /// The server's own error, which it gave to the last attempt.
@@ -131,21 +146,21 @@ fn body_of(
     beginning: Bytes,
     rest: Option<Box<dyn Tail>>,
     counters: &Arc<Counters>,
-    busy: Busy,
+    sent: Sent,
 ) -> Body {
     counters.written(beginning.len());
     let Some(rest) = rest else { return whole(beginning) };
     let first = Some(beginning).filter(|it| !it.is_empty());
-    let state = (first, Some(rest), Arc::clone(counters), busy);
-    let frames = stream::unfold(state, |(first, rest, counters, busy)| async move {
+    let state = (first, Some(rest), Arc::clone(counters), sent);
+    let frames = stream::unfold(state, |(first, rest, counters, sent)| async move {
         if let Some(first) = first {
-            return Some((Ok(Frame::data(first)), (None, rest, counters, busy)));
+            return Some((Ok(Frame::data(first)), (None, rest, counters, sent)));
         }
         let mut rest = rest?;
         let frame = match rest.next().await {
             Some(Ok(piece)) => {
                 counters.written(piece.len());
-                return Some((Ok(Frame::data(piece)), (None, Some(rest), counters, busy)));
+                return Some((Ok(Frame::data(piece)), (None, Some(rest), counters, sent)));
             }
             None => Ok(rest.end().unwrap_or_default()),
             // What came whole ends here, too: the client reads in its last lines what went wrong.
@@ -154,9 +169,13 @@ fn body_of(
         let frame = match frame {
             Ok(trailers) if trailers.is_empty() => return None,
             Ok(trailers) => Ok(Frame::trailers(headers_of(&http_form::trailers_of(&trailers)))),
-            Err(broken) => Err(broken),
+            Err(broken) => {
+                // What came before says why.
+                sent.flushes.next().await;
+                Err(broken)
+            }
         };
-        Some((frame, (None, None, counters, busy)))
+        Some((frame, (None, None, counters, sent)))
     });
     StreamBody::new(frames).boxed_unsync()
 }

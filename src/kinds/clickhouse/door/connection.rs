@@ -18,8 +18,9 @@ use tokio::{
 };
 
 use super::{
-    answer::BrokenOff,
+    answer::{BrokenOff, Sent},
     counters::Closed,
+    flushes::Flushes,
     framing::{HEAD_MAX, Strict},
     service::Service,
     visitor::Visitor,
@@ -46,7 +47,8 @@ pub(super) async fn serve(
 ) -> Closed {
     let pace = Pace::default();
     let paced = Paced::patient(stream, pace.clone(), WRITE_TIME);
-    let io = TokioIo::new(Strict::new(paced));
+    let flushes = Flushes::default();
+    let io = TokioIo::new(Strict::new(paced, flushes.clone()));
     let (own, visitor) = (Arc::clone(service), Arc::new(visitor));
     let idle = service.settings.idle_timeout;
     let kept = format!("timeout={}", idle.map_or(KEPT, |idle| idle.min(KEPT)).as_secs());
@@ -55,8 +57,9 @@ pub(super) async fn serve(
         let expects = request.headers().contains_key(EXPECT);
         let request = request.map(|body| lent(body, expects, &pace));
         let (service, visitor, kept) = (Arc::clone(&own), Arc::clone(&visitor), kept.clone());
+        let sent = Sent::new(busy, flushes.clone());
         async move {
-            let answered = AssertUnwindSafe(service.answer(&visitor, request, busy));
+            let answered = AssertUnwindSafe(service.answer(&visitor, request, sent));
             let mut response = answered.catch_unwind().await.unwrap_or_else(|_| service.at_fault());
             let headers = response.headers_mut();
             if *service.stopping.borrow() {

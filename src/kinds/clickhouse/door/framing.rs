@@ -22,6 +22,8 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flushes::Flushes;
+
 /// The largest head of a request, in bytes.
 pub(super) const HEAD_MAX: usize = 256 << 10;
 /// What is read at once while it is not data.
@@ -65,11 +67,14 @@ pub(super) struct Strict<S> {
     held: BytesMut,
     /// What the reader may have.
     ready: BytesMut,
+    /// Told when all that was to be written has left.
+    flushes: Flushes,
 }
 
 impl<S> Strict<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, state: State::Head, held: BytesMut::new(), ready: BytesMut::new() }
+    pub(super) fn new(inner: S, flushes: Flushes) -> Self {
+        let (held, ready) = (BytesMut::new(), BytesMut::new());
+        Self { inner, state: State::Head, held, ready, flushes }
     }
 
     /// So many bytes of data come next, whatever they are.
@@ -278,7 +283,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.flushes.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -296,7 +303,7 @@ mod tests {
     async fn read(sent: &[u8], at_once: usize) -> Vec<u8> {
         let pieces = pieces_of(sent, at_once);
         let mut got = Vec::new();
-        Strict::new(pieces).read_to_end(&mut got).await.unwrap();
+        Strict::new(pieces, Flushes::default()).read_to_end(&mut got).await.unwrap();
         got
     }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    answer::{self, Body},
+    answer::{self, Body, Sent},
     body::{self, Taken},
     counters::{Counters, Refused},
     credentials::{Guest, Shown, Stranger, clickhouse_of},
@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     config::DoorSettings,
-    ingress::paced::Busy,
     kinds::options::CallOptionsJson,
     net::{linger::Lent, trace_headers},
 };
@@ -54,15 +53,15 @@ impl Service {
         Self { settings, backend, counters: Arc::default(), stopping, version: Mutex::default() }
     }
 
-    /// Answers a request. `busy` is held until the answer has gone.
+    /// Answers a request. `sent` is held until the answer has gone.
     pub(super) async fn answer(
         &self,
         visitor: &Visitor,
         request: Request<Option<Lent>>,
-        busy: Busy,
+        sent: Sent,
     ) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        match self.answered(visitor, parts, body, busy).await {
+        match self.answered(visitor, parts, body, sent).await {
             Ok(response) => response,
             Err(told) => self.told(&told),
         }
@@ -81,7 +80,7 @@ impl Service {
         visitor: &Visitor,
         parts: Parts,
         body: Option<Lent>,
-        busy: Busy,
+        sent: Sent,
     ) -> Result<Response<Body>, Told> {
         let parameters = Parameters::of(parts.uri.query().unwrap_or_default());
         let shown = Shown::of(&parts.headers, &parameters);
@@ -110,17 +109,17 @@ impl Service {
         let (uid, admin) = (guest.who.uid, guest.who.admin);
         let call = Call { body, options, uid, admin, trace, streams: true, upload };
         match Box::pin(self.backend.call(call)).await {
-            Ok(reply) => self.live(reply, &trace_id, busy),
+            Ok(reply) => self.live(reply, &trace_id, sent),
             Err(error) => Ok(self.failed(&error, &trace_id)),
         }
     }
 
-    fn live(&self, reply: Reply, trace_id: &str, busy: Busy) -> Result<Response<Body>, Told> {
+    fn live(&self, reply: Reply, trace_id: &str, sent: Sent) -> Result<Response<Body>, Told> {
         self.counters.answered();
         if self.version.lock().is_none() {
             self.version();
         }
-        answer::of_reply(reply, trace_id, &self.counters, busy).ok_or_else(Told::internal)
+        answer::of_reply(reply, trace_id, &self.counters, sent).ok_or_else(Told::internal)
     }
 
     /// The server's own answer to the last attempt if there was one, and else what fusebox says of it.

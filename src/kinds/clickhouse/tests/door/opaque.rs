@@ -81,6 +81,13 @@ async fn bodies_go_both_ways_as_they_are() {
     let tag = through.header("x-clickhouse-exception-tag").unwrap().to_owned();
     assert_eq!((through.status, through.whole), (direct.status, direct.whole));
     assert!(through.text().contains(&format!("__exception__\r\n{tag}\r\nCode: 395")));
+    // The last rows, what went wrong, and the end come at once.
+    let slowly = b"SELECT sleepEachRow(0.01), throwIf(number = 30) FROM numbers(60) SETTINGS max_block_size = 1";
+    for _ in 0..5 {
+        let answer =
+            world.client().ask("POST /?wait_end_of_query=0&buffer_size=1", "", slowly).await;
+        assert!(answer.text().contains("Code: 395") && !answer.whole, "{answer:?}");
+    }
     let wait = "POST /?wait_end_of_query=1";
     let early = alike(&world, wait, "", thrown).await;
     assert_eq!(early.header("x-clickhouse-exception-code"), Some("395"));
@@ -116,7 +123,8 @@ async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_on
     client.send(format!("{}{}nonsense\r\n\r\n", get(1), get(2))).await;
     assert_eq!(client.answer("GET").await.text(), "1\n");
     assert_eq!(client.answer("GET").await.text(), "2\n");
-    assert_eq!(client.answer("GET").await.status, 400);
+    // It is told so unless it was read before the last answer had gone.
+    assert!(matches!(client.answer("GET").await.status, 0 | 400));
     assert!(client.is_closed().await);
     let view = world.door.view();
     assert!(view.by_source()["live"] == 8 && view.bytes_in > 0 && view.bytes_out > 0, "{view:?}");

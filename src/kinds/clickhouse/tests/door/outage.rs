@@ -136,13 +136,31 @@ async fn an_error_of_the_servers_own_is_passed_on_whatever_it_says_of_the_server
     let world = World::open().await;
     let limited = "SELECT sleep(3) SETTINGS max_execution_time = 1";
     let by_itself = world.client().query(limited).await;
-    assert_eq!(told(&by_itself), (500, Some("159")), "{}", by_itself.text());
+    assert_eq!(told(&by_itself), (408, Some("159")), "{}", by_itself.text());
     assert_eq!(by_itself.header("x-fusebox-source"), Some("live"));
     let unwell = world.client().query("SELECT * FROM remote('127.0.0.1:1', system.one)").await;
-    assert_eq!(told(&unwell), (500, Some("279")), "{}", unwell.text());
-    assert!(unwell.text().starts_with("Code: 279. DB::"), "{}", unwell.text());
+    assert_eq!(told(&unwell), (500, Some("519")), "{}", unwell.text());
+    assert!(unwell.text().starts_with("Code: 519. DB::"), "{}", unwell.text());
     let view = world.door.view();
     assert_eq!((view.by_source()["live"], view.refused_commands["unavailable"]), (2, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_for_longer_than_the_timeout_says_nothing_of_the_server() {
+    let world = World::with(Duration::from_secs(1), 64, door()).await;
+    world.server.ask("CREATE TABLE default.t (n UInt8) ENGINE = MergeTree ORDER BY n").await;
+    let mut client = world.client();
+    let query = "POST /?query=INSERT%20INTO%20default.t%20FORMAT%20RowBinary";
+    let length = 3 << 16;
+    client.send(format!("{query} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n")).await;
+    for _ in 0..3 {
+        // The pause is what this is about.
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        client.send(vec![7; 1 << 16]).await;
+    }
+    let answer = client.answer("POST").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(world.server.ask("SELECT count() FROM default.t").await, length.to_string());
 }
 
 #[tokio::test]
