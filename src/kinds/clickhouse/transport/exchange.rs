@@ -128,7 +128,8 @@ async fn overdue(limit: Duration, progress: Option<Arc<Mutex<Instant>>>) {
         sleep_until(due).await;
         let last = progress.as_ref().map(|progress| *progress.lock());
         match last.map(|last| last + limit).filter(|later| *later > Instant::now()) {
-            Some(later) => due = later,
+            // While a piece is waited for that lies ahead.
+            Some(later) => due = later.min(Instant::now() + limit),
             None => return,
         }
     }

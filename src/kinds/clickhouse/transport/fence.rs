@@ -2,7 +2,8 @@
 //!
 //! A write that was sent and not answered may still run, or lie in the server's socket and begin to run
 //! seconds later. Every query bears an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is told to
-//! end it; that of a write that bears a token is `fusebox:<instance>:<run>:<token>:<ulid>`.
+//! end it; that of a write that bears a token is `fusebox:<instance>:<run>:<token>:<ulid>`. A query that came through a door keeps
+//! the id that its client gave it; while it is in doubt it is looked for by that. A later run knows nothing of those.
 //!
 //! ```text
 //!            caller left                overdue, or the connection broke
@@ -443,6 +444,26 @@ mod tests {
 
     fn nothing() -> BTreeMap<String, bool> {
         BTreeMap::new()
+    }
+
+    #[test]
+    fn a_write_under_its_clients_own_id_is_found_by_that() {
+        let fence = fence();
+        let now = Instant::now();
+        fence.settle(now, Some(&nothing()));
+        fence.settle(now + SETTLE, Some(&nothing()));
+        let given = "it's\\mine\t".to_owned();
+        let place = fence.enter_under(fence.id(), Some(given.clone()), false);
+        assert!(fence.given().is_empty(), "it is on the wire");
+        drop(place);
+        let doubted: Vec<String> = fence.given().into_iter().collect();
+        assert_eq!(doubted, std::slice::from_ref(&given));
+        assert_eq!(list_of(&doubted), "'it\\'s\\\\mine\t'");
+        assert_eq!(unescaped("it\\'s\\\\mine\\t"), Some(given.clone()));
+        assert_eq!((unescaped("\\x"), unescaped("\\")), (None, None));
+        assert!(fence.obstacle(false).is_some());
+        fence.settle(now + SETTLE, Some(&BTreeMap::from([(given, true)])));
+        assert!(fence.obstacle(false).is_none());
     }
 
     #[test]

@@ -36,6 +36,8 @@ use crate::{
 
 /// How long a password that was read from its file is used.
 const PASSWORD_AGE_MAX: Duration = Duration::from_secs(1);
+/// Longer than a body may stand still.
+const SENDERS_TURN: Duration = Duration::from_secs(3_600);
 /// What is read of an error's text, and of the answer to a question of fusebox's own.
 const TEXT_MAX: usize = 1 << 20;
 
@@ -390,8 +392,11 @@ pub(crate) fn body_of(pieces: Vec<Bytes>, upload: Option<Uploading>) -> Body {
     };
     let begun = stream::iter(pieces.into_iter().filter(|piece| !piece.is_empty()).map(Ok));
     let rest = stream::unfold((rest, progress), |(mut rest, progress)| async move {
-        let piece = rest.next().await?;
+        // How long its sender may pause is for whoever reads it to say: it says nothing of the server.
+        *progress.lock() = Instant::now() + SENDERS_TURN;
+        let piece = rest.next().await;
         *progress.lock() = Instant::now();
+        let piece = piece?;
         Some((piece, (rest, progress)))
     });
     StreamBody::new(begun.chain(rest).map(|piece| piece.map(Frame::data))).boxed_unsync()
