@@ -44,6 +44,7 @@ use crate::{
 };
 
 mod attempts;
+mod copied;
 mod passage;
 mod read;
 mod ticket;

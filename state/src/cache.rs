@@ -50,6 +50,32 @@ pub struct CacheSettings {
     pub max_stale: Duration,
 }
 
+/// Room for a copy of an answer on its way to its caller, which may become an entry. Given back when it is dropped.
+pub struct Copying {
+    cache: Arc<Cache>,
+    bytes: u64,
+}
+
+impl Copying {
+    /// Whether so many bytes more may be copied: an entry takes an eighth of the cache's bytes at most, and all copies
+    /// together as many as the cache.
+    pub fn takes(&mut self, more: u64) -> bool {
+        let most = self.cache.settings.bytes;
+        if self.bytes + more > most / 8 {
+            return false;
+        }
+        let all = self.cache.copying.fetch_add(more, Ordering::Relaxed) + more;
+        self.bytes += more;
+        all <= most
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.cache.copying.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// One cached read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CachedRead {
@@ -193,6 +219,8 @@ pub struct Cache {
     misses: AtomicU64,
     /// New lanes that came while it was full.
     newcomers: AtomicU64,
+    /// The bytes of copies on their way ([`Copying`]).
+    copying: AtomicU64,
 }
 
 impl Cache {
@@ -214,7 +242,13 @@ impl Cache {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             newcomers: AtomicU64::new(0),
+            copying: AtomicU64::new(0),
         }
+    }
+
+    /// Room for a copy, of which nothing is taken yet.
+    pub fn copying(this: &Arc<Self>) -> Copying {
+        Copying { cache: Arc::clone(this), bytes: 0 }
     }
 
     /// Leave to fill `lane`; take it before the read is sent.

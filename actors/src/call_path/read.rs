@@ -11,12 +11,13 @@ use fusebox_state::{
 use super::{
     Context, NoAnswer,
     attempts::{Answered, AttemptSpec, Live},
+    copied::{Copied, Keeps},
     error,
 };
 use crate::{
     backend_shared::BackendShared,
     call::{CallError, CallErrorKind, Priority, Reply, Source},
-    connector::{Connector, Read, Slot},
+    connector::{Connector, Read, Slot, Tail},
     queue::Overlaid,
     trace::StepKind,
 };
@@ -47,6 +48,10 @@ pub struct Fills {
 }
 
 impl Fills {
+    pub(super) fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
     fn begin(cache: Arc<Cache>, read: &Read, connector: &dyn Connector, now: Moment) -> Self {
         let fill = |slot: &Slot| leave_to_fill(&cache, connector, slot.lane, now);
         let fills = read.slots.iter().map(fill).collect();
@@ -54,7 +59,7 @@ impl Fills {
     }
 
     /// Fills the cache with the parts of a reply, one for each slot.
-    fn end(&self, read: &Read, parts: &[Bytes], connector: &dyn Connector, now: Moment) {
+    pub(super) fn end(&self, read: &Read, parts: &[Bytes], connector: &dyn Connector, now: Moment) {
         for ((slot, fill), part) in read.slots.iter().zip(&self.fills).zip(parts) {
             if let Some(fill) = *fill {
                 let until = connector.expires(slot).map(|left| now.plus(left));
@@ -128,8 +133,10 @@ impl BackendShared {
                 Live::Answered(Answered { reply, rest: None, .. }) => {
                     return Ok(self.live(context, read, &fills, overlaid, reply));
                 }
-                Live::Answered(Answered { reply, rest, .. }) => {
-                    return Ok(Reply { rest, ..self.reply(context, Source::Live, Some(reply)) });
+                Live::Answered(Answered { reply, rest: Some(rest), .. }) => {
+                    let rest = self.copied(context, read, fills, (&reply, rest));
+                    let reply = self.reply(context, Source::Live, Some(reply));
+                    return Ok(Reply { rest: Some(rest), ..reply });
                 }
                 Live::Refused(refusal) => return Err(Self::rejected(context, refusal, None)),
                 Live::None(why) => why,
@@ -163,6 +170,22 @@ impl BackendShared {
         let source = result.as_ref().ok().map(|reply| reply.source);
         context.recorder.step(began, looked, StepKind::Fallback(source));
         result
+    }
+
+    /// The rest of an answer, from which the cache is filled if the answer is a slot's as it stands.
+    fn copied(
+        &self,
+        context: &Context,
+        read: &Read,
+        fills: Fills,
+        (beginning, rest): (&Bytes, Box<dyn Tail>),
+    ) -> Box<dyn Tail> {
+        if read.slots.len() != 1 || context.call.options.dialect != 0 {
+            return rest;
+        }
+        let (body, connector) = (context.plan.body.clone(), context.connector.clone());
+        let keeps = Keeps { fills, read: read.clone(), body, connector, clock: self.clock() };
+        Box::new(Copied::new(beginning, rest, keeps))
     }
 
     /// The reply of a read all of whose parts the queue determines.

@@ -26,10 +26,15 @@ use fusebox_state::{OpId, Target, Words};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    protocol::{empty, gather, http_form::HttpRequest, opaque, plan, sql, wire},
+    protocol::{
+        door_read, empty, gather,
+        http_form::{self, HttpRequest},
+        opaque, plan, sql, wire,
+    },
     settings::ClickHouseSettings,
     transport::{
-        attempt, fence::Fence, http::Http, server::Servers, shared::Shared, tokens::Tables, writing,
+        attempt, fence::Fence, http::Http, server::Servers, sessions::Sessions, shared::Shared,
+        tokens::Tables, writing,
     },
 };
 
@@ -50,6 +55,7 @@ impl ClickHouseConnector {
             servers: Servers::default(),
             tables: Tables::default(),
             fence: Arc::new(Fence::new(&settings)),
+            sessions: Sessions::new(),
             settings,
         };
         Arc::new(Self { target, shared: Arc::new(shared), learnt: empty::Learnt::default() })
@@ -92,7 +98,13 @@ impl std::fmt::Debug for ClickHouseConnector {
 
 impl Connector for ClickHouseConnector {
     fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
-        plan::plan(body, &self.shared.settings)
+        match HttpRequest::of(&body) {
+            Some(request) => {
+                let Shared { settings, sessions, .. } = &*self.shared;
+                opaque::plan(body, request, |named| sessions.named(named), settings)
+            }
+            None => plan::plan(body, &self.shared.settings),
+        }
     }
 
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {
@@ -141,6 +153,12 @@ impl Connector for ClickHouseConnector {
 
     fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         let [slot] = slots else { return None };
+        if let Some(kept) = door_read::kept(reply) {
+            return Some(vec![kept]);
+        }
+        if http_form::answer_of(reply).is_some() {
+            return None;
+        }
         self.learnt.learn(&slot.key, reply);
         Some(vec![reply.clone()])
     }

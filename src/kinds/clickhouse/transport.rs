@@ -12,6 +12,7 @@ pub(crate) mod reading;
 pub(crate) mod request;
 pub(crate) mod rest;
 pub(crate) mod server;
+pub(crate) mod sessions;
 pub(crate) mod shared;
 pub(crate) mod tokens;
 pub(crate) mod writing;

@@ -3,29 +3,38 @@
 //! | request | is | lanes |
 //! | --- | --- | --- |
 //! | GET, HEAD, OPTIONS | a read: the server runs it as one that may change nothing | none |
-//! | a SELECT that is here whole, as text | a read | none |
+//! | a SELECT that is here whole, as text | a read, and [cached](super::door_read) | none |
 //! | an INSERT whose statement is text | a write | none: inserts commute |
 //! | another statement that is here whole, as text | as [`plan`](super::plan) says | |
 //! | anything else: compressed, a form, longer than what is held | a write | all |
 //!
-//! None of them is cached, queued or given a token: in an outage each is an error. What the server makes of a request is
-//! the server's affair; this only says what may be sent again, and what waits for what.
+//! None of them is queued or given a token: in an outage each write is an error. What the server makes of a request is
+//! the server's affair; this only says what may be sent again, what waits for what, and what an outage lets one answer.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
 use fusebox_state::Lanes;
 
 use super::{
+    door_read::{self, Session},
     http_form::HttpRequest,
     sql::{self, Statement, Verb},
     wire::WireError,
 };
+use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
 /// Why none of them is queued.
 const REASON: &str = "what comes through a door of ClickHouse is not queued";
 
 /// Reads what a request is.
-pub(crate) fn plan(body: Bytes, request: Result<HttpRequest, WireError>) -> Result<Plan, Refused> {
+pub(crate) fn plan(
+    body: Bytes,
+    request: Result<HttpRequest, WireError>,
+    session: impl FnOnce(Option<(String, Duration)>) -> Option<(String, Session)>,
+    settings: &ClickHouseSettings,
+) -> Result<Plan, Refused> {
     let request = request.map_err(|error| Refused {
         code: "malformed",
         message: error.to_string(),
@@ -34,8 +43,14 @@ pub(crate) fn plan(body: Bytes, request: Result<HttpRequest, WireError>) -> Resu
     let is_safe = is_safe(&request);
     let statement = statement(&request);
     let none = || Lanes::new([]);
-    let read = || Access::Read(Read { keyed: false, slots: Vec::new(), miss: None });
+    let session = session(door_read::session_of(&request));
+    let slot = statement.as_ref().and_then(|(statement, text)| {
+        door_read::slot(&request, statement, text, session.as_ref(), settings)
+    });
+    let read =
+        || Access::Read(Read { keyed: false, slots: slot.into_iter().collect(), miss: None });
     let write = || Access::Write(Write::new(Outage::Never(REASON)));
+    let statement = statement.map(|(statement, _)| statement);
     let verb = statement.as_ref().map(|statement| &statement.verb);
     let (lanes, admin, access) = match verb {
         _ if is_safe => (none(), false, read()),
@@ -54,7 +69,7 @@ pub(crate) fn plan(body: Bytes, request: Result<HttpRequest, WireError>) -> Resu
 /// The operation's name, of the words that ClickHouse and HTTP have.
 pub(crate) fn operation(request: &HttpRequest) -> &'static str {
     match statement(request) {
-        Some(statement) => statement.operation(),
+        Some((statement, _)) => statement.operation(),
         None if is_safe(request) => "GET",
         None => "unknown",
     }
@@ -63,7 +78,7 @@ pub(crate) fn operation(request: &HttpRequest) -> &'static str {
 /// The settings that the request brings itself, as far as they can be told: what a query limits itself to says nothing
 /// of the server.
 pub(crate) fn settings(request: &HttpRequest) -> Vec<String> {
-    let of_statement = statement(request).map(|statement| statement.settings).unwrap_or_default();
+    let of_statement = statement(request).map(|(it, _)| it.settings).unwrap_or_default();
     let of_statement = of_statement.into_iter().map(|(name, _)| name);
     request.head.parameters.iter().cloned().chain(of_statement).collect()
 }
@@ -73,8 +88,19 @@ fn is_safe(request: &HttpRequest) -> bool {
     matches!(request.head.method.as_str(), "GET" | "HEAD" | "OPTIONS")
 }
 
-/// The statement, if it can be told: all of it, or at least that it is an INSERT.
-fn statement(request: &HttpRequest) -> Option<Statement> {
+/// The session that a request names, and whether the request may put something into it.
+pub(crate) fn session(request: &HttpRequest) -> Option<(String, bool)> {
+    let (id, _) = door_read::session_of(request)?;
+    let statement = statement(request);
+    let (statement, text) = match &statement {
+        Some((statement, text)) => (Some(statement), text.as_str()),
+        None => (None, ""),
+    };
+    Some((id, request.head.is_query && door_read::puts_into_session(statement, text)))
+}
+
+/// The statement, if it can be told: all of it, or at least that it is an INSERT; and its text.
+fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
     let HttpRequest { head, body } = request;
     let (text, is_all) = if head.is_plain {
         // What follows an INSERT may be bytes.
@@ -91,7 +117,7 @@ fn statement(request: &HttpRequest) -> Option<Statement> {
         return None;
     }
     let statement = sql::read(&text);
-    (is_all || matches!(statement.verb, Verb::Insert(_))).then_some(statement)
+    (is_all || matches!(statement.verb, Verb::Insert(_))).then_some((statement, text))
 }
 
 fn as_text(bytes: &[u8]) -> &str {
@@ -114,15 +140,20 @@ mod tests {
         HttpRequest { head, body: Bytes::from_static(body) }
     }
 
+    fn planned(bytes: Bytes, request: &HttpRequest) -> Plan {
+        let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
+        plan(bytes, Ok(request.clone()), |_| None, &settings).unwrap()
+    }
+
     #[track_caller]
     fn is(request: &HttpRequest, read: bool, all: bool) {
         let bytes = request.to_bytes();
-        let plan = plan(bytes.clone(), Ok(request.clone())).unwrap();
+        let plan = planned(bytes.clone(), request);
         assert_eq!(matches!(plan.access, Access::Read(_)), read, "{request:?}");
         assert_eq!(plan.lanes.is_all(), all, "{request:?}");
         assert_eq!(plan.body, bytes);
         if let Access::Read(read) = plan.access {
-            assert!(read.slots.is_empty() && read.miss.is_none(), "it is never cached");
+            assert!(read.miss.is_none(), "what is not known is never made up");
         }
     }
 
@@ -158,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_needs_admin_rights_is_known_of_text_alone() {
-        let admin = |request: &HttpRequest| plan(Bytes::new(), Ok(request.clone())).unwrap().admin;
+        let admin = |request: &HttpRequest| planned(Bytes::new(), request).admin;
         assert!(admin(&request("POST", "SYSTEM SHUTDOWN", b"")));
         assert!(!admin(&request("GET", "SYSTEM SHUTDOWN", b"")));
         assert!(!admin(&request("POST", "DROP TABLE t", b"")));

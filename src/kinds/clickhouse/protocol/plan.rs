@@ -17,9 +17,7 @@ use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Slot, Write
 use fusebox_state::{LaneId, Lanes};
 
 use super::{
-    gather,
-    http_form::HttpRequest,
-    lexer, opaque,
+    gather, lexer,
     sql::{self, Insert, Rows, Statement, Verb},
     target,
     wire::{Call, Header, WireError},
@@ -48,7 +46,7 @@ const RESERVED: &[&str] = &[
     "role",
 ];
 /// Settings that say how a query runs, not what it answers.
-const WITHOUT_EFFECT: &[&str] = &[
+pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "max_execution_time",
     "max_threads",
     "max_memory_usage",
@@ -66,9 +64,6 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Reads what `body` is.
 pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, Refused> {
-    if let Some(request) = HttpRequest::of(&body) {
-        return opaque::plan(body, request);
-    }
     let call = Call::of(&body).map_err(not_ours)?;
     check(&call.header)?;
     let statement = sql::read(&call.header.query);

@@ -76,6 +76,9 @@ pub(super) async fn carried(
     request: HttpRequest,
     until: Instant,
 ) -> Result<Attempted, Failed> {
+    if let Some((id, true)) = opaque::session(&request) {
+        shared.sessions.is_dirty(&id);
+    }
     if attempt.write {
         return write(shared, attempt, request, until).await;
     }

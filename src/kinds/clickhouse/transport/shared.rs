@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{fence::Fence, http::Http, server::Servers, tokens::Tables};
+use super::{fence::Fence, http::Http, server::Servers, sessions::Sessions, tokens::Tables};
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
 /// What the tasks of a connector share.
@@ -12,6 +12,8 @@ pub(crate) struct Shared {
     pub(crate) servers: Servers,
     pub(crate) tables: Tables,
     pub(crate) fence: Arc<Fence>,
+    /// What is known of the sessions of clients.
+    pub(crate) sessions: Sessions,
 }
 
 impl Shared {

@@ -1,0 +1,86 @@
+//! An answer that goes to its caller in pieces, and a copy of it for the cache.
+//!
+//! The copy is kept if the answer comes to its end and is no larger than an entry of the cache may be. All copies of one
+//! cache together take as many bytes as that cache itself may: an answer for which there is no room left is not kept.
+
+use bytes::{Bytes, BytesMut};
+use fusebox_state::cache::{Cache, Copying};
+
+use super::read::Fills;
+use crate::{
+    clock::Clock,
+    connector::{Answer, AttemptError, Read, SharedConnector, Tail},
+};
+
+/// The pieces of an answer, each noted as it passes.
+pub(super) struct Copied {
+    rest: Box<dyn Tail>,
+    copy: Option<Copy>,
+}
+
+/// What has come so far.
+struct Copy {
+    bytes: BytesMut,
+    room: Copying,
+    keeps: Keeps,
+}
+
+/// Where a copy is kept, and as the answer to what.
+pub(super) struct Keeps {
+    pub(super) fills: Fills,
+    pub(super) read: Read,
+    pub(super) body: Bytes,
+    pub(super) connector: SharedConnector,
+    pub(super) clock: Clock,
+}
+
+impl Copied {
+    /// An answer that begins so and goes on with `rest`.
+    pub(super) fn new(beginning: &Bytes, rest: Box<dyn Tail>, keeps: Keeps) -> Self {
+        let room = Cache::copying(keeps.fills.cache());
+        let mut copy = Some(Copy { bytes: BytesMut::new(), room, keeps });
+        note(&mut copy, beginning);
+        Self { rest, copy }
+    }
+}
+
+/// Adds a piece to a copy; there is none any more where that is too much.
+fn note(copy: &mut Option<Copy>, piece: &Bytes) {
+    if let Some(Copy { bytes, room, .. }) = copy {
+        if room.takes(piece.len() as u64) {
+            bytes.extend_from_slice(piece);
+        } else {
+            *copy = None;
+        }
+    }
+}
+
+impl Tail for Copied {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(async {
+            let piece = self.rest.next().await;
+            match &piece {
+                Some(Ok(piece)) => note(&mut self.copy, piece),
+                Some(Err(_)) => self.copy = None,
+                None => {
+                    if let Some(Copy { bytes, keeps, .. }) = self.copy.take() {
+                        keeps.keep(&bytes.freeze());
+                    }
+                }
+            }
+            piece
+        })
+    }
+
+    fn end(&self) -> Option<Bytes> {
+        self.rest.end()
+    }
+}
+
+impl Keeps {
+    fn keep(&self, reply: &Bytes) {
+        if let Some(parts) = self.connector.split(&self.body, &self.read.slots, reply) {
+            self.fills.end(&self.read, &parts, &*self.connector, self.clock.now());
+        }
+    }
+}

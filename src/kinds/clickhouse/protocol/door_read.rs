@@ -1,0 +1,308 @@
+//! What of a read that a client of the door sends may be cached, and as what.
+//!
+//! | part of a request | in the key |
+//! | --- | --- |
+//! | the statement | with its comments and white space folded |
+//! | parameters and settings | all, but those that say how a query runs, or who asks |
+//! | `X-ClickHouse-…` headers, `Accept-Encoding` | all: bytes are kept as the server sent them |
+//! | the session | only if it may have begun before this run of fusebox ([`Session`]) |
+//!
+//! A statement that is not here whole, or not as text, is not cached, nor is one that asks for the server's own state or
+//! for random numbers. The list of settings is the exception, because clients ask for it when they start.
+//!
+//! Of an answer its body is kept and those headers that tell how to read it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fusebox_actors::connector::Slot;
+use fusebox_state::LaneId;
+
+use super::{
+    http_form::{self, AnswerHead, HttpRequest},
+    plan::WITHOUT_EFFECT,
+    sql::{self, Statement, Verb},
+};
+use crate::{kinds::clickhouse::settings::ClickHouseSettings, net::percent};
+
+/// Parameters that say who asks, or how the answer travels.
+const OF_THE_CALL: &[&str] = &[
+    "query",
+    "query_id",
+    "session_id",
+    "session_timeout",
+    "wait_end_of_query",
+    "buffer_size",
+    "cancel_http_readonly_queries_on_client_close",
+    "http_receive_timeout",
+    "http_send_timeout",
+    "http_connection_timeout",
+];
+/// Headers of an answer that tell how to read it.
+const KEPT: &[&str] = &[
+    "content-encoding",
+    "content-type",
+    "vary",
+    "x-clickhouse-exception-tag",
+    "x-clickhouse-format",
+    "x-clickhouse-server-display-name",
+    "x-clickhouse-summary",
+    "x-clickhouse-timezone",
+];
+/// What the list of settings is asked by, folded and in small letters.
+const SETTINGS_LIST: &str = "select name , value , readonly as readonly from system . settings";
+
+/// How long a session lasts at the server in silence, if its client does not say.
+pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is known of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// There is nothing in it.
+    Clean,
+    /// Nobody knows what was put into it before.
+    Own,
+    /// Something is in it.
+    Dirty,
+}
+
+/// The session that a request names, and for how long it lasts.
+pub(crate) fn session_of(request: &HttpRequest) -> Option<(String, Duration)> {
+    let parameters = parameters(&request.head.target);
+    let of = |name: &str| {
+        let found = parameters.iter().rev().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let id = of("session_id").filter(|id| !id.is_empty())?;
+    let timeout = of("session_timeout").and_then(|text| text.parse().ok());
+    Some((id.to_owned(), timeout.map_or(USUAL_TIMEOUT, Duration::from_secs)))
+}
+
+/// The cache entry of a read; `None` where there is none.
+pub(crate) fn slot(
+    request: &HttpRequest,
+    statement: &Statement,
+    text: &str,
+    session: Option<&(String, Session)>,
+    settings: &ClickHouseSettings,
+) -> Option<Slot> {
+    let HttpRequest { head, .. } = request;
+    let is_asked = head.is_query && matches!(head.method.as_str(), "GET" | "POST");
+    let folded = sql::folded(text);
+    let is_of_server = statement.volatile && !is_settings_list(&folded);
+    if !is_asked || statement.verb != Verb::Read || is_of_server {
+        return None;
+    }
+    let mut key = String::new();
+    let mut part = |text: &str| {
+        // With its length, so that no two requests have one key.
+        key.push_str(&text.len().to_string());
+        key.push(':');
+        key.push_str(text);
+    };
+    part("http");
+    part(settings.username.as_deref().unwrap_or_default());
+    part(&folded);
+    let mut parameters = parameters(&head.target);
+    parameters.sort();
+    for (name, value) in &parameters {
+        match name.as_str() {
+            "session_check" => return None,
+            "database" if sql::is_server_state(value) => return None,
+            name if OF_THE_CALL.contains(&name) || WITHOUT_EFFECT.contains(&name) => {}
+            name => {
+                part(name);
+                part(value);
+            }
+        }
+    }
+    match session {
+        None | Some((_, Session::Clean)) => {}
+        Some((id, Session::Own)) => {
+            part("session");
+            part(id);
+        }
+        Some((_, Session::Dirty)) => return None,
+    }
+    for (name, value) in &head.headers {
+        if name == "x-clickhouse-database" && sql::is_server_state(value) {
+            return None;
+        }
+        if name.starts_with("x-clickhouse-") || name == "accept-encoding" {
+            part(name);
+            part(value);
+        }
+    }
+    Some(Slot { lane: LaneId::of(b"clickhouse", key.as_bytes()), key: key.into() })
+}
+
+/// Whether a client asks for the list of settings, as clickhouse-connect does when it starts.
+fn is_settings_list(folded: &str) -> bool {
+    let folded = folded.to_ascii_lowercase();
+    folded.strip_prefix(SETTINGS_LIST).is_some_and(|rest| {
+        rest.strip_prefix(" limit ").is_some_and(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            matches!(rest.get(end..), Some(""))
+                || rest.get(end..).is_some_and(|it| it.starts_with(" format "))
+        })
+    })
+}
+
+/// What of an answer is kept. `None` for one that is no result.
+pub(crate) fn kept(answer: &Bytes) -> Option<Bytes> {
+    let (head, body) = http_form::answer_of(answer)?;
+    let AnswerHead { status: 200, headers } = head else { return None };
+    let headers = headers.into_iter().filter(|(name, _)| KEPT.contains(&name.as_str())).collect();
+    Some(http_form::answer(&AnswerHead { status: 200, headers }, &body))
+}
+
+/// What becomes of a session by a request whose statement is this, if it is known.
+pub(crate) fn puts_into_session(statement: Option<&Statement>, text: &str) -> bool {
+    match statement.map(|statement| &statement.verb) {
+        Some(Verb::Read | Verb::Insert(_)) => false,
+        Some(Verb::Other(_)) => {
+            let words = sql::folded(text).to_ascii_uppercase();
+            words.split(' ').take(4).any(|word| word == "TEMPORARY")
+        }
+        Some(Verb::Refused(_)) | None => true,
+    }
+}
+
+/// The parameters of a target, decoded.
+fn parameters(target: &str) -> Vec<(String, String)> {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let text = |raw: &str| {
+        let raw = raw.replace('+', " ");
+        percent::decoded(&raw).unwrap_or(raw)
+    };
+    let read = |raw: &str| {
+        let (name, value) = raw.split_once('=').unwrap_or((raw, ""));
+        (text(name), text(value))
+    };
+    query.split('&').filter(|raw| !raw.is_empty()).map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::http_form::RequestHead, *};
+
+    fn request(target: &str, headers: &[(&str, &str)]) -> HttpRequest {
+        let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let head = RequestHead {
+            method: "POST".into(),
+            target: target.into(),
+            headers,
+            is_query: true,
+            is_plain: true,
+            is_whole: true,
+            ..RequestHead::default()
+        };
+        HttpRequest { head, body: Bytes::new() }
+    }
+
+    fn key_in(
+        text: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        session: Option<(&str, Session)>,
+    ) -> Option<Bytes> {
+        let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
+        let request = request(target, headers);
+        let session = session.map(|(id, session)| (id.to_owned(), session));
+        slot(&request, &sql::read(text), text, session.as_ref(), &settings).map(|slot| slot.key)
+    }
+
+    fn key(text: &str, target: &str, headers: &[(&str, &str)]) -> Option<Bytes> {
+        key_in(text, target, headers, None)
+    }
+
+    #[test]
+    fn what_has_one_answer_has_one_key() {
+        let usual = key("SELECT 1", "/?a=1&b=2", &[]).unwrap();
+        for (text, target, headers) in [
+            ("select  1", "/?a=1&b=2", &[][..]),
+            ("SELECT 1 -- now", "/?b=2&a=1&", &[]),
+            ("SELECT 1", "/?a=1&b=2&query_id=x&session_id=s&session_timeout=9", &[]),
+            ("SELECT 1", "/?a=1&%62=2&wait_end_of_query=1&max_threads=3", &[]),
+            ("SELECT 1", "/?a=1&b=2", &[("user-agent", "x"), ("content-type", "text/plain")]),
+        ] {
+            let is_same = key(text, target, headers) == Some(usual.clone());
+            assert_eq!(is_same, text.starts_with("SELECT"), "{text} {target}");
+        }
+        for (text, target, headers) in [
+            ("SELECT 2", "/?a=1&b=2", &[][..]),
+            ("SELECT 1", "/?a=1&b=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&role=r", &[]),
+            ("SELECT 1", "/?a=1&b=2&client_protocol_version=54405", &[]),
+            ("SELECT 1", "/?a=1&b=2&readonly=2", &[]),
+            ("SELECT 1", "/?a=1&b=2&compress=1", &[]),
+            ("SELECT 1", "/?a=1&b=2", &[("accept-encoding", "gzip")]),
+            ("SELECT 1", "/?a=1&b=2", &[("x-clickhouse-database", "d")]),
+        ] {
+            let other = key(text, target, headers);
+            assert!(other.is_some() && other != Some(usual.clone()), "{text} {target} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_may_not_have_has_no_key() {
+        for (text, target) in [
+            ("SELECT * FROM system.tables", "/"),
+            ("SELECT rand()", "/"),
+            ("INSERT INTO t VALUES (1)", "/"),
+            ("SELECT 1", "/?session_id=s&session_check=1"),
+            ("SELECT * FROM tables", "/?database=system"),
+            (
+                "SELECT name, value, readonly AS readonly FROM system.settings, system.users LIMIT 1",
+                "/",
+            ),
+        ] {
+            assert_eq!(key(text, target, &[]), None, "{text} {target}");
+        }
+        assert_eq!(key("SELECT 1", "/", &[("x-clickhouse-database", "system")]), None);
+        for text in [
+            "SELECT version(), timezone()",
+            "SELECT 1 AS check",
+            "SELECT name, value, readonly as readonly FROM system.settings LIMIT 10000",
+            "SELECT name, value, readonly as readonly FROM system.settings LIMIT 10000 FORMAT Native",
+        ] {
+            assert!(key(text, "/", &[]).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_session_shares_what_it_reads_only_if_it_is_clean() {
+        let of = |session| key_in("SELECT 1", "/", &[], session);
+        assert_eq!(of(Some(("s", Session::Clean))), of(None));
+        assert_ne!(of(Some(("s", Session::Own))), of(None));
+        assert_ne!(of(Some(("s", Session::Own))), of(Some(("t", Session::Own))));
+        assert_eq!(of(Some(("s", Session::Dirty))), None);
+        for (text, puts) in [
+            ("SELECT 1", false),
+            ("INSERT INTO t VALUES (1)", false),
+            ("CREATE TABLE t (a UInt8) ENGINE = Null", false),
+            ("CREATE OR REPLACE TEMPORARY TABLE t (a UInt8)", true),
+            ("SET max_threads = 1", true),
+            ("USE d", true),
+        ] {
+            assert_eq!(puts_into_session(Some(&sql::read(text)), text), puts, "{text}");
+        }
+        assert!(puts_into_session(None, ""));
+        let named = session_of(&request("/?session_id=a%20b&session_timeout=7", &[]));
+        assert_eq!(named, Some(("a b".to_owned(), Duration::from_secs(7))));
+        assert_eq!(session_of(&request("/?session_id=", &[])), None);
+    }
+
+    #[test]
+    fn of_an_answer_is_kept_what_tells_how_to_read_it() {
+        let headers =
+            [("date", "x"), ("x-clickhouse-query-id", "q"), ("x-clickhouse-format", "CSV")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"1\n");
+        let (head, body) = http_form::answer_of(&kept(&answer).unwrap()).unwrap();
+        assert_eq!(head.headers, [("x-clickhouse-format".to_owned(), "CSV".to_owned())]);
+        assert_eq!(body, "1\n");
+        let error = http_form::answer(&AnswerHead { status: 404, headers: vec![] }, b"no");
+        assert_eq!(kept(&error), None);
+    }
+}
