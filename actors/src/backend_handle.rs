@@ -72,6 +72,11 @@ impl Backend {
         self.entry.shared.admit(plan)
     }
 
+    /// Whether there is anything that the cache could answer.
+    pub fn caches_something(&self) -> bool {
+        self.entry.shared.cache.load().stats().0 > 0
+    }
+
     /// Whether what stands in these lanes moves, so that it makes sense to wait for it.
     pub fn lanes_move(&self, lanes: &Lanes) -> bool {
         self.entry.shared.lanes_move(lanes)

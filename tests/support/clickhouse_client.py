@@ -1,4 +1,4 @@
-"""clickhouse-connect as its users use it, through a door: `clickhouse_client.py PORT live|outage|after`.
+"""clickhouse-connect as its users use it, through a door: `clickhouse_client.py PORT live|outage|cached|after`.
 
 Whatever it does not find as it should be ends it with an assertion.
 """
@@ -42,12 +42,21 @@ def live(rows):
     thrown = "SELECT throwIf(number = 300000) FROM numbers(1000000) SETTINGS max_block_size = 1000"
     assert "Code: 395" in refused(lambda: client.query(thrown))
     assert client.ping() is True
+    # Without a session what is read is everybody's.
+    plain = connect(autogenerate_session_id=False)
+    assert plain.query("SELECT min(n) FROM py").result_rows == [(0,)]
+
+
+def cached():
+    """A client that starts in an outage, and asks what was asked before."""
+    client = connect(autogenerate_session_id=False)
+    assert client.query("SELECT min(n) FROM py").result_rows == [(0,)]
 
 
 def outage():
     """Each call ends with a clear error, and soon."""
     for call in (
-        lambda client: client.query("SELECT 1"),
+        lambda client: client.query("SELECT 42"),
         lambda client: client.insert("py", [[1, "x"]], column_names=["n", "s"]),
         lambda client: client.command("CREATE TABLE no (n Int8) ENGINE = Memory"),
     ):
@@ -67,5 +76,5 @@ def refused(call):
     raise AssertionError("it was not refused")
 
 
-{"live": lambda: live(5_000), "outage": outage, "after": lambda: live(100)}[phase]()
+{"live": lambda: live(5_000), "outage": outage, "cached": cached, "after": lambda: live(100)}[phase]()
 print("ok")

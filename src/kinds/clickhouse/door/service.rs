@@ -91,7 +91,7 @@ impl Service {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(Told::malformed("the method is not offered here"));
         }
-        if is_ping(&parts) && self.backend.gate()() {
+        if is_ping(&parts) && (self.backend.gate()() || self.backend.caches_something()) {
             self.counters.answered_here();
             return Ok(pong());
         }

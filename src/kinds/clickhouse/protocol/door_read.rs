@@ -49,8 +49,8 @@ const KEPT: &[&str] = &[
     "x-clickhouse-summary",
     "x-clickhouse-timezone",
 ];
-/// What the list of settings is asked by, folded and in small letters.
-const SETTINGS_LIST: &str = "select name , value , readonly as readonly from system . settings";
+/// Where the list of settings is asked for, folded and in small letters.
+const SETTINGS_LIST: &str = " from system . settings";
 
 /// How long a session lasts at the server in silence, if its client does not say.
 pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -136,16 +136,19 @@ pub(crate) fn slot(
     Some(Slot { lane: LaneId::of(b"clickhouse", key.as_bytes()), key: key.into() })
 }
 
-/// Whether a client asks for the list of settings, as clickhouse-connect does when it starts.
+/// Whether a client asks for columns of the list of settings, as clickhouse-connect does when it starts.
 fn is_settings_list(folded: &str) -> bool {
     let folded = folded.to_ascii_lowercase();
-    folded.strip_prefix(SETTINGS_LIST).is_some_and(|rest| {
-        rest.strip_prefix(" limit ").is_some_and(|rest| {
-            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-            matches!(rest.get(end..), Some(""))
-                || rest.get(end..).is_some_and(|it| it.starts_with(" format "))
-        })
-    })
+    let parts = folded.strip_prefix("select ").and_then(|it| it.split_once(SETTINGS_LIST));
+    let Some((columns, behind)) = parts else { return false };
+    let is_word = |it: &str| it.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let are_columns = columns.split([' ', ',']).all(is_word);
+    let mut behind = behind.split(' ').filter(|word| !word.is_empty());
+    let mut is_tail = true;
+    while let Some(word) = behind.next() {
+        is_tail &= matches!(word, "limit" | "format") && behind.next().is_some_and(is_word);
+    }
+    are_columns && is_tail
 }
 
 /// What of an answer is kept. `None` for one that is no result.
@@ -263,7 +266,7 @@ mod tests {
         for text in [
             "SELECT version(), timezone()",
             "SELECT 1 AS check",
-            "SELECT name, value, readonly as readonly FROM system.settings LIMIT 10000",
+            "SELECT name, value, readonly FROM system.settings LIMIT 10000",
             "SELECT name, value, readonly as readonly FROM system.settings LIMIT 10000 FORMAT Native",
         ] {
             assert!(key(text, "/", &[]).is_some(), "{text}");

@@ -36,6 +36,7 @@ mod callers;
 mod large;
 mod opaque;
 mod outage;
+mod reads;
 
 const CLIENT: Who = Who { uid: 7, admin: false, by_token: false };
 

@@ -1,0 +1,101 @@
+//! What a client reads while the server is away.
+
+use super::*;
+
+const ROWS: &str = "SELECT n, s FROM default.t ORDER BY n FORMAT CSV";
+
+impl World {
+    /// Takes the server away, and waits until the door knows.
+    async fn loses_its_server(&mut self) {
+        self.server.kill();
+        until("the breaker is open", || async {
+            let told = self.client().query("INSERT INTO default.t VALUES (9, 'x')").await;
+            told.text().contains("breaker is open")
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_is_answered_from_the_cache_as_it_was() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.query("CREATE TABLE default.t (n Int32, s String) ENGINE = MergeTree ORDER BY n").await;
+    client.query("INSERT INTO default.t VALUES (1, 'one'), (2, 'two')").await;
+    let gzip = "Accept-Encoding: gzip\r\n";
+    let packed = "POST /?enable_http_compression=1&query_id=first";
+    let get = "GET /?query=SELECT%20{a:Int8}&param_a=7";
+    let reads = [
+        ("POST /", "", ROWS),
+        (packed, gzip, ROWS),
+        (get, "", ""),
+        ("POST /?default_format=JSONEachRow", "", "SELECT n FROM default.t ORDER BY n"),
+        ("POST /", "", "SELECT number FROM numbers(20000)"),
+        ("POST /", "", "SELECT version(), timezone()"),
+        ("POST /", "", "SELECT name, value, readonly AS readonly FROM system.settings LIMIT 10"),
+    ];
+    let mut answers = Vec::new();
+    for (line, headers, body) in reads {
+        let answer = client.ask(line, headers, body).await;
+        assert_eq!(
+            (answer.status, answer.header("x-fusebox-source")),
+            (200, Some("live")),
+            "{body}"
+        );
+        answers.push(answer);
+    }
+    // What is larger than an entry, what fails behind its rows, and what is the server's own.
+    let never = [
+        "SELECT number FROM numbers(100000)",
+        "SELECT throwIf(number = 900) FROM numbers(1000) SETTINGS max_block_size = 100",
+        "SELECT name FROM system.tables LIMIT 1",
+        "SELECT rand()",
+    ];
+    for query in never {
+        world.client().query(query).await;
+    }
+    world.loses_its_server().await;
+    for ((line, headers, body), before) in reads.into_iter().zip(answers) {
+        let other_id = line.replace("query_id=first", "query_id=second");
+        let again = world.client().ask(&other_id, headers, body).await;
+        assert_eq!(again.status, 200, "{}", again.text());
+        assert_eq!(again.header("x-fusebox-source"), Some("cache"), "{body}");
+        assert_eq!(again.body, before.body, "{body}");
+        assert!(again.whole);
+        for name in
+            ["content-type", "content-encoding", "x-clickhouse-format", "x-clickhouse-timezone"]
+        {
+            assert_eq!(again.header(name), before.header(name), "{name} of {body}");
+        }
+        assert_eq!(again.header("x-clickhouse-query-id"), None);
+    }
+    for query in never {
+        assert_eq!(world.client().query(query).await.status, 503, "{query}");
+    }
+    // Another encoding, other parameters, and nobody's own copy.
+    let mut client = world.client();
+    assert_eq!(client.ask("POST /", gzip, ROWS).await.status, 503);
+    assert_eq!(client.ask(&get.replace("=7", "=8"), "", "").await.status, 503);
+    assert_eq!(client.ask("POST /?session_id=s&session_check=1", "", ROWS).await.status, 503);
+    assert_eq!(client.ask("POST /?max_threads=2", "", ROWS).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_session_has_what_it_read_and_no_other_has_what_it_put_there() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.query("CREATE TABLE default.t (n Int32, s String) ENGINE = MergeTree ORDER BY n").await;
+    client.query("INSERT INTO default.t VALUES (1, 'one')").await;
+    for id in ["mine", "changed"] {
+        let line = format!("POST /?session_id={id}");
+        assert_eq!(client.ask(&line, "", ROWS).await.text(), "1,\"one\"\n");
+    }
+    let changed = "POST /?session_id=changed";
+    let temporary = "CREATE TEMPORARY TABLE t (n Int32, s String)";
+    assert_eq!(client.ask(changed, "", temporary).await.status, 200);
+    world.loses_its_server().await;
+    assert_eq!(client.ask("POST /?session_id=mine", "", ROWS).await.text(), "1,\"one\"\n");
+    for other in ["POST /", changed, "POST /?session_id=new"] {
+        assert_eq!(client.ask(other, "", ROWS).await.status, 503, "{other}");
+    }
+}
