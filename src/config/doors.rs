@@ -220,8 +220,9 @@ pub(super) fn check(
 }
 
 fn by_default(backing: &Backing<'_>, checker: &mut Checker) -> Vec<Arc<DoorSettings>> {
-    let has_door =
-        |kind: &str| backing.sections.iter().any(|it| it.name() == kind && it.has_door_by_default());
+    let has_door = |kind: &str| {
+        backing.sections.iter().any(|it| it.name() == kind && it.has_door_by_default())
+    };
     let backends = backing.backends.iter().map(|backend| &backend.settings);
     let doors = backends.filter(|backend| has_door(backend.kind)).filter_map(|backend| {
         let path = beside(backing.socket, &backend.name);

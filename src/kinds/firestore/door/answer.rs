@@ -37,6 +37,8 @@ pub(super) struct Body {
 
 enum Kind {
     Whole(Bytes),
+    /// Of gRPC: no message, and a status.
+    Status(Option<HeaderMap>),
     Relayed(Box<Relayed>),
     Plain(Box<Plain>),
 }
@@ -73,6 +75,10 @@ impl Body {
         Self { kind: Kind::Whole(bytes.into()), _working: None }
     }
 
+    pub(super) fn status(trailers: HeaderMap) -> Self {
+        Self { kind: Kind::Status(Some(trailers)), _working: None }
+    }
+
     pub(super) fn relayed(relayed: Relayed) -> Self {
         Self { kind: Kind::Relayed(Box::new(relayed)), _working: None }
     }
@@ -94,8 +100,8 @@ impl Relayed {
         deadline: Option<tokio::time::Instant>,
         share: OwnedSemaphorePermit,
     ) -> Self {
-        let stop = (method.shape == Shape::Lasting)
-            .then(|| Box::pin(core.stop.clone().cancelled_owned()));
+        let stop =
+            (method.shape == Shape::Lasting).then(|| Box::pin(core.stop.clone().cancelled_owned()));
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         Self { core: Arc::clone(core), method, first, rest, deadline, stop, _share: share }
     }
@@ -171,6 +177,9 @@ impl hyper::body::Body for Body {
         match &mut self.get_mut().kind {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Status(trailers) => {
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
             Kind::Relayed(relayed) => relayed.poll(cx).map(|frame| frame.map(Ok)),
             Kind::Plain(plain) => plain.poll(cx),
         }
@@ -179,6 +188,7 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Status(trailers) => trailers.is_none(),
             Kind::Relayed(relayed) => relayed.first.is_none() && relayed.rest.is_none(),
             Kind::Plain(plain) => hyper::body::Body::is_end_stream(&plain.body),
         }
@@ -187,7 +197,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Relayed(_) => SizeHint::default(),
+            Kind::Relayed(_) | Kind::Status(_) => SizeHint::default(),
             Kind::Plain(plain) => hyper::body::Body::size_hint(&plain.body),
         }
     }

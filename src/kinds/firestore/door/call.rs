@@ -130,7 +130,11 @@ impl Core {
             let asked = tokio::time::timeout(self.backend.timeout(), client.root()).await;
             if !matches!(asked, Ok(Ok(_))) {
                 let why = "has no project that could be found out";
-                return Err(Told::not_executed(self.backend.name(), why, self.backend.retry_after()));
+                return Err(Told::not_executed(
+                    self.backend.name(),
+                    why,
+                    self.backend.retry_after(),
+                ));
             }
         }
         let message = begun.message();
@@ -197,7 +201,9 @@ pub(super) fn check_metadata(headers: &HeaderMap) -> Result<(), Told> {
     if bytes <= METADATA_MAX {
         return Ok(());
     }
-    Err(Told::too_large(format_args!("{bytes} bytes of metadata: at most {METADATA_MAX} are taken")))
+    Err(Told::too_large(format_args!(
+        "{bytes} bytes of metadata: at most {METADATA_MAX} are taken"
+    )))
 }
 
 /// How long the client waits, if it says so.
@@ -206,7 +212,8 @@ fn asked_time(headers: &HeaderMap) -> Result<Option<Duration>, Told> {
     let wrong = || Told::malformed("grpc-timeout is no time");
     let text = value.to_str().map_err(|_| wrong())?;
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    if number.is_empty() || number.len() > 8 || !number.bytes().all(|digit| digit.is_ascii_digit()) {
+    if number.is_empty() || number.len() > 8 || !number.bytes().all(|digit| digit.is_ascii_digit())
+    {
         return Err(wrong());
     }
     let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -246,9 +253,14 @@ mod tests {
 
     #[test]
     fn every_unit_of_a_timeout_is_read_and_what_is_written_is_read_again() {
-        for (text, millis) in
-            [("1H", 3_600_000), ("2M", 120_000), ("3S", 3_000), ("4m", 4), ("5000u", 5), ("6000000n", 6)]
-        {
+        for (text, millis) in [
+            ("1H", 3_600_000),
+            ("2M", 120_000),
+            ("3S", 3_000),
+            ("4m", 4),
+            ("5000u", 5),
+            ("6000000n", 6),
+        ] {
             assert_eq!(asked(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for seconds in [1, 99, 100, 99_999, 100_000, 99_999_999] {

@@ -152,7 +152,9 @@ mod tests {
     #[test]
     fn methods_are_known_by_their_names() {
         let of = |name: &str| method(&format!("{SERVICE}{name}"));
-        for name in ["Commit", "BatchWrite", "Write", "CreateDocument", "UpdateDocument", "DeleteDocument"] {
+        for name in
+            ["Commit", "BatchWrite", "Write", "CreateDocument", "UpdateDocument", "DeleteDocument"]
+        {
             assert_eq!(of(name).class, Class::Write, "{name}");
         }
         for name in ["RunQuery", "Listen", "BatchGetDocuments", "BeginTransaction", "Rollback"] {
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn rest_reads_by_its_verb() {
-        let class = |verb, path| of_rest(verb, path).class;
+        let class = |verb: &str, path: &str| of_rest(verb, path).class;
         let documents = "/v1/projects/p/databases/(default)/documents";
         assert_eq!(class("GET", documents), Class::Read);
         assert_eq!(class("POST", &format!("{documents}:runQuery")), Class::Read);

@@ -92,7 +92,11 @@ impl Core {
         loop {
             if is_write && !self.passes(fence, touched, until).await {
                 let why = "may still carry out an earlier write whose outcome is not known";
-                return Err(Told::not_executed(self.backend.name(), why, self.backend.retry_after()));
+                return Err(Told::not_executed(
+                    self.backend.name(),
+                    why,
+                    self.backend.retry_after(),
+                ));
             }
             let why = match self.backend.admit(&plan) {
                 Admission::Go(ticket) => {

@@ -30,7 +30,10 @@ use hyper::{
     http::{request, response},
 };
 use parking_lot::Mutex;
-use tokio::{sync::OwnedSemaphorePermit, time::{Instant, timeout_at}};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -153,7 +156,11 @@ impl Core {
         let barred = self.is_barred();
         match error.class {
             ErrorClass::Unknown | ErrorClass::Ambiguous if method.class == Class::Write => {
-                let why = if error.is(OwnCode::Timeout) { "no answer in time" } else { "the connection broke" };
+                let why = if error.is(OwnCode::Timeout) {
+                    "no answer in time"
+                } else {
+                    "the connection broke"
+                };
                 self.unknown_outcome(why)
             }
             _ if barred => Told::not_executed(name, "is open", self.backend.retry_after()),
@@ -309,8 +316,7 @@ async fn tried(
                 StatusCode::OK => Status::internal("the answer has no status"),
                 other => of_http(other),
             });
-            let coming =
-                Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
+            let coming = Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
             let rest = (!is_all).then_some(coming);
             return Ok((Answered { head, first: None, rest }, Some(status)));
         }

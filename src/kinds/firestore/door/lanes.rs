@@ -171,7 +171,8 @@ pub(super) fn touched(
         (None, Class::Write) => Lanes::All,
         (None, Class::Read) => Lanes::new([]),
     };
-    let has = |number| message.and_then(|message| last(message, number)).is_some_and(|it| !it.is_empty());
+    let has =
+        |number| message.and_then(|message| last(message, number)).is_some_and(|it| !it.is_empty());
     let database = message.and_then(|message| {
         let about = last(message, 1)?;
         // Only one of the methods brings a document there.
@@ -215,10 +216,8 @@ mod tests {
     #[test]
     fn a_commit_touches_what_its_writes_name() {
         let write = |operation| Write { operation: Some(operation), ..Write::default() };
-        let writes = vec![
-            write(Operation::Update(document("u/a"))),
-            write(Operation::Delete(name("u/b"))),
-        ];
+        let writes =
+            vec![write(Operation::Update(document("u/a"))), write(Operation::Delete(name("u/b")))];
         let mut commit =
             CommitRequest { database: DATABASE.into(), writes, transaction: "t".into() };
         let found = of("Commit", &commit);
@@ -234,7 +233,8 @@ mod tests {
     #[test]
     fn what_names_its_document_touches_that() {
         let one = Lanes::One(lane("u/a"));
-        let update = UpdateDocumentRequest { document: Some(document("u/a")), ..Default::default() };
+        let update =
+            UpdateDocumentRequest { document: Some(document("u/a")), ..Default::default() };
         let found = of("UpdateDocument", &update);
         assert_eq!((found.lanes, found.database.as_deref()), (one.clone(), Some(DATABASE)));
         let create = CreateDocumentRequest {
@@ -268,7 +268,10 @@ mod tests {
 
     #[test]
     fn a_database_is_read_from_whatever_begins_with_one() {
-        assert_eq!(database_of("projects/p/databases/(default)/documents/a/b").as_deref(), Some("projects/p/databases/(default)"));
+        assert_eq!(
+            database_of("projects/p/databases/(default)/documents/a/b").as_deref(),
+            Some("projects/p/databases/(default)")
+        );
         for name in ["", "projects/p", "projects//databases/d", "/projects/p/databases/d"] {
             assert_eq!(database_of(name), None, "{name}");
         }

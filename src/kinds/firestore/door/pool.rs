@@ -9,9 +9,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
-use http_body_util::Full;
 use parking_lot::Mutex;
 use tonic::Status;
 
@@ -44,7 +44,8 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn new(connector: Arc<FirestoreConnector>) -> Self {
-        let pool = |resets, stream| Pool { resets, windows: windows(stream), slots: Mutex::default() };
+        let pool =
+            |resets, stream| Pool { resets, windows: windows(stream), slots: Mutex::default() };
         Self {
             connector,
             reads: pool(false, STREAM_WINDOW),

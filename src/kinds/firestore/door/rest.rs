@@ -17,8 +17,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict};
 use fusebox_actors::connector::OwnCode;
+use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     HeaderMap, Request, Response,
@@ -159,9 +159,8 @@ async fn carried(
         }
         None => return Err(Told::late(core.backend.name())),
     };
-    let mut response = response.map(|body| {
-        Body::plain(Plain { body, line: Some(line), _share: share })
-    });
+    let mut response =
+        response.map(|body| Body::plain(Plain { body, line: Some(line), _share: share }));
     strip(response.headers_mut());
     Ok(response)
 }
@@ -333,8 +332,7 @@ async fn dialled(upstream: &Upstream) -> Result<SendRequest<Full<Bytes>>, Box<Fa
         DialError::Connect(..) => failed(Cause::NotSent, error.to_string()),
     })?;
     let shaken = http1::handshake(TokioIo::new(stream)).await;
-    let (sender, connection) =
-        shaken.map_err(|error| failed(Cause::NotSent, error.to_string()))?;
+    let (sender, connection) = shaken.map_err(|error| failed(Cause::NotSent, error.to_string()))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection of HTTP/1.1 ended");
@@ -361,8 +359,8 @@ mod tests {
             ("evil.example:8080", Some("http://evil.example:8080"), true),
             ("", None, true),
         ] {
-            let origin = origin.map(|text| (ORIGIN, HeaderValue::from_static(text)));
-            let headers = HeaderMap::from_iter(origin);
+            let named = origin.map(|text| (ORIGIN, HeaderValue::from_static(text)));
+            let headers = HeaderMap::from_iter(named);
             assert_eq!(is_foreign(&headers, Some(host)), expected, "{host} {origin:?}");
         }
     }

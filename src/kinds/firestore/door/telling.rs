@@ -109,8 +109,11 @@ impl Told {
             type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
             value: info.encode_to_vec(),
         };
-        let details =
-            rpc::Status { code: self.code.into(), message: self.message.clone(), details: vec![detail] };
+        let details = rpc::Status {
+            code: self.code.into(),
+            message: self.message.clone(),
+            details: vec![detail],
+        };
         Status::with_details(self.code, &self.message, details.encode_to_vec().into())
     }
 
@@ -132,11 +135,13 @@ impl Told {
         headers
     }
 
-    /// As an answer of nothing but trailers.
+    /// As an answer without a message. Its headers go first: what Google's client for Node streams it tries three times
+    /// over if an error comes without them.
     pub(super) fn grpc(&self) -> Response<Body> {
-        let mut response = Response::new(Body::empty());
-        *response.headers_mut() = self.trailers();
-        response.headers_mut().insert(CONTENT_TYPE, GRPC);
+        let mut response = Response::new(Body::status(self.trailers()));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, GRPC);
+        headers.insert(SOURCE, LOCAL);
         response
     }
 

@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn where_a_secret_is_asked_for_nothing_else_is_taken_and_it_goes_nowhere() {
         assert_eq!(called(None, &["Bearer s3cret"]), Ok((Right::Read, None)));
-        for wrong in [&[][..], &["Bearer owner"], &["Bearer abc"], &["Basic s3cret"], &["Bearer "]] {
+        for wrong in [&[][..], &["Bearer owner"], &["Bearer abc"], &["Basic s3cret"], &["Bearer "]]
+        {
             assert_eq!(called(None, wrong), Err(Nobody), "{wrong:?}");
         }
     }
