@@ -44,6 +44,7 @@
 //! 5. `Bearer owner` is nobody's credential, and goes nowhere.
 
 mod answer;
+mod busy;
 mod call;
 mod class;
 mod core;
@@ -65,4 +66,4 @@ mod who;
 
 pub(crate) use self::port::open;
 #[cfg(test)]
-pub(crate) use self::{core::FirestoreDoor, settings::Settings};
+pub(crate) use self::{port::FirestoreDoor, settings::Settings};

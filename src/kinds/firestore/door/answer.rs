@@ -8,18 +8,18 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap,
+    HeaderMap, Response,
     body::{Frame, Incoming, SizeHint},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
+    busy::Working,
     class::{Class, Method, Shape},
     core::Core,
     exchange::Coming,
-    rest::Line,
-    serve::Working,
+    pool::Line,
     telling::Told,
 };
 
@@ -67,10 +67,6 @@ pub(super) struct Plain {
 }
 
 impl Body {
-    pub(super) fn empty() -> Self {
-        Self::of(Bytes::new())
-    }
-
     pub(super) fn of(bytes: impl Into<Bytes>) -> Self {
         Self { kind: Kind::Whole(bytes.into()), _working: None }
     }
@@ -89,6 +85,16 @@ impl Body {
 
     pub(super) fn with(self, working: Working) -> Self {
         Self { _working: Some(working), ..self }
+    }
+}
+
+impl Told {
+    /// As an answer without a message. Its headers go first: what Google's client for Node streams it tries three times
+    /// over if an error comes without them.
+    pub(super) fn grpc(&self) -> Response<Body> {
+        let mut response = Response::new(Body::status(self.trailers()));
+        *response.headers_mut() = Self::headers();
+        response
     }
 }
 

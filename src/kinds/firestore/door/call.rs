@@ -75,9 +75,9 @@ async fn carried(
     let time = [asked, core.settings.deadline].into_iter().flatten().min();
     let deadline = time.and_then(|time| arrived.checked_add(time));
     let patience = core.backend.timeout();
-    let share = core.share(method).await?;
     let (head, body) = request.into_parts();
     let begun = reading::begin(core, method, body).await?;
+    let share = core.share(method).await?;
     // What a client takes to send its request is its own time.
     let until = (Instant::now() + patience).min(deadline.unwrap_or(arrived + FAR));
 
@@ -153,14 +153,9 @@ impl Core {
         strip(&mut headers);
         headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
         let timeout = self.backend.timeout();
-        let limit = match method.class {
+        if method.class == Class::Write && method.shape != Shape::Lasting {
             // What is given up here must not be carried out there.
-            Class::Write if method.shape != Shape::Lasting => {
-                Some(time.map_or(timeout, |time| time.min(timeout)))
-            }
-            Class::Write | Class::Read => time,
-        };
-        if let Some(limit) = limit {
+            let limit = time.map_or(timeout, |time| time.min(timeout));
             headers.insert(TIMEOUT, timeout_value(limit));
         }
         Ok(headers)

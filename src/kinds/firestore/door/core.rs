@@ -2,7 +2,7 @@
 
 use std::{any::Any, sync::Arc, time::Duration};
 
-use fusebox_actors::{Backend, view::DoorView};
+use fusebox_actors::Backend;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -15,14 +15,10 @@ use super::{
     class::{Method, Shape},
     counters::Counters,
     pool::Upstream,
-    serve,
     settings::Settings,
     telling::Told,
 };
-use crate::{
-    ingress::{door::DoorStream, gate::Part, peer::Who},
-    kinds::firestore::connector::FirestoreConnector,
-};
+use crate::kinds::firestore::connector::FirestoreConnector;
 
 /// What is counted of requests: so many bytes at once.
 const UNIT: u64 = 1 << 10;
@@ -32,11 +28,6 @@ const SHARE: u64 = super::pool::LASTING_WINDOW as u64;
 const SHARES_OF_ONE: u32 = super::pool::STREAM_WINDOW / super::pool::LASTING_WINDOW;
 /// How long a request waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(1);
-
-/// A door that is open.
-pub(crate) struct FirestoreDoor {
-    core: Arc<Core>,
-}
 
 /// See the [module](self).
 pub(super) struct Core {
@@ -60,21 +51,20 @@ fn units(bytes: u64, unit: u64) -> usize {
     usize::try_from(bytes / unit).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
 }
 
-impl FirestoreDoor {
-    /// Opens a door to a backend. Its tasks run on `runtime`.
+impl Core {
+    /// What the clients of a door to that backend share.
     ///
     /// # Errors
     /// The backend is of another kind.
-    pub(crate) fn open(
+    pub(super) fn open(
         settings: Settings,
         backend: Arc<Backend>,
         runtime: Handle,
-    ) -> Result<Self, String> {
-        let core = Core {
+    ) -> Result<Arc<Self>, String> {
+        let answers = units(settings.out_bytes, SHARE).max(SHARES_OF_ONE as usize);
+        let core = Self {
             requests: Arc::new(Semaphore::new(units(settings.in_bytes, UNIT))),
-            answers: Arc::new(Semaphore::new(
-                units(settings.out_bytes, SHARE).max(SHARES_OF_ONE as usize),
-            )),
+            answers: Arc::new(Semaphore::new(answers)),
             settings,
             backend,
             counters: Counters::default(),
@@ -85,36 +75,9 @@ impl FirestoreDoor {
             upstream: Mutex::default(),
         };
         core.upstream()?;
-        Ok(Self { core: Arc::new(core) })
+        Ok(Arc::new(core))
     }
 
-    /// Serves a client, which is `who` by its connection; `None` where it must show a secret.
-    pub(crate) fn serve(&self, stream: DoorStream, who: Option<Who>, place: Option<Part>) {
-        let core = Arc::clone(&self.core);
-        self.core.tasks.spawn_on(
-            async move {
-                serve::serve(core, stream, who).await;
-                drop(place);
-            },
-            &self.core.runtime,
-        );
-    }
-
-    /// Takes no more calls, and resolves once those that run have ended.
-    pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.core.stop.cancel();
-        self.core.tasks.close();
-        let core = Arc::clone(&self.core);
-        async move { core.tasks.wait().await }
-    }
-
-    /// What is shown of it.
-    pub(crate) fn counted(&self) -> DoorView {
-        self.core.counters.view()
-    }
-}
-
-impl Core {
     /// The connections to the server that is the backend's now.
     pub(super) fn upstream(&self) -> Result<Arc<Upstream>, String> {
         let any: Arc<dyn Any + Send + Sync> = self.backend.connector();
@@ -131,7 +94,7 @@ impl Core {
         Ok(new)
     }
 
-    /// Runs what outlives its client.
+    /// Runs what a client has begun, and what outlives it.
     pub(super) fn go_on(&self, rest: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(rest, &self.runtime);
     }

@@ -28,9 +28,15 @@ pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 /// The same of an answer that lasts.
 pub(super) const LASTING_WINDOW: u32 = 64 << 10;
 
+/// So many connections of HTTP/1.1 are kept that nobody uses.
+const IDLE_MAX: usize = 16;
+
 const fn windows(stream: u32) -> Windows {
     Windows { stream, connection: stream * 128 }
 }
+
+/// A connection of HTTP/1.1.
+type Plain = SendRequest<Full<Bytes>>;
 
 /// The connections to one server.
 pub(super) struct Upstream {
@@ -39,7 +45,7 @@ pub(super) struct Upstream {
     writes: Pool,
     lasting: Pool,
     /// Connections of HTTP/1.1 that nobody uses.
-    pub(super) plain: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    plain: Mutex<Vec<Plain>>,
 }
 
 impl Upstream {
@@ -54,6 +60,11 @@ impl Upstream {
             lasting: pool(false, LASTING_WINDOW),
             plain: Mutex::default(),
         }
+    }
+
+    /// A connection of HTTP/1.1 that nobody uses.
+    pub(super) fn idle(&self) -> Option<Plain> {
+        self.plain.lock().pop()
     }
 
     /// A stream's place on a connection for calls of `method`.
@@ -74,6 +85,26 @@ impl Upstream {
             if lease.number <= most.max(1) {
                 return Ok(lease);
             }
+        }
+    }
+}
+
+/// A connection of HTTP/1.1, for one request at a time.
+pub(super) struct Line {
+    sender: Plain,
+    upstream: Arc<Upstream>,
+}
+
+impl Line {
+    pub(super) fn new(sender: Plain, upstream: &Arc<Upstream>) -> Self {
+        Self { sender, upstream: Arc::clone(upstream) }
+    }
+
+    /// Its answer was read: others may use it.
+    pub(super) fn is_free(self) {
+        let mut idle = self.upstream.plain.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(self.sender);
         }
     }
 }

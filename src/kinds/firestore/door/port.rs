@@ -2,12 +2,17 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use fusebox_actors::view::DoorView;
+use fusebox_actors::{Backend, view::DoorView};
+use tokio::runtime::Handle;
 
-use super::{core::FirestoreDoor, settings::Settings};
+use super::{core::Core, serve, settings::Settings};
 use crate::{
     config::DoorSettings,
-    ingress::door::{Connection, WireDoor},
+    ingress::{
+        door::{Connection, DoorStream, WireDoor},
+        gate::Part,
+        peer::Who,
+    },
     kinds::port::DoorSpec,
 };
 
@@ -19,6 +24,42 @@ const NO_ROOM: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
 
 /// How long a request may take without one byte more of it.
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
+
+/// A door that is open.
+pub(crate) struct FirestoreDoor {
+    core: Arc<Core>,
+}
+
+impl FirestoreDoor {
+    /// Opens a door to a backend. Its tasks run on `runtime`.
+    ///
+    /// # Errors
+    /// The backend is of another kind.
+    pub(crate) fn open(
+        settings: Settings,
+        backend: Arc<Backend>,
+        runtime: Handle,
+    ) -> Result<Self, String> {
+        Ok(Self { core: Core::open(settings, backend, runtime)? })
+    }
+
+    /// Serves a client, which is `who` by its connection; `None` if it must show a secret.
+    pub(crate) fn serve(&self, stream: DoorStream, who: Option<Who>, place: Option<Part>) {
+        let core = Arc::clone(&self.core);
+        self.core.go_on(async move {
+            serve::serve(core, stream, who).await;
+            drop(place);
+        });
+    }
+
+    /// Takes no more calls, and resolves once those that run have ended.
+    pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        let core = Arc::clone(&self.core);
+        async move { core.tasks.wait().await }
+    }
+}
 
 /// Opens the door of `spec`.
 ///
@@ -56,7 +97,7 @@ impl WireDoor for FirestoreDoor {
     }
 
     fn view(&self) -> DoorView {
-        self.counted()
+        self.core.counters.view()
     }
 }
 

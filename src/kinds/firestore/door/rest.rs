@@ -38,7 +38,7 @@ use super::{
     exchange::{Held, Waiting, given_up},
     framing::MESSAGE_MAX,
     lanes::{Touched, database_of},
-    pool::Upstream,
+    pool::{Line, Upstream},
     telling::Told,
     who::Principal,
 };
@@ -55,26 +55,8 @@ use crate::{
 };
 
 const HTTP1: &[&str] = &["http/1.1"];
-/// So many connections are kept that nobody uses.
-const IDLE_MAX: usize = 16;
 /// How much longer than its time an attempt is waited for.
 const GRACE: Duration = Duration::from_millis(100);
-
-/// A connection to the server, for one request at a time.
-pub(super) struct Line {
-    sender: SendRequest<Full<Bytes>>,
-    upstream: Arc<Upstream>,
-}
-
-impl Line {
-    /// Its answer was read: others may use it.
-    pub(super) fn is_free(self) {
-        let mut idle = self.upstream.plain.lock();
-        if idle.len() < IDLE_MAX {
-            idle.push(self.sender);
-        }
-    }
-}
 
 /// Answers a request.
 pub(super) async fn answered(
@@ -94,7 +76,7 @@ pub(super) async fn answered(
         }
         Err(told) => {
             core.counters.local(Family::Rest, told.why);
-            told.json()
+            told.json().map(Body::of)
         }
     }
 }
@@ -132,9 +114,9 @@ async fn carried(
         return Err(Told::denied("a page of another origin may not do this"));
     }
     let method = class::of_rest(request.method().as_str(), request.uri().path());
-    let share = core.share(method).await?;
     let (head, body) = request.into_parts();
     let body = read(core, body).await?;
+    let share = core.share(method).await?;
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
     let touched = touched(&upstream, method, head.method.as_str(), head.uri.path());
     core.allows(&upstream, &by, method, touched.database.as_deref())?;
@@ -279,7 +261,7 @@ async fn over_a_line(
 ) -> Result<PlainAnswer, Box<Failed>> {
     let mut request = request;
     loop {
-        let idle = upstream.plain.lock().pop();
+        let idle = upstream.idle();
         let (mut sender, is_new) = match idle {
             Some(sender) if sender.is_closed() => continue,
             Some(sender) => (sender, false),
@@ -293,7 +275,7 @@ async fn over_a_line(
         *is_sent = true;
         match sender.try_send_request(request).await {
             Ok(response) => {
-                return Ok((response, Line { sender, upstream: Arc::clone(upstream) }));
+                return Ok((response, Line::new(sender, upstream)));
             }
             Err(mut error) => match error.take_message() {
                 // Given back: nothing of it was sent.

@@ -3,14 +3,7 @@
 //! The limits against floods are HTTP/2's own: so many streams at once, so much of headers, and an end for clients that
 //! open and reset streams faster than they are taken.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc};
 
 use hyper::{
     Request, Response, Version,
@@ -20,10 +13,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::{
-    answer::Body, call, core::Core, counters::Closed, pool::STREAM_WINDOW, preface::Socket, rest,
+    answer::Body, busy::Busy, call, core::Core, counters::Closed, pool::STREAM_WINDOW,
+    preface::Socket, rest,
 };
 use crate::ingress::{door::DoorStream, peer::Who};
 
@@ -39,14 +33,6 @@ const RESETS_MAX: usize = 50;
 const FAULTS_MAX: usize = 200;
 /// What of an answer waits for the socket.
 const SEND_BUFFER: usize = 64 << 10;
-
-/// What a connection's requests have in common.
-#[derive(Default)]
-struct Busy {
-    requests: AtomicUsize,
-    /// How many there have been.
-    count: AtomicU64,
-}
 
 /// Serves a client until it leaves.
 pub(super) async fn serve(core: Arc<Core>, stream: DoorStream, who: Option<Who>) {
@@ -70,16 +56,14 @@ async fn served(core: &Arc<Core>, stream: DoorStream, who: Option<Who>) -> Close
     let service = service_fn(|request| {
         let (core, busy) = (Arc::clone(core), Arc::clone(&busy));
         async move {
-            busy.requests.fetch_add(1, Relaxed);
-            busy.count.fetch_add(1, Relaxed);
-            let working = Working(busy);
+            let working = busy.begin();
             let response = Box::pin(answered(core, who, is_tcp, request)).await;
             // Until its last byte the connection is not idle.
             Ok::<_, Infallible>(response.map(|body| body.with(working)))
         }
     });
     let io = TokioIo::new(socket);
-    let idle = idle(core.settings.idle_timeout, &busy);
+    let idle = busy.idle(core.settings.idle_timeout);
     let ended = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -142,27 +126,6 @@ fn is_fault(error: &hyper::Error) -> bool {
     use std::error::Error as _;
     let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     h2.is_some_and(|error| error.is_go_away() && error.is_library())
-}
-
-/// A request of the connection is under way.
-pub(super) struct Working(Arc<Busy>);
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Resolves once nothing was asked for so long; never where nothing is said of it.
-async fn idle(most: Option<Duration>, busy: &Busy) {
-    let Some(most) = most else { return std::future::pending().await };
-    loop {
-        let before = busy.count.load(Relaxed);
-        sleep(most).await;
-        if busy.requests.load(Relaxed) == 0 && busy.count.load(Relaxed) == before {
-            return;
-        }
-    }
 }
 
 async fn answered(

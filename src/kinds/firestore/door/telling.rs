@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fusebox_state::OpId;
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use hyper::{
@@ -12,7 +13,7 @@ use prost::Message;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::{answer::Body, counters::Refused};
+use super::counters::Refused;
 
 /// Says where an answer comes from.
 const SOURCE: HeaderName = HeaderName::from_static("x-fusebox-source");
@@ -135,18 +136,8 @@ impl Told {
         headers
     }
 
-    /// As an answer without a message. Its headers go first: what Google's client for Node streams it tries three times
-    /// over if an error comes without them.
-    pub(super) fn grpc(&self) -> Response<Body> {
-        let mut response = Response::new(Body::status(self.trailers()));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, GRPC);
-        headers.insert(SOURCE, LOCAL);
-        response
-    }
-
     /// As Google's JSON.
-    pub(super) fn json(&self) -> Response<Body> {
+    pub(super) fn json(&self) -> Response<Bytes> {
         let (status, word) = match self.code {
             Code::InvalidArgument => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
             Code::Unauthenticated => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
@@ -158,8 +149,7 @@ impl Told {
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         };
         let error = json!({ "code": status.as_u16(), "message": self.message, "status": word });
-        let body = json!({ "error": error }).to_string();
-        let mut response = Response::new(Body::of(body));
+        let mut response = Response::new(json!({ "error": error }).to_string().into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
         self.mark(headers);
@@ -168,6 +158,11 @@ impl Told {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry.as_secs().max(1)));
         }
         response
+    }
+
+    /// The headers of an answer without a message, before its [trailers](Self::trailers).
+    pub(super) fn headers() -> HeaderMap {
+        HeaderMap::from_iter([(CONTENT_TYPE, GRPC), (SOURCE, LOCAL)])
     }
 }
 

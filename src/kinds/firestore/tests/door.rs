@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     ingress::{
         callers::Callers,
-        door::DoorStream,
+        door::{DoorStream, WireDoor},
         peer::{NOBODY, Who},
     },
     kinds::firestore::{
@@ -164,7 +164,7 @@ impl World {
     }
 
     fn counted(&self, class: &str, source: &str) -> u64 {
-        let view = self.door.counted();
+        let view = self.door.view();
         let found = view.commands.iter().find(|it| it.class == class && it.source == source);
         found.unwrap().count
     }

@@ -71,7 +71,7 @@ async fn a_client_that_opens_and_resets_streams_is_closed_and_costs_the_server_l
         [frame(1, 4, stream, &block), frame(3, 0, stream, &8_u32.to_be_bytes())].concat()
     });
     assert!(timeout(PATIENCE, closed).await.unwrap());
-    until("it is counted", || world.door.counted().closed["protocol"] == 1).await;
+    until("it is counted", || world.door.view().closed["protocol"] == 1).await;
     assert_eq!(world.counted("read", "live"), 0, "no request of its was ever whole");
     serves(&world).await;
 }
@@ -117,7 +117,7 @@ async fn a_message_that_says_it_has_a_gibibyte_is_refused_at_its_first_bytes() {
         let got = whole(response).await;
         assert_eq!(got.status(), "8", "{got:?}");
     }
-    assert_eq!(world.door.counted().refused_commands["malformed"], 3);
+    assert_eq!(world.door.view().refused_commands["malformed"], 3);
     // In a stream that has begun, too.
     let (response, mut stream) = client.begin(LISTEN, &[]).await;
     stream.send_data(framed(b"small"), false).unwrap();
@@ -152,7 +152,7 @@ async fn a_client_that_sends_slowly_holds_no_place_and_one_that_sends_nothing_is
     let mut silent = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
     let mut byte = [0];
     assert_eq!(timeout(PATIENCE, silent.read(&mut byte)).await.unwrap().unwrap(), 0);
-    until("it is counted", || world.door.counted().closed["idle"] == 1).await;
+    until("it is counted", || world.door.view().closed["idle"] == 1).await;
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
 }
 
 fn got_refused(world: &World) -> u64 {
-    world.door.counted().refused_commands["unavailable"]
+    world.door.view().refused_commands["unavailable"]
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn a_full_bulkhead_is_waited_for_and_then_told() {
     for call in held.into_iter().chain([waiting]) {
         assert_eq!(call.await.unwrap().status(), "0");
     }
-    assert_eq!(world.door.counted().refused_commands["no_room"], 1);
+    assert_eq!(world.door.view().refused_commands["no_room"], 1);
 }
 
 #[tokio::test]
