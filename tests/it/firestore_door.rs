@@ -63,10 +63,16 @@ fn daemon(firestore: &Firestore, door: &Port) -> Builder {
         .set("backends.firestore.breaker.recovery_timeout", "4m")
 }
 
+/// Lets the daemon find out that the emulator is there. One that has just begun to listen may still be slow.
 fn recover(daemon: &Daemon) {
-    let body = serde_json::json!({ "backend": "firestore" });
-    let (status, body) = daemon.post("/admin/resilience/force-recovery", body);
-    assert_eq!(status, 200, "{body}");
+    let get = serde_json::json!({ "op": "get", "path": "people/nobody" });
+    eventually("the emulator answers", LONG, || {
+        let body = serde_json::json!({ "backend": "firestore" });
+        let (status, body) = daemon.post("/admin/resilience/force-recovery", body);
+        assert_eq!(status, 200, "{body}");
+        let answer = daemon.call("firestore", get.clone());
+        answer.status == 200 && answer.body["source"] == "live"
+    });
     daemon.wait_for_breaker("firestore", "CLOSED", LONG);
 }
 
@@ -76,6 +82,7 @@ fn through_outages(emulator: Emulator, clients: &[Stock]) {
     let door = Port::lease();
     let daemon = daemon(&firestore, &door).start();
     let all = |phase: &str| clients.iter().for_each(|client| client.run(&door, phase));
+    recover(&daemon);
     all("live");
     firestore.kill_9();
     all("outage");
@@ -117,6 +124,7 @@ fn a_door_is_shown_and_counted() {
     let firestore = Firestore::start(Emulator::Npm);
     let door = Port::lease();
     let daemon = daemon(&firestore, &door).start();
+    recover(&daemon);
     Stock::AsyncPython.run(&door, "live");
     let count = |class, source| {
         daemon.metric("door_commands_total", &[("class", class), ("source", source)])
