@@ -189,6 +189,9 @@ pub struct CallError {
     pub attempts: u32,
     /// The backend's error in wire form, for doors that speak its protocol.
     pub reply: Option<Box<Bytes>>,
+    /// What the backend answered to the last attempt, in wire form, where that was an answer and is not `reply`: it
+    /// was overloaded, or does not know us. For doors whose clients are to see what the server says.
+    pub last_answer: Option<Box<Bytes>>,
 }
 
 /// Shows what everybody may see: neither the words nor the reply of the server.

@@ -158,6 +158,14 @@ impl NoAnswer {
         }
     }
 
+    /// The backend's own answer, where there was one.
+    fn answer(&self) -> Option<Box<Bytes>> {
+        match self {
+            Self::Failed(error) => error.reply.clone().map(Box::new),
+            Self::Rejected { .. } | Self::Deadline => None,
+        }
+    }
+
     fn code(&self) -> Cow<'static, str> {
         match self {
             Self::Rejected { code, .. } => Cow::Borrowed(code),
@@ -284,6 +292,7 @@ impl BackendShared {
             kind: CallErrorKind::Unavailable,
             retry_after: Some(self.retry_after()),
             attempts: context.attempts,
+            last_answer: why.answer(),
             ..error(why.code(), why.detail().within(|why| format!("{why}{note}")))
         }
     }
@@ -300,6 +309,7 @@ pub(crate) fn error(code: impl Into<Cow<'static, str>>, detail: impl Into<Words>
         retry_after: None,
         attempts: 0,
         reply: None,
+        last_answer: None,
     }
 }
 

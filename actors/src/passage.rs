@@ -300,6 +300,10 @@ impl Tail for Progressing {
             piece
         })
     }
+
+    fn end(&self) -> Option<Bytes> {
+        self.rest.end()
+    }
 }
 
 /// A verdict as one byte.

@@ -14,6 +14,13 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Tail: Send + Sync {
     /// The next piece; `None` at the end. After an error nothing more comes.
     fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>>;
+
+    /// What its sender put behind the last piece, in wire form; empty for nothing. `None` if it broke off before its
+    /// end. To be asked once [`Tail::next`] has returned `None` or an error: what came whole may be an error all the
+    /// same, told in its last piece.
+    fn end(&self) -> Option<Bytes> {
+        None
+    }
 }
 
 /// The rest of a call that is too large to hold. It can be taken once: such a call is tried once.

@@ -22,12 +22,12 @@ use super::{
     body::{Admitted, JSON_MAX},
     http::Connected,
     problem::{Checked, Problem},
-    trace,
 };
 use crate::{
     exact::Outgoing,
     ingress::peer::Who,
     kinds::{options::CallOptionsJson, port::Kind},
+    net::trace_headers,
 };
 
 /// The reply to a JSON call.
@@ -72,7 +72,7 @@ pub(crate) async fn call(
     let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
     drop(json);
     let options = parsed.options.checked().map_err(malformed)?;
-    let trace = trace::of(&headers, JSON_ROUTE);
+    let trace = trace_headers::of(&headers, JSON_ROUTE);
     let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
     let body = place.counted(parsed.body);
     let call = Asked { body, options, who, trace, streams: false, upload: None };
@@ -101,7 +101,7 @@ pub(crate) async fn call_raw(
         (place.read(body, limit).await?, None)
     };
     let body = place.counted(kind.call_from_raw(&headers, body).map_err(malformed)?);
-    let trace = trace::of(&headers, RAW_ROUTE);
+    let trace = trace_headers::of(&headers, RAW_ROUTE);
     let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
     let call = Asked { body, options, who, trace, streams: true, upload };
     let reply = carry(&backend, call, &trace_id).await.map_err(|error| place.blame(error))?;

@@ -12,6 +12,7 @@ use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::pin
 
 use axum::{
     Router,
+    body::Body,
     extract::Request,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -28,7 +29,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tower::Service;
 
-use super::{linger::lent, problem::Problem};
+use super::problem::Problem;
 use crate::{
     ingress::{
         gate::{Account, Gate, Holder, Part, Pooled, holder_of},
@@ -36,7 +37,7 @@ use crate::{
         paced::{Pace, Paced},
         peer::{Caller, Policy},
     },
-    net::same_task::attended,
+    net::{linger::lent, same_task::attended},
 };
 
 /// How long a connection may lie idle between requests.
@@ -185,7 +186,8 @@ impl Server {
         let service = service_fn(move |request: Request<Incoming>| {
             let busy = pace.busy();
             let expects = request.headers().contains_key(header::EXPECT);
-            let mut request = request.map(|body| lent(body, expects, &pace));
+            let mut request =
+                request.map(|body| lent(body, expects, &pace).map_or_else(Body::empty, Body::new));
             request.extensions_mut().insert(connected.clone());
             let answer = router.clone().call(request);
             let stopped = stopped.clone();

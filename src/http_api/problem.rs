@@ -232,6 +232,7 @@ mod tests {
             retry_after: None,
             attempts: 1,
             reply: None,
+            last_answer: None,
         }
     }
 

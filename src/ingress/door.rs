@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub(crate) use super::listener::{DoorStream, Listener};
 use super::{
-    gate::{Gate, Part, Pooled, Sharing, holder_of},
+    gate::{Account, Gate, Part, Pooled, Sharing, holder_of},
     peer::{Access, Caller, NOBODY, Policy, Who, may},
 };
 use crate::config::{Auth, DoorSettings};
@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) stream: DoorStream,
     /// Who that counts as before it has shown a name or a secret. `None` if it must show one first.
     pub(crate) who: Option<Who>,
+    /// What its caller has of the door's bounds.
+    pub(crate) account: Arc<Account>,
     /// Its place at the gate, held for as long as it is open.
     pub(crate) part: Part,
 }
@@ -133,13 +135,14 @@ impl ServedDoor {
             count(&self.counts.no_right);
             return;
         };
-        let place = self.gate.account(holder_of(caller)).take(Pooled::Connections, 1);
+        let account = self.gate.account(holder_of(caller));
+        let place = account.take(Pooled::Connections, 1);
         let was_full = self.counts.is_full.swap(place.is_err(), Ordering::Relaxed);
         // A fault of the protocol costs that connection, and not the listener.
         let done = catch_unwind(AssertUnwindSafe(|| match place {
             Ok(part) => {
                 count(&self.counts.taken);
-                self.door.take(Connection { stream, who, part });
+                self.door.take(Connection { stream, who, account, part });
             }
             Err(full) => {
                 count(&self.counts.no_room);

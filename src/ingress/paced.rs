@@ -57,12 +57,18 @@ pub(crate) struct Paced<S> {
     pace: Pace,
     head: Option<Pin<Box<Sleep>>>,
     write: Option<Pin<Box<Sleep>>>,
+    write_time: Duration,
 }
 
 impl<S> Paced<S> {
     /// Paces `inner`.
     pub(crate) fn new(inner: S, pace: Pace) -> Self {
-        Self { inner, pace, head: None, write: None }
+        Self { inner, pace, head: None, write: None, write_time: WRITE_TIME }
+    }
+
+    /// The same for a peer that may leave what is written lying for so long.
+    pub(crate) fn patient(inner: S, pace: Pace, write_time: Duration) -> Self {
+        Self { write_time, ..Self::new(inner, pace) }
     }
 }
 
@@ -105,7 +111,8 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
             self.write = None;
             return outcome;
         }
-        let timer = self.write.get_or_insert_with(|| Box::pin(sleep(WRITE_TIME)));
+        let time = self.write_time;
+        let timer = self.write.get_or_insert_with(|| Box::pin(sleep(time)));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Err(late("the peer does not take what is written")))
     }

@@ -1,6 +1,7 @@
 //! ClickHouse, over its HTTP interface.
 
 pub mod connector;
+pub(crate) mod door;
 pub(crate) mod kind;
 pub mod protocol;
 pub mod settings;

@@ -68,6 +68,16 @@ pub(crate) enum Lost {
 pub(crate) struct Pool {
     dialer: Dialer,
     idle: Mutex<Idle>,
+    heads: Option<Heads>,
+}
+
+/// How large the head of an answer may be. A connection may read as much at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    /// In bytes.
+    pub(crate) bytes: usize,
+    /// Headers in it.
+    pub(crate) headers: usize,
 }
 
 /// Connections that nobody uses, the one that was used last at the end.
@@ -82,7 +92,12 @@ struct Idle {
 impl Pool {
     /// Dials when a connection is first needed.
     pub(crate) fn new(dialer: Dialer) -> Arc<Self> {
-        Arc::new(Self { dialer, idle: Mutex::default() })
+        Arc::new(Self { dialer, idle: Mutex::default(), heads: None })
+    }
+
+    /// The same for answers whose heads may be as large as [`Heads`] says.
+    pub(crate) fn with_heads(dialer: Dialer, heads: Heads) -> Arc<Self> {
+        Arc::new(Self { dialer, idle: Mutex::default(), heads: Some(heads) })
     }
 
     /// Connections that are open.
@@ -110,7 +125,7 @@ impl Pool {
 
     async fn dialled(&self) -> Result<Box<Line>, Lost> {
         let socket = self.dialer.dial().await.map_err(Lost::Dial)?;
-        Ok(Box::new(Line::new(socket).await.map_err(Lost::Broken)?))
+        Ok(Box::new(Line::new(socket, self.heads).await.map_err(Lost::Broken)?))
     }
 
     /// Sends a request and returns once the head of its response is here.
@@ -190,9 +205,13 @@ struct Line {
 }
 
 impl Line {
-    async fn new(socket: Socket) -> hyper::Result<Self> {
-        let (sender, connection) =
-            http1::Builder::new().max_buf_size(READ_MAX).handshake(socket).await?;
+    async fn new(socket: Socket, heads: Option<Heads>) -> hyper::Result<Self> {
+        let mut builder = http1::Builder::new();
+        match heads {
+            Some(Heads { bytes, headers }) => builder.max_buf_size(bytes).max_headers(headers),
+            None => builder.max_buf_size(READ_MAX),
+        };
+        let (sender, connection) = builder.handshake(socket).await?;
         Ok(Self { sender, connection: Some(connection), attendant: Attendant::default() })
     }
 
@@ -261,6 +280,10 @@ impl hyper::body::Body for Rows {
             }
         }
         Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 

@@ -11,6 +11,8 @@ mod cli;
 #[cfg(test)]
 mod clickhouse;
 #[cfg(test)]
+mod clickhouse_door;
+#[cfg(test)]
 mod clickhouse_once;
 #[cfg(test)]
 mod clickhouse_outcomes;

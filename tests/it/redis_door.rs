@@ -202,12 +202,12 @@ impl Counter {
     fn pipeline(&mut self, door: &mut Plain, times: u64, tally: &mut Tally) -> std::io::Result<()> {
         let numbers = self.last + 1..=self.last + times;
         self.last += times;
-        let pair = |number| match self.sets_two {
-            true => format!(
-                "MULTI\r\nSET {0} {number}\r\nSET {0}:too {number}\r\nEXEC\r\nGET {0}\r\n",
-                self.key
-            ),
-            false => format!("SET {0} {number}\r\nGET {0}\r\n", self.key),
+        let (before, behind) = if self.sets_two { ("MULTI\r\n", "EXEC\r\n") } else { ("", "") };
+        let pair = |number| {
+            let key = &self.key;
+            let too = format!("SET {key}:too {number}\r\n");
+            let too = if self.sets_two { &*too } else { "" };
+            format!("{before}SET {key} {number}\r\n{too}{behind}GET {key}\r\n")
         };
         let words = numbers.clone().map(pair).collect::<Vec<_>>().concat();
         door.stream.get_mut().write_all(words.as_bytes())?;

@@ -330,6 +330,10 @@ impl Tail for GuardedRest {
             piece
         })
     }
+
+    fn end(&self) -> Option<Bytes> {
+        self.rest.end()
+    }
 }
 
 /// The daemon stops: the attempt is abandoned, its outcome unknown.

@@ -156,7 +156,7 @@ impl BackendShared {
         };
         let named = token.or(context.call.options.op_id);
         match live {
-            Live::Answered(Answered { reply, repeated, lost, .. }) => {
+            Live::Answered(Answered { reply, rest, repeated, lost }) => {
                 if let Some(flight) = context.flight.take() {
                     flight.acknowledge();
                 }
@@ -167,7 +167,7 @@ impl BackendShared {
                     context.connector.forget_tokens(vec![token]);
                 }
                 let lost = lost || repeated && write.absolute && !write.settled_reply;
-                Ok(self.applied(context, reply, lost, named))
+                Ok(Reply { rest, ..self.applied(context, reply, lost, named) })
             }
             Live::Refused(refusal) => Err(Self::rejected(context, refusal, named)),
             Live::None(why) if self.may_send_again(context, spec).await => {
@@ -513,6 +513,7 @@ fn timed_out(context: &Context, why: &NoAnswer, op_id: OpId) -> CallError {
         outcome_unknown: true,
         op_id: Some(op_id),
         attempts: context.attempts,
+        last_answer: why.answer(),
         ..error(why.code(), why.detail())
     }
 }

@@ -26,10 +26,10 @@ use fusebox_state::{OpId, Target, Words};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    protocol::{empty, gather, plan, sql, wire},
+    protocol::{empty, gather, http_form::HttpRequest, opaque, plan, sql, wire},
     settings::ClickHouseSettings,
     transport::{
-        attempt, fence::Fence, http::Http, server::Servers, shared::Shared, tokens::Tables,
+        attempt, fence::Fence, http::Http, server::Servers, shared::Shared, tokens::Tables, writing,
     },
 };
 
@@ -55,6 +55,11 @@ impl ClickHouseConnector {
         Arc::new(Self { target, shared: Arc::new(shared), learnt: empty::Learnt::default() })
     }
 
+    /// What it was made of: who it is to the server.
+    pub(crate) fn settings(&self) -> &ClickHouseSettings {
+        &self.shared.settings
+    }
+
     /// Whether the server takes requests, and then whether it can answer one.
     async fn answers(&self, time: Duration) -> Attempted {
         let http = &self.shared.http;
@@ -67,7 +72,7 @@ impl ClickHouseConnector {
         match asked.await {
             Ok(answer) => {
                 if self.shared.fence.is_in_doubt() {
-                    attempt::raise_soon(&self.shared);
+                    writing::raise_soon(&self.shared);
                 }
                 Attempted::answered(wire::reply("TabSeparated", answer.as_bytes()))
             }
@@ -91,6 +96,9 @@ impl Connector for ClickHouseConnector {
     }
 
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {
+        if let Some(request) = HttpRequest::of(body) {
+            return Cow::Borrowed(request.map_or("unknown", |request| opaque::operation(&request)));
+        }
         let statement = wire::Call::of(body).map(|call| sql::read(&call.header.query));
         Cow::Borrowed(statement.map_or("unknown", |statement| statement.operation()))
     }

@@ -12,6 +12,7 @@ use toml::Table;
 
 use super::{
     connector::ClickHouseConnector,
+    door::ClickHouseDoor,
     protocol::{
         json::{self, Data, JsonParts, body_from_json, escaped, takes_data},
         wire::{Call as WireCall, Header, parts_of},
@@ -20,11 +21,12 @@ use super::{
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{Identity, JsonCall, Kind, RawReply},
+    port::{DoorSpec, Identity, JsonCall, Kind, RawReply},
 };
 use crate::{
     config::{BackendConfig, Complaint, Defaults, Endpoint, Section, Shape, Variable, section},
     exact::{Members, Outgoing},
+    ingress::door::WireDoor,
     net::secret::Secret,
 };
 
@@ -97,6 +99,10 @@ impl Section for ClickHouse {
         VARIABLES
     }
 
+    fn has_door(&self) -> bool {
+        true
+    }
+
     fn check(
         &self,
         endpoint: &Endpoint,
@@ -125,6 +131,10 @@ impl Kind for ClickHouse {
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
         Ok(ClickHouseConnector::new(settings))
+    }
+
+    fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
+        Some(Ok(Arc::new(ClickHouseDoor::open(spec))))
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {

@@ -2,8 +2,10 @@
 
 pub(crate) mod empty;
 pub(crate) mod gather;
+pub(crate) mod http_form;
 pub mod json;
 pub(crate) mod lexer;
+pub(crate) mod opaque;
 pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod sql;

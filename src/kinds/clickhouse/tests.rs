@@ -12,6 +12,7 @@ use super::{
     testing::{Server, rows, until},
 };
 
+mod door;
 mod doubt;
 mod groups;
 mod windows;

@@ -2,11 +2,16 @@
 
 pub(crate) mod asking;
 pub(crate) mod attempt;
+pub(crate) mod bounds;
 pub(crate) mod exchange;
 pub(crate) mod fence;
 pub(crate) mod http;
+pub(crate) mod opaque;
 pub(crate) mod question;
+pub(crate) mod reading;
 pub(crate) mod request;
+pub(crate) mod rest;
 pub(crate) mod server;
 pub(crate) mod shared;
 pub(crate) mod tokens;
+pub(crate) mod writing;

@@ -17,7 +17,9 @@ use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Slot, Write
 use fusebox_state::{LaneId, Lanes};
 
 use super::{
-    gather, lexer,
+    gather,
+    http_form::HttpRequest,
+    lexer, opaque,
     sql::{self, Insert, Rows, Statement, Verb},
     target,
     wire::{Call, Header, WireError},
@@ -64,6 +66,9 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Reads what `body` is.
 pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, Refused> {
+    if let Some(request) = HttpRequest::of(&body) {
+        return opaque::plan(body, request);
+    }
     let call = Call::of(&body).map_err(not_ours)?;
     check(&call.header)?;
     let statement = sql::read(&call.header.query);
@@ -380,7 +385,7 @@ mod tests {
         assert!(refused(header("SELECT 1"), "x").malformed);
         assert!(refused(header("INSERT INTO t SELECT 1"), "x").malformed);
         assert!(!refused(header("SET a = 1"), "").malformed);
-        let later = plan(Bytes::from_static(b"\x02\0\0\0\0"), &settings()).unwrap_err();
-        assert!(later.message.contains("version 2"));
+        let later = plan(Bytes::from_static(b"\x03\0\0\0\0"), &settings()).unwrap_err();
+        assert!(later.message.contains("version 3"));
     }
 }

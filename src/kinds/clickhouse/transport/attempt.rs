@@ -21,23 +21,25 @@ use tokio::{
 
 use super::{
     asking,
-    exchange::{self, Exchanged, Reading, Sending},
+    bounds::{GRACE, ambiguous, check_open, commutes, is_whole, neutral_unless},
+    exchange::{self, Exchanged, Sending},
     fence::Place,
     http::Failed,
+    opaque,
+    reading::Reading,
     request::{self, Asking},
     server::Server,
     shared::Shared,
     tokens::{self, Doubted, Noted, Proof},
+    writing::{Departure, raise_soon},
 };
 use crate::kinds::clickhouse::protocol::{
     gather,
+    http_form::HttpRequest,
     sql::{self, Insert, Statement, Verb},
     target::{self, Target},
-    wire::{self, Call},
+    wire::{self, Call, WireError},
 };
-
-/// How much longer than its full time a caller waits, so that the exchange itself says what became of it.
-const GRACE: Duration = Duration::from_millis(25);
 
 /// Carries one attempt.
 pub(crate) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempted {
@@ -76,6 +78,9 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
     let until = Instant::now() + attempt.timeout;
     let whole = is_whole(shared, attempt.timeout);
     check_open(shared)?;
+    if let Some(request) = HttpRequest::of(attempt.body) {
+        return opaque::carried(shared, attempt, request.map_err(undecodable)?, until).await;
+    }
     let call = call_of(&attempt)?;
     let statement = sql::read(&call.header.query);
     let server = asking::server(shared, || attempt.board(), attempt.timeout).await;
@@ -89,27 +94,19 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
     }
 }
 
-fn check_open(shared: &Shared) -> Result<(), Failed> {
-    if shared.http.is_closed() {
-        return Err(Failed::closed());
-    }
-    Ok(())
-}
-
-/// Whether that is the backend's whole `timeout`.
-fn is_whole(shared: &Shared, time: Duration) -> bool {
-    time + GRACE >= shared.settings.timeout
-}
-
 fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }
 
 fn call_of(attempt: &Attempt<'_>) -> Result<Call, Failed> {
-    Call::of(attempt.body).map_err(|error| Failed {
+    Call::of(attempt.body).map_err(undecodable)
+}
+
+fn undecodable(error: WireError) -> Failed {
+    Failed {
         error: AttemptError::own(ErrorClass::Rejected, OwnCode::Undecodable, error.to_string()),
         verdict: Verdict::Neutral,
-    })
+    }
 }
 
 /// The table of an insert that bears a token, and the token.
@@ -178,17 +175,6 @@ fn by_proof(proof: Proof, (database, table): &Target) -> Result<Option<Attempted
     }
 }
 
-fn ambiguous(why: &str) -> Failed {
-    let message = format!("it may have been applied already, and cannot be repeated: {why}");
-    let error = AttemptError::own(ErrorClass::Ambiguous, OwnCode::Ambiguous, message);
-    Failed { error, verdict: Verdict::Neutral }
-}
-
-/// Whether inserts may overtake it, and it them.
-fn commutes(attempt: &Attempt<'_>) -> bool {
-    !attempt.lanes.is_all() && attempt.lanes.as_slice().is_empty()
-}
-
 /// Sends a write and waits for its end. `noted` is what must be known to send it again; `None` for one that is
 /// sent again, or bears no token.
 async fn sent(
@@ -203,7 +189,7 @@ async fn sent(
     let (streamed, time) = (ready.attempt.upload.is_some(), ready.attempt.timeout);
     let token = ready.target.as_ref().map(|(_, token)| *token);
     let place = shared.fence.enter(shared.fence.id_of(token), commutes);
-    let departure = Departure { shared: Arc::clone(shared), id: place.id().to_owned() };
+    let departure = Departure::of(shared, &place);
     shared.tables.sending(token, place.id());
     let aboard = ready.attempt.board();
     let sending = request::sending(shared, ready.asking(), place.id(), shared.settings.timeout);
@@ -311,38 +297,6 @@ async fn on_the_wire(
     drop(place);
     raise_soon(shared);
     attempted
-}
-
-/// Raises the fence in the background, once.
-pub(crate) fn raise_soon(shared: &Arc<Shared>) {
-    let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        let until = Instant::now() + shared.settings.timeout;
-        if let Err(failed) = shared.fence.round(&shared.http, until).await {
-            let backend = shared.settings.name.as_str();
-            tracing::debug!(backend, error = %failed.error, "an abandoned write is in doubt");
-        }
-    });
-}
-
-/// Notes that nobody waits for a write any more.
-struct Departure {
-    shared: Arc<Shared>,
-    id: String,
-}
-
-impl Drop for Departure {
-    fn drop(&mut self) {
-        self.shared.fence.depart(&self.id);
-    }
-}
-
-/// A deadline shorter than the backend's own says nothing of the backend.
-fn neutral_unless(whole: bool, mut failed: Failed) -> Failed {
-    if !whole && failed.error.is(OwnCode::Timeout) {
-        failed.verdict = Verdict::Neutral;
-    }
-    failed
 }
 
 impl<'a> Ready<'a> {

@@ -2,7 +2,8 @@
 //!
 //! A write that was sent and not answered may still run, or lie in the server's socket and begin to run
 //! seconds later. Every query bears an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is told to
-//! end it; that of a write that bears a token is `fusebox:<instance>:<run>:<token>:<ulid>`.
+//! end it; that of a write that bears a token is `fusebox:<instance>:<run>:<token>:<ulid>`. A query that came through a door keeps
+//! the id that its client gave it; while it is in doubt it is looked for by that. A later run knows nothing of those.
 //!
 //! ```text
 //!            caller left                overdue, or the connection broke
@@ -30,7 +31,7 @@
 //! A crash of the daemon leaves nothing here: the next run finds its queries by the instance's name.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -88,6 +89,8 @@ enum State {
 struct Entry {
     state: State,
     commutes: bool,
+    /// The query's id, where its client gave it another one.
+    given: Option<String>,
 }
 
 /// Whether what an earlier run left is gone.
@@ -158,8 +161,26 @@ impl Fence {
 
     /// A write goes on the wire.
     pub(crate) fn enter(self: &Arc<Self>, id: QueryId, commutes: bool) -> Place {
-        self.entries.lock().insert(id.0.clone(), Entry { state: State::OnWire, commutes });
+        self.enter_under(id, None, commutes)
+    }
+
+    /// The same with an id that the write's client gave it.
+    pub(crate) fn enter_under(
+        self: &Arc<Self>,
+        id: QueryId,
+        given: Option<String>,
+        commutes: bool,
+    ) -> Place {
+        let entry = Entry { state: State::OnWire, commutes, given };
+        self.entries.lock().insert(id.0.clone(), entry);
         Place { fence: Arc::clone(self), id, known: false }
+    }
+
+    /// The ids that clients gave to writes in doubt. Nothing else says that such a query is ours.
+    fn given(&self) -> BTreeSet<String> {
+        let entries = self.entries.lock();
+        let doubted = entries.values().filter(|entry| matches!(entry.state, State::Doubted(..)));
+        doubted.filter_map(|entry| entry.given.clone()).take(IDS_MAX).collect()
     }
 
     /// Nobody waits for this write any more; it keeps its place.
@@ -245,7 +266,11 @@ impl Fence {
     ) -> Result<BTreeMap<String, bool>, Failed> {
         let begins = |prefix: &String| format!("startsWith(query_id, '{prefix}')");
         let former = self.former.as_ref().filter(|_| *self.earlier.lock() != Earlier::Gone);
-        let any: Vec<String> = former.into_iter().chain([&self.prefix]).map(begins).collect();
+        let mut any: Vec<String> = former.into_iter().chain([&self.prefix]).map(begins).collect();
+        let given = self.given();
+        if !given.is_empty() {
+            any.push(format!("query_id IN ({})", list_of(&given)));
+        }
         let list = format!(
             "SELECT query_id FROM system.processes WHERE {} FORMAT TabSeparated",
             any.join(" OR ")
@@ -253,23 +278,22 @@ impl Fence {
         let listed = http.ask(list, time).await?;
         let old: Vec<String> = {
             let living = LIVING.lock();
-            listed.lines().filter(|id| !living.contains(*id)).map(str::to_owned).collect()
+            let listed = listed.lines().filter_map(unescaped);
+            listed.filter(|id| given.contains(id) || !living.contains(id)).collect()
         };
         for id in &old {
             self.meet(id);
         }
         let mut found: BTreeMap<String, bool> = old.iter().map(|id| (id.clone(), true)).collect();
         for ids in old.chunks(IDS_MAX) {
-            let ids: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
-            let kill = format!(
-                "KILL QUERY WHERE query_id IN ({}) SYNC FORMAT TabSeparated",
-                ids.join(", ")
-            );
+            let ids = list_of(ids);
+            let kill = format!("KILL QUERY WHERE query_id IN ({ids}) SYNC FORMAT TabSeparated");
             let answer = http.ask(kill, time).await?;
             for line in answer.lines() {
                 let mut fields = line.split('\t');
                 let (status, id) = (fields.next(), fields.next());
-                if let Some(ended) = id.and_then(|id| found.get_mut(id)) {
+                let id = id.and_then(unescaped);
+                if let Some(ended) = id.and_then(|id| found.get_mut(&id)) {
                     *ended = status == Some("finished");
                 }
             }
@@ -307,6 +331,7 @@ impl Fence {
             };
         self.entries.lock().retain(|id, entry| match &mut entry.state {
             State::Doubted(since, looked) => {
+                let id = entry.given.as_ref().unwrap_or(id);
                 let ended = found.and_then(|found| found.get(id).copied());
                 !gone(*since, looked, ended, entry.commutes)
             }
@@ -361,6 +386,46 @@ impl Drop for Place {
     }
 }
 
+/// An id as a text of SQL. What a client gave may hold anything.
+pub(super) fn quoted(id: &str) -> String {
+    let mut text = String::with_capacity(id.len() + 2);
+    text.push('\'');
+    for c in id.chars() {
+        if matches!(c, '\'' | '\\') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text.push('\'');
+    text
+}
+
+fn list_of<'a>(ids: impl IntoIterator<Item = &'a String>) -> String {
+    ids.into_iter().map(|id| quoted(id)).collect::<Vec<String>>().join(", ")
+}
+
+/// A field of a `TabSeparated` line as the text that it stands for; `None` for an escape that is not known here.
+fn unescaped(field: &str) -> Option<String> {
+    let mut text = String::with_capacity(field.len());
+    let mut rest = field.chars();
+    while let Some(c) = rest.next() {
+        text.push(match c {
+            '\\' => match rest.next()? {
+                't' => '\t',
+                'n' => '\n',
+                'r' => '\r',
+                'b' => '\u{8}',
+                'f' => '\u{c}',
+                '0' => '\0',
+                other @ ('\\' | '\'') => other,
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(text)
+}
+
 /// A part of a query's id: no space, quote or colon.
 fn word(text: &str) -> String {
     text.chars()
@@ -379,6 +444,26 @@ mod tests {
 
     fn nothing() -> BTreeMap<String, bool> {
         BTreeMap::new()
+    }
+
+    #[test]
+    fn a_write_under_its_clients_own_id_is_found_by_that() {
+        let fence = fence();
+        let now = Instant::now();
+        fence.settle(now, Some(&nothing()));
+        fence.settle(now + SETTLE, Some(&nothing()));
+        let given = "it's\\mine\t".to_owned();
+        let place = fence.enter_under(fence.id(), Some(given.clone()), false);
+        assert!(fence.given().is_empty(), "it is on the wire");
+        drop(place);
+        let doubted: Vec<String> = fence.given().into_iter().collect();
+        assert_eq!(doubted, std::slice::from_ref(&given));
+        assert_eq!(list_of(&doubted), "'it\\'s\\\\mine\t'");
+        assert_eq!(unescaped("it\\'s\\\\mine\\t"), Some(given.clone()));
+        assert_eq!((unescaped("\\x"), unescaped("\\")), (None, None));
+        assert!(fence.obstacle(false).is_some());
+        fence.settle(now + SETTLE, Some(&BTreeMap::from([(given, true)])));
+        assert!(fence.obstacle(false).is_none());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
         settings::ClickHouseSettings,
     },
     net::{
-        http1::{Body, Lost, Pool, Rows},
+        http1::{Body, Heads, Lost, Pool, Rows},
         http1_dial::{DialError, Dialer},
         percent::encode,
     },
@@ -36,8 +36,14 @@ use crate::{
 
 /// How long a password that was read from its file is used.
 const PASSWORD_AGE_MAX: Duration = Duration::from_secs(1);
+/// Longer than a body may stand still.
+const SENDERS_TURN: Duration = Duration::from_secs(3_600);
 /// What is read of an error's text, and of the answer to a question of fusebox's own.
 const TEXT_MAX: usize = 1 << 20;
+
+/// How large the head of an answer to a client's request may be: a server that tells its progress in headers adds one
+/// every 100 ms, of about 150 bytes.
+const HEADS: Heads = Heads { bytes: 1 << 20, headers: 8_192 };
 
 /// The rest of a call, and when its last piece was sent.
 pub(crate) type Uploading = (Box<dyn Tail>, Arc<Mutex<Instant>>);
@@ -99,6 +105,8 @@ impl Failed {
 pub(crate) struct Http {
     settings: Arc<ClickHouseSettings>,
     pool: Arc<Pool>,
+    /// For requests of clients, whose answers may have large heads.
+    of_clients: Arc<Pool>,
     host: HeaderValue,
     password: tokio::sync::Mutex<Option<(Instant, HeaderValue)>>,
     closing: watch::Sender<bool>,
@@ -108,16 +116,17 @@ impl Http {
     /// Connects when it is first needed.
     pub(crate) fn new(settings: Arc<ClickHouseSettings>) -> Self {
         let pool = Pool::new(Dialer::new(settings.server()));
+        let of_clients = Pool::with_heads(Dialer::new(settings.server()), HEADS);
         // The host of an address that was read is always a header's value.
         let host = HeaderValue::from_str(&settings.url.to_string())
             .unwrap_or(HeaderValue::from_static(""));
         let password = tokio::sync::Mutex::new(None);
-        Self { settings, pool, host, password, closing: watch::Sender::new(false) }
+        Self { settings, pool, of_clients, host, password, closing: watch::Sender::new(false) }
     }
 
     /// Connections that are open.
     pub(crate) fn connections(&self) -> usize {
-        self.pool.connections()
+        self.pool.connections() + self.of_clients.connections()
     }
 
     /// Held by whatever is under way, and told when the connector is closed.
@@ -134,6 +143,7 @@ impl Http {
     pub(crate) async fn close(&self) {
         self.closing.send_replace(true);
         self.pool.close();
+        self.of_clients.close();
         self.closing.closed().await;
     }
 
@@ -165,6 +175,22 @@ impl Http {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
         self.pool.send(request).await.map_err(|why| lost(&why))
+    }
+
+    /// Sends a request of a client, with our own host and credentials, and returns once the head of its response is
+    /// here.
+    ///
+    /// # Errors
+    /// As [`Http::send`].
+    pub(crate) async fn forward(
+        &self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Rows>, Failed> {
+        request.headers_mut().insert(HOST, self.host.clone());
+        if let Some(value) = self.authorization().await? {
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        self.of_clients.send(request).await.map_err(|why| lost(&why))
     }
 
     /// Sees to it that there is a connection. Nothing is sent on it.
@@ -354,7 +380,8 @@ fn query_string(pairs: &[(String, String)]) -> String {
     text
 }
 
-fn body_of(pieces: Vec<Bytes>, upload: Option<Uploading>) -> Body {
+/// A body of `pieces`, and of what comes behind them.
+pub(crate) fn body_of(pieces: Vec<Bytes>, upload: Option<Uploading>) -> Body {
     let never = |never: std::convert::Infallible| match never {};
     let Some((rest, progress)) = upload else {
         let whole = match <[Bytes; 1]>::try_from(pieces) {
@@ -365,8 +392,11 @@ fn body_of(pieces: Vec<Bytes>, upload: Option<Uploading>) -> Body {
     };
     let begun = stream::iter(pieces.into_iter().filter(|piece| !piece.is_empty()).map(Ok));
     let rest = stream::unfold((rest, progress), |(mut rest, progress)| async move {
-        let piece = rest.next().await?;
+        // How long its sender may pause is for whoever reads it to say: it says nothing of the server.
+        *progress.lock() = Instant::now() + SENDERS_TURN;
+        let piece = rest.next().await;
         *progress.lock() = Instant::now();
+        let piece = piece?;
         Some((piece, (rest, progress)))
     });
     StreamBody::new(begun.chain(rest).map(|piece| piece.map(Frame::data))).boxed_unsync()

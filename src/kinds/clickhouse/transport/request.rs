@@ -182,7 +182,7 @@ fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
 }
 
 /// The headers of a trace; what cannot stand in one is left out.
-fn headers<'a>(
+pub(super) fn headers<'a>(
     trace: &'a PassedOn<'_>,
 ) -> impl Iterator<Item = (&'static str, HeaderValue)> + use<'a> {
     trace.headers().filter_map(|(name, text)| Some((name, HeaderValue::from_str(&text).ok()?)))

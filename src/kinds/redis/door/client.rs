@@ -34,7 +34,7 @@ use super::{
     local::Session,
     pin::{Barred, PinnedTo},
     request::Requests,
-    slow::Slow,
+    slow::{Asker, Slow},
     socket::Socket,
     telling::{self, Answer, Protocol},
     upstream::{Entry, Lost, Note, Upstream},
@@ -122,6 +122,8 @@ struct Failed {
     seq: u64,
     onward: Box<Onward>,
     body: Bytes,
+    /// It is a transaction of so many commands, MULTI and EXEC included.
+    commands: Option<usize>,
 }
 
 pub(super) struct Inner {
@@ -383,7 +385,7 @@ impl Client {
                     && !elsewhere
                 {
                     let body = Bytes::copy_from_slice(request);
-                    inner.failed.push_back(Failed { seq, onward, body });
+                    inner.failed.push_back(Failed { seq, onward, body, commands: None });
                     return;
                 }
                 return inner.reply(seq, frame);
@@ -511,7 +513,8 @@ impl Client {
             && !self.gone.get()
         {
             self.core().backend.hold(&mut onward);
-            self.inner.borrow_mut().failed.push_back(Failed { seq, onward, body });
+            let failed = Failed { seq, onward, body, commands: None };
+            self.inner.borrow_mut().failed.push_back(failed);
         }
     }
 
@@ -683,8 +686,9 @@ impl Inner {
             // Whether it has left meanwhile.
             return self.look(client, cx);
         }
-        if let Some(Failed { seq, onward, body }) = self.failed.pop_front() {
-            self.slow.push_back(client.core().go_on(seq, onward, body, self.asker()));
+        if let Some(Failed { seq, onward, body, commands }) = self.failed.pop_front() {
+            let asker = Asker { commands, ..self.asker() };
+            self.slow.push_back(client.core().go_on(seq, onward, body, asker));
             return true;
         }
         self.take_in(client, cx)

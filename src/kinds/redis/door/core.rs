@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    Backend, Outcome,
-    connector::{Access, Connector},
+    Backend, Fills, Outcome,
+    connector::{Access, Connector, Read},
 };
 use fusebox_state::{LaneId, Moment};
 use tokio::{
@@ -464,6 +464,17 @@ impl Core {
         begun.map_or(Note::None, |begun| Note::Deadlines(Box::new(begun)))
     }
 
+    /// What the answer to a read will be cached as.
+    pub(super) fn begins_fills(&self, body: Bytes) -> Option<(Bytes, Read, Fills)> {
+        match self.connector().plan(body.clone()).ok()?.access {
+            Access::Read(read) => {
+                let fills = self.backend.begin_fills(&read);
+                Some((body, read, fills))
+            }
+            Access::Write(_) => None,
+        }
+    }
+
     /// Whether a request writes.
     pub(super) fn writes(&self, request: &Bytes) -> bool {
         let plan = self.connector().plan(request.clone());
@@ -608,6 +619,6 @@ fn redis_of(connector: Arc<dyn Connector>) -> Option<Arc<RedisConnector>> {
 impl super::client::Inner {
     /// Who asks, and in which protocol.
     pub(super) fn asker(&self) -> Asker {
-        Asker { who: self.session.who, protocol: self.session.protocol }
+        Asker { who: self.session.who, protocol: self.session.protocol, commands: None }
     }
 }

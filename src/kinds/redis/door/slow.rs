@@ -32,7 +32,7 @@ use crate::{
     kinds::redis::{
         connector::RedisConnector,
         protocol::{internal::Form, resp},
-        transport::carry::RESP2,
+        transport::{carry::RESP2, open},
     },
 };
 
@@ -73,6 +73,8 @@ struct Wanted {
 pub(super) struct Asker {
     pub(super) who: Option<Who>,
     pub(super) protocol: telling::Protocol,
+    /// The call stands for a transaction of so many commands, MULTI and EXEC included.
+    pub(super) commands: Option<usize>,
 }
 
 impl Slow {
@@ -114,6 +116,25 @@ impl Core {
         self.carried(seq, body, asker, Some(onward))
     }
 
+    /// Asks the server on a connection apart: what is to end a script that runs must not wait for it.
+    pub(super) fn ask_apart(&self, seq: u64, body: Bytes) -> Slow {
+        let (connector, backend) = (self.connector(), Arc::clone(&self.backend));
+        let (how, close) = (self.settings.unavailable, self.settings.close_on_unknown);
+        let job = self.main.spawn(async move {
+            let asked = open::ask_apart(&connector.links().shared.settings, body).await;
+            let answer = match asked {
+                Ok(Ok(reply)) => Answer::Reply(reply),
+                Ok(Err(why)) => telling::unknown(&format!("{}: {why}", backend.name()), close),
+                Err(failed) => {
+                    let why = format!("{}: {}", backend.name(), failed.error.words().whole());
+                    telling::unavailable(how, &why, None)
+                }
+            };
+            Done::Answered(seq, answer, Told::default(), None)
+        });
+        Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
+    }
+
     fn carried(&self, seq: u64, body: Bytes, by: Asker, onward: Option<Box<Onward>>) -> Slow {
         let Wanted { mut options, nil_on_miss, is_write, assumed } =
             self.wanted(&self.connector(), &body, by);
@@ -151,10 +172,6 @@ impl Core {
                 }
                 asked.assumed = assumed::reply_to(effect_reply, form, &absent);
             }
-            let commands = match &form {
-                Some(Form::Multi(steps)) => Some(steps.len() + 2),
-                _ => None,
-            };
             drop(form);
             let ended = match onward {
                 Some(onward) => backend.go_on(call, *onward).await,
@@ -173,7 +190,7 @@ impl Core {
             let lanes = lanes.filter(|_| ended.is_ok());
             let has_run = ended.as_ref().map_or_else(telling::may_have_run, |_| true);
             let mut answer = telling::answer(ended, backend.name(), asked);
-            if let Some(commands) = commands {
+            if let Some(commands) = by.commands {
                 answer = telling::of_transaction(commands, answer, has_run);
             }
             Done::Answered(seq, answer, told, lanes)

@@ -334,6 +334,7 @@ mod tests {
             retry_after: Some(Duration::from_secs(12)),
             attempts: 0,
             reply: None,
+            last_answer: None,
         }
     }
 

@@ -24,6 +24,9 @@ const DEADLINE: &[u8] = b"FUSEBOX.DEADLINE";
 const PERHAPS: &[u8] = b"FUSEBOX.PERHAPS";
 const DEADLINES: &[u8] = b"FUSEBOX.DEADLINES";
 
+/// Keys, and when each ends.
+pub(crate) type Times<'a> = Vec<(&'a [u8], u64)>;
+
 /// A queued call as it is stored.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Form<'a> {
@@ -41,14 +44,14 @@ pub(crate) struct Step<'a> {
     /// Its words.
     pub(crate) args: Vec<&'a [u8]>,
     /// Its keys that had a deadline when it was accepted, with that.
-    pub(crate) deadlines: Vec<(&'a [u8], u64)>,
+    pub(crate) deadlines: Times<'a>,
 }
 
 /// Keys that end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ends<'a> {
     /// When each does.
-    pub(crate) keys: Vec<(&'a [u8], u64)>,
+    pub(crate) keys: Times<'a>,
     /// Whether they are there and end then, unless a write that stands behind settles it otherwise.
     pub(crate) sure: bool,
 }
@@ -103,10 +106,7 @@ impl<'a> Form<'a> {
 }
 
 /// So many times, each with its key, and what stands behind them.
-fn pairs<'w, 'a>(
-    words: &'w [&'a [u8]],
-    count: usize,
-) -> Option<(Vec<(&'a [u8], u64)>, &'w [&'a [u8]])> {
+fn pairs<'w, 'a>(words: &'w [&'a [u8]], count: usize) -> Option<(Times<'a>, &'w [&'a [u8]])> {
     let (pairs, behind) = words.split_at_checked(count.checked_mul(2)?)?;
     let pairs = pairs.chunks_exact(2).map(|pair| match pair {
         [at, key] => Some((*key, number(at)?)),

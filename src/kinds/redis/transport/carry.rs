@@ -374,7 +374,7 @@ impl Links {
     /// Runs `wrapped` within the script.
     async fn run(&self, wrapped: Wrapped<'_>, attempt: Attempt<'_>) -> Attempted {
         if wrapped.token.is_some()
-            && let Err(expired) = self.uses_marker(&attempt)
+            && let Some(expired) = self.marker_has_expired(&attempt)
         {
             return expired;
         }
@@ -395,20 +395,17 @@ impl Links {
         self.run_script(script, self.carrier(wrapped.args), resp3, attempt).await
     }
 
-    /// An attempt is about to rely on a marker.
-    ///
-    /// # Errors
-    /// An earlier one may have left a marker that is gone by now.
-    pub(super) fn uses_marker(&self, attempt: &Attempt<'_>) -> Result<(), Attempted> {
+    /// Whether an attempt cannot rely on its marker: an earlier one may have left one that is gone by now.
+    pub(super) fn marker_has_expired(&self, attempt: &Attempt<'_>) -> Option<Attempted> {
         self.shared.tokens_used.store(true, Ordering::Relaxed);
-        let Some(doubt) = attempt.doubt else { return Ok(()) };
+        let doubt = attempt.doubt?;
         if attempt.now.get() <= doubt.since.get().saturating_add(MARKER_TRUST_MILLIS) {
-            return Ok(());
+            return None;
         }
         let message = "an earlier attempt may have applied it, and its marker has expired by now";
         let code = ErrorCode::OfKind("marker_expired");
         let error = AttemptError::own(ErrorClass::Ambiguous, code, message);
-        Err(Attempted::failed(Verdict::Neutral, error))
+        Some(Attempted::failed(Verdict::Neutral, error))
     }
 
     /// Runs a script that carries what `carrier` says.

@@ -127,11 +127,7 @@ pub(crate) async fn connect(
 ) -> Result<Ready, Failed> {
     let settings = &shared.settings;
     let password = password(settings).await?;
-    let stream = stream::open(settings).await.map_err(|error| match error {
-        DialError::Connect(..) => Failed::connect(error.to_string()),
-        DialError::Tls(..) => Failed::blocked(OwnCode::Tls, error.to_string()),
-    })?;
-    let mut dialogue = Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() };
+    let mut dialogue = dialled(settings).await?;
     let resp3 = match protocol {
         Protocol::Newest => {
             let resp3 = greet(&mut dialogue, settings, password.as_ref()).await?;
@@ -177,6 +173,23 @@ pub(crate) async fn connect(
         _ => None,
     });
     Ok(Ready { dialogue, named: named.is_ok(), id, info })
+}
+
+/// Connects and says no more than who it is, which a server answers also while a script runs: for one command that
+/// belongs to no database, such as SCRIPT KILL. It speaks RESP2.
+pub(crate) async fn connect_apart(settings: &RedisSettings) -> Result<Dialogue, Failed> {
+    let password = password(settings).await?;
+    let mut dialogue = dialled(settings).await?;
+    authenticate(&mut dialogue, settings, password.as_ref()).await?;
+    Ok(dialogue)
+}
+
+async fn dialled(settings: &RedisSettings) -> Result<Dialogue, Failed> {
+    let stream = stream::open(settings).await.map_err(|error| match error {
+        DialError::Connect(..) => Failed::connect(error.to_string()),
+        DialError::Tls(..) => Failed::blocked(OwnCode::Tls, error.to_string()),
+    })?;
+    Ok(Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() })
 }
 
 /// Agrees on the protocol and authenticates; true for RESP3.

@@ -41,7 +41,7 @@ impl Links {
             return Attempted::failed(Verdict::Neutral, error);
         };
         if attempt.token.is_some()
-            && let Err(expired) = self.uses_marker(&attempt)
+            && let Some(expired) = self.marker_has_expired(&attempt)
         {
             return expired;
         }
@@ -148,12 +148,11 @@ impl Links {
         });
         let inherited = if follows { step.deadlines.clone() } else { Vec::new() };
         let deadlines = inherited.iter().map(|(key, at)| (*key, residue::far(*at))).collect();
-        let (words, far, sets) = match with_far {
-            Some((words, end)) => (words, vec![end], true),
-            None => {
-                let left = replay::with_time_left(&step.args, accepted, attempt.now);
-                (left.unwrap_or_else(as_it_is), inherited, false)
-            }
+        let (words, far, sets) = if let Some((words, end)) = with_far {
+            (words, vec![end], true)
+        } else {
+            let left = replay::with_time_left(&step.args, accepted, attempt.now);
+            (left.unwrap_or_else(as_it_is), inherited, false)
         };
         Ready { read: Some((read, begun)), running: Running { words, deadlines }, far, sets }
     }

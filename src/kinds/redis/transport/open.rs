@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
     handshake::{self, Failed, Protocol, Ready},
     shared::{Living, Shared},
 };
+use crate::kinds::redis::settings::RedisSettings;
 
 /// A connection that is ready for calls.
 pub(crate) struct Opened {
@@ -58,6 +60,24 @@ pub(crate) async fn fenced(shared: &Shared, mut opened: Opened) -> Result<Opened
         tokio::time::sleep_until(until).await;
     }
     Ok(opened)
+}
+
+/// Asks one command on a connection of its own, which ends with that: what stands on the others is not waited for.
+///
+/// # Errors
+/// Nothing was sent. The inner error: the connection broke before the reply, or none came within `timeout`.
+pub(crate) async fn ask_apart(
+    settings: &RedisSettings,
+    command: Bytes,
+) -> Result<Result<Bytes, String>, Failed> {
+    let limit = settings.timeout;
+    let connected = within(limit, "connection", handshake::connect_apart(settings));
+    let mut dialogue = connected.await?;
+    Ok(match timeout(limit, dialogue.ask(&[command])).await {
+        Ok(Ok(mut replies)) => replies.pop().ok_or_else(|| "no reply".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no reply within {limit:?}")),
+    })
 }
 
 async fn within<T>(

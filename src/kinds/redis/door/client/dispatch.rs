@@ -22,6 +22,7 @@ use crate::kinds::redis::{
         pin::PinnedTo,
         quick::{self, Does, Row},
         request::Requests,
+        slow::Asker,
         telling::{self, Told},
         upstream::{Entry, Note, Unsettled, Upstream},
     },
@@ -223,6 +224,14 @@ impl Inner {
             && let Some(sent) = self.unit(client, said, behind)
         {
             return sent.err().flatten();
+        }
+        if matches!(&*spec.name, "script|kill" | "function|kill") && !self.is_within() {
+            if !self.slots.is_empty() {
+                return Some(Stuck::Others);
+            }
+            let seq = self.slot();
+            self.slow.push_back(core.ask_apart(seq, Bytes::copy_from_slice(request)));
+            return None;
         }
         match class {
             Class::Local(local)
@@ -442,17 +451,24 @@ impl Inner {
 
     /// A command that the upstream does not carry: the core does, once everything before it was answered.
     fn otherwise(&mut self, client: &Rc<Client>, request: &[u8]) -> Option<Stuck> {
-        self.carried_by_core(client, Bytes::copy_from_slice(request))
+        self.carried_by_core(client, Bytes::copy_from_slice(request), None)
     }
 
-    pub(super) fn carried_by_core(&mut self, client: &Rc<Client>, request: Bytes) -> Option<Stuck> {
+    /// The same, of a call that stands for so many commands.
+    pub(super) fn carried_by_core(
+        &mut self,
+        client: &Rc<Client>,
+        request: Bytes,
+        commands: Option<usize>,
+    ) -> Option<Stuck> {
         // A write may follow writes that stand in the queue; a read waits until they are synced.
         let follows = self.on_wire == 0 && client.core().writes(&request);
         if !self.slots.is_empty() && !follows {
             return Some(Stuck::Others);
         }
         let seq = self.slot();
-        self.slow.push_back(client.core().call(seq, request, self.asker()));
+        let asker = Asker { commands, ..self.asker() };
+        self.slow.push_back(client.core().call(seq, request, asker));
         None
     }
 

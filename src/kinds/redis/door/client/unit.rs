@@ -8,11 +8,12 @@
 //! 3. It is one entry of the ring and one slot of the client's: its replies are handed on together, as the server wrote
 //!    them.
 //! 4. It is never sent twice over the shared connection. If its replies are lost it is told as such at EXEC.
-//! 5. What cannot be sent goes the way of any call (`slow.rs`) if it may be queued: as one call, which is applied as a
-//!    whole or not at all, once. Then EXEC is answered as a call of known effect is. Of anything else each command is
+//! 5. What cannot be sent goes the way of any call (`slow.rs`) if there is a call that says the same: if it may be queued,
+//!    one that is applied as a whole or not at all, once; of nothing but GET, an MGET. Of anything else each command is
 //!    *unavailable*, and EXEC is EXECABORT.
+//! 6. One that only reads counts as a read. The replies of one of nothing but GET are cached as those of MGET are.
 
-use std::rc::Rc;
+use std::{iter, rc::Rc};
 
 use bytes::Bytes;
 use fusebox_actors::{
@@ -55,6 +56,8 @@ struct Block {
     /// Its bytes behind MULTI.
     behind: usize,
     lanes: Lanes,
+    /// None of its commands writes.
+    reads: bool,
 }
 
 impl Inner {
@@ -87,7 +90,11 @@ impl Inner {
         }
         let plan = PlainPlan {
             lanes: &block.lanes,
-            access: PlainAccess::Write { absolute: false },
+            access: if block.reads {
+                PlainAccess::Read { keyed: true, slot: None, max_stale: None }
+            } else {
+                PlainAccess::Write { absolute: false }
+            },
             priority: core.settings.priority,
             operation: "EXEC",
             trace: CallTrace::new(ROUTE),
@@ -102,8 +109,13 @@ impl Inner {
             }
             _ => return self.unit_otherwise(client, &block, within),
         };
-        let unsettled = Unsettled::new(core.connector(), block.lanes);
-        let note = Note::Unit(Box::new(Unit::of(block.commands, unsettled)));
+        let unit = if block.reads {
+            let fills = mget_of(within).and_then(|mget| core.begins_fills(mget));
+            Unit::that_reads(block.commands, fills)
+        } else {
+            Unit::that_writes(block.commands, Unsettled::new(core.connector(), block.lanes))
+        };
+        let note = Note::Unit(Box::new(unit));
         let how = (Some(ticket), note, true);
         let sent = self.send(client, &link, how, &request, said.now);
         if sent.is_ok() {
@@ -113,7 +125,7 @@ impl Inner {
         Some(sent)
     }
 
-    /// Hands a transaction over to the core, if it may be queued. `None` for what is refused command by command.
+    /// Hands a transaction over to the core, if a call says the same. `None` for what is refused command by command.
     fn unit_otherwise(
         &mut self,
         client: &Rc<Client>,
@@ -121,8 +133,8 @@ impl Inner {
         within: &[u8],
     ) -> Option<Sent> {
         let core = client.core();
-        let body = as_call(&core, within)?;
-        if let Some(stuck) = self.carried_by_core(client, body) {
+        let body = core.call_of(within)?;
+        if let Some(stuck) = self.carried_by_core(client, body, Some(block.commands)) {
             return Some(Err(Some(stuck)));
         }
         self.swallowed = block.behind;
@@ -136,7 +148,7 @@ impl Inner {
         let commands = &connector.links().shared.commands;
         let now = Instant::now();
         let mut lanes = LaneSet::default();
-        let (mut behind, mut count) = (0, 1);
+        let (mut behind, mut count, mut reads) = (0, 1, true);
         loop {
             let rest = bytes.get(behind..BYTES_MAX.min(bytes.len()))?;
             let mut reader = Requests::default();
@@ -146,7 +158,7 @@ impl Inner {
             (behind, count) = (behind + length, count + 1);
             let spec = commands.find(&args)?;
             if &*spec.name == "exec" && args.len() == 1 {
-                return Some(Block { commands: count, behind, lanes: lanes.to_lanes() });
+                return Some(Block { commands: count, behind, lanes: lanes.to_lanes(), reads });
             }
             let class = class::of_connection(&args).unwrap_or_else(|| class::of(&spec, &args));
             if class != Class::Carried
@@ -155,6 +167,7 @@ impl Inner {
             {
                 return None;
             }
+            reads &= !class::writes(&spec, class);
             let said = Said { spec: &spec, class, args: &args, request, now };
             lanes.add(&self.lanes_of(client, said));
         }
@@ -168,6 +181,11 @@ impl Inner {
         (seq, ticket): (u64, Option<Ticket>),
         unit: &Unit,
     ) {
+        if let (Some((mget, read, fills)), Some(exec)) = (&unit.fills, unit.exec())
+            && let Some(value) = telling::cacheable_list(exec, self.session.protocol)
+        {
+            core.backend.end_fills(fills, read, mget, &value);
+        }
         let exec = resp::command(&["EXEC"]);
         let failed = unit.refusal().and_then(|refusal| core.failed(connector, &exec, refusal));
         let outcome = failed.unwrap_or(Outcome::Answered { cached: None, until: None });
@@ -201,10 +219,11 @@ impl Inner {
         let writes = onward.as_ref().is_some_and(|onward| onward.lanes().is_some());
         let may_have_run = writes && may_have_run;
         if let Some(mut onward) = onward.filter(|_| !may_have_run && !client.gone.get())
-            && let Some(body) = behind_multi(request).and_then(|within| as_call(core, within))
+            && let Some(body) = behind_multi(request).and_then(|within| core.call_of(within))
         {
             core.backend.hold(&mut onward);
-            self.failed.push_back(Failed { seq, onward, body });
+            let commands = Some(unit.commands);
+            self.failed.push_back(Failed { seq, onward, body, commands });
             return;
         }
         let answer = if may_have_run {
@@ -222,18 +241,44 @@ fn behind_multi(requests: &[u8]) -> Option<&[u8]> {
     requests.get(length..)
 }
 
-/// The transaction whose commands these are, EXEC at their end, as a call that may be queued. `None` if it may not.
-fn as_call(core: &Core, within: &[u8]) -> Option<Bytes> {
-    let (mut steps, mut rest) = (Vec::new(), within);
+impl Core {
+    /// A call that says what the transaction does whose commands these are, EXEC at their end: one that may be queued, or
+    /// an MGET.
+    fn call_of(&self, within: &[u8]) -> Option<Bytes> {
+        let commands = commands_of(within)?;
+        if let Some(mget) = mget(&commands) {
+            return Some(mget);
+        }
+        let steps = commands.into_iter().map(|args| Step { args, deadlines: Vec::new() });
+        let body = internal::multi(&steps.collect::<Vec<_>>());
+        self.queues(&body).then_some(body)
+    }
+}
+
+/// The commands of a transaction before its EXEC, at least one.
+fn commands_of(within: &[u8]) -> Option<Vec<Vec<&[u8]>>> {
+    let (mut commands, mut rest) = (Vec::new(), within);
     while !rest.is_empty() {
         let mut reader = Requests::default();
         let Found::Request(length) = reader.next(rest, true) else { return None };
         let (request, behind) = rest.split_at_checked(length)?;
-        steps.push(Step { args: reader.args(request).collect(), deadlines: Vec::new() });
+        commands.push(reader.args(request).collect());
         rest = behind;
     }
-    // That is EXEC.
-    steps.pop();
-    let body = internal::multi(&steps);
-    (!steps.is_empty() && core.queues(&body)).then_some(body)
+    commands.pop();
+    (!commands.is_empty()).then_some(commands)
+}
+
+/// The MGET that reads what a transaction does of nothing but GET.
+fn mget_of(within: &[u8]) -> Option<Bytes> {
+    mget(&commands_of(within)?)
+}
+
+fn mget(commands: &[Vec<&[u8]>]) -> Option<Bytes> {
+    let keys = commands.iter().map(|args| match args.as_slice() {
+        [name, key] if name.eq_ignore_ascii_case(b"GET") => Some(*key),
+        _ => None,
+    });
+    let words: Option<Vec<&[u8]>> = iter::once(Some(&b"MGET"[..])).chain(keys).collect();
+    words.map(|words| resp::command(&words))
 }

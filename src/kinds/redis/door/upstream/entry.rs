@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use bytes::Bytes;
 use fusebox_actors::{Fills, Ticket, connector::Read};
 use fusebox_state::Lanes;
 
@@ -101,13 +102,32 @@ pub(in crate::kinds::redis::door) struct Unit {
     first: usize,
     /// They are more than their client may be owed.
     pub(in crate::kinds::redis::door) is_too_large: bool,
+    /// The MGET as whose answer its own may be cached.
+    pub(in crate::kinds::redis::door) fills: Option<(Bytes, Read, Fills)>,
     /// What it may write to.
-    _unsettled: Unsettled,
+    _unsettled: Option<Unsettled>,
 }
 
 impl Unit {
-    pub(in crate::kinds::redis::door) fn of(commands: usize, unsettled: Unsettled) -> Self {
+    /// A transaction of nothing but reads.
+    pub(in crate::kinds::redis::door) fn that_reads(
+        commands: usize,
+        fills: Option<(Bytes, Read, Fills)>,
+    ) -> Self {
+        Self { fills, ..Self::of(commands, None) }
+    }
+
+    /// A transaction that may write.
+    pub(in crate::kinds::redis::door) fn that_writes(
+        commands: usize,
+        unsettled: Unsettled,
+    ) -> Self {
+        Self::of(commands, Some(unsettled))
+    }
+
+    fn of(commands: usize, unsettled: Option<Unsettled>) -> Self {
         Self {
+            fills: None,
             _unsettled: unsettled,
             commands,
             replies: Vec::new(),
@@ -132,6 +152,11 @@ impl Unit {
             self.first = frame.len();
         }
         self.left == 0
+    }
+
+    /// What its EXEC is answered, once all is.
+    pub(in crate::kinds::redis::door) fn exec(&self) -> Option<&[u8]> {
+        self.replies.get(self.latest..).filter(|_| self.left == 0)
     }
 
     /// What it was refused with: the error of its MULTI, else that of its EXEC.

@@ -178,6 +178,35 @@ async fn a_transaction_is_queued_as_one_and_applied_as_one() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_reads_fills_the_cache_and_is_answered_by_it() {
+    for protocol in ["2", "3"] {
+        let mut world = World::open().await;
+        let mut client = world.client();
+        client.ask(&format!("HELLO {protocol}")).await;
+        let nil = if protocol == "3" { "_\r\n" } else { "$-1\r\n" };
+        client.ask("MSET a 1 b 2").await;
+        client.ask("HSET h f v").await;
+        let told = transaction(&mut client, &["GET a", "get b", "GET c"]).await;
+        let both = format!("*3\r\n$1\r\n1\r\n$1\r\n2\r\n{nil}");
+        assert_eq!(told[4], both);
+        // One that only reads empties nothing.
+        assert_eq!(client.ask("HGET h f").await, "$1\r\nv\r\n");
+        let told = transaction(&mut client, &["HGET h f", "GET a"]).await;
+        assert_eq!(told[3], "*2\r\n$1\r\nv\r\n$1\r\n1\r\n");
+        world.server.kill();
+        client.until_told("SET x 1", "+OK\r\n").await;
+        let told = transaction(&mut client, &["GET a", "GET b", "GET c"]).await;
+        assert_eq!(told[..4], ["+OK\r\n", "+QUEUED\r\n", "+QUEUED\r\n", "+QUEUED\r\n"]);
+        assert_eq!(told[4], both);
+        let told = transaction(&mut client, &["GET x", "GET b"]).await;
+        assert_eq!(told[3], "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
+        assert_eq!(client.ask("HGET h f").await, "$1\r\nv\r\n");
+        let told = transaction(&mut client, &["GET a", "HGET h f"]).await;
+        assert!(told[0].starts_with("-LOADING"), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_queued_transaction_that_fails_in_part_is_told_of_and_no_more_is_lost() {
     let mut world = World::open().await;
     let mut client = world.client();
@@ -193,6 +222,20 @@ async fn a_queued_transaction_that_fails_in_part_is_told_of_and_no_more_is_lost(
     assert_eq!(page.total, 1);
     let why = page.calls[0].last_error.as_ref().unwrap().said();
     assert!(why.contains("command 2 of the transaction has failed"), "{why}");
+}
+
+#[tokio::test]
+async fn a_script_that_does_not_end_can_be_killed() {
+    let world = World::with(PATIENCE, door()).await;
+    let (mut runs, mut kills) =
+        (world.client(), world.client_of(Some(Who { admin: true, ..CLIENT })));
+    assert_eq!(kills.ask("CONFIG SET lua-time-limit 10").await, "+OK\r\n");
+    assert!(kills.ask("SCRIPT KILL").await.starts_with("-NOTBUSY"));
+    runs.send(&resp::command(&["EVAL", "while true do end", "0"])).await;
+    kills.until_told("SCRIPT KILL", "+OK\r\n").await;
+    let told = String::from_utf8_lossy(&runs.reply().await).into_owned();
+    assert!(told.contains("killed by user"), "{told}");
+    assert_eq!(runs.ask("SET k 1").await, "+OK\r\n");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! The W3C trace context of a call, as its caller sends it.
 
-use axum::http::HeaderMap;
 use fusebox_actors::trace::{CallTrace, Propagated};
 use fusebox_state::SpanRef;
+use hyper::HeaderMap;
 
 /// The longest `tracestate` that is passed on, in bytes: what the recommendation asks for at least.
 const STATE_MAX: usize = 512;

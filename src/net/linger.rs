@@ -14,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-use axum::body::{Body, Bytes, HttpBody};
+use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SIZE: usize = 64 << 20;
 
 /// A request's body. Dropped before its end, its rest is read in a task of its own.
-struct Lent {
+pub(crate) struct Lent {
     /// `None` once it is dropped.
     body: Option<Incoming>,
     pace: Pace,
@@ -40,15 +40,13 @@ struct Lent {
     is_held_back: bool,
 }
 
-/// The body of a request; `expects` says whether its client waits to be asked for it.
-pub(crate) fn lent(body: Incoming, expects: bool, pace: &Pace) -> Body {
-    if body.is_end_stream() {
-        return Body::empty();
-    }
-    Body::new(Lent { body: Some(body), pace: pace.clone(), is_held_back: expects })
+/// The body of a request, if it has any; `expects` says whether its client waits to be asked for it.
+pub(crate) fn lent(body: Incoming, expects: bool, pace: &Pace) -> Option<Lent> {
+    let is_empty = body.is_end_stream();
+    (!is_empty).then(|| Lent { body: Some(body), pace: pace.clone(), is_held_back: expects })
 }
 
-impl HttpBody for Lent {
+impl Body for Lent {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -64,11 +62,11 @@ impl HttpBody for Lent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -1,0 +1,181 @@
+//! An answer on its way to the client: the server's own, and what fusebox says beside it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fusebox_actors::{AckLevel, Reply, Source, connector::Tail};
+use futures_util::stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    body::Frame,
+    header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderName, HeaderValue},
+};
+
+use super::{counters::Counters, flushes::Flushes};
+use crate::{
+    ingress::paced::Busy,
+    kinds::clickhouse::protocol::http_form::{self, AnswerHead, Fields, bytes_of},
+};
+
+/// The body of an answer.
+pub(super) type Body = UnsyncBoxBody<Bytes, BrokenOff>;
+
+/// The server's answer ended before its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's answer broke off")]
+pub(super) struct BrokenOff;
+
+/// What an answer holds of its connection until it has gone.
+pub(super) struct Sent {
+    /// A request is being worked on.
+    _busy: Busy,
+    /// When what was written has left.
+    flushes: Flushes,
+}
+
+impl Sent {
+    /// What an answer holds while it is on its way.
+    pub(super) fn new(busy: Busy, flushes: Flushes) -> Self {
+        Self { _busy: busy, flushes }
+    }
+}
+
+/// Headers that belong to the connection to the server.
+const NOT_PASSED_ON: &[&str] =
+    &["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+/// What fusebox says beside an answer. Pages of other origins may read it if they may read anything.
+const OWN: &str = "X-Fusebox-Source,X-Fusebox-Ack,X-Fusebox-Op-Id,X-Fusebox-Age-Ms,X-Fusebox-Attempts,\
+                   X-Fusebox-Trace-Id,X-Fusebox-Pending-Writes,X-Fusebox-Warning";
+
+/// The server's answer that `reply` is. `sent` is held until it has gone. `None` if it is of another form.
+pub(super) fn of_reply(
+    reply: Reply,
+    trace_id: &str,
+    counters: &Arc<Counters>,
+    sent: Sent,
+) -> Option<Response<Body>> {
+    let value = reply.value.as_ref()?;
+    let (head, beginning) = http_form::answer_of(value)?;
+    let mut response = response_of(&head)?;
+    if response.status().is_success() {
+        say(response.headers_mut(), &reply, trace_id);
+    } else {
+        put(response.headers_mut(), "x-fusebox-source", reply.source.as_str());
+        put(response.headers_mut(), "x-fusebox-trace-id", trace_id);
+        expose(response.headers_mut());
+    }
+    Some(response.map(|()| body_of(beginning, reply.rest, counters, sent)))
+}
+
+/// The server's own error, which it gave to the last attempt.
+pub(super) fn of_error(answer: &Bytes, trace_id: &str) -> Option<Response<Bytes>> {
+    let (head, body) = http_form::answer_of(answer)?;
+    let mut response = response_of(&head)?.map(|()| body);
+    put(response.headers_mut(), "x-fusebox-source", Source::Live.as_str());
+    put(response.headers_mut(), "x-fusebox-trace-id", trace_id);
+    expose(response.headers_mut());
+    Some(response)
+}
+
+/// An answer that is here whole.
+pub(super) fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn response_of(head: &AnswerHead) -> Option<Response<()>> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
+    *response.headers_mut() = headers_of(&head.headers);
+    Some(response)
+}
+
+fn headers_of(fields: &Fields) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    let passed_on = fields.iter().filter(|(name, _)| !NOT_PASSED_ON.contains(&name.as_str()));
+    for (name, value) in passed_on {
+        // They were read as headers.
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&bytes_of(value))) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// What fusebox says of an answer.
+fn say(headers: &mut HeaderMap, reply: &Reply, trace_id: &str) {
+    put(headers, "x-fusebox-source", reply.source.as_str());
+    if let Some(ack) = reply.ack {
+        let ack = if ack == AckLevel::Durable { "durable" } else { "applied" };
+        put(headers, "x-fusebox-ack", ack);
+    }
+    if let Some(op_id) = reply.op_id {
+        put(headers, "x-fusebox-op-id", &op_id.to_string());
+    }
+    put(headers, "x-fusebox-age-ms", &reply.age.as_millis().to_string());
+    put(headers, "x-fusebox-attempts", &reply.attempts.to_string());
+    put(headers, "x-fusebox-trace-id", trace_id);
+    if reply.pending_writes > 0 {
+        put(headers, "x-fusebox-pending-writes", &reply.pending_writes.to_string());
+    }
+    for warning in &reply.warnings {
+        put(headers, "x-fusebox-warning", warning);
+    }
+    expose(headers);
+}
+
+fn put(headers: &mut HeaderMap, name: &'static str, text: &str) {
+    // What cannot stand in a header is left out.
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.append(HeaderName::from_static(name), value);
+    }
+}
+
+/// Lets pages read what fusebox says, if they may read what the server does.
+fn expose(headers: &mut HeaderMap) {
+    let exposed = headers.get(ACCESS_CONTROL_EXPOSE_HEADERS).and_then(|value| value.to_str().ok());
+    let Some(exposed) = exposed else { return };
+    if let Ok(value) = HeaderValue::from_str(&format!("{exposed},{OWN}")) {
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, value);
+    }
+}
+
+/// The pieces of an answer. It ends as the server's did.
+fn body_of(
+    beginning: Bytes,
+    rest: Option<Box<dyn Tail>>,
+    counters: &Arc<Counters>,
+    sent: Sent,
+) -> Body {
+    counters.written(beginning.len());
+    let Some(rest) = rest else { return whole(beginning) };
+    let first = Some(beginning).filter(|it| !it.is_empty());
+    let state = (first, Some(rest), Arc::clone(counters), sent);
+    let frames = stream::unfold(state, |(first, rest, counters, sent)| async move {
+        if let Some(first) = first {
+            return Some((Ok(Frame::data(first)), (None, rest, counters, sent)));
+        }
+        let mut rest = rest?;
+        let frame = match rest.next().await {
+            Some(Ok(piece)) => {
+                counters.written(piece.len());
+                return Some((Ok(Frame::data(piece)), (None, Some(rest), counters, sent)));
+            }
+            None => Ok(rest.end().unwrap_or_default()),
+            // What came whole ends here, too: the client reads in its last lines what went wrong.
+            Some(Err(_)) => rest.end().ok_or(BrokenOff),
+        };
+        let frame = match frame {
+            Ok(trailers) if trailers.is_empty() => return None,
+            Ok(trailers) => Ok(Frame::trailers(headers_of(&http_form::trailers_of(&trailers)))),
+            Err(broken) => {
+                // What came before says why.
+                sent.flushes.next().await;
+                Err(broken)
+            }
+        };
+        Some((frame, (None, None, counters, sent)))
+    });
+    StreamBody::new(frames).boxed_unsync()
+}

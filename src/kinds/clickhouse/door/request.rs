@@ -1,0 +1,217 @@
+//! A client's request as it goes on: without what belongs to its connection, and without credentials.
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Method,
+    header::{
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING,
+    },
+    http::request::Parts,
+};
+
+use crate::{
+    kinds::clickhouse::protocol::http_form::{Fields, HttpRequest, RequestHead, text_of},
+    net::percent::decoded,
+};
+
+/// What is held of a body, in bytes, beside a piece of it. A request that is not longer may be sent again.
+pub(super) const HELD: usize = 64 << 10;
+/// Headers that belong to a connection, or are ours to say.
+const NOT_PASSED_ON: &[&str] = &[
+    "authorization",
+    "connection",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+    "x-clickhouse-key",
+    "x-clickhouse-ssl-certificate-auth",
+    "x-clickhouse-user",
+];
+/// What options of fusebox's own begin with.
+const OPTIONS: &str = "x-fusebox-";
+/// Parameters that say who the client is.
+const CREDENTIALS: &[&str] = &["user", "password"];
+
+/// The parameters of a query string, as they were sent and decoded.
+pub(super) struct Parameters<'a>(Vec<Parameter<'a>>);
+
+struct Parameter<'a> {
+    raw: &'a str,
+    name: String,
+    value: String,
+}
+
+impl<'a> Parameters<'a> {
+    /// The parameters of `query`.
+    pub(super) fn of(query: &'a str) -> Self {
+        let text = |raw: &str| decoded(&raw.replace('+', " ")).unwrap_or_else(|| raw.to_owned());
+        let read = |raw: &'a str| {
+            let (name, value) = raw.split_once('=').unwrap_or((raw, ""));
+            Parameter { raw, name: text(name), value: text(value) }
+        };
+        Self(query.split('&').filter(|raw| !raw.is_empty()).map(read).collect())
+    }
+
+    /// The last value of a name.
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|it| it.name == name).map(|it| it.value.as_str())
+    }
+
+    fn is_on(&self, name: &str) -> bool {
+        self.value(name).is_some_and(|value| !matches!(value, "" | "0" | "false"))
+    }
+
+    /// The query string without some of them.
+    fn without(&self, names: &[&str]) -> String {
+        let left = self.0.iter().filter(|it| !names.contains(&it.name.as_str()));
+        left.map(|it| it.raw).collect::<Vec<&str>>().join("&")
+    }
+}
+
+/// The request as it is sent on. `is_whole` says whether `body` is all of it, and `reads_only` whether its caller may
+/// not write, which is for the server to see to.
+pub(super) fn of(
+    parts: &Parts,
+    parameters: &Parameters<'_>,
+    (body, is_whole): (Bytes, bool),
+    reads_only: bool,
+) -> HttpRequest {
+    let path = parts.uri.path();
+    let query = parts.uri.query();
+    let mut left = match query {
+        Some(_) if reads_only => parameters.without(&[CREDENTIALS, &["readonly"]].concat()),
+        Some(_) => parameters.without(CREDENTIALS),
+        None => String::new(),
+    };
+    // Whether there is a query string makes a difference to the server: `/` is a page.
+    let is_query = path == "/" && (query.is_some() || parts.method == Method::POST);
+    if reads_only && is_query {
+        left.push_str(if left.is_empty() { "readonly=2" } else { "&readonly=2" });
+    }
+    let target = if query.is_some() || !left.is_empty() {
+        format!("{path}?{left}")
+    } else {
+        path.to_owned()
+    };
+    let head = RequestHead {
+        method: parts.method.as_str().to_owned(),
+        target,
+        headers: fields(&parts.headers, is_whole.then_some(body.len())),
+        query: parameters.value("query").unwrap_or_default().to_owned(),
+        query_id: parameters.value("query_id").filter(|id| !id.is_empty()).map(str::to_owned),
+        is_query,
+        parameters: parameters.0.iter().map(|it| it.name.clone()).collect(),
+        is_plain: is_plain(&parts.headers, parameters),
+        is_whole,
+    };
+    HttpRequest { head, body }
+}
+
+/// The headers that go on. A body that is here whole, and so long, goes in one piece however it came.
+fn fields(headers: &HeaderMap, whole: Option<usize>) -> Fields {
+    let of_connection: Vec<String> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    let goes_on = |name: &str| {
+        let is_length = whole.is_some() && name == CONTENT_LENGTH.as_str();
+        let stays = NOT_PASSED_ON.contains(&name) || name.starts_with(OPTIONS) || is_length;
+        !stays && !of_connection.iter().any(|it| it == name)
+    };
+    let passed_on = headers.iter().filter(|(name, _)| goes_on(name.as_str()));
+    let field = |name: &HeaderName, value: &[u8]| (name.as_str().to_owned(), text_of(value));
+    let passed_on = passed_on.map(|(name, value)| field(name, value.as_bytes()));
+    let has_body = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+    let length = whole.filter(|_| has_body).map(|length| length.to_string());
+    passed_on.chain(length.map(|length| field(&CONTENT_LENGTH, length.as_bytes()))).collect()
+}
+
+/// Whether the body is text as it stands.
+fn is_plain(headers: &HeaderMap, parameters: &Parameters<'_>) -> bool {
+    let of = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // The server reads no other kind of form; curl says that of any body.
+    let is_form =
+        of(CONTENT_TYPE).trim_ascii_start().to_ascii_lowercase().starts_with("multipart/");
+    let encoding = of(CONTENT_ENCODING);
+    let is_encoded = headers.contains_key(CONTENT_ENCODING) && encoding != "identity";
+    !is_form && !is_encoded && !parameters.is_on("decompress")
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    fn made(method: &str, uri: &str, headers: &[(&str, &str)], reads_only: bool) -> RequestHead {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let parameters = Parameters::of(parts.uri.query().unwrap_or_default());
+        of(&parts, &parameters, (Bytes::new(), true), reads_only).head
+    }
+
+    #[test]
+    fn credentials_and_what_belongs_to_the_connection_go_no_further() {
+        let headers = [
+            ("host", "h"),
+            ("authorization", "Basic x"),
+            ("x-clickhouse-user", "ada"),
+            ("x-clickhouse-key", "hush"),
+            ("x-clickhouse-ssl-certificate-auth", "on"),
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("expect", "100-continue"),
+            ("transfer-encoding", "chunked"),
+            ("x-fusebox-deadline", "1s"),
+            ("x-clickhouse-database", "d"),
+            ("accept-encoding", "gzip"),
+        ];
+        let uri = "/?us%65r=ada&query=SELECT+%271%27&password=hush&%70assword=hush&max_threads=2";
+        let head = made("POST", uri, &headers, false);
+        assert_eq!(head.target, "/?query=SELECT+%271%27&max_threads=2");
+        let names: Vec<&str> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["x-clickhouse-database", "accept-encoding", "content-length"]);
+        assert_eq!(head.query, "SELECT '1'");
+        assert!(head.parameters.contains(&"max_threads".to_owned()));
+        assert!(!format!("{head:?}").contains("hush"));
+    }
+
+    #[test]
+    fn a_page_is_no_query_and_keeps_its_address() {
+        let target = |uri: &str, reads_only| {
+            let head = made("GET", uri, &[], reads_only);
+            (head.target, head.is_query)
+        };
+        assert_eq!(target("/", true), ("/".into(), false));
+        assert_eq!(target("/?", false), ("/?".into(), true));
+        assert_eq!(target("/play?user=ada", true), ("/play?".into(), false));
+        assert_eq!(target("/?a&&b=%zz", false), ("/?a&b=%zz".into(), true));
+        let head = made("POST", "/", &[], true);
+        assert_eq!((head.target.as_str(), head.is_query), ("/?readonly=2", true));
+        let head = made("POST", "/?readonly=0&query=x", &[], true);
+        assert_eq!(head.target, "/?query=x&readonly=2");
+    }
+
+    #[test]
+    fn a_body_is_plain_unless_something_says_otherwise() {
+        let plain =
+            |uri: &str, headers: &[(&str, &str)]| made("POST", uri, headers, false).is_plain;
+        assert!(plain("/", &[]) && plain("/?decompress=0", &[("content-type", "text/plain")]));
+        assert!(plain("/", &[("content-type", "application/x-www-form-urlencoded")]));
+        assert!(!plain("/?decompress=1", &[]));
+        assert!(!plain("/", &[("content-encoding", "gzip")]));
+        assert!(!plain("/", &[("content-type", "Multipart/form-data; boundary=x")]));
+        assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
+        assert_eq!(made("POST", "/?query_id=", &[], false).query_id, None);
+    }
+}

@@ -1,0 +1,203 @@
+//! One request: who sends it, what it becomes, what is answered.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::{Backend, Call, CallError, CallOptions, Reply};
+use hyper::{
+    HeaderMap, Method, Request, Response,
+    header::{CONTENT_TYPE, HeaderValue},
+    http::request::Parts,
+};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    answer::{self, Body, Sent},
+    body::{self, Taken},
+    counters::{Counters, Refused},
+    credentials::{Guest, Shown, Stranger, clickhouse_of},
+    pages,
+    request::{self, Parameters},
+    telling::Told,
+    visitor::Visitor,
+};
+use crate::{
+    config::DoorSettings,
+    kinds::options::CallOptionsJson,
+    net::{linger::Lent, trace_headers},
+};
+
+/// How long who shows wrong credentials waits for the answer.
+const PENALTY: Duration = Duration::from_secs(1);
+/// By what way its calls come, for traces.
+const ROUTE: &str = "clickhouse door";
+
+/// What the connections of a door share.
+pub(super) struct Service {
+    pub(super) settings: Arc<DoorSettings>,
+    backend: Arc<Backend>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) stopping: watch::Receiver<bool>,
+    /// The server's version, which errors name, also when the server has gone.
+    version: Mutex<Option<String>>,
+}
+
+impl Service {
+    /// A door of `backend`.
+    pub(super) fn new(
+        settings: Arc<DoorSettings>,
+        backend: Arc<Backend>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self { settings, backend, counters: Arc::default(), stopping, version: Mutex::default() }
+    }
+
+    /// Answers a request. `sent` is held until the answer has gone.
+    pub(super) async fn answer(
+        &self,
+        visitor: &Visitor,
+        request: Request<Option<Lent>>,
+        sent: Sent,
+    ) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        match self.answered(visitor, parts, body, sent).await {
+            Ok(response) => response,
+            Err(told) => self.told(&told),
+        }
+    }
+
+    /// What fusebox itself says.
+    pub(super) fn told(&self, told: &Told) -> Response<Body> {
+        self.counters.refused(told.counts);
+        let response = told.response(self.version().as_deref());
+        self.counters.written(response.body().len());
+        response.map(answer::whole)
+    }
+
+    async fn answered(
+        &self,
+        visitor: &Visitor,
+        parts: Parts,
+        body: Option<Lent>,
+        sent: Sent,
+    ) -> Result<Response<Body>, Told> {
+        let parameters = Parameters::of(parts.uri.query().unwrap_or_default());
+        let shown = Shown::of(&parts.headers, &parameters);
+        let address = self.settings.listen.to_string();
+        if !shown.is_something() && pages::is_foreign(&parts.headers, visitor.is_local, &address) {
+            return Err(Told::forbidden("a page of another origin may not do this"));
+        }
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return Err(Told::malformed("the method is not offered here"));
+        }
+        if is_ping(&parts) && self.backend.gate()() {
+            self.counters.answered_here();
+            return Ok(pong());
+        }
+        let guest = self.guest(visitor, &shown).await?;
+        let options = self.options(&parts.headers)?;
+        let taken = body::take(body, &visitor.account, &self.counters).await;
+        let Taken { beginning, upload } = taken.map_err(|fault| Told::fault(&fault))?;
+        let is_whole = upload.is_none();
+        let made = request::of(&parts, &parameters, (beginning, is_whole), guest.reads_only);
+        let body = Taken::weighed(&visitor.account, made.to_bytes());
+        let body = body.map_err(|full| Told::fault(&body::Fault::Full(full)))?;
+        drop(made);
+        let trace = trace_headers::of(&parts.headers, ROUTE);
+        let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
+        let (uid, admin) = (guest.who.uid, guest.who.admin);
+        let call = Call { body, options, uid, admin, trace, streams: true, upload };
+        match Box::pin(self.backend.call(call)).await {
+            Ok(reply) => self.live(reply, &trace_id, sent),
+            Err(error) => Ok(self.failed(&error, &trace_id)),
+        }
+    }
+
+    fn live(&self, reply: Reply, trace_id: &str, sent: Sent) -> Result<Response<Body>, Told> {
+        self.counters.answered();
+        if self.version.lock().is_none() {
+            self.version();
+        }
+        answer::of_reply(reply, trace_id, &self.counters, sent).ok_or_else(Told::internal)
+    }
+
+    /// The server's own answer to the last attempt if there was one, and else what fusebox says of it.
+    fn failed(&self, error: &CallError, trace_id: &str) -> Response<Body> {
+        let answers = [&error.reply, &error.last_answer].into_iter().flatten();
+        let mut answers = answers.filter_map(|answer| answer::of_error(answer, trace_id));
+        if let Some(response) = answers.next() {
+            self.counters.answered();
+            self.counters.written(response.body().len());
+            return response.map(answer::whole);
+        }
+        let told = Told::of_call(self.backend.name(), error);
+        let mut response = self.told(&told);
+        if let Ok(value) = HeaderValue::from_str(trace_id) {
+            response.headers_mut().insert("x-fusebox-trace-id", value);
+        }
+        if let Some(op_id) = error.op_id.filter(|_| error.outcome_unknown)
+            && let Ok(value) = HeaderValue::from_str(&op_id.to_string())
+        {
+            response.headers_mut().insert("x-fusebox-op-id", value);
+        }
+        response
+    }
+
+    /// Who sends a request. `/ping` needs no credentials.
+    async fn guest(&self, visitor: &Visitor, shown: &Shown) -> Result<Guest, Told> {
+        let connector = clickhouse_of(self.backend.connector());
+        let Some(connector) = connector else { return Err(Told::internal()) };
+        let found = shown.who(visitor.who, &self.settings.callers, connector.settings()).await;
+        let stranger = match found {
+            Ok(guest) => return Ok(guest),
+            Err(stranger) => stranger,
+        };
+        self.counters.wrong_secret();
+        if stranger == Stranger::Wrong {
+            tracing::warn!(door = %self.settings.listen, "credentials are nobody's");
+            sleep(PENALTY).await;
+        }
+        Err(Told::stranger(stranger, shown.user()))
+    }
+
+    /// What is asked of a call: by its own headers, and by the door's settings where it has none.
+    fn options(&self, headers: &HeaderMap) -> Result<CallOptions, Told> {
+        let options = CallOptionsJson::from_headers(headers).and_then(CallOptionsJson::checked);
+        let mut options = options.map_err(Told::malformed)?;
+        let settings = &self.settings;
+        options.deadline = options.deadline.or(settings.deadline);
+        options.min_ack = options.min_ack.or(settings.min_ack);
+        if !headers.contains_key("x-fusebox-priority") {
+            options.priority = settings.priority;
+        }
+        Ok(options)
+    }
+
+    fn version(&self) -> Option<String> {
+        let mut version = self.version.lock();
+        if let Some(known) = self.backend.connector().status().server_version {
+            *version = Some(known);
+        }
+        version.clone()
+    }
+
+    /// A fault in fusebox itself cost a client its answer.
+    pub(super) fn at_fault(&self) -> Response<Body> {
+        self.counters.refused(Refused::Unknown);
+        Told::internal().response(None).map(answer::whole)
+    }
+}
+
+/// Whether a request asks if the server lives.
+fn is_ping(parts: &Parts) -> bool {
+    matches!(parts.method, Method::GET | Method::HEAD) && parts.uri.path() == "/ping"
+}
+
+/// What the server says to that.
+fn pong() -> Response<Body> {
+    let mut response = Response::new(answer::whole(Bytes::from_static(b"Ok.\n")));
+    let html = HeaderValue::from_static("text/html; charset=UTF-8");
+    response.headers_mut().insert(CONTENT_TYPE, html);
+    response
+}

@@ -1,0 +1,173 @@
+//! A request as a client of the HTTP interface sent it, and the server's answer to it, in wire form.
+//!
+//! ```text
+//! request  2 │ length of the head, 4 bytes, little endian │ head as JSON │ the body, or its beginning
+//! answer   2 │ length of the head, 4 bytes, little endian │ head as JSON │ the body, or its beginning
+//! ```
+//! The bytes of a body are the sender's own. What is known of the request without reading it again stands in its head.
+//! Such a request is never queued, so its form outlives no release.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::wire::WireError;
+
+/// What tells it from a [call](super::wire::Call).
+const VERSION: u8 = 2;
+/// Bytes before the head.
+const BEFORE: usize = 5;
+
+/// Headers in their order. A value is a character for each byte, so that it may hold any.
+pub(crate) type Fields = Vec<(String, String)>;
+
+/// The head of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RequestHead {
+    /// The method.
+    pub(crate) method: String,
+    /// Path and query string, without credentials.
+    pub(crate) target: String,
+    /// The headers that go to the server.
+    pub(crate) headers: Fields,
+    /// The parameter `query`, decoded; empty if there is none. The server puts it before the body.
+    pub(crate) query: String,
+    /// The query's id, if the client gave it one.
+    pub(crate) query_id: Option<String>,
+    /// Whether the server takes it for a query, so that it has an id.
+    pub(crate) is_query: bool,
+    /// The names of all parameters: a query that limits itself does so by one of them.
+    pub(crate) parameters: Vec<String>,
+    /// Whether the body is text as it stands: not compressed, and no form.
+    pub(crate) is_plain: bool,
+    /// Whether all of the body is here.
+    pub(crate) is_whole: bool,
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HttpRequest {
+    pub(crate) head: RequestHead,
+    /// The body, or its beginning.
+    pub(crate) body: Bytes,
+}
+
+/// The head of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AnswerHead {
+    /// The status.
+    pub(crate) status: u16,
+    /// The server's headers.
+    pub(crate) headers: Fields,
+}
+
+impl HttpRequest {
+    /// The request in wire form.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        form(&self.head, &self.body)
+    }
+
+    /// The request that `bytes` are; its body shares their memory. `None` if they are of another form.
+    ///
+    /// # Errors
+    /// They are of this form, and damaged.
+    pub(crate) fn of(bytes: &Bytes) -> Option<Result<Self, WireError>> {
+        let read = read(bytes)?;
+        Some(read.map(|(head, body)| Self { head, body }))
+    }
+}
+
+/// The answer in wire form.
+pub(crate) fn answer(head: &AnswerHead, body: &[u8]) -> Bytes {
+    form(head, body)
+}
+
+/// The answer that `bytes` are, and its body, or the body's beginning.
+pub(crate) fn answer_of(bytes: &Bytes) -> Option<(AnswerHead, Bytes)> {
+    read(bytes)?.ok()
+}
+
+/// Trailers in wire form; empty for none.
+pub(crate) fn trailers(fields: &Fields) -> Bytes {
+    if fields.is_empty() {
+        return Bytes::new();
+    }
+    serde_json::to_vec(fields).unwrap_or_default().into()
+}
+
+/// The trailers that `bytes` are.
+pub(crate) fn trailers_of(bytes: &[u8]) -> Fields {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+/// A header's value as text, a character for each byte.
+pub(crate) fn text_of(value: &[u8]) -> String {
+    value.iter().map(|byte| char::from(*byte)).collect()
+}
+
+/// The bytes of a header's value.
+pub(crate) fn bytes_of(text: &str) -> Cow<'_, [u8]> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect::<Vec<u8>>().into()
+}
+
+fn form(head: &impl Serialize, body: &[u8]) -> Bytes {
+    // Structs of texts and numbers always have a JSON form.
+    let head = serde_json::to_vec(head).unwrap_or_default();
+    let mut bytes = BytesMut::with_capacity(BEFORE + head.len() + body.len());
+    bytes.put_u8(VERSION);
+    bytes.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
+    bytes.put_slice(&head);
+    bytes.put_slice(body);
+    bytes.freeze()
+}
+
+fn read<H: DeserializeOwned>(bytes: &Bytes) -> Option<Result<(H, Bytes), WireError>> {
+    let (before, behind) = bytes.split_at_checked(BEFORE)?;
+    let [VERSION, a, b, c, d] = *before else { return None };
+    let head = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok().and_then(|len| {
+        let head = serde_json::from_slice(behind.get(..len)?).ok()?;
+        Some((head, bytes.slice(BEFORE + len..)))
+    });
+    Some(head.ok_or(WireError::Damaged))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::wire, *};
+
+    #[test]
+    fn a_request_and_an_answer_survive_their_wire_forms() {
+        let head = RequestHead {
+            method: "POST".into(),
+            target: "/?query=SELECT%201".into(),
+            headers: vec![("x-name".into(), text_of(b"caf\xe9"))],
+            query: "SELECT 1".into(),
+            ..RequestHead::default()
+        };
+        let request = HttpRequest { head, body: Bytes::from_static(b"\0\xff") };
+        let bytes = request.to_bytes();
+        assert_eq!(HttpRequest::of(&bytes), Some(Ok(request)));
+        assert_eq!(wire::Call::of(&bytes), Err(WireError::Version(2)));
+        let head = AnswerHead { status: 404, headers: vec![("a".into(), "b".into())] };
+        assert_eq!(answer_of(&answer(&head, b"x")), Some((head, Bytes::from_static(b"x"))));
+        assert_eq!(&*bytes_of(&text_of(b"caf\xe9")), b"caf\xe9");
+        let fields = vec![("x-trailer".to_owned(), "1".to_owned())];
+        assert_eq!(trailers_of(&trailers(&fields)), fields);
+        assert!(trailers(&Fields::new()).is_empty() && trailers_of(b"").is_empty());
+    }
+
+    #[test]
+    fn what_is_of_another_form_is_no_request_and_what_is_cut_short_is_damaged() {
+        let call = wire::Call { header: wire::Header::default(), data: Bytes::new() }.to_bytes();
+        assert_eq!(HttpRequest::of(&call), None);
+        assert_eq!(HttpRequest::of(&Bytes::from_static(b"\x02")), None);
+        for cut in [&b"\x02\x09\0\0\0{}"[..], b"\x02\x02\0\0\0[]", b"\x02\xff\xff\xff\xff"] {
+            let cut = Bytes::copy_from_slice(cut);
+            assert_eq!(HttpRequest::of(&cut), Some(Err(WireError::Damaged)));
+        }
+    }
+}

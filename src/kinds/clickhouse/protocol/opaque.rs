@@ -1,0 +1,183 @@
+//! What a request of the HTTP interface is, as far as that can be told without decoding anything.
+//!
+//! | request | is | lanes |
+//! | --- | --- | --- |
+//! | GET, HEAD, OPTIONS | a read: the server runs it as one that may change nothing | none |
+//! | a SELECT that is here whole, as text | a read | none |
+//! | an INSERT whose statement is text | a write | none: inserts commute |
+//! | another statement that is here whole, as text | as [`plan`](super::plan) says | |
+//! | anything else: compressed, a form, longer than what is held | a write | all |
+//!
+//! None of them is cached, queued or given a token: in an outage each is an error. What the server makes of a request is
+//! the server's affair; this only says what may be sent again, and what waits for what.
+
+use bytes::Bytes;
+use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
+use fusebox_state::Lanes;
+
+use super::{
+    http_form::HttpRequest,
+    sql::{self, Statement, Verb},
+    wire::WireError,
+};
+
+/// Why none of them is queued.
+const REASON: &str = "what comes through a door of ClickHouse is not queued";
+
+/// Reads what a request is.
+pub(crate) fn plan(body: Bytes, request: Result<HttpRequest, WireError>) -> Result<Plan, Refused> {
+    let request = request.map_err(|error| Refused {
+        code: "malformed",
+        message: error.to_string(),
+        malformed: true,
+    })?;
+    let is_safe = is_safe(&request);
+    let statement = statement(&request);
+    let none = || Lanes::new([]);
+    let read = || Access::Read(Read { keyed: false, slots: Vec::new(), miss: None });
+    let write = || Access::Write(Write::new(Outage::Never(REASON)));
+    let verb = statement.as_ref().map(|statement| &statement.verb);
+    let (lanes, admin, access) = match verb {
+        _ if is_safe => (none(), false, read()),
+        Some(Verb::Read) => (none(), false, read()),
+        Some(Verb::Insert(_)) => (none(), false, write()),
+        Some(Verb::Other(other)) => {
+            (if other.barrier { Lanes::All } else { none() }, other.admin, write())
+        }
+        Some(Verb::Refused(_)) | None => (Lanes::All, false, write()),
+    };
+    let label =
+        statement.filter(|it| !it.word.is_empty()).map_or(request.head.method, |it| it.word);
+    Ok(Plan { body, label, lanes, admin, access })
+}
+
+/// The operation's name, of the words that ClickHouse and HTTP have.
+pub(crate) fn operation(request: &HttpRequest) -> &'static str {
+    match statement(request) {
+        Some(statement) => statement.operation(),
+        None if is_safe(request) => "GET",
+        None => "unknown",
+    }
+}
+
+/// The settings that the request brings itself, as far as they can be told: what a query limits itself to says nothing
+/// of the server.
+pub(crate) fn settings(request: &HttpRequest) -> Vec<String> {
+    let of_statement = statement(request).map(|statement| statement.settings).unwrap_or_default();
+    let of_statement = of_statement.into_iter().map(|(name, _)| name);
+    request.head.parameters.iter().cloned().chain(of_statement).collect()
+}
+
+/// Whether the server changes nothing for its sake.
+fn is_safe(request: &HttpRequest) -> bool {
+    matches!(request.head.method.as_str(), "GET" | "HEAD" | "OPTIONS")
+}
+
+/// The statement, if it can be told: all of it, or at least that it is an INSERT.
+fn statement(request: &HttpRequest) -> Option<Statement> {
+    let HttpRequest { head, body } = request;
+    let (text, is_all) = if head.is_plain {
+        // What follows an INSERT may be bytes.
+        let (text, is_text) = match std::str::from_utf8(body) {
+            Ok(text) => (text, true),
+            Err(error) => (body.get(..error.valid_up_to()).map_or("", as_text), false),
+        };
+        // The server does the same.
+        (format!("{}\n{text}", head.query), is_text && head.is_whole)
+    } else {
+        (head.query.clone(), head.is_whole && body.is_empty())
+    };
+    if text.trim_ascii().is_empty() {
+        return None;
+    }
+    let statement = sql::read(&text);
+    (is_all || matches!(statement.verb, Verb::Insert(_))).then_some(statement)
+}
+
+fn as_text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::http_form::RequestHead, *};
+
+    fn request(method: &str, query: &str, body: &'static [u8]) -> HttpRequest {
+        let head = RequestHead {
+            method: method.into(),
+            query: query.into(),
+            is_query: true,
+            is_plain: true,
+            is_whole: true,
+            ..RequestHead::default()
+        };
+        HttpRequest { head, body: Bytes::from_static(body) }
+    }
+
+    #[track_caller]
+    fn is(request: &HttpRequest, read: bool, all: bool) {
+        let bytes = request.to_bytes();
+        let plan = plan(bytes.clone(), Ok(request.clone())).unwrap();
+        assert_eq!(matches!(plan.access, Access::Read(_)), read, "{request:?}");
+        assert_eq!(plan.lanes.is_all(), all, "{request:?}");
+        assert_eq!(plan.body, bytes);
+        if let Access::Read(read) = plan.access {
+            assert!(read.slots.is_empty() && read.miss.is_none(), "it is never cached");
+        }
+    }
+
+    #[test]
+    fn what_cannot_write_and_what_reads_is_a_read_and_the_rest_is_a_write() {
+        is(&request("GET", "INSERT INTO t VALUES (1)", b""), true, false);
+        is(&request("HEAD", "", b""), true, false);
+        is(&request("POST", "", b"SELECT 1"), true, false);
+        is(&request("POST", "SELECT 1 ", b"FORMAT CSV"), true, false);
+        is(&request("POST", "INSERT INTO t FORMAT Native", b"\xff\0"), false, false);
+        is(&request("POST", "", b"INSERT INTO t FORMAT RowBinary\n\xff\0"), false, false);
+        is(&request("POST", "", b"CREATE TABLE t (a Int8)"), false, false);
+        is(&request("POST", "", b"DROP TABLE t"), false, true);
+        is(&request("POST", "", b"SET max_threads = 1"), false, true);
+        is(&request("POST", "", b"SELECT '\xff'"), false, true);
+        is(&request("POST", "", b""), false, true);
+        is(&request("PUT", "", b""), false, true);
+    }
+
+    #[test]
+    fn of_what_is_not_here_as_text_nothing_is_known_but_an_insert() {
+        let with = |query: &str, body: &'static [u8], plain: bool, whole: bool| {
+            let mut request = request("POST", query, body);
+            (request.head.is_plain, request.head.is_whole) = (plain, whole);
+            request
+        };
+        is(&with("", b"SELECT 1", true, false), false, true);
+        is(&with("SELECT 1", b"x", false, true), false, true);
+        is(&with("SELECT 1", b"", false, true), true, false);
+        is(&with("INSERT INTO t FORMAT CSV", b"\x1f\x8b", false, false), false, false);
+        is(&with("", b"INSERT INTO t FORMAT CSV\n1", true, false), false, false);
+    }
+
+    #[test]
+    fn what_needs_admin_rights_is_known_of_text_alone() {
+        let admin = |request: &HttpRequest| plan(Bytes::new(), Ok(request.clone())).unwrap().admin;
+        assert!(admin(&request("POST", "SYSTEM SHUTDOWN", b"")));
+        assert!(!admin(&request("GET", "SYSTEM SHUTDOWN", b"")));
+        assert!(!admin(&request("POST", "DROP TABLE t", b"")));
+    }
+
+    #[test]
+    fn a_limit_of_its_own_is_found_in_the_parameters_and_in_the_statement() {
+        let mut request = request("POST", "", b"SELECT 1 SETTINGS max_execution_time = 1");
+        request.head.parameters = vec!["max_memory_usage".into()];
+        assert_eq!(settings(&request), ["max_memory_usage", "max_execution_time"]);
+        request.head.is_plain = false;
+        assert_eq!(settings(&request), ["max_memory_usage"]);
+    }
+
+    #[test]
+    fn an_operation_is_named_by_words_that_no_caller_made_up() {
+        let name = |method, query| operation(&request(method, query, b""));
+        assert_eq!(name("POST", "select 1"), "SELECT");
+        assert_eq!((name("GET", ""), name("POST", "")), ("GET", "unknown"));
+        assert_eq!(name("POST", "hunter2"), "unknown");
+    }
+}

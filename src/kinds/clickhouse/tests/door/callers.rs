@@ -1,0 +1,78 @@
+//! Who may call.
+
+use super::*;
+use crate::ingress::callers::{Callers, Known, Right, SecretDigest};
+
+fn with_callers() -> DoorSettings {
+    let mut door = door();
+    door.auth = Auth::Token;
+    let known = |name: &str, secret: &str, right| Known {
+        name: name.to_owned(),
+        right,
+        secret: SecretDigest::of(secret.as_bytes()).unwrap(),
+    };
+    door.callers = Arc::new(Callers::new(vec![
+        known("web", "s3cret", Right::Client),
+        known("reports", "0ther", Right::Read),
+        known("ops", "th1rd", Right::Admin),
+    ]));
+    door
+}
+
+#[tokio::test]
+async fn credentials_end_at_the_door_and_the_server_sees_the_backends() {
+    let world = World::with(Duration::from_secs(5), 64, with_callers()).await;
+    let mut client = world.client_of(None);
+    let ping = client.ask("GET /ping", "", "").await;
+    assert_eq!(ping.status, 200, "it needs no credentials");
+    let who = "SELECT currentUser()";
+    for headers in [
+        "X-ClickHouse-User: web\r\nX-ClickHouse-Key: s3cret\r\n",
+        "Authorization: Basic d2ViOnMzY3JldA==\r\n",
+        "X-ClickHouse-User: ada\r\nX-ClickHouse-Key: hush\r\n",
+    ] {
+        assert_eq!(client.ask("POST /", headers, who).await.text(), "ada\n", "{headers}");
+    }
+    let by_parameters = client.ask("POST /?user=web&password=s3cret", "", who).await;
+    assert_eq!(by_parameters.text(), "ada\n");
+    let absent = client.ask("POST /", "", who).await;
+    assert_eq!((absent.status, absent.header("x-clickhouse-exception-code")), (401, Some("516")));
+    assert!(absent.header("www-authenticate").is_some());
+    let began = std::time::Instant::now();
+    let wrong = client.ask("POST /?user=ada&password=wrong", "", who).await;
+    assert!(began.elapsed() >= Duration::from_secs(1), "it waits");
+    assert_eq!((wrong.status, wrong.header("x-clickhouse-exception-code")), (403, Some("516")));
+    assert!(wrong.text().contains("ada: Authentication failed"), "{}", wrong.text());
+    assert!(!wrong.text().contains("wrong"), "{}", wrong.text());
+    assert_eq!(world.door.view().auth_failures, 2);
+}
+
+#[tokio::test]
+async fn who_may_only_read_is_kept_from_writing_by_the_server() {
+    let world = World::with(Duration::from_secs(5), 64, with_callers()).await;
+    let mut client = world.client_of(None);
+    let reports = "X-ClickHouse-User: reports\r\nX-ClickHouse-Key: 0ther\r\n";
+    assert_eq!(client.ask("POST /", reports, "SELECT 1").await.text(), "1\n");
+    for line in ["POST /", "POST /?readonly=0", "POST /?database=default"] {
+        let made =
+            client.ask(line, reports, "CREATE TABLE default.no (n Int8) ENGINE = Null").await;
+        assert_eq!(made.header("x-clickhouse-exception-code"), Some("164"), "{line}");
+    }
+    let admin = client.ask("POST /", reports, "SYSTEM FLUSH LOGS").await;
+    assert_eq!((admin.status, admin.header("x-clickhouse-exception-code")), (403, Some("497")));
+    let ops = "X-ClickHouse-User: ops\r\nX-ClickHouse-Key: th1rd\r\n";
+    assert_eq!(client.ask("POST /", ops, "SYSTEM DROP MARK CACHE").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_is_refused_unless_it_has_credentials() {
+    let world = World::open().await;
+    let mut client = world.client();
+    let foreign = "Origin: http://evil.example\r\n";
+    let refused = client.ask("POST /", foreign, "SELECT 1").await;
+    assert_eq!((refused.status, refused.header("x-clickhouse-exception-code")), (403, Some("497")));
+    let own = "Origin: http://localhost\r\n";
+    assert_eq!(client.ask("POST /", own, "SELECT 1").await.text(), "1\n");
+    let shown = format!("{foreign}X-ClickHouse-User: ada\r\nX-ClickHouse-Key: hush\r\n");
+    assert_eq!(client.ask("POST /", &shown, "SELECT 1").await.text(), "1\n");
+}

@@ -1,0 +1,170 @@
+//! The server's own bytes, through the door and past it.
+
+use super::*;
+
+const ADA: &str = "X-ClickHouse-User: ada\r\nX-ClickHouse-Key: hush\r\n";
+
+/// The same request at the door and at the server. Returns what the door answered.
+async fn alike(world: &World, line: &str, headers: &str, body: &[u8]) -> Answer {
+    let direct = world.direct().await.ask(line, &format!("{ADA}{headers}"), body).await;
+    let through = world.client().ask(line, headers, body).await;
+    let (direct, through) = (direct.alike(), through.alike());
+    assert_eq!(through.text(), direct.text(), "{line}");
+    assert_eq!(through, direct, "{line}");
+    through
+}
+
+#[tokio::test]
+async fn pages_methods_and_paths_are_the_servers() {
+    let world = World::open().await;
+    for line in [
+        "GET /",
+        "GET /replicas_status",
+        "GET /play",
+        "GET /dashboard",
+        "GET /unknown?a=b",
+        "GET /?query=SELECT%201",
+        "GET /?query=SELECT+1+FORMAT+JSONEachRow",
+        "GET /?query=SELECT%20nosuch",
+        "GET /?query=",
+        "HEAD /?query=SELECT%201",
+        "HEAD /",
+        "HEAD /unknown",
+        "OPTIONS /",
+        "PUT /",
+        "DELETE /?query=SELECT%201",
+        "POST /unknown",
+        "POST /?query=SELECT%202",
+    ] {
+        alike(&world, line, "", b"").await;
+    }
+    let refused = alike(&world, "GET /?query=CREATE%20TABLE%20x(a%20Int8)", "", b"").await;
+    assert_eq!((refused.status, refused.header("x-clickhouse-exception-code")), (500, Some("164")));
+    let ping = world.client().ask("GET /ping", "", "").await;
+    assert_eq!((ping.status, ping.text().as_str()), (200, "Ok.\n"));
+    let ping = world.client().ask("HEAD /ping", "", "").await;
+    assert_eq!((ping.status, ping.header("content-length")), (200, Some("4")));
+}
+
+#[tokio::test]
+async fn bodies_go_both_ways_as_they_are() {
+    let world = World::open().await;
+    let gzip = {
+        use std::io::Write;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(b"SELECT 'packed', currentUser()").unwrap();
+        encoder.finish().unwrap()
+    };
+    let post = "POST /";
+    let answer = alike(&world, post, "Content-Encoding: gzip\r\n", &gzip).await;
+    assert_eq!(answer.text(), "packed\tada\n");
+    let numbers = b"SELECT number FROM numbers(1000)";
+    for accepts in ["gzip", "zstd", "lz4", "br", "deflate"] {
+        let headers = format!("Accept-Encoding: {accepts}\r\n");
+        let line = "POST /?enable_http_compression=1";
+        let answer = alike(&world, line, &headers, numbers).await;
+        assert_eq!(answer.header("content-encoding"), Some(accepts));
+    }
+    let framed = alike(&world, "POST /?compress=1", "", numbers).await;
+    assert_eq!((framed.header("content-encoding"), framed.status), (None, 200));
+    assert_eq!(framed.body.get(16), Some(&0x82), "it is a frame of LZ4");
+    let late = "POST /?http_write_exception_in_output_format=0";
+    let multipart = "--B\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT sum(n) FROM ext\r\n\
+        --B\r\nContent-Disposition: form-data; name=\"ext_structure\"\r\n\r\nn Int8\r\n\
+        --B\r\nContent-Disposition: form-data; name=\"ext\"; filename=\"x\"\r\n\r\n1\n2\n\r\n--B--\r\n";
+    let form = "Content-Type: multipart/form-data; boundary=B\r\n";
+    assert_eq!(alike(&world, post, form, multipart.as_bytes()).await.text(), "3\n");
+    let thrown =
+        b"SELECT number, throwIf(number = 900000) FROM numbers(1000000) SETTINGS max_block_size = 1000";
+    let through = world.client().ask(late, "", thrown).await;
+    let direct = world.direct().await.ask(late, ADA, thrown).await;
+    let tag = through.header("x-clickhouse-exception-tag").unwrap().to_owned();
+    assert_eq!((through.status, through.whole), (direct.status, direct.whole));
+    assert!(through.text().contains(&format!("__exception__\r\n{tag}\r\nCode: 395")));
+    // The last rows, what went wrong, and the end come at once.
+    let slowly = b"SELECT sleepEachRow(0.01), throwIf(number = 30) FROM numbers(60) SETTINGS max_block_size = 1";
+    for _ in 0..5 {
+        let answer =
+            world.client().ask("POST /?wait_end_of_query=0&buffer_size=1", "", slowly).await;
+        assert!(answer.text().contains("Code: 395") && !answer.whole, "{answer:?}");
+    }
+    let wait = "POST /?wait_end_of_query=1";
+    let early = alike(&world, wait, "", thrown).await;
+    assert_eq!(early.header("x-clickhouse-exception-code"), Some("395"));
+}
+
+#[tokio::test]
+async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_one() {
+    let world = World::open().await;
+    let mut client = world.client();
+    let session = "POST /?session_id=s1";
+    let made = client.ask(session, "", "CREATE TEMPORARY TABLE mine (n Int8)").await;
+    assert_eq!((made.status, made.header("x-fusebox-ack")), (200, Some("applied")));
+    assert_eq!(client.ask(session, "", "INSERT INTO mine VALUES (7)").await.status, 200);
+    let read = client.ask(session, "", "SELECT n FROM mine").await;
+    assert_eq!((read.text().as_str(), read.header("x-fusebox-source")), ("7\n", Some("live")));
+    assert_eq!(read.header("x-fusebox-ack"), None, "a read promises nothing");
+    assert_eq!(read.header("keep-alive"), Some("timeout=30"));
+    let expose = read.header("access-control-expose-headers").unwrap();
+    assert!(expose.contains("X-ClickHouse-Summary") && expose.contains("X-Fusebox-Source"));
+    let named = client.ask("POST /?query_id=it's%20mine", "", "SELECT 1").await;
+    assert_eq!(named.header("x-clickhouse-query-id"), Some("it's mine"));
+    let expected =
+        "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 8\r\n\r\n";
+    client.send(expected).await;
+    assert_eq!(client.answer("POST").await.status, 100);
+    client.send("SELECT 3").await;
+    assert_eq!(client.answer("POST").await.text(), "3\n");
+    let chunked = "POST /?query=SELECT HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(format!("{chunked}1\r\n4\r\n1\r\n2\r\n0\r\n\r\n")).await;
+    assert_eq!(client.answer("POST").await.text(), "42\n");
+    // One behind the other, before either is answered, and then nonsense.
+    let get = |n: u8| format!("GET /?query=SELECT%20{n} HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.send(format!("{}{}nonsense\r\n\r\n", get(1), get(2))).await;
+    assert_eq!(client.answer("GET").await.text(), "1\n");
+    assert_eq!(client.answer("GET").await.text(), "2\n");
+    // It is told so unless it was read before the last answer had gone.
+    assert!(matches!(client.answer("GET").await.status, 0 | 400));
+    assert!(client.is_closed().await);
+    let view = world.door.view();
+    assert!(view.by_source()["live"] == 8 && view.bytes_in > 0 && view.bytes_out > 0, "{view:?}");
+}
+
+#[tokio::test]
+async fn progress_in_headers_may_be_long() {
+    let world = World::open().await;
+    let line = "POST /?send_progress_in_http_headers=1&http_headers_progress_interval_ms=0&wait_end_of_query=1";
+    let query = "SELECT sleepEachRow(0.0001) FROM numbers(4000) SETTINGS max_block_size = 1, \
+                 function_sleep_max_microseconds_per_block = 0 FORMAT Null";
+    let mut client = world.client();
+    let answer = client.ask(line, "", query).await;
+    let progress = answer.headers.iter().filter(|(name, _)| name == "x-clickhouse-progress");
+    let (count, bytes) = progress.fold((0, 0), |(n, sum), (_, it)| (n + 1, sum + it.len()));
+    assert!(count > 3_000 && bytes > 400_000, "{count} headers of {bytes} bytes");
+    assert_eq!((answer.status, client.query("SELECT 1").await.status), (200, 200));
+}
+
+#[tokio::test]
+async fn a_request_that_can_be_read_in_two_ways_is_refused() {
+    let world = World::open().await;
+    for head in [
+        "Content-Length: 8\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 8\r\n",
+        "Content-Length: 8\r\nContent-Length: 9\r\n",
+        "Content-Length: 8\n",
+        "X: a\r\n b\r\nContent-Length: 8\r\n",
+    ] {
+        let mut client = world.client();
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{head}\r\nSELECT 1")).await;
+        assert_eq!(client.answer("POST").await.status, 400, "{head:?}");
+        assert!(client.is_closed().await, "{head:?}");
+    }
+    assert_eq!(world.closed("protocol"), 5);
+    assert_eq!(world.door.view().by_source()["live"], 0, "the server saw none of them");
+    for (target, status) in [("x".repeat(70_000), 414), (String::new(), 431)] {
+        let mut client = world.client();
+        let header = if target.is_empty() { "x".repeat(300_000) } else { String::new() };
+        client.send(format!("GET /?{target} HTTP/1.1\r\nHost: h\r\nX: {header}\r\n\r\n")).await;
+        assert_eq!(client.answer("GET").await.status, status);
+    }
+}

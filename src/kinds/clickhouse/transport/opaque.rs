@@ -1,0 +1,337 @@
+//! A client's own request on the wire, and the server's own answer.
+//!
+//! ```text
+//!  closed? ─▶ (writes) fence ─▶ wire ─▶ head ─┬─ not an error, or one that blames the caller ─▶ an answer, piece by piece
+//!                                             └─ an error that says the server is unwell ─▶ a failure, with the answer
+//! ```
+//! The bytes of body and headers go both ways as they are: only what belongs to a connection, and who we are, is ours.
+//! What an answer says of the backend is read by the same table as every other ([`outcome`]). The answer is handed on
+//! from its head; behind that, the same table reads its end.
+//!
+//! A read that is not read to its end is killed, a write is in doubt; both by the id that the client gave it, or by one
+//! that is added to its parameters.
+//!
+//! [`outcome`]: crate::kinds::clickhouse::protocol::outcome
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use fusebox_actors::connector::{
+    Aboard, Attempt, AttemptError, Attempted, ErrorCode, OwnCode, Upload,
+};
+use fusebox_state::{ErrorClass, Verdict};
+use http_body_util::BodyExt;
+use hyper::{
+    Method, Request, Response, Uri,
+    body::Body as _,
+    header::{HeaderName, HeaderValue},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    asking,
+    bounds::{GRACE, ambiguous, commutes, is_whole, neutral_unless},
+    exchange::{self, Bounds, Exchanged},
+    fence::Place,
+    http::{self, Failed},
+    reading::Reading,
+    request,
+    rest::{self, Behind, Guard, LATE, Rest},
+    shared::Shared,
+    writing::{Departure, Writing},
+};
+use crate::{
+    kinds::clickhouse::protocol::{
+        http_form::{self, AnswerHead, HttpRequest},
+        opaque,
+        outcome::{self, Asked, Exception},
+    },
+    net::{
+        http1::{Body, Rows},
+        percent,
+    },
+};
+
+/// What of an error's body is looked at before it is handed on. What is longer is no error of a server's.
+const ERROR_MAX: usize = 64 * 1024;
+
+/// A request as it is sent.
+struct Sending {
+    request: Request<Body>,
+    asked: Asked,
+    bounds: Bounds,
+    /// Nobody reads its body: where there is no query the server answers and closes, in the middle of the body if that
+    /// is long. That it breaks off says nothing of the server.
+    is_unread: bool,
+}
+
+/// Carries one attempt of a client's own request.
+pub(super) async fn carried(
+    shared: &Arc<Shared>,
+    attempt: Attempt<'_>,
+    request: HttpRequest,
+    until: Instant,
+) -> Result<Attempted, Failed> {
+    if attempt.write {
+        return write(shared, attempt, request, until).await;
+    }
+    let given = request.head.query_id.clone();
+    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(given);
+    let sending = sending(shared, &attempt, request, reading.id())?;
+    let mut guard = Some(Guard::Read(reading));
+    let mut ended = exchanged(shared, sending, &mut guard).await;
+    if let Some(guard) = guard.as_mut().filter(|_| ended.known) {
+        guard.ended();
+    }
+    if let Err(error) = &mut ended.attempted.result {
+        error.doubt = None;
+    }
+    Ok(ended.attempted)
+}
+
+async fn write(
+    shared: &Arc<Shared>,
+    attempt: Attempt<'_>,
+    request: HttpRequest,
+    until: Instant,
+) -> Result<Attempted, Failed> {
+    let (whole, commutes) = (is_whole(shared, attempt.timeout), commutes(&attempt));
+    if attempt.doubt.is_some() {
+        return Err(ambiguous("it bears no token"));
+    }
+    let patience = until.min(Instant::now() + attempt.fence_patience);
+    let passed = asking::pass(shared, || attempt.board(), commutes, patience).await;
+    passed.map_err(|failed| neutral_unless(whole, failed))?;
+    let given = request.head.query_id.clone();
+    let place = shared.fence.enter_under(shared.fence.id(), given.clone(), commutes);
+    let id = given.as_deref().unwrap_or_else(|| place.id());
+    let sending = match sending(shared, &attempt, request, id) {
+        Ok(sending) => sending,
+        Err(failed) => {
+            let mut place = place;
+            place.ended();
+            return Err(failed);
+        }
+    };
+    let (streamed, departure) = (sending.bounds.progress.is_some(), Departure::of(shared, &place));
+    let (sender, receiver) = oneshot::channel();
+    let (own, aboard) = (Arc::clone(shared), attempt.board());
+    tokio::spawn(async move {
+        let ended = on_the_wire(&own, sending, place, aboard).await;
+        if let Err(unheard) = sender.send(ended) {
+            read_out(unheard).await;
+        }
+    });
+    let ended = if streamed {
+        // Its time is counted from piece to piece, by the exchange.
+        receiver.await.ok()
+    } else {
+        let patience = if whole { until + GRACE } else { until };
+        timeout_at(patience, receiver).await.ok().and_then(Result::ok)
+    };
+    drop(departure);
+    Ok(ended.unwrap_or_else(|| {
+        let message = format!("no answer within {:?}", attempt.timeout);
+        let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message);
+        Attempted::failed(if whole { Verdict::Failure } else { Verdict::Neutral }, error)
+    }))
+}
+
+/// A write's way over the wire, up to the head of its answer.
+async fn on_the_wire(
+    shared: &Arc<Shared>,
+    sending: Sending,
+    place: Place,
+    aboard: Aboard,
+) -> Attempted {
+    let mut guard = Some(Guard::Write(Writing::new(shared, place)));
+    let Exchanged { attempted, known } = exchanged(shared, sending, &mut guard).await;
+    aboard.ended(attempted.verdict);
+    if let Some(guard) = guard.as_mut().filter(|_| known) {
+        guard.ended();
+    }
+    attempted
+}
+
+/// Reads an answer that nobody waits for, so that it is known to have ended.
+async fn read_out(attempted: Attempted) {
+    let Some(mut rest) = attempted.rest else { return };
+    let mut read = 0;
+    while let Some(Ok(piece)) = rest.next().await {
+        read += piece.len();
+        if read > ERROR_MAX {
+            return;
+        }
+    }
+}
+
+fn sending(
+    shared: &Shared,
+    attempt: &Attempt<'_>,
+    request: HttpRequest,
+    id: &str,
+) -> Result<Sending, Failed> {
+    let own = opaque::settings(&request);
+    let HttpRequest { head, body } = request;
+    let upload = attempt.upload.and_then(Upload::take);
+    let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
+    let body = if body.is_empty() { Vec::new() } else { vec![body] };
+    let mut made = Request::new(http::body_of(body, upload.zip(progress.clone())));
+    let is_unread = progress.is_some() && !head.is_query;
+    let given = head.query_id.is_some();
+    let target = if head.is_query && !given { with_id(&head.target, id) } else { head.target };
+    let uri: Uri = target.parse().map_err(|_| malformed("the path"))?;
+    *made.uri_mut() = uri;
+    *made.method_mut() =
+        Method::from_bytes(head.method.as_bytes()).map_err(|_| malformed("the method"))?;
+    for (name, value) in &head.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed("a header"))?;
+        let value = HeaderValue::from_bytes(&http_form::bytes_of(value));
+        made.headers_mut().append(name, value.map_err(|_| malformed("a header"))?);
+    }
+    for (name, value) in attempt.trace.iter().flat_map(request::headers) {
+        made.headers_mut().insert(HeaderName::from_static(name), value);
+    }
+    // A write has the backend's whole `timeout`, whatever its caller's deadline is.
+    let whole = is_whole(shared, attempt.timeout);
+    let limit = if attempt.write { shared.settings.timeout } else { attempt.timeout };
+    let says = whole || attempt.write && progress.is_none();
+    let verdict = if says { Verdict::Failure } else { Verdict::Neutral };
+    let writing = attempt.write.then_some(outcome::Writing::Statement);
+    let asked = Asked { own, whole, writing, summary: false };
+    let bounds = Bounds { limit, progress, verdict };
+    Ok(Sending { request: made, asked, bounds, is_unread })
+}
+
+fn with_id(target: &str, id: &str) -> String {
+    let mut target = target.to_owned();
+    target.push(if target.contains('?') { '&' } else { '?' });
+    target.push_str("query_id=");
+    percent::encode(id, &mut target);
+    target
+}
+
+fn malformed(what: &str) -> Failed {
+    let message = format!("{what} of the request cannot be sent on");
+    let error =
+        AttemptError::own(ErrorClass::Rejected, ErrorCode::OfKind("malformed_request"), message);
+    Failed { error, verdict: Verdict::Success }
+}
+
+/// Sends and returns once it is known what the answer is. `guard` is taken by an answer that goes on.
+async fn exchanged(shared: &Arc<Shared>, sending: Sending, guard: &mut Option<Guard>) -> Exchanged {
+    let Sending { request, asked, bounds, is_unread } = sending;
+    let idle = bounds.limit;
+    let answered = answered(shared, request, asked, idle, guard);
+    let mut ended = exchange::bounded(shared, bounds, answered).await;
+    if is_unread && !ended.known {
+        ended.attempted.verdict = Verdict::Neutral;
+    }
+    ended
+}
+
+async fn answered(
+    shared: &Arc<Shared>,
+    request: Request<Body>,
+    asked: Asked,
+    idle: Duration,
+    guard: &mut Option<Guard>,
+) -> Exchanged {
+    let response = shared.http.forward(request).await;
+    shared.http.note(&response).await;
+    let response = match response {
+        Ok(response) => response,
+        Err(failed) => {
+            // Who answers next may be another server.
+            shared.servers.forget();
+            return Exchanged::lost(failed);
+        }
+    };
+    let head = head_of(&response);
+    let headers = response.headers();
+    let (code, after) = (http::exception_code(headers), http::retry_after(headers));
+    let tag = headers.get("x-clickhouse-exception-tag");
+    let tag = tag.and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+    let mut body = response.into_body();
+    let mut beginning = BytesMut::new();
+    if head.status >= 400 {
+        loop {
+            match body.frame().await {
+                Some(Ok(frame)) => {
+                    let piece = frame.into_data().unwrap_or_default();
+                    beginning.extend_from_slice(&piece);
+                    if beginning.len() > ERROR_MAX {
+                        break;
+                    }
+                }
+                Some(Err(error)) => return Exchanged::lost(http::broken(&error)),
+                None => {
+                    return failed(shared, &head, beginning.freeze(), (code, after), &asked).await;
+                }
+            }
+        }
+    }
+    describe(shared);
+    let mut attempted = Attempted::answered(http_form::answer(&head, &beginning));
+    if body.is_end_stream() {
+        // Read to its end, its connection is free again.
+        drop(body.frame().await);
+        return Exchanged::known(attempted);
+    }
+    let window = BytesMut::from(tail_of(&beginning));
+    let (guard, under_way) = (guard.take(), shared.http.under_way());
+    let behind = Behind { window, tag, asked, idle, guard, under_way };
+    attempted.rest = Some(Box::new(Rest::new(body, behind)));
+    Exchanged::known(attempted)
+}
+
+/// What an answer with an error's status is: the caller's, or a failure of the server.
+async fn failed(
+    shared: &Arc<Shared>,
+    head: &AnswerHead,
+    body: Bytes,
+    (code, after): (Option<u32>, Option<Duration>),
+    asked: &Asked,
+) -> Exchanged {
+    let answer = http_form::answer(head, &body);
+    let exception = Exception::of_body(code, &body);
+    let came = outcome::Came { late: false, ..LATE };
+    let mut ended = exception.ends(head.status, after, asked, came);
+    if ended.verdict == Verdict::Success {
+        return Exchanged::known(Attempted::answered(answer));
+    }
+    if let Err(error) = &mut ended.result {
+        error.reply = Some(answer);
+        let failed: Result<(), Failed> =
+            Err(Failed { error: error.clone(), verdict: ended.verdict });
+        shared.http.note(&failed).await;
+    }
+    Exchanged::known(ended)
+}
+
+fn head_of(response: &Response<Rows>) -> AnswerHead {
+    let headers = rest::fields(response.headers());
+    AnswerHead { status: response.status().as_u16(), headers }
+}
+
+fn tail_of(bytes: &[u8]) -> &[u8] {
+    bytes.get(bytes.len().saturating_sub(outcome::WINDOW)..).unwrap_or_default()
+}
+
+/// Asks the server who it is, in the background, if nobody has: errors name its version.
+fn describe(shared: &Arc<Shared>) {
+    if shared.servers.known().is_some() {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let time = shared.settings.timeout;
+        if let Err(failed) = asking::server(&shared, || Aboard::NOBODY, time).await {
+            tracing::debug!(error = %failed.error, "the server does not say who it is");
+        }
+    });
+}

@@ -1,0 +1,107 @@
+//! A read on the wire, which its client may leave.
+//!
+//! A read whose answer nobody waits for any more is killed, in the background, and keeps its place until that is done:
+//! it says nothing of a server that ended it, and is a failure if neither it nor the kill was answered within `timeout`.
+
+use std::{sync::Arc, time::Duration};
+
+use fusebox_actors::connector::Aboard;
+use fusebox_state::Verdict;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    fence::{PAUSE, QueryId, SETTLE, quoted},
+    http::Failed,
+    shared::Shared,
+};
+
+/// How long the background tries to kill a read.
+const KILL_TIME: Duration = Duration::from_secs(5);
+
+/// A read on the wire. Dropped before its answer has ended, it is killed.
+pub(crate) struct Reading {
+    shared: Arc<Shared>,
+    id: QueryId,
+    /// The query's id, where its client gave it another one.
+    given: Option<String>,
+    ended: bool,
+    aboard: Aboard,
+    /// When the backend's `timeout` has passed.
+    due: Instant,
+}
+
+impl Reading {
+    pub(crate) fn new(shared: &Arc<Shared>, id: QueryId, aboard: Aboard) -> Self {
+        let due = Instant::now() + shared.settings.timeout;
+        Self { shared: Arc::clone(shared), id, given: None, ended: false, aboard, due }
+    }
+
+    /// The same under an id that its client gave it.
+    pub(crate) fn under(mut self, given: Option<String>) -> Self {
+        self.given = given;
+        self
+    }
+
+    /// The query's id.
+    pub(crate) fn id(&self) -> &str {
+        self.given.as_deref().unwrap_or(&self.id.0)
+    }
+
+    /// The server has ended it, or never got it.
+    pub(crate) fn ended(&mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.ended {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let id = quoted(self.id());
+        let (aboard, due) = (std::mem::take(&mut self.aboard), self.due);
+        let left = due.saturating_duration_since(Instant::now());
+        // One that had its whole time has had its place for as long as it may.
+        let aboard = (!left.is_zero()).then_some(aboard);
+        runtime.spawn(async move {
+            let time = if aboard.is_some() { left } else { KILL_TIME };
+            let killed = end_read(&shared, &id, Instant::now() + time).await;
+            if let Err(failed) = &killed {
+                let backend = shared.settings.name.as_str();
+                tracing::debug!(backend, error = %failed.error, "an abandoned read was not killed");
+            }
+            let Some(aboard) = aboard else { return };
+            if let Err(failed) = killed
+                && !shared.http.is_closed()
+            {
+                sleep_until(due).await;
+                return aboard.ended(failed.verdict);
+            }
+            aboard.ended(Verdict::Neutral);
+        });
+    }
+}
+
+/// Kills a read. One that is not found is over after a second look: it may lie in the server's socket, and begin.
+///
+/// # Errors
+/// It was not over by `until`, or the server does not let it be killed.
+async fn end_read(shared: &Shared, id: &str, until: Instant) -> Result<(), Failed> {
+    let mut missed = false;
+    loop {
+        let kill = format!("KILL QUERY WHERE query_id = {id} SYNC FORMAT TabSeparated");
+        let left = until.saturating_duration_since(Instant::now());
+        let answer = shared.http.ask(kill, left).await?;
+        match answer.split('\t').next() {
+            Some("finished") => return Ok(()),
+            None | Some("") if missed => return Ok(()),
+            None | Some("") => {
+                missed = true;
+                sleep(SETTLE).await;
+            }
+            Some(_) => sleep(PAUSE).await,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The rest of an answer, which comes piece by piece.
+//!
+//! The end is looked at whatever came before it: an exception may stand behind rows that have left already. An answer
+//! that is dropped before its end leaves something behind: a read is killed, a write is in doubt.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use fusebox_actors::connector::{Answer, AttemptError, OwnCode, Tail};
+use fusebox_state::ErrorClass;
+use hyper::{
+    body::Body as _,
+    header::{HeaderMap, HeaderValue},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{http, reading::Reading, writing::Writing};
+use crate::{
+    kinds::clickhouse::protocol::{
+        http_form::{self, Fields},
+        outcome::{Asked, Came, Exception, WINDOW},
+    },
+    net::http1::Rows,
+};
+
+/// What of a rest is gathered into one piece: servers send chunks of 4 KiB, and each piece that is passed on
+/// costs a system call. A socket takes about as much at once.
+const PIECE: usize = 256 * 1024;
+/// What is passed on as it came.
+const PIECE_ENOUGH: usize = 64 * 1024;
+/// How an exception comes behind an answer that has begun.
+pub(super) const LATE: Came = Came { late: true, handed_on: None };
+
+/// Returns at `until`, by an alarm that may be set to an earlier time.
+async fn goes_off(mut alarm: Pin<&mut Sleep>, until: Instant) {
+    loop {
+        alarm.as_mut().await;
+        if Instant::now() >= until {
+            return;
+        }
+        alarm.as_mut().reset(until);
+    }
+}
+
+/// The pieces of an answer.
+struct Coming {
+    body: Rows,
+    buffer: BytesMut,
+    /// How it ended, once it has.
+    end: Option<Result<(), hyper::Error>>,
+    /// What stood behind it.
+    trailers: Fields,
+}
+
+impl Coming {
+    /// The next piece: all that is there, up to about [`PIECE`]. An empty one is the last.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let mut first = Bytes::new();
+        while self.end.is_none() && first.len() < PIECE_ENOUGH && self.buffer.len() < PIECE {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending if first.is_empty() && self.buffer.is_empty() => {
+                    return Poll::Pending;
+                }
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let piece = match frame.into_data() {
+                        Ok(piece) => piece,
+                        Err(frame) => {
+                            let trailers = frame.trailers_ref().map(fields);
+                            self.trailers.extend(trailers.into_iter().flatten());
+                            continue;
+                        }
+                    };
+                    if first.is_empty() && self.buffer.is_empty() {
+                        first = piece;
+                        continue;
+                    }
+                    if self.buffer.is_empty() {
+                        self.buffer.reserve(PIECE + PIECE_ENOUGH);
+                    }
+                    self.buffer.extend_from_slice(&std::mem::take(&mut first));
+                    self.buffer.extend_from_slice(&piece);
+                }
+                Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
+                Poll::Ready(None) => self.end = Some(Ok(())),
+            }
+        }
+        let gathered = self.buffer.split().freeze();
+        Poll::Ready(if first.is_empty() { gathered } else { first })
+    }
+}
+
+/// What must be seen to if an answer is not read to its end.
+pub(super) enum Guard {
+    /// It is killed.
+    Read(Reading),
+    /// It is in doubt.
+    Write(Writing),
+}
+
+impl Guard {
+    /// The server has ended it, or never got it.
+    pub(super) fn ended(&mut self) {
+        match self {
+            Self::Read(reading) => reading.ended(),
+            Self::Write(writing) => writing.ended(),
+        }
+    }
+}
+
+/// What is known of an answer before its rest.
+pub(super) struct Behind {
+    /// The last bytes that came, in which an exception would stand.
+    pub(super) window: BytesMut,
+    pub(super) tag: Option<String>,
+    pub(super) asked: Asked,
+    /// The longest without a piece.
+    pub(super) idle: Duration,
+    pub(super) guard: Option<Guard>,
+    pub(super) under_way: watch::Receiver<bool>,
+}
+
+/// What follows the beginning of a large answer.
+pub(super) struct Rest {
+    coming: Coming,
+    /// The last bytes that came, in which an exception would stand.
+    window: BytesMut,
+    tag: Option<String>,
+    asked: Asked,
+    /// The longest without a piece.
+    idle: Duration,
+    /// Goes off no later than that is over. It is set anew only then: most pieces come at once.
+    alarm: Pin<Box<Sleep>>,
+    guard: Option<Guard>,
+    under_way: watch::Receiver<bool>,
+    over: bool,
+    /// It came to its end, and what stood behind it.
+    whole: Option<Bytes>,
+}
+
+impl Rest {
+    /// What follows of `body`.
+    pub(super) fn new(body: Rows, behind: Behind) -> Self {
+        let Behind { window, tag, asked, idle, guard, under_way } = behind;
+        let coming = Coming { body, buffer: BytesMut::new(), end: None, trailers: Fields::new() };
+        let alarm = Box::pin(sleep_until(Instant::now() + idle));
+        Self { coming, window, tag, asked, idle, alarm, guard, under_way, over: false, whole: None }
+    }
+
+    async fn piece(&mut self) -> Option<Result<Bytes, AttemptError>> {
+        if self.over {
+            return None;
+        }
+        let until = Instant::now() + self.idle;
+        let closing = "the connector was closed";
+        if *self.under_way.borrow() {
+            return Some(Err(self.fail(OwnCode::Reset, closing.to_owned())));
+        }
+        let came = tokio::select! {
+            biased;
+            piece = poll_fn(|cx| self.coming.poll_piece(cx)) => Ok(piece),
+            () = goes_off(self.alarm.as_mut(), until) => {
+                Err((OwnCode::Timeout, format!("nothing came for {:?}", self.idle)))
+            }
+            _ = self.under_way.wait_for(|closed| *closed) => Err((OwnCode::Reset, closing.to_owned())),
+        };
+        let piece = match came {
+            Ok(piece) => piece,
+            Err((code, message)) => return Some(Err(self.fail(code, message))),
+        };
+        if !piece.is_empty() {
+            self.remember(&piece);
+            return Some(Ok(piece));
+        }
+        self.over = true;
+        let exception = self.exception();
+        match (self.coming.end.take(), exception) {
+            (Some(Err(error)), None) => Some(Err(http::broken(&error).error)),
+            (end, exception) => {
+                if end.is_none_or(|end| end.is_ok()) {
+                    self.whole = Some(http_form::trailers(&self.coming.trailers));
+                }
+                self.has_ended();
+                exception.map(Err)
+            }
+        }
+    }
+
+    fn remember(&mut self, piece: &Bytes) {
+        let kept = WINDOW.saturating_sub(piece.len());
+        let gone = self.window.len().saturating_sub(kept);
+        drop(self.window.split_to(gone));
+        let from = piece.len().saturating_sub(WINDOW);
+        self.window.extend_from_slice(piece.get(from..).unwrap_or_default());
+    }
+
+    fn exception(&self) -> Option<AttemptError> {
+        let found = Exception::at_end(&self.window, self.tag.as_deref())?;
+        found.ends(500, None, &self.asked, LATE).result.err()
+    }
+
+    fn has_ended(&mut self) {
+        if let Some(guard) = &mut self.guard {
+            guard.ended();
+        }
+    }
+
+    fn fail(&mut self, code: OwnCode, message: String) -> AttemptError {
+        self.over = true;
+        self.guard = None;
+        AttemptError::own(ErrorClass::Unknown, code, message)
+    }
+}
+
+impl Tail for Rest {
+    fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
+        Box::pin(self.piece())
+    }
+
+    fn end(&self) -> Option<Bytes> {
+        self.whole.clone()
+    }
+}
+
+/// Headers as text.
+pub(super) fn fields(headers: &HeaderMap) -> Fields {
+    let text = |value: &HeaderValue| http_form::text_of(value.as_bytes());
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+}

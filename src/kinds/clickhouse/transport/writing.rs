@@ -1,0 +1,68 @@
+//! A write on the wire, whose client may leave and whose answer may not come.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{fence::Place, shared::Shared};
+
+/// A write whose answer comes piece by piece. Dropped before that has ended, it is in doubt.
+pub(super) struct Writing {
+    shared: Arc<Shared>,
+    place: Option<Place>,
+}
+
+impl Writing {
+    /// The write in `place`.
+    pub(super) fn new(shared: &Arc<Shared>, place: Place) -> Self {
+        Self { shared: Arc::clone(shared), place: Some(place) }
+    }
+
+    /// The server has ended it, or never got it.
+    pub(super) fn ended(&mut self) {
+        if let Some(mut place) = self.place.take() {
+            place.ended();
+        }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        drop(place);
+        if tokio::runtime::Handle::try_current().is_ok() {
+            raise_soon(&self.shared);
+        }
+    }
+}
+
+/// Raises the fence in the background, once.
+pub(crate) fn raise_soon(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let until = Instant::now() + shared.settings.timeout;
+        if let Err(failed) = shared.fence.round(&shared.http, until).await {
+            let backend = shared.settings.name.as_str();
+            tracing::debug!(backend, error = %failed.error, "an abandoned write is in doubt");
+        }
+    });
+}
+
+/// Notes that nobody waits for a write any more.
+pub(super) struct Departure {
+    shared: Arc<Shared>,
+    id: String,
+}
+
+impl Departure {
+    /// Of whoever waits for the write in `place`.
+    pub(super) fn of(shared: &Arc<Shared>, place: &Place) -> Self {
+        Self { shared: Arc::clone(shared), id: place.id().to_owned() }
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        self.shared.fence.depart(&self.id);
+    }
+}
