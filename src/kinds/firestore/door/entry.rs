@@ -92,10 +92,12 @@ impl Core {
         loop {
             if is_write && !self.passes(fence, touched, until).await {
                 let why = "may still carry out an earlier write whose outcome is not known";
+                let end = fence.in_doubt_until(&touched.lanes);
+                let retry = end.map(|end| end.saturating_duration_since(Instant::now()));
                 return Err(Told::not_executed(
                     self.backend.name(),
                     why,
-                    self.backend.retry_after(),
+                    retry.unwrap_or_default(),
                 ));
             }
             let why = match self.backend.admit(&plan) {
