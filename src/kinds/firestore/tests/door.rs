@@ -274,6 +274,8 @@ const PING: &str = "/google.firestore.v1.Firestore/BatchGetDocuments";
 const GET: &str = "/google.firestore.v1.Firestore/GetDocument";
 const QUERY: &str = "/google.firestore.v1.Firestore/RunQuery";
 const LISTEN: &str = "/google.firestore.v1.Firestore/Listen";
+/// A commit whose only write deletes the document `d`.
+const DELETE: &[u8] = b"\x12\x03\x12\x01d";
 const COMMIT: &str = "/google.firestore.v1.Firestore/Commit";
 
 /// A server that the test plays.

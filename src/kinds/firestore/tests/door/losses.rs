@@ -157,10 +157,11 @@ async fn a_client_that_leaves_resets_what_has_begun_and_abandons_what_has_not() 
     let (response, mut stream) = client.begin(GET, &[]).await;
     stream.send_data(framed(b""), true).unwrap();
     assert_eq!(timeout(PATIENCE, told.recv()).await.unwrap().unwrap(), "asked");
+    let left = tokio::time::Instant::now();
     drop((response, stream));
-    assert_eq!(world.in_flight(), 1, "it is on the wire, whoever waits for it");
     let reason = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
-    assert_eq!(reason, "CANCEL", "after the backend's timeout");
+    assert_eq!(reason, "CANCEL");
+    assert!(left.elapsed() > Duration::from_millis(300), "it is on the wire, whoever waits for it");
     until("its place is given back", || world.in_flight() == 0).await;
 }
 
@@ -171,7 +172,7 @@ async fn a_write_whose_client_leaves_goes_on_to_its_answer() {
     server.answer_ping().await;
     let client = world.connect().await;
     let (response, mut stream) = client.begin(COMMIT, &[]).await;
-    stream.send_data(framed(b""), true).unwrap();
+    stream.send_data(framed(DELETE), true).unwrap();
     let mut served = server.accept().await;
     let (_, respond) = next(&mut served).await;
     assert_eq!(world.in_flight(), 1);
@@ -187,7 +188,7 @@ async fn a_write_whose_client_leaves_goes_on_to_its_answer() {
     // It was answered: nothing is in doubt, and another one may be sent at once.
     let client = world.connect().await;
     let (response, mut stream) = client.begin(COMMIT, &[]).await;
-    stream.send_data(framed(b""), true).unwrap();
+    stream.send_data(framed(DELETE), true).unwrap();
     until("it is sent", || world.in_flight() == 1).await;
     drop((response, stream));
     driving.abort();

@@ -50,13 +50,11 @@ async fn a_server_that_does_not_answer_costs_its_time_and_a_write_bears_a_number
     let client = world.connect().await;
     let got = client.call(GET, &[], b"").await;
     assert_eq!((got.status(), got.said("x-fusebox-op-id")), ("4", ""), "{got:?}");
-    // A field of a write that deletes the document `d`.
-    let delete = b"\x12\x03\x12\x01d";
-    let got = client.call(COMMIT, &[], delete).await;
+    let got = client.call(COMMIT, &[], DELETE).await;
     assert_eq!(got.status(), "4", "{got:?}");
     assert_eq!(got.said("x-fusebox-op-id").len(), 26);
     // What it may have written is not known, so another write there waits for the fence, in vain.
-    let got = client.call(COMMIT, &[], delete).await;
+    let got = client.call(COMMIT, &[], DELETE).await;
     assert_eq!(got.status(), "2", "{got:?}");
     assert!(got.message().contains("an earlier write whose outcome is not known"), "{got:?}");
     until("places are given back", || world.in_flight() == 0).await;
