@@ -164,7 +164,7 @@ impl Plain {
             }
             None => {
                 if let Some(line) = self.line.take() {
-                    line.is_free();
+                    line.give_back();
                 }
                 Poll::Ready(None)
             }

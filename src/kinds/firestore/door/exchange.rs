@@ -267,8 +267,8 @@ async fn tried(
             // What was not sent is not sent.
             return Err(cause::not_sent("its client has left"));
         }
-        let (channel, carries) = lease.channel().followed();
-        *carrier = Some(carries);
+        let (channel, took) = lease.channel().followed();
+        *carrier = Some(took);
         let opened = channel.open(head.clone()).await?;
         let mut stream = opened.stream;
         let is_all = begun.rest.is_none();

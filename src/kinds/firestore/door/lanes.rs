@@ -3,6 +3,8 @@
 //! Only that is read of a message, field by field where it lies: what is sent on are the client's own bytes. What
 //! cannot be read touches everything.
 
+use std::borrow::Cow;
+
 use fusebox_state::{LaneId, Lanes};
 
 use super::class::{Class, Method, Names};
@@ -108,7 +110,7 @@ fn of_write(write: &[u8]) -> Option<&str> {
 }
 
 /// The names of the documents. `None` for whatever there may be.
-fn names<'a>(method: Method, message: &'a [u8]) -> Option<Vec<std::borrow::Cow<'a, str>>> {
+fn names(method: Method, message: &[u8]) -> Option<Vec<Cow<'_, str>>> {
     let all = |number, of: fn(&[u8]) -> Option<&str>| {
         let fields = Fields(message).filter_map(|field| match field {
             Some((at, bytes)) if at == number => Some(of(bytes).map(Into::into)),

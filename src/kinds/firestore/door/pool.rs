@@ -101,7 +101,7 @@ impl Line {
     }
 
     /// Its answer was read: others may use it.
-    pub(super) fn is_free(self) {
+    pub(super) fn give_back(self) {
         let mut idle = self.upstream.plain.lock();
         if idle.len() < IDLE_MAX {
             idle.push(self.sender);

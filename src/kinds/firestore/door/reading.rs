@@ -44,7 +44,9 @@ impl Begun {
             [only] => only.clone(),
             pieces => {
                 let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-                pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+                for piece in pieces {
+                    whole.extend_from_slice(piece);
+                }
                 whole.freeze()
             }
         };

@@ -108,7 +108,7 @@ async fn carried(
     check_metadata(request.headers())?;
     let by = core.principal(who, request.headers()).await.map_err(|_| Told::nobody())?;
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| request.uri().authority().map(|it| it.as_str()));
+    let host = host.or_else(|| request.uri().authority().map(hyper::http::uri::Authority::as_str));
     let is_known = by.own.is_some() || who.is_none();
     if is_tcp && !is_known && is_foreign(request.headers(), host) {
         return Err(Told::denied("a page of another origin may not do this"));

@@ -134,7 +134,7 @@ async fn answered(
     is_tcp: bool,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let kind = request.headers().get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let kind = request.headers().get(CONTENT_TYPE).map(hyper::header::HeaderValue::as_bytes);
     let is_grpc = kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
     if is_grpc && request.version() == Version::HTTP_2 {
         call::answered(core, who, request).await

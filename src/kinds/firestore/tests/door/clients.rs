@@ -102,7 +102,7 @@ async fn a_listen_hears_of_writes_with_every_emulator() {
             listened.unwrap_or_else(|why| panic!("{:?}: {why:?}", emulator.engine)).into_inner();
         for word in ["first", "second"] {
             commit(&mut stub, vec![set("u/a", word.to_owned())]).await;
-            let hears = async {
+            let told = async {
                 while let Some(heard) = heard.next().await {
                     if format!("{:?}", heard.unwrap()).contains(word) {
                         return;
@@ -110,7 +110,7 @@ async fn a_listen_hears_of_writes_with_every_emulator() {
                 }
                 panic!("it ended");
             };
-            timeout(PATIENCE, hears).await.unwrap();
+            timeout(PATIENCE, told).await.unwrap();
         }
         assert_eq!(world.in_flight(), 0);
     }

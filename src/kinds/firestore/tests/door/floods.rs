@@ -45,7 +45,7 @@ async fn closes(port: u16, first: &[u8], mut piece: impl FnMut(u32) -> Vec<u8>) 
     stream.write_all(first).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let reading = tokio::spawn(async move {
-        let mut bytes = [0; 64 << 10];
+        let mut bytes = vec![0; 64 << 10];
         while read.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
     });
     for at in 0..200_000 {

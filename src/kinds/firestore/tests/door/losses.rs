@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use h2::Reason;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
 
 use super::*;
 
@@ -16,10 +19,10 @@ async fn a_connection_that_breaks_before_the_answer_leaves_a_write_unknown_and_a
         server.answer_ping().await;
         let client = world.connect().await;
         let dying = async {
-            let mut served = server.accept().await;
-            let came = next(&mut served).await;
+            let mut connection = server.accept().await;
+            let came = next(&mut connection).await;
             assert_eq!(came.0.uri().path(), method);
-            drop((came, served));
+            drop((came, connection));
         };
         let (got, ()) = tokio::join!(client.call(method, &[], b""), dying);
         assert_eq!(got.status(), code, "{got:?}");
@@ -36,12 +39,12 @@ async fn a_stream_that_breaks_in_the_middle_ends_with_a_status() {
     let client = world.connect().await;
     let (response, mut stream) = client.begin(QUERY, &[]).await;
     stream.send_data(framed(b""), true).unwrap();
-    let mut served = server.accept().await;
-    let (_, mut respond) = next(&mut served).await;
+    let mut connection = server.accept().await;
+    let (_, mut respond) = next(&mut connection).await;
     let mut body = respond.send_response(head(), false).unwrap();
     body.send_data(framed(b"first"), false).unwrap();
     let driving = tokio::spawn(async move {
-        drop(served.accept().await);
+        drop(connection.accept().await);
     });
     let response = timeout(PATIENCE, response).await.unwrap().unwrap();
     let mut got = response.into_body();
@@ -104,7 +107,6 @@ async fn what_a_goaway_leaves_out_is_sent_over_another_connection() {
     let (stream, _) = server.listener.accept().await.unwrap();
     let mut wire = stream;
     // By hand: settings, then a GOAWAY that takes no stream, once the request is here.
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     wire.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut seen = Vec::new();
     while !seen.windows(5).any(|bytes| bytes == b"again") {
@@ -114,9 +116,9 @@ async fn what_a_goaway_leaves_out_is_sent_over_another_connection() {
         seen.extend_from_slice(&piece[..read]);
     }
     wire.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0").await.unwrap();
-    let mut served = server.accept().await;
-    let (mut request, respond) = next(&mut served).await;
-    let driving = tokio::spawn(async move { while served.accept().await.is_some() {} });
+    let mut connection = server.accept().await;
+    let (mut request, respond) = next(&mut connection).await;
+    let driving = tokio::spawn(async move { while connection.accept().await.is_some() {} });
     let body = timeout(PATIENCE, drained(request.body_mut())).await.unwrap().unwrap();
     assert_eq!(body, framed(b"again"));
     answer(respond, b"done");
@@ -173,13 +175,14 @@ async fn a_write_whose_client_leaves_goes_on_to_its_answer() {
     let client = world.connect().await;
     let (response, mut stream) = client.begin(COMMIT, &[]).await;
     stream.send_data(framed(DELETE), true).unwrap();
-    let mut served = server.accept().await;
-    let (_, respond) = next(&mut served).await;
-    assert_eq!(world.in_flight(), 1);
+    let mut connection = server.accept().await;
+    let (_, respond) = next(&mut connection).await;
     drop((response, stream, client));
+    until("the door knows", || world.door.view().connections.shared == 0).await;
+    assert_eq!(world.in_flight(), 1, "it is on the wire, whoever waits for it");
     let driving = tokio::spawn(async move {
         let mut kept = Vec::new();
-        while let Some(came) = served.accept().await {
+        while let Some(came) = connection.accept().await {
             kept.push(came);
         }
     });

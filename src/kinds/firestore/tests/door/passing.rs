@@ -168,9 +168,9 @@ async fn streams_that_last_take_another_connection_when_one_is_full() {
             tokio::spawn(async move {
                 let mut builder = h2::server::Builder::new();
                 builder.max_concurrent_streams(3);
-                let mut served = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
                 let mut kept = Vec::new();
-                while let Some(Ok((request, mut respond))) = served.accept().await {
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
                     if kept.is_empty() && request.uri().path() == LISTEN {
                         counted.fetch_add(1, Ordering::SeqCst);
                     }
