@@ -14,7 +14,7 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 };
 use tonic::{Code, transport::Channel};
 
-use super::*;
+use super::{passing::plain, *};
 use crate::kinds::firestore::testing::{Emulator, Engine};
 
 const DATABASE: &str = "projects/fusebox-local/databases/(default)";
@@ -114,6 +114,26 @@ async fn a_listen_hears_of_writes_with_every_emulator() {
         }
         assert_eq!(world.in_flight(), 0);
     }
+}
+
+#[tokio::test]
+async fn rest_and_grpc_see_the_same_documents_over_one_port() {
+    let Some(emulator) = Emulator::google("Firestore's REST over the door").await else { return };
+    let world = World::before(emulator.port).await;
+    let mut stub = stub(&world).await;
+    commit(&mut stub, vec![set("u/rest", "told by gRPC".to_owned())]).await;
+    let path = format!("/v1/{}", name("u/rest"));
+    let request = |verb: &str| {
+        let host = format!("127.0.0.1:{}", world.port);
+        format!("{verb} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    };
+    let told = plain(world.port, &request("GET")).await;
+    assert!(told.starts_with("HTTP/1.1 200") && told.contains("told by gRPC"), "{told}");
+    let told = plain(world.port, &request("DELETE")).await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    let told = plain(world.port, &request("GET")).await;
+    assert!(told.starts_with("HTTP/1.1 404"), "{told}");
+    assert_eq!(world.breaker(), "CLOSED");
 }
 
 #[tokio::test]

@@ -191,7 +191,7 @@ async fn streams_that_last_take_another_connection_when_one_is_full() {
 }
 
 /// Says something over HTTP/1.1, and returns what comes back until the connection ends.
-async fn plain(port: u16, request: &str) -> String {
+pub(super) async fn plain(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
