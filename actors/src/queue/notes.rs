@@ -124,7 +124,14 @@ impl Queue {
     }
 
     /// `seq` was applied, and `residue` is left to do of it: takes its place in the store and in the line.
-    pub(crate) fn replace(self: &Arc<Self>, seq: u64, residue: Residue, applied: Option<Applied>) {
+    /// Once that is synced, `then` is called.
+    pub(crate) fn replace(
+        self: &Arc<Self>,
+        seq: u64,
+        residue: Residue,
+        applied: Option<Applied>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
         let fate = self.fates.lock().remove(&seq);
         if let (Some(fate), Some(applied)) = (fate, applied) {
             drop(fate.send(Ok(applied)));
@@ -159,6 +166,9 @@ impl Queue {
                 this.count(&index);
                 drop(index);
                 this.work.notify_one();
+                if result.is_ok() {
+                    then();
+                }
             }),
         );
         drop(ordered);

@@ -505,22 +505,25 @@ impl Replay {
         self.shared.invalidate_lanes(&entry.header.lanes);
         self.shared.flights.begin(&entry.header.lanes).acknowledge();
         residues::change(&self.shared.queue, &connector, seq, &entry.header.lanes).await;
+        let forget = {
+            // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
+            // without an answer could still meet, which must be recognised, too.
+            let answered = !entry.state.is_in_doubt();
+            let token: Option<OpId> =
+                (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.header.op_id);
+            move || {
+                if let Some(token) = token {
+                    connector.forget_tokens(vec![token]);
+                }
+            }
+        };
         if let Some(residue) = residue {
-            self.shared.queue.replace(seq, residue, Some(applied));
+            self.shared.queue.replace(seq, residue, Some(applied), forget);
             return self.progress();
         }
         let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
         self.shared.queue.overtaken(&overtaken);
-        // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
-        // without an answer could still meet, which must be recognised, too.
-        let answered = !entry.state.is_in_doubt();
-        let token: Option<OpId> =
-            (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.header.op_id);
-        self.shared.queue.applied(seq, Some(applied), move || {
-            if let Some(token) = token {
-                connector.forget_tokens(vec![token]);
-            }
-        });
+        self.shared.queue.applied(seq, Some(applied), forget);
         self.progress();
     }
 

@@ -168,11 +168,12 @@ impl Connector for RedisConnector {
             Form::Multi(steps) => steps,
             Form::Ends(_) => return None,
         };
-        for step in &mut *steps {
+        for (place, step) in steps.iter_mut().enumerate() {
             let Some(spec) = self.links.shared.commands.find(&step.args) else { continue };
             let places = spec.keys(&step.args).unwrap_or_default();
             let written = Written { name: &spec.name, args: &step.args, places: &places };
-            let inherited = self.links.deadlines.stored(written, body);
+            let owner = self.links.deadlines.owner(body, place);
+            let inherited = self.links.deadlines.stored(written, owner);
             if step.args.len() + 2 * inherited.len() <= token::WORDS_MAX {
                 step.deadlines = inherited;
             }

@@ -112,7 +112,14 @@ impl Server {
 
     /// Starts it again on the same port.
     pub(crate) async fn restart(&mut self) {
-        self.child = spawn(self.port, self.folder.path(), &self.args);
+        self.restart_with(&[]).await;
+    }
+
+    /// Starts it again, this time with more arguments.
+    pub(crate) async fn restart_with(&mut self, more: &[&str]) {
+        let more = more.iter().map(|arg| (*arg).to_owned());
+        let args: Vec<String> = self.args.iter().cloned().chain(more).collect();
+        self.child = spawn(self.port, self.folder.path(), &args);
         assert!(self.ready().await, "its port is taken");
     }
 }

@@ -1,12 +1,14 @@
 //! Whether it makes sense to wait for a lane.
 
+use std::collections::HashSet;
+
 use super::{Phase, QueueIndex};
 use crate::units::{LaneId, Lanes};
 
 /// So many calls at the head of a line are looked at; a longer row of calls that are being removed is moving.
 const LOOK_AT: usize = 64;
-/// From so many lanes to others that hold them up, one after the other, a head is followed.
-const FOLLOW: usize = 4;
+/// So many lanes are looked at, those that hold up others included; what more of them hold up is taken for moving.
+const LANES_MAX: usize = 256;
 
 impl QueueIndex {
     /// Whether who waits for `lanes` waits for longer than an attempt takes: the head of one of them backs off. With
@@ -18,11 +20,11 @@ impl QueueIndex {
             // It waits for all of them.
             return !self.backing_off.is_empty();
         }
+        // Calls of many lanes hold each other up in all of them: each lane is looked at once.
+        let mut seen = HashSet::new();
+        let mut each = lanes.as_slice().iter();
         self.barrier_is_stuck()
-            || lanes
-                .as_slice()
-                .iter()
-                .any(|lane| self.lane_is_stuck(*lane, dead_letters_hold, FOLLOW))
+            || each.any(|lane| self.lane_is_stuck(*lane, dead_letters_hold, &mut seen))
     }
 
     /// A barrier waits for all that is older, and holds up all that is newer.
@@ -32,7 +34,15 @@ impl QueueIndex {
         })
     }
 
-    fn lane_is_stuck(&self, lane: LaneId, dead_letters_hold: bool, follow: usize) -> bool {
+    fn lane_is_stuck(
+        &self,
+        lane: LaneId,
+        dead_letters_hold: bool,
+        seen: &mut HashSet<LaneId>,
+    ) -> bool {
+        if seen.len() >= LANES_MAX || !seen.insert(lane) {
+            return false;
+        }
         let members = self.lanes.line_from(lane, 0).into_iter().flatten();
         for seq in members.take(LOOK_AT) {
             let Some(entry) = self.entries.get(&seq) else {
@@ -46,13 +56,9 @@ impl QueueIndex {
                 // A residue lets others pass, and waits for them.
                 Phase::Waiting if entry.header.traits.due.is_some() => {}
                 Phase::Waiting => {
-                    let others =
-                        entry.header.lanes.as_slice().iter().filter(|other| **other != lane);
-                    return follow > 0
-                        && !self.may_move(seq)
-                        && others.into_iter().any(|other| {
-                            self.lane_is_stuck(*other, dead_letters_hold, follow - 1)
-                        });
+                    let mut others = entry.header.lanes.as_slice().iter();
+                    return !self.may_move(seq)
+                        && others.any(|other| self.lane_is_stuck(*other, dead_letters_hold, seen));
                 }
             }
         }

@@ -46,7 +46,7 @@ fn changed(queue: &Arc<Queue>, connector: &dyn Connector, seq: u64, residues: Ve
         match connector.residue_after(&QueuedWrite { body, accepted_at, due }, &own) {
             ResidueAfter::Kept => {}
             ResidueAfter::Void => queue.applied(residue, None, || ()),
-            ResidueAfter::Changed(changed) => queue.replace(residue, changed, None),
+            ResidueAfter::Changed(changed) => queue.replace(residue, changed, None, || ()),
         }
     }
 }

@@ -79,8 +79,9 @@ pub(super) async fn carried(
     if attempt.write {
         return write(shared, attempt, request, until).await;
     }
-    let given = request.head.query_id.clone();
-    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(given);
+    // A server would give it such an id, and nothing of it outlives this run.
+    let given = request.head.query_id.clone().unwrap_or_else(uuid);
+    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(Some(given));
     let sending = sending(shared, &attempt, request, reading.id())?;
     let mut guard = Some(Guard::Read(reading));
     let mut ended = exchanged(shared, sending, &mut guard).await;
@@ -205,6 +206,14 @@ fn sending(
     let asked = Asked { own, whole, writing, summary: false };
     let bounds = Bounds { limit, progress, verdict };
     Ok(Sending { request: made, asked, bounds, is_unread })
+}
+
+/// A random UUID of version 4.
+fn uuid() -> String {
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let text = format!("{bits:032x}");
+    let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
 }
 
 fn with_id(target: &str, id: &str) -> String {

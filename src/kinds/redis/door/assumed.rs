@@ -40,6 +40,19 @@ pub(super) fn keys<'a>(args: &[&'a [u8]]) -> Vec<&'a [u8]> {
     keys
 }
 
+/// The keys of which it is known whether they are there after a write.
+pub(super) fn leaves<'a>(args: &[&'a [u8]]) -> Vec<(&'a [u8], bool)> {
+    let [name, rest @ ..] = args else { return Vec::new() };
+    let first = || rest.first().map(|key| (*key, true)).into_iter().collect();
+    match name.to_ascii_uppercase().as_slice() {
+        b"DEL" | b"UNLINK" => rest.iter().map(|key| (*key, false)).collect(),
+        b"MSET" => rest.iter().step_by(2).map(|key| (*key, true)).collect(),
+        b"SET" | b"SETEX" | b"PSETEX" | b"HSET" | b"HMSET" | b"SADD" | b"ZADD" | b"GEOADD"
+        | b"SETBIT" | b"PFADD" => first(),
+        _ => Vec::new(),
+    }
+}
+
 /// What is assumed of a write whose effect is known; `None` if it is not to be queued. Of the [`keys`] of each of its
 /// commands, `absent` tells how many are not there.
 pub(super) fn reply_to(which: EffectReply, call: &Form<'_>, absent: &[usize]) -> Option<Bytes> {

@@ -110,6 +110,8 @@ pub(super) enum Stuck {
     Lanes,
     /// What is before it has not been answered.
     Others,
+    /// The rest of it has not come.
+    Rest,
     /// The door holds as much as it may.
     Memory,
     /// It was refused too often of late.

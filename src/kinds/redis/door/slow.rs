@@ -3,6 +3,7 @@
 //! It runs on the daemon's own threads, because it may open the connections of JSON calls, which live there.
 
 use std::{
+    collections::HashMap,
     iter,
     pin::Pin,
     sync::Arc,
@@ -166,9 +167,15 @@ impl Core {
         let running = async move {
             let form = Form::of(&call.body);
             if let Some(form) = form.as_ref().filter(|_| asked.assumed.is_some()) {
-                let mut absent = Vec::new();
+                let (mut absent, mut own) = (Vec::new(), HashMap::new());
                 for step in form.steps() {
-                    absent.push(missing(&backend, &connector, &assumed::keys(&step.args)).await);
+                    // What the commands before it in a transaction leave is known.
+                    let keys = assumed::keys(&step.args);
+                    let (known, asked): (Vec<_>, Vec<_>) =
+                        keys.iter().partition(|key| own.contains_key(*key));
+                    let gone = known.iter().filter(|key| own.get(*key) == Some(&false)).count();
+                    absent.push(gone + missing(&backend, &connector, &asked).await);
+                    own.extend(assumed::leaves(&step.args));
                 }
                 asked.assumed = assumed::reply_to(effect_reply, form, &absent);
             }

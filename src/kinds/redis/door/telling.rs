@@ -86,7 +86,8 @@ pub(super) fn of_transaction(commands: usize, answer: Answer, may_have_run: bool
 /// Whether a call that has failed may have done anything: then its error is that of its last command.
 pub(super) fn may_have_run(failed: &CallError) -> bool {
     let is_refused = matches!(failed.kind, CallErrorKind::Refused | CallErrorKind::Conflict);
-    failed.outcome_unknown || is_refused && failed.reply.is_some()
+    // What became a dead letter may have been applied in part.
+    failed.outcome_unknown || is_refused && (failed.reply.is_some() || failed.code == "dead_letter")
 }
 
 /// An error line.
@@ -286,6 +287,10 @@ pub(super) fn cacheable_list(frame: &[u8], protocol: Protocol) -> Option<Bytes> 
         resp::Reply::Array(items) => items.collect(),
         _ => return None,
     };
+    // In a transaction one of them may be an error.
+    if items.iter().any(|item| matches!(item.first(), Some(b'-' | b'!'))) {
+        return None;
+    }
     if protocol == Protocol::Resp3 {
         return Some(Bytes::copy_from_slice(frame));
     }
@@ -300,6 +305,24 @@ pub(super) fn cacheable_list(frame: &[u8], protocol: Protocol) -> Option<Bytes> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_became_a_dead_letter_may_have_run() {
+        let failed = |code: &'static str, reply: Option<&'static [u8]>| CallError {
+            kind: CallErrorKind::Refused,
+            code: code.into(),
+            detail: "why".into(),
+            outcome_unknown: false,
+            op_id: None,
+            retry_after: None,
+            attempts: 0,
+            reply: reply.map(|reply| Box::new(Bytes::from_static(reply))),
+            last_answer: None,
+        };
+        assert!(may_have_run(&failed("dead_letter", None)));
+        assert!(may_have_run(&failed("WRONGTYPE", Some(b"-WRONGTYPE\r\n"))));
+        assert!(!may_have_run(&failed("queue_full", None)));
+    }
 
     const ASKED: Asked = Asked {
         protocol: Protocol::Resp2,

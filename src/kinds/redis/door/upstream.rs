@@ -198,6 +198,11 @@ impl Upstream {
         takes
     }
 
+    /// Whether it is connected.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&self.inner.borrow().state, State::Up(_))
+    }
+
     /// Whether a request of so many bytes would be taken now.
     pub(super) fn takes(&self, bytes: usize) -> bool {
         let inner = self.inner.borrow();

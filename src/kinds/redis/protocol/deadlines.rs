@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::{LaneId, Lanes, UnixMillis};
+use fusebox_state::{LaneId, UnixMillis};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -129,17 +129,19 @@ impl Deadlines {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// Nothing is known any more of the keys in `lanes`.
-    pub(crate) fn forget(&self, lanes: &Lanes) {
+    /// Nothing is known any more of the keys in `lanes`, or of any.
+    pub(crate) fn forget(&self, lanes: Option<&[LaneId]>) {
         if self.is_empty() {
             return;
         }
         let mut entries = self.entries.lock();
-        if lanes.is_all() {
-            entries.0.clear();
-        }
-        for lane in lanes.as_slice() {
-            entries.0.remove(lane);
+        match lanes {
+            None => entries.0.clear(),
+            Some(lanes) => {
+                for lane in lanes {
+                    entries.0.remove(lane);
+                }
+            }
         }
         self.count.store(entries.0.len(), Ordering::Release);
     }
@@ -172,15 +174,20 @@ impl Deadlines {
         begun
     }
 
+    /// Whose a command of a queued call is: the call as its caller sent it, and the command's place in it.
+    pub(crate) fn owner(&self, original: &[u8], place: usize) -> u64 {
+        self.hasher.hash_one((original, place))
+    }
+
     /// A queued write is about to be sent that sets its key's deadline on the server.
     pub(crate) fn replay(
         &self,
         written: Written<'_, '_>,
-        body: &[u8],
+        owner: u64,
         accepted: UnixMillis,
     ) -> Begun {
         let deadlines = self.settled(&self.entries.lock(), written, accepted.get());
-        Begun { owner: self.hasher.hash_one(body), deadlines }
+        Begun { owner, deadlines }
     }
 
     /// The write was answered with `reply`.
@@ -198,8 +205,8 @@ impl Deadlines {
         }
     }
 
-    /// A call with `body` is being queued: the deadlines that it inherits.
-    pub(crate) fn stored<'a>(&self, written: Written<'_, 'a>, body: &[u8]) -> Vec<(&'a [u8], u64)> {
+    /// A command is being queued: the deadlines that it inherits.
+    pub(crate) fn stored<'a>(&self, written: Written<'_, 'a>, owner: u64) -> Vec<(&'a [u8], u64)> {
         let now = self.now();
         let mut entries = self.entries.lock();
         let mut inherited = Vec::new();
@@ -214,7 +221,6 @@ impl Deadlines {
                 inherited.push((key, at));
             }
         }
-        let owner = self.hasher.hash_one(body);
         let taken = self.taken(&entries, written, now);
         self.own(&mut entries, written, owner);
         for (place, at) in taken {
@@ -366,7 +372,7 @@ mod tests {
 
         fn queue(&self, command: &str) -> Vec<(String, u64)> {
             self.with(command, |map, written, body| {
-                let inherited = map.stored(written, body).into_iter();
+                let inherited = map.stored(written, map.owner(body, 0)).into_iter();
                 inherited
                     .map(|(k, at)| (String::from_utf8_lossy(k).into_owned(), at - NOW))
                     .collect()
@@ -375,7 +381,7 @@ mod tests {
 
         fn replayed(&self, command: &str) {
             self.with(command, |map, written, body| {
-                let begun = map.replay(written, body, UnixMillis::new(NOW));
+                let begun = map.replay(written, map.owner(body, 0), UnixMillis::new(NOW));
                 map.answered(written, &begun, b"+OK\r\n");
             });
         }
@@ -438,14 +444,14 @@ mod tests {
     #[test]
     fn what_is_not_read_one_by_one_forgets_its_lanes() {
         for (lanes, left) in [
-            (Lanes::One(LaneId::of(b"0", b"k")), None),
-            (Lanes::All, None),
-            (Lanes::One(LaneId::of(b"1", b"k")), Some(5000)),
+            (Some(LaneId::of(b"0", b"k")), None),
+            (None, None),
+            (Some(LaneId::of(b"1", b"k")), Some(5000)),
         ] {
             let map = Map::new();
             let first = map.begin("SET k v EX 5");
             map.answer("SET k v EX 5", &first, "+OK\r\n");
-            map.0.forget(&lanes);
+            map.0.forget(lanes.as_slice().first().map(std::slice::from_ref));
             map.inherits("k", left);
             // Not even what was begun before and is answered after.
             map.answer("SET k v EX 5", &first, "+OK\r\n");

@@ -167,6 +167,12 @@ pub(crate) fn ends(ends: &Ends<'_>) -> Bytes {
 pub(crate) fn original(body: &Bytes) -> Bytes {
     match Form::of(body) {
         Some(Form::Call(step)) if !step.deadlines.is_empty() => resp::command(&step.args),
+        Some(Form::Multi(mut steps)) => {
+            for step in &mut steps {
+                step.deadlines.clear();
+            }
+            multi(&steps)
+        }
         _ => body.clone(),
     }
 }
@@ -204,6 +210,8 @@ mod tests {
         for steps in [vec![], vec![step(&[])], vec![both(), step(&[]), step(&[(b"k", 1)])]] {
             let stored = multi(&steps);
             assert!(is_multi(&stored) && !is_multi(&plain));
+            let plain = steps.iter().map(|_| step(&[])).collect::<Vec<_>>();
+            assert_eq!(original(&stored), multi(&plain));
             assert_eq!(Form::of(&stored), Some(Form::Multi(steps)));
         }
         for sure in [true, false] {

@@ -102,6 +102,23 @@ async fn a_replay_leaves_what_a_server_that_stayed_up_would_hold() {
     }
 }
 
+#[tokio::test]
+async fn what_is_known_of_a_transactions_keys_is_what_its_last_command_left() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    reply(call(&redis, "HSET h f v").await);
+    reply(call(&redis, "EXPIRE h 1000").await);
+    reply(call(&redis, "SET k v").await);
+    let mut line = Line::new(&redis, 1);
+    // It inherits the deadline of one key and sets that of another.
+    line.accept(words("FUSEBOX.MULTI 4 0 HSET h a b 3 0 EXPIRE k 1000"), now());
+    line.accept(words("FUSEBOX.MULTI 5 0 SET b v EX 800 2 0 DEL b 3 0 EXPIRE b 600"), now());
+    line.drain().await;
+    let inherits = |key: &str| redis.stored(&words(&format!("HSET {key} x y"))).is_some();
+    assert!(inherits("k") && inherits("h"));
+    assert!(!inherits("b"), "there is no such key");
+}
+
 /// A TTL that went live, and writes to the key that are queued before it has passed and replayed after.
 #[tokio::test]
 async fn a_deadline_that_went_live_is_inherited_by_queued_writes() {

@@ -156,7 +156,8 @@ impl Links {
         let (Some(at), Some(key)) = (at, key) else {
             return self.send(&rewritten(), attempt.clone()).await;
         };
-        let begun = self.deadlines.replay(read.written(), attempt.body, attempt.accepted_at);
+        let owner = self.deadlines.owner(attempt.body, 0);
+        let begun = self.deadlines.replay(read.written(), owner, attempt.accepted_at);
         let with_far = self
             .someone_meets(key, at, &attempt)
             .then(|| replay::with_far_time(&read.args, residue::far(at)))

@@ -14,7 +14,7 @@ use fusebox_state::{ErrorClass, Verdict};
 use super::carry::{Links, Read};
 use crate::kinds::redis::protocol::{
     deadlines::{self, Begun},
-    internal::{Ends, Form, Step},
+    internal::{self, Ends, Form, Step},
     outcome::Carrier,
     replay, residue,
     resp::Reply,
@@ -30,6 +30,8 @@ struct Ready<'a> {
     far: Vec<(&'a [u8], u64)>,
     /// It sets that itself, rather than being given it for one that the key had.
     sets: bool,
+    /// The key to which an earlier attempt may have given a far time, and when that ends.
+    perhaps: Option<(&'a [u8], u64)>,
 }
 
 impl Links {
@@ -52,20 +54,25 @@ impl Links {
                 Err(failed) => return failed,
             },
         };
+        let original = internal::original(attempt.body);
         let ready: Vec<Ready<'_>> = steps
             .iter()
             .enumerate()
-            .map(|(number, step)| {
-                let behind = steps.get(number + 1..).unwrap_or_default();
-                self.make_ready(step, behind, follows, &attempt)
+            .map(|(place, step)| {
+                let behind = steps.get(place + 1..).unwrap_or_default();
+                let owner = self.deadlines.owner(&original, place);
+                self.make_ready(step, behind, (follows, owner), &attempt)
             })
             .collect();
         let keys = ready.iter().filter_map(|it| it.read.as_ref()).flat_map(|(read, _)| read.keys());
         let keys: Vec<&[u8]> = keys.collect();
         let (ran, running): (Vec<_>, Vec<_>) = ready
             .into_iter()
-            .map(|Ready { read, running, far, sets }| ((read, far, sets), running))
+            .map(|Ready { read, running, far, sets, perhaps }| {
+                ((read, far, sets, perhaps), running)
+            })
             .unzip();
+        let was_sent_before = attempt.doubt.is_some();
         let token = attempt.token.map(|token| (token, attempt.digest));
         let script = token::multi(&running, &keys, token);
         let mut ended = self.run_script(script, Carrier::Command, false, attempt.clone()).await;
@@ -73,7 +80,7 @@ impl Links {
             Ok(reply) => reply,
             Err(error) if error.code == ErrorCode::OfKind(token::APPLIED_IN_PART) => {
                 let far: Vec<(&[u8], u64)> =
-                    ran.iter().flat_map(|(_, far, _)| far.iter().copied()).collect();
+                    ran.iter().flat_map(|(_, far, ..)| far.iter().copied()).collect();
                 return self.applied_in_part(ended, &far, attempt).await;
             }
             Err(_) => return ended,
@@ -81,7 +88,7 @@ impl Links {
         let replies = Reply::of(reply).filter(|_| !ended.reply_lost).and_then(|it| it.items());
         let mut replies = replies.into_iter().flatten();
         let mut ends = Ends { keys: Vec::new(), sure: true };
-        for ((read, far, sets), step) in ran.iter().zip(&steps) {
+        for ((read, far, sets, perhaps), step) in ran.iter().zip(&steps) {
             ends = residue::after_step(&self.shared.commands, ends, step);
             let reply = replies.next();
             let done = read.as_ref().and_then(|(read, begun)| {
@@ -89,6 +96,12 @@ impl Links {
                 self.deadlines.answered(read.written(), begun, reply);
                 deadlines::work_done(read.written(), reply)
             });
+            if was_sent_before && let Some(end) = perhaps {
+                ends.sure = false;
+                ends.keys.retain(|other| other != end);
+                ends.keys.push(*end);
+                continue;
+            }
             if *sets && done == Some(false) {
                 continue;
             }
@@ -125,23 +138,24 @@ impl Links {
         &self,
         step: &Step<'a>,
         behind: &[Step<'a>],
-        follows: bool,
+        (follows, owner): (bool, u64),
         attempt: &Attempt<'_>,
     ) -> Ready<'a> {
         let accepted = attempt.accepted_at;
         let as_it_is = || step.args.iter().map(|arg| Cow::Borrowed(*arg)).collect();
         let Some(read) = self.read(step.args.clone()) else {
             let running = Running { words: as_it_is(), deadlines: Vec::new() };
-            return Ready { read: None, running, far: Vec::new(), sets: false };
+            return Ready { read: None, running, far: Vec::new(), sets: false, perhaps: None };
         };
         let begun = match attempt.origin {
             Origin::Live => self.deadlines.begin(read.written(), accepted),
-            Origin::Replay => self.deadlines.replay(read.written(), attempt.body, accepted),
+            Origin::Replay => self.deadlines.replay(read.written(), owner, accepted),
         };
         let carried = ttl::carried(&read.spec.name, &read.args, accepted.get());
-        let sets = carried.zip(read.keys().first().copied()).filter(|(at, key)| {
+        let perhaps = carried.zip(read.keys().first().copied()).filter(|_| follows);
+        let sets = perhaps.filter(|(at, key)| {
             let meets = |it: &Step<'_>| residue::touches(&self.shared.commands, it, key);
-            follows && (behind.iter().any(meets) || self.someone_meets(key, *at, attempt))
+            behind.iter().any(meets) || self.someone_meets(key, *at, attempt)
         });
         let with_far = sets.and_then(|(at, key)| {
             Some((replay::with_far_time(&step.args, residue::far(at))?, (key, at)))
@@ -154,6 +168,8 @@ impl Links {
             let left = replay::with_time_left(&step.args, accepted, attempt.now);
             (left.unwrap_or_else(as_it_is), inherited, false)
         };
-        Ready { read: Some((read, begun)), running: Running { words, deadlines }, far, sets }
+        let (read, running) = (Some((read, begun)), Running { words, deadlines });
+        let perhaps = perhaps.map(|(at, key)| (key, at));
+        Ready { read, running, far, sets, perhaps }
     }
 }

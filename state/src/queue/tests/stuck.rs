@@ -40,20 +40,21 @@ fn what_waits_for_a_stuck_lane_is_stuck_in_its_other_lanes() {
 }
 
 #[test]
-fn a_head_is_followed_to_four_lanes_and_no_farther() {
-    let mut index = index();
+fn a_head_is_followed_through_the_lanes_that_hold_it_up() {
+    let limits = QueueLimits { items: 1_000, bytes: 1 << 30, dead_items: 10, dead_bytes: 1 << 30 };
+    let mut index = QueueIndex::new(limits, 0);
     let first = push(&mut index, 1, 1, true);
-    for lane in 1..=5 {
+    for lane in 1..=300 {
         let lanes = Lanes::new([LaneId(lane), LaneId(lane + 1)]);
         let both = entry_with((10 + lane, 0, true), |it| it.lanes = lanes);
         let both = index.admit(both, false, None).unwrap();
         index.committed(both);
     }
-    assert!((1..=6).all(|lane| !stuck(&index, lane)));
+    assert!([1, 6, 301].iter().all(|lane| !stuck(&index, *lane)));
     assert_eq!(index.take(at(0)), Some(first));
     index.retry(first, at(1_000), "OOM");
-    assert!((1..=5).all(|lane| stuck(&index, lane)));
-    assert!(!stuck(&index, 6));
+    assert!([1, 6, 256].iter().all(|lane| stuck(&index, *lane)));
+    assert!(!stuck(&index, 257), "so far it is not followed");
 }
 
 #[test]
@@ -77,4 +78,26 @@ fn a_dead_letter_that_holds_its_lane_is_waited_for_only_until_it_is_marked() {
     index.buried(first, "no", true);
     let lanes = Lanes::One(LaneId(1));
     assert_eq!((index.is_stuck(&lanes, false), index.is_stuck(&lanes, true)), (false, true));
+}
+
+#[test]
+fn calls_of_many_lanes_are_looked_at_once_each() {
+    let mut index = index();
+    let lanes = || Lanes::new((1..=60).map(LaneId));
+    let wide: Vec<u64> = (1..=8)
+        .map(|op| {
+            let entry = entry_with((op, 0, true), |it| it.lanes = lanes());
+            let seq = index.admit(entry, false, None).unwrap();
+            index.committed(seq);
+            seq
+        })
+        .collect();
+    assert_eq!(index.take(at(0)), Some(wide[0]));
+    index.applied(wide[0]);
+    // It is being removed; each of its lanes leads to all others.
+    assert!(!index.is_stuck(&lanes(), false));
+    index.removed(wide[0]);
+    assert_eq!(index.take(at(0)), Some(wide[1]));
+    index.retry(wide[1], at(1_000), "OOM");
+    assert!(index.is_stuck(&lanes(), false));
 }

@@ -107,6 +107,8 @@ async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_on
     assert_eq!(read.header("keep-alive"), Some("timeout=30"));
     let expose = read.header("access-control-expose-headers").unwrap();
     assert!(expose.contains("X-ClickHouse-Summary") && expose.contains("X-Fusebox-Source"));
+    let id = read.header("x-clickhouse-query-id").unwrap();
+    assert_eq!((id.len(), id.as_bytes()[14], id.matches('-').count()), (36, b'4', 4), "{id}");
     let named = client.ask("POST /?query_id=it's%20mine", "", "SELECT 1").await;
     assert_eq!(named.header("x-clickhouse-query-id"), Some("it's mine"));
     let expected =

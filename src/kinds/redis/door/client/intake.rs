@@ -72,7 +72,7 @@ impl Inner {
         match stuck {
             Stuck::Others => !self.is_answered(),
             Stuck::Place => client.awaits_place.get(),
-            Stuck::Lanes | Stuck::Paced => true,
+            Stuck::Lanes | Stuck::Paced | Stuck::Rest => true,
             Stuck::Memory => client.core().whole.is_full(),
         }
     }
@@ -153,6 +153,7 @@ impl Inner {
             let read = self.socket.poll_read(cx, &mut into);
             let count = into.filled().len();
             if count > 0 {
+                self.has_heard(Instant::now());
                 let bytes = scratch.get(..count).unwrap_or_default();
                 let taken = self.take(client, bytes);
                 self.inbox.extend_from_slice(bytes.get(taken..).unwrap_or_default());

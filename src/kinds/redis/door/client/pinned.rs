@@ -220,11 +220,6 @@ impl Inner {
                 }
                 return true;
             }
-            // What comes a while after all was answered is of a client that has heard of it.
-            (Barred::Transaction, _) if since.is_some_and(|since| now - since >= HEARD) => {
-                self.barred = None;
-                return false;
-            }
             (Barred::Transaction, Class::Pinned(Pinned::Multi)) if self.is_answered() => {
                 self.barred = None;
                 return false;
@@ -237,6 +232,16 @@ impl Inner {
         let answer = client.core().unavailable(&why);
         self.answer_with(answer);
         true
+    }
+
+    /// Something comes of a client all of whose commands were taken: if that is a while after it was told that its
+    /// transaction will not run, it has heard of it.
+    pub(super) fn has_heard(&mut self, now: Instant) {
+        if let Some((Barred::Transaction, Some(since))) = self.barred
+            && now - since >= HEARD
+        {
+            self.barred = None;
+        }
     }
 
     /// The transaction that was to see whether something changes will not run.

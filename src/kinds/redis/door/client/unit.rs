@@ -13,14 +13,15 @@
 //!    *unavailable*, and EXEC is EXECABORT.
 //! 6. One that only reads counts as a read. The replies of one of nothing but GET are cached as those of MGET are.
 
-use std::{iter, rc::Rc};
+use std::{iter, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::{
-    Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket, connector::AttemptError,
+    Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
+    connector::{AttemptError, Connector},
     trace::CallTrace,
 };
-use fusebox_state::{ErrorClass, Lanes, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict};
 use tokio::time::Instant;
 
 use super::{
@@ -48,6 +49,19 @@ use crate::kinds::redis::{
 /// The commands of a transaction that is sent as one, and its bytes, at most.
 const COMMANDS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 1 << 20;
+/// How long the rest of one that has begun is waited for while the server may be away: clients write a long pipeline in
+/// pieces.
+const REST_PATIENCE: Duration = Duration::from_millis(100);
+
+/// What stands behind a MULTI.
+enum Behind {
+    /// All of a transaction that is sent as one.
+    Whole(Block),
+    /// The beginning of what may be one.
+    Begun,
+    /// Something else.
+    Other,
+}
 
 /// What a client has sent as one.
 struct Block {
@@ -56,6 +70,8 @@ struct Block {
     /// Its bytes behind MULTI.
     behind: usize,
     lanes: Lanes,
+    /// The same one by one, however many; `None` if one of its commands touches all.
+    exact: Option<Vec<LaneId>>,
     /// None of its commands writes.
     reads: bool,
 }
@@ -72,9 +88,16 @@ impl Inner {
         if self.pinned.is_some() || self.session.replies != Replies::All {
             return None;
         }
-        let block = self.block(client, behind)?;
         let core = &client.core();
         let link = core.link(self.session.protocol);
+        let block = match self.block(client, behind) {
+            Behind::Whole(block) => block,
+            Behind::Begun if core.backend.is_suspect() || !link.is_up() => {
+                let waited = self.stuck_since.is_some_and(|it| said.now - it >= REST_PATIENCE);
+                return (!waited).then_some(Err(Some(Stuck::Rest)));
+            }
+            Behind::Begun | Behind::Other => return None,
+        };
         if self.is_elsewhere(&link) {
             return Some(Err(Some(Stuck::Others)));
         }
@@ -105,6 +128,9 @@ impl Inner {
             Admission::OtherWay(OtherWay::Lanes) if !late => {
                 let may_wait = core.backend.lanes_move(&block.lanes);
                 let lanes = may_wait.then_some(Err(Some(Stuck::Lanes)));
+                if block.reads && may_wait {
+                    return lanes;
+                }
                 return self.unit_otherwise(client, &block, within).or(lanes);
             }
             _ => return self.unit_otherwise(client, &block, within),
@@ -113,7 +139,8 @@ impl Inner {
             let fills = mget_of(within).and_then(|mget| core.begins_fills(mget));
             Unit::that_reads(block.commands, fills)
         } else {
-            Unit::that_writes(block.commands, Unsettled::new(core.connector(), block.lanes))
+            let unsettled = Unsettled::of(core.connector(), block.lanes, block.exact);
+            Unit::that_writes(block.commands, unsettled)
         };
         let note = Note::Unit(Box::new(unit));
         let how = (Some(ticket), note, true);
@@ -142,34 +169,44 @@ impl Inner {
         Some(Ok(()))
     }
 
-    /// The transaction whose commands stand at the beginning of `bytes`, if all of it is there.
-    fn block(&self, client: &Rc<Client>, bytes: &[u8]) -> Option<Block> {
+    /// The transaction whose commands stand at the beginning of `bytes`.
+    fn block(&self, client: &Rc<Client>, bytes: &[u8]) -> Behind {
         let connector = client.core().connector();
         let commands = &connector.links().shared.commands;
         let now = Instant::now();
-        let mut lanes = LaneSet::default();
+        let (mut lanes, mut exact) = (LaneSet::default(), Some(Vec::new()));
         let (mut behind, mut count, mut reads) = (0, 1, true);
         loop {
-            let rest = bytes.get(behind..BYTES_MAX.min(bytes.len()))?;
+            let rest = bytes.get(behind..BYTES_MAX.min(bytes.len())).unwrap_or_default();
             let mut reader = Requests::default();
-            let Found::Request(length) = reader.next(rest, true) else { return None };
-            let request = rest.get(..length)?;
+            let length = match reader.next(rest, true) {
+                Found::Request(length) => length,
+                Found::Nothing if bytes.len() < BYTES_MAX => return Behind::Begun,
+                _ => return Behind::Other,
+            };
+            let request = rest.get(..length).unwrap_or_default();
             let args: Vec<&[u8]> = reader.args(request).collect();
             (behind, count) = (behind + length, count + 1);
-            let spec = commands.find(&args)?;
+            let Some(spec) = commands.find(&args) else { return Behind::Other };
             if &*spec.name == "exec" && args.len() == 1 {
-                return Some(Block { commands: count, behind, lanes: lanes.to_lanes(), reads });
+                let lanes = lanes.to_lanes();
+                return Behind::Whole(Block { commands: count, behind, lanes, exact, reads });
             }
             let class = class::of_connection(&args).unwrap_or_else(|| class::of(&spec, &args));
             if class != Class::Carried
                 || count > COMMANDS_MAX
                 || self.refusal(&spec, class, &args).is_some()
             {
-                return None;
+                return Behind::Other;
             }
             reads &= !class::writes(&spec, class);
             let said = Said { spec: &spec, class, args: &args, request, now };
-            lanes.add(&self.lanes_of(client, said));
+            let of_command = self.lanes_of(client, said);
+            lanes.add(&of_command);
+            exact = exact.filter(|_| !of_command.is_all());
+            if let Some(exact) = &mut exact {
+                exact.extend_from_slice(of_command.as_slice());
+            }
         }
     }
 
@@ -251,7 +288,9 @@ impl Core {
         }
         let steps = commands.into_iter().map(|args| Step { args, deadlines: Vec::new() });
         let body = internal::multi(&steps.collect::<Vec<_>>());
-        self.queues(&body).then_some(body)
+        // One of too many keys would hold up everybody.
+        let is_wide = self.connector().plan(body.clone()).is_ok_and(|plan| plan.lanes.is_all());
+        (!is_wide && self.queues(&body)).then_some(body)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use fusebox_actors::{Fills, Ticket, connector::Read};
-use fusebox_state::Lanes;
+use fusebox_state::{LaneId, Lanes};
 
 use tokio::time::Instant;
 
@@ -60,24 +60,45 @@ pub(in crate::kinds::redis::door) enum Note {
 
 /// What the writes on their way do to the deadlines of their keys is not followed: what is known of these is forgotten
 /// when it is made and when it goes, however they end.
-pub(in crate::kinds::redis::door) struct Unsettled(Box<(Arc<RedisConnector>, Lanes)>);
+pub(in crate::kinds::redis::door) struct Unsettled(Box<Touched>);
+
+struct Touched {
+    connector: Arc<RedisConnector>,
+    lanes: Lanes,
+    /// The same one by one, where they are more than are told apart elsewhere.
+    exact: Option<Vec<LaneId>>,
+}
 
 impl Unsettled {
     pub(in crate::kinds::redis::door) fn new(connector: Arc<RedisConnector>, lanes: Lanes) -> Self {
-        connector.links().deadlines.forget(&lanes);
-        Self(Box::new((connector, lanes)))
+        let exact = (!lanes.is_all()).then(|| lanes.as_slice().to_vec());
+        Self::of(connector, lanes, exact)
+    }
+
+    pub(in crate::kinds::redis::door) fn of(
+        connector: Arc<RedisConnector>,
+        lanes: Lanes,
+        exact: Option<Vec<LaneId>>,
+    ) -> Self {
+        let unsettled = Self(Box::new(Touched { connector, lanes, exact }));
+        unsettled.forget();
+        unsettled
     }
 
     /// What the writes touch.
     pub(in crate::kinds::redis::door) fn lanes(&self) -> &Lanes {
-        &self.0.1
+        &self.0.lanes
+    }
+
+    fn forget(&self) {
+        let Touched { connector, exact, .. } = &*self.0;
+        connector.links().deadlines.forget(exact.as_deref());
     }
 }
 
 impl Drop for Unsettled {
     fn drop(&mut self) {
-        let (connector, lanes) = &*self.0;
-        connector.links().deadlines.forget(lanes);
+        self.forget();
     }
 }
 

@@ -1,5 +1,17 @@
 -- ARGV, behind those of marker.lua, for each command: count of words, count of deadlines, their keys and times, the words.
 local replies, failures, failed, at = {}, 0, nil, 3
+-- What the account may not run aborts a transaction as a whole.
+while redis.acl_check_cmd and at <= #ARGV do
+  local words, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local first = at + 2 + 2 * count
+  local known, may = pcall(redis.acl_check_cmd, unpack(ARGV, first, first + words - 1))
+  if known and not may then
+    mark('-', 1)
+    return {'error', "NOPERM this user has no permissions to run the '" .. string.lower(ARGV[first]) .. "' command"}
+  end
+  at = first + words
+end
+at = 3
 while at <= #ARGV do
   local words, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local first = at + 2 + 2 * count

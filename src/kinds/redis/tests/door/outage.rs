@@ -193,6 +193,9 @@ async fn a_transaction_that_reads_fills_the_cache_and_is_answered_by_it() {
         assert_eq!(client.ask("HGET h f").await, "$1\r\nv\r\n");
         let told = transaction(&mut client, &["HGET h f", "GET a"]).await;
         assert_eq!(told[3], "*2\r\n$1\r\nv\r\n$1\r\n1\r\n");
+        // An error is nobody's value.
+        let told = transaction(&mut client, &["GET h", "GET d"]).await;
+        assert!(told[3].starts_with("*2\r\n-WRONGTYPE"), "{told:?}");
         world.server.kill();
         client.until_told("SET x 1", "+OK\r\n").await;
         let told = transaction(&mut client, &["GET a", "GET b", "GET c"]).await;
@@ -201,9 +204,91 @@ async fn a_transaction_that_reads_fills_the_cache_and_is_answered_by_it() {
         let told = transaction(&mut client, &["GET x", "GET b"]).await;
         assert_eq!(told[3], "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
         assert_eq!(client.ask("HGET h f").await, "$1\r\nv\r\n");
+        assert_eq!(client.ask("GET h").await, nil);
         let told = transaction(&mut client, &["GET a", "HGET h f"]).await;
         assert!(told[0].starts_with("-LOADING"), "{told:?}");
     }
+}
+
+#[tokio::test]
+async fn a_long_transaction_is_queued_or_refused_as_a_whole() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("GET x").await;
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    // It does not come in one read.
+    let value = "v".repeat(4_000);
+    let sets: Vec<String> = (0..60).map(|number| format!("SET k{number} {value}")).collect();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let told = transaction(&mut client, &sets).await;
+    assert_eq!(told[61], format!("*60\r\n{}", "+OK\r\n".repeat(60)));
+    assert_eq!(world.waiting(), 2);
+    // Refused for its last command, after more refusals than are answered at once.
+    let mut sets: Vec<String> = (0..80).map(|number| format!("SET j{} 1", number % 40)).collect();
+    sets.push("INCR n".into());
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let told = transaction(&mut client, &sets).await;
+    assert!(told[..82].iter().all(|told| told.starts_with("-LOADING")), "{told:?}");
+    assert!(told[82].starts_with("-EXECABORT"), "{}", told[82]);
+    // One of too many keys would hold up everybody.
+    let sets: Vec<String> = (0..70).map(|number| format!("SET w{number} 1")).collect();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let told = transaction(&mut client, &sets).await;
+    assert!(told[0].starts_with("-LOADING") && told[71].starts_with("-EXECABORT"), "{told:?}");
+    assert_eq!(world.waiting(), 2);
+    assert_eq!(client.ask("GET x").await, "$1\r\n1\r\n");
+    world.server.restart().await;
+    until("all is applied", async || world.waiting() == 0).await;
+    assert_eq!(world.server.ask(&["EXISTS", "k59", "j1", "w1"]).await, ":1\r\n");
+}
+
+#[tokio::test]
+async fn what_a_transaction_leaves_is_known_to_its_own_commands_and_its_marker_goes() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("GET x").await;
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    client.ask("DEL k").await;
+    let told = transaction(&mut client, &["SET k v", "EXPIRE k 1000"]).await;
+    assert_eq!(told[3], "*2\r\n+OK\r\n:1\r\n");
+    let told = transaction(&mut client, &["DEL j", "DEL j", "EXPIRE j 5"]).await;
+    assert_eq!(told[4], "*3\r\n:1\r\n:0\r\n:0\r\n");
+    // One that leaves something to do: what stands behind it is to meet the key alive.
+    transaction(&mut client, &["SET r v EX 1000", "SET s v"]).await;
+    assert_eq!(client.ask("EXPIRE r 2000").await, ":1\r\n");
+    world.server.restart().await;
+    until("all is applied", async || world.waiting() == 0).await;
+    until("no marker is left", async || world.server.ask(&["KEYS", "fusebox:*"]).await == "*0\r\n")
+        .await;
+}
+
+#[tokio::test]
+async fn a_queued_transaction_that_the_account_may_not_run_waits_as_a_whole() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("GET x").await;
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    let told = transaction(&mut client, &["SET a 1", "HSET h f v"]).await;
+    assert_eq!(told[3], "*2\r\n+OK\r\n:1\r\n");
+    let user = ["--user", "default", "on", "nopass", "~*", "&*", "+@all", "-hset"];
+    world.server.restart_with(&user).await;
+    until("it waits", async || {
+        let page = world.fusebox.backends()[0].queue_page(false, None, 10);
+        page.calls.iter().any(|call| call.last_error.is_some())
+    })
+    .await;
+    assert_eq!(world.server.ask(&["EXISTS", "a", "h"]).await, ":0\r\n");
+    world.server.ask(&["ACL", "SETUSER", "default", "+hset"]).await;
+    let backend = &world.fusebox.backends()[0];
+    until("all is applied", async || {
+        backend.replay().ok();
+        world.waiting() == 0
+    })
+    .await;
+    assert_eq!(world.server.ask(&["EXISTS", "a", "h"]).await, ":2\r\n");
 }
 
 #[tokio::test]
