@@ -11,7 +11,7 @@ use crate::{
     backend::BackendMessage,
     backend_entry::BackendEntry,
     call::{Call, CallError, Reply},
-    call_path::{Admission, Fills, Onward, PlainPlan},
+    call_path::{Admission, Fills, Onward, OtherWay, PlainPlan},
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
     queue::{self, Overlaid},
@@ -88,6 +88,31 @@ impl Backend {
     /// As [`Backend::call`].
     pub async fn go_on(&self, call: Call, onward: Onward) -> Result<Reply, CallError> {
         self.entry.shared.go_on(call, onward).await
+    }
+
+    /// Ends a plain call that may not be sent, and that its door can hand to nobody.
+    pub fn refuse(&self, plan: &PlainPlan<'_>, why: OtherWay) {
+        self.entry.shared.refuse(plan, why);
+    }
+
+    /// Ends a call on whose ticket ended without an answer: nothing follows.
+    pub fn end(&self, onward: Onward) {
+        self.entry.shared.end(onward);
+    }
+
+    /// Waits until `lanes` are free, for at most `patience`, and no longer than they move; returns whether they are.
+    pub async fn wait_for(&self, lanes: &Lanes, patience: Duration) -> bool {
+        self.entry.shared.wait_free(lanes, patience).await
+    }
+
+    /// When trying again makes sense, if it is not to be asked now: at least a second from now.
+    pub fn retry_after(&self) -> Duration {
+        self.entry.shared.retry_after()
+    }
+
+    /// How long an attempt may take.
+    pub fn timeout(&self) -> Duration {
+        self.entry.shared.circuit.settings.load().timeout
     }
 
     /// Takes the place of a call in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it

@@ -263,7 +263,7 @@ impl BackendShared {
     }
 
     /// When trying again makes sense: when the breaker may half-open, at least a second from now.
-    fn retry_after(&self) -> Duration {
+    pub(crate) fn retry_after(&self) -> Duration {
         let now = self.clock().now();
         let until = self.circuit.breaker.next_tick().map(|until| until.since(now));
         until.unwrap_or_default().max(Duration::from_secs(1))

@@ -165,6 +165,8 @@ pub(crate) struct DoorSettings {
     pub(crate) on_unknown: OnUnknown,
     /// What is answered to a queued write whose effect is known and whose reply is not.
     pub(crate) effect_reply: EffectReply,
+    /// The projects that may be named by those who call as the daemon; empty for the kind's own rule.
+    pub(crate) projects: Vec<String>,
 }
 
 /// Whose connections a listener takes.
@@ -218,8 +220,9 @@ pub(super) fn check(
 }
 
 fn by_default(backing: &Backing<'_>, checker: &mut Checker) -> Vec<Arc<DoorSettings>> {
-    let has_door =
-        |kind: &str| backing.sections.iter().any(|it| it.name() == kind && it.has_door());
+    let has_door = |kind: &str| {
+        backing.sections.iter().any(|it| it.name() == kind && it.has_door_by_default())
+    };
     let backends = backing.backends.iter().map(|backend| &backend.settings);
     let doors = backends.filter(|backend| has_door(backend.kind)).filter_map(|backend| {
         let path = beside(backing.socket, &backend.name);
@@ -273,6 +276,10 @@ fn check_one(
     check_limits(base, &raw, &mut door, checker);
     check_words(base, &raw, &mut door, checker);
     door.callers_file = raw.callers_file;
+    door.projects = raw.projects.unwrap_or_default();
+    if !door.projects.is_empty() && door.kind != "firestore" {
+        checker.problem(&format!("{base}.projects"), "is for doors to Firestore");
+    }
     Some(door)
 }
 
@@ -452,6 +459,7 @@ impl DoorSettings {
             unavailable: Unavailable::Loading,
             on_unknown: OnUnknown::Error,
             effect_reply: EffectReply::Assume,
+            projects: Vec::new(),
         }
     }
 
@@ -559,6 +567,9 @@ impl DoorSettings {
             }
             if let Some(path) = &self.callers_file {
                 fields.insert("callers_file".to_owned(), serde_json::json!(path));
+            }
+            if !self.projects.is_empty() {
+                fields.insert("projects".to_owned(), serde_json::json!(self.projects));
             }
             if self.plaintext {
                 fields.insert("plaintext".to_owned(), true.into());

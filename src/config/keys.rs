@@ -47,6 +47,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("doors[].unavailable", Text),
     ("doors[].on_unknown", Text),
     ("doors[].effect_reply", Text),
+    ("doors[].projects", List),
     ("backends.*.kind", Text),
     ("backends.*.enabled", Flag),
     ("backends.*.url", Text),

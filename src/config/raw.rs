@@ -45,6 +45,7 @@ pub(crate) struct RawDoor {
     pub(crate) unavailable: Option<String>,
     pub(crate) on_unknown: Option<String>,
     pub(crate) effect_reply: Option<String>,
+    pub(crate) projects: Option<Vec<String>>,
 }
 
 /// `[http]`

@@ -75,6 +75,11 @@ pub(crate) trait Section: Send + Sync {
         false
     }
 
+    /// Whether a backend of it has a door if the file names none.
+    fn has_door_by_default(&self) -> bool {
+        self.has_door()
+    }
+
     /// Checks an address, what belongs to it, and the kind's own settings, without touching the network. Returns the
     /// own settings in effect, as they are shown.
     ///

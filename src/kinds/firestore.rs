@@ -1,6 +1,7 @@
 //! Firestore over gRPC, or an emulator of it.
 
 pub mod connector;
+pub(crate) mod door;
 pub(crate) mod kind;
 pub(crate) mod live_queries;
 pub mod protocol;

@@ -35,14 +35,17 @@ use futures_util::{
 };
 use h2::{
     Reason, RecvStream, SendStream,
-    client::{Builder, SendRequest},
+    client::{Builder, ResponseFuture, SendRequest},
 };
 use http_body_util::BodyExt;
 use hyper::{
     HeaderMap, Request, Response, Uri,
     body::Frame,
     header::{HeaderValue, USER_AGENT},
-    http::uri::{Authority, InvalidUri, PathAndQuery, Scheme},
+    http::{
+        request::Parts,
+        uri::{Authority, InvalidUri, PathAndQuery, Scheme},
+    },
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -54,18 +57,28 @@ use super::{
     dial::{Dial, DialError, Stream},
     endpoint::Server,
 };
-use line::{Carried, Line};
+use line::{Awaited, Carried, Line};
 
 /// What gRPC is spoken in.
 const HTTP2: &[&str] = &["h2"];
 /// How much a server may send of one answer before it is read, and of all together.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+const WINDOWS: Windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
 /// How often a request looks for a usable connection.
 const TRIES: usize = 2;
 
 const USER_AGENT_VALUE: HeaderValue =
     HeaderValue::from_static(concat!("fusebox/", env!("CARGO_PKG_VERSION")));
+
+/// How much a server may send before it is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Windows {
+    /// Of one answer, in bytes.
+    pub(crate) stream: u32,
+    /// Of all answers of a connection together.
+    pub(crate) connection: u32,
+}
 
 /// Nothing of a request was acted upon: the source of the status that says so.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -116,6 +129,7 @@ struct Inner {
     server: Server,
     /// Whether closing the connection discards what was not sent yet.
     resets: bool,
+    windows: Windows,
     scheme: Scheme,
     authority: Authority,
     state: Mutex<State>,
@@ -140,11 +154,24 @@ impl Channel {
     /// # Errors
     /// The server's name is none.
     pub(crate) fn new(server: Server, resets: bool) -> Result<Self, InvalidUri> {
+        Self::with_windows(server, resets, WINDOWS)
+    }
+
+    /// The same with other windows.
+    ///
+    /// # Errors
+    /// The server's name is none.
+    pub(crate) fn with_windows(
+        server: Server,
+        resets: bool,
+        windows: Windows,
+    ) -> Result<Self, InvalidUri> {
         let inner = Inner {
             scheme: if server.tls { Scheme::HTTPS } else { Scheme::HTTP },
             authority: server.address.parse()?,
             server,
             resets,
+            windows,
             state: Mutex::new(State::None),
         };
         Ok(Self { inner: Arc::new(inner), carrier: None })
@@ -180,13 +207,31 @@ impl Channel {
             Some(Some(second)) => Some((body, Some(second?))),
             None => Some((body, None)),
         };
+        parts.headers.insert(USER_AGENT, USER_AGENT_VALUE);
+        let Opened { mut head, mut stream } = self.open(parts).await?;
+        // The connection's task writes both in one go.
+        stream.send_data(message, more.is_none()).map_err(|error| lost(error, &head.line))?;
+        let mut pump: Pump = more.map(|(body, second)| pump(body, stream, second).boxed());
+        let answered = poll_fn(|cx| {
+            advance(&mut pump, cx);
+            Pin::new(&mut head.response).poll(cx)
+        });
+        let response = answered.await;
+        Ok(head.answered_with(response)?.map(|answer| Answer { pump, ..answer }))
+    }
+
+    /// Begins a request of these headers to this server, whatever authority they name. Its body is to be sent over
+    /// the [stream](Opened::stream), its end too.
+    ///
+    /// # Errors
+    /// Nothing was sent.
+    pub(crate) async fn open(&self, mut parts: Parts) -> Result<Opened, Status> {
         let path = parts.uri.into_parts().path_and_query;
         let mut uri = hyper::http::uri::Parts::default();
         uri.scheme = Some(self.inner.scheme.clone());
         uri.authority = Some(self.inner.authority.clone());
         uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         parts.uri = Uri::from_parts(uri).map_err(|error| Status::internal(error.to_string()))?;
-        parts.headers.insert(USER_AGENT, USER_AGENT_VALUE);
 
         let Connection { mut sender, line } = self.ready().await?;
         let (carried, awaited) = (line.carried(), line.awaited());
@@ -194,19 +239,17 @@ impl Channel {
             drop(carrier.0.set(line.clone()));
         }
         let refused = |error: h2::Error| NotSent::Refused(error.to_string()).status();
-        let (mut response, mut stream) =
+        let (response, stream) =
             sender.send_request(Request::from_parts(parts, ()), false).map_err(refused)?;
-        drop(sender);
-        // The connection's task writes both in one go.
-        stream.send_data(message, more.is_none()).map_err(|error| lost(error, &line))?;
-        let mut pump: Pump = more.map(|(body, second)| pump(body, stream, second).boxed());
-        let answered = poll_fn(|cx| {
-            advance(&mut pump, cx);
-            Pin::new(&mut response).poll(cx)
-        });
-        let response = answered.await.map_err(|error| lost(error, &line))?;
-        awaited.answered();
-        Ok(response.map(|stream| Answer { stream, pump, line, _carried: carried }))
+        Ok(Opened { head: Head { response, line, carried, awaited }, stream })
+    }
+
+    /// How many requests the server takes at once over the connection that there is.
+    pub(crate) fn streams_max(&self) -> Option<usize> {
+        match &*self.inner.state.lock() {
+            State::Open(connection) => Some(connection.sender.current_max_send_streams()),
+            State::None | State::Dialling(_) => None,
+        }
     }
 
     /// A connection that takes a request now, dialled where there is none.
@@ -271,8 +314,8 @@ impl Channel {
             let mut builder = Builder::new();
             builder
                 .enable_push(false)
-                .initial_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW);
+                .initial_window_size(self.inner.windows.stream)
+                .initial_connection_window_size(self.inner.windows.connection);
             let hello = builder.handshake::<_, Bytes>(line.listening(socket)).await;
             hello.map_err(|error| NotSent::Refused(error.to_string()))
         };
@@ -332,6 +375,49 @@ async fn socket(server: &Server, resets: bool) -> Result<Box<dyn Stream>, DialEr
         resets,
     };
     dial.connect().await
+}
+
+/// A request that was begun.
+pub(crate) struct Opened {
+    /// What will be its answer.
+    pub(crate) head: Head,
+    /// Where its body goes.
+    pub(crate) stream: SendStream<Bytes>,
+}
+
+/// The head of an answer that is awaited. Dropped, it gives the answer up.
+pub(crate) struct Head {
+    response: ResponseFuture,
+    line: Line,
+    carried: Carried,
+    awaited: Awaited,
+}
+
+impl Head {
+    /// The head, once it is here.
+    ///
+    /// # Errors
+    /// There is no answer; the status has a [`NotSent`] as its source if nothing was acted upon.
+    pub(crate) async fn answered(mut self) -> Result<Response<Answer>, Status> {
+        let response = (&mut self.response).await;
+        self.answered_with(response)
+    }
+
+    fn answered_with(
+        self,
+        response: Result<Response<RecvStream>, h2::Error>,
+    ) -> Result<Response<Answer>, Status> {
+        let Self { line, carried, awaited, .. } = self;
+        let response = response.map_err(|error| {
+            // The server says that it has acted upon earlier requests at most.
+            if error.is_go_away() && error.is_remote() {
+                return NotSent::Refused(error.to_string()).status();
+            }
+            lost(error, &line)
+        })?;
+        awaited.answered();
+        Ok(response.map(|stream| Answer { stream, pump: None, line, _carried: carried }))
+    }
 }
 
 /// The next message of a request, encoded.

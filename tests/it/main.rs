@@ -35,6 +35,8 @@ mod firestore;
 #[cfg(test)]
 mod firestore_client;
 #[cfg(test)]
+mod firestore_door;
+#[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod frozen;

@@ -12,7 +12,7 @@
 //!              │      ├── abandoned: its client has left; settled by its end all the same, and nothing follows
 //!              │      └── dropped: it was never sent, or its end cannot be known
 //!              ├──▶ Instead      answered from the cache; counted, nothing follows
-//!              └──▶ OtherWay     `call` must carry it; nothing was changed or counted
+//!              └──▶ OtherWay     `call` must carry it, or its door refuses it; nothing was changed or counted
 //! ```
 //!
 //! # What must wait takes the other way
@@ -30,7 +30,8 @@
 //!    dropped was never sent, or nobody will hear how it ended: permit and place go back, the attempt counts for
 //!    nothing. An abandoned or dropped write may still land, so its lanes are barred to fills for a while.
 //! 4. A failed attempt is counted when it is settled. What follows (retry, queue, fallback, the call's own end) is
-//!    [`BackendShared::go_on`]'s; an [`Onward`] that is dropped abandons the call between two attempts.
+//!    [`BackendShared::go_on`]'s, or nothing does ([`BackendShared::end`]); an [`Onward`] that is dropped abandons the
+//!    call between two attempts.
 //! 5. An answer is a success of the backend also if it is an error of the call: a door that gets one settles
 //!    [`Outcome::Failed`] with that error's class and [`Verdict::Success`].
 
@@ -201,6 +202,7 @@ struct PlainWrite {
 pub struct Onward {
     under_way: UnderWay,
     connector: SharedConnector,
+    operation: &'static str,
     began: Reading,
     recorder: CallRecorder,
     error: AttemptError,
@@ -386,6 +388,60 @@ impl BackendShared {
         self.tracer.end(recorder, of, Ok(Answered { source, ack, op_id: None }));
     }
 
+    /// A plain call that [took the other way](Admission::OtherWay) ends without it: its door can hand nothing to
+    /// `call`. Counts it, and keeps `why` in its record.
+    pub fn refuse(&self, plan: &PlainPlan<'_>, why: OtherWay) {
+        let metrics = &self.circuit.metrics;
+        metrics.rejected.inc();
+        let began = self.clock().read();
+        let mut recorder = self.tracer.begin(plan.trace.clone(), began);
+        let (code, detail) = match why {
+            OtherWay::Lanes => ("lane_busy", "earlier writes wait in the queue".to_owned()),
+            OtherWay::Barred(barred) => (barred.as_str(), barred.detail(&self.circuit)),
+            OtherWay::Full => (Barred::Full.as_str(), Barred::Full.detail(&self.circuit)),
+            OtherWay::Shed => ("shed", "calls are shed in this system state".to_owned()),
+        };
+        if recorder.keeps() {
+            note_barred(&mut recorder, began, 1, (code, detail.clone()));
+        }
+        let is_write = matches!(plan.access, PlainAccess::Write { .. });
+        let refused = super::error(code, detail);
+        self.end_refused(recorder, plan.operation, is_write, &refused);
+    }
+
+    /// A call ends by its first attempt, which has failed: nothing follows it.
+    pub fn end(&self, onward: Onward) {
+        let Onward { under_way: _under_way, recorder, error, write, operation, .. } = onward;
+        let is_write = write.is_some();
+        let mut refused = super::error(error.code.clone(), error.words());
+        if let Some(PlainWrite { lanes, state, withdrawn, .. }) = write {
+            refused.outcome_unknown = state.is_in_doubt();
+            self.write_ended(state, &lanes, withdrawn);
+        }
+        self.end_refused(recorder, operation, is_write, &refused);
+    }
+
+    fn end_refused(
+        &self,
+        recorder: CallRecorder,
+        operation: &'static str,
+        write: bool,
+        refused: &CallError,
+    ) {
+        self.circuit.metrics.call(write, None);
+        if !self.tracer.wants(&recorder, None) {
+            return;
+        }
+        let of = CallRef {
+            backend: &self.circuit.name,
+            kind: self.circuit.settings.load().kind,
+            target: self.connector.load().target(),
+            operation: operation.into(),
+            write,
+        };
+        self.tracer.end(recorder, of, Err(refused.into()));
+    }
+
     /// Carries a call on whose first attempt has failed: retry, queue or fallback, as [`BackendShared::call`] would.
     /// `call` is the one that the ticket was for; its deadline counts from the ticket's admission.
     ///
@@ -507,6 +563,7 @@ impl Ticket {
                 Settled::GoOn(Box::new(Onward {
                     under_way,
                     connector,
+                    operation: self.operation,
                     began,
                     recorder,
                     error,

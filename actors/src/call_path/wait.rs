@@ -22,6 +22,23 @@ impl BackendShared {
         self.replay_can_run() && !self.queue.is_held_up(lanes)
     }
 
+    /// Waits until `lanes` are free, for at most `patience` and no longer than they move; returns whether they are free.
+    /// As many may wait as for any call.
+    pub(crate) async fn wait_free(&self, lanes: &Lanes, patience: Duration) -> bool {
+        let Some(_waiting) = self.queue.may_wait() else { return false };
+        let freed = async {
+            loop {
+                if self.wait_a_while(lanes, patience).await {
+                    return true;
+                }
+                if !self.lanes_move(lanes) {
+                    return false;
+                }
+            }
+        };
+        tokio::time::timeout(patience, freed).await.unwrap_or(false)
+    }
+
     /// Waits until `lanes` are free, for a while and no longer than they move; returns whether they are free.
     pub(super) async fn wait_a_while(&self, lanes: &Lanes, left: Duration) -> bool {
         self.queue.wait_free(lanes, left.min(LOOK_AGAIN), || self.lanes_move(lanes)).await

@@ -238,3 +238,33 @@ async fn a_full_bulkhead_takes_the_other_way_and_counts_nothing() {
     drop(onward);
     assert_eq!(backend.entry.shared.circuit.calls_under_way(), 0);
 }
+
+#[tokio::test]
+async fn a_door_that_can_hand_nothing_on_counts_what_it_refuses_and_what_has_failed() {
+    let server = Scripted::new();
+    let (_dir, fusebox) = quiet(&server).await;
+    let backend = fusebox.backends().remove(0);
+    let lane = fusebox_state::LaneId::of(b"", b"a");
+    let lanes = fusebox_state::Lanes::One(lane);
+    let write = PlainAccess::Write { absolute: false };
+    let answered = |source: &str| {
+        let by_source = backend.view().calls.by_source;
+        by_source.iter().find(|(word, _)| **word == *source).map_or(0, |(_, count)| *count)
+    };
+    let errors = answered("error");
+    backend.refuse(&plain(&lanes, write), OtherWay::Lanes);
+    assert_eq!((backend.view().calls.rejected, answered("error")), (1, errors + 1));
+    let Admission::Go(ticket) = backend.admit(&plain(&lanes, write)) else { panic!("it may") };
+    let mut error = fault(fusebox_state::ErrorClass::Unknown, OwnCode::Timeout);
+    error.doubt = Some(Bytes::new());
+    let failed = Outcome::Failed { verdict: Verdict::Failure, error };
+    let Settled::GoOn(onward) = ticket.settle(failed) else { panic!("it goes on") };
+    backend.end(*onward);
+    let shared = &backend.entry.shared;
+    let now = shared.circuit.clock.now();
+    assert!(shared.cache.load().is_barred(lane, now), "it may still land");
+    let calls = backend.view().calls;
+    assert_eq!((calls.failures, calls.in_flight, answered("error")), (1, 0, errors + 2));
+    assert_eq!(shared.circuit.calls_under_way(), 0);
+    assert!(backend.wait_for(&lanes, Duration::from_secs(1)).await, "nothing is queued");
+}

@@ -29,6 +29,10 @@ impl Section for WithDoor {
     }
 
     fn has_door(&self) -> bool {
+        ["redis", "firestore"].contains(&self.name())
+    }
+
+    fn has_door_by_default(&self) -> bool {
         self.name() == "redis"
     }
 
@@ -91,6 +95,18 @@ fn each_backend_whose_kind_has_a_door_gets_one_beside_the_command_socket() {
     assert_eq!((door.key.as_deref(), door.auth, door.connections), (None, Auth::Peer, 10_000));
     let moved = door.beside(Path::new("/run/fusebox/fusebox.sock"));
     assert_eq!(moved.listen.to_string(), "unix:/run/fusebox/redis.sock");
+}
+
+#[test]
+fn a_door_that_is_not_there_by_default_is_there_if_the_file_names_it_and_its_projects() {
+    assert!(load("", &[]).unwrap().doors.iter().all(|door| door.kind != "firestore"));
+    let (door, _) = door("kind = 'firestore'\nlisten = '127.0.0.1:1'\nprojects = ['a', 'b']");
+    assert_eq!(door.projects, ["a", "b"]);
+    assert_eq!(door.show()["projects"], serde_json::json!(["a", "b"]));
+    problems(
+        "[[doors]]\nkind = 'redis'\nlisten = '127.0.0.1:1'\nprojects = ['a']",
+        &["doors[0].projects is for doors to Firestore"],
+    );
 }
 
 #[test]
@@ -227,7 +243,7 @@ fn every_mistake_is_told_by_its_key() {
         ),
         (
             "[[doors]]\nkind = 'mysql'\nlisten = 'unix:/r'",
-            "doors[0].kind \"mysql\" is not in this release, whose doors are of: redis",
+            "doors[0].kind \"mysql\" is not in this release, whose doors are of: firestore, redis",
         ),
         (
             "[[doors]]\nkind = 'clickhouse'\nlisten = 'unix:/r'",

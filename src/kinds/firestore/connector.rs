@@ -114,6 +114,11 @@ impl FirestoreConnector {
         Arc::new(Self { target, shared, forgotten, streams, namespace })
     }
 
+    /// Project and database, which are part of every lane.
+    pub(super) fn namespace(&self) -> &[u8] {
+        self.namespace.as_bytes()
+    }
+
     /// Checks a commit against the largest message that the server takes, where it has said so.
     fn check_message(&self, plan: &Plan) -> Result<(), Refused> {
         let (Access::Write(_), Some(limit)) = (&plan.access, self.shared.sizes.limit()) else {

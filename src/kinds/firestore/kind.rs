@@ -1,6 +1,6 @@
 //! What the kind `firestore` is to everything above it: its usual settings, and its calls as JSON.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -11,16 +11,18 @@ use toml::Table;
 
 use super::{
     connector::FirestoreConnector,
+    door,
     protocol::{json, numbers::object_of},
     settings::{FirestoreSettings, FirestoreUrl, FirestoreUrlError},
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{Identity, JsonCall, Kind, RawReply},
+    port::{DoorSpec, Identity, JsonCall, Kind, RawReply},
 };
 use crate::{
     config::{BackendConfig, Complaint, Defaults, Endpoint, Section, Shape, Variable, section},
     exact::Outgoing,
+    ingress::door::WireDoor,
 };
 
 /// Firestore over gRPC, or an emulator of it.
@@ -87,6 +89,15 @@ impl Section for Firestore {
         VARIABLES
     }
 
+    fn has_door(&self) -> bool {
+        true
+    }
+
+    fn has_door_by_default(&self) -> bool {
+        // Its clients want a host and a port.
+        false
+    }
+
     fn check(
         &self,
         endpoint: &Endpoint,
@@ -113,6 +124,10 @@ impl Kind for Firestore {
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
         Ok(FirestoreConnector::new(settings))
+    }
+
+    fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
+        Some(door::open(spec))
     }
 
     fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String> {

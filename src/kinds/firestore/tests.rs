@@ -26,6 +26,8 @@ use super::{
     },
 };
 
+mod door;
+
 fn token(n: u128) -> OpId {
     OpId::from_u128(n)
 }

@@ -25,3 +25,10 @@ pub(crate) fn of(status: &Status) -> Cause {
         None => Cause::Connection,
     }
 }
+
+/// A status of a request of which nothing was sent, for that reason.
+pub(crate) fn not_sent(why: &str) -> Status {
+    let mut status = Status::unavailable("it was not sent");
+    status.set_source(std::sync::Arc::new(NotSent::Refused(why.to_owned())));
+    status
+}

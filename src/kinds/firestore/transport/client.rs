@@ -143,6 +143,11 @@ impl Client {
         connected.map_err(|status| outcome::of(&status, cause::of(&status), Behalf::default()))
     }
 
+    /// The daemon's own credential, as a header.
+    pub(crate) async fn credential(&self) -> Result<AsciiMetadataValue, Failed> {
+        self.auth.header("").await
+    }
+
     async fn addressed<T>(&self, message: T, caller: &str) -> Result<Request<T>, Failed> {
         let root = self.root().await?;
         let mut request = Request::new(message);

@@ -1,0 +1,69 @@
+//! The Firestore door: stock clients connect here as they would to an emulator.
+//!
+//! ```text
+//!  client ──▶ preface ─┬─ HTTP/2 ─▶ call ─▶ first message ─▶ entry ─▶ exchange ─▶ pool of channels ─▶ server
+//!                      │                          │ too large    │ may not, must wait for too long
+//!                      │                          └──────────────┴──▶ a status of the door's own
+//!                      └─ HTTP/1.1, and HTTP/2 that is no gRPC ─▶ rest ─▶ a connection of its own ─▶ server
+//! ```
+//! This is the opaque stage: messages, metadata and trailers pass as they are, in both directions. Of a request only
+//! its method is known (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps
+//! out of the way of what is queued. Nothing is cached, queued or tried again.
+//!
+//! # One call
+//! ```text
+//!  Arrived ─▶ Read: first message whole ─▶ Admitted ─▶ Sent ─▶ Settled: first byte of the answer, or its status ─▶ Relayed
+//! ```
+//! The door enters the call path by `admit` and `settle` ([`fusebox_actors::Ticket`]). A call has a permit, a place in
+//! the bulkhead and, if it may write, its entry in the [fence](super::transport::fence) from *Admitted* to *Settled*.
+//! Before that it holds nothing but its bytes, afterwards nothing but its share of the door (`core.rs`): a client that
+//! sends or reads slowly does not cost the backend a place. Streams that are answered for as long as they live (Listen,
+//! Write) are settled by their headers.
+//!
+//! # What a loss is told as
+//! | when | a read | what may write |
+//! | --- | --- | --- |
+//! | before *Sent*: breaker OPEN, offline, lanes that do not move | `UNKNOWN`, not executed | the same |
+//! | no connection, or the server refused the stream twice | `UNAVAILABLE`, as directly; `UNKNOWN` once the breaker is OPEN | the same: nothing was executed |
+//! | *Sent*: the connection broke | the same | `DEADLINE_EXCEEDED`, with the number under which it is logged |
+//! | *Sent*: no answer in time | `DEADLINE_EXCEEDED` | the same, with its number |
+//! | *Relayed*: the stream breaks | `UNAVAILABLE` in trailers | `DEADLINE_EXCEEDED` in trailers |
+//!
+//! A write whose outcome is unknown is never `UNAVAILABLE`: clients try that again.
+//!
+//! # Invariants
+//! 1. A permit and a place are given back when the wire is done with the call, not when its client leaves: a call whose
+//!    client leaves before *Settled* goes on until it is answered, or the backend's `timeout` has passed, and its stream
+//!    is reset then. After *Settled* a client that leaves resets its stream at once.
+//! 2. A call is sent twice only if the server said that it has not acted upon it: by `REFUSED_STREAM`, or a GOAWAY
+//!    whose last stream is an earlier one.
+//! 3. Writes wait for the fence and enter it, as those of the connector do. One that is not answered in time closes the
+//!    connection that took it.
+//! 4. Nothing is read of a client that its door has no room for, and nothing of the server that the client does not
+//!    read: HTTP/2's flow control says so to both.
+//! 5. `Bearer owner` is nobody's credential, and goes nowhere.
+
+mod answer;
+mod busy;
+mod call;
+mod class;
+mod core;
+mod counters;
+mod entry;
+mod exchange;
+mod framing;
+mod lanes;
+mod outcome;
+mod pool;
+mod port;
+mod preface;
+mod reading;
+mod rest;
+mod serve;
+mod settings;
+mod telling;
+mod who;
+
+pub(crate) use self::port::open;
+#[cfg(test)]
+pub(crate) use self::{port::FirestoreDoor, settings::Settings};

@@ -1,0 +1,49 @@
+//! Whether a client's connection is in use.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+/// What a connection's requests have in common.
+#[derive(Default)]
+pub(super) struct Busy {
+    requests: AtomicUsize,
+    /// How many there have been.
+    count: AtomicU64,
+}
+
+impl Busy {
+    /// A request comes.
+    pub(super) fn begin(self: &Arc<Self>) -> Working {
+        self.requests.fetch_add(1, Relaxed);
+        self.count.fetch_add(1, Relaxed);
+        Working(Arc::clone(self))
+    }
+
+    /// Resolves once nothing was asked for so long; never if nothing is said of it.
+    pub(super) async fn idle(&self, most: Option<Duration>) {
+        let Some(most) = most else { return std::future::pending().await };
+        loop {
+            let before = self.count.load(Relaxed);
+            sleep(most).await;
+            if self.requests.load(Relaxed) == 0 && self.count.load(Relaxed) == before {
+                return;
+            }
+        }
+    }
+}
+
+/// A request of the connection is under way.
+pub(super) struct Working(Arc<Busy>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,272 @@
+//! One call of gRPC, from its headers to the beginning of its answer.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::{
+    HeaderMap, Method as Verb, Request, Response,
+    body::Incoming,
+    header::{AUTHORIZATION, HeaderName, HeaderValue},
+};
+use tokio::time::Instant;
+
+use super::{
+    answer::{Body, Relayed},
+    class::{self, Class, Method, Shape},
+    core::Core,
+    counters::Family,
+    exchange::{self, Answered, Sending, Waiting},
+    lanes::{Touched, touched},
+    pool::Upstream,
+    reading,
+    telling::Told,
+    who::Principal,
+};
+use crate::{ingress::peer::Who, kinds::firestore::protocol::outcome::Behalf};
+
+/// The most bytes of metadata, as Firestore has it.
+pub(super) const METADATA_MAX: usize = 16 << 10;
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// What is between two neighbours, and not passed on.
+pub(super) const HOP_BY_HOP: [&str; 7] = [
+    "connection",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Answers a call.
+pub(super) async fn answered(
+    core: Arc<Core>,
+    who: Option<Who>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let method = class::method(request.uri().path());
+    let family = match (method.shape, method.class) {
+        (Shape::Lasting, _) => Family::Stream,
+        (_, Class::Read) => Family::Read,
+        (_, Class::Write) => Family::Write,
+    };
+    match carried(&core, who, method, request).await {
+        Ok(response) => {
+            core.counters.live(family);
+            response
+        }
+        Err(told) => {
+            core.counters.local(family, told.why);
+            told.grpc()
+        }
+    }
+}
+
+async fn carried(
+    core: &Arc<Core>,
+    who: Option<Who>,
+    method: Method,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Told> {
+    let arrived = Instant::now();
+    check_metadata(request.headers())?;
+    let by = core.principal(who, request.headers()).await.map_err(|_| Told::nobody())?;
+    let asked = asked_time(request.headers())?;
+    let time = [asked, core.settings.deadline].into_iter().flatten().min();
+    let deadline = time.and_then(|time| arrived.checked_add(time));
+    let patience = core.backend.timeout();
+    let (head, body) = request.into_parts();
+    let begun = reading::begin(core, method, body).await?;
+    let share = core.share(method).await?;
+    // What a client takes to send its request is its own time.
+    let until = (Instant::now() + patience).min(deadline.unwrap_or(arrived + FAR));
+
+    let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
+    let touched = core.touched(&upstream, method, &begun).await?;
+    core.allows(&upstream, &by, method, touched.database.as_deref())?;
+    let headers = core.headers(&upstream, method, &by, head.headers, time).await?;
+    let (mut sent, ()) = Request::new(()).into_parts();
+    (sent.method, sent.uri, sent.headers) = (Verb::POST, head.uri, headers);
+
+    let entered = core.enter(&upstream, method, &touched, until).await?;
+    let behalf = Behalf { caller: by.own.is_some(), transaction: touched.transaction };
+    let sending = Sending { core: Arc::clone(core), upstream, method, head: sent, begun, behalf };
+    let mut waiting = Waiting::new(core, entered, |held, left, pass| {
+        Box::pin(exchange::send(sending, held, left, pass))
+    });
+    // A little longer than the attempt, so that it is known what became of it.
+    let until = (Instant::now() + patience + GRACE).min(deadline.unwrap_or(arrived + FAR));
+    let Answered { head, first, rest } = match waiting.answered(until).await {
+        Some(ended) => ended?,
+        None if method.class == Class::Write => {
+            return Err(core.unknown_outcome("no answer in the caller's time"));
+        }
+        None => return Err(Told::late(core.backend.name())),
+    };
+    let asked_until = asked.and_then(|time| arrived.checked_add(time));
+    let relayed = Relayed::new(core, method, (first, rest), asked_until, share);
+    let mut response = Response::new(Body::relayed(relayed));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    strip(response.headers_mut());
+    Ok(response)
+}
+
+/// How much longer than its time an attempt is waited for.
+const GRACE: Duration = Duration::from_millis(100);
+/// No deadline is further away.
+const FAR: Duration = Duration::from_secs(30 * 86_400);
+
+impl Core {
+    async fn touched(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        begun: &reading::Begun,
+    ) -> Result<Touched, Told> {
+        let connector = &upstream.connector;
+        let client = &connector.shared.client;
+        if client.known_root().is_none() {
+            let asked = tokio::time::timeout(self.backend.timeout(), client.root()).await;
+            if !matches!(asked, Ok(Ok(_))) {
+                let why = "has no project that could be found out";
+                return Err(Told::not_executed(
+                    self.backend.name(),
+                    why,
+                    self.backend.retry_after(),
+                ));
+            }
+        }
+        let message = begun.message();
+        Ok(touched(method, message.as_deref(), client.known_root(), connector.namespace()))
+    }
+
+    /// The metadata as they go on.
+    async fn headers(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        by: &Principal,
+        mut headers: HeaderMap,
+        time: Option<Duration>,
+    ) -> Result<HeaderMap, Told> {
+        strip(&mut headers);
+        headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
+        let timeout = self.backend.timeout();
+        if method.class == Class::Write && method.shape != Shape::Lasting {
+            // What is given up here must not be carried out there.
+            let limit = time.map_or(timeout, |time| time.min(timeout));
+            headers.insert(TIMEOUT, timeout_value(limit));
+        }
+        Ok(headers)
+    }
+
+    /// The credential that a call goes on with.
+    pub(super) async fn credential(
+        &self,
+        upstream: &Upstream,
+        by: &Principal,
+    ) -> Result<HeaderValue, Told> {
+        if let Some(own) = &by.own {
+            return Ok(own.clone());
+        }
+        let client = &upstream.connector.shared.client;
+        let asked = tokio::time::timeout(self.backend.timeout(), client.credential()).await;
+        let Ok(Ok(credential)) = asked else {
+            let why = "gives no credentials";
+            return Err(Told::not_executed(self.backend.name(), why, self.backend.retry_after()));
+        };
+        let mut value = HeaderValue::from_bytes(credential.as_bytes())
+            .map_err(|_| Told::fault("the credentials are no header"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+/// Takes out what is not passed on.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Metadata above what Firestore takes are refused here.
+pub(super) fn check_metadata(headers: &HeaderMap) -> Result<(), Told> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if bytes <= METADATA_MAX {
+        return Ok(());
+    }
+    Err(Told::too_large(format_args!(
+        "{bytes} bytes of metadata: at most {METADATA_MAX} are taken"
+    )))
+}
+
+/// How long the client waits, if it says so.
+fn asked_time(headers: &HeaderMap) -> Result<Option<Duration>, Told> {
+    let Some(value) = headers.get(&TIMEOUT) else { return Ok(None) };
+    let wrong = || Told::malformed("grpc-timeout is no time");
+    let text = value.to_str().map_err(|_| wrong())?;
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    if number.is_empty() || number.len() > 8 || !number.bytes().all(|digit| digit.is_ascii_digit())
+    {
+        return Err(wrong());
+    }
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let time = match unit {
+        "H" => Duration::from_secs(number * 3_600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return Err(wrong()),
+    };
+    Ok(Some(time))
+}
+
+/// A time as gRPC writes it: at most eight digits and a unit.
+fn timeout_value(time: Duration) -> HeaderValue {
+    let (micros, millis, seconds) = (time.as_micros(), time.as_millis(), time.as_secs());
+    let text = if micros < 100_000_000 {
+        format!("{micros}u")
+    } else if millis < 100_000_000 {
+        format!("{millis}m")
+    } else {
+        format!("{}S", seconds.min(99_999_999))
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("99999999S"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &'static str) -> Option<Duration> {
+        let headers = HeaderMap::from_iter([(TIMEOUT, HeaderValue::from_static(text))]);
+        asked_time(&headers).unwrap()
+    }
+
+    #[test]
+    fn every_unit_of_a_timeout_is_read_and_what_is_written_is_read_again() {
+        for (text, millis) in [
+            ("1H", 3_600_000),
+            ("2M", 120_000),
+            ("3S", 3_000),
+            ("4m", 4),
+            ("5000u", 5),
+            ("6000000n", 6),
+        ] {
+            assert_eq!(asked(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for seconds in [1, 99, 100, 99_999, 100_000, 99_999_999] {
+            let time = Duration::from_secs(seconds);
+            let headers = HeaderMap::from_iter([(TIMEOUT, timeout_value(time))]);
+            assert_eq!(asked_time(&headers).unwrap(), Some(time));
+        }
+        for wrong in ["", "S", "1", "1x", "-1S", "123456789S"] {
+            let headers = HeaderMap::from_iter([(TIMEOUT, HeaderValue::from_static(wrong))]);
+            assert!(asked_time(&headers).is_err(), "{wrong}");
+        }
+        assert_eq!(asked_time(&HeaderMap::new()).unwrap(), None);
+    }
+}

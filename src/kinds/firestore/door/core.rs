@@ -1,0 +1,123 @@
+//! What the clients of a door share: the backend, the connections to the server, and the room that there is.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use fusebox_actors::Backend;
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    class::{Method, Shape},
+    counters::Counters,
+    pool::Upstream,
+    settings::Settings,
+    telling::Told,
+};
+use crate::kinds::firestore::connector::FirestoreConnector;
+
+/// What is counted of requests: so many bytes at once.
+const UNIT: u64 = 1 << 10;
+/// What is counted of answers: as many bytes as may lie here unread of a stream that lasts.
+const SHARE: u64 = super::pool::LASTING_WINDOW as u64;
+/// As many shares has any other answer.
+const SHARES_OF_ONE: u32 = super::pool::STREAM_WINDOW / super::pool::LASTING_WINDOW;
+/// How long a request waits for room.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
+
+/// See the [module](self).
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) backend: Arc<Backend>,
+    pub(super) counters: Counters,
+    /// Told when a place in the bulkhead may be free.
+    pub(super) freed: Notify,
+    /// The door stops.
+    pub(super) stop: CancellationToken,
+    /// What still runs for it.
+    pub(super) tasks: TaskTracker,
+    runtime: Handle,
+    upstream: Mutex<Option<Arc<Upstream>>>,
+    requests: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+}
+
+/// So many of `bytes` in units.
+fn units(bytes: u64, unit: u64) -> usize {
+    usize::try_from(bytes / unit).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+impl Core {
+    /// What the clients of a door to that backend share.
+    ///
+    /// # Errors
+    /// The backend is of another kind.
+    pub(super) fn open(
+        settings: Settings,
+        backend: Arc<Backend>,
+        runtime: Handle,
+    ) -> Result<Arc<Self>, String> {
+        let answers = units(settings.out_bytes, SHARE).max(SHARES_OF_ONE as usize);
+        let core = Self {
+            requests: Arc::new(Semaphore::new(units(settings.in_bytes, UNIT))),
+            answers: Arc::new(Semaphore::new(answers)),
+            settings,
+            backend,
+            counters: Counters::default(),
+            freed: Notify::new(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime,
+            upstream: Mutex::default(),
+        };
+        core.upstream()?;
+        Ok(Arc::new(core))
+    }
+
+    /// The connections to the server that is the backend's now.
+    pub(super) fn upstream(&self) -> Result<Arc<Upstream>, String> {
+        let any: Arc<dyn Any + Send + Sync> = self.backend.connector();
+        let connector: Arc<FirestoreConnector> =
+            any.downcast().map_err(|_| "its backend is no Firestore".to_owned())?;
+        let mut upstream = self.upstream.lock();
+        if let Some(upstream) = &*upstream
+            && Arc::ptr_eq(&upstream.connector, &connector)
+        {
+            return Ok(Arc::clone(upstream));
+        }
+        let new = Arc::new(Upstream::new(connector));
+        *upstream = Some(Arc::clone(&new));
+        Ok(new)
+    }
+
+    /// Runs what a client has begun, and what outlives it.
+    pub(super) fn go_on(&self, rest: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(rest, &self.runtime);
+    }
+
+    /// Room for an answer, for as long as anything of it may lie here.
+    pub(super) async fn share(&self, method: Method) -> Result<OwnedSemaphorePermit, Told> {
+        let shares = if method.shape == Shape::Lasting { 1 } else { SHARES_OF_ONE };
+        room(&self.answers, shares).await
+    }
+
+    /// Room for so many bytes of a request, until they are sent.
+    pub(super) async fn hold(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Told> {
+        let units = u64::try_from(bytes).unwrap_or(u64::MAX).div_ceil(UNIT);
+        room(&self.requests, u32::try_from(units).unwrap_or(u32::MAX)).await
+    }
+
+    /// Whether the backend is asked at all now.
+    pub(super) fn is_barred(&self) -> bool {
+        !(self.backend.gate())()
+    }
+}
+
+async fn room(room: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, Told> {
+    let waited = timeout(ROOM_PATIENCE, Arc::clone(room).acquire_many_owned(units)).await;
+    waited.ok().and_then(Result::ok).ok_or_else(|| Told::full("this door has no room for it"))
+}

@@ -1,0 +1,164 @@
+//! Whether a call may be sent now: its project, the lanes that it touches, the fence, the breaker, the bulkhead.
+
+use std::time::Duration;
+
+use fusebox_actors::{
+    Admission, Barred, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace,
+};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    class::{Class, Method, Names},
+    core::Core,
+    lanes::Touched,
+    pool::Upstream,
+    telling::Told,
+    who::Principal,
+};
+use crate::{ingress::callers::Right, kinds::firestore::transport::fence};
+
+/// How calls are named in traces.
+const ROUTE: &str = "firestore door";
+/// How long a call waits for a place in the bulkhead, and how often it looks.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
+
+/// What a call holds that may be sent.
+pub(super) struct Entered {
+    pub(super) ticket: Ticket,
+    /// Of what may write: that somebody waits for it, and that it is on its way.
+    pub(super) fence: Option<(fence::Wait, fence::Pass)>,
+}
+
+impl Core {
+    /// Whether `by` may do that, to this database.
+    pub(super) fn allows(
+        &self,
+        upstream: &Upstream,
+        by: &Principal,
+        method: Method,
+        database: Option<&str>,
+    ) -> Result<(), Told> {
+        if by.right == Right::Read && method.class == Class::Write {
+            return Err(Told::denied("this caller may only read"));
+        }
+        let client = &upstream.connector.shared.client;
+        let allowed = &self.settings.projects;
+        let is_any = allowed.iter().any(|project| project == "*");
+        let is_emulator = allowed.is_empty() && !client.settings.url.tls;
+        // What a caller's own credential may do the server knows.
+        if by.own.is_some() || is_any || is_emulator {
+            return Ok(());
+        }
+        let Some(database) = database else {
+            return Err(Told::denied("its project cannot be read, and not every one is allowed"));
+        };
+        let is_own = client.known_root().is_some_and(|root| root.database == database);
+        let project = database.split('/').nth(1).unwrap_or_default();
+        let is_named = allowed.iter().any(|allowed| allowed == project);
+        if is_named || allowed.is_empty() && is_own {
+            return Ok(());
+        }
+        Err(Told::denied("this project is none that this door is open for"))
+    }
+
+    /// Waits until the call may be sent, and lets it in.
+    ///
+    /// # Errors
+    /// It may not be sent before `until`.
+    pub(super) async fn enter(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        touched: &Touched,
+        until: Instant,
+    ) -> Result<Entered, Told> {
+        let is_write = method.class == Class::Write;
+        let keyed = matches!(method.names, Names::Documents | Names::Name);
+        let access = if is_write {
+            PlainAccess::Write { absolute: false }
+        } else {
+            PlainAccess::Read { keyed, slot: None, max_stale: None }
+        };
+        let plan = PlainPlan {
+            lanes: &touched.lanes,
+            access,
+            priority: self.settings.priority,
+            operation: method.operation,
+            trace: CallTrace::new(ROUTE),
+        };
+        let fence = &upstream.connector.shared.fence;
+        let for_place = until.min(Instant::now() + PLACE_PATIENCE);
+        loop {
+            if is_write && !self.passes(fence, touched, until).await {
+                let why = "may still carry out an earlier write whose outcome is not known";
+                let end = fence.in_doubt_until(&touched.lanes);
+                let retry = end.map(|end| end.saturating_duration_since(Instant::now()));
+                return Err(Told::not_executed(
+                    self.backend.name(),
+                    why,
+                    retry.unwrap_or_default(),
+                ));
+            }
+            let why = match self.backend.admit(&plan) {
+                Admission::Go(ticket) => {
+                    if is_write && fence.in_doubt_until(&touched.lanes).is_some() {
+                        // It was raised meanwhile: what this one held goes back.
+                        continue;
+                    }
+                    let timeout = upstream.connector.shared.client.settings.timeout;
+                    let fence = is_write.then(|| fence.enter(touched.lanes.clone(), timeout));
+                    return Ok(Entered { ticket, fence });
+                }
+                // Nothing of what a door reads is cached.
+                Admission::Instead(instead) => OtherWay::Barred(instead.why),
+                Admission::OtherWay(why) => why,
+            };
+            let waited = match why {
+                OtherWay::Lanes => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    self.backend.wait_for(&touched.lanes, left).await
+                }
+                OtherWay::Full => self.place(for_place).await,
+                OtherWay::Barred(_) | OtherWay::Shed => false,
+            };
+            if !waited {
+                self.backend.refuse(&plan, why);
+                return Err(self.refused(why));
+            }
+        }
+    }
+
+    async fn passes(&self, fence: &fence::Fence, touched: &Touched, until: Instant) -> bool {
+        match fence.in_doubt_until(&touched.lanes) {
+            None => true,
+            Some(end) if end > until => false,
+            Some(_) => fence.pass(&touched.lanes, until).await,
+        }
+    }
+
+    /// Waits until there may be a place; false if it is late.
+    async fn place(&self, until: Instant) -> bool {
+        let now = Instant::now();
+        tokio::select! {
+            () = self.freed.notified() => {}
+            () = sleep_until(until.min(now + LOOK_FOR_PLACE)) => {}
+        }
+        now < until
+    }
+
+    /// What a client is told whose call may not be sent.
+    fn refused(&self, why: OtherWay) -> Told {
+        let name = self.backend.name();
+        let words = match why {
+            OtherWay::Full | OtherWay::Barred(Barred::Full) => {
+                return Told::full("as many calls as may are under way");
+            }
+            OtherWay::Lanes => "has earlier writes waiting in the queue",
+            OtherWay::Barred(Barred::Open) => "is open",
+            OtherWay::Barred(Barred::Offline) => "is offline",
+            OtherWay::Shed => "takes fewer calls in this system state",
+        };
+        Told::not_executed(name, words, self.backend.retry_after())
+    }
+}

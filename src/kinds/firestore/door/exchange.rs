@@ -1,0 +1,389 @@
+//! A call on the wire: sent, and settled by how its answer begins.
+//!
+//! ```text
+//!  on the wire ──▶ first byte, or a status: settled, handed on
+//!     │ its client leaves, or its time is over
+//!     ▼
+//!  on the wire, abandoned ──▶ answered, or `timeout` has passed: settled, and its stream is reset
+//! ```
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_actors::{
+    Outcome, Settled, Ticket,
+    connector::{AttemptError, OwnCode},
+};
+use fusebox_state::{ErrorClass, Lanes, OpId, Verdict};
+use h2::{Reason, SendStream};
+use http_body_util::BodyExt;
+use hyper::{
+    StatusCode,
+    body::Frame,
+    http::{request, response},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use super::{
+    class::{Class, Method, Shape},
+    core::Core,
+    entry::Entered,
+    outcome::{of_http, status_of},
+    pool::{Lease, Upstream},
+    reading::{Begun, Rest, too_long},
+    telling::Told,
+};
+use crate::{
+    kinds::firestore::{
+        protocol::outcome::{self, Behalf, Cause, Failed},
+        transport::{cause, fence},
+    },
+    net::grpc::{Answer, Carrier},
+};
+
+/// How often a call is sent that the server has not acted upon.
+const TRIES: usize = 2;
+
+/// A call that is to be sent.
+pub(super) struct Sending {
+    pub(super) core: Arc<Core>,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) method: Method,
+    pub(super) head: request::Parts,
+    pub(super) begun: Begun,
+    pub(super) behalf: Behalf,
+}
+
+/// An answer that has begun.
+pub(super) struct Answered {
+    pub(super) head: response::Parts,
+    /// What of its body is here.
+    pub(super) first: Option<Frame<Bytes>>,
+    /// What is to come; `None` if that was all.
+    pub(super) rest: Option<Coming>,
+}
+
+/// The rest of an answer, and what belongs to it while it lives.
+pub(super) struct Coming {
+    pub(super) answer: Answer,
+    /// Of a stream that may write: that it is on its way.
+    pub(super) pass: Option<fence::Pass>,
+    /// What ended it on this side.
+    pub(super) ended: Arc<Mutex<Option<Told>>>,
+    _pump: Option<AbortOnDropHandle<()>>,
+    _lease: Lease,
+}
+
+/// The ticket of a call, which its client's end of it may abandon.
+pub(super) type Held = Arc<Mutex<Option<Ticket>>>;
+
+type OnWire<T> = Pin<Box<dyn Future<Output = Result<T, Told>> + Send>>;
+
+/// A call on the wire for whose answer its client waits. Dropped before it, the call goes on by itself.
+pub(super) struct Waiting<T: Send + 'static> {
+    core: Arc<Core>,
+    held: Held,
+    left: Arc<AtomicBool>,
+    on_wire: Option<OnWire<T>>,
+    _wait: Option<fence::Wait>,
+}
+
+impl<T: Send + 'static> Waiting<T> {
+    pub(super) fn new(
+        core: &Arc<Core>,
+        entered: Entered,
+        send: impl FnOnce(Held, Arc<AtomicBool>, Option<fence::Pass>) -> OnWire<T>,
+    ) -> Self {
+        let (wait, pass) = entered.fence.unzip();
+        let held = Arc::new(Mutex::new(Some(entered.ticket)));
+        let left = Arc::<AtomicBool>::default();
+        let on_wire = Some(send(Arc::clone(&held), Arc::clone(&left), pass));
+        Self { core: Arc::clone(core), held, left, on_wire, _wait: wait }
+    }
+
+    /// The answer, once it has begun; `None` if that is not so by then.
+    pub(super) async fn answered(&mut self, until: Instant) -> Option<Result<T, Told>> {
+        let on_wire = self.on_wire.as_mut()?;
+        let ended = timeout_at(until, on_wire).await.ok()?;
+        self.on_wire = None;
+        Some(ended)
+    }
+}
+
+impl<T: Send + 'static> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        let Some(on_wire) = self.on_wire.take() else { return };
+        self.left.store(true, Ordering::Release);
+        if let Some(ticket) = &mut *self.held.lock() {
+            ticket.abandon();
+        }
+        self.core.go_on(async move { drop(on_wire.await) });
+    }
+}
+
+impl Core {
+    /// A call has ended, or its answer has begun.
+    pub(super) fn settle(&self, held: &Held, failed: Option<Failed>) {
+        let ticket = held.lock().take();
+        let outcome = match failed {
+            None => Outcome::Answered { cached: None, until: None },
+            Some(Failed { verdict, error, .. }) => Outcome::Failed { verdict, error },
+        };
+        if let Some(ticket) = ticket
+            && let Settled::GoOn(onward) = ticket.settle(outcome)
+        {
+            self.backend.end(*onward);
+        }
+        self.freed.notify_one();
+    }
+
+    /// What a client is told whose call failed without an answer.
+    pub(super) fn failed(&self, method: Method, error: &AttemptError) -> Told {
+        let name = self.backend.name();
+        let barred = self.is_barred();
+        match error.class {
+            ErrorClass::Unknown | ErrorClass::Ambiguous if method.class == Class::Write => {
+                let why = if error.is(OwnCode::Timeout) {
+                    "no answer in time"
+                } else {
+                    "the connection broke"
+                };
+                self.unknown_outcome(why)
+            }
+            _ if barred => Told::not_executed(name, "is open", self.backend.retry_after()),
+            ErrorClass::BlockedServer => {
+                Told::not_executed(name, "lets nobody in", self.backend.retry_after())
+            }
+            ErrorClass::NotExecuted => Told::lost(name, "there is no connection; not executed"),
+            _ if error.is(OwnCode::Timeout) => Told::late(name),
+            _ => Told::lost(name, "the connection broke"),
+        }
+    }
+
+    /// A write may have been executed: tells so, and logs it under a number.
+    pub(super) fn unknown_outcome(&self, why: &str) -> Told {
+        let op_id = OpId::new(self.backend.steady_unix(), fastrand::u128(..));
+        let name = self.backend.name();
+        tracing::warn!(backend = name, %op_id, why, "a write at a door may have been executed");
+        Told::unknown_outcome(name, why, op_id)
+    }
+}
+
+/// No answer came within the backend's `timeout`; `sent` is whether anything may have arrived.
+pub(super) fn given_up(sent: bool, timeout: Duration) -> Failed {
+    let (class, code) = if sent {
+        (ErrorClass::Unknown, OwnCode::Timeout)
+    } else {
+        (ErrorClass::NotExecuted, OwnCode::Connect)
+    };
+    let mut failed =
+        Failed::own(Verdict::Failure, class, code, format!("no answer within {timeout:?}"));
+    failed.error.doubt = sent.then(Bytes::new);
+    failed
+}
+
+/// Sends a call, and settles it.
+pub(super) async fn send(
+    sending: Sending,
+    held: Held,
+    left: Arc<AtomicBool>,
+    pass: Option<fence::Pass>,
+) -> Result<Answered, Told> {
+    let (core, method) = (Arc::clone(&sending.core), sending.method);
+    let client = Arc::clone(&sending.upstream.connector.shared.client);
+    let behalf = sending.behalf;
+    let timeout = core.backend.timeout();
+    let mut carrier = None;
+    let ended = timeout_at(Instant::now() + timeout, tried(sending, &left, &mut carrier)).await;
+    let failed = match ended {
+        Ok(Ok((mut answered, status))) => {
+            let failed = match status {
+                Some(status) if status.code() != tonic::Code::Ok => {
+                    Some(client.failed(&status, behalf).await)
+                }
+                Some(_) | None => None,
+            };
+            let is_known = failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none());
+            match (&mut answered.rest, pass) {
+                (Some(coming), Some(pass)) if method.shape == Shape::Lasting => {
+                    coming.pass = Some(pass);
+                }
+                (_, Some(pass)) if is_known => pass.answered(),
+                (_, pass) => drop(pass),
+            }
+            core.settle(&held, failed);
+            return Ok(answered);
+        }
+        // Its client has left before anything was sent, which says nothing of the server.
+        Ok(Err(_)) if carrier.is_none() && left.load(Ordering::Acquire) => {
+            let message = "its client has left";
+            Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Closed, message)
+        }
+        Ok(Err(status)) => outcome::of(&status, cause::of(&status), behalf),
+        Err(_) => {
+            let sent = match carrier {
+                Some(carrier) if method.class == Class::Write => carrier.reset().await,
+                Some(_) => true,
+                None => false,
+            };
+            given_up(sent, timeout)
+        }
+    };
+    if let Some(pass) = pass
+        && failed.error.doubt.is_none()
+    {
+        pass.answered();
+    }
+    let error = failed.error.clone();
+    core.settle(&held, Some(failed));
+    Err(core.failed(method, &error))
+}
+
+/// Sends a call, once more if the server has not acted upon it. The status that its answer bears so far comes with it.
+async fn tried(
+    sending: Sending,
+    left: &AtomicBool,
+    carrier: &mut Option<Carrier>,
+) -> Result<(Answered, Option<Status>), Status> {
+    let Sending { core, upstream, method, head, mut begun, .. } = sending;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let lease = upstream.lease(method).await?;
+        if left.load(Ordering::Acquire) {
+            // What was not sent is not sent.
+            return Err(cause::not_sent("its client has left"));
+        }
+        let (channel, took) = lease.channel().followed();
+        *carrier = Some(took);
+        let opened = channel.open(head.clone()).await?;
+        let mut stream = opened.stream;
+        let is_all = begun.rest.is_none();
+        let last = begun.pieces.len().saturating_sub(1);
+        let mut sent = Ok(());
+        for (at, piece) in begun.pieces.iter().enumerate() {
+            sent = sent.and_then(|()| stream.send_data(piece.clone(), is_all && at == last));
+        }
+        if is_all && begun.pieces.is_empty() {
+            sent = sent.and_then(|()| stream.send_data(Bytes::new(), true));
+        }
+        if sent.is_err() {
+            tracing::debug!("a stream ended before all of its request was sent");
+        }
+        let (ended, taken) = (Arc::<Mutex<Option<Told>>>::default(), Arc::<AtomicBool>::default());
+        let pump = begun.rest.as_ref().map(|rest| {
+            let pumped = pump(
+                Arc::clone(&core),
+                method,
+                Arc::clone(rest),
+                stream,
+                Arc::clone(&taken),
+                Arc::clone(&ended),
+            );
+            AbortOnDropHandle::new(tokio::spawn(pumped))
+        });
+        let answer = match opened.head.answered().await {
+            Err(status)
+                if cause::of(&status) == Cause::NotSent
+                    && tries < TRIES
+                    && !taken.load(Ordering::Acquire) =>
+            {
+                continue;
+            }
+            answer => answer?,
+        };
+        // Whatever comes of it, it is not sent again.
+        begun.pieces = Vec::new();
+        drop::<Vec<OwnedSemaphorePermit>>(std::mem::take(&mut begun.held));
+        let (head, mut answer) = answer.into_parts();
+        let status = status_of(&head.headers);
+        let is_all = hyper::body::Body::is_end_stream(&answer);
+        if is_all || status.is_some() || head.status != StatusCode::OK {
+            let status = status.unwrap_or_else(|| match head.status {
+                StatusCode::OK => Status::internal("the answer has no status"),
+                other => of_http(other),
+            });
+            let coming = Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
+            let rest = (!is_all).then_some(coming);
+            return Ok((Answered { head, first: None, rest }, Some(status)));
+        }
+        let first = match method.shape {
+            Shape::Lasting => None,
+            Shape::One | Shape::Unknown => answer.frame().await.transpose()?,
+        };
+        let status = first.as_ref().and_then(Frame::trailers_ref).map(|trailers| {
+            status_of(trailers).unwrap_or_else(|| Status::internal("the answer has no status"))
+        });
+        let coming = Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
+        let rest = status.is_none().then_some(coming);
+        return Ok((Answered { head, first, rest }, status));
+    }
+}
+
+/// Sends on what else a client sends, at the server's pace.
+async fn pump(
+    core: Arc<Core>,
+    method: Method,
+    rest: Arc<tokio::sync::Mutex<Rest>>,
+    mut stream: SendStream<Bytes>,
+    taken: Arc<AtomicBool>,
+    ended: Arc<Mutex<Option<Told>>>,
+) {
+    let mut rest = rest.lock().await;
+    while let Some(next) = rest.body.frame().await {
+        taken.store(true, Ordering::Release);
+        let Ok(next) = next else { return stream.send_reset(Reason::CANCEL) };
+        let Ok(mut data) = next.into_data() else { continue };
+        if let Err(length) = rest.framing.feed(&data) {
+            *ended.lock() = Some(too_long(length));
+            return stream.send_reset(Reason::CANCEL);
+        }
+        if method.class == Class::Write
+            && let Err(told) = core.writes_more().await
+        {
+            *ended.lock() = Some(told);
+            return stream.send_reset(Reason::CANCEL);
+        }
+        while !data.is_empty() {
+            stream.reserve_capacity(data.len());
+            let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
+                return;
+            };
+            let now = data.split_to(room.min(data.len()));
+            if stream.send_data(now, false).is_err() {
+                return;
+            }
+        }
+    }
+    taken.store(true, Ordering::Release);
+    if stream.send_data(Bytes::new(), true).is_err() {
+        tracing::debug!("a stream ended before all of its request was sent");
+    }
+}
+
+impl Core {
+    /// A stream that may write, anywhere, sends another message: what is queued goes first.
+    async fn writes_more(&self) -> Result<(), Told> {
+        let everything = Lanes::All;
+        if !self.backend.wait_for(&everything, self.backend.timeout()).await {
+            let name = self.backend.name();
+            let why = "has earlier writes waiting in the queue";
+            return Err(Told::not_executed(name, why, self.backend.retry_after()));
+        }
+        self.backend.wrote(&everything);
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! Where the messages of a stream begin and end, whatever pieces they come in.
+//!
+//! gRPC puts five bytes before each message: whether it is compressed, and how long it is.
+
+/// The largest message of a request, in bytes, as Firestore has it.
+pub(super) const MESSAGE_MAX: u32 = 10 << 20;
+
+const PREFIX: usize = 5;
+
+/// A message is longer than [`MESSAGE_MAX`]; how long it says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong(pub(super) u32);
+
+/// Follows a stream.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    prefix: [u8; PREFIX],
+    /// How much of the prefix is here.
+    here: usize,
+    /// How much of the message is still to come.
+    left: usize,
+    /// Messages that came whole.
+    whole: u64,
+}
+
+impl Framing {
+    /// Follows the next piece. Nothing is kept of it.
+    pub(super) fn feed(&mut self, mut piece: &[u8]) -> Result<(), TooLong> {
+        while !piece.is_empty() {
+            if self.left > 0 {
+                let (_, rest) = piece.split_at(self.left.min(piece.len()));
+                self.left -= piece.len() - rest.len();
+                piece = rest;
+                self.whole += u64::from(self.left == 0);
+                continue;
+            }
+            let [byte, rest @ ..] = piece else { break };
+            if let Some(slot) = self.prefix.get_mut(self.here) {
+                *slot = *byte;
+            }
+            (self.here, piece) = (self.here + 1, rest);
+            if self.here == PREFIX {
+                let [_, length @ ..] = self.prefix;
+                let length = u32::from_be_bytes(length);
+                if length > MESSAGE_MAX {
+                    return Err(TooLong(length));
+                }
+                (self.here, self.left) = (0, usize::try_from(length).unwrap_or(usize::MAX));
+                self.whole += u64::from(length == 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages that came whole.
+    pub(super) fn whole(&self) -> u64 {
+        self.whole
+    }
+
+    /// Whether nothing of a message is missing.
+    pub(super) fn is_between(&self) -> bool {
+        self.left == 0 && self.here == 0
+    }
+}
+
+/// The first message of what begins with `bytes`, if it is there whole and not compressed.
+pub(super) fn first_message(bytes: &[u8]) -> Option<&[u8]> {
+    let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
+    let [0, length @ ..] = <[u8; PREFIX]>::try_from(prefix).ok()? else { return None };
+    rest.get(..usize::try_from(u32::from_be_bytes(length)).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(length: u32) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend(length.to_be_bytes());
+        bytes.resize(PREFIX + usize::try_from(length).unwrap(), 7);
+        bytes
+    }
+
+    #[test]
+    fn messages_are_found_in_whatever_pieces_they_come() {
+        let bytes = [message(3), message(0), message(300), message(1)].concat();
+        for size in [1, 2, 3, 5, 7, 64, bytes.len()] {
+            let mut framing = Framing::default();
+            for piece in bytes.chunks(size) {
+                framing.feed(piece).unwrap();
+            }
+            assert_eq!((framing.whole(), framing.is_between()), (4, true), "{size}");
+        }
+        let mut framing = Framing::default();
+        framing.feed(&bytes[..7]).unwrap();
+        assert_eq!((framing.whole(), framing.is_between()), (0, false));
+    }
+
+    #[test]
+    fn a_length_is_believed_before_its_message_comes() {
+        let mut framing = Framing::default();
+        framing.feed(&[0, 0]).unwrap();
+        assert_eq!(framing.feed(&(1_u32 << 30).to_be_bytes()[1..]), Ok(()), "a byte is missing");
+        let mut framing = Framing::default();
+        let giant = [&[0][..], &(1_u32 << 30).to_be_bytes()].concat();
+        assert_eq!(framing.feed(&giant), Err(TooLong(1 << 30)));
+        let mut framing = Framing::default();
+        framing.feed(&[&[0][..], &MESSAGE_MAX.to_be_bytes()].concat()).unwrap();
+    }
+
+    #[test]
+    fn a_first_message_is_read_only_whole_and_plain() {
+        let mut bytes = message(3);
+        assert_eq!(first_message(&bytes), Some(&[7, 7, 7][..]));
+        assert_eq!(first_message(&bytes[..7]), None);
+        bytes[0] = 1;
+        assert_eq!(first_message(&bytes), None);
+    }
+}

@@ -1,0 +1,281 @@
+//! Which documents the first message of a call names.
+//!
+//! Only that is read of a message, field by field where it lies: what is sent on are the client's own bytes. What
+//! cannot be read touches everything.
+
+use std::borrow::Cow;
+
+use fusebox_state::{LaneId, Lanes};
+
+use super::class::{Class, Method, Names};
+use crate::kinds::firestore::protocol::names::Root;
+
+/// What a call touches, as far as it can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Touched {
+    /// The documents. Of a read, those that it names.
+    pub(super) lanes: Lanes,
+    /// Whether it is part of a transaction.
+    pub(super) transaction: bool,
+    /// The project and the database: `projects/p/databases/d`. `None` if that cannot be read.
+    pub(super) database: Option<String>,
+}
+
+/// A field of a message.
+enum Field<'a> {
+    Bytes(&'a [u8]),
+    Other,
+}
+
+/// Fields of a message one by one; `None` for what is none, after which nothing comes.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn skip(&mut self, count: u64) -> Option<&'a [u8]> {
+        let (skipped, rest) = self.0.split_at_checked(usize::try_from(count).ok()?)?;
+        self.0 = rest;
+        Some(skipped)
+    }
+
+    fn field(&mut self) -> Option<(u32, Field<'a>)> {
+        let key = self.varint()?;
+        let field = match key & 7 {
+            0 => self.varint().map(|_| Field::Other)?,
+            1 => self.skip(8).map(|_| Field::Other)?,
+            2 => {
+                let length = self.varint()?;
+                Field::Bytes(self.skip(length)?)
+            }
+            5 => self.skip(4).map(|_| Field::Other)?,
+            _ => return None,
+        };
+        Some((u32::try_from(key >> 3).ok()?, field))
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Option<(u32, &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.0.is_empty() {
+            match self.field() {
+                Some((number, Field::Bytes(bytes))) => return Some(Some((number, bytes))),
+                Some((_, Field::Other)) => {}
+                None => {
+                    self.0 = &[];
+                    return Some(None);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The last field of that number; empty if there is none. `None` if `message` is no message.
+fn last(message: &[u8], number: u32) -> Option<&[u8]> {
+    Fields(message).try_fold(&[][..], |found, field| {
+        let (at, bytes) = field?;
+        Some(if at == number { bytes } else { found })
+    })
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// The document that a write is about. `None` for a write of a kind that is not known.
+fn of_write(write: &[u8]) -> Option<&str> {
+    let mut name = None;
+    for field in Fields(write) {
+        match field? {
+            (1 | 6, document) => name = Some(text(last(document, 1)?)?),
+            (2, deleted) => name = Some(text(deleted)?),
+            _ => {}
+        }
+    }
+    name
+}
+
+/// The names of the documents. `None` for whatever there may be.
+fn names(method: Method, message: &[u8]) -> Option<Vec<Cow<'_, str>>> {
+    let all = |number, of: fn(&[u8]) -> Option<&str>| {
+        let fields = Fields(message).filter_map(|field| match field {
+            Some((at, bytes)) if at == number => Some(of(bytes).map(Into::into)),
+            Some(_) => None,
+            None => Some(None),
+        });
+        fields.collect()
+    };
+    match method.names {
+        Names::Writes => all(2, of_write),
+        Names::Documents => all(2, text),
+        Names::Name => all(1, text),
+        Names::Document => all(1, |document| text(last(document, 1)?)),
+        Names::Parts => {
+            let part = |number| text(last(message, number)?);
+            let (parent, collection, id) = (part(1)?, part(2)?, part(3)?);
+            // What gets a name from the server is new.
+            Some(if id.is_empty() {
+                Vec::new()
+            } else {
+                vec![format!("{parent}/{collection}/{id}").into()]
+            })
+        }
+        Names::None => Some(Vec::new()),
+        Names::Unknown => None,
+    }
+}
+
+/// The database of a name that is or begins with one.
+pub(super) fn database_of(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('/').take(4).collect();
+    match parts.as_slice() {
+        ["projects", project, "databases", database]
+            if !project.is_empty() && !database.is_empty() =>
+        {
+            Some(parts.join("/"))
+        }
+        _ => None,
+    }
+}
+
+/// What a call of `method` touches whose first message is `message`; `None` if that cannot be read.
+pub(super) fn touched(
+    method: Method,
+    message: Option<&[u8]>,
+    root: Option<&Root>,
+    namespace: &[u8],
+) -> Touched {
+    let names = match (message, method.names) {
+        (Some(message), _) => names(method, message),
+        (None, Names::None) => Some(Vec::new()),
+        (None, _) => None,
+    };
+    let lane = |name: &str| {
+        let path = root.map_or(name, |root| root.path(name));
+        LaneId::of(namespace, path.as_bytes())
+    };
+    let lanes = match (names, method.class) {
+        (Some(names), _) => Lanes::new(names.iter().map(|name| lane(name))),
+        (None, Class::Write) => Lanes::All,
+        (None, Class::Read) => Lanes::new([]),
+    };
+    let has =
+        |number| message.and_then(|message| last(message, number)).is_some_and(|it| !it.is_empty());
+    let database = message.and_then(|message| {
+        let about = last(message, 1)?;
+        // Only one of the methods brings a document there.
+        let about = if method.names == Names::Document { last(about, 1)? } else { about };
+        database_of(text(about)?)
+    });
+    Touched { lanes, transaction: method.transaction > 0 && has(method.transaction), database }
+}
+
+#[cfg(test)]
+mod tests {
+    use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+        BatchGetDocumentsRequest, CommitRequest, CreateDocumentRequest, Document,
+        UpdateDocumentRequest, Write, batch_get_documents_request::ConsistencySelector,
+        write::Operation,
+    };
+    use prost::Message;
+
+    use super::{super::class::method, *};
+
+    const DATABASE: &str = "projects/p/databases/d";
+
+    fn of(name: &str, message: &impl Message) -> Touched {
+        let root = Root::new("p", "d");
+        let method = method(&format!("/google.firestore.v1.Firestore/{name}"));
+        touched(method, Some(&message.encode_to_vec()), Some(&root), b"p/d")
+    }
+
+    fn lane(path: &str) -> LaneId {
+        LaneId::of(b"p/d", path.as_bytes())
+    }
+
+    fn name(path: &str) -> String {
+        format!("{DATABASE}/documents/{path}")
+    }
+
+    fn document(path: &str) -> Document {
+        Document { name: name(path), ..Document::default() }
+    }
+
+    #[test]
+    fn a_commit_touches_what_its_writes_name() {
+        let write = |operation| Write { operation: Some(operation), ..Write::default() };
+        let writes =
+            vec![write(Operation::Update(document("u/a"))), write(Operation::Delete(name("u/b")))];
+        let mut commit =
+            CommitRequest { database: DATABASE.into(), writes, transaction: "t".into() };
+        let found = of("Commit", &commit);
+        assert_eq!(found.lanes, Lanes::new([lane("u/a"), lane("u/b")]));
+        assert!(found.transaction);
+        assert_eq!(found.database.as_deref(), Some(DATABASE));
+        commit.writes.push(Write::default());
+        commit.transaction.clear();
+        let found = of("Commit", &commit);
+        assert_eq!((found.lanes, found.transaction), (Lanes::All, false), "of which kind is it?");
+    }
+
+    #[test]
+    fn what_names_its_document_touches_that() {
+        let one = Lanes::One(lane("u/a"));
+        let update =
+            UpdateDocumentRequest { document: Some(document("u/a")), ..Default::default() };
+        let found = of("UpdateDocument", &update);
+        assert_eq!((found.lanes, found.database.as_deref()), (one.clone(), Some(DATABASE)));
+        let create = CreateDocumentRequest {
+            parent: format!("{DATABASE}/documents"),
+            collection_id: "u".into(),
+            document_id: "a".into(),
+            ..Default::default()
+        };
+        assert_eq!(of("CreateDocument", &create).lanes, one);
+        let unnamed = CreateDocumentRequest { document_id: String::new(), ..create };
+        assert_eq!(of("CreateDocument", &unnamed).lanes, Lanes::new([]));
+        let get = BatchGetDocumentsRequest {
+            database: DATABASE.into(),
+            documents: vec![name("u/a")],
+            consistency_selector: Some(ConsistencySelector::Transaction("t".into())),
+            ..Default::default()
+        };
+        let found = of("BatchGetDocuments", &get);
+        assert_eq!((found.lanes, found.transaction), (one, true));
+    }
+
+    #[test]
+    fn what_cannot_be_read_touches_everything() {
+        let commit = method("/google.firestore.v1.Firestore/Commit");
+        for message in [None, Some(&b"\xff\xff"[..]), Some(&[0x12, 200][..])] {
+            assert_eq!(touched(commit, message, None, b"").lanes, Lanes::All, "{message:?}");
+        }
+        let get = method("/google.firestore.v1.Firestore/GetDocument");
+        assert_eq!(touched(get, None, None, b"").lanes, Lanes::new([]), "a read bars nobody");
+    }
+
+    #[test]
+    fn a_database_is_read_from_whatever_begins_with_one() {
+        assert_eq!(
+            database_of("projects/p/databases/(default)/documents/a/b").as_deref(),
+            Some("projects/p/databases/(default)")
+        );
+        for name in ["", "projects/p", "projects//databases/d", "/projects/p/databases/d"] {
+            assert_eq!(database_of(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The door's own connections to the server.
+//!
+//! Three pools: what lasts (Listen, Write), what may write, and everything else. A channel takes as many streams as its
+//! server allows, at most [`STREAMS_MAX`]; then another one is opened. What one client does not read is bounded by its
+//! stream's window, and the connection's window is that of all its streams together: nobody stalls another.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
+use parking_lot::Mutex;
+use tonic::Status;
+
+use super::class::{Class, Method, Shape};
+use crate::{
+    kinds::firestore::connector::FirestoreConnector,
+    net::grpc::{Channel, Windows},
+};
+
+/// Streams at once over a connection: as many as Firestore itself takes.
+pub(super) const STREAMS_MAX: usize = 100;
+/// What may lie here unread of an answer.
+pub(super) const STREAM_WINDOW: u32 = 1 << 20;
+/// The same of an answer that lasts.
+pub(super) const LASTING_WINDOW: u32 = 64 << 10;
+
+/// So many connections of HTTP/1.1 are kept that nobody uses.
+const IDLE_MAX: usize = 16;
+
+const fn windows(stream: u32) -> Windows {
+    Windows { stream, connection: stream * 128 }
+}
+
+/// A connection of HTTP/1.1.
+type Plain = SendRequest<Full<Bytes>>;
+
+/// The connections to one server.
+pub(super) struct Upstream {
+    pub(super) connector: Arc<FirestoreConnector>,
+    reads: Pool,
+    writes: Pool,
+    lasting: Pool,
+    /// Connections of HTTP/1.1 that nobody uses.
+    plain: Mutex<Vec<Plain>>,
+}
+
+impl Upstream {
+    pub(super) fn new(connector: Arc<FirestoreConnector>) -> Self {
+        let pool =
+            |resets, stream| Pool { resets, windows: windows(stream), slots: Mutex::default() };
+        Self {
+            connector,
+            reads: pool(false, STREAM_WINDOW),
+            // Closing such a connection must discard what it has not sent.
+            writes: pool(true, STREAM_WINDOW),
+            lasting: pool(false, LASTING_WINDOW),
+            plain: Mutex::default(),
+        }
+    }
+
+    /// A connection of HTTP/1.1 that nobody uses.
+    pub(super) fn idle(&self) -> Option<Plain> {
+        self.plain.lock().pop()
+    }
+
+    /// A stream's place on a connection for calls of `method`.
+    ///
+    /// # Errors
+    /// There is no connection; nothing was sent.
+    pub(super) async fn lease(&self, method: Method) -> Result<Lease, Status> {
+        let pool = match (method.shape, method.class) {
+            (Shape::Lasting, _) => &self.lasting,
+            (_, Class::Write) => &self.writes,
+            (_, Class::Read) => &self.reads,
+        };
+        loop {
+            let lease = pool.pick(&self.connector)?;
+            lease.slot.channel.connect().await?;
+            let most = lease.slot.channel.streams_max().unwrap_or(STREAMS_MAX);
+            lease.slot.most.store(most.clamp(1, STREAMS_MAX), Relaxed);
+            if lease.number <= most.max(1) {
+                return Ok(lease);
+            }
+        }
+    }
+}
+
+/// A connection of HTTP/1.1, for one request at a time.
+pub(super) struct Line {
+    sender: Plain,
+    upstream: Arc<Upstream>,
+}
+
+impl Line {
+    pub(super) fn new(sender: Plain, upstream: &Arc<Upstream>) -> Self {
+        Self { sender, upstream: Arc::clone(upstream) }
+    }
+
+    /// Its answer was read: others may use it.
+    pub(super) fn give_back(self) {
+        let mut idle = self.upstream.plain.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(self.sender);
+        }
+    }
+}
+
+struct Pool {
+    resets: bool,
+    windows: Windows,
+    slots: Mutex<Vec<Arc<Slot>>>,
+}
+
+/// A channel, and how many streams it has.
+struct Slot {
+    channel: Channel,
+    used: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// A stream's place on a channel, for as long as it lives.
+pub(super) struct Lease {
+    slot: Arc<Slot>,
+    /// It is so many-eth.
+    number: usize,
+}
+
+impl Lease {
+    pub(super) fn channel(&self) -> &Channel {
+        &self.slot.channel
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.slot.used.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Pool {
+    fn pick(&self, connector: &FirestoreConnector) -> Result<Lease, Status> {
+        let mut slots = self.slots.lock();
+        // Of those that carry nothing one is kept.
+        let mut spare = 0;
+        slots.retain(|slot| {
+            let is_spare = slot.used.load(Relaxed) == 0;
+            spare += usize::from(is_spare);
+            !is_spare || spare == 1
+        });
+        let has_room = |slot: &&Arc<Slot>| slot.used.load(Relaxed) < slot.most.load(Relaxed);
+        let slot = if let Some(slot) = slots.iter().find(has_room) {
+            Arc::clone(slot)
+        } else {
+            let server = connector.shared.client.settings.server();
+            let channel = Channel::with_windows(server, self.resets, self.windows)
+                .map_err(|error| Status::internal(format!("the url is not usable: {error}")))?;
+            let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(STREAMS_MAX));
+            let slot = Arc::new(Slot { channel, used, most });
+            slots.push(Arc::clone(&slot));
+            slot
+        };
+        // Under the lock: no two have the same number.
+        let number = slot.used.fetch_add(1, Relaxed) + 1;
+        Ok(Lease { slot, number })
+    }
+}

@@ -1,0 +1,101 @@
+//! The first message of a call, read whole before anything else is done for it.
+//!
+//! So a client that sends slowly holds nothing but its bytes, a message that is too large is refused before the backend
+//! hears of it, and what the server refuses unread can be sent again.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use tokio::{
+    sync::{Mutex, OwnedSemaphorePermit},
+    time::timeout,
+};
+
+use super::{
+    class::{Method, Shape},
+    core::Core,
+    framing::{Framing, MESSAGE_MAX, TooLong, first_message},
+    telling::Told,
+};
+
+/// What came of a call so far.
+pub(super) struct Begun {
+    /// Its bytes, which are at least the first message.
+    pub(super) pieces: Vec<Bytes>,
+    /// What is still to come; `None` if the client has said that this is all.
+    pub(super) rest: Option<Arc<Mutex<Rest>>>,
+    /// The room that its bytes take.
+    pub(super) held: Vec<OwnedSemaphorePermit>,
+}
+
+/// What a client has still to send.
+pub(super) struct Rest {
+    pub(super) body: Incoming,
+    pub(super) framing: Framing,
+}
+
+impl Begun {
+    /// The first message, if it can be read.
+    pub(super) fn message(&self) -> Option<Bytes> {
+        let whole = match self.pieces.as_slice() {
+            [only] => only.clone(),
+            pieces => {
+                let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+                for piece in pieces {
+                    whole.extend_from_slice(piece);
+                }
+                whole.freeze()
+            }
+        };
+        first_message(&whole).map(|message| whole.slice_ref(message))
+    }
+}
+
+/// What is said of a message that is too large.
+pub(super) fn too_long(TooLong(length): TooLong) -> Told {
+    Told::too_large(format_args!("a message of {length} bytes: at most {MESSAGE_MAX} are taken"))
+}
+
+/// Reads the first message, and the end of the request if there is but one.
+pub(super) async fn begin(core: &Core, method: Method, mut body: Incoming) -> Result<Begun, Told> {
+    let (mut framing, mut pieces, mut held) = (Framing::default(), Vec::new(), Vec::new());
+    let mut has_ended = body.is_end_stream();
+    while !has_ended {
+        let is_whole = framing.whole() > 0 && framing.is_between();
+        let may_go = method.shape != Shape::One && framing.whole() > 0;
+        let next = if may_go {
+            // The end comes with the last bytes, or right behind them.
+            match poll_immediate(body.frame()).await {
+                Some(next) => next,
+                None => break,
+            }
+        } else {
+            let next = timeout(core.settings.partial_max, body.frame()).await;
+            next.map_err(|_| Told::malformed("the request did not go on"))?
+        };
+        let Some(next) = next else {
+            has_ended = true;
+            break;
+        };
+        let next = next.map_err(|_| Told::malformed("the request broke off"))?;
+        if let Ok(data) = next.into_data() {
+            if is_whole && method.shape == Shape::One && !data.is_empty() {
+                return Err(Told::malformed("this method takes one message"));
+            }
+            framing.feed(&data).map_err(too_long)?;
+            if !data.is_empty() {
+                held.push(core.hold(data.len()).await?);
+                pieces.push(data);
+            }
+        }
+        has_ended = body.is_end_stream();
+    }
+    if has_ended && !framing.is_between() {
+        return Err(Told::malformed("the request ends within a message"));
+    }
+    let rest = (!has_ended).then(|| Arc::new(Mutex::new(Rest { body, framing })));
+    Ok(Begun { pieces, rest, held })
+}

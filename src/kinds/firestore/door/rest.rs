@@ -1,0 +1,349 @@
+//! Requests of HTTP that are no gRPC: Firestore's REST, and what an emulator offers to test harnesses.
+//!
+//! They are passed on over HTTP/1.1, each over a connection that nobody else uses meanwhile, under the same breaker,
+//! bulkhead, fence and deadline as calls of gRPC. The request is held whole before it is sent; the answer is handed on
+//! as it comes, and its status settles the call.
+//!
+//! A browser would send such requests for any page. So what comes over TCP without a credential of its own must name
+//! this host as one that nobody else can be, and come from a page of that host or from none.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fusebox_actors::connector::OwnCode;
+use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN},
+};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    answer::{Body, Plain},
+    call::{check_metadata, strip},
+    class::{self, Class, Method},
+    core::Core,
+    counters::Family,
+    exchange::{Held, Waiting, given_up},
+    framing::MESSAGE_MAX,
+    lanes::{Touched, database_of},
+    pool::{Line, Upstream},
+    telling::Told,
+    who::Principal,
+};
+use crate::{
+    ingress::peer::Who,
+    kinds::firestore::{
+        protocol::outcome::{self, Behalf, Cause, Failed},
+        transport::fence,
+    },
+    net::{
+        dial::{Dial, DialError},
+        percent,
+    },
+};
+
+const HTTP1: &[&str] = &["http/1.1"];
+/// How much longer than its time an attempt is waited for.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Answers a request.
+pub(super) async fn answered(
+    core: Arc<Core>,
+    who: Option<Who>,
+    is_tcp: bool,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    if request.uri().path() == "/" && matches!(request.method().as_str(), "GET" | "HEAD") {
+        core.counters.local(Family::Rest, None);
+        return Response::new(Body::of("Ok\n"));
+    }
+    match carried(&core, who, is_tcp, request).await {
+        Ok(response) => {
+            core.counters.live(Family::Rest);
+            response
+        }
+        Err(told) => {
+            core.counters.local(Family::Rest, told.why);
+            told.json().map(Body::of)
+        }
+    }
+}
+
+/// Whether a page of somewhere else may have sent it.
+fn is_foreign(headers: &HeaderMap, host: Option<&str>) -> bool {
+    let host = host.unwrap_or_default();
+    let Some(origin) = headers.get(ORIGIN) else { return !is_this_host(host) };
+    let origin = origin.to_str().unwrap_or_default();
+    let from = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    from != Some(host) || !is_this_host(host)
+}
+
+/// Whether a `Host` is this one under a name that nobody else can have.
+fn is_this_host(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    let name = name.map_or(host, |(name, _)| name);
+    let ip = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || ip.is_ok()
+}
+
+async fn carried(
+    core: &Arc<Core>,
+    who: Option<Who>,
+    is_tcp: bool,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Told> {
+    let arrived = Instant::now();
+    check_metadata(request.headers())?;
+    let by = core.principal(who, request.headers()).await.map_err(|_| Told::nobody())?;
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(hyper::http::uri::Authority::as_str));
+    let is_known = by.own.is_some() || who.is_none();
+    if is_tcp && !is_known && is_foreign(request.headers(), host) {
+        return Err(Told::denied("a page of another origin may not do this"));
+    }
+    let method = class::of_rest(request.method().as_str(), request.uri().path());
+    let (head, body) = request.into_parts();
+    let body = read(core, body).await?;
+    let share = core.share(method).await?;
+    let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
+    let touched = touched(&upstream, method, head.method.as_str(), head.uri.path());
+    core.allows(&upstream, &by, method, touched.database.as_deref())?;
+    let sent = core.plain(&upstream, &by, head, body).await?;
+
+    let timeout = core.backend.timeout();
+    let patience = core.settings.deadline.map_or(timeout, |time| time.min(timeout));
+    let until = Instant::now() + patience;
+    let entered = core.enter(&upstream, method, &touched, until).await?;
+    let (of, caller) = (Arc::clone(core), by.own.is_some());
+    let mut waiting = Waiting::new(core, entered, |held, left, pass| {
+        Box::pin(send(of, upstream, method, sent, caller, held, left, pass))
+    });
+    let until = match core.settings.deadline {
+        Some(time) => (arrived + time).min(Instant::now() + timeout + GRACE),
+        None => Instant::now() + timeout + GRACE,
+    };
+    let (response, line) = match waiting.answered(until).await {
+        Some(ended) => ended?,
+        None if method.class == Class::Write => {
+            return Err(core.unknown_outcome("no answer in time"));
+        }
+        None => return Err(Told::late(core.backend.name())),
+    };
+    let mut response =
+        response.map(|body| Body::plain(Plain { body, line: Some(line), _share: share }));
+    strip(response.headers_mut());
+    Ok(response)
+}
+
+/// The body, whole.
+async fn read(core: &Core, body: Incoming) -> Result<Bytes, Told> {
+    let limited = Limited::new(body, usize::try_from(MESSAGE_MAX).unwrap_or(usize::MAX)).collect();
+    // A request of HTTP says how long it is, or ends: what does neither in time is given up.
+    let read = tokio::time::timeout(core.settings.partial_max, limited).await;
+    let read = read.map_err(|_| Told::malformed("the request did not go on"))?;
+    let bytes = read.map_err(|_| Told::too_large("a body that breaks off, or is above 10 MiB"))?;
+    Ok(bytes.to_bytes())
+}
+
+/// What a request is about, by its path.
+fn touched(upstream: &Upstream, method: Method, verb: &str, path: &str) -> Touched {
+    let path = percent::decoded(path).unwrap_or_default();
+    let name = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/emulator/v1/"));
+    let name = name.unwrap_or_default();
+    let client = &upstream.connector.shared.client;
+    let document = client.known_root().and_then(|root| {
+        let names_one = matches!(verb, "PATCH" | "DELETE") && path.starts_with("/v1/");
+        let below = root.path(name);
+        (names_one && below.len() < name.len() && !below.contains(':')).then_some(below)
+    });
+    let lanes = match (method.class, document) {
+        (Class::Read, _) => Lanes::new([]),
+        (Class::Write, Some(path)) => {
+            Lanes::One(LaneId::of(upstream.connector.namespace(), path.as_bytes()))
+        }
+        (Class::Write, None) => Lanes::All,
+    };
+    let database = name.split_once("/documents").map_or(name, |(database, _)| database);
+    Touched { lanes, transaction: false, database: database_of(database) }
+}
+
+impl Core {
+    /// The request as it goes on.
+    async fn plain(
+        &self,
+        upstream: &Upstream,
+        by: &Principal,
+        head: hyper::http::request::Parts,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Told> {
+        let client = &upstream.connector.shared.client;
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = head.method;
+        *request.uri_mut() = path.parse().map_err(|_| Told::malformed("the path is none"))?;
+        let mut headers = head.headers;
+        strip(&mut headers);
+        headers.remove("te");
+        headers.remove("expect");
+        headers.remove("content-length");
+        headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
+        let authority = HeaderValue::try_from(client.settings.url.authority());
+        headers.insert(HOST, authority.map_err(|_| Told::fault("the url is no header"))?);
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+type PlainAnswer = (Response<Incoming>, Line);
+
+/// Sends a request, and settles it.
+#[expect(clippy::too_many_arguments, reason = "what one request has on the wire")]
+async fn send(
+    core: Arc<Core>,
+    upstream: Arc<Upstream>,
+    method: Method,
+    request: Request<Full<Bytes>>,
+    caller: bool,
+    held: Held,
+    left: Arc<AtomicBool>,
+    pass: Option<fence::Pass>,
+) -> Result<PlainAnswer, Told> {
+    let timeout = core.backend.timeout();
+    let (mut is_sent, client) = (false, Arc::clone(&upstream.connector.shared.client));
+    let behalf = Behalf { caller, transaction: false };
+    let sending = over_a_line(&upstream, request, &left, &mut is_sent);
+    let failed = match timeout_at(Instant::now() + timeout, sending).await {
+        Ok(Ok(answer)) => {
+            let status = super::outcome::of_http(answer.0.status());
+            let failed = match status.code() {
+                tonic::Code::Ok => None,
+                _ => Some(client.failed(&status, behalf).await),
+            };
+            if let Some(pass) = pass
+                && failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none())
+            {
+                pass.answered();
+            }
+            core.settle(&held, failed);
+            return Ok(answer);
+        }
+        Ok(Err(failed)) => *failed,
+        Err(_) => given_up(is_sent, timeout),
+    };
+    if let Some(pass) = pass
+        && failed.error.doubt.is_none()
+    {
+        pass.answered();
+    }
+    let error = failed.error.clone();
+    core.settle(&held, Some(failed));
+    Err(core.failed(method, &error))
+}
+
+/// Sends a request over a connection that is free, or a new one.
+async fn over_a_line(
+    upstream: &Arc<Upstream>,
+    request: Request<Full<Bytes>>,
+    left: &AtomicBool,
+    is_sent: &mut bool,
+) -> Result<PlainAnswer, Box<Failed>> {
+    let mut request = request;
+    loop {
+        let idle = upstream.idle();
+        let (mut sender, is_new) = match idle {
+            Some(sender) if sender.is_closed() => continue,
+            Some(sender) => (sender, false),
+            None => (dialled(upstream).await?, true),
+        };
+        if left.load(Ordering::Acquire) {
+            let message = "its client has left";
+            let (verdict, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
+            return Err(Box::new(Failed::own(verdict, class, OwnCode::Closed, message)));
+        }
+        *is_sent = true;
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                return Ok((response, Line::new(sender, upstream)));
+            }
+            Err(mut error) => match error.take_message() {
+                // Given back: nothing of it was sent.
+                Some(again) if !is_new => {
+                    *is_sent = false;
+                    request = again;
+                }
+                given_back => {
+                    let cause =
+                        if given_back.is_some() { Cause::NotSent } else { Cause::Connection };
+                    let status = tonic::Status::unavailable("the connection broke");
+                    return Err(Box::new(outcome::of(&status, cause, Behalf::default())));
+                }
+            },
+        }
+    }
+}
+
+async fn dialled(upstream: &Upstream) -> Result<SendRequest<Full<Bytes>>, Box<Failed>> {
+    let server = upstream.connector.shared.client.settings.server();
+    let dial = Dial {
+        address: server.address.clone(),
+        host: &server.host,
+        port: server.port,
+        tls: server.tls,
+        ca_file: server.ca_file.as_deref(),
+        protocols: HTTP1,
+        resets: true,
+    };
+    let failed = |cause, why: String| {
+        let status = tonic::Status::unavailable(why);
+        Box::new(outcome::of(&status, cause, Behalf::default()))
+    };
+    let stream = dial.connect().await.map_err(|error| match error {
+        DialError::Tls(..) => failed(Cause::Tls(error.to_string()), String::new()),
+        DialError::Connect(..) => failed(Cause::NotSent, error.to_string()),
+    })?;
+    let shaken = http1::handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = shaken.map_err(|error| failed(Cause::NotSent, error.to_string()))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection of HTTP/1.1 ended");
+        }
+    });
+    Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_elsewhere_is_told_from_programs_and_from_pages_of_this_host() {
+        for (host, origin, expected) in [
+            ("127.0.0.1:8080", None, false),
+            ("localhost:8080", None, false),
+            ("[::1]:8080", None, false),
+            ("127.0.0.1:8080", Some("http://127.0.0.1:8080"), false),
+            ("127.0.0.1:8080", Some("http://evil.example"), true),
+            ("127.0.0.1:8080", Some("null"), true),
+            // Rebound: the same origin by a name that anybody can have.
+            ("evil.example:8080", None, true),
+            ("evil.example:8080", Some("http://evil.example:8080"), true),
+            ("", None, true),
+        ] {
+            let named = origin.map(|text| (ORIGIN, HeaderValue::from_static(text)));
+            let headers = HeaderMap::from_iter(named);
+            assert_eq!(is_foreign(&headers, Some(host)), expected, "{host} {origin:?}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What the door itself needs of its settings.
+
+use std::{sync::Arc, time::Duration};
+
+use fusebox_actors::Priority;
+
+use crate::ingress::callers::Callers;
+
+/// The settings of a door.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// How long a call may take, if its client does not ask for less.
+    pub(crate) deadline: Option<Duration>,
+    /// Which calls are shed first.
+    pub(crate) priority: Priority,
+    /// The most bytes of requests that are held before they are sent.
+    pub(crate) in_bytes: u64,
+    /// The most bytes of answers that may lie here unread.
+    pub(crate) out_bytes: u64,
+    /// How long a connection may lie idle.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// The projects that may be named by those who call as the daemon; `*` is any. If it is empty, a door to an emulator
+    /// allows any and other doors the backend's own.
+    pub(crate) projects: Vec<String>,
+    /// Who is known by a secret.
+    pub(crate) callers: Arc<Callers>,
+    /// How long a client may take to send the next piece of what it has begun.
+    pub(crate) partial_max: Duration,
+}

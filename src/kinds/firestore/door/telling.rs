@@ -1,0 +1,194 @@
+//! What the door says itself, in the words of gRPC and of Google's JSON.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fusebox_state::OpId;
+use googleapis_tonic_google_firestore_v1::google::rpc;
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use prost::Message;
+use serde_json::json;
+use tonic::{Code, Status};
+
+use super::counters::Refused;
+
+/// Says where an answer comes from.
+const SOURCE: HeaderName = HeaderName::from_static("x-fusebox-source");
+/// The number under which a write of unknown outcome is logged.
+const OP_ID: HeaderName = HeaderName::from_static("x-fusebox-op-id");
+const LOCAL: HeaderValue = HeaderValue::from_static("local");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
+
+/// What a client is told in place of the server's answer.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    code: Code,
+    message: String,
+    retry: Option<Duration>,
+    op_id: Option<OpId>,
+    /// How it is counted.
+    pub(super) why: Option<Refused>,
+}
+
+impl Told {
+    fn new(code: Code, message: impl std::fmt::Display, why: Option<Refused>) -> Self {
+        Self { code, message: format!("fusebox: {message}"), retry: None, op_id: None, why }
+    }
+
+    /// The backend was not asked. Clients hand that on to their program at once.
+    pub(super) fn not_executed(backend: &str, why: &str, retry: Duration) -> Self {
+        let seconds = retry.as_secs().max(1);
+        let message = format!("{backend} {why}; not executed; retry in {seconds} s");
+        Self { retry: Some(retry), ..Self::new(Code::Unknown, message, Some(Refused::Unavailable)) }
+    }
+
+    /// The backend was asked, and its answer did not come: as a client that asks it directly would be told.
+    pub(super) fn lost(backend: &str, why: &str) -> Self {
+        let message = format!("{backend}: {why}");
+        Self::new(Code::Unavailable, message, Some(Refused::Unavailable))
+    }
+
+    /// No answer in time to what changes nothing.
+    pub(super) fn late(backend: &str) -> Self {
+        let message = format!("{backend} did not answer in time");
+        Self::new(Code::DeadlineExceeded, message, Some(Refused::Unavailable))
+    }
+
+    /// A write may have been executed. No client tries such a one again.
+    pub(super) fn unknown_outcome(backend: &str, why: &str, op_id: OpId) -> Self {
+        let message = format!("{backend}: {why}; the write may have been executed ({op_id})");
+        let told = Self::new(Code::DeadlineExceeded, message, Some(Refused::Unavailable));
+        Self { op_id: Some(op_id), ..told }
+    }
+
+    /// There is no room: nothing was sent.
+    pub(super) fn full(what: &str) -> Self {
+        let message = format!("{what}; not executed");
+        Self::new(Code::Unavailable, message, Some(Refused::NoRoom))
+    }
+
+    /// More than may be sent.
+    pub(super) fn too_large(what: impl std::fmt::Display) -> Self {
+        Self::new(Code::ResourceExhausted, what, Some(Refused::Malformed))
+    }
+
+    /// What came is no request.
+    pub(super) fn malformed(what: &str) -> Self {
+        Self::new(Code::InvalidArgument, what, Some(Refused::Malformed))
+    }
+
+    /// It is not known who calls.
+    pub(super) fn nobody() -> Self {
+        let what = "this door wants the secret of one of its callers as a bearer token";
+        Self::new(Code::Unauthenticated, what, Some(Refused::Denied))
+    }
+
+    /// It is known who calls, and they may not.
+    pub(super) fn denied(what: &str) -> Self {
+        Self::new(Code::PermissionDenied, what, Some(Refused::Denied))
+    }
+
+    /// The daemon stops.
+    pub(super) fn stopping() -> Self {
+        Self::new(Code::Unavailable, "the daemon stops", None)
+    }
+
+    /// A fault of the door's own.
+    pub(super) fn fault(what: &str) -> Self {
+        Self::new(Code::Internal, what, None)
+    }
+
+    fn status(&self) -> Status {
+        let Some(retry) = self.retry else { return Status::new(self.code, &self.message) };
+        let delay = prost_types::Duration::try_from(retry).ok();
+        let info = rpc::RetryInfo { retry_delay: delay };
+        let detail = prost_types::Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
+            value: info.encode_to_vec(),
+        };
+        let details = rpc::Status {
+            code: self.code.into(),
+            message: self.message.clone(),
+            details: vec![detail],
+        };
+        Status::with_details(self.code, &self.message, details.encode_to_vec().into())
+    }
+
+    fn mark(&self, headers: &mut HeaderMap) {
+        headers.insert(SOURCE, LOCAL);
+        let op_id = self.op_id.map(|op_id| HeaderValue::try_from(op_id.to_string()));
+        if let Some(Ok(op_id)) = op_id {
+            headers.insert(OP_ID, op_id);
+        }
+    }
+
+    /// As the trailers of an answer that has begun.
+    pub(super) fn trailers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.mark(&mut headers);
+        if self.status().add_header(&mut headers).is_err() {
+            headers.insert("grpc-status", HeaderValue::from(i32::from(self.code)));
+        }
+        headers
+    }
+
+    /// As Google's JSON.
+    pub(super) fn json(&self) -> Response<Bytes> {
+        let (status, word) = match self.code {
+            Code::InvalidArgument => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
+            Code::Unauthenticated => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
+            Code::PermissionDenied => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
+            Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
+            Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+            Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
+            Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+        };
+        let error = json!({ "code": status.as_u16(), "message": self.message, "status": word });
+        let mut response = Response::new(json!({ "error": error }).to_string().into());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        self.mark(headers);
+        headers.insert(CONTENT_TYPE, JSON);
+        if let Some(retry) = self.retry {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry.as_secs().max(1)));
+        }
+        response
+    }
+
+    /// The headers of an answer without a message, before its [trailers](Self::trailers).
+    pub(super) fn headers() -> HeaderMap {
+        HeaderMap::from_iter([(CONTENT_TYPE, GRPC), (SOURCE, LOCAL)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_when_to_try_again_in_words_and_in_details() {
+        let told = Told::not_executed("firestore", "is open", Duration::from_secs(42));
+        let headers = told.trailers();
+        assert_eq!(headers["grpc-status"], "2");
+        assert_eq!(headers["x-fusebox-source"], "local");
+        let status = told.status();
+        assert_eq!(status.message(), "fusebox: firestore is open; not executed; retry in 42 s");
+        let details = rpc::Status::decode(status.details()).unwrap().details;
+        let info = rpc::RetryInfo::decode(details[0].value.as_slice()).unwrap();
+        assert_eq!(info.retry_delay.map(|delay| delay.seconds), Some(42));
+        assert_eq!(told.json().headers()["retry-after"], "42");
+    }
+
+    #[test]
+    fn a_write_of_unknown_outcome_bears_its_number_and_is_never_tried_again() {
+        let op_id = OpId::from_u128(7);
+        let headers = Told::unknown_outcome("firestore", "it broke", op_id).trailers();
+        assert_eq!(headers["grpc-status"], "4");
+        assert_eq!(headers["x-fusebox-op-id"], op_id.to_string());
+    }
+}

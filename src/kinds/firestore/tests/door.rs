@@ -1,0 +1,355 @@
+//! The door against real emulators and against servers that the tests play, with clients that see every frame.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fusebox_actors::{
+    BackendSettings, BackendSpec, DeadLetterPolicy, Fusebox, PingSettings, Priority,
+    SystemSettings, WriteFallback,
+};
+use fusebox_state::{
+    Ratio, backoff::RetrySettings, breaker::BreakerSettings, cache::CacheSettings,
+    queue::QueueLimits,
+};
+use h2::{
+    RecvStream, SendStream,
+    client::SendRequest,
+    server::{Connection as Served, SendResponse},
+};
+use hyper::{HeaderMap, Request, Response};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    time::timeout,
+};
+
+use crate::{
+    ingress::{
+        callers::Callers,
+        door::{DoorStream, WireDoor},
+        peer::{NOBODY, Who},
+    },
+    kinds::firestore::{
+        connector::FirestoreConnector,
+        door::{FirestoreDoor, Settings},
+        settings::FirestoreSettings,
+        testing::{PATIENCE, settings},
+    },
+};
+
+mod clients;
+mod floods;
+mod losses;
+mod outage;
+mod passing;
+
+/// A door before a server.
+struct World {
+    door: Arc<FirestoreDoor>,
+    fusebox: Fusebox,
+    port: u16,
+    _state: tempfile::TempDir,
+}
+
+fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
+    let ms = Duration::from_millis;
+    BackendSettings {
+        name: "firestore".into(),
+        kind: "firestore",
+        critical: false,
+        depends_on: Vec::new(),
+        timeout,
+        breaker: BreakerSettings {
+            failure_threshold: 3,
+            failure_rate: Ratio::new(0.0).unwrap(),
+            recovery_timeout: Duration::from_secs(240),
+            recovery_timeout_max: Duration::from_secs(480),
+            success_threshold: 1,
+            window: Duration::from_secs(60),
+            auto_recovery: true,
+            attempt_timeout: timeout,
+            jitter: Ratio::new(0.0).unwrap(),
+        },
+        retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
+        in_flight_max,
+        cache: CacheSettings {
+            items: 100,
+            bytes: 1 << 20,
+            ttl: Duration::from_secs(300),
+            max_stale: Duration::from_secs(300),
+        },
+        answer_after: ms(500),
+        cache_dir: None,
+        queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
+        disk_floor: 0,
+        queue_dir: None,
+        write_fallback: WriteFallback::Queue,
+        dead_letter_policy: DeadLetterPolicy::Continue,
+    }
+}
+
+fn usual() -> Settings {
+    Settings {
+        deadline: None,
+        priority: Priority::Normal,
+        in_bytes: 256 << 20,
+        out_bytes: 512 << 20,
+        idle_timeout: None,
+        projects: Vec::new(),
+        callers: Arc::new(Callers::default()),
+        partial_max: Duration::from_secs(30),
+    }
+}
+
+const CLIENT: Who = Who { uid: NOBODY, admin: false, by_token: false };
+
+/// A world, as a test wants it.
+struct Wanted {
+    timeout: Duration,
+    in_flight_max: u32,
+    door: Settings,
+    who: Option<Who>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        let timeout = Duration::from_secs(5);
+        Self { timeout, in_flight_max: 64, door: usual(), who: Some(CLIENT) }
+    }
+}
+
+impl World {
+    /// A door before the server on that port.
+    async fn before(port: u16) -> Self {
+        Self::with(settings(port), Wanted::default()).await
+    }
+
+    async fn with(of: FirestoreSettings, wanted: Wanted) -> Self {
+        let Wanted { timeout, in_flight_max, door, who } = wanted;
+        let state = tempfile::tempdir().unwrap();
+        let system = SystemSettings {
+            state_dir: state.path().to_owned(),
+            pings: PingSettings::every(Duration::from_secs(3_600)),
+            instance: "door".into(),
+            copied: None,
+        };
+        let connector = FirestoreConnector::new(FirestoreSettings { timeout, ..of });
+        let spec = BackendSpec { settings: backend(timeout, in_flight_max), connector };
+        let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
+        let backend = fusebox.backend("firestore").unwrap();
+        let door = Arc::new(FirestoreDoor::open(door, backend, Handle::current()).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = Arc::clone(&door);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
+                serving.serve(DoorStream::Tcp(stream), who, None);
+            }
+        });
+        Self { door, fusebox, port, _state: state }
+    }
+
+    async fn connect(&self) -> Raw {
+        Raw::to(self.port).await
+    }
+
+    /// Attempts that hold a place.
+    fn in_flight(&self) -> u64 {
+        self.fusebox.backend("firestore").unwrap().view().calls.in_flight.into()
+    }
+
+    fn breaker(&self) -> String {
+        self.fusebox.backend("firestore").unwrap().view().breaker.state.to_string()
+    }
+
+    fn counted(&self, class: &str, source: &str) -> u64 {
+        let view = self.door.view();
+        let found = view.commands.iter().find(|it| it.class == class && it.source == source);
+        found.unwrap().count
+    }
+}
+
+/// Waits until `holds`.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not so: {what}"));
+}
+
+/// A client of HTTP/2.
+#[derive(Clone)]
+struct Raw {
+    sender: SendRequest<Bytes>,
+}
+
+/// An answer whole.
+#[derive(Debug)]
+struct Whole {
+    headers: HeaderMap,
+    body: Vec<u8>,
+    trailers: HeaderMap,
+}
+
+impl Whole {
+    /// The status, wherever it is.
+    fn status(&self) -> &str {
+        self.said("grpc-status")
+    }
+
+    fn message(&self) -> String {
+        crate::net::percent::decoded(self.said("grpc-message")).unwrap()
+    }
+
+    fn said(&self, name: &str) -> &str {
+        let found = self.trailers.get(name).or_else(|| self.headers.get(name));
+        found.map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Raw {
+    async fn to(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        Self { sender }
+    }
+
+    /// Begins a call.
+    async fn begin(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::post(format!("http://door{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut sender = timeout(PATIENCE, self.sender.clone().ready()).await.unwrap().unwrap();
+        sender.send_request(request.body(()).unwrap(), false).unwrap()
+    }
+
+    /// Calls a method with one message.
+    async fn call(&self, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Whole {
+        let (response, mut stream) = self.begin(path, headers).await;
+        stream.send_data(framed(message), true).unwrap();
+        whole(response).await
+    }
+}
+
+/// A message as gRPC frames it.
+fn framed(message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).unwrap();
+    [&[0][..], &length.to_be_bytes(), message].concat().into()
+}
+
+async fn whole(response: h2::client::ResponseFuture) -> Whole {
+    timeout(PATIENCE, async {
+        let (head, mut stream) = response.await.expect("an answer").into_parts();
+        let body = drained(&mut stream).await.expect("its end");
+        let trailers = stream.trailers().await.expect("its end").unwrap_or_default();
+        Whole { headers: head.headers, body, trailers }
+    })
+    .await
+    .expect("an answer in time")
+}
+
+async fn drained(stream: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+    let mut body = Vec::new();
+    while let Some(data) = stream.data().await {
+        let data = data?;
+        stream.flow_control().release_capacity(data.len())?;
+        body.extend_from_slice(&data);
+    }
+    Ok(body)
+}
+
+/// What the connector behind the door asks when it wants to know whether the server is there.
+const PING: &str = "/google.firestore.v1.Firestore/BatchGetDocuments";
+const GET: &str = "/google.firestore.v1.Firestore/GetDocument";
+const QUERY: &str = "/google.firestore.v1.Firestore/RunQuery";
+const LISTEN: &str = "/google.firestore.v1.Firestore/Listen";
+/// A commit whose only write deletes the document `d`.
+const DELETE: &[u8] = b"\x12\x03\x12\x01d";
+const COMMIT: &str = "/google.firestore.v1.Firestore/Commit";
+
+/// A server that the test plays.
+struct Played {
+    listener: TcpListener,
+}
+
+type Came = (Request<RecvStream>, SendResponse<Bytes>);
+type Connection = Served<TcpStream, Bytes>;
+
+impl Played {
+    async fn start() -> (Self, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (Self { listener }, port)
+    }
+
+    /// Answers the first ping of the connector behind the door: what comes then is the door's.
+    async fn answer_ping(&self) {
+        let mut served = self.accept().await;
+        let (request, respond) = next(&mut served).await;
+        assert_eq!(request.uri().path(), PING);
+        answer(respond, b"");
+        tokio::spawn(async move { while served.accept().await.is_some() {} });
+    }
+
+    /// The next connection.
+    async fn accept(&self) -> Connection {
+        let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap();
+        stream.set_nodelay(true).unwrap();
+        h2::server::handshake(stream).await.unwrap()
+    }
+
+    /// Answers every request by `answer`, until the test ends.
+    fn answer_all<A>(
+        self,
+        answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> A + Clone + Send + 'static,
+    ) where
+        A: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(async move {
+            loop {
+                let mut served = self.accept().await;
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    while let Some(Ok((request, respond))) = served.accept().await {
+                        if request.uri().path() == PING {
+                            self::answer(respond, b"");
+                            continue;
+                        }
+                        tokio::spawn(answer(request, respond));
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// The next request of a connection.
+async fn next(served: &mut Connection) -> Came {
+    timeout(PATIENCE, served.accept()).await.unwrap().unwrap().unwrap()
+}
+
+fn head() -> Response<()> {
+    Response::builder().header("content-type", "application/grpc").body(()).unwrap()
+}
+
+fn status(code: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())])
+}
+
+/// Answers with one message and `OK`.
+fn answer(mut respond: SendResponse<Bytes>, message: &[u8]) {
+    let mut body = respond.send_response(head(), false).unwrap();
+    body.send_data(framed(message), false).unwrap();
+    body.send_trailers(status("0")).unwrap();
+}

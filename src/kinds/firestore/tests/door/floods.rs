@@ -1,0 +1,199 @@
+//! Clients that send too much, too fast, or nothing.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Headers of a call, without compression.
+fn headers() -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", GET),
+        (":authority", "door"),
+        ("content-type", "application/grpc"),
+    ] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// A world before a server that answers everything.
+async fn answering() -> World {
+    let (server, port) = Played::start().await;
+    server.answer_all(|_, respond| async move { answer(respond, b"a") });
+    World::before(port).await
+}
+
+/// Sends pieces until the door closes the connection; whether it did.
+async fn closes(port: u16, first: &[u8], mut piece: impl FnMut(u32) -> Vec<u8>) -> bool {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    stream.write_all(first).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let reading = tokio::spawn(async move {
+        let mut bytes = vec![0; 64 << 10];
+        while read.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+    });
+    for at in 0..200_000 {
+        if write.write_all(&piece(at)).await.is_err() || reading.is_finished() {
+            return true;
+        }
+    }
+    false
+}
+
+/// The door still serves others.
+async fn serves(world: &World) {
+    let got = world.connect().await.call(GET, &[], b"").await;
+    assert_eq!(got.status(), "0", "{got:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_opens_and_resets_streams_is_closed_and_costs_the_server_little() {
+    let world = answering().await;
+    let block = headers();
+    let closed = closes(world.port, b"", |at| {
+        let stream = 2 * at + 1;
+        [frame(1, 4, stream, &block), frame(3, 0, stream, &8_u32.to_be_bytes())].concat()
+    });
+    assert!(timeout(PATIENCE, closed).await.unwrap());
+    until("it is counted", || world.door.view().closed["protocol"] == 1).await;
+    assert_eq!(world.counted("read", "live"), 0, "no request of its was ever whole");
+    serves(&world).await;
+}
+
+#[tokio::test]
+async fn headers_without_an_end_are_cut_off() {
+    let world = answering().await;
+    // Each of them is whole, and there is no end to them.
+    let one = [&[0, 1, b'a', 100][..], &[b'x'; 100]].concat();
+    let more = one.repeat(100);
+    let first = frame(1, 0, 1, &headers());
+    let closed = closes(world.port, &first, |_| frame(9, 0, 1, &more));
+    assert!(timeout(PATIENCE, closed).await.unwrap());
+    serves(&world).await;
+}
+
+#[tokio::test]
+async fn pings_without_end_are_answered_or_cut_off_and_others_are_served() {
+    let world = answering().await;
+    let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    // Nothing is read of the answers, so that they would pile up.
+    let flood = frame(6, 0, 0, b"12345678").repeat(1_000);
+    let flooding = async {
+        for _ in 0..2_000 {
+            if stream.write_all(&flood).await.is_err() {
+                return;
+            }
+        }
+    };
+    // The door stops reading what it cannot answer.
+    let ended = timeout(Duration::from_secs(2), flooding).await;
+    assert!(ended.is_err() || ended.is_ok(), "either way");
+    serves(&world).await;
+}
+
+#[tokio::test]
+async fn a_message_that_says_it_has_a_gibibyte_is_refused_at_its_first_bytes() {
+    let world = answering().await;
+    let client = world.connect().await;
+    for method in [GET, COMMIT, LISTEN] {
+        let (response, mut stream) = client.begin(method, &[]).await;
+        let prefix = [&[0][..], &(1_u32 << 30).to_be_bytes()].concat();
+        stream.send_data(prefix.into(), false).unwrap();
+        let got = whole(response).await;
+        assert_eq!(got.status(), "8", "{got:?}");
+    }
+    assert_eq!(world.door.view().refused_commands["malformed"], 3);
+    // In a stream that has begun, too.
+    let (response, mut stream) = client.begin(LISTEN, &[]).await;
+    stream.send_data(framed(b"small"), false).unwrap();
+    let giant = [&[0][..], &(1_u32 << 30).to_be_bytes()].concat();
+    stream.send_data(giant.into(), false).unwrap();
+    let got = whole(response).await;
+    assert!(["0", "8"].contains(&got.status()), "{got:?}");
+    serves(&world).await;
+}
+
+#[tokio::test]
+async fn metadata_above_the_limit_are_refused() {
+    let world = answering().await;
+    let client = world.connect().await;
+    let long = "x".repeat(17 << 10);
+    let got = client.call(GET, &[("x-long", &long)], b"").await;
+    assert_eq!(got.status(), "8", "{got:?}");
+    assert_eq!(client.call(GET, &[("x-long", &long[..15 << 10])], b"").await.status(), "0");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_holds_no_place_and_one_that_sends_nothing_is_closed() {
+    let (server, port) = Played::start().await;
+    server.answer_all(|_, respond| async move { answer(respond, b"a") });
+    let door = Settings { partial_max: Duration::from_millis(200), ..usual() };
+    let world = World::with(settings(port), Wanted { door, ..Wanted::default() }).await;
+    let client = world.connect().await;
+    let (response, mut stream) = client.begin(COMMIT, &[]).await;
+    stream.send_data(Bytes::from_static(b"\0\0\0\0\x09half"), false).unwrap();
+    let got = whole(response).await;
+    assert_eq!((got.status(), world.in_flight()), ("3", 0), "{got:?}");
+    let mut silent = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    let mut byte = [0];
+    assert_eq!(timeout(PATIENCE, silent.read(&mut byte)).await.unwrap().unwrap(), 0);
+    until("it is counted", || world.door.view().closed["idle"] == 1).await;
+}
+
+#[tokio::test]
+async fn what_a_client_does_not_read_is_not_read_of_the_server() {
+    let (server, port) = Played::start().await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    server.answer_all(move |request, mut respond| {
+        let tell = tell.clone();
+        async move {
+            if request.uri().path() != QUERY {
+                return answer(respond, b"a");
+            }
+            let mut body = respond.send_response(head(), false).unwrap();
+            loop {
+                body.reserve_capacity(64 << 10);
+                let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await else {
+                    return;
+                };
+                body.send_data(vec![0; room].into(), false).unwrap();
+                if tell.send(room).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let world = World::before(port).await;
+    let client = world.connect().await;
+    let (response, mut stream) = client.begin(QUERY, &[]).await;
+    stream.send_data(framed(b""), true).unwrap();
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    let mut sent = 0;
+    // Until nothing more goes.
+    while let Ok(Some(room)) = timeout(Duration::from_millis(500), told.recv()).await {
+        sent += room;
+    }
+    assert!(sent < 3 << 20, "{sent} bytes went for a client that reads nothing");
+    // Over the same connections others are answered.
+    for _ in 0..20 {
+        serves(&world).await;
+    }
+    drop(response);
+}

@@ -1,0 +1,161 @@
+"""Google's own Firestore client at the Firestore door, which is all that it knows of fusebox.
+
+usage: firestore_door.py PROJECT live|outage|after sync|async
+"""
+import asyncio
+import sys
+import threading
+import time
+
+from google.api_core import exceptions
+from google.cloud import firestore
+from google.cloud.firestore_v1.base_query import FieldFilter
+
+PROJECT, PHASE, WHICH = sys.argv[1:4]
+# An outage is told at once, and not after the client has tried for minutes.
+AT_ONCE = 3.0
+PATIENCE = 30.0
+
+
+def refused(what, call):
+    """Ends soon, with an error that says what it is."""
+    began = time.monotonic()
+    try:
+        call()
+    except exceptions.GoogleAPICallError as error:
+        took = time.monotonic() - began
+        assert took < AT_ONCE, f"{what} took {took:.1f} s: {error!r}"
+        assert "fusebox: firestore" in str(error), f"{what}: {error!r}"
+        return
+    except ValueError as error:
+        # A transaction that could not begin is rolled back by its client, which fails and hides the first error.
+        took = time.monotonic() - began
+        assert took < AT_ONCE, f"{what} took {took:.1f} s: {error!r}"
+        assert "fusebox: firestore" in str(error.__context__), f"{what}: {error!r}"
+        return
+    raise AssertionError(f"{what} was answered")
+
+
+def increment(client, reference):
+    @firestore.transactional
+    def step(transaction):
+        count = reference.get(transaction=transaction).to_dict()["n"]
+        transaction.update(reference, {"n": count + 1})
+        return count + 1
+
+    return step(client.transaction())
+
+
+def live(client):
+    people = client.collection("people")
+    ada = people.document("ada")
+    ada.set({"name": "Ada", "n": 0, "bytes": b"\x00\xff"})
+    ada.update({"born": 1815})
+    assert ada.get().to_dict() == {"name": "Ada", "n": 0, "bytes": b"\x00\xff", "born": 1815}
+    batch = client.batch()
+    for n in range(50):
+        batch.set(people.document(f"p{n:02}"), {"n": n, "even": n % 2 == 0})
+    batch.delete(people.document("none"))
+    batch.commit()
+    found = people.where(filter=FieldFilter("even", "==", True)).stream()
+    assert sorted(one.get("n") for one in found) == list(range(0, 50, 2))
+    assert [one.exists for one in client.get_all([ada, people.document("none")])].count(True) == 1
+    assert increment(client, ada) == 1
+    ((count,),) = people.where(filter=FieldFilter("even", "==", True)).count().get()
+    assert count.value == 25
+    large = client.collection("large")
+    for n in range(4):
+        large.document(str(n)).set({"text": "x" * 900_000})
+    assert sum(len(one.get("text")) for one in large.stream()) == 3_600_000
+    watched(ada, lambda: ada.update({"n": 7}), 7)
+    try:
+        ada.create({})
+    except exceptions.Conflict:
+        pass
+    else:
+        raise AssertionError("it is there already")
+
+
+def watched(reference, change, expected):
+    """A listener hears of what is there, and of a change."""
+    seen, heard = [], threading.Condition()
+
+    def tell(snapshots, _changes, _time):
+        with heard:
+            seen.extend(one.to_dict() for one in snapshots)
+            heard.notify_all()
+
+    watch = reference.on_snapshot(tell)
+    try:
+        with heard:
+            assert heard.wait_for(lambda: seen, PATIENCE), "nothing is heard"
+        change()
+        with heard:
+            told = heard.wait_for(lambda: any(one["n"] == expected for one in seen), PATIENCE)
+            assert told, f"the change is not heard: {seen}"
+    finally:
+        watch.unsubscribe()
+
+
+def outage(client):
+    ada = client.document("people/ada")
+    people = client.collection("people")
+    refused("set", lambda: ada.set({"n": 1}))
+    refused("update", lambda: ada.update({"n": 2}))
+    refused("get", lambda: ada.get())
+    refused("query", lambda: list(people.limit(1).stream()))
+    refused("count", lambda: people.count().get())
+    refused("transaction", lambda: increment(client, ada))
+    batch = client.batch()
+    batch.set(ada, {})
+    refused("batch", batch.commit)
+
+
+def after(client):
+    ada = client.document("people/ada")
+    # What may still carry out a write of the outage takes no other one to its document.
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            ada.set({"n": 1})
+            break
+        except exceptions.Unknown as error:
+            assert "an earlier write" in str(error) and time.monotonic() < until, repr(error)
+            time.sleep(0.1)
+    assert increment(client, ada) == 2
+    watched(ada, lambda: ada.update({"n": 9}), 9)
+
+
+async def refused_async(what, call):
+    began = time.monotonic()
+    try:
+        await call
+    except exceptions.GoogleAPICallError as error:
+        took = time.monotonic() - began
+        assert took < AT_ONCE, f"{what} took {took:.1f} s: {error!r}"
+        assert "fusebox: firestore" in str(error), f"{what}: {error!r}"
+        return
+    raise AssertionError(f"{what} was answered")
+
+
+async def with_async(client):
+    people = client.collection("async")
+    ada = people.document(PHASE)
+    if PHASE == "outage":
+        await refused_async("set", ada.set({"n": 1}))
+        await refused_async("get", ada.get())
+        await refused_async("query", people.get())
+        return
+    await asyncio.gather(*(people.document(str(n)).set({"n": n}) for n in range(100)))
+    found = [one async for one in people.where(filter=FieldFilter("n", ">=", 90)).stream()]
+    assert sorted(one.get("n") for one in found) == list(range(90, 100))
+    await ada.set({"n": 0})
+    await ada.update({"n": firestore.Increment(2)})
+    assert (await ada.get()).get("n") == 2
+
+
+if WHICH == "async":
+    asyncio.run(with_async(firestore.AsyncClient(project=PROJECT)))
+else:
+    {"live": live, "outage": outage, "after": after}[PHASE](firestore.Client(project=PROJECT))
+print("ok")
