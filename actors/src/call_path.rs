@@ -45,13 +45,14 @@ use crate::{
 
 mod attempts;
 mod copied;
+mod fills;
 mod passage;
 mod read;
 mod ticket;
 mod wait;
 mod write;
 
-pub use read::Fills;
+pub use fills::Fills;
 pub use ticket::{
     Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
 };

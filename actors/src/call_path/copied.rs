@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use fusebox_state::cache::{Cache, Copying};
 
-use super::read::Fills;
+use super::fills::Fills;
 use crate::{
     clock::Clock,
     connector::{Answer, AttemptError, Read, SharedConnector, Tail},

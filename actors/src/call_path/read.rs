@@ -1,23 +1,19 @@
 //! Reads: overlay, live, cache, miss.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use fusebox_state::{
-    LaneId, Moment,
-    cache::{Cache, Fill, Hit},
-};
+use fusebox_state::cache::Hit;
 
 use super::{
     Context, NoAnswer,
     attempts::{Answered, AttemptSpec, Live},
     copied::{Copied, Keeps},
     error,
+    fills::Fills,
 };
 use crate::{
     backend_shared::BackendShared,
     call::{CallError, CallErrorKind, Priority, Reply, Source},
-    connector::{Connector, Read, Slot, Tail},
+    connector::{Read, Slot, Tail},
     queue::Overlaid,
     trace::StepKind,
 };
@@ -38,46 +34,6 @@ struct Fenced {
     parts: Vec<Option<Bytes>>,
     /// Writes wait that the backend must have before it can be asked: what was cached before them answers.
     cache_alone: bool,
-}
-
-/// Leave to fill the cache with what a read will answer, slot by slot. It belongs to the cache that was in use when
-/// the read began: one that took its place since knows nothing of writes that came between.
-pub struct Fills {
-    cache: Arc<Cache>,
-    fills: Vec<Option<Fill>>,
-}
-
-impl Fills {
-    pub(super) fn cache(&self) -> &Arc<Cache> {
-        &self.cache
-    }
-
-    fn begin(cache: Arc<Cache>, read: &Read, connector: &dyn Connector, now: Moment) -> Self {
-        let fill = |slot: &Slot| leave_to_fill(&cache, connector, slot.lane, now);
-        let fills = read.slots.iter().map(fill).collect();
-        Self { cache, fills }
-    }
-
-    /// Fills the cache with the parts of a reply, one for each slot.
-    pub(super) fn end(&self, read: &Read, parts: &[Bytes], connector: &dyn Connector, now: Moment) {
-        for ((slot, fill), part) in read.slots.iter().zip(&self.fills).zip(parts) {
-            if let Some(fill) = *fill {
-                let until = connector.expires(slot).map(|left| now.plus(left));
-                self.cache.fill(fill, &slot.key, part, now, until);
-            }
-        }
-    }
-}
-
-/// Leave to fill a lane, unless a write that was given up may still land there.
-pub(super) fn leave_to_fill(
-    cache: &Cache,
-    connector: &dyn Connector,
-    lane: LaneId,
-    now: Moment,
-) -> Option<Fill> {
-    let doubtful = cache.is_barred(lane, now) || connector.may_land(lane);
-    (!doubtful).then(|| cache.begin(lane))
 }
 
 impl BackendShared {

@@ -49,8 +49,8 @@ use fusebox_state::{
 use super::{
     Context,
     attempts::note_barred,
+    fills::leave_to_fill,
     passage::{AttemptEnd, note_end},
-    read::leave_to_fill,
     refused,
 };
 use crate::{

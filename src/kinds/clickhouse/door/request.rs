@@ -65,6 +65,17 @@ impl<'a> Parameters<'a> {
         self.value(name).is_some_and(|value| !matches!(value, "" | "0" | "false"))
     }
 
+    /// What is told of them: neither credentials nor the text of the query. One who may only read says nothing of
+    /// `readonly`.
+    fn told(&self, reads_only: bool) -> Vec<(String, String)> {
+        let is_told = |it: &&Parameter<'_>| {
+            let name = it.name.as_str();
+            name != "query" && !CREDENTIALS.contains(&name) && !(reads_only && name == "readonly")
+        };
+        let told = self.0.iter().filter(is_told).map(|it| (it.name.clone(), it.value.clone()));
+        told.chain(reads_only.then(|| ("readonly".to_owned(), "2".to_owned()))).collect()
+    }
+
     /// The query string without some of them.
     fn without(&self, names: &[&str]) -> String {
         let left = self.0.iter().filter(|it| !names.contains(&it.name.as_str()));
@@ -104,7 +115,7 @@ pub(super) fn of(
         query: parameters.value("query").unwrap_or_default().to_owned(),
         query_id: parameters.value("query_id").filter(|id| !id.is_empty()).map(str::to_owned),
         is_query,
-        parameters: parameters.0.iter().map(|it| it.name.clone()).collect(),
+        parameters: parameters.told(reads_only && is_query),
         is_plain: is_plain(&parts.headers, parameters),
         is_whole,
     };
@@ -182,7 +193,7 @@ mod tests {
         let names: Vec<&str> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["x-clickhouse-database", "accept-encoding", "content-length"]);
         assert_eq!(head.query, "SELECT '1'");
-        assert!(head.parameters.contains(&"max_threads".to_owned()));
+        assert_eq!(head.parameters, [("max_threads".to_owned(), "2".to_owned())]);
         assert!(!format!("{head:?}").contains("hush"));
     }
 

@@ -23,7 +23,7 @@ use super::{
     plan::WITHOUT_EFFECT,
     sql::{self, Statement, Verb},
 };
-use crate::{kinds::clickhouse::settings::ClickHouseSettings, net::percent};
+use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
 /// Parameters that say who asks, or how the answer travels.
 const OF_THE_CALL: &[&str] = &[
@@ -68,9 +68,8 @@ pub(crate) enum Session {
 
 /// The session that a request names, and for how long it lasts.
 pub(crate) fn session_of(request: &HttpRequest) -> Option<(String, Duration)> {
-    let parameters = parameters(&request.head.target);
     let of = |name: &str| {
-        let found = parameters.iter().rev().find(|(other, _)| other == name);
+        let found = request.head.parameters.iter().rev().find(|(other, _)| other == name);
         found.map(|(_, value)| value.as_str())
     };
     let id = of("session_id").filter(|id| !id.is_empty())?;
@@ -103,9 +102,9 @@ pub(crate) fn slot(
     part("http");
     part(settings.username.as_deref().unwrap_or_default());
     part(&folded);
-    let mut parameters = parameters(&head.target);
+    let mut parameters: Vec<&(String, String)> = head.parameters.iter().collect();
     parameters.sort();
-    for (name, value) in &parameters {
+    for (name, value) in parameters {
         match name.as_str() {
             "session_check" => return None,
             "database" if sql::is_server_state(value) => return None,
@@ -171,20 +170,6 @@ pub(crate) fn puts_into_session(statement: Option<&Statement>, text: &str) -> bo
     }
 }
 
-/// The parameters of a target, decoded.
-fn parameters(target: &str) -> Vec<(String, String)> {
-    let query = target.split_once('?').map_or("", |(_, query)| query);
-    let text = |raw: &str| {
-        let raw = raw.replace('+', " ");
-        percent::decoded(&raw).unwrap_or(raw)
-    };
-    let read = |raw: &str| {
-        let (name, value) = raw.split_once('=').unwrap_or((raw, ""));
-        (text(name), text(value))
-    };
-    query.split('&').filter(|raw| !raw.is_empty()).map(read).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::http_form::RequestHead, *};
@@ -194,6 +179,12 @@ mod tests {
         let head = RequestHead {
             method: "POST".into(),
             target: target.into(),
+            parameters: target
+                .trim_start_matches(['/', '?'])
+                .split('&')
+                .filter_map(|it| it.split_once('='))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
             headers,
             is_query: true,
             is_plain: true,
@@ -226,7 +217,7 @@ mod tests {
             ("select  1", "/?a=1&b=2", &[][..]),
             ("SELECT 1 -- now", "/?b=2&a=1&", &[]),
             ("SELECT 1", "/?a=1&b=2&query_id=x&session_id=s&session_timeout=9", &[]),
-            ("SELECT 1", "/?a=1&%62=2&wait_end_of_query=1&max_threads=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&wait_end_of_query=1&max_threads=3", &[]),
             ("SELECT 1", "/?a=1&b=2", &[("user-agent", "x"), ("content-type", "text/plain")]),
         ] {
             let is_same = key(text, target, headers) == Some(usual.clone());
@@ -291,7 +282,7 @@ mod tests {
             assert_eq!(puts_into_session(Some(&sql::read(text)), text), puts, "{text}");
         }
         assert!(puts_into_session(None, ""));
-        let named = session_of(&request("/?session_id=a%20b&session_timeout=7", &[]));
+        let named = session_of(&request("/?session_id=a b&session_timeout=7", &[]));
         assert_eq!(named, Some(("a b".to_owned(), Duration::from_secs(7))));
         assert_eq!(session_of(&request("/?session_id=", &[])), None);
     }

@@ -37,8 +37,8 @@ pub(crate) struct RequestHead {
     pub(crate) query_id: Option<String>,
     /// Whether the server takes it for a query, so that it has an id.
     pub(crate) is_query: bool,
-    /// The names of all parameters: a query that limits itself does so by one of them.
-    pub(crate) parameters: Vec<String>,
+    /// The parameters, decoded, without credentials and the text of the query.
+    pub(crate) parameters: Vec<(String, String)>,
     /// Whether the body is text as it stands: not compressed, and no form.
     pub(crate) is_plain: bool,
     /// Whether all of the body is here.

@@ -80,7 +80,8 @@ pub(crate) fn operation(request: &HttpRequest) -> &'static str {
 pub(crate) fn settings(request: &HttpRequest) -> Vec<String> {
     let of_statement = statement(request).map(|(it, _)| it.settings).unwrap_or_default();
     let of_statement = of_statement.into_iter().map(|(name, _)| name);
-    request.head.parameters.iter().cloned().chain(of_statement).collect()
+    let of_request = request.head.parameters.iter().map(|(name, _)| name.clone());
+    of_request.chain(of_statement).collect()
 }
 
 /// Whether the server changes nothing for its sake.
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn a_limit_of_its_own_is_found_in_the_parameters_and_in_the_statement() {
         let mut request = request("POST", "", b"SELECT 1 SETTINGS max_execution_time = 1");
-        request.head.parameters = vec!["max_memory_usage".into()];
+        request.head.parameters = vec![("max_memory_usage".into(), "1".into())];
         assert_eq!(settings(&request), ["max_memory_usage", "max_execution_time"]);
         request.head.is_plain = false;
         assert_eq!(settings(&request), ["max_memory_usage"]);
