@@ -181,8 +181,14 @@ async fn a_read_that_is_not_critical_is_answered_empty_where_nothing_else_answer
 }
 
 #[tokio::test]
-async fn the_rest_of_an_answer_holds_its_place_and_is_not_cached() {
+async fn the_rest_of_an_answer_holds_its_place_and_is_cached_once_it_came_whole() {
     let world = World::one().await;
+    let mut left = world.call("BIG x").await.unwrap().rest.unwrap();
+    assert!(left.next().await.is_some());
+    drop(left);
+    world.server().set(Mode::Down);
+    assert_eq!(world.call("BIG x").await.unwrap_err().kind, CallErrorKind::Unavailable);
+    world.server().set(Mode::Up);
     let in_flight = |world: &World| world.backend().entry.shared.circuit.bulkhead.in_flight();
     let reply = world.call("BIG x").await.unwrap();
     let mut rest = reply.rest.unwrap();
@@ -195,7 +201,8 @@ async fn the_rest_of_an_answer_holds_its_place_and_is_not_cached() {
     drop(rest);
     assert_eq!(in_flight(&world), 0);
     world.server().set(Mode::Down);
-    assert_eq!(world.call("BIG x").await.unwrap_err().kind, CallErrorKind::Unavailable);
+    let cached = world.call("BIG x").await.unwrap();
+    assert_eq!((cached.source, cached.value), (Source::Cache, Some("abc".into())));
 }
 
 #[tokio::test]

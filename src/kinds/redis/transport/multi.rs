@@ -79,9 +79,10 @@ impl Links {
         let reply = match &ended.result {
             Ok(reply) => reply,
             Err(error) if error.code == ErrorCode::OfKind(token::APPLIED_IN_PART) => {
-                let far: Vec<(&[u8], u64)> =
-                    ran.iter().flat_map(|(_, far, ..)| far.iter().copied()).collect();
-                return self.applied_in_part(ended, &far, attempt).await;
+                let far = ran.iter().flat_map(|(_, far, _, perhaps)| {
+                    far.iter().copied().chain(perhaps.filter(|_| was_sent_before))
+                });
+                return self.applied_in_part(ended, &far.collect::<Vec<_>>(), attempt).await;
             }
             Err(_) => return ended,
         };
