@@ -17,6 +17,8 @@ use super::{
 
 /// The longest label that is worth making; more of it is not stored.
 const LABEL_MAX: usize = 256;
+/// The same of a transaction, which may have many keys.
+const MULTI_LABEL_MAX: usize = 48;
 
 /// What planning must know besides the command.
 #[derive(Debug)]
@@ -71,8 +73,10 @@ fn transaction(body: &[u8], context: &Context<'_>) -> Result<Plan, Refused> {
     let mut timed = false;
     for step in &steps {
         let plan = command(&step.args, context)?;
-        if label.len() < LABEL_MAX {
+        if label.len() < MULTI_LABEL_MAX {
             label.extend([if label.is_empty() { "" } else { " " }, &plan.label]);
+        } else if !label.ends_with('…') {
+            label.push_str(" …");
         }
         lanes.extend_from_slice(plan.lanes.as_slice());
         all |= plan.lanes.is_all();
@@ -413,7 +417,9 @@ mod tests {
             assert!(matches!(of(never).0, Outage::Never(_)), "{never}");
         }
         let many: Vec<String> = (0..65).map(|n| format!("3 0 SET k{n} v")).collect();
-        assert!(planned(&format!("FUSEBOX.MULTI {}", many.join(" "))).lanes.is_all());
+        let many = planned(&format!("FUSEBOX.MULTI {}", many.join(" ")));
+        assert!(many.lanes.is_all());
+        assert_eq!(many.label, "k0 k1 k2 k3 k4 k5 k6 k7 k8 k9 k10 k11 k12 k13 k14 …");
         for (wrong, code) in [
             ("FUSEBOX.MULTI", "malformed_command"),
             ("FUSEBOX.MULTI 2 0 SET", "malformed_command"),
