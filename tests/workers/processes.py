@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests/workers"
 VENV = ROOT / "target/workers/venv/bin"
-FUSEBOX = Path(os.environ.get("FUSEBOX", ROOT / "target/debug/fusebox")).resolve()
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+FUSEBOX = Path(os.environ.get("FUSEBOX", TARGET / "debug/fusebox")).resolve()
 
 
 def wait_for(what, seconds, done):
