@@ -103,7 +103,8 @@ pub(crate) fn slot(
     part(settings.username.as_deref().unwrap_or_default());
     part(&folded);
     let mut parameters: Vec<&(String, String)> = head.parameters.iter().collect();
-    parameters.sort();
+    // Of one that is named twice the server takes one: their order is kept.
+    parameters.sort_by(|one, other| one.0.cmp(&other.0));
     for (name, value) in parameters {
         match name.as_str() {
             "session_check" => return None,
@@ -236,6 +237,13 @@ mod tests {
             let other = key(text, target, headers);
             assert!(other.is_some() && other != Some(usual.clone()), "{text} {target} {headers:?}");
         }
+    }
+
+    #[test]
+    fn of_a_parameter_that_is_named_twice_the_order_counts() {
+        let of = |target| key("SELECT getSetting('custom_a')", target, &[]);
+        assert_ne!(of("/?a=1&a=2"), of("/?a=2&a=1"));
+        assert_eq!(of("/?a=1&b=3&a=2"), of("/?b=3&a=1&a=2"));
     }
 
     #[test]

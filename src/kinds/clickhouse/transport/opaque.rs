@@ -77,7 +77,7 @@ pub(super) async fn carried(
     until: Instant,
 ) -> Result<Attempted, Failed> {
     if let Some((id, true)) = opaque::session(&request) {
-        shared.sessions.is_dirty(&id);
+        shared.sessions.dirties(&id);
     }
     if attempt.write {
         return write(shared, attempt, request, until).await;

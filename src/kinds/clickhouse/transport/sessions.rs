@@ -87,7 +87,7 @@ impl Sessions {
     }
 
     /// Something may have been put into the session `id`.
-    pub(crate) fn is_dirty(&self, id: &str) {
+    pub(crate) fn dirties(&self, id: &str) {
         if let Some((session, _)) = self.known.lock().sessions.get_mut(&self.hasher.hash_one(id)) {
             *session = Session::Dirty;
         }
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(used("old", MINUTE / 2), Session::Own);
         assert_eq!(used("old", MINUTE), Session::Own);
         assert_eq!(used("new", 2 * MINUTE), Session::Clean);
-        sessions.is_dirty("new");
+        sessions.dirties("new");
         assert_eq!(used("new", 2 * MINUTE + MINUTE / 2), Session::Dirty);
         // It was silent for so long that the server has ended it.
         assert_eq!(used("new", 5 * MINUTE), Session::Clean);
@@ -116,7 +116,7 @@ mod tests {
         let long = |id| sessions.used(id, 30 * MINUTE, start + 5 * MINUTE);
         assert_eq!(long("long"), Session::Own);
         assert_eq!(used("long", 20 * MINUTE), Session::Own);
-        sessions.is_dirty("nobody");
+        sessions.dirties("nobody");
         assert_eq!(used("nobody", 6 * MINUTE), Session::Clean);
     }
 

@@ -37,8 +37,4 @@ impl LaneSet {
             _ => Lanes::All,
         }
     }
-
-    pub(super) fn to_lanes(&self) -> Lanes {
-        self.with(&Self::default())
-    }
 }

@@ -227,9 +227,11 @@ impl Core {
         })
     }
 
-    /// Whether a write is queued here if the server does not answer.
+    /// Whether a transaction is queued here if the server does not answer. One of too many keys is not: it would hold up
+    /// everybody.
     pub(super) fn queues(&self, body: &Bytes) -> bool {
         let plan = self.connector().plan(body.clone()).ok();
+        let plan = plan.filter(|plan| !plan.lanes.is_all());
         let Some(Access::Write(Write { outage, .. })) = plan.map(|plan| plan.access) else {
             return false;
         };

@@ -17,8 +17,7 @@ use std::{iter, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::{
-    Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
-    connector::{AttemptError, Connector},
+    Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket, connector::AttemptError,
     trace::CallTrace,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict};
@@ -34,7 +33,6 @@ use crate::kinds::redis::{
         class::{self, Class},
         core::Core,
         counters::Closed,
-        lane_set::LaneSet,
         local::Replies,
         request::{Found, Requests},
         telling,
@@ -174,7 +172,7 @@ impl Inner {
         let connector = client.core().connector();
         let commands = &connector.links().shared.commands;
         let now = Instant::now();
-        let (mut lanes, mut exact) = (LaneSet::default(), Some(Vec::new()));
+        let mut exact = Some(Vec::new());
         let (mut behind, mut count, mut reads) = (0, 1, true);
         loop {
             let rest = bytes.get(behind..BYTES_MAX.min(bytes.len())).unwrap_or_default();
@@ -189,7 +187,7 @@ impl Inner {
             (behind, count) = (behind + length, count + 1);
             let Some(spec) = commands.find(&args) else { return Behind::Other };
             if &*spec.name == "exec" && args.len() == 1 {
-                let lanes = lanes.to_lanes();
+                let lanes = exact.clone().map_or(Lanes::All, Lanes::new);
                 return Behind::Whole(Block { commands: count, behind, lanes, exact, reads });
             }
             let class = class::of_connection(&args).unwrap_or_else(|| class::of(&spec, &args));
@@ -202,7 +200,6 @@ impl Inner {
             reads &= !class::writes(&spec, class);
             let said = Said { spec: &spec, class, args: &args, request, now };
             let of_command = self.lanes_of(client, said);
-            lanes.add(&of_command);
             exact = exact.filter(|_| !of_command.is_all());
             if let Some(exact) = &mut exact {
                 exact.extend_from_slice(of_command.as_slice());
@@ -288,9 +285,7 @@ impl Core {
         }
         let steps = commands.into_iter().map(|args| Step { args, deadlines: Vec::new() });
         let body = internal::multi(&steps.collect::<Vec<_>>());
-        // One of too many keys would hold up everybody.
-        let is_wide = self.connector().plan(body.clone()).is_ok_and(|plan| plan.lanes.is_all());
-        (!is_wide && self.queues(&body)).then_some(body)
+        self.queues(&body).then_some(body)
     }
 }
 
