@@ -3,7 +3,7 @@
 //! The limits against floods are HTTP/2's own: so many streams at once, so much of headers, and an end for clients that
 //! open and reset streams faster than they are taken.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use hyper::{
     Request, Response, Version,
@@ -12,7 +12,10 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
 use tokio::time::timeout;
 
 use super::{
@@ -76,40 +79,18 @@ async fn served(core: &Arc<Core>, stream: DoorStream, who: Option<Who>) -> Close
             .max_pending_accept_reset_streams(RESETS_MAX)
             .max_local_error_reset_streams(FAULTS_MAX)
             .max_send_buf_size(SEND_BUFFER);
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        let first = tokio::select! {
-            ended = connection.as_mut() => Ok(ended),
-            () = core.stop.cancelled() => Err(Closed::Stop),
-            () = idle => Err(Closed::Idle),
-        };
-        match first {
-            Ok(ended) => ended,
-            Err(why) => {
-                connection.as_mut().graceful_shutdown();
-                drop(connection.await);
-                return why;
-            }
-        }
+        until_it_ends(builder.serve_connection(io, service), core, idle).await
     } else {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .header_read_timeout(core.settings.partial_max);
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        let first = tokio::select! {
-            ended = connection.as_mut() => Ok(ended),
-            () = core.stop.cancelled() => Err(Closed::Stop),
-            () = idle => Err(Closed::Idle),
-        };
-        match first {
-            Ok(ended) => ended,
-            Err(why) => {
-                connection.as_mut().graceful_shutdown();
-                drop(connection.await);
-                return why;
-            }
-        }
+        until_it_ends(builder.serve_connection(io, service), core, idle).await
+    };
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(why) => return why,
     };
     match ended {
         Err(error) if error.is_timeout() => Closed::Idle,
@@ -141,4 +122,21 @@ async fn answered(
     } else {
         rest::answered(core, who, is_tcp, request).await
     }
+}
+
+/// Serves a connection to its end, or until the door stops or it has been idle for too long: then it finishes what runs.
+async fn until_it_ends<C: GracefulConnection>(
+    connection: C,
+    core: &Core,
+    idle: impl Future<Output = ()>,
+) -> Result<Result<(), C::Error>, Closed> {
+    let mut connection = pin!(connection);
+    let why = tokio::select! {
+        ended = connection.as_mut() => return Ok(ended),
+        () = core.stop.cancelled() => Closed::Stop,
+        () = idle => Closed::Idle,
+    };
+    connection.as_mut().graceful_shutdown();
+    drop(connection.await);
+    Err(why)
 }
