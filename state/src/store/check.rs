@@ -3,6 +3,9 @@
 //! sled writes when it opens, so it is not used here: the raw log is read, as an open reads it first (`raw.rs`), and what
 //! is live is proven in the same way (`plan.rs`), so that a check says what the next start will say. A store that a
 //! daemon has open may be checked, too; one that moves under the reading eye is read again.
+//!
+//! A commit that a crash cut short was never acknowledged. The next start keeps what of it is whole, so a check counts
+//! it and an export has it.
 
 use std::{
     fs, io,
@@ -206,7 +209,7 @@ impl CheckReport {
                 self.findings.push(Finding::Unreadable { detail: why });
                 CheckVerdict::Damaged
             }
-            Look::Planned(raw, plan) => self.planned(&raw, &plan, marked),
+            Look::Planned(raw, plan) => self.planned(&raw, plan, marked),
         };
         if self.findings.iter().any(Finding::is_damage) { CheckVerdict::Damaged } else { verdict }
     }
@@ -217,7 +220,7 @@ impl CheckReport {
         self.commit = raw.heads.keys().next_back().copied();
     }
 
-    fn planned(&mut self, raw: &Raw, plan: &Plan, marked: Reading) -> CheckVerdict {
+    fn planned(&mut self, raw: &Raw, plan: Plan, marked: Reading) -> CheckVerdict {
         self.counted(raw);
         self.commit = Some(plan.head.commit);
         if matches!(marked, Reading::Absent | Reading::Damaged) {
@@ -225,13 +228,13 @@ impl CheckReport {
             self.findings.push(Finding::MarkLost { detail });
         }
         if !plan.is_exact() {
-            self.findings.push(lost(plan));
+            self.findings.push(lost(&plan));
         } else if !self.live {
             let unreached = || (!raw.ends_with(&plan.head)).then(|| UNREACHED.to_owned());
             let reason = raw.scars.first().cloned().or_else(unreached);
             self.findings.extend(reason.map(|reason| Finding::Healed { reason }));
         }
-        match scan_plan(raw, plan) {
+        match scan_plan(raw, &shown(raw, plan)) {
             Ok(scanned) => {
                 let counts = scanned.counts;
                 self.counts = Some(counts);
@@ -258,6 +261,25 @@ fn lost(plan: &Plan) -> Finding {
     }
 }
 
+/// The values that the next open would find: those of the plan, and where it opens the log as it is, those of a commit
+/// that was never completed.
+fn shown(raw: &Raw, mut plan: Plan) -> Plan {
+    let is_rebuilt = !plan.is_exact() || !raw.scars.is_empty() || !raw.ends_with(&plan.head);
+    if is_rebuilt {
+        return plan;
+    }
+    let above = raw.shown_above(plan.head.commit);
+    for (key, (_, place)) in &above {
+        let Key::Call(seq) = key else { continue };
+        // The chunks of a large body come in commits of their own.
+        let chunks = (0..place.chunks).map(|at| Key::Chunk(*seq, at));
+        plan.values
+            .extend(chunks.filter_map(|key| Some((key.clone(), raw.newest(&key, u64::MAX)?))));
+    }
+    plan.values.extend(above);
+    plan
+}
+
 /// What an open's scan would find.
 fn scan_plan(raw: &Raw, plan: &Plan) -> Result<Scanned, CheckError> {
     let values =
@@ -276,7 +298,10 @@ fn scan_plan(raw: &Raw, plan: &Plan) -> Result<Scanned, CheckError> {
 pub fn export(dir: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<ExportSummary, CheckError> {
     let (db, _, seen) = steady(dir, &mut |_, _| {})?;
     let (raw, plan) = match seen {
-        Look::Planned(raw, plan) => (raw, plan),
+        Look::Planned(raw, plan) => {
+            let plan = shown(&raw, plan);
+            (raw, plan)
+        }
         Look::Nothing if db.join("db").try_exists()? => return Ok(ExportSummary::default()),
         Look::Nothing => return Err(CheckError::NoStore(dir.to_owned())),
         Look::Newer(found) => return Err(CheckError::NewerFormat(found)),

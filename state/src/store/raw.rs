@@ -142,6 +142,8 @@ pub(super) struct Raw {
     pub(super) counts: RawCounts,
     /// What is wrong with the structure.
     pub(super) scars: Vec<String>,
+    /// Where sled's segments begin, and where in the log their messages end.
+    ends: BTreeMap<u64, u64>,
 }
 
 /// A segment's header and the extent of its messages.
@@ -175,6 +177,7 @@ impl Raw {
             newer: None,
             counts: RawCounts::default(),
             scars: Vec::new(),
+            ends: BTreeMap::new(),
         };
         raw.read_all(progress)?;
         Ok(raw)
@@ -291,11 +294,10 @@ impl Raw {
                 ));
             }
         }
+        let end = |segment: &Segment| (segment.offset, segment.offset + segment.end as u64);
+        self.ends = segments.iter().map(end).collect();
         for (offset, head) in heads {
-            let begin = offset / SEGMENT as u64 * SEGMENT as u64;
-            let reachable = segments
-                .iter()
-                .any(|segment| segment.offset == begin && offset - begin < segment.end as u64);
+            let reachable = self.reaches(offset);
             let seen = self.heads.entry(head.commit).or_insert(SeenHead { head, reachable });
             seen.reachable |= reachable;
         }
@@ -318,6 +320,7 @@ impl Raw {
             newer: None,
             counts: RawCounts::default(),
             scars: Vec::new(),
+            ends: BTreeMap::new(),
         };
         let mut heads = Vec::new();
         for value in values {
@@ -365,6 +368,25 @@ impl Raw {
     pub(super) fn highest_commit(&self) -> u64 {
         let of_values = self.values.keys().map(|it| it.1).max();
         of_values.into_iter().chain(self.heads.keys().copied()).max().unwrap_or_default()
+    }
+
+    /// Whether sled would get to what lies at `offset`.
+    fn reaches(&self, offset: u64) -> bool {
+        let begin = offset / SEGMENT as u64 * SEGMENT as u64;
+        self.ends.get(&begin).is_some_and(|end| offset < *end)
+    }
+
+    /// What a commit above `commit` has left that sled would show: its newest value of each key. Removal records and
+    /// history are left out.
+    pub(super) fn shown_above(&self, commit: u64) -> BTreeMap<Key, (u64, Position)> {
+        let mut shown: BTreeMap<Key, (u64, Position)> = BTreeMap::new();
+        for ((key, of), place) in &self.values {
+            let is_state = !matches!(key, Key::Gone(_) | Key::History(_));
+            if *of > commit && is_state && self.reaches(place.offset) {
+                shown.insert(key.clone(), (*of, *place));
+            }
+        }
+        shown
     }
 
     /// Whether sled would get to `head`, and that is the last one.

@@ -6,6 +6,7 @@ use super::*;
 use crate::store::check::{
     CheckError, CheckReport, CheckVerdict, ExportedCall, ExportedState, check, export, repair,
 };
+use crate::store::raw::Raw;
 
 /// Every file below a folder, with its bytes.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -182,4 +183,43 @@ fn values_on_the_border_of_two_windows_are_found() {
     let mut found = Vec::new();
     repair(&dir.path().join("store/db"), &mut |call| found.push(call)).unwrap();
     assert!(matches!(&found[..], [only] if only.body == large));
+}
+
+#[test]
+fn a_commit_that_was_cut_short_is_counted_as_the_next_start_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).close();
+    let (log, mark) = (dir.path().join("store/db/db"), dir.path().join("store/mark"));
+    let marked = fs::read(&mark).unwrap();
+    let store = open(dir.path()).store;
+    for seq in 6..=8 {
+        append(&store, seq, b"small");
+    }
+    let mut written = fs::read(&log).unwrap();
+    store.close();
+    // As a crash leaves it that comes after the last call was written and before its head was.
+    let last = *Raw::read(log.parent().unwrap(), &mut |_, _| {})
+        .unwrap()
+        .heads
+        .keys()
+        .next_back()
+        .unwrap();
+    let is_head = |at: &usize| {
+        let value = record::peel(&written[*at..]);
+        value.is_ok_and(|it| it.commit == last && it.kind == record::Kind::Head)
+    };
+    let head = memchr::memmem::find_iter(&written, &record::MAGIC).find(is_head).unwrap();
+    written[head..].fill(0);
+    fs::write(&log, written).unwrap();
+    fs::write(&mark, marked).unwrap();
+
+    let report = checked(dir.path());
+    assert_eq!(report.verdict, CheckVerdict::Whole, "{report:?}");
+    assert!(report.commit < Some(last), "its head is gone: {report:?}");
+    let mut exported = vec![];
+    export(&dir.path().join("store"), &mut |it| exported.push(it.call.seq)).unwrap();
+    let opened = open(dir.path());
+    assert_eq!(seqs(&opened), exported);
+    assert_eq!(exported, [1, 2, 3, 4, 6, 7, 8]);
+    assert_eq!(report.counts.unwrap().pending, 6);
 }
