@@ -81,7 +81,10 @@ fn every_acknowledged_call_survives_twenty_kills() {
         child.wait().unwrap();
 
         let mut exported = BTreeSet::new();
-        export(&dir.path().join("store"), &mut |it| drop(exported.insert(it.call.seq))).unwrap();
+        export(&dir.path().join("store"), &mut |it| {
+            exported.insert(it.call.seq);
+        })
+        .unwrap();
         let opened = open(dir.path());
         assert!(!opened.findings.iter().any(Finding::is_damage), "{:?}", opened.findings);
         let found: BTreeSet<_> = opened.calls.iter().map(|call| call.seq).collect();
