@@ -134,6 +134,8 @@ fn settings(name: &str) -> BackendSettings {
             bytes: 64 << 20,
             ttl: seconds(300),
             max_stale: seconds(300),
+            entry_max: 16 << 20,
+            disk_bytes: 0,
         },
         answer_after: Duration::from_secs(1),
         cache_dir: None,

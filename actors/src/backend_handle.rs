@@ -434,6 +434,7 @@ impl Backend {
         if shared.circuit.settings.load().cache != spec.settings.cache {
             let cache = Arc::new(Cache::new(spec.settings.cache));
             let old = shared.cache.swap(Arc::clone(&cache));
+            old.shelf().into_iter().for_each(|shelf| cache.set_shelf(Arc::clone(shelf)));
             cache.take_over(old.entries());
         }
         let name = self.name().to_owned();

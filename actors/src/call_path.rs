@@ -45,6 +45,7 @@ use crate::{
 
 mod attempts;
 mod copied;
+mod filed;
 mod fills;
 mod passage;
 mod read;

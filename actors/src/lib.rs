@@ -388,6 +388,7 @@ impl Fusebox {
             connector.close().await;
             let closed = tokio::task::spawn_blocking(move || {
                 recovery::save_cache(&shared);
+                shared.cache.load().shelf().into_iter().for_each(|shelf| shelf.close());
                 remember(&shared);
                 if let Ok(store) = shared.queue.store() {
                     store.close();

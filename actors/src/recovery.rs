@@ -11,11 +11,12 @@
 //! clock, does not guard against overlap and forgets a stalled repeated job; here a job only casts a
 //! message, and what it brings about would happen without it, only later.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use fusebox_state::{
-    Target,
-    cache::CachedRead,
+    Target, UnixMillis,
+    cache::{CachedRead, Value},
+    shelf::{Shelf, ShelfSettings},
     store::cache_file::{self, CacheEntry},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -239,6 +240,21 @@ fn target(shared: &BackendShared) -> Target {
     SharedConnector::clone(&shared.connector.load()).target()
 }
 
+/// Gives a backend's cache a place on the disk for large replies.
+pub(crate) fn shelve(shared: &BackendShared, state_dir: &Path) {
+    let settings = shared.circuit.settings.load();
+    let dir = match &settings.cache_dir {
+        Some(dir) => dir.join(format!("{}.results", settings.name)),
+        None => state_dir.join("results").join(&settings.name),
+    };
+    shared.cache.load().set_shelf(Arc::new(Shelf::new(ShelfSettings {
+        dir,
+        lasts: settings.cache_dir.is_some(),
+        bytes: settings.cache.disk_bytes,
+        floor: settings.disk_floor,
+    })));
+}
+
 /// Writes the cache's snapshot. Blocks.
 pub(crate) fn save_cache(shared: &BackendShared) {
     let settings = shared.circuit.settings.load();
@@ -249,12 +265,12 @@ pub(crate) fn save_cache(shared: &BackendShared) {
         .load()
         .entries()
         .into_iter()
-        .map(|(lane, read)| CacheEntry {
-            lane,
-            key: read.key,
-            value: read.value,
-            at: clock.to_unix(read.stored_at),
-            until: read.until.map(|until| clock.to_unix(until)),
+        .filter_map(|(lane, read)| {
+            // What lies in a file is there already.
+            let value = read.value.in_memory()?;
+            let at = clock.to_unix(read.stored_at);
+            let until = read.until.map(|until| clock.to_unix(until));
+            Some(CacheEntry { lane, key: read.key, value, at, until })
         })
         .collect();
     let file = dir.join(format!("{}.cache", settings.name));
@@ -265,20 +281,28 @@ pub(crate) fn save_cache(shared: &BackendShared) {
 
 /// Takes back the cache's snapshot of an earlier run. Blocks.
 pub(crate) fn load_cache(shared: &BackendShared) {
+    let clock = shared.circuit.clock;
+    let cache = shared.cache.load_full();
+    let restored = |lane, key, value, at, until: Option<UnixMillis>| {
+        let (now, unix) = (clock.now(), clock.unix());
+        let stored_at = now.minus(unix.since(at));
+        let until = until.map(|until| now.plus(until.since(unix)));
+        (lane, CachedRead { key, value, stored_at, restored: true, until })
+    };
+    if let Some(shelf) = cache.shelf() {
+        let entries = shelf.restore(&target(shared));
+        cache.restore(entries.into_iter().map(|(label, file)| {
+            restored(label.lane, label.key, Value::File(file), label.at, label.until)
+        }));
+    }
     let settings = shared.circuit.settings.load();
     let Some(dir) = &settings.cache_dir else { return };
-    let clock = shared.circuit.clock;
     let file = dir.join(format!("{}.cache", settings.name));
     match cache_file::load(&file, &target(shared)) {
-        Ok(entries) => {
-            let (now, unix) = (clock.now(), clock.unix());
-            shared.cache.load().restore(entries.into_iter().map(|entry| {
-                let CacheEntry { lane, key, value, at, until } = entry;
-                let stored_at = now.minus(unix.since(at));
-                let until = until.map(|until| now.plus(until.since(unix)));
-                (lane, CachedRead { key, value, stored_at, restored: true, until })
-            }));
-        }
+        Ok(entries) => cache.restore(entries.into_iter().map(|entry| {
+            let CacheEntry { lane, key, value, at, until } = entry;
+            restored(lane, key, Value::Memory(value), at, until)
+        })),
         Err(error) => {
             tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not read");
         }

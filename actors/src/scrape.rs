@@ -32,7 +32,9 @@ impl BackendShared {
         set(&gauges.in_flight_limit, circuit.bulkhead.max().into());
         let restarts = circuit.restarts.load(Ordering::Relaxed).into();
         gauges.restarts.inner().store(restarts, Ordering::Relaxed);
-        let (entries, bytes, ..) = self.cache.load().stats();
+        let cache = self.cache.load();
+        let (entries, bytes, ..) = cache.stats();
+        set(&gauges.cache_file_bytes, cache.shelf().map_or(0, |shelf| shelf.used()));
         set(&gauges.cache_entries, entries);
         set(&gauges.cache_bytes, bytes);
         self.read_queue_gauges();

@@ -103,11 +103,13 @@ impl BackendShared {
     }
 
     fn cache_view(&self) -> CacheView {
-        let (entries, bytes, ..) = self.cache.load().stats();
+        let cache = self.cache.load();
+        let (entries, bytes, ..) = cache.stats();
         let metrics = &self.circuit.metrics;
         CacheView {
             entries,
             bytes,
+            file_bytes: cache.shelf().map_or(0, |shelf| shelf.used()),
             hits: metrics.cache_hit.get(),
             misses: metrics.cache_miss.get(),
         }

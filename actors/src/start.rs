@@ -76,6 +76,7 @@ pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
         .queue_dir
         .clone()
         .unwrap_or_else(|| state_dir.join("backends").join(&settings.name));
+    recovery::shelve(shared, state_dir);
     let Err(why) = try_open(shared, &dir).await else { return };
     let mut told = String::new();
     tell_closed(shared, &why, &mut told);

@@ -66,6 +66,8 @@ fn settings(name: &str) -> BackendSettings {
             bytes: 1 << 20,
             ttl: Duration::from_secs(300),
             max_stale: Duration::from_secs(300),
+            entry_max: 16 << 20,
+            disk_bytes: 0,
         },
         answer_after: ms(50),
         cache_dir: None,

@@ -271,8 +271,10 @@ pub struct PercentilesView {
 pub struct CacheView {
     /// Entries.
     pub entries: u64,
-    /// Their bytes.
+    /// Their bytes in memory.
     pub bytes: u64,
+    /// Their bytes in files.
+    pub file_bytes: u64,
     /// Answers given from it.
     pub hits: u64,
     /// Look-ups that found nothing.

@@ -85,6 +85,8 @@ mod allocations {
                 bytes: 1 << 20,
                 ttl: second * 300,
                 max_stale: second * 300,
+                entry_max: 16 << 20,
+                disk_bytes: 0,
             },
             answer_after: Duration::from_secs(1),
             cache_dir: None,

@@ -209,11 +209,19 @@ fn cache(base: &str, raw: &RawCache, defaults: &Defaults, checker: &mut Checker)
     let ttl = raw.ttl.unwrap_or(defaults.cache_ttl);
     let max_stale = raw.max_stale.unwrap_or(defaults.cache_max_stale.max(ttl));
     let bytes = raw.bytes.unwrap_or(ByteSize::mib(64));
+    let entry_max = raw.entry_max.unwrap_or(ByteSize::mib(16));
+    let disk_bytes = raw.disk_bytes.unwrap_or(ByteSize::mib(256));
     CacheSettings {
         items: checker.between(&key("items"), raw.items.unwrap_or(1_000), 1, 10_000_000),
         bytes: checker.between(&key("bytes"), bytes, ByteSize::kib(64), ByteSize::tib(1)).as_u64(),
         ttl,
         max_stale: checker.not_below(&key("max_stale"), max_stale, "ttl", ttl),
+        entry_max: checker
+            .between(&key("entry_max"), entry_max, ByteSize::mib(1), ByteSize::gib(1))
+            .as_u64(),
+        disk_bytes: checker
+            .between(&key("disk_bytes"), disk_bytes, ByteSize::b(0), ByteSize::tib(1))
+            .as_u64(),
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("backends.*.bulkhead.in_flight_max", Integer),
     ("backends.*.cache.items", Integer),
     ("backends.*.cache.bytes", Text),
+    ("backends.*.cache.entry_max", Text),
+    ("backends.*.cache.disk_bytes", Text),
     ("backends.*.cache.ttl", Text),
     ("backends.*.cache.max_stale", Text),
     ("backends.*.cache.answer_after", Text),

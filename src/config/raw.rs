@@ -160,6 +160,8 @@ pub(crate) struct RawBulkhead {
 pub(crate) struct RawCache {
     pub(crate) items: Option<u32>,
     pub(crate) bytes: Option<ByteSize>,
+    pub(crate) entry_max: Option<ByteSize>,
+    pub(crate) disk_bytes: Option<ByteSize>,
     #[serde(with = "humantime_serde")]
     pub(crate) ttl: Option<Duration>,
     #[serde(with = "humantime_serde")]
@@ -211,7 +213,9 @@ mod tests {
                 (_, Shape::Number) => "0.5",
                 (_, Shape::Flag) => "true",
                 (_, Shape::List) => "['a']",
-                (key, Shape::Text) if key.ends_with("floor") => "'1MiB'",
+                (key, Shape::Text) if key.ends_with("floor") || key.ends_with("entry_max") => {
+                    "'1MiB'"
+                }
                 (_, Shape::Text) => "'5s'",
             };
             let text = assignment(key, value);

@@ -81,6 +81,8 @@ impl BackendConfig {
             "cache": {
                 "items": settings.cache.items,
                 "bytes": size(settings.cache.bytes),
+                "entry_max": size(settings.cache.entry_max),
+                "disk_bytes": size(settings.cache.disk_bytes),
                 "ttl": time(settings.cache.ttl),
                 "max_stale": time(settings.cache.max_stale),
                 "answer_after": time(settings.answer_after),

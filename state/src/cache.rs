@@ -12,11 +12,13 @@
 //!
 //! Versions are kept in a small table by hash: two lanes that share a place only throw away a fill too
 //! many. Values are found by their full canonical read, never by hash alone.
+//!
+//! What is large lies in a file ([`crate::shelf`]), if the cache has a shelf; the rules are the same.
 
 use std::{
     ops::Deref,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,7 +27,10 @@ use std::{
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache as Entries};
 
-use crate::units::{LaneId, Lanes, Moment};
+use crate::{
+    shelf::{Label, Shelf, Shelved},
+    units::{LaneId, Lanes, Moment},
+};
 
 /// Places in the table of versions.
 const VERSIONS: usize = 4_096;
@@ -36,6 +41,11 @@ const OVERHEAD: usize = 64;
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// Of so many new lanes a full cache keeps one.
 const NEWCOMERS: u64 = 8;
+/// A larger reply lies in a file, if there is a shelf for it.
+const FILED_ABOVE: u64 = 1 << 20;
+/// A reply in a file is replaced once it is older than so many parts of `ttl`: the same report asked for each second
+/// does not write the disk each second.
+const REFILED_AFTER: u32 = 10;
 
 /// A fallback cache's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +58,55 @@ pub struct CacheSettings {
     pub ttl: Duration,
     /// How long it answers at all, then as `stale`; at least `ttl`.
     pub max_stale: Duration,
+    /// Bytes of the largest reply that is kept in a file.
+    pub entry_max: u64,
+    /// Bytes of all replies in files; 0 keeps them in memory, up to an eighth of `bytes` each.
+    pub disk_bytes: u64,
 }
+
+/// A cached reply.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// It is at hand.
+    Memory(Bytes),
+    /// It lies in a file.
+    File(Arc<Shelved>),
+}
+
+impl Value {
+    /// The reply, if it is at hand.
+    pub fn in_memory(self) -> Option<Bytes> {
+        match self {
+            Self::Memory(value) => Some(value),
+            Self::File(_) => None,
+        }
+    }
+
+    /// Bytes of memory that it takes.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Memory(value) => value.len(),
+            Self::File(_) => 0,
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::File(file) if file.is_gone())
+    }
+}
+
+impl PartialEq for Value {
+    /// Replies in files are the same if their file is.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Memory(one), Self::Memory(other)) => one == other,
+            (Self::File(one), Self::File(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Value {}
 
 /// Room for a copy of an answer on its way to its caller, which may become an entry. Given back when it is dropped.
 pub struct Copying {
@@ -57,11 +115,11 @@ pub struct Copying {
 }
 
 impl Copying {
-    /// Whether so many bytes more may be copied: an entry takes an eighth of the cache's bytes at most, and all copies
-    /// together as many as the cache.
+    /// Whether so many bytes more may be copied: a copy takes what an entry may ([`Cache::entry_max`]), and all copies
+    /// together as many bytes as the cache.
     pub fn takes(&mut self, more: u64) -> bool {
         let most = self.cache.settings.bytes;
-        if self.bytes + more > most / 8 {
+        if self.bytes + more > self.cache.entry_max() {
             return false;
         }
         let all = self.cache.copying.fetch_add(more, Ordering::Relaxed) + more;
@@ -82,7 +140,7 @@ pub struct CachedRead {
     /// The read in its canonical form.
     pub key: Bytes,
     /// Its reply.
-    pub value: Bytes,
+    pub value: Value,
     /// When it was answered.
     pub stored_at: Moment,
     /// Brought back by a restart: never fresh.
@@ -93,9 +151,9 @@ pub struct CachedRead {
 
 /// What a look-up found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hit {
+pub struct Hit<V = Value> {
     /// The reply.
-    pub value: Bytes,
+    pub value: V,
     /// How long ago it was answered.
     pub age: Duration,
     /// No older than `ttl`, and of this run.
@@ -154,7 +212,10 @@ impl Held {
     /// Whether `read` is all that it holds: then it need only note when that was answered again.
     fn answers_again(&self, key: &[u8], value: &[u8], now: Moment, until: Option<Moment>) -> bool {
         let [only] = self.reads.as_slice() else { return false };
-        let same = only.key == key && only.value == value && only.until == until && !only.restored;
+        let same = only.key == key
+            && matches!(&only.value, Value::Memory(held) if held == value)
+            && only.until == until
+            && !only.restored;
         if same {
             self.answered_again.fetch_max(now.as_millis(), Ordering::Relaxed);
         }
@@ -175,7 +236,7 @@ impl Held {
     }
 
     fn size(&self) -> (u64, u64) {
-        let bytes: usize = self.reads.iter().map(|read| read.key.len() + read.value.len()).sum();
+        let bytes: usize = self.reads.iter().map(|read| read.key.len() + read.value.weight()).sum();
         (self.reads.len() as u64, bytes as u64)
     }
 }
@@ -200,7 +261,7 @@ impl Weighter<LaneId, Reads> for Weigh {
     fn weight(&self, _: &LaneId, reads: &Reads) -> u64 {
         reads
             .iter()
-            .map(|read| ((read.key.len() + read.value.len() + OVERHEAD) as u64).max(self.floor))
+            .map(|read| ((read.key.len() + read.value.weight() + OVERHEAD) as u64).max(self.floor))
             .sum()
     }
 }
@@ -221,6 +282,7 @@ pub struct Cache {
     newcomers: AtomicU64,
     /// The bytes of copies on their way ([`Copying`]).
     copying: AtomicU64,
+    shelf: OnceLock<Arc<Shelf>>,
 }
 
 impl Cache {
@@ -243,6 +305,27 @@ impl Cache {
             misses: AtomicU64::new(0),
             newcomers: AtomicU64::new(0),
             copying: AtomicU64::new(0),
+            shelf: OnceLock::new(),
+        }
+    }
+
+    /// Gives it a place for large replies, for good; one that has one already keeps that.
+    pub fn set_shelf(&self, place: Arc<Shelf>) {
+        place.set_bytes(self.settings.disk_bytes);
+        self.shelf.set(place).ok();
+    }
+
+    /// Its place for large replies.
+    pub fn shelf(&self) -> Option<&Arc<Shelf>> {
+        self.shelf.get()
+    }
+
+    /// Bytes of the largest reply that it keeps: with a shelf as many as the settings say, else an eighth of its own.
+    pub fn entry_max(&self) -> u64 {
+        let in_memory = self.settings.bytes / 8;
+        match self.shelf.get().filter(|shelf| shelf.takes(1)) {
+            Some(_) => self.settings.entry_max.max(in_memory.min(FILED_ABOVE)),
+            None => in_memory,
         }
     }
 
@@ -282,12 +365,51 @@ impl Cache {
             _ => {}
         }
         // A reply is often a slice of a larger read buffer; the cache must not keep that alive.
-        let value = Bytes::copy_from_slice(value);
+        let value = Value::Memory(Bytes::copy_from_slice(value));
         let key = Bytes::copy_from_slice(key);
-        self.put(fill.lane, CachedRead { key, value, stored_at: now, restored: false, until });
+        self.put_unless_written(
+            fill,
+            CachedRead { key, value, stored_at: now, restored: false, until },
+        );
+    }
+
+    fn put_unless_written(&self, fill: Fill, read: CachedRead) {
+        let version = self.version(fill.lane);
+        if version.load(Ordering::Acquire) != fill.version {
+            return;
+        }
+        self.put(fill.lane, read);
         if version.load(Ordering::Acquire) != fill.version {
             self.inner.remove(&fill.lane);
         }
+    }
+
+    /// [`Cache::fill`] for a reply that may be large: then it is written to a file first, on the shelf's thread. `room`
+    /// is held until then. A younger one in a file stays, as long as that is younger than a tenth of `ttl`.
+    pub fn fill_large(
+        this: &Arc<Self>,
+        fill: Fill,
+        label: Label,
+        value: Bytes,
+        (now, until): (Moment, Option<Moment>),
+        room: Copying,
+    ) {
+        let shelf = this.shelf.get().filter(|shelf| shelf.takes(value.len() as u64));
+        let Some(shelf) = shelf.filter(|_| value.len() as u64 > FILED_ABOVE) else {
+            return this.fill(fill, &label.key, value, now, until);
+        };
+        let held = this.find(fill.lane, &label.key, Some(this.settings.ttl / REFILED_AFTER), now);
+        let is_young = held.is_some_and(|hit| hit.fresh && matches!(hit.value, Value::File(_)));
+        if is_young || this.version(fill.lane).load(Ordering::Acquire) != fill.version {
+            return;
+        }
+        let (cache, key) = (Arc::clone(this), label.key.clone());
+        shelf.put(label, value, move |shelved| {
+            let value = Value::File(shelved);
+            let read = CachedRead { key, value, stored_at: now, restored: false, until };
+            cache.put_unless_written(fill, read);
+            drop(room);
+        });
     }
 
     /// Whether what is new takes the place of something else.
@@ -378,17 +500,18 @@ impl Cache {
         hit
     }
 
-    /// [`Cache::get`] that counts a hit alone: for who asks again where there is none.
+    /// [`Cache::get`] of what lies in memory, that counts a hit alone: for who asks again if there is none.
     pub fn get_if_held(
         &self,
         lane: LaneId,
         key: &[u8],
         max_stale: Option<Duration>,
         now: Moment,
-    ) -> Option<Hit> {
-        let hit = self.find(lane, key, max_stale, now)?;
+    ) -> Option<Hit<Bytes>> {
+        let Hit { value, age, fresh } = self.find(lane, key, max_stale, now)?;
+        let value = value.in_memory()?;
         self.hits.fetch_add(1, Ordering::Relaxed);
-        Some(hit)
+        Some(Hit { value, age, fresh })
     }
 
     /// Whether [`Cache::get`] would find a reply. Counts nothing.
@@ -414,7 +537,7 @@ impl Cache {
         let read = reads.iter().find(|read| read.key == *key)?;
         let age = now.since(reads.answered_at(read));
         let fresh = !read.restored && age <= self.settings.ttl;
-        let ended = read.until.is_some_and(|until| until <= now);
+        let ended = read.until.is_some_and(|until| until <= now) || read.value.is_gone();
         (age <= limit && !ended).then(|| Hit { value: read.value.clone(), age, fresh })
     }
 
@@ -423,6 +546,7 @@ impl Cache {
         let old = |reads: &Held, read: &CachedRead| {
             now.since(reads.answered_at(read)) > self.settings.max_stale
                 || read.until.is_some_and(|until| until <= now)
+                || read.value.is_gone()
         };
         let lanes: Vec<LaneId> = self
             .inner
@@ -511,6 +635,7 @@ fn place_of(table: &[AtomicU64], lane: LaneId) -> &AtomicU64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{shelf::ShelfSettings, units::UnixMillis};
 
     const LANE: LaneId = LaneId(1);
 
@@ -524,6 +649,8 @@ mod tests {
             bytes: 1 << 20,
             ttl: Duration::from_secs(300),
             max_stale: Duration::from_secs(3_600),
+            entry_max: 16 << 20,
+            disk_bytes: 0,
         })
     }
 
@@ -653,7 +780,10 @@ mod tests {
         for name in ["HGET h a", "HGET h b", "HGETALL h"] {
             cache.fill(cache.begin(LANE), key(name), key(name), at(0), None);
         }
-        assert_eq!(cache.get(LANE, &key("HGET h a"), None, at(0)).unwrap().value, "HGET h a");
+        assert_eq!(
+            cache.get(LANE, &key("HGET h a"), None, at(0)).unwrap().value,
+            Value::Memory(key("HGET h a"))
+        );
         assert_eq!(cache.stats().0, 3);
         cache.invalidate(LANE);
         assert_eq!(cache.stats().0, 0);
@@ -673,7 +803,9 @@ mod tests {
         }
         assert!(small.stats().1 <= 64 << 10, "{} bytes", small.stats().1);
         small.fill(small.begin(LANE), key("k"), Bytes::from(vec![b'x'; 32 << 10]), at(0), None);
-        assert!(small.get(LANE, &key("k"), None, at(0)).is_none_or(|hit| hit.value.len() == 4_096));
+        assert!(
+            small.get(LANE, &key("k"), None, at(0)).is_none_or(|hit| hit.value.weight() == 4_096)
+        );
     }
 
     #[test]
@@ -682,7 +814,9 @@ mod tests {
         let read = |lane: u64, value: &'static str| {
             small.fill(small.begin(LaneId(lane)), key("k"), value, at(1), None);
         };
-        let held = |lane: u64| small.get(LaneId(lane), &key("k"), None, at(1)).map(|hit| hit.value);
+        let held = |lane: u64| {
+            small.get(LaneId(lane), &key("k"), None, at(1)).and_then(|hit| hit.value.in_memory())
+        };
         (0..40).for_each(|lane| read(lane, "v"));
         assert!((0..40).all(|lane| held(lane).is_some()), "it keeps all while there is room");
         (0..1_000).for_each(|lane| read(lane, "v"));
@@ -709,7 +843,7 @@ mod tests {
         let small = Cache::new(CacheSettings { items: 50, bytes: 8 << 10, ..cache().settings });
         let walked = |cache: &Cache| {
             let held = cache.entries();
-            let size = |read: &CachedRead| read.key.len() + read.value.len();
+            let size = |read: &CachedRead| read.key.len() + read.value.weight();
             let bytes: usize = held.iter().map(|(_, read)| size(read)).sum();
             (held.len() as u64, bytes as u64)
         };
@@ -746,6 +880,75 @@ mod tests {
         new.take_over(old.entries());
         assert_eq!(look(&new, 101), None);
         assert!(new.get(other, &key("k"), None, at(101)).unwrap().fresh);
+    }
+
+    fn label(name: &'static str) -> Label {
+        let at = UnixMillis::new(1);
+        Label { target: "t".into(), lane: LANE, key: key(name), at, until: None }
+    }
+
+    /// Waits until the shelf has done what it was asked.
+    fn settle(cache: &Arc<Cache>) {
+        let (done, told) = std::sync::mpsc::channel();
+        let shelf = cache.shelf().unwrap();
+        shelf.put(label("last"), Bytes::from_static(b"x"), move |shelved| {
+            drop(shelved);
+            done.send(()).unwrap();
+        });
+        told.recv().unwrap();
+    }
+
+    #[test]
+    fn what_is_large_lies_in_a_file_and_goes_with_a_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Arc::new(Cache::new(CacheSettings { disk_bytes: 8 << 20, ..cache().settings }));
+        assert_eq!(cache.entry_max(), 1 << 17, "without a shelf");
+        cache.set_shelf(Arc::new(Shelf::new(ShelfSettings {
+            dir: dir.path().join("results"),
+            lasts: false,
+            bytes: 0,
+            floor: 0,
+        })));
+        assert_eq!(cache.entry_max(), 16 << 20);
+        let large = Bytes::from(vec![7; 2 << 20]);
+        let fill = |fill, at_second| {
+            let (room, value) = (Cache::copying(&cache), large.clone());
+            Cache::fill_large(&cache, fill, label("k"), value, (at(at_second), None), room);
+            settle(&cache);
+        };
+        let held = |now| match cache.get(LANE, &key("k"), None, at(now)).map(|hit| hit.value) {
+            Some(Value::File(shelved)) => Some(shelved),
+            Some(Value::Memory(_)) => panic!("it is in memory"),
+            None => None,
+        };
+        fill(cache.begin(LANE), 0);
+        let first = held(0).unwrap();
+        assert_eq!(first.length(), 2 << 20);
+        assert_eq!((cache.stats().0, cache.stats().1), (1, 1), "it takes no memory");
+        fill(cache.begin(LANE), 30);
+        assert!(Arc::ptr_eq(&first, &held(30).unwrap()), "a young one is not written again");
+        fill(cache.begin(LANE), 31);
+        assert!(!Arc::ptr_eq(&first, &held(31).unwrap()));
+        drop(first);
+
+        let late = cache.begin(LANE);
+        cache.invalidate(LANE);
+        assert!(held(32).is_none(), "a write drops it");
+        fill(late, 32);
+        assert!(held(32).is_none(), "it was read before a write");
+        settle(&cache);
+        settle(&cache);
+        assert!(std::fs::read_dir(dir.path().join("results")).unwrap().count() <= 1);
+
+        fill(cache.begin(LANE), 40);
+        let withdrawn = cache.withdraw(LANE, None).unwrap();
+        assert!(held(41).is_none());
+        cache.put_back(withdrawn);
+        assert!(held(41).is_some());
+        cache.shelf().unwrap().set_bytes(1);
+        settle(&cache);
+        assert!(held(41).is_none(), "it gave its place to another");
+        assert_eq!(cache.sweep(at(41)), 1);
     }
 
     #[test]

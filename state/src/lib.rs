@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod queue;
 pub mod retry_budget;
 pub mod shares;
+pub mod shelf;
 pub mod store;
 pub mod system;
 pub mod target;

@@ -1,5 +1,6 @@
 //! The ClickHouse door with stock clients, which know nothing of it but its address.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -23,13 +24,17 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::with(|daemon| daemon)
+    }
+
+    fn with(more: impl FnOnce(Builder) -> Builder) -> Self {
         let (server, port) = (ClickHouse::start(Engine::Current), Port::lease());
         let mut door = toml::Table::new();
         for (key, value) in [("backend", "clickhouse"), ("auth", "open")] {
             door.insert(key.into(), value.into());
         }
         door.insert("listen".into(), port.address().to_string().into());
-        let daemon = Builder::default()
+        let builder = Builder::default()
             .set("backends.clickhouse.url", server.url())
             .set("backends.clickhouse.timeout", "2s")
             .set("backends.clickhouse.retry.attempts", 1)
@@ -37,9 +42,8 @@ impl World {
             .set("backends.clickhouse.breaker.failure_rate", 0.0)
             .set("backends.clickhouse.breaker.recovery_timeout", "4m")
             .set("health.interval", "1h")
-            .set("doors", vec![toml::Value::Table(door)])
-            .start();
-        Self { server, daemon, port }
+            .set("doors", vec![toml::Value::Table(door)]);
+        Self { server, daemon: more(builder).start(), port }
     }
 
     /// Runs a stock client in a phase of its program.
@@ -61,16 +65,21 @@ impl World {
         self.try_query(query).unwrap_or_else(|error| (0, error.to_string()))
     }
 
-    /// HTTP/1.0, so that the answer ends with the connection.
     fn try_query(&self, query: &str) -> io::Result<(u16, String)> {
+        let (head, body) = self.try_answer(query)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.ok_or(io::ErrorKind::InvalidData)?, body))
+    }
+
+    /// Head and body of an answer. HTTP/1.0, so that it ends with the connection.
+    fn try_answer(&self, query: &str) -> io::Result<(String, String)> {
         let mut stream = TcpStream::connect(self.port.address())?;
         stream.set_read_timeout(Some(LONG))?;
         write!(stream, "POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{query}", query.len())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok((status.ok_or(io::ErrorKind::InvalidData)?, body.to_owned()))
+        Ok((head.to_owned(), body.to_owned()))
     }
 
     fn recover(&self) {
@@ -131,4 +140,47 @@ fn a_frozen_server_costs_a_caller_its_timeout_and_the_next_one_nothing() {
     world.server.thaw();
     world.recover();
     assert_eq!(world.query("SELECT 2"), (200, "2\n".into()));
+}
+
+/// Bytes of the replies in files.
+fn filed(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.map(|file| file.metadata().map_or(0, |it| it.len())).sum()
+}
+
+#[test]
+fn a_large_result_answers_in_an_outage_and_outlives_the_daemon() {
+    let kept = tempfile::tempdir().expect("a folder");
+    let folder = kept.path().join("clickhouse.results");
+    let mut world = World::with(|daemon| {
+        daemon
+            .set("backends.clickhouse.cache.dir", kept.path().to_str().expect("UTF-8"))
+            .set("backends.clickhouse.cache.max_stale", "1h")
+    });
+    let rows = |count| format!("SELECT repeat('x', 99) FROM numbers({count})");
+    let whole = (200, format!("{}\n", "x".repeat(99)).repeat(100_000));
+    assert!(world.query(&rows(100_000)) == whole);
+    eventually("it is in a file", LONG, || filed(&folder) > 10_000_000);
+    assert_eq!(world.query(&rows(200_000)).0, 200, "this one is larger than an entry may be");
+
+    world.server.kill_9();
+    for _ in 0..3 {
+        assert!(world.query(&rows(100_000)) == whole);
+    }
+    assert_eq!(world.query(&rows(200_000)).0, 503);
+    world.daemon.restart();
+    let (head, body) =
+        world.try_answer(&rows(100_000)).expect("an answer after a kill of the daemon");
+    assert!(head.contains("x-fusebox-source: stale") && body == whole.1, "{head}");
+
+    // What is damaged is broken off and asked for no more.
+    let files = fs::read_dir(&folder).expect("the folder");
+    let file = files.map(|file| file.expect("a file").path()).next().expect("a file");
+    let mut bytes = fs::read(&file).expect("the file");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&file, bytes).expect("it is written");
+    let (status, body) = world.query(&rows(100_000));
+    assert!(status == 200 && body.len() < whole.1.len(), "{status}, {} bytes", body.len());
+    assert_eq!(world.query(&rows(100_000)).0, 503);
+    eventually("its file is gone", LONG, || filed(&folder) == 0);
 }

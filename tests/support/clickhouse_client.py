@@ -11,6 +11,7 @@ from clickhouse_connect.driver.exceptions import Error
 from clickhouse_connect.driver.external import ExternalData
 
 port, phase = int(sys.argv[1]), sys.argv[2]
+LARGE = (250_000, 249_999)
 COMPRESSIONS = ("lz4", "zstd", "gzip", False)
 
 
@@ -45,12 +46,21 @@ def live(rows):
     # Without a session what is read is everybody's.
     plain = connect(autogenerate_session_id=False)
     assert plain.query("SELECT min(n) FROM py").result_rows == [(0,)]
+    assert large(plain) == LARGE
+
+
+def large(client):
+    """A result of about 10 MB."""
+    asked = "SELECT number, hex(sipHash128(number)) AS h FROM numbers(250000)"
+    rows = client.query(asked).result_rows
+    return len(rows), rows[-1][0]
 
 
 def cached():
     """A client that starts in an outage, and asks what was asked before."""
     client = connect(autogenerate_session_id=False)
     assert client.query("SELECT min(n) FROM py").result_rows == [(0,)]
+    assert large(client) == LARGE
 
 
 def outage():

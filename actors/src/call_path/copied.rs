@@ -1,16 +1,17 @@
 //! An answer that goes to its caller in pieces, and a copy of it for the cache.
 //!
-//! The copy is kept if the answer comes to its end and is no larger than an entry of the cache may be. All copies of one
-//! cache together take as many bytes as that cache itself may: an answer for which there is no room left is not kept.
+//! The copy is kept if the answer comes to its end and is no larger than an entry of the cache may be; a large one in a
+//! file. All copies of one cache together take as many bytes as that cache itself may: an answer for which there is no
+//! room left is not kept.
+//!
+//! A copy is held in memory until the answer is whole. That is simpler than a file that grows with it, and a disk that
+//! hangs holds no caller up.
 
 use bytes::{Bytes, BytesMut};
 use fusebox_state::cache::{Cache, Copying};
 
-use super::fills::Fills;
-use crate::{
-    clock::Clock,
-    connector::{Answer, AttemptError, Read, SharedConnector, Tail},
-};
+use super::fills::{Fills, Keeper};
+use crate::connector::{Answer, AttemptError, Read, Tail};
 
 /// The pieces of an answer, each noted as it passes.
 pub(super) struct Copied {
@@ -30,8 +31,7 @@ pub(super) struct Keeps {
     pub(super) fills: Fills,
     pub(super) read: Read,
     pub(super) body: Bytes,
-    pub(super) connector: SharedConnector,
-    pub(super) clock: Clock,
+    pub(super) keeper: Keeper,
 }
 
 impl Copied {
@@ -63,8 +63,8 @@ impl Tail for Copied {
                 Some(Ok(piece)) => note(&mut self.copy, piece),
                 Some(Err(_)) => self.copy = None,
                 None => {
-                    if let Some(Copy { bytes, keeps, .. }) = self.copy.take() {
-                        keeps.keep(&bytes.freeze());
+                    if let Some(Copy { bytes, keeps, room }) = self.copy.take() {
+                        keeps.keep(&bytes.freeze(), room);
                     }
                 }
             }
@@ -78,9 +78,13 @@ impl Tail for Copied {
 }
 
 impl Keeps {
-    fn keep(&self, reply: &Bytes) {
-        if let Some(parts) = self.connector.split(&self.body, &self.read.slots, reply) {
-            self.fills.end(&self.read, &parts, &*self.connector, self.clock.now());
+    fn keep(&self, reply: &Bytes, room: Copying) {
+        let Some(mut parts) = self.keeper.connector.split(&self.body, &self.read.slots, reply)
+        else {
+            return;
+        };
+        if let (Some(part), true) = (parts.pop(), parts.is_empty()) {
+            self.fills.end_large(&self.read, part, &self.keeper, room);
         }
     }
 }

@@ -5,10 +5,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fusebox_state::{
     LaneId, Moment,
-    cache::{Cache, Fill},
+    cache::{Cache, Copying, Fill},
+    shelf::Label,
 };
 
-use crate::connector::{Connector, Read, Slot};
+use crate::{
+    clock::Clock,
+    connector::{Connector, Read, SharedConnector, Slot},
+};
+
+/// By what a reply is kept that came in pieces.
+pub(super) struct Keeper {
+    pub(super) connector: SharedConnector,
+    pub(super) clock: Clock,
+}
 
 /// Leave to fill the cache with what a read will answer, slot by slot. It belongs to the cache that was in use when
 /// the read began: one that took its place since knows nothing of writes that came between.
@@ -31,6 +41,21 @@ impl Fills {
         let fill = |slot: &Slot| leave_to_fill(&cache, connector, slot.lane, now);
         let fills = read.slots.iter().map(fill).collect();
         Self { cache, fills }
+    }
+
+    /// Fills the cache with the reply of a read of one slot, which may be large. `room` is held until it is kept.
+    pub(super) fn end_large(&self, read: &Read, reply: Bytes, keeper: &Keeper, room: Copying) {
+        let ([slot], [Some(fill)]) = (read.slots.as_slice(), self.fills.as_slice()) else { return };
+        let now = keeper.clock.now();
+        let until = keeper.connector.expires(slot).map(|left| now.plus(left));
+        let label = Label {
+            target: keeper.connector.target(),
+            lane: slot.lane,
+            key: slot.key.clone(),
+            at: keeper.clock.to_unix(now),
+            until: until.map(|until| keeper.clock.to_unix(until)),
+        };
+        Cache::fill_large(&self.cache, *fill, label, reply, (now, until), room);
     }
 
     /// Fills the cache with the parts of a reply, one for each slot.

@@ -8,7 +8,8 @@ use super::{
     attempts::{Answered, AttemptSpec, Live},
     copied::{Copied, Keeps},
     error,
-    fills::Fills,
+    filed::filed,
+    fills::{Fills, Keeper},
 };
 use crate::{
     backend_shared::BackendShared,
@@ -119,10 +120,14 @@ impl BackendShared {
         let cache = self.cache.load();
         let look_up = |slot: &Slot| cache.get(slot.lane, &slot.key, max_stale, began.moment());
         let hits: Vec<Option<Hit>> = read.slots.iter().map(look_up).collect();
+        let (hits, rest) = filed(hits, context.left(self.clock().now())).await;
         let hit = !hits.is_empty() && hits.iter().all(Option::is_some);
         let looked = self.clock().read();
         context.recorder.step(began, looked, StepKind::CacheLookup { hit });
-        let result = self.fall_back(context, read, overlaid, hits, &why);
+        let mut result = self.fall_back(context, read, overlaid, hits, &why);
+        if let (Ok(reply), Some(rest)) = (&mut result, rest) {
+            reply.rest = Some(Box::new(rest));
+        }
         let source = result.as_ref().ok().map(|reply| reply.source);
         context.recorder.step(began, looked, StepKind::Fallback(source));
         result
@@ -140,7 +145,8 @@ impl BackendShared {
             return rest;
         }
         let (body, connector) = (context.plan.body.clone(), context.connector.clone());
-        let keeps = Keeps { fills, read: read.clone(), body, connector, clock: self.clock() };
+        let keeper = Keeper { connector, clock: self.clock() };
+        let keeps = Keeps { fills, read: read.clone(), body, keeper };
         Box::new(Copied::new(beginning, rest, keeps))
     }
 
@@ -309,7 +315,7 @@ impl BackendShared {
         context: &Context,
         read: &Read,
         overlaid: Vec<Option<Bytes>>,
-        hits: Vec<Option<Hit>>,
+        hits: Vec<Option<Hit<Bytes>>>,
         why: &NoAnswer,
     ) -> Result<Reply, CallError> {
         let queued = |index: usize| overlaid.get(index).cloned().flatten();

@@ -348,7 +348,7 @@ impl BackendShared {
         plan: &PlainPlan<'_>,
         began: Reading,
         why: Barred,
-        hit: Hit,
+        hit: Hit<Bytes>,
     ) -> Instead {
         let metrics = &self.circuit.metrics;
         metrics.rejected.inc();

@@ -109,6 +109,7 @@ pub(super) struct Families {
     pub(super) in_flight_limit: Family<OneBackend, Gauge>,
     pub(super) cache_entries: Family<OneBackend, Gauge>,
     pub(super) cache_bytes: Family<OneBackend, Gauge>,
+    pub(super) cache_file_bytes: Family<OneBackend, Gauge>,
     pub(super) queue_calls: Family<StateLabels, Gauge>,
     pub(super) queue_bytes: Family<OneBackend, Gauge>,
     pub(super) queue_limit_calls: Family<OneBackend, Gauge>,
@@ -162,6 +163,7 @@ impl Families {
             in_flight_limit: Family::default(),
             cache_entries: Family::default(),
             cache_bytes: Family::default(),
+            cache_file_bytes: Family::default(),
             queue_calls: Family::default(),
             queue_bytes: Family::default(),
             queue_limit_calls: Family::default(),
@@ -200,7 +202,10 @@ impl Families {
         let help = "Look-ups in the fallback cache by result";
         to.register("cache_requests", help, self.cache_requests.clone());
         to.register("cache_entries", "Entries of the fallback cache", self.cache_entries.clone());
-        to.register("cache_bytes", "Bytes of the fallback cache", self.cache_bytes.clone());
+        let help = "Bytes of the fallback cache in memory";
+        to.register("cache_bytes", help, self.cache_bytes.clone());
+        let help = "Bytes of the fallback cache in files";
+        to.register("cache_file_bytes", help, self.cache_file_bytes.clone());
         let help = "1 while fallbacks answer: the breaker is not closed, or the backend is offline";
         to.register("fallbacks_active", help, self.fallbacks_active.clone());
     }

@@ -72,6 +72,8 @@ fn backend(timeout: Duration) -> BackendSettings {
             bytes: 1 << 20,
             ttl: Duration::from_secs(300),
             max_stale: Duration::from_secs(300),
+            entry_max: 16 << 20,
+            disk_bytes: 0,
         },
         answer_after: ms(500),
         cache_dir: None,
