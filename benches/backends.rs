@@ -42,26 +42,11 @@
 )]
 
 use std::{
-    net::TcpStream,
-    ops::Range,
-    os::unix::net::UnixStream,
-    process::ExitCode,
-    thread,
-    time::{Duration, Instant},
+    net::TcpStream, ops::Range, os::unix::net::UnixStream, process::ExitCode, thread,
+    time::Duration,
 };
 
-use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    BatchGetDocumentsRequest, CommitRequest, Document, Value, Write as DocumentWrite,
-    batch_get_documents_response::Result as Got, firestore_client::FirestoreClient,
-    value::ValueType, write::Operation,
-};
 use serde_json::json;
-use tokio::runtime::Runtime;
-use tonic::{
-    Request,
-    metadata::MetadataValue,
-    transport::{Channel, Endpoint},
-};
 
 #[path = "backends/figure.rs"]
 mod figure;
@@ -69,6 +54,11 @@ mod figure;
 mod http;
 #[path = "backends/network.rs"]
 mod network;
+#[expect(dead_code, reason = "another benchmark needs more of it")]
+#[path = "backends/stub.rs"]
+mod stub;
+#[path = "backends/turns.rs"]
+mod turns;
 
 /// The tests' own servers and daemon.
 #[expect(dead_code, unused_imports, reason = "the tests need more of it")]
@@ -87,16 +77,16 @@ mod support {
 use figure::{Figure, Gate};
 use http::Http;
 use network::network;
+use stub::{Stub, name};
 use support::{
     clickhouse::{ClickHouse, Engine},
     daemon::{Builder, Client, Daemon},
     firestore::{Emulator, Firestore, emulators},
     redis::RedisServer,
 };
+use turns::{in_turns, median_of, millis, seconds};
 
 const LONG: Duration = Duration::from_secs(300);
-const ROUNDS: usize = 15;
-const READS: usize = 40;
 const LARGE: usize = 100 << 20;
 const WRITES: usize = 10_000;
 /// One commit each would take long: so many are timed.
@@ -107,7 +97,6 @@ const COMMIT: usize = 500;
 const ONE_WAY: Duration = Duration::from_millis(5);
 const QUEUED: usize = 50_000;
 const PROJECT: &str = "fusebox";
-const DATABASE: &str = "projects/fusebox/databases/(default)";
 
 fn ours(daemon: &Client) -> Http<UnixStream> {
     Http::new(UnixStream::connect(daemon.socket()).expect("the daemon listens"))
@@ -117,35 +106,6 @@ fn direct(url: &str) -> Http<TcpStream> {
     let stream = TcpStream::connect(url.trim_start_matches("http://")).expect("the server listens");
     stream.set_nodelay(true).expect("no delay");
     Http::new(stream)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn seconds(work: impl FnOnce()) -> f64 {
-    let begun = Instant::now();
-    work();
-    begun.elapsed().as_secs_f64()
-}
-
-/// Measures both sides in turns. Returns the medians of each, and of the second to the first within a round.
-fn in_turns(mut first: impl FnMut() -> f64, mut second: impl FnMut() -> f64) -> (f64, f64, f64) {
-    // The first round of each warms up.
-    first();
-    second();
-    let rounds: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (first(), second())).collect();
-    let over = |of: fn(&(f64, f64)) -> f64| median(rounds.iter().map(of).collect());
-    (over(|it| it.0), over(|it| it.1), over(|it| it.1 / it.0))
-}
-
-fn median_of(mut read: impl FnMut()) -> f64 {
-    median((0..READS).map(|_| seconds(&mut read)).collect())
-}
-
-fn millis(seconds: f64) -> String {
-    format!("{:.3} ms", seconds * 1e3)
 }
 
 fn clickhouse() -> Vec<Figure> {
@@ -210,15 +170,6 @@ fn clickhouse() -> Vec<Figure> {
     vec![smallest, relayed, small, large]
 }
 
-fn document(name: String, value: i64) -> Document {
-    let value = Value { value_type: Some(ValueType::IntegerValue(value)) };
-    Document { name, fields: [("v".to_owned(), value)].into(), ..Document::default() }
-}
-
-fn name(collection: &str, number: usize) -> String {
-    format!("{DATABASE}/documents/{collection}/d{number}")
-}
-
 /// The processor time that a process has used, in seconds: unlike what passes, it does not tell of what
 /// else the machine does.
 fn processor(process: u32) -> f64 {
@@ -227,74 +178,6 @@ fn processor(process: u32) -> f64 {
     let (_, figures) = stat.rsplit_once(')').expect("its name");
     let used = figures.split_whitespace().skip(11).take(2);
     used.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / TICKS
-}
-
-/// A request by the emulator's owner, as the daemon's are, with the headers that every client of Google's
-/// sends.
-fn owned<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let headers = request.metadata_mut();
-    headers.insert("authorization", MetadataValue::from_static("Bearer owner"));
-    headers.insert("google-cloud-resource-prefix", MetadataValue::from_static(DATABASE));
-    let params = "database=projects%2Ffusebox%2Fdatabases%2F%28default%29";
-    headers.insert("x-goog-request-params", MetadataValue::from_static(params));
-    request
-}
-
-/// A client of Firestore's own protocol, at some port of the server's.
-struct Stub(FirestoreClient<Channel>, Runtime);
-
-impl Stub {
-    fn at(port: u16) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let endpoint =
-            Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("an address");
-        let stub = runtime.block_on(endpoint.connect()).expect("a connection");
-        Self(FirestoreClient::new(stub), runtime)
-    }
-
-    /// Sets these documents of a collection in one commit.
-    fn commit(&mut self, collection: &str, numbers: impl Iterator<Item = usize>) {
-        let writes = numbers.map(|number| DocumentWrite {
-            operation: Some(Operation::Update(document(name(collection, number), 1))),
-            ..DocumentWrite::default()
-        });
-        let request = CommitRequest {
-            database: DATABASE.into(),
-            writes: writes.collect(),
-            ..Default::default()
-        };
-        self.1.block_on(self.0.commit(owned(request))).expect("a commit");
-    }
-
-    /// Sets so many documents in commits of so many. Returns how long a document took.
-    fn commits(&mut self, collection: &str, count: usize, size: usize) -> f64 {
-        let numbers = 0..count;
-        let took = seconds(|| {
-            for first in numbers.step_by(size) {
-                self.commit(collection, first..count.min(first + size));
-            }
-        });
-        took / count as f64
-    }
-
-    /// Gets a document; whether it is there.
-    fn get(&mut self, name: String) -> bool {
-        let request = BatchGetDocumentsRequest {
-            database: DATABASE.into(),
-            documents: vec![name],
-            ..Default::default()
-        };
-        let Self(stub, runtime) = self;
-        runtime.block_on(async {
-            let got = stub.batch_get_documents(owned(request)).await.expect("a get");
-            let (mut got, mut is_there) = (got.into_inner(), false);
-            while let Some(answer) = got.message().await.expect("an answer") {
-                is_there |= matches!(answer.result, Some(Got::Found(_)));
-            }
-            is_there
-        })
-    }
 }
 
 fn firestore_backend(url: &str) -> Builder {

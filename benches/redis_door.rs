@@ -22,13 +22,13 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::{Command, ExitCode},
 };
 
 #[path = "backends/figure.rs"]
 mod figure;
+#[path = "backends/peer.rs"]
+mod peer;
 
 /// The tests' own server and daemon.
 #[expect(dead_code, unused_imports, reason = "the tests need more of it")]
@@ -42,10 +42,10 @@ mod support {
 }
 
 use figure::{Figure, Gate};
+use peer::Peer;
 use support::daemon::Daemon;
 
 const ROUNDS: usize = 7;
-const LONG: Duration = Duration::from_secs(20);
 
 /// How many connections, how many commands in flight on each, how many in all.
 #[derive(Clone, Copy)]
@@ -90,45 +90,18 @@ fn run(socket: &Path, load: Load, tests: &str) -> BTreeMap<String, Found> {
     found
 }
 
-/// A server, or another proxy, until it is dropped.
-struct Peer {
-    name: &'static str,
-    child: Child,
-    socket: PathBuf,
+fn listens(socket: &PathBuf) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-impl Peer {
-    /// Starts it if it is installed.
-    fn start(name: &'static str, command: &mut Command, socket: PathBuf) -> Option<Self> {
-        let started =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let Ok(child) = started else {
-            println!("{name} is not on the PATH: not measured");
-            return None;
-        };
-        let peer = Self { name, child, socket };
-        let end = Instant::now() + LONG;
-        while std::os::unix::net::UnixStream::connect(&peer.socket).is_err() {
-            assert!(Instant::now() < end, "{name} does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
-        Some(peer)
-    }
-
+impl Peer<PathBuf> {
     /// A server that keeps nothing on the disk.
     fn server(folder: &Path) -> Self {
         let socket = folder.join("redis.sock");
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--unixsocket", socket.to_str().unwrap()]);
         command.args(["--save", "", "--appendonly", "no", "--dir", folder.to_str().unwrap()]);
-        Self::start("redis-server", &mut command, socket).expect("tests/setup installs it")
+        Self::start("redis-server", &mut command, socket, listens).expect("tests/setup installs it")
     }
 
     fn twemproxy(folder: &Path, server: &Path) -> Option<Self> {
@@ -143,7 +116,7 @@ impl Peer {
         // It insists on a port for its statistics.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         command.args(["-c", file.to_str().unwrap(), "-a", "127.0.0.1", "-s", &port.to_string()]);
-        Self::start("twemproxy", &mut command, socket)
+        Self::start("twemproxy", &mut command, socket, listens)
     }
 
     fn envoy(folder: &Path, server: &Path) -> Option<Self> {
@@ -175,7 +148,7 @@ static_resources:
         fs::write(&file, text).unwrap();
         let mut command = Command::new("envoy");
         command.args(["-c", file.to_str().unwrap(), "--concurrency", "1", "--use-dynamic-base-id"]);
-        Self::start("Envoy", &mut command, socket)
+        Self::start("Envoy", &mut command, socket, listens)
     }
 }
 
@@ -188,7 +161,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 struct Sides<'a> {
     direct: &'a Path,
     door: &'a Path,
-    peers: &'a [Peer],
+    peers: &'a [Peer<PathBuf>],
 }
 
 type Rounds = Vec<Vec<BTreeMap<String, Found>>>;
@@ -196,7 +169,7 @@ type Rounds = Vec<Vec<BTreeMap<String, Found>>>;
 impl Sides<'_> {
     /// Measures all in turns: direct, door, peers.
     fn measure(&self, load: Load, tests: &str) -> Rounds {
-        let peers = self.peers.iter().map(|peer| peer.socket.as_path());
+        let peers = self.peers.iter().map(|peer| peer.at.as_path());
         let sides: Vec<&Path> = [self.direct, self.door].into_iter().chain(peers).collect();
         let round = || sides.iter().map(|socket| run(socket, load, tests)).collect::<Vec<_>>();
         (0..ROUNDS).map(|_| round()).collect()
@@ -281,10 +254,10 @@ fn main() -> ExitCode {
     let gate = std::env::args().any(|argument| argument == "--gate");
     let folder = tempfile::tempdir().unwrap();
     let redis = Peer::server(folder.path());
-    let direct = redis.socket.clone();
+    let direct = redis.at.clone();
     let daemon = Daemon::with_redis(&format!("unix://{}", direct.display())).start();
     let door = daemon.socket().with_file_name("redis.sock");
-    let peers: Vec<Peer> =
+    let peers: Vec<Peer<PathBuf>> =
         [Peer::twemproxy(folder.path(), &direct), Peer::envoy(folder.path(), &direct)]
             .into_iter()
             .flatten()

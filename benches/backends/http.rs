@@ -12,11 +12,19 @@ impl<S: Read + Write> Http<S> {
 
     /// POSTs and reads the answer to its end. Returns how long it was.
     pub(crate) fn post(&mut self, path: &str, body: &str) -> usize {
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.0.get_mut().write_all(head.as_bytes()).expect("the request");
+        self.send(path, body.as_bytes())
+    }
+
+    /// [`Http::post`] of any bytes.
+    pub(crate) fn send(&mut self, path: &str, body: &[u8]) -> usize {
+        let length = body.len();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        // A small request is one packet.
+        let (first, rest) = body.split_at(length.min(1 << 14));
+        let first = [head.as_bytes(), first].concat();
+        self.0.get_mut().write_all(&first).expect("the request");
+        self.0.get_mut().write_all(rest).expect("the request");
         let status = self.line();
         let mut length = None;
         loop {
