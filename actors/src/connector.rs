@@ -408,6 +408,13 @@ pub trait Connector: Any + Send + Sync {
         None
     }
 
+    /// Whether what `slot` holds hardly ever changes, and is what programs cannot start without: then it may be a day
+    /// old, whatever `max_stale` is.
+    fn outlasts(&self, slot: &Slot) -> bool {
+        let _ = slot;
+        false
+    }
+
     /// The reply that `parts` make, one for each slot of the read.
     fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes;
 

@@ -270,7 +270,7 @@ pub(crate) fn save_cache(shared: &BackendShared) {
             let value = read.value.in_memory()?;
             let at = clock.to_unix(read.stored_at);
             let until = read.until.map(|until| clock.to_unix(until));
-            Some(CacheEntry { lane, key: read.key, value, at, until })
+            Some(CacheEntry { lane, key: read.key, value, at, until, outlasts: read.outlasts })
         })
         .collect();
     let file = dir.join(format!("{}.cache", settings.name));
@@ -287,7 +287,7 @@ pub(crate) fn load_cache(shared: &BackendShared) {
         let (now, unix) = (clock.now(), clock.unix());
         let stored_at = now.minus(unix.since(at));
         let until = until.map(|until| now.plus(until.since(unix)));
-        (lane, CachedRead { key, value, stored_at, restored: true, until })
+        (lane, CachedRead { key, value, stored_at, restored: true, until, outlasts: false })
     };
     if let Some(shelf) = cache.shelf() {
         let entries = shelf.restore(&target(shared));
@@ -300,8 +300,9 @@ pub(crate) fn load_cache(shared: &BackendShared) {
     let file = dir.join(format!("{}.cache", settings.name));
     match cache_file::load(&file, &target(shared)) {
         Ok(entries) => cache.restore(entries.into_iter().map(|entry| {
-            let CacheEntry { lane, key, value, at, until } = entry;
-            restored(lane, key, Value::Memory(value), at, until)
+            let CacheEntry { lane, key, value, at, until, outlasts } = entry;
+            let (lane, read) = restored(lane, key, Value::Memory(value), at, until);
+            (lane, CachedRead { outlasts, ..read })
         })),
         Err(error) => {
             tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not read");

@@ -41,6 +41,8 @@ const OVERHEAD: usize = 64;
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// Of so many new lanes a full cache keeps one.
 const NEWCOMERS: u64 = 8;
+/// How long what a program cannot start without answers.
+const OUTLASTS: Duration = Duration::from_secs(24 * 3_600);
 /// A larger reply lies in a file, if there is a shelf for it.
 const FILED_ABOVE: u64 = 1 << 20;
 /// A reply in a file is replaced once it is older than so many parts of `ttl`: the same report asked for each second
@@ -147,6 +149,15 @@ pub struct CachedRead {
     pub restored: bool,
     /// When the value is known to end at the backend: it answers nothing from then on.
     pub until: Option<Moment>,
+    /// It hardly ever changes, and a program cannot start without it: it answers for a day at least.
+    pub outlasts: bool,
+}
+
+impl CachedRead {
+    /// How old it may be, in a cache with this `max_stale`.
+    fn limit(&self, max_stale: Duration) -> Duration {
+        if self.outlasts { max_stale.max(OUTLASTS) } else { max_stale }
+    }
 }
 
 /// What a look-up found.
@@ -165,6 +176,15 @@ pub struct Hit<V = Value> {
 pub struct Fill {
     lane: LaneId,
     version: u64,
+    outlasts: bool,
+}
+
+impl Fill {
+    /// What is filled answers for a day at least, whatever `max_stale` is: see [`CachedRead::outlasts`].
+    #[must_use]
+    pub fn outlasting(self, outlasts: bool) -> Self {
+        Self { outlasts, ..self }
+    }
 }
 
 /// What a write has withdrawn from a lane while it is on its way; see [`Cache::withdraw`].
@@ -336,7 +356,7 @@ impl Cache {
 
     /// Leave to fill `lane`; take it before the read is sent.
     pub fn begin(&self, lane: LaneId) -> Fill {
-        Fill { lane, version: self.version(lane).load(Ordering::Acquire) }
+        Fill { lane, version: self.version(lane).load(Ordering::Acquire), outlasts: false }
     }
 
     /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, where
@@ -369,7 +389,14 @@ impl Cache {
         let key = Bytes::copy_from_slice(key);
         self.put_unless_written(
             fill,
-            CachedRead { key, value, stored_at: now, restored: false, until },
+            CachedRead {
+                key,
+                value,
+                stored_at: now,
+                restored: false,
+                until,
+                outlasts: fill.outlasts,
+            },
         );
     }
 
@@ -406,7 +433,14 @@ impl Cache {
         let (cache, key) = (Arc::clone(this), label.key.clone());
         shelf.put(label, value, move |shelved| {
             let value = Value::File(shelved);
-            let read = CachedRead { key, value, stored_at: now, restored: false, until };
+            let read = CachedRead {
+                key,
+                value,
+                stored_at: now,
+                restored: false,
+                until,
+                outlasts: fill.outlasts,
+            };
             cache.put_unless_written(fill, read);
             drop(room);
         });
@@ -532,9 +566,10 @@ impl Cache {
         max_stale: Option<Duration>,
         now: Moment,
     ) -> Option<Hit> {
-        let limit = max_stale.unwrap_or(self.settings.max_stale).min(self.settings.max_stale);
         let reads = self.inner.get(&lane)?;
         let read = reads.iter().find(|read| read.key == *key)?;
+        let limit = read.limit(self.settings.max_stale);
+        let limit = max_stale.map_or(limit, |asked| asked.min(limit));
         let age = now.since(reads.answered_at(read));
         let fresh = !read.restored && age <= self.settings.ttl;
         let ended = read.until.is_some_and(|until| until <= now) || read.value.is_gone();
@@ -544,7 +579,7 @@ impl Cache {
     /// Drops what is older than `max_stale`, or has ended; returns how many entries went.
     pub fn sweep(&self, now: Moment) -> usize {
         let old = |reads: &Held, read: &CachedRead| {
-            now.since(reads.answered_at(read)) > self.settings.max_stale
+            now.since(reads.answered_at(read)) > read.limit(self.settings.max_stale)
                 || read.until.is_some_and(|until| until <= now)
                 || read.value.is_gone()
         };
@@ -729,6 +764,19 @@ mod tests {
         assert_eq!(look(&cache, 3_601), None);
         assert_eq!(cache.sweep(at(3_601)), 1);
         assert_eq!(cache.stats().0, 0);
+    }
+
+    #[test]
+    fn what_a_program_cannot_start_without_answers_for_a_day() {
+        let cache = cache();
+        let fill = cache.begin(LANE).outlasting(true);
+        cache.fill(fill, key("k"), key("v"), at(0), None);
+        assert_eq!(look(&cache, 3_601), Some((3_601, false)));
+        assert_eq!((cache.sweep(at(86_400)), look(&cache, 86_401)), (0, None));
+        assert!(cache.entries()[0].1.outlasts);
+        let asked = Some(Duration::from_secs(60));
+        assert!(cache.get(LANE, &key("k"), asked, at(61)).is_none(), "a caller asks for less");
+        assert_eq!(cache.sweep(at(86_401)), 1);
     }
 
     #[test]

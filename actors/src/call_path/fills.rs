@@ -38,7 +38,10 @@ impl Fills {
         connector: &dyn Connector,
         now: Moment,
     ) -> Self {
-        let fill = |slot: &Slot| leave_to_fill(&cache, connector, slot.lane, now);
+        let fill = |slot: &Slot| {
+            let leave = leave_to_fill(&cache, connector, slot.lane, now)?;
+            Some(leave.outlasting(connector.outlasts(slot)))
+        };
         let fills = read.slots.iter().map(fill).collect();
         Self { cache, fills }
     }

@@ -151,6 +151,10 @@ impl Connector for ClickHouseConnector {
         })
     }
 
+    fn outlasts(&self, slot: &Slot) -> bool {
+        door_read::is_start_up(slot)
+    }
+
     fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         let [slot] = slots else { return None };
         if let Some(kept) = door_read::kept(reply) {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 const MAGIC: &[u8; 4] = b"FBXC";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// A larger file than any cache's limit is not one of ours.
 const MAX: usize = 1 << 30;
 
@@ -39,6 +39,8 @@ pub struct CacheEntry {
     pub at: UnixMillis,
     /// When the value ends at the backend, if that is known.
     pub until: Option<UnixMillis>,
+    /// [`crate::cache::CachedRead::outlasts`].
+    pub outlasts: bool,
 }
 
 #[derive(bincode::Encode, bincode::Decode)]
@@ -48,6 +50,7 @@ struct Stored {
     value: Vec<u8>,
     at: u64,
     until: Option<u64>,
+    outlasts: bool,
 }
 
 /// Writes the `entries` of `target` to `file`, making its folder (mode 0700) where it is missing.
@@ -63,6 +66,7 @@ pub fn save(file: &Path, target: &Target, entries: Vec<CacheEntry>) -> io::Resul
             value: it.value.into(),
             at: it.at.get(),
             until: it.until.map(UnixMillis::get),
+            outlasts: it.outlasts,
         })
         .collect();
     let body = bincode::encode_to_vec((target.as_str(), &stored), bincode::config::standard())
@@ -120,6 +124,7 @@ pub fn load(file: &Path, target: &Target) -> io::Result<Vec<CacheEntry>> {
             value: it.value.into(),
             at: UnixMillis::new(it.at),
             until: it.until.map(UnixMillis::new),
+            outlasts: it.outlasts,
         })
         .collect())
 }
@@ -139,6 +144,7 @@ mod tests {
             value: Bytes::from("$1\r\nv\r\n"),
             at: UnixMillis::new(9),
             until: None,
+            outlasts: true,
         };
         let entries = vec![CacheEntry { until: Some(UnixMillis::new(12)), ..entry.clone() }, entry];
         save(&file, &"t".into(), entries.clone()).unwrap();

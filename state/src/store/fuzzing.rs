@@ -299,6 +299,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
                 value: Bytes::from_static(b"v"),
                 at: UnixMillis::new(9),
                 until: Some(UnixMillis::new(10)),
+                outlasts: false,
             };
             drop(cache_file::save(&file, &"t".into(), vec![entry]));
             fs::read(&file).into_iter().collect()

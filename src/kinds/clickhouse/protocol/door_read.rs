@@ -49,6 +49,16 @@ const KEPT: &[&str] = &[
     "x-clickhouse-summary",
     "x-clickhouse-timezone",
 ];
+/// The first part of the key of what clients ask for when they start.
+const START: &str = "start";
+/// What they ask for, besides the list of settings: without spaces, and in small letters.
+const START_UP: &[&str] = &[
+    "selectversion()",
+    "selecttimezone()",
+    "selectversion(),timezone()",
+    "select1",
+    "select1ascheck",
+];
 /// Where the list of settings is asked for, folded and in small letters.
 const SETTINGS_LIST: &str = " from system . settings";
 
@@ -88,7 +98,8 @@ pub(crate) fn slot(
     let HttpRequest { head, .. } = request;
     let is_asked = head.is_query && matches!(head.method.as_str(), "GET" | "POST");
     let folded = sql::folded(text);
-    let is_of_server = statement.volatile && !is_settings_list(&folded);
+    let is_start = is_start(&folded);
+    let is_of_server = statement.volatile && !is_start;
     if !is_asked || statement.verb != Verb::Read || is_of_server {
         return None;
     }
@@ -99,7 +110,7 @@ pub(crate) fn slot(
         key.push(':');
         key.push_str(text);
     };
-    part("http");
+    part(if is_start { START } else { "http" });
     part(settings.username.as_deref().unwrap_or_default());
     part(&folded);
     let mut parameters: Vec<&(String, String)> = head.parameters.iter().collect();
@@ -134,6 +145,20 @@ pub(crate) fn slot(
         }
     }
     Some(Slot { lane: LaneId::of(b"clickhouse", key.as_bytes()), key: key.into() })
+}
+
+/// Whether an entry holds what clients ask for when they start.
+pub(crate) fn is_start_up(slot: &Slot) -> bool {
+    slot.key.strip_prefix(b"5:").is_some_and(|key| key.starts_with(START.as_bytes()))
+}
+
+/// Whether clients ask for this when they start: for the version, the time zone, the list of settings, or whether the
+/// server answers.
+fn is_start(folded: &str) -> bool {
+    let plain = folded.to_ascii_lowercase().replace(' ', "");
+    let asked = plain.strip_suffix(';').unwrap_or(&plain);
+    let asked = asked.strip_suffix("formatnative").unwrap_or(asked);
+    START_UP.contains(&asked) || is_settings_list(folded)
 }
 
 /// Whether a client asks for columns of the list of settings, as clickhouse-connect does when it starts.
@@ -236,6 +261,26 @@ mod tests {
         ] {
             let other = key(text, target, headers);
             assert!(other.is_some() && other != Some(usual.clone()), "{text} {target} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_clients_ask_when_they_start_may_be_a_day_old() {
+        let is_start_up = |text: &str| {
+            let key = key(text, "/?a=1", &[]).unwrap();
+            super::is_start_up(&Slot { lane: LaneId(1), key })
+        };
+        for text in [
+            "SELECT version(), timezone() FORMAT Native",
+            "select version()",
+            "SELECT 1;",
+            "SELECT 1 AS check",
+            "SELECT name, value, readonly FROM system.settings LIMIT 10000",
+        ] {
+            assert!(is_start_up(text), "{text}");
+        }
+        for text in ["SELECT 2", "SELECT 11", "SELECT version() || n FROM t", "SELECT 'SELECT 1'"] {
+            assert!(!is_start_up(text), "{text}");
         }
     }
 
