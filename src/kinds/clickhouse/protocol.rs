@@ -1,5 +1,6 @@
 //! What ClickHouse's calls and replies are, as bytes: no connection, no clock, no task.
 
+pub(crate) mod decoded;
 pub(crate) mod door_read;
 pub(crate) mod empty;
 pub(crate) mod gather;

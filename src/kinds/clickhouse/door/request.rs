@@ -10,7 +10,11 @@ use hyper::{
 };
 
 use crate::{
-    kinds::clickhouse::protocol::http_form::{Fields, HttpRequest, RequestHead, text_of},
+    kinds::clickhouse::protocol::{
+        decoded::{Coding, Packing},
+        http_form::{Fields, HttpRequest, RequestHead, text_of},
+        opaque,
+    },
     net::percent::decoded,
 };
 
@@ -108,15 +112,21 @@ pub(super) fn of(
     } else {
         path.to_owned()
     };
+    let text = parameters.value("query").unwrap_or_default();
+    let packing = packing(&parts.headers, parameters);
+    let unpacked = packing.filter(|_| is_query);
+    let unpacked = unpacked.and_then(|packing| opaque::unpacked(text, packing, (&body, is_whole)));
     let head = RequestHead {
         method: parts.method.as_str().to_owned(),
         target,
         headers: fields(&parts.headers, is_whole.then_some(body.len())),
-        query: parameters.value("query").unwrap_or_default().to_owned(),
+        query: text.to_owned(),
         query_id: parameters.value("query_id").filter(|id| !id.is_empty()).map(str::to_owned),
         is_query,
         parameters: parameters.told(reads_only && is_query),
         is_plain: is_plain(&parts.headers, parameters),
+        packing,
+        unpacked,
         is_whole,
     };
     HttpRequest { head, body }
@@ -146,13 +156,30 @@ fn fields(headers: &HeaderMap, whole: Option<usize>) -> Fields {
 
 /// Whether the body is text as it stands.
 fn is_plain(headers: &HeaderMap, parameters: &Parameters<'_>) -> bool {
-    let of = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // The server reads no other kind of form; curl says that of any body.
-    let is_form =
-        of(CONTENT_TYPE).trim_ascii_start().to_ascii_lowercase().starts_with("multipart/");
-    let encoding = of(CONTENT_ENCODING);
-    let is_encoded = headers.contains_key(CONTENT_ENCODING) && encoding != "identity";
-    !is_form && !is_encoded && !parameters.is_on("decompress")
+    !is_form(headers) && coding(headers).is_none() && !parameters.is_on("decompress")
+}
+
+/// How the body is packed, if it is packed and can be unpacked here.
+fn packing(headers: &HeaderMap, parameters: &Parameters<'_>) -> Option<Packing> {
+    let coding = coding(headers).map(Coding::of);
+    let packing = Packing { coding: coding.flatten(), blocks: parameters.is_on("decompress") };
+    let is_known = coding.is_none() || packing.coding.is_some();
+    (is_known && packing != Packing::default() && !is_form(headers)).then_some(packing)
+}
+
+/// What the body is encoded in.
+fn coding(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let value = values.next()?.to_str().unwrap_or_default();
+    // The server takes one of several; which is its own affair.
+    let value = if values.next().is_some() { "" } else { value };
+    (value != "identity").then_some(value)
+}
+
+/// The server reads no other kind of form; curl says that of any body.
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.unwrap_or_default().trim_ascii_start().to_ascii_lowercase().starts_with("multipart/")
 }
 
 #[cfg(test)]
@@ -222,6 +249,18 @@ mod tests {
         assert!(!plain("/?decompress=1", &[]));
         assert!(!plain("/", &[("content-encoding", "gzip")]));
         assert!(!plain("/", &[("content-type", "Multipart/form-data; boundary=x")]));
+        let packed =
+            |uri: &str, headers: &[(&str, &str)]| made("POST", uri, headers, false).packing;
+        let zstd = |blocks| Some(Packing { coding: Some(Coding::Zstd), blocks });
+        assert_eq!(packed("/", &[("content-encoding", "zstd")]), zstd(false));
+        assert_eq!(packed("/?decompress=1", &[("content-encoding", "zstd")]), zstd(true));
+        let blocks = Packing { coding: None, blocks: true };
+        assert_eq!(packed("/?decompress=1", &[("content-encoding", "identity")]), Some(blocks));
+        let twice = [("content-encoding", "zstd"), ("content-encoding", "gzip")];
+        let form = [("content-encoding", "gzip"), ("content-type", "multipart/form-data")];
+        for headers in [&[][..], &[("content-encoding", "snappy")], &twice, &form] {
+            assert_eq!(packed("/", headers), None, "{headers:?}");
+        }
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
         assert_eq!(made("POST", "/?query_id=", &[], false).query_id, None);
     }

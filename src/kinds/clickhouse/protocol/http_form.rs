@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::wire::WireError;
+use super::{decoded::Packing, wire::WireError};
 
 /// What tells it from a [call](super::wire::Call).
 const VERSION: u8 = 2;
@@ -41,8 +41,21 @@ pub(crate) struct RequestHead {
     pub(crate) parameters: Vec<(String, String)>,
     /// Whether the body is text as it stands: not compressed, and no form.
     pub(crate) is_plain: bool,
+    /// How the body is packed, if it can be unpacked here.
+    pub(crate) packing: Option<Packing>,
+    /// What was unpacked of it.
+    pub(crate) unpacked: Option<Unpacked>,
     /// Whether all of the body is here.
     pub(crate) is_whole: bool,
+}
+
+/// The beginning of a packed body, as far as its statement goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unpacked {
+    /// The text: without the rows of an INSERT.
+    pub(crate) text: String,
+    /// Whether that is all of the body.
+    pub(crate) is_all: bool,
 }
 
 /// A request.

@@ -1,12 +1,14 @@
-//! What a request of the HTTP interface is, as far as that can be told without decoding anything.
+//! What a request of the HTTP interface is, as far as that can be told from its beginning.
 //!
 //! | request | is | lanes |
 //! | --- | --- | --- |
 //! | GET, HEAD, OPTIONS | a read: the server runs it as one that may change nothing | none |
-//! | a SELECT that is here whole, as text | a read, and [cached](super::door_read) | none |
-//! | an INSERT whose statement is text | a write | none: inserts commute |
-//! | another statement that is here whole, as text | as [`plan`](super::plan) says | |
-//! | anything else: compressed, a form, longer than what is held | a write | all |
+//! | a SELECT that is here whole | a read, and [cached](super::door_read) | none |
+//! | an INSERT | a write | none: inserts commute |
+//! | another statement that is here whole | as [`plan`](super::plan) says | |
+//! | anything else: a form, what cannot be unpacked, longer than what is looked at | a write | all |
+//!
+//! A packed body is unpacked as far as its statement goes ([`decoded`]), and sent on as it is.
 //!
 //! None of them is queued or given a token: in an outage each write is an error. What the server makes of a request is
 //! the server's affair; this only says what may be sent again, what waits for what, and what an outage lets one answer.
@@ -18,8 +20,9 @@ use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
 use fusebox_state::Lanes;
 
 use super::{
+    decoded::{self, Packing},
     door_read::{self, Session},
-    http_form::HttpRequest,
+    http_form::{HttpRequest, Unpacked},
     sql::{self, Statement, Verb},
     wire::WireError,
 };
@@ -100,17 +103,38 @@ pub(crate) fn session(request: &HttpRequest) -> Option<(String, bool)> {
     Some((id, request.head.is_query && door_read::puts_into_session(statement, text)))
 }
 
+/// What can be told of the statement in a packed body, which stands behind the parameter `query`.
+pub(crate) fn unpacked(
+    query: &str,
+    packing: Packing,
+    (body, is_whole): (&[u8], bool),
+) -> Option<Unpacked> {
+    if body.is_empty() {
+        return None;
+    }
+    let decoded = decoded::beginning(packing, body);
+    let (text, is_text) = text_of(&decoded.bytes);
+    let before = joined(query, "");
+    if let Verb::Insert(insert) = sql::read(&joined(query, text)).verb {
+        let end = insert.head.saturating_sub(before.len());
+        let text = text.get(..end).unwrap_or(text).to_owned();
+        return Some(Unpacked { text, is_all: false });
+    }
+    let is_all = is_text && is_whole && decoded.is_all;
+    Some(Unpacked { text: if is_all { text.to_owned() } else { String::new() }, is_all })
+}
+
 /// The statement, if it can be told: all of it, or at least that it is an INSERT; and its text.
 fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
     let HttpRequest { head, body } = request;
     let (text, is_all) = if head.is_plain {
+        let beginning = body.get(..decoded::MOST).unwrap_or(body);
         // What follows an INSERT may be bytes.
-        let (text, is_text) = match std::str::from_utf8(body) {
-            Ok(text) => (text, true),
-            Err(error) => (body.get(..error.valid_up_to()).map_or("", as_text), false),
-        };
-        // The server does the same.
-        (format!("{}\n{text}", head.query), is_text && head.is_whole)
+        let (text, is_text) = text_of(beginning);
+        let is_all = is_text && head.is_whole && beginning.len() == body.len();
+        (joined(&head.query, text), is_all)
+    } else if let Some(unpacked) = &head.unpacked {
+        (joined(&head.query, &unpacked.text), unpacked.is_all)
     } else {
         (head.query.clone(), head.is_whole && body.is_empty())
     };
@@ -121,8 +145,20 @@ fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
     (is_all || matches!(statement.verb, Verb::Insert(_))).then_some((statement, text))
 }
 
-fn as_text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap_or_default()
+/// The text at the beginning of some bytes, and whether they are nothing else.
+fn text_of(bytes: &[u8]) -> (&str, bool) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text, true),
+        Err(error) => {
+            let text = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            (std::str::from_utf8(text).unwrap_or_default(), false)
+        }
+    }
+}
+
+/// The statement of a parameter `query` and a body: the server does the same.
+fn joined(query: &str, body: &str) -> String {
+    format!("{query}\n{body}")
 }
 
 #[cfg(test)]
@@ -186,6 +222,35 @@ mod tests {
         is(&with("SELECT 1", b"", false, true), true, false);
         is(&with("INSERT INTO t FORMAT CSV", b"\x1f\x8b", false, false), false, false);
         is(&with("", b"INSERT INTO t FORMAT CSV\n1", true, false), false, false);
+    }
+
+    #[test]
+    fn a_packed_statement_is_known_as_a_plain_one_is() {
+        let packing = Packing { coding: None, blocks: true };
+        let with = |query: &str, text: &[u8], cut: usize, whole: bool| {
+            let mut body = [&[0; 16][..], &[2]].concat();
+            let size = u32::try_from(text.len()).unwrap();
+            body.extend_from_slice(&(size + 9).to_le_bytes());
+            body.extend_from_slice(&size.to_le_bytes());
+            body.extend_from_slice(text);
+            body.truncate(body.len() - cut);
+            let mut request = request("POST", query, b"");
+            request.head.unpacked = unpacked(query, packing, (&body, whole));
+            (request.head.is_plain, request.head.is_whole) = (false, whole);
+            HttpRequest { body: body.into(), ..request }
+        };
+        is(&with("", b"SELECT 1", 0, true), true, false);
+        is(&with("SELECT", b"1", 0, true), true, false);
+        is(&with("", b"SELECT 1", 1, true), false, true);
+        is(&with("", b"SELECT 1", 0, false), false, true);
+        is(&with("", b"SELECT '\xff'", 0, true), false, true);
+        is(&with("", b"DROP TABLE t", 0, true), false, true);
+        is(&with("", b"INSERT INTO t FORMAT Native\n\xff\0", 1, false), false, false);
+        is(&with("INSERT INTO t FORMAT CSV", b"1,2", 0, true), false, false);
+        assert!(planned(Bytes::new(), &with("", b"KILL QUERY WHERE 1", 0, true)).admin);
+        let insert = with("INSERT INTO t", b"/* ! */ FORMAT CSV\n1,2", 0, true);
+        let expected = Unpacked { text: "/* ! */ FORMAT CSV".into(), is_all: false };
+        assert_eq!(insert.head.unpacked, Some(expected), "rows are not carried twice");
     }
 
     #[test]

@@ -36,8 +36,11 @@ mod callers;
 mod large;
 mod opaque;
 mod outage;
+mod packed;
 mod reads;
 
+/// What says that a body is packed.
+const GZIP: &str = "Content-Encoding: gzip\r\n";
 const CLIENT: Who = Who { uid: 7, admin: false, by_token: false };
 
 /// A door before a server.
@@ -290,6 +293,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     async fn is_closed(&mut self) -> bool {
         !self.more(&mut Vec::new()).await
     }
+}
+
+fn gzip(text: impl AsRef<[u8]>) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text.as_ref()).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// Queries like `part` that the server runs, the question itself excluded.

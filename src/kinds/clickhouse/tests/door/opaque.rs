@@ -49,14 +49,9 @@ async fn pages_methods_and_paths_are_the_servers() {
 #[tokio::test]
 async fn bodies_go_both_ways_as_they_are() {
     let world = World::open().await;
-    let gzip = {
-        use std::io::Write;
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(b"SELECT 'packed', currentUser()").unwrap();
-        encoder.finish().unwrap()
-    };
     let post = "POST /";
-    let answer = alike(&world, post, "Content-Encoding: gzip\r\n", &gzip).await;
+    let packed = gzip("SELECT 'packed', currentUser()");
+    let answer = alike(&world, post, GZIP, &packed).await;
     assert_eq!(answer.text(), "packed\tada\n");
     let numbers = b"SELECT number FROM numbers(1000)";
     for accepts in ["gzip", "zstd", "lz4", "br", "deflate"] {

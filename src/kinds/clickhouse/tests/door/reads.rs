@@ -6,7 +6,7 @@ const ROWS: &str = "SELECT n, s FROM default.t ORDER BY n FORMAT CSV";
 
 impl World {
     /// Takes the server away, and waits until the door knows.
-    async fn loses_its_server(&mut self) {
+    pub(super) async fn loses_its_server(&mut self) {
         self.server.kill();
         until("the breaker is open", || async {
             let told = self.client().query("INSERT INTO default.t VALUES (9, 'x')").await;

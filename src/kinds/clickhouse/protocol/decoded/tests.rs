@@ -1,0 +1,182 @@
+//! What reference encoders made: Python's gzip, zlib, lz4 and zstd, and Node's brotli.
+
+use std::io::Write;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use flate2::{Compression, write::GzEncoder};
+
+use super::*;
+
+const TEXT: &str = "SELECT 'the same, ' || repeat('the same, ', 100), \
+     'the same, the same, the same, the same, the same, the same'";
+const TEXTS: [(&str, &str); 5] = [
+    (
+        "gzip",
+        "H4sIAAAAAAACAwt29XF1DlFQL8lIVShOzE3VUVBXqKlRKEotSE0s0UAW1lEwNDDQ1EFWSipLHQDfd2WgbgAAAA==",
+    ),
+    ("deflate", "eJwLdvVxdQ5RUC/JSFUoTsxN1VFQV6ipUShKLUhNLNFAFtZRMDQw0NRBVkoqSx0AQU0iSg=="),
+    ("br", "G20ACIzUTvfOqGqQExY+hZICDjlwam03DrgtsGADTgN53gYfbB0i7zElQ56Y4an0D6oCAQ=="),
+    ("zstd", "KLUv/SBunQEAZAJTRUxFQ1QgJ3RoZSBzYW1lLCAnIHx8IHJlcGVhdCgsIDEwMCksJwMAtUTAKc6o3HQC"),
+    (
+        "lz4",
+        "BCJNGGxAbgAAAAAAAABMOQAAAPgPU0VMRUNUICd0aGUgc2FtZSwgJyB8fCByZXBlYXQoFwB4LCAxMDApLCsABjUADwoAD1Bz\
+     YW1lJwAAAAA52/jp",
+    ),
+];
+/// Blocks of lz4, zstd and plain bytes.
+const BLOCKS: &str = "AAAAAAAAAAAAAAAAAAAAAIIzAAAAKAAAAPAZU0VMRUNUICd0aGUgc2FtZSwgJyB8fCByZXBlYXQoJ3RoZSBzYW1lLAAAAAAA\
+     AAAAAAAAAAAAAACQLQAAAB4AAAAotS/9IB7dAACoICcsIDEwMCksICd0aGUgc2FtZSwgAQBbFCYAAAAAAAAAAAAAAAAAAAAA\
+     AjEAAAAoAAAAIHRoZSBzYW1lLCB0aGUgc2FtZSwgdGhlIHNhbWUsIHRoZSBzYW1lJw==";
+/// [`long`] with these, of several blocks: those of lz4 refer to earlier ones, and each has a checksum.
+const LONGS: [(&str, &str); 3] = [
+    ("br", "W1gNg96RYONQPVrhTrABY/Ni1hBdKkxZtSCEMPKgHHs4UzgMT7NbML+dYECDWNQ8"),
+    (
+        "zstd",
+        "KLUv/aBZDQMAhAEAZAJJTlNFUlQgSU5UTyB0IEZPUk1BVCBDU1YKMAoxCjIKMwo0CjUKNgEAvv6PfD4BTQAACAoBAFUNORAC",
+    ),
+    (
+        "lz4",
+        "BCJNGFxAWQ0DAAAAAACWMQEAAP8XSU5TRVJUIElOVE8gdCBGT1JNQVQgQ1NWCjAKMQoyCjMKNAo1CjYOAP//////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ///////////////////////////////////////CUDAKMQoyVfWCRAoBAAAP4v//////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ////////////////////6FAxCjIKM2yM510KAQAADw4A////////////////////////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     ////////////////////////////////////////////////////////////////////////////////////////////////\
+     /+hQMgozCjSbbIWWFwAAAA/+//////////////////9OUAozCjQK1mJ93gAAAABih7u3",
+    ),
+];
+const OF_BLOCKS: Packing = Packing { coding: None, blocks: true };
+
+fn long() -> String {
+    let rows = (0..100_000).map(|n| format!("{}\n", n % 7));
+    "INSERT INTO t FORMAT CSV\n".to_owned() + &rows.collect::<String>()
+}
+
+fn of(name: &str) -> Packing {
+    Packing { coding: Some(Coding::of(name).unwrap()), blocks: false }
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap()
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_short_text_is_read_whole_and_nothing_may_stand_behind_it() {
+    let samples = TEXTS.iter().map(|(name, text)| (of(name), *text));
+    for (packing, text) in samples.chain([(OF_BLOCKS, BLOCKS)]) {
+        let mut packed = bytes(text);
+        let read = beginning(packing, &packed);
+        assert_eq!((read.bytes.as_slice(), read.is_all), (TEXT.as_bytes(), true), "{packing:?}");
+        packed.push(0);
+        assert!(!beginning(packing, &packed).is_all, "{packing:?}");
+        packed.pop();
+        packed.extend_from_within(..);
+        let twice = beginning(packing, &packed);
+        assert!(!twice.is_all || twice.bytes == TEXT.repeat(2).as_bytes(), "{packing:?}");
+    }
+}
+
+#[test]
+fn what_is_cut_short_is_never_taken_for_whole_and_what_is_damaged_does_no_harm() {
+    let samples = TEXTS.iter().map(|(name, text)| (of(name), *text));
+    for (packing, text) in samples.chain([(OF_BLOCKS, BLOCKS)]) {
+        let packed = bytes(text);
+        // The ends of the blocks are ends of a body as well.
+        let cuts = if packing.blocks { 0..60 } else { 0..packed.len() };
+        for cut in cuts.filter(|cut| *cut != 51) {
+            let read = beginning(packing, &packed[..cut]);
+            assert!(!read.is_all, "{packing:?} {cut}");
+            assert!(TEXT.as_bytes().starts_with(&read.bytes), "{packing:?} {cut}");
+        }
+        for at in 0..packed.len() {
+            for flipped in 0..8 {
+                let mut damaged = packed.clone();
+                damaged[at] ^= 1 << flipped;
+                assert!(beginning(packing, &damaged).bytes.len() <= MOST);
+            }
+        }
+        assert!(!beginning(packing, b"SELECT 1").is_all, "{packing:?}");
+        assert_eq!(beginning(packing, b"SELECT 1").bytes, b"", "{packing:?}");
+    }
+}
+
+#[test]
+fn of_a_long_text_the_beginning_is_read() {
+    let long = long();
+    let check = |packing: Packing, packed: &[u8]| {
+        let read = beginning(packing, packed);
+        assert_eq!((read.bytes.len(), read.is_all), (MOST, false), "{packing:?}");
+        assert!(long.as_bytes().starts_with(&read.bytes), "{packing:?}");
+        let half = beginning(packing, &packed[..packed.len() / 2]);
+        assert!(long.as_bytes().starts_with(&half.bytes), "{packing:?}");
+        half.bytes.len()
+    };
+    for (name, text) in LONGS {
+        check(of(name), &bytes(text));
+    }
+    assert_eq!(check(of("gzip"), &gzip(long.as_bytes())), MOST);
+    let mut block = [&[0; blocks::CHECKSUM][..], &[2]].concat();
+    let size = u32::try_from(long.len()).unwrap();
+    block.extend_from_slice(&(size + 9).to_le_bytes());
+    block.extend_from_slice(&size.to_le_bytes());
+    block.extend_from_slice(long.as_bytes());
+    check(OF_BLOCKS, &block);
+    let both = Packing { blocks: true, ..of("gzip") };
+    let read = beginning(both, &gzip(&bytes(BLOCKS)));
+    assert_eq!((read.bytes.as_slice(), read.is_all), (TEXT.as_bytes(), true));
+}
+
+#[test]
+fn what_becomes_huge_is_read_no_further_than_wanted() {
+    let bomb = gzip(&vec![0; 256 << 20]);
+    assert_eq!(beginning(of("gzip"), &bomb), Decoded { bytes: vec![0; MOST], is_all: false });
+    // Repeats of one byte: 4,000 blocks of zstd that say so, and 200 million lengths of one in a block of lz4.
+    let mut zstd = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0xf8];
+    for _ in 0..4_000 {
+        zstd.extend_from_slice(&[0x02, 0, 0x10, 0]);
+    }
+    assert_eq!(beginning(of("zstd"), &zstd), Decoded { bytes: vec![0; MOST], is_all: false });
+    let mut lz4 = vec![0x1f, 0, 1, 0];
+    lz4.resize(1 << 20, 0xff);
+    lz4.extend_from_slice(&[0, 0]);
+    let mut out = Vec::new();
+    assert_eq!(lz4::block(&lz4, 0, &mut out, MOST), lz4::End::Cut);
+    assert_eq!(out, vec![0; MOST]);
+    // A block that announces 4 GiB.
+    let mut block = vec![0; blocks::CHECKSUM];
+    block.extend_from_slice(&[0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(beginning(OF_BLOCKS, &block), Decoded::default());
+    block.extend_from_slice(&[0x10, b'x']);
+    assert_eq!(beginning(OF_BLOCKS, &block), Decoded { bytes: b"x".to_vec(), is_all: false });
+}
+
+#[test]
+fn a_window_of_more_than_eight_mebibytes_is_not_read() {
+    let mut packed = bytes(TEXTS[2].1);
+    assert!(beginning(of("br"), &packed).is_all);
+    packed[0] |= 0xf;
+    assert_eq!(beginning(of("br"), &packed), Decoded::default());
+}
+
+#[test]
+fn an_encoding_has_the_servers_name() {
+    for (name, coding) in Coding::ALL {
+        assert_eq!((Coding::of(name), coding.name()), (Some(coding), name));
+        assert_eq!(serde_json::to_value(coding).unwrap(), name);
+    }
+    assert!(
+        ["", "identity", "GZIP", "snappy", "gzip, br"].iter().all(|it| Coding::of(it).is_none())
+    );
+}
