@@ -52,6 +52,7 @@ mod ticket;
 mod wait;
 mod write;
 
+pub use copied::AnswerCopy;
 pub use fills::Fills;
 pub use ticket::{
     Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
