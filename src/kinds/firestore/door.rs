@@ -46,11 +46,13 @@
 mod answer;
 mod busy;
 mod call;
+mod carrying;
 mod class;
 mod core;
 mod counters;
 mod entry;
 mod exchange;
+mod following;
 mod framing;
 mod lanes;
 mod outcome;
@@ -62,6 +64,8 @@ mod rest;
 mod serve;
 mod settings;
 mod telling;
+mod times;
+mod understood;
 mod who;
 
 pub(crate) use self::port::open;
