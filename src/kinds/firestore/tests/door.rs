@@ -43,6 +43,7 @@ mod losses;
 mod outage;
 mod passing;
 mod understood;
+mod unknown;
 
 /// A door before a server.
 struct World {

@@ -29,9 +29,9 @@ use super::{
 };
 use crate::kinds::firestore::testing::{Emulator, Engine};
 
-type Stub = FirestoreClient<Channel>;
+pub(super) type Stub = FirestoreClient<Channel>;
 
-fn said<'a>(metadata: &'a MetadataMap, name: &str) -> &'a str {
+pub(super) fn said<'a>(metadata: &'a MetadataMap, name: &str) -> &'a str {
     metadata.get(name).map_or("", |value| value.to_str().unwrap())
 }
 
@@ -87,7 +87,7 @@ async fn got(stub: &mut Stub, paths: &[&str]) -> Result<Seen, Status> {
     seen(stub, get_of(paths)).await
 }
 
-async fn committed(
+pub(super) async fn committed(
     stub: &mut Stub,
     writes: Vec<Write>,
 ) -> Result<Response<CommitResponse>, Status> {
@@ -99,7 +99,7 @@ fn delete(path: &str) -> Write {
     Write { operation: Some(Operation::Delete(name(path))), ..Write::default() }
 }
 
-fn transformed(write: Write, transforms: Vec<(&str, TransformType)>) -> Write {
+pub(super) fn transformed(write: Write, transforms: Vec<(&str, TransformType)>) -> Write {
     let transform = |(path, it): (&str, TransformType)| FieldTransform {
         field_path: path.into(),
         transform_type: Some(it),
@@ -107,7 +107,7 @@ fn transformed(write: Write, transforms: Vec<(&str, TransformType)>) -> Write {
     Write { update_transforms: transforms.into_iter().map(transform).collect(), ..write }
 }
 
-fn increment(by: i64) -> TransformType {
+pub(super) fn increment(by: i64) -> TransformType {
     TransformType::Increment(Value { value_type: Some(ValueType::IntegerValue(by)) })
 }
 
