@@ -11,7 +11,7 @@ use crate::{
     backend::BackendMessage,
     backend_entry::BackendEntry,
     call::{Call, CallError, Reply},
-    call_path::{Admission, Fills, Onward, OtherWay, PlainPlan},
+    call_path::{Admission, AnswerCopy, Fills, Onward, OtherWay, PlainPlan},
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
     queue::{self, Overlaid},
@@ -140,6 +140,11 @@ impl Backend {
     /// Leave to fill the cache with what a read of several slots will answer, to be taken before it is sent.
     pub fn begin_fills(&self, read: &Read) -> Fills {
         self.entry.shared.begin_fills(read)
+    }
+
+    /// A copy for the cache of what `read`, which is `body`, will answer in pieces; to be taken before it is sent.
+    pub fn copying(&self, read: &Read, body: &Bytes) -> AnswerCopy {
+        self.entry.shared.copying(read, body)
     }
 
     /// Fills the cache with what the read of `body` has answered.

@@ -2,13 +2,14 @@
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fusebox_state::{OpId, Words};
 use tokio::sync::Notify;
 
 use crate::{
     error_code::known_code,
     pieces::{Tail, Upload},
+    refusal::AttemptError,
     trace::context::CallTrace,
 };
 
@@ -134,6 +135,22 @@ pub struct Reply {
     pub rest: Option<Box<dyn Tail>>,
     /// A write was applied by an attempt whose reply did not arrive: `value` is not that reply.
     pub reply_lost: bool,
+}
+
+impl Reply {
+    /// The reply with all that follows its beginning at hand.
+    ///
+    /// # Errors
+    /// What ended the answer before its end.
+    pub async fn gathered(mut self) -> Result<Self, AttemptError> {
+        let Some(mut rest) = self.rest.take() else { return Ok(self) };
+        let mut whole = BytesMut::from(self.value.take().unwrap_or_default());
+        while let Some(piece) = rest.next().await {
+            whole.extend_from_slice(&piece?);
+        }
+        self.value = Some(whole.freeze());
+        Ok(self)
+    }
 }
 
 impl fmt::Debug for Reply {

@@ -53,6 +53,7 @@ mod ticket;
 mod wait;
 mod write;
 
+pub use copied::AnswerCopy;
 pub use fills::Fills;
 pub use ticket::{
     Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,

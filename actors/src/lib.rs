@@ -57,7 +57,8 @@ pub use backend_handle::{AdminError, Backend};
 use backend_shared::BackendShared;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use call_path::{
-    Admission, Fills, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
+    Admission, AnswerCopy, Fills, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan,
+    Settled, Ticket,
 };
 pub use clock::Clock;
 use connector::SharedConnector;

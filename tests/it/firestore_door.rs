@@ -89,6 +89,7 @@ fn through_outages(emulator: Emulator, clients: &[Stock]) {
     daemon.wait_for_breaker("firestore", "OPEN", LONG);
     firestore.restart();
     recover(&daemon);
+    daemon.wait_until_drained("firestore", LONG);
     all("after");
     firestore.freeze();
     let began = Instant::now();
@@ -97,7 +98,29 @@ fn through_outages(emulator: Emulator, clients: &[Stock]) {
     daemon.wait_for_breaker("firestore", "OPEN", LONG);
     firestore.thaw();
     recover(&daemon);
+    daemon.wait_until_drained("firestore", LONG);
     all("after");
+}
+
+#[test]
+fn what_was_acknowledged_in_an_outage_survives_the_daemon() {
+    for emulator in emulators() {
+        let mut firestore = Firestore::start(emulator);
+        let door = Port::lease();
+        let mut daemon = daemon(&firestore, &door).start();
+        recover(&daemon);
+        Stock::Python.run(&door, "live");
+        firestore.kill_9();
+        Stock::Python.run(&door, "outage");
+        daemon.kill_9();
+        daemon.restart();
+        Stock::Python.run(&door, "still");
+        // The emulator holds nothing any more: what is there afterwards comes from the queue.
+        firestore.restart();
+        recover(&daemon);
+        daemon.wait_until_drained("firestore", LONG);
+        Stock::Python.run(&door, "after");
+    }
 }
 
 #[test]

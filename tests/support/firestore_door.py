@@ -1,6 +1,6 @@
 """Google's own Firestore client at the Firestore door, which is all that it knows of fusebox.
 
-usage: firestore_door.py PROJECT live|outage|after sync|async
+usage: firestore_door.py PROJECT live|outage|still|after sync|async
 """
 import asyncio
 import sys
@@ -74,6 +74,7 @@ def live(client):
         pass
     else:
         raise AssertionError("it is there already")
+    known(client)
 
 
 def watched(reference, change, expected):
@@ -97,33 +98,77 @@ def watched(reference, change, expected):
         watch.unsubscribe()
 
 
-def outage(client):
-    ada = client.document("people/ada")
+def known(client):
+    """Leaves behind what an outage begins with, and looks at it."""
     people = client.collection("people")
-    refused("set", lambda: ada.set({"n": 1}))
-    refused("update", lambda: ada.update({"n": 2}))
-    refused("get", lambda: ada.get())
-    refused("query", lambda: list(people.limit(1).stream()))
-    refused("count", lambda: people.count().get())
-    refused("transaction", lambda: increment(client, ada))
+    ada = people.document("ada")
     batch = client.batch()
-    batch.set(ada, {})
-    refused("batch", batch.commit)
+    for n in range(5):
+        batch.set(people.document(f"k{n}"), {"kept": True})
+    batch.commit()
+    assert ada.get().exists
+    assert len(kept(people)) == 5
+    assert count(people) == 5
+
+
+def kept(people):
+    return list(people.where(filter=FieldFilter("kept", "==", True)).stream())
+
+
+def count(people):
+    ((result,),) = people.where(filter=FieldFilter("kept", "==", True)).count().get()
+    return result.value
+
+
+def within(what, call):
+    """Ends soon, with an answer."""
+    began = time.monotonic()
+    answer = call()
+    took = time.monotonic() - began
+    assert took < AT_ONCE, f"{what} took {took:.1f} s"
+    return answer
+
+
+def outage(client):
+    people = client.collection("people")
+    ada, gone, new = people.document("ada"), people.document("k0"), people.document("new")
+    seen = within("get", ada.get)
+    assert seen.get("n") in (7, 9) and seen.update_time and seen.read_time, seen.to_dict()
+    told = within("set", lambda: ada.set({"n": 100}))
+    assert told.update_time > seen.update_time
+    assert within("get", ada.get).to_dict() == {"n": 100}
+    within("update", lambda: ada.update({"n": 101, "b.c": [1, b"\xff", None]}))
+    within("increment", lambda: ada.update({"n": firestore.Increment(1)}))
+    batch = client.batch()
+    batch.set(new, {"at": firestore.SERVER_TIMESTAMP, "where": firestore.GeoPoint(1, 2)})
+    batch.delete(gone)
+    assert len(within("batch", batch.commit)) == 2
+    still(client)
+    assert within("query", lambda: len(kept(people))) == 5, "as it was last answered"
+    assert within("count", lambda: count(people)) == 5
+    refused("get of what was never seen", lambda: people.document("never").get())
+    refused("query that was never asked", lambda: list(people.limit(3).stream()))
+    refused("create", lambda: people.document("made").create({}))
+    refused("transaction", lambda: increment(client, ada))
+
+
+def still(client):
+    """What was acknowledged in an outage is what is read."""
+    people = client.collection("people")
+    ada, gone, new = people.document("ada"), people.document("k0"), people.document("new")
+    assert within("get", ada.get).to_dict() == {"n": 102, "b": {"c": [1, b"\xff", None]}}
+    found = {one.id: one for one in within("get_all", lambda: list(client.get_all([gone, new])))}
+    assert not found["k0"].exists
+    assert found["new"].get("where") == firestore.GeoPoint(1, 2) and found["new"].get("at")
 
 
 def after(client):
+    still(client)
     ada = client.document("people/ada")
-    # What may still carry out a write of the outage takes no other one to its document.
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            ada.set({"n": 1})
-            break
-        except exceptions.Unknown as error:
-            assert "an earlier write" in str(error) and time.monotonic() < until, repr(error)
-            time.sleep(0.1)
+    ada.set({"n": 1})
     assert increment(client, ada) == 2
     watched(ada, lambda: ada.update({"n": 9}), 9)
+    known(client)
 
 
 async def refused_async(what, call):
@@ -142,10 +187,15 @@ async def with_async(client):
     people = client.collection("async")
     ada = people.document(PHASE)
     if PHASE == "outage":
-        await refused_async("set", ada.set({"n": 1}))
-        await refused_async("get", ada.get())
-        await refused_async("query", people.get())
+        await asyncio.gather(*(people.document(str(n)).set({"n": -n}) for n in range(100)))
+        found = [one async for one in client.get_all([people.document(str(n)) for n in range(100)])]
+        assert sorted(one.get("n") for one in found) == list(range(-99, 1))
+        await refused_async("get", people.document("never").get())
+        await refused_async("query", people.limit(1).get())
         return
+    if PHASE == "after":
+        found = [one async for one in people.where(filter=FieldFilter("n", "<", 0)).stream()]
+        assert sorted(one.get("n") for one in found) == list(range(-99, 0))
     await asyncio.gather(*(people.document(str(n)).set({"n": n}) for n in range(100)))
     found = [one async for one in people.where(filter=FieldFilter("n", ">=", 90)).stream()]
     assert sorted(one.get("n") for one in found) == list(range(90, 100))
@@ -157,5 +207,5 @@ async def with_async(client):
 if WHICH == "async":
     asyncio.run(with_async(firestore.AsyncClient(project=PROJECT)))
 else:
-    {"live": live, "outage": outage, "after": after}[PHASE](firestore.Client(project=PROJECT))
+    {"live": live, "outage": outage, "still": still, "after": after}[PHASE](firestore.Client(project=PROJECT))
 print("ok")

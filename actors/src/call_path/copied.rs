@@ -16,11 +16,11 @@ use crate::connector::{Answer, AttemptError, Read, Tail};
 /// The pieces of an answer, each noted as it passes.
 pub(super) struct Copied {
     rest: Box<dyn Tail>,
-    copy: Option<Copy>,
+    copy: Option<AnswerCopy>,
 }
 
-/// What has come so far.
-struct Copy {
+/// A copy of an answer that passes, for the cache: what has come so far.
+pub struct AnswerCopy {
     bytes: BytesMut,
     room: Copying,
     keeps: Keeps,
@@ -37,20 +37,39 @@ pub(super) struct Keeps {
 impl Copied {
     /// An answer that begins so and goes on with `rest`.
     pub(super) fn new(beginning: &Bytes, rest: Box<dyn Tail>, keeps: Keeps) -> Self {
-        let room = Cache::copying(keeps.fills.cache());
-        let mut copy = Some(Copy { bytes: BytesMut::new(), room, keeps });
-        note(&mut copy, beginning);
-        Self { rest, copy }
+        let mut copied = Self { rest, copy: Some(AnswerCopy::new(keeps)) };
+        copied.note(beginning);
+        copied
+    }
+
+    /// Adds a piece to the copy; there is none any more where that is too much.
+    fn note(&mut self, piece: &[u8]) {
+        if !self.copy.as_mut().is_some_and(|copy| copy.note(piece)) {
+            self.copy = None;
+        }
     }
 }
 
-/// Adds a piece to a copy; there is none any more where that is too much.
-fn note(copy: &mut Option<Copy>, piece: &Bytes) {
-    if let Some(Copy { bytes, room, .. }) = copy {
-        if room.takes(piece.len() as u64) {
-            bytes.extend_from_slice(piece);
-        } else {
-            *copy = None;
+impl AnswerCopy {
+    pub(super) fn new(keeps: Keeps) -> Self {
+        let room = Cache::copying(keeps.fills.cache());
+        Self { bytes: BytesMut::new(), room, keeps }
+    }
+
+    /// Adds a piece. False if that is too much: then it is of no use any more.
+    #[must_use]
+    pub fn note(&mut self, piece: &[u8]) -> bool {
+        let takes = self.room.takes(piece.len() as u64);
+        if takes {
+            self.bytes.extend_from_slice(piece);
+        }
+        takes
+    }
+
+    /// The answer has come to its end: keeps the reply that `made` makes of it, if that makes one.
+    pub fn keep(self, made: impl FnOnce(Bytes) -> Option<Bytes>) {
+        if let Some(reply) = made(self.bytes.freeze()) {
+            self.keeps.keep(&reply, self.room);
         }
     }
 }
@@ -60,11 +79,11 @@ impl Tail for Copied {
         Box::pin(async {
             let piece = self.rest.next().await;
             match &piece {
-                Some(Ok(piece)) => note(&mut self.copy, piece),
+                Some(Ok(piece)) => self.note(piece),
                 Some(Err(_)) => self.copy = None,
                 None => {
-                    if let Some(Copy { bytes, keeps, room }) = self.copy.take() {
-                        keeps.keep(&bytes.freeze(), room);
+                    if let Some(copy) = self.copy.take() {
+                        copy.keep(Some);
                     }
                 }
             }
@@ -79,12 +98,11 @@ impl Tail for Copied {
 
 impl Keeps {
     fn keep(&self, reply: &Bytes, room: Copying) {
-        let Some(mut parts) = self.keeper.connector.split(&self.body, &self.read.slots, reply)
-        else {
-            return;
-        };
-        if let (Some(part), true) = (parts.pop(), parts.is_empty()) {
-            self.fills.end_large(&self.read, part, &self.keeper, room);
+        let Keeper { connector, clock } = &self.keeper;
+        match connector.split(&self.body, &self.read.slots, reply).as_deref() {
+            Some([part]) => self.fills.end_large(&self.read, part.clone(), &self.keeper, room),
+            Some(parts) => self.fills.end(&self.read, parts, &**connector, clock.now()),
+            None => {}
         }
     }
 }

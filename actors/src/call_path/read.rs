@@ -6,7 +6,7 @@ use fusebox_state::cache::Hit;
 use super::{
     Context, NoAnswer,
     attempts::{Answered, AttemptSpec, Live},
-    copied::{Copied, Keeps},
+    copied::{AnswerCopy, Copied, Keeps},
     error,
     filed::filed,
     fills::{Fills, Keeper},
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     backend_shared::BackendShared,
     call::{CallError, CallErrorKind, Priority, Reply, Source},
-    connector::{Read, Slot, Tail},
+    connector::{Read, SharedConnector, Slot, Tail},
     queue::Overlaid,
     trace::StepKind,
 };
@@ -43,6 +43,14 @@ impl BackendShared {
     pub(crate) fn begin_fills(&self, read: &Read) -> Fills {
         let connector = self.connector.load();
         Fills::begin(self.cache.load_full(), read, &***connector, self.clock().now())
+    }
+
+    /// A copy for the cache of what `read`, which is `body`, will answer. To be taken before it is sent.
+    pub(crate) fn copying(&self, read: &Read, body: &Bytes) -> AnswerCopy {
+        let connector = SharedConnector::clone(&self.connector.load());
+        let fills = self.begin_fills(read);
+        let (read, body, clock) = (read.clone(), body.clone(), self.clock());
+        AnswerCopy::new(Keeps { fills, read, body, keeper: Keeper { connector, clock } })
     }
 
     /// Fills the cache with what a read has answered.

@@ -262,6 +262,7 @@ impl Connector for FirestoreConnector {
             Some(Op::Commit(_)) => "commit",
             Some(Op::Begin(_)) => "begin_transaction",
             Some(Op::Rollback(_)) => "rollback",
+            Some(Op::Asked(asked)) => asked.question().operation(),
             None => "unknown",
         })
     }

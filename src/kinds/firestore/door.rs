@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!  client ──▶ preface ─┬─ HTTP/2 ─▶ call ─▶ first message ─▶ entry ─▶ exchange ─▶ pool of channels ─▶ server
-//!                      │                          │ too large    │ may not, must wait for too long
-//!                      │                          └──────────────┴──▶ a status of the door's own
+//!                      │                          │ too large    │ may not      │ no answer
+//!                      │                          │              └──────┬───────┘
+//!                      │                          │                     ├─ understood ──▶ overlay, cache, queue
+//!                      │                          └─────────────────────┴──▶ a status of the door's own
 //!                      └─ HTTP/1.1, and HTTP/2 that is no gRPC ─▶ rest ─▶ a connection of its own ─▶ server
 //! ```
-//! This is the opaque stage: messages, metadata and trailers pass as they are, in both directions. Of a request only
-//! its method is known (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps
-//! out of the way of what is queued. Nothing is cached, queued or tried again.
+//! Messages, metadata and trailers pass as they are, in both directions. Of most requests only the method is known
+//! (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps out of the way of what
+//! is queued. Gets, queries and commits are understood besides (`understood.rs`): if the server does not answer one, it
+//! goes on as the call that a JSON client would have made of it. Nothing else is cached, queued or tried again.
 //!
 //! # One call
 //! ```text
@@ -21,6 +24,8 @@
 //! Write) are settled by their headers.
 //!
 //! # What a loss is told as
+//! Of what is not understood, or cannot be answered otherwise. In a transaction *not executed* is `ABORTED`.
+//!
 //! | when | a read | what may write |
 //! | --- | --- | --- |
 //! | before *Sent*: breaker OPEN, offline, lanes that do not move | `UNKNOWN`, not executed | the same |
@@ -35,22 +40,26 @@
 //! 1. A permit and a place are given back when the wire is done with the call, not when its client leaves: a call whose
 //!    client leaves before *Settled* goes on until it is answered, or the backend's `timeout` has passed, and its stream
 //!    is reset then. After *Settled* a client that leaves resets its stream at once.
-//! 2. A call is sent twice only if the server said that it has not acted upon it: by `REFUSED_STREAM`, or a GOAWAY
+//! 2. A call that is not understood is sent twice only if the server said that it has not acted upon it: by `REFUSED_STREAM`, or a GOAWAY
 //!    whose last stream is an earlier one.
 //! 3. Writes wait for the fence and enter it, as those of the connector do. One that is not answered in time closes the
 //!    connection that took it.
 //! 4. Nothing is read of a client that its door has no room for, and nothing of the server that the client does not
 //!    read: HTTP/2's flow control says so to both.
-//! 5. `Bearer owner` is nobody's credential, and goes nowhere.
+//! 5. What may be answered by the cache or stored by the queue has been read whole: see
+//!    [`stock`](super::protocol::stock).
+//! 6. `Bearer owner` is nobody's credential, and goes nowhere.
 
 mod answer;
 mod busy;
 mod call;
+mod carrying;
 mod class;
 mod core;
 mod counters;
 mod entry;
 mod exchange;
+mod following;
 mod framing;
 mod lanes;
 mod outcome;
@@ -62,6 +71,8 @@ mod rest;
 mod serve;
 mod settings;
 mod telling;
+mod times;
+mod understood;
 mod who;
 
 pub(crate) use self::port::open;

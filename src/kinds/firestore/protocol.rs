@@ -12,6 +12,7 @@ pub(crate) mod path;
 pub(crate) mod plan;
 pub(crate) mod query;
 pub(crate) mod size;
+pub(crate) mod stock;
 pub(crate) mod value;
 pub(crate) mod wire;
 pub(crate) mod write;

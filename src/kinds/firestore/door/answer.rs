@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hyper::{
     HeaderMap, Response,
     body::{Frame, Incoming, SizeHint},
+    header::{HeaderName, HeaderValue},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -19,9 +20,13 @@ use super::{
     class::{Class, Method, Shape},
     core::Core,
     exchange::Coming,
+    following::Following,
+    framing,
     pool::Line,
     telling::Told,
 };
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// An answer of HTTP/1.1 broke off.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,12 @@ enum Kind {
     Whole(Bytes),
     /// Of gRPC: no message, and a status.
     Status(Option<HeaderMap>),
+    /// Of gRPC: messages of the door's own, and a status.
+    Made {
+        messages: Bytes,
+        trailers: Option<HeaderMap>,
+        _share: Option<OwnedSemaphorePermit>,
+    },
     Relayed(Box<Relayed>),
     Plain(Box<Plain>),
 }
@@ -51,6 +62,8 @@ pub(super) struct Relayed {
     pub(super) first: Option<Frame<Bytes>>,
     /// What is to come.
     pub(super) rest: Option<Coming>,
+    /// What learns of it.
+    pub(super) following: Option<Following>,
     /// When the client does not wait any longer.
     pub(super) deadline: Option<Pin<Box<Sleep>>>,
     /// The door stops, and an answer that lasts does not hold it up.
@@ -73,6 +86,16 @@ impl Body {
 
     pub(super) fn status(trailers: HeaderMap) -> Self {
         Self { kind: Kind::Status(Some(trailers)), _working: None }
+    }
+
+    /// Messages as they go over the wire, and `OK`.
+    pub(super) fn made(
+        messages: Bytes,
+        trailers: HeaderMap,
+        share: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let kind = Kind::Made { messages, trailers: Some(trailers), _share: share };
+        Self { kind, _working: None }
     }
 
     pub(super) fn relayed(relayed: Relayed) -> Self {
@@ -98,21 +121,50 @@ impl Told {
     }
 }
 
+impl Told {
+    /// `OK` in its stead, and an empty message: there is nothing to do any more.
+    pub(super) fn nothing_to_do() -> Response<Body> {
+        let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+        let empty = framing::framed(&[Bytes::new()]);
+        let mut response = Response::new(Body::made(empty, trailers, None));
+        *response.headers_mut() = Self::headers();
+        response
+    }
+}
+
 impl Relayed {
     pub(super) fn new(
         core: &Arc<Core>,
         method: Method,
         (first, rest): (Option<Frame<Bytes>>, Option<Coming>),
+        following: Option<Following>,
         deadline: Option<tokio::time::Instant>,
         share: OwnedSemaphorePermit,
     ) -> Self {
         let stop =
             (method.shape == Shape::Lasting).then(|| Box::pin(core.stop.clone().cancelled_owned()));
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        Self { core: Arc::clone(core), method, first, rest, deadline, stop, _share: share }
+        Self {
+            core: Arc::clone(core),
+            method,
+            first,
+            rest,
+            following,
+            deadline,
+            stop,
+            _share: share,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        let next = ready!(self.poll_next(cx));
+        if let (Some(frame), Some(following)) = (&next, &mut self.following) {
+            following.passes(frame);
+        }
+        Poll::Ready(next)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first));
         }
@@ -183,7 +235,10 @@ impl hyper::body::Body for Body {
         match &mut self.get_mut().kind {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Status(trailers) => {
+            Kind::Made { messages, .. } if !messages.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(messages)))))
+            }
+            Kind::Status(trailers) | Kind::Made { trailers, .. } => {
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
             }
             Kind::Relayed(relayed) => relayed.poll(cx).map(|frame| frame.map(Ok)),
@@ -194,6 +249,7 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Made { messages, trailers, .. } => messages.is_empty() && trailers.is_none(),
             Kind::Status(trailers) => trailers.is_none(),
             Kind::Relayed(relayed) => relayed.first.is_none() && relayed.rest.is_none(),
             Kind::Plain(plain) => hyper::body::Body::is_end_stream(&plain.body),
@@ -203,7 +259,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Relayed(_) | Kind::Status(_) => SizeHint::default(),
+            Kind::Relayed(_) | Kind::Status(_) | Kind::Made { .. } => SizeHint::default(),
             Kind::Plain(plain) => hyper::body::Body::size_hint(&plain.body),
         }
     }

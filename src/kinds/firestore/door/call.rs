@@ -2,26 +2,28 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use fusebox_actors::Source;
 use hyper::{
-    HeaderMap, Method as Verb, Request, Response,
+    HeaderMap, Request, Response,
     body::Incoming,
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
 use tokio::time::Instant;
 
 use super::{
-    answer::{Body, Relayed},
+    answer::Body,
+    carrying::Carrying,
     class::{self, Class, Method, Shape},
     core::Core,
     counters::Family,
-    exchange::{self, Answered, Sending, Waiting},
     lanes::{Touched, touched},
     pool::Upstream,
     reading,
     telling::Told,
     who::Principal,
 };
-use crate::{ingress::peer::Who, kinds::firestore::protocol::outcome::Behalf};
+use crate::ingress::peer::{NOBODY, Who};
 
 /// The most bytes of metadata, as Firestore has it.
 pub(super) const METADATA_MAX: usize = 16 << 10;
@@ -51,8 +53,8 @@ pub(super) async fn answered(
         (_, Class::Write) => Family::Write,
     };
     match carried(&core, who, method, request).await {
-        Ok(response) => {
-            core.counters.live(family);
+        Ok((response, source)) => {
+            core.counters.answered(family, source);
             response
         }
         Err(told) => {
@@ -67,62 +69,32 @@ async fn carried(
     who: Option<Who>,
     method: Method,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Told> {
+) -> Result<(Response<Body>, Source), Told> {
     let arrived = Instant::now();
     check_metadata(request.headers())?;
     let by = core.principal(who, request.headers()).await.map_err(|_| Told::nobody())?;
     let asked = asked_time(request.headers())?;
     let time = [asked, core.settings.deadline].into_iter().flatten().min();
-    let deadline = time.and_then(|time| arrived.checked_add(time));
-    let patience = core.backend.timeout();
     let (head, body) = request.into_parts();
     let begun = reading::begin(core, method, body).await?;
     let share = core.share(method).await?;
-    // What a client takes to send its request is its own time.
-    let until = (Instant::now() + patience).min(deadline.unwrap_or(arrived + FAR));
-
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
-    let touched = core.touched(&upstream, method, &begun).await?;
+    let message = begun.message();
+    let touched = core.touched(&upstream, method, message.as_ref()).await?;
     core.allows(&upstream, &by, method, touched.database.as_deref())?;
-    let headers = core.headers(&upstream, method, &by, head.headers, time).await?;
-    let (mut sent, ()) = Request::new(()).into_parts();
-    (sent.method, sent.uri, sent.headers) = (Verb::POST, head.uri, headers);
-
-    let entered = core.enter(&upstream, method, &touched, until).await?;
-    let behalf = Behalf { caller: by.own.is_some(), transaction: touched.transaction };
-    let sending = Sending { core: Arc::clone(core), upstream, method, head: sent, begun, behalf };
-    let mut waiting = Waiting::new(core, entered, |held, left, pass| {
-        Box::pin(exchange::send(sending, held, left, pass))
-    });
-    // A little longer than the attempt, so that it is known what became of it.
-    let until = (Instant::now() + patience + GRACE).min(deadline.unwrap_or(arrived + FAR));
-    let Answered { head, first, rest } = match waiting.answered(until).await {
-        Some(ended) => ended?,
-        None if method.class == Class::Write => {
-            return Err(core.unknown_outcome("no answer in the caller's time"));
-        }
-        None => return Err(Told::late(core.backend.name())),
-    };
-    let asked_until = asked.and_then(|time| arrived.checked_add(time));
-    let relayed = Relayed::new(core, method, (first, rest), asked_until, share);
-    let mut response = Response::new(Body::relayed(relayed));
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    strip(response.headers_mut());
-    Ok(response)
+    let understood = core.understood(&upstream, method, message.as_ref(), &by);
+    let uid = who.map_or(NOBODY, |who| who.uid);
+    let carrying =
+        Carrying { upstream, method, by, uid, touched, understood, arrived, asked, time };
+    Box::pin(carrying.answered(core, head, begun, share)).await
 }
-
-/// How much longer than its time an attempt is waited for.
-const GRACE: Duration = Duration::from_millis(100);
-/// No deadline is further away.
-const FAR: Duration = Duration::from_secs(30 * 86_400);
 
 impl Core {
     async fn touched(
         &self,
         upstream: &Upstream,
         method: Method,
-        begun: &reading::Begun,
+        message: Option<&Bytes>,
     ) -> Result<Touched, Told> {
         let connector = &upstream.connector;
         let client = &connector.shared.client;
@@ -137,12 +109,12 @@ impl Core {
                 ));
             }
         }
-        let message = begun.message();
-        Ok(touched(method, message.as_deref(), client.known_root(), connector.namespace()))
+        let message = message.map(|message| &**message);
+        Ok(touched(method, message, client.known_root(), connector.namespace()))
     }
 
     /// The metadata as they go on.
-    async fn headers(
+    pub(super) async fn headers(
         &self,
         upstream: &Upstream,
         method: Method,

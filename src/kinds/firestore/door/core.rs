@@ -17,6 +17,7 @@ use super::{
     pool::Upstream,
     settings::Settings,
     telling::Told,
+    times::Estimates,
 };
 use crate::kinds::firestore::connector::FirestoreConnector;
 
@@ -34,6 +35,8 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) backend: Arc<Backend>,
     pub(super) counters: Counters,
+    /// Times that are told in the server's stead.
+    pub(super) estimates: Estimates,
     /// Told when a place in the bulkhead may be free.
     pub(super) freed: Notify,
     /// The door stops.
@@ -68,6 +71,7 @@ impl Core {
             settings,
             backend,
             counters: Counters::default(),
+            estimates: Estimates::default(),
             freed: Notify::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

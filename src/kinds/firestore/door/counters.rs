@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use fusebox_actors::view::{DoorCommands, DoorConnections, DoorView, counts};
+use fusebox_actors::{
+    Source,
+    view::{DoorCommands, DoorConnections, DoorView, counts},
+};
 
 /// Why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,9 @@ const FAMILIES: [(Family, &str); 4] = [
     (Family::Rest, "rest"),
 ];
 
+/// Where answers come from.
+const SOURCES: [Source; 4] = [Source::Live, Source::Cache, Source::Stale, Source::Queued];
+
 /// Why the door itself has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -64,7 +70,7 @@ const REFUSED: [(Refused, &str); 4] = [
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     connections: AtomicU64,
-    live: [AtomicU64; FAMILIES.len()],
+    answered: [[AtomicU64; FAMILIES.len()]; SOURCES.len()],
     local: [AtomicU64; FAMILIES.len()],
     closed: [AtomicU64; CLOSED.len()],
     refused: [AtomicU64; REFUSED.len()],
@@ -92,7 +98,15 @@ impl Counters {
 
     /// The server answers.
     pub(super) fn live(&self, family: Family) {
-        add(&self.live, &FAMILIES, family);
+        self.answered(family, Source::Live);
+    }
+
+    /// It is answered, from there.
+    pub(super) fn answered(&self, family: Family, source: Source) {
+        let at = SOURCES.iter().position(|known| *known == source);
+        if let Some(counters) = at.and_then(|at| self.answered.get(at)) {
+            add(counters, &FAMILIES, family);
+        }
     }
 
     /// The door answers.
@@ -129,10 +143,13 @@ impl Counters {
         let closed = CLOSED.iter().zip(&self.closed).map(|((_, word), count)| (*word, of(count)));
         let refused =
             REFUSED.iter().zip(&self.refused).map(|((_, word), count)| (*word, of(count)));
+        let answered = SOURCES.iter().zip(&self.answered);
+        let answered = answered.map(|(source, counters)| commands(counters, source.as_str()));
+        let local = commands(&self.local, "local");
         DoorView {
             connections: DoorConnections { shared: of(&self.connections), pinned: 0, parked: 0 },
             closed: counts(closed),
-            commands: [commands(&self.live, "live"), commands(&self.local, "local")].concat(),
+            commands: answered.chain([local]).flatten().collect(),
             refused_commands: counts(refused),
             auth_failures: of(&self.wrong_secrets),
             bytes_in: of(&self.bytes_in),

@@ -13,12 +13,13 @@ use super::{
     lanes::Touched,
     pool::Upstream,
     telling::Told,
+    understood::Understood,
     who::Principal,
 };
 use crate::{ingress::callers::Right, kinds::firestore::transport::fence};
 
 /// How calls are named in traces.
-const ROUTE: &str = "firestore door";
+pub(super) const ROUTE: &str = "firestore door";
 /// How long a call waits for a place in the bulkhead, and how often it looks.
 const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
@@ -28,6 +29,13 @@ pub(super) struct Entered {
     pub(super) ticket: Ticket,
     /// Of what may write: that somebody waits for it, and that it is on its way.
     pub(super) fence: Option<(fence::Wait, fence::Pass)>,
+}
+
+/// Why a call may not be sent now.
+pub(super) enum Kept {
+    /// The server may still carry out an earlier write to the same documents.
+    Fence,
+    Way(OtherWay),
 }
 
 impl Core {
@@ -73,32 +81,36 @@ impl Core {
         touched: &Touched,
         until: Instant,
     ) -> Result<Entered, Told> {
+        let entered = self.admitted(upstream, method, touched, until, None).await;
+        entered.map_err(|why| self.kept(upstream, method, touched, &why))
+    }
+
+    /// The same of a call that something else may answer: then it waits only for a place.
+    ///
+    /// # Errors
+    /// Why it may not be sent, which was not counted yet.
+    pub(super) async fn admitted(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        touched: &Touched,
+        until: Instant,
+        understood: Option<&Understood>,
+    ) -> Result<Entered, Kept> {
         let is_write = method.class == Class::Write;
-        let keyed = matches!(method.names, Names::Documents | Names::Name);
-        let access = if is_write {
-            PlainAccess::Write { absolute: false }
-        } else {
-            PlainAccess::Read { keyed, slot: None, max_stale: None }
-        };
-        let plan = PlainPlan {
-            lanes: &touched.lanes,
-            access,
-            priority: self.settings.priority,
-            operation: method.operation,
-            trace: CallTrace::new(ROUTE),
-        };
+        let absolute = understood.is_some_and(|it| it.absolute);
+        let plan = self.plan_of(method, touched, absolute);
         let fence = &upstream.connector.shared.fence;
         let for_place = until.min(Instant::now() + PLACE_PATIENCE);
         loop {
-            if is_write && !self.passes(fence, touched, until).await {
-                let why = "may still carry out an earlier write whose outcome is not known";
-                let end = fence.in_doubt_until(&touched.lanes);
-                let retry = end.map(|end| end.saturating_duration_since(Instant::now()));
-                return Err(Told::not_executed(
-                    self.backend.name(),
-                    why,
-                    retry.unwrap_or_default(),
-                ));
+            if is_write {
+                let passes = match understood {
+                    Some(_) => fence.in_doubt_until(&touched.lanes).is_none(),
+                    None => self.passes(fence, touched, until).await,
+                };
+                if !passes {
+                    return Err(Kept::Fence);
+                }
             }
             let why = match self.backend.admit(&plan) {
                 Admission::Go(ticket) => {
@@ -115,16 +127,54 @@ impl Core {
                 Admission::OtherWay(why) => why,
             };
             let waited = match why {
-                OtherWay::Lanes => {
+                OtherWay::Lanes if understood.is_none() => {
                     let left = until.saturating_duration_since(Instant::now());
                     self.backend.wait_for(&touched.lanes, left).await
                 }
                 OtherWay::Full => self.place(for_place).await,
-                OtherWay::Barred(_) | OtherWay::Shed => false,
+                OtherWay::Lanes | OtherWay::Barred(_) | OtherWay::Shed => false,
             };
             if !waited {
-                self.backend.refuse(&plan, why);
-                return Err(self.refused(why));
+                return Err(Kept::Way(why));
+            }
+        }
+    }
+
+    /// A call as the way in without a task reads it.
+    fn plan_of<'a>(&self, method: Method, touched: &'a Touched, absolute: bool) -> PlainPlan<'a> {
+        let keyed = matches!(method.names, Names::Documents | Names::Name);
+        let access = if method.class == Class::Write {
+            PlainAccess::Write { absolute }
+        } else {
+            PlainAccess::Read { keyed, slot: None, max_stale: None }
+        };
+        PlainPlan {
+            lanes: &touched.lanes,
+            access,
+            priority: self.settings.priority,
+            operation: method.operation,
+            trace: CallTrace::new(ROUTE),
+        }
+    }
+
+    /// Counts a call that may not be sent; what its client is told.
+    pub(super) fn kept(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        touched: &Touched,
+        why: &Kept,
+    ) -> Told {
+        match *why {
+            Kept::Way(why) => {
+                self.backend.refuse(&self.plan_of(method, touched, false), why);
+                self.refused(why)
+            }
+            Kept::Fence => {
+                let why = "may still carry out an earlier write whose outcome is not known";
+                let end = upstream.connector.shared.fence.in_doubt_until(&touched.lanes);
+                let retry = end.map(|end| end.saturating_duration_since(Instant::now()));
+                Told::not_executed(self.backend.name(), why, retry.unwrap_or_default())
             }
         }
     }

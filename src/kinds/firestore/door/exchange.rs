@@ -18,10 +18,10 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    Outcome, Settled, Ticket,
+    Onward, Outcome, Settled, Source, Ticket,
     connector::{AttemptError, OwnCode},
 };
-use fusebox_state::{ErrorClass, Lanes, OpId, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Verdict};
 use h2::{Reason, SendStream};
 use http_body_util::BodyExt;
 use hyper::{
@@ -35,7 +35,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     class::{Class, Method, Shape},
@@ -65,6 +65,8 @@ pub(super) struct Sending {
     pub(super) head: request::Parts,
     pub(super) begun: Begun,
     pub(super) behalf: Behalf,
+    /// Something else may answer it if the server does not.
+    pub(super) goes_on: bool,
 }
 
 /// An answer that has begun.
@@ -74,6 +76,22 @@ pub(super) struct Answered {
     pub(super) first: Option<Frame<Bytes>>,
     /// What is to come; `None` if that was all.
     pub(super) rest: Option<Coming>,
+    /// It is a status that leaves room for another answer: the call may be carried on.
+    pub(super) onward: Option<Box<Onward>>,
+}
+
+/// There is no answer.
+pub(super) enum Lost {
+    /// Its client is told this.
+    Told(Told),
+    /// It may be carried on; how its attempt ended.
+    Onward(Box<Onward>, AttemptError),
+}
+
+impl From<Told> for Lost {
+    fn from(told: Told) -> Self {
+        Self::Told(told)
+    }
 }
 
 /// The rest of an answer, and what belongs to it while it lives.
@@ -90,22 +108,22 @@ pub(super) struct Coming {
 /// The ticket of a call, which its client's end of it may abandon.
 pub(super) type Held = Arc<Mutex<Option<Ticket>>>;
 
-type OnWire<T> = Pin<Box<dyn Future<Output = Result<T, Told>> + Send>>;
+type OnWire<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// A call on the wire for whose answer its client waits. Dropped before it, the call goes on by itself.
-pub(super) struct Waiting<T: Send + 'static> {
+pub(super) struct Waiting<T: Send + 'static, E: Send + 'static> {
     core: Arc<Core>,
     held: Held,
     left: Arc<AtomicBool>,
-    on_wire: Option<OnWire<T>>,
+    on_wire: Option<OnWire<T, E>>,
     _wait: Option<fence::Wait>,
 }
 
-impl<T: Send + 'static> Waiting<T> {
+impl<T: Send + 'static, E: Send + 'static> Waiting<T, E> {
     pub(super) fn new(
         core: &Arc<Core>,
         entered: Entered,
-        send: impl FnOnce(Held, Arc<AtomicBool>, Option<fence::Pass>) -> OnWire<T>,
+        send: impl FnOnce(Held, Arc<AtomicBool>, Option<fence::Pass>) -> OnWire<T, E>,
     ) -> Self {
         let (wait, pass) = entered.fence.unzip();
         let held = Arc::new(Mutex::new(Some(entered.ticket)));
@@ -115,15 +133,23 @@ impl<T: Send + 'static> Waiting<T> {
     }
 
     /// The answer, once it has begun; `None` if that is not so by then.
-    pub(super) async fn answered(&mut self, until: Instant) -> Option<Result<T, Told>> {
+    pub(super) async fn answered(&mut self, until: Instant) -> Option<Result<T, E>> {
         let on_wire = self.on_wire.as_mut()?;
         let ended = timeout_at(until, on_wire).await.ok()?;
         self.on_wire = None;
         Some(ended)
     }
+
+    /// What the cache holds of a read that the server does not answer; see [`Ticket::instead`].
+    pub(super) fn instead(
+        &self,
+        (lane, key): &(LaneId, Bytes),
+    ) -> Option<(Source, Bytes, Duration)> {
+        self.held.lock().as_mut()?.instead((*lane, key), None, |_| true)
+    }
 }
 
-impl<T: Send + 'static> Drop for Waiting<T> {
+impl<T: Send + 'static, E: Send + 'static> Drop for Waiting<T, E> {
     fn drop(&mut self) {
         let Some(on_wire) = self.on_wire.take() else { return };
         self.left.store(true, Ordering::Release);
@@ -135,19 +161,26 @@ impl<T: Send + 'static> Drop for Waiting<T> {
 }
 
 impl Core {
-    /// A call has ended, or its answer has begun.
+    /// A call has ended, or its answer has begun: nothing follows.
     pub(super) fn settle(&self, held: &Held, failed: Option<Failed>) {
+        if let Some(onward) = self.settled(held, failed) {
+            self.backend.end(*onward);
+        }
+    }
+
+    /// The same of one that may be carried on, if its client has not left.
+    fn settled(&self, held: &Held, failed: Option<Failed>) -> Option<Box<Onward>> {
         let ticket = held.lock().take();
         let outcome = match failed {
             None => Outcome::Answered { cached: None, until: None },
             Some(Failed { verdict, error, .. }) => Outcome::Failed { verdict, error },
         };
-        if let Some(ticket) = ticket
-            && let Settled::GoOn(onward) = ticket.settle(outcome)
-        {
-            self.backend.end(*onward);
-        }
+        let settled = ticket.map(|ticket| ticket.settle(outcome));
         self.freed.notify_one();
+        match settled {
+            Some(Settled::GoOn(onward)) => Some(onward),
+            Some(Settled::Done) | None => None,
+        }
     }
 
     /// What a client is told whose call failed without an answer.
@@ -167,7 +200,7 @@ impl Core {
             ErrorClass::BlockedServer => {
                 Told::not_executed(name, "lets nobody in", self.backend.retry_after())
             }
-            ErrorClass::NotExecuted => Told::lost(name, "there is no connection; not executed"),
+            ErrorClass::NotExecuted => Told::no_connection(name),
             _ if error.is(OwnCode::Timeout) => Told::late(name),
             _ => Told::lost(name, "the connection broke"),
         }
@@ -195,13 +228,28 @@ pub(super) fn given_up(sent: bool, timeout: Duration) -> Failed {
     failed
 }
 
+/// Whether a call that has failed so may be answered otherwise. What blames the call is the answer to it, and so is what
+/// the server leaves to its client to do again.
+fn may_go_on(failed: &Failed) -> bool {
+    match failed.error.class {
+        ErrorClass::NotExecuted => failed.status != Some(Code::Aborted),
+        ErrorClass::Unknown => !failed.error.unclassified,
+        ErrorClass::BlockedServer => true,
+        ErrorClass::Rejected
+        | ErrorClass::BlockedObject
+        | ErrorClass::Ambiguous
+        | ErrorClass::Conflict => false,
+    }
+}
+
 /// Sends a call, and settles it.
 pub(super) async fn send(
     sending: Sending,
     held: Held,
     left: Arc<AtomicBool>,
     pass: Option<fence::Pass>,
-) -> Result<Answered, Told> {
+) -> Result<Answered, Lost> {
+    let goes_on = sending.goes_on;
     let (core, method) = (Arc::clone(&sending.core), sending.method);
     let client = Arc::clone(&sending.upstream.connector.shared.client);
     let behalf = sending.behalf;
@@ -211,7 +259,7 @@ pub(super) async fn send(
     let failed = match ended {
         Ok(Ok((mut answered, status))) => {
             let failed = match status {
-                Some(status) if status.code() != tonic::Code::Ok => {
+                Some(status) if status.code() != Code::Ok => {
                     Some(client.failed(&status, behalf).await)
                 }
                 Some(_) | None => None,
@@ -224,7 +272,11 @@ pub(super) async fn send(
                 (_, Some(pass)) if is_known => pass.answered(),
                 (_, pass) => drop(pass),
             }
-            core.settle(&held, failed);
+            if goes_on && failed.as_ref().is_some_and(may_go_on) {
+                answered.onward = core.settled(&held, failed);
+            } else {
+                core.settle(&held, failed);
+            }
             return Ok(answered);
         }
         // Its client has left before anything was sent, which says nothing of the server.
@@ -248,8 +300,14 @@ pub(super) async fn send(
         pass.answered();
     }
     let error = failed.error.clone();
+    if goes_on
+        && may_go_on(&failed)
+        && let Some(onward) = core.settled(&held, Some(failed.clone()))
+    {
+        return Err(Lost::Onward(onward, error));
+    }
     core.settle(&held, Some(failed));
-    Err(core.failed(method, &error))
+    Err(core.failed(method, &error).into())
 }
 
 /// Sends a call, once more if the server has not acted upon it. The status that its answer bears so far comes with it.
@@ -318,7 +376,7 @@ async fn tried(
             });
             let coming = Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
             let rest = (!is_all).then_some(coming);
-            return Ok((Answered { head, first: None, rest }, Some(status)));
+            return Ok((Answered { head, first: None, rest, onward: None }, Some(status)));
         }
         let first = match method.shape {
             Shape::Lasting => None,
@@ -329,7 +387,7 @@ async fn tried(
         });
         let coming = Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
         let rest = status.is_none().then_some(coming);
-        return Ok((Answered { head, first, rest }, status));
+        return Ok((Answered { head, first, rest, onward: None }, status));
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! gRPC puts five bytes before each message: whether it is compressed, and how long it is.
 
+use bytes::{BufMut, Bytes, BytesMut};
+
 /// The largest message of a request, in bytes, as Firestore has it.
 pub(super) const MESSAGE_MAX: u32 = 10 << 20;
 
@@ -70,6 +72,30 @@ pub(super) fn first_message(bytes: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::try_from(u32::from_be_bytes(length)).ok()?)
 }
 
+/// The messages of what is one after another, whole and not compressed. `None` if it is not.
+pub(super) fn messages(bytes: &Bytes) -> Option<Vec<Bytes>> {
+    let (mut messages, mut rest) = (Vec::new(), bytes.clone());
+    while !rest.is_empty() {
+        let message = first_message(&rest)?;
+        let length = message.len();
+        messages.push(rest.slice_ref(message));
+        rest = rest.slice(PREFIX + length..);
+    }
+    Some(messages)
+}
+
+/// Messages as they go over the wire.
+pub(super) fn framed(messages: &[Bytes]) -> Bytes {
+    let size = messages.iter().map(|message| PREFIX + message.len()).sum();
+    let mut bytes = BytesMut::with_capacity(size);
+    for message in messages {
+        bytes.put_u8(0);
+        bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        bytes.extend_from_slice(message);
+    }
+    bytes.freeze()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +132,15 @@ mod tests {
         assert_eq!(framing.feed(&giant), Err(TooLong(1 << 30)));
         let mut framing = Framing::default();
         framing.feed(&[&[0][..], &MESSAGE_MAX.to_be_bytes()].concat()).unwrap();
+    }
+
+    #[test]
+    fn messages_are_framed_and_found_again() {
+        let messages = [Bytes::from_static(b"one"), Bytes::new(), Bytes::from(vec![7; 300])];
+        let framed = framed(&messages);
+        assert_eq!(super::messages(&framed).unwrap(), messages);
+        assert_eq!(super::messages(&framed.slice(..framed.len() - 1)), None);
+        assert_eq!(super::messages(&Bytes::from_static(b"\x01\0\0\0\0")), None, "compressed");
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub(crate) fn open(spec: DoorSpec) -> Result<Arc<dyn WireDoor>, String> {
 fn settings_of(door: &DoorSettings) -> Settings {
     Settings {
         deadline: door.deadline,
+        min_ack: door.min_ack,
         priority: door.priority,
         in_bytes: door.in_bytes,
         out_bytes: door.out_bytes,

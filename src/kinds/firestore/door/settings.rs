@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_actors::Priority;
+use fusebox_actors::{AckLevel, Priority};
 
 use crate::ingress::callers::Callers;
 
@@ -11,6 +11,9 @@ use crate::ingress::callers::Callers;
 pub(crate) struct Settings {
     /// How long a call may take, if its client does not ask for less.
     pub(crate) deadline: Option<Duration>,
+    /// What a write's answer promises at least: `Applied` refuses the queue, `Durable` consents to it for writes whose
+    /// reply is not known before they are applied.
+    pub(crate) min_ack: Option<AckLevel>,
     /// Which calls are shed first.
     pub(crate) priority: Priority,
     /// The most bytes of requests that are held before they are sent.

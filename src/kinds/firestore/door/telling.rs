@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fusebox_actors::{AckLevel, Reply, Source};
 use fusebox_state::OpId;
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use hyper::{
@@ -30,26 +31,60 @@ pub(super) struct Told {
     message: String,
     retry: Option<Duration>,
     op_id: Option<OpId>,
+    /// Whether it is certain that nothing was executed.
+    executed_nothing: bool,
     /// How it is counted.
     pub(super) why: Option<Refused>,
 }
 
 impl Told {
     fn new(code: Code, message: impl std::fmt::Display, why: Option<Refused>) -> Self {
-        Self { code, message: format!("fusebox: {message}"), retry: None, op_id: None, why }
+        let message = format!("fusebox: {message}");
+        Self { code, message, retry: None, op_id: None, executed_nothing: false, why }
     }
 
     /// The backend was not asked. Clients hand that on to their program at once.
     pub(super) fn not_executed(backend: &str, why: &str, retry: Duration) -> Self {
         let seconds = retry.as_secs().max(1);
         let message = format!("{backend} {why}; not executed; retry in {seconds} s");
-        Self { retry: Some(retry), ..Self::new(Code::Unknown, message, Some(Refused::Unavailable)) }
+        let told = Self::new(Code::Unknown, message, Some(Refused::Unavailable));
+        Self { retry: Some(retry), executed_nothing: true, ..told }
     }
 
     /// The backend was asked, and its answer did not come: as a client that asks it directly would be told.
     pub(super) fn lost(backend: &str, why: &str) -> Self {
         let message = format!("{backend}: {why}");
         Self::new(Code::Unavailable, message, Some(Refused::Unavailable))
+    }
+
+    /// There is no connection. The backend is asked again before its breaker opens, and so may clients.
+    pub(super) fn no_connection(backend: &str) -> Self {
+        Self {
+            executed_nothing: true,
+            ..Self::lost(backend, "there is no connection; not executed")
+        }
+    }
+
+    /// Whether it is certain that nothing was executed.
+    pub(super) fn executed_nothing(&self) -> bool {
+        self.executed_nothing
+    }
+
+    /// The same in a transaction, which an outage has cut: clients begin it anew.
+    pub(super) fn in_transaction(self) -> Self {
+        if self.executed_nothing { Self { code: Code::Aborted, retry: None, ..self } } else { self }
+    }
+
+    /// The queue takes no more. Clients try a write again after a while.
+    pub(super) fn queue_full(backend: &str, why: &str, retry: Duration) -> Self {
+        let message = format!("{backend}: {why}; not executed");
+        let told = Self::new(Code::ResourceExhausted, message, Some(Refused::Unavailable));
+        Self { retry: Some(retry), ..told }
+    }
+
+    /// The server has refused it, when it was asked on the client's behalf.
+    pub(super) fn refused(code: Code, backend: &str, why: &str) -> Self {
+        Self::new(code, format!("{backend}: {why}"), None)
     }
 
     /// No answer in time to what changes nothing.
@@ -163,6 +198,79 @@ impl Told {
     /// The headers of an answer without a message, before its [trailers](Self::trailers).
     pub(super) fn headers() -> HeaderMap {
         HeaderMap::from_iter([(CONTENT_TYPE, GRPC), (SOURCE, LOCAL)])
+    }
+}
+
+/// The status that the server gave, by the word that records have for it.
+pub(super) fn code_of(word: &str) -> Code {
+    match word {
+        "INVALID_ARGUMENT" | "invalid_argument" => Code::InvalidArgument,
+        "NOT_FOUND" => Code::NotFound,
+        "ALREADY_EXISTS" => Code::AlreadyExists,
+        "PERMISSION_DENIED" => Code::PermissionDenied,
+        "FAILED_PRECONDITION" => Code::FailedPrecondition,
+        "OUT_OF_RANGE" => Code::OutOfRange,
+        "UNIMPLEMENTED" => Code::Unimplemented,
+        "DATA_LOSS" => Code::DataLoss,
+        "UNAUTHENTICATED" => Code::Unauthenticated,
+        "too_large" => Code::ResourceExhausted,
+        _ => Code::Unknown,
+    }
+}
+
+/// What is said of an answer that the door has made itself.
+pub(super) struct Said {
+    source: Source,
+    age: Duration,
+    ack: Option<AckLevel>,
+    op_id: Option<OpId>,
+    pending_writes: u64,
+    /// Whether a result in it is not known.
+    pub(super) estimated: bool,
+}
+
+impl Said {
+    pub(super) fn of(reply: &Reply) -> Self {
+        Self {
+            source: reply.source,
+            age: reply.age,
+            ack: reply.ack,
+            op_id: reply.op_id,
+            pending_writes: reply.pending_writes,
+            estimated: false,
+        }
+    }
+
+    /// The headers before its messages.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let source = HeaderValue::from_static(self.source.as_str());
+        let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, GRPC), (SOURCE, source)]);
+        if matches!(self.source, Source::Cache | Source::Stale) {
+            let age = u64::try_from(self.age.as_millis()).unwrap_or(u64::MAX);
+            headers.insert("x-fusebox-age-ms", HeaderValue::from(age));
+        }
+        if let Some(ack) = self.ack {
+            let ack = if ack == AckLevel::Durable { "durable" } else { "applied" };
+            headers.insert("x-fusebox-ack", HeaderValue::from_static(ack));
+        }
+        if self.pending_writes > 0 {
+            headers.insert("x-fusebox-pending-writes", HeaderValue::from(self.pending_writes));
+        }
+        if self.estimated {
+            headers.insert("x-fusebox-estimated", HeaderValue::from_static("1"));
+        }
+        headers
+    }
+
+    /// The trailers behind them: all is well.
+    pub(super) fn trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let op_id = self.op_id.map(|op_id| HeaderValue::try_from(op_id.to_string()));
+        if let Some(Ok(op_id)) = op_id {
+            trailers.insert(OP_ID, op_id);
+        }
+        trailers
     }
 }
 

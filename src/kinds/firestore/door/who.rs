@@ -20,6 +20,14 @@ pub(super) struct Principal {
     pub(super) own: Option<HeaderValue>,
 }
 
+impl Principal {
+    /// Its own credential as calls have it; empty if it has none. `None` if calls cannot have it.
+    pub(super) fn token(&self) -> Option<&str> {
+        let Some(own) = &self.own else { return Some("") };
+        std::str::from_utf8(bearer(own)?).ok().filter(|token| !token.is_empty())
+    }
+}
+
 /// Why nobody is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Nobody;
@@ -94,6 +102,7 @@ mod tests {
         let known = Known { name: "web".into(), right: Right::Read, secret };
         Settings {
             deadline: None,
+            min_ack: None,
             priority: Priority::Normal,
             in_bytes: 1,
             out_bytes: 1,

@@ -2,7 +2,7 @@
 //!
 //! A document is one entry, whether it was got alone or with others; its absence is an answer as well. A
 //! query is one entry under its canonical form, in a lane of its own that no write enters: its result is
-//! neither overlaid nor invalidated. What was read with a caller's own credentials is kept apart, under a
+//! neither overlaid nor invalidated. So is what a client of the door asks, under the bytes of its message. What was read with a caller's own credentials is kept apart, under a
 //! hash of them that is made anew with each run of the daemon.
 
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use fusebox_state::LaneId;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::wire::{self, Answer, Call, Found, FoundList, Get, Op, Query, Reply};
+use super::wire::{self, Answer, Asked, Call, Found, FoundList, Get, Op, Query, Reply};
 
 /// Where the principal's hash ends and the read begins.
 const PRINCIPAL: usize = 17;
@@ -50,6 +50,14 @@ pub(crate) fn query_slot(query: &Query, token: &str) -> Slot {
     Slot { lane: LaneId::of(b"query", &key), key }
 }
 
+/// The entry that answers what a client of the door asks: by the bytes of its message.
+pub(crate) fn asked_slot(asked: &Asked, token: &str) -> Slot {
+    let mut key = principal(b'a', token);
+    key.extend_from_slice(&asked.encode_to_vec());
+    let key = key.freeze();
+    Slot { lane: LaneId::of(b"query", &key), key }
+}
+
 /// The path of the document that the entry is of.
 pub(crate) fn path_of(slot: &Slot) -> Option<&str> {
     let (kind, path) = (slot.key.first()?, slot.key.get(PRINCIPAL..)?);
@@ -63,6 +71,7 @@ pub(crate) fn split(slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         Answer::Many(_) if slots.len() == 1 && path_of(slots.first()?).is_none() => {
             Some(vec![reply.clone()])
         }
+        Answer::Messages(_) if slots.len() == 1 => Some(vec![reply.clone()]),
         Answer::Many(list) if list.found.len() == slots.len() => {
             Some(list.found.iter().map(wire::encode).collect())
         }
@@ -96,7 +105,7 @@ mod tests {
     use super::*;
 
     fn found(path: &str) -> Found {
-        Found { path: path.into(), document: Some(Document::default()), estimated: false }
+        Found { path: path.into(), document: Some(Document::default()), ..Found::default() }
     }
 
     #[test]

@@ -153,6 +153,7 @@ pub(crate) fn body_to_json(body: &Bytes) -> Json {
         },
         Some(Op::Begin(_)) => json!({ "op": "begin_transaction" }),
         Some(Op::Rollback(_)) => json!({ "op": "rollback" }),
+        Some(Op::Asked(asked)) => json!({ "op": asked.question().operation() }),
         None => Json::Null,
     }
 }
@@ -169,7 +170,7 @@ pub(crate) fn reply_to_json(reply: &Bytes) -> Json {
             json!({ "update_time": time_to_json(committed.time), "writes": writes })
         }
         Some(Answer::Transaction(id)) => json!({ "transaction": STANDARD.encode(id) }),
-        Some(Answer::Done(_)) | None => Json::Null,
+        Some(Answer::Done(_) | Answer::Messages(_)) | None => Json::Null,
     }
 }
 
@@ -259,7 +260,7 @@ mod tests {
     fn an_estimate_is_marked_and_a_missing_document_is_null() {
         let document =
             Some(googleapis_tonic_google_firestore_v1::google::firestore::v1::Document::default());
-        let found = Found { path: "u/a".into(), document, estimated: true };
+        let found = Found { path: "u/a".into(), document, estimated: true, ..Found::default() };
         let shown = reply_to_json(&Reply::encoded(Answer::One(found)));
         assert_eq!(
             shown,

@@ -66,7 +66,7 @@ impl Root {
         Found {
             path,
             document: Some(Document { name: String::new(), ..document }),
-            estimated: false,
+            ..Found::default()
         }
     }
 

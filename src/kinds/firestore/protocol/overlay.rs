@@ -102,12 +102,15 @@ pub(crate) struct Followed {
     path: String,
     /// `None` after a commit that cannot be told.
     worlds: Option<Vec<World>>,
+    /// When the last commit was accepted.
+    accepted_at: Option<UnixMillis>,
 }
 
 impl Followed {
     /// Begins with nothing known of the document that `slot` reads.
     pub(crate) fn of(slot: &Slot) -> Option<Self> {
-        Some(Self { path: cache::path_of(slot)?.to_owned(), worlds: Some(anything()) })
+        let path = cache::path_of(slot)?.to_owned();
+        Some(Self { path, worlds: Some(anything()), accepted_at: None })
     }
 
     /// Whether `slot` reads this document.
@@ -119,6 +122,7 @@ impl Followed {
     /// before and after. Returns whether the document would be known as well if nothing had been known before; where
     /// fields are known, it does not say so.
     pub(crate) fn write(&mut self, queued: &QueuedWrite, root: Option<&Root>) -> bool {
+        self.accepted_at = self.accepted_at.max(Some(queued.accepted_at));
         let Some(worlds) = &self.worlds else { return false };
         let Some(commit) = Commit::read(queued, root) else {
             self.worlds = None;
@@ -152,7 +156,8 @@ impl Followed {
         let estimated = known.is_some_and(|known| known.estimated);
         let fields = |known: &Known| known.fields.clone();
         let document = known.map(|it| Document { fields: fields(it), ..Document::default() });
-        Some(wire::encode(&Found { path: self.path.clone(), document, estimated }))
+        let accepted_at = self.accepted_at.map(value::time);
+        Some(wire::encode(&Found { path: self.path.clone(), document, estimated, accepted_at }))
     }
 
     /// Bytes that it holds, roughly.
@@ -298,7 +303,7 @@ fn cut(value: &mut Value) {
 }
 
 /// Puts a value at the path `parts`, making maps on the way, or takes it out where there is none.
-fn put(fields: &mut Fields, parts: &[String], new: Option<Value>) {
+pub(super) fn put(fields: &mut Fields, parts: &[String], new: Option<Value>) {
     let Some((first, rest)) = parts.split_first() else { return };
     if rest.is_empty() {
         match new {

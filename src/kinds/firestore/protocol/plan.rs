@@ -55,6 +55,10 @@ pub(crate) fn plan(body: Bytes, namespace: &[u8]) -> Result<Plan, Refused> {
             let label = collection(query);
             (Lanes::new([]), label, read(false, slot.into_iter().collect()))
         }
+        Some(Op::Asked(asked)) => {
+            let slot = cache::asked_slot(asked, &call.token);
+            (Lanes::new([]), asked.question().operation().to_owned(), read(false, vec![slot]))
+        }
         Some(Op::Commit(commit)) => {
             check_size(&commit.writes, commit.encoded_len())?;
             for write in &commit.writes {

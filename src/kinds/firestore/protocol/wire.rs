@@ -17,7 +17,7 @@ const VERSION: u8 = 1;
 /// A call.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Call {
-    #[prost(oneof = "Op", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Op", tags = "1, 2, 3, 4, 5, 6")]
     pub(crate) op: Option<Op>,
     /// The transaction in which it is carried; empty for none.
     #[prost(bytes = "bytes", tag = "14")]
@@ -41,6 +41,8 @@ pub(crate) enum Op {
     Begin(Begin),
     #[prost(message, tag = "5")]
     Rollback(Rollback),
+    #[prost(message, tag = "6")]
+    Asked(Asked),
 }
 
 /// Reads documents.
@@ -84,10 +86,44 @@ pub(crate) struct Begin {
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(crate) struct Rollback {}
 
+/// Asks in the words of a client of the door. It reads, and is never queued.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Asked {
+    /// The number of a [`Question`].
+    #[prost(enumeration = "Question", tag = "1")]
+    pub(crate) question: i32,
+    /// The client's own message.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) message: Bytes,
+}
+
+/// The methods by which a client of the door asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Question {
+    /// None that is known.
+    Unknown = 0,
+    /// `RunQuery`
+    Query = 1,
+    /// `RunAggregationQuery`
+    Aggregation = 2,
+}
+
+impl Question {
+    /// What it is called in records and traces.
+    pub(crate) fn operation(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Aggregation => "aggregate",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A reply.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Reply {
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub(crate) answer: Option<Answer>,
 }
 
@@ -106,6 +142,15 @@ pub(crate) enum Answer {
     Transaction(Bytes),
     #[prost(bool, tag = "6")]
     Done(bool),
+    #[prost(message, tag = "7")]
+    Messages(Messages),
+}
+
+/// What the server answered to what a client of the door asked, message by message.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Messages {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(crate) messages: Vec<Bytes>,
 }
 
 /// What a path held.
@@ -119,6 +164,9 @@ pub(crate) struct Found {
     /// Whether a time in it is a guess at what the server will write.
     #[prost(bool, tag = "3")]
     pub(crate) estimated: bool,
+    /// When the last of the queued writes that make the document was accepted. `None` for what the server said.
+    #[prost(message, optional, tag = "4")]
+    pub(crate) accepted_at: Option<Timestamp>,
 }
 
 /// What several paths held, or what a query found.

@@ -42,6 +42,8 @@ mod floods;
 mod losses;
 mod outage;
 mod passing;
+mod understood;
+mod unknown;
 
 /// A door before a server.
 struct World {
@@ -93,6 +95,7 @@ fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
 fn usual() -> Settings {
     Settings {
         deadline: None,
+        min_ack: None,
         priority: Priority::Normal,
         in_bytes: 256 << 20,
         out_bytes: 512 << 20,

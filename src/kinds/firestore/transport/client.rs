@@ -14,11 +14,12 @@ use fusebox_actors::{
 };
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    BatchGetDocumentsRequest, Document, RunQueryRequest, StructuredQuery,
-    batch_get_documents_request, batch_get_documents_response, firestore_client::FirestoreClient,
-    run_query_request,
+    BatchGetDocumentsRequest, Document, RunAggregationQueryRequest, RunQueryRequest,
+    StructuredQuery, batch_get_documents_request, batch_get_documents_response,
+    firestore_client::FirestoreClient, run_query_request,
 };
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::{OnceCell, watch};
 use tonic::{Request, metadata::AsciiMetadataValue};
 
@@ -28,6 +29,7 @@ use crate::{
         protocol::{
             names::Root,
             outcome::{self, Behalf, Failed},
+            wire::{Asked, Question},
         },
         settings::FirestoreSettings,
     },
@@ -230,6 +232,39 @@ impl Client {
         }
     }
 
+    /// What the server answers to what a client of the door asks.
+    pub(crate) async fn asked(&self, asked: Asked, caller: &str) -> Result<Vec<Bytes>, Failed> {
+        let behalf = Behalf { caller: !caller.is_empty(), transaction: false };
+        let malformed = || {
+            let (verdict, class) = (Verdict::Neutral, ErrorClass::Rejected);
+            Failed::own(verdict, class, OwnCode::MalformedCall, "the call cannot be read")
+        };
+        let answered = match asked.question() {
+            Question::Query => {
+                let message = RunQueryRequest::decode(asked.message).map_err(|_| malformed())?;
+                let (mut stub, request) = self.request(message, caller).await?;
+                match stub.run_query(request).await {
+                    Ok(answer) => all(answer.into_inner()).await,
+                    Err(status) => Err(status),
+                }
+            }
+            Question::Aggregation => {
+                let message =
+                    RunAggregationQueryRequest::decode(asked.message).map_err(|_| malformed())?;
+                let (mut stub, request) = self.request(message, caller).await?;
+                match stub.run_aggregation_query(request).await {
+                    Ok(answer) => all(answer.into_inner()).await,
+                    Err(status) => Err(status),
+                }
+            }
+            Question::Unknown => return Err(malformed()),
+        };
+        match answered {
+            Ok(messages) => Ok(messages),
+            Err(status) => Err(self.failed(&status, behalf).await),
+        }
+    }
+
     /// What a status says. Credentials that were refused are read anew the next time.
     pub(crate) async fn failed(&self, status: &tonic::Status, behalf: Behalf) -> Failed {
         if status.code() == tonic::Code::Unauthenticated && !behalf.caller {
@@ -277,6 +312,15 @@ impl Client {
         let writes = [made(true)?, made(true)?, made(true)?, made(true)?];
         Ok(wanted(channels.insert(Channels { reads: made(false)?, writes })))
     }
+}
+
+/// All messages of an answer.
+async fn all<M: Message>(mut answer: tonic::Streaming<M>) -> Result<Vec<Bytes>, tonic::Status> {
+    let mut messages = Vec::new();
+    while let Some(message) = answer.message().await? {
+        messages.push(message.encode_to_vec().into());
+    }
+    Ok(messages)
 }
 
 fn stub(channel: Channel) -> Stub {

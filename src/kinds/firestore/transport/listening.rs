@@ -73,7 +73,7 @@ impl Upstream for Listening {
                     query_type: Some(QueryType::StructuredQuery(structured)),
                 })
             }
-            Op::Commit(_) | Op::Begin(_) | Op::Rollback(_) => {
+            Op::Commit(_) | Op::Begin(_) | Op::Rollback(_) | Op::Asked(_) => {
                 return Err(Status::invalid_argument("no query"));
             }
         };
@@ -93,7 +93,7 @@ impl Upstream for Listening {
 
     fn to_json(&self, document: Document) -> Json {
         let path = self.path_of(&document.name);
-        found_to_json(&Found { path, document: Some(document), estimated: false })
+        found_to_json(&Found { path, document: Some(document), ..Found::default() })
     }
 
     fn path(&self, name: &str) -> String {

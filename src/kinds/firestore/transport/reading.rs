@@ -21,7 +21,7 @@ use tokio::{
 use super::client::{Client, closed};
 use crate::kinds::firestore::protocol::{
     outcome::{Behalf, Failed},
-    wire::{Answer, Call, Found, FoundList, Op, Reply},
+    wire::{Answer, Call, Found, FoundList, Messages, Op, Reply},
 };
 
 type Asked = Pin<Box<dyn Future<Output = Result<Bytes, Failed>> + Send>>;
@@ -110,6 +110,10 @@ pub(crate) async fn ask(client: Arc<Client>, call: Call) -> Result<Bytes, Failed
             let documents = client.query(&query.parent, structured, &transaction, &token).await?;
             let found = documents.into_iter().map(|document| root.found(document)).collect();
             Answer::Many(FoundList { found })
+        }
+        Some(Op::Asked(asked)) => {
+            let messages = client.asked(asked, &token).await?;
+            Answer::Messages(Messages { messages })
         }
         Some(Op::Begin(begin)) => {
             let mode = if begin.read_only {

@@ -17,27 +17,27 @@ use tonic::{Code, transport::Channel};
 use super::{passing::plain, *};
 use crate::kinds::firestore::testing::{Emulator, Engine};
 
-const DATABASE: &str = "projects/fusebox-local/databases/(default)";
+pub(super) const DATABASE: &str = "projects/fusebox-local/databases/(default)";
 
-fn name(path: &str) -> String {
+pub(super) fn name(path: &str) -> String {
     format!("{DATABASE}/documents/{path}")
 }
 
-fn set(path: &str, text: String) -> Write {
+pub(super) fn set(path: &str, text: String) -> Write {
     let value = Value { value_type: Some(ValueType::StringValue(text)) };
     let fields = [("t".to_owned(), value)].into();
     let document = Document { name: name(path), fields, ..Document::default() };
     Write { operation: Some(Operation::Update(document)), ..Write::default() }
 }
 
-async fn stub(world: &World) -> FirestoreClient<Channel> {
+pub(super) async fn stub(world: &World) -> FirestoreClient<Channel> {
     let address = format!("http://127.0.0.1:{}", world.port);
     let stub =
         FirestoreClient::new(Channel::from_shared(address).unwrap().connect().await.unwrap());
     stub.max_decoding_message_size(64 << 20).max_encoding_message_size(64 << 20)
 }
 
-async fn commit(stub: &mut FirestoreClient<Channel>, writes: Vec<Write>) {
+pub(super) async fn commit(stub: &mut FirestoreClient<Channel>, writes: Vec<Write>) {
     let commit = CommitRequest { database: DATABASE.into(), writes, transaction: Bytes::new() };
     stub.commit(commit).await.unwrap();
 }

@@ -1,0 +1,320 @@
+//! What stock clients ask at the door, as calls of this kind, and replies as what they are answered.
+//!
+//! | request | call | not understood, so carried live or not at all |
+//! | --- | --- | --- |
+//! | `BatchGetDocuments` | a get of its documents; a mask is laid over the reply | in a transaction, or of a moment (`read_time`) |
+//! | `RunQuery`, `RunAggregationQuery` | asks with its own bytes | the same, and what is to be explained |
+//! | `Commit` | a commit of its writes | in a transaction |
+//!
+//! Nor is understood what is about another database than the backend's, and what this version of Firestore's
+//! definitions cannot read whole: a message is understood if it is as long when it is written again. So nothing of a
+//! write is lost in the queue, and nothing of a document in the cache.
+//!
+//! **Times of the door's own** are estimates. A queued commit is answered with a time that is later than every one
+//! that was told or seen before.
+
+use bytes::Bytes;
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    BatchGetDocumentsRequest, BatchGetDocumentsResponse, CommitRequest, CommitResponse, Document,
+    DocumentMask, RunAggregationQueryRequest, RunQueryRequest, Value, Write, WriteResult,
+    batch_get_documents_response::Result as Got,
+    document_transform::field_transform::TransformType, value::ValueType, write::Operation,
+};
+use prost::Message;
+use prost_types::Timestamp;
+
+use super::{
+    names::Root,
+    overlay, path,
+    value::{self, Fields},
+    wire::{
+        self, Answer, Asked, Call, Commit, Found, FoundList, Get, Messages, Op, Question, Reply,
+    },
+};
+
+/// A request that is understood.
+pub(crate) struct Understood {
+    /// The call that it is.
+    pub(crate) body: Bytes,
+    pub(crate) form: Form,
+}
+
+/// What of a request is needed to answer it.
+pub(crate) enum Form {
+    /// Documents.
+    Get {
+        paths: Vec<String>,
+        /// The fields that are wanted, if not all.
+        mask: Option<DocumentMask>,
+    },
+    /// What a query finds.
+    Query,
+    /// One result for each write.
+    Commit(Vec<Made>),
+}
+
+/// What is known beforehand of a write's result.
+pub(crate) struct Made {
+    path: String,
+    deletes: bool,
+    /// Of each of its transforms, whether it is the time of the commit.
+    transforms: Vec<bool>,
+}
+
+/// A message whose every field is known.
+fn whole<M: Message + Default>(message: &Bytes) -> Option<M> {
+    let read = M::decode(message.clone()).ok()?;
+    (read.encoded_len() == message.len()).then_some(read)
+}
+
+fn call(op: Op, token: &str) -> Bytes {
+    wire::encode(&Call { op: Some(op), transaction: Bytes::new(), token: token.to_owned() })
+}
+
+/// The path of a name of the backend's database.
+fn path_in(root: &Root, name: &str) -> Option<String> {
+    let path = root.path(name);
+    (path.len() < name.len()).then(|| path.to_owned())
+}
+
+/// What a `BatchGetDocuments` is.
+pub(crate) fn get(message: &Bytes, root: &Root, token: &str) -> Option<Understood> {
+    let asked: BatchGetDocumentsRequest = whole(message)?;
+    if asked.consistency_selector.is_some() || asked.database != root.database {
+        return None;
+    }
+    let paths: Vec<String> =
+        asked.documents.iter().map(|name| path_in(root, name)).collect::<Option<_>>()?;
+    if paths.is_empty() {
+        return None;
+    }
+    let body = call(Op::Get(Get { paths: paths.clone(), many: true }), token);
+    Some(Understood { body, form: Form::Get { paths, mask: asked.mask } })
+}
+
+/// What a `RunQuery` or a `RunAggregationQuery` is.
+pub(crate) fn query(
+    question: Question,
+    message: &Bytes,
+    root: &Root,
+    token: &str,
+) -> Option<Understood> {
+    let (parent, is_plain) = match question {
+        Question::Query => {
+            let asked: RunQueryRequest = whole(message)?;
+            let is_plain = asked.consistency_selector.is_none() && asked.explain_options.is_none();
+            (asked.parent, is_plain)
+        }
+        Question::Aggregation => {
+            let asked: RunAggregationQueryRequest = whole(message)?;
+            let is_plain = asked.consistency_selector.is_none() && asked.explain_options.is_none();
+            (asked.parent, is_plain)
+        }
+        Question::Unknown => return None,
+    };
+    let is_own = parent == root.name("") || path_in(root, &parent).is_some();
+    (is_plain && is_own).then(|| {
+        let asked = Asked { question: question.into(), message: message.clone() };
+        Understood { body: call(Op::Asked(asked), token), form: Form::Query }
+    })
+}
+
+/// What a `Commit` is.
+pub(crate) fn commit(message: &Bytes, root: &Root, token: &str) -> Option<Understood> {
+    let asked: CommitRequest = whole(message)?;
+    let is_own = asked.database == root.database;
+    if !asked.transaction.is_empty() || asked.writes.is_empty() || !is_own {
+        return None;
+    }
+    let mut writes = asked.writes;
+    let made = writes.iter_mut().map(|write| below(root, write)).collect::<Option<_>>()?;
+    let body = call(Op::Commit(Commit { writes, many: true }), token);
+    Some(Understood { body, form: Form::Commit(made) })
+}
+
+/// Names a write's document by its path.
+fn below(root: &Root, write: &mut Write) -> Option<Made> {
+    let path = match &mut write.operation {
+        Some(Operation::Update(document)) => {
+            document.name = path_in(root, &document.name)?;
+            document.name.clone()
+        }
+        Some(Operation::Delete(name)) => {
+            *name = path_in(root, name)?;
+            name.clone()
+        }
+        // Nobody sends these any more.
+        Some(Operation::Transform(_)) | None => return None,
+    };
+    let is_time = |it: &TransformType| matches!(it, TransformType::SetToServerValue(_));
+    let transforms = write.update_transforms.iter();
+    Some(Made {
+        path,
+        deletes: matches!(write.operation, Some(Operation::Delete(_))),
+        transforms: transforms.map(|it| it.transform_type.as_ref().is_some_and(is_time)).collect(),
+    })
+}
+
+impl Form {
+    /// The reply that the server's messages are, to be cached. `None` if they are not the whole of it.
+    pub(crate) fn reply(&self, messages: Vec<Bytes>, root: &Root) -> Option<Bytes> {
+        match self {
+            Self::Get { paths, mask: None } => {
+                let mut all = Vec::with_capacity(messages.len());
+                for message in &messages {
+                    all.push(whole::<BatchGetDocumentsResponse>(message)?.result?);
+                }
+                let found = paths.iter().map(|path| {
+                    let name = root.name(path);
+                    all.iter().find_map(|got| match got {
+                        Got::Found(document) if document.name == name => {
+                            Some(root.found(document.clone()))
+                        }
+                        Got::Missing(missing) if *missing == name => {
+                            Some(Found { path: path.clone(), ..Found::default() })
+                        }
+                        Got::Found(_) | Got::Missing(_) => None,
+                    })
+                });
+                let found = found.collect::<Option<_>>()?;
+                Some(Reply::encoded(Answer::Many(FoundList { found })))
+            }
+            Self::Query => Some(Reply::encoded(Answer::Messages(Messages { messages }))),
+            Self::Get { mask: Some(_), .. } | Self::Commit(_) => None,
+        }
+    }
+}
+
+/// What tells the times that an answer bears.
+pub(crate) trait Times {
+    /// When what is read now is read; when what is written now is written.
+    fn now(&mut self) -> Timestamp;
+    /// When the document at `path` was written last, as far as that was told; else the time that its queued write was
+    /// `accepted_at`.
+    fn written(&mut self, path: &str, accepted_at: Option<Timestamp>) -> Timestamp;
+    /// The server has told this time.
+    fn saw(&mut self, at: Timestamp);
+    /// Tells that the document at `path` was written `at` this time.
+    fn tell(&mut self, path: &str, at: Timestamp);
+}
+
+/// The messages that a reply to a read becomes. `None` if it is none.
+pub(crate) fn read(
+    form: &Form,
+    reply: &Bytes,
+    root: &Root,
+    read_at: Timestamp,
+    times: &mut impl Times,
+) -> Option<Vec<Bytes>> {
+    let list = match wire::decode::<Reply>(reply).ok()?.answer? {
+        Answer::Messages(Messages { messages }) => return Some(messages),
+        Answer::Many(list) => list,
+        _ => return None,
+    };
+    let Form::Get { mask, .. } = form else { return None };
+    let documents: Vec<(String, Option<Document>)> = list
+        .found
+        .into_iter()
+        .map(|found| {
+            let Found { path, document, accepted_at, .. } = found;
+            let document = document.map(|mut document| {
+                document.name = root.name(&path);
+                match document.update_time {
+                    Some(told) => times.saw(told),
+                    None => document.update_time = Some(times.written(&path, accepted_at)),
+                }
+                document.create_time = document.create_time.or(document.update_time);
+                if let Some(mask) = mask {
+                    document.fields = masked(&document.fields, mask);
+                }
+                document
+            });
+            (path, document)
+        })
+        .collect();
+    let written = documents.iter().filter_map(|(_, it)| it.as_ref()?.update_time);
+    let read_time = written.fold(read_at, later);
+    let messages = documents.into_iter().map(|(path, document)| {
+        let result = document.map_or_else(|| Got::Missing(root.name(&path)), Got::Found);
+        let message = BatchGetDocumentsResponse {
+            result: Some(result),
+            read_time: Some(read_time),
+            ..BatchGetDocumentsResponse::default()
+        };
+        message.encode_to_vec().into()
+    });
+    Some(messages.collect())
+}
+
+/// The later of two times.
+fn later(one: Timestamp, other: Timestamp) -> Timestamp {
+    let at = |time: &Timestamp| (time.seconds, time.nanos);
+    if at(&one) < at(&other) { other } else { one }
+}
+
+fn masked(fields: &Fields, mask: &DocumentMask) -> Fields {
+    let mut kept = Fields::new();
+    for field in &mask.field_paths {
+        let Ok(parts) = path::fields(field) else { continue };
+        if let Some(value) = value::at_path(fields, &parts) {
+            overlay::put(&mut kept, &parts, Some(value.clone()));
+        }
+    }
+    kept
+}
+
+/// What a commit is answered.
+pub(crate) struct Committed {
+    pub(crate) message: Bytes,
+    /// Whether a result in it is not known.
+    pub(crate) estimated: bool,
+}
+
+/// The answer to a commit of `made`: what the server replied, or, if it is queued, what is known beforehand.
+pub(crate) fn committed(
+    made: &[Made],
+    reply: Option<&Bytes>,
+    times: &mut impl Times,
+) -> Option<Committed> {
+    let answer = reply.and_then(|reply| wire::decode::<Reply>(reply).ok()?.answer);
+    let told = match answer {
+        Some(Answer::Committed(told)) => Some(told),
+        Some(_) => return None,
+        None => None,
+    };
+    let commit_time = told.as_ref().and_then(|told| told.time).unwrap_or_else(|| times.now());
+    let (mut estimated, mut write_results) = (false, Vec::with_capacity(made.len()));
+    let mut known = told.into_iter().flat_map(|told| told.results);
+    for Made { path, deletes, transforms } in made {
+        let known = known.next();
+        let update_time = (!deletes).then_some(commit_time);
+        let WriteResult { update_time, mut transform_results } =
+            known.unwrap_or(WriteResult { update_time, transform_results: Vec::new() });
+        if transform_results.len() != transforms.len() {
+            estimated |= transforms.iter().any(|is_time| !is_time);
+            let result = |is_time: &bool| Value {
+                value_type: Some(if *is_time {
+                    ValueType::TimestampValue(commit_time)
+                } else {
+                    ValueType::NullValue(0)
+                }),
+            };
+            transform_results = transforms.iter().map(result).collect();
+        }
+        if reply.is_none() {
+            times.tell(path, commit_time);
+        }
+        write_results.push(WriteResult { update_time, transform_results });
+    }
+    let message = CommitResponse { write_results, commit_time: Some(commit_time) };
+    Some(Committed { message: message.encode_to_vec().into(), estimated })
+}
+
+/// The latest time in the server's answer to a commit, or to a get.
+pub(crate) fn latest(form: &Form, message: &Bytes) -> Option<Timestamp> {
+    match form {
+        Form::Commit(_) => CommitResponse::decode(message.clone()).ok()?.commit_time,
+        Form::Get { .. } => BatchGetDocumentsResponse::decode(message.clone()).ok()?.read_time,
+        Form::Query => None,
+    }
+}
