@@ -2,6 +2,10 @@
 
 pub mod connector;
 pub(crate) mod door;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[expect(clippy::unwrap_used, reason = "a way in for fuzzers")]
+pub mod fuzzing;
 pub(crate) mod kind;
 pub mod protocol;
 pub mod settings;

@@ -2,6 +2,9 @@
 
 pub mod connector;
 pub(crate) mod door;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod kind;
 pub(crate) mod live_queries;
 pub mod protocol;

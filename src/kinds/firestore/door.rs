@@ -60,7 +60,7 @@ mod counters;
 mod entry;
 mod exchange;
 mod following;
-mod framing;
+pub(super) mod framing;
 mod lanes;
 mod outcome;
 mod pool;

@@ -57,7 +57,7 @@ pub(crate) struct Decoded {
 }
 
 impl Coding {
-    const ALL: [(&str, Self); 5] = [
+    pub(crate) const ALL: [(&str, Self); 5] = [
         ("gzip", Self::Gzip),
         ("deflate", Self::Deflate),
         ("zstd", Self::Zstd),

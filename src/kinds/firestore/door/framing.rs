@@ -5,17 +5,17 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The largest message of a request, in bytes, as Firestore has it.
-pub(super) const MESSAGE_MAX: u32 = 10 << 20;
+pub(in crate::kinds::firestore) const MESSAGE_MAX: u32 = 10 << 20;
 
 const PREFIX: usize = 5;
 
 /// A message is longer than [`MESSAGE_MAX`]; how long it says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLong(pub(super) u32);
+pub(in crate::kinds::firestore) struct TooLong(pub(in crate::kinds::firestore) u32);
 
 /// Follows a stream.
 #[derive(Debug, Default)]
-pub(super) struct Framing {
+pub(in crate::kinds::firestore) struct Framing {
     prefix: [u8; PREFIX],
     /// How much of the prefix is here.
     here: usize,
@@ -27,7 +27,7 @@ pub(super) struct Framing {
 
 impl Framing {
     /// Follows the next piece. Nothing is kept of it.
-    pub(super) fn feed(&mut self, mut piece: &[u8]) -> Result<(), TooLong> {
+    pub(in crate::kinds::firestore) fn feed(&mut self, mut piece: &[u8]) -> Result<(), TooLong> {
         while !piece.is_empty() {
             if self.left > 0 {
                 let (_, rest) = piece.split_at(self.left.min(piece.len()));
@@ -55,25 +55,25 @@ impl Framing {
     }
 
     /// Messages that came whole.
-    pub(super) fn whole(&self) -> u64 {
+    pub(in crate::kinds::firestore) fn whole(&self) -> u64 {
         self.whole
     }
 
     /// Whether nothing of a message is missing.
-    pub(super) fn is_between(&self) -> bool {
+    pub(in crate::kinds::firestore) fn is_between(&self) -> bool {
         self.left == 0 && self.here == 0
     }
 }
 
 /// The first message of what begins with `bytes`, if it is there whole and not compressed.
-pub(super) fn first_message(bytes: &[u8]) -> Option<&[u8]> {
+pub(in crate::kinds::firestore) fn first_message(bytes: &[u8]) -> Option<&[u8]> {
     let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
     let [0, length @ ..] = <[u8; PREFIX]>::try_from(prefix).ok()? else { return None };
     rest.get(..usize::try_from(u32::from_be_bytes(length)).ok()?)
 }
 
 /// The messages of what is one after another, whole and not compressed. `None` if it is not.
-pub(super) fn messages(bytes: &Bytes) -> Option<Vec<Bytes>> {
+pub(in crate::kinds::firestore) fn messages(bytes: &Bytes) -> Option<Vec<Bytes>> {
     let (mut messages, mut rest) = (Vec::new(), bytes.clone());
     while !rest.is_empty() {
         let message = first_message(&rest)?;
@@ -85,7 +85,7 @@ pub(super) fn messages(bytes: &Bytes) -> Option<Vec<Bytes>> {
 }
 
 /// Messages as they go over the wire.
-pub(super) fn framed(messages: &[Bytes]) -> Bytes {
+pub(in crate::kinds::firestore) fn framed(messages: &[Bytes]) -> Bytes {
     let size = messages.iter().map(|message| PREFIX + message.len()).sum();
     let mut bytes = BytesMut::with_capacity(size);
     for message in messages {
