@@ -10,7 +10,7 @@ use crate::{
     alert::Alert,
     backend::BackendMessage,
     backend_entry::BackendEntry,
-    call::{Call, CallError, Reply},
+    call::{AckLevel, Call, CallError, Reply},
     call_path::{Admission, AnswerCopy, Fills, Onward, OtherWay, PlainPlan},
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
@@ -75,6 +75,11 @@ impl Backend {
     /// Whether there is anything that the cache could answer.
     pub fn caches_something(&self) -> bool {
         self.entry.shared.cache.load().stats().0 > 0
+    }
+
+    /// Whether plain writes with this wish are queued in an outage.
+    pub fn lets_queue(&self, min_ack: Option<AckLevel>) -> bool {
+        self.entry.shared.lets_queue(min_ack)
     }
 
     /// Whether what stands in these lanes moves, so that it makes sense to wait for it.

@@ -86,6 +86,8 @@ pub struct Write {
     pub settled_reply: bool,
     /// Whether a token costs the backend nothing: then every live attempt bears one too.
     pub free_token: bool,
+    /// Every live attempt bears a token if the write may be queued.
+    pub queue_token: bool,
     /// Queued writes of the same number may be sent as one ([`Connector::attempt_group`]); `None` for one
     /// that is always sent alone.
     pub gather: Option<u64>,
@@ -106,6 +108,7 @@ impl Write {
             whole: false,
             settled_reply: false,
             free_token: false,
+            queue_token: false,
             gather: None,
             timed: false,
             caveat: None,
@@ -228,6 +231,15 @@ pub struct Residue {
     pub due: UnixMillis,
 }
 
+/// The form in which a queue stores a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The call in wire form, as attempts of replay carry it.
+    pub body: Bytes,
+    /// Its attempts see what stands behind it, as those of a timed write do ([`Write::timed`]).
+    pub timed: bool,
+}
+
 /// What becomes of a residue by a write to one of its lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResidueAfter {
@@ -335,7 +347,7 @@ pub trait Connector: Any + Send + Sync {
 
     /// The form in which a queue stores a call, where it is not `body` itself: with what is known now and must
     /// be known at its replay (the deadline that a key has already). Attempts of replay carry that form.
-    fn stored(&self, body: &Bytes) -> Option<Bytes> {
+    fn stored(&self, body: &Bytes) -> Option<Stored> {
         let _ = body;
         None
     }

@@ -12,6 +12,7 @@ use crate::support::daemon::{Builder, Client, Daemon};
 use crate::support::poll::eventually;
 use crate::support::port::Port;
 use crate::support::proc::venv_python;
+use crate::support::relay::Relay;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -24,10 +25,19 @@ struct World {
 
 impl World {
     fn start() -> Self {
-        Self::with(|daemon| daemon)
+        Self::with(|_, daemon| daemon)
     }
 
-    fn with(more: impl FnOnce(Builder) -> Builder) -> Self {
+    /// One that queues inserts, and applies those of a table in their order.
+    fn queueing() -> Self {
+        Self::with(|_, daemon| {
+            daemon
+                .set("backends.clickhouse.queue.write_fallback", "queue")
+                .set("backends.clickhouse.ordered", true)
+        })
+    }
+
+    fn with(set: impl FnOnce(&ClickHouse, Builder) -> Builder) -> Self {
         let (server, port) = (ClickHouse::start(Engine::Current), Port::lease());
         let mut door = toml::Table::new();
         for (key, value) in [("backend", "clickhouse"), ("auth", "open")] {
@@ -43,7 +53,47 @@ impl World {
             .set("backends.clickhouse.breaker.recovery_timeout", "4m")
             .set("health.interval", "1h")
             .set("doors", vec![toml::Value::Table(door)]);
-        Self { server, daemon: more(builder).start(), port }
+        let daemon = set(&server, builder).start();
+        Self { server, daemon, port }
+    }
+
+    /// The tables of the clients that insert, with the time at which each row came.
+    fn tables(&self) {
+        for table in ["default.py", "local.py", "local.js"] {
+            self.server.query(&format!(
+                "CREATE TABLE {table} (n UInt32, s String, at DateTime64(9) DEFAULT now64(9)) \
+                 ENGINE = MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = 1000"
+            ));
+        }
+    }
+
+    /// Rows of a client's table, how many of them there are once, and whether they came in their order.
+    fn found(&self, table: &str) -> (u64, u64, bool) {
+        let rows = format!("SELECT n, at FROM {table} ORDER BY at, n");
+        let found = self.server.query(&format!(
+            "SELECT count(), uniqExact(n), arraySort(groupArray(n)) = groupArray(n) FROM ({rows})"
+        ));
+        let mut fields = found.split('\t');
+        let mut number = || fields.next().and_then(|it| it.parse().ok()).expect("a number");
+        (number(), number(), number() == 1)
+    }
+
+    /// Takes the server away, and waits until the daemon knows.
+    fn loses_its_server(&mut self) {
+        self.server.kill_9();
+        eventually("the breaker opens", LONG, || {
+            self.query("SELECT 1");
+            self.daemon.breaker("clickhouse") == "OPEN"
+        });
+    }
+
+    /// Waits until all is replayed.
+    fn drains(&self) {
+        self.recover();
+        self.daemon.wait_until("nothing waits", LONG, |daemon| {
+            daemon.queued("clickhouse", "pending") == 0
+        });
+        assert_eq!(self.daemon.queued("clickhouse", "dead"), 0);
     }
 
     /// Runs a stock client in a phase of its program.
@@ -96,11 +146,7 @@ impl World {
 fn through_an_outage(client: &str) {
     let mut world = World::start();
     world.run(client, "live");
-    world.server.kill_9();
-    eventually("the breaker opens", LONG, || {
-        world.query("SELECT 1");
-        world.daemon.breaker("clickhouse") == "OPEN"
-    });
+    world.loses_its_server();
     world.run(client, "outage");
     if client == "clickhouse_client.py" {
         world.run(client, "cached");
@@ -152,7 +198,7 @@ fn filed(folder: &Path) -> u64 {
 fn a_large_result_answers_in_an_outage_and_outlives_the_daemon() {
     let kept = tempfile::tempdir().expect("a folder");
     let folder = kept.path().join("clickhouse.results");
-    let mut world = World::with(|daemon| {
+    let mut world = World::with(|_, daemon| {
         daemon
             .set("backends.clickhouse.cache.dir", kept.path().to_str().expect("UTF-8"))
             .set("backends.clickhouse.cache.max_stale", "1h")
@@ -183,4 +229,78 @@ fn a_large_result_answers_in_an_outage_and_outlives_the_daemon() {
     assert!(status == 200 && body.len() < whole.1.len(), "{status}, {} bytes", body.len());
     assert_eq!(world.query(&rows(100_000)).0, 503);
     eventually("its file is gone", LONG, || filed(&folder) == 0);
+}
+
+/// What was acknowledged in an outage is in its table once and in its order, though the daemon was killed with it. In
+/// each phase a client inserts so many rows.
+fn inserts_outlive_server_and_daemon(client: &str, phases: &[&str], tables: &[(&str, u64)]) {
+    let mut world = World::queueing();
+    world.tables();
+    world.run(client, "live");
+    for (table, rows) in tables {
+        assert_eq!(world.found(table), (*rows, *rows, true), "{table}");
+    }
+    world.loses_its_server();
+    for phase in phases {
+        world.run(client, phase);
+        assert!(world.daemon.queued("clickhouse", "pending") >= 9);
+        world.daemon.restart();
+    }
+    world.server.restart();
+    world.drains();
+    for (table, rows) in tables {
+        let all = rows * (1 + phases.len() as u64);
+        assert_eq!(world.found(table), (all, all, true), "{table}");
+    }
+}
+
+#[test]
+fn what_clickhouse_connect_inserts_outlives_server_and_daemon() {
+    let tables = [("default.py", 18_000), ("local.py", 6_000)];
+    inserts_outlive_server_and_daemon("clickhouse_inserts.py", &["outage"], &tables);
+}
+
+#[test]
+fn what_the_node_client_inserts_outlives_server_and_daemon() {
+    let (phases, tables) = (["outage", "restarted"], [("local.js", 4_500)]);
+    inserts_outlive_server_and_daemon("clickhouse_inserts.mjs", &phases, &tables);
+}
+
+#[test]
+fn an_insert_that_a_frozen_server_has_got_is_applied_once() {
+    let world = World::queueing();
+    world.tables();
+    world.run("clickhouse_inserts.mjs", "live");
+    world.server.freeze();
+    // It is on the wire when its time is up.
+    let began = Instant::now();
+    world.run("clickhouse_inserts.mjs", "one");
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(world.daemon.queued("clickhouse", "pending"), 1);
+    world.server.thaw();
+    world.drains();
+    assert_eq!(world.found("local.js"), (5_000, 5_000, true));
+}
+
+#[test]
+fn an_insert_whose_answer_is_lost_is_applied_once() {
+    let mut relay = None;
+    let world = World::with(|server, daemon| {
+        let started = Relay::start(server.port());
+        let url = format!("http://127.0.0.1:{}", started.port());
+        relay = Some(started);
+        daemon
+            .set("backends.clickhouse.url", url)
+            .set("backends.clickhouse.queue.write_fallback", "queue")
+    });
+    let relay = relay.expect("it was started");
+    world.tables();
+    world.run("clickhouse_inserts.py", "live");
+    relay.lose_answers_to("insert_deduplication_token=");
+    world.run("clickhouse_inserts.py", "one");
+    eventually("it was applied", LONG, || world.found("local.py").0 == 6_100);
+    assert_eq!(world.daemon.queued("clickhouse", "pending"), 1);
+    relay.release();
+    world.drains();
+    assert_eq!(world.found("local.py"), (6_100, 6_100, true));
 }

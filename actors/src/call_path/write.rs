@@ -128,10 +128,9 @@ impl BackendShared {
             context.live_until = context.live_until.minus(reserve);
         }
         // A ticket's attempt bore none.
-        let token = match context.failed {
-            Some(_) => None,
-            None => Self::token(context, write, op_id),
-        };
+        let queues = matches!(queueable, Queueable::Yes(_));
+        let bears = context.failed.is_none() && Self::token(context, write, queues);
+        let token = bears.then_some(op_id);
         if context.failed.is_none() {
             context.state = WriteState::fresh(match token {
                 _ if write.absolute => Repeat::Absolute,
@@ -294,7 +293,7 @@ impl BackendShared {
         let stored = context.connector.stored(&context.plan.body);
         let traits = Traits {
             whole: write.whole,
-            timed: write.timed || stored.is_some(),
+            timed: write.timed || stored.as_ref().is_some_and(|stored| stored.timed),
             gather: write.gather.filter(|_| rest.is_none()),
             due: None,
         };
@@ -317,7 +316,7 @@ impl BackendShared {
             state,
             own_name,
             evidence: context.evidence.clone(),
-            body: stored.unwrap_or_else(|| context.plan.body.clone()),
+            body: stored.map_or_else(|| context.plan.body.clone(), |stored| stored.body),
             span,
             low_priority: context.call.options.priority == Priority::Low,
             claim: context.claim.as_ref().map(Claim::seq),
@@ -384,20 +383,29 @@ impl BackendShared {
         context.call.options.op_id.unwrap_or_else(new)
     }
 
-    /// The token of a write that is not absolute, where the caller's wish makes one worth its price.
-    fn token(context: &Context, write: &Write, op_id: OpId) -> Option<OpId> {
+    /// Whether a write that is not absolute bears a token: where the caller's wish makes one worth its price.
+    fn token(context: &Context, write: &Write, queues: bool) -> bool {
         let options = &context.call.options;
         let wanted = write.free_token
+            || write.queue_token && queues
             || options.min_ack == Some(AckLevel::Durable)
             || options.op_id.is_some();
         let can = !matches!(write.outage, Outage::Never(_));
-        (!write.absolute && wanted && can).then_some(op_id)
+        !write.absolute && wanted && can
+    }
+
+    /// Whether plain writes with this wish are queued in an outage.
+    pub(crate) fn lets_queue(&self, min_ack: Option<AckLevel>) -> bool {
+        match min_ack {
+            Some(AckLevel::Durable) => true,
+            Some(AckLevel::Applied) => false,
+            None => self.circuit.settings.load().write_fallback == WriteFallback::Queue,
+        }
     }
 
     fn queueable(&self, context: &Context, write: &Write) -> Queueable {
         let options = &context.call.options;
         let consents = options.min_ack == Some(AckLevel::Durable);
-        let fallback = self.circuit.settings.load().write_fallback;
         match &write.outage {
             Outage::Never(reason) => Queueable::No(reason),
             _ if context.call.upload.is_some() && !consents => {
@@ -409,7 +417,7 @@ impl BackendShared {
             Outage::EffectUnknown if !consents => Queueable::No(
                 "its reply cannot be known before it is applied: min_ack = durable consents to that",
             ),
-            _ if fallback == WriteFallback::Refuse && !consents => Queueable::No(
+            _ if !self.lets_queue(options.min_ack) => Queueable::No(
                 "the backend is read-only in an outage (queue.write_fallback = refuse)",
             ),
             Outage::ReplyKnown(reply) => Queueable::Yes(Some(reply.clone())),

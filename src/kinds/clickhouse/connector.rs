@@ -15,19 +15,24 @@
 //! repetition is recognised in `transport/tokens.rs`; what is sent together in `protocol/gather.rs`; what queues and what is cached in
 //! `protocol/plan.rs`; what an error means in `protocol/outcome.rs`.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, OwnCode, Plan, Refused,
-    Slot,
+    Slot, Stored,
 };
 use fusebox_state::{OpId, Target, Words};
 use tokio::time::{Instant, timeout};
 
 use super::{
     protocol::{
-        door_read, empty, gather,
+        door_insert, door_read, empty, gather,
         http_form::{self, HttpRequest},
         opaque, plan, sql, wire,
     },
@@ -56,6 +61,8 @@ impl ClickHouseConnector {
             tables: Tables::default(),
             fence: Arc::new(Fence::new(&settings)),
             sessions: Sessions::new(),
+            usual_database: ArcSwapOption::empty(),
+            is_describing: AtomicBool::new(false),
             settings,
         };
         Arc::new(Self { target, shared: Arc::new(shared), learnt: empty::Learnt::default() })
@@ -100,8 +107,10 @@ impl Connector for ClickHouseConnector {
     fn plan(&self, body: Bytes) -> Result<Plan, Refused> {
         match HttpRequest::of(&body) {
             Some(request) => {
-                let Shared { settings, sessions, .. } = &*self.shared;
-                opaque::plan(body, request, |named| sessions.named(named), settings)
+                let Shared { settings, sessions, usual_database, .. } = &*self.shared;
+                let usual = usual_database.load_full();
+                let usual = usual.as_ref().map(|it| it.as_str());
+                opaque::plan(body, request, |named| sessions.named(named), usual, settings)
             }
             None => plan::plan(body, &self.shared.settings),
         }
@@ -117,6 +126,13 @@ impl Connector for ClickHouseConnector {
 
     fn attempt<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a, Attempted> {
         Box::pin(attempt::carry(&self.shared, attempt))
+    }
+
+    fn stored(&self, body: &Bytes) -> Option<Stored> {
+        let request = HttpRequest::of(body)?.ok()?;
+        let usual = self.shared.usual_database.load_full();
+        let call = door_insert::call(&request, usual.as_ref().map(|it| it.as_str())).ok()?;
+        Some(Stored { body: call.to_bytes(), timed: false })
     }
 
     fn prepare<'a>(

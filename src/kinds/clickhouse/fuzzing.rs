@@ -6,7 +6,7 @@ use super::{
     protocol::{
         decoded::{self, Coding, MOST, Packing},
         http_form::{HttpRequest, RequestHead},
-        opaque, sql,
+        opaque, sql, stated,
     },
     settings::ClickHouseSettings,
 };
@@ -29,7 +29,7 @@ pub fn statements(bytes: &[u8]) {
         let common = half.bytes.len().min(whole.bytes.len());
         assert_eq!(half.bytes.get(..common), whole.bytes.get(..common));
     }
-    let unpacked = is_packed.then(|| opaque::unpacked("", packing, (body, true))).flatten();
+    let unpacked = is_packed.then(|| stated::unpacked("", packing, (body, true))).flatten();
     let head = RequestHead {
         method: if how & 16 > 0 { "GET" } else { "POST" }.into(),
         target: "/".into(),
@@ -45,7 +45,7 @@ pub fn statements(bytes: &[u8]) {
     let form = request.to_bytes();
     let again = HttpRequest::of(&form).unwrap().unwrap();
     assert_eq!(opaque::operation(&again), opaque::operation(&request));
-    let plan = opaque::plan(form, Ok(request), |_| None, &settings).unwrap();
+    let plan = opaque::plan(form, Ok(request), |_| None, None, &settings).unwrap();
     assert!(plan.label.len() <= 256 || !plan.label.is_empty());
     if let Ok(text) = std::str::from_utf8(body) {
         // Folding changes no statement's meaning, so not its kind either, and once folded it stays.

@@ -1,6 +1,7 @@
 //! What ClickHouse's calls and replies are, as bytes: no connection, no clock, no task.
 
 pub(crate) mod decoded;
+pub(crate) mod door_insert;
 pub(crate) mod door_read;
 pub(crate) mod empty;
 pub(crate) mod gather;
@@ -11,5 +12,6 @@ pub(crate) mod opaque;
 pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod sql;
+pub(crate) mod stated;
 pub(crate) mod target;
 pub mod wire;

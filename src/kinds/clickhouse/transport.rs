@@ -3,10 +3,12 @@
 pub(crate) mod asking;
 pub(crate) mod attempt;
 pub(crate) mod bounds;
-pub(crate) mod exchange;
+mod doubt;
+mod exchange;
 pub(crate) mod fence;
 pub(crate) mod http;
 pub(crate) mod opaque;
+mod protected;
 pub(crate) mod question;
 pub(crate) mod reading;
 pub(crate) mod request;

@@ -26,7 +26,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Overlay, Plan,
-    QueuedWrite, Refused, ResidueAfter, Said, Slot,
+    QueuedWrite, Refused, ResidueAfter, Said, Slot, Stored,
 };
 use fusebox_state::{LaneId, OpId, Target, UnixMillis, Verdict, Words};
 
@@ -161,7 +161,7 @@ impl Connector for RedisConnector {
         })
     }
 
-    fn stored(&self, body: &Bytes) -> Option<Bytes> {
+    fn stored(&self, body: &Bytes) -> Option<Stored> {
         let mut form = Form::of(body)?;
         let steps = match &mut form {
             Form::Call(step) => slice::from_mut(step),
@@ -181,11 +181,12 @@ impl Connector for RedisConnector {
         if steps.iter().all(|step| step.deadlines.is_empty()) {
             return None;
         }
-        match &form {
-            Form::Call(step) => Some(internal::until(step)),
-            Form::Multi(steps) => Some(internal::multi(steps)),
-            Form::Ends(_) => None,
-        }
+        let body = match &form {
+            Form::Call(step) => internal::until(step),
+            Form::Multi(steps) => internal::multi(steps),
+            Form::Ends(_) => return None,
+        };
+        Some(Stored { body, timed: true })
     }
 
     fn prepare<'a>(

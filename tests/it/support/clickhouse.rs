@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{require, send};
+use super::proc::{freeze, require, send};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,7 +97,7 @@ impl ClickHouse {
 
     /// Freezes the server: it accepts connections and never answers.
     pub(crate) fn freeze(&self) {
-        send(self.process.as_ref().expect("the server runs"), Signal::SIGSTOP);
+        freeze(self.process.as_ref().expect("the server runs"));
     }
 
     /// Lets a frozen server go on with what it was doing.

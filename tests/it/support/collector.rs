@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{send, venv_python};
+use super::proc::{freeze, send, venv_python};
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Longer than a batch is gathered and an export retried.
@@ -117,7 +117,7 @@ impl Collector {
 
     /// Freezes it: it accepts connections and never answers.
     pub(crate) fn freeze(&self) {
-        send(self.process.as_ref().expect("the collector runs"), Signal::SIGSTOP);
+        freeze(self.process.as_ref().expect("the collector runs"));
     }
 
     /// Lets it go on.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{require, send};
+use super::proc::{freeze, require, send};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const JAR: &str = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar";
@@ -76,7 +76,7 @@ impl Firestore {
     /// Freezes the emulator: it accepts connections and never answers.
     #[track_caller]
     pub(crate) fn freeze(&self) {
-        send(self.process.as_ref().expect("the emulator runs"), Signal::SIGSTOP);
+        freeze(self.process.as_ref().expect("the emulator runs"));
     }
 
     /// Lets a frozen emulator go on with what it was doing.

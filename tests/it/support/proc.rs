@@ -5,9 +5,12 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::time::Duration;
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+
+use super::poll::eventually;
 
 /// Finds `program`, or fails the test with the command that installs it.
 #[track_caller]
@@ -39,6 +42,21 @@ pub(crate) fn venv_python() -> PathBuf {
 pub(crate) fn send(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     signal::kill(pid, signal).expect("the child is there to be signalled");
+}
+
+/// Stops a child, and waits until each of its threads has stopped: the signal comes to them later than it is sent.
+#[track_caller]
+pub(crate) fn freeze(child: &Child) {
+    send(child, Signal::SIGSTOP);
+    let tasks = format!("/proc/{}/task", child.id());
+    let is_stopped = |task: std::io::Result<fs::DirEntry>| {
+        let stat = task.and_then(|task| fs::read_to_string(task.path().join("stat")));
+        // What ends meanwhile does nothing any more.
+        stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|it| it.starts_with('T')))
+    };
+    eventually("all its threads have stopped", Duration::from_secs(10), || {
+        fs::read_dir(&tasks).expect("its threads").all(is_stopped)
+    });
 }
 
 /// The arguments with which strace starts a program and notes its syncs in `log`.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::poll::wait_for;
 use super::port::Port;
-use super::proc::{require, send};
+use super::proc::{freeze, require, send};
 
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ impl RedisServer {
 
     /// Freezes the server: it accepts connections and never answers.
     pub(crate) fn freeze(&self) {
-        send(self.running(), Signal::SIGSTOP);
+        freeze(self.running());
     }
 
     /// Lets a frozen server go on with what it was doing.

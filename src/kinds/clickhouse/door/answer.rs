@@ -15,7 +15,10 @@ use hyper::{
 use super::{counters::Counters, flushes::Flushes};
 use crate::{
     ingress::paced::Busy,
-    kinds::clickhouse::protocol::http_form::{self, AnswerHead, Fields, bytes_of},
+    kinds::clickhouse::protocol::{
+        http_form::{self, AnswerHead, Fields, bytes_of},
+        wire,
+    },
 };
 
 /// The body of an answer.
@@ -44,9 +47,32 @@ impl Sent {
 /// Headers that belong to the connection to the server.
 const NOT_PASSED_ON: &[&str] =
     &["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+/// The summary of a write that has not been applied yet.
+const NOTHING_YET: &str = r#"{"read_rows":"0","read_bytes":"0","written_rows":"0","written_bytes":"0","total_rows_to_read":"0","result_rows":"0","result_bytes":"0","elapsed_ns":"0","memory_usage":"0"}"#;
 /// What fusebox says beside an answer. Pages of other origins may read it if they may read anything.
 const OWN: &str = "X-Fusebox-Source,X-Fusebox-Ack,X-Fusebox-Op-Id,X-Fusebox-Age-Ms,X-Fusebox-Attempts,\
                    X-Fusebox-Trace-Id,X-Fusebox-Pending-Writes,X-Fusebox-Warning";
+
+/// The reply to a write that was queued, or that replay has applied, in the form of the server's answer.
+pub(super) fn of_write(reply: Reply, query_id: Option<String>) -> Reply {
+    let is_answer = reply.value.as_ref().is_some_and(|it| http_form::answer_of(it).is_some());
+    if is_answer || reply.ack.is_none() {
+        return reply;
+    }
+    let summary = reply.value.as_ref().map(wire::parts_of).and_then(|(name, it)| {
+        (name == wire::SUMMARY).then(|| String::from_utf8_lossy(&it).into_owned())
+    });
+    let field = |name: &str, value: String| (name.to_owned(), value);
+    let mut headers = vec![
+        field("content-type", "text/plain; charset=UTF-8".to_owned()),
+        field("x-clickhouse-summary", summary.unwrap_or_else(|| NOTHING_YET.to_owned())),
+    ];
+    headers.extend(
+        query_id.map(|id| field("x-clickhouse-query-id", http_form::text_of(id.as_bytes()))),
+    );
+    let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"");
+    Reply { value: Some(answer), ..reply }
+}
 
 /// The server's answer that `reply` is. `sent` is held until it has gone. `None` if it is of another form.
 pub(super) fn of_reply(

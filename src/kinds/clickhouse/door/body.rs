@@ -38,7 +38,7 @@ pub(super) struct Taken {
     /// The whole of it, or its beginning.
     pub(super) beginning: Bytes,
     /// What follows.
-    pub(super) upload: Option<Upload>,
+    rest: Option<Lent>,
 }
 
 /// Bytes that weigh for as long as anybody has them.
@@ -54,6 +54,48 @@ impl AsRef<[u8]> for Weighed {
 }
 
 impl Taken {
+    /// Whether that is all of it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    /// What follows.
+    pub(super) fn upload(self, counters: &Arc<Counters>) -> Option<Upload> {
+        let rest = Rest { body: Mutex::new(self.rest?), counters: Arc::clone(counters) };
+        Some(Upload::new(Box::new(rest)))
+    }
+
+    /// Waits for the whole of a body that is not longer than `most`.
+    pub(super) async fn wait_for(
+        &mut self,
+        most: usize,
+        account: &Arc<Account>,
+        counters: &Counters,
+    ) -> Result<(), Fault> {
+        let Some(body) = &mut self.rest else { return Ok(()) };
+        let left = body.size_hint().lower();
+        if left.saturating_add(self.beginning.len() as u64) > most as u64 {
+            return Ok(());
+        }
+        let mut part = account.nothing(Pooled::Bytes);
+        let mut all = BytesMut::from(&*self.beginning);
+        let mut is_over = body.is_end_stream();
+        while all.len() <= most && !is_over {
+            let Some(data) = next_data(body, counters).await? else {
+                is_over = true;
+                break;
+            };
+            all.extend_from_slice(&data);
+            part.hold_body(all.len() as u64).map_err(Fault::Full)?;
+            is_over = body.is_end_stream();
+        }
+        self.beginning = all.freeze();
+        if is_over {
+            self.rest = None;
+        }
+        Ok(())
+    }
+
     /// `bytes`, in which the beginning was copied, with its weight.
     pub(super) fn weighed(account: &Arc<Account>, bytes: Bytes) -> Result<Bytes, Full> {
         let mut part = account.nothing(Pooled::Bytes);
@@ -69,7 +111,7 @@ pub(super) async fn take(
     counters: &Arc<Counters>,
 ) -> Result<Taken, Fault> {
     let Some(mut body) = body else {
-        return Ok(Taken { beginning: Bytes::new(), upload: None });
+        return Ok(Taken { beginning: Bytes::new(), rest: None });
     };
     let mut part = account.nothing(Pooled::Bytes);
     let announced = body.size_hint().exact().unwrap_or(HELD as u64);
@@ -89,10 +131,9 @@ pub(super) async fn take(
     }
     let beginning = if first.is_empty() { all.freeze() } else { first };
     if body.is_end_stream() || beginning.len() < HELD {
-        return Ok(Taken { beginning, upload: None });
+        return Ok(Taken { beginning, rest: None });
     }
-    let rest = Rest { body: Mutex::new(body), counters: Arc::clone(counters) };
-    Ok(Taken { beginning, upload: Some(Upload::new(Box::new(rest))) })
+    Ok(Taken { beginning, rest: Some(body) })
 }
 
 /// The next piece of a body; `None` at its end.

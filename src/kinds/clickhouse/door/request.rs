@@ -13,7 +13,7 @@ use crate::{
     kinds::clickhouse::protocol::{
         decoded::{Coding, Packing},
         http_form::{Fields, HttpRequest, RequestHead, text_of},
-        opaque,
+        stated,
     },
     net::percent::decoded,
 };
@@ -115,7 +115,7 @@ pub(super) fn of(
     let text = parameters.value("query").unwrap_or_default();
     let packing = packing(&parts.headers, parameters);
     let unpacked = packing.filter(|_| is_query);
-    let unpacked = unpacked.and_then(|packing| opaque::unpacked(text, packing, (&body, is_whole)));
+    let unpacked = unpacked.and_then(|packing| stated::unpacked(text, packing, (&body, is_whole)));
     let head = RequestHead {
         method: parts.method.as_str().to_owned(),
         target,

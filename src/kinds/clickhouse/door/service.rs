@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::DoorSettings,
-    kinds::options::CallOptionsJson,
+    kinds::{clickhouse::protocol::door_insert, options::CallOptionsJson},
     net::{linger::Lent, trace_headers},
 };
 
@@ -98,18 +98,32 @@ impl Service {
         let guest = self.guest(visitor, &shown).await?;
         let options = self.options(&parts.headers)?;
         let taken = body::take(body, &visitor.account, &self.counters).await;
-        let Taken { beginning, upload } = taken.map_err(|fault| Told::fault(&fault))?;
-        let is_whole = upload.is_none();
-        let made = request::of(&parts, &parameters, (beginning, is_whole), guest.reads_only);
-        let body = Taken::weighed(&visitor.account, made.to_bytes());
+        let mut taken = taken.map_err(|fault| Told::fault(&fault))?;
+        let made = |taken: &Taken| {
+            let body = (taken.beginning.clone(), taken.is_whole());
+            request::of(&parts, &parameters, body, guest.reads_only)
+        };
+        let mut request = made(&taken);
+        if !taken.is_whole()
+            && self.backend.lets_queue(options.min_ack)
+            && door_insert::is_wanted_whole(&request)
+        {
+            let waited =
+                taken.wait_for(door_insert::BODY_MAX, &visitor.account, &self.counters).await;
+            waited.map_err(|fault| Told::fault(&fault))?;
+            request = made(&taken);
+        }
+        let body = Taken::weighed(&visitor.account, request.to_bytes());
         let body = body.map_err(|full| Told::fault(&body::Fault::Full(full)))?;
-        drop(made);
+        let query_id = request.head.query_id.take();
+        drop(request);
+        let upload = taken.upload(&self.counters);
         let trace = trace_headers::of(&parts.headers, ROUTE);
         let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
         let (uid, admin) = (guest.who.uid, guest.who.admin);
         let call = Call { body, options, uid, admin, trace, streams: true, upload };
         match Box::pin(self.backend.call(call)).await {
-            Ok(reply) => self.live(reply, &trace_id, sent),
+            Ok(reply) => self.live(answer::of_write(reply, query_id), &trace_id, sent),
             Err(error) => Ok(self.failed(&error, &trace_id)),
         }
     }

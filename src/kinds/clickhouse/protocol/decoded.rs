@@ -81,7 +81,7 @@ impl Coding {
 pub(crate) fn beginning(packing: Packing, packed: &[u8]) -> Decoded {
     let Some(coding) = packing.coding else {
         return if packing.blocks {
-            blocks::beginning(packed)
+            of_blocks(packed)
         } else {
             Decoded {
                 bytes: packed.get(..MOST).unwrap_or(packed).to_vec(),
@@ -91,14 +91,14 @@ pub(crate) fn beginning(packing: Packing, packed: &[u8]) -> Decoded {
     };
     let decoded = match coding {
         Coding::Gzip => {
-            let mut decoder = GzDecoder::new(packed);
-            let decoded = read(&mut decoder);
-            ended(decoded, decoder.into_inner())
+            let mut reader = GzDecoder::new(packed);
+            let decoded = read(&mut reader);
+            ended(decoded, reader.into_inner())
         }
         Coding::Deflate => {
-            let mut decoder = ZlibDecoder::new(packed);
-            let decoded = read(&mut decoder);
-            ended(decoded, decoder.into_inner())
+            let mut reader = ZlibDecoder::new(packed);
+            let decoded = read(&mut reader);
+            ended(decoded, reader.into_inner())
         }
         Coding::Br => brotli(packed),
         Coding::Zstd => {
@@ -106,13 +106,23 @@ pub(crate) fn beginning(packing: Packing, packed: &[u8]) -> Decoded {
             let behind = zstd::frame(packed, &mut bytes, MOST);
             ended(Decoded { bytes, is_all: behind.is_some() }, behind.unwrap_or_default())
         }
-        Coding::Lz4 => lz4::frame(packed, MOST),
+        Coding::Lz4 => {
+            let mut bytes = Vec::new();
+            let is_all = lz4::frame(packed, &mut bytes, MOST) == lz4::End::Whole;
+            Decoded { bytes, is_all }
+        }
     };
     if !packing.blocks {
         return decoded;
     }
-    let blocks = blocks::beginning(&decoded.bytes);
+    let blocks = of_blocks(&decoded.bytes);
     Decoded { is_all: blocks.is_all && decoded.is_all, ..blocks }
+}
+
+fn of_blocks(packed: &[u8]) -> Decoded {
+    let mut bytes = Vec::new();
+    let is_all = blocks::beginning(packed, &mut bytes, MOST);
+    Decoded { bytes, is_all }
 }
 
 /// As much as `decoder` gives, and whether that was all.

@@ -16,7 +16,7 @@
 //! | `Values` | whole tuples, with commas between them or without |
 //!
 //! Not those that begin with a byte order mark, nor those whose first line could be the names of columns, which a
-//! server may find out by itself. Not calls with parameters, nor with settings that say how rows are read, how blocks
+//! server may find out by itself. Not bodies that are kept as a client sent them, nor calls with parameters, nor with settings that say how rows are read, how blocks
 //! are formed or how repetitions are told; not in an ordered backend.
 
 use std::borrow::Cow;
@@ -76,6 +76,7 @@ pub(crate) fn number(
     let header = &call.header;
     let barred = |name: &str| BARRED.iter().any(|part| name.contains(part));
     if settings.ordered
+        || header.raw.is_some()
         || !header.params.is_empty()
         || header.settings.keys().any(|name| barred(name))
         || statement.settings.iter().any(|(name, _)| barred(name))

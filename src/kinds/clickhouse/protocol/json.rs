@@ -103,6 +103,7 @@ pub(crate) fn body_from_json(parts: JsonParts<'_>) -> Result<Bytes, String> {
         query,
         format,
         database,
+        raw: None,
     };
     let data = data.map(|data| data.0).unwrap_or_default();
     Ok(Call { header, data }.to_bytes())

@@ -4,13 +4,13 @@
 //! | --- | --- | --- |
 //! | GET, HEAD, OPTIONS | a read: the server runs it as one that may change nothing | none |
 //! | a SELECT that is here whole | a read, and [cached](super::door_read) | none |
-//! | an INSERT | a write | none: inserts commute |
+//! | an INSERT | a write, and [queued](super::door_insert) if it may be | as [`plan`](super::plan) says |
 //! | another statement that is here whole | as [`plan`](super::plan) says | |
 //! | anything else: a form, what cannot be unpacked, longer than what is looked at | a write | all |
 //!
-//! A packed body is unpacked as far as its statement goes ([`decoded`]), and sent on as it is.
+//! A packed body is unpacked as far as its statement goes ([`decoded`](super::decoded)), and sent on as it is.
 //!
-//! None of them is queued or given a token: in an outage each write is an error. What the server makes of a request is
+//! No other write is queued or given a token: in an outage it is an error. What the server makes of a request is
 //! the server's affair; this only says what may be sent again, what waits for what, and what an outage lets one answer.
 
 use std::time::Duration;
@@ -20,22 +20,24 @@ use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
 use fusebox_state::Lanes;
 
 use super::{
-    decoded::{self, Packing},
+    door_insert,
     door_read::{self, Session},
-    http_form::{HttpRequest, Unpacked},
-    sql::{self, Statement, Verb},
+    http_form::HttpRequest,
+    sql::Verb,
+    stated::statement,
     wire::WireError,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
-/// Why none of them is queued.
-const REASON: &str = "what comes through a door of ClickHouse is not queued";
+/// Why other writes are not queued.
+const REASON: &str = "it is no insert of data";
 
 /// Reads what a request is.
 pub(crate) fn plan(
     body: Bytes,
     request: Result<HttpRequest, WireError>,
     session: impl FnOnce(Option<(String, Duration)>) -> Option<(String, Session)>,
+    usual: Option<&str>,
     settings: &ClickHouseSettings,
 ) -> Result<Plan, Refused> {
     let request = request.map_err(|error| Refused {
@@ -58,7 +60,14 @@ pub(crate) fn plan(
     let (lanes, admin, access) = match verb {
         _ if is_safe => (none(), false, read()),
         Some(Verb::Read) => (none(), false, read()),
-        Some(Verb::Insert(_)) => (none(), false, write()),
+        Some(Verb::Insert(insert)) => {
+            let is_dirty = matches!(session, Some((_, Session::Dirty)));
+            // A session of which nothing is known may have taken another one.
+            let usual = usual.filter(|_| !matches!(session, Some((_, Session::Own))));
+            let (label, lanes, access) =
+                door_insert::plan(&request, insert, is_dirty, usual, settings);
+            return Ok(Plan { body, label, lanes, admin: false, access });
+        }
         Some(Verb::Other(other)) => {
             (if other.barrier { Lanes::All } else { none() }, other.admin, write())
         }
@@ -103,67 +112,16 @@ pub(crate) fn session(request: &HttpRequest) -> Option<(String, bool)> {
     Some((id, request.head.is_query && door_read::puts_into_session(statement, text)))
 }
 
-/// What can be told of the statement in a packed body, which stands behind the parameter `query`.
-pub(crate) fn unpacked(
-    query: &str,
-    packing: Packing,
-    (body, is_whole): (&[u8], bool),
-) -> Option<Unpacked> {
-    if body.is_empty() {
-        return None;
-    }
-    let decoded = decoded::beginning(packing, body);
-    let (text, is_text) = text_of(&decoded.bytes);
-    let before = joined(query, "");
-    if let Verb::Insert(insert) = sql::read(&joined(query, text)).verb {
-        let end = insert.head.saturating_sub(before.len());
-        let text = text.get(..end).unwrap_or(text).to_owned();
-        return Some(Unpacked { text, is_all: false });
-    }
-    let is_all = is_text && is_whole && decoded.is_all;
-    Some(Unpacked { text: if is_all { text.to_owned() } else { String::new() }, is_all })
-}
-
-/// The statement, if it can be told: all of it, or at least that it is an INSERT; and its text.
-fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
-    let HttpRequest { head, body } = request;
-    let (text, is_all) = if head.is_plain {
-        let beginning = body.get(..decoded::MOST).unwrap_or(body);
-        // What follows an INSERT may be bytes.
-        let (text, is_text) = text_of(beginning);
-        let is_all = is_text && head.is_whole && beginning.len() == body.len();
-        (joined(&head.query, text), is_all)
-    } else if let Some(unpacked) = &head.unpacked {
-        (joined(&head.query, &unpacked.text), unpacked.is_all)
-    } else {
-        (head.query.clone(), head.is_whole && body.is_empty())
-    };
-    if text.trim_ascii().is_empty() {
-        return None;
-    }
-    let statement = sql::read(&text);
-    (is_all || matches!(statement.verb, Verb::Insert(_))).then_some((statement, text))
-}
-
-/// The text at the beginning of some bytes, and whether they are nothing else.
-fn text_of(bytes: &[u8]) -> (&str, bool) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (text, true),
-        Err(error) => {
-            let text = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            (std::str::from_utf8(text).unwrap_or_default(), false)
-        }
-    }
-}
-
-/// The statement of a parameter `query` and a body: the server does the same.
-fn joined(query: &str, body: &str) -> String {
-    format!("{query}\n{body}")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{super::http_form::RequestHead, *};
+    use super::{
+        super::{
+            decoded::Packing,
+            http_form::{RequestHead, Unpacked},
+            stated::unpacked,
+        },
+        *,
+    };
 
     fn request(method: &str, query: &str, body: &'static [u8]) -> HttpRequest {
         let head = RequestHead {
@@ -179,7 +137,7 @@ mod tests {
 
     fn planned(bytes: Bytes, request: &HttpRequest) -> Plan {
         let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
-        plan(bytes, Ok(request.clone()), |_| None, &settings).unwrap()
+        plan(bytes, Ok(request.clone()), |_| None, None, &settings).unwrap()
     }
 
     #[track_caller]

@@ -19,7 +19,8 @@ use fusebox_state::{LaneId, Lanes};
 use super::{
     gather, lexer,
     sql::{self, Insert, Rows, Statement, Verb},
-    target,
+    stated,
+    target::{self, Target},
     wire::{Call, Header, WireError},
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
@@ -66,6 +67,9 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
 pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, Refused> {
     let call = Call::of(&body).map_err(not_ours)?;
     check(&call.header)?;
+    if !stated::is_sound(&call) {
+        return Err(malformed("its statement is not the one in its body".to_owned()));
+    }
     let statement = sql::read(&call.header.query);
     let takes_data =
         matches!(&statement.verb, Verb::Insert(insert) if insert.rows != Rows::Selected);
@@ -130,7 +134,8 @@ fn read(header: &Header, statement: &Statement, settings: &ClickHouseSettings) -
     Access::Read(Read { keyed: false, slots, miss: None })
 }
 
-fn insertion(
+/// What an insert is: its table, its lanes, whether it needs an admin, and what an outage lets one say of it.
+pub(super) fn insertion(
     call: &Call,
     statement: &Statement,
     insert: &Insert,
@@ -144,18 +149,9 @@ fn insertion(
     let (database, name) = target::of(table, header, settings);
     let label = format!("{database}.{name}");
     if insert.rows == Rows::Selected {
-        return (
-            label,
-            none(),
-            false,
-            never("what an INSERT … SELECT would find later is not known"),
-        );
+        return (label, none(), false, never(SELECTED));
     }
-    let lanes = if settings.ordered {
-        Lanes::One(LaneId::of(b"clickhouse", format!("{database}\0{name}").as_bytes()))
-    } else {
-        none()
-    };
+    let lanes = lanes(&(database, name), settings);
     let access = if deduplicates_itself(header, statement) {
         let reason =
             "it sets async_insert or deduplication itself, so that a repetition is not recognised";
@@ -168,6 +164,17 @@ fn insertion(
     (label, lanes, false, access)
 }
 
+/// The lanes of an insert into a table.
+pub(super) fn lanes((database, name): &Target, settings: &ClickHouseSettings) -> Lanes {
+    if settings.ordered {
+        Lanes::One(LaneId::of(b"clickhouse", format!("{database}\0{name}").as_bytes()))
+    } else {
+        none()
+    }
+}
+
+/// Why what reads its rows at the server is not queued.
+pub(super) const SELECTED: &str = "what an INSERT … SELECT would find later is not known";
 /// Said of an insert that the server answers before it has written anything.
 const UNAWAITED: &str = "wait_for_async_insert is 0: the server has taken the rows into its memory and will write \
                          them later, or not; applied promises no more";
@@ -380,7 +387,7 @@ mod tests {
         assert!(refused(header("SELECT 1"), "x").malformed);
         assert!(refused(header("INSERT INTO t SELECT 1"), "x").malformed);
         assert!(!refused(header("SET a = 1"), "").malformed);
-        let later = plan(Bytes::from_static(b"\x03\0\0\0\0"), &settings()).unwrap_err();
-        assert!(later.message.contains("version 3"));
+        let later = plan(Bytes::from_static(b"\x04\0\0\0\0"), &settings()).unwrap_err();
+        assert!(later.message.contains("version 4"));
     }
 }

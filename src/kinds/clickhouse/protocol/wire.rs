@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! call   1 │ length of the header, 4 bytes, little endian │ header as JSON │ data
+//! raw    3 │ the same; the data is the body of a request, as a client of the door sent it ([`Raw`])
 //! reply  1 │ length of the name │ the format's name │ the bytes that the server sent
 //! ```
 //! Queued calls outlive a release: members may be added to the header, and what a release does not know it
@@ -11,7 +12,12 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::decoded::Packing;
+
 const VERSION: u8 = 1;
+/// A call with [`Raw`], which earlier releases would send as what it is not. 2 is taken by
+/// [`http_form`](super::http_form).
+const RAW: u8 = 3;
 /// Bytes before a call's header.
 const HEAD: usize = 5;
 /// The name under which the summary of a write is its reply.
@@ -34,6 +40,18 @@ pub struct Header {
     /// The database, where not the backend's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
+    /// The data is a whole body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) raw: Option<Raw>,
+}
+
+/// A body that is sent as it is. The rows begin somewhere in it, and the statement may, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Raw {
+    /// The parameter `query`, which the server puts before the body.
+    pub(crate) query: String,
+    /// How the body is packed.
+    pub(crate) packing: Packing,
 }
 
 /// A call.
@@ -62,7 +80,7 @@ impl Call {
         // A struct of texts always has a JSON form.
         let header = serde_json::to_vec(&self.header).unwrap_or_default();
         let mut bytes = BytesMut::with_capacity(HEAD + header.len() + self.data.len());
-        bytes.put_u8(VERSION);
+        bytes.put_u8(if self.header.raw.is_some() { RAW } else { VERSION });
         bytes.put_u32_le(u32::try_from(header.len()).unwrap_or(u32::MAX));
         bytes.put_slice(&header);
         bytes.put_slice(&self.data);
@@ -76,13 +94,16 @@ impl Call {
     pub fn of(bytes: &Bytes) -> Result<Self, WireError> {
         let (head, behind) = bytes.split_at_checked(HEAD).ok_or(WireError::Damaged)?;
         let [version, a, b, c, d] = *head else { return Err(WireError::Damaged) };
-        if version != VERSION {
+        if version != VERSION && version != RAW {
             return Err(WireError::Version(version));
         }
         let len =
             usize::try_from(u32::from_le_bytes([a, b, c, d])).map_err(|_| WireError::Damaged)?;
         let header = behind.get(..len).ok_or(WireError::Damaged)?;
-        let header = serde_json::from_slice(header).map_err(|_| WireError::Damaged)?;
+        let header: Header = serde_json::from_slice(header).map_err(|_| WireError::Damaged)?;
+        if header.raw.is_some() != (version == RAW) {
+            return Err(WireError::Damaged);
+        }
         Ok(Self { header, data: bytes.slice(HEAD + len..) })
     }
 }
@@ -128,7 +149,7 @@ pub(crate) fn parts(reply: &[u8]) -> (&str, &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::decoded::Coding, *};
 
     #[test]
     fn a_call_survives_its_wire_form() {
@@ -140,6 +161,24 @@ mod tests {
         };
         let call = Call { header, data: Bytes::from_static(b"\0\xff") };
         assert_eq!(Call::of(&call.to_bytes()), Ok(call));
+    }
+
+    #[test]
+    fn a_body_as_it_was_sent_has_a_version_that_earlier_releases_refuse() {
+        let raw = Raw {
+            query: String::new(),
+            packing: Packing { coding: Some(Coding::Lz4), blocks: true },
+        };
+        let header =
+            Header { query: "INSERT INTO t VALUES".into(), raw: Some(raw), ..Header::default() };
+        let call = Call { header, data: Bytes::from_static(b"\x04\x22") };
+        let bytes = call.to_bytes();
+        let header = br#"{"query":"INSERT INTO t VALUES","raw":{"query":"","packing":{"coding":"lz4","blocks":true}}}"#;
+        assert_eq!((bytes[0], &bytes[5..5 + header.len()]), (RAW, &header[..]));
+        assert_eq!(Call::of(&bytes), Ok(call));
+        let mut other = bytes.to_vec();
+        other[0] = VERSION;
+        assert_eq!(Call::of(&other.into()), Err(WireError::Damaged));
     }
 
     #[test]

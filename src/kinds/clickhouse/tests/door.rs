@@ -37,6 +37,7 @@ mod large;
 mod opaque;
 mod outage;
 mod packed;
+mod queue;
 mod reads;
 
 /// What says that a body is packed.
@@ -48,7 +49,7 @@ struct World {
     server: Server,
     door: ClickHouseDoor,
     gate: Gate,
-    _fusebox: Fusebox,
+    fusebox: Fusebox,
     _state: tempfile::TempDir,
 }
 
@@ -86,7 +87,7 @@ fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
         queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
         disk_floor: 0,
         queue_dir: None,
-        write_fallback: WriteFallback::Queue,
+        write_fallback: WriteFallback::Refuse,
         dead_letter_policy: DeadLetterPolicy::Continue,
     }
 }
@@ -104,6 +105,18 @@ impl World {
     }
 
     async fn with(timeout: Duration, in_flight_max: u32, settings: DoorSettings) -> Self {
+        Self::of(backend(timeout, in_flight_max), settings).await
+    }
+
+    /// One that queues what an outage does not let it send.
+    async fn queueing() -> Self {
+        let backend = backend(Duration::from_secs(5), 64);
+        let limits = QueueLimits { bytes: 16 << 20, ..backend.queue };
+        let write_fallback = WriteFallback::Queue;
+        Self::of(BackendSettings { write_fallback, queue: limits, ..backend }, door()).await
+    }
+
+    async fn of(backend: BackendSettings, settings: DoorSettings) -> Self {
         let server = Server::of(Engine::Current).await;
         let state = tempfile::tempdir().unwrap();
         let system = SystemSettings {
@@ -113,16 +126,16 @@ impl World {
             copied: None,
         };
         let mut own = server.settings("door", "run");
-        (own.timeout, own.username) = (timeout, Some("ada".into()));
+        (own.timeout, own.username) = (backend.timeout, Some("ada".into()));
         own.password = Some(crate::net::secret::Secret::new("hush"));
         let connector = ClickHouseConnector::new(own);
-        let spec = BackendSpec { settings: backend(timeout, in_flight_max), connector };
+        let spec = BackendSpec { settings: backend, connector };
         let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
         let backend = fusebox.backend("clickhouse").unwrap();
         let gate = Gate::of_door(100, settings.in_bytes, Sharing::Users);
         let settings = Arc::new(settings);
         let spec = DoorSpec { settings, backend, kin: Vec::new(), runtime: Handle::current() };
-        Self { server, door: ClickHouseDoor::open(spec), gate, _fusebox: fusebox, _state: state }
+        Self { server, door: ClickHouseDoor::open(spec), gate, fusebox, _state: state }
     }
 
     /// A client of the door.

@@ -12,7 +12,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Aboard, Attempt, AttemptError, Attempted, ErrorCode, OwnCode};
+use fusebox_actors::connector::{Aboard, Attempt, AttemptError, Attempted, OwnCode};
 use fusebox_state::{ErrorClass, OpId, Verdict};
 use tokio::{
     sync::oneshot,
@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     asking,
     bounds::{GRACE, ambiguous, check_open, commutes, is_whole, neutral_unless},
+    doubt::{by_proof, note},
     exchange::{self, Exchanged, Sending},
     fence::Place,
     http::Failed,
@@ -30,7 +31,7 @@ use super::{
     request::{self, Asking},
     server::Server,
     shared::Shared,
-    tokens::{self, Doubted, Noted, Proof},
+    tokens::{self, Doubted, Noted},
     writing::{Departure, raise_soon},
 };
 use crate::kinds::clickhouse::protocol::{
@@ -38,7 +39,7 @@ use crate::kinds::clickhouse::protocol::{
     http_form::HttpRequest,
     sql::{self, Insert, Statement, Verb},
     target::{self, Target},
-    wire::{self, Call, WireError},
+    wire::{Call, WireError},
 };
 
 /// Carries one attempt.
@@ -150,29 +151,20 @@ async fn write(
         }
         (Some(_), None) => return Err(ambiguous("it bears no token")),
         (None, Some((target, _))) => {
-            let noted =
-                tokens::baseline(shared, || attempt.board(), &ready.server, target, false, until);
+            let noted = tokens::baseline(
+                shared,
+                || attempt.board(),
+                &ready.server,
+                target,
+                (false, true),
+                until,
+            );
             let noted = noted.await;
             Some(noted.map_err(neutral)?)
         }
         (None, None) => None,
     };
     Ok(sent(shared, ready, noted, commutes, until).await)
-}
-
-/// How a write ended, by what is known of its earlier sendings; `None` where it is to be sent again.
-fn by_proof(proof: Proof, (database, table): &Target) -> Result<Option<Attempted>, Failed> {
-    match proof {
-        Proof::Recognisable | Proof::NotExecuted => Ok(None),
-        Proof::Applied => Ok(Some(Attempted::recognised(wire::reply("", b"")))),
-        Proof::NoTable => {
-            let message = format!("there is no table {database}.{table} (UNKNOWN_TABLE)");
-            let error =
-                AttemptError::own(ErrorClass::BlockedObject, ErrorCode::OfKind("60"), message);
-            Err(Failed { error, verdict: Verdict::Success })
-        }
-        Proof::Lacks(why) => Err(ambiguous(&why)),
-    }
 }
 
 /// Sends a write and waits for its end. `noted` is what must be known to send it again; `None` for one that is
@@ -221,20 +213,6 @@ async fn sent(
     ended
 }
 
-/// Beside an error in doubt goes what a proof will need. Where there can be none, nothing is tried.
-fn note(error: &mut AttemptError, noted: Noted) {
-    if error.doubt.is_none() {
-        return;
-    }
-    error.doubt = Some(noted.evidence);
-    if let (ErrorClass::Unknown, Some(lacks)) = (error.class, noted.lacks) {
-        error.class = ErrorClass::Ambiguous;
-        error.unclassified = false;
-        error.message =
-            error.message.within(|why| format!("{why}; it cannot be repeated: {lacks}"));
-    }
-}
-
 /// Makes ready to send queued writes; see [`Connector::prepare`].
 ///
 /// [`Connector::prepare`]: fusebox_actors::connector::Connector::prepare
@@ -269,7 +247,8 @@ pub(crate) async fn prepare(
             continue;
         }
         let noted =
-            tokens::baseline(shared, || attempt.board(), &server, &target, true, until).await;
+            tokens::baseline(shared, || attempt.board(), &server, &target, (true, true), until)
+                .await;
         let noted = noted.map_err(neutral)?.evidence;
         evidence.push(noted.clone());
         of_table.insert(target, noted);

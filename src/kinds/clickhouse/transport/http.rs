@@ -56,8 +56,8 @@ pub(crate) struct Outgoing {
     pub(crate) body: Vec<Bytes>,
     /// The body's rest, and where it is noted that a piece of it left.
     pub(crate) upload: Option<Uploading>,
-    /// Headers of the trace that it belongs to.
-    pub(crate) trace: Vec<(&'static str, HeaderValue)>,
+    /// Headers: of the trace that it belongs to, and how the body is packed.
+    pub(crate) headers: Vec<(&'static str, HeaderValue)>,
 }
 
 /// Why there is no response.
@@ -153,7 +153,7 @@ impl Http {
     /// [`ErrorClass::NotExecuted`] where nothing was sent, [`ErrorClass::Unknown`] where something may
     /// have been.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Response<Rows>, Failed> {
-        let Outgoing { pairs, body, upload, trace } = outgoing;
+        let Outgoing { pairs, body, upload, headers: more } = outgoing;
         let mut request = Request::new(body_of(body, upload));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = format!("/?{}", query_string(&pairs)).parse().map_err(|error| {
@@ -170,7 +170,7 @@ impl Http {
         let headers = request.headers_mut();
         headers.insert(HOST, self.host.clone());
         headers
-            .extend(trace.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)));
+            .extend(more.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)));
         if let Some(value) = self.authorization().await? {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
@@ -230,11 +230,22 @@ impl Http {
     /// Asks a question of fusebox's own within `time`; the answer is in `TabSeparated` unless the question
     /// says otherwise.
     pub(crate) async fn ask(&self, question: String, time: Duration) -> Result<String, Failed> {
+        self.ask_in(Some("system"), question, time).await
+    }
+
+    /// The same in a database, or in the one that the server takes for us.
+    pub(super) async fn ask_in(
+        &self,
+        database: Option<&str>,
+        question: String,
+        time: Duration,
+    ) -> Result<String, Failed> {
+        let database = database.map(|database| ("database".to_owned(), database.to_owned()));
         let outgoing = Outgoing {
-            pairs: vec![("database".to_owned(), "system".to_owned())],
+            pairs: database.into_iter().collect(),
             body: vec![question.into()],
             upload: None,
-            trace: Vec::new(),
+            headers: Vec::new(),
         };
         let answered = async {
             let response = self.send(outgoing).await?;

@@ -11,15 +11,23 @@
 //! A read that is not read to its end is killed, a write is in doubt; both by the id that the client gave it, or by one
 //! that is added to its parameters.
 //!
+//! An INSERT that may be queued bears a token, so that replay does not repeat what this did ([`protected`]). Nothing is
+//! added to any other request.
+//!
+//! [`protected`]: super::protected
+//!
 //! [`outcome`]: crate::kinds::clickhouse::protocol::outcome
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::{
     Aboard, Attempt, AttemptError, Attempted, ErrorCode, OwnCode, Upload,
 };
-use fusebox_state::{ErrorClass, Verdict};
+use fusebox_state::{ErrorClass, OpId, Verdict};
 use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response, Uri,
@@ -35,12 +43,14 @@ use tokio::{
 use super::{
     asking,
     bounds::{GRACE, ambiguous, commutes, is_whole, neutral_unless},
+    doubt::note,
     exchange::{self, Bounds, Exchanged},
     fence::Place,
     http::{self, Failed},
+    protected::{Before, Protected},
     reading::Reading,
     request,
-    rest::{self, Behind, Guard, LATE, Rest},
+    rest::{self, Behind, Guard, Rest},
     shared::Shared,
     writing::{Departure, Writing},
 };
@@ -48,7 +58,7 @@ use crate::{
     kinds::clickhouse::protocol::{
         http_form::{self, AnswerHead, HttpRequest},
         opaque,
-        outcome::{self, Asked, Exception},
+        outcome::{self, Asked, Exception, written_rows},
     },
     net::{
         http1::{Body, Rows},
@@ -85,7 +95,7 @@ pub(super) async fn carried(
     // A server would give it such an id, and nothing of it outlives this run.
     let given = request.head.query_id.clone().unwrap_or_else(uuid);
     let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(Some(given));
-    let sending = sending(shared, &attempt, request, reading.id())?;
+    let sending = sending(shared, &attempt, request, reading.id(), None)?;
     let mut guard = Some(Guard::Read(reading));
     let mut ended = exchanged(shared, sending, &mut guard).await;
     if let Some(guard) = guard.as_mut().filter(|_| ended.known) {
@@ -104,16 +114,27 @@ async fn write(
     until: Instant,
 ) -> Result<Attempted, Failed> {
     let (whole, commutes) = (is_whole(shared, attempt.timeout), commutes(&attempt));
-    if attempt.doubt.is_some() {
+    let neutral = |failed| neutral_unless(whole, failed);
+    let protected = Protected::of(shared, &attempt, &request).await.map_err(neutral)?;
+    if attempt.doubt.is_some() && protected.is_none() {
         return Err(ambiguous("it bears no token"));
     }
     let patience = until.min(Instant::now() + attempt.fence_patience);
-    let passed = asking::pass(shared, || attempt.board(), commutes, patience).await;
-    passed.map_err(|failed| neutral_unless(whole, failed))?;
+    let first = commutes && attempt.doubt.is_none();
+    asking::pass(shared, || attempt.board(), first, patience).await.map_err(neutral)?;
     let given = request.head.query_id.clone();
-    let place = shared.fence.enter_under(shared.fence.id(), given.clone(), commutes);
+    let mut noted = None;
+    if let Some(protected) = &protected {
+        let known = protected.known(shared, &attempt, given.is_none(), until).await;
+        match known.map_err(neutral)? {
+            Before::Noted(what) => noted = what,
+            Before::Ended(ended) => return Ok(ended),
+        }
+    }
+    let token = protected.as_ref().map(Protected::token);
+    let place = shared.fence.enter_under(shared.fence.id_of(token), given.clone(), commutes);
     let id = given.as_deref().unwrap_or_else(|| place.id());
-    let sending = match sending(shared, &attempt, request, id) {
+    let sending = match sending(shared, &attempt, request, id, protected.as_ref()) {
         Ok(sending) => sending,
         Err(failed) => {
             let mut place = place;
@@ -122,10 +143,11 @@ async fn write(
         }
     };
     let (streamed, departure) = (sending.bounds.progress.is_some(), Departure::of(shared, &place));
+    shared.tables.sending(token, place.id());
     let (sender, receiver) = oneshot::channel();
     let (own, aboard) = (Arc::clone(shared), attempt.board());
     tokio::spawn(async move {
-        let ended = on_the_wire(&own, sending, place, aboard).await;
+        let ended = on_the_wire(&own, sending, (token, place), aboard).await;
         if let Err(unheard) = sender.send(ended) {
             read_out(unheard).await;
         }
@@ -138,23 +160,31 @@ async fn write(
         timeout_at(patience, receiver).await.ok().and_then(Result::ok)
     };
     drop(departure);
-    Ok(ended.unwrap_or_else(|| {
+    let mut ended = ended.unwrap_or_else(|| {
         let message = format!("no answer within {:?}", attempt.timeout);
         let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message);
         Attempted::failed(if whole { Verdict::Failure } else { Verdict::Neutral }, error)
-    }))
+    });
+    if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
+        note(error, noted);
+    }
+    Ok(ended)
 }
 
 /// A write's way over the wire, up to the head of its answer.
 async fn on_the_wire(
     shared: &Arc<Shared>,
     sending: Sending,
-    place: Place,
+    (token, place): (Option<OpId>, Place),
     aboard: Aboard,
 ) -> Attempted {
+    let id = place.id().to_owned();
     let mut guard = Some(Guard::Write(Writing::new(shared, place)));
     let Exchanged { attempted, known } = exchanged(shared, sending, &mut guard).await;
     aboard.ended(attempted.verdict);
+    if attempted.result.as_ref().err().is_none_or(|error| error.doubt.is_none()) {
+        shared.tables.settled(token, &id);
+    }
     if let Some(guard) = guard.as_mut().filter(|_| known) {
         guard.ended();
     }
@@ -178,6 +208,7 @@ fn sending(
     attempt: &Attempt<'_>,
     request: HttpRequest,
     id: &str,
+    protected: Option<&Protected>,
 ) -> Result<Sending, Failed> {
     let own = opaque::settings(&request);
     let HttpRequest { head, body } = request;
@@ -187,7 +218,9 @@ fn sending(
     let mut made = Request::new(http::body_of(body, upload.zip(progress.clone())));
     let is_unread = progress.is_some() && !head.is_query;
     let given = head.query_id.is_some();
-    let target = if head.is_query && !given { with_id(&head.target, id) } else { head.target };
+    let own_id = (head.is_query && !given).then_some(("query_id", id));
+    let more = protected.iter().flat_map(|it| it.pairs());
+    let target = with(head.target, own_id.into_iter().chain(more));
     let uri: Uri = target.parse().map_err(|_| malformed("the path"))?;
     *made.uri_mut() = uri;
     *made.method_mut() =
@@ -207,6 +240,7 @@ fn sending(
     let verdict = if says { Verdict::Failure } else { Verdict::Neutral };
     let writing = attempt.write.then_some(outcome::Writing::Statement);
     let asked = Asked { own, whole, writing, summary: false };
+    let asked = protected.map_or(asked, |protected| protected.asked(whole));
     let bounds = Bounds { limit, progress, verdict };
     Ok(Sending { request: made, asked, bounds, is_unread })
 }
@@ -219,11 +253,14 @@ fn uuid() -> String {
     [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
 }
 
-fn with_id(target: &str, id: &str) -> String {
-    let mut target = target.to_owned();
-    target.push(if target.contains('?') { '&' } else { '?' });
-    target.push_str("query_id=");
-    percent::encode(id, &mut target);
+/// The target with more parameters.
+fn with<'a>(mut target: String, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    for (name, value) in pairs {
+        target.push(if target.contains('?') { '&' } else { '?' });
+        target.push_str(name);
+        target.push('=');
+        percent::encode(value, &mut target);
+    }
     target
 }
 
@@ -311,7 +348,9 @@ async fn failed(
 ) -> Exchanged {
     let answer = http_form::answer(head, &body);
     let exception = Exception::of_body(code, &body);
-    let came = outcome::Came { late: false, ..LATE };
+    let summary = head.headers.iter().find(|(name, _)| name == "x-clickhouse-summary");
+    let handed_on = summary.filter(|_| asked.summary).and_then(|(_, it)| written_rows(it));
+    let came = outcome::Came { late: false, handed_on };
     let mut ended = exception.ends(head.status, after, asked, came);
     if ended.verdict == Verdict::Success {
         return Exchanged::known(Attempted::answered(answer));
@@ -334,9 +373,13 @@ fn tail_of(bytes: &[u8]) -> &[u8] {
     bytes.get(bytes.len().saturating_sub(outcome::WINDOW)..).unwrap_or_default()
 }
 
-/// Asks the server who it is, in the background, if nobody has: errors name its version.
+/// Asks the server who it is, in the background, if nobody has: errors name its version, and what is queued the
+/// database that it takes.
 fn describe(shared: &Arc<Shared>) {
-    if shared.servers.known().is_some() {
+    if shared.servers.known().is_some() && shared.usual_database.load().is_some() {
+        return;
+    }
+    if shared.is_describing.swap(true, Ordering::AcqRel) {
         return;
     }
     let shared = Arc::clone(shared);
@@ -345,5 +388,16 @@ fn describe(shared: &Arc<Shared>) {
         if let Err(failed) = asking::server(&shared, || Aboard::NOBODY, time).await {
             tracing::debug!(error = %failed.error, "the server does not say who it is");
         }
+        let question = "SELECT currentDatabase() FORMAT TabSeparatedRaw".to_owned();
+        let usual = match shared.http.ask_in(None, question, time).await {
+            Ok(answer) => Some(answer.trim_end_matches('\n').to_owned()),
+            // There is none; it is not asked for again and again.
+            Err(failed) if failed.error.class == ErrorClass::BlockedObject => Some(String::new()),
+            Err(_) => None,
+        };
+        if let Some(usual) = usual {
+            shared.usual_database.store(Some(Arc::new(usual)));
+        }
+        shared.is_describing.store(false, Ordering::Release);
     });
 }

@@ -11,12 +11,13 @@ use fusebox_actors::{
     connector::{Attempt, Upload},
     trace::PassedOn,
 };
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_ENCODING, HeaderValue};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{exchange::Sending, http::Outgoing, server::Server, shared::Shared};
 use crate::kinds::clickhouse::protocol::{
+    decoded::{Coding, Packing},
     outcome::{Asked, SUMMARY_SINCE, Writing},
     sql::{Insert, Rows, Statement, Verb},
     wire::Call,
@@ -74,11 +75,22 @@ pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Dura
         .extend(header.params.iter().map(|(name, value)| (format!("param_{name}"), value.clone())));
     pairs.extend(settings);
     let format = statement.format.clone().or_else(|| header.format.clone());
+    let mut sent: Vec<_> = attempt.trace.iter().flat_map(headers).collect();
+    if let Some(raw) = &header.raw {
+        if !raw.query.is_empty() {
+            pairs.push(("query".to_owned(), raw.query.clone()));
+        }
+        if raw.packing.blocks {
+            pairs.push(("decompress".to_owned(), "1".to_owned()));
+        }
+        let coding = raw.packing.coding.map(Coding::name);
+        sent.extend(coding.map(|it| (CONTENT_ENCODING.as_str(), HeaderValue::from_static(it))));
+    }
     let outgoing = Outgoing {
         pairs,
         body: body(&call, &statement, upload.is_some()),
         upload: upload.zip(progress.clone()),
-        trace: attempt.trace.iter().flat_map(headers).collect(),
+        headers: sent,
     };
     Sending {
         outgoing,
@@ -119,30 +131,61 @@ fn settings(asking: &Asking<'_>, own: &[String]) -> BTreeMap<String, String> {
         }
     }
     if matches!(&statement.verb, Verb::Insert(insert) if insert.rows != Rows::Selected) {
-        for (name, value) in BLOCKS {
-            if server.knows(name) && !is_own(name) {
+        for (name, value) in blocks(server) {
+            if !is_own(name) {
                 set(name, value);
             }
         }
     }
     if let Some(token) = attempt.token.filter(|_| attempt.write && server.takes_tokens()) {
         set("insert_deduplication_token", &token.to_string());
-        let foreground = ["distributed_foreground_insert", "insert_distributed_sync"];
-        let foreground = foreground.into_iter().find(|name| server.knows(name));
-        let known = |name: &'static str| Some(name).filter(|name| server.knows(name));
-        for (name, value) in [
-            (known("insert_deduplicate"), "1"),
-            (known("deduplicate_insert"), "enable"),
-            (known("async_insert"), "0"),
-            (known("deduplicate_blocks_in_dependent_materialized_views"), "1"),
-            (foreground, "1"),
-        ] {
-            if let Some(name) = name {
-                set(name, value);
-            }
+        for (name, value) in recognised(server) {
+            set(name, value);
         }
     }
     settings
+}
+
+/// How the server forms blocks, as far as it lets us say.
+fn blocks(server: &Server) -> impl Iterator<Item = (&'static str, &'static str)> {
+    BLOCKS.into_iter().filter(|(name, _)| server.knows(name))
+}
+
+/// What lets the server recognise a repetition by its token.
+fn recognised(server: &Server) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let foreground = ["distributed_foreground_insert", "insert_distributed_sync"];
+    let foreground = foreground.into_iter().find(|name| server.knows(name));
+    let known = |name: &'static str| Some(name).filter(|name| server.knows(name));
+    let all = [
+        (known("insert_deduplicate"), "1"),
+        (known("deduplicate_insert"), "enable"),
+        (known("async_insert"), "0"),
+        (known("deduplicate_blocks_in_dependent_materialized_views"), "1"),
+        (foreground, "1"),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name?, value)))
+}
+
+/// What a client's own INSERT is sent with, so that replay may repeat it: the same as [`settings`] adds to a call.
+/// What the client says itself stays.
+pub(super) fn repeatable(asking: &Asking<'_>) -> Vec<(&'static str, String)> {
+    let Asking { attempt, server, .. } = asking;
+    let own = own_settings(asking);
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    pairs.extend(blocks(server).map(|(name, value)| (name, value.to_owned())));
+    if let Some(token) = attempt.token.filter(|_| server.takes_tokens()) {
+        pairs.push(("insert_deduplication_token", token.to_string()));
+        pairs.extend(recognised(server).map(|(name, value)| (name, value.to_owned())));
+    }
+    pairs.retain(|(name, _)| !own.iter().any(|own| own == name));
+    pairs
+}
+
+/// How the exceptions of a client's own INSERT are read.
+pub(super) fn asked(asking: &Asking<'_>) -> Asked {
+    let own = own_settings(asking);
+    let writing = writing(asking, &own);
+    Asked { own, whole: asking.whole, writing, summary: asking.server.since(SUMMARY_SINCE) }
 }
 
 /// What the attempt writes, as its exceptions are read.
@@ -156,6 +199,9 @@ fn writing(asking: &Asking<'_>, own: &[String]) -> Option<Writing> {
         && server.knows("max_insert_block_size")
         && server.knows("min_insert_block_size_rows");
     let bytes = call.header.query.len() + call.data.len();
+    // What a packed body becomes is not known.
+    let is_packed = call.header.raw.as_ref().is_some_and(|raw| raw.packing != Packing::default());
+    let bytes = if is_packed { usize::MAX } else { bytes };
     let selected = insert.rows == Rows::Selected;
     Some(Writing::Rows {
         one_block: !selected && sizes_are_sent && attempt.upload.is_none() && bytes <= ONE_BLOCK,
@@ -165,6 +211,9 @@ fn writing(asking: &Asking<'_>, own: &[String]) -> Option<Writing> {
 
 /// The statement, and its data on the next line.
 fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
+    if call.header.raw.is_some() {
+        return vec![call.data.clone()];
+    }
     let mut query = call.header.query.clone();
     if let (Verb::Insert(Insert { rows: Rows::FollowUnnamed, .. }), Some(format)) =
         (&statement.verb, &call.header.format)

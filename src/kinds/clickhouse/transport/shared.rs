@@ -1,6 +1,8 @@
 //! What a connector's tasks share.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
+
+use arc_swap::ArcSwapOption;
 
 use super::{fence::Fence, http::Http, server::Servers, sessions::Sessions, tokens::Tables};
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
@@ -14,6 +16,10 @@ pub(crate) struct Shared {
     pub(crate) fence: Arc<Fence>,
     /// What is known of the sessions of clients.
     pub(crate) sessions: Sessions,
+    /// The database that the server takes for us if none is named, once it was asked.
+    pub(crate) usual_database: ArcSwapOption<String>,
+    /// The server is being asked who it is, and for that.
+    pub(crate) is_describing: AtomicBool,
 }
 
 impl Shared {

@@ -65,7 +65,7 @@ pub(crate) enum Proof {
 
 /// What is noted beside the sending of a write into `target`: from before it, whenever that was. `fresh` waits for
 /// an answer that is not stale; otherwise only a first insert waits, and that not for long. It is asked for in the
-/// place that `aboard` lends.
+/// place that `aboard` lends. With `by_log` the write's query id is ours, so the server's log can tell of it.
 ///
 /// # Errors
 /// Nothing can be sent to the server, or it did not answer: where it is to be `fresh`, or the time is used up.
@@ -74,10 +74,10 @@ pub(crate) async fn baseline(
     aboard: impl FnOnce() -> Aboard,
     server: &Arc<Server>,
     target: &Target,
-    fresh: bool,
+    (fresh, by_log): (bool, bool),
     until: Instant,
 ) -> Result<Noted, Failed> {
-    match shared.tables.take(target) {
+    match shared.tables.take(target, by_log) {
         Some((noted, false)) => return Ok(noted),
         Some((noted, true)) if !fresh => {
             let (shared, server, target) = (Arc::clone(shared), Arc::clone(server), target.clone());
@@ -117,7 +117,7 @@ pub(crate) async fn baseline(
     }
     let nothing =
         || Noted { evidence: Bytes::new(), lacks: Some("its table is not known".to_owned()) };
-    Ok(shared.tables.take(target).map_or_else(nothing, |(noted, _)| noted))
+    Ok(shared.tables.take(target, by_log).map_or_else(nothing, |(noted, _)| noted))
 }
 
 /// Asks what an insert into `target` reaches, until then, and whether the log can be read, until then; and keeps it.

@@ -64,7 +64,7 @@ impl<'a> Line<'a> {
         let Access::Write(write) = plan.access else { panic!("a write") };
         self.tokens += 1;
         let token = (!write.absolute).then(|| OpId::new(accepted_at, self.tokens));
-        let body = self.redis.stored(&plan.body).unwrap_or(plan.body);
+        let body = self.redis.stored(&plan.body).map_or(plan.body, |stored| stored.body);
         let write = QueuedWrite { body, accepted_at, due: None };
         self.calls.push(Queued { number: self.tokens, write, lanes: plan.lanes, token });
     }

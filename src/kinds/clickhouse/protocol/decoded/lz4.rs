@@ -1,9 +1,7 @@
 //! LZ4, as far as enough is read.
 //!
-//! lz4_flex decodes a block only into room for all of it, whose size the sender announces; this stops wherever enough
+//! `lz4_flex` decodes a block only into room for all of it, whose size the sender announces; this stops wherever enough
 //! is read.
-
-use super::Decoded;
 
 const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 
@@ -52,10 +50,8 @@ impl<'a> Left<'a> {
 }
 
 /// Reads a frame, up to `most` bytes.
-pub(super) fn frame(packed: &[u8], most: usize) -> Decoded {
-    let mut bytes = Vec::new();
-    let is_all = read_frame(packed, &mut bytes, most) == Some(End::Whole);
-    Decoded { bytes, is_all }
+pub(super) fn frame(packed: &[u8], out: &mut Vec<u8>, most: usize) -> End {
+    read_frame(packed, out, most).unwrap_or(End::Cut)
 }
 
 /// `None` if it is cut short, or no frame.

@@ -54,8 +54,8 @@ const LONGS: [(&str, &str); 3] = [
 const OF_BLOCKS: Packing = Packing { coding: None, blocks: true };
 
 fn long() -> String {
-    let rows = (0..100_000).map(|n| format!("{}\n", n % 7));
-    "INSERT INTO t FORMAT CSV\n".to_owned() + &rows.collect::<String>()
+    let rows: Vec<String> = (0..100_000).map(|n| format!("{}\n", n % 7)).collect();
+    "INSERT INTO t FORMAT CSV\n".to_owned() + &rows.concat()
 }
 
 fn of(name: &str) -> Packing {

@@ -85,7 +85,8 @@ impl Known {
         self.asked.elapsed() > AGE_MAX || self.sent.saturating_mul(8) > smallest
     }
 
-    fn noted(&self, connector: u64) -> Noted {
+    fn noted(&self, connector: u64, by_log: bool) -> Noted {
+        let is_logged = self.log && by_log;
         let lacks = match &self.reach {
             Reach::Tables(_) => None,
             Reach::Lacks(why) => Some(why.clone()),
@@ -96,11 +97,12 @@ impl Known {
             _ => None,
         };
         let evidence =
-            Evidence { connector, log: self.log, version: self.version.clone(), tables }.to_bytes();
+            Evidence { connector, log: is_logged, version: self.version.clone(), tables }
+                .to_bytes();
         let too_much = || "it reaches more tables than can be noted".to_owned();
         let lacks = match lacks {
             _ if evidence.is_empty() => Some(lacks.unwrap_or_else(too_much)),
-            _ if self.log => None,
+            _ if is_logged => None,
             lacks => lacks,
         };
         Noted { evidence, lacks }
@@ -108,12 +110,13 @@ impl Known {
 }
 
 impl Tables {
-    /// What was said of the table, and whether it should be asked anew. Counts an insert into it.
-    pub(super) fn take(&self, target: &Target) -> Option<(Noted, bool)> {
+    /// What was said of the table, and whether it should be asked anew. Counts an insert into it, of which the query
+    /// log can say something only `by_log`: if its id is ours.
+    pub(super) fn take(&self, target: &Target, by_log: bool) -> Option<(Noted, bool)> {
         let connector = self.sent.lock().connector;
         let mut all = self.known.lock();
         let known = all.get_mut(target)?;
-        let (noted, stale) = (known.noted(connector), known.is_stale());
+        let (noted, stale) = (known.noted(connector, by_log), known.is_stale());
         known.sent += 1;
         let refresh = stale && !std::mem::replace(&mut known.refreshing, stale);
         Some((noted, refresh))
@@ -222,20 +225,22 @@ mod tests {
     #[test]
     fn what_cannot_be_proven_later_is_said_when_it_is_sent() {
         let lacks = || Reach::Lacks("why".to_owned());
-        assert_eq!(known(table(100), false).noted(1).lacks, None);
-        let nothing = known(lacks(), false).noted(1);
+        assert_eq!(known(table(100), false).noted(1, true).lacks, None);
+        let nothing = known(lacks(), false).noted(1, true);
         assert_eq!((nothing.evidence.len(), nothing.lacks.as_deref()), (0, Some("why")));
-        let log = known(lacks(), true).noted(1);
+        let log = known(lacks(), true).noted(1, true);
         assert!(!log.evidence.is_empty() && log.lacks.is_none(), "the log may tell");
+        let named = known(lacks(), true).noted(1, false);
+        assert_eq!((named.evidence.len(), named.lacks.as_deref()), (0, Some("why")));
     }
 
     #[test]
     fn a_small_window_is_asked_for_more_often() {
         let tables = Tables::default();
         let target = ("d".to_owned(), "t".to_owned());
-        assert_eq!(tables.take(&target), None);
+        assert_eq!(tables.take(&target, true), None);
         tables.keep(&target, known(table(80), false));
-        let refreshes = (0..20).filter(|_| tables.take(&target).unwrap().1).count();
+        let refreshes = (0..20).filter(|_| tables.take(&target, true).unwrap().1).count();
         assert_eq!((refreshes, tables.known.lock()[&target].sent), (1, 20), "one at a time");
     }
 

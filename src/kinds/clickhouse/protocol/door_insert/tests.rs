@@ -1,0 +1,113 @@
+use bytes::Bytes;
+
+use super::{
+    super::{
+        decoded::{Coding, Packing},
+        http_form::Unpacked,
+    },
+    *,
+};
+
+fn request(query: &str, parameters: &[(&str, &str)], body: &'static [u8]) -> HttpRequest {
+    let text = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let head = RequestHead {
+        method: "POST".into(),
+        query: query.into(),
+        parameters: parameters.iter().map(text).collect(),
+        is_query: true,
+        is_plain: true,
+        is_whole: true,
+        ..RequestHead::default()
+    };
+    HttpRequest { head, body: Bytes::from_static(body) }
+}
+
+fn packed(query: &str, text: &str, body: &'static [u8]) -> HttpRequest {
+    let mut request = request(query, &[], body);
+    request.head.is_plain = false;
+    request.head.packing = Some(Packing { coding: Some(Coding::Zstd), blocks: false });
+    request.head.unpacked = Some(Unpacked { text: text.into(), is_all: false });
+    request
+}
+
+#[track_caller]
+fn is_stored(request: &HttpRequest, query: &str, raw: Option<&str>, data: &[u8]) {
+    let call = call(request, Some("d")).unwrap();
+    assert_eq!(call.header.query, query);
+    assert_eq!(call.header.raw.as_ref().map(|raw| raw.query.as_str()), raw);
+    assert_eq!(&call.data[..], data);
+    assert_eq!(Call::of(&call.to_bytes()), Ok(call));
+}
+
+#[test]
+fn what_json_callers_could_send_is_stored_as_theirs_and_the_rest_as_it_is() {
+    let csv = "INSERT INTO t FORMAT CSV";
+    is_stored(&request(csv, &[], b"1\n"), csv, None, b"1\n");
+    is_stored(&request(csv, &[], b"\xff"), csv, None, b"\xff");
+    let values = "INSERT INTO t VALUES (1)";
+    is_stored(&request("", &[], values.as_bytes()), values, None, b"");
+    is_stored(
+        &request("INSERT INTO t", &[], b"VALUES (1)"),
+        "INSERT INTO t\nVALUES (1)",
+        None,
+        b"",
+    );
+    let binary = b"INSERT INTO t FORMAT RowBinary\n\xff";
+    is_stored(&request("", &[], binary), "INSERT INTO t FORMAT RowBinary", Some(""), binary);
+    is_stored(&packed(csv, "", b"zip"), csv, Some(csv), b"zip");
+    is_stored(&packed("", csv, b"zip"), csv, Some(""), b"zip");
+    let split = packed("INSERT INTO t", "FORMAT CSV", b"zip");
+    is_stored(&split, "INSERT INTO t\nFORMAT CSV", Some("INSERT INTO t"), b"zip");
+}
+
+#[test]
+fn settings_parameters_and_database_are_the_calls_own() {
+    let more = [
+        ("session_id", "s"),
+        ("query_id", "q"),
+        ("param_a", "1"),
+        ("max_threads", "2"),
+        ("readonly", "0"),
+        ("wait_end_of_query", "1"),
+    ];
+    let of =
+        |more: &[(&str, &str)]| call(&request("INSERT INTO t VALUES", more, b"(1)"), Some("d"));
+    let header = of(&more).unwrap().header;
+    assert_eq!(header.params, [("a".to_owned(), "1".to_owned())].into());
+    let settings = [("max_threads", "2"), ("readonly", "0")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(header.settings, settings.into());
+    assert_eq!(header.database.as_deref(), Some("d"));
+    assert_eq!(of(&[("database", "e")]).unwrap().header.database.as_deref(), Some("e"));
+    assert_eq!(of(&[("database", "")]).unwrap().header.database.as_deref(), Some("d"));
+    let mut named = request("INSERT INTO t VALUES", &[], b"(1)");
+    assert!(call(&named, None).is_err());
+    named.head.headers.push(("x-clickhouse-database".into(), "f".into()));
+    assert_eq!(call(&named, None).unwrap().header.database.as_deref(), Some("f"));
+    let qualified = request("INSERT INTO g.t VALUES", &[], b"(1)");
+    assert_eq!(call(&qualified, None).unwrap().header.database.as_deref(), Some("g"));
+    for refused in [
+        &[("role", "r")][..],
+        &[("quota_key", "k")],
+        &[("readonly", "2")],
+        &[("a", "1"), ("a", "2")],
+    ] {
+        assert!(of(refused).is_err(), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_statement_is_what_its_body_says() {
+    let binary = b"INSERT INTO t FORMAT RowBinary\n\xff";
+    let sound = call(&request("", &[], binary), Some("d")).unwrap();
+    assert!(stated::is_sound(&sound));
+    let mut other = sound.clone();
+    other.header.query = "INSERT INTO u FORMAT RowBinary".into();
+    assert!(!stated::is_sound(&other));
+    other = sound;
+    other.data = Bytes::from_static(b"SYSTEM SHUTDOWN");
+    assert!(!stated::is_sound(&other));
+    assert!(!stated::is_sound(
+        &call(&packed("", "INSERT INTO t VALUES", b"zip"), Some("d")).unwrap()
+    ));
+}

@@ -1,0 +1,118 @@
+//! A client's own INSERT that may be queued: what lets replay recognise it.
+//!
+//! It is sent as the client made it, with the token and the settings under which replay will send it
+//! ([`request::repeatable`]); its exceptions are read as those of a call. Under a query id that the client gave, the
+//! server's log proves nothing: a client may use one twice.
+
+use std::sync::Arc;
+
+use fusebox_actors::connector::{Attempt, Attempted};
+use fusebox_state::OpId;
+use tokio::time::Instant;
+
+use super::{
+    asking,
+    bounds::is_whole,
+    doubt::by_proof,
+    http::Failed,
+    request::{self, Asking},
+    server::Server,
+    shared::Shared,
+    tokens::{self, Doubted, Noted},
+};
+use crate::kinds::clickhouse::protocol::{
+    door_insert,
+    http_form::HttpRequest,
+    outcome::Asked,
+    sql::{self, Verb},
+    target::{self, Target},
+};
+
+/// An INSERT that bears a token.
+pub(super) struct Protected {
+    token: OpId,
+    target: Target,
+    server: Arc<Server>,
+    pairs: Vec<(&'static str, String)>,
+    asked: Asked,
+}
+
+/// What is known before it is sent.
+pub(super) enum Before {
+    /// What a later proof will need; `None` for one that is sent again.
+    Noted(Option<Noted>),
+    /// It has ended already.
+    Ended(Attempted),
+}
+
+impl Protected {
+    /// The insert that `request` is, if `attempt` bears a token.
+    ///
+    /// # Errors
+    /// The server does not say what it knows; nothing was sent.
+    pub(super) async fn of(
+        shared: &Arc<Shared>,
+        attempt: &Attempt<'_>,
+        request: &HttpRequest,
+    ) -> Result<Option<Self>, Failed> {
+        let Some(token) = attempt.token else { return Ok(None) };
+        let usual = shared.usual_database.load_full();
+        let call = door_insert::call(request, usual.as_ref().map(|it| it.as_str()));
+        let Ok(call) = call else { return Ok(None) };
+        let statement = sql::read(&call.header.query);
+        let Verb::Insert(insert) = &statement.verb else { return Ok(None) };
+        let Some(table) = &insert.table else { return Ok(None) };
+        let target = target::of(table, &call.header, &shared.settings);
+        let server = asking::server(shared, || attempt.board(), attempt.timeout).await?;
+        let whole = is_whole(shared, attempt.timeout);
+        let (attempt, known) = (attempt.clone(), Arc::clone(&server));
+        let asking = Asking { attempt, call, statement, server: known, whole };
+        let (pairs, asked) = (request::repeatable(&asking), request::asked(&asking));
+        Ok(Some(Self { token, target, server, pairs, asked }))
+    }
+
+    pub(super) fn token(&self) -> OpId {
+        self.token
+    }
+
+    /// The parameters that are added to the client's.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// What its exceptions are read by.
+    pub(super) fn asked(&self, whole: bool) -> Asked {
+        Asked { whole, ..self.asked.clone() }
+    }
+
+    /// What must be known before it is sent; `by_log` if its query id is ours.
+    ///
+    /// # Errors
+    /// The server does not say what it remembers, or another sending may have been applied and nothing proves that this
+    /// one would be recognised.
+    pub(super) async fn known(
+        &self,
+        shared: &Arc<Shared>,
+        attempt: &Attempt<'_>,
+        by_log: bool,
+        until: Instant,
+    ) -> Result<Before, Failed> {
+        let Some(doubt) = attempt.doubt else {
+            let (target, server) = (&self.target, &self.server);
+            let noted = tokens::baseline(
+                shared,
+                || attempt.board(),
+                server,
+                target,
+                (false, by_log),
+                until,
+            );
+            return Ok(Before::Noted(Some(noted.await?)));
+        };
+        let (token, now, prefix) = (self.token, attempt.now, shared.fence.prefix());
+        let write = Doubted { target: &self.target, token, doubt, now, prefix };
+        let proof = tokens::prove(shared, &self.server, &write, until).await?;
+        let ended = by_proof(proof, &self.target)?;
+        Ok(ended.map_or(Before::Noted(None), Before::Ended))
+    }
+}
