@@ -289,6 +289,46 @@ async fn commits_in_an_outage_are_kept_seen_by_gets_and_applied_afterwards() {
 }
 
 #[tokio::test]
+async fn a_queued_change_is_seen_over_what_was_last_seen() {
+    for mut emulator in Emulator::all().await {
+        let world = world(&emulator, None).await;
+        let mut stub = stub(&world).await;
+        commit(&mut stub, vec![set("u/a", "one".into()), set("u/unseen", "one".into())]).await;
+        got(&mut stub, &["u/a", "u/none"]).await.unwrap();
+        emulator.kill();
+        world.opens(&mut stub).await;
+        let merge = |path: &str, field: &str| {
+            let mut write = set(path, String::new());
+            let Some(Operation::Update(document)) = &mut write.operation else { panic!("a set") };
+            let value = Value { value_type: Some(ValueType::StringValue("merged".into())) };
+            document.fields = [(field.to_owned(), value)].into();
+            write.update_mask = Some(DocumentMask { field_paths: vec![field.into()] });
+            write
+        };
+        let counted = transformed(merge("u/a", "new"), vec![("n", increment(2))]);
+        committed(&mut stub, vec![existing(true, counted)]).await.unwrap();
+        committed(&mut stub, vec![merge("u/none", "t"), merge("u/unseen", "new")]).await.unwrap();
+        for _ in 0..3 {
+            let seen = got(&mut stub, &["u/a", "u/none"]).await.unwrap();
+            assert_eq!(seen.source(), "queued");
+            assert_eq!(seen.texts(), [Some("one".into()), Some("merged".into())]);
+            let fields = &seen.documents[0].as_ref().unwrap().fields;
+            assert_eq!(fields.len(), 3, "{fields:?}");
+            assert_eq!(fields["n"].value_type, Some(ValueType::IntegerValue(2)));
+        }
+        let refused = got(&mut stub, &["u/unseen"]).await.err().unwrap();
+        assert!(refused.message().contains("earlier writes waiting"), "{refused}");
+        // What is written next counts on the same.
+        let again = transformed(merge("u/a", "t"), vec![("n", increment(3))]);
+        committed(&mut stub, vec![again]).await.unwrap();
+        let seen = got(&mut stub, &["u/a"]).await.unwrap();
+        assert_eq!(seen.texts(), [Some("merged".into())]);
+        let n = &seen.documents[0].as_ref().unwrap().fields["n"];
+        assert_eq!(n.value_type, Some(ValueType::IntegerValue(5)));
+    }
+}
+
+#[tokio::test]
 async fn what_a_door_promises_decides_what_is_queued() {
     let (server, port) = Played::start().await;
     drop(server);
