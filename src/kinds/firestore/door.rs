@@ -62,6 +62,7 @@ mod exchange;
 mod following;
 mod framing;
 mod lanes;
+mod metadata;
 mod outcome;
 mod pool;
 mod port;
