@@ -410,6 +410,13 @@ pub trait Connector: Any + Send + Sync {
         None
     }
 
+    /// What is known of the value that `slot` reads before its queued writes if that is `cached`, an entry of the cache.
+    /// `None` if queued writes are not laid over what is cached.
+    fn overlay_over(&self, slot: &Slot, cached: &Bytes) -> Option<Box<dyn Overlay>> {
+        let (_, _) = (slot, cached);
+        None
+    }
+
     /// The parts of `reply`, one for each slot of the read. `None` where it is not cacheable.
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>>;
 

@@ -359,6 +359,11 @@ impl Cache {
         Fill { lane, version: self.version(lane).load(Ordering::Acquire), outlasts: false }
     }
 
+    /// Whether no write to its lane, or to one that counts as it, was sent or has ended since `fill` was taken.
+    pub fn is_unchanged(&self, fill: Fill) -> bool {
+        self.version(fill.lane).load(Ordering::Acquire) == fill.version
+    }
+
     /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, where
     /// that is known. What is larger than the cache's share for one entry in eight is not kept. A lane's only entry
     /// that is answered again as before is refreshed in place, without an allocation. In a full cache one new lane in

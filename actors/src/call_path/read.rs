@@ -1,7 +1,7 @@
 //! Reads: overlay, live, cache, miss.
 
 use bytes::Bytes;
-use fusebox_state::cache::Hit;
+use fusebox_state::{UnixMillis, cache::Hit};
 
 use super::{
     Context, NoAnswer,
@@ -9,7 +9,7 @@ use super::{
     copied::{AnswerCopy, Copied, Keeps},
     error,
     filed::filed,
-    fills::{Fills, Keeper},
+    fills::{Fills, Keeper, leave_to_fill},
 };
 use crate::{
     backend_shared::BackendShared,
@@ -28,6 +28,18 @@ enum Fence {
     /// An occupied lane's value is not determined by what waits in it.
     Undetermined,
 }
+
+/// What queued writes are laid over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    /// Nothing is known of what was there before them.
+    Nothing,
+    /// What is cached, if they cannot be told without it.
+    Cached,
+}
+
+/// How often what is cached is looked at again if it changes meanwhile.
+const LOOKS: u32 = 3;
 
 /// How a keyed read has passed the fence.
 struct Fenced {
@@ -110,7 +122,7 @@ impl BackendShared {
         // What was queued while it was on its way is newer than what is cached.
         let looks_again = read.keyed && !cache_alone;
         let overlaid = if looks_again && self.queue.is_occupied(&context.plan.lanes) {
-            match self.overlay(context, read).await {
+            match self.overlay(context, read, Base::Cached).await {
                 Fence::Passed(parts) => parts,
                 Fence::AsBefore(parts) if self.is_cached_beside(context, read, &parts) => parts,
                 Fence::AsBefore(_) | Fence::Undetermined => {
@@ -206,7 +218,7 @@ impl BackendShared {
         let lanes = &context.plan.lanes;
         let mut waiting = None;
         loop {
-            let as_before = match self.overlay(context, read).await {
+            let as_before = match self.overlay(context, read, Base::Nothing).await {
                 Fence::Passed(parts) => return Ok(Fenced { parts, cache_alone: false }),
                 Fence::AsBefore(parts) => Some(parts),
                 Fence::Undetermined => None,
@@ -226,7 +238,15 @@ impl BackendShared {
                 None
             };
             if let Some(why) = held_up {
-                let parts = as_before.filter(|parts| self.is_cached_beside(context, read, parts));
+                let parts = match as_before {
+                    Some(parts) => Some(parts),
+                    None => match self.overlay(context, read, Base::Cached).await {
+                        Fence::Passed(parts) => return Ok(Fenced { parts, cache_alone: false }),
+                        Fence::AsBefore(parts) => Some(parts),
+                        Fence::Undetermined => None,
+                    },
+                };
+                let parts = parts.filter(|parts| self.is_cached_beside(context, read, parts));
                 let fenced = parts.map(|parts| Fenced { parts, cache_alone: true });
                 return fenced.ok_or_else(|| self.lane_busy(context, why));
             }
@@ -261,7 +281,7 @@ impl BackendShared {
         CallError { retry_after: Some(self.retry_after()), ..error("lane_busy", detail) }
     }
 
-    async fn overlay(&self, context: &Context, read: &Read) -> Fence {
+    async fn overlay(&self, context: &Context, read: &Read, base: Base) -> Fence {
         if read.slots.is_empty() || self.queue.store().is_err() {
             return if self.queue.is_occupied(&context.plan.lanes) {
                 Fence::Undetermined
@@ -281,13 +301,37 @@ impl BackendShared {
                         as_before = true;
                         parts.push(None);
                     }
-                    Overlaid::Undetermined => return None,
+                    Overlaid::Undetermined => match base {
+                        Base::Nothing => return None,
+                        Base::Cached => parts.push(Some(self.over_cached(context, slot).await?)),
+                    },
                 }
             }
             Some(if as_before { Fence::AsBefore(parts) } else { Fence::Passed(parts) })
         };
         let fence = tokio::time::timeout(left, parts).await.ok().flatten();
         fence.unwrap_or(Fence::Undetermined)
+    }
+
+    /// What the queued writes of its lane make of what is cached of `slot`: that is what the backend holds as long as none
+    /// of them was sent.
+    async fn over_cached(&self, context: &Context, slot: &Slot) -> Option<Bytes> {
+        let (connector, cache) = (&context.connector, self.cache.load_full());
+        for _ in 0..LOOKS {
+            let now = self.clock().now();
+            let mark = leave_to_fill(&cache, &**connector, slot.lane, now)?;
+            let max_stale = context.call.options.max_stale;
+            let hit = cache.get_if_held(slot.lane, &slot.key, max_stale, now)?;
+            let before = connector.overlay_over(slot, &hit.value)?;
+            let unix = self.clock().steady_unix();
+            let age = u64::try_from(hit.age.as_millis()).unwrap_or(u64::MAX);
+            let then = UnixMillis::new(unix.get().saturating_sub(age));
+            let part = self.queue.over(slot, (before, then), unix).await;
+            if cache.is_unchanged(mark) {
+                return part;
+            }
+        }
+        None
     }
 
     fn live(

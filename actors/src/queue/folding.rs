@@ -92,6 +92,36 @@ impl Queue {
         Overlaid::Undetermined
     }
 
+    /// What the writes that wait in its lane make of `slot`, which held `before` at `then`, before the first of them.
+    /// Nothing is kept of it. `None` if they do not determine it, or there are too many.
+    pub(crate) async fn over(
+        self: &Arc<Self>,
+        slot: &Slot,
+        (before, then): (Box<dyn Overlay>, UnixMillis),
+        now: UnixMillis,
+    ) -> Option<bytes::Bytes> {
+        let writes = self.index.lock().writes_of(slot.lane, READ_AT_ONCE)?;
+        // What was read since then may know of some of them.
+        if writes.first()?.accepted_at <= then {
+            return None;
+        }
+        let turn = self.folding.turn(slot.lane).lock_owned().await;
+        let (queue, of) = (Arc::clone(self), slot.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let (_turn, store, mut overlay) = (turn, queue.store().ok()?, before);
+            for write in &writes {
+                let body = store.body(write.seq).ok()?;
+                let (accepted_at, due) = (write.accepted_at, write.due);
+                overlay.write(&QueuedWrite { body, accepted_at, due });
+            }
+            match overlay.says(&of, now) {
+                Said::Reply(reply) => Some(reply),
+                Said::AsBefore | Said::Nothing => None,
+            }
+        });
+        reading.await.ok().flatten()
+    }
+
     fn in_lane(&self, connector: &SharedConnector, slot: &Slot) -> InLane {
         let usable = |held: &Held| kept(held).is_some_and(|kept| kept.serves(connector, slot));
         self.index.lock().in_lane(slot.lane, usable)

@@ -47,7 +47,8 @@ pub fn statements(bytes: &[u8]) {
     assert_eq!(opaque::operation(&again), opaque::operation(&request));
     let plan = opaque::plan(form, Ok(request), |_| None, None, &settings).unwrap();
     assert!(plan.label.len() <= 256 || !plan.label.is_empty());
-    if let Ok(text) = std::str::from_utf8(body) {
+    // No statement has a number sign outside of quotes, and behind one a space makes a comment.
+    if let Some(text) = std::str::from_utf8(body).ok().filter(|text| !text.contains('#')) {
         // Folding changes no statement's meaning, so not its kind either, and once folded it stays.
         let folded = sql::folded(text);
         assert_eq!(sql::folded(&folded), folded);

@@ -307,6 +307,13 @@ impl Connector for FirestoreConnector {
         Some(Box::new(DocumentOverlay { document: Followed::of(slot)?, shared, rooted }))
     }
 
+    fn overlay_over(&self, slot: &Slot, cached: &Bytes) -> Option<Box<dyn Overlay>> {
+        let shared = Arc::clone(&self.shared);
+        let rooted = shared.client.known_root().is_some();
+        let document = Followed::over(slot, cached)?;
+        Some(Box::new(DocumentOverlay { document, shared, rooted }))
+    }
+
     fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         cache::split(slots, reply)
     }

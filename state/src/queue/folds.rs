@@ -74,6 +74,18 @@ impl QueueIndex {
         fold.and_then(|fold| fold.held.clone()).map_or(InLane::Nothing, InLane::Folded)
     }
 
+    /// The durable writes of `lane` that a read must know, folded or not: from the last one that sets the whole value, or
+    /// else all. `None` if there are more than `most`, or nobody knows which there are.
+    pub fn writes_of(&self, lane: LaneId, most: usize) -> Option<Vec<NextWrite>> {
+        if self.lanes.is_unknowable(lane) {
+            return None;
+        }
+        let whole = self.lanes.wholes(lane).find(|seq| self.is_durable(*seq));
+        let writes = self.durable_from(lane, whole.unwrap_or(0));
+        let writes: Vec<NextWrite> = writes.take(most.saturating_add(1)).collect();
+        (writes.len() <= most).then_some(writes)
+    }
+
     /// The next writes of `lane` that are not folded, at most `most`; give what they come to back by
     /// [`QueueIndex::folded`]. Who begins another reading meanwhile takes this one's place. `None` where
     /// [`QueueIndex::in_lane`] has the answer.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::{OtherWay, Source};
+use fusebox_state::ErrorClass;
 use hyper::{Method as Verb, Request, Response, http::request::Parts};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -12,13 +13,13 @@ use tokio::{
 
 use super::{
     answer::{Body, Relayed},
-    call::strip,
     class::{Class, Method},
     core::Core,
     entry::{Entered, Kept},
     exchange::{self, Answered, Lost, Sending, Waiting},
     following::Following,
     lanes::Touched,
+    metadata::strip,
     pool::Upstream,
     reading::Begun,
     telling::Told,
@@ -110,7 +111,8 @@ impl Carrying {
         (sent.method, sent.uri, sent.headers) = (Verb::POST, head.uri, headers);
         // What a client takes to send its request is its own time.
         let until = self.until(Instant::now() + core.backend.timeout());
-        let entered = match core.admitted(upstream, *method, touched, until, understood).await {
+        let otherwise = understood.map(|it| it.absolute);
+        let entered = match core.admitted(upstream, *method, touched, until, otherwise).await {
             Ok(entered) => entered,
             Err(why) => match understood.filter(|_| !matches!(why, Kept::Way(OtherWay::Full))) {
                 Some(understood) => return self.instead(core, understood, share).await,
@@ -158,6 +160,10 @@ impl Carrying {
                 let Some(onward) = answered.onward.take() else {
                     return Ok(self.relayed(core, *answered, following, share));
                 };
+                if understood.is_batch() {
+                    core.backend.end(*onward);
+                    return Ok(self.relayed(core, *answered, following, share));
+                }
                 let asker = self.asker(share);
                 match core.instead(&self.upstream, understood, Some(onward), asker).await {
                     Ok(given) => Ok(given),
@@ -175,14 +181,16 @@ impl Carrying {
                 let response = response.ok_or_else(|| Told::fault("what is cached is no reply"))?;
                 Ok((response, source))
             }
-            (Sent::Lost(Lost::Onward(onward, attempt)), Some(understood)) => {
+            (Sent::Lost(Lost::Onward(onward, attempt)), Some(understood))
+                if !understood.is_batch() || attempt.class == ErrorClass::NotExecuted =>
+            {
                 let asker = self.asker(share);
                 let ended = core.instead(&self.upstream, understood, Some(onward), asker).await;
                 ended.map_err(|Ended { error, .. }| {
                     core.told_of(self.method, &error, Some(&attempt))
                 })
             }
-            (Sent::Lost(Lost::Onward(onward, attempt)), None) => {
+            (Sent::Lost(Lost::Onward(onward, attempt)), _) => {
                 core.backend.end(*onward);
                 Err(core.failed(self.method, &attempt))
             }
@@ -206,7 +214,7 @@ impl Carrying {
     }
 
     fn asker(&self, share: OwnedSemaphorePermit) -> Asker {
-        Asker { uid: self.uid, time: self.time, share }
+        Asker { method: self.method, uid: self.uid, time: self.time, share }
     }
 
     /// The server's answer, as it comes.

@@ -13,7 +13,6 @@ use super::{
     lanes::Touched,
     pool::Upstream,
     telling::Told,
-    understood::Understood,
     who::Principal,
 };
 use crate::{ingress::callers::Right, kinds::firestore::transport::fence};
@@ -85,7 +84,8 @@ impl Core {
         entered.map_err(|why| self.kept(upstream, method, touched, &why))
     }
 
-    /// The same of a call that something else may answer: then it waits only for a place.
+    /// The same of a call that something else may answer: then it waits only for a place. `otherwise` says so, and whether
+    /// the call leaves the same state however often it is applied.
     ///
     /// # Errors
     /// Why it may not be sent, which was not counted yet.
@@ -95,16 +95,16 @@ impl Core {
         method: Method,
         touched: &Touched,
         until: Instant,
-        understood: Option<&Understood>,
+        otherwise: Option<bool>,
     ) -> Result<Entered, Kept> {
         let is_write = method.class == Class::Write;
-        let absolute = understood.is_some_and(|it| it.absolute);
+        let absolute = otherwise.unwrap_or_default();
         let plan = self.plan_of(method, touched, absolute);
         let fence = &upstream.connector.shared.fence;
         let for_place = until.min(Instant::now() + PLACE_PATIENCE);
         loop {
             if is_write {
-                let passes = match understood {
+                let passes = match otherwise {
                     Some(_) => fence.in_doubt_until(&touched.lanes).is_none(),
                     None => self.passes(fence, touched, until).await,
                 };
@@ -127,7 +127,7 @@ impl Core {
                 Admission::OtherWay(why) => why,
             };
             let waited = match why {
-                OtherWay::Lanes if understood.is_none() => {
+                OtherWay::Lanes if otherwise.is_none() => {
                     let left = until.saturating_duration_since(Instant::now());
                     self.backend.wait_for(&touched.lanes, left).await
                 }

@@ -38,7 +38,7 @@ impl Following {
         let kept = match (copy, &**form) {
             (Some(copy), _) => Kept::Copy(copy),
             (None, Form::Commit(_)) => Kept::Bytes(BytesMut::new()),
-            (None, Form::Get { .. } | Form::Query) => Kept::Nothing,
+            (None, Form::Get { .. } | Form::Query | Form::Batch(_)) => Kept::Nothing,
         };
         let (core, upstream) = (Arc::clone(core), Arc::clone(upstream));
         Self { core, upstream, form: Arc::clone(form), kept }
@@ -69,12 +69,7 @@ impl Following {
             return;
         }
         match kept {
-            Kept::Copy(copy) => copy.keep(|bytes| {
-                let messages = framing::messages(&bytes)?;
-                self.sees(messages.last());
-                let root = self.upstream.connector.shared.client.known_root()?;
-                self.form.reply(messages, root)
-            }),
+            Kept::Copy(copy) => self.keep(copy),
             Kept::Bytes(bytes) => {
                 let messages = framing::messages(&bytes.freeze()).unwrap_or_default();
                 self.sees(messages.last());
@@ -83,9 +78,30 @@ impl Following {
         }
     }
 
+    fn keep(&self, copy: AnswerCopy) {
+        copy.keep(|bytes| {
+            let messages = framing::messages(&bytes)?;
+            self.sees(messages.last());
+            let root = self.upstream.connector.shared.client.known_root()?;
+            self.form.reply(messages, root)
+        });
+    }
+
     fn sees(&self, message: Option<&Bytes>) {
         if let Some(time) = message.and_then(|message| stock::latest(&self.form, message)) {
             self.core.estimates.saw(time);
+        }
+    }
+}
+
+impl Drop for Following {
+    /// A client that got its documents may leave before the end of the answer, and Google's for Python does. What was
+    /// asked for by name is known to be all of it.
+    fn drop(&mut self) {
+        if let (Kept::Copy(_), Form::Get { .. }) = (&self.kept, &*self.form)
+            && let Kept::Copy(copy) = std::mem::replace(&mut self.kept, Kept::Nothing)
+        {
+            self.keep(copy);
         }
     }
 }

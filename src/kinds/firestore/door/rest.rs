@@ -31,13 +31,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     answer::{Body, Plain},
-    call::{check_metadata, strip},
     class::{self, Class, Method},
     core::Core,
     counters::Family,
     exchange::{Held, Waiting, given_up},
     framing::MESSAGE_MAX,
     lanes::{Touched, database_of},
+    metadata::{check_metadata, strip},
     pool::{Line, Upstream},
     telling::Told,
     who::Principal,

@@ -153,6 +153,12 @@ impl Told {
         Status::with_details(self.code, &self.message, details.encode_to_vec().into())
     }
 
+    /// As the status of one write of a batch.
+    pub(super) fn of_one(&self) -> rpc::Status {
+        let (code, message) = (self.code.into(), self.message.clone());
+        rpc::Status { code, message, details: Vec::new() }
+    }
+
     fn mark(&self, headers: &mut HeaderMap) {
         headers.insert(SOURCE, LOCAL);
         let op_id = self.op_id.map(|op_id| HeaderValue::try_from(op_id.to_string()));
@@ -239,6 +245,15 @@ impl Said {
             pending_writes: reply.pending_writes,
             estimated: false,
         }
+    }
+
+    /// The same of a batch that was answered from there.
+    pub(super) fn of_batch(source: Source, estimated: bool) -> Self {
+        let ack = Some(match source {
+            Source::Queued => AckLevel::Durable,
+            _ => AckLevel::Applied,
+        });
+        Self { source, age: Duration::ZERO, ack, op_id: None, pending_writes: 0, estimated }
     }
 
     /// The headers before its messages.

@@ -17,6 +17,8 @@ use fusebox_actors::{
     trace::CallTrace,
 };
 use fusebox_state::{LaneId, OpId, UnixMillis};
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use googleapis_tonic_google_firestore_v1::google::rpc;
 use hyper::{HeaderMap, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -33,9 +35,15 @@ use super::{
     who::Principal,
 };
 use crate::kinds::firestore::protocol::{
-    stock::{self, Form},
+    stock::{self, Committed, Form, Part},
     wire::Question,
 };
+
+/// How one write of a batch has ended.
+type OneEnd = Result<(Committed, Source), rpc::Status>;
+
+/// So many writes of a batch are on their way at once.
+const AT_ONCE: usize = 64;
 
 /// A request that is understood, and what follows from it.
 pub(super) struct Understood {
@@ -51,12 +59,18 @@ pub(super) struct Understood {
 
 /// On whose behalf a call is carried on, and for how long.
 pub(super) struct Asker {
+    pub(super) method: Method,
     pub(super) uid: u32,
     pub(super) time: Option<Duration>,
     pub(super) share: OwnedSemaphorePermit,
 }
 
 impl Understood {
+    /// Whether it is several calls, of which nobody knows what became of any if it was sent.
+    pub(super) fn is_batch(&self) -> bool {
+        matches!(&*self.form, Form::Batch(_))
+    }
+
     /// Its one entry of the cache, if it is a get of one document.
     pub(super) fn one_document(&self) -> Option<(LaneId, Bytes)> {
         let read = self.read.as_ref().filter(|read| read.keyed)?;
@@ -82,6 +96,7 @@ impl Core {
             "query" => stock::query(Question::Query, message, root, token),
             "aggregate" => stock::query(Question::Aggregation, message, root, token),
             "commit" => stock::commit(message, root, token),
+            "batch_write" => stock::batch(message, root, token),
             _ => None,
         }?;
         let form = Arc::new(form);
@@ -99,8 +114,15 @@ impl Core {
                         self.settings.min_ack != Some(AckLevel::Applied)
                     }
                 };
-                let absolute = write.absolute;
-                let needs_marker = is_durable && !absolute;
+                // Of a batch each write is told by itself.
+                let is_batch = matches!(&*form, Form::Batch(_));
+                let may_queue = if is_batch {
+                    self.settings.min_ack != Some(AckLevel::Applied)
+                } else {
+                    may_queue
+                };
+                let absolute = write.absolute && !is_batch;
+                let needs_marker = is_durable && !absolute && !is_batch;
                 may_queue.then_some(Understood { body, form, read: None, absolute, needs_marker })
             }
         }
@@ -114,22 +136,14 @@ impl Core {
         onward: Option<Box<Onward>>,
         asker: Asker,
     ) -> Result<(Response<Body>, Source), Ended> {
-        let Asker { uid, time, share } = asker;
-        let options = CallOptions {
-            deadline: time,
-            priority: self.settings.priority,
-            min_ack: self.settings.min_ack,
-            ..CallOptions::default()
-        };
-        let call = Call {
-            body: understood.body.clone(),
-            options,
-            uid,
-            admin: false,
-            trace: CallTrace::new(ROUTE),
-            streams: false,
-            upload: None,
-        };
+        if let Form::Batch(parts) = &*understood.form {
+            if let Some(onward) = onward {
+                self.backend.end(*onward);
+            }
+            return Ok(self.batch(parts, asker).await);
+        }
+        let call = self.call_of(understood.body.clone(), &asker);
+        let share = asker.share;
         let ended = match onward {
             Some(mut onward) => {
                 self.backend.hold(&mut onward);
@@ -152,6 +166,42 @@ impl Core {
         Ok((response, source))
     }
 
+    fn call_of(&self, body: Bytes, asker: &Asker) -> Call {
+        let options = CallOptions {
+            deadline: asker.time,
+            priority: self.settings.priority,
+            min_ack: self.settings.min_ack,
+            ..CallOptions::default()
+        };
+        let trace = CallTrace::new(ROUTE);
+        Call { body, options, uid: asker.uid, admin: false, trace, streams: false, upload: None }
+    }
+
+    async fn one_of_batch(&self, part: &Part, method: Method, call: Call) -> OneEnd {
+        let reply = self.backend.call(call).await;
+        let reply = reply.map_err(|error| self.told_of(method, &error, None).of_one())?;
+        let mut at = At { estimates: &self.estimates, now: self.backend.steady_unix() };
+        let committed = stock::committed(&part.made, reply.value.as_ref(), &mut at);
+        let fault = || Told::fault("a reply cannot be told").of_one();
+        Ok((committed.ok_or_else(fault)?, reply.source))
+    }
+
+    /// Each write of a batch that was not executed, as a call of its own.
+    async fn batch(&self, parts: &[Part], asker: Asker) -> (Response<Body>, Source) {
+        let mut each: Vec<BoxFuture<'_, OneEnd>> = Vec::with_capacity(parts.len());
+        for part in parts {
+            let call = self.call_of(part.body.clone(), &asker);
+            each.push(Box::pin(self.one_of_batch(part, asker.method, call)));
+        }
+        let ended: Vec<OneEnd> = stream::iter(each).buffered(AT_ONCE).collect().await;
+        let is_queued = |end: &OneEnd| matches!(end, Ok((_, Source::Queued)));
+        let source = if ended.iter().any(is_queued) { Source::Queued } else { Source::Live };
+        let ended = ended.into_iter().map(|end| end.map(|(committed, _)| committed));
+        let answer = stock::batched(ended.collect());
+        let said = Said::of_batch(source, answer.estimated);
+        (said.response(framing::framed(&[answer.message]), asker.share), source)
+    }
+
     /// A reply in the server's words.
     fn replied(&self, upstream: &Upstream, form: &Form, reply: &Reply) -> Option<(Bytes, Said)> {
         let root = upstream.connector.shared.client.known_root()?;
@@ -164,6 +214,7 @@ impl Core {
                 said.estimated = committed.estimated;
                 vec![committed.message]
             }
+            Form::Batch(_) => return None,
             Form::Get { .. } | Form::Query => {
                 let age = u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX);
                 let read_at = times::of_unix(UnixMillis::new(now.get().saturating_sub(age)));

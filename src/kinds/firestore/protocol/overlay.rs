@@ -2,7 +2,8 @@
 //!
 //! One function from a lane's writes to a value. What stood before them is not known here, so each queued
 //! commit is carried out in every *world* that is possible: at first the document is absent, or it is there
-//! and its fields are not known. The value is determined where one world is left and its fields are known.
+//! and its fields are not known. The value is determined where one world is left and its fields are known. If that is
+//! not so and the backend cannot be asked, they are carried out once more, upon what is cached of the document.
 //!
 //! | write | on a known document | on a known absence | on fields that are not known |
 //! | --- | --- | --- | --- |
@@ -111,6 +112,18 @@ impl Followed {
     pub(crate) fn of(slot: &Slot) -> Option<Self> {
         let path = cache::path_of(slot)?.to_owned();
         Some(Self { path, worlds: Some(anything()), accepted_at: None })
+    }
+
+    /// Begins with what is cached of the document that `slot` reads.
+    pub(crate) fn over(slot: &Slot, cached: &Bytes) -> Option<Self> {
+        let found: Found = wire::decode(cached).ok()?;
+        let world = match found.document {
+            Some(document) => {
+                World::Present(Some(Known { fields: document.fields, estimated: found.estimated }))
+            }
+            None => World::Absent,
+        };
+        Some(Self { worlds: Some(vec![world]), ..Self::of(slot)? })
     }
 
     /// Whether `slot` reads this document.

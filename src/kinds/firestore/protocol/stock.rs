@@ -5,6 +5,7 @@
 //! | `BatchGetDocuments` | a get of its documents; a mask is laid over the reply | in a transaction, or of a moment (`read_time`) |
 //! | `RunQuery`, `RunAggregationQuery` | asks with its own bytes | the same, and what is to be explained |
 //! | `Commit` | a commit of its writes | in a transaction |
+//! | `BatchWrite` | a commit for each of its writes | |
 //!
 //! Nor is understood what is about another database than the backend's, and what this version of Firestore's
 //! definitions cannot read whole: a message is understood if it is as long when it is written again. So nothing of a
@@ -14,11 +15,14 @@
 //! that was told or seen before.
 
 use bytes::Bytes;
-use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    BatchGetDocumentsRequest, BatchGetDocumentsResponse, CommitRequest, CommitResponse, Document,
-    DocumentMask, RunAggregationQueryRequest, RunQueryRequest, Value, Write, WriteResult,
-    batch_get_documents_response::Result as Got,
-    document_transform::field_transform::TransformType, value::ValueType, write::Operation,
+use googleapis_tonic_google_firestore_v1::google::{
+    firestore::v1::{
+        BatchGetDocumentsRequest, BatchGetDocumentsResponse, BatchWriteRequest, BatchWriteResponse,
+        CommitRequest, CommitResponse, Document, DocumentMask, RunAggregationQueryRequest,
+        RunQueryRequest, Value, Write, WriteResult, batch_get_documents_response::Result as Got,
+        document_transform::field_transform::TransformType, value::ValueType, write::Operation,
+    },
+    rpc::Status,
 };
 use prost::Message;
 use prost_types::Timestamp;
@@ -51,6 +55,14 @@ pub(crate) enum Form {
     Query,
     /// One result for each write.
     Commit(Vec<Made>),
+    /// A result and a status for each write, which is a commit of its own.
+    Batch(Vec<Part>),
+}
+
+/// One write of a batch: the call that it is, and what is known of its result.
+pub(crate) struct Part {
+    pub(crate) body: Bytes,
+    pub(crate) made: [Made; 1],
 }
 
 /// What is known beforehand of a write's result.
@@ -132,6 +144,45 @@ pub(crate) fn commit(message: &Bytes, root: &Root, token: &str) -> Option<Unders
     Some(Understood { body, form: Form::Commit(made) })
 }
 
+/// What a `BatchWrite` is: the call is the commit of all, of which only the lanes are of any use.
+pub(crate) fn batch(message: &Bytes, root: &Root, token: &str) -> Option<Understood> {
+    let asked: BatchWriteRequest = whole(message)?;
+    if asked.database != root.database || asked.writes.is_empty() {
+        return None;
+    }
+    let (mut writes, mut parts) = (asked.writes, Vec::new());
+    for write in &mut writes {
+        let made = [below(root, write)?];
+        let commit = Commit { writes: vec![write.clone()], many: true };
+        parts.push(Part { body: call(Op::Commit(commit), token), made });
+    }
+    let body = call(Op::Commit(Commit { writes, many: true }), token);
+    Some(Understood { body, form: Form::Batch(parts) })
+}
+
+/// What a batch is answered: for each of its writes what it is answered as a commit, or a status.
+pub(crate) fn batched(ended: Vec<Result<Committed, Status>>) -> Committed {
+    let (mut write_results, mut status) = (Vec::new(), Vec::new());
+    let mut estimated = false;
+    for end in ended {
+        let (result, of) = match end {
+            Ok(committed) => {
+                estimated |= committed.estimated;
+                let answer = CommitResponse::decode(committed.message).unwrap_or_default();
+                let result = answer.write_results.into_iter().next().unwrap_or_default();
+                // Of a batch also what is deleted has a time.
+                let update_time = result.update_time.or(answer.commit_time);
+                (WriteResult { update_time, ..result }, Status::default())
+            }
+            Err(status) => (WriteResult::default(), status),
+        };
+        write_results.push(result);
+        status.push(of);
+    }
+    let message = BatchWriteResponse { write_results, status };
+    Committed { message: message.encode_to_vec().into(), estimated }
+}
+
 /// Names a write's document by its path.
 fn below(root: &Root, write: &mut Write) -> Option<Made> {
     let path = match &mut write.operation {
@@ -180,7 +231,7 @@ impl Form {
                 Some(Reply::encoded(Answer::Many(FoundList { found })))
             }
             Self::Query => Some(Reply::encoded(Answer::Messages(Messages { messages }))),
-            Self::Get { mask: Some(_), .. } | Self::Commit(_) => None,
+            Self::Get { mask: Some(_), .. } | Self::Commit(_) | Self::Batch(_) => None,
         }
     }
 }
@@ -315,6 +366,9 @@ pub(crate) fn latest(form: &Form, message: &Bytes) -> Option<Timestamp> {
     match form {
         Form::Commit(_) => CommitResponse::decode(message.clone()).ok()?.commit_time,
         Form::Get { .. } => BatchGetDocumentsResponse::decode(message.clone()).ok()?.read_time,
-        Form::Query => None,
+        Form::Query | Form::Batch(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

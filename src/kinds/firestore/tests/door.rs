@@ -37,6 +37,7 @@ use crate::{
     },
 };
 
+mod batches;
 mod clients;
 mod floods;
 mod losses;

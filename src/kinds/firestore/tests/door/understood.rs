@@ -3,9 +3,10 @@
 use fusebox_actors::AckLevel;
 use futures_util::StreamExt as _;
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    BatchGetDocumentsRequest, BeginTransactionRequest, CommitRequest, CommitResponse, Document,
-    DocumentMask, Precondition, RollbackRequest, RunAggregationQueryRequest, RunQueryRequest,
-    StructuredAggregationQuery, StructuredQuery, Value, Write,
+    BatchGetDocumentsRequest, BatchGetDocumentsResponse, BeginTransactionRequest, CommitRequest,
+    CommitResponse, Document, DocumentMask, Precondition, RollbackRequest,
+    RunAggregationQueryRequest, RunQueryRequest, StructuredAggregationQuery, StructuredQuery,
+    Value, Write,
     batch_get_documents_request::ConsistencySelector,
     batch_get_documents_response::Result as Got,
     document_transform::{
@@ -44,13 +45,13 @@ fn get_of(paths: &[&str]) -> BatchGetDocumentsRequest {
 }
 
 /// What a get found: each document, or `None`, and what is said of it.
-struct Seen {
+pub(super) struct Seen {
     documents: Vec<Option<Document>>,
     headers: MetadataMap,
 }
 
 impl Seen {
-    fn texts(&self) -> Vec<Option<String>> {
+    pub(super) fn texts(&self) -> Vec<Option<String>> {
         let text = |it: &Document| match &it.fields.get("t")?.value_type {
             Some(ValueType::StringValue(text)) => Some(text.clone()),
             other => Some(format!("{other:?}")),
@@ -58,7 +59,7 @@ impl Seen {
         self.documents.iter().map(|it| it.as_ref().and_then(text)).collect()
     }
 
-    fn source(&self) -> &str {
+    pub(super) fn source(&self) -> &str {
         said(&self.headers, "x-fusebox-source")
     }
 }
@@ -83,7 +84,7 @@ async fn seen(stub: &mut Stub, get: BatchGetDocumentsRequest) -> Result<Seen, St
     Ok(Seen { documents, headers })
 }
 
-async fn got(stub: &mut Stub, paths: &[&str]) -> Result<Seen, Status> {
+pub(super) async fn got(stub: &mut Stub, paths: &[&str]) -> Result<Seen, Status> {
     seen(stub, get_of(paths)).await
 }
 
@@ -95,7 +96,7 @@ pub(super) async fn committed(
     stub.commit(CommitRequest { database, writes, transaction: Bytes::new() }).await
 }
 
-fn delete(path: &str) -> Write {
+pub(super) fn delete(path: &str) -> Write {
     Write { operation: Some(Operation::Delete(name(path))), ..Write::default() }
 }
 
@@ -113,7 +114,7 @@ pub(super) fn increment(by: i64) -> TransformType {
 
 const SERVER_TIME: TransformType = TransformType::SetToServerValue(ServerValue::RequestTime as i32);
 
-fn existing(exists: bool, write: Write) -> Write {
+pub(super) fn existing(exists: bool, write: Write) -> Write {
     let condition_type = Some(ConditionType::Exists(exists));
     Write { current_document: Some(Precondition { condition_type }), ..write }
 }
@@ -169,20 +170,20 @@ async fn counted(stub: &mut Stub) -> Result<(Option<Value>, String), Status> {
 
 impl World {
     /// The backend is found to be there again, and what was queued has gone.
-    async fn recovers(&self) {
+    pub(super) async fn recovers(&self) {
         let backend = self.fusebox.backend("firestore").unwrap();
         backend.reset().await.unwrap();
         until("the queue is empty", || backend.view().queue.calls == 0).await;
     }
 
-    async fn opens(&self, stub: &mut Stub) {
+    pub(super) async fn opens(&self, stub: &mut Stub) {
         while self.breaker() != "OPEN" {
             drop(got(stub, &["never/seen"]).await);
         }
     }
 }
 
-async fn world(emulator: &Emulator, min_ack: Option<AckLevel>) -> World {
+pub(super) async fn world(emulator: &Emulator, min_ack: Option<AckLevel>) -> World {
     let door = Settings { min_ack, ..usual() };
     World::with(settings(emulator.port), Wanted { door, ..Wanted::default() }).await
 }
@@ -286,6 +287,72 @@ async fn commits_in_an_outage_are_kept_seen_by_gets_and_applied_afterwards() {
         assert_eq!(n.value_type, Some(ValueType::IntegerValue(2)));
         assert_eq!(world.in_flight(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_queued_change_is_seen_over_what_was_last_seen() {
+    for mut emulator in Emulator::all().await {
+        let world = world(&emulator, None).await;
+        let mut stub = stub(&world).await;
+        commit(&mut stub, vec![set("u/a", "one".into()), set("u/unseen", "one".into())]).await;
+        got(&mut stub, &["u/a", "u/none"]).await.unwrap();
+        emulator.kill();
+        world.opens(&mut stub).await;
+        let merge = |path: &str, field: &str| {
+            let mut write = set(path, String::new());
+            let Some(Operation::Update(document)) = &mut write.operation else { panic!("a set") };
+            let value = Value { value_type: Some(ValueType::StringValue("merged".into())) };
+            document.fields = [(field.to_owned(), value)].into();
+            write.update_mask = Some(DocumentMask { field_paths: vec![field.into()] });
+            write
+        };
+        let counted = transformed(merge("u/a", "new"), vec![("n", increment(2))]);
+        committed(&mut stub, vec![existing(true, counted)]).await.unwrap();
+        committed(&mut stub, vec![merge("u/none", "t"), merge("u/unseen", "new")]).await.unwrap();
+        for _ in 0..3 {
+            let seen = got(&mut stub, &["u/a", "u/none"]).await.unwrap();
+            assert_eq!(seen.source(), "queued");
+            assert_eq!(seen.texts(), [Some("one".into()), Some("merged".into())]);
+            let fields = &seen.documents[0].as_ref().unwrap().fields;
+            assert_eq!(fields.len(), 3, "{fields:?}");
+            assert_eq!(fields["n"].value_type, Some(ValueType::IntegerValue(2)));
+        }
+        let refused = got(&mut stub, &["u/unseen"]).await.err().unwrap();
+        assert!(refused.message().contains("earlier writes waiting"), "{refused}");
+        // What is written next counts on the same.
+        let again = transformed(merge("u/a", "t"), vec![("n", increment(3))]);
+        committed(&mut stub, vec![again]).await.unwrap();
+        let seen = got(&mut stub, &["u/a"]).await.unwrap();
+        assert_eq!(seen.texts(), [Some("merged".into())]);
+        let n = &seen.documents[0].as_ref().unwrap().fields["n"];
+        assert_eq!(n.value_type, Some(ValueType::IntegerValue(5)));
+    }
+}
+
+#[tokio::test]
+async fn a_document_is_remembered_though_its_client_leaves_before_the_answers_end() {
+    let (server, port) = Played::start().await;
+    let world = World::before(port).await;
+    server.answer_ping().await;
+    let client = world.connect().await;
+    let asked = prost::Message::encode_to_vec(&get_of(&["u/a"]));
+    let (response, mut stream) = client.begin(PING, &[]).await;
+    stream.send_data(framed(&asked), true).unwrap();
+    let mut connection = server.accept().await;
+    let (_, mut respond) = next(&mut connection).await;
+    let mut body = respond.send_response(head(), false).unwrap();
+    let found = BatchGetDocumentsResponse {
+        result: Some(Got::Missing(name("u/a"))),
+        read_time: Some(Timestamp::default()),
+        ..BatchGetDocumentsResponse::default()
+    };
+    body.send_data(framed(&prost::Message::encode_to_vec(&found)), false).unwrap();
+    let driving = tokio::spawn(async move { while connection.accept().await.is_some() {} });
+    let mut got = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
+    timeout(PATIENCE, got.data()).await.unwrap().unwrap().unwrap();
+    drop((got, stream));
+    until("it is cached", || world.fusebox.backend("firestore").unwrap().caches_something()).await;
+    driving.abort();
 }
 
 #[tokio::test]

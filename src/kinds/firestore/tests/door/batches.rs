@@ -1,0 +1,58 @@
+//! Batches whose writes are each told by itself, as bulk writers send them.
+
+use std::collections::HashMap;
+
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    BatchWriteRequest, BatchWriteResponse, Write,
+};
+use tonic::{Code, Response, Status};
+
+use super::{
+    clients::{DATABASE, set, stub},
+    understood::{Stub, delete, existing, got, increment, said, transformed, world},
+};
+use crate::kinds::firestore::testing::Emulator;
+
+async fn written(
+    stub: &mut Stub,
+    writes: Vec<Write>,
+) -> Result<Response<BatchWriteResponse>, Status> {
+    let (database, labels) = (DATABASE.into(), HashMap::new().into_iter().collect());
+    stub.batch_write(BatchWriteRequest { database, writes, labels }).await
+}
+
+#[tokio::test]
+async fn a_batch_in_an_outage_is_kept_write_by_write() {
+    let Some(mut emulator) = Emulator::google("batches over the door").await else { return };
+    let world = world(&emulator, None).await;
+    let mut stub = stub(&world).await;
+    let first = vec![set("u/a", "old".into()), set("u/b", "old".into())];
+    let live = written(&mut stub, first).await.unwrap();
+    assert_eq!(said(live.metadata(), "x-fusebox-source"), "");
+    emulator.kill();
+    world.opens(&mut stub).await;
+    let writes = vec![
+        set("u/a", "new".into()),
+        existing(false, set("u/made", "made".into())),
+        delete("u/b"),
+        transformed(set("u/n", "n".into()), vec![("n", increment(2))]),
+    ];
+    let answer = written(&mut stub, writes).await.unwrap();
+    assert_eq!(said(answer.metadata(), "x-fusebox-source"), "queued");
+    assert_eq!(said(answer.metadata(), "x-fusebox-estimated"), "1");
+    let BatchWriteResponse { write_results, status } = answer.into_inner();
+    let codes: Vec<i32> = status.iter().map(|status| status.code).collect();
+    assert_eq!(codes, [0, Code::Unknown.into(), 0, 0], "{status:?}");
+    assert!(status[1].message.contains("not executed"), "{status:?}");
+    let times: Vec<bool> = write_results.iter().map(|it| it.update_time.is_some()).collect();
+    assert_eq!(times, [true, false, true, true]);
+    assert_eq!(write_results[3].transform_results.len(), 1);
+    let seen = got(&mut stub, &["u/a", "u/b"]).await.unwrap();
+    assert_eq!((seen.source(), seen.texts()), ("queued", vec![Some("new".into()), None]));
+    emulator.restart().await;
+    world.recovers().await;
+    let seen = got(&mut stub, &["u/a", "u/b", "u/made", "u/n"]).await.unwrap();
+    assert_eq!(seen.source(), "");
+    assert_eq!(seen.texts(), [Some("new".into()), None, None, Some("n".into())]);
+    assert_eq!(world.in_flight(), 0);
+}
