@@ -22,7 +22,7 @@
 //! **The cache is emptied by what was done**: a write drops what is cached of its lanes when it is sent, and again
 //! when it ends or is queued. What never left drops nothing.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::atomic::AtomicU64, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
@@ -86,6 +86,8 @@ pub(crate) struct Context {
     pub(crate) claim: Option<Claim>,
     /// What was withdrawn from the cache for a write on its way.
     pub(crate) withdrawn: Option<Withdrawn>,
+    /// How old what is cached is that queued writes were laid over, in milliseconds; 0 if there is none.
+    pub(crate) base_age: AtomicU64,
     /// How the attempt of a ticket ended, where that was the first one: it is not over its fence again.
     pub(crate) failed: Option<AttemptError>,
     /// What it records of itself.
@@ -121,6 +123,7 @@ impl Context {
             flight: None,
             claim: None,
             withdrawn: None,
+            base_age: AtomicU64::new(0),
             failed: None,
             recorder,
         }

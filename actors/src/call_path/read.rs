@@ -1,5 +1,7 @@
 //! Reads: overlay, live, cache, miss.
 
+use std::{sync::atomic::Ordering, time::Duration};
+
 use bytes::Bytes;
 use fusebox_state::{UnixMillis, cache::Hit};
 
@@ -175,7 +177,13 @@ impl BackendShared {
         let parts: Vec<Bytes> = overlaid.iter().cloned().collect::<Option<_>>()?;
         (!parts.is_empty()).then(|| {
             let value = context.connector.join(&context.plan.body, parts);
-            self.reply(context, Source::Queued, Some(value))
+            let mut reply = self.reply(context, Source::Queued, Some(value));
+            reply.age = Duration::from_millis(context.base_age.load(Ordering::Relaxed));
+            if !reply.age.is_zero() {
+                let age = reply.age.as_secs();
+                reply.warnings.push(format!("what no queued write sets is {age} s old"));
+            }
+            reply
         })
     }
 
@@ -328,6 +336,7 @@ impl BackendShared {
             let then = UnixMillis::new(unix.get().saturating_sub(age));
             let part = self.queue.over(slot, (before, then), unix).await;
             if cache.is_unchanged(mark) {
+                context.base_age.fetch_max(age, Ordering::Relaxed);
                 return part;
             }
         }

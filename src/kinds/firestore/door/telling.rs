@@ -260,7 +260,7 @@ impl Said {
     pub(super) fn headers(&self) -> HeaderMap {
         let source = HeaderValue::from_static(self.source.as_str());
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, GRPC), (SOURCE, source)]);
-        if matches!(self.source, Source::Cache | Source::Stale) {
+        if matches!(self.source, Source::Cache | Source::Stale) || !self.age.is_zero() {
             let age = u64::try_from(self.age.as_millis()).unwrap_or(u64::MAX);
             headers.insert("x-fusebox-age-ms", HeaderValue::from(age));
         }

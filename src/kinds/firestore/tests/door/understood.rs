@@ -316,6 +316,8 @@ async fn a_queued_change_is_seen_over_what_was_last_seen() {
             let fields = &seen.documents[0].as_ref().unwrap().fields;
             assert_eq!(fields.len(), 3, "{fields:?}");
             assert_eq!(fields["n"].value_type, Some(ValueType::IntegerValue(2)));
+            let age = said(&seen.headers, "x-fusebox-age-ms").parse::<u64>().unwrap();
+            assert!(age > 0, "it is as old as what no write sets");
         }
         let refused = got(&mut stub, &["u/unseen"]).await.err().unwrap();
         assert!(refused.message().contains("earlier writes waiting"), "{refused}");
