@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use fusebox_actors::view::{DoorCommands, DoorConnections, DoorView, counts};
+use fusebox_actors::{
+    Source,
+    view::{DoorCommands, DoorConnections, DoorView, counts},
+};
 
 /// Why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +56,16 @@ const REFUSED: [(Refused, &str); 5] = [
     (Refused::Full, "full"),
 ];
 
+/// Where answers come from.
+const SOURCES: [Source; 5] =
+    [Source::Live, Source::Cache, Source::Stale, Source::Queued, Source::Empty];
+
 /// Counts of a door, since it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     connections: AtomicU64,
-    /// Requests that the server answered.
-    live: AtomicU64,
+    /// Requests that were answered, by where that came from.
+    answered: [AtomicU64; SOURCES.len()],
     /// Requests that the door answered itself.
     local: AtomicU64,
     closed: [AtomicU64; CLOSED.len()],
@@ -85,8 +92,12 @@ impl Counters {
         }
     }
 
-    pub(super) fn answered(&self) {
-        add(&self.live, 1);
+    /// A request was answered, from there.
+    pub(super) fn answered(&self, source: Source) {
+        let at = SOURCES.iter().position(|known| *known == source);
+        if let Some(counter) = at.and_then(|at| self.answered.get(at)) {
+            add(counter, 1);
+        }
     }
 
     pub(super) fn answered_here(&self) {
@@ -115,7 +126,9 @@ impl Counters {
     /// What is shown of it.
     pub(super) fn view(&self) -> DoorView {
         let of = |counter: &AtomicU64| counter.load(Relaxed);
-        let commands = [("live", of(&self.live)), ("local", of(&self.local))];
+        let answered = SOURCES.iter().zip(&self.answered);
+        let answered = answered.map(|(source, count)| (source.as_str(), of(count)));
+        let commands = answered.chain([("local", of(&self.local))]);
         let commands = commands.map(|(source, count)| DoorCommands {
             class: "request".into(),
             source: source.into(),
@@ -127,7 +140,7 @@ impl Counters {
         DoorView {
             connections: DoorConnections { shared: of(&self.connections), pinned: 0, parked: 0 },
             closed: counts(closed),
-            commands: commands.into(),
+            commands: commands.collect(),
             refused_commands: counts(refused),
             auth_failures: of(&self.wrong_secrets),
             bytes_in: of(&self.bytes_in),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::{Backend, Call, CallError, CallOptions, Reply};
+use fusebox_actors::{Backend, Call, CallError, CallOptions, Reply, Source};
 use hyper::{
     HeaderMap, Method, Request, Response,
     header::{CONTENT_TYPE, HeaderValue},
@@ -129,7 +129,7 @@ impl Service {
     }
 
     fn live(&self, reply: Reply, trace_id: &str, sent: Sent) -> Result<Response<Body>, Told> {
-        self.counters.answered();
+        self.counters.answered(reply.source);
         if self.version.lock().is_none() {
             self.version();
         }
@@ -141,7 +141,7 @@ impl Service {
         let answers = [&error.reply, &error.last_answer].into_iter().flatten();
         let mut answers = answers.filter_map(|answer| answer::of_error(answer, trace_id));
         if let Some(response) = answers.next() {
-            self.counters.answered();
+            self.counters.answered(Source::Live);
             self.counters.written(response.body().len());
             return response.map(answer::whole);
         }
