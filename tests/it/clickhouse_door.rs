@@ -218,7 +218,7 @@ fn a_large_result_answers_in_an_outage_and_outlives_the_daemon() {
     let (head, body) =
         world.try_answer(&rows(100_000)).expect("an answer after a kill of the daemon");
     assert!(head.contains("x-fusebox-source: stale") && body == whole.1, "{head}");
-    assert_eq!(world.daemon.metric("door_commands_total", &[("source", "stale")]), 1.0);
+    assert!(world.daemon.metric("door_commands_total", &[("source", "stale")]) > 0.0);
 
     // What is damaged is broken off and asked for no more.
     let files = fs::read_dir(&folder).expect("the folder");
