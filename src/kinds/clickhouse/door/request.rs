@@ -60,9 +60,15 @@ impl<'a> Parameters<'a> {
         Self(query.split('&').filter(|raw| !raw.is_empty()).map(read).collect())
     }
 
-    /// The last value of a name.
+    /// The first value of a name, which is the one that the server takes of what is no setting.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|it| it.name == name).map(|it| it.value.as_str())
+        self.0.iter().find(|it| it.name == name).map(|it| it.value.as_str())
+    }
+
+    /// Whether all of them are text.
+    fn are_text(&self) -> bool {
+        let is_text = |part: &str| decoded(&part.replace('+', " ")).is_some();
+        self.0.iter().all(|it| it.raw.split('=').all(is_text))
     }
 
     fn is_on(&self, name: &str) -> bool {
@@ -113,7 +119,8 @@ pub(super) fn of(
         path.to_owned()
     };
     let text = parameters.value("query").unwrap_or_default();
-    let packing = packing(&parts.headers, parameters);
+    let is_text = parameters.are_text();
+    let packing = packing(&parts.headers, parameters).filter(|_| is_text);
     let unpacked = packing.filter(|_| is_query);
     let unpacked = unpacked.and_then(|packing| stated::unpacked(text, packing, (&body, is_whole)));
     let head = RequestHead {
@@ -124,7 +131,7 @@ pub(super) fn of(
         query_id: parameters.value("query_id").filter(|id| !id.is_empty()).map(str::to_owned),
         is_query,
         parameters: parameters.told(reads_only && is_query),
-        is_plain: is_plain(&parts.headers, parameters),
+        is_plain: is_text && is_plain(&parts.headers, parameters),
         packing,
         unpacked,
         is_whole,
@@ -263,5 +270,8 @@ mod tests {
         }
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
         assert_eq!(made("POST", "/?query_id=", &[], false).query_id, None);
+        // Of two the server takes the first; what is no text is not read.
+        assert_eq!(made("POST", "/?query=SELECT+1&query=SELECT+2", &[], false).query, "SELECT 1");
+        assert!(!plain("/?param_x=%FF", &[]));
     }
 }

@@ -83,11 +83,16 @@ pub(crate) fn plan(
         Err(reason) => reason,
     };
     let write = Access::Write(Write::new(Outage::Never(reason)));
-    let Some(table) = &insert.table else { return ("INSERT".into(), Lanes::new([]), write) };
+    // Of what its table is nobody knows: it may be any.
+    let uncertain = if settings.ordered { Lanes::All } else { Lanes::new([]) };
+    let Some(table) = &insert.table else { return ("INSERT".into(), uncertain, write) };
+    let is_certain =
+        table.database.is_some() || !is_dirty && database(&request.head, table, usual).is_some();
     let header = Header { database: database(&request.head, table, usual), ..Header::default() };
     let target = target::of(table, &header, settings);
     let lanes = match insert.rows {
         Rows::Selected => Lanes::new([]),
+        _ if !is_certain => uncertain,
         _ => plan::lanes(&target, settings),
     };
     (format!("{}.{}", target.0, target.1), lanes, write)
@@ -167,7 +172,9 @@ fn stored(
 fn database(head: &RequestHead, table: &Table, usual: Option<&str>) -> Option<String> {
     let by_parameter = head.parameters.iter().find(|(name, _)| name == "database");
     let by_header = head.headers.iter().find(|(name, _)| name == "x-clickhouse-database");
-    let told = by_parameter.or(by_header).map(|(_, value)| value.as_str());
+    let by_header = by_header.filter(|(_, value)| !value.is_empty());
+    // The server asks in this order.
+    let told = by_header.or(by_parameter).map(|(_, value)| value.as_str());
     let usual = usual.filter(|it| !it.is_empty());
     let told = told.filter(|it| !it.is_empty()).or(usual).or(table.database.as_deref());
     told.map(str::to_owned)

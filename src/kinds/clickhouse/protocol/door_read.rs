@@ -79,7 +79,8 @@ pub(crate) enum Session {
 /// The session that a request names, and for how long it lasts.
 pub(crate) fn session_of(request: &HttpRequest) -> Option<(String, Duration)> {
     let of = |name: &str| {
-        let found = request.head.parameters.iter().rev().find(|(other, _)| other == name);
+        // The server takes the first, too.
+        let found = request.head.parameters.iter().find(|(other, _)| other == name);
         found.map(|(_, value)| value.as_str())
     };
     let id = of("session_id").filter(|id| !id.is_empty())?;
@@ -115,7 +116,10 @@ pub(crate) fn slot(
     part(&folded);
     let mut parameters: Vec<&(String, String)> = head.parameters.iter().collect();
     // Of one that is named twice the server takes one: their order is kept.
-    parameters.sort_by(|one, other| one.0.cmp(&other.0));
+    // A profile changes what was set before it, and not what is set after.
+    if !parameters.iter().any(|(name, _)| name == "profile") {
+        parameters.sort_by(|one, other| one.0.cmp(&other.0));
+    }
     for (name, value) in parameters {
         match name.as_str() {
             "session_check" => return None,

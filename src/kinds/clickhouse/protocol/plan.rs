@@ -153,8 +153,7 @@ pub(super) fn insertion(
     }
     let lanes = lanes(&(database, name), settings);
     let access = if deduplicates_itself(header, statement) {
-        let reason =
-            "it sets async_insert or deduplication itself, so that a repetition is not recognised";
+        let reason = "it sets async_insert, deduplication or a profile itself, so that a repetition is not recognised";
         let caveat = is_unawaited(header, statement).then_some(UNAWAITED);
         Access::Write(Write { caveat, ..Write::new(Outage::Never(reason)) })
     } else {
@@ -194,7 +193,11 @@ fn is_unawaited(header: &Header, statement: &Statement) -> bool {
 /// Whether the call itself says how the server tells a repetition.
 fn deduplicates_itself(header: &Header, statement: &Statement) -> bool {
     let own = |name: &str, value: &str| match name {
-        "insert_deduplication_token" => true,
+        // A profile may hold any of these, and settings behind the format are read there.
+        "insert_deduplication_token"
+        | "profile"
+        | "allow_settings_after_format_in_insert"
+        | sql::UNTOLD => true,
         "async_insert" => !matches!(value, "0" | "false"),
         "insert_deduplicate" => !matches!(value, "1" | "true"),
         "deduplicate_insert" => !value.contains("enable"),

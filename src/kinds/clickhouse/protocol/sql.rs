@@ -83,6 +83,8 @@ pub(crate) struct Statement {
     pub(crate) volatile: bool,
 }
 
+/// The name of a setting that cannot be told.
+pub(crate) const UNTOLD: &str = "?";
 /// First words of statements that change nothing.
 const READS: &[&str] =
     &["SELECT", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "EXISTS", "CHECK", "FROM"];
@@ -278,7 +280,9 @@ fn rest_of_read(
             || next(1) == Some(Token::Mark('(')) && named(ONCE_ONLY);
         let rest = tokens.get(index + 1..).unwrap_or_default();
         if depth == 0 && token.is("SETTINGS") && statement.settings.is_empty() {
-            statement.settings = settings(rest);
+            // A column may be called so.
+            let told = settings(rest).into_iter().take_while(|(name, _)| name != UNTOLD);
+            statement.settings = told.collect();
         }
         if depth == 0
             && token.is("FORMAT")
@@ -291,28 +295,43 @@ fn rest_of_read(
     Ok(statement)
 }
 
-/// The settings of a clause `SETTINGS a = 1, b = 'x'`, whose first word is passed already.
+/// The settings of a clause `SETTINGS a = 1, b = 'x', c`, whose first word is passed already; a name alone is 1. Whatever
+/// is no setting has the name of what cannot be told.
 fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = tokens;
-    while let [name, Token::Mark('='), behind @ ..] = rest {
-        let Some(name) = name.name() else { break };
-        let mut value = String::new();
-        let end = behind.iter().position(|token| {
-            *token == Token::Mark(',') || token.is_any(&["FORMAT", "VALUES", "SELECT", "WITH"])
+    while !rest.is_empty() {
+        let mut depth = 0_i64;
+        let ends = |token: &Token<'_>| {
+            match token {
+                Token::Mark('(' | '[' | '{') => depth += 1,
+                Token::Mark(')' | ']' | '}') => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+                && (*token == Token::Mark(',')
+                    || token.is_any(&["FORMAT", "VALUES", "SELECT", "WITH"]))
+        };
+        let end = rest.iter().position(ends).unwrap_or(rest.len());
+        let (setting, behind) = rest.split_at_checked(end).unwrap_or((rest, &[]));
+        found.push(match setting {
+            [name] => (name.name(), "1".to_owned()),
+            [name, Token::Mark('='), value @ ..] => {
+                let mut written = String::new();
+                for token in value {
+                    token.write(&mut written);
+                }
+                (name.name(), written)
+            }
+            _ => (None, String::new()),
         });
-        let (written, behind) =
-            behind.split_at_checked(end.unwrap_or(behind.len())).unwrap_or((behind, &[]));
-        for token in written {
-            token.write(&mut value);
-        }
-        found.push((name, value));
         match behind {
             [Token::Mark(','), behind @ ..] => rest = behind,
             _ => break,
         }
     }
-    found
+    let named = |(name, value): (Option<String>, String)| (name.unwrap_or(UNTOLD.into()), value);
+    found.into_iter().map(named).collect()
 }
 
 /// An INSERT, once its first word is passed.
@@ -331,7 +350,7 @@ fn insert(
             Token::Mark('(' | '[' | '{') => {
                 depth += 1;
                 let inner = lexer.clone().next()?;
-                if depth == 1 && inner.is_some_and(|inner| inner.is_any(&["SELECT", "WITH"])) {
+                if inner.is_some_and(|inner| inner.is_any(&["SELECT", "WITH"])) {
                     rows = Rows::Selected;
                     break;
                 }

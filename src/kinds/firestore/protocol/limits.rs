@@ -47,8 +47,13 @@ const YEARS: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
 /// What Firestore would refuse, with its place and value.
 pub(crate) fn check(write: &Write) -> Result<(), String> {
     let name = wire::document_of(write);
+    path::check_document(name)?;
     check_ids(name)?;
     let wrong = |why: String| format!("{name}: {why}");
+    let is_delete = matches!(write.operation, Some(Operation::Delete(_)));
+    if is_delete && (write.update_mask.is_some() || !write.update_transforms.is_empty()) {
+        return Err(wrong("a delete has neither a mask nor transforms".to_owned()));
+    }
     if let Some(Operation::Update(document)) = &write.operation {
         check_fields(&document.fields, "", Place::Document, DEPTH_MAX).map_err(wrong)?;
         let size = match &write.update_mask {

@@ -156,6 +156,12 @@ pub(crate) fn batch(message: &Bytes, root: &Root, token: &str) -> Option<Underst
         let commit = Commit { writes: vec![write.clone()], many: true };
         parts.push(Part { body: call(Op::Commit(commit), token), made });
     }
+    // The server refuses one that names a document twice, as its writes have no order.
+    let mut names: Vec<&str> = writes.iter().map(wire::document_of).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+        return None;
+    }
     let body = call(Op::Commit(Commit { writes, many: true }), token);
     Some(Understood { body, form: Form::Batch(parts) })
 }

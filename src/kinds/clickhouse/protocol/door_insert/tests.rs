@@ -111,3 +111,43 @@ fn a_statement_is_what_its_body_says() {
         &call(&packed("", "INSERT INTO t VALUES", b"zip"), Some("d")).unwrap()
     ));
 }
+
+#[test]
+fn what_a_repetition_would_not_be_recognised_by_is_never_queued() {
+    let settings = crate::kinds::clickhouse::settings::ClickHouseSettings::new(
+        "http://h/d".parse().unwrap(),
+        "i",
+        "r",
+    );
+    let outage = |query: &str, parameters: &[(&str, &str)]| {
+        let request = request(query, parameters, b"1\n");
+        let Verb::Insert(insert) = sql::read(query).verb else { panic!("{query}") };
+        let (_, _, access) = plan(&request, &insert, false, Some("d"), &settings);
+        let Access::Write(write) = access else { panic!("{query}") };
+        write.outage
+    };
+    let csv = "INSERT INTO t FORMAT CSV";
+    assert!(!matches!(outage(csv, &[]), Outage::Never(_)));
+    for (query, parameters) in [
+        (
+            "INSERT INTO t SETTINGS optimize_on_insert,deduplicate_insert='disable' FORMAT CSV",
+            &[][..],
+        ),
+        ("INSERT INTO t SETTINGS f={'x':'1','y':'2'},deduplicate_insert='disable' FORMAT CSV", &[]),
+        ("INSERT INTO t SETTINGS a b = 2 FORMAT CSV", &[]),
+        ("INSERT INTO t SETTINGS profile='x' FORMAT CSV", &[]),
+        (csv, &[("profile", "x")]),
+        (csv, &[("allow_settings_after_format_in_insert", "1")]),
+        ("INSERT INTO t ((SELECT now())) FORMAT CSV", &[]),
+    ] {
+        assert!(matches!(outage(query, parameters), Outage::Never(_)), "{query} {parameters:?}");
+    }
+}
+
+#[test]
+fn the_database_of_the_header_stands_above_the_parameter() {
+    let mut request = request("INSERT INTO t FORMAT CSV", &[("database", "a")], b"1\n");
+    assert_eq!(call(&request, None).unwrap().header.database.as_deref(), Some("a"));
+    request.head.headers = vec![("x-clickhouse-database".into(), "b".into())];
+    assert_eq!(call(&request, None).unwrap().header.database.as_deref(), Some("b"));
+}
