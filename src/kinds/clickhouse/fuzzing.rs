@@ -52,7 +52,9 @@ pub fn statements(bytes: &[u8]) {
         // Folding changes no statement's meaning, so not its kind either, and once folded it stays.
         let folded = sql::folded(text);
         assert_eq!(sql::folded(&folded), folded);
-        assert_eq!(sql::read(&folded).operation(), sql::read(text).operation());
+        // A quote that does not end makes it no statement, and its beginning is all that is folded.
+        let operation = sql::read(text).operation();
+        assert!(operation == "unknown" || sql::read(&folded).operation() == operation);
     }
 }
 
