@@ -185,6 +185,12 @@ impl Fill {
     pub fn outlasting(self, outlasts: bool) -> Self {
         Self { outlasts, ..self }
     }
+
+    /// What is read with this leave.
+    fn read(self, key: Bytes, value: Value, now: Moment, until: Option<Moment>) -> CachedRead {
+        let outlasts = self.outlasts;
+        CachedRead { key, value, stored_at: now, restored: false, until, outlasts }
+    }
 }
 
 /// What a write has withdrawn from a lane while it is on its way; see [`Cache::withdraw`].
@@ -392,17 +398,7 @@ impl Cache {
         // A reply is often a slice of a larger read buffer; the cache must not keep that alive.
         let value = Value::Memory(Bytes::copy_from_slice(value));
         let key = Bytes::copy_from_slice(key);
-        self.put_unless_written(
-            fill,
-            CachedRead {
-                key,
-                value,
-                stored_at: now,
-                restored: false,
-                until,
-                outlasts: fill.outlasts,
-            },
-        );
+        self.put_unless_written(fill, fill.read(key, value, now, until));
     }
 
     fn put_unless_written(&self, fill: Fill, read: CachedRead) {
@@ -437,16 +433,7 @@ impl Cache {
         }
         let (cache, key) = (Arc::clone(this), label.key.clone());
         shelf.put(label, value, move |shelved| {
-            let value = Value::File(shelved);
-            let read = CachedRead {
-                key,
-                value,
-                stored_at: now,
-                restored: false,
-                until,
-                outlasts: fill.outlasts,
-            };
-            cache.put_unless_written(fill, read);
+            cache.put_unless_written(fill, fill.read(key, Value::File(shelved), now, until));
             drop(room);
         });
     }

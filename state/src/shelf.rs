@@ -277,14 +277,20 @@ impl Job {
                 match write(&core, &path, &label, &value) {
                     Ok(true) => {
                         let shelved = core.shelved(path, value.len() as u64);
-                        core.order.lock().push_back(Arc::downgrade(&shelved));
+                        let mut order = core.order.lock();
+                        order.retain(|it| it.strong_count() > 0);
+                        order.push_back(Arc::downgrade(&shelved));
+                        drop(order);
                         done(shelved);
                     }
                     Ok(false) => {
                         tracing::debug!("a large reply is not cached: the disk has no room");
                     }
                     Err(error) => {
-                        remove(&path);
+                        // What was there before is another's.
+                        if error.kind() != io::ErrorKind::AlreadyExists {
+                            remove(&path);
+                        }
                         tracing::debug!(%error, "a large reply is not cached");
                     }
                 }
@@ -509,6 +515,7 @@ mod tests {
             assert_eq!(shelf.used(), length as u64);
             drop(shelved);
             assert_eq!(shelf.used(), 0);
+            assert!(shelf.0.order.lock().len() <= 1, "what is gone is forgotten");
         }
         settle(&shelf);
         settle(&shelf);
