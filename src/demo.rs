@@ -3,7 +3,7 @@
 //! ```text
 //! this process                                    its child, the real daemon
 //!   callers ── calls over the command socket ───▶   fusebox run
-//!     and a stock client ── Redis's door ──────────▶   │
+//!     and stock clients ── the three doors ────────▶   │
 //!   stand-ins for Redis, ClickHouse                   └ stores in a temporary folder
 //!     and Firestore ◀── TCP on loopback ────────────────┘
 //! ```

@@ -24,6 +24,11 @@ impl Backend {
         }
     }
 
+    /// The file name of its door's socket.
+    pub(super) fn door(self) -> String {
+        format!("{}.sock", self.name())
+    }
+
     /// Its name for people.
     pub(super) fn title(self) -> &'static str {
         match self {

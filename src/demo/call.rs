@@ -97,6 +97,11 @@ impl Call {
         self.with(json!({ "min_ack": "durable" }), "min_ack durable")
     }
 
+    /// The same without the consent to be queued.
+    pub(super) fn applied(self) -> Self {
+        self.with(json!({ "min_ack": "applied" }), "min_ack applied")
+    }
+
     /// The same as one that matters little.
     pub(super) fn low(self) -> Self {
         self.with(json!({ "priority": "low" }), "priority low")
@@ -108,11 +113,26 @@ impl Call {
         self
     }
 
-    /// Its words as a stock client sends them; `None` if it is none for Redis, or asks for more than these say.
-    pub(super) fn words(&self) -> Option<Vec<String>> {
-        let is_plain = self.options.as_object().is_some_and(serde_json::Map::is_empty);
-        let words = self.body.get("command").filter(|_| is_plain)?.as_array()?;
-        words.iter().map(|word| word.as_str().map(str::to_owned)).collect()
+    /// Whether it has no options, so that a stock client can make it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.options.as_object().is_some_and(serde_json::Map::is_empty)
+    }
+
+    /// The words of a command for Redis; none of another call.
+    pub(super) fn words(&self) -> Vec<&str> {
+        let words = self.body.get("command").and_then(Value::as_array);
+        words.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    /// A statement for ClickHouse, with its rows behind it; empty of another call.
+    pub(super) fn statement(&self) -> String {
+        let part = |name| self.body.get(name).and_then(Value::as_str);
+        part("query").into_iter().chain(part("data")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The path of a document of Firestore; empty of another call.
+    pub(super) fn document(&self) -> &str {
+        self.body.get("path").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Whether it writes.
@@ -144,9 +164,13 @@ mod tests {
         let call = Call::set(Backend::Keys, "k", 2);
         assert_eq!(call.json(), json!({ "command": ["SET", "k", "2"], "options": {} }));
         assert_eq!(call.shown, "SET k 2");
-        assert_eq!(call.words().unwrap(), ["SET", "k", "2"]);
-        assert_eq!(call.durable().words(), None);
-        assert_eq!(Call::get(Backend::Documents, "d/a").words(), None);
+        assert_eq!(call.words(), ["SET", "k", "2"]);
+        assert!(call.is_plain() && !call.durable().is_plain());
+        assert_eq!(Call::get(Backend::Documents, "d/a").document(), "d/a");
+        assert_eq!(
+            Call::insert(7..8).statement(),
+            "INSERT INTO visits FORMAT JSONEachRow\n{\"amount\":7,\"id\":7}"
+        );
         let call = Call::insert(7..9).durable();
         assert_eq!(call.shown, "INSERT INTO visits, min_ack durable");
         assert_eq!(

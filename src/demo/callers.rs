@@ -12,7 +12,7 @@ use super::{
     backend::Backend,
     call::Call,
     ledger::{Ended, Ledger},
-    stock::StockClient,
+    stock::StockClients,
 };
 use crate::terminal::client::Client;
 
@@ -57,11 +57,11 @@ pub(super) fn name(backend: Backend, name: &str) -> String {
     format!("demo{mark}{name}")
 }
 
-/// Calls the daemon, and writes down what it is told: as a stock client of the Redis door where that can say it all, else
-/// over the command socket.
+/// Calls the daemon, and writes down what it is told: as a stock client of the backend's door if that can say it all,
+/// else over the command socket.
 pub(super) struct Caller {
     socket: PathBuf,
-    stock: StockClient,
+    stock: StockClients,
     /// What was told so far.
     pub(super) ledger: Arc<Mutex<Ledger>>,
 }
@@ -73,7 +73,7 @@ impl Caller {
     }
 
     fn with(socket: PathBuf, ledger: Arc<Mutex<Ledger>>) -> Self {
-        let stock = StockClient::new(socket.with_file_name("redis.sock"));
+        let stock = StockClients::new(socket.parent().unwrap_or(&socket));
         Self { socket, stock, ledger }
     }
 
@@ -84,11 +84,12 @@ impl Caller {
 
     /// Makes a call.
     pub(super) async fn make(&self, call: &Call) -> Ended {
-        let ended = if let Some(words) = call.words() {
-            self.stock.ask(&words, call.is_write()).await
-        } else {
-            let client = Client::new(self.socket.clone());
-            Ended::of(client.exchange(Method::POST, &call.path(), Some(&call.json())).await)
+        let ended = match self.stock.make(call).await {
+            Some(ended) => ended,
+            None => {
+                let client = Client::new(self.socket.clone());
+                Ended::of(client.exchange(Method::POST, &call.path(), Some(&call.json())).await)
+            }
         };
         self.ledger.lock().get_mut(call.backend).note(call, &ended);
         ended
@@ -164,7 +165,7 @@ async fn write(mut worker: Worker, backend: Backend, writer: u64, pause: Range<u
         let call = if backend == Backend::Rows {
             let ids = id..id + worker.rng.u64(1..=ROWS_MAX);
             id = ids.end;
-            Call::insert(ids).durable()
+            Call::insert(ids)
         } else {
             value += 1;
             Call::set(backend, &key(backend, writer, worker.rng.u64(1..=KEYS)), value)

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -44,6 +44,7 @@ interval = "300ms"
 const CONFIG_OF_EACH: &str = r#"[backends.@NAME@]
 url = "@URL@"
 timeout = "500ms"
+@MORE@
 [backends.@NAME@.breaker]
 failure_threshold = 5
 success_threshold = 3
@@ -51,10 +52,18 @@ recovery_timeout = "600ms"
 recovery_timeout_max = "1200ms"
 window = "5s"
 "#;
-/// A result of a second ago counts as old.
-const CONFIG_OF_CACHE: &str = r#"[backends.clickhouse.cache]
-ttl = "500ms"
+const DOOR_OF_EACH: &str = r#"[[doors]]
+backend = "@NAME@"
+listen = "unix:@SOCKET@"
 "#;
+/// A result of a second ago counts as old, and inserts may be queued.
+const CONFIG_OF_ROWS: &str = r#"[backends.clickhouse.cache]
+ttl = "500ms"
+[backends.clickhouse.queue]
+write_fallback = "queue"
+"#;
+/// The project of the documents.
+pub(super) const PROJECT: &str = "demo";
 
 /// A stand-in for each backend.
 pub(super) struct StandIns {
@@ -145,7 +154,7 @@ impl Stage {
             let address = addresses.get_mut(backend);
             *address = stand_ins.start(backend, *address).await.context("cannot listen")?;
         }
-        std::fs::write(folder.path().join("fusebox.toml"), config(&addresses))?;
+        std::fs::write(folder.path().join("fusebox.toml"), config(&addresses, folder.path()))?;
         let mut stage = Self { stand_ins, addresses, daemon: None, folder };
         if let Err(error) = stage.start_daemon().await {
             let log = stage.log_end();
@@ -274,12 +283,22 @@ impl Stage {
 }
 
 /// The daemon's configuration.
-fn config(addresses: &Each<SocketAddr>) -> String {
+fn config(addresses: &Each<SocketAddr>, folder: &Path) -> String {
     let mut text = CONFIG.to_owned();
     for (backend, address) in addresses.iter() {
         let scheme = if backend == Backend::Keys { "redis" } else { "http" };
         let url = format!("{scheme}://{address}");
-        text += &CONFIG_OF_EACH.replace("@NAME@", backend.name()).replace("@URL@", &url);
+        let more = match backend {
+            Backend::Documents => format!("project = \"{PROJECT}\""),
+            Backend::Keys | Backend::Rows => String::new(),
+        };
+        text += &CONFIG_OF_EACH
+            .replace("@NAME@", backend.name())
+            .replace("@URL@", &url)
+            .replace("@MORE@", &more);
+        let socket = folder.join(backend.door());
+        let socket = socket.to_string_lossy();
+        text += &DOOR_OF_EACH.replace("@NAME@", backend.name()).replace("@SOCKET@", &socket);
     }
-    text + CONFIG_OF_CACHE
+    text + CONFIG_OF_ROWS
 }

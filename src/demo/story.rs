@@ -105,14 +105,15 @@ impl<'a> Story<'a> {
         let id = self.stage.daemon_id().unwrap_or_default();
         self.screen.note(&format!("the daemon, a real one, is process {id}"));
         self.screen.note(
-            "Redis is used through its door by a stock client, all else over the command socket",
+            "stock clients use the three through the daemon's doors; what asks for more than they can say \
+             goes over the command socket",
         );
     }
 
     async fn all_is_well(&mut self) {
         self.show(&guest_set(Backend::Keys, 1)).await;
         self.show(&guest_get(Backend::Keys)).await;
-        self.show(&Call::insert(GUEST_ROW..GUEST_ROW + 1).durable()).await;
+        self.show(&Call::insert(GUEST_ROW..GUEST_ROW + 1)).await;
         self.show(&Call::select(RESULT)).await;
         self.show(&guest_set(Backend::Documents, 1)).await;
         self.show(&guest_get(Backend::Documents)).await;
@@ -204,7 +205,7 @@ impl<'a> Story<'a> {
         })
         .await?;
         self.show(&guest_set(Backend::Keys, 3)).await;
-        self.show(&Call::insert(GUEST_ROW + 3..GUEST_ROW + 4).durable()).await;
+        self.show(&Call::insert(GUEST_ROW + 3..GUEST_ROW + 4)).await;
         self.show(&guest_set(Backend::Documents, 3)).await;
         // A moment of peace, whatever replay left of the time.
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -329,7 +330,7 @@ fn calls_in_outage(backend: Backend) -> Vec<Call> {
             Call::select("sum(id) AS ids"),
             Call::select("sum(id) AS ids").low(),
             Call::insert(GUEST_ROW + 1..GUEST_ROW + 2),
-            Call::insert(GUEST_ROW + 2..GUEST_ROW + 3).durable(),
+            Call::insert(GUEST_ROW + 2..GUEST_ROW + 3).applied(),
         ],
         Backend::Documents => vec![
             guest_set(backend, 2),
