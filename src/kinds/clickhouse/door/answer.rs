@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     HeaderMap, Response, StatusCode,
     body::Frame,
-    header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderName, HeaderValue},
+    header::{ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_LENGTH, HeaderName, HeaderValue},
 };
 
 use super::{counters::Counters, flushes::Flushes};
@@ -91,7 +91,9 @@ pub(super) fn of_reply(
         put(response.headers_mut(), "x-fusebox-trace-id", trace_id);
         expose(response.headers_mut());
     }
-    Some(response.map(|()| body_of(beginning, reply.rest, counters, sent)))
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok());
+    let left = length.and_then(|it| it.parse().ok());
+    Some(response.map(|()| body_of(beginning, (reply.rest, left), counters, sent)))
 }
 
 /// The server's own error, which it gave to the last attempt.
@@ -168,25 +170,34 @@ fn expose(headers: &mut HeaderMap) {
 }
 
 /// The pieces of an answer. It ends as the server's did.
+///
+/// If the server said how long it is (`left`), whoever sends it on asks for nothing once so much has come. So its last
+/// piece is handed on only when the end behind it has been seen: an answer that is not read to its end is not cached,
+/// and the query is taken for one that still runs.
 fn body_of(
     beginning: Bytes,
-    rest: Option<Box<dyn Tail>>,
+    (rest, mut left): (Option<Box<dyn Tail>>, Option<u64>),
     counters: &Arc<Counters>,
     sent: Sent,
 ) -> Body {
     counters.written(beginning.len());
     let Some(rest) = rest else { return whole(beginning) };
+    left = left.map(|left| left.saturating_sub(beginning.len() as u64));
     let first = Some(beginning).filter(|it| !it.is_empty());
-    let state = (first, Some(rest), Arc::clone(counters), sent);
-    let frames = stream::unfold(state, |(first, rest, counters, sent)| async move {
+    let state = (first, Some(rest), left, Arc::clone(counters), sent);
+    let frames = stream::unfold(state, |(first, rest, left, counters, sent)| async move {
         if let Some(first) = first {
-            return Some((Ok(Frame::data(first)), (None, rest, counters, sent)));
+            return Some((Ok(Frame::data(first)), (None, rest, left, counters, sent)));
         }
         let mut rest = rest?;
         let frame = match rest.next().await {
             Some(Ok(piece)) => {
                 counters.written(piece.len());
-                return Some((Ok(Frame::data(piece)), (None, Some(rest), counters, sent)));
+                let left = left.map(|left| left.saturating_sub(piece.len() as u64));
+                // It comes at once.
+                let is_last = left == Some(0) && rest.next().await.is_none();
+                let rest = Some(rest).filter(|_| !is_last);
+                return Some((Ok(Frame::data(piece)), (None, rest, left, counters, sent)));
             }
             None => Ok(rest.end().unwrap_or_default()),
             // What came whole ends here, too: the client reads in its last lines what went wrong.
@@ -201,7 +212,7 @@ fn body_of(
                 Err(broken)
             }
         };
-        Some((frame, (None, None, counters, sent)))
+        Some((frame, (None, None, left, counters, sent)))
     });
     StreamBody::new(frames).boxed_unsync()
 }

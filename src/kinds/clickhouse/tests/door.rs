@@ -20,7 +20,7 @@ use tokio::{
 use super::super::{
     connector::ClickHouseConnector,
     door::ClickHouseDoor,
-    testing::{Engine, PATIENCE, Server, until},
+    testing::{self, Engine, PATIENCE, Server, until},
 };
 use crate::{
     config::{Auth, DoorSettings, doors_testing},
@@ -118,6 +118,17 @@ impl World {
 
     async fn of(backend: BackendSettings, settings: DoorSettings) -> Self {
         let server = Server::of(Engine::Current).await;
+        let port = server.port;
+        Self::at(port, server, backend, settings).await
+    }
+
+    /// One whose server is reached at another port.
+    async fn at(
+        port: u16,
+        server: Server,
+        backend: BackendSettings,
+        settings: DoorSettings,
+    ) -> Self {
         let state = tempfile::tempdir().unwrap();
         let system = SystemSettings {
             state_dir: state.path().to_owned(),
@@ -125,7 +136,7 @@ impl World {
             instance: "door".into(),
             copied: None,
         };
-        let mut own = server.settings("door", "run");
+        let mut own = testing::settings(port, "door", "run");
         (own.timeout, own.username) = (backend.timeout, Some("ada".into()));
         own.password = Some(crate::net::secret::Secret::new("hush"));
         let connector = ClickHouseConnector::new(own);

@@ -1,5 +1,16 @@
 //! What a client reads while the server is away.
 
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1 as client,
+    server::conn::http1 as server,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
 use super::*;
 
 const ROWS: &str = "SELECT n, s FROM default.t ORDER BY n FORMAT CSV";
@@ -97,5 +108,64 @@ async fn a_session_has_what_it_read_and_no_other_has_what_it_put_there() {
     assert_eq!(client.ask("POST /?session_id=mine", "", ROWS).await.text(), "1,\"one\"\n");
     for other in ["POST /", changed, "POST /?session_id=new"] {
         assert_eq!(client.ask(other, "", ROWS).await.status, 503, "{other}");
+    }
+}
+
+/// A proxy before `port` that gathers each answer and says how long it is, as proxies do. Returns its own port, and the
+/// bodies of what it was asked.
+async fn gathering_proxy(port: u16) -> (u16, Asked) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let asked = Asked::default();
+    let noted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let noted = Arc::clone(&noted);
+            let answer = service_fn(move |request| gathered(port, request, Arc::clone(&noted)));
+            tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    (own, asked)
+}
+
+type Asked = Arc<parking_lot::Mutex<Vec<Bytes>>>;
+
+async fn gathered(
+    port: u16,
+    request: Request<Incoming>,
+    asked: Asked,
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    asked.lock().push(body.clone());
+    let request = Request::from_parts(head, Full::new(body));
+    let (mut head, body) = sender.send_request(request).await?.into_parts();
+    head.headers.remove("transfer-encoding");
+    Ok(Response::from_parts(head, Full::new(body.collect().await?.to_bytes())))
+}
+
+#[tokio::test]
+async fn an_answer_that_says_how_long_it_is_is_read_to_its_end() {
+    let server = Server::of(Engine::Current).await;
+    let (port, asked) = gathering_proxy(server.port).await;
+    let mut world = World::at(port, server, backend(Duration::from_secs(5), 64), door()).await;
+    let mut client = world.client();
+    let numbers = "SELECT number FROM numbers(20000)";
+    for query in
+        ["SELECT 7", numbers, "CREATE TABLE default.t (n Int8) ENGINE = Memory", "SELECT 8"]
+    {
+        let answer = client.query(query).await;
+        let length = answer.header("content-length").and_then(|it| it.parse().ok());
+        assert_eq!((answer.status, length), (200, Some(answer.body.len())), "{query}");
+    }
+    let is_kill = |body: &Bytes| body.starts_with(b"KILL");
+    assert!(!asked.lock().iter().any(is_kill), "nothing of it still runs");
+    world.loses_its_server().await;
+    for query in ["SELECT 7", numbers] {
+        let again = world.client().query(query).await;
+        assert_eq!(again.header("x-fusebox-source"), Some("cache"), "{query}");
     }
 }
