@@ -79,13 +79,14 @@ fn callers_of_each_kind_are_told_what_they_get() {
         ("redis      SET demo:guest 2 ", "queued, \"OK\", durable"),
         ("redis      INCR demo:visits ", "fusebox: redis: the breaker is open"),
         ("redis      INCR demo:visits, min_ack durable ", "202 queued"),
-        ("clickhouse SELECT count() AS visits ", "200 live"),
-        ("clickhouse SELECT count() AS visits ", "200 stale"),
+        ("clickhouse SELECT count() AS visits ", "live, [{\"visits\":"),
+        ("clickhouse SELECT count() AS visits ", "stale, [{\"visits\":"),
+        ("clickhouse SELECT sum(id) AS ids ", "Code: 210. DB::NetException: fusebox: clickhouse: "),
         ("clickhouse SELECT sum(id) AS ids, priority low ", "200 empty, []"),
-        ("clickhouse INSERT INTO visits ", "503 "),
-        ("clickhouse INSERT INTO visits, min_ack durable ", "202 queued"),
-        ("firestore  set demo/guest {\"value\":2} ", "202 queued"),
-        ("firestore  get demo/guest ", "200 queued, {\"value\":2}"),
+        ("clickhouse INSERT INTO visits ", "queued, durable"),
+        ("clickhouse INSERT INTO visits, min_ack applied ", "503 "),
+        ("firestore  set demo/guest {\"value\":2} ", "queued, durable"),
+        ("firestore  get demo/guest ", "queued, {\"value\":2}"),
     ] {
         let is_it = |line: &str| {
             line.split_once(call).is_some_and(|(_, rest)| rest.contains(&format!("-> {told}")))

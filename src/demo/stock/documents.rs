@@ -19,7 +19,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{Said, failed};
+use super::said::{Said, failed};
 use crate::demo::{
     call::{Call, Effect},
     ledger::Ended,

@@ -10,7 +10,7 @@ use redis::{
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Said, failed};
+use super::said::{Said, failed};
 use crate::demo::{call::Call, ledger::Ended};
 
 /// What `FUSEBOX LAST` answers: source, promise, age in milliseconds, `op_id`, writes that wait.

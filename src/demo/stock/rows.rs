@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{net::UnixStream, sync::Mutex};
 
-use super::{Said, failed};
+use super::said::{Said, failed};
 use crate::demo::{call::Call, ledger::Ended};
 
 /// What clients put behind the address: the database.
