@@ -77,7 +77,10 @@ fn callers_of_each_kind_are_told_what_they_get() {
     for (call, told) in [
         ("redis      SET demo:guest 1 ", "live, \"OK\""),
         ("redis      SET demo:guest 2 ", "queued, \"OK\", durable"),
-        ("redis      INCR demo:visits ", "fusebox: redis: the breaker is open"),
+        (
+            "redis      INCR demo:visits ",
+            "fusebox: redis: the breaker is open; its reply cannot be known before it is applied",
+        ),
         ("redis      INCR demo:visits, min_ack durable ", "202 queued"),
         ("clickhouse SELECT count() AS visits ", "live, [{\"visits\":"),
         ("clickhouse SELECT count() AS visits ", "stale, [{\"visits\":"),

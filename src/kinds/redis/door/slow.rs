@@ -260,8 +260,12 @@ impl Core {
         });
         let min_ack = match plan.map(|plan| plan.access) {
             Some(Access::Write(Write { outage, .. })) => match (self.settings.min_ack, outage) {
+                // What is not queued without consent is told so.
                 (MinAck::Durable, Outage::Never(_))
-                | (MinAck::AppliedOrDurable, Outage::ReplyKnown(_)) => None,
+                | (
+                    MinAck::AppliedOrDurable,
+                    Outage::ReplyKnown(_) | Outage::EffectUnknown | Outage::Never(_),
+                ) => None,
                 (MinAck::AppliedOrDurable, _) if assumed.is_some() => None,
                 (MinAck::Durable, _) => Some(AckLevel::Durable),
                 (MinAck::Applied | MinAck::AppliedOrDurable, _) => Some(AckLevel::Applied),
