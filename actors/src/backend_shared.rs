@@ -1,6 +1,9 @@
 //! What the calls of one backend borrow. The actors own it, and it outlives each incarnation of them.
 
-use std::sync::Arc;
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+};
 
 use arc_swap::ArcSwap;
 use fusebox_state::{Lanes, cache::Cache, flight::Flights};
@@ -20,6 +23,10 @@ pub struct BackendShared {
     pub flights: Arc<Flights>,
     /// The fallback cache.
     pub cache: ArcSwap<Cache>,
+    /// Where those entries of the cache are kept that outlast the daemon if the others do not.
+    pub(crate) start_up_file: OnceLock<PathBuf>,
+    /// [`Cache::outlasting`] when that file was written.
+    pub(crate) start_up_saved: AtomicU64,
     /// The connector.
     pub connector: ArcSwap<SharedConnector>,
     /// The system state.

@@ -32,6 +32,7 @@ mod explain;
 pub mod health;
 mod history;
 pub mod import;
+mod kept_cache;
 mod lenient;
 pub mod metrics;
 pub mod passage;
@@ -388,7 +389,7 @@ impl Fusebox {
             let connector = SharedConnector::clone(&shared.connector.load());
             connector.close().await;
             let closed = tokio::task::spawn_blocking(move || {
-                recovery::save_cache(&shared);
+                kept_cache::save(&shared);
                 shared.cache.load().shelf().into_iter().for_each(|shelf| shelf.close());
                 remember(&shared);
                 if let Ok(store) = shared.queue.store() {

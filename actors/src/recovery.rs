@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  cron (tokio-cron-scheduler) --cast--> SweepDue, ReportDue, NudgeDue
-//!  timer -----------------------------> SnapshotDue
+//!  timers ----------------------------> SnapshotDue, StartUpDue
 //!  operator --------------------------> Recover
 //!  replay task (one per backend) --ends--> ReplayEnded --> started again
 //! ```
@@ -11,14 +11,8 @@
 //! clock, does not guard against overlap and forgets a stalled repeated job; here a job only casts a
 //! message, and what it brings about would happen without it, only later.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use fusebox_state::{
-    Target, UnixMillis,
-    cache::{CachedRead, Value},
-    shelf::{Shelf, ShelfSettings},
-    store::cache_file::{self, CacheEntry},
-};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_cron_scheduler::JobScheduler;
@@ -27,8 +21,8 @@ use crate::{
     backend::{BackendMessage, answer},
     backend_entry::BackendEntry,
     backend_shared::BackendShared,
-    connector::SharedConnector,
     event::EventBus,
+    kept_cache,
     system::SystemFlags,
 };
 
@@ -40,6 +34,8 @@ pub use message::RecoveryMessage;
 
 /// How often a cache is written to its file.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether programs ask for something else when they start.
+const START_UP_EVERY: Duration = Duration::from_secs(1);
 /// When a replay task that ended is started again.
 const REPLAY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -95,6 +91,7 @@ impl Actor for RecoveryActor {
             state.replay_due(&myself, entry.clone());
         }
         drop(myself.send_interval(SNAPSHOT_EVERY, || RecoveryMessage::SnapshotDue));
+        drop(myself.send_interval(START_UP_EVERY, || RecoveryMessage::StartUpDue));
         Ok(state)
     }
 
@@ -119,7 +116,11 @@ impl Actor for RecoveryActor {
             RecoveryMessage::SweepDue => state.sweep_due(),
             RecoveryMessage::ReportDue => state.report_due(),
             RecoveryMessage::NudgeDue => state.nudge_due(),
-            RecoveryMessage::SnapshotDue => state.snapshot_due(),
+            RecoveryMessage::SnapshotDue => state.snapshot_due(|shared| {
+                // Else what is to be kept is written when it changes.
+                shared.circuit.settings.load().cache_dir.is_some()
+            }),
+            RecoveryMessage::StartUpDue => state.snapshot_due(kept_cache::is_due),
             RecoveryMessage::ReplayEnded(entry) => {
                 drop(myself.send_after(REPLAY_AGAIN, move || RecoveryMessage::ReplayDue(entry)));
             }
@@ -164,10 +165,10 @@ impl RecoveryState {
         }
     }
 
-    fn snapshot_due(&self) {
-        for entry in self.args.entries.iter() {
+    fn snapshot_due(&self, is_due: impl Fn(&BackendShared) -> bool) {
+        for entry in self.args.entries.iter().filter(|entry| is_due(&entry.shared)) {
             let shared = Arc::clone(&entry.shared);
-            tokio::task::spawn_blocking(move || save_cache(&shared));
+            tokio::task::spawn_blocking(move || kept_cache::save(&shared));
         }
     }
 
@@ -234,78 +235,4 @@ pub(crate) fn dependencies_first(entries: &[BackendEntry]) -> Vec<BackendEntry> 
         }
     }
     order
-}
-
-fn target(shared: &BackendShared) -> Target {
-    SharedConnector::clone(&shared.connector.load()).target()
-}
-
-/// Gives a backend's cache a place on the disk for large replies.
-pub(crate) fn shelve(shared: &BackendShared, state_dir: &Path) {
-    let settings = shared.circuit.settings.load();
-    let dir = match &settings.cache_dir {
-        Some(dir) => dir.join(format!("{}.results", settings.name)),
-        None => state_dir.join("results").join(&settings.name),
-    };
-    shared.cache.load().set_shelf(Arc::new(Shelf::new(ShelfSettings {
-        dir,
-        lasts: settings.cache_dir.is_some(),
-        bytes: settings.cache.disk_bytes,
-        floor: settings.disk_floor,
-    })));
-}
-
-/// Writes the cache's snapshot. Blocks.
-pub(crate) fn save_cache(shared: &BackendShared) {
-    let settings = shared.circuit.settings.load();
-    let Some(dir) = &settings.cache_dir else { return };
-    let clock = shared.circuit.clock;
-    let entries: Vec<_> = shared
-        .cache
-        .load()
-        .entries()
-        .into_iter()
-        .filter_map(|(lane, read)| {
-            // What lies in a file is there already.
-            let value = read.value.in_memory()?;
-            let at = clock.to_unix(read.stored_at);
-            let until = read.until.map(|until| clock.to_unix(until));
-            Some(CacheEntry { lane, key: read.key, value, at, until, outlasts: read.outlasts })
-        })
-        .collect();
-    let file = dir.join(format!("{}.cache", settings.name));
-    if let Err(error) = cache_file::save(&file, &target(shared), entries) {
-        tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not written");
-    }
-}
-
-/// Takes back the cache's snapshot of an earlier run. Blocks.
-pub(crate) fn load_cache(shared: &BackendShared) {
-    let clock = shared.circuit.clock;
-    let cache = shared.cache.load_full();
-    let restored = |lane, key, value, at, until: Option<UnixMillis>| {
-        let (now, unix) = (clock.now(), clock.unix());
-        let stored_at = now.minus(unix.since(at));
-        let until = until.map(|until| now.plus(until.since(unix)));
-        (lane, CachedRead { key, value, stored_at, restored: true, until, outlasts: false })
-    };
-    if let Some(shelf) = cache.shelf() {
-        let entries = shelf.restore(&target(shared));
-        cache.restore(entries.into_iter().map(|(label, file)| {
-            restored(label.lane, label.key, Value::File(file), label.at, label.until)
-        }));
-    }
-    let settings = shared.circuit.settings.load();
-    let Some(dir) = &settings.cache_dir else { return };
-    let file = dir.join(format!("{}.cache", settings.name));
-    match cache_file::load(&file, &target(shared)) {
-        Ok(entries) => cache.restore(entries.into_iter().map(|entry| {
-            let CacheEntry { lane, key, value, at, until, outlasts } = entry;
-            let (lane, read) = restored(lane, key, Value::Memory(value), at, until);
-            (lane, CachedRead { outlasts, ..read })
-        })),
-        Err(error) => {
-            tracing::warn!(backend = settings.name, %error, "the cache's snapshot was not read");
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -19,9 +19,9 @@ use crate::{
     clock::Clock,
     connector::SharedConnector,
     event::EventBus,
+    kept_cache,
     metrics::Metrics,
     queue::Queue,
-    recovery,
     settings::BackendSettings,
     system::SystemFlags,
     trace::{TraceSink, Tracer},
@@ -61,6 +61,8 @@ pub(crate) fn lend(
         queue,
         flights: Arc::default(),
         cache,
+        start_up_file: OnceLock::new(),
+        start_up_saved: AtomicU64::new(0),
         connector: ArcSwap::from_pointee(connector),
         system: flags.clone(),
         tracer: Tracer::new(sink, clock),
@@ -76,7 +78,7 @@ pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
         .queue_dir
         .clone()
         .unwrap_or_else(|| state_dir.join("backends").join(&settings.name));
-    recovery::shelve(shared, state_dir);
+    kept_cache::place(shared, state_dir);
     let Err(why) = try_open(shared, &dir).await else { return };
     let mut told = String::new();
     tell_closed(shared, &why, &mut told);
@@ -191,7 +193,7 @@ fn open_now(shared: &BackendShared, dir: &Path) -> Result<(), OpenError> {
             shared.queue.alert(Alert::Retarget, Some(alert.into()));
         }
     })?;
-    recovery::load_cache(shared);
+    kept_cache::load(shared);
     Ok(())
 }
 

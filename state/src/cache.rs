@@ -308,6 +308,8 @@ pub struct Cache {
     newcomers: AtomicU64,
     /// The bytes of copies on their way ([`Copying`]).
     copying: AtomicU64,
+    /// Entries put that outlast the daemon.
+    outlasting: AtomicU64,
     shelf: OnceLock<Arc<Shelf>>,
 }
 
@@ -331,6 +333,7 @@ impl Cache {
             misses: AtomicU64::new(0),
             newcomers: AtomicU64::new(0),
             copying: AtomicU64::new(0),
+            outlasting: AtomicU64::new(0),
             shelf: OnceLock::new(),
         }
     }
@@ -631,7 +634,15 @@ impl Cache {
         (entries, bytes, hits, misses)
     }
 
+    /// How often an entry that [outlasts](CachedRead::outlasts) came or changed.
+    pub fn outlasting(&self) -> u64 {
+        self.outlasting.load(Ordering::Relaxed)
+    }
+
     fn put(&self, lane: LaneId, read: CachedRead) {
+        if read.outlasts && !read.restored {
+            self.outlasting.fetch_add(1, Ordering::Relaxed);
+        }
         let mut reads = match self.inner.get(&lane) {
             Some(reads) if !(reads.len() == 1 && reads.iter().all(|old| old.key == read.key)) => {
                 reads.taken().filter(|old| old.key != read.key).collect()

@@ -150,6 +150,11 @@ fn through_an_outage(client: &str) {
     world.run(client, "outage");
     if client == "clickhouse_client.py" {
         world.run(client, "cached");
+        eventually("what it asked at its start is kept", LONG, || {
+            world.daemon.state_dir().join("start-up/clickhouse.cache").exists()
+        });
+        world.daemon.restart();
+        world.run(client, "starts");
     }
     world.server.restart();
     world.recover();

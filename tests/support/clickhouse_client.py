@@ -1,4 +1,4 @@
-"""clickhouse-connect as its users use it, through a door: `clickhouse_client.py PORT live|outage|cached|after`.
+"""clickhouse-connect as its users use it, through a door: `clickhouse_client.py PORT live|outage|cached|starts|after`.
 
 Whatever it does not find as it should be ends it with an assertion.
 """
@@ -86,5 +86,13 @@ def refused(call):
     raise AssertionError("it was not refused")
 
 
-{"live": lambda: live(5_000), "outage": outage, "cached": cached, "after": lambda: live(100)}[phase]()
+def starts():
+    """It can start in an outage in which the daemon was killed."""
+    client = connect(autogenerate_session_id=False)
+    assert client.server_version and client.ping() is True
+    assert "Code: 210" in refused(lambda: client.query("SELECT min(n) FROM py"))
+
+
+phases = {"live": lambda: live(5_000), "outage": outage, "cached": cached, "starts": starts, "after": lambda: live(100)}
+phases[phase]()
 print("ok")

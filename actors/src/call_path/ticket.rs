@@ -140,6 +140,19 @@ pub enum OtherWay {
     Shed,
 }
 
+impl OtherWay {
+    /// Why the backend is not asked, as callers are told who cannot take another way.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Lanes => "queued writes stand before it",
+            Self::Barred(Barred::Open) => "the breaker is open",
+            Self::Barred(Barred::Offline) => "the backend is offline by an operator's order",
+            Self::Barred(Barred::Full) | Self::Full => "too many attempts are in flight",
+            Self::Shed => "the state of the system lets it go to no backend",
+        }
+    }
+}
+
 /// How a ticket's attempt ended.
 #[derive(Debug)]
 pub enum Outcome<'a> {

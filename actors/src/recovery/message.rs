@@ -15,6 +15,8 @@ pub enum RecoveryMessage {
     NudgeDue,
     /// Caches are to be written to their files.
     SnapshotDue,
+    /// What programs ask for when they start is to be written to its file.
+    StartUpDue,
     /// The replay task of a backend ended.
     ReplayEnded(BackendEntry),
     /// A replay task is to be started again.

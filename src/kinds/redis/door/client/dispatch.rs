@@ -380,8 +380,8 @@ impl Inner {
                 }
             }
             Admission::OtherWay(OtherWay::Full) => self.or_late(Stuck::Place, client, request, now),
-            Admission::OtherWay(_) if elsewhere => {
-                let why = format!("{} is not to be asked now", core.backend.name());
+            Admission::OtherWay(way) if elsewhere => {
+                let why = format!("{}: {}", core.backend.name(), way.why());
                 let answer = core.unavailable(&why);
                 self.answer_with(answer);
                 None

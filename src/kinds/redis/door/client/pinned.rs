@@ -561,10 +561,14 @@ impl Inner {
             Admission::OtherWay(OtherWay::Lanes) if !late && core.backend.lanes_move(lanes) => {
                 Denied::Stuck(Stuck::Lanes)
             }
-            Admission::OtherWay(OtherWay::Lanes) => {
-                Denied::Told("queued writes stand before it".to_owned())
+            Admission::OtherWay(way) => {
+                Denied::Told(format!("{}: {}", core.backend.name(), way.why()))
             }
-            _ => Denied::Told(format!("{} is not to be asked now", core.backend.name())),
+            // Not of a read that the cache may answer.
+            Admission::Instead(it) => {
+                let way = OtherWay::Barred(it.why);
+                Denied::Told(format!("{}: {}", core.backend.name(), way.why()))
+            }
         })
     }
 
