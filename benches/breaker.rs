@@ -13,7 +13,7 @@ use std::{hint::black_box, sync::Barrier, time::Duration};
 
 use fusebox_state::{
     Moment, Outcome, Ratio,
-    breaker::{Breaker, BreakerSettings},
+    breaker::{Breaker, BreakerSettings, SlowCalls},
 };
 use recloser::Recloser;
 use rustix::time::{ClockId, clock_gettime};
@@ -60,6 +60,7 @@ fn ours() -> Result<Breaker, String> {
         auto_recovery: true,
         attempt_timeout: Duration::from_secs(5),
         jitter: ratio(0.5)?,
+        slow: SlowCalls::default(),
     };
     Ok(Breaker::new(settings, 1, Moment::from_millis(1_000)))
 }

@@ -33,8 +33,11 @@ use fusebox_actors::{
     trace::CallTrace,
 };
 use fusebox_state::{
-    ErrorClass, LaneId, Lanes, OpId, Ratio, SpanRef, Target, Verdict, backoff::RetrySettings,
-    breaker::BreakerSettings, cache::CacheSettings, queue::QueueLimits,
+    ErrorClass, LaneId, Lanes, OpId, Ratio, SpanRef, Target, Verdict,
+    backoff::RetrySettings,
+    breaker::{BreakerSettings, SlowCalls},
+    cache::CacheSettings,
+    queue::QueueLimits,
 };
 
 const BACKENDS: usize = 20;
@@ -126,6 +129,7 @@ fn settings(name: &str) -> BackendSettings {
             auto_recovery: false,
             attempt_timeout: seconds(5),
             jitter: Ratio::new(0.5).expect("a ratio"),
+            slow: SlowCalls::default(),
         },
         retry: RetrySettings { attempts: 1, base: seconds(1), cap: seconds(1) },
         in_flight_max: 256,

@@ -147,34 +147,37 @@ impl Circuit {
     pub fn settle(
         &self,
         permit: Permit<'_>,
-        verdict: Verdict,
+        outcome: Outcome,
         error: Option<&AttemptError>,
         trace_id: Option<u128>,
         now: Moment,
     ) -> Option<(State, State)> {
-        if verdict == Verdict::Failure
+        if outcome.verdict == Verdict::Failure
             && let Some(error) = error
         {
             self.note(error, trace_id);
         }
-        self.record(permit, Outcome { verdict, slow: false }, now)
+        self.record(permit, outcome, now)
     }
 
     /// The same for an attempt whose caller had left when it ended.
     pub(crate) fn settle_late(
         &self,
         permit: Permit<'_>,
-        verdict: Verdict,
+        outcome: Outcome,
         error: Option<&AttemptError>,
         now: Moment,
     ) {
         if let Some(error) = error {
             self.note(error, None);
         }
-        self.record(permit, Outcome { verdict, slow: true }, now);
+        self.record(permit, outcome, now);
     }
 
     fn record(&self, permit: Permit<'_>, outcome: Outcome, now: Moment) -> Option<(State, State)> {
+        if outcome.slow && outcome.verdict != Verdict::Neutral {
+            self.metrics.slow.inc();
+        }
         let transition = self.breaker.record(permit, outcome, now)?;
         let change = (transition.from, transition.to);
         self.publish(*transition);
@@ -192,7 +195,7 @@ impl Circuit {
         let counted = self.outstanding.count_given_up();
         for _ in 0..counted.new {
             let Ok(permit) = self.breaker.try_acquire(now) else { break };
-            self.settle(permit, Verdict::Failure, Some(error), None, now);
+            self.settle(permit, Outcome::FAILURE, Some(error), None, now);
         }
         counted
     }

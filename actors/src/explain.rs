@@ -187,15 +187,26 @@ impl Sentences<'_> {
                     percent(transition.failure_rate)
                 )
             }
+            Reason::SlowCalls => {
+                let after = self.shared.circuit.settings.load().breaker.slow.after;
+                format!(
+                    "It opened because {} of {calls} calls took longer than {} ms (it trips at {failure_threshold} \
+                     slow calls and {})",
+                    transition.slow,
+                    after.as_millis(),
+                    percent(transition.slow_rate_threshold)
+                )
+            }
             Reason::PingsFailed => {
                 format!(
                     "It opened because {failure_threshold} pings in a row, or two of them and what callers \
                      gave up meanwhile, were not answered"
                 )
             }
-            Reason::ProbeFailed | Reason::ProbeTimeout => {
+            Reason::ProbeFailed | Reason::ProbeTimeout | Reason::ProbeSlow => {
                 let what = match transition.reason {
                     Reason::ProbeFailed => "failed",
+                    Reason::ProbeSlow => "was slow",
                     _ => "did not report in time",
                 };
                 let row = match exponent {
@@ -300,8 +311,23 @@ impl Sentences<'_> {
                     rate if rate > 0.0 => format!(" that are {:.0} % of the calls", rate * 100.0),
                     _ => String::new(),
                 };
+                let slow = match breaker.window_slow {
+                    0 => String::new(),
+                    slow => format!(
+                        " {slow} took longer than {} ms{}.",
+                        breaker.slow_call_ms,
+                        match breaker.slow_rate_threshold {
+                            rate if rate > 0.0 => format!(
+                                "; it would trip at {} that are {:.0} % of the calls",
+                                breaker.failure_threshold,
+                                rate * 100.0
+                            ),
+                            _ => ", which trips nothing (breaker.slow_call_rate is 0)".to_owned(),
+                        }
+                    ),
+                };
                 format!(
-                    "{} of {} calls failed within the last {}; it would trip at {} failures{rate}.",
+                    "{} of {} calls failed within the last {}; it would trip at {} failures{rate}.{slow}",
                     breaker.window_failures,
                     breaker.window_calls,
                     lasting(Duration::from_secs_f64(breaker.window_seconds.max(0.0))),
@@ -432,6 +458,8 @@ mod tests {
                 failure_rate: 0.0,
                 failure_threshold: 1,
                 failure_rate_threshold: 0.5,
+                slow: 0,
+                slow_rate_threshold: 0.0,
                 open_for_ms: None,
                 exponent: 0,
                 note: None,

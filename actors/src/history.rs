@@ -124,6 +124,8 @@ mod tests {
                 failure_rate: 1.0,
                 failure_threshold: 1,
                 failure_rate_threshold: 0.5,
+                slow: 0,
+                slow_rate_threshold: 0.0,
                 open_for_ms: None,
                 exponent: 0,
                 note: None,

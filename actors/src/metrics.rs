@@ -48,13 +48,15 @@ pub use text::Format;
 
 /// The transitions that come without an operator. They are counted from 0, so that the first of each is
 /// seen as an increase.
-const TRANSITIONS: [(State, State, Reason); 8] = [
+const TRANSITIONS: [(State, State, Reason); 10] = [
     (State::Closed, State::Open, Reason::FailureRate),
     (State::Closed, State::Open, Reason::Burst),
     (State::Closed, State::Open, Reason::PingsFailed),
+    (State::Closed, State::Open, Reason::SlowCalls),
     (State::Open, State::HalfOpen, Reason::RecoveryTimeout),
     (State::Open, State::HalfOpen, Reason::ForcedRecovery),
     (State::HalfOpen, State::Open, Reason::ProbeFailed),
+    (State::HalfOpen, State::Open, Reason::ProbeSlow),
     (State::HalfOpen, State::Open, Reason::ProbeTimeout),
     (State::HalfOpen, State::Closed, Reason::ProbesSucceeded),
 ];
@@ -154,6 +156,7 @@ impl Metrics {
             failure: outcome("failure"),
             neutral: outcome("neutral"),
             rejected: outcome("rejected"),
+            slow: self.0.slow.get_or_create_owned(&one),
             retried: result(&self.0.retries, "retried"),
             retry_suppressed: result(&self.0.retries, "budget"),
             cache_hit: result(&self.0.cache_requests, "hit"),
@@ -194,6 +197,8 @@ pub struct BackendMetrics {
     pub neutral: Counter,
     /// Attempts rejected before the wire.
     pub rejected: Counter,
+    /// Attempts of callers that were slow.
+    pub slow: Counter,
     /// Retries made.
     pub retried: Counter,
     /// Retries that the budget suppressed.

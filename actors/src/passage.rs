@@ -35,7 +35,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Moment, Verdict,
+    ErrorClass, Moment, Outcome, Verdict,
     breaker::{KeptPermit, Rejected, State},
     bulkhead::Kept,
 };
@@ -95,6 +95,8 @@ pub struct Passage {
     is_probe: bool,
     /// A failure of its call was told before, and a call tells at most one; a probe tells always.
     is_quiet: bool,
+    /// Whether how long it takes says something of the backend.
+    is_timed: bool,
     began: Reading,
     /// What the wire said last; see [`code`].
     said: AtomicU8,
@@ -130,10 +132,18 @@ impl Passage {
             place: Some(place.keep()),
             is_probe,
             is_quiet: failed_before && !is_probe,
+            is_timed: true,
             began,
             said: AtomicU8::new(code(Verdict::Neutral)),
             counted: AtomicBool::new(false),
         })
+    }
+
+    /// The same, of which `timed` says whether how long it takes says something of the backend.
+    #[must_use]
+    pub(crate) fn timed(mut self, timed: bool) -> Self {
+        self.is_timed = timed;
+        self
     }
 
     /// Counts it, which happens once.
@@ -156,8 +166,13 @@ impl Passage {
             return None;
         }
         let Open { permit, slot } = self.open.lock().take()?;
-        let told = self.told(slot, verdict, now);
-        self.circuit.settle(self.circuit.breaker.regain(permit), told, error, trace_id, now)
+        let verdict = self.told(slot, verdict, now);
+        let outcome = Outcome { verdict, slow: self.is_slow(now) };
+        self.circuit.settle(self.circuit.breaker.regain(permit), outcome, error, trace_id, now)
+    }
+
+    fn is_slow(&self, now: Moment) -> bool {
+        self.is_timed && self.circuit.breaker.is_slow(now.since(self.began.moment()))
     }
 
     /// What the breaker is told of `verdict`.
@@ -203,7 +218,8 @@ impl Passage {
             let message = "its caller had left, and no answer came";
             AttemptError::own(ErrorClass::Unknown, OwnCode::Unanswered, message)
         });
-        circuit.settle_late(permit, told, error.as_ref(), ended.moment());
+        let outcome = Outcome { verdict: told, slow: self.is_slow(ended.moment()) };
+        circuit.settle_late(permit, outcome, error.as_ref(), ended.moment());
     }
 }
 

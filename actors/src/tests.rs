@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fusebox_state::{
     OpId, Ratio, UnixMillis,
     backoff::RetrySettings,
-    breaker::{BreakerSettings, Reason, State},
+    breaker::{BreakerSettings, Reason, SlowCalls, State},
     cache::CacheSettings,
     queue::QueueLimits,
     store::StoreEvent,
@@ -58,6 +58,7 @@ fn settings(name: &str) -> BackendSettings {
             auto_recovery: true,
             attempt_timeout: ms(100),
             jitter: Ratio::new(0.0).unwrap(),
+            slow: SlowCalls::default(),
         },
         retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
         in_flight_max: 64,

@@ -198,6 +198,14 @@ pub struct BreakerView {
     pub failure_threshold: u32,
     /// The threshold of the rate.
     pub failure_rate_threshold: f64,
+    /// Calls of the window that took longer than `slow_call_ms`.
+    pub window_slow: u64,
+    /// Slow calls among the calls of the window, 0 if there were none.
+    pub slow_rate: f64,
+    /// From how long on a call is slow, in milliseconds.
+    pub slow_call_ms: u64,
+    /// The threshold of the slow calls' rate; 0 if they trip nothing.
+    pub slow_rate_threshold: f64,
     /// Length of the window in seconds.
     pub window_seconds: f64,
     /// Successful probes in a row that close it, and the most probes at once.

@@ -12,8 +12,11 @@ mod allocations {
         trace::CallTrace,
     };
     use fusebox_state::{
-        LaneId, Lanes, OpId, Ratio, Target, backoff::RetrySettings, breaker::BreakerSettings,
-        cache::CacheSettings, queue::QueueLimits,
+        LaneId, Lanes, OpId, Ratio, Target,
+        backoff::RetrySettings,
+        breaker::{BreakerSettings, SlowCalls},
+        cache::CacheSettings,
+        queue::QueueLimits,
     };
     use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -77,6 +80,7 @@ mod allocations {
                 auto_recovery: true,
                 attempt_timeout: second,
                 jitter: Ratio::new(0.0).unwrap(),
+                slow: SlowCalls::default(),
             },
             retry: RetrySettings { attempts: 2, base: second, cap: second },
             in_flight_max: 64,

@@ -70,14 +70,24 @@ fn explain_text(view: &ExplainView, paper: Paper) -> String {
 
 fn window(view: &ExplainView) -> String {
     let breaker = &view.breaker;
+    let slow = match breaker.slow_rate_threshold {
+        rate if rate > 0.0 => {
+            format!(", trips at {} and a rate of {rate:.2}", breaker.failure_threshold)
+        }
+        _ => String::new(),
+    };
     format!(
-        "window of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}",
+        "window of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}; \
+         {} slow, above {} ms (rate {:.2}){slow}",
         breaker.window_seconds,
         breaker.window_calls,
         breaker.window_failures,
         breaker.failure_rate,
         breaker.failure_threshold,
         breaker.failure_rate_threshold,
+        breaker.window_slow,
+        breaker.slow_call_ms,
+        breaker.slow_rate,
     )
 }
 

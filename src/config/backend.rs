@@ -5,7 +5,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytesize::ByteSize;
 use fusebox_actors::{BackendSettings, DeadLetterPolicy, WriteFallback};
 use fusebox_state::{
-    backoff::RetrySettings, breaker::BreakerSettings, cache::CacheSettings, queue::QueueLimits,
+    backoff::RetrySettings,
+    breaker::{BreakerSettings, SlowCalls},
+    cache::CacheSettings,
+    queue::QueueLimits,
 };
 use serde_json::Map;
 use toml::Table;
@@ -163,6 +166,9 @@ fn breaker(
     checker.not_below(&key(most), recovery_timeout_max, "recovery_timeout", recovery_timeout);
     let failure_rate = checker.ratio(&key("failure_rate"), raw.failure_rate.unwrap_or(0.5));
     let jitter = checker.ratio(&key("jitter"), raw.jitter.unwrap_or(0.5));
+    let slow_rate = checker.ratio(&key("slow_call_rate"), raw.slow_call_rate.unwrap_or(0.0));
+    let slow_after = raw.slow_call_duration.unwrap_or((attempt_timeout / 2).max(MILLI));
+    let slow_after = checker.between(&key("slow_call_duration"), slow_after, MILLI, DAY);
     Some(BreakerSettings {
         failure_threshold: checker.between(
             &key("failure_threshold"),
@@ -188,6 +194,7 @@ fn breaker(
         auto_recovery,
         attempt_timeout,
         jitter: jitter?,
+        slow: SlowCalls { after: slow_after, rate: slow_rate? },
     })
 }
 

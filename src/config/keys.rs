@@ -64,6 +64,8 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("backends.*.breaker.success_threshold", Integer),
     ("backends.*.breaker.window", Text),
     ("backends.*.breaker.jitter", Number),
+    ("backends.*.breaker.slow_call_duration", Text),
+    ("backends.*.breaker.slow_call_rate", Number),
     ("backends.*.retry.attempts", Integer),
     ("backends.*.retry.base", Text),
     ("backends.*.retry.cap", Text),

@@ -134,6 +134,9 @@ pub(crate) struct RawBreaker {
     #[serde(with = "humantime_serde")]
     pub(crate) window: Option<Duration>,
     pub(crate) jitter: Option<f64>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) slow_call_duration: Option<Duration>,
+    pub(crate) slow_call_rate: Option<f64>,
 }
 
 /// `[backends.NAME.retry]`

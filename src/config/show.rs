@@ -71,6 +71,8 @@ impl BackendConfig {
                 "success_threshold": breaker.success_threshold,
                 "window": time(breaker.window),
                 "jitter": breaker.jitter.get(),
+                "slow_call_duration": time(breaker.slow.after),
+                "slow_call_rate": breaker.slow.rate.get(),
             },
             "retry": {
                 "attempts": settings.retry.attempts,

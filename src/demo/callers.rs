@@ -84,12 +84,11 @@ impl Caller {
 
     /// Makes a call.
     pub(super) async fn make(&self, call: &Call) -> Ended {
-        let ended = match self.stock.make(call).await {
-            Some(ended) => ended,
-            None => {
-                let client = Client::new(self.socket.clone());
-                Ended::of(client.exchange(Method::POST, &call.path(), Some(&call.json())).await)
-            }
+        let ended = if let Some(ended) = self.stock.make(call).await {
+            ended
+        } else {
+            let client = Client::new(self.socket.clone());
+            Ended::of(client.exchange(Method::POST, &call.path(), Some(&call.json())).await)
         };
         self.ledger.lock().get_mut(call.backend).note(call, &ended);
         ended

@@ -1,5 +1,6 @@
 //! The daemon's events, as whoever follows them needs them: read from a stream, and told in a line.
 
+use fusebox_state::breaker::Reason;
 use serde_json::Value;
 
 use super::views::{EventView, EventWord, Phase};
@@ -35,7 +36,10 @@ pub(crate) fn what(event: &EventView) -> String {
     match event.event {
         EventWord::Transition if event.calls == 0 => format!("{from} -> {to} ({reason})"),
         EventWord::Transition => {
-            format!("{from} -> {to} ({reason}, {} of {} failed)", event.failures, event.calls)
+            let of_slow = *reason == Reason::SlowCalls.as_str();
+            let (count, what) =
+                if of_slow { (event.slow, "slow") } else { (event.failures, "failed") };
+            format!("{from} -> {to} ({reason}, {count} of {} {what})", event.calls)
         }
         EventWord::SystemState => {
             format!("the system is {to} (was {from}): {}", event.reasons.join("; "))

@@ -146,6 +146,8 @@ pub(crate) struct EventView {
     pub(crate) calls: u64,
     /// Of a transition: failures among them.
     pub(crate) failures: u64,
+    /// Of a transition: slow ones among them.
+    pub(crate) slow: u64,
     /// Whether it is offline now.
     pub(crate) offline: bool,
     /// Of a replay, or of the daemon: which.

@@ -17,6 +17,11 @@
 //! pings failed and that answers `success_threshold` of them in a row has come back: it goes half-open as soon as
 //! the first `recovery_timeout` has passed. A failed probe takes that proof away until a ping fails again.
 //!
+//! **Slow calls.** An attempt that took longer than [`SlowCalls::after`] is slow, however it ended. How many of the
+//! window's calls were is always known. If [`SlowCalls::rate`] is above 0, `failure_threshold` slow calls trip it once
+//! they are that share of all, and a probe that is slow has failed: a backend that is too slow to be of use is left alone
+//! before its callers' timeouts find out. The two tests are resilience4j's, whose slow calls count among all likewise.
+//!
 //! Over this machine lie two orders of an operator: a *force* (open or closed, with a reason and
 //! perhaps an expiry), and *offline*, which outranks it. They change the effective state and leave the
 //! one underneath where it is; the window goes on recording.
@@ -81,6 +86,24 @@ pub struct BreakerSettings {
     /// The share of an open time that is random from the second time on: waits lie in
     /// `[(1 - jitter) d, d]`.
     pub jitter: Ratio,
+    /// Which calls are slow, and whether these trip it.
+    pub slow: SlowCalls,
+}
+
+/// Which calls are slow, and whether these trip a breaker.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowCalls {
+    /// A call that took longer is slow; whole milliseconds.
+    pub after: Duration,
+    /// Slow calls among the calls of the window that trip it; 0 turns this test off.
+    pub rate: Ratio,
+}
+
+impl Default for SlowCalls {
+    /// No call is slow.
+    fn default() -> Self {
+        Self { after: Duration::MAX, rate: Ratio::ZERO }
+    }
 }
 
 /// Leave for one attempt. Settle it with [`Breaker::record`]; dropping it is neutral.
@@ -174,6 +197,8 @@ struct Cold {
 pub struct Breaker {
     word: AtomicU64,
     window: Window,
+    /// [`SlowCalls::after`] in milliseconds.
+    slow_after: AtomicU64,
     cold: Mutex<Cold>,
 }
 
@@ -187,6 +212,7 @@ impl Breaker {
         Self {
             word: AtomicU64::new(0),
             window: Window::new(settings.window),
+            slow_after: AtomicU64::new(millis(settings.slow.after)),
             cold: Mutex::new(Cold {
                 settings,
                 underlying: Underlying::Closed { since: now },
@@ -258,6 +284,12 @@ impl Breaker {
         }
     }
 
+    /// Whether a call that took so long is slow.
+    #[inline]
+    pub fn is_slow(&self, took: Duration) -> bool {
+        millis(took) > self.slow_after.load(Ordering::Relaxed)
+    }
+
     /// The guard of a permit that was kept.
     #[inline]
     pub fn regain(&self, kept: KeptPermit) -> Permit<'_> {
@@ -274,17 +306,18 @@ impl Breaker {
         outcome: Outcome,
         now: Moment,
     ) -> Option<Box<Transition>> {
-        if permit.probe == 0 && outcome.verdict == Verdict::Success {
+        if permit.probe == 0 && outcome == Outcome::SUCCESS {
             if permit.epoch == epoch(self.word.load(Ordering::Relaxed)) {
                 self.window.success(now);
             }
             return None;
         }
-        self.record_cold(permit, outcome.verdict, now).map(Box::new)
+        self.record_cold(permit, outcome, now).map(Box::new)
     }
 
     #[cold]
-    fn record_cold(&self, permit: Permit<'_>, verdict: Verdict, now: Moment) -> Option<Transition> {
+    fn record_cold(&self, permit: Permit<'_>, outcome: Outcome, now: Moment) -> Option<Transition> {
+        let Outcome { verdict, slow } = outcome;
         if verdict == Verdict::Neutral {
             return None;
         }
@@ -295,16 +328,26 @@ impl Breaker {
             return None;
         }
         if number == 0 {
-            self.window.failure(now);
+            match verdict {
+                Verdict::Success => self.window.success(now),
+                _ => self.window.failure(now),
+            }
+            if slow {
+                self.window.slow(now);
+            }
             return self.evaluate(&mut cold, now);
         }
         let most = cold.settings.success_threshold;
+        let slow = slow && cold.settings.slow.rate.get() > 0.0;
         let Underlying::HalfOpen { successes, probes, .. } = &mut cold.underlying else {
             return None;
         };
         probes.retain(|(probe, _)| *probe != number);
         if verdict == Verdict::Failure {
             return Some(self.reopen(&mut cold, Reason::ProbeFailed, now));
+        }
+        if slow {
+            return Some(self.reopen(&mut cold, Reason::ProbeSlow, now));
         }
         *successes += 1;
         (*successes >= most).then(|| self.close(&mut cold, Reason::ProbesSucceeded, None, now))
@@ -456,6 +499,7 @@ impl Breaker {
         if cold.settings.window != settings.window {
             self.window.resize(settings.window);
         }
+        self.slow_after.store(millis(settings.slow.after), Ordering::Relaxed);
         cold.settings = settings;
     }
 
@@ -518,6 +562,10 @@ impl Breaker {
         let rate = cold.settings.failure_rate.get();
         if whole.failures >= threshold && (rate == 0.0 || whole.failure_rate() >= rate) {
             return Some((Reason::FailureRate, Horizon::Whole));
+        }
+        let slow_rate = cold.settings.slow.rate.get();
+        if slow_rate > 0.0 && whole.slow >= threshold && whole.slow_rate() >= slow_rate {
+            return Some((Reason::SlowCalls, Horizon::Whole));
         }
         [Horizon::Sixth, Horizon::Thirtieth].into_iter().find_map(|horizon| {
             let counts = self.window.counts(horizon, now);
@@ -632,6 +680,8 @@ impl Breaker {
             failure_rate: counts.failure_rate(),
             failure_threshold: cold.settings.failure_threshold,
             failure_rate_threshold: cold.settings.failure_rate.get(),
+            slow: counts.slow,
+            slow_rate_threshold: cold.settings.slow.rate.get(),
             open_for_ms: match &cold.underlying {
                 Underlying::Open { until, .. }
                     if cold.settings.auto_recovery && cold.force.is_none() =>

@@ -14,7 +14,7 @@ pub enum Verdict {
     Neutral,
 }
 
-/// An attempt's verdict, with the flag that a slow-call rate will read.
+/// An attempt's verdict, with the flag that the slow-call rate reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What it says about the backend.

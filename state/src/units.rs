@@ -248,6 +248,9 @@ impl Lanes {
 pub struct Ratio(f64);
 
 impl Ratio {
+    /// Nothing.
+    pub const ZERO: Self = Self(0.0);
+
     /// A ratio, or `None` outside `0.0..=1.0` and for NaN.
     pub fn new(value: f64) -> Option<Self> {
         (0.0..=1.0).contains(&value).then_some(Self(value))

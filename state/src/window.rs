@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! counter (one atomic word):  epoch : 32 | count : 32
-//! window = STRIPES x 64 slots x { successes, failures };  slot = epoch mod 64
+//! window = STRIPES x 64 slots x { successes, failures, slow };  slot = epoch mod 64
 //! ```
 //!
 //! As many threads as there are stripes but one hold stripes of their own, which they give back when they end; all
@@ -63,6 +63,8 @@ pub struct Counts {
     pub successes: u64,
     /// Failures.
     pub failures: u64,
+    /// Those of both that were slow.
+    pub slow: u64,
 }
 
 impl Counts {
@@ -73,10 +75,19 @@ impl Counts {
 
     /// Failures among the calls, 0 where there were none.
     pub fn failure_rate(self) -> f64 {
+        self.share(self.failures)
+    }
+
+    /// Slow ones among the calls, 0 if there were none.
+    pub fn slow_rate(self) -> f64 {
+        self.share(self.slow)
+    }
+
+    fn share(self, of: u64) -> f64 {
         match self.calls() {
             0 => 0.0,
             #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-            calls => self.failures as f64 / calls as f64,
+            calls => of as f64 / calls as f64,
         }
     }
 }
@@ -85,6 +96,7 @@ impl Counts {
 struct Slot {
     successes: AtomicU64,
     failures: AtomicU64,
+    slow: AtomicU64,
 }
 
 /// One thread's share, on cache lines of its own.
@@ -137,6 +149,14 @@ impl Window {
         }
     }
 
+    /// Counts that a success or a failure at `now` was slow.
+    pub fn slow(&self, now: Moment) {
+        let epoch = self.epoch(now);
+        if let Some(slot) = self.slot(stripe(), epoch) {
+            count(&slot.slow, epoch);
+        }
+    }
+
     /// What `horizon` up to `now` holds.
     pub fn counts(&self, horizon: Horizon, now: Moment) -> Counts {
         let last = self.epoch(now);
@@ -145,6 +165,7 @@ impl Window {
             for slot in &stripe.0 {
                 counts.successes += read(&slot.successes, last, horizon);
                 counts.failures += read(&slot.failures, last, horizon);
+                counts.slow += read(&slot.slow, last, horizon);
             }
         }
         counts
@@ -155,6 +176,7 @@ impl Window {
         for slot in self.stripes.iter().flat_map(|stripe| &stripe.0) {
             slot.successes.store(0, Ordering::Relaxed);
             slot.failures.store(0, Ordering::Relaxed);
+            slot.slow.store(0, Ordering::Relaxed);
         }
     }
 
@@ -303,27 +325,31 @@ mod tests {
         #[test]
         fn it_counts_what_a_list_of_outcomes_counts(
             length in prop_oneof![Just(60u64), Just(600), Just(6_000), Just(60_000), Just(3_600_000)],
-            steps in proptest::collection::vec((0u64..5_000, any::<bool>()), 1..200),
+            steps in proptest::collection::vec((0u64..5_000, any::<bool>(), any::<bool>()), 1..200),
         ) {
             let window = Window::new(Duration::from_millis(length));
             let width = length / 60;
-            let mut list: Vec<(u64, bool)> = Vec::new();
+            let mut list: Vec<(u64, bool, bool)> = Vec::new();
             let mut now = 0;
-            for (step, ok) in steps {
+            for (step, ok, slow) in steps {
                 now += step;
                 if ok { window.success(at(now)) } else { window.failure(at(now)) }
-                list.push((now, ok));
+                if slow { window.slow(at(now)) }
+                list.push((now, ok, slow));
                 for (horizon, buckets) in
                     [(Horizon::Whole, 60), (Horizon::Sixth, 10), (Horizon::Thirtieth, 2)]
                 {
-                    let held = |wanted: bool| {
+                    let held = |is_wanted: fn(bool, bool) -> bool| {
                         list.iter()
-                            .filter(|(then, ok)| *ok == wanted && now / width - then / width < buckets)
+                            .filter(|(then, ok, slow)| {
+                                is_wanted(*ok, *slow) && now / width - then / width < buckets
+                            })
                             .count() as u64
                     };
                     let counts = window.counts(horizon, at(now));
-                    prop_assert_eq!(counts.successes, held(true));
-                    prop_assert_eq!(counts.failures, held(false));
+                    prop_assert_eq!(counts.successes, held(|ok, _| ok));
+                    prop_assert_eq!(counts.failures, held(|ok, _| !ok));
+                    prop_assert_eq!(counts.slow, held(|_, slow| slow));
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, OpId, Verdict, backoff::full_jitter, flight::Standing, write::Next,
+    ErrorClass, Lanes, OpId, Outcome, Verdict, backoff::full_jitter, flight::Standing, write::Next,
 };
 
 use super::{
@@ -195,7 +195,9 @@ impl BackendShared {
     ) -> Result<Answered, NoAnswer> {
         let circuit = &*self.circuit;
         let now = began.moment();
-        let waiting = match self.pass(began, context.counted) {
+        // What takes its time because of its caller says nothing of how fast the backend is.
+        let timed = context.call.upload.is_none();
+        let waiting = match self.pass(began, context.counted).map(|it| it.timed(timed)) {
             Ok(passage) => Waiting::for_it(passage),
             Err(barred) => {
                 circuit.metrics.rejected.inc();
@@ -324,7 +326,7 @@ impl Tail for GuardedRest {
             {
                 let now = self.circuit.clock.now();
                 if let Ok(permit) = self.circuit.breaker.try_acquire(now) {
-                    self.circuit.settle(permit, Verdict::Failure, Some(error), None, now);
+                    self.circuit.settle(permit, Outcome::FAILURE, Some(error), None, now);
                 }
             }
             piece

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{Verdict, breaker::State as BreakerState};
+use fusebox_state::{Outcome, Verdict, breaker::State as BreakerState};
 use ractor::ActorRef;
 
 use super::{HealthMessage, HealthState};
@@ -104,7 +104,9 @@ async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
         let ended = connector.ping(timeout).await;
         let now = circuit.clock.now();
         let answered = ended.verdict == Verdict::Success;
-        circuit.settle(permit, ended.verdict, ended.result.as_ref().err(), None, now);
+        let slow = circuit.breaker.is_slow(now.since(sent));
+        let outcome = Outcome { verdict: ended.verdict, slow };
+        circuit.settle(permit, outcome, ended.result.as_ref().err(), None, now);
         if answered {
             circuit.ping_answered(now);
         } else {

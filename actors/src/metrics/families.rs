@@ -91,6 +91,7 @@ pub(super) struct Families {
     pub(super) registry: Mutex<Registry>,
     pub(super) calls: Family<CallLabels, Counter>,
     pub(super) attempts: Family<OutcomeLabels, Counter>,
+    pub(super) slow: Family<OneBackend, Counter>,
     pub(super) retries: Family<ResultLabels, Counter>,
     pub(super) cache_requests: Family<ResultLabels, Counter>,
     pub(super) queue_operations: Family<EventLabels, Counter>,
@@ -145,6 +146,7 @@ impl Families {
             registry: Mutex::default(),
             calls: Family::default(),
             attempts: Family::default(),
+            slow: Family::default(),
             retries: Family::default(),
             cache_requests: Family::default(),
             queue_operations: Family::default(),
@@ -193,6 +195,8 @@ impl Families {
         to.register("attempts", help, self.attempts.clone());
         let help = "Time from sending an attempt, live or of replay, to its outcome";
         to.register("attempt_duration_seconds", help, self.attempt_seconds.clone());
+        let help = "Attempts of callers that took longer than breaker.slow_call_duration";
+        to.register("slow_attempts", help, self.slow.clone());
         let help = "Attempts on the wire at this moment";
         to.register("attempts_in_flight", help, self.in_flight.clone());
         let help = "The most attempts on the wire at once";

@@ -1,7 +1,5 @@
 //! A backend that does not answer is found out whatever its callers' patience, and one that is slow is not.
 
-use fusebox_state::breaker::Reason;
-
 use super::*;
 
 fn ms(millis: u64) -> Duration {
@@ -101,6 +99,38 @@ async fn a_slow_backend_is_waited_for() {
         assert_eq!(reply.source, Source::Live);
     }
     assert_eq!(world.backend().view().breaker.state.to_string(), "CLOSED");
+}
+
+#[tokio::test]
+async fn slow_answers_open_a_breaker_that_is_told_so_and_are_counted_in_any_case() {
+    for (rate, expected) in [(0.0, "CLOSED"), (0.5, "OPEN")] {
+        let mut settings = settings("one");
+        settings.breaker.slow = SlowCalls { after: ms(40), rate: Ratio::new(rate).unwrap() };
+        let threshold = u64::from(settings.breaker.failure_threshold);
+        let world = world_of(HOUR, settings).await;
+        world.call("GET a").await.unwrap();
+        world.server().set(Mode::Slow);
+        for _ in 0..threshold {
+            let reply = world.call_with("GET a", within(60_000)).await.unwrap();
+            assert_eq!(reply.source, Source::Live, "what was slow is an answer all the same");
+        }
+        let breaker = world.backend().view().breaker;
+        assert_eq!(breaker.state.to_string(), expected, "{breaker:?}");
+        if expected == "CLOSED" {
+            assert_eq!((breaker.window_slow, breaker.window_calls), (threshold, threshold + 1));
+        } else {
+            while world.backend().transitions(1).is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let last = world.backend().transitions(1).remove(0).transition;
+            assert_eq!((last.reason, last.slow), (Reason::SlowCalls, threshold));
+            let story = world.backend().explain().story;
+            let told = |line: &fusebox_state::Words| {
+                line.said().contains("3 of 4 calls took longer than 40 ms")
+            };
+            assert!(story.iter().any(told), "{story:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -159,6 +159,8 @@ export class Card {
     figure("failures", `${count(breaker.window_failures)} of ${some(breaker.window_calls, "call")}` +
       ` (${percent(breaker.failure_rate)}) in ${whole(breaker.window_seconds * 1000)};` +
       ` ${trips(breaker.failure_threshold, breaker.failure_rate_threshold)}` +
+      (breaker.window_slow > 0
+        ? `; ${count(breaker.window_slow)} took longer than ${millis(breaker.slow_call_ms)}` : "") +
       (breaker.pings_failed > 0 ? `; ${some(breaker.pings_failed, "ping")} failed in a row` : ""));
     this.fill.style.width = `${100 * breaker.failure_rate}%`;
     this.mark.style.left = `${100 * breaker.failure_rate_threshold}%`;

@@ -112,6 +112,8 @@ const REASONS = {
   released: "an operator released it",
   force_expired: "the force expired",
   reset: "an operator reset it",
+  slow_calls: "too many calls were slow",
+  probe_slow: "a probe was slow",
 };
 const TRIPS = ["failure_rate", "burst", "pings_failed"];
 const isTrip = (transition) => TRIPS.includes(transition.reason);

@@ -16,6 +16,7 @@ fn settings() -> BreakerSettings {
         auto_recovery: true,
         attempt_timeout: Duration::from_secs(5),
         jitter: Ratio::new(0.0).unwrap(),
+        slow: SlowCalls::default(),
     }
 }
 
@@ -445,9 +446,68 @@ fn states_and_reasons_go_by_the_same_words_everywhere() {
         (Reason::ForceExpired, "force_expired"),
         (Reason::Reset, "reset"),
         (Reason::PingsAnswered, "pings_answered"),
+        (Reason::SlowCalls, "slow_calls"),
+        (Reason::ProbeSlow, "probe_slow"),
     ];
     for (reason, word) in reasons {
         assert_eq!((reason.as_str(), reason.to_string().as_str()), (word, word));
         assert_eq!(serde_json::to_value(reason).unwrap(), word);
+    }
+}
+
+/// A breaker that slow calls trip once they are half of all.
+fn wary() -> Breaker {
+    let slow = SlowCalls { after: Duration::from_millis(250), rate: Ratio::new(0.5).unwrap() };
+    Breaker::new(BreakerSettings { slow, ..settings() }, 7, at(0))
+}
+
+fn ends(breaker: &Breaker, verdict: Verdict, slow: bool, now: u64) -> Option<Box<Transition>> {
+    let permit = breaker.try_acquire(at(now)).unwrap();
+    breaker.record(permit, Outcome { verdict, slow }, at(now))
+}
+
+#[test]
+fn slow_calls_are_counted_and_trip_a_breaker_only_if_it_is_told_so() {
+    let deaf = breaker();
+    for now in 0..100 {
+        assert!(ends(&deaf, Verdict::Success, true, now).is_none());
+    }
+    assert_eq!(deaf.snapshot(at(100)).counts, Counts { successes: 100, failures: 0, slow: 100 });
+
+    let breaker = wary();
+    for now in 0..5 {
+        assert!(ends(&breaker, Verdict::Success, false, now).is_none());
+        assert!(ends(&breaker, Verdict::Neutral, true, now).is_none());
+    }
+    for now in 5..9 {
+        assert!(ends(&breaker, Verdict::Success, true, now).is_none());
+    }
+    // A failure that was slow counts as both.
+    let opened = ends(&breaker, Verdict::Failure, true, 9).unwrap();
+    assert_eq!((opened.to, opened.reason), (State::Open, Reason::SlowCalls));
+    assert_eq!((opened.calls, opened.failures, opened.slow), (10, 1, 5));
+    assert!((opened.slow_rate_threshold - 0.5).abs() < f64::EPSILON);
+}
+
+#[test]
+fn what_is_slow_is_told_by_a_setting_that_may_change() {
+    let breaker = wary();
+    let is_slow = |millis| breaker.is_slow(Duration::from_millis(millis));
+    assert_eq!((is_slow(250), is_slow(251)), (false, true));
+    let slow = SlowCalls { after: Duration::from_millis(300), ..SlowCalls::default() };
+    breaker.configure(BreakerSettings { slow, ..settings() });
+    assert_eq!((is_slow(300), is_slow(301)), (false, true));
+    assert!(!Breaker::new(settings(), 7, at(0)).is_slow(Duration::MAX));
+}
+
+#[test]
+fn a_slow_probe_has_failed_where_slow_calls_trip() {
+    for (breaker, expected) in [(wary(), Some(Reason::ProbeSlow)), (breaker(), None)] {
+        for now in 0..5 {
+            drop(ends(&breaker, Verdict::Failure, false, now));
+        }
+        assert_eq!(breaker.recover(at(10)).unwrap().to, State::HalfOpen);
+        let reason = ends(&breaker, Verdict::Success, true, 11).map(|it| it.reason);
+        assert_eq!(reason, expected);
     }
 }

@@ -81,6 +81,10 @@ pub enum Reason {
     Reset,
     /// Enough pings were answered in a row after one had failed.
     PingsAnswered,
+    /// Enough slow calls in the window, at a high enough rate.
+    SlowCalls,
+    /// A probe succeeded, and was slow.
+    ProbeSlow,
 }
 
 impl Reason {
@@ -101,6 +105,8 @@ impl Reason {
             Self::ForceExpired => "force_expired",
             Self::Reset => "reset",
             Self::PingsAnswered => "pings_answered",
+            Self::SlowCalls => "slow_calls",
+            Self::ProbeSlow => "probe_slow",
         }
     }
 }
@@ -145,6 +151,12 @@ pub struct Transition {
     pub failure_threshold: u32,
     /// The threshold of the rate.
     pub failure_rate_threshold: f64,
+    /// Slow calls in it.
+    #[serde(default)]
+    pub slow: u64,
+    /// The threshold of their rate; 0 if they trip nothing.
+    #[serde(default)]
+    pub slow_rate_threshold: f64,
     /// How long it will stay open, in milliseconds, where it opened and leaves by itself.
     pub open_for_ms: Option<u64>,
     /// Failed recoveries in a row.

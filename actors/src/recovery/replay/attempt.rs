@@ -42,7 +42,9 @@ pub(super) async fn attempt(
 ) -> Vec<Ended> {
     let circuit = &*shared.circuit;
     let began = circuit.clock.read();
-    let Ok(passage) = Passage::begin(&shared.circuit, began, false) else {
+    // A batch takes longer than a call.
+    let passage = Passage::begin(&shared.circuit, began, false).map(|it| it.timed(false));
+    let Ok(passage) = passage else {
         return jobs.into_iter().map(|job| job.ends(Err(NotSent::Barred))).collect();
     };
     let waiting = Waiting::for_it(passage);

@@ -7,7 +7,10 @@ use fusebox_actors::{
     WriteFallback,
 };
 use fusebox_state::{
-    Ratio, backoff::RetrySettings, breaker::BreakerSettings, cache::CacheSettings,
+    Ratio,
+    backoff::RetrySettings,
+    breaker::{BreakerSettings, SlowCalls},
+    cache::CacheSettings,
     queue::QueueLimits,
 };
 use tokio::{
@@ -71,6 +74,7 @@ fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
             auto_recovery: true,
             attempt_timeout: timeout,
             jitter: Ratio::new(0.0).unwrap(),
+            slow: SlowCalls::default(),
         },
         retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
         in_flight_max,

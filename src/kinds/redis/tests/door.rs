@@ -8,7 +8,10 @@ use fusebox_actors::{
     SystemSettings, WriteFallback,
 };
 use fusebox_state::{
-    Ratio, backoff::RetrySettings, breaker::BreakerSettings, cache::CacheSettings,
+    Ratio,
+    backoff::RetrySettings,
+    breaker::{BreakerSettings, SlowCalls},
+    cache::CacheSettings,
     queue::QueueLimits,
 };
 use tokio::{
@@ -64,6 +67,7 @@ fn backend(timeout: Duration) -> BackendSettings {
             auto_recovery: true,
             attempt_timeout: timeout,
             jitter: Ratio::new(0.0).unwrap(),
+            slow: SlowCalls::default(),
         },
         retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
         in_flight_max: 64,

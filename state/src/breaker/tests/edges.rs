@@ -49,7 +49,7 @@ fn a_permit_of_a_closed_breaker_is_no_probe_and_one_that_was_kept_is_what_it_was
     assert!(!permit.is_probe());
     let kept = permit.keep();
     assert_eq!(breaker.record(breaker.regain(kept), Outcome::SUCCESS, at(0)), None);
-    assert_eq!(breaker.snapshot(at(0)).counts, Counts { successes: 1, failures: 0 });
+    assert_eq!(breaker.snapshot(at(0)).counts, Counts { successes: 1, failures: 0, slow: 0 });
     let (breaker, now) = half_open();
     let kept: Vec<_> = (0..3).map(|_| breaker.try_acquire(at(now)).unwrap().keep()).collect();
     assert_eq!(breaker.try_acquire(at(now)).err(), Some(Rejected::Open), "they keep their places");
