@@ -70,24 +70,27 @@ fn explain_text(view: &ExplainView, paper: Paper) -> String {
 
 fn window(view: &ExplainView) -> String {
     let breaker = &view.breaker;
-    let slow = match breaker.slow_rate_threshold {
+    let trips = match breaker.slow_rate_threshold {
         rate if rate > 0.0 => {
-            format!(", trips at {} and a rate of {rate:.2}", breaker.failure_threshold)
+            format!("; trips at {} and a rate of {rate:.2}", breaker.failure_threshold)
         }
         _ => String::new(),
     };
+    let slow = match breaker.window_slow {
+        0 if trips.is_empty() => String::new(),
+        slow => format!(
+            "; {slow} slow, above {} ms (rate {:.2}){trips}",
+            breaker.slow_call_ms, breaker.slow_rate
+        ),
+    };
     format!(
-        "window of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}; \
-         {} slow, above {} ms (rate {:.2}){slow}",
+        "window of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}{slow}",
         breaker.window_seconds,
         breaker.window_calls,
         breaker.window_failures,
         breaker.failure_rate,
         breaker.failure_threshold,
         breaker.failure_rate_threshold,
-        breaker.window_slow,
-        breaker.slow_call_ms,
-        breaker.slow_rate,
     )
 }
 

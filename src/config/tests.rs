@@ -51,7 +51,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         timeout = "5s"
         on_miss = "nil"
         scripts = "declared"
-        breaker = { failure_threshold = 5, failure_rate = 0.5, recovery_timeout = "30s", recovery_timeout_max = "5m", success_threshold = 3, window = "1m", jitter = 0.5 }
+        breaker = { failure_threshold = 5, failure_rate = 0.5, recovery_timeout = "30s", recovery_timeout_max = "5m", success_threshold = 3, window = "1m", jitter = 0.5, slow_call_duration = "2s 500ms", slow_call_rate = 0.0 }
         retry = { attempts = 3, base = "50ms", cap = "2s" }
         bulkhead = { in_flight_max = 256 }
         cache = { items = 1000, bytes = "64 MiB", entry_max = "16 MiB", disk_bytes = "256 MiB", ttl = "5m", max_stale = "5m", answer_after = "1s" }
