@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::{OtherWay, Source};
+use fusebox_actors::{
+    OtherWay, Source,
+    connector::{AttemptError, OwnCode},
+};
 use fusebox_state::ErrorClass;
 use hyper::{Method as Verb, Request, Response, http::request::Parts};
 use tokio::{
@@ -101,7 +104,7 @@ impl Carrying {
         {
             return self.instead(core, understood, share).await;
         }
-        let headers = core.headers(upstream, *method, &self.by, head.headers, self.time).await;
+        let headers = core.headers(upstream, *method, &self.by, head.headers).await;
         let headers = match (headers, understood) {
             (Ok(headers), _) => headers,
             (Err(_), Some(understood)) => return self.instead(core, understood, share).await,
@@ -131,10 +134,14 @@ impl Carrying {
         Box::pin(self.sent(core, entered, sending, share)).await
     }
 
+    /// When its client's time is over.
+    fn deadline(&self) -> Instant {
+        self.arrived + self.time.map_or(FAR, |time| time.min(FAR))
+    }
+
     /// The moment, or its deadline if that is earlier.
     fn until(&self, at: Instant) -> Instant {
-        let deadline = self.time.and_then(|time| self.arrived.checked_add(time));
-        at.min(deadline.unwrap_or(self.arrived + FAR))
+        at.min(self.deadline())
     }
 
     /// Sends it, and goes on with what comes of that.
@@ -145,7 +152,7 @@ impl Carrying {
         sending: Sending,
         share: OwnedSemaphorePermit,
     ) -> Result<Given, Told> {
-        let understood = self.understood.as_ref();
+        let (understood, began) = (self.understood.as_ref(), Instant::now());
         // Before anything is sent: what is written meanwhile is not in it.
         let following = understood.map(|it| core.follow(&self.upstream, it));
         let mut waiting = Waiting::new(core, entered, |held, left, pass| {
@@ -164,7 +171,7 @@ impl Carrying {
                     core.backend.end(*onward);
                     return Ok(self.relayed(core, *answered, following, share));
                 }
-                let asker = self.asker(share);
+                let asker = self.asker(began, share);
                 match core.instead(&self.upstream, understood, Some(onward), asker).await {
                     Ok(given) => Ok(given),
                     Err(Ended { error, .. }) if error.outcome_unknown => {
@@ -184,7 +191,7 @@ impl Carrying {
             (Sent::Lost(Lost::Onward(onward, attempt)), Some(understood))
                 if !understood.is_batch() || attempt.class == ErrorClass::NotExecuted =>
             {
-                let asker = self.asker(share);
+                let asker = self.asker(began, share);
                 let ended = core.instead(&self.upstream, understood, Some(onward), asker).await;
                 ended.map_err(|Ended { error, .. }| {
                     core.told_of(self.method, &error, Some(&attempt))
@@ -209,12 +216,23 @@ impl Carrying {
         understood: &Understood,
         share: OwnedSemaphorePermit,
     ) -> Result<Given, Told> {
-        let ended = core.instead(&self.upstream, understood, None, self.asker(share)).await;
+        let asker = self.asker(Instant::now(), share);
+        let ended = core.instead(&self.upstream, understood, None, asker).await;
         ended.map_err(|Ended { error, .. }| core.told_of(self.method, &error, None))
     }
 
-    fn asker(&self, share: OwnedSemaphorePermit) -> Asker {
-        Asker { method: self.method, uid: self.uid, time: self.time, share }
+    /// On whose behalf it is carried on, as a call whose time counts from when it `began`.
+    fn asker(&self, began: Instant, share: OwnedSemaphorePermit) -> Asker {
+        let time = self.time.map(|_| self.deadline().saturating_duration_since(began));
+        Asker { method: self.method, uid: self.uid, time, share }
+    }
+
+    /// Whether it is queued if its client has no more time for the server.
+    fn parts(&self, core: &Core) -> bool {
+        let understood = self.understood.as_ref();
+        self.method.class == Class::Write
+            && understood.is_some_and(|it| it.absolute)
+            && core.backend.lets_queue(core.settings.min_ack)
     }
 
     /// The server's answer, as it comes.
@@ -235,10 +253,17 @@ impl Carrying {
         (response, Source::Live)
     }
 
-    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached.
+    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached; a write that may
+    /// be queued does not wait until its client has no time left for that.
     async fn waited(&self, core: &Arc<Core>, waiting: &mut Waiting<Answered, Lost>) -> Sent {
+        let now = Instant::now();
         // A little longer than the attempt, so that it is known what became of it.
-        let until = self.until(Instant::now() + core.backend.timeout() + GRACE);
+        let end = now + core.backend.timeout() + GRACE;
+        let mut until = self.until(end);
+        let parts = until < end && self.parts(core);
+        if parts {
+            until -= core.backend.reserve(until.saturating_duration_since(now));
+        }
         let document = self.understood.as_ref().and_then(Understood::one_document);
         let suspects = async {
             if document.is_none() {
@@ -262,6 +287,13 @@ impl Carrying {
         match ended {
             Some(Ok(answered)) => Sent::Answered(Box::new(answered)),
             Some(Err(lost)) => Sent::Lost(lost),
+            None if parts => {
+                let why = "no answer in the caller's time";
+                let mut error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, why);
+                error.doubt = Some(Bytes::new());
+                let onward = waiting.part(error.clone());
+                onward.map_or(Sent::Late, |onward| Sent::Lost(Lost::Onward(onward, error)))
+            }
             None => Sent::Late,
         }
     }

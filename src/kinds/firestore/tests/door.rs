@@ -43,6 +43,7 @@ mod floods;
 mod losses;
 mod outage;
 mod passing;
+mod patience;
 mod understood;
 mod unknown;
 
