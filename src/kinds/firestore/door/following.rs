@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::AnswerCopy;
 use hyper::{HeaderMap, body::Frame};
+use prost_types::Timestamp;
 
 use super::{core::Core, framing, pool::Upstream};
 use crate::kinds::firestore::protocol::stock::{self, Form};
@@ -16,32 +17,30 @@ const COMMITTED_MAX: usize = 64 << 10;
 pub(super) struct Following {
     core: Arc<Core>,
     upstream: Arc<Upstream>,
-    form: Arc<Form>,
     kept: Kept,
 }
 
 /// What is kept of it so far.
 enum Kept {
-    Copy(AnswerCopy),
+    /// Of a read.
+    Copy(AnswerCopy, Arc<Form>),
     /// Of a commit.
     Bytes(BytesMut),
     Nothing,
 }
 
 impl Following {
+    /// The answer to a read that is `copy`; to a commit if there is none.
     pub(super) fn new(
         core: &Arc<Core>,
         upstream: &Arc<Upstream>,
-        form: &Arc<Form>,
-        copy: Option<AnswerCopy>,
+        copy: Option<(AnswerCopy, Arc<Form>)>,
     ) -> Self {
-        let kept = match (copy, &**form) {
-            (Some(copy), _) => Kept::Copy(copy),
-            (None, Form::Commit(_)) => Kept::Bytes(BytesMut::new()),
-            (None, Form::Get { .. } | Form::Query | Form::Batch(_)) => Kept::Nothing,
+        let kept = match copy {
+            Some((copy, form)) => Kept::Copy(copy, form),
+            None => Kept::Bytes(BytesMut::new()),
         };
-        let (core, upstream) = (Arc::clone(core), Arc::clone(upstream));
-        Self { core, upstream, form: Arc::clone(form), kept }
+        Self { core: Arc::clone(core), upstream: Arc::clone(upstream), kept }
     }
 
     /// The next of the answer passes.
@@ -51,7 +50,7 @@ impl Following {
         }
         let Some(data) = frame.data_ref() else { return };
         let takes = match &mut self.kept {
-            Kept::Copy(copy) => copy.note(data),
+            Kept::Copy(copy, _) => copy.note(data),
             Kept::Bytes(bytes) => {
                 bytes.extend_from_slice(data);
                 bytes.len() <= COMMITTED_MAX
@@ -69,26 +68,26 @@ impl Following {
             return;
         }
         match kept {
-            Kept::Copy(copy) => self.keep(copy),
+            Kept::Copy(copy, form) => self.keep(copy, &form),
             Kept::Bytes(bytes) => {
                 let messages = framing::messages(&bytes.freeze()).unwrap_or_default();
-                self.sees(messages.last());
+                self.saw(messages.last().and_then(stock::committed_at));
             }
             Kept::Nothing => {}
         }
     }
 
-    fn keep(&self, copy: AnswerCopy) {
+    fn keep(&self, copy: AnswerCopy, form: &Form) {
         copy.keep(|bytes| {
             let messages = framing::messages(&bytes)?;
-            self.sees(messages.last());
+            self.saw(messages.last().and_then(|message| stock::read_at(form, message)));
             let root = self.upstream.connector.shared.client.known_root()?;
-            self.form.reply(messages, root)
+            form.reply(messages, root)
         });
     }
 
-    fn sees(&self, message: Option<&Bytes>) {
-        if let Some(time) = message.and_then(|message| stock::latest(&self.form, message)) {
+    fn saw(&self, time: Option<Timestamp>) {
+        if let Some(time) = time {
             self.core.estimates.saw(time);
         }
     }
@@ -98,10 +97,10 @@ impl Drop for Following {
     /// A client that got its documents may leave before the end of the answer, and Google's for Python does. What was
     /// asked for by name is known to be all of it.
     fn drop(&mut self) {
-        if let (Kept::Copy(_), Form::Get { .. }) = (&self.kept, &*self.form)
-            && let Kept::Copy(copy) = std::mem::replace(&mut self.kept, Kept::Nothing)
+        if let Kept::Copy(copy, form) = std::mem::replace(&mut self.kept, Kept::Nothing)
+            && matches!(*form, Form::Get { .. })
         {
-            self.keep(copy);
+            self.keep(copy, &form);
         }
     }
 }

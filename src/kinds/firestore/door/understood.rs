@@ -5,10 +5,16 @@
 //!                 │ no: OPEN, offline, shed, queued writes to its documents              │ `go_on`
 //!                 └────────────────────────────── `call` ──▶ overlay, cache, queue ◀────┘
 //! ```
+//! Before the first attempt only so much is read of what writes as decides how it is sent; what cannot be read whole
+//! afterwards ends as if nothing were known of it.
+//!
 //! Behind the first attempt a request is the call that [`stock`] makes of it, and goes the way of every other: what is
 //! retried, cached and queued is decided there. What comes back is put into the server's words again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use fusebox_actors::{
@@ -29,12 +35,14 @@ use super::{
     entry::ROUTE,
     following::Following,
     framing,
+    lanes::Touched,
     pool::Upstream,
     telling::{self, Said, Told},
     times::{self, At},
     who::Principal,
 };
 use crate::kinds::firestore::protocol::{
+    outline::{Outline, outline},
     stock::{self, Committed, Form, Part},
     wire::Question,
 };
@@ -45,16 +53,26 @@ type OneEnd = Result<(Committed, Source), rpc::Status>;
 /// So many writes of a batch are on their way at once.
 const AT_ONCE: usize = 64;
 
-/// A request that is understood, and what follows from it.
+/// A request that something else than the server may answer. Of one that writes this is only as good as its
+/// [`outline`]: it is read whole when the server has not answered.
 pub(super) struct Understood {
-    body: Bytes,
-    pub(super) form: Arc<Form>,
+    /// As the client sent it.
+    message: Bytes,
+    is_batch: bool,
     /// Of a read, where it is cached.
     pub(super) read: Option<Read>,
     /// Of a write, that it leaves the same state however often it is applied.
     pub(super) absolute: bool,
     /// It bears a marker from its first attempt on, which the door cannot add to a client's own bytes.
     pub(super) needs_marker: bool,
+    whole: OnceLock<Option<Whole>>,
+}
+
+/// A request that has been read whole.
+pub(super) struct Whole {
+    /// The call that it is.
+    body: Bytes,
+    form: Arc<Form>,
 }
 
 /// On whose behalf a call is carried on, and for how long.
@@ -68,7 +86,7 @@ pub(super) struct Asker {
 impl Understood {
     /// Whether it is several calls, of which nobody knows what became of any if it was sent.
     pub(super) fn is_batch(&self) -> bool {
-        matches!(&*self.form, Form::Batch(_))
+        self.is_batch
     }
 
     /// Its one entry of the cache, if it is a get of one document.
@@ -77,72 +95,97 @@ impl Understood {
         let [slot] = read.slots.as_slice() else { return None };
         Some((slot.lane, slot.key.clone()))
     }
+
+    /// The whole of it. `None` if it cannot be read whole, or is none that the server takes.
+    pub(super) fn whole(&self, upstream: &Upstream) -> Option<&Whole> {
+        let read = || {
+            let connector = &upstream.connector;
+            let root = connector.shared.client.known_root()?;
+            let of = if self.is_batch { stock::batch } else { stock::commit };
+            let stock::Understood { body, form } = of(&self.message, root, "")?;
+            connector.plan(body.clone()).ok()?;
+            Some(Whole { body, form: Arc::new(form) })
+        };
+        self.whole.get_or_init(read).as_ref()
+    }
 }
 
 impl Core {
-    /// What a request is, if it is understood and something else than the server may answer it.
+    /// What a request is, if something else than the server may answer it.
     pub(super) fn understood(
         &self,
         upstream: &Upstream,
         method: Method,
         message: Option<&Bytes>,
+        touched: &Touched,
         by: &Principal,
     ) -> Option<Understood> {
-        let connector = &upstream.connector;
-        let (message, root) = (message?, connector.shared.client.known_root()?);
-        let token = by.token()?;
-        let stock::Understood { body, form } = match method.operation {
+        let (message, token) = (message?, by.token()?);
+        let root = upstream.connector.shared.client.known_root()?;
+        if touched.transaction || touched.database.as_ref() != Some(&root.database) {
+            return None;
+        }
+        let read = match method.operation {
             "batch_get" => stock::get(message, root, token),
             "query" => stock::query(Question::Query, message, root, token),
             "aggregate" => stock::query(Question::Aggregation, message, root, token),
-            "commit" => stock::commit(message, root, token),
-            "batch_write" => stock::batch(message, root, token),
+            // A caller's own credentials are never stored.
+            "commit" | "batch_write" if token.is_empty() => {
+                return self.outlined(message, method.operation == "batch_write");
+            }
             _ => None,
-        }?;
-        let form = Arc::new(form);
+        };
+        let stock::Understood { body, form } = read?;
+        let Access::Read(read) = upstream.connector.plan(body.clone()).ok()?.access else {
+            return None;
+        };
+        Some(Understood {
+            message: Bytes::new(),
+            is_batch: false,
+            read: Some(read),
+            absolute: true,
+            needs_marker: false,
+            whole: OnceLock::from(Some(Whole { body, form: Arc::new(form) })),
+        })
+    }
+
+    /// The same of what writes.
+    fn outlined(&self, message: &Bytes, is_batch: bool) -> Option<Understood> {
+        let Outline { absolute, outage } = outline(message)?;
         let is_durable = self.settings.min_ack == Some(AckLevel::Durable);
-        match connector.plan(body.clone()).ok()?.access {
-            Access::Read(read) => {
-                let read = Some(read);
-                Some(Understood { body, form, read, absolute: true, needs_marker: false })
-            }
-            Access::Write(write) => {
-                let may_queue = match write.outage {
-                    Outage::Never(_) => false,
-                    Outage::EffectUnknown => is_durable,
-                    Outage::ReplyKnown(_) | Outage::EffectKnown => {
-                        self.settings.min_ack != Some(AckLevel::Applied)
-                    }
-                };
-                // Of a batch each write is told by itself.
-                let is_batch = matches!(&*form, Form::Batch(_));
-                let may_queue = if is_batch {
-                    self.settings.min_ack != Some(AckLevel::Applied)
-                } else {
-                    may_queue
-                };
-                let absolute = write.absolute && !is_batch;
-                let needs_marker = is_durable && !absolute && !is_batch;
-                may_queue.then_some(Understood { body, form, read: None, absolute, needs_marker })
-            }
-        }
+        let may_queue = match outage {
+            // Of a batch each write is told by itself.
+            _ if self.settings.min_ack == Some(AckLevel::Applied) => false,
+            _ if is_batch => true,
+            Outage::Never(_) => false,
+            Outage::EffectUnknown => is_durable,
+            Outage::ReplyKnown(_) | Outage::EffectKnown => true,
+        };
+        may_queue.then(|| Understood {
+            message: message.clone(),
+            is_batch,
+            read: None,
+            absolute: absolute && !is_batch,
+            needs_marker: is_durable && !absolute && !is_batch,
+            whole: OnceLock::new(),
+        })
     }
 
     /// Carries a call on that may not be sent now, or whose first attempt has failed.
     pub(super) async fn instead(
         &self,
         upstream: &Upstream,
-        understood: &Understood,
+        whole: &Whole,
         onward: Option<Box<Onward>>,
         asker: Asker,
     ) -> Result<(Response<Body>, Source), Ended> {
-        if let Form::Batch(parts) = &*understood.form {
+        if let Form::Batch(parts) = &*whole.form {
             if let Some(onward) = onward {
                 self.backend.end(*onward);
             }
             return Ok(self.batch(parts, asker).await);
         }
-        let call = self.call_of(understood.body.clone(), &asker);
+        let call = self.call_of(whole.body.clone(), &asker);
         let share = asker.share;
         let ended = match onward {
             Some(mut onward) => {
@@ -160,7 +203,7 @@ impl Core {
         let Ok(reply) = reply.gathered().await else {
             return Ok((Told::fault("what is cached cannot be read").grpc(), source));
         };
-        let told = self.replied(upstream, &understood.form, &reply);
+        let told = self.replied(upstream, &whole.form, &reply);
         let response = told.map(|(messages, said)| said.response(messages, share));
         let response = response.unwrap_or_else(|| Told::fault("a reply cannot be told").grpc());
         Ok((response, source))
@@ -228,11 +271,11 @@ impl Core {
     pub(super) fn cached(
         &self,
         upstream: &Upstream,
-        understood: &Understood,
+        whole: &Whole,
         (source, part, age): (Source, Bytes, Duration),
         share: OwnedSemaphorePermit,
     ) -> Option<Response<Body>> {
-        let value = Some(upstream.connector.join(&understood.body, vec![part]));
+        let value = Some(upstream.connector.join(&whole.body, vec![part]));
         let reply = Reply {
             source,
             ack: None,
@@ -245,20 +288,27 @@ impl Core {
             rest: None,
             reply_lost: false,
         };
-        let (messages, said) = self.replied(upstream, &understood.form, &reply)?;
+        let (messages, said) = self.replied(upstream, &whole.form, &reply)?;
         Some(said.response(messages, share))
     }
 
-    /// A copy for the cache of what the server will answer.
+    /// What is to be learnt of the server's answer: a copy for the cache, the time of a commit.
     pub(super) fn follow(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         understood: &Understood,
-    ) -> Following {
-        let is_masked = matches!(&*understood.form, Form::Get { mask: Some(_), .. });
-        let read = understood.read.as_ref().filter(|_| !is_masked);
-        let copy = read.map(|read| self.backend.copying(read, &understood.body));
-        Following::new(self, upstream, &understood.form, copy)
+    ) -> Option<Following> {
+        let copy = match (&understood.read, understood.whole.get()) {
+            (Some(read), Some(Some(Whole { body, form }))) => {
+                if matches!(**form, Form::Get { mask: Some(_), .. }) {
+                    return None;
+                }
+                Some((self.backend.copying(read, body), Arc::clone(form)))
+            }
+            _ if understood.is_batch => return None,
+            _ => None,
+        };
+        Some(Following::new(self, upstream, copy))
     }
 
     /// What a client is told whose call has ended without an answer; `attempt` is how its first one ended, if it was

@@ -367,12 +367,16 @@ pub(crate) fn committed(
     Some(Committed { message: message.encode_to_vec().into(), estimated })
 }
 
-/// The latest time in the server's answer to a commit, or to a get.
-pub(crate) fn latest(form: &Form, message: &Bytes) -> Option<Timestamp> {
+/// The time of a commit that the server has answered so.
+pub(crate) fn committed_at(message: &Bytes) -> Option<Timestamp> {
+    CommitResponse::decode(message.clone()).ok()?.commit_time
+}
+
+/// The time of a get, in the last message of the server's answer.
+pub(crate) fn read_at(form: &Form, message: &Bytes) -> Option<Timestamp> {
     match form {
-        Form::Commit(_) => CommitResponse::decode(message.clone()).ok()?.commit_time,
         Form::Get { .. } => BatchGetDocumentsResponse::decode(message.clone()).ok()?.read_time,
-        Form::Query | Form::Batch(_) => None,
+        Form::Query | Form::Commit(_) | Form::Batch(_) => None,
     }
 }
 
