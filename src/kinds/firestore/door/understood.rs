@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::{
     AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source,
-    connector::{Access, AttemptError, Connector, Outage, Read},
+    connector::{Access, AttemptError, Connector, Outage, Read, Write},
     trace::CallTrace,
 };
 use fusebox_state::{LaneId, OpId, UnixMillis};
@@ -125,33 +125,46 @@ impl Core {
         if touched.transaction || touched.database.as_ref() != Some(&root.database) {
             return None;
         }
-        let read = match method.operation {
+        let understood = match method.operation {
             "batch_get" => stock::get(message, root, token),
+            "get" => stock::get_one(message, root, token),
             "query" => stock::query(Question::Query, message, root, token),
             "aggregate" => stock::query(Question::Aggregation, message, root, token),
-            // A caller's own credentials are never stored.
-            "commit" | "batch_write" if token.is_empty() => {
-                return self.outlined(message, method.operation == "batch_write");
+            "commit" | "batch_write" => {
+                let is_batch = method.operation == "batch_write";
+                // A caller's own credentials are never stored.
+                let outline = outline(message).filter(|_| token.is_empty())?;
+                return self.of_outline(outline, message, is_batch, OnceLock::new());
             }
+            "delete" => stock::delete(message, root, token),
             _ => None,
         };
-        let stock::Understood { body, form } = read?;
-        let Access::Read(read) = upstream.connector.plan(body.clone()).ok()?.access else {
-            return None;
-        };
-        Some(Understood {
-            message: Bytes::new(),
-            is_batch: false,
-            read: Some(read),
-            absolute: true,
-            needs_marker: false,
-            whole: OnceLock::from(Some(Whole { body, form: Arc::new(form) })),
-        })
+        let stock::Understood { body, form } = understood?;
+        let access = upstream.connector.plan(body.clone()).ok()?.access;
+        let whole = OnceLock::from(Some(Whole { body, form: Arc::new(form) }));
+        match access {
+            Access::Read(read) => Some(Understood {
+                message: Bytes::new(),
+                is_batch: false,
+                read: Some(read),
+                absolute: true,
+                needs_marker: false,
+                whole,
+            }),
+            Access::Write(Write { absolute, outage, .. }) => {
+                self.of_outline(Outline { absolute, outage }, message, false, whole)
+            }
+        }
     }
 
     /// The same of what writes.
-    fn outlined(&self, message: &Bytes, is_batch: bool) -> Option<Understood> {
-        let Outline { absolute, outage } = outline(message)?;
+    fn of_outline(
+        &self,
+        Outline { absolute, outage }: Outline,
+        message: &Bytes,
+        is_batch: bool,
+        whole: OnceLock<Option<Whole>>,
+    ) -> Option<Understood> {
         let is_durable = self.settings.min_ack == Some(AckLevel::Durable);
         let may_queue = match outage {
             // Of a batch each write is told by itself.
@@ -167,7 +180,7 @@ impl Core {
             read: None,
             absolute: absolute && !is_batch,
             needs_marker: is_durable && !absolute && !is_batch,
-            whole: OnceLock::new(),
+            whole,
         })
     }
 
@@ -257,11 +270,21 @@ impl Core {
                 said.estimated = committed.estimated;
                 vec![committed.message]
             }
+            Form::Delete(made) => {
+                stock::committed(made, reply.value.as_ref(), &mut at)?;
+                vec![Bytes::new()]
+            }
             Form::Batch(_) => return None,
             Form::Get { .. } | Form::Query => {
                 let age = u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX);
                 let read_at = times::of_unix(UnixMillis::new(now.get().saturating_sub(age)));
-                stock::read(form, reply.value.as_ref()?, root, read_at, &mut at)?
+                let messages = stock::read(form, reply.value.as_ref()?, root, read_at, &mut at)?;
+                if let Form::Get { alone: true, paths, .. } = form
+                    && messages.is_empty()
+                {
+                    said.missing = paths.first().map(|path| root.name(path));
+                }
+                messages
             }
         };
         Some((framing::framed(&messages), said))

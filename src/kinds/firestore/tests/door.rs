@@ -44,6 +44,7 @@ mod losses;
 mod outage;
 mod passing;
 mod patience;
+mod unary;
 mod understood;
 mod unknown;
 
