@@ -11,6 +11,7 @@ use crate::support::firestore::{Emulator, Firestore, emulators};
 use crate::support::poll::eventually;
 use crate::support::port::Port;
 use crate::support::proc::venv_python;
+use crate::support::tls::{Authority, TlsFront, TokenServer};
 
 const LONG: Duration = Duration::from_secs(60);
 /// The project that an emulator is given where none is named.
@@ -140,6 +141,30 @@ fn googles_node_client_goes_through_outages() {
     for emulator in emulators() {
         through_outages(emulator, &[Stock::Node]);
     }
+}
+
+#[test]
+fn clients_that_know_no_tls_and_no_credentials_reach_a_server_that_wants_both() {
+    let firestore = Firestore::start(emulators().remove(0));
+    let (authority, tokens) = (Authority::new("own"), TokenServer::start());
+    let front = TlsFront::start(firestore.port(), &authority.sign());
+    let door = Port::lease();
+    let daemon = daemon(&firestore, &door)
+        .set("backends.firestore.url", format!("https://{}", front.address()))
+        .set("backends.firestore.project", PROJECT)
+        .set("backends.firestore.credentials_file", authority.service_account(&tokens))
+        .set("backends.firestore.tls.ca_file", authority.file())
+        .start();
+    recover(&daemon);
+    // Of a service nobody knows what an earlier run left: its first write waits.
+    daemon
+        .call("firestore", serde_json::json!({ "op": "set", "path": "a/b", "data": {} }))
+        .assert_acknowledged();
+    daemon.wait_until_drained("firestore", LONG);
+    for client in [Stock::Python, Stock::AsyncPython, Stock::Node] {
+        client.run(&door, "live");
+    }
+    assert!(tokens.given() > 0, "the daemon spoke with a token of the account's");
 }
 
 #[test]

@@ -39,6 +39,7 @@ use crate::{
 
 mod batches;
 mod clients;
+mod credentials;
 mod floods;
 mod losses;
 mod outage;
