@@ -10,8 +10,8 @@
 //! ```
 //! Messages, metadata and trailers pass as they are, in both directions. Of most requests only the method is known
 //! (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps out of the way of what
-//! is queued. Gets, queries and commits are understood besides (`understood.rs`): if the server does not answer one, it
-//! goes on as the call that a JSON client would have made of it. Nothing else is cached, queued or tried again.
+//! is queued. Gets, queries, commits and deletes are understood besides (`understood.rs`): if the server does not answer
+//! one, it goes on as the call that a JSON client would have made of it. Nothing else is cached, queued or tried again.
 //!
 //! # One call
 //! ```text

@@ -25,7 +25,7 @@ use super::{
     metadata::strip,
     pool::Upstream,
     reading::Begun,
-    telling::Told,
+    telling::{self, Told},
     understood::{Asker, Ended, Understood, Whole},
     who::Principal,
 };
@@ -103,6 +103,13 @@ impl Carrying {
             && let Some(whole) = self.whole()
         {
             return self.instead(core, whole, share).await;
+        }
+        // The server would say so; without it a client that is told to come back would do so in vain.
+        if core.is_barred()
+            && let Some(refused) = understood.as_ref().and_then(|it| it.refused(upstream))
+        {
+            let code = telling::code_of(refused.code);
+            return Err(Told::refused(code, core.backend.name(), &refused.message));
         }
         let headers = core.headers(upstream, *method, &self.by, head.headers).await;
         let headers = match headers {

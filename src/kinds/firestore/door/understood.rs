@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::{
     AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source,
-    connector::{Access, AttemptError, Connector, Outage, Read, Write},
+    connector::{Access, AttemptError, Connector, Outage, Read, Refused, Write},
     trace::CallTrace,
 };
 use fusebox_state::{LaneId, OpId, UnixMillis};
@@ -65,8 +65,11 @@ pub(super) struct Understood {
     pub(super) absolute: bool,
     /// It bears a marker from its first attempt on, which the door cannot add to a client's own bytes.
     pub(super) needs_marker: bool,
-    whole: OnceLock<Option<Whole>>,
+    whole: OnceLock<Result<Whole, NotWhole>>,
 }
+
+/// A request that cannot be read whole, or is none that the server takes: then why.
+type NotWhole = Option<Refused>;
 
 /// A request that has been read whole.
 pub(super) struct Whole {
@@ -98,15 +101,24 @@ impl Understood {
 
     /// The whole of it. `None` if it cannot be read whole, or is none that the server takes.
     pub(super) fn whole(&self, upstream: &Upstream) -> Option<&Whole> {
+        self.read_whole(upstream).as_ref().ok()
+    }
+
+    /// Why no server takes it.
+    pub(super) fn refused(&self, upstream: &Upstream) -> Option<&Refused> {
+        self.read_whole(upstream).as_ref().err()?.as_ref()
+    }
+
+    fn read_whole(&self, upstream: &Upstream) -> &Result<Whole, NotWhole> {
         let read = || {
             let connector = &upstream.connector;
-            let root = connector.shared.client.known_root()?;
+            let root = connector.shared.client.known_root().ok_or(None)?;
             let of = if self.is_batch { stock::batch } else { stock::commit };
-            let stock::Understood { body, form } = of(&self.message, root, "")?;
-            connector.plan(body.clone()).ok()?;
-            Some(Whole { body, form: Arc::new(form) })
+            let stock::Understood { body, form } = of(&self.message, root, "").ok_or(None)?;
+            connector.plan(body.clone()).map_err(Some)?;
+            Ok(Whole { body, form: Arc::new(form) })
         };
-        self.whole.get_or_init(read).as_ref()
+        self.whole.get_or_init(read)
     }
 }
 
@@ -141,7 +153,7 @@ impl Core {
         };
         let stock::Understood { body, form } = understood?;
         let access = upstream.connector.plan(body.clone()).ok()?.access;
-        let whole = OnceLock::from(Some(Whole { body, form: Arc::new(form) }));
+        let whole = OnceLock::from(Ok(Whole { body, form: Arc::new(form) }));
         match access {
             Access::Read(read) => Some(Understood {
                 message: Bytes::new(),
@@ -163,7 +175,7 @@ impl Core {
         Outline { absolute, outage }: Outline,
         message: &Bytes,
         is_batch: bool,
-        whole: OnceLock<Option<Whole>>,
+        whole: OnceLock<Result<Whole, NotWhole>>,
     ) -> Option<Understood> {
         let is_durable = self.settings.min_ack == Some(AckLevel::Durable);
         let may_queue = match outage {
@@ -322,7 +334,7 @@ impl Core {
         understood: &Understood,
     ) -> Option<Following> {
         let copy = match (&understood.read, understood.whole.get()) {
-            (Some(read), Some(Some(Whole { body, form }))) => {
+            (Some(read), Some(Ok(Whole { body, form }))) => {
                 if matches!(**form, Form::Get { mask: Some(_), .. }) {
                     return None;
                 }
