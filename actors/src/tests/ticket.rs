@@ -273,7 +273,7 @@ async fn a_door_that_can_hand_nothing_on_counts_what_it_refuses_and_what_has_fai
 async fn a_call_that_parts_from_its_ticket_is_queued_and_the_breaker_hears_how_the_attempt_ended() {
     let lane = fusebox_state::LaneId::of(b"", b"a");
     let lanes = fusebox_state::Lanes::One(lane);
-    let late = || {
+    let no_answer = || {
         let mut error = fault(fusebox_state::ErrorClass::Unknown, OwnCode::Timeout);
         error.doubt = Some(Bytes::new());
         error
@@ -284,8 +284,8 @@ async fn a_call_that_parts_from_its_ticket_is_queued_and_the_breaker_hears_how_t
         let backend = fusebox.backends().remove(0);
         let write = PlainAccess::Write { absolute: true };
         let Admission::Go(mut ticket) = backend.admit(&plain(&lanes, write)) else { panic!("go") };
-        let mut onward = ticket.part(late()).expect("it goes on");
-        assert!(ticket.part(late()).is_none(), "only once");
+        let mut onward = ticket.part(no_answer()).expect("it goes on");
+        assert!(ticket.part(no_answer()).is_none(), "only once");
         backend.hold(&mut onward);
         let reply = backend.go_on(call_of("SET a 1"), *onward).await.unwrap();
         assert_eq!((reply.source, reply.attempts), (Source::Queued, 1));
@@ -293,7 +293,7 @@ async fn a_call_that_parts_from_its_ticket_is_queued_and_the_breaker_hears_how_t
         assert_eq!((calls.in_flight, calls.failures), (1, 0), "it is still on the wire");
         let window = backend.view().breaker.window_calls;
         let outcome = match verdict {
-            Verdict::Failure => Outcome::Failed { verdict, error: late() },
+            Verdict::Failure => Outcome::Failed { verdict, error: no_answer() },
             _ => Outcome::Answered { cached: None, until: None },
         };
         assert!(matches!(ticket.settle(outcome), Settled::Done), "nothing follows");

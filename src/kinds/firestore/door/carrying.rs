@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use fusebox_actors::{
     OtherWay, Source,
-    connector::{AttemptError, OwnCode},
+    connector::{AttemptError, OwnCode, Refused},
 };
 use fusebox_state::ErrorClass;
 use hyper::{Method as Verb, Request, Response, http::request::Parts};
@@ -108,8 +108,8 @@ impl Carrying {
         if core.is_barred()
             && let Some(refused) = understood.as_ref().and_then(|it| it.refused(upstream))
         {
-            let code = telling::code_of(refused.code);
-            return Err(Told::refused(code, core.backend.name(), &refused.message));
+            let Refused { code, message, .. } = refused;
+            return Err(Told::refused(telling::code_of(code), core.backend.name(), message));
         }
         let headers = core.headers(upstream, *method, &self.by, head.headers).await;
         let headers = match headers {

@@ -17,13 +17,15 @@ const COMMITTED_MAX: usize = 64 << 10;
 pub(super) struct Following {
     core: Arc<Core>,
     upstream: Arc<Upstream>,
+    /// Of a read.
+    form: Option<Arc<Form>>,
     kept: Kept,
 }
 
 /// What is kept of it so far.
 enum Kept {
     /// Of a read.
-    Copy(AnswerCopy, Arc<Form>),
+    Copy(AnswerCopy),
     /// Of a commit.
     Bytes(BytesMut),
     Nothing,
@@ -36,11 +38,11 @@ impl Following {
         upstream: &Arc<Upstream>,
         copy: Option<(AnswerCopy, Arc<Form>)>,
     ) -> Self {
-        let kept = match copy {
-            Some((copy, form)) => Kept::Copy(copy, form),
-            None => Kept::Bytes(BytesMut::new()),
+        let (kept, form) = match copy {
+            Some((copy, form)) => (Kept::Copy(copy), Some(form)),
+            None => (Kept::Bytes(BytesMut::new()), None),
         };
-        Self { core: Arc::clone(core), upstream: Arc::clone(upstream), kept }
+        Self { core: Arc::clone(core), upstream: Arc::clone(upstream), form, kept }
     }
 
     /// The next of the answer passes.
@@ -50,7 +52,7 @@ impl Following {
         }
         let Some(data) = frame.data_ref() else { return };
         let takes = match &mut self.kept {
-            Kept::Copy(copy, _) => copy.note(data),
+            Kept::Copy(copy) => copy.note(data),
             Kept::Bytes(bytes) => {
                 bytes.extend_from_slice(data);
                 bytes.len() <= COMMITTED_MAX
@@ -68,7 +70,7 @@ impl Following {
             return;
         }
         match kept {
-            Kept::Copy(copy, form) => self.keep(copy, &form),
+            Kept::Copy(copy) => self.keep(copy),
             Kept::Bytes(bytes) => {
                 let messages = framing::messages(&bytes.freeze()).unwrap_or_default();
                 self.saw(messages.last().and_then(stock::committed_at));
@@ -77,7 +79,8 @@ impl Following {
         }
     }
 
-    fn keep(&self, copy: AnswerCopy, form: &Form) {
+    fn keep(&self, copy: AnswerCopy) {
+        let Some(form) = &self.form else { return };
         copy.keep(|bytes| {
             let messages = framing::messages(&bytes)?;
             self.saw(messages.last().and_then(|message| stock::read_at(form, message)));
@@ -97,10 +100,10 @@ impl Drop for Following {
     /// A client that got its documents may leave before the end of the answer, and Google's for Python does. What was
     /// asked for by name is known to be all of it.
     fn drop(&mut self) {
-        if let Kept::Copy(copy, form) = std::mem::replace(&mut self.kept, Kept::Nothing)
-            && matches!(*form, Form::Get { .. })
+        if let Some(Form::Get { .. }) = self.form.as_deref()
+            && let Kept::Copy(copy) = std::mem::replace(&mut self.kept, Kept::Nothing)
         {
-            self.keep(copy, &form);
+            self.keep(copy);
         }
     }
 }

@@ -129,12 +129,12 @@ fn check_transforms(write: &Write) -> Result<(), String> {
 }
 
 fn check_transform(transform: Option<&TransformType>, field: &str) -> Result<(), String> {
-    let number = |name: &str, by: &Value| match &by.value_type {
-        Some(ValueType::IntegerValue(_) | ValueType::DoubleValue(_)) => Ok(()),
-        _ => {
-            let got = short(&value::to_json(by).to_string());
-            Err(format!("{}: {name} must be a number, got {got}", short(field)))
+    let number = |name: &str, by: &Value| {
+        if let Some(ValueType::IntegerValue(_) | ValueType::DoubleValue(_)) = &by.value_type {
+            return Ok(());
         }
+        let got = short(&value::to_json(by).to_string());
+        Err(format!("{}: {name} must be a number, got {got}", short(field)))
     };
     match transform {
         Some(TransformType::Increment(by)) => number("increment", by),

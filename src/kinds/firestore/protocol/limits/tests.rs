@@ -172,8 +172,8 @@ fn masked(paths: &[&str], fields: Vec<(&str, Value)>) -> Write {
     }
 }
 
-fn transformed(field: &str, transform_type: Option<TransformType>) -> Write {
-    let transform = FieldTransform { field_path: field.into(), transform_type };
+fn transformed(field: &str, transform: impl Into<Option<TransformType>>) -> Write {
+    let transform = FieldTransform { field_path: field.into(), transform_type: transform.into() };
     Write { update_transforms: vec![transform], ..masked(&[], vec![]) }
 }
 
@@ -184,8 +184,8 @@ fn within(maps: usize, innermost: Value) -> Value {
     })
 }
 
-fn by_one() -> Option<TransformType> {
-    Some(TransformType::Increment(value::value(ValueType::IntegerValue(1))))
+fn by_one() -> TransformType {
+    TransformType::Increment(value::value(ValueType::IntegerValue(1)))
 }
 
 /// What only a client at the door can say and no server takes, and what of its message must be told.
@@ -211,7 +211,7 @@ fn refused_of_the_wire() -> Vec<(Write, String)> {
         (of(array), "x: a value must have a type"),
         (transformed("t", union), "t: a value must have a type"),
         (transformed("t", remove), "t: a time takes 0 to 999999999 ns, got -1"),
-        (transformed("t", None), "t: a transform does nothing that is known"),
+        (transformed("t", None::<TransformType>), "t: a transform does nothing that is known"),
     ]
     .into_iter()
     .map(|(write, why)| (write, why.to_owned()))

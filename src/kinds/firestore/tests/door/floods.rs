@@ -221,7 +221,7 @@ async fn what_is_compressed_passes_as_it_is_and_is_not_kept() {
 
 #[tokio::test]
 async fn windows_that_never_open_hold_what_their_calls_may_and_no_more() {
-    const CALLS: usize = 40;
+    const CALLS: u64 = 40;
     let (server, port) = Played::start().await;
     server.answer_all(move |request, mut respond| async move {
         if request.uri().path() != QUERY {
@@ -253,7 +253,7 @@ async fn windows_that_never_open_hold_what_their_calls_may_and_no_more() {
         begun.push(response);
     }
     until("what finds no room is told so", || {
-        world.door.view().refused_commands["no_room"] as usize == CALLS - 8
+        world.door.view().refused_commands["no_room"] == CALLS - 8
     })
     .await;
     let more = resident().saturating_sub(before);

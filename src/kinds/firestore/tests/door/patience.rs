@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How long the clients here wait.
-const PATIENCE_OF_CLIENTS: Duration = Duration::from_millis(1_000);
+const PATIENCE_OF_CLIENTS: Duration = Duration::from_secs(1);
 /// How long the backend may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
