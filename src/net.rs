@@ -9,6 +9,8 @@ pub(crate) mod linger;
 pub(crate) mod percent;
 pub(crate) mod same_task;
 pub(crate) mod secret;
+#[cfg(test)]
+pub(crate) mod test_certificates;
 pub(crate) mod test_listener;
 pub(crate) mod tls;
 pub(crate) mod tls_server;

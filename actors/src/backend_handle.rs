@@ -11,7 +11,7 @@ use crate::{
     backend::BackendMessage,
     backend_entry::BackendEntry,
     call::{AckLevel, Call, CallError, Reply},
-    call_path::{Admission, AnswerCopy, Fills, Onward, OtherWay, PlainPlan},
+    call_path::{self, Admission, AnswerCopy, Fills, Onward, OtherWay, PlainPlan},
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
     queue::{self, Overlaid},
@@ -118,6 +118,11 @@ impl Backend {
     /// How long an attempt may take.
     pub fn timeout(&self) -> Duration {
         self.entry.shared.circuit.settings.load().timeout
+    }
+
+    /// What a write that may be queued leaves of the time that its caller has `left`, for being queued.
+    pub fn reserve(&self, left: Duration) -> Duration {
+        call_path::reserve(left)
     }
 
     /// Takes the place of a call in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it

@@ -58,6 +58,7 @@ pub use fills::Fills;
 pub use ticket::{
     Admission, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
 };
+pub(crate) use write::reserve;
 
 /// What the steps of one call share.
 pub(crate) struct Context {

@@ -183,6 +183,11 @@ impl Passage {
         }
     }
 
+    /// How it ended on the wire, for the case that nobody waits for that.
+    pub(crate) fn say(&self, verdict: Verdict) {
+        self.said.store(code(verdict), Ordering::Release);
+    }
+
     /// Nobody waits for it any more.
     pub(crate) fn give_up(&self) {
         if let Some(Open { slot: Some(slot), .. }) = &*self.open.lock() {
@@ -262,7 +267,7 @@ impl Aboard {
     /// place is free once a caller has its answer.
     pub fn ended(self, verdict: Verdict) {
         if let Some(Held { passage, .. }) = &self.0 {
-            passage.said.store(code(verdict), Ordering::Release);
+            passage.say(verdict);
         }
     }
 }

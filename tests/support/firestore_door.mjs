@@ -12,7 +12,7 @@ const [project, phase] = process.argv.slice(2);
 const AT_ONCE = 3_000;
 const PATIENCE = 30_000;
 const database = new Firestore({ projectId: project });
-const people = database.collection("people");
+const people = database.collection("crew");
 const ada = people.doc("grace");
 
 /** Ends soon, with an error that says what it is. */

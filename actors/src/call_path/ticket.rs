@@ -10,6 +10,7 @@
 //!              │      │  │              settle(failed)
 //!              │      │  └───────────────────────────────────▶ Settled::GoOn(Onward) ──go_on──▶ as `call` goes on
 //!              │      ├── abandoned: its client has left; settled by its end all the same, and nothing follows
+//!              │      ├── parted ──▶ Onward ──go_on──▶ its client's time is over: the call goes on without its attempt
 //!              │      └── dropped: it was never sent, or its end cannot be known
 //!              ├──▶ Instead      answered from the cache; counted, nothing follows
 //!              └──▶ OtherWay     `call` must carry it, or its door refuses it; nothing was changed or counted
@@ -32,7 +33,9 @@
 //! 4. A failed attempt is counted when it is settled. What follows (retry, queue, fallback, the call's own end) is
 //!    [`BackendShared::go_on`]'s, or nothing does ([`BackendShared::end`]); an [`Onward`] that is dropped abandons the
 //!    call between two attempts.
-//! 5. An answer is a success of the backend also if it is an error of the call: a door that gets one settles
+//! 5. A ticket that its call has [parted](Ticket::part) from stays with its request, as one that is abandoned does: its
+//!    end is told the breaker, and gives its place back. Its write is the call's by then.
+//! 6. An answer is a success of the backend also if it is an error of the call: a door that gets one settles
 //!    [`Outcome::Failed`] with that error's class and [`Verdict::Success`].
 
 use std::{sync::Arc, time::Duration};
@@ -224,6 +227,8 @@ pub struct Onward {
     write: Option<PlainWrite>,
     /// Its place in its lanes, where its outcome is unknown and it may be sent again.
     claim: Option<Claim>,
+    /// Its client's time for the wire is over.
+    parted: bool,
 }
 
 impl Onward {
@@ -475,6 +480,9 @@ impl BackendShared {
             (context.flight, context.state, context.withdrawn) = (flight, state, withdrawn);
         }
         context.claim = onward.claim;
+        if onward.parted {
+            context.live_until = now.moment();
+        }
         let is_write = matches!(context.plan.access, Access::Write(_));
         if is_write && !context.state.is_in_doubt() && self.queue.is_occupied(&context.plan.lanes) {
             // It was not applied, and others stand before it by now, its caller's own among them: it begins anew.
@@ -527,6 +535,18 @@ impl Ticket {
         }
     }
 
+    /// Its client has no more time for the wire: its call goes on by itself, as if its attempt had ended with `error`.
+    /// The attempt goes on as well, and is settled by its end, of which nothing follows. `None` if its client has left.
+    pub fn part(&mut self, error: AttemptError) -> Option<Box<Onward>> {
+        if self.left {
+            return None;
+        }
+        let ended = self.ended(Verdict::Neutral, Some(&error))?;
+        self.fill = None;
+        self.passage.give_up();
+        Some(Box::new(Onward { parted: true, ..self.onward(ended, error) }))
+    }
+
     /// Its attempt has ended. Nothing follows the failure of one whose client has left.
     pub fn settle(mut self, outcome: Outcome<'_>) -> Settled {
         self.open = false;
@@ -534,60 +554,78 @@ impl Ticket {
             Outcome::Answered { .. } => (Verdict::Success, None),
             Outcome::Failed { verdict, error } => (*verdict, Some(error)),
         };
-        let (Some(mut recorder), Some(under_way)) = (self.recorder.take(), self.under_way.take())
-        else {
+        let Some(ended) = self.ended(verdict, error) else {
+            self.passage.say(verdict);
             return Settled::Done;
         };
         let shared = Arc::clone(&self.shared);
-        let end =
-            AttemptEnd { began: self.began, span_id: self.span_id, number: 1, verdict, error };
-        let mut counted = false;
-        shared.attempt_ended(&self.passage, end, &mut counted, &mut recorder);
-        let mut evidence = Bytes::new();
-        let mut write = self.write.take();
-        if let Some(write) = &mut write {
-            let needs_evidence = self.connector.needs_evidence();
-            note_end(&mut write.state, &mut evidence, needs_evidence, error);
-        }
         match outcome {
             Outcome::Answered { cached, until } => {
                 if let (Some((cache, fill)), Some((key, value))) = (self.fill.take(), cached) {
                     cache.fill(fill, key, value, shared.clock().now(), until);
                 }
-                let is_write = write.is_some();
-                if let Some(PlainWrite { lanes, flight, state, .. }) = write {
+                let is_write = ended.write.is_some();
+                if let Some(PlainWrite { lanes, flight, state, .. }) = ended.write {
                     if let Some(flight) = flight {
                         flight.acknowledge();
                     }
                     shared.write_ended(state, &lanes, None);
                 }
                 let source = self.instead.unwrap_or(Source::Live);
-                shared.end_plain(recorder, self.operation, is_write, source);
+                shared.end_plain(ended.recorder, self.operation, is_write, source);
                 Settled::Done
             }
             Outcome::Failed { .. } if self.left => {
                 if let Some(source) = self.instead {
-                    shared.end_plain(recorder, self.operation, false, source);
+                    shared.end_plain(ended.recorder, self.operation, false, source);
                 }
                 Settled::Done
             }
-            Outcome::Failed { error, .. } => {
-                let (connector, began) = (SharedConnector::clone(&self.connector), self.began);
-                Settled::GoOn(Box::new(Onward {
-                    under_way,
-                    connector,
-                    operation: self.operation,
-                    began,
-                    recorder,
-                    error,
-                    counted,
-                    evidence,
-                    write,
-                    claim: None,
-                }))
-            }
+            Outcome::Failed { error, .. } => Settled::GoOn(Box::new(self.onward(ended, error))),
         }
     }
+
+    /// Notes how its attempt has ended for its call. `None` if its call has parted from it.
+    fn ended(&mut self, verdict: Verdict, error: Option<&AttemptError>) -> Option<Ended> {
+        let (mut recorder, under_way) = (self.recorder.take()?, self.under_way.take()?);
+        let end =
+            AttemptEnd { began: self.began, span_id: self.span_id, number: 1, verdict, error };
+        let mut counted = false;
+        self.shared.attempt_ended(&self.passage, end, &mut counted, &mut recorder);
+        let (mut evidence, mut write) = (Bytes::new(), self.write.take());
+        if let Some(write) = &mut write {
+            let needs_evidence = self.connector.needs_evidence();
+            note_end(&mut write.state, &mut evidence, needs_evidence, error);
+        }
+        Some(Ended { recorder, under_way, counted, evidence, write })
+    }
+
+    fn onward(&self, ended: Ended, error: AttemptError) -> Onward {
+        let Ended { recorder, under_way, counted, evidence, write } = ended;
+        let (connector, began) = (SharedConnector::clone(&self.connector), self.began);
+        Onward {
+            under_way,
+            connector,
+            operation: self.operation,
+            began,
+            recorder,
+            error,
+            counted,
+            evidence,
+            write,
+            claim: None,
+            parted: false,
+        }
+    }
+}
+
+/// What a ticket hands on to its call.
+struct Ended {
+    recorder: CallRecorder,
+    under_way: UnderWay,
+    counted: bool,
+    evidence: Bytes,
+    write: Option<PlainWrite>,
 }
 
 impl Drop for Ticket {

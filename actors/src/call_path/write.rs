@@ -33,6 +33,12 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 /// The most that a live write leaves of its deadline for being queued.
 const COMMIT_RESERVE: Duration = Duration::from_millis(500);
 
+/// What a write that may be queued leaves of the time that its caller has `left`: what the backend cannot take must be
+/// synced, and its caller told, before the caller's deadline.
+pub(crate) fn reserve(left: Duration) -> Duration {
+    (left / 5).min(COMMIT_RESERVE)
+}
+
 /// Whether a write may be queued, and what it is answered with if so.
 enum Queueable {
     /// Yes; `None` answers null.
@@ -123,8 +129,7 @@ impl BackendShared {
         digest: u64,
     ) -> Result<Reply, CallError> {
         if matches!(queueable, Queueable::Yes(_)) {
-            // What the backend cannot take must be synced before the caller's deadline.
-            let reserve = (context.left(self.clock().now()) / 5).min(COMMIT_RESERVE);
+            let reserve = reserve(context.left(self.clock().now()));
             context.live_until = context.live_until.minus(reserve);
         }
         // A ticket's attempt bore none.
@@ -256,7 +261,8 @@ impl BackendShared {
         }
         let waiting = self.queue.may_wait()?;
         let began = self.clock().read();
-        let patience = context.left(began.moment()).min(DRAIN_PATIENCE);
+        let left = context.left(began.moment());
+        let patience = left.saturating_sub(reserve(left)).min(DRAIN_PATIENCE);
         let told = tokio::time::timeout(patience, async {
             loop {
                 tokio::select! {

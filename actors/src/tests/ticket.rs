@@ -268,3 +268,37 @@ async fn a_door_that_can_hand_nothing_on_counts_what_it_refuses_and_what_has_fai
     assert_eq!(shared.circuit.calls_under_way(), 0);
     assert!(backend.wait_for(&lanes, Duration::from_secs(1)).await, "nothing is queued");
 }
+
+#[tokio::test]
+async fn a_call_that_parts_from_its_ticket_is_queued_and_the_breaker_hears_how_the_attempt_ended() {
+    let lane = fusebox_state::LaneId::of(b"", b"a");
+    let lanes = fusebox_state::Lanes::One(lane);
+    let no_answer = || {
+        let mut error = fault(fusebox_state::ErrorClass::Unknown, OwnCode::Timeout);
+        error.doubt = Some(Bytes::new());
+        error
+    };
+    for verdict in [Verdict::Success, Verdict::Failure] {
+        let server = Scripted::new();
+        let (_dir, fusebox) = quiet(&server).await;
+        let backend = fusebox.backends().remove(0);
+        let write = PlainAccess::Write { absolute: true };
+        let Admission::Go(mut ticket) = backend.admit(&plain(&lanes, write)) else { panic!("go") };
+        let mut onward = ticket.part(no_answer()).expect("it goes on");
+        assert!(ticket.part(no_answer()).is_none(), "only once");
+        backend.hold(&mut onward);
+        let reply = backend.go_on(call_of("SET a 1"), *onward).await.unwrap();
+        assert_eq!((reply.source, reply.attempts), (Source::Queued, 1));
+        let calls = backend.view().calls;
+        assert_eq!((calls.in_flight, calls.failures), (1, 0), "it is still on the wire");
+        let window = backend.view().breaker.window_calls;
+        let outcome = match verdict {
+            Verdict::Failure => Outcome::Failed { verdict, error: no_answer() },
+            _ => Outcome::Answered { cached: None, until: None },
+        };
+        assert!(matches!(ticket.settle(outcome), Settled::Done), "nothing follows");
+        let view = backend.view();
+        assert_eq!((view.calls.in_flight, view.queue.calls), (0, 1));
+        assert_eq!(view.breaker.window_calls, window + 1);
+    }
+}

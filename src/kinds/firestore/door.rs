@@ -10,8 +10,8 @@
 //! ```
 //! Messages, metadata and trailers pass as they are, in both directions. Of most requests only the method is known
 //! (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps out of the way of what
-//! is queued. Gets, queries and commits are understood besides (`understood.rs`): if the server does not answer one, it
-//! goes on as the call that a JSON client would have made of it. Nothing else is cached, queued or tried again.
+//! is queued. Gets, queries, commits and deletes are understood besides (`understood.rs`): if the server does not answer
+//! one, it goes on as the call that a JSON client would have made of it. Nothing else is cached, queued or tried again.
 //!
 //! # One call
 //! ```text
@@ -39,7 +39,9 @@
 //! # Invariants
 //! 1. A permit and a place are given back when the wire is done with the call, not when its client leaves: a call whose
 //!    client leaves before *Settled* goes on until it is answered, or the backend's `timeout` has passed, and its stream
-//!    is reset then. After *Settled* a client that leaves resets its stream at once.
+//!    is reset then. After *Settled* a client that leaves resets its stream at once. A write bears the backend's
+//!    `timeout` as its deadline, never its client's: if the client has less time, and the write may be queued, it is
+//!    queued shortly before that, behind what it has sent itself.
 //! 2. A call that is not understood is sent twice only if the server said that it has not acted upon it: by `REFUSED_STREAM`, or a GOAWAY
 //!    whose last stream is an earlier one.
 //! 3. Writes wait for the fence and enter it, as those of the connector do. One that is not answered in time closes the

@@ -36,7 +36,9 @@ pub fn messages(bytes: &[u8]) {
     for message in &messages {
         let understood = [
             stock::get(message, &root, ""),
+            stock::get_one(message, &root, ""),
             stock::commit(message, &root, ""),
+            stock::delete(message, &root, ""),
             stock::query(Question::Query, message, &root, ""),
             stock::query(Question::Aggregation, message, &root, ""),
         ];

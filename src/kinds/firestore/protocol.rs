@@ -7,6 +7,7 @@ pub(crate) mod limits;
 pub(crate) mod names;
 pub(crate) mod numbers;
 pub(crate) mod outcome;
+pub(crate) mod outline;
 pub(crate) mod overlay;
 pub(crate) mod path;
 pub(crate) mod plan;

@@ -63,7 +63,7 @@ async fn carried(
     let message = begun.message();
     let touched = core.touched(&upstream, method, message.as_ref()).await?;
     core.allows(&upstream, &by, method, touched.database.as_deref())?;
-    let understood = core.understood(&upstream, method, message.as_ref(), &by);
+    let understood = core.understood(&upstream, method, message.as_ref(), &touched, &by);
     let uid = who.map_or(NOBODY, |who| who.uid);
     let carrying =
         Carrying { upstream, method, by, uid, touched, understood, arrived, asked, time };

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::{OtherWay, Source};
+use fusebox_actors::{
+    OtherWay, Source,
+    connector::{AttemptError, OwnCode, Refused},
+};
 use fusebox_state::ErrorClass;
 use hyper::{Method as Verb, Request, Response, http::request::Parts};
 use tokio::{
@@ -22,8 +25,8 @@ use super::{
     metadata::strip,
     pool::Upstream,
     reading::Begun,
-    telling::Told,
-    understood::{Asker, Ended, Understood},
+    telling::{self, Told},
+    understood::{Asker, Ended, Understood, Whole},
     who::Principal,
 };
 use crate::kinds::firestore::protocol::outcome::Behalf;
@@ -95,29 +98,45 @@ impl Carrying {
         share: OwnedSemaphorePermit,
     ) -> Result<Given, Told> {
         let Self { upstream, method, touched, understood, .. } = self;
-        let understood = understood.as_ref();
-        if let Some(understood) = understood
-            && (understood.needs_marker || core.is_barred())
+        let needs_marker = understood.as_ref().is_some_and(|it| it.needs_marker);
+        if (needs_marker || core.is_barred())
+            && let Some(whole) = self.whole()
         {
-            return self.instead(core, understood, share).await;
+            return self.instead(core, whole, share).await;
         }
-        let headers = core.headers(upstream, *method, &self.by, head.headers, self.time).await;
-        let headers = match (headers, understood) {
-            (Ok(headers), _) => headers,
-            (Err(_), Some(understood)) => return self.instead(core, understood, share).await,
-            (Err(told), None) => return Err(told),
+        // The server would say so; without it a client that is told to come back would do so in vain.
+        if core.is_barred()
+            && let Some(refused) = understood.as_ref().and_then(|it| it.refused(upstream))
+        {
+            let Refused { code, message, .. } = refused;
+            return Err(Told::refused(telling::code_of(code), core.backend.name(), message));
+        }
+        let headers = core.headers(upstream, *method, &self.by, head.headers).await;
+        let headers = match headers {
+            Ok(headers) => headers,
+            Err(told) => match self.whole() {
+                Some(whole) => return self.instead(core, whole, share).await,
+                None => return Err(told),
+            },
         };
         let (mut sent, ()) = Request::new(()).into_parts();
         (sent.method, sent.uri, sent.headers) = (Verb::POST, head.uri, headers);
         // What a client takes to send its request is its own time.
         let until = self.until(Instant::now() + core.backend.timeout());
-        let otherwise = understood.map(|it| it.absolute);
-        let entered = match core.admitted(upstream, *method, touched, until, otherwise).await {
-            Ok(entered) => entered,
-            Err(why) => match understood.filter(|_| !matches!(why, Kept::Way(OtherWay::Full))) {
-                Some(understood) => return self.instead(core, understood, share).await,
-                None => return Err(core.kept(upstream, *method, touched, &why)),
-            },
+        let mut otherwise = understood.as_ref().map(|it| it.absolute);
+        let entered = loop {
+            match core.admitted(upstream, *method, touched, until, otherwise).await {
+                Ok(entered) => break entered,
+                Err(why @ Kept::Way(OtherWay::Full)) => {
+                    return Err(core.kept(upstream, *method, touched, &why));
+                }
+                Err(why) => match (self.whole(), otherwise) {
+                    (Some(whole), _) => return self.instead(core, whole, share).await,
+                    // It is not as it looked: it waits as what is not known does.
+                    (None, Some(_)) => otherwise = None,
+                    (None, None) => return Err(core.kept(upstream, *method, touched, &why)),
+                },
+            }
         };
         let sending = Sending {
             core: Arc::clone(core),
@@ -126,15 +145,19 @@ impl Carrying {
             head: sent,
             begun,
             behalf: Behalf { caller: self.by.own.is_some(), transaction: touched.transaction },
-            goes_on: understood.is_some(),
+            goes_on: otherwise.is_some(),
         };
         Box::pin(self.sent(core, entered, sending, share)).await
     }
 
+    /// When its client's time is over.
+    fn deadline(&self) -> Instant {
+        self.arrived + self.time.map_or(FAR, |time| time.min(FAR))
+    }
+
     /// The moment, or its deadline if that is earlier.
     fn until(&self, at: Instant) -> Instant {
-        let deadline = self.time.and_then(|time| self.arrived.checked_add(time));
-        at.min(deadline.unwrap_or(self.arrived + FAR))
+        at.min(self.deadline())
     }
 
     /// Sends it, and goes on with what comes of that.
@@ -145,27 +168,28 @@ impl Carrying {
         sending: Sending,
         share: OwnedSemaphorePermit,
     ) -> Result<Given, Told> {
-        let understood = self.understood.as_ref();
+        let (understood, began) = (self.understood.as_ref(), Instant::now());
         // Before anything is sent: what is written meanwhile is not in it.
-        let following = understood.map(|it| core.follow(&self.upstream, it));
+        let following = understood.and_then(|it| core.follow(&self.upstream, it));
         let mut waiting = Waiting::new(core, entered, |held, left, pass| {
             Box::pin(exchange::send(sending, held, left, pass))
         });
         let sent = self.waited(core, &mut waiting).await;
         // Of a write that may still land it says so from here on.
         drop(waiting);
-        let is_write = self.method.class == Class::Write;
-        match (sent, understood) {
-            (Sent::Answered(mut answered), Some(understood)) => {
+        match sent {
+            Sent::Answered(mut answered) => {
                 let Some(onward) = answered.onward.take() else {
                     return Ok(self.relayed(core, *answered, following, share));
                 };
-                if understood.is_batch() {
+                // Of what a batch has done nobody knows.
+                let whole = self.whole().filter(|_| !self.is_batch());
+                let Some(whole) = whole else {
                     core.backend.end(*onward);
-                    return Ok(self.relayed(core, *answered, following, share));
-                }
-                let asker = self.asker(share);
-                match core.instead(&self.upstream, understood, Some(onward), asker).await {
+                    return Ok(self.relayed(core, *answered, None, share));
+                };
+                let asker = self.asker(began, share);
+                match core.instead(&self.upstream, whole, Some(onward), asker).await {
                     Ok(given) => Ok(given),
                     Err(Ended { error, .. }) if error.outcome_unknown => {
                         Err(core.told_of(self.method, &error, None))
@@ -174,47 +198,67 @@ impl Carrying {
                     Err(Ended { share, .. }) => Ok(self.relayed(core, *answered, None, share)),
                 }
             }
-            (Sent::Answered(answered), None) => Ok(self.relayed(core, *answered, None, share)),
-            (Sent::Cached(cached), Some(understood)) => {
+            Sent::Cached(cached) => {
                 let source = cached.0;
-                let response = core.cached(&self.upstream, understood, cached, share);
+                let whole = self.whole();
+                let response = whole.and_then(|it| core.cached(&self.upstream, it, cached, share));
                 let response = response.ok_or_else(|| Told::fault("what is cached is no reply"))?;
                 Ok((response, source))
             }
-            (Sent::Lost(Lost::Onward(onward, attempt)), Some(understood))
-                if !understood.is_batch() || attempt.class == ErrorClass::NotExecuted =>
-            {
-                let asker = self.asker(share);
-                let ended = core.instead(&self.upstream, understood, Some(onward), asker).await;
+            Sent::Lost(Lost::Onward(onward, attempt)) => {
+                let is_known = attempt.class == ErrorClass::NotExecuted;
+                let whole = self.whole().filter(|_| is_known || !self.is_batch());
+                let Some(whole) = whole else {
+                    core.backend.end(*onward);
+                    return Err(core.failed(self.method, &attempt));
+                };
+                let asker = self.asker(began, share);
+                let ended = core.instead(&self.upstream, whole, Some(onward), asker).await;
                 ended.map_err(|Ended { error, .. }| {
                     core.told_of(self.method, &error, Some(&attempt))
                 })
             }
-            (Sent::Lost(Lost::Onward(onward, attempt)), _) => {
-                core.backend.end(*onward);
-                Err(core.failed(self.method, &attempt))
-            }
-            (Sent::Lost(Lost::Told(told)), _) => Err(told),
-            (Sent::Late, _) if is_write => {
+            Sent::Lost(Lost::Told(told)) => Err(told),
+            Sent::Late if self.method.class == Class::Write => {
                 Err(core.unknown_outcome("no answer in the caller's time"))
             }
-            (Sent::Late | Sent::Cached(_), _) => Err(Told::late(core.backend.name())),
+            Sent::Late => Err(Told::late(core.backend.name())),
         }
+    }
+
+    /// The whole of the request, if something else than the server may answer it.
+    fn whole(&self) -> Option<&Whole> {
+        self.understood.as_ref()?.whole(&self.upstream)
+    }
+
+    fn is_batch(&self) -> bool {
+        self.understood.as_ref().is_some_and(Understood::is_batch)
     }
 
     /// Another answer than the server's, which is not asked.
     async fn instead(
         &self,
         core: &Arc<Core>,
-        understood: &Understood,
+        whole: &Whole,
         share: OwnedSemaphorePermit,
     ) -> Result<Given, Told> {
-        let ended = core.instead(&self.upstream, understood, None, self.asker(share)).await;
+        let asker = self.asker(Instant::now(), share);
+        let ended = core.instead(&self.upstream, whole, None, asker).await;
         ended.map_err(|Ended { error, .. }| core.told_of(self.method, &error, None))
     }
 
-    fn asker(&self, share: OwnedSemaphorePermit) -> Asker {
-        Asker { method: self.method, uid: self.uid, time: self.time, share }
+    /// On whose behalf it is carried on, as a call whose time counts from when it `began`.
+    fn asker(&self, began: Instant, share: OwnedSemaphorePermit) -> Asker {
+        let time = self.time.map(|_| self.deadline().saturating_duration_since(began));
+        Asker { method: self.method, uid: self.uid, time, share }
+    }
+
+    /// Whether it is queued if its client has no more time for the server.
+    fn parts(&self, core: &Core) -> bool {
+        let understood = self.understood.as_ref();
+        self.method.class == Class::Write
+            && understood.is_some_and(|it| it.absolute)
+            && core.backend.lets_queue(core.settings.min_ack)
     }
 
     /// The server's answer, as it comes.
@@ -235,10 +279,17 @@ impl Carrying {
         (response, Source::Live)
     }
 
-    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached.
+    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached; a write that may
+    /// be queued does not wait until its client has no time left for that.
     async fn waited(&self, core: &Arc<Core>, waiting: &mut Waiting<Answered, Lost>) -> Sent {
+        let now = Instant::now();
         // A little longer than the attempt, so that it is known what became of it.
-        let until = self.until(Instant::now() + core.backend.timeout() + GRACE);
+        let end = now + core.backend.timeout() + GRACE;
+        let mut until = self.until(end);
+        let parts = until < end && self.parts(core);
+        if parts {
+            until -= core.backend.reserve(until.saturating_duration_since(now));
+        }
         let document = self.understood.as_ref().and_then(Understood::one_document);
         let suspects = async {
             if document.is_none() {
@@ -262,6 +313,13 @@ impl Carrying {
         match ended {
             Some(Ok(answered)) => Sent::Answered(Box::new(answered)),
             Some(Err(lost)) => Sent::Lost(lost),
+            None if parts && self.whole().is_some() => {
+                let why = "no answer in the caller's time";
+                let mut error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, why);
+                error.doubt = Some(Bytes::new());
+                let onward = waiting.part(error.clone());
+                onward.map_or(Sent::Late, |onward| Sent::Lost(Lost::Onward(onward, error)))
+            }
             None => Sent::Late,
         }
     }

@@ -147,6 +147,11 @@ impl<T: Send + 'static, E: Send + 'static> Waiting<T, E> {
     ) -> Option<(Source, Bytes, Duration)> {
         self.held.lock().as_mut()?.instead((*lane, key), None, |_| true)
     }
+
+    /// What the call goes on with if its client has no more time for the server; see [`Ticket::part`].
+    pub(super) fn part(&self, error: AttemptError) -> Option<Box<Onward>> {
+        self.held.lock().as_mut()?.part(error)
+    }
 }
 
 impl<T: Send + 'static, E: Send + 'static> Drop for Waiting<T, E> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::AnswerCopy;
 use hyper::{HeaderMap, body::Frame};
+use prost_types::Timestamp;
 
 use super::{core::Core, framing, pool::Upstream};
 use crate::kinds::firestore::protocol::stock::{self, Form};
@@ -16,12 +17,14 @@ const COMMITTED_MAX: usize = 64 << 10;
 pub(super) struct Following {
     core: Arc<Core>,
     upstream: Arc<Upstream>,
-    form: Arc<Form>,
+    /// Of a read.
+    form: Option<Arc<Form>>,
     kept: Kept,
 }
 
 /// What is kept of it so far.
 enum Kept {
+    /// Of a read.
     Copy(AnswerCopy),
     /// Of a commit.
     Bytes(BytesMut),
@@ -29,19 +32,17 @@ enum Kept {
 }
 
 impl Following {
+    /// The answer to a read that is `copy`; to a commit if there is none.
     pub(super) fn new(
         core: &Arc<Core>,
         upstream: &Arc<Upstream>,
-        form: &Arc<Form>,
-        copy: Option<AnswerCopy>,
+        copy: Option<(AnswerCopy, Arc<Form>)>,
     ) -> Self {
-        let kept = match (copy, &**form) {
-            (Some(copy), _) => Kept::Copy(copy),
-            (None, Form::Commit(_)) => Kept::Bytes(BytesMut::new()),
-            (None, Form::Get { .. } | Form::Query | Form::Batch(_)) => Kept::Nothing,
+        let (kept, form) = match copy {
+            Some((copy, form)) => (Kept::Copy(copy), Some(form)),
+            None => (Kept::Bytes(BytesMut::new()), None),
         };
-        let (core, upstream) = (Arc::clone(core), Arc::clone(upstream));
-        Self { core, upstream, form: Arc::clone(form), kept }
+        Self { core: Arc::clone(core), upstream: Arc::clone(upstream), form, kept }
     }
 
     /// The next of the answer passes.
@@ -72,23 +73,24 @@ impl Following {
             Kept::Copy(copy) => self.keep(copy),
             Kept::Bytes(bytes) => {
                 let messages = framing::messages(&bytes.freeze()).unwrap_or_default();
-                self.sees(messages.last());
+                self.saw(messages.last().and_then(stock::committed_at));
             }
             Kept::Nothing => {}
         }
     }
 
     fn keep(&self, copy: AnswerCopy) {
+        let Some(form) = &self.form else { return };
         copy.keep(|bytes| {
             let messages = framing::messages(&bytes)?;
-            self.sees(messages.last());
+            self.saw(messages.last().and_then(|message| stock::read_at(form, message)));
             let root = self.upstream.connector.shared.client.known_root()?;
-            self.form.reply(messages, root)
+            form.reply(messages, root)
         });
     }
 
-    fn sees(&self, message: Option<&Bytes>) {
-        if let Some(time) = message.and_then(|message| stock::latest(&self.form, message)) {
+    fn saw(&self, time: Option<Timestamp>) {
+        if let Some(time) = time {
             self.core.estimates.saw(time);
         }
     }
@@ -98,7 +100,7 @@ impl Drop for Following {
     /// A client that got its documents may leave before the end of the answer, and Google's for Python does. What was
     /// asked for by name is known to be all of it.
     fn drop(&mut self) {
-        if let (Kept::Copy(_), Form::Get { .. }) = (&self.kept, &*self.form)
+        if let Some(Form::Get { .. }) = self.form.as_deref()
             && let Kept::Copy(copy) = std::mem::replace(&mut self.kept, Kept::Nothing)
         {
             self.keep(copy);

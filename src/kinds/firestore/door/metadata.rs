@@ -38,15 +38,12 @@ impl Core {
         method: Method,
         by: &Principal,
         mut headers: HeaderMap,
-        time: Option<Duration>,
     ) -> Result<HeaderMap, Told> {
         strip(&mut headers);
         headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
-        let timeout = self.backend.timeout();
         if method.class == Class::Write && method.shape != Shape::Lasting {
-            // What is given up here must not be carried out there.
-            let limit = time.map_or(timeout, |time| time.min(timeout));
-            headers.insert(TIMEOUT, timeout_value(limit));
+            // What is given up here must not be carried out there. A client's patience is no reason to give it up.
+            headers.insert(TIMEOUT, timeout_value(self.backend.timeout()));
         }
         Ok(headers)
     }

@@ -233,6 +233,8 @@ pub(super) struct Said {
     pending_writes: u64,
     /// Whether a result in it is not known.
     pub(super) estimated: bool,
+    /// The name of the document that was asked for and that there is not.
+    pub(super) missing: Option<String>,
 }
 
 impl Said {
@@ -244,6 +246,7 @@ impl Said {
             op_id: reply.op_id,
             pending_writes: reply.pending_writes,
             estimated: false,
+            missing: None,
         }
     }
 
@@ -253,7 +256,8 @@ impl Said {
             Source::Queued => AckLevel::Durable,
             _ => AckLevel::Applied,
         });
-        Self { source, age: Duration::ZERO, ack, op_id: None, pending_writes: 0, estimated }
+        let (age, missing) = (Duration::ZERO, None);
+        Self { source, age, ack, op_id: None, pending_writes: 0, estimated, missing }
     }
 
     /// The headers before its messages.
@@ -277,10 +281,16 @@ impl Said {
         headers
     }
 
-    /// The trailers behind them: all is well.
+    /// The trailers behind them: all is well, but for a document that there is not.
     pub(super) fn trailers(&self) -> HeaderMap {
         let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let status = match &self.missing {
+            None => Status::new(Code::Ok, ""),
+            Some(name) => Status::not_found(format!("Document \"{name}\" not found.")),
+        };
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert("grpc-status", HeaderValue::from(i32::from(status.code())));
+        }
         let op_id = self.op_id.map(|op_id| HeaderValue::try_from(op_id.to_string()));
         if let Some(Ok(op_id)) = op_id {
             trailers.insert(OP_ID, op_id);

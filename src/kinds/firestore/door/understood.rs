@@ -5,15 +5,21 @@
 //!                 │ no: OPEN, offline, shed, queued writes to its documents              │ `go_on`
 //!                 └────────────────────────────── `call` ──▶ overlay, cache, queue ◀────┘
 //! ```
+//! Before the first attempt only so much is read of what writes as decides how it is sent; what cannot be read whole
+//! afterwards ends as if nothing were known of it.
+//!
 //! Behind the first attempt a request is the call that [`stock`] makes of it, and goes the way of every other: what is
 //! retried, cached and queued is decided there. What comes back is put into the server's words again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use fusebox_actors::{
     AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source,
-    connector::{Access, AttemptError, Connector, Outage, Read},
+    connector::{Access, AttemptError, Connector, Outage, Read, Refused, Write},
     trace::CallTrace,
 };
 use fusebox_state::{LaneId, OpId, UnixMillis};
@@ -29,12 +35,14 @@ use super::{
     entry::ROUTE,
     following::Following,
     framing,
+    lanes::Touched,
     pool::Upstream,
     telling::{self, Said, Told},
     times::{self, At},
     who::Principal,
 };
 use crate::kinds::firestore::protocol::{
+    outline::{Outline, outline},
     stock::{self, Committed, Form, Part},
     wire::Question,
 };
@@ -45,16 +53,29 @@ type OneEnd = Result<(Committed, Source), rpc::Status>;
 /// So many writes of a batch are on their way at once.
 const AT_ONCE: usize = 64;
 
-/// A request that is understood, and what follows from it.
+/// A request that something else than the server may answer. Of one that writes this is only as good as its
+/// [`outline`]: it is read whole when the server has not answered.
 pub(super) struct Understood {
-    body: Bytes,
-    pub(super) form: Arc<Form>,
+    /// As the client sent it.
+    message: Bytes,
+    is_batch: bool,
     /// Of a read, where it is cached.
     pub(super) read: Option<Read>,
     /// Of a write, that it leaves the same state however often it is applied.
     pub(super) absolute: bool,
     /// It bears a marker from its first attempt on, which the door cannot add to a client's own bytes.
     pub(super) needs_marker: bool,
+    whole: OnceLock<Result<Whole, NotWhole>>,
+}
+
+/// A request that cannot be read whole, or is none that the server takes: then why.
+type NotWhole = Option<Refused>;
+
+/// A request that has been read whole.
+pub(super) struct Whole {
+    /// The call that it is.
+    body: Bytes,
+    form: Arc<Form>,
 }
 
 /// On whose behalf a call is carried on, and for how long.
@@ -68,7 +89,7 @@ pub(super) struct Asker {
 impl Understood {
     /// Whether it is several calls, of which nobody knows what became of any if it was sent.
     pub(super) fn is_batch(&self) -> bool {
-        matches!(&*self.form, Form::Batch(_))
+        self.is_batch
     }
 
     /// Its one entry of the cache, if it is a get of one document.
@@ -77,72 +98,119 @@ impl Understood {
         let [slot] = read.slots.as_slice() else { return None };
         Some((slot.lane, slot.key.clone()))
     }
+
+    /// The whole of it. `None` if it cannot be read whole, or is none that the server takes.
+    pub(super) fn whole(&self, upstream: &Upstream) -> Option<&Whole> {
+        self.read_whole(upstream).as_ref().ok()
+    }
+
+    /// Why no server takes it.
+    pub(super) fn refused(&self, upstream: &Upstream) -> Option<&Refused> {
+        self.read_whole(upstream).as_ref().err()?.as_ref()
+    }
+
+    fn read_whole(&self, upstream: &Upstream) -> &Result<Whole, NotWhole> {
+        let read = || {
+            let connector = &upstream.connector;
+            let root = connector.shared.client.known_root().ok_or(None)?;
+            let of = if self.is_batch { stock::batch } else { stock::commit };
+            let stock::Understood { body, form } = of(&self.message, root, "").ok_or(None)?;
+            connector.plan(body.clone()).map_err(Some)?;
+            Ok(Whole { body, form: Arc::new(form) })
+        };
+        self.whole.get_or_init(read)
+    }
 }
 
 impl Core {
-    /// What a request is, if it is understood and something else than the server may answer it.
+    /// What a request is, if something else than the server may answer it.
     pub(super) fn understood(
         &self,
         upstream: &Upstream,
         method: Method,
         message: Option<&Bytes>,
+        touched: &Touched,
         by: &Principal,
     ) -> Option<Understood> {
-        let connector = &upstream.connector;
-        let (message, root) = (message?, connector.shared.client.known_root()?);
-        let token = by.token()?;
-        let stock::Understood { body, form } = match method.operation {
+        let (message, token) = (message?, by.token()?);
+        let root = upstream.connector.shared.client.known_root()?;
+        if touched.transaction || touched.database.as_ref() != Some(&root.database) {
+            return None;
+        }
+        let understood = match method.operation {
             "batch_get" => stock::get(message, root, token),
+            "get" => stock::get_one(message, root, token),
             "query" => stock::query(Question::Query, message, root, token),
             "aggregate" => stock::query(Question::Aggregation, message, root, token),
-            "commit" => stock::commit(message, root, token),
-            "batch_write" => stock::batch(message, root, token),
-            _ => None,
-        }?;
-        let form = Arc::new(form);
-        let is_durable = self.settings.min_ack == Some(AckLevel::Durable);
-        match connector.plan(body.clone()).ok()?.access {
-            Access::Read(read) => {
-                let read = Some(read);
-                Some(Understood { body, form, read, absolute: true, needs_marker: false })
+            "commit" | "batch_write" => {
+                let is_batch = method.operation == "batch_write";
+                // A caller's own credentials are never stored.
+                let outline = outline(message).filter(|_| token.is_empty())?;
+                return self.of_outline(outline, message, is_batch, OnceLock::new());
             }
-            Access::Write(write) => {
-                let may_queue = match write.outage {
-                    Outage::Never(_) => false,
-                    Outage::EffectUnknown => is_durable,
-                    Outage::ReplyKnown(_) | Outage::EffectKnown => {
-                        self.settings.min_ack != Some(AckLevel::Applied)
-                    }
-                };
-                // Of a batch each write is told by itself.
-                let is_batch = matches!(&*form, Form::Batch(_));
-                let may_queue = if is_batch {
-                    self.settings.min_ack != Some(AckLevel::Applied)
-                } else {
-                    may_queue
-                };
-                let absolute = write.absolute && !is_batch;
-                let needs_marker = is_durable && !absolute && !is_batch;
-                may_queue.then_some(Understood { body, form, read: None, absolute, needs_marker })
+            "delete" => stock::delete(message, root, token),
+            _ => None,
+        };
+        let stock::Understood { body, form } = understood?;
+        let access = upstream.connector.plan(body.clone()).ok()?.access;
+        let whole = OnceLock::from(Ok(Whole { body, form: Arc::new(form) }));
+        match access {
+            Access::Read(read) => Some(Understood {
+                message: Bytes::new(),
+                is_batch: false,
+                read: Some(read),
+                absolute: true,
+                needs_marker: false,
+                whole,
+            }),
+            Access::Write(Write { absolute, outage, .. }) => {
+                self.of_outline(Outline { absolute, outage }, message, false, whole)
             }
         }
+    }
+
+    /// The same of what writes.
+    fn of_outline(
+        &self,
+        Outline { absolute, outage }: Outline,
+        message: &Bytes,
+        is_batch: bool,
+        whole: OnceLock<Result<Whole, NotWhole>>,
+    ) -> Option<Understood> {
+        let is_durable = self.settings.min_ack == Some(AckLevel::Durable);
+        let may_queue = match outage {
+            // Of a batch each write is told by itself.
+            _ if self.settings.min_ack == Some(AckLevel::Applied) => false,
+            _ if is_batch => true,
+            Outage::Never(_) => false,
+            Outage::EffectUnknown => is_durable,
+            Outage::ReplyKnown(_) | Outage::EffectKnown => true,
+        };
+        may_queue.then(|| Understood {
+            message: message.clone(),
+            is_batch,
+            read: None,
+            absolute: absolute && !is_batch,
+            needs_marker: is_durable && !absolute && !is_batch,
+            whole,
+        })
     }
 
     /// Carries a call on that may not be sent now, or whose first attempt has failed.
     pub(super) async fn instead(
         &self,
         upstream: &Upstream,
-        understood: &Understood,
+        whole: &Whole,
         onward: Option<Box<Onward>>,
         asker: Asker,
     ) -> Result<(Response<Body>, Source), Ended> {
-        if let Form::Batch(parts) = &*understood.form {
+        if let Form::Batch(parts) = &*whole.form {
             if let Some(onward) = onward {
                 self.backend.end(*onward);
             }
             return Ok(self.batch(parts, asker).await);
         }
-        let call = self.call_of(understood.body.clone(), &asker);
+        let call = self.call_of(whole.body.clone(), &asker);
         let share = asker.share;
         let ended = match onward {
             Some(mut onward) => {
@@ -160,7 +228,7 @@ impl Core {
         let Ok(reply) = reply.gathered().await else {
             return Ok((Told::fault("what is cached cannot be read").grpc(), source));
         };
-        let told = self.replied(upstream, &understood.form, &reply);
+        let told = self.replied(upstream, &whole.form, &reply);
         let response = told.map(|(messages, said)| said.response(messages, share));
         let response = response.unwrap_or_else(|| Told::fault("a reply cannot be told").grpc());
         Ok((response, source))
@@ -214,11 +282,21 @@ impl Core {
                 said.estimated = committed.estimated;
                 vec![committed.message]
             }
+            Form::Delete(made) => {
+                stock::committed(made, reply.value.as_ref(), &mut at)?;
+                vec![Bytes::new()]
+            }
             Form::Batch(_) => return None,
             Form::Get { .. } | Form::Query => {
                 let age = u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX);
                 let read_at = times::of_unix(UnixMillis::new(now.get().saturating_sub(age)));
-                stock::read(form, reply.value.as_ref()?, root, read_at, &mut at)?
+                let messages = stock::read(form, reply.value.as_ref()?, root, read_at, &mut at)?;
+                if let Form::Get { alone: true, paths, .. } = form
+                    && messages.is_empty()
+                {
+                    said.missing = paths.first().map(|path| root.name(path));
+                }
+                messages
             }
         };
         Some((framing::framed(&messages), said))
@@ -228,11 +306,11 @@ impl Core {
     pub(super) fn cached(
         &self,
         upstream: &Upstream,
-        understood: &Understood,
+        whole: &Whole,
         (source, part, age): (Source, Bytes, Duration),
         share: OwnedSemaphorePermit,
     ) -> Option<Response<Body>> {
-        let value = Some(upstream.connector.join(&understood.body, vec![part]));
+        let value = Some(upstream.connector.join(&whole.body, vec![part]));
         let reply = Reply {
             source,
             ack: None,
@@ -245,20 +323,27 @@ impl Core {
             rest: None,
             reply_lost: false,
         };
-        let (messages, said) = self.replied(upstream, &understood.form, &reply)?;
+        let (messages, said) = self.replied(upstream, &whole.form, &reply)?;
         Some(said.response(messages, share))
     }
 
-    /// A copy for the cache of what the server will answer.
+    /// What is to be learnt of the server's answer: a copy for the cache, the time of a commit.
     pub(super) fn follow(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         understood: &Understood,
-    ) -> Following {
-        let is_masked = matches!(&*understood.form, Form::Get { mask: Some(_), .. });
-        let read = understood.read.as_ref().filter(|_| !is_masked);
-        let copy = read.map(|read| self.backend.copying(read, &understood.body));
-        Following::new(self, upstream, &understood.form, copy)
+    ) -> Option<Following> {
+        let copy = match (&understood.read, understood.whole.get()) {
+            (Some(read), Some(Ok(Whole { body, form }))) => {
+                if matches!(**form, Form::Get { mask: Some(_), .. }) {
+                    return None;
+                }
+                Some((self.backend.copying(read, body), Arc::clone(form)))
+            }
+            _ if understood.is_batch => return None,
+            _ => None,
+        };
+        Some(Following::new(self, upstream, copy))
     }
 
     /// What a client is told whose call has ended without an answer; `attempt` is how its first one ended, if it was

@@ -2,25 +2,34 @@
 //!
 //! | what | the limit |
 //! | --- | --- |
-//! | an array directly within an array | refused |
-//! | maps and arrays within one another | 20 deep below a field |
+//! | an array or a vector directly within an array | refused |
+//! | maps and arrays within one another | 20 deep below a field; a vector has no depth |
+//! | a value | of a type, and of none that only pipelines know |
+//! | a vector, which is a map with `__type__` | `{"__type__": "__vector__", "value": […]}` of 1 to 2,048 doubles that are numbers |
 //! | latitude, longitude | -90 to 90, -180 to 180 |
-//! | a timestamp | the years 1 to 9999 |
+//! | a timestamp | the years 1 to 9999, and 0 to 999,999,999 ns |
 //! | a reference | a document's path, or the full name of a document |
-//! | a field's name | not empty, at most 1,500 bytes, not `__x__`; only within a map may it be `__type__` |
-//! | a field's path | at most 1,500 bytes; in a mask at most 20 names |
-//! | the id of a collection or a document | not `__x__`, but for documents' `__id7__` |
+//! | a field's name | not empty, at most 1,500 bytes, not `__x__` |
+//! | a field's path | simple words, or other names in backquotes; at most 1,500 bytes; in a mask at most 20 names |
+//! | the id of a collection or a document | not `__x__`, but for documents' `__id7__`: any number of 64 bits but 0 |
+//! | a document's path | 100 documents deep |
+//! | a transform | by a number, with a list, or the server's time |
 //! | transforms of one document | none of a field within another's |
 //! | one text or bytes | 1,048,487 bytes |
 //! | a document | 1,048,576 bytes by Firestore's formula ([`document_size`]); of a partial write what it gives alone |
 //!
-//! Each was held against Google's emulator, which counts sizes by the same formula; the npm one refuses none of
-//! them. What that emulator takes is not refused here, even where the documentation speaks against it: arrays
-//! within the elements of `array_union`, transforms of paths above 1,500 bytes, paths of more than 100 names.
+//! Each was held against Google's emulator, which counts sizes by the same formula; the npm one refuses only what it
+//! cannot read. What that emulator takes is not refused here, even if the documentation speaks against it: arrays
+//! within the elements of `array_union`, transforms of paths above 1,500 bytes, paths of more than 100 names, a mask
+//! that names a field twice or together with one within it, a transform of a field that the write also sets. Three
+//! things are stricter here: the name `__name__` in a path, a backslash before other characters than a backslash or
+//! a backquote, and what a vector among the elements of `array_union` holds.
 //! Limits on index entries depend on the database's indexes, which are not known here.
 
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    Value, Write, document_transform::field_transform::TransformType, value::ValueType,
+    MapValue, Value, Write,
+    document_transform::field_transform::{ServerValue, TransformType},
+    value::ValueType,
     write::Operation,
 };
 
@@ -40,6 +49,14 @@ const VALUE_MAX: usize = (1 << 20) - 89;
 pub(crate) const DOCUMENT_MAX: usize = 1 << 20;
 /// The first second of the year 1, and of the year 10000.
 const YEARS: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
+/// What a time has beside its seconds.
+const NANOS: std::ops::Range<i32> = 0..1_000_000_000;
+/// The name that makes a map a vector.
+const TYPE: &str = "__type__";
+/// The most doubles of a vector.
+const DIMENSIONS_MAX: usize = 2_048;
+/// The most names in a document's path.
+const SEGMENTS_MAX: usize = 200;
 
 /// Checks a write.
 ///
@@ -55,7 +72,7 @@ pub(crate) fn check(write: &Write) -> Result<(), String> {
         return Err(wrong("a delete has neither a mask nor transforms".to_owned()));
     }
     if let Some(Operation::Update(document)) = &write.operation {
-        check_fields(&document.fields, "", Place::Document, DEPTH_MAX).map_err(wrong)?;
+        check_fields(&document.fields, "", DEPTH_MAX).map_err(wrong)?;
         let size = match &write.update_mask {
             None => fields_size(&document.fields),
             Some(mask) => {
@@ -69,7 +86,7 @@ pub(crate) fn check(write: &Write) -> Result<(), String> {
         check_document_size(name, size)?;
     }
     for field in write.update_mask.iter().flat_map(|mask| &mask.field_paths) {
-        let parts = path::fields(field).map_err(wrong)?;
+        let parts = path::exact_fields(field).map_err(wrong)?;
         check_path(field, &parts).map_err(wrong)?;
         let bytes = path_len(&parts);
         if bytes > NAME_MAX {
@@ -94,16 +111,9 @@ fn check_transforms(write: &Write) -> Result<(), String> {
     let mut paths = Vec::with_capacity(write.update_transforms.len());
     for transform in &write.update_transforms {
         let field = &transform.field_path;
-        let parts = path::fields(field)?;
+        let parts = path::exact_fields(field)?;
         check_path(field, &parts)?;
-        if let Some(
-            TransformType::AppendMissingElements(items) | TransformType::RemoveAllFromArray(items),
-        ) = &transform.transform_type
-        {
-            for item in &items.values {
-                check_value(item, field, Place::Element, DEPTH_MAX)?;
-            }
-        }
+        check_transform(transform.transform_type.as_ref(), field)?;
         paths.push(parts);
     }
     // Sorted, one that lies within another comes right after it or after others within it.
@@ -118,23 +128,49 @@ fn check_transforms(write: &Write) -> Result<(), String> {
     Ok(())
 }
 
+fn check_transform(transform: Option<&TransformType>, field: &str) -> Result<(), String> {
+    let number = |name: &str, by: &Value| {
+        if let Some(ValueType::IntegerValue(_) | ValueType::DoubleValue(_)) = &by.value_type {
+            return Ok(());
+        }
+        let got = short(&value::to_json(by).to_string());
+        Err(format!("{}: {name} must be a number, got {got}", short(field)))
+    };
+    match transform {
+        Some(TransformType::Increment(by)) => number("increment", by),
+        Some(TransformType::Maximum(with)) => number("maximum", with),
+        Some(TransformType::Minimum(with)) => number("minimum", with),
+        Some(
+            TransformType::AppendMissingElements(items) | TransformType::RemoveAllFromArray(items),
+        ) => {
+            items.values.iter().try_for_each(|it| check_value(it, field, Place::Element, DEPTH_MAX))
+        }
+        Some(TransformType::SetToServerValue(of)) if *of == ServerValue::RequestTime as i32 => {
+            Ok(())
+        }
+        Some(TransformType::SetToServerValue(of)) => {
+            Err(format!("{}: the server's value must be the time, 1, got {of}", short(field)))
+        }
+        None => Err(format!("{}: a transform does nothing that is known", short(field))),
+    }
+}
+
 /// Where a value stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
-    Document,
     Map,
     Array,
     /// Among the elements of a transform, where the emulator takes arrays within arrays.
     Element,
 }
 
-fn check_fields(fields: &Fields, above: &str, place: Place, depth: usize) -> Result<(), String> {
+fn check_fields(fields: &Fields, above: &str, depth: usize) -> Result<(), String> {
     for (name, value) in fields {
         let own = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
         if name.is_empty() {
             return Err(format!("a field's name must not be empty, got one in {:?}", short(above)));
         }
-        if is_reserved(name) && !(place != Place::Document && name == "__type__") {
+        if is_reserved(name) {
             return Err(format!(
                 "names such as {name} are reserved, got the field {}",
                 short(&own)
@@ -167,10 +203,16 @@ fn check_value(value: &Value, field: &str, place: Place, depth: usize) -> Result
                 (deeper()?, if place == Place::Element { place } else { Place::Array });
             array.values.iter().try_for_each(|item| check_value(item, field, within, depth))
         }
+        Some(ValueType::MapValue(map)) if map.fields.contains_key(TYPE) => {
+            if place == Place::Array {
+                return wrong("an array cannot hold a vector".to_owned());
+            }
+            check_vector(map).or_else(wrong)
+        }
         Some(ValueType::MapValue(map)) => {
             // The path begins anew within an array.
             let above = if place == Place::Map { field } else { "" };
-            check_fields(&map.fields, above, Place::Map, deeper()?)
+            check_fields(&map.fields, above, deeper()?)
         }
         Some(ValueType::GeoPointValue(point)) => {
             let (latitude, longitude) = (point.latitude, point.longitude);
@@ -185,6 +227,9 @@ fn check_value(value: &Value, field: &str, place: Place, depth: usize) -> Result
         Some(ValueType::TimestampValue(time)) if !YEARS.contains(&time.seconds) => {
             wrong(format!("a time must lie in the years 1 to 9999, got {time}"))
         }
+        Some(ValueType::TimestampValue(time)) if !NANOS.contains(&time.nanos) => {
+            wrong(format!("a time takes 0 to 999999999 ns, got {}", time.nanos))
+        }
         Some(ValueType::ReferenceValue(name)) => match check_reference(name) {
             Ok(()) => Ok(()),
             Err(why) => wrong(why),
@@ -195,7 +240,47 @@ fn check_value(value: &Value, field: &str, place: Place, depth: usize) -> Result
         Some(ValueType::BytesValue(bytes)) if bytes.len() > VALUE_MAX => {
             wrong(format!("bytes take {VALUE_MAX} bytes, got {}", bytes.len()))
         }
-        _ => Ok(()),
+        Some(
+            ValueType::FieldReferenceValue(_)
+            | ValueType::VariableReferenceValue(_)
+            | ValueType::FunctionValue(_)
+            | ValueType::PipelineValue(_),
+        ) => wrong("what only pipelines know is no value of a field".to_owned()),
+        None => wrong("a value must have a type".to_owned()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Checks a map whose `__type__` says that it is more than a map.
+fn check_vector(map: &MapValue) -> Result<(), String> {
+    let wrong = || {
+        let got = map.fields.iter().map(|(name, value)| {
+            let shown = value::to_json(value).to_string();
+            format!("{}: {}", short(name), short(&shown))
+        });
+        let got = short(&got.collect::<Vec<_>>().join(", "));
+        format!(
+            "a map with {TYPE} must be a vector: __vector__, and as value 1 to {DIMENSIONS_MAX} doubles that are \
+             numbers; got {got}"
+        )
+    };
+    let is_number = |value: &Value| match value.value_type {
+        Some(ValueType::DoubleValue(double)) => !double.is_nan(),
+        _ => false,
+    };
+    let kind = map.fields.get(TYPE).and_then(|kind| kind.value_type.as_ref());
+    let is_kind = matches!(kind, Some(ValueType::StringValue(kind)) if kind == "__vector__");
+    let given = map.fields.get("value").and_then(|value| value.value_type.as_ref());
+    match given {
+        Some(ValueType::ArrayValue(given))
+            if is_kind
+                && map.fields.len() == 2
+                && (1..=DIMENSIONS_MAX).contains(&given.values.len())
+                && given.values.iter().all(is_number) =>
+        {
+            Ok(())
+        }
+        _ => Err(wrong()),
     }
 }
 
@@ -205,7 +290,13 @@ fn check_reference(name: &str) -> Result<(), String> {
         Some(rest) => {
             let mut parts = rest.splitn(5, '/');
             match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
-                (Some(_), Some("databases"), Some(_), Some("documents"), Some(path)) => path,
+                (
+                    Some(project),
+                    Some("databases"),
+                    Some(database),
+                    Some("documents"),
+                    Some(path),
+                ) if !project.is_empty() && !database.is_empty() => path,
                 _ => return Err(format!("{name:?} is the full name of no document")),
             }
         }
@@ -217,15 +308,22 @@ fn check_reference(name: &str) -> Result<(), String> {
 /// Checks the ids of a document's path; their form was checked before.
 fn check_ids(path: &str) -> Result<(), String> {
     for (at, id) in path.split('/').enumerate() {
-        let numbered = id
-            .strip_prefix("__id")
-            .and_then(|id| id.strip_suffix("__"))
-            .is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
-        if is_reserved(id) && !(at % 2 == 1 && numbered) {
+        if at == SEGMENTS_MAX {
+            let most = SEGMENTS_MAX / 2;
+            return Err(format!("documents lie at most {most} deep, got {}", short(path)));
+        }
+        if is_reserved(id) && !(at % 2 == 1 && is_numbered(id)) {
             return Err(format!("ids such as {id} are reserved, got {}", short(path)));
         }
     }
     Ok(())
+}
+
+/// Whether a document's id is a number, as Datastore gives them: `__id7__`.
+fn is_numbered(id: &str) -> bool {
+    let digits = id.strip_prefix("__id").and_then(|id| id.strip_suffix("__"));
+    let number = digits.and_then(|digits| digits.parse::<i64>().ok());
+    number.is_some_and(|number| number != 0 && digits == Some(number.to_string().as_str()))
 }
 
 fn check_path(field: &str, parts: &[String]) -> Result<(), String> {

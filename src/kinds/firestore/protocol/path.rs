@@ -48,11 +48,24 @@ pub(crate) fn parent(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// The parts of a field's path.
+/// The parts of a field's path, as a caller may write it: what is no simple word needs no backquotes if it has no dot.
 ///
 /// # Errors
 /// It is none.
 pub(crate) fn fields(path: &str) -> Result<Vec<String>, String> {
+    parts(path, |_| true)
+}
+
+/// The parts of a field's path, as Firestore itself takes it.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn exact_fields(path: &str) -> Result<Vec<String>, String> {
+    parts(path, is_simple)
+}
+
+/// The parts of a field's path. `is_plain` is whether a name may stand without backquotes.
+fn parts(path: &str, is_plain: fn(&str) -> bool) -> Result<Vec<String>, String> {
     let wrong = || {
         format!(
             "a field's path must be such as a.b, with backquotes around other names, got {path:?}"
@@ -66,6 +79,9 @@ pub(crate) fn fields(path: &str) -> Result<Vec<String>, String> {
         } else {
             let end = rest.find('.').unwrap_or(rest.len());
             let (part, after) = rest.split_at_checked(end).ok_or_else(wrong)?;
+            if !is_plain(part) {
+                return Err(wrong());
+            }
             (part.to_owned(), after)
         };
         if part.is_empty() {
@@ -79,14 +95,15 @@ pub(crate) fn fields(path: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// What stands before the closing backquote, and what follows it.
+/// What stands before the closing backquote, and what follows it. A backslash stands before a backquote or another
+/// backslash; what else Firestore makes of one is not known here.
 fn unquote(quoted: &str) -> Option<(String, &str)> {
     let mut part = String::new();
     let mut chars = quoted.char_indices();
     while let Some((index, c)) = chars.next() {
         match c {
             '`' => return Some((part, quoted.get(index + 1..)?)),
-            '\\' => part.push(chars.next()?.1),
+            '\\' => part.push(chars.next().map(|(_, c)| c).filter(|c| matches!(c, '`' | '\\'))?),
             c => part.push(c),
         }
     }
@@ -99,10 +116,14 @@ pub(crate) fn field_path<'a>(parts: impl IntoIterator<Item = &'a str>) -> String
     quoted.join(".")
 }
 
+/// Whether a name stands without backquotes.
+fn is_simple(part: &str) -> bool {
+    part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 fn quote(part: &str) -> Cow<'_, str> {
-    let simple = part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if simple {
+    if is_simple(part) {
         return Cow::Borrowed(part);
     }
     Cow::Owned(format!("`{}`", part.replace('\\', "\\\\").replace('`', "\\`")))
@@ -137,11 +158,13 @@ mod tests {
             ("`1`", vec!["1"]),
         ] {
             assert_eq!(fields(path).unwrap(), parts);
+            assert_eq!(exact_fields(path).unwrap(), parts);
             assert_eq!(field_path(parts), path);
         }
-        for path in ["", ".", "a.", ".a", "`a", "`a`b", "a..b"] {
-            assert!(fields(path).is_err(), "{path}");
+        for path in ["", ".", "a.", ".a", "`a", "`a`b", "a..b", r"`a\x`", r"`a\`"] {
+            assert!(fields(path).is_err() && exact_fields(path).is_err(), "{path}");
         }
         assert_eq!(fields("1.é").unwrap(), ["1", "é"], "on input other names need no backquotes");
+        assert!(exact_fields("1.é").is_err());
     }
 }

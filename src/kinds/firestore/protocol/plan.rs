@@ -132,7 +132,8 @@ fn is_whole(write: &Change) -> bool {
     }
 }
 
-fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
+/// What an outage lets one say of writes together. `live` is why they are never queued, if not for their own sake.
+pub(super) fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
     let has = |wanted: fn(&ConditionType) -> bool| {
         writes.iter().any(|write| {
             write

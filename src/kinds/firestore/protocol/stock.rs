@@ -2,10 +2,13 @@
 //!
 //! | request | call | not understood, so carried live or not at all |
 //! | --- | --- | --- |
-//! | `BatchGetDocuments` | a get of its documents; a mask is laid over the reply | in a transaction, or of a moment (`read_time`) |
+//! | `BatchGetDocuments`, `GetDocument` | a get of its documents; a mask is laid over the reply | in a transaction, or of a moment (`read_time`) |
 //! | `RunQuery`, `RunAggregationQuery` | asks with its own bytes | the same, and what is to be explained |
 //! | `Commit` | a commit of its writes | in a transaction |
 //! | `BatchWrite` | a commit for each of its writes | |
+//! | `DeleteDocument` | a commit of one write | |
+//!
+//! `UpdateDocument` and `CreateDocument` answer with the document as it is then, which nobody else can know.
 //!
 //! Nor is understood what is about another database than the backend's, and what this version of Firestore's
 //! definitions cannot read whole: a message is understood if it is as long when it is written again. So nothing of a
@@ -18,8 +21,9 @@ use bytes::Bytes;
 use googleapis_tonic_google_firestore_v1::google::{
     firestore::v1::{
         BatchGetDocumentsRequest, BatchGetDocumentsResponse, BatchWriteRequest, BatchWriteResponse,
-        CommitRequest, CommitResponse, Document, DocumentMask, RunAggregationQueryRequest,
-        RunQueryRequest, Value, Write, WriteResult, batch_get_documents_response::Result as Got,
+        CommitRequest, CommitResponse, DeleteDocumentRequest, Document, DocumentMask,
+        GetDocumentRequest, RunAggregationQueryRequest, RunQueryRequest, Value, Write, WriteResult,
+        batch_get_documents_response::Result as Got,
         document_transform::field_transform::TransformType, value::ValueType, write::Operation,
     },
     rpc::Status,
@@ -50,11 +54,15 @@ pub(crate) enum Form {
         paths: Vec<String>,
         /// The fields that are wanted, if not all.
         mask: Option<DocumentMask>,
+        /// It is one document, which is the answer itself. That there is none is a status.
+        alone: bool,
     },
     /// What a query finds.
     Query,
     /// One result for each write.
     Commit(Vec<Made>),
+    /// Nothing but that it is done.
+    Delete([Made; 1]),
     /// A result and a status for each write, which is a commit of its own.
     Batch(Vec<Part>),
 }
@@ -101,7 +109,29 @@ pub(crate) fn get(message: &Bytes, root: &Root, token: &str) -> Option<Understoo
         return None;
     }
     let body = call(Op::Get(Get { paths: paths.clone(), many: true }), token);
-    Some(Understood { body, form: Form::Get { paths, mask: asked.mask } })
+    Some(Understood { body, form: Form::Get { paths, mask: asked.mask, alone: false } })
+}
+
+/// What a `GetDocument` is.
+pub(crate) fn get_one(message: &Bytes, root: &Root, token: &str) -> Option<Understood> {
+    let asked: GetDocumentRequest = whole(message)?;
+    if asked.consistency_selector.is_some() {
+        return None;
+    }
+    let paths = vec![path_in(root, &asked.name)?];
+    let body = call(Op::Get(Get { paths: paths.clone(), many: true }), token);
+    Some(Understood { body, form: Form::Get { paths, mask: asked.mask, alone: true } })
+}
+
+/// What a `DeleteDocument` is.
+pub(crate) fn delete(message: &Bytes, root: &Root, token: &str) -> Option<Understood> {
+    let asked: DeleteDocumentRequest = whole(message)?;
+    let (operation, current_document) =
+        (Some(Operation::Delete(asked.name)), asked.current_document);
+    let mut write = Write { operation, current_document, ..Write::default() };
+    let made = below(root, &mut write)?;
+    let body = call(Op::Commit(Commit { writes: vec![write], many: true }), token);
+    Some(Understood { body, form: Form::Delete([made]) })
 }
 
 /// What a `RunQuery` or a `RunAggregationQuery` is.
@@ -216,7 +246,12 @@ impl Form {
     /// The reply that the server's messages are, to be cached. `None` if they are not the whole of it.
     pub(crate) fn reply(&self, messages: Vec<Bytes>, root: &Root) -> Option<Bytes> {
         match self {
-            Self::Get { paths, mask: None } => {
+            Self::Get { mask: None, alone: true, .. } => {
+                let document: Document = whole(messages.first()?)?;
+                let found = vec![root.found(document)];
+                Some(Reply::encoded(Answer::Many(FoundList { found })))
+            }
+            Self::Get { paths, mask: None, alone: false } => {
                 let mut all = Vec::with_capacity(messages.len());
                 for message in &messages {
                     all.push(whole::<BatchGetDocumentsResponse>(message)?.result?);
@@ -237,7 +272,10 @@ impl Form {
                 Some(Reply::encoded(Answer::Many(FoundList { found })))
             }
             Self::Query => Some(Reply::encoded(Answer::Messages(Messages { messages }))),
-            Self::Get { mask: Some(_), .. } | Self::Commit(_) | Self::Batch(_) => None,
+            Self::Get { mask: Some(_), .. }
+            | Self::Commit(_)
+            | Self::Delete(_)
+            | Self::Batch(_) => None,
         }
     }
 }
@@ -255,7 +293,7 @@ pub(crate) trait Times {
     fn tell(&mut self, path: &str, at: Timestamp);
 }
 
-/// The messages that a reply to a read becomes. `None` if it is none.
+/// The messages that a reply to a read becomes: none for the one document that there is not. `None` if it is no reply.
 pub(crate) fn read(
     form: &Form,
     reply: &Bytes,
@@ -268,7 +306,7 @@ pub(crate) fn read(
         Answer::Many(list) => list,
         _ => return None,
     };
-    let Form::Get { mask, .. } = form else { return None };
+    let Form::Get { mask, alone, .. } = form else { return None };
     let documents: Vec<(String, Option<Document>)> = list
         .found
         .into_iter()
@@ -289,6 +327,10 @@ pub(crate) fn read(
             (path, document)
         })
         .collect();
+    if *alone {
+        let found = documents.into_iter().filter_map(|(_, document)| document);
+        return Some(found.map(|document| document.encode_to_vec().into()).collect());
+    }
     let written = documents.iter().filter_map(|(_, it)| it.as_ref()?.update_time);
     let read_time = written.fold(read_at, later);
     let messages = documents.into_iter().map(|(path, document)| {
@@ -367,12 +409,18 @@ pub(crate) fn committed(
     Some(Committed { message: message.encode_to_vec().into(), estimated })
 }
 
-/// The latest time in the server's answer to a commit, or to a get.
-pub(crate) fn latest(form: &Form, message: &Bytes) -> Option<Timestamp> {
+/// The time of a commit that the server has answered so.
+pub(crate) fn committed_at(message: &Bytes) -> Option<Timestamp> {
+    CommitResponse::decode(message.clone()).ok()?.commit_time
+}
+
+/// The time of a get, in the last message of the server's answer.
+pub(crate) fn read_at(form: &Form, message: &Bytes) -> Option<Timestamp> {
     match form {
-        Form::Commit(_) => CommitResponse::decode(message.clone()).ok()?.commit_time,
-        Form::Get { .. } => BatchGetDocumentsResponse::decode(message.clone()).ok()?.read_time,
-        Form::Query | Form::Batch(_) => None,
+        Form::Get { alone: false, .. } => {
+            BatchGetDocumentsResponse::decode(message.clone()).ok()?.read_time
+        }
+        Form::Get { .. } | Form::Query | Form::Commit(_) | Form::Delete(_) | Form::Batch(_) => None,
     }
 }
 

@@ -42,10 +42,13 @@ use crate::{
 
 mod batches;
 mod clients;
+mod credentials;
 mod floods;
 mod losses;
 mod outage;
 mod passing;
+mod patience;
+mod unary;
 mod understood;
 mod unknown;
 

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    BatchWriteRequest, BatchWriteResponse, Write,
+    BatchWriteRequest, BatchWriteResponse, DocumentMask, Write,
+    document_transform::field_transform::TransformType,
 };
 use tonic::{Code, Response, Status};
 
 use super::{
     clients::{DATABASE, set, stub},
-    understood::{Stub, delete, existing, got, increment, said, transformed, world},
+    understood::{Stub, committed, delete, existing, got, increment, said, transformed, world},
 };
-use crate::kinds::firestore::testing::Emulator;
+use crate::kinds::firestore::testing::{Emulator, Engine};
 
 async fn written(
     stub: &mut Stub,
@@ -55,4 +56,32 @@ async fn a_batch_in_an_outage_is_kept_write_by_write() {
     assert_eq!(seen.source(), "");
     assert_eq!(seen.texts(), [Some("new".into()), None, None, Some("n".into())]);
     assert_eq!(world.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn what_no_server_takes_is_not_acknowledged_in_an_outage_and_told_why() {
+    let mut emulator = Emulator::start(Engine::Npm).await;
+    let world = world(&emulator, None).await;
+    let mut stub = stub(&world).await;
+    got(&mut stub, &["u/a"]).await.unwrap();
+    emulator.kill();
+    world.opens(&mut stub).await;
+    let mut odd = set("u/a", "one".into());
+    odd.update_mask = Some(DocumentMask { field_paths: vec!["a b".into()] });
+    let nothing = TransformType::SetToServerValue(0);
+    for (write, why) in [
+        (odd, "a field's path must be such as a.b"),
+        (transformed(set("u/a", "one".into()), vec![("n", nothing)]), "the server's value"),
+        (set("u/__x__", "one".into()), "ids such as __x__ are reserved"),
+    ] {
+        for told in [
+            committed(&mut stub, vec![write.clone()]).await.unwrap_err(),
+            written(&mut stub, vec![write, set("u/b", "two".into())]).await.unwrap_err(),
+        ] {
+            assert_eq!(told.code(), Code::InvalidArgument, "{told}");
+            assert!(told.message().contains(why), "{told}");
+        }
+    }
+    let waiting = world.fusebox.backend("firestore").unwrap().view().queue.calls;
+    assert_eq!(waiting, 0);
 }

@@ -56,6 +56,22 @@ async fn closes(port: u16, first: &[u8], mut piece: impl FnMut(u32) -> Vec<u8>) 
     false
 }
 
+/// What a flood may leave behind in memory, in bytes.
+const SOME: usize = 16 << 20;
+
+/// What this process takes of memory, in bytes.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
+}
+
+/// The door serves others once room is free again.
+async fn eventually_serves(world: &World) {
+    let client = world.connect().await;
+    let served = async { while client.call(GET, &[], b"").await.status() != "0" {} };
+    timeout(PATIENCE, served).await.expect("it serves");
+}
+
 /// The door still serves others.
 async fn serves(world: &World) {
     let got = world.connect().await.call(GET, &[], b"").await;
@@ -89,23 +105,162 @@ async fn headers_without_an_end_are_cut_off() {
 }
 
 #[tokio::test]
-async fn pings_without_end_are_answered_or_cut_off_and_others_are_served() {
+async fn what_wants_an_answer_without_end_is_not_read_faster_than_its_answers_are() {
+    for (what, one) in [("pings", frame(6, 0, 0, b"12345678")), ("settings", frame(4, 0, 0, b""))] {
+        let world = answering().await;
+        serves(&world).await;
+        let before = resident();
+        let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        // Nothing is read of the answers, so that they would pile up.
+        let flood = one.repeat(10_000);
+        let flooding = async {
+            for _ in 0..1_000 {
+                if stream.write_all(&flood).await.is_err() {
+                    return;
+                }
+            }
+            panic!("{what}: all of it was read");
+        };
+        // Cut off, or not read any more.
+        let _either = timeout(Duration::from_secs(2), flooding).await;
+        assert!(resident() < before + SOME, "{what}: {} bytes more", resident() - before);
+        serves(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn a_little_that_stands_for_much_metadata_is_refused() {
     let world = answering().await;
+    serves(&world).await;
+    let before = resident();
+    // A header of 4,000 bytes that is put into the table, and twelve thousand bytes each of which stands for it.
+    let large = [&b"\x40\x01a\x7f\xa1\x1e"[..], &[b'x'; 4_000], &[0xbe; 12_000]].concat();
+    let bomb = frame(1, 5, 1, &[headers(), large].concat());
+    let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    stream.write_all(&[PREFACE, &bomb].concat()).await.unwrap();
+    let again = frame(1, 5, 3, &headers());
+    stream.write_all(&again).await.unwrap();
+    let mut bytes = vec![0; 64 << 10];
+    while timeout(Duration::from_millis(300), stream.read(&mut bytes))
+        .await
+        .is_ok_and(|read| read.is_ok_and(|count| count > 0))
+    {}
+    assert!(resident() < before + SOME, "{} bytes more", resident() - before);
+    assert!(world.counted("read", "live") <= 2, "it was not passed on");
+    serves(&world).await;
+}
+
+#[tokio::test]
+async fn whole_requests_that_are_reset_take_no_more_than_the_places_that_there_are() {
+    let (server, port) = Played::start().await;
+    let (release, released) = tokio::sync::watch::channel(false);
+    server.answer_all(move |_, respond| {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|it| *it).await.unwrap();
+            answer(respond, b"a");
+        }
+    });
+    let world = World::with(settings(port), Wanted { in_flight_max: 8, ..Wanted::default() }).await;
     let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
     stream.write_all(PREFACE).await.unwrap();
-    // Nothing is read of the answers, so that they would pile up.
-    let flood = frame(6, 0, 0, b"12345678").repeat(1_000);
-    let flooding = async {
-        for _ in 0..2_000 {
-            if stream.write_all(&flood).await.is_err() {
-                return;
-            }
+    let (mut read, mut write) = stream.into_split();
+    let reading = tokio::spawn(async move {
+        let mut bytes = vec![0; 64 << 10];
+        while read.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+    });
+    let block = headers();
+    for at in 0..2_000 {
+        let stream = 2 * at + 1;
+        let call = [frame(1, 4, stream, &block), frame(0, 1, stream, &framed(b""))].concat();
+        if write.write_all(&call).await.is_err() {
+            break;
         }
-    };
-    // The door stops reading what it cannot answer.
-    let ended = timeout(Duration::from_secs(2), flooding).await;
-    assert!(ended.is_err() || ended.is_ok(), "either way");
+        // It has been read whole by now, or will be.
+        tokio::task::yield_now().await;
+        if write.write_all(&frame(3, 0, stream, &8_u32.to_be_bytes())).await.is_err() {
+            break;
+        }
+        assert!(world.in_flight() <= 8);
+    }
+    release.send_replace(true);
+    until("all places are free again", || world.in_flight() == 0).await;
     serves(&world).await;
+    drop(write);
+    timeout(PATIENCE, reading).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_compressed_passes_as_it_is_and_is_not_kept() {
+    let (server, port) = Played::start().await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    server.answer_all(move |request, respond| {
+        let tell = tell.clone();
+        async move {
+            let body = drained(&mut request.into_body()).await.unwrap();
+            tell.send(body).unwrap();
+            answer(respond, b"a");
+        }
+    });
+    let world = World::before(port).await;
+    let client = world.connect().await;
+    let compressed = Bytes::from_static(b"\x01\0\0\0\x04bomb");
+    let call = async || {
+        let (response, mut stream) = client.begin(COMMIT, &[("grpc-encoding", "gzip")]).await;
+        stream.send_data(compressed.clone(), true).unwrap();
+        whole(response).await
+    };
+    assert_eq!(call().await.status(), "0");
+    assert_eq!(told.recv().await.unwrap(), compressed, "byte for byte");
+    world.fusebox.backend("firestore").unwrap().set_offline(true).await.unwrap();
+    let got = call().await;
+    assert_eq!(got.status(), "2", "{got:?}");
+    assert!(got.message().contains("not executed"), "{got:?}");
+}
+
+#[tokio::test]
+async fn windows_that_never_open_hold_what_their_calls_may_and_no_more() {
+    const CALLS: u64 = 40;
+    let (server, port) = Played::start().await;
+    server.answer_all(move |request, mut respond| async move {
+        if request.uri().path() != QUERY {
+            return answer(respond, b"a");
+        }
+        let mut body = respond.send_response(head(), false).unwrap();
+        loop {
+            body.reserve_capacity(64 << 10);
+            let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await else {
+                return;
+            };
+            body.send_data(vec![0; room].into(), false).unwrap();
+        }
+    });
+    let door = Settings { out_bytes: 8 << 20, ..usual() };
+    let world = World::with(settings(port), Wanted { door, ..Wanted::default() }).await;
+    serves(&world).await;
+    let before = resident();
+    let stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let (sender, connection) = builder.handshake(stream).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    let closed = Raw { sender };
+    let mut begun = Vec::new();
+    for _ in 0..CALLS {
+        let (response, mut stream) = closed.begin(QUERY, &[]).await;
+        stream.send_data(framed(b""), true).unwrap();
+        begun.push(response);
+    }
+    until("what finds no room is told so", || {
+        world.door.view().refused_commands["no_room"] == CALLS - 8
+    })
+    .await;
+    let more = resident().saturating_sub(before);
+    assert!(more < (8 << 20) * 3 + SOME, "{more} bytes more");
+    drop(begun);
+    until("its calls are over", || world.in_flight() == 0).await;
+    eventually_serves(&world).await;
 }
 
 #[tokio::test]

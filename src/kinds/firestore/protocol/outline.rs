@@ -1,0 +1,128 @@
+//! What of a commit decides how it is sent, read without the rest of it.
+//!
+//! While the server answers, a commit passes as it is, and what it writes is nobody's business here. Only if something
+//! else is to answer it, it is read whole; see [`stock`](super::stock). What is read of it before that is what each of
+//! its writes asks and whether it has transforms: documents are skipped where they lie.
+
+use bytes::Bytes;
+use fusebox_actors::connector::Outage;
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    Document, Precondition, Write, document_transform::FieldTransform, write::Operation,
+};
+use prost::Message;
+
+use super::plan;
+
+/// See the [module](self).
+pub(crate) struct Outline {
+    /// It leaves the same state however often it is applied.
+    pub(crate) absolute: bool,
+    pub(crate) outage: Outage,
+}
+
+/// A `CommitRequest`, or a `BatchWriteRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(message, repeated, tag = "2")]
+    writes: Vec<Part>,
+}
+
+/// A `Write`.
+#[derive(Clone, PartialEq, Message)]
+struct Part {
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    delete: Option<Bytes>,
+    #[prost(message, optional, tag = "4")]
+    current_document: Option<Precondition>,
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    update_transforms: Vec<Bytes>,
+}
+
+impl Part {
+    /// A write for which the same holds. `None` if nothing of it decides anything.
+    fn like(self) -> Option<Write> {
+        if self.current_document.is_none() && self.update_transforms.is_empty() {
+            return None;
+        }
+        let operation = match self.delete {
+            Some(_) => Operation::Delete(String::new()),
+            None => Operation::Update(Document::default()),
+        };
+        let transforms = self.update_transforms.first().map(|_| FieldTransform::default());
+        Some(Write {
+            operation: Some(operation),
+            current_document: self.current_document,
+            update_transforms: transforms.into_iter().collect(),
+            ..Write::default()
+        })
+    }
+}
+
+/// What is to be known of the `CommitRequest` or `BatchWriteRequest` that `message` is. `None` if it is none, or writes
+/// nothing.
+pub(crate) fn outline(message: &Bytes) -> Option<Outline> {
+    let Request { writes } = Request::decode(message.clone()).ok()?;
+    if writes.is_empty() {
+        return None;
+    }
+    let decisive: Vec<Write> = writes.into_iter().filter_map(Part::like).collect();
+    let effect = plan::effect(&decisive, None);
+    Some(Outline { absolute: effect.absolute, outage: effect.outage })
+}
+
+#[cfg(test)]
+mod tests {
+    use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+        BatchWriteRequest, CommitRequest, precondition::ConditionType,
+    };
+    use prost_types::Timestamp;
+
+    use super::*;
+
+    fn bytes(message: &impl Message) -> Bytes {
+        message.encode_to_vec().into()
+    }
+
+    #[test]
+    fn an_outline_says_of_writes_what_their_plan_says() {
+        let name = || "projects/p/databases/d/documents/u/a".to_owned();
+        let document = || Document { name: name(), ..Document::default() };
+        let conditions = [
+            None,
+            Some(ConditionType::Exists(true)),
+            Some(ConditionType::Exists(false)),
+            Some(ConditionType::UpdateTime(Timestamp::default())),
+        ];
+        let mut all = Vec::new();
+        for operation in [Operation::Update(document()), Operation::Delete(name())] {
+            for condition_type in conditions {
+                for transforms in 0..3 {
+                    all.push(Write {
+                        operation: Some(operation.clone()),
+                        current_document: condition_type
+                            .map(|it| Precondition { condition_type: Some(it) }),
+                        update_transforms: vec![FieldTransform::default(); transforms],
+                        ..Write::default()
+                    });
+                }
+            }
+        }
+        let two =
+            all.iter().flat_map(|one| all.iter().map(|other| vec![one.clone(), other.clone()]));
+        for writes in all.iter().map(|write| vec![write.clone()]).chain(two) {
+            let planned = plan::effect(&writes, None);
+            let commit = CommitRequest { writes: writes.clone(), ..CommitRequest::default() };
+            let batch = BatchWriteRequest { writes, ..BatchWriteRequest::default() };
+            for message in [bytes(&commit), bytes(&batch)] {
+                let Outline { absolute, outage } = outline(&message).unwrap();
+                assert_eq!(
+                    (absolute, outage),
+                    (planned.absolute, planned.outage.clone()),
+                    "{commit:?}"
+                );
+            }
+        }
+        assert!(outline(&bytes(&CommitRequest::default())).is_none());
+        assert!(outline(&Bytes::from_static(b"\xff")).is_none());
+    }
+}
