@@ -62,6 +62,7 @@ mod exchange;
 mod following;
 pub(super) mod framing;
 mod lanes;
+mod listening;
 mod metadata;
 mod outcome;
 mod pool;

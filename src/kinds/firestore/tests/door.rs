@@ -40,6 +40,7 @@ use crate::{
 mod batches;
 mod clients;
 mod floods;
+mod listening;
 mod losses;
 mod outage;
 mod passing;
