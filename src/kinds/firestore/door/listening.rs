@@ -104,7 +104,8 @@ pub(super) struct Listening {
 /// What happens to a Listen.
 enum Event {
     Frame(Option<Result<Frame<Bytes>, tonic::Status>>),
-    Sent(bool),
+    /// What the client asked is sent, or the answer says why not.
+    Sent,
     Asked(Option<Result<Asked, Told>>),
     Again,
     End(Told),
@@ -187,7 +188,7 @@ impl Listening {
                     continue;
                 }
                 Event::Asked(Some(Err(told))) | Event::End(told) => return Err(told),
-                Event::Asked(None) | Event::Frame(_) | Event::Sent(_) => continue,
+                Event::Asked(None) | Event::Frame(_) | Event::Sent => continue,
             };
             match shut {
                 Shut::Again => self.waits(),
@@ -238,8 +239,7 @@ impl Listening {
             }
             match self.happens().await {
                 Event::Frame(frame) => self.hears(frame).await,
-                Event::Sent(true) => {}
-                Event::Sent(false) => self.breaks(),
+                Event::Sent => {}
                 Event::Asked(Some(Ok((framed, message)))) => {
                     if let Err(told) = self.asks(framed, message).await {
                         self.ends(&told);

@@ -51,26 +51,22 @@ impl Open {
         let has_more = !outbox.is_empty();
         tokio::select! {
             biased;
-            sent = sent(onward, outbox), if has_more => Event::Sent(sent),
+            () = sent(onward, outbox), if has_more => Event::Sent,
             frame = coming.answer.frame() => Event::Frame(frame),
         }
     }
 }
 
-/// Whether the server has taken all of it.
-async fn sent(onward: &mut SendStream<Bytes>, outbox: &mut Bytes) -> bool {
+/// Resolves once the server has taken all of it, or takes nothing any more: why, the answer says.
+async fn sent(onward: &mut SendStream<Bytes>, outbox: &mut Bytes) {
     while !outbox.is_empty() {
         onward.reserve_capacity(outbox.len());
         let Some(Ok(room)) = std::future::poll_fn(|cx| onward.poll_capacity(cx)).await else {
-            // Why, the answer says.
-            outbox.clear();
-            return false;
+            return outbox.clear();
         };
         let now = outbox.split_to(room.min(outbox.len()));
         if onward.send_data(now, false).is_err() {
-            outbox.clear();
-            return false;
+            return outbox.clear();
         }
     }
-    true
 }

@@ -43,6 +43,15 @@ pub(super) fn is_transient(code: Code, has_headers: bool) -> bool {
 impl Listening {
     /// Opens a stream to the server; the headers of its answer.
     pub(super) async fn opens(&mut self) -> Result<HeaderMap, Shut> {
+        let core = Arc::clone(&self.core);
+        tokio::select! {
+            biased;
+            opened = self.opened() => opened,
+            () = core.stop.cancelled() => Err(Shut::Told(Told::stopping())),
+        }
+    }
+
+    async fn opened(&mut self) -> Result<HeaderMap, Shut> {
         if self.core.is_barred() {
             return Err(Shut::Again);
         }
