@@ -117,7 +117,7 @@ impl Core {
 
     /// How many bytes so much [room](Self::hold) is for.
     pub(super) fn held(room: &OwnedSemaphorePermit) -> usize {
-        room.num_permits().saturating_mul(UNIT as usize)
+        room.num_permits().saturating_mul(usize::try_from(UNIT).unwrap_or(usize::MAX))
     }
 
     /// Whether the backend is asked at all now.

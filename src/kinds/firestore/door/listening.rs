@@ -36,6 +36,7 @@
 mod open;
 mod opening;
 mod requests;
+mod shut;
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
@@ -55,9 +56,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Code;
 
 use self::{
-    open::Open,
-    opening::{Shut, is_transient},
+    open::{Came, Open},
     requests::{Asked, Requests},
+    shut::{Shut, is_transient},
 };
 use super::{
     answer::{Body, GRPC_STATUS, Relayed},
@@ -103,9 +104,7 @@ pub(super) struct Listening {
 
 /// What happens to a Listen.
 enum Event {
-    Frame(Option<Result<Frame<Bytes>, tonic::Status>>),
-    /// What the client asked is sent, or the answer says why not.
-    Sent,
+    Server(Came),
     Asked(Option<Result<Asked, Told>>),
     Again,
     End(Told),
@@ -164,7 +163,9 @@ pub(super) async fn answered(
         deadline: deadline.map(|at| Box::pin(sleep_until(at))),
         share: Some(share),
     };
-    told.into_iter().for_each(|told| listening.tells(Some(told)));
+    for told in told {
+        listening.tells(Some(told));
+    }
     listening.keep().await?;
     listening.begun().await
 }
@@ -188,7 +189,7 @@ impl Listening {
                     continue;
                 }
                 Event::Asked(Some(Err(told))) | Event::End(told) => return Err(told),
-                Event::Asked(None) | Event::Frame(_) | Event::Sent => continue,
+                Event::Asked(None) | Event::Server(_) => continue,
             };
             match shut {
                 Shut::Again => self.waits(),
@@ -238,8 +239,8 @@ impl Listening {
                 return None;
             }
             match self.happens().await {
-                Event::Frame(frame) => self.hears(frame).await,
-                Event::Sent => {}
+                Event::Server(Came::Frame(frame)) => self.hears(frame).await,
+                Event::Server(Came::Sent) => {}
                 Event::Asked(Some(Ok((framed, message)))) => {
                     if let Err(told) = self.asks(framed, message).await {
                         self.ends(&told);
@@ -291,7 +292,7 @@ impl Listening {
         tokio::select! {
             biased;
             asked = requests.next(), if has_more => Event::Asked(asked),
-            event = answers => event,
+            came = answers => Event::Server(came),
             () = stop => Event::End(Told::stopping()),
             () = late => Event::End(Told::late(name)),
             () = again, if is_due => Event::Again,
@@ -332,10 +333,7 @@ impl Listening {
 
     /// Takes what the server says.
     async fn hears(&mut self, frame: Option<Result<Frame<Bytes>, tonic::Status>>) {
-        let frame = match frame {
-            Some(Ok(frame)) => frame,
-            Some(Err(_)) | None => return self.breaks(),
-        };
+        let Some(Ok(frame)) = frame else { return self.breaks() };
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => {
@@ -348,9 +346,8 @@ impl Listening {
             }
         };
         let Some(open) = &mut self.open else { return };
-        let mut whole = match open.gathered.feed(data) {
-            Ok(whole) => whole,
-            Err(_) => return self.ends(&Told::fault("the server's message is too long")),
+        let Ok(mut whole) = open.gathered.feed(data) else {
+            return self.ends(&Told::fault("the server's message is too long"));
         };
         let wanted = open.gathered.wanted();
         if wanted <= LASTING_WINDOW as usize {
@@ -363,12 +360,11 @@ impl Listening {
         }
         let (all, mut from, mut at) = (whole.clone(), 0, 0);
         while let Some((framed, message)) = take_first(&mut whole) {
-            let heard = match message {
-                Some(message) => self.targets.hears(&message),
-                None => {
-                    self.targets.cannot_be_read();
-                    Heard::Pass
-                }
+            let heard = if let Some(message) = message {
+                self.targets.hears(&message)
+            } else {
+                self.targets.cannot_be_read();
+                Heard::Pass
             };
             let end = at + framed.len();
             if heard != Heard::Pass {

@@ -64,12 +64,18 @@ struct Kept {
     from: From,
     /// Its client has heard of its `ADD`.
     is_told: bool,
-    /// The server has added it to the stream that there is now.
+    /// Its client wants it no more, and has not heard yet that it is gone.
+    is_leaving: bool,
+    stream: OnStream,
+}
+
+/// What is known of a target on the stream that there is now.
+#[derive(Debug, Default)]
+struct OnStream {
+    /// The server has added it.
     is_added: bool,
     /// The server was given a token of ours, and has not said yet what it makes of it.
     is_tried: bool,
-    /// Its client wants it no more, and has not heard yet that it is gone.
-    is_leaving: bool,
 }
 
 /// From where a target goes on.
@@ -149,9 +155,8 @@ impl Targets {
                     asked: Bytes::copy_from_slice(message),
                     from: From::Asked,
                     is_told: false,
-                    is_added: false,
-                    is_tried: false,
                     is_leaving: false,
+                    stream: OnStream::default(),
                 });
                 Ok(None)
             }
@@ -178,7 +183,7 @@ impl Targets {
             Some(&TARGET_CHANGE) => {}
             Some(_) => {
                 for kept in self.kept.iter_mut().filter(|kept| kept.is_told) {
-                    (kept.from, kept.is_tried) = (From::Beginning, false);
+                    (kept.from, kept.stream.is_tried) = (From::Beginning, false);
                 }
                 return Heard::Pass;
             }
@@ -201,7 +206,7 @@ impl Targets {
         match kind {
             Remove => {
                 let mut meant = self.kept.iter_mut().filter(|kept| is_meant(kept));
-                if change.cause.is_some() && meant.any(|kept| kept.is_tried) {
+                if change.cause.is_some() && meant.any(|kept| kept.stream.is_tried) {
                     self.is_refused();
                     return Heard::Anew;
                 }
@@ -211,20 +216,20 @@ impl Targets {
             Add => {
                 for kept in self.kept.iter_mut().filter(|kept| is_meant(kept)) {
                     is_news |= !kept.is_told;
-                    (kept.is_told, kept.is_added) = (true, true);
+                    (kept.is_told, kept.stream.is_added) = (true, true);
                 }
             }
             Reset => {
                 for kept in self.kept.iter_mut().filter(|kept| is_meant(kept)) {
-                    (kept.from, kept.is_tried) = (From::Beginning, false);
+                    (kept.from, kept.stream.is_tried) = (From::Beginning, false);
                 }
             }
             Current | NoChange => {}
         }
         if !change.resume_token.is_empty() {
-            for kept in self.kept.iter_mut().filter(|kept| kept.is_added && is_meant(kept)) {
+            for kept in self.kept.iter_mut().filter(|kept| kept.stream.is_added && is_meant(kept)) {
                 kept.from = From::Token(change.resume_token.clone());
-                kept.is_tried = false;
+                kept.stream.is_tried = false;
             }
         }
         if kind == Add && !is_news && change.resume_token.is_empty() {
@@ -237,8 +242,8 @@ impl Targets {
     /// The server refuses the stream. Whether that may be for a token of ours; it is forgotten then.
     pub(crate) fn is_refused(&mut self) -> bool {
         let mut is_any = false;
-        for kept in self.kept.iter_mut().filter(|kept| kept.is_tried) {
-            (kept.from, kept.is_tried, is_any) = (From::Beginning, false, true);
+        for kept in self.kept.iter_mut().filter(|kept| kept.stream.is_tried) {
+            (kept.from, kept.stream.is_tried, is_any) = (From::Beginning, false, true);
         }
         is_any
     }
@@ -256,8 +261,8 @@ impl Targets {
         let (mut requests, mut reset) = (Vec::new(), Vec::new());
         requests.extend(self.greeting.clone());
         for kept in &mut self.kept {
-            kept.is_added = false;
-            kept.is_tried = matches!(kept.from, From::Token(_));
+            let is_tried = matches!(kept.from, From::Token(_));
+            kept.stream = OnStream { is_added: false, is_tried };
             if kept.from == From::Beginning {
                 reset.push(kept.id);
             }
@@ -313,7 +318,7 @@ impl Kept {
         }
         target.resume_type = resume;
         if lacks_database {
-            request.database = database.to_owned();
+            database.clone_into(&mut request.database);
         }
         if lacks_labels {
             request.labels.clone_from(labels);

@@ -3,10 +3,19 @@
 use bytes::Bytes;
 use h2::SendStream;
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tonic::Status;
 
-use super::Event;
 use crate::kinds::firestore::door::{exchange::Coming, framing::Gathered};
+
+/// What happens to it.
+pub(super) enum Came {
+    /// What the server says; `None` if its stream has ended without a status.
+    Frame(Option<Result<Frame<Bytes>, Status>>),
+    /// What was to be sent is sent, or the answer says why not.
+    Sent,
+}
 
 /// See the [module](self).
 pub(super) struct Open {
@@ -46,13 +55,13 @@ impl Open {
     }
 
     /// Waits for what the server says, or takes. Nothing is lost if it is dropped.
-    pub(super) async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> Came {
         let Self { coming, onward, outbox, .. } = self;
         let has_more = !outbox.is_empty();
         tokio::select! {
             biased;
-            () = sent(onward, outbox), if has_more => Event::Sent,
-            frame = coming.answer.frame() => Event::Frame(frame),
+            () = sent(onward, outbox), if has_more => Came::Sent,
+            frame = coming.answer.frame() => Came::Frame(frame),
         }
     }
 }

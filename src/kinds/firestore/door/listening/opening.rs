@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use hyper::{HeaderMap, Method as Verb, Request, StatusCode, header::HeaderName};
 use tokio::time::Instant;
-use tonic::Code;
 
-use super::{Listening, open::Open};
+use super::{
+    Listening,
+    open::Open,
+    shut::{Shut, is_transient},
+};
 use crate::kinds::firestore::{
     door::{
         carrying::Carrying,
-        exchange::{self, Answered, Sending, Waiting},
+        exchange::{self, Sending, Waiting},
         framing::framed,
         outcome::{of_http, status_of},
         reading::Begun,
@@ -21,24 +24,6 @@ use crate::kinds::firestore::{
 
 /// What cannot be read cannot be begun anew: the server is not asked to compress.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-
-/// Why there is no stream to the server.
-pub(super) enum Shut {
-    /// It is tried again.
-    Again,
-    Told(Told),
-    /// The server says so.
-    Said(Box<Answered>),
-}
-
-/// Whether the server says no more by a code than that it is not there.
-pub(super) fn is_transient(code: Code, has_headers: bool) -> bool {
-    match code {
-        Code::Unavailable => true,
-        Code::Internal | Code::Cancelled => has_headers,
-        _ => false,
-    }
-}
 
 impl Listening {
     /// Opens a stream to the server; the headers of its answer.
