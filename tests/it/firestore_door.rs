@@ -1,9 +1,15 @@
 //! The Firestore door with stock clients, which know nothing of it but its address.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use serde_json::json;
 use toml::{Table, Value};
 
 use crate::support::daemon::{Builder, Daemon};
@@ -11,6 +17,7 @@ use crate::support::firestore::{Emulator, Firestore, emulators};
 use crate::support::poll::eventually;
 use crate::support::port::Port;
 use crate::support::proc::venv_python;
+use crate::support::relay::Relay;
 use crate::support::tls::{Authority, TlsFront, TokenServer};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -148,6 +155,220 @@ fn googles_node_client_goes_through_outages() {
     for emulator in emulators() {
         through_outages(emulator, &[Stock::Node]);
     }
+}
+
+type View = BTreeMap<String, u64>;
+
+/// A program that listens to the documents of a collection, and to one of them.
+struct Listener {
+    stock: Stock,
+    process: Child,
+    heard: Arc<Mutex<Vec<serde_json::Value>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    fn start(stock: Stock, door: &Port) -> Self {
+        let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
+        let (program, script) = match stock {
+            Stock::Node => ("node".into(), "firestore_listener.mjs"),
+            Stock::Python | Stock::AsyncPython => {
+                (venv_python().into_os_string(), "firestore_listener.py")
+            }
+        };
+        let mut process = Command::new(program)
+            .arg(support.join(script))
+            .arg(PROJECT)
+            .env("FIRESTORE_EMULATOR_HOST", door.address().to_string())
+            .env("GRPC_VERBOSITY", "NONE")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let heard = Arc::<Mutex<Vec<serde_json::Value>>>::default();
+        let told = Arc::clone(&heard);
+        let reader = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                told.lock().push(serde_json::from_str(&line).expect("a line of JSON"));
+            }
+        });
+        Self { stock, process, heard, reader: Some(reader) }
+    }
+
+    /// The views that it was told of, in order.
+    fn views(&self, who: &str) -> Vec<View> {
+        let heard = self.heard.lock();
+        let views = heard.iter().filter(|said| said["who"] == who);
+        views.map(|said| serde_json::from_value(said["view"].clone()).unwrap()).collect()
+    }
+
+    fn sees(&self, view: &View) {
+        let mut document = view.clone();
+        document.retain(|name, _| name == "a");
+        for (who, view) in [("query", view), ("document", &document)] {
+            eventually(&format!("{:?} sees {view:?} by its {who}", self.stock), LONG, || {
+                self.views(who).last() == Some(view)
+            });
+        }
+    }
+
+    /// Ends it. Whatever it was told of went forwards, and none of it was an error.
+    fn ends(mut self) {
+        drop(self.process.stdin.take());
+        assert!(self.process.wait().expect("its end").success());
+        self.reader.take().map(JoinHandle::join).transpose().expect("its output");
+        let heard = self.heard.lock().clone();
+        assert!(heard.iter().all(|said| said.get("error").is_none()), "{heard:?}");
+        for who in ["query", "document"] {
+            let mut latest = View::new();
+            let mut before = None;
+            for view in self.views(who) {
+                for (name, n) in &view {
+                    let known = latest.entry(name.clone()).or_default();
+                    assert!(n >= known, "{:?}: {who} goes backwards: {heard:?}", self.stock);
+                    *known = *n;
+                }
+                assert_ne!(before.as_ref(), Some(&view), "{:?}: twice: {heard:?}", self.stock);
+                before = Some(view);
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// Writes at the server itself: `None` deletes.
+#[track_caller]
+fn write_directly(firestore: &Firestore, view: &mut View, writes: &[(&str, Option<u64>)]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/firestore_listener.py");
+    let all: BTreeMap<_, _> = writes.iter().copied().collect();
+    let status = Command::new(venv_python())
+        .arg(script)
+        .args([PROJECT, &json!(all).to_string()])
+        .env("FIRESTORE_EMULATOR_HOST", format!("127.0.0.1:{}", firestore.port()))
+        .status()
+        .expect("it runs");
+    assert!(status.success());
+    for (name, n) in all {
+        match n {
+            Some(n) => view.insert(name.to_owned(), n),
+            None => view.remove(name),
+        };
+    }
+}
+
+fn parked(daemon: &Daemon) -> f64 {
+    daemon.metric("door_connections", &[("mode", "parked")])
+}
+
+/// Stock clients that listen to a server behind a relay.
+struct Listening {
+    firestore: Firestore,
+    relay: Relay,
+    door: Port,
+    daemon: Daemon,
+    view: View,
+    listeners: Vec<Listener>,
+}
+
+impl Listening {
+    fn start(emulator: Emulator) -> Self {
+        let firestore = Firestore::start(emulator);
+        let relay = Relay::start(firestore.port());
+        let door = Port::lease();
+        let url = format!("http://127.0.0.1:{}", relay.port());
+        let daemon = daemon(&firestore, &door).set("backends.firestore.url", url).start();
+        recover(&daemon);
+        let (view, listeners) = (View::new(), Vec::new());
+        let mut started = Self { firestore, relay, door, daemon, view, listeners };
+        started.writes(&[("a", Some(1)), ("b", Some(1)), ("c", Some(1))]);
+        started.begins();
+        started.all_see();
+        started
+    }
+
+    fn begins(&mut self) {
+        let new = [Stock::Python, Stock::Node].map(|stock| Listener::start(stock, &self.door));
+        self.listeners.extend(new);
+    }
+
+    fn writes(&mut self, writes: &[(&str, Option<u64>)]) {
+        write_directly(&self.firestore, &mut self.view, writes);
+    }
+
+    fn all_see(&self) {
+        self.listeners.iter().for_each(|listener| listener.sees(&self.view));
+    }
+
+    fn cut(&self) {
+        self.relay.refuse();
+        self.relay.drop_connections();
+    }
+
+    fn are_parked(&self, how_many: u8) {
+        eventually(&format!("{how_many} are parked"), LONG, || {
+            self.daemon.metric("door_connections", &[("mode", "parked")]) >= how_many.into()
+        });
+    }
+}
+
+/// Cuts the server off while clients listen, while others begin to, and while the daemon is killed. The emulators keep
+/// everything in memory, so no data of theirs survives a kill: a cut stands for that.
+fn listens_through_cuts(emulator: Emulator) {
+    let mut world = Listening::start(emulator);
+    world.cut();
+    world.are_parked(2);
+    world.writes(&[("a", Some(2)), ("b", None), ("d", Some(2))]);
+    world.begins();
+    world.are_parked(4);
+    assert!(world.listeners[2..].iter().all(|it| it.heard.lock().is_empty()));
+    world.relay.accept_again();
+    recover(&world.daemon);
+    world.all_see();
+    world.daemon.kill_9();
+    world.cut();
+    world.writes(&[("a", Some(4)), ("e", Some(4))]);
+    if emulator != Emulator::Npm {
+        // The client begins anew by itself, and without tokens nobody tells it what is gone.
+        world.writes(&[("d", None)]);
+    }
+    world.daemon.restart();
+    world.are_parked(1);
+    world.relay.accept_again();
+    recover(&world.daemon);
+    world.all_see();
+    world.listeners.into_iter().for_each(Listener::ends);
+}
+
+#[test]
+fn googles_clients_listen_through_cuts() {
+    listens_through_cuts(Emulator::Npm);
+}
+
+#[test]
+fn googles_clients_listen_through_cuts_and_go_on_from_their_tokens() {
+    let with_tokens = emulators().into_iter().filter(|emulator| *emulator != Emulator::Npm);
+    with_tokens.for_each(listens_through_cuts);
+}
+
+#[test]
+fn googles_clients_listen_to_a_server_that_freezes() {
+    let mut world = Listening::start(emulators()[0]);
+    world.firestore.freeze();
+    let began = Instant::now();
+    world.are_parked(2);
+    println!("a frozen server was noticed within {:?}", began.elapsed());
+    world.firestore.thaw();
+    recover(&world.daemon);
+    world.writes(&[("a", Some(3)), ("b", Some(3)), ("c", None)]);
+    world.all_see();
+    world.listeners.into_iter().for_each(Listener::ends);
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //! Messages, metadata and trailers pass as they are, in both directions. Of most requests only the method is known
 //! (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps out of the way of what
 //! is queued. Gets, queries, commits and deletes are understood besides (`understood.rs`): if the server does not answer
-//! one, it goes on as the call that a JSON client would have made of it. Nothing else is cached, queued or tried again.
+//! one, it goes on as the call that a JSON client would have made of it. A Listen survives an outage ([`listening`]).
+//! Nothing else is cached, queued or tried again.
 //!
 //! # One call
 //! ```text
@@ -32,7 +33,7 @@
 //! | no connection, or the server refused the stream twice | `UNAVAILABLE`, as directly; `UNKNOWN` once the breaker is OPEN | the same: nothing was executed |
 //! | *Sent*: the connection broke | the same | `DEADLINE_EXCEEDED`, with the number under which it is logged |
 //! | *Sent*: no answer in time | `DEADLINE_EXCEEDED` | the same, with its number |
-//! | *Relayed*: the stream breaks | `UNAVAILABLE` in trailers | `DEADLINE_EXCEEDED` in trailers |
+//! | *Relayed*: the stream breaks | `UNAVAILABLE` in trailers; a Listen is begun anew | `DEADLINE_EXCEEDED` in trailers |
 //!
 //! A write whose outcome is unknown is never `UNAVAILABLE`: clients try that again.
 //!
@@ -64,6 +65,7 @@ mod exchange;
 mod following;
 pub(super) mod framing;
 mod lanes;
+mod listening;
 mod metadata;
 mod outcome;
 mod pool;

@@ -64,11 +64,11 @@ mod tests;
 mod upstream;
 mod view;
 
+pub(crate) use self::pace::Pace;
 pub(crate) use self::upstream::Upstream;
 pub(crate) use self::upstream::{Responses, Resume, requests, target};
 use board::Board;
 use follower::Follower;
-use pace::Pace;
 
 /// So many streams are open at once at most.
 const STREAMS_MAX: usize = 256;

@@ -14,6 +14,7 @@ pub(crate) mod plan;
 pub(crate) mod query;
 pub(crate) mod size;
 pub(crate) mod stock;
+pub(crate) mod targets;
 pub(crate) mod value;
 pub(crate) mod wire;
 pub(crate) mod write;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::Stream;
 use hyper::{
     HeaderMap, Response,
     body::{Frame, Incoming, SizeHint},
@@ -26,7 +27,7 @@ use super::{
     telling::Told,
 };
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// An answer of HTTP/1.1 broke off.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,8 @@ enum Kind {
         _share: Option<OwnedSemaphorePermit>,
     },
     Relayed(Box<Relayed>),
+    /// Of gRPC: whatever comes.
+    Frames(Pin<Box<dyn Stream<Item = Frame<Bytes>> + Send>>),
     Plain(Box<Plain>),
 }
 
@@ -100,6 +103,11 @@ impl Body {
 
     pub(super) fn relayed(relayed: Relayed) -> Self {
         Self { kind: Kind::Relayed(Box::new(relayed)), _working: None }
+    }
+
+    /// Of gRPC: the frames as they come, with trailers at their end.
+    pub(super) fn frames(frames: impl Stream<Item = Frame<Bytes>> + Send + 'static) -> Self {
+        Self { kind: Kind::Frames(Box::pin(frames)), _working: None }
     }
 
     pub(super) fn plain(plain: Plain) -> Self {
@@ -242,6 +250,7 @@ impl hyper::body::Body for Body {
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
             }
             Kind::Relayed(relayed) => relayed.poll(cx).map(|frame| frame.map(Ok)),
+            Kind::Frames(frames) => frames.as_mut().poll_next(cx).map(|frame| frame.map(Ok)),
             Kind::Plain(plain) => plain.poll(cx),
         }
     }
@@ -252,6 +261,7 @@ impl hyper::body::Body for Body {
             Kind::Made { messages, trailers, .. } => messages.is_empty() && trailers.is_none(),
             Kind::Status(trailers) => trailers.is_none(),
             Kind::Relayed(relayed) => relayed.first.is_none() && relayed.rest.is_none(),
+            Kind::Frames(_) => false,
             Kind::Plain(plain) => hyper::body::Body::is_end_stream(&plain.body),
         }
     }
@@ -259,7 +269,9 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Relayed(_) | Kind::Status(_) | Kind::Made { .. } => SizeHint::default(),
+            Kind::Relayed(_) | Kind::Frames(_) | Kind::Status(_) | Kind::Made { .. } => {
+                SizeHint::default()
+            }
             Kind::Plain(plain) => hyper::body::Body::size_hint(&plain.body),
         }
     }

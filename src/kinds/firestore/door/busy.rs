@@ -10,12 +10,16 @@ use std::{
 
 use tokio::time::sleep;
 
+use super::core::Core;
+
 /// What a connection's requests have in common.
 #[derive(Default)]
 pub(super) struct Busy {
     requests: AtomicUsize,
     /// How many there have been.
     count: AtomicU64,
+    /// Requests that wait for the backend.
+    parked: AtomicUsize,
 }
 
 impl Busy {
@@ -24,6 +28,14 @@ impl Busy {
         self.requests.fetch_add(1, Relaxed);
         self.count.fetch_add(1, Relaxed);
         Working(Arc::clone(self))
+    }
+
+    /// A request waits for the backend: as long as one does, its connection is counted as parked.
+    pub(super) fn park(self: &Arc<Self>, core: &Arc<Core>) -> Parked {
+        if self.parked.fetch_add(1, Relaxed) == 0 {
+            core.counters.parked();
+        }
+        Parked { busy: Arc::clone(self), core: Arc::clone(core) }
     }
 
     /// Resolves once nothing was asked for so long; never if nothing is said of it.
@@ -45,5 +57,19 @@ pub(super) struct Working(Arc<Busy>);
 impl Drop for Working {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request of the connection waits for the backend.
+pub(super) struct Parked {
+    busy: Arc<Busy>,
+    core: Arc<Core>,
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        if self.busy.parked.fetch_sub(1, Relaxed) == 1 {
+            self.core.counters.not_parked();
+        }
     }
 }

@@ -9,11 +9,13 @@ use tokio::time::Instant;
 
 use super::{
     answer::Body,
+    busy::Busy,
     carrying::Carrying,
     class::{self, Class, Method, Shape},
     core::Core,
     counters::Family,
     lanes::{Touched, touched},
+    listening,
     metadata::{asked_time, check_metadata},
     pool::Upstream,
     reading,
@@ -24,6 +26,7 @@ use crate::ingress::peer::{NOBODY, Who};
 /// Answers a call.
 pub(super) async fn answered(
     core: Arc<Core>,
+    busy: &Arc<Busy>,
     who: Option<Who>,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -33,7 +36,7 @@ pub(super) async fn answered(
         (_, Class::Read) => Family::Read,
         (_, Class::Write) => Family::Write,
     };
-    match carried(&core, who, method, request).await {
+    match carried(&core, busy, who, method, request).await {
         Ok((response, source)) => {
             core.counters.answered(family, source);
             response
@@ -47,6 +50,7 @@ pub(super) async fn answered(
 
 async fn carried(
     core: &Arc<Core>,
+    busy: &Arc<Busy>,
     who: Option<Who>,
     method: Method,
     request: Request<Incoming>,
@@ -67,6 +71,10 @@ async fn carried(
     let uid = who.map_or(NOBODY, |who| who.uid);
     let carrying =
         Carrying { upstream, method, by, uid, touched, understood, arrived, asked, time };
+    if method.shape == Shape::Lasting && method.class == Class::Read {
+        let response = Box::pin(listening::answered(core, busy, carrying, head, begun, share));
+        return Ok((response.await?, Source::Live));
+    }
     Box::pin(carrying.answered(core, head, begun, share)).await
 }
 

@@ -146,6 +146,7 @@ impl Carrying {
             begun,
             behalf: Behalf { caller: self.by.own.is_some(), transaction: touched.transaction },
             goes_on: otherwise.is_some(),
+            by_hand: false,
         };
         Box::pin(self.sent(core, entered, sending, share)).await
     }

@@ -115,6 +115,11 @@ impl Core {
         room(&self.requests, u32::try_from(units).unwrap_or(u32::MAX)).await
     }
 
+    /// How many bytes so much [room](Self::hold) is for.
+    pub(super) fn held(room: &OwnedSemaphorePermit) -> usize {
+        room.num_permits().saturating_mul(usize::try_from(UNIT).unwrap_or(usize::MAX))
+    }
+
     /// Whether the backend is asked at all now.
     pub(super) fn is_barred(&self) -> bool {
         !(self.backend.gate())()

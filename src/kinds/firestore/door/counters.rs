@@ -70,6 +70,8 @@ const REFUSED: [(Refused, &str); 4] = [
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     connections: AtomicU64,
+    /// Of these, such as wait for the backend.
+    parked: AtomicU64,
     answered: [[AtomicU64; FAMILIES.len()]; SOURCES.len()],
     local: [AtomicU64; FAMILIES.len()],
     closed: [AtomicU64; CLOSED.len()],
@@ -94,6 +96,15 @@ impl Counters {
     pub(super) fn went(&self, why: Closed) {
         self.connections.fetch_sub(1, Relaxed);
         add(&self.closed, &CLOSED, why);
+    }
+
+    /// Something of a connection waits for the backend.
+    pub(super) fn parked(&self) {
+        self.parked.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn not_parked(&self) {
+        self.parked.fetch_sub(1, Relaxed);
     }
 
     /// The server answers.
@@ -146,8 +157,10 @@ impl Counters {
         let answered = SOURCES.iter().zip(&self.answered);
         let answered = answered.map(|(source, counters)| commands(counters, source.as_str()));
         let local = commands(&self.local, "local");
+        let parked = of(&self.parked);
+        let shared = of(&self.connections).saturating_sub(parked);
         DoorView {
-            connections: DoorConnections { shared: of(&self.connections), pinned: 0, parked: 0 },
+            connections: DoorConnections { shared, pinned: 0, parked },
             closed: counts(closed),
             commands: answered.chain([local]).flatten().collect(),
             refused_commands: counts(refused),

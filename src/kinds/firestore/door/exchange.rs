@@ -67,6 +67,8 @@ pub(super) struct Sending {
     pub(super) behalf: Behalf,
     /// Something else may answer it if the server does not.
     pub(super) goes_on: bool,
+    /// What its client sends later is sent by who sends this; see [`Coming::onward`].
+    pub(super) by_hand: bool,
 }
 
 /// An answer that has begun.
@@ -99,6 +101,8 @@ pub(super) struct Coming {
     pub(super) answer: Answer,
     /// Of a stream that may write: that it is on its way.
     pub(super) pass: Option<fence::Pass>,
+    /// Where the rest of its request goes, if it is sent by hand.
+    pub(super) onward: Option<SendStream<Bytes>>,
     /// What ended it on this side.
     pub(super) ended: Arc<Mutex<Option<Told>>>,
     _pump: Option<AbortOnDropHandle<()>>,
@@ -321,7 +325,7 @@ async fn tried(
     left: &AtomicBool,
     carrier: &mut Option<Carrier>,
 ) -> Result<(Answered, Option<Status>), Status> {
-    let Sending { core, upstream, method, head, mut begun, .. } = sending;
+    let Sending { core, upstream, method, head, mut begun, by_hand, .. } = sending;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -334,7 +338,7 @@ async fn tried(
         *carrier = Some(took);
         let opened = channel.open(head.clone()).await?;
         let mut stream = opened.stream;
-        let is_all = begun.rest.is_none();
+        let is_all = begun.rest.is_none() && !by_hand;
         let last = begun.pieces.len().saturating_sub(1);
         let mut sent = Ok(());
         for (at, piece) in begun.pieces.iter().enumerate() {
@@ -347,17 +351,20 @@ async fn tried(
             tracing::debug!("a stream ended before all of its request was sent");
         }
         let (ended, taken) = (Arc::<Mutex<Option<Told>>>::default(), Arc::<AtomicBool>::default());
-        let pump = begun.rest.as_ref().map(|rest| {
-            let pumped = pump(
-                Arc::clone(&core),
-                method,
-                Arc::clone(rest),
-                stream,
-                Arc::clone(&taken),
-                Arc::clone(&ended),
-            );
-            AbortOnDropHandle::new(tokio::spawn(pumped))
-        });
+        let (pump, onward) = match &begun.rest {
+            Some(rest) => {
+                let pumped = pump(
+                    Arc::clone(&core),
+                    method,
+                    Arc::clone(rest),
+                    stream,
+                    Arc::clone(&taken),
+                    Arc::clone(&ended),
+                );
+                (Some(AbortOnDropHandle::new(tokio::spawn(pumped))), None)
+            }
+            None => (None, by_hand.then_some(stream)),
+        };
         let answer = match opened.head.answered().await {
             Err(status)
                 if cause::of(&status) == Cause::NotSent
@@ -379,7 +386,7 @@ async fn tried(
                 StatusCode::OK => Status::internal("the answer has no status"),
                 other => of_http(other),
             });
-            let coming = Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
+            let coming = Coming { answer, pass: None, onward, ended, _pump: pump, _lease: lease };
             let rest = (!is_all).then_some(coming);
             return Ok((Answered { head, first: None, rest, onward: None }, Some(status)));
         }
@@ -390,7 +397,7 @@ async fn tried(
         let status = first.as_ref().and_then(Frame::trailers_ref).map(|trailers| {
             status_of(trailers).unwrap_or_else(|| Status::internal("the answer has no status"))
         });
-        let coming = Coming { answer, pass: None, ended, _pump: pump, _lease: lease };
+        let coming = Coming { answer, pass: None, onward, ended, _pump: pump, _lease: lease };
         let rest = status.is_none().then_some(coming);
         return Ok((Answered { head, first, rest, onward: None }, status));
     }

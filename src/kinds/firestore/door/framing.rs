@@ -65,6 +65,71 @@ impl Framing {
     }
 }
 
+/// Puts the messages of a stream together, whatever pieces they come in.
+#[derive(Debug, Default)]
+pub(in crate::kinds::firestore) struct Gathered {
+    /// The beginning of a message.
+    begun: BytesMut,
+}
+
+impl Gathered {
+    /// The messages that are whole with the next piece, framed as they came.
+    pub(in crate::kinds::firestore) fn feed(&mut self, piece: Bytes) -> Result<Bytes, TooLong> {
+        let mut all = piece;
+        if !self.begun.is_empty() {
+            self.begun.extend_from_slice(&all);
+            if whole(&self.begun)? == 0 {
+                return Ok(Bytes::new());
+            }
+            all = self.begun.split().freeze();
+        }
+        let messages = all.split_to(whole(&all)?);
+        self.begun.extend_from_slice(&all);
+        Ok(messages)
+    }
+
+    /// How long the message is that has begun, as far as that is known.
+    pub(in crate::kinds::firestore) fn wanted(&self) -> usize {
+        framed_length(&self.begun).unwrap_or(self.begun.len())
+    }
+
+    /// Whether nothing of a message is missing.
+    pub(in crate::kinds::firestore) fn is_between(&self) -> bool {
+        self.begun.is_empty()
+    }
+}
+
+/// How long the first message is, with what frames it.
+fn framed_length(bytes: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = *bytes.first_chunk::<PREFIX>()?;
+    Some(PREFIX + usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX - PREFIX))
+}
+
+/// How much of that is whole messages.
+fn whole(bytes: &[u8]) -> Result<usize, TooLong> {
+    let mut rest = bytes;
+    while let Some(length) = framed_length(rest) {
+        let message = u32::try_from(length - PREFIX).unwrap_or(u32::MAX);
+        if message > MESSAGE_MAX {
+            return Err(TooLong(message));
+        }
+        let Some(next) = rest.get(length..) else { break };
+        rest = next;
+    }
+    Ok(bytes.len() - rest.len())
+}
+
+/// Takes the first of whole messages, framed as it came, and what is in it; `None` in place of that if it is compressed.
+pub(in crate::kinds::firestore) fn take_first(
+    messages: &mut Bytes,
+) -> Option<(Bytes, Option<Bytes>)> {
+    let length = framed_length(messages)?.min(messages.len());
+    let framed = messages.split_to(length);
+    let is_plain = framed.first() == Some(&0);
+    let message = is_plain.then(|| framed.slice(PREFIX..));
+    Some((framed, message))
+}
+
 /// The first message of what begins with `bytes`, if it is there whole and not compressed.
 pub(in crate::kinds::firestore) fn first_message(bytes: &[u8]) -> Option<&[u8]> {
     let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
@@ -132,6 +197,27 @@ mod tests {
         assert_eq!(framing.feed(&giant), Err(TooLong(1 << 30)));
         let mut framing = Framing::default();
         framing.feed(&[&[0][..], &MESSAGE_MAX.to_be_bytes()].concat()).unwrap();
+    }
+
+    #[test]
+    fn messages_are_put_together_from_whatever_pieces_they_come_in() {
+        let bytes = [message(3), message(0), message(300), message(1)].concat();
+        for size in [1, 2, 3, 5, 7, 64, bytes.len()] {
+            let (mut gathered, mut whole) = (Gathered::default(), Vec::new());
+            for piece in bytes.chunks(size) {
+                let mut messages = gathered.feed(Bytes::copy_from_slice(piece)).unwrap();
+                while let Some((framed, inner)) = take_first(&mut messages) {
+                    assert_eq!(inner.unwrap(), framed.slice(PREFIX..));
+                    whole.push(framed.len() - PREFIX);
+                }
+            }
+            assert_eq!((whole, gathered.is_between()), (vec![3, 0, 300, 1], true), "{size}");
+        }
+        let mut gathered = Gathered::default();
+        assert_eq!(gathered.feed(message(300).into_iter().take(9).collect()), Ok(Bytes::new()));
+        assert_eq!((gathered.wanted(), gathered.is_between()), (305, false));
+        let giant = [&[0][..], &(1_u32 << 30).to_be_bytes()].concat();
+        assert_eq!(Gathered::default().feed(giant.into()), Err(TooLong(1 << 30)));
     }
 
     #[test]

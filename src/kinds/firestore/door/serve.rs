@@ -60,7 +60,7 @@ async fn served(core: &Arc<Core>, stream: DoorStream, who: Option<Who>) -> Close
         let (core, busy) = (Arc::clone(core), Arc::clone(&busy));
         async move {
             let working = busy.begin();
-            let response = Box::pin(answered(core, who, is_tcp, request)).await;
+            let response = Box::pin(answered(core, &busy, who, is_tcp, request)).await;
             // Until its last byte the connection is not idle.
             Ok::<_, Infallible>(response.map(|body| body.with(working)))
         }
@@ -111,6 +111,7 @@ fn is_fault(error: &hyper::Error) -> bool {
 
 async fn answered(
     core: Arc<Core>,
+    busy: &Arc<Busy>,
     who: Option<Who>,
     is_tcp: bool,
     request: Request<Incoming>,
@@ -118,7 +119,7 @@ async fn answered(
     let kind = request.headers().get(CONTENT_TYPE).map(hyper::header::HeaderValue::as_bytes);
     let is_grpc = kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
     if is_grpc && request.version() == Version::HTTP_2 {
-        call::answered(core, who, request).await
+        call::answered(core, busy, who, request).await
     } else {
         rest::answered(core, who, is_tcp, request).await
     }

@@ -1,7 +1,5 @@
 //! A stream's task: connects, reads, and connects again.
 
-use std::time::Duration;
-
 use fusebox_actors::connector::Gate;
 use futures_util::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
@@ -70,7 +68,7 @@ pub(super) async fn keep<U: Upstream>(
         if current_since.is_some_and(|since: Instant| since.elapsed() >= pace.backoff_max) {
             failures = 0;
         }
-        sleep(if exhausted { pace.backoff_max } else { backoff(pace, failures) }).await;
+        sleep(if exhausted { pace.backoff_max } else { pace.backoff(failures) }).await;
         failures = failures.saturating_add(1);
     }
 }
@@ -148,10 +146,4 @@ fn ended<U: Upstream>(query: &U::Query, status: &Status) -> End {
         }
     };
     End::Refused(Cause { code, message: status.message().to_owned() })
-}
-
-/// The wait after so many failures in a row: between half of it and all of it.
-fn backoff(pace: &Pace, failures: u32) -> Duration {
-    let whole = pace.backoff_base.saturating_mul(1 << failures.min(16)).min(pace.backoff_max);
-    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

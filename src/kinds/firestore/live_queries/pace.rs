@@ -1,10 +1,10 @@
-//! How long a live query waits, and how long it keeps what nobody follows.
+//! How long what listens waits, and how long it keeps what nobody follows.
 
 use std::time::Duration;
 
 /// The times that streams keep.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// A stream that nobody follows for so long is closed.
     pub(super) idle: Duration,
     /// So long the documents of an outage are kept.
@@ -14,9 +14,9 @@ pub(super) struct Pace {
     /// The first wait before connecting again; it doubles.
     pub(super) backoff_base: Duration,
     /// The longest; a connection that was current for so long forgets the earlier ones.
-    pub(super) backoff_max: Duration,
+    pub(crate) backoff_max: Duration,
     /// How often a shut gate is looked at.
-    pub(super) gate_shut: Duration,
+    pub(crate) gate_shut: Duration,
     /// How often an open gate is looked at while connected.
     pub(super) gate_open: Duration,
     /// A server that says nothing for so long before its first result is taken for dead. Later silence is
@@ -36,5 +36,13 @@ impl Default for Pace {
             gate_open: Duration::from_secs(1),
             silence: Duration::from_secs(10),
         }
+    }
+}
+
+impl Pace {
+    /// The wait after so many failures in a row: between half of it and all of it.
+    pub(crate) fn backoff(&self, failures: u32) -> Duration {
+        let whole = self.backoff_base.saturating_mul(1 << failures.min(16)).min(self.backoff_max);
+        whole.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }

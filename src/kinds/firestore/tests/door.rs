@@ -44,6 +44,7 @@ mod batches;
 mod clients;
 mod credentials;
 mod floods;
+mod listening;
 mod losses;
 mod outage;
 mod passing;

@@ -22,7 +22,7 @@ async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
     }
     client.call(GET, &[], b"").await;
     until("it opens", || world.breaker() == "OPEN").await;
-    for method in [GET, COMMIT, LISTEN, QUERY] {
+    for method in [GET, COMMIT, QUERY] {
         let began = Instant::now();
         let got = client.call(method, &[], b"").await;
         assert_eq!(got.status(), "2", "{got:?}");
@@ -31,7 +31,7 @@ async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
         assert!(!got.said("grpc-status-details-bin").is_empty(), "it says when to try again");
         assert!(began.elapsed() < Duration::from_secs(1));
     }
-    assert!(got_refused(&world) >= 4);
+    assert!(got_refused(&world) >= 3);
 }
 
 fn got_refused(world: &World) -> u64 {

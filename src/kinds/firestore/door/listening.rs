@@ -1,0 +1,444 @@
+//! A Listen that survives an outage.
+//!
+//! ```text
+//!            open                         the stream breaks
+//!  waiting ───────▶ open: messages pass ───────────────────▶ broken: the client's stream is open, and silent
+//!    │ ▲                       ▲                                │      │ ▲
+//!    └─┘ no server             └────────────────────────────────┘      └─┘ no server
+//!                                open, then RESET if need be
+//! ```
+//! *Waiting* and *broken* differ in that a waiting one has no headers yet: its client's call has not begun. Both look
+//! whether the backend is asked again, and open a stream with backoff, through the same admission as every call: a
+//! place in the bulkhead is held until its headers are here. The client's connection is counted as parked meanwhile.
+//!
+//! What a target goes on from is said in [`targets`](crate::kinds::firestore::protocol::targets).
+//!
+//! # What ends what
+//! | | waiting | open | broken |
+//! | --- | --- | --- | --- |
+//! | lost, or the server's `UNAVAILABLE` | waits | broken | broken |
+//! | the server's `INTERNAL`, `CANCELLED` | the client is told | broken | broken |
+//! | any other status of the server | the client is told | the client is told | the client is told |
+//! | one that may be for a token of ours | | broken, without tokens | the same |
+//! | the door may not ask: shed, no place | the client is told | | broken |
+//! | the client's time, or the daemon stops | the client is told | the client is told | the client is told |
+//! | the client ends its request | the server is told later | the server is told | `OK` |
+//!
+//! # Invariants
+//! 1. Only whole messages are handed on, so that what follows a break is never in the middle of one. One that is longer
+//!    than a stream's share takes room of its own while it is put together.
+//! 2. A message is handed on after [`Targets`] has taken it, and in the order in which it came.
+//! 3. What is kept for a client, it has room for: [`Core::hold`].
+//! 4. Of a Listen whose messages cannot be read nothing is known, so a break ends it with `UNAVAILABLE`.
+//! 5. It has no task: it lives in the answer's body, and ends with it. So a crash leaves nothing, and a client that
+//!    leaves takes all of it along.
+
+mod open;
+mod opening;
+mod requests;
+mod shut;
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use hyper::{
+    HeaderMap, Response,
+    body::Frame,
+    header::{CONTENT_TYPE, HeaderValue},
+    http::request::Parts,
+};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Code;
+
+use self::{
+    open::{Came, Open},
+    requests::{Asked, Requests},
+    shut::{Shut, is_transient},
+};
+use super::{
+    answer::{Body, GRPC_STATUS, Relayed},
+    busy::{Busy, Parked},
+    carrying::Carrying,
+    core::Core,
+    exchange::Answered,
+    framing::{self, Gathered, take_first},
+    metadata::strip,
+    outcome::status_of,
+    pool::LASTING_WINDOW,
+    reading::{Begun, too_long},
+    telling::Told,
+};
+use crate::kinds::firestore::{
+    live_queries::Pace,
+    protocol::targets::{Heard, TARGETS_MAX, Targets, TooMuch},
+};
+
+/// See the [module](self).
+pub(super) struct Listening {
+    core: Arc<Core>,
+    busy: Arc<Busy>,
+    carrying: Carrying,
+    head: Parts,
+    requests: Requests,
+    targets: Targets,
+    /// The room that the targets take.
+    room: Option<OwnedSemaphorePermit>,
+    open: Option<Open>,
+    /// What the client is to be told.
+    out: VecDeque<Frame<Bytes>>,
+    has_ended: bool,
+    has_headers: bool,
+    parked: Option<Parked>,
+    pace: Pace,
+    failures: u32,
+    again: Pin<Box<Sleep>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    share: Option<OwnedSemaphorePermit>,
+}
+
+/// What happens to a Listen.
+enum Event {
+    Server(Came),
+    Asked(Option<Result<Asked, Told>>),
+    Again,
+    End(Told),
+}
+
+/// Answers a Listen whose first message can be read; gives it back otherwise.
+pub(super) async fn answered(
+    core: &Arc<Core>,
+    busy: &Arc<Busy>,
+    carrying: Carrying,
+    head: Parts,
+    begun: Begun,
+    share: OwnedSemaphorePermit,
+) -> Result<Response<Body>, Told> {
+    let mut targets = Targets::default();
+    let (mut gathered, mut told) = (Gathered::default(), Vec::new());
+    for piece in &begun.pieces {
+        let mut whole = gathered.feed(piece.clone()).map_err(too_long)?;
+        while let Some((_, message)) = take_first(&mut whole) {
+            match message {
+                Some(message) => told.extend(targets.asks(&message, false).map_err(too_much)?),
+                None => targets.cannot_be_read(),
+            }
+        }
+    }
+    let is_plain = !targets.is_opaque() && gathered.is_between();
+    let rest = begun.rest.map(Arc::try_unwrap);
+    let body = match rest {
+        Some(Ok(rest)) if is_plain => Some(rest.into_inner().body),
+        None if is_plain => None,
+        rest => {
+            let rest = rest.map(|rest| rest.map_or_else(|shared| shared, Arc::new));
+            let begun = Begun { rest, ..begun };
+            return carrying.answered(core, head, begun, share).await.map(|(response, _)| response);
+        }
+    };
+    drop(begun.held);
+    let deadline = carrying.time.and_then(|time| carrying.arrived.checked_add(time));
+    let mut listening = Listening {
+        core: Arc::clone(core),
+        busy: Arc::clone(busy),
+        carrying,
+        head,
+        requests: Requests::new(body),
+        targets,
+        room: None,
+        open: None,
+        out: VecDeque::new(),
+        has_ended: false,
+        has_headers: false,
+        parked: None,
+        pace: Pace::default(),
+        failures: 0,
+        again: Box::pin(sleep_until(Instant::now())),
+        stop: Box::pin(core.stop.clone().cancelled_owned()),
+        deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+        share: Some(share),
+    };
+    for told in told {
+        listening.tells(Some(told));
+    }
+    listening.keep().await?;
+    listening.begun().await
+}
+
+fn too_much(TooMuch(bytes): TooMuch) -> Told {
+    Told::too_large(format_args!("targets of {bytes} bytes: at most {TARGETS_MAX} are taken"))
+}
+
+impl Listening {
+    /// The answer, once it has begun.
+    async fn begun(mut self) -> Result<Response<Body>, Told> {
+        loop {
+            let event = self.happens().await;
+            let shut = match event {
+                Event::Again => match self.opens().await {
+                    Ok(head) => return Ok(self.response(head)),
+                    Err(shut) => shut,
+                },
+                Event::Asked(Some(Ok((framed, message)))) => {
+                    self.asks(framed, message).await?;
+                    continue;
+                }
+                Event::Asked(Some(Err(told))) | Event::End(told) => return Err(told),
+                Event::Asked(None) | Event::Server(_) => continue,
+            };
+            match shut {
+                Shut::Again => self.waits(),
+                Shut::Told(told) => return Err(told),
+                Shut::Said(answered) => {
+                    let Answered { head, first, rest, .. } = *answered;
+                    let method = self.carrying.method;
+                    let Some(share) = self.share.take() else {
+                        return Err(Told::fault("a Listen has no share"));
+                    };
+                    let relayed =
+                        Relayed::new(&self.core, method, (first, rest), None, None, share);
+                    let mut response = Response::new(Body::relayed(relayed));
+                    *response.status_mut() = head.status;
+                    *response.headers_mut() = head.headers;
+                    strip(response.headers_mut());
+                    return Ok(response);
+                }
+            }
+        }
+    }
+
+    fn response(mut self, headers: HeaderMap) -> Response<Body> {
+        self.has_headers = true;
+        let until = self.carrying.asked.and_then(|time| self.carrying.arrived.checked_add(time));
+        self.deadline = until.map(|at| Box::pin(sleep_until(at)));
+        let mut response = Response::new(Body::frames(self.frames()));
+        *response.headers_mut() = headers;
+        strip(response.headers_mut());
+        response
+    }
+
+    fn frames(self) -> impl Stream<Item = Frame<Bytes>> + Send + use<> {
+        stream::unfold(self, |mut listening| async move {
+            let next = listening.next().await?;
+            Some((next, listening))
+        })
+    }
+
+    /// What the client is told next.
+    async fn next(&mut self) -> Option<Frame<Bytes>> {
+        loop {
+            if let Some(frame) = self.out.pop_front() {
+                return Some(frame);
+            }
+            if self.has_ended {
+                return None;
+            }
+            match self.happens().await {
+                Event::Server(Came::Frame(frame)) => self.hears(frame).await,
+                Event::Server(Came::Sent) => {}
+                Event::Asked(Some(Ok((framed, message)))) => {
+                    if let Err(told) = self.asks(framed, message).await {
+                        self.ends(&told);
+                    }
+                }
+                Event::Asked(Some(Err(told))) | Event::End(told) => self.ends(&told),
+                Event::Asked(None) => match &mut self.open {
+                    Some(open) => open.end(),
+                    None => self.ends_well(),
+                },
+                Event::Again => match self.opens().await {
+                    Ok(_) => {}
+                    Err(Shut::Again) => self.waits(),
+                    Err(Shut::Told(told)) => self.ends(&told),
+                    Err(Shut::Said(answered)) => {
+                        let mut said = answered.head.headers;
+                        said.remove(CONTENT_TYPE);
+                        strip(&mut said);
+                        self.end(said);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Waits for what happens next.
+    async fn happens(&mut self) -> Event {
+        let Self { open, requests, again, stop, deadline, core, targets, has_headers, .. } = self;
+        let late = async {
+            match deadline {
+                Some(deadline) => deadline.await,
+                None => std::future::pending().await,
+            }
+        };
+        let name = core.backend.name();
+        let is_shut = open.is_none();
+        // A client that has said all wants nothing that has to be begun anew.
+        let has_more = match open {
+            Some(open) => open.takes_more() && !requests.has_ended(),
+            None => *has_headers || !requests.has_ended(),
+        };
+        let is_due = is_shut && (!*has_headers || !targets.is_empty());
+        let answers = async {
+            match open {
+                Some(open) => open.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            asked = requests.next(), if has_more => Event::Asked(asked),
+            came = answers => Event::Server(came),
+            () = stop => Event::End(Told::stopping()),
+            () = late => Event::End(Told::late(name)),
+            () = again, if is_due => Event::Again,
+        }
+    }
+
+    /// Takes a request of the client.
+    async fn asks(&mut self, framed: Bytes, message: Option<Bytes>) -> Result<(), Told> {
+        let is_open = self.open.is_some();
+        match message {
+            Some(message) => {
+                let answer = self.targets.asks(&message, is_open).map_err(too_much)?;
+                self.tells(answer);
+            }
+            None => self.targets.cannot_be_read(),
+        }
+        match &mut self.open {
+            Some(open) => open.send(framed),
+            None if self.targets.is_opaque() => return Err(self.lost()),
+            None => {}
+        }
+        self.keep().await
+    }
+
+    /// Takes the room that the targets need.
+    async fn keep(&mut self) -> Result<(), Told> {
+        let held = self.room.as_ref().map_or(0, Core::held);
+        let more = self.targets.size().saturating_sub(held);
+        if more > 0 {
+            let more = self.core.hold(more).await?;
+            match &mut self.room {
+                Some(room) => room.merge(more),
+                None => self.room = Some(more),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the server says.
+    async fn hears(&mut self, frame: Option<Result<Frame<Bytes>, tonic::Status>>) {
+        let Some(Ok(frame)) = frame else { return self.breaks() };
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                let code = status_of(&trailers).map_or(Code::Unknown, |status| status.code());
+                if is_transient(code, true) || code != Code::Ok && self.targets.is_refused() {
+                    return self.breaks_by(Some(trailers));
+                }
+                return self.end(trailers);
+            }
+        };
+        let Some(open) = &mut self.open else { return };
+        let Ok(mut whole) = open.gathered.feed(data) else {
+            return self.ends(&Told::fault("the server's message is too long"));
+        };
+        let wanted = open.gathered.wanted();
+        if wanted <= LASTING_WINDOW as usize {
+            open.room = None;
+        } else if open.room.is_none() {
+            match self.core.hold(wanted).await {
+                Ok(room) => open.room = Some(room),
+                Err(told) => return self.ends(&told),
+            }
+        }
+        let (all, mut from, mut at) = (whole.clone(), 0, 0);
+        while let Some((framed, message)) = take_first(&mut whole) {
+            let heard = if let Some(message) = message {
+                self.targets.hears(&message)
+            } else {
+                self.targets.cannot_be_read();
+                Heard::Pass
+            };
+            let end = at + framed.len();
+            if heard != Heard::Pass {
+                self.passes(all.slice(from..at));
+                from = end;
+            }
+            if heard == Heard::Anew {
+                return self.breaks();
+            }
+            at = end;
+        }
+        self.passes(all.slice(from..at));
+    }
+
+    fn passes(&mut self, messages: Bytes) {
+        if !messages.is_empty() {
+            self.out.push_back(Frame::data(messages));
+        }
+    }
+
+    fn tells(&mut self, message: Option<Bytes>) {
+        if let Some(message) = message {
+            self.passes(framing::framed(&[message]));
+        }
+    }
+
+    /// The stream to the server broke.
+    fn breaks(&mut self) {
+        self.breaks_by(None);
+    }
+
+    /// The same; `said` is what the server said of it.
+    fn breaks_by(&mut self, said: Option<HeaderMap>) {
+        if self.targets.is_opaque() {
+            let trailers = said.unwrap_or_else(|| self.lost().trailers());
+            return self.end(trailers);
+        }
+        tracing::debug!("a client's Listen has lost its server");
+        if self.open.take().is_some_and(|open| open.since.elapsed() >= self.pace.backoff_max) {
+            self.failures = 0;
+        }
+        let gone = self.targets.broke();
+        self.tells(gone);
+        self.waits();
+    }
+
+    fn lost(&self) -> Told {
+        Told::lost(self.core.backend.name(), "the stream broke")
+    }
+
+    /// Waits before it tries again.
+    fn waits(&mut self) {
+        if self.parked.is_none() {
+            self.parked = Some(self.busy.park(&self.core));
+        }
+        let wait = if self.core.is_barred() {
+            self.pace.gate_shut.mul_f64(0.5 + fastrand::f64() / 2.0)
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.pace.backoff(self.failures - 1)
+        };
+        self.again.as_mut().reset(Instant::now() + wait);
+    }
+
+    fn ends(&mut self, told: &Told) {
+        self.end(told.trailers());
+    }
+
+    fn ends_well(&mut self) {
+        self.end(HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]));
+    }
+
+    fn end(&mut self, trailers: HeaderMap) {
+        (self.open, self.parked, self.has_ended) = (None, None, true);
+        self.out.push_back(Frame::trailers(trailers));
+    }
+}

@@ -1,0 +1,218 @@
+//! Listens that lose their server.
+
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+    Document, DocumentChange, ListenRequest, ListenResponse, Target, TargetChange,
+    listen_request::TargetChange as Change,
+    listen_response::ResponseType,
+    target::{DocumentsTarget, ResumeType, TargetType},
+    target_change::TargetChangeType::{self, Add, Current, NoChange, Reset},
+};
+use prost::Message;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+};
+
+use super::*;
+
+fn add() -> Vec<u8> {
+    let documents = DocumentsTarget { documents: vec!["d".to_owned()] };
+    let target = Target {
+        target_id: 1,
+        target_type: Some(TargetType::Documents(documents)),
+        ..Target::default()
+    };
+    let request = ListenRequest {
+        database: "projects/p/databases/(default)".to_owned(),
+        target_change: Some(Change::AddTarget(target)),
+        ..ListenRequest::default()
+    };
+    request.encode_to_vec()
+}
+
+fn said(kind: TargetChangeType, token: &'static [u8]) -> Bytes {
+    let change = TargetChange {
+        target_change_type: kind.into(),
+        target_ids: vec![1],
+        resume_token: Bytes::from_static(token),
+        ..TargetChange::default()
+    };
+    let response = ListenResponse { response_type: Some(ResponseType::TargetChange(change)) };
+    framed(&response.encode_to_vec())
+}
+
+fn document(name: &str) -> Bytes {
+    let document = Some(Document { name: name.to_owned(), ..Document::default() });
+    let change = DocumentChange { document, target_ids: vec![1], ..DocumentChange::default() };
+    let response = ListenResponse { response_type: Some(ResponseType::DocumentChange(change)) };
+    framed(&response.encode_to_vec())
+}
+
+/// A server that the test plays, which hands over the Listens that it gets.
+struct Server {
+    listens: mpsc::UnboundedReceiver<(Came, AbortHandle)>,
+}
+
+impl Server {
+    fn over(played: Played) -> Self {
+        let (tell, listens) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let mut served = played.accept().await;
+                let tell = tell.clone();
+                let (own, mut handle) = oneshot::channel::<AbortHandle>();
+                let serving = tokio::spawn(async move {
+                    let own = (&mut handle).await.unwrap();
+                    while let Some(Ok((request, respond))) = served.accept().await {
+                        if request.uri().path() == PING {
+                            answer(respond, b"");
+                        } else if tell.send(((request, respond), own.clone())).is_err() {
+                            return;
+                        }
+                    }
+                });
+                own.send(serving.abort_handle()).unwrap();
+            }
+        });
+        Self { listens }
+    }
+
+    /// The next Listen, with its headers.
+    async fn opens(&mut self) -> Opened {
+        let next = timeout(PATIENCE, self.listens.recv()).await.unwrap();
+        let ((request, mut respond), connection) = next.unwrap();
+        assert_eq!(request.uri().path(), LISTEN);
+        let asked = timeout(PATIENCE, request.into_body().data()).await.unwrap();
+        let asked = ListenRequest::decode(asked.unwrap().unwrap().slice(5..)).unwrap();
+        let Some(Change::AddTarget(target)) = asked.target_change else { panic!() };
+        let token = match target.resume_type {
+            Some(ResumeType::ResumeToken(token)) => token,
+            _ => Bytes::new(),
+        };
+        let body = respond.send_response(head(), false).unwrap();
+        Opened { token, body, connection }
+    }
+}
+
+/// What the door has open there.
+struct Opened {
+    token: Bytes,
+    body: SendStream<Bytes>,
+    connection: AbortHandle,
+}
+
+impl Opened {
+    fn says(&mut self, messages: &[Bytes]) {
+        for message in messages {
+            self.body.send_data(message.clone(), false).unwrap();
+        }
+    }
+
+    /// The connection is lost.
+    fn cut(self) {
+        self.connection.abort();
+    }
+}
+
+/// A client's Listen.
+struct Client {
+    body: RecvStream,
+    here: Vec<u8>,
+    _asks: SendStream<Bytes>,
+}
+
+impl Client {
+    async fn begin(world: &World) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        let (response, mut asks) = world.connect().await.begin(LISTEN, &[]).await;
+        asks.send_data(framed(&add()), false).unwrap();
+        (response, asks)
+    }
+
+    async fn begun((response, asks): (h2::client::ResponseFuture, SendStream<Bytes>)) -> Self {
+        let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+        assert!(!response.headers().contains_key("x-fusebox-source"));
+        Self { body: response.into_body(), here: Vec::new(), _asks: asks }
+    }
+
+    /// It hears that, and nothing else before.
+    async fn hears(&mut self, messages: &[Bytes]) {
+        let wanted = messages.concat();
+        while self.here.len() < wanted.len() {
+            let data = timeout(PATIENCE, self.body.data()).await.unwrap().unwrap().unwrap();
+            self.body.flow_control().release_capacity(data.len()).unwrap();
+            self.here.extend_from_slice(&data);
+        }
+        let rest = self.here.split_off(wanted.len());
+        assert_eq!(std::mem::replace(&mut self.here, rest), wanted);
+    }
+
+    async fn status(mut self) -> String {
+        assert!(self.here.is_empty());
+        assert!(timeout(PATIENCE, self.body.data()).await.unwrap().is_none());
+        let trailers = self.body.trailers().await.unwrap().unwrap();
+        trailers["grpc-status"].to_str().unwrap().to_owned()
+    }
+}
+
+fn parked(world: &World) -> u64 {
+    world.door.view().connections.parked
+}
+
+#[tokio::test]
+async fn a_listen_goes_on_from_its_token_or_from_a_reset_and_never_from_within_a_message() {
+    let (played, port) = Played::start().await;
+    let mut server = Server::over(played);
+    let world = World::before(port).await;
+    let client = Client::begin(&world).await;
+    let mut opened = server.opens().await;
+    let mut client = Client::begun(client).await;
+    let first = [said(Add, b""), document("a"), said(Current, b"one")];
+    opened.says(&first);
+    client.hears(&first).await;
+    // Half of a message is heard of by nobody.
+    opened.says(&[said(NoChange, b"half").slice(..9)]);
+    opened.cut();
+    let mut opened = server.opens().await;
+    assert_eq!(opened.token, "one");
+    opened.says(&[said(Add, b""), said(Current, b"two"), document("b")]);
+    client.hears(&[said(Current, b"two"), document("b")]).await;
+    opened.cut();
+    let mut opened = server.opens().await;
+    assert_eq!(opened.token, "", "the document may be gone");
+    opened.says(&[said(Add, b""), said(Current, b"three")]);
+    client.hears(&[said(Reset, b""), said(Current, b"three")]).await;
+    // The server's own words that it is not there.
+    for code in ["14", "13", "1"] {
+        opened.body.send_trailers(status(code)).unwrap();
+        opened = server.opens().await;
+        assert_eq!(opened.token, "three", "{code}");
+        opened.says(&[said(Add, b""), said(NoChange, b"three")]);
+        client.hears(&[said(NoChange, b"three")]).await;
+    }
+    opened.body.send_trailers(status("7")).unwrap();
+    assert_eq!(client.status().await, "7");
+    assert_eq!((world.in_flight(), parked(&world)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_listen_that_begins_in_an_outage_waits_and_costs_no_place() {
+    let (server, port) = Played::start().await;
+    drop(server);
+    let world = World::before(port).await;
+    let client = Client::begin(&world).await;
+    let left = Client::begin(&world).await;
+    until("both wait", || parked(&world) == 2).await;
+    drop(left);
+    until("one has left", || parked(&world) == 1).await;
+    assert_eq!(world.in_flight(), 0);
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let mut server = Server::over(Played { listener });
+    world.recovers().await;
+    let mut opened = server.opens().await;
+    let mut client = Client::begun(client).await;
+    opened.says(&[said(Add, b"")]);
+    client.hears(&[said(Add, b"")]).await;
+    assert_eq!((world.in_flight(), parked(&world)), (0, 0));
+    world.door.close().await;
+    assert_eq!(client.status().await, "14");
+}
