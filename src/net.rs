@@ -6,6 +6,7 @@ pub(crate) mod grpc;
 pub(crate) mod http1;
 pub(crate) mod http1_dial;
 pub(crate) mod linger;
+pub(crate) mod local;
 pub(crate) mod percent;
 pub(crate) mod same_task;
 pub(crate) mod secret;

@@ -38,7 +38,10 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::ingress::{gate::Part, peer::Who};
+use crate::{
+    ingress::{gate::Part, peer::Who},
+    net::local::LocalStream,
+};
 
 pub(crate) mod assumed;
 mod class;
@@ -169,7 +172,7 @@ async fn serve(
 
 fn begin(core: &Rc<Core>, (accepted, who, place): Arrival, serving: &mut tokio::task::JoinSet<()>) {
     let socket = match accepted {
-        Accepted::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Socket::Unix),
+        Accepted::Unix(stream) => LocalStream::new(stream).map(Socket::Unix),
         Accepted::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Socket::Tcp),
     };
     match socket {

@@ -222,7 +222,8 @@ impl Client {
     /// Serves the client until its connection has ended.
     pub(super) async fn serve(self: Rc<Self>) -> Closed {
         std::future::poll_fn(|cx| {
-            self.waker.set(Some(cx.waker().clone()));
+            let kept = self.waker.take().filter(|it| it.will_wake(cx.waker()));
+            self.waker.set(Some(kept.unwrap_or_else(|| cx.waker().clone())));
             self.inner.borrow_mut().poll(&self, cx)
         })
         .await;

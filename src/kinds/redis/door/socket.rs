@@ -10,12 +10,14 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf},
-    net::{TcpStream, UnixStream},
+    net::TcpStream,
 };
+
+use crate::net::local::LocalStream;
 
 /// A client's socket.
 pub(crate) enum Socket {
-    Unix(UnixStream),
+    Unix(LocalStream),
     Tcp(TcpStream),
 }
 
@@ -70,12 +72,14 @@ impl Socket {
     }
 
     /// Whether the other end has closed its side, also if there is something to be read before that.
-    pub(super) fn has_hung_up(&self, cx: &mut Context<'_>) -> bool {
-        let ready = match self {
-            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
-            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
-        };
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    pub(super) fn has_hung_up(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Unix(stream) => stream.has_hung_up(cx),
+            Self::Tcp(stream) => {
+                let ready = pin!(stream.ready(Interest::READABLE)).poll(cx);
+                matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+            }
+        }
     }
 
     /// What is not sent yet is dropped, and the other end is told so.

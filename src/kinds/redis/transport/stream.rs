@@ -4,7 +4,10 @@ use tokio::net::UnixStream;
 
 use crate::{
     kinds::redis::settings::{Endpoint, RedisSettings},
-    net::dial::{Dial, DialError, Stream},
+    net::{
+        dial::{Dial, DialError, Stream},
+        local::LocalStream,
+    },
 };
 
 /// Connects. Whatever ends a TCP connection resets it: what the peer has not been sent by then dies
@@ -12,10 +15,11 @@ use crate::{
 pub(crate) async fn open(settings: &RedisSettings) -> Result<Box<dyn Stream>, DialError> {
     let address = settings.endpoint.to_string();
     match &settings.endpoint {
-        Endpoint::Unix(path) => match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => Err(DialError::Connect(address, error)),
-        },
+        Endpoint::Unix(path) => {
+            let failed = |error| DialError::Connect(address, error);
+            let connected = UnixStream::connect(path).await.and_then(UnixStream::into_std);
+            Ok(Box::new(connected.and_then(LocalStream::new).map_err(failed)?))
+        }
         Endpoint::Tcp { host, port } => {
             let dial = Dial {
                 address,

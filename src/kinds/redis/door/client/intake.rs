@@ -49,7 +49,7 @@ impl Inner {
         self.stuck = None;
         if !self.inbox.is_empty() {
             let mut inbox = mem::take(&mut self.inbox);
-            let taken = self.take(client, &inbox);
+            let taken = self.take(client, &inbox, Instant::now());
             inbox.advance(taken);
             if !inbox.is_empty() {
                 self.inbox = inbox;
@@ -153,9 +153,10 @@ impl Inner {
             let read = self.socket.poll_read(cx, &mut into);
             let count = into.filled().len();
             if count > 0 {
-                self.has_heard(Instant::now());
+                let now = Instant::now();
+                self.has_heard(now);
                 let bytes = scratch.get(..count).unwrap_or_default();
-                let taken = self.take(client, bytes);
+                let taken = self.take(client, bytes, now);
                 self.inbox.extend_from_slice(bytes.get(taken..).unwrap_or_default());
             }
             whole.scratch.replace(scratch);
@@ -226,9 +227,8 @@ impl Inner {
     }
 
     /// Dispatches what `bytes` ask for, as far as that goes now. Returns how much of them was taken.
-    fn take(&mut self, client: &Rc<Client>, bytes: &[u8]) -> usize {
+    fn take(&mut self, client: &Rc<Client>, bytes: &[u8], now: Instant) -> usize {
         let mut taken = 0;
-        let now = Instant::now();
         client.core().refresh();
         if self.session.has_selected && self.generation != client.core().generation() {
             // The configured database is another, and which one it is in is not certain any more.
