@@ -18,7 +18,8 @@
 //!
 //! **Whose time was up.** Every query is told `max_execution_time`. Where it brought its own, 159 blames the
 //! query: rejected. Where its caller's deadline was shorter than the backend's `timeout`, it says nothing of
-//! the backend: neutral. The same holds for any limit that a call sets itself.
+//! the backend: neutral. The same holds for any limit that a call sets itself, and for a profile that it names
+//! itself and that does not exist (180): without such words of its own it is the configured user's.
 //!
 //! **A code of no class that comes with HTTP 400** blames the query as well: that status is the server's own
 //! word for it.
@@ -152,21 +153,22 @@ fn find_last(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).rposition(|window| window == wanted)
 }
 
-/// The setting by which a query limits itself so that it ends with `code`.
-fn limit_of(code: u32) -> &'static [&'static str] {
+/// The words of a call's own by which it ends with `code`: limits that it sets itself, and what it names.
+fn named_by(code: u32) -> &'static [&'static str] {
     match code {
         159 => &["max_execution_time", "timeout_overflow_mode", "max_estimated_execution_time"],
         241 => &["max_memory_usage", "max_memory_usage_for_user"],
+        180 => &["profile"],
         202 => &["max_concurrent_queries_for_user", "max_concurrent_queries_for_all_users"],
         _ => &[],
     }
 }
 
 fn class(code: u32, message: &str, status: u16, asked: &Asked) -> (Option<ErrorClass>, Verdict) {
-    let own_limit = asked.own.iter().any(|name| limit_of(code).contains(&name.as_str()));
+    let is_own = asked.own.iter().any(|name| named_by(code).contains(&name.as_str()));
     let of_query = message.contains("(for query)") || message.contains("Query memory limit");
     let (class, verdict) = match code {
-        _ if own_limit => (ErrorClass::Rejected, Verdict::Success),
+        _ if is_own => (ErrorClass::Rejected, Verdict::Success),
         // One block over more partitions than the server lets it be: it will always be.
         252 if message.contains("partitions for single INSERT block") => {
             (ErrorClass::Rejected, Verdict::Success)
@@ -309,6 +311,15 @@ mod tests {
             (Unknown, Failure, false)
         );
         assert_eq!(ends(241, "", &["max_memory_usage"], true), (Rejected, Success, false));
+    }
+
+    #[test]
+    fn a_profile_that_is_not_there_blames_whoever_named_it() {
+        use ErrorClass::{BlockedServer, Rejected};
+        use Verdict::{Failure, Success};
+        assert_eq!(ends(180, "", &["profile"], true), (Rejected, Success, false));
+        assert_eq!(ends(180, "", &["max_threads"], true), (BlockedServer, Failure, false));
+        assert_eq!(ends(180, "", &[], true), (BlockedServer, Failure, false));
     }
 
     #[test]

@@ -165,3 +165,15 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
         assert_eq!(client.answer("GET").await.status, status);
     }
 }
+
+#[tokio::test]
+async fn a_profile_that_a_client_makes_up_opens_no_breaker() {
+    let world = World::open().await;
+    let mut client = world.client();
+    for _ in 0..10 {
+        let made_up = client.ask("POST /?profile=nosuch", "", "SELECT 1").await;
+        assert_eq!(made_up.header("x-clickhouse-exception-code"), Some("180"), "{made_up:?}");
+        assert_eq!(made_up.header("x-fusebox-source"), Some("live"), "{made_up:?}");
+    }
+    assert_eq!(client.query("SELECT 2").await.text(), "2\n", "the breaker is closed");
+}
