@@ -263,10 +263,6 @@ fn write_directly(firestore: &Firestore, view: &mut View, writes: &[(&str, Optio
     }
 }
 
-fn parked(daemon: &Daemon) -> f64 {
-    daemon.metric("door_connections", &[("mode", "parked")])
-}
-
 /// Stock clients that listen to a server behind a relay.
 struct Listening {
     firestore: Firestore,
