@@ -1,9 +1,9 @@
 //! One backend as doors and operators use it: calls, views, orders.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{Lanes, Moment, OpId, Target, UnixMillis, Words, breaker::State, cache::Cache};
+use fusebox_state::{Lanes, Moment, OpId, Target, UnixMillis, Words, cache::Cache};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
@@ -196,10 +196,25 @@ impl Backend {
     /// What a live query asks before it connects.
     pub fn gate(&self) -> Gate {
         let circuit = Arc::clone(&self.entry.shared.circuit);
-        Arc::new(move || {
-            let (state, offline) = circuit.breaker.state();
-            !offline && state != State::Open
-        })
+        Arc::new(move || circuit.is_asked())
+    }
+
+    /// Whether calls go to the backend: its breaker is not OPEN, and it is not offline.
+    pub fn is_asked(&self) -> bool {
+        self.entry.shared.circuit.is_asked()
+    }
+
+    /// Resolves once they do. Costs nothing meanwhile.
+    pub async fn until_asked(&self) {
+        let circuit = &self.entry.shared.circuit;
+        loop {
+            let mut changed = pin!(circuit.changed.notified());
+            changed.as_mut().enable();
+            if circuit.is_asked() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// The backend in full.

@@ -254,6 +254,12 @@ impl Circuit {
         *self.holds.lock()
     }
 
+    /// Whether calls go to the backend: its breaker is not OPEN, and it is not offline.
+    pub fn is_asked(&self) -> bool {
+        let (state, offline) = self.breaker.state();
+        !offline && state != State::Open
+    }
+
     /// A ping was answered at `now`.
     pub fn ping_answered(&self, now: Moment) {
         self.unanswered.store(0, Ordering::Relaxed);

@@ -122,7 +122,7 @@ impl Core {
 
     /// Whether the backend is asked at all now.
     pub(super) fn is_barred(&self) -> bool {
-        !(self.backend.gate())()
+        !self.backend.is_asked()
     }
 }
 

@@ -7,8 +7,8 @@
 //!    └─┘ no server             └────────────────────────────────┘      └─┘ no server
 //!                                open, then RESET if need be
 //! ```
-//! *Waiting* and *broken* differ in that a waiting one has no headers yet: its client's call has not begun. Both look
-//! whether the backend is asked again, and open a stream with backoff, through the same admission as every call: a
+//! *Waiting* and *broken* differ in that a waiting one has no headers yet: its client's call has not begun. Both sleep
+//! until the backend is asked again, and open a stream with backoff, through the same admission as every call: a
 //! place in the bulkhead is held until its headers are here. The client's connection is counted as parked meanwhile.
 //!
 //! What a target goes on from is said in [`targets`](crate::kinds::firestore::protocol::targets).
@@ -20,7 +20,7 @@
 //! | the server's `INTERNAL`, `CANCELLED` | the client is told | broken | broken |
 //! | any other status of the server | the client is told | the client is told | the client is told |
 //! | one that may be for a token of ours | | broken, without tokens | the same |
-//! | the door may not ask: shed, no place | the client is told | | broken |
+//! | the door may not ask: the breaker, shed, no place | waits | | broken |
 //! | the client's time, or the daemon stops | the client is told | the client is told | the client is told |
 //! | the client ends its request | the server is told later | the server is told | `OK` |
 //!
@@ -96,6 +96,8 @@ pub(super) struct Listening {
     parked: Option<Parked>,
     pace: Pace,
     failures: u32,
+    /// The backend is not asked: whatever `again` says, nothing is tried before it is.
+    is_barred: bool,
     again: Pin<Box<Sleep>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -106,6 +108,8 @@ pub(super) struct Listening {
 enum Event {
     Server(Came),
     Asked(Option<Result<Asked, Told>>),
+    /// The backend is asked again.
+    Unbarred,
     Again,
     End(Told),
 }
@@ -158,6 +162,7 @@ pub(super) async fn answered(
         parked: None,
         pace: Pace::default(),
         failures: 0,
+        is_barred: false,
         again: Box::pin(sleep_until(Instant::now())),
         stop: Box::pin(core.stop.clone().cancelled_owned()),
         deadline: deadline.map(|at| Box::pin(sleep_until(at))),
@@ -186,6 +191,10 @@ impl Listening {
                 },
                 Event::Asked(Some(Ok((framed, message)))) => {
                     self.asks(framed, message).await?;
+                    continue;
+                }
+                Event::Unbarred => {
+                    self.waits();
                     continue;
                 }
                 Event::Asked(Some(Err(told))) | Event::End(told) => return Err(told),
@@ -251,6 +260,7 @@ impl Listening {
                     Some(open) => open.end(),
                     None => self.ends_well(),
                 },
+                Event::Unbarred => self.waits(),
                 Event::Again => match self.opens().await {
                     Ok(_) => {}
                     Err(Shut::Again) => self.waits(),
@@ -269,6 +279,7 @@ impl Listening {
     /// Waits for what happens next.
     async fn happens(&mut self) -> Event {
         let Self { open, requests, again, stop, deadline, core, targets, has_headers, .. } = self;
+        let is_barred = self.is_barred;
         let late = async {
             match deadline {
                 Some(deadline) => deadline.await,
@@ -295,7 +306,8 @@ impl Listening {
             came = answers => Event::Server(came),
             () = stop => Event::End(Told::stopping()),
             () = late => Event::End(Told::late(name)),
-            () = again, if is_due => Event::Again,
+            () = core.backend.until_asked(), if is_due && is_barred => Event::Unbarred,
+            () = again, if is_due && !is_barred => Event::Again,
         }
     }
 
@@ -420,8 +432,10 @@ impl Listening {
         if self.parked.is_none() {
             self.parked = Some(self.busy.park(&self.core));
         }
-        let wait = if self.core.is_barred() {
-            self.pace.gate_shut.mul_f64(0.5 + fastrand::f64() / 2.0)
+        let was_barred = std::mem::replace(&mut self.is_barred, self.core.is_barred());
+        let wait = if was_barred {
+            // They do not all come at once.
+            self.pace.gate_shut.mul_f64(fastrand::f64())
         } else {
             self.failures = self.failures.saturating_add(1);
             self.pace.backoff(self.failures - 1)

@@ -54,8 +54,8 @@ impl Listening {
         let until = self.deadline.as_ref().map_or(until, |at| until.min(at.deadline()));
         let entered = match core.admitted(&upstream, method, touched, until, None).await {
             Ok(entered) => entered,
-            Err(_) if core.is_barred() => return Err(Shut::Again),
-            Err(why) => return Err(refused(core.kept(&upstream, method, touched, &why))),
+            // All the trials of a half-open breaker are out, say, or there is no place.
+            Err(_) => return Err(Shut::Again),
         };
         let begin = self.targets.begin();
         let pieces = begin.requests.into_iter().map(|it| framed(&[it])).collect();

@@ -216,3 +216,27 @@ async fn a_listen_that_begins_in_an_outage_waits_and_costs_no_place() {
     world.door.close().await;
     assert_eq!(client.status().await, "14");
 }
+
+#[tokio::test]
+async fn those_that_wait_are_told_nothing_of_a_breaker_that_tries_one_after_the_other() {
+    let (server, port) = Played::start().await;
+    drop(server);
+    let world = World::before(port).await;
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(Client::begin(&world).await);
+    }
+    until("the breaker is open", || world.breaker() == "OPEN").await;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let mut server = Server::over(Played { listener });
+    // It lets one trial through at a time.
+    world.fusebox.recover(Some("firestore")).await.unwrap();
+    let mut opened = Vec::new();
+    for _ in 0..waiting.len() {
+        opened.push(server.opens().await);
+    }
+    for client in waiting {
+        Client::begun(client).await;
+    }
+    assert_eq!((world.in_flight(), world.breaker().as_str()), (0, "CLOSED"));
+}
