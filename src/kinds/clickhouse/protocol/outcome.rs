@@ -159,6 +159,8 @@ fn named_by(code: u32) -> &'static [&'static str] {
         159 => &["max_execution_time", "timeout_overflow_mode", "max_estimated_execution_time"],
         241 => &["max_memory_usage", "max_memory_usage_for_user"],
         180 => &["profile"],
+        // Blocks of its own; else they are the server's.
+        40 | 271 => &["decompress"],
         202 => &["max_concurrent_queries_for_user", "max_concurrent_queries_for_all_users"],
         _ => &[],
     }
@@ -218,7 +220,9 @@ fn class(code: u32, message: &str, status: u16, asked: &Asked) -> (Option<ErrorC
         60 | 81 | 164 | 201 | 218 | 291 | 392 | 481 | 482 | 495 | 497 | 620 | 673 | 774 => {
             (ErrorClass::BlockedObject, Verdict::Success)
         }
-        code if is_callers_fault(code) => (ErrorClass::Rejected, Verdict::Success),
+        code if is_callers_fault(code) || cannot_unpack(code) => {
+            (ErrorClass::Rejected, Verdict::Success)
+        }
         0 => return by_status(status),
         _ if status == 400 => (ErrorClass::Rejected, Verdict::Success),
         _ => return (None, Verdict::Success),
@@ -236,6 +240,12 @@ fn by_status(status: u16) -> (Option<ErrorClass>, Verdict) {
         400 | 405 | 411 | 413 | 414 => (Some(ErrorClass::Rejected), Verdict::Success),
         _ => (None, Verdict::Success),
     }
+}
+
+/// What came packed cannot be unpacked: it never will be.
+fn cannot_unpack(code: u32) -> bool {
+    // ZLIB_INFLATE, BROTLI_READ, LZMA, ZSTD, BZIP2, LZ4 and SNAPPY … _FAILED
+    matches!(code, 354 | 448 | 554 | 561 | 594 | 618 | 638)
 }
 
 /// Syntax, types, names and values that are wrong, and limits that a query runs into by itself.
@@ -320,6 +330,19 @@ mod tests {
         assert_eq!(ends(180, "", &["profile"], true), (Rejected, Success, false));
         assert_eq!(ends(180, "", &["max_threads"], true), (BlockedServer, Failure, false));
         assert_eq!(ends(180, "", &[], true), (BlockedServer, Failure, false));
+    }
+
+    #[test]
+    fn what_cannot_be_unpacked_blames_whoever_packed_it() {
+        use ErrorClass::Rejected;
+        use Verdict::Success;
+        for code in [354, 448, 554, 561, 594, 618, 638] {
+            assert_eq!(ends(code, "", &[], true), (Rejected, Success, false), "{code}");
+        }
+        for code in [40, 271] {
+            assert_eq!(ends(code, "", &["decompress"], true), (Rejected, Success, false), "{code}");
+            assert_ne!(ends(code, "", &[], true), (Rejected, Success, false), "{code}");
+        }
     }
 
     #[test]
