@@ -238,6 +238,7 @@ impl Daemon {
             instance: instance.clone(),
             run: state_dir::new_name(),
             former: Some(self.identity.load().instance.clone()),
+            state_dir: self.identity.load().state_dir.clone(),
             twins: Arc::default(),
         };
         let config = self.config.load_full();
@@ -300,6 +301,7 @@ pub(crate) fn identity(state_dir: &StateDir) -> Identity {
         instance: state_dir.instance.clone(),
         run: state_dir::new_name(),
         former: state_dir.former.clone(),
+        state_dir: Some(state_dir.path().to_owned()),
         twins: Arc::default(),
     }
 }

@@ -6,6 +6,9 @@
 //! | `instance` | the daemon's name, by which its connections are found and killed |
 //! | `origin` | where the directory was made, and which stores it has had ([`origin`]) |
 //! | `backends/` | the stores |
+//! | `results/` | large replies that are cached |
+//! | `sessions/` | which sessions of clients of ClickHouse something was put into |
+//! | `start-up/` | what programs ask for when they start |
 //! | `events-…` | what happened |
 //! | `instance.damaged-…`, `origin.damaged-…` | files that were none of these, set aside; nothing deletes them |
 //!
@@ -35,7 +38,17 @@ const LOCK: &str = "lock";
 const INSTANCE: &str = "instance";
 
 /// All that a daemon keeps here.
-const OURS: &[&str] = &[LOCK, INSTANCE, origin::FILE, "backends", journal::NEWER, journal::OLDER];
+const OURS: &[&str] = &[
+    LOCK,
+    INSTANCE,
+    origin::FILE,
+    "backends",
+    "results",
+    "sessions",
+    "start-up",
+    journal::NEWER,
+    journal::OLDER,
+];
 
 /// The directory, locked for as long as this lives.
 pub(crate) struct StateDir {
@@ -70,6 +83,11 @@ impl StateDir {
             Self { instance, former: None, path, origin: Mutex::new(origin), _lock: lock };
         dir.find_origin();
         Ok(dir)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Reads where the directory comes from. A copy takes a new name, and its replay is paused.

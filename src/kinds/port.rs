@@ -3,7 +3,7 @@
 //! A kind knows its usual settings, how its connector is made, and how a call and a reply look as JSON. Everything else
 //! above the connectors deals in opaque bytes.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -27,6 +27,8 @@ pub(crate) struct Identity {
     pub(crate) run: String,
     /// The name that it had before it was found to be another's: what bears it is killed once.
     pub(crate) former: Option<String>,
+    /// Where what outlives a run is kept; `None` if nothing is.
+    pub(crate) state_dir: Option<PathBuf>,
     /// Where other daemons of this name are told.
     pub(crate) twins: Arc<Twins>,
 }

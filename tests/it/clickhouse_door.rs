@@ -87,6 +87,14 @@ impl World {
         });
     }
 
+    /// Waits until what clients ask for at their start is on the disk.
+    fn keeps_what_clients_start_with(&self) {
+        eventually("what clients start with is kept", LONG, || {
+            let kept = self.daemon.state_dir().join("start-up/clickhouse.cache");
+            kept.try_exists().expect("the folder can be looked at")
+        });
+    }
+
     /// Waits until all is replayed.
     fn drains(&self) {
         self.recover();
@@ -115,17 +123,32 @@ impl World {
         self.try_query(query).unwrap_or_else(|error| (0, error.to_string()))
     }
 
+    /// The same of a query in the session `id`.
+    fn query_in(&self, id: &str, query: &str) -> (u16, String) {
+        let asked = self.try_query_at(&format!("/?session_id={id}"), query);
+        asked.unwrap_or_else(|error| (0, error.to_string()))
+    }
+
     fn try_query(&self, query: &str) -> io::Result<(u16, String)> {
-        let (head, body) = self.try_answer(query)?;
+        self.try_query_at("/", query)
+    }
+
+    fn try_query_at(&self, target: &str, query: &str) -> io::Result<(u16, String)> {
+        let (head, body) = self.try_answer_at(target, query)?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         Ok((status.ok_or(io::ErrorKind::InvalidData)?, body))
     }
 
     /// Head and body of an answer. HTTP/1.0, so that it ends with the connection.
     fn try_answer(&self, query: &str) -> io::Result<(String, String)> {
+        self.try_answer_at("/", query)
+    }
+
+    fn try_answer_at(&self, target: &str, query: &str) -> io::Result<(String, String)> {
         let mut stream = TcpStream::connect(self.port.address())?;
         stream.set_read_timeout(Some(LONG))?;
-        write!(stream, "POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{query}", query.len())?;
+        let length = query.len();
+        write!(stream, "POST {target} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{query}")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -150,10 +173,7 @@ fn through_an_outage(client: &str) {
     world.run(client, "outage");
     if client == "clickhouse_client.py" {
         world.run(client, "cached");
-        eventually("what it asked at its start is kept", LONG, || {
-            let kept = world.daemon.state_dir().join("start-up/clickhouse.cache");
-            kept.try_exists().expect("the folder can be looked at")
-        });
+        world.keeps_what_clients_start_with();
         world.daemon.restart();
         world.run(client, "starts");
     }
@@ -192,6 +212,44 @@ fn a_frozen_server_costs_a_caller_its_timeout_and_the_next_one_nothing() {
     world.server.thaw();
     world.recover();
     assert_eq!(world.query("SELECT 2"), (200, "2\n".into()));
+}
+
+#[test]
+fn what_was_put_into_a_session_is_known_after_a_kill_of_the_daemon() {
+    const INSERT: &str = "INSERT INTO default.kept VALUES (1)";
+    let mut world = World::queueing();
+    world.server.query("CREATE TABLE default.kept (n UInt32) ENGINE = MergeTree ORDER BY n");
+    for (id, statement) in [("set", "SET max_threads = 1"), ("read", "SELECT 1")] {
+        assert_eq!(world.query_in(id, statement).0, 200, "{id}");
+    }
+    world.keeps_what_clients_start_with();
+    world.server.kill_9();
+    world.daemon.restart();
+    let (status, told) = world.query_in("set", INSERT);
+    assert!(status == 503 && told.starts_with("Code: 210."), "{status} {told}");
+    assert_eq!(world.query_in("set", "SELECT 1").0, 503);
+    for id in ["read", "another"] {
+        assert_eq!(world.query_in(id, INSERT), (200, String::new()), "{id}");
+        assert_eq!(world.query_in(id, "SELECT 1"), (200, "1\n".into()), "{id}");
+    }
+    assert_eq!(world.daemon.queued("clickhouse", "pending"), 2);
+
+    // A file that is damaged or gone says nothing of any session, and that is told.
+    let file = world.daemon.state_dir().join("sessions/clickhouse.dirty");
+    for (told, rubbish) in [("it is damaged", Some("rubbish")), ("it is missing", None)] {
+        world.daemon.kill_9();
+        let damaged = rubbish.map_or_else(|| fs::remove_file(&file), |it| fs::write(&file, it));
+        damaged.expect("it is ours");
+        world.daemon.restart();
+        assert_eq!(world.daemon.log_text().matches(told).count(), 1, "{told}");
+        for id in ["set", "read", "another"] {
+            assert_eq!(world.query_in(id, INSERT).0, 503, "{id}: {told}");
+        }
+        assert_eq!(world.query(INSERT), (200, String::new()));
+    }
+    world.server.restart();
+    world.drains();
+    assert_eq!(world.server.query("SELECT count() FROM default.kept"), "4");
 }
 
 /// Bytes of the replies in files.

@@ -88,9 +88,10 @@ def refused(call):
 
 def starts():
     """It can start in an outage in which the daemon was killed."""
-    client = connect(autogenerate_session_id=False)
-    assert client.server_version and client.ping() is True
-    assert "Code: 210" in refused(lambda: client.query("SELECT min(n) FROM py"))
+    for options in ({}, {"autogenerate_session_id": False}):
+        client = connect(**options)
+        assert client.server_version and client.ping() is True
+        assert "Code: 210" in refused(lambda: client.query("SELECT min(n) FROM py"))
 
 
 phases = {"live": lambda: live(5_000), "outage": outage, "cached": cached, "starts": starts, "after": lambda: live(100)}

@@ -60,7 +60,7 @@ impl ClickHouseConnector {
             servers: Servers::default(),
             tables: Tables::default(),
             fence: Arc::new(Fence::new(&settings)),
-            sessions: Sessions::new(),
+            sessions: Sessions::open(settings.sessions.as_ref()),
             usual_database: ArcSwapOption::empty(),
             is_describing: AtomicBool::new(false),
             settings,
@@ -110,7 +110,8 @@ impl Connector for ClickHouseConnector {
                 let Shared { settings, sessions, usual_database, .. } = &*self.shared;
                 let usual = usual_database.load_full();
                 let usual = usual.as_ref().map(|it| it.as_str());
-                opaque::plan(body, request, |named| sessions.named(named), usual, settings)
+                let is_dirty = |id: &str, timeout| sessions.is_dirty(id, timeout);
+                opaque::plan(body, request, is_dirty, usual, settings)
             }
             None => plan::plan(body, &self.shared.settings),
         }

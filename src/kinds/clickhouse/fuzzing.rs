@@ -45,7 +45,7 @@ pub fn statements(bytes: &[u8]) {
     let form = request.to_bytes();
     let again = HttpRequest::of(&form).unwrap().unwrap();
     assert_eq!(opaque::operation(&again), opaque::operation(&request));
-    let plan = opaque::plan(form, Ok(request), |_| None, None, &settings).unwrap();
+    let plan = opaque::plan(form, Ok(request), |_, _| false, None, &settings).unwrap();
     assert!(plan.label.len() <= 256 || !plan.label.is_empty());
     // No statement has a number sign outside of quotes, and behind one a space makes a comment.
     if let Some(text) = std::str::from_utf8(body).ok().filter(|text| !text.contains('#')) {

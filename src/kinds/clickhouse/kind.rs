@@ -17,7 +17,7 @@ use super::{
         json::{self, Data, JsonParts, body_from_json, escaped, takes_data},
         wire::{Call as WireCall, Header, parts_of},
     },
-    settings::{ClickHouseSettings, ClickHouseUrl, ClickHouseUrlError},
+    settings::{ClickHouseSettings, ClickHouseUrl, ClickHouseUrlError, SessionsPlace},
 };
 use crate::kinds::{
     options::CallOptionsJson,
@@ -130,6 +130,7 @@ impl Kind for ClickHouse {
         let mut settings = of_backend(backend, identity)?;
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
+        settings.sessions = sessions(backend, identity);
         Ok(ClickHouseConnector::new(settings))
     }
 
@@ -242,6 +243,16 @@ fn content_type(format: &str) -> Cow<'static, str> {
         "Values" | "Vertical" | "Markdown" => "text/plain; charset=UTF-8",
         _ => "application/octet-stream",
     })
+}
+
+/// Where the sessions are kept that something was put into. The file is made before the store.
+fn sessions(backend: &BackendConfig, identity: &Identity) -> Option<SessionsPlace> {
+    let (state_dir, name) = (identity.state_dir.as_ref()?, &backend.settings.name);
+    let store = backend.settings.queue_dir.clone();
+    let store = store.unwrap_or_else(|| state_dir.join("backends").join(name));
+    let file = state_dir.join("sessions").join(format!("{name}.dirty"));
+    // What cannot be looked at may be one.
+    Some(SessionsPlace { file, is_expected: store.try_exists().unwrap_or(true) })
 }
 
 /// The connector's settings of a backend.

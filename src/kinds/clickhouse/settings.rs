@@ -39,6 +39,17 @@ pub struct ClickHouseSettings {
     pub twins: Arc<Twins>,
     /// The backend's name.
     pub name: String,
+    /// Where the sessions are kept that something was put into; `None` to keep them in memory alone.
+    pub sessions: Option<SessionsPlace>,
+}
+
+/// A file of sessions that something was put into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionsPlace {
+    /// Where it is.
+    pub file: PathBuf,
+    /// The backend was here before, so a file that is missing is lost.
+    pub is_expected: bool,
 }
 
 impl ClickHouseSettings {
@@ -62,6 +73,7 @@ impl ClickHouseSettings {
             former: None,
             twins: Arc::default(),
             name: "clickhouse".to_owned(),
+            sessions: None,
         }
     }
 

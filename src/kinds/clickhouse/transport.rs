@@ -14,6 +14,7 @@ pub(crate) mod reading;
 pub(crate) mod request;
 pub(crate) mod rest;
 pub(crate) mod server;
+mod session_file;
 pub(crate) mod sessions;
 pub(crate) mod shared;
 pub(crate) mod tokens;

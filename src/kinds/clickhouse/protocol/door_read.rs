@@ -5,7 +5,7 @@
 //! | the statement | with its comments and white space folded |
 //! | parameters and settings | all, but those that say how a query runs, or who asks |
 //! | `X-ClickHouse-…` headers, `Accept-Encoding` | all: bytes are kept as the server sent them |
-//! | the session | only if it may have begun before this run of fusebox ([`Session`]) |
+//! | the session | no: one that something was put into is not cached |
 //!
 //! A statement that is not here whole, or not as text, is not cached, nor is one that asks for the server's own state or
 //! for random numbers. The list of settings is the exception, because clients ask for it when they start.
@@ -65,17 +65,6 @@ const SETTINGS_LIST: &str = " from system . settings";
 /// How long a session lasts at the server in silence, if its client does not say.
 pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is known of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Session {
-    /// There is nothing in it.
-    Clean,
-    /// Nobody knows what was put into it before.
-    Own,
-    /// Something is in it.
-    Dirty,
-}
-
 /// The session that a request names, and for how long it lasts.
 pub(crate) fn session_of(request: &HttpRequest) -> Option<(String, Duration)> {
     let of = |name: &str| {
@@ -93,7 +82,6 @@ pub(crate) fn slot(
     request: &HttpRequest,
     statement: &Statement,
     text: &str,
-    session: Option<&(String, Session)>,
     settings: &ClickHouseSettings,
 ) -> Option<Slot> {
     let HttpRequest { head, .. } = request;
@@ -130,14 +118,6 @@ pub(crate) fn slot(
                 part(value);
             }
         }
-    }
-    match session {
-        None | Some((_, Session::Clean)) => {}
-        Some((id, Session::Own)) => {
-            part("session");
-            part(id);
-        }
-        Some((_, Session::Dirty)) => return None,
     }
     for (name, value) in &head.headers {
         if name == "x-clickhouse-database" && sql::is_server_state(value) {
@@ -224,20 +204,10 @@ mod tests {
         HttpRequest { head, body: Bytes::new() }
     }
 
-    fn key_in(
-        text: &str,
-        target: &str,
-        headers: &[(&str, &str)],
-        session: Option<(&str, Session)>,
-    ) -> Option<Bytes> {
+    fn key(text: &str, target: &str, headers: &[(&str, &str)]) -> Option<Bytes> {
         let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
         let request = request(target, headers);
-        let session = session.map(|(id, session)| (id.to_owned(), session));
-        slot(&request, &sql::read(text), text, session.as_ref(), &settings).map(|slot| slot.key)
-    }
-
-    fn key(text: &str, target: &str, headers: &[(&str, &str)]) -> Option<Bytes> {
-        key_in(text, target, headers, None)
+        slot(&request, &sql::read(text), text, &settings).map(|slot| slot.key)
     }
 
     #[test]
@@ -322,12 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_shares_what_it_reads_only_if_it_is_clean() {
-        let of = |session| key_in("SELECT 1", "/", &[], session);
-        assert_eq!(of(Some(("s", Session::Clean))), of(None));
-        assert_ne!(of(Some(("s", Session::Own))), of(None));
-        assert_ne!(of(Some(("s", Session::Own))), of(Some(("t", Session::Own))));
-        assert_eq!(of(Some(("s", Session::Dirty))), None);
+    fn what_puts_something_into_a_session_is_known() {
         for (text, puts) in [
             ("SELECT 1", false),
             ("INSERT INTO t VALUES (1)", false),

@@ -20,23 +20,18 @@ use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
 use fusebox_state::Lanes;
 
 use super::{
-    door_insert,
-    door_read::{self, Session},
-    http_form::HttpRequest,
-    sql::Verb,
-    stated::statement,
-    wire::WireError,
+    door_insert, door_read, http_form::HttpRequest, sql::Verb, stated::statement, wire::WireError,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
 /// Why other writes are not queued.
 const REASON: &str = "it is no insert of data";
 
-/// Reads what a request is.
+/// Reads what a request is; `is_dirty` says whether something was put into a session, which ends after such a silence.
 pub(crate) fn plan(
     body: Bytes,
     request: Result<HttpRequest, WireError>,
-    session: impl FnOnce(Option<(String, Duration)>) -> Option<(String, Session)>,
+    is_dirty: impl FnOnce(&str, Duration) -> bool,
     usual: Option<&str>,
     settings: &ClickHouseSettings,
 ) -> Result<Plan, Refused> {
@@ -48,10 +43,13 @@ pub(crate) fn plan(
     let is_safe = is_safe(&request);
     let statement = statement(&request);
     let none = || Lanes::new([]);
-    let session = session(door_read::session_of(&request));
-    let slot = statement.as_ref().and_then(|(statement, text)| {
-        door_read::slot(&request, statement, text, session.as_ref(), settings)
-    });
+    let session = door_read::session_of(&request);
+    let is_dirty = session.is_some_and(|(id, timeout)| is_dirty(&id, timeout));
+    // What is in a session is in its answers.
+    let slot = statement
+        .as_ref()
+        .filter(|_| !is_dirty)
+        .and_then(|(statement, text)| door_read::slot(&request, statement, text, settings));
     let read =
         || Access::Read(Read { keyed: false, slots: slot.into_iter().collect(), miss: None });
     let write = || Access::Write(Write::new(Outage::Never(REASON)));
@@ -61,9 +59,6 @@ pub(crate) fn plan(
         _ if is_safe => (none(), false, read()),
         Some(Verb::Read) => (none(), false, read()),
         Some(Verb::Insert(insert)) => {
-            let is_dirty = matches!(session, Some((_, Session::Dirty)));
-            // A session of which nothing is known may have taken another one.
-            let usual = usual.filter(|_| !matches!(session, Some((_, Session::Own))));
             let (label, lanes, access) =
                 door_insert::plan(&request, insert, is_dirty, usual, settings);
             return Ok(Plan { body, label, lanes, admin: false, access });
@@ -101,15 +96,16 @@ fn is_safe(request: &HttpRequest) -> bool {
     matches!(request.head.method.as_str(), "GET" | "HEAD" | "OPTIONS")
 }
 
-/// The session that a request names, and whether the request may put something into it.
-pub(crate) fn session(request: &HttpRequest) -> Option<(String, bool)> {
-    let (id, _) = door_read::session_of(request)?;
+/// The session that a request may put something into, and after which silence that ends.
+pub(crate) fn put_into(request: &HttpRequest) -> Option<(String, Duration)> {
+    let session = door_read::session_of(request)?;
     let statement = statement(request);
     let (statement, text) = match &statement {
         Some((statement, text)) => (Some(statement), text.as_str()),
         None => (None, ""),
     };
-    Some((id, request.head.is_query && door_read::puts_into_session(statement, text)))
+    let puts = request.head.is_query && door_read::puts_into_session(statement, text);
+    puts.then_some(session)
 }
 
 #[cfg(test)]
@@ -137,7 +133,7 @@ mod tests {
 
     fn planned(bytes: Bytes, request: &HttpRequest) -> Plan {
         let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
-        plan(bytes, Ok(request.clone()), |_| None, None, &settings).unwrap()
+        plan(bytes, Ok(request.clone()), |_, _| false, None, &settings).unwrap()
     }
 
     #[track_caller]
@@ -166,6 +162,32 @@ mod tests {
         is(&request("POST", "", b"SELECT '\xff'"), false, true);
         is(&request("POST", "", b""), false, true);
         is(&request("PUT", "", b""), false, true);
+    }
+
+    #[test]
+    fn a_session_that_something_was_put_into_is_live_only() {
+        let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
+        let planned = |text: &'static str, dirty: &str| {
+            let mut request = request("POST", "", text.as_bytes());
+            request.head.parameters = [("session_id", "s"), ("session_timeout", "7")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec();
+            let is_dirty =
+                |id: &str, timeout: Duration| id == dirty && timeout == Duration::from_secs(7);
+            plan(request.to_bytes(), Ok(request), is_dirty, None, &settings).unwrap().access
+        };
+        let slots = |access| match access {
+            Access::Read(read) => read.slots.len(),
+            Access::Write(_) => 0,
+        };
+        assert_eq!(slots(planned("SELECT 1", "another")), 1);
+        assert_eq!(slots(planned("SELECT 1", "s")), 0);
+        let insert = "INSERT INTO d.t VALUES (1)";
+        let is_queued = |access| match access {
+            Access::Write(write) => !matches!(write.outage, Outage::Never(_)),
+            Access::Read(_) => false,
+        };
+        assert!(is_queued(planned(insert, "another")) && !is_queued(planned(insert, "s")));
     }
 
     #[test]

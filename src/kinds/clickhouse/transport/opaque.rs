@@ -86,8 +86,8 @@ pub(super) async fn carried(
     request: HttpRequest,
     until: Instant,
 ) -> Result<Attempted, Failed> {
-    if let Some((id, true)) = opaque::session(&request) {
-        shared.sessions.dirties(&id);
+    if let Some((id, timeout)) = opaque::put_into(&request) {
+        shared.sessions.dirties(&id, timeout);
     }
     if attempt.write {
         return write(shared, attempt, request, until).await;

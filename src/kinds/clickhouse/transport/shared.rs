@@ -14,8 +14,8 @@ pub(crate) struct Shared {
     pub(crate) servers: Servers,
     pub(crate) tables: Tables,
     pub(crate) fence: Arc<Fence>,
-    /// What is known of the sessions of clients.
-    pub(crate) sessions: Sessions,
+    /// Which sessions of clients something was put into.
+    pub(crate) sessions: Arc<Sessions>,
     /// The database that the server takes for us if none is named, once it was asked.
     pub(crate) usual_database: ArcSwapOption<String>,
     /// The server is being asked who it is, and for that.
