@@ -52,11 +52,9 @@ impl Listening {
         (head.method, head.uri, head.headers) = (Verb::POST, self.head.uri.clone(), headers);
         let until = Instant::now() + core.backend.timeout();
         let until = self.deadline.as_ref().map_or(until, |at| until.min(at.deadline()));
-        let entered = match core.admitted(&upstream, method, touched, until, None).await {
-            Ok(entered) => entered,
-            // All the trials of a half-open breaker are out, say, or there is no place.
-            Err(_) => return Err(Shut::Again),
-        };
+        let admitted = core.admitted(&upstream, method, touched, until, None).await;
+        // All the trials of a half-open breaker are out, say, or there is no place.
+        let Ok(entered) = admitted else { return Err(Shut::Again) };
         let begin = self.targets.begin();
         let pieces = begin.requests.into_iter().map(|it| framed(&[it])).collect();
         let sending = Sending {
