@@ -7,7 +7,7 @@
 //! | `origin` | where the directory was made, and which stores it has had ([`origin`]) |
 //! | `backends/` | the stores |
 //! | `results/` | large replies that are cached |
-//! | `sessions/` | which sessions of clients of ClickHouse something was put into |
+//! | `sessions/` | which sessions of clients of ClickHouse something was put into, and which database it takes |
 //! | `start-up/` | what programs ask for when they start |
 //! | `events-…` | what happened |
 //! | `instance.damaged-…`, `origin.damaged-…` | files that were none of these, set aside; nothing deletes them |

@@ -252,6 +252,23 @@ fn what_was_put_into_a_session_is_known_after_a_kill_of_the_daemon() {
     assert_eq!(world.server.query("SELECT count() FROM default.kept"), "4");
 }
 
+#[test]
+fn an_insert_that_names_no_database_is_queued_after_a_restart_in_an_outage() {
+    let mut world = World::queueing();
+    world.server.query("CREATE TABLE local.kept (n UInt32) ENGINE = MergeTree ORDER BY n");
+    assert_eq!(world.query("SELECT 1").0, 200);
+    eventually("the server's database is kept", LONG, || {
+        let kept = world.daemon.state_dir().join("sessions/clickhouse.database");
+        kept.try_exists().expect("the folder can be looked at")
+    });
+    world.server.kill_9();
+    world.daemon.restart();
+    assert_eq!(world.query("INSERT INTO kept VALUES (1)"), (200, String::new()));
+    world.server.restart();
+    world.drains();
+    assert_eq!(world.server.query("SELECT n FROM local.kept"), "1");
+}
+
 /// Bytes of the replies in files.
 fn filed(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -21,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, OwnCode, Plan, Refused,
@@ -39,7 +38,7 @@ use super::{
     settings::ClickHouseSettings,
     transport::{
         attempt, fence::Fence, http::Http, server::Servers, sessions::Sessions, shared::Shared,
-        tokens::Tables, writing,
+        tokens::Tables, usual_database::UsualDatabase, writing,
     },
 };
 
@@ -61,7 +60,7 @@ impl ClickHouseConnector {
             tables: Tables::default(),
             fence: Arc::new(Fence::new(&settings)),
             sessions: Sessions::open(settings.sessions.as_ref()),
-            usual_database: ArcSwapOption::empty(),
+            usual_database: UsualDatabase::of(&settings),
             is_describing: AtomicBool::new(false),
             settings,
         };
@@ -108,7 +107,7 @@ impl Connector for ClickHouseConnector {
         match HttpRequest::of(&body) {
             Some(request) => {
                 let Shared { settings, sessions, usual_database, .. } = &*self.shared;
-                let usual = usual_database.load_full();
+                let usual = usual_database.known();
                 let usual = usual.as_ref().map(|it| it.as_str());
                 let is_dirty = |id: &str, timeout| sessions.is_dirty(id, timeout);
                 opaque::plan(body, request, is_dirty, usual, settings)
@@ -131,7 +130,7 @@ impl Connector for ClickHouseConnector {
 
     fn stored(&self, body: &Bytes) -> Option<Stored> {
         let request = HttpRequest::of(body)?.ok()?;
-        let usual = self.shared.usual_database.load_full();
+        let usual = self.shared.usual_database.known();
         let call = door_insert::call(&request, usual.as_ref().map(|it| it.as_str())).ok()?;
         Some(Stored { body: call.to_bytes(), timed: false })
     }

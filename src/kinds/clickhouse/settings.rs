@@ -46,7 +46,7 @@ pub struct ClickHouseSettings {
 /// A file of sessions that something was put into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionsPlace {
-    /// Where it is.
+    /// Where it is. The database that the server takes is kept beside it.
     pub file: PathBuf,
     /// The backend was here before, so a file that is missing is lost.
     pub is_expected: bool,

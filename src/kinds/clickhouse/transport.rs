@@ -18,4 +18,5 @@ mod session_file;
 pub(crate) mod sessions;
 pub(crate) mod shared;
 pub(crate) mod tokens;
+pub(crate) mod usual_database;
 pub(crate) mod writing;

@@ -147,7 +147,7 @@ async fn answered(
         Ok(response) => response,
         Err(failed) => {
             // Who answers next may be another server.
-            shared.servers.forget();
+            shared.forget_server();
             return Exchanged::lost(failed);
         }
     };
@@ -228,7 +228,7 @@ async fn exception(
 ) -> Attempted {
     if found.code == 115 {
         // It may not know a setting that another server knew.
-        shared.servers.forget();
+        shared.forget_server();
     }
     let ended = found.ends(status, after, asked, came);
     if let Err(error) = &ended.result {

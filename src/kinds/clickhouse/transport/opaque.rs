@@ -296,7 +296,7 @@ async fn answered(
         Ok(response) => response,
         Err(failed) => {
             // Who answers next may be another server.
-            shared.servers.forget();
+            shared.forget_server();
             return Exchanged::lost(failed);
         }
     };
@@ -376,7 +376,7 @@ fn tail_of(bytes: &[u8]) -> &[u8] {
 /// Asks the server who it is, in the background, if nobody has: errors name its version, and what is queued the
 /// database that it takes.
 fn describe(shared: &Arc<Shared>) {
-    if shared.servers.known().is_some() && shared.usual_database.load().is_some() {
+    if shared.servers.known().is_some() && shared.usual_database.is_certain() {
         return;
     }
     if shared.is_describing.swap(true, Ordering::AcqRel) {
@@ -396,7 +396,7 @@ fn describe(shared: &Arc<Shared>) {
             Err(_) => None,
         };
         if let Some(usual) = usual {
-            shared.usual_database.store(Some(Arc::new(usual)));
+            shared.usual_database.told(usual);
         }
         shared.is_describing.store(false, Ordering::Release);
     });

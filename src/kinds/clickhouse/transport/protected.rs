@@ -56,7 +56,7 @@ impl Protected {
         request: &HttpRequest,
     ) -> Result<Option<Self>, Failed> {
         let Some(token) = attempt.token else { return Ok(None) };
-        let usual = shared.usual_database.load_full();
+        let usual = shared.usual_database.known();
         let call = door_insert::call(request, usual.as_ref().map(|it| it.as_str()));
         let Ok(call) = call else { return Ok(None) };
         let statement = sql::read(&call.header.query);

@@ -88,7 +88,7 @@ impl SessionFile {
     /// Adds what is to be known of a session: after which silence it ends, zero if it is over.
     ///
     /// # Errors
-    /// It is not written; then the file is [void](Self::void).
+    /// It may be half written: the file is to be made [void](Self::void).
     pub(super) fn add(&mut self, id: u128, lasts: Duration) -> io::Result<()> {
         let file = self.file.as_mut().ok_or(ErrorKind::NotFound)?;
         self.records += 1;
@@ -98,23 +98,16 @@ impl SessionFile {
     /// Writes it anew, in one step.
     ///
     /// # Errors
-    /// It is not written; then the file is [void](Self::void).
+    /// It is as it was, and to be made [void](Self::void).
     pub(super) fn rewrite(&mut self, found: &Found, now: Instant) -> io::Result<()> {
         self.file = None;
-        if let Some(folder) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        }
         let mut bytes = Vec::with_capacity((found.sessions.len() + 1) * RECORD);
         let first = u128::from(found.seed) << 64 | MAGIC;
         bytes.extend(record(first, found.is_whole.into()));
         for (id, lasts) in &found.sessions {
             bytes.extend(record(*id, seconds(*lasts)));
         }
-        let next = self.path.with_extension("next");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-        file.write_all(&bytes)?;
-        std::fs::rename(&next, &self.path)?;
+        let file = replace(&self.path, &bytes)?;
         (self.file, self.records, self.written) = (Some(file), found.sessions.len(), now);
         Ok(())
     }
@@ -130,6 +123,23 @@ impl SessionFile {
             _ => Ok(()),
         }
     }
+}
+
+/// Replaces a file in one step, makes its folder if that is missing, and syncs nothing. Returns it, open at its end.
+///
+/// # Errors
+/// It is as it was.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&next, path)?;
+    Ok(file)
 }
 
 /// Whole seconds, and at least one of what is not over.

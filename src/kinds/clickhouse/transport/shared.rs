@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use arc_swap::ArcSwapOption;
-
-use super::{fence::Fence, http::Http, server::Servers, sessions::Sessions, tokens::Tables};
+use super::{
+    fence::Fence, http::Http, server::Servers, sessions::Sessions, tokens::Tables,
+    usual_database::UsualDatabase,
+};
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
 /// What the tasks of a connector share.
@@ -16,16 +17,22 @@ pub(crate) struct Shared {
     pub(crate) fence: Arc<Fence>,
     /// Which sessions of clients something was put into.
     pub(crate) sessions: Arc<Sessions>,
-    /// The database that the server takes for us if none is named, once it was asked.
-    pub(crate) usual_database: ArcSwapOption<String>,
+    /// The database that the server takes for us if none is named.
+    pub(crate) usual_database: UsualDatabase,
     /// The server is being asked who it is, and for that.
     pub(crate) is_describing: AtomicBool,
 }
 
 impl Shared {
+    /// Whoever answers next may be another server.
+    pub(crate) fn forget_server(&self) {
+        self.servers.forget();
+        self.usual_database.ask_anew();
+    }
+
     /// Nothing is known of whoever answers next, and nobody waits for what this one was asked.
     pub(crate) fn ask_anew(&self) {
-        self.servers.forget();
+        self.forget_server();
         self.tables.ask_anew();
         self.fence.ask_anew();
     }
