@@ -305,12 +305,19 @@ fn through(outages: &[Outage]) {
             down.iter().all(|backend| daemon.status(backend)["operational"] == json!(false))
         });
         world.becomes(state);
+        // The health actor hears of each breaker a moment after it has opened.
+        let operational = |health: &Value| {
+            let operational = health["operational_percent"].as_f64().unwrap();
+            format!("{operational:.0}")
+        };
+        world.daemon.wait_until("the system knows of all of them", LONG, |daemon| {
+            operational(&daemon.get("/health").1) == percent
+        });
         let daemon = &world.daemon;
         let assert_state = || {
             let (answered, health) = daemon.get("/health");
             assert_eq!((answered, &health["state"]), (status, &json!(state)), "{down:?}: {health}");
-            let operational = health["operational_percent"].as_f64().unwrap();
-            assert_eq!(format!("{operational:.0}"), percent, "{health}");
+            assert_eq!(operational(&health), percent, "{health}");
             for backend in ["clickhouse", "firestore", "redis"] {
                 let is = &health["backends"][backend]["operational"];
                 assert_eq!(is, &json!(!down.contains(&backend)), "{down:?}: {health}");
