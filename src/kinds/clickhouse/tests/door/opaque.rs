@@ -150,13 +150,23 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
         "Content-Length: 8\r\nContent-Length: 9\r\n",
         "Content-Length: 8\n",
         "X: a\r\n b\r\nContent-Length: 8\r\n",
+        "Content-Length: +8\r\n",
+        "Content-Length: 0x8\r\n",
+        "Content-Length: -8\r\n",
+        "Content-Length: 8, 9\r\n",
+        "Content-Length: 99999999999999999999\r\n",
+        "Content-Length : 8\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: identity\r\nContent-Length: 8\r\n",
     ] {
         let mut client = world.client();
         client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{head}\r\nSELECT 1")).await;
         assert_eq!(client.answer("POST").await.status, 400, "{head:?}");
         assert!(client.is_closed().await, "{head:?}");
     }
-    assert_eq!(world.closed("protocol"), 5);
+    assert_eq!(world.closed("protocol"), 15);
     assert_eq!(world.door.view().by_source()["live"], 0, "the server saw none of them");
     for (target, status) in [("x".repeat(70_000), 414), (String::new(), 431)] {
         let mut client = world.client();
@@ -164,6 +174,31 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
         client.send(format!("GET /?{target} HTTP/1.1\r\nHost: h\r\nX: {header}\r\n\r\n")).await;
         assert_eq!(client.answer("GET").await.status, status);
     }
+}
+
+#[tokio::test]
+async fn chunks_that_can_be_read_in_two_ways_end_their_request() {
+    let world = World::open().await;
+    for chunks in [
+        "11111111111111111\r\nSELECT 1",
+        "8 \nSELECT 1\r\n0\r\n\r\n",
+        "0x8\r\nSELECT 1\r\n0\r\n\r\n",
+        "-8\r\nSELECT 1\r\n0\r\n\r\n",
+        "8\r\nSELECT 1xx0\r\n\r\n",
+        "\r\nSELECT 1\r\n0\r\n\r\n",
+    ] {
+        let mut client = world.client();
+        let head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.send(format!("{head}{chunks}GET /ping HTTP/1.1\r\nHost: h\r\n\r\n")).await;
+        assert_eq!(client.answer("POST").await.status, 400, "{chunks:?}");
+        assert!(client.is_closed().await, "{chunks:?}");
+    }
+    assert_eq!(world.door.view().by_source()["live"], 0, "the server saw none of them");
+    let mut client = world.client();
+    let extended = "8;name=\"value\"\r\nSELECT 7\r\n0\r\nTrailer: x\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(format!("{head}{extended}")).await;
+    assert_eq!(client.answer("POST").await.text(), "7\n", "an extension means nothing");
 }
 
 #[tokio::test]
