@@ -66,6 +66,8 @@ struct Kept {
     is_told: bool,
     /// Its client wants it no more, and has not heard yet that it is gone.
     is_leaving: bool,
+    /// So many `REMOVE`s are still to come of earlier targets of this number.
+    owed: u32,
     stream: OnStream,
 }
 
@@ -143,6 +145,8 @@ impl Targets {
         }
         match request.target_change {
             Some(Change::AddTarget(target)) => {
+                let earlier = self.kept.iter().find(|kept| kept.id == target.target_id);
+                let owed = earlier.map_or(0, |it| it.owed + u32::from(it.is_leaving));
                 self.kept.retain(|kept| kept.id != target.target_id);
                 let size = self.size() + message.len() + OVERHEAD;
                 if size > TARGETS_MAX {
@@ -156,6 +160,7 @@ impl Targets {
                     from: From::Asked,
                     is_told: false,
                     is_leaving: false,
+                    owed,
                     stream: OnStream::default(),
                 });
                 Ok(None)
@@ -210,7 +215,19 @@ impl Targets {
                     self.is_refused();
                     return Heard::Anew;
                 }
-                self.kept.retain(|kept| !is_meant(kept));
+                self.kept.retain_mut(|kept| {
+                    if !is_meant(kept) {
+                        return true;
+                    }
+                    // It is of an earlier target of this number, and so was what came before.
+                    let is_earlier = kept.owed > 0 && change.cause.is_none();
+                    if is_earlier {
+                        kept.owed -= 1;
+                        (kept.from, kept.is_told, kept.stream.is_added) =
+                            (From::Asked, false, false);
+                    }
+                    is_earlier
+                });
                 return Heard::Pass;
             }
             Add => {
@@ -250,8 +267,10 @@ impl Targets {
 
     /// There is no stream to the server any more: what the client is to be told of targets that it does not want.
     pub(crate) fn broke(&mut self) -> Option<Bytes> {
-        let gone = self.kept.iter().filter(|kept| kept.is_leaving).map(|kept| kept.id).collect();
+        let is_owed = |kept: &&Kept| kept.is_leaving || kept.owed > 0;
+        let gone = self.kept.iter().filter(is_owed).map(|kept| kept.id).collect();
         self.kept.retain(|kept| !kept.is_leaving);
+        self.kept.iter_mut().for_each(|kept| kept.owed = 0);
         of_targets(Remove, gone)
     }
 

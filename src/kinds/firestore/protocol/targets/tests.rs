@@ -217,3 +217,21 @@ fn a_count_of_documents_changes_nothing() {
     assert_eq!(targets.hears(&response(ResponseType::Filter(filter))), Heard::Pass);
     assert_eq!(targets.goes_on(), (vec!["a".into()], vec![]));
 }
+
+#[test]
+fn a_number_that_is_used_again_is_not_forgotten_with_its_earlier_target() {
+    let target_change = Some(Change::RemoveTarget(1));
+    let remove = bytes(&ListenRequest { target_change, ..ListenRequest::default() });
+    for is_heard in [true, false] {
+        let mut targets = Targets::of(&[add(1, b"")]);
+        targets.said(Add, &[1], b"");
+        assert_eq!(targets.asks(&remove, true), Ok(None));
+        assert_eq!(targets.asks(&bytes(&add(1, b"")), true), Ok(None));
+        if is_heard {
+            targets.said(Remove, &[1], b"");
+            targets.said(Add, &[1], b"");
+        }
+        assert_eq!(targets.broke().is_none(), is_heard, "its client waits for a REMOVE");
+        assert_eq!(targets.begin().requests, [bytes(&add(1, b""))]);
+    }
+}
