@@ -65,11 +65,12 @@ pub(crate) fn save(shared: &BackendShared) {
             Some(CacheEntry { lane, key: read.key, value, at, until, outlasts: read.outlasts })
         })
         .collect();
-    if !is_all && entries.is_empty() {
+    // If it cannot be written, it is not tried again until something changes.
+    shared.start_up_saved.store(changes, Ordering::Relaxed);
+    // Of a backend that has no such entries there is no file; one that had some keeps none of them.
+    if !is_all && entries.is_empty() && !file.try_exists().unwrap_or(true) {
         return;
     }
-    // Where it cannot be written, it is not tried again until something changes.
-    shared.start_up_saved.store(changes, Ordering::Relaxed);
     if let Err(error) = cache_file::save(&file, &target(shared), entries) {
         let backend = &shared.circuit.name;
         tracing::warn!(backend, %error, "the cache's snapshot was not written");
