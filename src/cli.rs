@@ -19,6 +19,9 @@ mod queue;
 mod queue_drain;
 mod queue_import;
 mod queue_offline;
+mod schema;
+mod selftest;
+mod settings;
 mod status;
 mod watch;
 
@@ -70,6 +73,11 @@ fn dispatch(cli: Cli) -> Done {
             Ok(runtime(workers())?.block_on(demo::run(options))?)
         }
         Command::Check { startup, output } => check::run(&flags, &env, startup, output.json),
+        Command::Config(args::ConfigOrder::Schema { format }) => schema::print(format),
+        Command::Selftest { time, output } => {
+            selftest::run(&state_dir_of(&flags, &env)?, time, output.json)
+        }
+        Command::SelftestWriter { dir } => selftest::write(&dir),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::man(),
         Command::Queue(args::QueueArgs { backend, command: args::QueueCommand::Drain(wanted) }) => {
@@ -134,18 +142,20 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         Command::LogLevel { filter, lasting, usual } => {
             orders::log_level(client, filter, lasting, usual).await
         }
-        Command::Config(order) => orders::config(client, order).await,
+        Command::Config(order) => settings::run(client, order).await,
         Command::Queue(queue) => queue::run(client, queue).await,
         Command::Run { .. }
         | Command::Demo { .. }
         | Command::Check { .. }
+        | Command::Selftest { .. }
+        | Command::SelftestWriter { .. }
         | Command::Completions { .. }
         | Command::Man => Err(Failure::usage("this command asks no daemon")),
     }
 }
 
 fn run_daemon(sources: Sources) -> Done {
-    let config = sources.load()?;
+    let config = sources.load(&[])?;
     let runtime = runtime(workers())?;
     let ended = runtime.block_on(crate::run(config, sources));
     // Whatever a blocking thread still does must not keep a stopped daemon alive.

@@ -1,14 +1,15 @@
 //! The configuration, checked: to hold a [`Config`] is to know that it can be run.
 //!
 //! ```text
-//! sources (file, environment, flags) -> one table -+-> raw (types) ----------> Config (bounds, references)
-//!                                                  +-> own settings of kinds ----^
+//! defaults, file, changes at run time, environment, flags -> one table -> judged -+-> raw (types) --------> Config
+//!                                                                                 +-> own settings of kinds --^
 //! ```
-//! What a kind has of its own it declares as a [`Section`]; nothing here knows a kind.
+//! A setting is [declared](setting) once, at its field: its bounds, its default and all that is written about it follow
+//! from there. What a kind has of its own it declares as a [`Section`]; nothing here knows a kind.
 //!
 //! Everything wrong is reported at once, naming key, bound and value.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use bytesize::ByteSize;
 use fusebox_actors::{PingSettings, SystemSettings};
@@ -17,39 +18,49 @@ use toml::{Table, Value};
 mod backend;
 mod callers;
 mod checker;
+pub(crate) mod declared;
 mod depends;
 mod doors;
 mod endpoint;
+mod environment;
 mod http;
+mod judge;
 mod keys;
 mod memory;
+mod origin;
 pub(crate) mod places;
 mod raw;
+pub(crate) mod reference;
 mod secret;
 pub(crate) mod section;
+pub(crate) mod setting;
 mod shape;
 mod show;
 mod sources;
+mod split;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub(crate) use self::backend::BackendConfig;
-pub(crate) use self::checker::{choice, size};
+pub(crate) use self::checker::{chosen, size};
 #[cfg(test)]
 pub(crate) use self::doors::testing as doors_testing;
-pub(crate) use self::doors::{
-    Auth, DoorAddress, DoorSettings, EffectReply, Family, OnUnknown, Unavailable,
-};
+pub(crate) use self::doors::{DoorAddress, DoorSettings, Family};
 pub(crate) use self::endpoint::Endpoint;
 #[cfg(test)]
 pub(crate) use self::endpoint::Url;
+pub(crate) use self::environment::{Environment, Flags};
 pub(crate) use self::http::HttpSettings;
+pub(crate) use self::origin::{Change, Origin};
 pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
-pub(crate) use self::shape::Shape;
-pub(crate) use self::sources::{Environment, Flags};
+pub(crate) use self::sources::Layers;
+pub(crate) use self::words::{Auth, EffectReply, OnUnknown, Unavailable};
 use checker::Checker;
-use raw::{RawBackend, RawConfig, RawHealth};
+use declared::{Declared, put};
+use judge::Secrets;
+use raw::{RawBackend, RawConfig};
 use sources::Merged;
 
 /// A checked configuration.
@@ -73,8 +84,6 @@ pub(crate) struct Config {
     pub(crate) calls_bytes: u64,
     /// Time between two pings of an idle backend.
     pub(crate) pings: PingSettings,
-    /// Whether breakers leave OPEN by themselves.
-    pub(crate) auto_recovery: bool,
     /// Where the pages of a Jaeger are, without a slash at the end: traces are shown as links there.
     pub(crate) jaeger_url: Option<String>,
     /// Whether calls that failed, were retried, queued or answered by a fallback are traced though no
@@ -88,6 +97,16 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
     /// What is worth knowing.
     pub(crate) notes: Vec<String>,
+    /// All settings in effect, in the shape of the file, secrets included.
+    pub(crate) effective: Table,
+    /// Where they come from, if they are not defaults.
+    pub(crate) origins: BTreeMap<String, Origin>,
+    /// All settings that there are.
+    pub(crate) declared: Arc<Declared>,
+    /// What the file says.
+    pub(crate) file_table: Table,
+    /// What was changed at run time.
+    pub(crate) changes: Vec<Change>,
 }
 
 /// A group of the system by name.
@@ -131,23 +150,27 @@ impl Config {
     pub(crate) fn load(
         flags: &Flags,
         env: &Environment,
+        layers: Layers<'_>,
         sections: &[&dyn Section],
     ) -> Result<Self, ConfigErrors> {
-        let mut merged = Merged::read(flags, env, sections);
-        let mut problems = std::mem::take(&mut merged.problems);
-        let own = section::split(&mut merged.table, sections, &mut problems);
-        let raw = deserialize(merged.table, &merged.origins, &mut problems);
-        let mut checker = Checker {
-            origins: merged.origins,
-            problems,
-            warnings: merged.warnings,
-            notes: merged.notes,
-        };
-        let of_kinds = OfKinds { sections, own };
-        let config = check(raw, of_kinds, merged.file, env, &mut checker);
-        let Checker { problems, warnings, notes, .. } = checker;
+        let merged = Merged::read(flags, env, layers, sections);
+        let Merged { mut table, file_table, origins, declared, problems, warnings, notes, file } =
+            merged;
+        declared.lay_beneath(&mut table, true);
+        let judged = declared.judge(&table);
+        let mut checker = Checker { origins, problems, warnings, notes, followed: Vec::new() };
+        let mut core = table.clone();
+        let own = split::split(&mut core, &declared, sections, &mut checker.problems);
+        let raw = deserialize(core, &declared, &mut checker);
+        for (key, why) in judged {
+            checker.problem(&key, why);
+        }
+        let read = Read { raw, of_kinds: OfKinds { sections, own }, table, declared, file };
+        let config = check(read, env, &mut checker);
+        let Checker { problems, warnings, notes, origins, .. } = checker;
         if problems.is_empty() {
-            Ok(Self { warnings, notes, ..config })
+            let changes = layers.changes.to_vec();
+            Ok(Self { warnings, notes, origins, file_table, changes, ..config })
         } else {
             Err(ConfigErrors { problems, warnings })
         }
@@ -166,11 +189,7 @@ impl Config {
 
 /// The table's settings by type. What has the wrong type is reported, taken out, and the rest tried
 /// again, so that every such mistake is found.
-fn deserialize(
-    mut table: Table,
-    origins: &BTreeMap<String, String>,
-    problems: &mut Vec<String>,
-) -> RawConfig {
+fn deserialize(mut table: Table, declared: &Declared, checker: &mut Checker) -> RawConfig {
     loop {
         let error = match serde_path_to_error::deserialize(Value::Table(table.clone())) {
             Ok(raw) => return raw,
@@ -178,11 +197,13 @@ fn deserialize(
         };
         let path = error.path().to_string();
         let inner: toml::de::Error = error.into_inner();
-        let origin = origins.get(&path).map(|from| format!(" (set by {from})"));
-        problems.push(format!("{path}: {}{}", inner.message(), origin.unwrap_or_default()));
+        let origin = checker.origins.get(&path).map(Origin::told);
+        let problem = format!("{path}: {}{}", inner.message(), origin.unwrap_or_default());
+        checker.problems.push(problem);
         if !remove(&mut table, &path) {
             return RawConfig::default();
         }
+        declared.lay_beneath(&mut table, false);
     }
 }
 
@@ -207,13 +228,19 @@ struct OfKinds<'a> {
     own: BTreeMap<String, Table>,
 }
 
-fn check(
+/// What was read, not yet checked.
+struct Read<'a> {
     raw: RawConfig,
-    of_kinds: OfKinds<'_>,
+    of_kinds: OfKinds<'a>,
+    /// Everything as it is written, defaults included.
+    table: Table,
+    declared: Declared,
     file: Option<PathBuf>,
-    env: &Environment,
-    checker: &mut Checker,
-) -> Config {
+}
+
+fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
+    let Read { raw, of_kinds, mut table, declared, file } = read;
+    let asked = raw.state_dir.is_some();
     let state_dir = raw.state_dir.or_else(|| places::state_dir(env));
     if state_dir.is_none() {
         checker.problem(
@@ -222,12 +249,18 @@ fn check(
         );
     }
     let state_dir = state_dir.unwrap_or_default();
+    let written = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
+    if !asked {
+        checker.followed.push(("state_dir".to_owned(), written(&state_dir)));
+    }
     checker.folder("state_dir", Some(&state_dir));
     let socket_asked = raw.socket.is_some();
     let socket = raw.socket.unwrap_or_else(|| places::socket_to_listen(env, &state_dir));
+    if !socket_asked {
+        checker.followed.push(("socket".to_owned(), written(&socket)));
+    }
     checker.problems.extend(places::refuse_long(&socket));
-    let pings = check_pings(&raw.health, checker);
-    let auto_recovery = raw.health.auto_recovery.unwrap_or(true);
+    let auto_recovery = raw.health.auto_recovery;
     let sections = of_kinds.sections;
     let (backends, enabled) = check_backends(raw.backends, of_kinds, auto_recovery, env, checker);
     let http = http::check(raw.http, checker);
@@ -235,14 +268,23 @@ fn check(
         backends: &backends,
         enabled: &enabled,
         sections,
+        declared: &declared,
         socket: &socket,
         http: http.as_ref().map(|http| http.listen),
     };
-    let doors = doors::check(raw.doors, &backing, checker);
-    let group = |name: Option<String>, default: &str| GroupName {
-        asked: name.as_deref().is_some_and(|name| name != default),
-        name: name.unwrap_or_else(|| default.to_owned()),
-    };
+    let doors = doors::check(raw.doors, &backing, &mut table, checker);
+    let group = |name: String, default: &str| GroupName { asked: name != default, name };
+    let calls_bytes = check_calls_bytes(raw.calls.bytes.map(|size| size.0), checker);
+    let jaeger_url = check_jaeger(raw.tracing.jaeger_url, checker);
+    for (path, value) in std::mem::take(&mut checker.followed) {
+        put(&mut table, &path, value);
+    }
+    if http.is_none() {
+        table.remove("http");
+    }
+    if let Some(Value::Table(sections)) = table.get_mut("backends") {
+        sections.retain(|name, _| enabled.iter().any(|it| it == name));
+    }
     Config {
         file,
         state_dir,
@@ -251,15 +293,19 @@ fn check(
         client_group: group(raw.client_group, "fusebox"),
         admin_group: group(raw.admin_group, "root"),
         http,
-        calls_bytes: check_calls_bytes(raw.calls.bytes, checker),
-        pings,
-        auto_recovery,
-        keep_unsampled: raw.tracing.keep_unsampled.unwrap_or(true),
-        jaeger_url: check_jaeger(raw.tracing.jaeger_url, checker),
+        calls_bytes,
+        pings: PingSettings { interval: raw.health.interval.0, timeout: raw.health.timeout.0 },
+        keep_unsampled: raw.tracing.keep_unsampled,
+        jaeger_url,
         backends,
         doors,
         warnings: Vec::new(),
         notes: Vec::new(),
+        effective: declared.shown(&table, Secrets::Kept),
+        origins: BTreeMap::new(),
+        declared: Arc::new(declared),
+        file_table: Table::new(),
+        changes: Vec::new(),
     }
 }
 
@@ -274,13 +320,13 @@ fn check_backends(
     let mut backends = Vec::new();
     let (mut enabled, mut left_out) = (Vec::new(), Vec::new());
     for (name, raw) in raw {
-        if raw.enabled == Some(false) {
-            left_out.push(name);
-        } else {
+        if raw.enabled {
             enabled.push(name.clone());
             let own = of_kinds.own.remove(&name).unwrap_or_default();
             let section = backend::Raw { common: raw, own, sections: of_kinds.sections };
             backends.extend(backend::check(&name, section, auto_recovery, env, checker));
+        } else {
+            left_out.push(name);
         }
     }
     if enabled.is_empty() {
@@ -333,6 +379,7 @@ fn check_jaeger(url: Option<String>, checker: &mut Checker) -> Option<String> {
             && !base.contains(['#', '@'])
     });
     if fits {
+        checker.followed.push(("tracing.jaeger_url".to_owned(), Value::String(base.to_owned())));
         return Some(base.to_owned());
     }
     let what = format!("must be an http or https URL such as http://127.0.0.1:16686, got {url:?}");
@@ -340,20 +387,9 @@ fn check_jaeger(url: Option<String>, checker: &mut Checker) -> Option<String> {
     None
 }
 
-fn check_pings(raw: &RawHealth, checker: &mut Checker) -> PingSettings {
-    let interval = raw.interval.unwrap_or(Duration::from_secs(30));
-    let (least, most) = (Duration::from_millis(100), Duration::from_secs(86_400));
-    let interval = checker.between("health.interval", interval, least, most);
-    let timeout = raw.timeout.unwrap_or(PingSettings::TIMEOUT);
-    let (least, most) = (Duration::from_millis(10), Duration::from_secs(60));
-    let timeout = checker.between("health.timeout", timeout, least, most);
-    PingSettings { interval, timeout }
-}
-
-/// An eighth of the memory that there is, from 16 MiB to 512 MiB, where no setting says.
+/// An eighth of the memory that there is, from 16 MiB to 512 MiB, if no setting says.
 fn check_calls_bytes(bytes: Option<ByteSize>, checker: &mut Checker) -> u64 {
     let (least, most) = (ByteSize::mib(16), ByteSize::mib(512));
     let usual = || ByteSize::mib(memory::available() >> 23).clamp(least, most);
-    let bytes = bytes.unwrap_or_else(usual);
-    checker.between("calls.bytes", bytes, ByteSize::mib(1), ByteSize::tib(1)).as_u64()
+    checker.or("calls.bytes", bytes, usual).as_u64()
 }

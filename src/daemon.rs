@@ -2,26 +2,25 @@
 //! to read it again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use fusebox_actors::{
-    AdminError, Backend, BackendSpec, Clock, EventKind, Fusebox,
+    AdminError, Backend, BackendSettings, BackendSpec, Clock, EventKind, Fusebox,
     view::{DoorStatus, ResilienceView},
 };
-use serde_json::Value;
 use tokio::{
     runtime::Handle,
-    sync::{Mutex, watch},
+    sync::{Mutex, Notify, watch},
     task::JoinSet,
 };
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
-    config::{BackendConfig, Config, DoorSettings},
+    config::{BackendConfig, Config, DoorSettings, setting::Takes},
     doors::{self, Bound},
     ingress::{
         door::{ServedDoor, WireDoor},
@@ -37,6 +36,12 @@ use crate::{
     state_dir::{self, StateDir},
     traces::Traces,
 };
+
+mod blocking;
+mod differences;
+pub(crate) mod settings;
+
+use blocking::blocking;
 
 /// The running daemon.
 pub(crate) struct Daemon {
@@ -54,8 +59,10 @@ pub(crate) struct Daemon {
     pub(crate) traces: Option<Arc<Traces>>,
     doors: OnceLock<Vec<Arc<ServedDoor>>>,
     stop: watch::Sender<bool>,
-    /// Held while settings change, so that two reloads do not cross.
+    /// Held while settings change, so that two changes do not cross.
     reloading: Mutex<()>,
+    /// Told when settings were changed at run time.
+    edited: Notify,
 }
 
 impl Daemon {
@@ -84,6 +91,7 @@ impl Daemon {
             doors: OnceLock::new(),
             stop: watch::channel(false).0,
             reloading: Mutex::default(),
+            edited: Notify::new(),
         })
     }
 
@@ -159,18 +167,27 @@ impl Daemon {
     }
 
     async fn reload_from(&self, old: &Config) -> Result<Vec<String>, String> {
-        let next = self.sources.load().map_err(|errors| errors.to_string())?;
+        let next = self.sources.load(&old.changes).map_err(|errors| errors.to_string())?;
         fixed(old, &next)?;
         let identity = self.identity.load_full();
-        let specs = specs(next.backends.iter().filter(|it| changed(old, it)), &identity)?;
+        // Everything is made before anything is exchanged. What has its connector still keeps its connections.
+        let specs = specs(next.backends.iter().filter(|it| connects_anew(old, it)), &identity)?;
+        let exchanged: Vec<String> = specs.iter().map(|spec| spec.settings.name.clone()).collect();
+        let retuned: Vec<BackendSettings> = differences::retuned(old, &next)
+            .into_iter()
+            .filter(|settings| !exchanged.contains(&settings.name))
+            .collect();
         let system = next.system(identity.instance.clone());
-        let reloaded = self.fusebox.reload(system, specs).await;
-        let changed = reloaded.map_err(|error| error.to_string())?;
+        let mut changed: Vec<String> = retuned.iter().map(|it| it.name.clone()).collect();
+        let reloaded = self.fusebox.reload(system.clone(), specs).await;
+        changed.extend(reloaded.map_err(|error| error.to_string())?);
+        self.fusebox.retune(system, retuned).await.map_err(|error| error.to_string())?;
         for warning in &next.warnings {
             tracing::warn!("{warning}");
         }
         self.gate.set_bytes(next.calls_bytes);
         self.config.store(Arc::new(next));
+        self.keep_changes().await;
         Ok(changed)
     }
 
@@ -286,15 +303,6 @@ pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
     }
 }
 
-/// What the disk says to `work`, which blocks.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, AdminError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| AdminError::Failed(error.to_string()))?;
-    done.map_err(|error| AdminError::Failed(format!("it cannot be written down: {error}")))
-}
-
 /// Who the connections of a run say they are that begins in this directory.
 pub(crate) fn identity(state_dir: &StateDir) -> Identity {
     Identity {
@@ -327,12 +335,12 @@ pub(crate) fn specs<'a>(
         .collect()
 }
 
-/// Whether a backend is another than it was. What is as it was keeps its connections.
-fn changed(old: &Config, backend: &BackendConfig) -> bool {
+/// Whether a backend needs another connector: it is elsewhere, or its kind's own settings differ.
+fn connects_anew(old: &Config, backend: &BackendConfig) -> bool {
     let name = &backend.settings.name;
     let before = old.backends.iter().find(|before| before.settings.name == *name);
     before.is_none_or(|before| {
-        before.settings != backend.settings
+        before.settings.timeout != backend.settings.timeout
             || before.endpoint != backend.endpoint
             || before.own != backend.own
     })
@@ -341,8 +349,7 @@ fn changed(old: &Config, backend: &BackendConfig) -> bool {
 /// The keys whose values differ, by their paths; and the backends that changed by what no key shows, such as the
 /// content of a file.
 fn changed_keys(old: &Config, new: &Config, backends: &[String]) -> Vec<String> {
-    let mut keys = Vec::new();
-    differences("", &old.show(), &new.show(), &mut keys);
+    let mut keys = differences::between(&old.effective, &new.effective);
     for name in backends {
         let section = format!("backends.{name}");
         let is_told =
@@ -354,43 +361,26 @@ fn changed_keys(old: &Config, new: &Config, backends: &[String]) -> Vec<String> 
     keys
 }
 
-fn differences(path: &str, old: &Value, new: &Value, keys: &mut Vec<String>) {
-    let (Some(before), Some(after)) = (old.as_object(), new.as_object()) else {
-        if old != new {
-            keys.push(path.to_owned());
-        }
-        return;
-    };
-    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    for name in names {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let of = |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
-        differences(&path, &of(before), &of(after), keys);
-    }
-}
-
 /// Refuses a change of what a running daemon cannot change.
 fn fixed(old: &Config, new: &Config) -> Result<(), String> {
     let names = |config: &Config| -> Vec<(String, &str)> {
         config.backends.iter().map(|b| (b.settings.name.clone(), b.settings.kind)).collect()
     };
-    let http = |config: &Config| config.http.as_ref().map(|http| http.listen);
-    for (key, same) in [
-        ("state_dir", old.state_dir == new.state_dir),
-        ("socket", old.socket == new.socket),
-        ("client_group", old.client_group.name == new.client_group.name),
-        ("admin_group", old.admin_group.name == new.admin_group.name),
-        ("http.listen", http(old) == http(new)),
-        ("tracing.keep_unsampled", old.keep_unsampled == new.keep_unsampled),
-        ("backends: their names and kinds", names(old) == names(new)),
-        // Behind these: a new backend has a door by default.
-        ("doors", old.doors == new.doors),
-    ] {
-        if !same {
-            return Err(format!("{key} changed, which wants a restart; nothing was changed"));
-        }
+    let takes_restart = |path: &String| {
+        let setting = new.declared.find(path, None);
+        setting.is_some_and(|setting| setting.facts.takes == Takes::Restart)
+    };
+    let key = if names(old) != names(new) {
+        Some("backends: their names and kinds".to_owned())
+    } else if old.doors != new.doors {
+        Some("doors".to_owned())
+    } else {
+        differences::between(&old.effective, &new.effective).into_iter().find(takes_restart)
+    };
+    match key {
+        Some(key) => Err(format!("{key} changed, which wants a restart; nothing was changed")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

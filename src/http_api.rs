@@ -16,5 +16,6 @@ pub(crate) mod problem;
 pub(crate) mod queue;
 mod route;
 pub(crate) mod routes;
+mod settings;
 pub(crate) mod streams;
 pub(crate) mod views;

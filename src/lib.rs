@@ -8,6 +8,7 @@ use fusebox_actors::{Fusebox, trace::TraceSink};
 use tokio::{net::TcpListener, task::JoinSet};
 
 mod agreed;
+mod changes;
 pub mod cli;
 mod config;
 mod daemon;
@@ -18,6 +19,7 @@ mod http_api;
 mod ingress;
 pub mod kinds;
 pub mod net;
+mod selftest;
 mod signals;
 mod since;
 mod sources;
@@ -94,6 +96,8 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let mut helpers = JoinSet::new();
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
+    daemon.keep_changes().await;
+    helpers.spawn(daemon::settings::take_back_in_time(Arc::clone(&daemon)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), backends, "ready");
     systemd::ready("serving");
 

@@ -1,7 +1,10 @@
 //! Where the configuration comes from, and how all of it is read.
 
+use std::time::SystemTime;
+
 use crate::{
-    config::{Config, ConfigErrors, Environment, Flags},
+    changes::{self, edit::Refusal},
+    config::{Change, Config, ConfigErrors, Environment, Flags, Layers},
     kinds,
 };
 
@@ -14,19 +17,63 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// The configuration as the sources are now.
+    /// The configuration as the sources are now, with the changes at run time that outlast a restart, and these.
     ///
     /// # Errors
     /// All that is wrong, at once.
-    pub(crate) fn load(&self) -> Result<Config, ConfigErrors> {
-        load_config(&self.flags, &self.env)
+    pub(crate) fn load(&self, changes: &[Change]) -> Result<Config, ConfigErrors> {
+        load(&self.flags, &self.env, changes)
+    }
+
+    /// `config` with these changes at run time in the place of its own. The file, and those that it names, are not
+    /// read again.
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub(crate) fn with(&self, config: &Config, changes: Vec<Change>) -> Result<Config, Refusal> {
+        let layers = Layers { file: Some(&config.file_table), changes: &changes };
+        let mut next = Config::load(&self.flags, &self.env, layers, &kinds::sections())?;
+        for backend in &mut next.backends {
+            let name = &backend.settings.name;
+            if let Some(before) = config.backends.iter().find(|it| it.settings.name == *name) {
+                backend.endpoint = before.endpoint.clone();
+                backend.own = before.own.clone();
+            }
+        }
+        let Config { file, http, doors, warnings, notes, .. } = config.clone();
+        Ok(Config { file, http, doors, warnings, notes, ..next })
     }
 }
 
-/// The configuration of these sources: of the core, and of every kind of this release.
+/// The configuration of these sources: of the core, and of every kind of this release; with the changes at run time
+/// that outlast a restart.
 ///
 /// # Errors
 /// All that is wrong, at once.
 pub(crate) fn load_config(flags: &Flags, env: &Environment) -> Result<Config, ConfigErrors> {
-    Config::load(flags, env, &kinds::sections())
+    load(flags, env, &[])
+}
+
+fn load(flags: &Flags, env: &Environment, changes: &[Change]) -> Result<Config, ConfigErrors> {
+    let sections = kinds::sections();
+    let base = Config::load(flags, env, Layers::default(), &sections)?;
+    let mut told = Vec::new();
+    let persisted = changes::file::read(&base.state_dir).unwrap_or_else(|why| {
+        told.push(format!("changes at run time are left out: {why}"));
+        Vec::new()
+    });
+    let lasting = changes.iter().filter(|change| !change.persisted).cloned();
+    let all: Vec<Change> = persisted.into_iter().chain(lasting).collect();
+    if all.is_empty() {
+        let warnings = [base.warnings, told].concat();
+        return Ok(Config { warnings, ..base });
+    }
+    let with = |changes: &[Change]| {
+        let layers = Layers { file: Some(&base.file_table), changes };
+        Config::load(flags, env, layers, &sections)
+    };
+    let (config, dropped) = changes::settle(&base, with, all, SystemTime::now());
+    told.extend(dropped);
+    let warnings = [base.warnings, told].concat();
+    Ok(Config { file: base.file, notes: base.notes, warnings, ..config })
 }

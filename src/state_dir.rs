@@ -5,6 +5,7 @@
 //! | `lock` | locked for as long as a daemon has the directory |
 //! | `instance` | the daemon's name, by which its connections are found and killed |
 //! | `origin` | where the directory was made, and which stores it has had ([`origin`]) |
+//! | `settings.json` | settings that were changed at run time and outlast a restart ([`crate::changes`]) |
 //! | `backends/` | the stores |
 //! | `results/` | large replies that are cached |
 //! | `sessions/` | which sessions of clients of ClickHouse something was put into, and which database it takes |
@@ -30,6 +31,7 @@ use parking_lot::Mutex;
 
 mod origin;
 
+pub(crate) use origin::replace;
 use origin::{Origin, Place};
 
 /// The lock's file. It stays when the daemon ends; what counts is the lock on it.
@@ -42,6 +44,7 @@ const OURS: &[&str] = &[
     LOCK,
     INSTANCE,
     origin::FILE,
+    crate::changes::file::NAME,
     "backends",
     "results",
     "sessions",
@@ -283,7 +286,8 @@ fn keep_others_out(dir: &Path) {
         return;
     }
     let is_ours = |name: &str| {
-        OURS.contains(&name) || name.starts_with("instance.") || name.starts_with("origin.")
+        let begins = ["instance.", "origin.", "settings.json.", crate::selftest::FOLDER];
+        OURS.contains(&name) || begins.iter().any(|begin| name.starts_with(begin))
     };
     let only_ours = std::fs::read_dir(dir).is_ok_and(|mut entries| {
         entries.all(|entry| entry.is_ok_and(|e| e.file_name().to_str().is_some_and(is_ours)))

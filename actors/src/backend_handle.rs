@@ -461,16 +461,30 @@ impl Backend {
             }
             shared.queue.work.notify_one();
         }
-        if shared.circuit.settings.load().cache != spec.settings.cache {
-            let cache = Arc::new(Cache::new(spec.settings.cache));
+        self.configure(spec.settings).await?;
+        Ok(self.name().to_owned())
+    }
+
+    /// Gives it other settings; its connector stays. Nothing is closed, opened or emptied by that: the window, the
+    /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new.
+    pub(crate) async fn configure(
+        &self,
+        settings: crate::settings::BackendSettings,
+    ) -> Result<(), AdminError> {
+        let shared = &self.entry.shared;
+        if shared.circuit.settings.load().cache != settings.cache {
+            let cache = Arc::new(Cache::new(settings.cache));
             let old = shared.cache.swap(Arc::clone(&cache));
             old.shelf().into_iter().for_each(|shelf| cache.set_shelf(Arc::clone(shelf)));
             cache.take_over(old.entries());
         }
-        let name = self.name().to_owned();
-        let settings = Box::new(spec.settings);
-        self.ask(|reply| BackendMessage::Configure { settings, reply }).await?;
-        Ok(name)
+        let settings = Box::new(settings);
+        self.ask(|reply| BackendMessage::Configure { settings, reply }).await
+    }
+
+    /// How many calls its queue holds, and their bytes; how many dead letters, and theirs.
+    pub fn held(&self) -> [u64; 4] {
+        self.entry.shared.queue.held()
     }
 
     async fn ask<T: Send + 'static>(

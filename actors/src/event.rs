@@ -62,6 +62,17 @@ impl ReplayPhase {
     }
 }
 
+/// A setting whose value changed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct KeyChange {
+    /// Its path.
+    pub key: String,
+    /// The value that it had; null if it had none.
+    pub from: Value,
+    /// The value that it has; null if it has none.
+    pub to: Value,
+}
+
 /// What happened.
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -129,6 +140,16 @@ pub enum EventKind {
         /// Why it was refused, where it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         refused: Option<String>,
+    },
+    /// Settings were changed at run time.
+    Settings {
+        /// Who wanted it.
+        by: String,
+        /// What changed.
+        settings: Vec<KeyChange>,
+        /// Why, if nobody wanted it now: the time of a change is over.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// The daemon started, or stopped as it was asked to.
     Daemon {

@@ -63,7 +63,7 @@ pub use call_path::{
 };
 pub use clock::Clock;
 use connector::SharedConnector;
-pub use event::{Event, EventBus, EventKind, Past, PastQuery};
+pub use event::{Event, EventBus, EventKind, KeyChange, Past, PastQuery};
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use metrics::Metrics;
 pub use passage::{Barred, outstanding::Outstanding};
@@ -343,6 +343,41 @@ impl Fusebox {
         drop(self.0.health.send_message(HealthMessage::SetPings(settings.pings)));
         self.0.settings.store(Arc::new(settings));
         Ok(changed)
+    }
+
+    /// Takes new settings of the core: those of the whole, and of these backends. Connectors and connections stay.
+    ///
+    /// # Errors
+    /// [`AdminError::Failed`] names the backends whose actor did not take them; the others have.
+    pub async fn retune(
+        &self,
+        settings: SystemSettings,
+        backends: Vec<BackendSettings>,
+    ) -> Result<(), AdminError> {
+        let mut failures = Vec::new();
+        for settings in backends {
+            let Some(backend) = self.backend(&settings.name) else { continue };
+            if let Err(error) = backend.configure(settings).await {
+                failures.push(format!("{}: {error}", backend.name()));
+            }
+        }
+        if !failures.is_empty() {
+            return Err(AdminError::Failed(format!("in part: {}", failures.join("; "))));
+        }
+        drop(self.0.health.send_message(HealthMessage::SetPings(settings.pings)));
+        self.0.settings.store(Arc::new(settings));
+        Ok(())
+    }
+
+    /// Counts a change of settings at run time by its result: `applied`, `refused` or `reverted`. Without a backend it
+    /// is one of the settings of the whole.
+    pub fn count_config_change(&self, backend: Option<&str>, result: &'static str) {
+        self.0.metrics.config_changed(backend, result);
+    }
+
+    /// How many settings are changed at run time.
+    pub fn set_config_overrides(&self, backend: Option<&str>, count: usize) {
+        self.0.metrics.set_config_overrides(backend, count);
     }
 
     /// The page of metrics, of a daemon without wire doors.

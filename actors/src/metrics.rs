@@ -110,6 +110,21 @@ impl Metrics {
         }
     }
 
+    /// Counts a change of settings at run time.
+    pub(crate) fn config_changed(&self, backend: Option<&str>, result: &'static str) {
+        let backend = backend.unwrap_or_default().to_owned();
+        self.0.config_changes.get_or_create(&ResultLabels { backend, result }).inc();
+    }
+
+    /// Sets how many settings are changed at run time.
+    pub(crate) fn set_config_overrides(&self, backend: Option<&str>, count: usize) {
+        let labels = OneBackend { backend: backend.unwrap_or_default().to_owned() };
+        self.0
+            .config_overrides
+            .get_or_create(&labels)
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Sets the metrics of wire doors.
     pub(crate) fn set_doors(&self, doors: &[DoorStatus]) {
         for door in doors {

@@ -534,6 +534,13 @@ impl Queue {
         self.count(&index);
     }
 
+    /// How many calls it holds, and their bytes; how many dead letters, and theirs.
+    pub fn held(&self) -> [u64; 4] {
+        let index = self.index.lock();
+        let (dead, dead_bytes) = index.dead();
+        [index.len() as u64, index.bytes(), dead as u64, dead_bytes]
+    }
+
     fn publish(&self, kind: EventKind) {
         self.bus.publish(self.clock.unix(), Some(&self.name), kind);
     }

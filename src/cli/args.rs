@@ -110,6 +110,20 @@ pub(crate) enum Command {
     Backend(BackendOrder),
     /// The queue of writes that wait, and its dead letters
     Queue(QueueArgs),
+    /// Does an acknowledged write survive here? Kills, reopens and verifies, on the state directory's own disk
+    Selftest {
+        /// How long
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        time: Duration,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// What `selftest` kills
+    #[command(hide = true)]
+    SelftestWriter {
+        /// The store
+        dir: PathBuf,
+    },
     /// The daemon's configuration
     #[command(subcommand)]
     Config(ConfigOrder),
@@ -220,11 +234,61 @@ pub(crate) enum BackendOrder {
 pub(crate) enum ConfigOrder {
     /// Prints the settings in effect, secrets masked
     Show {
+        /// One line a setting, and where its value comes from
+        #[arg(long)]
+        sources: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Changes settings of the running daemon
+    Set {
+        /// KEY=VALUE of the daemon, such as `health.interval=10s`; or a backend, and KEY=VALUE of its section, such as
+        /// `redis breaker.failure_threshold=7`
+        #[arg(value_name = "[BACKEND] KEY=VALUE", required = true)]
+        settings: Vec<String>,
+        /// Takes it back after this time
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+        /// Keeps it over restarts
+        #[arg(long)]
+        persist: bool,
+        /// Only shows what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Takes a value that endangers the service
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Takes back what was changed by `set`
+    Unset {
+        /// KEYs of the daemon; or a backend, and KEYs of its section
+        #[arg(value_name = "[BACKEND] KEY", required = true)]
+        settings: Vec<String>,
         #[command(flatten)]
         output: Output,
     },
     /// Reads the configuration again, as SIGHUP does
     Reload,
+    /// Prints all settings that there are, with their bounds and defaults; needs no daemon
+    Schema {
+        /// How
+        #[arg(long, value_enum, default_value_t)]
+        format: SchemaFormat,
+    },
+}
+
+/// How `fusebox config schema` prints.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum SchemaFormat {
+    /// A JSON schema, for editors
+    #[default]
+    Json,
+    /// A configuration file with every default, explained
+    Toml,
+    /// The page docs/configuration.md
+    Markdown,
 }
 
 #[derive(Debug, Args)]

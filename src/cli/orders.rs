@@ -5,12 +5,12 @@ use std::{process::ExitCode, time::Duration};
 use fusebox_actors::view::BackendView;
 use serde_json::{Map, Value, json};
 
-use super::args::{BreakerOrder, ConfigOrder};
+use super::args::BreakerOrder;
 use crate::terminal::{
     client::{Client, segment},
     failure::{Done, Failure},
     print::{complain, say, say_json},
-    views::{Held, Logged, Recovered, Reloaded, Tested, read},
+    views::{Held, Logged, Recovered, Tested, read},
 };
 
 /// `fusebox breaker`
@@ -112,30 +112,6 @@ pub(crate) async fn accept_loss(client: &Client, backend: &str) -> Done {
     let path = format!("/admin/backends/{}/accept-loss", segment(backend)?);
     client.post(&path, None).await?;
     say(&format!("that the store of {backend} was gone is known\n"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `fusebox config`
-pub(crate) async fn config(client: &Client, order: ConfigOrder) -> Done {
-    match order {
-        ConfigOrder::Show { output } => {
-            let shown = client.get("/admin/config").await?;
-            if output.json {
-                say_json(&shown)?;
-            } else {
-                let table = toml::Value::try_from(shown).map_err(anyhow::Error::from)?;
-                say(&toml::to_string(&table).map_err(anyhow::Error::from)?)?;
-            }
-        }
-        ConfigOrder::Reload => {
-            let answer = client.post("/admin/config/reload", None).await?;
-            let Reloaded { changed } = read(&answer)?;
-            match changed.as_slice() {
-                [] => say("nothing changed\n")?,
-                changed => say(&format!("changed: {}\n", changed.join(", ")))?,
-            }
-        }
-    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,30 +2,31 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bytesize::ByteSize;
-use fusebox_actors::{BackendSettings, DeadLetterPolicy, WriteFallback};
+use fusebox_actors::{BackendSettings, DeadLetterPolicy};
 use fusebox_state::{
+    Ratio,
     backoff::RetrySettings,
     breaker::{BreakerSettings, SlowCalls},
     cache::CacheSettings,
     queue::QueueLimits,
 };
-use serde_json::Map;
 use toml::Table;
 
 use super::{
-    checker::Checker,
+    checker::{Checker, chosen},
     endpoint::{Endpoint, Url},
+    environment::Environment,
     raw::{RawBackend, RawBreaker, RawCache, RawQueue, RawRetry},
     secret::Secret,
     section::{Defaults, Section},
-    sources::Environment,
+    words::{DEAD_LETTER_POLICIES, WRITE_FALLBACKS},
 };
 
-const DAY: Duration = Duration::from_secs(86_400);
 const MILLI: Duration = Duration::from_millis(1);
 /// The longest that a cached value is held back by default while the backend is suspect.
 const ANSWER_AFTER: Duration = Duration::from_secs(1);
+/// The longest wait before a retry by default.
+const RETRY_CAP: Duration = Duration::from_secs(2);
 
 /// A backend's settings, of the core and of its kind.
 #[derive(Clone)]
@@ -50,8 +51,6 @@ impl BackendConfig {
 pub(crate) struct Own {
     /// As they were written.
     pub(crate) table: Table,
-    /// As they are in effect.
-    pub(super) shown: Map<String, serde_json::Value>,
 }
 
 /// A backend's section, not yet checked.
@@ -78,46 +77,46 @@ pub(super) fn check(
         checker.problem(&base, "is no name for a backend: up to 64 of a-z, 0-9, _ and -");
     }
     let kind = kind(&base, raw.kind.as_deref().unwrap_or(name), sections, checker)?;
+    if raw.kind.is_none() {
+        checker.followed.push((format!("{base}.kind"), kind.name().into()));
+    }
     let defaults = kind.defaults();
-    let timeout = raw.timeout.unwrap_or(defaults.timeout);
-    let timeout = checker.between(&format!("{base}.timeout"), timeout, MILLI, DAY);
-    let in_flight_max = raw.bulkhead.in_flight_max.unwrap_or(256);
-    let in_flight_max =
-        checker.between(&format!("{base}.bulkhead.in_flight_max"), in_flight_max, 1, 65_536);
-    let breaker = breaker(&base, &raw.breaker, defaults, timeout, auto_recovery, checker);
+    let timeout = raw.timeout.0;
+    let breaker = breaker(&base, &raw.breaker, timeout, auto_recovery, checker);
     let retry = retry(&base, &raw.retry, checker);
     let cache = cache(&base, &raw.cache, defaults, checker);
     let answer_after = answer_after(&base, &raw.cache, timeout, checker);
-    let queue = queue(&base, &raw.queue, checker);
-    let disk_floor = raw.queue.disk_floor.map_or(64 << 20, |size| size.as_u64());
-    let (write_fallback, dead_letter_policy) = policies(&base, &raw.queue, defaults, checker);
+    let queue = queue(&raw.queue);
     checker.folder(&format!("{base}.queue.dir"), raw.queue.dir.as_deref());
     checker.folder(&format!("{base}.cache.dir"), raw.cache.dir.as_deref());
-    let endpoint = endpoint(name, &base, &raw, kind, env, checker);
-    let shown = kind.check(&endpoint, &own).unwrap_or_else(|complaints| {
+    let endpoint = endpoint(name, &base, &raw, env, checker);
+    if let Err(complaints) = kind.check(&endpoint, &own) {
         for (key, why) in complaints {
             checker.problem(&format!("{base}.{key}"), why);
         }
-        Map::new()
-    });
-    let own = Own { table: own, shown };
+    }
+    let own = Own { table: own };
     let settings = BackendSettings {
         name: name.to_owned(),
         kind: kind.name(),
-        critical: raw.critical.unwrap_or(defaults.critical),
+        critical: raw.critical,
         depends_on: raw.depends_on,
         timeout,
         breaker: breaker?,
         retry,
-        in_flight_max,
+        in_flight_max: raw.bulkhead.in_flight_max,
         cache,
         answer_after,
         cache_dir: raw.cache.dir,
         queue,
-        disk_floor,
+        disk_floor: raw.queue.disk_floor.bytes(),
         queue_dir: raw.queue.dir,
-        write_fallback,
-        dead_letter_policy,
+        write_fallback: chosen(&raw.queue.write_fallback, defaults.write_fallback, WRITE_FALLBACKS),
+        dead_letter_policy: chosen(
+            &raw.queue.dead_letter_policy,
+            DeadLetterPolicy::Continue,
+            DEAD_LETTER_POLICIES,
+        ),
     };
     Some(BackendConfig { settings, endpoint: Arc::new(endpoint), own: Arc::new(own) })
 }
@@ -149,142 +148,76 @@ fn valid_name(name: &str) -> bool {
 fn breaker(
     base: &str,
     raw: &RawBreaker,
-    defaults: &Defaults,
     attempt_timeout: Duration,
     auto_recovery: bool,
     checker: &mut Checker,
 ) -> Option<BreakerSettings> {
     let key = |leaf: &str| format!("{base}.breaker.{leaf}");
-    let recovery_timeout = checker.between(
-        &key("recovery_timeout"),
-        raw.recovery_timeout.unwrap_or(defaults.recovery_timeout),
-        MILLI,
-        DAY,
-    );
-    let recovery_timeout_max = raw.recovery_timeout_max.unwrap_or(recovery_timeout * 10);
-    let most = "recovery_timeout_max";
-    checker.not_below(&key(most), recovery_timeout_max, "recovery_timeout", recovery_timeout);
-    let failure_rate = checker.ratio(&key("failure_rate"), raw.failure_rate.unwrap_or(0.5));
-    let jitter = checker.ratio(&key("jitter"), raw.jitter.unwrap_or(0.5));
-    let slow_rate = checker.ratio(&key("slow_call_rate"), raw.slow_call_rate.unwrap_or(0.0));
-    let slow_after = raw.slow_call_duration.unwrap_or((attempt_timeout / 2).max(MILLI));
-    let slow_after = checker.between(&key("slow_call_duration"), slow_after, MILLI, DAY);
+    let recovery_timeout = raw.recovery_timeout.0;
+    let most = key("recovery_timeout_max");
+    let given = raw.recovery_timeout_max.map(|time| time.0);
+    let recovery_timeout_max = checker.or(&most, given, || recovery_timeout.saturating_mul(10));
+    checker.not_below(&most, recovery_timeout_max, "recovery_timeout", recovery_timeout);
+    let slow_after = raw.slow_call_duration.map(|time| time.0);
+    let usual = || (attempt_timeout / 2).max(MILLI);
+    let slow_after = checker.or(&key("slow_call_duration"), slow_after, usual);
     Some(BreakerSettings {
-        failure_threshold: checker.between(
-            &key("failure_threshold"),
-            raw.failure_threshold.unwrap_or(defaults.failure_threshold),
-            1,
-            1_000_000,
-        ),
-        failure_rate: failure_rate?,
+        failure_threshold: raw.failure_threshold,
+        failure_rate: Ratio::new(raw.failure_rate)?,
         recovery_timeout,
         recovery_timeout_max,
-        success_threshold: checker.between(
-            &key("success_threshold"),
-            raw.success_threshold.unwrap_or(defaults.success_threshold),
-            1,
-            1_000,
-        ),
-        window: checker.between(
-            &key("window"),
-            raw.window.unwrap_or(Duration::from_secs(60)),
-            Duration::from_millis(60),
-            DAY,
-        ),
+        success_threshold: raw.success_threshold,
+        window: raw.window.0,
         auto_recovery,
         attempt_timeout,
-        jitter: jitter?,
-        slow: SlowCalls { after: slow_after, rate: slow_rate? },
+        jitter: Ratio::new(raw.jitter)?,
+        slow: SlowCalls { after: slow_after, rate: Ratio::new(raw.slow_call_rate)? },
     })
 }
 
 fn retry(base: &str, raw: &RawRetry, checker: &mut Checker) -> RetrySettings {
-    let default = RetrySettings::default();
-    let key = |leaf: &str| format!("{base}.retry.{leaf}");
-    let attempts = raw.attempts.unwrap_or(default.attempts);
-    let first = checker.between(&key("base"), raw.base.unwrap_or(default.base), MILLI, DAY);
-    let cap = raw.cap.unwrap_or(default.cap.max(first));
-    RetrySettings {
-        attempts: checker.between(&key("attempts"), attempts, 1, 100),
-        base: first,
-        cap: checker.not_below(&key("cap"), cap, "base", first),
-    }
+    let (key, first) = (format!("{base}.retry.cap"), raw.base.0);
+    let usual = || RETRY_CAP.max(first);
+    let cap = checker.or(&key, raw.cap.map(|time| time.0), usual);
+    let cap = checker.not_below(&key, cap, "base", first);
+    RetrySettings { attempts: raw.attempts, base: first, cap }
 }
 
 fn cache(base: &str, raw: &RawCache, defaults: &Defaults, checker: &mut Checker) -> CacheSettings {
-    let key = |leaf: &str| format!("{base}.cache.{leaf}");
-    let ttl = raw.ttl.unwrap_or(defaults.cache_ttl);
-    let max_stale = raw.max_stale.unwrap_or(defaults.cache_max_stale.max(ttl));
-    let bytes = raw.bytes.unwrap_or(ByteSize::mib(64));
-    let entry_max = raw.entry_max.unwrap_or(ByteSize::mib(16));
-    let disk_bytes = raw.disk_bytes.unwrap_or(ByteSize::mib(256));
+    let (key, ttl) = (format!("{base}.cache.max_stale"), raw.ttl.0);
+    let usual = || defaults.cache_max_stale.max(ttl);
+    let max_stale = checker.or(&key, raw.max_stale.map(|time| time.0), usual);
     CacheSettings {
-        items: checker.between(&key("items"), raw.items.unwrap_or(1_000), 1, 10_000_000),
-        bytes: checker.between(&key("bytes"), bytes, ByteSize::kib(64), ByteSize::tib(1)).as_u64(),
+        items: raw.items,
+        bytes: raw.bytes.bytes(),
         ttl,
-        max_stale: checker.not_below(&key("max_stale"), max_stale, "ttl", ttl),
-        entry_max: checker
-            .between(&key("entry_max"), entry_max, ByteSize::mib(1), ByteSize::gib(1))
-            .as_u64(),
-        disk_bytes: checker
-            .between(&key("disk_bytes"), disk_bytes, ByteSize::b(0), ByteSize::tib(1))
-            .as_u64(),
+        max_stale: checker.not_below(&key, max_stale, "ttl", ttl),
+        entry_max: raw.entry_max.bytes(),
+        disk_bytes: raw.disk_bytes.bytes(),
     }
 }
 
 /// How long a cached value is held back while the backend is suspect.
 fn answer_after(base: &str, raw: &RawCache, timeout: Duration, checker: &mut Checker) -> Duration {
-    let usual = (timeout / 5).min(ANSWER_AFTER);
-    let asked = raw.answer_after.unwrap_or(usual).max(MILLI);
-    checker.between(&format!("{base}.cache.answer_after"), asked, MILLI, timeout.max(MILLI))
+    let key = format!("{base}.cache.answer_after");
+    let usual = || (timeout / 5).min(ANSWER_AFTER).max(MILLI);
+    let asked = checker.or(&key, raw.answer_after.map(|time| time.0.max(MILLI)), usual);
+    checker.between(&key, asked, MILLI, timeout.max(MILLI))
 }
 
-fn queue(base: &str, raw: &RawQueue, checker: &mut Checker) -> QueueLimits {
-    let key = |leaf: &str| format!("{base}.queue.{leaf}");
-    let (mib, tib) = (ByteSize::mib(1), ByteSize::tib(1));
-    let bytes = raw.bytes.unwrap_or(ByteSize::gib(1));
-    let dead_bytes = raw.dead_bytes.unwrap_or(ByteSize::mib(256));
+fn queue(raw: &RawQueue) -> QueueLimits {
     QueueLimits {
-        items: checker.between(&key("items"), raw.items.unwrap_or(50_000), 1, 10_000_000),
-        bytes: checker.between(&key("bytes"), bytes, mib, tib).as_u64(),
-        dead_items: checker.between(
-            &key("dead_items"),
-            raw.dead_items.unwrap_or(5_000),
-            1,
-            1_000_000,
-        ),
-        dead_bytes: checker.between(&key("dead_bytes"), dead_bytes, mib, tib).as_u64(),
+        items: raw.items,
+        bytes: raw.bytes.bytes(),
+        dead_items: raw.dead_items,
+        dead_bytes: raw.dead_bytes.bytes(),
     }
-}
-
-/// What becomes of a write in an outage, and of the writes behind a dead letter.
-fn policies(
-    base: &str,
-    raw: &RawQueue,
-    defaults: &Defaults,
-    checker: &mut Checker,
-) -> (WriteFallback, DeadLetterPolicy) {
-    let key = |leaf: &str| format!("{base}.queue.{leaf}");
-    let write_fallback = checker.one_of(
-        &key("write_fallback"),
-        raw.write_fallback.as_deref(),
-        defaults.write_fallback,
-        &[("queue", WriteFallback::Queue), ("refuse", WriteFallback::Refuse)],
-    );
-    let dead_letter_policy = checker.one_of(
-        &key("dead_letter_policy"),
-        raw.dead_letter_policy.as_deref(),
-        DeadLetterPolicy::Continue,
-        &[("continue", DeadLetterPolicy::Continue), ("block", DeadLetterPolicy::Block)],
-    );
-    (write_fallback, dead_letter_policy)
 }
 
 fn endpoint(
     name: &str,
     base: &str,
     raw: &RawBackend,
-    kind: &dyn Section,
     env: &Environment,
     checker: &mut Checker,
 ) -> Endpoint {
@@ -304,7 +237,7 @@ fn endpoint(
             .ok()
     });
     let endpoint = Endpoint {
-        url: Url(raw.url.clone().unwrap_or_else(|| kind.defaults().url.to_owned())),
+        url: Url(raw.url.clone()),
         username: raw.username.clone(),
         password,
         password_from: file,

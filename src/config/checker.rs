@@ -3,25 +3,34 @@
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
 use bytesize::ByteSize;
-use fusebox_state::Ratio;
+use toml::Value;
+
+use super::origin::Origin;
 
 /// Gathers problems, warnings and notes. A problem stops the daemon; a warning is worth fixing.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     /// Where settings came from, for messages.
-    pub(crate) origins: BTreeMap<String, String>,
+    pub(crate) origins: BTreeMap<String, Origin>,
     /// What is wrong.
     pub(crate) problems: Vec<String>,
     /// What should be looked at.
     pub(crate) warnings: Vec<String>,
     /// What is worth knowing.
     pub(crate) notes: Vec<String>,
+    /// Values that follow from others, by their keys.
+    pub(crate) followed: Vec<(String, Value)>,
 }
 
 /// A value as people write it.
 pub(crate) trait Shown: PartialOrd + Copy {
     /// The text of a message.
     fn shown(&self) -> String;
+
+    /// The value in the configuration.
+    fn written(&self) -> Value {
+        Value::String(self.shown())
+    }
 }
 
 impl Shown for Duration {
@@ -40,6 +49,16 @@ impl Shown for u32 {
     fn shown(&self) -> String {
         self.to_string()
     }
+
+    fn written(&self) -> Value {
+        (*self).into()
+    }
+}
+
+impl Shown for i64 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
 }
 
 /// A number of bytes as people write it: `1 MiB`, `9.8 KiB`.
@@ -50,7 +69,7 @@ pub(crate) fn size(bytes: u64) -> String {
 impl Checker {
     /// `key` is wrong in the way that `what` says.
     pub(crate) fn problem(&mut self, key: &str, what: impl fmt::Display) {
-        let origin = self.origins.get(key).map(|from| format!(" (set by {from})"));
+        let origin = self.origins.get(key).map(Origin::told);
         self.problems.push(format!("{key} {what}{}", origin.unwrap_or_default()));
     }
 
@@ -86,28 +105,24 @@ impl Checker {
         value
     }
 
-    /// The ratio `value`, or a complaint where it lies outside 0 to 1.
-    pub(crate) fn ratio(&mut self, key: &str, value: f64) -> Option<Ratio> {
-        let ratio = Ratio::new(value);
-        if ratio.is_none() {
-            self.problem(key, format_args!("must be between 0 and 1, got {value}"));
-        }
-        ratio
-    }
-
-    /// The one of `choices` that `text` names, or a complaint and the default.
-    pub(crate) fn one_of<T: Copy>(
+    /// The value of `key`: as it was set, or as it follows from others, which is remembered.
+    pub(crate) fn or<T: Shown>(
         &mut self,
         key: &str,
-        text: Option<&str>,
-        default: T,
-        choices: &[(&str, T)],
+        given: Option<T>,
+        rule: impl FnOnce() -> T,
     ) -> T {
-        choice(text, default, choices).unwrap_or_else(|what| {
-            self.problem(key, what);
-            default
+        given.unwrap_or_else(|| {
+            let value = rule();
+            self.followed.push((key.to_owned(), value.written()));
+            value
         })
     }
+}
+
+/// The one of `choices` that `text` names; `other` if it names none, which has been complained of then.
+pub(crate) fn chosen<T: Copy>(text: &str, other: T, choices: &[(&str, T)]) -> T {
+    choices.iter().find(|(word, _)| *word == text).map_or(other, |(_, value)| *value)
 }
 
 /// The one of `choices` that `text` names; the default if there is no text.
@@ -135,7 +150,7 @@ mod tests {
     fn a_file_in_the_place_of_a_folder_is_told_by_the_variable_that_named_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut checker = Checker::default();
-        checker.origins.insert("queue.dir".into(), "FIRESTORE_QUEUE_FILE".into());
+        checker.origins.insert("queue.dir".into(), Origin::Variable("FIRESTORE_QUEUE_FILE".into()));
         checker.folder("queue.dir", Some(file.path()));
         checker.folder("cache.dir", file.path().parent());
         checker.folder("cache.dir", Some(Path::new("/nowhere/yet")));
@@ -148,7 +163,7 @@ mod tests {
     #[test]
     fn a_message_names_key_bound_value_and_origin() {
         let mut checker = Checker::default();
-        checker.origins.insert("a.b".into(), "FUSEBOX_A__B".into());
+        checker.origins.insert("a.b".into(), Origin::Variable("FUSEBOX_A__B".into()));
         checker.between("q.bytes", ByteSize::b(10_000), ByteSize::mib(1), ByteSize::gib(1));
         checker.between(
             "a.b",
@@ -156,15 +171,11 @@ mod tests {
             Duration::ZERO,
             Duration::from_secs(60),
         );
-        assert!(checker.ratio("r", f64::NAN).is_none());
-        checker.one_of("w", Some("x"), 1, &[("queue", 1), ("refuse", 2)]);
         assert_eq!(
             checker.problems,
             [
                 "q.bytes must be at least 1 MiB, got 9.8 KiB",
                 "a.b must be at most 1m, got 1day 1h (set by FUSEBOX_A__B)",
-                "r must be between 0 and 1, got NaN",
-                "w must be \"queue\" or \"refuse\", got \"x\"",
             ]
         );
     }

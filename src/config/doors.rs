@@ -14,36 +14,26 @@ use std::{
 
 use bytesize::ByteSize;
 use fusebox_actors::{AckLevel, Priority};
+use toml::{Table, Value};
 
 use super::{
-    backend::BackendConfig, callers, checker::Checker, places::too_long, raw::RawDoor,
+    backend::BackendConfig,
+    callers,
+    checker::{Checker, chosen},
+    declared::Declared,
+    places::too_long,
+    raw::RawDoor,
     section::Section,
+    setting::Size,
+    words::{
+        AUTHS, Auth, EFFECT_REPLY, EffectReply, MIN_ACKS, ON_UNKNOWN, OnUnknown, PRIORITIES,
+        UNAVAILABLE, Unavailable,
+    },
 };
 use crate::ingress::callers::Callers;
 
 #[cfg(test)]
 mod tests;
-
-/// How callers are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Auth {
-    /// By the user and the groups of their process. On Unix sockets.
-    Peer,
-    /// By a name and a secret that they show.
-    Token,
-    /// Not at all. On loopback.
-    Open,
-}
-
-const AUTHS: &[(&str, Auth)] =
-    &[("peer", Auth::Peer), ("token", Auth::Token), ("open", Auth::Open)];
-
-impl Auth {
-    /// Its word in the configuration.
-    pub(crate) fn as_str(self) -> &'static str {
-        word(self, AUTHS)
-    }
-}
 
 /// Where a door listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,59 +56,6 @@ impl fmt::Display for DoorAddress {
     }
 }
 
-/// What a client is told of a request that was not executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unavailable {
-    /// The error of a server that is loading: clients take it for a broken connection, and try again later.
-    Loading,
-    /// An error of fusebox's own, which nobody tries again.
-    Fusebox,
-    /// Nothing: its connection is closed.
-    Close,
-}
-
-const UNAVAILABLE: &[(&str, Unavailable)] = &[
-    ("LOADING", Unavailable::Loading),
-    ("FUSEBOX", Unavailable::Fusebox),
-    ("close", Unavailable::Close),
-];
-
-/// What a client is told of a request that may have been executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnUnknown {
-    /// An error of fusebox's own, which nobody tries again.
-    Error,
-    /// Nothing: its connection is closed.
-    Close,
-}
-
-/// Which replies are assumed of queued writes whose effect is known and whose reply is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EffectReply {
-    /// Those that programs seldom decide by.
-    Assume,
-    /// All of them.
-    All,
-    /// None: such a write is not queued.
-    Error,
-}
-
-const EFFECT_REPLY: &[(&str, EffectReply)] =
-    &[("assume", EffectReply::Assume), ("all", EffectReply::All), ("error", EffectReply::Error)];
-
-const ON_UNKNOWN: &[(&str, OnUnknown)] =
-    &[("error", OnUnknown::Error), ("close", OnUnknown::Close)];
-
-/// `applied-or-durable` is whichever comes first.
-const MIN_ACKS: &[(&str, Option<AckLevel>)] = &[
-    ("applied", Some(AckLevel::Applied)),
-    ("applied-or-durable", None),
-    ("durable", Some(AckLevel::Durable)),
-];
-
-const PRIORITIES: &[(&str, Priority)] =
-    &[("low", Priority::Low), ("normal", Priority::Normal), ("critical", Priority::Critical)];
-
 /// A wire door's settings, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DoorSettings {
@@ -137,8 +74,6 @@ pub(crate) struct DoorSettings {
     auth_known: bool,
     /// Who is known by a secret, besides the backend's own user.
     pub(crate) callers: Arc<Callers>,
-    /// Where they are written.
-    callers_file: Option<PathBuf>,
     /// Whether it may listen beyond loopback though others can read what goes over it.
     plaintext: bool,
     /// The most connections at once, from 1 to 1,000,000. One user of this host gets seven eighths of them at most.
@@ -186,19 +121,22 @@ pub(super) struct Backing<'a> {
     pub(super) enabled: &'a [String],
     /// The kinds.
     pub(super) sections: &'a [&'a dyn Section],
+    /// All settings that there are.
+    pub(super) declared: &'a Declared,
     /// The command socket.
     pub(super) socket: &'a Path,
     /// The address of the TCP listener.
     pub(super) http: Option<SocketAddr>,
 }
 
-/// Checks the doors of the file; without any setting, those that are there by default.
+/// Checks the doors of the file; without any setting, those that are there by default: these are added to `table`.
 pub(super) fn check(
     raw: Option<Vec<RawDoor>>,
     backing: &Backing<'_>,
+    table: &mut Table,
     checker: &mut Checker,
 ) -> Vec<Arc<DoorSettings>> {
-    let Some(raw) = raw else { return by_default(backing, checker) };
+    let Some(raw) = raw else { return by_default(backing, table, checker) };
     let mut doors = Vec::<Arc<DoorSettings>>::new();
     for (at, raw) in raw.into_iter().enumerate() {
         let base = format!("doors[{at}]");
@@ -219,25 +157,41 @@ pub(super) fn check(
     doors
 }
 
-fn by_default(backing: &Backing<'_>, checker: &mut Checker) -> Vec<Arc<DoorSettings>> {
+fn by_default(
+    backing: &Backing<'_>,
+    table: &mut Table,
+    checker: &mut Checker,
+) -> Vec<Arc<DoorSettings>> {
     let has_door = |kind: &str| {
         backing.sections.iter().any(|it| it.name() == kind && it.has_door_by_default())
     };
     let backends = backing.backends.iter().map(|backend| &backend.settings);
-    let doors = backends.filter(|backend| has_door(backend.kind)).filter_map(|backend| {
-        let path = beside(backing.socket, &backend.name);
+    let mut sections = Vec::new();
+    for backend in backends.filter(|backend| has_door(backend.kind)) {
+        let name = &backend.name;
+        let path = beside(backing.socket, name);
         let in_the_way = if path == backing.socket {
             Some("the command socket is there".to_owned())
         } else {
             too_long(&path).map(|why| format!("the path {why}"))
         };
         if let Some(why) = in_the_way {
-            let name = &backend.name;
             checker.warnings.push(format!("{name} has no door by default: {why}"));
-            return None;
+            continue;
         }
-        let listen = DoorAddress::Unix(path);
-        Some(Arc::new(DoorSettings::new(None, backend.kind, &backend.name, listen)))
+        let listen = DoorAddress::Unix(path).to_string();
+        let words =
+            [("kind", backend.kind.to_owned()), ("backend", name.clone()), ("listen", listen)];
+        sections.push(words.map(|(key, word)| (key.to_owned(), Value::String(word))));
+    }
+    let sections = sections.into_iter().map(|section| Value::Table(Table::from_iter(section)));
+    table.insert("doors".to_owned(), Value::Array(sections.collect()));
+    backing.declared.lay_beneath(table, false);
+    let raw: Vec<RawDoor> =
+        table.get("doors").cloned().and_then(|doors| doors.try_into().ok()).unwrap_or_default();
+    let doors = raw.into_iter().enumerate().filter_map(|(at, raw)| {
+        let door = check_one(&format!("doors[{at}]"), raw, backing, checker)?;
+        Some(Arc::new(DoorSettings { key: None, ..door }))
     });
     doors.collect()
 }
@@ -256,8 +210,14 @@ fn check_one(
     let backend = check_backend(base, &raw, backing, checker);
     let listen = check_listen(base, raw.listen.as_deref(), checker);
     let (kind, backend) = backend?;
-    let mut door = DoorSettings::new(Some(base.to_owned()), kind, &backend, listen?);
-    door.plaintext = raw.plaintext.unwrap_or(false);
+    let written = |word: &str| Value::String(word.to_owned());
+    if raw.kind.is_none() {
+        checker.followed.push((format!("{base}.kind"), written(kind)));
+    }
+    if raw.backend.is_none() {
+        checker.followed.push((format!("{base}.backend"), written(&backend)));
+    }
+    let mut door = DoorSettings::of(base, &raw, kind, &backend, listen?);
     check_auth(base, raw.auth.as_deref(), &mut door, checker);
     if let Some(path) = &raw.callers_file {
         match callers::read(path, &mut checker.warnings) {
@@ -274,8 +234,6 @@ fn check_one(
         }
     }
     check_limits(base, &raw, &mut door, checker);
-    check_words(base, &raw, &mut door, checker);
-    door.callers_file = raw.callers_file;
     door.projects = raw.projects.unwrap_or_default();
     if !door.projects.is_empty() && door.kind != "firestore" {
         checker.problem(&format!("{base}.projects"), "is for doors to Firestore");
@@ -366,13 +324,15 @@ fn check_auth(base: &str, asked: Option<&str>, door: &mut DoorSettings, checker:
         DoorAddress::Unix(_) => Auth::Peer,
         DoorAddress::Tcp(_) | DoorAddress::Handed(_) => Auth::Token,
     };
-    if asked == Some("forward") {
-        let what = "\"forward\" is not offered yet: use \"token\" and name callers in callers_file";
-        checker.problem(&key, what);
+    if asked.is_some_and(|asked| AUTHS.iter().all(|(word, _)| *word != asked)) {
+        // It was complained of.
         return;
     }
     door.auth_known = asked.is_some() || !matches!(door.listen, DoorAddress::Handed(_));
-    door.auth = checker.one_of(&key, asked, usual, AUTHS);
+    door.auth = asked.map_or(usual, |asked| chosen(asked, usual, AUTHS));
+    if asked.is_none() && door.auth_known {
+        checker.followed.push((key, Value::String(usual.as_str().to_owned())));
+    }
     let family = match &door.listen {
         DoorAddress::Unix(_) => Family::Unix,
         DoorAddress::Tcp(address) => Family::Tcp(*address),
@@ -384,81 +344,56 @@ fn check_auth(base: &str, asked: Option<&str>, door: &mut DoorSettings, checker:
     }
 }
 
+/// What is bounded by other settings.
 fn check_limits(base: &str, raw: &RawDoor, door: &mut DoorSettings, checker: &mut Checker) {
     let key = |leaf: &str| format!("{base}.{leaf}");
-    let (kib64, mib, tib) = (ByteSize::kib(64), ByteSize::mib(1), ByteSize::tib(1));
-    let day = Duration::from_secs(86_400);
-    if let Some(most) = raw.connections {
-        door.connections = checker.between(&key("connections"), most, 1, 1_000_000);
-    }
-    door.pinned = raw.pinned.unwrap_or(door.connections);
+    door.pinned = checker.or(&key("pinned"), raw.pinned, || door.connections);
     if door.pinned > door.connections {
         let what =
             format!("must be at most connections ({}), got {}", door.connections, door.pinned);
         checker.problem(&key("pinned"), what);
     }
-    if let Some(bytes) = raw.in_bytes {
-        door.in_bytes = checker.between(&key("in_bytes"), bytes, mib, tib).as_u64();
-    }
-    if let Some(bytes) = raw.out_bytes {
-        door.out_bytes = checker.between(&key("out_bytes"), bytes, mib, tib).as_u64();
-    }
     let of_all = ByteSize::b(door.out_bytes);
-    if let Some(bytes) = raw.out_client {
-        door.out_client = checker.between(&key("out_client"), bytes, kib64, of_all).as_u64();
+    let usual = || of_all.min(ByteSize::mib(32));
+    let out_client = checker.or(&key("out_client"), raw.out_client.map(|size| size.0), usual);
+    let least = ByteSize::kib(64);
+    door.out_client = checker.between(&key("out_client"), out_client, least, of_all).as_u64();
+    if let Some(time) = door.idle_timeout {
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(365 * 86_400));
+        checker.between(&key("idle_timeout"), time, least, most);
     }
-    door.out_client = door.out_client.min(door.out_bytes);
-    if let Some(time) = raw.idle_timeout.filter(|time| !time.is_zero()) {
-        let second = Duration::from_secs(1);
-        door.idle_timeout = Some(checker.between(&key("idle_timeout"), time, second, 365 * day));
-    }
-    if let Some(time) = raw.deadline {
-        let time = checker.between(&key("deadline"), time, Duration::from_millis(1), day);
-        door.deadline = Some(time);
-    }
-}
-
-fn check_words(base: &str, raw: &RawDoor, door: &mut DoorSettings, checker: &mut Checker) {
-    let key = |leaf: &str| format!("{base}.{leaf}");
-    door.min_ack = checker.one_of(&key("min_ack"), raw.min_ack.as_deref(), door.min_ack, MIN_ACKS);
-    let priority = raw.priority.as_deref();
-    door.priority = checker.one_of(&key("priority"), priority, door.priority, PRIORITIES);
-    let unavailable = raw.unavailable.as_deref();
-    door.unavailable =
-        checker.one_of(&key("unavailable"), unavailable, door.unavailable, UNAVAILABLE);
-    let unknown = raw.on_unknown.as_deref();
-    door.on_unknown = checker.one_of(&key("on_unknown"), unknown, door.on_unknown, ON_UNKNOWN);
-    let effect = raw.effect_reply.as_deref();
-    door.effect_reply =
-        checker.one_of(&key("effect_reply"), effect, door.effect_reply, EFFECT_REPLY);
 }
 
 impl DoorSettings {
-    /// The usual settings of a door.
-    fn new(key: Option<String>, kind: &'static str, backend: &str, listen: DoorAddress) -> Self {
-        let connections = 10_000;
+    /// As they are written.
+    fn of(
+        base: &str,
+        raw: &RawDoor,
+        kind: &'static str,
+        backend: &str,
+        listen: DoorAddress,
+    ) -> Self {
         Self {
-            key,
+            key: Some(base.to_owned()),
             kind,
             backend: backend.to_owned(),
             listen,
             auth: Auth::Peer,
             auth_known: true,
             callers: Arc::default(),
-            callers_file: None,
-            plaintext: false,
-            connections,
-            in_bytes: 256 << 20,
-            out_bytes: 512 << 20,
-            out_client: 32 << 20,
-            pinned: connections,
-            idle_timeout: None,
-            min_ack: None,
-            deadline: None,
-            priority: Priority::Normal,
-            unavailable: Unavailable::Loading,
-            on_unknown: OnUnknown::Error,
-            effect_reply: EffectReply::Assume,
+            plaintext: raw.plaintext,
+            connections: raw.connections,
+            in_bytes: raw.in_bytes.bytes(),
+            out_bytes: raw.out_bytes.bytes(),
+            out_client: raw.out_client.map_or(0, Size::bytes),
+            pinned: raw.connections,
+            idle_timeout: Some(raw.idle_timeout.0).filter(|time| !time.is_zero()),
+            min_ack: chosen(&raw.min_ack, None, MIN_ACKS),
+            deadline: raw.deadline.map(|time| time.0),
+            priority: chosen(&raw.priority, Priority::Normal, PRIORITIES),
+            unavailable: chosen(&raw.unavailable, Unavailable::Loading, UNAVAILABLE),
+            on_unknown: chosen(&raw.on_unknown, OnUnknown::Error, ON_UNKNOWN),
+            effect_reply: chosen(&raw.effect_reply, EffectReply::Assume, EFFECT_REPLY),
             projects: Vec::new(),
         }
     }
@@ -541,50 +476,6 @@ impl DoorSettings {
             }
         }
     }
-
-    /// Its settings in effect, in the shape of the file.
-    pub(super) fn show(&self) -> serde_json::Value {
-        let time = |time: Duration| humantime::format_duration(time).to_string();
-        let mut shown = serde_json::json!({
-            "kind": self.kind,
-            "backend": self.backend,
-            "listen": self.listen.to_string(),
-            "connections": self.connections,
-            "in_bytes": super::size(self.in_bytes),
-            "out_bytes": super::size(self.out_bytes),
-            "out_client": super::size(self.out_client),
-            "pinned": self.pinned,
-            "idle_timeout": time(self.idle_timeout.unwrap_or_default()),
-            "min_ack": word(self.min_ack, MIN_ACKS),
-            "priority": word(self.priority, PRIORITIES),
-            "unavailable": word(self.unavailable, UNAVAILABLE),
-            "on_unknown": word(self.on_unknown, ON_UNKNOWN),
-            "effect_reply": word(self.effect_reply, EFFECT_REPLY),
-        });
-        if let Some(fields) = shown.as_object_mut() {
-            if self.auth_known {
-                fields.insert("auth".to_owned(), self.auth.as_str().into());
-            }
-            if let Some(path) = &self.callers_file {
-                fields.insert("callers_file".to_owned(), serde_json::json!(path));
-            }
-            if !self.projects.is_empty() {
-                fields.insert("projects".to_owned(), serde_json::json!(self.projects));
-            }
-            if self.plaintext {
-                fields.insert("plaintext".to_owned(), true.into());
-            }
-            if let Some(deadline) = self.deadline {
-                fields.insert("deadline".to_owned(), time(deadline).into());
-            }
-        }
-        shown
-    }
-}
-
-/// The word of a value.
-fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
-    words.iter().find(|(_, it)| *it == value).map_or("", |(word, _)| *word)
 }
 
 #[cfg(test)]
@@ -594,7 +485,10 @@ pub(crate) mod testing {
     /// A Redis door at `/nowhere`, for so many connections.
     pub(crate) fn door(auth: Auth, connections: u32) -> DoorSettings {
         let listen = DoorAddress::Unix("/nowhere".into());
-        let usual = DoorSettings::new(Some("doors[0]".into()), "redis", "redis", listen);
-        DoorSettings { auth, connections, ..usual }
+        let mut table = Table::from_iter([("doors".into(), vec![Table::new()].into())]);
+        Declared::new(&[]).lay_beneath(&mut table, false);
+        let raw: Vec<RawDoor> = table["doors"].clone().try_into().unwrap();
+        let usual = DoorSettings::of("doors[0]", &raw[0], "redis", "redis", listen);
+        DoorSettings { auth, connections, out_client: 32 << 20, ..usual }
     }
 }

@@ -14,10 +14,6 @@ pub(crate) struct HttpSettings {
     pub(crate) listen: SocketAddr,
     /// The token that opens more than health, metrics and the status page there.
     pub(crate) token: Option<Secret>,
-    /// Where the token is kept.
-    pub(crate) token_file: Option<PathBuf>,
-    /// Whether it may listen beyond loopback without TLS.
-    pub(crate) plaintext: bool,
     /// Its side of TLS, where it speaks TLS.
     pub(crate) tls: Option<HttpTls>,
 }
@@ -25,11 +21,7 @@ pub(crate) struct HttpSettings {
 /// A server's side of TLS.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpTls {
-    /// The chain of certificates, its own first.
-    pub(crate) cert_file: PathBuf,
-    /// The key of the first.
-    pub(crate) key_file: PathBuf,
-    /// The two, as they were when the configuration was read.
+    /// Its certificates and their key, as they were when the configuration was read.
     pub(crate) config: Arc<ServerConfig>,
 }
 
@@ -56,9 +48,8 @@ pub(super) fn check(raw: RawHttp, checker: &mut Checker) -> Option<HttpSettings>
         checker.problem("http.listen", what);
         return None;
     };
-    let plaintext = raw.plaintext.unwrap_or(false);
-    let settings = HttpSettings { listen, token, token_file: raw.token_file, plaintext, tls };
-    if settings.is_exposed() && !plaintext && !wants_tls {
+    let settings = HttpSettings { listen, token, tls };
+    if settings.is_exposed() && !raw.plaintext && !wants_tls {
         let what = format!(
             "must be an address of loopback, got {listen}: beyond it set http.tls.cert_file and \
              http.tls.key_file, or http.plaintext = true, which leaves the admin routes out there"
@@ -86,7 +77,7 @@ fn check_tls(
         }
     };
     match server_config(&cert_file, &key_file) {
-        Ok(config) => Some(HttpTls { cert_file, key_file, config }),
+        Ok(config) => Some(HttpTls { config }),
         Err(why) => {
             checker.problem("http.tls", format_args!("is not usable: {why}"));
             None

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use super::sources::Environment;
+use super::environment::Environment;
 
 /// Where a packaged daemon listens.
 const SYSTEM_DIR: &str = "/run/fusebox";

@@ -12,55 +12,24 @@ use std::{
 
 use toml::{Table, Value};
 
-use super::{keys::Keys, section::Section, shape::Shape};
+use super::{
+    declared::{Declared, each_leaf, put},
+    environment::{Environment, Flags},
+    origin::{Change, Origin},
+    section::Section,
+    shape::Shape,
+};
 
 /// The file that is read where none is named and it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
 
-/// The process's environment, taken once: tests bring their own.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Environment(BTreeMap<String, String>);
-
-impl Environment {
-    /// The variables of this process; what is not UTF-8 is left out.
-    pub(crate) fn of_process() -> Self {
-        Self(
-            std::env::vars_os()
-                .filter_map(|(name, value)| {
-                    Some((name.into_string().ok()?, value.into_string().ok()?))
-                })
-                .collect(),
-        )
-    }
-
-    /// An environment of exactly these variables.
-    #[cfg(test)]
-    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
-        Self(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
-    }
-
-    /// The variable, where it is set and not empty.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    /// The variable as a path.
-    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
-        self.get(name).map(PathBuf::from)
-    }
-}
-
-/// What the command line says of the configuration.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Flags {
-    /// `--config`
-    pub(crate) config: Option<PathBuf>,
-    /// `--state-dir`
-    pub(crate) state_dir: Option<PathBuf>,
-    /// `--socket`
-    pub(crate) socket: Option<PathBuf>,
-    /// `--http`
-    pub(crate) http: Option<String>,
+/// What lies between the defaults and the environment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Layers<'a> {
+    /// What the file said when it was read; `None` to read it.
+    pub(crate) file: Option<&'a Table>,
+    /// What was changed at run time.
+    pub(crate) changes: &'a [Change],
 }
 
 /// The sources merged into one table.
@@ -70,10 +39,12 @@ pub(crate) struct Merged {
     pub(crate) table: Table,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
-    /// Where a setting came from, where not from the file or by default.
-    pub(crate) origins: BTreeMap<String, String>,
+    /// What it says.
+    pub(crate) file_table: Table,
+    /// Where a setting came from, if it is not the default.
+    pub(crate) origins: BTreeMap<String, Origin>,
     /// What settings there are.
-    keys: Keys,
+    pub(crate) declared: Declared,
     /// What is wrong.
     pub(crate) problems: Vec<String>,
     /// What should be looked at.
@@ -84,23 +55,38 @@ pub(crate) struct Merged {
 
 impl Merged {
     /// Reads and merges all sources.
-    pub(crate) fn read(flags: &Flags, env: &Environment, sections: &[&dyn Section]) -> Self {
-        let mut merged = Self { keys: Keys::new(sections), ..Self::default() };
+    pub(crate) fn read(
+        flags: &Flags,
+        env: &Environment,
+        layers: Layers<'_>,
+        sections: &[&dyn Section],
+    ) -> Self {
+        let mut merged = Self { declared: Declared::new(sections), ..Self::default() };
         for name in sections.iter().map(|section| section.name()) {
             merged.set(&format!("backends.{name}.kind"), Value::String(name.into()), None);
         }
-        merged.add_file(flags, env, sections);
+        match layers.file {
+            Some(table) => merged.add_table(table.clone(), None),
+            None => merged.add_file(flags, env, sections),
+        }
+        // A change that outlasts restarts lies beneath one that does not.
+        for persisted in [true, false] {
+            for change in layers.changes.iter().filter(|change| change.persisted == persisted) {
+                let origin = if persisted { Origin::Persisted } else { Origin::Runtime };
+                merged.set(&change.path, change.value.clone(), Some(origin));
+            }
+        }
         merged.add_seed_names(env, sections);
         merged.add_variables(env);
         let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
         if let Some(path) = &flags.state_dir {
-            merged.set("state_dir", text(path), Some("--state-dir"));
+            merged.set("state_dir", text(path), Some(Origin::Flag("--state-dir")));
         }
         if let Some(path) = &flags.socket {
-            merged.set("socket", text(path), Some("--socket"));
+            merged.set("socket", text(path), Some(Origin::Flag("--socket")));
         }
         if let Some(listen) = &flags.http {
-            merged.set("http.listen", Value::String(listen.clone()), Some("--http"));
+            merged.set("http.listen", Value::String(listen.clone()), Some(Origin::Flag("--http")));
         }
         merged
     }
@@ -122,7 +108,7 @@ impl Merged {
         };
         match text.parse::<Table>() {
             Ok(mut table) => {
-                self.keys.remove_unknown(&mut table, &mut self.problems);
+                self.declared.remove_unknown(&mut table, &mut self.problems);
                 let backends = table.get("backends").and_then(Value::as_table);
                 let backends = backends.filter(|backends| !backends.is_empty());
                 for name in sections.iter().map(|section| section.name()) {
@@ -133,8 +119,7 @@ impl Merged {
                         ));
                     }
                 }
-                overlay(&mut self.table, table);
-                self.file = Some(path);
+                self.add_table(table, Some(path));
             }
             Err(error) => {
                 // Not the error's own text: it shows the line, which may hold a password.
@@ -144,6 +129,17 @@ impl Merged {
                 self.problems.push(format!("{path}, line {line}: {message}"));
             }
         }
+    }
+
+    /// Lays what the file says over the rest.
+    fn add_table(&mut self, table: Table, file: Option<PathBuf>) {
+        let origins = &mut self.origins;
+        each_leaf(&table, "", &mut |path, _| {
+            origins.insert(path.to_owned(), Origin::File);
+        });
+        self.file_table = table.clone();
+        overlay(&mut self.table, table);
+        self.file = file;
     }
 
     fn add_seed_names(&mut self, env: &Environment, sections: &[&dyn Section]) {
@@ -169,16 +165,16 @@ impl Merged {
         text: fn(&str) -> String,
     ) {
         let Some(given) = env.get(name) else { return };
-        let shape = self.keys.shape(path).unwrap_or(Shape::Text);
-        self.set(path, shape.value_of(&text(given)), Some(name));
+        let shape = self.declared.find(path, None).map_or(Shape::Text, |setting| setting.shape);
+        self.set(path, shape.value_of(&text(given)), Some(Origin::Variable(name.to_owned())));
     }
 
     fn add_variables(&mut self, env: &Environment) {
         const OTHERS: &[&str] =
             &["FUSEBOX_CONFIG", "FUSEBOX_TEST_HOOKS", "FUSEBOX_TEST_LOG_WINDOW"];
-        for (name, text) in &env.0 {
+        for (name, text) in env.all() {
             let Some(rest) = name.strip_prefix("FUSEBOX_") else { continue };
-            if OTHERS.contains(&name.as_str()) || text.is_empty() {
+            if OTHERS.contains(&name) || text.is_empty() {
                 continue;
             }
             if rest.starts_with("DOORS__") {
@@ -187,10 +183,10 @@ impl Merged {
                 continue;
             }
             let path = self.path_of(rest);
-            if let Some(shape) = self.keys.shape(&path) {
-                self.set(&path, shape.value_of(text), Some(name));
+            if let Some(shape) = self.declared.find(&path, None).map(|setting| setting.shape) {
+                self.set(&path, shape.value_of(text), Some(Origin::Variable(name.to_owned())));
             } else if rest.contains("__") {
-                self.problems.push(match self.keys.nearest(&path) {
+                self.problems.push(match self.declared.nearest(&path) {
                     Some(right) => {
                         format!("{name} sets {path}, which is no setting; the nearest is {right}")
                     }
@@ -218,23 +214,10 @@ impl Merged {
     }
 
     /// Sets one value, remembering where it came from.
-    fn set(&mut self, path: &str, value: Value, origin: Option<&str>) {
-        let mut table = &mut self.table;
-        let mut parts = path.split('.').peekable();
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                table.insert(part.to_owned(), value);
-                break;
-            }
-            let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
-            if !entry.is_table() {
-                *entry = Value::Table(Table::new());
-            }
-            let Value::Table(inner) = entry else { return };
-            table = inner;
-        }
+    fn set(&mut self, path: &str, value: Value, origin: Option<Origin>) {
+        put(&mut self.table, path, value);
         if let Some(origin) = origin {
-            self.origins.insert(path.to_owned(), origin.to_owned());
+            self.origins.insert(path.to_owned(), origin);
         }
     }
 }

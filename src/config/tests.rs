@@ -10,7 +10,7 @@ fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let mut all = vec![("HOME", "/home/ada"), ("XDG_RUNTIME_DIR", "/run/user/1")];
     all.extend_from_slice(env);
     let flags = Flags { config: Some(path), ..Flags::default() };
-    Config::load(&flags, &Environment::of(&all), &crate::kinds::sections())
+    Config::load(&flags, &Environment::of(&all), Layers::default(), &crate::kinds::sections())
 }
 
 fn good(text: &str, env: &[(&str, &str)]) -> Config {
@@ -40,11 +40,16 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         (config.client_group.name.as_str(), config.admin_group.name.as_str()),
         ("fusebox", "root")
     );
-    assert_eq!((config.pings.interval, config.auto_recovery), (Duration::from_secs(30), true));
+    let thirty = std::time::Duration::from_secs(30);
+    assert_eq!(
+        (config.pings.interval, config.show()["health"]["auto_recovery"].as_bool()),
+        (thirty, Some(true))
+    );
     let names: Vec<&str> = config.backends.iter().map(|it| it.settings.name.as_str()).collect();
     assert_eq!(names, crate::kinds::sections().iter().map(|it| it.name()).collect::<Vec<_>>());
     let expected = r#"
         kind = "redis"
+        enabled = true
         url = "redis://127.0.0.1:6379"
         critical = false
         depends_on = []
@@ -58,7 +63,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         queue = { items = 50000, bytes = "1 GiB", dead_items = 5000, dead_bytes = "256 MiB", disk_floor = "64 MiB", write_fallback = "queue", dead_letter_policy = "continue" }
     "#;
     let expected: toml::Value = toml::from_str(expected).unwrap();
-    let shown = |name: &str| toml::Value::try_from(named(&config, name).show()).unwrap();
+    let shown = |name: &str| toml::Value::try_from(config.show_backend(name)).unwrap();
     assert_eq!(shown("redis"), expected);
     let clickhouse = shown("clickhouse");
     let of = |section: &str, key: &str| clickhouse[section][key].clone();
@@ -96,7 +101,7 @@ fn later_sources_win() {
     let flags =
         Flags { state_dir: Some("/f".into()), http: Some("[::1]:9".into()), ..Flags::default() };
     let env = Environment::of(&[("FUSEBOX_CONFIG", "/dev/null"), ("FUSEBOX_STATE_DIR", "/e")]);
-    let config = Config::load(&flags, &env, &crate::kinds::sections()).unwrap();
+    let config = Config::load(&flags, &env, Layers::default(), &crate::kinds::sections()).unwrap();
     assert_eq!(config.state_dir, PathBuf::from("/f"));
     assert_eq!(config.http.unwrap().listen.port(), 9);
 }
@@ -117,16 +122,16 @@ fn the_seeds_and_the_ecosystems_names_work() {
             ("CLICKHOUSE_URL", "http://ch"),
         ],
     );
-    assert_eq!(config.pings.interval, Duration::from_secs(15));
+    assert_eq!(config.pings.interval, std::time::Duration::from_secs(15));
     let redis = named(&config, "redis");
-    assert!(!config.auto_recovery && !redis.settings.breaker.auto_recovery);
+    assert!(!redis.settings.breaker.auto_recovery);
     assert_eq!(redis.settings.cache_dir, Some("/c".into()));
     assert_eq!(redis.endpoint.url.0, "redis://cache:7000");
     assert_eq!(named(&config, "clickhouse").endpoint.url.0, "http://ch");
     let firestore = named(&config, "firestore");
     assert_eq!(firestore.settings.queue_dir, Some("/q".into()));
     assert_eq!(firestore.endpoint.url.0, "http://localhost:9");
-    assert_eq!(firestore.show()["project"], "p");
+    assert_eq!(config.show_backend("firestore")["project"], "p");
     assert_eq!(config.notes, [""; 0]);
 }
 
@@ -333,7 +338,9 @@ fn a_file_that_is_no_toml_or_is_not_there_says_so() {
     assert!(errors.to_string().contains("fusebox.toml, line 1: "), "{errors}");
     let flags = Flags { config: Some("/nowhere".into()), ..Flags::default() };
     let env = Environment::of(&[("HOME", "/h")]);
-    let errors = Config::load(&flags, &env, &crate::kinds::sections()).map(|_| ()).unwrap_err();
+    let errors = Config::load(&flags, &env, Layers::default(), &crate::kinds::sections())
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(
         errors.problems,
         ["/nowhere cannot be read: No such file or directory (os error 2)"]
@@ -356,7 +363,7 @@ fn passwords_are_found_and_never_shown() {
     let config = good("[backends.redis]\nurl = 'redis://ada:s3cret@h:1'", &[credentials]);
     let endpoint = &named(&config, "redis").endpoint;
     assert_eq!(endpoint.password.as_ref().map(Secret::expose), Some("s3cret"));
-    assert_eq!(named(&config, "redis").show()["url"], "redis://ada:***@h:1");
+    assert_eq!(config.show_backend("redis")["url"], "redis://ada:***@h:1");
     assert!(!config.show_toml().contains("s3cret"));
     assert!(!format!("{endpoint:?}").contains("s3cret"));
     let text = format!("[backends.redis]\npassword_file = {:?}", file.to_str().unwrap());

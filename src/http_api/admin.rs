@@ -205,22 +205,6 @@ pub(crate) async fn accept_clone(State(api): State<Arc<Api>>) -> Result<Json<Val
     Ok(Json(json!({ "accepted": true })))
 }
 
-/// GET /admin/backends/{backend}/config
-pub(crate) async fn backend_config(
-    State(api): State<Arc<Api>>,
-    Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
-    api.backend(&name)?;
-    let config = api.daemon.config.load();
-    let found = config.backends.iter().find(|backend| backend.settings.name == name);
-    Ok(Json(found.map_or(Value::Null, crate::config::BackendConfig::show)))
-}
-
-/// GET /admin/config
-pub(crate) async fn config(State(api): State<Arc<Api>>) -> Json<Value> {
-    Json(api.daemon.config.load().show())
-}
-
 /// POST /admin/config/reload
 pub(crate) async fn reload(
     State(api): State<Arc<Api>>,

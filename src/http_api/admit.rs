@@ -145,8 +145,6 @@ mod tests {
         let http = HttpSettings {
             listen: "127.0.0.1:9180".parse().unwrap(),
             token: Some(Secret::new("t0ken")),
-            token_file: None,
-            plaintext: false,
             tls: None,
         };
         for (host, authorization, expected) in [
@@ -172,8 +170,6 @@ mod tests {
         let http = |listen: &str| HttpSettings {
             listen: listen.parse().unwrap(),
             token: Some(Secret::new("t0ken")),
-            token_file: None,
-            plaintext: true,
             tls: None,
         };
         for (listen, client, admin) in [

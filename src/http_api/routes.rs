@@ -8,7 +8,7 @@ use axum::{
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post, put},
+    routing::{delete, get, patch, post, put},
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     problem::Problem,
     queue,
     route::Route,
-    streams, views,
+    settings, streams, views,
 };
 use crate::{
     daemon::Daemon,
@@ -30,7 +30,7 @@ use crate::{
 };
 
 macro_rules! route {
-    ($method:literal $path:literal, $access:ident, $summary:literal, $request:literal -> $response:literal, $handler:expr) => {
+    ($method:literal $path:literal, $access:ident, $summary:literal, $request:tt -> $response:tt, $handler:expr) => {
         Route {
             method: $method,
             path: $path,
@@ -43,6 +43,13 @@ macro_rules! route {
     };
 }
 
+const CONFIG: &str = "{\"revision\", \"effective\": the settings, secrets masked, \"sources\": {key: default, file, \
+    persisted, runtime or the name of a variable}, \"overrides\": {key: {\"value\", \"persisted\", \"by\", \"at\", \
+    \"until\"}}, \"locked\": [key]}";
+const EDIT: &str = "query: persist, for, dry_run, force; header If-Match: a revision; a merge patch (RFC 7396) in the shape of \
+    the file, where null takes a change back";
+const EDITED: &str = "as GET, and \"changed\": [{\"key\", \"from\", \"to\"}]; 409 where the setting is locked, overridden or \
+    the value unsafe, 412 at another revision, 422 where a key or a value is wrong";
 const FORCE: &str = "optional JSON {\"reason\": text, \"for\": duration}";
 
 /// All routes.
@@ -129,9 +136,13 @@ pub(crate) const ROUTES: &[Route] = &[
         "Lets a state directory replay that is a copy, or has one",
         "" -> "{\"accepted\": true}; 409 where it is none", post(admin::accept_clone)),
     route!("GET" "/admin/backends/{backend}/config", Admin, "A backend's settings in effect",
-        "" -> "the section, secrets masked", get(admin::backend_config)),
+        "" -> CONFIG, get(settings::show_backend)),
+    route!("PATCH" "/admin/backends/{backend}/config", Admin, "Changes a backend's settings at run time",
+        EDIT -> EDITED, patch(settings::change_backend)),
     route!("GET" "/admin/config", Admin, "All settings in effect",
-        "" -> "the configuration, secrets masked", get(admin::config)),
+        "" -> CONFIG, get(settings::show)),
+    route!("PATCH" "/admin/config", Admin, "Changes settings at run time",
+        EDIT -> EDITED, patch(settings::change)),
     route!("POST" "/admin/config/reload", Admin, "Reads the configuration again, as SIGHUP does",
         "" -> "{\"changed\": [text]}; 409 where it is refused", post(admin::reload)),
     route!("POST" "/admin/trace-test", Admin, "Sends one trace to the collector",

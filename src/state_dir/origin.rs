@@ -126,7 +126,7 @@ pub(super) fn write(dir: &Path, origin: &Origin) -> std::io::Result<()> {
 }
 
 /// Replaces the file `name` in `dir`, synced; only its owner may read it.
-pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let next = dir.join(format!("{name}.next"));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);

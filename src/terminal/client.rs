@@ -50,6 +50,11 @@ impl Client {
         self.ask(Method::PUT, path, Some(body)).await
     }
 
+    /// Changes what is at `path`.
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask(Method::PATCH, path, Some(body)).await
+    }
+
     /// Deletes what is at `path`.
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.ask(Method::DELETE, path, None).await

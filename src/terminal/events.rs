@@ -67,6 +67,11 @@ pub(crate) fn what(event: &EventView) -> String {
                 None => format!("reloaded by {by}: {changed}"),
             }
         }
+        EventWord::Settings => {
+            let changed: Vec<String> = event.settings.iter().map(ToString::to_string).collect();
+            let why = event.why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+            format!("settings changed by {}{why}: {}", event.by, changed.join(", "))
+        }
         EventWord::Daemon => format!("the daemon {phase} ({})", event.version),
         EventWord::Missed => format!("{} events were missed", event.events),
         EventWord::Alert | EventWord::Actor | EventWord::Other => event.message.clone(),

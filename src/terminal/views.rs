@@ -12,6 +12,8 @@ use fusebox_actors::{
     view::{Lenient, QueuedCallView},
 };
 use fusebox_state::{UnixMillis, breaker::State};
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -164,6 +166,10 @@ pub(crate) struct EventView {
     pub(crate) by: String,
     /// Of a reload: the keys that changed.
     pub(crate) changed: Vec<String>,
+    /// Of a change at run time: what changed.
+    pub(crate) settings: Vec<KeyView>,
+    /// Of a change at run time that nobody wanted now: why.
+    pub(crate) why: Option<String>,
     /// Of a reload: why it was refused.
     pub(crate) refused: Option<String>,
     /// The daemon's version.
@@ -203,6 +209,8 @@ pub(crate) enum EventWord {
     Actor,
     /// The configuration was read again.
     Reload,
+    /// Settings were changed at run time.
+    Settings,
     /// The daemon started or stopped.
     Daemon,
     /// The reader was too slow for some.
@@ -284,6 +292,57 @@ pub(crate) struct Tested {
 pub(crate) struct Reloaded {
     /// The keys.
     pub(crate) changed: Vec<String>,
+}
+
+/// The settings in effect, or what a change of them did.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SettingsView {
+    /// In the shape of the file.
+    pub(crate) effective: Value,
+    /// Where each value comes from, by its key.
+    pub(crate) sources: BTreeMap<String, String>,
+    /// What was changed at run time.
+    pub(crate) overrides: BTreeMap<String, OverrideView>,
+    /// What a change did, or would do.
+    pub(crate) changed: Vec<KeyView>,
+    /// Whether it only would.
+    pub(crate) dry_run: bool,
+}
+
+/// A setting that is changed at run time.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OverrideView {
+    /// Whether it outlasts a restart.
+    pub(crate) persisted: bool,
+    /// Who wanted it.
+    pub(crate) by: String,
+    /// When it ends by itself.
+    pub(crate) until: Option<String>,
+}
+
+/// A setting whose value changed.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct KeyView {
+    /// Its key.
+    pub(crate) key: String,
+    /// The value that it had; null if it had none.
+    pub(crate) from: Value,
+    /// The value that it has; null if it has none.
+    pub(crate) to: Value,
+}
+
+impl std::fmt::Display for KeyView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |value: &Value| match value {
+            Value::Null => "nothing".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        write!(f, "{}: {} -> {}", self.key, shown(&self.from), shown(&self.to))
+    }
 }
 
 /// What is logged.

@@ -579,7 +579,7 @@ fn a_reload_applies_thresholds_and_refuses_an_address_that_calls_wait_for() {
     let mut daemon = operated(&old.url()).start();
     let threshold = |daemon: &Daemon| {
         let (_, config) = daemon.get("/admin/backends/redis/config");
-        config["breaker"]["failure_threshold"].as_u64().unwrap()
+        config["effective"]["breaker"]["failure_threshold"].as_u64().unwrap()
     };
     assert_eq!(says(&daemon, "config reload"), "nothing changed\n");
     daemon.set("backends.redis.breaker.failure_threshold", 3);
@@ -602,7 +602,7 @@ fn a_reload_applies_thresholds_and_refuses_an_address_that_calls_wait_for() {
     eventually("the refusal is logged", LONG, || daemon.log_text().contains("not reloaded"));
     assert_eq!(threshold(&daemon), 3, "refused whole");
     let (_, config) = daemon.get("/admin/backends/redis/config");
-    assert_eq!(config["url"], old.url());
+    assert_eq!(config["effective"]["url"], old.url());
 
     // Once nothing waits it may change.
     daemon.set("backends.redis.url", old.url());

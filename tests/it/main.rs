@@ -70,6 +70,8 @@ mod redis_markers;
 mod redis_scripts;
 #[cfg(test)]
 mod seams;
+mod selftest;
+mod settings;
 #[cfg(test)]
 mod shares;
 #[cfg(test)]

@@ -123,6 +123,8 @@ pub(super) struct Families {
     pub(super) alerts: Family<AlertLabels, Gauge>,
     pub(super) system_state: Family<SystemLabels, Gauge>,
     pub(super) spans: Family<SpanLabels, Counter>,
+    pub(super) config_changes: Family<ResultLabels, Counter>,
+    pub(super) config_overrides: Family<OneBackend, Gauge>,
     pub(super) doors: DoorFamilies,
     pub(super) operational: FloatGauge,
     pub(super) started: FloatGauge,
@@ -178,6 +180,8 @@ impl Families {
             alerts: Family::default(),
             system_state: Family::default(),
             spans: Family::default(),
+            config_changes: Family::default(),
+            config_overrides: Family::default(),
             doors: DoorFamilies::default(),
             operational: FloatGauge::default(),
             started: FloatGauge::default(),
@@ -188,6 +192,11 @@ impl Families {
     pub(super) fn declare_calls(&self, to: &mut Registry) {
         to.register("system_state", "1 for the state of the system", self.system_state.clone());
         to.register("spans", "Spans of traces by what became of them", self.spans.clone());
+        let help =
+            "Changes of settings at run time; without a backend, of the settings of the whole";
+        to.register("config_changes", help, self.config_changes.clone());
+        let help = "Settings that are changed at run time; without a backend, of the whole";
+        to.register("config_overrides", help, self.config_overrides.clone());
         let help = "Operational backends among the enabled ones, in percent";
         to.register("operational_percent", help, self.operational.clone());
         to.register("calls", "Calls by class and source of the answer", self.calls.clone());

@@ -1,11 +1,11 @@
 //! Doors from the file to the message.
 
-use serde_json::Map;
+use schemars::Schema;
 use toml::Table;
 
 use super::*;
 use crate::config::{
-    Complaint, Config, ConfigErrors, Defaults, Endpoint, Environment, Flags, Shape, Variable,
+    Complaint, Config, ConfigErrors, Defaults, Endpoint, Environment, Flags, Layers, Variable,
 };
 
 /// A kind of this release; Redis has a door, the others have none.
@@ -20,8 +20,8 @@ impl Section for WithDoor {
         self.0.defaults()
     }
 
-    fn keys(&self) -> &'static [(&'static str, Shape)] {
-        self.0.keys()
+    fn schema(&self) -> Schema {
+        self.0.schema()
     }
 
     fn variables(&self) -> &'static [Variable] {
@@ -36,11 +36,7 @@ impl Section for WithDoor {
         self.name() == "redis"
     }
 
-    fn check(
-        &self,
-        endpoint: &Endpoint,
-        own: &Table,
-    ) -> Result<Map<String, serde_json::Value>, Vec<Complaint>> {
+    fn check(&self, endpoint: &Endpoint, own: &Table) -> Result<(), Vec<Complaint>> {
         self.0.check(endpoint, own)
     }
 }
@@ -54,7 +50,7 @@ fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let flags = Flags { config: Some(path), ..Flags::default() };
     let sections: Vec<WithDoor> = crate::kinds::sections().into_iter().map(WithDoor).collect();
     let sections: Vec<&dyn Section> = sections.iter().map(|it| it as &dyn Section).collect();
-    Config::load(&flags, &Environment::of(&all), &sections)
+    Config::load(&flags, &Environment::of(&all), Layers::default(), &sections)
 }
 
 /// The doors of a file with these lines in its first `[[doors]]`.
@@ -100,9 +96,10 @@ fn each_backend_whose_kind_has_a_door_gets_one_beside_the_command_socket() {
 #[test]
 fn a_door_that_is_not_there_by_default_is_there_if_the_file_names_it_and_its_projects() {
     assert!(load("", &[]).unwrap().doors.iter().all(|door| door.kind != "firestore"));
-    let (door, _) = door("kind = 'firestore'\nlisten = '127.0.0.1:1'\nprojects = ['a', 'b']");
-    assert_eq!(door.projects, ["a", "b"]);
-    assert_eq!(door.show()["projects"], serde_json::json!(["a", "b"]));
+    let file = "[[doors]]\nkind = 'firestore'\nlisten = '127.0.0.1:1'\nprojects = ['a', 'b']";
+    let config = load(file, &[]).unwrap();
+    assert_eq!(config.doors[0].projects, ["a", "b"]);
+    assert_eq!(config.show()["doors"][0]["projects"], serde_json::json!(["a", "b"]));
     problems(
         "[[doors]]\nkind = 'redis'\nlisten = '127.0.0.1:1'\nprojects = ['a']",
         &["doors[0].projects is for doors to Firestore"],
@@ -160,7 +157,7 @@ fn who_may_call_follows_the_address() {
     );
     at(
         "listen = '127.0.0.1:1'\nauth = 'forward'",
-        "auth \"forward\" is not offered yet: use \"token\" and name callers in callers_file",
+        "auth must be \"peer\" or \"token\" or \"open\", got \"forward\"",
     );
     at(
         "listen = '127.0.0.1:1'\nauth = 'none'",

@@ -6,8 +6,9 @@ use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use toml::Table;
 
 use super::{
@@ -24,7 +25,10 @@ use crate::kinds::{
     port::{DoorSpec, Identity, JsonCall, Kind, RawReply},
 };
 use crate::{
-    config::{BackendConfig, Complaint, Defaults, Endpoint, Section, Shape, Variable, section},
+    config::{
+        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, declared::schema_of,
+        section, setting::reload,
+    },
     exact::{Members, Outgoing},
     ingress::door::WireDoor,
     net::secret::Secret,
@@ -49,21 +53,22 @@ const DEFAULTS: Defaults = Defaults {
 const PARAMS: &str = "x-fusebox-param-";
 const SETTINGS: &str = "x-fusebox-setting-";
 
-/// What a ClickHouse has of its own in the configuration.
-const KEYS: &[(&str, Shape)] = &[("database", Shape::Text), ("ordered", Shape::Flag)];
-
 const VARIABLES: &[Variable] = &[
     Variable::new("CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD", "breaker.failure_threshold"),
     Variable::new("CLICKHOUSE_URL", "url"),
 ];
 
-/// The settings of [`KEYS`].
-#[derive(Default, Deserialize)]
+/// What a ClickHouse has of its own in the configuration.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Own {
+    /// The database of calls that name none.
+    #[schemars(extend("setting" = reload().rule("the url's, else default").example("default")))]
     database: Option<String>,
-    /// Whether inserts, which commute, keep their order all the same.
-    ordered: Option<bool>,
+    /// Whether inserts into one table are applied in the order in which they were acknowledged. They commute, so that
+    /// otherwise several are sent at once.
+    #[schemars(extend("setting" = reload().default(false)))]
+    ordered: bool,
 }
 
 /// `POST …/call`
@@ -91,8 +96,8 @@ impl Section for ClickHouse {
         &DEFAULTS
     }
 
-    fn keys(&self) -> &'static [(&'static str, Shape)] {
-        KEYS
+    fn schema(&self) -> Schema {
+        schema_of::<Own>()
     }
 
     fn variables(&self) -> &'static [Variable] {
@@ -103,21 +108,9 @@ impl Section for ClickHouse {
         true
     }
 
-    fn check(
-        &self,
-        endpoint: &Endpoint,
-        own: &Table,
-    ) -> Result<Map<String, Value>, Vec<Complaint>> {
-        let read: Own = section::own(own, KEYS)?;
-        settings(endpoint, &read, &Identity::default()).map_err(|it| vec![it])?;
-        let mut shown = Map::new();
-        if let Some(database) = read.database {
-            shown.insert("database".into(), json!(database));
-        }
-        if let Some(ordered) = read.ordered {
-            shown.insert("ordered".into(), json!(ordered));
-        }
-        Ok(shown)
+    fn check(&self, endpoint: &Endpoint, own: &Table) -> Result<(), Vec<Complaint>> {
+        let read: Own = section::own(own)?;
+        settings(endpoint, &read, &Identity::default()).map(drop).map_err(|it| vec![it])
     }
 }
 
@@ -257,7 +250,7 @@ fn sessions(backend: &BackendConfig, identity: &Identity) -> Option<SessionsPlac
 
 /// The connector's settings of a backend.
 fn of_backend(backend: &BackendConfig, identity: &Identity) -> Result<ClickHouseSettings, String> {
-    let own = section::own(&backend.own.table, KEYS).map_err(section::told)?;
+    let own = section::own(&backend.own.table).map_err(section::told)?;
     settings(&backend.endpoint, &own, identity).map_err(|wrong| section::told(vec![wrong]))
 }
 
@@ -266,10 +259,13 @@ fn settings(
     own: &Own,
     identity: &Identity,
 ) -> Result<ClickHouseSettings, Complaint> {
-    let url: ClickHouseUrl =
-        endpoint.url.0.parse().map_err(|error: ClickHouseUrlError| ("url", error.to_string()))?;
+    let url: ClickHouseUrl = endpoint
+        .url
+        .0
+        .parse()
+        .map_err(|error: ClickHouseUrlError| ("url".into(), error.to_string()))?;
     if endpoint.ca_file.is_some() && !url.tls {
-        return Err(("url", "must begin with https:// where tls.ca_file is set".into()));
+        return Err(("url".into(), "must begin with https:// where tls.ca_file is set".into()));
     }
     let mut settings =
         ClickHouseSettings::new(url, identity.instance.clone(), identity.run.clone());
@@ -286,7 +282,7 @@ fn settings(
     if let Some(database) = &own.database {
         settings.database.clone_from(database);
     }
-    settings.ordered = own.ordered.unwrap_or(false);
+    settings.ordered = own.ordered;
     Ok(settings)
 }
 
@@ -306,11 +302,6 @@ mod tests {
             &toml::from_str(own).unwrap(),
             &identity,
         )
-    }
-
-    #[test]
-    fn what_is_declared_is_what_is_read() {
-        section::agree::<Own>(KEYS);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use toml::Table;
@@ -20,7 +21,10 @@ use crate::kinds::{
     port::{DoorSpec, Identity, JsonCall, Kind, RawReply},
 };
 use crate::{
-    config::{BackendConfig, Complaint, Defaults, Endpoint, Section, Shape, Variable, section},
+    config::{
+        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, declared::schema_of,
+        section, setting::reload,
+    },
     exact::Outgoing,
     ingress::door::WireDoor,
 };
@@ -44,10 +48,6 @@ const DEFAULTS: Defaults = Defaults {
 /// The caller's own credentials: `Authorization` is the daemon's own.
 const AUTHORIZATION: &str = "x-fusebox-authorization";
 
-/// What a Firestore has of its own in the configuration.
-const KEYS: &[(&str, Shape)] =
-    &[("credentials_file", Shape::Text), ("database", Shape::Text), ("project", Shape::Text)];
-
 const VARIABLES: &[Variable] = &[
     Variable::new("FIRESTORE_CIRCUIT_BREAKER_THRESHOLD", "breaker.failure_threshold"),
     // Its clients want an address without a scheme.
@@ -61,15 +61,19 @@ fn with_scheme(host: &str) -> String {
     if host.contains("://") { host.to_owned() } else { format!("http://{host}") }
 }
 
-/// The settings of [`KEYS`].
-#[derive(Default, Deserialize)]
+/// What a Firestore has of its own in the configuration.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Own {
-    /// A service account's key.
-    credentials_file: Option<PathBuf>,
-    database: Option<String>,
     /// The Google Cloud project.
+    #[schemars(extend("setting" = reload().example("my-project")))]
     project: Option<String>,
+    /// The key of a service account, if the machine has no identity of its own.
+    #[schemars(extend("setting" = reload().example("/etc/fusebox/service-account.json")))]
+    credentials_file: Option<PathBuf>,
+    /// The database.
+    #[schemars(extend("setting" = reload().rule("the url's, else (default)").example("(default)")))]
+    database: Option<String>,
 }
 
 impl Section for Firestore {
@@ -81,8 +85,8 @@ impl Section for Firestore {
         &DEFAULTS
     }
 
-    fn keys(&self) -> &'static [(&'static str, Shape)] {
-        KEYS
+    fn schema(&self) -> Schema {
+        schema_of::<Own>()
     }
 
     fn variables(&self) -> &'static [Variable] {
@@ -98,23 +102,9 @@ impl Section for Firestore {
         false
     }
 
-    fn check(
-        &self,
-        endpoint: &Endpoint,
-        own: &Table,
-    ) -> Result<Map<String, Value>, Vec<Complaint>> {
-        let read: Own = section::own(own, KEYS)?;
-        settings(endpoint, &read).map_err(|it| vec![it])?;
-        let mut shown = Map::new();
-        for (key, value) in [("database", read.database), ("project", read.project)] {
-            if let Some(value) = value {
-                shown.insert(key.into(), json!(value));
-            }
-        }
-        if let Some(file) = read.credentials_file {
-            shown.insert("credentials_file".into(), json!(file));
-        }
-        Ok(shown)
+    fn check(&self, endpoint: &Endpoint, own: &Table) -> Result<(), Vec<Complaint>> {
+        let read: Own = section::own(own)?;
+        settings(endpoint, &read).map(drop).map_err(|it| vec![it])
     }
 }
 
@@ -244,21 +234,27 @@ fn token(headers: &HeaderMap) -> Result<String, String> {
 
 /// The connector's settings of a backend.
 fn of_backend(backend: &BackendConfig) -> Result<FirestoreSettings, String> {
-    let own = section::own(&backend.own.table, KEYS).map_err(section::told)?;
+    let own = section::own(&backend.own.table).map_err(section::told)?;
     settings(&backend.endpoint, &own).map_err(|wrong| section::told(vec![wrong]))
 }
 
 fn settings(endpoint: &Endpoint, own: &Own) -> Result<FirestoreSettings, Complaint> {
-    let url: FirestoreUrl =
-        endpoint.url.0.parse().map_err(|error: FirestoreUrlError| ("url", error.to_string()))?;
+    let url: FirestoreUrl = endpoint
+        .url
+        .0
+        .parse()
+        .map_err(|error: FirestoreUrlError| ("url".into(), error.to_string()))?;
     if endpoint.ca_file.is_some() && !url.tls {
-        return Err(("url", "must begin with https:// where tls.ca_file is set".into()));
+        return Err(("url".into(), "must begin with https:// where tls.ca_file is set".into()));
     }
     if let Some(file) = &own.credentials_file
         && url.tls
         && let Err(error) = std::fs::File::open(file)
     {
-        return Err(("credentials_file", format!("cannot be read: {}: {error}", file.display())));
+        return Err((
+            "credentials_file".into(),
+            format!("cannot be read: {}: {error}", file.display()),
+        ));
     }
     let mut settings = FirestoreSettings::new(url);
     if own.project.is_some() {
@@ -280,11 +276,6 @@ mod tests {
     fn made(url: &str, own: &str) -> Result<FirestoreSettings, Complaint> {
         let endpoint = Endpoint { url: Url(url.into()), ..Endpoint::default() };
         settings(&endpoint, &toml::from_str(own).unwrap())
-    }
-
-    #[test]
-    fn what_is_declared_is_what_is_read() {
-        section::agree::<Own>(KEYS);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use toml::Table;
 
 use super::{
@@ -22,7 +23,8 @@ use crate::kinds::{
 };
 use crate::{
     config::{
-        BackendConfig, Complaint, Defaults, Endpoint, Section, Shape, Variable, choice, section,
+        BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, chosen,
+        declared::schema_of, section, setting::reload,
     },
     exact::Outgoing,
     ingress::door::WireDoor,
@@ -43,27 +45,31 @@ const DEFAULTS: Defaults = Defaults {
     write_fallback: WriteFallback::Queue,
 };
 
-/// What a Redis has of its own in the configuration.
-const KEYS: &[(&str, Shape)] =
-    &[("database", Shape::Text), ("on_miss", Shape::Text), ("scripts", Shape::Text)];
-
 const VARIABLES: &[Variable] = &[
     Variable::new("REDIS_CIRCUIT_BREAKER_THRESHOLD", "breaker.failure_threshold"),
     Variable::new("REDIS_FALLBACK_CACHE_DIR", "cache.dir"),
     Variable::new("REDIS_URL", "url"),
 ];
 
-/// The settings of [`KEYS`].
-#[derive(Default, Deserialize)]
+/// What a Redis has of its own in the configuration.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Own {
+    /// The database, by its number.
+    #[schemars(extend("setting" = reload().rule("the url's, else 0").example(0)))]
     database: Option<Database>,
-    on_miss: Option<String>,
-    scripts: Option<String>,
+    /// What a read of a value gets that finds nothing during an outage: `nil`, so that the caller computes it, or
+    /// `error`. If you use Redis as a primary store, set `error`.
+    #[schemars(extend("setting" = reload().default("nil").words(ON_MISS)))]
+    on_miss: String,
+    /// What a script (EVAL, EVALSHA, FCALL) waits for and invalidates: the keys that it declares, or every key with
+    /// `barrier`, for scripts that touch keys which they do not declare.
+    #[schemars(extend("setting" = reload().default("declared").words(SCRIPTS)))]
+    scripts: String,
 }
 
 /// A database by its number, as a number or as text.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a database's number")]
 enum Database {
     Number(u32),
@@ -94,8 +100,8 @@ impl Section for Redis {
         &DEFAULTS
     }
 
-    fn keys(&self) -> &'static [(&'static str, Shape)] {
-        KEYS
+    fn schema(&self) -> Schema {
+        schema_of::<Own>()
     }
 
     fn variables(&self) -> &'static [Variable] {
@@ -106,36 +112,9 @@ impl Section for Redis {
         true
     }
 
-    fn check(
-        &self,
-        endpoint: &Endpoint,
-        own: &Table,
-    ) -> Result<Map<String, Value>, Vec<Complaint>> {
-        let read: Own = section::own(own, KEYS)?;
-        let nobody = Identity::default();
-        let words = [("on_miss", &read.on_miss, ON_MISS), ("scripts", &read.scripts, SCRIPTS)];
-        let wrong = words.iter().filter_map(|(key, text, choices)| {
-            Some((*key, choice(text.as_deref(), false, choices).err()?))
-        });
-        let mut wrong: Vec<Complaint> = wrong.collect();
-        let made = match settings(endpoint, &read, &nobody) {
-            Ok(made) if wrong.is_empty() => made,
-            Ok(_) => return Err(wrong),
-            Err(complaint) if wrong.iter().any(|(key, _)| *key == complaint.0) => {
-                return Err(wrong);
-            }
-            Err(complaint) => {
-                wrong.push(complaint);
-                return Err(wrong);
-            }
-        };
-        let mut shown = Map::new();
-        shown.insert("on_miss".into(), json!(read.on_miss.as_deref().unwrap_or("nil")));
-        shown.insert("scripts".into(), json!(read.scripts.as_deref().unwrap_or("declared")));
-        if read.database.is_some() {
-            shown.insert("database".into(), json!(made.database));
-        }
-        Ok(shown)
+    fn check(&self, endpoint: &Endpoint, own: &Table) -> Result<(), Vec<Complaint>> {
+        let read: Own = section::own(own)?;
+        settings(endpoint, &read, &Identity::default()).map(drop).map_err(|it| vec![it])
     }
 }
 
@@ -203,7 +182,7 @@ impl Kind for Redis {
 
 /// The connector's settings of a backend.
 fn of_backend(backend: &BackendConfig, identity: &Identity) -> Result<RedisSettings, String> {
-    let own = section::own(&backend.own.table, KEYS).map_err(section::told)?;
+    let own = section::own(&backend.own.table).map_err(section::told)?;
     settings(&backend.endpoint, &own, identity).map_err(|wrong| section::told(vec![wrong]))
 }
 
@@ -216,15 +195,17 @@ fn settings(
         // The key that stands before is the address's own.
         let text = error.to_string();
         let text = text.strip_prefix("url ").map(str::to_owned);
-        ("url", text.unwrap_or_else(|| format!("is not usable: {error}")))
+        ("url".into(), text.unwrap_or_else(|| format!("is not usable: {error}")))
     })?;
     let mut settings = RedisSettings::new(url, identity.instance.clone(), identity.run.clone());
     settings.former.clone_from(&identity.former);
     settings.twins = Arc::clone(&identity.twins);
     if endpoint.ca_file.is_some() {
         let tls = settings.tls.as_mut();
-        let tls =
-            tls.ok_or(("url", "must begin with rediss:// where tls.ca_file is set".to_owned()))?;
+        let tls = tls.ok_or((
+            "url".into(),
+            "must begin with rediss:// where tls.ca_file is set".to_owned(),
+        ))?;
         tls.ca_file.clone_from(&endpoint.ca_file);
     }
     if endpoint.username.is_some() {
@@ -239,14 +220,12 @@ fn settings(
         Some(Database::Number(number)) => settings.database = *number,
         Some(Database::Text(text)) => {
             settings.database = text.parse().map_err(|_| {
-                ("database", format!("must be a number such as 0 for redis, got {text:?}"))
+                ("database".into(), format!("must be a number such as 0 for redis, got {text:?}"))
             })?;
         }
     }
-    settings.on_miss_error =
-        choice(own.on_miss.as_deref(), false, ON_MISS).map_err(|why| ("on_miss", why))?;
-    settings.scripts_are_barriers =
-        choice(own.scripts.as_deref(), false, SCRIPTS).map_err(|why| ("scripts", why))?;
+    settings.on_miss_error = chosen(&own.on_miss, false, ON_MISS);
+    settings.scripts_are_barriers = chosen(&own.scripts, false, SCRIPTS);
     Ok(settings)
 }
 
@@ -275,11 +254,6 @@ mod tests {
             &toml::from_str(own).unwrap(),
             &Identity { instance: "i".into(), run: "r".into(), ..Identity::default() },
         )
-    }
-
-    #[test]
-    fn what_is_declared_is_what_is_read() {
-        section::agree::<Own>(KEYS);
     }
 
     #[test]

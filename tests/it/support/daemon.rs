@@ -455,6 +455,21 @@ impl Client {
         self.json("POST", path, Some(&body))
     }
 
+    /// Changes by JSON what is at a path, and reads JSON.
+    #[track_caller]
+    pub(crate) fn patch(&self, path: &str, body: Value) -> (u16, Value) {
+        self.json("PATCH", path, Some(&body))
+    }
+
+    /// The same, at this revision alone.
+    #[track_caller]
+    pub(crate) fn patch_at(&self, path: &str, revision: &str, body: Value) -> (u16, Value) {
+        let header = format!("If-Match: \"{revision}\"\r\n");
+        let response = http::request_with(&self.socket, "PATCH", path, &header, Some(&body));
+        let response = response.unwrap_or_else(|failure| panic!("PATCH {path}: {failure}"));
+        (response.status, json_of(&response))
+    }
+
     /// DELETEs and reads JSON.
     #[track_caller]
     pub(crate) fn delete(&self, path: &str) -> (u16, Value) {

@@ -67,12 +67,23 @@ pub(crate) fn request(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Response, Failure> {
+    request_with(socket, method, path, "", body)
+}
+
+/// The same with more headers, each with the end of its line.
+pub(crate) fn request_with(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: Option<&Value>,
+) -> Result<Response, Failure> {
     let kept = KEPT.with_borrow_mut(|kept| kept.remove(socket)).filter(is_idle);
     let mut connection = match kept {
         Some(connection) => connection,
         None => connect(socket).map_err(Failure::NotSent)?,
     };
-    let response = exchange(&mut connection, method, path, body).map_err(Failure::Lost)?;
+    let response = exchange(&mut connection, method, path, headers, body).map_err(Failure::Lost)?;
     if response.headers.get("connection") != Some("close") {
         KEPT.with_borrow_mut(|kept| kept.insert(socket.to_owned(), connection));
     }
@@ -83,7 +94,7 @@ pub(crate) fn request(
 pub(crate) fn open_stream(socket: &Path, path: &str) -> io::Result<(UnixStream, Body<Connection>)> {
     let mut connection = connect(socket)?;
     connection.get_ref().set_read_timeout(None)?;
-    send(connection.get_mut(), "GET", path, None)?;
+    send(connection.get_mut(), "GET", path, "", None)?;
     let (status, headers) = read_head(&mut connection)?;
     if status != 200 {
         return Err(io::Error::other(format!("GET {path}: {status}")));
@@ -115,20 +126,29 @@ fn exchange(
     connection: &mut Connection,
     method: &str,
     path: &str,
+    headers: &str,
     body: Option<&Value>,
 ) -> io::Result<Response> {
-    send(connection.get_mut(), method, path, body)?;
+    send(connection.get_mut(), method, path, headers, body)?;
     let (status, headers) = read_head(connection)?;
     let mut bytes = Vec::new();
     Body::new(connection, status, &headers)?.read_to_end(&mut bytes)?;
     Ok(Response { status, headers, body: bytes })
 }
 
-fn send(stream: &mut UnixStream, method: &str, path: &str, body: Option<&Value>) -> io::Result<()> {
+fn send(
+    stream: &mut UnixStream,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: Option<&Value>,
+) -> io::Result<()> {
     let body = body.map(Value::to_string).unwrap_or_default();
     let head =
         format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json");
-    stream.write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+    stream.write_all(
+        format!("{head}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes(),
+    )
 }
 
 fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, Headers)> {

@@ -1,0 +1,101 @@
+//! Settings that are changed at run time.
+//!
+//! A change is a setting's path and the value that it has until it is taken back. All changes are a layer of the
+//! configuration, above the file and below the environment ([`Layers`]), and what they amount to is checked as the file
+//! is: a change is in effect whole, or it is refused and nothing has changed.
+//!
+//! A change takes only what is declared to take a `patch`. It touches the core alone: no connector, no connection. It
+//! never closes, opens or empties anything: windows, exponents, forces, queues and caches stay as they are, and a limit
+//! that is smaller now refuses what is new.
+//!
+//! # How long
+//! Until it is taken back; until its time is over, if it was made for a time; until the daemon stops, unless it is
+//! persisted. A change that is not persisted lies above one of the same setting that is.
+//!
+//! A change remembers what the file said of its setting. **If the file says something else now, the file wins**: whoever
+//! edits the file means what is written there. The change is dropped then, and that is told.
+//!
+//! # What is written when
+//! Persisted changes are in [`file::NAME`] in the state directory, replaced as a whole: a new file, synced, renamed,
+//! the directory synced.
+//!
+//! | step | a crash after it leaves |
+//! | --- | --- |
+//! | the change is checked | the old settings |
+//! | the file is replaced | the new settings, of which nobody was told |
+//! | the core has them | the same |
+//! | the answer | the same |
+//!
+//! A change whose time is over is dropped where it is read, so that one that ran out while no daemon ran is not in
+//! effect again. A file that cannot be read, or a change that no longer fits, is left out with a warning: neither stops
+//! a start.
+
+pub(crate) mod edit;
+pub(crate) mod file;
+#[cfg(test)]
+mod tests;
+
+use std::time::SystemTime;
+
+use crate::config::{Change, Config, ConfigErrors, Origin, declared::leaf_of, setting::Takes};
+
+/// `base`, the configuration without any change, with those of `changes` that are in effect; and warnings about those
+/// that are not.
+pub(crate) fn settle(
+    base: &Config,
+    load: impl Fn(&[Change]) -> Result<Config, ConfigErrors>,
+    changes: Vec<Change>,
+    now: SystemTime,
+) -> (Config, Vec<String>) {
+    let mut told = Vec::new();
+    let mut kept = Vec::new();
+    for change in changes {
+        match outdated(base, &change, now) {
+            Some(why) => {
+                told.push(format!("{}, changed at run time by {}: {why}", change.path, change.by));
+            }
+            None => kept.push(change),
+        }
+    }
+    if let Ok(config) = load(&kept) {
+        return (config, told);
+    }
+    // One of them no longer fits: each is tried on those that do.
+    let (mut config, mut fitting) = (base.clone(), Vec::new());
+    for change in kept {
+        fitting.push(change);
+        match load(&fitting) {
+            Ok(next) => config = next,
+            Err(errors) => {
+                if let Some(change) = fitting.pop() {
+                    let (path, by) = (&change.path, &change.by);
+                    told.push(format!(
+                        "{path}, changed at run time by {by}, is left out: {errors}"
+                    ));
+                }
+            }
+        }
+    }
+    (config, told)
+}
+
+/// Why a change is not in effect any more; `None` if it is.
+fn outdated(base: &Config, change: &Change, now: SystemTime) -> Option<String> {
+    if change.until.is_some_and(|until| until <= now) {
+        return Some("its time is over".to_owned());
+    }
+    let Some(setting) = base.declared.find(&change.path, None) else {
+        return Some("there is no such setting, so it is left out".to_owned());
+    };
+    if setting.facts.takes != Takes::Patch {
+        return Some(format!("it takes a {} now, so it is left out", setting.facts.takes.as_str()));
+    }
+    let in_file = leaf_of(&base.file_table, &change.path);
+    (in_file != change.replaced.as_ref())
+        .then(|| "the file says something else since, and the file wins".to_owned())
+}
+
+/// Where the value of a setting comes from, in a word; `default` if nothing sets it.
+pub(crate) fn source<'a>(config: &'a Config, path: &str) -> &'a str {
+    config.origins.get(path).map_or("default", Origin::word)
+}

@@ -1,0 +1,214 @@
+//! What one request changes: a merge patch (RFC 7396) in the file's own shape.
+
+use std::{fmt, time::SystemTime};
+
+use serde_json::Value as Json;
+use toml::Value;
+
+use crate::config::{
+    Change, Config, ConfigErrors, Origin,
+    declared::leaf_of,
+    setting::{Takes, as_toml},
+    size,
+};
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Edit {
+    /// The backend whose section the patch is of; `None` if it is of the whole file.
+    pub(crate) backend: Option<String>,
+    /// Values by their keys; `null` takes a change back.
+    pub(crate) patch: Json,
+    /// Whether it outlasts a restart.
+    pub(crate) persist: bool,
+    /// When it ends by itself.
+    pub(crate) until: Option<SystemTime>,
+    /// Whether values that endanger the service are taken.
+    pub(crate) force: bool,
+    /// Who wants it.
+    pub(crate) by: String,
+    /// When.
+    pub(crate) at: SystemTime,
+}
+
+/// Why nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A key or a value that is none. All that is wrong.
+    Invalid(String),
+    /// A setting that takes more than a change at run time.
+    Locked(String),
+    /// A setting that a variable or an option of the command line sets.
+    Overridden(String),
+    /// A value that endangers the service, without force.
+    Unsafe(String),
+    /// The settings are others than those that the caller looked at.
+    Stale(String),
+    /// It could not be written down, or the core did not take it.
+    Failed(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(why)
+            | Self::Locked(why)
+            | Self::Overridden(why)
+            | Self::Unsafe(why)
+            | Self::Stale(why)
+            | Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A key that a patch names: its path, and its value; `None` takes back what was changed there.
+type Named = (String, Option<Value>);
+
+impl Edit {
+    /// The changes that there are after it.
+    ///
+    /// # Errors
+    /// What stands in the way; see [`Refusal`].
+    pub(crate) fn changes(&self, config: &Config) -> Result<Vec<Change>, Refusal> {
+        if !self.patch.is_object() {
+            let such = "must be an object such as {\"breaker\": {\"failure_threshold\": 7}}";
+            return Err(Refusal::Invalid(format!("the patch {such}, got {}", self.patch)));
+        }
+        let mut named = Vec::new();
+        let base = self.backend.as_ref().map(|name| format!("backends.{name}"));
+        flatten(config, base.as_deref().unwrap_or_default(), &self.patch, &mut named)?;
+        if named.is_empty() {
+            return Err(Refusal::Invalid("the patch names no setting".into()));
+        }
+        let mut changes = config.changes.clone();
+        for (path, value) in named {
+            let Some(value) = value else {
+                let below = format!("{path}.");
+                changes.retain(|change| change.path != path && !change.path.starts_with(&below));
+                continue;
+            };
+            may_change(config, &path)?;
+            if !self.force {
+                is_safe(&path, &value)?;
+            }
+            changes.retain(|change| change.path != path || change.persisted != self.persist);
+            if self.persist {
+                // What lay above it would hide it.
+                changes.retain(|change| change.path != path);
+            }
+            changes.push(Change {
+                replaced: leaf_of(&config.file_table, &path).cloned(),
+                path,
+                value,
+                by: self.by.clone(),
+                at: self.at,
+                until: self.until,
+                persisted: self.persist,
+            });
+        }
+        Ok(changes)
+    }
+}
+
+fn flatten(
+    config: &Config,
+    path: &str,
+    wanted: &Json,
+    named: &mut Vec<Named>,
+) -> Result<(), Refusal> {
+    let setting = config.declared.find(path, None).filter(|_| !path.is_empty());
+    match (setting, wanted) {
+        (_, Json::Null) if !path.is_empty() => named.push((path.to_owned(), None)),
+        (Some(setting), Json::String(text)) => {
+            named.push((path.to_owned(), Some(setting.shape.value_of(text))));
+        }
+        (Some(_), value) => {
+            let value = as_toml(value);
+            let value =
+                value.ok_or_else(|| Refusal::Invalid(format!("{path} has no such value")))?;
+            named.push((path.to_owned(), Some(value)));
+        }
+        (None, Json::Object(fields)) => {
+            for (key, value) in fields {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(config, &path, value, named)?;
+            }
+        }
+        (None, _) => {
+            let nearest = config.declared.nearest(path);
+            let nearest = nearest.map_or_else(String::new, |it| format!("; the nearest is {it}"));
+            return Err(Refusal::Invalid(format!("{path} is no setting{nearest}")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a change at run time is what the setting takes, and would be in effect.
+fn may_change(config: &Config, path: &str) -> Result<(), Refusal> {
+    let takes = config.declared.find(path, None).map(|setting| setting.facts.takes);
+    if takes.is_some_and(|takes| takes != Takes::Patch) {
+        let takes = takes.map_or("", Takes::as_str);
+        return Err(Refusal::Locked(format!(
+            "{path} cannot be changed at run time: change it in the file, and then it takes a {takes}"
+        )));
+    }
+    match config.origins.get(path) {
+        Some(origin @ (Origin::Variable(_) | Origin::Flag(_))) => Err(Refusal::Overridden(
+            format!("{path} is set by {}, which goes before a change at run time", origin.word()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what few mean and many regret.
+fn is_safe(path: &str, value: &Value) -> Result<(), Refusal> {
+    let leaf = path.splitn(3, '.').nth(2).unwrap_or_default();
+    let least = match leaf {
+        "timeout" => std::time::Duration::from_millis(10),
+        "breaker.recovery_timeout" => std::time::Duration::from_secs(1),
+        _ => return Ok(()),
+    };
+    let time = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
+    if time.is_some_and(|time| time < least) {
+        let least = humantime::format_duration(least);
+        return Err(Refusal::Unsafe(format!(
+            "{path} should be at least {least}, got {value}; `force` takes it all the same"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a limit of a queue that is below what waits there: calls, their bytes, dead letters, their bytes.
+///
+/// # Errors
+/// [`Refusal::Unsafe`].
+pub(crate) fn holds_what_waits(
+    backend: &fusebox_actors::BackendSettings,
+    waiting: [u64; 4],
+) -> Result<(), Refusal> {
+    let limits = &backend.queue;
+    let [items, bytes, dead_items, dead_bytes] = waiting;
+    for (key, limit, held, is_size) in [
+        ("items", u64::from(limits.items), items, false),
+        ("bytes", limits.bytes, bytes, true),
+        ("dead_items", u64::from(limits.dead_items), dead_items, false),
+        ("dead_bytes", limits.dead_bytes, dead_bytes, true),
+    ] {
+        if limit < held {
+            let shown = |count| if is_size { size(count) } else { count.to_string() };
+            return Err(Refusal::Unsafe(format!(
+                "backends.{}.queue.{key} should be at least {}, which is held now, got {}; `force` takes it all the same",
+                backend.name,
+                shown(held),
+                shown(limit)
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl From<ConfigErrors> for Refusal {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Invalid(errors.problems.join("; "))
+    }
+}

@@ -1,0 +1,201 @@
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    edit::{Edit, Refusal},
+    *,
+};
+use crate::{
+    config::{Environment, Flags, Layers},
+    kinds,
+};
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+const THRESHOLD: &str = "backends.redis.breaker.failure_threshold";
+
+/// A configuration of this file, these variables and changes.
+fn load(file: &str, env: &[(&str, &str)], changes: &[Change]) -> Result<Config, ConfigErrors> {
+    let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
+    all.extend_from_slice(env);
+    let table: toml::Table = file.parse().unwrap();
+    let layers = Layers { file: Some(&table), changes };
+    Config::load(&Flags::default(), &Environment::of(&all), layers, &kinds::sections())
+}
+
+fn with(file: &str, changes: &[Change]) -> Config {
+    load(file, &[], changes).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn change(path: &str, value: impl Into<toml::Value>) -> Change {
+    Change {
+        path: path.to_owned(),
+        value: value.into(),
+        replaced: None,
+        by: "user 0".to_owned(),
+        at: NOW,
+        until: None,
+        persisted: false,
+    }
+}
+
+fn edit(backend: Option<&str>, patch: Json) -> Edit {
+    Edit {
+        backend: backend.map(str::to_owned),
+        patch,
+        persist: false,
+        until: None,
+        force: false,
+        by: "user 0".to_owned(),
+        at: NOW,
+    }
+}
+
+fn threshold(config: &Config) -> u32 {
+    let redis = config.backends.iter().find(|backend| backend.settings.name == "redis").unwrap();
+    redis.settings.breaker.failure_threshold
+}
+
+#[test]
+fn a_change_lies_above_the_file_and_below_the_environment() {
+    let file = "[backends.redis.breaker]\nfailure_threshold = 6";
+    let persisted = Change { persisted: true, ..change(THRESHOLD, 7) };
+    let both = [change(THRESHOLD, 8), persisted.clone()];
+    assert_eq!(threshold(&with(file, &[])), 6);
+    assert_eq!(threshold(&with(file, &[persisted])), 7);
+    assert_eq!(threshold(&with(file, &both)), 8);
+    let config = with(file, &both);
+    assert_eq!(
+        (source(&config, THRESHOLD), source(&config, "health.interval")),
+        ("runtime", "default")
+    );
+    let name = "FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD";
+    let config = load(file, &[(name, "9")], &both).unwrap();
+    assert_eq!((threshold(&config), source(&config, THRESHOLD)), (9, name));
+}
+
+#[test]
+fn what_is_outdated_is_dropped_and_told_and_the_rest_is_kept() {
+    let file = "[backends.redis.breaker]\nfailure_threshold = 6";
+    let later = NOW + Duration::from_secs(10);
+    let kept = Change { until: Some(later), ..change("health.interval", "9s") };
+    let changes = vec![
+        kept.clone(),
+        // The file said 5 when it was made.
+        Change { replaced: Some(5.into()), ..change(THRESHOLD, 7) },
+        Change { until: Some(NOW), ..change("backends.redis.retry.attempts", 5) },
+        change("backends.redis.breaker.treshold", 5),
+        change("backends.redis.url", "redis://h"),
+        // It fits its bounds, and not what it depends on.
+        change("backends.redis.retry.cap", "1ms"),
+    ];
+    let base = with(file, &[]);
+    let (config, told) = settle(&base, |changes| load(file, &[], changes), changes, NOW);
+    assert_eq!(config.changes, [kept]);
+    assert_eq!((threshold(&config), config.pings.interval), (6, Duration::from_secs(9)));
+    let all = told.join("\n");
+    for part in [
+        "failure_threshold, changed at run time by user 0: the file says something else since",
+        "retry.attempts, changed at run time by user 0: its time is over",
+        "treshold, changed at run time by user 0: there is no such setting",
+        "url, changed at run time by user 0: it takes a reload now",
+        "retry.cap, changed at run time by user 0, is left out: backends.redis.retry.cap must be at least base",
+    ] {
+        assert!(all.contains(part), "{part}\n{all}");
+    }
+    assert_eq!(told.len(), 5);
+}
+
+#[test]
+fn what_cannot_be_changed_is_refused_by_name_and_value() {
+    let name = "FUSEBOX_BACKENDS__REDIS__BREAKER__WINDOW";
+    let config = load("", &[(name, "30s")], &[]).unwrap();
+    let refusal = |backend, patch| edit(backend, patch).changes(&config).unwrap_err();
+    let redis = |patch| refusal(Some("redis"), patch);
+    assert_eq!(
+        redis(json!({"breaker": {"failure_treshold": 7}})),
+        Refusal::Invalid("backends.redis.breaker.failure_treshold is no setting; the nearest is backends.redis.breaker.failure_threshold".into())
+    );
+    for patch in [json!(null), json!([]), json!("x"), json!({}), json!({"breaker": {}})] {
+        assert!(matches!(redis(patch.clone()), Refusal::Invalid(_)), "{patch}");
+    }
+    assert!(
+        matches!(redis(json!({"breaker": 3})), Refusal::Invalid(why) if why.contains("breaker is no setting"))
+    );
+    let Refusal::Locked(why) = redis(json!({"url": "redis://h"})) else { panic!("it is locked") };
+    assert!(
+        why.starts_with("backends.redis.url cannot be changed at run time")
+            && why.ends_with("a reload"),
+        "{why}"
+    );
+    assert!(
+        matches!(refusal(None, json!({"state_dir": "/x"})), Refusal::Locked(why) if why.ends_with("a restart"))
+    );
+    assert!(
+        matches!(redis(json!({"breaker": {"window": "9s"}})), Refusal::Overridden(why) if why.contains(name))
+    );
+    let hasty = json!({"breaker": {"recovery_timeout": "10ms"}});
+    assert!(
+        matches!(redis(hasty.clone()), Refusal::Unsafe(why) if why.contains("at least 1s, got \"10ms\""))
+    );
+    let forced = Edit { force: true, ..edit(Some("redis"), hasty) };
+    assert_eq!(forced.changes(&config).unwrap().len(), 1);
+}
+
+#[test]
+fn null_takes_back_and_a_persisted_change_takes_the_place_of_both() {
+    let changes = vec![
+        change(THRESHOLD, 7),
+        Change { persisted: true, ..change(THRESHOLD, 8) },
+        change("backends.redis.breaker.window", "9s"),
+        change("health.interval", "9s"),
+    ];
+    let config = with("", &changes);
+    let left = |edit: Edit| -> Vec<String> {
+        edit.changes(&config).unwrap().into_iter().map(|change| change.path).collect()
+    };
+    let window = "backends.redis.breaker.window".to_owned();
+    let one = edit(Some("redis"), json!({"breaker": {"failure_threshold": null}}));
+    assert_eq!(left(one), [window, "health.interval".to_owned()]);
+    assert_eq!(left(edit(Some("redis"), json!({"breaker": null}))), ["health.interval"]);
+    let none = edit(None, json!({"backends": {"redis": null}, "health": {"interval": null}}));
+    assert_eq!(left(none), [""; 0]);
+    // Text is read as a variable of the environment is.
+    let kept = Edit {
+        persist: true,
+        ..edit(Some("redis"), json!({"breaker": {"failure_threshold": "9"}}))
+    };
+    let changes = kept.changes(&config).unwrap();
+    let of_it: Vec<&Change> = changes.iter().filter(|change| change.path == THRESHOLD).collect();
+    assert!(
+        matches!(of_it.as_slice(), [one] if one.persisted && one.value == 9.into()),
+        "{of_it:?}"
+    );
+}
+
+#[test]
+fn the_file_of_changes_is_replaced_whole_and_what_is_no_such_file_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(file::read(dir.path()), Ok(Vec::new()));
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_758_000_000_123);
+    let kept = Change {
+        persisted: true,
+        replaced: Some(6.into()),
+        at,
+        until: Some(at + Duration::from_secs(60)),
+        ..change(THRESHOLD, 7)
+    };
+    file::write(dir.path(), &[kept.clone(), change("health.interval", "9s")]).unwrap();
+    assert_eq!(file::read(dir.path()), Ok(vec![kept.clone()]));
+    // A crash before the new file took the place of the old one.
+    std::fs::write(dir.path().join("settings.json.next"), "{\"version\"").unwrap();
+    assert_eq!(file::read(dir.path()), Ok(vec![kept]));
+    for (text, part) in [
+        ("{", "is not what was written there"),
+        ("{\"version\":2,\"changes\":{}}", "has the form 2"),
+    ] {
+        std::fs::write(dir.path().join(file::NAME), text).unwrap();
+        let why = file::read(dir.path()).unwrap_err();
+        assert!(why.contains(part) && why.contains("settings.json"), "{why}");
+    }
+}

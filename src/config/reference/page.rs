@@ -1,0 +1,130 @@
+//! docs/configuration.md.
+
+use std::fmt::Write as _;
+
+use super::{
+    super::{declared::Declared, section::Section, setting::Setting, shape::Shape},
+    leaves, name, written,
+};
+
+const HEAD: &str = "\
+# Configuration
+
+<!-- Made of the declarations of the settings by `fusebox config schema --format markdown`; a test compares the two. -->
+
+The configuration is a TOML file, `/etc/fusebox/fusebox.toml` unless `--config` or `FUSEBOX_CONFIG` names another. \
+Without a file all defaults are in effect. `fusebox check` validates a file and prints what is in effect; unknown keys \
+are errors that name the nearest right one. `fusebox config schema` prints a JSON schema for editors, and \
+`fusebox config schema --format toml` a file with every setting and its default.
+
+A later source wins over an earlier one: defaults, the file, changes at run time, the variables of the ecosystems such \
+as `REDIS_URL`, variables of fusebox's own, flags of the command line. Any setting outside of lists can be set by a \
+variable: `FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`.
+
+Durations are such as `200ms`, `30s` or `1m 30s`, sizes such as `64KiB` or `1GiB`. The column *change* says what it \
+takes for a new value to be in effect: `patch` is a change at run time by `fusebox config set`, `reload` is \
+`fusebox config reload` or SIGHUP, `restart` is a restart of the daemon. What can be patched can be reloaded, too.
+";
+
+/// The page.
+pub(crate) fn page(sections: &[&dyn Section]) -> String {
+    let declared = Declared::new(sections);
+    let mut page = HEAD.to_owned();
+    let kinds: Vec<&str> = sections.iter().map(|section| section.name()).collect();
+    let core = leaves(&declared, "").filter(|it| it.kind.is_none());
+    table(&mut page, "## The daemon", "", core, &declared, &kinds);
+    for section in &declared.sections {
+        let shown = section.path.replace('*', "NAME");
+        let head = match shown.strip_suffix("[]") {
+            Some(list) => format!("## `[[{list}]]`"),
+            None => format!("## `[{shown}]`"),
+        };
+        let of_all = leaves(&declared, &section.path).filter(|it| it.kind.is_none());
+        table(&mut page, &head, &section.doc, of_all, &declared, &kinds);
+        if section.path == "backends.*" {
+            for kind in &kinds {
+                let own = leaves(&declared, &section.path).filter(|it| it.kind == Some(*kind));
+                let head = format!("### Of the kind `{kind}` alone");
+                table(&mut page, &head, "", own, &declared, &[kind]);
+            }
+        }
+    }
+    page
+}
+
+fn table<'a>(
+    page: &mut String,
+    head: &str,
+    doc: &str,
+    settings: impl Iterator<Item = &'a Setting>,
+    declared: &Declared,
+    kinds: &[&str],
+) {
+    let rows: Vec<String> = settings.map(|setting| row(setting, declared, kinds)).collect();
+    if rows.is_empty() && doc.is_empty() {
+        return;
+    }
+    write!(page, "\n{head}\n").ok();
+    if !doc.is_empty() {
+        writeln!(page, "{doc}").ok();
+    }
+    if !rows.is_empty() {
+        write!(
+            page,
+            "\n| setting | default | values | change | |\n| --- | --- | --- | --- | --- |\n{}",
+            rows.concat()
+        )
+        .ok();
+    }
+}
+
+fn row(setting: &Setting, declared: &Declared, kinds: &[&str]) -> String {
+    let facts = &setting.facts;
+    format!(
+        "| `{}` | {} | {} | {} | {} |\n",
+        name(setting),
+        default(setting, declared, kinds),
+        values(setting),
+        facts.takes.as_str(),
+        setting.doc.replace('|', "\\|"),
+    )
+}
+
+fn default(setting: &Setting, declared: &Declared, kinds: &[&str]) -> String {
+    if let Some(rule) = &setting.facts.rule {
+        return rule.to_string();
+    }
+    let of = |kind: &str| {
+        declared.default_of(setting, kind).map(|value| format!("`{}`", written(setting, &value)))
+    };
+    let each: Vec<(String, &str)> =
+        kinds.iter().filter_map(|kind| Some((of(kind)?, *kind))).collect();
+    match each.as_slice() {
+        [] => String::new(),
+        [(first, _), rest @ ..] if rest.iter().all(|(other, _)| other == first) => first.clone(),
+        each => {
+            let each = each.iter().map(|(value, kind)| format!("{value} {kind}"));
+            each.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn values(setting: &Setting) -> String {
+    let facts = &setting.facts;
+    if !facts.words.is_empty() {
+        let words: Vec<String> = facts.words.iter().map(|word| format!("`{word:?}`")).collect();
+        return words.join(", ");
+    }
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match &facts.range {
+        Some((least, most)) => format!("{} to {}", text(least), text(most)),
+        None if setting.shape == Shape::Text => match &facts.example {
+            Some(example) => format!("such as `{example}`"),
+            None => "text".to_owned(),
+        },
+        None => setting.shape.called().to_owned(),
+    }
+}

@@ -1,0 +1,213 @@
+//! The settings of a running daemon: the file read again, and changes at run time. How these lie upon each other is in
+//! [`crate::changes`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use fusebox_actors::{Clock, EventKind, KeyChange};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{
+    Daemon,
+    blocking::blocking,
+    differences::{key_changes, retuned},
+};
+use crate::{
+    changes::{
+        self,
+        edit::{Edit, Refusal, holds_what_waits},
+    },
+    config::{Change, Config},
+};
+
+/// What a change at run time has changed, or would.
+pub(crate) struct Edited {
+    /// The settings in effect afterwards.
+    pub(crate) config: Arc<Config>,
+    /// What differs from before, what follows from others included.
+    pub(crate) changed: Vec<KeyChange>,
+}
+
+/// What names the settings in effect: others have another revision.
+pub(crate) fn revision(config: &Config) -> String {
+    // Writing a table to text does not fail.
+    let text = toml::to_string(&config.effective).unwrap_or_default();
+    format!("{:032x}", xxh3_128(text.as_bytes()))
+}
+
+impl Daemon {
+    /// Changes settings at run time, whole or not at all; only looks at what would change if `dry_run`. With `expected`
+    /// it is refused unless that is the revision in effect.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub(crate) async fn edit(
+        self: &Arc<Self>,
+        edit: Edit,
+        expected: Option<&str>,
+        dry_run: bool,
+    ) -> Result<Edited, Refusal> {
+        let _alone = self.reloading.lock().await;
+        let backend = edit.backend.clone();
+        let ended = self.edit_alone(&edit, expected, dry_run).await;
+        if !dry_run {
+            let result = if ended.is_ok() { "applied" } else { "refused" };
+            self.fusebox.count_config_change(backend.as_deref(), result);
+        }
+        if let Err(why) = &ended {
+            tracing::warn!(by = edit.by, backend, %why, "settings were not changed");
+        }
+        ended
+    }
+
+    async fn edit_alone(
+        self: &Arc<Self>,
+        edit: &Edit,
+        expected: Option<&str>,
+        dry_run: bool,
+    ) -> Result<Edited, Refusal> {
+        let old = self.config.load_full();
+        let now = revision(&old);
+        if let Some(expected) = expected.filter(|expected| *expected != now) {
+            return Err(Refusal::Stale(format!(
+                "the settings are at revision {now}, and no longer at {expected}: look at them again"
+            )));
+        }
+        let next = self.sources.with(&old, edit.changes(&old)?)?;
+        if !edit.force {
+            self.leave_room(&old, &next)?;
+        }
+        if dry_run {
+            return Ok(Edited { changed: key_changes(&old, &next), config: Arc::new(next) });
+        }
+        self.take(&old, next, &edit.by, None).await
+    }
+
+    /// Refuses a queue's limit that is smaller than it was, and than what waits.
+    fn leave_room(&self, old: &Config, next: &Config) -> Result<(), Refusal> {
+        for backend in retuned(old, next) {
+            let before = old.backends.iter().find(|it| it.settings.name == backend.name);
+            let is_smaller = before.is_some_and(|before| before.settings.queue != backend.queue);
+            if is_smaller && let Some(handle) = self.fusebox.backend(&backend.name) {
+                holds_what_waits(&backend, handle.held())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts settings in effect that differ from `old` by changes at run time alone: on the disk, then in the core, then
+    /// told.
+    async fn take(
+        self: &Arc<Self>,
+        old: &Config,
+        next: Config,
+        by: &str,
+        why: Option<&str>,
+    ) -> Result<Edited, Refusal> {
+        let is_persisted = |config: &Config| {
+            let changes = config.changes.iter().filter(|change| change.persisted);
+            changes.cloned().collect::<Vec<_>>()
+        };
+        if is_persisted(old) != is_persisted(&next) {
+            let (dir, changes) = (next.state_dir.clone(), next.changes.clone());
+            let written = blocking(move || changes::file::write(&dir, &changes)).await;
+            written.map_err(|error| Refusal::Failed(error.to_string()))?;
+        }
+        let system = next.system(self.identity.load().instance.clone());
+        let retuned = self.fusebox.retune(system, retuned(old, &next)).await;
+        retuned.map_err(|error| Refusal::Failed(error.to_string()))?;
+        let changed = key_changes(old, &next);
+        let next = Arc::new(next);
+        self.config.store(Arc::clone(&next));
+        self.count_overrides();
+        self.edited.notify_one();
+        for KeyChange { key, from, to } in &changed {
+            tracing::info!(by, key, %from, %to, why, "a setting was changed at run time");
+        }
+        if !changed.is_empty() {
+            let kind = EventKind::Settings {
+                by: by.to_owned(),
+                settings: changed.clone(),
+                why: why.map(str::to_owned),
+            };
+            self.fusebox.events().publish(Clock::system().unix(), None, kind);
+        }
+        Ok(Edited { config: next, changed })
+    }
+
+    /// Forgets the persisted changes that are not in effect, so that none comes back when the file changes again.
+    pub(crate) async fn keep_changes(&self) {
+        self.count_overrides();
+        self.edited.notify_one();
+        let config = self.config.load_full();
+        let kept = blocking(move || {
+            let there = changes::file::read(&config.state_dir).unwrap_or_default();
+            let is_kept = |change: &Change| config.changes.contains(change);
+            if there.iter().all(is_kept) {
+                return Ok(());
+            }
+            changes::file::write(&config.state_dir, &config.changes)
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "changes of settings that are not in effect stay on the disk");
+        }
+    }
+
+    /// Shows, as metrics, how many settings are changed at run time.
+    pub(crate) fn count_overrides(&self) {
+        let config = self.config.load();
+        let count = |prefix: &str| {
+            let of_it = config.changes.iter().filter(|change| change.path.starts_with(prefix));
+            of_it.count()
+        };
+        for backend in &config.backends {
+            let name = &backend.settings.name;
+            self.fusebox.set_config_overrides(Some(name), count(&format!("backends.{name}.")));
+        }
+        let of_backends = count("backends.");
+        self.fusebox.set_config_overrides(None, config.changes.len() - of_backends);
+    }
+
+    /// Takes back the changes whose time is over.
+    async fn take_back(self: &Arc<Self>) -> Result<(), Refusal> {
+        let _alone = self.reloading.lock().await;
+        let old = self.config.load_full();
+        let now = SystemTime::now();
+        let is_over = |until: Option<SystemTime>| until.is_some_and(|until| until <= now);
+        let changes = old.changes.iter().filter(|change| !is_over(change.until)).cloned();
+        let next = self.sources.with(&old, changes.collect())?;
+        for change in old.changes.iter().filter(|change| is_over(change.until)) {
+            let backend = change.path.strip_prefix("backends.").and_then(|it| it.split('.').next());
+            self.fusebox.count_config_change(backend, "reverted");
+        }
+        self.take(&old, next, "fusebox", Some("its time is over")).await.map(drop)
+    }
+}
+
+/// Takes back changes that were made for a time, when that is over.
+pub(crate) async fn take_back_in_time(daemon: Arc<Daemon>) {
+    /// The wall clock may be set: how far off a change may then be taken back.
+    const LOOK: Duration = Duration::from_secs(60);
+    loop {
+        let changed = daemon.edited.notified();
+        let first = daemon.config.load().changes.iter().filter_map(|change| change.until).min();
+        let Some(first) = first else {
+            changed.await;
+            continue;
+        };
+        if let Ok(rest) = first.duration_since(SystemTime::now()) {
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = tokio::time::sleep(rest.min(LOOK)) => {}
+            }
+            continue;
+        }
+        if let Err(error) = daemon.take_back().await {
+            tracing::error!(%error, "a change of settings whose time is over could not be taken back");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    }
+}

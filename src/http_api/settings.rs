@@ -1,0 +1,185 @@
+//! The settings in effect, and changes of them at run time: `/admin/config` and `/admin/backends/{backend}/config`.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header::IF_MATCH},
+};
+use fusebox_actors::KeyChange;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    admin::optional_json,
+    api::Api,
+    problem::{Checked, Problem},
+};
+use crate::{
+    changes::{
+        self,
+        edit::{Edit, Refusal},
+    },
+    config::{Config, declared::each_leaf, setting::Takes},
+    daemon::settings::revision,
+    ingress::peer::Who,
+};
+
+/// The longest that a change is made for.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// `?persist=&for=&dry_run=&force=`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct How {
+    persist: bool,
+    #[serde(rename = "for", with = "humantime_serde")]
+    lasting: Option<Duration>,
+    dry_run: bool,
+    force: bool,
+}
+
+/// GET /admin/config
+pub(crate) async fn show(State(api): State<Arc<Api>>) -> Json<Value> {
+    Json(shown(&api.daemon.config.load(), ""))
+}
+
+/// GET /admin/backends/{backend}/config
+pub(crate) async fn show_backend(
+    State(api): State<Arc<Api>>,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Result<Json<Value>, Problem> {
+    api.backend(&name)?;
+    Ok(Json(shown(&api.daemon.config.load(), &section(&name))))
+}
+
+/// PATCH /admin/config
+pub(crate) async fn change(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Who>,
+    headers: HeaderMap,
+    Checked(Query(how)): Checked<Query<How>>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    edit(&api, None, who, &headers, how, body).await
+}
+
+/// PATCH /admin/backends/{backend}/config
+pub(crate) async fn change_backend(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Who>,
+    Checked(Path(name)): Checked<Path<String>>,
+    headers: HeaderMap,
+    Checked(Query(how)): Checked<Query<How>>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    api.backend(&name)?;
+    let edited = edit(&api, Some(name.clone()), who, &headers, how, body).await;
+    edited.map_err(|problem| problem.of(&name))
+}
+
+async fn edit(
+    api: &Arc<Api>,
+    backend: Option<String>,
+    who: Who,
+    headers: &HeaderMap,
+    how: How,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let patch: Value = optional_json(body).await?;
+    let How { persist, lasting, dry_run, force } = how;
+    if lasting.is_some_and(|lasting| lasting.is_zero() || lasting > LONGEST) {
+        return Err(Problem::malformed("for must be more than 0s and at most 365days"));
+    }
+    let expected = headers.get(IF_MATCH).map(|value| value.to_str().unwrap_or_default());
+    let expected = expected.map(|value| value.trim_matches('"').to_owned());
+    let base = backend.as_deref().map_or_else(String::new, section);
+    let at = SystemTime::now();
+    let until = lasting.and_then(|lasting| at.checked_add(lasting));
+    let edit = Edit { backend, patch, persist, until, force, by: who.to_string(), at };
+    // In a task of its own: a client that leaves must not end it half way.
+    let daemon = Arc::clone(&api.daemon);
+    let edited = tokio::spawn(async move { daemon.edit(edit, expected.as_deref(), dry_run).await });
+    let edited = edited.await.map_err(|error| refused(Refusal::Failed(error.to_string())))?;
+    let edited = edited.map_err(refused)?;
+    let mut answer = shown(&edited.config, &base);
+    if let Some(fields) = answer.as_object_mut() {
+        let below = |key: String| strip(&key, &base).map_or(key.clone(), str::to_owned);
+        let changed = edited.changed.into_iter();
+        let changed: Vec<KeyChange> =
+            changed.map(|change| KeyChange { key: below(change.key), ..change }).collect();
+        fields.insert("changed".into(), json!(changed));
+        fields.insert("dry_run".into(), json!(dry_run));
+        fields.remove("locked");
+    }
+    Ok(Json(answer))
+}
+
+fn section(backend: &str) -> String {
+    format!("backends.{backend}")
+}
+
+/// The path of a setting below a section; `None` if it is not there.
+fn strip<'a>(path: &'a str, base: &str) -> Option<&'a str> {
+    if base.is_empty() {
+        return Some(path);
+    }
+    path.strip_prefix(base)?.strip_prefix('.')
+}
+
+/// What is shown of the settings below `base`; of all if that is empty.
+fn shown(config: &Config, base: &str) -> Value {
+    let effective = match base.strip_prefix("backends.") {
+        Some(name) => config.show_backend(name),
+        None => config.show(),
+    };
+    let (mut sources, mut locked) = (BTreeMap::new(), Vec::new());
+    each_leaf(&config.effective, "", &mut |path, _| {
+        let Some(key) = strip(path, base) else { return };
+        sources.insert(key.to_owned(), changes::source(config, path).to_owned());
+        let takes = config.declared.find(path, None).map(|setting| setting.facts.takes);
+        if takes != Some(Takes::Patch) {
+            locked.push(key.to_owned());
+        }
+    });
+    let mut overrides = Map::new();
+    for change in &config.changes {
+        let Some(key) = strip(&change.path, base) else { continue };
+        let time = |time| humantime::format_rfc3339_millis(time).to_string();
+        overrides.insert(
+            key.to_owned(),
+            json!({
+                "value": change.value,
+                "persisted": change.persisted,
+                "by": change.by,
+                "at": time(change.at),
+                "until": change.until.map(time),
+            }),
+        );
+    }
+    json!({
+        "revision": revision(config),
+        "effective": effective,
+        "sources": sources,
+        "overrides": overrides,
+        "locked": locked,
+    })
+}
+
+fn refused(why: Refusal) -> Problem {
+    let (status, code) = match &why {
+        Refusal::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_settings"),
+        Refusal::Locked(_) => (StatusCode::CONFLICT, "locked"),
+        Refusal::Overridden(_) => (StatusCode::CONFLICT, "overridden"),
+        Refusal::Unsafe(_) => (StatusCode::CONFLICT, "unsafe"),
+        Refusal::Stale(_) => (StatusCode::PRECONDITION_FAILED, "stale_revision"),
+        Refusal::Failed(_) => (StatusCode::SERVICE_UNAVAILABLE, "order_failed"),
+    };
+    Problem::new(status, code, why.to_string())
+}

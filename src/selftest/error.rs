@@ -1,0 +1,17 @@
+//! What keeps a self-test from being run.
+
+/// Why it could not be run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SelftestError {
+    /// The folder, or a file in it.
+    #[error("cannot write into {place}: {error}")]
+    Place {
+        /// Which.
+        place: String,
+        /// What the file system says.
+        error: std::io::Error,
+    },
+    /// The process that writes.
+    #[error("the process that writes does not work: {0}")]
+    Writer(String),
+}

@@ -1,0 +1,342 @@
+//! Settings that are changed at run time, of a real daemon.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{Builder, Daemon},
+    poll::Stop,
+    redis::RedisServer,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+const SECTION: &str = "/admin/backends/redis/config";
+const THRESHOLD: &str = "breaker.failure_threshold";
+
+/// A daemon that makes no connection of its own accord.
+fn quiet(redis: &RedisServer) -> Builder {
+    Daemon::with_redis(&redis.url()).set("health.interval", "1h")
+}
+
+/// The settings of Redis's section.
+fn shown(daemon: &Daemon) -> Value {
+    let (status, shown) = daemon.get(SECTION);
+    assert_eq!(status, 200, "{shown}");
+    shown
+}
+
+fn threshold(daemon: &Daemon) -> Value {
+    let shown = shown(daemon);
+    shown.pointer("/effective/breaker/failure_threshold").cloned().unwrap_or_default()
+}
+
+fn patch(daemon: &Daemon, how: &str, patch: Value) -> (u16, Value) {
+    daemon.patch(&format!("{SECTION}{how}"), patch)
+}
+
+/// A metric that is a whole number.
+fn count(daemon: &Daemon, name: &str, labels: &[(&str, &str)]) -> String {
+    daemon.metric(name, labels).to_string()
+}
+
+/// The numbers of the connections that Redis has of the daemon.
+fn connections(redis: &RedisServer) -> Vec<String> {
+    let list: String = redis.query(&["CLIENT", "LIST"]);
+    let ours = list.lines().filter(|line| line.contains("name=fusebox"));
+    let mut ids: Vec<String> =
+        ours.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    ids.sort();
+    ids
+}
+
+#[test]
+fn a_change_is_in_effect_at_once_and_told_everywhere() {
+    let redis = RedisServer::start();
+    let daemon = quiet(&redis).start();
+    daemon.redis(&["SET", "k", "v"]).assert_live();
+    daemon.redis(&["GET", "k"]).assert_live();
+    let before = shown(&daemon);
+    assert_eq!(before["sources"][THRESHOLD], "default");
+    assert_eq!(before["overrides"], json!({}));
+    assert!(before["locked"].as_array().unwrap().contains(&json!("url")));
+    let (links, events) = (connections(&redis), daemon.events());
+
+    let (status, answer) = patch(&daemon, "", json!({"breaker": {"failure_threshold": 7}}));
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["changed"], json!([{"key": THRESHOLD, "from": 5, "to": 7}]));
+    assert_ne!(answer["revision"], before["revision"]);
+    assert_eq!(answer["sources"][THRESHOLD], "runtime");
+    assert_eq!(daemon.get("/v1/backends/redis").1["breaker"]["failure_threshold"], 7);
+    let told = events.next("the change is told", LONG, |event| event.kind == "settings");
+    assert_eq!(told.data["settings"][0]["key"], format!("backends.redis.{THRESHOLD}"));
+    assert!(told.data["by"].as_str().unwrap().starts_with("user "), "{told:?}");
+    let of_redis = [("backend", "redis")];
+    let overrides = || count(&daemon, "config_overrides", &of_redis);
+    assert_eq!(overrides(), "1");
+    let applied = [("backend", "redis"), ("result", "applied")];
+    assert_eq!(count(&daemon, "config_changes_total", &applied), "1");
+    // Nothing was connected anew, and nothing emptied.
+    assert_eq!(connections(&redis), links);
+    assert!(daemon.get("/v1/backends/redis").1["cache"]["entries"].as_u64().unwrap() > 0);
+
+    let stale = before["revision"].as_str().unwrap();
+    let (status, problem) = daemon.patch_at(SECTION, stale, json!({"retry": {"attempts": 2}}));
+    assert_eq!((status, problem["code"].as_str()), (412, Some("stale_revision")), "{problem}");
+    let now = answer["revision"].as_str().unwrap();
+    assert_eq!(daemon.patch_at(SECTION, now, json!({"retry": {"attempts": 2}})).0, 200);
+
+    let (status, answer) = patch(&daemon, "?dry_run=true", json!({"breaker": null, "retry": null}));
+    assert_eq!((status, answer["changed"].as_array().map(Vec::len)), (200, Some(2)), "{answer}");
+    assert_eq!(threshold(&daemon), 7);
+    patch(&daemon, "", json!({"breaker": null, "retry": null}));
+    assert_eq!((threshold(&daemon), overrides()), (json!(5), "0".to_owned()));
+    assert_eq!(shown(&daemon)["revision"], before["revision"]);
+
+    // And settings of the whole.
+    let (status, answer) = daemon.patch("/admin/config", json!({"health": {"interval": "7s"}}));
+    assert_eq!((status, &answer["changed"][0]["to"]), (200, &json!("7s")), "{answer}");
+}
+
+#[test]
+fn a_change_that_is_refused_changes_nothing() {
+    let redis = RedisServer::start();
+    let daemon = quiet(&redis).env("FUSEBOX_BACKENDS__REDIS__BREAKER__WINDOW", "30s").start();
+    let before = shown(&daemon);
+    for (wrong, status, code, part) in [
+        (
+            json!({"breaker": {"failure_threshold": 0}}),
+            422,
+            "invalid_settings",
+            "must be at least 1, got 0",
+        ),
+        (
+            json!({"breaker": {"failure_treshold": 3}}),
+            422,
+            "invalid_settings",
+            "the nearest is backends.redis.breaker.failure_threshold",
+        ),
+        (
+            json!({"breaker": {"recovery_timeout": "soon"}}),
+            422,
+            "invalid_settings",
+            "backends.redis.breaker.recovery_timeout",
+        ),
+        (
+            json!({"breaker": {"recovery_timeout": "9m"}, "cache": {"ttl": "2m", "max_stale": "1m"}}),
+            422,
+            "invalid_settings",
+            "max_stale must be at least ttl (2m), got 1m",
+        ),
+        (json!({"url": "redis://127.0.0.1:1"}), 409, "locked", "backends.redis.url"),
+        (
+            json!({"breaker": {"window": "9s"}}),
+            409,
+            "overridden",
+            "FUSEBOX_BACKENDS__REDIS__BREAKER__WINDOW",
+        ),
+        (json!({"breaker": {"recovery_timeout": "10ms"}}), 409, "unsafe", "at least 1s"),
+        (json!([1]), 422, "invalid_settings", "must be an object"),
+    ] {
+        let (got, problem) = patch(&daemon, "?persist=true", wrong.clone());
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{wrong}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{wrong}: {problem}");
+    }
+    assert_eq!(patch(&daemon, "?for=0s", json!({"retry": {"attempts": 2}})).0, 400);
+    assert_eq!(patch(&daemon, "?fro=9s", json!({"retry": {"attempts": 2}})).0, 400);
+    assert_eq!(daemon.patch("/admin/backends/nosuch/config", json!({})).0, 404);
+    assert_eq!(shown(&daemon), before);
+    assert!(!daemon.state_dir().join("settings.json").try_exists().unwrap());
+    let refused = [("backend", "redis"), ("result", "refused")];
+    assert_eq!(count(&daemon, "config_changes_total", &refused), "8");
+}
+
+#[test]
+fn what_waits_is_not_beyond_a_limit_without_force() {
+    let mut redis = RedisServer::start();
+    let daemon = quiet(&redis).start();
+    redis.kill_9();
+    for n in 0..5 {
+        daemon.redis(&["SET", &format!("k{n}"), "v"]).assert_queued();
+    }
+    let smaller = json!({"queue": {"items": 3}});
+    let (status, problem) = patch(&daemon, "", smaller.clone());
+    assert_eq!((status, problem["code"].as_str()), (409, Some("unsafe")), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("at least 5, which is held now, got 3"),
+        "{problem}"
+    );
+    assert_eq!(patch(&daemon, "?force=true", smaller).0, 200);
+    // What waits stays, and no more is taken.
+    assert_eq!(daemon.redis(&["SET", "more", "v"]).status, 507);
+    assert_eq!(daemon.queued("redis", "pending"), 5);
+    redis.restart();
+    daemon.wait_until_drained("redis", LONG);
+    assert_eq!(redis.query::<u64>(&["DBSIZE"]), 5);
+}
+
+#[test]
+fn what_is_persisted_outlasts_a_kill_and_the_file_wins_if_it_changes() {
+    let redis = RedisServer::start();
+    let mut daemon = quiet(&redis).set("backends.redis.retry.attempts", 4).start();
+    assert_eq!(
+        patch(
+            &daemon,
+            "?persist=true",
+            json!({"breaker": {"failure_threshold": 7}, "retry": {"attempts": 5}})
+        )
+        .0,
+        200
+    );
+    assert_eq!(patch(&daemon, "", json!({"breaker": {"success_threshold": 9}})).0, 200);
+    daemon.kill_9();
+    daemon.restart();
+    let now = shown(&daemon);
+    assert_eq!((&now["sources"][THRESHOLD], threshold(&daemon)), (&json!("persisted"), json!(7)));
+    assert_eq!(now["effective"]["retry"]["attempts"], 5);
+    assert_eq!(now["sources"]["breaker.success_threshold"], "default");
+    // `check` has the same.
+    let (file, dir) = (daemon.configuration(), daemon.state_dir());
+    let [file, dir] = [file.to_str().unwrap(), dir.to_str().unwrap()];
+    let check = daemon.fusebox(&["check", "--json", "--config", file, "--state-dir", dir]);
+    let check: Value = serde_json::from_slice(&check.stdout).unwrap();
+    assert_eq!(check["config"]["backends"]["redis"]["retry"]["attempts"], 5);
+
+    daemon.set("backends.redis.retry.attempts", 6);
+    let reloaded = daemon.fusebox(&["config", "reload"]);
+    assert!(reloaded.status.success(), "{reloaded:?}");
+    let now = shown(&daemon);
+    assert_eq!(
+        (&now["effective"]["retry"]["attempts"], &now["sources"]["retry.attempts"]),
+        (&json!(6), &json!("file"))
+    );
+    assert_eq!(threshold(&daemon), 7);
+    assert!(daemon.log_text().contains("the file says something else since"));
+    // It does not come back when the file says again what it said.
+    daemon.set("backends.redis.retry.attempts", 4);
+    daemon.kill_9();
+    daemon.restart();
+    assert_eq!(shown(&daemon)["effective"]["retry"]["attempts"], 4);
+    assert_eq!(threshold(&daemon), 7);
+
+    // Garbage stops no start.
+    daemon.kill_9();
+    fs::write(daemon.state_dir().join("settings.json"), "{\"version\":1,").unwrap();
+    daemon.restart();
+    assert_eq!(threshold(&daemon), 5);
+    assert!(daemon.log_text().contains("changes at run time are left out"));
+}
+
+#[test]
+fn a_change_for_a_time_is_taken_back_also_after_a_restart() {
+    let redis = RedisServer::start();
+    let mut daemon = quiet(&redis).start();
+    let events = daemon.events();
+    let (status, answer) =
+        patch(&daemon, "?for=300ms", json!({"breaker": {"failure_threshold": 7}}));
+    assert_eq!(
+        (status, answer["overrides"][THRESHOLD]["until"].is_string()),
+        (200, true),
+        "{answer}"
+    );
+    let over = events.next("its time is over", LONG, |event| {
+        event.kind == "settings" && event.data["why"] == "its time is over"
+    });
+    assert_eq!(
+        over.data["settings"][0],
+        json!({"key": format!("backends.redis.{THRESHOLD}"), "from": 7, "to": 5})
+    );
+    assert_eq!(threshold(&daemon), 5);
+    let reverted = [("backend", "redis"), ("result", "reverted")];
+    assert_eq!(count(&daemon, "config_changes_total", &reverted), "1");
+
+    assert_eq!(
+        patch(&daemon, "?persist=true&for=1s", json!({"breaker": {"failure_threshold": 8}})).0,
+        200
+    );
+    daemon.kill_9();
+    daemon.restart();
+    daemon.wait_until("the time of the change is over", LONG, |daemon| {
+        daemon.get(SECTION).1["effective"]["breaker"]["failure_threshold"] == 5
+    });
+    assert_eq!(shown(&daemon)["overrides"], json!({}));
+}
+
+#[test]
+fn the_command_line_sets_shows_and_takes_back() {
+    let redis = RedisServer::start();
+    let daemon = quiet(&redis).start();
+    let says = |arguments: &str| {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let output = daemon.fusebox(&arguments);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = says("config set redis breaker.failure_threshold=7 cache.ttl=1m --persist");
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(0), "breaker.failure_threshold: 5 -> 7\ncache.ttl: 5m -> 1m\n")
+    );
+    let (_, said) = says("config set health.interval=9s --dry-run");
+    assert_eq!(said, "would change health.interval: 1h -> 9s\n");
+    let (_, said) = says("config show --sources");
+    let line =
+        said.lines().find(|line| line.contains(THRESHOLD) && line.contains("redis")).unwrap();
+    assert!(line.contains("persisted") && line.contains("kept over restarts"), "{line}");
+    let (code, said) = says("config set redis breaker.failure_threshold=none");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("backends.redis.breaker.failure_threshold"), "{said}");
+    let (code, said) = says("config unset redis breaker cache.ttl");
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(0), "breaker.failure_threshold: 7 -> 5\ncache.ttl: 1m -> 5m\n")
+    );
+    let (code, said) = says("config schema");
+    assert_eq!(code, Some(0));
+    let schema: Value = serde_json::from_str(&said).unwrap();
+    assert!(schema["properties"]["backends"]["properties"]["redis"].is_object());
+}
+
+/// `FUSEBOX_TEST_ROUNDS` changes, 300 if it is not set, while callers write and read.
+#[test]
+fn changes_under_load_fail_no_call_and_connect_nothing_anew() {
+    let rounds = std::env::var("FUSEBOX_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let redis = RedisServer::start();
+    let daemon = quiet(&redis).start();
+    daemon.redis(&["SET", "k0", "v"]).assert_live();
+    daemon.redis(&["GET", "k0"]).assert_live();
+    let (stop, links, calls) = (Stop::default(), connections(&redis), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for caller in 0..4 {
+            let (client, stopped, calls) = (daemon.client(), stop.watch(), &calls);
+            scope.spawn(move || {
+                let key = format!("k{caller}");
+                while !stopped.is_set() {
+                    let value = calls.fetch_add(1, Ordering::Relaxed).to_string();
+                    client.redis(&["SET", &key, &value]).assert_live();
+                    client.redis(&["GET", &key]).assert_value(value);
+                }
+            });
+        }
+        for round in 0..rounds.unwrap_or(300_u32) {
+            let value = 5 + round % 20;
+            let change = json!({
+                "breaker": {"failure_threshold": value, "window": format!("{value}s")},
+                "bulkhead": {"in_flight_max": 100 + value},
+                "cache": {"items": 1000 + value},
+                "retry": {"attempts": 1 + value % 5},
+            });
+            let (status, answer) = patch(&daemon, "", change);
+            assert_eq!(status, 200, "{answer}");
+        }
+        drop(stop);
+    });
+    assert_eq!(connections(&redis), links);
+    assert_eq!(daemon.transitions("redis", "CLOSED", "OPEN"), 0);
+    assert!(calls.load(Ordering::Relaxed) > 100, "{calls:?}");
+}
