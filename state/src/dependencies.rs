@@ -79,14 +79,14 @@ impl Shared {
         }
     }
 
-    /// What it is, in words that begin a sentence with "is" or "are" behind them.
+    /// That it fails, as a clause.
     pub const fn said(self) -> &'static str {
         match self {
-            Self::Network => "this host's network is",
-            Self::Dns => "this host's DNS is",
-            Self::Sockets => "this host's sockets are",
-            Self::Certificates => "this host's certificates are",
-            Self::Disk => "this host's disk is",
+            Self::Network => "this host's network is down",
+            Self::Dns => "this host's DNS is down",
+            Self::Sockets => "this host has no sockets left",
+            Self::Certificates => "TLS fails on this host",
+            Self::Disk => "this host's disk takes no writes",
         }
     }
 

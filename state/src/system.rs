@@ -15,7 +15,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::units::Moment;
+use crate::{
+    dependencies::{Findings, Head, Shared, What},
+    units::Moment,
+};
 
 /// How long a better condition holds before it is believed.
 pub const HOLD: Duration = Duration::from_secs(5);
@@ -25,6 +28,9 @@ const HEALTHY_PERCENT: f64 = 80.0;
 const CRITICAL_PERCENT: f64 = 50.0;
 /// The fill of a queue above which the system is DEGRADED, in percent.
 const QUEUE_PERCENT: f64 = 70.0;
+
+/// How many of those that are down with something are named.
+const NAMED: usize = 5;
 
 /// The state of the system, from good to bad.
 #[derive(
@@ -87,8 +93,6 @@ pub struct BackendCondition {
     pub operational: bool,
     /// Why it is not, in a word or two: `OPEN`, `OPEN, forced`, `offline`.
     pub cause: String,
-    /// The root causes among what it depends on, which are down themselves.
-    pub impaired_by: Vec<String>,
     /// Its queue or its dead letters are full.
     pub full: bool,
     /// Fill of its queue in percent.
@@ -108,45 +112,44 @@ pub struct Assessment {
     pub reasons: Vec<String>,
 }
 
-/// Assesses the enabled backends.
-pub fn assess(backends: &[BackendCondition]) -> Assessment {
+/// Assesses the enabled backends. What is down is told by `findings`, which are of the same moment and name backends
+/// by their places: each head once, with those that are down for its sake. How many critical conditions there are
+/// does not depend on them.
+pub fn assess(backends: &[BackendCondition], findings: &Findings) -> Assessment {
     let operational = backends.iter().filter(|backend| backend.operational).count();
     let percent = match backends.len() {
         0 => 100.0,
         #[expect(clippy::cast_precision_loss, reason = "a handful of backends")]
         all => operational as f64 * 100.0 / all as f64,
     };
-    let mut critical = Vec::new();
-    let mut reasons = Vec::new();
+    let mut conditions = backends.iter().filter(|it| it.critical && !it.operational).count();
+    let (mut critical, mut reasons) = (Vec::new(), Vec::new());
+    for head in &findings.heads {
+        let Some((sentence, is_critical)) = told(head, backends) else { continue };
+        if is_critical { &mut critical } else { &mut reasons }.push(sentence);
+    }
     for backend in backends {
-        let BackendCondition { name, cause, .. } = backend;
-        match (backend.operational, backend.critical) {
-            (false, true) => critical
-                .push(format!("critical backend {name} is down ({cause}){}", with(name, backends))),
-            // Named with its root cause, which is down too.
-            (false, false) if !backend.impaired_by.is_empty() => {}
-            (false, false) => {
-                reasons.push(format!("backend {name} is down ({cause}){}", with(name, backends)));
-            }
-            (true, _) if backend.full => {
-                critical.push(format!("the queue or the dead letters of {name} are full"));
-            }
-            (true, _) => {}
+        let BackendCondition { name, queue_percent, .. } = backend;
+        if backend.operational && backend.full {
+            conditions += 1;
+            critical.push(format!("the queue or the dead letters of {name} are full"));
         }
-        if backend.queue_percent >= QUEUE_PERCENT {
-            reasons.push(format!("the queue of {name} is {:.0} % full", backend.queue_percent));
+        if *queue_percent >= QUEUE_PERCENT {
+            reasons.push(format!("the queue of {name} is {queue_percent:.0} % full"));
         }
     }
     let ordinary_down = backends.iter().any(|backend| !backend.operational && !backend.critical);
     if percent < CRITICAL_PERCENT && ordinary_down {
+        conditions += 1;
         critical.push(format!("only {percent:.0} % of the backends are operational"));
     }
     if let Some((name, why)) =
         backends.iter().find_map(|backend| Some((&backend.name, backend.store_trouble.as_ref()?)))
     {
+        conditions += 1;
         critical.push(format!("the store of {name} {why}"));
     }
-    let state = match critical.len() {
+    let state = match conditions {
         0 if percent < HEALTHY_PERCENT => SystemState::Degraded,
         0 if backends.iter().any(|backend| backend.queue_percent >= QUEUE_PERCENT) => {
             SystemState::Degraded
@@ -159,19 +162,48 @@ pub fn assess(backends: &[BackendCondition]) -> Assessment {
     Assessment { state, operational_percent: percent, reasons: critical }
 }
 
-/// The backends that are down for the sake of `cause`, as the end of a sentence about it; those that are critical
-/// have sentences of their own.
-fn with(cause: &str, backends: &[BackendCondition]) -> String {
-    let dependents: Vec<&str> = backends
-        .iter()
-        .filter(|it| !it.operational && !it.critical)
-        .filter(|it| it.impaired_by.first().is_some_and(|first| first == cause))
-        .map(|it| it.name.as_str())
-        .collect();
-    match dependents.as_slice() {
+/// What `head` is told as, and whether a critical backend is down with it. `None` for a disk: its stores tell.
+fn told(head: &Head, backends: &[BackendCondition]) -> Option<(String, bool)> {
+    let with: Vec<&BackendCondition> =
+        head.impairs.iter().filter_map(|at| backends.get(*at)).collect();
+    let is_critical = with.iter().any(|it| it.critical);
+    let at = match head.what {
+        What::Here(Shared::Disk) => return None,
+        What::Here(shared) => {
+            return Some((format!("{}{}", shared.said(), others(&with, "backend")), is_critical));
+        }
+        What::Backend(at) => backends.get(at)?,
+    };
+    let BackendCondition { name, cause, critical, .. } = at;
+    let critical = if *critical { "critical " } else { "" };
+    let names = |places: &[usize]| -> Vec<&str> {
+        places.iter().filter_map(|at| Some(backends.get(*at)?.name.as_str())).collect()
+    };
+    let after = match head.after.as_slice() {
         [] => String::new(),
-        names => format!(", and {} for its sake", names.join(", ")),
+        [one] => format!(", though {} is up again", names(&[*one]).concat()),
+        more => format!(", though {} are up again", names(more).join(", ")),
+    };
+    let others = others(&with, "other");
+    let sentence = format!("{critical}backend {name} is down ({cause}){after}{others}");
+    Some((sentence, is_critical || at.critical))
+}
+
+/// Those that are down with something, as the end of a sentence about it.
+fn others(with: &[&BackendCondition], word: &str) -> String {
+    let plural = match with.len() {
+        0 => return String::new(),
+        1 => "",
+        _ => "s",
+    };
+    let name = |it: &&BackendCondition| {
+        format!("{}{}", it.name, if it.critical { " (critical)" } else { "" })
+    };
+    let mut names: Vec<String> = with.iter().take(NAMED).map(name).collect();
+    if let Some(more) = with.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        names.push(format!("{more} more"));
     }
+    format!("; {} {word}{plural} with it: {}", with.len(), names.join(", "))
 }
 
 /// A change of the system state.
@@ -229,6 +261,7 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dependencies::{Causes, Declared, Down, Graph, Sight};
 
     fn backend(name: &str, critical: bool, operational: bool) -> BackendCondition {
         BackendCondition {
@@ -236,7 +269,6 @@ mod tests {
             critical,
             operational,
             cause: "OPEN".into(),
-            impaired_by: Vec::new(),
             full: false,
             queue_percent: 0.0,
             store_trouble: None,
@@ -250,30 +282,100 @@ mod tests {
             .chars()
             .map(|letter| backend("b", letter.eq_ignore_ascii_case(&'c'), letter.is_uppercase()))
             .collect();
-        assert_eq!(assess(&list).state, expected, "{backends}");
+        assert_eq!(told_of(&list, &[]).state, expected, "{backends}");
+    }
+
+    /// What is told of these backends, which need each other like this: (who, on whom).
+    fn told_of(backends: &[BackendCondition], edges: &[(&str, &str)]) -> Assessment {
+        let needs = |name: &str| -> Vec<String> {
+            let on = edges.iter().filter(|(who, _)| *who == name);
+            on.map(|(_, on)| (*on).to_owned()).collect()
+        };
+        let needs: Vec<Vec<String>> = backends.iter().map(|it| needs(&it.name)).collect();
+        let declared: Vec<Declared<'_>> = backends
+            .iter()
+            .zip(&needs)
+            .map(|(it, required)| Declared { name: &it.name, required, optional: &[] })
+            .collect();
+        let sight = |it: &BackendCondition| Sight {
+            down: (!it.operational).then(Down::default),
+            ..Sight::default()
+        };
+        let sights: Vec<Sight> = backends.iter().map(sight).collect();
+        let now = Moment::from_millis(1);
+        assess(backends, &Causes::default().observe(&Graph::new(&declared), &sights, now))
     }
 
     #[test]
     fn one_root_cause_is_named_once() {
-        let needs = |name: &str, on: &str, critical| BackendCondition {
-            impaired_by: vec![on.to_owned()],
-            ..backend(name, critical, false)
-        };
-        let found = assess(&[
-            backend("root", false, false),
-            needs("leaf", "root", false),
-            needs("twig", "root", false),
-            backend("d", false, true),
-            backend("e", false, true),
-            backend("f", false, true),
-        ]);
-        assert_eq!(found.reasons, ["backend root is down (OPEN), and leaf, twig for its sake"]);
-        let found = assess(&[backend("root", true, false), needs("leaf", "root", true)]);
+        let up = |name| backend(name, false, true);
+        let found = told_of(
+            &[
+                backend("root", false, false),
+                backend("leaf", false, false),
+                backend("twig", false, false),
+                up("d"),
+                up("e"),
+                up("f"),
+            ],
+            &[("leaf", "root"), ("twig", "leaf")],
+        );
+        assert_eq!(found.reasons, ["backend root is down (OPEN); 2 others with it: leaf, twig"]);
+        let both = [backend("root", false, false), backend("leaf", true, false)];
+        let found = told_of(&both, &[("leaf", "root")]);
         assert_eq!(found.state, SystemState::Emergency);
         assert_eq!(
             found.reasons,
-            ["critical backend root is down (OPEN)", "critical backend leaf is down (OPEN)"]
+            [
+                "backend root is down (OPEN); 1 other with it: leaf (critical)",
+                "only 0 % of the backends are operational"
+            ]
         );
+    }
+
+    #[test]
+    fn what_is_needed_changes_what_is_told_and_never_the_state() {
+        for down in 0..8_u8 {
+            let list: Vec<_> = ["a", "b", "c"]
+                .into_iter()
+                .enumerate()
+                .map(|(at, name)| backend(name, name == "c", down & (1 << at) == 0))
+                .collect();
+            let alone = told_of(&list, &[]);
+            let bound = told_of(&list, &[("b", "a"), ("c", "b")]);
+            assert_eq!(alone.state, bound.state, "{down:b}");
+            let heads = bound.reasons.iter().filter(|it| it.contains(" is down ("));
+            let wanted = match down {
+                0 => 0,
+                // What stands between is up, and all is a's fault all the same.
+                _ => 1,
+            };
+            assert_eq!(heads.count(), wanted, "{down:b}: {:?}", bound.reasons);
+        }
+    }
+
+    #[test]
+    fn a_part_of_this_host_is_told_in_the_place_of_what_it_takes_down() {
+        let head = |what, impairs: &[usize], after: &[usize]| Head {
+            what,
+            since: Moment::from_millis(1),
+            impairs: impairs.to_vec(),
+            after: after.to_vec(),
+            uses: Vec::new(),
+            seen_by: Vec::new(),
+        };
+        let list: Vec<_> =
+            "abcdefgh".chars().map(|it| backend(&it.to_string(), false, false)).collect();
+        let told = |head: Head| {
+            let findings = Findings { heads: vec![head], returned: Vec::new() };
+            assess(&list, &findings).reasons.concat()
+        };
+        let network = told(head(What::Here(Shared::Network), &[0, 1, 2, 3, 4, 5, 6], &[]));
+        let wanted = "this host's network is down; 7 backends with it: a, b, c, d, e, 2 more";
+        assert!(network.contains(wanted), "{network}");
+        let left = told(head(What::Backend(0), &[], &[1, 2]));
+        assert!(left.contains("backend a is down (OPEN), though b, c are up again"), "{left}");
+        assert!(!told(head(What::Here(Shared::Disk), &[0, 1], &[])).contains("disk"));
     }
 
     #[test]
@@ -300,8 +402,8 @@ mod tests {
         };
         let rest = [backend("a", false, true), backend("b", false, true)];
         let list = |first: BackendCondition| [vec![first], rest.to_vec()].concat();
-        assert_eq!(assess(&list(full(true))).state, SystemState::Critical);
-        assert_eq!(assess(&list(full(false))).state, SystemState::Critical);
+        assert_eq!(told_of(&list(full(true)), &[]).state, SystemState::Critical);
+        assert_eq!(told_of(&list(full(false)), &[]).state, SystemState::Critical);
     }
 
     #[test]
@@ -310,15 +412,15 @@ mod tests {
             store_trouble: Some("disk".into()),
             ..backend(name, false, true)
         };
-        assert_eq!(assess(&[refusing("a"), refusing("b")]).state, SystemState::Critical);
+        assert_eq!(told_of(&[refusing("a"), refusing("b")], &[]).state, SystemState::Critical);
     }
 
     #[test]
     fn a_filling_queue_degrades_at_seventy_percent() {
         let list =
             |queue_percent| [BackendCondition { queue_percent, ..backend("a", false, true) }];
-        assert_eq!(assess(&list(69.9)).state, SystemState::Healthy);
-        assert_eq!(assess(&list(70.0)).state, SystemState::Degraded);
+        assert_eq!(told_of(&list(69.9), &[]).state, SystemState::Healthy);
+        assert_eq!(told_of(&list(70.0), &[]).state, SystemState::Degraded);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Head {
     pub after: Vec<usize>,
     /// What it can do without and is down as well.
     pub uses: Vec<usize>,
+    /// The backends that have seen it fail; empty for a backend.
+    pub seen_by: Vec<usize>,
 }
 
 impl Head {
@@ -143,6 +145,7 @@ impl Causes {
                 impairs: graph.needing(at, &down).collect(),
                 after,
                 uses: graph.optional(at).iter().copied().filter(|on| down.contains(*on)).collect(),
+                seen_by: Vec::new(),
             });
         }
         heads.sort_by_key(|head| (head.since, head.what));
@@ -190,8 +193,10 @@ impl Causes {
             // A disk hinders, and takes nothing down.
             let is_disk = shared == Shared::Disk;
             let mut impairs = Set::below(graph.len());
+            let mut seen_by = Set::below(graph.len());
             for at in seen.iter().map(|it| it.0).filter(|at| is_disk || down.contains(*at)) {
                 impairs.insert(at);
+                seen_by.insert(at);
                 if !is_disk {
                     blamed.insert(at);
                     graph.needing(at, down).for_each(|needy| impairs.insert(needy));
@@ -199,9 +204,10 @@ impl Causes {
             }
             let impairs: Vec<usize> = impairs.common(&impairs).collect();
             if !impairs.is_empty() {
+                let seen_by = seen_by.common(&seen_by).collect();
                 let (after, uses) = (Vec::new(), Vec::new());
                 let what = What::Here(shared);
-                heads.push(Head { what, since, impairs, after, uses });
+                heads.push(Head { what, since, impairs, after, uses, seen_by });
             }
         }
         heads
