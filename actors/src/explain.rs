@@ -10,8 +10,9 @@ use fusebox_state::{
 };
 
 use crate::{
-    backend_entry::BackendEntry,
     backend_shared::BackendShared,
+    dependencies,
+    roster::Roster,
     view::{BreakerView, ExplainView, QueueView, RecentView, TraceView},
 };
 
@@ -23,7 +24,7 @@ const LOOKED_THROUGH: usize = 200;
 
 impl BackendShared {
     /// Why the breaker is in its state; `entries` are all backends, for what impairs it.
-    pub(crate) fn explain(&self, entries: &[BackendEntry]) -> ExplainView {
+    pub(crate) fn explain(&self, entries: &Roster) -> ExplainView {
         let clock = self.circuit.clock;
         let shot = self.circuit.breaker.snapshot(clock.now());
         let breaker = self.breaker_view();
@@ -223,6 +224,9 @@ impl Sentences<'_> {
             Reason::PingsAnswered => {
                 "It went half-open because its pings are answered again".to_owned()
             }
+            Reason::DependencyReturned => {
+                "It went half-open because what it depends on is back".to_owned()
+            }
             Reason::ForcedRecovery => {
                 "It went half-open because an operator asked for a recovery".to_owned()
             }
@@ -341,12 +345,19 @@ impl Sentences<'_> {
         lasting(until.since(self.now))
     }
 
-    fn impaired(&self, entries: &[BackendEntry]) -> Vec<String> {
-        let causes = self.shared.impaired_by(entries);
-        match causes.as_slice() {
+    fn impaired(&self, entries: &Roster) -> Vec<String> {
+        let causes = entries.impaired_by(self.shared);
+        let mut told = match causes.as_slice() {
             [] => Vec::new(),
             causes => vec![format!("It depends on what is down: {}.", causes.join(", "))],
-        }
+        };
+        told.extend(
+            entries
+                .place(self.shared)
+                .into_iter()
+                .flat_map(|at| dependencies::told_of(entries, at)),
+        );
+        told
     }
 
     /// What an operator can do.

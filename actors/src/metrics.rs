@@ -48,13 +48,15 @@ pub use text::Format;
 
 /// The transitions that come without an operator. They are counted from 0, so that the first of each is
 /// seen as an increase.
-const TRANSITIONS: [(State, State, Reason); 10] = [
+const TRANSITIONS: [(State, State, Reason); 12] = [
     (State::Closed, State::Open, Reason::FailureRate),
     (State::Closed, State::Open, Reason::Burst),
     (State::Closed, State::Open, Reason::PingsFailed),
     (State::Closed, State::Open, Reason::SlowCalls),
     (State::Open, State::HalfOpen, Reason::RecoveryTimeout),
     (State::Open, State::HalfOpen, Reason::ForcedRecovery),
+    (State::Open, State::HalfOpen, Reason::PingsAnswered),
+    (State::Open, State::HalfOpen, Reason::DependencyReturned),
     (State::HalfOpen, State::Open, Reason::ProbeFailed),
     (State::HalfOpen, State::Open, Reason::ProbeSlow),
     (State::HalfOpen, State::Open, Reason::ProbeTimeout),

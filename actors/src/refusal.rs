@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, Words};
+use fusebox_state::{ErrorClass, Words, dependencies::Fault};
 
 use crate::error_code::{ErrorCode, OwnCode, known_code};
 
@@ -39,6 +39,8 @@ pub struct AttemptError {
     pub unclassified: bool,
     /// How long the backend asks to be left alone.
     pub retry_after: Option<Duration>,
+    /// What it says of where the fault lies.
+    pub fault: Fault,
 }
 
 /// Shows what everybody may see: neither the words nor the reply of the server.
@@ -85,7 +87,14 @@ impl AttemptError {
             reply: None,
             unclassified: false,
             retry_after: None,
+            fault: Fault::Unclear,
         }
+    }
+
+    /// The same, which says this of where the fault lies.
+    #[must_use]
+    pub fn blaming(self, fault: Fault) -> Self {
+        Self { fault, ..self }
     }
 }
 

@@ -11,9 +11,9 @@ use fusebox_state::{
 };
 
 use crate::{
-    backend_entry::BackendEntry,
     backend_shared::BackendShared,
     recent::Sample,
+    roster::Roster,
     settings::BackendSettings,
     trace,
     view::{
@@ -182,7 +182,7 @@ impl BackendShared {
     }
 
     /// The backend in full; `entries` are all of them, for what impairs it.
-    pub(crate) fn view(&self, entries: &[BackendEntry]) -> BackendView {
+    pub(crate) fn view(&self, entries: &Roster) -> BackendView {
         let settings = self.circuit.settings.load();
         let connector = self.connector.load();
         let sample = self.sample();
@@ -200,7 +200,7 @@ impl BackendShared {
             queue: self.queue_view(&settings, &sample),
             connector: connector.status(),
             depends_on: settings.depends_on.clone(),
-            impaired_by: self.impaired_by(entries),
+            impaired_by: entries.impaired_by(self),
             restarts: self.circuit.restarts.load(Ordering::Relaxed),
             recent: self.circuit.recent.view(&sample),
             next_ping_at: self.circuit.next_ping().map(|at| self.circuit.clock.to_unix(at)),
@@ -208,7 +208,7 @@ impl BackendShared {
     }
 
     /// The backend in short.
-    pub(crate) fn health_view(&self, entries: &[BackendEntry]) -> BackendHealthView {
+    pub(crate) fn health_view(&self, entries: &Roster) -> BackendHealthView {
         let (state, offline) = self.circuit.breaker.state();
         BackendHealthView {
             breaker: state.into(),
@@ -216,27 +216,8 @@ impl BackendShared {
             critical: self.circuit.settings.load().critical,
             offline,
             queued: self.queue.waiting(),
-            impaired_by: self.impaired_by(entries),
+            impaired_by: entries.impaired_by(self),
         }
-    }
-
-    /// The root causes among what it depends on: those that are down and whose own dependencies are
-    /// not.
-    pub(crate) fn impaired_by(&self, entries: &[BackendEntry]) -> Vec<String> {
-        let mut causes = Vec::new();
-        for name in &self.circuit.settings.load().depends_on {
-            let Some(on) = entries.iter().find(|entry| entry.shared.circuit.name == *name) else {
-                continue;
-            };
-            let deeper = on.shared.impaired_by(entries);
-            if deeper.is_empty() && !on.shared.circuit.breaker.is_operational() {
-                causes.push(name.clone());
-            }
-            causes.extend(deeper);
-        }
-        causes.sort();
-        causes.dedup();
-        causes
     }
 
     /// A page of the queue, in order of acceptance.

@@ -47,6 +47,7 @@ fn settings(name: &str) -> BackendSettings {
         kind: "scripted",
         critical: false,
         depends_on: Vec::new(),
+        depends_on_optional: Vec::new(),
         timeout: ms(100),
         breaker: BreakerSettings {
             failure_threshold: 3,

@@ -18,8 +18,10 @@ use serde::{Deserialize, Deserializer};
 pub use crate::lenient::Lenient;
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
+mod dependencies;
 mod door;
 
+pub use dependencies::{DependenciesView, EdgeView, NodeView, RootCauseView};
 pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
 
 /// GET /health.
@@ -76,6 +78,8 @@ pub struct ResilienceView {
     pub active_fallbacks: Vec<String>,
     /// Stores in the state directory whose backend is not configured: what waits in them waits on.
     pub stray_stores: Vec<String>,
+    /// What others are down for the sake of, those that went first first.
+    pub root_causes: Vec<RootCauseView>,
     /// Recoveries by force, by timer and their results.
     pub recovery: RecoveryView,
     /// What became of spans, where traces are exported.

@@ -106,6 +106,7 @@ pub(super) fn check(
         kind: kind.name(),
         critical: raw.critical.unwrap_or(defaults.critical),
         depends_on: raw.depends_on,
+        depends_on_optional: raw.depends_on_optional,
         timeout,
         breaker: breaker?,
         retry,

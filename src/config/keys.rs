@@ -55,6 +55,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("backends.*.password_file", Text),
     ("backends.*.critical", Flag),
     ("backends.*.depends_on", List),
+    ("backends.*.depends_on_optional", List),
     ("backends.*.timeout", Text),
     ("backends.*.tls.ca_file", Text),
     ("backends.*.breaker.failure_threshold", Integer),

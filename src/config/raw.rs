@@ -103,6 +103,7 @@ pub(crate) struct RawBackend {
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) critical: Option<bool>,
     pub(crate) depends_on: Vec<String>,
+    pub(crate) depends_on_optional: Vec<String>,
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Option<Duration>,
     pub(crate) tls: RawTls,

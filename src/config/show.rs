@@ -62,6 +62,7 @@ impl BackendConfig {
             "url": mask_url(&endpoint.url.0),
             "critical": settings.critical,
             "depends_on": settings.depends_on,
+            "depends_on_optional": settings.depends_on_optional,
             "timeout": time(settings.timeout),
             "breaker": {
                 "failure_threshold": breaker.failure_threshold,

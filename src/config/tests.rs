@@ -294,6 +294,18 @@ fn every_reference_has_its_message() {
             "depends_on must not lead back to where it began: b -> redis -> b",
         ),
         (
+            "[backends.redis]\ndepends_on_optional = ['b']\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']",
+            "depends_on must not lead back to where it began: b -> redis -> b",
+        ),
+        (
+            "[backends.redis]\ndepends_on_optional = ['db']",
+            "backends.redis.depends_on_optional names \"db\", which is no backend; there are: clickhouse, firestore, redis",
+        ),
+        (
+            "[backends.redis]\ndepends_on = ['b']\ndepends_on_optional = ['b']\n[backends.b]\nkind = 'redis'",
+            "backends.redis.depends_on_optional names \"b\", which depends_on names too",
+        ),
+        (
             "[backends.clickhouse]\non_miss = 'nil'",
             "backends.clickhouse.on_miss is a setting of the kind redis, and this backend's kind is clickhouse",
         ),
