@@ -10,6 +10,7 @@ use fusebox_state::{
 use crate::{
     clock::Clock,
     connector::SharedConnector,
+    metrics::Metrics,
     roster::Roster,
     view::{DependenciesView, EdgeView, NodeView, RootCauseView},
 };
@@ -135,6 +136,22 @@ fn because(roster: &Roster, head: &Head, together: &[usize]) -> String {
 fn shared_because(roster: &Roster, shared: Shared, head: &Head) -> String {
     let seen = roster.names(&head.seen_by).join(", ");
     format!("{}: {seen} {}", shared.said(), shared.seen())
+}
+
+/// Sets the gauges of what is to blame.
+pub(crate) fn set_gauges(roster: &Roster, metrics: &Metrics) {
+    let findings = roster.findings.load();
+    let fails = |shared| findings.roots().any(|head| head.what == What::Here(shared));
+    let impaired = roster.iter().enumerate().filter_map(|(at, entry)| {
+        // A disk hinders, and takes nothing down.
+        let first = findings.roots_of(at).find(|head| head.what != What::Here(Shared::Disk))?;
+        let by = match first.what {
+            What::Backend(root) => roster.get(root)?.name(),
+            What::Here(shared) => shared.as_str(),
+        };
+        Some((entry.name(), by))
+    });
+    metrics.set_causes(fails, impaired);
 }
 
 /// What the causes say of one backend, in sentences.

@@ -370,6 +370,7 @@ impl Fusebox {
                 (found.state, found.assessment.operational_percent)
             };
             metrics.set_system(state, percent);
+            dependencies::set_gauges(&self.0.entries, metrics);
             metrics.set_spans(self.0.sink.as_ref().map(|sink| sink.counts()).unwrap_or_default());
             self.0.entries.iter().for_each(|entry| entry.shared.read_gauges());
         })

@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 use fusebox_state::{
     Verdict,
     breaker::{Reason, State, Transition},
+    dependencies::Shared,
     system::SystemState,
 };
 use prometheus_client::{
@@ -37,8 +38,8 @@ mod text;
 
 use exemplar::{TracedHistogram, observe};
 use families::{
-    CallLabels, EventLabels, Families, OneBackend, OutcomeLabels, ResultLabels, SpanLabels,
-    SystemLabels, TransitionLabels,
+    CallLabels, CauseLabels, EventLabels, Families, ImpairedLabels, OneBackend, OutcomeLabels,
+    ResultLabels, SpanLabels, SystemLabels, TransitionLabels,
 };
 pub(crate) use gauges::BREAKER_STATES;
 use gauges::BackendGauges;
@@ -109,6 +110,23 @@ impl Metrics {
         for (result, count) in [("exported", exported), ("dropped", dropped), ("failed", failed)] {
             let counter = self.0.spans.get_or_create(&SpanLabels { result });
             counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Sets which parts of this host fail, and by whom each backend is impaired that is: names of backends and of causes.
+    pub(crate) fn set_causes<'a>(
+        &self,
+        fails: impl Fn(Shared) -> bool,
+        impaired: impl Iterator<Item = (&'a str, &'a str)>,
+    ) {
+        for shared in Shared::ALL {
+            let labels = CauseLabels { cause: shared.as_str() };
+            self.0.host_causes.get_or_create(&labels).set(i64::from(fails(shared)));
+        }
+        self.0.impaired.clear();
+        for (backend, by) in impaired {
+            let labels = ImpairedLabels { backend: backend.to_owned(), impaired_by: by.to_owned() };
+            self.0.impaired.get_or_create(&labels).set(1);
         }
     }
 

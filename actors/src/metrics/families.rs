@@ -71,6 +71,17 @@ pub(super) struct TransitionLabels {
     pub(super) reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ImpairedLabels {
+    pub(super) backend: String,
+    pub(super) impaired_by: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct CauseLabels {
+    pub(super) cause: &'static str,
+}
+
 /// A gauge of anything that is not a whole number.
 pub(super) type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -122,6 +133,8 @@ pub(super) struct Families {
     pub(super) store_bytes: Family<OneBackend, Gauge>,
     pub(super) alerts: Family<AlertLabels, Gauge>,
     pub(super) system_state: Family<SystemLabels, Gauge>,
+    pub(super) impaired: Family<ImpairedLabels, Gauge>,
+    pub(super) host_causes: Family<CauseLabels, Gauge>,
     pub(super) spans: Family<SpanLabels, Counter>,
     pub(super) doors: DoorFamilies,
     pub(super) operational: FloatGauge,
@@ -177,6 +190,8 @@ impl Families {
             store_bytes: Family::default(),
             alerts: Family::default(),
             system_state: Family::default(),
+            impaired: Family::default(),
+            host_causes: Family::default(),
             spans: Family::default(),
             doors: DoorFamilies::default(),
             operational: FloatGauge::default(),
@@ -225,6 +240,10 @@ impl Families {
         let help =
             "1 while the backend is offline: by order, or because an operator must decide first";
         to.register("backend_offline", help, self.offline.clone());
+        let help = "1 while the backend is down for the sake of a root cause, of several the first";
+        to.register("backend_impaired", help, self.impaired.clone());
+        let help = "1 while a part of this host is the likely cause of what is down";
+        to.register("host_cause", help, self.host_causes.clone());
         let help = "Recovery attempts by result";
         to.register("recovery_attempts", help, self.recoveries.clone());
         let help = "Restarts of the backend's actor after a panic";

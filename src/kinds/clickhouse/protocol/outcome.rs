@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
-use fusebox_state::{ErrorClass, Verdict, Words};
+use fusebox_state::{ErrorClass, Verdict, Words, dependencies::Fault};
 
 pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
 use super::wire;
@@ -132,6 +132,7 @@ impl Exception {
             message: Words::quoting(class_told.said(), self.message),
             unclassified: class.is_none(),
             retry_after,
+            fault: Fault::Backend,
         };
         Attempted::failed(verdict, error)
     }
