@@ -21,6 +21,8 @@ mod deadlines;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod dependencies;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod durability;

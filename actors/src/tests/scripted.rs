@@ -15,7 +15,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
+use fusebox_state::{
+    ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict,
+    dependencies::{Fault, Shared},
+};
 use parking_lot::Mutex;
 
 use crate::connector::{
@@ -53,6 +56,8 @@ pub(crate) enum Mode {
     Strange,
     /// Connects, and refuses before anything is read.
     Full,
+    /// This host has no network.
+    Cut,
     /// Does not accept connections, and does not refuse them either.
     Unreachable,
 }
@@ -271,6 +276,10 @@ impl Scripted {
                 Verdict::Failure,
                 fault(ErrorClass::NotExecuted, OwnCode::Connect),
             ),
+            Mode::Cut => {
+                let error = fault(ErrorClass::NotExecuted, OwnCode::Connect);
+                Attempted::failed(Verdict::Failure, error.blaming(Fault::Here(Shared::Network)))
+            }
             Mode::Unreachable => {
                 tokio::time::sleep(timeout).await;
                 Attempted::failed(
