@@ -27,6 +27,7 @@ use crate::{
     clock::Clock,
     connector::AttemptError,
     failures::{Failures, Run},
+    limits::Limits,
     metrics::BackendMetrics,
     passage::outstanding::{GivenUp, Outstanding, Outstandings},
     recent::Recent,
@@ -81,6 +82,8 @@ pub struct Circuit {
     /// The last minute.
     pub(crate) recent: Recent,
     failures: Failures,
+    /// What adaptive limits would be.
+    pub(crate) limits: Limits,
     /// The attempts that have not ended.
     pub(crate) outstanding: Outstandings,
     calls: AtomicU32,
@@ -121,6 +124,7 @@ impl Circuit {
             restarts: AtomicU32::new(0),
             recent: Recent::default(),
             failures: Failures::default(),
+            limits: Limits::default(),
             outstanding: Outstandings::new(),
             calls: AtomicU32::new(0),
             outbox: Mutex::default(),

@@ -142,14 +142,14 @@ fn shared_because(roster: &Roster, shared: Shared, head: &Head) -> String {
 pub(crate) fn set_gauges(roster: &Roster, metrics: &Metrics) {
     let findings = roster.findings.load();
     let fails = |shared| findings.roots().any(|head| head.what == What::Here(shared));
-    let impaired = roster.iter().enumerate().filter_map(|(at, entry)| {
+    let impaired = roster.iter().enumerate().map(|(at, entry)| {
         // A disk hinders, and takes nothing down.
-        let first = findings.roots_of(at).find(|head| head.what != What::Here(Shared::Disk))?;
-        let by = match first.what {
-            What::Backend(root) => roster.get(root)?.name(),
-            What::Here(shared) => shared.as_str(),
-        };
-        Some((entry.name(), by))
+        let first = findings.roots_of(at).find(|head| head.what != What::Here(Shared::Disk));
+        let by = first.and_then(|first| match first.what {
+            What::Backend(root) => Some(roster.get(root)?.name()),
+            What::Here(shared) => Some(shared.as_str()),
+        });
+        (entry.name(), by)
     });
     metrics.set_causes(fails, impaired);
 }
@@ -168,13 +168,14 @@ pub(crate) fn told_of(roster: &Roster, at: usize) -> Vec<String> {
                     let with = roster.names(&head.impairs).join(", ");
                     told.push(format!("It takes others with it: {with}."));
                 }
-                if head.after.is_empty() {
-                    let graph = roster.graph();
-                    let because = because(roster, head, &findings.together_with(at, &graph));
-                    told.push(format!("It is a root cause: {because}."));
-                } else {
+                let graph = roster.graph();
+                let together = findings.together_with(at, &graph);
+                if !head.after.is_empty() {
                     let after = roster.names(&head.after).join(", ");
                     told.push(format!("What it depends on was down and is up again: {after}."));
+                } else if graph.is_bound(at) || !together.is_empty() {
+                    let because = because(roster, head, &together);
+                    told.push(format!("It is a root cause: {because}."));
                 }
             }
             What::Here(_) | What::Backend(_) => {}

@@ -44,6 +44,7 @@ impl BackendShared {
             ours(waiting(&queue)),
             ours(answers(&recent)),
             ours(told.impaired(entries)),
+            ours(told.limits()),
         ];
         let alerts = self.alerts();
         let alerts = alerts.iter().map(|alert| alert.within(|text| format!("Alert: {text}.")));
@@ -358,6 +359,22 @@ impl Sentences<'_> {
                 .flat_map(|at| dependencies::told_of(entries, at)),
         );
         told
+    }
+
+    /// What adaptive limits would be, beside the one that holds.
+    fn limits(&self) -> Vec<String> {
+        let would_be = self.shared.would_be();
+        let classes = [("reads", would_be.read), ("writes", would_be.write)];
+        let known = classes.iter().filter_map(|(of, limit)| Some(format!("{} {of}", (*limit)?)));
+        let known: Vec<String> = known.collect();
+        let max = self.shared.circuit.bulkhead.max();
+        match known.as_slice() {
+            [] => Vec::new(),
+            known => vec![format!(
+                "At most {max} attempts are in flight at once; an adaptive limit, which is only shown, would be {}.",
+                known.join(" and ")
+            )],
+        }
     }
 
     /// What an operator can do.

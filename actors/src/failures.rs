@@ -30,7 +30,7 @@ impl Failures {
         let blamed = before.and_then(|run| run.blames);
         let blames = match fault {
             Fault::Unclear => blamed,
-            Fault::Backend => None,
+            Fault::Backend | Fault::Overload => None,
             Fault::Here(shared) => {
                 blamed.filter(|(before, _)| *before == shared).or(Some((shared, now)))
             }

@@ -36,6 +36,7 @@ mod history;
 pub mod import;
 mod kept_cache;
 mod lenient;
+mod limits;
 pub mod metrics;
 pub mod passage;
 mod pieces;

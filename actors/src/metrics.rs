@@ -113,11 +113,11 @@ impl Metrics {
         }
     }
 
-    /// Sets which parts of this host fail, and by whom each backend is impaired that is: names of backends and of causes.
+    /// Sets which parts of this host fail, and by whom each backend is impaired, if it is.
     pub(crate) fn set_causes<'a>(
         &self,
         fails: impl Fn(Shared) -> bool,
-        impaired: impl Iterator<Item = (&'a str, &'a str)>,
+        impaired: impl Iterator<Item = (&'a str, Option<&'a str>)>,
     ) {
         for shared in Shared::ALL {
             let labels = CauseLabels { cause: shared.as_str() };
@@ -125,8 +125,9 @@ impl Metrics {
         }
         self.0.impaired.clear();
         for (backend, by) in impaired {
-            let labels = ImpairedLabels { backend: backend.to_owned(), impaired_by: by.to_owned() };
-            self.0.impaired.get_or_create(&labels).set(1);
+            let impaired_by = by.unwrap_or_default().to_owned();
+            let labels = ImpairedLabels { backend: backend.to_owned(), impaired_by };
+            self.0.impaired.get_or_create(&labels).set(i64::from(by.is_some()));
         }
     }
 

@@ -76,9 +76,16 @@ impl AttemptError {
     }
 
     /// An error of fusebox's own, without words from the server. In doubt where its class is unknown or
-    /// ambiguous.
+    /// ambiguous. One that the backend has answered with blames the backend, unless it [says more](Self::blaming).
     pub fn own(class: ErrorClass, code: impl Into<ErrorCode>, message: impl Into<Words>) -> Self {
         let in_doubt = matches!(class, ErrorClass::Unknown | ErrorClass::Ambiguous);
+        let fault = match class {
+            ErrorClass::Rejected
+            | ErrorClass::Conflict
+            | ErrorClass::BlockedServer
+            | ErrorClass::BlockedObject => Fault::Backend,
+            ErrorClass::NotExecuted | ErrorClass::Unknown | ErrorClass::Ambiguous => Fault::Unclear,
+        };
         Self {
             class,
             doubt: in_doubt.then(Bytes::new),
@@ -87,7 +94,7 @@ impl AttemptError {
             reply: None,
             unclassified: false,
             retry_after: None,
-            fault: Fault::Unclear,
+            fault,
         }
     }
 

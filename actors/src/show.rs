@@ -18,7 +18,7 @@ use crate::{
     trace,
     view::{
         BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ForcedView, QueuePage,
-        QueueView, QueuedCallView,
+        QueueView, QueuedCallView, WouldBeView,
     },
 };
 
@@ -88,8 +88,15 @@ impl BackendShared {
             retries: metrics.retried.get(),
             success_rate,
             in_flight: self.circuit.bulkhead.in_flight(),
+            in_flight_limit: self.circuit.bulkhead.max(),
+            in_flight_limit_would_be: self.would_be(),
             response_ms: metrics.times.since_start(),
         }
+    }
+
+    pub(crate) fn would_be(&self) -> WouldBeView {
+        let limits = &self.circuit.limits;
+        WouldBeView { read: limits.would_be(false), write: limits.would_be(true) }
     }
 
     /// What an operator must act on.
@@ -128,9 +135,11 @@ impl BackendShared {
         sample
     }
 
-    /// Keeps a reading; to be called about every second.
+    /// Keeps a reading, and follows what limits would be; to be called about every second.
     pub(crate) fn keep_sample(&self) {
         self.circuit.recent.keep(self.sample());
+        let rule = self.connector.load().limit_rule();
+        self.circuit.limits.look(rule, self.circuit.clock.now());
     }
 
     /// The 99th percentile of the last minute's response times; `None` if there was no attempt.

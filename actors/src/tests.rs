@@ -29,6 +29,7 @@ use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 mod dependencies;
 mod kinds;
 mod lanes;
+mod limits;
 mod places;
 mod scripted;
 mod store;

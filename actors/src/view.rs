@@ -259,8 +259,22 @@ pub struct CallsView {
     pub success_rate: f64,
     /// Attempts on the wire now.
     pub in_flight: u32,
+    /// The most attempts on the wire at once.
+    pub in_flight_limit: u32,
+    /// What an adaptive limit in its place would be. It limits nothing.
+    pub in_flight_limit_would_be: WouldBeView,
     /// Response times in milliseconds, over all attempts since the start.
     pub response_ms: PercentilesView,
+}
+
+/// What adaptive limits would be, a class each; `None` while there was too little traffic to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct WouldBeView {
+    /// Of reads.
+    pub read: Option<u32>,
+    /// Of writes.
+    pub write: Option<u32>,
 }
 
 /// Percentiles.

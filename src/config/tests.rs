@@ -48,6 +48,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         url = "redis://127.0.0.1:6379"
         critical = false
         depends_on = []
+        depends_on_optional = []
         timeout = "5s"
         on_miss = "nil"
         scripts = "declared"

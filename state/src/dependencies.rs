@@ -34,15 +34,15 @@
 
 use std::time::Duration;
 
-use crate::units::Moment;
-
 mod causes;
+mod findings;
 mod graph;
 mod set;
 #[cfg(test)]
 mod tests;
 
-pub use causes::{Causes, Down, Head, Sight, What};
+pub use causes::{Causes, Down, Sight};
+pub use findings::{Findings, Head, What};
 pub use graph::{Declared, Graph};
 
 /// How far apart two failures may be and still have to do with each other.
@@ -110,46 +110,8 @@ pub enum Fault {
     Unclear,
     /// The backend, or the host that it is on: it answered with an error, or nobody listens there.
     Backend,
+    /// The backend, which has too much to do.
+    Overload,
     /// A part of this host.
     Here(Shared),
-}
-
-/// What was found in one round. Backends are named by their places in the graph.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// What others are down for the sake of, those that went first first. Everything that is down is one of these, or
-    /// follows one.
-    pub heads: Vec<Head>,
-    /// What is left over since this round: the last thing that it needs has just come back.
-    pub returned: Vec<usize>,
-}
-
-impl Findings {
-    /// The root causes: all heads but what is only left over.
-    pub fn roots(&self) -> impl Iterator<Item = &Head> {
-        self.heads.iter().filter(|head| head.is_root())
-    }
-
-    /// The root causes, other than `backend` itself, that went within [`WITHIN`] of it and have no declared edge to it;
-    /// none if it is no root.
-    pub fn together_with(&self, backend: usize, graph: &Graph) -> Vec<usize> {
-        let of = |head: &Head| match head.what {
-            What::Backend(at) => Some((at, head.since)),
-            What::Here(_) => None,
-        };
-        let Some((_, since)) = self.roots().filter_map(of).find(|(at, _)| *at == backend) else {
-            return Vec::new();
-        };
-        let near = |other: Moment| other.max(since).since(other.min(since)) <= WITHIN;
-        let is_edge = |who: usize, on: usize| graph.optional(who).contains(&on);
-        let others = self.roots().filter_map(of).filter(|(at, other)| {
-            *at != backend && near(*other) && !is_edge(backend, *at) && !is_edge(*at, backend)
-        });
-        others.map(|(at, _)| at).collect()
-    }
-
-    /// The root causes that impair this backend.
-    pub fn roots_of(&self, backend: usize) -> impl Iterator<Item = &Head> {
-        self.roots().filter(move |head| head.impairs.contains(&backend))
-    }
 }

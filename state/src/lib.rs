@@ -12,6 +12,7 @@ pub mod cache;
 pub mod dependencies;
 pub mod flight;
 pub mod lane;
+pub mod limit;
 pub mod outcome;
 pub mod queue;
 pub mod retry_budget;

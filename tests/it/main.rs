@@ -94,3 +94,5 @@ mod traces;
 mod watching;
 #[cfg(test)]
 mod who_sees;
+#[cfg(test)]
+mod would_be;

@@ -24,6 +24,12 @@ pub(super) struct CallLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ClassLabels {
+    pub(super) backend: String,
+    pub(super) class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OutcomeLabels {
     pub(super) backend: String,
     pub(super) outcome: &'static str,
@@ -119,6 +125,7 @@ pub(super) struct Families {
     pub(super) fallbacks_active: Family<OneBackend, Gauge>,
     pub(super) in_flight: Family<OneBackend, Gauge>,
     pub(super) in_flight_limit: Family<OneBackend, Gauge>,
+    pub(super) would_be: Family<ClassLabels, Gauge>,
     pub(super) cache_entries: Family<OneBackend, Gauge>,
     pub(super) cache_bytes: Family<OneBackend, Gauge>,
     pub(super) cache_file_bytes: Family<OneBackend, Gauge>,
@@ -176,6 +183,7 @@ impl Families {
             fallbacks_active: Family::default(),
             in_flight: Family::default(),
             in_flight_limit: Family::default(),
+            would_be: Family::default(),
             cache_entries: Family::default(),
             cache_bytes: Family::default(),
             cache_file_bytes: Family::default(),
@@ -216,6 +224,8 @@ impl Families {
         to.register("attempts_in_flight", help, self.in_flight.clone());
         let help = "The most attempts on the wire at once";
         to.register("attempts_in_flight_limit", help, self.in_flight_limit.clone());
+        let help = "What an adaptive limit would be, 0 while that is not known; it limits nothing";
+        to.register("attempts_in_flight_limit_would_be", help, self.would_be.clone());
         let help = "Retries made, and those that the budget suppressed";
         to.register("retries", help, self.retries.clone());
         let help = "Look-ups in the fallback cache by result";

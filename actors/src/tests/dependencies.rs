@@ -107,7 +107,9 @@ async fn a_network_that_is_cut_is_told_in_the_place_of_all_that_it_takes_down() 
     }
     world.servers.iter().for_each(|server| server.set(Mode::Up));
     world.until("nothing is told any more", |world| reasons(world).is_empty()).await;
-    assert!(!world.fusebox.metrics(Format::Prometheus).contains("fusebox_backend_impaired{"));
+    let page = world.fusebox.metrics(Format::Prometheus);
+    let line = r#"fusebox_backend_impaired{backend="two",impaired_by=""} 0"#;
+    assert!(page.contains(line) && !page.contains("impaired_by=\"host"), "{page}");
 }
 
 #[tokio::test]

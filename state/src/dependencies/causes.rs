@@ -1,6 +1,11 @@
 //! Which of what is down is to blame, followed over time.
 
-use super::{Findings, Graph, Shared, WITHIN, set::Set};
+use super::{
+    Shared, WITHIN,
+    findings::{Findings, Head, What},
+    graph::Graph,
+    set::Set,
+};
 use crate::units::Moment;
 
 /// What is known of a backend in one round.
@@ -21,39 +26,6 @@ pub struct Down {
     pub opened: Option<Moment>,
     /// When it first failed without having answered since; `None` if nobody has seen it fail.
     pub failing: Option<Moment>,
-}
-
-/// What others are down for the sake of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// What it is.
-    pub what: What,
-    /// When its outage began.
-    pub since: Moment,
-    /// The backends that are down for its sake, or, of a disk, that it hinders; in order.
-    pub impairs: Vec<usize>,
-    /// What it needs and was down when it went, or since, and is up again: then it is left over. Empty for a root.
-    pub after: Vec<usize>,
-    /// What it can do without and is down as well.
-    pub uses: Vec<usize>,
-    /// The backends that have seen it fail; empty for a backend.
-    pub seen_by: Vec<usize>,
-}
-
-impl Head {
-    /// Whether it is a root cause, and not only left over.
-    pub fn is_root(&self) -> bool {
-        self.after.is_empty()
-    }
-}
-
-/// What heads others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
-    /// A backend.
-    Backend(usize),
-    /// A part of this host.
-    Here(Shared),
 }
 
 #[derive(Clone, Copy, Debug)]

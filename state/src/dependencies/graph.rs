@@ -67,6 +67,13 @@ impl Graph {
         self.required.is_empty()
     }
 
+    /// Whether anything is declared of a backend: what it depends on, or who needs it.
+    pub fn is_bound(&self, backend: usize) -> bool {
+        let sets = [&self.needs, &self.needed_by];
+        let is_some = |sets: &&Vec<Set>| sets.get(backend).is_some_and(|set| set.meets(set));
+        sets.iter().any(is_some) || !self.optional(backend).is_empty()
+    }
+
     /// All backends, each after those that it needs.
     pub fn dependencies_first(&self) -> &[usize] {
         &self.order
