@@ -118,19 +118,20 @@ fn because(roster: &Roster, head: &Head, together: &[usize]) -> String {
         What::Here(shared) => return shared_because(roster, shared, head),
         What::Backend(at) => at,
     };
-    let mut because = "it is down, and nothing that it depends on was when it went".to_owned();
+    let mut because =
+        vec!["it is down, and nothing that it depends on was when it went".to_owned()];
     if !head.uses.is_empty() {
         let uses = roster.names(&head.uses).join(", ");
-        because.push_str(&format!("; what it uses and can do without is down as well: {uses}"));
+        because.push(format!("what it uses and can do without is down as well: {uses}"));
     }
     if !together.is_empty() {
         let host = host_of(roster, at);
         let same = together.iter().all(|other| host_of(roster, *other) == host);
         let same = if same { " on the same host" } else { "" };
         let others = roster.names(together).join(", ");
-        because.push_str(&format!("; it went within 5 s of {others}{same}"));
+        because.push(format!("it went within 5 s of {others}{same}"));
     }
-    because
+    because.join("; ")
 }
 
 fn shared_because(roster: &Roster, shared: Shared, head: &Head) -> String {

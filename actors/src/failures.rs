@@ -27,12 +27,12 @@ impl Failures {
     pub(crate) fn add(&self, fault: Fault, now: Moment, is_over: impl Fn(Moment) -> bool) {
         let mut run = self.0.lock();
         let before = run.filter(|run| !is_over(run.began));
-        let blamed = before.and_then(|run| run.blames);
+        let earlier = before.and_then(|run| run.blames);
         let blames = match fault {
-            Fault::Unclear => blamed,
+            Fault::Unclear => earlier,
             Fault::Backend | Fault::Overload => None,
             Fault::Here(shared) => {
-                blamed.filter(|(before, _)| *before == shared).or(Some((shared, now)))
+                earlier.filter(|(before, _)| *before == shared).or(Some((shared, now)))
             }
         };
         *run = Some(Run { began: before.map_or(now, |run| run.began), blames });

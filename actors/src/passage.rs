@@ -89,6 +89,7 @@ impl Barred {
 }
 
 /// See the [module](self).
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one attempt")]
 pub struct Passage {
     circuit: Arc<Circuit>,
     open: Mutex<Option<Open>>,

@@ -49,7 +49,7 @@ impl Roster {
 
     /// The place of a backend.
     pub(crate) fn place(&self, shared: &BackendShared) -> Option<usize> {
-        self.entries.iter().position(|entry| std::ptr::eq(&*entry.shared, shared))
+        self.entries.iter().position(|entry| std::ptr::eq(Arc::as_ptr(&entry.shared), shared))
     }
 
     /// The names of backends by their places.

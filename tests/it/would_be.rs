@@ -34,7 +34,8 @@ fn overload_codes_of_clickhouse_bring_the_limit_to_what_the_server_takes() {
         .set("backends.clickhouse.breaker.failure_threshold", 1_000_000)
         .start();
     let would_be = || {
-        let calls = &daemon.status("clickhouse")["calls"];
+        let (_, backend) = daemon.get("/v1/backends/clickhouse");
+        let calls = &backend["calls"];
         assert_eq!(calls["in_flight_limit"], 256);
         calls["in_flight_limit_would_be"]["read"].as_u64()
     };
