@@ -1,6 +1,6 @@
 //! A connected socket, plain or under TLS.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{io, path::Path};
 
 use fusebox_state::dependencies::{Fault, Shared};
 use nix::errno::Errno;
@@ -80,17 +80,9 @@ impl Dial<'_> {
     pub(crate) async fn connect(self) -> Result<Box<dyn Stream>, DialError> {
         let Self { address, host, port, tls, ca_file, protocols, resets } = self;
         let failed = |error| DialError::connect(address.clone(), error);
-        let stream = match host.parse::<IpAddr>() {
-            Ok(host) => TcpStream::connect((host, port)).await,
-            Err(_) => {
-                let unknown = Fault::Here(Shared::Dns);
-                let found = lookup_host((host, port)).await;
-                let found =
-                    found.map_err(|error| DialError::Connect(address.clone(), error, unknown))?;
-                TcpStream::connect(&*found.collect::<Vec<_>>()).await
-            }
-        };
-        let stream = stream.map_err(failed)?;
+        let nowhere = |error| DialError::Connect(address.clone(), error, Fault::Here(Shared::Dns));
+        let found: Vec<_> = lookup_host((host, port)).await.map_err(nowhere)?.collect();
+        let stream = TcpStream::connect(&*found).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         if resets {
             stream.set_zero_linger().map_err(failed)?;
