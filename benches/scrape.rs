@@ -118,6 +118,7 @@ fn settings(name: &str) -> BackendSettings {
         kind: "stub",
         critical: false,
         depends_on: Vec::new(),
+        depends_on_optional: Vec::new(),
         timeout: seconds(5),
         breaker: BreakerSettings {
             failure_threshold: 5,

@@ -342,13 +342,16 @@ fn check_dependencies(
     left_out: &[String],
     checker: &mut Checker,
 ) {
-    let edges: BTreeMap<&str, &[String]> = backends
-        .iter()
-        .map(|backend| (backend.settings.name.as_str(), backend.settings.depends_on.as_slice()))
-        .collect();
-    for (name, needed) in &edges {
-        for other in *needed {
-            let key = format!("backends.{name}.depends_on");
+    let mut edges: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for BackendConfig { settings, .. } in backends {
+        let name = settings.name.as_str();
+        let lists = [
+            ("depends_on", &settings.depends_on),
+            ("depends_on_optional", &settings.depends_on_optional),
+        ];
+        for (list, other) in lists.iter().flat_map(|(list, on)| on.iter().map(|on| (*list, on))) {
+            let key = format!("backends.{name}.{list}");
+            let on = edges.entry(name).or_default();
             if left_out.contains(other) {
                 checker.problem(&key, format_args!("names {other:?}, which is not enabled"));
             } else if !enabled.contains(other) {
@@ -359,7 +362,10 @@ fn check_dependencies(
                         enabled.join(", ")
                     ),
                 );
+            } else if list != "depends_on" && settings.depends_on.contains(other) {
+                checker.problem(&key, format_args!("names {other:?}, which depends_on names too"));
             }
+            on.push(other);
         }
     }
     if let Some(cycle) = depends::cycle(&edges) {

@@ -57,6 +57,8 @@ pub enum BackendMessage {
     Reset(RpcReplyPort<Result<(), String>>),
     /// Goes half-open now; answers whether it did.
     Recover(RpcReplyPort<bool>),
+    /// What it depends on is back: goes half-open, unless it may not by itself.
+    DependencyReturned,
     /// Goes offline or comes back; answered once that is synced, or why it is not.
     SetOffline {
         /// Offline, or else online.
@@ -177,6 +179,7 @@ impl Actor for BackendActor {
                 state.drain_outbox();
                 answer(reply, tried);
             }
+            BackendMessage::DependencyReturned => state.dependency_returned(now),
             BackendMessage::SetOffline { offline, reply } => state.set_offline(offline, reply),
             BackendMessage::CapOpenTime(cap) => {
                 state.args.shared.circuit.breaker.cap_open_time(cap, now);
@@ -236,6 +239,13 @@ impl BackendState {
         let circuit = &self.args.shared.circuit;
         let transition = circuit.breaker.recover(now);
         transition.map(|transition| circuit.publish(transition)).is_some()
+    }
+
+    fn dependency_returned(&mut self, now: Moment) {
+        let circuit = &self.args.shared.circuit;
+        if let Some(transition) = circuit.breaker.dependency_returned(now) {
+            circuit.publish(transition);
+        }
     }
 
     fn set_offline(&mut self, offline: bool, reply: RpcReplyPort<Result<(), String>>) {

@@ -15,6 +15,7 @@ use crate::{
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
     queue::{self, Overlaid},
+    roster::Roster,
     start::{BackendSpec, retarget_alert},
     view,
 };
@@ -39,7 +40,7 @@ pub enum AdminError {
 /// One backend as doors and operators use it.
 pub struct Backend {
     pub(crate) entry: BackendEntry,
-    pub(crate) entries: Arc<[BackendEntry]>,
+    pub(crate) entries: Arc<Roster>,
     pub(crate) health: ActorRef<HealthMessage>,
 }
 

@@ -26,6 +26,8 @@ use tokio::sync::Notify;
 use crate::{
     clock::Clock,
     connector::AttemptError,
+    failures::{Failures, Run},
+    limits::Limits,
     metrics::BackendMetrics,
     passage::outstanding::{GivenUp, Outstanding, Outstandings},
     recent::Recent,
@@ -79,6 +81,9 @@ pub struct Circuit {
     pub restarts: AtomicU32,
     /// The last minute.
     pub(crate) recent: Recent,
+    failures: Failures,
+    /// What adaptive limits would be.
+    pub(crate) limits: Limits,
     /// The attempts that have not ended.
     pub(crate) outstanding: Outstandings,
     calls: AtomicU32,
@@ -118,6 +123,8 @@ impl Circuit {
             changed: Notify::new(),
             restarts: AtomicU32::new(0),
             recent: Recent::default(),
+            failures: Failures::default(),
+            limits: Limits::default(),
             outstanding: Outstandings::new(),
             calls: AtomicU32::new(0),
             outbox: Mutex::default(),
@@ -206,6 +213,7 @@ impl Circuit {
     }
 
     fn note(&self, error: &AttemptError, trace_id: Option<u128>) {
+        self.failures.add(error.fault, self.clock.now(), |then| self.was_heard_since(then));
         self.breaker.note_error(ErrorRecord {
             at: self.clock.unix(),
             code: error.known_code().chars().take(64).collect(),
@@ -276,6 +284,16 @@ impl Circuit {
     /// Whether an attempt was answered since then.
     pub fn answered_since(&self, then: Moment) -> bool {
         self.outstanding.answered_since(then)
+    }
+
+    /// Whether anything was heard of it since then: an attempt or a ping was answered.
+    fn was_heard_since(&self, then: Moment) -> bool {
+        self.answered_since(then) || self.answered_at.load(Ordering::Relaxed) > then.as_millis()
+    }
+
+    /// Its failures since it was last heard of.
+    pub(crate) fn failing(&self) -> Option<Run> {
+        self.failures.now(|then| self.was_heard_since(then))
     }
 
     /// Notes when the next ping is sent; `None` while one is on its way.

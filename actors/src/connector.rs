@@ -12,7 +12,7 @@
 use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict, limit::Rule};
 
 use crate::trace::context::PassedOn;
 pub use crate::{
@@ -489,6 +489,12 @@ pub trait Connector: Any + Send + Sync {
     /// The outcome of these tokens is known and every attempt that bore one was answered: their markers may
     /// go. Best effort, in the background.
     fn forget_tokens(&self, tokens: Vec<OpId>);
+
+    /// By what an adaptive limit on its attempts goes: by response times, unless these depend on what is asked more than
+    /// on how much there is to do.
+    fn limit_rule(&self) -> Rule {
+        Rule::Gradient
+    }
 
     /// What it shows of itself.
     fn status(&self) -> ConnectorStatus;

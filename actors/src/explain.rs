@@ -10,8 +10,9 @@ use fusebox_state::{
 };
 
 use crate::{
-    backend_entry::BackendEntry,
     backend_shared::BackendShared,
+    dependencies,
+    roster::Roster,
     view::{BreakerView, ExplainView, QueueView, RecentView, TraceView},
 };
 
@@ -23,7 +24,7 @@ const LOOKED_THROUGH: usize = 200;
 
 impl BackendShared {
     /// Why the breaker is in its state; `entries` are all backends, for what impairs it.
-    pub(crate) fn explain(&self, entries: &[BackendEntry]) -> ExplainView {
+    pub(crate) fn explain(&self, entries: &Roster) -> ExplainView {
         let clock = self.circuit.clock;
         let shot = self.circuit.breaker.snapshot(clock.now());
         let breaker = self.breaker_view();
@@ -43,6 +44,7 @@ impl BackendShared {
             ours(waiting(&queue)),
             ours(answers(&recent)),
             ours(told.impaired(entries)),
+            ours(told.limits()),
         ];
         let alerts = self.alerts();
         let alerts = alerts.iter().map(|alert| alert.within(|text| format!("Alert: {text}.")));
@@ -223,6 +225,9 @@ impl Sentences<'_> {
             Reason::PingsAnswered => {
                 "It went half-open because its pings are answered again".to_owned()
             }
+            Reason::DependencyReturned => {
+                "It went half-open because what it depends on is back".to_owned()
+            }
             Reason::ForcedRecovery => {
                 "It went half-open because an operator asked for a recovery".to_owned()
             }
@@ -341,11 +346,34 @@ impl Sentences<'_> {
         lasting(until.since(self.now))
     }
 
-    fn impaired(&self, entries: &[BackendEntry]) -> Vec<String> {
-        let causes = self.shared.impaired_by(entries);
-        match causes.as_slice() {
+    fn impaired(&self, entries: &Roster) -> Vec<String> {
+        let causes = entries.impaired_by(self.shared);
+        let mut told = match causes.as_slice() {
             [] => Vec::new(),
             causes => vec![format!("It depends on what is down: {}.", causes.join(", "))],
+        };
+        told.extend(
+            entries
+                .place(self.shared)
+                .into_iter()
+                .flat_map(|at| dependencies::told_of(entries, at)),
+        );
+        told
+    }
+
+    /// What adaptive limits would be, beside the one that holds.
+    fn limits(&self) -> Vec<String> {
+        let would_be = self.shared.would_be();
+        let classes = [("reads", would_be.read), ("writes", would_be.write)];
+        let known = classes.iter().filter_map(|(of, limit)| Some(format!("{} {of}", (*limit)?)));
+        let known: Vec<String> = known.collect();
+        let max = self.shared.circuit.bulkhead.max();
+        match known.as_slice() {
+            [] => Vec::new(),
+            known => vec![format!(
+                "At most {max} attempts are in flight at once; an adaptive limit, which is only shown, would be {}.",
+                known.join(" and ")
+            )],
         }
     }
 

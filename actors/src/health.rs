@@ -9,7 +9,7 @@
 //!     +-- WatchDue, four times a second: is an attempt overdue?
 //! ```
 //!
-//! Pings are in `health/pings.rs`, and what tells that a backend does not answer in `health/watch.rs`.
+//! Pings are in `health/pings.rs`, who is down for whose sake is in `health/causes.rs`, and what tells that a backend does not answer in `health/watch.rs`.
 //!
 //! An actor that panics is restarted with backoff; five restarts within a minute mark its backend down
 //! and leave the others running. If health itself dies, the process must exit.
@@ -28,6 +28,7 @@ use std::{
 
 use fusebox_state::{
     Moment,
+    dependencies::{Causes, Findings},
     system::{Assessment, BackendCondition, HOLD, SystemState, Tracker, assess},
 };
 use parking_lot::RwLock;
@@ -41,6 +42,7 @@ use crate::{
     clock::Clock,
     event::{EventBus, EventKind},
     recovery::{RecoveryActor, RecoveryArgs, RecoveryMessage},
+    roster::Roster,
     settings::PingSettings,
     system::SystemFlags,
 };
@@ -58,6 +60,7 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// The first restart's backoff; doubles up to 32 times that.
 const RESTART_BACKOFF: Duration = Duration::from_millis(50);
 
+mod causes;
 mod pings;
 mod watch;
 
@@ -143,7 +146,7 @@ impl HealthBoard {
     pub fn new(now: Moment) -> Self {
         Self {
             found: RwLock::new(Found {
-                assessment: assess(&[]),
+                assessment: assess(&[], &Findings::default()),
                 state: SystemState::Healthy,
                 since: now,
             }),
@@ -163,7 +166,7 @@ pub struct HealthActor;
 /// What it starts from.
 pub struct HealthArgs {
     /// The backends, in the order of the configuration.
-    pub entries: Arc<[BackendEntry]>,
+    pub entries: Arc<Roster>,
     /// Where events go.
     pub bus: EventBus,
     /// The system state, which health alone writes.
@@ -196,6 +199,7 @@ pub struct HealthState {
     watched: Vec<Watched>,
     recovery_restarts: VecDeque<Moment>,
     tracker: Tracker,
+    causes: Causes,
 }
 
 impl Actor for HealthActor {
@@ -225,6 +229,7 @@ impl Actor for HealthActor {
             watched,
             recovery_restarts: VecDeque::new(),
             tracker: Tracker::default(),
+            causes: Causes::default(),
         };
         let backends = Arc::clone(&state.args.entries);
         for backend in backends.iter() {
@@ -307,13 +312,10 @@ impl HealthState {
     fn assess(&mut self, myself: &ActorRef<HealthMessage>) {
         let now = self.args.clock.now();
         self.args.board.heartbeat.store(now.as_millis(), Ordering::Relaxed);
-        let conditions: Vec<_> = self
-            .args
-            .entries
-            .iter()
-            .map(|entry| condition(&entry.shared, &self.args.entries))
-            .collect();
-        let assessment = assess(&conditions);
+        let findings = self.find_causes(now);
+        let conditions: Vec<_> =
+            self.args.entries.iter().map(|entry| condition(&entry.shared)).collect();
+        let assessment = assess(&conditions, &findings);
         let change = self.tracker.observe(assessment.state, now);
         let state = self.tracker.state();
         if let Some(wait) = self.tracker.next_look().map(|at| at.since(now))
@@ -479,7 +481,7 @@ impl HealthState {
 }
 
 /// What the system state needs to know of a backend.
-pub(crate) fn condition(shared: &BackendShared, entries: &[BackendEntry]) -> BackendCondition {
+pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
     let circuit = &shared.circuit;
     let (state, offline) = circuit.breaker.state();
     let forced = circuit.breaker.forced_since().is_some();
@@ -496,7 +498,6 @@ pub(crate) fn condition(shared: &BackendShared, entries: &[BackendEntry]) -> Bac
         critical: circuit.settings.load().critical,
         operational: circuit.breaker.is_operational(),
         cause,
-        impaired_by: shared.impaired_by(entries),
         full,
         queue_percent,
         store_trouble: shared

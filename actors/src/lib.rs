@@ -26,14 +26,17 @@ mod call_path;
 pub mod circuit;
 pub mod clock;
 pub mod connector;
+mod dependencies;
 mod error_code;
 pub mod event;
 mod explain;
+mod failures;
 pub mod health;
 mod history;
 pub mod import;
 mod kept_cache;
 mod lenient;
+mod limits;
 pub mod metrics;
 pub mod passage;
 mod pieces;
@@ -41,6 +44,7 @@ pub mod queue;
 mod recent;
 pub mod recovery;
 mod refusal;
+mod roster;
 mod scrape;
 pub mod settings;
 mod show;
@@ -68,6 +72,7 @@ use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use metrics::Metrics;
 pub use passage::{Barred, outstanding::Outstanding};
 use recovery::RecoveryMessage;
+use roster::Roster;
 pub use settings::{
     BackendSettings, DeadLetterPolicy, PingSettings, SystemSettings, WriteFallback,
 };
@@ -94,7 +99,7 @@ pub enum StartError {
 pub struct Fusebox(Arc<Core>);
 
 struct Core {
-    entries: Arc<[BackendEntry]>,
+    entries: Arc<Roster>,
     backends: Vec<Arc<Backend>>,
     settings: ArcSwap<SystemSettings>,
     bus: EventBus,
@@ -149,7 +154,7 @@ impl Fusebox {
             entries.push(BackendEntry::new(shared));
         }
         tell_daemon(&bus, clock, "started");
-        let entries: Arc<[BackendEntry]> = entries.into();
+        let entries = Arc::new(Roster::new(entries));
         let stray_stores = start::stray_stores(&settings.state_dir, &entries);
         let board = Arc::new(HealthBoard::new(clock.now()));
         let recovery = Arc::new(ArcSwapOption::empty());
@@ -243,12 +248,18 @@ impl Fusebox {
             stray_stores: self.0.stray_stores.clone(),
             traces: self.0.sink.as_ref().map(|sink| sink.counts()),
             recovery,
+            root_causes: dependencies::root_causes(entries, self.0.clock),
             doors: Vec::new(),
             backends: entries
                 .iter()
                 .map(|entry| (entry.shared.circuit.name.clone(), entry.shared.view(entries)))
                 .collect(),
         }
+    }
+
+    /// GET /v1/dependencies.
+    pub fn dependencies(&self) -> view::DependenciesView {
+        dependencies::view(&self.0.entries, self.0.clock)
     }
 
     /// Whether the actors' own loop runs: health has looked around within the last few seconds.
@@ -340,6 +351,7 @@ impl Fusebox {
         if !failures.is_empty() {
             return Err(AdminError::Failed(format!("in part: {}", failures.join("; "))));
         }
+        self.0.entries.redraw();
         drop(self.0.health.send_message(HealthMessage::SetPings(settings.pings)));
         self.0.settings.store(Arc::new(settings));
         Ok(changed)
@@ -394,6 +406,7 @@ impl Fusebox {
                 (found.state, found.assessment.operational_percent)
             };
             metrics.set_system(state, percent);
+            dependencies::set_gauges(&self.0.entries, metrics);
             metrics.set_spans(self.0.sink.as_ref().map(|sink| sink.counts()).unwrap_or_default());
             self.0.entries.iter().for_each(|entry| entry.shared.read_gauges());
         })

@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 use fusebox_state::{
     Verdict,
     breaker::{Reason, State, Transition},
+    dependencies::Shared,
     system::SystemState,
 };
 use prometheus_client::{
@@ -37,8 +38,8 @@ mod text;
 
 use exemplar::{TracedHistogram, observe};
 use families::{
-    CallLabels, EventLabels, Families, OneBackend, OutcomeLabels, ResultLabels, SpanLabels,
-    SystemLabels, TransitionLabels,
+    CallLabels, CauseLabels, EventLabels, Families, ImpairedLabels, OneBackend, OutcomeLabels,
+    ResultLabels, SpanLabels, SystemLabels, TransitionLabels,
 };
 pub(crate) use gauges::BREAKER_STATES;
 use gauges::BackendGauges;
@@ -48,13 +49,15 @@ pub use text::Format;
 
 /// The transitions that come without an operator. They are counted from 0, so that the first of each is
 /// seen as an increase.
-const TRANSITIONS: [(State, State, Reason); 10] = [
+const TRANSITIONS: [(State, State, Reason); 12] = [
     (State::Closed, State::Open, Reason::FailureRate),
     (State::Closed, State::Open, Reason::Burst),
     (State::Closed, State::Open, Reason::PingsFailed),
     (State::Closed, State::Open, Reason::SlowCalls),
     (State::Open, State::HalfOpen, Reason::RecoveryTimeout),
     (State::Open, State::HalfOpen, Reason::ForcedRecovery),
+    (State::Open, State::HalfOpen, Reason::PingsAnswered),
+    (State::Open, State::HalfOpen, Reason::DependencyReturned),
     (State::HalfOpen, State::Open, Reason::ProbeFailed),
     (State::HalfOpen, State::Open, Reason::ProbeSlow),
     (State::HalfOpen, State::Open, Reason::ProbeTimeout),
@@ -123,6 +126,24 @@ impl Metrics {
             .config_overrides
             .get_or_create(&labels)
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets which parts of this host fail, and by whom each backend is impaired, if it is.
+    pub(crate) fn set_causes<'a>(
+        &self,
+        fails: impl Fn(Shared) -> bool,
+        impaired: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+    ) {
+        for shared in Shared::ALL {
+            let labels = CauseLabels { cause: shared.as_str() };
+            self.0.host_causes.get_or_create(&labels).set(i64::from(fails(shared)));
+        }
+        self.0.impaired.clear();
+        for (backend, by) in impaired {
+            let impaired_by = by.unwrap_or_default().to_owned();
+            let labels = ImpairedLabels { backend: backend.to_owned(), impaired_by };
+            self.0.impaired.get_or_create(&labels).set(i64::from(by.is_some()));
+        }
     }
 
     /// Sets the metrics of wire doors.

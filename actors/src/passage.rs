@@ -38,6 +38,7 @@ use fusebox_state::{
     ErrorClass, Moment, Outcome, Verdict,
     breaker::{KeptPermit, Rejected, State},
     bulkhead::Kept,
+    dependencies::Fault,
 };
 use parking_lot::Mutex;
 
@@ -88,6 +89,7 @@ impl Barred {
 }
 
 /// See the [module](self).
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one attempt")]
 pub struct Passage {
     circuit: Arc<Circuit>,
     open: Mutex<Option<Open>>,
@@ -97,6 +99,9 @@ pub struct Passage {
     is_quiet: bool,
     /// Whether how long it takes says something of the backend.
     is_timed: bool,
+    is_write: bool,
+    /// Attempts in flight when it began, itself included.
+    in_flight: u32,
     began: Reading,
     /// What the wire said last; see [`code`].
     said: AtomicU8,
@@ -133,6 +138,8 @@ impl Passage {
             is_probe,
             is_quiet: failed_before && !is_probe,
             is_timed: true,
+            is_write: false,
+            in_flight: circuit.bulkhead.in_flight(),
             began,
             said: AtomicU8::new(code(Verdict::Neutral)),
             counted: AtomicBool::new(false),
@@ -146,10 +153,32 @@ impl Passage {
         self
     }
 
+    /// The same as a write.
+    #[must_use]
+    pub(crate) fn writing(mut self, is_write: bool) -> Self {
+        self.is_write = is_write;
+        self
+    }
+
     /// Counts it, which happens once.
-    pub(crate) fn count(&self, verdict: Verdict, took: Duration, exemplar: Option<Exemplar>) {
-        if !self.counted.swap(true, Ordering::Relaxed) {
-            self.circuit.metrics.attempt(verdict, took, exemplar);
+    pub(crate) fn count(
+        &self,
+        verdict: Verdict,
+        fault: Option<Fault>,
+        took: Duration,
+        exemplar: Option<Exemplar>,
+    ) {
+        if self.counted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.circuit.metrics.attempt(verdict, took, exemplar);
+        let (limits, in_flight) = (&self.circuit.limits, self.in_flight);
+        match verdict {
+            Verdict::Success if self.is_timed => limits.answered(self.is_write, took, in_flight),
+            Verdict::Failure if fault == Some(Fault::Overload) => {
+                limits.overloaded(self.is_write, in_flight);
+            }
+            _ => {}
         }
     }
 
@@ -218,7 +247,7 @@ impl Passage {
         if said == Verdict::Neutral {
             return;
         }
-        self.count(said, ended.since(self.began), None);
+        self.count(said, None, ended.since(self.began), None);
         let error = (told == Verdict::Failure).then(|| {
             let message = "its caller had left, and no answer came";
             AttemptError::own(ErrorClass::Unknown, OwnCode::Unanswered, message)

@@ -11,7 +11,7 @@
 //! clock, does not guard against overlap and forgets a stalled repeated job; here a job only casts a
 //! message, and what it brings about would happen without it, only later.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -23,6 +23,7 @@ use crate::{
     backend_shared::BackendShared,
     event::EventBus,
     kept_cache,
+    roster::Roster,
     system::SystemFlags,
 };
 
@@ -45,7 +46,7 @@ pub struct RecoveryActor;
 /// What it starts from.
 pub struct RecoveryArgs {
     /// The backends, in the order of the configuration.
-    pub entries: Arc<[BackendEntry]>,
+    pub entries: Arc<Roster>,
     /// Where events go.
     pub bus: EventBus,
     /// The system state.
@@ -197,7 +198,7 @@ impl RecoveryState {
     fn recover(&self, only: Option<BackendEntry>, reply: RpcReplyPort<Vec<String>>) {
         let order = match only {
             Some(entry) => vec![entry],
-            None => dependencies_first(&self.args.entries),
+            None => self.args.entries.dependencies_first(),
         };
         tokio::spawn(async move {
             let mut recovered = Vec::new();
@@ -213,26 +214,4 @@ impl RecoveryState {
             answer(reply, recovered);
         });
     }
-}
-
-/// The backends, each after those that it depends on. The configuration refuses cycles.
-pub(crate) fn dependencies_first(entries: &[BackendEntry]) -> Vec<BackendEntry> {
-    let mut placed = BTreeSet::new();
-    let mut order: Vec<BackendEntry> = Vec::with_capacity(entries.len());
-    while order.len() < entries.len() {
-        let before = order.len();
-        for entry in entries {
-            let settings = entry.shared.circuit.settings.load();
-            let ready = settings.depends_on.iter().all(|name| placed.contains(name));
-            if ready && placed.insert(settings.name.clone()) {
-                order.push(entry.clone());
-            }
-        }
-        if order.len() == before {
-            // A cycle, which cannot be: take the rest as it comes rather than loop.
-            let rest = entries.iter().filter(|it| !placed.contains(&it.shared.circuit.name));
-            order.extend(rest.cloned().collect::<Vec<_>>());
-        }
-    }
-    order
 }

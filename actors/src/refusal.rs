@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, Words};
+use fusebox_state::{ErrorClass, Words, dependencies::Fault};
 
 use crate::error_code::{ErrorCode, OwnCode, known_code};
 
@@ -39,6 +39,8 @@ pub struct AttemptError {
     pub unclassified: bool,
     /// How long the backend asks to be left alone.
     pub retry_after: Option<Duration>,
+    /// What it says of where the fault lies.
+    pub fault: Fault,
 }
 
 /// Shows what everybody may see: neither the words nor the reply of the server.
@@ -74,9 +76,16 @@ impl AttemptError {
     }
 
     /// An error of fusebox's own, without words from the server. In doubt where its class is unknown or
-    /// ambiguous.
+    /// ambiguous. One that the backend has answered with blames the backend, unless it [says more](Self::blaming).
     pub fn own(class: ErrorClass, code: impl Into<ErrorCode>, message: impl Into<Words>) -> Self {
         let in_doubt = matches!(class, ErrorClass::Unknown | ErrorClass::Ambiguous);
+        let fault = match class {
+            ErrorClass::Rejected
+            | ErrorClass::Conflict
+            | ErrorClass::BlockedServer
+            | ErrorClass::BlockedObject => Fault::Backend,
+            ErrorClass::NotExecuted | ErrorClass::Unknown | ErrorClass::Ambiguous => Fault::Unclear,
+        };
         Self {
             class,
             doubt: in_doubt.then(Bytes::new),
@@ -85,7 +94,14 @@ impl AttemptError {
             reply: None,
             unclassified: false,
             retry_after: None,
+            fault,
         }
+    }
+
+    /// The same, which says this of where the fault lies.
+    #[must_use]
+    pub fn blaming(self, fault: Fault) -> Self {
+        Self { fault, ..self }
     }
 }
 

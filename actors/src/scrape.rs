@@ -30,6 +30,9 @@ impl BackendShared {
         flag(&gauges.fallbacks_active, !breaker.is_operational());
         set(&gauges.in_flight, circuit.bulkhead.in_flight().into());
         set(&gauges.in_flight_limit, circuit.bulkhead.max().into());
+        let would_be = self.would_be();
+        set(&gauges.would_be_read, would_be.read.unwrap_or(0).into());
+        set(&gauges.would_be_write, would_be.write.unwrap_or(0).into());
         let restarts = circuit.restarts.load(Ordering::Relaxed).into();
         gauges.restarts.inner().store(restarts, Ordering::Relaxed);
         let cache = self.cache.load();

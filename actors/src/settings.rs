@@ -70,6 +70,8 @@ pub struct BackendSettings {
     pub critical: bool,
     /// The names of the backends that it needs.
     pub depends_on: Vec<String>,
+    /// The names of the backends that it uses and can do without.
+    pub depends_on_optional: Vec<String>,
     /// The longest that one attempt may take.
     pub timeout: Duration,
     /// The breaker.

@@ -11,14 +11,14 @@ use fusebox_state::{
 };
 
 use crate::{
-    backend_entry::BackendEntry,
     backend_shared::BackendShared,
     recent::Sample,
+    roster::Roster,
     settings::BackendSettings,
     trace,
     view::{
         BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ForcedView, QueuePage,
-        QueueView, QueuedCallView,
+        QueueView, QueuedCallView, WouldBeView,
     },
 };
 
@@ -88,8 +88,15 @@ impl BackendShared {
             retries: metrics.retried.get(),
             success_rate,
             in_flight: self.circuit.bulkhead.in_flight(),
+            in_flight_limit: self.circuit.bulkhead.max(),
+            in_flight_limit_would_be: self.would_be(),
             response_ms: metrics.times.since_start(),
         }
+    }
+
+    pub(crate) fn would_be(&self) -> WouldBeView {
+        let limits = &self.circuit.limits;
+        WouldBeView { read: limits.would_be(false), write: limits.would_be(true) }
     }
 
     /// What an operator must act on.
@@ -128,9 +135,11 @@ impl BackendShared {
         sample
     }
 
-    /// Keeps a reading; to be called about every second.
+    /// Keeps a reading, and follows what limits would be; to be called about every second.
     pub(crate) fn keep_sample(&self) {
         self.circuit.recent.keep(self.sample());
+        let rule = self.connector.load().limit_rule();
+        self.circuit.limits.look(rule, self.circuit.clock.now());
     }
 
     /// The 99th percentile of the last minute's response times; `None` if there was no attempt.
@@ -182,7 +191,7 @@ impl BackendShared {
     }
 
     /// The backend in full; `entries` are all of them, for what impairs it.
-    pub(crate) fn view(&self, entries: &[BackendEntry]) -> BackendView {
+    pub(crate) fn view(&self, entries: &Roster) -> BackendView {
         let settings = self.circuit.settings.load();
         let connector = self.connector.load();
         let sample = self.sample();
@@ -200,7 +209,7 @@ impl BackendShared {
             queue: self.queue_view(&settings, &sample),
             connector: connector.status(),
             depends_on: settings.depends_on.clone(),
-            impaired_by: self.impaired_by(entries),
+            impaired_by: entries.impaired_by(self),
             restarts: self.circuit.restarts.load(Ordering::Relaxed),
             recent: self.circuit.recent.view(&sample),
             next_ping_at: self.circuit.next_ping().map(|at| self.circuit.clock.to_unix(at)),
@@ -208,7 +217,7 @@ impl BackendShared {
     }
 
     /// The backend in short.
-    pub(crate) fn health_view(&self, entries: &[BackendEntry]) -> BackendHealthView {
+    pub(crate) fn health_view(&self, entries: &Roster) -> BackendHealthView {
         let (state, offline) = self.circuit.breaker.state();
         BackendHealthView {
             breaker: state.into(),
@@ -216,27 +225,8 @@ impl BackendShared {
             critical: self.circuit.settings.load().critical,
             offline,
             queued: self.queue.waiting(),
-            impaired_by: self.impaired_by(entries),
+            impaired_by: entries.impaired_by(self),
         }
-    }
-
-    /// The root causes among what it depends on: those that are down and whose own dependencies are
-    /// not.
-    pub(crate) fn impaired_by(&self, entries: &[BackendEntry]) -> Vec<String> {
-        let mut causes = Vec::new();
-        for name in &self.circuit.settings.load().depends_on {
-            let Some(on) = entries.iter().find(|entry| entry.shared.circuit.name == *name) else {
-                continue;
-            };
-            let deeper = on.shared.impaired_by(entries);
-            if deeper.is_empty() && !on.shared.circuit.breaker.is_operational() {
-                causes.push(name.clone());
-            }
-            causes.extend(deeper);
-        }
-        causes.sort();
-        causes.dedup();
-        causes
     }
 
     /// A page of the queue, in order of acceptance.

@@ -26,8 +26,10 @@ use crate::{
 
 use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 
+mod dependencies;
 mod kinds;
 mod lanes;
+mod limits;
 mod places;
 mod scripted;
 mod store;
@@ -47,6 +49,7 @@ fn settings(name: &str) -> BackendSettings {
         kind: "scripted",
         critical: false,
         depends_on: Vec::new(),
+        depends_on_optional: Vec::new(),
         timeout: ms(100),
         breaker: BreakerSettings {
             failure_threshold: 3,

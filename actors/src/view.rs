@@ -18,8 +18,10 @@ use serde::{Deserialize, Deserializer};
 pub use crate::lenient::Lenient;
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
+mod dependencies;
 mod door;
 
+pub use dependencies::{DependenciesView, EdgeView, NodeView, RootCauseView};
 pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
 
 /// GET /health.
@@ -76,6 +78,8 @@ pub struct ResilienceView {
     pub active_fallbacks: Vec<String>,
     /// Stores in the state directory whose backend is not configured: what waits in them waits on.
     pub stray_stores: Vec<String>,
+    /// What others are down for the sake of, those that went first first.
+    pub root_causes: Vec<RootCauseView>,
     /// Recoveries by force, by timer and their results.
     pub recovery: RecoveryView,
     /// What became of spans, where traces are exported.
@@ -255,8 +259,22 @@ pub struct CallsView {
     pub success_rate: f64,
     /// Attempts on the wire now.
     pub in_flight: u32,
+    /// The most attempts on the wire at once.
+    pub in_flight_limit: u32,
+    /// What an adaptive limit in its place would be. It limits nothing.
+    pub in_flight_limit_would_be: WouldBeView,
     /// Response times in milliseconds, over all attempts since the start.
     pub response_ms: PercentilesView,
+}
+
+/// What adaptive limits would be, a class each; `None` while there was too little traffic to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct WouldBeView {
+    /// Of reads.
+    pub read: Option<u32>,
+    /// Of writes.
+    pub write: Option<u32>,
 }
 
 /// Percentiles.

@@ -69,6 +69,7 @@ mod allocations {
             kind: "nothing",
             critical: false,
             depends_on: Vec::new(),
+            depends_on_optional: Vec::new(),
             timeout: second,
             breaker: BreakerSettings {
                 failure_threshold: 3,

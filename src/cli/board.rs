@@ -121,6 +121,7 @@ fn columns(view: &ResilienceView) -> Vec<Column> {
         column("P99 MS", "p99 ? ms", 4, true, &|it| millis(it.recent.response_ms.p99)),
         column("ANSWERS", "?", 11, false, &answers),
         column("CACHED", "? cached", 12, true, &|it| Cell::plain(it.cache.entries.to_string())),
+        column("LIMIT", "limit ?", 14, true, &limit),
         column("QUEUED", "? queued", 0, true, &queued),
         column("OLDEST", "oldest ?", 7, false, &oldest),
         column("REPLAY", "?", 3, false, &drains),
@@ -261,6 +262,20 @@ fn answers(backend: &BackendView) -> Cell {
         })
         .collect();
     Cell { text: words.join(" "), tone: if of("error") > 0 { Tone::Bad } else { Tone::Plain } }
+}
+
+/// The most attempts in flight, and what adaptive limits on reads and writes would be.
+fn limit(backend: &BackendView) -> Cell {
+    let calls = &backend.calls;
+    let mut text = match calls.in_flight_limit {
+        0 => return Cell::none(),
+        limit => limit.to_string(),
+    };
+    let would_be = calls.in_flight_limit_would_be;
+    for (class, limit) in [("r", would_be.read), ("w", would_be.write)] {
+        text.extend(limit.map(|limit| format!(" {class}{limit}")));
+    }
+    Cell::plain(text)
 }
 
 fn queued(backend: &BackendView) -> Cell {

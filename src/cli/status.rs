@@ -129,6 +129,8 @@ mod tests {
                 "queue": backend("queue", &json!({
                     "breaker.since": "2026-09-21T14:13:10Z",
                     "breaker.window_calls": 60, "breaker.window_failures": 2, "breaker.failure_rate": 0.033,
+                    "calls": { "in_flight_limit": 256,
+                        "in_flight_limit_would_be": { "read": 20, "write": 140 } },
                     "recent": { "calls": 600, "calls_per_second": 12.26,
                         "by_source": { "live": 594, "queued": 4, "error": 2 },
                         "response_ms": { "p50": 0.42, "p99": 31.7 } },
@@ -163,11 +165,11 @@ fusebox 0.1.0  CRITICAL  for 20s  50 % operational  up 3m 2s
   critical backend store is down (OPEN)
   backend old is down (offline)
 
-BACKEND   KIND        STATE          FOR     NEXT                FAILED   TRIPS AT   CALLS/S  P50 MS  P99 MS  ANSWERS                       CACHED  QUEUED  OLDEST  REPLAY          DEAD
-old       redis       OFFLINE        -       -                   -        5 and 50%        -       -       -  -                                  0       0  -       -                  0
-queue     redis       CLOSED         10s     -                   2/60 3%  5 and 50%       12     0.4      32  live 99% queued 1% error <1%       0  500 1%  1m 1s   drained in 42s     3
-sessions  redis       OPEN (forced)  3m 20s  released in 6m 40s  -        5 and 50%        -       -       -  -                                  0       9  0s      full in 2h 13m     0
-store*    clickhouse  OPEN           3m 20s  half-opens in 48s   5/6 83%  5 and 50%        -       -       -  -                                  0       0  -       -                  0
+BACKEND   KIND        STATE          FOR     NEXT                FAILED   TRIPS AT   CALLS/S  P50 MS  P99 MS  ANSWERS                       CACHED         LIMIT  QUEUED  OLDEST  REPLAY          DEAD
+old       redis       OFFLINE        -       -                   -        5 and 50%        -       -       -  -                                  0             -       0  -       -                  0
+queue     redis       CLOSED         10s     -                   2/60 3%  5 and 50%       12     0.4      32  live 99% queued 1% error <1%       0  256 r20 w140  500 1%  1m 1s   drained in 42s     3
+sessions  redis       OPEN (forced)  3m 20s  released in 6m 40s  -        5 and 50%        -       -       -  -                                  0             -       9  0s      full in 2h 13m     0
+store*    clickhouse  OPEN           3m 20s  half-opens in 48s   5/6 83%  5 and 50%        -       -       -  -                                  0             -       0  -       -                  0
 * the system is CRITICAL while it is down
 
   queue: 3 dead letters wait for an operator

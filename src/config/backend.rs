@@ -101,6 +101,7 @@ pub(super) fn check(
         kind: kind.name(),
         critical: raw.critical,
         depends_on: raw.depends_on,
+        depends_on_optional: raw.depends_on_optional,
         timeout,
         breaker: breaker?,
         retry,

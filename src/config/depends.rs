@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The first cycle among the dependencies, as `a -> b -> a`.
-pub(crate) fn cycle(edges: &BTreeMap<&str, &[String]>) -> Option<String> {
+pub(crate) fn cycle(edges: &BTreeMap<&str, Vec<&str>>) -> Option<String> {
     let mut done = BTreeSet::new();
     edges.keys().find_map(|start| visit(start, edges, &mut Vec::new(), &mut done))
 }
 
 fn visit<'a>(
     name: &'a str,
-    edges: &BTreeMap<&'a str, &'a [String]>,
+    edges: &BTreeMap<&'a str, Vec<&'a str>>,
     path: &mut Vec<&'a str>,
     done: &mut BTreeSet<&'a str>,
 ) -> Option<String> {
@@ -38,11 +38,7 @@ mod tests {
 
     #[track_caller]
     fn check(edges: &[(&str, &[&str])], expected: Option<&str>) {
-        let owned: BTreeMap<&str, Vec<String>> = edges
-            .iter()
-            .map(|(name, next)| (*name, next.iter().map(|n| (*n).to_owned()).collect()))
-            .collect();
-        let edges = owned.iter().map(|(name, next)| (*name, next.as_slice())).collect();
+        let edges = edges.iter().map(|(name, next)| (*name, next.to_vec())).collect();
         assert_eq!(cycle(&edges).as_deref(), expected);
     }
 

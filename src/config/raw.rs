@@ -202,9 +202,13 @@ pub(crate) struct RawBackend {
     /// Whether the host is in a critical state while this backend is down.
     #[schemars(extend("setting" = reload()))]
     pub(crate) critical: bool,
-    /// The backends that have to be up first, by name.
+    /// The backends that it cannot do without, by name. While one of them is down, this one's outage is told as its.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on: Vec<String>,
+    /// The backends that it uses and can do without, by name: what is told of an outage names them, and nothing else
+    /// follows from it.
+    #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
+    pub(crate) depends_on_optional: Vec<String>,
     /// The longest that one attempt on the wire may take.
     #[schemars(extend("setting" = reload().between("1ms", "1day")))]
     pub(crate) timeout: Time,

@@ -53,6 +53,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         url = "redis://127.0.0.1:6379"
         critical = false
         depends_on = []
+        depends_on_optional = []
         timeout = "5s"
         on_miss = "nil"
         scripts = "declared"
@@ -297,6 +298,18 @@ fn every_reference_has_its_message() {
         (
             "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']",
             "depends_on must not lead back to where it began: b -> redis -> b",
+        ),
+        (
+            "[backends.redis]\ndepends_on_optional = ['b']\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']",
+            "depends_on must not lead back to where it began: b -> redis -> b",
+        ),
+        (
+            "[backends.redis]\ndepends_on_optional = ['db']",
+            "backends.redis.depends_on_optional names \"db\", which is no backend; there are: clickhouse, firestore, redis",
+        ),
+        (
+            "[backends.redis]\ndepends_on = ['b']\ndepends_on_optional = ['b']\n[backends.b]\nkind = 'redis'",
+            "backends.redis.depends_on_optional names \"b\", which depends_on names too",
         ),
         (
             "[backends.clickhouse]\non_miss = 'nil'",

@@ -2,9 +2,11 @@
 
 use std::{io, path::Path};
 
+use fusebox_state::dependencies::{Fault, Shared};
+use nix::errno::Errno;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
 };
 
 use super::tls::{self, TlsError};
@@ -19,10 +21,40 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(crate) enum DialError {
     /// Nobody answers there.
     #[error("cannot connect to {0}: {1}")]
-    Connect(String, io::Error),
+    Connect(String, io::Error, Fault),
     /// Somebody answers, whom TLS does not let pass.
     #[error("TLS with {0} failed: {1}")]
     Tls(String, String),
+}
+
+impl DialError {
+    /// The system has this against a connection to `address`.
+    pub(crate) fn connect(address: String, error: io::Error) -> Self {
+        let fault = fault_of(&error);
+        Self::Connect(address, error, fault)
+    }
+
+    /// What it says of where the fault lies.
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            Self::Connect(_, _, fault) => *fault,
+            Self::Tls(..) => Fault::Here(Shared::Certificates),
+        }
+    }
+}
+
+/// Where the fault lies by the system's own number.
+fn fault_of(error: &io::Error) -> Fault {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN) => {
+            Fault::Here(Shared::Network)
+        }
+        Some(
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL,
+        ) => Fault::Here(Shared::Sockets),
+        Some(Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::ENOENT) => Fault::Backend,
+        _ => Fault::Unclear,
+    }
 }
 
 /// What a connection is to be.
@@ -47,8 +79,10 @@ impl Dial<'_> {
     /// Connects.
     pub(crate) async fn connect(self) -> Result<Box<dyn Stream>, DialError> {
         let Self { address, host, port, tls, ca_file, protocols, resets } = self;
-        let failed = |error| DialError::Connect(address.clone(), error);
-        let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
+        let failed = |error| DialError::connect(address.clone(), error);
+        let nowhere = |error| DialError::Connect(address.clone(), error, Fault::Here(Shared::Dns));
+        let found: Vec<_> = lookup_host((host, port)).await.map_err(nowhere)?.collect();
+        let stream = TcpStream::connect(&*found).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         if resets {
             stream.set_zero_linger().map_err(failed)?;
@@ -61,5 +95,48 @@ impl Dial<'_> {
             Err(TlsError::Tls(why)) => Err(DialError::Tls(address, why)),
             Err(TlsError::Io(error)) => Err(failed(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_blames_this_host_or_the_other() {
+        let of = |errno: Errno| fault_of(&io::Error::from_raw_os_error(errno as i32));
+        for errno in [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::ENETDOWN] {
+            assert_eq!(of(errno), Fault::Here(Shared::Network), "{errno}");
+        }
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::EADDRNOTAVAIL] {
+            assert_eq!(of(errno), Fault::Here(Shared::Sockets), "{errno}");
+        }
+        assert_eq!(of(Errno::ECONNREFUSED), Fault::Backend);
+        assert_eq!(of(Errno::ETIMEDOUT), Fault::Unclear);
+    }
+
+    async fn fault(host: &str, port: u16) -> Option<Fault> {
+        let dial = Dial {
+            address: format!("{host}:{port}"),
+            host,
+            port,
+            tls: false,
+            ca_file: None,
+            protocols: &[],
+            resets: false,
+        };
+        dial.connect().await.err().map(|error| error.fault())
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_way_of_a_connection_is_known() {
+        // Nobody connects to many at once: the system finds no way there.
+        assert_eq!(fault("224.0.0.1", 9).await, Some(Fault::Here(Shared::Network)));
+        assert_eq!(fault("no-such-host.invalid", 9).await, Some(Fault::Here(Shared::Dns)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!((fault("127.0.0.1", port).await, fault("localhost", port).await), (None, None));
+        drop(listener);
+        assert_eq!(fault("127.0.0.1", port).await, Some(Fault::Backend));
     }
 }

@@ -54,7 +54,7 @@ impl Dialer {
         };
         let overdue = |_| {
             let why = format!("not within {connect_time:?}");
-            DialError::Connect(address.clone(), io::Error::new(io::ErrorKind::TimedOut, why))
+            DialError::connect(address.clone(), io::Error::new(io::ErrorKind::TimedOut, why))
         };
         let stream =
             tokio::time::timeout(*connect_time, dial.connect()).await.map_err(overdue)??;

@@ -159,7 +159,8 @@ enum Underlying {
     HalfOpen {
         successes: u32,
         probes: Vec<(u32, Moment)>,
-        /// By an operator's order: a failure does not count as a failed recovery.
+        /// Out of turn, by an operator's order or because what its backend depends on is back: a failure does not
+        /// count as a failed recovery.
         ordered: bool,
     },
 }
@@ -472,6 +473,15 @@ impl Breaker {
             .then(|| self.half_open(&mut cold, Reason::ForcedRecovery, None, now))
     }
 
+    /// What its backend depends on is back: leaves OPEN for `HALF_OPEN` now. `None` where it is not open, is forced or
+    /// offline, or does not leave OPEN by itself.
+    pub fn dependency_returned(&self, now: Moment) -> Option<Transition> {
+        let mut cold = self.cold.lock();
+        let open = matches!(cold.underlying, Underlying::Open { .. });
+        let may = cold.settings.auto_recovery && cold.force.is_none() && !cold.offline;
+        (open && may).then(|| self.half_open(&mut cold, Reason::DependencyReturned, None, now))
+    }
+
     /// Takes the backend offline, or back; returns whether that changed anything.
     pub fn set_offline(&self, offline: bool) -> bool {
         let mut cold = self.cold.lock();
@@ -518,6 +528,12 @@ impl Breaker {
     pub fn awaits_return(&self) -> bool {
         let cold = self.cold.lock();
         matches!(cold.underlying, Underlying::Open { .. }) && cold.returned.is_some()
+    }
+
+    /// When it entered OPEN, or was forced open; `None` if its effective state is another.
+    pub fn opened_at(&self) -> Option<Moment> {
+        let cold = self.cold.lock();
+        (cold.effective() == State::Open).then_some(cold.since)
     }
 
     /// Since when it is forced, where it is.
@@ -622,7 +638,7 @@ impl Breaker {
         note: Option<String>,
         now: Moment,
     ) -> Transition {
-        let ordered = reason == Reason::ForcedRecovery;
+        let ordered = matches!(reason, Reason::ForcedRecovery | Reason::DependencyReturned);
         cold.underlying = Underlying::HalfOpen { successes: 0, probes: Vec::new(), ordered };
         self.enter(cold, reason, Horizon::Whole, note, now)
     }

@@ -15,7 +15,13 @@
 
 use std::{fmt, time::Duration};
 
-use crate::units::Moment;
+use crate::{
+    dependencies::{Findings, Head, Shared, What},
+    units::Moment,
+};
+
+#[cfg(test)]
+mod tests;
 
 /// How long a better condition holds before it is believed.
 pub const HOLD: Duration = Duration::from_secs(5);
@@ -25,6 +31,9 @@ const HEALTHY_PERCENT: f64 = 80.0;
 const CRITICAL_PERCENT: f64 = 50.0;
 /// The fill of a queue above which the system is DEGRADED, in percent.
 const QUEUE_PERCENT: f64 = 70.0;
+
+/// How many of those that are down with something are named.
+const NAMED: usize = 5;
 
 /// The state of the system, from good to bad.
 #[derive(
@@ -87,8 +96,6 @@ pub struct BackendCondition {
     pub operational: bool,
     /// Why it is not, in a word or two: `OPEN`, `OPEN, forced`, `offline`.
     pub cause: String,
-    /// The root causes among what it depends on, which are down themselves.
-    pub impaired_by: Vec<String>,
     /// Its queue or its dead letters are full.
     pub full: bool,
     /// Fill of its queue in percent.
@@ -108,45 +115,44 @@ pub struct Assessment {
     pub reasons: Vec<String>,
 }
 
-/// Assesses the enabled backends.
-pub fn assess(backends: &[BackendCondition]) -> Assessment {
+/// Assesses the enabled backends. What is down is told by `findings`, which are of the same moment and name backends
+/// by their places: each head once, with those that are down for its sake. How many critical conditions there are
+/// does not depend on them.
+pub fn assess(backends: &[BackendCondition], findings: &Findings) -> Assessment {
     let operational = backends.iter().filter(|backend| backend.operational).count();
     let percent = match backends.len() {
         0 => 100.0,
         #[expect(clippy::cast_precision_loss, reason = "a handful of backends")]
         all => operational as f64 * 100.0 / all as f64,
     };
-    let mut critical = Vec::new();
-    let mut reasons = Vec::new();
+    let mut conditions = backends.iter().filter(|it| it.critical && !it.operational).count();
+    let (mut critical, mut reasons) = (Vec::new(), Vec::new());
+    for head in &findings.heads {
+        let Some((sentence, is_critical)) = told(head, backends) else { continue };
+        if is_critical { &mut critical } else { &mut reasons }.push(sentence);
+    }
     for backend in backends {
-        let BackendCondition { name, cause, .. } = backend;
-        match (backend.operational, backend.critical) {
-            (false, true) => critical
-                .push(format!("critical backend {name} is down ({cause}){}", with(name, backends))),
-            // Named with its root cause, which is down too.
-            (false, false) if !backend.impaired_by.is_empty() => {}
-            (false, false) => {
-                reasons.push(format!("backend {name} is down ({cause}){}", with(name, backends)));
-            }
-            (true, _) if backend.full => {
-                critical.push(format!("the queue or the dead letters of {name} are full"));
-            }
-            (true, _) => {}
+        let BackendCondition { name, queue_percent, .. } = backend;
+        if backend.operational && backend.full {
+            conditions += 1;
+            critical.push(format!("the queue or the dead letters of {name} are full"));
         }
-        if backend.queue_percent >= QUEUE_PERCENT {
-            reasons.push(format!("the queue of {name} is {:.0} % full", backend.queue_percent));
+        if *queue_percent >= QUEUE_PERCENT {
+            reasons.push(format!("the queue of {name} is {queue_percent:.0} % full"));
         }
     }
     let ordinary_down = backends.iter().any(|backend| !backend.operational && !backend.critical);
     if percent < CRITICAL_PERCENT && ordinary_down {
+        conditions += 1;
         critical.push(format!("only {percent:.0} % of the backends are operational"));
     }
     if let Some((name, why)) =
         backends.iter().find_map(|backend| Some((&backend.name, backend.store_trouble.as_ref()?)))
     {
+        conditions += 1;
         critical.push(format!("the store of {name} {why}"));
     }
-    let state = match critical.len() {
+    let state = match conditions {
         0 if percent < HEALTHY_PERCENT => SystemState::Degraded,
         0 if backends.iter().any(|backend| backend.queue_percent >= QUEUE_PERCENT) => {
             SystemState::Degraded
@@ -159,19 +165,48 @@ pub fn assess(backends: &[BackendCondition]) -> Assessment {
     Assessment { state, operational_percent: percent, reasons: critical }
 }
 
-/// The backends that are down for the sake of `cause`, as the end of a sentence about it; those that are critical
-/// have sentences of their own.
-fn with(cause: &str, backends: &[BackendCondition]) -> String {
-    let dependents: Vec<&str> = backends
-        .iter()
-        .filter(|it| !it.operational && !it.critical)
-        .filter(|it| it.impaired_by.first().is_some_and(|first| first == cause))
-        .map(|it| it.name.as_str())
-        .collect();
-    match dependents.as_slice() {
+/// What `head` is told as, and whether a critical backend is down with it. `None` for a disk: its stores tell.
+fn told(head: &Head, backends: &[BackendCondition]) -> Option<(String, bool)> {
+    let with: Vec<&BackendCondition> =
+        head.impairs.iter().filter_map(|at| backends.get(*at)).collect();
+    let is_critical = with.iter().any(|it| it.critical);
+    let at = match head.what {
+        What::Here(Shared::Disk) => return None,
+        What::Here(shared) => {
+            return Some((format!("{}{}", shared.said(), others(&with, "backend")), is_critical));
+        }
+        What::Backend(at) => backends.get(at)?,
+    };
+    let BackendCondition { name, cause, critical, .. } = at;
+    let critical = if *critical { "critical " } else { "" };
+    let names = |places: &[usize]| -> Vec<&str> {
+        places.iter().filter_map(|at| Some(backends.get(*at)?.name.as_str())).collect()
+    };
+    let after = match head.after.as_slice() {
         [] => String::new(),
-        names => format!(", and {} for its sake", names.join(", ")),
+        [one] => format!(", though {} is up again", names(&[*one]).concat()),
+        more => format!(", though {} are up again", names(more).join(", ")),
+    };
+    let others = others(&with, "other");
+    let sentence = format!("{critical}backend {name} is down ({cause}){after}{others}");
+    Some((sentence, is_critical || at.critical))
+}
+
+/// Those that are down with something, as the end of a sentence about it.
+fn others(with: &[&BackendCondition], word: &str) -> String {
+    let plural = match with.len() {
+        0 => return String::new(),
+        1 => "",
+        _ => "s",
+    };
+    let name = |it: &&BackendCondition| {
+        format!("{}{}", it.name, if it.critical { " (critical)" } else { "" })
+    };
+    let mut names: Vec<String> = with.iter().take(NAMED).map(name).collect();
+    if let Some(more) = with.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        names.push(format!("{more} more"));
     }
+    format!("; {} {word}{plural} with it: {}", with.len(), names.join(", "))
 }
 
 /// A change of the system state.
@@ -223,158 +258,5 @@ impl Tracker {
         since
             .take_while(|(state, _)| *state < self.state)
             .filter_map(|(state, at)| Some((state, at?)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn backend(name: &str, critical: bool, operational: bool) -> BackendCondition {
-        BackendCondition {
-            name: name.into(),
-            critical,
-            operational,
-            cause: "OPEN".into(),
-            impaired_by: Vec::new(),
-            full: false,
-            queue_percent: 0.0,
-            store_trouble: None,
-        }
-    }
-
-    /// `C` and `c` are a critical backend that is up or down, `O` and `o` an ordinary one.
-    #[track_caller]
-    fn check(backends: &str, expected: SystemState) {
-        let list: Vec<_> = backends
-            .chars()
-            .map(|letter| backend("b", letter.eq_ignore_ascii_case(&'c'), letter.is_uppercase()))
-            .collect();
-        assert_eq!(assess(&list).state, expected, "{backends}");
-    }
-
-    #[test]
-    fn one_root_cause_is_named_once() {
-        let needs = |name: &str, on: &str, critical| BackendCondition {
-            impaired_by: vec![on.to_owned()],
-            ..backend(name, critical, false)
-        };
-        let found = assess(&[
-            backend("root", false, false),
-            needs("leaf", "root", false),
-            needs("twig", "root", false),
-            backend("d", false, true),
-            backend("e", false, true),
-            backend("f", false, true),
-        ]);
-        assert_eq!(found.reasons, ["backend root is down (OPEN), and leaf, twig for its sake"]);
-        let found = assess(&[backend("root", true, false), needs("leaf", "root", true)]);
-        assert_eq!(found.state, SystemState::Emergency);
-        assert_eq!(
-            found.reasons,
-            ["critical backend root is down (OPEN)", "critical backend leaf is down (OPEN)"]
-        );
-    }
-
-    #[test]
-    fn the_four_states() {
-        check("COO", SystemState::Healthy);
-        check("OOOOo", SystemState::Healthy);
-        check("COo", SystemState::Degraded);
-        check("COOOo", SystemState::Healthy);
-        check("Coo", SystemState::Critical);
-        check("cOO", SystemState::Critical);
-        check("cOo", SystemState::Emergency);
-        check("ccO", SystemState::Emergency);
-        check("c", SystemState::Critical);
-        check("o", SystemState::Critical);
-        check("O", SystemState::Healthy);
-    }
-
-    #[test]
-    fn a_full_queue_counts_only_while_its_backend_is_operational() {
-        let full = |operational| BackendCondition {
-            full: true,
-            queue_percent: 100.0,
-            ..backend("redis", true, operational)
-        };
-        let rest = [backend("a", false, true), backend("b", false, true)];
-        let list = |first: BackendCondition| [vec![first], rest.to_vec()].concat();
-        assert_eq!(assess(&list(full(true))).state, SystemState::Critical);
-        assert_eq!(assess(&list(full(false))).state, SystemState::Critical);
-    }
-
-    #[test]
-    fn refusing_stores_count_once() {
-        let refusing = |name| BackendCondition {
-            store_trouble: Some("disk".into()),
-            ..backend(name, false, true)
-        };
-        assert_eq!(assess(&[refusing("a"), refusing("b")]).state, SystemState::Critical);
-    }
-
-    #[test]
-    fn a_filling_queue_degrades_at_seventy_percent() {
-        let list =
-            |queue_percent| [BackendCondition { queue_percent, ..backend("a", false, true) }];
-        assert_eq!(assess(&list(69.9)).state, SystemState::Healthy);
-        assert_eq!(assess(&list(70.0)).state, SystemState::Degraded);
-    }
-
-    #[test]
-    fn worse_is_immediate_and_better_waits() {
-        let at = Moment::from_millis;
-        let mut tracker = Tracker::default();
-        let to = |change: Option<Change>| change.map(|change| change.to);
-        assert_eq!(
-            to(tracker.observe(SystemState::Emergency, at(0))),
-            Some(SystemState::Emergency)
-        );
-        assert_eq!(to(tracker.observe(SystemState::Healthy, at(1_000))), None);
-        assert_eq!(tracker.next_look(), Some(at(6_000)));
-        assert_eq!(to(tracker.observe(SystemState::Degraded, at(2_000))), None);
-        assert_eq!(to(tracker.observe(SystemState::Healthy, at(5_999))), None);
-        // It was never worse than DEGRADED for 5 s, and HEALTHY for one millisecond.
-        assert_eq!(
-            to(tracker.observe(SystemState::Healthy, at(6_000))),
-            Some(SystemState::Degraded)
-        );
-        assert_eq!(tracker.next_look(), Some(at(10_999)));
-        assert_eq!(
-            to(tracker.observe(SystemState::Healthy, at(10_999))),
-            Some(SystemState::Healthy)
-        );
-        assert_eq!(tracker.next_look(), None);
-    }
-
-    #[test]
-    fn two_that_recover_together_are_believed_together() {
-        let at = Moment::from_millis;
-        let mut tracker = Tracker::default();
-        tracker.observe(SystemState::Emergency, at(0));
-        tracker.observe(SystemState::Critical, at(1_000));
-        tracker.observe(SystemState::Healthy, at(1_300));
-        let to = |change: Option<Change>| change.map(|change| change.to);
-        assert_eq!(
-            to(tracker.observe(SystemState::Healthy, at(6_000))),
-            Some(SystemState::Critical)
-        );
-        assert_eq!(
-            to(tracker.observe(SystemState::Healthy, at(6_300))),
-            Some(SystemState::Healthy)
-        );
-    }
-
-    #[test]
-    fn a_flapping_backend_does_not_make_the_system_flap() {
-        let mut tracker = Tracker::default();
-        let changes = (0..600_u64)
-            .filter_map(|second| {
-                let state =
-                    if second % 2 == 0 { SystemState::Critical } else { SystemState::Healthy };
-                tracker.observe(state, Moment::from_millis(second * 1_000))
-            })
-            .count();
-        assert_eq!(changes, 1);
     }
 }

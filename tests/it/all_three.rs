@@ -13,13 +13,14 @@ use crate::support::relay::Relay;
 
 const LONG: Duration = Duration::from_secs(60);
 
-struct World {
+/// A daemon with one backend of each kind.
+pub(crate) struct World {
     clickhouse: ClickHouse,
     /// Keeps its documents in memory, so that its outage is the relay's.
     _firestore: Firestore,
     relay: Relay,
     redis: RedisServer,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
 }
 
 impl World {
@@ -35,7 +36,7 @@ impl World {
     }
 
     /// A world of which `set` says more, backend by backend.
-    fn with(set: impl Fn(Builder, &str) -> Builder) -> Self {
+    pub(crate) fn with(set: impl Fn(Builder, &str) -> Builder) -> Self {
         let clickhouse = ClickHouse::start(Engine::Current);
         clickhouse.query(
             "CREATE TABLE t (id Int64) ENGINE = MergeTree ORDER BY id \
@@ -63,7 +64,7 @@ impl World {
         self.relay.drop_connections();
     }
 
-    fn stop(&mut self, backend: &str) {
+    pub(crate) fn stop(&mut self, backend: &str) {
         match backend {
             "clickhouse" => self.clickhouse.kill_9(),
             "firestore" => self.stop_firestore(),
@@ -71,7 +72,7 @@ impl World {
         }
     }
 
-    fn start_again(&mut self, backend: &str) {
+    pub(crate) fn start_again(&mut self, backend: &str) {
         match backend {
             "clickhouse" => self.clickhouse.restart(),
             "firestore" => self.relay.accept_again(),
@@ -80,7 +81,7 @@ impl World {
     }
 
     #[track_caller]
-    fn becomes(&self, state: &str) {
+    pub(crate) fn becomes(&self, state: &str) {
         self.daemon.wait_until(state, LONG, |daemon| daemon.get("/health").1["state"] == state);
     }
 }

@@ -21,6 +21,8 @@ mod deadlines;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod dependencies;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod durability;
@@ -94,3 +96,5 @@ mod traces;
 mod watching;
 #[cfg(test)]
 mod who_sees;
+#[cfg(test)]
+mod would_be;

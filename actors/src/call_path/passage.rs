@@ -65,7 +65,9 @@ impl BackendShared {
         let AttemptEnd { began, span_id, number, verdict, error } = end;
         let clock = self.clock();
         let ended_at = clock.read();
-        passage.count(verdict, ended_at.since(began), Exemplar::of(recorder.followed(), clock));
+        let exemplar = Exemplar::of(recorder.followed(), clock);
+        let fault = error.map(|error| error.fault);
+        passage.count(verdict, fault, ended_at.since(began), exemplar);
         *counted |= verdict == Verdict::Failure;
         let transition =
             passage.settle(verdict, error, Some(recorder.trace_id()), ended_at.moment());

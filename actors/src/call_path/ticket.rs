@@ -317,7 +317,7 @@ impl BackendShared {
             return Admission::OtherWay(OtherWay::Lanes);
         };
         let began = self.clock().read();
-        let passage = match self.pass(began, false) {
+        let passage = match self.pass(began, false).map(|it| it.writing(true)) {
             Ok(passage) => passage,
             Err(Barred::Full) => return Admission::OtherWay(OtherWay::Full),
             Err(barred) => return Admission::OtherWay(OtherWay::Barred(barred)),

@@ -24,6 +24,12 @@ pub(super) struct CallLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ClassLabels {
+    pub(super) backend: String,
+    pub(super) class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OutcomeLabels {
     pub(super) backend: String,
     pub(super) outcome: &'static str,
@@ -71,6 +77,17 @@ pub(super) struct TransitionLabels {
     pub(super) reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ImpairedLabels {
+    pub(super) backend: String,
+    pub(super) impaired_by: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct CauseLabels {
+    pub(super) cause: &'static str,
+}
+
 /// A gauge of anything that is not a whole number.
 pub(super) type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -108,6 +125,7 @@ pub(super) struct Families {
     pub(super) fallbacks_active: Family<OneBackend, Gauge>,
     pub(super) in_flight: Family<OneBackend, Gauge>,
     pub(super) in_flight_limit: Family<OneBackend, Gauge>,
+    pub(super) would_be: Family<ClassLabels, Gauge>,
     pub(super) cache_entries: Family<OneBackend, Gauge>,
     pub(super) cache_bytes: Family<OneBackend, Gauge>,
     pub(super) cache_file_bytes: Family<OneBackend, Gauge>,
@@ -122,6 +140,8 @@ pub(super) struct Families {
     pub(super) store_bytes: Family<OneBackend, Gauge>,
     pub(super) alerts: Family<AlertLabels, Gauge>,
     pub(super) system_state: Family<SystemLabels, Gauge>,
+    pub(super) impaired: Family<ImpairedLabels, Gauge>,
+    pub(super) host_causes: Family<CauseLabels, Gauge>,
     pub(super) spans: Family<SpanLabels, Counter>,
     pub(super) config_changes: Family<ResultLabels, Counter>,
     pub(super) config_overrides: Family<OneBackend, Gauge>,
@@ -165,6 +185,7 @@ impl Families {
             fallbacks_active: Family::default(),
             in_flight: Family::default(),
             in_flight_limit: Family::default(),
+            would_be: Family::default(),
             cache_entries: Family::default(),
             cache_bytes: Family::default(),
             cache_file_bytes: Family::default(),
@@ -179,6 +200,8 @@ impl Families {
             store_bytes: Family::default(),
             alerts: Family::default(),
             system_state: Family::default(),
+            impaired: Family::default(),
+            host_causes: Family::default(),
             spans: Family::default(),
             config_changes: Family::default(),
             config_overrides: Family::default(),
@@ -210,6 +233,8 @@ impl Families {
         to.register("attempts_in_flight", help, self.in_flight.clone());
         let help = "The most attempts on the wire at once";
         to.register("attempts_in_flight_limit", help, self.in_flight_limit.clone());
+        let help = "What an adaptive limit would be, 0 while that is not known; it limits nothing";
+        to.register("attempts_in_flight_limit_would_be", help, self.would_be.clone());
         let help = "Retries made, and those that the budget suppressed";
         to.register("retries", help, self.retries.clone());
         let help = "Look-ups in the fallback cache by result";
@@ -234,6 +259,10 @@ impl Families {
         let help =
             "1 while the backend is offline: by order, or because an operator must decide first";
         to.register("backend_offline", help, self.offline.clone());
+        let help = "1 while the backend is down for the sake of a root cause, of several the first";
+        to.register("backend_impaired", help, self.impaired.clone());
+        let help = "1 while a part of this host is the likely cause of what is down";
+        to.register("host_cause", help, self.host_causes.clone());
         let help = "Recovery attempts by result";
         to.register("recovery_attempts", help, self.recoveries.clone());
         let help = "Restarts of the backend's actor after a panic";

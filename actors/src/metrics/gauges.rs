@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use fusebox_state::breaker::State;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
-use super::families::{AlertLabels, Families, FloatGauge, OneBackend, StateLabels};
+use super::families::{AlertLabels, ClassLabels, Families, FloatGauge, OneBackend, StateLabels};
 use crate::alert::Alert;
 
 /// The states of a breaker, in the order of its gauges.
@@ -19,6 +19,8 @@ pub(crate) struct BackendGauges {
     pub(crate) fallbacks_active: Gauge,
     pub(crate) in_flight: Gauge,
     pub(crate) in_flight_limit: Gauge,
+    pub(crate) would_be_read: Gauge,
+    pub(crate) would_be_write: Gauge,
     pub(crate) cache_entries: Gauge,
     pub(crate) cache_bytes: Gauge,
     pub(crate) cache_file_bytes: Gauge,
@@ -39,6 +41,7 @@ pub(crate) struct BackendGauges {
 impl BackendGauges {
     pub(super) fn new(all: &Families, name: &str) -> Self {
         let one = OneBackend { backend: name.to_owned() };
+        let class = |class| ClassLabels { backend: name.to_owned(), class };
         let state = |state| StateLabels { backend: name.to_owned(), state };
         let alert = |alert: Alert| {
             let labels = AlertLabels { backend: name.to_owned(), alert: alert.as_str() };
@@ -52,6 +55,8 @@ impl BackendGauges {
             fallbacks_active: all.fallbacks_active.get_or_create_owned(&one),
             in_flight: all.in_flight.get_or_create_owned(&one),
             in_flight_limit: all.in_flight_limit.get_or_create_owned(&one),
+            would_be_read: all.would_be.get_or_create_owned(&class("read")),
+            would_be_write: all.would_be.get_or_create_owned(&class("write")),
             cache_entries: all.cache_entries.get_or_create_owned(&one),
             cache_bytes: all.cache_bytes.get_or_create_owned(&one),
             cache_file_bytes: all.cache_file_bytes.get_or_create_owned(&one),

@@ -15,8 +15,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
+use fusebox_state::{
+    ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict,
+    dependencies::{Fault, Shared},
+};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::connector::{
     Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, ErrorCode,
@@ -53,6 +57,10 @@ pub(crate) enum Mode {
     Strange,
     /// Connects, and refuses before anything is read.
     Full,
+    /// This host has no network.
+    Cut,
+    /// Works on as many calls at once as there are `slots`, each for 40 ms.
+    Slots,
     /// Does not accept connections, and does not refuse them either.
     Unreachable,
 }
@@ -88,6 +96,8 @@ pub(crate) struct Scripted {
     pub(crate) prepared: AtomicU32,
     /// How often it began to connect to a server that is unreachable.
     pub(crate) connecting: AtomicU32,
+    /// How many calls it works on at once.
+    pub(crate) slots: Semaphore,
     /// Whether it says of a SET that it sets the whole value of its key.
     pub(crate) wholes: AtomicBool,
     /// Attempts that the server has not ended, and the most that there ever were at once.
@@ -115,6 +125,7 @@ impl Scripted {
             evidence: Mutex::default(),
             prepared: AtomicU32::new(0),
             connecting: AtomicU32::new(0),
+            slots: Semaphore::new(0),
             wholes: AtomicBool::new(false),
             on_wire: Arc::default(),
         })
@@ -271,6 +282,17 @@ impl Scripted {
                 Verdict::Failure,
                 fault(ErrorClass::NotExecuted, OwnCode::Connect),
             ),
+            Mode::Slots => {
+                let slot = self.slots.acquire().await;
+                tokio::time::sleep(Duration::from_millis(40)).await;
+                drop(slot);
+                let pong = || Attempted::answered(Bytes::from_static(b"PONG"));
+                body.map_or_else(pong, |body| self.apply(body, token))
+            }
+            Mode::Cut => {
+                let error = fault(ErrorClass::NotExecuted, OwnCode::Connect);
+                Attempted::failed(Verdict::Failure, error.blaming(Fault::Here(Shared::Network)))
+            }
             Mode::Unreachable => {
                 tokio::time::sleep(timeout).await;
                 Attempted::failed(

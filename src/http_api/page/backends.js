@@ -207,6 +207,9 @@ function flags(view) {
   if (view.offline) flags.push(`offline, breaker ${breaker.state}`);
   if (view.impaired_by.length > 0) flags.push(`impaired by ${view.impaired_by.join(", ")}`);
   if (view.depends_on.length > 0) flags.push(`depends on ${view.depends_on.join(", ")}`);
+  const { read, write } = view.calls?.in_flight_limit_would_be ?? {};
+  const would = [read && `${read} reads`, write && `${write} writes`].filter(Boolean).join(" and ");
+  if (would) flags.push(`at most ${view.calls.in_flight_limit} in flight; an adaptive limit would be ${would}`);
   if (breaker.exponent > 0) flags.push(`${some(breaker.exponent, "failed recovery", "failed recoveries")}`);
   if (view.restarts > 0) flags.push(`actor restarted ${some(view.restarts, "time")}`);
   return flags;

@@ -26,7 +26,7 @@ use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, OwnCode, Plan, Refused,
     Slot, Stored,
 };
-use fusebox_state::{OpId, Target, Words};
+use fusebox_state::{OpId, Target, Words, limit::Rule};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -211,6 +211,11 @@ impl Connector for ClickHouseConnector {
     fn forget_tokens(&self, tokens: Vec<OpId>) {
         // The server's own window forgets them.
         self.shared.tables.forget(&tokens);
+    }
+
+    /// What a query takes says more of the query than of the server.
+    fn limit_rule(&self) -> Rule {
+        Rule::Aimd
     }
 
     fn status(&self) -> ConnectorStatus {

@@ -85,6 +85,8 @@ pub enum Reason {
     SlowCalls,
     /// A probe succeeded, and was slow.
     ProbeSlow,
+    /// What its backend depends on is back.
+    DependencyReturned,
 }
 
 impl Reason {
@@ -107,6 +109,7 @@ impl Reason {
             Self::PingsAnswered => "pings_answered",
             Self::SlowCalls => "slow_calls",
             Self::ProbeSlow => "probe_slow",
+            Self::DependencyReturned => "dependency_returned",
         }
     }
 }

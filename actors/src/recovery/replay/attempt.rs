@@ -43,7 +43,8 @@ pub(super) async fn attempt(
     let circuit = &*shared.circuit;
     let began = circuit.clock.read();
     // A batch takes longer than a call.
-    let passage = Passage::begin(&shared.circuit, began, false).map(|it| it.timed(false));
+    let passage =
+        Passage::begin(&shared.circuit, began, false).map(|it| it.timed(false).writing(true));
     let Ok(passage) = passage else {
         return jobs.into_iter().map(|job| job.ends(Err(NotSent::Barred))).collect();
     };
@@ -96,9 +97,9 @@ pub(super) async fn attempt(
     let spans = sent.iter().find_map(|(_, cargo)| cargo.spans.as_ref());
     let trace_id = spans.map(|spans| spans.replay.trace_id);
     let exemplar = Exemplar::of(trace_id, circuit.clock);
-    passage.count(verdict, ended_at.since(sent_at), exemplar);
-    circuit.metrics.batch_replayed(ended_at.since(began));
     let error = worst.and_then(|end| end.result.as_ref().err());
+    passage.count(verdict, error.map(|error| error.fault), ended_at.since(sent_at), exemplar);
+    circuit.metrics.batch_replayed(ended_at.since(began));
     let transition = passage.settle(verdict, error, trace_id, ended_at.moment());
     drop(waiting);
     let took = Took { began, sent_at, ended_at, transition };

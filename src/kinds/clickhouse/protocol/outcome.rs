@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
-use fusebox_state::{ErrorClass, Verdict, Words};
+use fusebox_state::{ErrorClass, Verdict, Words, dependencies::Fault};
 
 pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
 use super::wire;
@@ -132,6 +132,7 @@ impl Exception {
             message: Words::quoting(class_told.said(), self.message),
             unclassified: class.is_none(),
             retry_after,
+            fault: if is_overload(self.code, status) { Fault::Overload } else { Fault::Backend },
         };
         Attempted::failed(verdict, error)
     }
@@ -228,6 +229,11 @@ fn class(code: u32, message: &str, status: u16, asked: &Asked) -> (Option<ErrorC
         _ => return (None, Verdict::Success),
     };
     (Some(class), verdict)
+}
+
+/// Whether the server has too much to do: too many queries, connections, parts or threads.
+fn is_overload(code: u32, status: u16) -> bool {
+    matches!((code, status), (202 | 203 | 252 | 439 | 745, _) | (0, 429 | 503))
 }
 
 /// Without a code of the server's it is a proxy that speaks, or no ClickHouse at all.

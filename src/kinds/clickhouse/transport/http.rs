@@ -341,12 +341,12 @@ fn failed(exception: Exception, status: u16, after: Option<Duration>, asked: &As
 
 fn lost(why: &Lost) -> Failed {
     let error = match why {
-        Lost::Dial(dial @ DialError::Connect(..)) => {
-            return Failed::not_executed(OwnCode::Connect, dial.to_string(), Verdict::Failure);
-        }
-        Lost::Dial(dial @ DialError::Tls(..)) => {
-            let error =
-                AttemptError::own(ErrorClass::BlockedServer, OwnCode::Tls, dial.to_string());
+        Lost::Dial(dial) => {
+            let (class, code) = match dial {
+                DialError::Connect(..) => (ErrorClass::NotExecuted, OwnCode::Connect),
+                DialError::Tls(..) => (ErrorClass::BlockedServer, OwnCode::Tls),
+            };
+            let error = AttemptError::own(class, code, dial.to_string()).blaming(dial.fault());
             return Failed { error, verdict: Verdict::Failure };
         }
         Lost::Broken(error) => error,

@@ -367,7 +367,7 @@ async fn tried(
         };
         let answer = match opened.head.answered().await {
             Err(status)
-                if cause::of(&status) == Cause::NotSent
+                if matches!(cause::of(&status), Cause::NotSent(_))
                     && tries < TRIES
                     && !taken.load(Ordering::Acquire) =>
             {

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::connector::OwnCode;
-use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict, dependencies::Fault};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     HeaderMap, Request, Response,
@@ -284,8 +284,11 @@ async fn over_a_line(
                     request = again;
                 }
                 given_back => {
-                    let cause =
-                        if given_back.is_some() { Cause::NotSent } else { Cause::Connection };
+                    let cause = if given_back.is_some() {
+                        Cause::NotSent(Fault::Unclear)
+                    } else {
+                        Cause::Connection
+                    };
                     let status = tonic::Status::unavailable("the connection broke");
                     return Err(Box::new(outcome::of(&status, cause, Behalf::default())));
                 }
@@ -311,10 +314,11 @@ async fn dialled(upstream: &Upstream) -> Result<SendRequest<Full<Bytes>>, Box<Fa
     };
     let stream = dial.connect().await.map_err(|error| match error {
         DialError::Tls(..) => failed(Cause::Tls(error.to_string()), String::new()),
-        DialError::Connect(..) => failed(Cause::NotSent, error.to_string()),
+        DialError::Connect(..) => failed(Cause::NotSent(error.fault()), error.to_string()),
     })?;
     let shaken = http1::handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = shaken.map_err(|error| failed(Cause::NotSent, error.to_string()))?;
+    let (sender, connection) =
+        shaken.map_err(|error| failed(Cause::NotSent(Fault::Unclear), error.to_string()))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection of HTTP/1.1 ended");

@@ -22,7 +22,10 @@ use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode, OwnCode};
-use fusebox_state::{ErrorClass, Verdict, Words};
+use fusebox_state::{
+    ErrorClass, Verdict, Words,
+    dependencies::{Fault, Shared},
+};
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, Status};
@@ -75,8 +78,8 @@ pub(crate) enum Cause {
     Server,
     /// TLS has this against the server, so there is no connection.
     Tls(String),
-    /// Nothing of the request was acted upon.
-    NotSent,
+    /// Nothing of the request was acted upon; what that says of where the fault lies.
+    NotSent(Fault),
     /// The connection was closed because another write on it was not answered in time.
     Reset(String),
     /// The connection broke.
@@ -99,12 +102,14 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
     let code = status.code();
     match &cause {
         Cause::Tls(refused) => {
-            return Failed::own(Failure, BlockedServer, OwnCode::Tls, refused.clone());
+            let failed = Failed::own(Failure, BlockedServer, OwnCode::Tls, refused.clone());
+            let error = failed.error.blaming(Fault::Here(Shared::Certificates));
+            return Failed { error, ..failed };
         }
         Cause::Reset(why) => {
             return Failed::own(Verdict::Neutral, Unknown, OwnCode::Reset, why.clone());
         }
-        Cause::Server | Cause::NotSent | Cause::Connection => {}
+        Cause::Server | Cause::NotSent(_) | Cause::Connection => {}
     }
     if let too_large @ Some(_) = too_large(status) {
         let words = Words::quoting("the message is too large for the backend", message(status));
@@ -126,12 +131,17 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
         Code::ResourceExhausted => (NotExecuted, Failure),
         Code::Aborted if behalf.transaction => (Rejected, Success),
         Code::Aborted => (NotExecuted, Success),
-        Code::Unavailable if cause == Cause::NotSent => (NotExecuted, Failure),
+        Code::Unavailable if matches!(cause, Cause::NotSent(_)) => (NotExecuted, Failure),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal => {
             (Unknown, Failure)
         }
         Code::Unknown if cause != Cause::Server => (Unknown, Failure),
         Code::Unknown | Code::Ok => (Unknown, Success),
+    };
+    let fault = match &cause {
+        Cause::Server => Fault::Backend,
+        Cause::NotSent(fault) => *fault,
+        Cause::Tls(_) | Cause::Reset(_) | Cause::Connection => Fault::Unclear,
     };
     let exhausted = (code == Code::ResourceExhausted).then_some(EXHAUSTED_PAUSE);
     let error = AttemptError {
@@ -146,6 +156,7 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
         reply: None,
         unclassified: class == Unknown && verdict == Success,
         retry_after: retry_after(status).or(exhausted),
+        fault,
     };
     Failed { verdict, error, status: Some(code), too_large: None }
 }

@@ -68,6 +68,7 @@ fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
         kind: "firestore",
         critical: false,
         depends_on: Vec::new(),
+        depends_on_optional: Vec::new(),
         timeout,
         breaker: BreakerSettings {
             failure_threshold: 3,

@@ -1,5 +1,6 @@
 //! Why a request got no answer, read from what the channel put into its status.
 
+use fusebox_state::dependencies::Fault;
 use tonic::Status;
 
 use crate::{
@@ -21,7 +22,8 @@ pub(crate) fn of(status: &Status) -> Cause {
         Some(NotSent::Dial(dial)) if matches!(**dial, DialError::Tls(..)) => {
             Cause::Tls(dial.to_string())
         }
-        Some(NotSent::Dial(_) | NotSent::Refused(_)) => Cause::NotSent,
+        Some(NotSent::Dial(dial)) => Cause::NotSent(dial.fault()),
+        Some(NotSent::Refused(_)) => Cause::NotSent(Fault::Unclear),
         None => Cause::Connection,
     }
 }

@@ -18,7 +18,7 @@
 
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
-use fusebox_state::{ErrorClass, Verdict, Words};
+use fusebox_state::{ErrorClass, Verdict, Words, dependencies::Fault};
 
 use super::{commands::Spec, resp, server_code::ServerCode};
 
@@ -93,6 +93,7 @@ pub(crate) fn by(carrier: Carrier, reply: Bytes) -> Attempted {
         reply: Some(reply.clone()),
         unclassified: class.is_none(),
         retry_after: None,
+        fault: Fault::Backend,
     };
     Attempted::failed(verdict, error)
 }

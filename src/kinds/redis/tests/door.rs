@@ -56,6 +56,7 @@ fn backend(timeout: Duration) -> BackendSettings {
         kind: "redis",
         critical: false,
         depends_on: Vec::new(),
+        depends_on_optional: Vec::new(),
         timeout,
         breaker: BreakerSettings {
             failure_threshold: 3,

@@ -185,9 +185,12 @@ pub(crate) async fn connect_apart(settings: &RedisSettings) -> Result<Dialogue, 
 }
 
 async fn dialled(settings: &RedisSettings) -> Result<Dialogue, Failed> {
-    let stream = stream::open(settings).await.map_err(|error| match error {
-        DialError::Connect(..) => Failed::connect(error.to_string()),
-        DialError::Tls(..) => Failed::blocked(OwnCode::Tls, error.to_string()),
+    let stream = stream::open(settings).await.map_err(|error| {
+        let failed = match error {
+            DialError::Connect(..) => Failed::connect(error.to_string()),
+            DialError::Tls(..) => Failed::blocked(OwnCode::Tls, error.to_string()),
+        };
+        Failed { error: failed.error.blaming(error.fault()), ..failed }
     })?;
     Ok(Dialogue { stream, inbox: BytesMut::new(), finder: FrameFinder::default() })
 }

@@ -16,7 +16,7 @@ pub(crate) async fn open(settings: &RedisSettings) -> Result<Box<dyn Stream>, Di
     let address = settings.endpoint.to_string();
     match &settings.endpoint {
         Endpoint::Unix(path) => {
-            let failed = |error| DialError::Connect(address, error);
+            let failed = |error| DialError::connect(address, error);
             let connected = UnixStream::connect(path).await.and_then(UnixStream::into_std);
             Ok(Box::new(connected.and_then(LocalStream::new).map_err(failed)?))
         }

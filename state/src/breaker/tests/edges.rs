@@ -337,3 +337,25 @@ fn memory_tells_the_past_and_the_future_on_the_wall_clock() {
     assert_eq!(fresh.record(early, Outcome::FAILURE, at(0)), None);
     assert_eq!(fresh.snapshot(at(0)).counts, Counts::default(), "of an earlier state as well");
 }
+
+#[test]
+fn what_it_depends_on_half_opens_it_out_of_turn_and_only_if_it_may_leave_by_itself() {
+    let mut now = 0;
+    let breaker = breaker();
+    assert_eq!(breaker.dependency_returned(at(now)), None, "it is closed");
+    timeline(&breaker, &mut now, TRIP);
+    let told = breaker.dependency_returned(at(now + 5)).unwrap();
+    assert_eq!((told.to, told.reason), (State::HalfOpen, Reason::DependencyReturned));
+    assert_eq!((breaker.opened_at(), breaker.dependency_returned(at(now + 6))), (None, None));
+    let probe = breaker.try_acquire(at(now + 7)).unwrap();
+    let told = breaker.record(probe, Outcome::FAILURE, at(now + 8)).unwrap();
+    assert_eq!((told.to, told.exponent), (State::Open, 0), "no failed recovery of its own");
+    assert_eq!(breaker.opened_at(), Some(at(now + 8)));
+    breaker.force(true, "why".into(), None, at(now + 9));
+    assert_eq!(breaker.dependency_returned(at(now + 10)), None, "by an operator's order");
+    breaker.reset(at(now + 11));
+    let stays = with(|settings| settings.auto_recovery = false);
+    timeline(&stays, &mut now, TRIP);
+    assert_eq!(stays.dependency_returned(at(now + 12)), None, "auto_recovery is off");
+    assert_eq!(stays.state(), (State::Open, false));
+}
