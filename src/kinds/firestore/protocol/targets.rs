@@ -98,6 +98,8 @@ pub(crate) enum Heard {
     Hide,
     /// A token is refused: the Listen has to begin anew.
     Anew,
+    /// It is none, and nobody is told of it: the Listen has to begin anew.
+    Malformed,
 }
 
 /// A Listen that is begun anew.
@@ -193,13 +195,16 @@ impl Targets {
                 return Heard::Pass;
             }
         }
-        let Ok(ListenResponse { response_type: Some(ResponseType::TargetChange(change)) }) =
-            ListenResponse::decode(message)
-        else {
-            self.is_opaque = true;
-            return Heard::Pass;
-        };
-        self.changes(&change)
+        match ListenResponse::decode(message) {
+            Ok(ListenResponse { response_type: Some(ResponseType::TargetChange(change)) }) => {
+                self.changes(&change)
+            }
+            Ok(_) => {
+                self.is_opaque = true;
+                Heard::Pass
+            }
+            Err(_) => Heard::Malformed,
+        }
     }
 
     fn changes(&mut self, change: &TargetChange) -> Heard {
