@@ -169,9 +169,7 @@ pub(super) async fn answered(
         deadline: deadline.map(|at| Box::pin(sleep_until(at))),
         share: Some(share),
     };
-    for told in told {
-        listening.tells(Some(told));
-    }
+    listening.tells(told);
     listening.keep().await?;
     listening.begun().await
 }
@@ -356,8 +354,8 @@ impl Listening {
         }
     }
 
-    fn tells(&mut self, message: Option<Bytes>) {
-        if let Some(message) = message {
+    fn tells(&mut self, messages: impl IntoIterator<Item = Bytes>) {
+        for message in messages {
             self.passes(framing::framed(&[message]));
         }
     }

@@ -157,7 +157,7 @@ async fn what_a_client_leaves_waiting_goes_with_it() {
     assert_eq!(parked(&world), 1);
     drop((waiting, raw));
     until("nothing waits", || parked(&world) == 0).await;
-    until("its connection is gone", || world.door.view().connections.shared == 1).await;
+    until("its connection is gone", || world.door.view().connections.shared == 0).await;
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let mut server = Server::over(Played { listener });
     world.recovers().await;
