@@ -82,8 +82,8 @@ fn a_targets_names_are_found() {
     assert_eq!(listens(TargetType::Query(query)), ["p"]);
     let greeting = ListenRequest { database: "db".into(), ..ListenRequest::default() };
     assert_eq!(found("listen", &greeting), ["db"]);
-    let removed = Some(TargetChange::RemoveTarget(1));
-    let removes = ListenRequest { target_change: removed, ..ListenRequest::default() };
+    let target_change = Some(TargetChange::RemoveTarget(1));
+    let removes = ListenRequest { target_change, ..ListenRequest::default() };
     assert_eq!(found("listen", &removes), [""; 0]);
 }
 

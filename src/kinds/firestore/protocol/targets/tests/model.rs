@@ -122,7 +122,9 @@ impl Server {
 
     fn tells_all(&mut self, with_token: bool) {
         let ids: Vec<i32> = self.stream.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.tells(id));
+        for id in ids {
+            self.tells(id);
+        }
         if with_token {
             let resume_token = self.token();
             let all = TargetChange { resume_token, ..change(NoChange, &[], b"") };
@@ -212,15 +214,21 @@ impl Play {
     fn begin(&mut self) {
         let Begin { requests, told } = self.targets.begin();
         self.is_open = true;
-        told.iter().for_each(|message| self.client.hears(message));
-        requests.iter().for_each(|request| self.server.asked(request));
+        if let Some(message) = &told {
+            self.client.hears(message);
+        }
+        for request in &requests {
+            self.server.asked(request);
+        }
     }
 
     fn breaks(&mut self) {
         if std::mem::take(&mut self.is_open) {
             self.server.sent.clear();
             self.server.stream.clear();
-            self.targets.broke().iter().for_each(|message| self.client.hears(message));
+            for message in &self.targets.broke() {
+                self.client.hears(message);
+            }
         }
     }
 
@@ -251,7 +259,9 @@ impl Play {
         };
         let request = bytes(&request);
         let told = self.targets.asks(&request, self.is_open).unwrap();
-        told.iter().for_each(|message| self.client.hears(message));
+        for message in &told {
+            self.client.hears(message);
+        }
         if self.is_open {
             self.server.asked(&request);
         }
