@@ -23,6 +23,8 @@ use tracing_subscriber::{
 mod clean;
 mod journal;
 mod limit;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use clean::{clean, clean_json};
 use journal::Journal;

@@ -441,6 +441,7 @@ impl Backend {
         let shared = &self.entry.shared;
         let target = spec.connector.target();
         let before = self.connector().target();
+        let is_seen_otherwise = spec.connector.view() != self.connector().view();
         if target != before {
             // What is queued from here on waits until it is clear for whom it is.
             shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
@@ -450,9 +451,11 @@ impl Backend {
         self.connector().close().await;
         shared.connector.store(Arc::new(spec.connector));
         shared.circuit.hold(|holds| holds.exchange = false);
-        if target != before {
-            // Another server's values answer nothing here.
+        if is_seen_otherwise {
+            // Another server's values answer nothing here, nor do another user's.
             shared.cache.load().invalidate_all();
+        }
+        if target != before {
             // Who is told that the address changed finds it so; where calls wait, replay lifts the hold
             // once they are gone.
             shared.take_target_where_empty();

@@ -502,6 +502,12 @@ pub trait Connector: Any + Send + Sync {
     /// What it speaks to, and so what a store belongs to.
     fn target(&self) -> Target;
 
+    /// What its answers are of: its target, and as whom it asks there, since another user may see something else. What
+    /// was cached of anything else answers nothing.
+    fn view(&self) -> Target {
+        self.target()
+    }
+
     /// Closes its connections. Attempts in flight end as if the backend had reset them.
     fn close(&self) -> Answer<'_, ()>;
 }

@@ -9,7 +9,11 @@
 //! Entries that outlast ([`CachedRead::outlasts`]) are what programs ask for when they start: few, small, and the same
 //! for days. Without them no program could start in an outage that the daemon was restarted in.
 //!
-//! A file is replaced whole ([`cache_file`]): a crash leaves the earlier one. What is lost with it is only cached.
+//! A file is replaced whole ([`cache_file`]): a crash leaves the earlier one. What is lost with it is only cached. It
+//! says of what its entries are, the backend's target and user ([`Connector::view`]): after a change of either it is not
+//! read.
+//!
+//! [`Connector::view`]: crate::connector::Connector::view
 
 use std::{
     path::{Path, PathBuf},
@@ -71,7 +75,7 @@ pub(crate) fn save(shared: &BackendShared) {
     if !is_all && entries.is_empty() && !file.try_exists().unwrap_or(true) {
         return;
     }
-    if let Err(error) = cache_file::save(&file, &target(shared), entries) {
+    if let Err(error) = cache_file::save(&file, &view(shared), entries) {
         let backend = &shared.circuit.name;
         tracing::warn!(backend, %error, "the cache's snapshot was not written");
     }
@@ -88,13 +92,13 @@ pub(crate) fn load(shared: &BackendShared) {
         (lane, CachedRead { key, value, stored_at, restored: true, until, outlasts: false })
     };
     if let Some(shelf) = cache.shelf() {
-        let entries = shelf.restore(&target(shared));
+        let entries = shelf.restore(&view(shared));
         cache.restore(entries.into_iter().map(|(label, file)| {
             restored(label.lane, label.key, Value::File(file), label.at, label.until)
         }));
     }
     let Some((file, _)) = file_of(shared) else { return };
-    match cache_file::load(&file, &target(shared)) {
+    match cache_file::load(&file, &view(shared)) {
         Ok(entries) => cache.restore(entries.into_iter().map(|entry| {
             let CacheEntry { lane, key, value, at, until, outlasts } = entry;
             let (lane, read) = restored(lane, key, Value::Memory(value), at, until);
@@ -105,6 +109,7 @@ pub(crate) fn load(shared: &BackendShared) {
             tracing::warn!(backend, %error, "the cache's snapshot was not read");
         }
     }
+    shared.start_up_saved.store(cache.outlasting(), Ordering::Relaxed);
 }
 
 /// The file of the entries, and whether it is of all of them.
@@ -116,6 +121,7 @@ fn file_of(shared: &BackendShared) -> Option<(PathBuf, bool)> {
     }
 }
 
-fn target(shared: &BackendShared) -> Target {
-    SharedConnector::clone(&shared.connector.load()).target()
+/// What the entries are of.
+fn view(shared: &BackendShared) -> Target {
+    SharedConnector::clone(&shared.connector.load()).view()
 }

@@ -160,6 +160,11 @@ impl Passage {
         self
     }
 
+    /// How long it takes says nothing of the backend any more.
+    pub(crate) fn untimed(&mut self) {
+        self.is_timed = false;
+    }
+
     /// Counts it, which happens once.
     pub(crate) fn count(
         &self,

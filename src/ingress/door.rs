@@ -10,21 +10,29 @@
 //! here: who connected ([`Policy`]), whether they may, and a place among the door's connections ([`Gate::of_door`]).
 //! Nothing here reads or writes, so that no client delays the next one.
 //!
+//! What clients do against the protocol, floods among it, is counted by it, and told here once a minute: a line for each
+//! of them would be a flood of the log.
+//!
 //! When the daemon stops, the door accepts nothing more at once. Who is in the backlog has sent nothing that anybody
 //! read: if the socket is the daemon's own, they are reset as it closes; if it was handed over, they wait for the next
 //! daemon.
 
 use std::{
+    convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use fusebox_actors::view::{DoorStatus, DoorView, counts};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep,
+};
 
 pub(crate) use super::listener::{DoorStream, Listener};
 use super::{
@@ -33,6 +41,10 @@ use super::{
 };
 use crate::config::{Auth, DoorSettings};
 
+/// How often it is told what clients do against the protocol, if they do.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How a protocol calls a connection that it has closed because its client broke a rule.
+const PROTOCOL: &str = "protocol";
 /// Connections at once that are told that there is no room for them.
 const FAREWELLS: usize = 64;
 
@@ -109,9 +121,35 @@ impl ServedDoor {
         listener: Listener,
         stopping: watch::Receiver<bool>,
     ) {
-        listener.accept_until(stopping, |stream| self.start(stream)).await;
+        let told = AtomicU64::new(0);
+        tokio::select! {
+            () = listener.accept_until(stopping, |stream| self.start(stream)) => {}
+            never = self.tells_of_faults(&told) => match never {},
+        }
         drop(listener);
         self.door.stop().await;
+        self.tell_of_faults(&told);
+    }
+
+    /// Tells what clients do against the protocol, now and again.
+    async fn tells_of_faults(&self, told: &AtomicU64) -> Infallible {
+        loop {
+            sleep(TOLD_EVERY).await;
+            self.tell_of_faults(told);
+        }
+    }
+
+    /// The same of what was not `told` yet.
+    fn tell_of_faults(&self, told: &AtomicU64) {
+        let count = self.door.view().closed.get(PROTOCOL).copied().unwrap_or_default();
+        let new = count.saturating_sub(told.swap(count, Ordering::Relaxed));
+        if new > 0 {
+            tracing::warn!(
+                door = %self.settings.listen,
+                connections = new,
+                "closed, because their clients broke the protocol or sent a flood"
+            );
+        }
     }
 
     /// Tells a connection that there is no room for it. Of many at once some are closed without a word.
@@ -268,145 +306,4 @@ pub(crate) mod testing {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::{UnixListener, UnixStream},
-        task::JoinHandle,
-    };
-
-    use super::{
-        testing::{Echo, until},
-        *,
-    };
-    use crate::{config::doors_testing, ingress::peer::Rights};
-
-    struct Served {
-        _dir: tempfile::TempDir,
-        path: PathBuf,
-        door: Arc<ServedDoor>,
-        stop: watch::Sender<bool>,
-        serving: JoinHandle<()>,
-    }
-
-    fn served(connections: u32) -> Served {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
-        let settings = Arc::new(doors_testing::door(Auth::Token, connections));
-        let echo = Arc::new(Echo::default());
-        let door = ServedDoor::new(settings, Policy::default(), echo, Sharing::Nobody);
-        let (door, stop) = (Arc::new(door), watch::channel(false).0);
-        let serving = tokio::spawn(Arc::clone(&door).serve(listener, stop.subscribe()));
-        Served { _dir: dir, path, door, stop, serving }
-    }
-
-    impl Served {
-        async fn connect(&self) -> UnixStream {
-            UnixStream::connect(&self.path).await.unwrap()
-        }
-
-        /// A connection that the door serves.
-        async fn connected(&self) -> UnixStream {
-            let mut stream = self.connect().await;
-            assert_eq!(said(&mut stream, b"hello").await, b"hello");
-            stream
-        }
-    }
-
-    /// What comes back for `bytes`; nothing if the connection is closed.
-    async fn said(stream: &mut UnixStream, bytes: &[u8]) -> Vec<u8> {
-        drop(stream.write_all(bytes).await);
-        let mut answer = vec![0; 64];
-        let read = stream.read(&mut answer).await.unwrap_or(0);
-        answer.truncate(read);
-        answer
-    }
-
-    #[tokio::test]
-    async fn a_connection_above_the_limit_is_told_so_and_a_free_place_is_taken_again() {
-        let served = served(2);
-        let (first, _second) = (served.connected().await, served.connected().await);
-        let mut third = served.connect().await;
-        assert_eq!(said(&mut third, b"").await, b"full");
-        assert_eq!(said(&mut third, b"").await, b"", "it is closed");
-        drop(first);
-        until(|| served.door.gate.connections() == 1).await;
-        served.connected().await;
-        let status = served.door.status();
-        assert_eq!((status.accepted, status.refused["no_room"]), (3, 1));
-        assert_eq!((status.address.as_str(), status.connections_max), ("unix:/nowhere", 2));
-    }
-
-    #[tokio::test]
-    async fn a_door_that_stops_takes_nobody_and_waits_for_its_connections() {
-        let served = served(2);
-        let mut stream = served.connected().await;
-        served.stop.send_replace(true);
-        assert_eq!(said(&mut stream, b"").await, b"", "the protocol was told to stop");
-        served.serving.await.unwrap();
-        assert!(UnixStream::connect(&served.path).await.is_err(), "nobody listens");
-        assert_eq!(served.door.gate.connections(), 0);
-    }
-
-    #[test]
-    fn who_may_connect_follows_how_callers_are_known() {
-        let caller = |client, admin| Caller::Local { uid: 7, rights: Rights { client, admin } };
-        let admits = |auth, caller| {
-            let settings = Arc::new(doors_testing::door(auth, 1));
-            let echo = Arc::new(Echo::default());
-            let door = ServedDoor::new(settings, Policy::default(), echo, Sharing::Users);
-            door.admit(caller).map(|who| who.map(|who| (who.uid, who.admin)))
-        };
-        assert_eq!(admits(Auth::Peer, caller(true, false)), Ok(Some((7, false))));
-        assert_eq!(admits(Auth::Peer, caller(true, true)), Ok(Some((7, true))));
-        assert_eq!(admits(Auth::Peer, caller(false, false)), Err(()));
-        assert_eq!(admits(Auth::Peer, Caller::Network), Err(()));
-        assert_eq!(admits(Auth::Token, caller(false, false)), Ok(None));
-        assert_eq!(admits(Auth::Token, Caller::Network), Ok(None));
-        assert_eq!(admits(Auth::Open, Caller::Network), Ok(Some((NOBODY, false))));
-    }
-
-    struct Faulty;
-
-    impl WireDoor for Faulty {
-        fn take(&self, _connection: Connection) {
-            panic!("a fault");
-        }
-
-        fn no_room(&self) -> &'static [u8] {
-            panic!("a fault");
-        }
-
-        fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-            Box::pin(std::future::ready(()))
-        }
-
-        fn view(&self) -> DoorView {
-            DoorView::default()
-        }
-    }
-
-    #[tokio::test]
-    async fn a_fault_of_the_protocol_costs_a_connection_and_not_the_listener() {
-        let mut served = served(1);
-        let settings = Arc::clone(&served.door.settings);
-        let faulty =
-            ServedDoor::new(settings, Policy::default(), Arc::new(Faulty), Sharing::Nobody);
-        let path = served.path.with_extension("faulty");
-        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
-        served.door = Arc::new(faulty);
-        let door = Arc::clone(&served.door);
-        let serving = tokio::spawn(door.serve(listener, served.stop.subscribe()));
-        for _ in 0..3 {
-            let mut stream = UnixStream::connect(&path).await.unwrap();
-            assert_eq!(said(&mut stream, b"x").await, b"");
-        }
-        assert_eq!(served.door.gate.connections(), 0);
-        assert_eq!(served.door.status().accepted, 3);
-        served.stop.send_replace(true);
-        serving.await.unwrap();
-    }
-}
+mod tests;

@@ -202,33 +202,9 @@ impl Visit for Fact {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use tracing_subscriber::prelude::*;
 
-    use tracing_subscriber::{fmt::MakeWriter, prelude::*};
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl<'a> MakeWriter<'a> for Written {
-        type Writer = Self;
-
-        fn make_writer(&'a self) -> Self {
-            self.clone()
-        }
-    }
+    use super::{super::testing::Written, *};
 
     #[test]
     fn the_first_of_a_kind_are_written_and_the_rest_is_counted() {
@@ -246,7 +222,7 @@ mod tests {
             }
             tracing::warn!(backend = "a", "another fact");
         });
-        let written = String::from_utf8(written.0.lock().clone()).unwrap();
+        let written = written.take().join("\n");
         let count = |text: &str| written.matches(text).count();
         let of = |backend: &str| count(&format!("it fails backend=\"{backend}\""));
         assert_eq!((of("a"), of("b")), (10, 10), "{written}");

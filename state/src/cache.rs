@@ -513,6 +513,9 @@ impl Cache {
             version.fetch_add(1, Ordering::AcqRel);
         }
         self.inner.clear();
+        // Where there was none, none has gone.
+        let more = |count| (count > 0).then_some(count + 1);
+        self.outlasting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok();
     }
 
     /// The cached reply to `key`, where it is no older than `max_stale` (and the cache's own limit).
@@ -634,13 +637,13 @@ impl Cache {
         (entries, bytes, hits, misses)
     }
 
-    /// How often an entry that [outlasts](CachedRead::outlasts) came or changed.
+    /// How often an entry that [outlasts](CachedRead::outlasts) came or changed, or all of them went.
     pub fn outlasting(&self) -> u64 {
         self.outlasting.load(Ordering::Relaxed)
     }
 
     fn put(&self, lane: LaneId, read: CachedRead) {
-        if read.outlasts && !read.restored {
+        if read.outlasts {
             self.outlasting.fetch_add(1, Ordering::Relaxed);
         }
         let mut reads = match self.inner.get(&lane) {
@@ -780,6 +783,9 @@ mod tests {
         let asked = Some(Duration::from_secs(60));
         assert!(cache.get(LANE, &key("k"), asked, at(61)).is_none(), "a caller asks for less");
         assert_eq!(cache.sweep(at(86_401)), 1);
+        let before = cache.outlasting();
+        cache.invalidate_all();
+        assert_ne!(cache.outlasting(), before, "what keeps it has to hear that it has gone");
     }
 
     #[test]

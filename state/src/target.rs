@@ -23,6 +23,12 @@ impl Target {
         Self(format!("{kind} {place}/{namespace}").into())
     }
 
+    /// The same as one user sees it, for what must not be told another one. Without a user it is the target itself.
+    #[must_use]
+    pub fn seen_by(&self, user: Option<&str>) -> Self {
+        user.map_or_else(|| self.clone(), |user| Self(format!("{} as {user}", self.0).into()))
+    }
+
     /// The whole text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -144,6 +144,23 @@ fn a_value_overwritten_before_a_stop_does_not_come_back_with_the_cache() {
 }
 
 #[test]
+fn what_one_user_was_answered_is_not_answered_to_another() {
+    let redis = RedisServer::start();
+    let caches = tempfile::tempdir().unwrap();
+    let mut daemon = operated(&redis.url())
+        .set("backends.redis.cache.dir", caches.path().to_str().unwrap())
+        .start();
+    daemon.redis(&["SET", "k", "v"]).assert_live();
+    daemon.redis(&["GET", "k"]).assert_live();
+    assert!(daemon.terminate().success());
+    let url = redis.url().replace("redis://", "redis://ada:secret@");
+    daemon.set("backends.redis.url", url);
+    daemon.restart();
+    force_open(&daemon);
+    assert_eq!(read(&daemon, "GET k"), (200, "bypass".into(), Value::Null));
+}
+
+#[test]
 fn a_miss_answers_nil_only_where_a_nil_says_nothing() {
     let redis = RedisServer::start();
     let daemon = operated(&redis.url()).start();

@@ -52,7 +52,7 @@ impl Fills {
         let now = keeper.clock.now();
         let until = keeper.connector.expires(slot).map(|left| now.plus(left));
         let label = Label {
-            target: keeper.connector.target(),
+            target: keeper.connector.view(),
             lane: slot.lane,
             key: slot.key.clone(),
             at: keeper.clock.to_unix(now),

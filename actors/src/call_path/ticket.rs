@@ -500,6 +500,11 @@ impl Ticket {
         self.span_id
     }
 
+    /// Its request, or its answer, is kept waiting by a client: how long it takes says nothing of the backend.
+    pub fn is_kept_waiting(&mut self) {
+        self.passage.untimed();
+    }
+
     /// What the cache holds of a read that a suspect backend has not answered yet, where that came from and how old it
     /// is: its client is answered with that, if it is `usable`. Its
     /// attempt goes on, and is settled by its end, of which nothing follows.

@@ -241,6 +241,10 @@ impl Connector for ClickHouseConnector {
         self.target.clone()
     }
 
+    fn view(&self) -> Target {
+        self.target.seen_by(self.shared.settings.username.as_deref())
+    }
+
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async {
             // What is under way ends at once; a task that hangs all the same does not hold up the daemon.

@@ -357,6 +357,12 @@ impl Connector for FirestoreConnector {
         self.target.clone()
     }
 
+    fn view(&self) -> Target {
+        let account = self.shared.client.settings.credentials_file.as_ref();
+        let account = account.map(|file| file.to_string_lossy());
+        self.target.seen_by(account.as_deref())
+    }
+
     fn close(&self) -> Promise<'_, ()> {
         Box::pin(async {
             self.streams.close();

@@ -52,6 +52,7 @@
 //! 5. What may be answered by the cache or stored by the queue has been read whole: see
 //!    [`stock`](super::protocol::stock).
 //! 6. `Bearer owner` is nobody's credential, and goes nowhere.
+//! 7. No message goes on before it is whole, and before every name in it is one that its caller may name: [`scope`].
 
 mod answer;
 mod busy;
@@ -71,8 +72,10 @@ mod outcome;
 mod pool;
 mod port;
 mod preface;
+mod pumping;
 mod reading;
 mod rest;
+mod scope;
 mod serve;
 mod settings;
 mod telling;

@@ -2,8 +2,10 @@
 
 pub(crate) mod cache;
 pub(crate) mod cargo;
+pub(crate) mod fields;
 pub(crate) mod json;
 pub(crate) mod limits;
+pub(crate) mod named;
 pub(crate) mod names;
 pub(crate) mod numbers;
 pub(crate) mod outcome;

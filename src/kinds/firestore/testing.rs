@@ -93,6 +93,13 @@ impl Emulator {
         FirestoreConnector::new(self.settings())
     }
 
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Kills it; what it held is gone.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -287,6 +287,10 @@ impl Connector for RedisConnector {
         self.target.clone()
     }
 
+    fn view(&self) -> Target {
+        self.target.seen_by(self.links.shared.settings.username.as_deref())
+    }
+
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async {
             let Links { shared, reads, writes, second, .. } = &self.links;

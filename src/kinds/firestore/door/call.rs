@@ -18,7 +18,7 @@ use super::{
     listening,
     metadata::{asked_time, check_metadata},
     pool::Upstream,
-    reading,
+    reading::{self, first_of},
     telling::Told,
 };
 use crate::ingress::peer::{NOBODY, Who};
@@ -64,13 +64,17 @@ async fn carried(
     let begun = reading::begin(core, method, body).await?;
     let share = core.share(method).await?;
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
-    let message = begun.message();
+    let messages = begun.messages();
+    let message = first_of(&messages);
     let touched = core.touched(&upstream, method, message.as_ref()).await?;
-    core.allows(&upstream, &by, method, touched.database.as_deref())?;
+    Core::allows(&by, method)?;
+    let scope = core.scope(&upstream, &by);
+    core.may_begin(&scope, method, &head.headers, &messages)?;
+    drop(messages);
     let understood = core.understood(&upstream, method, message.as_ref(), &touched, &by);
     let uid = who.map_or(NOBODY, |who| who.uid);
     let carrying =
-        Carrying { upstream, method, by, uid, touched, understood, arrived, asked, time };
+        Carrying { upstream, method, by, uid, scope, touched, understood, arrived, asked, time };
     if method.shape == Shape::Lasting && method.class == Class::Read {
         let response = Box::pin(listening::answered(core, busy, carrying, head, begun, share));
         return Ok((response.await?, Source::Live));

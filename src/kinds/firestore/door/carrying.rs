@@ -25,6 +25,7 @@ use super::{
     metadata::strip,
     pool::Upstream,
     reading::Begun,
+    scope::Scope,
     telling::{self, Told},
     understood::{Asker, Ended, Understood, Whole},
     who::Principal,
@@ -42,6 +43,8 @@ pub(super) struct Carrying {
     pub(super) method: Method,
     pub(super) by: Principal,
     pub(super) uid: u32,
+    /// What it may name.
+    pub(super) scope: Scope,
     pub(super) touched: Touched,
     pub(super) understood: Option<Understood>,
     pub(super) arrived: Instant,
@@ -66,6 +69,15 @@ enum Sent {
     Lost(Lost),
     /// Nobody knows yet.
     Late,
+}
+
+impl Sent {
+    fn of(ended: Result<Answered, Lost>) -> Self {
+        match ended {
+            Ok(answered) => Self::Answered(Box::new(answered)),
+            Err(lost) => Self::Lost(lost),
+        }
+    }
 }
 
 impl Carrying {
@@ -142,6 +154,7 @@ impl Carrying {
             core: Arc::clone(core),
             upstream: Arc::clone(upstream),
             method: *method,
+            scope: self.scope.clone(),
             head: sent,
             begun,
             behalf: Behalf { caller: self.by.own.is_some(), transaction: touched.transaction },
@@ -286,10 +299,20 @@ impl Carrying {
         let now = Instant::now();
         // A little longer than the attempt, so that it is known what became of it.
         let end = now + core.backend.timeout() + GRACE;
-        let mut until = self.until(end);
-        let parts = until < end && self.parts(core);
-        if parts {
-            until -= core.backend.reserve(until.saturating_duration_since(now));
+        let until = self.until(end);
+        if until < end && self.parts(core) {
+            let reserve = core.backend.reserve(until.saturating_duration_since(now));
+            if let Some(ended) = waiting.answered(until - reserve).await {
+                return Sent::of(ended);
+            }
+            // It is read whole only now: it may be none that can be queued.
+            if self.whole().is_some() {
+                let why = "no answer in the caller's time";
+                let mut error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, why);
+                error.doubt = Some(Bytes::new());
+                let onward = waiting.part(error.clone());
+                return onward.map_or(Sent::Late, |onward| Sent::Lost(Lost::Onward(onward, error)));
+            }
         }
         let document = self.understood.as_ref().and_then(Understood::one_document);
         let suspects = async {
@@ -311,17 +334,6 @@ impl Carrying {
                 None => waiting.answered(until).await,
             },
         };
-        match ended {
-            Some(Ok(answered)) => Sent::Answered(Box::new(answered)),
-            Some(Err(lost)) => Sent::Lost(lost),
-            None if parts && self.whole().is_some() => {
-                let why = "no answer in the caller's time";
-                let mut error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, why);
-                error.doubt = Some(Bytes::new());
-                let onward = waiting.part(error.clone());
-                onward.map_or(Sent::Late, |onward| Sent::Lost(Lost::Onward(onward, error)))
-            }
-            None => Sent::Late,
-        }
+        ended.map_or(Sent::Late, Sent::of)
     }
 }

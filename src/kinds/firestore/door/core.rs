@@ -115,6 +115,21 @@ impl Core {
         room(&self.requests, u32::try_from(units).unwrap_or(u32::MAX)).await
     }
 
+    /// Room for what has come of a message, if it is longer than `most`: what is not is a part of its stream's share.
+    pub(super) async fn hold_above(
+        &self,
+        room: &mut Option<OwnedSemaphorePermit>,
+        wanted: usize,
+        most: usize,
+    ) -> Result<(), Told> {
+        if wanted <= most {
+            *room = None;
+        } else if room.is_none() {
+            *room = Some(self.hold(wanted).await?);
+        }
+        Ok(())
+    }
+
     /// How many bytes so much [room](Self::hold) is for.
     pub(super) fn held(room: &OwnedSemaphorePermit) -> usize {
         room.num_permits().saturating_mul(usize::try_from(UNIT).unwrap_or(usize::MAX))

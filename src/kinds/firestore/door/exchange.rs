@@ -21,8 +21,8 @@ use fusebox_actors::{
     Onward, Outcome, Settled, Source, Ticket,
     connector::{AttemptError, OwnCode},
 };
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Verdict};
-use h2::{Reason, SendStream};
+use fusebox_state::{ErrorClass, LaneId, OpId, Verdict};
+use h2::SendStream;
 use http_body_util::BodyExt;
 use hyper::{
     StatusCode,
@@ -43,7 +43,9 @@ use super::{
     entry::Entered,
     outcome::{of_http, status_of},
     pool::{Lease, Upstream},
-    reading::{Begun, Rest, too_long},
+    pumping::Pump,
+    reading::Begun,
+    scope::Scope,
     telling::Told,
 };
 use crate::{
@@ -62,6 +64,8 @@ pub(super) struct Sending {
     pub(super) core: Arc<Core>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) method: Method,
+    /// What its client may name in what it sends later.
+    pub(super) scope: Scope,
     pub(super) head: request::Parts,
     pub(super) begun: Begun,
     pub(super) behalf: Behalf,
@@ -263,6 +267,11 @@ pub(super) async fn send(
     let client = Arc::clone(&sending.upstream.connector.shared.client);
     let behalf = sending.behalf;
     let timeout = core.backend.timeout();
+    // Its server may wait for what its client has still to say, and with its headers until it has an answer to that.
+    let is_open = sending.begun.rest.is_some() || sending.by_hand;
+    if is_open && let Some(ticket) = &mut *held.lock() {
+        ticket.is_kept_waiting();
+    }
     let mut carrier = None;
     let ended = timeout_at(Instant::now() + timeout, tried(sending, &left, &mut carrier)).await;
     let failed = match ended {
@@ -300,7 +309,11 @@ pub(super) async fn send(
                 Some(_) => true,
                 None => false,
             };
-            given_up(sent, timeout)
+            let mut failed = given_up(sent, timeout);
+            if is_open {
+                failed.verdict = Verdict::Neutral;
+            }
+            failed
         }
     };
     if let Some(pass) = pass
@@ -325,7 +338,7 @@ async fn tried(
     left: &AtomicBool,
     carrier: &mut Option<Carrier>,
 ) -> Result<(Answered, Option<Status>), Status> {
-    let Sending { core, upstream, method, head, mut begun, by_hand, .. } = sending;
+    let Sending { core, upstream, method, scope, head, mut begun, by_hand, .. } = sending;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -353,14 +366,10 @@ async fn tried(
         let (ended, taken) = (Arc::<Mutex<Option<Told>>>::default(), Arc::<AtomicBool>::default());
         let (pump, onward) = match &begun.rest {
             Some(rest) => {
-                let pumped = pump(
-                    Arc::clone(&core),
-                    method,
-                    Arc::clone(rest),
-                    stream,
-                    Arc::clone(&taken),
-                    Arc::clone(&ended),
-                );
+                let (core, scope, rest) = (Arc::clone(&core), scope.clone(), Arc::clone(rest));
+                let pump = Pump { core, method, scope, taken: Arc::clone(&taken), stream };
+                let ended = Arc::clone(&ended);
+                let pumped = async move { pump.pumps(&rest, &ended).await };
                 (Some(AbortOnDropHandle::new(tokio::spawn(pumped))), None)
             }
             None => (None, by_hand.then_some(stream)),
@@ -400,60 +409,5 @@ async fn tried(
         let coming = Coming { answer, pass: None, onward, ended, _pump: pump, _lease: lease };
         let rest = status.is_none().then_some(coming);
         return Ok((Answered { head, first, rest, onward: None }, status));
-    }
-}
-
-/// Sends on what else a client sends, at the server's pace.
-async fn pump(
-    core: Arc<Core>,
-    method: Method,
-    rest: Arc<tokio::sync::Mutex<Rest>>,
-    mut stream: SendStream<Bytes>,
-    taken: Arc<AtomicBool>,
-    ended: Arc<Mutex<Option<Told>>>,
-) {
-    let mut rest = rest.lock().await;
-    while let Some(next) = rest.body.frame().await {
-        taken.store(true, Ordering::Release);
-        let Ok(next) = next else { return stream.send_reset(Reason::CANCEL) };
-        let Ok(mut data) = next.into_data() else { continue };
-        if let Err(length) = rest.framing.feed(&data) {
-            *ended.lock() = Some(too_long(length));
-            return stream.send_reset(Reason::CANCEL);
-        }
-        if method.class == Class::Write
-            && let Err(told) = core.writes_more().await
-        {
-            *ended.lock() = Some(told);
-            return stream.send_reset(Reason::CANCEL);
-        }
-        while !data.is_empty() {
-            stream.reserve_capacity(data.len());
-            let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
-                return;
-            };
-            let now = data.split_to(room.min(data.len()));
-            if stream.send_data(now, false).is_err() {
-                return;
-            }
-        }
-    }
-    taken.store(true, Ordering::Release);
-    if stream.send_data(Bytes::new(), true).is_err() {
-        tracing::debug!("a stream ended before all of its request was sent");
-    }
-}
-
-impl Core {
-    /// A stream that may write, anywhere, sends another message: what is queued goes first.
-    async fn writes_more(&self) -> Result<(), Told> {
-        let everything = Lanes::All;
-        if !self.backend.wait_for(&everything, self.backend.timeout()).await {
-            let name = self.backend.name();
-            let why = "has earlier writes waiting in the queue";
-            return Err(Told::not_executed(name, why, self.backend.retry_after()));
-        }
-        self.backend.wrote(&everything);
-        Ok(())
     }
 }

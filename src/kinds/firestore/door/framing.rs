@@ -19,7 +19,9 @@ pub(in crate::kinds::firestore) struct Framing {
     prefix: [u8; PREFIX],
     /// How much of the prefix is here.
     here: usize,
-    /// How much of the message is still to come.
+    /// How long the message is.
+    length: usize,
+    /// How much of it is still to come.
     left: usize,
     /// Messages that came whole.
     whole: u64,
@@ -47,7 +49,8 @@ impl Framing {
                 if length > MESSAGE_MAX {
                     return Err(TooLong(length));
                 }
-                (self.here, self.left) = (0, usize::try_from(length).unwrap_or(usize::MAX));
+                self.length = usize::try_from(length).unwrap_or(usize::MAX);
+                (self.here, self.left) = (0, self.length);
                 self.whole += u64::from(length == 0);
             }
         }
@@ -61,7 +64,12 @@ impl Framing {
 
     /// Whether nothing of a message is missing.
     pub(in crate::kinds::firestore) fn is_between(&self) -> bool {
-        self.left == 0 && self.here == 0
+        self.begun() == 0
+    }
+
+    /// How many bytes are here of a message that is not whole.
+    pub(in crate::kinds::firestore) fn begun(&self) -> usize {
+        if self.left > 0 { PREFIX + self.length - self.left } else { self.here }
     }
 }
 
@@ -73,6 +81,13 @@ pub(in crate::kinds::firestore) struct Gathered {
 }
 
 impl Gathered {
+    /// The beginning of a message, which came in these pieces.
+    pub(in crate::kinds::firestore) fn of(pieces: impl Iterator<Item = Bytes>) -> Self {
+        let mut begun = BytesMut::new();
+        pieces.for_each(|piece| begun.extend_from_slice(&piece));
+        Self { begun }
+    }
+
     /// The messages that are whole with the next piece, framed as they came.
     pub(in crate::kinds::firestore) fn feed(&mut self, piece: Bytes) -> Result<Bytes, TooLong> {
         let mut all = piece;
@@ -184,7 +199,9 @@ mod tests {
         }
         let mut framing = Framing::default();
         framing.feed(&bytes[..7]).unwrap();
-        assert_eq!((framing.whole(), framing.is_between()), (0, false));
+        assert_eq!((framing.whole(), framing.is_between(), framing.begun()), (0, false, 7));
+        framing.feed(&bytes[7..15]).unwrap();
+        assert_eq!((framing.whole(), framing.begun()), (2, 2));
     }
 
     #[test]

@@ -8,7 +8,11 @@ use std::borrow::Cow;
 use fusebox_state::{LaneId, Lanes};
 
 use super::class::{Class, Method, Names};
-use crate::kinds::firestore::protocol::names::Root;
+use crate::kinds::firestore::protocol::{
+    fields::{Fields, last, text},
+    named::database_of,
+    names::Root,
+};
 
 /// What a call touches, as far as it can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,81 +23,6 @@ pub(super) struct Touched {
     pub(super) transaction: bool,
     /// The project and the database: `projects/p/databases/d`. `None` if that cannot be read.
     pub(super) database: Option<String>,
-}
-
-/// A field of a message.
-enum Field<'a> {
-    Bytes(&'a [u8]),
-    Other,
-}
-
-/// Fields of a message one by one; `None` for what is none, after which nothing comes.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn skip(&mut self, count: u64) -> Option<&'a [u8]> {
-        let (skipped, rest) = self.0.split_at_checked(usize::try_from(count).ok()?)?;
-        self.0 = rest;
-        Some(skipped)
-    }
-
-    fn field(&mut self) -> Option<(u32, Field<'a>)> {
-        let key = self.varint()?;
-        let field = match key & 7 {
-            0 => self.varint().map(|_| Field::Other)?,
-            1 => self.skip(8).map(|_| Field::Other)?,
-            2 => {
-                let length = self.varint()?;
-                Field::Bytes(self.skip(length)?)
-            }
-            5 => self.skip(4).map(|_| Field::Other)?,
-            _ => return None,
-        };
-        Some((u32::try_from(key >> 3).ok()?, field))
-    }
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<(u32, &'a [u8])>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while !self.0.is_empty() {
-            match self.field() {
-                Some((number, Field::Bytes(bytes))) => return Some(Some((number, bytes))),
-                Some((_, Field::Other)) => {}
-                None => {
-                    self.0 = &[];
-                    return Some(None);
-                }
-            }
-        }
-        None
-    }
-}
-
-/// The last field of that number; empty if there is none. `None` if `message` is no message.
-fn last(message: &[u8], number: u32) -> Option<&[u8]> {
-    Fields(message).try_fold(&[][..], |found, field| {
-        let (at, bytes) = field?;
-        Some(if at == number { bytes } else { found })
-    })
-}
-
-fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
 }
 
 /// The document that a write is about. `None` for a write of a kind that is not known.
@@ -139,19 +68,6 @@ fn names(method: Method, message: &[u8]) -> Option<Vec<Cow<'_, str>>> {
     }
 }
 
-/// The database of a name that is or begins with one.
-pub(super) fn database_of(name: &str) -> Option<String> {
-    let parts: Vec<&str> = name.split('/').take(4).collect();
-    match parts.as_slice() {
-        ["projects", project, "databases", database]
-            if !project.is_empty() && !database.is_empty() =>
-        {
-            Some(parts.join("/"))
-        }
-        _ => None,
-    }
-}
-
 /// What a call of `method` touches whose first message is `message`; `None` if that cannot be read.
 pub(super) fn touched(
     method: Method,
@@ -179,7 +95,7 @@ pub(super) fn touched(
         let about = last(message, 1)?;
         // Only one of the methods brings a document there.
         let about = if method.names == Names::Document { last(about, 1)? } else { about };
-        database_of(text(about)?)
+        database_of(text(about)?).map(str::to_owned)
     });
     Touched { lanes, transaction: method.transaction > 0 && has(method.transaction), database }
 }
@@ -266,16 +182,5 @@ mod tests {
         }
         let get = method("/google.firestore.v1.Firestore/GetDocument");
         assert_eq!(touched(get, None, None, b"").lanes, Lanes::new([]), "a read bars nobody");
-    }
-
-    #[test]
-    fn a_database_is_read_from_whatever_begins_with_one() {
-        assert_eq!(
-            database_of("projects/p/databases/(default)/documents/a/b").as_deref(),
-            Some("projects/p/databases/(default)")
-        );
-        for name in ["", "projects/p", "projects//databases/d", "/projects/p/databases/d"] {
-            assert_eq!(database_of(name), None, "{name}");
-        }
     }
 }

@@ -7,6 +7,8 @@
 //!    └─┘ no server             └────────────────────────────────┘      └─┘ no server
 //!                                open, then RESET if need be
 //! ```
+//! One without a target is answered with headers, and asks the server nothing before it has one.
+//!
 //! *Waiting* and *broken* differ in that a waiting one has no headers yet: its client's call has not begun. Both sleep
 //! until the backend is asked again, and open a stream with backoff, through the same admission as every call: a
 //! place in the bulkhead is held until its headers are here. The client's connection is counted as parked meanwhile.
@@ -17,6 +19,8 @@
 //! | | waiting | open | broken |
 //! | --- | --- | --- | --- |
 //! | lost, or the server's `UNAVAILABLE` | waits | broken | broken |
+//! | no headers in time, which says nothing of the backend | waits | | broken |
+//! | what is no message, the first five times in a row | | broken | |
 //! | the server's `INTERNAL`, `CANCELLED` | the client is told | broken | broken |
 //! | any other status of the server | the client is told | the client is told | the client is told |
 //! | one that may be for a token of ours | | broken, without tokens | the same |
@@ -33,6 +37,7 @@
 //! 5. It has no task: it lives in the answer's body, and ends with it. So a crash leaves nothing, and a client that
 //!    leaves takes all of it along.
 
+mod hearing;
 mod open;
 mod opening;
 mod requests;
@@ -53,12 +58,11 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::Code;
 
 use self::{
     open::{Came, Open},
     requests::{Asked, Requests},
-    shut::{Shut, is_transient},
+    shut::Shut,
 };
 use super::{
     answer::{Body, GRPC_STATUS, Relayed},
@@ -66,16 +70,14 @@ use super::{
     carrying::Carrying,
     core::Core,
     exchange::Answered,
-    framing::{self, Gathered, take_first},
+    framing::{self, take_first},
     metadata::strip,
-    outcome::status_of,
-    pool::LASTING_WINDOW,
-    reading::{Begun, too_long},
-    telling::Told,
+    reading::Begun,
+    telling::{GRPC, Told},
 };
 use crate::kinds::firestore::{
     live_queries::Pace,
-    protocol::targets::{Heard, TARGETS_MAX, Targets, TooMuch},
+    protocol::targets::{TARGETS_MAX, Targets, TooMuch},
 };
 
 /// See the [module](self).
@@ -96,6 +98,8 @@ pub(super) struct Listening {
     parked: Option<Parked>,
     pace: Pace,
     failures: u32,
+    /// How often in a row the server has said what is no message.
+    faults: u32,
     /// The backend is not asked: whatever `again` says, nothing is tried before it is.
     is_barred: bool,
     again: Pin<Box<Sleep>>,
@@ -123,21 +127,17 @@ pub(super) async fn answered(
     begun: Begun,
     share: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Told> {
-    let mut targets = Targets::default();
-    let (mut gathered, mut told) = (Gathered::default(), Vec::new());
-    for piece in &begun.pieces {
-        let mut whole = gathered.feed(piece.clone()).map_err(too_long)?;
-        while let Some((_, message)) = take_first(&mut whole) {
-            match message {
-                Some(message) => told.extend(targets.asks(&message, false).map_err(too_much)?),
-                None => targets.cannot_be_read(),
-            }
+    let (mut targets, mut told) = (Targets::default(), Vec::new());
+    let mut messages = begun.messages();
+    while let Some((_, message)) = take_first(&mut messages) {
+        match message {
+            Some(message) => told.extend(targets.asks(&message, false).map_err(too_much)?),
+            None => targets.cannot_be_read(),
         }
     }
-    let is_plain = !targets.is_opaque() && gathered.is_between();
-    let rest = begun.rest.map(Arc::try_unwrap);
-    let body = match rest {
-        Some(Ok(rest)) if is_plain => Some(rest.into_inner().body),
+    let is_plain = !targets.is_opaque();
+    let rest = match begun.rest.map(Arc::try_unwrap) {
+        Some(Ok(rest)) if is_plain => Some(rest.into_inner()),
         None if is_plain => None,
         rest => {
             let rest = rest.map(|rest| rest.map_or_else(|shared| shared, Arc::new));
@@ -152,7 +152,7 @@ pub(super) async fn answered(
         busy: Arc::clone(busy),
         carrying,
         head,
-        requests: Requests::new(body),
+        requests: Requests::new(rest),
         targets,
         room: None,
         open: None,
@@ -162,15 +162,14 @@ pub(super) async fn answered(
         parked: None,
         pace: Pace::default(),
         failures: 0,
+        faults: 0,
         is_barred: false,
         again: Box::pin(sleep_until(Instant::now())),
         stop: Box::pin(core.stop.clone().cancelled_owned()),
         deadline: deadline.map(|at| Box::pin(sleep_until(at))),
         share: Some(share),
     };
-    for told in told {
-        listening.tells(Some(told));
-    }
+    listening.tells(told);
     listening.keep().await?;
     listening.begun().await
 }
@@ -183,6 +182,10 @@ impl Listening {
     /// The answer, once it has begun.
     async fn begun(mut self) -> Result<Response<Body>, Told> {
         loop {
+            if self.targets.is_empty() {
+                // There is nothing to ask the server yet, which may say nothing before it is asked something.
+                return Ok(self.response(HeaderMap::from_iter([(CONTENT_TYPE, GRPC)])));
+            }
             let event = self.happens().await;
             let shut = match event {
                 Event::Again => match self.opens().await {
@@ -293,7 +296,7 @@ impl Listening {
             Some(open) => open.takes_more() && !requests.has_ended(),
             None => *has_headers || !requests.has_ended(),
         };
-        let is_due = is_shut && (!*has_headers || !targets.is_empty());
+        let is_due = is_shut && !targets.is_empty();
         let answers = async {
             match open {
                 Some(open) => open.next().await,
@@ -314,6 +317,8 @@ impl Listening {
     /// Takes a request of the client.
     async fn asks(&mut self, framed: Bytes, message: Option<Bytes>) -> Result<(), Told> {
         let is_open = self.open.is_some();
+        let Carrying { scope, method, .. } = &self.carrying;
+        self.core.may_send(scope, *method, message.as_deref())?;
         match message {
             Some(message) => {
                 let answer = self.targets.asks(&message, is_open).map_err(too_much)?;
@@ -343,84 +348,16 @@ impl Listening {
         Ok(())
     }
 
-    /// Takes what the server says.
-    async fn hears(&mut self, frame: Option<Result<Frame<Bytes>, tonic::Status>>) {
-        let Some(Ok(frame)) = frame else { return self.breaks() };
-        let data = match frame.into_data() {
-            Ok(data) => data,
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                let code = status_of(&trailers).map_or(Code::Unknown, |status| status.code());
-                if is_transient(code, true) || code != Code::Ok && self.targets.is_refused() {
-                    return self.breaks_by(Some(trailers));
-                }
-                return self.end(trailers);
-            }
-        };
-        let Some(open) = &mut self.open else { return };
-        let Ok(mut whole) = open.gathered.feed(data) else {
-            return self.ends(&Told::fault("the server's message is too long"));
-        };
-        let wanted = open.gathered.wanted();
-        if wanted <= LASTING_WINDOW as usize {
-            open.room = None;
-        } else if open.room.is_none() {
-            match self.core.hold(wanted).await {
-                Ok(room) => open.room = Some(room),
-                Err(told) => return self.ends(&told),
-            }
-        }
-        let (all, mut from, mut at) = (whole.clone(), 0, 0);
-        while let Some((framed, message)) = take_first(&mut whole) {
-            let heard = if let Some(message) = message {
-                self.targets.hears(&message)
-            } else {
-                self.targets.cannot_be_read();
-                Heard::Pass
-            };
-            let end = at + framed.len();
-            if heard != Heard::Pass {
-                self.passes(all.slice(from..at));
-                from = end;
-            }
-            if heard == Heard::Anew {
-                return self.breaks();
-            }
-            at = end;
-        }
-        self.passes(all.slice(from..at));
-    }
-
     fn passes(&mut self, messages: Bytes) {
         if !messages.is_empty() {
             self.out.push_back(Frame::data(messages));
         }
     }
 
-    fn tells(&mut self, message: Option<Bytes>) {
-        if let Some(message) = message {
+    fn tells(&mut self, messages: impl IntoIterator<Item = Bytes>) {
+        for message in messages {
             self.passes(framing::framed(&[message]));
         }
-    }
-
-    /// The stream to the server broke.
-    fn breaks(&mut self) {
-        self.breaks_by(None);
-    }
-
-    /// The same; `said` is what the server said of it.
-    fn breaks_by(&mut self, said: Option<HeaderMap>) {
-        if self.targets.is_opaque() {
-            let trailers = said.unwrap_or_else(|| self.lost().trailers());
-            return self.end(trailers);
-        }
-        tracing::debug!("a client's Listen has lost its server");
-        if self.open.take().is_some_and(|open| open.since.elapsed() >= self.pace.backoff_max) {
-            self.failures = 0;
-        }
-        let gone = self.targets.broke();
-        self.tells(gone);
-        self.waits();
     }
 
     fn lost(&self) -> Told {
@@ -429,7 +366,7 @@ impl Listening {
 
     /// Waits before it tries again.
     fn waits(&mut self) {
-        if self.parked.is_none() {
+        if self.parked.is_none() && !self.targets.is_empty() {
             self.parked = Some(self.busy.park(&self.core));
         }
         let was_barred = std::mem::replace(&mut self.is_barred, self.core.is_barred());

@@ -1,7 +1,8 @@
 //! The first message of a call, read whole before anything else is done for it.
 //!
 //! So a client that sends slowly holds nothing but its bytes, a message that is too large is refused before the backend
-//! hears of it, and what the server refuses unread can be sent again.
+//! hears of it, and what the server refuses unread can be sent again. Of a message that has come in part nothing goes
+//! on before the rest of it is here.
 
 use std::sync::Arc;
 
@@ -17,13 +18,13 @@ use tokio::{
 use super::{
     class::{Method, Shape},
     core::Core,
-    framing::{Framing, MESSAGE_MAX, TooLong, first_message},
+    framing::{Framing, Gathered, MESSAGE_MAX, TooLong, first_message},
     telling::Told,
 };
 
 /// What came of a call so far.
 pub(super) struct Begun {
-    /// Its bytes, which are at least the first message.
+    /// Its messages that are whole, the first one at least.
     pub(super) pieces: Vec<Bytes>,
     /// What is still to come; `None` if the client has said that this is all.
     pub(super) rest: Option<Arc<Mutex<Rest>>>,
@@ -34,13 +35,14 @@ pub(super) struct Begun {
 /// What a client has still to send.
 pub(super) struct Rest {
     pub(super) body: Incoming,
-    pub(super) framing: Framing,
+    /// The beginning of a message.
+    pub(super) gathered: Gathered,
 }
 
 impl Begun {
-    /// The first message, if it can be read.
-    pub(super) fn message(&self) -> Option<Bytes> {
-        let whole = match self.pieces.as_slice() {
+    /// Its messages, framed, one behind the other.
+    pub(super) fn messages(&self) -> Bytes {
+        match self.pieces.as_slice() {
             [only] => only.clone(),
             pieces => {
                 let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
@@ -49,9 +51,29 @@ impl Begun {
                 }
                 whole.freeze()
             }
-        };
-        first_message(&whole).map(|message| whole.slice_ref(message))
+        }
     }
+}
+
+/// The first of messages, if it can be read.
+pub(super) fn first_of(messages: &Bytes) -> Option<Bytes> {
+    first_message(messages).map(|message| messages.slice_ref(message))
+}
+
+/// Takes the last `count` bytes of pieces.
+fn tail(pieces: &mut Vec<Bytes>, mut count: usize) -> Gathered {
+    let mut taken = Vec::new();
+    while count > 0
+        && let Some(mut last) = pieces.pop()
+    {
+        let before = last.len().saturating_sub(count);
+        count -= last.len() - before;
+        taken.push(last.split_off(before));
+        if before > 0 {
+            pieces.push(last);
+        }
+    }
+    Gathered::of(taken.into_iter().rev())
 }
 
 /// What is said of a message that is too large.
@@ -96,6 +118,9 @@ pub(super) async fn begin(core: &Core, method: Method, mut body: Incoming) -> Re
     if has_ended && !framing.is_between() {
         return Err(Told::malformed("the request ends within a message"));
     }
-    let rest = (!has_ended).then(|| Arc::new(Mutex::new(Rest { body, framing })));
+    let rest = (!has_ended).then(|| {
+        let gathered = tail(&mut pieces, framing.begun());
+        Arc::new(Mutex::new(Rest { body, gathered }))
+    });
     Ok(Begun { pieces, rest, held })
 }

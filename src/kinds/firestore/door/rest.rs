@@ -36,7 +36,7 @@ use super::{
     counters::Family,
     exchange::{Held, Waiting, given_up},
     framing::MESSAGE_MAX,
-    lanes::{Touched, database_of},
+    lanes::Touched,
     metadata::{check_metadata, strip},
     pool::{Line, Upstream},
     telling::Told,
@@ -45,7 +45,10 @@ use super::{
 use crate::{
     ingress::peer::Who,
     kinds::firestore::{
-        protocol::outcome::{self, Behalf, Cause, Failed},
+        protocol::{
+            named::database_of,
+            outcome::{self, Behalf, Cause, Failed},
+        },
         transport::fence,
     },
     net::{
@@ -119,7 +122,8 @@ async fn carried(
     let share = core.share(method).await?;
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
     let touched = touched(&upstream, method, head.method.as_str(), head.uri.path());
-    core.allows(&upstream, &by, method, touched.database.as_deref())?;
+    Core::allows(&by, method)?;
+    core.may_ask(&core.scope(&upstream, &by), &head, &body)?;
     let sent = core.plain(&upstream, &by, head, body).await?;
 
     let timeout = core.backend.timeout();
@@ -176,7 +180,7 @@ fn touched(upstream: &Upstream, method: Method, verb: &str, path: &str) -> Touch
         (Class::Write, None) => Lanes::All,
     };
     let database = name.split_once("/documents").map_or(name, |(database, _)| database);
-    Touched { lanes, transaction: false, database: database_of(database) }
+    Touched { lanes, transaction: false, database: database_of(database).map(str::to_owned) }
 }
 
 impl Core {

@@ -21,7 +21,8 @@ const SOURCE: HeaderName = HeaderName::from_static("x-fusebox-source");
 /// The number under which a write of unknown outcome is logged.
 const OP_ID: HeaderName = HeaderName::from_static("x-fusebox-op-id");
 const LOCAL: HeaderValue = HeaderValue::from_static("local");
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// The type of an answer.
+pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
 
 /// What a client is told in place of the server's answer.

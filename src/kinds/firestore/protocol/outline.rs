@@ -23,15 +23,19 @@ pub(crate) struct Outline {
 /// A `CommitRequest`, or a `BatchWriteRequest`.
 #[derive(Clone, PartialEq, Message)]
 struct Request {
-    #[prost(message, repeated, tag = "2")]
-    writes: Vec<Part>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    writes: Vec<Bytes>,
 }
 
-/// A `Write`.
+/// A `Write`, of the two kinds that are understood.
 #[derive(Clone, PartialEq, Message)]
 struct Part {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    update: Option<Bytes>,
     #[prost(bytes = "bytes", optional, tag = "2")]
     delete: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    update_mask: Option<Bytes>,
     #[prost(message, optional, tag = "4")]
     current_document: Option<Precondition>,
     #[prost(bytes = "bytes", repeated, tag = "7")]
@@ -39,6 +43,14 @@ struct Part {
 }
 
 impl Part {
+    /// A write with nothing else in it. What it does is not known of any other: a transform of the old form, say.
+    fn read(write: Bytes) -> Option<Self> {
+        let length = write.len();
+        let part = Self::decode(write).ok()?;
+        let is_known = part.update.is_some() != part.delete.is_some();
+        (is_known && part.encoded_len() == length).then_some(part)
+    }
+
     /// A write for which the same holds. `None` if nothing of it decides anything.
     fn like(self) -> Option<Write> {
         if self.current_document.is_none() && self.update_transforms.is_empty() {
@@ -58,14 +70,17 @@ impl Part {
     }
 }
 
-/// What is to be known of the `CommitRequest` or `BatchWriteRequest` that `message` is. `None` if it is none, or writes
-/// nothing.
+/// What is to be known of the `CommitRequest` or `BatchWriteRequest` that `message` is. `None` if it is none, writes
+/// nothing, or has a write that is not understood.
 pub(crate) fn outline(message: &Bytes) -> Option<Outline> {
     let Request { writes } = Request::decode(message.clone()).ok()?;
     if writes.is_empty() {
         return None;
     }
-    let decisive: Vec<Write> = writes.into_iter().filter_map(Part::like).collect();
+    let mut decisive = Vec::new();
+    for write in writes {
+        decisive.extend(Part::read(write)?.like());
+    }
     let effect = plan::effect(&decisive, None);
     Some(Outline { absolute: effect.absolute, outage: effect.outage })
 }
@@ -73,7 +88,7 @@ pub(crate) fn outline(message: &Bytes) -> Option<Outline> {
 #[cfg(test)]
 mod tests {
     use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-        BatchWriteRequest, CommitRequest, precondition::ConditionType,
+        BatchWriteRequest, CommitRequest, DocumentTransform, precondition::ConditionType,
     };
     use prost_types::Timestamp;
 
@@ -124,5 +139,30 @@ mod tests {
         }
         assert!(outline(&bytes(&CommitRequest::default())).is_none());
         assert!(outline(&Bytes::from_static(b"\xff")).is_none());
+    }
+
+    #[test]
+    fn a_commit_with_a_write_that_is_not_understood_has_no_outline() {
+        let set = bytes(&Write {
+            operation: Some(Operation::Update(Document::default())),
+            ..Write::default()
+        });
+        let transform = bytes(&Write {
+            operation: Some(Operation::Transform(DocumentTransform::default())),
+            ..Write::default()
+        });
+        let with_more = |more: &'static [u8]| Bytes::from([&set[..], more].concat());
+        for (what, other) in [
+            ("a transform of the old form", transform),
+            ("a document that is verified", Bytes::from_static(b"\x2a\x01d")),
+            ("nothing", Bytes::new()),
+            ("a field that is not known", with_more(b"\x7a\x01x")),
+            ("a number that is not known", with_more(b"\x78\x01")),
+            ("two operations", with_more(b"\x12\x01d")),
+        ] {
+            let writes = vec![set.clone(), other];
+            assert!(outline(&bytes(&Request { writes })).is_none(), "{what}");
+        }
+        assert!(outline(&bytes(&Request { writes: vec![set] })).is_some());
     }
 }

@@ -35,6 +35,8 @@ use prost::Message;
 pub(crate) const TARGETS_MAX: usize = 1 << 20;
 /// What a target takes besides its request.
 const OVERHEAD: usize = 128;
+/// What it takes that the client has to hear of an earlier one.
+const OWED: usize = 16;
 /// How a response begins that says something of targets, and not of documents.
 const TARGET_CHANGE: u8 = 0x12;
 /// The same of one that counts documents.
@@ -62,12 +64,12 @@ struct Kept {
     /// The client's own message.
     asked: Bytes,
     from: From,
-    /// Its client has heard of its `ADD`.
+    /// Its client has heard of its `ADD`; if something is `owed`, of the one of the earliest target.
     is_told: bool,
     /// Its client wants it no more, and has not heard yet that it is gone.
     is_leaving: bool,
     /// So many `REMOVE`s are still to come of earlier targets of this number.
-    owed: u32,
+    owed: usize,
     stream: OnStream,
 }
 
@@ -98,6 +100,8 @@ pub(crate) enum Heard {
     Hide,
     /// A token is refused: the Listen has to begin anew.
     Anew,
+    /// It is none, and nobody is told of it: the Listen has to begin anew.
+    Malformed,
 }
 
 /// A Listen that is begun anew.
@@ -128,14 +132,10 @@ impl Targets {
     ///
     /// # Errors
     /// It would be too much.
-    pub(crate) fn asks(
-        &mut self,
-        message: &Bytes,
-        is_open: bool,
-    ) -> Result<Option<Bytes>, TooMuch> {
+    pub(crate) fn asks(&mut self, message: &Bytes, is_open: bool) -> Result<Vec<Bytes>, TooMuch> {
         let Some(request) = read(message) else {
             self.is_opaque = true;
-            return Ok(None);
+            return Ok(Vec::new());
         };
         if self.database.is_empty() {
             self.database.clone_from(&request.database);
@@ -146,9 +146,10 @@ impl Targets {
         match request.target_change {
             Some(Change::AddTarget(target)) => {
                 let earlier = self.kept.iter().find(|kept| kept.id == target.target_id);
-                let owed = earlier.map_or(0, |it| it.owed + u32::from(it.is_leaving));
+                let owed = earlier.map_or(0, |it| it.owed + usize::from(it.is_leaving));
+                let is_told = owed > 0 && earlier.is_some_and(|it| it.is_told);
                 self.kept.retain(|kept| kept.id != target.target_id);
-                let size = self.size() + message.len() + OVERHEAD;
+                let size = self.size() + message.len() + OVERHEAD + owed * OWED;
                 if size > TARGETS_MAX {
                     return Err(TooMuch(size));
                 }
@@ -158,25 +159,25 @@ impl Targets {
                     // Not a part of what came with it.
                     asked: Bytes::copy_from_slice(message),
                     from: From::Asked,
-                    is_told: false,
+                    is_told,
                     is_leaving: false,
                     owed,
                     stream: OnStream::default(),
                 });
-                Ok(None)
+                Ok(Vec::new())
             }
             Some(Change::RemoveTarget(id)) => {
                 let Some(kept) = self.kept.iter_mut().find(|kept| kept.id == id) else {
-                    return Ok(None);
+                    return Ok(Vec::new());
                 };
                 kept.is_leaving = true;
-                Ok(if is_open { None } else { self.broke() })
+                Ok(if is_open { Vec::new() } else { self.broke() })
             }
             None => {
                 if self.kept.is_empty() {
                     self.greeting = Some(Bytes::copy_from_slice(message));
                 }
-                Ok(None)
+                Ok(Vec::new())
             }
         }
     }
@@ -187,19 +188,23 @@ impl Targets {
             None | Some(&FILTER) => return Heard::Pass,
             Some(&TARGET_CHANGE) => {}
             Some(_) => {
-                for kept in self.kept.iter_mut().filter(|kept| kept.is_told) {
+                // Of what was not added on this stream nothing can come yet.
+                for kept in self.kept.iter_mut().filter(|kept| kept.stream.is_added) {
                     (kept.from, kept.stream.is_tried) = (From::Beginning, false);
                 }
                 return Heard::Pass;
             }
         }
-        let Ok(ListenResponse { response_type: Some(ResponseType::TargetChange(change)) }) =
-            ListenResponse::decode(message)
-        else {
-            self.is_opaque = true;
-            return Heard::Pass;
-        };
-        self.changes(&change)
+        match ListenResponse::decode(message) {
+            Ok(ListenResponse { response_type: Some(ResponseType::TargetChange(change)) }) => {
+                self.changes(&change)
+            }
+            Ok(_) => {
+                self.is_opaque = true;
+                Heard::Pass
+            }
+            Err(_) => Heard::Malformed,
+        }
     }
 
     fn changes(&mut self, change: &TargetChange) -> Heard {
@@ -265,13 +270,28 @@ impl Targets {
         is_any
     }
 
-    /// There is no stream to the server any more: what the client is to be told of targets that it does not want.
-    pub(crate) fn broke(&mut self) -> Option<Bytes> {
-        let is_owed = |kept: &&Kept| kept.is_leaving || kept.owed > 0;
-        let gone = self.kept.iter().filter(is_owed).map(|kept| kept.id).collect();
-        self.kept.retain(|kept| !kept.is_leaving);
-        self.kept.iter_mut().for_each(|kept| kept.owed = 0);
-        of_targets(Remove, gone)
+    /// There is no stream to the server any more: what the client is to be told of targets that it does not want. It
+    /// counts what it hears of a number, so it hears what the server would have said: of each an `ADD` and a `REMOVE`.
+    pub(crate) fn broke(&mut self) -> Vec<Bytes> {
+        let mut told = Vec::new();
+        loop {
+            let owed = self.kept.iter().filter(|kept| kept.owed > 0 || kept.is_leaving);
+            let removes: Vec<i32> = owed.clone().map(|kept| kept.id).collect();
+            let adds = owed.filter(|kept| !kept.is_told).map(|kept| kept.id).collect();
+            if removes.is_empty() {
+                return told;
+            }
+            self.kept.retain_mut(|kept| {
+                let is_gone = kept.owed == 0 && kept.is_leaving;
+                if kept.owed > 0 {
+                    kept.owed -= 1;
+                    (kept.from, kept.is_told) = (From::Asked, false);
+                }
+                !is_gone
+            });
+            told.extend(of_targets(Add, adds));
+            told.extend(of_targets(Remove, removes));
+        }
     }
 
     /// Begins the Listen, on a stream of its own.
@@ -310,7 +330,7 @@ impl Targets {
 
     /// What is kept, in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.kept.iter().map(|kept| kept.asked.len() + OVERHEAD).sum()
+        self.kept.iter().map(|kept| kept.asked.len() + OVERHEAD + kept.owed * OWED).sum()
     }
 }
 

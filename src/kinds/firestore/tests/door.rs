@@ -47,8 +47,10 @@ mod floods;
 mod listening;
 mod losses;
 mod outage;
+mod parked;
 mod passing;
 mod patience;
+mod scope;
 mod unary;
 mod understood;
 mod unknown;
@@ -292,6 +294,7 @@ const LISTEN: &str = "/google.firestore.v1.Firestore/Listen";
 /// A commit whose only write deletes the document `d`.
 const DELETE: &[u8] = b"\x12\x03\x12\x01d";
 const COMMIT: &str = "/google.firestore.v1.Firestore/Commit";
+const WRITE: &str = "/google.firestore.v1.Firestore/Write";
 
 /// A server that the test plays.
 struct Played {
@@ -322,6 +325,35 @@ impl Played {
         let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap();
         stream.set_nodelay(true).unwrap();
         h2::server::handshake(stream).await.unwrap()
+    }
+
+    /// Takes every request and answers none, until the test ends.
+    fn answer_nothing(self) {
+        self.answer_all(|request, respond| async move {
+            std::future::pending::<()>().await;
+            drop((request, respond));
+        });
+    }
+
+    /// Answers queries without an end, as fast as anybody takes it, and everything else with a message. `sent` hears how
+    /// many bytes went.
+    fn fill_windows(self, sent: impl Fn(usize) + Clone + Send + 'static) {
+        self.answer_all(move |request, mut respond| {
+            let sent = sent.clone();
+            async move {
+                if request.uri().path() != QUERY {
+                    return answer(respond, b"a");
+                }
+                let mut body = respond.send_response(head(), false).unwrap();
+                loop {
+                    body.reserve_capacity(64 << 10);
+                    let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
+                    let Some(Ok(room)) = room else { return };
+                    body.send_data(vec![0; room].into(), false).unwrap();
+                    sent(room);
+                }
+            }
+        });
     }
 
     /// Answers every request by `answer`, until the test ends.

@@ -14,7 +14,8 @@
 //! 2. A connection that left writes unanswered is a [loss](crate::kinds::redis::transport::shared): it is counted after
 //!    its socket was closed and before any client hears of it.
 //! 3. One broken connection is one failure, that of its oldest entry: the others say nothing of the backend.
-//! 4. Nothing here calls a client while it calls us: [`Upstream::send`] tells nobody, replies and losses are handed out
+//! 4. What a client that does not read keeps waiting says nothing of how fast the backend is.
+//! 5. Nothing here calls a client while it calls us: [`Upstream::send`] tells nobody, replies and losses are handed out
 //!    by the connection's own task.
 
 use std::{
@@ -525,6 +526,7 @@ impl Inner {
             // Whoever gets it piece by piece is waited for.
             if up.piecewise.is_some() && self.ring.oldest().is_some_and(|it| it.client.is_behind())
             {
+                self.ring.is_held_up();
                 return None;
             }
             up.inbox.reserve(READ_SIZE);

@@ -68,7 +68,8 @@ fn backend(timeout: Duration) -> BackendSettings {
             auto_recovery: true,
             attempt_timeout: timeout,
             jitter: Ratio::new(0.0).unwrap(),
-            slow: SlowCalls::default(),
+            // They are counted, and open nothing.
+            slow: SlowCalls { after: ms(500), rate: Ratio::ZERO },
         },
         retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
         in_flight_max: 64,

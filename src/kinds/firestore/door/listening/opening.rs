@@ -61,6 +61,7 @@ impl Listening {
             core: Arc::clone(&core),
             upstream,
             method,
+            scope: self.carrying.scope.clone(),
             head,
             begun: Begun { pieces, rest: None, held: Vec::new() },
             behalf: Behalf { caller: by.own.is_some(), transaction: false },

@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 
 use crate::kinds::firestore::door::{
     framing::{Gathered, take_first},
-    reading::too_long,
+    reading::{Rest, too_long},
     telling::Told,
 };
 
@@ -22,9 +22,10 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// What follows the first messages, which were whole; `None` if nothing does.
-    pub(super) fn new(body: Option<Incoming>) -> Self {
-        Self { body, gathered: Gathered::default(), here: Bytes::new() }
+    /// What follows the first messages; `None` if nothing does.
+    pub(super) fn new(rest: Option<Rest>) -> Self {
+        let (body, gathered) = rest.map(|Rest { body, gathered }| (body, gathered)).unzip();
+        Self { body, gathered: gathered.unwrap_or_default(), here: Bytes::new() }
     }
 
     /// Whether the client has said all.

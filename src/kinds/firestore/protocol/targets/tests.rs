@@ -10,6 +10,8 @@ use googleapis_tonic_google_firestore_v1::google::{
 
 use super::*;
 
+mod model;
+
 fn add(id: i32, token: &'static [u8]) -> ListenRequest {
     let documents = DocumentsTarget { documents: vec![format!("d{id}")] };
     let resume = (!token.is_empty()).then(|| ResumeType::ResumeToken(Bytes::from_static(token)));
@@ -52,7 +54,7 @@ impl Targets {
     fn of(requests: &[ListenRequest]) -> Self {
         let mut targets = Self::default();
         for request in requests {
-            assert_eq!(targets.asks(&bytes(request), true), Ok(None));
+            assert_eq!(targets.asks(&bytes(request), true), Ok(vec![]));
         }
         targets.begin();
         targets
@@ -64,7 +66,7 @@ impl Targets {
 
     /// From where each goes on, and who is told `RESET`.
     fn goes_on(&mut self) -> (Vec<Bytes>, Vec<i32>) {
-        assert_eq!(self.broke(), None);
+        assert!(self.broke().is_empty());
         let Begin { requests, told } = self.begin();
         let tokens = requests.iter().map(|request| {
             let request = ListenRequest::decode(request.clone()).unwrap();
@@ -154,16 +156,18 @@ fn what_is_removed_in_an_outage_is_told_to_be_gone_once() {
         let target_change = Some(Change::RemoveTarget(id));
         bytes(&ListenRequest { target_change, ..ListenRequest::default() })
     };
-    let gone = |ids: &[i32]| response(ResponseType::TargetChange(change(Remove, ids, b"")));
+    let told = |kind, ids: &[i32]| response(ResponseType::TargetChange(change(kind, ids, b"")));
     let mut targets = Targets::of(&[add(1, b""), add(2, b""), add(3, b"")]);
-    assert_eq!(targets.asks(&request(1), true), Ok(None), "the server will say so");
-    assert_eq!(targets.broke(), Some(gone(&[1])));
-    assert_eq!(targets.asks(&request(2), false), Ok(Some(gone(&[2]))));
-    assert_eq!(targets.asks(&request(2), false), Ok(None));
+    targets.said(Add, &[1], b"");
+    assert_eq!(targets.asks(&request(1), true), Ok(vec![]), "the server will say so");
+    assert_eq!(targets.broke(), [told(Remove, &[1])]);
+    let never_added = vec![told(Add, &[2]), told(Remove, &[2])];
+    assert_eq!(targets.asks(&request(2), false), Ok(never_added), "its client waits for both");
+    assert_eq!(targets.asks(&request(2), false), Ok(vec![]));
     assert_eq!(targets.begin().requests, [bytes(&add(3, b""))]);
-    assert_eq!(targets.asks(&request(3), true), Ok(None));
+    assert_eq!(targets.asks(&request(3), true), Ok(vec![]));
     targets.said(Remove, &[3], b"");
-    assert_eq!((targets.broke(), targets.is_empty()), (None, true));
+    assert_eq!((targets.broke(), targets.is_empty()), (vec![], true));
 }
 
 #[test]
@@ -190,14 +194,14 @@ fn what_cannot_be_read_whole_is_not_kept_and_there_is_an_end_to_what_is() {
     let unknown = [&bytes(&add(1, b""))[..], &[0x9a, 6, 1, 7]].concat();
     for message in [Bytes::from(unknown), bytes(&add(0, b"")), Bytes::from_static(b"\xff")] {
         let mut targets = Targets::default();
-        assert_eq!(targets.asks(&message, true), Ok(None));
+        assert_eq!(targets.asks(&message, true), Ok(vec![]));
         assert!(targets.is_opaque(), "{message:?}");
     }
     let mut targets = Targets::default();
     let mut long = add(1, b"");
     long.database = "x".repeat(TARGETS_MAX / 4);
-    assert_eq!(targets.asks(&bytes(&long), true), Ok(None));
-    assert_eq!(targets.asks(&bytes(&long), true), Ok(None), "it is in the place of the first");
+    assert_eq!(targets.asks(&bytes(&long), true), Ok(vec![]));
+    assert_eq!(targets.asks(&bytes(&long), true), Ok(vec![]), "it is in the place of the first");
     let mut ended = None;
     for id in 2..10 {
         let Some(Change::AddTarget(target)) = &mut long.target_change else { panic!() };
@@ -225,13 +229,13 @@ fn a_number_that_is_used_again_is_not_forgotten_with_its_earlier_target() {
     for is_heard in [true, false] {
         let mut targets = Targets::of(&[add(1, b"")]);
         targets.said(Add, &[1], b"");
-        assert_eq!(targets.asks(&remove, true), Ok(None));
-        assert_eq!(targets.asks(&bytes(&add(1, b"")), true), Ok(None));
+        assert_eq!(targets.asks(&remove, true), Ok(vec![]));
+        assert_eq!(targets.asks(&bytes(&add(1, b"")), true), Ok(vec![]));
         if is_heard {
             targets.said(Remove, &[1], b"");
             targets.said(Add, &[1], b"");
         }
-        assert_eq!(targets.broke().is_none(), is_heard, "its client waits for a REMOVE");
+        assert_eq!(targets.broke().is_empty(), is_heard, "its client waits for a REMOVE");
         assert_eq!(targets.begin().requests, [bytes(&add(1, b""))]);
     }
 }

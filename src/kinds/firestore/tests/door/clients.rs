@@ -3,7 +3,7 @@
 use futures_util::{StreamExt as _, stream};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BatchGetDocumentsRequest, CommitRequest, Document, GetDocumentRequest, ListenRequest,
-    RunQueryRequest, StructuredQuery, Target, Value, Write,
+    ListenResponse, RunQueryRequest, StructuredQuery, Target, Value, Write,
     firestore_client::FirestoreClient,
     listen_request::TargetChange,
     run_query_request::QueryType,
@@ -76,41 +76,52 @@ async fn unary_calls_streams_and_errors_pass_with_every_emulator() {
     }
 }
 
+/// A Listen to one document.
+pub(super) struct Heard(tonic::Streaming<ListenResponse>);
+
+impl Heard {
+    /// It hears of that word.
+    pub(super) async fn until(&mut self, word: &str) {
+        let told = async {
+            while let Some(heard) = self.0.next().await {
+                if format!("{:?}", heard.unwrap()).contains(word) {
+                    return;
+                }
+            }
+            panic!("it ended");
+        };
+        timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("it does not hear of {word}"));
+    }
+}
+
+pub(super) async fn listened(stub: &mut FirestoreClient<Channel>, path: &str) -> Heard {
+    let documents = DocumentsTarget { documents: vec![name(path)] };
+    let target = Target {
+        target_id: 1,
+        target_type: Some(TargetType::Documents(documents)),
+        ..Target::default()
+    };
+    let add = ListenRequest {
+        database: DATABASE.into(),
+        target_change: Some(TargetChange::AddTarget(target)),
+        ..ListenRequest::default()
+    };
+    let asked = stream::iter([add]).chain(stream::pending());
+    let mut asked = tonic::Request::new(asked);
+    // Without it Google's emulator does not know where.
+    asked.metadata_mut().insert("google-cloud-resource-prefix", DATABASE.parse().unwrap());
+    Heard(stub.listen(asked).await.unwrap().into_inner())
+}
+
 #[tokio::test]
 async fn a_listen_hears_of_writes_with_every_emulator() {
     for emulator in Emulator::all().await {
         let world = World::before(emulator.port).await;
         let mut stub = stub(&world).await;
-        let target = Target {
-            target_id: 1,
-            target_type: Some(TargetType::Documents(DocumentsTarget {
-                documents: vec![name("u/a")],
-            })),
-            ..Target::default()
-        };
-        let add = ListenRequest {
-            database: DATABASE.into(),
-            target_change: Some(TargetChange::AddTarget(target)),
-            ..ListenRequest::default()
-        };
-        let asked = stream::iter([add]).chain(stream::pending());
-        let mut asked = tonic::Request::new(asked);
-        // Without it Google's emulator does not know where.
-        asked.metadata_mut().insert("google-cloud-resource-prefix", DATABASE.parse().unwrap());
-        let listened = stub.listen(asked).await;
-        let mut heard =
-            listened.unwrap_or_else(|why| panic!("{:?}: {why:?}", emulator.engine)).into_inner();
+        let mut heard = listened(&mut stub, "u/a").await;
         for word in ["first", "second"] {
             commit(&mut stub, vec![set("u/a", word.to_owned())]).await;
-            let told = async {
-                while let Some(heard) = heard.next().await {
-                    if format!("{:?}", heard.unwrap()).contains(word) {
-                        return;
-                    }
-                }
-                panic!("it ended");
-            };
-            timeout(PATIENCE, told).await.unwrap();
+            heard.until(word).await;
         }
         assert_eq!(world.in_flight(), 0);
     }

@@ -60,7 +60,7 @@ async fn closes(port: u16, first: &[u8], mut piece: impl FnMut(u32) -> Vec<u8>) 
 const SOME: usize = 16 << 20;
 
 /// What this process takes of memory, in bytes.
-fn resident() -> usize {
+pub(super) fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
 }
@@ -101,6 +101,7 @@ async fn headers_without_an_end_are_cut_off() {
     let first = frame(1, 0, 1, &headers());
     let closed = closes(world.port, &first, |_| frame(9, 0, 1, &more));
     assert!(timeout(PATIENCE, closed).await.unwrap());
+    until("it is counted", || world.door.view().closed["protocol"] == 1).await;
     serves(&world).await;
 }
 
@@ -223,19 +224,7 @@ async fn what_is_compressed_passes_as_it_is_and_is_not_kept() {
 async fn windows_that_never_open_hold_what_their_calls_may_and_no_more() {
     const CALLS: u64 = 40;
     let (server, port) = Played::start().await;
-    server.answer_all(move |request, mut respond| async move {
-        if request.uri().path() != QUERY {
-            return answer(respond, b"a");
-        }
-        let mut body = respond.send_response(head(), false).unwrap();
-        loop {
-            body.reserve_capacity(64 << 10);
-            let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await else {
-                return;
-            };
-            body.send_data(vec![0; room].into(), false).unwrap();
-        }
-    });
+    server.fill_windows(|_| ());
     let door = Settings { out_bytes: 8 << 20, ..usual() };
     let world = World::with(settings(port), Wanted { door, ..Wanted::default() }).await;
     serves(&world).await;
@@ -316,25 +305,7 @@ async fn a_client_that_sends_slowly_holds_no_place_and_one_that_sends_nothing_is
 async fn what_a_client_does_not_read_is_not_read_of_the_server() {
     let (server, port) = Played::start().await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    server.answer_all(move |request, mut respond| {
-        let tell = tell.clone();
-        async move {
-            if request.uri().path() != QUERY {
-                return answer(respond, b"a");
-            }
-            let mut body = respond.send_response(head(), false).unwrap();
-            loop {
-                body.reserve_capacity(64 << 10);
-                let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await else {
-                    return;
-                };
-                body.send_data(vec![0; room].into(), false).unwrap();
-                if tell.send(room).is_err() {
-                    return;
-                }
-            }
-        }
-    });
+    server.fill_windows(move |room| tell.send(room).unwrap_or_default());
     let world = World::before(port).await;
     let client = world.connect().await;
     let (response, mut stream) = client.begin(QUERY, &[]).await;

@@ -9,13 +9,13 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 };
 use prost::Message;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::AbortHandle,
 };
 
 use super::*;
 
-fn add() -> Vec<u8> {
+pub(super) fn add() -> Vec<u8> {
     let documents = DocumentsTarget { documents: vec!["d".to_owned()] };
     let target = Target {
         target_id: 1,
@@ -30,7 +30,7 @@ fn add() -> Vec<u8> {
     request.encode_to_vec()
 }
 
-fn said(kind: TargetChangeType, token: &'static [u8]) -> Bytes {
+pub(super) fn said(kind: TargetChangeType, token: &'static [u8]) -> Bytes {
     let change = TargetChange {
         target_change_type: kind.into(),
         target_ids: vec![1],
@@ -41,7 +41,7 @@ fn said(kind: TargetChangeType, token: &'static [u8]) -> Bytes {
     framed(&response.encode_to_vec())
 }
 
-fn document(name: &str) -> Bytes {
+pub(super) fn document(name: &str) -> Bytes {
     let document = Some(Document { name: name.to_owned(), ..Document::default() });
     let change = DocumentChange { document, target_ids: vec![1], ..DocumentChange::default() };
     let response = ListenResponse { response_type: Some(ResponseType::DocumentChange(change)) };
@@ -49,21 +49,39 @@ fn document(name: &str) -> Bytes {
 }
 
 /// A server that the test plays, which hands over the Listens that it gets.
-struct Server {
-    listens: mpsc::UnboundedReceiver<(Came, AbortHandle)>,
+pub(super) struct Server {
+    pub(super) listens: mpsc::UnboundedReceiver<(Came, Held)>,
+}
+
+/// The connection that a Listen came over.
+#[derive(Clone)]
+pub(super) struct Held {
+    serving: AbortHandle,
+    /// It is to say that it takes nothing more.
+    goodbye: Arc<Notify>,
 }
 
 impl Server {
-    fn over(played: Played) -> Self {
+    pub(super) fn over(played: Played) -> Self {
         let (tell, listens) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             loop {
                 let mut served = played.accept().await;
                 let tell = tell.clone();
-                let (own, mut handle) = oneshot::channel::<AbortHandle>();
+                let (own, handle) = oneshot::channel::<Held>();
+                let goodbye = Arc::<Notify>::default();
+                let said = Arc::clone(&goodbye);
                 let serving = tokio::spawn(async move {
-                    let own = (&mut handle).await.unwrap();
-                    while let Some(Ok((request, respond))) = served.accept().await {
+                    let own = handle.await.unwrap();
+                    loop {
+                        let came = tokio::select! {
+                            came = served.accept() => came,
+                            () = said.notified() => {
+                                served.graceful_shutdown();
+                                continue;
+                            }
+                        };
+                        let Some(Ok((request, respond))) = came else { return };
                         if request.uri().path() == PING {
                             answer(respond, b"");
                         } else if tell.send(((request, respond), own.clone())).is_err() {
@@ -71,14 +89,14 @@ impl Server {
                         }
                     }
                 });
-                own.send(serving.abort_handle()).unwrap();
+                drop(own.send(Held { serving: serving.abort_handle(), goodbye }));
             }
         });
         Self { listens }
     }
 
     /// The next Listen, with its headers.
-    async fn opens(&mut self) -> Opened {
+    pub(super) async fn opens(&mut self) -> Opened {
         let next = timeout(PATIENCE, self.listens.recv()).await.unwrap();
         let ((request, mut respond), connection) = next.unwrap();
         assert_eq!(request.uri().path(), LISTEN);
@@ -95,47 +113,59 @@ impl Server {
 }
 
 /// What the door has open there.
-struct Opened {
-    token: Bytes,
-    body: SendStream<Bytes>,
-    connection: AbortHandle,
+pub(super) struct Opened {
+    pub(super) token: Bytes,
+    pub(super) body: SendStream<Bytes>,
+    connection: Held,
 }
 
 impl Opened {
-    fn says(&mut self, messages: &[Bytes]) {
+    pub(super) fn says(&mut self, messages: &[Bytes]) {
         for message in messages {
             self.body.send_data(message.clone(), false).unwrap();
         }
     }
 
     /// The connection is lost.
-    fn cut(self) {
-        self.connection.abort();
+    pub(super) fn cut(self) {
+        self.connection.serving.abort();
+    }
+
+    /// Its connection takes nothing more.
+    pub(super) fn says_goodbye(&self) {
+        self.connection.goodbye.notify_one();
     }
 }
 
 /// A client's Listen.
-struct Client {
+pub(super) struct Client {
     body: RecvStream,
     here: Vec<u8>,
     _asks: SendStream<Bytes>,
 }
 
+/// One that has no answer yet.
+pub(super) type Begun = (h2::client::ResponseFuture, SendStream<Bytes>);
+
 impl Client {
-    async fn begin(world: &World) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
-        let (response, mut asks) = world.connect().await.begin(LISTEN, &[]).await;
+    pub(super) async fn begin(world: &World) -> Begun {
+        Self::begin_over(&world.connect().await, &[]).await
+    }
+
+    pub(super) async fn begin_over(raw: &Raw, headers: &[(&str, &str)]) -> Begun {
+        let (response, mut asks) = raw.begin(LISTEN, headers).await;
         asks.send_data(framed(&add()), false).unwrap();
         (response, asks)
     }
 
-    async fn begun((response, asks): (h2::client::ResponseFuture, SendStream<Bytes>)) -> Self {
+    pub(super) async fn begun((response, asks): Begun) -> Self {
         let response = timeout(PATIENCE, response).await.unwrap().unwrap();
         assert!(!response.headers().contains_key("x-fusebox-source"));
         Self { body: response.into_body(), here: Vec::new(), _asks: asks }
     }
 
     /// It hears that, and nothing else before.
-    async fn hears(&mut self, messages: &[Bytes]) {
+    pub(super) async fn hears(&mut self, messages: &[Bytes]) {
         let wanted = messages.concat();
         while self.here.len() < wanted.len() {
             let data = timeout(PATIENCE, self.body.data()).await.unwrap().unwrap().unwrap();
@@ -146,7 +176,7 @@ impl Client {
         assert_eq!(std::mem::replace(&mut self.here, rest), wanted);
     }
 
-    async fn status(mut self) -> String {
+    pub(super) async fn status(mut self) -> String {
         assert!(self.here.is_empty());
         assert!(timeout(PATIENCE, self.body.data()).await.unwrap().is_none());
         let trailers = self.body.trailers().await.unwrap().unwrap();
@@ -154,7 +184,7 @@ impl Client {
     }
 }
 
-fn parked(world: &World) -> u64 {
+pub(super) fn parked(world: &World) -> u64 {
     world.door.view().connections.parked
 }
 
@@ -239,4 +269,72 @@ async fn those_that_wait_are_told_nothing_of_a_breaker_that_tries_one_after_the_
         Client::begun(client).await;
     }
     assert_eq!((world.in_flight(), world.breaker().as_str()), (0, "CLOSED"));
+}
+
+#[tokio::test]
+async fn a_listen_without_a_target_asks_the_server_nothing() {
+    let (played, port) = Played::start().await;
+    let mut server = Server::over(played);
+    let wanted = Wanted { timeout: Duration::from_millis(300), ..Wanted::default() };
+    let world = World::with(settings(port), wanted).await;
+    let greeting = ListenRequest {
+        database: "projects/p/databases/(default)".to_owned(),
+        ..ListenRequest::default()
+    };
+    let (response, mut asks) = world.connect().await.begin(LISTEN, &[]).await;
+    asks.send_data(framed(&greeting.encode_to_vec()), false).unwrap();
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(response.headers()["content-type"], "application/grpc");
+    assert_eq!((world.in_flight(), parked(&world)), (0, 0));
+    assert!(server.listens.try_recv().is_err());
+    // With its first target it begins.
+    asks.send_data(framed(&add()), false).unwrap();
+    let mut opened = server.opens().await;
+    opened.says(&[said(Add, b"")]);
+    let mut client = Client { body: response.into_body(), here: Vec::new(), _asks: asks };
+    client.hears(&[said(Add, b"")]).await;
+    assert_eq!((world.in_flight(), world.breaker().as_str()), (0, "CLOSED"));
+}
+
+#[tokio::test]
+async fn a_listen_that_gets_no_headers_in_time_says_nothing_of_the_backend() {
+    let (played, port) = Played::start().await;
+    let mut server = Server::over(played);
+    let wanted = Wanted { timeout: Duration::from_millis(100), ..Wanted::default() };
+    let world = World::with(settings(port), wanted).await;
+    let client = Client::begin(&world).await;
+    for _ in 0..5 {
+        // More often than the breaker takes failures.
+        let ((_, mut respond), _) =
+            timeout(PATIENCE, server.listens.recv()).await.unwrap().unwrap();
+        std::future::poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
+    }
+    assert_eq!(world.breaker(), "CLOSED");
+    let _opened = server.opens().await;
+    Client::begun(client).await;
+    until("it gives its place back", || world.in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_message_is_as_good_as_a_break_but_not_for_ever() {
+    let giant: Bytes = [&[0][..], &(1_u32 << 30).to_be_bytes()].concat().into();
+    let broken = framed(b"\x12\xff");
+    for nonsense in [giant, broken] {
+        let (played, port) = Played::start().await;
+        let mut server = Server::over(played);
+        let world = World::before(port).await;
+        let client = Client::begin(&world).await;
+        let mut opened = server.opens().await;
+        let mut client = Client::begun(client).await;
+        opened.says(&[said(Add, b""), said(Current, b"one"), nonsense.clone()]);
+        client.hears(&[said(Add, b""), said(Current, b"one")]).await;
+        for _ in 0..5 {
+            opened = server.opens().await;
+            assert_eq!(opened.token, "one");
+            opened.says(&[said(Add, b""), said(NoChange, b"one"), nonsense.clone()]);
+            client.hears(&[said(NoChange, b"one")]).await;
+        }
+        assert_eq!(client.status().await, "13");
+        assert_eq!((world.in_flight(), parked(&world), world.breaker().as_str()), (0, 0, "CLOSED"));
+    }
 }

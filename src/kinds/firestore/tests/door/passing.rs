@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::*;
+use super::{listening::add, *};
 use crate::ingress::callers::{Known, Right, SecretDigest};
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn streams_that_last_take_another_connection_when_one_is_full() {
     let mut open = Vec::new();
     for _ in 0..10 {
         let (response, mut stream) = client.begin(LISTEN, &[]).await;
-        stream.send_data(framed(b""), false).unwrap();
+        stream.send_data(framed(&add()), false).unwrap();
         open.push((timeout(PATIENCE, response).await.unwrap().unwrap(), stream));
     }
     assert_eq!(connections.load(Ordering::SeqCst), 4, "three streams each");

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use tonic::{Code, Response, Status};
 
 use super::{
-    clients::{DATABASE, set, stub},
+    clients::{DATABASE, name, set, stub},
     understood::{Stub, increment, said, transformed},
     *,
 };
@@ -115,12 +115,27 @@ async fn what_may_not_be_kept_is_told_as_unknown_and_goes_on_as_well() {
 }
 
 #[tokio::test]
+async fn a_write_that_turns_out_to_be_none_that_can_be_kept_has_all_of_its_clients_time() {
+    let field = |number: u8, bytes: &[u8]| {
+        [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()][..], bytes].concat()
+    };
+    let (world, slow) = world(Wanted::default()).await;
+    // In its document is something that is not known.
+    let document = [field(1, name("u/a").as_bytes()), field(15, b"x")].concat();
+    let write = field(2, &field(1, &document));
+    let commit = [field(1, DATABASE.as_bytes()), write].concat();
+    let began = Instant::now();
+    let client = world.connect().await;
+    let got = client.call(COMMIT, &[("grpc-timeout", "1S")], &commit).await;
+    assert_eq!(got.status(), "4", "{got:?}");
+    assert!(began.elapsed() >= PATIENCE_OF_CLIENTS, "{:?}", began.elapsed());
+    assert_eq!((slow.commits.load(Ordering::Relaxed), world.kept(), world.in_flight()), (1, 0, 1));
+}
+
+#[tokio::test]
 async fn writes_that_their_clients_gave_up_open_the_breaker() {
     let (server, port) = Played::start().await;
-    server.answer_all(|request, respond| async move {
-        std::future::pending::<()>().await;
-        drop((request, respond));
-    });
+    server.answer_nothing();
     let wanted = Wanted { timeout: Duration::from_millis(900), ..Wanted::default() };
     let world = World::with(settings(port), wanted).await;
     let client = world.connect().await;

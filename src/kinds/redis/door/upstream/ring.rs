@@ -35,6 +35,8 @@ pub(super) struct Ring {
     pending: VecDeque<Pending>,
     /// When something was last answered that may take as long as it likes.
     unblocked: Option<Instant>,
+    /// When replies last had to wait for a client that did not take its own.
+    held_up: Option<Instant>,
     /// How many bytes may wait.
     bytes_max: usize,
     sharing: Sharing,
@@ -68,6 +70,7 @@ impl Ring {
             written: 0,
             pending: VecDeque::new(),
             unblocked: None,
+            held_up: None,
             bytes_max,
             sharing,
             held,
@@ -109,7 +112,12 @@ impl Ring {
         if end > self.written {
             return None;
         }
-        let Pending { entry, length, .. } = self.pending.pop_front()?;
+        let Pending { mut entry, length, begun } = self.pending.pop_front()?;
+        if self.held_up.is_some_and(|at| begun <= at)
+            && let Some(ticket) = &mut entry.ticket
+        {
+            ticket.is_kept_waiting();
+        }
         if entry.waits() {
             self.unblocked = Some(Instant::now());
         }
@@ -155,6 +163,11 @@ impl Ring {
     /// The oldest reply has kept those behind it waiting.
     pub(super) fn is_late(&mut self) {
         self.unblocked = Some(Instant::now());
+    }
+
+    /// The client of the oldest reply does not take it, which keeps all of them waiting.
+    pub(super) fn is_held_up(&mut self) {
+        self.held_up = Some(Instant::now());
     }
 
     /// The same, to be changed.

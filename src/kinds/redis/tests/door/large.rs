@@ -120,6 +120,8 @@ async fn who_stops_to_read_a_value_is_disconnected_and_holds_up_nobody_for_long(
     assert_eq!(world.client().ask("SET k v").await, "+OK\r\n");
     assert_eq!(behind.reply().await, ":1\r\n", "what was asked on the same connection");
     until("it is disconnected", async || world.closed("slow_reader") == 1).await;
+    // They had to wait for that client, and not for the server.
+    assert_eq!(world.fusebox.backend("redis").unwrap().view().breaker.window_slow, 0);
     let applied: u32 = world.server.value("n").await.parse().unwrap();
     assert!((1..=200).contains(&applied), "{applied}");
 }
