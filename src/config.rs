@@ -75,6 +75,8 @@ pub(crate) struct Config {
     pub(crate) pings: PingSettings,
     /// Whether breakers leave OPEN by themselves.
     pub(crate) auto_recovery: bool,
+    /// Whether faults on purpose may be set: where it does not say, over the admin socket and not over TCP.
+    pub(crate) chaos_enabled: Option<bool>,
     /// Where the pages of a Jaeger are, without a slash at the end: traces are shown as links there.
     pub(crate) jaeger_url: Option<String>,
     /// Whether calls that failed, were retried, queued or answered by a fallback are traced though no
@@ -254,6 +256,7 @@ fn check(
         calls_bytes: check_calls_bytes(raw.calls.bytes, checker),
         pings,
         auto_recovery,
+        chaos_enabled: raw.chaos.enabled,
         keep_unsampled: raw.tracing.keep_unsampled.unwrap_or(true),
         jaeger_url: check_jaeger(raw.tracing.jaeger_url, checker),
         backends,

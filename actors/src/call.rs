@@ -7,6 +7,7 @@ use fusebox_state::{OpId, Words};
 use tokio::sync::Notify;
 
 use crate::{
+    chaos::Strike,
     error_code::known_code,
     pieces::{Tail, Upload},
     refusal::AttemptError,
@@ -54,6 +55,8 @@ pub struct CallOptions {
     /// Told once the write has its place in the queue: whatever is called after that stands behind it, though it is
     /// not synced yet.
     pub appended: Option<Arc<Notify>>,
+    /// What strikes its first attempt, if that was decided before.
+    pub struck: Option<Strike>,
 }
 
 /// One request of a program.

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
+    chaos::Chaos,
     clock::Clock,
     connector::AttemptError,
     metrics::BackendMetrics,
@@ -69,6 +70,8 @@ pub struct Circuit {
     pub budget: RetryBudget,
     /// The settings in effect.
     pub settings: ArcSwap<BackendSettings>,
+    /// Faults on purpose.
+    pub chaos: Chaos,
     /// The counters.
     pub metrics: Arc<BackendMetrics>,
     /// The clocks.
@@ -113,6 +116,7 @@ impl Circuit {
             bulkhead: Bulkhead::new(settings.in_flight_max),
             budget: RetryBudget::new(now),
             settings: ArcSwap::from_pointee(settings),
+            chaos: Chaos::new(metrics.chaos.clone()),
             metrics,
             clock,
             changed: Notify::new(),

@@ -23,6 +23,7 @@ mod backend_handle;
 pub mod backend_shared;
 pub mod call;
 mod call_path;
+pub mod chaos;
 pub mod circuit;
 pub mod clock;
 pub mod connector;
@@ -61,6 +62,7 @@ pub use call_path::{
     Admission, AnswerCopy, Fills, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan,
     Settled, Ticket,
 };
+pub use chaos::Strike;
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, Past, PastQuery};

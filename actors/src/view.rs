@@ -18,8 +18,10 @@ use serde::{Deserialize, Deserializer};
 pub use crate::lenient::Lenient;
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
+mod chaos;
 mod door;
 
+pub use chaos::{ChaosFaultView, ChaosView};
 pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
 
 /// GET /health.
@@ -52,6 +54,8 @@ pub struct BackendHealthView {
     pub queued: u64,
     /// The nearest root causes among its dependencies.
     pub impaired_by: Vec<String>,
+    /// Faults on purpose are set.
+    pub chaos: bool,
 }
 
 /// GET /health/resilience.
@@ -150,6 +154,8 @@ pub struct BackendView {
     pub recent: RecentView,
     /// When it is pinged next, where no ping is on its way.
     pub next_ping_at: Option<UnixMillis>,
+    /// Faults on purpose, if some are set.
+    pub chaos: Option<ChaosView>,
 }
 
 /// What a backend did lately: within the last minute, or since the daemon's start where that is less.

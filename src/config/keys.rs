@@ -27,6 +27,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("health.interval", Text),
     ("health.timeout", Text),
     ("health.auto_recovery", Flag),
+    ("chaos.enabled", Flag),
     ("tracing.jaeger_url", Text),
     ("tracing.keep_unsampled", Flag),
     ("doors[].kind", Text),

@@ -16,6 +16,7 @@ pub(crate) struct RawConfig {
     pub(crate) http: RawHttp,
     pub(crate) calls: RawCalls,
     pub(crate) health: RawHealth,
+    pub(crate) chaos: RawChaos,
     pub(crate) tracing: RawTracing,
     pub(crate) doors: Option<Vec<RawDoor>>,
     pub(crate) backends: BTreeMap<String, RawBackend>,
@@ -71,6 +72,14 @@ pub(crate) struct RawHttpTls {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawCalls {
     pub(crate) bytes: Option<ByteSize>,
+}
+
+/// `[chaos]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawChaos {
+    /// Whether faults on purpose may be set, over TCP as well; over the admin socket alone where it is not said.
+    pub(crate) enabled: Option<bool>,
 }
 
 /// `[health]`
@@ -238,6 +247,7 @@ mod tests {
             "http.tls",
             "calls",
             "health",
+            "chaos",
             "tracing",
             "doors[]",
             "backends.*",

@@ -37,6 +37,9 @@ impl Config {
             put(&mut section, "tls", tls);
             fields.insert("http".into(), section);
         }
+        if let (Some(enabled), Some(fields)) = (self.chaos_enabled, shown.as_object_mut()) {
+            fields.insert("chaos".into(), json!({ "enabled": enabled }));
+        }
         if let Some(fields) = shown.as_object_mut() {
             let mut section = json!({ "keep_unsampled": self.keep_unsampled });
             put(&mut section, "jaeger_url", self.jaeger_url.as_ref().map(|url| json!(url)));

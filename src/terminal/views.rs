@@ -160,8 +160,14 @@ pub(crate) struct EventView {
     pub(crate) active: bool,
     /// A dead letter's name.
     pub(crate) op_id: String,
-    /// Of a reload: who wanted it.
+    /// Of a reload, and of faults on purpose: who wanted it.
     pub(crate) by: String,
+    /// Of faults on purpose: their kinds.
+    pub(crate) kinds: Vec<String>,
+    /// Until when.
+    pub(crate) until: Option<UnixMillis>,
+    /// Why they were ended or suspended.
+    pub(crate) why: Option<String>,
     /// Of a reload: the keys that changed.
     pub(crate) changed: Vec<String>,
     /// Of a reload: why it was refused.
@@ -203,6 +209,16 @@ pub(crate) enum EventWord {
     Actor,
     /// The configuration was read again.
     Reload,
+    /// Faults on purpose were set.
+    ChaosSet,
+    /// An operator has ended them.
+    ChaosCleared,
+    /// Their time is over.
+    ChaosEnded,
+    /// They were ended before their time.
+    ChaosAborted,
+    /// They strike nobody for now, or strike again.
+    ChaosSuspended,
     /// The daemon started or stopped.
     Daemon,
     /// The reader was too slow for some.

@@ -26,7 +26,8 @@
 //!
 //! # Invariants
 //! 1. Whether a fault strikes is a function of the seed, the number of the attempt and the place of the fault: the same
-//!    seed strikes the same attempts. The number is the caller's `op_id` if it brought one, else the order of arrival.
+//!    seed strikes the same attempts. The number is the caller's `op_id` if it brought one, else the order of arrival
+//!    within its class: pings and replay, which come by the clock, do not shift what strikes calls.
 //! 2. A fault says that something was not executed only if nothing was sent. What it calls unknown goes the way of a
 //!    real unknown outcome.
 //! 3. Pings and replay are struck only by faults that name them. `reject` never strikes replay: it would make dead
@@ -131,6 +132,11 @@ impl Class {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Ping, Self::Replay];
 
+    /// Its place in [`Class::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The word of orders.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -207,7 +213,7 @@ pub struct Seen<'a> {
 /// The number of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Number {
-    /// So many were seen before it.
+    /// So many of its class were seen before it.
     Arrival(u64),
     /// Its caller named it.
     Named(OpId),
@@ -286,7 +292,7 @@ impl Faults {
                 _ => &mut struck.end,
             };
             if place.is_none() && fault.concerns(seen) {
-                let [first, second] = draws(self.seed, number, index);
+                let [first, second] = draws(self.seed, (seen.class, number), index);
                 if is_below(first, fault.rate) {
                     let time = spread(fault.latency, fault.jitter, second);
                     *place = Some(Hit { index, kind: fault.kind, time });
@@ -308,10 +314,10 @@ impl Fault {
 }
 
 /// Two random numbers that nothing but these arguments decides.
-fn draws(seed: u64, number: Number, index: usize) -> [u64; 2] {
+fn draws(seed: u64, (class, number): (Class, Number), index: usize) -> [u64; 2] {
     let (sort, number) = match number {
-        Number::Arrival(number) => (0, u128::from(number)),
-        Number::Named(op_id) => (1, op_id.to_u128()),
+        Number::Arrival(number) => (class as u8, u128::from(number)),
+        Number::Named(op_id) => (u8::MAX, op_id.to_u128()),
     };
     let mut bytes = [0; 25];
     let [first, rest @ ..] = &mut bytes;

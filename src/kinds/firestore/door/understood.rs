@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source,
+    AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source, Strike,
     connector::{Access, AttemptError, Connector, Outage, Read, Refused, Write},
     trace::CallTrace,
 };
@@ -84,6 +84,8 @@ pub(super) struct Asker {
     pub(super) uid: u32,
     pub(super) time: Option<Duration>,
     pub(super) share: OwnedSemaphorePermit,
+    /// What strikes it on purpose.
+    pub(super) struck: Option<Strike>,
 }
 
 impl Understood {
@@ -239,6 +241,7 @@ impl Core {
             deadline: asker.time,
             priority: self.settings.priority,
             min_ack: self.settings.min_ack,
+            struck: asker.struck,
             ..CallOptions::default()
         };
         let trace = CallTrace::new(ROUTE);
