@@ -3,11 +3,10 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use fusebox_state::{OpId, Words};
+use fusebox_state::{OpId, Words, chaos::Strike};
 use tokio::sync::Notify;
 
 use crate::{
-    chaos::Strike,
     error_code::known_code,
     pieces::{Tail, Upload},
     refusal::AttemptError,

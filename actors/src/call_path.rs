@@ -28,6 +28,7 @@ use bytes::Bytes;
 use fusebox_state::{
     ErrorClass, Moment, OpId, UnixMillis, Words,
     cache::Withdrawn,
+    chaos::Strike,
     flight::Flight,
     system::SystemState,
     write::{Repeat, WriteState},
@@ -36,7 +37,6 @@ use fusebox_state::{
 use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
-    chaos::Strike,
     clock::Reading,
     connector::{Access, Plan, SharedConnector, Write},
     queue::Claim,

@@ -43,7 +43,8 @@ use arc_swap::ArcSwapOption;
 use fusebox_state::{
     Moment, OpId, UnixMillis,
     chaos::{
-        Class, Conditions, Ending, FailedShare, Faults, Hit, Kind, Number, Seen, Struck, judge,
+        Class, Conditions, Ending, FailedShare, Faults, Hit, Kind, Number, Seen, Strike, Struck,
+        judge,
     },
 };
 use parking_lot::Mutex;
@@ -54,18 +55,15 @@ use crate::{
     view::{ChaosFaultView, ChaosView},
 };
 
-mod acting;
-
-pub(crate) use acting::Acting;
-
 /// A connection is reset at most once in this time.
 const RESET_EVERY: Duration = Duration::from_secs(1);
 
-/// What strikes an attempt that was chosen already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Strike {
-    generation: u64,
-    struck: Struck,
+/// Faults that strike one attempt, and are counted. What it meets is in [`struck`](crate::struck).
+pub(crate) struct Acting {
+    pub(crate) armed: Arc<Armed>,
+    pub(crate) struck: Struck,
+    /// Its place among those that are held up.
+    pub(crate) place: Option<Delayed>,
 }
 
 /// The faults of one backend.
@@ -174,7 +172,7 @@ impl Chaos {
             end: struck.end.filter(&mut takes_effect),
             after: struck.after.filter(&mut takes_effect),
         };
-        (struck != Struck::default()).then(|| Acting::new(armed, struck, place))
+        (struck != Struck::default()).then(|| Acting { armed, struck, place })
     }
 
     /// Sets faults in place of those that there are.
@@ -226,7 +224,7 @@ impl Chaos {
 
 impl Armed {
     /// A place among those that are held up; `None` if there are as many as may be.
-    fn place(&self) -> Option<Delayed> {
+    pub(crate) fn place(&self) -> Option<Delayed> {
         let most = self.faults.delayed_max;
         let more = |count: u32| (count < most).then_some(count + 1);
         let taken = self.delayed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);

@@ -23,7 +23,7 @@ mod backend_handle;
 pub mod backend_shared;
 pub mod call;
 mod call_path;
-pub mod chaos;
+mod chaos;
 pub mod circuit;
 pub mod clock;
 pub mod connector;
@@ -46,6 +46,7 @@ mod scrape;
 pub mod settings;
 mod show;
 mod start;
+mod struck;
 pub mod system;
 mod times;
 pub mod trace;
@@ -62,7 +63,6 @@ pub use call_path::{
     Admission, AnswerCopy, Fills, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan,
     Settled, Ticket,
 };
-pub use chaos::Strike;
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, Past, PastQuery};

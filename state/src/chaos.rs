@@ -248,6 +248,15 @@ impl Struck {
     }
 }
 
+/// What strikes an attempt that was chosen before it meets that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Of which of the sets of faults that a backend has had, one after the other.
+    pub generation: u64,
+    /// The faults.
+    pub struck: Struck,
+}
+
 /// What an operator has ordered, checked: to hold it is to know that it may be done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {

@@ -44,7 +44,7 @@ use bytes::Bytes;
 use fusebox_state::{
     LaneId, Lanes, Moment, UnixMillis, Verdict,
     cache::{Cache, Fill, Hit, Withdrawn},
-    chaos::{Class, Seen},
+    chaos::{Class, Seen, Strike},
     flight::Flight,
     system::SystemState,
     write::{Next, Repeat, WriteState},
@@ -60,7 +60,6 @@ use super::{
 use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, Priority, Reply, Source},
-    chaos::Strike,
     circuit::UnderWay,
     clock::Reading,
     connector::{Access, SharedConnector},

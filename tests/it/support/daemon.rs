@@ -455,6 +455,12 @@ impl Client {
         self.json("POST", path, Some(&body))
     }
 
+    /// PUTs JSON and reads JSON.
+    #[track_caller]
+    pub(crate) fn put(&self, path: &str, body: Value) -> (u16, Value) {
+        self.json("PUT", path, Some(&body))
+    }
+
     /// DELETEs and reads JSON.
     #[track_caller]
     pub(crate) fn delete(&self, path: &str) -> (u16, Value) {

@@ -225,8 +225,8 @@ async fn answered(
     Exchanged::known(Attempted::answered(reply))
 }
 
-/// The answer, unless a fault on purpose takes it away: then its connection ends with it unread. One that is late is
-/// waited for in vain.
+/// The answer, unless a fault on purpose takes it away: it is read and nobody hears of it, as if the connection had
+/// broken. One that is late is waited for in vain.
 pub(super) async fn taken_away(
     fate: Fate,
     response: Response<Rows>,
@@ -234,15 +234,21 @@ pub(super) async fn taken_away(
     match fate {
         Fate::Told => Ok(response),
         Fate::Lost => {
-            drop(response);
+            read_out(response).await;
             let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, Fate::LOST);
             Err(Exchanged::lost(Failed { error, verdict: Verdict::Failure }))
         }
         Fate::Late => {
-            let _unread = response;
+            read_out(response).await;
             std::future::pending().await
         }
     }
+}
+
+/// Reads an answer to its end: its head may come before the statement has been carried out.
+async fn read_out(response: Response<Rows>) {
+    let mut body = response.into_body();
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 /// How an attempt ended that the server answered with an exception.

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::{
-    OtherWay, Source, Strike,
+    OtherWay, Source,
     connector::{AttemptError, OwnCode, Refused},
 };
-use fusebox_state::ErrorClass;
+use fusebox_state::{ErrorClass, chaos::Strike};
 use hyper::{Method as Verb, Request, Response, http::request::Parts};
 use tokio::{
     sync::OwnedSemaphorePermit,

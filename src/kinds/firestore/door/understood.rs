@@ -18,11 +18,11 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source, Strike,
+    AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source,
     connector::{Access, AttemptError, Connector, Outage, Read, Refused, Write},
     trace::CallTrace,
 };
-use fusebox_state::{LaneId, OpId, UnixMillis};
+use fusebox_state::{LaneId, OpId, UnixMillis, chaos::Strike};
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use hyper::{HeaderMap, Response};

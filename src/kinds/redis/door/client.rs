@@ -24,8 +24,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::{Onward, Outcome, Settled, Source, Strike};
-use fusebox_state::ErrorClass;
+use fusebox_actors::{Onward, Outcome, Settled, Source};
+use fusebox_state::{ErrorClass, chaos::Strike};
 use tokio::time::{Instant, Sleep};
 
 use super::{

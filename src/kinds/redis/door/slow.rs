@@ -12,11 +12,11 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    AckLevel, Backend, Call, CallOptions, Onward, Reply, Strike,
+    AckLevel, Backend, Call, CallOptions, Onward, Reply,
     connector::{Access, Connector, Outage, Plan, Write},
     trace::CallTrace,
 };
-use fusebox_state::Lanes;
+use fusebox_state::{Lanes, chaos::Strike};
 use tokio::sync::{Notify, futures::OwnedNotified};
 use tokio_util::task::AbortOnDropHandle;
 

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fusebox_actors::{
-    Admission, Fills, Instead, OtherWay, PlainAccess, PlainPlan, Strike, Ticket,
+    Admission, Fills, Instead, OtherWay, PlainAccess, PlainPlan, Ticket,
     connector::{Access, Connector, Plan, Read, Write},
     trace::CallTrace,
 };
-use fusebox_state::Lanes;
+use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::Instant;
 
 use super::{

@@ -1,29 +1,22 @@
-//! What an attempt meets that is struck.
+//! What an attempt meets that a [fault on purpose](crate::chaos) strikes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fusebox_state::{
     ErrorClass, Verdict,
-    chaos::{Hit, Kind, Struck},
+    chaos::{Hit, Kind},
 };
 use tokio::time::{Instant, sleep};
 
-use super::{Armed, Delayed};
 use crate::{
+    chaos::{Acting, Delayed},
     connector::{Attempt, Attempted, Connector, SharedConnector},
     error_code::OwnCode,
     passage::{Fate, Passage},
     pieces::{Answer, Tail},
     refusal::AttemptError,
 };
-
-/// Faults that strike one attempt, and are counted.
-pub(crate) struct Acting {
-    armed: Arc<Armed>,
-    struck: Struck,
-    place: Option<Delayed>,
-}
 
 /// How an attempt ends that is not sent.
 pub(crate) type Unsent = (Verdict, AttemptError);
@@ -44,10 +37,6 @@ impl Sent<'_> {
 }
 
 impl Acting {
-    pub(super) fn new(armed: Arc<Armed>, struck: Struck, place: Option<Delayed>) -> Self {
-        Self { armed, struck, place }
-    }
-
     /// The word of what is felt most.
     pub(crate) fn word(&self) -> &'static str {
         let felt = self.struck.end.or(self.struck.before).or(self.struck.after);
