@@ -8,6 +8,7 @@ mod args;
 mod backends;
 mod board;
 mod call;
+mod chaos;
 mod check;
 mod doors;
 mod events;
@@ -142,6 +143,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         Command::LogLevel { filter, lasting, usual } => {
             orders::log_level(client, filter, lasting, usual).await
         }
+        Command::Chaos(order) => chaos::run(client, order).await,
         Command::Config(order) => settings::run(client, order).await,
         Command::Queue(queue) => queue::run(client, queue).await,
         Command::Run { .. }

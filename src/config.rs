@@ -84,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) calls_bytes: u64,
     /// Time between two pings of an idle backend.
     pub(crate) pings: PingSettings,
+    /// Whether faults on purpose may be set: where it does not say, over the admin socket and not over TCP.
+    pub(crate) chaos_enabled: Option<bool>,
     /// Where the pages of a Jaeger are, without a slash at the end: traces are shown as links there.
     pub(crate) jaeger_url: Option<String>,
     /// Whether calls that failed, were retried, queued or answered by a fallback are traced though no
@@ -295,6 +297,7 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
         http,
         calls_bytes,
         pings: PingSettings { interval: raw.health.interval.0, timeout: raw.health.timeout.0 },
+        chaos_enabled: raw.chaos.enabled,
         keep_unsampled: raw.tracing.keep_unsampled,
         jaeger_url,
         backends,

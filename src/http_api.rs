@@ -6,6 +6,7 @@ pub(crate) mod admit;
 mod api;
 pub(crate) mod body;
 pub(crate) mod calls;
+pub(crate) mod chaos;
 mod dependencies;
 pub(crate) mod encoding;
 pub(crate) mod events;

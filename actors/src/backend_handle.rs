@@ -3,7 +3,11 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{Lanes, Moment, OpId, Target, UnixMillis, Words, cache::Cache};
+use fusebox_state::{
+    ErrorClass, Lanes, Moment, OpId, Target, UnixMillis, Verdict, Words,
+    cache::Cache,
+    chaos::{Faults, Kind, Order, Permitted},
+};
 use ractor::{ActorRef, rpc::CallResult};
 
 use crate::{
@@ -29,6 +33,9 @@ pub enum AdminError {
     /// No such backend or queued call.
     #[error("{0}")]
     NotFound(String),
+    /// What is ordered makes no sense: the key is named, and what would be right.
+    #[error("{0}")]
+    Invalid(String),
     /// It does not fit the state: what is needed is said.
     #[error("{0}")]
     Conflict(String),
@@ -283,6 +290,82 @@ impl Backend {
         }
         let said = self.ask(|reply| BackendMessage::SetOffline { offline, reply }).await?;
         said.map_err(not_remembered)
+    }
+
+    /// Sets faults on purpose, in place of those that are set here.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] names the key that is wrong; [`AdminError::Conflict`] says what stands in the way: what
+    /// would end them at once, or the faults of another backend.
+    pub async fn set_chaos(&self, order: Order, by: String) -> Result<view::ChaosView, AdminError> {
+        let circuit = &self.entry.shared.circuit;
+        let (is_critical, timeout) = {
+            let settings = circuit.settings.load();
+            (settings.critical, settings.timeout)
+        };
+        // What JavaScript can read of a number.
+        let permitted = Permitted { is_critical, timeout, random: fastrand::u32(..).into() };
+        let faults =
+            order.check(permitted).map_err(|wrong| AdminError::Invalid(wrong.to_string()))?;
+        self.check_codes(&faults)?;
+        let (backend, faults) = (self.entry.clone(), Box::new(faults));
+        let make = |reply| HealthMessage::SetChaos { backend, faults, by, reply };
+        self.ask_health(make).await?.map_err(AdminError::Conflict)?;
+        circuit.chaos.view().ok_or_else(|| failed("the faults have ended already"))
+    }
+
+    /// Ends faults on purpose; whether there were any.
+    ///
+    /// # Errors
+    /// [`AdminError::Failed`] if health does not answer.
+    pub async fn clear_chaos(&self, by: String) -> Result<bool, AdminError> {
+        let backend = self.entry.clone();
+        self.ask_health(|reply| HealthMessage::ClearChaos { backend, by, reply }).await
+    }
+
+    /// The faults on purpose that are set.
+    pub fn chaos(&self) -> Option<view::ChaosView> {
+        self.entry.shared.circuit.chaos.view()
+    }
+
+    /// Whether each fault's code is one of the backend's own, and says what the fault says.
+    fn check_codes(&self, faults: &Faults) -> Result<(), AdminError> {
+        let connector = self.connector();
+        for (at, fault) in faults.as_slice().iter().enumerate() {
+            let Some(code) = &fault.code else { continue };
+            let ended = connector.answered_with(code, &Bytes::new());
+            let is_refusal = fault.kind == Kind::Reject;
+            let fits = ended.is_some_and(|ended| match ended.result {
+                Err(error) if is_refusal => error.class == ErrorClass::Rejected,
+                Err(error) => {
+                    ended.verdict == Verdict::Failure && error.class != ErrorClass::BlockedServer
+                }
+                Ok(_) => false,
+            });
+            if !fits {
+                let usual = connector.usual_errors();
+                let (what, such) = if is_refusal {
+                    ("refuses a call", usual.refuses)
+                } else {
+                    ("says that it is overloaded", usual.overloaded)
+                };
+                return Err(AdminError::Invalid(format!(
+                    "faults[{at}].code: {code:?} is none by which a {} {what}, such as {such}",
+                    self.kind()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_health<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(ractor::RpcReplyPort<T>) -> HealthMessage,
+    ) -> Result<T, AdminError> {
+        match self.health.call(make, Some(ADMIN_PATIENCE)).await {
+            Ok(CallResult::Success(value)) => Ok(value),
+            Ok(_) | Err(_) => Err(failed("health does not answer")),
+        }
     }
 
     /// Lets calls that wait for the old target go to the new one.

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use fusebox_state::{OpId, Words};
+use fusebox_state::{OpId, Words, chaos::Strike};
 use tokio::sync::Notify;
 
 use crate::{
@@ -54,6 +54,8 @@ pub struct CallOptions {
     /// Told once the write has its place in the queue: whatever is called after that stands behind it, though it is
     /// not synced yet.
     pub appended: Option<Arc<Notify>>,
+    /// What strikes its first attempt, if that was decided before.
+    pub struck: Option<Strike>,
 }
 
 /// One request of a program.

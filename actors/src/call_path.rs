@@ -28,6 +28,7 @@ use bytes::Bytes;
 use fusebox_state::{
     ErrorClass, Moment, OpId, UnixMillis, Words,
     cache::Withdrawn,
+    chaos::Strike,
     flight::Flight,
     system::SystemState,
     write::{Repeat, WriteState},
@@ -91,6 +92,8 @@ pub(crate) struct Context {
     pub(crate) base_age: AtomicU64,
     /// How the attempt of a ticket ended, where that was the first one: it is not over its fence again.
     pub(crate) failed: Option<AttemptError>,
+    /// What strikes its first attempt, if that was decided before.
+    pub(crate) struck: Option<Strike>,
     /// What it records of itself.
     pub(crate) recorder: CallRecorder,
 }
@@ -105,7 +108,7 @@ impl Context {
         began: Reading,
         recorder: CallRecorder,
     ) -> Self {
-        let deadline = call.options.deadline;
+        let (deadline, struck) = (call.options.deadline, call.options.struck);
         let deadline = deadline.unwrap_or_else(|| shared.circuit.default_deadline());
         let deadline = began.moment().plus(deadline);
         Self {
@@ -126,6 +129,7 @@ impl Context {
             withdrawn: None,
             base_age: AtomicU64::new(0),
             failed: None,
+            struck,
             recorder,
         }
     }

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
+    chaos::Chaos,
     clock::Clock,
     connector::AttemptError,
     failures::{Failures, Run},
@@ -71,6 +72,8 @@ pub struct Circuit {
     pub budget: RetryBudget,
     /// The settings in effect.
     pub settings: ArcSwap<BackendSettings>,
+    /// Faults on purpose.
+    pub chaos: Chaos,
     /// The counters.
     pub metrics: Arc<BackendMetrics>,
     /// The clocks.
@@ -118,6 +121,7 @@ impl Circuit {
             bulkhead: Bulkhead::new(settings.in_flight_max),
             budget: RetryBudget::new(now),
             settings: ArcSwap::from_pointee(settings),
+            chaos: Chaos::new(metrics.chaos.clone()),
             metrics,
             clock,
             changed: Notify::new(),

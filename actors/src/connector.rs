@@ -17,7 +17,7 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict
 use crate::trace::context::PassedOn;
 pub use crate::{
     error_code::{ErrorCode, OwnCode},
-    passage::{Aboard, Passage},
+    passage::{Aboard, Fate, Passage},
     pieces::{Answer, Tail, Upload},
     refusal::{AttemptError, Refused},
     view::ConnectorStatus,
@@ -330,6 +330,15 @@ pub trait Overlay: Send + Sync {
     fn bytes(&self) -> u64;
 }
 
+/// Codes of a kind's servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsualErrors {
+    /// It is overloaded, and has executed nothing.
+    pub overloaded: &'static str,
+    /// It refuses the call for good.
+    pub refuses: &'static str,
+}
+
 /// Carries calls to one backend. Implementations are shared by every caller and never panic.
 pub trait Connector: Any + Send + Sync {
     /// Reads what `body` is. Called once per call, before anything else; must be fast.
@@ -507,6 +516,21 @@ pub trait Connector: Any + Send + Sync {
     fn view(&self) -> Target {
         self.target()
     }
+
+    /// How an attempt of `body` ends that the server answers with the error `code`, by its own table. `None` if its
+    /// servers have no such error.
+    fn answered_with(&self, code: &str, body: &Bytes) -> Option<Attempted> {
+        let (_, _) = (code, body);
+        None
+    }
+
+    /// The errors by which its servers say what every kind of server says.
+    fn usual_errors(&self) -> UsualErrors {
+        UsualErrors { overloaded: "", refuses: "" }
+    }
+
+    /// Gives up the connections that there are: what is on them is answered first, what comes next makes new ones.
+    fn give_up_connections(&self) {}
 
     /// Closes its connections. Attempts in flight end as if the backend had reset them.
     fn close(&self) -> Answer<'_, ()>;

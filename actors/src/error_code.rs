@@ -15,6 +15,8 @@ pub enum OwnCode {
     Batch,
     /// The caller's body did not arrive whole.
     BodyBrokenOff,
+    /// A fault on purpose.
+    Chaos,
     /// The connector is closed; the attempt did not reach the wire.
     Closed,
     /// There is no connection.
@@ -56,6 +58,7 @@ impl OwnCode {
             Self::Ambiguous => "ambiguous",
             Self::Batch => "batch",
             Self::BodyBrokenOff => "body_broken_off",
+            Self::Chaos => "chaos",
             Self::Closed => "closed",
             Self::Connect => "connect",
             Self::Credentials => "credentials",

@@ -151,6 +151,34 @@ pub enum EventKind {
         #[serde(skip_serializing_if = "Option::is_none")]
         why: Option<String>,
     },
+    /// Faults on purpose were set.
+    ChaosSet {
+        /// By whom.
+        by: String,
+        /// Until when.
+        until: UnixMillis,
+        /// Which kinds.
+        kinds: Vec<&'static str>,
+        /// Why.
+        reason: String,
+    },
+    /// An operator has ended them.
+    ChaosCleared {
+        /// Who.
+        by: String,
+    },
+    /// Their time is over.
+    ChaosEnded,
+    /// They were ended before their time.
+    ChaosAborted {
+        /// Why.
+        why: String,
+    },
+    /// They strike nobody for now, or strike again.
+    ChaosSuspended {
+        /// Why; `None` if they go on.
+        why: Option<&'static str>,
+    },
     /// The daemon started, or stopped as it was asked to.
     Daemon {
         /// `started` or `stopped`.

@@ -36,8 +36,12 @@ impl BackendShared {
         let (queue, recent) =
             (self.queue_view(&settings, &sample), self.circuit.recent.view(&sample));
         let told = Sentences { shared: self, shot: &shot, breaker: &breaker, now: clock.unix() };
+        let chaos = self.circuit.chaos.armed();
+        let chaos =
+            chaos.map(|armed| format!("Faults on purpose strike it: {}.", armed.told_alone()));
         let story = [
             ours(told.present()),
+            ours(chaos.into_iter().collect()),
             ours(told.causes(&transitions, outage.as_ref())),
             told.errors(outage.as_ref()),
             ours(told.next()),

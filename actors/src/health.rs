@@ -28,15 +28,16 @@ use std::{
 
 use fusebox_state::{
     Moment,
+    chaos::Faults,
     dependencies::{Causes, Findings},
     system::{Assessment, BackendCondition, HOLD, SystemState, Tracker, assess},
 };
 use parking_lot::RwLock;
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 
 use crate::{
     alert::Alert,
-    backend::{BackendActor, BackendArgs, BackendChanged, BackendMessage},
+    backend::{BackendActor, BackendArgs, BackendChanged, BackendMessage, answer},
     backend_entry::BackendEntry,
     backend_shared::BackendShared,
     clock::Clock,
@@ -61,6 +62,7 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 const RESTART_BACKOFF: Duration = Duration::from_millis(50);
 
 mod causes;
+mod chaos;
 mod pings;
 mod watch;
 
@@ -95,6 +97,28 @@ pub enum HealthMessage {
     Revive(BackendEntry),
     /// How backends are pinged changed.
     SetPings(PingSettings),
+    /// An operator wants faults on purpose.
+    SetChaos {
+        /// Where.
+        backend: BackendEntry,
+        /// Which.
+        faults: Box<Faults>,
+        /// Who.
+        by: String,
+        /// Answered once they are in effect, or with what stands in the way.
+        reply: RpcReplyPort<Result<(), String>>,
+    },
+    /// An operator ends them; answered with whether there were any.
+    ClearChaos {
+        /// Where.
+        backend: BackendEntry,
+        /// Who.
+        by: String,
+        /// Answered once they have ended.
+        reply: RpcReplyPort<bool>,
+    },
+    /// The time of faults on purpose is over, perhaps.
+    ChaosDue,
 }
 
 impl From<BackendChanged> for HealthMessage {
@@ -262,6 +286,13 @@ impl Actor for HealthActor {
             HealthMessage::RestartDue(child) => state.restart(&myself, child).await,
             HealthMessage::Revive(backend) => state.revive(&myself, backend).await,
             HealthMessage::SetPings(pings) => state.args.pings = pings,
+            HealthMessage::SetChaos { backend, faults, by, reply } => {
+                answer(reply, state.set_chaos(&myself, &backend, *faults, by));
+            }
+            HealthMessage::ClearChaos { backend, by, reply } => {
+                answer(reply, state.clear_chaos(&myself, &backend, by));
+            }
+            HealthMessage::ChaosDue => state.assess(&myself),
         }
         Ok(())
     }
@@ -318,6 +349,7 @@ impl HealthState {
         let assessment = assess(&conditions, &findings);
         let change = self.tracker.observe(assessment.state, now);
         let state = self.tracker.state();
+        let chaos = self.judge_chaos(state, &conditions, now);
         if let Some(wait) = self.tracker.next_look().map(|at| at.since(now))
             && wait < LOOK_EVERY
         {
@@ -332,6 +364,7 @@ impl HealthState {
                     format!("it is {held} until it has been {better} for {} s", HOLD.as_secs());
                 found.assessment.reasons.push(reason);
             }
+            found.assessment.reasons.extend(chaos);
             if change.is_some() {
                 found.state = state;
                 found.since = now;

@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 use fusebox_state::{
     Verdict,
     breaker::{Reason, State, Transition},
+    chaos,
     dependencies::Shared,
     system::SystemState,
 };
@@ -38,8 +39,8 @@ mod text;
 
 use exemplar::{TracedHistogram, observe};
 use families::{
-    CallLabels, CauseLabels, EventLabels, Families, ImpairedLabels, OneBackend, OutcomeLabels,
-    ResultLabels, SpanLabels, SystemLabels, TransitionLabels,
+    CallLabels, CauseLabels, EventLabels, Families, ImpairedLabels, KindLabels, OneBackend,
+    OutcomeLabels, ResultLabels, SpanLabels, SystemLabels, TransitionLabels,
 };
 pub(crate) use gauges::BREAKER_STATES;
 use gauges::BackendGauges;
@@ -209,6 +210,10 @@ impl Metrics {
             ack_seconds: self.0.ack_seconds.get_or_create_owned(&one),
             replay_seconds: self.0.replay_seconds.get_or_create_owned(&one),
             wait_seconds: self.0.wait_seconds.get_or_create_owned(&one),
+            chaos: chaos::Kind::ALL.map(|kind| {
+                let labels = KindLabels { backend: backend(), kind: kind.as_str() };
+                self.0.chaos_injected.get_or_create_owned(&labels)
+            }),
             gauges: BackendGauges::new(&self.0, name),
             transitions: Counter::default(),
             times: Times::default(),
@@ -266,6 +271,8 @@ pub struct BackendMetrics {
     ack_seconds: TracedHistogram,
     replay_seconds: Histogram,
     wait_seconds: Histogram,
+    /// Attempts that a fault on purpose has struck, in the order of [`chaos::Kind::ALL`].
+    pub(crate) chaos: [Counter; chaos::Kind::ALL.len()],
     /// What a scrape sets.
     pub(crate) gauges: BackendGauges,
     /// Response times, for the views.

@@ -107,6 +107,28 @@ pub struct Passage {
     said: AtomicU8,
     /// Whether the counters know of it.
     counted: AtomicBool,
+    /// What becomes of its answer; see [`Fate`].
+    fate: AtomicU8,
+    /// It says nothing of the backend, however it ends.
+    is_mute: AtomicBool,
+}
+
+/// What becomes of the answer to an attempt: a fault on purpose may take it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is told.
+    Told,
+    /// It is lost: the connection breaks at this moment, as if it had never come.
+    Lost,
+    /// It does not come within the backend's `timeout`.
+    Late,
+}
+
+impl Fate {
+    /// What is said of an attempt whose answer is lost.
+    pub const LOST: &'static str = "chaos: the connection was reset before its answer was read";
+    /// What is said of an attempt whose answer is late.
+    pub const LATE: &'static str = "chaos: no answer came in time";
 }
 
 /// What an attempt has whose outcome the breaker has not heard.
@@ -143,6 +165,8 @@ impl Passage {
             began,
             said: AtomicU8::new(code(Verdict::Neutral)),
             counted: AtomicBool::new(false),
+            fate: AtomicU8::new(0),
+            is_mute: AtomicBool::new(false),
         })
     }
 
@@ -163,6 +187,30 @@ impl Passage {
     /// How long it takes says nothing of the backend any more.
     pub(crate) fn untimed(&mut self) {
         self.is_timed = false;
+    }
+
+    /// A fault on purpose strikes it: that becomes of its answer, and it says nothing of the backend if it `is_mute`.
+    pub(crate) fn struck(&self, fate: Fate, is_mute: bool) {
+        let code = match fate {
+            Fate::Told => 0,
+            Fate::Lost => 1,
+            Fate::Late => 2,
+        };
+        self.is_mute.store(is_mute, Ordering::Relaxed);
+        self.fate.store(code, Ordering::Release);
+    }
+
+    /// What becomes of its answer. Whoever asks sees to that: the next one is told that it is told.
+    pub(crate) fn take_fate(&self) -> Fate {
+        if self.fate.load(Ordering::Relaxed) == 0 {
+            return Fate::Told;
+        }
+        fate(self.fate.swap(0, Ordering::AcqRel))
+    }
+
+    /// What becomes of its answer, if nobody has seen to that.
+    pub(crate) fn fate(&self) -> Fate {
+        fate(self.fate.load(Ordering::Acquire))
     }
 
     /// Counts it, which happens once.
@@ -246,7 +294,9 @@ impl Passage {
     fn tell_late(&mut self) {
         let Some(Open { permit, slot }) = self.open.get_mut().take() else { return };
         let (circuit, ended) = (&*self.circuit, self.circuit.clock.read());
-        let said = verdict(self.said.load(Ordering::Acquire));
+        let is_mute = self.is_mute.load(Ordering::Relaxed);
+        let said =
+            if is_mute { Verdict::Neutral } else { verdict(self.said.load(Ordering::Acquire)) };
         let told = self.told(slot, said, ended.moment());
         let permit = circuit.breaker.regain(permit);
         if said == Verdict::Neutral {
@@ -304,6 +354,11 @@ impl Aboard {
             passage.say(verdict);
         }
     }
+
+    /// What becomes of the answer that has just come. To be asked where it has come, once, and obeyed.
+    pub fn fate(&self) -> Fate {
+        self.0.as_ref().map_or(Fate::Told, |held| held.passage.take_fate())
+    }
 }
 
 impl fmt::Debug for Aboard {
@@ -358,6 +413,14 @@ impl Tail for Progressing {
 
     fn end(&self) -> Option<Bytes> {
         self.rest.end()
+    }
+}
+
+fn fate(code: u8) -> Fate {
+    match code {
+        1 => Fate::Lost,
+        2 => Fate::Late,
+        _ => Fate::Told,
     }
 }
 

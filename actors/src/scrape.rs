@@ -62,6 +62,7 @@ impl BackendShared {
         flag(&gauges.store_refusing, status.as_ref().is_none_or(|it| it.refusing.is_some()));
         set(&gauges.store_bytes, status.map_or(0, |status| status.disk_bytes));
         let active = self.queue.alert_subjects();
+        gauges.chaos_active.set(i64::from(self.circuit.chaos.armed().is_some()));
         for (alert, gauge) in &gauges.alerts {
             flag(gauge, active.contains(alert));
         }

@@ -213,6 +213,7 @@ impl BackendShared {
             restarts: self.circuit.restarts.load(Ordering::Relaxed),
             recent: self.circuit.recent.view(&sample),
             next_ping_at: self.circuit.next_ping().map(|at| self.circuit.clock.to_unix(at)),
+            chaos: self.circuit.chaos.view(),
         }
     }
 
@@ -225,6 +226,7 @@ impl BackendShared {
             critical: self.circuit.settings.load().critical,
             offline,
             queued: self.queue.waiting(),
+            chaos: self.circuit.chaos.armed().is_some(),
             impaired_by: entries.impaired_by(self),
         }
     }

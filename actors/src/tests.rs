@@ -26,6 +26,7 @@ use crate::{
 
 use crate::{metrics::Format, queue::Queue, trace::CallTrace};
 
+mod chaos;
 mod dependencies;
 mod kinds;
 mod lanes;

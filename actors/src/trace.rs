@@ -72,7 +72,16 @@ impl Tracer {
         let sampled = self.sampling.samples(&trace);
         let span_id = if sampled { new_span_id() } else { 0 };
         let keeps = sampled || self.sampling.keeps;
-        CallRecorder { trace, began, span_id, sampled, keeps, first: None, more: Vec::new() }
+        CallRecorder {
+            trace,
+            began,
+            span_id,
+            sampled,
+            keeps,
+            first: None,
+            more: Vec::new(),
+            chaos: None,
+        }
     }
 
     /// Whether the record of a call that ends is wanted: it was sampled, or is worth it.
@@ -98,6 +107,7 @@ impl Tracer {
             began: recorder.began,
             ended,
             steps: steps(recorder.first, recorder.more),
+            chaos: recorder.chaos,
             what: TraceSubject::Call { route, is_remote, write: of.write, result },
         });
     }
@@ -159,7 +169,10 @@ pub struct CallRef<'a> {
 /// The quiet majority is answered by the backend at once.
 #[inline]
 fn is_worth_it(recorder: &CallRecorder, source: Option<Source>) -> bool {
-    recorder.first.is_none() || !recorder.more.is_empty() || source != Some(Source::Live)
+    recorder.first.is_none()
+        || !recorder.more.is_empty()
+        || recorder.chaos.is_some()
+        || source != Some(Source::Live)
 }
 
 /// The trace of a queued call's replay: its name, which may not be zero as a trace's id.

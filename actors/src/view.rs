@@ -18,9 +18,11 @@ use serde::{Deserialize, Deserializer};
 pub use crate::lenient::Lenient;
 use crate::settings::{DeadLetterPolicy, WriteFallback};
 
+mod chaos;
 mod dependencies;
 mod door;
 
+pub use chaos::{ChaosFaultView, ChaosView};
 pub use dependencies::{DependenciesView, EdgeView, NodeView, RootCauseView};
 pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
 
@@ -54,6 +56,8 @@ pub struct BackendHealthView {
     pub queued: u64,
     /// The nearest root causes among its dependencies.
     pub impaired_by: Vec<String>,
+    /// Faults on purpose are set.
+    pub chaos: bool,
 }
 
 /// GET /health/resilience.
@@ -154,6 +158,8 @@ pub struct BackendView {
     pub recent: RecentView,
     /// When it is pinged next, where no ping is on its way.
     pub next_ping_at: Option<UnixMillis>,
+    /// Faults on purpose, if some are set.
+    pub chaos: Option<ChaosView>,
 }
 
 /// What a backend did lately: within the last minute, or since the daemon's start where that is less.

@@ -130,6 +130,7 @@ mod allocations {
                 priority: Priority::Normal,
                 operation: "GET",
                 trace: CallTrace::new("/door"),
+                struck_for: Some(7),
             };
             let Admission::Go(ticket) = backend.admit(&plan) else { panic!("it may be sent") };
             let cached = Some((&b"GET k"[..], &b"value"[..]));

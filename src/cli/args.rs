@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Says that what an alert about an address, a copy or a lost store tells is meant to be
     #[command(subcommand)]
     Backend(BackendOrder),
+    /// Faults on purpose, for a while: to see what an outage does before one comes
+    #[command(subcommand)]
+    Chaos(ChaosOrder),
     /// The queue of writes that wait, and its dead letters
     Queue(QueueArgs),
     /// Does an acknowledged write survive here? Kills, reopens and verifies, on the state directory's own disk
@@ -228,6 +231,83 @@ pub(crate) enum BackendOrder {
     AcceptClone,
     /// Ends the alert that a backend's store was gone at a start
     AcceptLoss { backend: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChaosOrder {
+    /// Lists what is set, with its hits
+    Ls {
+        /// The backend [default: all]
+        backend: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Sets faults in place of those that are set
+    Set(Box<ChaosSet>),
+    /// Ends them
+    Clear {
+        /// The backend
+        backend: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChaosSet {
+    /// The backend
+    pub(crate) backend: String,
+    /// What happens: error, reject, timeout, reset_before, reset_after, latency, slow_drip or stale_connection
+    #[arg(long, required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) kind: Option<String>,
+    /// To which share of attempts, such as 0.05
+    #[arg(long, required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) rate: Option<f64>,
+    /// How long it takes, for latency and slow_drip
+    #[arg(long, value_name = "DURATION", conflicts_with = "file")]
+    pub(crate) latency: Option<String>,
+    /// By how much that is more or less
+    #[arg(long, value_name = "DURATION", conflicts_with = "file")]
+    pub(crate) jitter: Option<String>,
+    /// The server's own code, for error and reject
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) code: Option<String>,
+    /// What is struck: read, write, ping or replay [default: reads and writes]
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) class: Option<String>,
+    /// Only what this user calls
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) uid: Option<u32>,
+    /// Only what bears this member in its baggage, such as chaos=1
+    #[arg(long, value_name = "MEMBER", conflicts_with = "file")]
+    pub(crate) baggage: Option<String>,
+    /// Takes the whole order from JSON, several faults perhaps; `-` reads standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    /// For how long, at most 1h [default: 5m]
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) lasting: Option<String>,
+    /// What decides which attempts are struck [default: random]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// What happens does not count for the breaker
+    #[arg(long)]
+    pub(crate) no_count: bool,
+    /// Why; kept and shown
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Also a critical backend, a rate above 0.5, beside another backend's
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How many attempts are held up at once [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_active: Option<u32>,
+    /// Which state of the system ends them: critical, or with --force emergency or never [default: critical]
+    #[arg(long, value_name = "STATE")]
+    pub(crate) abort_on: Option<String>,
+    /// The share of failed calls that ends them
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) abort_above: Option<f64>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Subcommand)]
@@ -452,6 +532,11 @@ mod tests {
             "fusebox queue drain --state-dir /s --patience 5s --accept-clone --accept-retarget --json",
             "fusebox queue import calls.jsonl",
             "fusebox queue import - --force --retarget --backend redis --json",
+            "fusebox chaos ls",
+            "fusebox chaos ls redis --json",
+            "fusebox chaos set redis --kind latency --rate 0.05 --latency 200ms --jitter 50ms --for 10m",
+            "fusebox chaos set redis --file faults.json --force --seed 42 --no-count",
+            "fusebox chaos clear redis",
             "fusebox config show",
             "fusebox config reload",
             "fusebox log-level",
@@ -472,6 +557,9 @@ mod tests {
             "fusebox status --watch --exit-code",
             "fusebox breaker redis ajar",
             "fusebox log-level --for 10m",
+            "fusebox chaos set redis --kind error",
+            "fusebox chaos set redis --kind error --rate 0.1 --file f",
+            "fusebox chaos clear",
             "fusebox queue show nonsense",
             "fusebox queue requeue --from calls.jsonl --not-applied",
             "fusebox queue import",

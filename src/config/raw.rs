@@ -41,6 +41,7 @@ pub(crate) struct RawConfig {
     pub(crate) http: RawHttp,
     pub(crate) calls: RawCalls,
     pub(crate) health: RawHealth,
+    pub(crate) chaos: RawChaos,
     pub(crate) tracing: RawTracing,
     pub(crate) doors: Option<Vec<RawDoor>>,
     pub(crate) backends: BTreeMap<String, RawBackend>,
@@ -85,6 +86,15 @@ pub(crate) struct RawCalls {
         "an eighth of the memory of the control group, else of the machine, from 16 MiB to 512 MiB"
     ).between("1MiB", "1TiB").example("256MiB")))]
     pub(crate) bytes: Option<Size>,
+}
+
+/// Faults on purpose (`fusebox chaos`).
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawChaos {
+    /// Whether they may be set.
+    #[schemars(extend("setting" = reload().rule("true over the admin socket, false over TCP").example(false)))]
+    pub(crate) enabled: Option<bool>,
 }
 
 /// How backends are watched.

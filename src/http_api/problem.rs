@@ -178,6 +178,9 @@ impl From<Refused> for Problem {
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Self {
         match error {
+            AdminError::Invalid(detail) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+            }
             AdminError::NotFound(detail) => Self::not_found("not_found", detail),
             AdminError::Conflict(detail) => Self::new(StatusCode::CONFLICT, "conflict", detail),
             AdminError::Failed(detail) => {

@@ -106,6 +106,11 @@ impl Pool {
         self.dialer.open()
     }
 
+    /// Closes what is idle.
+    pub(crate) fn give_up_idle(&self) {
+        self.idle.lock().lines.clear();
+    }
+
     /// Closes what is idle, and keeps no connection from here on.
     pub(crate) fn close(&self) {
         let mut idle = self.idle.lock();

@@ -72,6 +72,20 @@ pub(crate) fn what(event: &EventView) -> String {
             let why = event.why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
             format!("settings changed by {}{why}: {}", event.by, changed.join(", "))
         }
+        EventWord::ChaosSet => {
+            let until = event.until.map(|until| format!(" until {until}")).unwrap_or_default();
+            let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+            format!("chaos is set by {}{until}: {}{why}", event.by, event.kinds.join(", "))
+        }
+        EventWord::ChaosCleared => format!("chaos is cleared by {}", event.by),
+        EventWord::ChaosEnded => "chaos has ended".into(),
+        EventWord::ChaosAborted => {
+            format!("chaos was aborted: {}", event.why.as_deref().unwrap_or_default())
+        }
+        EventWord::ChaosSuspended => match &event.why {
+            Some(why) => format!("chaos is suspended: {why}"),
+            None => "chaos goes on".into(),
+        },
         EventWord::Daemon => format!("the daemon {phase} ({})", event.version),
         EventWord::Missed => format!("{} events were missed", event.events),
         EventWord::Alert | EventWord::Actor | EventWord::Other => event.message.clone(),

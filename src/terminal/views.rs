@@ -162,14 +162,18 @@ pub(crate) struct EventView {
     pub(crate) active: bool,
     /// A dead letter's name.
     pub(crate) op_id: String,
-    /// Of a reload: who wanted it.
+    /// Of a reload, and of faults on purpose: who wanted it.
     pub(crate) by: String,
+    /// Of faults on purpose: their kinds.
+    pub(crate) kinds: Vec<String>,
+    /// Until when.
+    pub(crate) until: Option<UnixMillis>,
+    /// Why faults were ended or suspended, or a change at run time taken back.
+    pub(crate) why: Option<String>,
     /// Of a reload: the keys that changed.
     pub(crate) changed: Vec<String>,
     /// Of a change at run time: what changed.
     pub(crate) settings: Vec<KeyView>,
-    /// Of a change at run time that nobody wanted now: why.
-    pub(crate) why: Option<String>,
     /// Of a reload: why it was refused.
     pub(crate) refused: Option<String>,
     /// The daemon's version.
@@ -211,6 +215,16 @@ pub(crate) enum EventWord {
     Reload,
     /// Settings were changed at run time.
     Settings,
+    /// Faults on purpose were set.
+    ChaosSet,
+    /// An operator has ended them.
+    ChaosCleared,
+    /// Their time is over.
+    ChaosEnded,
+    /// They were ended before their time.
+    ChaosAborted,
+    /// They strike nobody for now, or strike again.
+    ChaosSuspended,
     /// The daemon started or stopped.
     Daemon,
     /// The reader was too slow for some.

@@ -31,18 +31,20 @@ const TEXT_MAX: usize = 256;
 /// The spans of a record: its own, then one for each step.
 pub(super) fn of(traced: Traced) -> Vec<SpanData> {
     let own = Own::of(&traced);
-    let Traced { backend, kind, target, operation, span, steps, began, began_unix, .. } = &traced;
+    let Traced { backend, kind, target, operation, span, steps, began, began_unix, chaos, .. } =
+        &traced;
     let place = Place { backend, kind, target, operation };
     let at =
         |reading: Reading| UNIX_EPOCH + Duration::from_nanos(*began_unix) + reading.since(*began);
     let mut spans = Vec::with_capacity(1 + steps.len());
+    let chaos = chaos.map(|kind| KeyValue::new("fusebox.chaos", kind));
     let root = Shape {
         id: span.span_id,
         parent: traced.parent.unwrap_or(0),
         is_remote: traced.parent.is_some(),
         name: own.name,
         kind: own.kind,
-        attributes: own.attributes,
+        attributes: own.attributes.into_iter().chain(chaos).collect(),
         status: own.status,
         links: own.link.into_iter().collect(),
         events: Vec::new(),

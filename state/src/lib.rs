@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod bulkhead;
 pub mod cache;
+pub mod chaos;
 pub mod dependencies;
 pub mod flight;
 pub mod lane;

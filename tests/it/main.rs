@@ -7,6 +7,8 @@ mod all_three;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod clickhouse;

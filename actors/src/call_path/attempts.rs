@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, OpId, Outcome, Verdict, backoff::full_jitter, flight::Standing, write::Next,
+    ErrorClass, Lanes, OpId, Outcome, Verdict,
+    backoff::full_jitter,
+    chaos::{Class, Seen},
+    flight::Standing,
+    write::Next,
 };
 
 use super::{
@@ -13,6 +17,7 @@ use super::{
 };
 use crate::{
     backend_shared::BackendShared,
+    chaos::Acting,
     circuit::Circuit,
     clock::Reading,
     connector::{
@@ -245,10 +250,20 @@ impl BackendShared {
             trace: context.recorder.passed_on(span_id),
             passage: Some(passage),
         };
+        let strike = context.struck.take().or_else(|| {
+            let class = if spec.write { Class::Write } else { Class::Read };
+            let (uid, baggage) = (Some(context.call.uid), context.recorder.baggage());
+            circuit.chaos.strike(now, context.call.options.op_id, || Seen { class, uid, baggage })
+        });
+        let acting = strike.and_then(|strike| circuit.chaos.act(strike, now));
+        let chaos = acting.as_ref().map(Acting::word);
         let ended = tokio::select! {
-            ended = context.connector.attempt(attempt) => ended,
+            ended = carried(&context.connector, attempt, acting) => ended,
             () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
         };
+        if let Some(word) = chaos {
+            context.recorder.struck(word);
+        }
         if let Some(departure) = departure {
             departure.stayed();
         }
@@ -270,6 +285,18 @@ impl BackendShared {
     /// that it breaks off is told the breaker as an attempt of its own.
     fn guarded(&self, rest: Box<dyn Tail>, passage: Arc<Passage>) -> Box<dyn Tail> {
         Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), _passage: passage })
+    }
+}
+
+/// Carries an attempt, and lets it meet what strikes it.
+async fn carried(
+    connector: &SharedConnector,
+    attempt: Attempt<'_>,
+    acting: Option<Acting>,
+) -> Attempted {
+    match acting {
+        None => connector.attempt(attempt).await,
+        Some(acting) => Box::pin(acting.carry(connector, attempt)).await,
     }
 }
 

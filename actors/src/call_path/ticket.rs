@@ -44,6 +44,7 @@ use bytes::Bytes;
 use fusebox_state::{
     LaneId, Lanes, Moment, UnixMillis, Verdict,
     cache::{Cache, Fill, Hit, Withdrawn},
+    chaos::{Class, Seen, Strike},
     flight::Flight,
     system::SystemState,
     write::{Next, Repeat, WriteState},
@@ -81,6 +82,8 @@ pub struct PlainPlan<'a> {
     pub operation: &'static str,
     /// Its trace.
     pub trace: CallTrace,
+    /// Who calls, if faults on purpose may strike it: it must be able to [take the other way](OtherWay::Struck).
+    pub struck_for: Option<u32>,
 }
 
 /// What a plain call does.
@@ -141,6 +144,8 @@ pub enum OtherWay {
     Full,
     /// The state of the system sheds it, or queues it.
     Shed,
+    /// A fault on purpose strikes it: `call` is to be told so ([`CallOptions::struck`](crate::CallOptions)).
+    Struck(Strike),
 }
 
 impl OtherWay {
@@ -152,6 +157,7 @@ impl OtherWay {
             Self::Barred(Barred::Offline) => "the backend is offline by an operator's order",
             Self::Barred(Barred::Full) | Self::Full => "too many attempts are in flight",
             Self::Shed => "the state of the system lets it go to no backend",
+            Self::Struck(_) => "a fault on purpose strikes it",
         }
     }
 }
@@ -296,7 +302,10 @@ impl BackendShared {
             Some((cache, fill))
         });
         match self.pass(began, false) {
-            Ok(passage) => Admission::Go(self.ticket(plan, began, passage, fill, None)),
+            Ok(passage) => match self.strikes(plan, began, Class::Read) {
+                Some(strike) => Admission::OtherWay(OtherWay::Struck(strike)),
+                None => Admission::Go(self.ticket(plan, began, passage, fill, None)),
+            },
             Err(Barred::Full) => Admission::OtherWay(OtherWay::Full),
             Err(barred) => {
                 let cache = self.cache.load();
@@ -322,12 +331,22 @@ impl BackendShared {
             Err(Barred::Full) => return Admission::OtherWay(OtherWay::Full),
             Err(barred) => return Admission::OtherWay(OtherWay::Barred(barred)),
         };
+        if let Some(strike) = self.strikes(plan, began, Class::Write) {
+            return Admission::OtherWay(OtherWay::Struck(strike));
+        }
         let repeat = if absolute { Repeat::Absolute } else { Repeat::Never };
         let mut state = WriteState::fresh(repeat);
         state.sent();
         let (lanes, flight) = (plan.lanes.clone(), Some(flight));
         let write = PlainWrite { lanes, flight, state, withdrawn: None };
         Admission::Go(self.ticket(plan, began, passage, None, Some(write)))
+    }
+
+    /// What strikes a plain call that is let through. Its permit and its place go back: it comes again.
+    fn strikes(&self, plan: &PlainPlan<'_>, began: Reading, class: Class) -> Option<Strike> {
+        let uid = Some(plan.struck_for?);
+        let seen = || Seen { class, uid, baggage: plan.trace.baggage() };
+        self.circuit.chaos.strike(began.moment(), None, seen)
     }
 
     fn ticket(
@@ -417,6 +436,7 @@ impl BackendShared {
             OtherWay::Lanes => ("lane_busy", "earlier writes wait in the queue".to_owned()),
             OtherWay::Barred(barred) => (barred.as_str(), barred.detail(&self.circuit)),
             OtherWay::Full => (Barred::Full.as_str(), Barred::Full.detail(&self.circuit)),
+            OtherWay::Struck(_) => ("chaos", why.why().to_owned()),
             OtherWay::Shed => ("shed", "calls are shed in this system state".to_owned()),
         };
         if recorder.keeps() {

@@ -6,12 +6,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::{Outcome, Verdict, breaker::State as BreakerState};
+use fusebox_state::{
+    Outcome, Verdict,
+    breaker::State as BreakerState,
+    chaos::{Class, Seen},
+};
 use ractor::ActorRef;
 
 use super::{HealthMessage, HealthState};
 use crate::{
-    backend_entry::BackendEntry, backend_shared::BackendShared, connector::SharedConnector,
+    backend_entry::BackendEntry,
+    backend_shared::BackendShared,
+    circuit::Circuit,
+    connector::{Attempted, SharedConnector},
 };
 
 /// How often a backend that did not answer is pinged.
@@ -89,6 +96,17 @@ impl HealthState {
     }
 }
 
+/// Sends a ping, and lets it meet what strikes it.
+async fn pinged(circuit: &Circuit, connector: &SharedConnector, timeout: Duration) -> Attempted {
+    let now = circuit.clock.now();
+    let seen = || Seen { class: Class::Ping, uid: None, baggage: None };
+    let strike = circuit.chaos.strike(now, None, seen);
+    match strike.and_then(|strike| circuit.chaos.act(strike, now)) {
+        None => connector.ping(timeout).await,
+        Some(acting) => acting.ping(connector, timeout).await,
+    }
+}
+
 /// Pings a backend: as a probe where its breaker is half-open. `None` where no ping was sent.
 async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
     let circuit = &*shared.circuit;
@@ -101,7 +119,7 @@ async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
     let connector = SharedConnector::clone(&shared.connector.load());
     if state == BreakerState::HalfOpen {
         let permit = circuit.breaker.try_acquire(circuit.clock.now()).ok()?;
-        let ended = connector.ping(timeout).await;
+        let ended = pinged(circuit, &connector, timeout).await;
         let now = circuit.clock.now();
         let answered = ended.verdict == Verdict::Success;
         let slow = circuit.breaker.is_slow(now.since(sent));
@@ -114,7 +132,7 @@ async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
         }
         return Some(answered);
     }
-    let ended = connector.ping(timeout).await;
+    let ended = pinged(circuit, &connector, timeout).await;
     let now = circuit.clock.now();
     let answered = ended.verdict == Verdict::Success;
     let mut given_up = 0;

@@ -60,6 +60,12 @@ pub(super) struct AlertLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct KindLabels {
+    pub(super) backend: String,
+    pub(super) kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct SystemLabels {
     pub(super) state: &'static str,
 }
@@ -139,6 +145,8 @@ pub(super) struct Families {
     pub(super) store_refusing: Family<OneBackend, Gauge>,
     pub(super) store_bytes: Family<OneBackend, Gauge>,
     pub(super) alerts: Family<AlertLabels, Gauge>,
+    pub(super) chaos_active: Family<OneBackend, Gauge>,
+    pub(super) chaos_injected: Family<KindLabels, Counter>,
     pub(super) system_state: Family<SystemLabels, Gauge>,
     pub(super) impaired: Family<ImpairedLabels, Gauge>,
     pub(super) host_causes: Family<CauseLabels, Gauge>,
@@ -199,6 +207,8 @@ impl Families {
             store_refusing: Family::default(),
             store_bytes: Family::default(),
             alerts: Family::default(),
+            chaos_active: Family::default(),
+            chaos_injected: Family::default(),
             system_state: Family::default(),
             impaired: Family::default(),
             host_causes: Family::default(),
@@ -269,6 +279,10 @@ impl Families {
         to.register("actor_restarts", help, self.restarts.clone());
         let help = "1 while an operator must act, by what it is about";
         to.register("alert_active", help, self.alerts.clone());
+        let help = "1 while faults on purpose are set for the backend";
+        to.register("chaos_active", help, self.chaos_active.clone());
+        let help = "Attempts that a fault on purpose has struck, by its kind";
+        to.register("chaos_injected", help, self.chaos_injected.clone());
     }
 
     /// Declares the metrics of queues, stores and replay.

@@ -34,6 +34,7 @@ pub(crate) struct BackendGauges {
     pub(crate) replay_paused: Gauge,
     pub(crate) store_refusing: Gauge,
     pub(crate) store_bytes: Gauge,
+    pub(crate) chaos_active: Gauge,
     pub(crate) alerts: [(Alert, Gauge); Alert::ALL.len()],
     pub(crate) restarts: Counter<u64, AtomicU64>,
 }
@@ -70,6 +71,7 @@ impl BackendGauges {
             replay_paused: all.replay_paused.get_or_create_owned(&one),
             store_refusing: all.store_refusing.get_or_create_owned(&one),
             store_bytes: all.store_bytes.get_or_create_owned(&one),
+            chaos_active: all.chaos_active.get_or_create_owned(&one),
             alerts: Alert::ALL.map(alert),
             restarts: all.restarts.get_or_create_owned(&one),
         }

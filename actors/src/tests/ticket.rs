@@ -70,6 +70,7 @@ async fn by_door(backend: &Backend, server: &Scripted, body: &str) -> Told {
         priority: Priority::Normal,
         operation: "scripted",
         trace: CallTrace::new("/door"),
+        struck_for: None,
     };
     let ticket = match backend.admit(&asked) {
         Admission::Go(ticket) => ticket,
@@ -188,7 +189,7 @@ proptest! {
 
 fn plain<'a>(lanes: &'a fusebox_state::Lanes, access: PlainAccess<'a>) -> PlainPlan<'a> {
     let (priority, trace) = (Priority::Normal, CallTrace::new("/door"));
-    PlainPlan { lanes, access, priority, operation: "scripted", trace }
+    PlainPlan { lanes, access, priority, operation: "scripted", trace, struck_for: Some(7) }
 }
 
 #[tokio::test]

@@ -41,6 +41,11 @@ impl CallTrace {
             SpanRef { trace_id: fastrand::u128(1..), span_id: fastrand::u64(1..), sampled: false };
         Self { parent, is_remote: false, propagated: None, route }
     }
+
+    /// The baggage that came with it.
+    pub(crate) fn baggage(&self) -> Option<&str> {
+        self.propagated.as_deref()?.baggage.as_deref()
+    }
 }
 
 /// What an attempt passes on to its backend.

@@ -75,6 +75,8 @@ pub struct Traced {
     pub ended: Reading,
     /// What it did, in the order of their ends.
     pub steps: Vec<Step>,
+    /// What struck one of its attempts on purpose.
+    pub chaos: Option<&'static str>,
     /// What it was.
     pub what: TraceSubject,
 }

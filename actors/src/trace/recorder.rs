@@ -23,6 +23,8 @@ pub struct CallRecorder {
     /// The first step where it was an attempt that succeeded, which is all that most calls do.
     pub(super) first: Option<FirstAttempt>,
     pub(super) more: Vec<Step>,
+    /// What struck one of its attempts on purpose.
+    pub(super) chaos: Option<&'static str>,
 }
 
 impl CallRecorder {
@@ -53,6 +55,16 @@ impl CallRecorder {
         let error = error.map(told);
         let kind = StepKind::Attempt { span_id, number, verdict: Some(verdict), error, transition };
         self.more.push(Step { began, ended, kind });
+    }
+
+    /// A fault on purpose has struck one of its attempts.
+    pub fn struck(&mut self, kind: &'static str) {
+        self.chaos = Some(kind);
+    }
+
+    /// The baggage that its caller sent.
+    pub fn baggage(&self) -> Option<&str> {
+        self.trace.baggage()
     }
 
     /// The trace's id.

@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, OwnCode, Plan, Refused,
-    Slot, Stored,
+    Slot, Stored, UsualErrors,
 };
 use fusebox_state::{OpId, Target, Words, limit::Rule};
 use tokio::time::{Instant, timeout};
@@ -32,8 +32,10 @@ use tokio::time::{Instant, timeout};
 use super::{
     protocol::{
         door_insert, door_read, empty, gather,
-        http_form::{self, HttpRequest},
-        opaque, plan, sql, wire,
+        http_form::{self, AnswerHead, HttpRequest},
+        opaque,
+        outcome::{Asked, Came, Exception},
+        plan, sql, wire,
     },
     settings::ClickHouseSettings,
     transport::{
@@ -41,6 +43,9 @@ use super::{
         tokens::Tables, usual_database::UsualDatabase, writing,
     },
 };
+
+/// The status of an error that the server has not sent.
+const INJECTED_STATUS: u16 = 500;
 
 /// A ClickHouse backend's connector. Made without a server; it connects when it is first needed.
 pub struct ClickHouseConnector {
@@ -243,6 +248,33 @@ impl Connector for ClickHouseConnector {
 
     fn view(&self) -> Target {
         self.target.seen_by(self.shared.settings.username.as_deref())
+    }
+
+    fn answered_with(&self, code: &str, body: &Bytes) -> Option<Attempted> {
+        let number: u32 = code.parse().ok().filter(|number| *number > 0)?;
+        let message =
+            format!("Code: {number}. DB::Exception: chaos: a fault on purpose, nothing was sent.");
+        let exception = Exception::of_body(Some(number), message.as_bytes());
+        let asked = Asked { whole: true, ..Asked::default() };
+        let mut ended = exception.ends(INJECTED_STATUS, None, &asked, Came::default());
+        if let (Err(error), Some(_)) = (&mut ended.result, HttpRequest::of(body)) {
+            let fields = [
+                ("x-clickhouse-exception-code", code),
+                ("content-type", "text/plain; charset=UTF-8"),
+            ];
+            let headers = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            let head = AnswerHead { status: INJECTED_STATUS, headers };
+            error.reply = Some(http_form::answer(&head, format!("{message}\n").as_bytes()));
+        }
+        Some(ended)
+    }
+
+    fn usual_errors(&self) -> UsualErrors {
+        UsualErrors { overloaded: "202", refuses: "62" }
+    }
+
+    fn give_up_connections(&self) {
+        self.shared.http.give_up_idle();
     }
 
     fn close(&self) -> Answer<'_, ()> {

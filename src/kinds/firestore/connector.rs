@@ -19,7 +19,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Access, Answer as Promise, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,
-    Overlay, OwnCode, Plan, QueuedWrite, Refused, Said, Slot, Streams,
+    Overlay, OwnCode, Plan, QueuedWrite, Refused, Said, Slot, Streams, UsualErrors,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
@@ -29,7 +29,7 @@ use super::{
     protocol::{
         cache,
         cargo::{self, Cargo},
-        outcome::Failed,
+        outcome::{self, Failed},
         overlay::Followed,
         plan,
         size::Sizes,
@@ -361,6 +361,18 @@ impl Connector for FirestoreConnector {
         let account = self.shared.client.settings.credentials_file.as_ref();
         let account = account.map(|file| file.to_string_lossy());
         self.target.seen_by(account.as_deref())
+    }
+
+    fn answered_with(&self, code: &str, _: &Bytes) -> Option<Attempted> {
+        Some(outcome::injected(code)?.ended())
+    }
+
+    fn usual_errors(&self) -> UsualErrors {
+        UsualErrors { overloaded: "RESOURCE_EXHAUSTED", refuses: "INVALID_ARGUMENT" }
+    }
+
+    fn give_up_connections(&self) {
+        self.shared.client.give_up_connections();
     }
 
     fn close(&self) -> Promise<'_, ()> {

@@ -26,7 +26,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Overlay, Plan,
-    QueuedWrite, Refused, ResidueAfter, Said, Slot, Stored,
+    QueuedWrite, Refused, ResidueAfter, Said, Slot, Stored, UsualErrors,
 };
 use fusebox_state::{LaneId, OpId, Target, UnixMillis, Verdict, Words};
 
@@ -35,6 +35,7 @@ use super::{
         cache,
         deadlines::{Deadlines, Written},
         internal::{self, Form},
+        outcome,
         overlay::Followed,
         plan, residue, resp, token,
     },
@@ -46,6 +47,9 @@ use super::{
         shared::Shared,
     },
 };
+
+/// What an error of the server says that it has not sent.
+const INJECTED: &str = "chaos: a fault on purpose, nothing was sent";
 
 /// So many markers are removed by one command.
 const FORGET_AT_ONCE: usize = 256;
@@ -289,6 +293,21 @@ impl Connector for RedisConnector {
 
     fn view(&self) -> Target {
         self.target.seen_by(self.links.shared.settings.username.as_deref())
+    }
+
+    fn answered_with(&self, code: &str, _: &Bytes) -> Option<Attempted> {
+        let is_word = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_uppercase());
+        let reply = format!("-{code} {INJECTED}\r\n");
+        is_word.then(|| outcome::of(reply.into()))
+    }
+
+    fn usual_errors(&self) -> UsualErrors {
+        UsualErrors { overloaded: "LOADING", refuses: "ERR" }
+    }
+
+    fn give_up_connections(&self) {
+        let Links { reads, writes, second, .. } = &self.links;
+        [reads, writes, second].into_iter().for_each(|link| link.retire());
     }
 
     fn close(&self) -> Answer<'_, ()> {

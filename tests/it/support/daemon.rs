@@ -470,6 +470,12 @@ impl Client {
         (response.status, json_of(&response))
     }
 
+    /// PUTs JSON and reads JSON.
+    #[track_caller]
+    pub(crate) fn put(&self, path: &str, body: Value) -> (u16, Value) {
+        self.json("PUT", path, Some(&body))
+    }
+
     /// DELETEs and reads JSON.
     #[track_caller]
     pub(crate) fn delete(&self, path: &str) -> (u16, Value) {

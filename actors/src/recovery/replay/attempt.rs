@@ -4,13 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use fusebox_state::{
-    ErrorClass, OpId, SpanRef, UnixMillis, Verdict, breaker::State, queue::Entry, store::StoreError,
+    ErrorClass, OpId, SpanRef, UnixMillis, Verdict,
+    breaker::State,
+    chaos::{Class, Seen},
+    queue::Entry,
+    store::StoreError,
 };
 use tokio::sync::oneshot;
 
 use super::job::{Ended, Job, NotSent};
 use crate::{
     backend_shared::BackendShared,
+    chaos::Acting,
     clock::Reading,
     connector::{
         Answer, Attempt, AttemptError, Attempted, Doubt, HEAD_MAX, Origin, OwnCode, QueuedWrite,
@@ -89,7 +94,15 @@ pub(super) async fn attempt(
         }
     }
     let sent_at = circuit.clock.read();
-    let ends = carry(connector, sent.iter().map(|it| common.attempt(it)).collect()).await;
+    let seen = || Seen { class: Class::Replay, uid: None, baggage: None };
+    let strike = circuit.chaos.strike(sent_at.moment(), None, seen);
+    let acting = strike.and_then(|strike| circuit.chaos.act(strike, sent_at.moment()));
+    let chaos = acting.as_ref().map(Acting::word);
+    let attempts = sent.iter().map(|it| common.attempt(it)).collect();
+    let ends = match acting {
+        None => carry(connector, attempts).await,
+        Some(acting) => Box::pin(carry_struck(connector, attempts, acting)).await,
+    };
     let ended_at = circuit.clock.read();
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
     let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
@@ -102,7 +115,7 @@ pub(super) async fn attempt(
     circuit.metrics.batch_replayed(ended_at.since(began));
     let transition = passage.settle(verdict, error, trace_id, ended_at.moment());
     drop(waiting);
-    let took = Took { began, sent_at, ended_at, transition };
+    let took = Took { began, sent_at, ended_at, transition, chaos };
     for ((job, cargo), end) in sent.iter().zip(&ends) {
         if let Some(spans) = &cargo.spans {
             record(shared, connector, &took, spans, (&job.entry, &cargo.body), end, sent.len());
@@ -335,6 +348,31 @@ async fn carry(connector: &SharedConnector, mut attempts: Vec<Attempt<'_>>) -> V
     copies.into_iter().chain([end]).collect()
 }
 
+/// The same of what is struck.
+async fn carry_struck(
+    connector: &SharedConnector,
+    mut attempts: Vec<Attempt<'_>>,
+    acting: Acting,
+) -> Vec<Attempted> {
+    let count = attempts.len();
+    let Some(first) = attempts.first_mut() else { return Vec::new() };
+    let begun = acting.begin(connector, first).await;
+    let left = first.timeout;
+    match begun {
+        Ok(sent) => {
+            attempts.iter_mut().for_each(|attempt| attempt.timeout = left);
+            let ends = carry(connector, attempts).await;
+            acting.thrown_away(sent, ends.iter().any(|end| end.result.is_ok())).await;
+            ends.into_iter().map(|end| acting.end(sent, end)).collect()
+        }
+        Err((verdict, error)) => {
+            std::iter::repeat_with(|| Attempted::failed(verdict, error.clone()))
+                .take(count)
+                .collect()
+        }
+    }
+}
+
 /// The end of a group counts for each of its calls.
 fn copy(end: &Attempted) -> Attempted {
     Attempted {
@@ -374,6 +412,8 @@ struct Took {
     sent_at: Reading,
     ended_at: Reading,
     transition: Option<(State, State)>,
+    /// What struck it on purpose.
+    chaos: Option<&'static str>,
 }
 
 fn record(
@@ -385,7 +425,7 @@ fn record(
     end: &Attempted,
     together: usize,
 ) {
-    let Took { began, sent_at, ended_at, transition } = *took;
+    let Took { began, sent_at, ended_at, transition, chaos } = *took;
     let attempt = StepKind::Attempt {
         span_id: spans.attempt,
         number: entry.attempts.max(1),
@@ -410,6 +450,7 @@ fn record(
         began,
         ended: ended_at,
         steps,
+        chaos,
         what: TraceSubject::Replay {
             op_id: entry.header.op_id,
             origin: spans.origin,

@@ -10,9 +10,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::connector::{AttemptError, Attempted, HEAD_MAX, OwnCode};
+use fusebox_actors::connector::{Aboard, AttemptError, Attempted, Fate, HEAD_MAX, OwnCode};
 use fusebox_state::{ErrorClass, Verdict};
 use http_body_util::BodyExt;
+use hyper::Response;
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
@@ -46,6 +47,8 @@ pub(crate) struct Sending {
     /// The longest that it may take; with `progress`, the longest without a piece of the upload.
     pub(crate) limit: Duration,
     pub(crate) progress: Option<Arc<Mutex<Instant>>>,
+    /// Knows what becomes of the answer.
+    pub(crate) aboard: Aboard,
 }
 
 /// How an exchange ended.
@@ -140,7 +143,7 @@ async fn answered(
     sending: Sending,
     reading: &mut Option<Reading>,
 ) -> Exchanged {
-    let Sending { outgoing, format, asked, write, streams, limit, .. } = sending;
+    let Sending { outgoing, format, asked, write, streams, limit, aboard, .. } = sending;
     let response = shared.http.send(outgoing).await;
     shared.http.note(&response).await;
     let response = match response {
@@ -151,6 +154,11 @@ async fn answered(
             return Exchanged::lost(failed);
         }
     };
+    let response = match taken_away(aboard.fate(), response).await {
+        Ok(response) => response,
+        Err(lost) => return lost,
+    };
+    drop(aboard);
     let (status, headers) = (response.status().as_u16(), response.headers());
     let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
     if status != 200 {
@@ -215,6 +223,32 @@ async fn answered(
         (false, _) => gathered.reply.freeze(),
     };
     Exchanged::known(Attempted::answered(reply))
+}
+
+/// The answer, unless a fault on purpose takes it away: it is read and nobody hears of it, as if the connection had
+/// broken. One that is late is waited for in vain.
+pub(super) async fn taken_away(
+    fate: Fate,
+    response: Response<Rows>,
+) -> Result<Response<Rows>, Exchanged> {
+    match fate {
+        Fate::Told => Ok(response),
+        Fate::Lost => {
+            read_out(response).await;
+            let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, Fate::LOST);
+            Err(Exchanged::lost(Failed { error, verdict: Verdict::Failure }))
+        }
+        Fate::Late => {
+            read_out(response).await;
+            std::future::pending().await
+        }
+    }
+}
+
+/// Reads an answer to its end: its head may come before the statement has been carried out.
+async fn read_out(response: Response<Rows>) {
+    let mut body = response.into_body();
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 /// How an attempt ended that the server answered with an exception.

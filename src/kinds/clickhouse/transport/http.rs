@@ -129,6 +129,12 @@ impl Http {
         self.pool.connections() + self.of_clients.connections()
     }
 
+    /// Closes what is idle.
+    pub(crate) fn give_up_idle(&self) {
+        self.pool.give_up_idle();
+        self.of_clients.give_up_idle();
+    }
+
     /// Held by whatever is under way, and told when the connector is closed.
     pub(crate) fn under_way(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()

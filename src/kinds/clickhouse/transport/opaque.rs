@@ -77,6 +77,8 @@ struct Sending {
     /// Nobody reads its body: where there is no query the server answers and closes, in the middle of the body if that
     /// is long. That it breaks off says nothing of the server.
     is_unread: bool,
+    /// Knows what becomes of the answer.
+    aboard: Aboard,
 }
 
 /// Carries one attempt of a client's own request.
@@ -242,7 +244,7 @@ fn sending(
     let asked = Asked { own, whole, writing, summary: false };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
     let bounds = Bounds { limit, progress, verdict };
-    Ok(Sending { request: made, asked, bounds, is_unread })
+    Ok(Sending { request: made, asked, bounds, is_unread, aboard: attempt.board() })
 }
 
 /// A random UUID of version 4.
@@ -273,9 +275,9 @@ fn malformed(what: &str) -> Failed {
 
 /// Sends and returns once it is known what the answer is. `guard` is taken by an answer that goes on.
 async fn exchanged(shared: &Arc<Shared>, sending: Sending, guard: &mut Option<Guard>) -> Exchanged {
-    let Sending { request, asked, bounds, is_unread } = sending;
+    let Sending { request, asked, bounds, is_unread, aboard } = sending;
     let idle = bounds.limit;
-    let answered = answered(shared, request, asked, idle, guard);
+    let answered = answered(shared, (request, aboard), asked, idle, guard);
     let mut ended = exchange::bounded(shared, bounds, answered).await;
     if is_unread && !ended.known {
         ended.attempted.verdict = Verdict::Neutral;
@@ -285,7 +287,7 @@ async fn exchanged(shared: &Arc<Shared>, sending: Sending, guard: &mut Option<Gu
 
 async fn answered(
     shared: &Arc<Shared>,
-    request: Request<Body>,
+    (request, aboard): (Request<Body>, Aboard),
     asked: Asked,
     idle: Duration,
     guard: &mut Option<Guard>,
@@ -300,6 +302,11 @@ async fn answered(
             return Exchanged::lost(failed);
         }
     };
+    let response = match exchange::taken_away(aboard.fate(), response).await {
+        Ok(response) => response,
+        Err(lost) => return lost,
+    };
+    drop(aboard);
     let head = head_of(&response);
     let headers = response.headers();
     let (code, after) = (http::exception_code(headers), http::retry_after(headers));

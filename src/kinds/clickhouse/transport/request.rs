@@ -100,6 +100,7 @@ pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Dura
         streams,
         limit,
         progress,
+        aboard: attempt.board(),
     }
 }
 

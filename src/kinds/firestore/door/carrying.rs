@@ -7,7 +7,7 @@ use fusebox_actors::{
     OtherWay, Source,
     connector::{AttemptError, OwnCode, Refused},
 };
-use fusebox_state::ErrorClass;
+use fusebox_state::{ErrorClass, chaos::Strike};
 use hyper::{Method as Verb, Request, Response, http::request::Parts};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -18,7 +18,7 @@ use super::{
     answer::{Body, Relayed},
     class::{Class, Method},
     core::Core,
-    entry::{Entered, Kept},
+    entry::{Entered, Kept, Otherwise},
     exchange::{self, Answered, Lost, Sending, Waiting},
     following::Following,
     lanes::Touched,
@@ -114,7 +114,7 @@ impl Carrying {
         if (needs_marker || core.is_barred())
             && let Some(whole) = self.whole()
         {
-            return self.instead(core, whole, share).await;
+            return self.instead(core, whole, share, None).await;
         }
         // The server would say so; without it a client that is told to come back would do so in vain.
         if core.is_barred()
@@ -127,7 +127,7 @@ impl Carrying {
         let headers = match headers {
             Ok(headers) => headers,
             Err(told) => match self.whole() {
-                Some(whole) => return self.instead(core, whole, share).await,
+                Some(whole) => return self.instead(core, whole, share, None).await,
                 None => return Err(told),
             },
         };
@@ -135,7 +135,8 @@ impl Carrying {
         (sent.method, sent.uri, sent.headers) = (Verb::POST, head.uri, headers);
         // What a client takes to send its request is its own time.
         let until = self.until(Instant::now() + core.backend.timeout());
-        let mut otherwise = understood.as_ref().map(|it| it.absolute);
+        let mut otherwise =
+            understood.as_ref().map(|it| Otherwise { absolute: it.absolute, uid: self.uid });
         let entered = loop {
             match core.admitted(upstream, *method, touched, until, otherwise).await {
                 Ok(entered) => break entered,
@@ -143,7 +144,13 @@ impl Carrying {
                     return Err(core.kept(upstream, *method, touched, &why));
                 }
                 Err(why) => match (self.whole(), otherwise) {
-                    (Some(whole), _) => return self.instead(core, whole, share).await,
+                    (Some(whole), _) => {
+                        let struck = match why {
+                            Kept::Way(OtherWay::Struck(strike)) => Some(strike),
+                            Kept::Way(_) | Kept::Fence => None,
+                        };
+                        return self.instead(core, whole, share, struck).await;
+                    }
                     // It is not as it looked: it waits as what is not known does.
                     (None, Some(_)) => otherwise = None,
                     (None, None) => return Err(core.kept(upstream, *method, touched, &why)),
@@ -249,14 +256,15 @@ impl Carrying {
         self.understood.as_ref().is_some_and(Understood::is_batch)
     }
 
-    /// Another answer than the server's, which is not asked.
+    /// Another answer than the server's, which is not asked, or is asked as `struck` lets it be.
     async fn instead(
         &self,
         core: &Arc<Core>,
         whole: &Whole,
         share: OwnedSemaphorePermit,
+        struck: Option<Strike>,
     ) -> Result<Given, Told> {
-        let asker = self.asker(Instant::now(), share);
+        let asker = Asker { struck, ..self.asker(Instant::now(), share) };
         let ended = core.instead(&self.upstream, whole, None, asker).await;
         ended.map_err(|Ended { error, .. }| core.told_of(self.method, &error, None))
     }
@@ -264,7 +272,7 @@ impl Carrying {
     /// On whose behalf it is carried on, as a call whose time counts from when it `began`.
     fn asker(&self, began: Instant, share: OwnedSemaphorePermit) -> Asker {
         let time = self.time.map(|_| self.deadline().saturating_duration_since(began));
-        Asker { method: self.method, uid: self.uid, time, share }
+        Asker { method: self.method, uid: self.uid, time, share, struck: None }
     }
 
     /// Whether it is queued if its client has no more time for the server.

@@ -30,6 +30,15 @@ pub(super) struct Entered {
     pub(super) fence: Option<(fence::Wait, fence::Pass)>,
 }
 
+/// A call that something else than the server may answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Otherwise {
+    /// Whether it leaves the same state however often it is applied.
+    pub(super) absolute: bool,
+    /// Who calls.
+    pub(super) uid: u32,
+}
+
 /// Why a call may not be sent now.
 pub(super) enum Kept {
     /// The server may still carry out an earlier write to the same documents.
@@ -61,8 +70,7 @@ impl Core {
         entered.map_err(|why| self.kept(upstream, method, touched, &why))
     }
 
-    /// The same of a call that something else may answer: then it waits only for a place. `otherwise` says so, and whether
-    /// the call leaves the same state however often it is applied.
+    /// The same of a call that something else may answer: then it waits only for a place.
     ///
     /// # Errors
     /// Why it may not be sent, which was not counted yet.
@@ -72,11 +80,10 @@ impl Core {
         method: Method,
         touched: &Touched,
         until: Instant,
-        otherwise: Option<bool>,
+        otherwise: Option<Otherwise>,
     ) -> Result<Entered, Kept> {
         let is_write = method.class == Class::Write;
-        let absolute = otherwise.unwrap_or_default();
-        let plan = self.plan_of(method, touched, absolute);
+        let plan = self.plan_of(method, touched, otherwise);
         let fence = &upstream.connector.shared.fence;
         let for_place = until.min(Instant::now() + PLACE_PATIENCE);
         loop {
@@ -109,7 +116,9 @@ impl Core {
                     self.backend.wait_for(&touched.lanes, left).await
                 }
                 OtherWay::Full => self.place(for_place).await,
-                OtherWay::Lanes | OtherWay::Barred(_) | OtherWay::Shed => false,
+                OtherWay::Lanes | OtherWay::Barred(_) | OtherWay::Shed | OtherWay::Struck(_) => {
+                    false
+                }
             };
             if !waited {
                 return Err(Kept::Way(why));
@@ -118,10 +127,15 @@ impl Core {
     }
 
     /// A call as the way in without a task reads it.
-    fn plan_of<'a>(&self, method: Method, touched: &'a Touched, absolute: bool) -> PlainPlan<'a> {
+    fn plan_of<'a>(
+        &self,
+        method: Method,
+        touched: &'a Touched,
+        otherwise: Option<Otherwise>,
+    ) -> PlainPlan<'a> {
         let keyed = matches!(method.names, Names::Documents | Names::Name);
         let access = if method.class == Class::Write {
-            PlainAccess::Write { absolute }
+            PlainAccess::Write { absolute: otherwise.is_some_and(|it| it.absolute) }
         } else {
             PlainAccess::Read { keyed, slot: None, max_stale: None }
         };
@@ -131,6 +145,8 @@ impl Core {
             priority: self.settings.priority,
             operation: method.operation,
             trace: CallTrace::new(ROUTE),
+            // What nothing else may carry meets nothing on purpose.
+            struck_for: otherwise.map(|it| it.uid),
         }
     }
 
@@ -144,7 +160,7 @@ impl Core {
     ) -> Told {
         match *why {
             Kept::Way(why) => {
-                self.backend.refuse(&self.plan_of(method, touched, false), why);
+                self.backend.refuse(&self.plan_of(method, touched, None), why);
                 self.refused(why)
             }
             Kept::Fence => {
@@ -185,6 +201,7 @@ impl Core {
             OtherWay::Barred(Barred::Open) => "is open",
             OtherWay::Barred(Barred::Offline) => "is offline",
             OtherWay::Shed => "takes fewer calls in this system state",
+            OtherWay::Struck(_) => "is struck by a fault on purpose",
         };
         Told::not_executed(name, words, self.backend.retry_after())
     }

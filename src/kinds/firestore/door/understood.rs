@@ -22,7 +22,7 @@ use fusebox_actors::{
     connector::{Access, AttemptError, Connector, Outage, Read, Refused, Write},
     trace::CallTrace,
 };
-use fusebox_state::{LaneId, OpId, UnixMillis};
+use fusebox_state::{LaneId, OpId, UnixMillis, chaos::Strike};
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use hyper::{HeaderMap, Response};
@@ -84,6 +84,8 @@ pub(super) struct Asker {
     pub(super) uid: u32,
     pub(super) time: Option<Duration>,
     pub(super) share: OwnedSemaphorePermit,
+    /// What strikes it on purpose.
+    pub(super) struck: Option<Strike>,
 }
 
 impl Understood {
@@ -239,6 +241,7 @@ impl Core {
             deadline: asker.time,
             priority: self.settings.priority,
             min_ack: self.settings.min_ack,
+            struck: asker.struck,
             ..CallOptions::default()
         };
         let trace = CallTrace::new(ROUTE);

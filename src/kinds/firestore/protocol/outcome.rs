@@ -213,6 +213,13 @@ fn retry_after(status: &Status) -> Option<Duration> {
     Duration::try_from(delay).ok()
 }
 
+/// How an attempt fails that the server answers with the status `word`; `None` for what is no error's.
+pub(crate) fn injected(word: &str) -> Option<Failed> {
+    let code = (1..=16).map(Code::from_i32).find(|code| name(*code) == word)?;
+    let status = Status::new(code, "chaos: a fault on purpose, nothing was sent");
+    Some(of(&status, Cause::Server, Behalf::default()))
+}
+
 fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

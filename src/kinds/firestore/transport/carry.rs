@@ -28,16 +28,17 @@
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Aboard, Attempted, ErrorCode, OwnCode};
+use fusebox_actors::connector::{Aboard, Attempted, ErrorCode, Fate, OwnCode};
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     CommitRequest, CommitResponse, Write, write::Operation,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Request};
 
 use super::{
     client::{Stub, closed},
+    reading::taken_away,
     shared::Shared,
 };
 use crate::{
@@ -305,11 +306,23 @@ impl Shared {
                 _ = closes.wait_for(|closed| *closed) => None,
             };
             let failed = match answered {
-                Some(Ok(response)) => {
-                    pass.answered();
-                    aboard.ended(Verdict::Success);
-                    return Ok(response.into_inner());
-                }
+                Some(Ok(response)) => match aboard.fate() {
+                    Fate::Told => {
+                        pass.answered();
+                        aboard.ended(Verdict::Success);
+                        return Ok(response.into_inner());
+                    }
+                    // As if the answer had never come.
+                    Fate::Lost => {
+                        carrier.reset().await;
+                        taken_away(OwnCode::Reset, Fate::LOST)
+                    }
+                    Fate::Late => {
+                        pass.answered();
+                        sleep_until(expiry).await;
+                        taken_away(OwnCode::Timeout, Fate::LATE)
+                    }
+                },
                 Some(Err(status)) => {
                     let failed = client.failed(&status, behalf).await;
                     if failed.error.doubt.is_none() {

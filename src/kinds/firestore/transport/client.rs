@@ -273,6 +273,11 @@ impl Client {
         outcome::of(status, cause::of(status), behalf)
     }
 
+    /// Gives the connections up: what is on them ends as it ends, what comes next dials anew.
+    pub(crate) fn give_up_connections(&self) {
+        self.channels.lock().take();
+    }
+
     /// Ends the connections for ever.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);

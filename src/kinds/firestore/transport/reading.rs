@@ -7,7 +7,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Aboard, OwnCode};
+use fusebox_actors::connector::{Aboard, Fate, OwnCode};
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BeginTransactionRequest, RollbackRequest, TransactionOptions,
@@ -50,7 +50,12 @@ impl Reading {
         let Some(asked) = &mut self.asked else { return Err(closed()) };
         let answered = asked.await;
         self.asked = None;
-        answered
+        match self.aboard.fate() {
+            Fate::Told => answered,
+            Fate::Lost => Err(taken_away(OwnCode::Reset, Fate::LOST)),
+            // Whoever waits for it gives up.
+            Fate::Late => std::future::pending().await,
+        }
     }
 }
 
@@ -72,6 +77,11 @@ impl Drop for Reading {
             aboard.ended(verdict);
         });
     }
+}
+
+/// The answer has come, and a fault on purpose takes it away.
+pub(super) fn taken_away(code: OwnCode, why: &'static str) -> Failed {
+    Failed::own(Verdict::Failure, ErrorClass::Unknown, code, why)
 }
 
 /// Asks what is no commit.

@@ -25,7 +25,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::{Onward, Outcome, Settled, Source};
-use fusebox_state::ErrorClass;
+use fusebox_state::{ErrorClass, chaos::Strike};
 use tokio::time::{Instant, Sleep};
 
 use super::{
@@ -147,6 +147,8 @@ pub(super) struct Inner {
     refusals: Refusals,
     /// Since when the command at hand has been stuck.
     stuck_since: Option<Instant>,
+    /// What strikes the command at hand on purpose, if that waits until it can be carried.
+    struck: Option<Strike>,
     /// What was not carried out, so that what follows is refused; and since when all before that was answered.
     barred: Option<(Barred, Option<Instant>)>,
     /// A SELECT is under way.
@@ -189,6 +191,7 @@ impl Client {
             stuck: None,
             refusals: Refusals::default(),
             stuck_since: None,
+            struck: None,
             barred: None,
             selecting: false,
             generation: core.generation(),

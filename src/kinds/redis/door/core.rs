@@ -619,6 +619,11 @@ fn redis_of(connector: Arc<dyn Connector>) -> Option<Arc<RedisConnector>> {
 impl super::client::Inner {
     /// Who asks, and in which protocol.
     pub(super) fn asker(&self) -> Asker {
-        Asker { who: self.session.who, protocol: self.session.protocol, commands: None }
+        Asker {
+            who: self.session.who,
+            protocol: self.session.protocol,
+            commands: None,
+            struck: None,
+        }
     }
 }

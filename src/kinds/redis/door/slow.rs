@@ -16,7 +16,7 @@ use fusebox_actors::{
     connector::{Access, Connector, Outage, Plan, Write},
     trace::CallTrace,
 };
-use fusebox_state::Lanes;
+use fusebox_state::{Lanes, chaos::Strike};
 use tokio::sync::{Notify, futures::OwnedNotified};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -76,6 +76,8 @@ pub(super) struct Asker {
     pub(super) protocol: telling::Protocol,
     /// The call stands for a transaction of so many commands, MULTI and EXEC included.
     pub(super) commands: Option<usize>,
+    /// What strikes it on purpose.
+    pub(super) struck: Option<Strike>,
 }
 
 impl Slow {
@@ -282,6 +284,7 @@ impl Core {
             min_ack,
             op_id: None,
             appended: None,
+            struck: asker.struck,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };
         Wanted { options, nil_on_miss, is_write, assumed }

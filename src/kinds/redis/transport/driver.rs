@@ -12,7 +12,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::connector::Aboard;
+use fusebox_actors::connector::{Aboard, Fate};
 use fusebox_state::Verdict;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
@@ -250,9 +250,18 @@ impl Driver {
             match self.finder.next(&mut self.inbox) {
                 Ok(Some(frame)) if frame.starts_with(b">") => {}
                 Ok(Some(frame)) => {
+                    let fate = self.debts.pending.front().map(|pending| pending.aboard.fate());
+                    if fate == Some(Fate::Lost) {
+                        // It has not come: the connection ends with it unanswered, as a broken one does.
+                        return Err(Cause::Broken(Fate::LOST.to_owned()));
+                    }
                     let Some(pending) = self.debts.pending.pop_front() else {
                         return Err(Cause::Broken("a reply to no request".to_owned()));
                     };
+                    if fate == Some(Fate::Late) {
+                        tokio::spawn(pending.is_never_answered(self.timeout));
+                        continue;
+                    }
                     let Pending { reply, aboard, room, .. } = pending;
                     aboard.ended(match frame.first() {
                         Some(b'-' | b'!') => outcome::of(frame.clone()).verdict,
@@ -266,6 +275,18 @@ impl Driver {
                 Err(error) => return Err(Cause::Broken(error.to_string())),
             }
         }
+    }
+}
+
+impl Pending {
+    /// Its answer has come and been thrown away, so that nothing of it can land any more. Its caller hears that it was
+    /// not answered when its time is over; until then it keeps what it holds.
+    async fn is_never_answered(self, timeout: Duration) {
+        let Self { reply, begun, aboard, room, .. } = self;
+        sleep_until(begun + timeout).await;
+        aboard.ended(Verdict::Failure);
+        drop(room);
+        drop(reply.send(Ended::Lost { sent: true, cause: Cause::Overdue }));
     }
 }
 

@@ -8,7 +8,7 @@ use fusebox_actors::{
     connector::{Access, Connector, Plan, Read, Write},
     trace::CallTrace,
 };
-use fusebox_state::Lanes;
+use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::Instant;
 
 use super::{
@@ -339,6 +339,9 @@ impl Inner {
     ) -> Option<Stuck> {
         let core = &client.core();
         let Carriage { lanes, access, operation, cached, fills, timed, elsewhere } = carriage;
+        if let Some(strike) = self.struck.take().filter(|_| !elsewhere) {
+            return self.meets(client, request, strike);
+        }
         if self.is_elsewhere(link) {
             return Some(Stuck::Others);
         }
@@ -351,7 +354,10 @@ impl Inner {
         }
         let trace = CallTrace::new(ROUTE);
         let writes = matches!(access, PlainAccess::Write { .. });
-        let plan = PlainPlan { lanes, access, priority: core.settings.priority, operation, trace };
+        let priority = core.settings.priority;
+        // What only its own connection can carry meets nothing on purpose.
+        let struck_for = self.session.who.filter(|_| !elsewhere).map(|who| who.uid);
+        let plan = PlainPlan { lanes, access, priority, operation, trace, struck_for };
         match core.backend.admit(&plan) {
             Admission::Go(ticket) => {
                 let note = if let Some(fills) = fills {
@@ -380,6 +386,7 @@ impl Inner {
                 }
             }
             Admission::OtherWay(OtherWay::Full) => self.or_late(Stuck::Place, client, request, now),
+            Admission::OtherWay(OtherWay::Struck(strike)) => self.meets(client, request, strike),
             Admission::OtherWay(way) if elsewhere => {
                 let why = format!("{}: {}", core.backend.name(), way.why());
                 let answer = core.unavailable(&why);
@@ -447,6 +454,19 @@ impl Inner {
         let answer = client.core().unavailable(&why);
         self.answer_with(answer);
         Err(None)
+    }
+
+    /// A fault on purpose strikes the command at hand, which meets it as a call that the core carries.
+    fn meets(&mut self, client: &Rc<Client>, request: &[u8], strike: Strike) -> Option<Stuck> {
+        // Only once everything before it was answered: it is one of this client's own, and would pass nothing.
+        if !self.slots.is_empty() {
+            self.struck = Some(strike);
+            return Some(Stuck::Others);
+        }
+        let seq = self.slot();
+        let asker = Asker { struck: Some(strike), ..self.asker() };
+        self.slow.push_back(client.core().call(seq, Bytes::copy_from_slice(request), asker));
+        None
     }
 
     /// A command that the upstream does not carry: the core does, once everything before it was answered.

@@ -553,7 +553,7 @@ impl Inner {
     ) -> Result<Ticket, Denied> {
         let core = &client.core();
         let (priority, trace) = (core.settings.priority, CallTrace::new(ROUTE));
-        let plan = PlainPlan { lanes, access, priority, operation, trace };
+        let plan = PlainPlan { lanes, access, priority, operation, trace, struck_for: None };
         let late = self.is_late(client, now);
         Err(match core.backend.admit(&plan) {
             Admission::Go(ticket) => return Ok(ticket),

@@ -119,6 +119,7 @@ impl Inner {
             priority: core.settings.priority,
             operation: "EXEC",
             trace: CallTrace::new(ROUTE),
+            struck_for: None,
         };
         let ticket = match core.backend.admit(&plan) {
             Admission::Go(ticket) => ticket,
