@@ -13,5 +13,6 @@ pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod sql;
 pub(crate) mod stated;
+pub(crate) mod storable;
 pub(crate) mod target;
 pub mod wire;

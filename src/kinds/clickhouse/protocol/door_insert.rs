@@ -194,10 +194,16 @@ fn header(head: &RequestHead) -> Result<Header, &'static str> {
         match name.as_str() {
             "role" | "quota_key" => return Err("it names a role or a quota"),
             "readonly" if value != "0" => return Err("it says that it only reads"),
-            "database" => {}
+            // The server passes over what has no name.
+            "database" | "" => {}
             name if DROPPED.contains(&name) => {}
             name => {
                 let (into, name) = match name.strip_prefix("param_") {
+                    Some(name) if !plan::is_name(name) => {
+                        return Err(
+                            "the name of a parameter has other characters than letters, digits, _ and .",
+                        );
+                    }
                     Some(name) => (&mut header.params, name),
                     None => (&mut header.settings, name),
                 };

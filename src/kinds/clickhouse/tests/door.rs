@@ -42,6 +42,7 @@ mod outage;
 mod packed;
 mod queue;
 mod reads;
+mod unusable;
 
 /// What says that a body is packed.
 const GZIP: &str = "Content-Encoding: gzip\r\n";

@@ -103,10 +103,13 @@ pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Dura
     }
 }
 
-/// The names of the settings that the call brings itself.
+/// The names of the settings that the call brings itself, and of the parameter that says how it is packed.
 fn own_settings(asking: &Asking<'_>) -> Vec<String> {
-    let of_header = asking.call.header.settings.keys().cloned();
-    of_header.chain(asking.statement.settings.iter().map(|(name, _)| name.clone())).collect()
+    let header = &asking.call.header;
+    let has_blocks = header.raw.as_ref().is_some_and(|raw| raw.packing.blocks);
+    let of_statement = asking.statement.settings.iter().map(|(name, _)| name.clone());
+    let own = header.settings.keys().cloned().chain(of_statement);
+    own.chain(has_blocks.then(|| "decompress".to_owned())).collect()
 }
 
 /// The settings of the request: the call's own, and those that are sent with it.
