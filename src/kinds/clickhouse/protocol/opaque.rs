@@ -96,16 +96,16 @@ fn is_safe(request: &HttpRequest) -> bool {
     matches!(request.head.method.as_str(), "GET" | "HEAD" | "OPTIONS")
 }
 
-/// The session that a request may put something into, and after which silence that ends.
-pub(crate) fn put_into(request: &HttpRequest) -> Option<(String, Duration)> {
-    let session = door_read::session_of(request)?;
+/// The session that a request names, after which silence that ends, and whether the request may put something into it.
+pub(crate) fn session(request: &HttpRequest) -> Option<(String, Duration, bool)> {
+    let (id, timeout) = door_read::session_of(request)?;
     let statement = statement(request);
     let (statement, text) = match &statement {
         Some((statement, text)) => (Some(statement), text.as_str()),
         None => (None, ""),
     };
     let puts = request.head.is_query && door_read::puts_into_session(statement, text);
-    puts.then_some(session)
+    Some((id, timeout, puts))
 }
 
 #[cfg(test)]

@@ -292,7 +292,7 @@ impl Gathered {
     ) -> Attempted {
         let from = self.reply.len().saturating_sub(WINDOW).max(self.start);
         let window = BytesMut::from(self.reply.get(from..).unwrap_or_default());
-        let guard = reading.map(Guard::Read);
+        let guard = reading.map(|reading| Guard::read(reading, None));
         let rest = Rest::new(body, Behind { window, tag: self.tag, asked, idle, guard, under_way });
         let mut attempted = Attempted::answered(self.reply.freeze());
         attempted.rest = Some(Box::new(rest));
