@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod callers;
+mod hostile;
 mod large;
 mod opaque;
 mod outage;

@@ -368,6 +368,13 @@ fn lost(why: &Lost) -> Failed {
         }
         cause = this.source();
     }
+    if error.is_parse_too_large() {
+        // Its caller asked for progress in headers, and for a lot of it.
+        let message = "the head of the answer is larger than is taken: it has too many headers";
+        let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::HeadTooLarge, message);
+        error.doubt = Some(Bytes::new());
+        return Failed { error, verdict: Verdict::Neutral };
+    }
     Failed {
         error: AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, causes(error)),
         verdict: Verdict::Failure,

@@ -155,6 +155,7 @@ async fn write(
             return Err(failed);
         }
     };
+    let elsewhere = sending.asked.elsewhere.clone();
     let (streamed, departure) = (sending.bounds.progress.is_some(), Departure::of(shared, &place));
     shared.tables.sending(token, place.id());
     let (sender, receiver) = oneshot::channel();
@@ -176,7 +177,7 @@ async fn write(
     let mut ended = ended.unwrap_or_else(|| {
         let message = format!("no answer within {:?}", attempt.timeout);
         let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message);
-        Attempted::failed(if whole { Verdict::Failure } else { Verdict::Neutral }, error)
+        Attempted::failed(elsewhere.silence(whole), error)
     });
     if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
         note(error, noted);
@@ -223,7 +224,7 @@ fn sending(
     id: &str,
     protected: Option<&Protected>,
 ) -> Result<Sending, Failed> {
-    let own = opaque::settings(&request);
+    let own = protected.is_none().then(|| opaque::own_words(&request)).unwrap_or_default();
     let HttpRequest { head, body } = request;
     let upload = attempt.upload.and_then(Upload::take);
     let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
@@ -250,11 +251,11 @@ fn sending(
     let whole = is_whole(shared, attempt.timeout);
     let limit = if attempt.write { shared.settings.timeout } else { attempt.timeout };
     let says = whole || attempt.write && progress.is_none();
-    let verdict = if says { Verdict::Failure } else { Verdict::Neutral };
     let writing = attempt.write.then_some(outcome::Writing::Statement);
-    let asked = Asked { own, whole, writing, summary: false };
+    let (own, elsewhere) = own;
+    let asked = Asked { own, whole, writing, summary: false, elsewhere };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
-    let bounds = Bounds { limit, progress, verdict };
+    let bounds = Bounds { limit, progress, had_time: says, elsewhere: asked.elsewhere.clone() };
     Ok(Sending { request: made, asked, bounds, is_unread })
 }
 
