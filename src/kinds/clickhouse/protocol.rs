@@ -3,6 +3,7 @@
 pub(crate) mod decoded;
 pub(crate) mod door_insert;
 pub(crate) mod door_read;
+pub(crate) mod elsewhere;
 pub(crate) mod empty;
 pub(crate) mod gather;
 pub(crate) mod http_form;
