@@ -9,4 +9,5 @@ pub(crate) mod paced;
 pub(crate) mod peer;
 pub(crate) mod refusal;
 pub(crate) mod same;
+pub(crate) mod seldom;
 pub(crate) mod socket;

@@ -5,6 +5,8 @@ pub mod firestore;
 pub(crate) mod options;
 pub(crate) mod port;
 pub mod redis;
+#[cfg(test)]
+mod testing;
 pub mod twins;
 
 use crate::config::Section;

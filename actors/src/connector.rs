@@ -361,6 +361,16 @@ pub trait Connector: Any + Send + Sync {
         None
     }
 
+    /// Looks whether a backend could take a call that is about to be queued, in the form in which it is stored, as far as
+    /// that shows without the backend. `None` if nothing speaks against it.
+    ///
+    /// # Errors
+    /// None could: what its caller is told instead.
+    fn storable<'a>(&'a self, body: &'a Bytes) -> Option<Answer<'a, Result<(), AttemptError>>> {
+        let _ = body;
+        None
+    }
+
     /// Makes ready to send queued writes: a connection, what must be known of the server, whatever must be
     /// over first. Returns what is to be noted beside the sending of each, synced before it is sent; empty for
     /// nothing. An error says that nothing was sent, and nothing is noted then.

@@ -27,6 +27,8 @@ pub enum OwnCode {
     Fence,
     /// It cannot be sent with others as one.
     Group,
+    /// The head of the answer is larger than may be held.
+    HeadTooLarge,
     /// The call does not decode.
     MalformedCall,
     /// Its name belongs to another call that was applied.
@@ -64,6 +66,7 @@ impl OwnCode {
             Self::Credentials => "credentials",
             Self::Fence => "fence",
             Self::Group => "group",
+            Self::HeadTooLarge => "head_too_large",
             Self::MalformedCall => "malformed_call",
             Self::OpIdConflict => "op_id_conflict",
             Self::Reset => "reset",

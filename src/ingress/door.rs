@@ -23,7 +23,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,6 +38,7 @@ pub(crate) use super::listener::{DoorStream, Listener};
 use super::{
     gate::{Account, Gate, Part, Pooled, Sharing, holder_of},
     peer::{Access, Caller, NOBODY, Policy, Who, may},
+    seldom::Seldom,
 };
 use crate::config::{Auth, DoorSettings};
 
@@ -87,15 +88,14 @@ pub(crate) struct ServedDoor {
 }
 
 /// What became of those who connected.
-#[derive(Default)]
 struct Accepted {
     taken: AtomicU64,
     /// There was no room for them.
     no_room: AtomicU64,
     /// They have no right here.
     no_right: AtomicU64,
-    /// Whether the last one found no room: a flood is one line of the log.
-    is_full: AtomicBool,
+    full_told: Seldom,
+    denied_told: Seldom,
 }
 
 fn count(counter: &AtomicU64) {
@@ -112,7 +112,14 @@ impl ServedDoor {
     ) -> Self {
         let gate = Gate::of_door(settings.connections.into(), settings.in_bytes, sharing);
         let farewells = Arc::new(Semaphore::new(FAREWELLS));
-        Self { settings, policy, gate, door, counts: Accepted::default(), farewells }
+        let counts = Accepted {
+            taken: AtomicU64::new(0),
+            no_room: AtomicU64::new(0),
+            no_right: AtomicU64::new(0),
+            full_told: Seldom::new(),
+            denied_told: Seldom::new(),
+        };
+        Self { settings, policy, gate, door, counts, farewells }
     }
 
     /// Serves who connects to `listener` until `stopping` turns true, then waits until every connection has ended.
@@ -175,7 +182,6 @@ impl ServedDoor {
         };
         let account = self.gate.account(holder_of(caller));
         let place = account.take(Pooled::Connections, 1);
-        let was_full = self.counts.is_full.swap(place.is_err(), Ordering::Relaxed);
         // A fault of the protocol costs that connection, and not the listener.
         let done = catch_unwind(AssertUnwindSafe(|| match place {
             Ok(part) => {
@@ -184,8 +190,8 @@ impl ServedDoor {
             }
             Err(full) => {
                 count(&self.counts.no_room);
-                if !was_full {
-                    tracing::warn!(door = %self.settings.listen, why = full.0, "refused");
+                if let Some(times) = self.counts.full_told.again() {
+                    tracing::warn!(door = %self.settings.listen, why = full.0, times, "refused");
                 }
                 self.refuse(stream);
             }
@@ -203,7 +209,9 @@ impl ServedDoor {
         match (self.settings.auth, caller) {
             (Auth::Peer, Caller::Local { uid, rights }) => {
                 may(Access::Client, uid, rights).map(Some).map_err(|denied| {
-                    tracing::warn!(door = %self.settings.listen, ?denied, "refused");
+                    if let Some(times) = self.counts.denied_told.again() {
+                        tracing::warn!(door = %self.settings.listen, ?denied, times, "refused");
+                    }
                 })
             }
             // Nobody can be known as a peer there: the configuration does not let this be.

@@ -386,3 +386,15 @@ fn an_insert_whose_answer_is_lost_is_applied_once() {
     world.drains();
     assert_eq!(world.found("local.py"), (6_100, 6_100, true));
 }
+
+#[test]
+fn data_frames_are_read_and_inserted_before_in_and_after_an_outage() {
+    let mut world = World::queueing();
+    world.run("clickhouse_frames.py", "live");
+    world.loses_its_server();
+    world.run("clickhouse_frames.py", "outage");
+    world.daemon.restart();
+    world.server.restart();
+    world.drains();
+    world.run("clickhouse_frames.py", "after");
+}

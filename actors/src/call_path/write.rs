@@ -21,7 +21,7 @@ use super::{
 use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
-    connector::{Outage, SharedConnector, Write},
+    connector::{Outage, SharedConnector, Stored, Write},
     queue::{AppendError, Appending, Applied, Claim, Fate, NewWrite},
     settings::WriteFallback,
     trace::StepKind,
@@ -206,6 +206,19 @@ impl BackendShared {
             }
             Queueable::No(note) => return Err(self.unavailable(context, why, note)),
         };
+        let stored = context.connector.stored(&context.plan.body);
+        let body = stored.as_ref().map_or(&context.plan.body, |stored| &stored.body);
+        if let Some(looking) = context.connector.storable(body)
+            && let Err(refusal) = looking.await
+        {
+            // What became of an attempt is not known all the same.
+            let is_in_doubt = context.state.is_in_doubt();
+            return Err(if is_in_doubt {
+                timed_out(context, why, op_id)
+            } else {
+                Self::rejected(context, refusal, None)
+            });
+        }
         let current = SharedConnector::clone(&self.connector.load());
         if !Arc::ptr_eq(&current, &context.connector)
             && current.target() != context.connector.target()
@@ -217,7 +230,7 @@ impl BackendShared {
         }
         let began = self.clock().read();
         let span = self.tracer.queued(&mut context.recorder);
-        let appended = self.append(context, write, op_id, digest, span).await;
+        let appended = self.append(context, write, stored, op_id, digest, span).await;
         let step = StepKind::Append {
             span_id: span.span_id,
             op_id,
@@ -291,12 +304,12 @@ impl BackendShared {
         &self,
         context: &mut Context,
         write: &Write,
+        stored: Option<Stored>,
         op_id: OpId,
         digest: u64,
         span: SpanRef,
     ) -> Result<oneshot::Receiver<Fate>, CallError> {
         let rest = context.call.upload.take().and_then(|upload| upload.take());
-        let stored = context.connector.stored(&context.plan.body);
         let traits = Traits {
             whole: write.whole,
             timed: write.timed || stored.as_ref().is_some_and(|stored| stored.timed),

@@ -40,7 +40,7 @@ use super::{
     settings::ClickHouseSettings,
     transport::{
         attempt, fence::Fence, http::Http, server::Servers, sessions::Sessions, shared::Shared,
-        tokens::Tables, usual_database::UsualDatabase, writing,
+        storable, tokens::Tables, usual_database::UsualDatabase, writing,
     },
 };
 
@@ -138,6 +138,10 @@ impl Connector for ClickHouseConnector {
         let usual = self.shared.usual_database.known();
         let call = door_insert::call(&request, usual.as_ref().map(|it| it.as_str())).ok()?;
         Some(Stored { body: call.to_bytes(), timed: false })
+    }
+
+    fn storable<'a>(&'a self, body: &'a Bytes) -> Option<Answer<'a, Result<(), AttemptError>>> {
+        storable::look(wire::Call::of(body).ok()?)
     }
 
     fn prepare<'a>(

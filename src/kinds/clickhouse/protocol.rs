@@ -3,6 +3,7 @@
 pub(crate) mod decoded;
 pub(crate) mod door_insert;
 pub(crate) mod door_read;
+pub(crate) mod elsewhere;
 pub(crate) mod empty;
 pub(crate) mod gather;
 pub(crate) mod http_form;
@@ -13,5 +14,6 @@ pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod sql;
 pub(crate) mod stated;
+pub(crate) mod storable;
 pub(crate) mod target;
 pub mod wire;

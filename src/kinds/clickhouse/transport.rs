@@ -17,6 +17,7 @@ pub(crate) mod server;
 mod session_file;
 pub(crate) mod sessions;
 pub(crate) mod shared;
+pub(crate) mod storable;
 pub(crate) mod tokens;
 pub(crate) mod usual_database;
 pub(crate) mod writing;

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     config::DoorSettings,
+    ingress::seldom::Seldom,
     kinds::{clickhouse::protocol::door_insert, options::CallOptionsJson},
     net::{linger::Lent, trace_headers},
 };
@@ -41,6 +42,8 @@ pub(super) struct Service {
     pub(super) stopping: watch::Receiver<bool>,
     /// The server's version, which errors name, also when the server has gone.
     version: Mutex<Option<String>>,
+    /// That credentials are nobody's.
+    wrong_told: Seldom,
 }
 
 impl Service {
@@ -50,7 +53,8 @@ impl Service {
         backend: Arc<Backend>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { settings, backend, counters: Arc::default(), stopping, version: Mutex::default() }
+        let (counters, version, wrong_told) = (Arc::default(), Mutex::default(), Seldom::new());
+        Self { settings, backend, counters, stopping, version, wrong_told }
     }
 
     /// Answers a request. `sent` is held until the answer has gone.
@@ -169,7 +173,9 @@ impl Service {
         };
         self.counters.wrong_secret();
         if stranger == Stranger::Wrong {
-            tracing::warn!(door = %self.settings.listen, "credentials are nobody's");
+            if let Some(times) = self.wrong_told.again() {
+                tracing::warn!(door = %self.settings.listen, times, "credentials are nobody's");
+            }
             sleep(PENALTY).await;
         }
         Err(Told::stranger(stranger, shown.user()))

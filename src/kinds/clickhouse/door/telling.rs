@@ -8,6 +8,7 @@
 //! | nobody is known by these credentials | 403 or 401 | 516 `AUTHENTICATION_FAILED` |
 //! | the caller may not do this | 403 | 497 `ACCESS_DENIED` |
 //! | the request is not usable | 400 or 408 | 36 `BAD_ARGUMENTS` |
+//! | an insert that no server takes was about to be queued | the server's | [the server's](storable) |
 //!
 //! 504 is never said: proxies send a POST again on it.
 
@@ -21,6 +22,7 @@ use hyper::{
 };
 
 use super::{body::Fault, counters::Refused, credentials::Stranger};
+use crate::kinds::clickhouse::protocol::storable;
 
 /// An error of the server's, as fusebox tells it.
 #[derive(Debug)]
@@ -70,7 +72,12 @@ impl Told {
             CallErrorKind::Unavailable | CallErrorKind::Full if !error.outcome_unknown => {
                 told(210, "NETWORK_ERROR", known("not executed"), Refused::Unavailable)
             }
-            CallErrorKind::Unavailable | CallErrorKind::Full | CallErrorKind::TimedOut => {
+            CallErrorKind::Refused if !error.outcome_unknown => Self::as_server(backend, error)
+                .unwrap_or_else(|| Self::malformed(format!("{backend}: {detail}"))),
+            CallErrorKind::Unavailable
+            | CallErrorKind::Full
+            | CallErrorKind::TimedOut
+            | CallErrorKind::Refused => {
                 let what = if error.outcome_unknown {
                     format!("it may have been executed{named}")
                 } else {
@@ -80,11 +87,18 @@ impl Told {
                 Self { status: StatusCode::INTERNAL_SERVER_ERROR, ..told }
             }
             CallErrorKind::Forbidden => Self::forbidden(format!("{backend}: {detail}")),
-            CallErrorKind::Malformed | CallErrorKind::Conflict | CallErrorKind::Refused => {
+            CallErrorKind::Malformed | CallErrorKind::Conflict => {
                 Self::malformed(format!("{backend}: {detail}"))
             }
         };
         Self { retry_after: error.retry_after, ..told }
+    }
+
+    /// What no server takes, as the server says it.
+    fn as_server(backend: &str, error: &CallError) -> Option<Self> {
+        let (number, word, status) = storable::named(&error.code)?;
+        let text = format!("{backend}: {}; not executed", error.detail.whole());
+        Some(Self::new(StatusCode::from_u16(status).ok()?, number, word, text))
     }
 
     /// The caller may not do this.

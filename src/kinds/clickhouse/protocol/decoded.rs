@@ -11,7 +11,8 @@
 //! The server may be sent both; then the blocks are what was encoded.
 //!
 //! Nothing is allocated because a header announces a size: what is read is at most [`MOST`] bytes, and its history is
-//! what was read before. Checksums are the server's affair: a body whose checksum is wrong changes nothing there.
+//! what was read before. Checksums are the server's affair: a body whose checksum is wrong changes nothing there. What
+//! is about to be queued is read [to its end](whole), and its checksums are looked at.
 
 use std::io::Read;
 
@@ -20,7 +21,9 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use serde::{Deserialize, Serialize};
 
 mod blocks;
+mod city;
 mod lz4;
+pub(crate) mod whole;
 mod zstd;
 
 /// The most that is read, in bytes.
@@ -140,9 +143,13 @@ fn ended(decoded: Decoded, behind: &[u8]) -> Decoded {
     Decoded { is_all: decoded.is_all && behind.is_empty(), ..decoded }
 }
 
+/// Whether a stream of brotli that begins so has a window of 16 MiB.
+fn is_too_wide(first: u8) -> bool {
+    first & 0xf == 0xf
+}
+
 fn brotli(packed: &[u8]) -> Decoded {
-    // Windows of 16 MiB begin so.
-    if packed.first().is_none_or(|first| first & 0xf == 0xf) {
+    if packed.first().is_none_or(|first| is_too_wide(*first)) {
         return Decoded::default();
     }
     let memory = StandardAlloc::default;
@@ -158,5 +165,7 @@ fn brotli(packed: &[u8]) -> Decoded {
     Decoded { bytes, is_all }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -53,10 +53,10 @@ const DROPPED: &[&str] = &[
     "wait_end_of_query",
 ];
 
-/// What an INSERT is: its table, its lanes, and what an outage lets one say of it.
+/// What an INSERT is whose statement stands in `text`: its table, its lanes, and what an outage lets one say of it.
 pub(crate) fn plan(
     request: &HttpRequest,
-    insert: &Insert,
+    (insert, text): (&Insert, &str),
     is_dirty: bool,
     usual: Option<&str>,
     settings: &ClickHouseSettings,
@@ -64,7 +64,7 @@ pub(crate) fn plan(
     let call = if is_dirty {
         Err("something was put into its session, which replay does not have")
     } else {
-        call(request, usual)
+        call_of(request, (insert, text), usual)
     };
     let reason = match call {
         Ok(call) => {
@@ -111,6 +111,19 @@ pub(crate) fn is_wanted_whole(request: &HttpRequest) -> bool {
 /// # Errors
 /// Why it is not queued.
 pub(crate) fn call(request: &HttpRequest, usual: Option<&str>) -> Result<Call, &'static str> {
+    let found = stated::statement(request);
+    let Some((Verb::Insert(insert), text)) = found.map(|(found, text)| (found.verb, text)) else {
+        return Err("its statement cannot be told");
+    };
+    call_of(request, (&insert, &text), usual)
+}
+
+/// The same of one whose statement was read.
+fn call_of(
+    request: &HttpRequest,
+    (insert, text): (&Insert, &str),
+    usual: Option<&str>,
+) -> Result<Call, &'static str> {
     let HttpRequest { head, body } = request;
     if !head.is_whole || body.len() > BODY_MAX {
         return Err("it is not held whole: it is larger than 1 MiB, or nothing is queued here");
@@ -121,10 +134,6 @@ pub(crate) fn call(request: &HttpRequest, usual: Option<&str>) -> Result<Call, &
     if !head.is_plain && head.packing.is_none() {
         return Err("its body cannot be read");
     }
-    let found = stated::statement(request);
-    let Some((Verb::Insert(insert), text)) = found.map(|(found, text)| (found.verb, text)) else {
-        return Err("its statement cannot be told");
-    };
     let Some(table) = &insert.table else {
         return Err("its table cannot be told from the statement");
     };
@@ -138,7 +147,7 @@ pub(crate) fn call(request: &HttpRequest, usual: Option<&str>) -> Result<Call, &
     if header.database.is_none() {
         return Err("which database the server would take is not known yet");
     }
-    let (query, raw, data) = stored(head, body, &text, insert.head);
+    let (query, raw, data) = stored(head, body, text, insert.head);
     (header.query, header.raw) = (query, raw);
     Ok(Call { header, data })
 }
@@ -194,10 +203,16 @@ fn header(head: &RequestHead) -> Result<Header, &'static str> {
         match name.as_str() {
             "role" | "quota_key" => return Err("it names a role or a quota"),
             "readonly" if value != "0" => return Err("it says that it only reads"),
-            "database" => {}
+            // The server passes over what has no name.
+            "database" | "" => {}
             name if DROPPED.contains(&name) => {}
             name => {
                 let (into, name) = match name.strip_prefix("param_") {
+                    Some(name) if !plan::is_name(name) => {
+                        return Err(
+                            "the name of a parameter has other characters than letters, digits, _ and .",
+                        );
+                    }
                     Some(name) => (&mut header.params, name),
                     None => (&mut header.settings, name),
                 };

@@ -20,7 +20,8 @@ use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
 use fusebox_state::Lanes;
 
 use super::{
-    door_insert, door_read, http_form::HttpRequest, sql::Verb, stated::statement, wire::WireError,
+    door_insert, door_read, elsewhere::Elsewhere, http_form::HttpRequest, sql::Verb,
+    stated::statement, wire::WireError,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
@@ -53,21 +54,22 @@ pub(crate) fn plan(
     let read =
         || Access::Read(Read { keyed: false, slots: slot.into_iter().collect(), miss: None });
     let write = || Access::Write(Write::new(Outage::Never(REASON)));
-    let statement = statement.map(|(statement, _)| statement);
-    let verb = statement.as_ref().map(|statement| &statement.verb);
+    let verb = statement.as_ref().map(|(statement, text)| (&statement.verb, text.as_str()));
     let (lanes, admin, access) = match verb {
         _ if is_safe => (none(), false, read()),
-        Some(Verb::Read) => (none(), false, read()),
-        Some(Verb::Insert(insert)) => {
+        Some((Verb::Read, _)) => (none(), false, read()),
+        Some((Verb::Insert(insert), text)) => {
+            let insert = (insert, text);
             let (label, lanes, access) =
                 door_insert::plan(&request, insert, is_dirty, usual, settings);
             return Ok(Plan { body, label, lanes, admin: false, access });
         }
-        Some(Verb::Other(other)) => {
+        Some((Verb::Other(other), _)) => {
             (if other.barrier { Lanes::All } else { none() }, other.admin, write())
         }
-        Some(Verb::Refused(_)) | None => (Lanes::All, false, write()),
+        Some((Verb::Refused(_), _)) | None => (Lanes::All, false, write()),
     };
+    let statement = statement.map(|(statement, _)| statement);
     let label =
         statement.filter(|it| !it.word.is_empty()).map_or(request.head.method, |it| it.word);
     Ok(Plan { body, label, lanes, admin, access })
@@ -82,13 +84,15 @@ pub(crate) fn operation(request: &HttpRequest) -> &'static str {
     }
 }
 
-/// The settings that the request brings itself, as far as they can be told: what a query limits itself to says nothing
-/// of the server.
-pub(crate) fn settings(request: &HttpRequest) -> Vec<String> {
-    let of_statement = statement(request).map(|(it, _)| it.settings).unwrap_or_default();
+/// By what of the request its exceptions are read: the settings that it brings itself, because what a query limits
+/// itself to says nothing of the server, and other servers that it names.
+pub(crate) fn own_words(request: &HttpRequest) -> (Vec<String>, Elsewhere) {
+    let statement = statement(request).map(|(statement, _)| statement);
+    let elsewhere = Elsewhere::of_request(request, statement.as_ref());
+    let of_statement = statement.map(|it| it.settings).unwrap_or_default();
     let of_statement = of_statement.into_iter().map(|(name, _)| name);
     let of_request = request.head.parameters.iter().map(|(name, _)| name.clone());
-    of_request.chain(of_statement).collect()
+    (of_request.chain(of_statement).collect(), elsewhere)
 }
 
 /// Whether the server changes nothing for its sake.
@@ -96,16 +100,16 @@ fn is_safe(request: &HttpRequest) -> bool {
     matches!(request.head.method.as_str(), "GET" | "HEAD" | "OPTIONS")
 }
 
-/// The session that a request may put something into, and after which silence that ends.
-pub(crate) fn put_into(request: &HttpRequest) -> Option<(String, Duration)> {
-    let session = door_read::session_of(request)?;
+/// The session that a request names, after which silence that ends, and whether the request may put something into it.
+pub(crate) fn session(request: &HttpRequest) -> Option<(String, Duration, bool)> {
+    let (id, timeout) = door_read::session_of(request)?;
     let statement = statement(request);
     let (statement, text) = match &statement {
         Some((statement, text)) => (Some(statement), text.as_str()),
         None => (None, ""),
     };
     let puts = request.head.is_query && door_read::puts_into_session(statement, text);
-    puts.then_some(session)
+    Some((id, timeout, puts))
 }
 
 #[cfg(test)]
@@ -245,9 +249,9 @@ mod tests {
     fn a_limit_of_its_own_is_found_in_the_parameters_and_in_the_statement() {
         let mut request = request("POST", "", b"SELECT 1 SETTINGS max_execution_time = 1");
         request.head.parameters = vec![("max_memory_usage".into(), "1".into())];
-        assert_eq!(settings(&request), ["max_memory_usage", "max_execution_time"]);
+        assert_eq!(own_words(&request).0, ["max_memory_usage", "max_execution_time"]);
         request.head.is_plain = false;
-        assert_eq!(settings(&request), ["max_memory_usage"]);
+        assert_eq!(own_words(&request).0, ["max_memory_usage"]);
     }
 
     #[test]

@@ -19,7 +19,8 @@
 //! **Whose time was up.** Every query is told `max_execution_time`. Where it brought its own, 159 blames the
 //! query: rejected. Where its caller's deadline was shorter than the backend's `timeout`, it says nothing of
 //! the backend: neutral. The same holds for any limit that a call sets itself, and for a profile that it names
-//! itself and that does not exist (180): without such words of its own it is the configured user's.
+//! itself and that does not exist (180): without such words of its own it is the configured user's. And what would be a
+//! failure is neutral, as is silence, if the call's own words name [another server](super::elsewhere).
 //!
 //! **A code of no class that comes with HTTP 400** blames the query as well: that status is the server's own
 //! word for it.
@@ -35,7 +36,7 @@ use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
 use fusebox_state::{ErrorClass, Verdict, Words, dependencies::Fault};
 
 pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
-use super::wire;
+use super::{elsewhere::Elsewhere, wire};
 
 mod proof;
 
@@ -57,6 +58,8 @@ pub(crate) struct Asked {
     pub(crate) writing: Option<Writing>,
     /// Whether the server's summary is a proof ([`SUMMARY_SINCE`]).
     pub(crate) summary: bool,
+    /// What of it may name another server.
+    pub(crate) elsewhere: Elsewhere,
 }
 
 /// A server's exception.
@@ -168,6 +171,18 @@ fn named_by(code: u32) -> &'static [&'static str] {
 }
 
 fn class(code: u32, message: &str, status: u16, asked: &Asked) -> (Option<ErrorClass>, Verdict) {
+    let (class, verdict) = class_alone(code, message, status, asked);
+    let is_of_another = verdict == Verdict::Failure && asked.elsewhere.is_named();
+    (class, if is_of_another { Verdict::Neutral } else { verdict })
+}
+
+/// The same whatever other servers its words name.
+fn class_alone(
+    code: u32,
+    message: &str,
+    status: u16,
+    asked: &Asked,
+) -> (Option<ErrorClass>, Verdict) {
     let is_own = asked.own.iter().any(|name| named_by(code).contains(&name.as_str()));
     let of_query = message.contains("(for query)") || message.contains("Query memory limit");
     let (class, verdict) = match code {
@@ -336,6 +351,32 @@ mod tests {
         assert_eq!(ends(180, "", &["profile"], true), (Rejected, Success, false));
         assert_eq!(ends(180, "", &["max_threads"], true), (BlockedServer, Failure, false));
         assert_eq!(ends(180, "", &[], true), (BlockedServer, Failure, false));
+    }
+
+    #[test]
+    fn what_another_server_does_that_a_call_names_says_nothing_of_this_one() {
+        use Verdict::{Failure, Neutral, Success};
+        let verdict = |query: &str, code: u32| {
+            let call = wire::Call {
+                header: wire::Header { query: query.to_owned(), ..wire::Header::default() },
+                data: Bytes::new(),
+            };
+            let statement = crate::kinds::clickhouse::protocol::sql::read(query);
+            let elsewhere = Elsewhere::of_call(&statement, &call, true);
+            let asked = Asked { elsewhere, whole: true, ..Asked::default() };
+            let exception = Exception { code, message: String::new() };
+            let ended = exception.ends(500, None, &asked, Came::default());
+            assert_eq!(asked.elsewhere.silence(false), Neutral);
+            (ended.verdict, asked.elsewhere.silence(true))
+        };
+        let remote = "SELECT * FROM remote('h:9000', system.one)";
+        for code in [86, 198, 209, 210, 225, 279, 499, 516, 519, 999] {
+            let is_known = verdict("SELECT 1", code).0 == Failure;
+            assert_eq!(is_known, code != 86, "{code}");
+            assert_eq!(verdict(remote, code), (if is_known { Neutral } else { Success }, Neutral));
+        }
+        assert_eq!(verdict("SELECT 1", 210), (Failure, Failure));
+        assert_eq!(verdict(remote, 62), (Success, Neutral));
     }
 
     #[test]

@@ -210,12 +210,13 @@ fn deduplicates_itself(header: &Header, statement: &Statement) -> bool {
         || statement.settings.iter().any(|(name, value)| own(name, value))
 }
 
+/// Whether a setting, a parameter or a format could be called so.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+}
+
 /// Checks what the statement does not say.
 fn check(header: &Header) -> Result<(), Refused> {
-    let is_name = |name: &str| {
-        !name.is_empty()
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
-    };
     if header.query.chars().all(lexer::is_blank) {
         return Err(malformed("query must not be empty".to_owned()));
     }

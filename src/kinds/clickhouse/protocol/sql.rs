@@ -10,7 +10,10 @@
 //!   behind VALUES or the format's name is looked at.
 //! - FORMAT counts only where nothing but SETTINGS follows it, so that a column may be called `format`.
 
-use super::lexer::{Lexer, Token, Unterminated};
+use super::{
+    elsewhere,
+    lexer::{Lexer, Token, Unterminated},
+};
 
 /// What a statement does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub(crate) struct Statement {
     /// Whether an answer from a cache would be wrong rather than old: it asks for the server's own state,
     /// or for numbers that nobody else has.
     pub(crate) volatile: bool,
+    /// Whether it names [another server](elsewhere), rows aside; or cannot be read.
+    pub(crate) elsewhere: bool,
 }
 
 /// The name of a setting that cannot be told.
@@ -148,6 +153,7 @@ pub(crate) fn read(query: &str) -> Statement {
         format: None,
         settings: Vec::new(),
         volatile: false,
+        elsewhere: true,
     };
     try_read(query, unknown.clone()).unwrap_or(unknown)
 }
@@ -180,8 +186,10 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
     }
     let Some(word) = first.and_then(Token::word) else { return Ok(unknown) };
     let mut statement = Statement { word: word.to_ascii_uppercase(), ..unknown };
+    statement.elsewhere = false;
     let first = Token::Word(word);
     if brackets > 0 && !first.is_any(&["SELECT", "WITH"]) {
+        statement.elsewhere = elsewhere::in_rest(lexer);
         return Ok(statement);
     }
     if first.is("INSERT") {
@@ -191,10 +199,14 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
         let mut seen = lexer.clone();
         if let Some(found) = find(&mut seen, &["INSERT", "SELECT", "FROM"])? {
             if found.is("INSERT") {
-                return insert(seen, statement, query.len());
+                let is_elsewhere = elsewhere::in_rest(lexer);
+                let mut statement = insert(seen, statement, query.len())?;
+                statement.elsewhere |= is_elsewhere;
+                return Ok(statement);
             }
             return rest_of_read(lexer, first, brackets, statement);
         }
+        statement.elsewhere = elsewhere::in_rest(lexer);
         return Ok(statement);
     }
     if first.is_any(READS) {
@@ -206,6 +218,7 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
         );
         return Ok(statement);
     }
+    statement.elsewhere = elsewhere::in_rest(lexer.clone());
     let of_access = first.is_any(&["CREATE", "ALTER", "DROP", "MOVE", "ATTACH"])
         && after(lexer, &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
     statement.verb = Verb::Other(Other {
@@ -250,6 +263,8 @@ fn rest_of_read(
     while let Some(token) = lexer.next()? {
         tokens.push(token);
     }
+    statement.elsewhere =
+        tokens.windows(2).any(|pair| matches!(pair, [one, next] if elsewhere::names(*one, *next)));
     let end = tokens.iter().position(|token| *token == Token::Mark(';')).unwrap_or(tokens.len());
     if tokens.iter().skip(end).any(|token| *token != Token::Mark(';')) {
         // A second statement: who knows which.
@@ -345,13 +360,17 @@ fn insert(
     let mut depth = 0_i64;
     let mut clause = Vec::new();
     let mut in_settings = false;
+    let mut before = None;
     while let Some(token) = lexer.next()? {
+        statement.elsewhere |= before.is_some_and(|before| elsewhere::names(before, token));
+        before = Some(token);
         match token {
             Token::Mark('(' | '[' | '{') => {
                 depth += 1;
                 let inner = lexer.clone().next()?;
                 if inner.is_some_and(|inner| inner.is_any(&["SELECT", "WITH"])) {
                     rows = Rows::Selected;
+                    statement.elsewhere |= elsewhere::in_rest(lexer);
                     break;
                 }
             }
@@ -372,6 +391,7 @@ fn insert(
             // FROM INFILE is the client's own; the server says so.
             _ if token.is_any(&["SELECT", "WITH", "WATCH", "FROM"]) => {
                 rows = Rows::Selected;
+                statement.elsewhere |= elsewhere::in_rest(lexer);
                 break;
             }
             _ if token.is("SETTINGS") => {

@@ -3,16 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use fusebox_actors::{
-    BackendSettings, BackendSpec, DeadLetterPolicy, Fusebox, PingSettings, SystemSettings,
-    WriteFallback,
+    BackendSettings, BackendSpec, Fusebox, PingSettings, SystemSettings, WriteFallback,
 };
-use fusebox_state::{
-    Ratio,
-    backoff::RetrySettings,
-    breaker::{BreakerSettings, SlowCalls},
-    cache::CacheSettings,
-    queue::QueueLimits,
-};
+use fusebox_state::queue::QueueLimits;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -36,12 +29,14 @@ use crate::{
 };
 
 mod callers;
+mod hostile;
 mod large;
 mod opaque;
 mod outage;
 mod packed;
 mod queue;
 mod reads;
+mod unusable;
 
 /// What says that a body is packed.
 const GZIP: &str = "Content-Encoding: gzip\r\n";
@@ -57,44 +52,8 @@ struct World {
 }
 
 fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
-    let ms = Duration::from_millis;
-    BackendSettings {
-        name: "clickhouse".into(),
-        kind: "clickhouse",
-        critical: false,
-        depends_on: Vec::new(),
-        depends_on_optional: Vec::new(),
-        timeout,
-        breaker: BreakerSettings {
-            failure_threshold: 3,
-            failure_rate: Ratio::new(0.5).unwrap(),
-            recovery_timeout: Duration::from_secs(60),
-            recovery_timeout_max: Duration::from_secs(60),
-            success_threshold: 1,
-            window: Duration::from_secs(6),
-            auto_recovery: true,
-            attempt_timeout: timeout,
-            jitter: Ratio::new(0.0).unwrap(),
-            slow: SlowCalls::default(),
-        },
-        retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
-        in_flight_max,
-        cache: CacheSettings {
-            items: 100,
-            bytes: 1 << 20,
-            ttl: Duration::from_secs(300),
-            max_stale: Duration::from_secs(300),
-            entry_max: 16 << 20,
-            disk_bytes: 0,
-        },
-        answer_after: ms(500),
-        cache_dir: None,
-        queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
-        disk_floor: 0,
-        queue_dir: None,
-        write_fallback: WriteFallback::Refuse,
-        dead_letter_policy: DeadLetterPolicy::Continue,
-    }
+    let usual = crate::kinds::testing::backend("clickhouse", timeout);
+    BackendSettings { in_flight_max, write_fallback: WriteFallback::Refuse, ..usual }
 }
 
 fn door() -> DoorSettings {

@@ -176,8 +176,7 @@ async fn sent(
     commutes: bool,
     until: Instant,
 ) -> Attempted {
-    let (verdict, whole) =
-        (if ready.whole { Verdict::Failure } else { Verdict::Neutral }, ready.whole);
+    let whole = ready.whole;
     let (streamed, time) = (ready.attempt.upload.is_some(), ready.attempt.timeout);
     let token = ready.target.as_ref().map(|(_, token)| *token);
     let place = shared.fence.enter(shared.fence.id_of(token), commutes);
@@ -185,6 +184,7 @@ async fn sent(
     shared.tables.sending(token, place.id());
     let aboard = ready.attempt.board();
     let sending = request::sending(shared, ready.asking(), place.id(), shared.settings.timeout);
+    let elsewhere = sending.asked.elsewhere.clone();
     let (sender, receiver) = oneshot::channel();
     let own = Arc::clone(shared);
     tokio::spawn(async move {
@@ -203,7 +203,7 @@ async fn sent(
     let mut ended = ended.unwrap_or_else(|| {
         let message = format!("no answer within {time:?}");
         Attempted::failed(
-            verdict,
+            elsewhere.silence(whole),
             AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message),
         )
     });

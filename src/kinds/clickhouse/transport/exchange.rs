@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     kinds::clickhouse::protocol::{
+        elsewhere::Elsewhere,
         outcome::{Asked, Came, Exception, WINDOW, written_rows},
         wire,
     },
@@ -64,7 +65,9 @@ impl Exchanged {
     }
 
     pub(super) fn lost(failed: Failed) -> Self {
-        let known = failed.error.class != ErrorClass::Unknown;
+        // The query goes on if its answer was too large to be read.
+        let is_unread = failed.error.is(OwnCode::HeadTooLarge);
+        let known = failed.error.class != ErrorClass::Unknown && !is_unread;
         Self { attempted: Attempted::failed(failed.verdict, failed.error), known }
     }
 }
@@ -77,9 +80,9 @@ pub(crate) async fn exchange(
 ) -> Exchanged {
     let (limit, progress, write) = (sending.limit, sending.progress.clone(), sending.write);
     // A write has the backend's whole `timeout`, whatever its caller's deadline is.
-    let whole = sending.asked.whole || write && progress.is_none();
-    let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
-    let bounds = Bounds { limit, progress, verdict };
+    let had_time = sending.asked.whole || write && progress.is_none();
+    let elsewhere = sending.asked.elsewhere.clone();
+    let bounds = Bounds { limit, progress, had_time, elsewhere };
     let mut ended = bounded(shared, bounds, answered(shared, sending, &mut reading)).await;
     if let Some(reading) = reading.as_mut().filter(|_| ended.known) {
         reading.ended();
@@ -97,14 +100,16 @@ pub(super) struct Bounds {
     /// The longest that it may take; with `progress`, the longest without a piece of the upload.
     pub(super) limit: Duration,
     pub(super) progress: Option<Arc<Mutex<Instant>>>,
-    /// What it says of the backend that this was over.
-    pub(super) verdict: Verdict,
+    /// Whether that is all that a backend may take.
+    pub(super) had_time: bool,
+    /// Other servers that it may wait for.
+    pub(super) elsewhere: Elsewhere,
 }
 
 /// The same as `answered`, until its time is up or the connector is closed.
 pub(super) async fn bounded(
     shared: &Shared,
-    Bounds { limit, progress, verdict }: Bounds,
+    Bounds { limit, progress, had_time, elsewhere }: Bounds,
     answered: impl Future<Output = Exchanged>,
 ) -> Exchanged {
     let mut under_way = shared.http.under_way();
@@ -114,7 +119,7 @@ pub(super) async fn bounded(
         () = overdue => {
             let message = format!("no answer within {limit:?}");
             let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message);
-            Exchanged::lost(Failed { error, verdict })
+            Exchanged::lost(Failed { error, verdict: elsewhere.silence(had_time) })
         }
         _ = under_way.wait_for(|closed| *closed) => {
             let message = "the connector was closed";
@@ -326,7 +331,7 @@ impl Gathered {
     ) -> Attempted {
         let from = self.reply.len().saturating_sub(WINDOW).max(self.start);
         let window = BytesMut::from(self.reply.get(from..).unwrap_or_default());
-        let guard = reading.map(Guard::Read);
+        let guard = reading.map(|reading| Guard::read(reading, None));
         let rest = Rest::new(body, Behind { window, tag: self.tag, asked, idle, guard, under_way });
         let mut attempted = Attempted::answered(self.reply.freeze());
         attempted.rest = Some(Box::new(rest));

@@ -14,7 +14,9 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::{
     Method, Request, Response, Uri,
     body::Frame,
-    header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{
+        AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    },
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -160,6 +162,7 @@ impl Http {
     /// have been.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Response<Rows>, Failed> {
         let Outgoing { pairs, body, upload, headers: more } = outgoing;
+        let is_empty = upload.is_none() && body.iter().all(Bytes::is_empty);
         let mut request = Request::new(body_of(body, upload));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = format!("/?{}", query_string(&pairs)).parse().map_err(|error| {
@@ -175,6 +178,10 @@ impl Http {
         })?;
         let headers = request.headers_mut();
         headers.insert(HOST, self.host.clone());
+        if is_empty {
+            // The server wants to know that nothing comes; hyper says it of what is not empty only.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         headers
             .extend(more.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)));
         if let Some(value) = self.authorization().await? {
@@ -366,6 +373,13 @@ fn lost(why: &Lost) -> Failed {
             return Failed { error, verdict: Verdict::Neutral };
         }
         cause = this.source();
+    }
+    if error.is_parse_too_large() {
+        // Its caller asked for progress in headers, and for a lot of it.
+        let message = "the head of the answer is larger than is taken: it has too many headers";
+        let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::HeadTooLarge, message);
+        error.doubt = Some(Bytes::new());
+        return Failed { error, verdict: Verdict::Neutral };
     }
     Failed {
         error: AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, causes(error)),

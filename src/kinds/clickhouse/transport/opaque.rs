@@ -37,6 +37,7 @@ use hyper::{
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
@@ -51,6 +52,7 @@ use super::{
     reading::Reading,
     request,
     rest::{self, Behind, Guard, Rest},
+    sessions::InSession,
     shared::Shared,
     writing::{Departure, Writing},
 };
@@ -88,17 +90,21 @@ pub(super) async fn carried(
     request: HttpRequest,
     until: Instant,
 ) -> Result<Attempted, Failed> {
-    if let Some((id, timeout)) = opaque::put_into(&request) {
-        shared.sessions.dirties(&id, timeout);
+    let session = opaque::session(&request)
+        .and_then(|(id, timeout, puts)| shared.sessions.enter(&id, timeout, puts));
+    if let Some(session) = &session
+        && !session.is_kept(until).await
+    {
+        return Err(not_kept());
     }
     if attempt.write {
-        return write(shared, attempt, request, until).await;
+        return write(shared, attempt, request, session, until).await;
     }
     // A server would give it such an id, and nothing of it outlives this run.
     let given = request.head.query_id.clone().unwrap_or_else(uuid);
     let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(Some(given));
     let sending = sending(shared, &attempt, request, reading.id(), None)?;
-    let mut guard = Some(Guard::Read(reading));
+    let mut guard = Some(Guard::read(reading, session));
     let mut ended = exchanged(shared, sending, &mut guard).await;
     if let Some(guard) = guard.as_mut().filter(|_| ended.known) {
         guard.ended();
@@ -109,10 +115,17 @@ pub(super) async fn carried(
     Ok(ended.attempted)
 }
 
+/// It is not known to the next run that something is in the session: nothing was sent.
+fn not_kept() -> Failed {
+    let message = "what was put into its session cannot be written down: the disk does not answer";
+    Failed::not_executed(ErrorCode::OfKind("session_not_kept"), message, Verdict::Neutral)
+}
+
 async fn write(
     shared: &Arc<Shared>,
     attempt: Attempt<'_>,
     request: HttpRequest,
+    session: Option<InSession>,
     until: Instant,
 ) -> Result<Attempted, Failed> {
     let (whole, commutes) = (is_whole(shared, attempt.timeout), commutes(&attempt));
@@ -144,12 +157,13 @@ async fn write(
             return Err(failed);
         }
     };
+    let elsewhere = sending.asked.elsewhere.clone();
     let (streamed, departure) = (sending.bounds.progress.is_some(), Departure::of(shared, &place));
     shared.tables.sending(token, place.id());
     let (sender, receiver) = oneshot::channel();
     let (own, aboard) = (Arc::clone(shared), attempt.board());
     tokio::spawn(async move {
-        let ended = on_the_wire(&own, sending, (token, place), aboard).await;
+        let ended = on_the_wire(&own, sending, (token, place, session), aboard).await;
         if let Err(unheard) = sender.send(ended) {
             read_out(unheard).await;
         }
@@ -165,7 +179,7 @@ async fn write(
     let mut ended = ended.unwrap_or_else(|| {
         let message = format!("no answer within {:?}", attempt.timeout);
         let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message);
-        Attempted::failed(if whole { Verdict::Failure } else { Verdict::Neutral }, error)
+        Attempted::failed(elsewhere.silence(whole), error)
     });
     if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
         note(error, noted);
@@ -177,11 +191,11 @@ async fn write(
 async fn on_the_wire(
     shared: &Arc<Shared>,
     sending: Sending,
-    (token, place): (Option<OpId>, Place),
+    (token, place, session): (Option<OpId>, Place, Option<InSession>),
     aboard: Aboard,
 ) -> Attempted {
     let id = place.id().to_owned();
-    let mut guard = Some(Guard::Write(Writing::new(shared, place)));
+    let mut guard = Some(Guard::write(Writing::new(shared, place), session));
     let Exchanged { attempted, known } = exchanged(shared, sending, &mut guard).await;
     aboard.ended(attempted.verdict);
     if attempted.result.as_ref().err().is_none_or(|error| error.doubt.is_none()) {
@@ -212,7 +226,7 @@ fn sending(
     id: &str,
     protected: Option<&Protected>,
 ) -> Result<Sending, Failed> {
-    let own = opaque::settings(&request);
+    let own = protected.is_none().then(|| opaque::own_words(&request)).unwrap_or_default();
     let HttpRequest { head, body } = request;
     let upload = attempt.upload.and_then(Upload::take);
     let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
@@ -239,11 +253,11 @@ fn sending(
     let whole = is_whole(shared, attempt.timeout);
     let limit = if attempt.write { shared.settings.timeout } else { attempt.timeout };
     let says = whole || attempt.write && progress.is_none();
-    let verdict = if says { Verdict::Failure } else { Verdict::Neutral };
     let writing = attempt.write.then_some(outcome::Writing::Statement);
-    let asked = Asked { own, whole, writing, summary: false };
+    let (own, elsewhere) = own;
+    let asked = Asked { own, whole, writing, summary: false, elsewhere };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
-    let bounds = Bounds { limit, progress, verdict };
+    let bounds = Bounds { limit, progress, had_time: says, elsewhere: asked.elsewhere.clone() };
     Ok(Sending { request: made, asked, bounds, is_unread, aboard: attempt.board() })
 }
 
@@ -402,9 +416,10 @@ fn describe(shared: &Arc<Shared>) {
             Err(failed) if failed.error.class == ErrorClass::BlockedObject => Some(String::new()),
             Err(_) => None,
         };
-        if let Some(usual) = usual {
-            shared.usual_database.told(usual);
-        }
+        let is_new = usual.is_some_and(|usual| shared.usual_database.told(usual));
         shared.is_describing.store(false, Ordering::Release);
+        if is_new {
+            spawn_blocking(move || shared.usual_database.keep());
+        }
     });
 }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{exchange::Sending, http::Outgoing, server::Server, shared::Shared};
 use crate::kinds::clickhouse::protocol::{
     decoded::{Coding, Packing},
+    elsewhere::Elsewhere,
     outcome::{Asked, SUMMARY_SINCE, Writing},
     sql::{Insert, Rows, Statement, Verb},
     wire::Call,
@@ -52,6 +53,7 @@ pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Dura
     let own = own_settings(&asking);
     let writing = writing(&asking, &own);
     let settings = settings(&asking, &own);
+    let elsewhere = elsewhere(&asking);
     let Asking { attempt, call, statement, server, whole } = asking;
     let header = &call.header;
     let streams = attempt.streams && !attempt.write;
@@ -95,7 +97,7 @@ pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Dura
     Sending {
         outgoing,
         format: format.unwrap_or_else(|| "TabSeparated".to_owned()),
-        asked: Asked { own, whole, writing, summary: server.since(SUMMARY_SINCE) },
+        asked: Asked { own, whole, writing, summary: server.since(SUMMARY_SINCE), elsewhere },
         write: attempt.write,
         streams,
         limit,
@@ -104,10 +106,13 @@ pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Dura
     }
 }
 
-/// The names of the settings that the call brings itself.
+/// The names of the settings that the call brings itself, and of the parameter that says how it is packed.
 fn own_settings(asking: &Asking<'_>) -> Vec<String> {
-    let of_header = asking.call.header.settings.keys().cloned();
-    of_header.chain(asking.statement.settings.iter().map(|(name, _)| name.clone())).collect()
+    let header = &asking.call.header;
+    let has_blocks = header.raw.as_ref().is_some_and(|raw| raw.packing.blocks);
+    let of_statement = asking.statement.settings.iter().map(|(name, _)| name.clone());
+    let own = header.settings.keys().cloned().chain(of_statement);
+    own.chain(has_blocks.then(|| "decompress".to_owned())).collect()
 }
 
 /// The settings of the request: the call's own, and those that are sent with it.
@@ -185,8 +190,14 @@ pub(super) fn repeatable(asking: &Asking<'_>) -> Vec<(&'static str, String)> {
 /// How the exceptions of a client's own INSERT are read.
 pub(super) fn asked(asking: &Asking<'_>) -> Asked {
     let own = own_settings(asking);
-    let writing = writing(asking, &own);
-    Asked { own, whole: asking.whole, writing, summary: asking.server.since(SUMMARY_SINCE) }
+    let (writing, elsewhere) = (writing(asking, &own), elsewhere(asking));
+    let summary = asking.server.since(SUMMARY_SINCE);
+    Asked { own, whole: asking.whole, writing, summary, elsewhere }
+}
+
+/// Other servers that it may name.
+fn elsewhere(asking: &Asking<'_>) -> Elsewhere {
+    Elsewhere::of_call(&asking.statement, &asking.call, asking.attempt.upload.is_none())
 }
 
 /// What the attempt writes, as its exceptions are read.

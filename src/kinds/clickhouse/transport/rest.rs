@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{http, reading::Reading, writing::Writing};
+use super::{http, reading::Reading, sessions::InSession, writing::Writing};
 use crate::{
     kinds::clickhouse::protocol::{
         http_form::{self, Fields},
@@ -99,7 +99,13 @@ impl Coming {
 }
 
 /// What must be seen to if an answer is not read to its end.
-pub(super) enum Guard {
+pub(super) struct Guard {
+    of: Of,
+    /// A session that something is in is used until then.
+    session: Option<InSession>,
+}
+
+enum Of {
     /// It is killed.
     Read(Reading),
     /// It is in doubt.
@@ -107,11 +113,31 @@ pub(super) enum Guard {
 }
 
 impl Guard {
+    /// Of a read that is about to be sent.
+    pub(super) fn read(reading: Reading, session: Option<InSession>) -> Self {
+        Self::of(Of::Read(reading), session)
+    }
+
+    /// Of a write that is about to be sent.
+    pub(super) fn write(writing: Writing, session: Option<InSession>) -> Self {
+        Self::of(Of::Write(writing), session)
+    }
+
+    fn of(of: Of, mut session: Option<InSession>) -> Self {
+        if let Some(session) = &mut session {
+            session.sent();
+        }
+        Self { of, session }
+    }
+
     /// The server has ended it, or never got it.
     pub(super) fn ended(&mut self) {
-        match self {
-            Self::Read(reading) => reading.ended(),
-            Self::Write(writing) => writing.ended(),
+        match &mut self.of {
+            Of::Read(reading) => reading.ended(),
+            Of::Write(writing) => writing.ended(),
+        }
+        if let Some(session) = &mut self.session {
+            session.ended();
         }
     }
 }

@@ -85,14 +85,15 @@ impl SessionFile {
             || now.saturating_duration_since(self.written) > age
     }
 
-    /// Adds what is to be known of a session: after which silence it ends, zero if it is over.
+    /// Adds what is to be known of sessions: after which silence each ends, zero if it is over.
     ///
     /// # Errors
     /// It may be half written: the file is to be made [void](Self::void).
-    pub(super) fn add(&mut self, id: u128, lasts: Duration) -> io::Result<()> {
+    pub(super) fn add(&mut self, records: &[(u128, Duration)]) -> io::Result<()> {
         let file = self.file.as_mut().ok_or(ErrorKind::NotFound)?;
-        self.records += 1;
-        file.write_all(&record(id, seconds(lasts)))
+        self.records += records.len();
+        let records = records.iter().flat_map(|(id, lasts)| record(*id, seconds(*lasts)));
+        file.write_all(&records.collect::<Vec<u8>>())
     }
 
     /// Writes it anew, in one step.
@@ -210,11 +211,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = SessionFile::new(dir.path().join("deep/one"));
         assert_eq!(file.read(), Ok(None));
-        assert!(file.add(1, MINUTE).is_err(), "there is none yet");
+        assert!(file.add(&[(1, MINUTE)]).is_err(), "there is none yet");
         file.rewrite(&found(&[(1, MINUTE)]), Instant::now()).unwrap();
-        file.add(2, MINUTE).unwrap();
-        file.add(2, 2 * MINUTE).unwrap();
-        file.add(1, Duration::ZERO).unwrap();
+        file.add(&[(2, MINUTE)]).unwrap();
+        file.add(&[(2, 2 * MINUTE), (1, Duration::ZERO)]).unwrap();
         assert_eq!(file.read(), Ok(Some(found(&[(2, 2 * MINUTE)]))));
         let part = Found { is_whole: false, ..found(&[]) };
         file.rewrite(&part, Instant::now()).unwrap();
@@ -226,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = SessionFile::new(dir.path().join("one"));
         file.rewrite(&found(&[(1, MINUTE)]), Instant::now()).unwrap();
-        file.add(2, MINUTE).unwrap();
+        file.add(&[(2, MINUTE)]).unwrap();
         let whole = std::fs::read(file.path()).unwrap();
         assert_eq!(whole.len(), 3 * RECORD);
         for at in 0..whole.len() {

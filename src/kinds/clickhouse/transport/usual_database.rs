@@ -6,7 +6,7 @@
 //! ```text
 //!  <digest of server and user> <check>\n<the database>
 //! ```
-//! The file is replaced whole and not synced. One that is damaged, missing, or of another server or user says nothing:
+//! The file is replaced whole, on a thread that may block, and not synced. One that is damaged, missing, or of another server or user says nothing:
 //! then nothing is known until the server has answered. If the server later says another, what is queued keeps the one
 //! that it was planned with.
 
@@ -19,6 +19,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::session_file::replace;
@@ -33,6 +34,8 @@ pub(crate) struct UsualDatabase {
     file: Option<PathBuf>,
     /// The digest of server and user.
     of: u128,
+    /// Held by whoever writes the file.
+    keeping: Mutex<()>,
 }
 
 impl UsualDatabase {
@@ -45,7 +48,7 @@ impl UsualDatabase {
         let database = kept.as_deref().and_then(|kept| kept.split_once('\n'));
         let database = database.filter(|(_, name)| kept.as_deref() == Some(&*text(of, name)));
         let known = ArcSwapOption::new(database.map(|(_, name)| Arc::new(name.to_owned())));
-        Self { known, is_certain: AtomicBool::new(false), file, of }
+        Self { known, is_certain: AtomicBool::new(false), file, of, keeping: Mutex::new(()) }
     }
 
     /// Its name; empty if there is none, `None` if that is not known.
@@ -63,19 +66,24 @@ impl UsualDatabase {
         self.is_certain.store(false, Ordering::Release);
     }
 
-    /// The server says which it is.
-    pub(crate) fn told(&self, database: String) {
+    /// The server says which it is. Returns whether that is to be [kept](Self::keep).
+    pub(crate) fn told(&self, database: String) -> bool {
         self.is_certain.store(true, Ordering::Release);
         if self.known.load().as_ref().is_some_and(|known| **known == database) {
-            return;
+            return false;
         }
-        if let Some(file) = &self.file
-            && let Err(error) = replace(file, text(self.of, &database).as_bytes())
-        {
+        self.known.store(Some(Arc::new(database)));
+        true
+    }
+
+    /// Keeps for the next start what is known. Waits for the disk.
+    pub(crate) fn keep(&self) {
+        let _keeping = self.keeping.lock();
+        let (Some(file), Some(database)) = (&self.file, self.known()) else { return };
+        if let Err(error) = replace(file, text(self.of, &database).as_bytes()) {
             let file = file.display();
             tracing::warn!(%file, %error, "the database that the server takes is not kept for the next start");
         }
-        self.known.store(Some(Arc::new(database)));
     }
 }
 
@@ -102,12 +110,14 @@ mod tests {
         assert_eq!(known("http://ada@h"), None);
         let server = of("http://ada@h");
         assert!(!server.is_certain());
-        server.told("first".to_owned());
+        assert!(server.told("first".to_owned()) && !server.told("first".to_owned()));
         assert!(server.is_certain() && !of("http://ada@h").is_certain(), "each run asks");
         server.ask_anew();
         assert!(!server.is_certain() && server.known().is_some());
         for name in ["logs", "", "two\nlines"] {
-            of("http://ada@h").told(name.to_owned());
+            let server = of("http://ada@h");
+            assert!(server.told(name.to_owned()));
+            server.keep();
             assert_eq!(known("http://ada:other@h/d").as_deref(), Some(name));
             assert_eq!((known("http://bob@h"), known("http://ada@h:1")), (None, None));
         }

@@ -4,16 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::{
-    BackendSettings, BackendSpec, DeadLetterPolicy, Fusebox, PingSettings, Priority,
-    SystemSettings, WriteFallback,
+    BackendSettings, BackendSpec, Fusebox, PingSettings, Priority, SystemSettings,
 };
-use fusebox_state::{
-    Ratio,
-    backoff::RetrySettings,
-    breaker::{BreakerSettings, SlowCalls},
-    cache::CacheSettings,
-    queue::QueueLimits,
-};
+use fusebox_state::{Ratio, breaker::BreakerSettings};
 use h2::{
     RecvStream, SendStream,
     client::SendRequest,
@@ -64,44 +57,15 @@ struct World {
 }
 
 fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
-    let ms = Duration::from_millis;
-    BackendSettings {
-        name: "firestore".into(),
-        kind: "firestore",
-        critical: false,
-        depends_on: Vec::new(),
-        depends_on_optional: Vec::new(),
-        timeout,
-        breaker: BreakerSettings {
-            failure_threshold: 3,
-            failure_rate: Ratio::new(0.0).unwrap(),
-            recovery_timeout: Duration::from_secs(240),
-            recovery_timeout_max: Duration::from_secs(480),
-            success_threshold: 1,
-            window: Duration::from_secs(60),
-            auto_recovery: true,
-            attempt_timeout: timeout,
-            jitter: Ratio::new(0.0).unwrap(),
-            slow: SlowCalls::default(),
-        },
-        retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
-        in_flight_max,
-        cache: CacheSettings {
-            items: 100,
-            bytes: 1 << 20,
-            ttl: Duration::from_secs(300),
-            max_stale: Duration::from_secs(300),
-            entry_max: 16 << 20,
-            disk_bytes: 0,
-        },
-        answer_after: ms(500),
-        cache_dir: None,
-        queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
-        disk_floor: 0,
-        queue_dir: None,
-        write_fallback: WriteFallback::Queue,
-        dead_letter_policy: DeadLetterPolicy::Continue,
-    }
+    let usual = crate::kinds::testing::backend("firestore", timeout);
+    let breaker = BreakerSettings {
+        failure_rate: Ratio::new(0.0).unwrap(),
+        recovery_timeout: Duration::from_secs(240),
+        recovery_timeout_max: Duration::from_secs(480),
+        window: Duration::from_secs(60),
+        ..usual.breaker
+    };
+    BackendSettings { breaker, in_flight_max, ..usual }
 }
 
 fn usual() -> Settings {

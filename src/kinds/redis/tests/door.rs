@@ -4,15 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::{
-    BackendSettings, BackendSpec, DeadLetterPolicy, Fusebox, PingSettings, Priority,
-    SystemSettings, WriteFallback,
+    BackendSettings, BackendSpec, Fusebox, PingSettings, Priority, SystemSettings,
 };
 use fusebox_state::{
     Ratio,
-    backoff::RetrySettings,
     breaker::{BreakerSettings, SlowCalls},
-    cache::CacheSettings,
-    queue::QueueLimits,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -50,45 +46,15 @@ struct World {
 }
 
 fn backend(timeout: Duration) -> BackendSettings {
-    let ms = Duration::from_millis;
-    BackendSettings {
-        name: "redis".into(),
-        kind: "redis",
-        critical: false,
-        depends_on: Vec::new(),
-        depends_on_optional: Vec::new(),
-        timeout,
-        breaker: BreakerSettings {
-            failure_threshold: 3,
-            failure_rate: Ratio::new(0.5).unwrap(),
-            recovery_timeout: ms(200),
-            recovery_timeout_max: ms(1_000),
-            success_threshold: 1,
-            window: Duration::from_secs(6),
-            auto_recovery: true,
-            attempt_timeout: timeout,
-            jitter: Ratio::new(0.0).unwrap(),
-            // They are counted, and open nothing.
-            slow: SlowCalls { after: ms(500), rate: Ratio::ZERO },
-        },
-        retry: RetrySettings { attempts: 2, base: ms(1), cap: ms(10) },
-        in_flight_max: 64,
-        cache: CacheSettings {
-            items: 100,
-            bytes: 1 << 20,
-            ttl: Duration::from_secs(300),
-            max_stale: Duration::from_secs(300),
-            entry_max: 16 << 20,
-            disk_bytes: 0,
-        },
-        answer_after: ms(500),
-        cache_dir: None,
-        queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
-        disk_floor: 0,
-        queue_dir: None,
-        write_fallback: WriteFallback::Queue,
-        dead_letter_policy: DeadLetterPolicy::Continue,
-    }
+    let usual = crate::kinds::testing::backend("redis", timeout);
+    let breaker = BreakerSettings {
+        recovery_timeout: Duration::from_millis(200),
+        recovery_timeout_max: Duration::from_secs(1),
+        // They are counted, and open nothing.
+        slow: SlowCalls { after: Duration::from_millis(500), rate: Ratio::ZERO },
+        ..usual.breaker
+    };
+    BackendSettings { breaker, ..usual }
 }
 
 fn door() -> Settings {

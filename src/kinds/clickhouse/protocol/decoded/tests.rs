@@ -113,6 +113,89 @@ fn what_is_cut_short_is_never_taken_for_whole_and_what_is_damaged_does_no_harm()
 }
 
 #[test]
+fn what_is_read_to_its_end_has_no_flaw_and_anything_else_has() {
+    let samples = || testing::samples().map(|(name, packed)| (of(name), packed));
+    let others = TEXTS.iter().chain(&LONGS).map(|(name, text)| (of(name), bytes(text)));
+    let gzipped = [(of("gzip"), gzip(long().as_bytes()))];
+    for (packing, packed) in samples().chain(others).chain(gzipped) {
+        assert_eq!(whole::unpack(packing, &packed), Ok(true), "{packing:?}");
+        let behind = [&packed[..], b"more than a head"].concat();
+        let flaw = |is_cut| Err(whole::Flaw { of: packing.coding, is_cut });
+        assert_eq!(whole::unpack(packing, &behind), flaw(false), "{packing:?}");
+        let is_one = packing.coding == Some(Coding::Br);
+        let twice = if is_one { flaw(false) } else { Ok(true) };
+        assert_eq!(whole::unpack(packing, &[&packed[..], &packed].concat()), twice, "{packing:?}");
+        for cut in 1..packed.len() {
+            assert!(whole::unpack(packing, &packed[..cut]).is_err(), "{packing:?} {cut}");
+        }
+        let blocks = Packing { blocks: true, ..packing };
+        assert!(whole::unpack(blocks, &packed).is_err(), "{packing:?}: it has no blocks");
+    }
+    // Whatever bit is wrong, the checksum says so; brotli has none.
+    for (packing, packed) in samples().filter(|(packing, _)| packing.coding != Some(Coding::Br)) {
+        for at in 0..packed.len() {
+            for flipped in 0..8 {
+                let mut damaged = packed.clone();
+                damaged[at] ^= 1 << flipped;
+                let read = whole::unpack(packing, &damaged);
+                assert!(read != Ok(true) || is_same(packing, &packed, &damaged), "{at} {flipped}");
+            }
+        }
+    }
+    assert_eq!(whole::unpack(of("gzip"), b""), Ok(true));
+}
+
+/// Whether two packed texts become the same one.
+fn is_same(packing: Packing, one: &[u8], other: &[u8]) -> bool {
+    beginning(packing, one) == beginning(packing, other)
+}
+
+#[test]
+fn a_block_has_the_checksum_that_the_server_gives_it() {
+    // What the server made of nine lines.
+    let packed = bytes(
+        "KDSVRIB+MJY7Go2M7XyRyII5AAAAYwAAALV0aGUgc2FtZSAwCgsAFjELABYyCwAWMwsAFjQLABY1CwAWNgsAEzcLAFBtZSA4Cg==",
+    );
+    assert_eq!(whole::unpack(OF_BLOCKS, &packed), Ok(true));
+    assert_eq!(whole::unpack(OF_BLOCKS, &packed.repeat(3)), Ok(true));
+    let flaw = |is_cut| Err(whole::Flaw { of: None, is_cut });
+    for at in 0..packed.len() {
+        let cut = if at == 0 { Ok(true) } else { flaw(true) };
+        assert_eq!(whole::unpack(OF_BLOCKS, &packed[..at]), cut, "{at}");
+        let mut damaged = packed.clone();
+        damaged[at] ^= 1;
+        assert!(whole::unpack(OF_BLOCKS, &damaged).is_err(), "{at}");
+    }
+    let both = Packing { blocks: true, ..of("gzip") };
+    assert_eq!(whole::unpack(both, &gzip(&packed)), Ok(true));
+    assert_eq!(whole::unpack(both, &gzip(&packed[1..])), flaw(false));
+    let cut = whole::Flaw { of: both.coding, is_cut: true };
+    assert_eq!(whole::unpack(both, &gzip(&packed)[..40]), Err(cut));
+}
+
+#[test]
+fn what_becomes_too_long_is_looked_at_no_further() {
+    let zeros = gzip(&vec![0; 65 << 20]);
+    assert_eq!(whole::unpack(of("gzip"), &zeros), Ok(false));
+    let damaged = [&zeros[..zeros.len() - 9], b"rubbish"].concat();
+    assert_eq!(whole::unpack(of("gzip"), &damaged), Ok(false));
+    // A block of 9 MiB, and one of a codec that is not read.
+    let block = |method: u8, unpacked: u32| {
+        let mut checked = vec![method, 12, 0, 0, 0];
+        checked.extend_from_slice(&unpacked.to_le_bytes());
+        checked.extend_from_slice(b"abc");
+        [&testing::checksum(&checked)[..], &checked].concat()
+    };
+    assert_eq!(whole::unpack(OF_BLOCKS, &block(0x82, 9 << 20)), Ok(false));
+    assert_eq!(whole::unpack(OF_BLOCKS, &block(0x92, 3)), Ok(false));
+    assert!(whole::unpack(OF_BLOCKS, &block(0x12, 3)).is_err());
+    // Frames that are passed over, and windows that are too large.
+    assert_eq!(whole::unpack(of("zstd"), b"\x50\x2a\x4d\x18\0\0\0\0"), Ok(false));
+    assert_eq!(whole::unpack(of("zstd"), b"\x28\xb5\x2f\xfd\0\x70\x01\0\0"), Ok(false));
+    assert_eq!(whole::unpack(of("br"), b"\x0f"), Ok(false));
+}
+
+#[test]
 fn of_a_long_text_the_beginning_is_read() {
     let long = long();
     let check = |packing: Packing, packed: &[u8]| {

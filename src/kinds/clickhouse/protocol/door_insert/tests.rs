@@ -122,7 +122,7 @@ fn what_a_repetition_would_not_be_recognised_by_is_never_queued() {
     let outage = |query: &str, parameters: &[(&str, &str)]| {
         let request = request(query, parameters, b"1\n");
         let Verb::Insert(insert) = sql::read(query).verb else { panic!("{query}") };
-        let (_, _, access) = plan(&request, &insert, false, Some("d"), &settings);
+        let (_, _, access) = plan(&request, (&insert, query), false, Some("d"), &settings);
         let Access::Write(write) = access else { panic!("{query}") };
         write.outage
     };
@@ -150,4 +150,35 @@ fn the_database_of_the_header_stands_above_the_parameter() {
     assert_eq!(call(&request, None).unwrap().header.database.as_deref(), Some("a"));
     request.head.headers = vec![("x-clickhouse-database".into(), "b".into())];
     assert_eq!(call(&request, None).unwrap().header.database.as_deref(), Some("b"));
+}
+
+#[test]
+fn in_an_ordered_backend_an_insert_whose_table_is_uncertain_takes_all_lanes() {
+    let url = "http://h/d".parse().unwrap();
+    let plain = crate::kinds::clickhouse::settings::ClickHouseSettings::new(url, "i", "r");
+    let lanes = |query: &str, (is_dirty, usual): (bool, Option<&str>), ordered: bool| {
+        let Verb::Insert(insert) = sql::read(query).verb else { panic!("{query}") };
+        let settings =
+            crate::kinds::clickhouse::settings::ClickHouseSettings { ordered, ..plain.clone() };
+        plan(&request(query, &[], b"1\n"), (&insert, query), is_dirty, usual, &settings).1
+    };
+    let csv = "INSERT INTO t FORMAT CSV";
+    for (query, known, is_uncertain) in [
+        (csv, (false, Some("d")), false),
+        (csv, (false, None), true),
+        (csv, (false, Some("")), true),
+        // What it uses may be another database.
+        (csv, (true, Some("d")), true),
+        ("INSERT INTO d.t FORMAT CSV", (true, None), false),
+        ("INSERT INTO d.t FORMAT CSV", (false, None), false),
+        ("INSERT INTO FUNCTION null('n Int8') FORMAT CSV", (false, Some("d")), true),
+        ("INSERT INTO {t:Identifier} FORMAT CSV", (false, Some("d")), true),
+    ] {
+        let ordered = lanes(query, known, true);
+        assert_eq!(ordered.is_all(), is_uncertain, "{query} {known:?}");
+        assert!(is_uncertain || matches!(ordered, Lanes::One(_)), "{query} {known:?}");
+        assert_eq!(lanes(query, known, false), Lanes::new([]), "{query}: they commute");
+    }
+    let certain = lanes("INSERT INTO d.t FORMAT CSV", (true, None), true);
+    assert_eq!(certain, lanes(csv, (false, Some("d")), true), "it is the same lane");
 }

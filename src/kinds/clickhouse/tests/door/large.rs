@@ -2,11 +2,11 @@
 
 use super::*;
 
-const MIB: usize = 1 << 20;
+pub(super) const MIB: usize = 1 << 20;
 const SIZE: usize = 100 * MIB;
 
 /// The most that this process has had of memory, in bytes.
-fn high_water() -> usize {
+pub(super) fn high_water() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024

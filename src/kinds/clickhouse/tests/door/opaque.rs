@@ -129,7 +129,7 @@ async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_on
 
 #[tokio::test]
 async fn progress_in_headers_may_be_long() {
-    let world = World::open().await;
+    let world = World::with(PATIENCE, 64, door()).await;
     let line = "POST /?send_progress_in_http_headers=1&http_headers_progress_interval_ms=0&wait_end_of_query=1";
     let query = "SELECT sleepEachRow(0.0001) FROM numbers(4000) SETTINGS max_block_size = 1, \
                  function_sleep_max_microseconds_per_block = 0 FORMAT Null";

@@ -205,3 +205,47 @@ async fn a_door_that_stops_finishes_what_runs_and_closes() {
     timeout(PATIENCE, stopped).await.unwrap().unwrap();
     assert_eq!(world.closed("stop"), 2);
 }
+
+#[tokio::test]
+async fn servers_that_a_client_makes_up_open_no_breaker() {
+    let world = World::with(Duration::from_secs(2), 64, door()).await;
+    world.server.ask("CREATE TABLE default.t (n UInt64) ENGINE = MergeTree ORDER BY n").await;
+    let mut client = world.client();
+    let remote = "(SELECT count() FROM remote('127.0.0.1:1', system.one))";
+    let made_up = [
+        (format!("SELECT * FROM {remote}"), "519"),
+        (format!("INSERT INTO default.t VALUES ({remote})"), "519"),
+        (format!("INSERT INTO default.t SELECT * FROM {remote}"), "519"),
+        ("SELECT * FROM mysql('127.0.0.1:1', 'd', 't', 'u', 'p')".into(), "279"),
+        (
+            "INSERT INTO FUNCTION url('http://127.0.0.1:1/', CSV, 'a Int8') VALUES (1)".into(),
+            "1000",
+        ),
+        (
+            "CREATE TABLE default.r (n Int8) ENGINE = ReplicatedMergeTree('/r', 'r') ORDER BY n"
+                .into(),
+            "225",
+        ),
+    ];
+    for (statement, code) in &made_up {
+        for headers in ["", GZIP] {
+            let body = if headers == GZIP { gzip(statement) } else { statement.clone().into() };
+            let answer = client.ask("POST /", headers, body).await;
+            let told = answer.header("x-clickhouse-exception-code");
+            assert_eq!(told, Some(*code), "{statement} {headers}: {}", answer.text());
+        }
+    }
+    // In a form, which is not read.
+    let form = "Content-Type: multipart/form-data; boundary=B\r\n";
+    for _ in 0..4 {
+        let body = format!(
+            "--B\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT * FROM {remote}\r\n--B--\r\n"
+        );
+        let answer = client.ask("POST /", form, body).await;
+        assert_eq!(answer.header("x-clickhouse-exception-code"), Some("519"), "{}", answer.text());
+    }
+    // This one is still being asked when the backend's time is up.
+    let slow = client.query("SELECT * FROM url('http://127.0.0.1:1/', CSV, 'a Int8')").await;
+    assert_eq!(told(&slow), (500, Some("209")), "{}", slow.text());
+    assert_eq!(client.query("SELECT 2").await.text(), "2\n", "the breaker is closed");
+}

@@ -156,26 +156,3 @@ async fn a_live_insert_bears_a_token_only_if_it_may_be_queued() {
                 FROM system.query_log WHERE type = 'QueryFinish' AND query_id IN ('queues', 'does-not') ORDER BY query_id";
     assert_eq!(world.server.ask(sent).await, "does-not\t0\nqueues\t26");
 }
-
-#[tokio::test]
-async fn what_no_server_can_unpack_is_a_dead_letter_at_once() {
-    let world = World::queueing().await;
-    world.server.ask(TABLE).await;
-    let mut client = world.client();
-    let packed = gzip("1,a\n".repeat(1_000));
-    let mut damaged = packed.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 0xff;
-    let insert = "POST /?query=INSERT%20INTO%20default.q%20FORMAT%20CSV";
-    let blocks = format!("{insert}&decompress=1");
-    world.set_offline(true).await;
-    let doomed =
-        [(insert, GZIP, &damaged[..]), (insert, GZIP, &packed[..middle]), (&blocks, "", &[7; 99])];
-    for (line, headers, body) in doomed.into_iter().chain([(insert, "", &b"2,b\n"[..])]) {
-        assert_eq!(client.ask(line, headers, body).await.status, 200);
-    }
-    world.set_offline(false).await;
-    until("nothing waits", || async { world.view().queue.calls == 0 }).await;
-    assert_eq!(world.view().queue.dead_letters, 3);
-    assert_eq!(world.server.ask("SELECT n, s FROM default.q").await, "2\tb");
-}

@@ -15,6 +15,7 @@ use super::{
     Client, Ending, Inner, Stuck,
     pinned::{Said, Sent},
 };
+use crate::ingress::seldom::Seldom;
 use crate::kinds::redis::{
     door::{
         class::{self, Class, Local, Pinned},
@@ -111,7 +112,13 @@ impl Inner {
             && (name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:"))
         {
             // A page that was lured into speaking to this port.
-            tracing::warn!("somebody speaks HTTP to a Redis door: the connection is closed");
+            static TOLD: Seldom = Seldom::new();
+            if let Some(times) = TOLD.again() {
+                tracing::warn!(
+                    times,
+                    "somebody speaks HTTP to a Redis door: the connection is closed"
+                );
+            }
             (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
             return None;
         }
