@@ -12,6 +12,7 @@ pub(crate) mod lexer;
 pub(crate) mod opaque;
 pub(crate) mod outcome;
 pub(crate) mod plan;
+mod reach;
 pub(crate) mod sql;
 pub(crate) mod stated;
 pub(crate) mod storable;

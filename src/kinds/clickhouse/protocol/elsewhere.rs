@@ -15,81 +15,12 @@ use fusebox_state::Verdict;
 
 use super::{
     http_form::HttpRequest,
-    lexer::{Lexer, Token},
+    lexer::Lexer,
+    reach,
     sql::{Statement, Verb},
     stated,
     wire::Call,
 };
-
-/// Table functions, engines, places of backups and sources of dictionaries, in small letters.
-const NAMES: &[&str] = &[
-    "arrowflight",
-    "azure",
-    "azureblobstorage",
-    "azurequeue",
-    "cassandra",
-    "clickhouse",
-    "cluster",
-    "clusterallreplicas",
-    "cosn",
-    "datalakecatalog",
-    "distributed",
-    "gcs",
-    "hdfs",
-    "http",
-    "hudi",
-    "jdbc",
-    "kafka",
-    "keepermap",
-    "mongo",
-    "mongodb",
-    "mysql",
-    "nats",
-    "odbc",
-    "oss",
-    "postgresql",
-    "rabbitmq",
-    "redis",
-    "remote",
-    "remotesecure",
-    "replicated",
-    "s3",
-    "s3queue",
-    "url",
-    "ytsaurus",
-];
-/// What the names of others begin with: `icebergS3`, `ReplicatedReplacingMergeTree`, `MaterializedPostgreSQL`.
-const BEGINNINGS: &[&str] = &["deltalake", "iceberg", "materialized", "paimon", "replicated"];
-/// What the name of one may end with, so that many servers read it.
-const MANY: &str = "cluster";
-
-/// Whether two tokens that stand side by side name another server.
-pub(super) fn names(one: Token<'_>, next: Token<'_>) -> bool {
-    if one.is("ON") && next.is("CLUSTER") {
-        return true;
-    }
-    let name = if next == Token::Mark('(') { one.name() } else { None };
-    name.is_some_and(|name| {
-        let name = name.to_ascii_lowercase();
-        let is_known = |name: &str| NAMES.contains(&name);
-        is_known(&name)
-            || name.strip_suffix(MANY).is_some_and(is_known)
-            || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
-    })
-}
-
-/// Whether what is left of a text names another server, or does not end.
-pub(super) fn in_rest(mut lexer: Lexer<'_>) -> bool {
-    let mut before = None;
-    loop {
-        let Ok(token) = lexer.next() else { return true };
-        let Some(token) = token else { return false };
-        if before.is_some_and(|before| names(before, token)) {
-            return true;
-        }
-        before = Some(token);
-    }
-}
 
 /// What of a call may name another server.
 #[derive(Clone, Debug, Default)]
@@ -152,7 +83,7 @@ fn takes_expressions(statement: &Statement, format: Option<&String>) -> Option<u
 fn in_rows(rows: &[u8]) -> bool {
     let (text, is_text) = stated::text_of(rows);
     // What cannot be read may name any.
-    !is_text || in_rest(Lexer::new(text))
+    !is_text || reach::in_rest(Lexer::new(text))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@
 //! - FORMAT counts only where nothing but SETTINGS follows it, so that a column may be called `format`.
 
 use super::{
-    elsewhere,
     lexer::{Lexer, Token, Unterminated},
+    reach,
 };
 
 /// What a statement does.
@@ -84,7 +84,7 @@ pub(crate) struct Statement {
     /// Whether an answer from a cache would be wrong rather than old: it asks for the server's own state,
     /// or for numbers that nobody else has.
     pub(crate) volatile: bool,
-    /// Whether it names [another server](elsewhere), rows aside; or cannot be read.
+    /// Whether it names another server ([`reach`]), rows aside; or cannot be read.
     pub(crate) elsewhere: bool,
 }
 
@@ -189,7 +189,7 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
     statement.elsewhere = false;
     let first = Token::Word(word);
     if brackets > 0 && !first.is_any(&["SELECT", "WITH"]) {
-        statement.elsewhere = elsewhere::in_rest(lexer);
+        statement.elsewhere = reach::in_rest(lexer);
         return Ok(statement);
     }
     if first.is("INSERT") {
@@ -199,14 +199,14 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
         let mut seen = lexer.clone();
         if let Some(found) = find(&mut seen, &["INSERT", "SELECT", "FROM"])? {
             if found.is("INSERT") {
-                let is_elsewhere = elsewhere::in_rest(lexer);
+                let is_elsewhere = reach::in_rest(lexer);
                 let mut statement = insert(seen, statement, query.len())?;
                 statement.elsewhere |= is_elsewhere;
                 return Ok(statement);
             }
             return rest_of_read(lexer, first, brackets, statement);
         }
-        statement.elsewhere = elsewhere::in_rest(lexer);
+        statement.elsewhere = reach::in_rest(lexer);
         return Ok(statement);
     }
     if first.is_any(READS) {
@@ -218,7 +218,7 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
         );
         return Ok(statement);
     }
-    statement.elsewhere = elsewhere::in_rest(lexer.clone());
+    statement.elsewhere = reach::in_rest(lexer.clone());
     let of_access = first.is_any(&["CREATE", "ALTER", "DROP", "MOVE", "ATTACH"])
         && after(lexer, &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
     statement.verb = Verb::Other(Other {
@@ -264,7 +264,7 @@ fn rest_of_read(
         tokens.push(token);
     }
     statement.elsewhere =
-        tokens.windows(2).any(|pair| matches!(pair, [one, next] if elsewhere::names(*one, *next)));
+        tokens.windows(2).any(|pair| matches!(pair, [one, next] if reach::names(*one, *next)));
     let end = tokens.iter().position(|token| *token == Token::Mark(';')).unwrap_or(tokens.len());
     if tokens.iter().skip(end).any(|token| *token != Token::Mark(';')) {
         // A second statement: who knows which.
@@ -362,7 +362,7 @@ fn insert(
     let mut in_settings = false;
     let mut before = None;
     while let Some(token) = lexer.next()? {
-        statement.elsewhere |= before.is_some_and(|before| elsewhere::names(before, token));
+        statement.elsewhere |= before.is_some_and(|before| reach::names(before, token));
         before = Some(token);
         match token {
             Token::Mark('(' | '[' | '{') => {
@@ -370,7 +370,7 @@ fn insert(
                 let inner = lexer.clone().next()?;
                 if inner.is_some_and(|inner| inner.is_any(&["SELECT", "WITH"])) {
                     rows = Rows::Selected;
-                    statement.elsewhere |= elsewhere::in_rest(lexer);
+                    statement.elsewhere |= reach::in_rest(lexer);
                     break;
                 }
             }
@@ -391,7 +391,7 @@ fn insert(
             // FROM INFILE is the client's own; the server says so.
             _ if token.is_any(&["SELECT", "WITH", "WATCH", "FROM"]) => {
                 rows = Rows::Selected;
-                statement.elsewhere |= elsewhere::in_rest(lexer);
+                statement.elsewhere |= reach::in_rest(lexer);
                 break;
             }
             _ if token.is("SETTINGS") => {

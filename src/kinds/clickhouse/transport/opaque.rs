@@ -226,7 +226,8 @@ fn sending(
     id: &str,
     protected: Option<&Protected>,
 ) -> Result<Sending, Failed> {
-    let own = protected.is_none().then(|| opaque::own_words(&request)).unwrap_or_default();
+    let (own, elsewhere) =
+        if protected.is_none() { opaque::own_words(&request) } else { <_>::default() };
     let HttpRequest { head, body } = request;
     let upload = attempt.upload.and_then(Upload::take);
     let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
@@ -254,7 +255,6 @@ fn sending(
     let limit = if attempt.write { shared.settings.timeout } else { attempt.timeout };
     let says = whole || attempt.write && progress.is_none();
     let writing = attempt.write.then_some(outcome::Writing::Statement);
-    let (own, elsewhere) = own;
     let asked = Asked { own, whole, writing, summary: false, elsewhere };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
     let bounds = Bounds { limit, progress, had_time: says, elsewhere: asked.elsewhere.clone() };

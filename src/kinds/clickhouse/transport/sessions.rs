@@ -44,18 +44,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::known::{Known, Outbox};
+use self::known::{Known, LONGEST_TIMEOUT, MARGIN, Outbox, RECORDS_MAX};
 use super::session_file::SessionFile;
 use crate::kinds::clickhouse::settings::SessionsPlace;
 
 mod known;
-
-const SESSIONS_MAX: usize = 100_000;
-const RECORDS_MAX: usize = 2 * SESSIONS_MAX;
-/// How long one lasts at most: a server allows no more unless it is configured to.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
-/// What lies between the end of a session here and at the server.
-const MARGIN: Duration = Duration::from_secs(5);
 
 /// Those that are in use.
 static OPEN: Mutex<BTreeMap<PathBuf, Weak<Sessions>>> = Mutex::new(BTreeMap::new());

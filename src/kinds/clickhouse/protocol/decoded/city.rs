@@ -68,6 +68,7 @@ fn of_few(bytes: &[u8]) -> u64 {
 }
 
 /// A weak hash of 32 bytes at `at`.
+#[expect(clippy::many_single_char_names, reason = "they are those of the algorithm's description")]
 fn weak(bytes: &[u8], at: usize, (a, b): (u64, u64)) -> (u64, u64) {
     let [w, x, y, z] = [0, 8, 16, 24].map(|more| word(bytes, at + more));
     let a = a.wrapping_add(w);
@@ -100,6 +101,8 @@ fn murmur(bytes: &[u8], (mut a, mut b): (u64, u64)) -> (u64, u64) {
     (a ^ b, of_two(b, a))
 }
 
+/// The hash of any bytes under a seed.
+#[expect(clippy::many_single_char_names, reason = "they are those of the algorithm's description")]
 fn seeded(bytes: &[u8], seed: (u64, u64)) -> (u64, u64) {
     let len = bytes.len();
     if len < 128 {

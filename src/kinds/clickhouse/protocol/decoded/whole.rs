@@ -185,9 +185,8 @@ impl Read for Brotli<'_> {
         self.left = self.left.get(at..).unwrap_or_default();
         match end {
             BrotliResult::ResultSuccess => self.is_over = true,
-            BrotliResult::NeedsMoreOutput => {}
             BrotliResult::NeedsMoreInput if len == 0 => return Err(ErrorKind::UnexpectedEof.into()),
-            BrotliResult::NeedsMoreInput => {}
+            BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {}
             BrotliResult::ResultFailure => return Err(ErrorKind::InvalidData.into()),
         }
         Ok(len)

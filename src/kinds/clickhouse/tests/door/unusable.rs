@@ -66,20 +66,20 @@ async fn what_no_server_takes_is_refused_in_an_outage_as_the_server_refuses_it()
             refused.push(("a=".into(), headers, sample[..end].to_vec()));
         }
     }
-    let line = |more: &str| if more == "a=" { INSERT.into() } else { format!("{INSERT}&{more}") };
+    let target = |more: &str| if more == "a=" { INSERT.into() } else { format!("{INSERT}&{more}") };
     let told = |answer: &Answer| {
         let code = answer.header("x-clickhouse-exception-code").map(str::to_owned);
         (answer.status, code)
     };
-    let mut live = Vec::new();
+    let mut answers = Vec::new();
     for (more, headers, body) in &refused {
-        let answer = world.client().ask(&line(more), headers, body).await;
+        let answer = world.client().ask(&target(more), headers, body).await;
         assert_ne!(answer.status, 200, "{more} {headers}");
-        live.push(told(&answer));
+        answers.push(told(&answer));
     }
     world.fusebox.backend("clickhouse").unwrap().set_offline(true).await.unwrap();
-    for ((more, headers, body), live) in refused.iter().zip(&live) {
-        let answer = world.client().ask(&line(more), headers, body).await;
+    for ((more, headers, body), live) in refused.iter().zip(&answers) {
+        let answer = world.client().ask(&target(more), headers, body).await;
         let text = answer.text();
         // The server tells bytes that are no block at all by another number.
         let is_no_block = more == blocks && body.starts_with(b"0\n1\n");
@@ -101,7 +101,7 @@ async fn what_a_server_takes_is_queued_and_applied() {
     world.server.ask(TABLE).await;
     let rows = "7\n".repeat(300);
     // Checksums of blocks of all lengths.
-    let short: Vec<Vec<u8>> = (1..300).map(|n| block(rows[..n].as_bytes())).collect();
+    let short: Vec<Vec<u8>> = (1..300).map(|n| block(&rows.as_bytes()[..n])).collect();
     let long = block("8\n".repeat(70_000).as_bytes());
     let blocks = format!("{INSERT}&decompress=1");
     let taken = [

@@ -5,11 +5,17 @@ use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::{
-    super::session_file::{Found, SessionFile},
-    LONGEST_TIMEOUT, MARGIN, RECORDS_MAX, SESSIONS_MAX,
+use crate::kinds::clickhouse::{
+    protocol::door_read::USUAL_TIMEOUT,
+    transport::session_file::{Found, SessionFile},
 };
-use crate::kinds::clickhouse::protocol::door_read::USUAL_TIMEOUT;
+
+pub(super) const SESSIONS_MAX: usize = 100_000;
+pub(super) const RECORDS_MAX: usize = 2 * SESSIONS_MAX;
+/// How long one lasts at most: a server allows no more unless it is configured to.
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// What lies between the end of a session here and at the server.
+pub(super) const MARGIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Known {

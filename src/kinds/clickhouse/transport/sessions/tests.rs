@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::*;
+use super::{known::SESSIONS_MAX, *};
 use crate::kinds::clickhouse::protocol::door_read::USUAL_TIMEOUT;
 
 const MINUTE: Duration = Duration::from_secs(60);
