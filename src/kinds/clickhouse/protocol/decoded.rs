@@ -21,7 +21,6 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use serde::{Deserialize, Serialize};
 
 mod blocks;
-mod city;
 mod lz4;
 pub(crate) mod whole;
 mod zstd;

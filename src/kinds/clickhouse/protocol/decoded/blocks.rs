@@ -3,11 +3,13 @@
 //! ```text
 //! checksum, 16 bytes │ method, 1 │ size with these 9 bytes, 4 │ size once unpacked, 4 │ packed bytes
 //! ```
-//! The checksum is a `CityHash128` of an old version ([`city`]) over everything behind it.
+//! The checksum is the `CityHash128` of version 1.0.2 over everything behind it; later versions give other values.
 
 use std::io::{self, ErrorKind, Read};
 
-use super::{city, lz4, zstd};
+use cityhash_rs::cityhash_102_128;
+
+use super::{lz4, zstd};
 
 pub(super) const CHECKSUM: usize = 16;
 /// Method and sizes, which the first size counts.
@@ -19,6 +21,11 @@ const ZSTD: u8 = 0x90;
 const OTHERS: std::ops::RangeInclusive<u8> = 0x91..=0x9f;
 /// The largest block that is looked at to its end, packed or not, in bytes. Clients and servers make some of 1 MiB.
 const BLOCK_MAX: usize = 8 << 20;
+
+/// The checksum of a block's other bytes, its lower half first.
+pub(super) fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
+    cityhash_102_128(bytes).rotate_right(64).to_le_bytes()
+}
 
 /// Reads blocks, up to `most` bytes, and returns whether these are all. Those of another method are not read.
 pub(super) fn beginning(packed: &[u8], out: &mut Vec<u8>, most: usize) -> bool {
@@ -102,7 +109,7 @@ impl<R: Read> Blocks<R> {
             return Err(ErrorKind::Unsupported.into());
         }
         let (checksum, checked) = self.packed.split_at_checked(CHECKSUM).unwrap_or_default();
-        if city::hash(checked) != checksum {
+        if self::checksum(checked) != checksum {
             return Err(ErrorKind::InvalidData.into());
         }
         let piece = checked.get(HEAD..).unwrap_or_default();

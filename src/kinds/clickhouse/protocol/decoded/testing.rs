@@ -38,7 +38,7 @@ pub(crate) fn samples() -> impl Iterator<Item = (&'static str, Vec<u8>)> {
 
 /// The checksum of a block's other bytes.
 pub(crate) fn checksum(bytes: &[u8]) -> [u8; 16] {
-    super::city::hash(bytes)
+    super::blocks::checksum(bytes)
 }
 
 /// What a frame of lz4 begins with: blocks of up to 4 MiB that do not refer to others, without checksums.
