@@ -147,7 +147,9 @@ impl Targets {
             Some(Change::AddTarget(target)) => {
                 let earlier = self.kept.iter().find(|kept| kept.id == target.target_id);
                 let owed = earlier.map_or(0, |it| it.owed + usize::from(it.is_leaving));
-                let is_told = owed > 0 && earlier.is_some_and(|it| it.is_told);
+                let earlier = earlier.filter(|_| owed > 0);
+                let is_told = earlier.is_some_and(|it| it.is_told);
+                let is_tried = earlier.is_some_and(|it| it.stream.is_tried);
                 self.kept.retain(|kept| kept.id != target.target_id);
                 let size = self.size() + message.len() + OVERHEAD + owed * OWED;
                 if size > TARGETS_MAX {
@@ -162,7 +164,7 @@ impl Targets {
                     is_told,
                     is_leaving: false,
                     owed,
-                    stream: OnStream::default(),
+                    stream: OnStream { is_added: false, is_tried },
                 });
                 Ok(Vec::new())
             }
@@ -225,11 +227,11 @@ impl Targets {
                         return true;
                     }
                     // It is of an earlier target of this number, and so was what came before.
-                    let is_earlier = kept.owed > 0 && change.cause.is_none();
+                    let is_earlier = kept.owed > 0;
                     if is_earlier {
                         kept.owed -= 1;
-                        (kept.from, kept.is_told, kept.stream.is_added) =
-                            (From::Asked, false, false);
+                        (kept.from, kept.is_told) = (From::Asked, false);
+                        kept.stream = OnStream::default();
                     }
                     is_earlier
                 });
