@@ -269,7 +269,7 @@ impl Actor for HealthActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HealthMessage::LookDue => state.look(&myself),
-            HealthMessage::HoldOver => state.assess(&myself),
+            HealthMessage::HoldOver | HealthMessage::ChaosDue => state.assess(&myself),
             HealthMessage::WatchDue => state.watch(&myself),
             HealthMessage::PingDue { backend, generation } => {
                 state.ping_due(&myself, &backend, generation);
@@ -287,7 +287,6 @@ impl Actor for HealthActor {
             HealthMessage::ClearChaos { backend, by, reply } => {
                 answer(reply, state.clear_chaos(&myself, &backend, by));
             }
-            HealthMessage::ChaosDue => state.assess(&myself),
         }
         Ok(())
     }

@@ -41,6 +41,7 @@ pub struct HealthView {
 /// A backend in GET /health.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one backend")]
 pub struct BackendHealthView {
     /// The effective breaker state.
     pub breaker: Lenient<State>,

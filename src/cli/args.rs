@@ -241,13 +241,18 @@ pub(crate) enum ChaosOrder {
 pub(crate) struct ChaosSet {
     /// The backend
     pub(crate) backend: String,
-    /// What happens: error, reject, timeout, reset_before, reset_after, latency, slow_drip or stale_connection
-    #[arg(long, required_unless_present = "file", conflicts_with = "file")]
+    /// What happens: see docs/chaos.md
+    #[arg(
+        long,
+        value_name = "error|reject|timeout|reset_before|reset_after|latency|slow_drip|stale_connection",
+        required_unless_present = "file",
+        conflicts_with = "file"
+    )]
     pub(crate) kind: Option<String>,
     /// To which share of attempts, such as 0.05
     #[arg(long, required_unless_present = "file", conflicts_with = "file")]
     pub(crate) rate: Option<f64>,
-    /// How long it takes, for latency and slow_drip
+    /// How long it takes, for kinds that delay
     #[arg(long, value_name = "DURATION", conflicts_with = "file")]
     pub(crate) latency: Option<String>,
     /// By how much that is more or less

@@ -49,16 +49,13 @@ pub(crate) async fn run(client: &Client, order: ChaosOrder) -> Done {
 }
 
 async fn list(client: &Client, backend: Option<&str>, output: Output) -> Done {
-    let told = match backend {
-        Some(name) => {
-            let path = format!("/admin/backends/{}/chaos", segment(name)?);
-            let told: Told = read(&client.get(&path).await?)?;
-            vec![(told.backend, told.chaos)]
-        }
-        None => {
-            let all: All = read(&client.get("/v1/backends").await?)?;
-            all.backends.into_iter().map(|it| (it.name, it.chaos)).collect()
-        }
+    let told = if let Some(name) = backend {
+        let path = format!("/admin/backends/{}/chaos", segment(name)?);
+        let told: Told = read(&client.get(&path).await?)?;
+        vec![(told.backend, told.chaos)]
+    } else {
+        let all: All = read(&client.get("/v1/backends").await?)?;
+        all.backends.into_iter().map(|it| (it.name, it.chaos)).collect()
     };
     if output.json {
         let shown = told.iter().map(|(name, chaos)| json!({ "backend": name, "chaos": chaos }));
@@ -132,24 +129,16 @@ fn order(wanted: ChaosSet) -> Result<Order, Failure> {
 /// What is set, for people.
 fn shown(name: &str, chaos: &ChaosView, terminal: bool) -> String {
     let ChaosView { until, by, reason, seed, attempts, .. } = chaos;
-    let mut text = format!("{name}: chaos until {until}, set by {by}, seed {seed}");
-    if !reason.is_empty() {
-        text.push_str(&format!(" ({})", reason.escape_debug()));
-    }
-    if !chaos.count {
-        text.push_str(", does not count for the breaker");
-    }
-    if let Some(why) = &chaos.suspended {
-        text.push_str(&format!(", suspended: {why}"));
-    }
-    text.push_str(&format!("; {attempts} attempts seen\n"));
+    let reason = (!reason.is_empty()).then(|| format!(" ({})", reason.escape_debug()));
+    let neutral = (!chaos.count).then(|| ", does not count for the breaker".to_owned());
+    let suspended = chaos.suspended.as_ref().map(|why| format!(", suspended: {why}"));
+    let more = [reason, neutral, suspended].map(Option::unwrap_or_default).concat();
+    let head = format!(
+        "{name}: chaos until {until}, set by {by}, seed {seed}{more}; {attempts} attempts seen\n"
+    );
     let rows: Vec<Vec<String>> = chaos.faults.iter().map(row).collect();
-    text.push_str(&table(
-        &["KIND", "RATE", "HOW", "STRIKES", "HITS", "SUPPRESSED"],
-        &rows,
-        terminal,
-    ));
-    text
+    let heads = ["KIND", "RATE", "HOW", "STRIKES", "HITS", "SUPPRESSED"];
+    head + &table(&heads, &rows, terminal)
 }
 
 fn row(fault: &ChaosFaultView) -> Vec<String> {

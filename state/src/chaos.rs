@@ -260,7 +260,7 @@ pub struct Strike {
 /// What an operator has ordered, checked: to hold it is to know that it may be done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {
-    faults: Vec<Fault>,
+    each: Vec<Fault>,
     /// For how long.
     pub lasting: Duration,
     /// What decides which attempts are struck.
@@ -283,7 +283,7 @@ pub struct Faults {
 impl Faults {
     /// The faults, in the order in which they were named.
     pub fn as_slice(&self) -> &[Fault] {
-        &self.faults
+        &self.each
     }
 
     /// What was ordered.
@@ -294,7 +294,7 @@ impl Faults {
     /// The faults that strike an attempt.
     pub fn strike(&self, seen: &Seen<'_>, number: Number) -> Struck {
         let mut struck = Struck::default();
-        for (index, fault) in self.faults.iter().enumerate() {
+        for (index, fault) in self.each.iter().enumerate() {
             let place = match fault.kind {
                 Kind::Latency => &mut struck.before,
                 Kind::SlowDrip => &mut struck.after,

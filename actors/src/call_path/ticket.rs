@@ -20,7 +20,8 @@
 //! Occupied lanes, a caller's own `op_id`, a write that is to be queued, a call that is to be shed, a store whose
 //! lanes are not known, and a read that the cache cannot answer either: all of that is [`Admission::OtherWay`], which
 //! leaves no trace, so that `call` counts the call once. So is a full bulkhead ([`OtherWay::Full`]), where a door that
-//! can hold its client back waits instead.
+//! can hold its client back waits instead. So is a call that a fault on purpose strikes ([`OtherWay::Struck`]): `call` is
+//! told what strikes it, and nothing is decided twice.
 //!
 //! # Invariants
 //! 1. A ticket has a permit, a place and, for a write, a flight that began *before* its lanes were looked at. A read

@@ -303,7 +303,9 @@ impl Connector for RedisConnector {
 
     fn give_up_connections(&self) {
         let Links { reads, writes, second, .. } = &self.links;
-        [reads, writes, second].into_iter().for_each(|link| link.retire());
+        for link in [reads, writes, second] {
+            link.retire();
+        }
     }
 
     fn close(&self) -> Answer<'_, ()> {

@@ -187,7 +187,7 @@ impl Order {
             return Err(Wrong::new("abort_above", what));
         }
         Ok(Faults {
-            faults,
+            each: faults,
             lasting,
             seed: self.seed.unwrap_or(permitted.random),
             counts,

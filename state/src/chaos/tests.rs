@@ -34,6 +34,10 @@ fn struck(faults: &Faults, class: Class, count: u64) -> Vec<u64> {
     (0..count).filter(is_struck).collect()
 }
 
+fn count_of(struck: &[u64]) -> f64 {
+    u32::try_from(struck.len()).map_or(f64::NAN, f64::from)
+}
+
 #[test]
 fn an_order_that_says_little_is_harmless() {
     let faults = faults(r#"{"faults":[{"kind":"error","rate":0.05}]}"#);
@@ -291,16 +295,17 @@ proptest! {
     fn so_many_are_struck_as_the_rate_says(seed: u64, rate in 0.001_f64..0.5) {
         let json = format!(r#"{{"faults":[{{"kind":"error","rate":{rate}}}],"seed":{seed}}}"#);
         let (count, faults) = (100_000_u32, faults(&json));
-        let hits = struck(&faults, Class::Write, u64::from(count)).len() as f64;
+        let hits = count_of(&struck(&faults, Class::Write, u64::from(count)));
         let (expected, deviation) = (f64::from(count) * rate, (f64::from(count) * rate * (1.0 - rate)).sqrt());
         // Sixteen draws of a normal distribution lie within four deviations but once in a thousand runs.
         prop_assert!((hits - expected).abs() < 4.0 * deviation, "{hits} instead of {expected}");
     }
 
     #[test]
-    fn a_delay_lies_within_its_jitter(seed: u64, latency in 1_u64..5_000, part in 0.0_f64..1.0) {
+    fn a_delay_lies_within_its_jitter(seed: u64, latency in 1_u32..5_000, part in 0.0_f64..1.0) {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of it")]
-        let jitter = (latency as f64 * part) as u64;
+        let jitter = (f64::from(latency) * part) as u64;
+        let latency = u64::from(latency);
         let json = format!(
             r#"{{"faults":[{{"kind":"latency","rate":1,"latency":"{latency}ms","jitter":"{jitter}ms"}}],
                 "seed":{seed},"force":true}}"#
@@ -333,7 +338,7 @@ proptest! {
 fn a_fixed_seed_strikes_within_three_deviations() {
     for rate in [0.001_f64, 0.05, 0.5] {
         let json = format!(r#"{{"faults":[{{"kind":"error","rate":{rate}}}],"seed":42}}"#);
-        let hits = struck(&faults(&json), Class::Read, 100_000).len() as f64;
+        let hits = count_of(&struck(&faults(&json), Class::Read, 100_000));
         let (expected, deviation) = (1e5 * rate, (1e5 * rate * (1.0 - rate)).sqrt());
         assert!((hits - expected).abs() <= 3.0 * deviation, "{rate}: {hits}");
     }

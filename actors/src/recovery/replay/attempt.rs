@@ -359,7 +359,9 @@ async fn carry_struck(
     let left = first.timeout;
     match begun {
         Ok(sent) => {
-            attempts.iter_mut().for_each(|attempt| attempt.timeout = left);
+            for attempt in &mut attempts {
+                attempt.timeout = left;
+            }
             let ends = carry(connector, attempts).await;
             acting.thrown_away(sent, ends.iter().any(|end| end.result.is_ok())).await;
             ends.into_iter().map(|end| acting.end(sent, end)).collect()

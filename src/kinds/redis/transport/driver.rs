@@ -259,7 +259,7 @@ impl Driver {
                         return Err(Cause::Broken("a reply to no request".to_owned()));
                     };
                     if fate == Some(Fate::Late) {
-                        tokio::spawn(pending.is_never_answered(self.timeout));
+                        tokio::spawn(pending.never_answers(self.timeout));
                         continue;
                     }
                     let Pending { reply, aboard, room, .. } = pending;
@@ -281,7 +281,7 @@ impl Driver {
 impl Pending {
     /// Its answer has come and been thrown away, so that nothing of it can land any more. Its caller hears that it was
     /// not answered when its time is over; until then it keeps what it holds.
-    async fn is_never_answered(self, timeout: Duration) {
+    async fn never_answers(self, timeout: Duration) {
         let Self { reply, begun, aboard, room, .. } = self;
         sleep_until(begun + timeout).await;
         aboard.ended(Verdict::Failure);
