@@ -300,7 +300,8 @@ mod tests {
             let (default, rule) = (&facts.default, &facts.rule);
             assert!(default.is_none() || rule.is_none(), "{path}: a default and a rule");
             if *shape == Shape::Flag {
-                assert!(default.is_some() || path == "backends.*.critical", "{path}: no default");
+                let is_said = default.is_some() || rule.is_some();
+                assert!(is_said || path == "backends.*.critical", "{path}: no default");
             }
             let numeric = [Shape::Integer, Shape::Number, Shape::Size].contains(shape);
             assert!(!numeric || facts.range.is_some(), "{path} has no bounds");
