@@ -37,7 +37,6 @@ impl Sources {
             let name = &backend.settings.name;
             if let Some(before) = config.backends.iter().find(|it| it.settings.name == *name) {
                 backend.endpoint = before.endpoint.clone();
-                backend.own = before.own.clone();
             }
         }
         let Config { file, http, doors, warnings, notes, .. } = config.clone();

@@ -118,6 +118,7 @@ impl Daemon {
         let system = next.system(self.identity.load().instance.clone());
         let retuned = self.fusebox.retune(system, retuned(old, &next)).await;
         retuned.map_err(|error| Refusal::Failed(error.to_string()))?;
+        self.retune_kinds(old, &next);
         let changed = key_changes(old, &next);
         let next = Arc::new(next);
         self.config.store(Arc::clone(&next));
@@ -135,6 +136,20 @@ impl Daemon {
             self.fusebox.events().publish(Clock::system().unix(), None, kind);
         }
         Ok(Edited { config: next, changed })
+    }
+
+    /// Gives the connectors what was changed of their kinds' own settings.
+    fn retune_kinds(&self, old: &Config, next: &Config) {
+        for backend in &next.backends {
+            let name = &backend.settings.name;
+            let before = old.backends.iter().find(|before| before.settings.name == *name);
+            if before.is_some_and(|before| before.own == backend.own) {
+                continue;
+            }
+            if let (Some(handle), Some(kind)) = (self.fusebox.backend(name), self.kind(name)) {
+                kind.retune(handle.connector(), &backend.own.table);
+            }
+        }
     }
 
     /// Forgets the persisted changes that are not in effect, so that none comes back when the file changes again.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fusebox_actors::{Backend, connector::SharedConnector};
 use serde_json::Value;
 use tokio::runtime::Handle;
+use toml::Table;
 
 use super::{options::CallOptionsJson, twins::Twins};
 use crate::{
@@ -74,6 +75,12 @@ pub(crate) trait Kind: Section {
         backend: &BackendConfig,
         identity: &Identity,
     ) -> Result<SharedConnector, String>;
+
+    /// Gives a connector of this kind what was changed of its kind's own settings at run time: what is declared to take
+    /// a patch. Nothing is connected anew.
+    fn retune(&self, connector: SharedConnector, own: &Table) {
+        let (_, _) = (connector, own);
+    }
 
     /// A wire door to a backend of this kind: as [`Section::has_door`] says, every kind that has one gives one.
     ///

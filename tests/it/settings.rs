@@ -181,6 +181,21 @@ fn what_waits_is_not_beyond_a_limit_without_force() {
 }
 
 #[test]
+fn what_a_miss_is_can_be_changed_in_an_outage() {
+    let mut redis = RedisServer::start();
+    let daemon = quiet(&redis).start();
+    redis.kill_9();
+    let missed = |key: &str| daemon.redis(&["GET", key]).status;
+    assert_eq!(missed("nothing"), 200);
+    assert_eq!(patch(&daemon, "", json!({"on_miss": "error"})).0, 200);
+    assert_eq!(missed("nothing"), 503);
+    let (status, problem) = patch(&daemon, "", json!({"on_miss": "zero"}));
+    assert_eq!((status, problem["code"].as_str()), (422, Some("invalid_settings")), "{problem}");
+    assert_eq!(patch(&daemon, "", json!({"on_miss": null})).0, 200);
+    assert_eq!(missed("nothing"), 200);
+}
+
+#[test]
 fn what_is_persisted_outlasts_a_kill_and_the_file_wins_if_it_changes() {
     let redis = RedisServer::start();
     let mut daemon = quiet(&redis).set("backends.redis.retry.attempts", 4).start();

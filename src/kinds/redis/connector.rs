@@ -19,7 +19,10 @@
 use std::{
     borrow::Cow,
     slice,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -89,6 +92,8 @@ impl Overlay for KeyOverlay {
 pub struct RedisConnector {
     target: Target,
     links: Links,
+    /// Whether a value read that finds nothing in an outage is an error; it may change at run time.
+    misses_are_errors: AtomicBool,
 }
 
 impl RedisConnector {
@@ -99,6 +104,7 @@ impl RedisConnector {
     pub fn new(settings: RedisSettings) -> Arc<Self> {
         let namespace = settings.database.to_string();
         let target = Target::new("redis", &settings.endpoint, settings.database);
+        let misses_are_errors = AtomicBool::new(settings.on_miss_error);
         let shared = Arc::new(Shared::new(settings));
         let reads = Link::new(Arc::clone(&shared), Purpose::Reads, Protocol::Newest);
         let writes = Link::new(Arc::clone(&shared), Purpose::Writes, Protocol::Newest);
@@ -107,7 +113,13 @@ impl RedisConnector {
         Arc::new(Self {
             target,
             links: Links { shared, reads, writes, second, namespace, deadlines },
+            misses_are_errors,
         })
+    }
+
+    /// Whether a value read that finds nothing in an outage is an error from now on.
+    pub(crate) fn take_misses_for_errors(&self, they_are: bool) {
+        self.misses_are_errors.store(they_are, Ordering::Relaxed);
     }
 
     /// What it carries its calls over.
@@ -144,7 +156,7 @@ impl Connector for RedisConnector {
         let context = plan::Context {
             commands: &self.links.shared.commands,
             database: self.links.namespace.as_bytes(),
-            on_miss_error: self.links.shared.settings.on_miss_error,
+            on_miss_error: self.misses_are_errors.load(Ordering::Relaxed),
             scripts_are_barriers: self.links.shared.settings.scripts_are_barriers,
             resp3: self.links.resp3(),
             deadlines: &self.links.deadlines,

@@ -24,7 +24,9 @@ use crate::kinds::{
 use crate::{
     config::{
         BackendConfig, Complaint, Defaults, Endpoint, Section, Variable, chosen,
-        declared::schema_of, section, setting::reload,
+        declared::schema_of,
+        section,
+        setting::{patch, reload},
     },
     exact::Outgoing,
     ingress::door::WireDoor,
@@ -60,7 +62,7 @@ struct Own {
     database: Option<Database>,
     /// What a read of a value gets that finds nothing during an outage: `nil`, so that the caller computes it, or
     /// `error`. If you use Redis as a primary store, set `error`.
-    #[schemars(extend("setting" = reload().default("nil").words(ON_MISS)))]
+    #[schemars(extend("setting" = patch().default("nil").words(ON_MISS)))]
     on_miss: String,
     /// What a script (EVAL, EVALSHA, FCALL) waits for and invalidates: the keys that it declares, or every key with
     /// `barrier`, for scripts that touch keys which they do not declare.
@@ -132,6 +134,14 @@ impl Kind for Redis {
         settings.timeout = backend.settings.timeout;
         settings.name.clone_from(&backend.settings.name);
         Ok(RedisConnector::new(settings))
+    }
+
+    fn retune(&self, connector: SharedConnector, own: &Table) {
+        let any: Arc<dyn std::any::Any + Send + Sync> = connector;
+        let (redis, own) = (any.downcast::<RedisConnector>(), section::own::<Own>(own));
+        if let (Ok(redis), Ok(own)) = (redis, own) {
+            redis.take_misses_for_errors(chosen(&own.on_miss, false, ON_MISS));
+        }
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {
