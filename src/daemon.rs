@@ -170,6 +170,9 @@ impl Daemon {
         let next = self.sources.load(&old.changes).map_err(|errors| errors.to_string())?;
         fixed(old, &next)?;
         let identity = self.identity.load_full();
+        let (dir, of_next) = (Arc::clone(&self.state_dir), timeouts(&next));
+        let noted = blocking(move || Ok(dir.begin_with_timeouts(of_next.into_iter()))).await;
+        noted.map_err(|error| error.to_string())?;
         // Everything is made before anything is exchanged. What has its connector still keeps its connections.
         let specs = specs(next.backends.iter().filter(|it| connects_anew(old, it)), &identity)?;
         let exchanged: Vec<String> = specs.iter().map(|spec| spec.settings.name.clone()).collect();
@@ -256,6 +259,7 @@ impl Daemon {
             run: state_dir::new_name(),
             former: Some(self.identity.load().instance.clone()),
             state_dir: self.identity.load().state_dir.clone(),
+            timeouts: Arc::clone(&self.identity.load().timeouts),
             twins: Arc::default(),
         };
         let config = self.config.load_full();
@@ -288,6 +292,21 @@ impl Daemon {
     }
 }
 
+/// Forgets the timeouts of earlier runs once nothing of theirs can be on the wire.
+pub(crate) async fn outlive_earlier_runs(daemon: Arc<Daemon>) {
+    let longest = daemon.identity.load().timeouts.values().max().copied().unwrap_or_default();
+    // What was sent in the last moment arrives a little later.
+    tokio::time::sleep(longest.saturating_add(Duration::from_secs(5))).await;
+    let state_dir = Arc::clone(&daemon.state_dir);
+    let forgotten = blocking(move || {
+        state_dir.forget_earlier_timeouts();
+        Ok(())
+    });
+    if let Err(error) = forgotten.await {
+        tracing::warn!(%error, "the timeouts of earlier runs are kept");
+    }
+}
+
 /// Waits for the proof that another daemon bears our name, and takes another one, as often as that happens.
 pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
     loop {
@@ -303,13 +322,20 @@ pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
     }
 }
 
+/// The timeout of each backend.
+fn timeouts(config: &Config) -> Vec<(String, Duration)> {
+    let backends = config.backends.iter().map(|backend| &backend.settings);
+    backends.map(|backend| (backend.name.clone(), backend.timeout)).collect()
+}
+
 /// Who the connections of a run say they are that begins in this directory.
-pub(crate) fn identity(state_dir: &StateDir) -> Identity {
+pub(crate) fn identity(state_dir: &StateDir, config: &Config) -> Identity {
     Identity {
         instance: state_dir.instance.clone(),
         run: state_dir::new_name(),
         former: state_dir.former.clone(),
         state_dir: Some(state_dir.path().to_owned()),
+        timeouts: Arc::new(state_dir.begin_with_timeouts(timeouts(config).into_iter())),
         twins: Arc::default(),
     }
 }

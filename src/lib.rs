@@ -59,7 +59,7 @@ const GRACE: Duration = Duration::from_secs(25);
 async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let test_hooks = sources.env.get("FUSEBOX_TEST_HOOKS") == Some("1");
     let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
-    let identity = daemon::identity(&state_dir);
+    let identity = daemon::identity(&state_dir, &config);
     let (policy, unknown) = Policy::resolve(&config.client_group, &config.admin_group);
     tell(&config, &unknown);
 
@@ -95,6 +95,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     }
     let mut helpers = JoinSet::new();
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
+    helpers.spawn(daemon::outlive_earlier_runs(Arc::clone(&daemon)));
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
     daemon.keep_changes().await;
     helpers.spawn(daemon::settings::take_back_in_time(Arc::clone(&daemon)));

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `lock` | locked for as long as a daemon has the directory |
 //! | `instance` | the daemon's name, by which its connections are found and killed |
-//! | `origin` | where the directory was made, and which stores it has had ([`origin`]) |
+//! | `origin` | where the directory was made, which stores it has had, and which timeouts ([`origin`]) |
 //! | `settings.json` | settings that were changed at run time and outlast a restart ([`crate::changes`]) |
 //! | `backends/` | the stores |
 //! | `results/` | large replies that are cached |
@@ -22,7 +22,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
@@ -61,6 +61,8 @@ pub(crate) struct StateDir {
     pub(crate) former: Option<String>,
     path: PathBuf,
     origin: Mutex<Origin>,
+    /// The longest timeout that each backend has had in this run, in milliseconds.
+    timeouts: Mutex<BTreeMap<String, u64>>,
     _lock: File,
 }
 
@@ -82,8 +84,14 @@ impl StateDir {
             instance(path).with_context(|| format!("cannot keep the daemon's name in {shown}"))?;
         let origin = Origin::default();
         let path = path.to_owned();
-        let mut dir =
-            Self { instance, former: None, path, origin: Mutex::new(origin), _lock: lock };
+        let mut dir = Self {
+            instance,
+            former: None,
+            path,
+            origin: Mutex::new(origin),
+            timeouts: Mutex::default(),
+            _lock: lock,
+        };
         dir.find_origin();
         Ok(dir)
     }
@@ -200,6 +208,40 @@ impl StateDir {
         });
         if origin != before {
             *self.origin.lock() = origin;
+            self.keep();
+        }
+    }
+
+    /// Notes that attempts have these timeouts from now on, before the first is made. Returns the longest of each backend
+    /// that may be on the wire still: a run that was killed leaves attempts behind, and the next may have a shorter
+    /// timeout.
+    pub(crate) fn begin_with_timeouts(
+        &self,
+        backends: impl Iterator<Item = (String, Duration)>,
+    ) -> BTreeMap<String, Duration> {
+        let mut origin = self.origin.lock();
+        let before = origin.timeouts.clone();
+        let mut of_this_run = self.timeouts.lock();
+        for (name, timeout) in backends {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            for longest in [&mut *of_this_run, &mut origin.timeouts] {
+                let longest = longest.entry(name.clone()).or_default();
+                *longest = millis.max(*longest);
+            }
+        }
+        let longest = origin.timeouts.clone();
+        drop((origin, of_this_run));
+        if longest != before {
+            self.keep();
+        }
+        longest.into_iter().map(|(name, millis)| (name, Duration::from_millis(millis))).collect()
+    }
+
+    /// What earlier runs have left on the wire is over: from here on the timeouts of this run alone count.
+    pub(crate) fn forget_earlier_timeouts(&self) {
+        let of_this_run = self.timeouts.lock().clone();
+        let before = std::mem::replace(&mut self.origin.lock().timeouts, of_this_run.clone());
+        if before != of_this_run {
             self.keep();
         }
     }
@@ -369,6 +411,31 @@ mod tests {
         let name = first.instance.clone();
         drop(first);
         assert_eq!(StateDir::open(&path).unwrap().instance, name);
+    }
+
+    #[test]
+    fn what_a_killed_run_may_have_left_on_the_wire_has_its_timeout_and_not_the_next_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let seconds = Duration::from_secs;
+        let begin = |run: &StateDir, timeout| {
+            let longest =
+                run.begin_with_timeouts([("db".to_owned(), seconds(timeout))].into_iter());
+            longest.get("db").copied()
+        };
+        let first = StateDir::open(dir.path()).unwrap();
+        assert_eq!(begin(&first, 10), Some(seconds(10)));
+        // A reload.
+        assert_eq!(begin(&first, 60), Some(seconds(60)));
+        assert_eq!(begin(&first, 10), Some(seconds(60)));
+        drop(first);
+        let second = StateDir::open(dir.path()).unwrap();
+        assert_eq!(begin(&second, 5), Some(seconds(60)));
+        drop(second);
+        let third = StateDir::open(dir.path()).unwrap();
+        assert_eq!(begin(&third, 7), Some(seconds(60)), "the second was killed early");
+        third.forget_earlier_timeouts();
+        drop(third);
+        assert_eq!(begin(&StateDir::open(dir.path()).unwrap(), 5), Some(seconds(7)));
     }
 
     #[test]

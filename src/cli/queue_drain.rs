@@ -75,7 +75,7 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
         }
         Some(_) => Vec::new(),
     };
-    let identity = daemon::identity(&state_dir);
+    let identity = daemon::identity(&state_dir, &config);
     let specs = daemon::specs(&config.backends, &identity).map_err(Failure::usage)?;
     let fusebox = Fusebox::start(config.system(identity.instance.clone()), specs, None).await;
     let fusebox = fusebox.map_err(|error| Failure::failed(error.to_string()))?;

@@ -3,7 +3,7 @@
 //! A kind knows its usual settings, how its connector is made, and how a call and a reply look as JSON. Everything else
 //! above the connectors deals in opaque bytes.
 
-use std::{borrow::Cow, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub(crate) struct Identity {
     pub(crate) former: Option<String>,
     /// Where what outlives a run is kept; `None` if nothing is.
     pub(crate) state_dir: Option<PathBuf>,
+    /// The longest that an attempt of each backend may have had which an earlier run has left on the wire.
+    pub(crate) timeouts: Arc<BTreeMap<String, Duration>>,
     /// Where other daemons of this name are told.
     pub(crate) twins: Arc<Twins>,
 }

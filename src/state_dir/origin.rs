@@ -50,6 +50,10 @@ pub(super) struct Origin {
     /// Backends whose store was gone at a start, and what is told of that until an operator accepts it.
     #[serde(default)]
     pub(super) lost: BTreeMap<String, String>,
+    /// The longest `timeout` that an attempt at each backend may have which is on the wire, in milliseconds: of this run,
+    /// and of earlier ones until that is over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) timeouts: BTreeMap<String, u64>,
     /// Why replay is paused until an operator accepts the copy.
     #[serde(default)]
     pub(super) paused: Option<String>,
@@ -196,6 +200,7 @@ mod tests {
             stores: [("redis".to_owned(), None), ("f".to_owned(), Some("/q".into()))].into(),
             lost: [("redis".to_owned(), "gone".to_owned())].into(),
             paused: Some("a copy".into()),
+            timeouts: BTreeMap::from([("db".to_owned(), 5_000)]),
         };
         write(dir.path(), &origin).unwrap();
         let Read::Found(found) = read(dir.path()) else { panic!("it was written") };

@@ -97,7 +97,7 @@ pub struct FirestoreConnector {
 impl FirestoreConnector {
     /// A connector for `settings`. Nothing is sent yet.
     pub fn new(settings: FirestoreSettings) -> Arc<Self> {
-        let quiet = settings.previous_run.then(|| settings.timeout + MARGIN);
+        let quiet = settings.quiet_after_start().map(|longest| longest.saturating_add(MARGIN));
         let target = settings.target();
         let fence = Fence::of(&target, quiet);
         let pace = Pace::new(settings.url.tls, Instant::now());

@@ -109,9 +109,15 @@ impl Section for Firestore {
 }
 
 impl Kind for Firestore {
-    fn connector(&self, backend: &BackendConfig, _: &Identity) -> Result<SharedConnector, String> {
+    fn connector(
+        &self,
+        backend: &BackendConfig,
+        identity: &Identity,
+    ) -> Result<SharedConnector, String> {
         let mut settings = of_backend(backend)?;
         settings.timeout = backend.settings.timeout;
+        let earlier = identity.timeouts.get(&backend.settings.name);
+        settings.earlier_timeout = earlier.copied().unwrap_or_default();
         settings.name.clone_from(&backend.settings.name);
         Ok(FirestoreConnector::new(settings))
     }

@@ -88,6 +88,8 @@ pub struct FirestoreSettings {
     pub ca_file: Option<PathBuf>,
     /// The time after which an unanswered call is abandoned; also its deadline at the server.
     pub timeout: Duration,
+    /// The longest that a write of an earlier run may have had; no shorter than `timeout` counts.
+    pub earlier_timeout: Duration,
     /// Whether an earlier run may have left writes that can still land. Then nothing is written for
     /// `timeout` and 5 s after the start. True but for emulators: nobody tells the connector whether the
     /// earlier run stopped cleanly, or whether there was one.
@@ -97,6 +99,11 @@ pub struct FirestoreSettings {
 }
 
 impl FirestoreSettings {
+    /// For how long after a start a write of an earlier run may still land, but for its way; `None` if none can.
+    pub(super) fn quiet_after_start(&self) -> Option<Duration> {
+        self.previous_run.then(|| self.timeout.max(self.earlier_timeout))
+    }
+
     /// Settings for `url`, with a timeout of 10 s. An emulator is given a project of its own.
     pub fn new(url: FirestoreUrl) -> Self {
         Self {
@@ -105,6 +112,7 @@ impl FirestoreSettings {
             credentials_file: None,
             ca_file: None,
             timeout: Duration::from_secs(10),
+            earlier_timeout: Duration::ZERO,
             previous_run: url.tls,
             name: "firestore".to_owned(),
             url,
@@ -134,6 +142,19 @@ impl FirestoreSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_is_quiet_for_the_longest_timeout_that_an_earlier_write_may_have_had() {
+        let of = |url: &str| FirestoreSettings::new(url.parse().unwrap());
+        let seconds = Duration::from_secs;
+        let mut settings = of("https://firestore.googleapis.com");
+        assert_eq!(settings.quiet_after_start(), Some(seconds(10)));
+        settings.earlier_timeout = seconds(60);
+        assert_eq!(settings.quiet_after_start(), Some(seconds(60)));
+        settings.timeout = seconds(90);
+        assert_eq!(settings.quiet_after_start(), Some(seconds(90)));
+        assert_eq!(of("http://127.0.0.1:8080").quiet_after_start(), None);
+    }
 
     #[test]
     fn every_form_of_url_is_read() {
