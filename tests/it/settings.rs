@@ -248,6 +248,30 @@ fn what_is_persisted_outlasts_a_kill_and_the_file_wins_if_it_changes() {
 }
 
 #[test]
+fn a_reload_of_core_settings_connects_nothing_anew_and_another_address_does() {
+    let (redis, other) = (RedisServer::start(), RedisServer::start());
+    let mut daemon = quiet(&redis).start();
+    daemon.redis(&["SET", "k", "v"]).assert_live();
+    daemon.redis(&["GET", "k"]).assert_live();
+    let links = connections(&redis);
+    daemon.set("backends.redis.breaker.failure_threshold", 9);
+    assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    assert_eq!((threshold(&daemon), connections(&redis)), (json!(9), links));
+    daemon.set("backends.redis.queue.disk_floor", "1MiB");
+    let refused = daemon.fusebox(&["config", "reload"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        said.contains("backends.redis.queue.disk_floor changed, which wants a restart"),
+        "{said}"
+    );
+    daemon.set("backends.redis.queue.disk_floor", "64MiB");
+    daemon.set("backends.redis.url", other.url());
+    assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    daemon.redis(&["SET", "k", "w"]).assert_live();
+    assert_eq!((redis.get("k").as_deref(), other.get("k").as_deref()), (Some("v"), Some("w")));
+}
+
+#[test]
 fn a_change_for_a_time_is_taken_back_also_after_a_restart() {
     let redis = RedisServer::start();
     let mut daemon = quiet(&redis).start();
