@@ -88,7 +88,9 @@ impl Metrics {
         inner.declare_queues(to);
         inner.doors.declare(to);
         *inner.registry.lock() = registry;
-        Self(Arc::new(inner))
+        let metrics = Self(Arc::new(inner));
+        metrics.count_config_from_zero("");
+        metrics
     }
 
     /// The page. `read` sets the gauges.
@@ -112,6 +114,16 @@ impl Metrics {
             let counter = self.0.spans.get_or_create(&SpanLabels { result });
             counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
         }
+    }
+
+    /// Shows the changes of settings at run time from 0 on, so that the first of each is seen as an increase.
+    fn count_config_from_zero(&self, backend: &str) {
+        let backend = || backend.to_owned();
+        for result in ["applied", "refused", "reverted"] {
+            let labels = ResultLabels { backend: backend(), result };
+            drop(self.0.config_changes.get_or_create(&labels));
+        }
+        drop(self.0.config_overrides.get_or_create(&OneBackend { backend: backend() }));
     }
 
     /// Counts a change of settings at run time.
@@ -179,6 +191,7 @@ impl Metrics {
         let queue = |event| {
             self.0.queue_operations.get_or_create_owned(&EventLabels { backend: backend(), event })
         };
+        self.count_config_from_zero(name);
         for (from, to, reason) in TRANSITIONS {
             let labels = transition_labels(name, from, to, reason);
             drop(self.0.transitions.get_or_create(&labels));

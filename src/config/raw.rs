@@ -348,7 +348,7 @@ pub(crate) struct RawQueue {
     #[schemars(extend("setting" = restart().rule("backends/NAME in the state directory")))]
     pub(crate) dir: Option<PathBuf>,
     /// The space that is left free on the disk of the state directory.
-    #[schemars(extend("setting" = restart().default("64MiB").between("0B", "1TiB")))]
+    #[schemars(extend("setting" = restart().default("64MiB").between("0B", "1EiB")))]
     pub(crate) disk_floor: Size,
     /// What a write does while the backend is down. With `refuse` only calls with `min_ack = durable` are queued.
     #[schemars(extend("setting" = patch().words(WRITE_FALLBACKS)))]

@@ -513,9 +513,9 @@ fusebox: 8 problems in the configuration
   backends.redis.failure_threshold is no setting; the nearest is backends.redis.breaker.failure_threshold
   sate_dir is no setting; the nearest is state_dir
   backends.redis.timeout: invalid type: integer `5`, expected a duration
-  backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis
   backends.redis.breaker.failure_rate must be between 0 and 1, got 1.5
   backends.redis.queue.bytes must be at least 1 MiB, got 9.8 KiB
+  backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis
   backends.redis.url is not usable: port must be a number from 1 to 65535, got \"port\"
   http.listen must be an address such as 127.0.0.1:9180, got \"here\"
 ";

@@ -328,7 +328,7 @@ fn what_is_set_is_what_is_got_whatever_is_killed() {
                     daemon.restart();
                 }
                 let before = writes(&daemon);
-                eventually("its clients go on", LONG, || writes(&daemon) > before + 5_000.0);
+                eventually("its clients go on", LONG, || writes(&daemon) > before + 10_000.0);
             }
         }
         stop.store(true, Ordering::Relaxed);
