@@ -38,147 +38,15 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{OpId, UnixMillis, system::SystemState};
+use crate::{OpId, UnixMillis};
 
 mod guard;
 mod order;
+mod wanted;
 
 pub use guard::{Conditions, Ending, FailedShare, judge};
-pub use order::{FaultOrder, Only, Order, Permitted, Wrong};
-
-/// What a fault does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// The server says that it is overloaded. Not executed.
-    Error,
-    /// The server refuses the call for good. Not executed.
-    Reject,
-    /// No answer within the timeout. Outcome unknown.
-    Timeout,
-    /// The connection breaks before anything is sent. Not executed.
-    ResetBefore,
-    /// The answer is thrown away and the connection reset. Outcome unknown.
-    ResetAfter,
-    /// It begins later.
-    Latency,
-    /// Its answer comes later.
-    SlowDrip,
-    /// The connection was dead already. Not executed.
-    StaleConnection,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Error,
-        Self::Reject,
-        Self::Timeout,
-        Self::ResetBefore,
-        Self::ResetAfter,
-        Self::Latency,
-        Self::SlowDrip,
-        Self::StaleConnection,
-    ];
-
-    /// The word of orders and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Reject => "reject",
-            Self::Timeout => "timeout",
-            Self::ResetBefore => "reset_before",
-            Self::ResetAfter => "reset_after",
-            Self::Latency => "latency",
-            Self::SlowDrip => "slow_drip",
-            Self::StaleConnection => "stale_connection",
-        }
-    }
-
-    /// Its place in [`Kind::ALL`].
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Whether it holds an attempt up.
-    pub const fn delays(self) -> bool {
-        matches!(self, Self::Latency | Self::SlowDrip | Self::Timeout)
-    }
-
-    /// Whether it says how long.
-    const fn takes_latency(self) -> bool {
-        matches!(self, Self::Latency | Self::SlowDrip)
-    }
-
-    /// Whether it answers with a code of the server's.
-    const fn takes_code(self) -> bool {
-        matches!(self, Self::Error | Self::Reject)
-    }
-}
-
-/// What an attempt is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// A caller's read.
-    Read,
-    /// A caller's write.
-    Write,
-    /// A ping.
-    Ping,
-    /// Queued calls.
-    Replay,
-}
-
-impl Class {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Ping, Self::Replay];
-
-    /// Its place in [`Class::ALL`].
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// The word of orders.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Ping => "ping",
-            Self::Replay => "replay",
-        }
-    }
-}
-
-/// When faults end before their time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AbortOn {
-    /// The system is CRITICAL, or worse.
-    #[default]
-    Critical,
-    /// The system is in EMERGENCY. Only by force.
-    Emergency,
-    /// Never for the system's state. Only by force.
-    Never,
-}
-
-impl AbortOn {
-    /// The word of orders.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Critical => "critical",
-            Self::Emergency => "emergency",
-            Self::Never => "never",
-        }
-    }
-
-    /// Whether that state ends faults.
-    pub fn holds_in(self, state: SystemState) -> bool {
-        match self {
-            Self::Critical => state >= SystemState::Critical,
-            Self::Emergency => state >= SystemState::Emergency,
-            Self::Never => false,
-        }
-    }
-}
+pub use order::{Permitted, Wrong};
+pub use wanted::{AbortOn, Class, FaultOrder, Kind, Only, Order, Seen};
 
 /// A fault that was checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -197,17 +65,6 @@ pub struct Fault {
     pub class: Option<Class>,
     /// Whose attempts it strikes.
     pub only: Only,
-}
-
-/// An attempt, as faults see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
-    /// What it is for.
-    pub class: Class,
-    /// The caller's user id; `None` where nobody calls.
-    pub uid: Option<u32>,
-    /// The baggage that the caller sent.
-    pub baggage: Option<&'a str>,
 }
 
 /// The number of an attempt.

@@ -1,12 +1,13 @@
-//! What an operator asks for, as it is written, and whether it may be done.
+//! Whether what an operator asks for may be done.
 //!
 //! Every error names the key as a path, the value, and what would be right.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::{AbortOn, Class, Fault, Faults, Kind, Seen};
+use super::{
+    Fault, Faults,
+    wanted::{AbortOn, Class, FaultOrder, Kind, Only, Order},
+};
 
 /// For how long faults strike, where the order does not say.
 const LASTING: Duration = Duration::from_secs(5 * 60);
@@ -24,94 +25,6 @@ const LATENCY_MAX: Duration = Duration::from_secs(60);
 const FAULTS_MAX: usize = 16;
 /// The longest reason, code or baggage, in bytes.
 const TEXT_MAX: usize = 256;
-
-/// What an operator asks for.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Order {
-    /// The faults, 1 to 16 of them.
-    pub faults: Vec<FaultOrder>,
-    /// For how long, `1s` to `1h`; `5m` where it is not said.
-    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
-    pub lasting: Option<String>,
-    /// What decides which attempts are struck; random where it is not said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// Whether what the faults do counts for the breaker; `true` where it is not said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub count: Option<bool>,
-    /// Why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// How many attempts are held up at once, 1 to 10 (1,000 by force); 10 where it is not said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_active: Option<u32>,
-    /// Which state of the system ends them: `critical`, or by force `emergency` or `never`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub abort_on: Option<String>,
-    /// The share of failed calls that ends them, above 0 and at most 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub abort_above: Option<f64>,
-    /// Whether the bounds of what is harmless are passed on purpose.
-    #[serde(skip_serializing_if = "is_false")]
-    pub force: bool,
-}
-
-/// A fault as it is written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FaultOrder {
-    /// What it does.
-    pub kind: String,
-    /// The share of attempts that it strikes, above 0 and at most 0.5 (1 by force).
-    pub rate: Option<f64>,
-    /// `latency` and `slow_drip`: for how long, `1ms` to `1m`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub latency: Option<String>,
-    /// The same: by how much that is more or less.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub jitter: Option<String>,
-    /// `error` and `reject`: the server's own code.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// `read`, `write`, `ping` or `replay`; reads and writes where it is not said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub class: Option<String>,
-    /// Whose attempts it strikes; all where it is empty.
-    #[serde(skip_serializing_if = "Only::is_empty")]
-    pub only: Only,
-}
-
-/// Whose attempts a fault strikes. It narrows what an operator has ordered, and orders nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Only {
-    /// Of this user.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uid: Option<u32>,
-    /// With this member in their baggage, such as `chaos=1`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub baggage: Option<String>,
-}
-
-impl Only {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Whether an attempt is one of those.
-    pub fn holds_for(&self, seen: &Seen<'_>) -> bool {
-        let is_theirs = self.uid.is_none() || self.uid == seen.uid;
-        is_theirs
-            && self.baggage.as_deref().is_none_or(|member| {
-                let members = seen.baggage.unwrap_or_default().split(',');
-                // What follows a semicolon are properties of the member.
-                members
-                    .map(|it| it.split(';').next().unwrap_or_default().trim())
-                    .any(|it| it == member)
-            })
-    }
-}
 
 /// What may be ordered of one backend.
 #[derive(Clone, Copy, Debug)]
@@ -343,9 +256,4 @@ fn short(key: &str, text: String) -> Result<String, Wrong> {
         return Err(Wrong::new(key, what));
     }
     Ok(text)
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
-fn is_false(flag: &bool) -> bool {
-    !flag
 }

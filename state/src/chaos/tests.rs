@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Moment;
+use crate::{Moment, system::SystemState};
 
 fn permitted() -> Permitted {
     Permitted { is_critical: false, timeout: Duration::from_secs(5), random: 7 }

@@ -101,9 +101,12 @@ fn each_kind_strikes_what_comes_through_the_door() {
     always(&world.daemon, "clickhouse", json!({ "kind": "reject", "code": "62" }));
     let (status, answer) = world.ask("SELECT 8");
     assert!(status >= 400 && answer.contains("Code: 62"), "{answer}");
-    for (id, kind) in [(1, "timeout"), (2, "reset_after")] {
+    clear(&world.daemon, "clickhouse");
+    assert_eq!(world.ask("INSERT INTO default.t VALUES (1)").0, 200);
+    assert_eq!(world.rows(), "1\t1");
+    for (id, kind) in [(2, "timeout"), (3, "reset_after")] {
         always(&world.daemon, "clickhouse", json!({ "kind": kind, "class": "write" }));
-        let (status, answer) = world.ask(&format!("INSERT INTO t VALUES ({id})"));
+        let (status, answer) = world.ask(&format!("INSERT INTO default.t VALUES ({id})"));
         assert!(status >= 500, "{kind}: {answer}");
         clear(&world.daemon, "clickhouse");
         assert_eq!(world.rows(), format!("{id}\t{id}"), "{kind}: applied, and once");
