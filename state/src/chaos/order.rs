@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     Fault, Faults,
-    wanted::{AbortOn, Class, FaultOrder, Kind, Only, Order},
+    wanted::{AbortOn, Class, FaultOrder, Kind, Order},
 };
 
 /// For how long faults strike, where the order does not say.
