@@ -551,6 +551,11 @@ impl Ticket {
         Some((source, hit.value, hit.age))
     }
 
+    /// The lanes that it writes to.
+    pub fn lanes(&self) -> Option<&Lanes> {
+        self.write.as_ref().map(|write| &write.lanes)
+    }
+
     /// Its client has left; its attempt goes on, and is settled by its end.
     pub fn abandon(&mut self) {
         self.left = true;

@@ -24,8 +24,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::{Onward, Outcome, Settled, Source};
-use fusebox_state::{ErrorClass, chaos::Strike};
+use fusebox_actors::{Onward, Outcome, Settled, Source, Ticket};
+use fusebox_state::{ErrorClass, Lanes, chaos::Strike};
 use tokio::time::{Instant, Sleep};
 
 use super::{
@@ -126,6 +126,15 @@ struct Failed {
     body: Bytes,
     /// It is a transaction of so many commands, MULTI and EXEC included.
     commands: Option<usize>,
+    /// The server itself said that it was not executed, in these words.
+    refusal: Option<Refusal>,
+}
+
+/// The server's own words about a command that it did not execute, and whether it has executed a later write of the same
+/// client to the same lanes since: then the first one is not carried out any more, as it would undo the later one.
+struct Refusal {
+    words: Bytes,
+    is_passed: bool,
 }
 
 pub(super) struct Inner {
@@ -369,6 +378,11 @@ impl Client {
             inner.on_wire -= 1;
         }
         inner.last = telling::Told::default();
+        if let Some(lanes) = ticket.as_ref().and_then(Ticket::lanes)
+            && !matches!(frame.first(), Some(b'-' | b'!'))
+        {
+            inner.passes(lanes);
+        }
         if let Note::Unit(unit) = &note {
             return inner.unit_answered(&self.core(), connector, (seq, ticket), unit);
         }
@@ -391,7 +405,10 @@ impl Client {
                     && !elsewhere
                 {
                     let body = Bytes::copy_from_slice(request);
-                    inner.failed.push_back(Failed { seq, onward, body, commands: None });
+                    let words = Bytes::copy_from_slice(frame);
+                    let refusal =
+                        onward.lanes().is_some().then_some(Refusal { words, is_passed: false });
+                    inner.failed.push_back(Failed { seq, onward, body, commands: None, refusal });
                     return;
                 }
                 return inner.reply(seq, frame);
@@ -519,7 +536,7 @@ impl Client {
             && !self.gone.get()
         {
             self.core().backend.hold(&mut onward);
-            let failed = Failed { seq, onward, body, commands: None };
+            let failed = Failed { seq, onward, body, commands: None, refusal: None };
             self.inner.borrow_mut().failed.push_back(failed);
         }
     }
@@ -692,12 +709,30 @@ impl Inner {
             // Whether it has left meanwhile.
             return self.look(client, cx);
         }
-        if let Some(Failed { seq, onward, body, commands }) = self.failed.pop_front() {
+        if self.on_wire > 0 && self.failed.front().is_some_and(|first| first.refusal.is_some()) {
+            // What it sent behind that says whether it may still be carried out.
+            return self.look(client, cx);
+        }
+        if let Some(Failed { seq, onward, body, commands, refusal }) = self.failed.pop_front() {
+            if let Some(Refusal { words, is_passed: true }) = refusal {
+                self.reply(seq, &words);
+                return true;
+            }
             let asker = Asker { commands, ..self.asker() };
             self.slow.push_back(client.core().go_on(seq, onward, body, asker));
             return true;
         }
         self.take_in(client, cx)
+    }
+
+    /// A write to `lanes` was executed.
+    fn passes(&mut self, lanes: &Lanes) {
+        for failed in &mut self.failed {
+            let meets = failed.onward.lanes().is_some_and(|its| its.meets(lanes));
+            if let (true, Some(refusal)) = (meets, &mut failed.refusal) {
+                refusal.is_passed = true;
+            }
+        }
     }
 
     /// The command at hand is answered so.

@@ -33,6 +33,7 @@ use crate::ingress::{door::WireDoor, peer::Who};
 mod databases;
 mod large;
 mod limits;
+mod order;
 mod outage;
 mod pinned;
 mod random;
@@ -91,6 +92,17 @@ impl World {
     /// With backends of these names for these databases; the first is the door's.
     async fn of(timeout: Duration, settings: Settings, databases: &[(&str, u32)]) -> Self {
         let server = Server::start().await;
+        Self::before(server, None, timeout, settings, databases).await
+    }
+
+    /// Before this server, which is reached by another port if one is named.
+    async fn before(
+        server: Server,
+        port: Option<u16>,
+        timeout: Duration,
+        settings: Settings,
+        databases: &[(&str, u32)],
+    ) -> Self {
         let state = tempfile::tempdir().unwrap();
         let hour = Duration::from_secs(3_600);
         let system = SystemSettings {
@@ -100,7 +112,10 @@ impl World {
             copied: None,
         };
         let spec = |(name, database): &(&str, u32)| {
-            let mut of = server.settings("door", "run");
+            let mut of = match port {
+                Some(port) => super::settings(port, "door", "run"),
+                None => server.settings("door", "run"),
+            };
             (of.timeout, of.database) = (timeout, *database);
             let settings = BackendSettings { name: (*name).into(), ..backend(timeout) };
             BackendSpec { settings, connector: RedisConnector::new(of) }

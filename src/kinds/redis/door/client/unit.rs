@@ -258,7 +258,7 @@ impl Inner {
         {
             core.backend.hold(&mut onward);
             let commands = Some(unit.commands);
-            self.failed.push_back(Failed { seq, onward, body, commands });
+            self.failed.push_back(Failed { seq, onward, body, commands, refusal: None });
             return;
         }
         let answer = if may_have_run {
