@@ -15,11 +15,12 @@
 //! prove that of the machine on which it runs.
 //!
 //! It writes into a folder of its own in the state directory, next to the stores and on their disk, and takes it away
-//! at the end; a failed test leaves it for the looking at. A daemon that runs is not touched, and costs the test some of
+//! at the end; a failed test leaves it for the looking at, and the next test takes away what one that was killed left. A daemon that runs is not touched, and costs the test some of
 //! its speed.
 
 mod disk;
 mod error;
+mod leftover;
 mod rounds;
 pub(crate) mod writer;
 
@@ -33,10 +34,12 @@ use serde::Serialize;
 
 pub(crate) use disk::Syncs;
 pub(crate) use error::SelftestError;
+pub(crate) use leftover::FOLDER;
 pub(crate) use rounds::Rounds;
 
-/// What the folder's name begins with.
-pub(crate) const FOLDER: &str = "selftest-";
+/// The free space without which nothing is begun: it takes up to a quarter, and a daemon beside it has a floor of its
+/// own.
+const ROOM: u64 = 512 << 20;
 /// The share of the time that the bare disk is measured.
 const MEASURING: u32 = 10;
 
@@ -61,14 +64,27 @@ pub(crate) struct Verdict {
 /// [`SelftestError`]: nothing can be said.
 pub(crate) fn run(state_dir: &Path, time: Duration) -> Result<Verdict, SelftestError> {
     let place = |error| SelftestError::Place { place: state_dir.display().to_string(), error };
+    let free = disk::free(state_dir).map_err(place)?;
+    if free < ROOM {
+        return Err(SelftestError::Room {
+            place: state_dir.display().to_string(),
+            free: crate::config::size(free),
+            wanted: crate::config::size(ROOM),
+        });
+    }
+    leftover::clear(state_dir);
     let folder = tempfile::Builder::new().prefix(FOLDER).tempdir_in(state_dir).map_err(place)?;
+    // Held until the end: a folder whose lock nobody holds was left by a test that was killed.
+    let _held = leftover::hold(folder.path()).map_err(place)?;
     let end = Instant::now() + time;
     let disk = disk::measure(&folder.path().join("syncs"), time / MEASURING).map_err(place)?;
     let kills = rounds::run(&folder.path().join("store"), end)?;
     let mut notes = disk::notes(folder.path(), &disk);
     let passed = kills.faults.is_empty();
     if !passed {
-        notes.push(format!("the files are left in {}", folder.keep().display()));
+        let kept = folder.keep();
+        leftover::keep(&kept);
+        notes.push(format!("the files are left in {}", kept.display()));
     }
     Ok(Verdict { passed, sentence: sentence(&disk, &kills), disk, kills, notes })
 }

@@ -83,6 +83,7 @@ impl Edit {
         let mut changes = config.changes.clone();
         for (path, value) in named {
             let Some(value) = value else {
+                exists(config, &path)?;
                 let below = format!("{path}.");
                 changes.retain(|change| change.path != path && !change.path.starts_with(&below));
                 continue;
@@ -91,11 +92,7 @@ impl Edit {
             if !self.force {
                 is_safe(&path, &value)?;
             }
-            changes.retain(|change| change.path != path || change.persisted != self.persist);
-            if self.persist {
-                // What lay above it would hide it.
-                changes.retain(|change| change.path != path);
-            }
+            changes.retain(|change| change.path != path || self.leaves(change));
             changes.push(Change {
                 replaced: leaf_of(&config.file_table, &path).cloned(),
                 path,
@@ -108,6 +105,34 @@ impl Edit {
         }
         Ok(changes)
     }
+
+    /// Whether an earlier change of the same setting stays beneath this one: it is in effect again when this one's time
+    /// is over, or the daemon is restarted.
+    fn leaves(&self, earlier: &Change) -> bool {
+        let lasts = earlier.until.is_none();
+        match (self.persist, self.until) {
+            // What lay above it would hide it.
+            (true, _) if !earlier.persisted => false,
+            (true, None) => false,
+            (true, Some(_)) => lasts,
+            (false, None) => earlier.persisted,
+            (false, Some(_)) => lasts || earlier.persisted,
+        }
+    }
+}
+
+/// Whether there is such a setting, or a section.
+fn exists(config: &Config, path: &str) -> Result<(), Refusal> {
+    let is_there = config.declared.find(path, None).is_some() || config.declared.is_section(path);
+    let of_a_backend = path.strip_prefix("backends.").and_then(|rest| rest.split('.').next());
+    let is_known = of_a_backend
+        .is_none_or(|name| config.backends.iter().any(|backend| backend.settings.name == name));
+    if is_there && is_known {
+        return Ok(());
+    }
+    let nearest = config.declared.nearest(path);
+    let nearest = nearest.map_or_else(String::new, |it| format!("; the nearest is {it}"));
+    Err(Refusal::Invalid(format!("{path} is no setting{nearest}")))
 }
 
 fn flatten(

@@ -1,6 +1,6 @@
 //! The file of the changes that outlast a restart.
 
-use std::{collections::BTreeMap, io::ErrorKind, path::Path};
+use std::{io::ErrorKind, path::Path, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 #[derive(Deserialize, Serialize)]
 struct Content {
     version: u32,
-    changes: BTreeMap<String, Change>,
+    changes: Vec<Change>,
 }
 
 /// Reads the changes in `dir`.
@@ -39,7 +39,7 @@ pub(crate) fn read(dir: &Path) -> Result<Vec<Change>, String> {
         ));
     }
     let changes = content.changes.into_iter();
-    Ok(changes.map(|(path, change)| Change { path, persisted: true, ..change }).collect())
+    Ok(changes.map(|change| Change { persisted: true, ..change }).collect())
 }
 
 /// Writes those of `changes` that are persisted in `dir`, in the place of what was there.
@@ -48,7 +48,17 @@ pub(crate) fn read(dir: &Path) -> Result<Vec<Change>, String> {
 /// What the file system says; what was there stays.
 pub(crate) fn write(dir: &Path, changes: &[Change]) -> std::io::Result<()> {
     let persisted = changes.iter().filter(|change| change.persisted);
-    let changes = persisted.map(|change| (change.path.clone(), change.clone())).collect();
+    let changes = persisted.cloned().collect();
+    if read(dir).is_err() {
+        // Somebody else's, or damaged: it is not ours to overwrite.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let aside = format!("{NAME}.damaged-{}", now.as_millis());
+        std::fs::rename(dir.join(NAME), dir.join(&aside))?;
+        tracing::warn!(
+            file = aside,
+            "what was in the place of the settings of run time was set aside"
+        );
+    }
     let content = Content { version: VERSION, changes };
     let mut text = serde_json::to_vec_pretty(&content).map_err(std::io::Error::other)?;
     text.push(b'\n');

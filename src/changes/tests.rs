@@ -174,6 +174,50 @@ fn null_takes_back_and_a_persisted_change_takes_the_place_of_both() {
 }
 
 #[test]
+fn a_change_for_a_time_leaves_the_lasting_one_beneath() {
+    let soon = NOW + Duration::from_secs(9);
+    let set = |config: &Config, value: u32, persist, until| {
+        let patch = json!({"breaker": {"failure_threshold": value}});
+        let edit = Edit { persist, until, ..edit(Some("redis"), patch) };
+        with("", &edit.changes(config).unwrap())
+    };
+    let without_over = |config: &Config| {
+        let left = config.changes.iter().filter(|change| change.until.is_none()).cloned();
+        threshold(&with("", &left.collect::<Vec<_>>()))
+    };
+    for persist in [false, true] {
+        let lasting = set(&with("", &[]), 7, persist, None);
+        for of_time in [false, persist] {
+            let config = set(&lasting, 9, of_time, Some(soon));
+            assert_eq!((threshold(&config), without_over(&config)), (9, 7), "{persist} {of_time}");
+            // Another for a time takes the place of the first, and a lasting one that of all.
+            let config = set(&config, 8, of_time, Some(soon));
+            assert_eq!((threshold(&config), config.changes.len()), (8, 2));
+            let config = set(&config, 6, true, None);
+            assert_eq!((threshold(&config), config.changes.len()), (6, 1));
+        }
+    }
+}
+
+#[test]
+fn what_is_no_setting_cannot_be_taken_back_either() {
+    let config = with("", &[]);
+    for (backend, patch) in [
+        (Some("redis"), json!({"brekaer": null})),
+        (None, json!({"nonsense": null})),
+        (None, json!({"backends": {"other": null}})),
+        (None, json!({"": {"": null}})),
+    ] {
+        let refusal = edit(backend, patch.clone()).changes(&config).unwrap_err();
+        assert!(
+            matches!(&refusal, Refusal::Invalid(why) if why.contains("is no setting")),
+            "{patch}: {refusal}"
+        );
+    }
+    assert_eq!(edit(Some("redis"), json!({"breaker": null})).changes(&config), Ok(Vec::new()));
+}
+
+#[test]
 fn the_file_of_changes_is_replaced_whole_and_what_is_no_such_file_says_so() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(file::read(dir.path()), Ok(Vec::new()));
@@ -192,10 +236,19 @@ fn the_file_of_changes_is_replaced_whole_and_what_is_no_such_file_says_so() {
     assert_eq!(file::read(dir.path()), Ok(vec![kept]));
     for (text, part) in [
         ("{", "is not what was written there"),
-        ("{\"version\":2,\"changes\":{}}", "has the form 2"),
+        ("{\"version\":2,\"changes\":[]}", "has the form 2"),
     ] {
         std::fs::write(dir.path().join(file::NAME), text).unwrap();
         let why = file::read(dir.path()).unwrap_err();
         assert!(why.contains(part) && why.contains("settings.json"), "{why}");
     }
+    // It is not overwritten.
+    file::write(dir.path(), &[]).unwrap();
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name());
+    let aside: Vec<_> = names.filter(|it| it.to_string_lossy().contains(".damaged-")).collect();
+    let [aside] = aside.as_slice() else { panic!("{aside:?}") };
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join(aside)).unwrap(),
+        "{\"version\":2,\"changes\":[]}"
+    );
 }

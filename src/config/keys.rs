@@ -10,7 +10,7 @@ impl Declared {
     }
 
     /// Whether settings lie below `path`.
-    fn is_section(&self, path: &str) -> bool {
+    pub(crate) fn is_section(&self, path: &str) -> bool {
         let wanted = pattern(path);
         wanted == "backends"
             || wanted == "backends.*"

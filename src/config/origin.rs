@@ -47,7 +47,6 @@ impl Origin {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Change {
     /// Its path.
-    #[serde(skip)]
     pub(crate) path: String,
     /// Its value.
     pub(crate) value: Value,

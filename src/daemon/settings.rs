@@ -113,7 +113,13 @@ impl Daemon {
         if is_persisted(old) != is_persisted(&next) {
             let (dir, changes) = (next.state_dir.clone(), next.changes.clone());
             let written = blocking(move || changes::file::write(&dir, &changes)).await;
-            written.map_err(|error| Refusal::Failed(error.to_string()))?;
+            match written {
+                // On the disk it is one whose time is over: whoever reads it drops it.
+                Err(error) if why.is_some() => {
+                    tracing::warn!(%error, "a change whose time is over stays on the disk");
+                }
+                other => other.map_err(|error| Refusal::Failed(error.to_string()))?,
+            }
         }
         let system = next.system(self.identity.load().instance.clone());
         let retuned = self.fusebox.retune(system, retuned(old, &next)).await;
@@ -191,13 +197,25 @@ impl Daemon {
         let old = self.config.load_full();
         let now = SystemTime::now();
         let is_over = |until: Option<SystemTime>| until.is_some_and(|until| until <= now);
-        let changes = old.changes.iter().filter(|change| !is_over(change.until)).cloned();
-        let next = self.sources.with(&old, changes.collect())?;
+        // A change that does not fit without one whose time is over goes with it.
+        let mut next = self.sources.with(&old, Vec::new())?;
+        let mut kept = Vec::new();
+        for change in old.changes.iter().filter(|change| !is_over(change.until)) {
+            kept.push(change.clone());
+            match self.sources.with(&old, kept.clone()) {
+                Ok(fitting) => next = fitting,
+                Err(why) => {
+                    kept.pop();
+                    tracing::warn!(key = change.path, %why, "a change of settings no longer fits: it is taken back");
+                }
+            }
+        }
+        self.take(&old, next, "fusebox", Some("its time is over")).await?;
         for change in old.changes.iter().filter(|change| is_over(change.until)) {
             let backend = change.path.strip_prefix("backends.").and_then(|it| it.split('.').next());
             self.fusebox.count_config_change(backend, "reverted");
         }
-        self.take(&old, next, "fusebox", Some("its time is over")).await.map(drop)
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, Seek, Write},
     path::Path,
     time::{Duration, Instant},
 };
@@ -11,6 +11,8 @@ use serde::Serialize;
 
 /// Bytes of one append.
 const PAGE: usize = 4_096;
+/// Appends after which the file is begun anew: a daemon beside this needs the disk, too.
+const PAGES_MAX: usize = 4_096;
 /// A sync of a disk with moving parts, or with a cache that is emptied, is not faster.
 const UNLIKELY: Duration = Duration::from_micros(20);
 
@@ -31,6 +33,15 @@ fn micros<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok,
     serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
+/// The space that is left in `folder`, in bytes.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn free(folder: &Path) -> io::Result<u64> {
+    let found = nix::sys::statvfs::statvfs(folder)?;
+    Ok(u64::from(found.blocks_available()).saturating_mul(u64::from(found.fragment_size())))
+}
+
 /// Appends and syncs for `time`, at least once.
 ///
 /// # Errors
@@ -40,6 +51,10 @@ pub(super) fn measure(file: &Path, time: Duration) -> io::Result<Syncs> {
     let (start, page) = (Instant::now(), [7_u8; PAGE]);
     let mut taken = Vec::new();
     loop {
+        if taken.len() % PAGES_MAX == 0 {
+            file.set_len(0)?;
+            file.rewind()?;
+        }
         let begun = Instant::now();
         file.write_all(&page)?;
         file.sync_data()?;

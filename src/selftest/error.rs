@@ -11,6 +11,18 @@ pub(crate) enum SelftestError {
         /// What the file system says.
         error: std::io::Error,
     },
+    /// There is too little room, which a daemon beside it may need.
+    #[error(
+        "{place} has {free} free, and the test wants {wanted}: it takes up to a quarter of that"
+    )]
+    Room {
+        /// Where.
+        place: String,
+        /// What there is.
+        free: String,
+        /// What there must be.
+        wanted: String,
+    },
     /// The process that writes.
     #[error("the process that writes does not work: {0}")]
     Writer(String),

@@ -16,7 +16,7 @@ use super::{error::SelftestError, writer};
 /// The command that writes, which no help shows.
 const WRITER: &str = "selftest-writer";
 /// A store that has more is begun anew: what takes long to open is not what is tested.
-const CALLS_MAX: usize = 20_000;
+const CALLS_MAX: usize = 5_000;
 
 /// What the kills showed.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -306,6 +306,24 @@ fn a_change_for_a_time_is_taken_back_also_after_a_restart() {
     assert_eq!(shown(&daemon)["overrides"], json!({}));
 }
 
+/// The file allows no `recovery_timeout` above 5 m: a change for a time does, and what rests on that goes with it.
+#[test]
+fn a_change_that_does_not_fit_without_one_whose_time_is_over_goes_with_it() {
+    let redis = RedisServer::start();
+    let daemon = quiet(&redis).set("backends.redis.breaker.recovery_timeout_max", "5m").start();
+    let change = |how: &str, key: &str, value: &str| {
+        assert_eq!(patch(&daemon, how, json!({"breaker": {key: value}})).0, 200);
+    };
+    change("?for=400ms", "recovery_timeout_max", "1h");
+    change("", "recovery_timeout", "30m");
+    daemon.wait_until("both are taken back", LONG, |daemon| {
+        daemon.get(SECTION).1["overrides"] == json!({})
+    });
+    let breaker = shown(&daemon)["effective"]["breaker"].clone();
+    assert_eq!(breaker["recovery_timeout_max"], "5m");
+    assert!(daemon.log_text().contains("no longer fits"));
+}
+
 #[test]
 fn the_command_line_sets_shows_and_takes_back() {
     let redis = RedisServer::start();

@@ -152,7 +152,11 @@ pub(super) fn insertion(
         return (label, none(), false, never(SELECTED));
     }
     let lanes = lanes(&(database, name), settings);
-    let access = if deduplicates_itself(header, statement) {
+    let access = if forbids_writes(header, statement) {
+        Access::Write(Write::new(Outage::Never(
+            "it sets readonly itself, so that no server takes it",
+        )))
+    } else if deduplicates_itself(header, statement) {
         let reason = "it sets async_insert, deduplication or a profile itself, so that a repetition is not recognised";
         let caveat = is_unawaited(header, statement).then_some(UNAWAITED);
         Access::Write(Write { caveat, ..Write::new(Outage::Never(reason)) })
@@ -188,6 +192,13 @@ fn is_unawaited(header: &Header, statement: &Statement) -> bool {
     let is_on = |value: &String| !matches!(value.as_str(), "0" | "false");
     of("async_insert").is_some_and(is_on)
         && of("wait_for_async_insert").is_some_and(|value| !is_on(value))
+}
+
+/// Whether the call itself forbids what it does: a queued one would hold up everything behind it in its table.
+fn forbids_writes(header: &Header, statement: &Statement) -> bool {
+    let of_header = header.settings.iter().map(|(name, value)| (name, value));
+    let own = statement.settings.iter().map(|(name, value)| (name, value));
+    of_header.chain(own).any(|(name, value)| name == "readonly" && value != "0")
 }
 
 /// Whether the call itself says how the server tells a repetition.
