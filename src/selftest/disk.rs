@@ -39,7 +39,7 @@ fn micros<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok,
 /// What the file system says.
 pub(super) fn free(folder: &Path) -> io::Result<u64> {
     let found = nix::sys::statvfs::statvfs(folder)?;
-    Ok(u64::from(found.blocks_available()).saturating_mul(u64::from(found.fragment_size())))
+    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 /// Appends and syncs for `time`, at least once.

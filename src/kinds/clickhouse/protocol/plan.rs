@@ -196,9 +196,8 @@ fn is_unawaited(header: &Header, statement: &Statement) -> bool {
 
 /// Whether the call itself forbids what it does: a queued one would hold up everything behind it in its table.
 fn forbids_writes(header: &Header, statement: &Statement) -> bool {
-    let of_header = header.settings.iter().map(|(name, value)| (name, value));
     let own = statement.settings.iter().map(|(name, value)| (name, value));
-    of_header.chain(own).any(|(name, value)| name == "readonly" && value != "0")
+    header.settings.iter().chain(own).any(|(name, value)| name == "readonly" && value != "0")
 }
 
 /// Whether the call itself says how the server tells a repetition.

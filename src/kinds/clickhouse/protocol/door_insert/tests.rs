@@ -128,6 +128,8 @@ fn what_a_repetition_would_not_be_recognised_by_is_never_queued() {
     };
     let csv = "INSERT INTO t FORMAT CSV";
     assert!(!matches!(outage(csv, &[]), Outage::Never(_)));
+    let writable = outage("INSERT INTO t SETTINGS readonly=0 FORMAT CSV", &[]);
+    assert!(!matches!(writable, Outage::Never(_)));
     for (query, parameters) in [
         (
             "INSERT INTO t SETTINGS optimize_on_insert,deduplicate_insert='disable' FORMAT CSV",
@@ -136,6 +138,7 @@ fn what_a_repetition_would_not_be_recognised_by_is_never_queued() {
         ("INSERT INTO t SETTINGS f={'x':'1','y':'2'},deduplicate_insert='disable' FORMAT CSV", &[]),
         ("INSERT INTO t SETTINGS a b = 2 FORMAT CSV", &[]),
         ("INSERT INTO t SETTINGS profile='x' FORMAT CSV", &[]),
+        ("INSERT INTO t SETTINGS readonly=2 FORMAT CSV", &[]),
         (csv, &[("profile", "x")]),
         (csv, &[("allow_settings_after_format_in_insert", "1")]),
         ("INSERT INTO t ((SELECT now())) FORMAT CSV", &[]),
