@@ -98,6 +98,8 @@ async fn edit(
         return Err(Problem::malformed("for must be more than 0s and at most 365days"));
     }
     let expected = headers.get(IF_MATCH).map(|value| value.to_str().unwrap_or_default());
+    // `*` is any revision (RFC 9110, 13.1.1).
+    let expected = expected.filter(|value| *value != "*");
     let expected = expected.map(|value| value.trim_matches('"').to_owned());
     let base = backend.as_deref().map_or_else(String::new, section);
     let at = SystemTime::now();

@@ -90,6 +90,7 @@ fn a_change_is_in_effect_at_once_and_told_everywhere() {
     assert_eq!((status, problem["code"].as_str()), (412, Some("stale_revision")), "{problem}");
     let now = answer["revision"].as_str().unwrap();
     assert_eq!(daemon.patch_at(SECTION, now, json!({"retry": {"attempts": 2}})).0, 200);
+    assert_eq!(daemon.patch_at(SECTION, "*", json!({"retry": {"attempts": 2}})).0, 200);
 
     let (status, answer) = patch(&daemon, "?dry_run=true", json!({"breaker": null, "retry": null}));
     assert_eq!((status, answer["changed"].as_array().map(Vec::len)), (200, Some(2)), "{answer}");

@@ -464,7 +464,8 @@ impl Client {
     /// The same, at this revision alone.
     #[track_caller]
     pub(crate) fn patch_at(&self, path: &str, revision: &str, body: Value) -> (u16, Value) {
-        let header = format!("If-Match: \"{revision}\"\r\n");
+        let revision = if revision == "*" { "*".to_owned() } else { format!("\"{revision}\"") };
+        let header = format!("If-Match: {revision}\r\n");
         let response = http::request_with(&self.socket, "PATCH", path, &header, Some(&body));
         let response = response.unwrap_or_else(|failure| panic!("PATCH {path}: {failure}"));
         (response.status, json_of(&response))
