@@ -27,8 +27,8 @@
 //! | the answer | the same |
 //!
 //! A change whose time is over is dropped where it is read, so that one that ran out while no daemon ran is not in
-//! effect again. A file that cannot be read, or a change that no longer fits, is left out with a warning: neither stops
-//! a start.
+//! effect again. A file that cannot be read is left out with a warning, and a change that no longer fits is dropped with
+//! one: neither stops a start.
 
 pub(crate) mod edit;
 pub(crate) mod file;

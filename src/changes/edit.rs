@@ -203,23 +203,25 @@ fn is_safe(path: &str, value: &Value) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses a limit of a queue that is below what waits there: calls, their bytes, dead letters, their bytes.
+/// Refuses a limit of a queue that is smaller than it was, and than what is held there: calls, their bytes, dead letters,
+/// their bytes.
 ///
 /// # Errors
 /// [`Refusal::Unsafe`].
 pub(crate) fn holds_what_waits(
+    before: &fusebox_actors::BackendSettings,
     backend: &fusebox_actors::BackendSettings,
     waiting: [u64; 4],
 ) -> Result<(), Refusal> {
-    let limits = &backend.queue;
+    let (earlier, limits) = (&before.queue, &backend.queue);
     let [items, bytes, dead_items, dead_bytes] = waiting;
-    for (key, limit, held, is_size) in [
-        ("items", u64::from(limits.items), items, false),
-        ("bytes", limits.bytes, bytes, true),
-        ("dead_items", u64::from(limits.dead_items), dead_items, false),
-        ("dead_bytes", limits.dead_bytes, dead_bytes, true),
+    for (key, was, limit, held, is_size) in [
+        ("items", earlier.items.into(), u64::from(limits.items), items, false),
+        ("bytes", earlier.bytes, limits.bytes, bytes, true),
+        ("dead_items", earlier.dead_items.into(), limits.dead_items.into(), dead_items, false),
+        ("dead_bytes", earlier.dead_bytes, limits.dead_bytes, dead_bytes, true),
     ] {
-        if limit < held {
+        if limit < was && limit < held {
             let shown = |count| if is_size { size(count) } else { count.to_string() };
             return Err(Refusal::Unsafe(format!(
                 "backends.{}.queue.{key} should be at least {}, which is held now, got {}; `force` takes it all the same",

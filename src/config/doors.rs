@@ -179,6 +179,8 @@ fn by_default(
             checker.warnings.push(format!("{name} has no door by default: {why}"));
             continue;
         }
+        // The command socket may be named from where the daemon is started; what is written of a door is not.
+        let path = std::path::absolute(&path).unwrap_or(path);
         let listen = DoorAddress::Unix(path).to_string();
         let words =
             [("kind", backend.kind.to_owned()), ("backend", name.clone()), ("listen", listen)];

@@ -89,9 +89,8 @@ impl Daemon {
     fn leave_room(&self, old: &Config, next: &Config) -> Result<(), Refusal> {
         for backend in retuned(old, next) {
             let before = old.backends.iter().find(|it| it.settings.name == backend.name);
-            let is_smaller = before.is_some_and(|before| before.settings.queue != backend.queue);
-            if is_smaller && let Some(handle) = self.fusebox.backend(&backend.name) {
-                holds_what_waits(&backend, handle.held())?;
+            if let (Some(before), Some(handle)) = (before, self.fusebox.backend(&backend.name)) {
+                holds_what_waits(&before.settings, &backend, handle.held())?;
             }
         }
         Ok(())

@@ -19,12 +19,6 @@ pub struct RetrySettings {
     pub cap: Duration,
 }
 
-impl Default for RetrySettings {
-    fn default() -> Self {
-        Self { attempts: 3, base: Duration::from_millis(50), cap: Duration::from_secs(2) }
-    }
-}
-
 /// Full jitter: the wait before retry number `retry` (0 for the first), from a uniform `random` word.
 pub fn full_jitter(settings: &RetrySettings, retry: u32, random: u64) -> Duration {
     let grown = millis(settings.base).saturating_mul(1_u64 << retry.min(32));
@@ -58,7 +52,8 @@ mod tests {
 
     #[test]
     fn full_jitter_doubles_its_bound_up_to_the_cap() {
-        let settings = RetrySettings::default();
+        let (base, cap) = (Duration::from_millis(50), Duration::from_secs(2));
+        let settings = RetrySettings { attempts: 3, base, cap };
         let longest = |retry| full_jitter(&settings, retry, u64::MAX).as_millis();
         assert_eq!([longest(0), longest(1), longest(5), longest(40)], [50, 100, 1_600, 2_000]);
         assert_eq!(full_jitter(&settings, 3, 0), Duration::ZERO);

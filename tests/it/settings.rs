@@ -173,6 +173,8 @@ fn what_waits_is_not_beyond_a_limit_without_force() {
         "{problem}"
     );
     assert_eq!(patch(&daemon, "?force=true", smaller).0, 200);
+    // A step back towards what it was is none that needs force.
+    assert_eq!(patch(&daemon, "", json!({"queue": {"items": 4}})).0, 200);
     // What waits stays, and no more is taken.
     assert_eq!(daemon.redis(&["SET", "more", "v"]).status, 507);
     assert_eq!(daemon.queued("redis", "pending"), 5);

@@ -107,6 +107,14 @@ fn a_door_that_is_not_there_by_default_is_there_if_the_file_names_it_and_its_pro
 }
 
 #[test]
+fn a_command_socket_without_a_folder_has_doors_beside_it() {
+    let config = load("", &[("FUSEBOX_SOCKET", "fusebox.sock")]).unwrap();
+    let here = std::env::current_dir().unwrap().join("redis.sock");
+    assert!(config.doors.iter().any(|door| door.listen == DoorAddress::Unix(here.clone())));
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
 fn a_default_door_that_cannot_be_is_a_warning() {
     let config = load("[backends.fusebox]\nkind = 'redis'", &[]).unwrap();
     assert_eq!(config.doors.len(), 1);
