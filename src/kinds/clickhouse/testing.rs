@@ -87,6 +87,12 @@ impl Server {
         self.child.wait().ok();
     }
 
+    /// Starts the server again with the data that it has, once it was killed.
+    pub(crate) async fn restart(&mut self, engine: Engine) {
+        self.child = spawn(engine, self.port, self.folder.path());
+        self.ready().await;
+    }
+
     async fn ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {

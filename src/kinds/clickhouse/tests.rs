@@ -15,6 +15,7 @@ use super::{
 mod door;
 mod doubt;
 mod groups;
+mod killed;
 mod windows;
 
 const TABLE: &str = "CREATE TABLE default.t (n UInt64) ENGINE = MergeTree ORDER BY n";

@@ -1,10 +1,11 @@
 //! A real ClickHouse that can be killed, restarted and frozen: the 2018 server that Debian has, or a current
 //! one out of an npm package, which `tests/support/clickhouse_server.py` starts.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -93,6 +94,12 @@ impl ClickHouse {
             self.try_query("SELECT 1").ok().filter(|(status, _)| *status == 200)
         });
         self.process = Some(process);
+    }
+
+    /// Where the rows of `table` lie.
+    pub(crate) fn data_of(&self, table: &str) -> PathBuf {
+        let question = format!("SELECT data_paths[1] FROM system.tables WHERE name = '{table}'");
+        PathBuf::from(self.query(&question))
     }
 
     /// Freezes the server: it accepts connections and never answers.
@@ -188,6 +195,25 @@ impl Drop for ClickHouse {
 }
 
 /// The server's files.
+/// What a server that was just killed remembers of the table at `data` without having its rows: a block's token is
+/// noted before its part is put in place, so it is a number above those of all parts. At most one a kill.
+pub(crate) fn remembered_without_rows(data: &Path) -> BTreeSet<String> {
+    let names = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let number = |part: &str| part.split('_').nth(2)?.parse::<u64>().ok();
+    let highest = names(data).iter().filter_map(|part| number(part)).max().unwrap_or(0);
+    let log = data.join("deduplication_logs");
+    let notes = names(&log).into_iter().filter_map(|file| fs::read_to_string(log.join(file)).ok());
+    let notes: String = notes.collect();
+    let fields = notes.lines().filter_map(|note| {
+        let mut fields = note.split('\t').skip(1);
+        Some((number(fields.next()?)?, fields.next()?.to_owned()))
+    });
+    fields.filter(|(number, _)| *number > highest).map(|(_, block)| block).collect()
+}
+
 fn write_configuration(engine: Engine, folder: &Path, port: u16, more: &[User<'_>]) {
     let at = folder.display();
     let of_engine = match engine {

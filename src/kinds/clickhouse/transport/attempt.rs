@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     asking,
     bounds::{GRACE, ambiguous, check_open, commutes, is_whole, neutral_unless},
-    doubt::{by_proof, note},
+    doubt::{by_proof, note, one_is_lost, unanswered},
     exchange::{self, Exchanged, Sending},
     fence::Place,
     http::Failed,
@@ -31,23 +31,25 @@ use super::{
     request::{self, Asking},
     server::Server,
     shared::Shared,
-    tokens::{self, Doubted, Noted},
+    tokens::{self, Arrived, Doubted, Noted, TOKENS_MAX},
     writing::{Departure, raise_soon},
 };
 use crate::kinds::clickhouse::protocol::{
     gather,
     http_form::HttpRequest,
+    outcome::written_rows,
     sql::{self, Insert, Statement, Verb},
     target::{self, Target},
-    wire::{Call, WireError},
+    wire::{self, Call, WireError},
 };
 
 /// Carries one attempt.
 pub(crate) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempted {
-    match carried(shared, attempt).await {
-        Ok(attempted) => attempted,
-        Err(failed) => Attempted::failed(failed.verdict, failed.error),
-    }
+    ended(carried(shared, attempt, false).await)
+}
+
+fn ended(carried: Result<Attempted, Failed>) -> Attempted {
+    carried.unwrap_or_else(|failed| Attempted::failed(failed.verdict, failed.error))
 }
 
 /// Carries queued inserts as one, under their common token and their common doubt.
@@ -61,10 +63,12 @@ pub(crate) async fn carry_group(shared: &Arc<Shared>, attempts: Vec<Attempt<'_>>
         return Attempted::failed(Verdict::Neutral, error);
     };
     let body = joined.to_bytes();
-    carry(shared, Attempt { body: &body, upload: None, ..first.clone() }).await
+    let attempt = Attempt { body: &body, upload: None, ..first.clone() };
+    ended(carried(shared, attempt, attempts.len() > 1).await)
 }
 
 /// An attempt that was read and may be sent.
+#[derive(Clone)]
 struct Ready<'a> {
     attempt: Attempt<'a>,
     call: Call,
@@ -72,10 +76,18 @@ struct Ready<'a> {
     server: Arc<Server>,
     /// The table of an insert that bears a token, and the token.
     target: Option<(Target, OpId)>,
+    /// No caller chose the token.
+    own_token: bool,
+    /// Under which of its tokens it is sent.
+    turn: u8,
     whole: bool,
 }
 
-async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted, Failed> {
+async fn carried(
+    shared: &Arc<Shared>,
+    attempt: Attempt<'_>,
+    own_token: bool,
+) -> Result<Attempted, Failed> {
     let until = Instant::now() + attempt.timeout;
     let whole = is_whole(shared, attempt.timeout);
     check_open(shared)?;
@@ -87,7 +99,7 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
     let server = asking::server(shared, || attempt.board(), attempt.timeout).await;
     let server = server.map_err(|failed| neutral_unless(whole, failed))?;
     let target = target_of(shared, &attempt, &call, &statement);
-    let ready = Ready { attempt, call, statement, server, target, whole };
+    let ready = Ready { attempt, call, statement, server, target, own_token, turn: 0, whole };
     if ready.attempt.write {
         write(shared, ready, until).await
     } else {
@@ -147,7 +159,7 @@ async fn write(
             if let Some(ended) = by_proof(proof.map_err(neutral)?, target)? {
                 return Ok(ended);
             }
-            None
+            return repeated(shared, &ready, &write, commutes, until).await;
         }
         (Some(_), None) => return Err(ambiguous("it bears no token")),
         (None, Some((target, _))) => {
@@ -167,6 +179,40 @@ async fn write(
     Ok(sent(shared, ready, noted, commutes, until).await)
 }
 
+/// Sends a write that may have been applied, which the server recognises then, until its rows are there; see
+/// [`tokens`].
+async fn repeated(
+    shared: &Arc<Shared>,
+    ready: &Ready<'_>,
+    write: &Doubted<'_>,
+    commutes: bool,
+    until: Instant,
+) -> Result<Attempted, Failed> {
+    let mut turn = 0;
+    loop {
+        let again = Ready { turn, ..ready.clone() };
+        let ended = sent(shared, again, None, commutes, until).await;
+        turn += 1;
+        if ended.result.is_err() || turn == TOKENS_MAX {
+            return Ok(ended);
+        }
+        match tokens::arrived(shared, &ready.server, write, until).await {
+            Ok(Arrived::Yes) => return Ok(ended),
+            Ok(Arrived::No) => {
+                let (database, table) = write.target;
+                tracing::warn!(
+                    backend = shared.settings.name,
+                    table = format!("{database}.{table}"),
+                    op_id = %write.token,
+                    "the server remembers an insert without having its rows: it is sent under another token"
+                );
+            }
+            Ok(Arrived::OneIsMissing) => return Err(one_is_lost(write.target)),
+            Err(failed) => return Err(unanswered(&failed)),
+        }
+    }
+}
+
 /// Sends a write and waits for its end. `noted` is what must be known to send it again; `None` for one that is
 /// sent again, or bears no token.
 async fn sent(
@@ -179,6 +225,9 @@ async fn sent(
     let whole = ready.whole;
     let (streamed, time) = (ready.attempt.upload.is_some(), ready.attempt.timeout);
     let token = ready.target.as_ref().map(|(_, token)| *token);
+    let first = ready.target.as_ref().filter(|_| ready.attempt.doubt.is_none());
+    let mark = first.and_then(|(target, _)| shared.tables.mark(target));
+    let own_token = ready.own_token;
     let place = shared.fence.enter(shared.fence.id_of(token), commutes);
     let departure = Departure::of(shared, &place);
     shared.tables.sending(token, place.id());
@@ -210,7 +259,23 @@ async fn sent(
     if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
         note(error, noted);
     }
+    if let (Ok(reply), Some(token), Some(mark)) = (&ended.result, token, mark)
+        && has_rows(reply)
+    {
+        if own_token {
+            shared.tables.landed(mark);
+        } else {
+            shared.tables.landing(token, mark);
+        }
+    }
     ended
+}
+
+/// Whether the server says that it wrote rows.
+fn has_rows(reply: &Bytes) -> bool {
+    let (format, summary) = wire::parts_of(reply);
+    format == wire::SUMMARY
+        && str::from_utf8(&summary).ok().and_then(written_rows).is_some_and(|rows| rows > 0)
 }
 
 /// Makes ready to send queued writes; see [`Connector::prepare`].
@@ -280,7 +345,7 @@ async fn on_the_wire(
 
 impl<'a> Ready<'a> {
     fn asking(self) -> Asking<'a> {
-        let Self { attempt, call, statement, server, whole, .. } = self;
-        Asking { attempt, call, statement, server, whole }
+        let Self { attempt, call, statement, server, turn, whole, .. } = self;
+        Asking { attempt, call, statement, server, turn, whole }
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a write in doubt: by a proof, or beside its error.
 
-use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
+use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, Verdict};
 
 use super::{
@@ -40,4 +40,31 @@ pub(super) fn note(error: &mut AttemptError, noted: Noted) {
         error.message =
             error.message.within(|why| format!("{why}; it cannot be repeated: {lacks}"));
     }
+}
+
+/// The server took the repetition and does not have its rows.
+pub(super) fn lost((database, table): &Target) -> Failed {
+    let message = format!(
+        "the server remembers it and has no rows of it in {database}.{table}: it was killed in between"
+    );
+    let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message);
+    Failed { error, verdict: Verdict::Neutral }
+}
+
+/// Of several repetitions that the server took it has not the rows of all.
+pub(super) fn one_is_lost((database, table): &Target) -> Failed {
+    ambiguous(&format!(
+        "the server remembers more inserts of unknown outcome than {database}.{table}, or what its views feed, has got \
+         blocks: it was killed before one of them was there, this one or another"
+    ))
+}
+
+/// The server took the repetition; then it did not say whether it has its rows.
+pub(super) fn unanswered(failed: &Failed) -> Failed {
+    let message = format!(
+        "the server took it again and did not say then whether it is there: {}",
+        failed.error
+    );
+    let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message);
+    Failed { error, verdict: failed.verdict }
 }

@@ -184,6 +184,9 @@ async fn write(
     if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
         note(error, noted);
     }
+    if let (Ok(reply), Some(protected)) = (&ended.result, &protected) {
+        protected.arrived(shared, &attempt, reply, until).await?;
+    }
     Ok(ended)
 }
 

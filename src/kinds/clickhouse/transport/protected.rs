@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fusebox_actors::connector::{Attempt, Attempted};
 use fusebox_state::OpId;
 use tokio::time::Instant;
@@ -13,16 +14,16 @@ use tokio::time::Instant;
 use super::{
     asking,
     bounds::is_whole,
-    doubt::by_proof,
+    doubt::{by_proof, lost, one_is_lost, unanswered},
     http::Failed,
     request::{self, Asking},
     server::Server,
     shared::Shared,
-    tokens::{self, Doubted, Noted},
+    tokens::{self, Arrived, Doubted, Noted},
 };
 use crate::kinds::clickhouse::protocol::{
     door_insert,
-    http_form::HttpRequest,
+    http_form::{self, HttpRequest},
     outcome::Asked,
     sql::{self, Verb},
     target::{self, Target},
@@ -66,7 +67,7 @@ impl Protected {
         let server = asking::server(shared, || attempt.board(), attempt.timeout).await?;
         let whole = is_whole(shared, attempt.timeout);
         let (attempt, known) = (attempt.clone(), Arc::clone(&server));
-        let asking = Asking { attempt, call, statement, server: known, whole };
+        let asking = Asking { attempt, call, statement, server: known, turn: 0, whole };
         let (pairs, asked) = (request::repeatable(&asking), request::asked(&asking));
         Ok(Some(Self { token, target, server, pairs, asked }))
     }
@@ -114,5 +115,30 @@ impl Protected {
         let proof = tokens::prove(shared, &self.server, &write, until).await?;
         let ended = by_proof(proof, &self.target)?;
         Ok(ended.map_or(Before::Noted(None), Before::Ended))
+    }
+
+    /// Whether the rows are there, if this repeated what may have been applied and `reply` says that all is well.
+    ///
+    /// # Errors
+    /// They are not, or it is not known. What is missing replay sends again.
+    pub(super) async fn arrived(
+        &self,
+        shared: &Arc<Shared>,
+        attempt: &Attempt<'_>,
+        reply: &Bytes,
+        until: Instant,
+    ) -> Result<(), Failed> {
+        let Some(doubt) = attempt.doubt else { return Ok(()) };
+        if http_form::answer_of(reply).is_none_or(|(head, _)| head.status != 200) {
+            return Ok(());
+        }
+        let (token, now, prefix) = (self.token, attempt.now, shared.fence.prefix());
+        let write = Doubted { target: &self.target, token, doubt, now, prefix };
+        match tokens::arrived(shared, &self.server, &write, until).await {
+            Ok(Arrived::Yes) => Ok(()),
+            Ok(Arrived::No) => Err(lost(&self.target)),
+            Ok(Arrived::OneIsMissing) => Err(one_is_lost(&self.target)),
+            Err(failed) => Err(unanswered(&failed)),
+        }
     }
 }

@@ -11,6 +11,7 @@ use fusebox_actors::{
     connector::{Attempt, Upload},
     trace::PassedOn,
 };
+use fusebox_state::OpId;
 use hyper::header::{CONTENT_ENCODING, HeaderValue};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -44,6 +45,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) call: Call,
     pub(crate) statement: Statement,
     pub(crate) server: Arc<Server>,
+    /// Under which of its tokens it is sent: 0 is the usual one.
+    pub(crate) turn: u8,
     /// Whether it has the backend's whole `timeout`.
     pub(crate) whole: bool,
 }
@@ -54,7 +57,7 @@ pub(crate) fn sending(shared: &Shared, asking: Asking<'_>, id: &str, limit: Dura
     let writing = writing(&asking, &own);
     let settings = settings(&asking, &own);
     let elsewhere = elsewhere(&asking);
-    let Asking { attempt, call, statement, server, whole } = asking;
+    let Asking { attempt, call, statement, server, whole, .. } = asking;
     let header = &call.header;
     let streams = attempt.streams && !attempt.write;
     let upload = attempt.upload.and_then(Upload::take);
@@ -117,7 +120,7 @@ fn own_settings(asking: &Asking<'_>) -> Vec<String> {
 
 /// The settings of the request: the call's own, and those that are sent with it.
 fn settings(asking: &Asking<'_>, own: &[String]) -> BTreeMap<String, String> {
-    let Asking { attempt, call, statement, server, .. } = asking;
+    let Asking { attempt, call, statement, server, turn, .. } = asking;
     let mut settings = call.header.settings.clone();
     let mut set =
         |name: &str, value: &str| drop(settings.insert(name.to_owned(), value.to_owned()));
@@ -144,12 +147,17 @@ fn settings(asking: &Asking<'_>, own: &[String]) -> BTreeMap<String, String> {
         }
     }
     if let Some(token) = attempt.token.filter(|_| attempt.write && server.takes_tokens()) {
-        set("insert_deduplication_token", &token.to_string());
+        set("insert_deduplication_token", &token_of(token, *turn));
         for (name, value) in recognised(server) {
             set(name, value);
         }
     }
     settings
+}
+
+/// The token under which it is sent in its `turn`.
+fn token_of(token: OpId, turn: u8) -> String {
+    if turn == 0 { token.to_string() } else { format!("{token}-{turn}") }
 }
 
 /// How the server forms blocks, as far as it lets us say.

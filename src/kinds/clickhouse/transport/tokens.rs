@@ -14,6 +14,9 @@
 //! Where the server's query log can be read it is asked first ([`log`]): a write of which it says that it ended well
 //! was applied, window or not.
 //!
+//! A server that was killed may remember a token whose rows it does not have, so that a repetition ended well is not
+//! the end of it ([`arrived`]).
+//!
 //! **Not proven means never sent again**: the write is ambiguous, and `status` says which table or right is lacking.
 //! So are writes without evidence, such as those of an earlier release. A crash before the evidence was synced leaves
 //! a write that was not sent; after it, one with its evidence.
@@ -37,11 +40,13 @@ use log::Logged;
 use reach::Reach;
 use tables::Known;
 
+mod arrived;
 mod evidence;
 mod log;
 mod reach;
 mod tables;
 
+pub(crate) use arrived::{Arrived, TOKENS_MAX};
 pub(crate) use tables::{Noted, Tables};
 
 /// How long a live insert waits for the first answer.
@@ -188,9 +193,11 @@ pub(crate) async fn prove(
     };
     let Doubted { target, token, doubt, now, prefix } = *write;
     if evidence.log {
+        let tokens = server.takes_tokens();
         let sent = shared.tables.all_sent(token, &evidence).filter(|_| server.since(SUMMARY_SINCE));
         let asked =
-            log::ask(&shared.http, prefix, token, doubt.since, sent.as_deref(), until).await;
+            log::ask(&shared.http, prefix, token, doubt.since, (sent.as_deref(), tokens), until)
+                .await;
         match asked {
             Ok(Logged::Applied) => return Ok(Proof::Applied),
             Ok(Logged::NotExecuted) => return Ok(Proof::NotExecuted),
@@ -217,4 +224,22 @@ pub(crate) async fn prove(
         shared.tables.warn(&shared.settings.name, target, Some(why.clone()));
     }
     Ok(lacks.map_or(Proof::Recognisable, Proof::Lacks))
+}
+
+/// Whether the rows of a repetition that the server took are there; see [`arrived`].
+///
+/// # Errors
+/// The server did not answer: whether they are is not known.
+pub(crate) async fn arrived(
+    shared: &Arc<Shared>,
+    server: &Server,
+    write: &Doubted<'_>,
+    until: Instant,
+) -> Result<Arrived, Failed> {
+    let then = Evidence::of(write.doubt.evidence).and_then(|evidence| evidence.tables);
+    let Some(then) = then else { return Ok(Arrived::Yes) };
+    let left = until.saturating_duration_since(Instant::now());
+    let reach = reach_of(&shared.http, server, write.target, &BTreeMap::new(), left).await?;
+    let Reach::Tables(now) = reach else { return Ok(Arrived::Yes) };
+    Ok(shared.tables.judge(write.token, &then, &now))
 }

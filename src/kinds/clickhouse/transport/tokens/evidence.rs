@@ -74,6 +74,8 @@ impl Evidence {
                 seconds: rest.try_get_u64_le().ok()?,
                 number: rest.try_get_u64_le().ok()?,
                 covers: true,
+                direct: false,
+                counts: false,
             });
         }
         let tables = (flags & TABLES != 0).then_some(tables);
@@ -149,7 +151,8 @@ mod tests {
     use super::*;
 
     fn table(identity: u128, window: u64, number: u64) -> Reached {
-        Reached { identity, window, seconds: 0, number, covers: true }
+        let (covers, direct, counts) = (true, false, false);
+        Reached { identity, window, seconds: 0, number, covers, direct, counts }
     }
 
     fn noted(tables: Vec<Reached>) -> Evidence {

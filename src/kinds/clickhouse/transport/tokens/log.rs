@@ -2,13 +2,15 @@
 //!
 //! | found of any sending | means |
 //! | --- | --- |
-//! | `QueryFinish` | it was applied |
+//! | `QueryFinish`, and no block was taken for a repetition | it was applied |
 //! | of every sending an exception before a block was handed on | it was not executed |
-//! | nothing, or not of every sending | not known |
+//! | nothing, not of every sending, or blocks that were taken for repetitions ([`arrived`]) | not known |
 //!
 //! The log is written some seconds late, so it is asked to hurry (`SYSTEM FLUSH LOGS`), which may be refused. That
 //! every sending is accounted for only the connector knows that sent them: after a restart of the daemon, no exception
 //! is a proof.
+//!
+//! [`arrived`]: super::arrived
 
 use std::time::Duration;
 
@@ -40,7 +42,8 @@ pub(super) async fn readable(http: &Http, time: Duration) -> bool {
 }
 
 /// What the log says of the write that bears `token` and was first sent at `since`. `sent` are all its sendings,
-/// where they are known and the server's count of rows is to be believed.
+/// where they are known and the server's count of rows is to be believed; `tokens`
+/// whether it recognises repetitions by them.
 ///
 /// # Errors
 /// The server did not answer.
@@ -49,11 +52,11 @@ pub(super) async fn ask(
     prefix: &str,
     token: OpId,
     since: UnixMillis,
-    sent: Option<&[String]>,
+    (sent, tokens): (Option<&[String]>, bool),
     until: Instant,
 ) -> Result<Logged, Failed> {
     let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let question = question(prefix, token, since);
+    let question = question(prefix, token, since, tokens);
     for hurried in [false, true] {
         if hurried {
             // Refused, or unknown to it: then it says what it says.
@@ -67,10 +70,12 @@ pub(super) async fn ask(
     Ok(Logged::NotKnown)
 }
 
-fn question(prefix: &str, token: OpId, since: UnixMillis) -> String {
+fn question(prefix: &str, token: OpId, since: UnixMillis, tokens: bool) -> String {
+    let swallowed =
+        if tokens { "toString(ProfileEvents['DuplicatedInsertedBlocks'])" } else { "'0'" };
     let from = (since.get() / 1_000).saturating_sub(APART);
     format!(
-        "SELECT query_id, type, toString(written_rows) FROM system.query_log \
+        "SELECT query_id, type, toString(written_rows), {swallowed} FROM system.query_log \
          WHERE event_date >= toDate(toDateTime({from})) AND event_time >= toDateTime({from}) \
          AND startsWith(query_id, {}) AND position(query_id, ':{token}:') > 0 AND type != 'QueryStart' \
          FORMAT TabSeparated",
@@ -84,7 +89,7 @@ fn read(rows: &str, sent: Option<&[String]>) -> Logged {
         let mut fields = row.split('\t');
         let (Some(id), Some(end)) = (fields.next(), fields.next()) else { continue };
         match (end, fields.next()) {
-            ("QueryFinish", _) => return Logged::Applied,
+            ("QueryFinish", _) if fields.next() == Some("0") => return Logged::Applied,
             ("ExceptionBeforeStart", _) | ("ExceptionWhileProcessing", Some("0")) => {
                 nothing.push(id);
             }
@@ -108,10 +113,15 @@ mod tests {
         let sent = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
         let read = |rows: &str, ids: &[&str]| read(rows, Some(&sent(ids)));
         assert_eq!(read("", &["a"]), Logged::NotKnown);
-        assert_eq!(read("a\tQueryFinish\t1\n", &[]), Logged::Applied);
+        assert_eq!(read("a\tQueryFinish\t1\t0\n", &[]), Logged::Applied);
         assert_eq!(
-            read("a\tExceptionBeforeStart\t0\nb\tQueryFinish\t1\n", &["a"]),
+            read("a\tExceptionBeforeStart\t0\nb\tQueryFinish\t1\t0\n", &["a"]),
             Logged::Applied
+        );
+        assert_eq!(
+            read("a\tQueryFinish\t1\t1\n", &["a"]),
+            Logged::NotKnown,
+            "taken for a repetition"
         );
         assert_eq!(read("a\tExceptionWhileProcessing\t0\n", &["a"]), Logged::NotExecuted);
         assert_eq!(read("a\tExceptionWhileProcessing\t100\n", &["a"]), Logged::NotKnown);

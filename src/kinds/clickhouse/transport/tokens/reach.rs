@@ -53,6 +53,10 @@ pub(crate) struct Reached {
     pub(crate) number: u64,
     /// Whether a part with the number that was noted is there. Not noted itself.
     pub(crate) covers: bool,
+    /// Whether it is the table that the insert names. Not noted itself.
+    pub(crate) direct: bool,
+    /// Whether each insert that has rows is a block more of it: a `MergeTree` and nothing besides. Not noted itself.
+    pub(crate) counts: bool,
 }
 
 /// What an insert reaches.
@@ -74,6 +78,8 @@ struct Node {
     name: Target,
     identity: u128,
     replicated: bool,
+    direct: bool,
+    counts: bool,
     window: u64,
     seconds: u64,
 }
@@ -135,7 +141,7 @@ async fn asked(
         ));
     }
     let defaults = http.ask(defaults_question(), left()).await?;
-    let nodes = match walk.nodes(&defaults) {
+    let nodes = match walk.nodes(target, &defaults) {
         Ok(nodes) => nodes,
         Err(lacks) => return Ok(Reach::Lacks(lacks)),
     };
@@ -159,7 +165,7 @@ fn reached(
 ) -> Reach {
     let mut tables = Vec::new();
     for node in nodes {
-        let Node { identity, window, seconds, .. } = *node;
+        let Node { identity, window, seconds, direct, counts, .. } = *node;
         if node.replicated {
             let Some((path, number)) = logs.get(&node.name) else {
                 return Reach::Lacks(format!(
@@ -173,10 +179,12 @@ fn reached(
                 seconds,
                 number: *number,
                 covers: true,
+                direct,
+                counts,
             });
         } else {
             let (number, covers) = numbers.get(&node.name).copied().unwrap_or((0, false));
-            tables.push(Reached { identity, window, seconds, number, covers });
+            tables.push(Reached { identity, window, seconds, number, covers, direct, counts });
         }
     }
     tables.sort_by_key(|table| table.identity);
@@ -247,7 +255,7 @@ impl Walk {
     }
 
     /// What the tables remember, or which one remembers nothing.
-    fn nodes(&self, defaults: &str) -> Result<Vec<Node>, String> {
+    fn nodes(&self, target: &Target, defaults: &str) -> Result<Vec<Node>, String> {
         let defaults: HashMap<(&str, &str), u64> = defaults
             .lines()
             .filter_map(|line| {
@@ -276,6 +284,8 @@ impl Walk {
                 name: name.clone(),
                 identity: *identity,
                 replicated,
+                direct: name == target,
+                counts: engine == "MergeTree",
                 window,
                 seconds,
             });
@@ -447,7 +457,8 @@ mod tests {
     fn window(engine: &str, full: &str) -> Result<(u64, u64), String> {
         let (walk, reach) = taken(&row("t", engine, full, "", &[]));
         assert_eq!(reach, None);
-        walk.nodes(DEFAULTS).map(|nodes| (nodes[0].window, nodes[0].seconds))
+        walk.nodes(&("d".to_owned(), "t".to_owned()), DEFAULTS)
+            .map(|nodes| (nodes[0].window, nodes[0].seconds))
     }
 
     #[test]

@@ -1,0 +1,168 @@
+//! A server that was killed between noting a token and putting the rows in place: its notes are left as they are, and
+//! the part is taken away.
+
+use super::*;
+use crate::kinds::clickhouse::{
+    protocol::http_form::{HttpRequest, RequestHead},
+    settings::ClickHouseSettings,
+    testing::Engine,
+};
+
+struct World {
+    server: Server,
+    connector: Arc<ClickHouseConnector>,
+}
+
+impl World {
+    async fn of(tables: &[&str]) -> Self {
+        let server = Server::of(Engine::Current).await;
+        for name in tables {
+            let table = format!(
+                "CREATE TABLE default.{name} (n UInt64) ENGINE = MergeTree ORDER BY n \
+                 SETTINGS non_replicated_deduplication_window = 100"
+            );
+            server.ask(&table).await;
+        }
+        // It may not read the log, which knows of all that ended well before the kill.
+        let settings =
+            ClickHouseSettings { username: Some("teller".to_owned()), ..server.settings("i", "r") };
+        Self { server, connector: ClickHouseConnector::new(settings) }
+    }
+
+    fn insert(n: u64) -> Sent {
+        let body = body(&format!("INSERT INTO t VALUES ({n})"));
+        let token = Some(OpId::from_u128(fastrand::u128(..)));
+        Sent { token, timeout: Duration::from_secs(10), origin: Origin::Replay, ..Sent::of(body) }
+    }
+
+    /// Noted, as replay does it before it sends.
+    async fn noted(&self, n: u64) -> (Sent, Bytes) {
+        let sent = Self::insert(n);
+        let plan = self.connector.plan(sent.body.clone()).unwrap();
+        let noted = self.connector.prepare(&[sent.attempt(&plan)]).await.unwrap().remove(0);
+        (sent, noted)
+    }
+
+    /// Sent; what becomes of it is not heard.
+    async fn sent(&self, (mut sent, noted): (Sent, Bytes)) -> Sent {
+        let ended = sent.to(&self.connector).await;
+        assert!(ended.result.is_ok(), "{ended:?}");
+        sent.doubt = Some((sent.now, noted));
+        sent
+    }
+
+    async fn doubted(&self, n: u64) -> Sent {
+        self.sent(self.noted(n).await).await
+    }
+
+    /// An insert that is answered, under a token that no caller chose.
+    async fn answered(&self, n: u64) {
+        let sent = Self::insert(n);
+        let ended = sent.to(&self.connector).await;
+        assert!(ended.result.is_ok(), "{ended:?}");
+        self.connector.forget_tokens(sent.token.into_iter().collect());
+    }
+
+    /// Kills the server, takes that part of the table away, and starts it again.
+    async fn killed_before(&mut self, table: &str, part: &str) {
+        let at = format!("SELECT data_paths[1] FROM system.tables WHERE name = '{table}'");
+        let at = std::path::PathBuf::from(self.server.ask(&at).await).join(part);
+        self.server.kill();
+        std::fs::remove_dir_all(&at).unwrap_or_else(|error| panic!("{}: {error}", at.display()));
+        self.server.restart(Engine::Current).await;
+    }
+
+    async fn again(&self, sent: &Sent) -> Result<(), (ErrorClass, String)> {
+        let ended = sent.to(&self.connector).await.result.map(drop);
+        ended.map_err(|error| (error.class, error.message.whole().to_owned()))
+    }
+
+    async fn rows(&self, table: &str) -> String {
+        let question = format!(
+            "SELECT arrayStringConcat(groupArray(n), ' ') FROM (SELECT n FROM default.{table} ORDER BY n)"
+        );
+        self.server.ask(&question).await
+    }
+}
+
+#[tokio::test]
+async fn rows_that_a_killed_server_lost_under_a_known_token_are_sent_again() {
+    let mut world = World::of(&["t"]).await;
+    world.answered(1).await;
+    let doubted = world.doubted(2).await;
+    world.killed_before("t", "all_2_2_0").await;
+    assert_eq!(world.rows("t").await, "1");
+    assert_eq!(world.again(&doubted).await, Ok(()));
+    assert_eq!(world.rows("t").await, "1 2");
+    // The server still knows the lost token. Whoever repeats it comes to the same next one.
+    assert_eq!(world.again(&doubted).await, Ok(()));
+    let later = ClickHouseConnector::new(world.server.settings("i", "later"));
+    let ended = doubted.to(&later).await;
+    assert!(ended.result.is_ok(), "{ended:?}");
+    assert_eq!(world.rows("t").await, "1 2");
+}
+
+#[tokio::test]
+async fn what_else_was_answered_does_not_stand_for_what_is_lost() {
+    let mut world = World::of(&["t"]).await;
+    let noted = world.noted(4).await;
+    for n in 1..4 {
+        world.answered(n).await;
+    }
+    let doubted = world.sent(noted).await;
+    world.killed_before("t", "all_4_4_0").await;
+    assert_eq!(world.again(&doubted).await, Ok(()));
+    assert_eq!(world.rows("t").await, "1 2 3 4");
+}
+
+#[tokio::test]
+async fn of_two_in_doubt_one_that_is_lost_is_told() {
+    let mut world = World::of(&["t"]).await;
+    let first = world.doubted(1).await;
+    let second = world.doubted(2).await;
+    world.killed_before("t", "all_2_2_0").await;
+    assert_eq!(world.again(&first).await, Ok(()));
+    let told = world.again(&second).await;
+    assert!(
+        matches!(&told, Err((ErrorClass::Ambiguous, why)) if why.contains("killed before")),
+        "{told:?}"
+    );
+    assert_eq!(world.rows("t").await, "1");
+}
+
+#[tokio::test]
+async fn what_a_view_has_got_is_not_sent_to_it_twice() {
+    let mut world = World::of(&["t", "copies"]).await;
+    world
+        .server
+        .ask("CREATE MATERIALIZED VIEW default.v TO default.copies AS SELECT n FROM default.t")
+        .await;
+    let doubted = world.doubted(1).await;
+    world.killed_before("t", "all_1_1_0").await;
+    let told = world.again(&doubted).await;
+    assert!(matches!(&told, Err((ErrorClass::Ambiguous, _))), "{told:?}");
+    assert_eq!(world.rows("copies").await, "1");
+}
+
+#[tokio::test]
+async fn a_repetition_of_a_clients_own_request_is_not_believed_either() {
+    let mut world = World::of(&["t"]).await;
+    let doubted = world.doubted(1).await;
+    world.killed_before("t", "all_1_1_0").await;
+    let query = "INSERT INTO default.t VALUES (1)".to_owned();
+    let head = RequestHead {
+        method: "POST".to_owned(),
+        target: "/".to_owned(),
+        query: query.clone(),
+        is_query: true,
+        is_plain: true,
+        is_whole: true,
+        ..RequestHead::default()
+    };
+    let request = HttpRequest { head, body: query.into() }.to_bytes();
+    let told = world.again(&Sent { body: request, origin: Origin::Live, ..doubted }).await;
+    assert!(
+        matches!(&told, Err((ErrorClass::Unknown, why)) if why.contains("no rows of it")),
+        "replay is to send it: {told:?}"
+    );
+}
