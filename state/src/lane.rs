@@ -10,33 +10,38 @@
 //! A line may be 50,000 calls long, so no question about one lane walks along it: places are found by bisection,
 //! and beside each line stand the calls in it that set its whole value, and how many make its value unknowable.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use crate::units::{LaneId, Lanes};
+use crate::{
+    dense::Dense,
+    units::{LaneId, Lanes},
+};
 
 /// The lines of all occupied lanes. A lane without a line is free.
 #[derive(Debug, Default)]
 pub struct LaneMap {
     lines: HashMap<LaneId, Line>,
     barriers: BTreeSet<u64>,
-    members: BTreeMap<u64, Lanes>,
+    members: Dense<Lanes>,
     /// Members of which nobody knows what they do to the value.
     opaque: BTreeSet<u64>,
 }
 
-/// One lane's line. Sequences rise.
+/// One lane's line. Sequences rise. Of many lanes most have one call, which costs no more than its own place.
+#[derive(Debug)]
+enum Line {
+    One { seq: u64, whole: bool, opaque: bool },
+    More(Box<Long>),
+}
+
+/// A line of several, or one that was.
 #[derive(Debug, Default)]
-struct Line {
+struct Long {
     members: VecDeque<u64>,
     /// Those that set the whole value.
     wholes: VecDeque<u64>,
     /// How many are opaque.
     opaque: u32,
-}
-
-/// Where the members behind `seq` begin.
-fn behind_in(members: &VecDeque<u64>, seq: u64) -> usize {
-    members.partition_point(|member| *member <= seq)
 }
 
 /// Takes `seq` out of a rising list.
@@ -50,8 +55,98 @@ fn take_out(list: &mut VecDeque<u64>, seq: u64) {
 
 /// Puts `seq` into a rising list.
 fn put_in(list: &mut VecDeque<u64>, seq: u64) {
-    if let Err(at) = list.binary_search(&seq) {
-        list.insert(at, seq);
+    match list.back() {
+        Some(newest) if *newest >= seq => {
+            if let Err(at) = list.binary_search(&seq) {
+                list.insert(at, seq);
+            }
+        }
+        _ => list.push_back(seq),
+    }
+}
+
+impl Line {
+    fn of(seq: u64) -> Self {
+        Self::One { seq, whole: false, opaque: false }
+    }
+
+    fn put_in(&mut self, seq: u64) {
+        match self {
+            Self::One { seq: only, .. } if *only == seq => {}
+            Self::One { seq: only, whole, opaque } => {
+                let (members, mut wholes) = (VecDeque::from([*only]), VecDeque::new());
+                wholes.extend(whole.then_some(*only));
+                let mut long = Long { members, wholes, opaque: u32::from(*opaque) };
+                put_in(&mut long.members, seq);
+                *self = Self::More(Box::new(long));
+            }
+            Self::More(long) => put_in(&mut long.members, seq),
+        }
+    }
+
+    /// Takes `seq` out. Whether nothing is left.
+    fn take_out(&mut self, seq: u64, opaque: bool) -> bool {
+        match self {
+            Self::One { seq: only, .. } => *only == seq,
+            Self::More(long) => {
+                take_out(&mut long.members, seq);
+                take_out(&mut long.wholes, seq);
+                long.opaque -= u32::from(opaque);
+                long.members.is_empty()
+            }
+        }
+    }
+
+    fn set_whole(&mut self, seq: u64, is_whole: bool) {
+        match self {
+            Self::One { seq: only, whole, .. } if *only == seq => *whole = is_whole,
+            Self::One { .. } => {}
+            Self::More(long) if is_whole => put_in(&mut long.wholes, seq),
+            Self::More(long) => take_out(&mut long.wholes, seq),
+        }
+    }
+
+    /// One of its members is opaque now, or no longer.
+    fn set_opaque(&mut self, is_opaque: bool) {
+        match self {
+            Self::One { opaque, .. } => *opaque = is_opaque,
+            Self::More(long) if is_opaque => long.opaque += 1,
+            Self::More(long) => long.opaque -= 1,
+        }
+    }
+
+    fn has_opaque(&self) -> bool {
+        match self {
+            Self::One { opaque, .. } => *opaque,
+            Self::More(long) => long.opaque > 0,
+        }
+    }
+
+    /// Its members from `seq` on.
+    fn from(&self, seq: u64) -> impl Iterator<Item = u64> + '_ {
+        let (one, long) = match self {
+            Self::One { seq: only, .. } => (Some(*only).filter(|only| *only >= seq), None),
+            Self::More(long) => (None, Some(long)),
+        };
+        let long = long.map(|long| {
+            let at = long.members.partition_point(|member| *member < seq);
+            long.members.range(at..).copied()
+        });
+        one.into_iter().chain(long.into_iter().flatten())
+    }
+
+    /// Its members before `seq`.
+    fn before(&self, seq: u64) -> impl Iterator<Item = u64> + '_ {
+        self.from(0).take_while(move |older| *older < seq)
+    }
+
+    /// Its members that set the whole value, newest first.
+    fn wholes(&self) -> impl Iterator<Item = u64> + '_ {
+        let (one, long) = match self {
+            Self::One { seq, whole, .. } => (whole.then_some(*seq), None),
+            Self::More(long) => (None, Some(long.wholes.iter().rev().copied())),
+        };
+        one.into_iter().chain(long.into_iter().flatten())
     }
 }
 
@@ -62,7 +157,7 @@ impl LaneMap {
             self.barriers.insert(seq);
         }
         for lane in lanes.as_slice() {
-            self.lines.entry(*lane).or_default().members.push_back(seq);
+            self.put_in(*lane, seq);
         }
         self.members.insert(seq, lanes);
     }
@@ -70,17 +165,12 @@ impl LaneMap {
     /// Takes `seq` out of its lines. Returns who may have become first.
     pub fn leave(&mut self, seq: u64) -> Vec<u64> {
         let candidates = self.behind(seq);
-        let Some(lanes) = self.members.remove(&seq) else { return Vec::new() };
+        let Some(lanes) = self.members.remove(seq) else { return Vec::new() };
         self.barriers.remove(&seq);
-        let opaque = u32::from(self.opaque.remove(&seq));
+        let opaque = self.opaque.remove(&seq);
         for lane in lanes.as_slice() {
-            if let Some(line) = self.lines.get_mut(lane) {
-                take_out(&mut line.members, seq);
-                take_out(&mut line.wholes, seq);
-                line.opaque -= opaque;
-                if line.members.is_empty() {
-                    self.lines.remove(lane);
-                }
+            if self.lines.get_mut(lane).is_some_and(|line| line.take_out(seq, opaque)) {
+                self.lines.remove(lane);
             }
         }
         candidates
@@ -88,23 +178,20 @@ impl LaneMap {
 
     /// Who could move next once `seq` holds up nobody.
     pub fn behind(&self, seq: u64) -> Vec<u64> {
-        let Some(lanes) = self.members.get(&seq) else { return Vec::new() };
+        let Some(lanes) = self.members.get(seq) else { return Vec::new() };
         if lanes.is_all() {
             let next = self.barriers.range(seq + 1..).next().copied();
             return self
                 .members
                 .range(seq + 1..)
-                .map(|(member, _)| *member)
+                .map(|(member, _)| member)
                 .take_while(|member| next.is_none_or(|barrier| *member <= barrier))
                 .collect();
         }
         let mut next: Vec<u64> = lanes
             .as_slice()
             .iter()
-            .filter_map(|lane| {
-                let members = &self.lines.get(lane)?.members;
-                members.get(behind_in(members, seq)).copied()
-            })
+            .filter_map(|lane| self.lines.get(lane)?.from(seq + 1).next())
             .collect();
         next.extend(self.barriers.range(seq..).next());
         next.sort_unstable();
@@ -114,19 +201,15 @@ impl LaneMap {
 
     /// Whether `seq` is first in all its lines, not counting those that `passed` says hold up nobody.
     pub fn is_first(&self, seq: u64, passed: impl Fn(u64) -> bool) -> bool {
-        let Some(lanes) = self.members.get(&seq) else { return false };
+        let Some(lanes) = self.members.get(seq) else { return false };
         if lanes.is_all() {
-            return self.members.range(..seq).all(|(older, _)| passed(*older));
+            return self.members.range(..seq).all(|(older, _)| passed(older));
         }
         self.barriers.range(..seq).all(|barrier| passed(*barrier))
-            && lanes.as_slice().iter().all(|lane| {
-                self.lines.get(lane).is_some_and(|line| {
-                    line.members
-                        .iter()
-                        .take_while(|older| **older < seq)
-                        .all(|older| passed(*older))
-                })
-            })
+            && lanes
+                .as_slice()
+                .iter()
+                .all(|lane| self.lines.get(lane).is_some_and(|line| line.before(seq).all(&passed)))
     }
 
     /// Whether anything stands in the line of any of `lanes`, or of every lane.
@@ -141,46 +224,38 @@ impl LaneMap {
     /// The line of `lane` from `seq` on; `None` where a barrier stands in it, whose effect on the lane nobody knows.
     pub fn line_from(&self, lane: LaneId, seq: u64) -> Option<impl Iterator<Item = u64> + '_> {
         let found = self.barriers.is_empty().then(|| self.lines.get(&lane))?;
-        let members = found.map(|it| {
-            let at = it.members.partition_point(|member| *member < seq);
-            it.members.range(at..).copied()
-        });
-        Some(members.into_iter().flatten())
+        Some(found.into_iter().flat_map(move |line| line.from(seq)))
     }
 
     /// `seq` sets the whole value of its lane, or no longer does. It stands there.
     pub fn set_whole(&mut self, seq: u64, whole: bool) {
-        let Some(Lanes::One(lane)) = self.members.get(&seq) else { return };
+        let Some(Lanes::One(lane)) = self.members.get(seq) else { return };
         let Some(found) = self.lines.get_mut(lane) else { return };
-        if whole {
-            put_in(&mut found.wholes, seq);
-        } else {
-            take_out(&mut found.wholes, seq);
-        }
+        found.set_whole(seq, whole);
     }
 
     /// The members of `lane` that set its whole value, newest first.
     pub fn wholes(&self, lane: LaneId) -> impl Iterator<Item = u64> + '_ {
-        self.lines.get(&lane).into_iter().flat_map(|line| line.wholes.iter().rev().copied())
+        self.lines.get(&lane).into_iter().flat_map(Line::wholes)
     }
 
     /// Nobody knows what `seq` does to the value of its lanes, or that is known again. It stands there.
     pub fn set_opaque(&mut self, seq: u64, opaque: bool) {
-        let Some(lanes) = self.members.get(&seq) else { return };
+        let Some(lanes) = self.members.get(seq) else { return };
         let changed = if opaque { self.opaque.insert(seq) } else { self.opaque.remove(&seq) };
         if !changed {
             return;
         }
         for lane in lanes.as_slice() {
             if let Some(line) = self.lines.get_mut(lane) {
-                line.opaque = if opaque { line.opaque + 1 } else { line.opaque - 1 };
+                line.set_opaque(opaque);
             }
         }
     }
 
     /// Whether nobody can know the value of `lane`: a barrier or an opaque member stands in it.
     pub fn is_unknowable(&self, lane: LaneId) -> bool {
-        !self.barriers.is_empty() || self.lines.get(&lane).is_some_and(|line| line.opaque > 0)
+        !self.barriers.is_empty() || self.lines.get(&lane).is_some_and(Line::has_opaque)
     }
 
     /// The oldest call over every lane.
@@ -190,13 +265,13 @@ impl LaneMap {
 
     /// Who stands behind `seq` in any of its lanes, in order.
     pub fn following(&self, seq: u64) -> Vec<u64> {
-        let Some(lanes) = self.members.get(&seq) else { return Vec::new() };
+        let Some(lanes) = self.members.get(seq) else { return Vec::new() };
         if lanes.is_all() {
-            return self.members.range(seq + 1..).map(|(member, _)| *member).collect();
+            return self.members.range(seq + 1..).map(|(member, _)| member).collect();
         }
         let own = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
-        let own = own.flat_map(|line| line.members.range(behind_in(&line.members, seq)..));
-        let mut behind: Vec<u64> = own.chain(self.barriers.range(seq..)).copied().collect();
+        let own = own.flat_map(|line| line.from(seq + 1));
+        let mut behind: Vec<u64> = own.chain(self.barriers.range(seq..).copied()).collect();
         behind.sort_unstable();
         behind.dedup();
         behind
@@ -204,13 +279,13 @@ impl LaneMap {
 
     /// Who stands before `seq` in any of its lanes, in order.
     pub fn before(&self, seq: u64) -> Vec<u64> {
-        let Some(lanes) = self.members.get(&seq) else { return Vec::new() };
+        let Some(lanes) = self.members.get(seq) else { return Vec::new() };
         if lanes.is_all() {
-            return self.members.range(..seq).map(|(member, _)| *member).collect();
+            return self.members.range(..seq).map(|(member, _)| member).collect();
         }
         let own = lanes.as_slice().iter().filter_map(|lane| self.lines.get(lane));
-        let own = own.flat_map(|line| line.members.iter().take_while(|older| **older < seq));
-        let mut before: Vec<u64> = own.chain(self.barriers.range(..seq)).copied().collect();
+        let own = own.flat_map(|line| line.before(seq));
+        let mut before: Vec<u64> = own.chain(self.barriers.range(..seq).copied()).collect();
         before.sort_unstable();
         before.dedup();
         before
@@ -229,19 +304,23 @@ impl LaneMap {
             self.barriers.insert(seq);
         }
         for lane in lanes.as_slice() {
-            put_in(&mut self.lines.entry(*lane).or_default().members, seq);
+            self.put_in(*lane, seq);
         }
         self.members.insert(seq, lanes);
     }
 
+    fn put_in(&mut self, lane: LaneId, seq: u64) {
+        self.lines.entry(lane).and_modify(|line| line.put_in(seq)).or_insert_with(|| Line::of(seq));
+    }
+
     /// The lanes in whose lines `seq` stands.
     pub fn lanes_of(&self, seq: u64) -> Option<&Lanes> {
-        self.members.get(&seq)
+        self.members.get(seq)
     }
 
     /// Whether `seq` stands in its lines.
     pub fn stands(&self, seq: u64) -> bool {
-        self.members.contains_key(&seq)
+        self.members.contains(seq)
     }
 
     /// Calls that stand anywhere, those without a lane included: a barrier waits for them, too.
@@ -257,6 +336,8 @@ impl LaneMap {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod bulkhead;
 pub mod cache;
 pub mod chaos;
+mod dense;
 pub mod dependencies;
 pub mod flight;
 pub mod lane;

@@ -28,11 +28,16 @@
 //! **After a crash** the index is rebuilt from the store: what was COMMITTING is there or not and was
 //! not acknowledged; SENDING and REMOVING come back as WAITING, in doubt if their sending was noted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, RandomState},
+};
 
 use bytes::Bytes;
+use hashbrown::HashTable;
 
 use crate::{
+    dense::Dense,
     lane::LaneMap,
     store::{CallHeader, DeadReason, TokenKind, Traits},
     trace::SpanRef,
@@ -182,10 +187,12 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct QueueIndex {
     limits: QueueLimits,
-    entries: BTreeMap<u64, Entry>,
+    entries: Dense<Entry>,
     dead: BTreeMap<u64, Entry>,
     lanes: LaneMap,
-    by_op: HashMap<OpId, u64>,
+    /// The sequence of each name. The names themselves are with the calls.
+    by_op: HashTable<u64>,
+    hasher: RandomState,
     /// Places taken for live writes in doubt, which may yet become calls.
     claims: BTreeSet<u64>,
     ready: BTreeSet<u64>,
@@ -209,10 +216,11 @@ impl QueueIndex {
     pub fn new(limits: QueueLimits, last_seq: u64) -> Self {
         Self {
             limits,
-            entries: BTreeMap::new(),
+            entries: Dense::default(),
             dead: BTreeMap::new(),
             lanes: LaneMap::default(),
-            by_op: HashMap::new(),
+            by_op: HashTable::new(),
+            hasher: RandomState::new(),
             claims: BTreeSet::new(),
             ready: BTreeSet::new(),
             backing_off: BTreeSet::new(),
@@ -232,7 +240,7 @@ impl QueueIndex {
     /// letters of a backend that wants them to block their lanes.
     pub fn restore(&mut self, seq: u64, entry: Entry, dead: bool, holds_lane: bool) {
         self.next_seq = self.next_seq.max(seq + 1);
-        self.by_op.insert(entry.header.op_id, seq);
+        let op_id = entry.header.op_id;
         if !dead || holds_lane {
             self.lanes.enter(seq, entry.header.lanes.clone());
         }
@@ -240,6 +248,7 @@ impl QueueIndex {
             self.lanes.set_opaque(seq, true);
             self.dead_bytes += entry.bytes;
             self.dead.insert(seq, Entry { written_since: true, ..entry });
+            self.name(op_id, seq);
             return;
         }
         self.lanes.set_whole(seq, entry.header.traits.whole);
@@ -248,6 +257,7 @@ impl QueueIndex {
             self.residues.insert(seq, &entry.header.lanes);
         }
         self.entries.insert(seq, Entry { phase: Phase::Waiting, ..entry });
+        self.name(op_id, seq);
         self.consider(seq);
     }
 
@@ -310,7 +320,7 @@ impl QueueIndex {
         let claimed = claim.filter(|seq| self.claims.remove(seq));
         let seq = claimed.unwrap_or(self.next_seq);
         self.note_written(&entry.header.lanes);
-        self.by_op.insert(entry.header.op_id, seq);
+        let op_id = entry.header.op_id;
         if claimed.is_none() {
             self.next_seq += 1;
             self.lanes.enter(seq, entry.header.lanes.clone());
@@ -318,12 +328,13 @@ impl QueueIndex {
         self.lanes.set_whole(seq, entry.header.traits.whole);
         self.bytes += entry.bytes;
         self.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
+        self.name(op_id, seq);
         Ok(seq)
     }
 
     /// What is known under an op id, where that is anything.
     pub fn known(&self, op_id: OpId, digest: u64) -> Option<Refusal> {
-        let seq = *self.by_op.get(&op_id)?;
+        let seq = self.named(op_id)?;
         let dead = self.dead.contains_key(&seq);
         let entry = self.get(seq)?;
         Some(if entry.header.digest == digest {
@@ -335,7 +346,7 @@ impl QueueIndex {
 
     /// The append of `seq` is synced.
     pub fn committed(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(&seq)
+        if let Some(entry) = self.entries.get_mut(seq)
             && entry.phase == Phase::Committing
         {
             entry.phase = Phase::Waiting;
@@ -354,7 +365,7 @@ impl QueueIndex {
                 break seq;
             }
         };
-        if let Some(entry) = self.entries.get_mut(&seq) {
+        if let Some(entry) = self.entries.get_mut(seq) {
             entry.phase = Phase::Sending;
             entry.attempts += 1;
         }
@@ -363,7 +374,7 @@ impl QueueIndex {
 
     /// `seq` did not go on the wire after all: it is as if it had not been taken.
     pub fn put_back(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(&seq)
+        if let Some(entry) = self.entries.get_mut(seq)
             && entry.phase == Phase::Sending
         {
             entry.phase = Phase::Waiting;
@@ -378,7 +389,7 @@ impl QueueIndex {
 
     /// Keeps `seq`, which waits, from being taken until it is [put back](QueueIndex::put_back) or replaced.
     pub fn hold(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(&seq)
+        if let Some(entry) = self.entries.get_mut(seq)
             && matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
         {
             if let Phase::BackingOff { until } = entry.phase {
@@ -391,7 +402,7 @@ impl QueueIndex {
 
     /// `seq` was applied, or is discarded, and its removal handed to the committer.
     pub fn applied(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(&seq) {
+        if let Some(entry) = self.entries.get_mut(seq) {
             if let Phase::BackingOff { until } = entry.phase {
                 self.backing_off.remove(&(until, seq));
             }
@@ -404,7 +415,7 @@ impl QueueIndex {
     /// `seq` was applied, and something is left to do of it, which takes its place: `bytes` large, in `lanes`,
     /// due then. It waits from now on.
     pub fn became_residue(&mut self, seq: u64, lanes: Lanes, due: UnixMillis, bytes: u64) {
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.entries.get_mut(seq) else { return };
         self.bytes = self.bytes - entry.bytes + bytes;
         entry.bytes = bytes;
         entry.header.traits = Traits { due: Some(due), ..Traits::default() };
@@ -436,7 +447,7 @@ impl QueueIndex {
     pub fn following(&self, seq: u64) -> Vec<u64> {
         let durable = |member: &u64| {
             self.entries
-                .get(member)
+                .get(*member)
                 .is_some_and(|entry| !matches!(entry.phase, Phase::Committing | Phase::Removing))
         };
         self.lanes.following(seq).into_iter().filter(durable).collect()
@@ -444,7 +455,7 @@ impl QueueIndex {
 
     /// The removal of `seq` is synced (or its append failed, or it was discarded): it is gone. Returns its lanes.
     pub fn removed(&mut self, seq: u64) -> Option<Lanes> {
-        let entry = if let Some(entry) = self.entries.remove(&seq) {
+        let entry = if let Some(entry) = self.entries.remove(seq) {
             self.bytes -= entry.bytes;
             entry
         } else {
@@ -459,7 +470,7 @@ impl QueueIndex {
 
     /// `seq` is to be tried again at `until`.
     pub fn retry(&mut self, seq: u64, until: Moment, error: impl Into<Words>) {
-        if let Some(entry) = self.entries.get_mut(&seq) {
+        if let Some(entry) = self.entries.get_mut(seq) {
             entry.phase = Phase::BackingOff { until };
             entry.last_error = Some(Box::new(error.into()));
             self.ready.remove(&seq);
@@ -471,7 +482,7 @@ impl QueueIndex {
     /// Forgets every backoff: replay may try everything now.
     pub fn retry_all(&mut self) {
         for (_, seq) in std::mem::take(&mut self.backing_off) {
-            if let Some(entry) = self.entries.get_mut(&seq) {
+            if let Some(entry) = self.entries.get_mut(seq) {
                 entry.phase = Phase::Waiting;
                 self.consider(seq);
             }
@@ -481,7 +492,7 @@ impl QueueIndex {
     /// `seq` became a dead letter. It goes on holding its lane where `holds_lane`: for as long as its
     /// mark is not synced, a crash would bring it back as a call that waits.
     pub fn buried(&mut self, seq: u64, reason: impl Into<Words>, holds_lane: bool) {
-        let Some(mut entry) = self.entries.remove(&seq) else { return };
+        let Some(mut entry) = self.entries.remove(seq) else { return };
         self.ready.remove(&seq);
         if let Phase::BackingOff { until } = entry.phase {
             self.backing_off.remove(&(until, seq));
@@ -509,7 +520,7 @@ impl QueueIndex {
     /// Replay has given up on `seq`, and there is no room for it among the dead letters: it keeps its lane, and
     /// is not sent again.
     pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: impl Into<Words>) {
-        if let Some(entry) = self.entries.get_mut(&seq) {
+        if let Some(entry) = self.entries.get_mut(seq) {
             entry.verdict = Some(Box::new((reason, detail.into())));
             self.sentenced.insert(seq);
         }
@@ -528,6 +539,7 @@ impl QueueIndex {
     /// the requeue is known: then [unclaim](QueueIndex::unclaim) it, or [take it back](QueueIndex::not_requeued).
     pub fn requeue(&mut self, seq: u64, forget_doubt: bool) -> Option<u64> {
         let mut entry = self.dead.remove(&seq)?;
+        self.unname(entry.header.op_id, seq);
         entry.state.asked_again();
         if forget_doubt {
             entry.state.cleared();
@@ -541,7 +553,7 @@ impl QueueIndex {
         let new = self.next_seq;
         self.next_seq += 1;
         self.bytes += entry.bytes;
-        self.by_op.insert(entry.header.op_id, new);
+        let op_id = entry.header.op_id;
         self.lanes.enter(new, entry.header.lanes.clone());
         self.lanes.set_whole(new, entry.header.traits.whole);
         let fresh = Entry {
@@ -552,6 +564,7 @@ impl QueueIndex {
             ..entry
         };
         self.entries.insert(new, fresh);
+        self.name(op_id, new);
         Some(new)
     }
 
@@ -560,9 +573,10 @@ impl QueueIndex {
     pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
         self.claims.remove(&seq);
         self.lanes.set_opaque(seq, true);
-        self.by_op.insert(entry.header.op_id, seq);
         self.dead_bytes += entry.bytes;
+        let op_id = entry.header.op_id;
         self.dead.insert(seq, entry);
+        self.name(op_id, seq);
     }
 
     /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
@@ -579,24 +593,29 @@ impl QueueIndex {
 
     /// A call or dead letter by sequence.
     pub fn get(&self, seq: u64) -> Option<&Entry> {
-        self.entries.get(&seq).or_else(|| self.dead.get(&seq))
+        self.entries.get(seq).or_else(|| self.dead.get(&seq))
     }
 
     /// A waiting call, to note what became of an attempt.
     pub fn get_mut(&mut self, seq: u64) -> Option<&mut Entry> {
-        self.entries.get_mut(&seq)
+        self.entries.get_mut(seq)
     }
 
     /// The sequence of an op id, and whether it is a dead letter.
     pub fn find(&self, op_id: OpId) -> Option<(u64, bool)> {
-        let seq = *self.by_op.get(&op_id)?;
+        let seq = self.named(op_id)?;
         Some((seq, self.dead.contains_key(&seq)))
     }
 
     /// Waiting calls, or dead letters, after a sequence, in order.
     pub fn page(&self, dead: bool, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
-        let map = if dead { &self.dead } else { &self.entries };
-        map.range(after + 1..).map(|(seq, entry)| (*seq, entry))
+        let (dead, calls) = if dead {
+            (Some(self.dead.range(after + 1..)), None)
+        } else {
+            (None, Some(self.entries.range(after + 1..)))
+        };
+        let dead = dead.into_iter().flatten().map(|(seq, entry)| (*seq, entry));
+        dead.chain(calls.into_iter().flatten())
     }
 
     /// When a backoff ends next.
@@ -702,10 +721,35 @@ impl QueueIndex {
                 return;
             }
             self.backing_off.remove(&(until, seq));
-            if let Some(entry) = self.entries.get_mut(&seq) {
+            if let Some(entry) = self.entries.get_mut(seq) {
                 entry.phase = Phase::Waiting;
                 self.consider(seq);
             }
+        }
+    }
+
+    /// The call `seq`, which is here, goes by that name from now on.
+    fn name(&mut self, op_id: OpId, seq: u64) {
+        self.named(op_id).into_iter().for_each(|former| self.unname(op_id, former));
+        let Self { by_op, hasher, entries, dead, .. } = self;
+        let hash = |seq: &u64| {
+            let entry = entries.get(*seq).or_else(|| dead.get(seq));
+            hasher.hash_one(entry.map(|entry| entry.header.op_id))
+        };
+        by_op.insert_unique(hasher.hash_one(Some(op_id)), seq, hash);
+    }
+
+    /// The call that goes by that name.
+    fn named(&self, op_id: OpId) -> Option<u64> {
+        let is_it = |seq: &u64| self.get(*seq).is_some_and(|entry| entry.header.op_id == op_id);
+        self.by_op.find(self.hasher.hash_one(Some(op_id)), is_it).copied()
+    }
+
+    /// The call `seq` does not go by that name any more.
+    fn unname(&mut self, op_id: OpId, seq: u64) {
+        let hash = self.hasher.hash_one(Some(op_id));
+        if let Ok(found) = self.by_op.find_entry(hash, |it| *it == seq) {
+            found.remove();
         }
     }
 
@@ -715,9 +759,7 @@ impl QueueIndex {
         if let Phase::BackingOff { until } = entry.phase {
             self.backing_off.remove(&(until, seq));
         }
-        if self.by_op.get(&entry.header.op_id) == Some(&seq) {
-            self.by_op.remove(&entry.header.op_id);
-        }
+        self.unname(entry.header.op_id, seq);
         self.leave_group(seq, entry);
         self.touched(seq, &entry.header.lanes);
         self.step_out(seq);

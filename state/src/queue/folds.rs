@@ -153,7 +153,7 @@ impl QueueIndex {
 
     /// The body of `seq` may have changed and changed back.
     pub fn was_rewritten(&mut self, seq: u64) {
-        if let Some(lanes) = self.entries.get(&seq).map(|entry| entry.header.lanes.clone()) {
+        if let Some(lanes) = self.entries.get(seq).map(|entry| entry.header.lanes.clone()) {
             self.touched(seq, &lanes);
         }
     }
@@ -164,14 +164,14 @@ impl QueueIndex {
     }
 
     fn is_durable(&self, seq: u64) -> bool {
-        self.entries.get(&seq).is_some_and(|entry| entry.phase != Phase::Committing)
+        self.entries.get(seq).is_some_and(|entry| entry.phase != Phase::Committing)
     }
 
     /// The durable writes of `lane` from `from` on.
     fn durable_from(&self, lane: LaneId, from: u64) -> impl Iterator<Item = NextWrite> + '_ {
         let members = self.lanes.line_from(lane, from).into_iter().flatten();
         members.filter_map(|seq| {
-            let entry = self.entries.get(&seq)?;
+            let entry = self.entries.get(seq)?;
             (entry.phase != Phase::Committing).then_some(NextWrite {
                 seq,
                 accepted_at: entry.header.accepted_at,

@@ -23,14 +23,14 @@ impl QueueIndex {
 
     /// Whether `seq` waits, and for nobody.
     pub(super) fn may_move(&self, seq: u64) -> bool {
-        let Some(entry) = self.entries.get(&seq) else { return false };
+        let Some(entry) = self.entries.get(seq) else { return false };
         if entry.phase != Phase::Waiting {
             return false;
         }
         let (absolute, accepted_at) = (entry.is_absolute(), entry.header.accepted_at);
         let own_due = entry.header.traits.due;
         let passed = |older: u64| {
-            self.entries.get(&older).is_some_and(|entry| match entry.header.traits.due {
+            self.entries.get(older).is_some_and(|entry| match entry.header.traits.due {
                 Some(_) if own_due.is_some() => true,
                 Some(due) if accepted_at < due => {
                     matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
@@ -48,7 +48,7 @@ impl QueueIndex {
     /// whose deadline has been set already.
     fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
         for member in self.lanes.following(seq) {
-            match self.entries.get(&member) {
+            match self.entries.get(member) {
                 Some(entry) if entry.header.traits.due.is_some() => {}
                 Some(entry) => return entry.header.accepted_at >= due,
                 // A place that a live write in doubt holds: that is accepted already.
@@ -104,7 +104,7 @@ impl QueueIndex {
     /// The residues that wait in any of `lanes`.
     pub fn residues_in(&self, lanes: &Lanes) -> Vec<u64> {
         let waits =
-            |seq: &u64| self.entries.get(seq).is_some_and(|entry| entry.phase != Phase::Removing);
+            |seq: &u64| self.entries.get(*seq).is_some_and(|entry| entry.phase != Phase::Removing);
         self.residues.meeting(lanes).into_iter().filter(waits).collect()
     }
 }

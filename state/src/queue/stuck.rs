@@ -45,7 +45,7 @@ impl QueueIndex {
         }
         let members = self.lanes.line_from(lane, 0).into_iter().flatten();
         for seq in members.take(LOOK_AT) {
-            let Some(entry) = self.entries.get(&seq) else {
+            let Some(entry) = self.entries.get(seq) else {
                 // The place of a live write in doubt moves.
                 return dead_letters_hold && self.dead.contains_key(&seq);
             };

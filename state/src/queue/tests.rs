@@ -64,7 +64,7 @@ impl QueueIndex {
         let members = self.lanes.line_from(lane, 0)?.collect::<Vec<u64>>();
         let mut writes = Vec::with_capacity(members.len());
         for seq in members {
-            match self.entries.get(&seq) {
+            match self.entries.get(seq) {
                 Some(entry) if entry.phase == Phase::Committing => {}
                 None if self.claims.contains(&seq) => {}
                 Some(_) => writes.push(seq),
@@ -246,7 +246,7 @@ proptest! {
         let mut index = QueueIndex::new(QueueLimits { items: 1_000, bytes: 1 << 40, ..LIMITS }, 0);
         let (mut now, mut op) = (0, 0);
         let (mut sending, mut removing) = (Vec::new(), Vec::new());
-        let mut last_applied = HashMap::new();
+        let mut last_applied = std::collections::HashMap::new();
         for (step, lane, absolute) in steps {
             match step {
                 0 | 1 => { op += 1; push(&mut index, op, lane, absolute); }

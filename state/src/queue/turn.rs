@@ -37,7 +37,7 @@ impl QueueIndex {
     /// What is sent when it is `seq`'s turn, which was [taken](QueueIndex::take). At most `calls` calls of at
     /// most `bytes` together are sent as one.
     pub fn turn(&mut self, seq: u64, calls: usize, bytes: u64) -> Turn {
-        let Some(entry) = self.entries.get(&seq) else { return Turn::default() };
+        let Some(entry) = self.entries.get(seq) else { return Turn::default() };
         if let Some(group) = entry.group.and_then(|id| self.groups.get(&id)) {
             let seqs = group.members.clone();
             self.begin_sending(seqs.iter().copied().filter(|member| *member != seq));
@@ -61,7 +61,7 @@ impl QueueIndex {
         let Some(id) = members.first().copied() else { return };
         let mut dead = 0;
         for seq in &members {
-            if let Some(entry) = self.entries.get_mut(seq) {
+            if let Some(entry) = self.entries.get_mut(*seq) {
                 entry.group = Some(id);
             } else if let Some(entry) = self.dead.get_mut(seq) {
                 entry.group = Some(id);
@@ -78,7 +78,7 @@ impl QueueIndex {
         let Some(group) = self.groups.remove(&id) else { return };
         let half = u32::try_from(group.members.len() / 2).unwrap_or(u32::MAX).max(1);
         for seq in group.members {
-            if let Some(entry) = self.entries.get_mut(&seq) {
+            if let Some(entry) = self.entries.get_mut(seq) {
                 entry.group = None;
                 entry.group_max = if halved { entry.group_max.min(half) } else { entry.group_max };
             }
@@ -144,7 +144,7 @@ impl QueueIndex {
     fn begin_sending(&mut self, seqs: impl Iterator<Item = u64>) {
         for seq in seqs {
             self.ready.remove(&seq);
-            if let Some(entry) = self.entries.get_mut(&seq) {
+            if let Some(entry) = self.entries.get_mut(seq) {
                 if let Phase::BackingOff { until } = entry.phase {
                     self.backing_off.remove(&(until, seq));
                 }
@@ -156,7 +156,7 @@ impl QueueIndex {
 
     /// `seq` and what may be sent with it as one, ascending.
     fn gather(&self, seq: u64, gather: u64, calls: usize, bytes: u64) -> Vec<u64> {
-        let Some(first) = self.entries.get(&seq) else { return Vec::new() };
+        let Some(first) = self.entries.get(seq) else { return Vec::new() };
         let (mut seqs, mut held) = (vec![seq], first.bytes);
         let mut most = calls.min(first.group_max as usize);
         for other in &self.ready {
@@ -165,7 +165,7 @@ impl QueueIndex {
             }
             let Some(entry) = self
                 .entries
-                .get(other)
+                .get(*other)
                 .filter(|entry| entry.header.traits.gather == Some(gather) && entry.may_gather())
                 .filter(|_| self.may_move(*other))
             else {
@@ -185,11 +185,11 @@ impl QueueIndex {
 
     /// The last call of `seq`'s lane that makes all before it meaningless, and those; at most [`OVERTAKEN_MAX`].
     fn last_whole(&self, seq: u64) -> Option<(u64, Vec<u64>)> {
-        let Lanes::One(lane) = self.entries.get(&seq)?.header.lanes else { return None };
+        let Lanes::One(lane) = self.entries.get(seq)?.header.lanes else { return None };
         self.lanes.wholes(lane).next().filter(|whole| *whole > seq)?;
         let (mut passed, mut found) = (Vec::new(), None);
         for member in self.lanes.line_from(lane, seq)?.take(OVERTAKEN_MAX + 1) {
-            let Some(entry) = self.entries.get(&member) else { break };
+            let Some(entry) = self.entries.get(member) else { break };
             let can_wait = match entry.phase {
                 Phase::Waiting | Phase::BackingOff { .. } => true,
                 Phase::Sending => member == seq,
