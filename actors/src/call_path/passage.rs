@@ -105,16 +105,45 @@ pub(super) fn note_end(
         None => End::Applied,
         Some(AttemptError { doubt: None, .. }) => End::Nothing,
         Some(AttemptError { class: ErrorClass::Ambiguous, .. }) => End::Unprovable,
-        Some(AttemptError { doubt: Some(found), .. }) if found.is_empty() && needs_evidence => {
-            End::Unprovable
-        }
         Some(AttemptError { doubt: Some(found), .. }) => {
-            // What the first sending knew is what counts.
+            // What the first sending knew is what counts; a repetition notes nothing.
             if !state.is_in_doubt() {
                 *evidence = found.clone();
             }
-            End::Unknown
+            if evidence.is_empty() && needs_evidence { End::Unprovable } else { End::Unknown }
         }
     };
     state.end(end);
+}
+
+#[cfg(test)]
+mod tests {
+    use fusebox_state::write::{Next, Repeat};
+
+    use super::*;
+    use crate::connector::OwnCode;
+
+    /// What may be done after attempts that ended without an answer, having noted these.
+    fn after(noted: &[&'static [u8]], needs_evidence: bool) -> (Next, Bytes) {
+        let (mut state, mut evidence) = (WriteState::fresh(Repeat::Token), Bytes::new());
+        for found in noted {
+            state.sent();
+            let error = AttemptError {
+                doubt: Some(Bytes::from_static(found)),
+                ..AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, "no answer")
+            };
+            note_end(&mut state, &mut evidence, needs_evidence, Some(&error));
+        }
+        (state.next(), evidence)
+    }
+
+    #[test]
+    fn what_the_first_sending_noted_outlives_repetitions_without_an_answer() {
+        let first = Bytes::from_static(b"first");
+        assert_eq!(after(&[b"first"], true), (Next::Prove, first.clone()));
+        assert_eq!(after(&[b"first", b""], true), (Next::Prove, first.clone()));
+        assert_eq!(after(&[b"first", b"later", b""], true), (Next::Prove, first));
+        assert_eq!(after(&[b""], true), (Next::GiveUp, Bytes::new()));
+        assert_eq!(after(&[b"", b""], false), (Next::Prove, Bytes::new()));
+    }
 }
