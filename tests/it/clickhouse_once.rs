@@ -123,6 +123,22 @@ fn an_insert_whose_answer_is_lost_is_not_repeated_where_a_view_would_not_recogni
 }
 
 #[test]
+fn an_insert_of_which_no_attempt_is_answered_is_queued_and_applied_once() {
+    let server = ClickHouse::with_users(Engine::Current, &[TELLER]);
+    server.query(&table("t", 100));
+    let relay = Relay::start(server.port());
+    let daemon = with(&format!("http://127.0.0.1:{}", relay.port()))
+        .set("backends.clickhouse.username", "teller")
+        .set("backends.clickhouse.timeout", "1s")
+        .start();
+    relay.lose_answers_to(INSERTS);
+    insert(&daemon, "t", "1\n", json!({})).assert_queued();
+    relay.release();
+    daemon.wait_until("nothing waits", LONG, |daemon| waits(daemon) == 0);
+    assert_eq!((count(&server, "count() FROM t"), daemon.queued("clickhouse", "dead")), (1, 0));
+}
+
+#[test]
 fn after_a_crash_what_came_since_decides_whether_an_insert_is_sent_again() {
     for (others, proven) in [(120, false), (10, true)] {
         let server = ClickHouse::with_users(Engine::Current, &[TELLER]);

@@ -85,6 +85,20 @@ impl World {
     }
 }
 
+/// A client's own request.
+fn of_client(query: &str) -> Bytes {
+    let head = RequestHead {
+        method: "POST".to_owned(),
+        target: "/".to_owned(),
+        query: query.to_owned(),
+        is_query: true,
+        is_plain: true,
+        is_whole: true,
+        ..RequestHead::default()
+    };
+    HttpRequest { head, body: Bytes::copy_from_slice(query.as_bytes()) }.to_bytes()
+}
+
 #[tokio::test]
 async fn rows_that_a_killed_server_lost_under_a_known_token_are_sent_again() {
     let mut world = World::of(&["t"]).await;
@@ -106,9 +120,14 @@ async fn rows_that_a_killed_server_lost_under_a_known_token_are_sent_again() {
 async fn what_else_was_answered_does_not_stand_for_what_is_lost() {
     let mut world = World::of(&["t"]).await;
     let noted = world.noted(4).await;
-    for n in 1..4 {
-        world.answered(n).await;
-    }
+    world.answered(1).await;
+    world.answered(2).await;
+    // And one of a client.
+    let body = of_client("INSERT INTO default.t VALUES (3)");
+    let of_client = Sent { body, origin: Origin::Live, ..World::insert(3) };
+    let ended = of_client.to(&world.connector).await;
+    assert!(ended.result.is_ok(), "{ended:?}");
+    world.connector.forget_tokens(of_client.token.into_iter().collect());
     let doubted = world.sent(noted).await;
     world.killed_before("t", "all_4_4_0").await;
     assert_eq!(world.again(&doubted).await, Ok(()));
@@ -149,17 +168,7 @@ async fn a_repetition_of_a_clients_own_request_is_not_believed_either() {
     let mut world = World::of(&["t"]).await;
     let doubted = world.doubted(1).await;
     world.killed_before("t", "all_1_1_0").await;
-    let query = "INSERT INTO default.t VALUES (1)".to_owned();
-    let head = RequestHead {
-        method: "POST".to_owned(),
-        target: "/".to_owned(),
-        query: query.clone(),
-        is_query: true,
-        is_plain: true,
-        is_whole: true,
-        ..RequestHead::default()
-    };
-    let request = HttpRequest { head, body: query.into() }.to_bytes();
+    let request = of_client("INSERT INTO default.t VALUES (1)");
     let told = world.again(&Sent { body: request, origin: Origin::Live, ..doubted }).await;
     assert!(
         matches!(&told, Err((ErrorClass::Unknown, why)) if why.contains("no rows of it")),

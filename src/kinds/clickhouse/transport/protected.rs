@@ -19,12 +19,12 @@ use super::{
     request::{self, Asking},
     server::Server,
     shared::Shared,
-    tokens::{self, Arrived, Doubted, Noted},
+    tokens::{self, Arrived, Doubted, Mark, Noted},
 };
 use crate::kinds::clickhouse::protocol::{
     door_insert,
     http_form::{self, HttpRequest},
-    outcome::Asked,
+    outcome::{Asked, written_rows},
     sql::{self, Verb},
     target::{self, Target},
 };
@@ -115,6 +115,26 @@ impl Protected {
         let proof = tokens::prove(shared, &self.server, &write, until).await?;
         let ended = by_proof(proof, &self.target)?;
         Ok(ended.map_or(Before::Noted(None), Before::Ended))
+    }
+
+    /// What the first sending is marked with; see [`Tables::mark`]. One that its client lets the server write later
+    /// is not.
+    ///
+    /// [`Tables::mark`]: tokens::Tables::mark
+    pub(super) fn mark(&self, shared: &Shared, attempt: &Attempt<'_>) -> Option<Mark> {
+        let is_at_once = self.pairs.iter().any(|(name, _)| *name == "async_insert");
+        let counts = is_at_once && attempt.doubt.is_none();
+        counts.then(|| shared.tables.mark(&self.target)).flatten()
+    }
+
+    /// Notes that the sending that was so marked was answered by `reply`.
+    pub(super) fn answered(&self, shared: &Shared, mark: Mark, reply: &Bytes) {
+        let Some((head, _)) = http_form::answer_of(reply) else { return };
+        let summary = head.headers.iter().find(|(name, _)| name == "x-clickhouse-summary");
+        let rows = summary.and_then(|(_, summary)| written_rows(summary));
+        if head.status == 200 && rows.is_some_and(|rows| rows > 0) {
+            shared.tables.landing(self.token, mark);
+        }
     }
 
     /// Whether the rows are there, if this repeated what may have been applied and `reply` says that all is well.

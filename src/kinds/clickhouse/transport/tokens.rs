@@ -47,7 +47,7 @@ mod reach;
 mod tables;
 
 pub(crate) use arrived::{Arrived, TOKENS_MAX};
-pub(crate) use tables::{Noted, Tables};
+pub(crate) use tables::{Mark, Noted, Tables};
 
 /// How long a live insert waits for the first answer.
 const FIRST_MAX: Duration = Duration::from_secs(2);

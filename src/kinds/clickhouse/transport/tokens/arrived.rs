@@ -25,6 +25,8 @@
 //! noting and the crash, what they wrote stands for what is lost**, and it is believed. What a view lost is not
 //! found, as a view may have nothing to pass on.
 //!
+//! On the other side it errs only if rows that came since the noting are dropped, by partition, before the repetition.
+//!
 //! Only an insert that has rows for a table of the engine `MergeTree` itself counts as landed: the others may make one
 //! row of two, or none. Only under a token that is ours: the server may have known a caller's.
 
