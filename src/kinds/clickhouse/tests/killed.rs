@@ -125,8 +125,13 @@ async fn what_else_was_answered_does_not_stand_for_what_is_lost() {
     // And one of a client.
     let body = of_client("INSERT INTO default.t VALUES (3)");
     let of_client = Sent { body, origin: Origin::Live, ..World::insert(3) };
-    let ended = of_client.to(&world.connector).await;
+    let mut ended = of_client.to(&world.connector).await;
     assert!(ended.result.is_ok(), "{ended:?}");
+    while let Some(rest) = &mut ended.rest
+        && let Some(piece) = rest.next().await
+    {
+        assert!(piece.is_ok(), "{piece:?}");
+    }
     world.connector.forget_tokens(of_client.token.into_iter().collect());
     let doubted = world.sent(noted).await;
     world.killed_before("t", "all_4_4_0").await;

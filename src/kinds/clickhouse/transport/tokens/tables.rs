@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    arrived::{self, Arrived, Marks},
+    arrived::{Arrived, Marks, direct},
     evidence::Evidence,
     reach::{Reach, Reached},
 };
@@ -173,7 +173,7 @@ impl Tables {
     pub(crate) fn mark(&self, target: &Target) -> Option<Mark> {
         let known = self.known.lock();
         let Reach::Tables(tables) = &known.get(target)?.reach else { return None };
-        let identity = arrived::direct(tables)?.identity;
+        let identity = direct(tables)?.identity;
         drop(known);
         let generation = self.marks.lock().get(&identity)?.generation();
         Some((identity, generation))
@@ -196,14 +196,14 @@ impl Tables {
         landing.insert(token.to_u128(), mark);
     }
 
-    /// Whether the rows of a repetition are there; see [`arrived`].
+    /// Whether the rows of a repetition are there; see [`Arrived`].
     pub(super) fn judge(&self, token: OpId, then: &[Reached], now: &[Reached]) -> Arrived {
-        let Some(direct) = arrived::direct(now) else { return Arrived::Yes };
+        let Some(table) = direct(now) else { return Arrived::Yes };
         let mut all = self.marks.lock();
         if all.len() >= TABLES_MAX {
             all.clear();
         }
-        all.entry(direct.identity).or_default().judge(token.to_u128(), then, now)
+        all.entry(table.identity).or_default().judge(token.to_u128(), then, now)
     }
 
     /// All sendings of `token` that may have written something, where all of them are known.
@@ -254,16 +254,16 @@ impl Tables {
 
     /// Keeps what the table said.
     pub(super) fn keep(&self, target: &Target, known: Known) {
-        let direct = match &known.reach {
-            Reach::Tables(tables) => arrived::direct(tables),
+        let table = match &known.reach {
+            Reach::Tables(tables) => direct(tables),
             _ => None,
         };
-        if let Some(direct) = direct {
+        if let Some(table) = table {
             let mut all = self.marks.lock();
             if all.len() >= TABLES_MAX {
                 all.clear();
             }
-            all.entry(direct.identity).or_default().noted(direct);
+            all.entry(table.identity).or_default().noted(table);
         }
         let mut all = self.known.lock();
         if all.len() >= TABLES_MAX {
