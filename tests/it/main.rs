@@ -67,6 +67,8 @@ mod page;
 #[cfg(test)]
 mod queue_moves;
 #[cfg(test)]
+mod recordings;
+#[cfg(test)]
 mod redis_door;
 #[cfg(test)]
 mod redis_markers;
