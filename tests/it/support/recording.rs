@@ -149,7 +149,7 @@ pub(crate) struct Label {
     pub(crate) name: String,
     /// For the tuning of detectors; held out otherwise.
     pub(crate) tuning: bool,
-    /// The server ended or stopped all of a sudden.
+    /// The server ended or stopped all of a sudden, and does not answer any more.
     pub(crate) sudden: bool,
     /// When the breaker opens, in whole milliseconds since the beginning.
     pub(crate) opens: Option<Duration>,
@@ -162,7 +162,8 @@ impl Label {
         let opens = opens(&read(file));
         Self {
             tuning: ["redis7", "clickhouse18"].iter().any(|server| name.starts_with(server)),
-            sudden: ["killed", "stopped", "crashed", "hung"].iter().any(|how| name.contains(how)),
+            sudden: opens.is_some()
+                && ["killed", "stopped", "crashed", "hung"].iter().any(|how| name.contains(how)),
             opens: opens
                 .map(|at| Duration::from_millis(u64::try_from(at.as_millis()).unwrap_or(0))),
             name,
