@@ -65,6 +65,8 @@ mod order;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
+mod prediction;
+#[cfg(test)]
 mod queue_moves;
 #[cfg(test)]
 mod recordings;
