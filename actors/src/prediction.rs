@@ -162,6 +162,8 @@ fn short(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fusebox_state::{Ratio, predict::Opening, window::Horizon};
+
     use super::*;
 
     #[test]
@@ -185,6 +187,57 @@ mod tests {
         ] {
             assert_eq!(words(because, seconds(lasts)), said);
         }
+    }
+
+    fn opens(reason: Reason) -> Transition {
+        Transition {
+            from: breaker::State::Closed,
+            to: breaker::State::Open,
+            reason,
+            horizon: Horizon::Whole,
+            calls: 10,
+            failures: 10,
+            failure_rate: 1.0,
+            failure_threshold: 5,
+            failure_rate_threshold: 0.5,
+            slow: 0,
+            slow_rate_threshold: 0.0,
+            open_for_ms: None,
+            exponent: 0,
+            note: None,
+            last_errors: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn openings_by_order_and_of_faults_on_purpose_are_not_scored() {
+        let bounds = Bounds {
+            timeout: Duration::from_secs(1),
+            failure_rate: Ratio::new(0.5).unwrap(),
+            in_flight_max: 10,
+        };
+        let forecast = Forecast::default();
+        let look = |second: u64, is_struck: bool| {
+            let conditions = Conditions {
+                now: Moment::from_millis(second * 1_000),
+                in_flight: 0,
+                full_in: None,
+                is_struck,
+                window: Duration::from_secs(60),
+                is_held_up: false,
+            };
+            forecast.look(&conditions, &bounds).opening
+        };
+        forecast.changed(&opens(Reason::ForcedOpen), false);
+        assert_eq!(look(1, false), None, "an order");
+        forecast.changed(&opens(Reason::Burst), true);
+        assert_eq!(look(2, false), None, "faults that its opening has ended");
+        assert_eq!(look(3, true), None);
+        forecast.changed(&opens(Reason::FailureRate), false);
+        assert_eq!(look(62, false), None, "what they did is in the window");
+        forecast.changed(&opens(Reason::FailureRate), false);
+        assert_eq!(look(63, false), Some(Opening::Unpredictable));
+        assert_eq!(look(64, false), None, "once");
     }
 
     #[test]

@@ -28,7 +28,9 @@ impl Times {
 
     /// The counts since they were last taken.
     pub(crate) fn take(&self) -> Counts {
-        std::array::from_fn(|bucket| self.0.get(bucket).map_or(0, |it| it.swap(0, Ordering::Relaxed)))
+        std::array::from_fn(|bucket| {
+            self.0.get(bucket).map_or(0, |it| it.swap(0, Ordering::Relaxed))
+        })
     }
 
     /// Percentiles of all attempts, in milliseconds.

@@ -25,8 +25,8 @@ mod prediction;
 
 pub use chaos::{ChaosFaultView, ChaosView};
 pub use dependencies::{DependenciesView, EdgeView, NodeView, RootCauseView};
-pub use prediction::PredictionView;
 pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
+pub use prediction::PredictionView;
 
 /// GET /health.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]

@@ -25,7 +25,7 @@ pub(crate) fn summary(calls: &[Call]) -> String {
         took.sort();
         let p90 = took.get(took.len() * 9 / 10).copied().unwrap_or_default();
         let failed = calls.iter().filter(of).filter(|call| call.how != Ended::Answered);
-        line += &format!(" {}/{}", p90.as_millis(), failed.count());
+        line.extend([" ", &p90.as_millis().to_string(), "/", &failed.count().to_string()]);
     }
     line
 }
@@ -51,7 +51,7 @@ pub(crate) fn calls(
         calls.push(Call { ended: begin.elapsed(), took: asked.elapsed(), how });
         // By day, as a minute has it, four times as many calls as by night.
         let mut busy = match scenario.shape {
-            Shape::Diurnal(_) => 0.4 + 1.2 * scenario.shape.day(begin.elapsed()),
+            Shape::Diurnal(_) => 0.4 + 1.2 * Shape::day(begin.elapsed()),
             _ => 1.0,
         };
         if scenario.server == Kind::ClickHouse26 {

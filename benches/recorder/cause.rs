@@ -94,7 +94,7 @@ pub(crate) fn prepare(scenario: &Scenario, server: &mut Server) {
     let mut all = |statements: &[&str]| statements.iter().for_each(|it| client.prepare(it));
     match (scenario.server, scenario.cause) {
         (_, Cause::Keys) => {
-            all(&["EVAL \"for i=1,60000 do redis.call('SET','x'..i,i) end return 1\" 0"])
+            all(&["EVAL \"for i=1,60000 do redis.call('SET','x'..i,i) end return 1\" 0"]);
         }
         (Kind::Valkey9, Cause::Values) => {
             for size in 0..8 {

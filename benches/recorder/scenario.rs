@@ -3,8 +3,11 @@
 use std::{f64::consts::TAU, time::Duration};
 
 use crate::{
-    cause::Cause::{self, *},
-    server::Kind::{self, *},
+    cause::Cause::{
+        self, Cpu, Crashed, Disk, Flood, Freeze, Hung, Keys, Killed, Locks, Lua, None, Parts,
+        Queries, Replica, Scan, Stopped, Values,
+    },
+    server::Kind::{self, ClickHouse18, ClickHouse26, Postgres15, Redis7, Valkey9},
 };
 
 /// When the disturbance begins, in seconds.
@@ -60,13 +63,13 @@ impl Shape {
                     0.0
                 }
             }
-            Self::Diurnal(strength) => strength * self.day(Duration::from_secs_f64(at)),
+            Self::Diurnal(strength) => strength * Self::day(Duration::from_secs_f64(at)),
             Self::Steady => 0.0,
         }
     }
 
     /// How much of a day it is: 0 by night, 1 at noon.
-    pub(crate) fn day(self, at: Duration) -> f64 {
+    pub(crate) fn day(at: Duration) -> f64 {
         0.5 - 0.5 * (TAU * at.as_secs_f64() / 75.0).cos()
     }
 
@@ -101,7 +104,7 @@ impl Scenario {
 
 /// All of them. Tuning and held-out recordings share neither a server nor a cause nor, if nothing fails, a shape.
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    use Shape::*;
+    use Shape::{Diurnal, Plateau, Ramp, Spikes, Steady, Step, Wave};
     let of = [
         // For tuning.
         (

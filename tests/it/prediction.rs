@@ -114,6 +114,7 @@ fn that_a_server_is_killed_could_not_be_foreseen_and_an_order_is_not_scored() {
         daemon.fusebox(&["breaker", "redis", "release"]);
         daemon.wait_for_breaker("redis", "CLOSED", LONG);
         daemon.wait_until("there is traffic again", LONG, is_busy);
+        assert_eq!(prediction(&daemon)["unpredictable"], 0, "an order");
         redis.kill_9();
         daemon.wait_for_breaker("redis", "OPEN", LONG);
         let is_scored = |client: &Client| prediction(client)["unpredictable"] == 1;
