@@ -31,6 +31,7 @@ use crate::{
     limits::Limits,
     metrics::BackendMetrics,
     passage::outstanding::{GivenUp, Outstanding, Outstandings},
+    prediction::Forecast,
     recent::Recent,
     settings::BackendSettings,
 };
@@ -87,6 +88,8 @@ pub struct Circuit {
     failures: Failures,
     /// What adaptive limits would be.
     pub(crate) limits: Limits,
+    /// Whether it is about to fail.
+    pub(crate) forecast: Forecast,
     /// The attempts that have not ended.
     pub(crate) outstanding: Outstandings,
     calls: AtomicU32,
@@ -129,6 +132,7 @@ impl Circuit {
             recent: Recent::default(),
             failures: Failures::default(),
             limits: Limits::default(),
+            forecast: Forecast::default(),
             outstanding: Outstandings::new(),
             calls: AtomicU32::new(0),
             outbox: Mutex::default(),
@@ -229,6 +233,7 @@ impl Circuit {
     /// Puts a transition where the actor finds it, and wakes whom it concerns.
     pub fn publish(&self, transition: Transition) {
         self.metrics.transition(&transition);
+        self.forecast.changed(&transition, self.chaos.armed().is_some());
         let mut outbox = self.outbox.lock();
         if outbox.len() >= OUTBOX_MAX {
             // Its actor was given up on: what is newest says most.

@@ -49,6 +49,7 @@ impl BackendShared {
             ours(answers(&recent)),
             ours(told.impaired(entries)),
             ours(told.limits()),
+            ours(self.circuit.forecast.view(clock).story()),
         ];
         let alerts = self.alerts();
         let alerts = alerts.iter().map(|alert| alert.within(|text| format!("Alert: {text}.")));

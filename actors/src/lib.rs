@@ -41,6 +41,7 @@ mod limits;
 pub mod metrics;
 pub mod passage;
 mod pieces;
+mod prediction;
 pub mod queue;
 mod recent;
 pub mod recovery;

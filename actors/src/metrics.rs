@@ -16,6 +16,7 @@ use fusebox_state::{
     breaker::{Reason, State, Transition},
     chaos,
     dependencies::Shared,
+    predict::{Opening, Scored},
     system::SystemState,
 };
 use prometheus_client::{
@@ -217,6 +218,10 @@ impl Metrics {
             refused: queue("refused"),
             requeued: queue("requeued"),
             discarded: queue("discarded"),
+            hits: result(&self.0.predictions, "hit"),
+            false_alarms: result(&self.0.predictions, "false_alarm"),
+            missed: result(&self.0.predictions, "missed"),
+            unpredictable: result(&self.0.predictions, "unpredictable"),
             recovered: result(&self.0.recoveries, "succeeded"),
             relapsed: result(&self.0.recoveries, "failed"),
             attempt_seconds: self.0.attempt_seconds.get_or_create_owned(&one),
@@ -274,6 +279,10 @@ pub struct BackendMetrics {
     pub requeued: Counter,
     /// Calls and dead letters that an operator discarded.
     pub discarded: Counter,
+    hits: Counter,
+    false_alarms: Counter,
+    missed: Counter,
+    unpredictable: Counter,
     /// Recoveries that closed the breaker.
     pub recovered: Counter,
     /// Recoveries that reopened it.
@@ -336,6 +345,19 @@ impl BackendMetrics {
     /// Counts a call that replay brought to its backend `waited` after it was accepted.
     pub fn call_replayed(&self, waited: Duration) {
         self.wait_seconds.observe(waited.as_secs_f64());
+    }
+
+    /// Counts what became of alarms and openings.
+    pub(crate) fn scored(&self, scored: Scored) {
+        if scored.false_alarm {
+            self.false_alarms.inc();
+        }
+        let opening = scored.opening.map(|opening| match opening {
+            Opening::Hit(_) => &self.hits,
+            Opening::Missed => &self.missed,
+            Opening::Unpredictable => &self.unpredictable,
+        });
+        opening.map(Counter::inc);
     }
 
     /// Counts a transition.

@@ -225,6 +225,9 @@ impl Passage {
             return;
         }
         self.circuit.metrics.attempt(verdict, took, exemplar);
+        if self.is_timed && verdict != Verdict::Neutral {
+            self.circuit.forecast.ended(took, verdict == Verdict::Failure);
+        }
         let (limits, in_flight) = (&self.circuit.limits, self.in_flight);
         match verdict {
             Verdict::Success if self.is_timed => limits.answered(self.is_write, took, in_flight),

@@ -187,7 +187,7 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::times::BUCKETS;
+    use fusebox_state::times::BUCKETS;
 
     fn sample(second: u64, calls: u64, replaying: bool) -> Sample {
         Sample {

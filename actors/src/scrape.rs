@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use fusebox_state::store::CallStore;
+use fusebox_state::{predict, store::CallStore};
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::{backend_shared::BackendShared, metrics::BREAKER_STATES};
@@ -33,6 +33,10 @@ impl BackendShared {
         let would_be = self.would_be();
         set(&gauges.would_be_read, would_be.read.unwrap_or(0).into());
         set(&gauges.would_be_write, would_be.write.unwrap_or(0).into());
+        let predicted = circuit.forecast.state(circuit.clock.now());
+        for (gauge, of) in gauges.prediction_state.iter().zip(predict::State::ALL) {
+            flag(gauge, of == predicted);
+        }
         let restarts = circuit.restarts.load(Ordering::Relaxed).into();
         gauges.restarts.inner().store(restarts, Ordering::Relaxed);
         let cache = self.cache.load();

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use fusebox_state::{
     OpId, SpanRef, Words,
     breaker::TransitionRecord,
+    predict::Bounds,
     queue::{Entry, Phase, QueueIndex},
     store::CallStore,
 };
 
 use crate::{
     backend_shared::BackendShared,
+    prediction::Conditions,
     recent::Sample,
     roster::Roster,
     settings::BackendSettings,
@@ -135,11 +137,36 @@ impl BackendShared {
         sample
     }
 
-    /// Keeps a reading, and follows what limits would be; to be called about every second.
+    /// Keeps a reading, follows what limits would be, and looks ahead; to be called about every second.
     pub(crate) fn keep_sample(&self) {
-        self.circuit.recent.keep(self.sample());
+        let sample = self.sample();
+        let limits = self.queue.index().limits();
+        let pace = self.circuit.recent.pace(&sample, limits.items.into(), limits.bytes);
+        self.circuit.recent.keep(sample);
         let rule = self.connector.load().limit_rule();
         self.circuit.limits.look(rule, self.circuit.clock.now());
+        self.look_ahead(pace.full_seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))));
+    }
+
+    /// Predicts by the settings of this moment, and counts what earlier predictions came to.
+    fn look_ahead(&self, full_in: Option<Duration>) {
+        let circuit = &self.circuit;
+        let settings = circuit.settings.load();
+        let bounds = Bounds {
+            timeout: settings.timeout,
+            failure_rate: settings.breaker.failure_rate,
+            in_flight_max: circuit.bulkhead.max(),
+        };
+        let conditions = Conditions {
+            now: circuit.clock.now(),
+            in_flight: circuit.bulkhead.in_flight(),
+            full_in,
+            is_struck: circuit.chaos.armed().is_some(),
+            window: settings.breaker.window,
+            is_held_up: !circuit.breaker.is_operational()
+                || circuit.breaker.forced_since().is_some(),
+        };
+        circuit.metrics.scored(circuit.forecast.look(&conditions, &bounds));
     }
 
     /// The 99th percentile of the last minute's response times; `None` if there was no attempt.
@@ -214,6 +241,7 @@ impl BackendShared {
             recent: self.circuit.recent.view(&sample),
             next_ping_at: self.circuit.next_ping().map(|at| self.circuit.clock.to_unix(at)),
             chaos: self.circuit.chaos.view(),
+            prediction: self.circuit.forecast.view(self.circuit.clock),
         }
     }
 

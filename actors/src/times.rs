@@ -1,18 +1,16 @@
-//! Response times, counted in buckets of a quarter of a power of two, so that a percentile is right to about a
-//! tenth.
+//! Response times, counted in [buckets](fusebox_state::times).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::view::PercentilesView;
+use fusebox_state::times::{BUCKETS, bucket_of, millis_of, percentile};
 
-/// Four for each power of two of microseconds below 2^32.
-pub(crate) const BUCKETS: usize = 128;
+use crate::view::PercentilesView;
 
 /// Response times since the start, in buckets. Counted without a lock, so that an attempt pays one addition.
 pub(crate) struct Times([AtomicU64; BUCKETS]);
 
 /// A reading of [`Times`].
-pub(crate) type Counts = [u64; BUCKETS];
+pub(crate) use fusebox_state::times::Counts;
 
 impl Default for Times {
     fn default() -> Self {
@@ -26,6 +24,13 @@ impl Times {
         if let Some(bucket) = self.0.get(bucket_of(micros)) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The counts since they were last taken.
+    pub(crate) fn take(&self) -> Counts {
+        std::array::from_fn(|bucket| {
+            self.0.get(bucket).map_or(0, |it| it.swap(0, Ordering::Relaxed))
+        })
     }
 
     /// Percentiles of all attempts, in milliseconds.
@@ -43,41 +48,17 @@ impl Times {
     }
 }
 
-fn bucket_of(micros: u64) -> usize {
-    let micros = u32::try_from(micros).unwrap_or(u32::MAX).max(1);
-    let octave = micros.ilog2();
-    // The two bits below the highest.
-    let quarter = ((u64::from(micros) << 2) >> octave) & 3;
-    octave as usize * 4 + usize::try_from(quarter).unwrap_or(0)
-}
-
-/// Milliseconds in the middle of a bucket, or at its end.
-fn millis_of(bucket: usize, end: bool) -> f64 {
-    let octave = i32::try_from(bucket / 4).unwrap_or(0);
-    let quarter = f64::from(u32::try_from(bucket % 4).unwrap_or(0));
-    let within = if end { 1.0 } else { 0.5 };
-    thousandths(2f64.powi(octave) * (1.0 + (quarter + within) / 4.0) / 1_000.0)
-}
-
 /// Percentiles in milliseconds of what was counted between two readings.
 pub(crate) fn percentiles(then: &Counts, now: &Counts) -> PercentilesView {
-    let counts: Vec<u64> =
-        now.iter().zip(then).map(|(now, then)| now.saturating_sub(*then)).collect();
-    let all: u64 = counts.iter().sum();
-    if all == 0 {
-        return PercentilesView::default();
+    let mut counts = [0; BUCKETS];
+    for (count, (now, then)) in counts.iter_mut().zip(now.iter().zip(then)) {
+        *count = now.saturating_sub(*then);
     }
-    let at = |share: f64| {
-        let (wanted, mut seen) = (real(all) * share, 0);
-        let found = counts.iter().position(|count| {
-            seen += count;
-            real(seen) >= wanted
-        });
-        found.map_or(0.0, |bucket| millis_of(bucket, false))
+    let Some(last) = counts.iter().rposition(|count| *count > 0) else {
+        return PercentilesView::default();
     };
-    let last = counts.iter().rposition(|count| *count > 0);
-    let max = last.map_or(0.0, |bucket| millis_of(bucket, true));
-    PercentilesView { p50: at(0.5), p90: at(0.9), p99: at(0.99), max }
+    let at = |share| percentile(&counts, share).unwrap_or(0.0);
+    PercentilesView { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: millis_of(last, true) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts and bytes for people")]
@@ -109,15 +90,5 @@ mod tests {
         times.record(0);
         times.record(u64::MAX);
         assert_eq!(percentiles(&before, &before).p99.to_bits(), 0);
-    }
-
-    #[test]
-    fn every_bucket_holds_what_its_borders_say() {
-        for micros in [1, 2, 3, 4, 5, 7, 8, 1_000, 1_023, 1_024, 1_500_000, u64::from(u32::MAX)] {
-            let bucket = bucket_of(micros);
-            let millis = real(micros) / 1_000.0;
-            assert!(millis <= millis_of(bucket, true), "{micros}");
-            assert!(bucket == 0 || millis >= millis_of(bucket - 1, true) * 0.79, "{micros}");
-        }
     }
 }

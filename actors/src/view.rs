@@ -21,10 +21,12 @@ use crate::settings::{DeadLetterPolicy, WriteFallback};
 mod chaos;
 mod dependencies;
 mod door;
+mod prediction;
 
 pub use chaos::{ChaosFaultView, ChaosView};
 pub use dependencies::{DependenciesView, EdgeView, NodeView, RootCauseView};
 pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
+pub use prediction::PredictionView;
 
 /// GET /health.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -161,6 +163,8 @@ pub struct BackendView {
     pub next_ping_at: Option<UnixMillis>,
     /// Faults on purpose, if some are set.
     pub chaos: Option<ChaosView>,
+    /// Whether it is about to fail.
+    pub prediction: PredictionView,
 }
 
 /// What a backend did lately: within the last minute, or since the daemon's start where that is less.

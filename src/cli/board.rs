@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use fusebox_actors::view::{BackendView, ResilienceView};
-use fusebox_state::{UnixMillis, Words, breaker::State};
+use fusebox_actors::view::{BackendView, PredictionView, ResilienceView};
+use fusebox_state::{UnixMillis, Words, breaker::State, predict};
 
 use crate::terminal::{paint::Tone, table::ago};
 
@@ -181,8 +181,19 @@ fn next(backend: &BackendView, now: UnixMillis) -> Cell {
         Some(State::HalfOpen) => {
             Cell::plain(format!("closes after {} probes", breaker.success_threshold))
         }
-        Some(State::Closed) | None => Cell::none(),
+        Some(State::Closed) | None => ahead(&backend.prediction),
     }
+}
+
+/// What is predicted, if a limit is near.
+fn ahead(prediction: &PredictionView) -> Cell {
+    let (text, tone) = match prediction.state.known() {
+        Some(predict::State::Watch) => ("watched", Tone::Plain),
+        Some(predict::State::AtRisk) => ("at risk", Tone::Doubtful),
+        Some(predict::State::Unproven) => ("at risk?", Tone::Plain),
+        _ => return Cell::none(),
+    };
+    Cell { text: text.into(), tone }
 }
 
 /// Failures among the calls of the breaker's window.
@@ -356,6 +367,7 @@ pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
     if let Some(error) = last.and_then(|last| last.transition.last_errors.last()) {
         notes.push(format!("the last error was {}: {}", error.code, error.message.whole()));
     }
+    notes.extend(backend.prediction.told());
     if !backend.impaired_by.is_empty() {
         notes.push(format!("impaired by {}", backend.impaired_by.join(", ")));
     }

@@ -137,6 +137,8 @@ mod tests {
                     "queue.calls": 500, "queue.fill_percent": 1.0, "queue.oldest_age_ms": 61_000,
                     "queue.drain_seconds": 41.2, "queue.dead_letters": 3,
                     "alerts": ["3 dead letters wait for an operator"],
+                    "prediction": { "state": "at_risk", "eta_s": 20,
+                        "because": "p90 118 ms of a timeout of 200 ms for 4 s" },
                 })),
                 "sessions": backend("sessions", &json!({
                     "impaired_by": ["store"],
@@ -167,12 +169,13 @@ fusebox 0.1.0  CRITICAL  for 20s  50 % operational  up 3m 2s
 
 BACKEND   KIND        STATE          FOR     NEXT                FAILED   TRIPS AT   CALLS/S  P50 MS  P99 MS  ANSWERS                       CACHED         LIMIT  QUEUED  OLDEST  REPLAY          DEAD
 old       redis       OFFLINE        -       -                   -        5 and 50%        -       -       -  -                                  0             -       0  -       -                  0
-queue     redis       CLOSED         10s     -                   2/60 3%  5 and 50%       12     0.4      32  live 99% queued 1% error <1%       0  256 r20 w140  500 1%  1m 1s   drained in 42s     3
+queue     redis       CLOSED         10s     at risk             2/60 3%  5 and 50%       12     0.4      32  live 99% queued 1% error <1%       0  256 r20 w140  500 1%  1m 1s   drained in 42s     3
 sessions  redis       OPEN (forced)  3m 20s  released in 6m 40s  -        5 and 50%        -       -       -  -                                  0             -       9  0s      full in 2h 13m     0
 store*    clickhouse  OPEN           3m 20s  half-opens in 48s   5/6 83%  5 and 50%        -       -       -  -                                  0             -       0  -       -                  0
 * the system is CRITICAL while it is down
 
   queue: 3 dead letters wait for an operator
+  queue: at risk: p90 118 ms of a timeout of 200 ms for 4 s; if it goes on like this, p90 reaches the timeout in 20 s
   sessions: forced open until 2026-09-21T14:20:00.000Z: a drill\\u{1b}[2J
   sessions: impaired by store
   sessions: replay is paused: the breaker is open
@@ -193,8 +196,8 @@ fusebox 0.1.0  CRITICAL  for 20s  50 % operational  up 3m 2s
 BACKEND   STATE          FOR     FAILED   P99 MS  QUEUED  REPLAY          DEAD
 old       OFFLINE        -       -             -       0  -                  0
 queue     CLOSED         10s     2/60 3%      32  500 1%  drained in 42s     3
-  trips at 5 and 50% \u{b7} 12 calls/s \u{b7} p50 0.4 ms \u{b7} live 99% queued 1% error <1% \u{b7}
-  oldest 1m 1s
+  at risk \u{b7} trips at 5 and 50% \u{b7} 12 calls/s \u{b7} p50 0.4 ms \u{b7} live 99% queued 1%
+  error <1% \u{b7} oldest 1m 1s
 sessions  OPEN (forced)  3m 20s  -             -       9  full in 2h 13m     0
   released in 6m 40s \u{b7} oldest 0s
 store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
@@ -202,6 +205,8 @@ store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
 * the system is CRITICAL while it is down
 
   queue: 3 dead letters wait for an operator
+  queue: at risk: p90 118 ms of a timeout of 200 ms for 4 s; if it goes on like
+    this, p90 reaches the timeout in 20 s
   sessions: forced open until 2026-09-21T14:20:00.000Z: a drill\\u{1b}[2J
   sessions: impaired by store
   sessions: replay is paused: the breaker is open

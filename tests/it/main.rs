@@ -65,7 +65,11 @@ mod order;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
+mod prediction;
+#[cfg(test)]
 mod queue_moves;
+#[cfg(test)]
+mod recordings;
 #[cfg(test)]
 mod redis_door;
 #[cfg(test)]

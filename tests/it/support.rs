@@ -13,6 +13,7 @@ pub(crate) mod port;
 pub(crate) mod proc;
 pub(crate) mod prometheus;
 pub(crate) mod raw;
+pub(crate) mod recording;
 pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod tls;

@@ -147,6 +147,8 @@ pub(super) struct Families {
     pub(super) alerts: Family<AlertLabels, Gauge>,
     pub(super) chaos_active: Family<OneBackend, Gauge>,
     pub(super) chaos_injected: Family<KindLabels, Counter>,
+    pub(super) predictions: Family<ResultLabels, Counter>,
+    pub(super) prediction_state: Family<StateLabels, Gauge>,
     pub(super) system_state: Family<SystemLabels, Gauge>,
     pub(super) impaired: Family<ImpairedLabels, Gauge>,
     pub(super) host_causes: Family<CauseLabels, Gauge>,
@@ -209,6 +211,8 @@ impl Families {
             alerts: Family::default(),
             chaos_active: Family::default(),
             chaos_injected: Family::default(),
+            predictions: Family::default(),
+            prediction_state: Family::default(),
             system_state: Family::default(),
             impaired: Family::default(),
             host_causes: Family::default(),
@@ -283,6 +287,10 @@ impl Families {
         to.register("chaos_active", help, self.chaos_active.clone());
         let help = "Attempts that a fault on purpose has struck, by its kind";
         to.register("chaos_injected", help, self.chaos_injected.clone());
+        let help = "1 for what is predicted of the backend";
+        to.register("prediction_state", help, self.prediction_state.clone());
+        let help = "Alarms and openings of the breaker by what the prediction was worth";
+        to.register("prediction", help, self.predictions.clone());
     }
 
     /// Declares the metrics of queues, stores and replay.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use fusebox_state::breaker::State;
+use fusebox_state::{breaker::State, predict};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
 use super::families::{AlertLabels, ClassLabels, Families, FloatGauge, OneBackend, StateLabels};
@@ -35,6 +35,7 @@ pub(crate) struct BackendGauges {
     pub(crate) store_refusing: Gauge,
     pub(crate) store_bytes: Gauge,
     pub(crate) chaos_active: Gauge,
+    pub(crate) prediction_state: [Gauge; predict::State::ALL.len()],
     pub(crate) alerts: [(Alert, Gauge); Alert::ALL.len()],
     pub(crate) restarts: Counter<u64, AtomicU64>,
 }
@@ -72,6 +73,8 @@ impl BackendGauges {
             store_refusing: all.store_refusing.get_or_create_owned(&one),
             store_bytes: all.store_bytes.get_or_create_owned(&one),
             chaos_active: all.chaos_active.get_or_create_owned(&one),
+            prediction_state: predict::State::ALL
+                .map(|it| all.prediction_state.get_or_create_owned(&state(it.as_str()))),
             alerts: Alert::ALL.map(alert),
             restarts: all.restarts.get_or_create_owned(&one),
         }

@@ -199,6 +199,22 @@ export class Card {
   }
 }
 
+const FORESEEN = {
+  watch: "worth watching",
+  at_risk: "at risk of failing",
+  unproven: "at risk of failing, though most of the last alarms were false",
+};
+
+/// What is predicted of a backend that a limit is near to, and how often such alarms were right.
+function prediction(told) {
+  const state = FORESEEN[told?.state];
+  if (!state) return null;
+  const when = told.eta_s === null ? "" : `; if it goes on like this, p90 reaches the timeout in ${told.eta_s} s`;
+  const alarms = told.hits + told.false_alarms;
+  const score = alarms > 0 ? ` (${told.hits} of ${some(alarms, "alarm")} right so far)` : "";
+  return `${state}: ${told.because ?? "no limit is near any more"}${when}${score}`;
+}
+
 function flags(view) {
   const { breaker } = view;
   const flags = [];
@@ -210,6 +226,8 @@ function flags(view) {
   const { read, write } = view.calls?.in_flight_limit_would_be ?? {};
   const would = [read && `${read} reads`, write && `${write} writes`].filter(Boolean).join(" and ");
   if (would) flags.push(`at most ${view.calls.in_flight_limit} in flight; an adaptive limit would be ${would}`);
+  const foreseen = prediction(view.prediction);
+  if (foreseen) flags.push(foreseen);
   if (breaker.exponent > 0) flags.push(`${some(breaker.exponent, "failed recovery", "failed recoveries")}`);
   if (view.restarts > 0) flags.push(`actor restarted ${some(view.restarts, "time")}`);
   return flags;

@@ -104,12 +104,18 @@ impl ClickHouse {
 
     /// Freezes the server: it accepts connections and never answers.
     pub(crate) fn freeze(&self) {
-        freeze(self.process.as_ref().expect("the server runs"));
+        freeze(self.process());
     }
 
     /// Lets a frozen server go on with what it was doing.
     pub(crate) fn thaw(&self) {
-        send(self.process.as_ref().expect("the server runs"), Signal::SIGCONT);
+        send(self.process(), Signal::SIGCONT);
+    }
+
+    /// The server's process, which runs.
+    #[track_caller]
+    pub(crate) fn process(&self) -> &Child {
+        self.process.as_ref().expect("the server runs")
     }
 
     /// Asks the server itself, past the daemon; the answer without its last line break.

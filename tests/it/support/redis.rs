@@ -1,7 +1,7 @@
 //! A real Redis that can be killed, restarted, frozen and locked.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A `redis-server` on a loopback port and a Unix socket of its own. It syncs every write before it
 /// answers, so that what it has acknowledged survives its own death. Killed when dropped.
 pub(crate) struct RedisServer {
+    program: PathBuf,
     folder: TempDir,
     port: Port,
     process: Option<Child>,
@@ -28,8 +29,14 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// Starts an empty server and waits until it answers.
     pub(crate) fn start() -> Self {
+        Self::start_as(&require("redis-server", "redis-server redis-tools"))
+    }
+
+    /// As [`RedisServer::start`], another program that speaks the same.
+    pub(crate) fn start_as(program: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("fusebox-redis-").tempdir();
         let mut server = Self {
+            program: program.to_owned(),
             folder: folder.expect("a temporary folder"),
             port: Port::lease(),
             process: None,
@@ -80,12 +87,12 @@ impl RedisServer {
 
     /// Freezes the server: it accepts connections and never answers.
     pub(crate) fn freeze(&self) {
-        freeze(self.running());
+        freeze(self.process());
     }
 
     /// Lets a frozen server go on with what it was doing.
     pub(crate) fn thaw(&self) {
-        send(self.running(), Signal::SIGCONT);
+        send(self.process(), Signal::SIGCONT);
     }
 
     /// Demands a password of every connection that is not authenticated yet, until a restart.
@@ -129,15 +136,15 @@ impl RedisServer {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// The server's process, which runs.
     #[track_caller]
-    fn running(&self) -> &Child {
+    pub(crate) fn process(&self) -> &Child {
         self.process.as_ref().expect("redis-server runs")
     }
 
     fn spawn(&self) -> Child {
-        let program = require("redis-server", "redis-server redis-tools");
         let log = File::create(self.folder.path().join("log")).expect("redis-server's log");
-        Command::new(program)
+        Command::new(&self.program)
             .args(["--bind", "127.0.0.1", "--port", &self.port.number().to_string()])
             .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
             .arg("--dir")
