@@ -26,9 +26,12 @@
 //! | the core has them | the same |
 //! | the answer | the same |
 //!
+//! If the core does not take them, what it has taken is given back, and the file is written as it was: then the answer is
+//! that nothing has changed. A crash before that leaves the new settings, of which nobody was told.
+//!
 //! A change whose time is over is dropped where it is read, so that one that ran out while no daemon ran is not in
-//! effect again. A file that cannot be read is left out with a warning, and a change that no longer fits is dropped with
-//! one: neither stops a start.
+//! effect again. A file that cannot be read, or a change in it, is left out with a warning, and shown for as long as the
+//! daemon runs ([`Config::left_out`]); a change that no longer fits is dropped with a warning. None of that stops a start.
 
 pub(crate) mod edit;
 pub(crate) mod file;

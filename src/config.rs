@@ -109,6 +109,8 @@ pub(crate) struct Config {
     pub(crate) file_table: Table,
     /// What was changed at run time.
     pub(crate) changes: Vec<Change>,
+    /// What was changed at run time, and cannot be read.
+    pub(crate) left_out: Vec<String>,
 }
 
 /// A group of the system by name.
@@ -145,6 +147,16 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl Config {
+    /// Logs what should be looked at, and `more` of the kind: all of it, however much that is. Each line has a number of its
+    /// own, so that the log does not sum them up.
+    pub(crate) fn tell_warnings(&self, more: &[String]) {
+        let all = self.warnings.len() + more.len();
+        for (at, told) in self.warnings.iter().chain(more).enumerate() {
+            let warning = format!("{} of {all}", at + 1);
+            tracing::warn!(warning, "{told}");
+        }
+    }
+
     /// Reads all sources and checks what they amount to.
     ///
     /// # Errors
@@ -309,6 +321,7 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
         declared: Arc::new(declared),
         file_table: Table::new(),
         changes: Vec::new(),
+        left_out: Vec::new(),
     }
 }
 

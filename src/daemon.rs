@@ -12,6 +12,7 @@ use fusebox_actors::{
     AdminError, Backend, BackendSettings, BackendSpec, Clock, EventKind, Fusebox,
     view::{DoorStatus, ResilienceView},
 };
+use fusebox_state::Words;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, Notify, watch},
@@ -136,7 +137,10 @@ impl Daemon {
 
     /// Everything, as `/health/resilience` shows it.
     pub(crate) fn resilience(&self) -> ResilienceView {
-        ResilienceView { doors: self.doors(), ..self.fusebox.resilience() }
+        let left_out =
+            |why: &String| Words::quoting("a change at run time cannot be read", why.as_str());
+        let settings_left_out = self.config.load().left_out.iter().map(left_out).collect();
+        ResilienceView { doors: self.doors(), settings_left_out, ..self.fusebox.resilience() }
     }
 
     /// What the wire doors show of themselves.
@@ -185,9 +189,7 @@ impl Daemon {
         let reloaded = self.fusebox.reload(system.clone(), specs).await;
         changed.extend(reloaded.map_err(|error| error.to_string())?);
         self.fusebox.retune(system, retuned).await.map_err(|error| error.to_string())?;
-        for warning in &next.warnings {
-            tracing::warn!("{warning}");
-        }
+        next.tell_warnings(&[]);
         self.gate.set_bytes(next.calls_bytes);
         self.config.store(Arc::new(next));
         self.keep_changes().await;

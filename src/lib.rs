@@ -119,9 +119,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
 
 /// Logs what should be looked at, and what is worth knowing, of the configuration.
 fn tell(config: &Config, unknown_groups: &[String]) {
-    for warning in config.warnings.iter().chain(unknown_groups) {
-        tracing::warn!("{warning}");
-    }
+    config.tell_warnings(unknown_groups);
     for note in &config.notes {
         tracing::info!("{note}");
     }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::{
-    changes::{self, edit::Refusal},
+    changes::{self, edit::Refusal, file::Found},
     config::{Change, Config, ConfigErrors, Environment, Flags, Layers},
     kinds,
 };
@@ -39,8 +39,8 @@ impl Sources {
                 backend.endpoint = before.endpoint.clone();
             }
         }
-        let Config { file, http, doors, warnings, notes, .. } = config.clone();
-        Ok(Config { file, http, doors, warnings, notes, ..next })
+        let Config { file, http, doors, warnings, notes, left_out, .. } = config.clone();
+        Ok(Config { file, http, doors, warnings, notes, left_out, ..next })
     }
 }
 
@@ -56,16 +56,16 @@ pub(crate) fn load_config(flags: &Flags, env: &Environment) -> Result<Config, Co
 fn load(flags: &Flags, env: &Environment, changes: &[Change]) -> Result<Config, ConfigErrors> {
     let sections = kinds::sections();
     let base = Config::load(flags, env, Layers::default(), &sections)?;
-    let mut told = Vec::new();
-    let persisted = changes::file::read(&base.state_dir).unwrap_or_else(|why| {
-        told.push(format!("changes at run time are left out: {why}"));
-        Vec::new()
-    });
+    let found = changes::file::read(&base.state_dir)
+        .unwrap_or_else(|why| Found { odd: vec![why], ..Found::default() });
+    let left_out = found.odd;
+    let told = |why: &String| format!("changes at run time are left out: {why}");
+    let mut told: Vec<String> = left_out.iter().map(told).collect();
     let lasting = changes.iter().filter(|change| !change.persisted).cloned();
-    let all: Vec<Change> = persisted.into_iter().chain(lasting).collect();
+    let all: Vec<Change> = found.changes.into_iter().chain(lasting).collect();
     if all.is_empty() {
         let warnings = [base.warnings, told].concat();
-        return Ok(Config { warnings, ..base });
+        return Ok(Config { warnings, left_out, ..base });
     }
     let with = |changes: &[Change]| {
         let layers = Layers { file: Some(&base.file_table), changes };
@@ -74,5 +74,5 @@ fn load(flags: &Flags, env: &Environment, changes: &[Change]) -> Result<Config, 
     let (config, dropped) = changes::settle(&base, with, all, SystemTime::now());
     told.extend(dropped);
     let warnings = [base.warnings, told].concat();
-    Ok(Config { file: base.file, notes: base.notes, warnings, ..config })
+    Ok(Config { file: base.file, notes: base.notes, warnings, left_out, ..config })
 }

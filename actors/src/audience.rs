@@ -75,6 +75,7 @@ impl Open for BackendView {
 impl Open for ResilienceView {
     fn open(&mut self) {
         self.backends.values_mut().for_each(Open::open);
+        self.settings_left_out.open();
     }
 }
 

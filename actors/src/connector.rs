@@ -365,7 +365,8 @@ pub trait Connector: Any + Send + Sync {
     /// that shows without the backend. `None` if nothing speaks against it.
     ///
     /// # Errors
-    /// None could: what its caller is told instead.
+    /// None could: what its caller is told instead. Of class [`ErrorClass::NotExecuted`] if one could now, and nobody knows
+    /// whether one can later: it is not queued for that reason.
     fn storable<'a>(&'a self, body: &'a Bytes) -> Option<Answer<'a, Result<(), AttemptError>>> {
         let _ = body;
         None

@@ -248,6 +248,7 @@ impl Fusebox {
                 .filter(|entry| !entry.shared.circuit.breaker.is_operational())
                 .map(|entry| entry.shared.circuit.name.clone())
                 .collect(),
+            settings_left_out: Vec::new(),
             stray_stores: self.0.stray_stores.clone(),
             traces: self.0.sink.as_ref().map(|sink| sink.counts()),
             recovery,

@@ -85,6 +85,9 @@ pub struct ResilienceView {
     pub active_fallbacks: Vec<String>,
     /// Stores in the state directory whose backend is not configured: what waits in them waits on.
     pub stray_stores: Vec<String>,
+    /// Changes of settings that were made at run time and cannot be read, so that they are not in effect. The core has
+    /// none: who reads them adds them.
+    pub settings_left_out: Vec<Words>,
     /// What others are down for the sake of, those that went first first.
     pub root_causes: Vec<RootCauseView>,
     /// Recoveries by force, by timer and their results.

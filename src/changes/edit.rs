@@ -1,4 +1,5 @@
-//! What one request changes: a merge patch (RFC 7396) in the file's own shape.
+//! What one request changes: a merge patch (RFC 7396) in the file's own shape. As in the file, a key may have dots:
+//! `{"breaker.window": "30s"}` says the same as `{"breaker": {"window": "30s"}}`.
 
 use std::{fmt, time::SystemTime};
 
@@ -80,6 +81,7 @@ impl Edit {
         if named.is_empty() {
             return Err(Refusal::Invalid("the patch names no setting".into()));
         }
+        names_each_once(&named)?;
         let mut changes = config.changes.clone();
         for (path, value) in named {
             let Some(value) = value else {
@@ -121,18 +123,49 @@ impl Edit {
     }
 }
 
+/// Refuses a patch of which it depends on the order of its members what it means.
+fn names_each_once(named: &[Named]) -> Result<(), Refusal> {
+    let mut paths: Vec<&str> = named.iter().map(|(path, _)| path.as_str()).collect();
+    paths.sort_unstable();
+    let is_within = |path: &str, one: &str| {
+        path.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    for (at, path) in paths.iter().enumerate() {
+        if let Some(one) = paths.iter().take(at).find(|one| is_within(path, one)) {
+            let what = if one == path {
+                format!("the patch names {path} twice")
+            } else {
+                format!("the patch names {path}, and {one} as a whole")
+            };
+            return Err(Refusal::Invalid(what));
+        }
+    }
+    Ok(())
+}
+
+/// What a path is that is no setting: something that is not changed at run time, or nothing.
+fn no_setting(config: &Config, path: &str) -> Refusal {
+    if let Some((list, takes)) = config.declared.list_of(path) {
+        return Refusal::Locked(format!(
+            "{list} cannot be changed at run time: change [[{list}]] in the file, and then it takes a {}",
+            takes.as_str()
+        ));
+    }
+    let nearest = config.declared.nearest(path);
+    let nearest = nearest.map_or_else(String::new, |it| format!("; the nearest is {it}"));
+    Refusal::Invalid(format!("{path} is no setting{nearest}"))
+}
+
 /// Whether there is such a setting, or a section.
 fn exists(config: &Config, path: &str) -> Result<(), Refusal> {
     let is_there = config.declared.find(path, None).is_some() || config.declared.is_section(path);
     let of_a_backend = path.strip_prefix("backends.").and_then(|rest| rest.split('.').next());
     let is_known = of_a_backend
         .is_none_or(|name| config.backends.iter().any(|backend| backend.settings.name == name));
-    if is_there && is_known {
+    if is_there && is_known && config.declared.list_of(path).is_none() {
         return Ok(());
     }
-    let nearest = config.declared.nearest(path);
-    let nearest = nearest.map_or_else(String::new, |it| format!("; the nearest is {it}"));
-    Err(Refusal::Invalid(format!("{path} is no setting{nearest}")))
+    Err(no_setting(config, path))
 }
 
 fn flatten(
@@ -153,17 +186,13 @@ fn flatten(
                 value.ok_or_else(|| Refusal::Invalid(format!("{path} has no such value")))?;
             named.push((path.to_owned(), Some(value)));
         }
-        (None, Json::Object(fields)) => {
+        (None, Json::Object(fields)) if config.declared.list_of(path).is_none() => {
             for (key, value) in fields {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 flatten(config, &path, value, named)?;
             }
         }
-        (None, _) => {
-            let nearest = config.declared.nearest(path);
-            let nearest = nearest.map_or_else(String::new, |it| format!("; the nearest is {it}"));
-            return Err(Refusal::Invalid(format!("{path} is no setting{nearest}")));
-        }
+        (None, _) => return Err(no_setting(config, path)),
     }
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! The file of the changes that outlast a restart.
+//!
+//! Each change in it is read by itself: one that cannot be read takes no other with it. What is in the way of a file that is
+//! to be written, or has more in it than was read, is kept under another name before another takes its place.
 
 use std::{io::ErrorKind, path::Path, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{config::Change, state_dir::replace};
 
@@ -13,24 +17,33 @@ pub(crate) const NAME: &str = "settings.json";
 const VERSION: u32 = 1;
 
 #[derive(Deserialize, Serialize)]
-struct Content {
+struct Content<C> {
     version: u32,
-    changes: Vec<Change>,
+    changes: Vec<C>,
+}
+
+/// What the file holds.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Found {
+    /// The changes that can be read.
+    pub(crate) changes: Vec<Change>,
+    /// Those that cannot, each by its setting, and why.
+    pub(crate) odd: Vec<String>,
 }
 
 /// Reads the changes in `dir`.
 ///
 /// # Errors
 /// Why there are none though there is a file.
-pub(crate) fn read(dir: &Path) -> Result<Vec<Change>, String> {
+pub(crate) fn read(dir: &Path) -> Result<Found, String> {
     let path = dir.join(NAME);
     let shown = path.display();
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(format!("{shown} cannot be read: {error}")),
     };
-    let content: Content = serde_json::from_slice(&bytes)
+    let content: Content<Value> = serde_json::from_slice(&bytes)
         .map_err(|error| format!("{shown} is not what was written there: {error}"))?;
     if content.version != VERSION {
         return Err(format!(
@@ -38,8 +51,18 @@ pub(crate) fn read(dir: &Path) -> Result<Vec<Change>, String> {
             content.version
         ));
     }
-    let changes = content.changes.into_iter();
-    Ok(changes.map(|change| Change { persisted: true, ..change }).collect())
+    let mut found = Found::default();
+    for (at, value) in content.changes.into_iter().enumerate() {
+        match Change::deserialize(&value) {
+            Ok(change) => found.changes.push(Change { persisted: true, ..change }),
+            Err(error) => {
+                let named = value.get("path").and_then(Value::as_str).map(str::to_owned);
+                let named = named.unwrap_or_else(|| format!("change {}", at + 1));
+                found.odd.push(format!("{named} in {shown} cannot be read: {error}"));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Writes those of `changes` that are persisted in `dir`, in the place of what was there.
@@ -48,12 +71,14 @@ pub(crate) fn read(dir: &Path) -> Result<Vec<Change>, String> {
 /// What the file system says; what was there stays.
 pub(crate) fn write(dir: &Path, changes: &[Change]) -> std::io::Result<()> {
     let persisted = changes.iter().filter(|change| change.persisted);
-    let changes = persisted.cloned().collect();
-    if read(dir).is_err() {
+    let changes: Vec<Change> = persisted.cloned().collect();
+    if !read(dir).is_ok_and(|found| found.odd.is_empty()) {
         // Somebody else's, or damaged: it is not ours to overwrite.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let aside = format!("{NAME}.damaged-{}", now.as_millis());
-        std::fs::rename(dir.join(NAME), dir.join(&aside))?;
+        // Until the new file takes its place it stays in its place as well: some of it may be good.
+        let (from, to) = (dir.join(NAME), dir.join(&aside));
+        std::fs::hard_link(&from, &to).or_else(|_| std::fs::rename(&from, &to))?;
         tracing::warn!(
             file = aside,
             "what was in the place of the settings of run time was set aside"

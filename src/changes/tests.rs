@@ -143,6 +143,55 @@ fn what_cannot_be_changed_is_refused_by_name_and_value() {
 }
 
 #[test]
+fn keys_with_dots_say_the_same_as_sections_and_nothing_is_named_twice() {
+    let config = with("", &[]);
+    let paths = |backend, patch: Json| -> Result<Vec<String>, Refusal> {
+        let changes = edit(backend, patch).changes(&config)?;
+        Ok(changes.into_iter().map(|change| change.path).collect())
+    };
+    let dotted = [
+        (None, json!({"backends.redis.breaker.failure_threshold": 7})),
+        (None, json!({"backends": {"redis.breaker": {"failure_threshold": 7}}})),
+        (Some("redis"), json!({"breaker.failure_threshold": "7"})),
+    ];
+    for (backend, patch) in dotted {
+        assert_eq!(paths(backend, patch.clone()), Ok(vec![THRESHOLD.into()]), "{patch}");
+    }
+    for (patch, part) in [
+        (json!({"breaker.window": "9s", "breaker": {"window": "8s"}}), "breaker.window twice"),
+        (
+            json!({"breaker.window": "9s", "breaker": null}),
+            "names backends.redis.breaker.window, and backends.redis.breaker as a whole",
+        ),
+    ] {
+        let refusal = paths(Some("redis"), patch.clone()).unwrap_err();
+        assert!(matches!(&refusal, Refusal::Invalid(why) if why.contains(part)), "{refusal}");
+    }
+    // What only begins alike is another setting.
+    let alike = json!({"breaker": {"recovery_timeout": "9s", "recovery_timeout_max": "90s"}});
+    assert_eq!(paths(Some("redis"), alike).map(|paths| paths.len()), Ok(2));
+}
+
+#[test]
+fn doors_are_not_changed_at_run_time_and_that_says_what_to_do() {
+    let config = with("[[doors]]\nbackend = \"redis\"\nlisten = \"127.0.0.1:7000\"", &[]);
+    for patch in [
+        json!({"doors": [{"connections": 9}]}),
+        json!({"doors": {"connections": 9}}),
+        json!({"doors[0]": {"connections": 9}}),
+        json!({"doors[0].connections": 9}),
+        json!({"doors": 9}),
+        json!({"doors": null}),
+    ] {
+        let refusal = edit(None, patch.clone()).changes(&config).unwrap_err();
+        assert!(
+            matches!(&refusal, Refusal::Locked(why) if why.contains("at run time") && why.ends_with("a restart")),
+            "{patch}: {refusal}"
+        );
+    }
+}
+
+#[test]
 fn null_takes_back_and_a_persisted_change_takes_the_place_of_both() {
     let changes = vec![
         change(THRESHOLD, 7),
@@ -220,7 +269,8 @@ fn what_is_no_setting_cannot_be_taken_back_either() {
 #[test]
 fn the_file_of_changes_is_replaced_whole_and_what_is_no_such_file_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(file::read(dir.path()), Ok(Vec::new()));
+    let found = |changes| Ok(file::Found { changes, odd: Vec::new() });
+    assert_eq!(file::read(dir.path()), found(Vec::new()));
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_758_000_000_123);
     let kept = Change {
         persisted: true,
@@ -230,10 +280,18 @@ fn the_file_of_changes_is_replaced_whole_and_what_is_no_such_file_says_so() {
         ..change(THRESHOLD, 7)
     };
     file::write(dir.path(), &[kept.clone(), change("health.interval", "9s")]).unwrap();
-    assert_eq!(file::read(dir.path()), Ok(vec![kept.clone()]));
+    assert_eq!(file::read(dir.path()), found(vec![kept.clone()]));
     // A crash before the new file took the place of the old one.
     std::fs::write(dir.path().join("settings.json.next"), "{\"version\"").unwrap();
-    assert_eq!(file::read(dir.path()), Ok(vec![kept]));
+    assert_eq!(file::read(dir.path()), found(vec![kept.clone()]));
+    // One change that is none.
+    let text = std::fs::read_to_string(dir.path().join(file::NAME)).unwrap();
+    let more = text.replacen("\"changes\": [", "\"changes\": [7, {\"path\": \"a.b\"},", 1);
+    std::fs::write(dir.path().join(file::NAME), more).unwrap();
+    let read = file::read(dir.path()).unwrap();
+    assert_eq!((read.changes, read.odd.len()), (vec![kept], 2));
+    let [first, second] = read.odd.as_slice() else { panic!("there are two") };
+    assert!(first.starts_with("change 1 in ") && second.starts_with("a.b in "), "{second}");
     for (text, part) in [
         ("{", "is not what was written there"),
         ("{\"version\":2,\"changes\":[]}", "has the form 2"),

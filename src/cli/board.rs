@@ -390,6 +390,11 @@ pub(crate) fn all_notes(view: &ResilienceView) -> Vec<String> {
     all.extend(view.stray_stores.iter().map(|store| {
         format!("the store {store} belongs to no backend: what waits in it waits on")
     }));
+    all.extend(
+        view.settings_left_out
+            .iter()
+            .map(|why| format!("a change of settings is not in effect: {}", why.whole())),
+    );
     all
 }
 

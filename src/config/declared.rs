@@ -11,7 +11,7 @@ use super::{
     judge::{self, Secrets},
     raw::RawConfig,
     section::{Defaults, Section},
-    setting::{Facts, Setting, Time, as_toml},
+    setting::{Facts, Setting, Takes, Time, as_toml},
     shape::Shape,
 };
 
@@ -103,6 +103,16 @@ impl Declared {
                 && (kind.is_none() || setting.kind.is_none_or(|its| Some(its) == kind))
         };
         self.settings.iter().find(is_meant)
+    }
+
+    /// The list of sections in which `path` is, or that it is, and what a change there takes at most.
+    pub(crate) fn list_of<'a>(&self, path: &'a str) -> Option<(&'a str, Takes)> {
+        let list = path.split(['.', '[']).next()?;
+        let within = |setting: &&Setting| {
+            setting.path.strip_prefix(list).is_some_and(|rest| rest.starts_with("[]."))
+        };
+        let takes = self.settings.iter().filter(within).map(|setting| setting.facts.takes);
+        Some((list, takes.max()?))
     }
 
     /// Lays the defaults beneath what `table` has; of what the kinds have of their own only if `own`.
@@ -303,7 +313,7 @@ mod tests {
                 let is_said = default.is_some() || rule.is_some();
                 assert!(is_said || path == "backends.*.critical", "{path}: no default");
             }
-            let numeric = [Shape::Integer, Shape::Number, Shape::Size].contains(shape);
+            let numeric = [Shape::Integer, Shape::Number, Shape::Size, Shape::Time].contains(shape);
             assert!(!numeric || facts.range.is_some(), "{path} has no bounds");
             // What is declared passes its own judge.
             for value in facts.default.iter().chain(&facts.example) {

@@ -314,14 +314,14 @@ pub(crate) struct RawCache {
     #[schemars(extend("setting" = restart().default("256MiB").between("0B", "1TiB")))]
     pub(crate) disk_bytes: Size,
     /// How long a value answers as `cache`.
-    #[schemars(extend("setting" = patch()))]
+    #[schemars(extend("setting" = patch().between("0s", "1year")))]
     pub(crate) ttl: Time,
     /// How long it answers at all, then as `stale`; at least `ttl`.
-    #[schemars(extend("setting" = patch().rule("the kind's usual time, and at least ttl")))]
+    #[schemars(extend("setting" = patch().rule("the kind's usual time, and at least ttl").between("0s", "10years")))]
     pub(crate) max_stale: Option<Time>,
     /// After how long it answers a read by key while the backend is suspect: an attempt is overdue and a ping is
     /// unanswered. At most `timeout`.
-    #[schemars(extend("setting" = patch().rule("a fifth of timeout, and at most 1s")))]
+    #[schemars(extend("setting" = patch().rule("a fifth of timeout, and at most 1s").between("0s", "1day")))]
     pub(crate) answer_after: Option<Time>,
     /// A folder that keeps the cache over restarts.
     #[schemars(extend("setting" = restart().example("/var/cache/fusebox")))]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use fusebox_actors::{Clock, EventKind, KeyChange};
+use fusebox_actors::{AdminError, Clock, EventKind, KeyChange};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
@@ -109,10 +109,9 @@ impl Daemon {
             let changes = config.changes.iter().filter(|change| change.persisted);
             changes.cloned().collect::<Vec<_>>()
         };
-        if is_persisted(old) != is_persisted(&next) {
-            let (dir, changes) = (next.state_dir.clone(), next.changes.clone());
-            let written = blocking(move || changes::file::write(&dir, &changes)).await;
-            match written {
+        let is_written = is_persisted(old) != is_persisted(&next);
+        if is_written {
+            match write(&next).await {
                 // On the disk it is one whose time is over: whoever reads it drops it.
                 Err(error) if why.is_some() => {
                     tracing::warn!(%error, "a change whose time is over stays on the disk");
@@ -121,8 +120,9 @@ impl Daemon {
             }
         }
         let system = next.system(self.identity.load().instance.clone());
-        let retuned = self.fusebox.retune(system, retuned(old, &next)).await;
-        retuned.map_err(|error| Refusal::Failed(error.to_string()))?;
+        if let Err(error) = self.fusebox.retune(system, retuned(old, &next)).await {
+            return Err(self.give_back(old, &next, is_written, &error).await);
+        }
         self.retune_kinds(old, &next);
         let changed = key_changes(old, &next);
         let next = Arc::new(next);
@@ -141,6 +141,29 @@ impl Daemon {
             self.fusebox.events().publish(Clock::system().unix(), None, kind);
         }
         Ok(Edited { config: next, changed })
+    }
+
+    /// The core has not taken `next`, or only in part: all is as before again, in the core and on the disk. Returns what its
+    /// caller is told.
+    async fn give_back(
+        &self,
+        old: &Config,
+        next: &Config,
+        is_written: bool,
+        why: &AdminError,
+    ) -> Refusal {
+        let system = old.system(self.identity.load().instance.clone());
+        if let Err(error) = self.fusebox.retune(system, retuned(next, old)).await {
+            // What has not taken the new settings need not take the old ones.
+            tracing::debug!(%error, "settings were given back in part");
+        }
+        let written = if is_written { write(old).await } else { Ok(()) };
+        Refusal::Failed(match written {
+            Ok(()) => format!("nothing was changed: {why}"),
+            Err(error) => format!(
+                "{why}; and the change could not be taken out of the state directory ({error}): it is in effect after a restart"
+            ),
+        })
     }
 
     /// Gives the connectors what was changed of their kinds' own settings.
@@ -163,9 +186,10 @@ impl Daemon {
         self.edited.notify_one();
         let config = self.config.load_full();
         let kept = blocking(move || {
-            let there = changes::file::read(&config.state_dir).unwrap_or_default();
+            // What is not ours stays until there is something to write.
+            let found = changes::file::read(&config.state_dir).unwrap_or_default();
             let is_kept = |change: &Change| config.changes.contains(change);
-            if there.iter().all(is_kept) {
+            if found.odd.is_empty() && found.changes.iter().all(is_kept) {
                 return Ok(());
             }
             changes::file::write(&config.state_dir, &config.changes)
@@ -216,6 +240,12 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// Writes down the persisted changes of `config`.
+async fn write(config: &Config) -> Result<(), AdminError> {
+    let (dir, changes) = (config.state_dir.clone(), config.changes.clone());
+    blocking(move || changes::file::write(&dir, &changes)).await
 }
 
 /// Takes back changes that were made for a time, when that is over.

@@ -1,7 +1,7 @@
 //! A limit on what repeats: the same fact about the same backend fills no disk.
 //!
 //! Facts are told apart by where in the code they are logged and by what they are about: the backend, store,
-//! actor or folder that they name. Within a minute the first ten of a kind are written; of the rest one line
+//! actor or folder that they name, or their number in a list that is told whole. Within a minute the first ten of a kind are written; of the rest one line
 //! says how many there were. What is below `info` is written as it is asked for.
 
 use std::{
@@ -29,7 +29,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// How often the ends of windows are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Fields that say what a fact is about.
-const SUBJECTS: [&str; 4] = ["backend", "store", "actor", "dir"];
+const SUBJECTS: [&str; 5] = ["backend", "store", "actor", "dir", "warning"];
 /// Letters of a message that are repeated.
 const MESSAGE_SHOWN: usize = 120;
 

@@ -199,6 +199,21 @@ fn what_repeats_is_counted_and_told_in_one_line() {
     assert_eq!(events.filter(|event| event["event"] == "transition").count(), 80);
 }
 
+#[test]
+fn the_warnings_of_a_start_are_told_whole_however_many_there_are() {
+    let redis = RedisServer::start();
+    let mut builder = Daemon::with_redis(&redis.url());
+    let names: Vec<String> = (0..25).map(|n| format!("FUSEBOX_NO_SUCH_{n}")).collect();
+    for name in &names {
+        builder = builder.env(name, "1");
+    }
+    let daemon = builder.start();
+    let log = daemon.log_text();
+    for name in &names {
+        assert!(log.contains(&format!("{name} is set, but names no setting")), "{name}\n{log}");
+    }
+}
+
 /// The number in `… and 30 more like …`.
 fn how_many(line: &str) -> usize {
     let (before, _) = line.split_once(" more like").expect("a count");

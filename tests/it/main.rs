@@ -33,6 +33,8 @@ mod encodings;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod extremes;
+#[cfg(test)]
 mod fallbacks;
 #[cfg(test)]
 mod firestore;

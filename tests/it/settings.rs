@@ -143,6 +143,12 @@ fn a_change_that_is_refused_changes_nothing() {
         ),
         (json!({"breaker": {"recovery_timeout": "10ms"}}), 409, "unsafe", "at least 1s"),
         (json!([1]), 422, "invalid_settings", "must be an object"),
+        (
+            json!({"cache": {"ttl": "2years"}}),
+            422,
+            "invalid_settings",
+            "backends.redis.cache.ttl must be at most 1year, got 2years",
+        ),
     ] {
         let (got, problem) = patch(&daemon, "?persist=true", wrong.clone());
         assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{wrong}: {problem}");
@@ -154,7 +160,7 @@ fn a_change_that_is_refused_changes_nothing() {
     assert_eq!(shown(&daemon), before);
     assert!(!daemon.state_dir().join("settings.json").try_exists().unwrap());
     let refused = [("backend", "redis"), ("result", "refused")];
-    assert_eq!(count(&daemon, "config_changes_total", &refused), "8");
+    assert_eq!(count(&daemon, "config_changes_total", &refused), "9");
 }
 
 #[test]
@@ -248,6 +254,96 @@ fn what_is_persisted_outlasts_a_kill_and_the_file_wins_if_it_changes() {
     daemon.restart();
     assert_eq!(threshold(&daemon), 5);
     assert!(daemon.log_text().contains("changes at run time are left out"));
+    assert_eq!(left_out(&daemon).len(), 1);
+}
+
+/// The changes that the daemon says that it cannot read.
+fn left_out(daemon: &Daemon) -> Vec<String> {
+    let (_, view) = daemon.get("/health/resilience");
+    let all = view["settings_left_out"].as_array().unwrap().iter();
+    all.map(|why| why.as_str().unwrap().to_owned()).collect()
+}
+
+/// The files of the state directory that were set aside.
+fn set_aside(daemon: &Daemon) -> Vec<String> {
+    let files = fs::read_dir(daemon.state_dir()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("settings.json.damaged-")).collect()
+}
+
+#[test]
+fn a_change_that_cannot_be_read_takes_no_other_with_it_and_is_shown() {
+    let redis = RedisServer::start();
+    let mut daemon = quiet(&redis).start();
+    let both = json!({"breaker": {"failure_threshold": 7}, "retry": {"attempts": 5}});
+    assert_eq!(patch(&daemon, "?persist=true", both).0, 200);
+    assert_eq!(left_out(&daemon), [""; 0]);
+    daemon.kill_9();
+    let file = daemon.state_dir().join("settings.json");
+    let mut content: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let odd = json!({"path": "backends.redis.cache.ttl", "value": "9m", "by": "user 0", "at": "?"});
+    content["changes"].as_array_mut().unwrap().insert(1, odd);
+    fs::write(&file, content.to_string()).unwrap();
+    daemon.restart();
+    let now = shown(&daemon);
+    assert_eq!((threshold(&daemon), &now["effective"]["retry"]["attempts"]), (json!(7), &json!(5)));
+    let told = left_out(&daemon);
+    assert!(matches!(&*told, [one] if one.starts_with("backends.redis.cache.ttl in ")), "{told:?}");
+    let status = daemon.fusebox(&["status"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("a change of settings is not in effect"), "{status}");
+    assert!(
+        daemon.log_text().contains("changes at run time are left out: backends.redis.cache.ttl")
+    );
+    // What was there is kept, and the next start has nothing to say.
+    let aside = set_aside(&daemon);
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    let kept = fs::read_to_string(daemon.state_dir().join(&aside[0])).unwrap();
+    assert_eq!(kept, content.to_string());
+    daemon.kill_9();
+    daemon.restart();
+    assert_eq!((left_out(&daemon), set_aside(&daemon)), (Vec::new(), aside));
+    assert_eq!(threshold(&daemon), 7);
+}
+
+#[test]
+fn a_change_that_the_core_does_not_take_is_taken_back_also_on_the_disk() {
+    let redis = RedisServer::start();
+    let mut daemon = quiet(&redis)
+        .set("backends.other.kind", "redis")
+        .set("backends.other.url", redis.url())
+        .env("FUSEBOX_TEST_HOOKS", "1")
+        .start();
+    let lasting = json!({"retry": {"attempts": 5}});
+    assert_eq!(patch(&daemon, "?persist=true", lasting).0, 200);
+    let before = fs::read(daemon.state_dir().join("settings.json")).unwrap();
+    // Its actor is given up on.
+    while daemon.status("redis")["offline"] != json!(true) {
+        let restarts = daemon.get("/v1/backends/redis").1["restarts"].clone();
+        daemon.order("/admin/backends/redis/panic");
+        daemon.wait_until("it is restarted, or given up on", LONG, |daemon| {
+            daemon.get("/v1/backends/redis").1["restarts"] != restarts
+                || daemon.status("redis")["offline"] == json!(true)
+        });
+    }
+    let both = json!({"backends": {
+        "other": {"cache": {"items": 3}, "breaker": {"failure_threshold": 8}},
+        "redis": {"breaker": {"failure_threshold": 8}},
+    }});
+    let (status, problem) = daemon.patch("/admin/config?persist=true", both);
+    assert_eq!((status, problem["code"].as_str()), (503, Some("order_failed")), "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("nothing was changed") && detail.contains("given up on"), "{detail}");
+    assert_eq!(fs::read(daemon.state_dir().join("settings.json")).unwrap(), before);
+    let of_other = |daemon: &Daemon| {
+        daemon.get("/v1/backends/other").1["breaker"]["failure_threshold"].clone()
+    };
+    assert_eq!((of_other(&daemon), threshold(&daemon)), (json!(5), json!(5)));
+    daemon.kill_9();
+    daemon.restart();
+    let now = shown(&daemon);
+    assert_eq!((of_other(&daemon), threshold(&daemon)), (json!(5), json!(5)));
+    assert_eq!(now["effective"]["retry"]["attempts"], 5);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, OpId, SpanRef, digest,
+    ErrorClass, Lanes, OpId, SpanRef, digest,
     flight::Flight,
     queue::Refusal,
     store::{CallHeader, StoreError, TokenKind, Traits},
@@ -212,9 +212,10 @@ impl BackendShared {
             && let Err(refusal) = looking.await
         {
             // What became of an attempt is not known all the same.
-            let is_in_doubt = context.state.is_in_doubt();
-            return Err(if is_in_doubt {
+            return Err(if context.state.is_in_doubt() {
                 timed_out(context, why, op_id)
+            } else if refusal.class == ErrorClass::NotExecuted {
+                self.unavailable(context, why, refusal.message.whole())
             } else {
                 Self::rejected(context, refusal, None)
             });

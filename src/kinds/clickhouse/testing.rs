@@ -174,7 +174,8 @@ fn spawn(engine: Engine, port: u16, folder: &Path) -> Child {
         .unwrap_or_else(|error| panic!("ClickHouse cannot be started ({error}): tests/setup"))
 }
 
-/// The server's configuration, with the users `ada`, whose password is `hush`; `reader`, who may change
+/// The server's configuration, with the users `ada`, whose password is `hush`, and who at the current server may have two
+/// threads for an insert at most; `reader`, who may change
 /// nothing; and at the current server `writer`, who may only insert, and `teller`, who may also ask what the tables
 /// remember, but not read the query log.
 fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {
@@ -198,11 +199,17 @@ fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {
         ["parts", "tables", "replicas", "merge_tree_settings", "replicated_merge_tree_settings"]
             .map(|table| format!("SELECT ON system.{table}"));
     let asking: Vec<&str> = asking.iter().map(String::as_str).collect();
+    let bounds = match engine {
+        Engine::Old => "",
+        Engine::Current => {
+            "<constraints><max_insert_threads><max>2</max></max_insert_threads></constraints>"
+        }
+    };
     let users = format!(
-        "<yandex><profiles><default></default><reader><readonly>1</readonly></reader></profiles><users>{}{}{}{}{}</users>\
+        "<yandex><profiles><default></default><ada>{bounds}</ada><reader><readonly>1</readonly></reader></profiles><users>{}{}{}{}{}</users>\
          <quotas><default/></quotas></yandex>",
         user("default", "", "default", ""),
-        user("ada", "hush", "default", ""),
+        user("ada", "hush", "ada", ""),
         user("reader", "", "reader", ""),
         user("writer", "", "default", &grants(&[])),
         user("teller", "", "default", &grants(&asking)),

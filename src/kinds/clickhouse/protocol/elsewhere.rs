@@ -75,9 +75,10 @@ impl Elsewhere {
 }
 
 /// Where the rows begin if expressions may stand in them.
-fn takes_expressions(statement: &Statement, format: Option<&String>) -> Option<usize> {
+pub(super) fn takes_expressions(statement: &Statement, format: Option<&String>) -> Option<usize> {
     let Verb::Insert(insert) = &statement.verb else { return None };
-    format.is_some_and(|format| format == "Values").then_some(insert.head)
+    // The server takes the names of formats in whatever case.
+    format.is_some_and(|format| format.eq_ignore_ascii_case("Values")).then_some(insert.head)
 }
 
 fn in_rows(rows: &[u8]) -> bool {
@@ -145,6 +146,7 @@ mod tests {
         };
         assert!(of(&call(&format!("INSERT INTO t VALUES {reaching}"), "", None), true));
         assert!(of(&call("INSERT INTO t FORMAT Values", reaching, None), true));
+        assert!(of(&call("INSERT INTO t FORMAT vALUES", reaching, None), true));
         assert!(!of(&call("INSERT INTO t FORMAT CSV", reaching, None), true));
         assert!(!of(&call("INSERT INTO t VALUES", "(1, 'remote(')", None), true));
         assert!(of(&call("INSERT INTO t VALUES", "(1)", None), false), "more follows");

@@ -8,7 +8,7 @@
 //! | 241 (memory) of the whole server or user | unknown | failure |
 //! | 394, 735 (killed) | unknown | neutral |
 //! | 192–195, 516, 700, 720 … (who we are), TLS; HTTP 401 and 407 | blocked: server | failure |
-//! | 60, 81, 218 (no such table, database), 164, 291, 392, 497 (rights), 201 (quota) | blocked: object | success |
+//! | 60, 81, 218 (no such table, database), 115, 452 (a setting: see below), 164, 291, 392, 497 (rights), 201 (quota) | blocked: object | success |
 //! | syntax, types, names, values; limits that a query ran into by itself, 241 of the query | rejected | success |
 //! | any other | unknown, `unclassified` | success |
 //!
@@ -18,8 +18,15 @@
 //!
 //! **Whose time was up.** Every query is told `max_execution_time`. Where it brought its own, 159 blames the
 //! query: rejected. Where its caller's deadline was shorter than the backend's `timeout`, it says nothing of
-//! the backend: neutral. The same holds for any limit that a call sets itself, and for a profile that it names
-//! itself and that does not exist (180): without such words of its own it is the configured user's. And what would be a
+//! the backend: neutral. The same holds for any limit that a call sets itself (of time, memory, queries, parts, free disk
+//! or processor), and for a profile that it names itself and that does not exist (180): without such words of its own it
+//! is the configured user's.
+//!
+//! **Whose setting it was.** A setting that is not known, or that the user may not change (115, 164, 452), blames the call
+//! if the message names one of its own: rejected. Else it is one that fusebox adds, or the user itself, and an operator can
+//! mend it: blocked.
+//!
+//! **What another server did.** What would be a
 //! failure is neutral, as is silence, if the call's own words name [another server](super::elsewhere).
 //!
 //! **A code of no class that comes with HTTP 400** blames the query as well: that status is the server's own
@@ -165,9 +172,19 @@ fn named_by(code: u32) -> &'static [&'static str] {
         180 => &["profile"],
         // Blocks of its own; else they are the server's.
         40 | 271 => &["decompress"],
+        243 => &["min_free_disk_bytes_to_perform_insert", "min_free_disk_ratio_to_perform_insert"],
+        252 => &["parts_to_throw_insert"],
+        745 => &["min_os_cpu_wait_time_ratio_to_throw", "max_os_cpu_wait_time_ratio_to_throw"],
         202 => &["max_concurrent_queries_for_user", "max_concurrent_queries_for_all_users"],
         _ => &[],
     }
+}
+
+/// Whether the message of a code that blames a setting names one of the call's own.
+fn names_own(code: u32, message: &str, own: &[String]) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let mut words = message.split(|c: char| !is_part(c)).map(|word| word.trim_end_matches('.'));
+    matches!(code, 115 | 164 | 452) && words.any(|word| own.iter().any(|own| own == word))
 }
 
 fn class(code: u32, message: &str, status: u16, asked: &Asked) -> (Option<ErrorClass>, Verdict) {
@@ -183,7 +200,8 @@ fn class_alone(
     status: u16,
     asked: &Asked,
 ) -> (Option<ErrorClass>, Verdict) {
-    let is_own = asked.own.iter().any(|name| named_by(code).contains(&name.as_str()));
+    let is_own = asked.own.iter().any(|name| named_by(code).contains(&name.as_str()))
+        || names_own(code, message, &asked.own);
     let of_query = message.contains("(for query)") || message.contains("Query memory limit");
     let (class, verdict) = match code {
         _ if is_own => (ErrorClass::Rejected, Verdict::Success),
@@ -233,9 +251,8 @@ fn class_alone(
         180 | 192..=195 | 199 | 516 | 532 | 700 | 720 | 767 => {
             (ErrorClass::BlockedServer, Verdict::Failure)
         }
-        60 | 81 | 164 | 201 | 218 | 291 | 392 | 481 | 482 | 495 | 497 | 620 | 673 | 774 => {
-            (ErrorClass::BlockedObject, Verdict::Success)
-        }
+        60 | 81 | 115 | 164 | 201 | 218 | 291 | 392 | 452 | 481 | 482 | 495 | 497 | 620 | 673
+        | 774 => (ErrorClass::BlockedObject, Verdict::Success),
         code if is_callers_fault(code) || cannot_unpack(code) => {
             (ErrorClass::Rejected, Verdict::Success)
         }
@@ -274,15 +291,15 @@ fn is_callers_fault(code: u32) -> bool {
     matches!(
         code,
         1..=4 | 6..=13 | 15 | 16 | 19 | 20 | 25..=28 | 32..=39 | 41..=44 | 46..=48 | 50..=53 | 55..=57
-        | 59 | 62 | 63 | 69 | 70 | 72 | 73 | 78..=80 | 82 | 85 | 89 | 90 | 92 | 107 | 108 | 113 | 115 | 116
+        | 59 | 62 | 63 | 69 | 70 | 72 | 73 | 78..=80 | 82 | 85 | 89 | 90 | 92 | 107 | 108 | 113 | 116
         | 117 | 119..=125 | 127..=131 | 133..=135 | 141 | 145 | 152 | 153 | 158 | 160..=162 | 165..=170
-        | 174 | 179 | 181..=184 | 186 | 187 | 190 | 191 | 206..=208 | 211 | 213 | 215 | 219 | 223 | 229
+        | 174 | 179 | 181..=184 | 186 | 187 | 190 | 191 | 206..=208 | 211..=213 | 215 | 219 | 223 | 229
         | 248 | 256..=258 | 260 | 262 | 264 | 269 | 277 | 282..=284 | 288 | 290 | 306 | 307 | 309 | 321
         | 336 | 344 | 346 | 349 | 352 | 353 | 358 | 359 | 366 | 370 | 376..=378 | 386 | 387 | 393 | 395
         | 396..=399 | 403 | 406..=408 | 417..=422 | 427 | 431..=433 | 436 | 438 | 440..=444 | 446 | 450
-        | 452 | 455..=457 | 467 | 469 | 471 | 472 | 474..=480 | 491..=493 | 498 | 503 | 508 | 509 | 511
-        | 523 | 524 | 527 | 544 | 545 | 549 | 557 | 558 | 563 | 565 | 572 | 578 | 581..=583 | 585 | 596
-        | 597 | 609..=611 | 621 | 623 | 626 | 628 | 630 | 632 | 636 | 645 | 648 | 669..=671 | 675 | 676
+        | 455..=457 | 467 | 469 | 471 | 472 | 474..=480 | 491..=493 | 498 | 503 | 508 | 509 | 511
+        | 523 | 524 | 527 | 543..=545 | 549 | 557 | 558 | 563 | 565 | 572 | 578 | 581..=583 | 585 | 596
+        | 597 | 609..=611 | 616 | 621 | 623 | 626 | 628 | 630 | 632 | 636 | 645 | 648 | 669..=671 | 675 | 676
         | 690 | 691 | 703..=705 | 715 | 717..=719 | 721 | 723 | 727 | 728 | 731 | 748 | 779
     )
 }
@@ -329,11 +346,35 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_that_is_refused_blames_whoever_brought_it() {
+        use ErrorClass::{BlockedObject, Rejected};
+        let constraint = "Setting max_memory_usage shouldn't be greater than 1000000000.";
+        let unknown = "Unknown setting 'max_memory_usage'.";
+        let readonly = "Setting max_memory_usage is not allowed to be set by query.";
+        let modified = "Cannot modify 'max_memory_usage' setting in readonly mode.";
+        for (code, message) in [(452, constraint), (115, unknown), (164, readonly), (164, modified)]
+        {
+            let class = |own: &[&str]| ends(code, message, own, true);
+            let success = Verdict::Success;
+            assert_eq!(class(&["max_memory_usage"]), (Rejected, success, false), "{message}");
+            assert_eq!(class(&["max_memory", "usage"]), (BlockedObject, success, false));
+            assert_eq!(class(&[]), (BlockedObject, success, false), "{message}");
+        }
+    }
+
+    #[test]
     fn a_limit_blames_whoever_set_it() {
         use ErrorClass::{Rejected, Unknown};
         use Verdict::{Failure, Neutral, Success};
         assert_eq!(ends(159, "", &["max_execution_time"], true), (Rejected, Success, false));
         assert_eq!(ends(159, "", &["max_memory_usage"], true), (Unknown, Failure, false));
+        for (code, name) in [
+            (243, "min_free_disk_bytes_to_perform_insert"),
+            (252, "parts_to_throw_insert"),
+            (745, "max_os_cpu_wait_time_ratio_to_throw"),
+        ] {
+            assert_eq!(ends(code, "", &[name], true), (Rejected, Success, false), "{name}");
+        }
         assert_eq!(ends(159, "", &[], false), (Unknown, Neutral, false));
         let query = "Memory limit (for query) exceeded: would use";
         assert_eq!(ends(241, query, &[], true), (Rejected, Success, false));

@@ -6,11 +6,16 @@
 //! | what is wrong | number |
 //! | --- | --- |
 //! | the name of a setting is none that any could have | 115 |
+//! | there is no file where the format is one ([`FILES`]) | 33, 117 or 1001, as the format is |
 //! | the body does not unpack to its end, with its checksums | 354, 448, 561 or 618, as it is encoded |
 //! | a block of `decompress=1` does not | 271; 33 if it is cut off |
 //!
-//! An insert without rows is none of these: servers take it, and write nothing. Whether there is such a table, and
+//! An insert without rows is none of these, nor is a file without rows: servers take it, and write nothing. Whether there is such a table, and
 //! whether its rows can be parsed, is for the server to say.
+//!
+//! Nor is an insert queued whose outcome depends on what is not in it: rows of `FORMAT Values` are expressions, and those
+//! may read tables, dictionaries and files, here or at another server, as `INSERT … SELECT` does. What is missing there
+//! later would hold up the table for ever. Any server may take it now, so its caller is told that it was not executed.
 
 use fusebox_actors::connector::{AttemptError, ErrorCode};
 use fusebox_state::ErrorClass;
@@ -20,20 +25,31 @@ use super::{
         Coding, Packing,
         whole::{self, Flaw},
     },
-    plan,
+    elsewhere, plan, reach,
+    sql::{self, Rows, Verb},
+    stated,
     wire::Call,
 };
 
+/// The longest rows, unpacked, in which expressions are looked at.
+const ROWS_MAX: usize = 8 << 20;
+
 /// Numbers of the server's, its words for them, and the statuses that it gives them.
-const NUMBERS: [(u16, &str, u16); 7] = [
+const NUMBERS: [(u16, &str, u16); 9] = [
     (33, "CANNOT_READ_ALL_DATA", 500),
     (115, "UNKNOWN_SETTING", 404),
+    (117, "INCORRECT_DATA", 400),
     (271, "CANNOT_DECOMPRESS", 500),
     (354, "ZLIB_INFLATE_FAILED", 500),
     (448, "BROTLI_READ_FAILED", 500),
     (561, "ZSTD_DECODER_FAILED", 500),
     (618, "LZ4_DECODER_FAILED", 500),
+    (1001, "STD_EXCEPTION", 500),
 ];
+
+/// Formats that are files, with a beginning or an end of their own, and what the server says of none at all.
+const FILES: [(&str, u16); 5] =
+    [("Arrow", 33), ("ArrowStream", 117), ("Avro", 1001), ("ORC", 117), ("Parquet", 117)];
 
 /// Number, word and status of what `code` stands for, if it is one that is told here.
 pub(crate) fn named(code: &str) -> Option<(u16, &'static str, u16)> {
@@ -47,24 +63,73 @@ pub(crate) fn packing(call: &Call) -> Option<Packing> {
     (packing != Packing::default()).then_some(packing)
 }
 
-/// Looks at everything but a packed body.
+/// Whether expressions may stand in its rows.
+pub(crate) fn takes_expressions(call: &Call) -> bool {
+    let header = &call.header;
+    let statement = sql::read(&header.query);
+    let format = statement.format.as_ref().or(header.format.as_ref());
+    elsewhere::takes_expressions(&statement, format).is_some()
+}
+
+/// Looks at the names of its settings, and whether there is a file where it says so.
 ///
 /// # Errors
 /// No server takes it.
 pub(crate) fn check(call: &Call) -> Result<(), AttemptError> {
-    let wrong = call.header.settings.keys().find(|name| !plan::is_name(name));
-    wrong.map_or(Ok(()), |name| {
+    if let Some(name) = call.header.settings.keys().find(|name| !plan::is_name(name)) {
         let text = format!("{name:?} is no setting: a name has letters, digits, _ and .");
-        Err(refused(115, text))
-    })
+        return Err(refused(115, text));
+    }
+    if !call.data.is_empty() {
+        return Ok(());
+    }
+    let statement = sql::read(&call.header.query);
+    let is_of = |rows| matches!(&statement.verb, Verb::Insert(insert) if insert.rows == rows);
+    let format = statement.format.as_ref().or(call.header.format.as_ref());
+    let file = format.and_then(|format| FILES.iter().find(|it| it.0.eq_ignore_ascii_case(format)));
+    match file.filter(|_| !is_of(Rows::Inline)) {
+        Some((format, number)) => {
+            Err(refused(*number, format!("there is no {format}: the body is empty")))
+        }
+        None => Ok(()),
+    }
 }
 
-/// Looks at a packed body, which takes a while: so it is for a thread that may block.
+/// Looks at a body, packed or not. That takes a while if it is packed or long: so it is for a thread that may block.
 ///
 /// # Errors
-/// No server can unpack it.
-pub(crate) fn unpack(packing: Packing, body: &[u8]) -> Result<(), AttemptError> {
-    let Err(Flaw { of, is_cut }) = whole::unpack(packing, body) else { return Ok(()) };
+/// No server can unpack it; or its rows depend on what is not in it.
+pub(crate) fn look_into(call: &Call) -> Result<(), AttemptError> {
+    let takes_expressions = takes_expressions(call);
+    let Some(packing) = packing(call) else {
+        return if takes_expressions { depends(call, &call.data) } else { Ok(()) };
+    };
+    let mut rows = Vec::new();
+    unpack(packing, &call.data, |piece| {
+        if takes_expressions && rows.len() < ROWS_MAX {
+            rows.extend_from_slice(piece);
+        }
+    })?;
+    if takes_expressions { depends(call, &rows) } else { Ok(()) }
+}
+
+/// Refuses rows that read something. `body` is the call's, unpacked.
+fn depends(call: &Call, body: &[u8]) -> Result<(), AttemptError> {
+    let header = &call.header;
+    let query = header.raw.as_ref().map_or(&header.query, |raw| &raw.query);
+    let text = stated::joined(query, &String::from_utf8_lossy(body));
+    // Of a body that is kept as it is, the statement may be a part.
+    let read = sql::read(if header.raw.is_some() { &text } else { query });
+    let Verb::Insert(insert) = read.verb else { return Ok(()) };
+    if !reach::reads(text.get(insert.head..).unwrap_or_default()) {
+        return Ok(());
+    }
+    let text = "its values ask for what lies at the server, or at another: what they would find later is not known";
+    Err(AttemptError::own(ErrorClass::NotExecuted, ErrorCode::OfKind("values_depend"), text))
+}
+
+fn unpack(packing: Packing, body: &[u8], each: impl FnMut(&[u8])) -> Result<(), AttemptError> {
+    let Err(Flaw { of, is_cut }) = whole::unpack(packing, body, each) else { return Ok(()) };
     let number = match of {
         Some(Coding::Gzip | Coding::Deflate) => 354,
         Some(Coding::Br) => 448,
@@ -82,4 +147,45 @@ pub(crate) fn unpack(packing: Packing, body: &[u8]) -> Result<(), AttemptError> 
 fn refused(number: u16, text: String) -> AttemptError {
     let code = ErrorCode::Server(number.to_string().into());
     AttemptError::own(ErrorClass::Rejected, code, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{
+        super::wire::{Header, Raw},
+        *,
+    };
+
+    #[test]
+    fn rows_that_depend_on_what_is_not_in_them_are_found_wherever_they_stand() {
+        let call = |query: &str, data: &[u8], format: Option<&str>, raw: Option<&str>| {
+            let raw = raw.map(|query| Raw { query: query.into(), packing: Packing::default() });
+            let format = format.map(str::to_owned);
+            let header = Header { query: query.into(), raw, format, ..Header::default() };
+            Call { header, data: Bytes::copy_from_slice(data) }
+        };
+        let insert = "INSERT INTO t VALUES";
+        let whole = b"INSERT INTO t VALUES ('\xff', (SELECT 1))";
+        for call in [
+            call("INSERT INTO t VALUES (1, (SELECT 1))", b"", None, None),
+            call(insert, b"(1, (SELECT 1))", None, None),
+            call("INSERT INTO t", b"(1, (SELECT 1))", Some("Values"), None),
+            call("INSERT INTO t FORMAT values", b"('\xff', (SELECT 1))", None, None),
+            call(insert, whole, None, Some("")),
+            call(insert, b"t VALUES (1, (SELECT 1))", None, Some("INSERT INTO")),
+        ] {
+            let error = look_into(&call).unwrap_err();
+            assert_eq!(error.class, ErrorClass::NotExecuted, "{call:?}");
+        }
+        for call in [
+            call("INSERT INTO t (a, (b)) VALUES (1, 'SELECT')", b"", None, None),
+            call("INSERT INTO t FORMAT CSV", b"(1, (SELECT 1))", None, None),
+            call("INSERT INTO t", b"(1, (SELECT 1))", Some("CSV"), None),
+            call(insert, b"INSERT INTO t VALUES ('SELECT')", None, Some("")),
+        ] {
+            assert!(look_into(&call).is_ok(), "{call:?}");
+        }
+    }
 }

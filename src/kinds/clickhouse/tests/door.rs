@@ -75,7 +75,7 @@ impl World {
     /// One that queues what an outage does not let it send.
     async fn queueing() -> Self {
         let backend = backend(Duration::from_secs(5), 64);
-        let limits = QueueLimits { bytes: 16 << 20, ..backend.queue };
+        let limits = QueueLimits { bytes: 16 << 20, dead_items: 100, ..backend.queue };
         let write_fallback = WriteFallback::Queue;
         Self::of(BackendSettings { write_fallback, queue: limits, ..backend }, door()).await
     }

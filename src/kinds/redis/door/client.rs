@@ -18,14 +18,12 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
+    task::Waker,
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::{Onward, Outcome, Settled, Source, Ticket};
-use fusebox_state::{ErrorClass, Lanes, chaos::Strike};
+use fusebox_actors::Onward;
+use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::{Instant, Sleep};
 
 use super::{
@@ -34,17 +32,16 @@ use super::{
     local::Session,
     pin::{Barred, PinnedTo},
     request::Requests,
-    slow::{Asker, Slow},
+    slow::Slow,
     socket::Socket,
     telling::{self, Answer, Protocol},
-    upstream::{Entry, Lost, Note, Upstream},
-    waiting::Waiting,
+    upstream::Upstream,
 };
-use crate::{
-    ingress::peer::Who,
-    kinds::redis::{connector::RedisConnector, protocol::resp},
-};
+use crate::ingress::peer::Who;
 
+mod answers;
+mod barred;
+mod carried;
 mod dispatch;
 mod intake;
 mod others;
@@ -53,16 +50,12 @@ mod pace;
 mod parked;
 mod pinned;
 mod slots;
+mod transaction;
+mod turn;
 mod unit;
 
-pub(super) use self::{
-    dispatch::{Carriage, ROUTE},
-    slots::Buffers,
-};
+pub(super) use self::{carried::Carriage, dispatch::ROUTE, slots::Buffers};
 use self::{pace::Refusals, parked::Parked, slots::Slots};
-
-/// A client is owed no more than this of a large reply, in bytes, before more of it is read.
-const AHEAD: usize = 1 << 20;
 
 /// What a client may always be owed, in bytes: a few reads of a large reply.
 const OWED_MIN: usize = 256 << 10;
@@ -363,368 +356,9 @@ impl Client {
             self.wake();
         }
     }
-
-    /// The server has answered.
-    pub(super) fn answered(
-        &self,
-        entry: Entry,
-        request: &[u8],
-        frame: &[u8],
-        connector: &Arc<RedisConnector>,
-    ) {
-        let Entry { seq, ticket, note, elsewhere, .. } = entry;
-        let mut inner = self.inner.borrow_mut();
-        if !note.is_the_doors() {
-            inner.on_wire -= 1;
-        }
-        inner.last = telling::Told::default();
-        if let Some(lanes) = ticket.as_ref().and_then(Ticket::lanes)
-            && !matches!(frame.first(), Some(b'-' | b'!'))
-        {
-            inner.passes(lanes);
-        }
-        if let Note::Unit(unit) = &note {
-            return inner.unit_answered(&self.core(), connector, (seq, ticket), unit);
-        }
-        if matches!(note, Note::Ends(_))
-            && frame.starts_with(b"-")
-            && !frame.starts_with(b"-EXECABORT")
-        {
-            // What it was to end may not have ended.
-            (inner.ending, inner.closed) = (Ending::Answered, Closed::Upstream);
-            if let Some(pinned) = &mut inner.pinned {
-                pinned.keep();
-            }
-        }
-        let protocol = inner.session.protocol;
-        if let Some(ticket) = ticket {
-            if let Some(b'-' | b'!') = frame.first()
-                && let Some(outcome) = self.core().failed(connector, request, frame)
-            {
-                if let Settled::GoOn(onward) = ticket.settle(outcome)
-                    && !elsewhere
-                {
-                    let body = Bytes::copy_from_slice(request);
-                    let words = Bytes::copy_from_slice(frame);
-                    let refusal =
-                        onward.lanes().is_some().then_some(Refusal { words, is_passed: false });
-                    inner.failed.push_back(Failed { seq, onward, body, commands: None, refusal });
-                    return;
-                }
-                return inner.reply(seq, frame);
-            }
-            let cached = match note {
-                Note::Cache => telling::cacheable(frame, protocol, request),
-                _ => None,
-            };
-            let until = cached.and_then(|_| self.core().ends(connector, request));
-            let cached = cached.map(|value| (request, value));
-            drop(ticket.settle(Outcome::Answered { cached, until }));
-        }
-        match note {
-            Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
-            Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
-                self.core().backend.wrote(waited.unsettled.lanes());
-            }
-            Note::Own | Note::Speaks(_) => {
-                if matches!(frame.first(), Some(b'-'))
-                    && let Some(pinned) = &mut inner.pinned
-                {
-                    pinned.keep();
-                }
-                return;
-            }
-            Note::Selects(database) => inner.selected(database, frame),
-            Note::Ends(unsettled) => drop(unsettled),
-            Note::Writes(unsettled) => drop(unsettled),
-            Note::CacheAll(all) => {
-                let (read, fills) = *all;
-                if let Some(value) = telling::cacheable_list(frame, protocol) {
-                    let body = Bytes::copy_from_slice(request);
-                    self.core().backend.end_fills(&fills, &read, &body, &value);
-                }
-            }
-            Note::None
-            | Note::Cache
-            | Note::Waited(_)
-            | Note::Unit(_)
-            | Note::Subscription(_)
-            | Note::Monitors => {}
-        }
-        inner.reply(seq, frame);
-    }
-
-    /// Whether the reply of a slot may be handed to it piece by piece: it is the next that it gets.
-    pub(super) fn takes_pieces(&self, seq: u64) -> bool {
-        self.gone.get() || self.inner.borrow().slots.is_oldest(seq)
-    }
-
-    /// A piece of the reply that is next.
-    pub(super) fn has_piece(&self, piece: &[u8]) {
-        self.piecewise.set(true);
-        if !self.gone.get() {
-            self.inner.borrow_mut().slots.piece(piece);
-        }
-    }
-
-    /// The last piece of a reply.
-    pub(super) fn has_all(&self, entry: Entry, rest: &[u8]) {
-        self.piecewise.set(false);
-        let mut inner = self.inner.borrow_mut();
-        inner.on_wire -= 1;
-        inner.last = telling::Told::default();
-        if let Some(ticket) = entry.ticket {
-            drop(ticket.settle(Outcome::Answered { cached: None, until: None }));
-        }
-        inner.reply(entry.seq, rest);
-    }
-
-    /// Whether it is owed so much that the rest of a reply has to wait.
-    pub(super) fn is_behind(&self) -> bool {
-        !self.gone.get() && self.inner.borrow().slots.out().len() > self.ahead()
-    }
-
-    /// How large the replies of a transaction may be together, in bytes.
-    pub(super) fn unit_max(&self) -> usize {
-        if self.gone.get() { 0 } else { self.core().settings.out_client }
-    }
-
-    /// How much it may be owed of a large reply, in bytes. One that is larger comes piece by piece.
-    pub(super) fn ahead(&self) -> usize {
-        AHEAD.min(self.core().settings.out_client / 2)
-    }
-
-    /// The cache has answered in the server's stead.
-    pub(super) fn answered_instead(
-        &self,
-        seq: u64,
-        (source, value, age): (Source, Bytes, Duration),
-    ) {
-        let mut inner = self.inner.borrow_mut();
-        let Some(value) = telling::in_protocol(&value, inner.session.protocol, false) else {
-            return;
-        };
-        inner.last = telling::Told::cached(source, age);
-        self.core().counters.answered(source);
-        inner.reply(seq, &value);
-        drop(inner);
-        self.flush();
-    }
-
-    /// The server has said something to this client that answers no command.
-    pub(super) fn told(&self, frame: &[u8]) {
-        self.inner.borrow_mut().slots.told(frame);
-    }
-
-    /// An attempt ended without a reply.
-    pub(super) fn lost(&self, lost: Lost) {
-        let Lost { entry: Entry { seq, ticket, note, .. }, body, verdict, error } = lost;
-        let mut inner = self.inner.borrow_mut();
-        inner.on_wire -= 1;
-        if self.piecewise.get() && inner.slots.is_oldest(seq) {
-            // The rest of it is not to be had.
-            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
-            drop(ticket.map(|ticket| ticket.settle(Outcome::Failed { verdict, error })));
-            return;
-        }
-        if let Note::Unit(unit) = note {
-            return inner.unit_lost(self, (seq, ticket), &unit, &body, (verdict, error));
-        }
-        drop(inner);
-        let Some(ticket) = ticket else { return };
-        if let Settled::GoOn(mut onward) = ticket.settle(Outcome::Failed { verdict, error })
-            && !self.gone.get()
-        {
-            self.core().backend.hold(&mut onward);
-            let failed = Failed { seq, onward, body, commands: None, refusal: None };
-            self.inner.borrow_mut().failed.push_back(failed);
-        }
-    }
-
-    /// Its own upstream has ended: what was not sent is told as such, and what may have been executed, too. If it was
-    /// ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once if it
-    /// waits for others, or listens.
-    pub(super) fn lost_its_upstream(self: &Rc<Self>, lost: Vec<Lost>, was_up: bool) {
-        let mut inner = self.inner.borrow_mut();
-        let pinned = inner.pinned.take();
-        if self.piecewise.get() {
-            // The rest of a reply is not to be had.
-            for Lost { entry, verdict, error, .. } in lost {
-                drop(entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error })));
-            }
-            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
-            drop(inner);
-            return self.wake();
-        }
-        let (mut selects, mut watches) = (false, false);
-        let lost_nothing = lost.is_empty();
-        if !was_up && !lost_nothing {
-            self.core().pin_failed();
-        }
-        let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core().database()));
-        for Lost { entry, body, verdict, error } in lost {
-            // It waits on, if nothing but that was the connection's own.
-            if let Note::Waited(waited) = &entry.note
-                && is_clean
-                && inner.ending == Ending::Open
-                && resp::arguments(&body)
-                    .is_ok_and(|args| Waiting::of(&args).is_some_and(Waiting::may_be_sent_again))
-            {
-                inner.on_wire -= 1;
-                inner.park_in(self, entry.seq, body, waited.until);
-                continue;
-            }
-            let why = format!("{}: {}", self.core().backend.name(), error.words().whole());
-            let may_have_run = error.class == ErrorClass::Unknown;
-            selects |= matches!(entry.note, Note::Selects(_));
-            watches |=
-                entry.waits() || matches!(entry.note, Note::Subscription(_) | Note::Monitors);
-            let settled = entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error }));
-            // Nobody else can carry it: its connection's state is gone.
-            let writes = matches!(settled, Some(Settled::GoOn(onward)) if onward.lanes().is_some());
-            if !entry.note.is_the_doors() {
-                inner.on_wire -= 1;
-                let answer = if writes && may_have_run {
-                    telling::unknown(&why, self.core().settings.close_on_unknown)
-                } else {
-                    self.core().unavailable(&why)
-                };
-                inner.ended(entry.seq, answer);
-            }
-        }
-        let listens = pinned.as_ref().is_some_and(PinnedTo::may_listen);
-        if inner.parked.is_some() || is_clean && lost_nothing {
-            // No state is gone with it.
-        } else if was_up {
-            let ending = if watches || listens { Ending::Reset } else { Ending::Answered };
-            (inner.ending, inner.closed) = (ending, Closed::Upstream);
-        } else if pinned.as_ref().is_some_and(PinnedTo::is_within) {
-            inner.bar(Barred::Transaction);
-        } else if selects || pinned.is_some_and(|it| it.database() != Some(self.core().database()))
-        {
-            inner.bar(Barred::Database);
-        }
-        drop(inner);
-        self.wake();
-    }
 }
 
 impl Inner {
-    fn poll(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> Poll<()> {
-        while self.ending != Ending::Reset && self.step(client, cx) {}
-        if let Some((_, alarm)) = &mut self.stuck
-            && alarm.as_mut().poll(cx).is_ready()
-        {
-            self.stuck = None;
-            client.wake();
-        }
-        if !self.slots.out().is_empty() && !self.is_full && !client.sends_later.replace(true) {
-            client.core().sends_later(client);
-        }
-        while self.is_full && !self.slots.out().is_empty() && self.ending != Ending::Reset {
-            match self.socket.poll_write(cx, self.slots.out()) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    client.core().counters.written(count);
-                    self.slots.sent(count);
-                    self.has_sent(client);
-                }
-                Poll::Ready(_) => self.ending = Ending::Reset,
-            }
-        }
-        self.is_full &= !self.slots.out().is_empty();
-        // Of a reply that comes piece by piece, it is owed no more than was read ahead.
-        let owed = if client.piecewise.get() { self.slots.early() } else { self.slots.owed() };
-        if owed > client.core().settings.out_client.max(OWED_MIN) {
-            (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
-        }
-        self.tell_held(client);
-        // Nobody would get what a command that waits for others brings.
-        if self.read_closed && self.is_blocked() {
-            self.ending = Ending::Reset;
-        }
-        if self.ending == Ending::Open && self.is_idle(client, cx) {
-            (self.ending, self.closed) = (Ending::Answered, Closed::Idle);
-        }
-        match self.ending {
-            Ending::Reset => Poll::Ready(()),
-            Ending::Answered if self.is_quit() => Poll::Ready(()),
-            // What is left of its input is no whole request.
-            Ending::Open if self.read_closed && self.is_quit() && self.stuck.is_none() => {
-                Poll::Ready(())
-            }
-            _ => Poll::Pending,
-        }
-    }
-
-    /// The rest of a reply may have waited for that.
-    fn has_sent(&self, client: &Client) {
-        if client.piecewise.get() {
-            client.core().wake_links();
-            if let Some(pinned) = &self.pinned {
-                pinned.upstream().wake();
-            }
-        }
-    }
-
-    /// Tells the door what is held of this client.
-    fn tell_held(&self, client: &Client) {
-        let parked = self.parked.as_ref().map_or(0, Parked::size);
-        let (held, owed) = (self.inbox.len() + parked, self.slots.owed());
-        client
-            .core()
-            .whole
-            .holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
-    }
-
-    /// Whether it is owed nothing.
-    fn is_quit(&self) -> bool {
-        self.is_answered()
-            && self.slots.out().is_empty()
-            && self.failed.is_empty()
-            && self.slow.is_empty()
-    }
-
-    /// Does one thing. False where there is nothing to do now.
-    fn step(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
-        let mut ended = false;
-        for _ in 0..self.slow.len() {
-            let Some(mut slow) = self.slow.pop_front() else { break };
-            match slow.poll(cx) {
-                Poll::Ready(done) => {
-                    self.slow_ended(client, done);
-                    ended = true;
-                }
-                Poll::Pending => self.slow.push_back(slow),
-            }
-        }
-        if ended {
-            return true;
-        }
-        if self.parked.is_some() {
-            return self.tend_parked(client, cx);
-        }
-        let waits = !self.failed.is_empty() && !self.slow.is_empty();
-        if waits || self.slow.back_mut().is_some_and(|last| !last.is_appended(cx)) {
-            // Whether it has left meanwhile.
-            return self.look(client, cx);
-        }
-        if self.on_wire > 0 && self.failed.front().is_some_and(|first| first.refusal.is_some()) {
-            // What it sent behind that says whether it may still be carried out.
-            return self.look(client, cx);
-        }
-        if let Some(Failed { seq, onward, body, commands, refusal }) = self.failed.pop_front() {
-            if let Some(Refusal { words, is_passed: true }) = refusal {
-                self.reply(seq, &words);
-                return true;
-            }
-            let asker = Asker { commands, ..self.asker() };
-            self.slow.push_back(client.core().go_on(seq, onward, body, asker));
-            return true;
-        }
-        self.take_in(client, cx)
-    }
-
     /// A write to `lanes` was executed.
     fn passes(&mut self, lanes: &Lanes) {
         for failed in &mut self.failed {

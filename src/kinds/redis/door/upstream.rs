@@ -21,32 +21,30 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    mem,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::AttemptError;
 use fusebox_state::Verdict;
-use tokio::{
-    io::{AsyncReadExt, AsyncWrite},
-    time::{Instant, Sleep, sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+mod carrying;
 mod cause;
+mod ending;
 mod entry;
 mod listening;
 mod ring;
 
 use self::{
     cause::{Cause, closed},
-    listening::{Listener, Subscriptions},
-    ring::{Ring, Unanswered},
+    listening::Subscriptions,
+    ring::Ring,
 };
 pub(super) use self::{
     entry::{Entry, Note, Unit, Unsettled, Waited},
@@ -66,10 +64,6 @@ use crate::{
     net::dial::Stream,
 };
 
-/// How much is read at once at least.
-const READ_SIZE: usize = 64 << 10;
-/// An inbox that has held more than this, in bytes, is made anew.
-const KEPT_MAX: usize = 1 << 20;
 /// The pause after a failed connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -468,285 +462,4 @@ impl Inner {
             _counted: shared.others.token(),
         });
     }
-
-    /// Writes, reads, and looks whether the oldest reply is overdue.
-    fn carry(&mut self, context: &mut Context<'_>, sharing: Sharing, turn: &mut Turn) {
-        if let State::Up(up) = &mut self.state
-            && up.closing.as_mut().poll(context).is_ready()
-        {
-            // Its connector is replaced. What was sent is answered first, within the time that any reply may take.
-            up.retiring = true;
-            let limit = self.connector.links().shared.settings.timeout;
-            up.cut_at.get_or_insert_with(|| Instant::now() + limit);
-            if self.ring.is_blocked() && self.ring.unwritten().is_empty() {
-                // The server gives up what waits there when it sees our end of the connection go, and has sent what was
-                // popped before that.
-                let _closed = Pin::new(&mut up.stream).poll_shutdown(context);
-            }
-        }
-        let ended = self.read(context, sharing, turn).or_else(|| self.write(context));
-        let ended = ended.or_else(|| self.overdue(context));
-        if let Some(cause) = ended {
-            return self.end(cause, sharing, turn);
-        }
-        let retiring = matches!(&self.state, State::Up(up) if up.retiring);
-        let behind = sharing == Sharing::Shared && self.is_behind(sharing);
-        if self.ring.is_empty() && (retiring || behind) {
-            self.end(Cause::Shared, sharing, turn);
-        }
-    }
-
-    fn write(&mut self, context: &mut Context<'_>) -> Option<Cause> {
-        let Self { state: State::Up(up), ring, .. } = self else { return None };
-        let mut any = false;
-        while !ring.unwritten().is_empty() {
-            match Pin::new(&mut up.stream).poll_write(context, ring.unwritten()) {
-                Poll::Pending => return None,
-                Poll::Ready(Ok(0)) => return Some(Cause::broken("nothing can be written")),
-                Poll::Ready(Ok(count)) => ring.wrote(count),
-                Poll::Ready(Err(error)) => return Some(Cause::Broken(error.to_string())),
-            }
-            any = true;
-        }
-        // Under TLS what was written may still lie in a buffer.
-        if any && let Poll::Ready(Err(error)) = Pin::new(&mut up.stream).poll_flush(context) {
-            return Some(Cause::Broken(error.to_string()));
-        }
-        None
-    }
-
-    fn read(
-        &mut self,
-        context: &mut Context<'_>,
-        sharing: Sharing,
-        turn: &mut Turn,
-    ) -> Option<Cause> {
-        loop {
-            let State::Up(up) = &mut self.state else { return None };
-            // Whoever gets it piece by piece is waited for.
-            if up.piecewise.is_some() && self.ring.oldest().is_some_and(|it| it.client.is_behind())
-            {
-                self.ring.is_held_up();
-                return None;
-            }
-            up.inbox.reserve(READ_SIZE);
-            let Up { stream, inbox, piecewise, .. } = up;
-            let most = if piecewise.is_some() { READ_SIZE } else { usize::MAX };
-            let read = match pin!(stream.read_buf(&mut inbox.limit(most))).poll(context) {
-                Poll::Pending => return None,
-                Poll::Ready(read) => read,
-            };
-            match read {
-                Ok(0) => return Some(Cause::broken("the server closed the connection")),
-                Err(error) => return Some(Cause::Broken(error.to_string())),
-                Ok(_) => {
-                    if let Err(why) = self.give_out(sharing, turn) {
-                        return Some(Cause::Broken(why));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives the replies that have come to those who wait for them.
-    fn give_out(&mut self, sharing: Sharing, turn: &mut Turn) -> Result<(), String> {
-        let State::Up(up) = &mut self.state else { return Ok(()) };
-        let mut taken = 0;
-        loop {
-            let rest = up.inbox.get(taken..).unwrap_or_default();
-            let length = match up.finder.length(rest) {
-                Ok(Some(length)) => length,
-                Ok(None) => {
-                    if let Some(Entry { client, note: Note::Unit(unit), .. }) =
-                        self.ring.oldest_mut()
-                    {
-                        // More than may be kept of it is dropped as it comes.
-                        unit.is_too_large |= rest.len() > client.unit_max();
-                        if unit.is_too_large {
-                            taken += up.finder.pass(rest);
-                        }
-                    } else if self.subscriptions.is_empty() && !self.monitors {
-                        taken += hand_on(up, &self.ring, taken, turn, sharing);
-                    }
-                    break;
-                }
-                Err(error) => return Err(error.to_string()),
-            };
-            let frame = rest.get(..length).unwrap_or_default();
-            taken += length;
-            if up.piecewise.take().is_some() {
-                self.ring.is_late();
-                let Some((entry, _)) = self.ring.pop() else {
-                    return Err("a reply to no request".to_owned());
-                };
-                let client = Rc::clone(&entry.client);
-                client.has_all(entry, frame);
-                if client.touch() {
-                    turn.touched.push(client);
-                }
-                continue;
-            }
-            let listener = Listener {
-                ring: &mut self.ring,
-                subscriptions: &mut self.subscriptions,
-                monitors: self.monitors,
-                protocol: self.protocol,
-            };
-            if let Some(owner) = &self.owner
-                && let Some(over) = listener.hears(frame)
-            {
-                owner.told(frame);
-                if owner.touch() {
-                    turn.touched.push(Rc::clone(owner));
-                }
-                if over && let Some((entry, request)) = self.ring.pop() {
-                    owner.answered(entry, request, b"", &self.connector);
-                }
-                continue;
-            }
-            if frame.starts_with(b">") {
-                // Nobody listens to a shared connection.
-                continue;
-            }
-            if let Some(Entry { client, note: Note::Unit(unit), .. }) = self.ring.oldest_mut()
-                && !unit.add(frame, client.unit_max())
-            {
-                continue;
-            }
-            let Some((entry, request)) = self.ring.pop() else {
-                return Err("a reply to no request".to_owned());
-            };
-            match &entry.note {
-                Note::Speaks(protocol) => self.protocol = *protocol,
-                Note::Monitors => self.monitors = frame.starts_with(b"+"),
-                _ => {}
-            }
-            let client = Rc::clone(&entry.client);
-            client.answered(entry, request, frame, &self.connector);
-            if client.touch() {
-                turn.touched.push(client);
-            }
-        }
-        bytes::Buf::advance(&mut up.inbox, taken);
-        if taken > KEPT_MAX && up.inbox.is_empty() {
-            up.inbox = BytesMut::new();
-        }
-        self.ring.make_room();
-        Ok(())
-    }
-
-    /// Whether the oldest reply is overdue; sets the alarm for when it would be.
-    fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
-        let limit = self.connector.links().shared.settings.timeout;
-        let State::Up(up) = &self.state else { return None };
-        let (piecewise, cut_at) = (up.piecewise, up.cut_at);
-        let due = match piecewise {
-            // Others wait behind it, who wait no longer than for their own `timeout`.
-            Some(at) => Some(at + limit / 2),
-            None => self.ring.due(limit),
-        };
-        let cut_at = cut_at.filter(|_| !self.ring.is_empty());
-        let at = [due, cut_at].into_iter().flatten().min()?;
-        let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if due.deadline() > at {
-            due.as_mut().reset(at);
-        }
-        // The alarm is set for an older one, usually: to set it anew for each would cost more than to be woken once.
-        while due.as_mut().poll(context).is_ready() {
-            let now = Instant::now();
-            if at > now {
-                due.as_mut().reset(at);
-                continue;
-            }
-            let slow = self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind());
-            let Some(slow) = slow else {
-                let is_cut = cut_at.is_some_and(|cut_at| cut_at <= now);
-                return Some(if is_cut { Cause::Shared } else { Cause::Overdue });
-            };
-            // What its client does not take is not the server's doing. Without it, the rest is read and dropped.
-            slow.client.reads_too_slowly();
-            if let State::Up(up) = &mut self.state {
-                (up.piecewise, up.cut_at) = (Some(now), up.cut_at.map(|_| now + limit));
-            }
-            return None;
-        }
-        None
-    }
-
-    /// The connection has ended.
-    fn end(&mut self, cause: Cause, sharing: Sharing, turn: &mut Turn) {
-        let down = State::Down { until: Instant::now(), failed: None };
-        let State::Up(up) = mem::replace(&mut self.state, down) else { return };
-        let shared = Arc::clone(&self.connector.links().shared);
-        tracing::debug!(
-            backend = shared.settings.name,
-            name = up.living.name,
-            ?cause,
-            "connection ended"
-        );
-        // The socket is closed, and from here on the fence may kill what is left of it.
-        drop(up);
-        if self.ring.is_in_doubt() {
-            shared.lost();
-        }
-        turn.ended = sharing == Sharing::Pinned;
-        self.fail_with(
-            |sent, first, overdue| cause.error(sent, first, overdue, shared.settings.timeout),
-            turn,
-        );
-    }
-
-    /// Nothing that waits was sent.
-    fn fail(&mut self, failed: Failed, turn: &mut Turn) {
-        self.fail_with(
-            |_, first, _| {
-                let verdict = if first { failed.verdict } else { Verdict::Neutral };
-                (verdict, failed.error.clone())
-            },
-            turn,
-        );
-    }
-
-    fn fail_with(
-        &mut self,
-        error: impl Fn(bool, bool, bool) -> (Verdict, AttemptError),
-        turn: &mut Turn,
-    ) {
-        let limit = self.connector.links().shared.settings.timeout;
-        let now = Instant::now();
-        let mut first = true;
-        for Unanswered { entry, body, sent, begun } in self.ring.give_back() {
-            let (verdict, error) = error(sent, first, begun + limit <= now);
-            turn.lost.push(Lost { entry, body, verdict, error });
-            first = false;
-        }
-        self.due = None;
-    }
-}
-
-/// Hands on what has come of a reply that is large, from `taken` on in the inbox. Returns how much that is.
-fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sharing) -> usize {
-    let rest = up.inbox.get(taken..).unwrap_or_default();
-    let Some(oldest) = ring.oldest() else { return 0 };
-    let begins = up.piecewise.is_none();
-    if begins {
-        // What a listener hears is no reply; and what needs the whole of it has that first.
-        let is_plain = matches!(oldest.note, Note::None | Note::Cache | Note::CacheAll(_));
-        let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
-        if rest.len() < oldest.client.ahead() || !may {
-            return 0;
-        }
-    }
-    let passed = up.finder.pass(rest);
-    oldest.client.has_piece(rest.get(..passed).unwrap_or_default());
-    if oldest.client.touch() {
-        turn.touched.push(Rc::clone(&oldest.client));
-    }
-    if passed > 0 || begins {
-        up.piecewise = Some(Instant::now());
-    }
-    if begins && sharing == Sharing::Shared {
-        (up.retiring, turn.leaves) = (true, true);
-    }
-    passed
 }

@@ -25,30 +25,38 @@ pub(crate) struct Flaw {
     pub(crate) is_cut: bool,
 }
 
-/// Unpacks `packed`, and returns whether that was done to its end: not so if it becomes too long, or is packed in a way
-/// that is not read here.
+/// Unpacks `packed` and gives `each` piece as it comes. Returns whether that was done to its end: not so if it becomes too
+/// long, or is packed in a way that is not read here.
 ///
 /// A server takes several streams behind one another for one, except those of brotli, and no bytes for none. It also takes
 /// zstd and lz4 that are cut off, and writes nothing: that is a flaw here.
 ///
 /// # Errors
 /// It cannot be unpacked.
-pub(crate) fn unpack(packing: Packing, mut packed: &[u8]) -> Result<bool, Flaw> {
+pub(crate) fn unpack(
+    packing: Packing,
+    mut packed: &[u8],
+    mut each: impl FnMut(&[u8]),
+) -> Result<bool, Flaw> {
     if packed.is_empty() {
         return Ok(true);
     }
     let Some(coding) = packing.coding else {
-        return judged(drain(Blocks::of(&mut packed)), None);
+        return judged(drain(Blocks::of(&mut packed), &mut each), None);
     };
     let mut coded = Coded { coding, decoder: Decoder::of(coding, packed), is_wrong: false };
-    let end = if packing.blocks { drain(Blocks::of(&mut coded)) } else { drain(&mut coded) };
+    let end = if packing.blocks {
+        drain(Blocks::of(&mut coded), &mut each)
+    } else {
+        drain(&mut coded, &mut each)
+    };
     // What is wrong with the encoding shows in the blocks as well.
     let is_of_coding = coded.is_wrong || !packing.blocks;
     judged(end, Some(coding).filter(|_| is_of_coding))
 }
 
 /// Reads to the end, or beyond [`CEILING`]; returns which.
-fn drain(mut from: impl Read) -> io::Result<bool> {
+fn drain(mut from: impl Read, each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     let mut piece = vec![0; PIECE];
     let mut read = 0;
     while read <= CEILING {
@@ -56,6 +64,7 @@ fn drain(mut from: impl Read) -> io::Result<bool> {
         if count == 0 {
             return Ok(true);
         }
+        each(piece.get(..count).unwrap_or_default());
         read += count as u64;
     }
     Ok(false)

@@ -24,7 +24,8 @@ pub(crate) const SUMMARY_SINCE: (u32, u32) = (26, 7);
 /// What is thrown before an insert's rows are read: too many queries, overload, who we are and what we may do,
 /// unknown tables, databases, columns, formats and settings, read-only users, engines that take no rows.
 const BEFORE_ROWS: &[u32] = &[
-    16, 48, 60, 73, 81, 115, 164, 192, 193, 194, 195, 202, 218, 291, 392, 497, 516, 700, 720, 745,
+    16, 48, 60, 73, 81, 115, 164, 192, 193, 194, 195, 202, 218, 291, 392, 452, 497, 516, 700, 720,
+    745,
 ];
 /// What is found before a statement changes anything.
 const SCHEMA: &[u32] = &[

@@ -6,6 +6,7 @@ use super::*;
 use crate::kinds::clickhouse::protocol::decoded;
 
 const INSERT: &str = "POST /?query=INSERT%20INTO%20default.u%20FORMAT%20CSV";
+const FILE: &str = "POST /?query=INSERT%20INTO%20default.u%20FORMAT%20";
 const TABLE: &str = "CREATE TABLE default.u (n Int32) ENGINE = MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = 9";
 
 fn view(world: &World) -> BackendView {
@@ -66,7 +67,15 @@ async fn what_no_server_takes_is_refused_in_an_outage_as_the_server_refuses_it()
             refused.push(("a=".into(), headers, sample[..end].to_vec()));
         }
     }
-    let target = |more: &str| if more == "a=" { INSERT.into() } else { format!("{INSERT}&{more}") };
+    for format in ["Arrow", "ArrowStream", "avro", "ORC", "Parquet"] {
+        refused.push((format!("{FILE}{format}"), "", Vec::new()));
+        refused.push((format!("{FILE}{format}"), GZIP, Vec::new()));
+    }
+    let target = |more: &str| match more {
+        "a=" => INSERT.into(),
+        file if file.starts_with(FILE) => file.to_owned(),
+        more => format!("{INSERT}&{more}"),
+    };
     let told = |answer: &Answer| {
         let code = answer.header("x-clickhouse-exception-code").map(str::to_owned);
         (answer.status, code)
@@ -132,6 +141,120 @@ async fn what_a_server_takes_is_queued_and_applied() {
     let counts = "SELECT n, count() FROM default.u WHERE n < 7 OR n = 8 GROUP BY n ORDER BY n";
     let counts = world.server.ask(counts).await.replace('\t', ":").replace('\n', " ");
     assert_eq!(counts, "1:2 2:1 3:1 4:1 8:70000");
+}
+
+#[tokio::test]
+async fn values_that_ask_for_what_is_not_in_them_are_not_queued() {
+    let world = World::queueing().await;
+    world.server.ask(TABLE).await;
+    let insert = "INSERT INTO default.u VALUES";
+    let elsewhere = "((SELECT n FROM remote('127.0.0.1:1', default.u)))";
+    let many = "(7),".repeat(20_000) + "((SELECT 7))";
+    let backend = world.fusebox.backend("clickhouse").unwrap();
+    assert_eq!(world.client().query(&format!("{insert} ((SELECT 9))")).await.status, 200);
+    backend.set_offline(true).await.unwrap();
+    for (headers, body) in [
+        ("", format!("{insert} {elsewhere}").into_bytes()),
+        ("", format!("INSERT INTO default.u FORMAT values {elsewhere}").into()),
+        ("", format!("{insert} {many}").into()),
+        ("", format!("{insert} (8), (joinGet('default.missing', 'n', 1))").into()),
+        (GZIP, gzip(format!("{insert} {elsewhere}"))),
+        (GZIP, gzip(format!("{insert} {many}"))),
+    ] {
+        let answer = world.client().ask("POST /", headers, &body).await;
+        let told = (answer.status, answer.header("x-clickhouse-exception-code"));
+        assert_eq!(told, (503, Some("210")), "{}", answer.text());
+        let text = answer.text();
+        assert!(text.contains("its values ask for") && text.contains("not executed"), "{text}");
+    }
+    assert_eq!(view(&world).queue.calls, 0);
+    for (headers, body) in [
+        ("", format!("{insert} (length('SELECT'))").into_bytes()),
+        (GZIP, gzip(format!("{insert} (5 + length('(SELECT 1)'))"))),
+    ] {
+        assert_eq!(world.client().ask("POST /", headers, &body).await.status, 200);
+    }
+    backend.set_offline(false).await.unwrap();
+    until("nothing waits", || async { view(&world).queue.calls == 0 }).await;
+    let rows = world.server.ask("SELECT n FROM default.u ORDER BY n").await;
+    assert_eq!((rows.as_str(), view(&world).queue.dead_letters), ("6\n9\n15", 0));
+}
+
+/// Values of settings that the server refuses to the user, and that would be refused for ever.
+const REFUSED_SETTINGS: [(&str, &str); 6] = [
+    ("max_insert_threads=3", "452"),
+    ("max_sessions_for_user=1", "164"),
+    ("no_such_setting=1", "115"),
+    ("min_free_disk_bytes_to_perform_insert=18446744073709551615", "243"),
+    ("load_balancing=nope", "212"),
+    ("local_filesystem_read_method=nope", "616"),
+];
+
+#[tokio::test]
+async fn a_setting_that_the_server_refuses_is_a_dead_letter_and_holds_nothing_up() {
+    let world = World::queueing().await;
+    world.server.ask(TABLE).await;
+    let backend = world.fusebox.backend("clickhouse").unwrap();
+    // Live, none of them counts against the backend, however often it comes.
+    for (setting, code) in REFUSED_SETTINGS {
+        for _ in 0..6 {
+            let line = format!("{INSERT}&{setting}");
+            let answer = world.client().ask(&line, "", "1\n").await;
+            let told = answer.header("x-clickhouse-exception-code");
+            assert_eq!(told, Some(code), "{setting}: {}", answer.text());
+        }
+    }
+    backend.set_offline(true).await.unwrap();
+    for (setting, _) in REFUSED_SETTINGS {
+        let line = format!("{INSERT}&{setting}");
+        assert_eq!(world.client().ask(&line, "", "1\n").await.status, 200, "{setting}");
+        let (name, value) = setting.split_once('=').unwrap();
+        let body = format!("INSERT INTO default.u SETTINGS {name} = '{value}' VALUES (1)");
+        assert_eq!(world.client().query(&body).await.status, 200, "{setting}");
+    }
+    assert_eq!(world.client().ask(INSERT, "", "2\n").await.status, 200);
+    backend.set_offline(false).await.unwrap();
+    until("nothing waits", || async { view(&world).queue.calls == 0 }).await;
+    let dead = view(&world).queue.dead_letters;
+    assert_eq!(dead, 2 * REFUSED_SETTINGS.len() as u64);
+    assert_eq!(world.server.ask("SELECT n FROM default.u").await, "2");
+}
+
+#[tokio::test]
+async fn files_without_rows_are_queued_and_applied_as_the_server_takes_them() {
+    let world = World::queueing().await;
+    world.server.ask(TABLE).await;
+    let backend = world.fusebox.backend("clickhouse").unwrap();
+    for format in [
+        "Parquet",
+        "Arrow",
+        "ArrowStream",
+        "ORC",
+        "Avro",
+        "Native",
+        "RowBinaryWithNamesAndTypes",
+        "JSON",
+        "JSONColumns",
+        "JSONCompactEachRowWithNamesAndTypes",
+        "CSVWithNames",
+    ] {
+        let query = format!("SELECT n FROM default.u WHERE 0 FORMAT {format}");
+        let file = world.client().query(&query).await;
+        assert_eq!(file.status, 200, "{format}");
+        let line = format!("POST /?query=INSERT%20INTO%20default.u%20FORMAT%20{format}");
+        for (headers, body) in [("", file.body.clone()), (GZIP, gzip(&file.body))] {
+            let live = world.client().ask(&line, headers, &body).await;
+            assert_eq!(live.status, 200, "{format}: {}", live.text());
+            backend.set_offline(true).await.unwrap();
+            let answer = world.client().ask(&line, headers, &body).await;
+            assert_eq!(answer.status, 200, "{format}: {}", answer.text());
+            assert_eq!(answer.header("x-fusebox-source"), Some("queued"), "{format}");
+            backend.set_offline(false).await.unwrap();
+            until(format, || async { view(&world).queue.calls == 0 }).await;
+            assert_eq!(view(&world).queue.dead_letters, 0, "{format}");
+        }
+    }
+    assert_eq!(world.server.ask("SELECT count() FROM default.u").await, "0");
 }
 
 #[tokio::test]

@@ -1,21 +1,20 @@
 //! What becomes of a command of a client that has an upstream of its own, or needs one: see [`pin`](super::super::pin).
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace};
 use fusebox_state::{LaneId, Lanes};
 use tokio::time::Instant;
 
-use super::{Carriage, Client, Ending, Inner, ROUTE, Stuck};
+use super::{Carriage, Client, Inner, ROUTE, Stuck};
 use crate::kinds::redis::{
     door::{
-        class::{Class, Local, Pinned},
+        class::{Class, Pinned},
         core::Core,
-        counters::Closed,
         pin::{Barred, PinnedTo, Pinning},
         telling::{self, Protocol},
-        upstream::{Awaited, Note, Unsettled, Upstream},
+        upstream::{Awaited, Note, Upstream},
         waiting::Waiting,
     },
     protocol::{
@@ -26,9 +25,6 @@ use crate::kinds::redis::{
 
 /// A command that was sent. An error is what it is stuck on, or `None` if it was answered instead.
 pub(super) type Sent = Result<(), Option<Stuck>>;
-
-/// After this time a client has heard that its MULTI was refused: what it says then is no part of that transaction.
-const HEARD: Duration = Duration::from_secs(1);
 
 /// A read of no lane: who gets leave for it may ask the backend.
 const ASKS: PlainAccess<'static> = PlainAccess::Read { keyed: true, slot: None, max_stale: None };
@@ -53,7 +49,7 @@ pub(super) enum Denied {
 
 /// What a SELECT is answered over a connection of a client's own: what it wrote there would pass by that database's cache
 /// and queue.
-fn has_backend(database: u32) -> Bytes {
+pub(super) fn has_backend(database: u32) -> Bytes {
     telling::error(&format!(
         "ERR fusebox: database {database} has a backend of its own: SELECT it while nothing is watched or subscribed to, \
          and outside of transactions"
@@ -61,7 +57,7 @@ fn has_backend(database: u32) -> Bytes {
 }
 
 /// The database that a SELECT names.
-fn number(args: &[&[u8]]) -> Option<u32> {
+pub(super) fn number(args: &[&[u8]]) -> Option<u32> {
     str::from_utf8(args.get(1)?).ok()?.parse().ok()
 }
 
@@ -85,16 +81,6 @@ impl Inner {
             },
         };
         sent.err().flatten()
-    }
-
-    /// A command that nobody knows, between MULTI and EXEC: the server says what it is.
-    pub(super) fn unknown_within(
-        &mut self,
-        client: &Rc<Client>,
-        request: &[u8],
-        now: Instant,
-    ) -> Option<Stuck> {
-        self.queue(client, &Lanes::All, request, now).err().flatten()
     }
 
     /// What becomes of a command of a client that listens, if that is not what becomes of others'.
@@ -176,208 +162,6 @@ impl Inner {
             self.session.select(database);
             self.unbar(Barred::Database);
         }
-    }
-
-    /// Something was not carried out without which what follows would mean something else.
-    pub(super) fn bar(&mut self, barred: Barred) {
-        self.barred = Some((barred, self.is_answered().then(Instant::now)));
-    }
-
-    fn unbar(&mut self, barred: Barred) {
-        if self.barred.is_some_and(|(it, _)| it == barred) {
-            self.barred = None;
-        }
-    }
-
-    /// A command while something stands in its way that was not carried out. `false` if it may pass.
-    pub(super) fn is_barred(&mut self, client: &Rc<Client>, class: Class, now: Instant) -> bool {
-        let Some((barred, since)) = self.barred else { return false };
-        if matches!(class, Class::Local(Local::Quit | Local::Reset)) {
-            return false;
-        }
-        let core = client.core();
-        let backend = core.backend.name();
-        let why = match (barred, class) {
-            (Barred::Database, Class::Local(_)) => return false,
-            (Barred::Database, _) => format!("the SELECT before it did not reach {backend}"),
-            (Barred::Watch, Class::Pinned(Pinned::Multi)) => {
-                self.bar(Barred::Transaction);
-                format!("the WATCH before it did not reach {backend}")
-            }
-            (Barred::Watch, Class::Pinned(Pinned::Unwatch)) => {
-                self.barred = None;
-                return false;
-            }
-            (Barred::Watch, _) => return false,
-            (Barred::Transaction, Class::Pinned(end @ (Pinned::Exec | Pinned::Discard))) => {
-                self.forget_watched(client, now);
-                self.barred = None;
-                let aborted = "EXECABORT Transaction discarded because of previous errors.";
-                if end == Pinned::Exec {
-                    self.answer(&telling::error(aborted));
-                } else {
-                    self.answer(b"+OK\r\n");
-                }
-                return true;
-            }
-            (Barred::Transaction, Class::Pinned(Pinned::Multi)) if self.is_answered() => {
-                self.barred = None;
-                return false;
-            }
-            (Barred::Transaction, _) => format!("the MULTI before it did not reach {backend}"),
-        };
-        if self.is_answered() && since.is_none() {
-            self.barred = self.barred.map(|(barred, _)| (barred, Some(now)));
-        }
-        let answer = client.core().unavailable(&why);
-        self.answer_with(answer);
-        true
-    }
-
-    /// Something comes of a client all of whose commands were taken: if that is a while after it was told that its
-    /// transaction will not run, it has heard of it.
-    pub(super) fn has_heard(&mut self, now: Instant) {
-        if let Some((Barred::Transaction, Some(since))) = self.barred
-            && now - since >= HEARD
-        {
-            self.barred = None;
-        }
-    }
-
-    /// The transaction that was to see whether something changes will not run.
-    fn forget_watched(&mut self, client: &Rc<Client>, now: Instant) {
-        if let Some(pinned) = &mut self.pinned {
-            pinned.unwatch();
-            let upstream = Rc::clone(pinned.upstream());
-            let unwatch = resp::command(&["UNWATCH"]);
-            if self.send(client, &upstream, (None, Note::Own, true), &unwatch, now).is_err() {
-                (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
-            }
-        }
-    }
-
-    fn multi(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
-        let sent = self.enter(client, said.now).and_then(|upstream| {
-            let how = (None, Note::None, true);
-            self.send(client, &upstream, how, said.request, said.now)
-        });
-        match (sent, &mut self.pinned) {
-            (Ok(()), Some(pinned)) => pinned.begin(),
-            (Err(None), _) => self.bar(Barred::Transaction),
-            _ => {}
-        }
-        sent
-    }
-
-    /// What ends a transaction, where there is none. The server says what is wrong, or what no longer is watched.
-    fn outside(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
-        let sent = match &self.pinned {
-            Some(pinned) => {
-                let upstream = Rc::clone(pinned.upstream());
-                let is_unwatch = said.class == Class::Pinned(Pinned::Unwatch);
-                let note = if is_unwatch { Note::Ends(None) } else { Note::None };
-                self.send(client, &upstream, (None, note, true), said.request, said.now)
-            }
-            None if said.class == Class::Pinned(Pinned::Unwatch) => {
-                self.answer(b"+OK\r\n");
-                Ok(())
-            }
-            None => {
-                let name = said.spec.name.to_ascii_uppercase();
-                self.answer(&telling::error(&format!("ERR {name} without MULTI")));
-                Ok(())
-            }
-        };
-        // EXEC and DISCARD are refused here: what is watched stays watched.
-        if sent.is_ok()
-            && said.class == Class::Pinned(Pinned::Unwatch)
-            && let Some(pinned) = &mut self.pinned
-        {
-            pinned.unwatch();
-        }
-        sent
-    }
-
-    /// A command between MULTI and EXEC, and these two.
-    fn within(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
-        let Some(pinned) = &mut self.pinned else { return Ok(()) };
-        let sent = match said.class {
-            Class::Pinned(Pinned::Exec) => self.exec(client, said),
-            // With words too many the server refuses it, and the transaction goes on.
-            Class::Pinned(Pinned::Discard) if said.args.len() == 1 => {
-                let upstream = Rc::clone(pinned.upstream());
-                let how = (None, Note::Ends(None), true);
-                self.send(client, &upstream, how, said.request, said.now)
-            }
-            Class::Local(Local::Select)
-                if let Some(database) = number(said.args)
-                    && let Some(core) = client.core().beside(database)
-                    && !Rc::ptr_eq(&core, &client.core()) =>
-            {
-                pinned.spoil();
-                self.answer(&has_backend(database));
-                return Ok(());
-            }
-            class => {
-                let lanes = self.lanes_of(client, said);
-                self.queue(client, &lanes, said.request, said.now)?;
-                if class == Class::Local(Local::Select)
-                    && let Some(pinned) = &mut self.pinned
-                {
-                    pinned.selected(None);
-                }
-                return Ok(());
-            }
-        };
-        if sent.is_ok()
-            && let Some(pinned) = &mut self.pinned
-        {
-            pinned.end();
-        }
-        sent
-    }
-
-    /// A command that the server queues until EXEC.
-    fn queue(&mut self, client: &Rc<Client>, lanes: &Lanes, request: &[u8], now: Instant) -> Sent {
-        let Some(pinned) = &mut self.pinned else { return Ok(()) };
-        let upstream = Rc::clone(pinned.upstream());
-        let sent = self.send(client, &upstream, (None, Note::None, true), request, now);
-        if let Some(pinned) = &mut self.pinned {
-            match sent {
-                Ok(()) => pinned.add(lanes),
-                Err(None) => pinned.spoil(),
-                Err(Some(_)) => {}
-            }
-        }
-        sent
-    }
-
-    /// EXEC, with the lanes of all that is within.
-    fn exec(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
-        let Some(pinned) = &self.pinned else { return Ok(()) };
-        let (upstream, lanes) = (Rc::clone(pinned.upstream()), pinned.lanes());
-        if !upstream.takes(said.request.len()) {
-            return self.not_taken(client, &upstream, said.now);
-        }
-        let why = if pinned.is_spoilt() {
-            "of previous errors.".to_owned()
-        } else {
-            let access = PlainAccess::Write { absolute: false };
-            match self.leave(client, &lanes, access, "EXEC", said.now) {
-                // Nobody else can run it again: what failed is told.
-                Ok(ticket) => {
-                    let unsettled = Unsettled::new(client.core().connector(), lanes);
-                    let how = (Some(ticket), Note::Ends(Some(unsettled)), true);
-                    return self.send(client, &upstream, how, said.request, said.now);
-                }
-                Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
-                Err(Denied::Told(why)) => format!("of: fusebox: {why}"),
-            }
-        };
-        let discard = resp::command(&["DISCARD"]);
-        self.send(client, &upstream, (None, Note::Own, true), &discard, said.now)?;
-        self.answer(&telling::error(&format!("EXECABORT Transaction discarded because {why}")));
-        Ok(())
     }
 
     /// A command that holds no place: one that may wait for others, whose keys others may write meanwhile, or WATCH.
@@ -478,12 +262,16 @@ impl Inner {
     }
 
     /// The client's own upstream, if the backend may be asked.
-    fn enter(&mut self, client: &Rc<Client>, now: Instant) -> Result<Rc<Upstream>, Option<Stuck>> {
+    pub(super) fn enter(
+        &mut self,
+        client: &Rc<Client>,
+        now: Instant,
+    ) -> Result<Rc<Upstream>, Option<Stuck>> {
         self.enter_with(client, &Lanes::new([]), now)
     }
 
     /// The same, once no queued write stands in these lanes.
-    fn enter_with(
+    pub(super) fn enter_with(
         &mut self,
         client: &Rc<Client>,
         lanes: &Lanes,
@@ -543,7 +331,7 @@ impl Inner {
     }
 
     /// Leave for a command that goes over the client's own connection or not at all.
-    fn leave(
+    pub(super) fn leave(
         &self,
         client: &Client,
         lanes: &Lanes,

@@ -1,0 +1,244 @@
+//! A command on its way: over an upstream if the core lets it through, out of the cache, or as a call that the core carries.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fusebox_actors::{
+    Admission, Fills, Instead, OtherWay, PlainAccess, PlainPlan, Ticket, connector::Read,
+    trace::CallTrace,
+};
+use fusebox_state::{Lanes, chaos::Strike};
+use tokio::time::Instant;
+
+use super::{Client, Ending, Inner, ROUTE, Stuck, pinned::Sent};
+use crate::kinds::redis::door::{
+    counters::Closed,
+    slow::Asker,
+    telling::{self, Told},
+    upstream::{Entry, Note, Unsettled, Upstream},
+};
+
+/// A call that may go on the wire: what is asked of the core, and what is noted.
+pub(in crate::kinds::redis::door) struct Carriage<'a> {
+    pub(in crate::kinds::redis::door) lanes: &'a Lanes,
+    pub(in crate::kinds::redis::door) access: PlainAccess<'a>,
+    pub(in crate::kinds::redis::door) operation: &'static str,
+    /// Its reply may be cached under the request as it is sent.
+    pub(in crate::kinds::redis::door) cached: bool,
+    /// So may the parts of its reply.
+    pub(in crate::kinds::redis::door) fills: Option<Box<(Read, Fills)>>,
+    /// It may settle or inherit a deadline of its key.
+    pub(in crate::kinds::redis::door) timed: bool,
+    /// It is of a database that the core knows nothing of.
+    pub(in crate::kinds::redis::door) elsewhere: bool,
+}
+
+impl<'a> Carriage<'a> {
+    /// Of a command on a connection whose state the core does not know.
+    pub(in crate::kinds::redis::door) fn elsewhere(
+        lanes: &'a Lanes,
+        reads: bool,
+        operation: &'static str,
+    ) -> Self {
+        let access = if reads {
+            PlainAccess::Read { keyed: true, slot: None, max_stale: None }
+        } else {
+            PlainAccess::Write { absolute: false }
+        };
+        Self { lanes, access, operation, cached: false, fills: None, timed: false, elsewhere: true }
+    }
+}
+
+impl Inner {
+    /// Sends a command, answers it from the cache, or begins to carry it otherwise.
+    pub(in crate::kinds::redis::door) fn carry(
+        &mut self,
+        client: &Rc<Client>,
+        link: &Rc<Upstream>,
+        carriage: Carriage<'_>,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        let core = &client.core();
+        let Carriage { lanes, access, operation, cached, fills, timed, elsewhere } = carriage;
+        if let Some(strike) = self.struck.take().filter(|_| !elsewhere) {
+            return self.meets(client, request, strike);
+        }
+        if self.is_elsewhere(link) {
+            return Some(Stuck::Others);
+        }
+        if !link.takes(request.len()) {
+            if elsewhere {
+                return self.not_taken(client, link, now).err().flatten();
+            }
+            core.asks_for_fence(link);
+            return self.or_late(Stuck::Place, client, request, now);
+        }
+        let trace = CallTrace::new(ROUTE);
+        let writes = matches!(access, PlainAccess::Write { .. });
+        let priority = core.settings.priority;
+        // What only its own connection can carry meets nothing on purpose.
+        let struck_for = self.session.who.filter(|_| !elsewhere).map(|who| who.uid);
+        let plan = PlainPlan { lanes, access, priority, operation, trace, struck_for };
+        match core.backend.admit(&plan) {
+            Admission::Go(ticket) => {
+                let note = if let Some(fills) = fills {
+                    Note::CacheAll(fills)
+                } else if cached {
+                    Note::Cache
+                } else if timed && !elsewhere {
+                    core.note(request)
+                } else if writes && elsewhere {
+                    Note::Writes(Unsettled::new(core.connector(), lanes.clone()))
+                } else {
+                    Note::None
+                };
+                let how = (Some(ticket), note, elsewhere);
+                self.send(client, link, how, request, now).err().flatten()
+            }
+            Admission::Instead(Instead { source, value, age, .. }) => {
+                match telling::in_protocol(&value, self.protocol(), false) {
+                    Some(value) => {
+                        self.last = Told::cached(source, age);
+                        core.counters.answered(source);
+                        self.answer(&value);
+                        None
+                    }
+                    None => self.otherwise(client, request),
+                }
+            }
+            Admission::OtherWay(OtherWay::Full) => self.or_late(Stuck::Place, client, request, now),
+            Admission::OtherWay(OtherWay::Struck(strike)) => self.meets(client, request, strike),
+            Admission::OtherWay(way) if elsewhere => {
+                let why = format!("{}: {}", core.backend.name(), way.why());
+                let answer = core.unavailable(&why);
+                self.answer_with(answer);
+                None
+            }
+            Admission::OtherWay(_) => self.otherwise(client, request),
+        }
+    }
+
+    /// Whether it waits for replies on another connection, which is being replaced: those come first.
+    pub(super) fn is_elsewhere(&self, link: &Rc<Upstream>) -> bool {
+        self.on_wire > 0 && !std::ptr::eq(self.wire, Rc::as_ptr(link))
+    }
+
+    /// Hands a command over to an upstream.
+    pub(in crate::kinds::redis::door) fn send(
+        &mut self,
+        client: &Rc<Client>,
+        link: &Rc<Upstream>,
+        how: (Option<Ticket>, Note, bool),
+        request: &[u8],
+        now: Instant,
+    ) -> Sent {
+        self.send_in(client, link, how, (request, None), now)
+    }
+
+    /// The same, of a command that may have its slot already.
+    pub(super) fn send_in(
+        &mut self,
+        client: &Rc<Client>,
+        link: &Rc<Upstream>,
+        (ticket, note, elsewhere): (Option<Ticket>, Note, bool),
+        (request, slot): (&[u8], Option<u64>),
+        now: Instant,
+    ) -> Sent {
+        let own = note.is_the_doors();
+        self.wire = Rc::as_ptr(link);
+        let seq = if own { 0 } else { slot.unwrap_or_else(|| self.slots.next()) };
+        let entry = Entry { client: Rc::clone(client), seq, ticket, note, elsewhere };
+        if !link.send(entry, request, now) {
+            if slot.is_some() {
+                return Err(Some(Stuck::Place));
+            }
+            return self.not_taken(client, link, now);
+        }
+        if !own {
+            if slot.is_none() {
+                self.slot();
+            }
+            self.on_wire += 1;
+        }
+        Ok(())
+    }
+
+    /// An upstream takes nothing: the command at hand waits, or is told once it has waited for as long as a call may.
+    pub(super) fn not_taken(&mut self, client: &Rc<Client>, link: &Upstream, now: Instant) -> Sent {
+        client.core().asks_for_fence(link);
+        let is_vain =
+            self.stuck_since.is_some_and(|since| client.core().is_not_fenced_since(since));
+        if !is_vain && !self.is_late(client, now) {
+            return Err(Some(Stuck::Place));
+        }
+        let why = format!("{} takes nothing now", client.core().backend.name());
+        let answer = client.core().unavailable(&why);
+        self.answer_with(answer);
+        Err(None)
+    }
+
+    /// A fault on purpose strikes the command at hand, which meets it as a call that the core carries.
+    fn meets(&mut self, client: &Rc<Client>, request: &[u8], strike: Strike) -> Option<Stuck> {
+        // Only once everything before it was answered: it is one of this client's own, and would pass nothing.
+        if !self.slots.is_empty() {
+            self.struck = Some(strike);
+            return Some(Stuck::Others);
+        }
+        let seq = self.slot();
+        let asker = Asker { struck: Some(strike), ..self.asker() };
+        self.slow.push_back(client.core().call(seq, Bytes::copy_from_slice(request), asker));
+        None
+    }
+
+    /// A command that the upstream does not carry: the core does, once everything before it was answered.
+    pub(super) fn otherwise(&mut self, client: &Rc<Client>, request: &[u8]) -> Option<Stuck> {
+        self.carried_by_core(client, Bytes::copy_from_slice(request), None)
+    }
+
+    /// The same, of a call that stands for so many commands.
+    pub(super) fn carried_by_core(
+        &mut self,
+        client: &Rc<Client>,
+        request: Bytes,
+        commands: Option<usize>,
+    ) -> Option<Stuck> {
+        // A write may follow writes that stand in the queue; a read waits until they are synced.
+        let follows = self.on_wire == 0 && client.core().writes(&request);
+        if !self.slots.is_empty() && !follows {
+            return Some(Stuck::Others);
+        }
+        let seq = self.slot();
+        let asker = Asker { commands, ..self.asker() };
+        self.slow.push_back(client.core().call(seq, request, asker));
+        None
+    }
+
+    /// Stuck on `stuck`, unless that has lasted for as long as a call may: then the core says what becomes of it.
+    fn or_late(
+        &mut self,
+        stuck: Stuck,
+        client: &Rc<Client>,
+        request: &[u8],
+        now: Instant,
+    ) -> Option<Stuck> {
+        if self.is_late(client, now) {
+            return self.otherwise(client, request);
+        }
+        Some(stuck)
+    }
+
+    /// Whether the command at hand has been stuck for as long as a call may.
+    pub(in crate::kinds::redis::door) fn is_late(&self, client: &Client, now: Instant) -> bool {
+        self.stuck_since.is_some_and(|since| now - since >= client.core().patience())
+    }
+
+    /// The command at hand was not executed: it is told so.
+    pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
+        self.refusals.one(Instant::now());
+        match answer {
+            telling::Answer::Reply(reply) => self.answer(&reply),
+            telling::Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A client's turn: one thing after the other, as long as there is something to do.
+
+use std::{
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use super::{Client, Ending, Failed, Inner, OWED_MIN, Refusal, parked::Parked};
+use crate::kinds::redis::door::{counters::Closed, slow::Asker};
+
+impl Inner {
+    pub(super) fn poll(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> Poll<()> {
+        while self.ending != Ending::Reset && self.step(client, cx) {}
+        if let Some((_, alarm)) = &mut self.stuck
+            && alarm.as_mut().poll(cx).is_ready()
+        {
+            self.stuck = None;
+            client.wake();
+        }
+        if !self.slots.out().is_empty() && !self.is_full && !client.sends_later.replace(true) {
+            client.core().sends_later(client);
+        }
+        while self.is_full && !self.slots.out().is_empty() && self.ending != Ending::Reset {
+            match self.socket.poll_write(cx, self.slots.out()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    client.core().counters.written(count);
+                    self.slots.sent(count);
+                    self.has_sent(client);
+                }
+                Poll::Ready(_) => self.ending = Ending::Reset,
+            }
+        }
+        self.is_full &= !self.slots.out().is_empty();
+        // Of a reply that comes piece by piece, it is owed no more than was read ahead.
+        let owed = if client.piecewise.get() { self.slots.early() } else { self.slots.owed() };
+        if owed > client.core().settings.out_client.max(OWED_MIN) {
+            (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
+        }
+        self.tell_held(client);
+        // Nobody would get what a command that waits for others brings.
+        if self.read_closed && self.is_blocked() {
+            self.ending = Ending::Reset;
+        }
+        if self.ending == Ending::Open && self.is_idle(client, cx) {
+            (self.ending, self.closed) = (Ending::Answered, Closed::Idle);
+        }
+        match self.ending {
+            Ending::Reset => Poll::Ready(()),
+            Ending::Answered if self.is_quit() => Poll::Ready(()),
+            // What is left of its input is no whole request.
+            Ending::Open if self.read_closed && self.is_quit() && self.stuck.is_none() => {
+                Poll::Ready(())
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// The rest of a reply may have waited for that.
+    pub(super) fn has_sent(&self, client: &Client) {
+        if client.piecewise.get() {
+            client.core().wake_links();
+            if let Some(pinned) = &self.pinned {
+                pinned.upstream().wake();
+            }
+        }
+    }
+
+    /// Tells the door what is held of this client.
+    pub(super) fn tell_held(&self, client: &Client) {
+        let parked = self.parked.as_ref().map_or(0, Parked::size);
+        let (held, owed) = (self.inbox.len() + parked, self.slots.owed());
+        client
+            .core()
+            .whole
+            .holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
+    }
+
+    /// Whether it is owed nothing.
+    pub(super) fn is_quit(&self) -> bool {
+        self.is_answered()
+            && self.slots.out().is_empty()
+            && self.failed.is_empty()
+            && self.slow.is_empty()
+    }
+
+    /// Does one thing. False where there is nothing to do now.
+    fn step(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
+        let mut ended = false;
+        for _ in 0..self.slow.len() {
+            let Some(mut slow) = self.slow.pop_front() else { break };
+            match slow.poll(cx) {
+                Poll::Ready(done) => {
+                    self.slow_ended(client, done);
+                    ended = true;
+                }
+                Poll::Pending => self.slow.push_back(slow),
+            }
+        }
+        if ended {
+            return true;
+        }
+        if self.parked.is_some() {
+            return self.tend_parked(client, cx);
+        }
+        let waits = !self.failed.is_empty() && !self.slow.is_empty();
+        if waits || self.slow.back_mut().is_some_and(|last| !last.is_appended(cx)) {
+            // Whether it has left meanwhile.
+            return self.look(client, cx);
+        }
+        if self.on_wire > 0 && self.failed.front().is_some_and(|first| first.refusal.is_some()) {
+            // What it sent behind that says whether it may still be carried out.
+            return self.look(client, cx);
+        }
+        if let Some(Failed { seq, onward, body, commands, refusal }) = self.failed.pop_front() {
+            if let Some(Refusal { words, is_passed: true }) = refusal {
+                self.reply(seq, &words);
+                return true;
+            }
+            let asker = Asker { commands, ..self.asker() };
+            self.slow.push_back(client.core().go_on(seq, onward, body, asker));
+            return true;
+        }
+        self.take_in(client, cx)
+    }
+}

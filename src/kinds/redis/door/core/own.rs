@@ -1,0 +1,115 @@
+//! Upstreams that belong to one client each, and those that are nobody's and wait for the next one.
+
+use std::{rc::Rc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::{Core, until};
+use crate::kinds::redis::{
+    door::{
+        client::Client,
+        telling::Protocol,
+        upstream::{Turn, Upstream},
+    },
+    transport::handshake::Protocol as Spoken,
+};
+
+/// How long a connection is kept that no client needs.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+impl Core {
+    /// An upstream of a client's own. `None` where there are as many as may be.
+    pub(in crate::kinds::redis::door) fn pin(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        protocol: Protocol,
+    ) -> Option<Rc<Upstream>> {
+        let spoken = if protocol == Protocol::Resp2 { Spoken::Two } else { Spoken::Newest };
+        if let Some(upstream) = self.pooled(spoken) {
+            upstream.give_to(Some(Rc::clone(client)));
+            return Some(upstream);
+        }
+        if self.whole.pinned.get() >= self.settings.pinned {
+            // One that is nobody's makes room: of the other protocol, or of another database.
+            let mut cores = self.whole.cores.borrow().clone();
+            cores.sort_by_key(|core| !Rc::ptr_eq(core, self));
+            let spare = cores.iter().find_map(|core| core.pool.borrow_mut().pop());
+            spare?.1.close();
+        }
+        self.whole.pinned.set(self.whole.pinned.get() + 1);
+        self.whole.count_pinned();
+        let upstream =
+            Upstream::new(self.connector(), spoken, Some(Rc::clone(client)), &self.whole.ringed);
+        let (core, driven) = (Rc::clone(self), Rc::clone(&upstream));
+        tokio::task::spawn_local(async move {
+            core.drive_pinned(Rc::clone(&driven)).await;
+            core.pool.borrow_mut().retain(|(_, spare)| !Rc::ptr_eq(spare, &driven));
+            core.whole.pinned.set(core.whole.pinned.get() - 1);
+            core.whole.count_pinned();
+        });
+        Some(upstream)
+    }
+
+    /// Takes back the connection of a client that needs it no more.
+    pub(in crate::kinds::redis::door) fn unpin(&self, upstream: Rc<Upstream>) {
+        upstream.give_to(None);
+        self.pool.borrow_mut().push((Instant::now(), upstream));
+        self.whole.count_pinned();
+        if let Some(waker) = self.thinner.take() {
+            waker.wake();
+        }
+    }
+
+    /// A connection that is nobody's, the last that was given back.
+    fn pooled(&self, spoken: Spoken) -> Option<Rc<Upstream>> {
+        let connector = self.connector.borrow();
+        let mut pool = self.pool.borrow_mut();
+        let at = pool.iter().rposition(|(_, spare)| {
+            spare.spoken() == spoken && spare.is_idle() && spare.is_of(&connector)
+        })?;
+        let (_, upstream) = pool.remove(at);
+        drop(pool);
+        self.whole.count_pinned();
+        Some(upstream)
+    }
+
+    /// Closes what has been nobody's for long. Runs for as long as the door lives.
+    pub(in crate::kinds::redis::door) async fn thin_pool(self: Rc<Self>) {
+        loop {
+            until(&self.thinner, || !self.pool.borrow().is_empty()).await;
+            sleep(KEPT_FOR / 4).await;
+            let (old, kept) = self
+                .pool
+                .take()
+                .into_iter()
+                .partition::<Vec<_>, _>(|(since, _)| since.elapsed() >= KEPT_FOR);
+            self.pool.replace(kept);
+            for (_, spare) in old {
+                spare.close();
+            }
+        }
+    }
+
+    async fn drive_pinned(&self, upstream: Rc<Upstream>) {
+        let (mut was_up, mut turn) = (false, Turn::default());
+        loop {
+            upstream.turn(&mut turn).await;
+            was_up |= !turn.touched.is_empty() || turn.ended;
+            if was_up {
+                self.failed_pins.set(0);
+            }
+            let closed = upstream.is_closed();
+            for client in turn.touched.drain(..) {
+                client.flush();
+            }
+            self.places_are_free();
+            if turn.ended || !turn.lost.is_empty() || closed {
+                if let Some(client) = upstream.owner() {
+                    client.lost_its_upstream(turn.lost, was_up);
+                }
+                upstream.close();
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What goes over a connection that is up: requests are written as they stand in the ring, and replies go to whoever waits
+//! for the oldest one, large ones piece by piece.
+
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite},
+    time::Instant,
+};
+
+use super::{
+    Inner, Sharing, State, Turn, Up,
+    cause::Cause,
+    entry::{Entry, Note},
+    listening::Listener,
+    ring::Ring,
+};
+
+/// How much is read at once at least.
+const READ_SIZE: usize = 64 << 10;
+/// An inbox that has held more than this, in bytes, is made anew.
+const KEPT_MAX: usize = 1 << 20;
+
+impl Inner {
+    /// Writes, reads, and looks whether the oldest reply is overdue.
+    pub(super) fn carry(&mut self, context: &mut Context<'_>, sharing: Sharing, turn: &mut Turn) {
+        if let State::Up(up) = &mut self.state
+            && up.closing.as_mut().poll(context).is_ready()
+        {
+            // Its connector is replaced. What was sent is answered first, within the time that any reply may take.
+            up.retiring = true;
+            let limit = self.connector.links().shared.settings.timeout;
+            up.cut_at.get_or_insert_with(|| Instant::now() + limit);
+            if self.ring.is_blocked() && self.ring.unwritten().is_empty() {
+                // The server gives up what waits there when it sees our end of the connection go, and has sent what was
+                // popped before that.
+                let _closed = Pin::new(&mut up.stream).poll_shutdown(context);
+            }
+        }
+        let ended = self.read(context, sharing, turn).or_else(|| self.write(context));
+        let ended = ended.or_else(|| self.overdue(context));
+        if let Some(cause) = ended {
+            return self.end(cause, sharing, turn);
+        }
+        let retiring = matches!(&self.state, State::Up(up) if up.retiring);
+        let behind = sharing == Sharing::Shared && self.is_behind(sharing);
+        if self.ring.is_empty() && (retiring || behind) {
+            self.end(Cause::Shared, sharing, turn);
+        }
+    }
+
+    fn write(&mut self, context: &mut Context<'_>) -> Option<Cause> {
+        let Self { state: State::Up(up), ring, .. } = self else { return None };
+        let mut any = false;
+        while !ring.unwritten().is_empty() {
+            match Pin::new(&mut up.stream).poll_write(context, ring.unwritten()) {
+                Poll::Pending => return None,
+                Poll::Ready(Ok(0)) => return Some(Cause::broken("nothing can be written")),
+                Poll::Ready(Ok(count)) => ring.wrote(count),
+                Poll::Ready(Err(error)) => return Some(Cause::Broken(error.to_string())),
+            }
+            any = true;
+        }
+        // Under TLS what was written may still lie in a buffer.
+        if any && let Poll::Ready(Err(error)) = Pin::new(&mut up.stream).poll_flush(context) {
+            return Some(Cause::Broken(error.to_string()));
+        }
+        None
+    }
+
+    fn read(
+        &mut self,
+        context: &mut Context<'_>,
+        sharing: Sharing,
+        turn: &mut Turn,
+    ) -> Option<Cause> {
+        loop {
+            let State::Up(up) = &mut self.state else { return None };
+            // Whoever gets it piece by piece is waited for.
+            if up.piecewise.is_some() && self.ring.oldest().is_some_and(|it| it.client.is_behind())
+            {
+                self.ring.is_held_up();
+                return None;
+            }
+            up.inbox.reserve(READ_SIZE);
+            let Up { stream, inbox, piecewise, .. } = up;
+            let most = if piecewise.is_some() { READ_SIZE } else { usize::MAX };
+            let read = match pin!(stream.read_buf(&mut inbox.limit(most))).poll(context) {
+                Poll::Pending => return None,
+                Poll::Ready(read) => read,
+            };
+            match read {
+                Ok(0) => return Some(Cause::broken("the server closed the connection")),
+                Err(error) => return Some(Cause::Broken(error.to_string())),
+                Ok(_) => {
+                    if let Err(why) = self.give_out(sharing, turn) {
+                        return Some(Cause::Broken(why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the replies that have come to those who wait for them.
+    fn give_out(&mut self, sharing: Sharing, turn: &mut Turn) -> Result<(), String> {
+        let State::Up(up) = &mut self.state else { return Ok(()) };
+        let mut taken = 0;
+        loop {
+            let rest = up.inbox.get(taken..).unwrap_or_default();
+            let length = match up.finder.length(rest) {
+                Ok(Some(length)) => length,
+                Ok(None) => {
+                    if let Some(Entry { client, note: Note::Unit(unit), .. }) =
+                        self.ring.oldest_mut()
+                    {
+                        // More than may be kept of it is dropped as it comes.
+                        unit.is_too_large |= rest.len() > client.unit_max();
+                        if unit.is_too_large {
+                            taken += up.finder.pass(rest);
+                        }
+                    } else if self.subscriptions.is_empty() && !self.monitors {
+                        taken += hand_on(up, &self.ring, taken, turn, sharing);
+                    }
+                    break;
+                }
+                Err(error) => return Err(error.to_string()),
+            };
+            let frame = rest.get(..length).unwrap_or_default();
+            taken += length;
+            if up.piecewise.take().is_some() {
+                self.ring.is_late();
+                let Some((entry, _)) = self.ring.pop() else {
+                    return Err("a reply to no request".to_owned());
+                };
+                let client = Rc::clone(&entry.client);
+                client.has_all(entry, frame);
+                if client.touch() {
+                    turn.touched.push(client);
+                }
+                continue;
+            }
+            let listener = Listener {
+                ring: &mut self.ring,
+                subscriptions: &mut self.subscriptions,
+                monitors: self.monitors,
+                protocol: self.protocol,
+            };
+            if let Some(owner) = &self.owner
+                && let Some(over) = listener.hears(frame)
+            {
+                owner.told(frame);
+                if owner.touch() {
+                    turn.touched.push(Rc::clone(owner));
+                }
+                if over && let Some((entry, request)) = self.ring.pop() {
+                    owner.answered(entry, request, b"", &self.connector);
+                }
+                continue;
+            }
+            if frame.starts_with(b">") {
+                // Nobody listens to a shared connection.
+                continue;
+            }
+            if let Some(Entry { client, note: Note::Unit(unit), .. }) = self.ring.oldest_mut()
+                && !unit.add(frame, client.unit_max())
+            {
+                continue;
+            }
+            let Some((entry, request)) = self.ring.pop() else {
+                return Err("a reply to no request".to_owned());
+            };
+            match &entry.note {
+                Note::Speaks(protocol) => self.protocol = *protocol,
+                Note::Monitors => self.monitors = frame.starts_with(b"+"),
+                _ => {}
+            }
+            let client = Rc::clone(&entry.client);
+            client.answered(entry, request, frame, &self.connector);
+            if client.touch() {
+                turn.touched.push(client);
+            }
+        }
+        bytes::Buf::advance(&mut up.inbox, taken);
+        if taken > KEPT_MAX && up.inbox.is_empty() {
+            up.inbox = BytesMut::new();
+        }
+        self.ring.make_room();
+        Ok(())
+    }
+}
+
+/// Hands on what has come of a reply that is large, from `taken` on in the inbox. Returns how much that is.
+fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sharing) -> usize {
+    let rest = up.inbox.get(taken..).unwrap_or_default();
+    let Some(oldest) = ring.oldest() else { return 0 };
+    let begins = up.piecewise.is_none();
+    if begins {
+        // What a listener hears is no reply; and what needs the whole of it has that first.
+        let is_plain = matches!(oldest.note, Note::None | Note::Cache | Note::CacheAll(_));
+        let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
+        if rest.len() < oldest.client.ahead() || !may {
+            return 0;
+        }
+    }
+    let passed = up.finder.pass(rest);
+    oldest.client.has_piece(rest.get(..passed).unwrap_or_default());
+    if oldest.client.touch() {
+        turn.touched.push(Rc::clone(&oldest.client));
+    }
+    if passed > 0 || begins {
+        up.piecewise = Some(Instant::now());
+    }
+    if begins && sharing == Sharing::Shared {
+        (up.retiring, turn.leaves) = (true, true);
+    }
+    passed
+}

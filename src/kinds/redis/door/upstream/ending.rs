@@ -1,0 +1,100 @@
+//! How a connection ends, and what becomes of what was sent on it.
+
+use std::{mem, sync::Arc, task::Context};
+
+use fusebox_actors::connector::AttemptError;
+use fusebox_state::Verdict;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Inner, Lost, Sharing, State, Turn, cause::Cause, ring::Unanswered};
+use crate::kinds::redis::transport::handshake::Failed;
+
+impl Inner {
+    /// Whether the oldest reply is overdue; sets the alarm for when it would be.
+    pub(super) fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
+        let limit = self.connector.links().shared.settings.timeout;
+        let State::Up(up) = &self.state else { return None };
+        let (piecewise, cut_at) = (up.piecewise, up.cut_at);
+        let due = match piecewise {
+            // Others wait behind it, who wait no longer than for their own `timeout`.
+            Some(at) => Some(at + limit / 2),
+            None => self.ring.due(limit),
+        };
+        let cut_at = cut_at.filter(|_| !self.ring.is_empty());
+        let at = [due, cut_at].into_iter().flatten().min()?;
+        let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if due.deadline() > at {
+            due.as_mut().reset(at);
+        }
+        // The alarm is set for an older one, usually: to set it anew for each would cost more than to be woken once.
+        while due.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            if at > now {
+                due.as_mut().reset(at);
+                continue;
+            }
+            let slow = self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind());
+            let Some(slow) = slow else {
+                let is_cut = cut_at.is_some_and(|cut_at| cut_at <= now);
+                return Some(if is_cut { Cause::Shared } else { Cause::Overdue });
+            };
+            // What its client does not take is not the server's doing. Without it, the rest is read and dropped.
+            slow.client.reads_too_slowly();
+            if let State::Up(up) = &mut self.state {
+                (up.piecewise, up.cut_at) = (Some(now), up.cut_at.map(|_| now + limit));
+            }
+            return None;
+        }
+        None
+    }
+
+    /// The connection has ended.
+    pub(super) fn end(&mut self, cause: Cause, sharing: Sharing, turn: &mut Turn) {
+        let down = State::Down { until: Instant::now(), failed: None };
+        let State::Up(up) = mem::replace(&mut self.state, down) else { return };
+        let shared = Arc::clone(&self.connector.links().shared);
+        tracing::debug!(
+            backend = shared.settings.name,
+            name = up.living.name,
+            ?cause,
+            "connection ended"
+        );
+        // The socket is closed, and from here on the fence may kill what is left of it.
+        drop(up);
+        if self.ring.is_in_doubt() {
+            shared.lost();
+        }
+        turn.ended = sharing == Sharing::Pinned;
+        self.fail_with(
+            |sent, first, overdue| cause.error(sent, first, overdue, shared.settings.timeout),
+            turn,
+        );
+    }
+
+    /// Nothing that waits was sent.
+    pub(super) fn fail(&mut self, failed: Failed, turn: &mut Turn) {
+        self.fail_with(
+            |_, first, _| {
+                let verdict = if first { failed.verdict } else { Verdict::Neutral };
+                (verdict, failed.error.clone())
+            },
+            turn,
+        );
+    }
+
+    fn fail_with(
+        &mut self,
+        error: impl Fn(bool, bool, bool) -> (Verdict, AttemptError),
+        turn: &mut Turn,
+    ) {
+        let limit = self.connector.links().shared.settings.timeout;
+        let now = Instant::now();
+        let mut first = true;
+        for Unanswered { entry, body, sent, begun } in self.ring.give_back() {
+            let (verdict, error) = error(sent, first, begun + limit <= now);
+            turn.lost.push(Lost { entry, body, verdict, error });
+            first = false;
+        }
+        self.due = None;
+    }
+}

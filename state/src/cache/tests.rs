@@ -1,0 +1,337 @@
+use super::*;
+use crate::{shelf::ShelfSettings, units::UnixMillis};
+
+const LANE: LaneId = LaneId(1);
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_millis(seconds * 1_000)
+}
+
+fn cache() -> Cache {
+    Cache::new(CacheSettings {
+        items: 1_000,
+        bytes: 1 << 20,
+        ttl: Duration::from_secs(300),
+        max_stale: Duration::from_secs(3_600),
+        entry_max: 16 << 20,
+        disk_bytes: 0,
+    })
+}
+
+fn key(name: &'static str) -> Bytes {
+    Bytes::from_static(name.as_bytes())
+}
+
+fn look(cache: &Cache, now: u64) -> Option<(u64, bool)> {
+    cache.get(LANE, &key("k"), None, at(now)).map(|hit| (hit.age.as_secs(), hit.fresh))
+}
+
+#[test]
+fn what_is_answered_again_as_before_is_fresh_again() {
+    let cache = cache();
+    let fill = |value, at_second| {
+        cache.fill(cache.begin(LANE), key("k"), key(value), at(at_second), None);
+    };
+    fill("v", 0);
+    fill("v", 200);
+    assert_eq!(look(&cache, 400), Some((200, true)));
+    assert_eq!(cache.entries()[0].1.stored_at, at(200));
+    assert_eq!(cache.sweep(at(3_700)), 0);
+    cache.fill(cache.begin(LANE), key("l"), key("w"), at(210), None);
+    assert_eq!(look(&cache, 400), Some((200, true)), "it keeps its time beside another");
+    let late = cache.begin(LANE);
+    cache.invalidate(LANE);
+    cache.fill(late, key("k"), key("v"), at(400), None);
+    assert_eq!(look(&cache, 400), None);
+    assert_eq!(cache.sweep(at(5_000)), 0);
+}
+
+#[test]
+fn what_was_withdrawn_for_a_write_that_wrote_nothing_comes_back() {
+    let filled = || {
+        let cache = cache();
+        cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), None);
+        cache
+    };
+    let cache = filled();
+    let early = cache.begin(LANE);
+    let first = cache.withdraw(LANE, None);
+    assert_eq!(look(&cache, 1), None);
+    let again = cache.withdraw(LANE, first).unwrap();
+    cache.put_back(again);
+    assert_eq!(look(&cache, 1), Some((1, true)), "after two attempts");
+    cache.fill(early, key("k"), key("old"), at(1), None);
+    assert_eq!(look(&cache, 1), Some((1, true)), "a fill from before is void all the same");
+
+    let other_write = filled();
+    let withdrawn = other_write.withdraw(LANE, None).unwrap();
+    assert!(other_write.withdraw(LANE, None).is_none());
+    other_write.put_back(withdrawn);
+    assert_eq!(look(&other_write, 1), None, "another write was sent meanwhile");
+    let stale = filled().withdraw(LANE, None);
+    assert!(other_write.withdraw(LANE, stale).is_none(), "of another cache");
+
+    let read = filled();
+    let withdrawn = read.withdraw(LANE, None).unwrap();
+    read.fill(read.begin(LANE), key("k"), key("new"), at(2), None);
+    read.put_back(withdrawn);
+    assert_eq!(look(&read, 2), Some((0, true)), "what was read since is newer");
+
+    let (one, other) = (filled(), self::cache());
+    other.invalidate(LANE);
+    other.put_back(one.withdraw(LANE, None).unwrap());
+    assert_eq!(look(&other, 1), None, "into another cache");
+}
+
+#[test]
+fn an_entry_is_fresh_then_stale_then_gone() {
+    let cache = cache();
+    cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), None);
+    assert_eq!(look(&cache, 300), Some((300, true)));
+    assert_eq!(look(&cache, 301), Some((301, false)));
+    assert_eq!(look(&cache, 3_600), Some((3_600, false)));
+    assert_eq!(look(&cache, 3_601), None);
+    assert_eq!(cache.sweep(at(3_601)), 1);
+    assert_eq!(cache.stats().0, 0);
+}
+
+#[test]
+fn what_a_program_cannot_start_without_answers_for_a_day() {
+    let cache = cache();
+    let fill = cache.begin(LANE).outlasting(true);
+    cache.fill(fill, key("k"), key("v"), at(0), None);
+    assert_eq!(look(&cache, 3_601), Some((3_601, false)));
+    assert_eq!((cache.sweep(at(86_400)), look(&cache, 86_401)), (0, None));
+    assert!(cache.entries()[0].1.outlasts);
+    let asked = Some(Duration::from_secs(60));
+    assert!(cache.get(LANE, &key("k"), asked, at(61)).is_none(), "a caller asks for less");
+    assert_eq!(cache.sweep(at(86_401)), 1);
+    let before = cache.outlasting();
+    cache.invalidate_all();
+    assert_ne!(cache.outlasting(), before, "what keeps it has to hear that it has gone");
+}
+
+#[test]
+fn a_caller_may_ask_for_less_staleness_but_not_for_more() {
+    let cache = cache();
+    cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), None);
+    let get = |max| cache.get(LANE, &key("k"), Some(Duration::from_secs(max)), at(100)).is_some();
+    assert!(get(100) && !get(99));
+    assert!(cache.get(LANE, &key("k"), Some(Duration::MAX), at(3_601)).is_none());
+}
+
+#[test]
+fn a_write_drops_the_lane_and_voids_a_fill_that_began_earlier() {
+    let cache = cache();
+    cache.fill(cache.begin(LANE), key("k"), key("old"), at(0), None);
+    let late = cache.begin(LANE);
+    cache.invalidate(LANE);
+    assert_eq!(look(&cache, 1), None);
+    cache.fill(late, key("k"), key("old"), at(1), None);
+    assert_eq!(look(&cache, 1), None);
+    cache.fill(cache.begin(LANE), key("k"), key("new"), at(2), None);
+    assert_eq!(look(&cache, 2), Some((0, true)));
+}
+
+#[test]
+fn an_entry_ends_when_its_value_does() {
+    let cache = cache();
+    cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), Some(at(2)));
+    assert_eq!(look(&cache, 1), Some((1, true)));
+    assert_eq!(look(&cache, 2), None);
+    assert_eq!((cache.sweep(at(1)), cache.sweep(at(2))), (0, 1));
+}
+
+#[test]
+fn fills_are_barred_where_a_write_may_still_land() {
+    let cache = cache();
+    cache.bar(&Lanes::One(LANE), at(5));
+    cache.bar(&Lanes::One(LANE), at(3));
+    assert!(cache.is_barred(LANE, at(4)) && !cache.is_barred(LaneId(2), at(4)));
+    assert!(!cache.is_barred(LANE, at(5)));
+    cache.bar(&Lanes::All, at(9));
+    assert!(cache.is_barred(LANE, at(8)) && cache.is_barred(LaneId(7), at(8)));
+}
+
+#[test]
+fn several_reads_share_a_lane() {
+    let cache = cache();
+    for name in ["HGET h a", "HGET h b", "HGETALL h"] {
+        cache.fill(cache.begin(LANE), key(name), key(name), at(0), None);
+    }
+    assert_eq!(
+        cache.get(LANE, &key("HGET h a"), None, at(0)).unwrap().value,
+        Value::Memory(key("HGET h a"))
+    );
+    assert_eq!(cache.stats().0, 3);
+    cache.invalidate(LANE);
+    assert_eq!(cache.stats().0, 0);
+}
+
+#[test]
+fn it_stays_within_its_items_and_bytes() {
+    let small = Cache::new(CacheSettings { items: 100, bytes: 64 << 10, ..cache().settings });
+    for lane in 0..5_000 {
+        let lane = LaneId(lane);
+        small.fill(small.begin(lane), key("k"), key("v"), at(0), None);
+    }
+    assert!(small.stats().0 <= 100, "{} entries", small.stats().0);
+    for lane in 0..5_000 {
+        let lane = LaneId(lane);
+        small.fill(small.begin(lane), key("k"), Bytes::from(vec![b'x'; 4_096]), at(0), None);
+    }
+    assert!(small.stats().1 <= 64 << 10, "{} bytes", small.stats().1);
+    small.fill(small.begin(LANE), key("k"), Bytes::from(vec![b'x'; 32 << 10]), at(0), None);
+    assert!(small.get(LANE, &key("k"), None, at(0)).is_none_or(|hit| hit.value.weight() == 4_096));
+}
+
+#[test]
+fn a_full_cache_keeps_one_newcomer_in_eight_and_what_is_read_often() {
+    let small = Cache::new(CacheSettings { items: 64, bytes: 1 << 20, ..cache().settings });
+    let read = |lane: u64, value: &'static str| {
+        small.fill(small.begin(LaneId(lane)), key("k"), value, at(1), None);
+    };
+    let held = |lane: u64| {
+        small.get(LaneId(lane), &key("k"), None, at(1)).and_then(|hit| hit.value.in_memory())
+    };
+    (0..40).for_each(|lane| read(lane, "v"));
+    assert!((0..40).all(|lane| held(lane).is_some()), "it keeps all while there is room");
+    (0..1_000).for_each(|lane| read(lane, "v"));
+    let newcomers = 2_000..2_800;
+    let kept = newcomers.filter(|lane| {
+        read(*lane, "v");
+        held(*lane).is_some()
+    });
+    let kept: Vec<u64> = kept.collect();
+    assert!((50..=100).contains(&kept.len()), "{} of 800", kept.len());
+    // What is held is changed at any time.
+    let last = *kept.last().unwrap();
+    read(last, "w");
+    assert_eq!(held(last).unwrap(), "w");
+    let comes_again = (0..16).any(|_| {
+        read(5_000, "v");
+        held(5_000).is_some()
+    });
+    assert!(comes_again, "what comes again is kept");
+}
+
+#[test]
+fn its_counts_are_what_a_walk_would_count() {
+    let small = Cache::new(CacheSettings { items: 50, bytes: 8 << 10, ..cache().settings });
+    let walked = |cache: &Cache| {
+        let held = cache.entries();
+        let size = |read: &CachedRead| read.key.len() + read.value.weight();
+        let bytes: usize = held.iter().map(|(_, read)| size(read)).sum();
+        (held.len() as u64, bytes as u64)
+    };
+    let counted = |cache: &Cache| (cache.stats().0, cache.stats().1);
+    let mut random = fastrand::Rng::with_seed(1);
+    for step in 0..4_000_u64 {
+        let lane = LaneId(random.u64(..100));
+        match step % 16 {
+            0 => small.invalidate(lane),
+            1 => assert!(small.sweep(at(step / 8)) <= 50),
+            _ => {
+                let value = Bytes::from(vec![b'x'; random.usize(..2_000)]);
+                let name = ["k", "l", "m"][random.usize(..3)];
+                small.fill(small.begin(lane), key(name), value, at(step / 8), None);
+            }
+        }
+        if step % 64 == 0 {
+            assert_eq!(counted(&small), walked(&small), "at step {step}");
+        }
+    }
+    assert!(counted(&small).0 > 0, "something was left to count");
+    small.invalidate_all();
+    assert_eq!(counted(&small), (0, 0));
+}
+
+#[test]
+fn a_cache_that_takes_anothers_place_takes_over_nothing_that_was_written_since() {
+    let (old, new) = (cache(), cache());
+    let other = LaneId(2);
+    old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
+    old.fill(old.begin(other), key("k"), key("v"), at(100), None);
+    // `new` is in use; a write comes before the old entries are read.
+    new.invalidate(LANE);
+    new.take_over(old.entries());
+    assert_eq!(look(&new, 101), None);
+    assert!(new.get(other, &key("k"), None, at(101)).unwrap().fresh);
+}
+
+fn label(name: &'static str) -> Label {
+    let at = UnixMillis::new(1);
+    Label { target: "t".into(), lane: LANE, key: key(name), at, until: None }
+}
+
+/// Waits until the shelf has done what it was asked.
+fn settle(cache: &Arc<Cache>) {
+    let (done, told) = std::sync::mpsc::channel();
+    let shelf = cache.shelf().unwrap();
+    shelf.put(label("last"), Bytes::from_static(b"x"), move |shelved| {
+        drop(shelved);
+        done.send(()).unwrap();
+    });
+    told.recv().unwrap();
+}
+
+#[test]
+fn what_is_large_lies_in_a_file_and_goes_with_a_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Arc::new(Cache::new(CacheSettings { disk_bytes: 8 << 20, ..cache().settings }));
+    assert_eq!(cache.entry_max(), 1 << 17, "without a shelf");
+    cache.set_shelf(Arc::new(Shelf::new(ShelfSettings {
+        dir: dir.path().join("results"),
+        lasts: false,
+        bytes: 0,
+        floor: 0,
+    })));
+    assert_eq!(cache.entry_max(), 16 << 20);
+    let large = Bytes::from(vec![7; 2 << 20]);
+    let fill = |fill, at_second| {
+        let (room, value) = (Cache::copying(&cache), large.clone());
+        Cache::fill_large(&cache, fill, label("k"), value, (at(at_second), None), room);
+        settle(&cache);
+    };
+    let held = |now| match cache.get(LANE, &key("k"), None, at(now)).map(|hit| hit.value) {
+        Some(Value::File(shelved)) => Some(shelved),
+        Some(Value::Memory(_)) => panic!("it is in memory"),
+        None => None,
+    };
+    fill(cache.begin(LANE), 0);
+    let first = held(0).unwrap();
+    assert_eq!(first.length(), 2 << 20);
+    assert_eq!((cache.stats().0, cache.stats().1), (1, 1), "it takes no memory");
+    fill(cache.begin(LANE), 30);
+    assert!(Arc::ptr_eq(&first, &held(30).unwrap()), "a young one is not written again");
+    fill(cache.begin(LANE), 31);
+    assert!(!Arc::ptr_eq(&first, &held(31).unwrap()));
+    drop(first);
+
+    let late = cache.begin(LANE);
+    cache.invalidate(LANE);
+    assert!(held(32).is_none(), "a write drops it");
+    fill(late, 32);
+    assert!(held(32).is_none(), "it was read before a write");
+    settle(&cache);
+    settle(&cache);
+    assert!(std::fs::read_dir(dir.path().join("results")).unwrap().count() <= 1);
+
+    fill(cache.begin(LANE), 40);
+    let withdrawn = cache.withdraw(LANE, None).unwrap();
+    assert!(held(41).is_none());
+    cache.put_back(withdrawn);
+    assert!(held(41).is_some());
+    cache.shelf().unwrap().set_bytes(1);
+    settle(&cache);
+    assert!(held(41).is_none(), "it gave its place to another");
+    assert_eq!(cache.sweep(at(41)), 1);
+}
+
+#[test]
+fn what_a_restart_brought_back_is_stale() {
+    let (old, new) = (cache(), cache());
+    old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
+    new.restore(old.entries());
+    assert_eq!(look(&new, 101), Some((1, false)));
+}
