@@ -28,7 +28,7 @@ pub(crate) const OF_HTTP_API: &[Exception] = &[];
 pub(crate) const CIRCLES: &[Known] = &[Known {
     files: &[
         "src/kinds/redis/door/client.rs",
-        "src/kinds/redis/door/client/dispatch.rs",
+        "src/kinds/redis/door/client/carried.rs",
         "src/kinds/redis/door/client/parked.rs",
         "src/kinds/redis/door/client/pinned.rs",
         "src/kinds/redis/door/core.rs",

@@ -54,7 +54,10 @@ mod transaction;
 mod turn;
 mod unit;
 
-pub(super) use self::{carried::Carriage, dispatch::ROUTE, slots::Buffers};
+pub(super) use self::{
+    carried::{Carriage, ROUTE},
+    slots::Buffers,
+};
 use self::{pace::Refusals, parked::Parked, slots::Slots};
 
 /// What a client may always be owed, in bytes: a few reads of a large reply.

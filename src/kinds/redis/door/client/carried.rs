@@ -10,13 +10,16 @@ use fusebox_actors::{
 use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::Instant;
 
-use super::{Client, Ending, Inner, ROUTE, Stuck, pinned::Sent};
+use super::{Client, Ending, Inner, Stuck, pinned::Sent};
 use crate::kinds::redis::door::{
     counters::Closed,
     slow::Asker,
     telling::{self, Told},
     upstream::{Entry, Note, Unsettled, Upstream},
 };
+
+/// The route that calls of this door bear in their records.
+pub(in crate::kinds::redis::door) const ROUTE: &str = "/door/redis";
 
 /// A call that may go on the wire: what is asked of the core, and what is noted.
 pub(in crate::kinds::redis::door) struct Carriage<'a> {

@@ -28,9 +28,6 @@ use crate::kinds::redis::{
     },
 };
 
-/// The route that calls of this door bear in their records.
-pub(in crate::kinds::redis::door) const ROUTE: &str = "/door/redis";
-
 /// Commands of so many words are looked at without an allocation.
 const FEW: usize = 16;
 
