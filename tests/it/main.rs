@@ -78,6 +78,7 @@ mod selftest;
 mod settings;
 #[cfg(test)]
 mod shares;
+mod simulate;
 #[cfg(test)]
 mod state_dir;
 #[cfg(test)]
