@@ -155,9 +155,10 @@ impl Fusebox {
         sink: Option<Arc<dyn TraceSink>>,
     ) -> Result<Self, StartError> {
         let (clock, dir) = (ground.clock, settings.state_dir.clone());
-        let bus = match ground.is_machine() {
-            true => ground.run(move || EventBus::open(&dir)).await.unwrap_or_default(),
-            false => EventBus::default(),
+        let bus = if ground.is_machine() {
+            ground.run(move || EventBus::open(&dir)).await.unwrap_or_default()
+        } else {
+            EventBus::default()
         };
         let (flags, metrics) = (SystemFlags::default(), Metrics::new(clock));
         let mut entries = Vec::with_capacity(backends.len());

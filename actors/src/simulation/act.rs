@@ -1,13 +1,17 @@
 //! The faults, and the operator: what is done to the world, and when.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use fusebox_state::chaos::{FaultOrder, Order};
 
-use super::{Shared, body::Body, daemon::settings, ms, server::Mode, world::BACKENDS};
+use super::{
+    Shared,
+    body::Body,
+    daemon::settings,
+    ms,
+    server::Mode,
+    world::{BACKENDS, Panics},
+};
 use crate::{AdminError, Backend, Fusebox};
 
 /// The mean time between two acts, in milliseconds.
@@ -100,8 +104,9 @@ impl Operator {
             self.tell(at, "its actor panics");
             backend.panic_for_test();
         } else if let Some(panics) = self.world.panics.get(at) {
-            self.tell(at, "its next replay panics");
-            panics.store(true, Relaxed);
+            let when = if self.world.rng().bool() { Panics::Before } else { Panics::After };
+            self.tell(at, &format!("its next replay panics: {when:?}"));
+            *panics.lock() = Some(when);
         }
     }
 
@@ -169,7 +174,7 @@ impl Operator {
         for (at, backend) in self.backends.iter().enumerate() {
             self.backend_is_well(at);
             if let Some(panics) = self.world.panics.get(at) {
-                panics.store(false, Relaxed);
+                *panics.lock() = None;
             }
             // A store that is down does not remember what it is told, an actor that is started again does not answer.
             for _ in 0..100 {

@@ -12,7 +12,7 @@ use super::{
     caller::KEYS,
     ms,
     server::{Answer as Heard, Effect},
-    world::BACKENDS,
+    world::{BACKENDS, Panics},
 };
 use crate::connector::{
     Aboard, Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,
@@ -90,7 +90,9 @@ impl Model {
                 .map(|mut server| server.take_effects(sending.ticket))
                 .unwrap_or_default();
             let (verdict, end) = told(sending.answer, effects);
-            aboard.into_iter().for_each(|aboard| aboard.ended(verdict));
+            for aboard in aboard {
+                aboard.ended(verdict);
+            }
             drop(ended.send(end));
         });
         match tokio::time::timeout(timeout, heard).await {
@@ -122,8 +124,9 @@ impl Model {
             patience = patience.min(attempt.fence_patience);
             write |= attempt.write;
         }
-        if attempts.iter().any(|it| it.origin == Origin::Replay) {
-            self.panic_if_told();
+        let is_replay = attempts.iter().any(|it| it.origin == Origin::Replay);
+        if is_replay {
+            self.panic_if_told(Panics::Before);
         }
         if write {
             let keys: Vec<u8> =
@@ -131,15 +134,18 @@ impl Model {
             self.fence(&keys, patience).await.map_err(|error| (Verdict::Neutral, error))?;
         }
         aboard.extend(attempts.iter().map(Attempt::board));
-        self.carry(calls, aboard, timeout).await
+        let ended = self.carry(calls, aboard, timeout).await;
+        if is_replay {
+            self.panic_if_told(Panics::After);
+        }
+        ended
     }
 
-    #[expect(clippy::panic, reason = "what a simulation is to find out is what a panic does")]
-    fn panic_if_told(&self) {
-        let panics = self.world.panics.get(self.at);
-        if panics.is_some_and(|it| it.swap(false, std::sync::atomic::Ordering::Relaxed)) {
-            panic!("told to panic by a test");
-        }
+    /// A replay panics, before it sends or after it was answered.
+    fn panic_if_told(&self, when: Panics) {
+        let told = self.world.panics.get(self.at);
+        let it_is = told.is_some_and(|it| it.lock().take_if(|told| *told == when).is_some());
+        assert!(!it_is, "told to panic by a simulation");
     }
 }
 

@@ -174,7 +174,9 @@ impl Watch {
             ledger.owed(at).filter(|(_, op_id)| index.find(*op_id).is_none()).collect();
         let settled: Vec<_> = gone.into_iter().map(|(id, _)| ledger.settle_owed(id)).collect();
         drop((ledger, index));
-        settled.into_iter().for_each(|settled| self.world.check(settled));
+        for settled in settled {
+            self.world.check(settled);
+        }
     }
 
     /// What SPEC §9 makes of the backends as they are.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -33,11 +33,20 @@ pub(super) struct World {
     pub(super) ledger: Mutex<Ledger>,
     servers: [Mutex<Server>; BACKENDS.len()],
     pub(super) disks: [Disk; BACKENDS.len()],
-    /// The next replay, or ping, of that backend panics.
-    pub(super) panics: [AtomicBool; BACKENDS.len()],
+    /// The next replay of that backend panics.
+    pub(super) panics: [Mutex<Option<Panics>>; BACKENDS.len()],
     pub(super) step: AtomicU64,
     pub(super) tally: Tally,
     broken: Mutex<Option<Box<Broken>>>,
+}
+
+/// When a replay panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Panics {
+    /// Before anything is sent.
+    Before,
+    /// After it was answered.
+    After,
 }
 
 /// What is counted for the summary.
@@ -62,7 +71,7 @@ impl World {
             ledger: Mutex::default(),
             servers: std::array::from_fn(|_| Mutex::new(Server::new())),
             disks: std::array::from_fn(|_| Disk::default()),
-            panics: std::array::from_fn(|_| AtomicBool::new(false)),
+            panics: std::array::from_fn(|_| Mutex::default()),
             step: AtomicU64::new(0),
             tally: Tally::default(),
             broken: Mutex::default(),
