@@ -58,8 +58,8 @@ fn told(summary: &Summary) -> String {
 fn silence_wanted_panics() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload_as_str().unwrap_or_default();
-        if !said.starts_with("told to panic") {
+        let said = panic.payload().downcast_ref::<&str>();
+        if !said.is_some_and(|said| said.starts_with("told to panic")) {
             usual(panic);
         }
     }));

@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 use super::*;
 
 /// Seeds that are run for every change, an hour each. How many, and from which on, is said by
-/// `FUSEBOX_SIMULATE_SEEDS` and `FUSEBOX_SIMULATE_FROM`.
+/// `FUSEBOX_TEST_HOURS` and `FUSEBOX_TEST_SEED`.
 const SEEDS: u64 = 80;
 
 fn seeds() -> Range<u64> {
     let number = |name: &str| var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let first = number("FUSEBOX_SIMULATE_FROM").unwrap_or(1);
-    first..first + number("FUSEBOX_SIMULATE_SEEDS").unwrap_or(SEEDS)
+    let first = number("FUSEBOX_TEST_SEED").unwrap_or(1);
+    first..first + number("FUSEBOX_TEST_HOURS").unwrap_or(SEEDS)
 }
 
 fn hour(seed: u64) -> Result<Summary, Box<Broken>> {
