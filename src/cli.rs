@@ -23,6 +23,7 @@ mod queue_offline;
 mod schema;
 mod selftest;
 mod settings;
+mod simulate;
 mod status;
 mod watch;
 
@@ -78,6 +79,7 @@ fn dispatch(cli: Cli) -> Done {
         Command::Selftest { time, output } => {
             selftest::run(&state_dir_of(&flags, &env)?, time, output.json)
         }
+        Command::Simulate(wanted) => simulate::run(wanted),
         Command::SelftestWriter { dir } => selftest::write(&dir),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::man(),
@@ -150,6 +152,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         | Command::Demo { .. }
         | Command::Check { .. }
         | Command::Selftest { .. }
+        | Command::Simulate(_)
         | Command::SelftestWriter { .. }
         | Command::Completions { .. }
         | Command::Man => Err(Failure::usage("this command asks no daemon")),

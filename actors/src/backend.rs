@@ -28,8 +28,6 @@ use crate::{
     settings::BackendSettings,
 };
 
-/// The fact under which the breaker's memory is stored.
-pub(crate) const BREAKER_FACT: &str = "breaker";
 /// How often a half-open breaker is looked at: its probes come and go without a word.
 const HALF_OPEN_LOOK: Duration = Duration::from_millis(500);
 
@@ -251,7 +249,7 @@ impl BackendState {
     fn set_offline(&mut self, offline: bool, reply: RpcReplyPort<Result<(), String>>) {
         let circuit = &self.args.shared.circuit;
         let changed = circuit.hold(|holds| {
-            holds.operator = offline;
+            (holds.operator, holds.ordered) = (offline, true);
             holds.given_up &= offline;
         });
         if changed {
@@ -336,17 +334,7 @@ impl BackendState {
 
     /// Writes the breaker's memory; `then` runs once it is synced, or with what stands in the way.
     fn remember(&self, then: impl FnOnce(Result<(), String>) + Send + 'static) {
-        let circuit = &self.args.shared.circuit;
-        let mut memory = circuit.breaker.memory(circuit.clock.now(), circuit.clock.unix());
-        memory.offline = circuit.holds().operator;
-        match self.args.shared.queue.store() {
-            Ok(store) => store.put_fact(
-                BREAKER_FACT,
-                memory.encode(),
-                Box::new(move |result| then(result.map_err(|error| error.to_string()))),
-            ),
-            Err(error) => then(Err(error.to_string())),
-        }
+        self.args.shared.remember(then);
     }
 
     fn changed(&self, half_open: bool) {

@@ -411,7 +411,8 @@ impl Backend {
     /// A queued call or dead letter, with its body in wire form.
     pub async fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
         let shared = std::sync::Arc::clone(&self.entry.shared);
-        let reading = tokio::task::spawn_blocking(move || shared.queued_call(op_id));
+        let ground = shared.queue.ground().clone();
+        let reading = ground.run(move || shared.queued_call(op_id));
         reading.await.ok().flatten()
     }
 

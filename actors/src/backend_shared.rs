@@ -13,6 +13,9 @@ use crate::{
     system::SystemFlags, trace::Tracer,
 };
 
+/// The fact under which the breaker's memory is stored.
+pub(crate) const BREAKER_FACT: &str = "breaker";
+
 /// What a call needs of its backend; shared by all its calls.
 pub struct BackendShared {
     /// Breaker, bulkhead, budget, counters, settings.
@@ -63,6 +66,21 @@ impl BackendShared {
         store.set_target(&target, Box::new(|_| ()));
         self.circuit.hold(|holds| holds.retarget = false);
         self.queue.alert(Alert::Retarget, None);
+    }
+
+    /// Writes the breaker's memory; `then` runs once it is synced, or with what stands in the way.
+    pub(crate) fn remember(&self, then: impl FnOnce(Result<(), String>) + Send + 'static) {
+        let circuit = &self.circuit;
+        let mut memory = circuit.breaker.memory(circuit.clock.now(), circuit.clock.unix());
+        memory.offline = circuit.holds().operator;
+        match self.queue.store() {
+            Ok(store) => store.put_fact(
+                BREAKER_FACT,
+                memory.encode(),
+                Box::new(move |result| then(result.map_err(|error| error.to_string()))),
+            ),
+            Err(error) => then(Err(error.to_string())),
+        }
     }
 
     /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.

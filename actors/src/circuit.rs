@@ -39,12 +39,15 @@ use crate::{
 /// So many transitions wait for the actor.
 const OUTBOX_MAX: usize = 1_024;
 
-/// What holds a backend back; it is offline where any of these holds but [`Holds::copied`].
+/// What holds a backend back; it is offline where any of these holds but [`Holds::copied`] and
+/// [`Holds::ordered`].
 #[expect(clippy::struct_excessive_bools, reason = "independent reasons, each with its own end")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
     /// An operator's order; survives a restart.
     pub operator: bool,
+    /// An operator has said so, or the contrary, in this run: what an earlier one remembers says nothing.
+    pub ordered: bool,
     /// Calls wait for another target.
     pub retarget: bool,
     /// Its connector is being exchanged for one of another target; only within `retarget`.
@@ -201,6 +204,10 @@ impl Circuit {
 
     /// The attempts that have begun and have not ended. Cheap enough to ask every few milliseconds.
     pub fn outstanding(&self) -> Outstanding {
+        // Each has a place: where there is none, the table need not be read.
+        if self.bulkhead.in_flight() == 0 {
+            return Outstanding::default();
+        }
         self.outstanding.look()
     }
 
@@ -338,6 +345,7 @@ impl Circuit {
                 return;
             }
             tokio::select! {
+                biased;
                 () = told => {}
                 () = changed => {}
             }

@@ -1,7 +1,10 @@
 //! The clocks. Everything that decides takes its time from here, so that tokio's paused clock drives
 //! the actors, their timers and the decisions together.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use fusebox_state::{Moment, UnixMillis};
 use tokio::time::Instant;
@@ -39,8 +42,8 @@ pub struct Clock {
     start: Instant,
     /// The wall clock when this was made.
     start_unix: u64,
-    /// The wall clock at the start, where it runs with the monotonic one.
-    simulated: Option<UnixMillis>,
+    /// How far the wall clock was set since, in milliseconds, where it runs with the monotonic one.
+    simulated: Option<&'static AtomicI64>,
 }
 
 impl Clock {
@@ -49,10 +52,11 @@ impl Clock {
         Self { start: Instant::now(), start_unix: wall_nanos(), simulated: None }
     }
 
-    /// A wall clock that stood at `unix` when this was made and runs with tokio's clock: for tests.
-    pub fn simulated(unix: UnixMillis) -> Self {
+    /// A wall clock that stood at `unix` when this was made and runs with tokio's clock; `set` says how far it was set
+    /// since, in milliseconds.
+    pub(crate) fn simulated(unix: UnixMillis, set: &'static AtomicI64) -> Self {
         let start_unix = unix.get().saturating_mul(1_000_000);
-        Self { start: Instant::now(), start_unix, simulated: Some(unix) }
+        Self { start: Instant::now(), start_unix, simulated: Some(set) }
     }
 
     /// The moment now.
@@ -73,12 +77,9 @@ impl Clock {
 
     /// The wall clock now, in nanoseconds since the Unix epoch.
     pub fn unix_nanos(&self) -> u64 {
-        let since = if let Some(start) = self.simulated {
-            Duration::from_millis(start.get()) + self.start.elapsed()
-        } else {
-            return wall_nanos();
-        };
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        let Some(set) = self.simulated else { return wall_nanos() };
+        let set = set.load(Relaxed).saturating_mul(1_000_000);
+        self.start_unix.saturating_add(self.read().0).saturating_add_signed(set)
     }
 
     /// The wall clock as it would stand had nobody set it since this was made: for times to live, which a step of

@@ -203,6 +203,8 @@ pub struct HealthArgs {
     pub recovery: Arc<arc_swap::ArcSwapOption<ActorRef<RecoveryMessage>>>,
     /// The clocks.
     pub clock: Clock,
+    /// Whether maintenance is scheduled.
+    pub has_cron: bool,
 }
 
 struct Watched {
@@ -428,6 +430,7 @@ impl HealthState {
             entries: Arc::clone(&self.args.entries),
             bus: self.args.bus.clone(),
             flags: self.args.flags.clone(),
+            has_cron: self.args.has_cron,
         };
         let (actor, _) = Actor::spawn_linked(None, RecoveryActor, args, myself.get_cell()).await?;
         self.args.recovery.store(Some(Arc::new(actor)));

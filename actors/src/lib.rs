@@ -5,7 +5,7 @@
 //!                               +--> recovery --> replay      which borrow what the actors own
 //! ```
 //!
-//! Everything a call needs is in [`BackendShared`]; the actors own it and outlive no guarantee: what must
+//! Everything a call needs is in [`BackendShared`](backend_shared::BackendShared); the actors own it and outlive no guarantee: what must
 //! survive an actor lies in the circuit, the queue and its store. Nothing here knows sockets,
 //! configuration files or a backend's protocol.
 
@@ -32,6 +32,7 @@ mod error_code;
 pub mod event;
 mod explain;
 mod failures;
+mod ground;
 pub mod health;
 mod history;
 pub mod import;
@@ -50,6 +51,7 @@ mod roster;
 mod scrape;
 pub mod settings;
 mod show;
+pub mod simulation;
 mod start;
 mod struck;
 pub mod system;
@@ -62,7 +64,6 @@ pub use audience::Open;
 use backend_entry::BackendEntry;
 use backend_handle::{ADMIN_PATIENCE, failed};
 pub use backend_handle::{AdminError, Backend};
-use backend_shared::BackendShared;
 pub use call::{AckLevel, Call, CallError, CallErrorKind, CallOptions, Priority, Reply, Source};
 pub use call_path::{
     Admission, AnswerCopy, Fills, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan,
@@ -71,6 +72,7 @@ pub use call_path::{
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, KeyChange, Past, PastQuery};
+use ground::Ground;
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use metrics::Metrics;
 pub use passage::{Barred, outstanding::Outstanding};
@@ -109,6 +111,7 @@ struct Core {
     flags: SystemFlags,
     metrics: Metrics,
     clock: Clock,
+    ground: Ground,
     board: Arc<HealthBoard>,
     health: ActorRef<HealthMessage>,
     recovery: Arc<ArcSwapOption<ActorRef<RecoveryMessage>>>,
@@ -142,13 +145,26 @@ impl Fusebox {
         clock: Clock,
         sink: Option<Arc<dyn TraceSink>>,
     ) -> Result<Self, StartError> {
-        let dir = settings.state_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || EventBus::open(&dir)).await;
-        let (bus, flags, metrics) =
-            (opened.unwrap_or_default(), SystemFlags::default(), Metrics::new(clock));
+        Self::start_on(Ground::machine(clock), settings, backends, sink).await
+    }
+
+    /// [`Fusebox::start`] on another ground.
+    pub(crate) async fn start_on(
+        ground: Ground,
+        settings: SystemSettings,
+        backends: Vec<BackendSpec>,
+        sink: Option<Arc<dyn TraceSink>>,
+    ) -> Result<Self, StartError> {
+        let (clock, dir) = (ground.clock, settings.state_dir.clone());
+        let bus = if ground.is_machine() {
+            ground.run(move || EventBus::open(&dir)).await.unwrap_or_default()
+        } else {
+            EventBus::default()
+        };
+        let (flags, metrics) = (SystemFlags::default(), Metrics::new(clock));
         let mut entries = Vec::with_capacity(backends.len());
         for spec in backends {
-            let shared = start::lend(spec, &metrics, clock, &bus, &flags, sink.clone());
+            let shared = start::lend(spec, &metrics, &ground, &bus, &flags, sink.clone());
             let shared = Arc::new(shared);
             if let Some(told) = &settings.copied {
                 start::hold_copied(&shared, told);
@@ -169,6 +185,7 @@ impl Fusebox {
             pings: settings.pings,
             recovery: Arc::clone(&recovery),
             clock,
+            has_cron: ground.is_machine(),
         };
         let (health, ended) = Actor::spawn(None, HealthActor, args).await.map_err(|error| {
             StartError::Other(format!("the health actor did not start: {error}"))
@@ -189,6 +206,7 @@ impl Fusebox {
             flags,
             metrics,
             clock,
+            ground,
             board,
             health,
             recovery,
@@ -440,10 +458,10 @@ impl Fusebox {
             let shared = Arc::clone(&entry.shared);
             let connector = SharedConnector::clone(&shared.connector.load());
             connector.close().await;
-            let closed = tokio::task::spawn_blocking(move || {
+            let closed = self.0.ground.run(move || {
                 kept_cache::save(&shared);
                 shared.cache.load().shelf().into_iter().for_each(|shelf| shelf.close());
-                remember(&shared);
+                shared.remember(|_| ());
                 if let Ok(store) = shared.queue.store() {
                     store.close();
                 }
@@ -454,7 +472,7 @@ impl Fusebox {
         }
         tell_daemon(&self.0.bus, clock, "stopped");
         let bus = self.0.bus.clone();
-        drop(tokio::task::spawn_blocking(move || bus.close()).await);
+        drop(self.0.ground.run(move || bus.close()).await);
     }
 
     /// Resolves when the core can no longer do its work (health itself died): the process must exit.
@@ -470,16 +488,6 @@ impl Fusebox {
 fn tell_daemon(bus: &EventBus, clock: Clock, phase: &'static str) {
     let kind = EventKind::Daemon { phase, version: env!("CARGO_PKG_VERSION") };
     bus.publish(clock.unix(), None, kind);
-}
-
-/// Writes the breaker's memory one last time.
-fn remember(shared: &BackendShared) {
-    let clock = shared.circuit.clock;
-    let mut memory = shared.circuit.breaker.memory(clock.now(), clock.unix());
-    memory.offline = shared.circuit.holds().operator;
-    if let Ok(store) = shared.queue.store() {
-        store.put_fact(backend::BREAKER_FACT, memory.encode(), Box::new(|_| ()));
-    }
 }
 
 /// Tells when health ends although nobody stopped it.

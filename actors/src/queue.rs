@@ -38,6 +38,7 @@ use crate::{
     alert::Alert,
     clock::Clock,
     event::{EventBus, EventKind},
+    ground::Ground,
     history::History,
     metrics::{BackendMetrics, Exemplar},
     refusal::AttemptError,
@@ -149,6 +150,7 @@ impl Drop for Claim {
 /// The queue of one backend.
 pub struct Queue {
     name: String,
+    ground: Ground,
     clock: Clock,
     bus: EventBus,
     metrics: Arc<BackendMetrics>,
@@ -195,15 +197,16 @@ pub struct Queue {
 
 impl Queue {
     /// A queue whose store is not open yet.
-    pub fn new(
+    pub(crate) fn new(
         settings: &BackendSettings,
         metrics: Arc<BackendMetrics>,
-        clock: Clock,
+        ground: Ground,
         bus: EventBus,
     ) -> Arc<Self> {
         Arc::new(Self {
             name: settings.name.clone(),
-            clock,
+            clock: ground.clock,
+            ground,
             bus,
             metrics,
             store: OnceLock::new(),
@@ -406,6 +409,11 @@ impl Queue {
         drop(index);
         self.fates.lock().remove(&seq);
         self.work.notify_one();
+    }
+
+    /// What the core stands on.
+    pub(crate) fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     /// The index, for a short step. Where the queue itself has a method for it, call

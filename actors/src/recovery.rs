@@ -51,6 +51,8 @@ pub struct RecoveryArgs {
     pub bus: EventBus,
     /// The system state.
     pub flags: SystemFlags,
+    /// Whether maintenance is scheduled; nothing rests on it.
+    pub has_cron: bool,
 }
 
 /// Its own.
@@ -79,13 +81,7 @@ impl Actor for RecoveryActor {
         myself: ActorRef<RecoveryMessage>,
         args: RecoveryArgs,
     ) -> Result<RecoveryState, ActorProcessingErr> {
-        let scheduler = match jobs::schedule(&myself).await {
-            Ok(scheduler) => Some(scheduler),
-            Err(error) => {
-                tracing::error!(%error, "maintenance jobs are not scheduled");
-                None
-            }
-        };
+        let scheduler = if args.has_cron { scheduled(&myself).await } else { None };
         let entries = Arc::clone(&args.entries);
         let mut state = RecoveryState { args, scheduler, replays: Vec::new() };
         for entry in entries.iter() {
@@ -132,6 +128,14 @@ impl Actor for RecoveryActor {
     }
 }
 
+/// The scheduler of the maintenance jobs, if it starts.
+async fn scheduled(myself: &ActorRef<RecoveryMessage>) -> Option<JobScheduler> {
+    let scheduler = jobs::schedule(myself).await;
+    scheduler
+        .inspect_err(|error| tracing::error!(%error, "maintenance jobs are not scheduled"))
+        .ok()
+}
+
 impl RecoveryState {
     fn sweep_due(&self) {
         for entry in self.args.entries.iter() {
@@ -169,7 +173,8 @@ impl RecoveryState {
     fn snapshot_due(&self, is_due: impl Fn(&BackendShared) -> bool) {
         for entry in self.args.entries.iter().filter(|entry| is_due(&entry.shared)) {
             let shared = Arc::clone(&entry.shared);
-            tokio::task::spawn_blocking(move || kept_cache::save(&shared));
+            let ground = shared.queue.ground().clone();
+            ground.run(move || kept_cache::save(&shared));
         }
     }
 

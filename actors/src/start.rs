@@ -12,13 +12,12 @@ use fusebox_state::{Target, breaker::BreakerMemory, cache::Cache, store::OpenErr
 
 use crate::{
     alert::Alert,
-    backend,
     backend_entry::BackendEntry,
-    backend_shared::BackendShared,
+    backend_shared::{BREAKER_FACT, BackendShared},
     circuit::Circuit,
-    clock::Clock,
     connector::SharedConnector,
     event::EventBus,
+    ground::Ground,
     kept_cache,
     metrics::Metrics,
     queue::Queue,
@@ -47,14 +46,15 @@ pub struct BackendSpec {
 pub(crate) fn lend(
     spec: BackendSpec,
     metrics: &Metrics,
-    clock: Clock,
+    ground: &Ground,
     bus: &EventBus,
     flags: &SystemFlags,
     sink: Option<Arc<dyn TraceSink>>,
 ) -> BackendShared {
     let BackendSpec { settings, connector } = spec;
+    let clock = ground.clock;
     let counters = Arc::new(metrics.backend(&settings.name));
-    let queue = Queue::new(&settings, Arc::clone(&counters), clock, bus.clone());
+    let queue = Queue::new(&settings, Arc::clone(&counters), ground.clone(), bus.clone());
     let cache = ArcSwap::from_pointee(Cache::new(settings.cache));
     BackendShared {
         circuit: Arc::new(Circuit::new(settings, counters, clock)),
@@ -78,7 +78,9 @@ pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
         .queue_dir
         .clone()
         .unwrap_or_else(|| state_dir.join("backends").join(&settings.name));
-    kept_cache::place(shared, state_dir);
+    if shared.queue.ground().is_machine() {
+        kept_cache::place(shared, state_dir);
+    }
     let Err(why) = try_open(shared, &dir).await else { return };
     let mut told = String::new();
     tell_closed(shared, &why, &mut told);
@@ -149,7 +151,7 @@ fn prepare_folder(dir: &Path) -> std::io::Result<bool> {
 
 async fn try_open(shared: &Arc<BackendShared>, dir: &Path) -> Result<(), NotOpen> {
     let (opening, dir) = (Arc::clone(shared), dir.to_owned());
-    let ended = tokio::task::spawn_blocking(move || open_now(&opening, &dir)).await;
+    let ended = shared.queue.ground().run(move || open_now(&opening, &dir)).await;
     match ended {
         Ok(opened) => opened.map_err(NotOpen::Refused),
         Err(error) => Err(NotOpen::Panicked(format!("opening the store panicked: {error}"))),
@@ -176,16 +178,15 @@ pub(crate) fn stray_stores(state_dir: &Path, entries: &[BackendEntry]) -> Vec<St
 fn open_now(shared: &BackendShared, dir: &Path) -> Result<(), OpenError> {
     let settings = shared.circuit.settings.load();
     let target = SharedConnector::clone(&shared.connector.load()).target();
-    let clock = shared.circuit.clock;
+    let has_files = shared.queue.ground().is_machine();
     // Where it cannot be told, opening says why.
-    if prepare_folder(dir).unwrap_or(false) {
+    if has_files && prepare_folder(dir).unwrap_or(false) {
         shared.queue.holds_nothing();
     }
     shared.queue.open(dir.to_owned(), &target, settings.disk_floor, |store, previous| {
-        let memory = store.fact(backend::BREAKER_FACT);
+        let memory = store.fact(BREAKER_FACT);
         if let Some(memory) = memory.and_then(|bytes| BreakerMemory::decode(&bytes)) {
-            shared.circuit.breaker.restore(&memory, clock.now(), clock.unix());
-            shared.circuit.hold(|holds| holds.operator = memory.offline);
+            take_up(&shared.circuit, &memory);
         }
         if let Some(previous) = previous {
             shared.circuit.hold(|holds| holds.retarget = true);
@@ -193,8 +194,23 @@ fn open_now(shared: &BackendShared, dir: &Path) -> Result<(), OpenError> {
             shared.queue.alert(Alert::Retarget, Some(alert.into()));
         }
     })?;
-    kept_cache::load(shared);
+    if has_files {
+        kept_cache::load(shared);
+    }
     Ok(())
+}
+
+/// What an earlier run remembers, as far as this one knows no better: a store may open late.
+fn take_up(circuit: &Circuit, memory: &BreakerMemory) {
+    let clock = circuit.clock;
+    if let Some(transition) = circuit.breaker.take_up(memory, clock.now(), clock.unix()) {
+        circuit.publish(transition);
+    }
+    circuit.hold(|holds| {
+        if !holds.ordered {
+            holds.operator = memory.offline;
+        }
+    });
 }
 
 /// Keeps replay back until an operator accepts that the state directory is a copy.
@@ -218,6 +234,8 @@ async fn open_later(shared: Arc<BackendShared>, dir: std::path::PathBuf, mut tol
         match try_open(&shared, &dir).await {
             Ok(()) => {
                 tracing::info!(backend = shared.circuit.name, "the store is open");
+                // What was found, and ordered, while nothing could be remembered.
+                shared.remember(|_| ());
                 return;
             }
             Err(why) => {

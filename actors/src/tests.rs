@@ -24,7 +24,7 @@ use crate::{
     SystemSettings, WriteFallback,
 };
 
-use crate::{metrics::Format, queue::Queue, trace::CallTrace};
+use crate::{ground::Ground, metrics::Format, queue::Queue, trace::CallTrace};
 
 mod chaos;
 mod dependencies;
@@ -676,8 +676,12 @@ async fn what_holds_replay_back_holds_before_the_store_is_there() {
     world.fusebox.shutdown(Duration::ZERO).await;
     let member = &world.fusebox.0.entries[0].shared;
     let bus = EventBus::default();
-    let queue =
-        Queue::new(&settings("one"), Arc::clone(&member.circuit.metrics), Clock::system(), bus);
+    let queue = Queue::new(
+        &settings("one"),
+        Arc::clone(&member.circuit.metrics),
+        Ground::machine(Clock::system()),
+        bus,
+    );
     let dir = world.dir.path().join("backends/one");
     let mut told = None;
     let opened = queue.open(dir, &"another".into(), 0, |_, previous| {

@@ -29,6 +29,27 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// What is simulated.
+#[derive(Debug, Args)]
+pub(crate) struct Simulated {
+    /// What all chance starts from: the same seed, the same hash [default: any]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Simulated hours of faults, 1 to 8760
+    #[arg(long, default_value_t = 24, value_name = "H",
+          value_parser = clap::value_parser!(u32).range(1..=8_760))]
+    pub(crate) hours: u32,
+    /// How many seeds, from that one on
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// Prints all that happens
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) events: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs the daemon
@@ -121,6 +142,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// The real actors through simulated hours of faults: does what they promise hold?
+    Simulate(Simulated),
     /// What `selftest` kills
     #[command(hide = true)]
     SelftestWriter {

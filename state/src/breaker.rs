@@ -181,6 +181,8 @@ struct Cold {
     /// Since when the effective state holds.
     since: Moment,
     force: Option<Force>,
+    /// An operator has forced, released or reset it in this run.
+    is_ordered: bool,
     offline: bool,
     exponent: u32,
     pings_failed: u32,
@@ -219,6 +221,7 @@ impl Breaker {
                 underlying: Underlying::Closed { since: now },
                 since: now,
                 force: None,
+                is_ordered: false,
                 offline: false,
                 exponent: 0,
                 pings_failed: 0,
@@ -445,6 +448,7 @@ impl Breaker {
         let mut cold = self.cold.lock();
         let why = if open { Reason::ForcedOpen } else { Reason::ForcedClosed };
         let note = Some(reason.clone());
+        cold.is_ordered = true;
         cold.force = Some(Force { open, reason, since: now, until });
         self.enter(&mut cold, why, Horizon::Whole, note, now)
     }
@@ -453,12 +457,14 @@ impl Breaker {
     /// which is OPEN where the window of that time would have tripped it. `None` without a force.
     pub fn release(&self, now: Moment) -> Option<Transition> {
         let mut cold = self.cold.lock();
+        cold.is_ordered = true;
         cold.force.is_some().then(|| self.lift(&mut cold, Reason::Released, now))
     }
 
     /// Closes it, lifts a force, and forgets the window, the exponent and the failed pings.
     pub fn reset(&self, now: Moment) -> Transition {
         let mut cold = self.cold.lock();
+        cold.is_ordered = true;
         cold.force = None;
         cold.exponent = 0;
         cold.errors.clear();

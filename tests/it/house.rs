@@ -9,6 +9,7 @@ mod invented;
 mod known;
 mod numbers;
 mod rules;
+mod selects;
 mod source;
 mod syntax;
 
@@ -164,6 +165,15 @@ fn state_knows_no_actors_and_actors_know_no_fusebox() {
 #[test]
 fn no_files_import_one_another_in_a_circle() {
     all_is_well(circles::complaints(ours(), known::CIRCLES));
+}
+
+#[test]
+fn what_is_simulated_leaves_nothing_to_the_chance_of_a_select() {
+    let sources = source::read(root());
+    all_is_well(
+        [selects::complaints(&sources, "actors/"), selects::complaints(&sources, "state/")]
+            .concat(),
+    );
 }
 
 #[test]

@@ -84,6 +84,7 @@ mod selftest;
 mod settings;
 #[cfg(test)]
 mod shares;
+mod simulate;
 #[cfg(test)]
 mod state_dir;
 #[cfg(test)]

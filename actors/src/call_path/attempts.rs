@@ -258,6 +258,7 @@ impl BackendShared {
         let acting = strike.and_then(|strike| circuit.chaos.act(strike, now));
         let chaos = acting.as_ref().map(Acting::word);
         let ended = tokio::select! {
+            biased;
             ended = carried(&context.connector, attempt, acting) => ended,
             () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
         };

@@ -78,7 +78,7 @@ impl Queue {
                 continue;
             }
             let (queue, connector, of) = (Arc::clone(self), Arc::clone(connector), slot.clone());
-            let reading = tokio::task::spawn_blocking(move || {
+            let reading = self.ground.run(move || {
                 let read = queue.fold_next(&connector, &of, most);
                 drop(turn);
                 read
@@ -107,7 +107,7 @@ impl Queue {
         }
         let turn = self.folding.turn(slot.lane).lock_owned().await;
         let (queue, of) = (Arc::clone(self), slot.clone());
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = self.ground.run(move || {
             let (_turn, store, mut overlay) = (turn, queue.store().ok()?, before);
             for write in &writes {
                 let body = store.body(write.seq).ok()?;

@@ -9,15 +9,14 @@ use fusebox_state::{
     OpId, SpanRef, Target,
     queue::{Entry, Noted, Phase, QueueIndex},
     store::{
-        CallHeader, CallStore, Finding, GroupNote, Note, OpenError, Opened, Store, StoreEvent,
-        StoreSettings, StoredCall, TokenKind, Traits,
+        CallHeader, CallStore, Finding, GroupNote, Note, OpenError, StoreEvent, StoreSettings,
+        StoredCall, TokenKind, Traits,
     },
     write::WriteState,
 };
 
 use super::{Queue, dead_letters::said};
-use crate::alert::Alert;
-use crate::event::EventKind;
+use crate::{alert::Alert, event::EventKind, ground::OpenedStore};
 
 impl Queue {
     /// Opens the store in `dir` and takes back what it holds. Blocks: run it where that is allowed.
@@ -35,7 +34,7 @@ impl Queue {
     ) -> Result<(), OpenError> {
         let this: Weak<Self> = Arc::downgrade(self);
         let clock = self.clock;
-        let opened = Store::open(StoreSettings {
+        let settings = StoreSettings {
             dir,
             target: target.clone(),
             disk_floor,
@@ -46,8 +45,8 @@ impl Queue {
                 }
             }),
             faults: fusebox_state::store::Faults::default(),
-        });
-        match opened {
+        };
+        match self.ground.open_store(&self.name, settings) {
             Ok(opened) => {
                 self.take_over(opened, target, before);
                 Ok(())
@@ -61,7 +60,7 @@ impl Queue {
 
     fn take_over(
         &self,
-        opened: Opened,
+        opened: OpenedStore,
         target: &Target,
         before: impl FnOnce(&dyn CallStore, Option<&Target>),
     ) {
@@ -94,9 +93,9 @@ impl Queue {
             }
             None => None,
         };
-        before(&opened.store, previous.as_ref());
+        before(&*opened.store, previous.as_ref());
         self.history.restore(opened.store.history(crate::history::KEPT));
-        if self.store.set(Arc::new(opened.store)).is_ok() {
+        if self.store.set(opened.store).is_ok() {
             *self.closed.lock() = None;
         }
         self.alert(Alert::Closed, None);

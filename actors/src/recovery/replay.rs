@@ -110,6 +110,13 @@ pub(crate) async fn run(shared: Arc<BackendShared>, bus: EventBus, flags: System
     // What is on the wire keeps its place there; its calls stay in the queue.
 }
 
+/// When to look again although nothing was heard. What is over already wakes nobody: it was seen, and what is held up
+/// all the same (the breaker is OPEN, every place is taken) is held up by something whose end is heard.
+fn wakes_at(now: Moment, ends: [Option<Moment>; 2]) -> Moment {
+    let ahead = ends.into_iter().flatten().filter(|end| *end > now);
+    ahead.fold(now.plus(LOOK_EVERY), Moment::min)
+}
+
 struct Replay {
     shared: Arc<BackendShared>,
     bus: EventBus,
@@ -258,10 +265,9 @@ impl Replay {
         }
         let clock = self.shared.circuit.clock;
         let due = self.shared.queue.index().next_due();
-        let until = clock.now().plus(LOOK_EVERY);
-        let rested = self.rest_until.filter(|rested| *rested > clock.now());
-        let wake = due.into_iter().chain(rested).fold(until, Moment::min);
+        let wake = wakes_at(clock.now(), [due, self.rest_until]);
         tokio::select! {
+            biased;
             ended = attempts.join_next(), if !attempts.is_empty() => {
                 if let Some(Ok(ended)) = ended {
                     self.ended(ended).await;
@@ -678,5 +684,22 @@ impl Replay {
             return;
         }
         self.retry_at(job, self.backed_off(&job.entry), detail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_wakes_nobody() {
+        let at = Moment::from_millis;
+        let looks = at(1_000).plus(LOOK_EVERY);
+        assert_eq!(wakes_at(at(1_000), [None, None]), looks);
+        assert_eq!(wakes_at(at(1_000), [Some(at(1_200)), Some(at(1_100))]), at(1_100));
+        // A call whose backoff has ended while the breaker is OPEN.
+        assert_eq!(wakes_at(at(1_000), [Some(at(900)), None]), looks);
+        assert_eq!(wakes_at(at(1_000), [Some(at(1_000)), Some(at(1_300))]), at(1_300));
+        assert_eq!(wakes_at(at(1_000), [Some(at(9_000)), None]), looks);
     }
 }

@@ -173,6 +173,40 @@ async fn a_store_that_does_not_open_is_refused_alone_and_heals() {
 }
 
 #[tokio::test]
+async fn what_a_store_remembers_that_opens_late_comes_second_to_what_was_seen_and_ordered_since() {
+    let world = stopped(Some("SET a 1")).await;
+    let place = world.dir.path().join("backends");
+    std::fs::rename(place.join("one"), place.join("aside")).unwrap();
+    std::fs::write(place.join("one"), "no folder").unwrap();
+    world.server().set(Mode::Down);
+    let both = || vec![settings("one"), settings("two")];
+    let fusebox = start(world.dir.path(), both(), &world.servers).await;
+    let world = World { fusebox, ..world };
+    let not_remembered = world.backend().set_offline(false).await.unwrap_err();
+    assert!(not_remembered.to_string().contains("not remembered"), "{not_remembered}");
+    world.breaker_is("OPEN").await;
+    let mut events = world.fusebox.events().subscribe();
+
+    std::fs::remove_file(place.join("one")).unwrap();
+    std::fs::rename(place.join("aside"), place.join("one")).unwrap();
+    world.until("it is open", |world| world.backend().is_stored()).await;
+    // It was offline when it was stopped, and its breaker was closed.
+    assert!(!world.backend().view().offline);
+    let mut was = None;
+    while let Ok(event) = events.try_recv() {
+        if let EventKind::Transition { transition } = event.kind {
+            assert_eq!(transition.from, was.unwrap_or(transition.from), "{transition:?}");
+            was = Some(transition.to);
+        }
+    }
+    assert_ne!(world.backend().view().breaker.state.to_string(), "CLOSED");
+    world.server().set(Mode::Up);
+    world.drained().await;
+    let world = world.restart(both()).await;
+    assert!(!world.backend().view().offline, "the order is remembered now");
+}
+
+#[tokio::test]
 async fn a_store_that_holds_nothing_and_does_not_open_keeps_no_live_call_back() {
     let world = stopped(None).await;
     let place = world.dir.path().join("backends/one");

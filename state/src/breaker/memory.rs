@@ -2,8 +2,11 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Breaker, Force, OFFLINE, State, Underlying, epoch};
-use crate::units::{Moment, UnixMillis};
+use super::{Breaker, Force, OFFLINE, Reason, State, Transition, Underlying, epoch};
+use crate::{
+    units::{Moment, UnixMillis},
+    window::Horizon,
+};
 
 /// A breaker's memory, in wall-clock time. Written to disk at every transition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -63,6 +66,15 @@ fn to_moment(at: u64, now: Moment, unix_now: UnixMillis, most: Duration) -> Mome
     now.plus(UnixMillis::new(at).since(unix_now).min(most))
 }
 
+fn taken_up(force: &ForceMemory, now: Moment, unix_now: UnixMillis) -> Force {
+    Force {
+        open: force.open,
+        reason: force.reason.clone(),
+        since: now,
+        until: force.until.map(|until| to_moment(until, now, unix_now, Duration::MAX)),
+    }
+}
+
 impl Breaker {
     /// What to remember.
     pub fn memory(&self, now: Moment, unix_now: UnixMillis) -> BreakerMemory {
@@ -84,6 +96,28 @@ impl Breaker {
         }
     }
 
+    /// Takes up what an earlier run remembered, as far as this one knows no better: it may have gone on for a while
+    /// before that was to be had. Where nothing has happened, it is where the earlier one was
+    /// ([`Breaker::restore`]). Else its state is what has been seen since; a force of the earlier run takes effect
+    /// unless an operator has given an order, and returns the transition that this brings about.
+    pub fn take_up(
+        &self,
+        memory: &BreakerMemory,
+        now: Moment,
+        unix_now: UnixMillis,
+    ) -> Option<Transition> {
+        if epoch(self.word.load(Ordering::Relaxed)) == 0 {
+            self.restore(memory, now, unix_now);
+            return None;
+        }
+        let mut cold = self.cold.lock();
+        cold.exponent = cold.exponent.max(memory.exponent);
+        let force = memory.force.as_ref().filter(|_| !cold.is_ordered)?;
+        cold.force = Some(taken_up(force, now, unix_now));
+        let why = if force.open { Reason::ForcedOpen } else { Reason::ForcedClosed };
+        Some(self.enter(&mut cold, why, Horizon::Whole, Some(force.reason.clone()), now))
+    }
+
     /// Takes up where an earlier run left off. No transition is told: nothing changed but the process.
     pub fn restore(&self, memory: &BreakerMemory, now: Moment, unix_now: UnixMillis) {
         let mut cold = self.cold.lock();
@@ -99,12 +133,7 @@ impl Breaker {
             }
             None => Underlying::Closed { since: now },
         };
-        cold.force = memory.force.as_ref().map(|force| Force {
-            open: force.open,
-            reason: force.reason.clone(),
-            since: now,
-            until: force.until.map(|until| to_moment(until, now, unix_now, Duration::MAX)),
-        });
+        cold.force = memory.force.as_ref().map(|force| taken_up(force, now, unix_now));
         cold.since = now;
         let state: State = cold.effective();
         let raised = u64::from(epoch(self.word.load(Ordering::Relaxed)).wrapping_add(1)) << 32;

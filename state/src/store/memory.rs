@@ -3,9 +3,15 @@
 //! What was committed lies in a [`MemoryDisk`], which outlives the store. Whoever opens it gets the store and its
 //! *committer*, which commits a group when it is told to ([`MemoryCommitter::step`]), so that a simulation, or a task of
 //! its own, decides when. Dropping both without a step is a crash: what was not committed is gone.
+//!
+//! ```text
+//!            a group fails ([`MemoryCommitter::fail`])
+//! serving ─────────────────────────────────────────────▶ down: steps refuse ──reopen──▶ serving
+//! ```
+//! As on the disk, only the group that failed has an unknown outcome, and what an open finds then is the truth about it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
 };
@@ -21,8 +27,8 @@ use super::{
     command::Command,
     head::{self, AnyHead},
     keys::FACT_TARGET,
-    scan::{self, ScanFailure},
-    settings::StoreStatus,
+    scan::{self, ScanFailure, Scanned},
+    settings::{StoreEvent, StoreStatus},
     tree::Tree,
 };
 use crate::target::Target;
@@ -37,22 +43,59 @@ impl fmt::Debug for MemoryDisk {
     }
 }
 
-impl Tree for Mutex<BTreeMap<Vec<u8>, IVec>> {
+/// What was written, committed or not.
+pub(super) struct Written(Mutex<Values>);
+
+struct Values {
+    map: BTreeMap<Vec<u8>, IVec>,
+    /// The keys that were written since the last commit.
+    touched: BTreeSet<Vec<u8>>,
+}
+
+impl Written {
+    fn new(map: BTreeMap<Vec<u8>, IVec>) -> Self {
+        Self(Mutex::new(Values { map, touched: BTreeSet::new() }))
+    }
+
+    /// The disk has what is written.
+    fn commit(&self, disk: &MemoryDisk) {
+        let (mut values, mut disk) = (self.0.lock(), disk.0.lock());
+        for key in std::mem::take(&mut values.touched) {
+            match values.map.get(&key) {
+                Some(value) => disk.insert(key, value.clone()),
+                None => disk.remove(&key),
+            };
+        }
+    }
+
+    /// What is written is what the disk has.
+    fn revert(&self, disk: &MemoryDisk) {
+        let mut values = self.0.lock();
+        values.touched.clear();
+        values.map.clone_from(&disk.0.lock());
+    }
+}
+
+impl Tree for Written {
     fn get(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
-        Ok(self.lock().get(key).cloned())
+        Ok(self.0.lock().map.get(key).cloned())
     }
 
     fn insert(&self, key: &[u8], value: Vec<u8>) -> sled::Result<Option<IVec>> {
-        Ok(self.lock().insert(key.to_vec(), value.into()))
+        let mut values = self.0.lock();
+        values.touched.insert(key.to_vec());
+        Ok(values.map.insert(key.to_vec(), value.into()))
     }
 
     fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
-        Ok(self.lock().remove(key))
+        let mut values = self.0.lock();
+        values.touched.insert(key.to_vec());
+        Ok(values.map.remove(key))
     }
 
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {
-        let map = self.lock();
-        let from = map.range(prefix.to_vec()..).map(|(key, _)| key);
+        let values = self.0.lock();
+        let from = values.map.range(prefix.to_vec()..).map(|(key, _)| key);
         Ok(from
             .take_while(|key| key.starts_with(prefix))
             .map(|key| key.as_slice().into())
@@ -61,9 +104,12 @@ impl Tree for Mutex<BTreeMap<Vec<u8>, IVec>> {
 }
 
 struct Shared {
-    /// What was written, committed or not.
-    map: Mutex<BTreeMap<Vec<u8>, IVec>>,
+    map: Written,
     waiting: Mutex<VecDeque<Command>>,
+    /// Runs when a command was sent.
+    wake: Box<dyn Fn() + Send + Sync>,
+    /// Why commands are refused, while they are.
+    refusing: Mutex<Option<String>>,
     target: Arc<RwLock<Target>>,
     commits: AtomicU64,
     last_seq: AtomicU64,
@@ -114,23 +160,26 @@ impl MemoryDisk {
     /// # Errors
     /// `Failed` if what lies there is not what a store has written.
     pub fn open(&self, target: &Target) -> Result<OpenedMemory, StoreError> {
-        let map = self.0.lock().clone();
-        let values = map.iter().map(|(key, value)| Ok((key.clone(), value.to_vec())));
-        let scanned = scan::scan_values(values).map_err(|error| {
-            let detail = match error {
-                ScanFailure::Newer(found) => format!("format {found} is newer"),
-                ScanFailure::Broken(why) => why,
-            };
-            StoreError::Failed { unknown: false, detail: detail.into() }
-        })?;
-        let head = match scanned.head {
-            Some(AnyHead::Vouching(head)) => head,
-            _ => head::Head { floor: 1, ..head::Head::default() },
-        };
+        self.open_waking(target, || ())
+    }
+
+    /// The same, and `wake` runs whenever there is something to commit.
+    ///
+    /// # Errors
+    /// As [`MemoryDisk::open`].
+    pub fn open_waking(
+        &self,
+        target: &Target,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Result<OpenedMemory, StoreError> {
+        let scanned = self.scan()?;
+        let head = head_of(&scanned);
         let target = Arc::new(RwLock::new(target.clone()));
         let shared = Arc::new(Shared {
-            map: Mutex::new(map),
+            map: Written::new(self.0.lock().clone()),
             waiting: Mutex::default(),
+            wake: Box::new(wake),
+            refusing: Mutex::default(),
             target: Arc::clone(&target),
             commits: AtomicU64::new(head.commit),
             last_seq: AtomicU64::new(head.last_seq),
@@ -142,7 +191,7 @@ impl MemoryDisk {
             ledger: scanned.ledger,
             live_bytes: scanned.live_bytes,
             history_next: scanned.history_next,
-            uploads: std::collections::BTreeSet::new(),
+            uploads: BTreeSet::new(),
             garbage: scanned.garbage,
             target,
             changed: None,
@@ -157,11 +206,92 @@ impl MemoryDisk {
         let last_seq = calls.last().map_or(0, |call| call.seq).max(head.last_seq);
         Ok(OpenedMemory { store: Arc::new(store), committer, calls, last_seq })
     }
+
+    fn scan(&self) -> Result<Scanned, StoreError> {
+        let map = self.0.lock();
+        let values = map.iter().map(|(key, value)| Ok((key.clone(), value.to_vec())));
+        scan::scan_values(values).map_err(|error| {
+            let detail = match error {
+                ScanFailure::Newer(found) => format!("format {found} is newer"),
+                ScanFailure::Broken(why) => why,
+            };
+            StoreError::Failed { unknown: false, detail: detail.into() }
+        })
+    }
+}
+
+fn head_of(scanned: &Scanned) -> head::Head {
+    match scanned.head {
+        Some(AnyHead::Vouching(head)) => head,
+        _ => head::Head { floor: 1, ..head::Head::default() },
+    }
 }
 
 impl MemoryCommitter {
-    /// Commits one group, if anything waits; whether anything did.
+    /// Commits one group, if anything waits; whether anything did. While the store is down, what waits is refused.
     pub fn step(&mut self) -> bool {
+        if self.shared.refusing.lock().is_some() {
+            return self.refuse();
+        }
+        let waited = self.write_group();
+        if self.applier.group.dirty && self.finish_group() {
+            let head = &self.applier.head;
+            self.shared.commits.store(head.commit, Relaxed);
+            self.shared.last_seq.store(head.last_seq, Relaxed);
+        }
+        self.applier.group.clear();
+        for (ticket, result) in std::mem::take(&mut self.applier.group.tickets) {
+            ticket.complete(result);
+        }
+        waited
+    }
+
+    /// The disk fails at the next group: it holds what was to be committed, or not, as `is_kept` says, and the store
+    /// only knows that it does not know. It is down from then on. Returns what it tells.
+    pub fn fail(&mut self, is_kept: bool, detail: &str) -> StoreEvent {
+        self.write_group();
+        let is_finished = self.applier.group.dirty && is_kept && self.finish_group();
+        if !is_finished {
+            self.shared.map.revert(&self.disk);
+        }
+        *self.shared.refusing.lock() = Some(detail.to_owned());
+        self.applier.group.clear();
+        let error = StoreError::SyncFailed { detail: detail.into() };
+        for (ticket, result) in std::mem::take(&mut self.applier.group.tickets) {
+            ticket.complete(result.and(Err(error.clone())));
+        }
+        StoreEvent::Refusing { reason: detail.to_owned() }
+    }
+
+    /// Serves again, by what the disk holds. Returns what it tells; `None` where it was not down.
+    ///
+    /// # Errors
+    /// As [`MemoryDisk::open`]: then it stays down.
+    pub fn reopen(&mut self) -> Result<Option<StoreEvent>, StoreError> {
+        if self.shared.refusing.lock().is_none() {
+            return Ok(None);
+        }
+        self.refuse();
+        let scanned = self.disk.scan()?;
+        self.shared.map.revert(&self.disk);
+        let applier = &mut self.applier;
+        applier.head = head_of(&scanned);
+        applier.ledger = scanned.ledger;
+        applier.live_bytes = scanned.live_bytes;
+        applier.history_next = scanned.history_next;
+        applier.uploads.clear();
+        applier.garbage = scanned.garbage;
+        *self.shared.refusing.lock() = None;
+        Ok(Some(StoreEvent::Reopened { calls: scanned.calls }))
+    }
+
+    /// Commits until nothing waits.
+    pub fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    /// Writes a group's commands, and what is dead as it has room; whether anything waited.
+    fn write_group(&mut self) -> bool {
         let mut waited = false;
         while self.applier.group.spent < super::apply::GROUP_BYTES {
             let Some(command) = self.shared.waiting.lock().pop_front() else { break };
@@ -183,34 +313,49 @@ impl MemoryCommitter {
         }
         waited |= !self.applier.garbage.is_empty();
         self.applier.sweep();
-        if self.applier.group.dirty
-            && let Ok(head) = self.applier.finish_group(&self.shared.map)
-        {
-            self.applier.head = head;
-            self.disk.0.lock().clone_from(&self.shared.map.lock());
-            self.shared.commits.store(head.commit, Relaxed);
-            self.shared.last_seq.store(head.last_seq, Relaxed);
-        }
-        self.applier.group.clear();
-        for (ticket, result) in std::mem::take(&mut self.applier.group.tickets) {
-            ticket.complete(result);
-        }
         waited
     }
 
-    /// Commits until nothing waits.
-    pub fn settle(&mut self) {
-        while self.step() {}
+    /// Whether the disk has the group now.
+    fn finish_group(&mut self) -> bool {
+        let Ok(head) = self.applier.finish_group(&self.shared.map) else { return false };
+        self.applier.head = head;
+        self.shared.map.commit(&self.disk);
+        true
+    }
+
+    /// Ends what waits as definitely not stored, but for a removal that is committed in part, and for history, which
+    /// waits on.
+    fn refuse(&mut self) -> bool {
+        let waiting = std::mem::take(&mut *self.shared.waiting.lock());
+        let any = !waiting.is_empty();
+        let detail: Arc<str> = self.shared.refusing.lock().clone().unwrap_or_default().into();
+        let mut history = VecDeque::new();
+        for command in waiting {
+            if matches!(command, Command::History(_)) {
+                history.push_back(command);
+                continue;
+            }
+            let unknown = matches!(command, Command::Remove { from: 1.., .. });
+            if let Some(ticket) = command.into_ticket() {
+                let detail = Arc::clone(&detail);
+                ticket.complete(Err(StoreError::Failed { unknown, detail }));
+            }
+        }
+        history.extend(self.shared.waiting.lock().drain(..));
+        *self.shared.waiting.lock() = history;
+        any
     }
 }
 
 impl Backed for MemoryStore {
-    type Map = Mutex<BTreeMap<Vec<u8>, IVec>>;
+    type Map = Written;
 
     fn send(&self, command: Command) {
         // One that is dropped says `Closed`.
         if !*self.0.is_closed.lock() {
             self.0.waiting.lock().push_back(command);
+            (self.0.wake)();
         }
     }
 
@@ -222,11 +367,15 @@ impl Backed for MemoryStore {
         &self,
         what: impl FnOnce(&Self::Map) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        if self.0.refusing.lock().is_some() {
+            return Err(StoreError::Failed { unknown: false, detail: "the store is down".into() });
+        }
         what(&self.0.map)
     }
 
     fn state(&self) -> StoreStatus {
         StoreStatus {
+            refusing: self.0.refusing.lock().clone(),
             commits: self.0.commits.load(Relaxed),
             last_seq: self.0.last_seq.load(Relaxed),
             ..StoreStatus::default()

@@ -56,7 +56,8 @@ pub(super) async fn attempt(
     let waiting = Waiting::for_it(passage);
     let passage = waiting.passage();
     let loading = (Arc::clone(shared), SharedConnector::clone(connector));
-    let loading = tokio::task::spawn_blocking(move || load(&loading.0, &loading.1, jobs)).await;
+    let ground = shared.queue.ground();
+    let loading = ground.run(move || load(&loading.0, &loading.1, jobs)).await;
     // What was taken goes back to wait where reading it panicked.
     let Ok((mut ended, ready)) = loading else { return Vec::new() };
     let timeout = circuit.settings.load().timeout;
@@ -501,7 +502,8 @@ impl Tail for StoredRest {
     fn next(&mut self) -> Answer<'_, Option<Result<Bytes, AttemptError>>> {
         Box::pin(async {
             let (queue, seq, next) = (Arc::clone(&self.queue), self.seq, self.next);
-            let reading = tokio::task::spawn_blocking(move || match queue.store() {
+            let ground = queue.ground().clone();
+            let reading = ground.run(move || match queue.store() {
                 Ok(store) => store.piece(seq, next).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             });

@@ -25,9 +25,10 @@ pub(super) async fn change(
     if residues.is_empty() {
         return;
     }
-    let (queue, connector) = (Arc::clone(queue), Arc::clone(connector));
+    let (ground, queue) = (queue.ground().clone(), Arc::clone(queue));
+    let connector = Arc::clone(connector);
     let changing = move || changed(&queue, &*connector, seq, residues);
-    if let Err(error) = tokio::task::spawn_blocking(changing).await
+    if let Err(error) = ground.run(changing).await
         && let Ok(panic) = error.try_into_panic()
     {
         std::panic::resume_unwind(panic);

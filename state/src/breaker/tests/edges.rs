@@ -339,6 +339,44 @@ fn memory_tells_the_past_and_the_future_on_the_wall_clock() {
 }
 
 #[test]
+fn what_an_earlier_run_remembers_comes_second_to_what_this_one_has_seen() {
+    let unix = UnixMillis::new(1_000_000);
+    let force = |open| ForceMemory { open, reason: "why".into(), since: 0, until: None };
+    let forced = |open| BreakerMemory { force: Some(force(open)), ..BreakerMemory::default() };
+    let open = || {
+        let breaker = breaker();
+        for _ in 0..5 {
+            breaker.record_ping(false, 0, at(0));
+        }
+        assert_eq!(breaker.state().0, State::Open);
+        breaker
+    };
+
+    let fresh = self::breaker();
+    assert_eq!(fresh.take_up(&forced(true), at(0), unix), None, "nothing changed but the process");
+    assert_eq!(fresh.state().0, State::Open);
+
+    let seen = open();
+    assert_eq!(seen.take_up(&BreakerMemory::default(), at(10), unix), None);
+    assert_eq!(seen.state().0, State::Open, "it was closed, and has been found down since");
+    let told = seen.take_up(&forced(false), at(10), unix).unwrap();
+    assert_eq!(
+        (told.from, told.to, told.reason),
+        (State::Open, State::Closed, Reason::ForcedClosed)
+    );
+    assert_eq!(told.note.as_deref(), Some("why"));
+
+    let ordered = self::breaker();
+    ordered.force(true, "now".into(), None, at(0));
+    assert_eq!(ordered.take_up(&forced(false), at(10), unix), None);
+    assert_eq!(ordered.state().0, State::Open, "the later order counts");
+    let released = open();
+    released.release(at(5));
+    assert_eq!(released.take_up(&forced(false), at(10), unix), None);
+    assert_eq!(released.state().0, State::Open, "a release, too");
+}
+
+#[test]
 fn what_it_depends_on_half_opens_it_out_of_turn_and_only_if_it_may_leave_by_itself() {
     let mut now = 0;
     let breaker = breaker();

@@ -1,0 +1,168 @@
+//! The real actors through simulated days of faults: `fusebox simulate`.
+//!
+//! ```text
+//!  callers ──calls──▶ ┌──────────────────────────────┐ ──attempts──▶ model backends ──▶ ledger
+//!  operator ─orders─▶ │ Fusebox: the product's actors │                                   ▲
+//!  faults ──────────▶ │ on one thread, clock paused   │ ──commits──▶ stores in memory     │
+//!                     └──────────────┬───────────────┘                                    │
+//!                                    └──events, queues, states──▶ watch ──── invariants ──┘
+//! ```
+//! Time is tokio's paused clock: it stands while anything can run, and jumps to the next timer when nothing can. An hour
+//! so takes a second or less, and the order of what happens is the same each time.
+//!
+//! # What is simulated, and what is not
+//! The call path, the actors and their supervision, replay, the breaker, the queue's index and the records of its store
+//! are the product's own. Beneath them is another [ground](crate::ground): stores in memory whose committer is a task
+//! (sled, its files and its threads have tests of their own), no cron jobs, no caches on the disk, no journal. Above them
+//! there is no door: callers call [`crate::Backend::call`]. A backend is a [model](server): a register for each key, the
+//! tokens that it knows, and what is on its way to it. There are three, as the kinds are: keys (a token for what is not
+//! absolute), documents (calls in batches), rows (inserts in groups, without an order).
+//!
+//! # Chance
+//! The seed is all there is. It seeds the thread's `fastrand`, of which the product takes its jitter, its names and the
+//! length of work that may block, and the world's own generator, of which everything else comes. Every `select!` of the
+//! actors is biased, nothing that decides goes through a map in the order of its hashes, and there is one thread. What is left to chance: ractor takes
+//! either first of a message and a child's end that reach health in the same instant. So the hash of what happened is
+//! over instants, the events of each in the order of their text.
+//!
+//! # What happens
+//! A backend answers, is slow, hangs, loses answers, breaks connections, refuses, is overloaded, is unreachable, refuses
+//! everybody, flaps, or answers with errors that nobody knows. A store's sync fails, with or without what was to be
+//! synced, and the store is down for a while; a store does not open at once. A backend's actor, a replay, a ping panics.
+//! The operator takes backends offline, forces and resets breakers, recovers, changes settings, sets faults on purpose,
+//! nudges replay, requeues dead letters. The wall clock is set. The daemon is killed, or stopped, and started over what
+//! its stores had made durable; what was on its way to a backend arrives.
+//!
+//! # Invariants, each with its place
+//! 1. A write that was acknowledged was applied, or waits, or is a dead letter ([`ledger`]).
+//! 2. Nothing is applied behind a write of its lane that was begun after its own call had ended.
+//! 3. What is not absolute is applied once at most; what its caller was told to be not executed is not applied.
+//! 4. A keyed read sees what was acknowledged before it began.
+//! 5. No call takes longer than its deadline and a second ([`caller`]).
+//! 6. Breakers go only where breakers may go, each from where it was ([`watch`]).
+//! 7. The system state is what follows from the backends: at once where that is worse, after five seconds where better.
+//! 8. The counters of a queue are what its index holds.
+//! 9. Where nothing is asked for and nothing waits, no permit, no place and no call is held.
+//! 10. Once the faults have ended, everything drains and the system is HEALTHY.
+//!
+//! They are looked at after every step: each act of the operator and of the faults, and each second.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+mod act;
+mod body;
+mod caller;
+mod connector;
+mod daemon;
+mod ledger;
+mod log;
+mod server;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod world;
+
+use daemon::{Ended, Incarnation};
+use world::World;
+
+/// What a simulation is of.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// The seed of all chance.
+    pub seed: u64,
+    /// Simulated hours of faults; at least 1.
+    pub hours: u32,
+    /// Who is told of everything that happens, a line each.
+    pub tells: Option<fn(&str)>,
+}
+
+/// What happened in a simulation in which every invariant held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// The seed.
+    pub seed: u64,
+    /// Simulated hours of faults.
+    pub hours: u32,
+    /// Hash of all that happened: the same for the same seed and version.
+    pub hash: String,
+    /// Things that happened.
+    pub events: u64,
+    /// Calls that ended.
+    pub calls: u64,
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Writes that a backend applied.
+    pub applied: u64,
+    /// Faults and orders.
+    pub faults: u64,
+    /// Times that the daemon was killed or stopped, and started.
+    pub restarts: u64,
+    /// Transitions of breakers.
+    pub transitions: u64,
+    /// Changes of the system state.
+    pub states: u64,
+    /// Calls that became dead letters.
+    pub dead_letters: u64,
+}
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Broken {
+    /// The seed.
+    pub seed: u64,
+    /// Simulated hours of faults.
+    pub hours: u32,
+    /// What should not be.
+    pub what: String,
+    /// In which step it was seen.
+    pub step: u64,
+    /// What happened before, oldest first.
+    pub last: Vec<String>,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}, step {}: {}", self.seed, self.step, self.what)?;
+        writeln!(f, "the last events:")?;
+        for line in &self.last {
+            writeln!(f, "  {line}")?;
+        }
+        write!(f, "again: fusebox simulate --seed {} --hours {}", self.seed, self.hours)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// Runs one simulation on the thread that calls, which must not be one of a runtime.
+///
+/// # Errors
+/// [`Broken`] is the first invariant that did not hold.
+pub fn run(scenario: Scenario) -> Result<Summary, Box<Broken>> {
+    let world = World::new(scenario);
+    fastrand::seed(scenario.seed);
+    loop {
+        let ended = match Incarnation::live(&world) {
+            Ok(ended) => ended,
+            Err(error) => {
+                world.broken(format!("the daemon does not start: {error}"));
+                Ended::Over
+            }
+        };
+        if let Some(broken) = world.take_broken() {
+            return Err(broken);
+        }
+        match ended {
+            Ended::Killed => world.daemon_ended(),
+            Ended::Over => return Ok(world.summary()),
+        }
+    }
+}
+
+/// The world of one simulation, as its parts share it.
+type Shared = Arc<World>;
+
+/// A time in milliseconds.
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}

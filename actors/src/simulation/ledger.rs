@@ -1,0 +1,276 @@
+//! What callers were told of their writes, held against what the backends applied.
+//!
+//! Every beginning, end and application has a number of one order. A write that began after another's call had ended is
+//! *newer* than that one: nothing newer is applied before it, and no read that saw the newer one acknowledged may see it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use fusebox_state::OpId;
+
+use super::{
+    body::{Body, Word},
+    world::BACKENDS,
+};
+use crate::Source;
+
+/// Writes of whole values that are kept for each key: more do not overlap.
+const WHOLES: usize = 16;
+
+/// How a call ended for its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Applied,
+    Durable,
+    NotExecuted,
+    Unknown,
+    DeadLetter,
+}
+
+#[derive(Debug)]
+struct Write {
+    body: Body,
+    backend: usize,
+    began: u64,
+    /// `None` while its call is under way, and once an operator has it sent again.
+    ended: Option<u64>,
+    end: Option<End>,
+    applied: u32,
+}
+
+/// What is known of a key.
+#[derive(Default)]
+struct Key {
+    /// The latest beginning among the writes that were applied.
+    applied: u64,
+    /// The last that were applied and set the key's whole value: what is absolute and older need not be applied.
+    wholes: VecDeque<u64>,
+    /// The latest beginning among those that were acknowledged.
+    acknowledged: u64,
+}
+
+/// See the [module](self).
+#[derive(Default)]
+pub(super) struct Ledger {
+    writes: BTreeMap<u64, Write>,
+    keys: BTreeMap<(usize, u8), Key>,
+    /// Writes of each backend that were acknowledged as durable and were not seen applied.
+    owed: [BTreeMap<u64, OpId>; BACKENDS.len()],
+    running: BTreeSet<u64>,
+    /// The beginnings of writes that became dead letters: the lane goes on as if these had not been.
+    dead: BTreeSet<u64>,
+    /// What was applied, or read, behind something newer, by the beginning of that.
+    behind: Vec<(u64, String)>,
+    reading: u64,
+    /// Calls that had ended when it was last asked whether it is idle.
+    ended_before: u64,
+    moment: u64,
+    pub(super) calls: u64,
+    pub(super) acknowledged: u64,
+    pub(super) applied: u64,
+}
+
+impl Ledger {
+    fn next(&mut self) -> u64 {
+        self.moment += 1;
+        self.moment
+    }
+
+    /// A number that no write has.
+    pub(super) fn new_id(&mut self) -> u64 {
+        self.next()
+    }
+
+    /// A write's call begins, or begins again under its old name.
+    pub(super) fn begins(&mut self, backend: usize, body: Body) {
+        let began = self.next();
+        self.running.insert(body.id);
+        let new = Write { body, backend, began, ended: None, end: None, applied: 0 };
+        let write = self.writes.entry(body.id).or_insert(new);
+        write.ended = None;
+    }
+
+    /// Its call ended. An error says what should not be.
+    pub(super) fn ends(&mut self, id: u64, end: End, op_id: Option<OpId>) -> Result<(), String> {
+        let now = self.next();
+        self.calls += 1;
+        self.running.remove(&id);
+        let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
+        write.ended = Some(now);
+        write.end = Some(end);
+        let (began, applied, place) = (write.began, write.applied, (write.backend, write.body.key));
+        let (body, ordered) = (write.body, write.body.word != Word::Row);
+        if end == End::NotExecuted && applied > 0 {
+            return Err(format!(
+                "{body:?} was applied and its caller was told that it was not executed"
+            ));
+        }
+        if !matches!(end, End::Applied | End::Durable) {
+            return Ok(());
+        }
+        self.acknowledged += 1;
+        let key = self.keys.entry(place).or_default();
+        if ordered && body.word != Word::Bad {
+            key.acknowledged = key.acknowledged.max(began);
+        }
+        let is_there = applied > 0 || self.is_replaced(id);
+        match (end, op_id) {
+            (End::Applied, _) if !is_there => {
+                Err(format!("{body:?} was acknowledged as applied and was not"))
+            }
+            (End::Durable, None) => {
+                Err(format!("{body:?} was acknowledged as durable without a name"))
+            }
+            (End::Durable, Some(op_id)) if !is_there => {
+                if let Some(owed) = self.owed.get_mut(place.0) {
+                    owed.insert(id, op_id);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A call that reads ended.
+    pub(super) fn read_ended(&mut self) {
+        self.calls += 1;
+        self.reading -= 1;
+    }
+
+    /// The daemon ended: so did every call.
+    pub(super) fn daemon_ended(&mut self) {
+        let now = self.next();
+        self.reading = 0;
+        for id in std::mem::take(&mut self.running) {
+            if let Some(write) = self.writes.get_mut(&id) {
+                (write.ended, write.end) = (Some(now), Some(End::Unknown));
+            }
+        }
+    }
+
+    /// A backend applied a write.
+    pub(super) fn applied(&mut self, backend: usize, body: Body) -> Result<(), String> {
+        let now = self.next();
+        self.applied += 1;
+        let place = (backend, body.key);
+        let Some(write) = self.writes.get_mut(&body.id) else {
+            return Err(format!("{body:?} was applied and nobody had asked for it"));
+        };
+        write.applied += 1;
+        let (began, ended, end, times) = (write.began, write.ended, write.end, write.applied);
+        if let Some(owed) = self.owed.get_mut(backend) {
+            owed.remove(&body.id);
+        }
+        if times > 1 && !body.word.is_absolute() {
+            return Err(format!("{body:?} was applied {times} times"));
+        }
+        if end == Some(End::NotExecuted) && ended.is_some() {
+            return Err(format!(
+                "{body:?} was applied after its caller was told that it was not executed"
+            ));
+        }
+        if body.word == Word::Row {
+            return Ok(());
+        }
+        let key = self.keys.entry(place).or_default();
+        let latest = key.applied;
+        key.applied = latest.max(began);
+        if body.word == Word::All {
+            key.wholes.push_back(body.id);
+            if key.wholes.len() > WHOLES {
+                key.wholes.pop_front();
+            }
+        }
+        if ended.is_some_and(|ended| ended < latest) {
+            let what = format!(
+                "{body:?}, whose call ended at {ended:?}, was applied at {now} behind a write of its lane that began \
+                 at {latest}"
+            );
+            self.behind.push((latest, what));
+        }
+        Ok(())
+    }
+
+    /// What a read of `key` that begins now must see: the beginning of the latest write that was acknowledged.
+    pub(super) fn read_begins(&mut self, backend: usize, key: u8) -> u64 {
+        self.reading += 1;
+        self.keys.get(&(backend, key)).map_or(0, |key| key.acknowledged)
+    }
+
+    /// A read that was to see what began at `latest` saw the write `seen`, or none if that is 0.
+    pub(super) fn read(
+        &mut self,
+        (backend, key): (usize, u8),
+        latest: u64,
+        seen: u64,
+        source: Source,
+    ) {
+        let ended = match self.writes.get(&seen) {
+            Some(write) => write.ended.unwrap_or(u64::MAX),
+            None => 0,
+        };
+        if ended < latest {
+            let what = format!(
+                "a read of key {key} of backend {backend} saw write {seen} (source {source}), and a newer one, which \
+                 began at {latest}, was acknowledged before"
+            );
+            self.behind.push((latest, what));
+        }
+    }
+
+    /// The writes of `backend` that a queue must hold, by their names.
+    pub(super) fn owed(&self, backend: usize) -> impl Iterator<Item = (u64, OpId)> {
+        let owed = self.owed.get(backend).into_iter().flatten();
+        owed.map(|(id, op_id)| (*id, *op_id))
+    }
+
+    /// A write that a queue does not hold: whether another stands for it.
+    pub(super) fn settle_owed(&mut self, id: u64) -> Result<(), String> {
+        let Some(write) = self.writes.get(&id) else { return Ok(()) };
+        let (backend, body) = (write.backend, write.body);
+        if !self.is_replaced(id) {
+            return Err(format!(
+                "{body:?} was acknowledged and is nowhere: not applied, not queued, no dead letter"
+            ));
+        }
+        if let Some(owed) = self.owed.get_mut(backend) {
+            owed.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Whether a write that sets the whole value was applied in its place: one that is not older.
+    fn is_replaced(&self, id: u64) -> bool {
+        let Some(Write { body, backend, began, .. }) = self.writes.get(&id) else { return false };
+        let key = self.keys.get(&(*backend, body.key)).filter(|_| body.word.is_absolute());
+        let ended = |whole: &u64| {
+            self.writes.get(whole).is_some_and(|it| it.ended.is_none_or(|ended| ended >= *began))
+        };
+        key.is_some_and(|key| key.wholes.iter().any(ended))
+    }
+
+    /// A call of that body became a dead letter, or an operator has it sent again, behind what came meanwhile.
+    pub(super) fn unsettled(&mut self, backend: usize, id: u64, again: bool) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            self.keys.entry((backend, write.body.key)).or_default().acknowledged = 0;
+            self.dead.insert(write.began);
+            if again {
+                (write.ended, write.end) = (None, Some(End::DeadLetter));
+            }
+        }
+    }
+
+    /// What was applied out of order, once it is known what became a dead letter.
+    pub(super) fn in_order(&mut self) -> Result<(), String> {
+        let behind = std::mem::take(&mut self.behind);
+        let first = behind.into_iter().find(|(newer, _)| !self.dead.contains(newer));
+        first.map_or(Ok(()), |(_, what)| Err(what))
+    }
+
+    /// Whether nothing was asked for since this was asked last, nor is.
+    pub(super) fn is_idle(&mut self) -> bool {
+        let ended = self.calls;
+        std::mem::replace(&mut self.ended_before, ended) == ended
+            && self.reading == 0
+            && self.running.is_empty()
+    }
+}

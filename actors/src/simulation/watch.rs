@@ -1,0 +1,280 @@
+//! What is looked at after every step.
+
+use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
+
+use fusebox_state::{
+    breaker::{Reason, State, Transition},
+    system::SystemState,
+};
+use tokio::sync::broadcast::{Receiver, error::TryRecvError};
+
+use super::{Shared, body::Body, world::BACKENDS};
+use crate::{Backend, Event, EventKind, Fusebox, backend_shared::BackendShared};
+
+/// How late a worse system state may be seen, in milliseconds: health looks around each second.
+const WORSE_WITHIN: u64 = 2_100;
+/// The same of a better one, which is to hold for five seconds before.
+const BETTER_WITHIN: u64 = 7_100;
+/// The steps from one look at all that the queues hold to the next.
+const QUEUES_EVERY: u64 = 10;
+/// After how long nothing is held any more where nothing is asked for, in milliseconds.
+const GIVEN_BACK_WITHIN: u64 = 8_000;
+
+/// See the [module](self).
+pub(super) struct Watch {
+    world: Shared,
+    fusebox: Fusebox,
+    backends: Vec<Arc<Backend>>,
+    events: Receiver<Event>,
+    /// Where each breaker went last.
+    went_to: BTreeMap<String, State>,
+    /// The system state that follows from the backends, and since when nothing changed.
+    expected: (SystemState, u64),
+    /// Since when nothing is asked for and nothing waits.
+    idle_since: u64,
+}
+
+impl Watch {
+    pub(super) fn new(world: &Shared, fusebox: &Fusebox) -> Self {
+        Self {
+            world: Arc::clone(world),
+            fusebox: fusebox.clone(),
+            backends: fusebox.backends(),
+            events: fusebox.events().subscribe(),
+            went_to: BTreeMap::new(),
+            expected: (SystemState::Healthy, world.now()),
+            idle_since: world.now(),
+        }
+    }
+
+    /// Looks at everything.
+    pub(super) fn look(&mut self) {
+        self.world.arrive();
+        let changed = self.hear();
+        let in_order = self.world.ledger.lock().in_order();
+        self.world.check(in_order);
+        if self.world.step.load(Relaxed).is_multiple_of(QUEUES_EVERY) {
+            self.look_at_queues();
+        }
+        self.look_at_system(changed);
+        self.look_at_idleness();
+    }
+
+    /// Takes the events since the last look; whether there was one that a system state may follow from.
+    fn hear(&mut self) -> bool {
+        let mut changed = false;
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => {
+                    changed |= !matches!(event.kind, EventKind::Replay { .. });
+                    self.heard(event);
+                }
+                Err(TryRecvError::Lagged(_)) => changed = true,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return changed,
+            }
+        }
+    }
+
+    fn heard(&mut self, event: Event) {
+        let name = event.backend.unwrap_or_default();
+        let (at, tally) = (event.at.get(), &self.world.tally);
+        match event.kind {
+            EventKind::Transition { transition } => {
+                tally.transitions.fetch_add(1, Relaxed);
+                let Transition { from, to, reason, .. } = &transition;
+                self.world
+                    .note(|| format!("{name}: {from} to {to}, {} (at {at})", reason.as_str()));
+                self.check_transition(&name, &transition);
+                self.went_to.insert(name, transition.to);
+            }
+            EventKind::SystemState { from, to, .. } => {
+                tally.states.fetch_add(1, Relaxed);
+                self.world.note(|| format!("the system: {from} to {to} (at {at})"));
+            }
+            EventKind::DeadLetter { op_id, reason } => {
+                tally.dead_letters.fetch_add(1, Relaxed);
+                self.world.note(|| format!("{name}: a dead letter, {}", reason.said()));
+                self.buried(&name, &op_id);
+            }
+            EventKind::Alert { message } => {
+                self.world.note(|| format!("{name}: {}", message.said()));
+            }
+            EventKind::Actor { message } => self.world.note(|| format!("{name}: {message}")),
+            _ => {}
+        }
+    }
+
+    fn check_transition(&self, name: &str, transition: &Transition) {
+        let Transition { from, to, reason, .. } = transition;
+        if let Some(last) = self.went_to.get(name).filter(|last| *last != from) {
+            self.world
+                .broken(format!("the breaker of {name} went from {from} to {to}, and was {last}"));
+        }
+        let orders = [
+            Reason::ForcedOpen,
+            Reason::ForcedClosed,
+            Reason::Released,
+            Reason::ForceExpired,
+            Reason::Reset,
+        ];
+        let is_legal = matches!(
+            (from, to),
+            (State::Closed, State::Open)
+                | (State::Open, State::HalfOpen)
+                | (State::HalfOpen, State::Closed | State::Open)
+        );
+        if !is_legal && !orders.contains(reason) {
+            let why = reason.as_str();
+            self.world.broken(format!("the breaker of {name} went from {from} to {to} by {why}"));
+        }
+    }
+
+    /// A call became a dead letter: its key may hold something older than was acknowledged.
+    fn buried(&self, name: &str, op_id: &str) {
+        let Some(at) = BACKENDS.iter().position(|it| *it == name) else { return };
+        let (Some(backend), Ok(op_id)) = (self.backends.get(at), op_id.parse()) else { return };
+        let shared = shared(backend);
+        let seq = shared.queue.index().find(op_id).map(|(seq, _)| seq);
+        let body = seq.and_then(|seq| shared.queue.store().ok()?.body(seq).ok());
+        if let Some(body) = body.and_then(|body| Body::decode(&body)) {
+            self.world.ledger.lock().unsettled(at, body.id, false);
+        }
+    }
+
+    /// Looks at all that the queues hold.
+    pub(super) fn look_at_queues(&self) {
+        for (at, backend) in self.backends.iter().enumerate() {
+            self.look_at_queue(at, backend);
+        }
+    }
+
+    fn look_at_queue(&self, at: usize, backend: &Backend) {
+        let queue = &shared(backend).queue;
+        let name = backend.name();
+        let index = queue.index();
+        let (calls, bytes) = index
+            .page(false, 0)
+            .fold((0_u64, 0), |(calls, bytes), (_, entry)| (calls + 1, bytes + entry.bytes));
+        // Calls that were sent as one are one dead letter.
+        let dead_bytes: u64 = index.page(true, 0).map(|(_, entry)| entry.bytes).sum();
+        let counted = (index.len() as u64, index.bytes(), index.dead().1);
+        let waiting = queue.waiting();
+        if counted != (calls, bytes, dead_bytes) || waiting != calls {
+            self.world.broken(format!(
+                "the queue of {name} holds {calls} calls of {bytes} bytes and {dead_bytes} bytes of dead letters, and \
+                 counts {counted:?}, {waiting} waiting"
+            ));
+        }
+        if queue.store().is_err() {
+            // What it held is not known yet.
+            return;
+        }
+        let mut ledger = self.world.ledger.lock();
+        let gone: Vec<_> =
+            ledger.owed(at).filter(|(_, op_id)| index.find(*op_id).is_none()).collect();
+        let settled: Vec<_> = gone.into_iter().map(|(id, _)| ledger.settle_owed(id)).collect();
+        drop((ledger, index));
+        for settled in settled {
+            self.world.check(settled);
+        }
+    }
+
+    /// What SPEC §9 makes of the backends as they are.
+    fn assessed(&self) -> SystemState {
+        let all = self.backends.len();
+        let (mut up, mut conditions, mut ordinary_down) = (0, 0, false);
+        let (mut fills, mut refuses) = (false, false);
+        for backend in &self.backends {
+            let shared = shared(backend);
+            let is_critical = shared.circuit.settings.load().critical;
+            let is_up = shared.circuit.breaker.state() == (State::Closed, false);
+            let index = shared.queue.index();
+            up += usize::from(is_up);
+            conditions += usize::from(is_critical && !is_up);
+            ordinary_down |= !is_critical && !is_up;
+            conditions += usize::from(is_up && (index.is_full() || index.dead_full(1)));
+            fills |= index.fill_percent() >= 70.0;
+            drop(index);
+            refuses |= shared.queue.refuses().is_some() || shared.queue.damage().is_some();
+        }
+        conditions += usize::from(up * 2 < all && ordinary_down) + usize::from(refuses);
+        match conditions {
+            0 if up * 5 < all * 4 || fills => SystemState::Degraded,
+            0 => SystemState::Healthy,
+            1 => SystemState::Critical,
+            _ => SystemState::Emergency,
+        }
+    }
+
+    fn look_at_system(&mut self, changed: bool) {
+        let (now, assessed) = (self.world.now(), self.assessed());
+        if changed || assessed != self.expected.0 {
+            self.expected = (assessed, now);
+            return;
+        }
+        let is = self.fusebox.0.flags.state();
+        let held = now.saturating_sub(self.expected.1);
+        let within = if assessed > is { WORSE_WITHIN } else { BETTER_WITHIN };
+        if assessed != is && held > within {
+            self.world.broken(format!(
+                "the system state is {is}, and what its backends make of it has been {assessed} for {held} ms"
+            ));
+        }
+    }
+
+    fn look_at_idleness(&mut self) {
+        let now = self.world.now();
+        if !self.world.ledger.lock().is_idle() || !self.is_drained() {
+            self.idle_since = now;
+        }
+        if now.saturating_sub(self.idle_since) > GIVEN_BACK_WITHIN {
+            self.all_is_given_back();
+        }
+    }
+
+    /// Nothing is asked for: so nothing is held.
+    pub(super) fn all_is_given_back(&self) {
+        for backend in &self.backends {
+            let circuit = &shared(backend).circuit;
+            let (places, calls) = (circuit.bulkhead.in_flight(), circuit.calls_under_way());
+            let attempts = circuit.outstanding().attempts;
+            let standing = shared(backend).queue.index().standing();
+            if (places, calls, attempts, standing) != (0, 0, 0, 0) {
+                self.world.broken(format!(
+                    "nothing is asked of {}, and {places} places, {calls} calls, {attempts} attempts and {standing} places \
+                     in lanes are held",
+                    backend.name()
+                ));
+            }
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_drained(&self) -> bool {
+        let is_empty = |it: &Arc<Backend>| {
+            shared(it).queue.store().is_ok() && shared(it).queue.index().is_empty()
+        };
+        self.backends.iter().all(is_empty)
+    }
+
+    /// What is left to do, in words.
+    pub(super) fn left(&self) -> String {
+        let each = self.backends.iter().map(|backend| {
+            let shared = shared(backend);
+            let (state, offline) = shared.circuit.breaker.state();
+            let paused = shared.queue.paused().unwrap_or("nothing");
+            format!(
+                "{}: {state}, offline {offline}, {} calls wait (held up by {paused}), alerts {:?}",
+                backend.name(),
+                shared.queue.waiting(),
+                shared.queue.alerts()
+            )
+        });
+        let each: Vec<String> = each.collect();
+        format!("{}; the system is {}", each.join("; "), self.fusebox.0.flags.state())
+    }
+}
+
+fn shared(backend: &Backend) -> &BackendShared {
+    &backend.entry.shared
+}
