@@ -260,14 +260,14 @@ fn what_is_persisted_outlasts_a_kill_and_the_file_wins_if_it_changes() {
 /// The changes that the daemon says that it cannot read.
 fn left_out(daemon: &Daemon) -> Vec<String> {
     let (_, view) = daemon.get("/health/resilience");
-    let all = view["settings_left_out"].as_array().unwrap().iter();
-    all.map(|why| why.as_str().unwrap().to_owned()).collect()
+    let all = view.get("settings_left_out").and_then(Value::as_array);
+    all.into_iter().flatten().filter_map(|why| why.as_str().map(str::to_owned)).collect()
 }
 
 /// The files of the state directory that were set aside.
 fn set_aside(daemon: &Daemon) -> Vec<String> {
-    let files = fs::read_dir(daemon.state_dir()).unwrap();
-    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files = fs::read_dir(daemon.state_dir()).into_iter().flatten().flatten();
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
     names.filter(|name| name.starts_with("settings.json.damaged-")).collect()
 }
 

@@ -243,8 +243,8 @@ async fn files_without_rows_are_queued_and_applied_as_the_server_takes_them() {
         assert_eq!(file.status, 200, "{format}");
         let line = format!("POST /?query=INSERT%20INTO%20default.u%20FORMAT%20{format}");
         for (headers, body) in [("", file.body.clone()), (GZIP, gzip(&file.body))] {
-            let live = world.client().ask(&line, headers, &body).await;
-            assert_eq!(live.status, 200, "{format}: {}", live.text());
+            let answer = world.client().ask(&line, headers, &body).await;
+            assert_eq!(answer.status, 200, "{format}: {}", answer.text());
             backend.set_offline(true).await.unwrap();
             let answer = world.client().ask(&line, headers, &body).await;
             assert_eq!(answer.status, 200, "{format}: {}", answer.text());
