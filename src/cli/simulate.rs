@@ -1,6 +1,6 @@
 //! `fusebox simulate`.
 
-use std::{fmt::Write as _, panic, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
 use fusebox_actors::simulation::{self, Scenario, Summary};
 
@@ -13,7 +13,7 @@ use crate::terminal::{
 /// Simulates hours of faults, a seed after the other, and tells the first invariant that does not hold.
 pub(super) fn run(wanted: Simulated) -> Done {
     let Simulated { seed, hours, runs, events, output } = wanted;
-    silence_wanted_panics();
+    simulation::silence_wanted_panics();
     let seed = seed.unwrap_or_else(|| fastrand::u32(..).into());
     let tells: Option<fn(&str)> = events.then_some(tell);
     for seed in seed..seed.saturating_add(runs.into()) {
@@ -52,15 +52,4 @@ fn told(summary: &Summary) -> String {
     writeln!(text, "  transitions   {transitions}, {states} of the system's state").ok();
     writeln!(text, "  dead letters  {dead_letters}").ok();
     text
-}
-
-/// Actors panic on purpose: that is part of what is told.
-fn silence_wanted_panics() {
-    let usual = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload().downcast_ref::<&str>();
-        if !said.is_some_and(|said| said.starts_with("told to panic")) {
-            usual(panic);
-        }
-    }));
 }
