@@ -9,7 +9,7 @@ use fusebox_state::OpId;
 
 use super::{
     body::{Body, Word},
-    world::BACKENDS,
+    scene::BACKENDS,
 };
 use crate::Source;
 
@@ -40,8 +40,8 @@ struct Write {
 /// What is known of a key.
 #[derive(Default)]
 struct Key {
-    /// The latest beginning among the writes that were applied.
-    applied: u64,
+    /// The latest beginning among the writes that were applied, and whose that was.
+    applied: (u64, u64),
     /// The last that were applied and set the key's whole value: what is absolute and older need not be applied.
     wholes: VecDeque<u64>,
     /// The latest beginning among those that were acknowledged.
@@ -60,6 +60,9 @@ pub(super) struct Ledger {
     dead: BTreeSet<u64>,
     /// What was applied, or read, behind something newer, by the beginning of that.
     behind: Vec<(u64, String)>,
+    /// What was applied before and after something newer, with that one and how often it had been applied. A crash takes
+    /// removals back that were not synced: of absolute writes all are sent again then, in their order.
+    again: Vec<(u64, u32, String)>,
     reading: u64,
     /// Calls that had ended when it was last asked whether it is idle.
     ended_before: u64,
@@ -172,8 +175,8 @@ impl Ledger {
             return Ok(());
         }
         let key = self.keys.entry(place).or_default();
-        let latest = key.applied;
-        key.applied = latest.max(began);
+        let (latest, newer) = key.applied;
+        key.applied = key.applied.max((began, body.id));
         if body.word == Word::All {
             key.wholes.push_back(body.id);
             if key.wholes.len() > WHOLES {
@@ -185,7 +188,12 @@ impl Ledger {
                 "{body:?}, whose call ended at {ended:?}, was applied at {now} behind a write of its lane that began \
                  at {latest}"
             );
-            self.behind.push((latest, what));
+            if times > 1 {
+                let times = self.writes.get(&newer).map_or(0, |newer| newer.applied);
+                self.again.push((newer, times, what));
+            } else {
+                self.behind.push((latest, what));
+            }
         }
         Ok(())
     }
@@ -264,6 +272,17 @@ impl Ledger {
         let behind = std::mem::take(&mut self.behind);
         let first = behind.into_iter().find(|(newer, _)| !self.dead.contains(newer));
         first.map_or(Ok(()), |(_, what)| Err(what))
+    }
+
+    /// At the end: what was applied again was so with all that is newer.
+    pub(super) fn ended_in_order(&self) -> Result<(), String> {
+        let is_last = |newer: &u64, times: u32| {
+            let write = self.writes.get(newer);
+            write.is_none_or(|it| it.applied > times || self.dead.contains(&it.began))
+                || self.is_replaced(*newer)
+        };
+        let wrong = self.again.iter().find(|(newer, times, _)| !is_last(newer, *times));
+        wrong.map_or(Ok(()), |(_, _, what)| Err(format!("{what}; it was the last")))
     }
 
     /// Whether nothing was asked for since this was asked last, nor is.

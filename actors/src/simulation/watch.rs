@@ -8,7 +8,7 @@ use fusebox_state::{
 };
 use tokio::sync::broadcast::{Receiver, error::TryRecvError};
 
-use super::{Shared, body::Body, world::BACKENDS};
+use super::{body::Body, scene::BACKENDS, world::Shared};
 use crate::{Backend, Event, EventKind, Fusebox, backend_shared::BackendShared};
 
 /// How late a worse system state may be seen, in milliseconds: health looks around each second.
