@@ -58,8 +58,8 @@ pub(super) struct Ledger {
     running: BTreeSet<u64>,
     /// The beginnings of writes that became dead letters: the lane goes on as if these had not been.
     dead: BTreeSet<u64>,
-    /// What was applied, or read, behind something newer, by the beginning of that.
-    behind: Vec<(u64, String)>,
+    /// What was applied, or read, behind something newer, by the beginning of that and its name where it is queued.
+    behind: Vec<(u64, String, usize, Option<OpId>)>,
     /// What was applied before and after something newer, with that one and how often it had been applied. A crash takes
     /// removals back that were not synced: of absolute writes all are sent again then, in their order.
     again: Vec<(u64, u32, String)>,
@@ -192,7 +192,8 @@ impl Ledger {
                 let times = self.writes.get(&newer).map_or(0, |newer| newer.applied);
                 self.again.push((newer, times, what));
             } else {
-                self.behind.push((latest, what));
+                let name = self.owed.get(backend).and_then(|owed| owed.get(&newer).copied());
+                self.behind.push((latest, what, backend, name));
             }
         }
         Ok(())
@@ -221,7 +222,7 @@ impl Ledger {
                 "a read of key {key} of backend {backend} saw write {seen} (source {source}), and a newer one, which \
                  began at {latest}, was acknowledged before"
             );
-            self.behind.push((latest, what));
+            self.behind.push((latest, what, backend, None));
         }
     }
 
@@ -267,11 +268,17 @@ impl Ledger {
         }
     }
 
-    /// What was applied out of order, once it is known what became a dead letter.
-    pub(super) fn in_order(&mut self) -> Result<(), String> {
-        let behind = std::mem::take(&mut self.behind);
-        let first = behind.into_iter().find(|(newer, _)| !self.dead.contains(newer));
-        first.map_or(Ok(()), |(_, what)| Err(what))
+    /// What was applied out of order, once it is known what became a dead letter: by what was told, or by what the
+    /// queue of the backend holds, which cannot tell while its store is down.
+    pub(super) fn in_order(&mut self, is_dead: impl Fn(usize, OpId) -> bool) -> Result<(), String> {
+        for (newer, what, backend, name) in std::mem::take(&mut self.behind) {
+            let is_dead =
+                self.dead.contains(&newer) || name.is_some_and(|name| is_dead(backend, name));
+            if !is_dead {
+                return Err(what);
+            }
+        }
+        Ok(())
     }
 
     /// At the end: what was applied again was so with all that is newer.

@@ -51,7 +51,11 @@ impl Watch {
     pub(super) fn look(&mut self) {
         self.world.arrive();
         let changed = self.hear();
-        let in_order = self.world.ledger.lock().in_order();
+        let is_dead = |at: usize, name| {
+            let index = self.backends.get(at).map(|backend| shared(backend).queue.index());
+            index.and_then(|index| index.find(name)).is_some_and(|(_, is_dead)| is_dead)
+        };
+        let in_order = self.world.ledger.lock().in_order(is_dead);
         self.world.check(in_order);
         if self.world.step.load(Relaxed).is_multiple_of(QUEUES_EVERY) {
             self.look_at_queues();
