@@ -34,6 +34,8 @@ struct Write {
     /// `None` while its call is under way, and once an operator has it sent again.
     ended: Option<u64>,
     end: Option<End>,
+    /// Its name, if it was queued.
+    op_id: Option<OpId>,
     applied: u32,
 }
 
@@ -87,7 +89,7 @@ impl Ledger {
     pub(super) fn begins(&mut self, backend: usize, body: Body) {
         let began = self.next();
         self.running.insert(body.id);
-        let new = Write { body, backend, began, ended: None, end: None, applied: 0 };
+        let new = Write { body, backend, began, ended: None, end: None, op_id: None, applied: 0 };
         let write = self.writes.entry(body.id).or_insert(new);
         write.ended = None;
     }
@@ -100,6 +102,7 @@ impl Ledger {
         let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
         write.ended = Some(now);
         write.end = Some(end);
+        write.op_id = op_id.filter(|_| end == End::Durable);
         let (began, applied, place) = (write.began, write.applied, (write.backend, write.body.key));
         let (body, ordered) = (write.body, write.body.word != Word::Row);
         if end == End::NotExecuted && applied > 0 {
@@ -192,7 +195,7 @@ impl Ledger {
                 let times = self.writes.get(&newer).map_or(0, |newer| newer.applied);
                 self.again.push((newer, times, what));
             } else {
-                let name = self.owed.get(backend).and_then(|owed| owed.get(&newer).copied());
+                let name = self.writes.get(&newer).and_then(|newer| newer.op_id);
                 self.behind.push((latest, what, backend, name));
             }
         }
