@@ -47,7 +47,7 @@ struct Key {
     /// The last that were applied and set the key's whole value: what is absolute and older need not be applied.
     wholes: VecDeque<u64>,
     /// The latest beginning among those that were acknowledged.
-    acknowledged: u64,
+    acknowledged: (u64, u64),
 }
 
 /// See the [module](self).
@@ -116,7 +116,7 @@ impl Ledger {
         self.acknowledged += 1;
         let key = self.keys.entry(place).or_default();
         if ordered && body.word != Word::Bad {
-            key.acknowledged = key.acknowledged.max(began);
+            key.acknowledged = key.acknowledged.max((began, id));
         }
         let is_there = applied > 0 || self.is_replaced(id);
         match (end, op_id) {
@@ -202,17 +202,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// What a read of `key` that begins now must see: the beginning of the latest write that was acknowledged.
-    pub(super) fn read_begins(&mut self, backend: usize, key: u8) -> u64 {
+    /// What a read of `key` that begins now must see: the latest write that was acknowledged, by its beginning.
+    pub(super) fn read_begins(&mut self, backend: usize, key: u8) -> (u64, u64) {
         self.reading += 1;
-        self.keys.get(&(backend, key)).map_or(0, |key| key.acknowledged)
+        self.keys.get(&(backend, key)).map_or((0, 0), |key| key.acknowledged)
     }
 
     /// A read that was to see what began at `latest` saw the write `seen`, or none if that is 0.
     pub(super) fn read(
         &mut self,
         (backend, key): (usize, u8),
-        latest: u64,
+        (latest, newer): (u64, u64),
         seen: u64,
         source: Source,
     ) {
@@ -225,7 +225,8 @@ impl Ledger {
                 "a read of key {key} of backend {backend} saw write {seen} (source {source}), and a newer one, which \
                  began at {latest}, was acknowledged before"
             );
-            self.behind.push((latest, what, backend, None));
+            let name = self.writes.get(&newer).and_then(|newer| newer.op_id);
+            self.behind.push((latest, what, backend, name));
         }
     }
 
@@ -263,7 +264,7 @@ impl Ledger {
     /// A call of that body became a dead letter, or an operator has it sent again, behind what came meanwhile.
     pub(super) fn unsettled(&mut self, backend: usize, id: u64, again: bool) {
         if let Some(write) = self.writes.get_mut(&id) {
-            self.keys.entry((backend, write.body.key)).or_default().acknowledged = 0;
+            self.keys.entry((backend, write.body.key)).or_default().acknowledged = (0, 0);
             self.dead.insert(write.began);
             if again {
                 (write.ended, write.end) = (None, Some(End::DeadLetter));
