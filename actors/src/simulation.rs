@@ -37,7 +37,8 @@
 //! 1. A write that was acknowledged was applied, or waits, or is a dead letter; or, being absolute, a write of its key's
 //!    whole value was applied in its place ([`ledger`]).
 //! 2. Nothing is applied behind a write of its lane that was begun after its own call had ended, unless that one became
-//!    a dead letter: the lane goes on as if it had not been.
+//!    a dead letter: the lane goes on as if it had not been. What is absolute may come back after a crash, with all that is
+//!    newer behind it.
 //! 3. What is not absolute is applied once at most; what its caller was told to be not executed is not applied.
 //! 4. A keyed read sees what was acknowledged before it began.
 //! 5. No call takes longer than its deadline and a second ([`caller`]).
@@ -50,16 +51,20 @@
 //! They are looked at after every step: each act of the operator and of the faults, and each second; all that the queues
 //! hold, after every tenth, and before each end of the daemon.
 
-use std::{fmt, panic, sync::Arc, time::Duration};
+use std::panic;
 
 mod act;
 mod body;
 mod caller;
 mod connector;
 mod daemon;
+mod disk;
 mod ledger;
 mod log;
+mod report;
+mod scene;
 mod server;
+mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -67,75 +72,8 @@ mod watch;
 mod world;
 
 use daemon::{Ended, Incarnation};
+pub use report::{Broken, Scenario, Summary};
 use world::World;
-
-/// What a simulation is of.
-#[derive(Clone, Copy, Debug)]
-pub struct Scenario {
-    /// The seed of all chance.
-    pub seed: u64,
-    /// Simulated hours of faults; at least 1.
-    pub hours: u32,
-    /// Who is told of everything that happens, a line each.
-    pub tells: Option<fn(&str)>,
-}
-
-/// What happened in a simulation in which every invariant held.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Summary {
-    /// The seed.
-    pub seed: u64,
-    /// Simulated hours of faults.
-    pub hours: u32,
-    /// Hash of all that happened: the same for the same seed and version.
-    pub hash: String,
-    /// Things that happened.
-    pub events: u64,
-    /// Calls that ended.
-    pub calls: u64,
-    /// Writes that were acknowledged.
-    pub acknowledged: u64,
-    /// Writes that a backend applied.
-    pub applied: u64,
-    /// Faults and orders.
-    pub faults: u64,
-    /// Times that the daemon was killed or stopped, and started.
-    pub restarts: u64,
-    /// Transitions of breakers.
-    pub transitions: u64,
-    /// Changes of the system state.
-    pub states: u64,
-    /// Calls that became dead letters.
-    pub dead_letters: u64,
-}
-
-/// An invariant that did not hold.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Broken {
-    /// The seed.
-    pub seed: u64,
-    /// Simulated hours of faults.
-    pub hours: u32,
-    /// What should not be.
-    pub what: String,
-    /// In which step it was seen.
-    pub step: u64,
-    /// What happened before, oldest first.
-    pub last: Vec<String>,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}, step {}: {}", self.seed, self.step, self.what)?;
-        writeln!(f, "the last events:")?;
-        for line in &self.last {
-            writeln!(f, "  {line}")?;
-        }
-        write!(f, "again: fusebox simulate --seed {} --hours {}", self.seed, self.hours)
-    }
-}
-
-impl std::error::Error for Broken {}
 
 /// Runs one simulation on the thread that calls, which must not be one of a runtime.
 ///
@@ -171,12 +109,4 @@ pub fn silence_wanted_panics() {
             usual(panic);
         }
     }));
-}
-
-/// The world of one simulation, as its parts share it.
-type Shared = Arc<World>;
-
-/// A time in milliseconds.
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
 }

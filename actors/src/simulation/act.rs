@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use fusebox_state::chaos::{FaultOrder, Order};
 
 use super::{
-    Shared,
     body::Body,
-    daemon::settings,
-    ms,
+    disk::Disk,
+    scene::{BACKENDS, ms},
     server::Mode,
-    world::{BACKENDS, Panics},
+    settings::settings,
+    world::{Panics, Shared},
 };
 use crate::{AdminError, Backend, Fusebox};
 
@@ -170,7 +170,7 @@ impl Operator {
 
     /// All faults end, and all orders are taken back.
     pub(super) async fn calm(&self) {
-        self.world.heal_disks();
+        self.world.disks.iter().for_each(Disk::heals);
         for (at, backend) in self.backends.iter().enumerate() {
             self.backend_is_well(at);
             if let Some(panics) = self.world.panics.get(at) {

@@ -11,19 +11,16 @@ use std::{
 use fusebox_state::{OpId, UnixMillis};
 
 use super::{
-    Shared,
     body::{Body, Word},
     ledger::End,
-    ms,
-    world::BACKENDS,
+    scene::{BACKENDS, KEYS, ms},
+    world::Shared,
 };
 use crate::{
     AckLevel, Backend, Call, CallError, CallOptions, Fusebox, Priority, Reply, Source,
     trace::CallTrace,
 };
 
-/// Keys of a backend.
-pub(super) const KEYS: u8 = 6;
 /// What a call may take beyond its deadline.
 const GRACE: Duration = Duration::from_secs(1);
 

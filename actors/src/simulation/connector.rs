@@ -7,12 +7,10 @@ use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict
 use tokio::sync::oneshot;
 
 use super::{
-    Shared,
     body::{Body, Word},
-    caller::KEYS,
-    ms,
+    scene::{BACKENDS, KEYS, ms},
     server::{Answer as Heard, Effect},
-    world::{BACKENDS, Panics},
+    world::{Panics, Shared},
 };
 use crate::connector::{
     Aboard, Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,

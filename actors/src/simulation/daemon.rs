@@ -8,30 +8,20 @@ use std::{
     time::Duration,
 };
 
-use fusebox_state::{
-    Ratio,
-    backoff::RetrySettings,
-    breaker::{BreakerSettings, SlowCalls},
-    cache::CacheSettings,
-    queue::QueueLimits,
-    system::SystemState,
-};
+use fusebox_state::system::SystemState;
 use tokio::runtime::Builder;
 
 use super::{
-    Shared,
     act::{Act, Operator},
     caller::Caller,
     connector::Model,
-    ms,
+    scene::{BACKENDS, ms},
+    settings::settings,
     store::Stores,
     watch::Watch,
-    world::BACKENDS,
+    world::Shared,
 };
-use crate::{
-    BackendSettings, BackendSpec, DeadLetterPolicy, Fusebox, PingSettings, SystemSettings,
-    WriteFallback, ground::Ground,
-};
+use crate::{BackendSpec, Fusebox, PingSettings, SystemSettings, ground::Ground};
 
 /// Programs that call.
 const CALLERS: u64 = 3;
@@ -43,9 +33,6 @@ const CALM: Duration = Duration::from_secs(40 * 60);
 const IDLE_LOOKS: u64 = 10;
 /// How long a stop may take.
 const GRACE: Duration = Duration::from_secs(25);
-/// How long an attempt may take at each of [`BACKENDS`].
-const TIMEOUTS: [Duration; BACKENDS.len()] =
-    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3)];
 
 /// How a life of the daemon ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +169,8 @@ impl Incarnation {
         }
         self.watch.look_at_queues();
         self.watch.all_is_given_back();
+        let in_order = self.world.ledger.lock().ended_in_order();
+        self.world.check(in_order);
         self.fusebox.shutdown(GRACE).await;
         self.world.note(|| "all is well".into());
     }
@@ -190,47 +179,5 @@ impl Incarnation {
         self.fusebox.health().state == SystemState::Healthy.into()
             && self.watch.is_drained()
             && self.world.ledger.lock().is_idle()
-    }
-}
-
-/// The settings of the backend at that place.
-pub(super) fn settings(at: usize) -> BackendSettings {
-    let timeout = TIMEOUTS.get(at).copied().unwrap_or(GRACE);
-    BackendSettings {
-        name: BACKENDS.get(at).copied().unwrap_or_default().into(),
-        kind: "simulated",
-        critical: at == 2,
-        depends_on: if at == 1 { vec!["keys".into()] } else { Vec::new() },
-        depends_on_optional: Vec::new(),
-        timeout,
-        breaker: BreakerSettings {
-            failure_threshold: 3,
-            failure_rate: Ratio::new(0.5).unwrap_or(Ratio::ZERO),
-            recovery_timeout: Duration::from_secs(10),
-            recovery_timeout_max: Duration::from_secs(60),
-            success_threshold: 2,
-            window: Duration::from_secs(30),
-            auto_recovery: true,
-            attempt_timeout: timeout,
-            jitter: Ratio::new(0.5).unwrap_or(Ratio::ZERO),
-            slow: SlowCalls::default(),
-        },
-        retry: RetrySettings { attempts: 3, base: ms(50), cap: ms(2_000) },
-        in_flight_max: 16,
-        cache: CacheSettings {
-            items: 1_000,
-            bytes: 1 << 20,
-            ttl: Duration::from_secs(60),
-            max_stale: Duration::from_secs(600),
-            entry_max: 1 << 10,
-            disk_bytes: 0,
-        },
-        answer_after: timeout / 5,
-        cache_dir: None,
-        queue: QueueLimits { items: 300, bytes: 1 << 16, dead_items: 100, dead_bytes: 1 << 16 },
-        disk_floor: 0,
-        queue_dir: None,
-        write_fallback: WriteFallback::Queue,
-        dead_letter_policy: DeadLetterPolicy::Continue,
     }
 }

@@ -9,7 +9,7 @@ use fusebox_state::OpId;
 
 use super::{
     body::{Body, Word},
-    world::BACKENDS,
+    scene::BACKENDS,
 };
 use crate::Source;
 
@@ -34,18 +34,20 @@ struct Write {
     /// `None` while its call is under way, and once an operator has it sent again.
     ended: Option<u64>,
     end: Option<End>,
+    /// Its name, if it was queued.
+    op_id: Option<OpId>,
     applied: u32,
 }
 
 /// What is known of a key.
 #[derive(Default)]
 struct Key {
-    /// The latest beginning among the writes that were applied.
-    applied: u64,
+    /// The latest beginning among the writes that were applied, and whose that was.
+    applied: (u64, u64),
     /// The last that were applied and set the key's whole value: what is absolute and older need not be applied.
     wholes: VecDeque<u64>,
     /// The latest beginning among those that were acknowledged.
-    acknowledged: u64,
+    acknowledged: (u64, u64),
 }
 
 /// See the [module](self).
@@ -58,8 +60,11 @@ pub(super) struct Ledger {
     running: BTreeSet<u64>,
     /// The beginnings of writes that became dead letters: the lane goes on as if these had not been.
     dead: BTreeSet<u64>,
-    /// What was applied, or read, behind something newer, by the beginning of that.
-    behind: Vec<(u64, String)>,
+    /// What was applied, or read, behind something newer, by the beginning of that and its name where it is queued.
+    behind: Vec<(u64, String, usize, Option<OpId>)>,
+    /// What was applied before and after something newer, with that one and how often it had been applied. A crash takes
+    /// removals back that were not synced: of absolute writes all are sent again then, in their order.
+    again: Vec<(u64, u32, String)>,
     reading: u64,
     /// Calls that had ended when it was last asked whether it is idle.
     ended_before: u64,
@@ -84,7 +89,7 @@ impl Ledger {
     pub(super) fn begins(&mut self, backend: usize, body: Body) {
         let began = self.next();
         self.running.insert(body.id);
-        let new = Write { body, backend, began, ended: None, end: None, applied: 0 };
+        let new = Write { body, backend, began, ended: None, end: None, op_id: None, applied: 0 };
         let write = self.writes.entry(body.id).or_insert(new);
         write.ended = None;
     }
@@ -97,6 +102,7 @@ impl Ledger {
         let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
         write.ended = Some(now);
         write.end = Some(end);
+        write.op_id = op_id.filter(|_| end == End::Durable);
         let (began, applied, place) = (write.began, write.applied, (write.backend, write.body.key));
         let (body, ordered) = (write.body, write.body.word != Word::Row);
         if end == End::NotExecuted && applied > 0 {
@@ -110,7 +116,7 @@ impl Ledger {
         self.acknowledged += 1;
         let key = self.keys.entry(place).or_default();
         if ordered && body.word != Word::Bad {
-            key.acknowledged = key.acknowledged.max(began);
+            key.acknowledged = key.acknowledged.max((began, id));
         }
         let is_there = applied > 0 || self.is_replaced(id);
         match (end, op_id) {
@@ -172,8 +178,8 @@ impl Ledger {
             return Ok(());
         }
         let key = self.keys.entry(place).or_default();
-        let latest = key.applied;
-        key.applied = latest.max(began);
+        let (latest, newer) = key.applied;
+        key.applied = key.applied.max((began, body.id));
         if body.word == Word::All {
             key.wholes.push_back(body.id);
             if key.wholes.len() > WHOLES {
@@ -185,22 +191,28 @@ impl Ledger {
                 "{body:?}, whose call ended at {ended:?}, was applied at {now} behind a write of its lane that began \
                  at {latest}"
             );
-            self.behind.push((latest, what));
+            if times > 1 {
+                let times = self.writes.get(&newer).map_or(0, |newer| newer.applied);
+                self.again.push((newer, times, what));
+            } else {
+                let name = self.writes.get(&newer).and_then(|newer| newer.op_id);
+                self.behind.push((latest, what, backend, name));
+            }
         }
         Ok(())
     }
 
-    /// What a read of `key` that begins now must see: the beginning of the latest write that was acknowledged.
-    pub(super) fn read_begins(&mut self, backend: usize, key: u8) -> u64 {
+    /// What a read of `key` that begins now must see: the latest write that was acknowledged, by its beginning.
+    pub(super) fn read_begins(&mut self, backend: usize, key: u8) -> (u64, u64) {
         self.reading += 1;
-        self.keys.get(&(backend, key)).map_or(0, |key| key.acknowledged)
+        self.keys.get(&(backend, key)).map_or((0, 0), |key| key.acknowledged)
     }
 
     /// A read that was to see what began at `latest` saw the write `seen`, or none if that is 0.
     pub(super) fn read(
         &mut self,
         (backend, key): (usize, u8),
-        latest: u64,
+        (latest, newer): (u64, u64),
         seen: u64,
         source: Source,
     ) {
@@ -213,7 +225,8 @@ impl Ledger {
                 "a read of key {key} of backend {backend} saw write {seen} (source {source}), and a newer one, which \
                  began at {latest}, was acknowledged before"
             );
-            self.behind.push((latest, what));
+            let name = self.writes.get(&newer).and_then(|newer| newer.op_id);
+            self.behind.push((latest, what, backend, name));
         }
     }
 
@@ -251,7 +264,7 @@ impl Ledger {
     /// A call of that body became a dead letter, or an operator has it sent again, behind what came meanwhile.
     pub(super) fn unsettled(&mut self, backend: usize, id: u64, again: bool) {
         if let Some(write) = self.writes.get_mut(&id) {
-            self.keys.entry((backend, write.body.key)).or_default().acknowledged = 0;
+            self.keys.entry((backend, write.body.key)).or_default().acknowledged = (0, 0);
             self.dead.insert(write.began);
             if again {
                 (write.ended, write.end) = (None, Some(End::DeadLetter));
@@ -259,11 +272,28 @@ impl Ledger {
         }
     }
 
-    /// What was applied out of order, once it is known what became a dead letter.
-    pub(super) fn in_order(&mut self) -> Result<(), String> {
-        let behind = std::mem::take(&mut self.behind);
-        let first = behind.into_iter().find(|(newer, _)| !self.dead.contains(newer));
-        first.map_or(Ok(()), |(_, what)| Err(what))
+    /// What was applied out of order, once it is known what became a dead letter: by what was told, or by what the
+    /// queue of the backend holds, which cannot tell while its store is down.
+    pub(super) fn in_order(&mut self, is_dead: impl Fn(usize, OpId) -> bool) -> Result<(), String> {
+        for (newer, what, backend, name) in std::mem::take(&mut self.behind) {
+            let is_dead =
+                self.dead.contains(&newer) || name.is_some_and(|name| is_dead(backend, name));
+            if !is_dead {
+                return Err(what);
+            }
+        }
+        Ok(())
+    }
+
+    /// At the end: what was applied again was so with all that is newer.
+    pub(super) fn ended_in_order(&self) -> Result<(), String> {
+        let is_last = |newer: &u64, times: u32| {
+            let write = self.writes.get(newer);
+            write.is_none_or(|it| it.applied > times || self.dead.contains(&it.began))
+                || self.is_replaced(*newer)
+        };
+        let wrong = self.again.iter().find(|(newer, times, _)| !is_last(newer, *times));
+        wrong.map_or(Ok(()), |(_, _, what)| Err(format!("{what}; it was the last")))
     }
 
     /// Whether nothing was asked for since this was asked last, nor is.

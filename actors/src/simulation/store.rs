@@ -1,59 +1,21 @@
 //! The stores of a simulation: in memory, each with a task that commits, and a disk that fails at times.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use fusebox_state::store::{
-    OpenError, StoreEvent, StoreSettings,
-    memory::{MemoryCommitter, MemoryDisk},
-};
+use fusebox_state::store::{OpenError, StoreEvent, StoreSettings, memory::MemoryCommitter};
 use tokio::sync::Notify;
 
 use super::{
-    Shared, ms,
-    world::{BACKENDS, World},
+    scene::{BACKENDS, ms},
+    world::Shared,
 };
 use crate::ground::{OpenedStore, OpensStores};
 
 /// What fails.
 const FAILURE: &str = "the simulated disk failed a sync";
-
-/// A store's disk.
-#[derive(Default)]
-pub(super) struct Disk {
-    durable: MemoryDisk,
-    /// What becomes of the next group: 0 it is committed, 1 the sync fails and it is lost, 2 it is kept all the same.
-    next: AtomicU8,
-    /// Until when the store stays down after that, in milliseconds of the world.
-    down_until: AtomicU64,
-    /// How often it is still refused to open.
-    refuses: AtomicU8,
-}
-
-impl Disk {
-    /// The next sync fails, and the store is down until then.
-    pub(super) fn fails(&self, is_kept: bool, until: u64) {
-        self.down_until.store(until, Relaxed);
-        self.next.store(if is_kept { 2 } else { 1 }, Relaxed);
-    }
-
-    /// The store does not open so many times.
-    pub(super) fn refuses(&self, times: u8) {
-        self.refuses.store(times, Relaxed);
-    }
-
-    /// All is well with it.
-    pub(super) fn heals(&self) {
-        self.next.store(0, Relaxed);
-        self.down_until.store(0, Relaxed);
-        self.refuses.store(0, Relaxed);
-    }
-}
 
 /// Opens the stores of a world.
 pub(super) struct Stores(pub(super) Shared);
@@ -151,12 +113,5 @@ impl Committing {
             _ => self.world.note(|| format!("the store of {name} is down")),
         }
         (self.settings.on_event)(event);
-    }
-}
-
-impl World {
-    /// All disks are well.
-    pub(super) fn heal_disks(&self) {
-        self.disks.iter().for_each(Disk::heals);
     }
 }

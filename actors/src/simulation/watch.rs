@@ -8,7 +8,7 @@ use fusebox_state::{
 };
 use tokio::sync::broadcast::{Receiver, error::TryRecvError};
 
-use super::{Shared, body::Body, world::BACKENDS};
+use super::{body::Body, scene::BACKENDS, world::Shared};
 use crate::{Backend, Event, EventKind, Fusebox, backend_shared::BackendShared};
 
 /// How late a worse system state may be seen, in milliseconds: health looks around each second.
@@ -51,7 +51,11 @@ impl Watch {
     pub(super) fn look(&mut self) {
         self.world.arrive();
         let changed = self.hear();
-        let in_order = self.world.ledger.lock().in_order();
+        let is_dead = |at: usize, name| {
+            let index = self.backends.get(at).map(|backend| shared(backend).queue.index());
+            index.and_then(|index| index.find(name)).is_some_and(|(_, is_dead)| is_dead)
+        };
+        let in_order = self.world.ledger.lock().in_order(is_dead);
         self.world.check(in_order);
         if self.world.step.load(Relaxed).is_multiple_of(QUEUES_EVERY) {
             self.look_at_queues();

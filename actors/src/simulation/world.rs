@@ -13,13 +13,17 @@ use fusebox_state::UnixMillis;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use super::{Broken, Scenario, Summary, ledger::Ledger, log::Log, server::Server, store::Disk};
+use super::{
+    disk::Disk,
+    ledger::Ledger,
+    log::Log,
+    report::{Broken, Scenario, Summary},
+    scene::BACKENDS,
+    server::Server,
+};
 
 /// The wall clock at the beginning.
 const UNIX: u64 = 1_800_000_000_000;
-
-/// The backends: their names.
-pub(super) const BACKENDS: [&str; 3] = ["keys", "documents", "rows"];
 
 /// See the [module](self).
 pub(super) struct World {
@@ -39,6 +43,9 @@ pub(super) struct World {
     pub(super) tally: Tally,
     broken: Mutex<Option<Box<Broken>>>,
 }
+
+/// The world of one simulation, as its parts share it.
+pub(super) type Shared = Arc<World>;
 
 /// When a replay panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
