@@ -12,9 +12,9 @@
 //!
 //! # What is simulated, and what is not
 //! The call path, the actors and their supervision, replay, the breaker, the queue's index and the records of its store
-//! are the product's own. Beneath them is another [ground](crate::ground): stores in memory whose committer is a task
+//! are the product's own. Beneath them is another ground (`ground.rs`): stores in memory whose committer is a task
 //! (sled, its files and its threads have tests of their own), no cron jobs, no caches on the disk, no journal. Above them
-//! there is no door: callers call [`crate::Backend::call`]. A backend is a [model](server): a register for each key, the
+//! there is no door: callers call [`crate::Backend::call`]. A backend is a model: a register for each key, the
 //! tokens that it knows, and what is on its way to it. There are three, as the kinds are: keys (a token for what is not
 //! absolute), documents (calls in batches), rows (inserts in groups, without an order).
 //!
@@ -35,14 +35,14 @@
 //!
 //! # Invariants, each with its place
 //! 1. A write that was acknowledged was applied, or waits, or is a dead letter; or, being absolute, a write of its key's
-//!    whole value was applied in its place ([`ledger`]).
+//!    whole value was applied in its place (`ledger`).
 //! 2. Nothing is applied behind a write of its lane that was begun after its own call had ended, unless that one became
 //!    a dead letter: the lane goes on as if it had not been. What is absolute may come back after a crash, with all that is
 //!    newer behind it.
 //! 3. What is not absolute is applied once at most; what its caller was told to be not executed is not applied.
 //! 4. A keyed read sees what was acknowledged before it began.
-//! 5. No call takes longer than its deadline and a second ([`caller`]).
-//! 6. Breakers go only where breakers may go, each from where it was ([`watch`]).
+//! 5. No call takes longer than its deadline and a second (`caller`).
+//! 6. Breakers go only where breakers may go, each from where it was (`watch`).
 //! 7. The system state is what follows from the backends: at once where that is worse, after five seconds where better.
 //! 8. The counters of a queue are what its index holds.
 //! 9. Where nothing is asked for and nothing waits, no permit, no place and no call is held.
