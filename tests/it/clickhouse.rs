@@ -220,8 +220,8 @@ impl Told {
 /// the view's table; of the last none is there twice, and what is missing is a dead letter.
 ///
 /// ClickHouse itself loses rows, if rarely: killed at the wrong moment, it remembers an insert that it does not have.
-/// How many those were, its files tell after each kill; the daemon sends them again or says so, if nothing else came
-/// into the table meanwhile.
+/// How many those were, its files tell after each kill; the daemon sends them again if nothing else came into
+/// the table meanwhile.
 #[test]
 fn queued_inserts_are_applied_exactly_once() {
     let mut server = ClickHouse::start(Engine::Current);

@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     asking,
     bounds::{GRACE, ambiguous, check_open, commutes, is_whole, neutral_unless},
-    doubt::{by_proof, note, one_is_lost, unanswered},
+    doubt::{by_proof, in_views_alone, note, unanswered},
     exchange::{self, Exchanged, Sending},
     fence::Place,
     http::Failed,
@@ -37,15 +37,14 @@ use super::{
 use crate::kinds::clickhouse::protocol::{
     gather,
     http_form::HttpRequest,
-    outcome::written_rows,
     sql::{self, Insert, Statement, Verb},
     target::{self, Target},
-    wire::{self, Call, WireError},
+    wire::{Call, WireError},
 };
 
 /// Carries one attempt.
 pub(crate) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempted {
-    ended(carried(shared, attempt, false).await)
+    ended(carried(shared, attempt).await)
 }
 
 fn ended(carried: Result<Attempted, Failed>) -> Attempted {
@@ -64,7 +63,7 @@ pub(crate) async fn carry_group(shared: &Arc<Shared>, attempts: Vec<Attempt<'_>>
     };
     let body = joined.to_bytes();
     let attempt = Attempt { body: &body, upload: None, ..first.clone() };
-    ended(carried(shared, attempt, attempts.len() > 1).await)
+    ended(carried(shared, attempt).await)
 }
 
 /// An attempt that was read and may be sent.
@@ -76,18 +75,12 @@ struct Ready<'a> {
     server: Arc<Server>,
     /// The table of an insert that bears a token, and the token.
     target: Option<(Target, OpId)>,
-    /// No caller chose the token.
-    own_token: bool,
     /// Under which of its tokens it is sent.
     turn: u8,
     whole: bool,
 }
 
-async fn carried(
-    shared: &Arc<Shared>,
-    attempt: Attempt<'_>,
-    own_token: bool,
-) -> Result<Attempted, Failed> {
+async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted, Failed> {
     let until = Instant::now() + attempt.timeout;
     let whole = is_whole(shared, attempt.timeout);
     check_open(shared)?;
@@ -99,7 +92,7 @@ async fn carried(
     let server = asking::server(shared, || attempt.board(), attempt.timeout).await;
     let server = server.map_err(|failed| neutral_unless(whole, failed))?;
     let target = target_of(shared, &attempt, &call, &statement);
-    let ready = Ready { attempt, call, statement, server, target, own_token, turn: 0, whole };
+    let ready = Ready { attempt, call, statement, server, target, turn: 0, whole };
     if ready.attempt.write {
         write(shared, ready, until).await
     } else {
@@ -207,7 +200,7 @@ async fn repeated(
                     "the server remembers an insert without having its rows: it is sent under another token"
                 );
             }
-            Ok(Arrived::OneIsMissing) => return Err(one_is_lost(write.target)),
+            Ok(Arrived::InViewsAlone) => return Err(in_views_alone(write.target)),
             Err(failed) => return Err(unanswered(&failed)),
         }
     }
@@ -225,9 +218,6 @@ async fn sent(
     let whole = ready.whole;
     let (streamed, time) = (ready.attempt.upload.is_some(), ready.attempt.timeout);
     let token = ready.target.as_ref().map(|(_, token)| *token);
-    let first = ready.target.as_ref().filter(|_| ready.attempt.doubt.is_none());
-    let mark = first.and_then(|(target, _)| shared.tables.mark(target));
-    let own_token = ready.own_token;
     let place = shared.fence.enter(shared.fence.id_of(token), commutes);
     let departure = Departure::of(shared, &place);
     shared.tables.sending(token, place.id());
@@ -259,23 +249,7 @@ async fn sent(
     if let (Err(error), Some(noted)) = (&mut ended.result, noted) {
         note(error, noted);
     }
-    if let (Ok(reply), Some(token), Some(mark)) = (&ended.result, token, mark)
-        && has_rows(reply)
-    {
-        if own_token {
-            shared.tables.landed(mark);
-        } else {
-            shared.tables.landing(token, mark);
-        }
-    }
     ended
-}
-
-/// Whether the server says that it wrote rows.
-fn has_rows(reply: &Bytes) -> bool {
-    let (format, summary) = wire::parts_of(reply);
-    format == wire::SUMMARY
-        && str::from_utf8(&summary).ok().and_then(written_rows).is_some_and(|rows| rows > 0)
 }
 
 /// Makes ready to send queued writes; see [`Connector::prepare`].

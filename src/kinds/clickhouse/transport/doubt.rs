@@ -51,11 +51,11 @@ pub(super) fn lost((database, table): &Target) -> Failed {
     Failed { error, verdict: Verdict::Neutral }
 }
 
-/// Of several repetitions that the server took it has not the rows of all.
-pub(super) fn one_is_lost((database, table): &Target) -> Failed {
+/// The server took the repetition and does not have its rows; what its views feed may have them.
+pub(super) fn in_views_alone((database, table): &Target) -> Failed {
     ambiguous(&format!(
-        "the server remembers more inserts of unknown outcome than {database}.{table}, or what its views feed, has got \
-         blocks: it was killed before one of them was there, this one or another"
+        "the server remembers it and has no rows of it in {database}.{table}, as it was killed in between; tables that \
+         views feed may have them"
     ))
 }
 

@@ -147,7 +147,6 @@ async fn write(
         }
     }
     let token = protected.as_ref().map(Protected::token);
-    let mark = protected.as_ref().and_then(|it| it.mark(shared, &attempt));
     let place = shared.fence.enter_under(shared.fence.id_of(token), given.clone(), commutes);
     let id = given.as_deref().unwrap_or_else(|| place.id());
     let sending = match sending(shared, &attempt, request, id, protected.as_ref()) {
@@ -187,9 +186,6 @@ async fn write(
     }
     if let (Ok(reply), Some(protected)) = (&ended.result, &protected) {
         protected.arrived(shared, &attempt, reply, until).await?;
-        if let Some(mark) = mark {
-            protected.answered(shared, mark, reply);
-        }
     }
     Ok(ended)
 }

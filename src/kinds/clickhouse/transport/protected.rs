@@ -14,17 +14,17 @@ use tokio::time::Instant;
 use super::{
     asking,
     bounds::is_whole,
-    doubt::{by_proof, lost, one_is_lost, unanswered},
+    doubt::{by_proof, in_views_alone, lost, unanswered},
     http::Failed,
     request::{self, Asking},
     server::Server,
     shared::Shared,
-    tokens::{self, Arrived, Doubted, Mark, Noted},
+    tokens::{self, Arrived, Doubted, Noted},
 };
 use crate::kinds::clickhouse::protocol::{
     door_insert,
     http_form::{self, HttpRequest},
-    outcome::{Asked, written_rows},
+    outcome::Asked,
     sql::{self, Verb},
     target::{self, Target},
 };
@@ -117,26 +117,6 @@ impl Protected {
         Ok(ended.map_or(Before::Noted(None), Before::Ended))
     }
 
-    /// What the first sending is marked with; see [`Tables::mark`]. One that its client lets the server write later
-    /// is not.
-    ///
-    /// [`Tables::mark`]: tokens::Tables::mark
-    pub(super) fn mark(&self, shared: &Shared, attempt: &Attempt<'_>) -> Option<Mark> {
-        let is_at_once = self.pairs.iter().any(|(name, _)| *name == "async_insert");
-        let counts = is_at_once && attempt.doubt.is_none();
-        counts.then(|| shared.tables.mark(&self.target)).flatten()
-    }
-
-    /// Notes that the sending that was so marked was answered by `reply`.
-    pub(super) fn answered(&self, shared: &Shared, mark: Mark, reply: &Bytes) {
-        let Some((head, _)) = http_form::answer_of(reply) else { return };
-        let summary = head.headers.iter().find(|(name, _)| name == "x-clickhouse-summary");
-        let rows = summary.and_then(|(_, summary)| written_rows(summary));
-        if head.status == 200 && rows.is_some_and(|rows| rows > 0) {
-            shared.tables.landing(self.token, mark);
-        }
-    }
-
     /// Whether the rows are there, if this repeated what may have been applied and `reply` says that all is well.
     ///
     /// # Errors
@@ -157,7 +137,7 @@ impl Protected {
         match tokens::arrived(shared, &self.server, &write, until).await {
             Ok(Arrived::Yes) => Ok(()),
             Ok(Arrived::No) => Err(lost(&self.target)),
-            Ok(Arrived::OneIsMissing) => Err(one_is_lost(&self.target)),
+            Ok(Arrived::InViewsAlone) => Err(in_views_alone(&self.target)),
             Err(failed) => Err(unanswered(&failed)),
         }
     }

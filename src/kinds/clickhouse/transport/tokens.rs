@@ -47,7 +47,7 @@ mod reach;
 mod tables;
 
 pub(crate) use arrived::{Arrived, TOKENS_MAX};
-pub(crate) use tables::{Mark, Noted, Tables};
+pub(crate) use tables::{Noted, Tables};
 
 /// How long a live insert waits for the first answer.
 const FIRST_MAX: Duration = Duration::from_secs(2);
@@ -241,5 +241,5 @@ pub(crate) async fn arrived(
     let left = until.saturating_duration_since(Instant::now());
     let reach = reach_of(&shared.http, server, write.target, &BTreeMap::new(), left).await?;
     let Reach::Tables(now) = reach else { return Ok(Arrived::Yes) };
-    Ok(shared.tables.judge(write.token, &then, &now))
+    Ok(arrived::judge(&then, &now))
 }

@@ -75,7 +75,6 @@ impl Evidence {
                 number: rest.try_get_u64_le().ok()?,
                 covers: true,
                 direct: false,
-                counts: false,
             });
         }
         let tables = (flags & TABLES != 0).then_some(tables);
@@ -151,8 +150,8 @@ mod tests {
     use super::*;
 
     fn table(identity: u128, window: u64, number: u64) -> Reached {
-        let (covers, direct, counts) = (true, false, false);
-        Reached { identity, window, seconds: 0, number, covers, direct, counts }
+        let (covers, direct) = (true, false);
+        Reached { identity, window, seconds: 0, number, covers, direct }
     }
 
     fn noted(tables: Vec<Reached>) -> Evidence {

@@ -55,8 +55,6 @@ pub(crate) struct Reached {
     pub(crate) covers: bool,
     /// Whether it is the table that the insert names. Not noted itself.
     pub(crate) direct: bool,
-    /// Whether each insert that has rows is a block more of it: a `MergeTree` and nothing besides. Not noted itself.
-    pub(crate) counts: bool,
 }
 
 /// What an insert reaches.
@@ -79,7 +77,6 @@ struct Node {
     identity: u128,
     replicated: bool,
     direct: bool,
-    counts: bool,
     window: u64,
     seconds: u64,
 }
@@ -165,7 +162,7 @@ fn reached(
 ) -> Reach {
     let mut tables = Vec::new();
     for node in nodes {
-        let Node { identity, window, seconds, direct, counts, .. } = *node;
+        let Node { identity, window, seconds, direct, .. } = *node;
         if node.replicated {
             let Some((path, number)) = logs.get(&node.name) else {
                 return Reach::Lacks(format!(
@@ -180,11 +177,10 @@ fn reached(
                 number: *number,
                 covers: true,
                 direct,
-                counts,
             });
         } else {
             let (number, covers) = numbers.get(&node.name).copied().unwrap_or((0, false));
-            tables.push(Reached { identity, window, seconds, number, covers, direct, counts });
+            tables.push(Reached { identity, window, seconds, number, covers, direct });
         }
     }
     tables.sort_by_key(|table| table.identity);
@@ -285,7 +281,6 @@ impl Walk {
                 identity: *identity,
                 replicated,
                 direct: name == target,
-                counts: engine == "MergeTree",
                 window,
                 seconds,
             });

@@ -10,11 +10,7 @@ use fusebox_state::OpId;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{
-    arrived::{Arrived, Marks, direct},
-    evidence::Evidence,
-    reach::{Reach, Reached},
-};
+use super::{evidence::Evidence, reach::Reach};
 use crate::kinds::clickhouse::{
     protocol::target::Target,
     transport::{http::Failed, question::Questions},
@@ -48,9 +44,6 @@ pub(super) struct Known {
     pub(super) refreshing: bool,
 }
 
-/// A table, and its last noting when an insert was sent.
-pub(crate) type Mark = (u128, u64);
-
 /// The sendings of each write that may have written something.
 #[derive(Default)]
 struct Sent {
@@ -67,10 +60,6 @@ pub(crate) struct Tables {
     /// What is being asked.
     pub(super) asking: Questions<Target, Result<(), Failed>>,
     sent: Mutex<Sent>,
-    /// What has come into each table since it was noted, by its identity.
-    marks: Mutex<HashMap<u128, Marks>>,
-    /// Inserts that were answered well, of which it is not yet known that the server cannot have known their tokens.
-    landing: Mutex<HashMap<u128, Mark>>,
     warnings: Mutex<BTreeMap<Target, String>>,
 }
 
@@ -81,8 +70,6 @@ impl Default for Tables {
             turn: tokio::sync::Mutex::default(),
             asking: Questions::default(),
             sent: Mutex::new(Sent { connector: fastrand::u64(..), ..Sent::default() }),
-            marks: Mutex::default(),
-            landing: Mutex::default(),
             warnings: Mutex::default(),
         }
     }
@@ -159,51 +146,10 @@ impl Tables {
 
     /// What became of these is known.
     pub(crate) fn forget(&self, tokens: &[OpId]) {
+        let mut sent = self.sent.lock();
         for token in tokens {
-            let token = token.to_u128();
-            self.sent.lock().ids.remove(&token);
-            let landing = self.landing.lock().remove(&token);
-            if let Some(mark) = landing {
-                self.landed(mark);
-            }
+            sent.ids.remove(&token.to_u128());
         }
-    }
-
-    /// What an insert into `target` that is sent now is marked with.
-    pub(crate) fn mark(&self, target: &Target) -> Option<Mark> {
-        let known = self.known.lock();
-        let Reach::Tables(tables) = &known.get(target)?.reach else { return None };
-        let identity = direct(tables)?.identity;
-        drop(known);
-        let generation = self.marks.lock().get(&identity)?.generation();
-        Some((identity, generation))
-    }
-
-    /// The first sending of an insert so marked was answered well, and had rows. The server cannot have known its
-    /// token before.
-    pub(crate) fn landed(&self, (identity, generation): Mark) {
-        if let Some(marks) = self.marks.lock().get_mut(&identity) {
-            marks.landed(generation);
-        }
-    }
-
-    /// The same, if its caller did not choose `token`: which [`Tables::forget`] tells.
-    pub(crate) fn landing(&self, token: OpId, mark: Mark) {
-        let mut landing = self.landing.lock();
-        if landing.len() >= SENT_MAX {
-            landing.clear();
-        }
-        landing.insert(token.to_u128(), mark);
-    }
-
-    /// Whether the rows of a repetition are there; see [`Arrived`].
-    pub(super) fn judge(&self, token: OpId, then: &[Reached], now: &[Reached]) -> Arrived {
-        let Some(table) = direct(now) else { return Arrived::Yes };
-        let mut all = self.marks.lock();
-        if all.len() >= TABLES_MAX {
-            all.clear();
-        }
-        all.entry(table.identity).or_default().judge(token.to_u128(), then, now)
     }
 
     /// All sendings of `token` that may have written something, where all of them are known.
@@ -254,17 +200,6 @@ impl Tables {
 
     /// Keeps what the table said.
     pub(super) fn keep(&self, target: &Target, known: Known) {
-        let table = match &known.reach {
-            Reach::Tables(tables) => direct(tables),
-            _ => None,
-        };
-        if let Some(table) = table {
-            let mut all = self.marks.lock();
-            if all.len() >= TABLES_MAX {
-                all.clear();
-            }
-            all.entry(table.identity).or_default().noted(table);
-        }
         let mut all = self.known.lock();
         if all.len() >= TABLES_MAX {
             all.clear();
@@ -284,10 +219,8 @@ mod tests {
     }
 
     fn table(window: u64) -> Reach {
-        let (direct, counts) = (true, true);
-        let table =
-            Reached { identity: 1, window, seconds: 0, number: 0, covers: true, direct, counts };
-        Reach::Tables(vec![table])
+        let (covers, direct) = (true, true);
+        Reach::Tables(vec![Reached { identity: 1, window, seconds: 0, number: 0, covers, direct }])
     }
 
     #[test]
