@@ -44,10 +44,7 @@ use crate::kinds::clickhouse::protocol::{
 
 /// Carries one attempt.
 pub(crate) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempted {
-    ended(carried(shared, attempt).await)
-}
-
-fn ended(carried: Result<Attempted, Failed>) -> Attempted {
+    let carried = carried(shared, attempt).await;
     carried.unwrap_or_else(|failed| Attempted::failed(failed.verdict, failed.error))
 }
 
@@ -62,8 +59,7 @@ pub(crate) async fn carry_group(shared: &Arc<Shared>, attempts: Vec<Attempt<'_>>
         return Attempted::failed(Verdict::Neutral, error);
     };
     let body = joined.to_bytes();
-    let attempt = Attempt { body: &body, upload: None, ..first.clone() };
-    ended(carried(shared, attempt).await)
+    carry(shared, Attempt { body: &body, upload: None, ..first.clone() }).await
 }
 
 /// An attempt that was read and may be sent.
