@@ -346,7 +346,7 @@ fn keep_others_out(dir: &Path) {
 /// The daemon's name. What stands in its place and is none is set aside, whatever it is: a name is less than a
 /// daemon that does not start.
 fn instance(dir: &Path) -> anyhow::Result<String> {
-    let why = match std::fs::read(dir.join(INSTANCE)) {
+    let why = match fusebox_state::file::read(&dir.join(INSTANCE)) {
         Ok(bytes) => {
             let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
             if ulid::Ulid::from_string(text).is_ok() {

@@ -126,13 +126,13 @@ impl Forecast {
     }
 }
 
-/// The reason in words: `p90 118 ms of a timeout of 200 ms for 4 s`.
+/// The reason in words: `p90 118 ms of a timeout of 200 ms for 4 s`; `recovering from: ` before one that is over.
 fn words(because: Because, lasts: Duration) -> String {
-    let lasts = match lasts.as_secs() {
-        0 => String::new(),
-        seconds => format!(" for {seconds} s"),
+    let (before, lasts) = match lasts.as_secs() {
+        0 => ("recovering from: ", String::new()),
+        seconds => ("", format!(" for {seconds} s")),
     };
-    match because {
+    let figures = match because {
         Because::Slow(p90, timeout) => {
             format!("p90 {} of a timeout of {}{lasts}", short(p90), short(timeout))
         }
@@ -149,7 +149,8 @@ fn words(because: Because, lasts: Duration) -> String {
         Because::Filling(full_in) => {
             format!("the queue grows{lasts}, and is full in {} s", full_in.as_secs())
         }
-    }
+    };
+    format!("{before}{figures}")
 }
 
 /// Milliseconds below ten seconds, seconds above.
@@ -175,7 +176,11 @@ mod tests {
                 4,
                 "p90 118 ms of a timeout of 200 ms for 4 s",
             ),
-            (Because::Slow(seconds(9), seconds(30)), 0, "p90 9000 ms of a timeout of 30 s"),
+            (
+                Because::Slow(seconds(9), seconds(30)),
+                0,
+                "recovering from: p90 9000 ms of a timeout of 30 s",
+            ),
             (
                 Because::Failing(0.07, 0.5),
                 2,

@@ -38,7 +38,7 @@ pub(crate) struct Found {
 pub(crate) fn read(dir: &Path) -> Result<Found, String> {
     let path = dir.join(NAME);
     let shown = path.display();
-    let bytes = match std::fs::read(&path) {
+    let bytes = match fusebox_state::file::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(format!("{shown} cannot be read: {error}")),

@@ -109,7 +109,7 @@ pub(super) enum Read {
 
 /// Reads the origin in `dir`.
 pub(super) fn read(dir: &Path) -> Read {
-    match std::fs::read(dir.join(FILE)) {
+    match fusebox_state::file::read(&dir.join(FILE)) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(origin) => Read::Found(origin),
             Err(error) => Read::Garbage(error.to_string()),

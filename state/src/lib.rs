@@ -12,6 +12,7 @@ pub mod cache;
 pub mod chaos;
 mod dense;
 pub mod dependencies;
+pub mod file;
 pub mod flight;
 pub mod lane;
 pub mod limit;

@@ -144,7 +144,7 @@ impl fmt::Display for State {
     }
 }
 
-/// Which limit is nearest, and the figures of the newest second with calls.
+/// Which limit is near, and the figures of the newest second in which it was.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Because {
     /// p90 and the timeout.
@@ -189,29 +189,36 @@ pub struct Predictor {
     traffic: [u64; TRAFFIC],
     looks: usize,
     risk: f64,
-    /// The newest second with calls, and what it was judged by.
-    newest: Option<(Seen, Bounds)>,
+    /// Why the present state was entered or kept, as of the last second in which that was so.
+    because: Option<(Because, Duration)>,
     trend: Trend,
     judge: Judge,
 }
 
-/// Seconds in a row, and the calls in them.
+/// Seconds in a row in which something held, and the calls in them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
     seconds: u32,
     calls: u64,
+    /// What held, with the figures of the newest of them.
+    because: Option<Because>,
 }
 
 impl Row {
-    fn next(&mut self, holds: Option<bool>, calls: u64) {
-        match holds {
-            Some(true) => {
-                self.seconds = self.seconds.saturating_add(1);
-                self.calls = self.calls.saturating_add(calls);
-            }
-            Some(false) => *self = Self::default(),
-            None => {}
+    /// Takes a second with `calls`. One without, in which nothing held, neither breaks the row nor lengthens it.
+    fn next(&mut self, because: Option<Because>, calls: u64) {
+        if because.is_some() {
+            self.seconds = self.seconds.saturating_add(1);
+            self.calls = self.calls.saturating_add(calls);
+            self.because = because;
+        } else if calls > 0 {
+            *self = Self::default();
         }
+    }
+
+    /// What holds, and for how long.
+    fn told(self) -> Option<(Because, Duration)> {
+        self.because.map(|because| (because, Duration::from_secs(self.seconds.into())))
     }
 
     fn alarms(self, after: u32) -> bool {
@@ -231,9 +238,9 @@ impl Predictor {
             *slot = seen.calls;
         }
         self.looks = self.looks.wrapping_add(1);
-        let risk = nearest(seen, bounds).map_or(0.0, |(risk, _)| risk);
-        self.judge.risk(risk >= WATCH);
-        self.follow(seen, bounds, risk);
+        let nearest = nearest(seen, bounds);
+        self.judge.risk(nearest.is_some_and(|(risk, _)| risk >= WATCH));
+        self.follow(seen, bounds, nearest);
         let state = if self.traffic.iter().sum::<u64>() < TRAFFIC as u64 {
             (self.near, self.failing, self.watchful) = Default::default();
             State::TooLittleTraffic
@@ -244,6 +251,10 @@ impl Predictor {
             self.judge.alarm(now);
         }
         self.enter(state, now);
+        self.because = match state {
+            State::Watch | State::AtRisk => self.because(),
+            _ => None,
+        };
         scored
     }
 
@@ -258,24 +269,19 @@ impl Predictor {
             state,
             since: self.since.min(now),
             risk: self.risk,
-            because: self.because().filter(|_| is_told),
+            because: self.because.filter(|_| is_told),
             eta: self.trend.eta().filter(|_| is_told),
             score: self.judge.score(),
         }
     }
 
-    /// Which bound raised the alarm that holds, or else which limit is nearest; and for how long.
+    /// Which bound raised the alarm that holds, or else which limit is nearest; and for how long. If nothing holds any
+    /// more, what it was.
     fn because(&self) -> Option<(Because, Duration)> {
-        let (seen, bounds) = self.newest.as_ref()?;
-        let lasts = |row: Row| Duration::from_secs(row.seconds.into());
-        if self.near.alarms(NEAR_AFTER) {
-            return seen.p90.map(|p90| (Because::Slow(p90, bounds.timeout), lasts(self.near)));
-        }
-        if self.failing.alarms(FAILING_AFTER) {
-            let failing = Because::Failing(rate(seen), bounds.failure_rate.get());
-            return Some((failing, lasts(self.failing)));
-        }
-        nearest(seen, bounds).map(|(_, because)| (because, lasts(self.watchful)))
+        let alarms = |row: Row, after| Some(row).filter(|row| row.alarms(after));
+        let raised = alarms(self.near, NEAR_AFTER).or_else(|| alarms(self.failing, FAILING_AFTER));
+        let over = || self.because.map(|(because, _)| (because, Duration::ZERO));
+        raised.unwrap_or(self.watchful).told().or_else(over)
     }
 
     /// There is nothing to predict.
@@ -286,21 +292,28 @@ impl Predictor {
         self.enter(State::Off, now);
     }
 
-    fn follow(&mut self, seen: &Seen, bounds: &Bounds, risk: f64) {
-        let some = |holds: bool| (seen.calls > 0).then_some(holds);
+    fn follow(&mut self, seen: &Seen, bounds: &Bounds, nearest: Option<(f64, Because)>) {
+        let risk = nearest.map_or(0.0, |(risk, _)| risk);
         let near = seen.p90.map_or(0.0, |p90| share(p90, bounds.timeout));
         let failing = rate(seen);
-        let watchful = if risk >= WATCH { Some(true) } else { some(false) };
+        let watchful = nearest.filter(|(risk, _)| *risk >= WATCH).map(|(_, because)| because);
         self.watchful.next(watchful, seen.calls);
-        self.near.next(some(near >= NEAR), seen.calls);
-        self.failing.next(some(failing >= FAILING), seen.calls);
+        let slow = seen.p90.filter(|_| near >= NEAR);
+        self.near.next(slow.map(|p90| Because::Slow(p90, bounds.timeout)), seen.calls);
+        let failures = Because::Failing(failing, bounds.failure_rate.get());
+        self.failing.next((failing >= FAILING).then_some(failures), seen.calls);
         let calm = match self.state {
             State::AtRisk => near < NEAR * LEAVE && failing < FAILING * LEAVE,
             _ => risk < WATCH * LEAVE,
         };
-        self.calm = if calm { self.calm.saturating_add(1) } else { 0 };
+        // Calls that hang are no sign of calm.
+        if !calm {
+            self.calm = 0;
+        } else if seen.calls > 0 || seen.in_flight == 0 {
+            self.calm = self.calm.saturating_add(1);
+        }
         if seen.calls > 0 || risk > 0.0 {
-            (self.risk, self.newest) = (risk, Some((*seen, *bounds)));
+            self.risk = risk;
         }
         if let Some(p90) = seen.p90 {
             self.trend.follow(p90, bounds.timeout);

@@ -83,8 +83,38 @@ fn two_seconds_with_a_failure_in_twenty_raise_an_alarm() {
     assert_eq!(because, Some((Because::Failing(0.05, 0.5), SECOND * 2)));
     world.seconds(5, 70, 0);
     let because = world.predictor.prediction(world.now).because;
-    let slow = Because::Slow(Duration::from_millis(70), TIMEOUT);
-    assert_eq!(because, Some((slow, Duration::ZERO)), "it is at risk yet, and no bound is reached");
+    let failing = Because::Failing(0.05, 0.5);
+    assert_eq!(because, Some((failing, Duration::ZERO)), "what it was: no bound is reached now");
+}
+
+#[test]
+fn a_second_in_which_no_call_ends_takes_no_reason_away_and_is_no_sign_of_calm() {
+    let hung = Seen { in_flight: 3, ..Seen::default() };
+    let slow = Because::Slow(Duration::from_millis(150), TIMEOUT);
+    let failing = Because::Failing(0.25, 0.5);
+    for (second, wanted) in
+        [(calls(40, 150, 0), (slow, SECOND * 3)), (calls(40, 3, 10), (failing, SECOND * 3))]
+    {
+        let mut world = World::new();
+        world.seconds(20, 3, 0);
+        for _ in 0..3 {
+            world.look(&second);
+        }
+        for _ in 0..8 {
+            world.look(&hung);
+            assert_eq!(world.state(), State::AtRisk);
+            assert_eq!(world.predictor.prediction(world.now).because, Some(wanted));
+        }
+        // Calm for one second in three only.
+        for _ in 0..14 {
+            world.look(&hung);
+            world.look(&calls(40, 3, 0));
+            assert_eq!(world.state(), State::AtRisk);
+        }
+        world.look(&calls(40, 3, 0));
+        assert_eq!(world.state(), State::Ok);
+        assert_eq!(world.predictor.prediction(world.now).because, None);
+    }
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub fn save(file: &Path, target: &Target, entries: Vec<CacheEntry>) -> io::Resul
 /// # Errors
 /// What the file system says, or [`io::ErrorKind::InvalidData`] for a file that is damaged.
 pub fn load(file: &Path, target: &Target) -> io::Result<Vec<CacheEntry>> {
-    let bytes = match fs::read(file) {
+    let bytes = match crate::file::read(file) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),

@@ -15,7 +15,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
@@ -111,11 +111,13 @@ pub(super) fn replace(dir: &Path, head: &Head) -> io::Result<()> {
 
 /// Reads the mark of the store in `dir`.
 pub(super) fn read(dir: &Path) -> io::Result<Reading> {
-    match std::fs::read(dir.join(FILE)) {
+    match crate::file::read(&dir.join(FILE)) {
         Ok(bytes) => Ok(decode(&bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Reading::Absent),
-        // A folder stands there: no mark, and nothing that will pass.
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(Reading::Damaged),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Reading::Absent),
+        // A folder or a pipe is in its place: no mark, and nothing that will pass.
+        Err(error) if matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::InvalidInput) => {
+            Ok(Reading::Damaged)
+        }
         Err(error) => Err(error),
     }
 }
@@ -226,7 +228,7 @@ mod tests {
         replace(dir.path(), &sample()).unwrap();
         assert_eq!(read(dir.path()).unwrap(), Reading::At(sample()));
         let error = read(&path).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotADirectory, "that says nothing of a mark");
+        assert_eq!(error.kind(), ErrorKind::NotADirectory, "that says nothing of a mark");
     }
 
     #[test]

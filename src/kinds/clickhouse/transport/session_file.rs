@@ -71,7 +71,7 @@ impl SessionFile {
     /// # Errors
     /// Why it cannot be used.
     pub(super) fn read(&self) -> Result<Option<Found>, String> {
-        match std::fs::read(&self.path) {
+        match fusebox_state::file::read(&self.path) {
             Ok(bytes) => parsed(&bytes).map(Some).ok_or_else(|| "it is damaged".to_owned()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),

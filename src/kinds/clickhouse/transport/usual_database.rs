@@ -44,7 +44,8 @@ impl UsualDatabase {
         let user = settings.username.as_deref().unwrap_or_default();
         let of = xxh3_128(format!("{}\0{user}", settings.url).as_bytes());
         let file = settings.sessions.as_ref().map(|place| place.file.with_extension("database"));
-        let kept = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        let kept = file.as_ref().and_then(|file| fusebox_state::file::read(file).ok());
+        let kept = kept.and_then(|kept| String::from_utf8(kept).ok());
         let database = kept.as_deref().and_then(|kept| kept.split_once('\n'));
         let database = database.filter(|(_, name)| kept.as_deref() == Some(&*text(of, name)));
         let known = ArcSwapOption::new(database.map(|(_, name)| Arc::new(name.to_owned())));

@@ -1,0 +1,46 @@
+//! Reading the daemon's own files.
+
+use std::{
+    fs, io,
+    io::{Error, ErrorKind},
+    path::Path,
+};
+
+/// The content of the regular file at `path`.
+///
+/// # Errors
+/// What the file system says; [`ErrorKind::IsADirectory`] for a folder, and [`ErrorKind::InvalidInput`] for anything
+/// else that is no regular file: to read a pipe waits for whoever writes into it.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    fs::read(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let kind = |path: &Path| read(path).unwrap_err().kind();
+        assert_eq!(kind(&file), ErrorKind::NotFound);
+        fs::write(&file, "x").unwrap();
+        assert_eq!(read(&file).unwrap(), b"x");
+        assert_eq!(kind(dir.path()), ErrorKind::IsADirectory);
+        let socket = dir.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        assert_eq!(kind(&socket), ErrorKind::InvalidInput);
+        // Read, this one would give bytes for ever.
+        assert_eq!(kind(Path::new("/dev/zero")), ErrorKind::InvalidInput);
+    }
+}
