@@ -8,6 +8,7 @@ mod graph;
 mod invented;
 mod known;
 mod numbers;
+mod pages;
 mod rules;
 mod selects;
 mod source;
@@ -174,6 +175,16 @@ fn what_is_simulated_leaves_nothing_to_the_chance_of_a_select() {
         [selects::complaints(&sources, "actors/"), selects::complaints(&sources, "state/")]
             .concat(),
     );
+}
+
+#[test]
+fn every_link_leads_somewhere_and_every_page_can_be_found() {
+    all_is_well(pages::lost_links(&pages::read(root()), |file| root().join(file).exists()));
+}
+
+#[test]
+fn the_sentences_of_the_documentation_are_short() {
+    all_is_well(pages::long_sentences(&pages::read(root())));
 }
 
 #[test]
