@@ -15,7 +15,7 @@ pub trait Open {
     /// Shows the servers' words from now on.
     fn open(&mut self);
 
-    /// The same, opened where an admin looks.
+    /// The same, opened for an admin.
     #[must_use]
     fn shown_to(mut self, admin: bool) -> Self
     where

@@ -9,7 +9,7 @@ use std::{
 use fusebox_state::{Moment, UnixMillis};
 use tokio::time::Instant;
 
-/// Where a process's [`Moment`]s begin: 49 days in, so that what an earlier run left behind can lie
+/// The first [`Moment`] of a process: 49 days in, so that what an earlier run left behind can be
 /// before its start.
 const ORIGIN: u64 = 1 << 32;
 
@@ -24,7 +24,7 @@ impl Reading {
         Moment::from_millis(ORIGIN.saturating_add(self.0 / 1_000_000))
     }
 
-    /// How long after `earlier` it was made; zero where it was not.
+    /// How long after `earlier` it was made; zero if it was not.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -42,7 +42,7 @@ pub struct Clock {
     start: Instant,
     /// The wall clock when this was made.
     start_unix: u64,
-    /// How far the wall clock was set since, in milliseconds, where it runs with the monotonic one.
+    /// How far the wall clock was set since, in milliseconds, if it runs with the monotonic one.
     simulated: Option<&'static AtomicI64>,
 }
 

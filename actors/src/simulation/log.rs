@@ -44,7 +44,7 @@ impl Log {
         self.lines.push(line.to_owned());
     }
 
-    /// What was told of last, oldest first.
+    /// What was reported last, oldest first.
     pub(super) fn last(&self) -> Vec<String> {
         self.recent.iter().cloned().collect()
     }

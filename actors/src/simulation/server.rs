@@ -143,7 +143,7 @@ impl Server {
         (self.mode, self.well_at) = (mode, until);
     }
 
-    /// Calls are sent at `now` as one; each bears its token. They are given up when `timeout` has passed.
+    /// Calls are sent at `now` as one; each has its token. They are given up when `timeout` has passed.
     pub(super) fn send(
         &mut self,
         rng: &mut Rng,

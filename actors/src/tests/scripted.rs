@@ -1,4 +1,4 @@
-//! A connector that does as it is told, over a backend in memory.
+//! A connector that follows a script, over a backend in memory.
 //!
 //! Bodies are words: `SET k v`, `GET k`, `INCR k`, `BAD k` (rejected for good), `FLUSH` (a barrier that
 //! never queues), `PUT k v` (an insert: it commutes with every other), `BIG k` (a read whose answer comes in
