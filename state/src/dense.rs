@@ -31,7 +31,7 @@ impl<T> Default for Dense<T> {
     }
 }
 
-/// The run that `number` lies in, and its slot there.
+/// The run with `number`, and its slot there.
 fn place(number: u64) -> (u64, usize) {
     let slot = number & (RUN as u64 - 1);
     (number >> RUN_BITS, usize::try_from(slot).unwrap_or(0))

@@ -195,8 +195,8 @@ impl World {
     }
 }
 
-/// A graph without a cycle is one in which each needs only what stands before it, by other names: the orders of
-/// killing stand for the names.
+/// A graph without a cycle is one in which each needs only what comes before it, by other names: the orders of
+/// killing represent the names.
 #[test]
 fn in_every_graph_and_order_the_roots_are_those_of_the_model() {
     for count in 1..=4 {
