@@ -1,4 +1,4 @@
-//! Firestore: what a caller sees of an outage, and what becomes of its writes. Against Google's emulator where
+//! Firestore: what a caller sees of an outage, and what becomes of its writes. Against Google's emulator if
 //! it is installed, and the npm package's: see `support/firestore.rs`. Both keep everything in memory, so an
 //! outage is a relay that refuses connections.
 
@@ -315,7 +315,7 @@ fn what_the_server_refuses_is_told_and_opens_nothing() {
     }
 }
 
-/// What a follower of a stream knows, and holds against what it is told next.
+/// What a follower of a stream knows, and compares with what it gets next.
 #[derive(Default)]
 struct Follower {
     documents: BTreeMap<String, (String, Value)>,

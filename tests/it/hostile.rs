@@ -1,4 +1,4 @@
-//! Callers who make mistakes, mean it badly, or are slow: each is told what is wrong, and nobody else
+//! Callers who make mistakes, mean it badly, or are slow: each learns what is wrong, and nobody else
 //! notices.
 
 use std::fs;

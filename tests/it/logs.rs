@@ -34,7 +34,7 @@ fn provoke(daemon: &Daemon, redis: &RedisServer) {
     }
     let replayed = |daemon: &Client| daemon.queued("redis", "pending") == 0;
     daemon.wait_until("all is replayed or buried", LONG, replayed);
-    // A key that is closed to the daemon stands in an alert.
+    // A key that is closed to the daemon is in an alert.
     daemon.order("/admin/backends/redis/offline");
     daemon.redis(&["SET", FORGED, "v"]).assert_queued();
     let allow = |keys| redis.query::<String>(&["ACL", "SETUSER", "default", "resetkeys", keys]);
@@ -108,7 +108,7 @@ fn whatever_callers_say_is_an_object_in_json() {
 #[test]
 fn the_journal_is_told_priorities_and_only_the_journal() {
     let redis = RedisServer::start();
-    // Lines are what there is where the journal does not listen.
+    // There are only lines if the journal does not listen.
     let mut daemon = operated(&redis.url())
         .env("RUST_LOG", "debug")
         .env("FUSEBOX_TEST_HOOKS", "1")

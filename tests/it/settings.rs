@@ -81,7 +81,7 @@ fn a_change_is_in_effect_at_once_and_told_everywhere() {
     assert_eq!(overrides(), "1");
     let applied = [("backend", "redis"), ("result", "applied")];
     assert_eq!(count(&daemon, "config_changes_total", &applied), "1");
-    // Nothing was connected anew, and nothing emptied.
+    // Nothing was reconnected, and nothing emptied.
     assert_eq!(connections(&redis), links);
     assert!(daemon.get("/v1/backends/redis").1["cache"]["entries"].as_u64().unwrap() > 0);
 

@@ -450,7 +450,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Whether what bears these attributes is compiled for tests alone: by `#[test]`, or by a `#[cfg]` that is
+/// Whether what has these attributes is compiled for tests alone: by `#[test]`, or by a `#[cfg]` that is
 /// false in a build without tests and features.
 fn for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
