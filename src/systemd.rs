@@ -31,7 +31,7 @@ pub(crate) fn stopping(grace: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
-/// Feeds the watchdog, where there is one, for as long as the actors' own loop runs.
+/// Feeds the watchdog, if there is one, for as long as the actors' own loop runs.
 pub(crate) async fn watchdog(daemon: Arc<Daemon>) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return };
     let mut beat = tokio::time::interval((patience / 3).max(Duration::from_millis(10)));

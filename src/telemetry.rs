@@ -2,7 +2,7 @@
 //!
 //! Under the journal an event goes there by the journal's own protocol, its fields as the journal's
 //! (`journal.rs`). What the journal does not take is a line that begins with its priority (`<3>` to `<7>`, see
-//! sd-daemon(3)), and so is every line where JSON was asked for.
+//! sd-daemon(3)), and so is every line if JSON was asked for.
 
 use std::{
     io::{self, Write},
@@ -30,7 +30,7 @@ use clean::{clean, clean_json};
 use journal::Journal;
 use limit::{Limit, Limited};
 
-/// What is written where `RUST_LOG` does not say. The actors' own spans would stand before every line.
+/// What is written if `RUST_LOG` does not say. The actors' own spans would be before every line.
 const USUAL: &str = "info,ractor=warn,tokio_cron_scheduler=warn";
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -45,7 +45,7 @@ pub(crate) enum LogFormat {
 /// The log of the process.
 struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
-    /// What is written where nobody says otherwise.
+    /// What is written if nobody says otherwise.
     usual: String,
     now: Mutex<String>,
     /// Which change the present filter is of: an end that was set for an earlier one is void.
@@ -136,7 +136,7 @@ impl Log {
         }
         let filter = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
         let mut now = self.now.lock();
-        // Told while it can be: the next one may let nothing through.
+        // Logged while it can be: the next filter may let nothing through.
         tracing::info!(filter = text, "the log is filtered anew");
         self.filter.reload(filter).map_err(|error| error.to_string())?;
         text.clone_into(&mut now);
@@ -221,7 +221,7 @@ fn is_journal() -> bool {
     named.is_some() && named == is
 }
 
-/// The journal, where it listens.
+/// The journal, if it listens.
 fn native() -> Option<&'static Journal> {
     static JOURNAL: OnceLock<Option<Journal>> = OnceLock::new();
     let hooks = std::env::var("FUSEBOX_TEST_HOOKS").is_ok_and(|hooks| hooks == "1");

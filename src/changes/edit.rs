@@ -69,7 +69,7 @@ impl Edit {
     /// The changes that there are after it.
     ///
     /// # Errors
-    /// What stands in the way; see [`Refusal`].
+    /// What prevents it; see [`Refusal`].
     pub(crate) fn changes(&self, config: &Config) -> Result<Vec<Change>, Refusal> {
         if !self.patch.is_object() {
             let such = "must be an object such as {\"breaker\": {\"failure_threshold\": 7}}";
@@ -232,8 +232,8 @@ fn is_safe(path: &str, value: &Value) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses a limit of a queue that is smaller than it was, and than what is held there: calls, their bytes, dead letters,
-/// their bytes.
+/// Refuses a limit of a queue that is smaller than it was, and than what is held there: calls, their bytes, dead
+/// letters, their bytes.
 ///
 /// # Errors
 /// [`Refusal::Unsafe`].

@@ -1,7 +1,7 @@
 //! `fusebox call`: one call, its value printed as the backend's own client would.
 //!
-//! The value is printed in the daemon's own text, which is the backend's where that wrote JSON: read and
-//! written anew, a Decimal would lose its digits.
+//! The value is printed in the daemon's own text, which is the backend's if that wrote JSON: read and
+//! written again, a Decimal would lose its digits.
 
 use std::{
     io::{IsTerminal, Read, Write},

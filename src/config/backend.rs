@@ -33,7 +33,7 @@ const RETRY_CAP: Duration = Duration::from_secs(2);
 pub(crate) struct BackendConfig {
     /// What the core obeys.
     pub(crate) settings: BackendSettings,
-    /// Where the service is and how to sign in.
+    /// The address of the service, and how to sign in.
     pub(crate) endpoint: Arc<Endpoint>,
     /// What its kind has besides.
     pub(crate) own: Arc<Own>,
@@ -63,7 +63,7 @@ pub(super) struct Raw<'a> {
     pub(super) sections: &'a [&'a dyn Section],
 }
 
-/// Checks the section `[backends.name]`. `None` where its kind is not known: then nothing of it can
+/// Checks the section `[backends.name]`. `None` if its kind is not known: then nothing of it can
 /// be judged.
 pub(super) fn check(
     name: &str,

@@ -1,4 +1,4 @@
-//! The TCP listener: where it listens, who may see what goes over it, and by what token callers are known.
+//! The TCP listener: its address, who may see what goes over it, and by what token callers are known.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -14,7 +14,7 @@ pub(crate) struct HttpSettings {
     pub(crate) listen: SocketAddr,
     /// The token that opens more than health, metrics and the status page there.
     pub(crate) token: Option<Secret>,
-    /// Its side of TLS, where it speaks TLS.
+    /// Its side of TLS, if it speaks TLS.
     pub(crate) tls: Option<HttpTls>,
 }
 

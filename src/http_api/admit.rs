@@ -70,7 +70,7 @@ fn admit_by_token(
 /// does that itself: nobody else has a certificate for a name of theirs that leads here.
 ///
 /// # Errors
-/// 403 where the host is not the one that `http.listen` names.
+/// 403 if the host is not the one that `http.listen` names.
 pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(), Problem> {
     if http.tls.is_some() {
         return Ok(());
@@ -88,7 +88,7 @@ pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(
 }
 
 /// Refuses what a page of another origin sends in its user's name. A browser names the origin of
-/// whatever may change something; programs name none. Where the socket is forwarded to a port, nothing
+/// whatever may change something; programs name none. If the socket is forwarded to a port, nothing
 /// else would tell such a page from its user, and a rebound one brings a host of its own.
 fn own_origin(headers: &HeaderMap, caller: Caller) -> Result<(), Problem> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());

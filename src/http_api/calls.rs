@@ -128,7 +128,7 @@ async fn carry(backend: &Backend, asked: Asked, trace_id: &str) -> Result<Reply,
         .map_err(|error| Problem::from(error).of(backend.name()).traced(trace_id.to_owned()))
 }
 
-/// 202 where a write waits in the queue, 200 else.
+/// 202 if a write waits in the queue, 200 else.
 fn status(reply: &Reply) -> StatusCode {
     match (reply.source, reply.ack) {
         (Source::Queued, Some(AckLevel::Durable)) => StatusCode::ACCEPTED,

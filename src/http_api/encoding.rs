@@ -60,7 +60,7 @@ enum Coding {
     Deflate,
 }
 
-/// The one coding of a body; `None` where it is as it is.
+/// The one coding of a body; `None` if it has none.
 fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
     let mut found = None;
     for value in headers.get_all(header::CONTENT_ENCODING) {
@@ -91,7 +91,7 @@ fn not_taken(what: &str) -> Problem {
 pub(crate) struct NotDecoded(String);
 
 impl NotDecoded {
-    /// What is to be told of a body's error, where this is its cause.
+    /// The answer to a body's error, if this is its cause.
     pub(crate) fn in_error(error: &(dyn Error + 'static)) -> Option<String> {
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -180,7 +180,7 @@ fn inflate(
         *ended = status == Status::StreamEnd;
         let read = usize::try_from(decoder.total_in() - read).unwrap_or(usize::MAX);
         bytes = bytes.get(read..).unwrap_or_default();
-        // Where the room was not filled, nothing is held back.
+        // If the room was not filled, nothing is held back.
         if !*ended && bytes.is_empty() && out.len() < out.capacity() {
             return Ok(());
         }

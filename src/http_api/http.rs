@@ -72,7 +72,7 @@ pub(crate) struct Server {
 /// What is spoken on TCP to whoever connects now: TLS of this configuration, or `None` for plaintext.
 pub(crate) type CurrentTls = Box<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
 
-/// Whose connection a request came by. Every request bears it.
+/// Whose connection a request came by. Every request has it.
 #[derive(Clone)]
 pub(crate) struct Connected {
     /// Who connected.
@@ -136,7 +136,7 @@ impl Server {
         let _none: Option<()> = ended.recv().await;
     }
 
-    /// Serves a connection in a task of its own; closes it at once where not even a spare place is left.
+    /// Serves a connection in a task of its own; closes it at once if not even a spare place is left.
     fn start(self: &Arc<Self>, accepted: DoorStream, open: &mpsc::Sender<()>) {
         let server = Arc::clone(self);
         match accepted {

@@ -374,7 +374,7 @@ fn read_all(text: &str, backend: &Backend, wanted: &Wanted) -> Result<Vec<(usize
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_understood", detail))
 }
 
-/// What became of the lines, in numbers, and by name where something is left to do.
+/// What became of the lines, in numbers, and by name if something is left to do.
 fn report(told: Vec<(usize, OpId, String, bool)>, results: Vec<Imported>) -> Value {
     let (mut imported, mut in_doubt, mut dead, mut known, mut salvaged) = (0, 0, 0, 0, 0);
     let (mut wants_force, mut forced, mut refused) = (0, Vec::new(), Vec::new());

@@ -177,12 +177,12 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "{\"op_id\", \"state\"}", delete(queue::discard)),
 ];
 
-/// A route for tests that make an actor panic; part of the table only where the environment says so.
+/// A route for tests that make an actor panic; part of the table only if the environment asks for it.
 const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
     "" -> "{\"backend\"}", post(admin::panic));
 
-/// The router of what is asked of `daemon`. Every route is behind [`admit`]; nothing of a body is read before, and what is read is what
-/// it was before it was encoded ([`encoding::pass`]).
+/// The router of what is asked of `daemon`. Every route is behind [`admit`]; nothing of a body is read before, and what
+/// is read is what it was before it was encoded ([`encoding::pass`]).
 pub(crate) fn router(daemon: Arc<Daemon>, test_hooks: bool) -> Router {
     let api = Arc::new(Api {
         daemon,

@@ -90,11 +90,11 @@ const MOST_GROUPS: usize = 65_536;
 /// Who counts as what.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Policy {
-    /// The daemon's own user, where it is not the overflow user.
+    /// The daemon's own user, if it is not the overflow user.
     pub(crate) own: Option<u32>,
-    /// The group of clients, where the host knows it.
+    /// The group of clients, if the host knows it.
     pub(crate) clients: Option<u32>,
-    /// The group of admins, where the host knows it.
+    /// The group of admins, if the host knows it.
     pub(crate) admins: Option<u32>,
 }
 
@@ -146,14 +146,14 @@ impl Policy {
     /// The kernel does not say who it is.
     pub(crate) fn local(&self, stream: &UnixStream) -> io::Result<Caller> {
         let peer = stream.peer_cred()?;
-        // Where the kernel does not tell (a sandbox that imitates one), the first group is all that is known.
+        // If the kernel does not say (a sandbox that imitates one), the first group is all that is known.
         let mut groups = groups(stream).unwrap_or_default();
         groups.push(peer.gid());
         Ok(Caller::Local { uid: peer.uid(), rights: self.rights(peer.uid(), &groups) })
     }
 }
 
-/// The id that stands for those which this user namespace cannot express.
+/// The id for all those that this user namespace cannot express.
 fn overflow(kind: &str) -> u32 {
     let told = std::fs::read_to_string(format!("/proc/sys/kernel/overflow{kind}"));
     told.ok().and_then(|told| told.trim().parse().ok()).unwrap_or(NOBODY)

@@ -1,6 +1,6 @@
-//! Another daemon under our name: how it is told from what our own last run left.
+//! Another daemon under our name: how it is distinguished from what our own last run left.
 //!
-//! The fences of the kinds kill whatever bears this installation's name and is none of this run's: connections, or
+//! The fences of the kinds kill whatever has this installation's name and is none of this run's: connections, or
 //! queries. What an earlier run left is dead, and stays so once it is killed. A daemon with a
 //! copy of our state directory lives, and comes back; and it kills what is ours. That it comes back
 //! `COMEBACKS` times is the proof. Then one of the two must take another name, and the one that found the proof

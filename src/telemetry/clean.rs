@@ -49,7 +49,7 @@ pub(super) fn clean_json(event: &[u8]) -> String {
     line
 }
 
-/// An object that is too long with its texts cut, and only the first of its fields where even that is not
+/// An object that is too long with its texts cut, and only the first of its fields if even that is not
 /// enough.
 fn shortened(text: &str) -> String {
     let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_str(text) else {

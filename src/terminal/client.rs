@@ -27,7 +27,7 @@ impl Client {
         self.ask(Method::GET, path, None).await
     }
 
-    /// Sends an order, with a body where it has one.
+    /// Sends an order, with a body if it has one.
     pub(crate) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         self.ask(Method::POST, path, body).await
     }
@@ -86,7 +86,7 @@ impl Client {
         Ok((status, value))
     }
 
-    /// The status and the bytes of an answer, for what must not be written anew.
+    /// The status and the bytes of an answer, for what must not be rewritten.
     pub(crate) async fn exchange_bytes(
         &self,
         method: Method,

@@ -15,7 +15,7 @@ const NO_DAEMON: u8 = 3;
 /// Backend unavailable and no fallback.
 const UNAVAILABLE: u8 = 4;
 
-/// A problem document, as far as it is told to people.
+/// A problem document, as far as it is shown to people.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct Problem {

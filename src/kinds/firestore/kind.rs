@@ -228,7 +228,7 @@ impl Kind for Firestore {
     }
 }
 
-/// The bearer token in the caller's headers; empty where there is none.
+/// The bearer token in the caller's headers; empty if there is none.
 fn token(headers: &HeaderMap) -> Result<String, String> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(String::new()) };
     let value = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));

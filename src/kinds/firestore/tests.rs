@@ -41,7 +41,7 @@ fn set(path: &str, n: usize) -> Json {
     json!({ "op": "set", "path": path, "data": { "n": n } })
 }
 
-/// Carries calls together, each with its token where it has one.
+/// Carries calls together, each with its token if it has one.
 async fn together(
     connector: &FirestoreConnector,
     calls: &[(Json, Option<OpId>)],

@@ -202,7 +202,7 @@ fn settings(
     identity: &Identity,
 ) -> Result<RedisSettings, Complaint> {
     let url: RedisUrl = endpoint.url.0.parse().map_err(|error: RedisUrlError| {
-        // The key that stands before is the address's own.
+        // The key before it is the address's own.
         let text = error.to_string();
         let text = text.strip_prefix("url ").map(str::to_owned);
         ("url".into(), text.unwrap_or_else(|| format!("is not usable: {error}")))

@@ -54,10 +54,10 @@ pub(super) struct Carrying {
     pub(super) time: Option<Duration>,
 }
 
-/// An answer, and where it comes from.
+/// An answer, and its source.
 type Given = (Response<Body>, Source);
 
-/// Where something comes from, an entry of the cache, and how old it is.
+/// A source, an entry of the cache, and its age.
 type Cached = (Source, Bytes, Duration);
 
 /// How a call that was sent has ended.
@@ -116,7 +116,7 @@ impl Carrying {
         {
             return self.instead(core, whole, share, None).await;
         }
-        // The server would say so; without it a client that is told to come back would do so in vain.
+        // The server would say so; without it a client that is asked to come back would do so in vain.
         if core.is_barred()
             && let Some(refused) = understood.as_ref().and_then(|it| it.refused(upstream))
         {
@@ -301,8 +301,8 @@ impl Carrying {
         (response, Source::Live)
     }
 
-    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached; a write that may
-    /// be queued does not wait until its client has no time left for that.
+    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached; a write that
+    /// may be queued does not wait until its client has no time left for that.
     async fn waited(&self, core: &Arc<Core>, waiting: &mut Waiting<Answered, Lost>) -> Sent {
         let now = Instant::now();
         // A little longer than the attempt, so that it is known what became of it.

@@ -35,9 +35,9 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) backend: Arc<Backend>,
     pub(super) counters: Counters,
-    /// Times that are told in the server's stead.
+    /// Times that are given in the server's stead.
     pub(super) estimates: Estimates,
-    /// Told when a place in the bulkhead may be free.
+    /// Notified when a place in the bulkhead may be free.
     pub(super) freed: Notify,
     /// The door stops.
     pub(super) stop: CancellationToken,

@@ -43,7 +43,7 @@ const FAMILIES: [(Family, &str); 4] = [
     (Family::Rest, "rest"),
 ];
 
-/// Where answers come from.
+/// The sources of answers.
 const SOURCES: [Source; 4] = [Source::Live, Source::Cache, Source::Stale, Source::Queued];
 
 /// Why the door itself has answered.

@@ -202,7 +202,7 @@ impl Mark {
     }
 }
 
-/// A write that is not absolute and may have been applied is sent again only where its marker would tell.
+/// A write that is not absolute and may have been applied is sent again only if its marker would tell.
 fn check_doubt(attempt: &Attempt<'_>, writes: &[Write]) -> Result<(), Failed> {
     let Some(doubt) = &attempt.doubt else { return Ok(()) };
     if writes.iter().all(plan::is_absolute) {

@@ -2,7 +2,7 @@
 //!
 //! **A number without a point and without an exponent is an integer; every other one is a double.** So `1000`
 //! and `-0` are integers, `1000.0`, `1e3` and `-0.0` are doubles. An integer beyond 64 bits is refused rather
-//! than stored as the double next to it, as is a number that no double holds (`1e999`). Where a double is wanted
+//! than stored as the double next to it, as is a number that no double holds (`1e999`). If a double is wanted
 //! by name (`{"doubleValue":…}`) every number is one. A double has the value that is nearest to its text.
 //!
 //! This is the only way in: what [`super::value`] finds in the tree made here is exact.

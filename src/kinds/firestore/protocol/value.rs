@@ -1,7 +1,7 @@
 //! Firestore's values as JSON, and back.
 //!
-//! A value is plain JSON where that says what is meant, and in the typed form of Firestore's REST
-//! interface where it does not: an object whose only key is one of the `…Value` names.
+//! A value is plain JSON if that says what is meant, and in the typed form of Firestore's REST
+//! interface if it does not: an object whose only key is one of the `…Value` names.
 //!
 //! | Firestore | JSON |
 //! | --- | --- |
@@ -12,7 +12,7 @@
 //! | a map that would read as a typed value | `{"mapValue":{"fields":{…}}}` |
 //!
 //! On input both forms are taken everywhere. A reference may be a document's path (`users/ada`): it is
-//! completed where the call is sent.
+//! completed when the call is sent.
 
 use std::collections::BTreeMap;
 

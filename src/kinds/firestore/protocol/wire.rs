@@ -158,7 +158,7 @@ pub(crate) struct Messages {
 pub(crate) struct Found {
     #[prost(string, tag = "1")]
     pub(crate) path: String,
-    /// Without its name, which the path is. `None` where there is no such document.
+    /// Without its name, which the path is. `None` if there is no such document.
     #[prost(message, optional, tag = "2")]
     pub(crate) document: Option<Document>,
     /// Whether a time in it is a guess at what the server will write.

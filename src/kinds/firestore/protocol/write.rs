@@ -4,7 +4,7 @@
 //! {"op":"set","path":"users/ada","data":{…}}                          replaces the document
 //! {"op":"set","path":"users/ada","data":{…},"merge":true}             changes what data names, leaf by leaf
 //! {"op":"update","path":"users/ada","data":{"a.b":1},"delete_fields":["c"]}   its keys are fields' paths
-//! {"op":"create","path":"users/ada","data":{…}}                       only where there is none
+//! {"op":"create","path":"users/ada","data":{…}}                       only if there is none
 //! {"op":"delete","path":"users/ada"}
 //! ```
 //! All but `delete` may have `"transforms":{"visits":{"increment":1},"seen":"server_timestamp"}`, and all
@@ -121,7 +121,7 @@ fn by_paths(data: &Map<String, Json>) -> Result<(Fields, Vec<String>), String> {
     Ok((fields, mask))
 }
 
-/// Puts `new` at the path `parts`. `None` where something that is no map is in the way, or the place is
+/// Puts `new` at the path `parts`. `None` if something that is no map is in the way, or the place is
 /// taken.
 fn insert(fields: &mut Fields, parts: &[String], new: Value) -> Option<()> {
     let (first, rest) = parts.split_first()?;

@@ -1,9 +1,9 @@
 //! As whom requests are sent.
 //!
 //! An emulator takes anybody as its owner. Firestore itself wants a token, of a service account whose key
-//! lies in a file, or of the machine that this runs on (its metadata server tells it, which is what
+//! is in a file, or of the machine that this runs on (its metadata server tells it, which is what
 //! workload identity comes to). Tokens are kept until they expire; after an `UNAUTHENTICATED` everything
-//! is read anew, so that a key that was rotated is found. A caller's own token goes as it is, and nowhere
+//! is read again, so that a key that was rotated is found. A caller's own token goes as it is, and nowhere
 //! else.
 
 use std::{path::PathBuf, sync::Arc};

@@ -1,6 +1,6 @@
 //! Reads, and whatever else is no commit, on their way.
 //!
-//! A read whose caller leaves goes on without it. The server could be told to end it, but not asked whether it did;
+//! A read whose caller leaves goes on without it. The server could be asked to end it, but not asked whether it did;
 //! so it keeps its place until it is answered, or the backend's `timeout` has passed, and says of the server what that
 //! says.
 

@@ -60,7 +60,8 @@ pub(super) enum Pinned {
 }
 
 impl Class {
-    /// Whether it says how a client wants to be spoken to, or who it is: the door's connection to the server is another.
+    /// Whether it says how a client wants to be spoken to, or who it is: the door's connection to the server is
+    /// another.
     pub(super) fn is_of_the_doors_connection(self) -> bool {
         use self::Local as L;
         match self {
@@ -103,7 +104,7 @@ pub(super) fn needs_admin(spec: &Spec) -> bool {
     ADMINS.contains(&name) || rules::admin(spec) && !CLIENTS.contains(&name)
 }
 
-/// The class of what a connection says of itself, also where the table's server does not know it.
+/// The class of what a connection says of itself, also if the table's server does not know it.
 pub(super) fn of_connection(args: &[&[u8]]) -> Option<Class> {
     let [name, inner, ..] = args else { return None };
     if !name.eq_ignore_ascii_case(b"CLIENT") {

@@ -193,7 +193,7 @@ fn never(why: &'static str) -> Access {
     Access::Write(Write::new(Outage::Never(why)))
 }
 
-/// The keys as people read them, or the command's name where it has none.
+/// The keys as people read them, or the command's name if it has none.
 fn label(spec: &Spec, keys: &[&[u8]]) -> String {
     let mut label = String::new();
     for key in keys {

@@ -116,7 +116,7 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     Ends { keys: left, sure }
 }
 
-/// Whether a write that stands behind, `body`, touches `key`.
+/// Whether `body`, a write behind it, touches `key`.
 pub(crate) fn concerns(commands: &Commands, body: &[u8], key: &[u8]) -> bool {
     Form::of(body).is_some_and(|form| form.steps().iter().any(|step| touches(commands, step, key)))
 }

@@ -10,7 +10,7 @@ use crate::kinds::firestore::{
     protocol::targets::Heard,
 };
 
-/// How often in a row a Listen is begun anew because the server has said what is no message.
+/// How often in a row a Listen is begun again because the server has said what is no message.
 const FAULTS_MAX: u32 = 5;
 
 impl Listening {

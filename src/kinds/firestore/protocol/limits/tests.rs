@@ -64,7 +64,7 @@ fn sized(bytes: usize) -> Json {
     call
 }
 
-/// What is never taken, and what of its message must be told.
+/// What is never taken, and what its message must say.
 fn refused() -> Vec<(Json, &'static str)> {
     let reference = |name: &str| set(json!({ "r": { "referenceValue": name } }));
     let time = |time: &str| set(json!({ "t": { "timestampValue": time } }));
@@ -188,7 +188,7 @@ fn by_one() -> TransformType {
     TransformType::Increment(value::value(ValueType::IntegerValue(1)))
 }
 
-/// What only a client at the door can say and no server takes, and what of its message must be told.
+/// What only a client at the door can say and no server takes, and what its message must say.
 fn refused_of_the_wire() -> Vec<(Write, String)> {
     let of = |value_type| masked(&["x"], vec![("x", value::value(value_type))]);
     let time = |seconds, nanos| ValueType::TimestampValue(Timestamp { seconds, nanos });

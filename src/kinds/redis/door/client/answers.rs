@@ -200,9 +200,9 @@ impl Client {
         }
     }
 
-    /// Its own upstream has ended: what was not sent is told as such, and what may have been executed, too. If it was
-    /// ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once if it
-    /// waits for others, or listens.
+    /// Its own upstream has ended: what was not sent is answered as such, and what may have been executed, too. If it
+    /// was ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once
+    /// if it waits for others, or listens.
     pub(in crate::kinds::redis::door) fn lost_its_upstream(
         self: &Rc<Self>,
         lost: Vec<Lost>,

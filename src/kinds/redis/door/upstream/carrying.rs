@@ -1,5 +1,5 @@
-//! What goes over a connection that is up: requests are written as they stand in the ring, and replies go to whoever waits
-//! for the oldest one, large ones piece by piece.
+//! What goes over a connection that is up: requests are written as they stand in the ring, and replies go to whoever
+//! waits for the oldest one, large ones piece by piece.
 
 use std::{
     pin::{Pin, pin},
@@ -23,7 +23,7 @@ use super::{
 
 /// How much is read at once at least.
 const READ_SIZE: usize = 64 << 10;
-/// An inbox that has held more than this, in bytes, is made anew.
+/// An inbox that has held more than this, in bytes, is made again.
 const KEPT_MAX: usize = 1 << 20;
 
 impl Inner {
