@@ -374,7 +374,7 @@ fn check_dependencies(
                 checker.problem(
                     &key,
                     format_args!(
-                        "names {other:?}, which is no backend; there are: {}",
+                        "names {other:?}, which is not a backend; there are: {}",
                         enabled.join(", ")
                     ),
                 );

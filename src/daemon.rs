@@ -317,7 +317,7 @@ pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
         if let Err(error) = daemon.take_new_name().await {
             tracing::error!(
                 error,
-                "another daemon bears our name, and not all connections bear a new one yet"
+                "another daemon has our name, and not all connections have a new one yet"
             );
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
@@ -406,7 +406,7 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
         differences::between(&old.effective, &new.effective).into_iter().find(takes_restart)
     };
     match key {
-        Some(key) => Err(format!("{key} changed, which wants a restart; nothing was changed")),
+        Some(key) => Err(format!("{key} changed, which needs a restart; nothing was changed")),
         None => Ok(()),
     }
 }

@@ -187,7 +187,7 @@ async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode 
         let order = tokio::select! {
             order = signals.next() => order,
             why = &mut failed => {
-                tracing::error!(why, "the core failed: the process ends, to be started anew");
+                tracing::error!(why, "the core failed: the process ends, to be started again");
                 return ExitCode::FAILURE;
             }
         };

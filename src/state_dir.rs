@@ -162,7 +162,7 @@ impl StateDir {
         if let Err(error) = write_name(&self.path, &name) {
             tracing::error!(%error, "the new name is not kept: the next start has the old one");
         }
-        let why = "another daemon bears this one's name (its connections come back after they were killed), so \
+        let why = "another daemon has this one's name (its connections come back after they were killed), so \
                    one of the two has a copy of the other's state directory";
         self.origin.lock().paused = Some(why.to_owned());
         self.keep();
@@ -184,7 +184,7 @@ impl StateDir {
                 (self.store_dir(name, then.as_deref()), self.store_dir(name, elsewhere.as_deref()));
             let what = if was != is && origin::has_store(&was) {
                 format!(
-                    "the store is not where it was: calls may wait in {}, and {} is a new one",
+                    "the store is missing: calls may wait in {}, and {} is a new one",
                     was.display(),
                     is.display()
                 )
@@ -377,7 +377,7 @@ fn set_aside(dir: &Path, name: &str, why: &str) {
             file = name,
             why,
             kept = %to.display(),
-            "a file of the state directory is damaged: it was set aside, and is begun anew"
+            "a file of the state directory is damaged: it was set aside, and replaced by a new one"
         ),
         Err(error) => {
             tracing::error!(file = name, why, %error, "a damaged file cannot be set aside");
@@ -520,7 +520,7 @@ mod tests {
         let first = StateDir::open(dir.path()).unwrap();
         let name = first.take_new_name();
         assert_ne!(name, first.instance);
-        assert!(first.copied().unwrap().contains("bears this one's name"));
+        assert!(first.copied().unwrap().contains("has this one's name"));
         drop(first);
         let again = StateDir::open(dir.path()).unwrap();
         assert_eq!((again.instance.clone(), again.copied().is_some()), (name, true));
@@ -561,11 +561,7 @@ mod tests {
         assert_eq!(look().lost().keys().collect::<Vec<_>>(), ["b"]);
         let state = StateDir::open(dir.path()).unwrap();
         state.look_for_stores(&[("a".into(), Some(dir.path().join("new")))]);
-        assert!(
-            state.lost()["a"].starts_with("the store is not where it was"),
-            "{:?}",
-            state.lost()
-        );
+        assert!(state.lost()["a"].starts_with("the store is missing"), "{:?}", state.lost());
         drop(state);
         // What no backend is for is no loss of a backend's.
         let state = look();

@@ -92,7 +92,7 @@ pub(crate) fn init(format: LogFormat) {
     log_panics(writer);
     if let Some(text) = refused {
         let why = refusal(&text).unwrap_or_default();
-        tracing::warn!(usual = USUAL, "RUST_LOG is not obeyed: {why}");
+        tracing::warn!(usual = USUAL, "RUST_LOG is ignored: {why}");
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn set_filter(text: &str, lasting: Option<Duration>) -> Result<(), St
             if log.change.load(Ordering::Acquire) == change
                 && let Err(why) = log.put(&log.usual)
             {
-                tracing::error!(why, "the usual filter of the log is not back");
+                tracing::error!(why, "the usual filter of the log could not be restored");
             }
         });
     }
@@ -137,7 +137,7 @@ impl Log {
         let filter = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
         let mut now = self.now.lock();
         // Logged while it can be: the next filter may let nothing through.
-        tracing::info!(filter = text, "the log is filtered anew");
+        tracing::info!(filter = text, "the filter of the log has changed");
         self.filter.reload(filter).map_err(|error| error.to_string())?;
         text.clone_into(&mut now);
         Ok(self.change.fetch_add(1, Ordering::AcqRel) + 1)
@@ -155,10 +155,10 @@ fn refusal(text: &str) -> Option<String> {
                      as in fusebox_actors=debug";
         let bare = !part.contains(['=', '[']) && part.parse::<u8>().is_err();
         if bare && !LEVELS.contains(&part.to_ascii_lowercase().as_str()) {
-            return Some(format!("{shown:?} is no level: {usual}"));
+            return Some(format!("{shown:?} is not a level: {usual}"));
         }
         if part.parse::<Directive>().is_err() {
-            return Some(format!("{shown:?} is no part of a filter: {usual}"));
+            return Some(format!("{shown:?} is not part of a filter: {usual}"));
         }
     }
     None
@@ -310,10 +310,10 @@ mod tests {
             assert_eq!(refusal(good), None, "{good}");
         }
         for (bad, part) in [
-            ("fusebox=loud", "\"fusebox=loud\" is no part of a filter: levels are"),
-            ("info,debgu", "\"debgu\" is no level: levels are off"),
-            ("", "\"\" is no level"),
-            ("info,fusebox=trace=x", "\"fusebox=trace=x\" is no part"),
+            ("fusebox=loud", "\"fusebox=loud\" is not part of a filter: levels are"),
+            ("info,debgu", "\"debgu\" is not a level: levels are off"),
+            ("", "\"\" is not a level"),
+            ("info,fusebox=trace=x", "\"fusebox=trace=x\" is not part"),
         ] {
             let why = refusal(bad).unwrap_or_default();
             assert!(why.starts_with(part), "{bad}: {why}");

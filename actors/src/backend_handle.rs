@@ -463,7 +463,7 @@ impl Backend {
         let synced = queue.discard(seq).ok_or_else(|| {
             AdminError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
         })?;
-        synced.await.map_err(|_| failed("the store does not take the removal"))?;
+        synced.await.map_err(|_| failed("the store refuses the removal"))?;
         tracing::warn!(backend = self.name(), %op_id, "a queued call was discarded by an operator");
         Ok(())
     }

@@ -8,7 +8,7 @@
 //!                                 │ on
 //!                                 ▼            before: it waits
 //!                            strike ── hit ──▶ not executed: ends here, as the server or the network would end it
-//!                                              unknown: its passage has a fate  ──▶ connector ──▶ the answer comes
+//!                                              unknown: its passage has a fate ───▶ connector ──▶ the answer comes
 //!                                                                                    and is lost, or late
 //! ```
 //! # One place

@@ -249,7 +249,7 @@ impl EventBus {
                 *bus.inner.lock() = Bus { last, journal: Some(Arc::new(journal)) };
             }
             Err(error) => {
-                tracing::error!(dir = %dir.display(), %error, "what happens is not kept");
+                tracing::error!(dir = %dir.display(), %error, "events are not kept");
             }
         }
         bus

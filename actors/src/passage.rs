@@ -10,7 +10,7 @@
 //!    │ its caller leaves     │ its caller leaves                                               ▲
 //!    │                       ▼          a reply: a slow success · none within `timeout`: a     │
 //!    │                   Given up ───── failure · ended at the server, or reset for another's ─┤
-//!    │                                  sake: says nothing; each recorded by the wire           │
+//!    │                                  sake: says nothing; each recorded by the wire          │
 //!    └─────────────────────── nothing was sent: says nothing ──────────────────────────────────┘
 //! ```
 //! # Invariants

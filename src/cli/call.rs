@@ -42,7 +42,7 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     }
     let path = format!("/v1/backends/{backend}/call");
     let (status, answer) = client.exchange_bytes(Method::POST, &path, Some(&body)).await?;
-    let wrong = || Failure::failed(format!("the answer ({status}) is no JSON"));
+    let wrong = || Failure::failed(format!("the answer ({status}) is not JSON"));
     let text = std::str::from_utf8(&answer).map_err(|_| wrong())?;
     let whole: &RawValue = serde_json::from_str(text).map_err(|_| wrong())?;
     if call.output.json {

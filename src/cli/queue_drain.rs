@@ -84,7 +84,7 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
     tokio::select! {
         () = until_still(&fusebox, wanted.patience) => {}
         () = identity.twins.proven() => complain(
-            "another daemon bears this directory's name: it was copied, and the copy is in use"
+            "another daemon has this directory's name: it was copied, and the copy is in use"
         ),
         () = signals.stop() => complain("interrupted: the rest waits on"),
     }

@@ -155,7 +155,7 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
             out.extend([format!("{name}: {finding}\n")]);
         }
         if let Some(why) = &report.not_proven {
-            out.extend([format!("{name}: what waits cannot be told: {why}\n")]);
+            out.extend([format!("{name}: its waiting calls are not known: {why}\n")]);
         }
         for folder in &report.set_aside {
             let path = dir.join(folder);

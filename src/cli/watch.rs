@@ -76,7 +76,7 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
     use std::io::IsTerminal;
     if !crate::terminal::print::on_terminal() || !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
-            "--watch wants a terminal; --watch --json prints a line a second anywhere",
+            "--watch needs a terminal; --watch --json prints a line a second anywhere",
         ));
     }
     let (sender, mut told) = mpsc::channel(256);
@@ -261,7 +261,7 @@ impl Terminal {
     fn take() -> Result<Self, Failure> {
         let taken = ratatui::try_init();
         Ok(Self(Some(
-            taken.map_err(|error| Failure::failed(format!("no use of the terminal: {error}")))?,
+            taken.map_err(|error| Failure::failed(format!("cannot use the terminal: {error}")))?,
         )))
     }
 

@@ -74,7 +74,7 @@ pub(super) fn check(
 ) -> Option<BackendConfig> {
     let base = format!("backends.{name}");
     if !valid_name(name) {
-        checker.problem(&base, "is no name for a backend: up to 64 of a-z, 0-9, _ and -");
+        checker.problem(&base, "is not a name for a backend: use up to 64 of a-z, 0-9, _ and -");
     }
     let kind = kind(&base, raw.kind.as_deref().unwrap_or(name), sections, checker)?;
     if raw.kind.is_none() {

@@ -68,11 +68,11 @@ fn check_tls(
         (None, None) => return None,
         (Some(cert_file), Some(key_file)) => (cert_file, key_file),
         (Some(_), None) => {
-            checker.problem("http.tls.key_file", "must be set where http.tls.cert_file is");
+            checker.problem("http.tls.key_file", "must be set if http.tls.cert_file is");
             return None;
         }
         (None, Some(_)) => {
-            checker.problem("http.tls.cert_file", "must be set where http.tls.key_file is");
+            checker.problem("http.tls.cert_file", "must be set if http.tls.key_file is");
             return None;
         }
     };

@@ -78,8 +78,8 @@ impl Declared {
                 return true;
             }
             problems.push(match self.nearest(&path) {
-                Some(right) => format!("{path} is no setting; the nearest is {right}"),
-                None => format!("{path} is no setting"),
+                Some(right) => format!("{path} is not a setting; the nearest is {right}"),
+                None => format!("{path} is not a setting"),
             });
             false
         });
@@ -167,8 +167,8 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "backends.r.urll is no setting; the nearest is backends.r.url",
-                "doors[1].listen_at is no setting; the nearest is doors[1].listen",
+                "backends.r.urll is not a setting; the nearest is backends.r.url",
+                "doors[1].listen_at is not a setting; the nearest is doors[1].listen",
                 "http must be a section, got integer",
             ]
         );

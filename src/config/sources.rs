@@ -188,9 +188,11 @@ impl Merged {
             } else if rest.contains("__") {
                 self.problems.push(match self.declared.nearest(&path) {
                     Some(right) => {
-                        format!("{name} sets {path}, which is no setting; the nearest is {right}")
+                        format!(
+                            "{name} sets {path}, which is not a setting; the nearest is {right}"
+                        )
                     }
-                    None => format!("{name} sets {path}, which is no setting"),
+                    None => format!("{name} sets {path}, which is not a setting"),
                 });
             } else {
                 // Orchestrators inject names such as FUSEBOX_PORT: no reason not to start.
@@ -239,7 +241,7 @@ fn readable_for_us(path: &Path) -> String {
     let (Some(user), Some(group)) = (user, group) else { return String::new() };
     let shown = path.display();
     format!(
-        ", by the user {}: `chown root:{group} {shown} && chmod 0640 {shown}` lets it",
+        ", by the user {}: run `chown root:{group} {shown} && chmod 0640 {shown}`",
         user.name,
         group = group.name
     )

@@ -216,7 +216,7 @@ impl<'a> Story<'a> {
 
     async fn proof(&mut self) -> anyhow::Result<bool> {
         self.screen
-            .heading("5  The proof: what callers were told, against what the stand-ins applied.");
+            .heading("5  The proof: the answers to callers, against what the stand-ins applied.");
         let replayed = watch::replayed(&self.client).await.context("the daemon does not answer")?;
         let ledger = self.caller.ledger.lock().clone();
         let mut problems = Vec::new();

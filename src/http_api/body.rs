@@ -165,7 +165,7 @@ impl Admitted {
 }
 
 fn slow_body() -> Problem {
-    let detail = "the body did not arrive, or stood still, for 30 seconds";
+    let detail = "the body did not arrive, or stopped, for 30 seconds";
     Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
 }
 

@@ -82,7 +82,8 @@ fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
 
 fn not_taken(what: &str) -> Problem {
     let what: String = what.chars().take(100).collect();
-    let detail = format!("{what} is not taken: send one of {TAKEN}, or the body as it is");
+    let detail =
+        format!("{what} is not supported: send one of {TAKEN}, or the body without an encoding");
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail)
 }
 

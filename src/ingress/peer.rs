@@ -110,7 +110,7 @@ impl Policy {
             let overflows = found == Some(overflow("gid"));
             if group.asked && (found.is_none() || overflows) {
                 let why = if overflows {
-                    "which stands for every group that is not known here"
+                    "which represents every group that is not known here"
                 } else {
                     "which this host does not know"
                 };
@@ -127,7 +127,7 @@ impl Policy {
         let own = (uid != overflow("uid")).then_some(uid);
         if own.is_none() {
             warnings.push(format!(
-                "the daemon's own user {uid} stands for every user that is not known here: it grants nothing"
+                "the daemon's own user {uid} represents every user that is not known here: it grants nothing"
             ));
         }
         (Self { own, clients, admins }, warnings)
@@ -190,11 +190,11 @@ pub(crate) fn may(access: Access, uid: u32, rights: Rights) -> Result<Who, Denie
         }
         Access::Admin if rights.admin => Ok(Who { uid, admin: true, by_token: false }),
         Access::Admin => Err(Denied::Forbidden(format!(
-            "user {uid} may not give orders: that takes root, the daemon's own user or a member \
-             of admin_group"
+            "user {uid} has no admin rights: these are for root, the daemon's own user and \
+             members of admin_group"
         ))),
         Access::Public | Access::Client => Err(Denied::Forbidden(format!(
-            "user {uid} may not call: that takes a member of client_group or admin_group"
+            "user {uid} may not call: that is for members of client_group or admin_group"
         ))),
     }
 }

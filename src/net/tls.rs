@@ -37,8 +37,9 @@ pub(crate) async fn secured(
         .await
         .map_err(|error| TlsError::Tls(error.to_string()))?
         .map_err(TlsError::Tls)?;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| TlsError::Tls(format!("{host:?} is no name that a certificate can bear")))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        TlsError::Tls(format!("{host:?} is not a name that a certificate can have"))
+    })?;
     let stream = match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
         Ok(stream) => stream,
         Err(error) => {

@@ -53,7 +53,7 @@ pub(super) fn clean_json(event: &[u8]) -> String {
 /// enough.
 fn shortened(text: &str) -> String {
     let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_str(text) else {
-        return serde_json::json!({ "message": "an event that is no object" }).to_string();
+        return serde_json::json!({ "message": "an event that is not an object" }).to_string();
     };
     for value in fields.values_mut() {
         let mut told = match value {

@@ -82,7 +82,7 @@ impl Limit {
             }
         });
         if let Err(error) = started {
-            tracing::warn!(%error, "what is left out of the log will not be told");
+            tracing::warn!(%error, "the log will not say what is left out of it");
         }
     }
 

@@ -38,7 +38,7 @@ impl Client {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|error| broke(&error))?;
         let value = serde_json::from_slice(&body.to_bytes())
-            .map_err(|_| Failure::failed(format!("the answer ({status}) is no JSON")))?;
+            .map_err(|_| Failure::failed(format!("the answer ({status}) is not JSON")))?;
         if (200..300).contains(&status) {
             return Ok(value);
         }
@@ -82,7 +82,7 @@ impl Client {
     ) -> Result<(u16, Value), Failure> {
         let (status, body) = self.exchange_bytes(method, path, body).await?;
         let value = serde_json::from_slice(&body)
-            .map_err(|_| Failure::failed(format!("the answer ({status}) is no JSON")))?;
+            .map_err(|_| Failure::failed(format!("the answer ({status}) is not JSON")))?;
         Ok((status, value))
     }
 
@@ -160,5 +160,7 @@ pub(crate) fn segment(name: &str) -> Result<&str, Failure> {
     if !name.is_empty() && name.bytes().all(plain) {
         return Ok(name);
     }
-    Err(Failure::usage(format!("{name:?} is no backend's name: those are of a-z, 0-9, _ and -")))
+    Err(Failure::usage(format!(
+        "{name:?} is not a backend's name: names consist of a-z, 0-9, _ and -"
+    )))
 }

@@ -64,7 +64,7 @@ impl ErrorClass {
         match self {
             Self::NotExecuted => "the backend did not carry it out",
             Self::Unknown => "the backend may have carried it out",
-            Self::Ambiguous => "whether the backend carried it out cannot be told",
+            Self::Ambiguous => "it is unknown whether the backend carried it out",
             Self::Rejected => "the backend refuses it",
             Self::Conflict => "its name belongs to another call",
             Self::BlockedServer => "the backend refuses everything",

@@ -355,7 +355,7 @@ fn read_header(file: &mut File) -> io::Result<(Header, u64)> {
     let mut start = [0; 6];
     file.read_exact(&mut start)?;
     if !start.starts_with(MAGIC) || !start.ends_with(&VERSION.to_le_bytes()) {
-        return Err(damaged("the file is no cached reply of this version"));
+        return Err(damaged("the file is not a cached reply of this version"));
     }
     let length = number(file)? as usize;
     let checksum = number(file)?;

@@ -257,8 +257,8 @@ fn the_log_is_as_loud_as_it_is_asked_to_be() {
     assert_eq!(says("log-level"), "warn\n");
 
     for (filter, part) in [
-        ("fusebox=loud", "\"fusebox=loud\" is no part of a filter"),
-        ("info,debgu", "\"debgu\" is no level"),
+        ("fusebox=loud", "\"fusebox=loud\" is not part of a filter"),
+        ("info,debgu", "\"debgu\" is not a level"),
     ] {
         let refused = daemon.fusebox(&["log-level", filter]);
         assert_eq!(refused.status.code(), Some(2), "{refused:?}");
@@ -274,7 +274,7 @@ fn a_variable_that_is_no_filter_is_told_and_not_obeyed() {
     let daemon = operated(&redis.url()).env("RUST_LOG", "fusebox=loud").start();
     eventually("it is told, and the usual is written", LONG, || {
         let log = daemon.log_text();
-        log.contains("WARN RUST_LOG is not obeyed: \"fusebox=loud\" is no part")
+        log.contains("WARN RUST_LOG is ignored: \"fusebox=loud\" is not part")
             && log.contains("INFO ready")
     });
 }

@@ -360,7 +360,7 @@ fn a_reload_of_core_settings_connects_nothing_anew_and_another_address_does() {
     let refused = daemon.fusebox(&["config", "reload"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        said.contains("backends.redis.queue.disk_floor changed, which wants a restart"),
+        said.contains("backends.redis.queue.disk_floor changed, which needs a restart"),
         "{said}"
     );
     daemon.set("backends.redis.queue.disk_floor", "64MiB");

@@ -260,7 +260,7 @@ impl BackendShared {
                 attempts: context.attempts,
                 ..error(
                     "dead_letter",
-                    reason.within(|why| format!("it was queued and is a dead letter now: {why}")),
+                    reason.within(|why| format!("it was queued, and is now a dead letter: {why}")),
                 )
             }),
             None => Ok(queued),
@@ -472,7 +472,7 @@ impl BackendShared {
             Refusal::Known { dead: false, .. } => Ok(Reply {
                 ack: Some(AckLevel::Durable),
                 op_id: Some(op_id),
-                warnings: vec!["this op_id is queued already".to_owned()],
+                warnings: vec!["a call with this op_id is already queued".to_owned()],
                 ..self.reply(context, Source::Queued, None)
             }),
             Refusal::Known { seq, .. } => {
@@ -482,7 +482,10 @@ impl BackendShared {
                 Err(CallError {
                     kind: CallErrorKind::Refused,
                     op_id: Some(op_id),
-                    ..error("dead_letter", format!("this op_id is a dead letter: {reason}"))
+                    ..error(
+                        "dead_letter",
+                        format!("the call with this op_id is a dead letter: {reason}"),
+                    )
                 })
             }
             other => Err(CallError {

@@ -29,7 +29,7 @@ impl HealthState {
             && !faults.forced
         {
             return Err(format!(
-                "chaos strikes {} already: one backend at a time, unless `force` is said",
+                "chaos strikes {} already: one backend at a time, unless `force` is given",
                 other.name()
             ));
         }

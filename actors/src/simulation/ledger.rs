@@ -108,7 +108,7 @@ impl Ledger {
         let (body, ordered) = (write.body, write.body.word != Word::Row);
         if end == End::NotExecuted && applied > 0 {
             return Err(format!(
-                "{body:?} was applied and its caller was told that it was not executed"
+                "{body:?} was applied although its caller's answer was that it was not executed"
             ));
         }
         if !matches!(end, End::Applied | End::Durable) {
@@ -172,7 +172,7 @@ impl Ledger {
         }
         if end == Some(End::NotExecuted) && ended.is_some() {
             return Err(format!(
-                "{body:?} was applied after its caller was told that it was not executed"
+                "{body:?} was applied although its caller's answer had been that it was not executed"
             ));
         }
         if body.word == Word::Row {

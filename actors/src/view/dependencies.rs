@@ -1,4 +1,4 @@
-//! Who depends on whom, and what is to blame for what is down.
+//! The dependencies of backends, and the root causes of what is down.
 
 use std::borrow::Cow;
 

@@ -265,7 +265,7 @@ fn settings(
         .parse()
         .map_err(|error: ClickHouseUrlError| ("url".into(), error.to_string()))?;
     if endpoint.ca_file.is_some() && !url.tls {
-        return Err(("url".into(), "must begin with https:// where tls.ca_file is set".into()));
+        return Err(("url".into(), "must begin with https:// if tls.ca_file is set".into()));
     }
     let mut settings =
         ClickHouseSettings::new(url, identity.instance.clone(), identity.run.clone());

@@ -243,7 +243,7 @@ fn within(key: &str, text: &str, (least, most): (Duration, Duration)) -> Result<
     let shown = |time| humantime::format_duration(time).to_string();
     let right = || format!("{} to {}", shown(least), shown(most));
     let time = humantime::parse_duration(text)
-        .map_err(|_| Wrong::new(key, format!("{text:?} is no duration: write {}", right())))?;
+        .map_err(|_| Wrong::new(key, format!("{text:?} is not a duration: write {}", right())))?;
     if time < least || time > most {
         return Err(Wrong::new(key, format!("it must be {}, got {}", right(), shown(time))));
     }

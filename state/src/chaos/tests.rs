@@ -92,7 +92,7 @@ fn what_is_wrong_is_named_by_its_key_with_what_would_be_right() {
         ),
         (
             r#"{"faults":[{"kind":"latency","rate":0.1,"latency":"soon"}]}"#,
-            "faults[0].latency: \"soon\" is no duration: write 1ms to 1m",
+            "faults[0].latency: \"soon\" is not a duration: write 1ms to 1m",
         ),
         (
             r#"{"faults":[{"kind":"latency","rate":0.1,"latency":"6s"}]}"#,

@@ -171,7 +171,7 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
     }
     let sent_at = entry.noted.as_ref().map_or(entry.header.accepted_at, |noted| noted.at);
     (now.since(sent_at) >= MARKER_LIFE)
-        .then_some("it was first sent more than 7 days ago: whether it was applied cannot be told")
+        .then_some("it was first sent more than 7 days ago: it is unknown whether it was applied")
 }
 
 /// The writes that stand behind a timed one in its lanes.

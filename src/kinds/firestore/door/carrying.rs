@@ -223,7 +223,8 @@ impl Carrying {
                 let source = cached.0;
                 let whole = self.whole();
                 let response = whole.and_then(|it| core.cached(&self.upstream, it, cached, share));
-                let response = response.ok_or_else(|| Told::fault("what is cached is no reply"))?;
+                let response =
+                    response.ok_or_else(|| Told::fault("what is cached is not a reply"))?;
                 Ok((response, source))
             }
             Sent::Lost(Lost::Onward(onward, attempt)) => {

@@ -86,7 +86,7 @@ impl Core {
     pub(super) fn upstream(&self) -> Result<Arc<Upstream>, String> {
         let any: Arc<dyn Any + Send + Sync> = self.backend.connector();
         let connector: Arc<FirestoreConnector> =
-            any.downcast().map_err(|_| "its backend is no Firestore".to_owned())?;
+            any.downcast().map_err(|_| "its backend is not a Firestore".to_owned())?;
         let mut upstream = self.upstream.lock();
         if let Some(upstream) = &*upstream
             && Arc::ptr_eq(&upstream.connector, &connector)

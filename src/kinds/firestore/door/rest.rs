@@ -204,7 +204,10 @@ impl Core {
         headers.remove("content-length");
         headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
         let authority = HeaderValue::try_from(client.settings.url.authority());
-        headers.insert(HOST, authority.map_err(|_| Told::fault("the url is no header"))?);
+        headers.insert(
+            HOST,
+            authority.map_err(|_| Told::fault("the url cannot be sent in a header"))?,
+        );
         *request.headers_mut() = headers;
         Ok(request)
     }

@@ -79,7 +79,7 @@ impl Core {
             count += self.may_send(scope, method, message.as_deref())?;
         }
         if count == 0 {
-            return Err(Told::denied("it names no project, and not every one is allowed here"));
+            return Err(Told::denied("it names no project, and only some are allowed here"));
         }
         Ok(())
     }
@@ -206,6 +206,6 @@ fn unreadable() -> Told {
 fn denied(name: &str) -> Told {
     let shown: String = name.chars().take(SHOWN).collect();
     Told::denied(&format!(
-        "{shown:?} is of no project that this door is open for: see `projects` of the door"
+        "{shown:?} is not in a project that this door allows: see `projects` of the door"
     ))
 }

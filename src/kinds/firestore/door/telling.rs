@@ -119,7 +119,7 @@ impl Told {
 
     /// It is not known who calls.
     pub(super) fn nobody() -> Self {
-        let what = "this door wants the secret of one of its callers as a bearer token";
+        let what = "this door requires the secret of one of its callers as a bearer token";
         Self::new(Code::Unauthenticated, what, Some(Refused::Denied))
     }
 

@@ -232,7 +232,8 @@ impl Core {
         };
         let told = self.replied(upstream, &whole.form, &reply);
         let response = told.map(|(messages, said)| said.response(messages, share));
-        let response = response.unwrap_or_else(|| Told::fault("a reply cannot be told").grpc());
+        let response =
+            response.unwrap_or_else(|| Told::fault("a reply cannot be expressed").grpc());
         Ok((response, source))
     }
 
@@ -253,7 +254,7 @@ impl Core {
         let reply = reply.map_err(|error| self.told_of(method, &error, None).of_one())?;
         let mut at = At { estimates: &self.estimates, now: self.backend.steady_unix() };
         let committed = stock::committed(&part.made, reply.value.as_ref(), &mut at);
-        let fault = || Told::fault("a reply cannot be told").of_one();
+        let fault = || Told::fault("a reply cannot be expressed").of_one();
         Ok((committed.ok_or_else(fault)?, reply.source))
     }
 

@@ -122,7 +122,7 @@ fn check_transforms(write: &Write) -> Result<(), String> {
         if inner.len() > outer.len() && inner.starts_with(outer) {
             let [outer, inner] =
                 [outer, inner].map(|parts| path::field_path(parts.iter().map(String::as_str)));
-            return Err(format!("transforms of {outer} and of {inner}, which lies within it"));
+            return Err(format!("transforms of {outer} and of {inner}, which is within it"));
         }
     }
     Ok(())
@@ -297,7 +297,7 @@ fn check_reference(name: &str) -> Result<(), String> {
                     Some("documents"),
                     Some(path),
                 ) if !project.is_empty() && !database.is_empty() => path,
-                _ => return Err(format!("{name:?} is the full name of no document")),
+                _ => return Err(format!("{name:?} is not the full name of a document")),
             }
         }
     };

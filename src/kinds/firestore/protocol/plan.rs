@@ -94,7 +94,7 @@ fn check_size(writes: &[Change], bytes: usize) -> Result<(), Refused> {
     let bears_marker = writes.iter().any(|write| !is_absolute(write));
     let most = if bears_marker { WRITES_MAX - 1 } else { WRITES_MAX };
     if writes.len() > most {
-        let why = if bears_marker { " where one of them needs a marker" } else { "" };
+        let why = if bears_marker { " if one of them needs a marker" } else { "" };
         return refused(format!("a commit takes {most} writes{why}, got {}", writes.len()));
     }
     if bytes > BYTES_MAX {

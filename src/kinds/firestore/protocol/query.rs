@@ -120,7 +120,7 @@ fn from(raw: &RawQuery) -> Result<(String, CollectionSelector), String> {
         (None, Some(group)) => {
             Err(format!("collection_group must be a name without slashes, got {group:?}"))
         }
-        _ => Err("a query wants collection, such as users, or collection_group".to_owned()),
+        _ => Err("a query needs collection, such as users, or collection_group".to_owned()),
     }
 }
 
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (json, why) in [
-            (json!({}), "wants collection"),
-            (json!({ "collection": "a", "collection_group": "b" }), "wants collection"),
+            (json!({}), "needs collection"),
+            (json!({ "collection": "a", "collection_group": "b" }), "needs collection"),
             (json!({ "collection": "users/ada" }), "such as users"),
             (json!({ "collection": "a", "where": [["x", "~", 1]] }), "\"~\" is none of"),
             (json!({ "collection": "a", "order": [["x", "up"]] }), "neither asc nor desc"),

@@ -94,7 +94,7 @@ fn at(json: &Json, depth: usize) -> Result<Value, String> {
             (Some(integer), ..) => ValueType::IntegerValue(integer),
             (None, Some(large), _) => return Err(format!("{large} is beyond 64 bits with a sign")),
             (None, None, Some(double)) => ValueType::DoubleValue(double),
-            (None, None, None) => return Err(format!("{number} is no number of 64 bits")),
+            (None, None, None) => return Err(format!("{number} is not a number of 64 bits")),
         },
         Json::Array(items) => ValueType::ArrayValue(array(items, depth)?),
         Json::Object(object) => match single(object) {
@@ -190,7 +190,7 @@ fn deeper(depth: usize) -> Result<usize, String> {
 /// # Errors
 /// It is none.
 pub(crate) fn timestamp(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| format!("{text:?} is no time such as \"2026-01-01T00:00:00Z\""))
+    text.parse().map_err(|_| format!("{text:?} is not a time such as \"2026-01-01T00:00:00Z\""))
 }
 
 /// The value at the path `parts`.

@@ -69,7 +69,7 @@ pub(crate) fn from_json(op: &str, rest: Map<String, Json>) -> Result<Write, Stri
     only(op != "delete" || raw.transforms.is_empty(), "transforms")?;
     only(op != "create" || raw.precondition.is_none(), "precondition")?;
     if matches!(op, "set" | "create") && !raw.merge && raw.data.is_none() {
-        return Err(format!("{op} wants data, an object"));
+        return Err(format!("{op} needs data, an object"));
     }
     let condition = match raw.precondition {
         Some(RawPrecondition::Exists(exists)) => Some(ConditionType::Exists(exists)),
@@ -115,7 +115,7 @@ fn by_paths(data: &Map<String, Json>) -> Result<(Fields, Vec<String>), String> {
         let parts = path::fields(key)?;
         let new = value::from_json(json).map_err(|why| format!("{key}: {why}"))?;
         insert(&mut fields, &parts, new)
-            .ok_or_else(|| format!("{key} lies within another field of the same update"))?;
+            .ok_or_else(|| format!("{key} is within another field of the same update"))?;
         mask.push(path::field_path(parts.iter().map(String::as_str)));
     }
     Ok((fields, mask))
@@ -296,7 +296,7 @@ mod tests {
             (
                 "set",
                 json!({ "path": "u/a", "data": {}, "precondition": { "update_time": "x" } }),
-                "is no time",
+                "is not a time",
             ),
         ] {
             let error = made(op, json).unwrap_err();

@@ -49,7 +49,7 @@ impl Upstream for Listening {
             Some(op @ (Op::Get(_) | Op::Query(_))) if transaction.is_empty() => {
                 Ok(Asked { op, token })
             }
-            _ => Err(refused("a document's path or a query is wanted".to_owned())),
+            _ => Err(refused("a document's path or a query is required".to_owned())),
         }
     }
 

@@ -143,8 +143,8 @@ pub(super) fn of(spec: &Spec, args: &[&[u8]]) -> Class {
         "monitor" => Class::Pinned(P::Monitors),
         "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe"
         | "sunsubscribe" => Class::Pinned(P::Subscribes),
-        "sync" | "psync" | "replconf" => Class::Refused("a door is no replication source"),
-        "asking" | "restore-asking" => Class::Refused("a door is no part of a cluster"),
+        "sync" | "psync" | "replconf" => Class::Refused("a door is not a replication source"),
+        "asking" | "restore-asking" => Class::Refused("a door is not part of a cluster"),
         "client|tracking" | "client|caching" | "client|getredir" | "client|trackinginfo" => {
             Class::Refused("client-side caching")
         }

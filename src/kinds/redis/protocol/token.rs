@@ -241,8 +241,8 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
 
 /// The script answered what it never answers.
 fn unforeseen(frame: &Bytes) -> Attempted {
-    let whole = format!("the script ended unforeseen: {}", String::from_utf8_lossy(frame));
-    let message = Words::quoting("the script ended unforeseen", whole);
+    let whole = format!("the script ended unexpectedly: {}", String::from_utf8_lossy(frame));
+    let message = Words::quoting("the script ended unexpectedly", whole);
     let error = AttemptError::own(ErrorClass::Unknown, ErrorCode::OfKind("script"), message);
     Attempted::failed(Verdict::Success, AttemptError { unclassified: true, ..error })
 }

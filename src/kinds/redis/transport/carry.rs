@@ -8,7 +8,7 @@
 //!    sets a deadline: what remains of it, or the far time ─────┤
 //!    inherits a deadline ────────────────────────┐             │
 //!  a transaction ── multi ───────────────────────┤             │
-//!  has a token ─────────────────────────────────┴─ the script (token)
+//!  has a token ──────────────────────────────────┴─ the script (token)
 //! ```
 
 use std::sync::{Arc, atomic::Ordering};
@@ -383,7 +383,7 @@ impl Links {
         let resp3 = self.resp3() && attempt.dialect != RESP2;
         let Some(script) = wrapped.command(resp3) else {
             let message = format!(
-                "a write that bears a token takes at most {} words, got {}",
+                "a write with a token takes at most {} words, got {}",
                 token::WORDS_MAX,
                 wrapped.args.len()
             );
@@ -442,7 +442,7 @@ impl Links {
     /// The server did not run the script.
     fn not_run(&self, ended: Attempted, origin: Origin) -> Attempted {
         self.without_token(ended, origin, "eval", token::is_script_refused, |error| {
-            format!("the server refuses EVAL ({error}): writes cannot bear tokens")
+            format!("the server refuses EVAL ({error}): writes cannot have tokens")
         })
     }
 
@@ -455,7 +455,7 @@ impl Links {
         }
         self.without_token(ended, origin, "marker", outcome::is_forbidden, |error| {
             format!(
-                "the server refuses GET and SET of fusebox:* ({error}): writes cannot bear tokens"
+                "the server refuses GET and SET of fusebox:* ({error}): writes cannot have tokens"
             )
         })
     }

@@ -81,7 +81,8 @@ impl Listening {
     fn breaks_malformed(&mut self) {
         self.faults += 1;
         if self.faults > FAULTS_MAX {
-            return self.ends(&Told::fault("what the server says is no message, time and again"));
+            return self
+                .ends(&Told::fault("the server repeatedly sent something that is not a message"));
         }
         self.breaks();
     }

@@ -77,7 +77,7 @@ impl Inner {
             if let Some(times) = TOLD.again() {
                 tracing::warn!(
                     times,
-                    "somebody speaks HTTP to a Redis door: the connection is closed"
+                    "a client speaks HTTP to a Redis door: the connection is closed"
                 );
             }
             (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
@@ -342,7 +342,7 @@ impl Inner {
             return match self.may_ask_all(client, now) {
                 Ok(()) if !self.is_late(client, now) => Some(Stuck::Lanes),
                 Ok(()) => {
-                    let why = format!("{} has not told its commands yet", core.backend.name());
+                    let why = format!("{} has not listed its commands yet", core.backend.name());
                     let answer = core.unavailable(&why);
                     self.answer_with(answer);
                     None
