@@ -13,6 +13,7 @@ mod rules;
 mod selects;
 mod source;
 mod syntax;
+mod words;
 
 use std::{path::Path, sync::LazyLock};
 
@@ -185,6 +186,11 @@ fn every_link_leads_somewhere_and_every_page_can_be_found() {
 #[test]
 fn the_sentences_of_the_documentation_are_short() {
     all_is_well(pages::long_sentences(&pages::read(root())));
+}
+
+#[test]
+fn no_word_makes_sentences_hard_to_read_too_often() {
+    all_is_well(words::complaints(&source::read_all(root()), &pages::read(root())));
 }
 
 #[test]

@@ -130,9 +130,11 @@ pub(super) fn long_sentences(pages: &Pages) -> Vec<String> {
         .filter_map(|(page, text)| {
             let mut sentences = sentences(text);
             sentences.sort_by_key(|sentence| words(sentence));
-            let of = |share: usize| sentences.get(sentences.len() * share / 100);
-            let (median, most) = (of(50).map_or(0, |it| words(it)), of(90).map_or(0, |it| words(it)));
             let longest = sentences.last()?;
+            // The longest of the shortest so many percent.
+            let of = |share: usize| sentences.get((sentences.len() * share).div_ceil(100) - 1);
+            let words_of = |share: usize| of(share).map_or(0, |sentence| words(sentence));
+            let (median, most) = (words_of(50), words_of(90));
             (median > MEDIAN_MAX || most > MOST_MAX).then(|| {
                 format!(
                     "{page}: the median sentence has {median} words, at most {MEDIAN_MAX} are wanted; nine \
