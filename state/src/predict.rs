@@ -6,8 +6,7 @@
 //! the nearest of
 //!
 //! ```text
-//!   p90 / timeout        failures / the breaker's rate        in flight / the most        the queue is full in 10 min
-//!   or less
+//!   p90 / timeout        failures / the breaker's rate        in flight / the most        the queue is full in 10 min or less
 //! ```
 //!
 //! **States.**

@@ -16,8 +16,7 @@
 //!
 //! # One call
 //! ```text
-//!  Arrived ─▶ Read: first message whole ─▶ Admitted ─▶ Sent ─▶ Settled: first byte of the answer, or its status ─▶
-//!  Relayed
+//!  Arrived ─▶ Read: first message whole ─▶ Admitted ─▶ Sent ─▶ Settled: first byte of the answer, or its status ─▶ Relayed
 //! ```
 //! The door enters the call path by `admit` and `settle` ([`fusebox_actors::Ticket`]). A call has a permit, a place in
 //! the bulkhead and, if it may write, its entry in the [fence](super::transport::fence) from *Admitted* to *Settled*.

@@ -1,4 +1,4 @@
-//! The residues, and where they stand.
+//! The residues, and their positions.
 
 use std::collections::BTreeSet;
 

@@ -79,7 +79,7 @@ impl QueueIndex {
         }
     }
 
-    /// Who may be able to move once `seq` stands there no more: also the residues before it, which let it pass.
+    /// The calls that may be able to move once `seq` is gone: also the residues before it, which let it pass.
     pub(super) fn held_up_by(&self, seq: u64) -> Vec<u64> {
         let mut held_up = self.next_of(seq);
         if !self.residues.is_empty() {

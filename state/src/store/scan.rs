@@ -312,7 +312,7 @@ impl Scan<'_> {
             let Some(call) = self.calls.get_mut(&seq) else { continue };
             let whole = if is_note {
                 call.noted(&note.clone().unwrap_or_default());
-                // A note that was lost and made anew knows nothing, not even a time.
+                // A note that was lost and made again knows nothing, not even a time.
                 let knows = note.as_ref().filter(|it| it.first_sent_at > UnixMillis::default());
                 if let (None, Some(gather)) = (knows, call.header.traits.gather) {
                     illegible.push((seq, gather));
@@ -344,7 +344,7 @@ impl Scan<'_> {
         self.found
     }
 
-    /// Gives the calls of a group its note, or removes them where it was applied; see `note.rs`.
+    /// Gives the calls of a group its note, or removes them if it was applied; see `note.rs`.
     fn settle_groups(&mut self) {
         for (seq, note) in std::mem::take(&mut self.groups) {
             let Some(group) = &note.group else { continue };
@@ -376,7 +376,7 @@ impl Scan<'_> {
     }
 
     /// The note of `seq` cannot be read, and may have been one of a group: whatever could have been sent with it
-    /// and bears no note of its own is in doubt, too.
+    /// and has no note of its own is in doubt, too.
     fn doubt_all_of(&mut self, seq: u64, gather: u64) {
         let alike = |call: &&mut StoredCall| call.header.traits.gather == Some(gather);
         for call in self.calls.values_mut().filter(alike) {
@@ -453,7 +453,7 @@ fn same(matches: bool) -> Result<(), Unreadable> {
     matches.then_some(()).ok_or(Unreadable::Damaged("holds another number than its key says"))
 }
 
-/// Damage is judged where the call is known; a newer format stops the scan.
+/// Damage is judged when the call is known; a newer format stops the scan.
 fn only_newer(why: Unreadable) -> Result<(), Unreadable> {
     if matches!(why, Unreadable::Newer { .. }) { Err(why) } else { Ok(()) }
 }

@@ -36,7 +36,7 @@ const HEADERS_MAX: usize = 1_000;
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How long the next request may be on its way when the daemon stops.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// How long a client is told that an idle connection is kept, at most. It is kept for longer.
+/// How long the door promises at most to keep an idle connection. It is kept for longer.
 const KEPT: Duration = Duration::from_secs(30);
 
 /// Serves a connection to its end.

@@ -75,7 +75,7 @@ impl<'a> Parameters<'a> {
         self.value(name).is_some_and(|value| !matches!(value, "" | "0" | "false"))
     }
 
-    /// What is told of them: neither credentials nor the text of the query. One who may only read says nothing of
+    /// What is shown of them: neither credentials nor the text of the query. One who may only read says nothing of
     /// `readonly`.
     fn told(&self, reads_only: bool) -> Vec<(String, String)> {
         let is_told = |it: &&Parameter<'_>| {
@@ -161,7 +161,7 @@ fn fields(headers: &HeaderMap, whole: Option<usize>) -> Fields {
     passed_on.chain(length.map(|length| field(&CONTENT_LENGTH, length.as_bytes()))).collect()
 }
 
-/// Whether the body is text as it stands.
+/// Whether the body is text without decoding.
 fn is_plain(headers: &HeaderMap, parameters: &Parameters<'_>) -> bool {
     !is_form(headers) && coding(headers).is_none() && !parameters.is_on("decompress")
 }

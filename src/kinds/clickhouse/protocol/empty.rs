@@ -1,8 +1,8 @@
 //! Empty results, for reads that nothing can answer and whose callers can do without.
 //!
-//! Formats that say nothing of their columns have one empty result. Where the columns stand in the answer,
+//! Formats that say nothing of their columns have one empty result. If the columns are in the answer,
 //! the empty result is the beginning of an earlier answer to the same query: it is remembered, for the
-//! [`QUERIES_MAX`] queries that were last answered. Where neither helps there is none: columns are never
+//! [`QUERIES_MAX`] queries that were last answered. If neither helps there is none: columns are never
 //! invented, and Parquet, Arrow, Native and the like are files that would have to be.
 
 use std::collections::HashMap;

@@ -3,13 +3,13 @@
 //! | statement | lanes | in an outage |
 //! | --- | --- | --- |
 //! | a read | none | cached, unless an answer from a cache would be wrong rather than old |
-//! | an INSERT of data into a table | none: they commute; the table's where `ordered` | queued; bears a token |
+//! | an INSERT of data into a table | none: they commute; the table's if `ordered` | queued; has a token |
 //! | INSERT … SELECT, into a function, or with deduplication settings of its own | none | refused |
 //! | CREATE, ATTACH, GRANT, SYSTEM … | none | refused |
 //! | ALTER, DROP, TRUNCATE, and whatever is not known | all: no queued insert may be left | refused |
 //!
-//! A query is cacheable also where it asks for the time: the cache answers in an outage only, and says how
-//! old its answer is. It is not where it asks for the server's own state (`system.…`), or for random
+//! A query is cacheable even if it asks for the time: the cache answers in an outage only, and says how
+//! old its answer is. It is not if it asks for the server's own state (`system.…`), or for random
 //! numbers and ids, which nobody else may get.
 
 use bytes::Bytes;
@@ -94,7 +94,7 @@ pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
     Ok(Plan { body, label, lanes, admin, access })
 }
 
-/// The cache entry of a read; `None` where there is none.
+/// The cache entry of a read; `None` if there is none.
 pub(crate) fn slot(
     header: &Header,
     statement: &Statement,
@@ -143,7 +143,7 @@ pub(super) fn insertion(
 ) -> (String, Lanes, bool, Access) {
     let header = &call.header;
     let Some(table) = &insert.table else {
-        let access = never("its table cannot be told from the statement");
+        let access = never("its table is not clear from the statement");
         return ("INSERT".to_owned(), none(), false, access);
     };
     let (database, name) = target::of(table, header, settings);

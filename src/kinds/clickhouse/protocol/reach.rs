@@ -45,7 +45,7 @@ const BEGINNINGS: &[&str] = &["deltalake", "iceberg", "materialized", "paimon", 
 /// What the name of one may end with, so that many servers read it.
 const MANY: &str = "cluster";
 
-/// Functions that read what lies at the server, in small letters; and all that begin with `dict`.
+/// Functions that read data of the server, in small letters; and all that begin with `dict`.
 const READING: &[&str] = &["file", "hascolumnintable", "joinget", "joingetornull"];
 
 /// Whether two tokens that stand side by side name another server.
@@ -76,7 +76,7 @@ pub(super) fn in_rest(mut lexer: Lexer<'_>) -> bool {
     }
 }
 
-/// Whether expressions ask for something that lies at a server, this one or another.
+/// Whether expressions ask for something at a server, this one or another.
 pub(super) fn reads(expressions: &str) -> bool {
     let mut lexer = Lexer::new(expressions);
     let mut before = None;

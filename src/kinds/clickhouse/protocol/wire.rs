@@ -34,10 +34,10 @@ pub struct Header {
     /// Settings for this call alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
-    /// The format of the answer, or of the data, where the statement names none.
+    /// The format of the answer, or of the data, if the statement names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// The database, where not the backend's own.
+    /// The database, if not the backend's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
     /// The data is a whole body.
@@ -108,7 +108,7 @@ impl Call {
     }
 }
 
-/// Where a call's data begins, by its first bytes.
+/// The beginning of a call's data, by its first bytes.
 pub(crate) fn header_end(beginning: &[u8]) -> Option<usize> {
     let [_, a, b, c, d] = *beginning.first_chunk::<HEAD>()?;
     usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?.checked_add(HEAD)

@@ -25,7 +25,7 @@ use crate::kinds::clickhouse::protocol::{
     wire::Call,
 };
 
-/// What a server may hold of an answer before it begins to send, where it is to hold it all back.
+/// What a server may hold of an answer before it begins to send, if it is to hold it all back.
 const BUFFER_SIZE: &str = "4194304";
 /// How a server forms blocks of the rows of an insert.
 const BLOCKS: [(&str, &str); 6] = [

@@ -163,7 +163,7 @@ pub(super) struct Rest {
     asked: Asked,
     /// The longest without a piece.
     idle: Duration,
-    /// Goes off no later than that is over. It is set anew only then: most pieces come at once.
+    /// Goes off no later than that is over. It is set again only then: most pieces come at once.
     alarm: Pin<Box<Sleep>>,
     guard: Option<Guard>,
     under_way: watch::Receiver<bool>,

@@ -45,7 +45,7 @@ pub(crate) struct Model {
     highest: u64,
     /// A call that a flipped bit took.
     lost: Option<u64>,
-    /// That it is lost was told.
+    /// That it is lost was reported.
     told: bool,
 }
 
@@ -251,7 +251,7 @@ impl Model {
     /// Compares a store with what may be there.
     pub(crate) fn judge(&self, opened: &Opened) -> Result<(), String> {
         let damage: Vec<_> = opened.findings.iter().filter(|it| it.is_damage()).collect();
-        // What was told may be told again: better twice than not at all.
+        // What was reported may be reported again: better twice than not at all.
         let is_right = match (self.lost, &damage[..]) {
             (None, []) => true,
             (Some(_), []) => self.told,
@@ -301,7 +301,7 @@ impl Model {
         }
     }
 
-    /// The loss was told: it need not be told again.
+    /// The loss was reported: it need not be reported again.
     pub(crate) fn was_told(&mut self) {
         self.told = true;
     }
