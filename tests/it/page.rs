@@ -451,7 +451,7 @@ fn a_restart_of_the_daemon_shows_as_lost_and_then_as_a_new_run() {
 
     stage.daemon.restart();
     browser.sees("#link-text", "^live");
-    browser.sees("#timeline tr", "daemon.*was started anew; last heard before at");
+    browser.sees("#timeline tr", "daemon.*was started again; last heard before at");
     browser.sees("[data-backend=redis]", "OPEN.*1 call,");
     assert_eq!(browser.count("#lost"), 0);
     // It goes on from there.
