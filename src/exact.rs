@@ -256,7 +256,7 @@ impl<'a> Outgoing<'a> {
 }
 
 /// A valid JSON text on one line. Within its strings every line break is escaped, so those that are left
-/// stand between its tokens and mean nothing.
+/// are between its tokens and mean nothing.
 pub(crate) fn on_one_line(json: &str) -> Cow<'_, str> {
     if json.contains(['\n', '\r']) {
         return Cow::Owned(json.replace(['\n', '\r'], ""));

@@ -10,7 +10,7 @@ use crate::view::{
     BackendView, BreakerView, ExplainView, QueuePage, QueuedCallView, ResilienceView,
 };
 
-/// What may bear a server's words.
+/// What may have a server's words.
 pub trait Open {
     /// Shows the servers' words from now on.
     fn open(&mut self);

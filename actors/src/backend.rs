@@ -34,7 +34,7 @@ const HALF_OPEN_LOOK: Duration = Duration::from_millis(500);
 /// The messages of a backend's actor.
 #[derive(Debug)]
 pub enum BackendMessage {
-    /// Transitions lie in the outbox.
+    /// There are transitions in the outbox.
     OutboxFilled,
     /// Time has made something due.
     TickDue,
@@ -321,7 +321,7 @@ impl BackendState {
         self.args.bus.publish(at, name, EventKind::Transition { transition: record.transition });
     }
 
-    /// Fallbacks begin, or cease, to answer in the backend's stead: it is not operational, or is again.
+    /// Fallbacks begin, or cease, to answer instead of the backend: it is not operational, or is again.
     fn tell_fallback(&self, at: UnixMillis, active: bool) {
         let backend = self.args.shared.circuit.name.as_str();
         if active {

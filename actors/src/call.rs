@@ -127,7 +127,7 @@ pub struct Reply {
     pub age: Duration,
     /// What the caller should know.
     pub warnings: Vec<String>,
-    /// The name of a write that was queued or bore a token.
+    /// The name of a write that was queued or had a token.
     pub op_id: Option<OpId>,
     /// Attempts on the wire.
     pub attempts: u32,

@@ -267,7 +267,7 @@ impl Circuit {
         let mut holds = self.holds.lock();
         change(&mut holds);
         let changed = self.breaker.set_offline(holds.any());
-        // The breaker's timers stand still while it is offline: its actor must set them again.
+        // The breaker's timers stop while it is offline: its actor must set them again.
         self.filled.notify_one();
         self.changed.notify_waiters();
         changed

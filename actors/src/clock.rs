@@ -52,7 +52,7 @@ impl Clock {
         Self { start: Instant::now(), start_unix: wall_nanos(), simulated: None }
     }
 
-    /// A wall clock that stood at `unix` when this was made and runs with tokio's clock; `set` says how far it was set
+    /// A wall clock that was at `unix` when this was made and runs with tokio's clock; `set` says how far it was set
     /// since, in milliseconds.
     pub(crate) fn simulated(unix: UnixMillis, set: &'static AtomicI64) -> Self {
         let start_unix = unix.get().saturating_mul(1_000_000);
@@ -82,7 +82,7 @@ impl Clock {
         self.start_unix.saturating_add(self.read().0).saturating_add_signed(set)
     }
 
-    /// The wall clock as it would stand had nobody set it since this was made: for times to live, which a step of
+    /// The wall clock as it would be if nobody had set it since this was made: for times to live, which a step of
     /// the clock must neither shorten nor prolong. In milliseconds since the Unix epoch, and comparable with the
     /// wall clock of other runs.
     pub fn steady_unix(&self) -> UnixMillis {

@@ -1,8 +1,8 @@
 //! The port behind which a backend's protocol lives.
 //!
 //! Everything above it deals in opaque bytes: a *body* is a call in its wire form, a *reply* the
-//! backend's answer in its wire form. A connector knows what a body means (lanes, effects, what an
-//! outage lets one say about it), carries attempts, and classifies how they ended. It decides neither
+//! backend's answer in its wire form. A connector knows what a body means (lanes, effects, how it may
+//! be answered in an outage), carries attempts, and classifies how they ended. It decides neither
 //! when to admit nor when to retry nor what to fall back on.
 //!
 //! **The one rule that an implementation might break:** after an attempt that may have been executed
@@ -96,7 +96,7 @@ pub struct Write {
     pub timed: bool,
     /// What the backend's own answer leaves open, if it is less than usual: its caller is warned of it.
     pub caveat: Option<&'static str>,
-    /// What an outage lets one say of it.
+    /// How it may be answered while the backend is down.
     pub outage: Outage,
 }
 
@@ -170,7 +170,7 @@ pub struct Attempt<'a> {
     /// only if it is proven that the backend would recognise it; if that cannot be proven, it ends as
     /// [`ErrorClass::Ambiguous`] unsent.
     pub doubt: Option<Doubt<'a>>,
-    /// Replay of a timed write ([`Write::timed`]): the queued writes that stand behind it in its lanes,
+    /// Replay of a timed write ([`Write::timed`]): the queued writes that are behind it in its lanes,
     /// oldest first. Empty otherwise.
     pub following: &'a [QueuedWrite],
     /// Whether an answer above [`HEAD_MAX`] may be given as [`Attempted::rest`]; else it is an error.
@@ -226,7 +226,7 @@ pub struct Residue {
     pub body: Bytes,
     /// The lanes that it touches.
     pub lanes: Lanes,
-    /// Writes accepted before this are replayed before it, also those that stand behind it; writes accepted
+    /// Writes accepted before this are replayed before it, also those that are behind it; writes accepted
     /// later wait for it.
     pub due: UnixMillis,
 }
@@ -396,7 +396,7 @@ pub trait Connector: Any + Send + Sync {
         (1, 0)
     }
 
-    /// Carries queued writes of one [`Write::gather`] number as one, in this order; all bear the same token and
+    /// Carries queued writes of one [`Write::gather`] number as one, in this order; all have the same token and
     /// the same doubt. They are applied together or not at all. The end counts for each.
     fn attempt_group<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Attempted> {
         let count = attempts.len();
@@ -506,7 +506,7 @@ pub trait Connector: Any + Send + Sync {
         None
     }
 
-    /// The outcome of these tokens is known and every attempt that bore one was answered: their markers may
+    /// The outcome of these tokens is known and every attempt that had one was answered: their markers may
     /// go. Best effort, in the background.
     fn forget_tokens(&self, tokens: Vec<OpId>);
 

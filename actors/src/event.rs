@@ -1,7 +1,7 @@
 //! What happens, published to whoever listens: a bounded broadcast that nobody can slow down. All but progress is
 //! kept in a journal too, in the same order and under the same numbers, which go on over restarts.
 //!
-//! Events are for every client and bear no words of a server: whoever may see these finds them in `explain` and
+//! Events are for every client and have no words of a server: whoever may see these finds them in `explain` and
 //! beside the queued call.
 
 use std::{path::Path, sync::Arc};

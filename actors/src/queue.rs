@@ -315,7 +315,7 @@ impl Queue {
     }
 
     /// Takes a place in `lanes` for a live write whose outcome is unknown; given up when dropped, unless
-    /// the write was appended to it. Also says whether calls stand before it in its lanes.
+    /// the write was appended to it. Also says whether calls are before it in its lanes.
     pub fn claim(self: &Arc<Self>, lanes: &Lanes) -> (Claim, bool) {
         let mut index = self.index.lock();
         let (seq, behind_calls) = index.claim(lanes);
@@ -323,7 +323,7 @@ impl Queue {
         (Claim { queue: Arc::clone(self), seq }, behind_calls)
     }
 
-    /// Whether calls stand in `lanes` before a claimed place.
+    /// Whether calls are in `lanes` before a claimed place.
     pub fn stands_behind_calls(&self, claim: &Claim, lanes: &Lanes) -> bool {
         self.index.lock().stands_behind_calls(claim.seq(), lanes)
     }

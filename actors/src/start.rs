@@ -71,7 +71,7 @@ pub(crate) fn lend(
 
 /// Opens a backend's store and continues an earlier run. One that does not open is tried again in
 /// the background, for as long as it takes. Until then what would be queued is refused, and so is what would
-/// have to wait for calls that may lie in it. No other backend is concerned.
+/// have to wait for calls that may be in it. No other backend is affected.
 pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
     let settings = shared.circuit.settings.load_full();
     let dir = settings

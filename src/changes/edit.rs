@@ -113,7 +113,7 @@ impl Edit {
     fn leaves(&self, earlier: &Change) -> bool {
         let lasts = earlier.until.is_none();
         match (self.persist, self.until) {
-            // What lay above it would hide it.
+            // What overrides it would hide it.
             (true, _) if !earlier.persisted => false,
             (true, None) => false,
             (true, Some(_)) => lasts,

@@ -22,7 +22,7 @@ pub(crate) struct Column {
     said: &'static str,
     /// The higher, the sooner it goes.
     rank: u8,
-    /// Numbers stand to the right.
+    /// Numbers are aligned to the right.
     pub(crate) right: bool,
     /// A cell for each backend.
     pub(crate) cells: Vec<Cell>,

@@ -86,7 +86,7 @@ pub(crate) struct DoorSettings {
     pub(crate) out_client: u64,
     /// The most connections to the backend that belong to one client each.
     pub(crate) pinned: u32,
-    /// How long a connection may lie idle; `None` is for ever.
+    /// How long a connection may be idle; `None` is for ever.
     pub(crate) idle_timeout: Option<Duration>,
     /// What the answer to a write must promise; `None` is the first of applied and durable.
     pub(crate) min_ack: Option<AckLevel>,

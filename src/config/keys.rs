@@ -9,7 +9,7 @@ impl Declared {
         self.settings.iter().map(|setting| setting.path.as_str())
     }
 
-    /// Whether settings lie below `path`.
+    /// Whether there are settings below `path`.
     pub(crate) fn is_section(&self, path: &str) -> bool {
         let wanted = pattern(path);
         wanted == "backends"

@@ -1,6 +1,6 @@
 //! The configuration as it is written, and all that is known of each setting: see [`super::setting`].
 //!
-//! The defaults lie beneath what the sources say before this is read, so that a field without a value is one whose
+//! The defaults are merged with what the sources say before this is read, so that a field without a value is one whose
 //! value follows from others, or that may be without one. What no single value can be judged by is left to
 //! [`super::Config::load`].
 
@@ -164,7 +164,7 @@ pub(crate) struct RawDoor {
     /// The most connections to the backend that belong to one client each, at most `connections`.
     #[schemars(extend("setting" = restart().rule("as many as connections").between(0, 1_000_000).example(10_000)))]
     pub(crate) pinned: Option<u32>,
-    /// How long a connection may lie idle, at least a second; 0s is for ever.
+    /// How long a connection may be idle, at least a second; 0s is for ever.
     #[schemars(extend("setting" = restart().default("0s").between("0s", "365days")))]
     pub(crate) idle_timeout: Time,
     /// What the answer to a write must promise.

@@ -1,4 +1,4 @@
-//! The settings whose values are words, and what these stand for.
+//! The settings whose values are words, and what these mean.
 
 use fusebox_actors::{AckLevel, DeadLetterPolicy, Priority, WriteFallback};
 

@@ -1,4 +1,4 @@
-//! The settings of a running daemon: the file read again, and changes at run time. How these lie upon each other is in
+//! The settings of a running daemon: the file read again, and changes at run time. How these override each other is in
 //! [`crate::changes`].
 
 use std::{

@@ -1,4 +1,4 @@
-//! What the demo shows: on a terminal a live status under the telling, in a pipe plain lines.
+//! What the demo shows: on a terminal a live status under the story, in a pipe plain lines.
 
 use std::{
     io::Write,
@@ -70,7 +70,7 @@ impl Screen {
         self.print(&self.with_states(&line));
     }
 
-    /// Shows how things stand.
+    /// Shows the state.
     pub(super) fn status(&self, status: &Status) {
         if let Some(bar) = &self.bar {
             if bar.is_finished() {

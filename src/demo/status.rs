@@ -1,4 +1,4 @@
-//! How things stand: the daemon's health and what becomes of the calls, as a line or as a small table.
+//! The state: the daemon's health and what becomes of the calls, as a line or as a small table.
 
 use fusebox_actors::view::Lenient;
 use fusebox_state::{breaker::State, system::SystemState};
@@ -47,7 +47,7 @@ pub(super) struct Condition {
 }
 
 impl Status {
-    /// A line that says how things stand.
+    /// A line with the state.
     pub(super) fn line(&self) -> String {
         let Some(health) = &self.health else { return "no daemon".to_owned() };
         let breakers = health.backends.iter().map(|(backend, Condition { breaker, queued })| {

@@ -51,7 +51,7 @@ pub(crate) struct DemoOptions {
     pub(crate) seed: u64,
 }
 
-/// One telling.
+/// One run of the story.
 pub(super) struct Story<'a> {
     options: DemoOptions,
     screen: Arc<Screen>,

@@ -68,7 +68,7 @@ pub(super) async fn replayed(client: &Client) -> Option<Each<Replayed>> {
     }))
 }
 
-/// Shows how things stand and what happens until it is dropped.
+/// Shows the state and what happens until it is dropped.
 pub(super) fn start(screen: &Arc<Screen>, caller: &Caller, socket: PathBuf) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(show_status(Arc::clone(screen), caller.another(), Client::new(socket.clone())));

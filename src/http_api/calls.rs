@@ -169,7 +169,7 @@ fn age_ms(reply: &Reply) -> u64 {
 fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Admitted) -> Response {
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, text: &str| {
-        // What cannot stand in a header (a warning may quote a key) is left out.
+        // What cannot be in a header (a warning may quote a key) is left out.
         if let Ok(value) = HeaderValue::from_str(text) {
             headers.append(HeaderName::from_static(name), value);
         }

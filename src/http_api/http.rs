@@ -40,13 +40,13 @@ use crate::{
     net::{linger::lent, same_task::attended},
 };
 
-/// How long a connection may lie idle between requests.
+/// How long a connection may be idle between requests.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long one in a spare place may take to send its request, and to agree on TLS before that.
 const SPARE_HEAD_TIME: Duration = Duration::from_secs(1);
 /// The longest that any other may take to agree on TLS.
 const TLS_TIME: Duration = Duration::from_secs(5);
-/// How long a connection may lie idle when the daemon stops.
+/// How long a connection may be idle when the daemon stops.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 /// How many may have connected without being accepted yet.
 const BACKLOG: usize = 1_024;

@@ -186,7 +186,7 @@ impl Channel {
     /// Connects if there is no connection.
     ///
     /// # Errors
-    /// There is none to be had.
+    /// There is none available.
     pub(crate) async fn connect(&self) -> Result<(), Status> {
         self.ready().await.map(drop)
     }

@@ -1,4 +1,4 @@
-//! What may stand in the log: one line an event, of bounded length, without what a terminal would obey.
+//! What may be in the log: one line an event, of bounded length, without what a terminal would obey.
 
 /// The longest line, its end not counted.
 const LINE_MAX: usize = 8 << 10;

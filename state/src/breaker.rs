@@ -23,7 +23,7 @@
 //! alone before its callers' timeouts find out. The two tests are resilience4j's, whose slow calls count among all
 //! likewise.
 //!
-//! Over this machine lie two orders of an operator: a *force* (open or closed, with a reason and
+//! Two orders of an operator override this machine: a *force* (open or closed, with a reason and
 //! perhaps an expiry), and *offline*, which outranks it. They change the effective state and leave the
 //! one underneath as it is; the window goes on recording.
 //!
@@ -84,7 +84,7 @@ pub struct BreakerSettings {
     pub auto_recovery: bool,
     /// The longest that an attempt takes; a probe that is out twice as long is given up.
     pub attempt_timeout: Duration,
-    /// The share of an open time that is random from the second time on: waits lie in
+    /// The share of an open time that is random from the second time on: waits are in
     /// `[(1 - jitter) d, d]`.
     pub jitter: Ratio,
     /// Which calls are slow, and whether these trip it.

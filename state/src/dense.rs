@@ -1,6 +1,6 @@
 //! A map from numbers that are given out one after the other, such as sequences, to what is known of each.
 //!
-//! Numbers lie in runs of sixteen, so that a value costs what it takes itself and a few bytes: a `BTreeMap` that is
+//! Numbers are in runs of sixteen, so that a value costs what it takes itself and a few bytes: a `BTreeMap` that is
 //! filled in order keeps its leaves little more than half full. A run with few values left takes the room of all
 //! sixteen; it goes with its last value.
 

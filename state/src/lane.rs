@@ -4,11 +4,11 @@
 //! it is first in all of them. A call over every lane is a *barrier*: it may move when nothing older is
 //! left, and nothing younger moves before it.
 //!
-//! Some calls that still stand in line no longer hold up what is behind them (they were applied, and
+//! Some calls that are still in line no longer hold up what is behind them (they were applied, and
 //! only their removal is not synced yet); the questions here take a predicate that says which.
 //!
 //! A line may be 50,000 calls long, so no question about one lane walks along it: places are found by bisection,
-//! and beside each line stand the calls in it that set its whole value, and how many make its value unknowable.
+//! and beside each line are the calls in it that set its whole value, and how many make its value unknowable.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -323,7 +323,7 @@ impl LaneMap {
         self.members.contains(seq)
     }
 
-    /// Calls that stand anywhere, those without a lane included: a barrier waits for them, too.
+    /// Calls that are anywhere, those without a lane included: a barrier waits for them, too.
     pub fn standing(&self) -> usize {
         self.members.len()
     }

@@ -38,10 +38,10 @@ impl Outcome {
 pub enum ErrorClass {
     /// Certainly not executed (connect refused, LOADING): anything may be tried again.
     NotExecuted,
-    /// Perhaps executed (a timeout or reset after bytes were sent): only what is absolute, or bore a
+    /// Perhaps executed (a timeout or reset after bytes were sent): only what is absolute, or had a
     /// token on every attempt, may be tried again.
     Unknown,
-    /// Perhaps executed, and nothing could tell a repetition from the first: it had no token although it
+    /// Perhaps executed, and nothing could distinguish a repetition from the first: it had no token although it
     /// needed one. Never tried again; a queued call becomes a dead letter.
     Ambiguous,
     /// The backend refuses this call for good (WRONGTYPE, a syntax error): never tried again; a

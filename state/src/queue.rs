@@ -144,7 +144,7 @@ pub struct Noted {
 pub struct Group {
     /// Their sequences, ascending.
     pub members: Vec<u64>,
-    /// The token that they bear.
+    /// Their token.
     pub token: OpId,
     /// One of them is missing, so that they cannot be sent again as they were.
     pub broken: bool,
@@ -263,7 +263,7 @@ impl QueueIndex {
 
     /// Takes a place in `lanes` for a live write whose outcome is unknown, so that nothing new passes it
     /// before it is known whether it is sent again. End it with [`QueueIndex::unclaim`] or by
-    /// [admitting](QueueIndex::admit) the write to that place. Also says whether calls stand before it:
+    /// [admitting](QueueIndex::admit) the write to that place. Also says whether calls are before it:
     /// those came while it was on the wire, and are or will be acknowledged.
     pub fn claim(&mut self, lanes: &Lanes) -> (u64, bool) {
         let seq = self.next_seq;
@@ -274,7 +274,7 @@ impl QueueIndex {
         (seq, behind_calls)
     }
 
-    /// Whether calls, and not mere claims, stand in any of `lanes` before the place `seq`.
+    /// Whether calls, and not mere claims, are in any of `lanes` before the place `seq`.
     pub fn stands_behind_calls(&self, seq: u64, lanes: &Lanes) -> bool {
         let is_call = |it: u64| it < seq && !self.claims.contains(&it);
         lanes.is_all() && self.entries.range(..seq).next().is_some()
@@ -443,7 +443,7 @@ impl QueueIndex {
         self.waits_again(seq);
     }
 
-    /// The durable writes that stand behind `seq` in its lanes, in order.
+    /// The durable writes behind `seq` in its lanes, in order.
     pub fn following(&self, seq: u64) -> Vec<u64> {
         let durable = |member: &u64| {
             self.entries

@@ -47,7 +47,7 @@ const HEADER_MAX: usize = 4 << 20;
 /// The folder of a shelf, and how much it takes.
 #[derive(Clone, Debug)]
 pub struct ShelfSettings {
-    /// Its folder; nothing else may lie in it.
+    /// Its folder; nothing else may be in it.
     pub dir: PathBuf,
     /// Whether it outlives the daemon.
     pub lasts: bool,
@@ -155,7 +155,7 @@ impl Shelf {
         bytes <= self.0.most.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the replies that lie on it.
+    /// Bytes of the replies on it.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)

@@ -5,7 +5,7 @@
 //!                             clickhouse http://db:8123/default · firestore [::1]:8080/project/(default)
 //! ```
 //!
-//! Stores, snapshots of caches, exports and views bear a target as this text, so the text is part of their formats.
+//! Stores, snapshots of caches, exports and views have a target as this text, so the text is part of their formats.
 //! It is put together and taken apart here alone. Two targets are the same if their texts are. Any text is a target:
 //! what another release wrote is compared and shown unchanged.
 

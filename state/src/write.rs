@@ -40,7 +40,7 @@ pub enum Repeat {
     Absolute,
     /// Every attempt has a token by which the backend recognises a repetition, if that is proven.
     Token,
-    /// Nothing tells a repetition from the first.
+    /// Nothing distinguishes a repetition from the first.
     Never,
 }
 

@@ -221,7 +221,7 @@ fn a_write_whose_connection_died_is_queued_at_once_and_applied_before_the_next()
         println!("answered after {took:?}");
         reply.assert_queued();
         assert!(took < Duration::from_secs(3), "{took:?}");
-        // The lane is in doubt for as long as what lay in the network could still land.
+        // The lane is in doubt for as long as what was in the network could still land.
         set(&daemon, "k/a", &json!({ "n": 2 })).assert_queued();
         let read = get(&daemon, "k/a");
         assert_eq!((read.source(), &read.value()["data"]["n"]), ("queued", &json!(2)));

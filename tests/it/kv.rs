@@ -21,7 +21,7 @@ use crate::support::{
 };
 
 const PATCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/patches/kv.patch");
-/// Who does not bear it is not let in.
+/// Who does not have it is not let in.
 const TOKEN: &str = "open-sesame";
 const LONG: Duration = Duration::from_secs(20);
 

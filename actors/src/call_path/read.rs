@@ -81,7 +81,7 @@ impl BackendShared {
         read: &Read,
     ) -> Result<Reply, CallError> {
         let resumes = context.failed.is_some();
-        // Also one that failed once: what stood before it may have been queued since.
+        // Also one that failed once: an earlier write may have been queued since.
         let Fenced { parts: overlaid, cache_alone } =
             if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
                 let began = self.clock().read();

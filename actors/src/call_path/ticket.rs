@@ -121,7 +121,7 @@ pub enum Admission {
     OtherWay(OtherWay),
 }
 
-/// An answer in the backend's stead.
+/// An answer instead of the backend's.
 #[derive(Clone, Debug)]
 pub struct Instead {
     /// [`Source::Cache`] or [`Source::Stale`].
@@ -137,7 +137,7 @@ pub struct Instead {
 /// Why a plain call must take the other way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherWay {
-    /// Queued writes stand in its lanes, or nobody knows whether some do.
+    /// Queued writes are in its lanes, or nobody knows whether some do.
     Lanes,
     /// The breaker or an operator lets nothing through, and the cache does not answer: it is to be queued or refused.
     Barred(Barred),

@@ -132,7 +132,7 @@ impl BackendShared {
             let reserve = reserve(context.left(self.clock().now()));
             context.live_until = context.live_until.minus(reserve);
         }
-        // A ticket's attempt bore none.
+        // A ticket's attempt had none.
         let queues = matches!(queueable, Queueable::Yes(_));
         let bears = context.failed.is_none() && Self::token(context, write, queues);
         let token = bears.then_some(op_id);

@@ -1,8 +1,8 @@
 //! Who waits for a lane, and how they are woken.
 //!
-//! A lane has few waiters and a queue many lanes, so waiters stand by lane, in a fixed number of places: what happens
-//! in one lane does not wake those who wait for another. They are woken when the lane is free, and when it has come to
-//! a stop; and look for themselves then.
+//! A lane has few waiters and a queue many lanes, so waiters are grouped by lane, in a fixed number of places: what
+//! happens in one lane does not wake those who wait for another. They are woken when the lane is free, and when it has
+//! come to a stop; and look for themselves then.
 
 use fusebox_state::{LaneId, Lanes, queue::QueueIndex};
 use tokio::sync::Notify;

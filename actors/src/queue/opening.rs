@@ -206,7 +206,7 @@ impl Queue {
                 store.note_sending(*seq, note, Box::new(|_| ()));
             }
         }
-        // The calls beside which the notes of groups lie go last.
+        // The calls that have the notes of groups go last.
         again.sort_by_key(|seq| notes.iter().any(|(first, _)| first == seq));
         for seq in again {
             self.remove_in_order(seq, || ());

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use fusebox_state::digest;
 
-/// Lines that are kept for the telling.
+/// Lines that are kept to be printed.
 const KEPT: usize = 60;
 
 /// See the [module](self).

@@ -219,7 +219,7 @@ impl Server {
             self.on_the_way.drain(..arrived).collect::<Vec<_>>()
         {
             let mut own = Vec::new();
-            // The calls of a group bear one token.
+            // The calls of a group have one token.
             let known: Vec<bool> = calls
                 .iter()
                 .map(|(_, token)| token.is_some_and(|it| self.tokens.contains(&it)))

@@ -88,7 +88,7 @@ pub(crate) struct Scripted {
     pub(crate) closed: Mutex<Vec<String>>,
     /// Whether inserts go together, and how many of them.
     pub(crate) gathers: AtomicU32,
-    /// The sizes of the groups that came, and the tokens that they bore.
+    /// The sizes of the groups that came, and the tokens that they had.
     pub(crate) groups: Mutex<Vec<(usize, OpId)>>,
     /// What was known of attempts that came in doubt.
     pub(crate) evidence: Mutex<Vec<Bytes>>,

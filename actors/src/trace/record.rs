@@ -179,7 +179,7 @@ pub enum StepKind {
         /// Whether everything was there.
         hit: bool,
     },
-    /// What answered in the backend's stead; `None` if nothing could.
+    /// What answered instead of the backend; `None` if nothing could.
     Fallback(Option<Source>),
     /// It was put into the queue and synced.
     Append {

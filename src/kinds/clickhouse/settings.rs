@@ -91,7 +91,7 @@ impl ClickHouseSettings {
 }
 
 /// What a ClickHouse URL says: `http[s]://[user[:password]@]host[:port][/database]`, in which user, password
-/// and database may also stand behind a `?`. `Debug` shows no secret.
+/// and database may also follow a `?`. `Debug` shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClickHouseUrl {
     /// Whether it is spoken to over TLS.

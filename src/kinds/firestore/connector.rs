@@ -11,7 +11,7 @@
 //! ```
 //! How calls share a commit and are still distinguished, and how a call is recognised that was
 //! applied already, is in `transport/carry.rs`; what keeps an abandoned write from landing late in
-//! `transport/fence.rs`; what an outage lets one say of a write in `protocol/plan.rs`; what a status means
+//! `transport/fence.rs`; how a write may be answered in an outage in `protocol/plan.rs`; what a status means
 //! in `protocol/outcome.rs`; how a live query survives an outage in `live_queries.rs`.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};

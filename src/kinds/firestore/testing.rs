@@ -313,7 +313,7 @@ async fn pass(
         };
         let NetworkState { rate, poison, .. } = *state.borrow();
         if let Some(poison) = poison {
-            // It may lie in two reads.
+            // It may be split over two reads.
             seen.drain(..usize::saturating_sub(seen.len(), poison.len()));
             seen.extend_from_slice(left);
             if seen.windows(poison.len()).any(|part| part == poison.as_bytes()) {

@@ -1,7 +1,7 @@
 //! A stand-in for Redis.
 //!
 //! It knows strings, counters, times to live, what the connector says on a new connection, and the one
-//! script by which writes bear tokens.
+//! script by which writes have tokens.
 
 use std::{
     collections::BTreeMap,

@@ -97,7 +97,7 @@ impl Breaker {
     }
 
     /// Restores what an earlier run remembered, as far as this one knows no better: it may have gone on for a while
-    /// before that was to be had. If nothing has happened, it is in the earlier one's state
+    /// before that was available. If nothing has happened, it is in the earlier one's state
     /// ([`Breaker::restore`]). Else its state is what has been seen since; a force of the earlier run takes effect
     /// unless an operator has given an order, and returns the transition that this brings about.
     pub fn take_up(

@@ -59,7 +59,7 @@ fn needs(required: &[(usize, usize)], who: usize) -> BTreeSet<usize> {
     on.flat_map(|on| needs(required, on).into_iter().chain([on])).collect()
 }
 
-/// Each with all that stand before it.
+/// Each with all that are before it.
 fn pairs(count: usize) -> Vec<(usize, usize)> {
     (0..count).flat_map(|from| (0..from).map(move |to| (from, to))).collect()
 }

@@ -138,7 +138,7 @@ impl QueueIndex {
         self.folds.keep(reading.lane, fold);
     }
 
-    /// `seq` came to stand in `lanes`, left them, or is another write now: folds that cover its place are over.
+    /// `seq` came into `lanes`, left them, or is another write now: folds that cover its place are over.
     pub(super) fn touched(&mut self, seq: u64, lanes: &Lanes) {
         if self.folds.lanes.is_empty() {
             return;

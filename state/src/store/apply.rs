@@ -64,7 +64,7 @@ pub(super) struct Applier {
     pub(super) uploads: BTreeSet<u64>,
     /// Keys that belong to nothing; removed as groups have room.
     pub(super) garbage: Vec<IVec>,
-    /// The identity that new calls bear.
+    /// The identity of new calls.
     pub(super) target: Arc<RwLock<Target>>,
     /// What a compaction has to copy again.
     pub(super) changed: Option<Changed>,

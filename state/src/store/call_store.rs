@@ -94,7 +94,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// The store's state. Asks the file system for a size, nothing more.
     fn status(&self) -> StoreStatus;
 
-    /// Records the identity that the store is filled for from now on. Calls appended after `Ok` bear
+    /// Records the identity that the store is filled for from now on. Calls appended after `Ok` have
     /// it; those that wait keep theirs.
     fn set_target(&self, target: &Target, done: Done);
 
@@ -133,7 +133,7 @@ pub(super) trait Backed: fmt::Debug + Send + Sync {
     /// Sends a command to whoever commits.
     fn send(&self, command: Command);
 
-    /// The identity that new calls bear.
+    /// The identity of new calls.
     fn target(&self) -> &RwLock<Target>;
 
     /// Reads; `Failed` while there is nothing to read from.
@@ -245,7 +245,7 @@ impl<B: Backed> CallStore for B {
         if let Err(error) = keys::within("target", text.len(), queue::TARGET_MAX) {
             return Ticket::new(done).complete(Err(error));
         }
-        // Calls sent from here on bear it. If the fact is not written, the next start asks.
+        // Calls sent from here on have it. If the fact is not written, the next start asks.
         let mut current = self.target().write();
         *current = target.clone();
         put(self, FACT_TARGET, text.as_bytes(), done);

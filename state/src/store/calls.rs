@@ -1,4 +1,4 @@
-//! Calls as the store's users know them: on their way in, as they lie there, and as dead letters.
+//! Calls as the store's users know them: on their way in, as they are stored, and as dead letters.
 
 use bytes::Bytes;
 
@@ -119,7 +119,7 @@ pub(super) fn is_residue(traits: Option<u64>) -> bool {
 pub struct StoredGroup {
     /// The sequence of its first call.
     pub id: u64,
-    /// The token that its calls bear.
+    /// The token of its calls.
     pub token: OpId,
     /// A member is missing: it cannot be sent again as it was.
     pub broken: bool,

@@ -156,7 +156,7 @@ pub struct OpenedMemory {
 }
 
 impl MemoryDisk {
-    /// Opens what was committed. New calls bear `target`.
+    /// Opens what was committed. New calls have `target`.
     ///
     /// # Errors
     /// `Failed` if what is there is not what a store has written.

@@ -50,7 +50,7 @@ pub struct Note {
 /// Calls that are sent as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupNote {
-    /// The token that they bear.
+    /// Their token.
     pub token: OpId,
     /// Their sequences, ascending; at most [`MEMBERS_MAX`].
     pub members: Vec<u64>,

@@ -1,4 +1,4 @@
-//! Calls as they lie in the store: their keys, their header, their chunks.
+//! Calls as they are in the store: their keys, their header, their chunks.
 //!
 //! A call is one value under `q`+sequence if header and body fit [`VALUE_MAX`] bytes; else its
 //! body is in chunks under `c`+sequence+index, which are written *before* the header. So a header

@@ -1,7 +1,7 @@
 //! The one reader of a store's raw log. It serves a look before an open, a rebuild, a check, an export and a repair,
 //! and never lets sled near the files: sled locks, zeroes what it takes for torn, and truncates.
 //!
-//! Our values lie in the log whole and uncompressed, each in its own envelope with its own checksum, what was
+//! Our values are in the log whole and uncompressed, each in its own envelope with its own checksum, what was
 //! superseded or removed until its space is used again. So every value that can be read is found, whatever became of
 //! the structure around it; `plan.rs` says which of them are live.
 //!

@@ -31,7 +31,7 @@ pub(super) const OVERHEAD: usize = ENVELOPE + 8;
 pub(super) const MAGIC: [u8; 4] = [0xF5, b'b', b'x', 0x1A];
 /// The format that this version writes.
 pub(super) const FORMAT: u16 = 2;
-/// The first format, whose values bear no commit number.
+/// The first format, whose values have no commit number.
 pub(super) const FIRST: u16 = 1;
 /// Body bytes in one chunk: with its header (17 bytes at most) and the envelope below [`VALUE_MAX`].
 pub(super) const CHUNK_BODY: usize = 4032;
@@ -202,7 +202,7 @@ pub(super) struct GoneRecord {
     pub(super) bits: [u64; 16],
 }
 
-/// What lay under this key is no more.
+/// What was under this key is gone.
 #[derive(Clone, Copy, Debug, Encode, BorrowDecode)]
 pub(super) struct VoidRecord<'a> {
     pub(super) key: &'a [u8],

@@ -1,7 +1,7 @@
 //! The first full scan of an opened store: what it holds, what is bad, what is to be swept; and whether sled shows what
 //! the plan of its raw log says.
 //!
-//! A commit that was not completed may be there in part. Its appends and marks bear a number above the head's, and what
+//! A commit that was not completed may be there in part. Its appends and marks have a number above the head's, and what
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -30,7 +30,7 @@ use crate::{target::Target, units::UnixMillis};
 pub struct Counts {
     /// Calls that wait, those being sent included.
     pub pending: u64,
-    /// Calls that bear a sending mark, dead letters not counted.
+    /// Calls with a sending mark, dead letters not counted.
     pub sending: u64,
     /// Dead letters.
     pub dead: u64,

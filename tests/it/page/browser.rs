@@ -1,4 +1,4 @@
-//! A headless Chromium that the test tells what to do, through `tests/support/page.mjs`.
+//! A headless Chromium that the test controls, through `tests/support/page.mjs`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -575,7 +575,7 @@ impl Client {
         assert_eq!(self.queued(backend, "dead"), 0, "dead letters of {backend}");
     }
 
-    /// The sum of a metric's samples that bear all `labels`; names without `fusebox_`. Label values are
+    /// The sum of a metric's samples with all `labels`; names without `fusebox_`. Label values are
     /// compared without regard to case.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

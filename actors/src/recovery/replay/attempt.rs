@@ -174,7 +174,7 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
         .then_some("it was first sent more than 7 days ago: it is unknown whether it was applied")
 }
 
-/// The writes that stand behind a timed one in its lanes.
+/// The writes behind a timed one in its lanes.
 ///
 /// # Errors
 /// One of them cannot be read: what is judged without it would be wrong.
@@ -217,7 +217,7 @@ fn group_token(shared: &BackendShared, ready: &[(Job, Cargo)]) -> Option<OpId> {
 /// What the attempts of one sending have in common.
 #[derive(Clone, Copy)]
 struct Common<'p> {
-    /// The token that all of a group bear.
+    /// The token of all calls of a group.
     group: Option<OpId>,
     now: UnixMillis,
     timeout: Duration,

@@ -32,7 +32,7 @@ use crate::{
 
 /// Most headers of a request.
 const HEADERS_MAX: usize = 1_000;
-/// How long a client may leave an answer lying: as long as the server lets it.
+/// How long a client may leave an answer unread: as long as the server lets it.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How long the next request may be on its way when the daemon stops.
 const GOODBYE: Duration = Duration::from_secs(1);

@@ -28,7 +28,7 @@ use super::{
 pub(crate) struct Elsewhere {
     /// Its statement does, or may.
     is_named: bool,
-    /// Rows in which expressions may stand.
+    /// Rows in which there may be expressions.
     rows: [Bytes; 2],
 }
 

@@ -203,7 +203,7 @@ fn are_objects(rows: &[u8]) -> bool {
     true
 }
 
-/// Whether no line break is escaped, nor what will stand behind the last row.
+/// Whether no line break is escaped, nor what will follow the last row.
 fn are_lines(rows: &[u8]) -> bool {
     let lines = rows.strip_suffix(b"\n").unwrap_or(rows);
     lines.split(|byte| *byte == b'\n').all(|line| {
@@ -212,7 +212,7 @@ fn are_lines(rows: &[u8]) -> bool {
     })
 }
 
-/// Whether quotes stand only around whole fields, and all end.
+/// Whether quotes are only around whole fields, and all end.
 fn is_csv(rows: &[u8]) -> bool {
     enum At {
         Start,

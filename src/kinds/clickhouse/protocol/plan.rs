@@ -1,4 +1,4 @@
-//! What a call is: its lanes, its cache entry, what an outage lets one say of it.
+//! What a call is: its lanes, its cache entry, how it may be answered while the backend is down.
 //!
 //! | statement | lanes | in an outage |
 //! | --- | --- | --- |
@@ -134,7 +134,8 @@ fn read(header: &Header, statement: &Statement, settings: &ClickHouseSettings) -
     Access::Read(Read { keyed: false, slots, miss: None })
 }
 
-/// What an insert is: its table, its lanes, whether it needs an admin, and what an outage lets one say of it.
+/// What an insert is: its table, its lanes, whether it needs an admin, and how it may be answered while the backend is
+/// down.
 pub(super) fn insertion(
     call: &Call,
     statement: &Statement,
@@ -184,7 +185,7 @@ const UNAWAITED: &str = "wait_for_async_insert is 0: the server has taken the ro
 
 /// Whether the server answers before it writes (`async_insert` without `wait_for_async_insert`).
 fn is_unawaited(header: &Header, statement: &Statement) -> bool {
-    // The statement's own settings stand above those of the request.
+    // The statement's own settings override those of the request.
     let of = |wanted: &str| {
         let own = statement.settings.iter().rev().find(|(name, _)| name == wanted);
         own.map(|(_, value)| value).or_else(|| header.settings.get(wanted))

@@ -48,7 +48,7 @@ const MANY: &str = "cluster";
 /// Functions that read data of the server, in small letters; and all that begin with `dict`.
 const READING: &[&str] = &["file", "hascolumnintable", "joinget", "joingetornull"];
 
-/// Whether two tokens that stand side by side name another server.
+/// Whether two tokens side by side name another server.
 pub(super) fn names(one: Token<'_>, next: Token<'_>) -> bool {
     if one.is("ON") && next.is("CLUSTER") {
         return true;

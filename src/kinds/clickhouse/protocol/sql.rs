@@ -4,7 +4,7 @@
 //!
 //! - The first word decides, after leading `(`; after WITH it is the first INSERT, SELECT or FROM outside
 //!   of brackets. A second statement, or a quote that does not end, makes it a write.
-//! - An INSERT's target may stand after INTO and TABLE, bare or quoted, with its database or without.
+//! - An INSERT's target may come after INTO and TABLE, bare or quoted, with its database or without.
 //!   `FUNCTION …` and `{name:Identifier}` are no table that is known.
 //! - An INSERT is *plain* if its rows are data: VALUES or FORMAT, in the query or behind it. Nothing
 //!   behind VALUES or the format's name is looked at.
@@ -42,7 +42,7 @@ pub(crate) struct Insert {
 /// The source of an INSERT's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
-    /// They stand in the query.
+    /// They are in the query.
     Inline,
     /// They follow the query, whose format is named.
     Follow,

@@ -64,7 +64,7 @@ pub(crate) fn packing(call: &Call) -> Option<Packing> {
     (packing != Packing::default()).then_some(packing)
 }
 
-/// Whether expressions may stand in its rows.
+/// Whether its rows may contain expressions.
 pub(crate) fn takes_expressions(call: &Call) -> bool {
     let header = &call.header;
     let statement = sql::read(&header.query);

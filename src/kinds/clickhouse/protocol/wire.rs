@@ -59,7 +59,7 @@ pub(crate) struct Raw {
 pub struct Call {
     /// What it asks.
     pub header: Header,
-    /// The rows of an INSERT that do not stand in the statement.
+    /// The rows of an INSERT that are not in the statement.
     pub data: Bytes,
 }
 

@@ -1,7 +1,7 @@
 //! One statement on the wire, from its request to its answer.
 //!
 //! An answer is gathered up to a limit. If more follows, a caller that takes it piece by piece is given
-//! the beginning and a [`Rest`]; any other gets the error that the result is too large. An exception may stand at
+//! the beginning and a [`Rest`]; any other gets the error that the result is too large. An exception may be at
 //! the end of rows that have left already, so the end is always looked at, also of a rest.
 //!
 //! What becomes of a read whose answer nobody waits for any more is in [`super::reading`], and of a write it is the

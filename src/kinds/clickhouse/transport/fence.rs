@@ -340,7 +340,7 @@ impl Fence {
         });
         let mut earlier = self.earlier.lock();
         if let Earlier::Doubted(since, looked) = &mut *earlier {
-            // What was found has been killed, and more may lie in a socket: twice nothing proves it.
+            // What was found has been killed, and more may be in a socket: finding nothing twice proves it.
             let nothing = found.is_none_or(BTreeMap::is_empty);
             if !nothing {
                 *looked = None;

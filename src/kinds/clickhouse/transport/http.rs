@@ -38,7 +38,7 @@ use crate::{
 
 /// How long a password that was read from its file is used.
 const PASSWORD_AGE_MAX: Duration = Duration::from_secs(1);
-/// Longer than a body may stand still.
+/// Longer than a body may stop.
 const SENDERS_TURN: Duration = Duration::from_secs(3_600);
 /// What is read of an error's text, and of the answer to a question of fusebox's own.
 const TEXT_MAX: usize = 1 << 20;

@@ -85,7 +85,7 @@ impl Drop for Reading {
     }
 }
 
-/// Kills a read. One that is not found is over after a second look: it may lie in the server's socket, and begin.
+/// Kills a read. One that is not found is over after a second look: it may be in the server's socket, and begin.
 ///
 /// # Errors
 /// It was not over by `until`, or the server does not let it be killed.

@@ -250,7 +250,7 @@ fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
     vec![query.into(), call.data.clone()]
 }
 
-/// The headers of a trace; what cannot stand in one is left out.
+/// The headers of a trace; what cannot be in one is left out.
 pub(super) fn headers<'a>(
     trace: &'a PassedOn<'_>,
 ) -> impl Iterator<Item = (&'static str, HeaderValue)> + use<'a> {

@@ -64,7 +64,7 @@ type Cached = (Source, Bytes, Duration);
 enum Sent {
     /// The server answers.
     Answered(Box<Answered>),
-    /// The cache does, in the stead of a server that does not.
+    /// The cache does, instead of a server that does not.
     Cached(Cached),
     Lost(Lost),
     /// Nobody knows yet.

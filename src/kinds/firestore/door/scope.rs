@@ -105,7 +105,7 @@ impl Core {
         Ok(found.len())
     }
 
-    /// Whether a call may bear such metadata.
+    /// Whether a call may have such metadata.
     ///
     /// # Errors
     /// They name what it may not.

@@ -1,4 +1,4 @@
-//! Times that the door tells in the server's stead.
+//! Times that the door gives instead of the server's.
 //!
 //! They are estimates: the host's time, but later than every time that this door has given or seen in an answer of the
 //! server. So no document's time goes backwards for its clients while the daemon runs.

@@ -306,7 +306,7 @@ impl Core {
         Some((framing::framed(&messages), said))
     }
 
-    /// What the cache answers to a get in a suspect server's stead.
+    /// What the cache answers to a get instead of a suspect server.
     pub(super) fn cached(
         &self,
         upstream: &Upstream,

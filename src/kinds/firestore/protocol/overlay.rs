@@ -1,6 +1,6 @@
 //! The value of a document after the writes that wait in its lane.
 //!
-//! One function from a lane's writes to a value. What stood before them is not known here, so each queued
+//! One function from a lane's writes to a value. What was before them is not known here, so each queued
 //! commit is carried out in every *world* that is possible: at first the document is absent, or it is there
 //! and its fields are not known. The value is determined if one world is left and its fields are known. If that is
 //! not so and the backend cannot be asked, they are carried out once more, upon what is cached of the document.

@@ -64,7 +64,7 @@ pub(crate) fn exact_fields(path: &str) -> Result<Vec<String>, String> {
     parts(path, is_simple)
 }
 
-/// The parts of a field's path. `is_plain` is whether a name may stand without backquotes.
+/// The parts of a field's path. `is_plain` is whether a name needs no backquotes.
 fn parts(path: &str, is_plain: fn(&str) -> bool) -> Result<Vec<String>, String> {
     let wrong = || {
         format!(

@@ -1,6 +1,6 @@
 //! A call and a reply in wire form: a version byte, then a message of Protocol Buffers.
 //!
-//! The queue stores bodies, so they are read for years: fields are added, never changed. Documents bear
+//! The queue stores bodies, so they are read for years: fields are added, never changed. Documents have
 //! their paths below the database's root, not their full names, so that a body says the same wherever it
 //! is sent. A version that is not known here is refused, not guessed at.
 

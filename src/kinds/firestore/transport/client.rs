@@ -50,7 +50,7 @@ tokio::task_local! {
     static TRACE: Vec<(&'static str, AsciiMetadataValue)>;
 }
 
-/// Does what `asked` does, with requests that bear `trace`.
+/// Does what `asked` does, with requests that have `trace`.
 pub(crate) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Output = T>) -> T {
     // Of use once: marked so, neither side keeps it in its table of headers, from which it would push out others.
     let value = |text: &str| {

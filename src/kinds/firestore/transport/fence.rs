@@ -1,6 +1,6 @@
 //! The fence: nothing enters a lane while an abandoned write could still land in it.
 //!
-//! A commit that was sent and not answered may lie in a dead network and reach the server after a newer
+//! A commit that was sent and not answered may be in a dead network and reach the server after a newer
 //! one was acknowledged; it would undo it. Firestore knows no way to kill it. But its connection can be
 //! reset, so that what has not left this host, or is on the way in something that heeds the reset, never
 //! arrives. What did arrive has its deadline, which the server counts from the arrival. So an abandoned
@@ -23,7 +23,7 @@
 //!
 //! **Who waits for it:** an attempt, for its whole time or as long as its patience with the fence lasts; and if that
 //! is less, not at all if it is known not to suffice. So a write that may be queued is queued at once, its caller
-//! answered, and the queue waits in its stead.
+//! answered, and the queue waits instead.
 //!
 //! There is one fence for all connectors of a target within a process: a reload makes a new connector, and
 //! what the old one sent is still under way. Of what an earlier *run* sent nothing is known here, so if

@@ -102,7 +102,7 @@ enum Ending {
 pub(super) enum Stuck {
     /// The bulkhead, or the upstream, has no place.
     Place,
-    /// Queued writes stand in its lanes, and it cannot go by another way.
+    /// Queued writes are in its lanes, and it cannot go by another way.
     Lanes,
     /// What is before it has not been answered.
     Others,

@@ -3,7 +3,7 @@
 //! The table `commands/table.txt` is generated from a real server's `COMMAND` (a test compares the two
 //! and rewrites the file if `FUSEBOX_REWRITE_COMMAND_TABLE=1`), so that commands can be read while
 //! no server is up. What a newer server or a module adds is learnt at connect ([`Commands::learn`]);
-//! the built-in rows stand above what is learnt.
+//! the built-in rows override what is learnt.
 
 use std::{
     collections::HashMap,

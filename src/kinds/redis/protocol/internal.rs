@@ -115,7 +115,7 @@ fn pairs<'w, 'a>(words: &'w [&'a [u8]], count: usize) -> Option<(Times<'a>, &'w 
     Some((pairs.collect::<Option<_>>()?, behind))
 }
 
-/// Whether `args` bear a name that is fusebox's own.
+/// Whether `args` have a name that is fusebox's own.
 pub(crate) fn is_reserved(args: &[&[u8]]) -> bool {
     let name = args.first().and_then(|name| name.get(..PREFIX.len()));
     name.is_some_and(|name| name.eq_ignore_ascii_case(PREFIX))

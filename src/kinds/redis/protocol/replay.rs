@@ -6,7 +6,7 @@
 //! condition decides. Everything else of a call is preserved; absolute times and KEEPTTL are left alone,
 //! and so is what a server would refuse.
 //!
-//! If writes that were accepted before the deadline still stand behind the call, its key may not end yet: it
+//! If writes that were accepted before the deadline are still behind the call, its key may not end yet: it
 //! gets the far time of [`super::residue`] in place of its own.
 
 use std::borrow::Cow;

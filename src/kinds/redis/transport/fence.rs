@@ -1,6 +1,6 @@
 //! The fence: nothing new is written until nothing old can still land.
 //!
-//! A write that was sent and not answered may lie in a dead network and reach the server seconds later,
+//! A write that was sent and not answered may be in a dead network and reach the server seconds later,
 //! after a newer write to the same key has been acknowledged; it would undo it. Closing the connection
 //! does not help: the bytes are on their way. What helps is that the *server* forgets the connection on
 //! which they would arrive. So every connection for writes begins like this, before any write passes:

@@ -1,6 +1,6 @@
 //! What the links of a backend share: by which names their connections go, and whether writes were lost.
 //!
-//! **A loss** is the end of a connection that left writes unanswered. Those may still lie in the network and land
+//! **A loss** is the end of a connection that left writes unanswered. Those may still be in the network and land
 //! later, so from then on no write goes out before a fence has been raised that knows of the loss ([`super::fence`]). A
 //! backend has several connections for writes (JSON calls in RESP3 and RESP2, the doors, pinned ones), so losses are
 //! counted here: a connection whose fence was raised at `covers` losses may write only while that is the count. One
@@ -124,7 +124,7 @@ impl Shared {
         self.former.load(Ordering::Acquire).then(|| format!("fusebox:{}:", word(former)))
     }
 
-    /// What bore the former name is gone: from here on it may be another daemon's.
+    /// What had the former name is gone: from here on it may be another daemon's.
     pub(crate) fn former_is_gone(&self) {
         self.former.store(false, Ordering::Release);
     }

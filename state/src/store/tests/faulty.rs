@@ -2,7 +2,7 @@
 //! promised, and a judge that knows from its words what a store may hold.
 //!
 //! The child is this test binary. It prints a line before it asks for something and one when it was answered, each by
-//! one write to its standard output, so that the lines stand in a trace among the file operations:
+//! one write to its standard output, so that the lines are in a trace among the file operations:
 //!
 //! ```text
 //! @ > a 12 150        asked: append sequence 12 with a body of 150 bytes

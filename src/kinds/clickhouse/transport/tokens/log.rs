@@ -1,4 +1,4 @@
-//! What the server's own log says of a write: the query ids of all its sendings bear its token.
+//! What the server's own log says of a write: the query ids of all its sendings contain its token.
 //!
 //! | found of any sending | means |
 //! | --- | --- |

@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// A server that answers no commit before the test lets it.
 struct Slow {
     commits: AtomicUsize,
-    /// The deadlines that they bore.
+    /// The deadlines that they had.
     times: parking_lot::Mutex<Vec<String>>,
     answers: watch::Sender<bool>,
 }

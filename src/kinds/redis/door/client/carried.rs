@@ -19,7 +19,7 @@ use crate::kinds::redis::door::{
     upstream::{Entry, Note, Unsettled, Upstream},
 };
 
-/// The route that calls of this door bear in their records.
+/// The route in the records of this door's calls.
 pub(in crate::kinds::redis::door) const ROUTE: &str = "/door/redis";
 
 /// A call that may go on the wire: what is asked of the core, and what is noted.
@@ -208,7 +208,7 @@ impl Inner {
         request: Bytes,
         commands: Option<usize>,
     ) -> Option<Stuck> {
-        // A write may follow writes that stand in the queue; a read waits until they are synced.
+        // A write may follow writes that are in the queue; a read waits until they are synced.
         let follows = self.on_wire == 0 && client.core().writes(&request);
         if !self.slots.is_empty() && !follows {
             return Some(Stuck::Others);

@@ -76,7 +76,7 @@ struct Block {
 }
 
 impl Inner {
-    /// Sends a transaction whose MULTI is at hand and whose other commands stand behind it. `None` if it is not one
+    /// Sends a transaction whose MULTI is at hand and whose other commands follow it. `None` if it is not one
     /// that goes so.
     pub(super) fn unit(
         &mut self,
@@ -169,7 +169,7 @@ impl Inner {
         Some(Ok(()))
     }
 
-    /// The transaction whose commands stand at the beginning of `bytes`.
+    /// The transaction whose commands are at the beginning of `bytes`.
     fn block(&self, client: &Rc<Client>, bytes: &[u8]) -> Behind {
         let connector = client.core().connector();
         let commands = &connector.links().shared.commands;

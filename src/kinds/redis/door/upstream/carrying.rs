@@ -1,4 +1,4 @@
-//! What goes over a connection that is up: requests are written as they stand in the ring, and replies go to whoever
+//! What goes over a connection that is up: requests are written as they are in the ring, and replies go to whoever
 //! waits for the oldest one, large ones piece by piece.
 
 use std::{
@@ -66,7 +66,7 @@ impl Inner {
             }
             any = true;
         }
-        // Under TLS what was written may still lie in a buffer.
+        // Under TLS what was written may still be in a buffer.
         if any && let Poll::Ready(Err(error)) = Pin::new(&mut up.stream).poll_flush(context) {
             return Some(Cause::Broken(error.to_string()));
         }

@@ -38,7 +38,7 @@ struct Known {
 pub(crate) struct Model {
     calls: BTreeMap<u64, Known>,
     facts: BTreeMap<String, Vec<Option<String>>>,
-    /// What was asked and not answered, and how things stood before.
+    /// What was asked and not answered, and the state before.
     pending: BTreeMap<String, Before>,
     /// Requeues of which nobody knows whether they happened: the one or the other is there.
     either: Vec<(u64, u64)>,
@@ -49,7 +49,7 @@ pub(crate) struct Model {
     told: bool,
 }
 
-/// How things stood.
+/// The earlier state.
 #[derive(Clone, Debug, Default)]
 struct Before {
     calls: Vec<(u64, Option<Known>)>,
@@ -166,7 +166,7 @@ impl Model {
     }
 
     fn answered(&mut self, result: &str, what: &str) -> Result<(), String> {
-        // As things stand now: other answers may have come in between.
+        // The present state: other answers may have come in between.
         let after = self.effects(what)?;
         let before = self.pending.remove(what).ok_or("nobody asked")?;
         match result {

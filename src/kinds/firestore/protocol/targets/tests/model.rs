@@ -28,7 +28,7 @@ enum Happens {
     Arrive(usize),
     /// The stream breaks. Another one begins, now or later.
     Break(bool),
-    /// The server forgets what its tokens stand for.
+    /// The server forgets what its tokens mean.
     Forget,
     /// The client wants a target, or does not want it any more.
     Ask(usize),
