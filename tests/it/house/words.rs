@@ -40,11 +40,11 @@ pub(super) fn complaints(sources: &Sources, pages: &Pages) -> Vec<String> {
     too_often.collect()
 }
 
-/// The comment in a line of code.
+/// The comment in a line of code: what follows the first `//` that is neither in a text nor in an address.
 fn comment(line: &str) -> Option<&str> {
-    let (code, comment) = line.split_once("//")?;
-    let is_text = code.ends_with(':') || code.matches('"').count() % 2 == 1;
-    (!is_text).then_some(comment)
+    let begins = |code: &str| !code.ends_with(':') && code.matches('"').count().is_multiple_of(2);
+    let at = line.match_indices("//").find(|(at, _)| begins(&line[..*at]))?.0;
+    Some(&line[at + 2..])
 }
 
 fn times(word: &str, line: &str) -> usize {
