@@ -4,6 +4,7 @@
 //! `cargo nextest run --workspace --no-capture -E 'test(house::numbers)'`.
 
 mod circles;
+mod codes;
 mod graph;
 mod invented;
 mod known;
@@ -186,6 +187,12 @@ fn every_link_leads_somewhere_and_every_page_can_be_found() {
 #[test]
 fn the_sentences_of_the_documentation_are_short() {
     all_is_well(pages::long_sentences(&pages::read(root())));
+}
+
+#[test]
+fn every_code_of_an_error_is_on_the_page_of_the_http_api() {
+    let page = std::fs::read_to_string(root().join("docs/http-api.md")).unwrap();
+    all_is_well(codes::missing(&source::read(root()), &page));
 }
 
 #[test]
