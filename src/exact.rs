@@ -66,7 +66,7 @@ impl<'a> Json<'a> {
 /// The string that a JSON string is, without its quotes and escapes.
 ///
 /// # Errors
-/// It is no Unicode text.
+/// It is not Unicode text.
 pub(crate) fn unescaped(token: &str) -> Result<Cow<'_, str>, String> {
     if let Some(plain) = token.get(1..token.len().saturating_sub(1))
         && !plain.contains('\\')
@@ -234,7 +234,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Outgoing<'a> {
-    /// Made here, of what is no JSON.
+    /// Made here, of what is not JSON.
     Made(Value),
     /// The backend's own document.
     Own(&'a RawValue),

@@ -503,7 +503,7 @@ mod tests {
         assert_eq!(StateDir::open(&second).unwrap().copied(), None);
         assert_eq!(original.copied(), None);
 
-        // One that is moved is the same; one of an earlier release has no origin, and is no copy.
+        // One that is moved is the same; one of an earlier release has no origin, and is not a copy.
         let moved = dir.path().join("moved");
         drop(original);
         std::fs::rename(&first, &moved).unwrap();

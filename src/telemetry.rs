@@ -144,7 +144,7 @@ impl Log {
     }
 }
 
-/// What is wrong with a filter, naming the part. A word that is no level names a part of the program, which
+/// What is wrong with a filter, naming the part. A word that is not a level names a part of the program, which
 /// is rarely meant: it must say so by a level.
 fn refusal(text: &str) -> Option<String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

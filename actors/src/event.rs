@@ -362,7 +362,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty())
 }
 
-/// What `query` wants of the journal's lines. What is no event is passed over.
+/// What `query` wants of the journal's lines. What is not an event is passed over.
 fn choose(bytes: &[u8], query: &PastQuery) -> Past {
     let wanted = |event: &Value| {
         let backend = event.get("backend").and_then(Value::as_str);
@@ -409,7 +409,7 @@ mod tests {
         bus.publish(at(2_500), Some("b"), progress);
         assert_eq!(ids(&bus.past(last(9)).await), [1, 2]);
         drop(bus);
-        // Something that is no event, and a tail that was torn.
+        // Something that is not an event, and a tail that was torn.
         let file = dir.path().join(fusebox_state::store::journal::NEWER);
         let mut text = std::fs::read_to_string(&file).unwrap();
         text.push_str("[]\nnull\n{\"id\":\"x\"}\n{\"id\":7,");

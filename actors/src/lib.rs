@@ -440,7 +440,7 @@ impl Fusebox {
         let clock = self.0.clock;
         let start = clock.now();
         // Calls, and not only their attempts: one between two attempts or being queued is not over. What
-        // replay has on the wire is no call.
+        // replay has on the wire is not a call.
         let in_flight = || -> u32 {
             let circuits = self.0.entries.iter().map(|entry| &entry.shared.circuit);
             circuits.map(|it| it.calls_under_way().max(it.bulkhead.in_flight())).sum()

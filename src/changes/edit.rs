@@ -143,7 +143,7 @@ fn names_each_once(named: &[Named]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a path is that is no setting: something that is not changed at run time, or nothing.
+/// What a path is that is not a setting: something that is not changed at run time, or nothing.
 fn no_setting(config: &Config, path: &str) -> Refusal {
     if let Some((list, takes)) = config.declared.list_of(path) {
         return Refusal::Locked(format!(

@@ -59,7 +59,7 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     let value = value.map_or("null", RawValue::get);
     say_bytes(&printed(value, kind.prints_json(), on_terminal()))?;
     let rest: ReplyView = read(&Value::Object(rest))?;
-    // That the value is not the write's own reply is no remark: a program must not miss it.
+    // That the value is not the write's own reply is not a remark: a program must not miss it.
     if std::io::stderr().is_terminal() || rest.reply_lost {
         for line in note(&rest) {
             complain(&line);

@@ -1,4 +1,4 @@
-//! What is no setting is reported with the nearest right one.
+//! What is not a setting is reported with the nearest right one.
 
 use toml::{Table, Value};
 
@@ -55,7 +55,7 @@ impl Declared {
         })
     }
 
-    /// Takes what is no setting out of `table` and says so, one sentence each.
+    /// Takes what is not a setting out of `table` and says so, one sentence each.
     pub(crate) fn remove_unknown(&self, table: &mut Table, problems: &mut Vec<String>) {
         self.remove_below(table, "", problems);
     }

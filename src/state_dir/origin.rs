@@ -4,7 +4,7 @@
 //! # A copy
 //! A directory is the one that it was if it has the inode and the birth time that it had, on the machine of the
 //! same `/etc/machine-id`. (Never the device number, which changes from one boot to the next.) So an `mv` within
-//! a file system is no copy. Everything that makes a second one is: `cp`, `rsync`, a restored backup, a golden
+//! a file system is not a copy. Everything that makes a second one is: `cp`, `rsync`, a restored backup, a golden
 //! image, a volume that is attached to another machine; and so is an `mv` to another file system, which nobody
 //! can tell from these. What a file system or a container does not tell (a birth time, a machine id) is not
 //! compared.

@@ -215,7 +215,7 @@ impl Store {
     /// Opens the store in `settings.dir`, or makes it. Blocks: call it on a blocking thread.
     ///
     /// # Errors
-    /// See [`OpenError`]. A damaged store is no error: it is set aside, a fresh one is started, and
+    /// See [`OpenError`]. A damaged store is not an error: it is set aside, a fresh one is started, and
     /// `Opened::findings` says so.
     pub fn open(settings: StoreSettings) -> Result<Opened, OpenError> {
         let dir = settings.dir.clone();

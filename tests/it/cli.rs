@@ -393,7 +393,7 @@ fn a_call_prints_in_a_pipe_what_redis_cli_would() {
     let read = daemon.fusebox(&["call", "redis", "--", "GET", "bin"]);
     assert_eq!(read.stdout, b"\xff\r\n\x01\n");
 
-    // A reader that has enough is no error, whatever is left to say.
+    // A reader that has enough is not an error, whatever is left to say.
     let many: Vec<String> = (0..20_000).map(|item| format!("item {item}")).collect();
     let mut push = vec!["RPUSH", "long"];
     push.extend(many.iter().map(String::as_str));

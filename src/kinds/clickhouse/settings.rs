@@ -133,7 +133,7 @@ pub enum ClickHouseUrlError {
     /// The host has characters that a host's name has not.
     #[error("must name a host, got {0:?}")]
     Host(String),
-    /// The port is no port.
+    /// The port is not a port.
     #[error("must have a port from 1 to 65535, got {0:?}")]
     Port(String),
     /// There is more than a database behind the host.

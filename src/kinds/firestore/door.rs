@@ -6,7 +6,7 @@
 //!                      │                          │              └──────┬───────┘
 //!                      │                          │                     ├─ understood ──▶ overlay, cache, queue
 //!                      │                          └─────────────────────┴──▶ a status of the door's own
-//!                      └─ HTTP/1.1, and HTTP/2 that is no gRPC ─▶ rest ─▶ a connection of its own ─▶ server
+//!                      └─ HTTP/1.1, and HTTP/2 that is not gRPC ─▶ rest ─▶ a connection of its own ─▶ server
 //! ```
 //! Messages, metadata and trailers pass as they are, in both directions. Of most requests only the method is known
 //! (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps out of the way of

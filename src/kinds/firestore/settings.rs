@@ -36,7 +36,7 @@ impl fmt::Display for FirestoreUrl {
     }
 }
 
-/// Text that is no address of a Firestore: what it must be, as the end of a sentence.
+/// Text that is not an address of a Firestore: what it must be, as the end of a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FirestoreUrlError(String);

@@ -126,10 +126,10 @@ pub enum RedisUrlError {
     /// There is no host.
     #[error("url must name a host, such as redis://127.0.0.1:6379")]
     NoHost,
-    /// The port is no port.
+    /// The port is not a port.
     #[error("port must be a number from 1 to 65535, got {0:?}")]
     Port(String),
-    /// The database is no number.
+    /// The database is not a number.
     #[error("database must be a number such as 0, got {0:?}")]
     Database(String),
     /// The path of the socket does not begin with a slash.

@@ -278,7 +278,7 @@ impl Raw {
         let size = i64::try_from(SEGMENT).unwrap_or(i64::MAX);
         let base = stable.max(0) / size * size;
         // sled drops whatever is behind a gap in the segments that it does not know to be stable. It begins at its
-        // snapshot if that is newer; a snapshot may be damaged, so it counts for nothing here. What is no gap to sled
+        // snapshot if that is newer; a snapshot may be damaged, so it counts for nothing here. What is not a gap to sled
         // is then healed for nothing, and nothing is lost.
         let tail = segments.iter().map(|segment| segment.lsn).filter(|lsn| *lsn >= base);
         let expected = std::iter::successors(Some(base), |lsn| Some(lsn.saturating_add(size)));

@@ -129,7 +129,7 @@ impl<S> Strict<S> {
     /// One byte of a head or of trailers.
     fn line(&mut self, byte: u8) -> State {
         let last = self.held.last().copied();
-        // An empty line before a request is no line of it.
+        // An empty line before a request is not a line of it.
         let begins = self.held.is_empty() || self.held.ends_with(b"\n");
         let folded = begins && !self.held.is_empty() && matches!(byte, b' ' | b'\t');
         if (byte == b'\n') != (last == Some(b'\r')) || folded {

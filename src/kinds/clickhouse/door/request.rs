@@ -60,7 +60,7 @@ impl<'a> Parameters<'a> {
         Self(query.split('&').filter(|raw| !raw.is_empty()).map(read).collect())
     }
 
-    /// The first value of a name, which is the one that the server takes of what is no setting.
+    /// The first value of a name, which is the one that the server takes of what is not a setting.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|it| it.name == name).map(|it| it.value.as_str())
     }
@@ -270,7 +270,7 @@ mod tests {
         }
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
         assert_eq!(made("POST", "/?query_id=", &[], false).query_id, None);
-        // Of two the server takes the first; what is no text is not read.
+        // Of two the server takes the first; what is not a text is not read.
         assert_eq!(made("POST", "/?query=SELECT+1&query=SELECT+2", &[], false).query, "SELECT 1");
         assert!(!plain("/?param_x=%FF", &[]));
     }

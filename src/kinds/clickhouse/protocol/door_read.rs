@@ -160,7 +160,7 @@ fn is_settings_list(folded: &str) -> bool {
     are_columns && is_tail
 }
 
-/// What of an answer is kept. `None` for one that is no result.
+/// What of an answer is kept. `None` for one that is not a result.
 pub(crate) fn kept(answer: &Bytes) -> Option<Bytes> {
     let (head, body) = http_form::answer_of(answer)?;
     let AnswerHead { status: 200, headers } = head else { return None };

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
-/// Parameters of the HTTP interface that are no settings, and those that this connector needs itself.
+/// Parameters of the HTTP interface that are not settings, and those that this connector needs itself.
 const RESERVED: &[&str] = &[
     "query",
     "query_id",

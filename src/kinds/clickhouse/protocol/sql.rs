@@ -61,7 +61,7 @@ pub(crate) struct Table {
     pub(crate) name: String,
 }
 
-/// What a write that is no INSERT touches.
+/// What a write that is not an INSERT touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Other {
     /// Whether it must wait until no earlier write is left: what it does depends on the rows there are.
@@ -311,7 +311,7 @@ fn rest_of_read(
 }
 
 /// The settings of a clause `SETTINGS a = 1, b = 'x', c`, whose first word is passed already; a name alone is 1.
-/// Whatever is no setting has the name of what is not known.
+/// Whatever is not a setting has the name of what is not known.
 fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = tokens;

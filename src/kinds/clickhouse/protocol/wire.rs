@@ -131,7 +131,7 @@ pub(crate) fn reply(format: &str, body: &[u8]) -> Bytes {
     reply.freeze()
 }
 
-/// The format's name and the server's bytes. What is no reply is taken as bytes of no format.
+/// The format's name and the server's bytes. What is not a reply is taken as bytes of no format.
 pub fn parts_of(reply: &Bytes) -> (String, Bytes) {
     let (name, body) = parts(reply);
     (name.to_owned(), reply.slice_ref(body))

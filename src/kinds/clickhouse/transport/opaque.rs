@@ -68,7 +68,7 @@ use crate::{
     },
 };
 
-/// What of an error's body is looked at before it is handed on. What is longer is no error of a server's.
+/// What of an error's body is looked at before it is handed on. What is longer is not an error of a server's.
 const ERROR_MAX: usize = 64 * 1024;
 
 /// A request as it is sent.

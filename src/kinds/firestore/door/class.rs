@@ -111,7 +111,7 @@ pub(super) fn method(path: &str) -> Method {
     UNKNOWN
 }
 
-/// What a request of HTTP does that is no gRPC.
+/// What a request of HTTP does that is not gRPC.
 pub(super) fn of_rest(verb: &str, path: &str) -> Method {
     const READS: [&str; 9] = [
         "batchGet",

@@ -53,7 +53,7 @@ pub(super) enum Refused {
     Unavailable,
     /// There is no room.
     NoRoom,
-    /// It is too large, or is no request.
+    /// It is too large, or is not a request.
     Malformed,
     /// Its caller may not do that.
     Denied,

@@ -20,7 +20,7 @@
 //! | --- | --- | --- | --- |
 //! | lost, or the server's `UNAVAILABLE` | waits | broken | broken |
 //! | no headers in time, which says nothing of the backend | waits | | broken |
-//! | what is no message, the first five times in a row | | broken | |
+//! | what is not a message, the first five times in a row | | broken | |
 //! | the server's `INTERNAL`, `CANCELLED` | the client gets it | broken | broken |
 //! | any other status of the server | the client gets it | the client gets it | the client gets it |
 //! | one that may be for a token of ours | | broken, without tokens | the same |
@@ -98,7 +98,7 @@ pub(super) struct Listening {
     parked: Option<Parked>,
     pace: Pace,
     failures: u32,
-    /// How often in a row the server has said what is no message.
+    /// How often in a row the server has said what is not a message.
     faults: u32,
     /// The backend is not asked: whatever `again` says, nothing is tried before it is.
     is_barred: bool,

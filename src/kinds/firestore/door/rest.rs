@@ -1,4 +1,4 @@
-//! Requests of HTTP that are no gRPC: Firestore's REST, and what an emulator offers to test harnesses.
+//! Requests of HTTP that are not gRPC: Firestore's REST, and what an emulator offers to test harnesses.
 //!
 //! They are passed on over HTTP/1.1, each over a connection that nobody else uses meanwhile, under the same breaker,
 //! bulkhead, fence and deadline as calls of gRPC. The request is held whole before it is sent; the answer is handed on

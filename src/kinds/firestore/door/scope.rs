@@ -141,7 +141,7 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a request of HTTP that is no gRPC may be sent.
+    /// Whether a request of HTTP that is not gRPC may be sent.
     ///
     /// # Errors
     /// It names what it may not, or nothing, or cannot be read.

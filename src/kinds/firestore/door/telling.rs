@@ -112,7 +112,7 @@ impl Told {
         Self::new(Code::ResourceExhausted, what, Some(Refused::Malformed))
     }
 
-    /// What came is no request.
+    /// What came is not a request.
     pub(super) fn malformed(what: &str) -> Self {
         Self::new(Code::InvalidArgument, what, Some(Refused::Malformed))
     }

@@ -120,7 +120,7 @@ const REFERENCES: [&str; 2] = ["referenceValue", "reference_value"];
 /// [`KEYS`], but an object.
 ///
 /// # Errors
-/// It is no JSON.
+/// It is not JSON.
 pub(crate) fn names_in_json(body: &[u8], has_references: bool) -> Result<Vec<String>, Unreadable> {
     let mut found = Vec::new();
     if body.is_empty() {

@@ -213,7 +213,7 @@ fn retry_after(status: &Status) -> Option<Duration> {
     Duration::try_from(delay).ok()
 }
 
-/// How an attempt fails that the server answers with the status `word`; `None` for what is no error's.
+/// How an attempt fails that the server answers with the status `word`; `None` for what is not an error's.
 pub(crate) fn injected(word: &str) -> Option<Failed> {
     let code = (1..=16).map(Code::from_i32).find(|code| name(*code) == word)?;
     let status = Status::new(code, "chaos: a fault on purpose, nothing was sent");

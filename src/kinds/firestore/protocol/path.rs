@@ -2,7 +2,7 @@
 //!
 //! A call names documents and collections below the database's root, `users/ada`; their full names are
 //! made when it is sent, and taken apart when an answer comes back. A field's path is a word, or
-//! several parted by `.`; what is no simple word is between backquotes, as Firestore has it.
+//! several parted by `.`; what is not a simple word is between backquotes, as Firestore has it.
 
 use std::borrow::Cow;
 
@@ -48,7 +48,7 @@ pub(crate) fn parent(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// The parts of a field's path, as a caller may write it: what is no simple word needs no backquotes if it has no dot.
+/// The parts of a field's path, as a caller may write it: what is not a simple word needs no backquotes if it has no dot.
 ///
 /// # Errors
 /// It is none.

@@ -121,7 +121,7 @@ fn by_paths(data: &Map<String, Json>) -> Result<(Fields, Vec<String>), String> {
     Ok((fields, mask))
 }
 
-/// Puts `new` at the path `parts`. `None` if something that is no map is in the way, or the place is
+/// Puts `new` at the path `parts`. `None` if something that is not a map is in the way, or the place is
 /// taken.
 fn insert(fields: &mut Fields, parts: &[String], new: Value) -> Option<()> {
     let (first, rest) = parts.split_first()?;
@@ -135,7 +135,7 @@ fn insert(fields: &mut Fields, parts: &[String], new: Value) -> Option<()> {
     }
 }
 
-/// The paths of what is no map with content.
+/// The paths of what is not a map with content.
 fn leaves<'a>(fields: &'a Fields, above: &mut Vec<&'a str>, mask: &mut Vec<String>) {
     for (name, value) in fields {
         above.push(name);

@@ -14,7 +14,7 @@ pub(super) enum Closed {
     Client,
     /// It was silent for too long.
     Idle,
-    /// It sent what is no request, or speaks HTTP.
+    /// It sent what is not a request, or speaks HTTP.
     Protocol,
     /// It did not read what it had asked for.
     SlowReader,

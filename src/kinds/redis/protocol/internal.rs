@@ -64,7 +64,7 @@ impl Ends<'_> {
 }
 
 impl<'a> Form<'a> {
-    /// Reads a stored body; `None` for what is no command.
+    /// Reads a stored body; `None` for what is not a command.
     pub(crate) fn of(body: &'a [u8]) -> Option<Self> {
         let args = resp::arguments(body).ok()?;
         match args.as_slice() {

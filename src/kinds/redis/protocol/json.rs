@@ -93,7 +93,7 @@ fn not_one(json: &str) -> String {
     format!("must be a string, a number or {{\"base64\":\"…\"}}, got {}", quoted(json))
 }
 
-/// A command as JSON, for listings, or a list of those of a transaction; `null` if `body` is no command.
+/// A command as JSON, for listings, or a list of those of a transaction; `null` if `body` is not a command.
 pub fn body_to_json(body: &Bytes) -> Value {
     if let Some(Form::Multi(steps)) = Form::of(body) {
         let words = |step: Step<'_>| -> Value { step.args.into_iter().map(text).collect() };

@@ -317,7 +317,7 @@ fn set<'a>(held: Held<'a>, options: SetOptions, args: &[&'a [u8]], accepted: u64
     let (only_if_there, only_if_absent) =
         (options.conditional && !options.only_if_absent, options.only_if_absent);
     match held {
-        // With GET it fails over what is no string, and with a condition it may do nothing.
+        // With GET it fails over what is not a string, and with a condition it may do nothing.
         Held::Unknown(_) if options.get || options.conditional => Held::Unknown(Ends::Unknown),
         Held::Something(_) | Held::Value(..) if only_if_absent => held,
         Held::Something(_) if options.get => Held::Something(Ends::Unknown),

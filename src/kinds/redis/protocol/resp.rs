@@ -55,7 +55,7 @@ impl FrameFinder {
     /// Takes the next whole frame out of `buffer`, or `None` if more bytes must come first.
     ///
     /// # Errors
-    /// The bytes are no RESP: the connection must be dropped.
+    /// The bytes are not RESP: the connection must be dropped.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, ProtocolError> {
         let Some(length) = self.length(buffer)? else { return Ok(None) };
         if length > COPY_MAX {
@@ -70,7 +70,7 @@ impl FrameFinder {
     /// position: until it has found one, `bytes` may only grow.
     ///
     /// # Errors
-    /// The bytes are no RESP: the connection must be dropped.
+    /// The bytes are not RESP: the connection must be dropped.
     pub fn length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
         let length = self.find(bytes)?;
         if length.is_some() {

@@ -118,7 +118,7 @@ fn read(decoder: &mut FrameDecoder, block: impl Read) -> Option<bool> {
     decoder.decode_blocks(block, BlockDecodingStrategy::UptoBlocks(1)).ok()
 }
 
-/// The blocks of a frame, and how long its checksum is. `None` for one with a dictionary, and what is no frame.
+/// The blocks of a frame, and how long its checksum is. `None` for one with a dictionary, and what is not a frame.
 fn blocks_of(packed: &[u8]) -> Option<(&[u8], usize)> {
     let (flags, left) = packed.strip_prefix(&MAGIC)?.split_first()?;
     let is_single = flags & 0x20 > 0;

@@ -14,7 +14,7 @@
 //! 3. **Thrown while the rows were parsed, and they all fit one block**, which is handed on only after its last row;
 //!    or by the table as it took that block up: too many parts, or too many partitions in it.
 //!
-//! A statement that is no insert proves nothing by 2 and 3; a name, a type or a syntax that is wrong is found
+//! A statement that is not an insert proves nothing by 2 and 3; a name, a type or a syntax that is wrong is found
 //! before it changes anything ([`SCHEMA`]).
 
 /// The first server whose summary is a proof: the oldest one on which that was tried (an exception after seven

@@ -200,7 +200,7 @@ fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sha
     let Some(oldest) = ring.oldest() else { return 0 };
     let begins = up.piecewise.is_none();
     if begins {
-        // What a listener hears is no reply; and what needs the whole of it has that first.
+        // What a listener hears is not a reply; and what needs the whole of it has that first.
         let is_plain = matches!(oldest.note, Note::None | Note::Cache | Note::CacheAll(_));
         let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
         if rest.len() < oldest.client.ahead() || !may {

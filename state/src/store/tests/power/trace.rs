@@ -30,7 +30,7 @@ impl Record {
         self.steps.len()
     }
 
-    /// Steps that are no words.
+    /// Steps that are not words.
     pub(super) fn operations(&self) -> usize {
         self.steps.iter().filter(|step| !matches!(step, Step::Said(_))).count()
     }
