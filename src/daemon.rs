@@ -459,6 +459,6 @@ mod tests {
         let mut next = config(&[]);
         next.doors.push(Arc::new(doors_testing::door(Auth::Peer, 1)));
         let error = fixed(&old, &next).unwrap_err();
-        assert!(error.starts_with("doors changed, which wants a restart"), "{error}");
+        assert!(error.starts_with("doors changed, which needs a restart"), "{error}");
     }
 }

@@ -333,7 +333,7 @@ mod tests {
             assert_eq!(coding_of(&headers(values)).unwrap(), coding, "{values:?}");
         }
         for (values, part) in [
-            (&["br"][..], "Content-Encoding \"br\" is not taken: send one of gzip, deflate"),
+            (&["br"][..], "Content-Encoding \"br\" is not supported: send one of gzip, deflate"),
             (&["zstd"], "\"zstd\""),
             (&["gzip, gzip"], "more than one"),
             (&["gzip", "deflate"], "more than one"),
