@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused() {
         for (op, json, why) in [
-            ("set", json!({ "path": "u/a" }), "set wants data"),
+            ("set", json!({ "path": "u/a" }), "set needs data"),
             (
                 "create",
                 json!({ "path": "u/a", "data": {}, "precondition": { "exists": true } }),
