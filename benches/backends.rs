@@ -5,7 +5,7 @@
 //! replayed from the queue. Both sides use the same small blocking client, on a connection that is kept.
 //!
 //! `ClickHouse` is Debian's server 18.16, which is real from its HTTP down; Firestore an emulator, Google's
-//! where it is found. Both are installed by `tests/setup`.
+//! if it is found. Both are installed by `tests/setup`.
 //!
 //! **A call on loopback** is dominated by what it costs to go through one more process at all: a bare relay,
 //! which copies bytes and does nothing else, makes the smallest `ClickHouse` read (0.25 ms) 1.3 to 1.4 times as
@@ -22,7 +22,8 @@
 //! longer the more documents there are, and longer for 500 at once than for 500 alone; replay is not
 //! measured against it. So there are two gates:
 //! - on loopback, replay against the same writes sent by hand in commits of 500, one after the other, which
-//!   is the least that such commits can take: what replay itself adds (1.1 to 1.5 times on two cores, on which the server and fusebox compete);
+//!   is the least that such commits can take: what replay itself adds (1.1 to 1.5 times on two cores, on which the
+//!   server and fusebox compete);
 //! - through a network that takes [`ONE_WAY`] each way, replay against one commit each.
 //!
 //! The writes are queued while an operator has the backend offline; replay is timed from the order that ends

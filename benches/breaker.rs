@@ -3,10 +3,10 @@
 //! Both guard a call that does nothing. Ours is handed the time, as calls hand it theirs (the clock is
 //! read once per call, for everything); recloser counts calls and needs none while it is closed. Rounds
 //! alternate between the two, each thread is timed by the processor time that it used, and medians are
-//! compared, so that a noisy machine bears on both alike. Two threads contend only while both cores are
+//! compared, so that a noisy machine affects both alike. Two threads contend only while both cores are
 //! free for them: run it on a quiet machine.
 //!
-//! `cargo bench --bench breaker -- --gate` fails where the ratio is above 0.5 on one thread or above
+//! `cargo bench --bench breaker -- --gate` fails if the ratio is above 0.5 on one thread or above
 //! 0.1 on two.
 
 use std::{hint::black_box, sync::Barrier, time::Duration};

@@ -1,11 +1,11 @@
 //! What the Redis door costs between a stock client and a real server, beside the proxies that people use.
 //!
 //! The load is `redis-benchmark`'s, which comes with the server: `SET` and `GET` of 100 bytes over 100,000 keys, over
-//! Unix sockets. The server itself, the door (a release build, as it is installed), twemproxy (`nutcracker`) and Envoy's
-//! Redis proxy are measured in turns, [`ROUNDS`] times; a figure is the median of the ratios within a round. Each proxy has one
-//! worker. twemproxy and Envoy (`envoy`) are measured if they are on the `PATH`.
+//! Unix sockets. The server itself, the door (a release build, as it is installed), twemproxy (`nutcracker`) and
+//! Envoy's Redis proxy are measured in turns, [`ROUNDS`] times; a figure is the median of the ratios within a round.
+//! Each proxy has one worker. twemproxy and Envoy (`envoy`) are measured if they are on the `PATH`.
 //!
-//! `cargo bench -p fusebox --bench redis_door -- --gate` exits non-zero outside the gates. Where a gate is not the goal,
+//! `cargo bench -p fusebox --bench redis_door -- --gate` exits non-zero outside the gates. If a gate is not the goal,
 //! the goal is in the row's name.
 #![expect(
     clippy::print_stdout,

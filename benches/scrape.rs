@@ -1,7 +1,7 @@
 //! What a scrape costs, with twenty backends that are all in trouble: caches full, writes queued, traces
 //! in the histograms.
 //!
-//! `cargo bench -p fusebox-actors --bench scrape -- --gate` exits non-zero where the median of either
+//! `cargo bench -p fusebox-actors --bench scrape -- --gate` exits non-zero if the median of either
 //! format is above the gate. What a scrape costs a call that is made meanwhile is shown, not gated: it
 //! is at most the scrape's own time on a processor that both want.
 #![expect(

@@ -4,7 +4,8 @@
 //! 1 % by the trace's id, everything else noted in case it turns out to be worth keeping; and sampled at
 //! 100 %, against the same two spans with the same attributes by `tracing` and `tracing-opentelemetry` into
 //! the SDK's batch processor. Both sides hand spans to another thread, which drops them: what counts is
-//! what the call's own thread spends. The figures are the lower quartiles of many short rounds, which is what an undisturbed call takes.
+//! what the call's own thread spends. The figures are the lower quartiles of many short rounds, which is what an
+//! undisturbed call takes.
 //!
 //! `cargo bench -p fusebox-actors --bench trace_cost -- --gate` exits non-zero above the gates.
 #![expect(
@@ -40,7 +41,7 @@ use tracing_subscriber::layer::SubscriberExt;
 /// Short and many: what others do on the machine disturbs some of them, and those do not count.
 const ROUNDS: usize = 1_000;
 const CALLS: u32 = 1_000;
-/// Nanoseconds that a call may take longer where 1 % are sampled.
+/// Nanoseconds that a call may take longer if 1 % are sampled.
 const GATE_NANOS: f64 = 30.0;
 /// Of what tracing-opentelemetry takes.
 const GATE_RATIO: f64 = 0.35;

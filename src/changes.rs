@@ -10,10 +10,10 @@
 //!
 //! # How long
 //! Until it is taken back; until its time is over, if it was made for a time; until the daemon stops, unless it is
-//! persisted. A change that is not persisted lies above one of the same setting that is.
+//! persisted. A change that is not persisted overrides one of the same setting that is.
 //!
-//! A change remembers what the file said of its setting. **If the file says something else now, the file wins**: whoever
-//! edits the file means what is written there. The change is dropped then, and that is told.
+//! A change remembers what the file said of its setting. **If the file says something else now, the file wins**:
+//! whoever edits the file means what is written there. The change is dropped then, with a warning.
 //!
 //! # What is written when
 //! Persisted changes are in [`file::NAME`] in the state directory, replaced as a whole: a new file, synced, renamed,
@@ -22,16 +22,17 @@
 //! | step | a crash after it leaves |
 //! | --- | --- |
 //! | the change is checked | the old settings |
-//! | the file is replaced | the new settings, of which nobody was told |
+//! | the file is replaced | the new settings, which nobody knows of |
 //! | the core has them | the same |
 //! | the answer | the same |
 //!
-//! If the core does not take them, what it has taken is given back, and the file is written as it was: then the answer is
-//! that nothing has changed. A crash before that leaves the new settings, of which nobody was told.
+//! If the core does not take them, what it has taken is given back, and the file is written as it was: then the answer
+//! is that nothing has changed. A crash before that leaves the new settings, which nobody knows of.
 //!
-//! A change whose time is over is dropped where it is read, so that one that ran out while no daemon ran is not in
-//! effect again. A file that cannot be read, or a change in it, is left out with a warning, and shown for as long as the
-//! daemon runs ([`Config::left_out`]); a change that no longer fits is dropped with a warning. None of that stops a start.
+//! A change whose time is over is dropped when it is read, so that one that ran out while no daemon ran is not in
+//! effect again. A file that cannot be read, or a change in it, is left out with a warning, and shown for as long as
+//! the daemon runs ([`Config::left_out`]); a change that no longer fits is dropped with a warning. None of that stops a
+//! start.
 
 pub(crate) mod edit;
 pub(crate) mod file;
@@ -98,7 +99,7 @@ fn outdated(base: &Config, change: &Change, now: SystemTime) -> Option<String> {
         .then(|| "the file says something else since, and the file wins".to_owned())
 }
 
-/// Where the value of a setting comes from, in a word; `default` if nothing sets it.
+/// The origin of a setting's value, in a word; `default` if nothing sets it.
 pub(crate) fn source<'a>(config: &'a Config, path: &str) -> &'a str {
     config.origins.get(path).map_or("default", Origin::word)
 }

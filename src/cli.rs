@@ -200,7 +200,7 @@ fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// The state directory of a command that reads stores itself. Wants no valid configuration: a store
-/// must be readable where the file is broken.
+/// must be readable if the file is broken.
 fn state_dir_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Failure> {
     if let Some(dir) = &flags.state_dir {
         return Ok(dir.clone());
@@ -210,7 +210,7 @@ fn state_dir_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, 
     found.ok_or_else(|| Failure::usage("no state directory is known: name it with --state-dir"))
 }
 
-/// Where the daemon is to be found.
+/// The socket at which the daemon is expected.
 fn socket_of(flags: &Flags, env: &Environment) -> Result<std::path::PathBuf, Failure> {
     if let Some(socket) = &flags.socket {
         return Ok(socket.clone());

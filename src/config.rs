@@ -66,11 +66,11 @@ use sources::Merged;
 /// A checked configuration.
 #[derive(Clone)]
 pub(crate) struct Config {
-    /// The file that was read, where one was.
+    /// The file that was read, if one was.
     pub(crate) file: Option<PathBuf>,
-    /// Where stores, caches and the lock are.
+    /// The folder of stores, caches and the lock.
     pub(crate) state_dir: PathBuf,
-    /// Where the daemon listens.
+    /// The socket at which the daemon listens.
     pub(crate) socket: PathBuf,
     /// Whether a setting says so: then clients look nowhere else.
     pub(crate) socket_asked: bool,
@@ -78,15 +78,15 @@ pub(crate) struct Config {
     pub(crate) client_group: GroupName,
     /// Whose members may give orders.
     pub(crate) admin_group: GroupName,
-    /// The TCP listener, where one is wanted.
+    /// The TCP listener, if one is wanted.
     pub(crate) http: Option<HttpSettings>,
     /// What the bodies and replies of calls in flight may take together, in bytes, copies counted.
     pub(crate) calls_bytes: u64,
     /// Time between two pings of an idle backend.
     pub(crate) pings: PingSettings,
-    /// Whether faults on purpose may be set: where it does not say, over the admin socket and not over TCP.
+    /// Whether faults on purpose may be set: by default over the admin socket and not over TCP.
     pub(crate) chaos_enabled: Option<bool>,
-    /// Where the pages of a Jaeger are, without a slash at the end: traces are shown as links there.
+    /// The address of a Jaeger's pages, without a slash at the end: traces are shown as links there.
     pub(crate) jaeger_url: Option<String>,
     /// Whether calls that failed, were retried, queued or answered by a fallback are traced though no
     /// sampler took them.
@@ -101,7 +101,7 @@ pub(crate) struct Config {
     pub(crate) notes: Vec<String>,
     /// All settings in effect, in the shape of the file, secrets included.
     pub(crate) effective: Table,
-    /// Where they come from, if they are not defaults.
+    /// Their origin, if they are not defaults.
     pub(crate) origins: BTreeMap<String, Origin>,
     /// All settings that there are.
     pub(crate) declared: Arc<Declared>,
@@ -147,8 +147,8 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl Config {
-    /// Logs what should be looked at, and `more` of the kind: all of it, however much that is. Each line has a number of its
-    /// own, so that the log does not sum them up.
+    /// Logs what should be looked at, and `more` of the kind: all of it, however much that is. Each line has a number
+    /// of its own, so that the log does not sum them up.
     pub(crate) fn tell_warnings(&self, more: &[String]) {
         let all = self.warnings.len() + more.len();
         for (at, told) in self.warnings.iter().chain(more).enumerate() {
@@ -221,7 +221,7 @@ fn deserialize(mut table: Table, declared: &Declared, checker: &mut Checker) -> 
     }
 }
 
-/// Takes the value at `path` out; `false` where there is none. An element of a list, `depends_on[1]`, goes with its
+/// Takes the value at `path` out; `false` if there is none. An element of a list, `depends_on[1]`, goes with its
 /// list; a setting in a section of a list, `doors[1].listen`, goes alone.
 fn remove(table: &mut Table, path: &str) -> bool {
     let (first, rest) =
@@ -374,7 +374,7 @@ fn check_dependencies(
                 checker.problem(
                     &key,
                     format_args!(
-                        "names {other:?}, which is no backend; there are: {}",
+                        "names {other:?}, which is not a backend; there are: {}",
                         enabled.join(", ")
                     ),
                 );

@@ -56,13 +56,13 @@ pub(crate) struct Daemon {
     identity: ArcSwap<Identity>,
     state_dir: Arc<StateDir>,
     sources: Sources,
-    /// Its traces, where they are exported.
+    /// Its traces, if they are exported.
     pub(crate) traces: Option<Arc<Traces>>,
     doors: OnceLock<Vec<Arc<ServedDoor>>>,
     stop: watch::Sender<bool>,
     /// Held while settings change, so that two changes do not cross.
     reloading: Mutex<()>,
-    /// Told when settings were changed at run time.
+    /// Notified when settings were changed at run time.
     edited: Notify,
 }
 
@@ -152,7 +152,7 @@ impl Daemon {
     /// that changed. Who wanted it, and what came of it, is in the log and the events.
     ///
     /// # Errors
-    /// What stands in the way; the old settings stay.
+    /// What prevents it; the old settings stay.
     pub(crate) async fn reload(&self, by: &str) -> Result<Vec<String>, String> {
         let _alone = self.reloading.lock().await;
         let old = self.config.load_full();
@@ -196,7 +196,7 @@ impl Daemon {
         Ok(changed)
     }
 
-    /// Remembers which backends have a store, so that one that is gone at a later start is told.
+    /// Remembers which backends have a store, so that one that is missing at a later start is reported.
     pub(crate) fn remember_stores(&self) {
         let config = self.config.load();
         let has_store = |(name, _): &(String, _)| {
@@ -218,7 +218,7 @@ impl Daemon {
     /// An operator knows that the store of `backend` is gone.
     ///
     /// # Errors
-    /// [`AdminError`] where it is not, or that cannot be written down.
+    /// [`AdminError`] if it is not, or that cannot be written down.
     pub(crate) async fn accept_loss(self: &Arc<Self>, backend: &Backend) -> Result<(), AdminError> {
         let (this, name) = (Arc::clone(self), backend.name().to_owned());
         let was_told = blocking(move || this.state_dir.accept_loss(&name)).await?;
@@ -235,7 +235,7 @@ impl Daemon {
     /// An operator says that this state directory may replay, though it is a copy or has one.
     ///
     /// # Errors
-    /// [`AdminError`] where it is none, or that cannot be written down.
+    /// [`AdminError`] if it is none, or that cannot be written down.
     pub(crate) async fn accept_clone(self: &Arc<Self>) -> Result<(), AdminError> {
         let this = Arc::clone(self);
         let was_paused = blocking(move || this.state_dir.accept_clone()).await?;
@@ -249,7 +249,7 @@ impl Daemon {
         Err(AdminError::Conflict("this state directory is not known to be a copy".to_owned()))
     }
 
-    /// Another daemon bears our name: takes another one, and replays nothing until an operator has looked.
+    /// Another daemon has our name: takes another one, and replays nothing until an operator has looked.
     async fn take_new_name(self: &Arc<Self>) -> Result<(), String> {
         let _alone = self.reloading.lock().await;
         let this = Arc::clone(self);
@@ -309,7 +309,7 @@ pub(crate) async fn outlive_earlier_runs(daemon: Arc<Daemon>) {
     }
 }
 
-/// Waits for the proof that another daemon bears our name, and takes another one, as often as that happens.
+/// Waits for the proof that another daemon has our name, and takes another one, as often as that happens.
 pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
     loop {
         let twins = Arc::clone(&daemon.identity.load().twins);
@@ -317,7 +317,7 @@ pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
         if let Err(error) = daemon.take_new_name().await {
             tracing::error!(
                 error,
-                "another daemon bears our name, and not all connections bear a new one yet"
+                "another daemon has our name, and not all connections have a new one yet"
             );
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
@@ -406,7 +406,7 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
         differences::between(&old.effective, &new.effective).into_iter().find(takes_restart)
     };
     match key {
-        Some(key) => Err(format!("{key} changed, which wants a restart; nothing was changed")),
+        Some(key) => Err(format!("{key} changed, which needs a restart; nothing was changed")),
         None => Ok(()),
     }
 }
@@ -459,6 +459,6 @@ mod tests {
         let mut next = config(&[]);
         next.doors.push(Arc::new(doors_testing::door(Auth::Peer, 1)));
         let error = fixed(&old, &next).unwrap_err();
-        assert!(error.starts_with("doors changed, which wants a restart"), "{error}");
+        assert!(error.starts_with("doors changed, which needs a restart"), "{error}");
     }
 }

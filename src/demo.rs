@@ -1,4 +1,4 @@
-//! `fusebox demo`: an outage, a daemon that is killed in it, and a recovery, told as it happens.
+//! `fusebox demo`: an outage, a daemon that is killed in it, and a recovery, shown as it happens.
 //!
 //! ```text
 //! this process                                    its child, the real daemon
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Only the backends are stand-ins. The daemon is this binary's own `run`, with short times, killed with
-//! SIGKILL and started again on what it left on the disk. In the end what callers were told is held
-//! against what the stand-ins applied (`proof.rs`); the exit code is 0 only where every promise was kept.
+//! SIGKILL and started again on what it left on the disk. In the end the answers to callers are compared
+//! with what the stand-ins applied (`proof.rs`); the exit code is 0 only if every promise was kept.
 //! What `kill -9` cannot show is a power cut: the kernel still has what was written and not synced.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};

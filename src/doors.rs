@@ -57,10 +57,7 @@ pub(crate) async fn bind(
         }
     }
     for name in handed.rest() {
-        tracing::warn!(
-            name,
-            "a socket is handed over that nobody serves: who connects there waits"
-        );
+        tracing::warn!(name, "a socket is handed over that nobody serves: its clients wait");
     }
     make_room(&bound);
     Ok(bound)

@@ -1,12 +1,12 @@
 //! JSON in which every number keeps its own text, on its way in and on its way out.
 //!
 //! `serde_json::Value` holds a number in 64 bits. It rounds what does not fit (`12345678901234567890123`) and
-//! writes others anew (`1e3` becomes `1000.0`), and nobody can tell afterwards. So a value that goes on to a
+//! rewrites others (`1e3` becomes `1000.0`), and nobody notices afterwards. So a value that goes on to a
 //! backend is never a `Value` on its way in. It is read in two steps:
 //!
-//! - `serde_json` finds where each member ends and validates it ([`RawValue`]), without recursion and without
+//! - `serde_json` finds the end of each member and validates it ([`RawValue`]), without recursion and without
 //!   building anything;
-//! - [`Json`] takes a member apart where its parts matter. It borrows the text.
+//! - [`Json`] takes a member apart if its parts matter. It borrows the text.
 //!
 //! A backend's JSON goes out as [`Outgoing`]: validated once, embedded as it is, and never taken apart.
 //!
@@ -66,7 +66,7 @@ impl<'a> Json<'a> {
 /// The string that a JSON string is, without its quotes and escapes.
 ///
 /// # Errors
-/// It is no Unicode text.
+/// It is not Unicode text.
 pub(crate) fn unescaped(token: &str) -> Result<Cow<'_, str>, String> {
     if let Some(plain) = token.get(1..token.len().saturating_sub(1))
         && !plain.contains('\\')
@@ -81,7 +81,7 @@ pub(crate) fn unescaped(token: &str) -> Result<Cow<'_, str>, String> {
     })
 }
 
-/// A value as an error names it: cut where it is long.
+/// A value as an error names it: cut if it is long.
 pub(crate) fn quoted(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(QUOTED) {
         Some((end, _)) => Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default())),
@@ -234,7 +234,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Outgoing<'a> {
-    /// Made here, of what is no JSON.
+    /// Made here, of what is not JSON.
     Made(Value),
     /// The backend's own document.
     Own(&'a RawValue),
@@ -243,12 +243,12 @@ pub(crate) enum Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// The one JSON document that `bytes` are; `None` where they are none.
+    /// The one JSON document that `bytes` are; `None` if they are none.
     pub(crate) fn document(bytes: &'a [u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok().map(Self::Own)
     }
 
-    /// The JSON documents that follow one another in `bytes`; `None` where anything else is among them.
+    /// The JSON documents that follow one another in `bytes`; `None` if anything else is among them.
     pub(crate) fn rows(bytes: &'a [u8]) -> Option<Self> {
         let rows = serde_json::Deserializer::from_slice(bytes).into_iter();
         rows.collect::<Result<_, _>>().ok().map(Self::Rows)
@@ -256,7 +256,7 @@ impl<'a> Outgoing<'a> {
 }
 
 /// A valid JSON text on one line. Within its strings every line break is escaped, so those that are left
-/// stand between its tokens and mean nothing.
+/// are between its tokens and mean nothing.
 pub(crate) fn on_one_line(json: &str) -> Cow<'_, str> {
     if json.contains(['\n', '\r']) {
         return Cow::Owned(json.replace(['\n', '\r'], ""));

@@ -1,4 +1,4 @@
-//! What stands before every door: who calls, how much at once, at what pace. It knows nothing of HTTP.
+//! What is before every door: who calls, how much at once, at what pace. It knows nothing of HTTP.
 
 pub(crate) mod callers;
 pub(crate) mod door;

@@ -127,7 +127,7 @@ fn tell(config: &Config, unknown_groups: &[String]) {
 
 /// What listens.
 struct Listening {
-    /// Where the API's own socket is.
+    /// The path of the API's own socket.
     socket: PathBuf,
     /// That socket, if it was made and not handed over.
     own_socket: Option<OwnSocket>,
@@ -138,7 +138,7 @@ struct Listening {
 }
 
 impl Listening {
-    /// Listens where `config` says. Whatever this process makes afterwards is for its own user alone.
+    /// Listens at the addresses of `config`. Whatever this process makes afterwards is for its own user alone.
     ///
     /// # Errors
     /// A socket that cannot be listened at.
@@ -187,7 +187,7 @@ async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode 
         let order = tokio::select! {
             order = signals.next() => order,
             why = &mut failed => {
-                tracing::error!(why, "the core failed: the process ends, to be started anew");
+                tracing::error!(why, "the core failed: the process ends, to be started again");
                 return ExitCode::FAILURE;
             }
         };
@@ -195,7 +195,7 @@ async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode 
             return ExitCode::SUCCESS;
         }
         systemd::reloading();
-        // What came of it is told by the reload itself.
+        // The reload itself reports its result.
         drop(daemon.reload("SIGHUP").await);
         systemd::ready("serving");
     }

@@ -7,16 +7,16 @@
 //! - each call that was acknowledged is there, with the body that it had;
 //! - the store had no damage to mend.
 //!
-//! Beside that, the bare disk is measured: how long it takes to append 4 KiB and sync them, which bounds what one caller
-//! can be promised in a second.
+//! Beside that, the bare disk is measured: how long it takes to append 4 KiB and sync them, which bounds what one
+//! caller can be promised in a second.
 //!
 //! A kill takes nothing from the operating system's cache. So this proves the program and the file system under it, and
 //! that the disk answers to a sync; **not** that the disk keeps what it said it has when the power goes. No program can
 //! prove that of the machine on which it runs.
 //!
 //! It writes into a folder of its own in the state directory, next to the stores and on their disk, and takes it away
-//! at the end; a failed test leaves it for the looking at, and the next test takes away what one that was killed left. A daemon that runs is not touched, and costs the test some of
-//! its speed.
+//! at the end; a failed test leaves it for the looking at, and the next test takes away what one that was killed left.
+//! A daemon that runs is not touched, and costs the test some of its speed.
 
 mod disk;
 mod error;
@@ -48,7 +48,7 @@ const MEASURING: u32 = 10;
 pub(crate) struct Verdict {
     /// Whether every acknowledged call was there after every kill.
     pub(crate) passed: bool,
-    /// The same in one sentence, with what stands in the way if it did not pass.
+    /// The same in one sentence, with the reason if it did not pass.
     pub(crate) sentence: String,
     /// What the bare disk does.
     pub(crate) disk: Syncs,

@@ -1,4 +1,4 @@
-//! Where the configuration comes from, and how all of it is read.
+//! The sources of the configuration, and how all of it is read.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use crate::{
     kinds,
 };
 
-/// Where the configuration came from, to read it again.
+/// The sources of the configuration, to read it again.
 pub(crate) struct Sources {
     /// The command line.
     pub(crate) flags: Flags,

@@ -1,10 +1,10 @@
-//! The state directory: private to the daemon, locked by it, and where its name and its origin are kept.
+//! The state directory: private to the daemon, locked by it, and the place of its name and its origin.
 //!
 //! | name | what |
 //! | --- | --- |
 //! | `lock` | locked for as long as a daemon has the directory |
 //! | `instance` | the daemon's name, by which its connections are found and killed |
-//! | `origin` | where the directory was made, which stores it has had, and which timeouts ([`origin`]) |
+//! | `origin` | the place at which the directory was made, which stores it has had, and which timeouts ([`origin`]) |
 //! | `settings.json` | settings that were changed at run time and outlast a restart ([`crate::changes`]) |
 //! | `backends/` | the stores |
 //! | `results/` | large replies that are cached |
@@ -57,7 +57,7 @@ const OURS: &[&str] = &[
 pub(crate) struct StateDir {
     /// The daemon's name on its connections, kept over restarts.
     pub(crate) instance: String,
-    /// The name that it had before it was found to be a copy: what bears it is killed once.
+    /// The name that it had before it was found to be a copy: connections with it are killed once.
     pub(crate) former: Option<String>,
     path: PathBuf,
     origin: Mutex<Origin>,
@@ -67,7 +67,7 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the directory where it is missing, keeps others out, locks it, and reads or makes the name.
+    /// Makes the directory if it is missing, keeps others out, locks it, and reads or makes the name.
     ///
     /// # Errors
     /// Another daemon holds the lock, or the directory cannot be used.
@@ -96,12 +96,12 @@ impl StateDir {
         Ok(dir)
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads where the directory comes from. A copy takes a new name, and its replay is paused.
+    /// Reads the origin of the directory. A copy takes a new name, and its replay is paused.
     fn find_origin(&mut self) {
         let now = Place::of(&self.path);
         let anew = || Origin { place: now.clone(), ..Origin::default() };
@@ -128,14 +128,14 @@ impl StateDir {
         }
     }
 
-    /// Writes the origin. Where that fails, what is in memory holds for this run.
+    /// Writes the origin. If that fails, what is in memory holds for this run.
     fn keep(&self) {
         if let Err(error) = origin::write(&self.path, &self.origin.lock()) {
             tracing::error!(%error, path = %self.path.display(), "the origin is not kept");
         }
     }
 
-    /// What an operator is told while replay is paused because the directory is a copy, or has one.
+    /// The alert while replay is paused because the directory is a copy, or has one.
     pub(crate) fn copied(&self) -> Option<String> {
         let origin = self.origin.lock();
         let why = origin.paused.as_ref()?;
@@ -162,14 +162,14 @@ impl StateDir {
         if let Err(error) = write_name(&self.path, &name) {
             tracing::error!(%error, "the new name is not kept: the next start has the old one");
         }
-        let why = "another daemon bears this one's name (its connections come back after they were killed), so \
+        let why = "another daemon has this one's name (its connections come back after they were killed), so \
                    one of the two has a copy of the other's state directory";
         self.origin.lock().paused = Some(why.to_owned());
         self.keep();
         name
     }
 
-    /// Looks whether the stores that `backends` have had are still there; with each goes its folder where that is
+    /// Looks whether the stores that `backends` have had are still there; with each goes its folder if that is
     /// not the usual one. Call it before they are opened, which makes what is missing.
     pub(crate) fn look_for_stores(&self, backends: &[(String, Option<PathBuf>)]) {
         let before = self.origin.lock().clone();
@@ -184,7 +184,7 @@ impl StateDir {
                 (self.store_dir(name, then.as_deref()), self.store_dir(name, elsewhere.as_deref()));
             let what = if was != is && origin::has_store(&was) {
                 format!(
-                    "the store is not where it was: calls may wait in {}, and {} is a new one",
+                    "the store is missing: calls may wait in {}, and {} is a new one",
                     was.display(),
                     is.display()
                 )
@@ -212,9 +212,9 @@ impl StateDir {
         }
     }
 
-    /// Notes that attempts have these timeouts from now on, before the first is made. Returns the longest of each backend
-    /// that may be on the wire still: a run that was killed leaves attempts behind, and the next may have a shorter
-    /// timeout.
+    /// Notes that attempts have these timeouts from now on, before the first is made. Returns the longest of each
+    /// backend that may be on the wire still: a run that was killed leaves attempts behind, and the next may have a
+    /// shorter timeout.
     pub(crate) fn begin_with_timeouts(
         &self,
         backends: impl Iterator<Item = (String, Duration)>,
@@ -265,7 +265,7 @@ impl StateDir {
         elsewhere.map_or_else(|| self.path.join("backends").join(name), Path::to_owned)
     }
 
-    /// What is told of backends whose store was gone, until an operator accepts it.
+    /// The alert for backends whose store was gone, until an operator accepts it.
     pub(crate) fn lost(&self) -> BTreeMap<String, String> {
         let origin = self.origin.lock();
         let told = |(name, what): (&String, &String)| {
@@ -343,7 +343,7 @@ fn keep_others_out(dir: &Path) {
     }
 }
 
-/// The daemon's name. What stands in its place and is none is set aside, whatever it is: a name is less than a
+/// The daemon's name. Anything else in its place is set aside, whatever it is: a name is less than a
 /// daemon that does not start.
 fn instance(dir: &Path) -> anyhow::Result<String> {
     let why = match fusebox_state::file::read(&dir.join(INSTANCE)) {
@@ -369,7 +369,7 @@ fn write_name(dir: &Path, name: &str) -> std::io::Result<()> {
     origin::replace(dir, INSTANCE, format!("{name}\n").as_bytes())
 }
 
-/// Renames what stands in the place of the file `name` and is none.
+/// Renames what is in the place of the file `name` and is not such a file.
 fn set_aside(dir: &Path, name: &str, why: &str) {
     let to = dir.join(format!("{name}.damaged-{}", unix_millis()));
     match std::fs::rename(dir.join(name), &to) {
@@ -377,7 +377,7 @@ fn set_aside(dir: &Path, name: &str, why: &str) {
             file = name,
             why,
             kept = %to.display(),
-            "a file of the state directory is damaged: it was set aside, and is begun anew"
+            "a file of the state directory is damaged: it was set aside, and replaced by a new one"
         ),
         Err(error) => {
             tracing::error!(file = name, why, %error, "a damaged file cannot be set aside");
@@ -503,7 +503,7 @@ mod tests {
         assert_eq!(StateDir::open(&second).unwrap().copied(), None);
         assert_eq!(original.copied(), None);
 
-        // One that is moved is the same; one of an earlier release has no origin, and is no copy.
+        // One that is moved is the same; one of an earlier release has no origin, and is not a copy.
         let moved = dir.path().join("moved");
         drop(original);
         std::fs::rename(&first, &moved).unwrap();
@@ -520,7 +520,7 @@ mod tests {
         let first = StateDir::open(dir.path()).unwrap();
         let name = first.take_new_name();
         assert_ne!(name, first.instance);
-        assert!(first.copied().unwrap().contains("bears this one's name"));
+        assert!(first.copied().unwrap().contains("has this one's name"));
         drop(first);
         let again = StateDir::open(dir.path()).unwrap();
         assert_eq!((again.instance.clone(), again.copied().is_some()), (name, true));
@@ -561,11 +561,7 @@ mod tests {
         assert_eq!(look().lost().keys().collect::<Vec<_>>(), ["b"]);
         let state = StateDir::open(dir.path()).unwrap();
         state.look_for_stores(&[("a".into(), Some(dir.path().join("new")))]);
-        assert!(
-            state.lost()["a"].starts_with("the store is not where it was"),
-            "{:?}",
-            state.lost()
-        );
+        assert!(state.lost()["a"].starts_with("the store is missing"), "{:?}", state.lost());
         drop(state);
         // What no backend is for is no loss of a backend's.
         let state = look();

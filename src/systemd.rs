@@ -8,7 +8,7 @@ use crate::daemon::Daemon;
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "systemd was not notified");
     }
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn ready(status: &str) {
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::debug!(%error, "systemd was not told"),
+        Err(error) => tracing::debug!(%error, "systemd was not notified"),
     }
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn stopping(grace: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
-/// Feeds the watchdog, where there is one, for as long as the actors' own loop runs.
+/// Feeds the watchdog, if there is one, for as long as the actors' own loop runs.
 pub(crate) async fn watchdog(daemon: Arc<Daemon>) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return };
     let mut beat = tokio::time::interval((patience / 3).max(Duration::from_millis(10)));
@@ -40,7 +40,7 @@ pub(crate) async fn watchdog(daemon: Arc<Daemon>) {
         if daemon.fusebox.is_alive() {
             tell(&[NotifyState::Watchdog]);
         } else {
-            tracing::error!("the actors do not look around: the watchdog goes hungry");
+            tracing::error!("the actors do not report: the watchdog is not notified");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Under the journal an event goes there by the journal's own protocol, its fields as the journal's
 //! (`journal.rs`). What the journal does not take is a line that begins with its priority (`<3>` to `<7>`, see
-//! sd-daemon(3)), and so is every line where JSON was asked for.
+//! sd-daemon(3)), and so is every line if JSON was asked for.
 
 use std::{
     io::{self, Write},
@@ -30,7 +30,7 @@ use clean::{clean, clean_json};
 use journal::Journal;
 use limit::{Limit, Limited};
 
-/// What is written where `RUST_LOG` does not say. The actors' own spans would stand before every line.
+/// What is written if `RUST_LOG` does not say. The actors' own spans would be before every line.
 const USUAL: &str = "info,ractor=warn,tokio_cron_scheduler=warn";
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -45,7 +45,7 @@ pub(crate) enum LogFormat {
 /// The log of the process.
 struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
-    /// What is written where nobody says otherwise.
+    /// What is written if nobody says otherwise.
     usual: String,
     now: Mutex<String>,
     /// Which change the present filter is of: an end that was set for an earlier one is void.
@@ -92,7 +92,7 @@ pub(crate) fn init(format: LogFormat) {
     log_panics(writer);
     if let Some(text) = refused {
         let why = refusal(&text).unwrap_or_default();
-        tracing::warn!(usual = USUAL, "RUST_LOG is not obeyed: {why}");
+        tracing::warn!(usual = USUAL, "RUST_LOG is ignored: {why}");
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn set_filter(text: &str, lasting: Option<Duration>) -> Result<(), St
             if log.change.load(Ordering::Acquire) == change
                 && let Err(why) = log.put(&log.usual)
             {
-                tracing::error!(why, "the usual filter of the log is not back");
+                tracing::error!(why, "the usual filter of the log could not be restored");
             }
         });
     }
@@ -136,15 +136,15 @@ impl Log {
         }
         let filter = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
         let mut now = self.now.lock();
-        // Told while it can be: the next one may let nothing through.
-        tracing::info!(filter = text, "the log is filtered anew");
+        // Logged while it can be: the next filter may let nothing through.
+        tracing::info!(filter = text, "the filter of the log has changed");
         self.filter.reload(filter).map_err(|error| error.to_string())?;
         text.clone_into(&mut now);
         Ok(self.change.fetch_add(1, Ordering::AcqRel) + 1)
     }
 }
 
-/// What is wrong with a filter, naming the part. A word that is no level names a part of the program, which
+/// What is wrong with a filter, naming the part. A word that is not a level names a part of the program, which
 /// is rarely meant: it must say so by a level.
 fn refusal(text: &str) -> Option<String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -155,10 +155,10 @@ fn refusal(text: &str) -> Option<String> {
                      as in fusebox_actors=debug";
         let bare = !part.contains(['=', '[']) && part.parse::<u8>().is_err();
         if bare && !LEVELS.contains(&part.to_ascii_lowercase().as_str()) {
-            return Some(format!("{shown:?} is no level: {usual}"));
+            return Some(format!("{shown:?} is not a level: {usual}"));
         }
         if part.parse::<Directive>().is_err() {
-            return Some(format!("{shown:?} is no part of a filter: {usual}"));
+            return Some(format!("{shown:?} is not part of a filter: {usual}"));
         }
     }
     None
@@ -221,7 +221,7 @@ fn is_journal() -> bool {
     named.is_some() && named == is
 }
 
-/// The journal, where it listens.
+/// The journal, if it listens.
 fn native() -> Option<&'static Journal> {
     static JOURNAL: OnceLock<Option<Journal>> = OnceLock::new();
     let hooks = std::env::var("FUSEBOX_TEST_HOOKS").is_ok_and(|hooks| hooks == "1");
@@ -310,10 +310,10 @@ mod tests {
             assert_eq!(refusal(good), None, "{good}");
         }
         for (bad, part) in [
-            ("fusebox=loud", "\"fusebox=loud\" is no part of a filter: levels are"),
-            ("info,debgu", "\"debgu\" is no level: levels are off"),
-            ("", "\"\" is no level"),
-            ("info,fusebox=trace=x", "\"fusebox=trace=x\" is no part"),
+            ("fusebox=loud", "\"fusebox=loud\" is not part of a filter: levels are"),
+            ("info,debgu", "\"debgu\" is not a level: levels are off"),
+            ("", "\"\" is not a level"),
+            ("info,fusebox=trace=x", "\"fusebox=trace=x\" is not part"),
         ] {
             let why = refusal(bad).unwrap_or_default();
             assert!(why.starts_with(part), "{bad}: {why}");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  calls, replays ── take(): a bounded list ──▶ one task: makes spans of a batch ──▶ exporter
-//!                       └─ full: dropped, counted      └─ failed: counted, told once in the log
+//!                       └─ full: dropped, counted      └─ failed: counted, logged once
 //! ```
 //!
 //! **The one rule that a maintainer might break:** nothing on a call's way waits for the task, and the task
@@ -93,7 +93,7 @@ enum Order {
 pub(crate) struct TestResult {
     /// Whether the collector took it.
     taken: bool,
-    /// Where it was sent.
+    /// The address to which it was sent.
     endpoint: String,
     /// `grpc` or `http/protobuf`.
     protocol: &'static str,
@@ -107,8 +107,8 @@ pub(crate) struct TestResult {
 }
 
 impl Traces {
-    /// Starts to export; `None` where the environment names no collector, or what it says cannot be used,
-    /// which is told in the log and stops nothing else.
+    /// Starts to export; `None` if the environment names no collector, or what it says cannot be used,
+    /// which is logged and stops nothing else.
     pub(crate) fn start(env: &Environment, keeps: bool, instance: &str) -> Option<Self> {
         let (settings, warnings) = Settings::of(env)?;
         for warning in &warnings {
@@ -253,7 +253,7 @@ impl Export {
         for traced in records {
             batch.extend(spans::of(traced));
             if batch.len() >= most {
-                // Counted and told where it fails.
+                // Counted and logged if it fails.
                 self.export(std::mem::take(&mut batch)).await.ok();
             }
         }

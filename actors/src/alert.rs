@@ -1,6 +1,6 @@
 //! What an operator must act on.
 
-/// The subject of an alert. Its word labels a metric and is told in events.
+/// The subject of an alert. Its word labels a metric and is part of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Alert {
     /// The backend's actor was given up on.

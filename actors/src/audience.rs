@@ -10,12 +10,12 @@ use crate::view::{
     BackendView, BreakerView, ExplainView, QueuePage, QueuedCallView, ResilienceView,
 };
 
-/// What may bear a server's words.
+/// What may have a server's words.
 pub trait Open {
     /// Shows the servers' words from now on.
     fn open(&mut self);
 
-    /// The same, opened where an admin looks.
+    /// The same, opened for an admin.
     #[must_use]
     fn shown_to(mut self, admin: bool) -> Self
     where

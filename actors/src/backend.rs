@@ -8,7 +8,7 @@
 //!
 //! It owns the circuit, the cache and the queue that calls borrow: it alone forces and resets, changes
 //! settings and keeps the breaker's timers. All of that outlives an incarnation of the actor, so a
-//! restart reopens nothing and loses nothing; what was told meanwhile lies in the outbox.
+//! restart reopens nothing and loses nothing; transitions that happen meanwhile are in the outbox.
 //!
 //! **The one rule that a maintainer might break:** nothing in `handle` waits. What must be synced before
 //! an order is answered is waited for in a task.
@@ -31,10 +31,10 @@ use crate::{
 /// How often a half-open breaker is looked at: its probes come and go without a word.
 const HALF_OPEN_LOOK: Duration = Duration::from_millis(500);
 
-/// What the actor of a backend is told and asked.
+/// The messages of a backend's actor.
 #[derive(Debug)]
 pub enum BackendMessage {
-    /// Transitions lie in the outbox.
+    /// There are transitions in the outbox.
     OutboxFilled,
     /// Time has made something due.
     TickDue,
@@ -44,7 +44,7 @@ pub enum BackendMessage {
         open: bool,
         /// Who said why.
         reason: String,
-        /// Until when, where not until released.
+        /// Until when; `None` is until released.
         lasting: Option<Duration>,
         /// Answered once it is remembered, or with why it is not.
         reply: RpcReplyPort<Result<(), String>>,
@@ -102,7 +102,7 @@ pub struct BackendActor;
 pub struct BackendArgs {
     /// What calls borrow.
     pub shared: Arc<BackendShared>,
-    /// Where events go.
+    /// Receives the events.
     pub bus: EventBus,
     /// Who hears of changes.
     pub listener: DerivedActorRef<BackendChanged>,
@@ -171,7 +171,7 @@ impl Actor for BackendActor {
                 state.drain_outbox();
                 state.remember(move |result| answer(reply, result));
             }
-            // Made known before it is answered: the next in a round of recoveries is told later.
+            // Published before it is answered: the next in a round of recoveries is published later.
             BackendMessage::Recover(reply) => {
                 let tried = state.recover(now);
                 state.drain_outbox();
@@ -195,7 +195,7 @@ impl Actor for BackendActor {
 }
 
 impl BackendState {
-    /// Makes known what lies in the outbox: log, event, history, memory, listener.
+    /// Publishes the contents of the outbox: log, event, history, memory, listener.
     fn drain_outbox(&mut self) {
         let told = self.args.shared.circuit.drain_outbox();
         if told.is_empty() {
@@ -321,7 +321,7 @@ impl BackendState {
         self.args.bus.publish(at, name, EventKind::Transition { transition: record.transition });
     }
 
-    /// Fallbacks begin, or cease, to answer in the backend's stead: it is not operational, or is again.
+    /// Fallbacks begin, or cease, to answer instead of the backend: it is not operational, or is again.
     fn tell_fallback(&self, at: UnixMillis, active: bool) {
         let backend = self.args.shared.circuit.name.as_str();
         if active {
@@ -332,7 +332,7 @@ impl BackendState {
         self.args.bus.publish(at, Some(backend), EventKind::Fallback { active });
     }
 
-    /// Writes the breaker's memory; `then` runs once it is synced, or with what stands in the way.
+    /// Writes the breaker's memory; `then` runs once it is synced, or with the reason why it cannot be.
     fn remember(&self, then: impl FnOnce(Result<(), String>) + Send + 'static) {
         self.args.shared.remember(then);
     }

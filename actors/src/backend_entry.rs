@@ -15,7 +15,7 @@ use crate::{backend::BackendMessage, backend_shared::BackendShared};
 pub struct BackendEntry {
     /// What calls borrow.
     pub shared: Arc<BackendShared>,
-    /// The actor's current incarnation; `None` where it was given up on.
+    /// The actor's current incarnation; `None` if it was given up on.
     pub actor: Arc<ArcSwapOption<ActorRef<BackendMessage>>>,
 }
 
@@ -35,8 +35,8 @@ impl BackendEntry {
         Arc::ptr_eq(&self.shared, shared)
     }
 
-    /// Tells its actor; a message to one that is being restarted is lost, so only what is repeated or
-    /// lies elsewhere may be told this way.
+    /// Tells its actor; a message to one that is being restarted is lost, so only send what is repeated or
+    /// kept elsewhere.
     pub fn tell(&self, message: BackendMessage) {
         if let Some(actor) = self.actor.load().as_deref() {
             drop(actor.send_message(message));

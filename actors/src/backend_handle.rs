@@ -90,7 +90,7 @@ impl Backend {
         self.entry.shared.lets_queue(min_ack)
     }
 
-    /// Whether what stands in these lanes moves, so that it makes sense to wait for it.
+    /// Whether these lanes move, so that it makes sense to wait for them.
     pub fn lanes_move(&self, lanes: &Lanes) -> bool {
         self.entry.shared.lanes_move(lanes)
     }
@@ -133,9 +133,9 @@ impl Backend {
         call_path::reserve(left)
     }
 
-    /// Takes the place of a call in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it
-    /// from here on, and what its caller began after it and lost with it stands behind it. To be called for all that was
-    /// lost together, oldest first, before any of it goes on.
+    /// Takes the place of a call in its lanes if its outcome is unknown and it may be sent again: nothing newer passes
+    /// it from here on, and what its caller began after it and lost with it is queued behind it. Call it for all that
+    /// was lost together, oldest first, before any of it goes on.
     pub fn hold(&self, onward: &mut Onward) {
         onward.hold(&self.entry.shared.queue);
     }
@@ -180,7 +180,7 @@ impl Backend {
         self.entry.shared.clock().steady_unix()
     }
 
-    /// Something that bears no ticket is about to write to these lanes, or has: what is cached of them is dropped.
+    /// Something without a ticket is about to write to these lanes, or has: what is cached of them is dropped.
     pub fn wrote(&self, lanes: &Lanes) {
         self.entry.shared.queue.note_written(lanes);
         self.entry.shared.invalidate_lanes(lanes);
@@ -243,7 +243,7 @@ impl Backend {
     /// Forces the breaker open or closed, until released or for as long as said.
     ///
     /// # Errors
-    /// [`AdminError::Failed`] where its actor does not answer or the store cannot remember it.
+    /// [`AdminError::Failed`] if its actor does not answer or the store cannot remember it.
     pub async fn force(
         &self,
         open: bool,
@@ -257,7 +257,7 @@ impl Backend {
     /// Lifts a force.
     ///
     /// # Errors
-    /// [`AdminError::Conflict`] where none is in effect.
+    /// [`AdminError::Conflict`] if none is in effect.
     pub async fn release(&self) -> Result<(), AdminError> {
         if self.ask(BackendMessage::Release).await?.map_err(not_remembered)? {
             return Ok(());
@@ -268,7 +268,7 @@ impl Backend {
     /// Closes the breaker and forgets its window, force and exponent.
     ///
     /// # Errors
-    /// [`AdminError::Failed`] where its actor does not answer or the store cannot remember it.
+    /// [`AdminError::Failed`] if its actor does not answer or the store cannot remember it.
     pub async fn reset(&self) -> Result<(), AdminError> {
         self.ask(BackendMessage::Reset).await?.map_err(not_remembered)
     }
@@ -276,7 +276,7 @@ impl Backend {
     /// Takes it offline, or back.
     ///
     /// # Errors
-    /// [`AdminError::Failed`] where its actor does not answer or the store cannot remember it.
+    /// [`AdminError::Failed`] if its actor does not answer or the store cannot remember it.
     pub async fn set_offline(&self, offline: bool) -> Result<(), AdminError> {
         if !offline && self.entry.actor.load().is_none() {
             drop(self.health.send_message(HealthMessage::Revive(self.entry.clone())));
@@ -285,7 +285,7 @@ impl Backend {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };
-            // Where it does not come back, the question below says so.
+            // If it does not come back, the question below says so.
             drop(tokio::time::timeout(ADMIN_PATIENCE, came_back).await);
         }
         let said = self.ask(|reply| BackendMessage::SetOffline { offline, reply }).await?;
@@ -295,7 +295,7 @@ impl Backend {
     /// Sets faults on purpose, in place of those that are set here.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] names the key that is wrong; [`AdminError::Conflict`] says what stands in the way: what
+    /// [`AdminError::Invalid`] names the key that is wrong; [`AdminError::Conflict`] says what prevents it: what
     /// would end them at once, or the faults of another backend.
     pub async fn set_chaos(&self, order: Order, by: String) -> Result<view::ChaosView, AdminError> {
         let circuit = &self.entry.shared.circuit;
@@ -371,7 +371,7 @@ impl Backend {
     /// Lets calls that wait for the old target go to the new one.
     ///
     /// # Errors
-    /// [`AdminError::Conflict`] where nothing waits for another target.
+    /// [`AdminError::Conflict`] if nothing waits for another target.
     pub async fn accept_retarget(&self) -> Result<(), AdminError> {
         let shared = &self.entry.shared;
         if shared.circuit.holds().exchange {
@@ -455,7 +455,7 @@ impl Backend {
     /// Discards a queued call or dead letter for good.
     ///
     /// # Errors
-    /// [`AdminError`] where there is none, or it is on the wire at this moment.
+    /// [`AdminError`] if there is none, or it is on the wire at this moment.
     pub async fn discard(&self, op_id: OpId) -> Result<(), AdminError> {
         let queue = &self.entry.shared.queue;
         let found = queue.index().find(op_id);
@@ -463,7 +463,7 @@ impl Backend {
         let synced = queue.discard(seq).ok_or_else(|| {
             AdminError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
         })?;
-        synced.await.map_err(|_| failed("the store does not take the removal"))?;
+        synced.await.map_err(|_| failed("the store refuses the removal"))?;
         tracing::warn!(backend = self.name(), %op_id, "a queued call was discarded by an operator");
         Ok(())
     }
@@ -471,7 +471,7 @@ impl Backend {
     /// Nudges replay: forgets backoffs, lifts a pause, tries again now. Returns how many calls wait.
     ///
     /// # Errors
-    /// [`AdminError::Conflict`] where nothing may be replayed now, and why.
+    /// [`AdminError::Conflict`] if nothing may be replayed now, with the reason.
     pub fn replay(&self) -> Result<u64, AdminError> {
         let shared = &self.entry.shared;
         shared.queue.index().retry_all();
@@ -495,7 +495,7 @@ impl Backend {
         self.entry.shared.queue.store().is_ok()
     }
 
-    /// Makes its actor panic: a test hook, reachable only where the environment says so.
+    /// Makes its actor panic: a test hook, reachable only if the environment allows it.
     pub fn panic_for_test(&self) {
         self.entry.tell(BackendMessage::Panic);
     }
@@ -540,7 +540,7 @@ impl Backend {
             shared.cache.load().invalidate_all();
         }
         if target != before {
-            // Who is told that the address changed finds it so; where calls wait, replay lifts the hold
+            // Whoever hears of the new address finds it in effect. If calls wait, replay lifts the hold
             // once they are gone.
             shared.take_target_where_empty();
             if shared.circuit.holds().retarget {

@@ -26,7 +26,7 @@ pub struct BackendShared {
     pub flights: Arc<Flights>,
     /// The fallback cache.
     pub cache: ArcSwap<Cache>,
-    /// Where those entries of the cache are kept that outlast the daemon if the others do not.
+    /// Holds the entries of the cache that outlast the daemon even if the others do not.
     pub(crate) start_up_file: OnceLock<PathBuf>,
     /// [`Cache::outlasting`] when that file was written.
     pub(crate) start_up_saved: AtomicU64,
@@ -34,7 +34,7 @@ pub struct BackendShared {
     pub connector: ArcSwap<SharedConnector>,
     /// The system state.
     pub system: SystemFlags,
-    /// Where calls are recorded.
+    /// Records calls.
     pub tracer: Tracer,
 }
 
@@ -62,13 +62,13 @@ impl BackendShared {
             return;
         }
         let target = SharedConnector::clone(&self.connector.load()).target();
-        // Where this fails the next start finds an empty queue and tries again.
+        // If this fails the next start finds an empty queue and tries again.
         store.set_target(&target, Box::new(|_| ()));
         self.circuit.hold(|holds| holds.retarget = false);
         self.queue.alert(Alert::Retarget, None);
     }
 
-    /// Writes the breaker's memory; `then` runs once it is synced, or with what stands in the way.
+    /// Writes the breaker's memory; `then` runs once it is synced, or with the reason why it cannot be.
     pub(crate) fn remember(&self, then: impl FnOnce(Result<(), String>) + Send + 'static) {
         let circuit = &self.circuit;
         let mut memory = circuit.breaker.memory(circuit.clock.now(), circuit.clock.unix());

@@ -39,9 +39,9 @@ pub enum AckLevel {
 /// What a caller may ask of one call.
 #[derive(Clone, Debug, Default)]
 pub struct CallOptions {
-    /// Give up after this long; the backend's `timeout` × attempts where it is `None`.
+    /// Give up after this long; `None` is the backend's `timeout` × attempts.
     pub deadline: Option<Duration>,
-    /// The oldest fallback value that it takes; the cache's `max_stale` where it is `None`.
+    /// The oldest fallback value that it takes; `None` is the cache's `max_stale`.
     pub max_stale: Option<Duration>,
     /// How much it matters.
     pub priority: Priority,
@@ -51,7 +51,7 @@ pub struct CallOptions {
     pub op_id: Option<OpId>,
     /// In which form of its protocol the backend is to reply, by the connector's own number; 0 is the usual one.
     pub dialect: u8,
-    /// Told once the write has its place in the queue: whatever is called after that stands behind it, though it is
+    /// Signalled once the write has its place in the queue: whatever is called after that is behind it, though it is
     /// not synced yet.
     pub appended: Option<Arc<Notify>>,
     /// What strikes its first attempt, if that was decided before.
@@ -73,11 +73,11 @@ pub struct Call {
     pub trace: CallTrace,
     /// Whether the door can hand on an answer piece by piece; else a large one is an error.
     pub streams: bool,
-    /// What follows `body` where the call is too large to hold: it is tried once and never queued.
+    /// What follows `body` if the call is too large to hold: it is tried once and never queued.
     pub upload: Option<Upload>,
 }
 
-/// Where a reply comes from.
+/// The source of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -117,23 +117,23 @@ impl Source {
 
 /// The answer to a call.
 pub struct Reply {
-    /// Where it comes from.
+    /// Its source.
     pub source: Source,
     /// What it promises; `None` for a read.
     pub ack: Option<AckLevel>,
     /// The value in the backend's wire form; `None` is null (a queued write whose reply is not known).
     pub value: Option<Bytes>,
-    /// How old the value is; zero where it is live.
+    /// How old the value is; zero if it is live.
     pub age: Duration,
     /// What the caller should know.
     pub warnings: Vec<String>,
-    /// The name of a write that was queued or bore a token.
+    /// The name of a write that was queued or had a token.
     pub op_id: Option<OpId>,
     /// Attempts on the wire.
     pub attempts: u32,
-    /// Writes of the backend that wait in its queue, where any do.
+    /// Writes of the backend that wait in its queue, if there are any.
     pub pending_writes: u64,
-    /// What follows `value` where the answer is too large to hold.
+    /// What follows `value` if the answer is too large to hold.
     pub rest: Option<Box<dyn Tail>>,
     /// A write was applied by an attempt whose reply did not arrive: `value` is not that reply.
     pub reply_lost: bool,
@@ -200,7 +200,7 @@ pub struct CallError {
     pub detail: Words,
     /// Whether the call may have been, or may yet be, applied.
     pub outcome_unknown: bool,
-    /// The call's name where it has one.
+    /// The call's name if it has one.
     pub op_id: Option<OpId>,
     /// When trying again makes sense.
     pub retry_after: Option<Duration>,
@@ -208,7 +208,7 @@ pub struct CallError {
     pub attempts: u32,
     /// The backend's error in wire form, for doors that speak its protocol.
     pub reply: Option<Box<Bytes>>,
-    /// What the backend answered to the last attempt, in wire form, where that was an answer and is not `reply`: it
+    /// What the backend answered to the last attempt, in wire form, if that was an answer and is not `reply`: it
     /// was overloaded, or does not know us. For doors whose clients are to see what the server says.
     pub last_answer: Option<Box<Bytes>>,
 }
@@ -226,7 +226,7 @@ impl fmt::Debug for CallError {
 }
 
 impl CallError {
-    /// Its code where that cannot be a caller's data (see [`crate::connector::AttemptError::known_code`]).
+    /// Its code if that cannot be a caller's data (see [`crate::connector::AttemptError::known_code`]).
     pub fn known_code(&self) -> Cow<'static, str> {
         known_code(self.code.clone())
     }

@@ -15,8 +15,8 @@
 //! Why the order of a lane holds: a call that is invoked after an earlier one was acknowledged as
 //! durable finds the lane occupied, because the lane is occupied from before the hand-over to the
 //! committer until the removal is synced. Calls that overlap in time may take effect in either order;
-//! a write that is sent again after an unknown outcome takes effect where it stands *then*, so it claims
-//! its lanes first and is given up where a newer one was acknowledged meanwhile (`state/src/flight.rs`). Whether
+//! a write that is sent again after an unknown outcome takes effect in its position at *that* time, so it claims
+//! its lanes first and is given up if a newer one was acknowledged meanwhile (`state/src/flight.rs`). Whether
 //! it may be sent again at all is said by its [`WriteState`].
 //!
 //! **The cache is emptied by what was done**: a write drops what is cached of its lanes when it is sent, and again
@@ -90,7 +90,7 @@ pub(crate) struct Context {
     pub(crate) withdrawn: Option<Withdrawn>,
     /// How old what is cached is that queued writes were laid over, in milliseconds; 0 if there is none.
     pub(crate) base_age: AtomicU64,
-    /// How the attempt of a ticket ended, where that was the first one: it is not over its fence again.
+    /// How the attempt of a ticket ended, if that was the first one: it does not pass its fence again.
     pub(crate) failed: Option<AttemptError>,
     /// What strikes its first attempt, if that was decided before.
     pub(crate) struck: Option<Strike>,
@@ -145,7 +145,7 @@ impl Context {
     }
 }
 
-/// What stands for an answer of the backend that there is not.
+/// Why the backend gave no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
     /// The breaker, the bulkhead or the system state let nothing through.
@@ -170,7 +170,7 @@ impl NoAnswer {
         }
     }
 
-    /// The backend's own answer, where there was one.
+    /// The backend's own answer, if there was one.
     fn answer(&self) -> Option<Box<Bytes>> {
         match self {
             Self::Failed(error) => error.reply.clone().map(Box::new),

@@ -1,26 +1,26 @@
 //! Faults on purpose, applied to the attempts of one backend.
 //!
-//! Which attempts are struck, and when faults end, is decided in [`fusebox_state::chaos`]. Here is where an attempt
-//! looks, and what it then meets.
+//! Which attempts are struck, and when faults end, is decided in [`fusebox_state::chaos`]. This is what an attempt
+//! checks, and what it then meets.
 //!
 //! ```text
 //!   permit, place, timeout ──▶ [switch] ── off ──────────────────────────────▶ connector
 //!                                 │ on
 //!                                 ▼            before: it waits
 //!                            strike ── hit ──▶ not executed: ends here, as the server or the network would end it
-//!                                              unknown: its passage bears a fate ──▶ connector ──▶ the answer comes
+//!                                              unknown: its passage has a fate ───▶ connector ──▶ the answer comes
 //!                                                                                    and is lost, or late
 //! ```
 //! # One place
 //! Every attempt that a caller waits for goes through [`BackendShared::attempt`](crate::backend_shared::BackendShared),
 //! those of replay through `recovery/replay/attempt.rs`, pings through `health/pings.rs`; each looks at the switch
 //! behind its permit and its place. A door that sends for itself looks in `admit`: a call that is struck there
-//! [takes the other way](crate::OtherWay::Struck) with what strikes it, and meets it on that way. What can take no other
-//! way (a connection that belongs to one client, a stream) is not struck.
+//! [takes the other way](crate::OtherWay::Struck) with what strikes it, and meets it on that way. What can take no
+//! other way (a connection that belongs to one client, a stream) is not struck.
 //!
 //! # An outcome that is unknown
 //! `reset_after` and `timeout` do not end the attempt themselves. They give its passage a [`Fate`], which goes with it
-//! onto the wire; where the answer arrives, the connector asks for it ([`Aboard::fate`](crate::connector::Aboard::fate))
+//! onto the wire. When the answer arrives, the connector asks for it ([`Aboard::fate`](crate::connector::Aboard::fate))
 //! and does what it does when the connection breaks or nothing comes in time: evidence is noted, the connection is
 //! reset, the fence is raised. A connector that never asks has its answer thrown away here.
 //!

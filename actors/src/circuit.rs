@@ -2,7 +2,7 @@
 //!
 //! The backend actor owns these: it alone changes settings, forces and resets, and keeps the timers.
 //! Calls touch them without a message. A transition that a call causes goes into the *outbox* and the
-//! actor is told to look there, so that nothing is lost while the actor restarts.
+//! actor is asked to look there, so that nothing is lost while the actor restarts.
 
 use std::{
     collections::VecDeque,
@@ -39,7 +39,7 @@ use crate::{
 /// So many transitions wait for the actor.
 const OUTBOX_MAX: usize = 1_024;
 
-/// What holds a backend back; it is offline where any of these holds but [`Holds::copied`] and
+/// What holds a backend back; it is offline if any of these holds but [`Holds::copied`] and
 /// [`Holds::ordered`].
 #[expect(clippy::struct_excessive_bools, reason = "independent reasons, each with its own end")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub struct Circuit {
     next_ping: AtomicU64,
 }
 
-/// A call that has begun; dropped at its end, also where its caller leaves.
+/// A call that has begun; dropped at its end, also if its caller leaves.
 pub(crate) struct UnderWay(Arc<Circuit>);
 
 impl Drop for UnderWay {
@@ -161,7 +161,7 @@ impl Circuit {
     }
 
     /// Settles a permit, tells what it brought about, and returns the transition if there was one. `error`
-    /// is remembered for `explain` where the attempt failed.
+    /// is remembered for `explain` if the attempt failed.
     pub fn settle(
         &self,
         permit: Permit<'_>,
@@ -204,7 +204,7 @@ impl Circuit {
 
     /// The attempts that have begun and have not ended. Cheap enough to ask every few milliseconds.
     pub fn outstanding(&self) -> Outstanding {
-        // Each has a place: where there is none, the table need not be read.
+        // Each has a place: if there is none, the table need not be read.
         if self.bulkhead.in_flight() == 0 {
             return Outstanding::default();
         }
@@ -237,7 +237,7 @@ impl Circuit {
         });
     }
 
-    /// Puts a transition where the actor finds it, and wakes whom it concerns.
+    /// Puts a transition into the outbox for the actor, and wakes whom it concerns.
     pub fn publish(&self, transition: Transition) {
         self.metrics.transition(&transition);
         self.forecast.changed(&transition, self.chaos.armed().is_some());
@@ -267,7 +267,7 @@ impl Circuit {
         let mut holds = self.holds.lock();
         change(&mut holds);
         let changed = self.breaker.set_offline(holds.any());
-        // The breaker's timers stand still while it is offline: its actor must set them again.
+        // The breaker's timers stop while it is offline: its actor must set them again.
         self.filled.notify_one();
         self.changed.notify_waiters();
         changed
@@ -317,7 +317,7 @@ impl Circuit {
         self.next_ping.store(at.map_or(0, Moment::as_millis), Ordering::Relaxed);
     }
 
-    /// When the next ping is sent, where none is on its way and it is not offline.
+    /// When the next ping is sent, if none is on its way and it is not offline.
     pub fn next_ping(&self) -> Option<Moment> {
         let at = self.next_ping.load(Ordering::Relaxed);
         (at > 0 && !self.breaker.state().1).then(|| Moment::from_millis(at))
@@ -352,7 +352,7 @@ impl Circuit {
         }
     }
 
-    /// Why nothing may be replayed now; `None` where it may. `HALF_OPEN` admits a few as probes; a
+    /// Why nothing may be replayed now; `None` if it may. `HALF_OPEN` admits a few as probes; a
     /// forced-closed breaker wants a ping answered since.
     pub fn replay_barred(&self) -> Option<&'static str> {
         if self.holds().copied {

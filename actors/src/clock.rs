@@ -9,7 +9,7 @@ use std::{
 use fusebox_state::{Moment, UnixMillis};
 use tokio::time::Instant;
 
-/// Where a process's [`Moment`]s begin: 49 days in, so that what an earlier run left behind can lie
+/// The first [`Moment`] of a process: 49 days in, so that what an earlier run left behind can be
 /// before its start.
 const ORIGIN: u64 = 1 << 32;
 
@@ -24,7 +24,7 @@ impl Reading {
         Moment::from_millis(ORIGIN.saturating_add(self.0 / 1_000_000))
     }
 
-    /// How long after `earlier` it was made; zero where it was not.
+    /// How long after `earlier` it was made; zero if it was not.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -42,7 +42,7 @@ pub struct Clock {
     start: Instant,
     /// The wall clock when this was made.
     start_unix: u64,
-    /// How far the wall clock was set since, in milliseconds, where it runs with the monotonic one.
+    /// How far the wall clock was set since, in milliseconds, if it runs with the monotonic one.
     simulated: Option<&'static AtomicI64>,
 }
 
@@ -52,7 +52,7 @@ impl Clock {
         Self { start: Instant::now(), start_unix: wall_nanos(), simulated: None }
     }
 
-    /// A wall clock that stood at `unix` when this was made and runs with tokio's clock; `set` says how far it was set
+    /// A wall clock that was at `unix` when this was made and runs with tokio's clock; `set` says how far it was set
     /// since, in milliseconds.
     pub(crate) fn simulated(unix: UnixMillis, set: &'static AtomicI64) -> Self {
         let start_unix = unix.get().saturating_mul(1_000_000);
@@ -82,7 +82,7 @@ impl Clock {
         self.start_unix.saturating_add(self.read().0).saturating_add_signed(set)
     }
 
-    /// The wall clock as it would stand had nobody set it since this was made: for times to live, which a step of
+    /// The wall clock as it would be if nobody had set it since this was made: for times to live, which a step of
     /// the clock must neither shorten nor prolong. In milliseconds since the Unix epoch, and comparable with the
     /// wall clock of other runs.
     pub fn steady_unix(&self) -> UnixMillis {

@@ -1,8 +1,8 @@
 //! The port behind which a backend's protocol lives.
 //!
 //! Everything above it deals in opaque bytes: a *body* is a call in its wire form, a *reply* the
-//! backend's answer in its wire form. A connector knows what a body means (lanes, effects, what an
-//! outage lets one say about it), carries attempts, and classifies how they ended. It decides neither
+//! backend's answer in its wire form. A connector knows what a body means (lanes, effects, how it may
+//! be answered in an outage), carries attempts, and classifies how they ended. It decides neither
 //! when to admit nor when to retry nor what to fall back on.
 //!
 //! **The one rule that an implementation might break:** after an attempt that may have been executed
@@ -55,11 +55,11 @@ pub enum Access {
 pub struct Read {
     /// Whether the read is of keys: then it sees its host's own queued writes.
     pub keyed: bool,
-    /// The cache entries that together answer it, in the order of [`Connector::join`]; empty where it
+    /// The cache entries that together answer it, in the order of [`Connector::join`]; empty if it
     /// is not cached.
     pub slots: Vec<Slot>,
-    /// What stands for one slot that misses in an outage (a nil), or for the whole reply where there are
-    /// no slots; `None` where a miss is an error.
+    /// What replaces one slot that misses in an outage (a nil), or the whole reply if there are
+    /// no slots; `None` if a miss is an error.
     pub miss: Option<Bytes>,
 }
 
@@ -81,22 +81,22 @@ pub struct Write {
     /// Sets the whole value of its only lane, whatever the lane held: after it, earlier writes of the lane
     /// make no difference. Only of meaning for an absolute write of one lane.
     pub whole: bool,
-    /// Its reply is the same however often it is applied (`OK`). Where it is not, a reply to a repetition
-    /// is not the reply that the first attempt would have had, and the caller is told so.
+    /// Its reply is the same however often it is applied (`OK`). If it is not, a reply to a repetition
+    /// is not the reply that the first attempt would have had, and the caller learns that.
     pub settled_reply: bool,
-    /// Whether a token costs the backend nothing: then every live attempt bears one too.
+    /// Whether a token costs the backend nothing: then every live attempt has one too.
     pub free_token: bool,
-    /// Every live attempt bears a token if the write may be queued.
+    /// Every live attempt has a token if the write may be queued.
     pub queue_token: bool,
     /// Queued writes of the same number may be sent as one ([`Connector::attempt_group`]); `None` for one
     /// that is always sent alone.
     pub gather: Option<u64>,
     /// What is queued depends on what else waits in its lanes (a deadline that it carries): its attempts
-    /// see what stands behind it ([`Attempt::following`]).
+    /// see what is behind it ([`Attempt::following`]).
     pub timed: bool,
-    /// What the backend's own answer leaves open, where it is less than usual: its caller is warned of it.
+    /// What the backend's own answer leaves open, if it is less than usual: its caller is warned of it.
     pub caveat: Option<&'static str>,
-    /// What an outage lets one say of it.
+    /// How it may be answered while the backend is down.
     pub outage: Outage,
 }
 
@@ -145,7 +145,7 @@ pub struct Doubt<'a> {
     /// When the first of them was sent, on the wall clock.
     pub since: UnixMillis,
     /// What the connector had noted beside that sending ([`Connector::prepare`], or
-    /// [`AttemptError::doubt`]); empty where it noted nothing.
+    /// [`AttemptError::doubt`]); empty if it noted nothing.
     pub evidence: &'a Bytes,
 }
 
@@ -166,16 +166,16 @@ pub struct Attempt<'a> {
     /// Digest of the call as its caller sent it. A marker carries it: another call under the same token ends
     /// as [`ErrorClass::Conflict`].
     pub digest: u64,
-    /// Earlier attempts that may have been carried out; `None` where none may. One that bears a token is sent
-    /// only where it is proven that the backend would recognise it; where that cannot be proven, it ends as
+    /// Earlier attempts that may have been carried out; `None` if none may. One with a token is sent
+    /// only if it is proven that the backend would recognise it; if that cannot be proven, it ends as
     /// [`ErrorClass::Ambiguous`] unsent.
     pub doubt: Option<Doubt<'a>>,
-    /// Replay of a timed write ([`Write::timed`]): the queued writes that stand behind it in its lanes,
+    /// Replay of a timed write ([`Write::timed`]): the queued writes that are behind it in its lanes,
     /// oldest first. Empty otherwise.
     pub following: &'a [QueuedWrite],
     /// Whether an answer above [`HEAD_MAX`] may be given as [`Attempted::rest`]; else it is an error.
     pub streams: bool,
-    /// What follows `body` where the call is too large to hold.
+    /// What follows `body` if the call is too large to hold.
     pub upload: Option<&'a Upload>,
     /// In which form of its protocol the backend is to reply, by the connector's own number; 0 is the usual one.
     pub dialect: u8,
@@ -187,7 +187,7 @@ pub struct Attempt<'a> {
     /// leaves, whichever is less. The connector keeps the backend's own `timeout` itself: an attempt
     /// whose caller left keeps its place on the wire until then.
     pub timeout: Duration,
-    /// How long of that it waits at most until nothing old can land in its lanes. Where that is not so by then, or
+    /// How long of that it waits at most until nothing old can land in its lanes. If that is not so by then, or
     /// it is known that it will not be, the attempt ends as [`OwnCode::Fence`].
     pub fence_patience: Duration,
     /// The trace context to pass on; `None` for what nobody follows.
@@ -210,7 +210,7 @@ pub struct Attempted {
     pub verdict: Verdict,
     /// The reply in wire form, or why there is none.
     pub result: Result<Bytes, AttemptError>,
-    /// What follows the reply where it is too large to hold: then `result` is its beginning.
+    /// What follows the reply if it is too large to hold: then `result` is its beginning.
     pub rest: Option<Box<dyn Tail>>,
     /// It was applied by an earlier attempt whose reply is gone: `result` is not that reply.
     pub reply_lost: bool,
@@ -226,7 +226,7 @@ pub struct Residue {
     pub body: Bytes,
     /// The lanes that it touches.
     pub lanes: Lanes,
-    /// Writes accepted before this are replayed before it, also those that stand behind it; writes accepted
+    /// Writes accepted before this are replayed before it, also those that are behind it; writes accepted
     /// later wait for it.
     pub due: UnixMillis,
 }
@@ -236,7 +236,7 @@ pub struct Residue {
 pub struct Stored {
     /// The call in wire form, as attempts of replay carry it.
     pub body: Bytes,
-    /// Its attempts see what stands behind it, as those of a timed write do ([`Write::timed`]).
+    /// Its attempts see what is behind it, as those of a timed write do ([`Write::timed`]).
     pub timed: bool,
 }
 
@@ -313,7 +313,7 @@ pub enum Said {
 /// It is kept while the lane is occupied, so that a reader pays for the writes since the last one only. What is known
 /// after fewer writes never says more than what is known after more of them before.
 pub trait Overlay: Send + Sync {
-    /// Goes on with the write that stands next. Returns whether what is known now would be the same if nothing had
+    /// Goes on with the next write. Returns whether what is known now would be the same if nothing had
     /// been known before it.
     fn write(&mut self, write: &QueuedWrite) -> bool;
 
@@ -354,19 +354,19 @@ pub trait Connector: Any + Send + Sync {
         Cow::Borrowed("call")
     }
 
-    /// The form in which a queue stores a call, where it is not `body` itself: with what is known now and must
+    /// The form in which a queue stores a call, if it is not `body` itself: with what is known now and must
     /// be known at its replay (the deadline that a key has already). Attempts of replay carry that form.
     fn stored(&self, body: &Bytes) -> Option<Stored> {
         let _ = body;
         None
     }
 
-    /// Looks whether a backend could take a call that is about to be queued, in the form in which it is stored, as far as
-    /// that shows without the backend. `None` if nothing speaks against it.
+    /// Looks whether a backend could take a call that is about to be queued, in the form in which it is stored, as far
+    /// as that shows without the backend. `None` if nothing speaks against it.
     ///
     /// # Errors
-    /// None could: what its caller is told instead. Of class [`ErrorClass::NotExecuted`] if one could now, and nobody knows
-    /// whether one can later: it is not queued for that reason.
+    /// None could: the error that its caller gets instead. Of class [`ErrorClass::NotExecuted`] if one could now, and
+    /// nobody knows whether one can later: it is not queued for that reason.
     fn storable<'a>(&'a self, body: &'a Bytes) -> Option<Answer<'a, Result<(), AttemptError>>> {
         let _ = body;
         None
@@ -396,7 +396,7 @@ pub trait Connector: Any + Send + Sync {
         (1, 0)
     }
 
-    /// Carries queued writes of one [`Write::gather`] number as one, in this order; all bear the same token and
+    /// Carries queued writes of one [`Write::gather`] number as one, in this order; all have the same token and
     /// the same doubt. They are applied together or not at all. The end counts for each.
     fn attempt_group<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Attempted> {
         let count = attempts.len();
@@ -423,21 +423,21 @@ pub trait Connector: Any + Send + Sync {
     /// Asks the backend whether it lives, within `timeout`. Also gets past an idle connection.
     fn ping(&self, timeout: Duration) -> Answer<'_, Attempted>;
 
-    /// What is known of the value that `slot` reads before its queued writes: nothing. `None` where queued writes
+    /// What is known of the value that `slot` reads before its queued writes: nothing. `None` if queued writes
     /// never determine such a read.
     fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
         let _ = slot;
         None
     }
 
-    /// What is known of the value that `slot` reads before its queued writes if that is `cached`, an entry of the cache.
-    /// `None` if queued writes are not laid over what is cached.
+    /// What is known of the value that `slot` reads before its queued writes if that is `cached`, an entry of the
+    /// cache. `None` if queued writes are not laid over what is cached.
     fn overlay_over(&self, slot: &Slot, cached: &Bytes) -> Option<Box<dyn Overlay>> {
         let (_, _) = (slot, cached);
         None
     }
 
-    /// The parts of `reply`, one for each slot of the read. `None` where it is not cacheable.
+    /// The parts of `reply`, one for each slot of the read. `None` if it is not cacheable.
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>>;
 
     /// How long what `slot` holds may be cached, if its lane's value is known to end: a deadline that was
@@ -458,21 +458,21 @@ pub trait Connector: Any + Send + Sync {
     fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes;
 
     /// The right empty structure in place of the answer to a non-critical read that nothing can answer.
-    /// `None` where that would have to be invented.
+    /// `None` if that would have to be invented.
     fn empty(&self, body: &Bytes) -> Option<Bytes> {
         let _ = body;
         None
     }
 
     /// How much of a queued call that begins with `beginning` an attempt needs in [`Attempt::body`], in
-    /// bytes; what follows may come as [`Attempt::upload`]. `None` where it needs the whole.
+    /// bytes; what follows may come as [`Attempt::upload`]. `None` if it needs the whole.
     fn held(&self, beginning: &[u8]) -> Option<usize> {
         let _ = beginning;
         None
     }
 
     /// How many queued calls of different lanes [`Connector::attempt_batch`] may carry together now; 0
-    /// where the backend wants a pause, after which replay asks again.
+    /// if the backend wants a pause, after which replay asks again.
     fn batch_max(&self) -> usize {
         1
     }
@@ -489,7 +489,7 @@ pub trait Connector: Any + Send + Sync {
         })
     }
 
-    /// Whether what is cached hangs on lanes that writes touch. Where it does not (results of queries), no write
+    /// Whether what is cached depends on lanes that writes touch. If it does not (results of queries), no write
     /// drops any of it.
     fn caches_by_lane(&self) -> bool {
         true
@@ -501,17 +501,17 @@ pub trait Connector: Any + Send + Sync {
         false
     }
 
-    /// Its live queries, where it has any.
+    /// Its live queries, if it has any.
     fn streams(&self) -> Option<&dyn Streams> {
         None
     }
 
-    /// The outcome of these tokens is known and every attempt that bore one was answered: their markers may
+    /// The outcome of these tokens is known and every attempt that had one was answered: their markers may
     /// go. Best effort, in the background.
     fn forget_tokens(&self, tokens: Vec<OpId>);
 
-    /// By what an adaptive limit on its attempts goes: by response times, unless these depend on what is asked more than
-    /// on how much there is to do.
+    /// By what an adaptive limit on its attempts goes: by response times, unless these depend on what is asked more
+    /// than on how much there is to do.
     fn limit_rule(&self) -> Rule {
         Rule::Gradient
     }
@@ -550,7 +550,7 @@ pub trait Connector: Any + Send + Sync {
 /// Whether a backend may be spoken to at this moment: neither offline nor its breaker open.
 pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// One thing that a follower of a live query is told.
+/// An event of a live query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamEvent {
     /// `snapshot`, `change` or `stale`.
@@ -561,7 +561,7 @@ pub struct StreamEvent {
 
 /// What a follower of a live query waits on.
 pub trait Follow: Send + Sync {
-    /// The next event; `None` where the stream has ended.
+    /// The next event; `None` if the stream has ended.
     fn next(&mut self) -> Answer<'_, Option<StreamEvent>>;
 }
 
@@ -574,7 +574,7 @@ pub trait Streams: Send + Sync {
     /// The query cannot be followed.
     fn open(&self, query: Bytes, gate: Gate) -> Result<String, Refused>;
 
-    /// Follows one; begins with its snapshot. `None` where there is none of that id.
+    /// Follows one; begins with its snapshot. `None` if there is none of that id.
     fn follow(&self, id: &str) -> Option<Box<dyn Follow>>;
 }
 

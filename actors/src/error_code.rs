@@ -9,7 +9,7 @@ use std::{borrow::Cow, fmt};
 /// A code of fusebox's own with which an attempt of any kind may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OwnCode {
-    /// It cannot be told whether an earlier attempt was applied.
+    /// It is unknown whether an earlier attempt was applied.
     Ambiguous,
     /// The calls before it in its batch used up the time.
     Batch,

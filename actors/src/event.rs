@@ -1,7 +1,7 @@
-//! What happens, told to whoever listens: a bounded broadcast that nobody can slow down. All but progress is
+//! What happens, published to whoever listens: a bounded broadcast that nobody can slow down. All but progress is
 //! kept in a journal too, in the same order and under the same numbers, which go on over restarts.
 //!
-//! Events are for every client and bear no words of a server: whoever may see these finds them in `explain` and
+//! Events are for every client and have no words of a server: whoever may see these finds them in `explain` and
 //! beside the queued call.
 
 use std::{path::Path, sync::Arc};
@@ -24,7 +24,7 @@ const TEXT_KEPT: usize = 1_000;
 /// One thing that happened.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Event {
-    /// Rises by one from event to event, and goes on where the run before ended.
+    /// Rises by one from event to event, and continues the numbers of the run before.
     pub id: u64,
     /// When, on the wall clock.
     pub at: UnixMillis,
@@ -79,7 +79,7 @@ pub struct KeyChange {
 pub enum EventKind {
     /// A breaker changed its state.
     Transition {
-        /// From where to where and why.
+        /// The previous state, the new one, and the reason.
         #[serde(flatten)]
         transition: Transition,
     },
@@ -137,7 +137,7 @@ pub enum EventKind {
         by: String,
         /// The keys that changed.
         changed: Vec<String>,
-        /// Why it was refused, where it was.
+        /// Why it was refused, if it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         refused: Option<String>,
     },
@@ -206,7 +206,7 @@ pub struct PastQuery {
     pub limit: usize,
 }
 
-/// Events of the past, oldest first, as they were told.
+/// Events of the past, oldest first, as they were published.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Past {
     /// The events: JSON, so that an earlier version's are read as well.
@@ -215,7 +215,7 @@ pub struct Past {
     pub more: bool,
 }
 
-/// Where events are published and listened to. Cheap to clone.
+/// The bus on which events are published and received. Cheap to clone.
 #[derive(Clone)]
 pub struct EventBus {
     inner: Arc<Mutex<Bus>>,
@@ -235,7 +235,7 @@ impl Default for EventBus {
 }
 
 impl EventBus {
-    /// A bus that keeps what happens in `dir` and goes on where the run before ended. Where the disk does
+    /// A bus that keeps what happens in `dir` and continues the numbers of the run before. If the disk does
     /// not let it, nothing is kept: that is no reason not to run. Blocks.
     pub(crate) fn open(dir: &Path) -> Self {
         let bus = Self::default();
@@ -249,7 +249,7 @@ impl EventBus {
                 *bus.inner.lock() = Bus { last, journal: Some(Arc::new(journal)) };
             }
             Err(error) => {
-                tracing::error!(dir = %dir.display(), %error, "what happens is not kept");
+                tracing::error!(dir = %dir.display(), %error, "events are not kept");
             }
         }
         bus
@@ -270,13 +270,13 @@ impl EventBus {
     }
 
     /// Everything published from now on. A listener that falls 1,024 events behind misses some and is
-    /// told how many.
+    /// learns how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.sender.subscribe()
     }
 
     /// What happened, also in earlier runs, up to now: with a subscription taken before, nothing is missed,
-    /// and what is in both bears the same number.
+    /// and an event in both has the same number.
     pub async fn past(&self, query: PastQuery) -> Past {
         let Some(journal) = self.inner.lock().journal.clone() else { return Past::default() };
         let (sender, read) = oneshot::channel();
@@ -298,7 +298,7 @@ impl EventBus {
     }
 }
 
-/// An event as it is kept. The mark says that it bears no words of a server; an earlier release's may.
+/// An event as it is kept. The mark says that it has no words of a server; an earlier release's may have some.
 #[derive(serde::Serialize)]
 struct Kept<'a> {
     own_words: bool,
@@ -318,7 +318,7 @@ fn kept(event: &Event) -> Vec<u8> {
     serde_json::to_vec(&event).unwrap_or_default()
 }
 
-/// A kept event as it is told: of an earlier release's what comes before the words of a server.
+/// A kept event as it is shown: of an earlier release's only what comes before the words of a server.
 fn told(mut event: Value) -> Value {
     let Some(fields) = event.as_object_mut() else { return event };
     if fields.remove("own_words").is_some() {
@@ -362,7 +362,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty())
 }
 
-/// What `query` wants of the journal's lines. What is no event is passed over.
+/// What `query` wants of the journal's lines. What is not an event is passed over.
 fn choose(bytes: &[u8], query: &PastQuery) -> Past {
     let wanted = |event: &Value| {
         let backend = event.get("backend").and_then(Value::as_str);
@@ -409,7 +409,7 @@ mod tests {
         bus.publish(at(2_500), Some("b"), progress);
         assert_eq!(ids(&bus.past(last(9)).await), [1, 2]);
         drop(bus);
-        // Something that is no event, and a tail that was torn.
+        // Something that is not an event, and a tail that was torn.
         let file = dir.path().join(fusebox_state::store::journal::NEWER);
         let mut text = std::fs::read_to_string(&file).unwrap();
         text.push_str("[]\nnull\n{\"id\":\"x\"}\n{\"id\":7,");

@@ -1,4 +1,4 @@
-//! Why a backend is as it is, told in sentences: what happened, since when, what will happen next and when,
+//! Why a backend is as it is, in sentences: what happened, since when, what will happen next and when,
 //! and what an operator can do.
 
 use std::time::Duration;
@@ -93,7 +93,7 @@ fn traces(outage: Option<&TransitionRecord>, last: &[ErrorRecord]) -> Vec<TraceV
     traces
 }
 
-/// Where the answers of the last minute came from.
+/// The sources of the answers of the last minute.
 fn answers(recent: &RecentView) -> Vec<String> {
     if recent.calls == 0 {
         return Vec::new();
@@ -156,7 +156,7 @@ impl Sentences<'_> {
         vec![format!("The breaker of {name} is {state} since {}, for {lasts}.", seconds_of(since))]
     }
 
-    /// What brought the breaker into its state, and what the outage began with where that is another.
+    /// What brought the breaker into its state, and what the outage began with if that is another.
     fn causes(
         &self,
         transitions: &[TransitionRecord],

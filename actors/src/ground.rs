@@ -1,4 +1,4 @@
-//! What the core stands on: its clocks, the threads that may block, the stores. Decisions are made above it, so that a
+//! What the core runs on: its clocks, the threads that may block, the stores. Decisions are made above it, so that a
 //! [simulation](crate::simulation) runs the same actors on another ground.
 //!
 //! | | the machine | a simulation |
@@ -79,8 +79,8 @@ impl Ground {
         self.simulated.is_none()
     }
 
-    /// Does `work`, which may block, beside the runtime's tasks. It goes on where nobody waits for it; that it
-    /// panicked is told to who does.
+    /// Does `work`, which may block, beside the runtime's tasks. It goes on even if nobody waits for it; if it
+    /// panics, whoever waits learns that.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -9,7 +9,8 @@
 //!     +-- WatchDue, four times a second: is an attempt overdue?
 //! ```
 //!
-//! Pings are in `health/pings.rs`, who is down for whose sake is in `health/causes.rs`, and what tells that a backend does not answer in `health/watch.rs`.
+//! Pings are in `health/pings.rs`, who is down for whose sake is in `health/causes.rs`, and what tells that a backend
+//! does not answer in `health/watch.rs`.
 //!
 //! An actor that panics is restarted with backoff; five restarts within a minute mark its backend down
 //! and leave the others running. If health itself dies, the process must exit.
@@ -66,7 +67,7 @@ mod chaos;
 mod pings;
 mod watch;
 
-/// What health is told.
+/// A message to health.
 #[derive(Debug)]
 pub enum HealthMessage {
     /// It is time to look around.
@@ -86,7 +87,7 @@ pub enum HealthMessage {
     Pinged {
         /// The backend.
         backend: BackendEntry,
-        /// Whether it was answered; `None` where none was sent.
+        /// Whether it was answered; `None` if none was sent.
         answered: Option<bool>,
     },
     /// A backend changed.
@@ -99,18 +100,18 @@ pub enum HealthMessage {
     SetPings(PingSettings),
     /// An operator wants faults on purpose.
     SetChaos {
-        /// Where.
+        /// The backend.
         backend: BackendEntry,
         /// Which.
         faults: Box<Faults>,
         /// Who.
         by: String,
-        /// Answered once they are in effect, or with what stands in the way.
+        /// Answered once they are in effect, or with the reason why they cannot be.
         reply: RpcReplyPort<Result<(), String>>,
     },
     /// An operator ends them; answered with whether there were any.
     ClearChaos {
-        /// Where.
+        /// The backend.
         backend: BackendEntry,
         /// Who.
         by: String,
@@ -158,7 +159,7 @@ pub struct Found {
     pub since: Moment,
 }
 
-/// Where health publishes what it finds.
+/// Receives what health finds.
 pub struct HealthBoard {
     /// What it last found.
     pub found: RwLock<Found>,
@@ -191,11 +192,11 @@ pub struct HealthActor;
 pub struct HealthArgs {
     /// The backends, in the order of the configuration.
     pub entries: Arc<Roster>,
-    /// Where events go.
+    /// Receives the events.
     pub bus: EventBus,
     /// The system state, which health alone writes.
     pub flags: SystemFlags,
-    /// Where it publishes what it finds.
+    /// Receives what it finds.
     pub board: Arc<HealthBoard>,
     /// How backends are pinged.
     pub pings: PingSettings,

@@ -1,6 +1,6 @@
 //! Transitions as they are kept on disk: JSON, so that a later version reads an earlier one's.
 //!
-//! What errors say is kept in both of its forms: as everybody may see it where it was always kept, and the
+//! What errors say is kept in both of its forms: the public one in its old field, and the
 //! servers' words beside it (`quotes`). A record without these is an earlier release's, and what its errors say is
 //! all taken for the servers'.
 //!
@@ -53,7 +53,7 @@ impl History {
 struct Kept {
     #[serde(flatten)]
     record: TransitionRecord,
-    /// What each error says, whole where that is more than is said; in the order of `last_errors`.
+    /// What each error says, whole if that is more than is shown; in the order of `last_errors`.
     #[serde(default)]
     quotes: Option<Vec<Option<String>>>,
 }
@@ -80,7 +80,7 @@ pub(crate) fn encode(record: &TransitionRecord) -> Vec<u8> {
     }
 }
 
-/// The record of some bytes; `None` where they are not one.
+/// The record of some bytes; `None` if they are not one.
 pub(crate) fn decode(bytes: &[u8]) -> Option<TransitionRecord> {
     let Kept { mut record, quotes } = serde_json::from_slice(bytes).ok()?;
     for (error, quote) in record.transition.last_errors.iter_mut().zip(quotes.unwrap_or_default()) {

@@ -46,7 +46,7 @@ pub struct Import {
     pub op_id: OpId,
     /// Its lanes for people.
     pub label: String,
-    /// What was written down of it; `None` where its connector is to be asked.
+    /// What was written down of it; `None` if its connector is to be asked.
     pub known: Option<Known>,
     /// What is sent.
     pub body: Bytes,
@@ -62,7 +62,7 @@ pub struct Import {
     pub evidence: Bytes,
     /// Whether it was sent with others as one.
     pub in_group: bool,
-    /// Why it is a dead letter, where it is one.
+    /// Why it is a dead letter, if it is one.
     pub dead: Option<DeadMark>,
 }
 
@@ -149,7 +149,7 @@ impl Backend {
         })
     }
 
-    /// Hands one call to the store; what resolves once that is synced, where anything was handed over.
+    /// Hands one call to the store; what resolves once that is synced, if anything was handed over.
     #[expect(clippy::type_complexity, reason = "a result and what to wait for")]
     fn begin_import(
         &self,

@@ -10,8 +10,8 @@
 //! for days. Without them no program could start in an outage that the daemon was restarted in.
 //!
 //! A file is replaced whole ([`cache_file`]): a crash leaves the earlier one. What is lost with it is only cached. It
-//! says of what its entries are, the backend's target and user ([`Connector::view`]): after a change of either it is not
-//! read.
+//! says of what its entries are, the backend's target and user ([`Connector::view`]): after a change of either it is
+//! not read.
 //!
 //! [`Connector::view`]: crate::connector::Connector::view
 
@@ -62,7 +62,7 @@ pub(crate) fn save(shared: &BackendShared) {
         .into_iter()
         .filter(|(_, read)| is_all || read.outlasts)
         .filter_map(|(lane, read)| {
-            // What lies in a file is there already.
+            // A value in a file is there already.
             let value = read.value.in_memory()?;
             let at = clock.to_unix(read.stored_at);
             let until = read.until.map(|until| clock.to_unix(until));

@@ -5,8 +5,8 @@
 //!                               +--> recovery --> replay      which borrow what the actors own
 //! ```
 //!
-//! Everything a call needs is in [`BackendShared`](backend_shared::BackendShared); the actors own it and outlive no guarantee: what must
-//! survive an actor lies in the circuit, the queue and its store. Nothing here knows sockets,
+//! Everything a call needs is in [`BackendShared`](backend_shared::BackendShared); the actors own it and outlive no
+//! guarantee: what must survive an actor is in the circuit, the queue and its store. Nothing here knows sockets,
 //! configuration files or a backend's protocol.
 
 use std::{sync::Arc, time::Duration};
@@ -303,7 +303,7 @@ impl Fusebox {
     /// names of those that went half-open.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`] for an unknown backend; [`AdminError::Failed`] where recovery does not
+    /// [`AdminError::NotFound`] for an unknown backend; [`AdminError::Failed`] if recovery does not
     /// answer.
     pub async fn recover(&self, backend: Option<&str>) -> Result<Vec<String>, AdminError> {
         let only = match backend {
@@ -325,7 +325,7 @@ impl Fusebox {
     }
 
     /// The state directory is a copy, or has one: nothing is replayed until [`Fusebox::accept_clone`]. Operators
-    /// are told so in these words.
+    /// see this text.
     pub fn hold_copied(&self, told: &str) {
         for entry in self.0.entries.iter() {
             start::hold_copied(&entry.shared, told);
@@ -345,7 +345,7 @@ impl Fusebox {
     /// A backend that is not among them stays as it is; none can be added. Returns what changed.
     ///
     /// # Errors
-    /// [`AdminError::Conflict`] says what stands in the way; the old settings stay.
+    /// [`AdminError::Conflict`] says what prevents it; the old settings stay.
     pub async fn reload(
         &self,
         settings: SystemSettings,
@@ -440,7 +440,7 @@ impl Fusebox {
         let clock = self.0.clock;
         let start = clock.now();
         // Calls, and not only their attempts: one between two attempts or being queued is not over. What
-        // replay has on the wire is no call.
+        // replay has on the wire is not a call.
         let in_flight = || -> u32 {
             let circuits = self.0.entries.iter().map(|entry| &entry.shared.circuit);
             circuits.map(|it| it.calls_under_way().max(it.bulkhead.in_flight())).sum()

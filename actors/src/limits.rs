@@ -51,7 +51,7 @@ impl Limits {
         }
     }
 
-    /// An attempt was told that the backend has too much to do.
+    /// The backend has answered an attempt that it has too much to do.
     pub(crate) fn overloaded(&self, write: bool, in_flight: u32) {
         let class = self.of(write);
         let limit = class.limit.load(Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! Every metric of fusebox, declared in `families`; `docs/prometheus/README.md` has a table of them.
 //!
-//! Counters and histograms are counted where things happen; gauges are read from what calls borrow when
+//! Counters and histograms are counted when things happen; gauges are read from what calls borrow when
 //! they are scraped (`scrape`). Nothing on the way of a call waits for a scrape: its counters are resolved
 //! once, when its backend is made. No label takes a value from a caller, so that the number of series
 //! depends on the configuration alone. A trace id is an exemplar, never a label, and there is one per
@@ -302,7 +302,7 @@ pub struct BackendMetrics {
 }
 
 impl BackendMetrics {
-    /// Counts a call by where its answer came from; `None` is an error.
+    /// Counts a call by the source of its answer; `None` is an error.
     pub fn call(&self, write: bool, source: Option<Source>) {
         let counters = if write { &self.writes } else { &self.reads };
         let label = source.map_or("error", Source::as_str);

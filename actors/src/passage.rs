@@ -5,12 +5,12 @@
 //! leaves its request behind, and that goes on costing the backend and this host what it costs.
 //!
 //! ```text
-//!            boards                 answered, or failed: told by its caller
+//!            boards                 answered, or failed: recorded by its caller
 //!  Begun ─────────────▶ On the wire ──────────────────────────────────────────────────────▶ Ended
 //!    │ its caller leaves     │ its caller leaves                                               ▲
 //!    │                       ▼          a reply: a slow success · none within `timeout`: a     │
 //!    │                   Given up ───── failure · ended at the server, or reset for another's ─┤
-//!    │                                  sake: says nothing; each told by the wire              │
+//!    │                                  sake: says nothing; each recorded by the wire          │
 //!    └─────────────────────── nothing was sent: says nothing ──────────────────────────────────┘
 //! ```
 //! # Invariants
@@ -95,7 +95,7 @@ pub struct Passage {
     open: Mutex<Option<Open>>,
     place: Option<Kept>,
     is_probe: bool,
-    /// A failure of its call was told before, and a call tells at most one; a probe tells always.
+    /// A failure of its call was recorded before, and a call records at most one; a probe always records its own.
     is_quiet: bool,
     /// Whether how long it takes says something of the backend.
     is_timed: bool,
@@ -116,7 +116,7 @@ pub struct Passage {
 /// What becomes of the answer to an attempt: a fault on purpose may take it away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is told.
+    /// It is recorded.
     Told,
     /// It is lost: the connection breaks at this moment, as if it had never come.
     Lost,
@@ -138,8 +138,8 @@ struct Open {
 }
 
 impl Passage {
-    /// Asks for a permit and a place. Changes nothing where it gets none. `failed_before` says whether a failure of
-    /// its call was told before.
+    /// Asks for a permit and a place. Changes nothing if it gets none. `failed_before` says whether a failure of
+    /// its call was recorded before.
     pub(crate) fn begin(
         circuit: &Arc<Circuit>,
         began: Reading,
@@ -200,7 +200,7 @@ impl Passage {
         self.fate.store(code, Ordering::Release);
     }
 
-    /// What becomes of its answer. Whoever asks sees to that: the next one is told that it is told.
+    /// What becomes of its answer. Whoever asks takes care of it: the next one learns that it is recorded.
     pub(crate) fn take_fate(&self) -> Fate {
         if self.fate.load(Ordering::Relaxed) == 0 {
             return Fate::Told;
@@ -260,7 +260,7 @@ impl Passage {
         self.is_timed && self.circuit.breaker.is_slow(now.since(self.began.moment()))
     }
 
-    /// What the breaker is told of `verdict`.
+    /// What the breaker records of `verdict`.
     fn told(&self, slot: Option<Slot>, verdict: Verdict, now: Moment) -> Verdict {
         match self.circuit.outstanding.end(slot, verdict, now) {
             Verdict::Failure if self.is_quiet => Verdict::Neutral,
@@ -349,7 +349,7 @@ impl Aboard {
         Self(Some(Held { passage: Arc::clone(passage), _body: body.clone() }))
     }
 
-    /// It is not on the wire any more, which says `verdict` of the backend where nobody waited for it: a reply is a
+    /// It is not on the wire any more, which says `verdict` of the backend if nobody waited for it: a reply is a
     /// success, none within the backend's `timeout` a failure. Call it before the reply is handed on, so that the
     /// place is free once a caller has its answer.
     pub fn ended(self, verdict: Verdict) {
@@ -358,7 +358,7 @@ impl Aboard {
         }
     }
 
-    /// What becomes of the answer that has just come. To be asked where it has come, once, and obeyed.
+    /// What becomes of the answer that has just come. Ask once, as soon as it has come, and obey.
     pub fn fate(&self) -> Fate {
         self.0.as_ref().map_or(Fate::Told, |held| held.passage.take_fate())
     }

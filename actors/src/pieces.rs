@@ -17,7 +17,7 @@ pub trait Tail: Send + Sync {
 
     /// What its sender put behind the last piece, in wire form; empty for nothing. `None` if it broke off before its
     /// end. To be asked once [`Tail::next`] has returned `None` or an error: what came whole may be an error all the
-    /// same, told in its last piece.
+    /// same, which its last piece says.
     fn end(&self) -> Option<Bytes> {
         None
     }
@@ -32,13 +32,13 @@ impl Upload {
         Self(Mutex::new(Some(rest)))
     }
 
-    /// Puts `wrap` around it, where it was not taken yet.
+    /// Puts `wrap` around it, if it was not taken yet.
     pub(crate) fn wrap(&self, wrap: impl FnOnce(Box<dyn Tail>) -> Box<dyn Tail>) {
         let mut rest = self.0.lock();
         *rest = rest.take().map(wrap);
     }
 
-    /// Takes it; `None` where it was taken.
+    /// Takes it; `None` if it was taken.
     pub fn take(&self) -> Option<Box<dyn Tail>> {
         self.0.lock().take()
     }

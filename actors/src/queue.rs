@@ -57,7 +57,7 @@ mod waiting;
 pub(crate) use folding::Overlaid;
 pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
-/// What an operator is told while [`QueueIndex::dead_letters_block`] holds.
+/// The alert while [`QueueIndex::dead_letters_block`] holds.
 const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls are blocked until some are \
                          requeued or discarded";
 
@@ -92,7 +92,7 @@ pub type Fate = Result<Applied, Words>;
 
 /// A queued call was applied.
 pub struct Applied {
-    /// The backend's reply, or what stands for it.
+    /// The backend's reply, or what replaces it.
     pub reply: Bytes,
     /// It is not the reply that the first attempt would have had.
     pub lost: bool,
@@ -175,7 +175,7 @@ pub struct Queue {
     requeuing: Mutex<BTreeMap<u64, (u64, Entry)>>,
     /// The store's folder holds nothing, so no lane is occupied though the store is not open.
     holds_nothing: AtomicBool,
-    /// Whether it is told that the dead letters are full.
+    /// Whether it was reported that the dead letters are full.
     dead_full: AtomicBool,
     alerts: Mutex<BTreeMap<Alert, Words>>,
     /// Who waits for lanes.
@@ -315,7 +315,7 @@ impl Queue {
     }
 
     /// Takes a place in `lanes` for a live write whose outcome is unknown; given up when dropped, unless
-    /// the write was appended to it. Also says whether calls stand before it in its lanes.
+    /// the write was appended to it. Also says whether calls are before it in its lanes.
     pub fn claim(self: &Arc<Self>, lanes: &Lanes) -> (Claim, bool) {
         let mut index = self.index.lock();
         let (seq, behind_calls) = index.claim(lanes);
@@ -323,7 +323,7 @@ impl Queue {
         (Claim { queue: Arc::clone(self), seq }, behind_calls)
     }
 
-    /// Whether calls stand in `lanes` before a claimed place.
+    /// Whether calls are in `lanes` before a claimed place.
     pub fn stands_behind_calls(&self, claim: &Claim, lanes: &Lanes) -> bool {
         self.index.lock().stands_behind_calls(claim.seq(), lanes)
     }
@@ -411,12 +411,12 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// What the core stands on.
+    /// What the core runs on.
     pub(crate) fn ground(&self) -> &Ground {
         &self.ground
     }
 
-    /// The index, for a short step. Where the queue itself has a method for it, call
+    /// The index, for a short step. If the queue itself has a method for it, call
     /// that: it also keeps the counters.
     pub fn index(&self) -> MutexGuard<'_, QueueIndex> {
         self.index.lock()
@@ -453,7 +453,7 @@ impl Queue {
         })
     }
 
-    /// Why the store did not open, where it was tried in vain and may hold calls: nobody knows which lanes are
+    /// Why the store did not open, if it was tried in vain and may hold calls: nobody knows which lanes are
     /// occupied.
     pub(crate) fn shut(&self) -> Option<String> {
         let shut = self.store.get().is_none() && self.alerts.lock().contains_key(&Alert::Closed);
@@ -466,7 +466,7 @@ impl Queue {
         self.holds_nothing.store(true, Ordering::Release);
     }
 
-    /// Why the store refuses writes, where it does.
+    /// Why the store refuses writes, if it does.
     pub fn refuses(&self) -> Option<String> {
         match self.store() {
             Ok(store) => store.status().refusing,
@@ -523,7 +523,7 @@ impl Queue {
         changed
     }
 
-    /// Why replay does nothing, where calls wait.
+    /// Why replay does nothing, if calls wait.
     pub fn paused(&self) -> Option<&'static str> {
         (self.waiting() > 0).then(|| *self.paused.lock()).flatten()
     }

@@ -6,10 +6,10 @@
 //!
 //! Nothing is smoothed: a rate is the difference of two readings over the time between them.
 //!
-//! **Drain.** Over the last ten seconds, or since replay began where that is less, the queue fell from
+//! **Drain.** Over the last ten seconds, or since replay began if that is less, the queue fell from
 //! `then` to `now` calls in `t` seconds. What was appended and buried meanwhile is in these figures, so
 //! `(then - now) / t` is what replay gains per second, and the queue is drained in
-//! `now / ((then - now) / t)` seconds. There is no estimate where replay is paused, has run for less than a
+//! `now / ((then - now) / t)` seconds. There is no estimate if replay is paused, has run for less than a
 //! second, or does not gain.
 //!
 //! **Full.** In the same way `(limit - now) / ((now - then) / t)` over the last ten seconds, for calls and
@@ -74,7 +74,7 @@ impl Recent {
         let mut samples = self.samples.lock();
         let from = sample.at.minus(SPAN);
         samples.push_back(sample);
-        // The newest of those before the span is where the span begins.
+        // The span begins with the newest of those before it.
         while samples.get(1).is_some_and(|second| second.at <= from) {
             samples.pop_front();
         }
@@ -149,7 +149,7 @@ fn since(samples: &VecDeque<Sample>, from: Moment) -> Option<&Sample> {
     samples.iter().find(|sample| sample.at >= from)
 }
 
-/// What `before` gained on the way to `after`, per second; 0 where it lost or the time is too short.
+/// What `before` gained on the way to `after`, per second; 0 if it lost or the time is too short.
 fn per_second(before: u64, after: u64, then: &Sample, now: &Sample) -> f64 {
     let took = now.at.since(then.at);
     if took < RATE_MIN {

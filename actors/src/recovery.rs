@@ -47,7 +47,7 @@ pub struct RecoveryActor;
 pub struct RecoveryArgs {
     /// The backends, in the order of the configuration.
     pub entries: Arc<Roster>,
-    /// Where events go.
+    /// Receives the events.
     pub bus: EventBus,
     /// The system state.
     pub flags: SystemFlags,

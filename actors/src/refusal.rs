@@ -33,13 +33,13 @@ pub struct AttemptError {
     pub code: ErrorCode,
     /// What happened, and the backend's own words.
     pub message: Words,
-    /// The error in wire form where the backend sent one, for doors that speak its protocol.
+    /// The error in wire form if the backend sent one, for doors that speak its protocol.
     pub reply: Option<Bytes>,
     /// Whether the code is of no known class; replay gives up after 20 of these.
     pub unclassified: bool,
     /// How long the backend asks to be left alone.
     pub retry_after: Option<Duration>,
-    /// What it says of where the fault lies.
+    /// What it says about the origin of the fault.
     pub fault: Fault,
 }
 
@@ -60,7 +60,7 @@ impl AttemptError {
         self.code == ErrorCode::Own(code)
     }
 
-    /// Its code where that cannot be a caller's data: one that fusebox knows, or a number.
+    /// Its code if that cannot be a caller's data: one that fusebox knows, or a number.
     pub fn known_code(&self) -> Cow<'static, str> {
         known_code(self.code.clone().into())
     }
@@ -75,7 +75,7 @@ impl AttemptError {
         Words::quoting(said, format!("{}: {}", self.code, self.message.whole()))
     }
 
-    /// An error of fusebox's own, without words from the server. In doubt where its class is unknown or
+    /// An error of fusebox's own, without words from the server. In doubt if its class is unknown or
     /// ambiguous. One that the backend has answered with blames the backend, unless it [says more](Self::blaming).
     pub fn own(class: ErrorClass, code: impl Into<ErrorCode>, message: impl Into<Words>) -> Self {
         let in_doubt = matches!(class, ErrorClass::Unknown | ErrorClass::Ambiguous);
@@ -98,7 +98,7 @@ impl AttemptError {
         }
     }
 
-    /// The same, which says this of where the fault lies.
+    /// The same, with this origin of the fault.
     #[must_use]
     pub fn blaming(self, fault: Fault) -> Self {
         Self { fault, ..self }

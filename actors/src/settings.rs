@@ -9,13 +9,13 @@ use fusebox_state::{
 /// The settings of the whole system.
 #[derive(Clone, Debug)]
 pub struct SystemSettings {
-    /// Where the stores and caches live.
+    /// The folder of the stores and caches.
     pub state_dir: std::path::PathBuf,
     /// How backends are pinged.
     pub pings: PingSettings,
     /// The daemon's name on its connections, kept over restarts.
     pub instance: String,
-    /// What an operator is told where the state directory is a copy: then nothing is replayed until
+    /// The alert if the state directory is a copy: then nothing is replayed until
     /// [`crate::Fusebox::accept_clone`]. Of meaning at the start alone.
     pub copied: Option<String>,
 }
@@ -84,13 +84,13 @@ pub struct BackendSettings {
     pub cache: CacheSettings,
     /// After how long a cached value answers a keyed read while the backend is suspect.
     pub answer_after: Duration,
-    /// Where the cache's snapshot is kept; `None` keeps it in memory only.
+    /// The folder of the cache's snapshot; `None` keeps it in memory only.
     pub cache_dir: Option<std::path::PathBuf>,
     /// The queue's limits.
     pub queue: QueueLimits,
     /// Free bytes on the state disk below which nothing is appended.
     pub disk_floor: u64,
-    /// The folder of the store; the state directory's `backends/<name>` where it is `None`.
+    /// The folder of the store; the state directory's `backends/<name>` if it is `None`.
     pub queue_dir: Option<std::path::PathBuf>,
     /// What a plain write may do in an outage.
     pub write_fallback: WriteFallback,

@@ -30,7 +30,7 @@ use crate::{
 /// [`REOPEN_MAX`], except while the disk is full.
 const REOPEN_MIN: Duration = Duration::from_secs(1);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
-/// What lies in a store's folder besides `db` and what begins with `db.`.
+/// What is in a store's folder besides `db` and names that begin with `db.`.
 const OURS: [&str; 8] =
     ["lock", "mark", "mark.new", "mark.next", "ballast", "suspect", "untold", "untold.new"];
 
@@ -69,9 +69,9 @@ pub(crate) fn lend(
     }
 }
 
-/// Opens a backend's store and takes up where an earlier run left off. One that does not open is tried again in
-/// the background, for as long as it takes: until then what would be queued is refused, and so is what would
-/// have to wait for calls that may lie in it. No other backend is concerned.
+/// Opens a backend's store and continues an earlier run. One that does not open is tried again in
+/// the background, for as long as it takes. Until then what would be queued is refused, and so is what would
+/// have to wait for calls that may be in it. No other backend is affected.
 pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
     let settings = shared.circuit.settings.load_full();
     let dir = settings
@@ -94,7 +94,7 @@ enum NotOpen {
 }
 
 impl NotOpen {
-    /// A word for its kind: what is told again only when it changes.
+    /// A word for its kind: it is reported again only when it changes.
     fn word(&self) -> &'static str {
         match self {
             Self::Refused(OpenError::DiskFull { .. }) => "the disk is full",
@@ -125,7 +125,7 @@ fn tell_closed(shared: &BackendShared, why: &NotOpen, told: &mut String) {
     shared.queue.alert(Alert::Closed, Some(alert.into()));
 }
 
-/// Makes the store's folder where it is missing, and takes others their rights on one that holds nothing but a
+/// Makes the store's folder if it is missing, and takes others their rights on one that holds nothing but a
 /// store. Says whether there is nothing in it.
 fn prepare_folder(dir: &Path) -> std::io::Result<bool> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -179,7 +179,7 @@ fn open_now(shared: &BackendShared, dir: &Path) -> Result<(), OpenError> {
     let settings = shared.circuit.settings.load();
     let target = SharedConnector::clone(&shared.connector.load()).target();
     let has_files = shared.queue.ground().is_machine();
-    // Where it cannot be told, opening says why.
+    // If that is not known, opening says why.
     if has_files && prepare_folder(dir).unwrap_or(false) {
         shared.queue.holds_nothing();
     }
@@ -219,7 +219,7 @@ pub(crate) fn hold_copied(shared: &BackendShared, told: &str) {
     shared.queue.alert(Alert::Copied, Some(told.to_owned().into()));
 }
 
-/// What an operator is told while calls wait for another target.
+/// The alert while calls wait for another target.
 pub(crate) fn retarget_alert(name: &str, previous: &Target, target: &Target) -> String {
     format!(
         "calls wait for {previous}, but {name} is {target} now: `fusebox backend accept-retarget {name}` \

@@ -903,7 +903,7 @@ async fn short_drains_in_a_row_are_told_of_once() {
         world.call(&format!("SET a {value}")).await.unwrap();
         world.drained().await;
     }
-    // A pause is told of at once, and what comes after it.
+    // A pause is published at once, and what comes after it.
     world.backend().force(true, "by hand".into(), None).await.unwrap();
     world.call("SET a last").await.unwrap();
     let paused = |world: &World| world.backend().view().queue.replay_paused.is_some();

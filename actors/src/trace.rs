@@ -13,12 +13,12 @@
 //! or was queued. Of those at most [`KEPT_MAX`] a second of each backend, so that an outage does not
 //! become one of the collector, too.
 //!
-//! **A queued write** takes the reference of its span into the store, with the flag *sampled* where that
+//! **A queued write** takes the reference of its span into the store, with the flag *sampled* if that
 //! span is recorded. Its replay is a trace of its own, whose id is the call's `op_id` (both have 128
 //! bits), linked to that span: who knows the name of a write finds its replay, days later, and nothing
 //! more has to be stored. Replays of calls that were not recorded are not recorded either.
 //!
-//! **What is passed on** to the backend is the span of the attempt where it is recorded, and else the
+//! **What is passed on** to the backend is the span of the attempt if it is recorded, and else the
 //! caller's own: who does not record is not to be seen in a trace. Baggage is passed on and never recorded.
 
 use std::{
@@ -130,7 +130,7 @@ impl Tracer {
         if recorder.sampled {
             return SpanRef { span_id: new_span_id(), sampled: true, ..parent };
         }
-        // Where nothing is recorded here, what the caller records is all that there is to link to.
+        // If nothing is recorded here, only the caller's record can be linked to.
         SpanRef { sampled: parent.sampled && !self.is_on(), ..parent }
     }
 

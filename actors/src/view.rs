@@ -92,7 +92,7 @@ pub struct ResilienceView {
     pub root_causes: Vec<RootCauseView>,
     /// Recoveries by force, by timer and their results.
     pub recovery: RecoveryView,
-    /// What became of spans, where traces are exported.
+    /// What became of spans, if traces are exported.
     pub traces: Option<TracesView>,
     /// Each wire door. The core has none: who serves them adds them.
     pub doors: Vec<DoorStatus>,
@@ -134,7 +134,7 @@ pub struct BackendView {
     pub name: String,
     /// Its kind.
     pub kind: Cow<'static, str>,
-    /// What it stands for.
+    /// What it represents.
     pub target: Target,
     /// Whether the system is CRITICAL without it.
     pub critical: bool,
@@ -162,7 +162,7 @@ pub struct BackendView {
     pub restarts: u32,
     /// The last minute.
     pub recent: RecentView,
-    /// When it is pinged next, where no ping is on its way.
+    /// When it is pinged next, if no ping is on its way.
     pub next_ping_at: Option<UnixMillis>,
     /// Faults on purpose, if some are set.
     pub chaos: Option<ChaosView>,
@@ -170,7 +170,7 @@ pub struct BackendView {
     pub prediction: PredictionView,
 }
 
-/// What a backend did lately: within the last minute, or since the daemon's start where that is less.
+/// What a backend did lately: within the last minute, or since the daemon's start if that is less.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct RecentView {
@@ -202,7 +202,7 @@ pub struct BreakerView {
     pub forced: Option<ForcedView>,
     /// Since when the effective state holds.
     pub since: UnixMillis,
-    /// Until when it is open, where it is and leaves by itself.
+    /// Until when it is open, if it is open and leaves by itself.
     pub open_until: Option<UnixMillis>,
     /// Failed recoveries in a row.
     pub exponent: u32,
@@ -210,7 +210,7 @@ pub struct BreakerView {
     pub window_calls: u64,
     /// Failures in the window.
     pub window_failures: u64,
-    /// Failures among the calls of the window, 0 where there were none.
+    /// Failures among the calls of the window, 0 if there were none.
     pub failure_rate: f64,
     /// The threshold of failures.
     pub failure_threshold: u32,
@@ -343,7 +343,7 @@ pub struct QueueView {
     pub dead_letters: u64,
     /// Bytes of the store on disk.
     pub disk_bytes: u64,
-    /// Why nothing is replayed at this moment, where calls wait and nothing is.
+    /// Why nothing is replayed at this moment, if calls wait and nothing is.
     pub replay_paused: Option<String>,
     /// Calls replayed since the start.
     pub replayed: u64,
@@ -351,9 +351,9 @@ pub struct QueueView {
     pub enqueued_per_second: f64,
     /// Calls replayed per second, over the last ten seconds.
     pub replayed_per_second: f64,
-    /// Seconds until nothing waits at the present pace of replay; `None` where it does not get shorter.
+    /// Seconds until nothing waits at the present pace of replay; `None` if it does not get shorter.
     pub drain_seconds: Option<f64>,
-    /// Seconds until it is full at the pace of the last ten seconds; `None` where it does not get longer.
+    /// Seconds until it is full at the pace of the last ten seconds; `None` if it does not get longer.
     pub full_seconds: Option<f64>,
     /// Whether the store takes writes, and if not, why.
     pub store_refuses: Option<String>,
@@ -391,7 +391,7 @@ pub struct QueuedCallView {
     pub uid: u32,
     /// The span that queued it, as a W3C `traceparent`.
     pub traceparent: Option<String>,
-    /// The trace of its replay, where that will be recorded.
+    /// The trace of its replay, if that will be recorded.
     pub replay_trace_id: Option<String>,
     /// Always null: no call expires.
     pub expires_at: (),
@@ -456,7 +456,7 @@ pub struct ExplainView {
     /// The newest transitions, newest last.
     #[serde(deserialize_with = "what_is_readable")]
     pub transitions: Vec<TransitionRecord>,
-    /// The newest transition that took it out of CLOSED, where it has not come back since.
+    /// The newest transition that took it out of CLOSED, if it has not come back since.
     #[serde(deserialize_with = "if_readable")]
     pub outage: Option<TransitionRecord>,
     /// The traces of the calls whose errors led to it and of the last errors, oldest first.
@@ -465,7 +465,7 @@ pub struct ExplainView {
     pub queue: QueueView,
     /// The last minute.
     pub recent: RecentView,
-    /// When it is pinged next, where no ping is on its way.
+    /// When it is pinged next, if no ping is on its way.
     pub next_ping_at: Option<UnixMillis>,
 }
 
@@ -477,7 +477,7 @@ pub struct ConnectorStatus {
     pub connections: usize,
     /// What an operator should know: a refused kill, an eviction policy that can drop markers.
     pub warnings: Vec<Words>,
-    /// The server's version where it has said so.
+    /// The server's version if it has said so.
     pub server_version: Option<String>,
 }
 
@@ -487,6 +487,6 @@ pub struct ConnectorStatus {
 pub struct TraceView {
     /// Its id.
     pub trace_id: String,
-    /// Where it can be looked at, where that is known.
+    /// A link to look at it, if that is known.
     pub url: Option<String>,
 }

@@ -12,7 +12,7 @@ pub(crate) struct Figure {
 pub(crate) enum Gate {
     AtMost(f64),
     AtLeast(f64),
-    /// It is only told.
+    /// It is only shown.
     None,
 }
 

@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(20);
 pub(crate) struct Peer<A> {
     pub(crate) name: &'static str,
     child: Child,
-    /// Where it listens.
+    /// The address at which it listens.
     pub(crate) at: A,
 }
 

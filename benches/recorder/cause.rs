@@ -26,7 +26,7 @@ pub(crate) enum Cause {
     Lua,
     /// More and more clients that look through all keys.
     Keys,
-    /// The process stands still for longer and longer.
+    /// The process is stopped for longer and longer.
     Freeze,
     /// More and more clients with large queries.
     Queries,
@@ -36,7 +36,7 @@ pub(crate) enum Cause {
     Flood,
     /// Other clients read larger and larger values.
     Values,
-    /// Callers wait for a replica, which stands still for longer and longer.
+    /// Callers wait for a replica, which is stopped for longer and longer.
     Replica,
     /// Nothing merges what is inserted, so that the server delays inserts.
     Parts,

@@ -1,4 +1,4 @@
-//! A client of each protocol that asks one thing at a time and waits no longer than it is told.
+//! A client of each protocol that asks one thing at a time and waits no longer than its limit.
 
 use std::{
     io::{Error, ErrorKind, Read, Write},
@@ -143,7 +143,7 @@ fn read_to_end(stream: &mut TcpStream, until: Instant) -> std::io::Result<bool> 
     }
 }
 
-/// Where the reply of Redis that begins at `at` ends; `None` while it is not whole.
+/// The end of the reply of Redis that begins at `at`; `None` while it is not whole.
 fn reply(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = bytes.get(at..)?;
     let line = rest.windows(2).position(|two| two == b"\r\n")?;

@@ -75,7 +75,7 @@ pub(crate) struct Server {
     process: Process,
     port: u16,
     group: String,
-    /// A server that copies this one, where there is one.
+    /// A server that copies this one, if there is one.
     pub(crate) replica: Option<RedisServer>,
 }
 

@@ -69,7 +69,7 @@ impl Edit {
     /// The changes that there are after it.
     ///
     /// # Errors
-    /// What stands in the way; see [`Refusal`].
+    /// What prevents it; see [`Refusal`].
     pub(crate) fn changes(&self, config: &Config) -> Result<Vec<Change>, Refusal> {
         if !self.patch.is_object() {
             let such = "must be an object such as {\"breaker\": {\"failure_threshold\": 7}}";
@@ -113,7 +113,7 @@ impl Edit {
     fn leaves(&self, earlier: &Change) -> bool {
         let lasts = earlier.until.is_none();
         match (self.persist, self.until) {
-            // What lay above it would hide it.
+            // What overrides it would hide it.
             (true, _) if !earlier.persisted => false,
             (true, None) => false,
             (true, Some(_)) => lasts,
@@ -143,7 +143,7 @@ fn names_each_once(named: &[Named]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a path is that is no setting: something that is not changed at run time, or nothing.
+/// What a path is that is not a setting: something that is not changed at run time, or nothing.
 fn no_setting(config: &Config, path: &str) -> Refusal {
     if let Some((list, takes)) = config.declared.list_of(path) {
         return Refusal::Locked(format!(
@@ -153,7 +153,7 @@ fn no_setting(config: &Config, path: &str) -> Refusal {
     }
     let nearest = config.declared.nearest(path);
     let nearest = nearest.map_or_else(String::new, |it| format!("; the nearest is {it}"));
-    Refusal::Invalid(format!("{path} is no setting{nearest}"))
+    Refusal::Invalid(format!("{path} is not a setting{nearest}"))
 }
 
 /// Whether there is such a setting, or a section.
@@ -208,7 +208,7 @@ fn may_change(config: &Config, path: &str) -> Result<(), Refusal> {
     }
     match config.origins.get(path) {
         Some(origin @ (Origin::Variable(_) | Origin::Flag(_))) => Err(Refusal::Overridden(
-            format!("{path} is set by {}, which goes before a change at run time", origin.word()),
+            format!("{path} is set by {}, which wins over a change at run time", origin.word()),
         )),
         _ => Ok(()),
     }
@@ -226,14 +226,14 @@ fn is_safe(path: &str, value: &Value) -> Result<(), Refusal> {
     if time.is_some_and(|time| time < least) {
         let least = humantime::format_duration(least);
         return Err(Refusal::Unsafe(format!(
-            "{path} should be at least {least}, got {value}; `force` takes it all the same"
+            "{path} should be at least {least}, got {value}; `force` accepts it all the same"
         )));
     }
     Ok(())
 }
 
-/// Refuses a limit of a queue that is smaller than it was, and than what is held there: calls, their bytes, dead letters,
-/// their bytes.
+/// Refuses a limit of a queue that is smaller than it was, and than what is held there: calls, their bytes, dead
+/// letters, their bytes.
 ///
 /// # Errors
 /// [`Refusal::Unsafe`].
@@ -253,7 +253,7 @@ pub(crate) fn holds_what_waits(
         if limit < was && limit < held {
             let shown = |count| if is_size { size(count) } else { count.to_string() };
             return Err(Refusal::Unsafe(format!(
-                "backends.{}.queue.{key} should be at least {}, which is held now, got {}; `force` takes it all the same",
+                "backends.{}.queue.{key} should be at least {}, which is held now, got {}; `force` accepts it all the same",
                 backend.name,
                 shown(held),
                 shown(limit)

@@ -79,10 +79,7 @@ pub(crate) fn write(dir: &Path, changes: &[Change]) -> std::io::Result<()> {
         // Until the new file takes its place it stays in its place as well: some of it may be good.
         let (from, to) = (dir.join(NAME), dir.join(&aside));
         std::fs::hard_link(&from, &to).or_else(|_| std::fs::rename(&from, &to))?;
-        tracing::warn!(
-            file = aside,
-            "what was in the place of the settings of run time was set aside"
-        );
+        tracing::warn!(file = aside, "the file in place of the run-time settings was set aside");
     }
     let content = Content { version: VERSION, changes };
     let mut text = serde_json::to_vec_pretty(&content).map_err(std::io::Error::other)?;

@@ -114,13 +114,13 @@ fn what_cannot_be_changed_is_refused_by_name_and_value() {
     let redis = |patch| refusal(Some("redis"), patch);
     assert_eq!(
         redis(json!({"breaker": {"failure_treshold": 7}})),
-        Refusal::Invalid("backends.redis.breaker.failure_treshold is no setting; the nearest is backends.redis.breaker.failure_threshold".into())
+        Refusal::Invalid("backends.redis.breaker.failure_treshold is not a setting; the nearest is backends.redis.breaker.failure_threshold".into())
     );
     for patch in [json!(null), json!([]), json!("x"), json!({}), json!({"breaker": {}})] {
         assert!(matches!(redis(patch.clone()), Refusal::Invalid(_)), "{patch}");
     }
     assert!(
-        matches!(redis(json!({"breaker": 3})), Refusal::Invalid(why) if why.contains("breaker is no setting"))
+        matches!(redis(json!({"breaker": 3})), Refusal::Invalid(why) if why.contains("breaker is not a setting"))
     );
     let Refusal::Locked(why) = redis(json!({"url": "redis://h"})) else { panic!("it is locked") };
     assert!(
@@ -259,7 +259,7 @@ fn what_is_no_setting_cannot_be_taken_back_either() {
     ] {
         let refusal = edit(backend, patch.clone()).changes(&config).unwrap_err();
         assert!(
-            matches!(&refusal, Refusal::Invalid(why) if why.contains("is no setting")),
+            matches!(&refusal, Refusal::Invalid(why) if why.contains("is not a setting")),
             "{patch}: {refusal}"
         );
     }

@@ -16,10 +16,10 @@ use crate::telemetry::LogFormat;
                   the socket, 4 backend unavailable and no fallback, 5 damage found (queue check)."
 )]
 pub(crate) struct Cli {
-    /// The configuration file [default: /etc/fusebox/fusebox.toml where it is there]
+    /// The configuration file [default: /etc/fusebox/fusebox.toml if it is there]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// Where stores and caches are
+    /// The folder of stores and caches
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
     /// The command socket
@@ -304,7 +304,7 @@ pub(crate) struct ChaosSet {
     /// Only what this user calls
     #[arg(long, conflicts_with = "file")]
     pub(crate) uid: Option<u32>,
-    /// Only what bears this member in its baggage, such as chaos=1
+    /// Only calls with this member in its baggage, such as chaos=1
     #[arg(long, value_name = "MEMBER", conflicts_with = "file")]
     pub(crate) baggage: Option<String>,
     /// Takes the whole order from JSON, several faults perhaps; `-` reads standard input
@@ -342,7 +342,7 @@ pub(crate) struct ChaosSet {
 pub(crate) enum ConfigOrder {
     /// Prints the settings in effect, secrets masked
     Show {
-        /// One line a setting, and where its value comes from
+        /// One line a setting, with the origin of its value
         #[arg(long)]
         sources: bool,
         #[command(flatten)]
@@ -434,7 +434,7 @@ pub(crate) enum QueueCommand {
     Requeue {
         #[arg(required_unless_present = "from", conflicts_with = "from")]
         op_id: Option<fusebox_state::OpId>,
-        /// Also where the lane has been written since
+        /// Also if the lane has been written since
         #[arg(long)]
         force: bool,
         /// You have checked that it was not applied: forgets that it may have been, and sends it as new
@@ -453,7 +453,7 @@ pub(crate) enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Replays what waits in a state directory that no daemon has; ends with 1 where something is left
+    /// Replays what waits in a state directory that no daemon has; exits with 1 if something is left
     Drain(DrainArgs),
     /// Takes the calls of an export or a repair into a queue, at its tail, under their own names
     Import {

@@ -1,5 +1,5 @@
 //! The table of backends, as `status` prints it and `status --watch` draws it: which columns there are,
-//! what stands in them, and which of them a width leaves room for.
+//! what is in them, and which of them a width leaves room for.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ const SOURCES: [&str; 7] = ["live", "queued", "cache", "stale", "empty", "bypass
 pub(crate) struct Column {
     /// Its head.
     pub(crate) head: &'static str,
-    /// What is said where it stands in no column; `?` is the value.
+    /// The text if it is in no column; `?` is the value.
     said: &'static str,
     /// The higher, the sooner it goes.
     rank: u8,
-    /// Numbers stand to the right.
+    /// Numbers are aligned to the right.
     pub(crate) right: bool,
     /// A cell for each backend.
     pub(crate) cells: Vec<Cell>,
@@ -31,7 +31,7 @@ pub(crate) struct Column {
 /// A cell.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Cell {
-    /// Its text; `-` where there is nothing to say.
+    /// Its text; `-` if there is nothing to say.
     pub(crate) text: String,
     /// Its tone.
     pub(crate) tone: Tone,
@@ -61,14 +61,14 @@ impl Column {
 
 /// The table of a resilience view.
 pub(crate) struct Board {
-    /// What stands in columns.
+    /// The columns.
     pub(crate) shown: Vec<Column>,
     /// What does not, for each backend, in words.
     pub(crate) rest: Vec<Vec<String>>,
 }
 
 impl Board {
-    /// The table of `view` where there is room for `width`; everything where there is no limit.
+    /// The table of `view` with as many columns as `width` has room for; all of them if there is no limit.
     pub(crate) fn of(view: &ResilienceView, width: Option<usize>) -> Self {
         let columns = columns(view);
         let mut least = u8::MAX;
@@ -94,9 +94,9 @@ impl Board {
     }
 }
 
-/// A queue that is being replayed is said to fill where it would be full within so many seconds.
+/// A queue that is being replayed is said to fill if it would be full within so many seconds.
 const FILLS_WITHIN: f64 = 3_600.0;
-/// Columns of this rank and above are not told in words either.
+/// Columns of this rank and above are not shown in words either.
 const NEVER_TOLD: u8 = 12;
 
 fn columns(view: &ResilienceView) -> Vec<Column> {
@@ -134,7 +134,7 @@ fn name(backend: &BackendView) -> String {
     format!("{}{}", backend.name, if backend.critical { "*" } else { "" })
 }
 
-/// The breaker's state in a word, and what lies over it.
+/// The breaker's state in a word, and what overrides it.
 fn state(backend: &BackendView) -> Cell {
     let forced = if backend.breaker.forced.is_some() { " (forced)" } else { "" };
     let state = &backend.breaker.state;
@@ -142,7 +142,7 @@ fn state(backend: &BackendView) -> Cell {
     Cell { tone: Tone::of_state(&word), text: word }
 }
 
-/// How long ago a time was; `None` for one that nobody has told.
+/// How long ago a time was; `None` if it is not known.
 fn passed(then: UnixMillis, now: UnixMillis) -> Option<String> {
     (then > UnixMillis::default()).then(|| whole_seconds(now.since(then)))
 }
@@ -212,7 +212,7 @@ fn failed(backend: &BackendView) -> Cell {
     Cell { text: format!("{failures}/{calls} {:.0}%", rate * 100.0), tone }
 }
 
-/// What the failures are measured by; of no interest where there are none.
+/// What the failures are measured by; of no interest if there are none.
 fn trips_at(backend: &BackendView) -> Cell {
     let failures = backend.breaker.failure_threshold;
     let text = match backend.breaker.failure_rate_threshold * 100.0 {
@@ -230,7 +230,7 @@ fn per_second(backend: &BackendView) -> Cell {
     }
 }
 
-/// A figure with a decimal where it is small.
+/// A figure with a decimal if it is small.
 pub(crate) fn short(value: f64) -> String {
     if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
@@ -250,7 +250,7 @@ pub(crate) fn marks_any(view: &ResilienceView) -> bool {
 /// What the mark means.
 pub(crate) const MARK: &str = "* the system is CRITICAL while it is down";
 
-/// Where the answers of the last minute came from.
+/// The sources of the answers of the last minute.
 fn answers(backend: &BackendView) -> Cell {
     let recent = &backend.recent;
     if recent.calls == 0 {
@@ -339,7 +339,7 @@ fn dead(backend: &BackendView) -> Cell {
     Cell { tone: if dead == 0 { Tone::Plain } else { Tone::Bad }, text: dead.to_string() }
 }
 
-/// Words that were read, as they are told here: to whoever they were told to.
+/// Words that were read, as they are shown here: with the rights with which they were read.
 pub(crate) fn whole(words: &[Words]) -> impl Iterator<Item = String> + '_ {
     words.iter().map(|words| words.whole().to_owned())
 }
@@ -398,7 +398,7 @@ pub(crate) fn all_notes(view: &ResilienceView) -> Vec<String> {
     all
 }
 
-/// What stands over the table: the state, since when, and what share works.
+/// The line above the table: the state, since when, and what share works.
 pub(crate) fn headline(view: &ResilienceView) -> (String, String, String) {
     let lasts = passed(view.since, view.at);
     (

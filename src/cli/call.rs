@@ -1,7 +1,7 @@
 //! `fusebox call`: one call, its value printed as the backend's own client would.
 //!
-//! The value is printed in the daemon's own text, which is the backend's where that wrote JSON: read and
-//! written anew, a Decimal would lose its digits.
+//! The value is printed in the daemon's own text, which is the backend's if that wrote JSON: read and
+//! written again, a Decimal would lose its digits.
 
 use std::{
     io::{IsTerminal, Read, Write},
@@ -42,7 +42,7 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     }
     let path = format!("/v1/backends/{backend}/call");
     let (status, answer) = client.exchange_bytes(Method::POST, &path, Some(&body)).await?;
-    let wrong = || Failure::failed(format!("the answer ({status}) is no JSON"));
+    let wrong = || Failure::failed(format!("the answer ({status}) is not JSON"));
     let text = std::str::from_utf8(&answer).map_err(|_| wrong())?;
     let whole: &RawValue = serde_json::from_str(text).map_err(|_| wrong())?;
     if call.output.json {
@@ -59,7 +59,7 @@ pub(crate) async fn run(client: &Client, call: CallArgs) -> Done {
     let value = value.map_or("null", RawValue::get);
     say_bytes(&printed(value, kind.prints_json(), on_terminal()))?;
     let rest: ReplyView = read(&Value::Object(rest))?;
-    // That the value is not the write's own reply is no remark: a program must not miss it.
+    // That the value is not the write's own reply is not a remark: a program must not miss it.
     if std::io::stderr().is_terminal() || rest.reply_lost {
         for line in note(&rest) {
             complain(&line);

@@ -15,7 +15,7 @@ use crate::terminal::{
     views::{EventView, PastView},
 };
 
-/// Events of the past that are listed where nothing says how many.
+/// Events of the past that are listed by default.
 const USUAL: u32 = 20;
 /// The most that the daemon lists.
 const MOST: u32 = 10_000;

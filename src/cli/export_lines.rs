@@ -25,7 +25,7 @@ struct Name {
 
 /// The backend that a line names; nothing if it names none.
 pub(super) fn name_of(line: &str) -> String {
-    // A line that is no JSON goes to the daemon, which says what is wrong with it.
+    // A line that is not JSON goes to the daemon, which says what is wrong with it.
     serde_json::from_str(line).map_or_else(|_| String::new(), |name: Name| name.backend)
 }
 

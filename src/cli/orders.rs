@@ -111,7 +111,7 @@ pub(crate) async fn accept_clone(client: &Client) -> Done {
 pub(crate) async fn accept_loss(client: &Client, backend: &str) -> Done {
     let path = format!("/admin/backends/{}/accept-loss", segment(backend)?);
     client.post(&path, None).await?;
-    say(&format!("that the store of {backend} was gone is known\n"))?;
+    say(&format!("the loss of the store of {backend} is accepted\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

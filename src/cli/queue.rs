@@ -132,7 +132,7 @@ async fn find(
         }
     }
     let of = backends.join(", ");
-    Err(Failure::failed(format!("nothing named {op_id} waits or is dead in the queues of {of}")))
+    Err(Failure::failed(format!("the queues of {of} have no call or dead letter {op_id}")))
 }
 
 /// How many calls wait.

@@ -1,8 +1,8 @@
 //! `fusebox queue drain`: replays what waits in a state directory that no daemon has, without doors.
 //!
 //! For a directory whose host is gone: its stores are opened, what waits in them is sent to the backends of the
-//! given configuration, and what is left is told. Only stores that lie in the directory itself are opened, and
-//! only of backends that the configuration has: what lies elsewhere is this host's own.
+//! given configuration, and what is left is reported. Only stores within the directory itself are opened, and
+//! only of backends that the configuration has: stores elsewhere are this host's own.
 //!
 //! A crash, or an interruption, leaves what a daemon's would: the rest waits.
 
@@ -39,7 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 struct Left {
     replayed: u64,
     waiting: u64,
-    /// Why what waits does not go on, where it does not.
+    /// Why what waits does not go on, if it does not.
     why: Option<String>,
     /// Names, lanes and reasons.
     dead: Vec<(String, String, String)>,
@@ -51,7 +51,7 @@ impl Left {
     }
 }
 
-/// Drains the directory. Ends with 0 where nothing is left, with 1 and what is left otherwise.
+/// Drains the directory. Ends with 0 if nothing is left, with 1 and what is left otherwise.
 pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArgs) -> Done {
     let dir = config.state_dir.clone();
     let found = stores(&dir)?;
@@ -59,7 +59,7 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
         Arc::new(StateDir::open(&dir).map_err(|error| Failure::failed(format!("{error:#}")))?);
     accept_copy(&state_dir, &dir, wanted.accept_clone)?;
     config.backends.retain_mut(|backend| {
-        // Where this host keeps its own is nothing to the directory.
+        // The folders of this host's own stores do not matter to the directory.
         (backend.settings.queue_dir, backend.settings.cache_dir) = (None, None);
         let name = &backend.settings.name;
         found.contains(name) && only.is_none_or(|only| only == name)
@@ -84,7 +84,7 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
     tokio::select! {
         () = until_still(&fusebox, wanted.patience) => {}
         () = identity.twins.proven() => complain(
-            "another daemon bears this directory's name: it was copied, and the copy is in use"
+            "another daemon has this directory's name: it was copied, and the copy is in use"
         ),
         () = signals.stop() => complain("interrupted: the rest waits on"),
     }

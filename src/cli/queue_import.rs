@@ -125,7 +125,7 @@ fn text_of(sums: &BTreeMap<&str, u64>) -> String {
     out
 }
 
-/// The file in requests. Lines without a name are for `usual`; where `only` is wanted, those of others are left out.
+/// The file in requests. Lines without a name are for `usual`; if `only` is wanted, those of others are left out.
 fn parts(text: &str, only: Option<&str>, usual: &str) -> Result<Vec<Part>, String> {
     let mut parts: Vec<Part> = Vec::new();
     let mut lines = 0;

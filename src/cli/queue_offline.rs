@@ -1,7 +1,8 @@
 //! `fusebox queue export|check|repair`: reads stores itself, with the daemon stopped or not; and `downgrade`, which
 //! writes them, with the daemon stopped.
 //!
-//! The others change nothing: what they look at is the raw log. A store lies at `<state_dir>/backends/<name>`, or where `queue.dir` says.
+//! The others change nothing: what they look at is the raw log. A store is at `<state_dir>/backends/<name>`, or at
+//! `queue.dir`.
 
 use std::{
     io::IsTerminal,
@@ -44,7 +45,7 @@ struct Store {
     dir: PathBuf,
 }
 
-/// Runs one of them. Where the configuration is valid it says which stores lie elsewhere.
+/// Runs one of them. If the configuration is valid, it says which stores are elsewhere.
 pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -> Done {
     if let QueueCommand::Repair { dir } = &queue.command {
         return repair(dir);
@@ -57,7 +58,7 @@ pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -
     }
 }
 
-/// The stores that are there, by name; one alone where it is named.
+/// The stores that are there, by name; only one if it is named.
 fn stores(
     state_dir: &Path,
     config: Option<&Config>,
@@ -154,7 +155,7 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
             out.extend([format!("{name}: {finding}\n")]);
         }
         if let Some(why) = &report.not_proven {
-            out.extend([format!("{name}: what waits cannot be told: {why}\n")]);
+            out.extend([format!("{name}: its waiting calls are not known: {why}\n")]);
         }
         for folder in &report.set_aside {
             let path = dir.join(folder);
@@ -223,7 +224,7 @@ fn repair(dir: &Path) -> Done {
     Ok(ExitCode::from(if summary.incomplete > 0 { DAMAGE } else { 0 }))
 }
 
-/// A call as a line of an export: with its body in wire form, and as JSON where its kind is known.
+/// A call as a line of an export: with its body in wire form, and as JSON if its kind is known.
 fn line(backend: &str, exported: &ExportedCall) -> Value {
     let ExportedCall { call, body, state } = exported;
     let header = &call.header;
@@ -269,7 +270,7 @@ fn lanes(lanes: &Lanes) -> Value {
     lanes.as_slice().iter().map(|lane| json!(format!("{:016x}", lane.0))).collect()
 }
 
-/// A bar of progress, where people look on.
+/// A bar of progress, if people look on.
 fn bar(name: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

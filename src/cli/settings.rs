@@ -21,7 +21,7 @@ pub(super) async fn run(client: &Client, order: ConfigOrder) -> Done {
             let mut patch = Map::new();
             for setting in settings {
                 let (key, value) = setting.split_once('=').ok_or_else(|| {
-                    Failure::usage(format!("wanted is KEY=VALUE, got {setting:?}"))
+                    Failure::usage(format!("the argument must be KEY=VALUE, got {setting:?}"))
                 })?;
                 put(&mut patch, key, Value::String(value.to_owned()));
             }

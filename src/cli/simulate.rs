@@ -33,7 +33,7 @@ pub(super) fn run(wanted: Simulated) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Who reads no further need not be told.
+/// If nobody reads any further, there is no need to print.
 fn tell(line: &str) {
     say(&format!("{line}\n")).ok();
 }

@@ -85,7 +85,7 @@ fn row<'a>(cells: impl Iterator<Item = (&'a Column, &'a str, Tone)>, paper: Pape
         let (before, after) = if column.right { (space, 0) } else { (0, space) };
         line.push_str(&" ".repeat(blank + before));
         line.push_str(&paper.paint(tone, text));
-        // Nothing stands at a line's end but what it says.
+        // A line has no spaces at its end.
         blank = after + 2;
     }
     line

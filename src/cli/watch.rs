@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A daemon that is gone or does not answer is a state to be shown, not an error: what was last seen stays,
-//! and both sources go on asking. The terminal is given back on every way out: by the guard's drop where the
+//! and both sources go on asking. The terminal is given back on every way out: by the guard's drop if the
 //! command ends or is cancelled, by ratatui's panic hook before the message of a panic.
 
 use std::{
@@ -76,7 +76,7 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
     use std::io::IsTerminal;
     if !crate::terminal::print::on_terminal() || !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
-            "--watch wants a terminal; --watch --json prints a line a second anywhere",
+            "--watch needs a terminal; --watch --json prints a line a second anywhere",
         ));
     }
     let (sender, mut told) = mpsc::channel(256);
@@ -91,7 +91,7 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
     let mut terminal = Terminal::take()?;
     let _keys = Keys::read(sender);
     let mut seen = Seen::default();
-    // What was last seen grows older also where nothing is told.
+    // What was last seen grows older even if nothing arrives.
     let mut tick = tokio::time::interval(EVERY);
     loop {
         terminal.draw(&seen)?;
@@ -122,7 +122,7 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
     }
 }
 
-/// `fusebox status --watch --json`: an object a line, every second, until nobody reads any more. Where there
+/// `fusebox status --watch --json`: an object a line, every second, until nobody reads any more. If there
 /// is no daemon its line says so.
 pub(crate) async fn lines(client: &Client) -> Done {
     let mut tick = tokio::time::interval(EVERY);
@@ -199,7 +199,7 @@ async fn listen(client: Arc<Client>, told: mpsc::Sender<Told>) {
     }
 }
 
-/// Follows until the stream ends; `None` where nobody listens any more.
+/// Follows until the stream ends; `None` if nobody listens any more.
 async fn follow(client: &Client, told: &mpsc::Sender<Told>) -> Option<()> {
     // The stream first: what happens in between is in both, and is recognised by its number.
     let Ok(mut body) = client.stream("/v1/events").await else { return Some(()) };
@@ -261,7 +261,7 @@ impl Terminal {
     fn take() -> Result<Self, Failure> {
         let taken = ratatui::try_init();
         Ok(Self(Some(
-            taken.map_err(|error| Failure::failed(format!("no use of the terminal: {error}")))?,
+            taken.map_err(|error| Failure::failed(format!("cannot use the terminal: {error}")))?,
         )))
     }
 

@@ -33,7 +33,7 @@ const RETRY_CAP: Duration = Duration::from_secs(2);
 pub(crate) struct BackendConfig {
     /// What the core obeys.
     pub(crate) settings: BackendSettings,
-    /// Where the service is and how to sign in.
+    /// The address of the service, and how to sign in.
     pub(crate) endpoint: Arc<Endpoint>,
     /// What its kind has besides.
     pub(crate) own: Arc<Own>,
@@ -63,7 +63,7 @@ pub(super) struct Raw<'a> {
     pub(super) sections: &'a [&'a dyn Section],
 }
 
-/// Checks the section `[backends.name]`. `None` where its kind is not known: then nothing of it can
+/// Checks the section `[backends.name]`. `None` if its kind is not known: then nothing of it can
 /// be judged.
 pub(super) fn check(
     name: &str,
@@ -74,7 +74,7 @@ pub(super) fn check(
 ) -> Option<BackendConfig> {
     let base = format!("backends.{name}");
     if !valid_name(name) {
-        checker.problem(&base, "is no name for a backend: up to 64 of a-z, 0-9, _ and -");
+        checker.problem(&base, "is not a name for a backend: use up to 64 of a-z, 0-9, _ and -");
     }
     let kind = kind(&base, raw.kind.as_deref().unwrap_or(name), sections, checker)?;
     if raw.kind.is_none() {

@@ -10,7 +10,7 @@ use super::origin::Origin;
 /// Gathers problems, warnings and notes. A problem stops the daemon; a warning is worth fixing.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    /// Where settings came from, for messages.
+    /// The origin of settings, for messages.
     pub(crate) origins: BTreeMap<String, Origin>,
     /// What is wrong.
     pub(crate) problems: Vec<String>,
@@ -73,7 +73,7 @@ impl Checker {
         self.problems.push(format!("{key} {what}{}", origin.unwrap_or_default()));
     }
 
-    /// Complains where a file lies at the place of the folder `path`.
+    /// Complains if there is a file in place of the folder `path`.
     pub(crate) fn folder(&mut self, key: &str, path: Option<&Path>) {
         if let Some(path) = path.filter(|path| path.is_file()) {
             let shown = path.display();
@@ -84,7 +84,7 @@ impl Checker {
         }
     }
 
-    /// `value`, after a complaint where it lies outside `[min, max]`.
+    /// `value`, after a complaint if it is outside `[min, max]`.
     pub(crate) fn between<T: Shown>(&mut self, key: &str, value: T, min: T, max: T) -> T {
         if value < min {
             let what = format!("must be at least {}, got {}", min.shown(), value.shown());
@@ -96,7 +96,7 @@ impl Checker {
         value
     }
 
-    /// `value`, after a complaint where it is less than the setting named `other`.
+    /// `value`, after a complaint if it is less than the setting named `other`.
     pub(crate) fn not_below<T: Shown>(&mut self, key: &str, value: T, other: &str, min: T) -> T {
         if value < min {
             let what = format!("must be at least {other} ({}), got {}", min.shown(), value.shown());

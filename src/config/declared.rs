@@ -1,6 +1,6 @@
 //! All settings that there are, read from their declarations: [`super::raw`], and what each kind declares of its own.
 //!
-//! `*` stands in a path for a backend's name, and `[]` for the place of a section in a list, `doors[0]` being the first
+//! In a path, `*` is a backend's name, and `[]` the position of a section in a list, `doors[0]` being the first
 //! `[[doors]]`.
 
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
@@ -15,7 +15,7 @@ use super::{
     shape::Shape,
 };
 
-/// A section, and what people are told of it.
+/// A section, and its documentation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Described {
     /// Its path: `backends.*.breaker`.
@@ -24,7 +24,7 @@ pub(crate) struct Described {
     pub(crate) doc: String,
     /// Whether there may be several, each as `[[path]]`.
     pub(crate) is_list: bool,
-    /// Where it stands.
+    /// Its path.
     line: u32,
 }
 
@@ -62,7 +62,7 @@ impl Declared {
         declared
     }
 
-    /// Adds what lies below `path`. Returns the line of its first setting.
+    /// Adds everything below `path`. Returns the line of its first setting.
     fn add(&mut self, path: &str, schema: &Json, kind: Option<&'static str>) -> u32 {
         let join = |name: &str| {
             if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }

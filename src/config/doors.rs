@@ -1,4 +1,4 @@
-//! The wire doors: where they listen, who may call, and how much.
+//! The wire doors: their addresses, who may call, and how much.
 //!
 //! Without any `[[doors]]` each backend whose kind has a door gets one, on a Unix socket beside the command socket.
 //! `doors = []` leaves them out. A socket that systemd hands over shows its family only when it is taken, so that what
@@ -35,7 +35,7 @@ use crate::ingress::callers::Callers;
 #[cfg(test)]
 mod tests;
 
-/// Where a door listens.
+/// The address at which a door listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DoorAddress {
     /// At a Unix socket of its own.
@@ -66,7 +66,7 @@ pub(crate) struct DoorSettings {
     pub(crate) kind: &'static str,
     /// The name of the backend behind it.
     pub(crate) backend: String,
-    /// Where it listens. No two doors listen at the same address: it is the door's name everywhere.
+    /// The address at which it listens. No two doors listen at the same address: it is the door's name everywhere.
     pub(crate) listen: DoorAddress,
     /// How callers are known.
     pub(crate) auth: Auth,
@@ -86,7 +86,7 @@ pub(crate) struct DoorSettings {
     pub(crate) out_client: u64,
     /// The most connections to the backend that belong to one client each.
     pub(crate) pinned: u32,
-    /// How long a connection may lie idle; `None` is for ever.
+    /// How long a connection may be idle; `None` is for ever.
     pub(crate) idle_timeout: Option<Duration>,
     /// What the answer to a write must promise; `None` is the first of applied and durable.
     pub(crate) min_ack: Option<AckLevel>,
@@ -94,9 +94,9 @@ pub(crate) struct DoorSettings {
     pub(crate) deadline: Option<Duration>,
     /// Which requests are shed first.
     pub(crate) priority: Priority,
-    /// What is told of a request that was not executed.
+    /// The answer to a request that was not executed.
     pub(crate) unavailable: Unavailable,
-    /// What is told of a request that may have been executed.
+    /// The answer to a request that may have been executed.
     pub(crate) on_unknown: OnUnknown,
     /// What is answered to a queued write whose effect is known and whose reply is not.
     pub(crate) effect_reply: EffectReply,
@@ -179,7 +179,8 @@ fn by_default(
             checker.warnings.push(format!("{name} has no door by default: {why}"));
             continue;
         }
-        // The command socket may be named from where the daemon is started; what is written of a door is not.
+        // The command socket may be relative to the folder in which the daemon is started; the address of a door may
+        // not.
         let path = std::path::absolute(&path).unwrap_or(path);
         let listen = DoorAddress::Unix(path).to_string();
         let words =
@@ -243,7 +244,7 @@ fn check_one(
     Some(door)
 }
 
-/// The kind and the name of the backend. Each names the other where that is left out.
+/// The kind and the name of the backend. Each names the other if that is left out.
 fn check_backend(
     base: &str,
     raw: &RawDoor,

@@ -1,19 +1,19 @@
-//! Where a backend's service is, as the configuration has it.
+//! The address of a backend's service, as in the configuration.
 
 use std::{fmt, path::PathBuf};
 
 use super::secret::{Secret, mask_url};
 
-/// Where a service is, and how to sign in to it.
+/// The address of a service, and how to sign in to it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     /// Its address, perhaps with credentials: shown through [`mask_url`] only.
     pub(crate) url: Url,
-    /// The user, where not the address's.
+    /// The user, if not the address's.
     pub(crate) username: Option<String>,
-    /// The password, where not the address's.
+    /// The password, if not the address's.
     pub(crate) password: Option<Secret>,
-    /// Where the password came from, for `check`.
+    /// The origin of the password, for `check`.
     pub(crate) password_from: Option<PathBuf>,
     /// Authorities to trust, in PEM, in place of the system's.
     pub(crate) ca_file: Option<PathBuf>,

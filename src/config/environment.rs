@@ -23,7 +23,7 @@ impl Environment {
         Self(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
     }
 
-    /// The variable, where it is set and not empty.
+    /// The variable, if it is set and not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }

@@ -1,4 +1,4 @@
-//! The TCP listener: where it listens, who may see what goes over it, and by what token callers are known.
+//! The TCP listener: its address, who may see what goes over it, and by what token callers are known.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -14,7 +14,7 @@ pub(crate) struct HttpSettings {
     pub(crate) listen: SocketAddr,
     /// The token that opens more than health, metrics and the status page there.
     pub(crate) token: Option<Secret>,
-    /// Its side of TLS, where it speaks TLS.
+    /// Its side of TLS, if it speaks TLS.
     pub(crate) tls: Option<HttpTls>,
 }
 
@@ -68,11 +68,11 @@ fn check_tls(
         (None, None) => return None,
         (Some(cert_file), Some(key_file)) => (cert_file, key_file),
         (Some(_), None) => {
-            checker.problem("http.tls.key_file", "must be set where http.tls.cert_file is");
+            checker.problem("http.tls.key_file", "must be set if http.tls.cert_file is");
             return None;
         }
         (None, Some(_)) => {
-            checker.problem("http.tls.cert_file", "must be set where http.tls.key_file is");
+            checker.problem("http.tls.cert_file", "must be set if http.tls.key_file is");
             return None;
         }
     };

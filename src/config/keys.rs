@@ -1,4 +1,4 @@
-//! What is no setting is reported with the nearest right one.
+//! What is not a setting is reported with the nearest right one.
 
 use toml::{Table, Value};
 
@@ -9,7 +9,7 @@ impl Declared {
         self.settings.iter().map(|setting| setting.path.as_str())
     }
 
-    /// Whether settings lie below `path`.
+    /// Whether there are settings below `path`.
     pub(crate) fn is_section(&self, path: &str) -> bool {
         let wanted = pattern(path);
         wanted == "backends"
@@ -55,7 +55,7 @@ impl Declared {
         })
     }
 
-    /// Takes what is no setting out of `table` and says so, one sentence each.
+    /// Takes what is not a setting out of `table` and says so, one sentence each.
     pub(crate) fn remove_unknown(&self, table: &mut Table, problems: &mut Vec<String>) {
         self.remove_below(table, "", problems);
     }
@@ -78,8 +78,8 @@ impl Declared {
                 return true;
             }
             problems.push(match self.nearest(&path) {
-                Some(right) => format!("{path} is no setting; the nearest is {right}"),
-                None => format!("{path} is no setting"),
+                Some(right) => format!("{path} is not a setting; the nearest is {right}"),
+                None => format!("{path} is not a setting"),
             });
             false
         });
@@ -167,8 +167,8 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "backends.r.urll is no setting; the nearest is backends.r.url",
-                "doors[1].listen_at is no setting; the nearest is doors[1].listen",
+                "backends.r.urll is not a setting; the nearest is backends.r.url",
+                "doors[1].listen_at is not a setting; the nearest is doors[1].listen",
                 "http must be a section, got integer",
             ]
         );

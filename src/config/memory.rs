@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What is assumed where nothing can be read.
+/// What is assumed if nothing can be read.
 const UNKNOWN: u64 = 1 << 30;
 
 /// The memory that this process may use, in bytes.

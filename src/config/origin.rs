@@ -1,11 +1,11 @@
-//! Where the values of settings come from.
+//! The origin of settings' values.
 
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-/// Where the value of a setting comes from, if it is not the default.
+/// The origin of a setting's value, if it is not the default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The file.
@@ -31,7 +31,7 @@ impl Origin {
         }
     }
 
-    /// What people are told: `file`, `persisted`, `runtime`, or the name of the variable or the option.
+    /// The word for people: `file`, `persisted`, `runtime`, or the name of the variable or the option.
     pub(crate) fn word(&self) -> &str {
         match self {
             Self::File => "file",

@@ -1,4 +1,4 @@
-//! Where the state directory and the command socket are, for the daemon and for its clients.
+//! The paths of the state directory and the command socket, for the daemon and for its clients.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,14 @@ use nix::unistd::{AccessFlags, access};
 
 use super::environment::Environment;
 
-/// Where a packaged daemon listens.
+/// The folder of a packaged daemon's socket.
 const SYSTEM_DIR: &str = "/run/fusebox";
-/// The name of the socket in whatever folder it lies.
+/// The name of the socket in any folder.
 const NAME: &str = "fusebox.sock";
 /// `sun_path` holds this many bytes, the closing NUL included.
 const SUN_PATH: usize = 108;
 
-/// The state directory where neither a flag nor the file says: `$STATE_DIRECTORY`, else the user's
+/// The state directory if neither a flag nor the file names one: `$STATE_DIRECTORY`, else the user's
 /// `$XDG_STATE_HOME/fusebox` or `~/.local/state/fusebox`.
 pub(crate) fn state_dir(env: &Environment) -> Option<PathBuf> {
     // systemd lists several folders separated by colons; ours is the first.
@@ -24,7 +24,7 @@ pub(crate) fn state_dir(env: &Environment) -> Option<PathBuf> {
     })
 }
 
-/// Where the daemon listens when nothing says: the first of `/run/fusebox` (where it is there and
+/// The daemon's socket if nothing names one: in the first of `/run/fusebox` (if it is there and
 /// may be written), `$XDG_RUNTIME_DIR/fusebox` and the state directory.
 pub(crate) fn socket_to_listen(env: &Environment, state_dir: &Path) -> PathBuf {
     if access(SYSTEM_DIR, AccessFlags::W_OK).is_ok() {
@@ -36,8 +36,8 @@ pub(crate) fn socket_to_listen(env: &Environment, state_dir: &Path) -> PathBuf {
     }
 }
 
-/// Where a client finds the daemon when no flag says: the first that is there of `$FUSEBOX_SOCKET`
-/// (taken unseen), `/run/fusebox`, `$XDG_RUNTIME_DIR/fusebox` and the state directory. Where none is
+/// The socket that a client uses if no flag names one: the first that is there of `$FUSEBOX_SOCKET`
+/// (not checked), `/run/fusebox`, `$XDG_RUNTIME_DIR/fusebox` and the state directory. If none is
 /// there, the last that could be.
 pub(crate) fn socket_to_call(env: &Environment, state_dir: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = env.path("FUSEBOX_SOCKET") {
@@ -50,13 +50,13 @@ pub(crate) fn socket_to_call(env: &Environment, state_dir: Option<&Path>) -> Opt
     there.or_else(|| places.pop())
 }
 
-/// Why `path` cannot be the command socket's address, where it cannot.
+/// Why `path` cannot be the command socket's address, if it cannot.
 pub(crate) fn refuse_long(path: &Path) -> Option<String> {
     let why = too_long(path)?;
     Some(format!("socket {why}; choose a shorter one with --socket"))
 }
 
-/// Why `path` cannot be a Unix socket's address, where it cannot, as the end of a sentence.
+/// Why `path` cannot be a Unix socket's address, if it cannot, as the end of a sentence.
 pub(crate) fn too_long(path: &Path) -> Option<String> {
     let length = path.as_os_str().len();
     (length >= SUN_PATH)

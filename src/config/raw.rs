@@ -1,6 +1,6 @@
 //! The configuration as it is written, and all that is known of each setting: see [`super::setting`].
 //!
-//! The defaults lie beneath what the sources say before this is read, so that a field without a value is one whose
+//! The defaults are merged with what the sources say before this is read, so that a field without a value is one whose
 //! value follows from others, or that may be without one. What no single value can be judged by is left to
 //! [`super::Config::load`].
 
@@ -21,7 +21,7 @@ use super::{
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawConfig {
-    /// Where the queues, the caches and the history live.
+    /// The folder of the queues, the caches and the history.
     #[schemars(extend("setting" = restart().rule(
         "$STATE_DIRECTORY, which systemd sets; else fusebox in $XDG_STATE_HOME or ~/.local/state"
     ).installed("/var/lib/fusebox")))]
@@ -57,7 +57,7 @@ pub(crate) struct RawHttp {
     /// A file with a token. Whoever sends it may do over TCP what an admin may.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/token")))]
     pub(crate) token_file: Option<PathBuf>,
-    /// Whether to listen beyond loopback without TLS, where others may read what goes over it. There are no admin
+    /// Whether to listen beyond loopback without TLS, so that others may read the traffic. There are no admin
     /// routes there then.
     #[schemars(extend("setting" = reload().default(false)))]
     pub(crate) plaintext: bool,
@@ -112,11 +112,11 @@ pub(crate) struct RawHealth {
     pub(crate) auto_recovery: bool,
 }
 
-/// Traces. Where they go is said by `OTEL_EXPORTER_OTLP_ENDPOINT` in the environment.
+/// Traces. `OTEL_EXPORTER_OTLP_ENDPOINT` in the environment names the collector.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTracing {
-    /// Where the pages of a Jaeger are: `fusebox explain` then shows a call's trace as a link there.
+    /// The address of a Jaeger's pages: `fusebox explain` then shows a call's trace as a link to it.
     #[schemars(extend("setting" = reload().example("http://127.0.0.1:16686")))]
     pub(crate) jaeger_url: Option<String>,
     /// Whether calls that failed, were retried, queued or answered by a fallback are traced even if no sampler took
@@ -146,7 +146,7 @@ pub(crate) struct RawDoor {
     /// The file of callers and their secrets, for `auth = "token"`.
     #[schemars(extend("setting" = restart().example("/etc/fusebox/callers.toml")))]
     pub(crate) callers_file: Option<PathBuf>,
-    /// Whether it may listen beyond loopback, where others may read what goes over it.
+    /// Whether it may listen beyond loopback, so that others may read the traffic.
     #[schemars(extend("setting" = restart().default(false)))]
     pub(crate) plaintext: bool,
     /// The most connections at once. One user of this host gets seven eighths of them at most.
@@ -164,7 +164,7 @@ pub(crate) struct RawDoor {
     /// The most connections to the backend that belong to one client each, at most `connections`.
     #[schemars(extend("setting" = restart().rule("as many as connections").between(0, 1_000_000).example(10_000)))]
     pub(crate) pinned: Option<u32>,
-    /// How long a connection may lie idle, at least a second; 0s is for ever.
+    /// How long a connection may be idle, at least a second; 0s is for ever.
     #[schemars(extend("setting" = restart().default("0s").between("0s", "365days")))]
     pub(crate) idle_timeout: Time,
     /// What the answer to a write must promise.
@@ -176,10 +176,10 @@ pub(crate) struct RawDoor {
     /// Which requests are shed first when the queue fills.
     #[schemars(extend("setting" = restart().default("normal").words(PRIORITIES)))]
     pub(crate) priority: String,
-    /// What a client is told of a request that was not executed.
+    /// The answer to a request that was not executed.
     #[schemars(extend("setting" = restart().default("LOADING").words(UNAVAILABLE)))]
     pub(crate) unavailable: String,
-    /// What a client is told of a request that may have been executed.
+    /// The answer to a request that may have been executed.
     #[schemars(extend("setting" = restart().default("error").words(ON_UNKNOWN)))]
     pub(crate) on_unknown: String,
     /// Which replies are assumed of queued writes whose effect is known and whose reply is not.
@@ -200,7 +200,7 @@ pub(crate) struct RawBackend {
     /// Whether it is there.
     #[schemars(extend("setting" = restart().default(true)))]
     pub(crate) enabled: bool,
-    /// Where the service is. A user and a password may stand in it; the password is never printed.
+    /// The address of the service. It may contain a user and a password; the password is never printed.
     #[schemars(extend("setting" = reload().secret()))]
     pub(crate) url: String,
     /// The user to sign in as.
@@ -212,10 +212,11 @@ pub(crate) struct RawBackend {
     /// Whether the host is in a critical state while this backend is down.
     #[schemars(extend("setting" = reload()))]
     pub(crate) critical: bool,
-    /// The backends that it cannot do without, by name. While one of them is down, this one's outage is told as its.
+    /// The backends that it cannot do without, by name. While one of them is down, that one is shown as the cause of
+    /// this one's outage.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on: Vec<String>,
-    /// The backends that it uses and can do without, by name: what is told of an outage names them, and nothing else
+    /// The backends that it uses and can do without, by name: reports of an outage name them, and nothing else
     /// follows from it.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on_optional: Vec<String>,

@@ -17,7 +17,7 @@ impl Secret {
         &self.0
     }
 
-    /// The content of a file without its last line end. Warns where others may read it.
+    /// The content of a file without its last line end. Warns if others may read it.
     pub(crate) fn read(path: &Path, warnings: &mut Vec<String>) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;

@@ -15,7 +15,7 @@ use super::endpoint::Endpoint;
 
 /// What a backend of a kind gets if the configuration is silent.
 pub(crate) struct Defaults {
-    /// Where it usually is.
+    /// Its usual address.
     pub(crate) url: &'static str,
     /// Whether the system is CRITICAL without it.
     pub(crate) critical: bool,

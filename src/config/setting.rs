@@ -1,6 +1,6 @@
 //! How a setting is declared: once, at its field.
 //!
-//! A field's type is how its value is written, its doc comment is what people are told, and [`Facts`] are the rest:
+//! A field's type is how its value is written, its doc comment is its documentation, and [`Facts`] are the rest:
 //!
 //! ```text
 //! /// How far back the breaker looks.
@@ -44,7 +44,7 @@ impl Takes {
 /// What is declared of a setting besides its type and its documentation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Facts {
-    /// The line of the declaration: settings are told in the order in which they are declared.
+    /// The line of the declaration: settings are shown in the order in which they are declared.
     line: u32,
     /// What a change takes.
     pub(crate) takes: Takes,
@@ -105,7 +105,7 @@ impl Facts {
         }
     }
 
-    /// Where it stands among those of its file.
+    /// Its position among those of its file.
     pub(crate) fn line(&self) -> u32 {
         self.line
     }
@@ -213,7 +213,7 @@ pub(crate) struct Setting {
     pub(crate) shape: Shape,
     /// What else is declared.
     pub(crate) facts: Facts,
-    /// What people are told of it.
+    /// Its documentation.
     pub(crate) doc: String,
 }
 

@@ -1,4 +1,4 @@
-//! Where settings come from, laid over one another: later wins.
+//! The sources of settings, one over another: later wins.
 //!
 //! ```text
 //! defaults < file < settings persisted at run time (a later release) < the seed's and the
@@ -20,10 +20,10 @@ use super::{
     shape::Shape,
 };
 
-/// The file that is read where none is named and it is there.
+/// The file that is read if none is named and it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
 
-/// What lies between the defaults and the environment.
+/// The sources between the defaults and the environment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Layers<'a> {
     /// What the file said when it was read; `None` to read it.
@@ -41,7 +41,7 @@ pub(crate) struct Merged {
     pub(crate) file: Option<PathBuf>,
     /// What it says.
     pub(crate) file_table: Table,
-    /// Where a setting came from, if it is not the default.
+    /// The origin of a setting, if it is not the default.
     pub(crate) origins: BTreeMap<String, Origin>,
     /// What settings there are.
     pub(crate) declared: Declared,
@@ -69,7 +69,7 @@ impl Merged {
             Some(table) => merged.add_table(table.clone(), None),
             None => merged.add_file(flags, env, sections),
         }
-        // A change that outlasts restarts lies beneath one that does not.
+        // A change that does not outlast restarts overrides one that does.
         for persisted in [true, false] {
             for change in layers.changes.iter().filter(|change| change.persisted == persisted) {
                 let origin = if persisted { Origin::Persisted } else { Origin::Runtime };
@@ -188,9 +188,11 @@ impl Merged {
             } else if rest.contains("__") {
                 self.problems.push(match self.declared.nearest(&path) {
                     Some(right) => {
-                        format!("{name} sets {path}, which is no setting; the nearest is {right}")
+                        format!(
+                            "{name} sets {path}, which is not a setting; the nearest is {right}"
+                        )
                     }
-                    None => format!("{name} sets {path}, which is no setting"),
+                    None => format!("{name} sets {path}, which is not a setting"),
                 });
             } else {
                 // Orchestrators inject names such as FUSEBOX_PORT: no reason not to start.
@@ -213,7 +215,7 @@ impl Merged {
         parts.join(".")
     }
 
-    /// Sets one value, remembering where it came from.
+    /// Sets one value, remembering its origin.
     fn set(&mut self, path: &str, value: Value, origin: Option<Origin>) {
         put(&mut self.table, path, value);
         if let Some(origin) = origin {
@@ -239,7 +241,7 @@ fn readable_for_us(path: &Path) -> String {
     let (Some(user), Some(group)) = (user, group) else { return String::new() };
     let shown = path.display();
     format!(
-        ", by the user {}: `chown root:{group} {shown} && chmod 0640 {shown}` lets it",
+        ", by the user {}: run `chown root:{group} {shown} && chmod 0640 {shown}`",
         user.name,
         group = group.name
     )

@@ -261,7 +261,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[tracing]\njaeger = 'http://h'",
-            "tracing.jaeger is no setting; the nearest is tracing.jaeger_url",
+            "tracing.jaeger is not a setting; the nearest is tracing.jaeger_url",
         ),
         (
             "[http]\nlisten = '[::1]:1'\ntoken_file = '/nowhere'",
@@ -281,7 +281,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.\"A b\"]\nkind = 'redis'",
-            "backends.A b is no name for a backend: up to 64 of a-z, 0-9, _ and -",
+            "backends.A b is not a name for a backend: use up to 64 of a-z, 0-9, _ and -",
         ),
         (
             "[backends]\nredis.enabled = false\nclickhouse.enabled = false\nfirestore.enabled = false",
@@ -289,7 +289,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.redis]\ndepends_on = ['db']",
-            "backends.redis.depends_on names \"db\", which is no backend; there are: clickhouse, firestore, redis",
+            "backends.redis.depends_on names \"db\", which is not a backend; there are: clickhouse, firestore, redis",
         ),
         (
             "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\nenabled = false",
@@ -305,7 +305,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.redis]\ndepends_on_optional = ['db']",
-            "backends.redis.depends_on_optional names \"db\", which is no backend; there are: clickhouse, firestore, redis",
+            "backends.redis.depends_on_optional names \"db\", which is not a backend; there are: clickhouse, firestore, redis",
         ),
         (
             "[backends.redis]\ndepends_on = ['b']\ndepends_on_optional = ['b']\n[backends.b]\nkind = 'redis'",
@@ -319,10 +319,10 @@ fn every_reference_has_its_message() {
             "[backends.clickhouse]\nordered = 3",
             "backends.clickhouse.ordered is not usable: invalid type: integer `3`, expected a boolean",
         ),
-        ("sate_dir = '/x'", "sate_dir is no setting; the nearest is state_dir"),
+        ("sate_dir = '/x'", "sate_dir is not a setting; the nearest is state_dir"),
         (
             "[backends.redis]\nfailure_threshold = 3",
-            "backends.redis.failure_threshold is no setting; the nearest is backends.redis.breaker.failure_threshold",
+            "backends.redis.failure_threshold is not a setting; the nearest is backends.redis.breaker.failure_threshold",
         ),
     ] {
         problems(text, &[], &[message]);
@@ -335,8 +335,8 @@ fn all_problems_are_told_at_once() {
         "sate_dir = 1\n[backends.redis]\ntimeout = 5\ncritical = 'maybe'\n[backends.redis.queue]\nitems = 0",
         &[("FUSEBOX_BACKENDS__REDIS__RETRY__ATTEMPTS", "0"), ("FUSEBOX_HTTP__LISTN", "x")],
         &[
-            "sate_dir is no setting; the nearest is state_dir",
-            "FUSEBOX_HTTP__LISTN sets http.listn, which is no setting; the nearest is http.listen",
+            "sate_dir is not a setting; the nearest is state_dir",
+            "FUSEBOX_HTTP__LISTN sets http.listn, which is not a setting; the nearest is http.listen",
             "backends.redis.critical: invalid type: string \"maybe\", expected a boolean",
             "backends.redis.timeout: invalid type: integer `5`, expected a duration",
             "backends.redis.retry.attempts must be at least 1, got 0 (set by FUSEBOX_BACKENDS__REDIS__RETRY__ATTEMPTS)",
@@ -433,7 +433,7 @@ fn the_tcp_listener_beyond_loopback_wants_tls_or_a_written_plaintext() {
     problems(
         &format!("{listen}tls.cert_file = '/nowhere'"),
         &[],
-        &["http.tls.key_file must be set where http.tls.cert_file is"],
+        &["http.tls.key_file must be set if http.tls.cert_file is"],
     );
     let errors = load(&format!("{listen}tls = {{ cert_file = '/no', key_file = '/no' }}"), &[]);
     let errors = errors.map(|_| ()).unwrap_err();

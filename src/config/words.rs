@@ -1,4 +1,4 @@
-//! The settings whose values are words, and what these stand for.
+//! The settings whose values are words, and what these mean.
 
 use fusebox_actors::{AckLevel, DeadLetterPolicy, Priority, WriteFallback};
 
@@ -23,7 +23,7 @@ impl Auth {
     }
 }
 
-/// What a client is told of a request that was not executed.
+/// The answer to a request that was not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unavailable {
     /// The error of a server that is loading: clients take it for a broken connection, and try again later.
@@ -40,7 +40,7 @@ pub(super) const UNAVAILABLE: &[(&str, Unavailable)] = &[
     ("close", Unavailable::Close),
 ];
 
-/// What a client is told of a request that may have been executed.
+/// The answer to a request that may have been executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnUnknown {
     /// An error of fusebox's own, which nobody tries again.

@@ -8,5 +8,5 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, AdminError> {
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|error| AdminError::Failed(error.to_string()))?;
-    done.map_err(|error| AdminError::Failed(format!("it cannot be written down: {error}")))
+    done.map_err(|error| AdminError::Failed(format!("it cannot be written to disk: {error}")))
 }

@@ -1,4 +1,4 @@
-//! The settings of a running daemon: the file read again, and changes at run time. How these lie upon each other is in
+//! The settings of a running daemon: the file read again, and changes at run time. How these override each other is in
 //! [`crate::changes`].
 
 use std::{
@@ -97,7 +97,7 @@ impl Daemon {
     }
 
     /// Puts settings in effect that differ from `old` by changes at run time alone: on the disk, then in the core, then
-    /// told.
+    /// published.
     async fn take(
         self: &Arc<Self>,
         old: &Config,
@@ -143,8 +143,8 @@ impl Daemon {
         Ok(Edited { config: next, changed })
     }
 
-    /// The core has not taken `next`, or only in part: all is as before again, in the core and on the disk. Returns what its
-    /// caller is told.
+    /// The core has not taken `next`, or only in part: all is as before again, in the core and on the disk. Returns
+    /// what its caller gets.
     async fn give_back(
         &self,
         old: &Config,

@@ -22,7 +22,7 @@ pub(super) struct Call {
     options: Value,
 }
 
-/// What a call does, where it is applied.
+/// What a call does, if it is applied.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Effect {
     /// Nothing: it reads.
@@ -92,7 +92,7 @@ impl Call {
         Self::new(Backend::Rows, shown, Effect::Read, json!({ "query": query }))
     }
 
-    /// The same with the consent to be queued, also where its reply cannot be known.
+    /// The same with the consent to be queued, also if its reply cannot be known.
     pub(super) fn durable(self) -> Self {
         self.with(json!({ "min_ack": "durable" }), "min_ack durable")
     }

@@ -1,5 +1,5 @@
 //! The callers: writers, counters and readers that know nothing of an outage and use what the daemon's
-//! sockets offer to anyone. What they are told is written down in the [`Ledger`].
+//! sockets offer to anyone. Their answers are written down in the [`Ledger`].
 
 use std::{ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ const CREWS: [Crew; 3] = [
 ];
 /// Keys of each writer.
 const KEYS: u64 = 3;
-/// As [`Crew::pause`], for counters: each of their writes bears a token and is synced on its own in replay,
+/// As [`Crew::pause`], for counters: each of their writes has a token and is synced on its own in replay,
 /// so that many of them would make the demo longer, not better.
 const COUNTER_PAUSE: Range<u64> = 30..90;
 /// A caller that was turned away waits longer.
@@ -57,12 +57,12 @@ pub(super) fn name(backend: Backend, name: &str) -> String {
     format!("demo{mark}{name}")
 }
 
-/// Calls the daemon, and writes down what it is told: as a stock client of the backend's door if that can say it all,
+/// Calls the daemon, and writes down the answer: as a stock client of the backend's door if that can say it all,
 /// else over the command socket.
 pub(super) struct Caller {
     socket: PathBuf,
     stock: StockClients,
-    /// What was told so far.
+    /// The answers so far.
     pub(super) ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -77,7 +77,7 @@ impl Caller {
         Self { socket, stock, ledger }
     }
 
-    /// Another program that writes down what it is told in the same ledger.
+    /// Another program that writes its answers down in the same ledger.
     pub(super) fn another(&self) -> Self {
         Self::with(self.socket.clone(), Arc::clone(&self.ledger))
     }

@@ -1,4 +1,4 @@
-//! What callers were told: how each call ended, and for the proof, of each write.
+//! The answers to callers: how each call ended, and for the proof, of each write.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub(super) enum Ended {
 pub(super) struct Answer {
     /// 200 or 202; `None` of a client that does not speak HTTP.
     pub(super) status: Option<u16>,
-    /// Where it comes from.
+    /// Its source.
     pub(super) source: Lenient<Source>,
     /// What a write's promises.
     pub(super) ack: Option<AckLevel>,
@@ -74,10 +74,10 @@ impl Ended {
     }
 }
 
-/// What callers were told of each backend's calls.
+/// The answers to each backend's calls.
 pub(super) type Ledger = Each<Page>;
 
-/// What callers were told of one backend's calls.
+/// The answers to one backend's calls.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Page {
     /// Of each write.

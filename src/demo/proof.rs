@@ -1,7 +1,7 @@
-//! The proof: what callers were told, held against what the stand-in applied.
+//! The proof: the answers to callers, compared with what the stand-in applied.
 //!
 //! ```text
-//! a caller was told      the write …
+//! a caller's answer      the write …
 //! applied or durable     is in the log of applied writes, and nothing older comes after it
 //! nothing (unknown)      may be there or not: the connection broke before an answer
 //! refused                is not there
@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What callers were told of the writes to one key or document, by their values, or of rows, by their ids.
+/// The answers to the writes to one key or document, by their values, or of rows, by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Writes {
     /// Those that were acknowledged.
@@ -25,11 +25,11 @@ pub(super) struct Writes {
     pub(super) queued: BTreeSet<u64>,
     /// Those of whose fate the caller heard nothing.
     pub(super) unknown: BTreeSet<u64>,
-    /// Those of which the caller was told that they are not written.
+    /// Those whose answer was that they are not written.
     pub(super) refused: BTreeSet<u64>,
 }
 
-/// What callers were told of the increments of one counter.
+/// The answers to the increments of one counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counter {
     /// Increments that were acknowledged.
@@ -38,7 +38,7 @@ pub(super) struct Counter {
     pub(super) unknown: u64,
 }
 
-/// What callers were told of all writes to a backend.
+/// The answers to all writes to a backend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Told {
     /// By key or document.
@@ -69,7 +69,7 @@ pub(super) struct Verdict {
     pub(super) applied_twice: u64,
     /// Writes that came after a newer one of the same key.
     pub(super) out_of_order: u64,
-    /// Writes that are there although their caller was told that they are not.
+    /// Writes that are there although their answer was that they are not.
     pub(super) refused_but_applied: u64,
     /// Keys and documents that do not hold their last write.
     pub(super) wrong_values: u64,

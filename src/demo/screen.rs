@@ -1,4 +1,4 @@
-//! What the demo shows: on a terminal a live status under the telling, in a pipe plain lines.
+//! What the demo shows: on a terminal a live status under the story, in a pipe plain lines.
 
 use std::{
     io::Write,
@@ -15,16 +15,16 @@ use crate::terminal::{print::on_terminal, table::terminal_width};
 /// How often a status is printed in a pipe.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Where the text of a line begins, behind its time.
+/// The column at which the text of a line begins, behind its time.
 const INDENT: usize = 10;
 
-/// Where the story is told.
+/// The screen of the story.
 pub(super) struct Screen {
     begun: Instant,
     bar: Option<ProgressBar>,
     colour: bool,
     last_line: Mutex<Option<Instant>>,
-    /// Told when nobody reads any more.
+    /// Notified when nobody reads any more.
     pub(super) closed: Notify,
 }
 
@@ -49,7 +49,7 @@ impl Screen {
         }
     }
 
-    /// How long the story has been told.
+    /// For how long the story has run.
     pub(super) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
@@ -70,7 +70,7 @@ impl Screen {
         self.print(&self.with_states(&line));
     }
 
-    /// Shows how things stand.
+    /// Shows the state.
     pub(super) fn status(&self, status: &Status) {
         if let Some(bar) = &self.bar {
             if bar.is_finished() {
@@ -143,7 +143,7 @@ impl Screen {
     }
 }
 
-/// `line` broken between words so that it fits into `width`; what follows stands under its text.
+/// `line` broken between words so that it fits into `width`; what follows is aligned with its text.
 fn wrapped(line: &str, width: usize) -> String {
     let (mut text, mut used) = (String::with_capacity(line.len()), 0);
     for word in line.split_inclusive(' ') {

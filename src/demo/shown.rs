@@ -1,4 +1,4 @@
-//! A single call and what its caller was told, in words.
+//! A single call and its answer, in words.
 
 use std::time::Duration;
 

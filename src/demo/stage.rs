@@ -31,7 +31,7 @@ use crate::{
 const LOG_MAX: usize = 2_000_000;
 /// The longest that a start may take.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
-/// How much of the daemon's log is shown where the demo fails.
+/// How much of the daemon's log is shown if the demo fails.
 const LOG_LINES: usize = 40;
 /// A loopback address from which nothing connects: a connect from 127.0.0.1 to a port of its own on
 /// which nobody listens can meet itself.
@@ -105,7 +105,7 @@ impl StandIns {
         }
     }
 
-    /// What one of them applied; `None` where that was more than it remembers.
+    /// What one of them applied; `None` if that was more than it remembers.
     pub(super) fn applied(&self, backend: Backend) -> Option<Applied> {
         let (log, values) = match backend {
             Backend::Keys => (self.redis.log()?, self.redis.snapshot()),
@@ -131,7 +131,7 @@ impl StandIns {
 pub(super) struct Stage {
     /// The stand-ins.
     pub(super) stand_ins: StandIns,
-    /// Where each listens when it does.
+    /// The address of each while it listens.
     pub(super) addresses: Each<SocketAddr>,
     daemon: Option<Child>,
     folder: TempDir,
@@ -174,7 +174,7 @@ impl Stage {
         self.stand_ins.stop(backend);
     }
 
-    /// Starts a stand-in again, where it listened before.
+    /// Starts a stand-in again, at its earlier address.
     ///
     /// # Errors
     /// It cannot listen there.
@@ -205,7 +205,7 @@ impl Stage {
             .arg("--socket")
             .arg(self.socket())
             .args(["--parent", &std::process::id().to_string()])
-            // Nothing of what a real daemon is told here, such as FUSEBOX_SOCKET or REDIS_URL.
+            // None of a real daemon's variables, such as FUSEBOX_SOCKET or REDIS_URL.
             .env_clear()
             .envs(
                 ["PATH", "RUST_LOG", "RUST_BACKTRACE"]

@@ -1,4 +1,4 @@
-//! How things stand: the daemon's health and what becomes of the calls, as a line or as a small table.
+//! The state: the daemon's health and what becomes of the calls, as a line or as a small table.
 
 use fusebox_actors::view::Lenient;
 use fusebox_state::{breaker::State, system::SystemState};
@@ -6,10 +6,10 @@ use fusebox_state::{breaker::State, system::SystemState};
 use super::backend::Each;
 use crate::terminal::table::thousands;
 
-/// What changes while the story is told.
+/// What changes while the story runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Status {
-    /// How the system is; `None` where no daemon answers.
+    /// How the system is; `None` if no daemon answers.
     pub(super) health: Option<Health>,
     /// What becomes of the calls to each backend.
     pub(super) rates: Each<Rates>,
@@ -22,7 +22,7 @@ pub(super) struct Rates {
     pub(super) live: u64,
     /// Writes that became durable in the queue, and reads answered from there.
     pub(super) queued: u64,
-    /// Reads that the cache answered, or nothing where it had nothing.
+    /// Reads that the cache answered, or nothing if it had nothing.
     pub(super) cached: u64,
     /// Those without an answer.
     pub(super) failed: u64,
@@ -47,7 +47,7 @@ pub(super) struct Condition {
 }
 
 impl Status {
-    /// A line that says how things stand.
+    /// A line with the state.
     pub(super) fn line(&self) -> String {
         let Some(health) = &self.health else { return "no daemon".to_owned() };
         let breakers = health.backends.iter().map(|(backend, Condition { breaker, queued })| {

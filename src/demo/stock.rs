@@ -1,7 +1,7 @@
-//! The backends as a program has them: a stock client of each that was given the address of the daemon's door, and knows
-//! nothing else of fusebox.
+//! The backends as a program has them: a stock client of each that was given the address of the daemon's door, and
+//! knows nothing else of fusebox.
 //!
-//! Where an answer came from is for the ledger: the doors of HTTP and gRPC say it in headers, the one of Redis if it
+//! The source of an answer is for the ledger: the doors of HTTP and gRPC say it in headers, the one of Redis if it
 //! is asked (`FUSEBOX LAST`).
 
 use std::path::Path;

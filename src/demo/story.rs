@@ -45,13 +45,13 @@ const GUEST_ROW: u64 = 1;
 /// What the demo is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DemoOptions {
-    /// About how long it takes; where that is not enough, longer.
+    /// About how long it takes; if that is not enough, longer.
     pub(crate) seconds: u32,
     /// What its random choices start from: what is written and read, and when.
     pub(crate) seed: u64,
 }
 
-/// One telling.
+/// One run of the story.
 pub(super) struct Story<'a> {
     options: DemoOptions,
     screen: Arc<Screen>,
@@ -62,7 +62,7 @@ pub(super) struct Story<'a> {
 }
 
 impl<'a> Story<'a> {
-    /// A story told on `screen` and played on `stage`.
+    /// A story shown on `screen` and played on `stage`.
     pub(super) fn new(options: DemoOptions, screen: Arc<Screen>, stage: &'a mut Stage) -> Self {
         let (caller, client) = (Caller::new(stage.socket()), Client::new(stage.socket()));
         Self { options, screen, stage, caller, client, figures: Each::default() }
@@ -216,7 +216,7 @@ impl<'a> Story<'a> {
 
     async fn proof(&mut self) -> anyhow::Result<bool> {
         self.screen
-            .heading("5  The proof: what callers were told, against what the stand-ins applied.");
+            .heading("5  The proof: the answers to callers, against what the stand-ins applied.");
         let replayed = watch::replayed(&self.client).await.context("the daemon does not answer")?;
         let ledger = self.caller.ledger.lock().clone();
         let mut problems = Vec::new();
@@ -256,13 +256,13 @@ impl<'a> Story<'a> {
         Ok(holds)
     }
 
-    /// Makes one call and shows what its caller was told.
+    /// Makes one call and shows its answer.
     async fn show(&self, call: &Call) {
         let ended = self.caller.make(call).await;
         self.screen.note(&shown::line(call, &ended));
     }
 
-    /// Waits until this part of the outage is over; not at all where it is.
+    /// Waits until this part of the outage is over; not at all if it is.
     async fn until_part(&self, part: f64) {
         let length = Duration::from_secs(self.options.seconds.into());
         let before = length.saturating_sub(RECOVERY).max(BEFORE_MIN);

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Rates are over this time.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
-/// Asks a daemon for its health; `None` where none answers.
+/// Asks a daemon for its health; `None` if none answers.
 pub(super) async fn health(client: &Client) -> Option<Health> {
     // 503 is an answer too: of a system that is CRITICAL.
     let (_, answer) = client.exchange(Method::GET, "/health", None).await.ok()?;
@@ -50,11 +50,11 @@ pub(super) struct Replayed {
     pub(super) calls: u64,
     /// Dead letters.
     pub(super) dead_letters: u64,
-    /// How long the oldest call that still waits has waited; nothing where none waits.
+    /// How long the oldest call that still waits has waited; nothing if none waits.
     pub(super) oldest: Duration,
 }
 
-/// Asks a daemon what it has replayed; `None` where none answers.
+/// Asks a daemon what it has replayed; `None` if none answers.
 pub(super) async fn replayed(client: &Client) -> Option<Each<Replayed>> {
     let (_, answer) = client.exchange(Method::GET, "/health/resilience", None).await.ok()?;
     let view: ResilienceView = read(&answer).ok()?;
@@ -68,7 +68,7 @@ pub(super) async fn replayed(client: &Client) -> Option<Each<Replayed>> {
     }))
 }
 
-/// Shows how things stand and what happens until it is dropped.
+/// Shows the state and what happens until it is dropped.
 pub(super) fn start(screen: &Arc<Screen>, caller: &Caller, socket: PathBuf) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(show_status(Arc::clone(screen), caller.another(), Client::new(socket.clone())));
@@ -104,7 +104,7 @@ async fn show_events(screen: Arc<Screen>, client: Client) {
 }
 
 /// Puts events into words. A breaker that fails to recover does so once a second, and a queue into which
-/// writes still go runs empty again and again: that is told once an outage.
+/// writes still go runs empty again and again: that is shown once an outage.
 #[derive(Default)]
 struct Teller {
     told_of_a_failed_probe: BTreeSet<String>,
@@ -192,7 +192,7 @@ struct Past {
 }
 
 impl Past {
-    /// Calls a second over the last second, or over less where there was less.
+    /// Calls a second over the last second, or over less if there was less.
     fn since_a_second(&mut self, counts: Each<Counts>) -> Each<Rates> {
         let now = Instant::now();
         self.counts.push_back((now, counts));

@@ -6,7 +6,7 @@ use fusebox_actors::metrics::Format;
 const OPEN_METRICS: &str = "application/openmetrics-text";
 const PLAIN: &str = "text/plain";
 
-/// `OpenMetrics` where it is asked for by name, in the version that is spoken here, and no less than the
+/// `OpenMetrics` if it is asked for by name, in the version that is spoken here, and no less than the
 /// Prometheus text; that one for everybody else.
 pub(crate) fn metrics_format(headers: &HeaderMap) -> Format {
     let (mut open_metrics, mut plain) = (0.0, 0.0);

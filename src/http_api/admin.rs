@@ -24,10 +24,10 @@ const ORDER_MAX: usize = 64 << 10;
 /// The longest reason that is kept.
 const REASON_MAX: usize = 1_024;
 
-/// The JSON of `body`, or the default where it is empty.
+/// The JSON of `body`, or the default if it is empty.
 ///
 /// # Errors
-/// 413 above 64 KiB, 400 where it is malformed, naming the place.
+/// 413 above 64 KiB, 400 if it is malformed, naming the place.
 pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> Result<T, Problem> {
     let read =
         tokio::time::timeout(Duration::from_secs(5), Limited::new(body, ORDER_MAX).collect());

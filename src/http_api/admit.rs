@@ -43,14 +43,14 @@ fn admit_by_token(
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "plaintext",
-            "others can read what goes over this address (http.plaintext): orders are given over \
+            "others can read the traffic of this address (http.plaintext): use the admin routes over \
              the Unix socket, over loopback, or with http.tls",
         ));
     }
     let unauthorized = |detail| Problem::from(Denied::Unknown(detail));
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Some((http, token)) = http.and_then(|http| Some((http, http.token.as_ref()?))) else {
-        return Err(unauthorized("over TCP this wants a token, and http.token_file names none"));
+        return Err(unauthorized("over TCP this needs a token, and http.token_file is not set"));
     };
     host_matches(headers, http)?;
     let bearer = text(header::AUTHORIZATION).and_then(|value| {
@@ -62,7 +62,9 @@ fn admit_by_token(
             Ok(Who { uid: NOBODY, admin: !is_exposed, by_token: true })
         }
         Some(_) => Err(unauthorized("the token is not the one in http.token_file")),
-        None => Err(unauthorized("over TCP this wants Authorization: Bearer and a token")),
+        None => {
+            Err(unauthorized("over TCP this needs the header Authorization: Bearer and a token"))
+        }
     }
 }
 
@@ -70,7 +72,7 @@ fn admit_by_token(
 /// does that itself: nobody else has a certificate for a name of theirs that leads here.
 ///
 /// # Errors
-/// 403 where the host is not the one that `http.listen` names.
+/// 403 if the host is not the one that `http.listen` names.
 pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(), Problem> {
     if http.tls.is_some() {
         return Ok(());
@@ -88,7 +90,7 @@ pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(
 }
 
 /// Refuses what a page of another origin sends in its user's name. A browser names the origin of
-/// whatever may change something; programs name none. Where the socket is forwarded to a port, nothing
+/// whatever may change something; programs name none. If the socket is forwarded to a port, nothing
 /// else would tell such a page from its user, and a rebound one brings a host of its own.
 fn own_origin(headers: &HeaderMap, caller: Caller) -> Result<(), Problem> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());

@@ -52,7 +52,7 @@ impl Admitted {
         Self { account: Arc::clone(account), bytes, fault: None }
     }
 
-    /// The call as it goes on: `body` is what the body that was read has become, and bears its weight from now on.
+    /// The call as it goes on: `body` is what the body that was read has become, and has its weight from now on.
     pub(crate) fn counted(&mut self, body: Bytes) -> Bytes {
         let part = std::mem::replace(&mut self.bytes, self.account.nothing(Pooled::Bytes));
         if part.is_nothing() {
@@ -71,8 +71,8 @@ impl Admitted {
         Bytes::from_owner(Counted { bytes, _part: part })
     }
 
-    /// What is to be answered where a call ended with `problem`: that its body is too large, broken or slow,
-    /// where that was why.
+    /// The answer if a call ended with `problem`: that its body is too large, broken or slow,
+    /// if that was why.
     pub(crate) fn blame(&self, problem: Problem) -> Problem {
         match self.fault.as_ref().and_then(|fault| fault.lock().take()) {
             Some(fault) => fault.in_place_of(problem),
@@ -80,19 +80,19 @@ impl Admitted {
         }
     }
 
-    /// Reads a body of at most `limit` bytes, counting it to the place. Copies nothing where it arrives
+    /// Reads a body of at most `limit` bytes, counting it to the place. Copies nothing if it arrives
     /// in one piece.
     ///
     /// # Errors
-    /// 413 above the limit (before reading where its length is announced), 429 where too many bytes
-    /// are in flight, 408 where it takes too long, 400 where it breaks off.
+    /// 413 above the limit (before reading if its length is announced), 429 if too many bytes
+    /// are in flight, 408 if it takes too long, 400 if it breaks off.
     pub(crate) async fn read(&mut self, body: Body, limit: u64) -> Result<Bytes, Problem> {
         let limit = limit.min(self.account.body_max());
         let reading = self.read_on(body, limit);
         tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| Err(slow_body()))
     }
 
-    /// Reads the first `held` bytes of a body of at most `limit` bytes. `None` where that was all; else
+    /// Reads the first `held` bytes of a body of at most `limit` bytes. `None` if that was all; else
     /// what follows, which is read as it is wanted and not counted.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl Admitted {
 }
 
 fn slow_body() -> Problem {
-    let detail = "the body did not arrive, or stood still, for 30 seconds";
+    let detail = "the body did not arrive, or stopped, for 30 seconds";
     Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
 }
 
@@ -176,7 +176,7 @@ fn broken(error: &axum::Error) -> Problem {
     )
 }
 
-/// The next piece of a body; `None` at its end, an error where it breaks off.
+/// The next piece of a body; `None` at its end, an error if it breaks off.
 async fn next_data(body: &mut Body) -> Option<Result<Bytes, Problem>> {
     loop {
         match body.frame().await? {
@@ -196,7 +196,7 @@ struct BodyRest {
     body: Mutex<Body>,
     left: u64,
     limit: u64,
-    /// Where the call's door looks, which answers for what is wrong with it.
+    /// Read by the call's door, which answers for what is wrong with it.
     fault: Fault,
 }
 

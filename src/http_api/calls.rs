@@ -128,7 +128,7 @@ async fn carry(backend: &Backend, asked: Asked, trace_id: &str) -> Result<Reply,
         .map_err(|error| Problem::from(error).of(backend.name()).traced(trace_id.to_owned()))
 }
 
-/// 202 where a write waits in the queue, 200 else.
+/// 202 if a write waits in the queue, 200 else.
 fn status(reply: &Reply) -> StatusCode {
     match (reply.source, reply.ack) {
         (Source::Queued, Some(AckLevel::Durable)) => StatusCode::ACCEPTED,
@@ -169,7 +169,7 @@ fn age_ms(reply: &Reply) -> u64 {
 fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Admitted) -> Response {
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, text: &str| {
-        // What cannot stand in a header (a warning may quote a key) is left out.
+        // What cannot be in a header (a warning may quote a key) is left out.
         if let Ok(value) = HeaderValue::from_str(text) {
             headers.append(HeaderName::from_static(name), value);
         }

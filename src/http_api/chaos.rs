@@ -25,7 +25,7 @@ fn allowed(api: &Api, who: Who) -> Result<(), Problem> {
     match api.daemon.config.load().chaos_enabled {
         Some(false) => Err(Problem::forbidden("chaos.enabled = false is set in the configuration")),
         None if who.by_token => Err(Problem::forbidden(
-            "over TCP chaos is set only with chaos.enabled = true in the configuration; the admin socket needs no such",
+            "over TCP chaos is set only with chaos.enabled = true in the configuration; the admin socket does not need that",
         )),
         Some(true) | None => Ok(()),
     }

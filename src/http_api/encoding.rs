@@ -60,7 +60,7 @@ enum Coding {
     Deflate,
 }
 
-/// The one coding of a body; `None` where it is as it is.
+/// The one coding of a body; `None` if it has none.
 fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
     let mut found = None;
     for value in headers.get_all(header::CONTENT_ENCODING) {
@@ -82,7 +82,8 @@ fn coding_of(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
 
 fn not_taken(what: &str) -> Problem {
     let what: String = what.chars().take(100).collect();
-    let detail = format!("{what} is not taken: send one of {TAKEN}, or the body as it is");
+    let detail =
+        format!("{what} is not supported: send one of {TAKEN}, or the body without an encoding");
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail)
 }
 
@@ -91,7 +92,7 @@ fn not_taken(what: &str) -> Problem {
 pub(crate) struct NotDecoded(String);
 
 impl NotDecoded {
-    /// What is to be told of a body's error, where this is its cause.
+    /// The answer to a body's error, if this is its cause.
     pub(crate) fn in_error(error: &(dyn Error + 'static)) -> Option<String> {
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -180,7 +181,7 @@ fn inflate(
         *ended = status == Status::StreamEnd;
         let read = usize::try_from(decoder.total_in() - read).unwrap_or(usize::MAX);
         bytes = bytes.get(read..).unwrap_or_default();
-        // Where the room was not filled, nothing is held back.
+        // If the room was not filled, nothing is held back.
         if !*ended && bytes.is_empty() && out.len() < out.capacity() {
             return Ok(());
         }
@@ -332,7 +333,7 @@ mod tests {
             assert_eq!(coding_of(&headers(values)).unwrap(), coding, "{values:?}");
         }
         for (values, part) in [
-            (&["br"][..], "Content-Encoding \"br\" is not taken: send one of gzip, deflate"),
+            (&["br"][..], "Content-Encoding \"br\" is not supported: send one of gzip, deflate"),
             (&["zstd"], "\"zstd\""),
             (&["gzip, gzip"], "more than one"),
             (&["gzip", "deflate"], "more than one"),

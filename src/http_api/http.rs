@@ -40,13 +40,13 @@ use crate::{
     net::{linger::lent, same_task::attended},
 };
 
-/// How long a connection may lie idle between requests.
+/// How long a connection may be idle between requests.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long one in a spare place may take to send its request, and to agree on TLS before that.
 const SPARE_HEAD_TIME: Duration = Duration::from_secs(1);
 /// The longest that any other may take to agree on TLS.
 const TLS_TIME: Duration = Duration::from_secs(5);
-/// How long a connection may lie idle when the daemon stops.
+/// How long a connection may be idle when the daemon stops.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 /// How many may have connected without being accepted yet.
 const BACKLOG: usize = 1_024;
@@ -72,7 +72,7 @@ pub(crate) struct Server {
 /// What is spoken on TCP to whoever connects now: TLS of this configuration, or `None` for plaintext.
 pub(crate) type CurrentTls = Box<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
 
-/// Whose connection a request came by. Every request bears it.
+/// Whose connection a request came by. Every request has it.
 #[derive(Clone)]
 pub(crate) struct Connected {
     /// Who connected.
@@ -136,7 +136,7 @@ impl Server {
         let _none: Option<()> = ended.recv().await;
     }
 
-    /// Serves a connection in a task of its own; closes it at once where not even a spare place is left.
+    /// Serves a connection in a task of its own; closes it at once if not even a spare place is left.
     fn start(self: &Arc<Self>, accepted: DoorStream, open: &mpsc::Sender<()>) {
         let server = Arc::clone(self);
         match accepted {

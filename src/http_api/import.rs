@@ -224,7 +224,7 @@ fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Resu
         return wrong("target", why);
     }
     if line.expires_at.is_some() {
-        return wrong("expires_at", "is of no release that this one knows".to_owned());
+        return wrong("expires_at", "is of a release that this one does not know".to_owned());
     }
     let known = match (line.lanes, line.token, line.digest, line.traits) {
         (Some(lanes), Some(token), Some(digest), Some(traits)) => Some(Known {
@@ -320,7 +320,7 @@ pub(crate) async fn import(
     let mut place = Admitted::new(&connected.account);
     let body = place.read(body, IMPORT_MAX).await?;
     let text = std::str::from_utf8(&body)
-        .map_err(|error| Problem::malformed(format!("the lines are no UTF-8: {error}")))?;
+        .map_err(|error| Problem::malformed(format!("the lines are not UTF-8: {error}")))?;
     let lines = read_all(text, &backend, &wanted).map_err(|problem| problem.of(&name))?;
     if wanted.check {
         return Ok(Json(json!({ "backend": name, "understood": lines.len() })));
@@ -374,7 +374,7 @@ fn read_all(text: &str, backend: &Backend, wanted: &Wanted) -> Result<Vec<(usize
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_understood", detail))
 }
 
-/// What became of the lines, in numbers, and by name where something is left to do.
+/// What became of the lines, in numbers, and by name if something is left to do.
 fn report(told: Vec<(usize, OpId, String, bool)>, results: Vec<Imported>) -> Value {
     let (mut imported, mut in_doubt, mut dead, mut known, mut salvaged) = (0, 0, 0, 0, 0);
     let (mut wants_force, mut forced, mut refused) = (0, Vec::new(), Vec::new());

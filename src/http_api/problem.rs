@@ -151,7 +151,7 @@ impl From<CallError> for Problem {
         let status = StatusCode::from_u16(status_of(error.kind));
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Self::new(status, error.code, error.detail.whole());
-        // Where nothing was sent, saying so is worth as much as saying that it is unknown.
+        // If nothing was sent, saying so is worth as much as saying that it is unknown.
         let may_have_run = matches!(error.kind, CallErrorKind::TimedOut | CallErrorKind::Full);
         problem.0.outcome_unknown =
             (may_have_run || error.outcome_unknown).then_some(error.outcome_unknown);

@@ -65,7 +65,7 @@ pub(crate) async fn show(
     let (backend, kind) = api.backend(&name)?;
     let id = op_id(&id)?;
     let Some((view, body)) = backend.queued_call(id).await else {
-        let detail = format!("nothing named {id} waits in the queue of {name}, nor is it dead");
+        let detail = format!("the queue of {name} has no call or dead letter {id}");
         return Err(Problem::not_found("no_such_call", detail).of(&name));
     };
     let mut shown = serde_json::to_value(view.shown_to(who.admin)).map_err(|error| {

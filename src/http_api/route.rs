@@ -1,4 +1,4 @@
-//! What a route is: where it is, who may use it, what it says of itself, and what answers it.
+//! What a route is: its path, who may use it, what it says of itself, and what answers it.
 
 use std::sync::Arc;
 

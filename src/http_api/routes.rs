@@ -47,30 +47,30 @@ const CONFIG: &str = "{\"revision\", \"effective\": the settings, secrets masked
     persisted, runtime or the name of a variable}, \"overrides\": {key: {\"value\", \"persisted\", \"by\", \"at\", \
     \"until\"}}, \"locked\": [key]}";
 const EDIT: &str = "query: persist, for, dry_run, force; header If-Match: a revision; a merge patch (RFC 7396) in the shape of \
-    the file, where null takes a change back";
-const EDITED: &str = "as GET, and \"changed\": [{\"key\", \"from\", \"to\"}]; 409 where the setting is locked, overridden or \
-    the value unsafe, 412 at another revision, 422 where a key or a value is wrong";
+    the file, in which null takes a change back";
+const EDITED: &str = "as GET, and \"changed\": [{\"key\", \"from\", \"to\"}]; 409 if the setting is locked, overridden or \
+    the value unsafe, 412 at another revision, 422 if a key or a value is wrong";
 const FORCE: &str = "optional JSON {\"reason\": text, \"for\": duration}";
 
 /// All routes.
 pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/", Public, "The status page",
-        "" -> "HTML where Accept names it, else text", get(page::root)),
+        "" -> "HTML if Accept names it, else text", get(page::root)),
     route!("GET" "/page/{file}", Public, "What the status page is made of", "" -> "the file",
         get(page::file)),
     route!("GET" "/health", Public, "The system's state in short",
-        "" -> "HealthView; 503 where CRITICAL or EMERGENCY", get(views::health)),
+        "" -> "HealthView; 503 if CRITICAL or EMERGENCY", get(views::health)),
     route!("GET" "/health/live", Public, "Whether the daemon's own loop runs",
-        "" -> "{\"live\": flag}; 503 where not", get(views::live)),
+        "" -> "{\"live\": flag}; 503 if not", get(views::live)),
     route!("GET" "/health/ready", Public, "Whether stores are recovered and it is not draining",
-        "" -> "{\"ready\": flag}; 503 where not", get(views::ready)),
+        "" -> "{\"ready\": flag}; 503 if not", get(views::ready)),
     route!("GET" "/health/resilience", Public, "Everything that the actors show",
         "" -> "ResilienceView", get(views::resilience)),
     route!("GET" "/health/stream", Public, "What the status page shows, as it changes",
         "" -> "server-sent events: hello, history, state (ResilienceView), transition, system_state, offline, replay, fallback, dead_letter",
         get(page::stream::follow)),
     route!("GET" "/metrics", Public, "Metrics",
-        "" -> "Prometheus text; OpenMetrics for who accepts application/openmetrics-text",
+        "" -> "Prometheus text; OpenMetrics for clients that accept application/openmetrics-text",
         get(views::metrics)),
     route!("GET" "/openapi.json", Client, "This description",
         "" -> "OpenAPI 3.1", get(openapi::document)),
@@ -83,7 +83,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/v1/backends/{backend}/transitions", Client, "Its newest transitions, newest last",
         "query: limit" -> "{\"transitions\": [TransitionRecord]}", get(views::transitions)),
     route!("POST" "/v1/backends/{backend}/call", Client, "Carries a call",
-        "JSON of the kind, and \"options\"; at most 32 MiB" -> "the reply; 202 where a write is queued",
+        "JSON of the kind, and \"options\"; at most 32 MiB" -> "the reply; 202 if a write is queued",
         post(calls::call)),
     route!("POST" "/v1/backends/{backend}/call/raw", Client, "Carries a call in wire form",
         "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
@@ -97,7 +97,7 @@ pub(crate) const ROUTES: &[Route] = &[
         "query: state=pending|dead, after, limit" -> "QueuePage", get(queue::page)),
     route!("GET" "/v1/backends/{backend}/queue/{op_id}", Client, "A queued call or dead letter",
         "" -> "QueuedCallView; for admins with \"call\"", get(queue::show)),
-    route!("GET" "/v1/dependencies", Client, "Who depends on whom, and what is to blame for what is down",
+    route!("GET" "/v1/dependencies", Client, "The dependencies of backends, and the root causes of what is down",
         "query: format=json|dot" -> "DependenciesView; the graph in DOT", get(dependencies::graph)),
     route!("GET" "/v1/events", Client, "What happens from now on",
         "query: backend" -> "server-sent events", get(events::follow)),
@@ -117,7 +117,7 @@ pub(crate) const ROUTES: &[Route] = &[
         "Forces a breaker closed", "" -> "BreakerView", post(admin::force_close))
     },
     route!("POST" "/admin/circuit-breaker/{backend}/release", Admin, "Lifts a force",
-        "" -> "BreakerView; 409 where there is none", post(admin::release)),
+        "" -> "BreakerView; 409 if there is none", post(admin::release)),
     route!("POST" "/admin/circuit-breaker/{backend}/reset", Admin,
         "Closes a breaker and forgets its window, force and exponent",
         "" -> "BreakerView", post(admin::reset)),
@@ -130,13 +130,13 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "{\"offline\": false}", post(admin::online)),
     route!("POST" "/admin/backends/{backend}/accept-retarget", Admin,
         "Lets calls that wait for the old address go to the new one",
-        "" -> "{\"target\": text}; 409 where none waits", post(admin::accept_retarget)),
+        "" -> "{\"target\": text}; 409 if none waits", post(admin::accept_retarget)),
     route!("POST" "/admin/backends/{backend}/accept-loss", Admin,
         "Ends the alert that the backend's store was gone at a start",
-        "" -> "{\"accepted\": true}; 409 where it was not", post(admin::accept_loss)),
+        "" -> "{\"accepted\": true}; 409 if it was not", post(admin::accept_loss)),
     route!("POST" "/admin/backends/accept-clone", Admin,
         "Lets a state directory replay that is a copy, or has one",
-        "" -> "{\"accepted\": true}; 409 where it is none", post(admin::accept_clone)),
+        "" -> "{\"accepted\": true}; 409 if it is none", post(admin::accept_clone)),
     route!("GET" "/admin/backends/{backend}/config", Admin, "A backend's settings in effect",
         "" -> CONFIG, get(settings::show_backend)),
     route!("PATCH" "/admin/backends/{backend}/config", Admin, "Changes a backend's settings at run time",
@@ -146,28 +146,28 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("PATCH" "/admin/config", Admin, "Changes settings at run time",
         EDIT -> EDITED, patch(settings::change)),
     route!("POST" "/admin/config/reload", Admin, "Reads the configuration again, as SIGHUP does",
-        "" -> "{\"changed\": [text]}; 409 where it is refused", post(admin::reload)),
+        "" -> "{\"changed\": [text]}; 409 if it is refused", post(admin::reload)),
     route!("POST" "/admin/trace-test", Admin, "Sends one trace to the collector",
-        "" -> "{\"taken\": flag, \"endpoint\", \"protocol\", \"trace_id\", \"took_ms\", \"error\"}; 409 where traces are off",
+        "" -> "{\"taken\": flag, \"endpoint\", \"protocol\", \"trace_id\", \"took_ms\", \"error\"}; 409 if traces are off",
         post(admin::trace_test)),
     route!("GET" "/admin/backends/{backend}/chaos", Admin, "The faults on purpose that are set, with their hits",
         "" -> "{\"backend\", \"chaos\": ChaosView or null}", get(chaos::show)),
     route!("PUT" "/admin/backends/{backend}/chaos", Admin, "Sets faults on purpose, in place of those that are set",
         "JSON {\"faults\": [{\"kind\", \"rate\", \"latency\", \"jitter\", \"code\", \"class\", \"only\"}], \"for\", \"seed\", \"count\", \"reason\", \"force\", \"max_active\", \"abort_on\", \"abort_above\"}"
-        -> "{\"backend\", \"until\", \"chaos\": ChaosView}; 409 where they would end at once, 422 naming the key that is wrong",
+        -> "{\"backend\", \"until\", \"chaos\": ChaosView}; 409 if they would end at once, 422 naming the key that is wrong",
         put(chaos::set)),
     route!("DELETE" "/admin/backends/{backend}/chaos", Admin, "Ends faults on purpose",
         "" -> "{\"backend\", \"cleared\": flag}", delete(chaos::clear)),
     route!("GET" "/admin/log", Admin, "What the log is filtered by, and what is usual",
         "" -> "{\"filter\", \"usual\"}", get(admin::log)),
-    route!("PUT" "/admin/log", Admin, "Filters the log anew, for as long as said; without a filter as is usual",
+    route!("PUT" "/admin/log", Admin, "Changes the filter of the log, for as long as given; without a filter to the usual one",
         "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
     route!("POST" "/admin/backends/{backend}/queue/import", Admin,
         "Takes the calls of an export or a repair into the queue, at its tail",
         "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, at most 64 MiB"
-        -> "{\"imported\", \"in_doubt\", \"dead\", \"salvaged\", \"known\", \"wants_force\", \"lanes_written\", \"refused\", \"not_tried\"}; 422 where a line is not understood",
+        -> "{\"imported\", \"in_doubt\", \"dead\", \"salvaged\", \"known\", \"wants_force\", \"lanes_written\", \"refused\", \"not_tried\"}; 422 if a line is not understood",
         post(import::import)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
         "Puts a dead letter back at the tail of its lane",
@@ -177,12 +177,12 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "{\"op_id\", \"state\"}", delete(queue::discard)),
 ];
 
-/// A route for tests that make an actor panic; part of the table only where the environment says so.
+/// A route for tests that make an actor panic; part of the table only if the environment asks for it.
 const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
     "" -> "{\"backend\"}", post(admin::panic));
 
-/// The router of what is asked of `daemon`. Every route is behind [`admit`]; nothing of a body is read before, and what is read is what
-/// it was before it was encoded ([`encoding::pass`]).
+/// The router of what is asked of `daemon`. Every route is behind [`admit`]; nothing of a body is read before, and what
+/// is read is what it was before it was encoded ([`encoding::pass`]).
 pub(crate) fn router(daemon: Arc<Daemon>, test_hooks: bool) -> Router {
     let api = Arc::new(Api {
         daemon,

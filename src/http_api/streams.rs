@@ -26,7 +26,7 @@ use crate::ingress::gate::{Part, Pooled};
 struct Follower {
     follow: Box<dyn Follow>,
     stopping: watch::Receiver<bool>,
-    /// Keeps the stream's owner alive where a reload exchanges it.
+    /// Keeps the stream's owner alive when a reload exchanges it.
     _connector: SharedConnector,
     _place: Part,
 }

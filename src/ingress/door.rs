@@ -4,14 +4,14 @@
 //!   accept ──▶ who is it? ──▶ is there room? ──▶ WireDoor::take
 //!                  │ may not       │ no
 //!                  ▼               ▼
-//!                closed     told so, closed
+//!                closed     answered, closed
 //! ```
 //! A wire door is a protocol behind listeners. What comes before the first byte is the same for all of them and is
 //! here: who connected ([`Policy`]), whether they may, and a place among the door's connections ([`Gate::of_door`]).
 //! Nothing here reads or writes, so that no client delays the next one.
 //!
-//! What clients do against the protocol, floods among it, is counted by it, and told here once a minute: a line for each
-//! of them would be a flood of the log.
+//! What clients do against the protocol, floods among it, is counted by it, and logged here once a minute: a line for
+//! each of them would be a flood of the log.
 //!
 //! When the daemon stops, the door accepts nothing more at once. Who is in the backlog has sent nothing that anybody
 //! read: if the socket is the daemon's own, they are reset as it closes; if it was handed over, they wait for the next
@@ -42,11 +42,11 @@ use super::{
 };
 use crate::config::{Auth, DoorSettings};
 
-/// How often it is told what clients do against the protocol, if they do.
+/// How often the log says what clients do against the protocol, if they do.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How a protocol calls a connection that it has closed because its client broke a rule.
 const PROTOCOL: &str = "protocol";
-/// Connections at once that are told that there is no room for them.
+/// Connections at once that get the answer that there is no room for them.
 const FAREWELLS: usize = 64;
 
 /// What accepts for a door hands over, once it is known who connected.
@@ -66,7 +66,7 @@ pub(crate) trait WireDoor: Send + Sync {
     /// Serves a connection until it ends. Does not block and does not wait.
     fn take(&self, connection: Connection);
 
-    /// What a connection is told for which there is no room, in the protocol's own words.
+    /// The answer to a connection for which there is no room, in the protocol's own words.
     fn no_room(&self) -> &'static [u8];
 
     /// Begins to stop: answers what was read, and closes between requests. Resolves once every connection has ended.
@@ -83,7 +83,7 @@ pub(crate) struct ServedDoor {
     gate: Gate,
     door: Arc<dyn WireDoor>,
     counts: Accepted,
-    /// Connections that are told that there is no room.
+    /// Connections that get the answer that there is no room.
     farewells: Arc<Semaphore>,
 }
 

@@ -23,7 +23,7 @@ use tokio::{
 
 /// From the first byte of a request to the end of its head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long a peer may leave what is written lying.
+/// How long a peer may leave unread what is written.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// Whether a request is being worked on; shared between a stream and its service.
@@ -66,7 +66,7 @@ impl<S> Paced<S> {
         Self { inner, pace, head: None, write: None, write_time: WRITE_TIME }
     }
 
-    /// The same for a peer that may leave what is written lying for so long.
+    /// The same for a peer that may leave unread what is written for so long.
     pub(crate) fn patient(inner: S, pace: Pace, write_time: Duration) -> Self {
         Self { write_time, ..Self::new(inner, pace) }
     }

@@ -90,11 +90,11 @@ const MOST_GROUPS: usize = 65_536;
 /// Who counts as what.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Policy {
-    /// The daemon's own user, where it is not the overflow user.
+    /// The daemon's own user, if it is not the overflow user.
     pub(crate) own: Option<u32>,
-    /// The group of clients, where the host knows it.
+    /// The group of clients, if the host knows it.
     pub(crate) clients: Option<u32>,
-    /// The group of admins, where the host knows it.
+    /// The group of admins, if the host knows it.
     pub(crate) admins: Option<u32>,
 }
 
@@ -110,7 +110,7 @@ impl Policy {
             let overflows = found == Some(overflow("gid"));
             if group.asked && (found.is_none() || overflows) {
                 let why = if overflows {
-                    "which stands for every group that is not known here"
+                    "which represents every group that is not known here"
                 } else {
                     "which this host does not know"
                 };
@@ -127,7 +127,7 @@ impl Policy {
         let own = (uid != overflow("uid")).then_some(uid);
         if own.is_none() {
             warnings.push(format!(
-                "the daemon's own user {uid} stands for every user that is not known here: it grants nothing"
+                "the daemon's own user {uid} represents every user that is not known here: it grants nothing"
             ));
         }
         (Self { own, clients, admins }, warnings)
@@ -146,14 +146,14 @@ impl Policy {
     /// The kernel does not say who it is.
     pub(crate) fn local(&self, stream: &UnixStream) -> io::Result<Caller> {
         let peer = stream.peer_cred()?;
-        // Where the kernel does not tell (a sandbox that imitates one), the first group is all that is known.
+        // If the kernel does not say (a sandbox that imitates one), the first group is all that is known.
         let mut groups = groups(stream).unwrap_or_default();
         groups.push(peer.gid());
         Ok(Caller::Local { uid: peer.uid(), rights: self.rights(peer.uid(), &groups) })
     }
 }
 
-/// The id that stands for those which this user namespace cannot express.
+/// The id for all those that this user namespace cannot express.
 fn overflow(kind: &str) -> u32 {
     let told = std::fs::read_to_string(format!("/proc/sys/kernel/overflow{kind}"));
     told.ok().and_then(|told| told.trim().parse().ok()).unwrap_or(NOBODY)
@@ -190,11 +190,11 @@ pub(crate) fn may(access: Access, uid: u32, rights: Rights) -> Result<Who, Denie
         }
         Access::Admin if rights.admin => Ok(Who { uid, admin: true, by_token: false }),
         Access::Admin => Err(Denied::Forbidden(format!(
-            "user {uid} may not give orders: that takes root, the daemon's own user or a member \
-             of admin_group"
+            "user {uid} has no admin rights: these are for root, the daemon's own user and \
+             members of admin_group"
         ))),
         Access::Public | Access::Client => Err(Denied::Forbidden(format!(
-            "user {uid} may not call: that takes a member of client_group or admin_group"
+            "user {uid} may not call: that is for members of client_group or admin_group"
         ))),
     }
 }

@@ -1,4 +1,5 @@
-//! A line of the log for what anybody can make happen as often as they like: one a minute, with the number of the others.
+//! A line of the log for what anybody can make happen as often as they like: one a minute, with the number of the
+//! others.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ impl Seldom {
         Self(Mutex::new(Told { last: None, kept: 0 }))
     }
 
-    /// It has happened again: how often since it was told last, if it is to be told now.
+    /// It has happened again: how often since it was logged last, if it is to be logged now.
     pub(crate) fn again(&self) -> Option<u64> {
         let (mut told, now) = (self.0.lock(), Instant::now());
         told.kept += 1;

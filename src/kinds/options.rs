@@ -24,7 +24,7 @@ impl CallOptionsJson {
     /// The options as the core takes them.
     ///
     /// # Errors
-    /// An `op_id` that is no ULID, or a deadline of zero.
+    /// An `op_id` that is not a ULID, or a deadline of zero.
     pub(crate) fn checked(self) -> Result<CallOptions, String> {
         if self.deadline == Some(Duration::ZERO) {
             return Err("options.deadline must be more than 0s".into());

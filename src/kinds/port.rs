@@ -26,13 +26,13 @@ pub(crate) struct Identity {
     pub(crate) instance: String,
     /// This run's name.
     pub(crate) run: String,
-    /// The name that it had before it was found to be another's: what bears it is killed once.
+    /// The name that it had before it was found to be another's: connections with it are killed once.
     pub(crate) former: Option<String>,
-    /// Where what outlives a run is kept; `None` if nothing is.
+    /// The folder of what outlives a run; `None` if nothing does.
     pub(crate) state_dir: Option<PathBuf>,
     /// The longest that an attempt of each backend may have had which an earlier run has left on the wire.
     pub(crate) timeouts: Arc<BTreeMap<String, Duration>>,
-    /// Where other daemons of this name are told.
+    /// Receives reports of other daemons with this name.
     pub(crate) twins: Arc<Twins>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct DoorSpec {
     pub(crate) backend: Arc<Backend>,
     /// All backends of its kind.
     pub(crate) kin: Vec<Arc<Backend>>,
-    /// Where its tasks may run.
+    /// The runtime for its tasks.
     pub(crate) runtime: Handle,
 }
 
@@ -79,7 +79,7 @@ pub(crate) trait Kind: Section {
     ) -> Result<SharedConnector, String>;
 
     /// Gives a connector of this kind what was changed of its kind's own settings at run time: what is declared to take
-    /// a patch. Nothing is connected anew.
+    /// a patch. Nothing is reconnected.
     fn retune(&self, connector: SharedConnector, own: &Table) {
         let (_, _) = (connector, own);
     }
@@ -87,7 +87,7 @@ pub(crate) trait Kind: Section {
     /// A wire door to a backend of this kind: as [`Section::has_door`] says, every kind that has one gives one.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// What prevents it.
     fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
         drop(spec);
         None
@@ -97,13 +97,13 @@ pub(crate) trait Kind: Section {
     /// caller's own credentials.
     ///
     /// # Errors
-    /// What is malformed and where.
+    /// What is malformed, with its position.
     fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String>;
 
     /// A call from the `X-Fusebox-*` headers and the body of `call/raw`, in wire form.
     ///
     /// # Errors
-    /// What is malformed and where.
+    /// What is malformed, with its position.
     fn call_from_raw(&self, headers: &HeaderMap, body: Bytes) -> Result<Bytes, String> {
         let _ = headers;
         Ok(body)
@@ -112,7 +112,7 @@ pub(crate) trait Kind: Section {
     /// A live query from its JSON, in the wire form that its connector's streams take.
     ///
     /// # Errors
-    /// What is malformed and where.
+    /// What is malformed, with its position.
     fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
         let _ = (json, headers);
         Err(format!("the kind {} has no live queries", self.name()))
@@ -122,7 +122,7 @@ pub(crate) trait Kind: Section {
     fn raw_call_max(&self) -> u64;
 
     /// The most of such a body that is held in memory; what is longer is sent as it comes, once, and
-    /// never queued. As [`Kind::raw_call_max`] where nothing is sent so.
+    /// never queued. As [`Kind::raw_call_max`] if nothing is sent so.
     fn raw_held_max(&self) -> u64 {
         self.raw_call_max()
     }
@@ -144,7 +144,7 @@ pub(crate) trait Kind: Section {
     fn body_to_json(&self, body: &Bytes) -> Value;
 
     /// A call from the arguments of `fusebox call`, as the JSON of [`Kind::call_from_json`]. `data` reads
-    /// what is piped in, to its end, and is asked only where the call takes any; `None` at a terminal.
+    /// what is piped in, to its end, and is asked only if the call takes any; `None` at a terminal.
     ///
     /// # Errors
     /// What the arguments should be.

@@ -1,12 +1,12 @@
-//! Another daemon under our name: how it is told from what our own last run left.
+//! Another daemon under our name: how it is distinguished from what our own last run left.
 //!
-//! The fences of the kinds kill whatever bears this installation's name and is none of this run's: connections, or
+//! The fences of the kinds kill whatever has this installation's name and is none of this run's: connections, or
 //! queries. What an earlier run left is dead, and stays so once it is killed. A daemon with a
 //! copy of our state directory lives, and comes back; and it kills what is ours. That it comes back
 //! `COMEBACKS` times is the proof. Then one of the two must take another name, and the one that found the proof
 //! does, whichever it is.
 //!
-//! **Why once is no proof:** what a dead run had sent may still be on its way, or lie in the socket of a server that
+//! **Why once is no proof:** what a dead run had sent may still be on its way, or be in the socket of a server that
 //! was frozen, and show itself after the first kill. So the connectors tell of it only what cannot be older than
 //! this process (`since_start`), and once is not enough.
 
@@ -79,7 +79,7 @@ impl Twins {
         }
     }
 
-    /// Resolves once another daemon is proven to bear our name.
+    /// Resolves once another daemon is proven to have our name.
     pub(crate) async fn proven(&self) {
         let mut proof = self.proof.subscribe();
         // It lives as long as this does.

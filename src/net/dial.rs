@@ -34,7 +34,7 @@ impl DialError {
         Self::Connect(address, error, fault)
     }
 
-    /// What it says of where the fault lies.
+    /// What it says about the origin of the fault.
     pub(crate) fn fault(&self) -> Fault {
         match self {
             Self::Connect(_, _, fault) => *fault,
@@ -43,7 +43,7 @@ impl DialError {
     }
 }
 
-/// Where the fault lies by the system's own number.
+/// The origin of the fault by the system's own number.
 fn fault_of(error: &io::Error) -> Fault {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN) => {

@@ -1,4 +1,4 @@
-//! Where a server is, as far as connecting to it goes.
+//! The address of a server, as far as connecting to it goes.
 
 use std::{path::PathBuf, time::Duration};
 

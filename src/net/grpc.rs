@@ -1,4 +1,4 @@
-//! A gRPC channel: one HTTP/2 connection that is dialled when it is first needed and anew after it broke.
+//! A gRPC channel: one HTTP/2 connection that is dialled when it is first needed and again after it broke.
 //!
 //! ```text
 //!            there ──────────────────┐
@@ -15,7 +15,7 @@
 //! caller's own task; dropped, its stream is reset.
 //!
 //! **A connection that broke** is noticed by its task, and by whoever finds it unusable before anything is
-//! sent: that one dials anew, once.
+//! sent: that one dials again, once.
 //!
 //! **A request that must not land later** is sent over a channel that [resets](Channel::new), and is
 //! [followed](Channel::followed): its [`Carrier`] knows which connection took it, if any did, and closes that
@@ -183,15 +183,15 @@ impl Channel {
         (Self { inner: Arc::clone(&self.inner), carrier: Some(carrier.clone()) }, carrier)
     }
 
-    /// Connects where there is no connection.
+    /// Connects if there is no connection.
     ///
     /// # Errors
-    /// There is none to be had.
+    /// There is none available.
     pub(crate) async fn connect(&self) -> Result<(), Status> {
         self.ready().await.map(drop)
     }
 
-    /// Begins to close the connection. The next request dials anew.
+    /// Begins to close the connection. The next request dials again.
     pub(crate) fn reset(&self) {
         if let State::Open(connection) = &*self.inner.state.lock() {
             connection.line.begin_reset();
@@ -252,7 +252,7 @@ impl Channel {
         }
     }
 
-    /// A connection that takes a request now, dialled where there is none.
+    /// A connection that takes a request now, dialled if there is none.
     async fn ready(&self) -> Result<Connection, Status> {
         let mut unusable = "the connection is being reset".to_owned();
         for _ in 0..TRIES {
@@ -340,7 +340,7 @@ impl Channel {
 }
 
 impl Inner {
-    /// The next request dials anew, unless somebody did so already.
+    /// The next request dials again, unless somebody did so already.
     fn forget(&self, unusable: &Line) {
         let mut state = self.state.lock();
         if matches!(&*state, State::Open(open) if open.line.is(unusable)) {
@@ -381,7 +381,7 @@ async fn socket(server: &Server, resets: bool) -> Result<Box<dyn Stream>, DialEr
 pub(crate) struct Opened {
     /// What will be its answer.
     pub(crate) head: Head,
-    /// Where its body goes.
+    /// Receives its body.
     pub(crate) stream: SendStream<Bytes>,
 }
 
@@ -453,7 +453,7 @@ async fn pump(mut body: Body, mut stream: SendStream<Bytes>, mut second: Option<
     }
 }
 
-/// What sends the rest of a request; none where all is sent.
+/// What sends the rest of a request; none if all is sent.
 type Pump = Option<BoxFuture<'static, ()>>;
 
 fn advance(pump: &mut Pump, cx: &mut Context<'_>) {

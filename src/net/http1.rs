@@ -15,9 +15,9 @@
 //! which resets the connection ([`super::http1_dial`]); only an answer that was read to its end, on a connection
 //! that is then ready for another request, gives it back.
 //!
-//! **Idle connections** are polled by nobody. One is polled once before it is used, and not used where the
-//! server has closed it, or where it has been idle for [`IDLE_MAX`]: servers close theirs after 3 s and more,
-//! and a write that meets the closing is of unknown outcome. Where hyper gives a request back that was meant
+//! **Idle connections** are polled by nobody. One is polled once before it is used, and not used if the
+//! server has closed it, or if it has been idle for [`IDLE_MAX`]: servers close theirs after 3 s and more,
+//! and a write that meets the closing is of unknown outcome. If hyper gives a request back that was meant
 //! for a used connection, nothing of it was sent, and another connection carries it.
 
 use std::{
@@ -159,7 +159,7 @@ impl Pool {
         }
     }
 
-    /// The idle connection that was used last, where it is still open.
+    /// The idle connection that was used last, if it is still open.
     fn take(&self) -> Option<Box<Line>> {
         loop {
             let (since, mut line) = self.idle.lock().lines.pop()?;
@@ -248,7 +248,7 @@ impl Line {
     }
 }
 
-/// Polls a connection. One that has ended is dropped, so that what waits for it is told.
+/// Polls a connection. One that has ended is dropped, so that what waits for it is notified.
 fn advance(connection: &mut Option<Connection<Socket, Body>>, cx: &mut Context<'_>) {
     if connection.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
         *connection = None;
@@ -371,7 +371,7 @@ mod tests {
         let (listener, pool) = played().await;
         drop(begun(&listener, &pool).await);
         until("it is seen", async || pool.connections() == 0).await;
-        // Nor where nobody looked in between: long enough for the closing to arrive.
+        // Nor if nobody looked in between: long enough for the closing to arrive.
         drop(begun(&listener, &pool).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
         drop(begun(&listener, &pool).await);

@@ -26,7 +26,7 @@ use crate::ingress::paced::{Busy, Pace};
 
 /// The longest that the rest of a body is read.
 const TIME: Duration = Duration::from_secs(10);
-/// The longest that it may stand still.
+/// The longest that it may stop.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The most of it that is read, in bytes.
 const SIZE: usize = 64 << 20;

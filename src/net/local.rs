@@ -1,9 +1,9 @@
-//! A Unix socket that is told what it waits for, and nothing else.
+//! A Unix socket that is woken for what it waits for, and for nothing else.
 //!
 //! A runtime's own is registered for both directions for good. The kernel then tells it whenever the other end has read
 //! something, for there is more room: whoever sleeps is woken for nothing, once for each reply, and the other end pays
-//! for that. (TCP tells only who has found no room.) This one is registered for reading; while it waits for room, a copy
-//! of its descriptor is registered for writing.
+//! for that. (TCP tells only who has found no room.) This one is registered for reading; while it waits for room, a
+//! copy of its descriptor is registered for writing.
 //!
 //! ```text
 //!             found no room

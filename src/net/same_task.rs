@@ -1,4 +1,4 @@
-//! Futures within a task that wake one another, attended to without a detour over the scheduler.
+//! Futures within a task that wake one another, polled again in the same task.
 //!
 //! A part of a task that wakes that task while it is being polled (hyper does so whenever a body is read)
 //! sends it to the end of its worker's queue, and the runtime wakes another worker for it: some 50 µs. Here

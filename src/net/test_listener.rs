@@ -1,4 +1,4 @@
-//! Where a stand-in listens, and the connections that it took there.
+//! The listener of a stand-in, and the connections that it took there.
 
 use std::{
     io,
@@ -49,7 +49,7 @@ impl Line {
 
 impl Port {
     /// Begins to listen, and serves each connection in a task of its own. Port 0 takes a free one.
-    /// Returns where it listens.
+    /// Returns the address at which it listens.
     ///
     /// # Errors
     /// The address is taken or not this host's.

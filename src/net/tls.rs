@@ -23,8 +23,8 @@ pub(crate) enum TlsError {
     Io(io::Error),
 }
 
-/// Speaks TLS with `host` over `stream`, and in it one of the `protocols` where any are named. Trusted are
-/// the system's authorities or, where there is one, those of `ca_file` in their place. They are read anew at
+/// Speaks TLS with `host` over `stream`, and in it one of the `protocols` if any are named. Trusted are
+/// the system's authorities or, if there is one, those of `ca_file` in their place. They are read again at
 /// each connect: authorities are exchanged too, and connects are rare.
 pub(crate) async fn secured(
     stream: TcpStream,
@@ -37,8 +37,9 @@ pub(crate) async fn secured(
         .await
         .map_err(|error| TlsError::Tls(error.to_string()))?
         .map_err(TlsError::Tls)?;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| TlsError::Tls(format!("{host:?} is no name that a certificate can bear")))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        TlsError::Tls(format!("{host:?} is not a name that a certificate can have"))
+    })?;
     let stream = match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -61,7 +62,7 @@ pub(crate) async fn secured(
 fn why(error: &rustls::Error, host: &str) -> String {
     let rustls::Error::InvalidCertificate(error) = error else { return error.to_string() };
     match error {
-        // The second: an authority that bears the name of one that is trusted, but is not the same.
+        // The second: an authority with the name of one that is trusted, but is not the same.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its certificate is from an authority that is not trusted here (see tls.ca_file)".into()
         }

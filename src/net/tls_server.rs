@@ -27,7 +27,7 @@ pub(crate) fn server_config(certificate: &Path, key: &Path) -> Result<Arc<Server
         .map_err(|error| error.to_string())?;
     let mut config =
         config.with_no_client_auth().with_single_cert(chain, private).map_err(|error| {
-            format!("{} does not go with {}: {error}", key.display(), certificate.display())
+            format!("{} does not match {}: {error}", key.display(), certificate.display())
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

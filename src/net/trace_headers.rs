@@ -9,7 +9,7 @@ const STATE_MAX: usize = 512;
 /// The longest `baggage` that is passed on, in bytes, by <https://www.w3.org/TR/baggage/>.
 const BAGGAGE_MAX: usize = 8_192;
 
-/// The context that the request brings, or a new one where it brings none that is well formed. What is
+/// The context that the request brings, or a new one if it brings none that is well formed. What is
 /// too long to be passed on is left out, and without a `traceparent` there is no `tracestate`.
 pub(crate) fn of(headers: &HeaderMap, route: &'static str) -> CallTrace {
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());

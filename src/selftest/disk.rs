@@ -11,7 +11,7 @@ use serde::Serialize;
 
 /// Bytes of one append.
 const PAGE: usize = 4_096;
-/// Appends after which the file is begun anew: a daemon beside this needs the disk, too.
+/// Appends after which the file is begun again: a daemon beside this needs the disk, too.
 const PAGES_MAX: usize = 4_096;
 /// A sync of a disk with moving parts, or with a cache that is emptied, is not faster.
 const UNLIKELY: Duration = Duration::from_micros(20);

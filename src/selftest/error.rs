@@ -16,7 +16,7 @@ pub(crate) enum SelftestError {
         "{place} has {free} free, and the test wants {wanted}: it takes up to a quarter of that"
     )]
     Room {
-        /// Where.
+        /// The path.
         place: String,
         /// What there is.
         free: String,

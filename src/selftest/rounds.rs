@@ -15,7 +15,7 @@ use super::{error::SelftestError, writer};
 
 /// The command that writes, which no help shows.
 const WRITER: &str = "selftest-writer";
-/// A store that has more is begun anew: what takes long to open is not what is tested.
+/// A store that has more is replaced by a new one: what takes long to open is not what is tested.
 const CALLS_MAX: usize = 5_000;
 
 /// What the kills showed.

@@ -1,10 +1,10 @@
-//! What a state directory knows of itself, in the file `origin` beside `instance`: where it was made, which
-//! backends have had a store, and what an operator has yet to decide.
+//! What a state directory knows of itself, in the file `origin` beside `instance`: the place at which it was made,
+//! which backends have had a store, and what an operator has yet to decide.
 //!
 //! # A copy
 //! A directory is the one that it was if it has the inode and the birth time that it had, on the machine of the
 //! same `/etc/machine-id`. (Never the device number, which changes from one boot to the next.) So an `mv` within
-//! a file system is no copy. Everything that makes a second one is: `cp`, `rsync`, a restored backup, a golden
+//! a file system is not a copy. Everything that makes a second one is: `cp`, `rsync`, a restored backup, a golden
 //! image, a volume that is attached to another machine; and so is an `mv` to another file system, which nobody
 //! can tell from these. What a file system or a container does not tell (a birth time, a machine id) is not
 //! compared.
@@ -15,13 +15,14 @@
 //! # What is written when
 //! | event | order | a crash in between leaves |
 //! | --- | --- | --- |
-//! | first start | `instance`, `origin` | a name without an origin, which is taken from where it lies then |
+//! | first start | `instance`, `origin` | a name without an origin, which is taken from its place then |
 //! | a copy is found | `instance` with a new name, `origin` with the pause | a copy, which is found again |
 //! | a twin is found | the same | a new name, and no pause: the twin has the old one |
 //! | accept-clone, accept-loss | `origin`, then what it holds back goes on | it goes on at the next start |
-//! | a store is gone | `origin`, then the store is made anew | the loss, told again |
+//! | a store is gone | `origin`, then a new store is made | the loss, reported again |
 //!
-//! A file that is no origin is set aside, told, and begun anew: what it had to say of copies and losses is gone.
+//! A file that is no origin is set aside, reported, and replaced by a new one: what it had to say of copies and losses
+//! is gone.
 
 use std::{
     collections::BTreeMap,
@@ -41,17 +42,17 @@ pub(super) const FILE: &str = "origin";
 /// The file's content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Origin {
-    /// Where the directory was made, or last accepted.
+    /// The place at which the directory was made, or last accepted.
     #[serde(flatten)]
     pub(super) place: Place,
-    /// The backends that have had a store; with its folder where that is not the usual one.
+    /// The backends that have had a store; with its folder if that is not the usual one.
     #[serde(default)]
     pub(super) stores: BTreeMap<String, Option<PathBuf>>,
-    /// Backends whose store was gone at a start, and what is told of that until an operator accepts it.
+    /// Backends whose store was gone at a start, and the alert for that until an operator accepts it.
     #[serde(default)]
     pub(super) lost: BTreeMap<String, String>,
-    /// The longest `timeout` that an attempt at each backend may have which is on the wire, in milliseconds: of this run,
-    /// and of earlier ones until that is over.
+    /// The longest `timeout` that an attempt at each backend may have which is on the wire, in milliseconds: of this
+    /// run, and of earlier ones until that is over.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) timeouts: BTreeMap<String, u64>,
     /// Why replay is paused until an operator accepts the copy.
@@ -85,7 +86,7 @@ impl Place {
         }
     }
 
-    /// Why `now` is not what was written of this place, in the words of a sentence; `None` where it is.
+    /// Why `now` is not what was written of this place, in the words of a sentence; `None` if it is.
     pub(super) fn differs(&self, now: &Self) -> Option<&'static str> {
         fn other<T: PartialEq>(one: Option<&T>, two: Option<&T>) -> bool {
             one.zip(two).is_some_and(|(one, two)| one != two)
@@ -141,7 +142,7 @@ pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<(
     File::open(dir)?.sync_all()
 }
 
-/// Whether a store lies in `dir`. A folder that cannot be read is taken for one: opening it says what is wrong.
+/// Whether there is a store in `dir`. A folder that cannot be read is taken for one: opening it says what is wrong.
 pub(super) fn has_store(dir: &Path) -> bool {
     match std::fs::read_dir(dir) {
         Ok(entries) => entries.filter_map(Result::ok).any(|entry| {

@@ -1,4 +1,4 @@
-//! What may stand in the log: one line an event, of bounded length, without what a terminal would obey.
+//! What may be in the log: one line an event, of bounded length, without what a terminal would obey.
 
 /// The longest line, its end not counted.
 const LINE_MAX: usize = 8 << 10;
@@ -49,11 +49,11 @@ pub(super) fn clean_json(event: &[u8]) -> String {
     line
 }
 
-/// An object that is too long with its texts cut, and only the first of its fields where even that is not
+/// An object that is too long with its texts cut, and only the first of its fields if even that is not
 /// enough.
 fn shortened(text: &str) -> String {
     let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_str(text) else {
-        return serde_json::json!({ "message": "an event that is no object" }).to_string();
+        return serde_json::json!({ "message": "an event that is not an object" }).to_string();
     };
     for value in fields.values_mut() {
         let mut told = match value {

@@ -2,7 +2,7 @@
 //! FUSEBOX_BACKEND=redis` finds what is about one backend.
 //!
 //! One event is one datagram (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). `MESSAGE` is the event for
-//! people, its fields included; each field stands beside it as `FUSEBOX_` and its name.
+//! people, its fields included; each field is beside it as `FUSEBOX_` and its name.
 
 use std::{io::Write, os::unix::net::UnixDatagram, path::Path};
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::clean::{TEXT_MAX, clean};
 
-/// Where the journal listens.
+/// The journal's socket.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 /// Fields of an event that are passed on at most.
 const FIELDS_MAX: usize = 64;
@@ -24,7 +24,7 @@ const KNOWN: [&str; 3] = ["timestamp", "level", "message"];
 pub(super) struct Journal(UnixDatagram);
 
 impl Journal {
-    /// The journal that listens at `socket`; `None` where none does.
+    /// The journal that listens at `socket`; `None` if none does.
     pub(super) fn at(socket: &Path) -> Option<Self> {
         let datagrams = UnixDatagram::unbound().ok()?;
         datagrams.connect(socket).ok()?;
@@ -54,7 +54,7 @@ fn datagram(priority: u8, fields: &Map<String, Value>) -> Vec<u8> {
     bytes
 }
 
-/// The event as it stands in the plain log.
+/// The event as in the plain log.
 fn message(fields: &Map<String, Value>) -> String {
     let mut message = fields.get("message").map(text).unwrap_or_default();
     let shown = |name: &str| !KNOWN.contains(&name) && !matches!(name, "target" | "span" | "spans");
@@ -73,7 +73,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// A field: on a line, or with its length where it holds a newline.
+/// A field: on a line, or with its length if it holds a newline.
 fn put(bytes: &mut Vec<u8>, name: &str, value: &str) {
     // Writing to memory does not fail.
     let written = if value.contains('\n') {

@@ -1,8 +1,8 @@
 //! A limit on what repeats: the same fact about the same backend fills no disk.
 //!
-//! Facts are told apart by where in the code they are logged and by what they are about: the backend, store,
-//! actor or folder that they name, or their number in a list that is told whole. Within a minute the first ten of a kind are written; of the rest one line
-//! says how many there were. What is below `info` is written as it is asked for.
+//! Facts are distinguished by the place in the code that logs them and by what they are about: the backend, store,
+//! actor or folder that they name, or their number in a list that is logged whole. Within a minute the first ten of a
+//! kind are written; of the rest one line says how many there were. What is below `info` is written as it is asked for.
 
 use std::{
     collections::HashMap,
@@ -82,7 +82,7 @@ impl Limit {
             }
         });
         if let Err(error) = started {
-            tracing::warn!(%error, "what is left out of the log will not be told");
+            tracing::warn!(%error, "the log will not say what is left out of it");
         }
     }
 
@@ -142,7 +142,7 @@ impl Limit {
 }
 
 /// A format that writes nothing of what is beyond the limit. Not a filter: tracing-subscriber 0.3 keeps what
-/// a filter says of the one event for the next, where it says no by an event's fields.
+/// a filter says of the one event for the next, if it says no by an event's fields.
 pub(super) struct Limited<F> {
     pub(super) format: F,
     pub(super) limit: Limit,

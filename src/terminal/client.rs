@@ -27,7 +27,7 @@ impl Client {
         self.ask(Method::GET, path, None).await
     }
 
-    /// Sends an order, with a body where it has one.
+    /// Sends an order, with a body if it has one.
     pub(crate) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         self.ask(Method::POST, path, body).await
     }
@@ -38,7 +38,7 @@ impl Client {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|error| broke(&error))?;
         let value = serde_json::from_slice(&body.to_bytes())
-            .map_err(|_| Failure::failed(format!("the answer ({status}) is no JSON")))?;
+            .map_err(|_| Failure::failed(format!("the answer ({status}) is not JSON")))?;
         if (200..300).contains(&status) {
             return Ok(value);
         }
@@ -82,11 +82,11 @@ impl Client {
     ) -> Result<(u16, Value), Failure> {
         let (status, body) = self.exchange_bytes(method, path, body).await?;
         let value = serde_json::from_slice(&body)
-            .map_err(|_| Failure::failed(format!("the answer ({status}) is no JSON")))?;
+            .map_err(|_| Failure::failed(format!("the answer ({status}) is not JSON")))?;
         Ok((status, value))
     }
 
-    /// The status and the bytes of an answer, for what must not be written anew.
+    /// The status and the bytes of an answer, for what must not be rewritten.
     pub(crate) async fn exchange_bytes(
         &self,
         method: Method,
@@ -160,5 +160,7 @@ pub(crate) fn segment(name: &str) -> Result<&str, Failure> {
     if !name.is_empty() && name.bytes().all(plain) {
         return Ok(name);
     }
-    Err(Failure::usage(format!("{name:?} is no backend's name: those are of a-z, 0-9, _ and -")))
+    Err(Failure::usage(format!(
+        "{name:?} is not a backend's name: names consist of a-z, 0-9, _ and -"
+    )))
 }

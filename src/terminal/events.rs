@@ -1,4 +1,4 @@
-//! The daemon's events, as whoever follows them needs them: read from a stream, and told in a line.
+//! The daemon's events, as whoever follows them needs them: read from a stream, and shown in a line.
 
 use fusebox_state::breaker::Reason;
 use serde_json::Value;

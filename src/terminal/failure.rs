@@ -15,7 +15,7 @@ const NO_DAEMON: u8 = 3;
 /// Backend unavailable and no fallback.
 const UNAVAILABLE: u8 = 4;
 
-/// A problem document, as far as it is told to people.
+/// A problem document, as far as it is shown to people.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -56,7 +56,8 @@ impl Failure {
     /// is an order that failed.
     pub(crate) fn of_problem(status: u16, problem: &Value, call: bool) -> Self {
         let told: Problem = serde_json::from_value(problem.clone()).unwrap_or_default();
-        let mut message = told.detail.unwrap_or_else(|| "the daemon says no more".to_owned());
+        let mut message =
+            told.detail.unwrap_or_else(|| "the daemon gives no further detail".to_owned());
         if let Some(code) = told.code.as_ref().filter(|code| call && !message.contains(*code)) {
             message = format!("{code}: {message}");
         }

@@ -40,12 +40,12 @@ impl Tone {
     }
 }
 
-/// Where text goes.
+/// The stream to which text goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paper {
     /// Whether it takes colours.
     pub(crate) colour: bool,
-    /// Its columns; `None` in a pipe, where nothing is folded or left out.
+    /// Its columns; `None` in a pipe, in which nothing is folded or left out.
     pub(crate) width: Option<usize>,
 }
 

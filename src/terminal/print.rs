@@ -1,4 +1,4 @@
-//! Printing: output that ends early is no error.
+//! Printing: output that ends early is not an error.
 
 use std::io::{IsTerminal, Write};
 
@@ -9,7 +9,7 @@ pub(crate) fn on_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Prints on standard output. A reader that has gone, as of `| head`, is no error.
+/// Prints on standard output. A reader that has gone, as of `| head`, is not an error.
 pub(crate) fn say(text: &str) -> Result<(), Failure> {
     say_bytes(text.as_bytes())
 }

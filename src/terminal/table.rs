@@ -10,7 +10,7 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>], terminal: bool) -> Str
     if terminal { framed(heads, rows) } else { plain(heads, rows) }
 }
 
-/// How wide the terminal is; `None` where there is none.
+/// The width of the terminal; `None` if there is none.
 pub(crate) fn terminal_width() -> Option<usize> {
     Table::new().width().map(usize::from)
 }
@@ -58,7 +58,7 @@ fn plain(heads: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// The text at a path of keys, such as `breaker.state`, fit to be shown; empty where there is none.
+/// The text at a path of keys, such as `breaker.state`, fit to be shown; empty if there is none.
 pub(crate) fn text(value: &Value, path: &str) -> String {
     let found = path.split('.').try_fold(value, |value, key| value.get(key));
     match found {

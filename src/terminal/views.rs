@@ -52,7 +52,7 @@ pub(crate) struct Listing {
 /// A queued call in a listing.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct ListedCall {
-    /// The backend, where the listing is of several.
+    /// The backend, if the listing is of several.
     #[serde(default)]
     pub(crate) backend: String,
     /// The call.
@@ -82,7 +82,7 @@ pub(crate) struct Named {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ReplyView {
-    /// Where it comes from.
+    /// Its source.
     pub(crate) source: Lenient<Source>,
     /// What a write's reply promises.
     pub(crate) ack: Option<Lenient<AckLevel>>,
@@ -114,7 +114,7 @@ fn or_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// What went wrong, as far as it is told to people.
+/// What went wrong, as far as it is shown to people.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ProblemView {
@@ -314,7 +314,7 @@ pub(crate) struct Reloaded {
 pub(crate) struct SettingsView {
     /// In the shape of the file.
     pub(crate) effective: Value,
-    /// Where each value comes from, by its key.
+    /// The source of each value, by its key.
     pub(crate) sources: BTreeMap<String, String>,
     /// What was changed at run time.
     pub(crate) overrides: BTreeMap<String, OverrideView>,
@@ -383,7 +383,7 @@ pub(crate) struct ImportLine {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct PastView {
-    /// Each as it was told, not fit to be shown: see [`EventView::of`].
+    /// Each as it was received, not fit to be shown: see [`EventView::of`].
     pub(crate) events: Vec<Value>,
     /// Whether there are older ones.
     pub(crate) more: bool,

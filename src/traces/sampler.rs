@@ -9,7 +9,7 @@ use fusebox_actors::trace::Sampling;
 pub(super) struct Sampler {
     /// Whether a caller's own decision is followed.
     parent_based: bool,
-    /// The part of traces that is recorded where no caller decided, in 0..=1.
+    /// The part of traces that is recorded if no caller decided, in 0..=1.
     ratio: f64,
 }
 
@@ -21,7 +21,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// The sampler of that name, with its argument. `None` where there is none of that name.
+    /// The sampler of that name, with its argument. `None` if there is none of that name.
     ///
     /// # Errors
     /// The argument is not a part of one; the sampler then takes all.

@@ -37,7 +37,7 @@ pub(super) struct Batching {
     pub(super) timeout: Duration,
 }
 
-/// Where traces go, and which.
+/// The destination of traces, and which ones go there.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Settings {
     /// The collector's address, as it was named.
@@ -50,12 +50,12 @@ pub(super) struct Settings {
     pub(super) sampler: Sampler,
     /// How they are gathered.
     pub(super) batching: Batching,
-    /// The service's name where the environment leaves it open.
+    /// The service's name if the environment leaves it open.
     pub(super) service_name: Option<&'static str>,
 }
 
 impl Settings {
-    /// Reads them, with what is wrong and was passed over. `None` where no collector is named, or traces
+    /// Reads them, with what is wrong and was passed over. `None` if no collector is named, or traces
     /// are turned off.
     pub(super) fn of(env: &Environment) -> Option<(Self, Vec<String>)> {
         let mut warnings = Vec::new();

@@ -1,6 +1,6 @@
 //! Spans, made of what calls and replays recorded.
 //!
-//! Names and attributes are those of the semantic conventions, where they have one: HTTP for the call as
+//! Names and attributes are those of the semantic conventions, if they have one: HTTP for the call as
 //! its caller sees it, database clients for attempts, messaging for the queue. Neither keys nor values of
 //! a call are ever recorded, nor baggage.
 
@@ -240,7 +240,7 @@ fn integer(number: u128) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Where a record's steps took place.
+/// The place of a record's steps.
 struct Place<'a> {
     backend: &'a str,
     kind: &'static str,

@@ -19,12 +19,13 @@
 //!
 //! **Slow calls.** An attempt that took longer than [`SlowCalls::after`] is slow, however it ended. How many of the
 //! window's calls were is always known. If [`SlowCalls::rate`] is above 0, `failure_threshold` slow calls trip it once
-//! they are that share of all, and a probe that is slow has failed: a backend that is too slow to be of use is left alone
-//! before its callers' timeouts find out. The two tests are resilience4j's, whose slow calls count among all likewise.
+//! they are that share of all, and a probe that is slow has failed: a backend that is too slow to be of use is left
+//! alone before its callers' timeouts find out. The two tests are resilience4j's, whose slow calls count among all
+//! likewise.
 //!
-//! Over this machine lie two orders of an operator: a *force* (open or closed, with a reason and
+//! Two orders of an operator override this machine: a *force* (open or closed, with a reason and
 //! perhaps an expiry), and *offline*, which outranks it. They change the effective state and leave the
-//! one underneath where it is; the window goes on recording.
+//! one underneath as it is; the window goes on recording.
 //!
 //! **Hot path.** One atomic word carries what a call needs to know: the effective state, the offline
 //! bit and the *epoch*, which every change of the effective state raises. A permit remembers its
@@ -83,7 +84,7 @@ pub struct BreakerSettings {
     pub auto_recovery: bool,
     /// The longest that an attempt takes; a probe that is out twice as long is given up.
     pub attempt_timeout: Duration,
-    /// The share of an open time that is random from the second time on: waits lie in
+    /// The share of an open time that is random from the second time on: waits are in
     /// `[(1 - jitter) d, d]`.
     pub jitter: Ratio,
     /// Which calls are slow, and whether these trip it.
@@ -186,7 +187,7 @@ struct Cold {
     offline: bool,
     exponent: u32,
     pings_failed: u32,
-    /// Pings answered in a row since one failed; `None` where none failed since it closed, or since a probe
+    /// Pings answered in a row since one failed; `None` if none failed since it closed, or since a probe
     /// failed.
     returned: Option<u32>,
     next_probe: u32,
@@ -237,7 +238,7 @@ impl Breaker {
     /// Asks for leave for one attempt.
     ///
     /// # Errors
-    /// [`Rejected`] where the attempt must not be made; never counts against the backend.
+    /// [`Rejected`] if the attempt must not be made; never counts against the backend.
     #[inline]
     pub fn try_acquire(&self, now: Moment) -> Result<Permit<'_>, Rejected> {
         let word = self.word.load(Ordering::Acquire);
@@ -275,7 +276,7 @@ impl Breaker {
         }
     }
 
-    /// The probe that holds `kept` goes on, so that it is not lost: its time begins anew.
+    /// The probe that holds `kept` goes on, so that it is not lost: its time begins again.
     pub fn prolong(&self, kept: &KeptPermit, now: Moment) {
         let mut cold = self.cold.lock();
         if kept.epoch != epoch(self.word.load(Ordering::Relaxed)) {
@@ -301,7 +302,7 @@ impl Breaker {
     }
 
     /// Settles `permit` with what its attempt said of the backend. A transition that it caused is
-    /// returned to be told; nothing else tells it. It is boxed because it is rare and large: the usual
+    /// returned to be published; nothing else publishes it. It is boxed because it is rare and large: the usual
     /// answer is one word.
     #[inline]
     pub fn record(
@@ -454,7 +455,7 @@ impl Breaker {
     }
 
     /// Lifts a force: from forced open into `HALF_OPEN`, from forced closed into the state underneath,
-    /// which is OPEN where the window of that time would have tripped it. `None` without a force.
+    /// which is OPEN if the window of that time would have tripped it. `None` without a force.
     pub fn release(&self, now: Moment) -> Option<Transition> {
         let mut cold = self.cold.lock();
         cold.is_ordered = true;
@@ -471,7 +472,7 @@ impl Breaker {
         self.close(&mut cold, Reason::Reset, None, now)
     }
 
-    /// Leaves OPEN for `HALF_OPEN` now. `None` where it is not open, is forced or offline.
+    /// Leaves OPEN for `HALF_OPEN` now. `None` if it is not open, is forced or offline.
     pub fn recover(&self, now: Moment) -> Option<Transition> {
         let mut cold = self.cold.lock();
         let open = matches!(cold.underlying, Underlying::Open { .. });
@@ -479,7 +480,7 @@ impl Breaker {
             .then(|| self.half_open(&mut cold, Reason::ForcedRecovery, None, now))
     }
 
-    /// What its backend depends on is back: leaves OPEN for `HALF_OPEN` now. `None` where it is not open, is forced or
+    /// What its backend depends on is back: leaves OPEN for `HALF_OPEN` now. `None` if it is not open, is forced or
     /// offline, or does not leave OPEN by itself.
     pub fn dependency_returned(&self, now: Moment) -> Option<Transition> {
         let mut cold = self.cold.lock();
@@ -542,7 +543,7 @@ impl Breaker {
         (cold.effective() == State::Open).then_some(cold.since)
     }
 
-    /// Since when it is forced, where it is.
+    /// Since when it is forced, if it is.
     pub fn forced_since(&self) -> Option<Moment> {
         self.cold.lock().force.as_ref().map(|force| force.since)
     }
@@ -677,7 +678,7 @@ impl Breaker {
         self.enter(cold, reason, Horizon::Whole, note, now)
     }
 
-    /// The one place where the effective state changes: raises the epoch and tells what happened.
+    /// The only function that changes the effective state: raises the epoch and returns what happened.
     fn enter(
         &self,
         cold: &mut Cold,

@@ -36,13 +36,13 @@ impl Bulkhead {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// Takes a place, or `None` where all are taken.
+    /// Takes a place, or `None` if all are taken.
     #[inline]
     pub fn try_enter(&self) -> Option<Place<'_>> {
         self.try_enter_up_to(self.max.load(Ordering::Relaxed))
     }
 
-    /// Takes a place where at most `limit` are taken, whatever the bulkhead's own maximum: how replay
+    /// Takes a place if at most `limit` are taken, whatever the bulkhead's own maximum: how replay
     /// is held to a share of it.
     pub fn try_enter_up_to(&self, limit: u32) -> Option<Place<'_>> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);

@@ -7,13 +7,13 @@
 //! 2. a write calls [`Cache::invalidate`] or [`Cache::withdraw`] before it is sent and invalidates again when it
 //!    ends, which raises the version and then drops the lane's entries; what was withdrawn comes back if the write is
 //!    proven not to have been executed and no other was sent meanwhile ([`Cache::put_back`]);
-//! 3. [`Cache::fill`] keeps a value only where the version is still the fill's, looks again after it
-//!    has put it there, and takes it out where a write came between.
+//! 3. [`Cache::fill`] keeps a value only if the version is still the fill's, looks again after it
+//!    has put it there, and takes it out if a write came between.
 //!
 //! Versions are kept in a small table by hash: two lanes that share a place only throw away a fill too
 //! many. Values are found by their full canonical read, never by hash alone.
 //!
-//! What is large lies in a file ([`crate::shelf`]), if the cache has a shelf; the rules are the same.
+//! A large value is in a file ([`crate::shelf`]), if the cache has a shelf; the rules are the same.
 
 use std::{
     sync::{
@@ -43,7 +43,7 @@ const READS_PER_LANE: usize = 32;
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// Of so many new lanes a full cache keeps one.
 const NEWCOMERS: u64 = 8;
-/// A larger reply lies in a file, if there is a shelf for it.
+/// A larger reply is in a file, if there is a shelf for it.
 const FILED_ABOVE: u64 = 1 << 20;
 /// A reply in a file is replaced once it is older than so many parts of `ttl`: the same report asked for each second
 /// does not write the disk each second.
@@ -216,7 +216,7 @@ impl Cache {
         self.version(fill.lane).load(Ordering::Acquire) == fill.version
     }
 
-    /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, where
+    /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, if
     /// that is known. What is larger than the cache's share for one entry in eight is not kept. A lane's only entry
     /// that is answered again as before is refreshed in place, without an allocation. In a full cache one new lane in
     /// eight is kept: each takes the place of another, and what is read often comes again.
@@ -356,12 +356,12 @@ impl Cache {
             version.fetch_add(1, Ordering::AcqRel);
         }
         self.inner.clear();
-        // Where there was none, none has gone.
+        // If there was none, none has gone.
         let more = |count| (count > 0).then_some(count + 1);
         self.outlasting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok();
     }
 
-    /// The cached reply to `key`, where it is no older than `max_stale` (and the cache's own limit).
+    /// The cached reply to `key`, if it is no older than `max_stale` (and the cache's own limit).
     pub fn get(
         &self,
         lane: LaneId,
@@ -375,7 +375,7 @@ impl Cache {
         hit
     }
 
-    /// [`Cache::get`] of what lies in memory, that counts a hit alone: for who asks again if there is none.
+    /// [`Cache::get`] of a value in memory, which counts only a hit: for callers that ask again if there is none.
     pub fn get_if_held(
         &self,
         lane: LaneId,

@@ -59,9 +59,9 @@ pub struct Fault {
     pub latency: Duration,
     /// By how much that is more or less; at most `latency`.
     pub jitter: Duration,
-    /// With which code of the server's it answers; the kind of backend's usual one where it is `None`.
+    /// With which code of the server's it answers; `None` is the usual one of the kind of backend.
     pub code: Option<String>,
-    /// What it strikes; callers' reads and writes where it is `None`.
+    /// What it strikes; `None` is callers' reads and writes.
     pub class: Option<Class>,
     /// Whose attempts it strikes.
     pub only: Only,
@@ -213,7 +213,7 @@ fn spread(latency: Duration, jitter: Duration, draw: u64) -> Duration {
     (latency + more).saturating_sub(jitter)
 }
 
-/// How operators and logs are told of faults: `chaos until 2026-11-28T10:00:00.000Z (game day)`.
+/// How operators and logs see faults: `chaos until 2026-11-28T10:00:00.000Z (game day)`.
 pub fn told(until: UnixMillis, reason: &str) -> String {
     if reason.is_empty() {
         return format!("chaos until {until}");

@@ -1,6 +1,6 @@
 //! A map from numbers that are given out one after the other, such as sequences, to what is known of each.
 //!
-//! Numbers lie in runs of sixteen, so that a value costs what it takes itself and a few bytes: a `BTreeMap` that is
+//! Numbers are in runs of sixteen, so that a value costs what it takes itself and a few bytes: a `BTreeMap` that is
 //! filled in order keeps its leaves little more than half full. A run with few values left takes the room of all
 //! sixteen; it goes with its last value.
 
@@ -31,7 +31,7 @@ impl<T> Default for Dense<T> {
     }
 }
 
-/// The run that `number` lies in, and its slot there.
+/// The run with `number`, and its slot there.
 fn place(number: u64) -> (u64, usize) {
     let slot = number & (RUN as u64 - 1);
     (number >> RUN_BITS, usize::try_from(slot).unwrap_or(0))

@@ -14,23 +14,23 @@
 //!
 //! **A root** is down, and nothing that it needs, however indirectly, was down at any time from [`WITHIN`] before it
 //! went until now. The 5 s are for what is noticed late: a busy backend is found down sooner than an idle one that it
-//! needs. Whatever else is down either *follows* a root, or is *left over*: all that it needs is up again, and it is not.
-//! Each root and each leftover *heads* those that are down for its sake, and everything that is down has a head.
+//! needs. Whatever else is down either *follows* a root, or is *left over*: all that it needs is up again, and it is
+//! not. Each root and each leftover *heads* those that are down for its sake, and everything that is down has a head.
 //!
 //! **Needs** are declared: only a required dependency takes a backend along, an optional one only explains.
 //!
 //! **A shared cause** is a part of this host that several backends rest on without saying so: its network, its
 //! resolver, its sockets, the certificates that it trusts, its disk. It is raised when two backends see it fail within
-//! [`WITHIN`] of each other, and holds for as long as two see it. Those that see it are impaired by it, and are no roots.
-//! Seen, not declared: it explains, and does nothing else.
+//! [`WITHIN`] of each other, and holds for as long as two see it. Those that see it are impaired by it, and are no
+//! roots. Seen, not declared: it explains, and does nothing else.
 //!
-//! **Together.** Roots without a declared edge between them that went within [`WITHIN`] of each other are told as
-//! having gone together. Which of them is to blame, if any, is not known, and not said.
+//! **Together.** Roots without a declared edge between them that went within [`WITHIN`] of each other are shown as
+//! having failed together. Which of them is to blame, if any, is not known, and not said.
 //!
 //! Nothing here changes a breaker or the system's state. One thing is done with what is found: what is left over is
 //! tried at once when the last thing that it needs comes back ([`Findings::returned`]), once for each return.
 //!
-//! Nothing is remembered over a restart. A breaker that was open stays open; its outage begins anew.
+//! Nothing is remembered over a restart. A breaker that was open stays open; its outage begins again.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ impl Shared {
     }
 }
 
-/// What a failure says of where the fault lies.
+/// What a failure says about the origin of the fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing: there was no answer, which may have any cause.

@@ -6,9 +6,9 @@
 //! 1. a live write takes a [`Flight`] *before* it looks whether its lanes are occupied;
 //! 2. when its outcome becomes unknown it occupies its lanes (nothing new passes it) and only then
 //!    declares itself [in doubt](Flight::doubt);
-//! 3. each time before it is sent again, or queued, it looks, and goes on only where it then stands [alone](Standing::Alone): nothing else is
-//!    in flight on its lanes, and nothing was acknowledged there since it began. Where something was, it
-//!    is [overtaken](Standing::Overtaken), and its caller must be told that the outcome is unknown.
+//! 3. each time before it is sent again, or queued, it looks, and goes on only if it is then [alone](Standing::Alone):
+//!    nothing else is in flight on its lanes, and nothing was acknowledged there since it began. If something was, it
+//!    is [overtaken](Standing::Overtaken), and its caller must learn that the outcome is unknown.
 //!
 //! Either a newer write sees the lane occupied, or the older one sees it in flight: each does its own
 //! step first and then looks, under the lock of the lane's shard.
@@ -50,7 +50,7 @@ pub struct Flights {
     every: Mutex<Lane>,
 }
 
-/// How a write in doubt stands to the others of its lanes.
+/// The relation of a write in doubt to the others of its lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It may be sent again.
@@ -139,7 +139,7 @@ impl Flight {
     }
 
     /// A write that its own caller began before it, to `lanes`, was acknowledged since it began: that is no overtaking.
-    /// To be told of each once, after it was acknowledged and before this one looks.
+    /// To be called for each once, after it was acknowledged and before this one looks.
     pub fn follows(&mut self, lanes: &Lanes) {
         let shared = match (&self.lanes, lanes) {
             (Lanes::All, _) | (_, Lanes::All) => 1,

@@ -1,14 +1,14 @@
 //! Who waits for whom: the order of queued calls, lane by lane.
 //!
-//! A call stands in the line of every lane that it touches, in order of its sequence. It may move when
+//! A call is in the line of every lane that it touches, in order of its sequence. It may move when
 //! it is first in all of them. A call over every lane is a *barrier*: it may move when nothing older is
 //! left, and nothing younger moves before it.
 //!
-//! Some calls that still stand in line no longer hold up what is behind them (they were applied, and
+//! Some calls that are still in line no longer hold up what is behind them (they were applied, and
 //! only their removal is not synced yet); the questions here take a predicate that says which.
 //!
 //! A line may be 50,000 calls long, so no question about one lane walks along it: places are found by bisection,
-//! and beside each line stand the calls in it that set its whole value, and how many make its value unknowable.
+//! and beside each line are the calls in it that set its whole value, and how many make its value unknowable.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -212,7 +212,7 @@ impl LaneMap {
                 .all(|lane| self.lines.get(lane).is_some_and(|line| line.before(seq).all(&passed)))
     }
 
-    /// Whether anything stands in the line of any of `lanes`, or of every lane.
+    /// Whether anything is in the line of any of `lanes`, or of every lane.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
         if lanes.is_all() {
             return !self.members.is_empty();
@@ -221,13 +221,13 @@ impl LaneMap {
             || lanes.as_slice().iter().any(|lane| self.lines.contains_key(lane))
     }
 
-    /// The line of `lane` from `seq` on; `None` where a barrier stands in it, whose effect on the lane nobody knows.
+    /// The line of `lane` from `seq` on; `None` if a barrier is in it, whose effect on the lane nobody knows.
     pub fn line_from(&self, lane: LaneId, seq: u64) -> Option<impl Iterator<Item = u64> + '_> {
         let found = self.barriers.is_empty().then(|| self.lines.get(&lane))?;
         Some(found.into_iter().flat_map(move |line| line.from(seq)))
     }
 
-    /// `seq` sets the whole value of its lane, or no longer does. It stands there.
+    /// `seq` sets the whole value of its lane, or no longer does. It is there.
     pub fn set_whole(&mut self, seq: u64, whole: bool) {
         let Some(Lanes::One(lane)) = self.members.get(seq) else { return };
         let Some(found) = self.lines.get_mut(lane) else { return };
@@ -239,7 +239,7 @@ impl LaneMap {
         self.lines.get(&lane).into_iter().flat_map(Line::wholes)
     }
 
-    /// Nobody knows what `seq` does to the value of its lanes, or that is known again. It stands there.
+    /// Nobody knows what `seq` does to the value of its lanes, or that is known again. It is there.
     pub fn set_opaque(&mut self, seq: u64, opaque: bool) {
         let Some(lanes) = self.members.get(seq) else { return };
         let changed = if opaque { self.opaque.insert(seq) } else { self.opaque.remove(&seq) };
@@ -253,7 +253,7 @@ impl LaneMap {
         }
     }
 
-    /// Whether nobody can know the value of `lane`: a barrier or an opaque member stands in it.
+    /// Whether nobody can know the value of `lane`: a barrier or an opaque member is in it.
     pub fn is_unknowable(&self, lane: LaneId) -> bool {
         !self.barriers.is_empty() || self.lines.get(&lane).is_some_and(Line::has_opaque)
     }
@@ -263,7 +263,7 @@ impl LaneMap {
         self.barriers.first().copied()
     }
 
-    /// Who stands behind `seq` in any of its lanes, in order.
+    /// The members behind `seq` in any of its lanes, in order.
     pub fn following(&self, seq: u64) -> Vec<u64> {
         let Some(lanes) = self.members.get(seq) else { return Vec::new() };
         if lanes.is_all() {
@@ -277,7 +277,7 @@ impl LaneMap {
         behind
     }
 
-    /// Who stands before `seq` in any of its lanes, in order.
+    /// The members before `seq` in any of its lanes, in order.
     pub fn before(&self, seq: u64) -> Vec<u64> {
         let Some(lanes) = self.members.get(seq) else { return Vec::new() };
         if lanes.is_all() {
@@ -291,13 +291,13 @@ impl LaneMap {
         before
     }
 
-    /// Puts `seq` into other lines, where it stands by its sequence.
+    /// Puts `seq` into other lines, in the position of its sequence.
     pub fn change(&mut self, seq: u64, lanes: Lanes) {
         self.leave(seq);
         self.enter_again(seq, Some(lanes));
     }
 
-    /// Puts `seq` back into its lines, where it stands by its sequence.
+    /// Puts `seq` back into its lines, in the position of its sequence.
     pub fn enter_again(&mut self, seq: u64, lanes: Option<Lanes>) {
         let Some(lanes) = lanes else { return };
         if lanes.is_all() {
@@ -313,17 +313,17 @@ impl LaneMap {
         self.lines.entry(lane).and_modify(|line| line.put_in(seq)).or_insert_with(|| Line::of(seq));
     }
 
-    /// The lanes in whose lines `seq` stands.
+    /// The lanes whose lines have `seq`.
     pub fn lanes_of(&self, seq: u64) -> Option<&Lanes> {
         self.members.get(seq)
     }
 
-    /// Whether `seq` stands in its lines.
+    /// Whether `seq` is in its lines.
     pub fn stands(&self, seq: u64) -> bool {
         self.members.contains(seq)
     }
 
-    /// Calls that stand anywhere, those without a lane included: a barrier waits for them, too.
+    /// Calls that are anywhere, those without a lane included: a barrier waits for them, too.
     pub fn standing(&self) -> usize {
         self.members.len()
     }

@@ -1,7 +1,7 @@
 //! Decides and remembers.
 //!
 //! Every decision of fusebox is made here, in types that are handed the time and the random numbers
-//! they need: whether a call is admitted, when it is retried, what answers in its stead, in which
+//! they need: whether a call is admitted, when it is retried, what answers instead, in which
 //! order queued writes are replayed, what state the system is in. [`store`] is the only module that
 //! touches a disk. Nothing here knows clocks, tasks, HTTP or a backend's protocol.
 

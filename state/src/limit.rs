@@ -4,30 +4,30 @@
 //!
 //! ```text
 //!   Gradient2   limit ← 0.8 limit + 0.2 (limit × gradient + 4)     gradient = base / time, in [0.5, 1]
-//!   AIMD        limit ← 0.9 limit if a call within it was told of overload, else limit + 1
+//!   AIMD        limit ← 0.9 limit if a call within it met overload, else limit + 1
 //!   a look of a second takes ten calls at least; neither grows while less than half of the limit is in flight
 //! ```
 //! Gradient2 is for servers whose time says how much they have to do. For one whose time depends on what it is asked,
 //! AIMD looks at its overload codes alone.
 //!
 //! **It holds nothing back, so it has to reckon with what would be if it did.** Of `n` in flight, `limit` would be let
-//! through. By Little's law they would take `time × limit / n` at the same rate, and no less than `base`, which is what a
-//! call takes while the server has little to do. Netflix takes a long average for that: there the limit itself keeps
+//! through. By Little's law they would take `time × limit / n` at the same rate, and no less than `base`, which is what
+//! a call takes while the server has little to do. Netflix takes a long average for that: there the limit itself keeps
 //! the server from being overloaded for long; here the average would soon be that of an overloaded server, whatever
 //! `n` is. So `base` is the average of calls that began while at most [`LIGHT`] were in flight, the older ones with the
-//! weight of ten, and falls with any second that is faster. In the same way only calls that began within the limit tell of overload: others would
-//! not have been sent.
+//! weight of ten, and falls with any second that is faster. In the same way only calls that began within the limit tell
+//! of overload: others would not have been sent.
 //!
-//! **What it cannot see.** A server that is never without load shows nobody what it would do without. If it becomes faster,
-//! as much as its rate rises is seen at once; whether its calls would be faster too, only when load falls.
+//! **What it cannot see.** A server that is never without load shows nobody what it would do without. If it becomes
+//! faster, as much as its rate rises is seen at once; whether its calls would be faster too, only when load falls.
 //!
-//! Where the rules come to rest: a server that works on `k` calls at once reads `k + 4`.
+//! The fixed point of the rules: a server that works on `k` calls at once reads `k + 4`.
 
 use std::time::Duration;
 
 /// A call that began with at most so many in flight, itself included, says what the server takes without load.
 pub const LIGHT: u32 = 4;
-/// Where both rules begin; Netflix's own.
+/// The value with which both rules begin; Netflix's own.
 const INITIAL: f64 = 20.0;
 /// The room for a queue, and what keeps a limit growing.
 const QUEUE: f64 = 4.0;
@@ -62,7 +62,7 @@ pub struct Seen {
     pub light: u64,
     /// How long these took, all together.
     pub light_time: Duration,
-    /// Calls that began within the limit and were told of overload.
+    /// Calls that began within the limit and met overload.
     pub overloaded: u64,
 }
 

@@ -32,22 +32,22 @@ impl Outcome {
     pub const NEUTRAL: Self = Self { verdict: Verdict::Neutral, slow: false };
 }
 
-/// What an error leaves allowed. Whether the attempt may have written something is told beside it.
+/// What an error leaves allowed. Whether the attempt may have written something is a field beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// Certainly not executed (connect refused, LOADING): anything may be tried again.
     NotExecuted,
-    /// Perhaps executed (a timeout or reset after bytes were sent): only what is absolute, or bore a
+    /// Perhaps executed (a timeout or reset after bytes were sent): only what is absolute, or had a
     /// token on every attempt, may be tried again.
     Unknown,
-    /// Perhaps executed, and nothing could tell a repetition from the first: it bore no token where it
+    /// Perhaps executed, and nothing could distinguish a repetition from the first: it had no token although it
     /// needed one. Never tried again; a queued call becomes a dead letter.
     Ambiguous,
     /// The backend refuses this call for good (WRONGTYPE, a syntax error): never tried again; a
     /// queued call becomes a dead letter.
     Rejected,
-    /// Its name belongs to another call: a marker of that name bears another digest. Never tried again; a
+    /// Its name belongs to another call: a marker of that name has another digest. Never tried again; a
     /// queued call becomes a dead letter.
     Conflict,
     /// The whole server is closed to us (authentication, READONLY, MISCONF): an operator must act;
@@ -64,7 +64,7 @@ impl ErrorClass {
         match self {
             Self::NotExecuted => "the backend did not carry it out",
             Self::Unknown => "the backend may have carried it out",
-            Self::Ambiguous => "whether the backend carried it out cannot be told",
+            Self::Ambiguous => "it is unknown whether the backend carried it out",
             Self::Rejected => "the backend refuses it",
             Self::Conflict => "its name belongs to another call",
             Self::BlockedServer => "the backend refuses everything",

@@ -1,8 +1,9 @@
 //! Whether a backend is about to fail, and how often that was right. It is shown, and acts on nothing.
 //!
-//! **What it looks at.** Once a second it is handed what the calls of that second came to ([`Seen`]) and the settings as
-//! they are then ([`Bounds`]). What predicts failure is nearness to a limit, not change: a server that takes ten times as
-//! long as yesterday, and a tenth of what callers wait for, does not fail. So the *risk*, between 0 and 1, is the nearest of
+//! **What it looks at.** Once a second it is handed what the calls of that second came to ([`Seen`]) and the settings
+//! as they are then ([`Bounds`]). What predicts failure is nearness to a limit, not change: a server that takes ten
+//! times as long as yesterday, and a tenth of what callers wait for, does not fail. So the *risk*, between 0 and 1, is
+//! the nearest of
 //!
 //! ```text
 //!   p90 / timeout        failures / the breaker's rate        in flight / the most        the queue is full in 10 min or less
@@ -33,7 +34,7 @@
 //! somebody's order: while a backend is forced, offline, or struck by faults on purpose, an alarm that is out is
 //! forgotten, and what opens is not scored.
 //!
-//! If fewer than half of the last twenty alarms were hits, of five at least, `AT_RISK` is told as *unproven*.
+//! If fewer than half of the last twenty alarms were hits, of five at least, `AT_RISK` is shown as *unproven*.
 //!
 //! **When.** A trend (Holt's, of the logarithm of p90) says when p90 reaches the timeout if it goes on like this. It
 //! raises no alarm: in recordings of real servers it was wrong in four cases of ten.

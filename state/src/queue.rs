@@ -17,7 +17,7 @@
 //! **Order.** One call per lane is on the wire at a time. An absolute call may follow one in REMOVING
 //! (were that to come back, so would this one, behind it); any other waits until it is gone.
 //!
-//! **What may be sent again** is [`WriteState`]'s to say, which every call bears. A call that replay has given up
+//! **What may be sent again** is [`WriteState`]'s to say, which every call has. A call that replay has given up
 //! on and that cannot become a dead letter yet keeps its *verdict*, and is not sent again meanwhile.
 //!
 //! **Residues** ([`Traits::due`]) are what is left to do of a call that was applied, in its place in the line.
@@ -77,7 +77,7 @@ pub struct QueueLimits {
     pub dead_bytes: u64,
 }
 
-/// Where a queued call is.
+/// The position of a queued call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Handed to the committer, not acknowledged.
@@ -102,7 +102,7 @@ pub struct Entry {
     pub header: CallHeader,
     /// What may be done next.
     pub state: WriteState,
-    /// Whether its name is the caller's own: then its marker, if it bears one, outlives it.
+    /// Whether its name is the caller's own: then its marker, if it has one, outlives it.
     pub own_name: bool,
     /// Bytes of its body.
     pub bytes: u64,
@@ -112,7 +112,7 @@ pub struct Entry {
     pub group: Option<u64>,
     /// The most calls that it may be sent with as one.
     pub group_max: u32,
-    /// Why replay has given up on it, where it could not become a dead letter yet.
+    /// Why replay has given up on it, if it could not become a dead letter yet.
     pub verdict: Option<Box<(DeadReason, Words)>>,
     /// Attempts of this run.
     pub attempts: u32,
@@ -122,11 +122,11 @@ pub struct Entry {
     pub last_error: Option<Box<Words>>,
     /// Its last backoff in milliseconds.
     pub backoff_ms: u64,
-    /// Where it is; of no meaning for a dead letter.
+    /// Its position; of no meaning for a dead letter.
     pub phase: Phase,
     /// Dead letters: whether its lane was written since. True after a restart.
     pub written_since: bool,
-    /// The span that put it here, where that was recorded: its replay is recorded too.
+    /// The span that put it here, if that was recorded: its replay is recorded too.
     pub origin: Option<Box<SpanRef>>,
 }
 
@@ -144,7 +144,7 @@ pub struct Noted {
 pub struct Group {
     /// Their sequences, ascending.
     pub members: Vec<u64>,
-    /// The token that they bear.
+    /// Their token.
     pub token: OpId,
     /// One of them is missing, so that they cannot be sent again as they were.
     pub broken: bool,
@@ -263,7 +263,7 @@ impl QueueIndex {
 
     /// Takes a place in `lanes` for a live write whose outcome is unknown, so that nothing new passes it
     /// before it is known whether it is sent again. End it with [`QueueIndex::unclaim`] or by
-    /// [admitting](QueueIndex::admit) the write to that place. Also says whether calls stand before it:
+    /// [admitting](QueueIndex::admit) the write to that place. Also says whether calls are before it:
     /// those came while it was on the wire, and are or will be acknowledged.
     pub fn claim(&mut self, lanes: &Lanes) -> (u64, bool) {
         let seq = self.next_seq;
@@ -274,7 +274,7 @@ impl QueueIndex {
         (seq, behind_calls)
     }
 
-    /// Whether calls, and not mere claims, stand in any of `lanes` before the place `seq`.
+    /// Whether calls, and not mere claims, are in any of `lanes` before the place `seq`.
     pub fn stands_behind_calls(&self, seq: u64, lanes: &Lanes) -> bool {
         let is_call = |it: u64| it < seq && !self.claims.contains(&it);
         lanes.is_all() && self.entries.range(..seq).next().is_some()
@@ -289,8 +289,8 @@ impl QueueIndex {
         self.claims.remove(&seq).then(|| self.step_out(seq)).flatten()
     }
 
-    /// Gives a new call its place, the claimed one where it has one. Hand it to the committer while still under the lock, so that the
-    /// order of commits is the order of sequences.
+    /// Gives a new call its place, the claimed one if it has one. Hand it to the committer while still under the lock,
+    /// so that the order of commits is the order of sequences.
     ///
     /// # Errors
     /// [`Refusal`] says why not; nothing changed.
@@ -332,7 +332,7 @@ impl QueueIndex {
         Ok(seq)
     }
 
-    /// What is known under an op id, where that is anything.
+    /// What is known under an op id, if that is anything.
     pub fn known(&self, op_id: OpId, digest: u64) -> Option<Refusal> {
         let seq = self.named(op_id)?;
         let dead = self.dead.contains_key(&seq);
@@ -356,7 +356,7 @@ impl QueueIndex {
         }
     }
 
-    /// Takes the oldest call that may go on the wire at `now`. `None` where nothing may.
+    /// Takes the oldest call that may go on the wire at `now`. `None` if nothing may.
     pub fn take(&mut self, now: Moment) -> Option<u64> {
         self.wake_due(now);
         let seq = loop {
@@ -443,7 +443,7 @@ impl QueueIndex {
         self.waits_again(seq);
     }
 
-    /// The durable writes that stand behind `seq` in its lanes, in order.
+    /// The durable writes behind `seq` in its lanes, in order.
     pub fn following(&self, seq: u64) -> Vec<u64> {
         let durable = |member: &u64| {
             self.entries
@@ -489,7 +489,7 @@ impl QueueIndex {
         }
     }
 
-    /// `seq` became a dead letter. It goes on holding its lane where `holds_lane`: for as long as its
+    /// `seq` became a dead letter. It goes on holding its lane if `holds_lane`: for as long as its
     /// mark is not synced, a crash would bring it back as a call that waits.
     pub fn buried(&mut self, seq: u64, reason: impl Into<Words>, holds_lane: bool) {
         let Some(mut entry) = self.entries.remove(seq) else { return };
@@ -506,7 +506,7 @@ impl QueueIndex {
         self.sentenced.remove(&seq);
         self.count_in(&entry);
         entry.last_error = Some(Box::new(reason.into()));
-        // What stands behind it will be written once it is out of the way.
+        // What is behind it will be written once it is out of the way.
         entry.written_since = !self.lanes.behind(seq).is_empty();
         self.touched(seq, &entry.header.lanes);
         self.dead.insert(seq, entry);
@@ -569,7 +569,7 @@ impl QueueIndex {
     }
 
     /// The requeue of the dead letter `seq` was not stored, and its new place is given up: it is what it was,
-    /// `entry`, and goes on holding its lane where it held it.
+    /// `entry`, and goes on holding its lane if it held it.
     pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
         self.claims.remove(&seq);
         self.lanes.set_opaque(seq, true);

@@ -36,7 +36,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes a token for a retry at `now`, or `false` where there is none: then the call ends with the
+    /// Takes a token for a retry at `now`, or `false` if there is none: then the call ends with the
     /// error that it has.
     pub fn withdraw(&self, now: Moment) -> bool {
         let then = self.refilled_at.swap(now.as_millis(), Ordering::AcqRel);

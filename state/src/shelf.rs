@@ -44,10 +44,10 @@ pub const BLOCK: usize = 256 * 1024;
 /// A longer header is not one of ours.
 const HEADER_MAX: usize = 4 << 20;
 
-/// Where a shelf lies, and how much it takes.
+/// The folder of a shelf, and how much it takes.
 #[derive(Clone, Debug)]
 pub struct ShelfSettings {
-    /// Its folder; nothing else may lie in it.
+    /// Its folder; nothing else may be in it.
     pub dir: PathBuf,
     /// Whether it outlives the daemon.
     pub lasts: bool,
@@ -127,7 +127,7 @@ pub struct Reading {
 }
 
 impl Shelf {
-    /// An empty shelf; what lies in its folder is left alone until [`Shelf::restore`].
+    /// An empty shelf; files in its folder are left alone until [`Shelf::restore`].
     #[must_use]
     pub fn new(settings: ShelfSettings) -> Self {
         let ShelfSettings { dir, lasts, bytes, floor } = settings;
@@ -155,7 +155,7 @@ impl Shelf {
         bytes <= self.0.most.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the replies that lie on it.
+    /// Bytes of the replies on it.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)
@@ -350,12 +350,12 @@ fn number(file: &mut File) -> io::Result<u32> {
     Ok(u32::from_le_bytes(bytes))
 }
 
-/// The header, and where the blocks begin.
+/// The header, and the offset of the blocks.
 fn read_header(file: &mut File) -> io::Result<(Header, u64)> {
     let mut start = [0; 6];
     file.read_exact(&mut start)?;
     if !start.starts_with(MAGIC) || !start.ends_with(&VERSION.to_le_bytes()) {
-        return Err(damaged("the file is no cached reply of this version"));
+        return Err(damaged("the file is not a cached reply of this version"));
     }
     let length = number(file)? as usize;
     let checksum = number(file)?;

@@ -16,7 +16,7 @@
 //! | `suspect` | a sync has failed: rebuild before serving (`rebuild.rs`) |
 //! | `db.partial`, `db.ready`, `db.discard` | a rebuild under way (`rebuild.rs`) |
 //! | `db.before`, `db.first` | the log as it was before sled opened it, or a copy that it opens instead (`shield.rs`) |
-//! | `untold` | losses that were found and not told yet (`untold.rs`) |
+//! | `untold` | losses that were found and not reported yet (`untold.rs`) |
 //! | `db.damaged-…` | stores set aside; the newest is kept, older ones as far as there is room |
 //!
 //! and within sled, numbers big-endian so that they sort:
@@ -24,7 +24,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `h` | head: commit number and last sequence, written by every commit |
-//! | `q` seq | a call's header, with the body where the whole fits 4,096 bytes |
+//! | `q` seq | a call's header, with the body if the whole fits 4,096 bytes |
 //! | `c` seq index | a chunk of a larger body, written before the header |
 //! | `s` seq | note of sending: the call, or the group whose first call it is, is or was on the wire |
 //! | `d` seq | dead-letter mark |
@@ -167,7 +167,7 @@ pub struct Opened {
     pub last_seq: u64,
     /// What was found wrong or put in order.
     pub findings: Vec<Finding>,
-    /// The identity that the store was filled for, where it is not `StoreSettings::target`. It stays
+    /// The identity that the store was filled for, if it is not `StoreSettings::target`. It stays
     /// recorded until [`CallStore::set_target`].
     pub previous_target: Option<Target>,
 }
@@ -215,7 +215,7 @@ impl Store {
     /// Opens the store in `settings.dir`, or makes it. Blocks: call it on a blocking thread.
     ///
     /// # Errors
-    /// See [`OpenError`]. A damaged store is no error: it is set aside, a fresh one is started, and
+    /// See [`OpenError`]. A damaged store is not an error: it is set aside, a fresh one is started, and
     /// `Opened::findings` says so.
     pub fn open(settings: StoreSettings) -> Result<Opened, OpenError> {
         let dir = settings.dir.clone();

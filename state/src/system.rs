@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A critical condition is: each critical backend that is not operational; fewer than half of the
-//! backends operational, where at least one of those down is not critical; each operational backend
+//! backends operational, if at least one of those down is not critical; each operational backend
 //! whose queue or dead letters are full; a store that refuses writes or was found damaged (once). No
 //! backend is counted twice. Getting worse is immediate; getting better needs the better condition to
 //! hold for [`HOLD`], so that a flapping backend does not make the system flap.
@@ -109,13 +109,13 @@ pub struct BackendCondition {
 pub struct Assessment {
     /// The state that they amount to.
     pub state: SystemState,
-    /// Operational backends among the enabled ones, in percent; 100 where there are none.
+    /// Operational backends among the enabled ones, in percent; 100 if there are none.
     pub operational_percent: f64,
     /// Why the state is not HEALTHY, in sentences.
     pub reasons: Vec<String>,
 }
 
-/// Assesses the enabled backends. What is down is told by `findings`, which are of the same moment and name backends
+/// Assesses the enabled backends. What is down is in `findings`, which are of the same moment and name backends
 /// by their places: each head once, with those that are down for its sake. How many critical conditions there are
 /// does not depend on them.
 pub fn assess(backends: &[BackendCondition], findings: &Findings) -> Assessment {
@@ -165,7 +165,7 @@ pub fn assess(backends: &[BackendCondition], findings: &Findings) -> Assessment 
     Assessment { state, operational_percent: percent, reasons: critical }
 }
 
-/// What `head` is told as, and whether a critical backend is down with it. `None` for a disk: its stores tell.
+/// What `head` is shown as, and whether a critical backend is down with it. `None` for a disk: its stores report it.
 fn told(head: &Head, backends: &[BackendCondition]) -> Option<(String, bool)> {
     let with: Vec<&BackendCondition> =
         head.impairs.iter().filter_map(|at| backends.get(*at)).collect();

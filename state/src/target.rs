@@ -1,13 +1,13 @@
-//! The server, and the part of it, that a backend stands for.
+//! The server, and the part of it, that a backend represents.
 //!
 //! ```text
 //! kind place/namespace        redis 127.0.0.1:6379/0 · redis /run/redis.sock/0
 //!                             clickhouse http://db:8123/default · firestore [::1]:8080/project/(default)
 //! ```
 //!
-//! Stores, snapshots of caches, exports and views bear a target as this text, so the text is part of their formats.
+//! Stores, snapshots of caches, exports and views have a target as this text, so the text is part of their formats.
 //! It is put together and taken apart here alone. Two targets are the same if their texts are. Any text is a target:
-//! what another release wrote is compared and shown as it stands.
+//! what another release wrote is compared and shown unchanged.
 
 use std::{fmt, sync::Arc};
 
@@ -23,7 +23,7 @@ impl Target {
         Self(format!("{kind} {place}/{namespace}").into())
     }
 
-    /// The same as one user sees it, for what must not be told another one. Without a user it is the target itself.
+    /// The same as one user sees it, for what must not be shown to another one. Without a user it is the target itself.
     #[must_use]
     pub fn seen_by(&self, user: Option<&str>) -> Self {
         user.map_or_else(|| self.clone(), |user| Self(format!("{} as {user}", self.0).into()))
@@ -44,12 +44,12 @@ impl Target {
         self.host_and_port().0
     }
 
-    /// The port, where there is one.
+    /// The port, if there is one.
     pub fn port(&self) -> Option<u16> {
         self.host_and_port().1
     }
 
-    /// The part of the server; empty where there is none.
+    /// The part of the server; empty if there is none.
     pub fn namespace(&self) -> &str {
         self.place_and_namespace().1
     }

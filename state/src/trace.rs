@@ -9,7 +9,7 @@ use std::fmt;
 /// Length of the wire form in bytes.
 const LENGTH: usize = 55;
 
-/// One span of one trace, as it is told from program to program and kept with a queued write.
+/// One span of one trace, as it is passed from program to program and kept with a queued write.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanRef {
     /// The trace; never zero.
@@ -21,7 +21,7 @@ pub struct SpanRef {
 }
 
 impl SpanRef {
-    /// Reads the wire form; `None` where it is not well formed.
+    /// Reads the wire form; `None` if it is not well formed.
     pub fn parse(text: &str) -> Option<Self> {
         let (known, rest) = text.as_bytes().split_at_checked(LENGTH)?;
         let (version, known) = known.split_at_checked(2)?;

@@ -40,7 +40,7 @@ impl Moment {
         Self(self.0.saturating_sub(millis(duration)))
     }
 
-    /// How long after `earlier` this is; zero where it is not after.
+    /// How long after `earlier` this is; zero if it is not after.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -70,7 +70,7 @@ impl UnixMillis {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// How long after `earlier` this is; zero where the clock was set back.
+    /// How long after `earlier` this is; zero if the clock was set back.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -208,7 +208,7 @@ impl Lanes {
     /// More lanes than this become a barrier over all.
     pub const MAX: usize = 64;
 
-    /// The set of `lanes`, as a barrier over all where there are more than [`Lanes::MAX`].
+    /// The set of `lanes`, as a barrier over all if there are more than [`Lanes::MAX`].
     pub fn new(lanes: impl IntoIterator<Item = LaneId>) -> Self {
         let mut lanes: Vec<LaneId> = lanes.into_iter().collect();
         lanes.sort_unstable();

@@ -1,7 +1,7 @@
 //! A sliding time window of outcomes in self-expiring buckets, cheap enough for every call.
 //!
 //! The window is cut into 60 buckets of equal width. A bucket's counter carries the number of the
-//! interval that it belongs to (its *epoch*), so an idle window empties without a timer: what bears an
+//! interval that it belongs to (its *epoch*), so an idle window empties without a timer: a counter with an
 //! older epoch than the reader looks for counts nothing.
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //! ```
 //!
 //! As many threads as there are stripes but one hold stripes of their own, which they give back when they end; all
-//! others share the last one. A reader sums the stripes, which only a failure does. A success on a stripe of one's own is a plain load and store:
-//! nobody else adds to it, and an atomic addition would cost more than everything else on a call's way
-//! through the breaker (4.8 ns against 2 in `benches/breaker.rs`). What may be miscounted is harmless
+//! others share the last one. A reader sums the stripes, which only a failure does. A success on a stripe of one's own
+//! is a plain load and store: nobody else adds to it, and an atomic addition would cost more than everything else on a
+//! call's way through the breaker (4.8 ns against 2 in `benches/breaker.rs`). What may be miscounted is harmless
 //! for a rate: an addition that races with the bucket's turn to a new epoch, and successes of the
 //! running bucket that a concurrent [`Window::clear`] meant to forget. Failures are always counted by
 //! atomic addition.
@@ -73,7 +73,7 @@ impl Counts {
         self.successes + self.failures
     }
 
-    /// Failures among the calls, 0 where there were none.
+    /// Failures among the calls, 0 if there were none.
     pub fn failure_rate(self) -> f64 {
         self.share(self.failures)
     }
@@ -180,7 +180,7 @@ impl Window {
         }
     }
 
-    /// The number of the interval that `now` lies in; epochs start at 1, so that an untouched counter
+    /// The number of the interval of `now`; epochs start at 1, so that an untouched counter
     /// belongs to none.
     #[inline]
     fn epoch(&self, now: Moment) -> u32 {
@@ -201,7 +201,7 @@ impl Window {
     }
 }
 
-/// 2^64 / bucket width, rounded up; `u64::MAX` stands for a width of one millisecond.
+/// 2^64 / bucket width, rounded up; `u64::MAX` means a width of one millisecond.
 fn reciprocal(length: Duration) -> u64 {
     let width = (millis(length) / u64::from(BUCKETS)).max(1);
     (u64::MAX / width).saturating_add(1)

@@ -7,20 +7,20 @@
 //! **The one rule that a maintainer might break:** both travel in this one type, and whatever shows it without
 //! being asked for more ([`Display`](fmt::Display), `Debug`, `Serialize`) shows what is said. So a new listing,
 //! event, span or line of the log cannot tell the rest by accident. It takes [`Words::whole`] or
-//! [`Words::open`], and those stand where it is known who asks. A text of unknown origin is all the server's.
+//! [`Words::open`], which are called only if it is known who asks. A text of unknown origin is all the server's.
 
 use std::{borrow::Cow, fmt};
 
-/// What stands for words of unknown origin.
+/// Replaces words of unknown origin.
 const FOREIGN: &str = "the server's words, which only admins see";
-/// Between the two forms where they are kept as one text.
+/// Between the two forms if they are kept as one text.
 const BETWEEN: char = '\u{1f}';
 
 /// What an error says: in our words for everybody, and whole for admins.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Words {
     said: Cow<'static, str>,
-    /// `None` where there is no more than what is said.
+    /// `None` if there is no more than what is said.
     whole: Option<Box<str>>,
     open: bool,
 }
@@ -75,7 +75,7 @@ impl Words {
         self.within(|text| text.chars().take(letters).collect())
     }
 
-    /// Both forms as one text, to be kept where only the daemon's own user reads.
+    /// Both forms as one text, to be kept in files that only the daemon's own user reads.
     pub fn to_kept(&self) -> String {
         format!("{}{BETWEEN}{}", self.said, self.whole.as_deref().unwrap_or_default())
     }

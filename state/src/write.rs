@@ -19,7 +19,7 @@
 //! 1. *In doubt is for ever*, until the write is known to be applied: an attempt that wrote nothing says nothing
 //!    of the attempts before it.
 //! 2. A write in doubt is sent again only if a repetition changes nothing ([`Repeat::Absolute`]), or if every
-//!    attempt bears a token and the backend is proven to recognise it ([`Next::Prove`]). Any other write in
+//!    attempt has a token and the backend is proven to recognise it ([`Next::Prove`]). Any other write in
 //!    doubt is given up.
 //! 3. A proof that was refused once ([`End::Unprovable`]) is not asked for again, except by an
 //!    [operator](WriteState::asked_again).
@@ -38,9 +38,9 @@
 pub enum Repeat {
     /// A repetition leaves the same state.
     Absolute,
-    /// Every attempt bears a token by which the backend recognises a repetition, if that is proven.
+    /// Every attempt has a token by which the backend recognises a repetition, if that is proven.
     Token,
-    /// Nothing tells a repetition from the first.
+    /// Nothing distinguishes a repetition from the first.
     Never,
 }
 
@@ -124,7 +124,7 @@ impl WriteState {
         self.known = Known::OnWire;
     }
 
-    /// An attempt ended. May also be told of one that never left.
+    /// An attempt ended. May also be called for one that never left.
     pub fn end(&mut self, end: End) {
         match end {
             End::Applied => {
@@ -314,7 +314,7 @@ mod tests {
         ) {
             let mut state = WriteState::fresh(repeat);
             // Rows that the server holds of the write (2 are the whole), whether it recognises its token, whether
-            // a newer write stands there, and whether the sending is noted.
+            // there is a newer write, and whether the sending is noted.
             let (mut rows, mut seen, mut recognises) = (0_u32, false, true);
             let (mut newer, mut undone, mut noted) = (false, false, false);
             for event in events {

@@ -1,4 +1,4 @@
-//! What a queued call takes in memory: the index alone, as the bodies lie in the store.
+//! What a queued call takes in memory: the index alone, as the bodies are in the store.
 
 use std::alloc::System;
 

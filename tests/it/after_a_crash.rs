@@ -1,5 +1,5 @@
 //! The persisted queue after a crash, looked at without a daemon and then with one: what is whole is
-//! told to be, damage is found, said loudly, and never stops the daemon.
+//! reported as whole, damage is found, said loudly, and never stops the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -39,7 +39,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs `fusebox queue …` on the daemon's state directory and fails the test where that changes anything.
+/// Runs `fusebox queue …` on the daemon's state directory and fails the test if that changes anything.
 #[track_caller]
 fn offline(daemon: &Daemon, arguments: &[&str]) -> Output {
     let before = digests(&daemon.state_dir());
@@ -218,7 +218,7 @@ fn damaged(leaves_calls: bool, damage: impl FnOnce(&Path)) {
     daemon.restart();
     daemon.redis(&["GET", "after"]).assert_value("v");
 
-    // What was there before lies beside it, and can be read as far as it is whole.
+    // What was there before is beside it, and can be read as far as it is whole.
     assert_eq!(aside.len(), 1, "the damaged store is kept: {report}");
     let folder = daemon.state_dir().join("backends/redis").join(&aside[0]);
     let before = digests(&folder);

@@ -178,8 +178,8 @@ enum Ends {
 }
 use Ends::{Bypass, Cache, Empty, Live, Queued, Refused};
 
-/// Every way in which a backend's state shows: the call of round `n`, and what it ends with where the backend
-/// is up, where it is up in an EMERGENCY, and where it is down.
+/// Every way in which a backend's state shows: the call of round `n`, and what it ends with if the backend
+/// is up, if it is up in an EMERGENCY, and if it is down.
 #[rustfmt::skip]
 fn calls(n: u64) -> Vec<(&'static str, Value, [Ends; 3])> {
     let durable = json!({ "min_ack": "durable" });
@@ -426,7 +426,7 @@ fn a_recovery_takes_dependencies_first_and_waits_for_none() {
         daemon.wait_until_drained(backend, LONG);
     }
     daemon.wait_for_breaker("redis", "OPEN", LONG);
-    // The root cause is named to both, though what lies between is up.
+    // The root cause is named to both, though the one between them is up.
     let both = (impaired("clickhouse"), impaired("firestore"));
     assert_eq!(both, (json!(["redis"]), json!(["redis"])));
 

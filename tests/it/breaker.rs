@@ -66,7 +66,7 @@ fn a_few_failures_among_many_successes_do_not_open_it() {
     fail(&daemon, 6);
     assert_eq!(daemon.breaker("redis"), "CLOSED", "6 of 36 are less than half");
     relay.accept_again();
-    // The connection pauses between its attempts; the breaker, closed, stands in nobody's way.
+    // The connection pauses between its attempts; the breaker, closed, stops nobody.
     daemon.wait_until("it is live again", LONG, |daemon| {
         daemon.redis(&["GET", "absent"]).source() == "live"
     });

@@ -24,7 +24,7 @@ fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What a command prints, where it succeeds.
+/// What a command prints, if it succeeds.
 #[track_caller]
 fn says(daemon: &Daemon, line: &str) -> String {
     let output = daemon.fusebox(&line.split(' ').collect::<Vec<_>>());
@@ -140,7 +140,7 @@ fn the_queues_of_several_backends_are_asked_for_without_naming_one() {
         assert!(says(&daemon, &format!("queue show {op_id}")).contains(op_id.as_str()));
         assert!(fails(&daemon, &format!("queue requeue {op_id}"), 1).contains("waits already"));
     }
-    // What cannot be replayed is told, and the rest is replayed.
+    // What cannot be replayed is reported, and the rest is replayed.
     let replay = daemon.fusebox(&["queue", "replay"]);
     assert_eq!(replay.status.code(), Some(1), "{replay:?}");
     assert!(err(&replay).contains("redis: ") && err(&replay).contains("other: "), "{replay:?}");
@@ -151,7 +151,7 @@ fn the_queues_of_several_backends_are_asked_for_without_naming_one() {
     assert_eq!(said, format!("{two} is discarded\n"));
     let absent = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
     let said = fails(&daemon, &format!("queue discard {absent}"), 1);
-    assert!(said.contains("in the queues of other, redis"), "{said}");
+    assert!(said.contains("the queues of other, redis have no call or dead letter"), "{said}");
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn json_is_json_an_object_a_line() {
     let config = daemon.configuration();
     let checked = one(&format!("check --json --config {}", config.display()));
     assert_eq!((&checked["ok"], &checked["problems"]), (&json!(true), &json!([])));
-    // A refused call is told as JSON too, and by its exit code.
+    // A refused call is shown as JSON too, and by its exit code.
     let refused = daemon.fusebox(&["call", "redis", "--json", "--", "LLEN", "l"]);
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     let problem: Value = serde_json::from_str(&out(&refused)).unwrap();
@@ -393,7 +393,7 @@ fn a_call_prints_in_a_pipe_what_redis_cli_would() {
     let read = daemon.fusebox(&["call", "redis", "--", "GET", "bin"]);
     assert_eq!(read.stdout, b"\xff\r\n\x01\n");
 
-    // A reader that has enough is no error, whatever is left to say.
+    // A reader that has enough is not an error, whatever is left to say.
     let many: Vec<String> = (0..20_000).map(|item| format!("item {item}")).collect();
     let mut push = vec!["RPUSH", "long"];
     push.extend(many.iter().map(String::as_str));
@@ -614,7 +614,7 @@ fn a_reload_applies_thresholds_and_refuses_an_address_that_calls_wait_for() {
     daemon.redis(&["SET", "k", "w"]).assert_live();
     assert_eq!((new.get("k").as_deref(), old.get("k").as_deref()), (Some("w"), Some("v")));
 
-    // A file that does not read changes nothing and is told.
+    // A file that does not read changes nothing and is reported.
     fs::write(daemon.configuration(), "[backends.redis]\nurll = 'x'\n").unwrap();
     let refused = fails(&daemon, "config reload", 1);
     assert!(refused.contains("the nearest is backends.redis.url"), "{refused}");

@@ -192,7 +192,7 @@ fn ids_in(server: &ClickHouse, table: &str) -> BTreeMap<u64, u64> {
     pairs.map(|(id, count)| (id.parse().unwrap(), count.parse().unwrap())).collect()
 }
 
-/// How many calls these dead letters are: what was sent as one is told as one.
+/// How many calls these dead letters are: what was sent as one is shown as one.
 fn calls_of(dead: &[Value]) -> usize {
     let calls = dead.iter().map(|call| call["calls"].as_u64().unwrap_or(1));
     usize::try_from(calls.sum::<u64>()).unwrap()

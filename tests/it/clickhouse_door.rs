@@ -164,7 +164,7 @@ impl World {
     }
 }
 
-/// Uses a client while the server is up, through an outage in which it starts anew, and afterwards; then the daemon is
+/// Uses a client while the server is up, through an outage in which it restarts, and afterwards; then the daemon is
 /// killed.
 fn through_an_outage(client: &str) {
     let mut world = World::start();
@@ -234,7 +234,7 @@ fn what_was_put_into_a_session_is_known_after_a_kill_of_the_daemon() {
     }
     assert_eq!(world.daemon.queued("clickhouse", "pending"), 2);
 
-    // A file that is damaged or gone says nothing of any session, and that is told.
+    // A file that is damaged or gone says nothing of any session, and that is reported.
     let file = world.daemon.state_dir().join("sessions/clickhouse.dirty");
     for (told, rubbish) in [("it is damaged", Some("rubbish")), ("it is missing", None)] {
         world.daemon.kill_9();

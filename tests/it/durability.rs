@@ -102,7 +102,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Sends the writes that `next` names until it is told to stop, and notes what is known of each.
+    /// Sends the writes that `next` names until it is stopped, and notes what is known of each.
     fn run(self, progress: &AtomicU64, mut step: impl FnMut(&Client) -> Known) {
         while !self.stopped.is_set() {
             if step(&self.caller) == Known::Refused && !self.caller.is_up() {
@@ -295,7 +295,7 @@ fn a_rotated_password_does_not_empty_the_queue() {
         .start();
     daemon.redis(&["SET", "k", "old"]).assert_live();
     redis.require_password("rotated");
-    // What is connected stays authenticated: the daemon has to connect anew.
+    // What is connected stays authenticated: the daemon has to reconnect.
     let _killed: u64 = redis.query(&["CLIENT", "KILL", "SKIPME", "yes"]);
     daemon.redis(&["SET", "k", "new"]).assert_queued();
     daemon.wait_for_breaker("redis", "OPEN", LONG);

@@ -94,7 +94,7 @@ fn an_encoded_insert_is_inserted_as_rows() {
         assert_eq!(server.query("SELECT count(), sum(id) FROM t WHERE s = 'many'"), {
             format!("300000\t{}", 300_000_u64 * 299_999 / 2)
         });
-        // One that is cut short, below and above what is held, is no insert of its beginning alone that
+        // One that is cut short, below and above what is held, is not an insert of its beginning alone that
         // claims to be whole.
         for rows in [1_000, 300_000] {
             let whole =

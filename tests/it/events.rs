@@ -115,7 +115,7 @@ fn what_happened_before_a_kill_is_there_after_it_in_order_and_once() {
     let refused = daemon.fusebox(&["events", "--backend", "nosuch"]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
 
-    // A stop that was asked for is told, and nothing after it.
+    // A stop that was asked for is published, and nothing after it.
     assert!(daemon.terminate().success());
     daemon.restart();
     let after = events(&daemon, "--limit 1000");

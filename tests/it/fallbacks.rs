@@ -1,4 +1,4 @@
-//! What answers when the backend does not: the cache, nil where it says nothing, the queue, and a clear
+//! What answers when the backend does not: the cache, nil if it says nothing, the queue, and a clear
 //! refusal for the rest.
 
 use std::fs;
@@ -327,7 +327,7 @@ fn administration_is_for_the_daemons_own_user_and_not_for_a_client() {
     let daemon = operated(&redis.url()).set("client_group", CLIENTS.to_string()).start();
     daemon.redis(&["CONFIG", "GET", "maxmemory"]).assert_value(json!({ "maxmemory": "0" }));
 
-    // The binary and the socket, where nobody can reach them.
+    // The binary and the socket, out of everybody's reach.
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(daemon.folder(), open).unwrap();
     let copy = daemon.folder().join("fusebox");
@@ -351,7 +351,7 @@ fn administration_is_for_the_daemons_own_user_and_not_for_a_client() {
     }
     let (code, said) = as_nobody(CLIENTS, &["offline", "redis"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("may not give orders"), "{said}");
+    assert!(said.contains("has no admin rights"), "{said}");
     // One who is in no group of ours does not even get in.
     let (code, said) = as_nobody(12_345, &["call", "redis", "--", "GET", "k"]);
     assert_ne!(code, Some(0), "{said}");

@@ -1,4 +1,4 @@
-//! Firestore: what a caller sees of an outage, and what becomes of its writes. Against Google's emulator where
+//! Firestore: what a caller sees of an outage, and what becomes of its writes. Against Google's emulator if
 //! it is installed, and the npm package's: see `support/firestore.rs`. Both keep everything in memory, so an
 //! outage is a relay that refuses connections.
 
@@ -221,7 +221,7 @@ fn a_write_whose_connection_died_is_queued_at_once_and_applied_before_the_next()
         println!("answered after {took:?}");
         reply.assert_queued();
         assert!(took < Duration::from_secs(3), "{took:?}");
-        // The lane is in doubt for as long as what lay in the network could still land.
+        // The lane is in doubt for as long as what was in the network could still land.
         set(&daemon, "k/a", &json!({ "n": 2 })).assert_queued();
         let read = get(&daemon, "k/a");
         assert_eq!((read.source(), &read.value()["data"]["n"]), ("queued", &json!(2)));
@@ -315,7 +315,7 @@ fn what_the_server_refuses_is_told_and_opens_nothing() {
     }
 }
 
-/// What a follower of a stream knows, and holds against what it is told next.
+/// What a follower of a stream knows, and compares with what it gets next.
 #[derive(Default)]
 struct Follower {
     documents: BTreeMap<String, (String, Value)>,

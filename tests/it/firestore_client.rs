@@ -1,6 +1,6 @@
 //! Firestore by another's eyes: Google's own Python client reads what was written through the daemon, live and
 //! replayed, and the daemon reads what that client wrote; exact values and types. Against Google's emulator
-//! where it is installed, and the npm package's, which lacks some: they are named.
+//! if it is installed, and the npm package's, which lacks some: they are named.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,7 +16,7 @@ use crate::support::proc::venv_python;
 use crate::support::relay::Relay;
 
 const LONG: Duration = Duration::from_secs(60);
-/// The project that an emulator is given where none is named.
+/// The project that an emulator is given if none is named.
 const PROJECT: &str = "fusebox-local";
 
 /// A fraction of a second before 1970, which the client reads as it is and writes a second too late.
@@ -256,7 +256,7 @@ fn left(told: &Map<String, Value>, emulator: Emulator) -> BTreeMap<&'static str,
         "map": { "map": { "kept": true, "changed": { "int": "7" } } },
     });
     if emulator == Emulator::Npm {
-        // It leaves a deleted field where it is.
+        // It keeps a deleted field.
         updated["gone"] = json!({ "int": "1" });
     } else {
         transformed["n"] = json!({ "int": "9007199254741035" });

@@ -21,7 +21,7 @@ use crate::support::relay::Relay;
 use crate::support::tls::{Authority, TlsFront, TokenServer};
 
 const LONG: Duration = Duration::from_secs(60);
-/// The project that an emulator is given where none is named.
+/// The project that an emulator is given if none is named.
 const PROJECT: &str = "fusebox-local";
 
 /// A program that uses a client, and what tells it how.
@@ -54,7 +54,8 @@ impl Stock {
     }
 }
 
-/// A daemon with a door to the emulator. Its breaker opens at the first failure and stays open until it is told.
+/// A daemon with a door to the emulator. Its breaker opens at the first failure and stays open until an operator closes
+/// it.
 fn daemon(firestore: &Firestore, door: &Port) -> Builder {
     let table = Table::from_iter([
         ("backend".to_owned(), Value::from("firestore")),
@@ -196,7 +197,7 @@ impl Listener {
         Self { stock, process, heard, reader: Some(reader) }
     }
 
-    /// The views that it was told of, in order.
+    /// The views that it received, in order.
     fn views(&self, who: &str) -> Vec<View> {
         let heard = self.heard.lock();
         let views = heard.iter().filter(|said| said["who"] == who);
@@ -213,7 +214,7 @@ impl Listener {
         }
     }
 
-    /// Ends it. Whatever it was told of went forwards, and none of it was an error.
+    /// Ends it. Whatever it received went forwards, and none of it was an error.
     fn ends(mut self) {
         drop(self.process.stdin.take());
         assert!(self.process.wait().expect("its end").success());
@@ -315,7 +316,7 @@ impl Listening {
 }
 
 /// Cuts the server off while clients listen, while others begin to, and while the daemon is killed. The emulators keep
-/// everything in memory, so no data of theirs survives a kill: a cut stands for that.
+/// everything in memory, so no data of theirs survives a kill: a cut takes its place.
 fn listens_through_cuts(emulator: Emulator) {
     let mut world = Listening::start(emulator);
     world.cut();
@@ -331,7 +332,7 @@ fn listens_through_cuts(emulator: Emulator) {
     world.cut();
     world.writes(&[("a", Some(4)), ("e", Some(4))]);
     if emulator != Emulator::Npm {
-        // The client begins anew by itself, and without tokens nobody tells it what is gone.
+        // The client starts again by itself, and without tokens nothing says what is gone.
         world.writes(&[("d", None)]);
     }
     world.daemon.restart();

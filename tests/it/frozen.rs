@@ -1,8 +1,8 @@
 //! A backend that never answers: how soon that is noticed, what its callers lose until then, and how soon its return
 //! is noticed.
 //!
-//! `FUSEBOX_TEST_FROZEN=all`, or a kind's name, measures each kind, or that one, stopped, behind a network that swallows what is sent, and behind one
-//! that has gone, with callers of three kinds of patience, and prints a table.
+//! `FUSEBOX_TEST_FROZEN=all`, or a kind's name, measures each kind, or that one, stopped, behind a network that
+//! swallows what is sent, and behind one that has gone, with callers of three kinds of patience, and prints a table.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -206,7 +206,7 @@ fn the_table_of_frozen_backends() {
         for how in [How::Swallowed, How::Gone] {
             let found = measure("redis", how, None, "1s");
             assert!(found.open < Duration::from_secs(5 + 2), "{how:?}: {:?}", found.open);
-            // Nobody had an answer, and all wait yet or were told that there is none.
+            // Nobody had an answer, and all are waiting or have an error.
             assert!(found.lost > found.open * 3, "{how:?}: {:?}", found.lost);
         }
         return;

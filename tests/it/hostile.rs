@@ -1,4 +1,4 @@
-//! Callers who make mistakes, mean it badly, or are slow: each is told what is wrong, and nobody else
+//! Callers who make mistakes, mean it badly, or are slow: each learns what is wrong, and nobody else
 //! notices.
 
 use std::fs;
@@ -510,8 +510,8 @@ fn everything_that_is_wrong_with_the_settings_is_told_at_once() {
                 [backends.db]\nkind = 'postgres'\n";
     let expected = "\
 fusebox: 8 problems in the configuration
-  backends.redis.failure_threshold is no setting; the nearest is backends.redis.breaker.failure_threshold
-  sate_dir is no setting; the nearest is state_dir
+  backends.redis.failure_threshold is not a setting; the nearest is backends.redis.breaker.failure_threshold
+  sate_dir is not a setting; the nearest is state_dir
   backends.redis.timeout: invalid type: integer `5`, expected a duration
   backends.redis.breaker.failure_rate must be between 0 and 1, got 1.5
   backends.redis.queue.bytes must be at least 1 MiB, got 9.8 KiB
@@ -585,7 +585,7 @@ fn a_socket_that_cannot_be_is_refused() {
         run(folder.path(), "", &["run", "--state-dir", state, "--socket", taken.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("is there and is no socket: not touched"), "{said}");
+    assert!(said.contains("exists and is not a socket: not touched"), "{said}");
     assert_eq!(fs::read_to_string(&taken).unwrap(), "somebody's");
 }
 

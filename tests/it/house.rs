@@ -4,14 +4,17 @@
 //! `cargo nextest run --workspace --no-capture -E 'test(house::numbers)'`.
 
 mod circles;
+mod codes;
 mod graph;
 mod invented;
 mod known;
 mod numbers;
+mod pages;
 mod rules;
 mod selects;
 mod source;
 mod syntax;
+mod words;
 
 use std::{path::Path, sync::LazyLock};
 
@@ -174,6 +177,27 @@ fn what_is_simulated_leaves_nothing_to_the_chance_of_a_select() {
         [selects::complaints(&sources, "actors/"), selects::complaints(&sources, "state/")]
             .concat(),
     );
+}
+
+#[test]
+fn every_link_leads_somewhere_and_every_page_can_be_found() {
+    all_is_well(pages::lost_links(&pages::read(root()), |file| root().join(file).exists()));
+}
+
+#[test]
+fn the_sentences_of_the_documentation_are_short() {
+    all_is_well(pages::long_sentences(&pages::read(root())));
+}
+
+#[test]
+fn every_code_of_an_error_is_on_the_page_of_the_http_api() {
+    let page = std::fs::read_to_string(root().join("docs/http-api.md")).unwrap();
+    all_is_well(codes::missing(&source::read(root()), &page));
+}
+
+#[test]
+fn no_word_makes_sentences_hard_to_read_too_often() {
+    all_is_well(words::complaints(&source::read_all(root()), &pages::read(root())));
 }
 
 #[test]

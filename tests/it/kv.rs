@@ -21,7 +21,7 @@ use crate::support::{
 };
 
 const PATCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/patches/kv.patch");
-/// Who does not bear it is not let in.
+/// Who does not have it is not let in.
 const TOKEN: &str = "open-sesame";
 const LONG: Duration = Duration::from_secs(20);
 
@@ -86,7 +86,7 @@ fn built() -> PathBuf {
     drop(fs::remove_dir_all(&tree));
     copy_tracked(root, &tree);
     let mut apply = Command::new("git");
-    // The copy lies within a repository, which is not the one to be patched.
+    // The copy is within a repository, which is not the one to be patched.
     apply
         .args(["apply", PATCH])
         .current_dir(&tree)
@@ -101,7 +101,7 @@ fn built() -> PathBuf {
     root.join("target/kv/build/debug/fusebox")
 }
 
-/// Copies what git tracks, as it is now. What was not changed keeps its time, so that it is not built anew.
+/// Copies what git tracks, as it is now. What was not changed keeps its time, so that it is not built again.
 fn copy_tracked(root: &Path, to: &Path) {
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();

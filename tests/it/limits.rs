@@ -1,4 +1,4 @@
-//! A queue's limits: told early, refused at once, never a silent drop.
+//! A queue's limits: announced early, refused at once, never a silent drop.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -34,7 +34,7 @@ fn provoke(daemon: &Daemon, redis: &RedisServer) {
     }
     let replayed = |daemon: &Client| daemon.queued("redis", "pending") == 0;
     daemon.wait_until("all is replayed or buried", LONG, replayed);
-    // A key that is closed to the daemon stands in an alert.
+    // A key that is closed to the daemon is in an alert.
     daemon.order("/admin/backends/redis/offline");
     daemon.redis(&["SET", FORGED, "v"]).assert_queued();
     let allow = |keys| redis.query::<String>(&["ACL", "SETUSER", "default", "resetkeys", keys]);
@@ -108,7 +108,7 @@ fn whatever_callers_say_is_an_object_in_json() {
 #[test]
 fn the_journal_is_told_priorities_and_only_the_journal() {
     let redis = RedisServer::start();
-    // Lines are what there is where the journal does not listen.
+    // There are only lines if the journal does not listen.
     let mut daemon = operated(&redis.url())
         .env("RUST_LOG", "debug")
         .env("FUSEBOX_TEST_HOOKS", "1")
@@ -257,8 +257,8 @@ fn the_log_is_as_loud_as_it_is_asked_to_be() {
     assert_eq!(says("log-level"), "warn\n");
 
     for (filter, part) in [
-        ("fusebox=loud", "\"fusebox=loud\" is no part of a filter"),
-        ("info,debgu", "\"debgu\" is no level"),
+        ("fusebox=loud", "\"fusebox=loud\" is not part of a filter"),
+        ("info,debgu", "\"debgu\" is not a level"),
     ] {
         let refused = daemon.fusebox(&["log-level", filter]);
         assert_eq!(refused.status.code(), Some(2), "{refused:?}");
@@ -274,7 +274,7 @@ fn a_variable_that_is_no_filter_is_told_and_not_obeyed() {
     let daemon = operated(&redis.url()).env("RUST_LOG", "fusebox=loud").start();
     eventually("it is told, and the usual is written", LONG, || {
         let log = daemon.log_text();
-        log.contains("WARN RUST_LOG is not obeyed: \"fusebox=loud\" is no part")
+        log.contains("WARN RUST_LOG is ignored: \"fusebox=loud\" is not part")
             && log.contains("INFO ready")
     });
 }

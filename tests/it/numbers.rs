@@ -17,7 +17,7 @@ use crate::support::redis::RedisServer;
 /// More than any test here takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Numbers that 64 bits do not hold, or that change when they are written anew.
+/// Numbers that 64 bits do not hold, or that change when they are written again.
 const NUMBERS: [&str; 12] = [
     "12345678901234567890123",
     "18446744073709551616",

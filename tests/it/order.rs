@@ -130,7 +130,7 @@ fn abandon_behind_a_relay(daemon: &Client, relay: &Relay) -> thread::JoinHandle<
     daemon.redis(&["SET", "k", "old"]).assert_live();
     relay.hold_client_bytes();
     let caller = daemon.clone();
-    // Whatever the caller is told, or that it is told nothing, is not what this is about.
+    // The caller's answer, or that there is none, is not what this is about.
     let call =
         thread::spawn(move || drop(caller.try_redis(&["SET", "k", "abandoned"], Value::Null)));
     eventually("the network holds the write", LONG, || relay.holds("abandoned"));

@@ -215,7 +215,7 @@ fn the_stream_tells_the_state_at_once_and_what_changes_and_nothing_that_callers_
     assert_eq!((name.as_str(), &now["state"]), ("state", &json!("HEALTHY")));
     assert_eq!(now["backends"]["redis"]["breaker"]["state"], "CLOSED");
 
-    // Where nothing happens it says so every five seconds, and not all the time.
+    // When nothing happens it says so every five seconds, and not all the time.
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
         let begun = Instant::now();
@@ -242,13 +242,13 @@ fn the_stream_tells_the_state_at_once_and_what_changes_and_nothing_that_callers_
     assert!(last["last_errors"][0].get("message").is_none(), "{last}");
     assert!(!open.to_string().contains("secret-key"), "{open}");
 
-    // Whoever comes later is told what was.
+    // Whoever comes later sees what was.
     let mut late = Stream::follow(&stage);
     let history = late.until(|name, _| name == "history");
     assert_eq!(history["transitions"][0]["to"], "OPEN");
     assert!(!history.to_string().contains("message"), "{history}");
 
-    // A dead letter is told without its name and words.
+    // A dead letter is shown without its name and words.
     stage.redis.restart();
     let _pushed: i64 = stage.redis.query(&["DEL", "secret-key"]);
     recover(&stage.daemon);
@@ -451,7 +451,7 @@ fn a_restart_of_the_daemon_shows_as_lost_and_then_as_a_new_run() {
 
     stage.daemon.restart();
     browser.sees("#link-text", "^live");
-    browser.sees("#timeline tr", "daemon.*was started anew; last heard before at");
+    browser.sees("#timeline tr", "daemon.*was started again; last heard before at");
     browser.sees("[data-backend=redis]", "OPEN.*1 call,");
     assert_eq!(browser.count("#lost"), 0);
     // It goes on from there.

@@ -48,7 +48,7 @@ fn support(script: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script)
 }
 
-/// Uses a client while the server is up, through an outage in which it starts anew, and afterwards.
+/// Uses a client while the server is up, through an outage in which it restarts, and afterwards.
 fn through_an_outage(client: impl Fn() -> Stock) {
     let mut redis = RedisServer::start();
     let daemon = operated(&redis.url()).start();

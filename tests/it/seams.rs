@@ -1,4 +1,4 @@
-//! The seams between an attempt, its outcome and what is sent next: nothing is applied twice, nothing is told that
+//! The seams between an attempt, its outcome and what is sent next: nothing is applied twice, nothing is reported that
 //! is not so, and what never left leaves no trace.
 
 use std::time::Duration;

@@ -81,7 +81,7 @@ fn a_change_is_in_effect_at_once_and_told_everywhere() {
     assert_eq!(overrides(), "1");
     let applied = [("backend", "redis"), ("result", "applied")];
     assert_eq!(count(&daemon, "config_changes_total", &applied), "1");
-    // Nothing was connected anew, and nothing emptied.
+    // Nothing was reconnected, and nothing emptied.
     assert_eq!(connections(&redis), links);
     assert!(daemon.get("/v1/backends/redis").1["cache"]["entries"].as_u64().unwrap() > 0);
 
@@ -360,7 +360,7 @@ fn a_reload_of_core_settings_connects_nothing_anew_and_another_address_does() {
     let refused = daemon.fusebox(&["config", "reload"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        said.contains("backends.redis.queue.disk_floor changed, which wants a restart"),
+        said.contains("backends.redis.queue.disk_floor changed, which needs a restart"),
         "{said}"
     );
     daemon.set("backends.redis.queue.disk_floor", "64MiB");

@@ -213,7 +213,7 @@ fn large_bodies_of_one_caller_leave_bytes_to_others_and_weigh_until_they_are_off
         (ask(unix(daemon), call.as_bytes()).0 == 200).then_some(())
     });
 
-    // What cannot fit ever is not told to come again.
+    // A request that can never fit is not asked to come again.
     let (status, problem) = ask(unix(daemon), head(world.port.address(), 9 * MIB).as_bytes());
     assert_eq!(status, 413, "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("8 MiB"), "{problem}");

@@ -1,5 +1,5 @@
-//! The state directory: for its owner alone, and told from its copies; and stores that are gone, do not open, or
-//! are copied with it.
+//! The state directory: for its owner alone, and distinguished from its copies; and stores that are gone, do not open,
+//! or are copied with it.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -103,7 +103,7 @@ fn a_store_that_does_not_open_stops_no_other_and_heals_without_a_restart() {
     daemon.order("/admin/backends/redis/offline");
     daemon.redis(&["SET", "k", "1"]).assert_queued();
     daemon.kill_9();
-    // A folder where a file is to be: the file system refuses.
+    // A folder in place of a file: the file system refuses.
     let lock = daemon.state_dir().join("backends/redis/lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
@@ -273,7 +273,7 @@ fn two_daemons_of_one_name_end_their_war_and_one_at_least_stands_back() {
     first.restart();
     let mut second = operated(&redis.url()).state_dir(&dir).start();
     assert_eq!(instance(&first), instance(&second));
-    let stands_back = |daemon: &Client| alerts(daemon, "redis").contains("bears this one's name");
+    let stands_back = |daemon: &Client| alerts(daemon, "redis").contains("has this one's name");
     let (one, two) = (first.client(), second.client());
     one.wait_until("one of them finds the other out", LONG, |_| {
         for client in [&one, &two] {

@@ -144,7 +144,7 @@ struct Keeping<'a> {
 }
 
 impl Keeping<'_> {
-    /// Sends a call and returns its status; `None` where nobody listens, so that nothing was sent.
+    /// Sends a call and returns its status; `None` if nobody listens, so that nothing was sent.
     fn set(&mut self, key: &str) -> io::Result<Option<u16>> {
         let mut stream = match self.kept.take() {
             Some(kept) => kept,

@@ -1,4 +1,4 @@
-//! What the scenarios stand on: real servers, the real daemon, a network that can be broken, and waiting.
+//! What the scenarios use: real servers, the real daemon, a network that can be broken, and waiting.
 
 pub(crate) mod clickhouse;
 pub(crate) mod collector;

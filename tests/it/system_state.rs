@@ -67,7 +67,7 @@ fn wait_for_state(daemon: &Client, state: &str) {
     });
 }
 
-/// Waits until health has seen at least so many percent operational, and fails the test where that has
+/// Waits until health has seen at least so many percent operational, and fails the test if that has
 /// changed the state.
 #[track_caller]
 fn assert_held(daemon: &Client, state: &str, percent: f64) {

@@ -169,7 +169,7 @@ fn every_kind_is_spoken_to_over_tls_in_peace_and_after_an_outage() {
     events.next("the stream goes on", LONG, |event| event.data.to_string().contains("\"n\":2"));
 }
 
-/// A server that cannot prove who it is gets nothing, an operator is told what is wrong with it, and the others
+/// A server that cannot prove who it is gets nothing, an operator learns what is wrong with it, and the others
 /// go on. Once it is put right, what was queued arrives.
 #[test]
 fn what_is_wrong_with_a_certificate_is_told_and_holds_up_nobody_else() {
@@ -180,7 +180,7 @@ fn what_is_wrong_with_a_certificate_is_told_and_holds_up_nobody_else() {
     let good = world.authority.sign();
     for (n, (bad, words)) in (1..).zip([
         (Authority::new("stranger").sign(), untrusted),
-        // It was made anew under its old name.
+        // It was made again under its old name.
         (Authority::new("own").sign(), untrusted),
         (world.authority.sign_for("IP:127.0.0.1", -1), "its certificate has expired"),
         (

@@ -132,7 +132,7 @@ fn without_a_terminal_there_is_a_line_a_second_or_nothing() {
     let refused = daemon.fusebox(&["status", "--watch"]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("--watch wants a terminal; --watch --json"), "{said}");
+    assert!(said.contains("--watch needs a terminal; --watch --json"), "{said}");
     assert_eq!(refused.stdout, b"");
 
     let mut lines = Lines::of(&daemon);

@@ -31,7 +31,7 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// Puts binary and socket where a stranger can reach them.
+    /// Puts binary and socket within a stranger's reach.
     fn of(daemon: &Daemon) -> Self {
         assert!(Uid::effective().is_root(), "this test needs root: it becomes another user");
         fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();

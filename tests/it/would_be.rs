@@ -12,7 +12,7 @@ use crate::support::daemon::Builder;
 const LONG: Duration = Duration::from_secs(60);
 const CALLERS: u32 = 32;
 
-/// Ends the callers, also where the test fails.
+/// Ends the callers, also if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Google's own client of Firestore, for tests: what it reads of what others wrote, and what it writes.
 
-The emulator is the one that FIRESTORE_EMULATOR_HOST names. Values are told with their types, so that an
+The emulator is the one that FIRESTORE_EMULATOR_HOST names. Values are given with their types, so that an
 integer and a double, or a text and bytes, are never the same:
 
     null · true · {"int":"7"} · {"double":"1.5"} · {"text":"a"} · {"bytes":"00ff"} · {"time":"…Z"}
@@ -23,7 +23,7 @@ CLIENT = firestore.Client(project=sys.argv[1])
 
 
 def told(value):
-    """A value of the client's as it is told."""
+    """A value of the client's as it is printed."""
     # bool first: to Python it is a kind of int. So is text to nothing else.
     if value is None or isinstance(value, bool):
         return value
@@ -49,7 +49,7 @@ def told(value):
 
 
 def meant(value):
-    """The value of the client's that is told."""
+    """The value of the client's for what was printed."""
     if value is None or isinstance(value, bool):
         return value
     ((kind, inner),) = value.items()
@@ -71,7 +71,7 @@ def fields(snapshot):
 
 
 def read(paths):
-    """The documents as BatchGetDocuments has them; where RunQuery has them otherwise, that is an error."""
+    """The documents as BatchGetDocuments has them; if RunQuery has them otherwise, that is an error."""
     found = {path: fields(CLIENT.document(path).get()) for path in paths}
     for collection in {path.rpartition("/")[0] for path in paths}:
         queried = {document.reference.path: fields(document) for document in CLIENT.collection(collection).stream()}

@@ -8,7 +8,7 @@ const require = createRequire(import.meta.url);
 const { Firestore, FieldValue, AggregateField } = require("@google-cloud/firestore");
 
 const [project, phase] = process.argv.slice(2);
-// An outage is told at once, and not after the client has tried for minutes.
+// An outage is reported at once, and not after the client has tried for minutes.
 const AT_ONCE = 3_000;
 const PATIENCE = 30_000;
 const database = new Firestore({ projectId: project });

@@ -87,4 +87,4 @@ const { p50, p99, attempts } = (await times.look()).get("redis");
 assert.equal(attempts, 110);
 assert.ok(p50 > 1 && p50 < 2, `${p50}`);
 assert.equal(p99, 10, "beyond the last bound there is only that bound");
-assert.deepEqual((await times.look()).get("redis"), { attempts: 0 }, "the daemon began anew");
+assert.deepEqual((await times.look()).get("redis"), { attempts: 0 }, "the daemon started again");

@@ -39,7 +39,7 @@ BACK = 90
 
 
 class Framework:
-    """How a framework's worker and enqueuer are started, and where they find Redis.
+    """How a framework's worker and enqueuer are started, and the address of their Redis.
 
     `idle`: its worker ends if it loses Redis while it carries a job out, directly too (at the door also if Redis is
     frozen for longer than the backend's `timeout`). So it waits for one when an outage begins, and the jobs come in it.

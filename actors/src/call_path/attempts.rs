@@ -30,7 +30,7 @@ use crate::{
 /// How often a write in doubt looks whether the others of its lanes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// How long a write that may be queued waits until nothing old can land in its lanes; it stands before a lane that does
+/// How long a write that may be queued waits until nothing old can land in its lanes; its lane does
 /// not move.
 const FENCE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -136,9 +136,9 @@ impl BackendShared {
         }
     }
 
-    /// The connector that takes the place of the call's own, which is closed, where there will be one: a
-    /// reload closes the old one before it puts the new one in its place. `None` where it is of another
-    /// target, for which the call was not planned, and where the daemon stops.
+    /// The connector that replaces the call's own, which is closed, if there will be one: a
+    /// reload closes the old one before it puts the new one in its place. `None` if it is of another
+    /// target, for which the call was not planned, and if the daemon stops.
     async fn next_connector(&self, context: &Context) -> Option<SharedConnector> {
         loop {
             let next = SharedConnector::clone(&self.connector.load());
@@ -191,7 +191,7 @@ impl BackendShared {
         }
     }
 
-    /// One attempt, with permit and place. [`NoAnswer::Rejected`] where it gets none.
+    /// One attempt, with permit and place. [`NoAnswer::Rejected`] if it gets none.
     async fn attempt(
         &self,
         context: &mut Context,
@@ -283,7 +283,7 @@ impl BackendShared {
     }
 
     /// The rest of an answer, which holds its place for as long as it comes. Its beginning was a success;
-    /// that it breaks off is told the breaker as an attempt of its own.
+    /// if it breaks off, the breaker counts that as an attempt of its own.
     fn guarded(&self, rest: Box<dyn Tail>, passage: Arc<Passage>) -> Box<dyn Tail> {
         Box::new(GuardedRest { rest, circuit: Arc::clone(&self.circuit), _passage: passage })
     }

@@ -26,7 +26,7 @@ pub struct AnswerCopy {
     keeps: Keeps,
 }
 
-/// Where a copy is kept, and as the answer to what.
+/// The cache that takes a copy, and the read that it answers.
 pub(super) struct Keeps {
     pub(super) fills: Fills,
     pub(super) read: Read,
@@ -42,7 +42,7 @@ impl Copied {
         copied
     }
 
-    /// Adds a piece to the copy; there is none any more where that is too much.
+    /// Adds a piece to the copy; if that is too much, the copy is dropped.
     fn note(&mut self, piece: &[u8]) {
         if !self.copy.as_mut().is_some_and(|copy| copy.note(piece)) {
             self.copy = None;

@@ -1,4 +1,4 @@
-//! A cached reply that lies in a file, on its way to its caller.
+//! A cached reply in a file, on its way to its caller.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 /// What of a file has not been answered yet.
 pub(super) struct Filed(Option<Reading>);
 
-/// The hits with their replies at hand, and what follows of the one that lies in a file. One whose file cannot be read
+/// The hits with their replies at hand, and what follows of the one in a file. One whose file cannot be read
 /// within `left`, or is one of several, is none.
 pub(super) async fn filed(
     hits: Vec<Option<Hit>>,

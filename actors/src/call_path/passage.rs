@@ -28,7 +28,7 @@ pub(super) struct AttemptEnd<'a> {
 }
 
 impl BackendShared {
-    /// Asks for a permit and a place. Changes nothing where it gets none.
+    /// Asks for a permit and a place. Changes nothing if it gets none.
     pub(super) fn pass(&self, began: Reading, failed_before: bool) -> Result<Passage, Barred> {
         Passage::begin(&self.circuit, began, failed_before)
     }

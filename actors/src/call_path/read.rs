@@ -36,7 +36,7 @@ enum Fence {
 enum Base {
     /// Nothing is known of what was there before them.
     Nothing,
-    /// What is cached, if they cannot be told without it.
+    /// What is cached, if they are not known without it.
     Cached,
 }
 
@@ -45,7 +45,7 @@ const LOOKS: u32 = 3;
 
 /// How a keyed read has passed the fence.
 struct Fenced {
-    /// The parts that the queue determines, slot by slot; none where nothing waits.
+    /// The parts that the queue determines, slot by slot; none if nothing waits.
     parts: Vec<Option<Bytes>>,
     /// Writes wait that the backend must have before it can be asked: what was cached before them answers.
     cache_alone: bool,
@@ -81,7 +81,7 @@ impl BackendShared {
         read: &Read,
     ) -> Result<Reply, CallError> {
         let resumes = context.failed.is_some();
-        // Also one that failed once: what stood before it may have been queued since.
+        // Also one that failed once: an earlier write may have been queued since.
         let Fenced { parts: overlaid, cache_alone } =
             if read.keyed && self.queue.is_occupied(&context.plan.lanes) {
                 let began = self.clock().read();
@@ -155,7 +155,7 @@ impl BackendShared {
         result
     }
 
-    /// The rest of an answer, from which the cache is filled if the answer is a slot's as it stands.
+    /// The rest of an answer, from which the cache is filled if the answer is a slot's without a change.
     fn copied(
         &self,
         context: &Context,
@@ -220,7 +220,7 @@ impl BackendShared {
         })
     }
 
-    /// Sees to it that the read sees its own host's queued writes: their values where they are
+    /// Makes sure that the read sees its own host's queued writes: their values if these are
     /// determined, or else waits for the lanes while they move.
     async fn pass_fence(&self, context: &Context, read: &Read) -> Result<Fenced, CallError> {
         let lanes = &context.plan.lanes;
@@ -321,8 +321,8 @@ impl BackendShared {
         fence.unwrap_or(Fence::Undetermined)
     }
 
-    /// What the queued writes of its lane make of what is cached of `slot`: that is what the backend holds as long as none
-    /// of them was sent.
+    /// What the queued writes of its lane make of what is cached of `slot`: that is what the backend holds as long as
+    /// none of them was sent.
     async fn over_cached(&self, context: &Context, slot: &Slot) -> Option<Bytes> {
         let (connector, cache) = (&context.connector, self.cache.load_full());
         for _ in 0..LOOKS {

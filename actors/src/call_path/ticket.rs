@@ -19,9 +19,9 @@
 //! # What must wait takes the other way
 //! Occupied lanes, a caller's own `op_id`, a write that is to be queued, a call that is to be shed, a store whose
 //! lanes are not known, and a read that the cache cannot answer either: all of that is [`Admission::OtherWay`], which
-//! leaves no trace, so that `call` counts the call once. So is a full bulkhead ([`OtherWay::Full`]), where a door that
-//! can hold its client back waits instead. So is a call that a fault on purpose strikes ([`OtherWay::Struck`]): `call` is
-//! told what strikes it, and nothing is decided twice.
+//! leaves no trace, so that `call` counts the call once. So is a full bulkhead ([`OtherWay::Full`]); a door that
+//! can hold its client back then waits instead. So is a call that a fault on purpose strikes ([`OtherWay::Struck`]):
+//! `call` is given what strikes it, and nothing is decided twice.
 //!
 //! # Invariants
 //! 1. A ticket has a permit, a place and, for a write, a flight that began *before* its lanes were looked at. A read
@@ -35,7 +35,7 @@
 //!    [`BackendShared::go_on`]'s, or nothing does ([`BackendShared::end`]); an [`Onward`] that is dropped abandons the
 //!    call between two attempts.
 //! 5. A ticket that its call has [parted](Ticket::part) from stays with its request, as one that is abandoned does: its
-//!    end is told the breaker, and gives its place back. Its write is the call's by then.
+//!    end is recorded by the breaker, and gives its place back. Its write is the call's by then.
 //! 6. An answer is a success of the backend also if it is an error of the call: a door that gets one settles
 //!    [`Outcome::Failed`] with that error's class and [`Verdict::Success`].
 
@@ -94,9 +94,9 @@ pub enum PlainAccess<'a> {
     Read {
         /// Whether the read is of keys: then it waits for queued writes of its lanes.
         keyed: bool,
-        /// The one cache entry that answers it, where it is cached: its lane and the canonical read.
+        /// The one cache entry that answers it, if it is cached: its lane and the canonical read.
         slot: Option<(LaneId, &'a [u8])>,
-        /// The oldest value from the cache that it takes; the cache's `max_stale` where it is `None`.
+        /// The oldest value from the cache that it takes; `None` is the cache's `max_stale`.
         max_stale: Option<Duration>,
     },
     /// Writes without a token or a name of its caller's own.
@@ -121,7 +121,7 @@ pub enum Admission {
     OtherWay(OtherWay),
 }
 
-/// An answer in the backend's stead.
+/// An answer instead of the backend's.
 #[derive(Clone, Debug)]
 pub struct Instead {
     /// [`Source::Cache`] or [`Source::Stale`].
@@ -137,7 +137,7 @@ pub struct Instead {
 /// Why a plain call must take the other way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherWay {
-    /// Queued writes stand in its lanes, or nobody knows whether some do.
+    /// Queued writes are in its lanes, or nobody knows whether some do.
     Lanes,
     /// The breaker or an operator lets nothing through, and the cache does not answer: it is to be queued or refused.
     Barred(Barred),
@@ -145,12 +145,12 @@ pub enum OtherWay {
     Full,
     /// The state of the system sheds it, or queues it.
     Shed,
-    /// A fault on purpose strikes it: `call` is to be told so ([`CallOptions::struck`](crate::CallOptions)).
+    /// A fault on purpose strikes it: pass that on to `call` ([`CallOptions::struck`](crate::CallOptions)).
     Struck(Strike),
 }
 
 impl OtherWay {
-    /// Why the backend is not asked, as callers are told who cannot take another way.
+    /// Why the backend is not asked, for callers that cannot take another way.
     pub const fn why(self) -> &'static str {
         match self {
             Self::Lanes => "queued writes stand before it",
@@ -168,7 +168,7 @@ impl OtherWay {
 pub enum Outcome<'a> {
     /// The backend answered.
     Answered {
-        /// What is to be cached: the canonical read of the plan's slot and the reply. `None` where the reply is not
+        /// What is to be cached: the canonical read of the plan's slot and the reply. `None` if the reply is not
         /// cacheable.
         cached: Option<(&'a [u8], &'a [u8])>,
         /// When the value is known to end.
@@ -232,7 +232,7 @@ pub struct Onward {
     counted: bool,
     evidence: Bytes,
     write: Option<PlainWrite>,
-    /// Its place in its lanes, where its outcome is unknown and it may be sent again.
+    /// Its place in its lanes, if its outcome is unknown and it may be sent again.
     claim: Option<Claim>,
     /// Its client's time for the wire is over.
     parted: bool,
@@ -240,7 +240,7 @@ pub struct Onward {
 
 impl Onward {
     /// Takes its place in its lanes if its outcome is unknown and it may be sent again: nothing newer passes it from
-    /// here on, and what its caller began after it and lost with it stands behind it. To be called for all that was
+    /// here on, and what its caller began after it and lost with it is queued behind it. Call it for all that was
     /// lost together, oldest first, before any of it goes on.
     pub(crate) fn hold(&mut self, queue: &Arc<Queue>) {
         let Some(write) = &mut self.write else { return };
@@ -506,7 +506,7 @@ impl BackendShared {
         }
         let is_write = matches!(context.plan.access, Access::Write(_));
         if is_write && !context.state.is_in_doubt() && self.queue.is_occupied(&context.plan.lanes) {
-            // It was not applied, and others stand before it by now, its caller's own among them: it begins anew.
+            // It was not applied, and others are before it by now, its caller's own among them: start again.
             context.flight = None;
         } else {
             context.failed = Some(onward.error);
@@ -516,7 +516,7 @@ impl BackendShared {
 }
 
 impl Ticket {
-    /// The id of its attempt's span, to be passed on to the backend; zero where it is not recorded.
+    /// The id of its attempt's span, to be passed on to the backend; zero if it is not recorded.
     pub fn span_id(&self) -> u64 {
         self.span_id
     }
@@ -526,7 +526,7 @@ impl Ticket {
         self.passage.untimed();
     }
 
-    /// What the cache holds of a read that a suspect backend has not answered yet, where that came from and how old it
+    /// What the cache holds of a read that a suspect backend has not answered yet, its source and its age.
     /// is: its client is answered with that, if it is `usable`. Its
     /// attempt goes on, and is settled by its end, of which nothing follows.
     pub fn instead(

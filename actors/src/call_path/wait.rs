@@ -3,8 +3,8 @@
 //! **Who waits holds neither a permit nor a place in the bulkhead.** The calls that wait for the lanes of one backend
 //! have a bound of their own; who finds that reached does not wait.
 //!
-//! **Nobody waits for what does not move**: where replay is barred (the breaker OPEN, the backend offline) or paused, or
-//! what stands
+//! **Nobody waits for what does not move**: if replay is barred (the breaker OPEN, the backend offline) or paused, or
+//! what is
 //! first in the lane backs off, the call is answered at once as it would be when its deadline had passed.
 
 use std::time::Duration;
@@ -17,13 +17,13 @@ use crate::backend_shared::BackendShared;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl BackendShared {
-    /// Whether what stands in `lanes` moves, so that it makes sense to wait for it.
+    /// Whether `lanes` move, so that it makes sense to wait for them.
     pub(crate) fn lanes_move(&self, lanes: &Lanes) -> bool {
         self.replay_can_run() && !self.queue.is_held_up(lanes)
     }
 
-    /// Waits until `lanes` are free, for at most `patience` and no longer than they move; returns whether they are free.
-    /// As many may wait as for any call.
+    /// Waits until `lanes` are free, for at most `patience` and no longer than they move; returns whether they are
+    /// free. As many may wait as for any call.
     pub(crate) async fn wait_free(&self, lanes: &Lanes, patience: Duration) -> bool {
         let Some(_waiting) = self.queue.may_wait() else { return false };
         let freed = async {

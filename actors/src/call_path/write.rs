@@ -34,7 +34,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 const COMMIT_RESERVE: Duration = Duration::from_millis(500);
 
 /// What a write that may be queued leaves of the time that its caller has `left`: what the backend cannot take must be
-/// synced, and its caller told, before the caller's deadline.
+/// synced, and its caller answered, before the caller's deadline.
 pub(crate) fn reserve(left: Duration) -> Duration {
     (left / 5).min(COMMIT_RESERVE)
 }
@@ -119,7 +119,7 @@ impl BackendShared {
         result
     }
 
-    /// Sends the write to the backend; what it could not take is queued where it may be.
+    /// Sends the write to the backend; what it could not take is queued if that is allowed.
     async fn write_live(
         &self,
         context: &mut Context,
@@ -132,7 +132,7 @@ impl BackendShared {
             let reserve = reserve(context.left(self.clock().now()));
             context.live_until = context.live_until.minus(reserve);
         }
-        // A ticket's attempt bore none.
+        // A ticket's attempt had none.
         let queues = matches!(queueable, Queueable::Yes(_));
         let bears = context.failed.is_none() && Self::token(context, write, queues);
         let token = bears.then_some(op_id);
@@ -181,7 +181,7 @@ impl BackendShared {
         }
     }
 
-    /// Makes the write durable. With `behind` it stands behind others in its lanes, and while replay
+    /// Makes the write durable. With `behind` it is behind others in its lanes, and while replay
     /// can run it is answered when it has been applied, so that callers cannot outrun the drain.
     #[expect(
         clippy::too_many_arguments,
@@ -260,14 +260,14 @@ impl BackendShared {
                 attempts: context.attempts,
                 ..error(
                     "dead_letter",
-                    reason.within(|why| format!("it was queued and is a dead letter now: {why}")),
+                    reason.within(|why| format!("it was queued, and is now a dead letter: {why}")),
                 )
             }),
             None => Ok(queued),
         }
     }
 
-    /// What becomes of a queued write, where that is known soon; it is waited for while its lanes move.
+    /// What becomes of a queued write, if that is known soon; it is waited for while its lanes move.
     async fn fate(&self, context: &mut Context, mut fate: oneshot::Receiver<Fate>) -> Option<Fate> {
         let lanes = context.plan.lanes.clone();
         if !self.lanes_move(&lanes) {
@@ -282,7 +282,7 @@ impl BackendShared {
                 tokio::select! {
                     biased;
                     told = &mut fate => return told.ok(),
-                    // It moves no longer, or the lane is free: then its fate is told.
+                    // It moves no longer, or the lane is free: then its fate is known.
                     free = self.wait_a_while(&lanes, patience) => {
                         if !free && !self.lanes_move(&lanes) {
                             return None;
@@ -318,7 +318,7 @@ impl BackendShared {
             due: None,
         };
         let repeat = if write.absolute { Repeat::Absolute } else { Repeat::Token };
-        // Where nothing was written it may bear a token from now on, whatever a live attempt would have borne.
+        // If nothing was written, it may have a token from now on, whatever a live attempt would have had.
         let in_doubt = context.state.is_in_doubt();
         let state = if in_doubt { context.state } else { WriteState::fresh(repeat) };
         let own_name = context.call.options.op_id.is_some();
@@ -366,7 +366,7 @@ impl BackendShared {
         }
     }
 
-    /// A write that cannot queue waits for its lanes, or is told that they are not to be had.
+    /// A write that cannot queue waits for its lanes, or fails because they are not available.
     async fn wait_for_lanes(
         &self,
         context: &mut Context,
@@ -403,7 +403,7 @@ impl BackendShared {
         context.call.options.op_id.unwrap_or_else(new)
     }
 
-    /// Whether a write that is not absolute bears a token: where the caller's wish makes one worth its price.
+    /// Whether a write that is not absolute has a token: only if the caller's wish makes one worth its price.
     fn token(context: &Context, write: &Write, queues: bool) -> bool {
         let options = &context.call.options;
         let wanted = write.free_token
@@ -445,7 +445,7 @@ impl BackendShared {
         }
     }
 
-    /// The answer to an op id that is still in the store; `None` where it is not. One that is being
+    /// The answer to an op id that is still in the store; `None` if it is not. One that is being
     /// stored is waited for: nobody may take it for durable yet.
     async fn known(
         &self,
@@ -472,7 +472,7 @@ impl BackendShared {
             Refusal::Known { dead: false, .. } => Ok(Reply {
                 ack: Some(AckLevel::Durable),
                 op_id: Some(op_id),
-                warnings: vec!["this op_id is queued already".to_owned()],
+                warnings: vec!["a call with this op_id is already queued".to_owned()],
                 ..self.reply(context, Source::Queued, None)
             }),
             Refusal::Known { seq, .. } => {
@@ -482,7 +482,10 @@ impl BackendShared {
                 Err(CallError {
                     kind: CallErrorKind::Refused,
                     op_id: Some(op_id),
-                    ..error("dead_letter", format!("this op_id is a dead letter: {reason}"))
+                    ..error(
+                        "dead_letter",
+                        format!("the call with this op_id is a dead letter: {reason}"),
+                    )
                 })
             }
             other => Err(CallError {

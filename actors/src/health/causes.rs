@@ -1,5 +1,5 @@
 //! Who is down for whose sake: what is seen of each backend goes to [`Causes`](fusebox_state::dependencies::Causes),
-//! and what that finds is put where views read it. A backend whose last dependency has come back is tried at once.
+//! and its findings are stored for the views. A backend whose last dependency has come back is tried at once.
 //!
 //! That message is lost if the backend's actor is just being restarted: then its own open time ends its outage.
 

@@ -1,8 +1,8 @@
 //! Faults on purpose: who may set them now, and what ends them.
 //!
 //! Health does this, because it alone sees what the faults of one backend must not come together with: the state of the
-//! system, and the faults of another backend. It looks whenever it assesses the system, that is each second and at every
-//! transition; an attempt looks at the time for itself.
+//! system, and the faults of another backend. It looks whenever it assesses the system, that is each second and at
+//! every transition; an attempt looks at the time for itself.
 
 use fusebox_state::{
     Moment,
@@ -16,7 +16,7 @@ use super::{HealthMessage, HealthState, condition};
 use crate::{backend_entry::BackendEntry, backend_shared::BackendShared, event::EventKind};
 
 impl HealthState {
-    /// Sets faults, if nothing stands in the way.
+    /// Sets faults, if nothing prevents it.
     pub(super) fn set_chaos(
         &mut self,
         myself: &ActorRef<HealthMessage>,
@@ -29,7 +29,7 @@ impl HealthState {
             && !faults.forced
         {
             return Err(format!(
-                "chaos strikes {} already: one backend at a time, unless `force` is said",
+                "chaos strikes {} already: one backend at a time, unless `force` is given",
                 other.name()
             ));
         }

@@ -107,7 +107,7 @@ async fn pinged(circuit: &Circuit, connector: &SharedConnector, timeout: Duratio
     }
 }
 
-/// Pings a backend: as a probe where its breaker is half-open. `None` where no ping was sent.
+/// Pings a backend: as a probe if its breaker is half-open. `None` if no ping was sent.
 async fn ping(shared: &BackendShared, timeout: Duration) -> Option<bool> {
     let circuit = &*shared.circuit;
     let (state, offline) = circuit.breaker.state();

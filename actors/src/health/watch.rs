@@ -5,8 +5,8 @@
 //! ```text
 //!   an attempt is overdue ──▶ a ping at once ──▶ unanswered ──▶ what callers gave up since the last answer fails
 //!                                  │   ▲                        ──▶ the backend is suspect
-//!                                  │   └── each second, while unanswered; `failure_threshold` in a row trip the breaker,
-//!                                  │       from the second on together with what callers gave up
+//!                                  │   └── each second, while unanswered; `failure_threshold` in a row trip the
+//!                                  breaker, │       from the second on together with what callers gave up
 //!                                  └──▶ answered, or an attempt was meanwhile: it is slow, not away
 //! ```
 //! An attempt is overdue when it is unanswered for twice the 99th percentile of the last minute's, 50 ms at least
@@ -23,7 +23,7 @@ use super::{HealthMessage, HealthState, PATIENCE, Watched, pings::PING_AGAIN};
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 impl HealthState {
-    /// Pings at once where an attempt is overdue.
+    /// Pings at once when an attempt is overdue.
     pub(super) fn watch(&mut self, myself: &ActorRef<HealthMessage>) {
         drop(myself.send_after(WATCH_EVERY, || HealthMessage::WatchDue));
         let now = self.args.clock.now();

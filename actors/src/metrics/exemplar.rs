@@ -1,7 +1,7 @@
 //! Exemplars: the trace of a call that an observation was made of.
 //!
 //! A trace id is kept as a number and nothing else, so that no text of a caller's reaches the page and
-//! nothing is allocated for it. Where nobody follows a call's trace, not even the clock is read: an
+//! nothing is allocated for it. If nobody follows a call's trace, not even the clock is read: an
 //! exemplar that leads to no trace is worse than none.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,7 +31,7 @@ pub struct Exemplar {
 }
 
 impl Exemplar {
-    /// A call of this trace, now; `None` where nobody follows it.
+    /// A call of this trace, now; `None` if nobody follows it.
     pub fn of(trace_id: Option<u128>, clock: Clock) -> Option<Self> {
         let id = TraceId(trace_id?);
         Some(Self { id, at: UNIX_EPOCH + Duration::from_millis(clock.unix().get()) })

@@ -304,7 +304,7 @@ impl Families {
         let help =
             "Share of the queue's limits in use, the larger of calls and bytes; 1 refuses writes";
         to.register("queue_fill_ratio", help, self.queue_fill.clone());
-        let help = "Time since the oldest waiting call was accepted, 0 where none waits";
+        let help = "Time since the oldest waiting call was accepted, 0 if none waits";
         to.register("queue_oldest_age_seconds", help, self.queue_oldest.clone());
         let help = "What happened to queued calls";
         to.register("queue_operations", help, self.queue_operations.clone());

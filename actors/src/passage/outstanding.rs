@@ -42,7 +42,7 @@ pub(crate) struct Slot(usize);
 pub struct Outstanding {
     /// Attempts that have begun and have not ended.
     pub attempts: u32,
-    /// When the oldest of them began. One that carries a large call begins anew with each of its pieces.
+    /// When the oldest of them began. One that carries a large call begins again with each of its pieces.
     pub oldest: Option<Moment>,
 }
 
@@ -65,7 +65,7 @@ impl Outstandings {
         }
     }
 
-    /// An attempt begins. `None` where no word was found for it.
+    /// An attempt begins. `None` if no word was found for it.
     pub(crate) fn begin(&self, now: Moment) -> Option<Slot> {
         let from = self.next.fetch_add(1, Ordering::Relaxed);
         (0..TRIES).map(|at| from.wrapping_add(at) % SLOTS).find_map(|at| {
@@ -77,7 +77,7 @@ impl Outstandings {
         })
     }
 
-    /// An attempt has ended with `verdict`. Returns what is to be told of it: nothing of a failure that was counted
+    /// An attempt has ended with `verdict`. Returns what is to be recorded of it: nothing of a failure that was counted
     /// when its caller had given it up.
     pub(crate) fn end(&self, slot: Option<Slot>, verdict: Verdict, now: Moment) -> Verdict {
         if verdict == Verdict::Success {
@@ -135,7 +135,7 @@ impl Outstandings {
             if word & (GIVEN_UP | COUNTED) != GIVEN_UP || word >> MARKS <= answered {
                 continue;
             }
-            // One that ends in this very moment is told by its end.
+            // One that ends in this very moment is recorded by its end.
             let marked =
                 slot.compare_exchange(word, word | COUNTED, Ordering::AcqRel, Ordering::Relaxed);
             if marked.is_ok() {

@@ -32,7 +32,7 @@ impl Queue {
             return false;
         }
         let why = detail.within(|text| said(reason, text));
-        // Until the mark is synced; after that only where the settings say so.
+        // Until the mark is synced; after that only if the settings say so.
         for seq in &seqs {
             index.buried(*seq, &why, true);
         }
@@ -236,7 +236,7 @@ impl Queue {
             }
             // The dead letter itself is gone.
             Err(StoreError::NotFound { .. }) => drop(index.unclaim(old)),
-            // It was not stored: the dead letter is where it was.
+            // It was not stored: the dead letter is unchanged.
             Err(_) => index.not_requeued(old, entry),
         }
         self.count(&index);

@@ -19,7 +19,7 @@ use fusebox_state::{
 use super::Queue;
 use crate::connector::{Connector, Overlay, QueuedWrite, Said, SharedConnector, Slot};
 
-/// Writes that are read at a time, at first; more where that does not come to an end.
+/// Writes that are read at a time, at first; more if that does not come to an end.
 const READ_AT_ONCE: usize = 256;
 /// How often a reader looks again whose writes are replayed while it reads them.
 const LOOKS: u32 = 24;

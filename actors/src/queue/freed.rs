@@ -1,8 +1,8 @@
 //! Who waits for a lane, and how they are woken.
 //!
-//! A lane has few waiters and a queue many lanes, so waiters stand by lane, in a fixed number of places: what happens
-//! in one lane does not wake those who wait for another. They are woken when the lane is free, and when it has come to
-//! a stop; and look for themselves then.
+//! A lane has few waiters and a queue many lanes, so waiters are grouped by lane, in a fixed number of places: what
+//! happens in one lane does not wake those who wait for another. They are woken when the lane is free, and when it has
+//! come to a stop; and look for themselves then.
 
 use fusebox_state::{LaneId, Lanes, queue::QueueIndex};
 use tokio::sync::Notify;
@@ -24,7 +24,7 @@ impl Freed {
         Self { places: (0..PLACES).map(|_| Notify::new()).collect(), all: Notify::new() }
     }
 
-    /// Where one who waits for `lanes` waits: by the first of them that is occupied.
+    /// The place at which a call waits for `lanes`: that of the first one that is occupied.
     pub(super) fn of(&self, lanes: &Lanes, index: &QueueIndex) -> &Notify {
         let occupied = |lane: &&LaneId| index.is_occupied(&Lanes::One(**lane));
         let lane = lanes.as_slice().iter().find(occupied);
@@ -40,7 +40,7 @@ impl Freed {
         self.wake(lanes, |lane| !index.is_occupied(&Lanes::One(lane)));
     }
 
-    /// What stands in `lanes` has come to a stop.
+    /// `lanes` have stopped moving.
     pub(super) fn stopped(&self, lanes: &Lanes) {
         self.wake(lanes, |_| true);
     }

@@ -106,7 +106,7 @@ impl Queue {
         if let Some(note) = note {
             store.note_sending(first, &note, Box::new(|_| ()));
         }
-        // The one beside which the note lies goes last.
+        // The one beside which the note is stored goes last.
         let first_last: Vec<u64> = seqs.iter().skip(1).copied().chain([first]).collect();
         let (this, gone) = (Arc::clone(self), seqs.to_vec());
         store.remove(

@@ -19,8 +19,8 @@ use super::{Queue, dead_letters::said};
 use crate::{alert::Alert, event::EventKind, ground::OpenedStore};
 
 impl Queue {
-    /// Opens the store in `dir` and takes back what it holds. Blocks: run it where that is allowed.
-    /// `before` is told the store, and the target that waiting calls were accepted for where it is
+    /// Opens the store in `dir` and takes back what it holds. Blocks: run it on a thread that may.
+    /// `before` gets the store, and the target that waiting calls were accepted for if it is
     /// another one, before anybody can take a call out: what holds replay back must hold by then.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ impl Queue {
         } else {
             *index = QueueIndex::new(limits, opened.last_seq);
         }
-        // Calls bear the target that they were accepted for, also where the store's own is the same.
+        // Calls have the target that they were accepted for, also if the store's own is the same.
         let accepted_up_to = opened
             .store
             .fact(ACCEPTED_FACT)
@@ -206,7 +206,7 @@ impl Queue {
                 store.note_sending(*seq, note, Box::new(|_| ()));
             }
         }
-        // The calls beside which the notes of groups lie go last.
+        // The calls that have the notes of groups go last.
         again.sort_by_key(|seq| notes.iter().any(|(first, _)| first == seq));
         for seq in again {
             self.remove_in_order(seq, || ());
@@ -283,7 +283,7 @@ fn seq_of(accepted: &[u8]) -> u64 {
     accepted.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The span that queued a call, where it was recorded.
+/// The span that queued a call, if it was recorded.
 fn recorded(traceparent: &str) -> Option<Box<SpanRef>> {
     SpanRef::parse(traceparent).filter(|span| span.sampled).map(Box::new)
 }

@@ -62,7 +62,7 @@ impl Queue {
     /// Makes a write durable whose body goes on with `rest`. Dropping the future gives it up.
     ///
     /// # Errors
-    /// As [`Queue::append`], and where the store or the sender breaks off; nothing was queued.
+    /// As [`Queue::append`], and if the store or the sender breaks off; nothing was queued.
     pub async fn append_upload(
         self: &Arc<Self>,
         write: NewWrite,

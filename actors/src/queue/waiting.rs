@@ -8,7 +8,7 @@ use tokio::sync::SemaphorePermit;
 use super::Queue;
 
 impl Queue {
-    /// Leave to wait for a lane; `None` where as many wait as may.
+    /// Leave to wait for a lane; `None` if as many wait as may.
     pub(crate) fn may_wait(&self) -> Option<SemaphorePermit<'_>> {
         self.waiters.try_acquire().ok()
     }
@@ -38,7 +38,7 @@ impl Queue {
         tokio::time::timeout(patience, free).await.unwrap_or(false)
     }
 
-    /// Whether a pause of replay, or what stands in `lanes`, holds up who waits for them.
+    /// Whether a pause of replay, or a lane that does not move, holds up the calls that wait for `lanes`.
     pub(crate) fn is_held_up(&self, lanes: &Lanes) -> bool {
         if self.paused.lock().is_some() {
             return true;

@@ -1,10 +1,10 @@
-//! What the recovery actor is told and asked.
+//! The messages of the recovery actor.
 
 use ractor::RpcReplyPort;
 
 use crate::backend_entry::BackendEntry;
 
-/// What recovery is told and asked.
+/// A message to recovery.
 #[derive(Debug)]
 pub enum RecoveryMessage {
     /// Caches are to be swept of what is too old.

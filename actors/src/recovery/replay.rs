@@ -8,7 +8,7 @@
 //! one at a time: they become more while that pays ([`width`]), and a failure takes them back to one.
 //!
 //! An attempt carries as many calls of different lanes as the connector takes together. The calls of an
-//! object that is closed to us wait by their label, also where they have no lane in common.
+//! object that is closed to us wait by their label, even if they have no lane in common.
 //!
 //! Calls that fail together back off together, so that they can share an attempt again. A breaker that
 //! closes ends every backoff: what an outage has put off need not wait for longer than the outage.
@@ -17,7 +17,7 @@
 //! sent as one (a *group*), or the last write of a lane in the place of all before it (`state/src/queue/turn.rs`).
 //!
 //! **Before the wire**, for what is not absolute: the connector makes ready (connected, what a later proof must know),
-//! then the sending is noted and that is synced. So a call that bears a note may have been sent, and one without
+//! then the sending is noted and that is synced. So a call with a note may have been sent, and one without
 //! never was. The note is taken back if it is proven that no attempt wrote anything.
 //!
 //! What becomes of an attempt, and what a crash at that point leaves behind. Whether the call may be sent again at
@@ -78,10 +78,10 @@ const REST: Duration = Duration::from_millis(20);
 const BATCH_BYTES: u64 = 8 << 20;
 /// The longest that a backend's wish to be left alone is obeyed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// A drain that begins this soon after the last one ended is not told of until it has lasted as long: while
+/// A drain that begins this soon after the last one ended is not published until it has lasted as long: while
 /// the system is in EMERGENCY every write is queued and replayed at once, dozens a second.
 const QUIET: Duration = Duration::from_secs(5);
-/// Progress is told no more often than this.
+/// Progress is published no more often than this.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Replays one backend's queue until the daemon drains.
@@ -134,7 +134,7 @@ struct Replay {
     closed: HashMap<Box<str>, Moment>,
     /// When the present drain began.
     since: Option<Moment>,
-    /// Whether anybody was told of it.
+    /// Whether it was published.
     told: bool,
     /// When the last one ended, nothing left.
     drained_at: Option<Moment>,
@@ -324,7 +324,7 @@ impl Replay {
         }
     }
 
-    /// Tells how far the present drain is, where that is news.
+    /// Publishes how far the present drain is, if that is news.
     fn progress(&mut self) {
         let now = self.shared.circuit.clock.now();
         if self.told {
@@ -340,7 +340,7 @@ impl Replay {
     fn tell_pause(&mut self, barred: Option<&'static str>) {
         let changed = self.shared.queue.set_paused(barred);
         let (true, Some(reason)) = (changed, barred) else { return };
-        // What follows a pause is always told.
+        // What follows a pause is always published.
         self.drained_at = None;
         if self.since.take().is_some() {
             self.publish(ReplayPhase::Paused, Some(reason.to_owned()));
@@ -554,7 +554,7 @@ impl Replay {
         }
     }
 
-    /// Notes how an attempt ended; what may be done next. A note of sending is taken back where nothing was
+    /// Notes how an attempt ended; what may be done next. A note of sending is taken back if nothing was
     /// written.
     fn note_end(&self, seq: u64, error: &AttemptError) -> Next {
         let mut index = self.shared.queue.index();

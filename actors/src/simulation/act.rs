@@ -176,7 +176,7 @@ impl Operator {
             if let Some(panics) = self.world.panics.get(at) {
                 *panics.lock() = None;
             }
-            // A store that is down does not remember what it is told, an actor that is started again does not answer.
+            // A store that is down does not remember anything, an actor that is started again does not answer.
             for _ in 0..100 {
                 let known = self.calm_one(at, backend).await;
                 if known.is_ok() {

@@ -57,7 +57,7 @@ impl Body {
         format!("{} {} {}", self.word.as_str(), self.key, self.id).into()
     }
 
-    /// `None` if it is no call.
+    /// `None` if it is not a call.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(bytes).ok()?.split(' ');
         let word = parts.next()?;

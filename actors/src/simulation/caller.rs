@@ -1,4 +1,4 @@
-//! A program that calls, and holds what it is told against what it knows.
+//! A program that calls, and compares the answers with what it knows.
 
 use std::{
     sync::{
@@ -153,7 +153,7 @@ impl Caller {
         }
     }
 
-    /// Makes the call; `None` where it left before it ended.
+    /// Makes the call; `None` if it left before it ended.
     async fn call(&self, intent: &Intent) -> Option<Result<Reply, CallError>> {
         let call = Call {
             body: intent.body.encode(),

@@ -53,7 +53,7 @@ pub(super) struct Incarnation {
 }
 
 impl Incarnation {
-    /// Lives one life. What ran is dropped wherever it stands.
+    /// Lives one life. What ran is dropped wherever it is.
     ///
     /// # Errors
     /// Why the daemon does not start.

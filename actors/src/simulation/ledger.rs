@@ -1,7 +1,8 @@
-//! What callers were told of their writes, held against what the backends applied.
+//! What callers learnt about their writes, compared with what the backends applied.
 //!
 //! Every beginning, end and application has a number of one order. A write that began after another's call had ended is
-//! *newer* than that one: nothing newer is applied before it, and no read that saw the newer one acknowledged may see it.
+//! *newer* than that one: nothing newer is applied before it, and no read that saw the newer one acknowledged may see
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -60,10 +61,10 @@ pub(super) struct Ledger {
     running: BTreeSet<u64>,
     /// The beginnings of writes that became dead letters: the lane goes on as if these had not been.
     dead: BTreeSet<u64>,
-    /// What was applied, or read, behind something newer, by the beginning of that and its name where it is queued.
+    /// What was applied, or read, behind something newer, by the beginning of that and its name if it is queued.
     behind: Vec<(u64, String, usize, Option<OpId>)>,
-    /// What was applied before and after something newer, with that one and how often it had been applied. A crash takes
-    /// removals back that were not synced: of absolute writes all are sent again then, in their order.
+    /// What was applied before and after something newer, with that one and how often it had been applied. A crash
+    /// takes removals back that were not synced: of absolute writes all are sent again then, in their order.
     again: Vec<(u64, u32, String)>,
     reading: u64,
     /// Calls that had ended when it was last asked whether it is idle.
@@ -107,7 +108,7 @@ impl Ledger {
         let (body, ordered) = (write.body, write.body.word != Word::Row);
         if end == End::NotExecuted && applied > 0 {
             return Err(format!(
-                "{body:?} was applied and its caller was told that it was not executed"
+                "{body:?} was applied although its caller's answer was that it was not executed"
             ));
         }
         if !matches!(end, End::Applied | End::Durable) {
@@ -171,7 +172,7 @@ impl Ledger {
         }
         if end == Some(End::NotExecuted) && ended.is_some() {
             return Err(format!(
-                "{body:?} was applied after its caller was told that it was not executed"
+                "{body:?} was applied although its caller's answer had been that it was not executed"
             ));
         }
         if body.word == Word::Row {
@@ -236,7 +237,7 @@ impl Ledger {
         owed.map(|(id, op_id)| (*id, *op_id))
     }
 
-    /// A write that a queue does not hold: whether another stands for it.
+    /// A write that a queue does not hold: whether another one represents it.
     pub(super) fn settle_owed(&mut self, id: u64) -> Result<(), String> {
         let Some(write) = self.writes.get(&id) else { return Ok(()) };
         let (backend, body) = (write.backend, write.body);
@@ -272,7 +273,7 @@ impl Ledger {
         }
     }
 
-    /// What was applied out of order, once it is known what became a dead letter: by what was told, or by what the
+    /// What was applied out of order, once it is known what became a dead letter: by what was reported, or by what the
     /// queue of the backend holds, which cannot tell while its store is down.
     pub(super) fn in_order(&mut self, is_dead: impl Fn(usize, OpId) -> bool) -> Result<(), String> {
         for (newer, what, backend, name) in std::mem::take(&mut self.behind) {

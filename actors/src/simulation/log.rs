@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use fusebox_state::digest;
 
-/// Lines that are kept for the telling.
+/// Lines that are kept to be printed.
 const KEPT: usize = 60;
 
 /// See the [module](self).
@@ -44,7 +44,7 @@ impl Log {
         self.lines.push(line.to_owned());
     }
 
-    /// What was told of last, oldest first.
+    /// What was reported last, oldest first.
     pub(super) fn last(&self) -> Vec<String> {
         self.recent.iter().cloned().collect()
     }

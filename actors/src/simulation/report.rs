@@ -9,7 +9,7 @@ pub struct Scenario {
     pub seed: u64,
     /// Simulated hours of faults; at least 1.
     pub hours: u32,
-    /// Who is told of everything that happens, a line each.
+    /// Receives everything that happens, a line each.
     pub tells: Option<fn(&str)>,
 }
 

@@ -143,7 +143,7 @@ impl Server {
         (self.mode, self.well_at) = (mode, until);
     }
 
-    /// Calls are sent at `now` as one; each bears its token. They are given up when `timeout` has passed.
+    /// Calls are sent at `now` as one; each has its token. They are given up when `timeout` has passed.
     pub(super) fn send(
         &mut self,
         rng: &mut Rng,
@@ -219,7 +219,7 @@ impl Server {
             self.on_the_way.drain(..arrived).collect::<Vec<_>>()
         {
             let mut own = Vec::new();
-            // The calls of a group bear one token.
+            // The calls of a group have one token.
             let known: Vec<bool> = calls
                 .iter()
                 .map(|(_, token)| token.is_some_and(|it| self.tokens.contains(&it)))

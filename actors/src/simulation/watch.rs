@@ -17,7 +17,7 @@ const WORSE_WITHIN: u64 = 2_100;
 const BETTER_WITHIN: u64 = 7_100;
 /// The steps from one look at all that the queues hold to the next.
 const QUEUES_EVERY: u64 = 10;
-/// After how long nothing is held any more where nothing is asked for, in milliseconds.
+/// After how long nothing is held any more if nothing is asked for, in milliseconds.
 const GIVEN_BACK_WITHIN: u64 = 8_000;
 
 /// See the [module](self).
@@ -26,7 +26,7 @@ pub(super) struct Watch {
     fusebox: Fusebox,
     backends: Vec<Arc<Backend>>,
     events: Receiver<Event>,
-    /// Where each breaker went last.
+    /// The latest state of each breaker.
     went_to: BTreeMap<String, State>,
     /// The system state that follows from the backends, and since when nothing changed.
     expected: (SystemState, u64),

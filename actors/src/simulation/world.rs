@@ -90,7 +90,7 @@ impl World {
         let now = self.now();
         *self.began.lock() = (now, Some(Instant::now()));
         let unix = UnixMillis::new((UNIX + now).saturating_add_signed(self.set.load(Relaxed)));
-        // What it is set by from now on is told by the clock itself.
+        // From now on the clock itself reports what it is set by.
         self.set.store(0, Relaxed);
         crate::Clock::simulated(unix, self.set)
     }

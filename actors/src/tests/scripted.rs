@@ -1,4 +1,4 @@
-//! A connector that does as it is told, over a backend in memory.
+//! A connector that follows a script, over a backend in memory.
 //!
 //! Bodies are words: `SET k v`, `GET k`, `INCR k`, `BAD k` (rejected for good), `FLUSH` (a barrier that
 //! never queues), `PUT k v` (an insert: it commutes with every other), `BIG k` (a read whose answer comes in
@@ -88,7 +88,7 @@ pub(crate) struct Scripted {
     pub(crate) closed: Mutex<Vec<String>>,
     /// Whether inserts go together, and how many of them.
     pub(crate) gathers: AtomicU32,
-    /// The sizes of the groups that came, and the tokens that they bore.
+    /// The sizes of the groups that came, and the tokens that they had.
     pub(crate) groups: Mutex<Vec<(usize, OpId)>>,
     /// What was known of attempts that came in doubt.
     pub(crate) evidence: Mutex<Vec<Bytes>>,

@@ -1,4 +1,4 @@
-//! A store that refuses or does not open, and dead letters that have no room: what is told, what goes on, and
+//! A store that refuses or does not open, and dead letters that have no room: what is reported, what goes on, and
 //! what is as it was before.
 
 use std::os::unix::fs::PermissionsExt;

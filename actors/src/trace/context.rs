@@ -7,11 +7,11 @@ use fusebox_state::SpanRef;
 /// The trace of a call, as its door found it.
 #[derive(Clone, Debug)]
 pub struct CallTrace {
-    /// The caller's span; one that was made up where the caller named none.
+    /// The caller's span; one that was made up if the caller named none.
     pub parent: SpanRef,
     /// Whether the caller named it.
     pub is_remote: bool,
-    /// What else is to be passed on, where there is anything.
+    /// What else is to be passed on, if there is anything.
     pub propagated: Option<Box<Propagated>>,
     /// The route by which the call came.
     pub route: &'static str,
@@ -27,7 +27,7 @@ pub struct Propagated {
 }
 
 impl CallTrace {
-    /// What stands in the place of a trace that was taken out.
+    /// Replaces a trace that was taken out.
     pub(crate) const NONE: Self = Self {
         parent: SpanRef { trace_id: 0, span_id: 0, sampled: false },
         is_remote: false,

@@ -16,7 +16,7 @@ pub trait TraceSink: Send + Sync + 'static {
     /// Which calls are recorded.
     fn sampling(&self) -> Sampling;
 
-    /// Takes a record. Neither waits nor fails: where there is no room for it, it is dropped and counted.
+    /// Takes a record. Neither waits nor fails: if there is no room for it, it is dropped and counted.
     fn take(&self, traced: Traced);
 
     /// What became of the spans so far.
@@ -111,7 +111,7 @@ pub enum TraceSubject {
 /// How a call was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered {
-    /// From where.
+    /// Its source.
     pub source: Source,
     /// What was acknowledged.
     pub ack: Option<AckLevel>,
@@ -163,7 +163,7 @@ pub enum StepKind {
         span_id: u64,
         /// From 1.
         number: u32,
-        /// What it said about the backend; `None` where it was not let through.
+        /// What it said about the backend; `None` if it was not let through.
         verdict: Option<Verdict>,
         /// Code and words.
         error: Option<Box<(Cow<'static, str>, String)>>,
@@ -179,7 +179,7 @@ pub enum StepKind {
         /// Whether everything was there.
         hit: bool,
     },
-    /// What answered in the backend's stead; `None` where nothing could.
+    /// What answered instead of the backend; `None` if nothing could.
     Fallback(Option<Source>),
     /// It was put into the queue and synced.
     Append {

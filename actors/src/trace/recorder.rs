@@ -20,7 +20,7 @@ pub struct CallRecorder {
     pub(super) sampled: bool,
     /// Whether anything is noted.
     pub(super) keeps: bool,
-    /// The first step where it was an attempt that succeeded, which is all that most calls do.
+    /// The first step if it was an attempt that succeeded, which is all that most calls do.
     pub(super) first: Option<FirstAttempt>,
     pub(super) more: Vec<Step>,
     /// What struck one of its attempts on purpose.
@@ -72,13 +72,13 @@ impl CallRecorder {
         self.trace.parent.trace_id
     }
 
-    /// The trace's id where it is known now that it is recorded, here or by the caller.
+    /// The trace's id if it is known now that it is recorded, here or by the caller.
     pub fn followed(&self) -> Option<u128> {
         let CallTrace { parent, is_remote, .. } = &self.trace;
         (self.sampled || (*is_remote && parent.sampled)).then_some(parent.trace_id)
     }
 
-    /// The id of the next attempt's span; zero where it is not recorded.
+    /// The id of the next attempt's span; zero if it is not recorded.
     pub fn attempt_span(&self) -> u64 {
         if self.sampled { new_span_id() } else { 0 }
     }

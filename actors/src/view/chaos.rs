@@ -52,7 +52,7 @@ pub struct ChaosFaultView {
     pub jitter: Option<String>,
     /// With which code of the server's it answers.
     pub code: Option<String>,
-    /// What it strikes; reads and writes where it is `None`.
+    /// What it strikes; `None` is reads and writes.
     pub class: Option<String>,
     /// Whose attempts it strikes.
     pub only: Only,

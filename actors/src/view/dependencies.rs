@@ -1,4 +1,4 @@
-//! Who depends on whom, and what is to blame for what is down.
+//! The dependencies of backends, and the root causes of what is down.
 
 use std::borrow::Cow;
 
@@ -58,7 +58,7 @@ pub struct RootCauseView {
     pub impairs: Vec<String>,
     /// Root causes that went within 5 s of it and have no declared edge to it.
     pub together_with: Vec<String>,
-    /// `declared`, or `likely` where it was only seen.
+    /// `declared`, or `likely` if it was only seen.
     pub confidence: Cow<'static, str>,
     /// Why it is one, in a sentence.
     pub because: String,

@@ -18,7 +18,7 @@ pub fn counts(of: impl IntoIterator<Item = (&'static str, u64)>) -> Counts {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DoorStatus {
-    /// Where it listens, as the configuration writes it: no two doors have the same.
+    /// The address at which it listens, as in the configuration: no two doors have the same.
     pub address: String,
     /// The protocol's kind.
     pub kind: Cow<'static, str>,

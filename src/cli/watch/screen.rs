@@ -120,7 +120,7 @@ fn clock(at: &str) -> String {
     at.get(11..19).unwrap_or(at).to_owned()
 }
 
-/// `text` in at most `width` letters, with its end cut where it is longer.
+/// `text` in at most `width` letters, with its end cut if it is longer.
 fn shortened(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -170,7 +170,7 @@ fn line<'a>(
     Line::from(spans)
 }
 
-/// A chart's name, points, how a point is written, what the whole height stands for, and colour.
+/// A chart's name, points, how a point is written, the value of the whole height, and colour.
 type Chart<'a> =
     (&'a str, &'a VecDeque<Option<u64>>, &'a dyn Fn(u64) -> String, Option<u64>, Color);
 
@@ -239,7 +239,7 @@ fn draw_story(frame: &mut Frame<'_>, seen: &Seen, name: &str, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// What the table has no room for (last, where room is scarce), the explanation, and what an operator can do.
+/// What the table has no room for (last, if room is scarce), the explanation, and what an operator can do.
 fn story(seen: &Seen, width: usize, scarce: bool) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let mut add = |text: &str, tone: Tone| {

@@ -12,7 +12,7 @@ const POINTS: usize = 300;
 /// Events that are kept.
 const EVENTS: usize = 200;
 
-/// Where the selection goes.
+/// A move of the selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outlook {
     /// To the next backend.
@@ -21,7 +21,7 @@ pub(super) enum Outlook {
     Previous,
 }
 
-/// How figures of a backend went, a point a second; `None` where the daemon said nothing.
+/// How figures of a backend went, a point a second; `None` if the daemon said nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trend {
     /// Calls per second.
@@ -87,7 +87,7 @@ impl Seen {
         self.lost = Some(why);
     }
 
-    /// Something happened, or happened before and is told again.
+    /// Something happened, or happened before and arrives again.
     pub(super) fn event(&mut self, event: EventView) {
         // Progress is in the figures.
         if event.phase.known() == Some(Phase::Progress) {
@@ -103,7 +103,7 @@ impl Seen {
         self.explained = Some((backend, story));
     }
 
-    /// The explanation of the selected backend, where it has come.
+    /// The explanation of the selected backend, if it has come.
     pub(super) fn story(&self) -> Option<&ExplainView> {
         let (backend, story) = self.explained.as_ref()?;
         (self.selected.as_ref() == Some(backend)).then_some(story)

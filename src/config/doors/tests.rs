@@ -307,14 +307,14 @@ fn every_mistake_is_told_by_its_key() {
         ),
         (
             &format!("{redis}[[doors]]\nkind = 'redis'\nlisten = 'unix:/s'\nlistn = 'x'"),
-            "doors[1].listn is no setting; the nearest is doors[1].listen",
+            "doors[1].listn is not a setting; the nearest is doors[1].listen",
         ),
         (
             &format!("{redis}callers_file = '/nowhere'\nauth = 'token'"),
             "doors[0].callers_file is not usable: /nowhere cannot be read: No such file or directory (os error 2)",
         ),
         ("doors = 'redis'", "doors must be a list of sections, [[doors]], got string"),
-        ("[[door]]\nkind = 'redis'", "door is no setting; the nearest is doors"),
+        ("[[door]]\nkind = 'redis'", "door is not a setting; the nearest is doors"),
     ] {
         problems(text, &[message]);
     }

@@ -105,7 +105,7 @@ impl Page<'_> {
             })
             .collect();
         text.push('\n');
-        // It was said where the other kind's was shown.
+        // The part of the other kind has said it.
         let is_said = of.is_some_and(|of| of.before.is_some());
         comment(text, if is_said { "" } else { &section.doc });
         if !head.is_empty() {

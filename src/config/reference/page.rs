@@ -12,18 +12,42 @@ const HEAD: &str = "\
 
 <!-- Made of the declarations of the settings by `fusebox config schema --format markdown`; a test compares the two. -->
 
-The configuration is a TOML file, `/etc/fusebox/fusebox.toml` unless `--config` or `FUSEBOX_CONFIG` names another. \
-Without a file all defaults are in effect. `fusebox check` validates a file and prints what is in effect; unknown keys \
-are errors that name the nearest right one. `fusebox config schema` prints a JSON schema for editors, and \
-`fusebox config schema --format toml` a file with every setting and its default.
+Every setting, with its default, its bounds, and what a change takes. The configuration is a TOML file: \
+`/etc/fusebox/fusebox.toml`, or what `--config` or `FUSEBOX_CONFIG` names. Without a file, all defaults are in effect.
 
-A later source wins over an earlier one: defaults, the file, changes at run time, the variables of the ecosystems such \
-as `REDIS_URL`, variables of fusebox's own, flags of the command line. Any setting outside of lists can be set by a \
-variable: `FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`.
+| to | run |
+| --- | --- |
+| validate a file, and see what is in effect | `fusebox check` |
+| get a JSON schema for editors | `fusebox config schema` |
+| get a file with every setting and its default | `fusebox config schema --format toml` |
 
-Durations are such as `200ms`, `30s` or `1m 30s`, sizes such as `64KiB` or `1GiB`. The column *change* says what it \
-takes for a new value to be in effect: `patch` is a change at run time by `fusebox config set`, `reload` is \
-`fusebox config reload` or SIGHUP, `restart` is a restart of the daemon. What can be patched can be reloaded, too.
+An unknown key is an error that names the nearest right one.
+
+## What wins
+A later source wins over an earlier one: the defaults, the file, changes at run time, the variables of the table below, \
+`FUSEBOX_*` variables, the options of the command line.
+
+Any setting outside of lists can be set by a variable. For example, \
+`FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`. These \
+variables also work:
+
+| variable | sets |
+| --- | --- |
+| `HEALTH_CHECK_INTERVAL` (seconds), `ENABLE_AUTO_RECOVERY` | `health.interval`, `health.auto_recovery` |
+| `REDIS_URL`, `REDIS_CIRCUIT_BREAKER_THRESHOLD`, `REDIS_FALLBACK_CACHE_DIR` | the address, `breaker.failure_threshold` and `cache.dir` of `redis` |
+| `CLICKHOUSE_URL`, `CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD` | the same of `clickhouse` |
+| `FIRESTORE_EMULATOR_HOST`, `FIRESTORE_CIRCUIT_BREAKER_THRESHOLD`, `FIRESTORE_QUEUE_FILE` | the address, `breaker.failure_threshold` and `queue.dir` of `firestore` |
+| `GOOGLE_CLOUD_PROJECT`, `GOOGLE_APPLICATION_CREDENTIALS` | `project` and `credentials_file` of `firestore` |
+
+## How to read the tables
+Durations are written as `200ms`, `30s` or `1m 30s`, and sizes as `64KiB` or `1GiB`. The column *change* says what it \
+takes for a new value to take effect:
+
+| change | takes effect with |
+| --- | --- |
+| `patch` | `fusebox config set` at run time, or a reload |
+| `reload` | `fusebox config reload` or SIGHUP |
+| `restart` | a restart of the daemon |
 ";
 
 /// The page.

@@ -11,7 +11,7 @@ use crate::demo::{
 /// What a door says of one of its answers. The server's own answers may say nothing: then it is `live`.
 #[derive(Default)]
 pub(super) struct Said<'a> {
-    /// Where it comes from.
+    /// Its source.
     pub(super) source: Option<&'a str>,
     /// What it promises.
     pub(super) ack: Option<&'a str>,

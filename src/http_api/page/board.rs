@@ -1,4 +1,4 @@
-//! The state as the page's listeners are told it: made once for all of them, without what may quote a caller.
+//! The state as the page's listeners get it: made once for all of them, without what may quote a caller.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -55,7 +55,7 @@ impl Default for Board {
 }
 
 impl Board {
-    /// The state, made anew where the last one is not fresh.
+    /// The state, made again if the last one is not fresh.
     pub(super) fn look(&self, daemon: &Daemon) -> Arc<Shown> {
         let mut newest = self.newest.lock();
         if let Some(shown) = newest.as_ref()

@@ -107,7 +107,7 @@ function between(before, now) {
   const bounds = [...now.keys()].sort((a, b) => a - b);
   const grown = bounds.map((bound) => now.get(bound) - (before.get(bound) ?? 0));
   const attempts = grown.at(-1) ?? 0;
-  // Less than nothing: the daemon began anew.
+  // Less than nothing: the daemon started again.
   if (!(attempts > 0) || grown.some((value) => value < 0)) return { attempts: 0 };
   const at = (share) => {
     const index = grown.findIndex((value) => value >= share * attempts);

@@ -37,7 +37,7 @@ function keep(token) {
 
 const allowed = () => state.rights === "admin" || (state.rights === "token" && state.token !== "");
 
-/// Asks the daemon. Throws what it says where it refuses.
+/// Asks the daemon. Throws what it says if it refuses.
 async function ask(method, path, body, token = state.token) {
   const headers = { accept: "application/json" };
   if (state.rights === "token") headers.authorization = `Bearer ${token}`;

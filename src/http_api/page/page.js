@@ -37,7 +37,7 @@ const hear = {
     clock.hear(state.at);
     heard = Date.now();
     if (view && view.started !== state.started) {
-      const text = `the daemon was started anew; last heard before at ${time(view.at)}`;
+      const text = `the daemon was started again; last heard before at ${time(view.at)}`;
       timeline.happened("run", { at: state.started, text });
     }
     view = state;
@@ -122,7 +122,7 @@ function backends() {
   troubles();
 }
 
-/// The broken ones first. Nothing is moved where the order is right, nor under a reader's focus.
+/// The broken ones first. Nothing is moved if the order is right, nor under a reader's focus.
 function sort(sorted) {
   const nodes = sorted.map((backend) => cards.get(backend.name).node);
   const right = nodes.every((node, index) => by("backends").children[index] === node);

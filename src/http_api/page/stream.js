@@ -5,7 +5,7 @@ const SILENCE = 12_000;
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 10_000;
 
-/// `hear(name, data)` is called for each event, `link(state, detail)` where the connection comes
+/// `hear(name, data)` is called for each event, `link(state, detail)` when the connection comes
 /// ("live") or goes ("lost", { why, wait }). Returns what ends a wait at once.
 export function follow(hear, link) {
   let wake = () => {};
@@ -31,7 +31,7 @@ async function run(hear, link, waiting) {
   }
 }
 
-/// Listens until the connection ends, and says why it did; "" where nobody answers.
+/// Listens until the connection ends, and says why it did; "" if nobody answers.
 async function once(hear, link) {
   const abort = new AbortController();
   let timer = setTimeout(() => abort.abort(), SILENCE);

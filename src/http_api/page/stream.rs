@@ -1,11 +1,11 @@
 //! GET /health/stream: what the status page shows, as it changes.
 //!
-//! A listener is told `hello` (what it may do), `history` (the newest transitions, and those
+//! A listener gets `hello` (what it may do), `history` (the newest transitions, and those
 //! with which the outages that go on began) and `state` (the
 //! whole of `/health/resilience`) at once; from then on `state` whenever something of it changed, at
 //! most once a second and at least every five, and each event of `/v1/events` that tells nothing of
 //! callers. The view is made once for all listeners. What errors say may quote a caller's keys or data:
-//! of the errors before a transition only time and code are told here.
+//! of the errors before a transition only time and code are sent here.
 
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
@@ -37,11 +37,11 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// The longest silence.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Transitions told at the beginning.
+/// Transitions sent at the beginning.
 const HISTORY: usize = 50;
-/// As many as a store keeps: where the beginning of an outage is looked for.
+/// As many as a store keeps, to find the beginning of an outage.
 const ALL: usize = 1_000;
-/// What anybody may be told of an event; `None` for one that is about callers or in words that may
+/// What anybody may know of an event; `None` for one that is about callers or in words that may
 /// quote them.
 fn open_to_all(event: &Event) -> Option<(String, Value)> {
     let mut value = match &event.kind {
@@ -79,7 +79,7 @@ pub(crate) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let rights = rights(&api, connected.caller, who, &headers)?;
-    // Before the history is read: what happens meanwhile may be told twice, but not never.
+    // Before the history is read: what happens meanwhile may be sent twice, but not never.
     let events = api.daemon.fusebox.events().subscribe();
     let hello = json!({
         "version": env!("CARGO_PKG_VERSION"), "page": api.page_version, "rights": rights,
@@ -183,7 +183,7 @@ impl Listener {
         }
     }
 
-    /// The state, where it is news or the last is long ago.
+    /// The state, if it is news or the last is long ago.
     fn state(&mut self) -> Option<Sse> {
         let now = Instant::now();
         let shown = self.api.board.look(&self.api.daemon);

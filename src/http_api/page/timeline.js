@@ -4,10 +4,10 @@
 import { because, by, count, el, some, time } from "./words.js";
 
 const KEPT = 60;
-/// By what it is, so that what is told twice stands once.
+/// By what it is, so that what arrives twice is shown once.
 let entries = new Map();
 
-/// With which the outage of a backend began, told apart because it may be older than the history.
+/// With which the outage of a backend began, kept apart because it may be older than the history.
 let began = new Map();
 
 export function history({ transitions, began: outages }) {

@@ -22,7 +22,7 @@ function filled(node, attributes, children) {
 
 export const by = (id) => document.getElementById(id);
 
-/// Touches the document only where something changed: a reader's place and focus stay.
+/// Touches the document only if something changed: a reader's place and focus stay.
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -41,7 +41,7 @@ export function list(node, texts) {
   show(node, texts.length > 0);
 }
 
-/// The daemon's clock, as far as its last word told.
+/// The daemon's clock, as of its last message.
 export const clock = {
   ahead: 0,
   hear(at) {
@@ -56,7 +56,7 @@ const TIME = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 export const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
 
-/// A time of day; with its day where that is not today.
+/// A time of day; with its day if that is not today.
 export function time(at) {
   const date = new Date(at);
   const today = new Date(clock.now()).toDateString() === date.toDateString();

@@ -2,7 +2,7 @@
 //!
 //! A body is a statement with its parameters, settings and data; a reply is the bytes that the server sent,
 //! under the name of their format ([`wire`]). What a statement is follows from a small lexer
-//! (`protocol/sql.rs`): where it cannot be told, it is a write.
+//! (`protocol/sql.rs`): if that is not known, it is a write.
 //!
 //! ```text
 //!  plan ── sql ── lexer            attempt ── server (what does it know)
@@ -11,9 +11,9 @@
 //!                                     │
 //!                                    http ── pool ── dial
 //! ```
-//! Where to look: what keeps an abandoned write from landing late is in `transport/fence.rs`; whether a
-//! repetition is recognised in `transport/tokens.rs`; what is sent together in `protocol/gather.rs`; what queues and what is cached in
-//! `protocol/plan.rs`; what an error means in `protocol/outcome.rs`.
+//! What keeps an abandoned write from landing late is in `transport/fence.rs`; whether a
+//! repetition is recognised in `transport/tokens.rs`; what is sent together in `protocol/gather.rs`; what queues and
+//! what is cached in `protocol/plan.rs`; what an error means in `protocol/outcome.rs`.
 
 use std::{
     borrow::Cow,

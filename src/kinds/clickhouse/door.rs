@@ -12,7 +12,7 @@
 //!
 //! # Invariants
 //! 1. The bytes of a body are never changed, in either direction: not decoded, not compressed, not completed. An answer
-//!    that the server broke off is broken off here, one that it ended is ended, whatever stands at its end.
+//!    that the server broke off is broken off here, one that it ended is ended, whatever is at its end.
 //! 2. Credentials end here. The server sees those of the backend, and no log, trace or error sees any.
 //! 3. What is held of a request is at most [`HELD`](request::HELD) bytes and the piece on its way, and of an answer the
 //!    piece on its way: who does not read or write stops the other side.
@@ -52,7 +52,7 @@ mod service;
 mod telling;
 mod visitor;
 
-/// What a client is told that finds no room.
+/// The answer to a client that finds no room.
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
     Content-Type: text/plain; charset=UTF-8\r\nX-ClickHouse-Exception-Code: 202\r\nContent-Length: 103\r\n\r\n\
     Code: 202. DB::Exception: fusebox: too many connections; not executed. (TOO_MANY_SIMULTANEOUS_QUERIES)\n";

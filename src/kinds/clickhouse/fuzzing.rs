@@ -14,7 +14,7 @@ use super::{
 /// The first byte says how the rest is packed, which is a statement.
 ///
 /// # Panics
-/// More of it is read than may be, what is read of its beginning is no beginning, or it is not planned as it is
+/// More of it is read than may be, what is read of its beginning is not a beginning, or it is not planned as it is
 /// classified.
 pub fn statements(bytes: &[u8]) {
     let Some((how, body)) = bytes.split_first() else { return };

@@ -238,7 +238,7 @@ fn content_type(format: &str) -> Cow<'static, str> {
     })
 }
 
-/// Where the sessions are kept that something was put into. The file is made before the store.
+/// The file of the sessions that have state. The file is made before the store.
 fn sessions(backend: &BackendConfig, identity: &Identity) -> Option<SessionsPlace> {
     let (state_dir, name) = (identity.state_dir.as_ref()?, &backend.settings.name);
     let store = backend.settings.queue_dir.clone();
@@ -265,7 +265,7 @@ fn settings(
         .parse()
         .map_err(|error: ClickHouseUrlError| ("url".into(), error.to_string()))?;
     if endpoint.ca_file.is_some() && !url.tls {
-        return Err(("url".into(), "must begin with https:// where tls.ca_file is set".into()));
+        return Err(("url".into(), "must begin with https:// if tls.ca_file is set".into()));
     }
     let mut settings =
         ClickHouseSettings::new(url, identity.instance.clone(), identity.run.clone());

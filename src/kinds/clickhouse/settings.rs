@@ -1,4 +1,4 @@
-//! Where a ClickHouse is, and how it is spoken to.
+//! The address of a ClickHouse, and how to connect to it.
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -13,13 +13,13 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// A backend's settings. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct ClickHouseSettings {
-    /// Where the server is.
+    /// The server's address.
     pub url: ClickHouseUrl,
-    /// The user; the server's own default where there is none.
+    /// The user; the server's own default if there is none.
     pub username: Option<String>,
     /// The password; `password_file` goes first.
     pub password: Option<Secret>,
-    /// Holds the password, on its first line; read anew at most once a second.
+    /// Holds the password, on its first line; read again at most once a second.
     pub password_file: Option<PathBuf>,
     /// The database of calls that name none.
     pub database: String,
@@ -29,24 +29,24 @@ pub struct ClickHouseSettings {
     pub timeout: Duration,
     /// Whether inserts into one table keep their order, though they commute.
     pub ordered: bool,
-    /// This installation's name among all that use the server: what bears it is killed by the fence.
+    /// This installation's name among all that use the server: queries with it are killed by the fence.
     pub instance: String,
     /// This run of the daemon, different at each start.
     pub run: String,
-    /// The name that it had before: what bears it is killed too, once.
+    /// The name that it had before: queries with it are killed too, once.
     pub former: Option<String>,
-    /// Where other daemons of this name are told.
+    /// Receives reports of other daemons with this name.
     pub twins: Arc<Twins>,
     /// The backend's name.
     pub name: String,
-    /// Where the sessions are kept that something was put into; `None` to keep them in memory alone.
+    /// The file of the sessions that have state; `None` to keep them in memory alone.
     pub sessions: Option<SessionsPlace>,
 }
 
 /// A file of sessions that something was put into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionsPlace {
-    /// Where it is. The database that the server takes is kept beside it.
+    /// Its path. The database that the server takes is kept beside it.
     pub file: PathBuf,
     /// The backend was here before, so a file that is missing is lost.
     pub is_expected: bool,
@@ -90,8 +90,8 @@ impl ClickHouseSettings {
     }
 }
 
-/// What a ClickHouse URL says: `http[s]://[user[:password]@]host[:port][/database]`, where user, password
-/// and database may also stand behind a `?`. `Debug` shows no secret.
+/// What a ClickHouse URL says: `http[s]://[user[:password]@]host[:port][/database]`, in which user, password
+/// and database may also follow a `?`. `Debug` shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClickHouseUrl {
     /// Whether it is spoken to over TLS.
@@ -100,11 +100,11 @@ pub struct ClickHouseUrl {
     pub host: String,
     /// 8123 by default, 8443 over TLS.
     pub port: u16,
-    /// The user, where one is named.
+    /// The user, if one is named.
     pub username: Option<String>,
-    /// The password, where one is given.
+    /// The password, if one is given.
     pub password: Option<Secret>,
-    /// The database, where one is named.
+    /// The database, if one is named.
     pub database: Option<String>,
 }
 
@@ -133,7 +133,7 @@ pub enum ClickHouseUrlError {
     /// The host has characters that a host's name has not.
     #[error("must name a host, got {0:?}")]
     Host(String),
-    /// The port is no port.
+    /// The port is not a port.
     #[error("must have a port from 1 to 65535, got {0:?}")]
     Port(String),
     /// There is more than a database behind the host.

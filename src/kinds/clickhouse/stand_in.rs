@@ -38,7 +38,7 @@ impl StandIn {
         Arc::default()
     }
 
-    /// Begins to listen; port 0 takes a free one. Returns where it listens. Started again after
+    /// Begins to listen; port 0 takes a free one. Returns the address at which it listens. Started again after
     /// [`StandIn::stop`], on the address that it returned, it still has its rows.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ impl StandIn {
     async fn serve(self: Arc<Self>, stream: TcpStream, line: Arc<Line>) {
         let service = service_fn(|request| self.answer(request, &line));
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        // However a connection ends, nobody is left to be told.
+        // However a connection ends, nobody is left to hear of it.
         drop(connection.await);
     }
 

@@ -66,7 +66,7 @@ impl Server {
         Self::begun(engine, tempfile::tempdir().unwrap(), None).await
     }
 
-    /// An empty server whose data lies on a file system of so many MiB of its own.
+    /// An empty server whose data is on a file system of so many MiB of its own.
     pub(crate) async fn on_small_disk(engine: Engine, mib: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = SmallDisk::mount(folder.path().join("data"), mib);
@@ -174,8 +174,8 @@ fn spawn(engine: Engine, port: u16, folder: &Path) -> Child {
         .unwrap_or_else(|error| panic!("ClickHouse cannot be started ({error}): tests/setup"))
 }
 
-/// The server's configuration, with the users `ada`, whose password is `hush`, and who at the current server may have two
-/// threads for an insert at most; `reader`, who may change
+/// The server's configuration, with the users `ada`, whose password is `hush`, and who at the current server may have
+/// two threads for an insert at most; `reader`, who may change
 /// nothing; and at the current server `writer`, who may only insert, and `teller`, who may also ask what the tables
 /// remember, but not read the query log.
 fn configuration(engine: Engine, port: u16, folder: &Path) -> PathBuf {

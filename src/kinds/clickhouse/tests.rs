@@ -36,7 +36,7 @@ async fn attempt(connector: &ClickHouseConnector, query: &str, timeout: Duration
 struct Sent {
     body: Bytes,
     token: Option<OpId>,
-    /// When it was first sent, and what was noted then, where that is in doubt.
+    /// When it was first sent, and what was noted then, if that is in doubt.
     doubt: Option<(UnixMillis, Bytes)>,
     origin: Origin,
     now: UnixMillis,

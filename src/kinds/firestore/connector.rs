@@ -9,9 +9,9 @@
 //!                                                                │
 //!  live_queries ── listening ──────────────────────────────────── client ── auth, names
 //! ```
-//! Where to look: how calls share a commit and are still told apart, and how a call is recognised that was
+//! How calls share a commit and are still distinguished, and how a call is recognised that was
 //! applied already, is in `transport/carry.rs`; what keeps an abandoned write from landing late in
-//! `transport/fence.rs`; what an outage lets one say of a write in `protocol/plan.rs`; what a status means
+//! `transport/fence.rs`; how a write may be answered in an outage in `protocol/plan.rs`; what a status means
 //! in `protocol/outcome.rs`; how a live query survives an outage in `live_queries.rs`.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -48,7 +48,7 @@ use super::{
 
 /// So many markers are deleted by one commit.
 const FORGET_AT_ONCE: usize = plan::WRITES_MAX;
-/// So many wait to be deleted; what is above that stays where it is, which is harmless.
+/// So many wait to be deleted; more than that stay, which is harmless.
 const FORGOTTEN_MAX: usize = 64 << 10;
 
 /// What is known of a document by its queued writes.
@@ -87,7 +87,7 @@ impl Overlay for DocumentOverlay {
 pub struct FirestoreConnector {
     target: Target,
     pub(super) shared: Arc<Shared>,
-    /// Where the names of markers go whose time is over.
+    /// Receives the names of markers whose time is over.
     forgotten: mpsc::Sender<OpId>,
     streams: LiveQueries<Listening>,
     /// Project and database, which are part of every lane.
@@ -119,7 +119,7 @@ impl FirestoreConnector {
         self.namespace.as_bytes()
     }
 
-    /// Checks a commit against the largest message that the server takes, where it has said so.
+    /// Checks a commit against the largest message that the server takes, if it has said so.
     fn check_message(&self, plan: &Plan) -> Result<(), Refused> {
         let (Access::Write(_), Some(limit)) = (&plan.access, self.shared.sizes.limit()) else {
             return Ok(());

@@ -6,13 +6,13 @@
 //!                      │                          │              └──────┬───────┘
 //!                      │                          │                     ├─ understood ──▶ overlay, cache, queue
 //!                      │                          └─────────────────────┴──▶ a status of the door's own
-//!                      └─ HTTP/1.1, and HTTP/2 that is no gRPC ─▶ rest ─▶ a connection of its own ─▶ server
+//!                      └─ HTTP/1.1, and HTTP/2 that is not gRPC ─▶ rest ─▶ a connection of its own ─▶ server
 //! ```
 //! Messages, metadata and trailers pass as they are, in both directions. Of most requests only the method is known
-//! (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps out of the way of what
-//! is queued. Gets, queries, commits and deletes are understood besides (`understood.rs`): if the server does not answer
-//! one, it goes on as the call that a JSON client would have made of it. A Listen survives an outage ([`listening`]).
-//! Nothing else is cached, queued or tried again.
+//! (`class.rs`), and of its first message which documents it names (`lanes.rs`), so that it keeps out of the way of
+//! what is queued. Gets, queries, commits and deletes are understood besides (`understood.rs`): if the server does not
+//! answer one, it goes on as the call that a JSON client would have made of it. A Listen survives an outage
+//! ([`listening`]). Nothing else is cached, queued or tried again.
 //!
 //! # One call
 //! ```text
@@ -24,7 +24,7 @@
 //! sends or reads slowly does not cost the backend a place. Streams that are answered for as long as they live (Listen,
 //! Write) are settled by their headers.
 //!
-//! # What a loss is told as
+//! # How a loss is answered
 //! Of what is not understood, or cannot be answered otherwise. In a transaction *not executed* is `ABORTED`.
 //!
 //! | when | a read | what may write |
@@ -33,18 +33,18 @@
 //! | no connection, or the server refused the stream twice | `UNAVAILABLE`, as directly; `UNKNOWN` once the breaker is OPEN | the same: nothing was executed |
 //! | *Sent*: the connection broke | the same | `DEADLINE_EXCEEDED`, with the number under which it is logged |
 //! | *Sent*: no answer in time | `DEADLINE_EXCEEDED` | the same, with its number |
-//! | *Relayed*: the stream breaks | `UNAVAILABLE` in trailers; a Listen is begun anew | `DEADLINE_EXCEEDED` in trailers |
+//! | *Relayed*: the stream breaks | `UNAVAILABLE` in trailers; a Listen is begun again | `DEADLINE_EXCEEDED` in trailers |
 //!
 //! A write whose outcome is unknown is never `UNAVAILABLE`: clients try that again.
 //!
 //! # Invariants
 //! 1. A permit and a place are given back when the wire is done with the call, not when its client leaves: a call whose
-//!    client leaves before *Settled* goes on until it is answered, or the backend's `timeout` has passed, and its stream
-//!    is reset then. After *Settled* a client that leaves resets its stream at once. A write bears the backend's
+//!    client leaves before *Settled* goes on until it is answered, or the backend's `timeout` has passed, and its
+//!    stream is reset then. After *Settled* a client that leaves resets its stream at once. A write has the backend's
 //!    `timeout` as its deadline, never its client's: if the client has less time, and the write may be queued, it is
 //!    queued shortly before that, behind what it has sent itself.
-//! 2. A call that is not understood is sent twice only if the server said that it has not acted upon it: by `REFUSED_STREAM`, or a GOAWAY
-//!    whose last stream is an earlier one.
+//! 2. A call that is not understood is sent twice only if the server said that it has not acted upon it: by
+//!    `REFUSED_STREAM`, or a GOAWAY whose last stream is an earlier one.
 //! 3. Writes wait for the fence and enter it, as those of the connector do. One that is not answered in time closes the
 //!    connection that took it.
 //! 4. Nothing is read of a client that its door has no room for, and nothing of the server that the client does not

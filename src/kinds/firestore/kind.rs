@@ -195,7 +195,7 @@ impl Kind for Firestore {
         args: &[Vec<u8>],
         data: &mut dyn FnMut() -> Result<Option<Vec<u8>>, String>,
     ) -> Result<Value, String> {
-        const WANTED: &str = "wanted is: get|set|update|create|delete|query PATH [JSON]";
+        const WANTED: &str = "the arguments are: get|set|update|create|delete|query PATH [JSON]";
         let texts: Result<Vec<&str>, _> = args.iter().map(|arg| std::str::from_utf8(arg)).collect();
         let (op, path, given) = match texts.map_err(|_| "the arguments must be text")?.as_slice() {
             [op, path] => (*op, *path, None),
@@ -214,7 +214,7 @@ impl Kind for Firestore {
                     None => data()?,
                 };
                 let given =
-                    given.ok_or("the document is wanted, as JSON or on the standard input")?;
+                    given.ok_or("the document is required, as JSON or on the standard input")?;
                 call.insert("data".into(), Value::Object(object(given)?));
             }
             "query" => {
@@ -228,7 +228,7 @@ impl Kind for Firestore {
     }
 }
 
-/// The bearer token in the caller's headers; empty where there is none.
+/// The bearer token in the caller's headers; empty if there is none.
 fn token(headers: &HeaderMap) -> Result<String, String> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(String::new()) };
     let value = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
@@ -251,7 +251,7 @@ fn settings(endpoint: &Endpoint, own: &Own) -> Result<FirestoreSettings, Complai
         .parse()
         .map_err(|error: FirestoreUrlError| ("url".into(), error.to_string()))?;
     if endpoint.ca_file.is_some() && !url.tls {
-        return Err(("url".into(), "must begin with https:// where tls.ca_file is set".into()));
+        return Err(("url".into(), "must begin with https:// if tls.ca_file is set".into()));
     }
     if let Some(file) = &own.credentials_file
         && url.tls

@@ -16,17 +16,17 @@
 //!  CLOSED: the server refuses the query for good · nobody follows · the connector closes ◄─┘
 //! ```
 //! - **A state is published only when the server calls it consistent**: the target is CURRENT and a change
-//!   bears a `read_time`. What came before that ([`round::Round`]) is thrown away where the connection
+//!   has a `read_time`. What came before that ([`round::Round`]) is thrown away if the connection
 //!   breaks, and so is the resume token that came with it: a token never runs ahead of what was published.
-//! - **What followers are told is a difference** of two published states by name, `update_time` and content
+//! - **What followers get is a difference** of two published states by name, `update_time` and content
 //!   ([`view::View`]). A server that sends its whole result again (RESET, or a Listen without a token) makes
 //!   no more noise than one that sends what changed. A result read before the published one (an older
 //!   `read_time`) waits for the server to catch up, and an older `update_time` never replaces a newer one:
 //!   every document's final state arrives, none twice, none backwards.
 //! - **Broken**: each follower gets one `stale`. The stream connects again with backoff (100 ms doubling to
-//!   10 s, jitter), only while the gate is open; the `change` that ends the staleness is sent even where it
+//!   10 s, jitter), only while the gate is open; the `change` that ends the staleness is sent even if it
 //!   is empty. A gate that shuts ends the connection too: what a breaker knows to be dead is stale.
-//! - **An existence filter that does not agree** drops the token and listens anew; nobody is told, because
+//! - **An existence filter that does not agree** drops the token and listens again; followers hear nothing, because
 //!   nothing was wrong with what they know so far except its age.
 //! - **Refused for good** (`INVALID_ARGUMENT`, no index, no permission …): followers get a last `stale` with
 //!   `"ended":true` and the server's code and message, then the end. For a minute [`Streams::open`] refuses
@@ -37,7 +37,7 @@
 //!
 //! Bounds: 256 streams; a stream that nobody follows for 5 minutes closes; a result of 64 MiB at most; the
 //! documents of an outage are kept for 30 minutes, then only their names and times, for the difference. A
-//! follower has no queue: it reads the stream's log at its own pace, and where that has moved on (1,024
+//! follower has no queue: it reads the stream's log at its own pace, and if that has moved on (1,024
 //! events, 256 KiB) it gets a snapshot in place of what it missed.
 //!
 //! Documents come in the order of their names, whatever the query's order.
@@ -179,7 +179,7 @@ impl Open {
 }
 
 impl Registry {
-    /// Closes a stream; where `unfollowed` is asked for, only one that nobody follows. Whether it is gone.
+    /// Closes a stream; if `unfollowed` is asked for, only one that nobody follows. Whether it is gone.
     fn retire(&self, id: &str, unfollowed: bool) -> bool {
         let mut open = self.0.lock();
         let Some(entry) = open.by_id.get(id) else { return true };

@@ -1,4 +1,4 @@
-//! Where a Firestore is, and as whom it is spoken to.
+//! The address of a Firestore, and the identity that is used there.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -6,7 +6,7 @@ use fusebox_state::Target;
 
 use crate::net::endpoint::Server;
 
-/// The project that an emulator is given where none is named.
+/// The project that an emulator is given if none is named.
 pub const LOCAL_PROJECT: &str = "fusebox-local";
 /// The database that every project has.
 pub const DEFAULT_DATABASE: &str = "(default)";
@@ -36,7 +36,7 @@ impl fmt::Display for FirestoreUrl {
     }
 }
 
-/// Text that is no address of a Firestore: what it must be, as the end of a sentence.
+/// Text that is not an address of a Firestore: what it must be, as the end of a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FirestoreUrlError(String);
@@ -76,9 +76,9 @@ impl FromStr for FirestoreUrl {
 /// A backend's settings.
 #[derive(Clone, Debug)]
 pub struct FirestoreSettings {
-    /// Where it is.
+    /// Its address.
     pub url: FirestoreUrl,
-    /// The project; `None` where the metadata server of the machine tells it.
+    /// The project; `None` if the metadata server of the machine tells it.
     pub project: Option<String>,
     /// The database, `(default)` unless named.
     pub database: String,

@@ -1,7 +1,7 @@
 //! A stand-in for Firestore, over gRPC.
 //!
 //! It knows Commit (`stand_in/documents.rs`) and `BatchGetDocuments`, which is also what the connector
-//! pings with. The generated code has no server, so the methods are told apart here.
+//! pings with. The generated code has no server, so the methods are distinguished here.
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
@@ -37,7 +37,7 @@ impl StandIn {
         Arc::new(Self { documents, ..Self::default() })
     }
 
-    /// Begins to listen; port 0 takes a free one. Returns where it listens. Started again after
+    /// Begins to listen; port 0 takes a free one. Returns the address at which it listens. Started again after
     /// [`StandIn::stop`], on the address that it returned, it still has its documents.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl StandIn {
     }
 
     /// The paths of documents and the values that they were given in their field `value`, in order, but
-    /// for increments; `None` where there were more than it remembers.
+    /// for increments; `None` if there were more than it remembers.
     pub fn log(&self) -> Option<Vec<(String, String)>> {
         self.documents.lock().log()
     }
@@ -79,7 +79,7 @@ impl StandIn {
             service_fn(move |request| Arc::clone(&self).answer(request, Arc::clone(&line)));
         let connection = http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), service);
-        // However a connection ends, nobody is left to be told.
+        // However a connection ends, nobody is left to hear of it.
         drop(connection.await);
     }
 

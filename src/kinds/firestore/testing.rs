@@ -27,7 +27,7 @@ use super::{
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the SDK is, as its packages have it.
+/// The folder of the SDK, as its packages have it.
 const SDKS: [&str; 3] =
     ["/usr/lib/google-cloud-sdk", "/usr/share/google-cloud-sdk", "/opt/google-cloud-sdk"];
 
@@ -45,7 +45,7 @@ pub(crate) struct Emulator {
     pub(crate) port: u16,
 }
 
-/// Google's jar, where there is one.
+/// Google's jar, if there is one.
 fn jar() -> Option<PathBuf> {
     let named = std::env::var_os("FUSEBOX_TEST_FIRESTORE_JAR").map(PathBuf::from);
     let installed = SDKS.iter().map(|sdk| {
@@ -144,7 +144,7 @@ fn spawn(engine: Engine, port: u16) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{engine:?} cannot be started ({error})"))
 }
 
-/// Waits until it accepts connections; false where it ended instead.
+/// Waits until it accepts connections; false if it ended instead.
 async fn ready(child: &mut Child, port: u16) -> bool {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -313,7 +313,7 @@ async fn pass(
         };
         let NetworkState { rate, poison, .. } = *state.borrow();
         if let Some(poison) = poison {
-            // It may lie in two reads.
+            // It may be split over two reads.
             seen.drain(..usize::saturating_sub(seen.len(), poison.len()));
             seen.extend_from_slice(left);
             if seen.windows(poison.len()).any(|part| part == poison.as_bytes()) {

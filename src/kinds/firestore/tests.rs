@@ -41,7 +41,7 @@ fn set(path: &str, n: usize) -> Json {
     json!({ "op": "set", "path": path, "data": { "n": n } })
 }
 
-/// Carries calls together, each with its token where it has one.
+/// Carries calls together, each with its token if it has one.
 async fn together(
     connector: &FirestoreConnector,
     calls: &[(Json, Option<OpId>)],
@@ -672,5 +672,5 @@ async fn reads_writes_and_batches_bear_the_trace_that_they_belong_to() {
     let all = format!("{} shop=1 user=hush", trace.span);
     assert!(told.len() >= 4, "{told:?}");
     assert!(told[..3].iter().all(|told| told.as_ref() == Some(&all)), "{told:?}");
-    assert_eq!(told.last(), Some(&None), "what nobody follows bears nothing");
+    assert_eq!(told.last(), Some(&None), "what nobody follows has nothing");
 }

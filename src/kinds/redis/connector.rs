@@ -12,7 +12,7 @@
 //!                                          │ fence           │
 //!                                        driver            driver ── handshake ── stream
 //! ```
-//! Where to look: what keeps an abandoned write from landing late is in `transport/fence.rs`; which
+//! What keeps an abandoned write from landing late is in `transport/fence.rs`; which
 //! commands are carried, queued and cached in `protocol/{rules,effect,cache}.rs`; what an error means in
 //! `protocol/outcome.rs`.
 
@@ -235,7 +235,7 @@ impl Connector for RedisConnector {
 
     fn ping(&self, timeout: Duration) -> Answer<'_, Attempted> {
         let ping = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
-        // An idle connection for writes is kept from being forgotten by what lies in between, and a dead
+        // An idle connection for writes is kept from being forgotten by routers on the way, and a dead
         // one is found out before a write is lost on it.
         self.links.writes.send_and_forget(ping.clone());
         Box::pin(async move {

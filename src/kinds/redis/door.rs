@@ -6,10 +6,10 @@
 //!                                                          ├─▶ answered here (local, the cache)
 //!                                                          └─▶ slow: the daemon's own threads, as a JSON call goes
 //! ```
-//! A door enters the call path by `admit` and `settle` ([`fusebox_actors::Ticket`]): breaker, bulkhead, lanes, cache and
-//! write state are the same as for every other call, and nothing here is a second semantics. A command that may go on
-//! the wire costs no task, no channel and no lock of others; what cannot (an occupied lane, an open breaker without a
-//! cached answer, a failed attempt) goes on as any call does.
+//! A door enters the call path by `admit` and `settle` ([`fusebox_actors::Ticket`]): breaker, bulkhead, lanes, cache
+//! and write state are the same as for every other call, and nothing here is a second semantics. A command that may go
+//! on the wire costs no task, no channel and no lock of others; what cannot (an occupied lane, an open breaker without
+//! a cached answer, a failed attempt) goes on as any call does.
 //!
 //! # Threads
 //! A door has one thread with a runtime of its own, which owns its clients and its connections to the server. Calls
@@ -21,9 +21,10 @@
 //! writes again (`transport/shared.rs`).
 //!
 //! # Databases
-//! A database is a backend with a core of its own: links, cache, queue, breaker. `SELECT` moves a client, of which nothing is
-//! under way then, to the core of that database, if one of the daemon's backends is that database of the same server and
-//! account; everything else that the client is stays. What all cores of a door bound together is in `whole.rs`.
+//! A database is a backend with a core of its own: links, cache, queue, breaker. `SELECT` moves a client, of which
+//! nothing is under way then, to the core of that database, if one of the daemon's backends is that database of the
+//! same server and account; everything else that the client is stays. What all cores of a door bound together is in
+//! `whole.rs`.
 //!
 //! # What a crash leaves behind
 //! Nothing of a door is on the disk. A client whose daemon dies sees its connection reset; a command that was on the
@@ -119,7 +120,7 @@ impl RedisDoor {
         Ok(Self { clients, counters, stop, ended })
     }
 
-    /// Serves a client, which is `who` by its socket; `None` where it must give credentials.
+    /// Serves a client, which is `who` by its socket; `None` if it must give credentials.
     pub(crate) fn serve(&self, accepted: Accepted, who: Option<Who>, place: Option<Part>) {
         // A door that has ended drops it, which closes it.
         drop(self.clients.send((accepted, who, place)));

@@ -177,7 +177,7 @@ impl Kind for Redis {
         _: &mut dyn FnMut() -> Result<Option<Vec<u8>>, String>,
     ) -> Result<Value, String> {
         if args.is_empty() {
-            return Err("a Redis command is wanted, such as: GET key".into());
+            return Err("a Redis command is required, such as: GET key".into());
         }
         let command: Vec<Value> = args
             .iter()
@@ -202,7 +202,7 @@ fn settings(
     identity: &Identity,
 ) -> Result<RedisSettings, Complaint> {
     let url: RedisUrl = endpoint.url.0.parse().map_err(|error: RedisUrlError| {
-        // The key that stands before is the address's own.
+        // The key before it is the address's own.
         let text = error.to_string();
         let text = text.strip_prefix("url ").map(str::to_owned);
         ("url".into(), text.unwrap_or_else(|| format!("is not usable: {error}")))
@@ -212,10 +212,8 @@ fn settings(
     settings.twins = Arc::clone(&identity.twins);
     if endpoint.ca_file.is_some() {
         let tls = settings.tls.as_mut();
-        let tls = tls.ok_or((
-            "url".into(),
-            "must begin with rediss:// where tls.ca_file is set".to_owned(),
-        ))?;
+        let tls = tls
+            .ok_or(("url".into(), "must begin with rediss:// if tls.ca_file is set".to_owned()))?;
         tls.ca_file.clone_from(&endpoint.ca_file);
     }
     if endpoint.username.is_some() {

@@ -1,4 +1,4 @@
-//! Where a Redis is, and how it is spoken to.
+//! The address of a Redis, and how to connect to it.
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -39,17 +39,17 @@ pub struct TlsSettings {
 /// A backend's settings. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
-    /// Where the server listens.
+    /// The server's address.
     pub endpoint: Endpoint,
-    /// The user of an ACL; `default` where there is only a password.
+    /// The user of an ACL; `default` if there is only a password.
     pub username: Option<String>,
     /// The password; `password_file` goes first.
     pub password: Option<Secret>,
-    /// Holds the password, on its first line; read anew at every connect.
+    /// Holds the password, on its first line; read again at every connect.
     pub password_file: Option<PathBuf>,
     /// The database's number.
     pub database: u32,
-    /// Present where the server is spoken to over TLS.
+    /// Present if the server speaks TLS.
     pub tls: Option<TlsSettings>,
     /// The time after which an unanswered call is abandoned; bounds connecting too.
     pub timeout: Duration,
@@ -57,13 +57,13 @@ pub struct RedisSettings {
     pub on_miss_error: bool,
     /// Whether a script locks every lane rather than its declared keys.
     pub scripts_are_barriers: bool,
-    /// This installation's name among all that use the server: what bears it is killed by the fence.
+    /// This installation's name among all that use the server: connections with it are killed by the fence.
     pub instance: String,
     /// This run of the daemon, different at each start.
     pub run: String,
-    /// The name that it had before: what bears it is killed too, once.
+    /// The name that it had before: connections with it are killed too, once.
     pub former: Option<String>,
-    /// Where other daemons of this name are told.
+    /// Receives reports of other daemons with this name.
     pub twins: Arc<Twins>,
     /// The backend's name.
     pub name: String,
@@ -105,15 +105,15 @@ impl RedisSettings {
 /// `unix:///path[?db=N]` or `redis+unix://` for a Unix socket. `Debug` shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisUrl {
-    /// Where the server listens.
+    /// The server's address.
     pub endpoint: Endpoint,
     /// Whether it is spoken to over TLS.
     pub tls: bool,
-    /// The user, where one is named.
+    /// The user, if one is named.
     pub username: Option<String>,
-    /// The password, where one is given.
+    /// The password, if one is given.
     pub password: Option<Secret>,
-    /// The database's number, 0 where none is given.
+    /// The database's number, 0 if none is given.
     pub database: u32,
 }
 
@@ -126,10 +126,10 @@ pub enum RedisUrlError {
     /// There is no host.
     #[error("url must name a host, such as redis://127.0.0.1:6379")]
     NoHost,
-    /// The port is no port.
+    /// The port is not a port.
     #[error("port must be a number from 1 to 65535, got {0:?}")]
     Port(String),
-    /// The database is no number.
+    /// The database is not a number.
     #[error("database must be a number such as 0, got {0:?}")]
     Database(String),
     /// The path of the socket does not begin with a slash.

@@ -1,7 +1,7 @@
 //! A stand-in for Redis.
 //!
 //! It knows strings, counters, times to live, what the connector says on a new connection, and the one
-//! script by which writes bear tokens.
+//! script by which writes have tokens.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +55,7 @@ impl StandIn {
         Arc::new(Self { store, ..Self::default() })
     }
 
-    /// Begins to listen; port 0 takes a free one. Returns where it listens. Started again after
+    /// Begins to listen; port 0 takes a free one. Returns the address at which it listens. Started again after
     /// [`StandIn::stop`], on the address that it returned, it still has its data.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl StandIn {
         }
     }
 
-    /// Where it listens, while it does.
+    /// The address at which it listens, while it does.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listening.lock().as_ref().map(|(address, _)| *address)
     }
@@ -102,7 +102,7 @@ impl StandIn {
         self.store.lock().snapshot()
     }
 
-    /// The keys and values that `SET` gave, in order; `None` where there is no log, or not of all.
+    /// The keys and values that `SET` gave, in order; `None` if there is no log, or not of all.
     pub fn log(&self) -> Option<Vec<(String, String)>> {
         self.store.lock().log()
     }
@@ -117,7 +117,7 @@ impl StandIn {
         self.clients.lock().insert(id, Client { name: String::new(), task: None });
         let server = Arc::clone(self);
         let task = tokio::spawn(async move {
-            // However a connection ends, nobody is left to be told.
+            // However a connection ends, nobody is left to hear of it.
             drop(server.serve(id, stream).await);
             server.clients.lock().remove(&id);
         });
@@ -172,7 +172,7 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    /// Answers what is about connections and the server; false where `args` are about data.
+    /// Answers what is about connections and the server; false if `args` are about data.
     fn answer(&mut self, args: &[&[u8]], out: &mut BytesMut) -> bool {
         let words: Vec<String> =
             args.iter().take(4).map(|word| String::from_utf8_lossy(word).into_owned()).collect();

@@ -49,7 +49,7 @@ impl Server {
         server
     }
 
-    /// Waits until it says that it is ready; false where it ended instead.
+    /// Waits until it says that it is ready; false if it ended instead.
     async fn ready(&mut self) -> bool {
         let log = self.folder.path().join("log");
         let deadline = Instant::now() + PATIENCE;

@@ -5,7 +5,7 @@
 //! ```
 //! **Silence.** A connection that carries requests is pinged every [`KEEP_ALIVE`]. If a request is given up
 //! and nothing at all was read since it began, the connection is pinged at once; if that ping is not answered
-//! within [`SUSPECT_ANSWER`], the connection ends and the next request dials anew. Servers count pings
+//! within [`SUSPECT_ANSWER`], the connection ends and the next request dials again. Servers count pings
 //! against abuse, so two such pings are at least [`SUSPECT_EVERY`] apart.
 //!
 //! **Reset.** [`Line::reset`] closes the socket and returns when it is closed. If the channel asked for

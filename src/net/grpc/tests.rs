@@ -37,7 +37,7 @@ async fn accepted(listener: &TcpListener) -> Served<TcpStream, Bytes> {
     h2::server::handshake(accepted.unwrap().0).await.unwrap()
 }
 
-/// A request that came, and where its answer goes.
+/// A request that came, and the receiver of its answer.
 type Came = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// The next request of a connection, which must come.

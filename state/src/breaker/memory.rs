@@ -11,7 +11,7 @@ use crate::{
 /// A breaker's memory, in wall-clock time. Written to disk at every transition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct BreakerMemory {
-    /// Until when it is open, in Unix milliseconds; `None` where it is closed. A half-open breaker is
+    /// Until when it is open, in Unix milliseconds; `None` if it is closed. A half-open breaker is
     /// remembered as one whose open time is over.
     pub open_until: Option<u64>,
     /// Failed recoveries in a row.
@@ -96,8 +96,8 @@ impl Breaker {
         }
     }
 
-    /// Takes up what an earlier run remembered, as far as this one knows no better: it may have gone on for a while
-    /// before that was to be had. Where nothing has happened, it is where the earlier one was
+    /// Restores what an earlier run remembered, as far as this one knows no better: it may have gone on for a while
+    /// before that was available. If nothing has happened, it is in the earlier one's state
     /// ([`Breaker::restore`]). Else its state is what has been seen since; a force of the earlier run takes effect
     /// unless an operator has given an order, and returns the transition that this brings about.
     pub fn take_up(
@@ -118,7 +118,7 @@ impl Breaker {
         Some(self.enter(&mut cold, why, Horizon::Whole, Some(force.reason.clone()), now))
     }
 
-    /// Takes up where an earlier run left off. No transition is told: nothing changed but the process.
+    /// Continues an earlier run. There is no transition: nothing changed but the process.
     pub fn restore(&self, memory: &BreakerMemory, now: Moment, unix_now: UnixMillis) {
         let mut cold = self.cold.lock();
         let longest = cold.settings.recovery_timeout_max.max(cold.settings.recovery_timeout);

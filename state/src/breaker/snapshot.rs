@@ -40,7 +40,7 @@ pub struct Snapshot {
     pub offline: bool,
     /// Since when the effective state holds.
     pub since: Moment,
-    /// Until when it is open, where it leaves by itself.
+    /// Until when it is open, if it leaves by itself.
     pub open_until: Option<Moment>,
     /// Failed recoveries in a row.
     pub exponent: u32,

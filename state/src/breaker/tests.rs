@@ -28,7 +28,7 @@ fn breaker() -> Breaker {
     Breaker::new(settings(), 7, at(0))
 }
 
-/// Runs a script: `F`, `S` and `N` are attempts that fail, succeed, or say nothing (skipped where
+/// Runs a script: `F`, `S` and `N` are attempts that fail, succeed, or say nothing (skipped if
 /// rejected), `P` and `p` a failed and an answered ping, `5s` lets time pass and ticks. Returns the
 /// states passed through with their reasons.
 #[track_caller]

@@ -125,11 +125,11 @@ impl fmt::Display for Reason {
 pub struct ErrorRecord {
     /// When, on the wall clock.
     pub at: UnixMillis,
-    /// The backend's code where it is known, or one of fusebox's. It quotes nobody.
+    /// The backend's code if it is known, or one of fusebox's. It quotes nobody.
     pub code: String,
     /// What happened. Read back, it is all the server's: see [`Words`].
     pub message: Words,
-    /// The trace of the call, where it had one.
+    /// The trace of the call, if it had one.
     pub trace_id: Option<String>,
 }
 
@@ -160,7 +160,7 @@ pub struct Transition {
     /// The threshold of their rate; 0 if they trip nothing.
     #[serde(default)]
     pub slow_rate_threshold: f64,
-    /// How long it will stay open, in milliseconds, where it opened and leaves by itself.
+    /// How long it will stay open, in milliseconds, if it opened and leaves by itself.
     pub open_for_ms: Option<u64>,
     /// Failed recoveries in a row.
     pub exponent: u32,

@@ -27,7 +27,7 @@ const OUTLASTS: Duration = Duration::from_secs(24 * 3_600);
 pub enum Value {
     /// It is at hand.
     Memory(Bytes),
-    /// It lies in a file.
+    /// It is in a file.
     File(Arc<Shelved>),
 }
 
@@ -108,7 +108,7 @@ pub(super) struct Tally {
 /// The reads of one lane. They are counted for as long as they live, however the cache lets go of them.
 pub(super) struct Held {
     reads: Vec<CachedRead>,
-    /// When the only read was answered again as before, in milliseconds of a [`Moment`]; 0 where it was not.
+    /// When the only read was answered again as before, in milliseconds of a [`Moment`]; 0 if it was not.
     answered_again: AtomicU64,
     tally: Arc<Tally>,
 }

@@ -9,13 +9,13 @@ use super::{
     wanted::{AbortOn, Class, FaultOrder, Kind, Order},
 };
 
-/// For how long faults strike, where the order does not say.
+/// For how long faults strike, if the order does not say.
 const LASTING: Duration = Duration::from_secs(5 * 60);
 /// The shortest and the longest time for which they do.
 const LASTING_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60 * 60));
 /// The largest share of attempts that is struck without force.
 const RATE_UNFORCED: f64 = 0.5;
-/// How many attempts are held up at once, where the order does not say, and at most without force.
+/// How many attempts are held up at once, if the order does not say, and at most without force.
 const DELAYED: u32 = 10;
 /// The same by force.
 const DELAYED_FORCED: u32 = 1_000;
@@ -238,12 +238,12 @@ fn unwanted(key: &str, value: &str, kind: Kind, of: &str) -> Wrong {
     Wrong::new(key, format!("{:?} is for {of}, not for {}: leave it out", value, kind.as_str()))
 }
 
-/// A duration that lies within these bounds.
+/// A duration within these bounds.
 fn within(key: &str, text: &str, (least, most): (Duration, Duration)) -> Result<Duration, Wrong> {
     let shown = |time| humantime::format_duration(time).to_string();
     let right = || format!("{} to {}", shown(least), shown(most));
     let time = humantime::parse_duration(text)
-        .map_err(|_| Wrong::new(key, format!("{text:?} is no duration: write {}", right())))?;
+        .map_err(|_| Wrong::new(key, format!("{text:?} is not a duration: write {}", right())))?;
     if time < least || time > most {
         return Err(Wrong::new(key, format!("it must be {}, got {}", right(), shown(time))));
     }

@@ -92,7 +92,7 @@ fn what_is_wrong_is_named_by_its_key_with_what_would_be_right() {
         ),
         (
             r#"{"faults":[{"kind":"latency","rate":0.1,"latency":"soon"}]}"#,
-            "faults[0].latency: \"soon\" is no duration: write 1ms to 1m",
+            "faults[0].latency: \"soon\" is not a duration: write 1ms to 1m",
         ),
         (
             r#"{"faults":[{"kind":"latency","rate":0.1,"latency":"6s"}]}"#,
@@ -297,7 +297,7 @@ proptest! {
         let (count, faults) = (100_000_u32, faults(&json));
         let hits = count_of(&struck(&faults, Class::Write, u64::from(count)));
         let (expected, deviation) = (f64::from(count) * rate, (f64::from(count) * rate * (1.0 - rate)).sqrt());
-        // Sixteen draws of a normal distribution lie within four deviations but once in a thousand runs.
+        // Sixteen draws of a normal distribution are within four deviations but once in a thousand runs.
         prop_assert!((hits - expected).abs() < 4.0 * deviation, "{hits} instead of {expected}");
     }
 

@@ -143,7 +143,7 @@ impl AbortOn {
 pub struct Seen<'a> {
     /// What it is for.
     pub class: Class,
-    /// The caller's user id; `None` where nobody calls.
+    /// The caller's user id; `None` if nobody calls.
     pub uid: Option<u32>,
     /// The baggage that the caller sent.
     pub baggage: Option<&'a str>,
@@ -155,19 +155,19 @@ pub struct Seen<'a> {
 pub struct Order {
     /// The faults, 1 to 16 of them.
     pub faults: Vec<FaultOrder>,
-    /// For how long, `1s` to `1h`; `5m` where it is not said.
+    /// For how long, `1s` to `1h`; `5m` if it is not said.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub lasting: Option<String>,
-    /// What decides which attempts are struck; random where it is not said.
+    /// What decides which attempts are struck; random if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Whether what the faults do counts for the breaker; `true` where it is not said.
+    /// Whether what the faults do counts for the breaker; `true` if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<bool>,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many attempts are held up at once, 1 to 10 (1,000 by force); 10 where it is not said.
+    /// How many attempts are held up at once, 1 to 10 (1,000 by force); 10 if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_active: Option<u32>,
     /// Which state of the system ends them: `critical`, or by force `emergency` or `never`.
@@ -198,10 +198,10 @@ pub struct FaultOrder {
     /// `error` and `reject`: the server's own code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// `read`, `write`, `ping` or `replay`; reads and writes where it is not said.
+    /// `read`, `write`, `ping` or `replay`; reads and writes if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
-    /// Whose attempts it strikes; all where it is empty.
+    /// Whose attempts it strikes; all if it is empty.
     #[serde(skip_serializing_if = "Only::is_empty")]
     pub only: Only,
 }

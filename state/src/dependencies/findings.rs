@@ -20,7 +20,7 @@ impl Findings {
     }
 
     /// The root causes, other than `backend` itself, that went within [`WITHIN`] of it and have no declared edge to it;
-    /// none if it is no root.
+    /// none if it is not a root.
     pub fn together_with(&self, backend: usize, graph: &Graph) -> Vec<usize> {
         let of = |head: &Head| match head.what {
             What::Backend(at) => Some((at, head.since)),

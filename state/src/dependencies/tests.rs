@@ -59,7 +59,7 @@ fn needs(required: &[(usize, usize)], who: usize) -> BTreeSet<usize> {
     on.flat_map(|on| needs(required, on).into_iter().chain([on])).collect()
 }
 
-/// Each with all that stand before it.
+/// Each with all that are before it.
 fn pairs(count: usize) -> Vec<(usize, usize)> {
     (0..count).flat_map(|from| (0..from).map(move |to| (from, to))).collect()
 }
@@ -195,8 +195,8 @@ impl World {
     }
 }
 
-/// A graph without a cycle is one in which each needs only what stands before it, by other names: the orders of
-/// killing stand for the names.
+/// A graph without a cycle is one in which each needs only what comes before it, by other names: the orders of
+/// killing represent the names.
 #[test]
 fn in_every_graph_and_order_the_roots_are_those_of_the_model() {
     for count in 1..=4 {

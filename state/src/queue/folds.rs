@@ -10,11 +10,11 @@
 //!     ^                        |                               |
 //!     +------------------------+------ touched: a write of base..=upto came, went or is another one
 //! ```
-//! **What stands before `base` does not matter**: `base` is a write that sets the whole value, or one after which
-//! what is known hangs on nothing before it; it is 0 where there is none. So a lane that is replayed keeps its fold
+//! **What is before `base` does not matter**: `base` is a write that sets the whole value, or one after which
+//! what is known depends on nothing before it; it is 0 if there is none. So a lane that is replayed keeps its fold
 //! until `base` itself is gone, and one that is written again and again moves it along.
 //!
-//! Writes enter behind `upto`; where one enters in between (a live write in doubt that kept its place, a dead letter
+//! Writes enter behind `upto`; if one enters in between (a live write in doubt that kept its place, a dead letter
 //! that is revived) it becomes durable there, and that touches the fold. A fold goes with the last write that it
 //! covers, so an empty lane has none.
 //!
@@ -74,8 +74,8 @@ impl QueueIndex {
         fold.and_then(|fold| fold.held.clone()).map_or(InLane::Nothing, InLane::Folded)
     }
 
-    /// The durable writes of `lane` that a read must know, folded or not: from the last one that sets the whole value, or
-    /// else all. `None` if there are more than `most`, or nobody knows which there are.
+    /// The durable writes of `lane` that a read must know, folded or not: from the last one that sets the whole value,
+    /// or else all. `None` if there are more than `most`, or nobody knows which there are.
     pub fn writes_of(&self, lane: LaneId, most: usize) -> Option<Vec<NextWrite>> {
         if self.lanes.is_unknowable(lane) {
             return None;
@@ -87,7 +87,7 @@ impl QueueIndex {
     }
 
     /// The next writes of `lane` that are not folded, at most `most`; give what they come to back by
-    /// [`QueueIndex::folded`]. Who begins another reading meanwhile takes this one's place. `None` where
+    /// [`QueueIndex::folded`]. Who begins another reading meanwhile takes this one's place. `None` if
     /// [`QueueIndex::in_lane`] has the answer.
     pub fn begin_fold(
         &mut self,
@@ -110,8 +110,8 @@ impl QueueIndex {
         Some(Reading { lane, ticket, base, held, writes })
     }
 
-    /// The fold of `lane` that can be gone on with, if there is one, and from where there are writes to be read:
-    /// behind it, or else from the last durable write that sets the whole value (what stands before that is of no
+    /// The fold of `lane` that can be gone on with, if there is one, and the point from which there are writes to be
+    /// read: behind it, or else from the last durable write that sets the whole value (what is before that is of no
     /// use), or from the first one.
     fn standing_fold(&self, lane: LaneId, usable: impl Fn(&Held) -> bool) -> (Option<&Fold>, u64) {
         let fold = self.folds.lanes.get(&lane);
@@ -122,7 +122,7 @@ impl QueueIndex {
         (fold, from)
     }
 
-    /// What was to be read is folded: it comes to `held`, which weighs `bytes`. From `base` on, where that is known,
+    /// What was to be read is folded: it comes to `held`, which weighs `bytes`. From `base` on, if that is known,
     /// it hangs on nothing before. Not kept if the lane has changed meanwhile.
     pub fn folded(&mut self, reading: &Reading, base: Option<u64>, held: Held, bytes: u64) {
         let Some(fold) = self.folds.lanes.get(&reading.lane) else { return };
@@ -138,7 +138,7 @@ impl QueueIndex {
         self.folds.keep(reading.lane, fold);
     }
 
-    /// `seq` came to stand in `lanes`, left them, or is another write now: folds that cover its place are over.
+    /// `seq` came into `lanes`, left them, or is another write now: folds that cover its place are over.
     pub(super) fn touched(&mut self, seq: u64, lanes: &Lanes) {
         if self.folds.lanes.is_empty() {
             return;

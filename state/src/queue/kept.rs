@@ -1,4 +1,4 @@
-//! Where folds are kept (see the page of `folds.rs`): by lane, bounded in bytes.
+//! The store of folds (see the page of `folds.rs`): by lane, bounded in bytes.
 
 use std::{
     any::Any,
@@ -53,7 +53,7 @@ impl Folds {
         Some(fold)
     }
 
-    /// Keeps `fold` under a new ticket, and those that were kept longest ago no more where there is too much.
+    /// Keeps `fold` under a new ticket, and those that were kept longest ago no more if there is too much.
     pub(super) fn keep(&mut self, lane: LaneId, fold: Fold) -> u64 {
         self.forget(lane);
         self.tickets += 1;

@@ -1,4 +1,4 @@
-//! The residues, and where they stand.
+//! The residues, and their positions.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ impl Residues {
         self.in_lanes.extend(lanes.as_slice().iter().map(|lane| (*lane, seq)));
     }
 
-    /// Takes `seq` out, which stood in `lanes`.
+    /// Takes `seq` out, which was in `lanes`.
     pub(super) fn remove(&mut self, seq: u64, lanes: &Lanes) {
         if !self.all.remove(&seq) {
             return;

@@ -43,7 +43,7 @@ impl QueueIndex {
     }
 
     /// Whether nothing is left in the lanes of the residue `seq` that comes before it: nothing that was accepted
-    /// before it is due and does not stand behind a call that waits for it (clocks are set back, and dead letters
+    /// before it is due and is not behind a call that waits for it (clocks are set back, and dead letters
     /// are requeued). What is removed counts until that is synced: after a crash it would be sent again, to a key
     /// whose deadline has been set already.
     fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
@@ -79,7 +79,7 @@ impl QueueIndex {
         }
     }
 
-    /// Who may be able to move once `seq` stands there no more: also the residues before it, which let it pass.
+    /// The calls that may be able to move once `seq` is gone: also the residues before it, which let it pass.
     pub(super) fn held_up_by(&self, seq: u64) -> Vec<u64> {
         let mut held_up = self.next_of(seq);
         if !self.residues.is_empty() {

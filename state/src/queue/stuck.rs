@@ -12,7 +12,7 @@ const LANES_MAX: usize = 256;
 
 impl QueueIndex {
     /// Whether who waits for `lanes` waits for longer than an attempt takes: the head of one of them backs off. With
-    /// `dead_letters_hold` a dead letter that stands in a lane waits for an operator, else for its mark to be synced.
+    /// `dead_letters_hold` a dead letter in a lane waits for an operator, else for its mark to be synced.
     ///
     /// Calls that are on the wire, are being stored or removed, or may be sent at once, are moving.
     pub fn is_stuck(&self, lanes: &Lanes, dead_letters_hold: bool) -> bool {

@@ -58,7 +58,7 @@ fn entry_with(
 }
 
 impl QueueIndex {
-    /// The durable writes in the line of `lane`, oldest first; `None` where a barrier or a dead letter
+    /// The durable writes in the line of `lane`, oldest first; `None` if a barrier or a dead letter
     /// that holds the lane makes the lane's value unknowable.
     fn writes(&self, lane: LaneId) -> Option<Vec<u64>> {
         let members = self.lanes.line_from(lane, 0)?.collect::<Vec<u64>>();

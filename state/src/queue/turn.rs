@@ -90,8 +90,8 @@ impl QueueIndex {
         self.groups.get(&id)
     }
 
-    /// A group of dead letters waits again; returns its calls. `None` where there is no such group. They are
-    /// COMMITTING until that is stored ([`QueueIndex::committed`]); where it is not, [bury](QueueIndex::buried) them.
+    /// A group of dead letters waits again; returns its calls. `None` if there is no such group. They are
+    /// COMMITTING until that is stored ([`QueueIndex::committed`]); if it is not, [bury](QueueIndex::buried) them.
     pub fn revive(&mut self, id: u64) -> Option<Vec<u64>> {
         let members = self.groups.get(&id)?.members.clone();
         for seq in &members {

@@ -35,7 +35,7 @@ pub(super) type Changed = Arc<Mutex<BTreeSet<IVec>>>;
 pub(super) enum Failure {
     /// No space: the store is whole up to the last commit, and closed until there is room.
     Full(String),
-    /// What was synced before still stands, but this handle proves nothing any more: rebuild.
+    /// What was synced before is still valid, but this handle proves nothing any more: rebuild.
     Untrusted(String),
 }
 
@@ -51,7 +51,7 @@ impl From<sled::Error> for Failure {
     }
 }
 
-/// What a store's commands need besides the map that it lies in.
+/// What a store's commands need besides the map that it is in.
 pub(super) struct Applier {
     pub(super) group: Group,
     /// Of the last commit, but for the last sequence, which is ahead within a group.
@@ -64,7 +64,7 @@ pub(super) struct Applier {
     pub(super) uploads: BTreeSet<u64>,
     /// Keys that belong to nothing; removed as groups have room.
     pub(super) garbage: Vec<IVec>,
-    /// The identity that new calls bear.
+    /// The identity of new calls.
     pub(super) target: Arc<RwLock<Target>>,
     /// What a compaction has to copy again.
     pub(super) changed: Option<Changed>,
@@ -83,12 +83,12 @@ pub(super) struct Group {
     pub(super) removals: Vec<IVec>,
     /// In the order of their commands.
     pub(super) tickets: Vec<(Ticket, Result<(), StoreError>)>,
-    /// Set where appends are refused for lack of space.
+    /// Set if appends are refused for lack of space.
     pub(super) refusal: Option<StoreError>,
 }
 
 impl Group {
-    /// Forgets what it carried; who waits for it is still to be told.
+    /// Forgets what it carried; who waits for it must still be answered.
     pub(super) fn clear(&mut self) {
         self.spent = 0;
         self.dirty = false;
@@ -114,7 +114,7 @@ impl Applier {
         command: Command,
     ) -> Result<Option<Command>, Failure> {
         if command.writes_over().any(|key| self.group.written.contains(key.as_slice())) {
-            // Two values of one key and one commit could not be told apart in the raw log.
+            // Two values of one key and one commit could not be distinguished in the raw log.
             return Ok(Some(command));
         }
         match command {
@@ -160,7 +160,7 @@ impl Applier {
         }
     }
 
-    /// Chunks first, spread over groups where they do not fit one, and the header last.
+    /// Chunks first, spread over groups if they do not fit one, and the header last.
     fn append(&mut self, db: &impl Tree, command: Command) -> Result<Option<Command>, Failure> {
         let Command::Append { seq, header, says, chunked, mut written, replaces, note, ticket } =
             command
@@ -294,7 +294,7 @@ impl Applier {
         Ok(None)
     }
 
-    /// Reads the dead letter and appends it anew; the old one goes in the group of the new header.
+    /// Reads the dead letter and appends it again; the old one goes in the group of the new header.
     fn requeue(
         &mut self,
         db: &impl Tree,
@@ -353,7 +353,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Notes the ticket of a command, and what it is told once the group is durable.
+    /// Notes the ticket of a command, and its answer once the group is durable.
     pub(super) fn settle(&mut self, ticket: Ticket, result: Result<(), StoreError>) {
         self.group.tickets.push((ticket, result));
     }

@@ -53,7 +53,7 @@ struct Stored {
     outlasts: bool,
 }
 
-/// Writes the `entries` of `target` to `file`, making its folder (mode 0700) where it is missing.
+/// Writes the `entries` of `target` to `file`, making its folder (mode 0700) if it is missing.
 ///
 /// # Errors
 /// What the file system says; the earlier file is untouched.
@@ -88,7 +88,7 @@ pub fn save(file: &Path, target: &Target, entries: Vec<CacheEntry>) -> io::Resul
     fs::rename(&fresh, file)
 }
 
-/// Reads what [`save`] wrote; empty where there is no file, or one of another target: what one server
+/// Reads what [`save`] wrote; empty if there is no file, or one of another target: what one server
 /// answered says nothing of another.
 ///
 /// # Errors

@@ -23,17 +23,17 @@ use crate::target::Target;
 ///
 /// # Promise
 /// A command whose completion says `Ok` is durable: it will be found after any crash, as will every command before it.
-/// Commands return at once and end in their completion, exactly once, in the order in which they were sent. A completion
-/// that says nothing was stored means that; one whose [outcome is unknown](StoreError::outcome_unknown) is settled by
-/// what a [`StoreEvent::Reopened`](super::StoreEvent::Reopened) says. Reads are safe on any thread and see what was
-/// sent and written, durable or not.
+/// Commands return at once and end in their completion, exactly once, in the order in which they were sent. A
+/// completion that says nothing was stored means that; one whose [outcome is unknown](StoreError::outcome_unknown) is
+/// settled by what a [`StoreEvent::Reopened`](super::StoreEvent::Reopened) says. Reads are safe on any thread and see
+/// what was sent and written, durable or not.
 ///
 /// | crash | the next open finds |
 /// | --- | --- |
 /// | before a completion said `Ok` | what was before, or what is after, of that command; nothing in between |
 /// | after it | what is after |
 ///
-/// What a store that lies on a disk adds to this is said with [`Store`](super::Store).
+/// What a store on a disk adds to this is documented at [`Store`](super::Store).
 pub trait CallStore: fmt::Debug + Send + Sync {
     /// Stores a call. `Ok`: it is on the disk and will be found after any crash.
     fn append(&self, call: NewCall, done: Done);
@@ -50,7 +50,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// Takes a note back: it is proven that nothing was sent. Without a note nothing happens.
     fn take_back_note(&self, seq: u64, done: Done);
 
-    /// Makes dead letters calls that wait again, where they are and with their notes.
+    /// Makes dead letters calls that wait again, in their places and with their notes.
     fn revive(&self, seqs: &[u64], done: Done);
 
     /// Puts `call` in the place of the one of its sequence, without that one's note. A crash leaves the one or
@@ -58,7 +58,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     fn replace(&self, call: &NewCall, done: Done);
 
     /// Makes a call a dead letter. A crash leaves a pending call or a whole dead letter. Ends with
-    /// `NotFound` where the call is not stored.
+    /// `NotFound` if the call is not stored.
     fn bury(&self, seq: u64, mark: DeadMark, done: Done);
 
     /// Moves a dead letter to the tail: the same call and `op_id` under `new_seq`, without its mark, with
@@ -69,7 +69,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// Stores a named value of at most about 3,800 bytes, in place of the one before.
     fn put_fact(&self, name: &'static str, value: Vec<u8>, done: Done);
 
-    /// The fact of that name; `None` where there is none, none that is whole, or the store is down.
+    /// The fact of that name; `None` if there is none, none that is whole, or the store is down.
     fn fact(&self, name: &str) -> Option<Vec<u8>>;
 
     /// Adds a record of at most about 4,000 bytes to the history; the last 1,000 are kept. It rides
@@ -94,7 +94,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// The store's state. Asks the file system for a size, nothing more.
     fn status(&self) -> StoreStatus;
 
-    /// Records the identity that the store is filled for from now on. Calls appended after `Ok` bear
+    /// Records the identity that the store is filled for from now on. Calls appended after `Ok` have
     /// it; those that wait keep theirs.
     fn set_target(&self, target: &Target, done: Done);
 
@@ -111,7 +111,7 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     fn put_piece(&self, seq: u64, index: u32, data: Bytes, done: Done);
 
     /// Stores a call whose body was put piece by piece. `Ok`: it is on the disk and will be found after
-    /// any crash. `Failed` where the store was rebuilt since the first piece.
+    /// any crash. `Failed` if the store was rebuilt since the first piece.
     fn append_stored(&self, call: NewCall, body: StoredBody, done: Done);
 
     /// Gives up a body of which `pieces` were put.
@@ -127,13 +127,13 @@ pub trait CallStore: fmt::Debug + Send + Sync {
 
 /// What every store has beneath: a map that one committing thread or task writes to.
 pub(super) trait Backed: fmt::Debug + Send + Sync {
-    /// What it lies in.
+    /// What it is in.
     type Map: Tree;
 
     /// Sends a command to whoever commits.
     fn send(&self, command: Command);
 
-    /// The identity that new calls bear.
+    /// The identity of new calls.
     fn target(&self) -> &RwLock<Target>;
 
     /// Reads; `Failed` while there is nothing to read from.
@@ -245,7 +245,7 @@ impl<B: Backed> CallStore for B {
         if let Err(error) = keys::within("target", text.len(), queue::TARGET_MAX) {
             return Ticket::new(done).complete(Err(error));
         }
-        // Calls sent from here on bear it. If the fact is not written, the next start asks.
+        // Calls sent from here on have it. If the fact is not written, the next start asks.
         let mut current = self.target().write();
         *current = target.clone();
         put(self, FACT_TARGET, text.as_bytes(), done);

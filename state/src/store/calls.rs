@@ -1,4 +1,4 @@
-//! Calls as the store's users know them: on their way in, as they lie there, and as dead letters.
+//! Calls as the store's users know them: on their way in, as they are stored, and as dead letters.
 
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ use crate::{
 pub enum TokenKind {
     /// The write needs none: it leaves the same state however often it is applied.
     Absolute,
-    /// Every attempt bears a token (a marker, a deduplication token).
+    /// Every attempt has a token (a marker, a deduplication token).
     Marker,
     /// Nothing recognises it: after a crash while it was sent, it is ambiguous.
     None,
@@ -25,7 +25,7 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    /// What a call bears that may be repeated so, and has a name that its caller brought (`own_name`) or not.
+    /// The protection of a call that may be repeated so, and has a name that its caller brought (`own_name`) or not.
     pub fn of(repeat: Repeat, own_name: bool) -> Self {
         match (repeat, own_name) {
             (Repeat::Absolute, _) => Self::Absolute,
@@ -34,7 +34,7 @@ impl TokenKind {
         }
     }
 
-    /// Whether, and how, a call that bears it may be repeated.
+    /// Whether, and how, a call with it may be repeated.
     pub fn repeat(self) -> Repeat {
         match self {
             Self::Absolute => Repeat::Absolute,
@@ -68,7 +68,7 @@ impl TokenKind {
 pub struct Traits {
     /// It sets the whole value of its only lane.
     pub whole: bool,
-    /// What is sent depends on what stands behind it in its lanes.
+    /// What is sent depends on what is behind it in its lanes.
     pub timed: bool,
     /// Calls of the same number may be sent as one; its upper two bits are not kept.
     pub gather: Option<u64>,
@@ -119,7 +119,7 @@ pub(super) fn is_residue(traits: Option<u64>) -> bool {
 pub struct StoredGroup {
     /// The sequence of its first call.
     pub id: u64,
-    /// The token that its calls bear.
+    /// The token of its calls.
     pub token: OpId,
     /// A member is missing: it cannot be sent again as it was.
     pub broken: bool,
@@ -162,7 +162,7 @@ pub struct NewCall {
     pub body: Bytes,
 }
 
-/// A call that lies in the store, without its body.
+/// A call in the store, without its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCall {
     /// Its place in the queue.
@@ -177,22 +177,22 @@ pub struct StoredCall {
     pub body_len: u64,
     /// CRC-32 of its body.
     pub body_crc: u32,
-    /// Chunks that its body lies in; 0 where it lies beside the header.
+    /// Chunks of its body; 0 if it is beside the header.
     pub chunks: u32,
     /// Bytes that it takes in the store, envelopes included: what a queue's limit in bytes counts.
     pub bytes: u64,
-    /// When it was first put on the wire, where that was noted.
+    /// When it was first put on the wire, if that was noted.
     pub first_sent_at: Option<UnixMillis>,
     /// What was noted beside that for a later proof.
     pub evidence: Bytes,
     /// The calls that it was sent with as one.
     pub group: Option<StoredGroup>,
-    /// Set where it is a dead letter.
+    /// Set if it is a dead letter.
     pub dead: Option<DeadMark>,
 }
 
 impl StoredCall {
-    /// It bears this note. Where the note itself is damaged (a default one), it was sent some time since it was
+    /// It has this note. If the note itself is damaged (a default one), it was sent some time since it was
     /// accepted.
     pub(super) fn noted(&mut self, note: &Note) {
         let known = note.first_sent_at > UnixMillis::default();
@@ -206,7 +206,7 @@ impl StoredCall {
     }
 }
 
-/// A body that lies in the store already.
+/// A body that is in the store already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoredBody {
     /// Its length in bytes.
@@ -228,7 +228,7 @@ impl StoredBody {
         self.pieces - 1
     }
 
-    /// The chunks that it lies in.
+    /// Its chunks.
     pub(super) fn chunks(self) -> Option<u32> {
         u32::try_from(self.len.div_ceil(CHUNK_BODY as u64)).ok()
     }

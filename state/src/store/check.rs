@@ -1,8 +1,8 @@
 //! Looking at a store offline, without changing anything in it.
 //!
-//! sled writes when it opens, so it is not used here: the raw log is read, as an open reads it first (`raw.rs`), and what
-//! is live is proven in the same way (`plan.rs`), so that a check says what the next start will say. A store that a
-//! daemon has open may be checked, too; one that moves under the reading eye is read again.
+//! sled writes when it opens, so it is not used here: the raw log is read, as an open reads it first (`raw.rs`), and
+//! what is live is proven in the same way (`plan.rs`), so that a check says what the next start will say. A store that
+//! a daemon has open may be checked, too; one that moves under the reading eye is read again.
 //!
 //! A commit that a crash cut short was never acknowledged. The next start keeps what of it is whole, so a check counts
 //! it and an export has it.
@@ -59,9 +59,9 @@ pub struct CheckReport {
     pub commit: Option<u64>,
     /// What the raw log holds, removed values included.
     pub raw: RawCounts,
-    /// What lives in it; absent if that cannot be told.
+    /// What is live in it; absent if that is not known.
     pub counts: Option<Counts>,
-    /// Why it cannot be told what lives in it.
+    /// Why it is not known what is live in it.
     pub not_proven: Option<String>,
     /// What is wrong.
     pub findings: Vec<Finding>,
@@ -120,8 +120,8 @@ pub enum CheckError {
     /// There is no store in that folder.
     #[error("{0} holds no store")]
     NoStore(PathBuf),
-    /// What is live cannot be told: `repair` reads everything that the raw log has.
-    #[error("which of its calls wait cannot be told: {0}")]
+    /// What is live is not known: `repair` reads everything that the raw log has.
+    #[error("which of its calls wait is not known: {0}")]
     NotProven(String),
     /// A newer version wrote it.
     #[error("the store has format {0}, which this version does not know")]
@@ -261,7 +261,7 @@ fn lost(plan: &Plan) -> Finding {
     }
 }
 
-/// The values that the next open would find: those of the plan, and where it opens the log as it is, those of a commit
+/// The values that the next open would find: those of the plan, and if it opens the log as it is, those of a commit
 /// that was never completed.
 fn shown(raw: &Raw, mut plan: Plan) -> Plan {
     let is_rebuilt = !plan.is_exact() || !raw.scars.is_empty() || !raw.ends_with(&plan.head);
@@ -341,7 +341,7 @@ pub fn export(dir: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<ExportSu
 /// removed long ago are among them, so nothing of this may be replayed without an operator.
 ///
 /// # Errors
-/// `NoStore` where the folder holds no log; `Io` where it cannot be read.
+/// `NoStore` if the folder holds no log; `Io` if it cannot be read.
 pub fn repair(db: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<RepairSummary, CheckError> {
     if !db.join("db").try_exists()? {
         return Err(CheckError::NoStore(db.to_owned()));
@@ -370,7 +370,7 @@ pub fn repair(db: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<RepairSum
     Ok(summary)
 }
 
-/// The body of the call whose header lies at `place`, if all of it is there and whole.
+/// The body of the call whose header is at `place`, if all of it is there and whole.
 fn body(
     raw: &Raw,
     seq: u64,
@@ -398,7 +398,7 @@ fn is_live(dir: &Path) -> bool {
         .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }
 
-/// What lies about: blob files and leftovers of an interrupted open.
+/// What else is there: blob files and leftovers of an interrupted open.
 fn look_around(db: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     let blobs = count_entries(&db.join("blobs"));

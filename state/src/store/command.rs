@@ -11,7 +11,7 @@ pub(super) enum Command {
         seq: u64,
         header: Draft,
         says: Says,
-        /// The body where it goes into chunks.
+        /// The body if it goes into chunks.
         chunked: Option<Bytes>,
         /// Chunks that are written already.
         written: u32,

@@ -71,7 +71,7 @@ pub(super) struct Committer {
     pub(super) tried_at: u64,
     /// What an open within an outage found, until it is reported.
     pub(super) reopened: Option<(Vec<StoredCall>, Vec<Finding>)>,
-    /// Whether what an open found may not have been told for certain.
+    /// Whether what an open found may not have been reported for certain.
     pub(super) is_untold: bool,
     pub(super) closing: bool,
 }
@@ -130,7 +130,7 @@ impl Committer {
     /// Serves until the store is closed or its last handle dropped.
     pub(super) fn run(mut self) {
         while !self.is_over() {
-            // Whatever panics, this thread goes on, with a store that was opened anew.
+            // Whatever panics, this thread goes on, with a store that was opened again.
             if let Err(panic) = caught(|| self.step()) {
                 self.fail(Failure::Untrusted(panic));
             }
@@ -294,7 +294,7 @@ impl Committer {
         }
     }
 
-    /// Decides whether appends are taken, and makes the ballast again where there is room.
+    /// Decides whether appends are taken, and makes the ballast again if there is room.
     fn measure_space(&mut self) {
         let settings = &self.shared.settings;
         let refusal = match space::free(settings) {

@@ -1,6 +1,6 @@
 //! Dead letters: calls that replay gave up on, kept with the reason until an operator acts.
 //!
-//! The call stays where it lies, under `q`; a mark under `d`+sequence makes it a dead letter. So
+//! The call stays in its place, under `q`; a mark under `d`+sequence makes it a dead letter. So
 //! burying is one insert, and a crash leaves either a pending call or a whole dead letter.
 
 use super::{
@@ -32,7 +32,7 @@ pub(super) fn encode(seq: u64, mark: &DeadMark) -> Result<Draft, StoreError> {
     })
 }
 
-/// The mark of `seq`; `None` where it is damaged.
+/// The mark of `seq`; `None` if it is damaged.
 pub(super) fn decode(seq: u64, value: &[u8]) -> Option<DeadMark> {
     let record: DeadRecord<'_> = record::open(Kind::Dead, value).ok()?;
     Some(DeadMark {

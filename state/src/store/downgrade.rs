@@ -78,7 +78,7 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
     File::open(partial.join("db"))?.sync_all()?;
     File::open(partial.join("conf"))?.sync_all()?;
     space::sync_folder(&partial)?;
-    // Between the two renames there is no store: whoever comes next takes the old one back from where it lies.
+    // Between the two renames there is no store: whoever comes next takes the old one back from its new place.
     let aside = dir.join("db.discard");
     space::rename(&dir.join("db"), &aside)?;
     space::rename(&partial, &dir.join("db"))?;

@@ -62,7 +62,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether the command may have been made durable nevertheless. The caller of a write must then
-    /// be told so (507 with `outcome_unknown`).
+    /// learn that (507 with `outcome_unknown`).
     pub fn outcome_unknown(&self) -> bool {
         matches!(self, Self::SyncFailed { .. } | Self::Failed { unknown: true, .. })
     }
@@ -118,7 +118,7 @@ pub enum Finding {
     /// The store did not open and was set aside whole; a fresh one was started. Its calls replay
     /// only after an operator has salvaged and requeued them.
     SetAside {
-        /// Where it lies now.
+        /// Its present place.
         path: PathBuf,
         /// What opening it said.
         reason: String,
@@ -133,7 +133,7 @@ pub enum Finding {
         dead: Vec<u64>,
         /// Whether facts (what an operator has forced, say) are gone or older than they were.
         facts: bool,
-        /// The store as it was found; absent where a check found it.
+        /// The store as it was found; absent if a check found it.
         kept: Option<PathBuf>,
     },
     /// The log was damaged, and everything in it that is live was saved into a new store. Harmless.
@@ -145,12 +145,12 @@ pub enum Finding {
     Upgraded,
     /// A store that was set aside earlier was deleted, because the disk has little room. The newest is kept.
     AsideRemoved {
-        /// Where it lay.
+        /// Its place.
         path: PathBuf,
     },
     /// A record is not what was written. It is not replayed, and kept.
     BadRecord {
-        /// The call that it belongs to, where its key tells.
+        /// The call that it belongs to, if its key says so.
         seq: Option<u64>,
         /// What it should have been.
         kind: String,

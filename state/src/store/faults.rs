@@ -1,4 +1,4 @@
-//! Faults that tests inject where a disk would fail.
+//! Faults that tests inject in place of failures of a disk.
 
 use std::{
     fs::OpenOptions,
@@ -44,8 +44,8 @@ impl Faults {
         }
     }
 
-    /// Lets the disk lie about the `nth` copy from now (1 is the next) that is written to take the store's place: it has
-    /// synced all of it, it says, and the beginning is not there; 0 disarms.
+    /// Lets the disk lie about the `nth` copy from now (1 is the next) that is written to take the store's place: it
+    /// has synced all of it, it says, and the beginning is not there; 0 disarms.
     pub fn lie_about_a_copy(&self, nth: u64) {
         if let Some(plan) = &self.0 {
             plan.lie_in.store(nth, Relaxed);

@@ -188,7 +188,7 @@ fn make_fixture() -> Option<Fixture> {
     Some(Fixture { log, head: mark::read(&dir).ok()?.head()?, live })
 }
 
-/// Edits of a real log. Each takes eight bytes: what, where (three bytes), and how much.
+/// Edits of a real log. Each takes eight bytes: what, at which offset (three bytes), and how much.
 pub fn edited_log(bytes: &[u8]) {
     let Some(fixture) = fixture() else { return };
     let mut log = fixture.log.clone();
@@ -224,7 +224,7 @@ pub fn edited_log(bytes: &[u8]) {
     let mut calls: BTreeSet<u64> = calls.collect();
     assert!(calls.is_subset(&fixture.live), "a removed call is back");
     calls.extend(&plan.lost.calls);
-    assert_eq!(calls, fixture.live, "whatever is not there is told");
+    assert_eq!(calls, fixture.live, "whatever is not there is reported");
 }
 
 /// Any bytes as a mark.
@@ -308,7 +308,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// Where the corpora lie.
+/// The folder of the corpora.
 pub fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
 }

@@ -1,18 +1,18 @@
-//! sled panics where it is damaged, and waits for ever where one of its own threads has panicked: here that becomes an
+//! sled panics if it is damaged, and waits for ever if one of its own threads has panicked: here that becomes an
 //! error.
 //!
-//! | what | where it runs | what becomes of it |
+//! | what | its thread | what becomes of it |
 //! | --- | --- | --- |
 //! | a panic in a call of ours | on the caller's thread, [`guarded`] | an error; the handle is given up |
 //! | a panic in sled's own thread, in the middle of a write | in sled, which keeps no word of it | the daemon's panic hook ends the process; without that hook, whoever flushes or closes that handle waits for ever |
 //! | a wait for a copy, or for a handle to close | on a thread of its own, [`bounded`] | an error after [`PATIENCE`]; the thread is left behind |
-//! | a panic in a step of the committing thread | there, [`caught`] by its loop | the store goes down, and is opened anew |
+//! | a panic in a step of the committing thread | there, [`caught`] by its loop | the store goes down, and is opened again |
 //!
-//! A handle that was left behind may still write to the files that it has open, so that its store is written into others
-//! before it serves again (`rebuild::close`). What is not bounded are the flush of a commit and the flush of an open: a
-//! thread in between would cost every acknowledgement. What sled's own thread leaves behind there is no worse than a
-//! crash, so the process ends (`src/telemetry.rs`) and is started again; no other store of it would have been served
-//! either, as sled starts no such thread any more.
+//! A handle that was left behind may still write to the files that it has open, so that its store is written into
+//! others before it serves again (`rebuild::close`). What is not bounded are the flush of a commit and the flush of an
+//! open: a thread in between would cost every acknowledgement. What sled's own thread leaves behind there is no worse
+//! than a crash, so the process ends (`src/telemetry.rs`) and is started again; no other store of it would have been
+//! served either, as sled starts no such thread any more.
 
 use std::{
     cell::Cell,

@@ -1,8 +1,8 @@
 //! The head: one record, rewritten by every commit, that vouches for all that the store holds.
 //!
-//! Besides the commit number and the last sequence it bears, for each class of live records, their count and the
+//! Besides the commit number and the last sequence it has, for each class of live records, their count and the
 //! sum of a hash of each: a digest that knows no order, so that it is kept up by adding and subtracting, and whose
-//! difference to what was found names what is missing, where that is little. The mark holds a copy.
+//! difference to what was found names what is missing, if that is little. The mark holds a copy.
 //!
 //! | class | what is hashed | what is live |
 //! | --- | --- | --- |

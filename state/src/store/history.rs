@@ -1,6 +1,6 @@
 //! The last thousand history records of a backend, opaque to the store, in a ring.
 //!
-//! Record `n` lies under `t`+n; writing it removes record `n - 1000`. A record rides along with the
+//! Record `n` is under `t`+n; writing it removes record `n - 1000`. A record rides along with the
 //! next commit and nobody waits for it: a crash may lose the newest few.
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 /// Records kept.
 pub(super) const KEPT: u64 = 1_000;
 
-/// The value of record `number`; `None` where it is too large to be kept.
+/// The value of record `number`; `None` if it is too large to be kept.
 pub(super) fn encode(number: u64, record: &[u8]) -> Option<Draft> {
     record::seal(Kind::History, &HistoryRecord { number, record }, record.len() + 16)
 }

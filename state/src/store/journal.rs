@@ -19,8 +19,8 @@
 //! It is not synced line by line: what happens together with an outage would make the stores' own syncs wait,
 //! and with them the callers.
 //!
-//! A torn line stays where it is, ends with the next line's beginning, and is passed over by readers, as is
-//! anything else that they cannot read. A line that the disk has no room for is lost; the next one tries anew.
+//! A torn line stays in its place, ends with the next line's beginning, and is passed over by readers, as is
+//! anything else that they cannot read. A line that the disk has no room for is lost; the next one tries again.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -50,7 +50,7 @@ const UNSYNCED_MAX: u32 = 64;
 /// Lines that may wait to be written.
 const WAITING: usize = 4_096;
 
-/// What the thread is told.
+/// A message to the thread.
 enum Command {
     Line(Vec<u8>),
     Read(Box<dyn FnOnce(Vec<u8>) + Send>),
@@ -65,7 +65,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, which is made where it is missing; a file is begun anew after
+    /// Opens the journal in `dir`, which is made if it is missing; a new file is begun after
     /// `file_bytes`. Also returns all lines that it holds, oldest first.
     ///
     /// # Errors
@@ -84,14 +84,14 @@ impl Journal {
     }
 
     /// Adds a line, which must hold no line break. Never waits; returns how many lines were lost for want
-    /// of room so far, where this is one of them.
+    /// of room so far, if this is one of them.
     pub fn add(&self, mut line: Vec<u8>) -> Option<u64> {
         line.push(b'\n');
         let sent = self.commands.try_send(Command::Line(line));
         sent.is_err().then(|| self.lost.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Reads all lines, oldest first, and hands them to `done`; to nobody where the journal is closed or
+    /// Reads all lines, oldest first, and hands them to `done`; to nobody if the journal is closed or
     /// has more to do than it can.
     pub fn read(&self, done: impl FnOnce(Vec<u8>) + Send + 'static) {
         drop(self.commands.try_send(Command::Read(Box::new(done))));
@@ -198,7 +198,7 @@ impl Writer {
         let mut lines = Vec::new();
         for name in [OLDER, NEWER] {
             let Ok(file) = File::open(self.dir.join(name)) else { continue };
-            // Never more than was written, also where somebody else has written there.
+            // Never more than was written, also if somebody else has written there.
             let most = self.file_bytes.saturating_mul(2);
             if let Err(error) = file.take(most).read_to_end(&mut lines) {
                 tracing::warn!(dir = %self.dir.display(), %error, "events could not be read");

@@ -1,4 +1,4 @@
-//! Under which keys what lies in the store, and the limits of texts.
+//! The keys of everything in the store, and the limits of texts.
 
 use super::error::StoreError;
 

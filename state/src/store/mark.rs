@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The first 32 bytes are the whole mark of the first format, so that the release that wrote that one refuses a newer
-//! store by its mark, before it opens anything. The file is filled up to one sector, so that it never grows: a power cut
-//! could leave a new content with an old length. A mark that is not there yet appears whole, by a rename.
+//! store by its mark, before it opens anything. The file is filled up to one sector, so that it never grows: a power
+//! cut could leave a new content with an old length. A mark that is not there yet appears whole, by a rename.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -85,7 +85,7 @@ impl Mark {
         self.dirty
     }
 
-    /// Syncs what was written; does nothing where nothing was.
+    /// Syncs what was written; does nothing if nothing was.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.dirty {
             self.file.sync_data()?;

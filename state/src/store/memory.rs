@@ -1,14 +1,15 @@
 //! A store in memory, for simulations: the same commands, groups, head and records as on the disk, without files.
 //!
-//! What was committed lies in a [`MemoryDisk`], which outlives the store. Whoever opens it gets the store and its
-//! *committer*, which commits a group when it is told to ([`MemoryCommitter::step`]), so that a simulation, or a task of
-//! its own, decides when. Dropping both without a step is a crash: what was not committed is gone.
+//! What was committed is in a [`MemoryDisk`], which outlives the store. Whoever opens it gets the store and its
+//! *committer*, which commits a group when it is asked to ([`MemoryCommitter::step`]), so that a simulation, or a task
+//! of its own, decides when. Dropping both without a step is a crash: what was not committed is gone.
 //!
 //! ```text
 //!            a group fails ([`MemoryCommitter::fail`])
 //! serving ─────────────────────────────────────────────▶ down: steps refuse ──reopen──▶ serving
 //! ```
-//! As on the disk, only the group that failed has an unknown outcome, and what an open finds then is the truth about it.
+//! As on the disk, only the group that failed has an unknown outcome, and what an open finds then is the truth about
+//! it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -155,10 +156,10 @@ pub struct OpenedMemory {
 }
 
 impl MemoryDisk {
-    /// Opens what was committed. New calls bear `target`.
+    /// Opens what was committed. New calls have `target`.
     ///
     /// # Errors
-    /// `Failed` if what lies there is not what a store has written.
+    /// `Failed` if what is there is not what a store has written.
     pub fn open(&self, target: &Target) -> Result<OpenedMemory, StoreError> {
         self.open_waking(target, || ())
     }
@@ -263,7 +264,7 @@ impl MemoryCommitter {
         StoreEvent::Refusing { reason: detail.to_owned() }
     }
 
-    /// Serves again, by what the disk holds. Returns what it tells; `None` where it was not down.
+    /// Serves again, by what the disk holds. Returns what it tells; `None` if it was not down.
     ///
     /// # Errors
     /// As [`MemoryDisk::open`]: then it stays down.

@@ -1,10 +1,10 @@
 //! Notes of sending: what is written beside a call, and synced, before the call goes on the wire.
 //!
-//! A call that is not absolute and bears a note may have been applied; after a crash it is in doubt. A note is
+//! A call that is not absolute and has a note may have been applied; after a crash it is in doubt. A note is
 //! taken back only when it is proven that nothing was sent.
 //!
-//! Calls that are sent as one (a *group*) share one note. It lies beside the first of them, names all of them in
-//! order, and holds the one token that they bear, so that after a crash exactly the same group is sent again:
+//! Calls that are sent as one (a *group*) share one note. It is beside the first of them, names all of them in
+//! order, and holds the one token that they have, so that after a crash exactly the same group is sent again:
 //!
 //! ```text
 //!  noted ──────▶ sent ──┬─ nothing was written, proven ─▶ note taken back: each is on its own again
@@ -50,7 +50,7 @@ pub struct Note {
 /// Calls that are sent as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupNote {
-    /// The token that they bear.
+    /// Their token.
     pub token: OpId,
     /// Their sequences, ascending; at most [`MEMBERS_MAX`].
     pub members: Vec<u64>,

@@ -9,11 +9,11 @@
 //! ```
 //!
 //! sled writes when it opens: it zeroes what it takes for torn, and truncates. So the raw log is read first
-//! (`raw.rs`), the plan of what is live made and proven (`plan.rs`), and sled opens only a log whose structure is whole.
-//! What it shows is compared with the plan. Whatever differs is rebuilt from the log as it was; where a call was lost,
-//! the old folder is kept as it was found. A log of which nothing can be proven is set aside untouched, and a fresh
-//! store started loudly. A newer format stops it all. An error of the disk is no damage: the open ends, and may be
-//! tried again.
+//! (`raw.rs`), the plan of what is live made and proven (`plan.rs`), and sled opens only a log whose structure is
+//! whole. What it shows is compared with the plan. Whatever differs is rebuilt from the log as it was; if a call was
+//! lost, the old folder is kept as it was found. A log of which nothing can be proven is set aside untouched, and a
+//! fresh store started loudly. A newer format stops it all. An error of the disk is no damage: the open ends, and may
+//! be tried again.
 
 use std::{
     collections::BTreeMap,
@@ -85,7 +85,7 @@ pub(super) enum Look {
     Unprovable(Raw, String),
 }
 
-/// Looks at the store whose log lies in `db`.
+/// Looks at the store whose log is in `db`.
 pub(super) fn look(
     db: &Path,
     marked: Reading,
@@ -241,7 +241,7 @@ impl Opening<'_> {
                 }
             }
         }
-        // sled changes the file when it opens, so that what is read of it lies elsewhere then. It is read from the copy
+        // sled changes the file when it opens, so that what is read of it is elsewhere then. It is read from the copy
         // from here on; without one, the log is looked at again.
         let copy = shield::copy_log(self.settings, &path).map_err(at(&path))?;
         if let Some(copy) = &copy {
@@ -266,7 +266,7 @@ impl Opening<'_> {
         Ok(None)
     }
 
-    /// Writes what is live into new files. The old ones are kept where something was lost.
+    /// Writes what is live into new files. The old ones are kept if something was lost.
     fn rebuild(&mut self, raw: &Raw, plan: &Plan, why: Option<String>) -> Result<(), OpenError> {
         let dir = &self.settings.dir;
         if plan.is_exact() {
@@ -325,8 +325,8 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// The first start: the mark is there before the store, so that a start that is cut short is told from a store that
-    /// lost its mark.
+    /// The first start: the mark is there before the store, so that a start that is cut short is distinguished from a
+    /// store that lost its mark.
     fn begin(&mut self) -> Result<Ready, OpenError> {
         let dir = &self.settings.dir;
         let path = dir.join("db");
@@ -347,7 +347,7 @@ impl Opening<'_> {
         self.seal(db, scanned, &raw, &plan)
     }
 
-    /// Brings a store of the first format to this one. Only sled can tell what was removed of it, and only where its
+    /// Brings a store of the first format to this one. Only sled can tell what was removed of it, and only if its
     /// structure is whole.
     fn upgrade(&mut self, raw: &Raw) -> Result<(), OpenError> {
         let path = self.settings.dir.join("db");
@@ -516,7 +516,7 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> 
     }
 }
 
-/// Errors of reading where the files point to nowhere, as against errors of the disk.
+/// Errors of reading because the files point to nowhere, as against errors of the disk.
 fn speaks_of_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, UnexpectedEof};
     matches!(
@@ -547,7 +547,7 @@ fn tidy(path: &Path, findings: &mut Vec<Finding>) -> io::Result<u64> {
     Ok(count_entries(&path.join("blobs")))
 }
 
-/// Entries of a folder; none where it is missing.
+/// Entries of a folder; none if it is missing.
 pub(super) fn count_entries(path: &Path) -> u64 {
     fs::read_dir(path).map_or(0, |entries| entries.count() as u64)
 }
@@ -560,7 +560,7 @@ pub(super) fn is_grown(settings: &StoreSettings, log: u64, live: u64) -> bool {
     log > least && log / 4 > live
 }
 
-/// Syncs what the store's folder may have been made in: the parent must be, what lies above may
+/// Syncs what the store's folder may have been made in: the parent must be, what is above may
 /// belong to others.
 fn sync_parents(dir: &Path) -> io::Result<()> {
     let mut parents = dir.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());

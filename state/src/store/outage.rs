@@ -100,7 +100,7 @@ impl Committer {
         let Some(outage) = self.outage.take() else { return };
         match open::open(&self.shared.settings) {
             Ok(mut ready) => {
-                // That it was rebuilt is told in its own event.
+                // An event of its own says that it was rebuilt.
                 ready.findings.retain(|finding| *finding != Finding::RebuildFinished);
                 if outage.is_untrusted {
                     let lost: Vec<Finding> =
@@ -125,7 +125,7 @@ impl Committer {
         self.outage = Some(Outage { reason, is_untrusted: false });
     }
 
-    /// Works on the handle of a store that was opened anew.
+    /// Works on the handle of a store that was opened again.
     pub(super) fn adopt(&mut self, ready: Ready) {
         let Ready {
             db,
@@ -168,7 +168,7 @@ impl Committer {
         self.report_reopened(true);
     }
 
-    /// Says what the last open found. What the store holds is told `always`, or where it is less
+    /// Says what the last open found. What the store holds is reported `always`, or if it is less
     /// than before.
     pub(super) fn report_reopened(&mut self, always: bool) {
         let Some((calls, findings)) = self.reopened.take() else { return };

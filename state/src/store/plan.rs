@@ -2,7 +2,7 @@
 //!
 //! For one head, a *plan* names the newest value of every live key up to that head's commit, and compares it with the
 //! head's digests. It is **exact** if all agree. If they do not, and the difference has one explanation that the sums
-//! prove, the plan names what is lost: the call whose header lies under a flipped bit, say. Otherwise there is no
+//! prove, the plan names what is lost: the call whose header has a flipped bit, say. Otherwise there is no
 //! plan, and nothing of the log may be replayed by itself.
 //!
 //! # Which head
@@ -10,13 +10,13 @@
 //! The newest one that has an exact plan is it: a newer one that has none is the head of a commit that was never
 //! completed, and so never acknowledged. If none is exact, it is the newest one whose losses can be named.
 //! *(A head newer than the mark may have been acknowledged within the last 100 ms before a power cut. If a bit of that
-//! commit flips as well, its loss is not told.)*
+//! commit flips as well, its loss is not reported.)*
 //!
 //! # How a difference is explained
 //! The pool of what may be missing are the sequences between the floor and the last that are neither found nor recorded
-//! as removed; of what may be too much (a removal record is lost), those found. Tried in this order: the whole pool; one
-//! of it; a run of its neighbours; two of it; one missing with one too many. A sum of 64-bit hashes agrees by chance
-//! once in 2⁶⁴, and at most 2²² sets are tried.
+//! as removed; of what may be too much (a removal record is lost), those found. Tried in this order: the whole pool;
+//! one of it; a run of its neighbours; two of it; one missing with one too many. A sum of 64-bit hashes agrees by
+//! chance once in 2⁶⁴, and at most 2²² sets are tried.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -285,7 +285,7 @@ fn unprovable(class: Class, found: &BTreeSet<u64>, expected: Sum) -> NoPlan {
         Class::Dead => "dead-letter marks",
     };
     NoPlan::Unprovable(format!(
-        "{} {class} should be there and {} are, and which are missing cannot be told",
+        "{} {class} should be there and {} are, and it is not known which are missing",
         expected.count,
         found.len()
     ))

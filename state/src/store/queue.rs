@@ -1,7 +1,7 @@
-//! Calls as they lie in the store: their keys, their header, their chunks.
+//! Calls as they are in the store: their keys, their header, their chunks.
 //!
-//! A call is one value under `q`+sequence where header and body fit [`VALUE_MAX`] bytes; else its
-//! body lies in chunks under `c`+sequence+index, which are written *before* the header. So a header
+//! A call is one value under `q`+sequence if header and body fit [`VALUE_MAX`] bytes; else its
+//! body is in chunks under `c`+sequence+index, which are written *before* the header. So a header
 //! is the proof that the whole call was written, and chunks without one belong to a call that was
 //! never acknowledged (or whose removal was cut short): the next open sweeps them.
 
@@ -30,7 +30,7 @@ const TRACEPARENT_MAX: usize = 256;
 /// Longest target, in bytes.
 pub(super) const TARGET_MAX: usize = 512;
 
-/// A call ready to be written: the value for its header, and the body where it goes into chunks.
+/// A call ready to be written: the value for its header, and the body if it goes into chunks.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) seq: u64,
@@ -61,7 +61,7 @@ pub(super) fn encode(call: &NewCall, target: &Target) -> Result<Encoded, StoreEr
     seal_call(record_of(call, target), &call.body)
 }
 
-/// Encodes the header of a call whose body lies in chunks already.
+/// Encodes the header of a call whose body is in chunks already.
 pub(super) fn encode_stored(
     call: &NewCall,
     body: StoredBody,
@@ -90,7 +90,7 @@ fn record_of<'a>(call: &'a NewCall, target: &'a Target) -> CallRecord<'a> {
     }
 }
 
-/// Encodes a stored call anew under another sequence: an operator's requeue. Its marks stay behind.
+/// Encodes a stored call again under another sequence: an operator's requeue. Its marks stay behind.
 pub(super) fn encode_again(
     call: &StoredCall,
     seq: u64,

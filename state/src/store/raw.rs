@@ -1,7 +1,7 @@
 //! The one reader of a store's raw log. It serves a look before an open, a rebuild, a check, an export and a repair,
 //! and never lets sled near the files: sled locks, zeroes what it takes for torn, and truncates.
 //!
-//! Our values lie in the log whole and uncompressed, each in its own envelope with its own checksum, what was
+//! Our values are in the log whole and uncompressed, each in its own envelope with its own checksum, what was
 //! superseded or removed until its space is used again. So every value that can be read is found, whatever became of
 //! the structure around it; `plan.rs` says which of them are live.
 //!
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! sled follows the messages of a segment to its end or to a *cap*. In the segment of the highest lsn they may end
-//! anywhere; what lies behind that end sled overwrites with zeroes when it opens. In any other segment an early end
+//! anywhere; what is behind that end sled overwrites with zeroes when it opens. In any other segment an early end
 //! is damage. Messages never cross a segment's end, and no value crosses a message's.
 
 use std::{
@@ -46,7 +46,7 @@ const MESSAGE_HEADER_MAX: usize = 32;
 /// Heads that are kept: the newest.
 const HEADS_KEPT: usize = 64;
 
-/// What a value lies under; in the order of the keys.
+/// The key of a value; in the order of the keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     Chunk(u64, u32),
@@ -88,16 +88,16 @@ impl Key {
     }
 }
 
-/// Where a value lies, and what it says.
+/// The place of a value, and what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) offset: u64,
     pub(super) length: u16,
-    /// It says that nothing lies under its key any more.
+    /// It says that nothing is under its key any more.
     pub(super) is_void: bool,
     /// A header that took the place of another.
     pub(super) is_residue: bool,
-    /// Chunks that the body of this header lies in.
+    /// Chunks of the body of this header.
     pub(super) chunks: u32,
 }
 
@@ -142,7 +142,7 @@ pub(super) struct Raw {
     pub(super) counts: RawCounts,
     /// What is wrong with the structure.
     pub(super) scars: Vec<String>,
-    /// Where sled's segments begin, and where in the log their messages end.
+    /// The beginnings of sled's segments, and the ends of their messages in the log.
     ends: BTreeMap<u64, u64>,
 }
 
@@ -152,7 +152,7 @@ struct Segment {
     offset: u64,
     lsn: i64,
     stable: i64,
-    /// Where its messages end, and whether that is where they should.
+    /// The end of its messages, and whether that is the right one.
     end: usize,
     whole: bool,
 }
@@ -162,7 +162,7 @@ impl Raw {
     pub(super) fn read(db: &Path, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Self> {
         let path: PathBuf = db.join("db");
         let file = match File::open(&path) {
-            // What stands there instead of a log is no log.
+            // What is there instead of a log is not one.
             Ok(file) => Some(file).filter(|file| !file.metadata().is_ok_and(|it| it.is_dir())),
             Err(error) if is_missing(&error) => None,
             Err(error) => return Err(error),
@@ -277,8 +277,8 @@ impl Raw {
         let stable = segments.iter().map(|segment| segment.stable).max().unwrap_or_default();
         let size = i64::try_from(SEGMENT).unwrap_or(i64::MAX);
         let base = stable.max(0) / size * size;
-        // sled drops whatever stands behind a gap in the segments that it does not know to be stable. It begins at its
-        // snapshot if that is newer; a snapshot may be damaged, so it counts for nothing here. What is no gap to sled
+        // sled drops whatever is behind a gap in the segments that it does not know to be stable. It begins at its
+        // snapshot if that is newer; a snapshot may be damaged, so it counts for nothing here. What is not a gap to sled
         // is then healed for nothing, and nothing is lost.
         let tail = segments.iter().map(|segment| segment.lsn).filter(|lsn| *lsn >= base);
         let expected = std::iter::successors(Some(base), |lsn| Some(lsn.saturating_add(size)));
@@ -370,7 +370,7 @@ impl Raw {
         of_values.into_iter().chain(self.heads.keys().copied()).max().unwrap_or_default()
     }
 
-    /// Whether sled would get to what lies at `offset`.
+    /// Whether sled would get to `offset`.
     fn reaches(&self, offset: u64) -> bool {
         let begin = offset / SEGMENT as u64 * SEGMENT as u64;
         self.ends.get(&begin).is_some_and(|end| offset < *end)
@@ -437,7 +437,7 @@ fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> 
     Ok(done)
 }
 
-/// What a value lies under, by its own word. `None` if it does not decode.
+/// The key of a value, by its own word. `None` if it does not decode.
 fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Position)> {
     let mut place = Position { offset, length, is_void: false, is_residue: false, chunks: 0 };
     let payload = sealed.payload;
@@ -479,7 +479,7 @@ fn segment_header(header: &[u8; SEGMENT_HEADER]) -> Option<(i64, i64)> {
     })
 }
 
-/// Where the messages of a segment end, and whether that is its end.
+/// The end of a segment's messages, and whether that is its end.
 fn messages(data: &[u8], lsn: i64) -> (usize, bool) {
     let number = u64::try_from(lsn).unwrap_or_default() / SEGMENT as u64;
     let mut at = SEGMENT_HEADER;

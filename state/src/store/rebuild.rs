@@ -8,7 +8,7 @@
 //!    store is untouched; the next open deletes `db.partial`;
 //! 2. `db.partial` becomes `db.ready`: the next open proves that it is whole, and goes on at step 3 (nothing was
 //!    acknowledged in between);
-//! 3. `db` becomes `db.<why>-<unix ms>` where something in it was not carried over, or else `db.discard`: the next open
+//! 3. `db` becomes `db.<why>-<unix ms>` if something in it was not carried over, or else `db.discard`: the next open
 //!    goes on at step 4, or takes `db.discard` back if `db.ready` is not whole;
 //! 4. `db.ready` becomes `db`: done; the next open deletes `db.discard`.
 //!
@@ -130,8 +130,8 @@ fn write(
     last_seq: u64,
     fill: &mut dyn FnMut(&mut Writer) -> io::Result<()>,
 ) -> Result<(), OpenError> {
-    // The least that it takes: 2.2 to 4.5 times what lives were measured, and two segments. One that runs out of room is
-    // given up, and tried again.
+    // The least that it takes: 2.2 to 4.5 times what lives were measured, and two segments. One that runs out of room
+    // is given up, and tried again.
     space::require(settings, space::OPEN_BYTES.saturating_add(live.saturating_mul(2)))?;
     let partial = settings.dir.join("db.partial");
     let written = guarded(|| {
@@ -211,7 +211,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether something lies under a key.
+    /// Whether something is under a key.
     pub(super) fn holds(&self, key: &[u8]) -> io::Result<bool> {
         self.target.get()?.contains_key(key).map_err(io::Error::from)
     }
@@ -253,7 +253,7 @@ impl Writer {
     }
 }
 
-/// Steps 3 and 4. The old store must be closed. It is moved to `aside`, or deleted where nothing in it is of use.
+/// Steps 3 and 4. The old store must be closed. It is moved to `aside`, or deleted if nothing in it is of use.
 pub(super) fn swap(settings: &StoreSettings, aside: Option<&Path>) -> io::Result<()> {
     let dir = &settings.dir;
     let db = dir.join("db");
@@ -270,7 +270,7 @@ pub(super) fn swap(settings: &StoreSettings, aside: Option<&Path>) -> io::Result
     Ok(())
 }
 
-/// Where the store lies that the next open will serve from, after a rebuild that a crash interrupted.
+/// The folder of the store that the next open will serve from, after a rebuild that a crash interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// In its place.
@@ -315,7 +315,7 @@ pub(super) fn standing(dir: &Path, marked: Reading) -> io::Result<Standing> {
     Ok(if is_away { Standing::Discard } else { Standing::Db })
 }
 
-/// Goes on where a crash interrupted a rebuild.
+/// Continues a rebuild that a crash interrupted.
 pub(super) fn finish(
     settings: &StoreSettings,
     marked: Reading,

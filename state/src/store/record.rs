@@ -5,12 +5,12 @@
 //! ```
 //!
 //! All numbers of the envelope are little-endian. The length is that of commit and payload. `commit` is the
-//! number of the commit that wrote the value: what bears a number above the head's belongs to a commit that was
+//! number of the commit that wrote the value: a value with a number above the head's belongs to a commit that was
 //! never completed. Format 1 had no such number, and is read only to be brought to format 2.
 //!
-//! The checksum covers everything from the format to the end but itself; bincode has no integrity of its own (819 of 832 single bit flips in a record
-//! decoded silently wrong). The envelope's layout is frozen for every format to come, so that a
-//! newer format (checksum right, number unknown) is told from a damaged one (checksum wrong).
+//! The checksum covers everything from the format to the end but itself; bincode has no integrity of its own (819 of
+//! 832 single bit flips in a record decoded silently wrong). The envelope's layout is frozen for every format to come,
+//! so that a newer format (checksum right, number unknown) is distinguished from a damaged one (checksum wrong).
 //! Each payload repeats what its key says, so that a raw scan of the log needs no keys and a value
 //! that surfaces under a foreign key is noticed.
 //!
@@ -31,7 +31,7 @@ pub(super) const OVERHEAD: usize = ENVELOPE + 8;
 pub(super) const MAGIC: [u8; 4] = [0xF5, b'b', b'x', 0x1A];
 /// The format that this version writes.
 pub(super) const FORMAT: u16 = 2;
-/// The first format, whose values bear no commit number.
+/// The first format, whose values have no commit number.
 pub(super) const FIRST: u16 = 1;
 /// Body bytes in one chunk: with its header (17 bytes at most) and the envelope below [`VALUE_MAX`].
 pub(super) const CHUNK_BODY: usize = 4032;
@@ -114,7 +114,7 @@ pub(super) enum StoredLanes {
     All,
 }
 
-/// A call's header, with its body where the whole fits one value (`chunks` is 0 then).
+/// A call's header, with its body if the whole fits one value (`chunks` is 0 then).
 #[derive(Clone, Debug, Encode, BorrowDecode)]
 pub(super) struct CallRecord<'a> {
     pub(super) seq: u64,
@@ -202,18 +202,18 @@ pub(super) struct GoneRecord {
     pub(super) bits: [u64; 16],
 }
 
-/// What lay under this key is no more.
+/// What was under this key is gone.
 #[derive(Clone, Copy, Debug, Encode, BorrowDecode)]
 pub(super) struct VoidRecord<'a> {
     pub(super) key: &'a [u8],
 }
 
-/// Whether a value says that nothing lies under its key any more.
+/// Whether a value says that nothing is under its key any more.
 pub(super) fn is_void(value: &[u8]) -> bool {
     peel(value).is_ok_and(|sealed| sealed.kind == Kind::Void)
 }
 
-/// The value that takes back what lies under `key`.
+/// The value that takes back what is under `key`.
 pub(super) fn void(key: &[u8]) -> Option<Draft> {
     seal(Kind::Void, &VoidRecord { key }, key.len() + 2)
 }
@@ -242,7 +242,7 @@ impl Draft {
     }
 }
 
-/// Puts `payload` into its envelope; `None` where the whole would exceed [`VALUE_MAX`].
+/// Puts `payload` into its envelope; `None` if the whole would exceed [`VALUE_MAX`].
 pub(super) fn seal(kind: Kind, payload: &impl Encode, size_hint: usize) -> Option<Draft> {
     let mut value = Vec::with_capacity(OVERHEAD + size_hint);
     value.extend_from_slice(&[0; OVERHEAD]);

@@ -1,7 +1,7 @@
 //! The first full scan of an opened store: what it holds, what is bad, what is to be swept; and whether sled shows what
 //! the plan of its raw log says.
 //!
-//! A commit that was not completed may be there in part. Its appends and marks bear a number above the head's, and what
+//! A commit that was not completed may be there in part. Its appends and marks have a number above the head's, and what
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -30,7 +30,7 @@ use crate::{target::Target, units::UnixMillis};
 pub struct Counts {
     /// Calls that wait, those being sent included.
     pub pending: u64,
-    /// Calls that bear a sending mark, dead letters not counted.
+    /// Calls with a sending mark, dead letters not counted.
     pub sending: u64,
     /// Dead letters.
     pub dead: u64,
@@ -312,7 +312,7 @@ impl Scan<'_> {
             let Some(call) = self.calls.get_mut(&seq) else { continue };
             let whole = if is_note {
                 call.noted(&note.clone().unwrap_or_default());
-                // A note that was lost and made anew knows nothing, not even a time.
+                // A note that was lost and made again knows nothing, not even a time.
                 let knows = note.as_ref().filter(|it| it.first_sent_at > UnixMillis::default());
                 if let (None, Some(gather)) = (knows, call.header.traits.gather) {
                     illegible.push((seq, gather));
@@ -344,7 +344,7 @@ impl Scan<'_> {
         self.found
     }
 
-    /// Gives the calls of a group its note, or removes them where it was applied; see `note.rs`.
+    /// Gives the calls of a group its note, or removes them if it was applied; see `note.rs`.
     fn settle_groups(&mut self) {
         for (seq, note) in std::mem::take(&mut self.groups) {
             let Some(group) = &note.group else { continue };
@@ -376,7 +376,7 @@ impl Scan<'_> {
     }
 
     /// The note of `seq` cannot be read, and may have been one of a group: whatever could have been sent with it
-    /// and bears no note of its own is in doubt, too.
+    /// and has no note of its own is in doubt, too.
     fn doubt_all_of(&mut self, seq: u64, gather: u64) {
         let alike = |call: &&mut StoredCall| call.header.traits.gather == Some(gather);
         for call in self.calls.values_mut().filter(alike) {
@@ -453,7 +453,7 @@ fn same(matches: bool) -> Result<(), Unreadable> {
     matches.then_some(()).ok_or(Unreadable::Damaged("holds another number than its key says"))
 }
 
-/// Damage is judged where the call is known; a newer format stops the scan.
+/// Damage is judged when the call is known; a newer format stops the scan.
 fn only_newer(why: Unreadable) -> Result<(), Unreadable> {
     if matches!(why, Unreadable::Newer { .. }) { Err(why) } else { Ok(()) }
 }

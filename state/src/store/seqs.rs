@@ -1,4 +1,4 @@
-//! Sets of sequences, kept in blocks of bits: what waits lies close together.
+//! Sets of sequences, kept in blocks of bits: waiting calls are close together.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::record::GoneRecord;
 /// Sequences per block.
 const BLOCK: u64 = 1024;
 
-/// The block that a sequence lies in.
+/// The block of a sequence.
 pub(super) fn block_of(seq: u64) -> u64 {
     seq / BLOCK
 }

@@ -1,4 +1,4 @@
-//! What a store is told when it opens, and what it tells.
+//! What a store is given when it opens, and what it reports.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -15,7 +15,7 @@ pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// What a store needs to know.
 #[derive(Clone)]
 pub struct StoreSettings {
-    /// The store's own folder; made where it is missing.
+    /// The store's own folder; made if it is missing.
     pub dir: PathBuf,
     /// Identity of the backend; at most 512 bytes.
     pub target: Target,

@@ -23,12 +23,12 @@ use super::{
     space::{self, remove_folder},
 };
 
-/// Where the copy lies.
+/// The path of the copy.
 pub(super) fn folder(dir: &Path) -> PathBuf {
     dir.join("db.before")
 }
 
-/// Copies the log of `db`. `None` where the disk has no room for that: sled must then do without.
+/// Copies the log of `db`. `None` if the disk has no room for that: sled must then do without.
 pub(super) fn copy_log(settings: &StoreSettings, db: &Path) -> io::Result<Option<PathBuf>> {
     let folder = folder(&settings.dir);
     remove_folder(&folder)?;

@@ -83,7 +83,7 @@ pub(super) fn drop_ballast(dir: &Path) -> bool {
     fs::remove_file(dir.join(BALLAST)).is_ok()
 }
 
-/// Makes the ballast again where the disk has room for it above `floor`; whether it is there.
+/// Makes the ballast again if the disk has room for it above `floor`; whether it is there.
 pub(super) fn make_ballast(settings: &StoreSettings) -> bool {
     let path = settings.dir.join(BALLAST);
     if fs::metadata(&path).is_ok_and(|ballast| ballast.len() == BALLAST_BYTES) {
@@ -149,7 +149,7 @@ pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
     }
 }
 
-/// Removes a folder, or a file that stands in its place.
+/// Removes a folder, or a file in its place.
 pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(it) if it.is_dir() => fs::remove_dir_all(path),

@@ -1,4 +1,4 @@
-//! The ordered map that a store lies in: sled's, or one in memory for tests.
+//! The ordered map of a store: sled's, or one in memory for tests.
 
 use sled::{Db, IVec};
 

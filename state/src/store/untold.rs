@@ -1,9 +1,9 @@
 //! Losses that were found and that nobody has heard of yet.
 //!
-//! What an open finds wrong is told when it has succeeded. A process that dies before, or a disk that fails once more,
-//! must not make a loss silent, since the next open finds a store that is whole. So what is lost is noted in a file
-//! before anything is moved, and the file is removed by the first commit in service, when whoever opened the store has
-//! what was found. A crash in between has it told twice.
+//! What an open finds wrong is reported when it has succeeded. A process that dies before, or a disk that fails once
+//! more, must not make a loss silent, since the next open finds a store that is whole. So what is lost is noted in a
+//! file before anything is moved, and the file is removed by the first commit in service, when whoever opened the store
+//! has what was found. After a crash in between it is reported twice.
 //!
 //! A note of something that then did not happen counts for nothing: it names the folder that the old store was moved
 //! to, which is not there.
@@ -26,11 +26,11 @@ const LIMIT: usize = 1 << 28;
 #[derive(Debug, Encode, Decode)]
 struct Untold {
     findings: Vec<Finding>,
-    /// The folder beside, in which the old store lies if it happened.
+    /// The folder beside, in which the old store is if it happened.
     moved: Option<String>,
 }
 
-/// Notes what will have been found once the old store lies in `moved`; without one, it has happened already.
+/// Notes what will have been found once the old store is in `moved`; without one, it has happened already.
 pub(super) fn note(dir: &Path, findings: &[Finding], moved: Option<&Path>) -> io::Result<()> {
     let moved = moved.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let untold = Untold { findings: findings.to_vec(), moved };
@@ -44,7 +44,7 @@ pub(super) fn note(dir: &Path, findings: &[Finding], moved: Option<&Path>) -> io
     space::rename(&fresh, &dir.join(FILE))
 }
 
-/// What was found and not told, and where the old store was to go, if it is not there yet.
+/// What was found and not reported, and the place to which the old store was to go, if it is not there yet.
 pub(super) fn read(dir: &Path) -> io::Result<(Vec<Finding>, Option<PathBuf>)> {
     let bytes = match fs::read(dir.join(FILE)) {
         Ok(bytes) => bytes,
@@ -68,11 +68,11 @@ fn decode(bytes: &[u8]) -> Option<Untold> {
     is_whole.then(|| bincode::decode_from_slice(body, config).ok()).flatten().map(|it| it.0)
 }
 
-/// They were told. If the file stays, they are told once more.
+/// They were reported. If the file stays, they are reported once more.
 pub(super) fn told(dir: &Path) {
     match fs::remove_file(dir.join(FILE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "what was told will be told again");
+            tracing::warn!(%error, "what was reported will be reported again");
         }
         _ => {}
     }

@@ -6,7 +6,7 @@
 //!                          header, swept by the next open
 //! ```
 //!
-//! An upload belongs to one incarnation of the store: where it is rebuilt or opened again in between, its
+//! An upload belongs to one incarnation of the store: if it is rebuilt or opened again in between, its
 //! chunks are leftovers there, and what follows ends with `Failed`. Nothing is acknowledged before the
 //! header, so nothing acknowledged is lost by that.
 
@@ -29,7 +29,7 @@ pub const PIECE_BYTES: usize = 16 * CHUNK_BODY;
 pub(super) const PIECE_CHUNKS: u32 = 16;
 
 impl Applier {
-    /// Writes the chunks of a piece, spread over groups where they do not fit one.
+    /// Writes the chunks of a piece, spread over groups if they do not fit one.
     pub(super) fn put_piece(
         &mut self,
         db: &impl Tree,

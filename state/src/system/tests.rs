@@ -25,7 +25,7 @@ fn check(backends: &str, expected: SystemState) {
     assert_eq!(told_of(&list, &[]).state, expected, "{backends}");
 }
 
-/// What is told of these backends, which need each other like this: (who, on whom).
+/// What is reported of these backends, which need each other like this: (who, on whom).
 fn told_of(backends: &[BackendCondition], edges: &[(&str, &str)]) -> Assessment {
     let needs = |name: &str| -> Vec<String> {
         let on = edges.iter().filter(|(who, _)| *who == name);
@@ -87,7 +87,7 @@ fn what_is_needed_changes_what_is_told_and_never_the_state() {
         let heads = bound.reasons.iter().filter(|it| it.contains(" is down ("));
         let wanted = match down {
             0 => 0,
-            // What stands between is up, and all is a's fault all the same.
+            // The one between them is up, and all is a's fault all the same.
             _ => 1,
         };
         assert_eq!(heads.count(), wanted, "{down:b}: {:?}", bound.reasons);

@@ -13,7 +13,7 @@ use crate::support::poll::eventually;
 use crate::support::port::Port;
 use crate::support::proc::venv_python;
 
-/// Sets, then reads a document, through a stock client; prints what it read, or the class of what it was told.
+/// Sets, then reads a document, through a stock client; prints what it read, or the class of its error.
 const CLIENT: &str = r#"
 import sys
 from google.api_core.exceptions import GoogleAPICallError, RetryError

@@ -1,7 +1,7 @@
-//! The proof: under every kind of fault no acknowledged write is lost, none is applied twice, and what one caller writes
-//! keeps its order, through the JSON API and through the door at once.
+//! The proof: under every kind of fault no acknowledged write is lost, none is applied twice, and what one caller
+//! writes keeps its order, through the JSON API and through the door at once.
 //!
-//! Each kind has two seconds, or `FUSEBOX_TEST_SECONDS=600`; of more than [`ROUND`] it is rounds that begin anew, as a
+//! Each kind has two seconds, or `FUSEBOX_TEST_SECONDS=600`; of more than [`ROUND`] it is rounds that begin again, as a
 //! queue that is 70 % full ends every fault.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ fn seconds() -> u64 {
     std::env::var("FUSEBOX_TEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
-/// Appends numbers to a list of its own, until it is told to stop.
+/// Appends numbers to a list of its own, until it is stopped.
 fn appends(daemon: &Client, list: &str, stop: &AtomicBool) -> Written {
     let mut written = Written::default();
     for number in 0.. {

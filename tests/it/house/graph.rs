@@ -95,7 +95,7 @@ impl Graph {
 }
 
 /// Whether a file is in an area. An area is a module, as a path without `.rs`: the file of that name, and the
-/// folder of that name. `*` stands for any one segment.
+/// folder of that name. `*` is any one segment.
 pub(crate) fn is_in(file: &str, area: &str) -> bool {
     let mut parts = file.split('/');
     let mut wanted = area.split('/').peekable();
@@ -260,7 +260,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// What a path that a module writes leads to; a module where one is meant and there is one. `None`: to a
+    /// What a path that a module writes leads to; a module if one is meant and there is one. `None`: to a
     /// variable, or to a name that every module has.
     fn resolve(&self, at: usize, path: &[String], of_module: bool) -> Option<Found> {
         let (first, rest) = path.split_first()?;

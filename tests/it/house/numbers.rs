@@ -10,7 +10,7 @@ use super::{
 
 /// A function longer than this does not fit a screen.
 const FUNCTION_LINES_MAX: usize = 60;
-/// Where a kind may be named.
+/// The folder in which this kind may be named.
 const CLICKHOUSE: &str = "src/kinds/clickhouse";
 
 /// The numbers, a line each.

@@ -1,4 +1,4 @@
-//! Which branch of a `select!` is taken where several are ready is said by their order, not by chance.
+//! If several branches of a `select!` are ready, their order decides which one is taken, not chance.
 //!
 //! What the actors do is simulated by a seed; tokio's own chance has none.
 

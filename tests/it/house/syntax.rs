@@ -141,7 +141,7 @@ impl Reader {
         self.syntax.module.mentions.push(Mention { path, line, by });
     }
 
-    /// The paths in the tokens of a macro or an attribute. A name by itself may be anything there, and is no path.
+    /// The paths in the tokens of a macro or an attribute. A name by itself may be anything there, and is not a path.
     fn tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let colon = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(punct)) if punct.as_char() == ':');
@@ -450,7 +450,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Whether what bears these attributes is compiled for tests alone: by `#[test]`, or by a `#[cfg]` that is
+/// Whether what has these attributes is compiled for tests alone: by `#[test]`, or by a `#[cfg]` that is
 /// false in a build without tests and features.
 fn for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {

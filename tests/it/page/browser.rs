@@ -1,4 +1,4 @@
-//! A headless Chromium that the test tells what to do, through `tests/support/page.mjs`.
+//! A headless Chromium that the test controls, through `tests/support/page.mjs`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -17,7 +17,7 @@ pub(crate) struct Browser {
     process: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    /// Where Chromium keeps its profile.
+    /// The folder of Chromium's profile.
     _folder: TempDir,
 }
 
@@ -102,7 +102,7 @@ impl Browser {
         self.tell("press", json!({ "key": key }));
     }
 
-    /// Tells the browser anything, and fails the test where it cannot.
+    /// Sends the browser any command, and fails the test if it cannot.
     #[track_caller]
     pub(crate) fn tell(&mut self, what: &str, how: Value) -> Value {
         let mut command = how;
@@ -129,7 +129,7 @@ impl Browser {
         assert_eq!(self.tell("overflow", json!({})), 0, "{what}: wider than its window");
     }
 
-    /// Fails the test where the browser had anything to complain about but `expected`, or the page asked
+    /// Fails the test if the browser had anything to complain about but `expected`, or the page asked
     /// for anything outside `origin`.
     #[track_caller]
     pub(crate) fn assert_well_behaved(&mut self, origin: &str, expected: impl Fn(&str) -> bool) {
@@ -146,7 +146,7 @@ impl Browser {
         }
     }
 
-    /// Takes a picture where the environment names a folder for them.
+    /// Takes a picture if the environment names a folder for them.
     pub(crate) fn picture(&mut self, name: &str) {
         if let Some(folder) = std::env::var_os("FUSEBOX_TEST_PICTURES") {
             let path = Path::new(&folder).join(format!("{name}.png"));

@@ -37,7 +37,7 @@ pub(crate) struct User<'a> {
     pub(crate) profile: &'a [(&'a str, &'a str)],
     /// Empty for none.
     pub(crate) password: &'a str,
-    /// What it may do, as GRANT statements; everything where there are none. The current server only.
+    /// What it may do, as GRANT statements; everything if there are none. The current server only.
     pub(crate) grants: &'a [&'a str],
 }
 
@@ -71,7 +71,7 @@ impl ClickHouse {
         format!("http://{}", self.port.address())
     }
 
-    /// The server's TCP port, for what stands in front of it.
+    /// The server's TCP port, for what is in front of it.
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
     }
@@ -84,7 +84,7 @@ impl ClickHouse {
         }
     }
 
-    /// Starts the server on the same port with the data that it had, killing it first where it runs.
+    /// Starts the server on the same port with the data that it had, killing it first if it runs.
     pub(crate) fn restart(&mut self) {
         self.kill_9();
         let mut process = self.spawn();
@@ -96,7 +96,7 @@ impl ClickHouse {
         self.process = Some(process);
     }
 
-    /// Where the rows of `table` lie.
+    /// The folder of the rows of `table`.
     pub(crate) fn data_of(&self, table: &str) -> PathBuf {
         let question = format!("SELECT data_paths[1] FROM system.tables WHERE name = '{table}'");
         PathBuf::from(self.query(&question))
@@ -281,7 +281,7 @@ fn user(User { name, password, grants, .. }: &User<'_>) -> String {
 mod tests {
     use super::{ClickHouse, Engine};
 
-    /// A table in which inserts are recognised by their token, where the engine can.
+    /// A table in which inserts are recognised by their token, if the engine can.
     const TABLE: &str = "CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a";
 
     #[test]

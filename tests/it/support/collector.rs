@@ -38,7 +38,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// The attribute; empty where there is none.
+    /// The attribute; empty if there is none.
     pub(crate) fn attribute(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }
@@ -63,7 +63,7 @@ impl Collector {
         collector
     }
 
-    /// Where it takes OTLP over gRPC.
+    /// The address at which it takes OTLP over gRPC.
     pub(crate) fn grpc_url(&self) -> String {
         format!("http://{}", self.grpc.address())
     }
@@ -78,7 +78,7 @@ impl Collector {
         self.http.number()
     }
 
-    /// Where it takes OTLP over HTTP.
+    /// The address at which it takes OTLP over HTTP.
     pub(crate) fn http_url(&self) -> String {
         format!("http://{}", self.http.address())
     }
@@ -91,7 +91,7 @@ impl Collector {
         }
     }
 
-    /// Starts it again on its ports, killing it first where it runs.
+    /// Starts it again on its ports, killing it first if it runs.
     pub(crate) fn restart(&mut self) {
         self.kill_9();
         let script = "import os, rotel, sys; \

@@ -138,7 +138,7 @@ fn set(settings: &mut toml::Table, path: &str, value: toml::Value) {
     table.insert(key.to_owned(), value);
 }
 
-/// A daemon and its folder. It answers what [`Client`] answers. Killed when dropped; where the test has
+/// A daemon and its folder. It answers what [`Client`] answers. Killed when dropped; if the test has
 /// failed, the end of its log is shown.
 pub(crate) struct Daemon {
     client: Client,
@@ -171,7 +171,7 @@ impl Daemon {
         }
     }
 
-    /// Starts the daemon on the state that it left, killing it first where it runs, and waits until it is
+    /// Starts the daemon on the state that it left, killing it first if it runs, and waits until it is
     /// ready.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
@@ -375,7 +375,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A caller of the daemon. Its methods fail the test where there is no answer; those that begin with
+/// A caller of the daemon. Its methods fail the test if there is no answer; those that begin with
 /// `try` say why there is none.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -390,7 +390,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Where the answer came from: `live`, `cache`, `stale`, `queued`, `empty` or `bypass`.
+    /// The source of the answer: `live`, `cache`, `stale`, `queued`, `empty` or `bypass`.
     pub(crate) fn source(&self) -> &str {
         self.body["source"].as_str().unwrap_or("no source")
     }
@@ -575,7 +575,7 @@ impl Client {
         assert_eq!(self.queued(backend, "dead"), 0, "dead letters of {backend}");
     }
 
-    /// The sum of a metric's samples that bear all `labels`; names without `fusebox_`. Label values are
+    /// The sum of a metric's samples with all `labels`; names without `fusebox_`. Label values are
     /// compared without regard to case.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

@@ -1,4 +1,4 @@
-//! A Firestore emulator that can be killed: Google's where its SDK is installed, and the npm
+//! A Firestore emulator that can be killed: Google's if its SDK is installed, and the npm
 //! package's. Both keep everything in memory. What only Google's can show (atomic commits, resume tokens)
 //! asks for it by name; [`emulators`] says which there are.
 
@@ -93,7 +93,7 @@ impl Firestore {
         }
     }
 
-    /// Starts the emulator, empty, on the same port, killing it first where it runs.
+    /// Starts the emulator, empty, on the same port, killing it first if it runs.
     pub(crate) fn restart(&mut self) {
         self.kill_9();
         let mut process = self.spawn();
@@ -150,7 +150,7 @@ impl Drop for Firestore {
     }
 }
 
-/// Google's emulator: where `FUSEBOX_TEST_FIRESTORE_JAR` says, or in an SDK where those usually are.
+/// Google's emulator: the one that `FUSEBOX_TEST_FIRESTORE_JAR` names, or one in an SDK in its usual place.
 fn jar() -> Option<PathBuf> {
     let named = std::env::var_os("FUSEBOX_TEST_FIRESTORE_JAR").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join("google-cloud-sdk"));

@@ -7,7 +7,7 @@ pub(crate) fn rounds(default: u64) -> u64 {
     number("FUSEBOX_TEST_ROUNDS").unwrap_or(default)
 }
 
-/// Where chance begins: `FUSEBOX_TEST_SEED`, or anywhere. It is printed.
+/// The seed of chance: `FUSEBOX_TEST_SEED`, or anywhere. It is printed.
 pub(crate) fn seed() -> u64 {
     let seed = number("FUSEBOX_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("repeat with FUSEBOX_TEST_SEED={seed}");

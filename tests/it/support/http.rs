@@ -181,7 +181,7 @@ fn malformed(line: &str) -> io::Error {
 
 /// What is left of a body.
 enum Left {
-    /// This many bytes of a body whose length was told.
+    /// This many bytes of a body whose length is known.
     Length(u64),
     /// This many bytes of the present chunk.
     Chunk(u64),

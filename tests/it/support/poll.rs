@@ -1,4 +1,4 @@
-//! Waiting without sleeping through it: the one place where a test lets time pass.
+//! Waiting without sleeping through it: the only place in which a test lets time pass.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Between two looks: short beside everything that is waited for, long beside one request.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Ends what watches it when it is dropped, also by a failed test: a thread that goes on until it is told
+/// Ends what watches it when it is dropped, also by a failed test: a thread that goes on until it is asked
 /// to stop must not outlive the reason for it.
 #[derive(Default)]
 pub(crate) struct Stop(Arc<AtomicBool>);

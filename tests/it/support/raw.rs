@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::daemon::Client;
 
-/// Nothing that a test waits for stands still for longer.
+/// Nothing that a test waits for stops for longer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An answer of `call/raw`.

@@ -38,17 +38,17 @@ pub(crate) struct Call {
     pub(crate) how: Ended,
 }
 
-/// Where they are.
+/// Their folder.
 pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings")
 }
 
 /// The calls of a recording as it is on disk.
 ///
-/// It is deflated, and for each call, in the order in which they ended, has two numbers of seven bits a byte, the lowest
-/// first, each byte but a number's last with its highest bit set: the time since the previous call's end in tenths of a
-/// millisecond; and the time it took in the same unit, times four, plus 0 if it was answered, 1 if it timed out, 2 if it
-/// failed otherwise.
+/// It is deflated, and for each call, in the order in which they ended, has two numbers of seven bits a byte, the
+/// lowest first, each byte but a number's last with its highest bit set: the time since the previous call's end in
+/// tenths of a millisecond; and the time it took in the same unit, times four, plus 0 if it was answered, 1 if it timed
+/// out, 2 if it failed otherwise.
 pub(crate) fn packed(calls: &[Call]) -> Vec<u8> {
     let mut deflate = DeflateEncoder::new(Vec::new(), Compression::best());
     let mut before = 0;

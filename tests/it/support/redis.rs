@@ -69,7 +69,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts the server on the same port with the data that it had, killing it first where it runs.
+    /// Starts the server on the same port with the data that it had, killing it first if it runs.
     /// Settings made at run time, a password among them, are forgotten.
     pub(crate) fn restart(&mut self) {
         self.kill_9();

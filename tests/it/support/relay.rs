@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client ──► relay ──► server      held bytes wait here, as in a network that has stalled; released,
-//!                                  they arrive even where their sender has long gone
+//!                                  they arrive even if their sender has long gone
 //! ```
 
 use std::collections::HashMap;
@@ -264,7 +264,7 @@ fn fall_silent(shared: &Shared, listener: &TcpListener) {
     shared.set_listening(true);
 }
 
-/// Connects a client to the server; where the server refuses, the client is closed.
+/// Connects a client to the server; if the server refuses, the client is closed.
 fn relay(shared: &Arc<Shared>, client: TcpStream) {
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, shared.server_port)) else { return };
     client.set_nodelay(true).ok();

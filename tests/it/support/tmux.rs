@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A terminal in which a shell runs; its server is killed when this is dropped.
 pub(crate) struct Terminal {
     program: PathBuf,
-    /// Where the server's socket is.
+    /// The folder of the server's socket.
     folder: TempDir,
 }
 
@@ -62,7 +62,7 @@ impl Terminal {
         self.tmux(&["resize-window", "-x", &columns, "-y", &lines]);
     }
 
-    /// What stands on the screen.
+    /// The text on the screen.
     pub(crate) fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }

@@ -34,7 +34,7 @@ const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 struct Cargo {
     body: Bytes,
     upload: Option<Upload>,
-    /// What stands behind it, where it must know.
+    /// What is behind it, if it must know.
     following: Vec<QueuedWrite>,
     spans: Option<Spans>,
 }
@@ -58,7 +58,7 @@ pub(super) async fn attempt(
     let loading = (Arc::clone(shared), SharedConnector::clone(connector));
     let ground = shared.queue.ground();
     let loading = ground.run(move || load(&loading.0, &loading.1, jobs)).await;
-    // What was taken goes back to wait where reading it panicked.
+    // What was taken goes back to wait if reading it panicked.
     let Ok((mut ended, ready)) = loading else { return Vec::new() };
     let timeout = circuit.settings.load().timeout;
     let unix = circuit.clock.steady_unix();
@@ -171,10 +171,10 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
     }
     let sent_at = entry.noted.as_ref().map_or(entry.header.accepted_at, |noted| noted.at);
     (now.since(sent_at) >= MARKER_LIFE)
-        .then_some("it was first sent more than 7 days ago: whether it was applied cannot be told")
+        .then_some("it was first sent more than 7 days ago: it is unknown whether it was applied")
 }
 
-/// The writes that stand behind a timed one in its lanes.
+/// The writes behind a timed one in its lanes.
 ///
 /// # Errors
 /// One of them cannot be read: what is judged without it would be wrong.
@@ -217,7 +217,7 @@ fn group_token(shared: &BackendShared, ready: &[(Job, Cargo)]) -> Option<OpId> {
 /// What the attempts of one sending have in common.
 #[derive(Clone, Copy)]
 struct Common<'p> {
-    /// The token that all of a group bear.
+    /// The token of all calls of a group.
     group: Option<OpId>,
     now: UnixMillis,
     timeout: Duration,
@@ -280,7 +280,7 @@ async fn prepare(
 
 type Noting = Option<oneshot::Receiver<Result<(), StoreError>>>;
 
-/// Notes that calls are sent, a group by one note. One place for each call; `None` where there is nothing to wait
+/// Notes that calls are sent, a group by one note. One place for each call; `None` if there is nothing to wait
 /// for.
 fn note_sending(
     shared: &BackendShared,
@@ -387,7 +387,7 @@ fn copy(end: &Attempted) -> Attempted {
     }
 }
 
-/// The spans of one call's replay, where its being queued was recorded.
+/// The spans of one call's replay, if its being queued was recorded.
 struct Spans {
     origin: SpanRef,
     replay: SpanRef,
@@ -395,7 +395,7 @@ struct Spans {
 }
 
 impl Spans {
-    /// The replay's trace bears the call's own name.
+    /// The trace of the replay has the call's own name.
     fn of(entry: &Entry) -> Option<Self> {
         let origin = *entry.origin.as_deref()?;
         let trace_id = trace::replay_trace_id(entry.header.op_id);

@@ -29,7 +29,7 @@ impl Job {
     }
 }
 
-/// A call that was taken to be sent. It goes back to wait where nobody hears how its attempt ended:
+/// A call that was taken to be sent. It goes back to wait if nobody hears how its attempt ended:
 /// the attempt or its task panicked, or recovery was stopped.
 pub(super) struct Taken {
     pub(super) queue: Arc<Queue>,
@@ -65,6 +65,6 @@ pub(super) enum NotSent {
     Barred,
     /// The store could not read it or note that it is sent.
     Store(StoreError),
-    /// Whether it was applied cannot be told: why.
+    /// Why it is unknown whether it was applied.
     Ambiguous(&'static str),
 }

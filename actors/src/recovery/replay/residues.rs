@@ -9,11 +9,11 @@ use crate::{
     queue::Queue,
 };
 
-/// Changes the residues in `lanes` by `seq`, which was applied and stands there yet. They are read where that may block.
-/// To be awaited for one call after the other: two that were applied together may change the same residue.
+/// Changes the residues in `lanes` by `seq`, which was applied and is still in them. They are read on a thread that may
+/// block. To be awaited for one call after the other: two that were applied together may change the same residue.
 ///
 /// # Panics
-/// Where the connector does: then the call is not taken out, and is replayed again.
+/// If the connector does: then the call is not taken out, and is replayed again.
 pub(super) async fn change(
     queue: &Arc<Queue>,
     connector: &SharedConnector,

@@ -10,7 +10,7 @@
 //! ```
 //! Two is what keeps a backend at work while the answers of one attempt are settled and the next is made. More
 //! are tried, a round at a time. A **round** is as many attempts as the width, and no less than
-//! [`ROUND_MIN`]; the first attempts at a new width fill the way and are not measured. It **pays** where replay
+//! [`ROUND_MIN`]; the first attempts at a new width fill the way and are not measured. It **pays** if replay
 //! carries [`WORTH`] times as many calls a second as at half the width. A backend far away is paid by a width that
 //! fills the way there; one that works on one thing at a time, or is as fast as it can be, is not sent more
 //! than it can use: that would only have it juggle. This is hill climbing, as in Netflix's concurrency-limits,
@@ -35,7 +35,7 @@ pub(super) struct Width {
     now: usize,
     /// Attempts that are not measured yet.
     fill: usize,
-    /// Calls a second at half the width, where this one is being tried.
+    /// Calls a second at half the width, if this one is being tried.
     to_beat: Option<f64>,
     /// Rounds until the next try.
     hold: u32,
@@ -67,7 +67,7 @@ impl Width {
         self.now
     }
 
-    /// An attempt begins. It begins a round where none is under way.
+    /// An attempt begins. It begins a round if none is under way.
     pub(super) fn begun(&mut self, at: Moment) {
         self.round.get_or_insert(Round::at(at));
     }

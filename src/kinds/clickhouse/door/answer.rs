@@ -154,7 +154,7 @@ fn say(headers: &mut HeaderMap, reply: &Reply, trace_id: &str) {
 }
 
 fn put(headers: &mut HeaderMap, name: &'static str, text: &str) {
-    // What cannot stand in a header is left out.
+    // What cannot be in a header is left out.
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.append(HeaderName::from_static(name), value);
     }

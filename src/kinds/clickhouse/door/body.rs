@@ -19,7 +19,7 @@ use crate::{
     net::linger::Lent,
 };
 
-/// How long a body may stand still.
+/// How long a body may stop.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What is wrong with a body.
@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 pub(super) enum Fault {
     /// The door holds too much already.
     Full(Full),
-    /// It stood still for too long.
+    /// It stopped for too long.
     Slow,
     /// It broke off, or is not what it says it is.
     Broken,

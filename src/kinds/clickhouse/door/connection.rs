@@ -32,11 +32,11 @@ use crate::{
 
 /// Most headers of a request.
 const HEADERS_MAX: usize = 1_000;
-/// How long a client may leave an answer lying: as long as the server lets it.
+/// How long a client may leave an answer unread: as long as the server lets it.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How long the next request may be on its way when the daemon stops.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// How long a client is told that an idle connection is kept, at most. It is kept for longer.
+/// How long the door promises at most to keep an idle connection. It is kept for longer.
 const KEPT: Duration = Duration::from_secs(30);
 
 /// Serves a connection to its end.

@@ -14,7 +14,7 @@ pub(super) enum Closed {
     Client,
     /// It was silent for too long.
     Idle,
-    /// It sent what is no request.
+    /// It sent what is not a request.
     Protocol,
     /// It did not read what it had asked for.
     SlowReader,
@@ -56,7 +56,7 @@ const REFUSED: [(Refused, &str); 5] = [
     (Refused::Full, "full"),
 ];
 
-/// Where answers come from.
+/// The sources of answers.
 const SOURCES: [Source; 5] =
     [Source::Live, Source::Cache, Source::Stale, Source::Queued, Source::Empty];
 
@@ -64,7 +64,7 @@ const SOURCES: [Source; 5] =
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     connections: AtomicU64,
-    /// Requests that were answered, by where that came from.
+    /// Requests that were answered, by the source of the answer.
     answered: [AtomicU64; SOURCES.len()],
     /// Requests that the door answered itself.
     local: AtomicU64,

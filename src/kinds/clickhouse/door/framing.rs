@@ -1,9 +1,9 @@
-//! Where requests begin and end, read strictly.
+//! Finds the beginning and the end of requests, strictly.
 //!
-//! A proxy before this door and the door itself must agree on where a request ends, or a client can hide one request in
-//! another's body. So what two parsers could read in two ways is not read at all: both a length and chunks, lengths that
-//! differ, a line that ends without CR, a header that goes on in the next line. Hyper takes some of these; here they
-//! become bytes that it answers with 400, and the connection is closed.
+//! A proxy before this door and the door itself must agree on the end of a request, or a client can hide one request in
+//! another's body. So what two parsers could read in two ways is not read at all: both a length and chunks, lengths
+//! that differ, a line that ends without CR, a header that goes on in the next line. Hyper takes some of these; here
+//! they become bytes that it answers with 400, and the connection is closed.
 //!
 //! ```text
 //!            length n                      last byte
@@ -55,7 +55,7 @@ enum State {
     Trailers,
     /// The head is longer than any may be: that is for the reader to say.
     TooLong,
-    /// It cannot be told what comes next.
+    /// It is not known what comes next.
     Broken,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Strict<S> {
     held: BytesMut,
     /// What the reader may have.
     ready: BytesMut,
-    /// Told when all that was to be written has left.
+    /// Notified when all that was to be written has left.
     flushes: Flushes,
 }
 
@@ -129,7 +129,7 @@ impl<S> Strict<S> {
     /// One byte of a head or of trailers.
     fn line(&mut self, byte: u8) -> State {
         let last = self.held.last().copied();
-        // An empty line before a request is no line of it.
+        // An empty line before a request is not a line of it.
         let begins = self.held.is_empty() || self.held.ends_with(b"\n");
         let folded = begins && !self.held.is_empty() && matches!(byte, b' ' | b'\t');
         if (byte == b'\n') != (last == Some(b'\r')) || folded {
@@ -190,7 +190,7 @@ fn chunked(state: State, byte: u8) -> State {
 /// Before a chunk.
 const SIZE: State = State::Size { size: 0, read: 0, digits: true };
 
-/// What comes after a head; `None` if that cannot be told.
+/// What comes after a head; `None` if that is not known.
 fn body_of(head: &[u8]) -> Option<State> {
     let (mut length, mut is_chunked) = (None::<u64>, false);
     for line in head.split(|byte| *byte == b'\n').skip(1) {

@@ -60,7 +60,7 @@ impl<'a> Parameters<'a> {
         Self(query.split('&').filter(|raw| !raw.is_empty()).map(read).collect())
     }
 
-    /// The first value of a name, which is the one that the server takes of what is no setting.
+    /// The first value of a name, which is the one that the server takes of what is not a setting.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|it| it.name == name).map(|it| it.value.as_str())
     }
@@ -75,7 +75,7 @@ impl<'a> Parameters<'a> {
         self.value(name).is_some_and(|value| !matches!(value, "" | "0" | "false"))
     }
 
-    /// What is told of them: neither credentials nor the text of the query. One who may only read says nothing of
+    /// What is shown of them: neither credentials nor the text of the query. One who may only read says nothing of
     /// `readonly`.
     fn told(&self, reads_only: bool) -> Vec<(String, String)> {
         let is_told = |it: &&Parameter<'_>| {
@@ -161,7 +161,7 @@ fn fields(headers: &HeaderMap, whole: Option<usize>) -> Fields {
     passed_on.chain(length.map(|length| field(&CONTENT_LENGTH, length.as_bytes()))).collect()
 }
 
-/// Whether the body is text as it stands.
+/// Whether the body is text without decoding.
 fn is_plain(headers: &HeaderMap, parameters: &Parameters<'_>) -> bool {
     !is_form(headers) && coding(headers).is_none() && !parameters.is_on("decompress")
 }
@@ -270,7 +270,7 @@ mod tests {
         }
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
         assert_eq!(made("POST", "/?query_id=", &[], false).query_id, None);
-        // Of two the server takes the first; what is no text is not read.
+        // Of two the server takes the first; what is not a text is not read.
         assert_eq!(made("POST", "/?query=SELECT+1&query=SELECT+2", &[], false).query, "SELECT 1");
         assert!(!plain("/?param_x=%FF", &[]));
     }

@@ -181,7 +181,7 @@ impl Service {
         Err(Told::stranger(stranger, shown.user()))
     }
 
-    /// What is asked of a call: by its own headers, and by the door's settings where it has none.
+    /// What is asked of a call: by its own headers, and by the door's settings if it has none.
     fn options(&self, headers: &HeaderMap) -> Result<CallOptions, Told> {
         let options = CallOptionsJson::from_headers(headers).and_then(CallOptionsJson::checked);
         let mut options = options.map_err(Told::malformed)?;

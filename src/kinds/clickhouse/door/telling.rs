@@ -151,7 +151,7 @@ impl Told {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, 1_001, "STD_EXCEPTION", text)
     }
 
-    /// The answer that says it; `version` is the server's, where it is known.
+    /// The answer that says it; `version` is the server's, if it is known.
     pub(super) fn response(&self, version: Option<&str>) -> Response<Bytes> {
         let (class, word) = self.names;
         let version = version.map(|version| format!(" (version {version})")).unwrap_or_default();

@@ -5,7 +5,7 @@
 //! | `Content-Encoding: gzip`, `deflate` | flate2 |
 //! | `Content-Encoding: br` | brotli-decompressor, windows of at most 8 MiB |
 //! | `Content-Encoding: zstd` | ruzstd, block by block ([`zstd`]) |
-//! | `Content-Encoding: lz4` | [`lz4`], which stops where enough is read |
+//! | `Content-Encoding: lz4` | [`lz4`], which stops once enough is read |
 //! | `decompress=1` | ClickHouse's own blocks, of lz4, zstd or plain bytes ([`blocks`]) |
 //!
 //! The server may be sent both; then the blocks are what was encoded.
@@ -54,7 +54,7 @@ pub(crate) enum Coding {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decoded {
     pub(crate) bytes: Vec<u8>,
-    /// That is all of it, and nothing stands behind it. False also if it is damaged.
+    /// That is all of it, and nothing is behind it. False also if it is damaged.
     pub(crate) is_all: bool,
 }
 
@@ -137,7 +137,7 @@ fn read(decoder: &mut impl Read) -> Decoded {
     Decoded { bytes, is_all }
 }
 
-/// A server goes on with what stands behind the end.
+/// A server goes on with what is behind the end.
 fn ended(decoded: Decoded, behind: &[u8]) -> Decoded {
     Decoded { is_all: decoded.is_all && behind.is_empty(), ..decoded }
 }

@@ -53,7 +53,8 @@ const DROPPED: &[&str] = &[
     "wait_end_of_query",
 ];
 
-/// What an INSERT is whose statement stands in `text`: its table, its lanes, and what an outage lets one say of it.
+/// What an INSERT with its statement in `text` is: its table, its lanes, and how it may be answered while the backend
+/// is down.
 pub(crate) fn plan(
     request: &HttpRequest,
     (insert, text): (&Insert, &str),
@@ -78,7 +79,7 @@ pub(crate) fn plan(
                 }
                 return (label, lanes, access);
             }
-            "its statement cannot be told"
+            "its statement is not known"
         }
         Err(reason) => reason,
     };
@@ -113,7 +114,7 @@ pub(crate) fn is_wanted_whole(request: &HttpRequest) -> bool {
 pub(crate) fn call(request: &HttpRequest, usual: Option<&str>) -> Result<Call, &'static str> {
     let found = stated::statement(request);
     let Some((Verb::Insert(insert), text)) = found.map(|(found, text)| (found.verb, text)) else {
-        return Err("its statement cannot be told");
+        return Err("its statement is not known");
     };
     call_of(request, (&insert, &text), usual)
 }
@@ -135,7 +136,7 @@ fn call_of(
         return Err("its body cannot be read");
     }
     let Some(table) = &insert.table else {
-        return Err("its table cannot be told from the statement");
+        return Err("its table is not clear from the statement");
     };
     match insert.rows {
         Rows::Selected => return Err(plan::SELECTED),

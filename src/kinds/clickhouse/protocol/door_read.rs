@@ -7,8 +7,8 @@
 //! | `X-ClickHouse-…` headers, `Accept-Encoding` | all: bytes are kept as the server sent them |
 //! | the session | no: one that something was put into is not cached |
 //!
-//! A statement that is not here whole, or not as text, is not cached, nor is one that asks for the server's own state or
-//! for random numbers. The list of settings is the exception, because clients ask for it when they start.
+//! A statement that is not here whole, or not as text, is not cached, nor is one that asks for the server's own state
+//! or for random numbers. The list of settings is the exception, because clients ask for it when they start.
 //!
 //! Of an answer its body is kept and those headers that tell how to read it.
 
@@ -59,7 +59,7 @@ const START_UP: &[&str] = &[
     "select1",
     "select1ascheck",
 ];
-/// Where the list of settings is asked for, folded and in small letters.
+/// The query for the list of settings, folded and in small letters.
 const SETTINGS_LIST: &str = " from system . settings";
 
 /// How long a session lasts at the server in silence, if its client does not say.
@@ -77,7 +77,7 @@ pub(crate) fn session_of(request: &HttpRequest) -> Option<(String, Duration)> {
     Some((id.to_owned(), timeout.map_or(USUAL_TIMEOUT, Duration::from_secs)))
 }
 
-/// The cache entry of a read; `None` where there is none.
+/// The cache entry of a read; `None` if there is none.
 pub(crate) fn slot(
     request: &HttpRequest,
     statement: &Statement,
@@ -160,7 +160,7 @@ fn is_settings_list(folded: &str) -> bool {
     are_columns && is_tail
 }
 
-/// What of an answer is kept. `None` for one that is no result.
+/// What of an answer is kept. `None` for one that is not a result.
 pub(crate) fn kept(answer: &Bytes) -> Option<Bytes> {
     let (head, body) = http_form::answer_of(answer)?;
     let AnswerHead { status: 200, headers } = head else { return None };

@@ -1,14 +1,15 @@
 //! Whether a call's own words name another server: then what goes wrong says nothing of this one.
 //!
 //! `remote('h:9000', …)`, `url('http://h/', …)`, `ENGINE = MySQL('h:3306', …)` or `ON CLUSTER c` make the server ask
-//! another. If that one is down, slow, or does not let us in, the server fails with a code that it has for failures of its
-//! own (86, 209, 210, 279, 516, 519, 1000 …), or does not answer in time. Counted as the backend's, a few of those would
-//! open the breaker for everybody. So they are neutral, as is what cannot be read.
+//! another. If that one is down, slow, or does not let us in, the server fails with a code that it has for failures of
+//! its own (86, 209, 210, 279, 516, 519, 1000 …), or does not answer in time. Counted as the backend's, a few of those
+//! would open the breaker for everybody. So they are neutral, as is what cannot be read.
 //!
-//! A table or a dictionary that lies at another server is not told from any other: what was put into the server is its own.
+//! A table or a dictionary at another server is not distinguished from any other: what was put into the server is its
+//! own.
 //!
-//! The rows of `FORMAT Values` may have such words in them, because the server takes expressions there. They are looked at
-//! only once something has failed.
+//! The rows of `FORMAT Values` may have such words in them, because the server takes expressions there. They are looked
+//! at only once something has failed.
 
 use bytes::Bytes;
 use fusebox_state::Verdict;
@@ -27,7 +28,7 @@ use super::{
 pub(crate) struct Elsewhere {
     /// Its statement does, or may.
     is_named: bool,
-    /// Rows in which expressions may stand.
+    /// Rows in which there may be expressions.
     rows: [Bytes; 2],
 }
 
@@ -74,7 +75,7 @@ impl Elsewhere {
     }
 }
 
-/// Where the rows begin if expressions may stand in them.
+/// The beginning of the rows if expressions may be in them.
 pub(super) fn takes_expressions(statement: &Statement, format: Option<&String>) -> Option<usize> {
     let Verb::Insert(insert) = &statement.verb else { return None };
     // The server takes the names of formats in whatever case.

@@ -1,8 +1,8 @@
 //! Empty results, for reads that nothing can answer and whose callers can do without.
 //!
-//! Formats that say nothing of their columns have one empty result. Where the columns stand in the answer,
+//! Formats that say nothing of their columns have one empty result. If the columns are in the answer,
 //! the empty result is the beginning of an earlier answer to the same query: it is remembered, for the
-//! [`QUERIES_MAX`] queries that were last answered. Where neither helps there is none: columns are never
+//! [`QUERIES_MAX`] queries that were last answered. If neither helps there is none: columns are never
 //! invented, and Parquet, Arrow, Native and the like are files that would have to be.
 
 use std::collections::HashMap;
@@ -94,7 +94,7 @@ fn without_columns(format: &str) -> Option<&'static str> {
     })
 }
 
-/// The empty form of an answer whose columns stand in it, in wire form.
+/// The empty form of an answer that contains its columns, in wire form.
 fn of_answer(format: &str, body: &[u8]) -> Option<Bytes> {
     let lines = |count| lines(body, count, format.starts_with("CSV"));
     let empty: Vec<u8> = match format {
@@ -124,7 +124,7 @@ fn of_answer(format: &str, body: &[u8]) -> Option<Bytes> {
 fn document(body: &[u8]) -> Option<Vec<u8>> {
     const ROWS: &[u8] = b"\"data\":";
     let beginning = body.get(..body.len().min(LEN_MAX))?;
-    // No text within it looks so: there a quote would bear a backslash.
+    // No text within it looks so: there a quote would have a backslash.
     let at = beginning.windows(ROWS.len()).position(|window| window == ROWS)?;
     let mut empty = beginning.get(..at + ROWS.len())?.to_vec();
     empty.extend_from_slice(b" [],\n\n\t\"rows\": 0\n}\n");

@@ -2,7 +2,7 @@
 //!
 //! Inserts of one table, columns, format and settings have one number ([`number`]); replay takes those of one number
 //! together, and [`joined`] makes one insert of them: their common statement, and the rows of each on lines of their
-//! own. It bears one token, so its rows must always be the same ones in one block: few enough of them ([`BYTES_MAX`]),
+//! own. It has one token, so its rows must always be the same ones in one block: few enough of them ([`BYTES_MAX`]),
 //! under sizes that are sent along ([`crate::kinds::clickhouse::transport::request`]).
 //!
 //! **What one call means must not depend on its neighbours.** So the rows of each are read to their end here, and only
@@ -16,8 +16,9 @@
 //! | `Values` | whole tuples, with commas between them or without |
 //!
 //! Not those that begin with a byte order mark, nor those whose first line could be the names of columns, which a
-//! server may find out by itself. Not bodies that are kept as a client sent them, nor calls with parameters, nor with settings that say how rows are read, how blocks
-//! are formed or how repetitions are told; not in an ordered backend.
+//! server may find out by itself. Not bodies that are kept as a client sent them, nor calls with parameters, nor with
+//! settings that say how rows are read, how blocks are formed or how repetitions are recognised; not in an ordered
+//! backend.
 
 use std::borrow::Cow;
 
@@ -37,7 +38,7 @@ pub(crate) const CALLS_MAX: usize = 1_000;
 pub(crate) const BYTES_MAX: u64 = 900_000;
 /// A call with more rows than this, in bytes, gains nothing by company.
 const CALL_MAX: usize = 64 * 1024;
-/// Parts of the names of settings that decide how rows are read, or blocks and repetitions told.
+/// Parts of the names of settings that decide how rows are read, or blocks and repetitions recognised.
 const BARRED: &[&str] = &[
     "allow_errors",
     "block",
@@ -57,7 +58,7 @@ const BARRED: &[&str] = &[
 ];
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A format whose rows can be told apart.
+/// A format whose rows can be separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Json,
@@ -103,7 +104,7 @@ pub(crate) fn number(
     Some(digest(&text))
 }
 
-/// One insert of all of them, in this order. `None` where they are not of one number, or no longer can be joined.
+/// One insert of all of them, in this order. `None` if they are not of one number, or no longer can be joined.
 pub(crate) fn joined(calls: &[Call], settings: &ClickHouseSettings) -> Option<Call> {
     let mut data = BytesMut::new();
     let (mut common, mut header) = (None, None);
@@ -146,7 +147,7 @@ fn prefix<'a>(header: &'a Header, insert: &Insert) -> &'a str {
     head.trim_ascii_end().trim_end_matches(';').trim_ascii_end()
 }
 
-/// The rows of a call, where each ends before they do.
+/// The rows of a call, if each ends before they do.
 fn rows<'a>(call: &'a Call, insert: &Insert, format: Format) -> Option<Cow<'a, [u8]>> {
     let inline = call.header.query.as_bytes().get(insert.head..).unwrap_or_default();
     let rows = match insert.rows {
@@ -202,7 +203,7 @@ fn are_objects(rows: &[u8]) -> bool {
     true
 }
 
-/// Whether no line break is escaped, nor what will stand behind the last row.
+/// Whether no line break is escaped, nor what will follow the last row.
 fn are_lines(rows: &[u8]) -> bool {
     let lines = rows.strip_suffix(b"\n").unwrap_or(rows);
     lines.split(|byte| *byte == b'\n').all(|line| {
@@ -211,7 +212,7 @@ fn are_lines(rows: &[u8]) -> bool {
     })
 }
 
-/// Whether quotes stand only around whole fields, and all end.
+/// Whether quotes are only around whole fields, and all end.
 fn is_csv(rows: &[u8]) -> bool {
     enum At {
         Start,
@@ -247,7 +248,7 @@ fn may_be_names(rows: &[u8], separator: u8) -> bool {
     })
 }
 
-/// The tuples, without blanks and a semicolon around them, where there are only such.
+/// The tuples, without blanks and a semicolon around them, if there are only such.
 fn tuples(rows: &[u8]) -> Option<&[u8]> {
     let rows = rows.trim_ascii();
     let rows = rows.strip_suffix(b";").unwrap_or(rows).trim_ascii_end();
@@ -276,7 +277,7 @@ fn tuples(rows: &[u8]) -> Option<&[u8]> {
     (depth == 0 && !comma).then_some(rows)
 }
 
-/// Where the text ends that begins at `start` with its quote.
+/// The end of the text that begins at `start` with its quote.
 fn end_of_text(rows: &[u8], start: usize) -> Option<usize> {
     let mut at = start + 1;
     loop {

@@ -4,7 +4,7 @@
 //! request  2 │ length of the head, 4 bytes, little endian │ head as JSON │ the body, or its beginning
 //! answer   2 │ length of the head, 4 bytes, little endian │ head as JSON │ the body, or its beginning
 //! ```
-//! The bytes of a body are the sender's own. What is known of the request without reading it again stands in its head.
+//! The bytes of a body are the sender's own. What is known of the request without reading it again is in its head.
 //! Such a request is never queued, so its form outlives no release.
 
 use std::borrow::Cow;
@@ -39,7 +39,7 @@ pub(crate) struct RequestHead {
     pub(crate) is_query: bool,
     /// The parameters, decoded, without credentials and the text of the query.
     pub(crate) parameters: Vec<(String, String)>,
-    /// Whether the body is text as it stands: not compressed, and no form.
+    /// Whether the body is text without decoding: not compressed, and no form.
     pub(crate) is_plain: bool,
     /// How the body is packed, if it can be unpacked here.
     pub(crate) packing: Option<Packing>,

@@ -143,7 +143,7 @@ fn parameter(raw: &RawValue) -> Result<String, String> {
     text.ok_or_else(|| format!("must be a value or an array of them, got {}", quoted(raw.get())))
 }
 
-/// A value as it stands within an array.
+/// A value as it is written within an array.
 fn literal(json: &Json<'_>) -> Option<String> {
     Some(match json {
         Json::Null => "NULL".to_owned(),

@@ -1,11 +1,11 @@
 //! Cuts SQL into words, quoted names, texts and marks; comments and white space fall out.
 //!
 //! Just enough of ClickHouse's own lexer to tell what a statement is: the Unicode spaces that it passes over (as
-//! tried on 26.7; the server of 2018 refuses them), nested `/* */`, `--`, `//`, `#!` and `# ` comments, `'…'` with backslashes and doubled quotes, `` `…` `` and `"…"`, heredocs (`$tag$…$tag$`).
-//! It yields tokens one by one, because what follows VALUES or FORMAT in an INSERT is data, no SQL, and
-//! must not be looked at.
+//! tried on 26.7; the server of 2018 refuses them), nested `/* */`, `--`, `//`, `#!` and `# ` comments, `'…'` with
+//! backslashes and doubled quotes, `` `…` `` and `"…"`, heredocs (`$tag$…$tag$`). It yields tokens one by one, because
+//! what follows VALUES or FORMAT in an INSERT is data, no SQL, and must not be looked at.
 
-/// One token; the text is as it stands in the query.
+/// One token; the text is as in the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token<'a> {
     /// A bare word: a keyword, a name or a number.
@@ -38,7 +38,7 @@ impl<'a> Token<'a> {
         }
     }
 
-    /// The token as it stands in the query.
+    /// The token as in the query.
     pub(crate) fn write(self, out: &mut String) {
         match self {
             Token::Word(text) | Token::Quoted(text) | Token::Text(text) => out.push_str(text),

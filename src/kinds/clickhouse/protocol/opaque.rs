@@ -1,4 +1,4 @@
-//! What a request of the HTTP interface is, as far as that can be told from its beginning.
+//! What a request of the HTTP interface is, as far as its beginning says.
 //!
 //! | request | is | lanes |
 //! | --- | --- | --- |

@@ -16,15 +16,15 @@
 //! proof it is in doubt whatever its class: a rejection stays one, and what would be "not executed" of a read is
 //! unknown. With it, what would be unknown is not executed.
 //!
-//! **Whose time was up.** Every query is told `max_execution_time`. Where it brought its own, 159 blames the
-//! query: rejected. Where its caller's deadline was shorter than the backend's `timeout`, it says nothing of
-//! the backend: neutral. The same holds for any limit that a call sets itself (of time, memory, queries, parts, free disk
-//! or processor), and for a profile that it names itself and that does not exist (180): without such words of its own it
-//! is the configured user's.
+//! **Whose time was up.** Every query gets a `max_execution_time`. If it brought its own, 159 blames the
+//! query: rejected. If its caller's deadline was shorter than the backend's `timeout`, it says nothing of
+//! the backend: neutral. The same holds for any limit that a call sets itself (of time, memory, queries, parts, free
+//! disk or processor), and for a profile that it names itself and that does not exist (180): without such words of its
+//! own it is the configured user's.
 //!
-//! **Whose setting it was.** A setting that is not known, or that the user may not change (115, 164, 452), blames the call
-//! if the message names one of its own: rejected. Else it is one that fusebox adds, or the user itself, and an operator can
-//! mend it: blocked.
+//! **Whose setting it was.** A setting that is not known, or that the user may not change (115, 164, 452), blames the
+//! call if the message names one of its own: rejected. Else it is one that fusebox adds, or the user itself, and an
+//! operator can mend it: blocked.
 //!
 //! **What another server did.** What would be a
 //! failure is neutral, as is silence, if the call's own words name [another server](super::elsewhere).
@@ -72,7 +72,7 @@ pub(crate) struct Asked {
 /// A server's exception.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {
-    /// Its number; 0 where it has none.
+    /// Its number; 0 if it has none.
     pub(crate) code: u32,
     /// The server's own words.
     pub(crate) message: String,

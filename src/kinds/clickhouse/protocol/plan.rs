@@ -1,15 +1,15 @@
-//! What a call is: its lanes, its cache entry, what an outage lets one say of it.
+//! What a call is: its lanes, its cache entry, how it may be answered while the backend is down.
 //!
 //! | statement | lanes | in an outage |
 //! | --- | --- | --- |
 //! | a read | none | cached, unless an answer from a cache would be wrong rather than old |
-//! | an INSERT of data into a table | none: they commute; the table's where `ordered` | queued; bears a token |
+//! | an INSERT of data into a table | none: they commute; the table's if `ordered` | queued; has a token |
 //! | INSERT … SELECT, into a function, or with deduplication settings of its own | none | refused |
 //! | CREATE, ATTACH, GRANT, SYSTEM … | none | refused |
 //! | ALTER, DROP, TRUNCATE, and whatever is not known | all: no queued insert may be left | refused |
 //!
-//! A query is cacheable also where it asks for the time: the cache answers in an outage only, and says how
-//! old its answer is. It is not where it asks for the server's own state (`system.…`), or for random
+//! A query is cacheable even if it asks for the time: the cache answers in an outage only, and says how
+//! old its answer is. It is not if it asks for the server's own state (`system.…`), or for random
 //! numbers and ids, which nobody else may get.
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
-/// Parameters of the HTTP interface that are no settings, and those that this connector needs itself.
+/// Parameters of the HTTP interface that are not settings, and those that this connector needs itself.
 const RESERVED: &[&str] = &[
     "query",
     "query_id",
@@ -94,7 +94,7 @@ pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
     Ok(Plan { body, label, lanes, admin, access })
 }
 
-/// The cache entry of a read; `None` where there is none.
+/// The cache entry of a read; `None` if there is none.
 pub(crate) fn slot(
     header: &Header,
     statement: &Statement,
@@ -134,7 +134,8 @@ fn read(header: &Header, statement: &Statement, settings: &ClickHouseSettings) -
     Access::Read(Read { keyed: false, slots, miss: None })
 }
 
-/// What an insert is: its table, its lanes, whether it needs an admin, and what an outage lets one say of it.
+/// What an insert is: its table, its lanes, whether it needs an admin, and how it may be answered while the backend is
+/// down.
 pub(super) fn insertion(
     call: &Call,
     statement: &Statement,
@@ -143,7 +144,7 @@ pub(super) fn insertion(
 ) -> (String, Lanes, bool, Access) {
     let header = &call.header;
     let Some(table) = &insert.table else {
-        let access = never("its table cannot be told from the statement");
+        let access = never("its table is not clear from the statement");
         return ("INSERT".to_owned(), none(), false, access);
     };
     let (database, name) = target::of(table, header, settings);
@@ -184,7 +185,7 @@ const UNAWAITED: &str = "wait_for_async_insert is 0: the server has taken the ro
 
 /// Whether the server answers before it writes (`async_insert` without `wait_for_async_insert`).
 fn is_unawaited(header: &Header, statement: &Statement) -> bool {
-    // The statement's own settings stand above those of the request.
+    // The statement's own settings override those of the request.
     let of = |wanted: &str| {
         let own = statement.settings.iter().rev().find(|(name, _)| name == wanted);
         own.map(|(_, value)| value).or_else(|| header.settings.get(wanted))

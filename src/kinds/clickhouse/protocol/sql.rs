@@ -1,14 +1,14 @@
-//! What a statement is, as far as that can be told without a grammar.
+//! What a statement is, as far as that is clear without a grammar.
 //!
-//! The rules, each on the safe side: **where it cannot be told, it is a write** over every lane.
+//! The rules, each on the safe side: **if that is not clear, it is a write** over every lane.
 //!
 //! - The first word decides, after leading `(`; after WITH it is the first INSERT, SELECT or FROM outside
 //!   of brackets. A second statement, or a quote that does not end, makes it a write.
-//! - An INSERT's target may stand after INTO and TABLE, bare or quoted, with its database or without.
-//!   `FUNCTION …` and `{name:Identifier}` are no table that could be told.
-//! - An INSERT is *plain* where its rows are data: VALUES or FORMAT, in the query or behind it. Nothing
+//! - An INSERT's target may come after INTO and TABLE, bare or quoted, with its database or without.
+//!   `FUNCTION …` and `{name:Identifier}` are no table that is known.
+//! - An INSERT is *plain* if its rows are data: VALUES or FORMAT, in the query or behind it. Nothing
 //!   behind VALUES or the format's name is looked at.
-//! - FORMAT counts only where nothing but SETTINGS follows it, so that a column may be called `format`.
+//! - FORMAT counts only if nothing but SETTINGS follows it, so that a column may be called `format`.
 
 use super::{
     lexer::{Lexer, Token, Unterminated},
@@ -28,21 +28,21 @@ pub(crate) enum Verb {
     Refused(&'static str),
 }
 
-/// Where an INSERT puts its rows, and where it has them from.
+/// The target of an INSERT, and the source of its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Insert {
-    /// The table, where it can be told.
+    /// The table, if it is known.
     pub(crate) table: Option<Table>,
-    /// Where the rows come from.
+    /// The source of the rows.
     pub(crate) rows: Rows,
-    /// Where the rows begin in the query that has them in it; its length for any other.
+    /// The beginning of the rows in the query that has them in it; its length for any other.
     pub(crate) head: usize,
 }
 
-/// Where an INSERT has its rows from.
+/// The source of an INSERT's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
-    /// They stand in the query.
+    /// They are in the query.
     Inline,
     /// They follow the query, whose format is named.
     Follow,
@@ -55,13 +55,13 @@ pub(crate) enum Rows {
 /// A table's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
-    /// Its database, where it is named.
+    /// Its database, if it is named.
     pub(crate) database: Option<String>,
     /// Its own name.
     pub(crate) name: String,
 }
 
-/// What a write that is no INSERT touches.
+/// What a write that is not an INSERT touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Other {
     /// Whether it must wait until no earlier write is left: what it does depends on the rows there are.
@@ -75,7 +75,7 @@ pub(crate) struct Other {
 pub(crate) struct Statement {
     /// What it does.
     pub(crate) verb: Verb,
-    /// The first word, in capitals; empty where there is none.
+    /// The first word, in capitals; empty if there is none.
     pub(crate) word: String,
     /// The format that it names.
     pub(crate) format: Option<String>,
@@ -88,7 +88,7 @@ pub(crate) struct Statement {
     pub(crate) elsewhere: bool,
 }
 
-/// The name of a setting that cannot be told.
+/// The name of a setting that is not known.
 pub(crate) const UNTOLD: &str = "?";
 /// First words of statements that change nothing.
 const READS: &[&str] =
@@ -131,7 +131,7 @@ const CHANGES: &[&str] =
     &["ALTER", "DROP", "TRUNCATE", "RENAME", "EXCHANGE", "OPTIMIZE", "DELETE", "UPDATE"];
 
 impl Statement {
-    /// Its first word where it is one of ClickHouse's own, and never what a caller made up.
+    /// Its first word if it is one of ClickHouse's own, and never what a caller made up.
     pub(crate) fn operation(&self) -> &'static str {
         if matches!(self.verb, Verb::Insert(_)) {
             return "INSERT";
@@ -310,8 +310,8 @@ fn rest_of_read(
     Ok(statement)
 }
 
-/// The settings of a clause `SETTINGS a = 1, b = 'x', c`, whose first word is passed already; a name alone is 1. Whatever
-/// is no setting has the name of what cannot be told.
+/// The settings of a clause `SETTINGS a = 1, b = 'x', c`, whose first word is passed already; a name alone is 1.
+/// Whatever is not a setting has the name of what is not known.
 fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = tokens;
@@ -413,7 +413,7 @@ fn rows_behind(lexer: &Lexer<'_>) -> Rows {
     if lexer.rest().trim_ascii().trim_matches(';').is_empty() { Rows::Follow } else { Rows::Inline }
 }
 
-/// The table that stands next, where it can be told; its tokens are passed.
+/// The table that comes next, if it is known; its tokens are passed.
 fn table(lexer: &mut Lexer<'_>) -> Result<Option<Table>, Unterminated> {
     let mut token = lexer.next()?;
     for optional in ["INTO", "TABLE"] {

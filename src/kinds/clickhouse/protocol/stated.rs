@@ -1,4 +1,4 @@
-//! Which statement a request has, as far as that can be told.
+//! Which statement a request has, as far as that is clear.
 
 use super::{
     decoded::{self, MOST, Packing},
@@ -7,7 +7,7 @@ use super::{
     wire::Call,
 };
 
-/// What can be told of the statement in a packed body, which stands behind the parameter `query`.
+/// What is known of the statement in a compressed body, which is behind the parameter `query`.
 pub(crate) fn unpacked(
     query: &str,
     packing: Packing,
@@ -28,7 +28,7 @@ pub(crate) fn unpacked(
     Some(Unpacked { text: if is_all { text.to_owned() } else { String::new() }, is_all })
 }
 
-/// The statement, if it can be told: all of it, or at least that it is an INSERT; and its text.
+/// The statement, if it is known: all of it, or at least that it is an INSERT; and its text.
 pub(super) fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
     let HttpRequest { head, body } = request;
     let (text, is_all) = if head.is_plain {
@@ -54,7 +54,7 @@ pub(super) fn without_rows(text: &str, end: usize) -> String {
     text.get(..end).unwrap_or(text).trim_ascii().to_owned()
 }
 
-/// Whether the statement of a body that is kept as it is is the one that stands in its header.
+/// Whether the statement of a body that is kept as it is is the one in its header.
 pub(super) fn is_sound(call: &Call) -> bool {
     let Some(raw) = &call.header.raw else { return true };
     let text = if raw.packing == Packing::default() {

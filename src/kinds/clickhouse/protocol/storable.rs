@@ -1,21 +1,22 @@
 //! Whether any server could take an insert, as far as the insert itself shows that.
 //!
-//! Looked at is what is about to be queued: its caller would be told that it is durable, and it would become a dead
-//! letter. Its caller is told instead what the server says of the same:
+//! What is about to be queued is looked at. Otherwise its caller would learn that it is durable, and it would become a
+//! dead letter. Its caller gets what the server says of the same instead:
 //!
 //! | what is wrong | number |
 //! | --- | --- |
 //! | the name of a setting is none that any could have | 115 |
-//! | there is no file where the format is one ([`FILES`]) | 33, 117 or 1001, as the format is |
+//! | there is no file although the format is one ([`FILES`]) | 33, 117 or 1001, as the format is |
 //! | the body does not unpack to its end, with its checksums | 354, 448, 561 or 618, as it is encoded |
 //! | a block of `decompress=1` does not | 271; 33 if it is cut off |
 //!
-//! An insert without rows is none of these, nor is a file without rows: servers take it, and write nothing. Whether there is such a table, and
-//! whether its rows can be parsed, is for the server to say.
+//! An insert without rows is none of these, nor is a file without rows: servers take it, and write nothing. Whether
+//! there is such a table, and whether its rows can be parsed, is for the server to say.
 //!
-//! Nor is an insert queued whose outcome depends on what is not in it: rows of `FORMAT Values` are expressions, and those
-//! may read tables, dictionaries and files, here or at another server, as `INSERT … SELECT` does. What is missing there
-//! later would hold up the table for ever. Any server may take it now, so its caller is told that it was not executed.
+//! Nor is an insert queued whose outcome depends on what is not in it: rows of `FORMAT Values` are expressions, and
+//! those may read tables, dictionaries and files, here or at another server, as `INSERT … SELECT` does. What is missing
+//! there later would hold up the table for ever. Any server may take it now, so its caller's answer is that it was not
+//! executed.
 
 use fusebox_actors::connector::{AttemptError, ErrorCode};
 use fusebox_state::ErrorClass;
@@ -51,7 +52,7 @@ const NUMBERS: [(u16, &str, u16); 9] = [
 const FILES: [(&str, u16); 5] =
     [("Arrow", 33), ("ArrowStream", 117), ("Avro", 1001), ("ORC", 117), ("Parquet", 117)];
 
-/// Number, word and status of what `code` stands for, if it is one that is told here.
+/// Number, word and status of the error with `code`, if it is one of these.
 pub(crate) fn named(code: &str) -> Option<(u16, &'static str, u16)> {
     let number: u16 = code.parse().ok()?;
     NUMBERS.into_iter().find(|(known, ..)| *known == number)
@@ -63,7 +64,7 @@ pub(crate) fn packing(call: &Call) -> Option<Packing> {
     (packing != Packing::default()).then_some(packing)
 }
 
-/// Whether expressions may stand in its rows.
+/// Whether its rows may contain expressions.
 pub(crate) fn takes_expressions(call: &Call) -> bool {
     let header = &call.header;
     let statement = sql::read(&header.query);
@@ -71,7 +72,7 @@ pub(crate) fn takes_expressions(call: &Call) -> bool {
     elsewhere::takes_expressions(&statement, format).is_some()
 }
 
-/// Looks at the names of its settings, and whether there is a file where it says so.
+/// Looks at the names of its settings, and whether there is a file if it says so.
 ///
 /// # Errors
 /// No server takes it.
@@ -124,7 +125,7 @@ fn depends(call: &Call, body: &[u8]) -> Result<(), AttemptError> {
     if !reach::reads(text.get(insert.head..).unwrap_or_default()) {
         return Ok(());
     }
-    let text = "its values ask for what lies at the server, or at another: what they would find later is not known";
+    let text = "its values ask for data at the server, or at another: what they would find later is not known";
     Err(AttemptError::own(ErrorClass::NotExecuted, ErrorCode::OfKind("values_depend"), text))
 }
 
@@ -139,8 +140,7 @@ fn unpack(packing: Packing, body: &[u8], each: impl FnMut(&[u8])) -> Result<(), 
         None => 271,
     };
     let of = of.map_or("the blocks of decompress=1", Coding::name);
-    let what =
-        if is_cut { "it is cut off" } else { "it is damaged, or more stands behind its end" };
+    let what = if is_cut { "it is cut off" } else { "it is damaged, or more follows its end" };
     Err(refused(number, format!("the body cannot be unpacked ({of}): {what}")))
 }
 

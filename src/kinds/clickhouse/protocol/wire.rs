@@ -34,10 +34,10 @@ pub struct Header {
     /// Settings for this call alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
-    /// The format of the answer, or of the data, where the statement names none.
+    /// The format of the answer, or of the data, if the statement names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// The database, where not the backend's own.
+    /// The database, if not the backend's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
     /// The data is a whole body.
@@ -59,7 +59,7 @@ pub(crate) struct Raw {
 pub struct Call {
     /// What it asks.
     pub header: Header,
-    /// The rows of an INSERT that do not stand in the statement.
+    /// The rows of an INSERT that are not in the statement.
     pub data: Bytes,
 }
 
@@ -108,7 +108,7 @@ impl Call {
     }
 }
 
-/// Where a call's data begins, by its first bytes.
+/// The beginning of a call's data, by its first bytes.
 pub(crate) fn header_end(beginning: &[u8]) -> Option<usize> {
     let [_, a, b, c, d] = *beginning.first_chunk::<HEAD>()?;
     usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?.checked_add(HEAD)
@@ -131,7 +131,7 @@ pub(crate) fn reply(format: &str, body: &[u8]) -> Bytes {
     reply.freeze()
 }
 
-/// The format's name and the server's bytes. What is no reply is taken as bytes of no format.
+/// The format's name and the server's bytes. What is not a reply is taken as bytes of no format.
 pub fn parts_of(reply: &Bytes) -> (String, Bytes) {
     let (name, body) = parts(reply);
     (name.to_owned(), reply.slice_ref(body))

@@ -35,7 +35,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Takes the rows of one insert, all of them or, where its token is known, none.
+    /// Takes the rows of one insert, all of them or, if its token is known, none.
     pub(super) fn insert(&mut self, token: Option<&str>, rows: &[Row]) {
         // As a real server: an insert of nothing makes no block to be remembered.
         if rows.is_empty() {

@@ -11,7 +11,7 @@ const BLOCKS_OF_100: [(&str, &str); 3] = [
     ("min_insert_block_size_bytes", "1"),
 ];
 
-/// How a write ended: its class, whether it is in doubt, the code; `None` where it went well.
+/// How a write ended: its class, whether it is in doubt, the code; `None` if it went well.
 type End = Option<(ErrorClass, bool, String)>;
 
 struct World {
@@ -107,7 +107,7 @@ async fn what_is_thrown_before_the_rows_are_read_is_a_proof() {
         ] {
             let ended = world.insert(table, settings, numbers(0, 1_200)).await;
             if code == "16" && engine == Engine::Old {
-                // The 2018 server has another code for it, which it also has for what stands in rows.
+                // The 2018 server has another code for it, which it also has for what is in rows.
                 assert!(ended.is_some_and(|(class, ..)| class == ErrorClass::Rejected));
                 continue;
             }

@@ -14,7 +14,7 @@ use super::{
     shared::Shared,
 };
 
-/// The server, which is asked what it can do where it was not yet, in the place that `aboard` lends.
+/// The server, which is asked what it can do if it was not yet, in the place that `aboard` lends.
 ///
 /// # Errors
 /// It did not answer within `time`: nothing of the call was sent.
@@ -40,8 +40,8 @@ pub(crate) async fn server(
     }
 }
 
-/// Waits until a write may be sent: until nothing old can land behind it; `first` is one that commutes and was never sent before.
-/// A round goes on when who waits for it leaves.
+/// Waits until a write may be sent: until nothing old can land behind it; `first` is one that commutes and was never
+/// sent before. A round goes on when who waits for it leaves.
 ///
 /// # Errors
 /// Not before `until`, or the server cannot be asked. The write was not sent.

@@ -69,7 +69,7 @@ struct Ready<'a> {
     call: Call,
     statement: Statement,
     server: Arc<Server>,
-    /// The table of an insert that bears a token, and the token.
+    /// The table of an insert with a token, and the token.
     target: Option<(Target, OpId)>,
     /// Under which of its tokens it is sent.
     turn: u8,
@@ -111,7 +111,7 @@ fn undecodable(error: WireError) -> Failed {
     }
 }
 
-/// The table of an insert that bears a token, and the token.
+/// The table of an insert with a token, and the token.
 fn target_of(
     shared: &Shared,
     attempt: &Attempt<'_>,
@@ -150,7 +150,7 @@ async fn write(
             }
             return repeated(shared, &ready, &write, commutes, until).await;
         }
-        (Some(_), None) => return Err(ambiguous("it bears no token")),
+        (Some(_), None) => return Err(ambiguous("it has no token")),
         (None, Some((target, _))) => {
             let noted = tokens::baseline(
                 shared,
@@ -203,7 +203,7 @@ async fn repeated(
 }
 
 /// Sends a write and waits for its end. `noted` is what must be known to send it again; `None` for one that is
-/// sent again, or bears no token.
+/// sent again, or has no token.
 async fn sent(
     shared: &Arc<Shared>,
     ready: Ready<'_>,
@@ -291,7 +291,7 @@ pub(crate) async fn prepare(
     Ok(evidence)
 }
 
-/// A write's way over the wire. Where its end is not known, the fence is raised at once, in the hope that
+/// A write's way over the wire. If its end is not known, the fence is raised at once, in the hope that
 /// nobody has to wait for it.
 async fn on_the_wire(
     shared: &Arc<Shared>,

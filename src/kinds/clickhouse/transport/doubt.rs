@@ -10,7 +10,7 @@ use super::{
 };
 use crate::kinds::clickhouse::protocol::{target::Target, wire};
 
-/// How a write ended, by what is known of its earlier sendings; `None` where it is to be sent again.
+/// How a write ended, by what is known of its earlier sendings; `None` if it is to be sent again.
 pub(super) fn by_proof(
     proof: Proof,
     (database, table): &Target,
@@ -28,7 +28,7 @@ pub(super) fn by_proof(
     }
 }
 
-/// Beside an error in doubt goes what a proof will need. Where there can be none, nothing is tried.
+/// Beside an error in doubt goes what a proof will need. If there can be none, nothing is tried.
 pub(super) fn note(error: &mut AttemptError, noted: Noted) {
     if error.doubt.is_none() {
         return;

@@ -1,7 +1,7 @@
 //! One statement on the wire, from its request to its answer.
 //!
-//! An answer is gathered up to a limit. Where more follows, a caller that takes it piece by piece is given
-//! the beginning and a [`Rest`]; any other is told that the result is too large. An exception may stand at
+//! An answer is gathered up to a limit. If more follows, a caller that takes it piece by piece is given
+//! the beginning and a [`Rest`]; any other gets the error that the result is too large. An exception may be at
 //! the end of rows that have left already, so the end is always looked at, also of a rest.
 //!
 //! What becomes of a read whose answer nobody waits for any more is in [`super::reading`], and of a write it is the
@@ -40,7 +40,7 @@ const RESULT_MAX: usize = 32 << 20;
 /// What is to be sent, and how its answer is read.
 pub(crate) struct Sending {
     pub(crate) outgoing: Outgoing,
-    /// The answer's format where the server does not name it.
+    /// The answer's format if the server does not name it.
     pub(crate) format: String,
     pub(crate) asked: Asked,
     pub(crate) write: bool,
@@ -129,14 +129,14 @@ pub(super) async fn bounded(
     }
 }
 
-/// Returns when the time is up, which begins anew with each piece of an upload.
+/// Returns when the time is up, which begins again with each piece of an upload.
 async fn overdue(limit: Duration, progress: Option<Arc<Mutex<Instant>>>) {
     let mut due = Instant::now() + limit;
     loop {
         sleep_until(due).await;
         let last = progress.as_ref().map(|progress| *progress.lock());
         match last.map(|last| last + limit).filter(|later| *later > Instant::now()) {
-            // While a piece is waited for that lies ahead.
+            // While a piece is waited for that is ahead.
             Some(later) => due = later.min(Instant::now() + limit),
             None => return,
         }
@@ -292,7 +292,7 @@ fn too_large(write: bool) -> Exchanged {
 /// An answer as far as it has come, in wire form.
 struct Gathered {
     reply: BytesMut,
-    /// Where the server's own bytes begin.
+    /// The beginning of the server's own bytes.
     start: usize,
     tag: Option<String>,
 }

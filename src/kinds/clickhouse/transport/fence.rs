@@ -1,9 +1,10 @@
 //! The fence: nothing new is written until nothing old can still land.
 //!
-//! A write that was sent and not answered may still run, or lie in the server's socket and begin to run
-//! seconds later. Every query bears an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is told to
-//! end it; that of a write that bears a token is `fusebox:<instance>:<run>:<token>:<ulid>`. A query that came through a door keeps
-//! the id that its client gave it; while it is in doubt it is looked for by that. A later run knows nothing of those.
+//! A write that was sent and not answered may still run, or wait in the server's socket and begin to run
+//! seconds later. Every query has an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is asked to
+//! end it; that of a write with a token is `fusebox:<instance>:<run>:<token>:<ulid>`. A query that came through a door
+//! keeps the id that its client gave it; while it is in doubt it is looked for by that. A later run knows nothing of
+//! those.
 //!
 //! ```text
 //!            caller left                overdue, or the connection broke
@@ -12,16 +13,16 @@
 //!    └─────────────────────────┴──▶ gone
 //! ```
 //! **Who waits for what.** Inserts commute, so a first insert waits only for what does not: an abandoned
-//! ALTER, say. Everything else, and every repetition of a write that bears a token, waits until nothing is
+//! ALTER, say. Everything else, and every repetition of a write with a token, waits until nothing is
 //! Departed or Doubted. At the first write of a connector's life everything that an earlier run, or an earlier
 //! connector of this run, left under the instance's name counts as Doubted.
 //!
 //! **A round** reads which queries of the instance run, leaves out those that live by our own account, and
 //! kills the others (`KILL QUERY … SYNC`). An id that was found and killed is gone. One that was not found is
-//! gone after a second look, [`SETTLE`] later: a server that was frozen reads what lies in its sockets within
+//! gone after a second look, [`SETTLE`] later: a server that was frozen reads what is in its sockets within
 //! that time. What was not sent is none of its sockets' (linger 0, [`crate::net::http1_dial`]).
 //!
-//! **Where it cannot be done** (the list or the kill is refused), an id is gone after twice the backend's
+//! **If it cannot be done** (the list or the kill is refused), an id is gone after twice the backend's
 //! `timeout`, and `status` warns: that is a bet, no proof.
 //!
 //! **A former name** ([`ClickHouseSettings::former`]) counts as an earlier run's, until that is gone: afterwards it
@@ -89,7 +90,7 @@ enum State {
 struct Entry {
     state: State,
     commutes: bool,
-    /// The query's id, where its client gave it another one.
+    /// The query's id, if its client gave it another one.
     given: Option<String>,
 }
 
@@ -118,7 +119,7 @@ pub(crate) struct Fence {
     refused: Mutex<Option<Words>>,
 }
 
-/// What stands between a write and the wire.
+/// What is between a write and the wire.
 pub(super) enum Obstacle {
     /// Its end must be found out.
     Doubt,
@@ -149,7 +150,7 @@ impl Fence {
         QueryId::new(&self.prefix, &self.run, None)
     }
 
-    /// The id of one sending of the write that bears `token`, by which the server's log is searched for it.
+    /// The id of one sending of the write with `token`, by which the server's log is searched for it.
     pub(crate) fn id_of(&self, token: Option<OpId>) -> QueryId {
         QueryId::new(&self.prefix, &self.run, token)
     }
@@ -311,7 +312,7 @@ impl Fence {
         self.twins.met(run, made.0, young);
     }
 
-    /// Draws the conclusions of a round that begun `begun`: `found` is what it found, `None` where it was
+    /// Draws the conclusions of a round that begun `begun`: `found` is what it found, `None` if it was
     /// refused.
     fn settle(&self, begun: Instant, found: Option<&BTreeMap<String, bool>>) {
         let gone =
@@ -339,7 +340,7 @@ impl Fence {
         });
         let mut earlier = self.earlier.lock();
         if let Earlier::Doubted(since, looked) = &mut *earlier {
-            // What was found has been killed, and more may lie in a socket: twice nothing proves it.
+            // What was found has been killed, and more may be in a socket: finding nothing twice proves it.
             let nothing = found.is_none_or(BTreeMap::is_empty);
             if !nothing {
                 *looked = None;
@@ -404,7 +405,7 @@ fn list_of<'a>(ids: impl IntoIterator<Item = &'a String>) -> String {
     ids.into_iter().map(|id| quoted(id)).collect::<Vec<String>>().join(", ")
 }
 
-/// A field of a `TabSeparated` line as the text that it stands for; `None` for an escape that is not known here.
+/// A field of a `TabSeparated` line as the text that it encodes; `None` for an escape that is not known here.
 fn unescaped(field: &str) -> Option<String> {
     let mut text = String::with_capacity(field.len());
     let mut rest = field.chars();

@@ -38,7 +38,7 @@ use crate::{
 
 /// How long a password that was read from its file is used.
 const PASSWORD_AGE_MAX: Duration = Duration::from_secs(1);
-/// Longer than a body may stand still.
+/// Longer than a body may stop.
 const SENDERS_TURN: Duration = Duration::from_secs(3_600);
 /// What is read of an error's text, and of the answer to a question of fusebox's own.
 const TEXT_MAX: usize = 1 << 20;
@@ -56,7 +56,7 @@ pub(crate) struct Outgoing {
     pub(crate) pairs: Vec<(String, String)>,
     /// The body, or its beginning.
     pub(crate) body: Vec<Bytes>,
-    /// The body's rest, and where it is noted that a piece of it left.
+    /// The body's rest, and the flag that a piece of it left.
     pub(crate) upload: Option<Uploading>,
     /// Headers: of the trace that it belongs to, and how the body is packed.
     pub(crate) headers: Vec<(&'static str, HeaderValue)>,
@@ -137,7 +137,7 @@ impl Http {
         self.of_clients.give_up_idle();
     }
 
-    /// Held by whatever is under way, and told when the connector is closed.
+    /// Held by whatever is under way, and notified when the connector is closed.
     pub(crate) fn under_way(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
     }
@@ -158,7 +158,7 @@ impl Http {
     /// Sends a request and returns once the head of its response is here.
     ///
     /// # Errors
-    /// [`ErrorClass::NotExecuted`] where nothing was sent, [`ErrorClass::Unknown`] where something may
+    /// [`ErrorClass::NotExecuted`] if nothing was sent, [`ErrorClass::Unknown`] if something may
     /// have been.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Response<Rows>, Failed> {
         let Outgoing { pairs, body, upload, headers: more } = outgoing;
@@ -279,7 +279,7 @@ impl Http {
         ended
     }
 
-    /// Reads the password anew where the server does not let us in.
+    /// Reads the password again if the server does not let us in.
     pub(crate) async fn note<T>(&self, ended: &Result<T, Failed>) {
         if ended.as_ref().is_err_and(|failed| failed.error.class == ErrorClass::BlockedServer) {
             *self.password.lock().await = None;

@@ -11,7 +11,7 @@
 //! A read that is not read to its end is killed, a write is in doubt; both by the id that the client gave it, or by one
 //! that is added to its parameters.
 //!
-//! An INSERT that may be queued bears a token, so that replay does not repeat what this did ([`protected`]). Nothing is
+//! An INSERT that may be queued has a token, so that replay does not repeat what this did ([`protected`]). Nothing is
 //! added to any other request.
 //!
 //! [`protected`]: super::protected
@@ -68,7 +68,7 @@ use crate::{
     },
 };
 
-/// What of an error's body is looked at before it is handed on. What is longer is no error of a server's.
+/// What of an error's body is looked at before it is handed on. What is longer is not an error of a server's.
 const ERROR_MAX: usize = 64 * 1024;
 
 /// A request as it is sent.
@@ -76,7 +76,7 @@ struct Sending {
     request: Request<Body>,
     asked: Asked,
     bounds: Bounds,
-    /// Nobody reads its body: where there is no query the server answers and closes, in the middle of the body if that
+    /// Nobody reads its body: if there is no query the server answers and closes, in the middle of the body if that
     /// is long. That it breaks off says nothing of the server.
     is_unread: bool,
     /// Knows what becomes of the answer.
@@ -132,7 +132,7 @@ async fn write(
     let neutral = |failed| neutral_unless(whole, failed);
     let protected = Protected::of(shared, &attempt, &request).await.map_err(neutral)?;
     if attempt.doubt.is_some() && protected.is_none() {
-        return Err(ambiguous("it bears no token"));
+        return Err(ambiguous("it has no token"));
     }
     let patience = until.min(Instant::now() + attempt.fence_patience);
     let first = commutes && attempt.doubt.is_none();

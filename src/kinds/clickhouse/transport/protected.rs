@@ -29,7 +29,7 @@ use crate::kinds::clickhouse::protocol::{
     target::{self, Target},
 };
 
-/// An INSERT that bears a token.
+/// An INSERT with a token.
 pub(super) struct Protected {
     token: OpId,
     target: Target,
@@ -47,7 +47,7 @@ pub(super) enum Before {
 }
 
 impl Protected {
-    /// The insert that `request` is, if `attempt` bears a token.
+    /// The insert that `request` is, if `attempt` has a token.
     ///
     /// # Errors
     /// The server does not say what it knows; nothing was sent.

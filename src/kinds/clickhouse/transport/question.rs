@@ -6,12 +6,12 @@
 //! together as one that has time.
 //!
 //! ```text
-//!  nobody asks ──▶ asked, by the first ◀── joined by others, left by any ──▶ answered: kept by its owner, told to who waits
+//!  nobody asks ──▶ asked, by the first ◀── joined by others, left by any ──▶ answered: kept by its owner, given to who waits
 //! ```
 //! **How many at once:** whoever begins one lends its place, which comes back with the answer; so there are no more
 //! than attempts, whoever waits.
 //!
-//! **How long:** [`limit`]. One that lies in a dead network is joined no longer than until a ping fails
+//! **How long:** [`limit`]. One in a dead network is joined no longer than until a ping fails
 //! ([`Questions::ask_anew`]).
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
@@ -47,7 +47,7 @@ where
     T: Clone + Send + Sync + 'static,
 {
     /// The answer about `key`: of the question that is under way, or of `question`, which goes on in the place that
-    /// `aboard` lends. `None` where the connector is closed first.
+    /// `aboard` lends. `None` if the connector is closed first.
     pub(crate) async fn ask(
         &self,
         key: K,
@@ -80,7 +80,7 @@ where
                 answer = question => Some(answer),
                 _ = closes.wait_for(|closed| *closed) => None,
             };
-            // Who asks from here on asks anew.
+            // Who asks from here on asks again.
             drop((end, place));
             sender.send_replace(answer);
         });

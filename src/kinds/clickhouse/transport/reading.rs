@@ -1,7 +1,8 @@
 //! A read on the wire, which its client may leave.
 //!
 //! A read whose answer nobody waits for any more is killed, in the background, and keeps its place until that is done:
-//! it says nothing of a server that ended it, and is a failure if neither it nor the kill was answered within `timeout`.
+//! it says nothing of a server that ended it, and is a failure if neither it nor the kill was answered within
+//! `timeout`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ const KILL_TIME: Duration = Duration::from_secs(5);
 pub(crate) struct Reading {
     shared: Arc<Shared>,
     id: QueryId,
-    /// The query's id, where its client gave it another one.
+    /// The query's id, if its client gave it another one.
     given: Option<String>,
     ended: bool,
     aboard: Aboard,
@@ -84,7 +85,7 @@ impl Drop for Reading {
     }
 }
 
-/// Kills a read. One that is not found is over after a second look: it may lie in the server's socket, and begin.
+/// Kills a read. One that is not found is over after a second look: it may be in the server's socket, and begin.
 ///
 /// # Errors
 /// It was not over by `until`, or the server does not let it be killed.

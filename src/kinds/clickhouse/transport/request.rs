@@ -25,7 +25,7 @@ use crate::kinds::clickhouse::protocol::{
     wire::Call,
 };
 
-/// What a server may hold of an answer before it begins to send, where it is to hold it all back.
+/// What a server may hold of an answer before it begins to send, if it is to hold it all back.
 const BUFFER_SIZE: &str = "4194304";
 /// How a server forms blocks of the rows of an insert.
 const BLOCKS: [(&str, &str); 6] = [
@@ -250,7 +250,7 @@ fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
     vec![query.into(), call.data.clone()]
 }
 
-/// The headers of a trace; what cannot stand in one is left out.
+/// The headers of a trace; what cannot be in one is left out.
 pub(super) fn headers<'a>(
     trace: &'a PassedOn<'_>,
 ) -> impl Iterator<Item = (&'static str, HeaderValue)> + use<'a> {

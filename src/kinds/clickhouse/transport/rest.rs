@@ -1,6 +1,6 @@
 //! The rest of an answer, which comes piece by piece.
 //!
-//! The end is looked at whatever came before it: an exception may stand behind rows that have left already. An answer
+//! The end is looked at whatever came before it: an exception may follow rows that have left already. An answer
 //! that is dropped before its end leaves something behind: a read is killed, a write is in doubt.
 
 use std::{
@@ -56,7 +56,7 @@ struct Coming {
     buffer: BytesMut,
     /// How it ended, once it has.
     end: Option<Result<(), hyper::Error>>,
-    /// What stood behind it.
+    /// What followed it.
     trailers: Fields,
 }
 
@@ -144,7 +144,7 @@ impl Guard {
 
 /// What is known of an answer before its rest.
 pub(super) struct Behind {
-    /// The last bytes that came, in which an exception would stand.
+    /// The last bytes that came, in which an exception would be.
     pub(super) window: BytesMut,
     pub(super) tag: Option<String>,
     pub(super) asked: Asked,
@@ -157,18 +157,18 @@ pub(super) struct Behind {
 /// What follows the beginning of a large answer.
 pub(super) struct Rest {
     coming: Coming,
-    /// The last bytes that came, in which an exception would stand.
+    /// The last bytes that came, in which an exception would be.
     window: BytesMut,
     tag: Option<String>,
     asked: Asked,
     /// The longest without a piece.
     idle: Duration,
-    /// Goes off no later than that is over. It is set anew only then: most pieces come at once.
+    /// Goes off no later than that is over. It is set again only then: most pieces come at once.
     alarm: Pin<Box<Sleep>>,
     guard: Option<Guard>,
     under_way: watch::Receiver<bool>,
     over: bool,
-    /// It came to its end, and what stood behind it.
+    /// It came to its end, and what followed it.
     whole: Option<Bytes>,
 }
 

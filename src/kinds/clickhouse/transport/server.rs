@@ -13,7 +13,7 @@ use super::{
     question::Questions,
 };
 
-/// The settings that are sent where the server knows them.
+/// The settings that are sent if the server knows them.
 const WANTED: &[&str] = &[
     "insert_deduplication_token",
     "insert_deduplicate",
@@ -35,7 +35,7 @@ const WANTED: &[&str] = &[
 /// A server as it described itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
-    /// Its version; empty where it would not say.
+    /// Its version; empty if it would not say.
     pub(crate) version: String,
     /// The user may change no setting.
     pub(crate) read_only: bool,
@@ -90,7 +90,7 @@ impl Servers {
         server
     }
 
-    /// The server, where it was asked.
+    /// The server, if it was asked.
     pub(crate) fn known(&self) -> Option<Arc<Server>> {
         self.current.load_full()
     }

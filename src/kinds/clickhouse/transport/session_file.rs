@@ -15,7 +15,7 @@
 //! | --- | --- | --- |
 //! | before a record is written | as it was | right: nothing was sent |
 //! | behind the record, before the statement is sent | names a session that has nothing in it | keeps that session live for its time |
-//! | while the file is written anew, before the renaming | the earlier one; `.next` is written over later | right: the earlier one names all that was sent |
+//! | while the file is rewritten, before the renaming | the earlier one; `.next` is written over later | right: the earlier one names all that was sent |
 //! | behind the renaming | the new one | right |
 //! | after a record that could not be written | empty, so no such file | takes every session that may be older for one that something is in |
 
@@ -50,14 +50,14 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct SessionFile {
     path: PathBuf,
-    /// `None` if it must be written anew before anything is added.
+    /// `None` if it must be rewritten before anything is added.
     file: Option<File>,
     records: usize,
     written: Instant,
 }
 
 impl SessionFile {
-    /// The file at `path`, which is to be written anew first.
+    /// The file at `path`, which is to be rewritten first.
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, file: None, records: 0, written: Instant::now() }
     }
@@ -78,7 +78,7 @@ impl SessionFile {
         }
     }
 
-    /// Whether it is time to write it anew: `most` records are in it, or it is older than `age`.
+    /// Whether it is time to rewrite it: `most` records are in it, or it is older than `age`.
     pub(super) fn is_due(&self, now: Instant, most: usize, age: Duration) -> bool {
         self.file.is_none()
             || self.records >= most
@@ -96,7 +96,7 @@ impl SessionFile {
         file.write_all(&records.collect::<Vec<u8>>())
     }
 
-    /// Writes it anew, in one step.
+    /// Rewrites it, in one step.
     ///
     /// # Errors
     /// It is as it was, and to be made [void](Self::void).

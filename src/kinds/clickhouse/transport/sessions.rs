@@ -1,8 +1,8 @@
 //! Which sessions of clients something was put into.
 //!
-//! A session keeps temporary tables, settings and a current database at the server. Stock clients have one without asking
-//! for it and put nothing into it, so most are *clean*: what they read may be cached for all, and their inserts may be
-//! queued. One that something was put into is *dirty*: live only.
+//! A session keeps temporary tables, settings and a current database at the server. Stock clients have one without
+//! asking for it and put nothing into it, so most are *clean*: what they read may be cached for all, and their inserts
+//! may be queued. One that something was put into is *dirty*: live only.
 //!
 //! ```text
 //!             SET, USE, CREATE TEMPORARY, or what was not understood
@@ -11,8 +11,8 @@
 //!     └──────── silent for its time: it is over at the server ──────────┘
 //! ```
 //! That time is the request's `session_timeout`, 60 s unless it says otherwise. It is counted from the end of the last
-//! request, as the server does; while one is under way ([`InSession`]) the session is not over. If its end was not seen,
-//! the session counts as dirty for an hour: nobody knows when the server was done with it.
+//! request, as the server does; while one is under way ([`InSession`]) the session is not over. If its end was not
+//! seen, the session counts as dirty for an hour: nobody knows when the server was done with it.
 //!
 //! # Invariants
 //! 1. A session that is not known is clean. So all dirty ones are known, also those of earlier runs: what becomes dirty
@@ -24,10 +24,10 @@
 //!    So no clock is compared with that of another run.
 //! 4. A file has one keeper in the daemon, whatever becomes of connectors: a new one of the same backend shares it.
 //! 5. Nobody holds the lock of what is known while a disk is waited for. Records are written in their order on a thread
-//!    that may block, one thread at a time. Whoever sends something in a dirty session waits until its record is written
-//!    ([`InSession::is_kept`]), and nobody else does.
+//!    that may block, one thread at a time. Whoever sends something in a dirty session waits until its record is
+//!    written ([`InSession::is_kept`]), and nobody else does.
 //!
-//! The file is written anew at the start, when there are 200,000 records in it, and once an hour if anything is added:
+//! The file is rewritten at the start, when there are 200,000 records in it, and once an hour if anything is added:
 //! without the sessions that are over.
 
 use std::{

@@ -11,7 +11,7 @@
 //! that sending. Older is safe: the difference only grows. So a live insert takes what was asked some time ago and
 //! has it refreshed behind its back; only the first insert into a table waits for the answer.
 //!
-//! Where the server's query log can be read it is asked first ([`log`]): a write of which it says that it ended well
+//! If the server's query log can be read it is asked first ([`log`]): a write of which it says that it ended well
 //! was applied, window or not.
 //!
 //! A server that was killed may remember a token whose rows it does not have, so that a repetition ended well is not
@@ -73,7 +73,7 @@ pub(crate) enum Proof {
 /// place that `aboard` lends. With `by_log` the write's query id is ours, so the server's log can tell of it.
 ///
 /// # Errors
-/// Nothing can be sent to the server, or it did not answer: where it is to be `fresh`, or the time is used up.
+/// Nothing can be sent to the server, or it did not answer: if it is to be `fresh`, or the time is used up.
 pub(crate) async fn baseline(
     shared: &Arc<Shared>,
     aboard: impl FnOnce() -> Aboard,

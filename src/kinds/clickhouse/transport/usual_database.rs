@@ -1,14 +1,15 @@
 //! The database that the server takes for the backend's user if a request names none.
 //!
-//! The server is asked for it after its first answer, and anew whenever it may be another server. What it said is kept in
-//! a file, because an insert can only be queued if its database is known, and the daemon may be restarted in an outage.
+//! The server is asked for it after its first answer, and again whenever it may be another server. What it said is kept
+//! in a file, because an insert can only be queued if its database is known, and the daemon may be restarted in an
+//! outage.
 //!
 //! ```text
 //!  <digest of server and user> <check>\n<the database>
 //! ```
-//! The file is replaced whole, on a thread that may block, and not synced. One that is damaged, missing, or of another server or user says nothing:
-//! then nothing is known until the server has answered. If the server later says another, what is queued keeps the one
-//! that it was planned with.
+//! The file is replaced whole, on a thread that may block, and not synced. One that is damaged, missing, or of another
+//! server or user says nothing: then nothing is known until the server has answered. If the server later says another,
+//! what is queued keeps the one that it was planned with.
 
 use std::{
     path::PathBuf,
@@ -39,7 +40,7 @@ pub(crate) struct UsualDatabase {
 }
 
 impl UsualDatabase {
-    /// What an earlier run was told by the server of `settings`.
+    /// What the server of `settings` said in an earlier run.
     pub(crate) fn of(settings: &ClickHouseSettings) -> Self {
         let user = settings.username.as_deref().unwrap_or_default();
         let of = xxh3_128(format!("{}\0{user}", settings.url).as_bytes());

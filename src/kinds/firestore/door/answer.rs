@@ -130,7 +130,7 @@ impl Told {
 }
 
 impl Told {
-    /// `OK` in its stead, and an empty message: there is nothing to do any more.
+    /// `OK` instead, and an empty message: there is nothing to do any more.
     pub(super) fn nothing_to_do() -> Response<Body> {
         let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
         let empty = framing::framed(&[Bytes::new()]);

@@ -54,17 +54,17 @@ pub(super) struct Carrying {
     pub(super) time: Option<Duration>,
 }
 
-/// An answer, and where it comes from.
+/// An answer, and its source.
 type Given = (Response<Body>, Source);
 
-/// Where something comes from, an entry of the cache, and how old it is.
+/// A source, an entry of the cache, and its age.
 type Cached = (Source, Bytes, Duration);
 
 /// How a call that was sent has ended.
 enum Sent {
     /// The server answers.
     Answered(Box<Answered>),
-    /// The cache does, in the stead of a server that does not.
+    /// The cache does, instead of a server that does not.
     Cached(Cached),
     Lost(Lost),
     /// Nobody knows yet.
@@ -116,7 +116,7 @@ impl Carrying {
         {
             return self.instead(core, whole, share, None).await;
         }
-        // The server would say so; without it a client that is told to come back would do so in vain.
+        // The server would say so; without it a client that is asked to come back would do so in vain.
         if core.is_barred()
             && let Some(refused) = understood.as_ref().and_then(|it| it.refused(upstream))
         {
@@ -223,7 +223,8 @@ impl Carrying {
                 let source = cached.0;
                 let whole = self.whole();
                 let response = whole.and_then(|it| core.cached(&self.upstream, it, cached, share));
-                let response = response.ok_or_else(|| Told::fault("what is cached is no reply"))?;
+                let response =
+                    response.ok_or_else(|| Told::fault("what is cached is not a reply"))?;
                 Ok((response, source))
             }
             Sent::Lost(Lost::Onward(onward, attempt)) => {
@@ -301,8 +302,8 @@ impl Carrying {
         (response, Source::Live)
     }
 
-    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached; a write that may
-    /// be queued does not wait until its client has no time left for that.
+    /// Waits for the beginning of the answer. A get does not wait for a suspect server if it is cached; a write that
+    /// may be queued does not wait until its client has no time left for that.
     async fn waited(&self, core: &Arc<Core>, waiting: &mut Waiting<Answered, Lost>) -> Sent {
         let now = Instant::now();
         // A little longer than the attempt, so that it is known what became of it.

@@ -20,7 +20,7 @@ pub(super) enum Shape {
     Unknown,
 }
 
-/// Where the names of documents are in a method's first message.
+/// The fields with names of documents in a method's first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Names {
     /// In its writes.
@@ -47,7 +47,7 @@ pub(super) struct Method {
     pub(super) class: Class,
     pub(super) shape: Shape,
     pub(super) names: Names,
-    /// The number of the field that bears a transaction; 0 if there is none.
+    /// The number of the field with a transaction; 0 if there is none.
     pub(super) transaction: u32,
 }
 
@@ -111,7 +111,7 @@ pub(super) fn method(path: &str) -> Method {
     UNKNOWN
 }
 
-/// What a request of HTTP does that is no gRPC.
+/// What a request of HTTP does that is not gRPC.
 pub(super) fn of_rest(verb: &str, path: &str) -> Method {
     const READS: [&str; 9] = [
         "batchGet",

@@ -23,7 +23,7 @@ use crate::kinds::firestore::connector::FirestoreConnector;
 
 /// What is counted of requests: so many bytes at once.
 const UNIT: u64 = 1 << 10;
-/// What is counted of answers: as many bytes as may lie here unread of a stream that lasts.
+/// What is counted of answers: as many bytes as may be here unread of a stream that lasts.
 const SHARE: u64 = super::pool::LASTING_WINDOW as u64;
 /// As many shares has any other answer.
 const SHARES_OF_ONE: u32 = super::pool::STREAM_WINDOW / super::pool::LASTING_WINDOW;
@@ -35,9 +35,9 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) backend: Arc<Backend>,
     pub(super) counters: Counters,
-    /// Times that are told in the server's stead.
+    /// Times that are given instead of the server's.
     pub(super) estimates: Estimates,
-    /// Told when a place in the bulkhead may be free.
+    /// Notified when a place in the bulkhead may be free.
     pub(super) freed: Notify,
     /// The door stops.
     pub(super) stop: CancellationToken,
@@ -86,7 +86,7 @@ impl Core {
     pub(super) fn upstream(&self) -> Result<Arc<Upstream>, String> {
         let any: Arc<dyn Any + Send + Sync> = self.backend.connector();
         let connector: Arc<FirestoreConnector> =
-            any.downcast().map_err(|_| "its backend is no Firestore".to_owned())?;
+            any.downcast().map_err(|_| "its backend is not a Firestore".to_owned())?;
         let mut upstream = self.upstream.lock();
         if let Some(upstream) = &*upstream
             && Arc::ptr_eq(&upstream.connector, &connector)
@@ -103,7 +103,7 @@ impl Core {
         self.tasks.spawn_on(rest, &self.runtime);
     }
 
-    /// Room for an answer, for as long as anything of it may lie here.
+    /// Room for an answer, for as long as anything of it may be here.
     pub(super) async fn share(&self, method: Method) -> Result<OwnedSemaphorePermit, Told> {
         let shares = if method.shape == Shape::Lasting { 1 } else { SHARES_OF_ONE };
         room(&self.answers, shares).await

@@ -43,7 +43,7 @@ const FAMILIES: [(Family, &str); 4] = [
     (Family::Rest, "rest"),
 ];
 
-/// Where answers come from.
+/// The sources of answers.
 const SOURCES: [Source; 4] = [Source::Live, Source::Cache, Source::Stale, Source::Queued];
 
 /// Why the door itself has answered.
@@ -53,7 +53,7 @@ pub(super) enum Refused {
     Unavailable,
     /// There is no room.
     NoRoom,
-    /// It is too large, or is no request.
+    /// It is too large, or is not a request.
     Malformed,
     /// Its caller may not do that.
     Denied,

@@ -150,7 +150,7 @@ impl Core {
         }
     }
 
-    /// Counts a call that may not be sent; what its client is told.
+    /// Counts a call that may not be sent; returns its client's answer.
     pub(super) fn kept(
         &self,
         upstream: &Upstream,
@@ -190,7 +190,7 @@ impl Core {
         now < until
     }
 
-    /// What a client is told whose call may not be sent.
+    /// The answer to a call that may not be sent.
     fn refused(&self, why: OtherWay) -> Told {
         let name = self.backend.name();
         let words = match why {

@@ -88,7 +88,7 @@ pub(super) struct Answered {
 
 /// There is no answer.
 pub(super) enum Lost {
-    /// Its client is told this.
+    /// The answer to its client.
     Told(Told),
     /// It may be carried on; how its attempt ended.
     Onward(Box<Onward>, AttemptError),
@@ -105,7 +105,7 @@ pub(super) struct Coming {
     pub(super) answer: Answer,
     /// Of a stream that may write: that it is on its way.
     pub(super) pass: Option<fence::Pass>,
-    /// Where the rest of its request goes, if it is sent by hand.
+    /// Receives the rest of its request, if it is sent by hand.
     pub(super) onward: Option<SendStream<Bytes>>,
     /// What ended it on this side.
     pub(super) ended: Arc<Mutex<Option<Told>>>,
@@ -196,7 +196,7 @@ impl Core {
         }
     }
 
-    /// What a client is told whose call failed without an answer.
+    /// The answer to a call that failed without an answer of the server.
     pub(super) fn failed(&self, method: Method, error: &AttemptError) -> Told {
         let name = self.backend.name();
         let barred = self.is_barred();
@@ -241,8 +241,8 @@ pub(super) fn given_up(sent: bool, timeout: Duration) -> Failed {
     failed
 }
 
-/// Whether a call that has failed so may be answered otherwise. What blames the call is the answer to it, and so is what
-/// the server leaves to its client to do again.
+/// Whether a call that has failed so may be answered otherwise. What blames the call is the answer to it, and so is
+/// what the server leaves to its client to do again.
 fn may_go_on(failed: &Failed) -> bool {
     match failed.error.class {
         ErrorClass::NotExecuted => failed.status != Some(Code::Aborted),
@@ -332,7 +332,7 @@ pub(super) async fn send(
     Err(core.failed(method, &error).into())
 }
 
-/// Sends a call, once more if the server has not acted upon it. The status that its answer bears so far comes with it.
+/// Sends a call, once more if the server has not acted upon it. The status that its answer has so far comes with it.
 async fn tried(
     sending: Sending,
     left: &AtomicBool,

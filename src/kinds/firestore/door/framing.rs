@@ -1,4 +1,4 @@
-//! Where the messages of a stream begin and end, whatever pieces they come in.
+//! Finds the messages of a stream, whatever pieces they come in.
 //!
 //! gRPC puts five bytes before each message: whether it is compressed, and how long it is.
 
@@ -134,7 +134,8 @@ fn whole(bytes: &[u8]) -> Result<usize, TooLong> {
     Ok(bytes.len() - rest.len())
 }
 
-/// Takes the first of whole messages, framed as it came, and what is in it; `None` in place of that if it is compressed.
+/// Takes the first of whole messages, framed as it came, and what is in it; `None` in place of that if it is
+/// compressed.
 pub(in crate::kinds::firestore) fn take_first(
     messages: &mut Bytes,
 ) -> Option<(Bytes, Option<Bytes>)> {

@@ -1,6 +1,6 @@
 //! Which documents the first message of a call names.
 //!
-//! Only that is read of a message, field by field where it lies: what is sent on are the client's own bytes. What
+//! Only that is read of a message, field by field and in place: what is sent on are the client's own bytes. What
 //! cannot be read touches everything.
 
 use std::borrow::Cow;

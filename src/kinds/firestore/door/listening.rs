@@ -20,13 +20,13 @@
 //! | --- | --- | --- | --- |
 //! | lost, or the server's `UNAVAILABLE` | waits | broken | broken |
 //! | no headers in time, which says nothing of the backend | waits | | broken |
-//! | what is no message, the first five times in a row | | broken | |
-//! | the server's `INTERNAL`, `CANCELLED` | the client is told | broken | broken |
-//! | any other status of the server | the client is told | the client is told | the client is told |
+//! | what is not a message, the first five times in a row | | broken | |
+//! | the server's `INTERNAL`, `CANCELLED` | the client gets it | broken | broken |
+//! | any other status of the server | the client gets it | the client gets it | the client gets it |
 //! | one that may be for a token of ours | | broken, without tokens | the same |
 //! | the door may not ask: the breaker, shed, no place | waits | | broken |
-//! | the client's time, or the daemon stops | the client is told | the client is told | the client is told |
-//! | the client ends its request | the server is told later | the server is told | `OK` |
+//! | the client's time, or the daemon stops | the client gets it | the client gets it | the client gets it |
+//! | the client ends its request | the server gets that later | the server gets that | `OK` |
 //!
 //! # Invariants
 //! 1. Only whole messages are handed on, so that what follows a break is never in the middle of one. One that is longer
@@ -91,14 +91,14 @@ pub(super) struct Listening {
     /// The room that the targets take.
     room: Option<OwnedSemaphorePermit>,
     open: Option<Open>,
-    /// What the client is to be told.
+    /// What the client is to be sent.
     out: VecDeque<Frame<Bytes>>,
     has_ended: bool,
     has_headers: bool,
     parked: Option<Parked>,
     pace: Pace,
     failures: u32,
-    /// How often in a row the server has said what is no message.
+    /// How often in a row the server has said what is not a message.
     faults: u32,
     /// The backend is not asked: whatever `again` says, nothing is tried before it is.
     is_barred: bool,
@@ -241,7 +241,7 @@ impl Listening {
         })
     }
 
-    /// What the client is told next.
+    /// What the client is sent next.
     async fn next(&mut self) -> Option<Frame<Bytes>> {
         loop {
             if let Some(frame) = self.out.pop_front() {
@@ -291,7 +291,7 @@ impl Listening {
         };
         let name = core.backend.name();
         let is_shut = open.is_none();
-        // A client that has said all wants nothing that has to be begun anew.
+        // A client that has said all wants nothing that has to be begun again.
         let has_more = match open {
             Some(open) => open.takes_more() && !requests.has_ended(),
             None => *has_headers || !requests.has_ended(),

@@ -64,7 +64,7 @@ impl Core {
             return Err(Told::not_executed(self.backend.name(), why, self.backend.retry_after()));
         };
         let mut value = HeaderValue::from_bytes(credential.as_bytes())
-            .map_err(|_| Told::fault("the credentials are no header"))?;
+            .map_err(|_| Told::fault("the credentials cannot be sent in a header"))?;
         value.set_sensitive(true);
         Ok(value)
     }

@@ -16,7 +16,7 @@ const DETAILS: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The status that these headers bear. `None` if they bear none.
+/// The status in these headers. `None` if they have none.
 pub(super) fn status_of(headers: &HeaderMap) -> Option<Status> {
     let code = Code::from_bytes(headers.get("grpc-status")?.as_bytes());
     let message = headers.get("grpc-message").map_or(&b""[..], |value| value.as_bytes());

@@ -23,7 +23,7 @@ use crate::{
 
 /// Streams at once over a connection: as many as Firestore itself takes.
 pub(super) const STREAMS_MAX: usize = 100;
-/// What may lie here unread of an answer.
+/// What may be here unread of an answer.
 pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 /// The same of an answer that lasts.
 pub(super) const LASTING_WINDOW: u32 = 64 << 10;

@@ -16,7 +16,7 @@ use crate::{
     kinds::port::DoorSpec,
 };
 
-/// What a client is told that finds no room: HTTP/2's GOAWAY with `ENHANCE_YOUR_CALM`, behind the settings that must
+/// The answer to a client that finds no room: HTTP/2's GOAWAY with `ENHANCE_YOUR_CALM`, behind the settings that must
 /// come first. Nothing of it was read.
 const NO_ROOM: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
     \0\0\x18\x07\0\0\0\0\0\

@@ -49,7 +49,7 @@ impl Pump {
     }
 
     /// # Errors
-    /// The client has left, or is told why nothing more of it is taken.
+    /// The client has left, or learns why nothing more of it is accepted.
     async fn sends(&mut self, rest: &mut Rest) -> Result<(), Option<Told>> {
         let (mut room, most) = (None, LASTING_WINDOW as usize);
         while let Some(next) = rest.body.frame().await {

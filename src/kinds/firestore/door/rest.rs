@@ -1,4 +1,4 @@
-//! Requests of HTTP that are no gRPC: Firestore's REST, and what an emulator offers to test harnesses.
+//! Requests of HTTP that are not gRPC: Firestore's REST, and what an emulator offers to test harnesses.
 //!
 //! They are passed on over HTTP/1.1, each over a connection that nobody else uses meanwhile, under the same breaker,
 //! bulkhead, fence and deadline as calls of gRPC. The request is held whole before it is sent; the answer is handed on
@@ -204,7 +204,10 @@ impl Core {
         headers.remove("content-length");
         headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
         let authority = HeaderValue::try_from(client.settings.url.authority());
-        headers.insert(HOST, authority.map_err(|_| Told::fault("the url is no header"))?);
+        headers.insert(
+            HOST,
+            authority.map_err(|_| Told::fault("the url cannot be sent in a header"))?,
+        );
         *request.headers_mut() = headers;
         Ok(request)
     }

@@ -79,7 +79,7 @@ impl Core {
             count += self.may_send(scope, method, message.as_deref())?;
         }
         if count == 0 {
-            return Err(Told::denied("it names no project, and not every one is allowed here"));
+            return Err(Told::denied("it names no project, and only some are allowed here"));
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Core {
         Ok(found.len())
     }
 
-    /// Whether a call may bear such metadata.
+    /// Whether a call may have such metadata.
     ///
     /// # Errors
     /// They name what it may not.
@@ -141,7 +141,7 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a request of HTTP that is no gRPC may be sent.
+    /// Whether a request of HTTP that is not gRPC may be sent.
     ///
     /// # Errors
     /// It names what it may not, or nothing, or cannot be read.
@@ -206,6 +206,6 @@ fn unreadable() -> Told {
 fn denied(name: &str) -> Told {
     let shown: String = name.chars().take(SHOWN).collect();
     Told::denied(&format!(
-        "{shown:?} is of no project that this door is open for: see `projects` of the door"
+        "{shown:?} is not in a project that this door allows: see `projects` of the door"
     ))
 }

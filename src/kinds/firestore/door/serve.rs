@@ -28,7 +28,7 @@ use crate::ingress::{door::DoorStream, peer::Who};
 const STREAMS_MAX: u32 = 1_000;
 /// What all requests of a connection may have sent that was not read.
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// What HTTP/2 reads of headers at all: what is above [`METADATA_MAX`](super::metadata::METADATA_MAX) is told so.
+/// What HTTP/2 reads of headers at all: what is above [`METADATA_MAX`](super::metadata::METADATA_MAX) gets an error.
 const HEADERS_READ: u32 = 64 << 10;
 /// Streams that were reset before they were taken.
 const RESETS_MAX: usize = 50;
@@ -125,7 +125,8 @@ async fn answered(
     }
 }
 
-/// Serves a connection to its end, or until the door stops or it has been idle for too long: then it finishes what runs.
+/// Serves a connection to its end, or until the door stops or it has been idle for too long: then it finishes what
+/// runs.
 async fn until_it_ends<C: GracefulConnection>(
     connection: C,
     core: &Core,

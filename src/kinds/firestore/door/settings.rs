@@ -18,9 +18,9 @@ pub(crate) struct Settings {
     pub(crate) priority: Priority,
     /// The most bytes of requests that are held before they are sent.
     pub(crate) in_bytes: u64,
-    /// The most bytes of answers that may lie here unread.
+    /// The most bytes of answers that may be here unread.
     pub(crate) out_bytes: u64,
-    /// How long a connection may lie idle.
+    /// How long a connection may be idle.
     pub(crate) idle_timeout: Option<Duration>,
     /// The projects that may be named by those who call as the daemon; `*` is any. If it is empty, a door to an emulator
     /// allows any and other doors the backend's own.

@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use super::counters::Refused;
 
-/// Says where an answer comes from.
+/// Says what the source of an answer is.
 const SOURCE: HeaderName = HeaderName::from_static("x-fusebox-source");
 /// The number under which a write of unknown outcome is logged.
 const OP_ID: HeaderName = HeaderName::from_static("x-fusebox-op-id");
@@ -25,7 +25,7 @@ const LOCAL: HeaderValue = HeaderValue::from_static("local");
 pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
 
-/// What a client is told in place of the server's answer.
+/// The answer to a client in place of the server's.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     code: Code,
@@ -52,7 +52,7 @@ impl Told {
         Self { retry: Some(retry), executed_nothing: true, ..told }
     }
 
-    /// The backend was asked, and its answer did not come: as a client that asks it directly would be told.
+    /// The backend was asked, and its answer did not come: as for a client that asks it directly.
     pub(super) fn lost(backend: &str, why: &str) -> Self {
         let message = format!("{backend}: {why}");
         Self::new(Code::Unavailable, message, Some(Refused::Unavailable))
@@ -71,7 +71,7 @@ impl Told {
         self.executed_nothing
     }
 
-    /// The same in a transaction, which an outage has cut: clients begin it anew.
+    /// The same in a transaction, which an outage has cut: clients begin it again.
     pub(super) fn in_transaction(self) -> Self {
         if self.executed_nothing { Self { code: Code::Aborted, retry: None, ..self } } else { self }
     }
@@ -112,14 +112,14 @@ impl Told {
         Self::new(Code::ResourceExhausted, what, Some(Refused::Malformed))
     }
 
-    /// What came is no request.
+    /// What came is not a request.
     pub(super) fn malformed(what: &str) -> Self {
         Self::new(Code::InvalidArgument, what, Some(Refused::Malformed))
     }
 
     /// It is not known who calls.
     pub(super) fn nobody() -> Self {
-        let what = "this door wants the secret of one of its callers as a bearer token";
+        let what = "this door requires the secret of one of its callers as a bearer token";
         Self::new(Code::Unauthenticated, what, Some(Refused::Denied))
     }
 

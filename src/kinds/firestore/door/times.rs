@@ -1,6 +1,6 @@
-//! Times that the door tells in the server's stead.
+//! Times that the door gives instead of the server's.
 //!
-//! They are estimates: the host's time, but later than every time that this door has told or seen in an answer of the
+//! They are estimates: the host's time, but later than every time that this door has given or seen in an answer of the
 //! server. So no document's time goes backwards for its clients while the daemon runs.
 
 use std::{
@@ -21,12 +21,12 @@ const MICROS: i64 = 1_000_000;
 /// See the [module](self).
 #[derive(Default)]
 pub(super) struct Estimates {
-    /// The latest time that was told or seen, in microseconds.
+    /// The latest time that was given or seen, in microseconds.
     latest: AtomicI64,
     told: Mutex<Told>,
 }
 
-/// What was told of documents, by their paths. The older half goes when the newer one is full.
+/// The times that were given of documents, by their paths. The older half goes when the newer one is full.
 #[derive(Default)]
 struct Told {
     new: HashMap<String, Timestamp>,
@@ -54,7 +54,7 @@ pub(super) fn of_unix(at: UnixMillis) -> Timestamp {
 }
 
 impl Estimates {
-    /// The server has told this time.
+    /// The server has given this time.
     pub(super) fn saw(&self, time: Timestamp) {
         self.latest.fetch_max(micros(time), Relaxed);
     }

@@ -59,11 +59,11 @@ pub(super) struct Understood {
     /// As the client sent it.
     message: Bytes,
     is_batch: bool,
-    /// Of a read, where it is cached.
+    /// Of a read, if it is cached.
     pub(super) read: Option<Read>,
     /// Of a write, that it leaves the same state however often it is applied.
     pub(super) absolute: bool,
-    /// It bears a marker from its first attempt on, which the door cannot add to a client's own bytes.
+    /// It has a marker from its first attempt on, which the door cannot add to a client's own bytes.
     pub(super) needs_marker: bool,
     whole: OnceLock<Result<Whole, NotWhole>>,
 }
@@ -181,7 +181,7 @@ impl Core {
     ) -> Option<Understood> {
         let is_durable = self.settings.min_ack == Some(AckLevel::Durable);
         let may_queue = match outage {
-            // Of a batch each write is told by itself.
+            // Each write of a batch is answered by itself.
             _ if self.settings.min_ack == Some(AckLevel::Applied) => false,
             _ if is_batch => true,
             Outage::Never(_) => false,
@@ -226,13 +226,14 @@ impl Core {
             Err(error) => return Err(Ended { error, share }),
         };
         let source = reply.source;
-        // A large one lies in a file.
+        // A large one is in a file.
         let Ok(reply) = reply.gathered().await else {
             return Ok((Told::fault("what is cached cannot be read").grpc(), source));
         };
         let told = self.replied(upstream, &whole.form, &reply);
         let response = told.map(|(messages, said)| said.response(messages, share));
-        let response = response.unwrap_or_else(|| Told::fault("a reply cannot be told").grpc());
+        let response =
+            response.unwrap_or_else(|| Told::fault("a reply cannot be expressed").grpc());
         Ok((response, source))
     }
 
@@ -253,7 +254,7 @@ impl Core {
         let reply = reply.map_err(|error| self.told_of(method, &error, None).of_one())?;
         let mut at = At { estimates: &self.estimates, now: self.backend.steady_unix() };
         let committed = stock::committed(&part.made, reply.value.as_ref(), &mut at);
-        let fault = || Told::fault("a reply cannot be told").of_one();
+        let fault = || Told::fault("a reply cannot be expressed").of_one();
         Ok((committed.ok_or_else(fault)?, reply.source))
     }
 
@@ -305,7 +306,7 @@ impl Core {
         Some((framing::framed(&messages), said))
     }
 
-    /// What the cache answers to a get in a suspect server's stead.
+    /// What the cache answers to a get instead of a suspect server.
     pub(super) fn cached(
         &self,
         upstream: &Upstream,
@@ -349,8 +350,8 @@ impl Core {
         Some(Following::new(self, upstream, copy))
     }
 
-    /// What a client is told whose call has ended without an answer; `attempt` is how its first one ended, if it was
-    /// sent.
+    /// The answer to a call that has ended without an answer of the server; `attempt` is how its first one ended, if it
+    /// was sent.
     pub(super) fn told_of(
         &self,
         method: Method,

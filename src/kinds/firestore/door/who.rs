@@ -2,7 +2,7 @@
 //!
 //! What emulators' clients send, `Bearer owner`, is no credential, and the same as none. Whoever brings none is carried
 //! by the daemon's own, if the door is open to them. Any other credential is the caller's own, and goes on as it is;
-//! where callers are known by a secret, it must be one of `callers_file`, and goes nowhere.
+//! if callers are known by a secret, it must be one of `callers_file`, and goes nowhere.
 
 use hyper::{
     HeaderMap,
@@ -70,7 +70,7 @@ pub(super) fn principal(
 }
 
 impl Core {
-    /// Who calls. Whoever shows a wrong secret waits for that to be told.
+    /// Who calls. Whoever shows a wrong secret waits for the answer.
     pub(super) async fn principal(
         &self,
         who: Option<Who>,

@@ -1,4 +1,4 @@
-//! What a stream knows and what its followers are told, in one place.
+//! What a stream knows and what its followers have, in one place.
 //!
 //! Every change of state and its event are made under one lock, and a follower reads both under it: a
 //! snapshot and the place in the log from which its changes count always belong together.
@@ -56,14 +56,14 @@ struct Presence {
     touched: u64,
 }
 
-/// Where a follower is.
+/// The position of a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It has been told nothing.
+    /// It has received nothing.
     Start,
-    /// It was told that there is nothing to tell: it gets a snapshot as soon as there is one.
+    /// It knows that there is nothing yet: it gets a snapshot as soon as there is one.
     Unfounded,
-    /// This is the number of the event that it is told next.
+    /// The number of the event that it receives next.
     At(u64),
 }
 
@@ -93,7 +93,7 @@ impl Board {
         }
     }
 
-    /// Takes one response of a connection; publishes where it makes the state consistent.
+    /// Takes one response of a connection; publishes if it makes the state consistent.
     pub(super) fn hear<U: Upstream>(&self, round: &mut Round, news: News, upstream: &U) -> Step {
         let mut inner = self.inner.lock();
         let step = round.take(news, &inner.view);
@@ -106,11 +106,11 @@ impl Board {
         step
     }
 
-    /// The connection is lost, or there is none, and `why`. Followers are told once.
+    /// The connection is lost, or there is none, and `why`. Followers hear of it once.
     pub(super) fn broken(&self, why: &str) {
         let mut inner = self.inner.lock();
         match &mut inner.phase {
-            // Who comes now is told why it lasts.
+            // Who comes now gets the reason why it lasts.
             Phase::Stale { why: told, .. } => {
                 why.clone_into(told);
                 return;
@@ -139,7 +139,7 @@ impl Board {
         }
     }
 
-    /// From where the next Listen goes on.
+    /// The point from which the next Listen goes on.
     pub(super) fn resume(&self) -> Resume {
         let (token, documents) = self.inner.lock().view.resume();
         Resume { token, documents }
@@ -150,7 +150,7 @@ impl Board {
         self.inner.lock().view.forget_token();
     }
 
-    /// The server refuses the query for good: followers are told why.
+    /// The server refuses the query for good: followers get the reason.
     pub(super) fn end(&self, cause: Cause) {
         let mut inner = self.inner.lock();
         let since = match inner.phase {
@@ -238,7 +238,7 @@ impl Inner {
         let Some(difference) = round.settle(&mut self.view, read_time) else { return false };
         self.shed = false;
         let told = match mem::replace(&mut self.phase, Phase::Current) {
-            // Nobody was told anything: a snapshot says it all.
+            // Nobody has received anything: a snapshot says it all.
             Phase::Connecting => return true,
             Phase::Current => !difference.is_empty(),
             Phase::Stale { .. } => true,
@@ -297,7 +297,7 @@ impl Inner {
             Phase::Closed { since, .. } => (since.map(|since| (since, String::new())), true),
         };
         let known = self.view.read_time().is_some();
-        // What ended the stream is the last event, and is told after the snapshot.
+        // What ended the stream is the last event, and is sent after the snapshot.
         *place = match (closed, self.shed) {
             (true, _) => Place::At(self.next.saturating_sub(1)),
             (false, true) => Place::Unfounded,

@@ -1,8 +1,8 @@
-//! What followers are told, as JSON.
+//! What followers receive, as JSON.
 //!
 //! | event | data |
 //! | --- | --- |
-//! | `snapshot` | `{"documents":[…],"stale":…,"source":"live"\|"stale"\|"empty","read_time":…}`, and `since` and `reason` where it is stale |
+//! | `snapshot` | `{"documents":[…],"stale":…,"source":"live"\|"stale"\|"empty","read_time":…}`, and `since` and `reason` if it is stale |
 //! | `change` | `{"added":[…],"modified":[…],"removed":["path"…],"source":"live","read_time":…}`: also says that what was stale is so no longer |
 //! | `stale` | `{"since":…,"reason":…}`; at the end of a stream `{"since":…,"ended":true,"code":…,"message":…}` |
 
@@ -27,7 +27,7 @@ pub(super) struct Snapshot {
     pub(super) documents: Vec<Bytes>,
     /// Since when it is stale, and why.
     pub(super) stale: Option<(SystemTime, String)>,
-    /// Whether it stands for documents that are not known, or not kept any more.
+    /// Whether it represents documents that are not known, or not kept any more.
     pub(super) empty: bool,
     pub(super) read_time: Option<Timestamp>,
 }

@@ -56,7 +56,7 @@ pub(super) async fn keep<U: Upstream>(
                 board.broken(&format!("{}: {}", cause.code, cause.message));
             }
             End::Refused(cause) => return cause,
-            // Told of only where listening from the beginning has not helped.
+            // Reported only if listening from the beginning has not helped.
             End::Anew if resumed || current_since.is_some() => board.forget_token(),
             End::Anew => board.broken("the server counts other documents than it sends"),
             End::Broken { why, exhausted: asked } => {

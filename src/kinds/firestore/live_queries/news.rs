@@ -33,7 +33,7 @@ pub(super) struct TargetNews {
     pub(super) kind: TargetChangeType,
     /// Empty for none.
     pub(super) token: Bytes,
-    /// Where the target is consistent, as of when.
+    /// If the target is consistent, as of when.
     pub(super) read_time: Option<Timestamp>,
     pub(super) cause: Option<Status>,
 }

@@ -35,7 +35,7 @@ pub(super) enum Step {
     Wait,
     /// What came is consistent, as of this time.
     Consistent(Timestamp),
-    /// Not as many documents are known as there are: the Listen has to begin anew.
+    /// Not as many documents are known as there are: the Listen has to begin again.
     Mismatch,
     /// The server has ended the target.
     Removed(Option<Status>),
@@ -44,7 +44,7 @@ pub(super) enum Step {
 }
 
 impl Round {
-    /// The round of a new connection; `resumed` where it bore a token.
+    /// The round of a new connection; `resumed` if it had a token.
     pub(super) fn new(resumed: bool) -> Self {
         Self {
             whole: !resumed,
@@ -112,7 +112,7 @@ impl Round {
         }
     }
 
-    /// Takes what came over into `known`, which is from then on as of `read_time`, and begins anew on the same
+    /// Takes what came over into `known`, which is from then on as of `read_time`, and begins again on the same
     /// connection. `None` if what is known already was read later: then the round goes on.
     pub(super) fn settle(&mut self, known: &mut View, read_time: Timestamp) -> Option<Difference> {
         if known.was_read_after(read_time) {

@@ -1,4 +1,4 @@
-//! A scripted server of Listens, and how what followers are told reads in a test.
+//! A scripted server of Listens, and how what followers receive reads in a test.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -41,7 +41,7 @@ impl Scripted {
         Self { connections, made: Mutex::new(made) }
     }
 
-    /// The next connection, where one is made: what it resumes from, and where its answers go.
+    /// The next connection, if one is made: what it resumes from, and the receiver of its answers.
     pub(super) async fn connection(&self) -> (Resume, Answers) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -219,7 +219,7 @@ pub(super) fn line(event: &StreamEvent) -> String {
     words.join(" ")
 }
 
-/// The next thing that a follower is told; `end` for its end.
+/// The next thing that a follower receives; `end` for its end.
 pub(super) async fn told(follow: &mut Box<dyn Follow>) -> String {
     let event = timeout(PATIENCE, follow.next()).await.expect("an event within the patience");
     event.map_or_else(|| "end".to_owned(), |event| line(&event))

@@ -19,7 +19,7 @@ pub(super) const TARGET: i32 = 1;
 /// What a Listen answers, until it ends.
 pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<ListenResponse, Status>> + Send>>;
 
-/// From where a Listen goes on.
+/// The point from which a Listen goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resume {
     /// The server's token; empty for a Listen from the beginning.
@@ -33,8 +33,8 @@ pub(crate) trait Upstream: Send + Sync + 'static {
     /// A query with the credentials that it is asked with.
     type Query: Send + Sync + 'static;
 
-    /// Reads a query in wire form. Streams of equal bytes are shared, so these must be canonical and bear
-    /// the caller's credentials where they are not the daemon's own.
+    /// Reads a query in wire form. Streams of equal bytes are shared, so these must be canonical and have
+    /// the caller's credentials if they are not the daemon's own.
     ///
     /// # Errors
     /// What is malformed.
@@ -54,7 +54,7 @@ pub(crate) trait Upstream: Send + Sync + 'static {
     /// A document as a reply shows it.
     fn to_json(&self, document: Document) -> Json;
 
-    /// The path that a document's full name stands for.
+    /// The path in a document's full name.
     fn path(&self, name: &str) -> String;
 }
 

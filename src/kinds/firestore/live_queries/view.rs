@@ -12,7 +12,7 @@ pub(super) struct Kept {
     updated: Option<Timestamp>,
     /// Of its JSON: a server whose clock is coarse gives two states the same time.
     digest: u64,
-    /// `None` where it was dropped in a long outage.
+    /// `None` if it was dropped in a long outage.
     json: Option<Bytes>,
 }
 
@@ -142,7 +142,7 @@ impl View {
         untouched + changed.values().flatten().count()
     }
 
-    /// The state that is known of a document, where it is the same; so that it is held once.
+    /// The state that is known of a document, if it is the same, so that it is held once.
     pub(super) fn shared(&self, name: &str, document: Kept) -> Kept {
         match self.documents.get(name) {
             Some(known) if known.same(&document) && known.json.is_some() => known.clone(),

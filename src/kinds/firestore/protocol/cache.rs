@@ -2,8 +2,9 @@
 //!
 //! A document is one entry, whether it was got alone or with others; its absence is an answer as well. A
 //! query is one entry under its canonical form, in a lane of its own that no write enters: its result is
-//! neither overlaid nor invalidated. So is what a client of the door asks, under the bytes of its message. What was read with a caller's own credentials is kept apart, under a
-//! hash of them that is made anew with each run of the daemon.
+//! neither overlaid nor invalidated. So is what a client of the door asks, under the bytes of its message. What was
+//! read with a caller's own credentials is kept apart, under a hash of them that is different in each run of the
+//! daemon.
 
 use std::sync::LazyLock;
 
@@ -15,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::wire::{self, Answer, Asked, Call, Found, FoundList, Get, Op, Query, Reply};
 
-/// Where the principal's hash ends and the read begins.
+/// The end of the principal's hash, at which the read begins.
 const PRINCIPAL: usize = 17;
 
 /// So that nobody can prepare credentials whose hash is another's.

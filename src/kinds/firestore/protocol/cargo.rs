@@ -70,7 +70,7 @@ impl Cargo {
         let call: Call =
             wire::decode(attempt.body).map_err(|why| wrong(format!("the call {why}")))?;
         let Some(Op::Commit(Commit { writes, many })) = call.op else {
-            return Err(wrong("the call is no write".to_owned()));
+            return Err(wrong("the call is not a write".to_owned()));
         };
         check_doubt(attempt, &writes)?;
         Ok(Self {
@@ -202,14 +202,14 @@ impl Mark {
     }
 }
 
-/// A write that is not absolute and may have been applied is sent again only where its marker would tell.
+/// A write that is not absolute and may have been applied is sent again only if its marker would tell.
 fn check_doubt(attempt: &Attempt<'_>, writes: &[Write]) -> Result<(), Failed> {
     let Some(doubt) = &attempt.doubt else { return Ok(()) };
     if writes.iter().all(plan::is_absolute) {
         return Ok(());
     }
     let why = if attempt.token.is_none() {
-        "it bears no marker"
+        "it has no marker"
     } else if attempt.now.since(doubt.since) >= MARKER_LIFE {
         "it was first sent more than 7 days ago, and its marker may be gone"
     } else {

@@ -1,4 +1,4 @@
-//! The fields of a message, read where they lie: nothing is copied, and nothing has to be known of the rest.
+//! The fields of a message, read in place: nothing is copied, and nothing has to be known of the rest.
 
 /// A field of a message.
 enum Field<'a> {

@@ -2,14 +2,14 @@
 //!
 //! | op | reply |
 //! | --- | --- |
-//! | `get` | `{"path","data","create_time","update_time"}`, or null where there is no such document |
+//! | `get` | `{"path","data","create_time","update_time"}`, or null if there is no such document |
 //! | `batch_get`, `query` | an array of them |
 //! | `set`, `update`, `create`, `delete` | `{"update_time"}` |
 //! | `commit` | `{"update_time","writes":[{"update_time","transforms":[…]}]}` |
 //! | `begin_transaction` | `{"transaction":"…"}` |
 //! | `rollback` | null |
 //!
-//! What queued writes make of a document bears no times, and `"estimated":true` where a time in it is
+//! What queued writes make of a document has no times, and `"estimated":true` if a time in it is
 //! fusebox's guess at the server's.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};

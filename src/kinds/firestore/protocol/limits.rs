@@ -116,13 +116,13 @@ fn check_transforms(write: &Write) -> Result<(), String> {
         check_transform(transform.transform_type.as_ref(), field)?;
         paths.push(parts);
     }
-    // Sorted, one that lies within another comes right after it or after others within it.
+    // Sorted, one that is within another comes right after it or after others within it.
     paths.sort_unstable();
     for (outer, inner) in paths.iter().zip(paths.iter().skip(1)) {
         if inner.len() > outer.len() && inner.starts_with(outer) {
             let [outer, inner] =
                 [outer, inner].map(|parts| path::field_path(parts.iter().map(String::as_str)));
-            return Err(format!("transforms of {outer} and of {inner}, which lies within it"));
+            return Err(format!("transforms of {outer} and of {inner}, which is within it"));
         }
     }
     Ok(())
@@ -155,12 +155,12 @@ fn check_transform(transform: Option<&TransformType>, field: &str) -> Result<(),
     }
 }
 
-/// Where a value stands.
+/// The position of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Map,
     Array,
-    /// Among the elements of a transform, where the emulator takes arrays within arrays.
+    /// Among the elements of a transform, in which the emulator takes arrays within arrays.
     Element,
 }
 
@@ -210,7 +210,7 @@ fn check_value(value: &Value, field: &str, place: Place, depth: usize) -> Result
             check_vector(map).or_else(wrong)
         }
         Some(ValueType::MapValue(map)) => {
-            // The path begins anew within an array.
+            // The path begins again within an array.
             let above = if place == Place::Map { field } else { "" };
             check_fields(&map.fields, above, deeper()?)
         }
@@ -297,7 +297,7 @@ fn check_reference(name: &str) -> Result<(), String> {
                     Some("documents"),
                     Some(path),
                 ) if !project.is_empty() && !database.is_empty() => path,
-                _ => return Err(format!("{name:?} is the full name of no document")),
+                _ => return Err(format!("{name:?} is not the full name of a document")),
             }
         }
     };

@@ -38,7 +38,7 @@ const WRITE: Places = &[
 const WRITES: Places = &[(1, Has::Name), (2, Has::In(WRITE))];
 const TARGET: Places = &[(2, Has::In(ABOUT)), (3, Has::In(&[(2, Has::Name)]))];
 
-// Of pipelines the arguments say where they read: references among them.
+// The arguments of pipelines say what they read: references among them.
 static VALUE: [(u32, Has); 5] = [
     (5, Has::Reference),
     (6, Has::In(&MAP)),
@@ -55,7 +55,8 @@ static PIPELINE: [(u32, Has); 1] = [(1, Has::In(&ARGUMENTS))];
 static STRUCTURED: [(u32, Has); 2] = [(1, Has::In(&PIPELINE)), (2, Has::In(&ENTRY))];
 static EXECUTED: [(u32, Has); 2] = [(1, Has::Name), (2, Has::In(&STRUCTURED))];
 
-/// Where the messages of a method name something, by what the method is called in records. `None` if it is not known.
+/// The fields in which the messages of a method name something, by the method's name in records. `None` if it is not
+/// known.
 fn places(operation: &str) -> Option<Places> {
     Some(match operation {
         "batch_get" => &[(1, Has::Name), (2, Has::Name)],
@@ -110,16 +111,16 @@ fn collect<'a>(
     Some(())
 }
 
-/// Where JSON has names.
+/// The members of JSON that have names.
 const KEYS: [&str; 7] = ["database", "delete", "document", "documents", "name", "parent", "verify"];
-/// Where a pipeline has some besides.
+/// Other members of a pipeline that have names.
 const REFERENCES: [&str; 2] = ["referenceValue", "reference_value"];
 
 /// The names in a body of JSON; in an empty one there are none. What a program stores is never a text under one of the
 /// [`KEYS`], but an object.
 ///
 /// # Errors
-/// It is no JSON.
+/// It is not JSON.
 pub(crate) fn names_in_json(body: &[u8], has_references: bool) -> Result<Vec<String>, Unreadable> {
     let mut found = Vec::new();
     if body.is_empty() {

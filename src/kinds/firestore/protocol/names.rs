@@ -1,6 +1,6 @@
 //! From paths to full names, and back.
 //!
-//! Bodies and replies bear paths below the database's root; the wire bears full names. So does a
+//! Bodies and replies have paths below the database's root; the wire has full names. So does a
 //! reference on the wire, which a caller may give as a path.
 
 use std::collections::btree_map::ValuesMut;
@@ -47,7 +47,7 @@ impl Root {
         }
     }
 
-    /// The full name of `path`; of the root itself where it is empty.
+    /// The full name of `path`; of the root itself if it is empty.
     pub(crate) fn name(&self, path: &str) -> String {
         if path.is_empty() {
             return self.prefix.trim_end_matches('/').to_owned();

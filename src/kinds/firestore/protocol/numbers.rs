@@ -2,7 +2,7 @@
 //!
 //! **A number without a point and without an exponent is an integer; every other one is a double.** So `1000`
 //! and `-0` are integers, `1000.0`, `1e3` and `-0.0` are doubles. An integer beyond 64 bits is refused rather
-//! than stored as the double next to it, as is a number that no double holds (`1e999`). Where a double is wanted
+//! than stored as the double next to it, as is a number that no double holds (`1e999`). If a double is wanted
 //! by name (`{"doubleValue":…}`) every number is one. A double has the value that is nearest to its text.
 //!
 //! This is the only way in: what [`super::value`] finds in the tree made here is exact.
@@ -21,7 +21,7 @@ const DOUBLE: &str = "doubleValue";
 pub(crate) fn object_of(text: &[u8]) -> Result<Map<String, Value>, String> {
     match tree(Json::of_bytes(text)?)? {
         Value::Object(object) => Ok(object),
-        _ => Err("a JSON object is wanted".to_owned()),
+        _ => Err("a JSON object is required".to_owned()),
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
             (r#"{"n":-9223372036854775809}"#, "n: -9223372036854775809 is an integer"),
             (r#"{"integerValue":18446744073709551616}"#, "integerValue: 18446744073709551616 is"),
             (r#"{"n":-1e999}"#, "n: -1e999 is beyond the largest double"),
-            ("[1]", "a JSON object is wanted"),
+            ("[1]", "a JSON object is required"),
             (r#"{"n":1,"n":2}"#, "`n` is named twice"),
             (r#"{"n":"\ud800"}"#, "is not Unicode text"),
         ] {

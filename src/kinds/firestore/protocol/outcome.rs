@@ -30,7 +30,7 @@ use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, Status};
 
-/// How long an exhausted server is left alone where it does not say.
+/// How long an exhausted server is left alone if it does not say.
 const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
 
 /// How an attempt failed.
@@ -40,7 +40,7 @@ pub(crate) struct Failed {
     pub(crate) verdict: Verdict,
     /// What happened.
     pub(crate) error: AttemptError,
-    /// What the server, or what carries it, called it, where it said so.
+    /// What the server, or what carries it, called it, if it said so.
     pub(crate) status: Option<Code>,
     /// Whether the message was too large.
     pub(crate) too_large: Option<TooLarge>,
@@ -49,7 +49,7 @@ pub(crate) struct Failed {
 /// A message was too large to be taken at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooLarge {
-    /// The largest that would be taken, in bytes, where the server said so.
+    /// The largest that would be taken, in bytes, if the server said so.
     pub(crate) limit: Option<usize>,
 }
 
@@ -71,14 +71,14 @@ impl Failed {
     }
 }
 
-/// Where a status comes from: the server, or what kept its answer away.
+/// The source of a status: the server, or what kept its answer away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// The server sent it.
     Server,
     /// TLS has this against the server, so there is no connection.
     Tls(String),
-    /// Nothing of the request was acted upon; what that says of where the fault lies.
+    /// Nothing of the request was acted upon; what that says about the origin of the fault.
     NotSent(Fault),
     /// The connection was closed because another write on it was not answered in time.
     Reset(String),
@@ -205,7 +205,7 @@ fn message(status: &Status) -> String {
     text
 }
 
-/// How long the server asks to be left alone, where it says so.
+/// How long the server asks to be left alone, if it says so.
 fn retry_after(status: &Status) -> Option<Duration> {
     let details = rpc::Status::decode(status.details()).ok()?.details;
     let info = details.iter().find(|detail| detail.type_url.ends_with("google.rpc.RetryInfo"))?;
@@ -213,7 +213,7 @@ fn retry_after(status: &Status) -> Option<Duration> {
     Duration::try_from(delay).ok()
 }
 
-/// How an attempt fails that the server answers with the status `word`; `None` for what is no error's.
+/// How an attempt fails that the server answers with the status `word`; `None` for what is not an error's.
 pub(crate) fn injected(word: &str) -> Option<Failed> {
     let code = (1..=16).map(Code::from_i32).find(|code| name(*code) == word)?;
     let status = Status::new(code, "chaos: a fault on purpose, nothing was sent");

@@ -2,7 +2,7 @@
 //!
 //! While the server answers, a commit passes as it is, and what it writes is nobody's business here. Only if something
 //! else is to answer it, it is read whole; see [`stock`](super::stock). What is read of it before that is what each of
-//! its writes asks and whether it has transforms: documents are skipped where they lie.
+//! its writes asks and whether it has transforms: documents are skipped in place.
 
 use bytes::Bytes;
 use fusebox_actors::connector::Outage;

@@ -1,8 +1,8 @@
 //! The value of a document after the writes that wait in its lane.
 //!
-//! One function from a lane's writes to a value. What stood before them is not known here, so each queued
+//! One function from a lane's writes to a value. What was before them is not known here, so each queued
 //! commit is carried out in every *world* that is possible: at first the document is absent, or it is there
-//! and its fields are not known. The value is determined where one world is left and its fields are known. If that is
+//! and its fields are not known. The value is determined if one world is left and its fields are known. If that is
 //! not so and the backend cannot be asked, they are carried out once more, upon what is cached of the document.
 //!
 //! | write | on a known document | on a known absence | on fields that are not known |
@@ -16,14 +16,14 @@
 //!
 //! **A commit is all or nothing.** It is refused if one precondition fails, or if it makes the document larger
 //! than Firestore takes, and then it changes nothing. Whether another document exists is known only from
-//! earlier writes of the same commit, because writes to that document alone are not in this lane; where a
+//! earlier writes of the same commit, because writes to that document alone are not in this lane; if a
 //! precondition on it is left open, both what was and what the commit makes are possible.
 //!
 //! **Transforms** are Firestore's, as its documentation has them and Google's emulator does them:
 //! - numbers are compared by their exact value, an integer with a double too; 0, 0.0 and -0.0 are equal, and
-//!   NaN equals NaN. Maps and arrays are equal where their elements are.
+//!   NaN equals NaN. Maps and arrays are equal if their elements are.
 //! - `array_union` adds what nothing equals, `array_remove` takes out all that is equal.
-//! - `minimum` and `maximum` keep the old number where both are equal, and are NaN where either is.
+//! - `minimum` and `maximum` keep the old number if both are equal, and are NaN if either is.
 //! - `increment` stops at the largest and the smallest integer; with a double it adds as doubles.
 //! - timestamps are cut to microseconds when they are stored.
 //!
@@ -53,14 +53,14 @@ use super::{
     wire::{self, Call, Found, Op},
 };
 
-/// So many worlds are told apart; where there would be more, nothing is known.
+/// So many worlds are distinguished; if there would be more, nothing is known.
 const WORLDS_MAX: usize = 8;
 
 /// What the document may be.
 #[derive(Clone, Debug)]
 enum World {
     Absent,
-    /// It is there; `None` where its fields are not known.
+    /// It is there; `None` if its fields are not known.
     Present(Option<Known>),
 }
 
@@ -92,7 +92,7 @@ impl World {
     }
 }
 
-/// Everything that the document may be, where nothing is known.
+/// Everything that the document may be, if nothing is known.
 fn anything() -> Vec<World> {
     vec![World::Absent, World::Present(None)]
 }
@@ -101,7 +101,7 @@ fn anything() -> Vec<World> {
 #[derive(Clone, Debug)]
 pub(crate) struct Followed {
     path: String,
-    /// `None` after a commit that cannot be told.
+    /// `None` after a commit whose effect is not known.
     worlds: Option<Vec<World>>,
     /// When the last commit was accepted.
     accepted_at: Option<UnixMillis>,
@@ -132,7 +132,7 @@ impl Followed {
     }
 
     /// Goes on with `queued`. References are shown as `root` will complete them, so that a document reads the same
-    /// before and after. Returns whether the document would be known as well if nothing had been known before; where
+    /// before and after. Returns whether the document would be known as well if nothing had been known before; if
     /// fields are known, it does not say so.
     pub(crate) fn write(&mut self, queued: &QueuedWrite, root: Option<&Root>) -> bool {
         self.accepted_at = self.accepted_at.max(Some(queued.accepted_at));
@@ -159,7 +159,7 @@ impl Followed {
         alone
     }
 
-    /// The document's entry, or `None` where what is known does not determine it.
+    /// The document's entry, or `None` if what is known does not determine it.
     pub(crate) fn reply(&self) -> Option<Bytes> {
         let known = match self.worlds.as_deref()? {
             [World::Absent] => None,
@@ -207,7 +207,7 @@ impl Commit {
         Some(Self { names, writes: commit.writes, accepted_at: queued.accepted_at })
     }
 
-    /// What it may make of the document at `path`. `None` where a write cannot be told.
+    /// What it may make of the document at `path`. `None` if the effect of a write is not known.
     fn after(&self, worlds: &[World], path: &str) -> Option<Vec<World>> {
         let mut next: Vec<World> = Vec::new();
         for world in worlds {
@@ -222,7 +222,7 @@ impl Commit {
     }
 }
 
-/// What a commit of `writes` may make of the document at `path`. `None` where a write cannot be told.
+/// What a commit of `writes` may make of the document at `path`. `None` if the effect of a write is not known.
 fn committed<'a>(
     before: &World,
     path: &str,
@@ -256,7 +256,7 @@ fn committed<'a>(
     Some(if certain { vec![after] } else { vec![before.clone(), after] })
 }
 
-/// What the write makes of the document. `None` where the write itself cannot be told.
+/// What the write makes of the document. `None` if the effect of the write itself is not known.
 fn written(before: World, write: &Write, accepted_at: UnixMillis) -> Option<World> {
     let new = match &write.operation {
         Some(Operation::Update(document)) => document,
@@ -315,7 +315,7 @@ fn cut(value: &mut Value) {
     }
 }
 
-/// Puts a value at the path `parts`, making maps on the way, or takes it out where there is none.
+/// Puts a value at the path `parts`, making maps on the way, or takes it out if there is none.
 pub(super) fn put(fields: &mut Fields, parts: &[String], new: Option<Value>) {
     let Some((first, rest)) = parts.split_first() else { return };
     if rest.is_empty() {
@@ -376,7 +376,7 @@ fn transformed(
     Some(value::value(value_type))
 }
 
-/// `with`, where it lies on that side of the old number or there is none; else the old one. NaN outdoes all.
+/// `with`, if it is on that side of the old number or there is none; else the old one. NaN outdoes all.
 fn extreme(old: Option<ValueType>, with: &Value, side: Ordering) -> Option<ValueType> {
     let with = with.value_type.as_ref()?;
     let Some(old) = old.filter(|_| !is_nan(with)) else { return Some(with.clone()) };
@@ -387,7 +387,7 @@ fn is_nan(number: &ValueType) -> bool {
     matches!(number, ValueType::DoubleValue(double) if double.is_nan())
 }
 
-/// The order of two numbers by their exact values; `None` where one is NaN or no number.
+/// The order of two numbers by their exact values; `None` if one is NaN or no number.
 fn compare(one: &ValueType, other: &ValueType) -> Option<Ordering> {
     match (one, other) {
         (ValueType::IntegerValue(one), ValueType::IntegerValue(other)) => Some(one.cmp(other)),

@@ -1,8 +1,8 @@
 //! Paths of documents, collections and fields.
 //!
 //! A call names documents and collections below the database's root, `users/ada`; their full names are
-//! made where it is sent, and taken apart where an answer comes back. A field's path is a word, or
-//! several parted by `.`; what is no simple word stands between backquotes, as Firestore has it.
+//! made when it is sent, and taken apart when an answer comes back. A field's path is a word, or
+//! several parted by `.`; what is not a simple word is between backquotes, as Firestore has it.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ pub(crate) fn check_collection(path: &str) -> Result<(), String> {
     }
 }
 
-/// How many names the path has; `None` where one of them cannot be.
+/// How many names the path has; `None` if one of them cannot be.
 fn segments(path: &str) -> Option<usize> {
     let mut count = 0;
     for segment in path.split('/') {
@@ -48,7 +48,7 @@ pub(crate) fn parent(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// The parts of a field's path, as a caller may write it: what is no simple word needs no backquotes if it has no dot.
+/// The parts of a field's path, as a caller may write it: what is not a simple word needs no backquotes if it has no dot.
 ///
 /// # Errors
 /// It is none.
@@ -64,7 +64,7 @@ pub(crate) fn exact_fields(path: &str) -> Result<Vec<String>, String> {
     parts(path, is_simple)
 }
 
-/// The parts of a field's path. `is_plain` is whether a name may stand without backquotes.
+/// The parts of a field's path. `is_plain` is whether a name needs no backquotes.
 fn parts(path: &str, is_plain: fn(&str) -> bool) -> Result<Vec<String>, String> {
     let wrong = || {
         format!(
@@ -95,7 +95,7 @@ fn parts(path: &str, is_plain: fn(&str) -> bool) -> Result<Vec<String>, String> 
     }
 }
 
-/// What stands before the closing backquote, and what follows it. A backslash stands before a backquote or another
+/// What is before the closing backquote, and what follows it. A backslash may be before a backquote or another
 /// backslash; what else Firestore makes of one is not known here.
 fn unquote(quoted: &str) -> Option<(String, &str)> {
     let mut part = String::new();
@@ -116,7 +116,7 @@ pub(crate) fn field_path<'a>(parts: impl IntoIterator<Item = &'a str>) -> String
     quoted.join(".")
 }
 
-/// Whether a name stands without backquotes.
+/// Whether a name needs no backquotes.
 fn is_simple(part: &str) -> bool {
     part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')

@@ -1,6 +1,6 @@
 //! Reads what a call is: its lanes, whether it reads or writes, and what follows from that.
 //!
-//! A document is a lane. What an outage lets one say of a write:
+//! A document is a lane. How a write may be answered in an outage:
 //!
 //! | write | absolute | in an outage |
 //! | --- | --- | --- |
@@ -94,7 +94,7 @@ fn check_size(writes: &[Change], bytes: usize) -> Result<(), Refused> {
     let bears_marker = writes.iter().any(|write| !is_absolute(write));
     let most = if bears_marker { WRITES_MAX - 1 } else { WRITES_MAX };
     if writes.len() > most {
-        let why = if bears_marker { " where one of them needs a marker" } else { "" };
+        let why = if bears_marker { " if one of them needs a marker" } else { "" };
         return refused(format!("a commit takes {most} writes{why}, got {}", writes.len()));
     }
     if bytes > BYTES_MAX {
@@ -132,7 +132,7 @@ fn is_whole(write: &Change) -> bool {
     }
 }
 
-/// What an outage lets one say of writes together. `live` is why they are never queued, if not for their own sake.
+/// How writes together may be answered in an outage. `live` is why they are never queued, if not for their own sake.
 pub(super) fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
     let has = |wanted: fn(&ConditionType) -> bool| {
         writes.iter().any(|write| {

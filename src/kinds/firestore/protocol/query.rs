@@ -5,7 +5,7 @@
 //!  "limit":10,"start_after":[1815,"ada"],"select":["name"]}
 //! ```
 //! `collection` is a collection's path; `collection_group` finds every collection of that name, below the
-//! document `parent` where there is one. Conditions all hold. A condition or cursor on `__name__` takes a
+//! document `parent` if there is one. Conditions all hold. A condition or cursor on `__name__` takes a
 //! document's path.
 
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
@@ -95,7 +95,7 @@ pub(crate) fn from_json(rest: Map<String, Json>) -> Result<Query, String> {
     Ok(Query { parent, query: Some(query) })
 }
 
-/// Where it looks: the parent's path, and the collections below it.
+/// What it looks at: the parent's path, and the collections below it.
 fn from(raw: &RawQuery) -> Result<(String, CollectionSelector), String> {
     let parent = raw.parent.clone().unwrap_or_default();
     if !parent.is_empty() {
@@ -120,7 +120,7 @@ fn from(raw: &RawQuery) -> Result<(String, CollectionSelector), String> {
         (None, Some(group)) => {
             Err(format!("collection_group must be a name without slashes, got {group:?}"))
         }
-        _ => Err("a query wants collection, such as users, or collection_group".to_owned()),
+        _ => Err("a query needs collection, such as users, or collection_group".to_owned()),
     }
 }
 
@@ -133,7 +133,7 @@ fn field(name: &str) -> Result<FieldReference, String> {
     Ok(FieldReference { field_path })
 }
 
-/// The conditions together; a single one stands by itself.
+/// The conditions together; a single one is by itself.
 fn all(mut filters: Vec<Filter>) -> Option<Filter> {
     if filters.len() <= 1 {
         return filters.pop();
@@ -184,7 +184,7 @@ fn filter((name, op, json): &(String, String, Json)) -> Result<Filter, String> {
     Ok(Filter { filter_type: Some(FilterType::FieldFilter(filter)) })
 }
 
-/// A value to compare a field with; a document's path where the field is its name.
+/// A value to compare a field with; a document's path if the field is its name.
 fn operand(name: &str, json: &Json) -> Result<Value, String> {
     let mut operand = value::from_json(json).map_err(|why| format!("{name}: {why}"))?;
     if name == NAME {
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (json, why) in [
-            (json!({}), "wants collection"),
-            (json!({ "collection": "a", "collection_group": "b" }), "wants collection"),
+            (json!({}), "needs collection"),
+            (json!({ "collection": "a", "collection_group": "b" }), "needs collection"),
             (json!({ "collection": "users/ada" }), "such as users"),
             (json!({ "collection": "a", "where": [["x", "~", 1]] }), "\"~\" is none of"),
             (json!({ "collection": "a", "order": [["x", "up"]] }), "neither asc nor desc"),

@@ -31,7 +31,7 @@ pub(crate) struct Sizes(Mutex<State>);
 struct State {
     calls: Learnt,
     bytes: Learnt,
-    /// The largest message that the server takes, where it has said so.
+    /// The largest message that the server takes, if it has said so.
     limit: Option<usize>,
     /// How large a call is, in bytes, as a moving average.
     typical: usize,
@@ -131,7 +131,7 @@ impl Sizes {
         self.0.lock().suspects.get(&lane).copied()
     }
 
-    /// The largest message that the server takes, in bytes, where it has said so.
+    /// The largest message that the server takes, in bytes, if it has said so.
     pub(crate) fn limit(&self) -> Option<usize> {
         self.0.lock().limit
     }
@@ -173,7 +173,7 @@ impl Sizes {
         self.0.lock().suspect(lanes, lanes.len());
     }
 
-    /// The server takes no message of so many bytes, of so many calls; `limit` is what it does take, where it
+    /// The server takes no message of so many bytes, of so many calls; `limit` is what it does take, if it
     /// said so.
     pub(crate) fn too_large(&self, limit: Option<usize>, calls: usize, bytes: usize) {
         let mut state = self.0.lock();

@@ -15,7 +15,7 @@
 //! write is lost in the queue, and nothing of a document in the cache.
 //!
 //! **Times of the door's own** are estimates. A queued commit is answered with a time that is later than every one
-//! that was told or seen before.
+//! that was given or seen before.
 
 use bytes::Bytes;
 use googleapis_tonic_google_firestore_v1::google::{
@@ -280,14 +280,14 @@ impl Form {
     }
 }
 
-/// What tells the times that an answer bears.
+/// The source of the times in an answer.
 pub(crate) trait Times {
     /// When what is read now is read; when what is written now is written.
     fn now(&mut self) -> Timestamp;
-    /// When the document at `path` was written last, as far as that was told; else the time that its queued write was
+    /// When the document at `path` was written last, as far as that was given; else the time that its queued write was
     /// `accepted_at`.
     fn written(&mut self, path: &str, accepted_at: Option<Timestamp>) -> Timestamp;
-    /// The server has told this time.
+    /// The server has given this time.
     fn saw(&mut self, at: Timestamp);
     /// Tells that the document at `path` was written `at` this time.
     fn tell(&mut self, path: &str, at: Timestamp);

@@ -1,21 +1,21 @@
-//! What a client listens to, kept so that its Listen can be begun anew without its knowledge.
+//! What a client listens to, kept so that its Listen can be begun again without its knowledge.
 //!
 //! ```text
 //!          AddTarget              ADD                     a document, RESET
-//!  nothing ─────────▶ as asked ─────────▶ as asked, told ─────────────────▶ from the beginning
+//!  nothing ─────────▶ as asked ─────────▶ as asked, sent ─────────────────▶ from the beginning
 //!                        ▲                      │ a token       ▲   │ a token
 //!                        │                      ▼               │   ▼
 //!                        │                   from a token ◀─────┴────
 //!  REMOVE, and RemoveTarget in an outage, forget it.
 //! ```
 //! A target goes on from the last token that its client was handed, **if nothing was handed on since**. Otherwise its
-//! client is told `RESET`, and it begins from the beginning: between two tokens the client may have heard of a document
-//! that is gone before the target begins anew, and no server knows that it would have to say so. So the view is right
+//! client gets `RESET`, and it begins from the beginning: between two tokens the client may have heard of a document
+//! that is gone before the target begins again, and no server knows that it would have to say so. So the view is right
 //! with a server that gives tokens, and with one that gives none. A token that the server refuses is forgotten in the
 //! same way.
 //!
 //! # Invariants
-//! 1. A token is kept only when the message that bears it is handed on.
+//! 1. A token is kept only when its message is handed on.
 //! 2. A client hears of a target's `ADD` once, and of its `REMOVE` once, however often the target was added.
 //! 3. What cannot be read whole is not kept: see [`Targets::is_opaque`].
 
@@ -82,7 +82,7 @@ struct OnStream {
     is_tried: bool,
 }
 
-/// From where a target goes on.
+/// The point from which a target goes on.
 #[derive(Debug, PartialEq, Eq)]
 enum From {
     /// As its client has asked: nothing was handed on of it.
@@ -98,18 +98,18 @@ pub(crate) enum Heard {
     Pass,
     /// The client has heard that already.
     Hide,
-    /// A token is refused: the Listen has to begin anew.
+    /// A token is refused: the Listen has to begin again.
     Anew,
-    /// It is none, and nobody is told of it: the Listen has to begin anew.
+    /// It is none, and nobody hears of it: the Listen has to begin again.
     Malformed,
 }
 
-/// A Listen that is begun anew.
+/// A Listen that is begun again.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Begin {
     /// What the server is asked.
     pub(crate) requests: Vec<Bytes>,
-    /// What the client is told once the server takes it, before anything else.
+    /// What the client receives once the server takes it, before anything else.
     pub(crate) told: Option<Bytes>,
 }
 
@@ -127,8 +127,8 @@ fn of_targets(kind: TargetChangeType, target_ids: Vec<i32>) -> Option<Bytes> {
 }
 
 impl Targets {
-    /// Takes a request of the client. While there is no stream to the server, `is_open` is false, and what the client is
-    /// to be told is returned.
+    /// Takes a request of the client. While there is no stream to the server, `is_open` is false, and what the client
+    /// is to receive is returned.
     ///
     /// # Errors
     /// It would be too much.
@@ -272,7 +272,7 @@ impl Targets {
         is_any
     }
 
-    /// There is no stream to the server any more: what the client is to be told of targets that it does not want. It
+    /// There is no stream to the server any more: what the client is to receive of targets that it does not want. It
     /// counts what it hears of a number, so it hears what the server would have said: of each an `ADD` and a `REMOVE`.
     pub(crate) fn broke(&mut self) -> Vec<Bytes> {
         let mut told = Vec::new();
@@ -307,7 +307,7 @@ impl Targets {
             if kept.from == From::Beginning {
                 reset.push(kept.id);
             }
-            // Only the first message of a stream bears what describes it.
+            // Only the first message of a stream has what describes it.
             let labels = if requests.is_empty() { &self.labels } else { &none };
             requests.push(kept.request(&self.database, labels));
         }
@@ -320,7 +320,7 @@ impl Targets {
     }
 
     /// Whether something came that cannot be read whole, or a target whose number the server chooses. Then the Listen
-    /// cannot be begun anew by anyone but its client.
+    /// cannot be begun again by anyone but its client.
     pub(crate) fn is_opaque(&self) -> bool {
         self.is_opaque
     }
@@ -337,7 +337,7 @@ impl Targets {
 }
 
 impl Kept {
-    /// The request that adds it, from where it goes on.
+    /// The request that adds it, from the point at which it goes on.
     fn request(&self, database: &str, labels: &BTreeMap<String, String>) -> Bytes {
         let Some(mut request) = read(&self.asked) else { return self.asked.clone() };
         let lacks_database = request.database.is_empty() && !database.is_empty();

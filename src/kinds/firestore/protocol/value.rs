@@ -1,7 +1,7 @@
 //! Firestore's values as JSON, and back.
 //!
-//! A value is plain JSON where that says what is meant, and in the typed form of Firestore's REST
-//! interface where it does not: an object whose only key is one of the `…Value` names.
+//! A value is plain JSON if that says what is meant, and in the typed form of Firestore's REST
+//! interface if it does not: an object whose only key is one of the `…Value` names.
 //!
 //! | Firestore | JSON |
 //! | --- | --- |
@@ -12,7 +12,7 @@
 //! | a map that would read as a typed value | `{"mapValue":{"fields":{…}}}` |
 //!
 //! On input both forms are taken everywhere. A reference may be a document's path (`users/ada`): it is
-//! completed where the call is sent.
+//! completed when the call is sent.
 
 use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ fn at(json: &Json, depth: usize) -> Result<Value, String> {
             (Some(integer), ..) => ValueType::IntegerValue(integer),
             (None, Some(large), _) => return Err(format!("{large} is beyond 64 bits with a sign")),
             (None, None, Some(double)) => ValueType::DoubleValue(double),
-            (None, None, None) => return Err(format!("{number} is no number of 64 bits")),
+            (None, None, None) => return Err(format!("{number} is not a number of 64 bits")),
         },
         Json::Array(items) => ValueType::ArrayValue(array(items, depth)?),
         Json::Object(object) => match single(object) {
@@ -190,7 +190,7 @@ fn deeper(depth: usize) -> Result<usize, String> {
 /// # Errors
 /// It is none.
 pub(crate) fn timestamp(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| format!("{text:?} is no time such as \"2026-01-01T00:00:00Z\""))
+    text.parse().map_err(|_| format!("{text:?} is not a time such as \"2026-01-01T00:00:00Z\""))
 }
 
 /// The value at the path `parts`.

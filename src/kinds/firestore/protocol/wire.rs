@@ -1,6 +1,6 @@
 //! A call and a reply in wire form: a version byte, then a message of Protocol Buffers.
 //!
-//! The queue stores bodies, so they are read for years: fields are added, never changed. Documents bear
+//! The queue stores bodies, so they are read for years: fields are added, never changed. Documents have
 //! their paths below the database's root, not their full names, so that a body says the same wherever it
 //! is sent. A version that is not known here is refused, not guessed at.
 
@@ -158,7 +158,7 @@ pub(crate) struct Messages {
 pub(crate) struct Found {
     #[prost(string, tag = "1")]
     pub(crate) path: String,
-    /// Without its name, which the path is. `None` where there is no such document.
+    /// Without its name, which the path is. `None` if there is no such document.
     #[prost(message, optional, tag = "2")]
     pub(crate) document: Option<Document>,
     /// Whether a time in it is a guess at what the server will write.

@@ -4,7 +4,7 @@
 //! {"op":"set","path":"users/ada","data":{…}}                          replaces the document
 //! {"op":"set","path":"users/ada","data":{…},"merge":true}             changes what data names, leaf by leaf
 //! {"op":"update","path":"users/ada","data":{"a.b":1},"delete_fields":["c"]}   its keys are fields' paths
-//! {"op":"create","path":"users/ada","data":{…}}                       only where there is none
+//! {"op":"create","path":"users/ada","data":{…}}                       only if there is none
 //! {"op":"delete","path":"users/ada"}
 //! ```
 //! All but `delete` may have `"transforms":{"visits":{"increment":1},"seen":"server_timestamp"}`, and all
@@ -69,7 +69,7 @@ pub(crate) fn from_json(op: &str, rest: Map<String, Json>) -> Result<Write, Stri
     only(op != "delete" || raw.transforms.is_empty(), "transforms")?;
     only(op != "create" || raw.precondition.is_none(), "precondition")?;
     if matches!(op, "set" | "create") && !raw.merge && raw.data.is_none() {
-        return Err(format!("{op} wants data, an object"));
+        return Err(format!("{op} needs data, an object"));
     }
     let condition = match raw.precondition {
         Some(RawPrecondition::Exists(exists)) => Some(ConditionType::Exists(exists)),
@@ -115,13 +115,13 @@ fn by_paths(data: &Map<String, Json>) -> Result<(Fields, Vec<String>), String> {
         let parts = path::fields(key)?;
         let new = value::from_json(json).map_err(|why| format!("{key}: {why}"))?;
         insert(&mut fields, &parts, new)
-            .ok_or_else(|| format!("{key} lies within another field of the same update"))?;
+            .ok_or_else(|| format!("{key} is within another field of the same update"))?;
         mask.push(path::field_path(parts.iter().map(String::as_str)));
     }
     Ok((fields, mask))
 }
 
-/// Puts `new` at the path `parts`. `None` where something that is no map is in the way, or the place is
+/// Puts `new` at the path `parts`. `None` if something that is not a map is in the way, or the place is
 /// taken.
 fn insert(fields: &mut Fields, parts: &[String], new: Value) -> Option<()> {
     let (first, rest) = parts.split_first()?;
@@ -135,7 +135,7 @@ fn insert(fields: &mut Fields, parts: &[String], new: Value) -> Option<()> {
     }
 }
 
-/// The paths of what is no map with content.
+/// The paths of what is not a map with content.
 fn leaves<'a>(fields: &'a Fields, above: &mut Vec<&'a str>, mask: &mut Vec<String>) {
     for (name, value) in fields {
         above.push(name);
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused() {
         for (op, json, why) in [
-            ("set", json!({ "path": "u/a" }), "set wants data"),
+            ("set", json!({ "path": "u/a" }), "set needs data"),
             (
                 "create",
                 json!({ "path": "u/a", "data": {}, "precondition": { "exists": true } }),
@@ -296,7 +296,7 @@ mod tests {
             (
                 "set",
                 json!({ "path": "u/a", "data": {}, "precondition": { "update_time": "x" } }),
-                "is no time",
+                "is not a time",
             ),
         ] {
             let error = made(op, json).unwrap_err();

@@ -26,7 +26,7 @@ use tonic::Status;
 
 /// The field whose whole numbers are written down.
 pub(super) const FIELD: &str = "value";
-/// Where the names of documents end and their paths begin.
+/// The end of the root's name, at which the paths of documents begin.
 const ROOT: &str = "/documents/";
 /// The writes of one commit.
 const WRITES_MAX: usize = 500;
@@ -60,7 +60,7 @@ impl Documents {
         self.held.get(name)
     }
 
-    /// The paths and values that were set, in order; `None` where there were more than the log holds.
+    /// The paths and values that were set, in order; `None` if there were more than the log holds.
     pub(super) fn log(&self) -> Option<Vec<(String, String)>> {
         (!self.log.is_cut).then(|| self.log.entries.clone())
     }

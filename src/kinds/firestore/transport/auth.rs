@@ -1,9 +1,9 @@
 //! As whom requests are sent.
 //!
 //! An emulator takes anybody as its owner. Firestore itself wants a token, of a service account whose key
-//! lies in a file, or of the machine that this runs on (its metadata server tells it, which is what
+//! is in a file, or of the machine that this runs on (its metadata server tells it, which is what
 //! workload identity comes to). Tokens are kept until they expire; after an `UNAUTHENTICATED` everything
-//! is read anew, so that a key that was rotated is found. A caller's own token goes as it is, and nowhere
+//! is read again, so that a key that was rotated is found. A caller's own token goes as it is, and nowhere
 //! else.
 
 use std::{path::PathBuf, sync::Arc};
@@ -52,7 +52,7 @@ impl Auth {
         let provider = self.provider().await?;
         let token = provider.token(SCOPES).await.map_err(|error| refused(&error))?;
         let header = MetadataValue::try_from(format!("Bearer {}", token.as_str()));
-        let mut header = header.map_err(|_| wrong("the token is no header"))?;
+        let mut header = header.map_err(|_| wrong("the token cannot be sent in a header"))?;
         header.set_sensitive(true);
         Ok(header)
     }
@@ -77,7 +77,7 @@ impl Auth {
             Source::File(path) => {
                 // A small file, once: not worth a thread of its own.
                 let account = CustomServiceAccount::from_file(path).map_err(|error| {
-                    wrong(format!("{} is no service account's key: {error}", path.display()))
+                    wrong(format!("{} is not a service account's key: {error}", path.display()))
                 })?;
                 Arc::new(account)
             }
@@ -110,7 +110,7 @@ fn caller_header(caller: &str) -> Result<MetadataValue<Ascii>, Failed> {
 fn refused(error: &gcp_auth::Error) -> Failed {
     match error {
         gcp_auth::Error::Http(..) | gcp_auth::Error::Io(..) => {
-            let message = format!("no token could be had: {error}");
+            let message = format!("no token is available: {error}");
             Failed::own(Verdict::Failure, ErrorClass::NotExecuted, OwnCode::Credentials, message)
         }
         _ => wrong(format!("no token was given: {error}")),

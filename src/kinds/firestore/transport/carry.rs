@@ -13,13 +13,13 @@
 //! ```
 //! **A commit that failed as a whole is never sent again as it was.** What is proven not applied is halved at
 //! once, down to one call. After an unknown outcome the calls come back from the queue, and then go in
-//! smaller commits apart from others: see [`Sizes`](crate::kinds::firestore::protocol::size::Sizes), which also learns how many calls and
-//! bytes go through.
+//! smaller commits apart from others: see [`Sizes`](crate::kinds::firestore::protocol::size::Sizes), which also learns
+//! how many calls and bytes go through.
 //!
-//! **Tokens.** A call that is not absolute brings its [marker](crate::kinds::firestore::protocol::cargo). A second commit of the call is
-//! refused on the marker, and applies nothing. Markers are per call and not per batch, so whatever batches
-//! are made after a crash, no call is applied twice: nothing about batches needs to be remembered. A marker is
-//! deleted by [`forget`](Shared::forget) alone, which is asked for where every attempt was answered.
+//! **Tokens.** A call that is not absolute brings its [marker](crate::kinds::firestore::protocol::cargo). A second
+//! commit of the call is refused on the marker, and applies nothing. Markers are per call and not per batch, so
+//! whatever batches are made after a crash, no call is applied twice: nothing about batches needs to be remembered. A
+//! marker is deleted by [`forget`](Shared::forget) alone, which is called only if every attempt was answered.
 //!
 //! **What a crash leaves:** a commit under way lands or does not. Its calls are still in the queue; the
 //! absolute ones are sent again, the others are recognised by their markers. A marker whose call has left
@@ -53,7 +53,7 @@ use crate::{
 /// How much longer than its full time a caller waits, so that the server itself says what became of it.
 const GRACE: Duration = Duration::from_millis(25);
 
-/// A call on its way: where its end belongs, and what is sent of it.
+/// A call on its way: the receiver of its end, and what is sent of it.
 struct Berth<'a> {
     at: usize,
     cargo: &'a Cargo,
@@ -396,7 +396,7 @@ impl Shared {
         self.client.write_request(message, caller, number(lanes)).await
     }
 
-    /// What the calls' markers say; `None` for one that bears none or whose marker is not there.
+    /// What the calls' markers say; `None` for one that has none or whose marker is not there.
     async fn markers(
         &self,
         pack: &[Berth<'_>],

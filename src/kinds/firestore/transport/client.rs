@@ -50,9 +50,9 @@ tokio::task_local! {
     static TRACE: Vec<(&'static str, AsciiMetadataValue)>;
 }
 
-/// Does what `asked` does, with requests that bear `trace`.
+/// Does what `asked` does, with requests that have `trace`.
 pub(crate) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Output = T>) -> T {
-    // Of use once: marked so, neither side keeps it in its table of headers, where it would push out others.
+    // Of use once: marked so, neither side keeps it in its table of headers, from which it would push out others.
     let value = |text: &str| {
         let mut value = AsciiMetadataValue::try_from(text).ok()?;
         value.set_sensitive(true);
@@ -99,7 +99,7 @@ impl Client {
         }
     }
 
-    /// The root of the database's documents. Asks for the project where it is not configured.
+    /// The root of the database's documents. Asks for the project if it is not configured.
     pub(crate) async fn root(&self) -> Result<&Root, Failed> {
         let root = self.root.get_or_try_init(async || {
             let project = self.auth.project().await?;
@@ -108,7 +108,7 @@ impl Client {
         root.await
     }
 
-    /// The root, where it is known already.
+    /// The root, if it is known already.
     pub(crate) fn known_root(&self) -> Option<&Root> {
         self.root.get()
     }
@@ -265,7 +265,7 @@ impl Client {
         }
     }
 
-    /// What a status says. Credentials that were refused are read anew the next time.
+    /// What a status says. Credentials that were refused are read again the next time.
     pub(crate) async fn failed(&self, status: &tonic::Status, behalf: Behalf) -> Failed {
         if status.code() == tonic::Code::Unauthenticated && !behalf.caller {
             self.auth.forget().await;
@@ -273,7 +273,7 @@ impl Client {
         outcome::of(status, cause::of(status), behalf)
     }
 
-    /// Gives the connections up: what is on them ends as it ends, what comes next dials anew.
+    /// Gives the connections up: what is on them ends as it ends, what comes next dials again.
     pub(crate) fn give_up_connections(&self) {
         self.channels.lock().take();
     }

@@ -1,9 +1,9 @@
 //! The fence: nothing enters a lane while an abandoned write could still land in it.
 //!
-//! A commit that was sent and not answered may lie in a dead network and reach the server after a newer
+//! A commit that was sent and not answered may be in a dead network and reach the server after a newer
 //! one was acknowledged; it would undo it. Firestore knows no way to kill it. But its connection can be
-//! reset, so that what has not left this host, or lies on the way in something that heeds the reset, never
-//! arrives. What did arrive bears its deadline, which the server counts from the arrival. So an abandoned
+//! reset, so that what has not left this host, or is on the way in something that heeds the reset, never
+//! arrives. What did arrive has its deadline, which the server counts from the arrival. So an abandoned
 //! commit's lanes are in doubt until its connection is closed, and for the deadline and five seconds more
 //! (the span that clocks and a slow commit may take) after that; or until its answer comes after all.
 //!
@@ -21,12 +21,12 @@
 //! **What remains:** something between that takes a connection's bytes, outlives its reset and delivers them
 //! later than `timeout` and 5 s. A call that is not absolute is safe even then, by its marker.
 //!
-//! **Who waits for it:** an attempt, for its whole time or as long as its patience with the fence lasts; and where that
+//! **Who waits for it:** an attempt, for its whole time or as long as its patience with the fence lasts; and if that
 //! is less, not at all if it is known not to suffice. So a write that may be queued is queued at once, its caller
-//! answered, and the queue waits in its stead.
+//! answered, and the queue waits instead.
 //!
-//! One fence stands for all connectors of a target within a process: a reload makes a new connector, and
-//! what the old one sent is still under way. Of what an earlier *run* sent nothing is known here, so where
+//! There is one fence for all connectors of a target within a process: a reload makes a new connector, and
+//! what the old one sent is still under way. Of what an earlier *run* sent nothing is known here, so if
 //! there may have been one nothing at all is written for the backend's `timeout` and 5 s after the start: the
 //! end of that process closed its connections in the same way.
 
@@ -75,7 +75,7 @@ struct Entry {
 }
 
 impl Fence {
-    /// The fence of `target`. Where it is the first of this process it is quiet for that long.
+    /// The fence of `target`. If it is the first of this process it is quiet for that long.
     pub(crate) fn of(target: &Target, quiet: Option<Duration>) -> Arc<Self> {
         let mut fences = FENCES.lock();
         let fence = fences.entry(target.clone());
@@ -89,7 +89,7 @@ impl Fence {
         }))
     }
 
-    /// Waits until nothing old can land in `lanes`; false where that is not so before `deadline`.
+    /// Waits until nothing old can land in `lanes`; false if that is not so before `deadline`.
     pub(crate) async fn pass(&self, lanes: &Lanes, deadline: Instant) -> bool {
         loop {
             let changed = self.changed.notified();

@@ -32,7 +32,7 @@ pub(crate) struct Asked {
 }
 
 impl Listening {
-    /// Before anything was asked there is no path that would have to be told.
+    /// Before anything was asked there is no path that would have to be closed.
     fn path_of(&self, name: &str) -> String {
         self.0.known_root().map_or_else(|| name.to_owned(), |root| root.path(name).to_owned())
     }
@@ -49,7 +49,7 @@ impl Upstream for Listening {
             Some(op @ (Op::Get(_) | Op::Query(_))) if transaction.is_empty() => {
                 Ok(Asked { op, token })
             }
-            _ => Err(refused("a document's path or a query is wanted".to_owned())),
+            _ => Err(refused("a document's path or a query is required".to_owned())),
         }
     }
 
@@ -84,7 +84,7 @@ impl Upstream for Listening {
             Ok(responses) => Ok(Box::pin(responses.into_inner())),
             Err(status) => {
                 let behalf = Behalf { caller: Self::forwarded(query), transaction: false };
-                // Credentials that were refused are read anew; what is told is the status itself.
+                // Credentials that were refused are read again; the answer is the status itself.
                 drop(self.0.failed(&status, behalf).await);
                 Err(status)
             }

@@ -4,7 +4,7 @@
 //! ```text
 //! rate = 500/s × 1.5 ^ (minutes of this drain / 5), halved with every RESOURCE_EXHAUSTED
 //! ```
-//! A drain that paused for five minutes begins anew. Replay asks before each batch and is given what has
+//! A drain that paused for five minutes begins from the start. Replay asks before each batch and is given what has
 //! gathered, at least a tenth of a second's worth, so that batches stay worth their round trip. Live writes
 //! are not held back: their callers are their pace. Against an emulator it is off.
 

@@ -1,6 +1,6 @@
-//! Reads, and whatever else is no commit, on their way.
+//! Reads, and whatever else is not a commit, on their way.
 //!
-//! A read whose caller leaves goes on without it. The server could be told to end it, but not asked whether it did;
+//! A read whose caller leaves goes on without it. The server could be asked to end it, but not asked whether it did;
 //! so it keeps its place until it is answered, or the backend's `timeout` has passed, and says of the server what that
 //! says.
 
@@ -84,7 +84,7 @@ pub(super) fn taken_away(code: OwnCode, why: &'static str) -> Failed {
     Failed::own(Verdict::Failure, ErrorClass::Unknown, code, why)
 }
 
-/// Asks what is no commit.
+/// Asks what is not a commit.
 pub(crate) async fn ask(client: Arc<Client>, call: Call) -> Result<Bytes, Failed> {
     let client = &*client;
     let Call { op, transaction, token } = call;

@@ -3,10 +3,11 @@
 //!
 //! Every client wants an integer there. What can be assumed is that each thing named is there to be removed, or not
 //! there yet to be added. A program that only wants the effect is right with it. One that asks *whether it was the one*
-//! (`if r.srem(…)`, `if r.zrem(…)`, `if r.sadd(…)`) would be wrong, as every caller would be told that it was: so only a
-//! few commands are assumed by default.
+//! (`if r.srem(…)`, `if r.zrem(…)`, `if r.sadd(…)`) would be wrong, as every caller would believe that it was: so only
+//! a few commands are assumed by default.
 //!
-//! What the queue itself determines is not assumed: a key that a queued write has removed is not there to be removed again.
+//! What the queue itself determines is not assumed: a key that a queued write has removed is not there to be removed
+//! again.
 
 use bytes::{Bytes, BytesMut};
 

@@ -60,7 +60,8 @@ pub(super) enum Pinned {
 }
 
 impl Class {
-    /// Whether it says how a client wants to be spoken to, or who it is: the door's connection to the server is another.
+    /// Whether it says how a client wants to be spoken to, or who it is: the door's connection to the server is
+    /// another.
     pub(super) fn is_of_the_doors_connection(self) -> bool {
         use self::Local as L;
         match self {
@@ -103,7 +104,7 @@ pub(super) fn needs_admin(spec: &Spec) -> bool {
     ADMINS.contains(&name) || rules::admin(spec) && !CLIENTS.contains(&name)
 }
 
-/// The class of what a connection says of itself, also where the table's server does not know it.
+/// The class of what a connection says of itself, also if the table's server does not know it.
 pub(super) fn of_connection(args: &[&[u8]]) -> Option<Class> {
     let [name, inner, ..] = args else { return None };
     if !name.eq_ignore_ascii_case(b"CLIENT") {
@@ -142,8 +143,8 @@ pub(super) fn of(spec: &Spec, args: &[&[u8]]) -> Class {
         "monitor" => Class::Pinned(P::Monitors),
         "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe"
         | "sunsubscribe" => Class::Pinned(P::Subscribes),
-        "sync" | "psync" | "replconf" => Class::Refused("a door is no replication source"),
-        "asking" | "restore-asking" => Class::Refused("a door is no part of a cluster"),
+        "sync" | "psync" | "replconf" => Class::Refused("a door is not a replication source"),
+        "asking" | "restore-asking" => Class::Refused("a door is not part of a cluster"),
         "client|tracking" | "client|caching" | "client|getredir" | "client|trackinginfo" => {
             Class::Refused("client-side caching")
         }

@@ -1,4 +1,4 @@
-//! One client of a door: what it has sent, what it is owed, and what it is told.
+//! One client of a door: what it has sent, what it is owed, and what it receives.
 //!
 //! ```text
 //!  socket ─▶ requests ─▶ dispatch ─┬─▶ the upstream's ring ······ reply ─▶ its slot ─┐
@@ -102,7 +102,7 @@ enum Ending {
 pub(super) enum Stuck {
     /// The bulkhead, or the upstream, has no place.
     Place,
-    /// Queued writes stand in its lanes, and it cannot go by another way.
+    /// Queued writes are in its lanes, and it cannot go by another way.
     Lanes,
     /// What is before it has not been answered.
     Others,
@@ -126,8 +126,8 @@ struct Failed {
     refusal: Option<Refusal>,
 }
 
-/// The server's own words about a command that it did not execute, and whether it has executed a later write of the same
-/// client to the same lanes since: then the first one is not carried out any more, as it would undo the later one.
+/// The server's own words about a command that it did not execute, and whether it has executed a later write of the
+/// same client to the same lanes since: then the first one is not carried out any more, as it would undo the later one.
 struct Refusal {
     words: Bytes,
     is_passed: bool,
@@ -272,7 +272,7 @@ impl Client {
         }
     }
 
-    /// True where this is its first reply in this turn.
+    /// True if this is its first reply in this turn.
     pub(super) fn touch(&self) -> bool {
         !self.touched.replace(true)
     }
@@ -348,7 +348,7 @@ impl Client {
         self.wake();
     }
 
-    /// False where it awaits one already.
+    /// False if it awaits one already.
     pub(super) fn begins_to_await_place(&self) -> bool {
         !self.awaits_place.replace(true)
     }

@@ -343,7 +343,7 @@ impl Core {
         }
     }
 
-    /// What a client is owed is sent once all that can be done now was done for the others too: whoever is told at once
+    /// What a client is owed is sent once all that can be done now was done for the others too: whoever gets it at once
     /// wakes up at once, and asks again before the next one has been read.
     pub(super) fn sends_later(&self, client: &Rc<Client>) {
         self.outgoing.borrow_mut().push(Rc::clone(client));
@@ -503,7 +503,7 @@ impl Core {
     }
 }
 
-/// Waits until something holds, of which the waker is told.
+/// Waits until something holds, of which the waker is notified.
 async fn until(waker: &Cell<Option<Waker>>, holds: impl Fn() -> bool) {
     poll_fn(|context| {
         if holds() {

@@ -14,7 +14,7 @@ pub(super) enum Closed {
     Client,
     /// It was silent for too long.
     Idle,
-    /// It sent what is no request, or speaks HTTP.
+    /// It sent what is not a request, or speaks HTTP.
     Protocol,
     /// It did not read what it had asked for.
     SlowReader,
@@ -24,7 +24,7 @@ pub(super) enum Closed {
     Upstream,
     /// The daemon stops.
     Stop,
-    /// It was told so instead of an error.
+    /// It was answered so instead of with an error.
     Told,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Counters {
     stale: AtomicU64,
     /// Of these: queued, or answered by what is queued.
     queued: AtomicU64,
-    /// Of these: told that they were not executed.
+    /// Of these: answered that they were not executed.
     refused: AtomicU64,
     connections: AtomicU64,
     /// Of these: with an upstream of their own.

@@ -33,7 +33,7 @@ pub(super) struct Session {
     pub(super) database: u32,
     /// It has selected that itself.
     pub(super) has_selected: bool,
-    /// Where it connected from, and to, if that was over TCP.
+    /// The addresses that it connected from and to, if that was over TCP.
     peer: Option<(SocketAddr, SocketAddr)>,
     /// When it connected.
     since: Instant,

@@ -1,7 +1,7 @@
 //! A client that needs an upstream of its own.
 //!
-//! From the first command that belongs to a connection (WATCH, BLPOP, SUBSCRIBE, MONITOR, another database, a MULTI whose
-//! EXEC has not come with it) until
+//! From the first command that belongs to a connection (WATCH, BLPOP, SUBSCRIBE, MONITOR, another database, a MULTI
+//! whose EXEC has not come with it) until
 //! nothing of that is left, everything that the client says goes over one connection that nobody else uses. If that is
 //! lost, the client's own is reset: whatever it believed of the connection's state is gone. A command that waits for
 //! others leaves no state, and waits on (`client/parked.rs`).
@@ -12,21 +12,21 @@
 //! # Invariants
 //! 1. A command outside a transaction has its leave like one on the shared connection: breaker, bulkhead, lanes. What
 //!    holds no place (MULTI, SELECT, SUBSCRIBE) asks whether the backend may be asked.
-//! 2. What is said between MULTI and EXEC changes nothing yet and needs no leave. EXEC takes the lanes of all of it, and
-//!    of what is watched; if it gets no leave, the transaction is discarded at the server, and the client is told
+//! 2. What is said between MULTI and EXEC changes nothing yet and needs no leave. EXEC takes the lanes of all of it,
+//!    and of what is watched; if it gets no leave, the transaction is discarded at the server, and the client gets
 //!    EXECABORT.
-//! 3. A command that blocks holds neither permit nor place. Its keys are free of queued writes when it is sent, and what
-//!    is cached of them is dropped when it is sent and when it is answered. If its client hangs up, its connection is
-//!    closed at once: nobody would get what it pops.
-//! 4. A subscription is answered by confirmations, among the messages that a listener is told: it stays in the ring until
+//! 3. A command that blocks holds neither permit nor place. Its keys are free of queued writes when it is sent, and
+//!    what is cached of them is dropped when it is sent and when it is answered. If its client hangs up, its connection
+//!    is closed at once: nobody would get what it pops.
+//! 4. A subscription is answered by confirmations, among the messages that a listener gets: it stays in the ring until
 //!    the last one, so that it is known whether the connection listens. A RESP2 client that does is refused, in the
 //!    server's words, what a server takes of no listener.
-//! 5. A pinned connection raises no fence: it waits until the backend's stands.
+//! 5. A pinned connection raises no fence: it waits until the backend's is up.
 //! 6. Of other databases than the backend's nothing is cached, queued or repeated. A connection is in another database
 //!    once the server has said so.
 //! 7. A connection is given back once everything was answered that was sent on it, and nothing is left: no transaction,
-//!    nothing watched, the backend's database, no subscription, and nothing said that nobody knows. Protocol and name of
-//!    a client are not the connection's.
+//!    nothing watched, the backend's database, no subscription, and nothing said that nobody knows. Protocol and name
+//!    of a client are not the connection's.
 //! 8. If a MULTI or a SELECT was not carried out, what follows would mean something else: it is refused until the
 //!    transaction ends, or a database is selected ([`Barred`]).
 

@@ -20,7 +20,7 @@ use crate::{
     kinds::port::DoorSpec,
 };
 
-/// What a client is told that finds no room: most clients take it for a broken connection.
+/// The answer to a client that finds no room: most clients take it for a broken connection.
 const NO_ROOM: &[u8] = b"-ERR max number of clients reached\r\n";
 /// How long a request may take without one byte more of it.
 const PARTIAL_MAX: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! The commands that are planned without an allocation: those of one key, which stands behind the name.
+//! The commands that are planned without an allocation: those of one key, which follows the name.
 //!
 //! What follows from their words is the same as by the general way (`protocol/plan.rs`); a test compares the two for
 //! each row. Everything else goes by the general way.

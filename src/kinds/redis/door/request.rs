@@ -17,7 +17,7 @@ const ARG_MAX: i64 = 512 << 20;
 const UNKNOWN_ARGS_MAX: i64 = 10;
 const UNKNOWN_ARG_MAX: i64 = 16 << 10;
 
-/// What stands at the beginning of what was received.
+/// The beginning of what was received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Not a whole request yet.
@@ -32,7 +32,7 @@ pub(crate) enum Found {
     Wrong(String),
 }
 
-/// Where the reading of one client's requests stands.
+/// The state of reading one client's requests.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     /// How far the request at hand has been read.
@@ -55,8 +55,8 @@ impl Requests {
         bytes.get_mut(from..to)
     }
 
-    /// Looks for a request at the beginning of `bytes`, going on where it left off. `known` says whether it is known
-    /// who the client is.
+    /// Looks for a request at the beginning of `bytes`, continuing from its last position. `known` says whether it is
+    /// known who the client is.
     pub(crate) fn next(&mut self, bytes: &[u8], known: bool) -> Found {
         if self.left == 0 && self.position == 0 {
             match bytes.first() {
@@ -186,7 +186,7 @@ fn inline(bytes: &[u8]) -> Found {
     Found::Inline(end + 1, request)
 }
 
-/// The words of a line: quoted ones may hold spaces, and escapes between double quotes. `None` where a quote is not
+/// The words of a line: quoted ones may hold spaces, and escapes between double quotes. `None` if a quote is not
 /// closed, or something follows a closing one.
 fn words(text: &[u8]) -> Option<Vec<BytesMut>> {
     let mut words = Vec::new();
@@ -218,7 +218,7 @@ fn words(text: &[u8]) -> Option<Vec<BytesMut>> {
     }
 }
 
-/// What stands behind a backslash between double quotes.
+/// What is behind a backslash between double quotes.
 fn escaped(rest: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>) -> Option<u8> {
     let hex = |byte: u8| char::from(byte).to_digit(16);
     let first = rest.next()?;

@@ -1,4 +1,4 @@
-//! What a Redis door is told to do.
+//! The settings of a Redis door.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub(crate) enum MinAck {
     /// The server has, or it is queued if its reply is known beforehand.
     #[default]
     AppliedOrDurable,
-    /// It is queued at least, also where its reply is not known.
+    /// It is queued at least, also if its reply is not known.
     Durable,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     pub(crate) max_stale: Option<Duration>,
     /// How much its calls matter.
     pub(crate) priority: Priority,
-    /// In which word a client is told that its command was not executed.
+    /// The word of the answer that a command was not executed.
     pub(crate) unavailable: Unavailable,
     /// What is answered to a queued write whose effect is known and whose reply is not.
     pub(crate) effect_reply: EffectReply,
@@ -73,7 +73,7 @@ pub(crate) struct Guest {
 
 /// Finds out whom credentials belong to.
 pub(crate) trait Callers: Send + Sync {
-    /// The caller of that name and secret, where there is one.
+    /// The caller of that name and secret, if there is one.
     fn find(&self, user: Option<&[u8]>, secret: &[u8]) -> Option<Guest>;
 }
 

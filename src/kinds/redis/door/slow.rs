@@ -45,14 +45,14 @@ const UNKNOWN_SERVER: &str =
 pub(super) struct Slow {
     seq: u64,
     job: AbortOnDropHandle<Done>,
-    /// Told once it is in the queue.
+    /// Notified once it is in the queue.
     appended: Option<Pin<Box<OwnedNotified>>>,
     is_write: bool,
 }
 
 /// How it ended.
 pub(super) enum Done {
-    /// A call: its answer, where that came from, and the lanes of a failed attempt that has been acknowledged since.
+    /// A call: its answer, the source of that, and the lanes of a failed attempt that has been acknowledged since.
     Answered(u64, Answer, Told, Option<Lanes>),
     /// Who the credentials belong to, and what HELLO asked for besides.
     Authenticated(u64, Option<Guest>, Option<Hello>),
@@ -74,14 +74,14 @@ struct Wanted {
 pub(super) struct Asker {
     pub(super) who: Option<Who>,
     pub(super) protocol: telling::Protocol,
-    /// The call stands for a transaction of so many commands, MULTI and EXEC included.
+    /// The call replaces a transaction of so many commands, MULTI and EXEC included.
     pub(super) commands: Option<usize>,
     /// What strikes it on purpose.
     pub(super) struck: Option<Strike>,
 }
 
 impl Slow {
-    /// Whether what follows it may begin: it stands in the queue, and waits for the disk alone.
+    /// Whether what follows it may begin: it is in the queue, and waits for the disk alone.
     pub(super) fn is_appended(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(appended) = &mut self.appended
             && appended.as_mut().poll(cx).is_ready()
@@ -229,8 +229,8 @@ impl Core {
         })
     }
 
-    /// Whether a transaction is queued here if the server does not answer. One of too many keys is not: it would hold up
-    /// everybody.
+    /// Whether a transaction is queued here if the server does not answer. One of too many keys is not: it would hold
+    /// up everybody.
     pub(super) fn queues(&self, body: &Bytes) -> bool {
         let plan = self.connector().plan(body.clone()).ok();
         let plan = plan.filter(|plan| !plan.lanes.is_all());
@@ -262,7 +262,7 @@ impl Core {
         });
         let min_ack = match plan.map(|plan| plan.access) {
             Some(Access::Write(Write { outage, .. })) => match (self.settings.min_ack, outage) {
-                // What is not queued without consent is told so.
+                // What is not queued without consent is answered so.
                 (MinAck::Durable, Outage::Never(_))
                 | (
                     MinAck::AppliedOrDurable,
@@ -332,7 +332,7 @@ fn bulk(text: &[u8]) -> Bytes {
 }
 
 impl Told {
-    /// Where a reply came from.
+    /// The source of a reply.
     fn of(reply: &Reply) -> Self {
         Self {
             source: Some(reply.source),

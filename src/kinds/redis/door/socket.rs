@@ -22,7 +22,7 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Where a TCP client connects from, and to.
+    /// The addresses that a TCP client connects from and to.
     pub(super) fn peer(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Self::Unix(_) => None,
@@ -82,7 +82,7 @@ impl Socket {
         }
     }
 
-    /// What is not sent yet is dropped, and the other end is told so.
+    /// What is not sent yet is dropped, and the other end is notified.
     pub(super) fn reset(&self) {
         if let Self::Tcp(stream) = self
             && let Err(error) = stream.set_zero_linger()

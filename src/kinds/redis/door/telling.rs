@@ -1,8 +1,8 @@
-//! What a client is told in place of the server's answer.
+//! The answer to a client in place of the server's.
 //!
 //! The first word of an error decides what a client does with it. `LOADING` is a lost connection to most clients and
 //! job frameworks, which come back later; any other word is an error of the command, on which workers quit. So what was
-//! not executed is told as `LOADING` unless the door says otherwise. What may have been applied is told as
+//! not executed is answered with `LOADING` unless the door says otherwise. What may have been applied is answered with
 //! `FUSEBOX UNKNOWN`, a word that nobody repeats a command on.
 
 use std::{borrow::Cow, time::Duration};
@@ -23,7 +23,7 @@ pub(super) enum Protocol {
     Resp3,
 }
 
-/// In which word a client is told that its command was not executed.
+/// The word of the answer that a command was not executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Unavailable {
     /// `-LOADING …`: clients and workers come back later.
@@ -63,7 +63,7 @@ pub(super) fn unknown(why: &str, close: bool) -> Answer {
     Answer::Reply(line(&format!("-FUSEBOX UNKNOWN {why}; it may have been applied")))
 }
 
-/// What a client is told of a transaction of so many commands, MULTI and EXEC included, that it has sent whole. If it
+/// The answer to a transaction of so many commands, MULTI and EXEC included, that its client has sent whole. If it
 /// `may_have_run`, `answer` is EXEC's; else it is what each command is answered but EXEC.
 pub(super) fn of_transaction(commands: usize, answer: Answer, may_have_run: bool) -> Answer {
     let Answer::Reply(answer) = answer else { return Answer::Close };
@@ -103,7 +103,7 @@ fn line(text: &str) -> Bytes {
     Bytes::from(out)
 }
 
-/// Where the previous reply came from, for who asks.
+/// The source of the previous reply, for who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     /// `None` for a reply of the server, which is not noted.
@@ -146,7 +146,7 @@ impl Told {
 pub(super) struct Asked {
     pub(super) protocol: Protocol,
     pub(super) unavailable: Unavailable,
-    /// Where an outcome is unknown, the connection is closed.
+    /// If an outcome is unknown, the connection is closed.
     pub(super) close_on_unknown: bool,
     /// A read of which nothing is known may be answered with nil.
     pub(super) nil_on_miss: bool,
@@ -154,7 +154,7 @@ pub(super) struct Asked {
     pub(super) assumed: Option<Bytes>,
 }
 
-/// What a client is told of a call that was carried otherwise than over its own connection.
+/// The answer to a call that was carried otherwise than over its own connection.
 pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Asked) -> Answer {
     let not_executed = |why: &str| unavailable(asked.unavailable, why, None);
     let reply = match ended {
@@ -228,7 +228,7 @@ fn in_protocol_of_error(frame: &Bytes, protocol: Protocol) -> Bytes {
 
 /// A reply for a client of `protocol`. One that `is_live` has the client's protocol already, but for nils that were
 /// computed here. Others are of RESP3 and are given to a client of RESP2 only if they mean the same there: strings,
-/// numbers, nils, and lists of these. `None` for what cannot be told.
+/// numbers, nils, and lists of these. `None` for what cannot be expressed.
 pub(super) fn in_protocol(
     value: &[u8],
     protocol: Protocol,

@@ -4,7 +4,7 @@
 //!          wanted                    ready, behind a fence                 ended, or behind a loss
 //!   Down ─────────▶ Opening ───────────────────────────────▶ Up ─────────────────────────────────▶ Down
 //!    ▲  (not before its pause)   │ refused, overdue                                                 │
-//!    └───────────────────────────┴─── what waits is told that it was not sent ◀─────────────────────┘
+//!    └───────────────────────────┴─── what waits learns that it was not sent  ◀─────────────────────┘
 //! ```
 //! It belongs to the door's thread. Clients append what they send to its *ring*, in the order in which they were
 //! let through; replies come back in that order, first in, first out.
@@ -137,7 +137,7 @@ struct Inner {
     protocol: Protocol,
     /// What its owner listens to.
     subscriptions: Subscriptions,
-    /// Its owner is told everything.
+    /// Its owner gets everything.
     monitors: bool,
 }
 
@@ -150,7 +150,7 @@ pub(super) struct Turn {
     pub(super) lost: Vec<Lost>,
     /// It has ended, after it had been up.
     pub(super) ended: bool,
-    /// Its connector has been replaced: it must be told by which one.
+    /// Its connector has been replaced: it must learn by which one.
     pub(super) replaced: bool,
     /// It has begun to hand on a large reply, and takes nothing more: another one is to take its place.
     pub(super) leaves: bool,
@@ -179,9 +179,9 @@ impl Upstream {
         Rc::new(Self { inner, protocol, sharing, waker: Cell::default(), retire: Cell::default() })
     }
 
-    /// Takes a request to be sent, after all that was taken before it. False if it takes none now, because as much waits
-    /// for the server as may, or because what was sent on this connection is answered before it is replaced: then the
-    /// entry is dropped.
+    /// Takes a request to be sent, after all that was taken before it. False if it takes none now, because as much
+    /// waits for the server as may, or because what was sent on this connection is answered before it is replaced: then
+    /// the entry is dropped.
     pub(super) fn send(&self, entry: Entry, request: &[u8], now: Instant) -> bool {
         let mut inner = self.inner.borrow_mut();
         let takes = !inner.is_behind(self.sharing) && inner.ring.fits(request.len());
@@ -238,19 +238,19 @@ impl Upstream {
         self.wake();
     }
 
-    /// Ends it once what was sent is answered. May be called by a client that it has just told something.
+    /// Ends it once what was sent is answered. May be called by a client that it has just sent something.
     pub(super) fn retire_later(&self) {
         self.retire.set(true);
         self.wake();
     }
 
-    /// Whether its owner may be told something without having asked.
+    /// Whether its owner may receive something without having asked.
     pub(super) fn listens(&self) -> bool {
         let inner = self.inner.borrow();
         inner.monitors || !inner.subscriptions.is_empty()
     }
 
-    /// Whether its owner is told everything.
+    /// Whether its owner gets everything.
     pub(super) fn monitors(&self) -> bool {
         self.inner.borrow().monitors
     }

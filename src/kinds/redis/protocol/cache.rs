@@ -2,7 +2,7 @@
 //!
 //! A read of one key is one entry under its canonical form (the command's name in upper case). MGET and
 //! EXISTS are as many entries as they have keys: MGET shares those of GET. (MGET says nil of a key that
-//! holds no string, where GET would be an error; an entry filled by the one answers the other so.)
+//! holds no string, while GET would be an error; an entry filled by the one answers the other so.)
 
 use std::borrow::Cow;
 
@@ -81,7 +81,7 @@ fn canonical(args: &[&[u8]]) -> Bytes {
     resp::command(&words)
 }
 
-/// What stands for one missing entry in an outage: a nil in the read's own shape. `None` where a nil
+/// What replaces one missing entry in an outage: a nil in the read's own shape. `None` if a nil
 /// could be taken for an answer.
 pub(crate) fn miss(name: &str, args: &[&[u8]], resp3: bool) -> Option<Bytes> {
     match name {
@@ -101,7 +101,7 @@ pub(crate) fn miss(name: &str, args: &[&[u8]], resp3: bool) -> Option<Bytes> {
 
 /// The parts of `reply`, one for each slot.
 ///
-/// EXISTS of several keys tells their parts only where it found none or all.
+/// EXISTS of several keys tells their parts only if it found none or all.
 pub(crate) fn split(body: &[u8], slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
     let read = Reply::of(reply)?;
     if matches!(read, Reply::Error(_)) {

@@ -1,9 +1,9 @@
-//! The commands that Redis knows: arity, flags, and where the keys are.
+//! The commands that Redis knows: arity, flags, and the positions of the keys.
 //!
 //! The table `commands/table.txt` is generated from a real server's `COMMAND` (a test compares the two
-//! and rewrites the file where `FUSEBOX_REWRITE_COMMAND_TABLE=1`), so that commands can be read while
+//! and rewrites the file if `FUSEBOX_REWRITE_COMMAND_TABLE=1`), so that commands can be read while
 //! no server is up. What a newer server or a module adds is learnt at connect ([`Commands::learn`]);
-//! the built-in rows stand above what is learnt.
+//! the built-in rows override what is learnt.
 
 use std::{
     collections::HashMap,
@@ -43,12 +43,12 @@ const NAME_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     learnt: ArcSwapOption<Table>,
-    /// How often a server has told its commands.
+    /// How often a server has listed its commands.
     told: AtomicU64,
 }
 
 impl Commands {
-    /// The command that `args` call; the container itself where its own command is not known.
+    /// The command that `args` call; the container itself if its own command is not known.
     pub(crate) fn find(&self, args: &[&[u8]]) -> Option<Arc<Spec>> {
         let (mut room, mut inner_room) = ([0; NAME_MAX], [0; NAME_MAX]);
         let word = lowercase(args.first()?, &mut room)?;
@@ -66,7 +66,7 @@ impl Commands {
         Some(Arc::clone(spec))
     }
 
-    /// Whether a server has told its commands.
+    /// Whether a server has listed its commands.
     pub(crate) fn has_learnt(&self) -> bool {
         self.learnt.load().is_some()
     }
@@ -77,7 +77,7 @@ impl Commands {
         self.told.fetch_add(1, Ordering::Release);
     }
 
-    /// How often a server has told its commands: what was read by another number may read otherwise now.
+    /// How often a server has listed its commands: what was read by another number may read otherwise now.
     pub(crate) fn edition(&self) -> u64 {
         self.told.load(Ordering::Acquire)
     }
@@ -142,7 +142,7 @@ mod tests {
         assert!(count > 300, "{count} rows");
     }
 
-    /// `FUSEBOX_REWRITE_COMMAND_TABLE=1` writes the file anew from the server that is installed.
+    /// `FUSEBOX_REWRITE_COMMAND_TABLE=1` rewrites the file from the server that is installed.
     #[tokio::test]
     async fn the_table_matches_a_real_server() {
         let server = Server::start().await;

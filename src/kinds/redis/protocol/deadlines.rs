@@ -2,7 +2,7 @@
 //!
 //! A queued write that changes a key and leaves its time to live alone inherits the one that the key has *when
 //! the write is accepted*. By the time of its replay the server may have let the key expire; then the write
-//! would make it anew, to live for ever. So it is stored with the deadline that the key had
+//! would create it again, to live for ever. So it is stored with the deadline that the key had
 //! ([`super::internal`]), and this map knows it.
 //!
 //! ```text
@@ -80,7 +80,7 @@ pub(crate) struct Deadlines {
     count: AtomicUsize,
     hasher: RandomState,
     next: AtomicU64,
-    /// The core's clock, as the difference to the time since `base`; 0 before it was told.
+    /// The core's clock, as the difference to the time since `base`; 0 before it was set.
     offset: AtomicI64,
     base: Instant,
 }

@@ -174,7 +174,7 @@ pub(crate) struct SetOptions {
     pub(crate) conditional: bool,
     pub(crate) only_if_absent: bool,
     pub(crate) get: bool,
-    /// Where among the options the time to live stands, as a word and its number.
+    /// The position of the time to live among the options, as a word and its number.
     pub(crate) expiry_at: Option<usize>,
 }
 
@@ -188,7 +188,7 @@ impl SetOptions {
         expiry_at: None,
     };
 
-    /// Reads the options; `None` where a server would refuse them or where one is not known.
+    /// Reads the options; `None` if a server would refuse them or if one is not known.
     pub(crate) fn parse(options: &[&[u8]]) -> Option<Self> {
         let mut read = Self::NONE;
         let mut index = 0;

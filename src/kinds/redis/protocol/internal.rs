@@ -1,4 +1,4 @@
-//! The forms in which a queued call is stored where that is not the caller's own.
+//! The forms in which a queued call is stored if that is not the caller's own.
 //!
 //! | form | what it is |
 //! | --- | --- |
@@ -52,7 +52,7 @@ pub(crate) struct Step<'a> {
 pub(crate) struct Ends<'a> {
     /// When each does.
     pub(crate) keys: Times<'a>,
-    /// Whether they are there and end then, unless a write that stands behind settles it otherwise.
+    /// Whether they are there and end then, unless a write behind it settles it otherwise.
     pub(crate) sure: bool,
 }
 
@@ -64,7 +64,7 @@ impl Ends<'_> {
 }
 
 impl<'a> Form<'a> {
-    /// Reads a stored body; `None` for what is no command.
+    /// Reads a stored body; `None` for what is not a command.
     pub(crate) fn of(body: &'a [u8]) -> Option<Self> {
         let args = resp::arguments(body).ok()?;
         match args.as_slice() {
@@ -105,7 +105,7 @@ impl<'a> Form<'a> {
     }
 }
 
-/// So many times, each with its key, and what stands behind them.
+/// So many times, each with its key, and what is behind them.
 fn pairs<'w, 'a>(words: &'w [&'a [u8]], count: usize) -> Option<(Times<'a>, &'w [&'a [u8]])> {
     let (pairs, behind) = words.split_at_checked(count.checked_mul(2)?)?;
     let pairs = pairs.chunks_exact(2).map(|pair| match pair {
@@ -115,7 +115,7 @@ fn pairs<'w, 'a>(words: &'w [&'a [u8]], count: usize) -> Option<(Times<'a>, &'w 
     Some((pairs.collect::<Option<_>>()?, behind))
 }
 
-/// Whether `args` bear a name that is fusebox's own.
+/// Whether `args` have a name that is fusebox's own.
 pub(crate) fn is_reserved(args: &[&[u8]]) -> bool {
     let name = args.first().and_then(|name| name.get(..PREFIX.len()));
     name.is_some_and(|name| name.eq_ignore_ascii_case(PREFIX))

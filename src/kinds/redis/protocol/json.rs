@@ -93,7 +93,7 @@ fn not_one(json: &str) -> String {
     format!("must be a string, a number or {{\"base64\":\"…\"}}, got {}", quoted(json))
 }
 
-/// A command as JSON, for listings, or a list of those of a transaction; `null` where `body` is no command.
+/// A command as JSON, for listings, or a list of those of a transaction; `null` if `body` is not a command.
 pub fn body_to_json(body: &Bytes) -> Value {
     if let Some(Form::Multi(steps)) = Form::of(body) {
         let words = |step: Step<'_>| -> Value { step.args.into_iter().map(text).collect() };
@@ -103,7 +103,7 @@ pub fn body_to_json(body: &Bytes) -> Value {
         .map_or(Value::Null, |args| args.into_iter().map(text).collect())
 }
 
-/// How deep JSON is nested at most: what stands deeper in a reply is an error in its place.
+/// How deep JSON is nested at most: what is deeper in a reply is an error in its place.
 const DEPTH_MAX: usize = 128;
 
 /// A reply as JSON. An error is `{"error":{"code":…,"message":…}}`; a frame that is not whole is
@@ -114,7 +114,7 @@ pub fn reply_to_json(frame: &Bytes) -> Value {
     if resp::frame_length(frame) == Some(frame.len()) { value(frame, 0) } else { Value::Null }
 }
 
-/// What stands in a frame, `depth` levels down.
+/// What is in a frame, `depth` levels down.
 fn value(frame: &[u8], depth: usize) -> Value {
     if depth > DEPTH_MAX {
         let message = format!("fusebox: nested deeper than {DEPTH_MAX} levels");

@@ -1,4 +1,4 @@
-//! What a key holds for a reader while writes to it are queued, where those settle it.
+//! What a key holds for a reader while writes to it are queued, if those settle it.
 //!
 //! The answer is that of a server that had stayed up: each write meets the key as it was when the write was
 //! *accepted*, so a deadline that had passed by then has ended the key, and one that passed later is judged by
@@ -10,7 +10,7 @@
 //!  Something  there is one, and it is not known what it holds
 //!  Unknown    nothing is known; how it begins
 //! ```
-//! each but the first with the key's deadline where that is known; of Unknown it is the deadline that the key
+//! each but the first with the key's deadline if that is known; of Unknown it is the deadline that the key
 //! has *if* it is there. Answered are GET and EXISTS of Nothing and Value. Beside that it is followed whether the
 //! writes touched no more than the time to live: then what any read of the key answered before them still holds until
 //! that is over. A write that could fail for the type
@@ -138,7 +138,7 @@ impl Followed {
 }
 
 impl Known {
-    /// `value`, without a copy where it is the one that is held.
+    /// `value`, without a copy if it is the one that is held.
     fn keep(&self, value: &[u8]) -> Bytes {
         match self {
             Self::Value(held, _) if std::ptr::eq(&raw const **held, value) => held.clone(),
@@ -159,7 +159,7 @@ fn key_of<'a>(commands: &Commands, read: &[&'a [u8]]) -> Option<&'a [u8]> {
 }
 
 /// Whether a queued write of `key` leaves what that holds as it is, and what it does to its time to live is certain.
-/// One of another key says no: a reading may begin at it, and then nothing is known of what stands before.
+/// One of another key says no: a reading may begin at it, and then nothing is known of what is before.
 fn leaves_value(commands: &Commands, write: &QueuedWrite, key: &[u8]) -> bool {
     match Form::of(&write.body) {
         Some(Form::Ends(ends)) => ends.sure && ends.of(key).is_some(),
@@ -317,7 +317,7 @@ fn set<'a>(held: Held<'a>, options: SetOptions, args: &[&'a [u8]], accepted: u64
     let (only_if_there, only_if_absent) =
         (options.conditional && !options.only_if_absent, options.only_if_absent);
     match held {
-        // With GET it fails over what is no string, and with a condition it may do nothing.
+        // With GET it fails over what is not a string, and with a condition it may do nothing.
         Held::Unknown(_) if options.get || options.conditional => Held::Unknown(Ends::Unknown),
         Held::Something(_) | Held::Value(..) if only_if_absent => held,
         Held::Something(_) if options.get => Held::Something(Ends::Unknown),

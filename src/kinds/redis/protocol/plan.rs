@@ -136,7 +136,7 @@ fn command(args: &[&[u8]], context: &Context<'_>) -> Result<Plan, Refused> {
             let access = if reads {
                 read(Vec::new(), None)
             } else {
-                never("what a script writes cannot be told")
+                never("what a script writes is not known")
             };
             match &keys {
                 Some(keys) if !context.scripts_are_barriers => (lanes(keys, context), access),
@@ -160,7 +160,7 @@ fn command(args: &[&[u8]], context: &Context<'_>) -> Result<Plan, Refused> {
                 let written = Written { name: &spec.name, args, places };
                 (lanes(keys, context), Access::Write(write(&spec, written, context)))
             }
-            _ => (Lanes::All, never("its keys cannot be told")),
+            _ => (Lanes::All, never("its keys are not known")),
         },
     };
     let label = label(&spec, keys.as_deref().unwrap_or_default());
@@ -193,7 +193,7 @@ fn never(why: &'static str) -> Access {
     Access::Write(Write::new(Outage::Never(why)))
 }
 
-/// The keys as people read them, or the command's name where it has none.
+/// The keys as people read them, or the command's name if it has none.
 fn label(spec: &Spec, keys: &[&[u8]]) -> String {
     let mut label = String::new();
     for key in keys {
@@ -214,7 +214,7 @@ fn unknown(args: &[&[u8]], commands: &Commands) -> Refused {
     let message = if commands.has_learnt() {
         format!("the server knows no command {name:?}")
     } else {
-        format!("{name:?} is not built in, and the server has not told its commands yet")
+        format!("{name:?} is not built in, and the server has not listed its commands yet")
     };
     Refused { code: "unknown_command", message, malformed: false }
 }

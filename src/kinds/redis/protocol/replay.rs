@@ -1,12 +1,12 @@
 //! Times to live at replay: counted from the moment at which the call was accepted.
 //!
 //! A relative time to live is replaced by what remains of it, in milliseconds (`SET … PX`, `PEXPIRE`,
-//! `HPEXPIRE` …), and a call whose time has run out by a DEL of its key. Where a condition forbids that
+//! `HPEXPIRE` …), and a call whose time has run out by a DEL of its key. If a condition forbids that
 //! (`NX`: what exists now may be another's), it is sent with the least time that there is, so that the
 //! condition decides. Everything else of a call is preserved; absolute times and KEEPTTL are left alone,
 //! and so is what a server would refuse.
 //!
-//! If writes that were accepted before the deadline still stand behind the call, its key may not end yet: it
+//! If writes that were accepted before the deadline are still behind the call, its key may not end yet: it
 //! gets the far time of [`super::residue`] in place of its own.
 
 use std::borrow::Cow;
@@ -115,7 +115,7 @@ fn set_for<'a>(args: &[&'a [u8]], ttl: u64, waited: u64) -> Option<Words<'a>> {
     Some(words.chain([number(left)]).collect())
 }
 
-/// `EXPIRE key time …` and its like; a time of zero removes where the conditions hold.
+/// `EXPIRE key time …` and its like; a time of zero removes when the conditions hold.
 fn expire<'a>(args: &[&'a [u8]], name: &'static [u8], ttl: u64, waited: u64) -> Option<Words<'a>> {
     let left = ttl.saturating_sub(waited);
     if left == 0 && args.len() == 3 {

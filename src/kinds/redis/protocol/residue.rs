@@ -1,6 +1,6 @@
 //! A deadline that waits: what is left of a replayed write whose key may not end yet.
 //!
-//! A write with a deadline may be replayed when writes that were accepted *before* the deadline still stand
+//! A write with a deadline may be replayed when writes that were accepted *before* the deadline are still
 //! behind it. Those must meet the key alive, however late they come. So the key gets, in place of its
 //! deadline, the same time and 40,000 days ([`FAR_MILLIS`]), and the deadline stays in the line as a *residue*:
 //!
@@ -116,7 +116,7 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     Ends { keys: left, sure }
 }
 
-/// Whether a write that stands behind, `body`, touches `key`.
+/// Whether `body`, a write behind it, touches `key`.
 pub(crate) fn concerns(commands: &Commands, body: &[u8], key: &[u8]) -> bool {
     Form::of(body).is_some_and(|form| form.steps().iter().any(|step| touches(commands, step, key)))
 }

@@ -1,6 +1,6 @@
 //! RESP2 and RESP3 as bytes: finding frames, reading them in place, writing commands.
 //!
-//! A reply is carried as the bytes that the server sent and is looked into only where something must
+//! A reply is carried as the bytes that the server sent and is looked into only if something must
 //! be known of it. Nothing here recurses, and nothing is allocated because a peer *declared* a size:
 //! the finder only ever waits for bytes that have really come. What is beyond the caps below is a
 //! [`ProtocolError`], after which a connection is of no further use.
@@ -52,10 +52,10 @@ pub struct FrameFinder {
 }
 
 impl FrameFinder {
-    /// Takes the next whole frame out of `buffer`, or `None` where more bytes must come first.
+    /// Takes the next whole frame out of `buffer`, or `None` if more bytes must come first.
     ///
     /// # Errors
-    /// The bytes are no RESP: the connection must be dropped.
+    /// The bytes are not RESP: the connection must be dropped.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, ProtocolError> {
         let Some(length) = self.length(buffer)? else { return Ok(None) };
         if length > COPY_MAX {
@@ -66,11 +66,11 @@ impl FrameFinder {
         Ok(Some(frame))
     }
 
-    /// The length of the frame that `bytes` begins with, or `None` where more bytes must come first. Goes on where it
-    /// left off: until it has found one, `bytes` may only grow.
+    /// The length of the frame that `bytes` begins with, or `None` if more bytes must come first. Goes on from its last
+    /// position: until it has found one, `bytes` may only grow.
     ///
     /// # Errors
-    /// The bytes are no RESP: the connection must be dropped.
+    /// The bytes are not RESP: the connection must be dropped.
     pub fn length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
         let length = self.find(bytes)?;
         if length.is_some() {
@@ -173,7 +173,7 @@ impl FrameFinder {
     }
 }
 
-/// The length of the frame that `bytes` begins with; `None` where it is not whole or not valid.
+/// The length of the frame that `bytes` begins with; `None` if it is not whole or not valid.
 pub fn frame_length(bytes: &[u8]) -> Option<usize> {
     FrameFinder::default().find(bytes).ok().flatten()
 }
@@ -249,7 +249,7 @@ pub enum Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Reads the frame that `bytes` begins with; `None` where it is not whole or not valid.
+    /// Reads the frame that `bytes` begins with; `None` if it is not whole or not valid.
     pub fn of(mut bytes: &'a [u8]) -> Option<Self> {
         loop {
             let (head, line) = head(bytes).ok().flatten()?;
@@ -326,7 +326,7 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-/// An error's code and the whole of its words, where the frame is an error.
+/// An error's code and the whole of its words, if the frame is an error.
 pub fn error_of(frame: &[u8]) -> Option<(&str, &str)> {
     let Some(Reply::Error(text)) = Reply::of(frame) else { return None };
     let text = std::str::from_utf8(text).unwrap_or("an error that is not UTF-8");

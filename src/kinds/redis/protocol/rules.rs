@@ -14,7 +14,7 @@ pub(crate) enum Kind {
         /// It may only read.
         reads: bool,
     },
-    /// Reads what is no key.
+    /// Reads what is not a key.
     Look,
     /// Writes keys.
     Write,
@@ -148,7 +148,7 @@ pub(crate) fn blocks(spec: &Spec, args: &[&[u8]]) -> bool {
     if !matches!(&*spec.name, "xread" | "xreadgroup") {
         return true;
     }
-    // What stands behind GROUP and COUNT is no option, whatever its name.
+    // What follows GROUP and COUNT is not an option, whatever its name.
     let mut words = args.iter().skip(1);
     while let Some(word) = words.next() {
         match word.to_ascii_uppercase().as_slice() {

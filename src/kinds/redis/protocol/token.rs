@@ -3,7 +3,7 @@
 //! Such a write runs within one script (`token/carry.lua`) from the first attempt on. A script runs as a
 //! whole or not at all, and nothing else runs in between:
 //!
-//! 1. **GET** the marker `fusebox:<op_id>`. If it stands, the write was applied before: the script answers
+//! 1. **GET** the marker `fusebox:<op_id>`. If it exists, the write was applied before: the script answers
 //!    with the marker and does nothing else.
 //! 2. **SET** the marker as *pending*. If the server refuses this or the GET (the account may not use the
 //!    marker, the memory is full), nothing was applied, and the script says so.
@@ -19,7 +19,7 @@
 //! | digest | 16 hexadecimal digits of the call's digest: another call under the same name is a conflict |
 //! | kind | `+` status, `:` integer, `$` string of at most 4 KiB, `_` nil: the reply, read under either protocol |
 //! | | `!` the reply was not kept (an array, a double, a long string) |
-//! | | `~` of a transaction: the number of a command that has failed, and with which error, where others have not |
+//! | | `~` of a transaction: the number of a command that has failed, and with which error, if others have not |
 //! | | `?` pending; seen only if the script ended in its middle, which no server does: the outcome is unknown |
 //!
 //! The marker of an older release is `1`: it matches any call and keeps no reply.
@@ -27,13 +27,13 @@
 //! **No wrong number.** A script sees integers as doubles. One of 2^53 or more is read back from the key
 //! as text after INCR and its like and HINCRBY; after other commands, and within arrays, the reply is
 //! given up as lost. Lua loses a nil within an array of RESP3, so commands that answer such arrays are run
-//! under RESP2, where their replies are otherwise the same.
+//! under RESP2, in which their replies are otherwise the same.
 //!
 //! A transaction runs within a script of the same form (`token/multi.lua`). As EXEC does, it runs every command,
-//! whichever fails; if one fails and another does not, the script says which, and the marker stands.
+//! whichever fails; if one fails and another does not, the script says which, and the marker stays.
 //!
-//! The same script carries writes that inherit a deadline ([`crate::kinds::redis::connector::stored`]): a key that is missing before
-//! the command and there after it gets the deadline in the same step.
+//! The same script carries writes that inherit a deadline ([`crate::kinds::redis::connector::stored`]): a key that is
+//! missing before the command and there after it gets the deadline in the same step.
 
 use std::borrow::Cow;
 
@@ -139,7 +139,7 @@ fn text(text: String) -> Cow<'static, [u8]> {
     Cow::Owned(text.into_bytes())
 }
 
-/// The key that stands while it must be known that `token`'s write was applied.
+/// The key that exists while it must be known that `token`'s write was applied.
 pub(crate) fn marker(token: OpId) -> String {
     format!("fusebox:{token}")
 }
@@ -241,8 +241,8 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
 
 /// The script answered what it never answers.
 fn unforeseen(frame: &Bytes) -> Attempted {
-    let whole = format!("the script ended unforeseen: {}", String::from_utf8_lossy(frame));
-    let message = Words::quoting("the script ended unforeseen", whole);
+    let whole = format!("the script ended unexpectedly: {}", String::from_utf8_lossy(frame));
+    let message = Words::quoting("the script ended unexpectedly", whole);
     let error = AttemptError::own(ErrorClass::Unknown, ErrorCode::OfKind("script"), message);
     Attempted::failed(Verdict::Success, AttemptError { unclassified: true, ..error })
 }

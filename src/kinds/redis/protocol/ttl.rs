@@ -25,7 +25,7 @@ pub(crate) enum Fate {
     Takes(usize),
     /// The key has moved to the place given, with its time to live.
     Leaves(usize),
-    /// It cannot be told.
+    /// It is not known.
     Unknown,
 }
 

@@ -36,7 +36,7 @@ struct Log {
     whole: bool,
 }
 
-/// How long the marker of a token stands.
+/// How long the marker of a token lives.
 const MARKER_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Ten years: what a clock can hold.
 const LIFE_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -49,7 +49,7 @@ impl Store {
         Self { log: Some(log), ..Self::default() }
     }
 
-    /// The keys and values that were set, in order, as text; `None` without a log, or where more was
+    /// The keys and values that were set, in order, as text; `None` without a log, or if more was
     /// set than it holds.
     pub(super) fn log(&self) -> Option<Vec<(String, String)>> {
         let log = self.log.as_ref().filter(|log| log.whole)?;

@@ -166,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// The next frame; empty where the connection has ended.
+    /// The next frame; empty if the connection has ended.
     async fn reply(&mut self) -> Bytes {
         let reading = async {
             loop {

@@ -161,7 +161,7 @@ async fn values_never_go_back_under_a_network_that_dies_again_and_again() {
     while !faults.is_finished() || written < 20 {
         written += 1;
         if written % 40 == 0 {
-            // The daemon dies and is started anew.
+            // The daemon dies and is started again.
             redis = impatient(relay.port, &format!("run-{written}"), limit);
         }
         let timeout = Duration::from_millis(fastrand::u64(50..=200));

@@ -139,7 +139,7 @@ struct Two<'a> {
     redis: &'a RedisConnector,
 }
 
-/// What happened in a sequence, to be told where it fails.
+/// What happened in a sequence, to be shown if it fails.
 struct Sequence<'a> {
     two: &'a Two<'a>,
     number: usize,
@@ -156,7 +156,7 @@ impl Sequence<'_> {
         self.told.push(format!("{:>5} {what}", now().get() - self.begun));
     }
 
-    /// Taints the sequence where what happened since `from` was near a deadline.
+    /// Taints the sequence if what happened since `from` was near a deadline.
     fn check(&mut self, from: u64) {
         let (from, to) = (from - MARGIN, now().get() + MARGIN);
         self.tainted |= self.carried.iter().any(|at| (from..=to).contains(at));

@@ -1,4 +1,4 @@
-//! A write that bears a token is applied once.
+//! A write with a token is applied once.
 
 use super::*;
 
@@ -208,7 +208,7 @@ async fn an_account_that_may_not_set_the_marker_changes_nothing() {
         assert_eq!(reply(call_with(&redis, words("INCR n"), replay).await), ":1\r\n");
         assert!(redis.status().warnings.is_empty());
     }
-    // GET and SET are all that the marker takes, also where the command fails.
+    // GET and SET are all that the marker takes, also if the command fails.
     let rules =
         ["--user", "default", "on", "nopass", "~*", "+@all", "-del", "-unlink", "-pexpireat"];
     let server = Server::start_with(&rules).await;

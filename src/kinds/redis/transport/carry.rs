@@ -8,7 +8,7 @@
 //!    sets a deadline: what remains of it, or the far time ─────┤
 //!    inherits a deadline ────────────────────────┐             │
 //!  a transaction ── multi ───────────────────────┤             │
-//!  bears a token ────────────────────────────────┴─ the script (token)
+//!  has a token ──────────────────────────────────┴─ the script (token)
 //! ```
 
 use std::sync::{Arc, atomic::Ordering};
@@ -29,13 +29,13 @@ use crate::kinds::redis::protocol::{
     ttl,
 };
 
-/// How long a marker is relied upon: an hour less than it stands, for clocks that differ.
+/// How long a marker is relied upon: an hour less than it lives, for clocks that differ.
 const MARKER_TRUST_MILLIS: u64 = (7 * 24 - 1) * 3600 * 1000;
 
 /// The dialect of calls whose replies are to be in RESP2 ([`Attempt::dialect`]).
 pub(crate) const RESP2: u8 = 2;
 
-/// A write as it was read anew for its attempt.
+/// A write as it was read again for its attempt.
 pub(super) struct Read<'a> {
     pub(super) spec: Arc<Spec>,
     pub(super) args: Vec<&'a [u8]>,
@@ -185,7 +185,7 @@ impl Links {
         ended
     }
 
-    /// Whether a write that stands behind is to meet `key` alive, which ends at `at`.
+    /// Whether a write behind it is to meet `key` alive, which ends at `at`.
     pub(super) fn someone_meets(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
         attempt.following.iter().any(|write| {
             write.due.is_none()
@@ -327,7 +327,8 @@ impl Links {
         Attempted::answered(Bytes::from_static(b"+OK\r\n"))
     }
 
-    /// Whether the server knows `PEXPIRETIME`, by which a far time is recognised. An error says that it could not be asked.
+    /// Whether the server knows `PEXPIRETIME`, by which a far time is recognised. An error says that it could not be
+    /// asked.
     pub(super) async fn knows_far_times(&self, attempt: &Attempt<'_>) -> Result<bool, Attempted> {
         if self.shared.server.lock().is_none() {
             self.writes.ready(attempt.timeout).await?;
@@ -338,7 +339,7 @@ impl Links {
         Ok(major.is_some_and(|major| major >= 7))
     }
 
-    /// Sends a write in the form `body`, in the script if it bears a token.
+    /// Sends a write in the form `body`, in the script if it has a token.
     async fn send(&self, body: &Bytes, attempt: Attempt<'_>) -> Attempted {
         let Some(token) = attempt.token else {
             let ended =
@@ -382,7 +383,7 @@ impl Links {
         let resp3 = self.resp3() && attempt.dialect != RESP2;
         let Some(script) = wrapped.command(resp3) else {
             let message = format!(
-                "a write that bears a token takes at most {} words, got {}",
+                "a write with a token takes at most {} words, got {}",
                 token::WORDS_MAX,
                 wrapped.args.len()
             );
@@ -441,7 +442,7 @@ impl Links {
     /// The server did not run the script.
     fn not_run(&self, ended: Attempted, origin: Origin) -> Attempted {
         self.without_token(ended, origin, "eval", token::is_script_refused, |error| {
-            format!("the server refuses EVAL ({error}): writes cannot bear tokens")
+            format!("the server refuses EVAL ({error}): writes cannot have tokens")
         })
     }
 
@@ -454,12 +455,12 @@ impl Links {
         }
         self.without_token(ended, origin, "marker", outcome::is_forbidden, |error| {
             format!(
-                "the server refuses GET and SET of fusebox:* ({error}): writes cannot bear tokens"
+                "the server refuses GET and SET of fusebox:* ({error}): writes cannot have tokens"
             )
         })
     }
 
-    /// Nothing was applied. If a token cannot be borne at all, a live caller is told so, and a queued call
+    /// Nothing was applied. If a token is not possible at all, a live caller gets that answer, and a queued call
     /// waits for the operator.
     fn without_token(
         &self,

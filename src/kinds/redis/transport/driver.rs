@@ -35,7 +35,7 @@ const TAKEN_MAX: usize = 64;
 /// How much is read at once at least.
 const READ_SIZE: usize = 16 * 1024;
 
-/// What a connection is told to do.
+/// What a connection is asked to do.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Carry this.
@@ -44,7 +44,7 @@ pub(crate) enum Order {
     Retire,
 }
 
-/// A command, and where its reply goes.
+/// A command, and the receiver of its reply.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) command: Bytes,
@@ -64,7 +64,7 @@ pub(crate) enum Ended {
     Reply(Bytes),
     /// The connection ended first.
     Lost {
-        /// Whether the whole command was handed to the kernel. Where it was not, it is certain that it
+        /// Whether the whole command was handed to the kernel. If it was not, it is certain that it
         /// is never executed: a server runs only whole commands.
         sent: bool,
         cause: Cause,
@@ -100,7 +100,7 @@ pub(crate) struct Driver {
     orders: mpsc::UnboundedReceiver<Order>,
     /// Taken from the channel, and not begun.
     waiting: VecDeque<Order>,
-    /// Told when it is to end now.
+    /// Notified when it is to end now.
     close: Arc<Notify>,
     debts: Debts,
     timeout: Duration,

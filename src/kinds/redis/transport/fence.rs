@@ -1,6 +1,6 @@
 //! The fence: nothing new is written until nothing old can still land.
 //!
-//! A write that was sent and not answered may lie in a dead network and reach the server seconds later,
+//! A write that was sent and not answered may be in a dead network and reach the server seconds later,
 //! after a newer write to the same key has been acknowledged; it would undo it. Closing the connection
 //! does not help: the bytes are on their way. What helps is that the *server* forgets the connection on
 //! which they would arrive. So every connection for writes begins like this, before any write passes:
@@ -12,22 +12,22 @@
 //! ```
 //!
 //! **Why this suffices.** No write is sent on a connection before the server has acknowledged its name,
-//! so whatever could land stands in CLIENT LIST under a name of ours. The server runs one command at a
+//! so whatever could land is in CLIENT LIST under a name of ours. The server runs one command at a
 //! time: what an old connection sent has been executed before our CLIENT LIST (then it landed *before*
 //! the newer write), or its connection is killed and what arrives on it later is answered with a reset.
 //! A connection lives by our own account ([`super::shared::Shared::lives`]) from before its socket is
 //! opened until after it is closed, so an abandoned one is never spared, and one that is being set up
-//! never killed; another backend's on the same server is spared as well. A new run of the daemon knows none of the names of the one before it: it kills them
-//! all. This is done at every connect for writes, whether or not anything is in doubt: one rule, no
-//! cases.
+//! never killed; another backend's on the same server is spared as well. A new run of the daemon knows none of the
+//! names of the one before it: it kills them all. This is done at every connect for writes, whether or not anything is
+//! in doubt: one rule, no cases.
 //!
-//! **Where it cannot be done** (CLIENT LIST or KILL refused, or a proxy in between, so that our own name
+//! **If it cannot be done** (CLIENT LIST or KILL refused, or a proxy in between, so that our own name
 //! is not in the list), writes wait until twice the backend's `timeout` after the last connection with
 //! writes unanswered was abandoned (or after the start), and `status` warns: that is a bet, no proof.
 //!
-//! **A former name** ([`crate::kinds::redis::settings::RedisSettings::former`]) is killed as well, by the first fence alone:
-//! afterwards it may be another daemon's. What bears our name and comes back after it was killed is a twin's
-//! ([`crate::kinds::twins::Twins`]).
+//! **A former name** ([`crate::kinds::redis::settings::RedisSettings::former`]) is killed as well, by the first fence
+//! alone: afterwards it may be another daemon's. A connection with our name that comes back after it was killed is a
+//! twin's ([`crate::kinds::twins::Twins`]).
 //!
 //! **What it does not cover:** a server that was replaced by another one (a failover): the old one may
 //! still execute what it was sent; its data is gone with it.
@@ -51,7 +51,7 @@ use crate::kinds::{
 pub(crate) enum Fenced {
     /// Nothing old is left; so many connections were killed.
     Clear(usize),
-    /// It cannot be told or done, for this reason: only waiting helps.
+    /// It cannot be found out or done, for this reason: only waiting helps.
     Refused(Words),
 }
 

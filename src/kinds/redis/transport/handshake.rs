@@ -1,6 +1,6 @@
 //! What is said on a new connection before anybody's call.
 //!
-//! HELLO 3 with the credentials, or AUTH where a server knows no HELLO; SELECT; CLIENT SETNAME, without
+//! HELLO 3 with the credentials, or AUTH if a server knows no HELLO; SELECT; CLIENT SETNAME, without
 //! whose acknowledgement no write is sent (the fence finds connections by name); CLIENT ID; INFO.
 
 use std::{io, sync::atomic::Ordering};
@@ -23,7 +23,7 @@ use crate::{
     net::dial::{DialError, Stream},
 };
 
-/// Why a connection could not be had; what callers who waited for it are told.
+/// Why a connection could not be had; the answer to callers who waited for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Failed {
     pub(crate) error: AttemptError,

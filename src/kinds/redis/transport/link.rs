@@ -7,10 +7,10 @@
 //!    └─────────────────────────────┴─────────────────────────────┘
 //! ```
 //! A link connects when somebody needs it. Who comes while it connects waits, up to its own deadline;
-//! who comes in the pause after a failed connect is told at once how that ended (a ping is not: it
-//! always tries). The pause is short, at most half a second, so that what is told is never old news.
+//! who comes in the pause after a failed connect learns at once how that ended (a ping is not: it
+//! always tries). The pause is short, at most half a second, so that this is never old news.
 //! A link for writes is `Up` only behind its [fence](super::fence), and behind a [loss](super::shared) of whichever
-//! connection it takes nothing more: what was sent is answered, then it connects anew.
+//! connection it takes nothing more: what was sent is answered, then it reconnects.
 //!
 //! **Its room is bounded.** A command takes [`ROOM`] from before it is handed over until it is answered or lost: a
 //! unit, and one more for each KiB. Who finds none waits for it within its deadline, and holds nothing but the body
@@ -61,7 +61,7 @@ enum State {
     },
     Connecting {
         failures: u32,
-        /// Whether the connection stands and waits for its fence.
+        /// Whether the connection is up and waits for its fence.
         fencing: bool,
     },
     Up {
@@ -98,7 +98,7 @@ impl Link {
     }
 
     /// Carries `command` and says how that ended, within `time` or a little more. It is `aboard` until it is answered
-    /// or lost, also where nobody waits for it any more.
+    /// or lost, also if nobody waits for it any more.
     pub(crate) async fn call(&self, command: Bytes, time: Duration, aboard: Aboard) -> Attempted {
         self.carry(command, time, aboard, false).await
     }
@@ -267,7 +267,7 @@ impl Link {
         mut urgent: bool,
         mut step: impl FnMut(&mpsc::UnboundedSender<Order>) -> Option<T>,
     ) -> Result<T, Failed> {
-        // Subscribed to only where the link is not up, and before the state is looked at again: so no
+        // Subscribed to only if the link is not up, and before the state is looked at again: so no
         // change is missed, and the usual call takes no part in it.
         let mut changes: Option<watch::Receiver<State>> = None;
         let mut waited = false;
@@ -318,7 +318,7 @@ impl Link {
         });
     }
 
-    /// Enters what `next` makes of the state; true where it made something of it.
+    /// Enters what `next` makes of the state; true if it made something of it.
     fn enter(&self, next: impl FnOnce(&State) -> Option<State>) -> bool {
         self.state.send_if_modified(|state| match next(state) {
             Some(next) => {
@@ -341,7 +341,7 @@ enum Step<T> {
     Behind,
 }
 
-/// Does `step` where the link is up. Who has `waited` for a connect is told how it failed, and
+/// Does `step` if the link is up. Who has `waited` for a connect learns how it failed, and
 /// so is who comes in the pause after it and is not `urgent`.
 fn attempt_step<T>(
     state: &State,

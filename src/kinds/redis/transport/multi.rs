@@ -1,7 +1,7 @@
 //! Carries a transaction: its commands within one script, as its token wants.
 //!
-//! Each command is judged as it would be alone ([`super::carry`]): its time to live is what remains of it, and it gets the
-//! far one where a command behind it, in the transaction or in the line, is to meet its key alive. What is left to do
+//! Each command is judged as it would be alone ([`super::carry`]): its time to live is what remains of it, and it gets
+//! the far one if a command behind it, in the transaction or in the line, is to meet its key alive. What is left to do
 //! of all of them is one residue; a transaction that is refused after it was applied in part leaves none, and its far
 //! times are settled at once.
 

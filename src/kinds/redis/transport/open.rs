@@ -1,4 +1,4 @@
-//! Opens a connection, and raises the fence where writes are to pass over it.
+//! Opens a connection, and raises the fence if writes are to pass over it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -62,7 +62,7 @@ pub(crate) async fn fenced(shared: &Shared, mut opened: Opened) -> Result<Opened
     Ok(opened)
 }
 
-/// Asks one command on a connection of its own, which ends with that: what stands on the others is not waited for.
+/// Asks one command on a connection of its own, which ends with that: commands on the others are not waited for.
 ///
 /// # Errors
 /// Nothing was sent. The inner error: the connection broke before the reply, or none came within `timeout`.

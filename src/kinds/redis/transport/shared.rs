@@ -1,10 +1,10 @@
 //! What the links of a backend share: by which names their connections go, and whether writes were lost.
 //!
-//! **A loss** is the end of a connection that left writes unanswered. Those may still lie in the network and land later,
-//! so from then on no write goes out before a fence has been raised that knows of the loss ([`super::fence`]). A backend
-//! has several connections for writes (JSON calls in RESP3 and RESP2, the doors, pinned ones), so losses are counted
-//! here: a connection whose fence was raised at `covers` losses may write only while that is the count. One that finds
-//! itself behind takes nothing more, and is replaced by one that raises the fence anew.
+//! **A loss** is the end of a connection that left writes unanswered. Those may still be in the network and land
+//! later, so from then on no write goes out before a fence has been raised that knows of the loss ([`super::fence`]). A
+//! backend has several connections for writes (JSON calls in RESP3 and RESP2, the doors, pinned ones), so losses are
+//! counted here: a connection whose fence was raised at `covers` losses may write only while that is the count. One
+//! that finds itself behind takes nothing more, and is replaced by one that raises the fence again.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) closing: CancellationToken,
     /// Those connections; the connector is closed once none is left.
     pub(crate) others: TaskTracker,
-    /// Whether what bears the former name is still to be killed.
+    /// Whether what has the former name is still to be killed.
     former: AtomicBool,
     /// The server run whose commands were learnt.
     pub(crate) learnt_of: Mutex<Option<String>>,
@@ -96,13 +96,13 @@ impl Shared {
         self.losses.load(Ordering::Acquire)
     }
 
-    /// A fence that covers so many losses stands.
+    /// A fence that covers so many losses is up.
     pub(crate) fn fence_stands(&self, covers: u64) {
         self.fenced.fetch_max(covers, Ordering::AcqRel);
         self.fence_stood.store(true, Ordering::Release);
     }
 
-    /// Whether a fence stands before every write that may have been left unanswered, also by who ran before: only then
+    /// Whether a fence is up before every write that may have been left unanswered, also by who ran before: only then
     /// may a connection write that raises none itself.
     pub(crate) fn is_fenced(&self) -> bool {
         self.fence_stood.load(Ordering::Acquire) && !self.may_land()
@@ -124,7 +124,7 @@ impl Shared {
         self.former.load(Ordering::Acquire).then(|| format!("fusebox:{}:", word(former)))
     }
 
-    /// What bore the former name is gone: from here on it may be another daemon's.
+    /// What had the former name is gone: from here on it may be another daemon's.
     pub(crate) fn former_is_gone(&self) {
         self.former.store(false, Ordering::Release);
     }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Connects. Whatever ends a TCP connection resets it: what the peer has not been sent by then dies
-/// with it, also where it is the daemon that dies.
+/// with it, also if it is the daemon that dies.
 pub(crate) async fn open(settings: &RedisSettings) -> Result<Box<dyn Stream>, DialError> {
     let address = settings.endpoint.to_string();
     match &settings.endpoint {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 
-/// Stands for a value: the writes that it hangs on, each with when it is due.
+/// Represents a value: the writes that it hangs on, each with when it is due.
 type Value = Vec<(u64, Option<u64>)>;
 
 fn value(held: &Held) -> &Value {
@@ -20,7 +20,7 @@ fn due_of(entry: &Entry) -> Option<u64> {
     entry.header.traits.due.map(UnixMillis::get)
 }
 
-/// What all writes of the lane come to; `None` where that is unknowable.
+/// What all writes of the lane come to; `None` if that is unknowable.
 fn in_full(index: &QueueIndex, lane: LaneId) -> Option<Value> {
     let mut held = Value::new();
     for seq in index.writes(lane)? {

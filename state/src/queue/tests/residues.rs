@@ -138,7 +138,7 @@ fn residues_do_not_wait_for_each_other() {
     index.became_residue(longer, Lanes::One(LaneId(1)), UnixMillis::new(5_000), 40);
     go(&mut index, &[residue, late, longer]);
 
-    // Not even where the one was accepted after the other is due.
+    // Not even if the one was accepted after the other is due.
     let mut index = many();
     for (seq, accepted_at, due) in [(5, 0, 800), (6, 900, 5_000)] {
         let due = Traits { due: Some(UnixMillis::new(due)), ..Traits::default() };
@@ -218,7 +218,7 @@ fn restarted(index: &QueueIndex) -> QueueIndex {
 }
 
 proptest! {
-    /// Whatever happens: what is taken comes after nothing that stands before it, and everything ends.
+    /// Whatever happens: what is taken comes after nothing that is before it, and everything ends.
     #[test]
     fn a_residue_comes_after_what_was_accepted_before_it_was_due(
         steps in proptest::collection::vec(step(), 1..120),

@@ -2,14 +2,14 @@
 //! promised, and a judge that knows from its words what a store may hold.
 //!
 //! The child is this test binary. It prints a line before it asks for something and one when it was answered, each by
-//! one write to its standard output, so that the lines stand in a trace among the file operations:
+//! one write to its standard output, so that the lines are in a trace among the file operations:
 //!
 //! ```text
 //! @ > a 12 150        asked: append sequence 12 with a body of 150 bytes
 //! @ < ok a 12 150     answered: it is on the disk      (no: it is not; maybe: nobody knows)
 //! @ = 3 4 12          the store holds these, it says (at an open, and when it serves again)
 //! @ r 4 sum 77        the body of 4 was read, and this is its checksum
-//! @ ! …               the store told of damage
+//! @ ! …               the store reported damage
 //! ```
 
 pub(super) mod child;
@@ -28,7 +28,7 @@ pub(super) fn everything() -> bool {
     std::env::var("FUSEBOX_TEST_FAULTS").is_ok_and(|what| what == "all")
 }
 
-/// A folder on a file system in memory, where there is one: the harnesses care for what is written, not for a disk.
+/// A folder on a file system in memory, if there is one: the harnesses care for what is written, not for a disk.
 pub(super) fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
@@ -110,7 +110,7 @@ impl Template {
         Self { dir, model }
     }
 
-    /// The same, with one bit flipped in the newest header of a call that waits: it is lost, and must be told.
+    /// The same, with one bit flipped in the newest header of a call that waits: it is lost, and must be reported.
     pub(super) fn flipped(part: &str) -> Self {
         let mut template = Self::filled(part);
         let seq = template.model.certain().into_iter().nth(3).unwrap();
@@ -161,7 +161,7 @@ impl Template {
         template
     }
 
-    /// A copy in `dir`, which is made anew.
+    /// A copy in `dir`, which is made again.
     pub(super) fn copy_to(&self, dir: &Path) -> model::Model {
         space::remove_folder(dir).unwrap();
         copy(self.dir.path(), dir);
@@ -169,7 +169,7 @@ impl Template {
     }
 }
 
-/// Opens the store below `dir` and compares it with what may be there. Returns what it found and told.
+/// Opens the store below `dir` and compares it with what may be there. Returns what it found and reported.
 pub(super) fn judge(dir: &Path, model: &model::Model, what: &str) -> Vec<Finding> {
     let opened = Store::open(StoreSettings { disk_floor: u64::MAX / 2, ..settings(dir) });
     let opened = opened.unwrap_or_else(|error| {

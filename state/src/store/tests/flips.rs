@@ -58,9 +58,9 @@ fn copy(from: &Path, to: &Path) {
 enum End {
     /// Everything is there.
     Whole,
-    /// All but what was told as lost is there, ready to be replayed.
+    /// All but what was reported as lost is there, ready to be replayed.
     Healed,
-    /// Told, set aside, and to be had by a repair.
+    /// Reported, set aside, and available to a repair.
     SetAside,
 }
 

@@ -94,7 +94,7 @@ fn every_acknowledged_call_survives_twenty_kills() {
         let removed = exported.difference(&found).all(|seq| (seq + 2) % 5 == 0);
         assert!(removed, "round {round}: {exported:?} exported, {found:?} found");
         for seq in &kept {
-            // The removal of one may have been committed and not yet told.
+            // The removal of one may have been committed and not yet reported.
             let removed_untold = (seq + 2) % 5 == 0;
             assert!(found.contains(seq) || removed_untold, "round {round}: {seq} is lost");
         }

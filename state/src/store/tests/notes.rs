@@ -101,7 +101,7 @@ fn a_group_with_a_member_missing_is_in_doubt_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let opened = store_of(dir.path(), 4);
     wait(|done| opened.store.note_sending(2, &group(&[2, 3, 4], false), done)).unwrap();
-    // As damage would have it: also where the call is missing beside which the note lies.
+    // As damage would have it: also if the call is missing beside which the note is stored.
     wait(|done| opened.store.remove(vec![3], done)).unwrap();
     let opened = reopen(opened, dir.path());
     assert_eq!(seqs(&opened), [1, 2, 4]);

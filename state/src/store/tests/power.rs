@@ -93,7 +93,7 @@ fn recorded(dir: &Path, part: &str, template: &Template, more: &[&str]) -> (trac
 }
 
 /// A name never says more than the disk holds: what takes a name is synced before, all of it, and the folder after,
-/// before anything else is done. A power cut so falls between two renames, not among them, also where a file system
+/// before anything else is done. A power cut so falls between two renames, not among them, also if a file system
 /// does not keep their order; and it leaves no half of a file that sled would stumble over.
 #[test]
 fn what_is_renamed_is_synced_before_and_its_folder_after() {

@@ -287,14 +287,14 @@ impl Run {
         }
     }
 
-    /// One value of the log is not what was written: it is told, or it made no difference.
+    /// One value of the log is not what was written: it is reported, or it made no difference.
     fn flip(&mut self, at: usize) {
         let mut values = self.memory.log.borrow().clone();
         let lost = values.remove(at % values.len());
         // sled writes many values more than once.
         values.retain(|value| *value != lost);
         let raw = Raw::of(values.into_iter());
-        // If there is no plan, that is told, and the store is set aside.
+        // If there is no plan, that is reported, and the store is set aside.
         let Ok(plan) = plan::choose(&raw, Some(self.mark)) else { return self.restart() };
         let found = shown(&raw, &plan);
         let truth = &self.acknowledged;

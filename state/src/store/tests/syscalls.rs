@@ -2,10 +2,10 @@
 //!
 //! strace makes them fail in a child (`faulty.rs`): the N-th call of one kind, for N = 1, 2, … until a run meets no
 //! fault, once, ten times in a row, or from then on; in service with a warm and a cold cache, at the start, in replay,
-//! in a rebuild, in a salvage, in an upgrade and in a first start. **strace counts the calls of each thread for itself**,
-//! so that the N-th `pwrite64` fails in every thread that gets so far. A fault that passes must heal without a restart;
-//! under one that stays, as ten in a row do if each open fails within its first ten calls, the store may refuse
-//! everything, and it must open whole when the fault is gone.
+//! in a rebuild, in a salvage, in an upgrade and in a first start. **strace counts the calls of each thread for
+//! itself**, so that the N-th `pwrite64` fails in every thread that gets so far. A fault that passes must heal without
+//! a restart; under one that stays, as ten in a row do if each open fails within its first ten calls, the store may
+//! refuse everything, and it must open whole when the fault is gone.
 //!
 //! A sample of all that runs by default, everything with `FUSEBOX_TEST_FAULTS=all`.
 
@@ -168,7 +168,8 @@ impl Scene {
             return Err(format!("a panic shows: {errors}\n    {}", tail()));
         }
         let ended = lines.last() == Some(&"end");
-        // Each open begins with threads of its own, whose calls are counted anew: ten in a row may last for ever.
+        // Each open begins with threads of its own, whose calls are counted from the start: ten in a row may last for
+        // ever.
         if matches!(fault, Fault::Once(_) | Fault::Overrun) && !ended {
             return Err(format!("it did not heal: {errors}\n    {}", tail()));
         }
@@ -197,7 +198,7 @@ impl Scene {
     }
 }
 
-/// Runs all faults of a scene, several at once as each waits for most of its time; the test fails where one of them does.
+/// Runs all faults of a scene, several at once as each waits for most of its time; the test fails if one of them does.
 #[track_caller]
 fn suffer(scene: &Scene, faults: &[Fault], syscalls: &[&str]) {
     let kinds = faults.iter().flat_map(|fault| syscalls.iter().map(move |call| (*fault, *call)));

@@ -60,9 +60,9 @@ impl<'a> Left<'a> {
 /// How far back a match may reach.
 const HISTORY: usize = 64 << 10;
 
-/// A frame that is read to its end, with its checksums. What stands behind it is left.
+/// A frame that is read to its end, with its checksums. What is behind it is left.
 pub(super) struct Frame<'a> {
-    /// What stands behind what was read.
+    /// The bytes behind what was read.
     pub(super) left: &'a [u8],
     flags: u8,
     /// The most that a block may become.
@@ -120,7 +120,7 @@ impl<'a> Frame<'a> {
         self.flags & bit > 0
     }
 
-    /// Reads the next block, or what stands behind the last one.
+    /// Reads the next block, or what is behind the last one.
     fn next(&mut self) -> io::Result<()> {
         let mut left = Left(self.left);
         let head = left.number().ok_or(ErrorKind::UnexpectedEof)?;

@@ -1,8 +1,8 @@
 //! Whether what a client packed can be unpacked to its end, with its checksums.
 //!
 //! Looked at is what is about to be queued, which no server has seen yet. It is unpacked piece by piece: held of it are
-//! a window of at most 8 MiB, a block of ClickHouse's own of at most 8 MiB, and the piece on its way. What becomes longer
-//! than [`CEILING`], or would need more room, is not looked at any further.
+//! a window of at most 8 MiB, a block of ClickHouse's own of at most 8 MiB, and the piece on its way. What becomes
+//! longer than [`CEILING`], or would need more room, is not looked at any further.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -21,15 +21,15 @@ const PIECE: usize = 64 << 10;
 pub(crate) struct Flaw {
     /// The encoding in which it is; `None` for ClickHouse's own blocks.
     pub(crate) of: Option<Coding>,
-    /// It ends too soon. Else it is damaged, or something stands behind its end.
+    /// It ends too soon. Else it is damaged, or something is behind its end.
     pub(crate) is_cut: bool,
 }
 
-/// Unpacks `packed` and gives `each` piece as it comes. Returns whether that was done to its end: not so if it becomes too
-/// long, or is packed in a way that is not read here.
+/// Unpacks `packed` and gives `each` piece as it comes. Returns whether that was done to its end: not so if it becomes
+/// too long, or is packed in a way that is not read here.
 ///
-/// A server takes several streams behind one another for one, except those of brotli, and no bytes for none. It also takes
-/// zstd and lz4 that are cut off, and writes nothing: that is a flaw here.
+/// A server takes several streams behind one another for one, except those of brotli, and no bytes for none. It also
+/// takes zstd and lz4 that are cut off, and writes nothing: that is a flaw here.
 ///
 /// # Errors
 /// It cannot be unpacked.
@@ -108,7 +108,7 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// What stands behind what was read.
+    /// The bytes behind what was read.
     fn left(&self) -> &'a [u8] {
         match self {
             Self::Gzip(decoder) => decoder.get_ref(),

@@ -1,8 +1,8 @@
 //! A zstd frame, as far as enough is read, or to its end.
 //!
 //! A decoder reserves room for the frame's window, and holds back as much, which may be all there is. So it is given
-//! a head that announces the smallest window into which any block fits, and then block by block. Once enough is read, an
-//! empty last block makes it hand out what it holds. All that was read is kept, so references may reach back to the
+//! a head that announces the smallest window into which any block fits, and then block by block. Once enough is read,
+//! an empty last block makes it hand out what it holds. All that was read is kept, so references may reach back to the
 //! beginning whatever window they were made for.
 
 use std::io::{self, ErrorKind, Read};
@@ -19,9 +19,9 @@ const LAST: [u8; 3] = [1, 0, 0];
 /// The largest window of a frame that is read to its end: so much is held of it.
 const WINDOW_MAX: u64 = 8 << 20;
 
-/// A frame that is read to its end, with its checksum. What stands behind it is left.
+/// A frame that is read to its end, with its checksum. What is behind it is left.
 pub(super) struct Frame<'a> {
-    /// What stands behind what was read.
+    /// The bytes behind what was read.
     pub(super) left: &'a [u8],
     decoder: Box<FrameDecoder>,
     read: u64,
@@ -84,13 +84,13 @@ impl Read for Frame<'_> {
     }
 }
 
-/// Reads a frame, up to `most` bytes. Returns what stands behind it; `None` if it does not come to its end here.
+/// Reads a frame, up to `most` bytes. Returns what is behind it; `None` if it does not come to its end here.
 pub(super) fn frame<'a>(packed: &'a [u8], out: &mut Vec<u8>, most: usize) -> Option<&'a [u8]> {
     let (mut left, checksum) = blocks_of(packed)?;
     let mut decoder = FrameDecoder::new();
     decoder.init(&HEAD[..]).ok()?;
     let mut behind = None;
-    // It says so only of what lies before the window.
+    // It says so only of what is before the window.
     while decoder.can_collect() <= most {
         let Some((head, body, after)) = next(left) else { break };
         let is_last = head & 1 == 1;
@@ -118,7 +118,7 @@ fn read(decoder: &mut FrameDecoder, block: impl Read) -> Option<bool> {
     decoder.decode_blocks(block, BlockDecodingStrategy::UptoBlocks(1)).ok()
 }
 
-/// The blocks of a frame, and how long its checksum is. `None` for one with a dictionary, and what is no frame.
+/// The blocks of a frame, and how long its checksum is. `None` for one with a dictionary, and what is not a frame.
 fn blocks_of(packed: &[u8]) -> Option<(&[u8], usize)> {
     let (flags, left) = packed.strip_prefix(&MAGIC)?.split_first()?;
     let is_single = flags & 0x20 > 0;

@@ -2,7 +2,7 @@
 //!
 //! A server reads the rows of an insert, forms blocks of them, and hands each block to the table and to the views
 //! that the table feeds; a block over several partitions becomes several parts. Whatever is thrown after the first
-//! block was handed on proves nothing, whichever code it bears: disk full, too many parts, a limit of time, memory
+//! block was handed on proves nothing, whichever code it has: disk full, too many parts, a limit of time, memory
 //! or quota, a row that cannot be parsed, a view that throws, a shard that refuses. There are three proofs:
 //!
 //! 1. **Thrown before the rows are read.** A code of [`BEFORE_ROWS`], in a message that does not say that it came
@@ -14,7 +14,7 @@
 //! 3. **Thrown while the rows were parsed, and they all fit one block**, which is handed on only after its last row;
 //!    or by the table as it took that block up: too many parts, or too many partitions in it.
 //!
-//! A statement that is no insert proves nothing by 2 and 3; a name, a type or a syntax that is wrong is found
+//! A statement that is not an insert proves nothing by 2 and 3; a name, a type or a syntax that is wrong is found
 //! before it changes anything ([`SCHEMA`]).
 
 /// The first server whose summary is a proof: the oldest one on which that was tried (an exception after seven
@@ -61,11 +61,11 @@ pub(crate) enum Writing {
 pub(crate) struct Came {
     /// Behind an answer that had begun with HTTP 200.
     pub(crate) late: bool,
-    /// Rows of the blocks that were handed on, where the server is one to be believed.
+    /// Rows of the blocks that were handed on, if the server is one to be believed.
     pub(crate) handed_on: Option<u64>,
 }
 
-/// Whether it is proven that nothing was written. `code` is 0 where no ClickHouse speaks.
+/// Whether it is proven that nothing was written. `code` is 0 if no ClickHouse speaks.
 pub(super) fn wrote_nothing(
     code: u32,
     message: &str,

@@ -157,7 +157,7 @@ fn settings_of_a_clause_are_read_with_their_values() {
         "async_insert=1 b=2"
     );
     assert_eq!(set("INSERT INTO t (settings) VALUES (1)"), "");
-    // A name alone is on, a comma within brackets ends nothing, and what is no setting is not passed over.
+    // A name alone is on, a comma within brackets ends nothing, and what is not a setting is not passed over.
     assert_eq!(set("INSERT INTO t SETTINGS a,b='x' FORMAT CSV"), "a=1 b='x'");
     assert_eq!(
         set("INSERT INTO t SETTINGS a={'x':'1','y':'2'},b=0 FORMAT CSV"),

@@ -113,7 +113,7 @@ async fn clients_that_never_read_are_closed_and_hold_little() {
         clients.push(client);
     }
     let began = std::time::Instant::now();
-    // As long as the server lets a client leave its answer lying.
+    // As long as the server lets a client leave its answer unread.
     while world.closed("slow_reader") < 8 {
         assert!(began.elapsed() < 2 * PATIENCE, "{:?}", world.door.view().closed);
         tokio::time::sleep(Duration::from_millis(100)).await;

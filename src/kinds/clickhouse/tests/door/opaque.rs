@@ -120,7 +120,7 @@ async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_on
     client.send(format!("{}{}nonsense\r\n\r\n", get(1), get(2))).await;
     assert_eq!(client.answer("GET").await.text(), "1\n");
     assert_eq!(client.answer("GET").await.text(), "2\n");
-    // It is told so unless it was read before the last answer had gone.
+    // It gets that answer unless it was read before the last answer had gone.
     assert!(matches!(client.answer("GET").await.status, 0 | 400));
     assert!(client.is_closed().await);
     let view = world.door.view();

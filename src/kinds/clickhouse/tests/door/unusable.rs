@@ -1,4 +1,4 @@
-//! Inserts that no server takes are told so when they would be queued, as the server does.
+//! Inserts that no server takes are refused when they would be queued, as the server does.
 
 use fusebox_actors::view::BackendView;
 

@@ -14,7 +14,7 @@ pub(super) const SESSIONS_MAX: usize = 100_000;
 pub(super) const RECORDS_MAX: usize = 2 * SESSIONS_MAX;
 /// How long one lasts at most: a server allows no more unless it is configured to.
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
-/// What lies between the end of a session here and at the server.
+/// The time between the end of a session here and at the server.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub(super) struct Outbox {
     pub(super) records: Vec<(u128, Duration)>,
     /// The number of the last of them.
     pub(super) last: u64,
-    /// The file is to be written anew.
+    /// The file is to be rewritten.
     pub(super) is_anew: bool,
     /// Somebody writes, and looks here again.
     pub(super) is_written: bool,
-    /// That the file cannot be written was told.
+    /// That the file cannot be written was logged.
     pub(super) is_told: bool,
 }
 

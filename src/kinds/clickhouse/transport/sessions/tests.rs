@@ -94,7 +94,7 @@ fn what_cannot_be_written_down_leaves_no_file_that_seems_to_name_all() {
     let dir = tempfile::tempdir().unwrap();
     let sessions = Sessions::open(Some(&place(dir.path(), false)));
     dirtied(&sessions, "s", USUAL_TIMEOUT, Instant::now());
-    // It has no room to be written anew, and a record more than it may have.
+    // It has no room to be rewritten, and a record more than it may have.
     std::fs::create_dir(dir.path().join("sessions/one.next")).unwrap();
     dirtied(&sessions, "t", USUAL_TIMEOUT, Instant::now() + 2 * LONGEST_TIMEOUT);
     assert!(sessions.is_dirty("t", USUAL_TIMEOUT));

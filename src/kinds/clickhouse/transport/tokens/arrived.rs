@@ -2,10 +2,11 @@
 //!
 //! A plain `MergeTree` notes a block's token **before** it puts the block's part in place, both under one lock. A
 //! server that is killed between the two remembers a token whose rows it never had, and answers each repetition with
-//! success. (ClickHouse 26.7: two of a hundred kills under four writers, one insert each.) A replicated table does both in
-//! one step, in Keeper.
+//! success. (ClickHouse 26.7: two of a hundred kills under four writers, one insert each.) A replicated table does both
+//! in one step, in Keeper.
 //!
-//! So success of a repetition is not believed if the table that it names has got nothing at all since the first sending:
+//! So success of a repetition is not believed if the table that it names has got nothing at all since the first
+//! sending:
 //!
 //! | the highest number of a part now | means |
 //! | --- | --- |
@@ -17,11 +18,12 @@
 //! missing again, and comes to the same next token, which is recognised if it was used already.
 //!
 //! **This errs on one side.** What came into the table after the noting (up to ten seconds before the sending), by
-//! whomever, stands for what is lost, which is
+//! whomever, counts as what is lost, which is
 //! believed then; so does a number that was given without a part (a mutation, an earlier repetition). To count own
-//! inserts against that was tried, and applied inserts twice: what the server says and what is known here are not of one
-//! moment. An insert of several blocks that has lost the last is not found, nor what a view alone has lost, as it may have
-//! nothing to pass on. On the other side it errs only if the rows were there and were dropped before the repetition.
+//! inserts against that was tried, and applied inserts twice: what the server says and what is known here are not of
+//! one moment. An insert of several blocks that has lost the last is not found, nor what a view alone has lost, as it
+//! may have nothing to pass on. On the other side it errs only if the rows were there and were dropped before the
+//! repetition.
 
 use super::reach::Reached;
 
@@ -39,8 +41,8 @@ pub(crate) enum Arrived {
     InViewsAlone,
 }
 
-/// Judges a repetition that the server took: `then` was noted before it was first sent, and the server says `now` of what
-/// it reaches.
+/// Judges a repetition that the server took: `then` was noted before it was first sent, and the server says `now` of
+/// what it reaches.
 pub(super) fn judge(then: &[Reached], now: &[Reached]) -> Arrived {
     let is_still = |table: &Reached| {
         then.iter().any(|noted| noted.identity == table.identity && noted.number == table.number)

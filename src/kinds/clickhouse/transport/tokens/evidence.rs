@@ -29,12 +29,12 @@ pub(super) struct Evidence {
     pub(super) log: bool,
     /// The server's version: another may tell blocks otherwise.
     pub(super) version: String,
-    /// What the write reaches; `None` where a repetition would not be recognised.
+    /// What the write reaches; `None` if a repetition would not be recognised.
     pub(super) tables: Option<Vec<Reached>>,
 }
 
 impl Evidence {
-    /// Its bytes; empty where they are too many, or would be of no use.
+    /// Its bytes; empty if they are too many, or would be of no use.
     pub(super) fn to_bytes(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         bytes.put_u8(VERSION);
@@ -53,7 +53,7 @@ impl Evidence {
         if useful && bytes.len() <= EVIDENCE_MAX { bytes.freeze() } else { Bytes::new() }
     }
 
-    /// What `bytes` say; `None` where they are none of this version.
+    /// What `bytes` say; `None` if they are none of this version.
     pub(super) fn of(bytes: &Bytes) -> Option<Self> {
         let mut rest = bytes.clone();
         if rest.try_get_u8().ok()? != VERSION {
@@ -82,7 +82,7 @@ impl Evidence {
     }
 
     /// Why it is not proven that the server, which says `now` and is of `version`, recognises what was sent
-    /// `age` ago and may come again up to `patience` from now. `None` where it is proven.
+    /// `age` ago and may come again up to `patience` from now. `None` if it is proven.
     ///
     /// A quarter of each window is kept for what comes before the repetition does.
     pub(super) fn lacks(

@@ -1,4 +1,4 @@
-//! What the server's own log says of a write: the query ids of all its sendings bear its token.
+//! What the server's own log says of a write: the query ids of all its sendings contain its token.
 //!
 //! | found of any sending | means |
 //! | --- | --- |
@@ -41,8 +41,8 @@ pub(super) async fn readable(http: &Http, time: Duration) -> bool {
     http.ask(question.to_owned(), time).await.is_ok()
 }
 
-/// What the log says of the write that bears `token` and was first sent at `since`. `sent` are all its sendings,
-/// where they are known and the server's count of rows is to be believed; `tokens`
+/// What the log says of the write with `token` and was first sent at `since`. `sent` are all its sendings,
+/// if they are known and the server's count of rows is to be believed; `tokens`
 /// whether it recognises repetitions by them.
 ///
 /// # Errors

@@ -12,7 +12,7 @@
 //! all; the highest number of any part, also of one that is merged or about to go, tells how many there were. Of a
 //! replicated table it is the length of its log in Keeper, which has an entry for each new part (and for each
 //! merge): every replica tells the same, also one that lags. Numbers that are given without a block (a repetition, a
-//! mutation) make the count too high, which is the safe side. Where partitions were dropped it could be too low; so a
+//! mutation) make the count too high, which is the safe side. If partitions were dropped it could be too low; so a
 //! part that covers the noted number must still be there. What remains undetected: a partition that came after the
 //! noting, took more blocks than the window, and was dropped before the next insert.
 
@@ -43,7 +43,7 @@ const REPLICATED_FOR: &str = "replicated_deduplication_window_seconds";
 /// A table that keeps rows of an insert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reached {
-    /// Its UUID, or what stands for it; another table of the same name has another.
+    /// Its UUID, or what replaces it; another table of the same name has another.
     pub(crate) identity: u128,
     /// Blocks that it remembers.
     pub(crate) window: u64,
@@ -197,7 +197,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Reads the rows of one level; the end where there is one already.
+    /// Reads the rows of one level; the end if there is one already.
     fn take(&mut self, target: &Target, level: BTreeSet<Target>, rows: &str) -> Option<Reach> {
         let mut missing = level;
         for line in rows.lines() {
@@ -289,7 +289,7 @@ impl Walk {
     }
 }
 
-/// What stands for a table: its UUID, or its name and the time of its last change where it has none.
+/// What identifies a table: its UUID, or its name and the time of its last change if it has none.
 fn identity((database, name): &Target, uuid: &str, changed: &str) -> u128 {
     let named = || u128::from(digest(format!("{database}\0{name}\0{changed}").as_bytes()));
     uuid_of(uuid).unwrap_or_else(named)

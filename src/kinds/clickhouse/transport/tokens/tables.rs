@@ -29,7 +29,7 @@ const SENT_MAX: usize = 20_000;
 pub(crate) struct Noted {
     /// What a later proof needs; empty for nothing.
     pub(crate) evidence: Bytes,
-    /// Why it cannot be sent again when its outcome is unknown; `None` where it perhaps can.
+    /// Why it cannot be sent again when its outcome is unknown; `None` if it perhaps can.
     pub(crate) lacks: Option<String>,
 }
 
@@ -110,7 +110,7 @@ impl Known {
 }
 
 impl Tables {
-    /// What was said of the table, and whether it should be asked anew. Counts an insert into it, of which the query
+    /// What was said of the table, and whether it should be asked again. Counts an insert into it, of which the query
     /// log can say something only `by_log`: if its id is ours.
     pub(super) fn take(&self, target: &Target, by_log: bool) -> Option<(Noted, bool)> {
         let connector = self.sent.lock().connector;
@@ -152,7 +152,7 @@ impl Tables {
         }
     }
 
-    /// All sendings of `token` that may have written something, where all of them are known.
+    /// All sendings of `token` that may have written something, if all of them are known.
     pub(super) fn all_sent(&self, token: OpId, evidence: &Evidence) -> Option<Vec<String>> {
         let sent = self.sent.lock();
         let all = (evidence.connector == sent.connector).then(|| sent.ids.get(&token.to_u128()));
@@ -191,7 +191,7 @@ impl Tables {
         self.known.lock().get(target).is_some_and(|known| !known.is_stale())
     }
 
-    /// What was asked anew of the table was not answered: the next insert may ask again.
+    /// What was asked again of the table was not answered: the next insert may ask again.
     pub(super) fn not_refreshed(&self, target: &Target) {
         if let Some(known) = self.known.lock().get_mut(target) {
             known.refreshing = false;

@@ -10,7 +10,7 @@ use crate::kinds::firestore::{
     protocol::targets::Heard,
 };
 
-/// How often in a row a Listen is begun anew because the server has said what is no message.
+/// How often in a row a Listen is begun again because the server has said what is not a message.
 const FAULTS_MAX: u32 = 5;
 
 impl Listening {
@@ -76,12 +76,13 @@ impl Listening {
         self.waits();
     }
 
-    /// The server has said what is no message. What is behind that cannot be read, so its stream is as good as broken;
+    /// The server has said what is not a message. What is behind that cannot be read, so its stream is as good as broken;
     /// but a server that goes on like this has nothing else to say.
     fn breaks_malformed(&mut self) {
         self.faults += 1;
         if self.faults > FAULTS_MAX {
-            return self.ends(&Told::fault("what the server says is no message, time and again"));
+            return self
+                .ends(&Told::fault("the server repeatedly sent something that is not a message"));
         }
         self.breaks();
     }

@@ -22,7 +22,7 @@ use crate::kinds::firestore::{
     protocol::outcome::Behalf,
 };
 
-/// What cannot be read cannot be begun anew: the server is not asked to compress.
+/// What cannot be read cannot be begun again: the server is not asked to compress.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 impl Listening {

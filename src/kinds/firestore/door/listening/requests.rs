@@ -36,7 +36,7 @@ impl Requests {
     /// The next message; `None` at the end. Nothing is lost if it is dropped.
     ///
     /// # Errors
-    /// What comes is no message.
+    /// What comes is not a message.
     pub(super) async fn next(&mut self) -> Option<Result<Asked, Told>> {
         loop {
             if let Some(message) = take_first(&mut self.here) {

@@ -1,4 +1,4 @@
-//! Random histories of a server against what its followers are told of them.
+//! Random histories of a server against what its followers receive of them.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ enum Happens {
     Tell,
     /// It tells some of it, with a token, and the connection breaks.
     TellHalfAndBreak,
-    /// It begins anew on the same connection; the order is turned round.
+    /// It begins again on the same connection; the order is turned round.
     Reset,
     /// The connection breaks; the next one resumes or tells the whole result.
     Break(bool),
@@ -43,7 +43,7 @@ fn happens() -> impl Strategy<Value = Happens> {
 /// Documents by name: the time of the last write, which is also what is written.
 type Documents = BTreeMap<&'static str, i64>;
 
-/// The server, and what it has told.
+/// The server, and what it has sent.
 #[derive(Default)]
 struct Server {
     now: i64,
@@ -61,7 +61,7 @@ impl Server {
         }
     }
 
-    /// What is new since it last told; deletions in both of their forms.
+    /// What is new since it last sent something; deletions in both of their forms.
     fn news(
         &self,
     ) -> Vec<googleapis_tonic_google_firestore_v1::google::firestore::v1::ListenResponse> {
@@ -92,11 +92,11 @@ impl Server {
     }
 }
 
-/// A follower that applies what it is told and finds fault with it.
+/// A follower that applies what it receives and finds fault with it.
 struct Follower {
     place: Place,
     knows: BTreeMap<String, i64>,
-    /// What it was last told of each name, also of those that are gone.
+    /// What it last received of each name, also of those that are gone.
     last: BTreeMap<String, i64>,
     begun: bool,
     stale: bool,

@@ -15,11 +15,11 @@ use crate::kinds::firestore::{
     testing::{Emulator, Engine},
 };
 
-/// What a follower was told, applied and held against the rules.
+/// What a follower received, applied and checked against the rules.
 struct Told {
     follow: Box<dyn Follow>,
     documents: BTreeMap<String, i64>,
-    /// The last number that it was told of each document. Every write has a higher one.
+    /// The last number that it received of each document. Every write has a higher one.
     last: BTreeMap<String, i64>,
     stale: usize,
     snapshots: usize,
@@ -109,7 +109,7 @@ async fn two_outages(emulator: &Emulator) {
         }
         writer.write([5], false).await;
         told.until(&writer.documents).await;
-        // … and in an outage: written twice, deleted, made anew, and deleted and made anew.
+        // … and in an outage: written twice, deleted, made again, and deleted and made again.
         relay.cut();
         while told.stale < outage {
             told.next().await;

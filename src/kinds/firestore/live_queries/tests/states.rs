@@ -1,4 +1,4 @@
-//! What followers are told of scripted responses.
+//! What followers receive of scripted responses.
 
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::ListenResponse;
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl Play {
         last
     }
 
-    /// The connection breaks, and another one begins where the server's token allows.
+    /// The connection breaks, and another one begins at the server's token.
     pub(super) fn reconnect(&mut self) {
         self.board.broken("cut");
         self.round = Round::new(!self.board.resume().token.is_empty());
@@ -119,7 +119,7 @@ fn a_reset_with_reordered_and_older_documents_tells_only_the_difference() {
     let (mut play, mut place) = current_with_two();
     play.hear(vec![put("a", 11, 3), put("c", 11, 4), consistent(12, "")]);
     assert_eq!(read(&play.board, &mut place), ["change +c=4 ~a=3"]);
-    // The result again, in another order; `a` as it was before, `b` gone, `c` written anew.
+    // The result again, in another order; `a` as it was before, `b` gone, `c` written again.
     play.hear(vec![reset(), put("c", 13, 5), put("a", 1, 1)]);
     assert_eq!(read(&play.board, &mut place).len(), 0);
     play.hear(vec![current(), consistent(14, "")]);

@@ -64,7 +64,7 @@ fn sized(bytes: usize) -> Json {
     call
 }
 
-/// What is never taken, and what of its message must be told.
+/// What is never taken, and what its message must say.
 fn refused() -> Vec<(Json, &'static str)> {
     let reference = |name: &str| set(json!({ "r": { "referenceValue": name } }));
     let time = |time: &str| set(json!({ "t": { "timestampValue": time } }));
@@ -104,11 +104,11 @@ fn refused() -> Vec<(Json, &'static str)> {
         (set(json!({ "s": "x".repeat(1_048_488) })), "a text takes 1048487 bytes, got 1048488"),
         (sized(1_048_577), "a document takes 1048576 bytes, got at least 1048577"),
         (reference("l"), "a document's path"),
-        (reference("projects/l"), "\"projects/l\" is the full name of no document"),
+        (reference("projects/l"), "\"projects/l\" is not the full name of a document"),
         (reference("l/__x__"), "ids such as __x__ are reserved"),
         (reference("l//a/b"), "a document's path"),
-        (reference("projects//databases/d/documents/l/a"), "is the full name of no document"),
-        (reference("projects/p/databases//documents/l/a"), "is the full name of no document"),
+        (reference("projects//databases/d/documents/l/a"), "is not the full name of a document"),
+        (reference("projects/p/databases//documents/l/a"), "is not the full name of a document"),
         (reference(&deep_path(101)), "documents lie at most 100 deep"),
         (json!({ "op": "set", "path": deep_path(101), "data": {} }), "lie at most 100 deep"),
         (json!({ "op": "delete", "path": "l/__id0__" }), "ids such as __id0__ are reserved"),
@@ -188,7 +188,7 @@ fn by_one() -> TransformType {
     TransformType::Increment(value::value(ValueType::IntegerValue(1)))
 }
 
-/// What only a client at the door can say and no server takes, and what of its message must be told.
+/// What only a client at the door can say and no server takes, and what its message must say.
 fn refused_of_the_wire() -> Vec<(Write, String)> {
     let of = |value_type| masked(&["x"], vec![("x", value::value(value_type))]);
     let time = |seconds, nanos| ValueType::TimestampValue(Timestamp { seconds, nanos });

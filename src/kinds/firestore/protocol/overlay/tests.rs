@@ -11,7 +11,7 @@ use crate::kinds::firestore::{
     testing::{Emulator, answered, attempt, call, planned},
 };
 
-/// The document `u/a` after these writes; the word `unknown` where they do not determine it.
+/// The document `u/a` after these writes; the word `unknown` if they do not determine it.
 fn after(writes: &[Json]) -> Json {
     let get = Get { paths: vec!["u/a".into()], many: false };
     let slot = cache::document_slots(&get, "", |_| LaneId(1)).remove(0);

@@ -64,7 +64,7 @@ impl Targets {
         self.hears(&response(ResponseType::TargetChange(change(kind, ids, token))))
     }
 
-    /// From where each goes on, and who is told `RESET`.
+    /// The point from which each goes on, and who gets `RESET`.
     fn goes_on(&mut self) -> (Vec<Bytes>, Vec<i32>) {
         assert!(self.broke().is_empty());
         let Begin { requests, told } = self.begin();

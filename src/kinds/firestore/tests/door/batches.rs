@@ -1,4 +1,4 @@
-//! Batches whose writes are each told by itself, as bulk writers send them.
+//! Batches whose writes are each answered by itself, as bulk writers send them.
 
 use std::collections::HashMap;
 

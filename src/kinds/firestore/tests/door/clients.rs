@@ -108,7 +108,7 @@ pub(super) async fn listened(stub: &mut FirestoreClient<Channel>, path: &str) ->
     };
     let asked = stream::iter([add]).chain(stream::pending());
     let mut asked = tonic::Request::new(asked);
-    // Without it Google's emulator does not know where.
+    // Without it Google's emulator does not know the database.
     asked.metadata_mut().insert("google-cloud-resource-prefix", DATABASE.parse().unwrap());
     Heard(stub.listen(asked).await.unwrap().into_inner())
 }

@@ -32,7 +32,7 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// Where a service account gets them.
+    /// The server from which a service account gets them.
     async fn serve(self: &Arc<Self>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, tokens) = (listener.local_addr().unwrap().port(), Arc::clone(self));

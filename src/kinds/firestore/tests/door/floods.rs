@@ -135,7 +135,7 @@ async fn a_little_that_stands_for_much_metadata_is_refused() {
     let world = answering().await;
     serves(&world).await;
     let before = resident();
-    // A header of 4,000 bytes that is put into the table, and twelve thousand bytes each of which stands for it.
+    // A header of 4,000 bytes that is put into the table, and twelve thousand bytes each of which represents it.
     let large = [&b"\x40\x01a\x7f\xa1\x1e"[..], &[b'x'; 4_000], &[0xbe; 12_000]].concat();
     let bomb = frame(1, 5, 1, &[headers(), large].concat());
     let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is told when the backend is not to be asked, or does not answer.
+//! The answers when the backend is not to be asked, or does not answer.
 
 use tokio::time::Instant;
 

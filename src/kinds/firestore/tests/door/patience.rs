@@ -21,10 +21,10 @@ const PATIENCE_OF_CLIENTS: Duration = Duration::from_secs(1);
 /// How long the backend may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A server that answers no commit before it is told to.
+/// A server that answers no commit before the test lets it.
 struct Slow {
     commits: AtomicUsize,
-    /// The deadlines that they bore.
+    /// The deadlines that they had.
     times: parking_lot::Mutex<Vec<String>>,
     answers: watch::Sender<bool>,
 }
@@ -83,7 +83,7 @@ async fn an_absolute_write_is_kept_in_its_clients_time_and_what_was_sent_goes_on
     assert!(world.in_flight() >= 1, "it is still on the wire");
     assert_eq!((slow.commits.load(Ordering::Relaxed), world.kept()), (1, 1));
     assert_eq!(slow.times.lock().as_slice(), ["60000000u"], "the backend's time, not the client's");
-    // Another one to the same document stands behind it.
+    // Another one to the same document is behind it.
     let answer = hasty(&mut stub, vec![set("u/a", "two".into())]).await.unwrap();
     assert_eq!(said(answer.metadata(), "x-fusebox-ack"), "durable");
     assert_eq!((slow.commits.load(Ordering::Relaxed), world.kept()), (1, 2));

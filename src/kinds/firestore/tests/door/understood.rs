@@ -128,7 +128,7 @@ fn structured() -> StructuredQuery {
     StructuredQuery { from, ..StructuredQuery::default() }
 }
 
-/// Everything that a query answers, and where it comes from.
+/// Everything that a query answers, and its source.
 async fn queried(stub: &mut Stub, limit: i32) -> Result<(usize, String), Status> {
     let query = StructuredQuery { limit: (limit > 0).then_some(limit), ..structured() };
     let query = RunQueryRequest {

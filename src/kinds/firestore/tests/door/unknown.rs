@@ -22,7 +22,7 @@ const TIME: Timestamp = Timestamp { seconds: 7, nanos: 0 };
 #[derive(Default)]
 struct Taken {
     commits: AtomicUsize,
-    /// How many of them bore a marker.
+    /// How many of them had a marker.
     marked: AtomicUsize,
 }
 

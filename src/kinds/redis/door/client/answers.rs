@@ -153,7 +153,7 @@ impl Client {
         AHEAD.min(self.core().settings.out_client / 2)
     }
 
-    /// The cache has answered in the server's stead.
+    /// The cache has answered instead of the server.
     pub(in crate::kinds::redis::door) fn answered_instead(
         &self,
         seq: u64,
@@ -181,7 +181,7 @@ impl Client {
         let mut inner = self.inner.borrow_mut();
         inner.on_wire -= 1;
         if self.piecewise.get() && inner.slots.is_oldest(seq) {
-            // The rest of it is not to be had.
+            // The rest of it is not available.
             (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
             drop(ticket.map(|ticket| ticket.settle(Outcome::Failed { verdict, error })));
             return;
@@ -200,9 +200,9 @@ impl Client {
         }
     }
 
-    /// Its own upstream has ended: what was not sent is told as such, and what may have been executed, too. If it was
-    /// ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once if it
-    /// waits for others, or listens.
+    /// Its own upstream has ended: what was not sent is answered as such, and what may have been executed, too. If it
+    /// was ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once
+    /// if it waits for others, or listens.
     pub(in crate::kinds::redis::door) fn lost_its_upstream(
         self: &Rc<Self>,
         lost: Vec<Lost>,
@@ -211,7 +211,7 @@ impl Client {
         let mut inner = self.inner.borrow_mut();
         let pinned = inner.pinned.take();
         if self.piecewise.get() {
-            // The rest of a reply is not to be had.
+            // The rest of a reply is not available.
             for Lost { entry, verdict, error, .. } in lost {
                 drop(entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error })));
             }

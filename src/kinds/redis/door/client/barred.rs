@@ -1,4 +1,5 @@
-//! What was not carried out, so that what follows would mean something else: that is refused until the client has heard of it.
+//! What was not carried out, so that what follows would mean something else: that is refused until the client has heard
+//! of it.
 
 use std::{rc::Rc, time::Duration};
 
@@ -31,7 +32,7 @@ impl Inner {
         }
     }
 
-    /// A command while something stands in its way that was not carried out. `false` if it may pass.
+    /// A command while one that was not carried out bars it. `false` if it may pass.
     pub(super) fn is_barred(&mut self, client: &Rc<Client>, class: Class, now: Instant) -> bool {
         let Some((barred, since)) = self.barred else { return false };
         if matches!(class, Class::Local(Local::Quit | Local::Reset)) {
@@ -76,7 +77,7 @@ impl Inner {
         true
     }
 
-    /// Something comes of a client all of whose commands were taken: if that is a while after it was told that its
+    /// Something comes of a client all of whose commands were taken: if that is a while after the answer that its
     /// transaction will not run, it has heard of it.
     pub(super) fn has_heard(&mut self, now: Instant) {
         if let Some((Barred::Transaction, Some(since))) = self.barred

@@ -1,4 +1,5 @@
-//! A command on its way: over an upstream if the core lets it through, out of the cache, or as a call that the core carries.
+//! A command on its way: over an upstream if the core lets it through, out of the cache, or as a call that the core
+//! carries.
 
 use std::rc::Rc;
 
@@ -18,7 +19,7 @@ use crate::kinds::redis::door::{
     upstream::{Entry, Note, Unsettled, Upstream},
 };
 
-/// The route that calls of this door bear in their records.
+/// The route in the records of this door's calls.
 pub(in crate::kinds::redis::door) const ROUTE: &str = "/door/redis";
 
 /// A call that may go on the wire: what is asked of the core, and what is noted.
@@ -167,7 +168,8 @@ impl Inner {
         Ok(())
     }
 
-    /// An upstream takes nothing: the command at hand waits, or is told once it has waited for as long as a call may.
+    /// An upstream takes nothing: the command at hand waits, or is answered once it has waited for as long as a call
+    /// may.
     pub(super) fn not_taken(&mut self, client: &Rc<Client>, link: &Upstream, now: Instant) -> Sent {
         client.core().asks_for_fence(link);
         let is_vain =
@@ -199,14 +201,14 @@ impl Inner {
         self.carried_by_core(client, Bytes::copy_from_slice(request), None)
     }
 
-    /// The same, of a call that stands for so many commands.
+    /// The same, of a call that replaces so many commands.
     pub(super) fn carried_by_core(
         &mut self,
         client: &Rc<Client>,
         request: Bytes,
         commands: Option<usize>,
     ) -> Option<Stuck> {
-        // A write may follow writes that stand in the queue; a read waits until they are synced.
+        // A write may follow writes that are in the queue; a read waits until they are synced.
         let follows = self.on_wire == 0 && client.core().writes(&request);
         if !self.slots.is_empty() && !follows {
             return Some(Stuck::Others);
@@ -236,7 +238,7 @@ impl Inner {
         self.stuck_since.is_some_and(|since| now - since >= client.core().patience())
     }
 
-    /// The command at hand was not executed: it is told so.
+    /// The command at hand was not executed, and is answered so.
     pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
         self.refusals.one(Instant::now());
         match answer {

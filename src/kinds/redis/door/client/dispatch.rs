@@ -77,7 +77,7 @@ impl Inner {
             if let Some(times) = TOLD.again() {
                 tracing::warn!(
                     times,
-                    "somebody speaks HTTP to a Redis door: the connection is closed"
+                    "a client speaks HTTP to a Redis door: the connection is closed"
                 );
             }
             (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
@@ -215,7 +215,7 @@ impl Inner {
         }
     }
 
-    /// Whether it is between MULTI and EXEC: then the server itself is told everything.
+    /// Whether it is between MULTI and EXEC: then everything goes to the server itself.
     fn is_within(&self) -> bool {
         self.pinned.as_ref().is_some_and(PinnedTo::is_within)
     }
@@ -271,7 +271,7 @@ impl Inner {
         let mut fills = None;
         let (access, cached, timed) = match &access {
             Access::Read(read) => {
-                // One that is not answered by one entry as it stands: MGET, also of one key.
+                // One that is not answered by one entry alone: MGET, also of one key.
                 let as_it_stands = matches!(read.slots.as_slice(), [slot] if *slot.key == *request);
                 if !read.slots.is_empty() && !as_it_stands {
                     let leave = client.core().backend.begin_fills(read);
@@ -337,11 +337,12 @@ impl Inner {
             None => core.link(self.protocol()),
         };
         if !core.connector().links().shared.commands.has_learnt() {
-            // Whether it writes is known once the server has told its commands, which it is asked whenever it was met.
+            // Whether it writes is known once the server has listed its commands, which it is asked whenever it was
+            // met.
             return match self.may_ask_all(client, now) {
                 Ok(()) if !self.is_late(client, now) => Some(Stuck::Lanes),
                 Ok(()) => {
-                    let why = format!("{} has not told its commands yet", core.backend.name());
+                    let why = format!("{} has not listed its commands yet", core.backend.name());
                     let answer = core.unavailable(&why);
                     self.answer_with(answer);
                     None

@@ -6,7 +6,7 @@
 //! # A door without room
 //! A door holds `in_bytes` of requests and `out_bytes` of replies. If it holds as much, nobody is read. Who has waited
 //! for a second has room made: if it is replies, the client that is owed the most does not read, and is reset; if it is
-//! requests, the client that came last of those who wait is told what Redis says when there are too many, and goes.
+//! requests, the newest waiting client gets what Redis says when there are too many, and goes.
 
 use std::{
     mem,
@@ -35,13 +35,13 @@ const PIPELINE: usize = 1_024;
 const INBOX_MAX: usize = 1 << 20;
 /// How often a client that waits looks whether it still must: who gives back a place or a lane need not tell it.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// The same of one that is told.
+/// The same of one that gets an answer.
 const LOOK_AGAIN_TOLD: Duration = Duration::from_secs(1);
 /// How long a client waits for room in the door.
 const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Inner {
-    /// Dispatches what was read, or reads more. False where there is nothing to do now.
+    /// Dispatches what was read, or reads more. False if there is nothing to do now.
     pub(super) fn take_in(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
         if self.stuck.as_ref().is_some_and(|(stuck, _)| self.still(*stuck, client)) {
             return self.look(client, cx);

@@ -14,7 +14,7 @@ use crate::kinds::redis::{
     protocol::resp,
 };
 
-/// Where a client waits for others.
+/// The point at which a client waits for others.
 enum Waits {
     Nowhere,
     /// Here: the server is away, or its connection is not open yet.

@@ -127,9 +127,7 @@ impl Inner {
     pub(super) fn fusebox(&mut self, args: &[&[u8]]) -> Bytes {
         match args {
             [_, what] if what.eq_ignore_ascii_case(b"LAST") => self.last.reply(self.protocol()),
-            _ => {
-                telling::error("ERR fusebox: FUSEBOX LAST tells where the previous reply came from")
-            }
+            _ => telling::error("ERR fusebox: FUSEBOX LAST describes the previous reply"),
         }
     }
 

@@ -18,8 +18,8 @@
 //! 2. It holds no place, no permit and no connection while it is parked, and is never what finds out whether the server
 //!    is back.
 //! 3. A client with a parked command that hangs up is gone at once.
-//! 4. What was popped on a connection that broke before the reply was read is lost, as it is without a door: the command
-//!    was sent, and it is sent again only because it asks for another element.
+//! 4. What was popped on a connection that broke before the reply was read is lost, as it is without a door: the
+//!    command was sent, and it is sent again only because it asks for another element.
 
 use std::{
     pin::Pin,
@@ -93,7 +93,7 @@ impl Inner {
         client.core().parks(client);
     }
 
-    /// Sends what is parked if that may be, or ends it if its time is over. False where there is nothing to do now.
+    /// Sends what is parked if that may be, or ends it if its time is over. False if there is nothing to do now.
     pub(super) fn tend_parked(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
         let Some(mut parked) = self.parked.take() else { return false };
         if parked.is_over(cx) {

@@ -47,8 +47,8 @@ pub(super) enum Denied {
     Told(String),
 }
 
-/// What a SELECT is answered over a connection of a client's own: what it wrote there would pass by that database's cache
-/// and queue.
+/// What a SELECT is answered over a connection of a client's own: what it wrote there would pass by that database's
+/// cache and queue.
 pub(super) fn has_backend(database: u32) -> Bytes {
     telling::error(&format!(
         "ERR fusebox: database {database} has a backend of its own: SELECT it while nothing is watched or subscribed to, \
@@ -165,7 +165,7 @@ impl Inner {
     }
 
     /// A command that holds no place: one that may wait for others, whose keys others may write meanwhile, or WATCH.
-    /// It goes once no queued write stands before its keys.
+    /// It goes once no queued write is before its keys.
     fn without_place(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
         let lanes = self.lanes_of(client, said);
         if said.class == Class::Pinned(Pinned::Blocks) {
@@ -270,7 +270,7 @@ impl Inner {
         self.enter_with(client, &Lanes::new([]), now)
     }
 
-    /// The same, once no queued write stands in these lanes.
+    /// The same, once no queued write is in these lanes.
     pub(super) fn enter_with(
         &mut self,
         client: &Rc<Client>,
@@ -294,7 +294,7 @@ impl Inner {
         Ok(upstream)
     }
 
-    /// The client's own upstream; `None` where there are as many as may be.
+    /// The client's own upstream; `None` if there are as many as may be.
     pub(super) fn own_upstream(&mut self, client: &Rc<Client>) -> Option<Rc<Upstream>> {
         if self.pinned.is_none() {
             let core = &client.core();
@@ -360,7 +360,7 @@ impl Inner {
         })
     }
 
-    /// The lanes of a command in the client's database; all if they cannot be told, or it is not about keys alone.
+    /// The lanes of a command in the client's database; all if they are not known, or it is not about keys alone.
     pub(super) fn lanes_of(&self, client: &Client, said: Said<'_>) -> Lanes {
         let Said { spec, args, .. } = said;
         let database = match &self.pinned {

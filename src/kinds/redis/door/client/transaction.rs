@@ -44,7 +44,7 @@ impl Inner {
         sent
     }
 
-    /// What ends a transaction, where there is none. The server says what is wrong, or what no longer is watched.
+    /// What ends a transaction, if there is none. The server says what is wrong, or what no longer is watched.
     pub(super) fn outside(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
         let sent = match &self.pinned {
             Some(pinned) => {
@@ -145,7 +145,7 @@ impl Inner {
         } else {
             let access = PlainAccess::Write { absolute: false };
             match self.leave(client, &lanes, access, "EXEC", said.now) {
-                // Nobody else can run it again: what failed is told.
+                // Nobody else can run it again: what failed is answered.
                 Ok(ticket) => {
                     let unsettled = Unsettled::new(client.core().connector(), lanes);
                     let how = (Some(ticket), Note::Ends(Some(unsettled)), true);

@@ -84,7 +84,7 @@ impl Inner {
             && self.slow.is_empty()
     }
 
-    /// Does one thing. False where there is nothing to do now.
+    /// Does one thing. False if there is nothing to do now.
     fn step(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> bool {
         let mut ended = false;
         for _ in 0..self.slow.len() {

@@ -1,16 +1,17 @@
-//! A transaction that a client sends whole: MULTI, its commands and EXEC in one piece, as the pipelines of stock clients
-//! are. It goes over the shared connection as one request, without anything of others between.
+//! A transaction that a client sends whole: MULTI, its commands and EXEC in one piece, as the pipelines of stock
+//! clients are. It goes over the shared connection as one request, without anything of others between.
 //!
 //! # Invariants
 //! 1. Only commands that are carried like any other are within; whatever else is (SELECT, WATCH, a subscription), is
-//!    sent piece by piece over a connection of the client's own (`pinned.rs`), as is a transaction that comes in pieces.
+//!    sent piece by piece over a connection of the client's own (`pinned.rs`), as is a transaction that comes in
+//!    pieces.
 //! 2. It is one call: one place, the lanes of all its commands, and the outcome of its EXEC.
 //! 3. It is one entry of the ring and one slot of the client's: its replies are handed on together, as the server wrote
 //!    them.
-//! 4. It is never sent twice over the shared connection. If its replies are lost it is told as such at EXEC.
-//! 5. What cannot be sent goes the way of any call (`slow.rs`) if there is a call that says the same: if it may be queued,
-//!    one that is applied as a whole or not at all, once; of nothing but GET, an MGET. Of anything else each command is
-//!    *unavailable*, and EXEC is EXECABORT.
+//! 4. It is never sent twice over the shared connection. If its replies are lost, EXEC is answered so.
+//! 5. What cannot be sent goes the way of any call (`slow.rs`) if there is a call that says the same: if it may be
+//!    queued, one that is applied as a whole or not at all, once; of nothing but GET, an MGET. Of anything else each
+//!    command is *unavailable*, and EXEC is EXECABORT.
 //! 6. One that only reads counts as a read. The replies of one of nothing but GET are cached as those of MGET are.
 
 use std::{iter, rc::Rc, time::Duration};
@@ -51,7 +52,7 @@ const BYTES_MAX: usize = 1 << 20;
 /// pieces.
 const REST_PATIENCE: Duration = Duration::from_millis(100);
 
-/// What stands behind a MULTI.
+/// What is behind a MULTI.
 enum Behind {
     /// All of a transaction that is sent as one.
     Whole(Block),
@@ -75,8 +76,8 @@ struct Block {
 }
 
 impl Inner {
-    /// Sends a transaction whose MULTI is at hand and whose other commands stand behind it. `None` if it is not one that
-    /// goes so.
+    /// Sends a transaction whose MULTI is at hand and whose other commands follow it. `None` if it is not one
+    /// that goes so.
     pub(super) fn unit(
         &mut self,
         client: &Rc<Client>,
@@ -168,7 +169,7 @@ impl Inner {
         Some(Ok(()))
     }
 
-    /// The transaction whose commands stand at the beginning of `bytes`.
+    /// The transaction whose commands are at the beginning of `bytes`.
     fn block(&self, client: &Rc<Client>, bytes: &[u8]) -> Behind {
         let connector = client.core().connector();
         let commands = &connector.links().shared.commands;
@@ -270,15 +271,15 @@ impl Inner {
     }
 }
 
-/// What stands behind the first of several requests.
+/// What is behind the first of several requests.
 fn behind_multi(requests: &[u8]) -> Option<&[u8]> {
     let Found::Request(length) = Requests::default().next(requests, true) else { return None };
     requests.get(length..)
 }
 
 impl Core {
-    /// A call that says what the transaction does whose commands these are, EXEC at their end: one that may be queued, or
-    /// an MGET.
+    /// A call that says what the transaction does whose commands these are, EXEC at their end: one that may be queued,
+    /// or an MGET.
     fn call_of(&self, within: &[u8]) -> Option<Bytes> {
         let commands = commands_of(within)?;
         if let Some(mget) = mget(&commands) {

@@ -18,7 +18,7 @@ use crate::kinds::redis::{
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
 impl Core {
-    /// An upstream of a client's own. `None` where there are as many as may be.
+    /// An upstream of a client's own. `None` if there are as many as may be.
     pub(in crate::kinds::redis::door) fn pin(
         self: &Rc<Self>,
         client: &Rc<Client>,

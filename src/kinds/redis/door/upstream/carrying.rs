@@ -1,5 +1,5 @@
-//! What goes over a connection that is up: requests are written as they stand in the ring, and replies go to whoever waits
-//! for the oldest one, large ones piece by piece.
+//! What goes over a connection that is up: requests are written as they are in the ring, and replies go to whoever
+//! waits for the oldest one, large ones piece by piece.
 
 use std::{
     pin::{Pin, pin},
@@ -23,7 +23,7 @@ use super::{
 
 /// How much is read at once at least.
 const READ_SIZE: usize = 64 << 10;
-/// An inbox that has held more than this, in bytes, is made anew.
+/// An inbox that has held more than this, in bytes, is made again.
 const KEPT_MAX: usize = 1 << 20;
 
 impl Inner {
@@ -66,7 +66,7 @@ impl Inner {
             }
             any = true;
         }
-        // Under TLS what was written may still lie in a buffer.
+        // Under TLS what was written may still be in a buffer.
         if any && let Poll::Ready(Err(error)) = Pin::new(&mut up.stream).poll_flush(context) {
             return Some(Cause::Broken(error.to_string()));
         }
@@ -200,7 +200,7 @@ fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sha
     let Some(oldest) = ring.oldest() else { return 0 };
     let begins = up.piecewise.is_none();
     if begins {
-        // What a listener hears is no reply; and what needs the whole of it has that first.
+        // What a listener hears is not a reply; and what needs the whole of it has that first.
         let is_plain = matches!(oldest.note, Note::None | Note::Cache | Note::CacheAll(_));
         let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
         if rest.len() < oldest.client.ahead() || !may {

@@ -26,7 +26,7 @@ impl Inner {
         if due.deadline() > at {
             due.as_mut().reset(at);
         }
-        // The alarm is set for an older one, usually: to set it anew for each would cost more than to be woken once.
+        // The alarm is set for an older one, usually: to set it again for each would cost more than to be woken once.
         while due.as_mut().poll(context).is_ready() {
             let now = Instant::now();
             if at > now {

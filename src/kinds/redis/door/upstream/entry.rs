@@ -23,7 +23,7 @@ pub(in crate::kinds::redis::door) struct Entry {
     pub(in crate::kinds::redis::door) ticket: Option<Ticket>,
     /// What is to be known once it is answered.
     pub(in crate::kinds::redis::door) note: Note,
-    /// It can be carried on no other connection: what fails is told.
+    /// It can be carried on no other connection: what fails is reported.
     pub(in crate::kinds::redis::door) elsewhere: bool,
 }
 
@@ -47,7 +47,7 @@ pub(in crate::kinds::redis::door) enum Note {
     Speaks(Protocol),
     /// It is answered by confirmations, or by an error.
     Subscription(Awaited),
-    /// From its reply on the connection is told everything.
+    /// From its reply on the connection gets everything.
     Monitors,
     /// It selects this database.
     Selects(u32),
@@ -65,7 +65,7 @@ pub(in crate::kinds::redis::door) struct Unsettled(Box<Touched>);
 struct Touched {
     connector: Arc<RedisConnector>,
     lanes: Lanes,
-    /// The same one by one, where they are more than are told apart elsewhere.
+    /// The same one by one, if they are more than are distinguished elsewhere.
     exact: Option<Vec<LaneId>>,
 }
 
@@ -118,7 +118,7 @@ pub(in crate::kinds::redis::door) struct Unit {
     pub(in crate::kinds::redis::door) replies: Vec<u8>,
     /// How many are still to come.
     left: usize,
-    /// Where the latest begins, and where the first ends.
+    /// The beginning of the latest, and the end of the first.
     latest: usize,
     first: usize,
     /// They are more than their client may be owed.

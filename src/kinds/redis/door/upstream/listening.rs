@@ -1,4 +1,4 @@
-//! What a connection that listens is told, and how a subscription ends.
+//! What a connection that listens receives, and how a subscription ends.
 //!
 //! A subscription has no reply of its own: it is answered by one confirmation for each of its channels, among the
 //! messages, or by one error. Each confirmation says how many subscriptions there are. So a subscription stays in the
@@ -74,7 +74,7 @@ impl Subscriptions {
     }
 }
 
-/// What a listener is told.
+/// What a listener receives.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Message,
@@ -113,7 +113,7 @@ pub(super) struct Listener<'a> {
 }
 
 impl Listener<'_> {
-    /// Whether a frame is told to a listener instead of answering a request; then, whether it ends the oldest one, which
+    /// Whether a frame goes to a listener instead of answering a request; then, whether it ends the oldest one, which
     /// is a subscription.
     pub(super) fn hears(self, frame: &[u8]) -> Option<bool> {
         if self.monitors {

@@ -2,7 +2,7 @@
 //!
 //! A row reads `name arity flags keys…`, each key specification `BEGIN:FIND` as the server describes
 //! it: `i1` begins at argument 1, `kSTREAMS,1` after that word sought from argument 1; `r0,1,0` is a
-//! range (last, step, limit), `n0,1,1` a count (its index, first key, step), `?` what cannot be told.
+//! range (last, step, limit), `n0,1,1` a count (its index, first key, step), `?` what is not known.
 
 use std::fmt;
 
@@ -50,7 +50,7 @@ impl Flags {
     }
 }
 
-/// Where a key specification begins.
+/// The beginning of a key specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Begin {
     Index(usize),
@@ -66,7 +66,7 @@ pub(super) enum Find {
     Unknown,
 }
 
-/// Where some of a command's keys are.
+/// The positions of some of a command's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeySpec {
     pub(super) begin: Begin,
@@ -76,7 +76,7 @@ pub(super) struct KeySpec {
 impl KeySpec {
     pub(super) const UNKNOWN: Self = Self { begin: Begin::Unknown, find: Find::Unknown };
 
-    /// Appends the keys' positions in `args`; `None` where they cannot be told.
+    /// Appends the keys' positions in `args`; `None` if they are not known.
     fn positions(&self, args: &[&[u8]], out: &mut Vec<usize>) -> Option<()> {
         let first = match &self.begin {
             Begin::Index(index) => *index,
@@ -122,14 +122,14 @@ impl KeySpec {
 pub(crate) struct Spec {
     /// In lower case; a command within a container is `container|command`.
     pub(crate) name: Box<str>,
-    /// The number of words that it takes, its name included; at least so many where negative.
+    /// The number of words that it takes, its name included; at least so many if negative.
     pub(crate) arity: i32,
     pub(crate) flags: Flags,
     pub(super) keys: Box<[KeySpec]>,
 }
 
 impl Spec {
-    /// The positions of the keys in `args`; `None` where they cannot be told.
+    /// The positions of the keys in `args`; `None` if they are not known.
     pub(crate) fn keys(&self, args: &[&[u8]]) -> Option<Vec<usize>> {
         let mut positions = Vec::new();
         for spec in &self.keys {

@@ -164,7 +164,7 @@ async fn what_is_cached_is_not_told_in_the_middle_of_a_value() {
 async fn a_listener_gets_large_messages_also_while_it_is_owed_a_pong() {
     let world = World::with_large_value(4 << 20).await;
     let mut listener = world.client();
-    // Until the door's fence stands.
+    // Until the door's fence is up.
     until("it listens", async || listener.ask("SUBSCRIBE c").await.starts_with("*3")).await;
     let script = "return redis.call('publish', 'c', string.rep('m', 3000000))";
     for _ in 0..5 {

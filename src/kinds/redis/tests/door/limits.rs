@@ -223,7 +223,7 @@ async fn a_reply_that_is_to_be_skipped_is_skipped_though_its_command_had_to_wait
 async fn who_waits_for_the_door_is_not_silent() {
     let settings = Settings { idle_timeout: Some(Duration::from_millis(300)), ..door() };
     let world = World::with(Duration::from_secs(2), settings).await;
-    // No connection of one's own writes before the first fence stands, and this server does not raise one.
+    // No connection of one's own writes before the first fence is up, and this server does not raise one.
     world.server.signal("STOP");
     let told = world.client().ask("SUBSCRIBE news").await;
     assert!(told.starts_with("-LOADING"), "it was closed though it waits for an answer: {told:?}");

@@ -7,7 +7,7 @@ use tokio::{
 
 use super::*;
 
-/// Stands before a server, and answers the first `SET k 1` itself: that it is loading. (A server that begins, or whose
+/// Is in front of a server, and answers the first `SET k 1` itself: that it is loading. (A server that begins, or whose
 /// script ends, while a pipeline is read does that.) Returns its port.
 async fn one_that_is_loading(port: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! What clients of a door are told while the server is away, and what the server has afterwards.
+//! What clients of a door get while the server is away, and what the server has afterwards.
 
 use super::*;
 
@@ -255,7 +255,7 @@ async fn what_a_transaction_leaves_is_known_to_its_own_commands_and_its_marker_g
     assert_eq!(told[3], "*2\r\n+OK\r\n:1\r\n");
     let told = transaction(&mut client, &["DEL j", "DEL j", "EXPIRE j 5"]).await;
     assert_eq!(told[4], "*3\r\n:1\r\n:0\r\n:0\r\n");
-    // One that leaves something to do: what stands behind it is to meet the key alive.
+    // One that leaves something to do: what is behind it is to meet the key alive.
     transaction(&mut client, &["SET r v EX 1000", "SET s v"]).await;
     assert_eq!(client.ask("EXPIRE r 2000").await, ":1\r\n");
     world.server.restart().await;

@@ -1,4 +1,4 @@
-//! Clients that have a connection of their own, where something goes wrong.
+//! Clients that have a connection of their own, when something goes wrong.
 
 use super::*;
 
@@ -111,7 +111,7 @@ async fn in_an_outage_what_belongs_to_a_connection_is_unavailable_and_so_is_what
             for command in commands {
                 let told = client.reply().await;
                 if told.is_empty() {
-                    // What has no reply to be told in is told by the end of the connection.
+                    // If there is no reply that could say it, the end of the connection does.
                     assert_eq!(*command, "SUBSCRIBE news");
                     *client = world.client();
                     break;

@@ -1,5 +1,5 @@
 //! Random pipelines, cut at random places: through the door they are answered byte for byte as by a server that nothing
-//! stands before.
+//! is in front of.
 
 use super::*;
 

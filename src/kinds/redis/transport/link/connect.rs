@@ -28,7 +28,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 impl Link {
-    /// Connects, raises the fence where writes are to pass, and goes up.
+    /// Connects, raises the fence if writes are to pass, and goes up.
     pub(super) async fn connect(self: Arc<Self>, failures: u32) {
         match self.open().await {
             Ok(opened) => self.go_up(opened),

@@ -6,7 +6,7 @@ use super::*;
 
 /// Which part it plays.
 pub(crate) const PART: &str = "FUSEBOX_FAULTY_PART";
-/// The folder that the store lies below.
+/// The folder above the store.
 pub(crate) const DIR: &str = "FUSEBOX_FAULTY_DIR";
 /// Milliseconds after which it gives up waiting for a store that is down; it goes on for ever without.
 pub(crate) const GIVES_UP: &str = "FUSEBOX_FAULTY_GIVES_UP";
@@ -39,7 +39,7 @@ fn patience() -> Option<Duration> {
 }
 
 impl Child {
-    /// Opens the store, again and again where the disk refuses.
+    /// Opens the store, again and again if the disk refuses.
     fn open(dir: &Path) -> Self {
         let since = Instant::now();
         let damaged = Arc::new(AtomicBool::new(false));
@@ -95,7 +95,7 @@ impl Child {
         }
     }
 
-    /// Asks, and says so; the answer is told by the committing thread.
+    /// Asks, and says so; the committing thread gives the answer.
     fn ask(&self, what: String, command: impl FnOnce(Done)) -> mpsc::Receiver<bool> {
         let (sender, receiver) = mpsc::channel();
         tell(&format!("> {what}"));
@@ -313,7 +313,7 @@ fn play(part: &str, dir: &Path) {
     child.end(closes);
 }
 
-/// Ends at once where it is run as a test. It works on a thread of its own: strace counts the calls of each thread,
+/// Ends at once if it is run as a test. It works on a thread of its own: strace counts the calls of each thread,
 /// and the first one has made some before.
 #[test]
 fn plays_its_part() {

@@ -38,18 +38,18 @@ struct Known {
 pub(crate) struct Model {
     calls: BTreeMap<u64, Known>,
     facts: BTreeMap<String, Vec<Option<String>>>,
-    /// What was asked and not answered, and how things stood before.
+    /// What was asked and not answered, and the state before.
     pending: BTreeMap<String, Before>,
     /// Requeues of which nobody knows whether they happened: the one or the other is there.
     either: Vec<(u64, u64)>,
     highest: u64,
     /// A call that a flipped bit took.
     lost: Option<u64>,
-    /// That it is lost was told.
+    /// That it is lost was reported.
     told: bool,
 }
 
-/// How things stood.
+/// The earlier state.
 #[derive(Clone, Debug, Default)]
 struct Before {
     calls: Vec<(u64, Option<Known>)>,
@@ -166,7 +166,7 @@ impl Model {
     }
 
     fn answered(&mut self, result: &str, what: &str) -> Result<(), String> {
-        // As things stand now: other answers may have come in between.
+        // The present state: other answers may have come in between.
         let after = self.effects(what)?;
         let before = self.pending.remove(what).ok_or("nobody asked")?;
         match result {
@@ -251,7 +251,7 @@ impl Model {
     /// Compares a store with what may be there.
     pub(crate) fn judge(&self, opened: &Opened) -> Result<(), String> {
         let damage: Vec<_> = opened.findings.iter().filter(|it| it.is_damage()).collect();
-        // What was told may be told again: better twice than not at all.
+        // What was reported may be reported again: better twice than not at all.
         let is_right = match (self.lost, &damage[..]) {
             (None, []) => true,
             (Some(_), []) => self.told,
@@ -301,7 +301,7 @@ impl Model {
         }
     }
 
-    /// The loss was told: it need not be told again.
+    /// The loss was reported: it need not be reported again.
     pub(crate) fn was_told(&mut self) {
         self.told = true;
     }

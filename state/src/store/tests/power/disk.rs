@@ -72,7 +72,7 @@ enum Content {
 pub(super) struct Disk(Vec<Content>);
 
 impl Disk {
-    /// What lies in a folder now.
+    /// What is in a folder now.
     pub(super) fn load(root: &Path) -> Self {
         let mut disk = Self(vec![Content::Folder(BTreeMap::new())]);
         disk.load_into(0, root);
@@ -119,7 +119,7 @@ impl Disk {
         names.get(name).copied()
     }
 
-    /// A node and all that lies below it.
+    /// A node and all that is below it.
     pub(super) fn below(&self, node: Node) -> Vec<Node> {
         let mut nodes = vec![node];
         if let Content::Folder(names) = &self.0[node] {

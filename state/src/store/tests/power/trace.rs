@@ -30,7 +30,7 @@ impl Record {
         self.steps.len()
     }
 
-    /// Steps that are no words.
+    /// Steps that are not words.
     pub(super) fn operations(&self) -> usize {
         self.steps.iter().filter(|step| !matches!(step, Step::Said(_))).count()
     }
@@ -111,7 +111,7 @@ struct Reader<'a> {
     record: Record,
 }
 
-/// Reads the record of a child whose store lies below `root`.
+/// Reads the record of a child whose store is below `root`.
 pub(super) fn read(text: &str, root: &Path, initial: Disk) -> Record {
     let record = Record { initial: initial.clone(), steps: Vec::new() };
     let root = root.to_str().unwrap();

@@ -1,8 +1,8 @@
 //! Random histories of a server, a client that asks of it what it likes, and streams that break at any message.
 //!
 //! The server is a model of Firestore: it answers requests in their order, and goes on from a token if it knows it. The
-//! client is one of Google's: it counts what it hears of a target's number, and believes what is said of it only once as
-//! many `ADD`s and `REMOVE`s have come as it has asked for.
+//! client is one of Google's: it counts what it hears of a target's number, and believes what is said of it only once
+//! as many `ADD`s and `REMOVE`s have come as it has asked for.
 
 use std::collections::VecDeque;
 
@@ -28,7 +28,7 @@ enum Happens {
     Arrive(usize),
     /// The stream breaks. Another one begins, now or later.
     Break(bool),
-    /// The server forgets what its tokens stand for.
+    /// The server forgets what its tokens mean.
     Forget,
     /// The client wants a target, or does not want it any more.
     Ask(usize),
@@ -54,7 +54,7 @@ struct Server {
     now: i64,
     documents: Documents,
     tokens: BTreeMap<Bytes, Documents>,
-    /// What it has told of each target of the stream.
+    /// What it has sent of each target of the stream.
     stream: BTreeMap<i32, Documents>,
     /// What has not arrived yet.
     sent: VecDeque<Bytes>,
