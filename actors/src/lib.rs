@@ -414,6 +414,11 @@ impl Fusebox {
         self.0.metrics.set_config_overrides(backend, count);
     }
 
+    /// How many changes of settings at run time cannot be read, and are not in effect.
+    pub fn set_config_left_out(&self, count: usize) {
+        self.0.metrics.set_config_left_out(count);
+    }
+
     /// The page of metrics, of a daemon without wire doors.
     pub fn metrics(&self, format: metrics::Format) -> String {
         self.metrics_with(format, &[])

@@ -142,6 +142,11 @@ impl Metrics {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Sets how many changes of settings at run time cannot be read.
+    pub(crate) fn set_config_left_out(&self, count: usize) {
+        self.0.config_left_out.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Sets which parts of this host fail, and by whom each backend is impaired, if it is.
     pub(crate) fn set_causes<'a>(
         &self,

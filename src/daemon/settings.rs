@@ -199,7 +199,7 @@ impl Daemon {
         }
     }
 
-    /// Shows, as metrics, how many settings are changed at run time.
+    /// Shows, as metrics, how many settings are changed at run time, and how many changes cannot be read.
     pub(crate) fn count_overrides(&self) {
         let config = self.config.load();
         let count = |prefix: &str| {
@@ -212,6 +212,7 @@ impl Daemon {
         }
         let of_backends = count("backends.");
         self.fusebox.set_config_overrides(None, config.changes.len() - of_backends);
+        self.fusebox.set_config_left_out(config.left_out.len());
     }
 
     /// Takes back the changes whose time is over.

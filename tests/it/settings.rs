@@ -289,6 +289,7 @@ fn a_change_that_cannot_be_read_takes_no_other_with_it_and_is_shown() {
     assert_eq!((threshold(&daemon), &now["effective"]["retry"]["attempts"]), (json!(7), &json!(5)));
     let told = left_out(&daemon);
     assert!(matches!(&*told, [one] if one.starts_with("backends.redis.cache.ttl in ")), "{told:?}");
+    assert_eq!(count(&daemon, "config_left_out", &[]), "1");
     let status = daemon.fusebox(&["status"]);
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("a change of settings is not in effect"), "{status}");
@@ -303,6 +304,7 @@ fn a_change_that_cannot_be_read_takes_no_other_with_it_and_is_shown() {
     daemon.kill_9();
     daemon.restart();
     assert_eq!((left_out(&daemon), set_aside(&daemon)), (Vec::new(), aside));
+    assert_eq!(count(&daemon, "config_left_out", &[]), "0");
     assert_eq!(threshold(&daemon), 7);
 }
 

@@ -155,6 +155,7 @@ pub(super) struct Families {
     pub(super) spans: Family<SpanLabels, Counter>,
     pub(super) config_changes: Family<ResultLabels, Counter>,
     pub(super) config_overrides: Family<OneBackend, Gauge>,
+    pub(super) config_left_out: Gauge,
     pub(super) doors: DoorFamilies,
     pub(super) operational: FloatGauge,
     pub(super) started: FloatGauge,
@@ -219,6 +220,7 @@ impl Families {
             spans: Family::default(),
             config_changes: Family::default(),
             config_overrides: Family::default(),
+            config_left_out: Gauge::default(),
             doors: DoorFamilies::default(),
             operational: FloatGauge::default(),
             started: FloatGauge::default(),
@@ -234,6 +236,8 @@ impl Families {
         to.register("config_changes", help, self.config_changes.clone());
         let help = "Settings that are changed at run time; without a backend, of the whole";
         to.register("config_overrides", help, self.config_overrides.clone());
+        let help = "Changes of settings at run time that cannot be read and are not in effect";
+        to.register("config_left_out", help, self.config_left_out.clone());
         let help = "Operational backends among the enabled ones, in percent";
         to.register("operational_percent", help, self.operational.clone());
         to.register("calls", "Calls by class and source of the answer", self.calls.clone());

@@ -71,7 +71,8 @@ const FUNCTIONS: &str = "\
     utctimestamp uuid yesterday";
 /// What the names of others of that sort begin with: `toDateTime64`, `arrayMap`, `mapFromArrays`.
 const FAMILIES: &str = "\
-    accuratecast addda addhours addinterval addm addnano addquarters addseconds addweeks addyears array base58 base64 bit concat date extract formatdatetime formatreadable \
+    accuratecast addda addhours addinterval addm addnano addquarters addseconds addweeks \
+    addyears array base58 base64 bit concat date extract formatdatetime formatreadable \
     fromunixtimestamp64 ipv4 ipv6 isfinite isnan isnotnull isnull json map parsedatetime random \
     reinterpret replace simplejson splitby subtract to trim tuple uuid xxhash";
 
@@ -106,8 +107,8 @@ pub(super) fn in_rest(mut lexer: Lexer<'_>) -> bool {
 
 /// Whether expressions may ask for something at a server, this one or another.
 ///
-/// There is no list of what reads: a release adds to it, and a plugin or a user's own function may. So whatever is called
-/// must be known to read nothing.
+/// There is no list of what reads: a release adds to it, and a plugin or a user's own function may. So whatever is
+/// called must be known to read nothing.
 pub(super) fn reads(expressions: &str) -> bool {
     let mut lexer = Lexer::new(expressions);
     let mut before: Option<Token<'_>> = None;
