@@ -56,11 +56,14 @@ pub struct Holds {
     pub given_up: bool,
     /// The state directory is a copy, or has one: nothing is replayed, all else goes on.
     pub copied: bool,
+    /// Its store is large and is being opened for the first time. Until then nobody knows which lanes are occupied, nor
+    /// what an operator ordered before.
+    pub opening: bool,
 }
 
 impl Holds {
     fn any(self) -> bool {
-        self.operator || self.retarget || self.given_up
+        self.operator || self.retarget || self.given_up || self.opening
     }
 }
 

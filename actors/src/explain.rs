@@ -289,6 +289,10 @@ impl Sentences<'_> {
     }
 
     fn outlook(&self) -> String {
+        if self.shared.circuit.holds().opening {
+            return "Its queue is large and is being opened: until then no calls, no pings, no replay."
+                .into();
+        }
         if self.shot.offline {
             return "It is offline until an operator takes it online: no calls, no pings, no replay."
                 .to_owned();

@@ -121,9 +121,9 @@ struct Core {
 }
 
 impl Fusebox {
-    /// Opens the stores, starts the actors, begins to replay. Returns when every queue is recovered, or its
-    /// store was tried in vain: that one is tried again in the background. What calls record of themselves goes
-    /// into `sink`.
+    /// Opens the stores, starts the actors, begins to replay. Returns when every queue is recovered, is large and
+    /// being opened in the background ([`Fusebox::is_ready`]), or its store was tried in vain: that one is tried again
+    /// in the background. What calls record of themselves goes into `sink`.
     ///
     /// # Errors
     /// [`StartError`] for what stops the whole daemon; a single backend's trouble does not.
@@ -291,7 +291,8 @@ impl Fusebox {
 
     /// Whether stores are recovered and it is not draining.
     pub fn is_ready(&self) -> bool {
-        !self.0.flags.is_draining()
+        let is_opening = |entry: &BackendEntry| entry.shared.circuit.holds().opening;
+        !self.0.flags.is_draining() && !self.0.entries.iter().any(is_opening)
     }
 
     /// What happens from now on.

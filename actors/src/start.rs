@@ -30,6 +30,9 @@ use crate::{
 /// [`REOPEN_MAX`], except while the disk is full.
 const REOPEN_MIN: Duration = Duration::from_secs(1);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
+/// A store whose log is larger is opened behind the doors: that takes seconds, and no health check waits for it.
+/// Smaller ones are waited for, so that a start means that they are recovered.
+const LARGE_LOG: u64 = 32 << 20;
 /// What is in a store's folder besides `db` and names that begin with `db.`.
 const OURS: [&str; 8] =
     ["lock", "mark", "mark.new", "mark.next", "ballast", "suspect", "untold", "untold.new"];
@@ -72,6 +75,8 @@ pub(crate) fn lend(
 /// Opens a backend's store and continues an earlier run. One that does not open is tried again in
 /// the background, for as long as it takes. Until then what would be queued is refused, and so is what would
 /// have to wait for calls that may be in it. No other backend is affected.
+///
+/// One that is large is opened in the background from the beginning. Its backend is offline for as long as that takes.
 pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
     let settings = shared.circuit.settings.load_full();
     let dir = settings
@@ -81,6 +86,26 @@ pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
     if shared.queue.ground().is_machine() {
         kept_cache::place(shared, state_dir);
     }
+    let log_bytes = std::fs::metadata(dir.join("db").join("db")).map_or(0, |log| log.len());
+    if log_bytes <= LARGE_LOG || !shared.queue.ground().is_machine() {
+        open_first(shared, dir).await;
+        return;
+    }
+    let megabytes = log_bytes >> 20;
+    tracing::info!(backend = shared.circuit.name, megabytes, "the queue is being opened");
+    shared.queue.closed_because(format!("its queue of {megabytes} MiB is being opened"));
+    shared.circuit.hold(|holds| holds.opening = true);
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        open_first(&shared, dir).await;
+        shared.circuit.hold(|holds| holds.opening = false);
+        let is_open = shared.queue.store().is_ok();
+        tracing::info!(backend = shared.circuit.name, is_open, "the queue was opened");
+    });
+}
+
+/// The first attempt, and if it is in vain others in the background.
+async fn open_first(shared: &Arc<BackendShared>, dir: std::path::PathBuf) {
     let Err(why) = try_open(shared, &dir).await else { return };
     let mut told = String::new();
     tell_closed(shared, &why, &mut told);

@@ -52,10 +52,15 @@ impl Queue {
                 Ok(())
             }
             Err(error) => {
-                *self.closed.lock() = Some(error.to_string());
+                self.closed_because(error.to_string());
                 Err(error)
             }
         }
+    }
+
+    /// Why it is not open, for whoever asks.
+    pub(crate) fn closed_because(&self, why: String) {
+        *self.closed.lock() = Some(why);
     }
 
     fn take_over(

@@ -207,6 +207,39 @@ async fn what_a_store_remembers_that_opens_late_comes_second_to_what_was_seen_an
 }
 
 #[tokio::test]
+async fn a_large_store_is_opened_behind_the_doors_and_its_backend_is_offline_until_then() {
+    let body = format!("SET a {}", "x".repeat(1 << 20));
+    let both = || {
+        let one = settings("one");
+        let queue = QueueLimits { bytes: 64 << 20, ..one.queue };
+        vec![BackendSettings { queue, ..one }, settings("two")]
+    };
+    let world = stopped(Some("SET a 1")).await.restart(both()).await;
+    for _ in 0..40 {
+        let deadline = Some(Duration::from_secs(60));
+        world.call_with(&body, CallOptions { deadline, ..CallOptions::default() }).await.unwrap();
+    }
+    let world = world.restart(both()).await;
+    let refuses = || world.backend().view().queue.store_refuses;
+    assert!(refuses().unwrap().contains("MiB is being opened"), "{:?}", refuses());
+    assert!(world.backend().view().offline && !world.fusebox.is_ready());
+    let story = format!("{:?}", world.backend().explain().story);
+    assert!(story.contains("is large and is being opened"), "{story}");
+    assert_eq!(world.call("GET a").await.unwrap_err().kind, CallErrorKind::Unavailable);
+    assert_eq!(world.call("SET a 2").await.unwrap_err().kind, CallErrorKind::Full);
+    let other = world.fusebox.backends()[1].clone();
+    let reply = call(&other, "SET a 2", CallOptions::default()).await.unwrap();
+    assert_eq!(reply.source, Source::Live);
+    world.until("it is open", |world| world.backend().view().queue.store_refuses.is_none()).await;
+    assert_eq!(world.backend().view().queue.calls, 41);
+    let holds = || world.fusebox.0.entries[0].shared.circuit.holds();
+    world.until("it is ready", |world| world.fusebox.is_ready()).await;
+    assert!(holds().operator, "what an operator ordered before");
+    world.backend().set_offline(false).await.unwrap();
+    world.drained().await;
+}
+
+#[tokio::test]
 async fn a_store_that_holds_nothing_and_does_not_open_keeps_no_live_call_back() {
     let world = stopped(None).await;
     let place = world.dir.path().join("backends/one");
