@@ -146,7 +146,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("PATCH" "/admin/config", Admin, "Changes settings at run time",
         EDIT -> EDITED, patch(settings::change)),
     route!("POST" "/admin/config/reload", Admin, "Reads the configuration again, as SIGHUP does",
-        "" -> "{\"changed\": [text]}; 409 where it is refused", post(admin::reload)),
+        "" -> "{\"changed\": [key]}; 409 where it is refused", post(admin::reload)),
     route!("POST" "/admin/trace-test", Admin, "Sends one trace to the collector",
         "" -> "{\"taken\": flag, \"endpoint\", \"protocol\", \"trace_id\", \"took_ms\", \"error\"}; 409 where traces are off",
         post(admin::trace_test)),

@@ -315,7 +315,11 @@ fn a_reload_is_told_with_who_wanted_it_and_what_came_of_it() {
     };
     daemon.set("backends.redis.breaker.failure_threshold", 7);
     daemon.set("health.interval", "2h");
-    assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    let said = daemon.fusebox(&["config", "reload"]).stdout;
+    assert_eq!(
+        String::from_utf8_lossy(&said),
+        "changed: backends.redis.breaker.failure_threshold, health.interval\n"
+    );
     let user = format!("user {}", nix::unistd::Uid::effective());
     let changed = ["backends.redis.breaker.failure_threshold", "health.interval"];
     assert!(told(&daemon, &json!({ "event": "reload", "by": user, "changed": changed })));
