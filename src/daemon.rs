@@ -148,8 +148,8 @@ impl Daemon {
         self.doors.get().into_iter().flatten().map(|door| door.status()).collect()
     }
 
-    /// Reads the configuration again and puts it in effect, whole or not at all. Returns the names of the backends
-    /// that changed. Who wanted it, and what came of it, is in the log and the events.
+    /// Reads the configuration again and puts it in effect, whole or not at all. Returns the keys that
+    /// changed. Who wanted it, and what came of it, is in the log and the events.
     ///
     /// # Errors
     /// What prevents it; the old settings stay.
@@ -157,15 +157,18 @@ impl Daemon {
         let _alone = self.reloading.lock().await;
         let old = self.config.load_full();
         let ended = self.reload_from(&old).await;
-        let (keys, refused) = match &ended {
-            Ok(backends) => (changed_keys(&old, &self.config.load(), backends), None),
-            Err(why) => (Vec::new(), Some(why.clone())),
-        };
-        match &refused {
-            None => tracing::info!(by, changed = keys.join(", "), "the configuration was reloaded"),
-            Some(why) => tracing::error!(by, why, "not reloaded: the old settings stay"),
+        let ended = ended.map(|backends| changed_keys(&old, &self.config.load(), &backends));
+        match &ended {
+            Ok(keys) => {
+                tracing::info!(by, changed = keys.join(", "), "the configuration was reloaded");
+            }
+            Err(why) => tracing::error!(by, why, "not reloaded: the old settings stay"),
         }
-        let kind = EventKind::Reload { by: by.to_owned(), changed: keys, refused };
+        let kind = EventKind::Reload {
+            by: by.to_owned(),
+            changed: ended.clone().unwrap_or_default(),
+            refused: ended.clone().err(),
+        };
         self.fusebox.events().publish(Clock::system().unix(), None, kind);
         ended
     }

@@ -108,7 +108,11 @@ fn answers(recent: &RecentView) -> Vec<String> {
         })
         .collect();
     let span = lasting(Duration::from_secs_f64(recent.seconds.max(0.0)));
-    vec![format!("{} calls were answered in the last {span}: {}.", recent.calls, words.join(", "))]
+    let were = match recent.calls {
+        1 => "1 call was".to_owned(),
+        calls => format!("{calls} calls were"),
+    };
+    vec![format!("{were} answered in the last {span}: {}.", words.join(", "))]
 }
 
 /// What waits, and when it will be gone.
@@ -126,8 +130,12 @@ fn waiting(queue: &QueueView) -> Vec<String> {
     match (&queue.replay_paused, queue.drain_seconds) {
         (Some(why), _) => {
             told.push(format!("Nothing replays {them}: {why}."));
-            if let Some(full) = queue.full_seconds {
-                told.push(format!("At this pace the queue is full in about {}.", about(full)));
+            match queue.full_seconds {
+                _ if queue.fill_percent >= 100.0 => told.push("The queue is full.".to_owned()),
+                Some(full) => {
+                    told.push(format!("At this pace the queue is full in about {}.", about(full)));
+                }
+                None => {}
             }
         }
         (None, Some(seconds)) => told.push(format!(
@@ -479,6 +487,32 @@ mod tests {
         }
         assert_eq!(seconds_of(UnixMillis::new(1_789_999_999_999)), "2026-09-21T14:13:19Z");
         assert_eq!([2, 4, 11, 21, 112].map(ordinal), ["second", "4th", "11th", "21st", "112th"]);
+    }
+
+    #[test]
+    fn one_call_is_not_calls() {
+        let of = |calls| RecentView {
+            calls,
+            by_source: [("live".into(), calls)].into(),
+            seconds: 25.0,
+            ..RecentView::default()
+        };
+        assert_eq!(answers(&of(1)), ["1 call was answered in the last 25 s: 1 live."]);
+        assert_eq!(answers(&of(2)), ["2 calls were answered in the last 25 s: 2 live."]);
+    }
+
+    #[test]
+    fn a_queue_that_is_full_is_not_about_to_be() {
+        let of = |fill_percent, full_seconds| QueueView {
+            calls: 20,
+            fill_percent,
+            replay_paused: Some("the breaker is open".to_owned()),
+            full_seconds: Some(full_seconds),
+            ..QueueView::default()
+        };
+        let last = |queue: &QueueView| waiting(queue).pop().unwrap();
+        assert_eq!(last(&of(95.0, 7.0)), "At this pace the queue is full in about 7.0 s.");
+        assert_eq!(last(&of(100.0, 0.0)), "The queue is full.");
     }
 
     #[test]

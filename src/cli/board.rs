@@ -316,6 +316,9 @@ fn drains(backend: &BackendView) -> Cell {
     if let Some(left) = queue.drain_seconds.and_then(seconds) {
         return Cell::plain(format!("drained in {left}"));
     }
+    if paused && queue.fill_percent >= 100.0 {
+        return Cell { text: "full".to_owned(), tone: Tone::Bad };
+    }
     // While replay runs, a queue that is a little longer than it was is no sign that it fills.
     let fills = |seconds: &f64| waits && (paused || *seconds < FILLS_WITHIN);
     if let Some(left) = queue.full_seconds.filter(fills).and_then(seconds) {

@@ -118,6 +118,16 @@ mod tests {
                 "2026-09-21T14:13:20.000Z                the system is CRITICAL (was HEALTHY): a; b\n",
             ),
             (
+                json!({ "at": at, "event": "system_state", "from": "CRITICAL", "to": "HEALTHY",
+                    "reasons": [] }),
+                "2026-09-21T14:13:20.000Z                the system is HEALTHY (was CRITICAL)\n",
+            ),
+            (
+                json!({ "at": at, "backend": "redis", "event": "replay", "phase": "started",
+                    "replayed": 0, "waiting": 1 }),
+                "2026-09-21T14:13:20.000Z  redis         replay begins: 1 waits\n",
+            ),
+            (
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "drained",
                     "replayed": 7, "waiting": 0 }),
                 "2026-09-21T14:13:20.000Z  redis         nothing waits any more: 7 replayed\n",

@@ -83,13 +83,15 @@ fn window(view: &ExplainView) -> String {
             breaker.slow_call_ms, breaker.slow_rate
         ),
     };
+    let counted =
+        |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!(
-        "window of {} s: {} calls, {} failures (rate {:.2}); trips at {} failures and a rate of {:.2}{slow}",
+        "window of {} s: {}, {} (rate {:.2}); trips at {} and a rate of {:.2}{slow}",
         breaker.window_seconds,
-        breaker.window_calls,
-        breaker.window_failures,
+        counted(breaker.window_calls, "call"),
+        counted(breaker.window_failures, "failure"),
         breaker.failure_rate,
-        breaker.failure_threshold,
+        counted(breaker.failure_threshold.into(), "failure"),
         breaker.failure_rate_threshold,
     )
 }

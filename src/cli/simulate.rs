@@ -41,7 +41,8 @@ fn tell(line: &str) {
 fn told(summary: &Summary) -> String {
     let Summary { seed, hours, hash, events, calls, acknowledged, applied, .. } = summary;
     let Summary { faults, restarts, transitions, states, dead_letters, .. } = summary;
-    let mut text = format!("seed {seed}: every invariant held for {hours} simulated hours\n");
+    let of = if *hours == 1 { "hour" } else { "hours" };
+    let mut text = format!("seed {seed}: every invariant held for {hours} simulated {of}\n");
     writeln!(text, "  hash          {hash} of {events} events").ok();
     writeln!(
         text,

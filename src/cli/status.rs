@@ -159,6 +159,20 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_is_full_is_not_about_to_be() {
+        let store = backend(
+            "store",
+            &json!({
+                "queue.calls": 20, "queue.fill_percent": 100.0, "queue.full_seconds": 0.0,
+                "queue.replay_paused": "the breaker is open",
+            }),
+        );
+        let view = json!({ "state": "CRITICAL", "backends": { "store": store } });
+        let text = status_text(&read(&view).unwrap(), Paper::PIPE);
+        assert!(text.contains("20 100%  0s      full       0\n"), "{text}");
+    }
+
+    #[test]
     fn the_status_of_a_bad_day_in_a_pipe() {
         assert_eq!(
             status_text(&a_bad_day(), Paper::PIPE),

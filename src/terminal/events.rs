@@ -30,6 +30,11 @@ impl Reader {
     }
 }
 
+/// How many calls wait.
+fn wait(calls: u64) -> String {
+    format!("{calls} {}", if calls == 1 { "waits" } else { "wait" })
+}
+
 /// What happened, for people.
 pub(crate) fn what(event: &EventView) -> String {
     let EventView { from, to, reason, phase, replayed, waiting, .. } = event;
@@ -42,18 +47,22 @@ pub(crate) fn what(event: &EventView) -> String {
             format!("{from} -> {to} ({reason}, {count} of {} {what})", event.calls)
         }
         EventWord::SystemState => {
-            format!("the system is {to} (was {from}): {}", event.reasons.join("; "))
+            let why = match event.reasons.join("; ") {
+                why if why.is_empty() => why,
+                why => format!(": {why}"),
+            };
+            format!("the system is {to} (was {from}){why}")
         }
         EventWord::Offline if event.offline => "taken offline".into(),
         EventWord::Offline => "taken online".into(),
         EventWord::Replay => match phase.known() {
-            Some(Phase::Started) => format!("replay begins: {waiting} wait"),
+            Some(Phase::Started) => format!("replay begins: {}", wait(*waiting)),
             Some(Phase::Paused) => {
-                format!("replay pauses, since {reason}: {replayed} replayed, {waiting} wait")
+                format!("replay pauses, since {reason}: {replayed} replayed, {}", wait(*waiting))
             }
             Some(Phase::Drained) => format!("nothing waits any more: {replayed} replayed"),
             Some(Phase::Progress) | None => {
-                format!("replay {phase}: {replayed} replayed, {waiting} wait")
+                format!("replay {phase}: {replayed} replayed, {}", wait(*waiting))
             }
         },
         EventWord::Fallback if event.active => "fallbacks answer".into(),

@@ -610,7 +610,7 @@ fn a_reload_applies_thresholds_and_refuses_an_address_that_calls_wait_for() {
     says(&daemon, "recover redis");
     daemon.wait_until_drained("redis", LONG);
     daemon.set("backends.redis.url", new.url());
-    assert_eq!(says(&daemon, "config reload"), "changed: redis\n");
+    assert_eq!(says(&daemon, "config reload"), "changed: backends.redis.url\n");
     daemon.redis(&["SET", "k", "w"]).assert_live();
     assert_eq!((new.get("k").as_deref(), old.get("k").as_deref()), (Some("w"), Some("v")));
 

@@ -17,9 +17,9 @@ use crate::support::relay::Relay;
 const LONG: Duration = Duration::from_secs(30);
 
 /// A daemon with a door on loopback before a server, whose breaker opens at the first failure.
-struct World {
-    server: ClickHouse,
-    daemon: Daemon,
+pub(crate) struct World {
+    pub(crate) server: ClickHouse,
+    pub(crate) daemon: Daemon,
     port: Port,
 }
 
@@ -37,7 +37,8 @@ impl World {
         })
     }
 
-    fn with(set: impl FnOnce(&ClickHouse, Builder) -> Builder) -> Self {
+    /// One of which `set` says more.
+    pub(crate) fn with(set: impl FnOnce(&ClickHouse, Builder) -> Builder) -> Self {
         let (server, port) = (ClickHouse::start(Engine::Current), Port::lease());
         let mut door = toml::Table::new();
         for (key, value) in [("backend", "clickhouse"), ("auth", "open")] {
@@ -119,7 +120,7 @@ impl World {
     }
 
     /// The status of a query through the door, and the answer.
-    fn query(&self, query: &str) -> (u16, String) {
+    pub(crate) fn query(&self, query: &str) -> (u16, String) {
         self.try_query(query).unwrap_or_else(|error| (0, error.to_string()))
     }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::env;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -49,54 +50,70 @@ fn reasons(daemon: &Client) -> Vec<String> {
 
 #[test]
 fn whatever_is_killed_first_the_one_that_the_others_need_is_the_root() {
-    let mut world = World::with(|builder, backend| {
-        let recovery = if backend == "redis" { "300ms" } else { "4m" };
-        noticed(needs(builder), backend, recovery)
+    // Between two outages lie the seconds in which nothing may be down, so that three worlds wait through them at once.
+    thread::scope(|scope| {
+        for orders in [[[0, 1, 2], [0, 2, 1]], [[1, 0, 2], [1, 2, 0]], [[2, 0, 1], [2, 1, 0]]] {
+            scope.spawn(move || {
+                let mut world = World::with(|builder, backend| {
+                    let recovery = if backend == "redis" { "300ms" } else { "4m" };
+                    noticed(needs(builder), backend, recovery)
+                });
+                world.becomes("HEALTHY");
+                for order in orders {
+                    kill_in(&mut world, order);
+                    return_in_order(&mut world, order);
+                    // Only then is the next outage another one.
+                    world.becomes("HEALTHY");
+                }
+            });
+        }
     });
-    world.becomes("HEALTHY");
-    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        let mut down = Vec::new();
-        for at in order {
-            world.stop(ALL[at]);
-            world.daemon.wait_for_breaker(ALL[at], "OPEN", LONG);
-            down.push(at);
-            let last = *down.iter().max().unwrap();
-            let with: Vec<String> =
-                (0..last).filter(|at| down.contains(at)).map(|at| ALL[at].to_owned()).collect();
-            let wanted = [(ALL[last].to_owned(), with)];
-            world.daemon.wait_until("the root is found", LONG, |daemon| roots(daemon) == wanted);
-            let told = reasons(&world.daemon);
-            assert_eq!(told.len(), 1, "{order:?}: {told:?}");
-            assert!(told[0].contains(&format!("backend {} is down (", ALL[last])), "{told:?}");
-        }
-        let events = world.daemon.events();
-        for backend in ALL {
-            world.start_again(backend);
-        }
-        // Each as soon as what it needs is back, though its own open time is long.
-        let steps = RefCell::new(Vec::new());
-        events.next("the last one closes", LONG, |event| {
-            if event.kind == "transition" && event.data["to"] != "OPEN" {
-                let backend = event.data["backend"].as_str().unwrap().to_owned();
-                let mut steps = steps.borrow_mut();
-                steps.retain(|(of, _)| *of != backend);
-                steps.push((backend, event.data["to"] == "CLOSED"));
-            }
-            let steps = steps.borrow();
-            steps.len() == 3 && steps.iter().all(|(_, closed)| *closed)
-        });
-        let steps = steps.into_inner();
-        let closed: Vec<&str> = steps.iter().map(|(backend, _)| backend.as_str()).collect();
-        assert_eq!(closed, ["redis", "firestore", "clickhouse"], "{order:?}");
-        for backend in ["firestore", "clickhouse"] {
-            let explained = world.daemon.get(&format!("/v1/backends/{backend}/explain")).1;
-            let why = explained["transitions"].as_array().unwrap().iter().rev().nth(1).unwrap();
-            assert_eq!(why["reason"], "dependency_returned", "{backend}");
-        }
-        assert_eq!(roots(&world.daemon), []);
-        // Only then is the next outage another one.
-        world.becomes("HEALTHY");
+}
+
+/// Kills all three, and looks for the root after each.
+fn kill_in(world: &mut World, order: [usize; 3]) {
+    let mut down = Vec::new();
+    for at in order {
+        world.stop(ALL[at]);
+        world.daemon.wait_for_breaker(ALL[at], "OPEN", LONG);
+        down.push(at);
+        let last = *down.iter().max().unwrap();
+        let with: Vec<String> =
+            (0..last).filter(|at| down.contains(at)).map(|at| ALL[at].to_owned()).collect();
+        let wanted = [(ALL[last].to_owned(), with)];
+        world.daemon.wait_until("the root is found", LONG, |daemon| roots(daemon) == wanted);
+        let told = reasons(&world.daemon);
+        assert_eq!(told.len(), 1, "{order:?}: {told:?}");
+        assert!(told[0].contains(&format!("backend {} is down (", ALL[last])), "{told:?}");
     }
+}
+
+/// Starts all three again: each closes as soon as what it needs is back, though its own open time is long.
+fn return_in_order(world: &mut World, order: [usize; 3]) {
+    let events = world.daemon.events();
+    for backend in ALL {
+        world.start_again(backend);
+    }
+    let steps = RefCell::new(Vec::new());
+    events.next("the last one closes", LONG, |event| {
+        if event.kind == "transition" && event.data["to"] != "OPEN" {
+            let backend = event.data["backend"].as_str().unwrap().to_owned();
+            let mut steps = steps.borrow_mut();
+            steps.retain(|(of, _)| *of != backend);
+            steps.push((backend, event.data["to"] == "CLOSED"));
+        }
+        let steps = steps.borrow();
+        steps.len() == 3 && steps.iter().all(|(_, closed)| *closed)
+    });
+    let steps = steps.into_inner();
+    let closed: Vec<&str> = steps.iter().map(|(backend, _)| backend.as_str()).collect();
+    assert_eq!(closed, ["redis", "firestore", "clickhouse"], "{order:?}");
+    for backend in ["firestore", "clickhouse"] {
+        let explained = world.daemon.get(&format!("/v1/backends/{backend}/explain")).1;
+        let why = explained["transitions"].as_array().unwrap().iter().rev().nth(1).unwrap();
+        assert_eq!(why["reason"], "dependency_returned", "{backend}");
+    }
+    assert_eq!(roots(&world.daemon), []);
 }
 
 /// Runs this very test again, in a network namespace of its own.

@@ -117,6 +117,7 @@ fn the_journal_is_told_priorities_and_only_the_journal() {
     let file = fs::metadata(daemon.log()).unwrap();
     let inherited = format!("{}:{}", file.dev(), file.ino() + 1);
     for (stream, marked) in [(format!("{}:{}", file.dev(), file.ino()), true), (inherited, false)] {
+        eventually("it is ready", LONG, || daemon.log_text().contains(" INFO ready "));
         let before = daemon.log_text().len();
         daemon.set_env("JOURNAL_STREAM", &stream);
         daemon.restart();
@@ -146,6 +147,8 @@ fn a_journal_that_listens_gets_the_fields_of_each_event() {
         .env("FUSEBOX_TEST_JOURNAL", socket.to_str().unwrap())
         .start();
     let file = fs::metadata(daemon.log()).unwrap();
+    // Its doors answer a moment before that line is written.
+    eventually("it is ready", LONG, || daemon.log_text().contains(" INFO ready "));
     let before = daemon.log_text().len();
     daemon.set_env("JOURNAL_STREAM", &format!("{}:{}", file.dev(), file.ino()));
     daemon.restart();
@@ -315,7 +318,11 @@ fn a_reload_is_told_with_who_wanted_it_and_what_came_of_it() {
     };
     daemon.set("backends.redis.breaker.failure_threshold", 7);
     daemon.set("health.interval", "2h");
-    assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    let said = daemon.fusebox(&["config", "reload"]).stdout;
+    assert_eq!(
+        String::from_utf8_lossy(&said),
+        "changed: backends.redis.breaker.failure_threshold, health.interval\n"
+    );
     let user = format!("user {}", nix::unistd::Uid::effective());
     let changed = ["backends.redis.breaker.failure_threshold", "health.interval"];
     assert!(told(&daemon, &json!({ "event": "reload", "by": user, "changed": changed })));

@@ -1,34 +1,27 @@
 //! Failure prediction before a real Redis: one that fails gradually, and one that is killed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::callers::while_calling;
 use crate::support::clickhouse::{ClickHouse, Engine};
 use crate::support::daemon::{Builder, Client, Daemon};
 use crate::support::redis::RedisServer;
 
 const LONG: Duration = Duration::from_secs(60);
-const CALLERS: usize = 4;
+const CALLERS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Ends the callers, also if the test fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Callers read keys that are not there, so that nothing but the server answers them.
-fn call(client: &Client, over: &AtomicBool) {
-    for number in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
+fn while_reading(daemon: &Daemon, meanwhile: impl FnOnce()) {
+    let client = daemon.client();
+    let call = |_, number| {
         drop(client.redis(&["GET", &format!("none{number}")]));
         thread::park_timeout(PAUSE);
-    }
+    };
+    while_calling(CALLERS, call, meanwhile);
 }
 
 fn daemon(redis: &RedisServer, timeout: &str) -> Daemon {
@@ -51,48 +44,44 @@ fn is_busy(client: &Client) -> bool {
 fn a_server_that_stands_still_for_longer_and_longer_is_at_risk_before_its_breaker_opens() {
     let redis = RedisServer::start();
     let daemon = daemon(&redis, "300ms");
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _over = Over(&over);
-        for _ in 0..CALLERS {
-            let (client, over) = (daemon.client(), &over);
-            scope.spawn(move || call(&client, over));
-        }
+    while_reading(&daemon, || {
         daemon.wait_until("there is traffic", LONG, is_busy);
         assert_eq!(prediction(&daemon)["hits"], 0);
-        scope.spawn(|| {
-            let mut still = Duration::from_millis(20);
-            while !over.load(Ordering::Relaxed) {
-                redis.freeze();
-                thread::park_timeout(still);
-                redis.thaw();
-                thread::park_timeout(Duration::from_millis(10));
-                still = (still + Duration::from_millis(7)).min(Duration::from_secs(1));
-            }
+        let stand_still = |_, time: u64| {
+            redis.freeze();
+            thread::park_timeout(Duration::from_millis((20 + 7 * time).min(1_000)));
+            redis.thaw();
+            thread::park_timeout(Duration::from_millis(10));
+        };
+        while_calling(1, stand_still, || {
+            daemon.wait_until("it is at risk", LONG, |client| {
+                let (_, status) = client.get("/v1/backends/redis");
+                assert_eq!(status["breaker"]["state"], "CLOSED", "{}", status["prediction"]);
+                status["prediction"]["state"] == "at_risk"
+            });
+            let told = prediction(&daemon);
+            assert!(told["because"].as_str().is_some_and(|why| why.contains(" of ")), "{told}");
+            let story = daemon.fusebox(&["explain", "redis"]);
+            let story = String::from_utf8_lossy(&story.stdout).into_owned();
+            assert!(story.contains("It is at risk: "), "{story}");
+            let status = daemon.fusebox(&["status"]);
+            let status = String::from_utf8_lossy(&status.stdout).into_owned();
+            assert!(status.contains("redis: at risk: "), "{status}");
+            let of = [("backend", "redis"), ("state", "at_risk")];
+            assert_eq!(daemon.metric("prediction_state", &of).to_bits(), 1f64.to_bits());
+            daemon.wait_for_breaker("redis", "OPEN", LONG);
+            let is_hit = |client: &Client| prediction(client)["hits"] == 1;
+            daemon.wait_until("the alarm was right", LONG, is_hit);
+            let told = prediction(&daemon);
+            assert_eq!((&told["false_alarms"], &told["missed"]), (&0.into(), &0.into()), "{told}");
+            assert_eq!(
+                (&told["unpredictable"], &told["state"]),
+                (&0.into(), &"off".into()),
+                "{told}"
+            );
+            let of = [("backend", "redis"), ("result", "hit")];
+            assert_eq!(daemon.metric("prediction_total", &of).to_bits(), 1f64.to_bits());
         });
-        daemon.wait_until("it is at risk", LONG, |client| {
-            let (_, status) = client.get("/v1/backends/redis");
-            assert_eq!(status["breaker"]["state"], "CLOSED", "{}", status["prediction"]);
-            status["prediction"]["state"] == "at_risk"
-        });
-        let told = prediction(&daemon);
-        assert!(told["because"].as_str().is_some_and(|why| why.contains(" of ")), "{told}");
-        let story = daemon.fusebox(&["explain", "redis"]);
-        let story = String::from_utf8_lossy(&story.stdout).into_owned();
-        assert!(story.contains("It is at risk: "), "{story}");
-        let status = daemon.fusebox(&["status"]);
-        let status = String::from_utf8_lossy(&status.stdout).into_owned();
-        assert!(status.contains("redis: at risk: "), "{status}");
-        let of = [("backend", "redis"), ("state", "at_risk")];
-        assert_eq!(daemon.metric("prediction_state", &of).to_bits(), 1f64.to_bits());
-        daemon.wait_for_breaker("redis", "OPEN", LONG);
-        let is_hit = |client: &Client| prediction(client)["hits"] == 1;
-        daemon.wait_until("the alarm was right", LONG, is_hit);
-        let told = prediction(&daemon);
-        assert_eq!((&told["false_alarms"], &told["missed"]), (&0.into(), &0.into()), "{told}");
-        assert_eq!((&told["unpredictable"], &told["state"]), (&0.into(), &"off".into()), "{told}");
-        let of = [("backend", "redis"), ("result", "hit")];
-        assert_eq!(daemon.metric("prediction_total", &of).to_bits(), 1f64.to_bits());
     });
 }
 
@@ -100,13 +89,7 @@ fn a_server_that_stands_still_for_longer_and_longer_is_at_risk_before_its_breake
 fn that_a_server_is_killed_could_not_be_foreseen_and_an_order_is_not_scored() {
     let mut redis = RedisServer::start();
     let daemon = daemon(&redis, "5s");
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _over = Over(&over);
-        for _ in 0..CALLERS {
-            let (client, over) = (daemon.client(), &over);
-            scope.spawn(move || call(&client, over));
-        }
+    while_reading(&daemon, || {
         daemon.wait_until("there is traffic", LONG, is_busy);
         daemon.fusebox(&["breaker", "redis", "force-open"]);
         daemon.wait_for_breaker("redis", "OPEN", LONG);
@@ -136,18 +119,12 @@ fn a_prediction_goes_by_the_settings_of_the_moment() {
         let (_, status) = client.get("/v1/backends/clickhouse");
         status["prediction"]["state"].as_str().unwrap_or_default().to_owned()
     };
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _over = Over(&over);
-        for caller in 0..CALLERS {
-            let (client, over) = (daemon.client(), &over);
-            scope.spawn(move || {
-                for number in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
-                    let query = format!("SELECT {caller}, {number}, sleep(0.3)");
-                    drop(client.call("clickhouse", json!({ "query": query })));
-                }
-            });
-        }
+    let client = daemon.client();
+    let call = |caller, number| {
+        let query = format!("SELECT {caller}, {number}, sleep(0.3)");
+        drop(client.call("clickhouse", json!({ "query": query })));
+    };
+    while_calling(CALLERS, call, || {
         daemon.wait_until("no limit is near", LONG, |client| state(client) == "ok");
         daemon.set("backends.clickhouse.timeout", "500ms");
         assert!(daemon.fusebox(&["config", "reload"]).status.success());

@@ -1,5 +1,6 @@
 //! What the scenarios use: real servers, the real daemon, a network that can be broken, and waiting.
 
+pub(crate) mod callers;
 pub(crate) mod clickhouse;
 pub(crate) mod collector;
 pub(crate) mod daemon;

@@ -1,25 +1,16 @@
 //! The limit that would be, before a real server that takes sixteen queries at once and refuses the others.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::callers::while_calling;
 use crate::support::clickhouse::{ClickHouse, Engine, User};
 use crate::support::daemon::Builder;
 
 const LONG: Duration = Duration::from_secs(60);
 const CALLERS: u32 = 32;
-
-/// Ends the callers, also if the test fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 #[test]
 fn overload_codes_of_clickhouse_bring_the_limit_to_what_the_server_takes() {
@@ -40,22 +31,16 @@ fn overload_codes_of_clickhouse_bring_the_limit_to_what_the_server_takes() {
         calls["in_flight_limit_would_be"]["read"].as_u64()
     };
     assert_eq!(would_be(), None);
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _over = Over(&over);
-        for caller in 0..CALLERS {
-            let (client, over) = (daemon.client(), &over);
-            scope.spawn(move || {
-                for number in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
-                    let query = format!("SELECT {caller}, {number}, sleep(0.2)");
-                    let reply = client.call("clickhouse", json!({ "query": query }));
-                    if reply.status != 200 {
-                        // A caller that is refused asks again a little later.
-                        thread::park_timeout(Duration::from_millis(50));
-                    }
-                }
-            });
+    let client = daemon.client();
+    let call = |caller, number| {
+        let query = format!("SELECT {caller}, {number}, sleep(0.2)");
+        let reply = client.call("clickhouse", json!({ "query": query }));
+        if reply.status != 200 {
+            // A caller that is refused asks again a little later.
+            thread::park_timeout(Duration::from_millis(50));
         }
+    };
+    while_calling(CALLERS, call, || {
         let is_there = || would_be().is_some_and(|limit| (12..=17).contains(&limit));
         daemon.wait_until("the limit is what the server takes", LONG, |_| is_there());
     });
