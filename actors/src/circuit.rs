@@ -355,6 +355,17 @@ impl Circuit {
         }
     }
 
+    /// Resolves once no calls go to the backend: see [`is_asked`](Self::is_asked).
+    pub(crate) async fn not_asked(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.is_asked() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Why nothing may be replayed now; `None` if it may. `HALF_OPEN` admits a few as probes; a
     /// forced-closed breaker wants a ping answered since.
     pub fn replay_barred(&self) -> Option<&'static str> {

@@ -187,14 +187,15 @@ impl BackendShared {
         })
     }
 
-    /// The attempts of a read. If it is keyed and cached, it does not wait for a backend that is suspect for longer
-    /// than `cache.answer_after`: then the cache answers, and the attempt that is on its way is given up.
+    /// The attempts of a read. If it is cached, the cache answers instead of a backend that does not, and the attempt
+    /// that is on its way is given up: a read by key does not wait for one that is suspect for longer than
+    /// `cache.answer_after`; any other, which may take its time, waits until the backend is no longer asked.
     async fn attempts_or_cache(&self, context: &mut Context, read: &Read) -> Live {
         let max_stale = context.call.options.max_stale;
         let is_cached = || {
             let (cache, now) = (self.cache.load(), self.clock().now());
             let held = |slot: &Slot| cache.holds(slot.lane, &slot.key, max_stale, now);
-            read.keyed && !read.slots.is_empty() && read.slots.iter().all(held)
+            !read.slots.is_empty() && read.slots.iter().all(held)
         };
         let wait = || self.circuit.settings.load().answer_after;
         // First polled once an attempt is on its way: what is answered at once looks nothing up.
@@ -203,7 +204,11 @@ impl BackendShared {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(wait()).await;
-            self.circuit.suspect().await;
+            if read.keyed {
+                self.circuit.suspect().await;
+            } else {
+                self.circuit.not_asked().await;
+            }
             if !is_cached() {
                 std::future::pending::<()>().await;
             }
@@ -215,8 +220,12 @@ impl BackendShared {
         };
         given_up.unwrap_or_else(|()| {
             let name = &self.circuit.name;
-            let detail = format!("{name} answered neither within {:?} nor a ping", wait());
-            Live::None(NoAnswer::Rejected { code: "suspect", detail })
+            let (code, detail) = if read.keyed {
+                ("suspect", format!("{name} answered neither within {:?} nor a ping", wait()))
+            } else {
+                ("breaker_open", format!("{name} has not answered, and is not asked any more"))
+            };
+            Live::None(NoAnswer::Rejected { code, detail })
         })
     }
 

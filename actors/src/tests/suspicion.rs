@@ -89,6 +89,21 @@ async fn a_cached_value_answers_while_the_backend_is_suspect() {
 }
 
 #[tokio::test]
+async fn a_query_that_is_cached_is_answered_once_the_breaker_opens_under_it() {
+    let world = world(HOUR).await;
+    let mut rest = world.call("BIG x").await.unwrap().rest.unwrap();
+    while rest.next().await.is_some() {}
+    drop(rest);
+    world.server().set(Mode::Frozen);
+    let start = instant();
+    let reply = world.call_with("BIG x", within(60_000)).await.unwrap();
+    assert_eq!(reply.source, Source::Cache);
+    assert_eq!(world.backend().view().breaker.state.to_string(), "OPEN", "it may take its time");
+    let threshold = u64::from(settings("one").breaker.failure_threshold);
+    assert!(start.elapsed() < Duration::from_secs(threshold + 2), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_slow_backend_is_waited_for() {
     let world = world(ms(50)).await;
     world.call("SET a 1").await.unwrap();
