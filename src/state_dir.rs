@@ -371,7 +371,7 @@ fn write_name(dir: &Path, name: &str) -> std::io::Result<()> {
 
 /// Renames what is in the place of the file `name` and is not such a file.
 fn set_aside(dir: &Path, name: &str, why: &str) {
-    let to = dir.join(format!("{name}.damaged-{}", unix_millis()));
+    let to = fusebox_state::file::free_path(dir, &format!("{name}.damaged-{}", unix_millis()));
     match std::fs::rename(dir.join(name), &to) {
         Ok(()) => tracing::error!(
             file = name,

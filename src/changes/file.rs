@@ -76,10 +76,11 @@ pub(crate) fn write(dir: &Path, changes: &[Change]) -> std::io::Result<()> {
         // Somebody else's, or damaged: it is not ours to overwrite.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let aside = format!("{NAME}.damaged-{}", now.as_millis());
+        let aside = fusebox_state::file::free_path(dir, &aside);
         // Until the new file takes its place it stays in its place as well: some of it may be good.
-        let (from, to) = (dir.join(NAME), dir.join(&aside));
-        std::fs::hard_link(&from, &to).or_else(|_| std::fs::rename(&from, &to))?;
-        tracing::warn!(file = aside, "the file in place of the run-time settings was set aside");
+        let from = dir.join(NAME);
+        std::fs::hard_link(&from, &aside).or_else(|_| std::fs::rename(&from, &aside))?;
+        tracing::warn!(file = %aside.display(), "the file in place of the run-time settings was set aside");
     }
     let content = Content { version: VERSION, changes };
     let mut text = serde_json::to_vec_pretty(&content).map_err(std::io::Error::other)?;

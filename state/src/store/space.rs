@@ -123,14 +123,7 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 /// A name of the form `db.<why>-<unix ms>` in `dir` that is not taken.
 pub(super) fn aside(settings: &StoreSettings, why: &str) -> PathBuf {
     let now = (settings.unix_now)().get();
-    let taken = |path: &PathBuf| fs::symlink_metadata(path).is_ok();
-    let mut path = settings.dir.join(format!("db.{why}-{now}"));
-    let mut number = 1_u32;
-    while taken(&path) {
-        path = settings.dir.join(format!("db.{why}-{now}-{number}"));
-        number = number.saturating_add(1);
-    }
-    path
+    crate::file::free_path(&settings.dir, &format!("db.{why}-{now}"))
 }
 
 /// Renames within the store's folder, durably.

@@ -33,7 +33,7 @@ use super::{
     deadlines::Written,
     internal::{Ends, Form, Step},
     resp,
-    ttl::Fate,
+    ttl::{self, Fate},
 };
 
 /// How much longer a key lives while writes that are to meet it alive are on their way: 40,000 days.
@@ -114,6 +114,20 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     more.retain(|end| !left.contains(end));
     left.extend(more);
     Ends { keys: left, sure }
+}
+
+/// Whether `body`, a write behind it, certainly settles the time to live of `key`.
+pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> bool {
+    let settles = |step: &Step<'_>| {
+        let Some(spec) = commands.find(&step.args) else { return false };
+        let places = spec.keys(&step.args).unwrap_or_default();
+        let written = Written { name: &spec.name, args: &step.args, places: &places };
+        let is_settled = |(other, touch): (&[u8], ttl::Touch)| {
+            other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
+        };
+        written.touches().any(is_settled)
+    };
+    Form::of(body).is_some_and(|form| form.steps().iter().any(settles))
 }
 
 /// Whether `body`, a write behind it, touches `key`.

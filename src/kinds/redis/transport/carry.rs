@@ -194,6 +194,15 @@ impl Links {
         })
     }
 
+    /// Whether a write behind it meets `key` alive, which ends at `at`, and settles its time to live.
+    pub(super) fn someone_settles(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
+        attempt.following.iter().any(|write| {
+            write.due.is_none()
+                && write.accepted_at.get() < at
+                && residue::settles(&self.shared.commands, &write.body, key)
+        })
+    }
+
     /// A queued write to keys that had deadlines when it was accepted, which the server may have met since.
     async fn carry_inheriting(
         &self,

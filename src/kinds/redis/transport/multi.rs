@@ -113,17 +113,23 @@ impl Links {
         ended
     }
 
-    /// The transaction is refused, after commands of it have given these keys a far time.
+    /// The transaction is refused, after commands of it have given these keys a far time. It leaves no residue, so they
+    /// get their own time at once; but for those whose time a write behind it settles, which is to meet them alive.
     async fn applied_in_part(
         &self,
         ended: Attempted,
         far: &[(&[u8], u64)],
         attempt: Attempt<'_>,
     ) -> Attempted {
+        let far: Vec<(&[u8], u64)> = far
+            .iter()
+            .filter(|(key, at)| !self.someone_settles(key, *at, &attempt))
+            .copied()
+            .collect();
         if far.is_empty() {
             return ended;
         }
-        let mut settled = self.settle_due(far, attempt).await;
+        let mut settled = self.settle_due(&far, attempt).await;
         match &mut settled.result {
             Ok(_) => ended,
             Err(error) => {
