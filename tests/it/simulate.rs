@@ -16,7 +16,7 @@ fn simulate(arguments: &[&str]) -> io::Result<(Option<i32>, String)> {
 fn a_simulated_hour_is_told_and_is_the_same_again() {
     let (code, said) = simulate(&["--seed", "7", "--hours", "1"]).unwrap();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.starts_with("seed 7: every invariant held for 1 simulated hours\n"), "{said}");
+    assert!(said.starts_with("seed 7: every invariant held for 1 simulated hour\n"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
     let (code, again) = simulate(&["--seed", "7", "--hours", "1", "--json"]).unwrap();
     assert_eq!(code, Some(0), "{again}");
