@@ -18,6 +18,7 @@ mod notes;
 mod outages;
 #[expect(clippy::pedantic, reason = "a harness, which counts in floats")]
 mod power;
+mod removals;
 mod simulated;
 #[expect(clippy::pedantic, reason = "a harness")]
 mod syscalls;
