@@ -47,6 +47,7 @@ fn settings(dir: &Path) -> StoreSettings {
         disk_floor: 0,
         unix_now: Arc::new(|| UnixMillis::new(1_790_000_000_000)),
         on_event: Arc::new(|_| {}),
+        packed: std::env::var_os("FUSEBOX_TEST_PACKED").is_some(),
         faults: Faults::default(),
     }
 }

@@ -145,7 +145,7 @@ fn a_newer_format_is_refused_untouched() {
     let before = contents(dir.path());
     for _ in 0..2 {
         let refused = Store::open(settings(dir.path()));
-        assert!(matches!(refused, Err(OpenError::NewerFormat { found: 3, known: 2 })));
+        assert!(matches!(refused, Err(OpenError::NewerFormat { found: 4, known: 3 })));
     }
     assert!(before == contents(dir.path()));
     assert_eq!(named(dir.path(), "db."), [""; 0]);
@@ -158,7 +158,7 @@ fn a_newer_mark_is_refused_untouched() {
     filled(dir.path(), 3);
     let store = dir.path().join("store");
     let mut bytes = fs::read(store.join("mark")).unwrap();
-    bytes[4..6].copy_from_slice(&3_u16.to_le_bytes());
+    bytes[4..6].copy_from_slice(&4_u16.to_le_bytes());
     let crc = crc32fast::hash(&bytes[..24]);
     bytes[24..28].copy_from_slice(&crc.to_le_bytes());
     fs::write(store.join("mark"), &bytes).unwrap();
@@ -166,9 +166,9 @@ fn a_newer_mark_is_refused_untouched() {
     fs::create_dir(store.join("db.partial")).unwrap();
     let before = fs::read(log(dir.path())).unwrap();
     let refused = Store::open(settings(dir.path()));
-    assert!(matches!(refused, Err(OpenError::NewerFormat { found: 3, known: 2 })));
+    assert!(matches!(refused, Err(OpenError::NewerFormat { found: 4, known: 3 })));
     let refused = downgrade(&settings(dir.path()));
-    assert!(matches!(refused, Err(CheckError::NewerFormat(3))), "{refused:?}");
+    assert!(matches!(refused, Err(CheckError::NewerFormat(4))), "{refused:?}");
     let report = check(&store, &mut |_, _| {});
     assert_eq!(report.verdict, CheckVerdict::NewerFormat);
     assert_eq!(fs::read(store.join("mark")).unwrap(), bytes);

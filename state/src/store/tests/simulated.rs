@@ -101,6 +101,12 @@ impl Tree for Memory {
         Ok(self.map.borrow_mut().remove(key))
     }
 
+    fn at_or_below(&self, key: &[u8], prefix: u8) -> sled::Result<Option<(IVec, IVec)>> {
+        let map = self.map.borrow();
+        let found = map.range(vec![prefix]..=key.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.as_slice().into(), value.clone())))
+    }
+
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {
         let map = self.map.borrow();
         let found = map.keys().filter(|key| key.starts_with(prefix));
@@ -356,6 +362,7 @@ fn applier(head: Head, ledger: Ledger, history_next: u64) -> Applier {
         uploads: BTreeSet::new(),
         garbage: Vec::new(),
         target: Arc::new(RwLock::new("t".into())),
+        packs: false,
         changed: None,
     }
 }
