@@ -311,7 +311,9 @@ impl Applier {
             written.push(keys::key(keys::CALLS, seq));
         }
         self.put(db, &keys::key(keys::PACKS, first), pack)?;
-        written.iter().for_each(|key| self.changed(key));
+        for key in &written {
+            self.changed(key);
+        }
         Ok(())
     }
 

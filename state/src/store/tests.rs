@@ -16,6 +16,7 @@ mod kill;
 mod model;
 mod notes;
 mod outages;
+mod packs;
 #[expect(clippy::pedantic, reason = "a harness, which counts in floats")]
 mod power;
 mod removals;

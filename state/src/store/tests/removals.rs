@@ -5,7 +5,7 @@ use super::*;
 
 /// Sends `commands` while the committing thread is held, so that all of them wait together. Returns how many commits
 /// they took.
-fn commits_of(store: &Store, commands: impl FnOnce(&Store, &mpsc::Sender<()>)) -> u64 {
+pub(super) fn commits_of(store: &Store, commands: impl FnOnce(&Store, &mpsc::Sender<()>)) -> u64 {
     let (held, is_held) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     store.put_fact(
